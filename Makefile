@@ -1,0 +1,61 @@
+# Entry points for people and for CI. Everything is built once, in the dev profile, for `demo` and `test` alike.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help prepare build demo test bench soak lint clean-lab
+
+TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
+LAB ?= hub-spoke
+KEEP ?=
+# The lab makes network namespaces, so demo and tests run as root; only the build runs as the caller.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
+ifneq ($(AS_ROOT),)
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
+endif
+
+help:
+	@echo "make demo              build, bring up a hub, two spokes and a branch on this machine, and walk through it"
+	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=NAME chooses another topology"
+	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
+	@echo "make bench             change latency, zero-loss pings, TCP against wireguard-go, 200 x kill -9"
+	@echo "make soak              only the zero-loss pings (SECONDS_LONG=150)"
+	@echo "make lint              formatting, clippy, documentation, licences"
+	@echo "make clean-lab         remove whatever a crashed lab left behind"
+
+prepare:
+	@.ci/prepare
+
+build: prepare
+	@echo "==> building (the first time takes some minutes)"
+	@cargo build --locked --workspace --bins
+
+demo: build
+	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab demo $(LAB) $(if $(filter-out 0,$(KEEP)),--keep)
+
+test: build
+	@echo "==> running all tests"
+	@cargo test --locked --workspace --no-fail-fast
+
+bench:
+	@.ci/prepare bench
+	@cargo build --locked --release --workspace --bins
+	@$(AS_ROOT) tests/bench/run --binaries $(TARGET_DIR)/release all
+	@cargo build --locked --workspace --bins
+	@TOMBOLO_KILLS=200 cargo test --locked --workspace --test kill -- --nocapture
+
+soak:
+	@.ci/prepare bench
+	@cargo build --locked --release --workspace --bins
+	@$(AS_ROOT) tests/bench/run --binaries $(TARGET_DIR)/release soak --seconds $(or $(SECONDS_LONG),150)
+
+lint:
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	@command -v cargo-deny >/dev/null || { echo "==> installing cargo-deny (once)"; cargo install --locked cargo-deny; }
+	@cargo deny --all-features check licenses bans sources
+
+clean-lab:
+	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all

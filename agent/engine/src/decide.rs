@@ -1,0 +1,249 @@
+//! The packet decisions: one pure function over the tables.
+//!
+//! Each rule stands at one place, marked with its number.
+
+use crate::packet::PacketInfo;
+use crate::tables::{Hop, LinkIndex, LinkTable, OwnerTable, RelationTable, RoleTable, SpaceTable, Tables};
+use crate::verdict::{DropReason, Verdict};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use tombolo_proto::config::{ForeignSources, SpaceKind};
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::route::EffectiveRoute;
+
+/// Where a packet came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingress {
+    /// From this host: read from the TUN device.
+    Tun,
+    /// Opened from a link.
+    Link(LinkIndex),
+}
+
+/// What a decision was made from, recorded on request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trace {
+    /// The subnet whose routes were used.
+    pub subnet: Option<ResourceId>,
+    /// The route that won.
+    pub route: Option<EffectiveRoute>,
+    /// The connection whose prefix covers the destination, at a gateway.
+    pub connection: Option<ResourceId>,
+    /// The VNet in which the next agent was looked up.
+    pub vnet: Option<ResourceId>,
+    /// The next agent.
+    pub next: Option<AgentId>,
+}
+
+/// Decides what happens to a packet. The same code forwards packets and answers "why can't A reach B?".
+#[must_use]
+pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Option<&mut Trace>) -> Verdict {
+    let mut decision = Decision { tables, packet, trace };
+    match decision.run(ingress) {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+struct Decision<'a> {
+    tables: &'a Tables,
+    packet: &'a PacketInfo,
+    trace: Option<&'a mut Trace>,
+}
+
+type Outcome = Result<Verdict, DropReason>;
+
+impl Decision<'_> {
+    fn run(&mut self, ingress: Ingress) -> Outcome {
+        let tables = self.tables;
+        match (&tables.role, ingress) {
+            (RoleTable::Vm { own, forwarding, .. }, Ingress::Tun) => {
+                // R12: a foreign source needs a NIC that forwards.
+                let subnet = own.get(self.packet.source).copied().or(*forwarding);
+                let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
+                self.route(subnet, ingress)
+            }
+            (
+                RoleTable::Vm {
+                    own,
+                    forwarding,
+                    addresses,
+                },
+                Ingress::Link(link),
+            ) => {
+                let table = &tables.links[link.get()];
+                let own_source = |a: IpAddr| addresses.contains(&a);
+                self.check_source(table, own_source)?;
+                // P17, the receiving side.
+                if let RelationTable::Peering(space) = table.relation
+                    && !tables.spaces[space].access()
+                {
+                    return Err(DropReason::AccessDenied);
+                }
+                if own.get(self.packet.destination).is_some() || forwarding.is_some() {
+                    return Ok(Verdict::Deliver);
+                }
+                Err(DropReason::NotForwarding)
+            }
+            (RoleTable::Gateway { addresses, .. }, Ingress::Tun) => {
+                if !addresses.contains(&self.packet.source) {
+                    return Err(DropReason::SpoofedSource);
+                }
+                self.relay_outward(ingress)
+            }
+            (RoleTable::Gateway { addresses, .. }, Ingress::Link(link)) => {
+                let table = &tables.links[link.get()];
+                self.check_source(table, |a| addresses.contains(&a))?;
+                if addresses.contains(&self.packet.destination) {
+                    return Ok(Verdict::Deliver);
+                }
+                let outcome = match table.relation {
+                    RelationTable::GatewayClient => self.relay_outward(ingress),
+                    RelationTable::Connection => self.relay_inward(ingress),
+                    RelationTable::VnetLocal | RelationTable::Peering(_) | RelationTable::Gateway => {
+                        Err(DropReason::TransitNotAllowed)
+                    }
+                }?;
+                self.with_ttl(outcome)
+            }
+        }
+    }
+
+    /// D10: a packet from a link must come from what that link may speak for.
+    fn check_source(&self, link: &LinkTable, own_address: impl Fn(IpAddr) -> bool) -> Result<(), DropReason> {
+        let source = self.packet.source;
+        let allowed = link.sources.get(source).is_some()
+            || match link.foreign {
+                ForeignSources::None => false,
+                // P18, the receiver's flag; never a source inside the receiver's own space.
+                ForeignSources::OutsideOwnSpace => self.tables.own_space.get(source).is_none(),
+                ForeignSources::Any => !own_address(source),
+            };
+        if allowed {
+            Ok(())
+        } else {
+            Err(DropReason::SpoofedSource)
+        }
+    }
+
+    /// Through the effective routes of a subnet (R7, R20).
+    fn route(&mut self, subnet: usize, ingress: Ingress) -> Outcome {
+        let tables = self.tables;
+        let table = &tables.subnets[subnet];
+        let found = table.routes.get(self.packet.destination);
+        if let Some(trace) = self.trace.as_deref_mut() {
+            trace.subnet = Some(table.id.clone());
+            trace.route = found.map(|r| table.all[r.position].clone());
+        }
+        match found.ok_or(DropReason::NoRoute)?.hop {
+            Hop::Space(space) => self.reach_owner(space, self.packet.destination, ingress),
+            Hop::NoSpace => Err(DropReason::TransitNotAllowed),
+            Hop::Gateway(link) => self.use_link(link.ok_or(DropReason::NoGateway)?, ingress),
+            Hop::Appliance(space, address) => {
+                // R11: own VNet or directly peered, otherwise a black hole.
+                self.reach_owner(space.ok_or(DropReason::ApplianceUnreachable)?, address, ingress)
+            }
+            Hop::Internet => Err(DropReason::RouteInternet),
+            // R13
+            Hop::None => Err(DropReason::RouteNone),
+        }
+    }
+
+    /// D8, second stage: address → agent.
+    fn reach_owner(&mut self, space: usize, address: IpAddr, ingress: Ingress) -> Outcome {
+        let tables = self.tables;
+        let space: &SpaceTable = &tables.spaces[space];
+        if let Some(trace) = self.trace.as_deref_mut() {
+            trace.vnet = Some(space.vnet.clone());
+        }
+        // P17, the sending side.
+        if !space.access() {
+            return Err(DropReason::AccessDenied);
+        }
+        match space.owners.get(address).ok_or(DropReason::NoOwner)? {
+            OwnerTable::Own => match ingress {
+                Ingress::Tun => Err(DropReason::Hairpin),
+                Ingress::Link(_) => Ok(Verdict::Deliver),
+            },
+            OwnerTable::Link(link) => self.use_link(*link, ingress),
+            OwnerTable::NoLink => Err(DropReason::NoLink),
+        }
+    }
+
+    fn use_link(&mut self, link: LinkIndex, ingress: Ingress) -> Outcome {
+        if let Some(trace) = self.trace.as_deref_mut() {
+            trace.next = Some(self.tables.peer(link).clone());
+        }
+        if ingress == Ingress::Link(link) {
+            return Err(DropReason::Hairpin);
+        }
+        Ok(Verdict::Forward { link, take_ttl: false })
+    }
+
+    /// At a gateway, from its VNet or a client: what lies behind its connections, also where the own VNet prefers a
+    /// peering for it (D9); then its own VNet and its clients (P21d), by `GatewaySubnet`'s routes (R16, R20).
+    fn relay_outward(&mut self, ingress: Ingress) -> Outcome {
+        let RoleTable::Gateway { transit, .. } = &self.tables.role else {
+            return Err(DropReason::TransitNotAllowed);
+        };
+        if let Some(found) = transit.get(self.packet.destination) {
+            if let Some(trace) = self.trace.as_deref_mut() {
+                trace.connection = Some(found.connection.clone());
+            }
+            return self.use_link(found.link.ok_or(DropReason::NoGateway)?, ingress);
+        }
+        self.enter_own_side(ingress)
+    }
+
+    /// At a gateway, from a connection: into its own VNet and its clients, never on to anything else (D9, G21).
+    fn relay_inward(&mut self, ingress: Ingress) -> Outcome {
+        self.enter_own_side(ingress)
+    }
+
+    /// By `GatewaySubnet`'s routes, into the own VNet or a client.
+    fn enter_own_side(&mut self, ingress: Ingress) -> Outcome {
+        let tables = self.tables;
+        let Some(table) = tables.subnets.first() else {
+            return Err(DropReason::NoRoute);
+        };
+        let found = table.routes.get(self.packet.destination);
+        if let Some(trace) = self.trace.as_deref_mut() {
+            trace.subnet = Some(table.id.clone());
+            trace.route = found.map(|r| table.all[r.position].clone());
+        }
+        match found.ok_or(DropReason::NoRoute)?.hop {
+            Hop::Space(space) => self.reach_owner(space, self.packet.destination, ingress),
+            // D9: a peering of the own VNet, entered only where its other side uses this gateway.
+            Hop::NoSpace => {
+                let client = tables.spaces.iter().position(|s| {
+                    matches!(s.kind, SpaceKind::GatewayClient {}) && s.prefixes.get(self.packet.destination).is_some()
+                });
+                self.reach_owner(
+                    client.ok_or(DropReason::TransitNotAllowed)?,
+                    self.packet.destination,
+                    ingress,
+                )
+            }
+            Hop::Appliance(space, address) => {
+                self.reach_owner(space.ok_or(DropReason::ApplianceUnreachable)?, address, ingress)
+            }
+            Hop::Gateway(_) => Err(DropReason::TransitNotAllowed),
+            Hop::Internet => Err(DropReason::RouteInternet),
+            Hop::None => Err(DropReason::RouteNone),
+        }
+    }
+
+    /// T5, D23: a gateway takes one TTL; it answers its own side and keeps silent beyond.
+    fn with_ttl(&self, verdict: Verdict) -> Outcome {
+        let RoleTable::Gateway { own_side, .. } = &self.tables.role else {
+            return Ok(verdict);
+        };
+        match verdict {
+            Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward { link, take_ttl: true }),
+            Verdict::Forward { .. } if own_side.get(self.packet.source).is_some() => Ok(Verdict::TimeExceeded),
+            Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
+            Verdict::Deliver | Verdict::TimeExceeded | Verdict::Drop(_) => Ok(verdict),
+        }
+    }
+}

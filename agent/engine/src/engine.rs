@@ -1,0 +1,213 @@
+//! The verbs of an engine: packets in, packets out, counters.
+
+use crate::buffer::{DeliverSink, TransmitSink};
+use crate::decide::{Ingress, decide};
+use crate::link::{Event, LinkSet, Opened, Sealed};
+use crate::packet::icmp::{self, IcmpError, Limiter};
+use crate::packet::{self, PacketInfo};
+use crate::stats::Stats;
+use crate::tables::Tables;
+use crate::verdict::{DropReason, Verdict};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tombolo_proto::config::Link;
+
+/// Longest datagram, bytes.
+const MAX_DATAGRAM: usize = 65_536;
+
+/// The packet decisions and links of one lane. Knows no socket, no clock, no thread.
+#[derive(Debug)]
+pub struct Engine<L> {
+    tables: Option<Arc<Tables>>,
+    links: L,
+    stats: Stats,
+    limiter: Limiter,
+    /// Where datagrams are opened into; taken out while it is used.
+    scratch: Vec<u8>,
+}
+
+impl<L: LinkSet> Engine<L> {
+    /// An engine without tables: it drops everything until [`install`](Self::install).
+    #[must_use]
+    pub fn new(links: L) -> Self {
+        Self {
+            tables: None,
+            links,
+            stats: Stats::new(),
+            limiter: Limiter::new(),
+            scratch: vec![0; MAX_DATAGRAM + 64],
+        }
+    }
+
+    /// Takes a new revision: tables, and the links of the same configuration.
+    pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
+        self.links.update(links, now);
+        self.count_lost();
+        self.tables = Some(tables);
+    }
+
+    /// Takes tables built from the configuration in force and newly learned facts (D11).
+    pub fn refresh(&mut self, tables: Arc<Tables>) {
+        self.tables = Some(tables);
+    }
+
+    /// One packet from the TUN device.
+    pub fn handle_tun(
+        &mut self,
+        packet: &mut [u8],
+        now: Instant,
+        tx: &mut impl TransmitSink,
+        rx: &mut impl DeliverSink,
+    ) {
+        self.stats.totals.tun_in += 1;
+        self.turn(now).run(Ingress::Tun, packet, tx, rx);
+    }
+
+    /// One datagram from the wire.
+    pub fn handle_udp(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Instant,
+        tx: &mut impl TransmitSink,
+        rx: &mut impl DeliverSink,
+    ) {
+        self.stats.datagrams += 1;
+        if datagram.len() > MAX_DATAGRAM {
+            return self.stats.refused(DropReason::TooBig);
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        match self.links.open(datagram, from, now, &mut scratch, tx) {
+            Opened::Packet(link, range) => {
+                self.stats.totals.link_in += 1;
+                self.turn(now).run(Ingress::Link(link), &mut scratch[range], tx, rx);
+            }
+            Opened::Control => self.stats.control_datagrams += 1,
+            Opened::Refused(reason) => self.stats.refused(reason),
+        }
+        self.scratch = scratch;
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.links.handle_timeout(now, tx);
+        self.count_lost();
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next; none: not before something else happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.links.poll_timeout()
+    }
+
+    /// The next event of the links.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.links.poll_event()
+    }
+
+    /// The counters.
+    #[must_use]
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The links.
+    #[must_use]
+    pub const fn links(&self) -> &L {
+        &self.links
+    }
+
+    /// The links, to tell them what is known.
+    pub const fn links_mut(&mut self) -> &mut L {
+        &mut self.links
+    }
+
+    fn turn(&mut self, now: Instant) -> Turn<'_, L> {
+        Turn {
+            tables: self.tables.as_deref(),
+            links: &mut self.links,
+            stats: &mut self.stats,
+            limiter: &mut self.limiter,
+            now,
+        }
+    }
+
+    fn count_lost(&mut self) {
+        self.stats.lost(self.links.take_lost());
+    }
+}
+
+/// One packet's way through the engine.
+struct Turn<'a, L> {
+    tables: Option<&'a Tables>,
+    links: &'a mut L,
+    stats: &'a mut Stats,
+    limiter: &'a mut Limiter,
+    now: Instant,
+}
+
+impl<L: LinkSet> Turn<'_, L> {
+    /// Decides and acts; every packet ends in one counter.
+    fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
+        let Some(info) = packet::parse(packet) else {
+            return self.stats.dropped(DropReason::Malformed);
+        };
+        let Some(tables) = self.tables else {
+            return self.stats.dropped(DropReason::NoRoute);
+        };
+        let packet = &mut packet[..info.len];
+        match decide(tables, ingress, &info, None) {
+            Verdict::Deliver => {
+                packet::clamp_mss(packet, &info, tables.mtu);
+                rx.deliver(packet);
+                self.stats.totals.tun_out += 1;
+            }
+            Verdict::Forward { link, take_ttl } => {
+                if take_ttl {
+                    if packet.len() > usize::from(tables.mtu) && packet::may_not_fragment(packet) {
+                        return self.answer(IcmpError::TooBig(tables.mtu), tables, ingress, packet, &info, tx);
+                    }
+                    packet::take_ttl(packet);
+                }
+                packet::clamp_mss(packet, &info, tables.mtu);
+                match self.links.seal(link, packet, self.now, tx) {
+                    Sealed::Sent => self.stats.totals.link_out += 1,
+                    Sealed::Dropped(reason) => self.stats.dropped(reason),
+                }
+            }
+            Verdict::TimeExceeded => self.answer(IcmpError::TimeExceeded, tables, ingress, packet, &info, tx),
+            Verdict::Drop(reason) => self.stats.dropped(reason),
+        }
+    }
+
+    /// T5: the gateway answers its own side, from its own address, the way the packet came; others get silence.
+    fn answer(
+        &mut self,
+        what: IcmpError,
+        tables: &Tables,
+        ingress: Ingress,
+        packet: &[u8],
+        info: &PacketInfo,
+        tx: &mut impl TransmitSink,
+    ) {
+        let reason = match what {
+            IcmpError::TimeExceeded => DropReason::TtlExceeded,
+            IcmpError::TooBig(_) => DropReason::TooBig,
+        };
+        let Ingress::Link(back) = ingress else {
+            return self.stats.dropped(reason);
+        };
+        let answer = tables
+            .gateway_address(info.source)
+            .filter(|_| tables.on_own_side(info.source) && icmp::may_answer(packet, info))
+            .filter(|_| self.limiter.allow(self.now))
+            .and_then(|from| icmp::error(from, packet, info, what));
+        let sent = answer.is_some_and(|a| self.links.seal(back, &a, self.now, tx) == Sealed::Sent);
+        if sent {
+            self.stats.totals.replied += 1;
+        } else {
+            self.stats.dropped(reason);
+        }
+    }
+}

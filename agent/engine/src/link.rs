@@ -1,0 +1,89 @@
+//! All encrypted links of one engine, behind few verbs.
+
+mod plain;
+#[cfg(feature = "links")]
+pub mod wireguard;
+
+pub use plain::PlainLinks;
+
+use crate::buffer::TransmitSink;
+use crate::tables::LinkIndex;
+use crate::verdict::DropReason;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+use tombolo_proto::config::Link;
+use tombolo_proto::id::AgentId;
+use tombolo_proto::status::LinkStatus;
+
+/// What became of a packet that was to be sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sealed {
+    /// On its way, or waiting for the handshake to end.
+    Sent,
+    /// Not sent.
+    Dropped(DropReason),
+}
+
+/// What a datagram held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// A packet, in this part of the caller's buffer.
+    Packet(LinkIndex, Range<usize>),
+    /// A handshake, a keepalive: dealt with.
+    Control,
+    /// Nothing that may be used.
+    Refused(DropReason),
+}
+
+/// Something that others may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A session came up.
+    Up(AgentId),
+    /// The last session is gone, or handshakes fail.
+    Down(AgentId),
+    /// The other end is reached at another address now.
+    Moved(AgentId, SocketAddr),
+}
+
+/// The set of links. Two implementations: `SecureLinks` (the product), [`PlainLinks`] (tests and simulations).
+pub trait LinkSet {
+    /// Opens, keeps and closes links; positions become [`LinkIndex`]es. Sessions whose keys stay the same go on.
+    fn update(&mut self, links: &[Link], now: Instant);
+
+    /// Plain → wire.
+    fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed;
+
+    /// Wire → plain, into `buffer`, which must be at least as long as the datagram and 256 bytes.
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Instant,
+        buffer: &mut [u8],
+        tx: &mut impl TransmitSink,
+    ) -> Opened;
+
+    /// Time has passed.
+    fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink);
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// The next event.
+    fn poll_event(&mut self) -> Option<Event>;
+
+    /// Links that were used or are always on, ordered by peer.
+    fn status(&self, now: Instant) -> Vec<LinkStatus>;
+
+    /// Where peers are reached now, for keeping over a restart.
+    fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr>;
+
+    /// Packets that [`seal`](Self::seal) took and that were dropped since the last call, because no handshake ended well.
+    fn take_lost(&mut self) -> u64;
+
+    /// Endpoints known from before a restart: used where policy gives none, or until something better is learned.
+    fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>);
+}

@@ -1,0 +1,93 @@
+//! Unencrypted links for tests and simulations: a datagram is the sender's name and the packet. Not in the product:
+//! nothing in a configuration can ask for them.
+
+use super::{Event, LinkSet, Opened, Sealed};
+use crate::buffer::TransmitSink;
+use crate::tables::LinkIndex;
+use crate::verdict::DropReason;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+use tombolo_proto::config::Link;
+use tombolo_proto::id::AgentId;
+use tombolo_proto::status::LinkStatus;
+
+/// Links that trust everyone's word.
+#[derive(Debug)]
+pub struct PlainLinks {
+    own: AgentId,
+    links: Vec<Link>,
+}
+
+impl PlainLinks {
+    /// The links of one agent.
+    #[must_use]
+    pub const fn new(own: AgentId) -> Self {
+        Self { own, links: Vec::new() }
+    }
+}
+
+impl LinkSet for PlainLinks {
+    fn update(&mut self, links: &[Link], _now: Instant) {
+        self.links = links.to_vec();
+    }
+
+    fn seal(&mut self, link: LinkIndex, packet: &[u8], _now: Instant, tx: &mut impl TransmitSink) -> Sealed {
+        let Some(to) = self.links[link.get()].endpoint else {
+            return Sealed::Dropped(DropReason::LinkDown);
+        };
+        let name = self.own.as_str().as_bytes();
+        let slot = tx.reserve(to, 1 + name.len() + packet.len());
+        #[expect(clippy::cast_possible_truncation, reason = "names have at most 63 characters")]
+        {
+            slot[0] = name.len() as u8;
+        }
+        slot[1..=name.len()].copy_from_slice(name);
+        slot[1 + name.len()..1 + name.len() + packet.len()].copy_from_slice(packet);
+        tx.commit(1 + name.len() + packet.len());
+        Sealed::Sent
+    }
+
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        _from: SocketAddr,
+        _now: Instant,
+        buffer: &mut [u8],
+        _tx: &mut impl TransmitSink,
+    ) -> Opened {
+        let name = datagram.first().and_then(|len| datagram.get(1..=usize::from(*len)));
+        let name = name.and_then(|n| std::str::from_utf8(n).ok());
+        let position = name.and_then(|n| self.links.iter().position(|l| l.peer.as_str() == n));
+        let (Some(name), Some(position)) = (name, position.and_then(|p| u32::try_from(p).ok())) else {
+            return Opened::Refused(DropReason::BadDatagram);
+        };
+        let packet = &datagram[1 + name.len()..];
+        buffer[..packet.len()].copy_from_slice(packet);
+        Opened::Packet(LinkIndex(position), 0..packet.len())
+    }
+
+    fn handle_timeout(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        None
+    }
+
+    fn status(&self, _now: Instant) -> Vec<LinkStatus> {
+        Vec::new()
+    }
+
+    fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
+        BTreeMap::new()
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        0
+    }
+
+    fn remember_endpoints(&mut self, _endpoints: &BTreeMap<AgentId, SocketAddr>) {}
+}

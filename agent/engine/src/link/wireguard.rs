@@ -1,0 +1,387 @@
+//! The links of one engine over WireGuard: who a datagram belongs to, and which links exist.
+//!
+//! Data is told apart by the receiver index, whose upper 24 bits are ours: a generation and a slot. Handshakes are told
+//! apart by the static key inside. What one link does stands in [`peer`].
+//!
+//! boringtun reads the clock and the system's randomness itself; that stays in here.
+
+mod peer;
+
+use super::{Event, LinkSet, Opened, Sealed};
+use crate::buffer::TransmitSink;
+use crate::tables::LinkIndex;
+use crate::verdict::DropReason;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::x25519;
+use peer::{Peer, Reply};
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tombolo_proto::config::Link;
+use tombolo_proto::id::{AgentId, PublicKey};
+use tombolo_proto::status::LinkStatus;
+
+/// How often boringtun's timers run: time stands still inside it in between.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Handshake messages a second beyond which strangers must show that they own their address (cookies). Each is counted
+/// twice: before the key inside is looked at, and by the peer's own check.
+const HANDSHAKES_A_SECOND: u64 = 2 * 1000;
+
+/// The part of a receiver index that is the slot.
+const SLOT_BITS: u32 = 16;
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
+
+/// Datagrams of unknown sessions are looked into at most this often.
+const STRANGERS: Duration = Duration::from_millis(50);
+
+/// Longest message that is not data, bytes.
+const LONGEST_CONTROL: usize = 148;
+
+/// Own identity, shared by all peers.
+struct Identity {
+    private: x25519::StaticSecret,
+    public: x25519::PublicKey,
+    limiter: Arc<RateLimiter>,
+    /// Counted up with each session state made, so that a late answer to an earlier one of the same slot is not
+    /// taken for one to this.
+    generation: u8,
+}
+
+impl Identity {
+    /// Makes the session state of a link. Costs a Diffie-Hellman.
+    fn tunn(&mut self, link: &Link, slot: usize) -> Tunn {
+        self.generation = self.generation.wrapping_add(1);
+        // 24 bits: generation and slot; boringtun adds eight for the session.
+        #[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
+        let index = u32::from(self.generation) << SLOT_BITS | slot as u32 & SLOT_MASK;
+        let (key, psk) = (
+            x25519::PublicKey::from(link.public_key.0),
+            link.preshared_key.map(|k| k.0),
+        );
+        // Keepalives are ours: boringtun's, on at both ends, make both fight to be initiator.
+        Tunn::new(self.private.clone(), key, psk, None, index, Some(self.limiter.clone()))
+    }
+}
+
+/// What the links have to say.
+#[derive(Default)]
+struct News {
+    events: VecDeque<Event>,
+    /// Packets that waited for a handshake in vain, not told yet.
+    lost: u64,
+}
+
+/// All WireGuard links of one engine.
+pub struct SecureLinks {
+    identity: Identity,
+    /// By slot.
+    peers: Vec<Option<Peer>>,
+    /// By [`LinkIndex`]: the slot.
+    slots: Vec<usize>,
+    by_key: BTreeMap<[u8; 32], usize>,
+    news: News,
+    next_tick: Option<Instant>,
+    /// When a datagram of an unknown session was last looked into.
+    stranger: Option<Instant>,
+    /// Places where peers were last heard, from an earlier run.
+    remembered: BTreeMap<AgentId, SocketAddr>,
+}
+
+impl std::fmt::Debug for SecureLinks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecureLinks")
+            .field("links", &self.slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SecureLinks {
+    /// The links of the agent with this private key; none yet.
+    #[must_use]
+    pub fn new(private_key: [u8; 32]) -> Self {
+        let private = x25519::StaticSecret::from(private_key);
+        let public = x25519::PublicKey::from(&private);
+        Self {
+            identity: Identity {
+                limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_A_SECOND)),
+                private,
+                public,
+                // Another start than the last run's, whose handshakes may still be answered.
+                generation: RandomState::new().build_hasher().finish() as u8,
+            },
+            peers: Vec::new(),
+            slots: Vec::new(),
+            by_key: BTreeMap::new(),
+            news: News::default(),
+            next_tick: None,
+            stranger: None,
+            remembered: BTreeMap::new(),
+        }
+    }
+
+    /// The key that others must pin.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(self.identity.public.to_bytes())
+    }
+
+    fn slot_of(&self, receiver_index: u32) -> Option<usize> {
+        let slot = (receiver_index >> 8 & SLOT_MASK) as usize;
+        self.peers.get(slot)?.as_ref().map(|_| slot)
+    }
+
+    fn tick_soon(&mut self, now: Instant) {
+        self.next_tick.get_or_insert(now + TICK);
+    }
+
+    fn handshake(&mut self, datagram: &[u8], from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) -> Opened {
+        self.identity.limiter.reset_count();
+        let mut cookie = [0; LONGEST_CONTROL];
+        let checked = self
+            .identity
+            .limiter
+            .verify_packet(Some(from.ip()), datagram, &mut cookie);
+        let init = match checked {
+            Ok(Packet::HandshakeInit(init)) => init,
+            Err(TunnResult::WriteToNetwork(reply)) => {
+                send(reply, from, tx);
+                return Opened::Control;
+            }
+            _ => return Opened::Refused(DropReason::BadDatagram),
+        };
+        let Identity { private, public, .. } = &self.identity;
+        let Ok(half) = parse_handshake_anon(private, public, &init) else {
+            return Opened::Refused(DropReason::BadDatagram);
+        };
+        let slot = self.by_key.get(&half.peer_static_public).copied();
+        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
+            return Opened::Refused(DropReason::BadDatagram);
+        };
+        peer.ensure_open(&mut self.identity, slot);
+        let opened = match peer.receive(datagram, from, now, &mut cookie, &mut self.news) {
+            Reply::Send(len) => {
+                send(&cookie[..len], from, tx);
+                Opened::Control
+            }
+            Reply::Nothing => Opened::Control,
+            Reply::Packet(_) | Reply::NoSession => Opened::Refused(DropReason::BadDatagram),
+            Reply::Refused(reason) => Opened::Refused(reason),
+        };
+        self.tick_soon(now);
+        opened
+    }
+
+    /// Answers to our handshakes, and cookies.
+    fn answer(&mut self, datagram: &[u8], from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) -> Opened {
+        let at = if datagram[0] == 3 { 4 } else { 8 };
+        let Some((peer, news)) = self.receiver(datagram, at) else {
+            return Opened::Refused(DropReason::BadDatagram);
+        };
+        let mut out = [0; LONGEST_CONTROL];
+        match peer.receive(datagram, from, now, &mut out, news) {
+            Reply::Send(len) => {
+                send(&out[..len], from, tx);
+                peer.flush(now, tx);
+                Opened::Control
+            }
+            Reply::Nothing => Opened::Control,
+            Reply::Packet(_) | Reply::NoSession => Opened::Refused(DropReason::BadDatagram),
+            Reply::Refused(reason) => Opened::Refused(reason),
+        }
+    }
+
+    /// The peer whose index stands at `at` of the datagram.
+    fn receiver(&mut self, datagram: &[u8], at: usize) -> Option<(&mut Peer, &mut News)> {
+        let index = u32::from_le_bytes(*datagram.get(at..)?.first_chunk()?);
+        let slot = self.slot_of(index)?;
+        Some((self.peers[slot].as_mut()?, &mut self.news))
+    }
+
+    /// Data for a session that we do not have, from where a peer is: that peer does not know that we restarted, and a
+    /// handshake from our side ends its silence. Anyone can send such a datagram, so this is done rarely.
+    fn unknown_session(&mut self, from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) {
+        if self
+            .stranger
+            .is_some_and(|t| now.saturating_duration_since(t) < STRANGERS)
+        {
+            return;
+        }
+        self.stranger = Some(now);
+        let here = |(slot, peer): (usize, &mut Option<Peer>)| match peer {
+            Some(found) if found.is_at(from) => Some(slot),
+            Some(_) | None => None,
+        };
+        if let Some(slot) = self.peers.iter_mut().enumerate().find_map(here)
+            && let Some(peer) = self.peers[slot].as_mut()
+            && peer.may_restart(now)
+        {
+            peer.ensure_open(&mut self.identity, slot);
+            peer.initiate(now, tx, &mut self.news);
+            self.tick_soon(now);
+        }
+    }
+
+    /// A slot for a new peer.
+    fn vacant(&mut self) -> usize {
+        match self.peers.iter().position(Option::is_none) {
+            Some(slot) => slot,
+            None => {
+                self.peers.push(None);
+                self.peers.len() - 1
+            }
+        }
+    }
+}
+
+impl LinkSet for SecureLinks {
+    fn update(&mut self, links: &[Link], now: Instant) {
+        let mut before: BTreeMap<AgentId, usize> = BTreeMap::new();
+        for (slot, peer) in self.peers.iter().enumerate() {
+            if let Some(peer) = peer {
+                before.insert(peer.name().clone(), slot);
+            }
+        }
+        // Old ones go first: their slots are free for new ones.
+        for (name, slot) in &before {
+            if links.binary_search_by(|l| l.peer.cmp(name)).is_err()
+                && let Some(mut gone) = self.peers[*slot].take()
+            {
+                gone.close(&mut self.news);
+                // It may come back, and be where it was.
+                self.remembered.extend(gone.heard().map(|at| (name.clone(), at)));
+            }
+        }
+        self.slots.clear();
+        self.by_key.clear();
+        for (position, link) in links.iter().enumerate() {
+            let slot = match before.get(&link.peer) {
+                Some(slot) => *slot,
+                None => {
+                    let slot = self.vacant();
+                    let heard = self.remembered.get(&link.peer).copied();
+                    self.peers[slot] = Some(Peer::new(link, heard));
+                    slot
+                }
+            };
+            self.slots.push(slot);
+            self.by_key.insert(link.public_key.0, slot);
+            let Some(peer) = self.peers[slot].as_mut() else {
+                continue;
+            };
+            peer.index = position_of(position);
+            peer.reconfigure(link, now, &mut self.news);
+        }
+        // Whoever wants a handshake starts it now and not at the next tick.
+        self.next_tick = Some(now);
+    }
+
+    fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed {
+        let slot = self.slots.get(link.get()).copied();
+        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers[s].as_mut()?))) else {
+            return Sealed::Dropped(DropReason::NoLink);
+        };
+        if let Some(sealed) = peer.seal(packet, now, tx) {
+            return sealed;
+        }
+        // No session: the slow way.
+        peer.ensure_open(&mut self.identity, slot);
+        let sealed = peer.wait(packet, now, tx, &mut self.news);
+        self.tick_soon(now);
+        sealed
+    }
+
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Instant,
+        output: &mut [u8],
+        tx: &mut impl TransmitSink,
+    ) -> Opened {
+        // Data first: nearly everything is. Type and three zero bytes, index, counter, tag.
+        match (datagram.first_chunk::<4>(), datagram.len()) {
+            (Some([4, 0, 0, 0]), 32..) => {
+                let Some((peer, news)) = self.receiver(datagram, 4) else {
+                    self.unknown_session(from, now, tx);
+                    return Opened::Refused(DropReason::BadDatagram);
+                };
+                let link = peer.index;
+                let reply = peer.receive(datagram, from, now, output, news);
+                peer.flush(now, tx);
+                match reply {
+                    Reply::NoSession => {
+                        self.unknown_session(from, now, tx);
+                        Opened::Refused(DropReason::BadDatagram)
+                    }
+                    Reply::Packet(len) => Opened::Packet(link, 0..len),
+                    Reply::Nothing | Reply::Send(_) => Opened::Control,
+                    Reply::Refused(reason) => Opened::Refused(reason),
+                }
+            }
+            (Some([1, 0, 0, 0]), 148) => self.handshake(datagram, from, now, tx),
+            (Some([2, 0, 0, 0]), 92) | (Some([3, 0, 0, 0]), 64) => self.answer(datagram, from, now, tx),
+            _ => Opened::Refused(DropReason::BadDatagram),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        if self.next_tick.is_none_or(|t| t > now) {
+            return;
+        }
+        self.identity.limiter.reset_count();
+        let mut open = false;
+        for (slot, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            if peer.asks() {
+                peer.ensure_open(&mut self.identity, slot);
+            }
+            if peer.is_open() {
+                open = true;
+                peer.tick(now, tx, &mut self.news);
+            }
+        }
+        self.next_tick = open.then_some(now + TICK);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.next_tick
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.news.events.pop_front()
+    }
+
+    fn status(&self, now: Instant) -> Vec<LinkStatus> {
+        let peers = self.slots.iter().filter_map(|s| self.peers[*s].as_ref());
+        peers.filter_map(|p| p.status(now)).collect()
+    }
+
+    fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
+        let peers = self.peers.iter().flatten();
+        peers.filter_map(|p| Some((p.name().clone(), p.heard()?))).collect()
+    }
+
+    fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>) {
+        self.remembered.extend(endpoints.iter().map(|(a, e)| (a.clone(), *e)));
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.news.lost)
+    }
+}
+
+fn send(message: &[u8], to: SocketAddr, tx: &mut impl TransmitSink) {
+    tx.reserve(to, message.len())[..message.len()].copy_from_slice(message);
+    tx.commit(message.len());
+}
+
+/// A position in the configuration as an index.
+#[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
+const fn position_of(position: usize) -> LinkIndex {
+    LinkIndex(position as u32)
+}

@@ -1,0 +1,129 @@
+//! Super-packets at the TUN device: the virtio-net header, splitting what the kernel hands over whole, and putting
+//! together again what arrives in pieces.
+//!
+//! Pure: bytes in, bytes out. The device itself is the agent's.
+//!
+//! * [`VnetHeader`]: the ten bytes before each packet of a device with `IFF_VNET_HDR`.
+//! * [`split`]: one read from the device → the packets that it stands for, with finished checksums.
+//! * [`Coalescer`]: packets → as few writes to the device as their order allows.
+
+mod checksum;
+mod coalesce;
+mod header;
+mod split;
+
+pub use coalesce::Coalescer;
+pub use header::VnetHeader;
+pub use split::{SplitError, split};
+
+/// Longest IP packet, and so longest super-packet, bytes.
+pub const MAX_PACKET: usize = 65_535;
+
+/// Where the parts of a TCP or UDP packet begin, if it is one that can be split or joined: no IPv4 options, no IPv6
+/// extension headers, no fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    protocol: Protocol,
+    /// Length of the IP header: 20 is IPv4, 40 is IPv6.
+    ip: usize,
+    /// Length of all headers.
+    all: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// Offset of the checksum in the transport header.
+    const fn checksum_offset(self) -> usize {
+        match self {
+            Self::Tcp => 16,
+            Self::Udp => 6,
+        }
+    }
+}
+
+impl Layout {
+    const V4: usize = 20;
+    const V6: usize = 40;
+
+    fn of(packet: &[u8]) -> Option<Self> {
+        let (ip, number) = match packet.first()? >> 4 {
+            4 if packet.len() >= Self::V4 && packet[0] == 0x45 && be16(packet, 6) & 0x3fff == 0 => {
+                (Self::V4, packet[9])
+            }
+            6 if packet.len() >= Self::V6 => (Self::V6, packet[6]),
+            _ => return None,
+        };
+        let (protocol, all) = match number {
+            6 if packet.len() >= ip + 20 => (Protocol::Tcp, ip + usize::from(packet[ip + 12] >> 4) * 4),
+            17 if packet.len() >= ip + 8 => (Protocol::Udp, ip + 8),
+            _ => return None,
+        };
+        (all <= packet.len() && all >= ip + 8 && (protocol == Protocol::Udp || all >= ip + 20)).then_some(Self {
+            protocol,
+            ip,
+            all,
+        })
+    }
+
+    /// Sum of the pseudo header for a transport part of `len` bytes.
+    fn pseudo(self, packet: &[u8], len: usize) -> u64 {
+        let addresses = if self.ip == Self::V4 {
+            &packet[12..20]
+        } else {
+            &packet[8..40]
+        };
+        checksum::sum(addresses) + u64::from(self.protocol.number()) + len as u64
+    }
+
+    /// Writes the IP header's length, and for IPv4 its checksum.
+    fn set_ip_length(self, packet: &mut [u8], len: usize) {
+        if self.ip == Self::V4 {
+            put16(packet, 2, len);
+            put16(packet, 10, 0);
+            let sum = checksum::finish(checksum::sum(&packet[..Self::V4]));
+            put16(packet, 10, usize::from(sum));
+        } else {
+            put16(packet, 4, len - Self::V6);
+        }
+    }
+
+    /// The length that the IP header claims.
+    fn ip_length(self, packet: &[u8]) -> usize {
+        if self.ip == Self::V4 {
+            be16(packet, 2)
+        } else {
+            be16(packet, 4) + Self::V6
+        }
+    }
+}
+
+fn be16(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "callers keep lengths within a packet's 16 bits"
+)]
+fn put16(bytes: &mut [u8], at: usize, value: usize) {
+    bytes[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! A checked view of an IP packet: parsed once, then trusted.
+
+pub mod icmp;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// TCP's protocol number.
+pub const TCP: u8 = 6;
+/// UDP's protocol number.
+pub const UDP: u8 = 17;
+/// ICMP's protocol number.
+pub const ICMP: u8 = 1;
+/// ICMPv6's protocol number.
+pub const ICMPV6: u8 = 58;
+
+/// What the engine knows of a packet. Made by [`parse`]; all offsets lie inside the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketInfo {
+    /// The source address.
+    pub source: IpAddr,
+    /// The destination address.
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// The transport protocol's number, after IPv6 extension headers.
+    pub protocol: u8,
+    /// Where the transport header begins; none in a later fragment, or when it cannot be told.
+    pub transport: Option<usize>,
+    /// Length by the IP header, bytes; the rest of the buffer is padding.
+    pub len: usize,
+}
+
+/// Reads the headers of an IP packet. None: not IP, or shorter than its headers say.
+#[must_use]
+pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
+    match packet.first()? >> 4 {
+        4 => parse_v4(packet),
+        6 => parse_v6(packet),
+        _ => None,
+    }
+}
+
+fn parse_v4(p: &[u8]) -> Option<PacketInfo> {
+    let header = p.get(..20)?;
+    let header_len = usize::from(header[0] & 0x0f) * 4;
+    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    if header_len < 20 || len < header_len || len > p.len() {
+        return None;
+    }
+    let later_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
+    Some(PacketInfo {
+        source: IpAddr::V4(Ipv4Addr::new(header[12], header[13], header[14], header[15])),
+        destination: IpAddr::V4(Ipv4Addr::new(header[16], header[17], header[18], header[19])),
+        ttl: header[8],
+        protocol: header[9],
+        transport: (!later_fragment && len > header_len).then_some(header_len),
+        len,
+    })
+}
+
+fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
+    let header: &[u8; 40] = p.get(..40)?.try_into().ok()?;
+    let len = usize::from(u16::from_be_bytes([header[4], header[5]])) + 40;
+    if len > p.len() {
+        return None;
+    }
+    let address = |at: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&header[at..at + 16]);
+        IpAddr::V6(Ipv6Addr::from(octets))
+    };
+    let (mut protocol, mut at, mut later_fragment) = (header[6], 40usize, false);
+    // Hop-by-hop, routing, fragment, authentication and destination options; a bounded number of them.
+    for _ in 0..8 {
+        let Some(next) = p[..len].get(at..at + 8) else { break };
+        let extension_len = match protocol {
+            0 | 43 | 60 => (usize::from(next[1]) + 1) * 8,
+            51 => (usize::from(next[1]) + 2) * 4,
+            44 => {
+                later_fragment |= u16::from_be_bytes([next[2], next[3]]) & 0xfff8 != 0;
+                8
+            }
+            _ => break,
+        };
+        protocol = next[0];
+        at += extension_len;
+        if later_fragment {
+            break;
+        }
+    }
+    let extension = matches!(protocol, 0 | 43 | 60 | 51 | 44);
+    Some(PacketInfo {
+        source: address(8),
+        destination: address(24),
+        ttl: header[7],
+        protocol,
+        transport: (!later_fragment && !extension && at < len).then_some(at),
+        len,
+    })
+}
+
+/// Whether routers may not cut the packet: IPv6, or IPv4 with the flag. The packet must have been parsed.
+#[must_use]
+pub fn may_not_fragment(packet: &[u8]) -> bool {
+    packet[0] >> 4 == 6 || packet[6] & 0x40 != 0
+}
+
+/// Takes one TTL. The packet must have been parsed and its TTL be at least 1.
+pub fn take_ttl(packet: &mut [u8]) {
+    if packet[0] >> 4 == 4 {
+        packet[8] = packet[8].saturating_sub(1);
+        // RFC 1141: the checksum grows by what the word lost.
+        let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
+        // The carry goes around, and 0xffff is written as 0, its only form in a fresh checksum.
+        let folded = (sum + u32::from(sum >= 0xffff)) & 0xffff;
+        packet[10..12].copy_from_slice(&folded.to_be_bytes()[2..]);
+    } else {
+        packet[7] = packet[7].saturating_sub(1);
+    }
+}
+
+/// Lowers the MSS of a TCP SYN to what fits `mtu`, bytes. Says whether it changed the packet.
+pub fn clamp_mss(packet: &mut [u8], info: &PacketInfo, mtu: u16) -> bool {
+    const SYN: u8 = 0x02;
+    let Some(tcp) = info.transport.filter(|_| info.protocol == TCP) else {
+        return false;
+    };
+    let Some(header) = packet[..info.len].get(tcp..tcp + 20) else {
+        return false;
+    };
+    if header[13] & SYN == 0 {
+        return false;
+    }
+    let end = tcp + usize::from(header[12] >> 4) * 4;
+    if end > info.len {
+        return false;
+    }
+    let ip_header = if info.source.is_ipv4() { 20 } else { 40 };
+    let limit = mtu.saturating_sub(ip_header + 20);
+    let mut at = tcp + 20;
+    while at < end {
+        match packet[at] {
+            0 => return false,
+            1 => at += 1,
+            2 if at + 4 <= end && packet[at + 1] == 4 => {
+                let mss = u16::from_be_bytes([packet[at + 2], packet[at + 3]]);
+                if mss <= limit {
+                    return false;
+                }
+                packet[at + 2..at + 4].copy_from_slice(&limit.to_be_bytes());
+                let odd = (at + 2 - tcp) % 2 == 1;
+                adjust_checksum(&mut packet[tcp + 16..tcp + 18], mss, limit, odd);
+                return true;
+            }
+            _ => match packet.get(at + 1) {
+                Some(&len) if len >= 2 => at += usize::from(len),
+                _ => return false,
+            },
+        }
+    }
+    false
+}
+
+/// RFC 1624: a 16-bit value changed from `old` to `new`; `odd`: it does not stand on a word boundary.
+fn adjust_checksum(field: &mut [u8], old: u16, new: u16, odd: bool) {
+    let (old, new) = if odd {
+        (old.swap_bytes(), new.swap_bytes())
+    } else {
+        (old, new)
+    };
+    let mut sum = u32::from(!u16::from_be_bytes([field[0], field[1]])) + u32::from(!old) + u32::from(new);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+    field.copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}

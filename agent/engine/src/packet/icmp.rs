@@ -1,0 +1,114 @@
+//! The ICMP errors that the engine answers with, and how many of them.
+
+use crate::packet::{ICMP, ICMPV6, PacketInfo};
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+/// Longest answer, bytes: an IPv6 error never exceeds the minimum MTU (RFC 4443, 2.4).
+pub const MAX_ERROR: usize = 1280;
+
+/// What to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IcmpError {
+    /// TTL or hop limit ran out.
+    TimeExceeded,
+    /// The packet does not fit; the MTU of the way on, bytes.
+    TooBig(u16),
+}
+
+/// Whether a packet may be answered with an error at all: not an ICMP error itself, not a later fragment, not to a
+/// group (RFC 1122, 3.2.2; RFC 4443, 2.4).
+#[must_use]
+pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
+    let group = |a: IpAddr| a.is_multicast() || a.is_unspecified() || a == IpAddr::V4(Ipv4Addr::BROADCAST);
+    let Some(transport) = info.transport else { return false };
+    let kind = packet.get(transport).copied();
+    let is_error = match info.protocol {
+        ICMP => matches!(kind, Some(3 | 4 | 5 | 11 | 12)),
+        // 137 is a redirect.
+        ICMPV6 => kind.is_some_and(|k| k < 128 || k == 137),
+        _ => false,
+    };
+    !group(info.source) && !group(info.destination) && !is_error
+}
+
+/// Writes the error that `from` answers to `packet` with. None: `from` is of another family.
+#[must_use]
+pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, what: IcmpError) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(MAX_ERROR);
+    match (from, info.source) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            // RFC 1812, 4.3.2.3: as much of the packet as fits 576 bytes.
+            let quote = &packet[..info.len.min(576 - 28)];
+            let kind = match what {
+                IcmpError::TimeExceeded => Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit),
+                IcmpError::TooBig(mtu) => {
+                    Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded {
+                        next_hop_mtu: mtu,
+                    })
+                }
+            };
+            PacketBuilder::ipv4(from.octets(), to.octets(), 64)
+                .icmpv4(kind)
+                .write(&mut out, quote)
+                .ok()?;
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let quote = &packet[..info.len.min(MAX_ERROR - 48)];
+            let kind = match what {
+                IcmpError::TimeExceeded => Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded),
+                IcmpError::TooBig(mtu) => Icmpv6Type::PacketTooBig { mtu: u32::from(mtu) },
+            };
+            PacketBuilder::ipv6(from.octets(), to.octets(), 64)
+                .icmpv6(kind)
+                .write(&mut out, quote)
+                .ok()?;
+        }
+        _ => return None,
+    }
+    Some(out)
+}
+
+/// Holds back floods of errors, and lets a traceroute through: three probes a TTL from 30 sources at once (D23).
+#[derive(Debug)]
+pub struct Limiter {
+    tokens: f64,
+    last: Option<Instant>,
+}
+
+impl Limiter {
+    /// Three probes from each of 30 sources at 30 TTLs, all at once.
+    const BURST: f64 = 2700.0;
+    /// Errors a second after that.
+    const RATE: f64 = 1000.0;
+
+    /// Starts full.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            tokens: Self::BURST,
+            last: None,
+        }
+    }
+
+    /// Whether one more error may be sent now.
+    pub fn allow(&mut self, now: Instant) -> bool {
+        let passed = self
+            .last
+            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        self.last = Some(now);
+        self.tokens = (self.tokens + passed.as_secs_f64() * Self::RATE).min(Self::BURST);
+        if self.tokens < 1.0 {
+            return false;
+        }
+        self.tokens -= 1.0;
+        true
+    }
+}
+
+impl Default for Limiter {
+    fn default() -> Self {
+        Self::new()
+    }
+}

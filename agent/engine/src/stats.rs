@@ -1,0 +1,72 @@
+//! Plain counters: one owner, no atomics; copied out by the owner when somebody asks.
+
+use crate::verdict::DropReason;
+use tombolo_proto::status::Totals;
+
+/// Counters of one engine. Two sums hold at all times ([`conserved`](Self::conserved)):
+/// `tun_in + link_in = tun_out + link_out + replied + dropped`, where `link_out` counts packets and not datagrams, those
+/// that wait for a handshake among them; and `datagrams = link_in + control_datagrams + refused_datagrams`.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Packets by fate.
+    pub totals: Totals,
+    drops: Box<[u64]>,
+    /// Datagrams read from the wire.
+    pub datagrams: u64,
+    /// Datagrams that held no packet: handshakes, cookies, keepalives.
+    pub control_datagrams: u64,
+    /// Datagrams that were refused, by reason `bad_datagram` or `replayed`.
+    pub refused_datagrams: u64,
+}
+
+impl Stats {
+    /// All zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            drops: vec![0; DropReason::ALL.len()].into_boxed_slice(),
+            ..Self::default()
+        }
+    }
+
+    /// Counts a dropped packet.
+    pub fn dropped(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+        self.totals.dropped += 1;
+    }
+
+    /// Counts a refused datagram under its reason; no packet was lost that anyone can name.
+    pub fn refused(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+        self.refused_datagrams += 1;
+    }
+
+    /// Packets that waited for a handshake were dropped after all.
+    pub fn lost(&mut self, packets: u64) {
+        self.totals.link_out = self.totals.link_out.saturating_sub(packets);
+        self.totals.dropped += packets;
+        self.drops[DropReason::LinkDown as usize] += packets;
+    }
+
+    /// Whether the sums hold.
+    #[must_use]
+    pub fn conserved(&self) -> bool {
+        let t = &self.totals;
+        t.tun_in + t.link_in == t.tun_out + t.link_out + t.replied + t.dropped
+            && self.datagrams == t.link_in + self.control_datagrams + self.refused_datagrams
+    }
+
+    /// How often a reason occurred.
+    #[must_use]
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// Reasons that occurred, with their counts.
+    pub fn drops_by_reason(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
+            .iter()
+            .map(|r| (*r, self.drops(*r)))
+            .filter(|(_, n)| *n > 0)
+    }
+}

@@ -1,0 +1,46 @@
+//! Longest-prefix match over both families.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+use std::net::IpAddr;
+
+/// A map from prefixes to values.
+#[derive(Debug, Clone)]
+pub struct Lpm<T> {
+    v4: PrefixMap<Ipv4Net, T>,
+    v6: PrefixMap<Ipv6Net, T>,
+}
+
+impl<T> Default for Lpm<T> {
+    fn default() -> Self {
+        Self {
+            v4: PrefixMap::new(),
+            v6: PrefixMap::new(),
+        }
+    }
+}
+
+impl<T> Lpm<T> {
+    /// Adds a value; the old one of the same prefix comes back.
+    pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
+        match prefix.trunc() {
+            IpNet::V4(p) => self.v4.insert(p, value),
+            IpNet::V6(p) => self.v6.insert(p, value),
+        }
+    }
+
+    /// The value of the longest prefix that covers the address.
+    #[must_use]
+    pub fn get(&self, address: IpAddr) -> Option<&T> {
+        match address {
+            IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, v)| v),
+            IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, v)| v),
+        }
+    }
+
+    /// Whether no prefix is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.v4.len() == 0 && self.v6.len() == 0
+    }
+}

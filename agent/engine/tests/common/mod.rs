@@ -1,0 +1,349 @@
+//! Configurations and packets for tests, and engines on a wire that the test holds in its hands.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test's helper; the clock is the test's"
+)]
+
+use boringtun::x25519::{PublicKey as DhPublic, StaticSecret};
+use etherparse::PacketBuilder;
+use ipnet::IpNet;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tombolo_engine::buffer::Collected;
+use tombolo_engine::engine::Engine;
+use tombolo_engine::link::wireguard::SecureLinks;
+use tombolo_engine::link::{Event, LinkSet};
+use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_proto::config::{
+    AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Relation, Role, Space, SpaceKind, Subnet,
+};
+use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId};
+use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
+use tombolo_proto::status::{LinkState, LinkStatus};
+
+pub fn agent(name: &str) -> AgentId {
+    AgentId::new(name).unwrap()
+}
+
+pub fn id(name: &str) -> ResourceId {
+    ResourceId::new(name)
+}
+
+pub fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|t| net(t)).collect()
+}
+
+pub fn route(prefix: &str, next_hop: NextHop) -> EffectiveRoute {
+    EffectiveRoute {
+        name: None,
+        source: RouteSource::Default,
+        state: RouteState::Active,
+        prefix: net(prefix),
+        next_hop,
+    }
+}
+
+pub fn owner(prefix: &str, name: &str) -> Owner {
+    Owner {
+        prefix: net(prefix),
+        agent: agent(name),
+        ip_forwarding: false,
+    }
+}
+
+pub fn space(vnet: &str, kind: SpaceKind, prefixes: &[&str], owners: &[(&str, &str)]) -> Space {
+    Space {
+        vnet: id(vnet),
+        kind,
+        prefixes: nets(prefixes),
+        owners: owners.iter().map(|(p, a)| owner(p, a)).collect(),
+    }
+}
+
+pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
+    Link {
+        peer: agent(peer),
+        public_key: PublicKey([7; 32]),
+        preshared_key: None,
+        endpoint: None,
+        always_on: false,
+        initiator: false,
+        relation,
+        sources: nets(sources),
+        foreign: ForeignSources::None,
+    }
+}
+
+/// A VM with one NIC, in a VNet that has its address as /24 and the whole of 10.0.0.0/8 and fd00::/8 besides.
+pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &str)]) -> AgentConfig {
+    AgentConfig {
+        agent: agent(name),
+        vnet: id("vnet"),
+        address_space: nets(&["10.0.0.0/8", "fd00::/8"]),
+        mtu: DEFAULT_MTU,
+        role: Role::Vm {
+            nics: vec![Nic {
+                id: id("nic"),
+                addresses: nets(addresses),
+                subnet: id("subnet"),
+                ip_forwarding: false,
+            }],
+            served: vec![],
+        },
+        subnets: vec![Subnet {
+            id: id("subnet"),
+            prefixes: nets(&["10.0.0.0/8", "fd00::/8"]),
+            routes: vec![
+                route("10.0.0.0/8", NextHop::VnetLocal {}),
+                route("fd00::/8", NextHop::VnetLocal {}),
+            ],
+        }],
+        spaces: vec![space("vnet", SpaceKind::Local {}, &["10.0.0.0/8", "fd00::/8"], owners)],
+        links,
+    }
+}
+
+/// A UDP packet with `len` bytes of payload.
+pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    let payload = vec![0xab; len];
+    match (ip(from), ip(to)) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), ttl)
+            .udp(1000, 2000)
+            .write(&mut out, &payload)
+            .unwrap(),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), ttl)
+            .udp(1000, 2000)
+            .write(&mut out, &payload)
+            .unwrap(),
+        _ => panic!("two families"),
+    }
+    out
+}
+
+/// One agent with real links.
+pub struct Node {
+    pub name: &'static str,
+    pub at: SocketAddr,
+    pub secret: [u8; 32],
+    pub engine: Engine<SecureLinks>,
+    pub config: AgentConfig,
+    pub delivered: Vec<Vec<u8>>,
+    pub events: Vec<Event>,
+}
+
+impl Node {
+    pub fn new(name: &'static str, at: &str, seed: u8) -> Self {
+        let secret = [seed; 32];
+        Self {
+            name,
+            at: at.parse().unwrap(),
+            secret,
+            engine: Engine::new(SecureLinks::new(secret)),
+            config: vm(name, &["10.0.0.1/24"], vec![], &[]),
+            delivered: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    pub fn public(&self) -> PublicKey {
+        PublicKey(DhPublic::from(&StaticSecret::from(self.secret)).to_bytes())
+    }
+
+    /// A link to this node, for another one's configuration.
+    pub fn as_link(&self, sources: &[&str]) -> Link {
+        Link {
+            public_key: self.public(),
+            endpoint: Some(self.at),
+            ..link(self.name, Relation::VnetLocal {}, sources)
+        }
+    }
+
+    pub fn install(&mut self, config: AgentConfig, now: Instant) {
+        let tables = Tables::build(&config, &Dynamic::default()).unwrap();
+        self.engine.install(Arc::new(tables), &config.links, now);
+        self.config = config;
+    }
+
+    /// Loses all memory but its key and its configuration.
+    pub fn restart(&mut self, now: Instant) {
+        self.engine = Engine::new(SecureLinks::new(self.secret));
+        self.install(self.config.clone(), now);
+    }
+
+    pub fn link(&self, peer: &str, now: Instant) -> Option<LinkStatus> {
+        let mut all = self.engine.links().status(now).into_iter();
+        all.find(|l| l.peer.as_str() == peer)
+    }
+
+    pub fn state(&self, peer: &str, now: Instant) -> LinkState {
+        self.link(peer, now).map_or(LinkState::Idle, |l| l.state)
+    }
+}
+
+/// Engines and the datagrams between them.
+pub struct World {
+    pub nodes: Vec<Node>,
+    pub now: Instant,
+    /// On their way: from, to, bytes.
+    pub wire: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
+    /// All that were ever sent.
+    pub seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    /// Addresses that nothing reaches.
+    pub cut: Vec<SocketAddr>,
+}
+
+impl World {
+    pub fn new(nodes: Vec<Node>) -> Self {
+        Self {
+            nodes,
+            now: Instant::now(),
+            wire: VecDeque::new(),
+            seen: Vec::new(),
+            cut: Vec::new(),
+        }
+    }
+
+    /// Two VMs of one VNet, `a` 10.0.0.1 and `b` 10.0.0.2, that know each other.
+    pub fn pair() -> Self {
+        let mut world = Self::strangers();
+        world.join(0, 1, |_| {});
+        world
+    }
+
+    /// The same two before they know of each other.
+    pub fn strangers() -> Self {
+        let (a, b) = (Node::new("a", "192.0.2.1:1000", 1), Node::new("b", "192.0.2.2:1000", 2));
+        Self::new(vec![a, b])
+    }
+
+    /// Configures two nodes for each other; `change` may alter each link.
+    pub fn join(&mut self, a: usize, b: usize, change: impl Fn(&mut Link)) {
+        let owners = [
+            ("10.0.0.1/32", "a"),
+            ("10.0.0.2/32", "b"),
+            ("fd00::1/128", "a"),
+            ("fd00::2/128", "b"),
+        ];
+        let own = |i: usize| {
+            if i == 0 {
+                ["10.0.0.1/24", "fd00::1/64"]
+            } else {
+                ["10.0.0.2/24", "fd00::2/64"]
+            }
+        };
+        for (here, there) in [(a, b), (b, a)] {
+            let sources: Vec<String> = own(there)
+                .iter()
+                .map(|s| IpNet::from(net(s).addr()).to_string())
+                .collect();
+            let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+            let mut link = self.nodes[there].as_link(&sources);
+            change(&mut link);
+            let config = vm(self.nodes[here].name, &own(here), vec![link], &owners);
+            let now = self.now;
+            self.nodes[here].install(config, now);
+        }
+    }
+
+    fn take(&mut self, node: usize, out: Collected) {
+        let at = self.nodes[node].at;
+        for (to, bytes) in out.datagrams {
+            self.wire.push_back((at, to, bytes.clone()));
+            self.seen.push((at, to, bytes));
+        }
+        self.nodes[node].delivered.extend(out.packets);
+        while let Some(event) = self.nodes[node].engine.poll_event() {
+            self.nodes[node].events.push(event);
+        }
+    }
+
+    /// A packet from a node's host.
+    pub fn send(&mut self, node: usize, mut packet: Vec<u8>) {
+        let (mut tx, mut rx) = (Collected::default(), Collected::default());
+        self.nodes[node]
+            .engine
+            .handle_tun(&mut packet, self.now, &mut tx, &mut rx);
+        tx.packets = rx.packets;
+        self.take(node, tx);
+    }
+
+    /// A datagram to a node.
+    pub fn receive(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) {
+        let (mut tx, mut rx) = (Collected::default(), Collected::default());
+        self.nodes[node]
+            .engine
+            .handle_udp(bytes, from, self.now, &mut tx, &mut rx);
+        tx.packets = rx.packets;
+        self.take(node, tx);
+    }
+
+    /// Carries datagrams until none is on its way.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let Some((from, to, bytes)) = self.wire.pop_front() else {
+                return self.check();
+            };
+            if self.cut.contains(&to) || self.cut.contains(&from) {
+                continue;
+            }
+            if let Some(node) = self.nodes.iter().position(|n| n.at == to) {
+                self.receive(node, from, &bytes);
+            }
+        }
+        panic!("the engines never come to rest");
+    }
+
+    /// Lets the engines' time pass in steps of their timers. boringtun's own clock stays with the wall.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += Duration::from_millis(100);
+            self.serve();
+            self.settle();
+        }
+    }
+
+    /// Lets timers run that are due.
+    pub fn serve(&mut self) {
+        for node in 0..self.nodes.len() {
+            let mut tx = Collected::default();
+            if self.nodes[node].engine.poll_timeout().is_some_and(|t| t <= self.now) {
+                self.nodes[node].engine.handle_timeout(self.now, &mut tx);
+            }
+            self.take(node, tx);
+        }
+    }
+
+    pub fn state(&self, node: usize, peer: &str) -> LinkState {
+        self.nodes[node].state(peer, self.now)
+    }
+
+    /// Every packet and datagram is in exactly one counter.
+    pub fn check(&self) {
+        for node in &self.nodes {
+            assert!(
+                node.engine.stats().conserved(),
+                "{}: {:?}",
+                node.name,
+                node.engine.stats()
+            );
+        }
+    }
+}
+
+pub fn psk(fill: u8) -> Option<PresharedKey> {
+    Some(PresharedKey([fill; 32]))
+}

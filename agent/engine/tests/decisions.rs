@@ -1,0 +1,543 @@
+//! What becomes of a packet, rule by rule: tables of source, destination and verdict.
+#![cfg(feature = "links")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests; the clock is the test's"
+)]
+
+mod common;
+
+use common::{agent, id, ip, link, nets, owner, route, space, udp, vm};
+use tombolo_engine::decide::{Ingress, Trace, decide};
+use tombolo_engine::packet::{PacketInfo, parse};
+use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::verdict::{DropReason, Verdict};
+use tombolo_proto::config::{AgentConfig, ForeignSources, Relation, Role, Space, SpaceKind, Subnet, TransitRoute};
+use tombolo_proto::route::{GatewayHop, NextHop, RouteState};
+
+fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
+    parse(&udp(from, to, ttl, 8)).unwrap()
+}
+
+/// `deliver`, `answer`, the next agent (`gw1`), the next agent with one TTL taken (`gw1 -1`), or the drop's name.
+fn fate(config: &AgentConfig, dynamic: &Dynamic, from: Option<&str>, packet: &PacketInfo) -> String {
+    let tables = Tables::build(config, dynamic).unwrap();
+    let ingress = from.map_or(Ingress::Tun, |a| Ingress::Link(tables.link_with(&agent(a)).unwrap()));
+    match decide(&tables, ingress, packet, None) {
+        Verdict::Deliver => "deliver".into(),
+        Verdict::TimeExceeded => "answer".into(),
+        Verdict::Forward { link, take_ttl } => {
+            format!("{}{}", tables.peer(link), if take_ttl { " -1" } else { "" })
+        }
+        Verdict::Drop(reason) => reason.name().into(),
+    }
+}
+
+fn expect(config: &AgentConfig, from: Option<&str>, rows: &[(&str, &str, &str)]) {
+    for (source, destination, expected) in rows {
+        let got = fate(config, &Dynamic::default(), from, &info(source, destination, 64));
+        assert_eq!(got, *expected, "{source} → {destination} from {from:?}");
+    }
+}
+
+fn peered(vnet: &str, access: bool, prefixes: &[&str], owners: &[(&str, &str)]) -> Space {
+    let kind = SpaceKind::Peered {
+        peering: id(&format!("to-{vnet}")),
+        allow_access: access,
+        allow_forwarded: false,
+    };
+    space(vnet, kind, prefixes, owners)
+}
+
+fn peering(vnet: &str) -> NextHop {
+    NextHop::VnetPeering {
+        peering: id(&format!("to-{vnet}")),
+    }
+}
+
+fn appliance(address: &str) -> NextHop {
+    NextHop::VirtualAppliance { address: ip(address) }
+}
+
+fn gateway(agents: &[&str]) -> NextHop {
+    let hop = |a: &&str| GatewayHop {
+        agent: agent(a),
+        address: ip("10.1.255.4"),
+    };
+    NextHop::VirtualNetworkGateway {
+        gateways: agents.iter().map(hop).collect(),
+    }
+}
+
+fn of_peering(vnet: &str) -> Relation {
+    Relation::Peering {
+        peering: id(&format!("to-{vnet}")),
+    }
+}
+
+/// 10.1.0.4 in a hub of 10.1.0.0/16 and fd01::/48; `two` is peered, `three` is peered with access off.
+fn hub_vm() -> AgentConfig {
+    let owners = [
+        ("10.1.0.4/32", "vm"),
+        ("fd01::4/128", "vm"),
+        ("10.1.0.5/32", "nva"),
+        ("fd01::5/128", "nva"),
+        ("10.1.9.0/24", "server"),
+        ("10.1.9.7/32", "nva"),
+        ("10.1.8.8/32", "unlinked"),
+    ];
+    let links = vec![
+        link("gw1", Relation::Gateway {}, &["10.1.255.4/32", "10.9.0.0/16"]),
+        link("gw2", Relation::Gateway {}, &["10.1.255.5/32", "10.9.0.0/16"]),
+        link("nva", Relation::VnetLocal {}, &["10.1.0.5/32", "fd01::5/128"]),
+        link("server", Relation::VnetLocal {}, &["10.1.9.0/24"]),
+        link("three", of_peering("three"), &["10.3.0.4/32"]),
+        link("two", of_peering("two"), &["10.2.0.4/32", "fd02::4/128"]),
+    ];
+    let mut config = vm("vm", &["10.1.0.4/24", "fd01::4/64"], links, &owners);
+    config.address_space = nets(&["10.1.0.0/16", "fd01::/48"]);
+    config.spaces[0].prefixes = config.address_space.clone();
+    config.spaces.push(peered(
+        "two",
+        true,
+        &["10.2.0.0/16", "fd02::/48"],
+        &[("10.2.0.4/32", "two"), ("fd02::4/128", "two")],
+    ));
+    config
+        .spaces
+        .push(peered("three", false, &["10.3.0.0/16"], &[("10.3.0.4/32", "three")]));
+    config.subnets = vec![Subnet {
+        id: id("workload"),
+        prefixes: nets(&["10.1.0.0/24", "fd01::/64"]),
+        routes: vec![
+            route("10.1.0.0/16", NextHop::VnetLocal {}),
+            route("fd01::/48", NextHop::VnetLocal {}),
+            route("10.2.0.0/16", peering("two")),
+            route("fd02::/48", peering("two")),
+            route("10.3.0.0/16", peering("three")),
+            route("10.9.0.0/16", gateway(&["gw1", "gw2"])),
+            route("10.10.0.0/16", gateway(&[])),
+            route("0.0.0.0/0", NextHop::Internet {}),
+            route("192.168.0.0/16", NextHop::None {}),
+            route("10.2.4.0/24", appliance("10.1.0.5")),
+            route("10.20.0.0/16", appliance("10.2.0.4")),
+            route("10.30.0.0/16", appliance("10.3.0.4")),
+            route("10.40.0.0/16", appliance("10.77.0.1")),
+            route("10.50.0.0/16", appliance("10.1.0.99")),
+            route("10.60.0.0/16", appliance("10.1.0.4")),
+        ],
+    }];
+    let Role::Vm { nics, .. } = &mut config.role else {
+        unreachable!()
+    };
+    nics[0].subnet = id("workload");
+    config
+}
+
+fn forwarding(mut config: AgentConfig) -> AgentConfig {
+    let Role::Vm { nics, .. } = &mut config.role else {
+        unreachable!()
+    };
+    nics[0].ip_forwarding = true;
+    config
+}
+
+#[test]
+fn a_vm_sends_by_the_longest_active_route() {
+    expect(
+        &hub_vm(),
+        None,
+        &[
+            ("10.1.0.4", "10.1.0.5", "nva"),
+            ("fd01::4", "fd01::5", "nva"),
+            // D8: a NIC's own entry comes before "subnet served by".
+            ("10.1.0.4", "10.1.9.6", "server"),
+            ("10.1.0.4", "10.1.9.7", "nva"),
+            ("10.1.0.4", "10.1.0.200", "no_owner"),
+            ("10.1.0.4", "10.1.8.8", "no_link"),
+            ("10.1.0.4", "10.2.0.4", "two"),
+            ("fd01::4", "fd02::4", "two"),
+            ("10.1.0.4", "10.2.0.5", "no_owner"),
+            // P17, the sending side.
+            ("10.1.0.4", "10.3.0.4", "access_denied"),
+            ("10.1.0.4", "10.9.1.1", "gw1"),
+            ("10.1.0.4", "10.10.1.1", "no_gateway"),
+            // R13, R1.
+            ("10.1.0.4", "192.168.1.1", "route_none"),
+            ("10.1.0.4", "8.8.8.8", "route_internet"),
+            // T8: no IPv6 default route here.
+            ("fd01::4", "2001:db8::1", "no_route"),
+            // R7: longer than the peering's route.
+            ("10.1.0.4", "10.2.4.1", "nva"),
+            // R11: in a peered VNet; with access off; in no VNet around; in the VNet and nobody's; oneself.
+            ("10.1.0.4", "10.20.0.1", "two"),
+            ("10.1.0.4", "10.30.0.1", "access_denied"),
+            ("10.1.0.4", "10.40.0.1", "appliance_unreachable"),
+            ("10.1.0.4", "10.50.0.1", "no_owner"),
+            ("10.1.0.4", "10.60.0.1", "hairpin"),
+            ("10.1.0.4", "10.1.0.4", "hairpin"),
+        ],
+    );
+}
+
+#[test]
+fn routes_that_lost_are_never_used() {
+    // R8.
+    let mut config = hub_vm();
+    let mut invalid = route("10.2.0.0/24", NextHop::None {});
+    invalid.state = RouteState::Invalid;
+    config.subnets[0].routes.insert(0, invalid);
+    expect(&config, None, &[("10.1.0.4", "10.2.0.4", "two")]);
+    config.subnets[0].routes[0].state = RouteState::Active;
+    expect(&config, None, &[("10.1.0.4", "10.2.0.4", "route_none")]);
+}
+
+#[test]
+fn a_host_speaks_for_itself_unless_it_forwards() {
+    // R12, D10.
+    let rows = |foreign| {
+        [
+            ("10.1.0.4", "10.2.0.4", "two"),
+            ("10.9.9.9", "10.2.0.4", foreign),
+            ("10.1.0.5", "10.2.0.4", foreign),
+        ]
+    };
+    expect(&hub_vm(), None, &rows("spoofed_source"));
+    expect(&forwarding(hub_vm()), None, &rows("two"));
+    // Machines behind the host (D8).
+    let mut config = hub_vm();
+    let Role::Vm { served, .. } = &mut config.role else {
+        unreachable!()
+    };
+    *served = nets(&["10.1.0.128/25"]);
+    expect(
+        &config,
+        None,
+        &[
+            ("10.1.0.200", "10.2.0.4", "two"),
+            ("10.1.0.100", "10.2.0.4", "spoofed_source"),
+        ],
+    );
+    expect(
+        &config,
+        Some("two"),
+        &[
+            ("10.2.0.4", "10.1.0.200", "deliver"),
+            ("10.2.0.4", "10.1.0.100", "not_forwarding"),
+        ],
+    );
+}
+
+#[test]
+fn each_nic_has_its_own_subnets_routes() {
+    // R20.
+    let mut config = hub_vm();
+    let mut other = config.subnets[0].clone();
+    (other.id, other.prefixes) = (id("other"), nets(&["10.1.1.0/24"]));
+    other.routes.retain(|r| r.prefix != common::net("10.2.0.0/16"));
+    config.subnets.push(other);
+    let Role::Vm { nics, .. } = &mut config.role else {
+        unreachable!()
+    };
+    let mut nic = nics[0].clone();
+    (nic.subnet, nic.addresses, nic.ip_forwarding) = (id("other"), nets(&["10.1.1.4/24"]), true);
+    nics.push(nic);
+    expect(
+        &config,
+        None,
+        &[
+            ("10.1.0.4", "10.2.0.4", "two"),
+            ("10.1.1.4", "10.2.0.4", "route_internet"),
+            // A foreign source leaves through the subnet of the NIC that forwards.
+            ("172.16.0.1", "10.2.0.4", "route_internet"),
+        ],
+    );
+}
+
+#[test]
+fn a_gateway_that_is_down_gives_way_to_the_next() {
+    // D11.
+    let packet = info("10.1.0.4", "10.9.0.1", 64);
+    for (down, expected) in [
+        (vec![], "gw1"),
+        (vec!["gw1"], "gw2"),
+        (vec!["gw2"], "gw1"),
+        (vec!["gw1", "gw2"], "gw1"),
+    ] {
+        let dynamic = Dynamic {
+            down: down.iter().map(|a| agent(a)).collect(),
+        };
+        assert_eq!(fate(&hub_vm(), &dynamic, None, &packet), expected, "{down:?}");
+    }
+}
+
+#[test]
+fn a_link_carries_what_its_other_end_may_speak_for() {
+    // D10: each row from `two` and `nva`.
+    let config = hub_vm();
+    expect(
+        &config,
+        Some("two"),
+        &[
+            ("10.2.0.4", "10.1.0.4", "deliver"),
+            ("fd02::4", "fd01::4", "deliver"),
+            ("10.2.0.5", "10.1.0.4", "spoofed_source"),
+            ("10.5.0.1", "10.1.0.4", "spoofed_source"),
+            ("10.1.0.5", "10.1.0.4", "spoofed_source"),
+            // R12: not for this host.
+            ("10.2.0.4", "10.1.0.5", "not_forwarding"),
+        ],
+    );
+    // P17, the receiving side.
+    expect(
+        &config,
+        Some("three"),
+        &[
+            ("10.3.0.4", "10.1.0.4", "access_denied"),
+            ("10.3.0.5", "10.1.0.4", "spoofed_source"),
+        ],
+    );
+    expect(
+        &forwarding(config),
+        Some("two"),
+        &[
+            ("10.2.0.4", "10.1.0.5", "deliver"),
+            ("10.2.0.4", "172.16.0.1", "deliver"),
+        ],
+    );
+}
+
+#[test]
+fn appliances_bring_foreign_sources_where_that_is_allowed() {
+    // P18: from a peered VNet, and never a source inside the receiver's own space. R12: own VNet, all but own addresses.
+    let mut config = hub_vm();
+    for link in &mut config.links {
+        link.foreign = match link.peer.as_str() {
+            "two" => ForeignSources::OutsideOwnSpace,
+            "nva" => ForeignSources::Any,
+            _ => ForeignSources::None,
+        };
+    }
+    expect(
+        &config,
+        Some("two"),
+        &[
+            ("10.5.0.1", "10.1.0.4", "deliver"),
+            ("2001:db8::1", "fd01::4", "deliver"),
+            ("10.1.0.5", "10.1.0.4", "spoofed_source"),
+            ("fd01::5", "fd01::4", "spoofed_source"),
+        ],
+    );
+    expect(
+        &config,
+        Some("nva"),
+        &[
+            ("10.5.0.1", "10.1.0.4", "deliver"),
+            ("10.1.0.6", "10.1.0.4", "deliver"),
+            ("10.1.0.4", "10.1.0.4", "spoofed_source"),
+            ("fd01::4", "fd01::4", "spoofed_source"),
+        ],
+    );
+    expect(&config, Some("server"), &[("10.5.0.1", "10.1.0.4", "spoofed_source")]);
+}
+
+/// The gateway of the hub 10.1.0.0/16 at 10.1.255.4: a client spoke 10.2.0.0/16, a peered VNet 10.3.0.0/16 that does not
+/// use it, and connections to 10.8.0.0/16 (which is peered as well) and 10.9.0.0/16.
+fn hub_gateway() -> AgentConfig {
+    let connection = |name: &str| Relation::Connection { connection: id(name) };
+    let transit = |prefix: &str, name: &str, via: &[&str]| TransitRoute {
+        prefix: common::net(prefix),
+        connection: id(name),
+        via: via.iter().map(|a| agent(a)).collect(),
+    };
+    AgentConfig {
+        agent: agent("gw"),
+        vnet: id("hub"),
+        address_space: nets(&["10.1.0.0/16"]),
+        mtu: 1420,
+        role: Role::VpnGateway {
+            gateway: id("gw"),
+            addresses: vec![ip("10.1.255.4")],
+            own_side: nets(&["10.1.0.0/16", "10.2.0.0/16"]),
+            transit: vec![
+                transit("10.8.0.0/16", "to-eight", &["eight"]),
+                transit("10.9.0.0/16", "to-nine", &["nine1", "nine2"]),
+            ],
+        },
+        subnets: vec![Subnet {
+            id: id("GatewaySubnet"),
+            prefixes: nets(&["10.1.255.0/27"]),
+            routes: vec![
+                route("10.1.0.0/16", NextHop::VnetLocal {}),
+                route("10.2.0.0/16", peering("spoke")),
+                route("10.3.0.0/16", peering("other")),
+                route("10.8.0.0/16", peering("eight")),
+                route("10.9.0.0/16", gateway(&["gw"])),
+                route("10.2.7.0/24", appliance("10.1.0.5")),
+                route("0.0.0.0/0", NextHop::Internet {}),
+            ],
+        }],
+        spaces: vec![
+            space(
+                "hub",
+                SpaceKind::Local {},
+                &["10.1.0.0/16"],
+                &[("10.1.0.4/32", "vm"), ("10.1.0.5/32", "nva"), ("10.1.255.4/32", "gw")],
+            ),
+            space(
+                "spoke",
+                SpaceKind::GatewayClient {},
+                &["10.2.0.0/16"],
+                &[("10.2.0.4/32", "spoke-vm")],
+            ),
+        ],
+        links: vec![
+            link("eight", connection("to-eight"), &["10.8.0.0/16"]),
+            link("nine1", connection("to-nine"), &["10.9.0.0/16"]),
+            link("nine2", connection("to-nine"), &["10.9.0.0/16"]),
+            link("nva", Relation::GatewayClient {}, &["10.1.0.5/32"]),
+            link("spoke-vm", Relation::GatewayClient {}, &["10.2.0.4/32"]),
+            link("vm", Relation::GatewayClient {}, &["10.1.0.4/32"]),
+        ],
+    }
+}
+
+#[test]
+fn a_gateway_relays_between_its_own_side_and_its_connections() {
+    let config = hub_gateway();
+    expect(
+        &config,
+        Some("spoke-vm"),
+        &[
+            ("10.2.0.4", "10.9.0.1", "nine1 -1"),
+            // D9: through the connection, although the hub itself is peered with it.
+            ("10.2.0.4", "10.8.0.1", "eight -1"),
+            // P21d: a user-defined route brings a spoke to another client or to the hub.
+            ("10.2.0.4", "10.1.0.4", "vm -1"),
+            // Its own address goes to the kernel and costs nothing.
+            ("10.2.0.4", "10.1.255.4", "deliver"),
+            ("10.2.0.4", "10.3.0.4", "transit_not_allowed"),
+            ("10.2.0.4", "10.1.0.9", "no_owner"),
+            ("10.2.0.4", "9.9.9.9", "route_internet"),
+            ("10.2.0.4", "10.2.0.4", "hairpin"),
+            ("10.2.0.5", "10.9.0.1", "spoofed_source"),
+        ],
+    );
+    expect(
+        &config,
+        Some("nine1"),
+        &[
+            ("10.9.0.1", "10.1.0.4", "vm -1"),
+            ("10.9.0.1", "10.2.0.4", "spoke-vm -1"),
+            ("10.9.0.1", "10.1.255.4", "deliver"),
+            // R16: a route table on GatewaySubnet may lead through an appliance.
+            ("10.9.0.1", "10.2.7.4", "nva -1"),
+            // D9: never into a peering that does not use this gateway, nor on to another connection.
+            ("10.9.0.1", "10.3.0.4", "transit_not_allowed"),
+            ("10.9.0.1", "10.8.0.1", "transit_not_allowed"),
+            ("10.9.0.1", "10.9.0.2", "transit_not_allowed"),
+            ("10.9.0.1", "1.1.1.1", "route_internet"),
+            ("10.8.0.1", "10.1.0.4", "spoofed_source"),
+            ("10.1.0.4", "10.1.0.4", "spoofed_source"),
+        ],
+    );
+    let packet = info("10.2.0.4", "10.9.0.1", 64);
+    let down = Dynamic {
+        down: [agent("nine1")].into(),
+    };
+    assert_eq!(fate(&config, &down, Some("spoke-vm"), &packet), "nine2 -1", "D11");
+    // The gateway's own host: its replies, and nothing in another's name.
+    expect(
+        &config,
+        None,
+        &[
+            ("10.1.255.4", "10.2.0.4", "spoke-vm"),
+            ("10.1.255.4", "10.9.0.1", "nine1"),
+            ("10.2.0.4", "10.9.0.1", "spoofed_source"),
+        ],
+    );
+}
+
+#[test]
+fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
+    // T5, D23.
+    let config = hub_gateway();
+    for (from, source, destination, ttl, expected) in [
+        ("spoke-vm", "10.2.0.4", "10.9.0.1", 2, "nine1 -1"),
+        ("spoke-vm", "10.2.0.4", "10.9.0.1", 1, "answer"),
+        ("spoke-vm", "10.2.0.4", "10.9.0.1", 0, "answer"),
+        ("nine1", "10.9.0.1", "10.2.0.4", 2, "spoke-vm -1"),
+        ("nine1", "10.9.0.1", "10.2.0.4", 1, "ttl_exceeded_silent"),
+        // What is for itself is no hop; what goes nowhere is dropped for that and not for its TTL.
+        ("spoke-vm", "10.2.0.4", "10.1.255.4", 1, "deliver"),
+        ("spoke-vm", "10.2.0.4", "10.3.0.4", 1, "transit_not_allowed"),
+    ] {
+        let got = fate(
+            &config,
+            &Dynamic::default(),
+            Some(from),
+            &info(source, destination, ttl),
+        );
+        assert_eq!(got, expected, "{source} → {destination} with TTL {ttl}");
+    }
+}
+
+#[test]
+fn the_trace_says_what_was_decided_from() {
+    let tables = Tables::build(&hub_vm(), &Dynamic::default()).unwrap();
+    let mut trace = Trace::default();
+    let verdict = decide(
+        &tables,
+        Ingress::Tun,
+        &info("10.1.0.4", "10.2.4.9", 64),
+        Some(&mut trace),
+    );
+    assert!(matches!(verdict, Verdict::Forward { take_ttl: false, .. }));
+    assert_eq!(trace.subnet, Some(id("workload")));
+    assert_eq!(trace.route.unwrap().prefix, common::net("10.2.4.0/24"));
+    assert_eq!((trace.vnet, trace.next), (Some(id("vnet")), Some(agent("nva"))));
+    let tables = Tables::build(&hub_gateway(), &Dynamic::default()).unwrap();
+    let mut trace = Trace::default();
+    let spoke = Ingress::Link(tables.link_with(&agent("spoke-vm")).unwrap());
+    let _ = decide(&tables, spoke, &info("10.2.0.4", "10.9.0.1", 64), Some(&mut trace));
+    assert_eq!(
+        (trace.connection, trace.next),
+        (Some(id("to-nine")), Some(agent("nine1")))
+    );
+}
+
+#[test]
+fn a_broken_configuration_is_refused_with_its_place() {
+    let mut config = hub_vm();
+    config.subnets[0].routes.push(route("10.2.0.0/16", NextHop::None {}));
+    let error = Tables::build(&config, &Dynamic::default()).unwrap_err().to_string();
+    assert!(error.contains("subnets") && error.contains("10.2.0.0/16"), "{error}");
+    let mut config = hub_vm();
+    config.mtu = 100;
+    assert!(
+        Tables::build(&config, &Dynamic::default())
+            .unwrap_err()
+            .to_string()
+            .contains("mtu")
+    );
+    let mut config = hub_vm();
+    let Role::Vm { served, .. } = &mut config.role else {
+        unreachable!()
+    };
+    *served = nets(&["172.16.0.0/24"]);
+    assert!(Tables::build(&config, &Dynamic::default()).is_err());
+    let mut config = hub_vm();
+    config.spaces[0].owners.push(owner("10.1.0.4/32", "vm"));
+    assert!(Tables::build(&config, &Dynamic::default()).is_ok());
+}
+
+#[test]
+fn names_of_reasons_are_stable_and_distinct() {
+    let names: std::collections::BTreeSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+    assert_eq!(names.len(), DropReason::ALL.len());
+    for (position, reason) in DropReason::ALL.iter().enumerate() {
+        assert_eq!(*reason as usize, position);
+        assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
+    }
+}

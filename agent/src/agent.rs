@@ -1,0 +1,338 @@
+//! The running agent: what is in force, and the one way in which that changes.
+
+use crate::apply::Kernel;
+use crate::apply::plan::{KernelPlan, Numbers};
+use crate::config::Config;
+use crate::lane::{Lane, LaneReport};
+use crate::state::{StateDir, file};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+use tombolo_proto::config::AgentConfig;
+use tombolo_proto::id::{AgentId, Revision};
+use tombolo_proto::status::AgentStatus;
+
+/// The controller hears from an agent at least this often.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+/// Changes that come together are reported together.
+const STATUS_SETTLE: Duration = Duration::from_millis(20);
+
+/// What is in force.
+#[derive(Debug, Clone, Default)]
+pub struct Running {
+    /// The largest revision that it is right for.
+    pub revision: Revision,
+    /// Digest of the configuration; empty: none yet.
+    pub digest: String,
+    config: Option<Arc<AgentConfig>>,
+}
+
+/// The file that an agent starts from without a controller.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LastGood {
+    /// The revision that was applied.
+    pub revision: Revision,
+    /// Its digest, as the controller gave it.
+    pub digest: String,
+    /// The configuration.
+    pub config: AgentConfig,
+}
+
+/// What `tombolo-agent status` shows.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentView {
+    /// Who this is.
+    pub agent: AgentId,
+    /// The controller.
+    pub controller: String,
+    /// Whether the stream to it is up.
+    pub connected: bool,
+    /// The TUN device.
+    pub interface: String,
+    /// Whether super-packets are in use on it.
+    pub offload: bool,
+    /// How long the last configuration took from its arrival until it was in force, seconds.
+    pub last_apply_seconds: f64,
+    /// Configurations that the controller sent since start: none is sent to an agent that is up to date.
+    pub configurations_received: u64,
+    /// Writes to the device that the kernel refused.
+    pub tun_errors: u64,
+    /// Datagrams that the kernel refused to send.
+    pub udp_errors: u64,
+    /// What the controller is told.
+    pub status: AgentStatus,
+}
+
+/// The running agent.
+pub struct Agent {
+    config: Config,
+    state: StateDir,
+    numbers: Numbers,
+    lane: Lane,
+    /// Held while a configuration is applied.
+    kernel: tokio::sync::Mutex<Kernel>,
+    running: Mutex<Running>,
+    connected: AtomicBool,
+    status: watch::Sender<AgentStatus>,
+    /// Wakes the reporter.
+    news: Arc<Notify>,
+    cache: watch::Sender<Option<Arc<LastGood>>>,
+    last_apply: Mutex<Duration>,
+    received: AtomicU64,
+}
+
+impl Agent {
+    /// Puts the parts together; `news` is what the lane wakes when a link changes.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        state: StateDir,
+        numbers: Numbers,
+        lane: Lane,
+        kernel: Kernel,
+        news: Arc<Notify>,
+    ) -> Self {
+        Self {
+            config,
+            state,
+            numbers,
+            lane,
+            kernel: tokio::sync::Mutex::new(kernel),
+            running: Mutex::default(),
+            connected: AtomicBool::new(false),
+            status: watch::Sender::default(),
+            news,
+            cache: watch::Sender::default(),
+            last_apply: Mutex::default(),
+            received: AtomicU64::new(0),
+        }
+    }
+
+    /// Puts the last good configuration in force, with the places where peers were last heard from. Returns whether
+    /// there was one.
+    ///
+    /// # Errors
+    /// It cannot be read or applied.
+    pub async fn resume(&self) -> Result<bool> {
+        if let Some(bytes) = self.state.read(file::ENDPOINTS)? {
+            match serde_json::from_slice::<BTreeMap<AgentId, SocketAddr>>(&bytes) {
+                Ok(endpoints) => self.lane.remember_endpoints(endpoints)?,
+                Err(e) => tracing::warn!(error = %e, "known endpoints not read: peers are looked for anew"),
+            }
+        }
+        let Some(bytes) = self.state.read(file::LAST_GOOD)? else {
+            return Ok(false);
+        };
+        let last: LastGood = serde_json::from_slice(&bytes).context(file::LAST_GOOD)?;
+        self.apply(last.revision, &last.digest, &last.config.to_bytes()).await?;
+        Ok(true)
+    }
+
+    /// Puts a configuration in force: returns when every lane has switched and the kernel's routes are set (D2).
+    /// The same digest again changes nothing but the revision.
+    ///
+    /// # Errors
+    /// Why it cannot be in force; the one before stays.
+    pub async fn apply(&self, revision: Revision, digest: &str, bytes: &[u8]) -> Result<()> {
+        let begun = Instant::now();
+        let mut kernel = self.kernel.lock().await;
+        if self.running().digest == digest {
+            self.up_to_date(revision);
+            return Ok(());
+        }
+        let config = Arc::new(AgentConfig::from_bytes(bytes)?);
+        if config.agent != self.config.agent {
+            bail!(
+                "agent: the configuration is for {}, this is {}",
+                config.agent,
+                self.config.agent
+            );
+        }
+        let plan = KernelPlan::of(&config, self.numbers, self.config.allow_default_route);
+        for prefix in &plan.refused_defaults {
+            tracing::warn!(%prefix, "a user-defined default route is left out: allow_default_route is off here (D22)");
+        }
+        plan.check_overlap(&kernel.connected().await?)?;
+        Lane::check(&config)?;
+        if plan.forwarding {
+            crate::host::quiet_redirects(&self.state)?;
+        }
+        let leftovers = kernel.advance(&plan).await?;
+        self.lane.install(config.clone()).await?;
+        kernel.finish(leftovers).await;
+        drop(kernel);
+
+        *lock(&self.last_apply) = begun.elapsed();
+        *lock(&self.running) = Running {
+            revision,
+            digest: digest.to_owned(),
+            config: Some(config.clone()),
+        };
+        let last = LastGood {
+            revision,
+            digest: digest.to_owned(),
+            config: (*config).clone(),
+        };
+        self.cache.send_replace(Some(Arc::new(last)));
+        self.news.notify_one();
+        tracing::info!(%revision, links = config.links.len(), took = ?begun.elapsed(), "configuration in force");
+        Ok(())
+    }
+
+    /// Nothing changed for this agent up to `revision`.
+    pub fn up_to_date(&self, revision: Revision) {
+        let mut running = lock(&self.running);
+        if revision > running.revision {
+            running.revision = revision;
+            drop(running);
+            self.news.notify_one();
+        }
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub fn running(&self) -> Running {
+        lock(&self.running).clone()
+    }
+
+    /// Notes whether the stream to the controller is up; returns what it was before.
+    pub fn set_connected(&self, up: bool) -> bool {
+        self.connected.swap(up, Ordering::Relaxed)
+    }
+
+    /// The status, as it changes.
+    #[must_use]
+    pub fn watch_status(&self) -> watch::Receiver<AgentStatus> {
+        self.status.subscribe()
+    }
+
+    /// The controller sent a configuration.
+    pub fn configuration_received(&self) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the local socket shows.
+    pub async fn view(&self) -> AgentView {
+        let report = self.lane.report().await;
+        AgentView {
+            agent: self.config.agent.clone(),
+            controller: self.config.controller.clone(),
+            connected: self.connected.load(Ordering::Relaxed),
+            interface: self.config.interface.clone(),
+            offload: report.offload,
+            last_apply_seconds: lock(&self.last_apply).as_secs_f64(),
+            configurations_received: self.received.load(Ordering::Relaxed),
+            tun_errors: report.tun_errors,
+            udp_errors: report.udp_errors,
+            status: self.status_of(report),
+        }
+    }
+
+    /// The configuration in force as JSON, without secrets.
+    ///
+    /// # Errors
+    /// It has no JSON form, which its type excludes.
+    pub fn tables(&self) -> Result<String> {
+        let Some(config) = self.running().config else {
+            return Ok("null".to_owned());
+        };
+        let mut config = (*config).clone();
+        for link in &mut config.links {
+            link.preshared_key = None;
+        }
+        Ok(serde_json::to_string(&config)?)
+    }
+
+    /// Makes the status that watchers see the present one. Returns where peers were heard from.
+    pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
+        let report = self.lane.report().await;
+        let seen = report.endpoints.clone();
+        self.status.send_replace(self.status_of(report));
+        seen
+    }
+
+    /// Keeps the status fresh and remembers where peers are; never returns.
+    pub async fn report(&self) {
+        let mut known = BTreeMap::new();
+        loop {
+            let _ = tokio::time::timeout(STATUS_EVERY, self.news.notified()).await;
+            tokio::time::sleep(STATUS_SETTLE).await;
+            let seen = self.publish().await;
+            // A peer that went away keeps its last endpoint: it is the best guess for the next start.
+            if seen.iter().any(|(peer, endpoint)| known.get(peer) != Some(endpoint)) {
+                known.extend(seen);
+                let written = serde_json::to_vec(&known)
+                    .map_err(Into::into)
+                    .and_then(|b| self.state.write(file::ENDPOINTS, &b));
+                if let Err(e) = written {
+                    tracing::warn!(error = %format!("{e:#}"), "endpoints of peers not remembered");
+                }
+            }
+        }
+    }
+
+    /// Keeps the last good configuration on disk, beside the path of a change; never returns.
+    pub async fn keep_last_good(&self) {
+        let mut latest = self.cache.subscribe();
+        while latest.changed().await.is_ok() {
+            let Some(last) = latest.borrow_and_update().clone() else {
+                continue;
+            };
+            let state = self.state.clone();
+            let written =
+                tokio::task::spawn_blocking(move || state.write(file::LAST_GOOD, &serde_json::to_vec(&*last)?)).await;
+            match written {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => {
+                    tracing::error!(error = %format!("{e:#}"), "configuration not kept: a restart would lose it")
+                }
+                Err(e) => tracing::error!(error = %e, "configuration not kept: a restart would lose it"),
+            }
+        }
+    }
+
+    /// Writes the last good configuration once more, for the case that its keeper was stopped on the way.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn flush_last_good(&self) -> Result<()> {
+        let Some(last) = self.cache.borrow().clone() else {
+            return Ok(());
+        };
+        self.state.write(file::LAST_GOOD, &serde_json::to_vec(&*last)?)
+    }
+
+    /// Takes everything back from the kernel.
+    pub async fn withdraw(&self) {
+        let mut kernel = self.kernel.lock().await;
+        kernel.withdraw().await;
+        if let Err(e) = crate::host::restore(&self.state) {
+            tracing::warn!(error = %format!("{e:#}"), "host not restored");
+        }
+        self.lane.stop();
+    }
+
+    fn status_of(&self, report: LaneReport) -> AgentStatus {
+        let running = self.running();
+        AgentStatus {
+            applied: running.revision,
+            digest: running.digest,
+            links: report.links,
+            drops: report.drops,
+            totals: report.totals,
+        }
+    }
+}
+
+/// A panic while one of these is held ends the process anyway.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

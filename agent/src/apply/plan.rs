@@ -1,0 +1,335 @@
+//! What a configuration asks of the host's kernel, as data: addresses, routes and rules; and the way from one plan to
+//! another. Pure.
+//!
+//! ```text
+//! rules, in the order the kernel tries them
+//!   from <own address>    → own table     packets that already have an overlay source
+//!   not fwmark            → own table     VM agents before gateway agents of the same host
+//!   not fwmark            → main, but not its default route        only with a default route of our own
+//!   not fwmark            → default table                          (likewise)
+//! ```
+
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use tombolo_proto::config::{AgentConfig, Role};
+use tombolo_proto::route::{NextHop, RouteSource, RouteState};
+
+/// Numbers by which an agent tells its own things on the host from others'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// The agent's routing table.
+    pub table: u32,
+    /// Its second table, which holds a default route and nothing else.
+    pub default_table: u32,
+    /// Added to the base of every rule's priority, below 500.
+    pub offset: u32,
+    /// Mark of underlay packets.
+    pub fwmark: u32,
+}
+
+impl Numbers {
+    /// Width of each band of rule priorities.
+    const SPREAD: u32 = 500;
+
+    /// Numbers that two agents with different devices do not share (but for one chance in 65,536; then `table` is to
+    /// be set by hand).
+    #[must_use]
+    pub fn of(interface: &str, table: Option<u32>, fwmark: u32) -> Self {
+        let hash = blake3::hash(interface.as_bytes());
+        let [a, b, ..] = *hash.as_bytes();
+        let hash = u32::from(u16::from_be_bytes([a, b]));
+        // "tm", then the hash: recognisable in `ip rule`, far from numbers that people choose.
+        let table = table.unwrap_or(0x746d_0000 | hash);
+        Self {
+            table,
+            default_table: table ^ 0x0100_0000,
+            offset: hash % Self::SPREAD,
+            fwmark,
+        }
+    }
+}
+
+/// Where a rule sends a lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lookup {
+    /// The agent's table.
+    Own,
+    /// The host's main table without its default route.
+    MainButDefault,
+    /// The table with the agent's default route.
+    Default,
+}
+
+/// A policy rule: packets without the mark, perhaps only those from one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Lower ones are tried first.
+    pub priority: u32,
+    /// IPv6, else IPv4.
+    pub v6: bool,
+    /// Only packets from this address.
+    pub source: Option<IpAddr>,
+    /// Where to look.
+    pub lookup: Lookup,
+}
+
+/// What a kernel route does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Into the TUN device, with this source unless the packet has one.
+    Device(Option<IpAddr>),
+    /// Back to the host's own tables.
+    Throw,
+}
+
+/// Everything that an agent sets in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelPlan {
+    /// MTU of the device, bytes.
+    pub mtu: u16,
+    /// Addresses of the device, as /32 or /128.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Routes of the agent's table; a prefix of length 0 goes to the second table.
+    pub routes: BTreeMap<IpNet, Route>,
+    /// The rules.
+    pub rules: BTreeSet<Rule>,
+    /// Whether the kernel forwards what arrives from the device.
+    pub forwarding: bool,
+    /// Prefixes that the host itself may be connected to.
+    pub served: Vec<IpNet>,
+    /// Default routes that were left out because the host's configuration does not allow them (D22).
+    pub refused_defaults: Vec<IpNet>,
+}
+
+/// One network that the host is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// The interface.
+    pub interface: String,
+    /// Its network.
+    pub network: IpNet,
+}
+
+/// A prefix that overlaps a connected network of the host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("prefix {prefix} overlaps {network}, to which this host is connected on {interface} (D22)")]
+pub struct Overlap {
+    /// The configuration's.
+    pub prefix: IpNet,
+    /// The host's.
+    pub network: IpNet,
+    /// Where.
+    pub interface: String,
+}
+
+impl KernelPlan {
+    /// What `config` asks for on this host.
+    #[must_use]
+    pub fn of(config: &AgentConfig, numbers: Numbers, allow_default: bool) -> Self {
+        let (ordered, base, forwarding, served) = match &config.role {
+            Role::Vm { nics, served } => {
+                let addresses = nics
+                    .iter()
+                    .flat_map(|n| &n.addresses)
+                    .map(IpNet::addr)
+                    .collect::<Vec<_>>();
+                let forwards = nics.iter().any(|n| n.ip_forwarding) || !served.is_empty();
+                (addresses, Band::Vm, forwards, served.clone())
+            }
+            Role::VpnGateway { addresses, .. } => (addresses.clone(), Band::Gateway, false, Vec::new()),
+        };
+        let source = |p: &IpNet| ordered.iter().find(|a| a.is_ipv6() == p.addr().is_ipv6()).copied();
+        let mut plan = Self {
+            mtu: config.mtu,
+            addresses: ordered.iter().copied().collect(),
+            forwarding,
+            served,
+            ..Self::default()
+        };
+        let prefixes = config
+            .subnets
+            .iter()
+            .flat_map(|s| &s.routes)
+            .filter(|r| r.state == RouteState::Active);
+        for route in prefixes {
+            let action = match (&route.next_hop, route.source) {
+                (NextHop::Internet {}, RouteSource::User) => Route::Throw,
+                (NextHop::None {}, RouteSource::User) => Route::Device(source(&route.prefix)),
+                (NextHop::Internet {} | NextHop::None {}, _) => continue,
+                (
+                    NextHop::VnetLocal {}
+                    | NextHop::VnetPeering { .. }
+                    | NextHop::VnetGlobalPeering { .. }
+                    | NextHop::VirtualNetworkGateway { .. }
+                    | NextHop::VirtualAppliance { .. },
+                    _,
+                ) => Route::Device(source(&route.prefix)),
+            };
+            if route.prefix.prefix_len() == 0 {
+                if action == Route::Throw {
+                    continue;
+                }
+                if !allow_default {
+                    plan.refused_defaults.push(route.prefix);
+                    continue;
+                }
+            }
+            plan.routes.entry(route.prefix.trunc()).or_insert(action);
+        }
+        if let Role::VpnGateway { transit, .. } = &config.role {
+            for t in transit.iter().filter(|t| t.prefix.prefix_len() > 0) {
+                plan.routes
+                    .entry(t.prefix.trunc())
+                    .or_insert_with(|| Route::Device(source(&t.prefix)));
+            }
+        }
+        for served in &plan.served {
+            plan.routes.insert(served.trunc(), Route::Throw);
+        }
+        plan.rules = rules(&plan, base, numbers.offset);
+        plan
+    }
+
+    /// Refuses a plan whose prefixes overlap what the host is connected to: the host would lose its own network.
+    /// A default route does not count, and neither does what the agent serves.
+    ///
+    /// # Errors
+    /// The first overlap.
+    pub fn check_overlap(&self, connected: &[Connected]) -> Result<(), Overlap> {
+        let routed = self
+            .routes
+            .iter()
+            .filter(|(p, r)| p.prefix_len() > 0 && matches!(r, Route::Device(_)));
+        let own = self.addresses.iter().map(|a| IpNet::from(*a));
+        for prefix in routed.map(|(p, _)| *p).chain(own) {
+            for c in connected {
+                let overlaps = prefix.contains(&c.network) || c.network.contains(&prefix);
+                if overlaps && !self.served.iter().any(|s| s.contains(&c.network)) {
+                    return Err(Overlap {
+                        prefix,
+                        network: c.network,
+                        interface: c.interface.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps from this plan to `to`: first everything that is added or changed, then everything that goes, so
+    /// that what both have never stops.
+    #[must_use]
+    pub fn steps(&self, to: &Self) -> (Vec<Step>, Vec<Step>) {
+        let (mut first, mut then) = (Vec::new(), Vec::new());
+        if self.mtu != to.mtu {
+            first.push(Step::Mtu(to.mtu));
+        }
+        if self.forwarding != to.forwarding || self.mtu == 0 {
+            first.push(Step::Forwarding(to.forwarding));
+        }
+        first.extend(to.addresses.difference(&self.addresses).map(|a| Step::AddAddress(*a)));
+        for (prefix, route) in &to.routes {
+            match self.routes.get(prefix) {
+                Some(old) if old == route => {}
+                // IPv6 would keep both: another kind is not a replacement there.
+                Some(old) if std::mem::discriminant(old) != std::mem::discriminant(route) => {
+                    first.push(Step::DeleteRoute(*prefix, *old));
+                    first.push(Step::SetRoute(*prefix, *route));
+                }
+                _ => first.push(Step::SetRoute(*prefix, *route)),
+            }
+        }
+        first.extend(to.rules.difference(&self.rules).map(|r| Step::AddRule(*r)));
+        then.extend(self.rules.difference(&to.rules).map(|r| Step::DeleteRule(*r)));
+        let gone = self.routes.iter().filter(|(p, _)| !to.routes.contains_key(*p));
+        then.extend(gone.map(|(p, r)| Step::DeleteRoute(*p, *r)));
+        then.extend(
+            self.addresses
+                .difference(&to.addresses)
+                .map(|a| Step::DeleteAddress(*a)),
+        );
+        (first, then)
+    }
+
+    /// Records that a step was carried out.
+    pub fn record(&mut self, step: &Step) {
+        match step {
+            Step::Mtu(m) => self.mtu = *m,
+            Step::Forwarding(on) => self.forwarding = *on,
+            Step::AddAddress(a) => drop(self.addresses.insert(*a)),
+            Step::DeleteAddress(a) => drop(self.addresses.remove(a)),
+            Step::SetRoute(p, r) => drop(self.routes.insert(*p, *r)),
+            Step::DeleteRoute(p, _) => drop(self.routes.remove(p)),
+            Step::AddRule(r) => drop(self.rules.insert(*r)),
+            Step::DeleteRule(r) => drop(self.rules.remove(r)),
+        }
+    }
+}
+
+/// One change of the kernel's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Sets the device's MTU.
+    Mtu(u16),
+    /// Lets the kernel forward what arrives from the device, or not.
+    Forwarding(bool),
+    /// Gives the device an address.
+    AddAddress(IpAddr),
+    /// Takes an address from the device.
+    DeleteAddress(IpAddr),
+    /// Adds or replaces a route.
+    SetRoute(IpNet, Route),
+    /// Removes a route.
+    DeleteRoute(IpNet, Route),
+    /// Adds a rule.
+    AddRule(Rule),
+    /// Removes a rule.
+    DeleteRule(Rule),
+}
+
+/// Bands of rule priorities; all before the host's main table (32766).
+#[derive(Debug, Clone, Copy)]
+enum Band {
+    Source = 30_000,
+    Vm = 30_500,
+    Gateway = 31_000,
+    MainButDefault = 31_500,
+    Default = 32_000,
+}
+
+/// Whether a priority is the one that an agent's [`Lookup::MainButDefault`] rule has: that rule names no table of ours.
+#[must_use]
+pub const fn is_main_but_default(priority: u32, offset: u32) -> bool {
+    priority == Band::MainButDefault as u32 + offset
+}
+
+fn rules(plan: &KernelPlan, base: Band, offset: u32) -> BTreeSet<Rule> {
+    let mut rules = BTreeSet::new();
+    for v6 in [false, true] {
+        let family = |p: &&IpNet| p.addr().is_ipv6() == v6;
+        if !plan.routes.keys().any(|p| family(&p)) {
+            continue;
+        }
+        let mut add = |band: Band, source, lookup| {
+            rules.insert(Rule {
+                priority: band as u32 + offset,
+                v6,
+                source,
+                lookup,
+            });
+        };
+        for address in plan.addresses.iter().filter(|a| a.is_ipv6() == v6) {
+            add(Band::Source, Some(*address), Lookup::Own);
+        }
+        add(base, None, Lookup::Own);
+        if plan.routes.keys().filter(family).any(|p| p.prefix_len() == 0) {
+            add(Band::MainButDefault, None, Lookup::MainButDefault);
+            add(Band::Default, None, Lookup::Default);
+        }
+    }
+    rules
+}
+
+#[cfg(test)]
+mod tests;

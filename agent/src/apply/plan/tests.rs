@@ -1,0 +1,217 @@
+//! Plans and the steps between them, without a kernel.
+
+use super::*;
+use tombolo_proto::config::{Nic, Space, SpaceKind, Subnet};
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::route::EffectiveRoute;
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn route(source: RouteSource, prefix: &str, next_hop: NextHop) -> EffectiveRoute {
+    EffectiveRoute {
+        name: None,
+        source,
+        state: RouteState::Active,
+        prefix: net(prefix),
+        next_hop,
+    }
+}
+
+fn config(routes: Vec<EffectiveRoute>) -> AgentConfig {
+    let (vnet, subnet) = (ResourceId::new("/vnet"), ResourceId::new("/vnet/subnets/a"));
+    AgentConfig {
+        agent: AgentId::new("a").unwrap(),
+        vnet: vnet.clone(),
+        address_space: vec![net("10.1.0.0/16")],
+        mtu: 1420,
+        role: Role::Vm {
+            nics: vec![Nic {
+                id: ResourceId::new("/nic"),
+                addresses: vec![net("10.1.0.4/24"), net("fd00:1::4/64")],
+                subnet: subnet.clone(),
+                ip_forwarding: false,
+            }],
+            served: vec![],
+        },
+        subnets: vec![Subnet {
+            id: subnet,
+            prefixes: vec![net("10.1.0.0/24")],
+            routes,
+        }],
+        spaces: vec![Space {
+            vnet,
+            kind: SpaceKind::Local {},
+            prefixes: vec![net("10.1.0.0/16")],
+            owners: vec![],
+        }],
+        links: vec![],
+    }
+}
+
+fn numbers() -> Numbers {
+    Numbers::of("tl-a", None, 1)
+}
+
+fn system_routes() -> Vec<EffectiveRoute> {
+    use RouteSource::{Default, User, VirtualNetworkGateway};
+    let appliance = |a: &str| NextHop::VirtualAppliance {
+        address: a.parse().unwrap(),
+    };
+    vec![
+        route(Default, "10.1.0.0/16", NextHop::VnetLocal {}),
+        route(
+            Default,
+            "10.2.0.0/16",
+            NextHop::VnetPeering {
+                peering: ResourceId::new("/p"),
+            },
+        ),
+        route(
+            VirtualNetworkGateway,
+            "10.4.0.0/16",
+            NextHop::VirtualNetworkGateway { gateways: vec![] },
+        ),
+        route(User, "10.3.0.0/16", appliance("10.1.0.5")),
+        route(User, "10.9.0.0/16", NextHop::None {}),
+        route(User, "10.8.0.0/16", NextHop::Internet {}),
+        route(Default, "0.0.0.0/0", NextHop::Internet {}),
+        route(Default, "10.0.0.0/8", NextHop::None {}),
+        route(Default, "192.168.0.0/16", NextHop::None {}),
+    ]
+}
+
+/// D22: what is installed, and what never is.
+#[test]
+fn system_none_and_internet_never_reach_the_kernel() {
+    let plan = KernelPlan::of(&config(system_routes()), numbers(), true);
+    let source = Some("10.1.0.4".parse().unwrap());
+    let expected = BTreeMap::from([
+        (net("10.1.0.0/16"), Route::Device(source)),
+        (net("10.2.0.0/16"), Route::Device(source)),
+        (net("10.3.0.0/16"), Route::Device(source)),
+        (net("10.4.0.0/16"), Route::Device(source)),
+        (net("10.8.0.0/16"), Route::Throw),
+        (net("10.9.0.0/16"), Route::Device(source)),
+    ]);
+    assert_eq!(plan.routes, expected);
+}
+
+#[test]
+fn overridden_routes_are_not_installed() {
+    let mut routes = system_routes();
+    routes[1].state = RouteState::Invalid;
+    assert!(
+        !KernelPlan::of(&config(routes), numbers(), false)
+            .routes
+            .contains_key(&net("10.2.0.0/16"))
+    );
+}
+
+#[test]
+fn a_user_default_route_needs_the_hosts_consent() {
+    let mut routes = system_routes();
+    let appliance = NextHop::VirtualAppliance {
+        address: "10.1.0.5".parse().unwrap(),
+    };
+    routes[6] = route(RouteSource::User, "0.0.0.0/0", appliance);
+    let config = config(routes);
+
+    let refused = KernelPlan::of(&config, numbers(), false);
+    assert_eq!(refused.refused_defaults, [net("0.0.0.0/0")]);
+    assert!(!refused.routes.contains_key(&net("0.0.0.0/0")));
+    assert!(refused.rules.iter().all(|r| r.lookup == Lookup::Own));
+
+    let allowed = KernelPlan::of(&config, numbers(), true);
+    assert!(allowed.routes.contains_key(&net("0.0.0.0/0")));
+    let order: Vec<_> = allowed.rules.iter().filter(|r| !r.v6).map(|r| r.lookup).collect();
+    assert_eq!(
+        order,
+        [Lookup::Own, Lookup::Own, Lookup::MainButDefault, Lookup::Default]
+    );
+}
+
+/// A VM and a gateway on one host: each finds its own table by its own source, the VM's comes first for the rest.
+#[test]
+fn a_vm_and_a_gateway_coexist() {
+    let vm = config(system_routes());
+    let mut gateway = config(system_routes());
+    gateway.role = Role::VpnGateway {
+        gateway: ResourceId::new("/gw"),
+        addresses: vec!["10.1.255.4".parse().unwrap()],
+        own_side: vec![],
+        transit: vec![],
+    };
+    let (a, b) = (Numbers::of("tl-a", None, 1), Numbers::of("tl-b", None, 1));
+    assert!(a.table != b.table && a.default_table != b.table);
+    let (vm, gateway) = (KernelPlan::of(&vm, a, false), KernelPlan::of(&gateway, b, false));
+    let of = |p: &KernelPlan, sourced: bool| p.rules.iter().find(|r| r.source.is_some() == sourced).unwrap().priority;
+    assert!(of(&vm, true) < of(&vm, false) && of(&gateway, true) < of(&vm, false));
+    assert!(of(&vm, false) < of(&gateway, false));
+    assert!(vm.rules.iter().chain(&gateway.rules).all(|r| r.priority < 32_766));
+}
+
+#[test]
+fn an_overlap_with_the_hosts_network_is_named() {
+    let plan = KernelPlan::of(&config(system_routes()), numbers(), false);
+    let host = |n: &str| {
+        vec![Connected {
+            interface: "eth0".into(),
+            network: net(n),
+        }]
+    };
+    plan.check_overlap(&host("172.16.0.0/24")).unwrap();
+    for inside_or_around in ["10.2.7.0/24", "10.0.0.0/8"] {
+        let e = plan.check_overlap(&host(inside_or_around)).unwrap_err().to_string();
+        assert!(e.contains(inside_or_around) && e.contains("eth0"), "{e}");
+    }
+    // Not carried by the overlay: thrown back to the host.
+    plan.check_overlap(&host("10.8.1.0/24")).unwrap();
+}
+
+/// D8: machines behind this host; their network is the host's own.
+#[test]
+fn served_prefixes_stay_the_hosts() {
+    let mut config = config(system_routes());
+    let Role::Vm { served, .. } = &mut config.role else {
+        unreachable!()
+    };
+    served.push(net("10.1.5.0/24"));
+    let plan = KernelPlan::of(&config, numbers(), false);
+    assert_eq!(plan.routes[&net("10.1.5.0/24")], Route::Throw);
+    assert!(plan.forwarding);
+    let host = [Connected {
+        interface: "br0".into(),
+        network: net("10.1.5.0/24"),
+    }];
+    plan.check_overlap(&host).unwrap();
+}
+
+#[test]
+fn steps_lead_from_any_plan_to_any_other() {
+    let full = KernelPlan::of(&config(system_routes()), numbers(), false);
+    let mut routes = system_routes();
+    routes.remove(1);
+    routes[4] = route(RouteSource::User, "10.8.0.0/16", NextHop::None {});
+    let other = KernelPlan::of(&config(routes), numbers(), false);
+    let empty = KernelPlan::default();
+    for (from, to) in [
+        (&empty, &full),
+        (&full, &other),
+        (&other, &full),
+        (&full, &empty),
+        (&full, &full),
+    ] {
+        let mut state = from.clone();
+        let (first, then) = from.steps(to);
+        if from == to {
+            assert!(first.is_empty() && then.is_empty());
+        }
+        first.iter().chain(&then).for_each(|s| state.record(s));
+        assert_eq!(
+            (&state.routes, &state.rules, &state.addresses),
+            (&to.routes, &to.rules, &to.addresses)
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! The agent's local settings: `agent.toml` in the state directory.
+
+use crate::state::{StateDir, file};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use tombolo_proto::id::AgentId;
+
+/// UDP port of the links unless set otherwise: WireGuard's usual one.
+pub const DEFAULT_LISTEN_PORT: u16 = 51820;
+
+/// Mark of underlay packets, the same for all agents of a host: what one agent seals never enters another's device.
+const DEFAULT_FWMARK: u32 = 0x746d;
+
+/// Receive buffer of the UDP socket, bytes. It is the queue in which a ping waits behind bulk traffic, and what
+/// overflows when a busy host runs the lane late: above the window of a TCP stream nothing is lost, at the price of a few
+/// milliseconds under full load. 500,000 is the choice for latency.
+const DEFAULT_RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Local settings. What the operator of the host decides, as against what the controller does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The agent's name, as the join token had it.
+    pub agent: AgentId,
+    /// `https://host:port` of the controller.
+    pub controller: String,
+    /// UDP port of the links.
+    pub listen_port: u16,
+    /// Where other agents reach this one, best first; an unspecified address means "the address the controller sees
+    /// me from".
+    #[serde(default)]
+    pub endpoints: Vec<SocketAddr>,
+    /// Name of the TUN device, at most 15 characters.
+    pub interface: String,
+    /// Whether a user-defined 0.0.0.0/0 or ::/0 may take the host's default route (D22).
+    #[serde(default)]
+    pub allow_default_route: bool,
+    /// Lanes to run. Only 1 is supported.
+    #[serde(default = "one")]
+    pub lanes: u16,
+    /// Whether to hand super-packets to and from the TUN device where the kernel can.
+    #[serde(default = "yes")]
+    pub offload: bool,
+    /// Receive buffer of the UDP socket, bytes.
+    #[serde(default = "receive_buffer")]
+    pub receive_buffer: usize,
+    /// Mark of underlay packets. All agents of a host must have the same.
+    #[serde(default = "fwmark")]
+    pub fwmark: u32,
+    /// Number of the routing table; derived from the interface's name unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+}
+
+const fn one() -> u16 {
+    1
+}
+const fn yes() -> bool {
+    true
+}
+const fn receive_buffer() -> usize {
+    DEFAULT_RECEIVE_BUFFER
+}
+const fn fwmark() -> u32 {
+    DEFAULT_FWMARK
+}
+
+impl Config {
+    /// Settings of a newly joined agent.
+    #[must_use]
+    pub fn new(agent: AgentId, controller: String) -> Self {
+        let interface = default_interface(&agent);
+        Self {
+            agent,
+            controller,
+            listen_port: DEFAULT_LISTEN_PORT,
+            endpoints: Vec::new(),
+            interface,
+            allow_default_route: false,
+            lanes: one(),
+            offload: yes(),
+            receive_buffer: receive_buffer(),
+            fwmark: fwmark(),
+            table: None,
+        }
+    }
+
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// It is missing, malformed, has an unknown field, or a value is out of range.
+    pub fn load(state: &StateDir) -> Result<Self> {
+        let path = state.path(file::CONFIG);
+        let bytes = state
+            .read(file::CONFIG)?
+            .with_context(|| format!("{} is missing: run 'tombolo-agent join' first", path.display()))?;
+        let text = String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))?;
+        let config: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        config.check().with_context(|| path.display().to_string())?;
+        Ok(config)
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// A value is out of range, or the file cannot be written.
+    pub fn save(&self, state: &StateDir) -> Result<()> {
+        self.check()?;
+        state.write(file::CONFIG, toml::to_string(self)?.as_bytes())
+    }
+
+    /// Endpoints to advertise: those set, or the listen port at "the address you see me from".
+    #[must_use]
+    pub fn advertised(&self) -> Vec<String> {
+        if self.endpoints.is_empty() {
+            vec![format!("0.0.0.0:{}", self.listen_port)]
+        } else {
+            self.endpoints.iter().map(ToString::to_string).collect()
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        check_interface(&self.interface)?;
+        if self.listen_port == 0 {
+            bail!("listen_port: 0 is not a port that others can be told of");
+        }
+        if self.lanes != 1 {
+            bail!("lanes: {} is not supported, only 1 is", self.lanes);
+        }
+        if !self.controller.starts_with("https://") {
+            bail!("controller: '{}' must start with https://", self.controller);
+        }
+        if self.fwmark == 0 {
+            bail!("fwmark: 0 marks nothing");
+        }
+        if self.table.is_some_and(|t| t < 256) {
+            bail!("table: must be 256 or more, lower numbers are the system's");
+        }
+        if let Some(e) = self.endpoints.iter().find(|e| e.port() == 0) {
+            bail!("endpoints: {e} has no port");
+        }
+        Ok(())
+    }
+}
+
+/// Checks a device name: the kernel's rules, and no characters that a path or a shell would mind.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_interface(name: &str) -> Result<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 15 || !name.chars().all(fits) || name.starts_with('.') {
+        bail!("interface: '{name}' must be 1 to 15 characters of letters, digits, '-', '_' and '.'");
+    }
+    Ok(())
+}
+
+/// A device name that two agents of a host do not share: the agent's name, shortened with a hash where it must be.
+fn default_interface(agent: &AgentId) -> String {
+    let name = agent.as_str();
+    if name.len() <= 12 {
+        return format!("tl-{name}");
+    }
+    let hash = blake3::hash(name.as_bytes()).to_hex();
+    format!("tl-{}-{}", &name[..5], &hash[..6])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::new(AgentId::new("hub-vm").unwrap(), "https://192.0.2.1:8443".into())
+    }
+
+    #[test]
+    fn survives_a_round_trip() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let mut c = config();
+        c.endpoints = vec!["192.0.2.7:51820".parse().unwrap()];
+        c.save(&state).unwrap();
+        assert_eq!(Config::load(&state).unwrap(), c);
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let text = toml::to_string(&config()).unwrap() + "\nlanez = 2\n";
+        state.write(file::CONFIG, text.as_bytes()).unwrap();
+        assert!(format!("{:#}", Config::load(&state).unwrap_err()).contains("lanez"));
+    }
+
+    #[test]
+    fn names_of_devices_are_short_and_distinct() {
+        let long = |c: &str| default_interface(&AgentId::new(format!("a-very-long-agent-name-{c}")).unwrap());
+        assert_ne!(long("1"), long("2"));
+        for name in [long("1"), default_interface(&AgentId::new("hub").unwrap())] {
+            check_interface(&name).unwrap();
+        }
+        for bad in ["", "a/b", "sixteen-letters-", "a b", ".."] {
+            assert!(check_interface(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn advertises_the_port_by_default() {
+        assert_eq!(config().advertised(), ["0.0.0.0:51820"]);
+    }
+}

@@ -1,0 +1,328 @@
+//! The stream to the controller: says what runs here, takes configurations, answers probes, renews the certificate.
+//!
+//! ```text
+//! connect ──▶ certificate past 2/3 of its life? renew ──▶ Hello ──▶ Config → apply → Applied | Rejected
+//!    ▲                                                               UpToDate, Probe, Status …
+//!    └──────────── wait 0.1 s … 2 s, jittered ◀── anything breaks ───────┘
+//! ```
+//!
+//! Forwarding never depends on any of it.
+
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::identity::{Certificate, TlsKey, certificate_from_pem};
+use crate::state::{StateDir, file};
+use crate::{probe, tls};
+use anyhow::{Context, Result, bail};
+use hyper_util::rt::TokioIo;
+use rand::Rng;
+use rustls_pki_types::ServerName;
+use socket2::SockRef;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tombolo_proto::config::digest;
+use tombolo_proto::id::Revision;
+use tombolo_proto::probe::ProbeRequest;
+use tombolo_proto::wire::agent_message::Message as FromAgent;
+use tombolo_proto::wire::control_client::ControlClient;
+use tombolo_proto::wire::controller_message::Message as FromController;
+use tombolo_proto::wire::{
+    AgentMessage, Applied, Config as ConfigMessage, Hello, Probe, ProbeResult, Rejected, RenewRequest, Status,
+};
+use tonic::transport::{Channel, Endpoint};
+
+/// Shortest and longest wait before another attempt.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Longest wait for a connection with its handshakes.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A silent connection is tested after this, and given up after as long again.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Largest message from the controller, bytes: a configuration with some 50,000 links.
+const LARGEST_MESSAGE: usize = 32 << 20;
+
+/// Probes that run at once.
+const PROBES: usize = 16;
+
+/// Keeps the stream up for ever.
+pub struct Control {
+    agent: Arc<Agent>,
+    state: StateDir,
+    config: Config,
+    key: TlsKey,
+    certificate: Certificate,
+}
+
+impl Control {
+    /// Takes what [`join`](crate::join::join) left in the state directory.
+    ///
+    /// # Errors
+    /// A key or certificate is missing or malformed.
+    pub fn new(agent: Arc<Agent>, state: StateDir, config: Config) -> Result<Self> {
+        let (key, certificate) = (TlsKey::load_or_create(&state)?, Certificate::load(&state)?);
+        // Here, so that a broken pair of files is an error at the start and not an endless retry.
+        tls::mutual(&certificate, &key)?;
+        Ok(Self {
+            agent,
+            state,
+            config,
+            key,
+            certificate,
+        })
+    }
+
+    /// Connects, serves and reconnects; never returns.
+    pub async fn run(mut self) {
+        let mut wait = BACKOFF.0;
+        loop {
+            let begun = Instant::now();
+            let Err(e) = self.session().await;
+            if self.agent.set_connected(false) {
+                tracing::warn!(error = %format!("{e:#}"), "controller lost: forwarding goes on");
+            } else {
+                tracing::debug!(error = %format!("{e:#}"), "controller not reached");
+            }
+            if begun.elapsed() > CONNECT * 2 {
+                wait = BACKOFF.0;
+            }
+            let jitter = rand::rng().random_range(0.5..1.0);
+            sleep(wait.mul_f64(jitter)).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn session(&mut self) -> Result<std::convert::Infallible> {
+        let mut client = self.client().await?;
+        let mut renewal_failed = false;
+        if self.renewal_due() {
+            renewal_failed = !self.renew_or_warn(&mut client).await;
+            if !renewal_failed {
+                // The connection stands for the old certificate.
+                client = self.client().await?;
+            }
+        }
+
+        let (outbox, messages) = mpsc::channel(PROBES * 2);
+        let running = self.agent.running();
+        let hello = Hello {
+            agent: self.config.agent.to_string(),
+            revision: running.revision.0,
+            digest: running.digest,
+            endpoints: self.config.advertised(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        outbox.send(message(FromAgent::Hello(hello))).await?;
+        let mut inbox = client
+            .sync(ReceiverStream::new(messages))
+            .await
+            .context("opening the stream")?
+            .into_inner();
+        self.agent.set_connected(true);
+        tracing::info!(controller = self.config.controller, "connected to the controller");
+
+        let mut status = self.agent.watch_status();
+        self.agent.publish().await;
+        let probes = Arc::new(tokio::sync::Semaphore::new(PROBES));
+        loop {
+            let renew = self.until_renewal(renewal_failed);
+            tokio::select! {
+                received = inbox.message() => match received?.and_then(|m| m.message) {
+                    Some(FromController::Config(c)) => {
+                        let answer = self.apply(c).await;
+                        outbox.send(message(answer)).await?;
+                    }
+                    Some(FromController::UpToDate(u)) => self.agent.up_to_date(Revision(u.revision)),
+                    Some(FromController::Probe(p)) => self.probe(p, &probes, &outbox),
+                    None => bail!("the controller closed the stream"),
+                },
+                changed = status.changed() => {
+                    changed?;
+                    let bytes = serde_json::to_vec(&*status.borrow_and_update())?;
+                    let status = Status { status: bytes, endpoints: self.config.advertised() };
+                    outbox.send(message(FromAgent::Status(status))).await?;
+                }
+                () = sleep(renew) => if self.renewal_due() {
+                    renewal_failed = !self.renew_or_warn(&mut client).await;
+                },
+            }
+        }
+    }
+
+    /// Applies a configuration and says what came of it.
+    async fn apply(&self, c: ConfigMessage) -> FromAgent {
+        let ConfigMessage {
+            revision,
+            digest: announced,
+            config: bytes,
+        } = c;
+        self.agent.configuration_received();
+        let actual = digest(&bytes);
+        let outcome = if actual == announced {
+            self.agent.apply(Revision(revision), &actual, &bytes).await
+        } else {
+            Err(anyhow::anyhow!("the digest is of other bytes: {actual}"))
+        };
+        match outcome {
+            Ok(()) => FromAgent::Applied(Applied {
+                revision,
+                digest: announced,
+            }),
+            Err(e) => {
+                let reason = format!("{e:#}");
+                tracing::warn!(revision, reason, "configuration rejected: the one before stays");
+                FromAgent::Rejected(Rejected {
+                    revision,
+                    digest: announced,
+                    reason,
+                })
+            }
+        }
+    }
+
+    /// Runs a probe beside the stream.
+    fn probe(&self, p: Probe, probes: &Arc<tokio::sync::Semaphore>, outbox: &mpsc::Sender<AgentMessage>) {
+        let (probes, outbox, device) = (probes.clone(), outbox.clone(), self.config.interface.clone());
+        tokio::spawn(async move {
+            let _permit = probes.acquire().await;
+            let report = match serde_json::from_slice::<ProbeRequest>(&p.request) {
+                Ok(request) => probe::run(&request, &device).await,
+                Err(e) => {
+                    let error = Some(format!("malformed probe: {e}"));
+                    tombolo_proto::probe::ProbeReport {
+                        error,
+                        ..Default::default()
+                    }
+                }
+            };
+            // A report is plain numbers and text: it always has a JSON form. A stream that is gone wants no answer.
+            let report = serde_json::to_vec(&report).unwrap_or_default();
+            let _ = outbox
+                .send(message(FromAgent::ProbeResult(ProbeResult { id: p.id, report })))
+                .await;
+        });
+    }
+
+    fn until_renewal(&self, failed: bool) -> Duration {
+        let due = self
+            .certificate
+            .renew_at()
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
+        // Long sleeps are cut, so that a clock that jumps is noticed.
+        due.clamp(
+            Duration::from_secs(if failed { 30 } else { 0 }),
+            Duration::from_secs(3600),
+        )
+    }
+
+    fn renewal_due(&self) -> bool {
+        SystemTime::now() >= self.certificate.renew_at()
+    }
+
+    /// Returns whether it worked. Failing is never a reason to stop: the stream may work without.
+    async fn renew_or_warn(&mut self, client: &mut ControlClient<Channel>) -> bool {
+        match self.renew(client).await {
+            Ok(()) => {
+                tracing::info!("certificate renewed");
+                true
+            }
+            Err(e) => {
+                tracing::warn!(error = %format!("{e:#}"), "certificate not renewed: another attempt follows");
+                false
+            }
+        }
+    }
+
+    async fn renew(&mut self, client: &mut ControlClient<Channel>) -> Result<()> {
+        let request = RenewRequest {
+            csr: self.key.request()?,
+        };
+        let reply = timeout(CONNECT, client.renew(request)).await??.into_inner();
+        certificate_from_pem(reply.certificate.as_bytes())?;
+        self.state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
+        self.certificate = Certificate::load(&self.state)?;
+        Ok(())
+    }
+
+    async fn client(&self) -> Result<ControlClient<Channel>> {
+        let client = ControlClient::new(self.connect().await?);
+        Ok(client
+            .max_decoding_message_size(LARGEST_MESSAGE)
+            .max_encoding_message_size(LARGEST_MESSAGE))
+    }
+
+    async fn connect(&self) -> Result<Channel> {
+        let tls = TlsConnector::from(Arc::new(tls::mutual(&self.certificate, &self.key)?));
+        let (url, mark) = (self.config.controller.clone(), self.config.fwmark);
+        let connector = tower::service_fn(move |_| {
+            let (tls, url) = (tls.clone(), url.clone());
+            async move {
+                let (host, stream) = dial(&url, mark).await?;
+                let name = ServerName::try_from(host).context("controller: not a host name")?;
+                let stream = tls.connect(name, stream).await.context("TLS with the controller")?;
+                Ok::<_, anyhow::Error>(TokioIo::new(stream))
+            }
+        });
+        // The connector does the TLS, so tonic is told of a plain scheme.
+        let endpoint = Endpoint::from_static("http://tombolo-controller")
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true);
+        timeout(CONNECT * 2, endpoint.connect_with_connector(connector))
+            .await
+            .context("connecting")?
+            .map_err(chain)
+    }
+}
+
+/// tonic says "transport error" and hides the cause one level down.
+fn chain(e: tonic::transport::Error) -> anyhow::Error {
+    anyhow::Error::new(e).context("connecting to the controller")
+}
+
+fn message(m: FromAgent) -> AgentMessage {
+    AgentMessage { message: Some(m) }
+}
+
+/// Opens a marked TCP connection, so that a default route of the overlay does not catch it.
+async fn dial(url: &str, mark: u32) -> Result<(String, TcpStream)> {
+    let uri: http::Uri = url.parse().context("controller: not a URL")?;
+    let host = uri
+        .host()
+        .context("controller: the URL has no host")?
+        .trim_matches(['[', ']'])
+        .to_owned();
+    let port = uri.port_u16().unwrap_or(443);
+    let addresses = tokio::net::lookup_host((host.as_str(), port)).await;
+    let addresses: Vec<_> = addresses.with_context(|| format!("resolving {host}"))?.collect();
+    let mut last = anyhow::anyhow!("{host} has no address");
+    for address in addresses {
+        match timeout(CONNECT, dial_one(address, mark)).await {
+            Ok(Ok(stream)) => return Ok((host, stream)),
+            Ok(Err(e)) => last = e.context(format!("connecting to {address}")),
+            Err(_) => last = anyhow::anyhow!("connecting to {address}: no answer"),
+        }
+    }
+    Err(last)
+}
+
+async fn dial_one(address: SocketAddr, mark: u32) -> Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    SockRef::from(&socket).set_mark(mark)?;
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

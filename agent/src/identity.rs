@@ -1,0 +1,202 @@
+//! The agent's keys. Made here, kept in files of mode 0600; private halves never leave this file's types.
+
+use crate::state::{StateDir, file};
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use boringtun::x25519;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tombolo_proto::id::PublicKey;
+
+/// The X25519 key that this agent is known by on its links.
+#[derive(Clone)]
+pub struct LinkKey(x25519::StaticSecret);
+
+impl std::fmt::Debug for LinkKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LinkKey({})", self.public())
+    }
+}
+
+impl LinkKey {
+    /// Reads the key, or makes one.
+    ///
+    /// # Errors
+    /// The file is unreadable, malformed or cannot be written.
+    pub fn load_or_create(state: &StateDir) -> Result<Self> {
+        if let Some(text) = state.read(file::LINK_KEY)? {
+            let key = BASE64
+                .decode(text.trim_ascii())
+                .ok()
+                .and_then(|k| <[u8; 32]>::try_from(k).ok());
+            let key =
+                key.with_context(|| format!("{}: not 32 bytes in base64", state.path(file::LINK_KEY).display()))?;
+            return Ok(Self(key.into()));
+        }
+        let key: [u8; 32] = rand::random();
+        state.write(file::LINK_KEY, format!("{}\n", BASE64.encode(key)).as_bytes())?;
+        Ok(Self(key.into()))
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        PublicKey(x25519::PublicKey::from(&self.0).to_bytes())
+    }
+
+    /// The private half, for the engine's handshakes.
+    #[must_use]
+    pub fn secret(&self) -> &x25519::StaticSecret {
+        &self.0
+    }
+}
+
+/// The ECDSA P-256 key with which the agent proves itself to the controller.
+#[derive(Debug)]
+pub struct TlsKey(KeyPair);
+
+impl TlsKey {
+    /// Reads the key, or makes one.
+    ///
+    /// # Errors
+    /// The file is unreadable, malformed or cannot be written.
+    pub fn load_or_create(state: &StateDir) -> Result<Self> {
+        if let Some(pem) = state.read(file::TLS_KEY)? {
+            let pem = String::from_utf8(pem).context("tls.key is not text")?;
+            return Ok(Self(KeyPair::from_pem(&pem).context("tls.key")?));
+        }
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        state.write(file::TLS_KEY, key.serialize_pem().as_bytes())?;
+        Ok(Self(key))
+    }
+
+    /// A PKCS#10 request, PEM. Its subject is empty: the controller decides what the certificate says.
+    ///
+    /// # Errors
+    /// The request cannot be signed.
+    pub fn request(&self) -> Result<String> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        Ok(params.serialize_request(&self.0)?.pem()?)
+    }
+
+    /// The private half, for TLS.
+    pub(crate) fn der(&self) -> Result<PrivateKeyDer<'static>> {
+        PrivateKeyDer::try_from(self.0.serialize_der()).map_err(|e| anyhow::anyhow!("tls.key: {e}"))
+    }
+}
+
+/// The agent's certificate with the authority that issued it.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// The agent's own, DER.
+    pub own: CertificateDer<'static>,
+    /// The controller's authority, DER.
+    pub authority: CertificateDer<'static>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+impl Certificate {
+    /// Reads both files.
+    ///
+    /// # Errors
+    /// One is missing or malformed.
+    pub fn load(state: &StateDir) -> Result<Self> {
+        let read = |name: &str| -> Result<CertificateDer<'static>> {
+            let path = state.path(name);
+            let pem = state
+                .read(name)?
+                .with_context(|| format!("{} is missing: run 'tombolo-agent join' first", path.display()))?;
+            certificate_from_pem(&pem).with_context(|| path.display().to_string())
+        };
+        let (own, authority) = (read(file::CERTIFICATE)?, read(file::CA)?);
+        let (not_before, not_after) = validity(&own)?;
+        Ok(Self {
+            own,
+            authority,
+            not_before,
+            not_after,
+        })
+    }
+
+    /// Two thirds of its life are over: time to renew. An expired certificate stays usable for that (D21).
+    #[must_use]
+    pub fn renew_at(&self) -> SystemTime {
+        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_before + life * 2 / 3
+    }
+
+    /// When it expires.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+}
+
+/// The first certificate of a PEM text.
+///
+/// # Errors
+/// There is none.
+pub fn certificate_from_pem(pem: &[u8]) -> Result<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(pem).map_err(|e| anyhow::anyhow!("not a certificate in PEM: {e}"))
+}
+
+fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime)> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).context("malformed certificate")?;
+    let time = |t: x509_parser::time::ASN1Time| UNIX_EPOCH + Duration::from_secs(t.timestamp().try_into().unwrap_or(0));
+    Ok((time(parsed.validity().not_before), time(parsed.validity().not_after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stay_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let (a, b) = (
+            LinkKey::load_or_create(&state).unwrap(),
+            LinkKey::load_or_create(&state).unwrap(),
+        );
+        assert_eq!(a.public(), b.public());
+        let (a, b) = (
+            TlsKey::load_or_create(&state).unwrap(),
+            TlsKey::load_or_create(&state).unwrap(),
+        );
+        assert_eq!(a.0.serialize_der(), b.0.serialize_der());
+        assert!(a.request().unwrap().contains("BEGIN CERTIFICATE REQUEST"));
+    }
+
+    #[test]
+    fn keys_do_not_print() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let key = LinkKey::load_or_create(&state).unwrap();
+        let stored = String::from_utf8(state.read(file::LINK_KEY).unwrap().unwrap()).unwrap();
+        assert!(!format!("{key:?}").contains(stored.trim()));
+    }
+
+    #[test]
+    fn certificates_are_renewed_after_two_thirds_of_their_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let key = TlsKey::load_or_create(&state).unwrap();
+        let mut params = CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2030, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 1, 31);
+        let pem = params.self_signed(&key.0).unwrap().pem();
+        for name in [file::CERTIFICATE, file::CA] {
+            state.write(name, pem.as_bytes()).unwrap();
+        }
+        let certificate = Certificate::load(&state).unwrap();
+        assert_eq!(
+            certificate.renew_at().duration_since(certificate.not_before).unwrap(),
+            Duration::from_secs(20 * 86400)
+        );
+    }
+}

@@ -1,0 +1,214 @@
+//! Joining: a one-time token becomes a certificate and a state directory.
+
+use crate::config::{Config, DEFAULT_LISTEN_PORT, check_interface};
+use crate::identity::{LinkKey, TlsKey, certificate_from_pem};
+use crate::state::{StateDir, file};
+use crate::tls;
+use anyhow::{Context, Result, bail};
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+use tombolo_proto::id::{AgentId, PublicKey};
+
+/// Longest wait for each of the two requests.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What the operator says when joining.
+#[derive(Debug, Clone)]
+pub struct JoinOptions {
+    /// `https://host:port`.
+    pub controller: String,
+    /// The one-time token.
+    pub token: JoinToken,
+    /// UDP port of the links.
+    pub listen_port: Option<u16>,
+    /// Endpoints to advertise; empty: the listen port at "the address you see me from".
+    pub endpoints: Vec<SocketAddr>,
+    /// Name of the TUN device.
+    pub interface: Option<String>,
+    /// Whether a user-defined default route may take the host's.
+    pub allow_default_route: bool,
+}
+
+/// `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`: the last part lets an agent fetch the
+/// certificate without trusting the network.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    text: String,
+    pin: [u8; 32],
+}
+
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JoinToken(…)")
+    }
+}
+
+impl FromStr for JoinToken {
+    type Err = anyhow::Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let parts: Vec<_> = text.split('.').collect();
+        let ["tmb1", id, secret, pin] = parts[..] else {
+            bail!("not a join token: it has the form tmb1.ID.SECRET.PIN");
+        };
+        if id.is_empty() || secret.is_empty() {
+            bail!("not a join token: a part of it is empty");
+        }
+        let pin = unhex(pin).context("not a join token: its last part must be 64 hexadecimal digits")?;
+        Ok(Self {
+            text: text.to_owned(),
+            pin,
+        })
+    }
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JoinRequest<'a> {
+    token: &'a str,
+    csr: String,
+    public_key: PublicKey,
+    endpoints: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JoinReply {
+    agent: AgentId,
+    certificate: String,
+    ca: String,
+}
+
+/// Fetches and pins the authority, proves the token, and leaves a state directory that an agent can run from.
+///
+/// # Errors
+/// The directory has joined already, the controller is not the one of the token, or it refuses.
+pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
+    if state.path(file::CONFIG).exists() {
+        bail!(
+            "{} exists: this directory has joined already; use another, or 'tombolo-agent leave' first",
+            state.path(file::CONFIG).display()
+        );
+    }
+    if let Some(name) = &options.interface {
+        check_interface(name)?;
+    }
+    let controller = options.controller.trim_end_matches('/').to_owned();
+    if !controller.starts_with("https://") {
+        bail!("controller: '{controller}' must start with https://");
+    }
+    let authority = fetch_authority(&controller, &options.token.pin).await?;
+
+    let (link_key, tls_key) = (LinkKey::load_or_create(state)?, TlsKey::load_or_create(state)?);
+    let mut config = Config::new(AgentId::new("unknown")?, controller.clone());
+    config.listen_port = options.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
+    config.endpoints = options.endpoints;
+    config.allow_default_route = options.allow_default_route;
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::anonymous(&authority)?)
+        .no_proxy()
+        .timeout(TIMEOUT)
+        .build()?;
+    let request = JoinRequest {
+        token: &options.token.text,
+        csr: tls_key.request()?,
+        public_key: link_key.public(),
+        endpoints: config.advertised(),
+    };
+    let reply = client
+        .post(format!("{controller}/fabric/v1/join"))
+        .json(&request)
+        .send()
+        .await;
+    let reply = reply.with_context(|| format!("joining at {controller}"))?;
+    let status = reply.status();
+    let body = reply.bytes().await?;
+    if !status.is_success() {
+        bail!(
+            "the controller refused: {}",
+            error_message(&body).unwrap_or_else(|| status.to_string())
+        );
+    }
+    let reply: JoinReply = serde_json::from_slice(&body).context("the controller's answer to join")?;
+    if certificate_from_pem(reply.ca.as_bytes())? != authority {
+        bail!("the controller answered with another authority than the token's");
+    }
+    certificate_from_pem(reply.certificate.as_bytes()).context("the certificate that the controller issued")?;
+
+    let settings = Config::new(reply.agent.clone(), controller);
+    config.interface = options.interface.unwrap_or(settings.interface);
+    config.agent = reply.agent;
+    state.write(file::CA, reply.ca.as_bytes())?;
+    state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
+    // Last: its presence says that the rest is whole.
+    config.save(state)?;
+    Ok(config)
+}
+
+/// Gets the authority's certificate over an unverified connection and compares it with the token's pin.
+async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<CertificateDer<'static>> {
+    let client = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(true)
+        .no_proxy()
+        .timeout(TIMEOUT)
+        .build()?;
+    let reply = client.get(format!("{controller}/fabric/v1/ca")).send().await;
+    let reply = reply
+        .and_then(reqwest::Response::error_for_status)
+        .with_context(|| format!("asking {controller} for its authority"))?;
+    let authority = certificate_from_pem(&reply.bytes().await?)?;
+    if Sha256::digest(&authority).as_slice() != pin {
+        bail!(
+            "the authority of {controller} is not the one that the token names: wrong controller, or somebody in between"
+        );
+    }
+    Ok(authority)
+}
+
+/// The message of ARM's error object.
+fn error_message(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let error = value.get("error")?;
+    Some(format!(
+        "{}: {}",
+        error.get("code")?.as_str()?,
+        error.get("message")?.as_str()?
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_checked_and_do_not_print() {
+        let pin = "ab".repeat(32);
+        let token: JoinToken = format!("tmb1.id.secret.{pin}\n").parse().unwrap();
+        assert_eq!(token.pin, [0xab; 32]);
+        assert!(!format!("{token:?}").contains("secret"));
+        for bad in [
+            "",
+            "tmb1.id.secret",
+            "tmb2.id.secret.00",
+            &format!("tmb1..secret.{pin}"),
+            "tmb1.a.b.zz",
+        ] {
+            assert!(bad.parse::<JoinToken>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! One lane: a TUN queue, a UDP socket, an engine and the thread that runs them to completion.
+//!
+//! ```text
+//! wait ─▶ turn: datagrams → engine → device; packets → engine → outbox → socket ─▶ more? another turn (50 ms at most)
+//!   ▲                                                                             │
+//!   └────────── timers, events ◀───────────────────────────────────────────────────┘
+//! ```
+//! Orders from the rest of the agent are taken between turns, so a configuration changes between two batches.
+
+use crate::config::Config;
+use crate::identity::LinkKey;
+use crate::outbox::Outbox;
+use crate::tun::{self, TunQueue};
+use crate::udp::{self, Udp};
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+use tombolo_engine::engine::Engine;
+use tombolo_engine::link::wireguard::SecureLinks;
+use tombolo_engine::link::{Event, LinkSet};
+use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_proto::config::AgentConfig;
+use tombolo_proto::id::AgentId;
+use tombolo_proto::status::{LinkStatus, Totals};
+
+/// WireGuard's timers stand still unless they are served this often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A busy lane looks after its timers this often.
+const BUSY: Duration = Duration::from_millis(50);
+
+/// Datagrams of one turn. Counted in datagrams and not in calls: without GRO a call is one datagram.
+const DATAGRAMS: usize = 96;
+
+/// Reads from the device in one turn, with and without super-packets: about as many packets as [`DATAGRAMS`].
+const SUPER_READS: usize = 4;
+const PLAIN_READS: usize = 64;
+
+/// What a lane says of itself.
+#[derive(Debug, Default)]
+pub struct LaneReport {
+    /// Links that were used or are always on.
+    pub links: Vec<LinkStatus>,
+    /// Where peers were heard from.
+    pub endpoints: BTreeMap<AgentId, SocketAddr>,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Packets by fate.
+    pub totals: Totals,
+    /// Whether super-packets are in use.
+    pub offload: bool,
+    /// Writes to the device that the kernel refused.
+    pub tun_errors: u64,
+    /// Datagrams that the kernel refused to send.
+    pub udp_errors: u64,
+}
+
+enum Order {
+    Install(Arc<AgentConfig>, oneshot::Sender<Result<()>>),
+    Remember(BTreeMap<AgentId, SocketAddr>),
+    Report(oneshot::Sender<LaneReport>),
+    Stop,
+}
+
+/// The rest of the agent's side of a lane.
+pub struct Lane {
+    orders: mpsc::UnboundedSender<Order>,
+    index: u32,
+}
+
+impl Lane {
+    /// Creates the device, binds the port and starts the thread. The receiver hears why the lane ended; it is dropped
+    /// if the thread panicked.
+    ///
+    /// # Errors
+    /// The host refuses the device or the port.
+    pub fn start(config: &Config, key: &LinkKey, news: Arc<Notify>) -> Result<(Self, oneshot::Receiver<String>)> {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let (ended, end) = oneshot::channel();
+        let (ready, started) = std::sync::mpsc::channel();
+        let (config, key) = (config.clone(), key.clone());
+        let body = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime.context("starting the lane's runtime") {
+                Ok(runtime) => runtime,
+                Err(e) => return drop(ready.send(Err(e))),
+            };
+            let outcome = runtime.block_on(async {
+                let worker = match Worker::new(&config, &key, inbox, news) {
+                    Ok(worker) => worker,
+                    Err(e) => {
+                        let _ = ready.send(Err(e));
+                        return Ok(());
+                    }
+                };
+                let _ = ready.send(Ok(worker.tun.index()));
+                worker.run().await
+            });
+            let reason = outcome.err().map_or_else(|| "stopped".to_owned(), |e| format!("{e:#}"));
+            let _ = ended.send(reason);
+        };
+        std::thread::Builder::new()
+            .name("lane-0".into())
+            .spawn(body)
+            .context("starting the lane")?;
+        let index = started.recv().context("the lane ended before it started")??;
+        Ok((Self { orders, index }, end))
+    }
+
+    /// The device's index.
+    #[must_use]
+    pub fn device_index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether tables can be built from a configuration.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(config: &AgentConfig) -> Result<()> {
+        Tables::build(config, &Dynamic::default())?;
+        Ok(())
+    }
+
+    /// Puts a configuration in force; returns when the lane has switched.
+    ///
+    /// # Errors
+    /// The engine refuses it, or the lane is gone.
+    pub async fn install(&self, config: Arc<AgentConfig>) -> Result<()> {
+        let (done, answer) = oneshot::channel();
+        self.order(Order::Install(config, done))?;
+        answer.await.context("the lane ended")?
+    }
+
+    /// Tells where peers were before a restart.
+    ///
+    /// # Errors
+    /// The lane is gone.
+    pub fn remember_endpoints(&self, endpoints: BTreeMap<AgentId, SocketAddr>) -> Result<()> {
+        self.order(Order::Remember(endpoints))
+    }
+
+    /// What the lane says of itself; nothing if it is gone.
+    pub async fn report(&self) -> LaneReport {
+        let (sender, answer) = oneshot::channel();
+        if self.order(Order::Report(sender)).is_err() {
+            return LaneReport::default();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// Ends the lane; the device vanishes with it.
+    pub fn stop(&self) {
+        let _ = self.order(Order::Stop);
+    }
+
+    fn order(&self, order: Order) -> Result<()> {
+        self.orders.send(order).ok().context("the lane is gone")
+    }
+}
+
+struct Worker {
+    tun: TunQueue,
+    udp: Udp,
+    engine: Engine<SecureLinks>,
+    outbox: Outbox,
+    orders: mpsc::UnboundedReceiver<Order>,
+    news: Arc<Notify>,
+    config: Option<Arc<AgentConfig>>,
+    dynamic: Dynamic,
+    from_tun: Vec<u8>,
+    from_udp: Vec<u8>,
+    malformed: u64,
+}
+
+impl Worker {
+    fn new(config: &Config, key: &LinkKey, orders: mpsc::UnboundedReceiver<Order>, news: Arc<Notify>) -> Result<Self> {
+        Ok(Self {
+            udp: Udp::bind(config.listen_port, config.fwmark, config.receive_buffer)?,
+            tun: TunQueue::create(&config.interface, config.offload)?,
+            engine: Engine::new(SecureLinks::new(key.secret().to_bytes())),
+            outbox: Outbox::default(),
+            orders,
+            news,
+            config: None,
+            dynamic: Dynamic::default(),
+            from_tun: vec![0; tun::BUFFER],
+            from_udp: vec![0; udp::BUFFER],
+            malformed: 0,
+        })
+    }
+
+    /// Runs until it is told to stop, or the device is gone.
+    async fn run(mut self) -> Result<()> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                order = self.orders.recv() => match order {
+                    None | Some(Order::Stop) => return Ok(()),
+                    Some(order) => self.obey(order),
+                },
+                _ = tick.tick() => {}
+                ready = self.udp.readable() => ready.context("UDP socket")?,
+                read = self.tun.recv(&mut self.from_tun) => {
+                    let len = read.context("TUN device")?;
+                    self.packets(len, Instant::now());
+                }
+            }
+            let end = Instant::now() + BUSY;
+            loop {
+                while let Ok(order) = self.orders.try_recv() {
+                    match order {
+                        Order::Stop => return Ok(()),
+                        order => self.obey(order),
+                    }
+                }
+                let now = Instant::now();
+                let worked = self.turn(now)?;
+                self.send().await;
+                if !worked || now > end {
+                    break;
+                }
+            }
+            let now = Instant::now();
+            if self.engine.poll_timeout().is_some_and(|t| t <= now) {
+                self.engine.handle_timeout(now, &mut self.outbox);
+                self.send().await;
+            }
+            self.events();
+        }
+    }
+
+    /// One batch from each side. Returns whether there was anything.
+    fn turn(&mut self, now: Instant) -> Result<bool> {
+        let mut datagrams = 0;
+        while datagrams < DATAGRAMS {
+            let received = match self.udp.try_recv(&mut self.from_udp) {
+                Ok(received) => received,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => {
+                    tracing::debug!(error = %e, "receiving datagrams");
+                    break;
+                }
+            };
+            for datagram in self.from_udp[..received.len].chunks(received.stride) {
+                datagrams += 1;
+                self.engine
+                    .handle_udp(datagram, received.source, now, &mut self.outbox, &mut self.tun);
+            }
+        }
+        self.tun.flush();
+        let mut reads = 0;
+        let most = if self.tun.offload() { SUPER_READS } else { PLAIN_READS };
+        while reads < most {
+            match self.tun.try_recv(&mut self.from_tun) {
+                Ok(len) => self.packets(len, now),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).context("TUN device"),
+            }
+            reads += 1;
+        }
+        // Packets that the host sent to itself through the device.
+        self.tun.flush();
+        Ok(datagrams + reads > 0)
+    }
+
+    /// One read from the device.
+    fn packets(&mut self, len: usize, now: Instant) {
+        let (engine, outbox, tun) = (&mut self.engine, &mut self.outbox, &mut self.tun);
+        let split = tun::packets(tun.offload(), &mut self.from_tun[..len], |packet| {
+            engine.handle_tun(packet, now, outbox, tun);
+        });
+        if split.is_err() {
+            self.malformed += 1;
+        }
+    }
+
+    /// Sends what waits.
+    async fn send(&mut self) {
+        for (to, bytes, segment) in self.outbox.batches() {
+            self.udp.send(to, bytes, segment).await;
+        }
+        self.outbox.clear();
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Install(config, done) => {
+                let _ = done.send(self.install(config));
+            }
+            Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
+            Order::Report(answer) => {
+                let _ = answer.send(self.report());
+            }
+            // Both callers see to it.
+            Order::Stop => {}
+        }
+    }
+
+    fn install(&mut self, config: Arc<AgentConfig>) -> Result<()> {
+        self.dynamic.down.retain(|a| config.links.iter().any(|l| l.peer == *a));
+        let tables = Tables::build(&config, &self.dynamic)?;
+        self.engine.install(Arc::new(tables), &config.links, Instant::now());
+        self.config = Some(config);
+        Ok(())
+    }
+
+    fn report(&self) -> LaneReport {
+        let stats = self.engine.stats();
+        let mut drops: BTreeMap<_, _> = stats.drops_by_reason().map(|(r, n)| (r.name().to_owned(), n)).collect();
+        let mut totals = stats.totals;
+        if self.malformed > 0 {
+            let name = tombolo_engine::verdict::DropReason::Malformed.name();
+            *drops.entry(name.to_owned()).or_default() += self.malformed;
+            totals.tun_in += self.malformed;
+            totals.dropped += self.malformed;
+        }
+        LaneReport {
+            links: self.engine.links().status(Instant::now()),
+            endpoints: self.engine.links().endpoints(),
+            drops,
+            totals,
+            offload: self.tun.offload(),
+            tun_errors: self.tun.write_errors,
+            udp_errors: self.udp.send_errors,
+        }
+    }
+
+    /// What the links have to say: for the log, for the controller, and for the tables where another agent can stand
+    /// in for one that went down (D11).
+    fn events(&mut self) {
+        let mut changed = false;
+        let mut any = false;
+        while let Some(event) = self.engine.poll_event() {
+            any = true;
+            match event {
+                Event::Up(peer) => {
+                    tracing::info!(link = %peer, "link up");
+                    changed |= self.dynamic.down.remove(&peer);
+                }
+                Event::Down(peer) => {
+                    tracing::info!(link = %peer, "link down");
+                    changed |= self.dynamic.down.insert(peer);
+                }
+                Event::Moved(peer, _) => tracing::debug!(link = %peer, "link moved"),
+            }
+        }
+        if any {
+            self.news.notify_one();
+        }
+        if let (true, Some(config)) = (changed, &self.config) {
+            match Tables::build(config, &self.dynamic) {
+                Ok(tables) => self.engine.refresh(Arc::new(tables)),
+                // The same configuration was accepted when it was installed.
+                Err(e) => tracing::error!(error = %e, "tables not rebuilt"),
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The agent: the shell that gives the engine a TUN device, a UDP socket, a clock and its configuration.
+//!
+//! * [`run`]: the order in which the parts come and go.
+//! * [`agent`]: what is in force, and the one way in which that changes; [`apply`] is the kernel's half of it
+//!   ([`apply::plan`] pure, [`netlink`] the calls).
+//! * [`lane`]: packets. One thread with [`tun`], [`udp`], the [`outbox`] between them and the engine.
+//! * [`join`], [`control`]: the controller. [`identity`], [`tls`]: keys and trust.
+//! * [`state`], [`config`], [`host`]: what is on disk and what is changed on the host.
+//! * [`admin`], [`probe`]: seeing inside.
+
+pub mod admin;
+pub mod agent;
+pub mod apply;
+pub mod config;
+pub mod control;
+pub mod host;
+pub mod identity;
+pub mod join;
+pub mod lane;
+pub mod netlink;
+pub mod outbox;
+pub mod probe;
+pub mod run;
+pub mod state;
+mod sys;
+pub mod tls;
+pub mod tun;
+pub mod udp;

@@ -1,0 +1,173 @@
+//! `tombolo-agent`: flags, tracing, start and signals.
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tombolo_agent::agent::AgentView;
+use tombolo_agent::join::{JoinOptions, JoinToken, join};
+use tombolo_agent::state::StateDir;
+use tombolo_agent::{admin, run};
+use tracing_subscriber::EnvFilter;
+
+/// Stands for a machine, or a VPN gateway, of a virtual network on this host.
+#[derive(Parser)]
+#[command(name = "tombolo-agent", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Turns a one-time join token into an identity in the state directory.
+    Join {
+        /// Where the agent keeps its keys, certificate and configuration.
+        #[arg(long)]
+        state_dir: PathBuf,
+        /// https://host:port of the controller.
+        #[arg(long, env = "TOMBOLO_CONTROLLER")]
+        controller: String,
+        /// The token, as 'tombolo token create' printed it.
+        #[arg(long, env = "TOMBOLO_JOIN_TOKEN", hide_env_values = true)]
+        token: String,
+        /// UDP port of the encrypted links.
+        #[arg(long)]
+        listen_port: Option<u16>,
+        /// Where other agents reach this one, best first. Default: the listen port at the address that the controller
+        /// sees.
+        #[arg(long = "endpoint", value_name = "IP:PORT")]
+        endpoints: Vec<SocketAddr>,
+        /// Name of the TUN device.
+        #[arg(long)]
+        interface: Option<String>,
+        /// Lets a user-defined 0.0.0.0/0 or ::/0 take this host's default route.
+        #[arg(long)]
+        allow_default_route: bool,
+    },
+    /// Runs the agent in the foreground until SIGTERM or SIGINT.
+    Run {
+        /// The directory that 'join' filled.
+        #[arg(long)]
+        state_dir: PathBuf,
+    },
+    /// Asks the running agent what it does.
+    Status {
+        /// The directory that it runs from.
+        #[arg(long)]
+        state_dir: PathBuf,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Output,
+        /// The configuration in force instead, as JSON.
+        #[arg(long)]
+        tables: bool,
+        /// Prometheus metrics instead.
+        #[arg(long, conflicts_with = "tables")]
+        metrics: bool,
+    },
+    /// Removes rules and routes that a crashed agent left on the host.
+    Clean {
+        /// The directory that it ran from.
+        #[arg(long)]
+        state_dir: PathBuf,
+    },
+    /// As 'clean', and forgets the identity: keys, certificate and configuration are deleted.
+    Leave {
+        /// The directory that it ran from.
+        #[arg(long)]
+        state_dir: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    // The first of all: with two providers in the tree rustls cannot choose by itself.
+    let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    debug_assert!(installed.is_ok(), "nothing installs a provider before main");
+    let filter = EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    match dispatch(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().context("starting the runtime")
+    };
+    match command {
+        Command::Join {
+            state_dir,
+            controller,
+            token,
+            listen_port,
+            endpoints,
+            interface,
+            allow_default_route,
+        } => {
+            let state = StateDir::create(state_dir)?;
+            let _lock = state.lock()?;
+            let token: JoinToken = token.parse()?;
+            let options = JoinOptions {
+                controller,
+                token,
+                listen_port,
+                endpoints,
+                interface,
+                allow_default_route,
+            };
+            let config = runtime()?.block_on(join(&state, options))?;
+            tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "joined");
+            Ok(())
+        }
+        Command::Run { state_dir } => runtime()?.block_on(run::run(&StateDir::new(state_dir))),
+        Command::Status {
+            state_dir,
+            output,
+            tables,
+            metrics,
+        } => {
+            let state = StateDir::new(state_dir);
+            let path = if tables {
+                "/tables"
+            } else if metrics {
+                "/metrics"
+            } else {
+                "/status"
+            };
+            let answer = admin::ask(&state, path)?;
+            match output {
+                Output::Text if path == "/status" => {
+                    let view: AgentView = serde_json::from_str(&answer)?;
+                    print!("{}", run::describe(&view));
+                }
+                Output::Text | Output::Json => println!("{}", answer.trim_end()),
+            }
+            Ok(())
+        }
+        Command::Clean { state_dir } => runtime()?.block_on(run::clean(&StateDir::new(state_dir))),
+        Command::Leave { state_dir } => {
+            if !state_dir.is_dir() {
+                bail!("{} is not a directory", state_dir.display());
+            }
+            runtime()?.block_on(run::leave(&StateDir::new(state_dir)))
+        }
+    }
+}

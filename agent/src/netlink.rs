@@ -1,0 +1,364 @@
+//! The kernel's side of an agent: its device, its routing table, its rules. Touches nothing that is not its own: the
+//! device by index, the rest by table number and protocol number.
+
+use crate::apply::plan::{Connected, Lookup, Numbers, Route, Rule, Step, is_main_but_default};
+use anyhow::{Context, Result};
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder, new_connection};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use tokio::task::AbortHandle;
+
+/// Protocol number of our routes and rules: not one that `rtnetlink.h` or a routing daemon uses.
+const PROTOCOL: u8 = 116;
+
+/// Transmit queue of the device, packets. The kernel drops what does not fit, so it holds the window of a TCP stream.
+const QUEUE_LENGTH: u32 = 5000;
+
+/// Alias of every agent's device, by which agents of one host know each other's.
+const ALIAS: &str = "tombolo";
+
+/// A netlink connection that knows which things are the agent's.
+#[derive(Debug)]
+pub struct Netlink {
+    handle: Handle,
+    numbers: Numbers,
+    driver: AbortHandle,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Netlink {
+    /// Opens the connection, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn open(numbers: Numbers) -> Result<Self> {
+        let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
+        let driver = tokio::spawn(connection).abort_handle();
+        Ok(Self {
+            handle,
+            numbers,
+            driver,
+        })
+    }
+
+    /// Prepares a new device: alias, queue length, no addresses of its own making.
+    ///
+    /// # Errors
+    /// The device is missing, or the kernel refuses.
+    pub async fn prepare_device(&self, name: &str, index: u32) -> Result<()> {
+        // 1: the kernel makes no link-local address, and so sends nothing by itself into the overlay.
+        sysctl("ipv6", name, "addr_gen_mode", "1");
+        sysctl("ipv6", name, "accept_ra", "0");
+        sysctl("ipv4", name, "send_redirects", "0");
+        // Loose: sources of the overlay are checked by the engine, link by link.
+        sysctl("ipv4", name, "rp_filter", "2");
+        let link = LinkUnspec::new_with_index(index)
+            .alias(ALIAS)
+            .txqueuelen(QUEUE_LENGTH)
+            .build();
+        self.handle
+            .link()
+            .set(link)
+            .execute()
+            .await
+            .with_context(|| format!("preparing device {name}"))
+    }
+
+    /// Brings the device up.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn up(&self, index: u32) -> Result<()> {
+        let link = LinkUnspec::new_with_index(index).up().build();
+        self.handle
+            .link()
+            .set(link)
+            .execute()
+            .await
+            .context("bringing the device up")
+    }
+
+    /// Carries out one step of a plan.
+    ///
+    /// # Errors
+    /// The kernel refuses; nothing of the step was done.
+    pub async fn execute(&self, name: &str, index: u32, step: &Step) -> Result<()> {
+        let done = match step {
+            Step::Mtu(mtu) => {
+                let link = LinkUnspec::new_with_index(index).mtu(u32::from(*mtu)).build();
+                self.handle.link().set(link).execute().await
+            }
+            Step::Forwarding(on) => {
+                forwarding(name, *on);
+                Ok(())
+            }
+            Step::AddAddress(address) => {
+                let length = if address.is_ipv4() { 32 } else { 128 };
+                let mut request = self.handle.address().add(index, *address, length).replace();
+                // No duplicate detection: the address is usable at once, nobody else can have it.
+                request.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
+                request.execute().await
+            }
+            Step::DeleteAddress(address) => {
+                let mut message = AddressMessage::default();
+                message.header.index = index;
+                message.header.family = family(address.is_ipv6());
+                message.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
+                message.attributes.push(AddressAttribute::Local(*address));
+                absent_is_fine(self.handle.address().del(message).execute().await)
+            }
+            Step::SetRoute(prefix, route) => {
+                self.handle
+                    .route()
+                    .add(self.route(*prefix, *route, index))
+                    .replace()
+                    .execute()
+                    .await
+            }
+            Step::DeleteRoute(prefix, route) => absent_is_fine(
+                self.handle
+                    .route()
+                    .del(self.route(*prefix, *route, index))
+                    .execute()
+                    .await,
+            ),
+            Step::AddRule(rule) => {
+                let mut request = self.handle.rule().add();
+                *request.message_mut() = self.rule(*rule);
+                match request.execute().await {
+                    Err(e) if is(&e, libc::EEXIST) => Ok(()),
+                    other => other,
+                }
+            }
+            Step::DeleteRule(rule) => absent_is_fine(self.handle.rule().del(self.rule(*rule)).execute().await),
+        };
+        done.with_context(|| format!("kernel: {step:?}"))
+    }
+
+    fn route(&self, prefix: IpNet, route: Route, index: u32) -> RouteMessage {
+        let mut message = RouteMessageBuilder::<IpAddr>::new()
+            .table_id(if prefix.prefix_len() == 0 {
+                self.numbers.default_table
+            } else {
+                self.numbers.table
+            })
+            .protocol(RouteProtocol::Other(PROTOCOL))
+            .build();
+        message.header.address_family = family(prefix.addr().is_ipv6());
+        message.header.destination_prefix_length = prefix.prefix_len();
+        if prefix.prefix_len() > 0 {
+            message
+                .attributes
+                .push(RouteAttribute::Destination(address(prefix.network())));
+        }
+        match route {
+            Route::Device(source) => {
+                message.header.scope = RouteScope::Link;
+                message.attributes.push(RouteAttribute::Oif(index));
+                if let Some(source) = source {
+                    message.attributes.push(RouteAttribute::PrefSource(address(source)));
+                }
+            }
+            Route::Throw => message.header.kind = RouteType::Throw,
+        }
+        message
+    }
+
+    fn rule(&self, rule: Rule) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = family(rule.v6);
+        message.header.action = RuleAction::ToTable;
+        message.header.flags = RuleFlags::Invert;
+        message.attributes.push(RuleAttribute::Priority(rule.priority));
+        message
+            .attributes
+            .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+        match rule.source {
+            // "not" inverts the whole selector, so a rule by source cannot also be by mark. It need not be: underlay
+            // packets do not have overlay sources.
+            Some(source) => {
+                message.header.flags = RuleFlags::empty();
+                message.header.src_len = if source.is_ipv4() { 32 } else { 128 };
+                message.attributes.push(RuleAttribute::Source(source));
+            }
+            None => message.attributes.push(RuleAttribute::FwMark(self.numbers.fwmark)),
+        }
+        match rule.lookup {
+            Lookup::Own => message.attributes.push(RuleAttribute::Table(self.numbers.table)),
+            Lookup::Default => message
+                .attributes
+                .push(RuleAttribute::Table(self.numbers.default_table)),
+            Lookup::MainButDefault => {
+                message.header.table = netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN;
+                message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+            }
+        }
+        message
+    }
+
+    /// The networks that the host is connected to; not loopback, not link-local, not the devices of agents.
+    ///
+    /// # Errors
+    /// The kernel refuses to list.
+    pub async fn connected(&self) -> Result<Vec<Connected>> {
+        let mut names = BTreeMap::new();
+        let mut links = self.handle.link().get().execute();
+        while let Some(link) = links.try_next().await.context("listing devices")? {
+            let alias = link
+                .attributes
+                .iter()
+                .any(|a| matches!(a, LinkAttribute::IfAlias(x) if x == ALIAS));
+            let loopback = link
+                .header
+                .flags
+                .contains(netlink_packet_route::link::LinkFlags::Loopback);
+            let name = link.attributes.iter().find_map(|a| match a {
+                LinkAttribute::IfName(n) => Some(n.clone()),
+                _ => None,
+            });
+            if let (false, false, Some(name)) = (alias, loopback, name) {
+                names.insert(link.header.index, name);
+            }
+        }
+        let mut out = Vec::new();
+        let mut addresses = self.handle.address().get().execute();
+        while let Some(message) = addresses.try_next().await.context("listing addresses")? {
+            let Some(name) = names.get(&message.header.index) else {
+                continue;
+            };
+            if message.header.scope == AddressScope::Link {
+                continue;
+            }
+            // On a point-to-point device the network is the other end's.
+            let address = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Address(a) => Some(*a),
+                _ => None,
+            });
+            if let Some(network) = address.and_then(|a| IpNet::new(a, message.header.prefix_len).ok()) {
+                out.push(Connected {
+                    interface: name.clone(),
+                    network: network.trunc(),
+                });
+            }
+        }
+        Ok(out)
+    }
+
+    /// Removes every rule and route that is the agent's by its numbers. Returns how many there were.
+    ///
+    /// # Errors
+    /// The kernel refuses to list or to delete.
+    pub async fn sweep(&self) -> Result<usize> {
+        let mut count = 0;
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let rules: Vec<_> = self
+                .handle
+                .rule()
+                .get(version)
+                .execute()
+                .try_collect()
+                .await
+                .context("listing rules")?;
+            for rule in rules.into_iter().filter(|r| self.owns_rule(r)) {
+                absent_is_fine(self.handle.rule().del(rule).execute().await).context("deleting a rule")?;
+                count += 1;
+            }
+        }
+        for v6 in [false, true] {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family(v6);
+            let routes: Vec<_> = self
+                .handle
+                .route()
+                .get(filter)
+                .execute()
+                .try_collect()
+                .await
+                .context("listing routes")?;
+            for route in routes.into_iter().filter(|r| self.owns_route(r)) {
+                absent_is_fine(self.handle.route().del(route).execute().await).context("deleting a route")?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// By table where the rule names ours; the one that looks in the main table by the protocol and our priority.
+    fn owns_rule(&self, rule: &RuleMessage) -> bool {
+        let is_ours = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
+        let looks = |a: &RuleAttribute| match a {
+            RuleAttribute::Table(t) => *t == self.numbers.table || *t == self.numbers.default_table,
+            RuleAttribute::Priority(p) => is_main_but_default(*p, self.numbers.offset),
+            _ => false,
+        };
+        rule.attributes.iter().any(is_ours) && rule.attributes.iter().any(looks)
+    }
+
+    fn owns_route(&self, route: &RouteMessage) -> bool {
+        let table = route.attributes.iter().find_map(|a| match a {
+            RouteAttribute::Table(t) => Some(*t),
+            _ => None,
+        });
+        let table = table.unwrap_or_else(|| u32::from(route.header.table));
+        table == self.numbers.table || table == self.numbers.default_table
+    }
+}
+
+const fn family(v6: bool) -> AddressFamily {
+    if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+fn address(a: IpAddr) -> RouteAddress {
+    match a {
+        IpAddr::V4(a) => RouteAddress::Inet(a),
+        IpAddr::V6(a) => RouteAddress::Inet6(a),
+    }
+}
+
+fn is(error: &rtnetlink::Error, errno: i32) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(e) if e.raw_code() == -errno)
+}
+
+fn absent_is_fine(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+    match result {
+        Err(e)
+            if [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV]
+                .iter()
+                .any(|n| is(&e, *n)) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Sets one of a device's own switches. A kernel without it (no IPv6) has nothing to switch off.
+fn sysctl(family: &str, device: &str, name: &str, value: &str) {
+    let path = format!("/proc/sys/net/{family}/conf/{device}/{name}");
+    if let Err(e) = std::fs::write(&path, value) {
+        tracing::debug!(path, error = %e, "switch not set");
+    }
+}
+
+/// Lets the kernel forward what arrives from the device. IPv6 has a switch of its own per device only since 6.17;
+/// before, the host's `net.ipv6.conf.all.forwarding` decides, which is the operator's.
+fn forwarding(device: &str, on: bool) {
+    let value = if on { "1" } else { "0" };
+    sysctl("ipv4", device, "forwarding", value);
+    sysctl("ipv6", device, "force_forwarding", value);
+    if on {
+        sysctl("ipv6", device, "forwarding", "1");
+    }
+}

@@ -1,0 +1,179 @@
+//! Datagrams of one turn on their way to the socket, in the shape that one system call sends many of them: equal
+//! lengths to one address, the last perhaps shorter.
+
+use std::net::SocketAddr;
+use tombolo_engine::buffer::TransmitSink;
+
+/// Most bytes of a batch: a UDP payload before it is cut.
+const MAX_BATCH: usize = 65_507;
+
+/// Most datagrams of a batch: the kernel's limit.
+const MAX_COUNT: usize = 64;
+
+/// Datagrams to one address, one after the other.
+#[derive(Debug)]
+struct Batch {
+    to: SocketAddr,
+    buffer: Vec<u8>,
+    len: usize,
+    /// Length of all but the last.
+    segment: usize,
+    count: usize,
+    /// A shorter one has ended it.
+    closed: bool,
+}
+
+/// The datagrams of a turn. Order per address is kept: a datagram joins the newest batch of its address or begins one.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Kept with their buffers; the first `used` hold something.
+    batches: Vec<Batch>,
+    used: usize,
+    /// Where the reserved slot is.
+    slot: usize,
+}
+
+impl Outbox {
+    /// How many batches wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Address, datagrams and length of each (the last may be shorter), in order.
+    pub fn batches(&self) -> impl Iterator<Item = (SocketAddr, &[u8], usize)> {
+        let waiting = self.batches[..self.used].iter().filter(|b| b.count > 0);
+        waiting.map(|b| (b.to, &b.buffer[..b.len], b.segment))
+    }
+
+    /// Forgets everything; buffers are kept.
+    pub fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// Opens an empty batch with room for `len` bytes; returns its position.
+    fn begin(&mut self, to: SocketAddr, len: usize) -> usize {
+        if self.used == self.batches.len() {
+            let buffer = vec![0; MAX_BATCH];
+            self.batches.push(Batch {
+                to,
+                buffer,
+                len: 0,
+                segment: 0,
+                count: 0,
+                closed: false,
+            });
+        }
+        let batch = &mut self.batches[self.used];
+        (batch.to, batch.len, batch.segment, batch.count, batch.closed) = (to, 0, 0, 0, false);
+        if batch.buffer.len() < len {
+            batch.buffer.resize(len, 0);
+        }
+        self.used += 1;
+        self.used - 1
+    }
+}
+
+impl TransmitSink for Outbox {
+    fn reserve(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {
+        let newest = self.batches[..self.used].iter().rposition(|b| b.to == to);
+        let fits = |b: &Batch| !b.closed && b.count < MAX_COUNT && b.len + len <= MAX_BATCH;
+        self.slot = match newest.filter(|i| fits(&self.batches[*i])) {
+            Some(i) => i,
+            None => self.begin(to, len),
+        };
+        let batch = &mut self.batches[self.slot];
+        &mut batch.buffer[batch.len..]
+    }
+
+    fn commit(&mut self, len: usize) {
+        let batch = &mut self.batches[self.slot];
+        if batch.count == 0 {
+            (batch.len, batch.segment, batch.count) = (len, len, 1);
+        } else if len <= batch.segment {
+            batch.closed = len < batch.segment;
+            batch.len += len;
+            batch.count += 1;
+        } else {
+            // Longer than those before it: only known now. It begins the next batch.
+            batch.closed = true;
+            let (to, from, at) = (batch.to, self.slot, batch.len);
+            let next = self.begin(to, len);
+            let (before, after) = self.batches.split_at_mut(next);
+            let new = &mut after[0];
+            new.buffer[..len].copy_from_slice(&before[from].buffer[at..at + len]);
+            (new.len, new.segment, new.count) = (len, len, 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(outbox: &mut Outbox, to: SocketAddr, bytes: &[u8]) {
+        let slot = outbox.reserve(to, bytes.len().max(256));
+        slot[..bytes.len()].copy_from_slice(bytes);
+        outbox.commit(bytes.len());
+    }
+
+    fn sent(outbox: &Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
+        let cut = |(to, bytes, segment): (SocketAddr, &[u8], usize)| {
+            bytes.chunks(segment).map(|c| (to, c.to_vec())).collect::<Vec<_>>()
+        };
+        outbox.batches().flat_map(cut).collect()
+    }
+
+    /// Whatever the lengths: every datagram leaves whole, and those to one address in order.
+    #[test]
+    fn nothing_is_lost_or_reordered() {
+        let to: Vec<SocketAddr> = (1..4).map(|i| format!("192.0.2.{i}:5").parse().unwrap()).collect();
+        let mut outbox = Outbox::default();
+        let mut seed = 1u64;
+        for _turn in 0..20 {
+            let mut all = Vec::new();
+            for n in 0..300u32 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let len = [84, 1452, 148, 1452, 600][(seed >> 33) as usize % 5];
+                let mut bytes = vec![n as u8; len];
+                bytes[..4].copy_from_slice(&n.to_be_bytes());
+                let to = to[(seed >> 40) as usize % 3];
+                put(&mut outbox, to, &bytes);
+                all.push((to, bytes));
+            }
+            let sent = sent(&outbox);
+            assert_eq!(sent.len(), all.len());
+            for to in &to {
+                let of = |v: &[(SocketAddr, Vec<u8>)]| v.iter().filter(|d| d.0 == *to).cloned().collect::<Vec<_>>();
+                assert_eq!(of(&sent), of(&all));
+            }
+            outbox.clear();
+            assert!(outbox.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_stream_becomes_few_batches() {
+        let to = "192.0.2.1:5".parse().unwrap();
+        let mut outbox = Outbox::default();
+        for _ in 0..90 {
+            put(&mut outbox, to, &[1; 1452]);
+        }
+        assert_eq!(outbox.len(), 2 + usize::from(90 * 1452 > 2 * MAX_BATCH));
+    }
+
+    #[test]
+    fn a_slot_that_is_not_committed_is_forgotten() {
+        let to = "192.0.2.1:5".parse().unwrap();
+        let mut outbox = Outbox::default();
+        outbox.reserve(to, 9000)[0] = 1;
+        put(&mut outbox, to, &[7; 100]);
+        assert_eq!(sent(&outbox), [(to, vec![7; 100])]);
+    }
+}

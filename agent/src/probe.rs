@@ -1,0 +1,349 @@
+//! Live ping and traceroute from one of the host's overlay addresses: ICMP echoes on a raw socket.
+
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
+use tokio::time::timeout_at;
+use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
+
+/// Payload of an echo, bytes: as `ping` has it.
+const PAYLOAD: usize = 56;
+
+/// Between two probes of a trace: routers limit how fast they answer.
+const TRACE_SPACING: Duration = Duration::from_millis(5);
+
+/// TTLs of a trace that are probed at once.
+const TRACE_WINDOW: u8 = 4;
+
+/// Runs a probe from `device`. Whatever prevents it is in the report's `error`.
+pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
+    let outcome = match check(request) {
+        Ok(()) => match request.kind {
+            ProbeKind::Ping => ping(request, device).await,
+            ProbeKind::Trace => trace(request, device).await,
+        },
+        Err(e) => Err(e),
+    };
+    outcome.unwrap_or_else(|e| ProbeReport {
+        error: Some(format!("{e:#}")),
+        ..ProbeReport::default()
+    })
+}
+
+fn check(r: &ProbeRequest) -> Result<()> {
+    if r.source.is_ipv4() != r.destination.is_ipv4() {
+        bail!(
+            "destination: {} is not of the family of source {}",
+            r.destination,
+            r.source
+        );
+    }
+    let most = match r.kind {
+        ProbeKind::Ping => 100,
+        ProbeKind::Trace => 10,
+    };
+    if !(1..=most).contains(&r.count) {
+        bail!("count: {} is not within 1 to {most}", r.count);
+    }
+    if !(10..=60_000).contains(&r.interval_ms) {
+        bail!("intervalMs: {} is not within 10 to 60000", r.interval_ms);
+    }
+    if !(10..=10_000).contains(&r.timeout_ms) {
+        bail!("timeoutMs: {} is not within 10 to 10000", r.timeout_ms);
+    }
+    if r.max_ttl == 0 || (r.kind == ProbeKind::Trace && r.max_ttl > 64) {
+        bail!(
+            "maxTtl: {} is not within 1 to {}",
+            r.max_ttl,
+            if r.kind == ProbeKind::Trace { 64 } else { 255 }
+        );
+    }
+    Ok(())
+}
+
+async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
+    let mut echoes = Echoes::open(r, device)?;
+    let patience = Duration::from_millis(r.timeout_ms.into());
+    let mut next = Instant::now();
+    for _ in 0..r.count {
+        echoes.collect_until(next, false).await?;
+        echoes.send(r.max_ttl)?;
+        next = Instant::now() + Duration::from_millis(r.interval_ms.into());
+    }
+    echoes.collect_until(Instant::now() + patience, true).await?;
+    let mut report = ProbeReport {
+        sent: r.count,
+        ..ProbeReport::default()
+    };
+    for answer in echoes
+        .answers
+        .values()
+        .filter(|a| a.from == r.destination && a.rtt <= patience)
+    {
+        report.received += 1;
+        report.rtts_ms.push(millis(answer.rtt));
+    }
+    Ok(report)
+}
+
+async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
+    let mut echoes = Echoes::open(r, device)?;
+    let patience = Duration::from_millis(r.timeout_ms.into());
+    let mut report = ProbeReport::default();
+    let mut ttl = 1;
+    while ttl <= r.max_ttl {
+        let window = ttl..=r.max_ttl.min(ttl.saturating_add(TRACE_WINDOW - 1));
+        let mut sent = BTreeMap::new();
+        for t in window.clone() {
+            for _ in 0..r.count {
+                sent.insert(echoes.send(t)?, t);
+                echoes.collect_until(Instant::now() + TRACE_SPACING, false).await?;
+            }
+        }
+        echoes.collect_until(Instant::now() + patience, true).await?;
+        echoes.waiting.clear();
+        for t in window.clone() {
+            let answers = sent
+                .iter()
+                .filter(|(_, at)| **at == t)
+                .filter_map(|(s, _)| echoes.answers.get(s));
+            let mut hop = Hop::default();
+            let mut arrived = false;
+            report.sent += r.count;
+            for answer in answers {
+                arrived |= answer.from == r.destination;
+                hop.address = hop.address.or(Some(answer.from));
+                hop.rtts_ms.push(millis(answer.rtt));
+                if answer.from == r.destination {
+                    report.received += 1;
+                    report.rtts_ms.push(millis(answer.rtt));
+                }
+            }
+            report.hops.push(hop);
+            if arrived {
+                // What is still on its way belongs to TTLs beyond the destination.
+                return Ok(report);
+            }
+        }
+        ttl = window.end().saturating_add(1);
+        if *window.end() == u8::MAX {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+fn millis(d: Duration) -> f64 {
+    (d.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    from: IpAddr,
+    rtt: Duration,
+}
+
+/// Echoes of one probe, told from others' by their identifier.
+struct Echoes {
+    /// A raw socket: tokio's type for datagrams serves any socket that has `recvfrom` and `sendto`.
+    socket: UdpSocket,
+    destination: IpAddr,
+    id: u16,
+    sequence: u16,
+    waiting: BTreeMap<u16, Instant>,
+    answers: BTreeMap<u16, Answer>,
+}
+
+impl Echoes {
+    fn open(r: &ProbeRequest, device: &str) -> Result<Self> {
+        let (domain, protocol) = match r.source {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        let socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw socket: CAP_NET_RAW is needed")?;
+        socket.set_nonblocking(true)?;
+        // Through the engine or not at all; only an address of the host itself is not behind the device.
+        if r.source != r.destination {
+            socket
+                .bind_device(Some(device.as_bytes()))
+                .with_context(|| format!("binding to {device}"))?;
+        }
+        let source = SocketAddr::new(r.source, 0);
+        socket
+            .bind(&source.into())
+            .with_context(|| format!("source: {} is not an address of this host", r.source))?;
+        Ok(Self {
+            socket: UdpSocket::from_std(socket.into())?,
+            destination: r.destination,
+            id: rand::random(),
+            sequence: 0,
+            waiting: BTreeMap::new(),
+            answers: BTreeMap::new(),
+        })
+    }
+
+    /// Sends one echo; returns its sequence number.
+    fn send(&mut self, ttl: u8) -> Result<u16> {
+        let socket = SockRef::from(&self.socket);
+        let v6 = self.destination.is_ipv6();
+        if v6 {
+            socket.set_unicast_hops_v6(ttl.into())?;
+        } else {
+            socket.set_ttl_v4(ttl.into())?;
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut packet = vec![0u8; 8 + PAYLOAD];
+        packet[0] = if v6 { 128 } else { 8 };
+        packet[4..6].copy_from_slice(&self.id.to_be_bytes());
+        packet[6..8].copy_from_slice(&self.sequence.to_be_bytes());
+        if !v6 {
+            let sum = checksum(&packet);
+            packet[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
+        self.waiting.insert(self.sequence, Instant::now());
+        match socket.send_to(&packet, &SocketAddr::new(self.destination, 0).into()) {
+            Ok(_) => {}
+            // Lost on the way out is lost, as anywhere else on the way.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(e) => return Err(e).with_context(|| format!("sending to {}", self.destination)),
+        }
+        Ok(self.sequence)
+    }
+
+    /// Takes answers until `deadline`, or, if asked to, until none is awaited any more.
+    async fn collect_until(&mut self, deadline: Instant, until_complete: bool) -> Result<()> {
+        let mut buffer = [0u8; 1500];
+        loop {
+            if until_complete && self.waiting.is_empty() {
+                return Ok(());
+            }
+            let Ok(received) = timeout_at(deadline.into(), self.socket.recv_from(&mut buffer)).await else {
+                return Ok(());
+            };
+            let (n, from) = match received {
+                Ok((n, from)) => (n, from.ip()),
+                // An ICMP error that the kernel reports on the socket itself: the message comes as well.
+                Err(e) if e.kind() == io::ErrorKind::HostUnreachable => continue,
+                Err(e) => return Err(e).context("receiving answers"),
+            };
+            let now = Instant::now();
+            let parsed = match self.destination {
+                IpAddr::V4(_) => answer_v4(&buffer[..n], self.id),
+                IpAddr::V6(_) => answer_v6(&buffer[..n], self.id),
+            };
+            let Some(sequence) = parsed else { continue };
+            if let Some(sent) = self.waiting.remove(&sequence) {
+                self.answers.insert(sequence, Answer { from, rtt: now - sent });
+            }
+        }
+    }
+}
+
+/// The sequence number of our echo that an ICMP message answers: an echo reply, or an error that quotes it.
+fn answer_v4(packet: &[u8], id: u16) -> Option<u16> {
+    let icmp = packet.get(usize::from(packet.first()? & 0xf) * 4..)?;
+    match icmp.first()? {
+        0 => sequence(icmp, id),
+        3 | 11 => {
+            let quoted = icmp.get(8..)?;
+            let inner = quoted.get(usize::from(quoted.first()? & 0xf) * 4..)?;
+            (*inner.first()? == 8).then(|| sequence(inner, id))?
+        }
+        _ => None,
+    }
+}
+
+fn answer_v6(icmp: &[u8], id: u16) -> Option<u16> {
+    match icmp.first()? {
+        129 => sequence(icmp, id),
+        1 | 3 => {
+            let inner = icmp.get(8 + 40..)?;
+            (*icmp.get(8 + 6)? == 58 && *inner.first()? == 128).then(|| sequence(inner, id))?
+        }
+        _ => None,
+    }
+}
+
+fn sequence(echo: &[u8], id: u16) -> Option<u16> {
+    let word = |at: usize| Some(u16::from_be_bytes([*echo.get(at)?, *echo.get(at + 1)?]));
+    (word(4)? == id).then(|| word(6))?
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|c| u32::from(u16::from_be_bytes([c[0], c.get(1).copied().unwrap_or(0)])))
+        .sum();
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ping_loopback(v6: bool) -> ProbeRequest {
+        let a: IpAddr = if v6 {
+            "::1".parse().unwrap()
+        } else {
+            "127.0.0.1".parse().unwrap()
+        };
+        ProbeRequest {
+            source: a,
+            destination: a,
+            kind: ProbeKind::Ping,
+            count: 3,
+            interval_ms: 10,
+            timeout_ms: 1000,
+            max_ttl: 64,
+        }
+    }
+
+    /// Needs CAP_NET_RAW; without it the report says so.
+    #[tokio::test]
+    async fn pings_the_loopback_address() {
+        for v6 in [false, true] {
+            let report = run(&ping_loopback(v6), "lo").await;
+            match report.error {
+                None => assert_eq!((report.sent, report.received), (3, 3)),
+                Some(e) => assert!(e.contains("CAP_NET_RAW") || v6, "{e}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn absurd_requests_are_refused_by_field() {
+        let refused = |change: fn(&mut ProbeRequest), field: &'static str| async move {
+            let mut r = ping_loopback(false);
+            change(&mut r);
+            assert!(run(&r, "lo").await.error.unwrap().starts_with(field), "{field}");
+        };
+        refused(|r| r.count = 0, "count").await;
+        refused(|r| r.count = 101, "count").await;
+        refused(|r| r.timeout_ms = 1, "timeoutMs").await;
+        refused(|r| r.max_ttl = 0, "maxTtl").await;
+        refused(|r| r.destination = "::1".parse().unwrap(), "destination").await;
+    }
+
+    #[test]
+    fn errors_that_quote_our_echo_are_answers() {
+        let mut inner = vec![0x45; 20];
+        inner.extend([8, 0, 0, 0, 0x12, 0x34, 0, 7]);
+        let mut packet = vec![0x45; 20];
+        packet.extend([11, 0, 0, 0, 0, 0, 0, 0]);
+        packet.extend(&inner);
+        assert_eq!(answer_v4(&packet, 0x1234), Some(7));
+        assert_eq!(answer_v4(&packet, 0x1235), None);
+        for cut in 0..packet.len() {
+            assert_eq!(answer_v4(&packet[..cut], 0x1234), None);
+            assert_eq!(answer_v6(&packet[..cut], 0x1234), None);
+        }
+    }
+}

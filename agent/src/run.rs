@@ -1,0 +1,177 @@
+//! Starting and stopping: the order in which the parts come and go.
+
+use crate::agent::{Agent, AgentView};
+use crate::apply::Kernel;
+use crate::apply::plan::Numbers;
+use crate::config::Config;
+use crate::control::Control;
+use crate::identity::LinkKey;
+use crate::lane::Lane;
+use crate::netlink::Netlink;
+use crate::state::{StateDir, file};
+use crate::{admin, host};
+use anyhow::Result;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+/// Runs until SIGTERM or SIGINT, or until a part that cannot be replaced fails.
+///
+/// # Errors
+/// The state directory is not usable, the host refuses the device or the port, or a lane ended.
+pub async fn run(state: &StateDir) -> Result<()> {
+    let config = Config::load(state)?;
+    let _lock = state.lock()?;
+    let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
+    let netlink = Netlink::open(numbers)?;
+    let leftovers = netlink.sweep().await?;
+    host::restore(state)?;
+    if leftovers > 0 {
+        tracing::info!(count = leftovers, "removed rules and routes that a crash left");
+    }
+    // Before the device, so that a start from a half-filled directory changes nothing.
+    let key = LinkKey::load_or_create(state)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let news = Arc::new(Notify::new());
+    let (lane, ended) = Lane::start(&config, &key, news.clone())?;
+    let kernel = Kernel::new(netlink, config.interface.clone(), lane.device_index()).await?;
+    let agent = Arc::new(Agent::new(config.clone(), state.clone(), numbers, lane, kernel, news));
+    let keeper = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.keep_last_good().await }
+    });
+    match agent.resume().await {
+        Ok(true) => tracing::info!("forwarding from the last good configuration"),
+        Ok(false) => tracing::info!("no configuration yet: waiting for the controller"),
+        Err(e) => {
+            tracing::warn!(error = %format!("{e:#}"), "last good configuration not usable: waiting for the controller")
+        }
+    }
+
+    let reporter = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.report().await }
+    });
+    let local = tokio::spawn(admin::serve(admin::bind(state)?, agent.clone()));
+    let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
+        Ok(control) => tokio::spawn(control.run()),
+        Err(e) => {
+            agent.withdraw().await;
+            return Err(e);
+        }
+    };
+    tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "running");
+
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        reason = ended => Err(anyhow::anyhow!("the data path ended: {}", reason.unwrap_or_else(|_| "panic".to_owned()))),
+    };
+    control.abort();
+    local.abort();
+    reporter.abort();
+    keeper.abort();
+    agent.withdraw().await;
+    agent.flush_last_good()?;
+    state.remove(file::ADMIN_SOCKET)?;
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Removes what a crashed agent left on the host.
+///
+/// # Errors
+/// The agent runs, or the kernel refuses.
+pub async fn clean(state: &StateDir) -> Result<()> {
+    let config = Config::load(state)?;
+    let _lock = state.lock()?;
+    let netlink = Netlink::open(Numbers::of(&config.interface, config.table, config.fwmark))?;
+    let count = netlink.sweep().await?;
+    let switched = host::restore(state)?;
+    state.remove(file::ADMIN_SOCKET)?;
+    tracing::info!(rules_and_routes = count, redirects_restored = switched, "clean");
+    Ok(())
+}
+
+/// Cleans and forgets the identity.
+///
+/// # Errors
+/// The agent runs, the kernel refuses, or a file cannot be deleted.
+pub async fn leave(state: &StateDir) -> Result<()> {
+    if state.path(file::CONFIG).exists() {
+        clean(state).await?;
+    }
+    let _lock = state.lock()?;
+    // The settings go first: without them the rest is not an identity any more.
+    for name in [
+        file::CONFIG,
+        file::CERTIFICATE,
+        file::TLS_KEY,
+        file::LINK_KEY,
+        file::CA,
+        file::LAST_GOOD,
+        file::ENDPOINTS,
+    ] {
+        state.remove(name)?;
+    }
+    Ok(())
+}
+
+/// The view as lines for people.
+#[must_use]
+pub fn describe(view: &AgentView) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_view(&mut out, view);
+    out
+}
+
+fn write_view(out: &mut String, v: &AgentView) -> std::fmt::Result {
+    let s = &v.status;
+    writeln!(out, "agent       {}", v.agent)?;
+    writeln!(
+        out,
+        "controller  {} ({})",
+        v.controller,
+        if v.connected { "connected" } else { "not connected" }
+    )?;
+    writeln!(
+        out,
+        "device      {}{}",
+        v.interface,
+        if v.offload { " (offload)" } else { "" }
+    )?;
+    if s.digest.is_empty() {
+        writeln!(out, "revision    none yet")?;
+    } else {
+        writeln!(out, "revision    {} (digest {:.12})", s.applied, s.digest)?;
+    }
+    let t = &s.totals;
+    writeln!(
+        out,
+        "packets     {} from the device, {} to it; {} from links, {} to them; {} answered, {} dropped",
+        t.tun_in, t.tun_out, t.link_in, t.link_out, t.replied, t.dropped
+    )?;
+    for l in &s.links {
+        let endpoint = l.endpoint.map_or_else(|| "-".to_owned(), |e| e.to_string());
+        let age = l.handshake_age.map_or_else(|| "-".to_owned(), |a| format!("{a:.0} s"));
+        let state = format!("{:?}", l.state);
+        write!(
+            out,
+            "link        {:<20} {state:<20} {endpoint:<24} handshake {age}",
+            l.peer.as_str()
+        )?;
+        writeln!(
+            out,
+            "{}",
+            l.reason.as_deref().map_or_else(String::new, |r| format!("  ({r})"))
+        )?;
+    }
+    for (reason, n) in &s.drops {
+        writeln!(out, "dropped     {reason:<24} {n}")?;
+    }
+    Ok(())
+}

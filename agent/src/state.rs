@@ -1,0 +1,170 @@
+//! Files of the state directory: written whole or not at all, secrets readable by their owner only.
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+/// Names of the files, in one place.
+pub mod file {
+    /// Local settings.
+    pub const CONFIG: &str = "agent.toml";
+    /// X25519 private key of the links.
+    pub const LINK_KEY: &str = "link.key";
+    /// ECDSA P-256 private key towards the controller.
+    pub const TLS_KEY: &str = "tls.key";
+    /// The agent's certificate.
+    pub const CERTIFICATE: &str = "agent.pem";
+    /// The controller's certificate authority.
+    pub const CA: &str = "ca.pem";
+    /// The last configuration that was applied.
+    pub const LAST_GOOD: &str = "last-good.json";
+    /// Where peers were last heard from.
+    pub const ENDPOINTS: &str = "endpoints.json";
+    /// What was changed on the host outside the agent's own table and device.
+    pub const HOST: &str = "host.json";
+    /// The local socket.
+    pub const ADMIN_SOCKET: &str = "admin.sock";
+    /// Held while an agent runs.
+    pub const LOCK: &str = "lock";
+}
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Takes a directory that must exist.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Creates the directory, readable by its owner only, unless it is there.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("creating {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Path of a file in it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Reads a file; none if it does not exist.
+    ///
+    /// # Errors
+    /// It exists and cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    /// Replaces a file so that a crash leaves either the old or the new content, on disk before this returns.
+    /// The file is readable by its owner only.
+    ///
+    /// # Errors
+    /// Any step fails; the old content stays.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let (path, temporary) = (self.path(name), self.path(&format!(".{name}.new")));
+        let step = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.0)?.sync_all()
+        };
+        step().with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Removes a file if it is there.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).with_context(|| format!("removing {}", path.display())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the directory for one process; released when the value is dropped or the process ends.
+    ///
+    /// # Errors
+    /// Another process has it.
+    pub fn lock(&self) -> Result<StateLock> {
+        let path = self.path(file::LOCK);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(StateLock { _lock: lock }),
+            Err(_) => bail!("another agent runs from {}: stop it first", self.0.display()),
+        }
+    }
+}
+
+/// Proof that no other process works in the state directory.
+#[derive(Debug)]
+pub struct StateLock {
+    _lock: Flock<File>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn files_are_private_and_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::create(dir.path().join("a/b")).unwrap();
+        assert_eq!(state.read("x").unwrap(), None);
+        state.write("x", b"one").unwrap();
+        state.write("x", b"2").unwrap();
+        assert_eq!(state.read("x").unwrap().unwrap(), b"2");
+        let mode = fs::metadata(state.path("x")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(dir.path().join("a/b")).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        state.remove("x").unwrap();
+        state.remove("x").unwrap();
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let held = state.lock().unwrap();
+        assert!(state.lock().is_err());
+        drop(held);
+        assert!(state.lock().is_ok());
+    }
+}

@@ -1,0 +1,102 @@
+//! System calls that no crate of the workspace offers: the one file with `unsafe`.
+#![allow(unsafe_code)]
+
+use anyhow::{Result, bail};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::size_of_val;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// `TUN_F_*` that are asked for: finished checksums are ours to make, and so is the splitting of TCP.
+const CHECKSUM_AND_TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+/// And of UDP, since kernel 6.2.
+const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// `struct ifreq` as far as the tun driver reads it.
+#[repr(C)]
+struct Request {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+impl Request {
+    fn new(name: &str, flags: libc::c_int) -> Result<Self> {
+        let mut request = Self {
+            name: [0; libc::IFNAMSIZ],
+            flags: flags.try_into()?,
+            rest: [0; 22],
+        };
+        let Some(room) = request
+            .name
+            .get_mut(..name.len())
+            .filter(|_| name.len() < libc::IFNAMSIZ)
+        else {
+            bail!("device name '{name}' is too long");
+        };
+        room.copy_from_slice(name.as_bytes());
+        Ok(request)
+    }
+}
+
+/// Makes a TUN device whose queues carry a virtio-net header, with one queue, and switches its offloads on. Returns that queue, to be closed when others have
+/// joined, and whether UDP super-packets are among the offloads.
+pub(crate) fn prime(name: &str) -> Result<(File, bool)> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let request = Request::new(name, flags)?;
+    // SAFETY: the descriptor is open; TUNSETIFF reads an ifreq, which `request` is laid out as and outlives.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw const request) } < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    let offload = |mask: libc::c_uint| {
+        // SAFETY: the descriptor is open; TUNSETOFFLOAD takes its argument by value.
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(mask)) == 0 }
+    };
+    if offload(CHECKSUM_AND_TCP | UDP) {
+        return Ok((file, true));
+    }
+    if offload(CHECKSUM_AND_TCP) {
+        return Ok((file, false));
+    }
+    Err(io::Error::last_os_error().into())
+}
+
+/// Whether a queue's reads and writes carry the header.
+pub(crate) fn has_header(queue: &impl AsRawFd) -> Result<bool> {
+    let mut request = Request::new("", 0)?;
+    // SAFETY: the descriptor is open; TUNGETIFF writes an ifreq, which `request` is laid out as and outlives.
+    if unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(libc::c_int::from(request.flags) & libc::IFF_VNET_HDR != 0)
+}
+
+/// Lets the kernel, and routers of IPv4, cut datagrams that are too long for the way (D20).
+pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    if v6 {
+        set(
+            socket,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DONT,
+        )?;
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
+    }
+    Ok(())
+}
+
+fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let (at, len) = ((&raw const value).cast(), size_of_val(&value) as libc::socklen_t);
+    // SAFETY: the descriptor is open; the option reads an int, which `value` is and outlives the call.
+    match unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, at, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,152 @@
+//! The TUN device: one queue on tokio-tun, with super-packets where the kernel has them.
+
+use crate::sys;
+use anyhow::{Context, Result, bail};
+use nix::net::if_::if_nametoindex;
+use std::io;
+use tokio_tun::Tun;
+use tombolo_engine::buffer::DeliverSink;
+use tombolo_engine::offload::{Coalescer, MAX_PACKET, SplitError, VnetHeader, split};
+
+/// Bytes to read into: the longest packet with its virtio header.
+pub const BUFFER: usize = VnetHeader::LEN + MAX_PACKET;
+
+/// One queue of the device.
+pub struct TunQueue {
+    tun: Tun,
+    index: u32,
+    /// Reads and writes carry a virtio header.
+    offload: bool,
+    coalescer: Coalescer,
+    /// Writes that the kernel refused.
+    pub write_errors: u64,
+}
+
+impl TunQueue {
+    /// Creates the device. It is down and bare, and vanishes with the value.
+    ///
+    /// # Errors
+    /// A device of that name exists, or the kernel refuses to make one.
+    pub fn create(name: &str, want_offload: bool) -> Result<Self> {
+        if if_nametoindex(name).is_ok() {
+            bail!("interface: a device {name} exists: another agent or program has it");
+        }
+        let (tun, offload, udp) = if want_offload {
+            match Self::create_offloaded(name) {
+                Ok((tun, udp)) => (tun, true, udp),
+                Err(e) => {
+                    tracing::warn!(error = %format!("{e:#}"), "no super-packets on the device: packet by packet");
+                    (Self::create_plain(name)?, false, false)
+                }
+            }
+        } else {
+            (Self::create_plain(name)?, false, false)
+        };
+        let index = tun.index().with_context(|| format!("device {name}"))?;
+        Ok(Self {
+            tun,
+            index,
+            offload,
+            coalescer: Coalescer::new(udp),
+            write_errors: 0,
+        })
+    }
+
+    fn create_plain(name: &str) -> Result<Tun> {
+        let tuns = Tun::builder()
+            .name(name)
+            .build()
+            .with_context(|| format!("creating device {name}"))?;
+        tuns.into_iter().next().context("the device has no queue")
+    }
+
+    /// The header flag belongs to the device: a queue that joins one which has it inherits it. So one queue of our
+    /// own comes first (the primer) and goes when tokio-tun's are there.
+    fn create_offloaded(name: &str) -> Result<(Tun, bool)> {
+        let (primer, udp) = sys::prime(name).context("making the device with a virtio header")?;
+        // Two, because one would be asked for without IFF_MULTI_QUEUE, which does not match the device.
+        let tuns = Tun::builder()
+            .name(name)
+            .queues(2)
+            .build()
+            .context("joining the device")?;
+        let tun = tuns.into_iter().next().context("the device has no queue")?;
+        drop(primer);
+        if !sys::has_header(&tun)? {
+            bail!("the queue has no virtio header");
+        }
+        Ok((tun, udp))
+    }
+
+    /// The device's index.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether super-packets are in use.
+    #[must_use]
+    pub fn offload(&self) -> bool {
+        self.offload
+    }
+
+    /// Waits for something to read and reads it. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// The device is gone or down.
+    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.tun.recv(buffer).await
+    }
+
+    /// Reads what is there, `WouldBlock` if nothing is.
+    ///
+    /// # Errors
+    /// The device is gone or down, or nothing is there.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.tun.try_recv(buffer)
+    }
+
+    /// Takes a packet for the kernel; with super-packets it may wait for [`flush`](Self::flush).
+    pub fn push(&mut self, packet: &[u8]) {
+        let (tun, errors) = (&self.tun, &mut self.write_errors);
+        if self.offload {
+            self.coalescer.push(packet, &mut |bytes| write(tun, bytes, errors));
+        } else {
+            write(tun, packet, errors);
+        }
+    }
+
+    /// Writes what waits.
+    pub fn flush(&mut self) {
+        let (tun, errors) = (&self.tun, &mut self.write_errors);
+        self.coalescer.flush(&mut |bytes| write(tun, bytes, errors));
+    }
+}
+
+/// Calls `each` with every packet that one read stands for; `offload` as the queue has it.
+///
+/// # Errors
+/// The read was not a packet.
+pub fn packets(offload: bool, read: &mut [u8], mut each: impl FnMut(&mut [u8])) -> Result<usize, SplitError> {
+    if !offload {
+        each(read);
+        return Ok(1);
+    }
+    let (header, packet) = read
+        .split_first_chunk_mut::<{ VnetHeader::LEN }>()
+        .ok_or(SplitError::Short)?;
+    split(&VnetHeader::decode(header), packet, each)
+}
+
+impl DeliverSink for TunQueue {
+    fn deliver(&mut self, packet: &[u8]) {
+        self.push(packet);
+    }
+}
+
+fn write(tun: &Tun, bytes: &[u8], errors: &mut u64) {
+    if let Err(e) = tun.try_send(bytes) {
+        *errors += 1;
+        tracing::debug!(error = %e, len = bytes.len(), "device write refused");
+    }
+}

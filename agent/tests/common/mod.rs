@@ -1,0 +1,331 @@
+//! Hosts as network namespaces on one bridge, and agents on them that start from a cached configuration:
+//! no controller is needed to forward.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use ipnet::IpNet;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tombolo_agent::agent::LastGood;
+use tombolo_agent::config::Config;
+use tombolo_agent::identity::LinkKey;
+use tombolo_agent::state::{StateDir, file};
+use tombolo_proto::config::{
+    AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Relation, Role, Space, SpaceKind, Subnet, digest,
+};
+use tombolo_proto::id::{AgentId, PublicKey, ResourceId, Revision};
+use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
+
+/// Whether namespaces can be made here. Says so when they cannot.
+pub(crate) fn root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: network namespaces need root");
+    }
+    root
+}
+
+/// Runs a command; returns what it printed, or panics with it.
+pub(crate) fn sh(command: &str) -> String {
+    let (ok, text) = try_sh(command);
+    assert!(ok, "{command}: {text}");
+    text
+}
+
+/// Runs a command; returns whether it succeeded, and what it printed.
+pub(crate) fn try_sh(command: &str) -> (bool, String) {
+    let out = Command::new("sh").args(["-c", command]).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    (out.status.success(), text)
+}
+
+/// Namespaces on one bridge: `192.0.2.1`, `192.0.2.2`, … Gone when dropped.
+pub(crate) struct Wire {
+    /// Names of the namespaces.
+    pub ns: Vec<String>,
+    bridge: String,
+}
+
+impl Wire {
+    pub(crate) fn new(name: &str) -> Self {
+        Self::with_hosts(name, 2)
+    }
+
+    pub(crate) fn with_hosts(name: &str, count: usize) -> Self {
+        let ns = (0..count).map(|i| format!("tlagent-{name}-{i}")).collect();
+        let wire = Self {
+            ns,
+            bridge: format!("tlagent-{name}-net"),
+        };
+        wire.remove();
+        let bridge = &wire.bridge;
+        sh(&format!(
+            "ip netns add {bridge} && ip -n {bridge} link add name br0 type bridge && ip -n {bridge} link set br0 up"
+        ));
+        for (i, n) in wire.ns.iter().enumerate() {
+            sh(&format!(
+                "ip netns add {n} && ip -n {n} link set lo up \
+                 && ip -n {n} link add wire0 type veth peer name p{i} netns {bridge} \
+                 && ip -n {bridge} link set p{i} master br0 up \
+                 && ip -n {n} addr add 192.0.2.{}/24 dev wire0 && ip -n {n} link set wire0 up \
+                 && ip netns exec {n} sysctl -qw net.ipv4.icmp_ratelimit=0",
+                i + 1
+            ));
+        }
+        wire
+    }
+
+    fn remove(&self) {
+        for n in self.ns.iter().chain([&self.bridge]) {
+            let _ = try_sh(&format!("ip netns del {n}"));
+        }
+    }
+
+    /// Runs a command in a namespace.
+    pub(crate) fn exec(&self, side: usize, command: &str) -> (bool, String) {
+        try_sh(&format!("ip netns exec {} {command}", self.ns[side]))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// An agent's state directory and, perhaps, its process.
+pub(crate) struct Host {
+    pub dir: tempfile::TempDir,
+    pub state: StateDir,
+    pub config: Config,
+    pub key: PublicKey,
+    authority: Issuer<'static, KeyPair>,
+    own: KeyPair,
+    ns: String,
+    process: Option<Child>,
+}
+
+impl Host {
+    /// Makes what joining leaves: keys, certificates, settings. The controller is one that nobody runs.
+    pub(crate) fn new(ns: &str, agent: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let config = Config::new(AgentId::new(agent).unwrap(), "https://192.0.2.250:1".into());
+        config.save(&state).unwrap();
+        let key = LinkKey::load_or_create(&state).unwrap().public();
+        let authority = Issuer::new(authority_params(), KeyPair::generate().unwrap());
+        let pem = authority_params().self_signed(authority.key()).unwrap().pem();
+        state.write(file::CA, pem.as_bytes()).unwrap();
+        let own = KeyPair::generate().unwrap();
+        state.write(file::TLS_KEY, own.serialize_pem().as_bytes()).unwrap();
+        let host = Self {
+            dir,
+            state,
+            config,
+            key,
+            authority,
+            own,
+            ns: ns.to_owned(),
+            process: None,
+        };
+        host.state
+            .write(file::CERTIFICATE, host.issue_own(false).as_bytes())
+            .unwrap();
+        host
+    }
+
+    /// A certificate for the agent's key, perhaps one that has expired.
+    pub(crate) fn issue_own(&self, expired: bool) -> String {
+        let mut params = CertificateParams::default();
+        if expired {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2020, 2, 1);
+        }
+        params.signed_by(&self.own, &self.authority).unwrap().pem()
+    }
+
+    /// Leaves a configuration as if it had been applied before.
+    pub(crate) fn remember(&self, config: AgentConfig) {
+        config.check().unwrap();
+        let last = LastGood {
+            revision: Revision(7),
+            digest: digest(&config.to_bytes()),
+            config,
+        };
+        self.state
+            .write(file::LAST_GOOD, &serde_json::to_vec(&last).unwrap())
+            .unwrap();
+    }
+
+    /// Leaves the place where a peer was last heard from.
+    pub(crate) fn remember_endpoint(&self, peer: &str, endpoint: SocketAddr) {
+        let json = format!("{{\"{peer}\":\"{endpoint}\"}}");
+        self.state.write(file::ENDPOINTS, json.as_bytes()).unwrap();
+    }
+
+    pub(crate) fn start(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
+        let child = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                &self.ns,
+                env!("CARGO_BIN_EXE_tombolo-agent"),
+                "run",
+                "--state-dir",
+            ])
+            .arg(self.dir.path())
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+        let begun = Instant::now();
+        while self.status().is_none() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "agent did not start: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends the process with a signal; returns whether it ended well.
+    pub(crate) fn stop(&mut self, signal: nix::sys::signal::Signal) -> bool {
+        let Some(mut child) = self.process.take() else {
+            return true;
+        };
+        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+        child.wait().unwrap().success()
+    }
+
+    pub(crate) fn status(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(&tombolo_agent::admin::ask(&self.state, "/status").ok()?).ok()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.config.agent, self.log());
+        }
+    }
+}
+
+/// Tries until it works or ten seconds are over.
+pub(crate) fn eventually(what: &str, mut f: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !f() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+const SPACES: [&str; 2] = ["10.1.0.0/16", "fd00:1::/64"];
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+/// One of the two: `me` is 0 or 1, with the addresses `10.1.0.4` and `fd00:1::4`, or `…5`.
+pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
+    let (vnet, subnet) = (ResourceId::new("/vnets/v"), ResourceId::new("/vnets/v/subnets/s"));
+    let id = |i: usize| hosts[i].config.agent.clone();
+    let addresses = |i: usize| {
+        [
+            net(&format!("10.1.0.{}/24", 4 + i)),
+            net(&format!("fd00:1::{}/64", 4 + i)),
+        ]
+    };
+    let owner = |i: usize| {
+        addresses(i).map(|a| Owner {
+            prefix: a.addr().into(),
+            agent: id(i),
+            ip_forwarding: false,
+        })
+    };
+    let other = 1 - me;
+    AgentConfig {
+        agent: id(me),
+        vnet: vnet.clone(),
+        address_space: SPACES.map(net).to_vec(),
+        mtu: DEFAULT_MTU,
+        role: Role::Vm {
+            nics: vec![Nic {
+                id: ResourceId::new(format!("/nics/{me}")),
+                addresses: addresses(me).to_vec(),
+                subnet: subnet.clone(),
+                ip_forwarding: false,
+            }],
+            served: vec![],
+        },
+        subnets: vec![Subnet {
+            id: subnet,
+            prefixes: vec![net("10.1.0.0/24"), net("fd00:1::/64")],
+            routes: SPACES
+                .map(|p| EffectiveRoute {
+                    name: None,
+                    source: RouteSource::Default,
+                    state: RouteState::Active,
+                    prefix: net(p),
+                    next_hop: NextHop::VnetLocal {},
+                })
+                .to_vec(),
+        }],
+        spaces: vec![Space {
+            vnet,
+            kind: SpaceKind::Local {},
+            prefixes: SPACES.map(net).to_vec(),
+            owners: [owner(0), owner(1)].concat(),
+        }],
+        links: vec![Link {
+            peer: id(other),
+            public_key: hosts[other].key,
+            preshared_key: None,
+            endpoint: Some(format!("192.0.2.{}:51820", other + 1).parse().unwrap()),
+            always_on: false,
+            initiator: me == 0,
+            relation: Relation::VnetLocal {},
+            sources: addresses(other).map(|a| a.addr().into()).to_vec(),
+            foreign: ForeignSources::None,
+        }],
+    }
+}
+
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+/// Key and certificate, PEM, of a server that the host's authority vouches for.
+pub(crate) fn signed_by_authority(host: &Host, name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (
+        key.serialize_pem(),
+        params.signed_by(&key, &host.authority).unwrap().pem(),
+    )
+}

@@ -1,0 +1,303 @@
+//! The agent's half of the control stream, against a controller that does what the test says: mutual TLS, Hello,
+//! configurations good and bad, reconnection, renewal of an expired certificate, probes.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod common;
+
+use common::{Host, Wire, config, eventually, root, signed_by_authority};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tombolo_agent::state::file;
+use tombolo_proto::config::digest;
+use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
+use tombolo_proto::wire::agent_message::Message as FromAgent;
+use tombolo_proto::wire::control_server::{Control, ControlServer};
+use tombolo_proto::wire::controller_message::Message as ToAgent;
+use tombolo_proto::wire::{AgentMessage, Config, ControllerMessage, Hello, Probe, RenewReply, RenewRequest, UpToDate};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status, Streaming};
+
+type Outbox = tokio::sync::mpsc::Sender<Result<ControllerMessage, Status>>;
+
+#[derive(Clone)]
+struct Fake {
+    inbox: mpsc::Sender<FromAgent>,
+    outbox: Arc<Mutex<Option<Outbox>>>,
+    renewals: Arc<AtomicU32>,
+    renewed: String,
+}
+
+#[tonic::async_trait]
+impl Control for Fake {
+    type SyncStream = Pin<Box<dyn Stream<Item = Result<ControllerMessage, Status>> + Send>>;
+
+    async fn sync(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::SyncStream>, Status> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(16);
+        *self.outbox.lock().unwrap() = Some(sender);
+        let (mut messages, inbox) = (request.into_inner(), self.inbox.clone());
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = messages.next().await {
+                let _ = inbox.send(message.message.unwrap());
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        assert!(request.into_inner().csr.contains("CERTIFICATE REQUEST"));
+        self.renewals.fetch_add(1, Ordering::Relaxed);
+        Ok(Response::new(RenewReply {
+            certificate: self.renewed.clone(),
+        }))
+    }
+}
+
+/// A controller that runs in a namespace until it is dropped.
+struct Controller {
+    fake: Fake,
+    inbox: mpsc::Receiver<FromAgent>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Controller {
+    fn start(ns: &str, host: &Host, verify_clients: bool) -> Self {
+        let (sender, inbox) = mpsc::channel();
+        let fake = Fake {
+            inbox: sender,
+            outbox: Arc::default(),
+            renewals: Arc::default(),
+            renewed: host.issue_own(false),
+        };
+        let (key, certificate) = signed_by_authority(host, "tombolo-controller");
+        let authority = String::from_utf8(host.state.read(file::CA).unwrap().unwrap()).unwrap();
+        let mut tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+        if verify_clients {
+            tls = tls.client_ca_root(Certificate::from_pem(authority));
+        }
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (ns, service) = (format!("/var/run/netns/{ns}"), ControlServer::new(fake.clone()));
+        let thread = std::thread::spawn(move || {
+            let ns = std::fs::File::open(ns).unwrap();
+            nix::sched::setns(ns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let server = Server::builder().tls_config(tls).unwrap().add_service(service);
+                tokio::select! {
+                    r = server.serve("192.0.2.2:8443".parse().unwrap()) => r.unwrap(),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self {
+            fake,
+            inbox,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    fn send(&self, message: ToAgent) {
+        let outbox = self.fake.outbox.lock().unwrap().clone().unwrap();
+        outbox
+            .blocking_send(Ok(ControllerMessage { message: Some(message) }))
+            .unwrap();
+    }
+
+    fn config(&self, revision: u64, bytes: &[u8]) {
+        self.send(ToAgent::Config(Config {
+            revision,
+            digest: digest(bytes),
+            config: bytes.to_vec(),
+        }));
+    }
+
+    /// The next message that is not a status.
+    fn next(&self) -> FromAgent {
+        loop {
+            match self
+                .inbox
+                .recv_timeout(Duration::from_secs(10))
+                .expect("a message from the agent")
+            {
+                FromAgent::Status(_) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        match self.next() {
+            FromAgent::Hello(hello) => hello,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn rejection(&self) -> (u64, String) {
+        match self.next() {
+            FromAgent::Rejected(r) => (r.revision, r.reason),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn applied(&self) -> u64 {
+        match self.next() {
+            FromAgent::Applied(a) => a.revision,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn hosts(wire: &Wire) -> [Host; 2] {
+    let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
+    for host in &mut hosts {
+        host.config.controller = "https://192.0.2.2:8443".into();
+        host.config.save(&host.state).unwrap();
+    }
+    hosts
+}
+
+#[test]
+fn applies_rejects_and_reconnects() {
+    if !root() {
+        return;
+    }
+    let wire = Wire::new("ctl");
+    let mut hosts = hosts(&wire);
+    let controller = Controller::start(&wire.ns[1], &hosts[0], true);
+    hosts[0].start();
+
+    let hello = controller.hello();
+    assert_eq!(
+        (hello.agent.as_str(), hello.revision, hello.digest.as_str()),
+        ("vm-a", 0, "")
+    );
+    assert_eq!(hello.endpoints, ["0.0.0.0:51820"]);
+
+    let good = config(0, [&hosts[0], &hosts[1]]);
+    controller.config(1, &good.to_bytes());
+    assert_eq!(controller.applied(), 1);
+    assert!(wire.exec(0, "ip -4 addr show tl-vm-a").1.contains("10.1.0.4/32"));
+    // The same again, as after a lost acknowledgement.
+    controller.config(2, &good.to_bytes());
+    assert_eq!(controller.applied(), 2);
+
+    // Half-understood policy is not policy.
+    controller.config(
+        3,
+        &String::from_utf8(good.to_bytes())
+            .unwrap()
+            .replacen('{', "{\"colour\":1,", 1)
+            .into_bytes(),
+    );
+    let (revision, reason) = controller.rejection();
+    assert!(revision == 3 && reason.contains("colour"), "{reason}");
+    let mut foreign = good.clone();
+    foreign.agent = hosts[1].config.agent.clone();
+    foreign.links.clear();
+    controller.config(4, &foreign.to_bytes());
+    assert!(controller.rejection().1.contains("vm-b"));
+    // D22
+    let mut overlapping = good.clone();
+    overlapping.subnets[0].routes[0].prefix = "192.0.2.0/25".parse().unwrap();
+    controller.config(5, &overlapping.to_bytes());
+    assert!(controller.rejection().1.contains("192.0.2.0/24"));
+    let damaged = Config {
+        revision: 6,
+        digest: digest(b"x"),
+        config: good.to_bytes(),
+    };
+    controller.send(ToAgent::Config(damaged));
+    assert!(controller.rejection().1.contains("digest"));
+    assert!(
+        wire.exec(0, "ip -4 addr show tl-vm-a").1.contains("10.1.0.4/32"),
+        "the configuration before stays"
+    );
+
+    controller.send(ToAgent::UpToDate(UpToDate { revision: 9 }));
+    eventually("revision 9 by status", || {
+        hosts[0].status().unwrap()["status"]["applied"] == 9
+    });
+
+    let request = ProbeRequest {
+        source: "10.1.0.4".parse().unwrap(),
+        destination: "10.1.0.4".parse().unwrap(),
+        kind: ProbeKind::Ping,
+        count: 2,
+        interval_ms: 10,
+        timeout_ms: 1000,
+        max_ttl: 64,
+    };
+    controller.send(ToAgent::Probe(Probe {
+        id: 77,
+        request: serde_json::to_vec(&request).unwrap(),
+    }));
+    let FromAgent::ProbeResult(result) = controller.next() else {
+        panic!("no probe result")
+    };
+    let report: ProbeReport = serde_json::from_slice(&result.report).unwrap();
+    assert_eq!((result.id, report.received, report.error), (77, 2, None));
+
+    // The controller dies and returns: it hears what runs, and needs to send nothing.
+    drop(controller);
+    eventually("loss noticed", || hosts[0].status().unwrap()["connected"] == false);
+    let controller = Controller::start(&wire.ns[1], &hosts[0], true);
+    let hello = controller.hello();
+    assert_eq!((hello.revision, hello.digest), (9, digest(&good.to_bytes())));
+
+    // And so it is after a restart of the agent.
+    assert!(hosts[0].stop(nix::sys::signal::Signal::SIGTERM));
+    hosts[0].start();
+    assert_eq!(controller.hello().digest, digest(&good.to_bytes()));
+}
+
+/// D21: an expired certificate may still renew, and stops nothing.
+#[test]
+fn an_expired_certificate_is_renewed() {
+    if !root() {
+        return;
+    }
+    let wire = Wire::new("renew");
+    let mut hosts = hosts(&wire);
+    hosts[0]
+        .state
+        .write(file::CERTIFICATE, hosts[0].issue_own(true).as_bytes())
+        .unwrap();
+    // Verifying clients is the real controller's business: here it would refuse the expired certificate.
+    let controller = Controller::start(&wire.ns[1], &hosts[0], false);
+    hosts[0].start();
+    controller.hello();
+    assert_eq!(controller.fake.renewals.load(Ordering::Relaxed), 1);
+    let stored = hosts[0].state.read(file::CERTIFICATE).unwrap().unwrap();
+    assert_eq!(stored, controller.fake.renewed.as_bytes());
+}
+
+/// A controller with another authority is not spoken to.
+#[test]
+fn another_authority_is_refused() {
+    if !root() {
+        return;
+    }
+    let wire = Wire::new("trust");
+    let mut hosts = hosts(&wire);
+    let controller = Controller::start(&wire.ns[1], &hosts[1], false);
+    hosts[0].start();
+    assert!(controller.inbox.recv_timeout(Duration::from_secs(2)).is_err());
+    assert_eq!(hosts[0].status().unwrap()["connected"], false);
+}

@@ -1,0 +1,72 @@
+//! The commands, one file each.
+
+pub(crate) mod address;
+pub(crate) mod agent;
+pub(crate) mod api_token;
+pub(crate) mod apply;
+pub(crate) mod connection;
+pub(crate) mod explain;
+pub(crate) mod gateway;
+pub(crate) mod group;
+pub(crate) mod lab;
+pub(crate) mod link;
+pub(crate) mod login;
+pub(crate) mod nic;
+pub(crate) mod peering;
+pub(crate) mod probe;
+pub(crate) mod route_table;
+pub(crate) mod routes;
+pub(crate) mod settings;
+pub(crate) mod status;
+pub(crate) mod subnet;
+pub(crate) mod token;
+pub(crate) mod vnet;
+pub(crate) mod wait;
+
+use crate::args::{Arguments, Command};
+use crate::context::Context;
+use anyhow::Result;
+use clap::CommandFactory as _;
+use std::process::ExitCode;
+
+/// Does what the command line says.
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let global = arguments.global;
+    let command = match arguments.command {
+        Command::Login(login) => return login.run(&global).await.map(|()| ExitCode::SUCCESS),
+        Command::Lab(arguments) => return lab::run(arguments).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "tombolo", &mut std::io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        other => other,
+    };
+    let context = &Context::new(global)?;
+    match command {
+        Command::Login(_) | Command::Lab(_) | Command::Completions { .. } => Ok(()),
+        Command::Status => status::run(context).await,
+        Command::Apply(c) => c.run(context).await,
+        Command::Diff(c) => return c.run(context).await,
+        Command::Group(c) => c.run(context).await,
+        Command::Vnet(c) => c.run(context).await,
+        Command::Subnet(c) => c.run(context).await,
+        Command::Peering(c) => c.run(context).await,
+        Command::Nic(c) => c.run(context).await,
+        Command::PublicIp(c) => c.run(context).await,
+        Command::RouteTable(c) => c.run(context).await,
+        Command::Gateway(c) => c.run(context).await,
+        Command::Connection(c) => c.run(context).await,
+        Command::Agent(c) => c.run(context).await,
+        Command::Token(c) => c.run(context).await,
+        Command::ApiToken(c) => c.run(context).await,
+        Command::Settings(c) => c.run(context).await,
+        Command::Routes(c) => c.run(context).await,
+        Command::Explain(c) => return c.run(context).await,
+        Command::Ping(c) => return c.run(context).await,
+        Command::Trace(c) => return c.run(context).await,
+        Command::Link(c) => c.run(context).await,
+        Command::Wait(c) => c.run(context).await,
+        Command::Backup(c) => c.run(context).await,
+    }
+    .map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,70 @@
+//! Public addresses.
+
+use crate::args::name;
+use crate::context::Context;
+use crate::output::{Column, at};
+use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::Cell;
+use serde_json::json;
+use std::net::IpAddr;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PublicIp {
+    /// Create a public address
+    Create {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Shown in the resource; where agents are reached is their own matter
+        #[arg(short = 'a', long)]
+        ip_address: Option<IpAddr>,
+        /// The region; the group's unless given
+        #[arg(short, long)]
+        location: Option<String>,
+    },
+    /// List public addresses
+    List,
+    /// Show a public address
+    Show {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Delete a public address
+    Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+}
+
+const COLUMNS: &[Column] = &[
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Location", |v| Cell::new(at(v, "/location"))),
+    ("Address", |v| Cell::new(at(v, "/properties/ipAddress"))),
+];
+
+impl PublicIp {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let path = |name: &str| Ok::<_, anyhow::Error>(c.group()?.item("publicIPAddresses", name));
+        match self {
+            Self::Create {
+                name,
+                ip_address,
+                location,
+            } => {
+                let mut properties = json!({"publicIPAllocationMethod": "Static"});
+                if let Some(address) = ip_address {
+                    properties["ipAddress"] = json!(address);
+                }
+                let location = c.location(location.as_deref()).await?;
+                let body = json!({"location": location, "sku": {"name": "Standard"}, "properties": properties});
+                c.put(&path(name)?, &body, &format!("Created public address {name}."))
+                    .await
+            }
+            Self::List => c
+                .out
+                .list(&c.list("publicIPAddresses").await?, COLUMNS, "No public addresses."),
+            Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
+            Self::Delete { name } => c.delete(&path(name)?, "public address").await,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Agents: what runs on the machines.
+
+use crate::context::Context;
+use crate::output::{bytes, state};
+use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::Cell;
+use tombolo_client::fabric::{AgentView, Binding};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// List the agents
+    List,
+    /// Show an agent with its counters
+    Show { agent: tombolo_proto::id::AgentId },
+    /// Cut an agent off, everywhere and at once; its name stays taken
+    Revoke { agent: tombolo_proto::id::AgentId },
+    /// Forget an agent: what it stood for is free again
+    Delete { agent: tombolo_proto::id::AgentId },
+    /// Print the configuration that an agent should have, without its secrets
+    Config { agent: tombolo_proto::id::AgentId },
+}
+
+impl Agent {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        match self {
+            Self::List => {
+                let all = c.client.agents().await?;
+                if c.out.is_json() {
+                    c.out.json(&all)
+                } else {
+                    table(c, &all);
+                    Ok(())
+                }
+            }
+            Self::Show { agent } => {
+                let one = c.client.agent(agent.as_str()).await?;
+                if c.out.is_json() {
+                    c.out.json(&one)
+                } else {
+                    show(c, &one);
+                    Ok(())
+                }
+            }
+            Self::Revoke { agent } => {
+                if c.confirm(&format!("Cut off agent {agent}?"))? {
+                    c.client.revoke_agent(agent.as_str()).await?;
+                    c.out.note(&format!("Revoked agent {agent}."));
+                    c.settle().await?;
+                }
+                Ok(())
+            }
+            Self::Delete { agent } => {
+                if c.confirm(&format!("Delete agent {agent}?"))? {
+                    c.client.delete_agent(agent.as_str()).await?;
+                    c.out.note(&format!("Deleted agent {agent}."));
+                    c.settle().await?;
+                }
+                Ok(())
+            }
+            Self::Config { agent } => c.out.json(&c.client.agent_config(agent.as_str()).await?),
+        }
+    }
+}
+
+/// What an agent stands for, in a few words.
+pub(crate) fn binding(binding: &Binding) -> String {
+    match binding {
+        Binding::Vm { vm, nics, served } => {
+            let nics: Vec<_> = nics.iter().map(tombolo_proto::id::ResourceId::name).collect();
+            let served = if served.is_empty() {
+                String::new()
+            } else {
+                format!(" +{} subnet(s)", served.len())
+            };
+            format!("VM {} ({}){served}", vm.name(), nics.join(", "))
+        }
+        Binding::Gateway {
+            gateway,
+            ip_configuration,
+        } => format!("gateway {} ({ip_configuration})", gateway.name()),
+    }
+}
+
+/// One word for how an agent is.
+pub(crate) fn condition(agent: &AgentView) -> &'static str {
+    if agent.revoked {
+        "revoked"
+    } else if !agent.connected {
+        "away"
+    } else if agent.rejected.is_some() {
+        "rejects"
+    } else if agent.applied_digest.is_some() && agent.applied_digest == agent.desired_digest {
+        "ok"
+    } else {
+        "behind"
+    }
+}
+
+/// All agents with their state.
+pub(crate) fn table(c: &Context, agents: &[AgentView]) {
+    let rows = agents
+        .iter()
+        .map(|a| {
+            vec![
+                Cell::new(&a.id),
+                Cell::new(binding(&a.binding)),
+                state(condition(a)),
+                Cell::new(a.applied_revision.map(|r| r.to_string()).unwrap_or_default()),
+                Cell::new(a.endpoints.first().map(ToString::to_string).unwrap_or_default()),
+                Cell::new(
+                    a.rejected
+                        .as_ref()
+                        .map(|r| format!("{} (revision {})", r.reason, r.revision))
+                        .unwrap_or_default(),
+                ),
+            ]
+        })
+        .collect();
+    let titles = ["Agent", "Stands for", "State", "Revision", "Endpoint", "Rejected"];
+    c.out.table(
+        &titles,
+        rows,
+        "No agents. Let one join: tombolo token create --vm NAME --nic NIC",
+    );
+}
+
+fn show(c: &Context, agent: &AgentView) {
+    table(c, std::slice::from_ref(agent));
+    let Some(status) = &agent.status else { return };
+    let t = &status.totals;
+    c.out.title("\nPackets since its start");
+    let totals = [
+        ("from the device", t.tun_in),
+        ("to the device", t.tun_out),
+        ("from links", t.link_in),
+        ("to links", t.link_out),
+        ("answered itself", t.replied),
+        ("dropped", t.dropped),
+    ];
+    c.out.table(
+        &["What", "Count"],
+        totals.iter().map(|(n, v)| vec![Cell::new(n), Cell::new(v)]).collect(),
+        "",
+    );
+    c.out.title("\nDrops");
+    let drops = status
+        .drops
+        .iter()
+        .map(|(n, v)| vec![Cell::new(n), Cell::new(v)])
+        .collect();
+    c.out.table(&["Reason", "Packets"], drops, "none");
+    c.out.title("\nLinks");
+    let links = status.links.iter().map(|l| {
+        vec![
+            Cell::new(&l.peer),
+            super::link::state_cell(l.state),
+            Cell::new(bytes(l.rx_bytes)),
+            Cell::new(bytes(l.tx_bytes)),
+        ]
+    });
+    c.out.table(&["Peer", "State", "In", "Out"], links.collect(), "none");
+}

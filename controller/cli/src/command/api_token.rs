@@ -1,0 +1,53 @@
+//! Tokens for people and programs that use the controller.
+
+use crate::args::name;
+use crate::context::Context;
+use crate::output::{Column, at};
+use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::Cell;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApiToken {
+    /// Make a token and print it: it is never shown again
+    Create {
+        /// What it is for
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// List the tokens, without their text
+    List,
+    /// Withdraw a token
+    Delete {
+        #[arg(value_parser = name)]
+        id: String,
+    },
+}
+
+const COLUMNS: &[Column] = &[
+    ("Id", |v| Cell::new(at(v, "/id"))),
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Created", |v| Cell::new(at(v, "/created"))),
+];
+
+impl ApiToken {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        match self {
+            Self::Create { name } => {
+                let token = c.client.create_api_token(name).await?;
+                if c.out.is_json() {
+                    c.out.json(&token)
+                } else {
+                    c.out.line(&token.token);
+                    Ok(())
+                }
+            }
+            Self::List => c.out.list(&c.client.api_tokens().await?, COLUMNS, "No tokens."),
+            Self::Delete { id } => {
+                c.client.delete_api_token(id).await?;
+                c.out.note(&format!("Deleted token {id}."));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! `apply` and `diff`: the declarative file against the controller.
+
+use crate::context::Context;
+use anyhow::{Context as _, Result};
+use clap::Args;
+use owo_colors::OwoColorize as _;
+use serde_json::Value;
+use similar::{ChangeTag, TextDiff};
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tombolo_client::manifest::{Action, Manifest, Plan, Step};
+use tombolo_client::path::Group;
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// A file, a folder, or - for standard input; may be given several times
+    #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Delete what the groups of the files hold and the files do not
+    #[arg(long)]
+    prune: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    files: Files,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    files: Files,
+    /// Exit with 1 if there is a difference
+    #[arg(long)]
+    exit_code: bool,
+}
+
+impl Apply {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let plan = self.files.plan(c).await?;
+        if !c.out.is_json() {
+            show(c, &plan);
+        }
+        if plan.is_empty() {
+            if c.out.is_json() {
+                c.out.json(&plan)?;
+            }
+            return c.settle().await;
+        }
+        if !c.confirm("Apply these changes?")? {
+            c.out.note("Nothing was changed.");
+            return Ok(());
+        }
+        let applied = plan
+            .apply(&c.client, |step| {
+                c.out
+                    .note(&format!("{} {} {} …", verb(step.action), step.kind, step.name))
+            })
+            .await?;
+        if c.out.is_json() {
+            c.out.json(&plan)?;
+        } else {
+            c.out.line(&format!(
+                "Applied {} change(s); revision {}.",
+                applied.changed, applied.revision
+            ));
+        }
+        c.settle().await
+    }
+}
+
+impl Diff {
+    pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
+        let plan = self.files.plan(c).await?;
+        if c.out.is_json() {
+            c.out.json(&plan)?;
+        } else {
+            show(c, &plan);
+        }
+        Ok(if self.exit_code && !plan.is_empty() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+impl Files {
+    async fn plan(&self, c: &Context) -> Result<Plan> {
+        let mut manifest = Manifest::default();
+        for file in &self.files {
+            if file == Path::new("-") {
+                let mut text = String::new();
+                std::io::stdin()
+                    .read_to_string(&mut text)
+                    .context("cannot read standard input")?;
+                manifest.parse("standard input", &text)?;
+            } else {
+                for (origin, document) in Manifest::load(file)?.documents() {
+                    manifest.add(origin, document.clone());
+                }
+            }
+        }
+        // A document without a group needs the one that the user works in.
+        let homeless = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
+        let default = if homeless {
+            c.group()?
+        } else {
+            Group::new(&c.config.subscription, "none")
+        };
+        let work = Plan::read(&c.client, &manifest, &default, self.prune);
+        Ok(c.progress("comparing with the controller", work).await?)
+    }
+}
+
+fn verb(action: Action) -> &'static str {
+    match action {
+        Action::Create => "Creating",
+        Action::Update => "Updating",
+        Action::Delete => "Deleting",
+        Action::Unchanged => "Keeping",
+    }
+}
+
+/// The changes in the order in which they are made, each with its difference, and the sum.
+fn show(c: &Context, plan: &Plan) {
+    for step in plan.changes() {
+        c.out.line(render(step, c.out.colour).trim_end());
+    }
+    let n = |action| plan.count(action);
+    if plan.is_empty() {
+        c.out.line(&format!(
+            "No changes: {} resource(s) are as they should be.",
+            n(Action::Unchanged)
+        ));
+    } else {
+        c.out.line(&format!(
+            "\n{} to create, {} to update, {} to delete, {} unchanged.",
+            n(Action::Create),
+            n(Action::Update),
+            n(Action::Delete),
+            n(Action::Unchanged)
+        ));
+    }
+}
+
+/// One step as text: a headline, then the lines that change with some around them.
+fn render(step: &Step, colour: bool) -> String {
+    let paint = |text: &str, action: Action| match (colour, action) {
+        (true, Action::Create) => text.green().to_string(),
+        (true, Action::Update) => text.yellow().to_string(),
+        (true, Action::Delete) => text.red().to_string(),
+        _ => text.to_owned(),
+    };
+    let sign = match step.action {
+        Action::Create => "+",
+        Action::Update => "~",
+        Action::Delete => "-",
+        Action::Unchanged => " ",
+    };
+    let mut out = paint(&format!("{sign} {} {}", step.kind, step.name), step.action);
+    if let Some(note) = &step.note {
+        let _ = write!(out, ": {note}");
+    }
+    out.push('\n');
+    if step.action == Action::Delete {
+        return out;
+    }
+    let (before, after) = (yaml(&step.before, &step.group), yaml(&step.after, &step.group));
+    let diff = TextDiff::from_lines(&before, &after);
+    // A new resource is shown whole; of an existing one the changes with their surroundings.
+    for group in diff.grouped_ops(if step.action == Action::Create {
+        usize::MAX / 4
+    } else {
+        3
+    }) {
+        for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
+            let line = change.value().trim_end_matches('\n');
+            let (mark, action) = match change.tag() {
+                ChangeTag::Delete => ("-", Action::Delete),
+                ChangeTag::Insert => ("+", Action::Create),
+                ChangeTag::Equal => (" ", Action::Unchanged),
+            };
+            out.push_str(&paint(&format!("    {mark} {line}"), action));
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// A body as YAML, ids shortened to what follows the group.
+fn yaml(value: &Value, group: &Group) -> String {
+    if value.is_null() {
+        return String::new();
+    }
+    let short = shorten(value, &format!("{}/providers/Microsoft.Network/", group.path()));
+    serde_norway::to_string(&short).unwrap_or_default()
+}
+
+fn shorten(value: &Value, prefix: &str) -> Value {
+    match value {
+        Value::String(s) if s.get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix)) => {
+            Value::String(s[prefix.len()..].to_owned())
+        }
+        Value::Array(a) => Value::Array(a.iter().map(|v| shorten(v, prefix)).collect()),
+        Value::Object(o) => Value::Object(o.iter().map(|(k, v)| (k.clone(), shorten(v, prefix))).collect()),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tombolo_client::manifest::Server;
+
+    #[test]
+    fn a_difference_shows_what_comes_and_goes() {
+        let group = Group::new("s", "g");
+        let mut before = Manifest::default();
+        before
+            .parse("a", "virtualNetworks: {v: {addressSpace: [10.0.0.0/8]}}")
+            .unwrap();
+        let mut after = Manifest::default();
+        after
+            .parse("a", "virtualNetworks: {v: {addressSpace: [10.0.0.0/8, 11.0.0.0/8]}}")
+            .unwrap();
+        let mut server = Server::default();
+        for e in before.expand(&group).unwrap() {
+            server.insert(e.kind, &e.path, e.body);
+        }
+        let plan = Plan::make(&after.expand(&group).unwrap(), &server, false).unwrap();
+        let text: String = plan.changes().map(|s| render(s, false)).collect();
+        assert!(text.contains("~ virtual network v"), "{text}");
+        assert!(text.contains("    + ") && text.contains("11.0.0.0/8"), "{text}");
+        assert!(!text.lines().any(|l| l.starts_with("    - ")), "{text}");
+        let new = Plan::make(&after.expand(&group).unwrap(), &Server::default(), false).unwrap();
+        let text: String = new.changes().map(|s| render(s, false)).collect();
+        assert!(
+            text.contains("+ resource group g") && text.contains("addressPrefixes:"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! `tombolo explain`: what happens to a packet, and why. Verdict first, then the hops, then what to do.
+
+use crate::context::Context;
+use crate::output::{Output, at, items, name_at, text};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use comfy_table::Cell;
+use owo_colors::OwoColorize as _;
+use serde_json::Value;
+use std::process::ExitCode;
+use tombolo_client::fabric::ExplainRequest;
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// A machine, network interface or agent
+    from: String,
+    /// The same, or an address
+    to: String,
+    /// What the packet carries
+    #[arg(short, long, value_enum, default_value_t = Protocol::Icmp)]
+    protocol: Protocol,
+    /// The destination port of TCP and UDP
+    #[arg(long)]
+    port: Option<u16>,
+    /// The TTL that the packet starts with
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    ttl: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    Icmp,
+    Tcp,
+    Udp,
+}
+
+impl Explain {
+    /// Exits with 1 if the packet or its answer does not arrive, so that scripts can ask.
+    pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
+        let protocol = match self.protocol {
+            Protocol::Icmp => "icmp",
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        let request = ExplainRequest {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            protocol: Some(protocol.to_owned()),
+            destination_port: self.port,
+            ttl: self.ttl,
+        };
+        let answer = c.client.explain(&request).await?;
+        if c.out.is_json() {
+            c.out.json(&answer)?;
+        } else {
+            show(c.out, &self.from, &self.to, &answer);
+        }
+        let reachable = answer.get("reachable").and_then(Value::as_bool) == Some(true);
+        Ok(if reachable {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+fn show(out: Output, from: &str, to: &str, answer: &Value) {
+    let reachable = answer.get("reachable").and_then(Value::as_bool) == Some(true);
+    let verdict = if reachable { "reachable" } else { "NOT reachable" };
+    let verdict = match (out.colour, reachable) {
+        (true, true) => verdict.green().bold().to_string(),
+        (true, false) => verdict.red().bold().to_string(),
+        _ => verdict.to_owned(),
+    };
+    let ends = format!(
+        "{from} ({}) → {to} ({})",
+        at(answer, "/source"),
+        at(answer, "/destination")
+    );
+    out.line(&format!("{verdict}: {ends}, {}", at(answer, "/protocol")));
+    out.line(&at(answer, "/summary"));
+    walk(out, "The way there", answer.get("request"));
+    walk(out, "The way back", answer.get("reply").filter(|r| !r.is_null()));
+    let trace: Vec<_> = items(answer, "/trace")
+        .map(|h| {
+            let address = at(h, "/address");
+            vec![
+                Cell::new(at(h, "/ttl")),
+                Cell::new(if address.is_empty() { "*".to_owned() } else { address }),
+                Cell::new(at(h, "/agent")),
+            ]
+        })
+        .collect();
+    if !trace.is_empty() {
+        out.title("\nWhat traceroute shows");
+        out.table(&["TTL", "Address", "Agent"], trace, "");
+    }
+    for side in ["/request/stop", "/reply/stop"] {
+        let Some(stop) = answer.pointer(side).filter(|s| !s.is_null()) else {
+            continue;
+        };
+        out.title("\nWhat to do");
+        let rule = at(stop, "/rule");
+        let rule = if rule.is_empty() {
+            String::new()
+        } else {
+            format!(" (rule {rule})")
+        };
+        out.line(&format!(
+            "{} drops it: {}{rule}",
+            at(stop, "/agent"),
+            at(stop, "/reason")
+        ));
+        out.line(&at(stop, "/text"));
+        let resource = at(stop, "/resource");
+        if !resource.is_empty() {
+            out.line(&format!("Look at: {resource}"));
+        }
+    }
+}
+
+fn walk(out: Output, title: &str, walk: Option<&Value>) {
+    let Some(walk) = walk else { return };
+    out.title(&format!("\n{title}"));
+    let rows = items(walk, "/hops")
+        .map(|hop| {
+            let from = match at(hop, "/ingress/from") {
+                link if link.is_empty() => "its host".to_owned(),
+                link => link,
+            };
+            vec![
+                Cell::new(at(hop, "/agent")),
+                Cell::new(name_at(hop, "/vnet")),
+                Cell::new(from),
+                Cell::new(at(hop, "/ttl")),
+                Cell::new(route(hop.get("route"))),
+                Cell::new(at(hop, "/verdict")),
+            ]
+        })
+        .collect();
+    out.table(
+        &["Agent", "VNet", "From", "TTL", "Route", "Decision"],
+        rows,
+        "no agent sees it",
+    );
+}
+
+/// A matched route in one cell: `10.2.0.0/16 VNetPeering (Default)`.
+fn route(route: Option<&Value>) -> String {
+    let Some(route) = route.filter(|r| !r.is_null()) else {
+        return String::new();
+    };
+    let via = at(route, "/nextHopIpAddress");
+    let via = if via.is_empty() { via } else { format!(" {via}") };
+    let name = text(route.get("name"));
+    let name = if name.is_empty() { name } else { format!(" '{name}'") };
+    format!(
+        "{} {}{via} ({}{name})",
+        at(route, "/addressPrefix"),
+        at(route, "/nextHopType"),
+        at(route, "/source")
+    )
+}

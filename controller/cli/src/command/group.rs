@@ -1,0 +1,75 @@
+//! Resource groups.
+
+use crate::args::name;
+use crate::context::Context;
+use crate::output::{Column, at};
+use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::Cell;
+use serde_json::json;
+use tombolo_client::manifest::DEFAULT_LOCATION;
+use tombolo_client::path::Group as Path;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Group {
+    /// Create a group
+    Create {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Its region: resources in it have it unless they say otherwise
+        #[arg(short, long, default_value = DEFAULT_LOCATION)]
+        location: String,
+    },
+    /// List the groups
+    List,
+    /// Show a group
+    Show {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Delete a group and everything in it
+    Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+}
+
+const COLUMNS: &[Column] = &[
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Location", |v| Cell::new(at(v, "/location"))),
+    ("State", |v| Cell::new(at(v, "/properties/provisioningState"))),
+];
+
+impl Group {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let path = |name: &str| Path::new(&c.config.subscription, name).path();
+        match self {
+            Self::Create { name, location } => {
+                c.put(
+                    &path(name),
+                    &json!({"location": location}),
+                    &format!("Created resource group {name}."),
+                )
+                .await
+            }
+            Self::List => {
+                let all = c
+                    .client
+                    .arm_list(&format!("{}/resourceGroups", c.subscription()))
+                    .await?;
+                c.out.list(
+                    &all,
+                    COLUMNS,
+                    "No resource groups. Create one: tombolo group create NAME",
+                )
+            }
+            Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)).await?, COLUMNS),
+            Self::Delete { name } => {
+                if c.confirm(&format!("Delete resource group {name} and everything in it?"))? {
+                    c.delete(&path(name), "resource group").await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `tombolo link`: the tunnels between agents, as they report them.
+
+use crate::context::Context;
+use crate::output::{bytes, state};
+use anyhow::Result;
+use clap::Args;
+use comfy_table::Cell;
+use serde_json::json;
+use tombolo_client::fabric::AgentView;
+use tombolo_proto::id::AgentId;
+use tombolo_proto::status::{LinkState, LinkStatus};
+
+#[derive(Debug, Args)]
+pub(crate) struct Link {
+    /// Of this agent only
+    agent: Option<AgentId>,
+}
+
+impl Link {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let agents = match &self.agent {
+            Some(agent) => vec![c.client.agent(agent.as_str()).await?],
+            None => c.client.agents().await?,
+        };
+        let of = |a: &AgentView| a.status.as_ref().map(|s| s.links.clone()).unwrap_or_default();
+        let all: Vec<(AgentId, LinkStatus)> = agents
+            .iter()
+            .flat_map(|a| of(a).into_iter().map(|l| (a.id.clone(), l)))
+            .collect();
+        if c.out.is_json() {
+            let list: Vec<_> = all
+                .iter()
+                .map(|(agent, link)| json!({"agent": agent, "link": link}))
+                .collect();
+            return c.out.json(&list);
+        }
+        let rows = all
+            .iter()
+            .map(|(agent, l)| {
+                vec![
+                    Cell::new(agent),
+                    Cell::new(&l.peer),
+                    state_cell(l.state),
+                    Cell::new(l.endpoint.map(|e| e.to_string()).unwrap_or_default()),
+                    Cell::new(l.handshake_age.map(|s| format!("{s:.0} s ago")).unwrap_or_default()),
+                    Cell::new(bytes(l.rx_bytes)),
+                    Cell::new(bytes(l.tx_bytes)),
+                    Cell::new(l.reason.clone().unwrap_or_default()),
+                ]
+            })
+            .collect();
+        let titles = ["Agent", "Peer", "State", "Endpoint", "Handshake", "In", "Out", "Reason"];
+        c.out.table(
+            &titles,
+            rows,
+            "No links: the first packet between two machines brings one up.",
+        );
+        Ok(())
+    }
+}
+
+/// A link's state in words and colour.
+pub(crate) fn state_cell(link: LinkState) -> Cell {
+    state(match link {
+        LinkState::Idle => "idle",
+        LinkState::Connecting => "connecting",
+        LinkState::Up => "up",
+        LinkState::Unreachable => "unreachable",
+        LinkState::AuthenticationFailed => "authentication failed",
+        LinkState::NoEndpoint => "no endpoint",
+    })
+}

@@ -1,0 +1,30 @@
+//! `tombolo login`: remembers a controller and a token, after trying them.
+
+use crate::args::Global;
+use crate::config::{self, Config};
+use crate::output::Output;
+use anyhow::Result;
+use clap::Args;
+
+/// Takes --controller, --ca, --token-file (or --token), and as defaults -g and --subscription.
+#[derive(Debug, Args)]
+pub(crate) struct Login {}
+
+impl Login {
+    pub(crate) async fn run(&self, global: &Global) -> Result<()> {
+        let config = Config::load(global)?;
+        let client = config.client()?;
+        client.health().await?;
+        let revisions = client.revisions().await?;
+        let path = config::path(global);
+        config.remember()?.write(&path)?;
+        let out = Output::new(global.output);
+        out.note(&format!(
+            "Logged in at {} (revision {}).",
+            client.base(),
+            revisions.desired
+        ));
+        out.note(&format!("Remembered in {}.", path.display()));
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! Peerings. Each VNet has its own half; traffic flows when both say Connected.
+
+use crate::args::{Child, child, name, reference};
+use crate::context::Context;
+use crate::failure::NotFound;
+use crate::output::{Column, at, items, name_at, state};
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use serde_json::{Value, json};
+use tombolo_client::path::segment;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Peering {
+    /// Create one half
+    Create {
+        /// VNET/PEERING
+        #[arg(value_parser = child)]
+        name: Child,
+        /// The other VNet, by name or id
+        #[arg(short, long, value_name = "VNET", value_parser = reference, visible_alias = "remote-vnet")]
+        remote: String,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// List the halves of one VNet, or of all
+    List {
+        #[arg(value_parser = name)]
+        vnet: Option<String>,
+    },
+    /// Show a half
+    Show {
+        /// VNET/PEERING
+        #[arg(value_parser = child)]
+        name: Child,
+    },
+    /// Change the flags of a half; without flags: take a Disconnected half back to Initiated (P14)
+    Update {
+        /// VNET/PEERING
+        #[arg(value_parser = child)]
+        name: Child,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Take over the remote VNet's address space as it is now (P27)
+    Sync {
+        /// VNET/PEERING
+        #[arg(value_parser = child)]
+        name: Child,
+    },
+    /// Delete a half; the other becomes Disconnected
+    Delete {
+        /// VNET/PEERING
+        #[arg(value_parser = child)]
+        name: Child,
+        /// The other half too
+        #[arg(long)]
+        both: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Packets pass between the VNets (P17); on unless said otherwise
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    allow_vnet_access: Option<bool>,
+    /// Packets with foreign sources may come from the remote VNet (P18)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    allow_forwarded_traffic: Option<bool>,
+    /// The remote VNet may use this VNet's gateways (P19)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    allow_gateway_transit: Option<bool>,
+    /// This VNet uses the remote VNet's gateways (P20)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    use_remote_gateways: Option<bool>,
+}
+
+impl Flags {
+    fn put_over(&self, properties: &mut Value) {
+        let flags = [
+            ("allowVirtualNetworkAccess", self.allow_vnet_access),
+            ("allowForwardedTraffic", self.allow_forwarded_traffic),
+            ("allowGatewayTransit", self.allow_gateway_transit),
+            ("useRemoteGateways", self.use_remote_gateways),
+        ];
+        for (name, value) in flags {
+            if let Some(value) = value {
+                properties[name] = json!(value);
+            }
+        }
+    }
+}
+
+pub(crate) const COLUMNS: &[Column] = &[
+    ("VNet", |v| {
+        Cell::new(segment(&at(v, "/id"), "virtualNetworks").unwrap_or_default())
+    }),
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Remote", |v| {
+        Cell::new(name_at(v, "/properties/remoteVirtualNetwork/id"))
+    }),
+    ("State", |v| state(&at(v, "/properties/peeringState"))),
+    ("Sync", |v| state(&at(v, "/properties/peeringSyncLevel"))),
+    ("Access", |v| Cell::new(at(v, "/properties/allowVirtualNetworkAccess"))),
+    ("Forwarded", |v| Cell::new(at(v, "/properties/allowForwardedTraffic"))),
+    ("Transit", |v| Cell::new(at(v, "/properties/allowGatewayTransit"))),
+    ("Remote gateways", |v| Cell::new(at(v, "/properties/useRemoteGateways"))),
+];
+
+impl Peering {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        match self {
+            Self::Create { name, remote, flags } => {
+                let mut properties = json!({
+                    "remoteVirtualNetwork": {"id": c.group()?.resolve("virtualNetworks", remote)},
+                    "allowVirtualNetworkAccess": true,
+                });
+                flags.put_over(&mut properties);
+                let answer = c
+                    .client
+                    .arm_put(&path(c, name)?, &json!({"properties": properties}))
+                    .await?;
+                c.written(&answer, &said("Created", name, &answer)).await
+            }
+            Self::List { vnet: Some(vnet) } => {
+                let vnet = c.group()?.item("virtualNetworks", vnet);
+                let all = c.client.arm_list(&format!("{vnet}/virtualNetworkPeerings")).await?;
+                c.out.list(
+                    &all,
+                    COLUMNS,
+                    "No peerings. Create one: tombolo peering create VNET/NAME --remote VNET",
+                )
+            }
+            Self::List { vnet: None } => {
+                let vnets = c.list("virtualNetworks").await?;
+                let all: Vec<_> = vnets
+                    .iter()
+                    .flat_map(|v| items(v, "/properties/virtualNetworkPeerings"))
+                    .cloned()
+                    .collect();
+                c.out.list(
+                    &all,
+                    COLUMNS,
+                    "No peerings. Create one: tombolo peering create VNET/NAME --remote VNET",
+                )
+            }
+            Self::Show { name } => {
+                let mut columns = COLUMNS.to_vec();
+                columns.extend_from_slice(&[
+                    ("Remote space", |v| {
+                        Cell::new(at(v, "/properties/remoteAddressSpace/addressPrefixes"))
+                    }),
+                    ("Remote space now", |v| {
+                        Cell::new(at(v, "/properties/remoteVirtualNetworkAddressSpace/addressPrefixes"))
+                    }),
+                ]);
+                c.out.item(&c.client.arm_get(&path(c, name)?).await?, &columns)
+            }
+            Self::Update { name, flags } => {
+                let path = path(c, name)?;
+                let mut body = c.client.arm_get(&path).await?;
+                flags.put_over(&mut body["properties"]);
+                let answer = c.client.arm_put(&path, &body).await?;
+                c.written(&answer, &said("Updated", name, &answer)).await
+            }
+            Self::Sync { name } => {
+                let path = path(c, name)?;
+                let body = c.client.arm_get(&path).await?;
+                let answer = c
+                    .client
+                    .arm_put_with(&path, &[("syncRemoteAddressSpace", "true")], &body)
+                    .await?;
+                c.written(&answer, &said("Synced", name, &answer)).await
+            }
+            Self::Delete { name, both } => {
+                let path = path(c, name)?;
+                let other = if *both {
+                    Some(counterpart(c, &path).await?)
+                } else {
+                    None
+                };
+                c.delete(&path, "peering").await?;
+                match other.flatten() {
+                    Some(other) => c.delete(&other, "peering").await,
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// The id of the half that points back. None: there is none.
+async fn counterpart(c: &Context, path: &str) -> Result<Option<String>> {
+    let Some(half) = c.client.arm_find(path).await? else {
+        return Err(NotFound(format!("there is no peering {path}, so its other half is not known")).into());
+    };
+    let remote = at(&half, "/properties/remoteVirtualNetwork/id");
+    let Some(remote) = c.client.arm_find(&remote).await? else {
+        return Ok(None);
+    };
+    let own = path.split("/virtualNetworkPeerings/").next().unwrap_or_default();
+    Ok(items(&remote, "/properties/virtualNetworkPeerings")
+        .find(|p| at(p, "/properties/remoteVirtualNetwork/id").eq_ignore_ascii_case(own))
+        .map(|p| at(p, "/id")))
+}
+
+fn said(what: &str, name: &Child, answer: &Value) -> String {
+    let state = at(answer, "/properties/peeringState");
+    let more = match state.as_str() {
+        "Initiated" => ": the other half is missing",
+        "Disconnected" => ": the other half was deleted",
+        _ => "",
+    };
+    format!("{what} peering {}/{}: {state}{more}.", name.parent, name.name)
+}
+
+fn path(c: &Context, name: &Child) -> Result<String> {
+    let vnet = c.group()?.item("virtualNetworks", &name.parent);
+    Ok(format!("{vnet}/virtualNetworkPeerings/{}", name.name))
+}

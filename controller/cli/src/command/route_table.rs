@@ -1,0 +1,221 @@
+//! Route tables and their routes.
+
+use crate::args::{Child, child, name};
+use crate::context::Context;
+use crate::failure::Usage;
+use crate::output::{Column, at, items, name_at};
+use anyhow::Result;
+use clap::{Subcommand, ValueEnum};
+use comfy_table::Cell;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use tombolo_client::path::segment;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteTable {
+    /// Create a route table
+    Create {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Keep gateway routes out of its subnets (R15)
+        #[arg(long)]
+        disable_bgp_route_propagation: bool,
+        /// The region; the group's unless given
+        #[arg(short, long)]
+        location: Option<String>,
+    },
+    /// List route tables
+    List,
+    /// Show a route table with its routes
+    Show {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Change a route table
+    Update {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Keep gateway routes out of its subnets (R15)
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", required = true)]
+        disable_bgp_route_propagation: Option<bool>,
+    },
+    /// Delete a route table
+    Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Its routes, named TABLE/ROUTE
+    #[command(subcommand)]
+    Route(Route),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Route {
+    /// Create or replace a route
+    Create {
+        /// TABLE/ROUTE
+        #[arg(value_parser = child)]
+        name: Child,
+        /// The destination
+        #[arg(short = 'p', long)]
+        address_prefix: IpNet,
+        /// Where to (R10)
+        #[arg(short = 't', long, value_enum)]
+        next_hop_type: NextHop,
+        /// With VirtualAppliance
+        #[arg(short = 'i', long, visible_alias = "next-hop-ip")]
+        next_hop_ip_address: Option<IpAddr>,
+    },
+    /// List the routes of a table
+    List {
+        #[arg(value_parser = name)]
+        table: String,
+    },
+    /// Show a route
+    Show {
+        /// TABLE/ROUTE
+        #[arg(value_parser = child)]
+        name: Child,
+    },
+    /// Delete a route
+    Delete {
+        /// TABLE/ROUTE
+        #[arg(value_parser = child)]
+        name: Child,
+    },
+}
+
+/// In Azure's words; case does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub(crate) enum NextHop {
+    #[value(aliases = ["virtualappliance", "virtual-appliance"])]
+    VirtualAppliance,
+    #[value(aliases = ["virtualnetworkgateway", "virtual-network-gateway"])]
+    VirtualNetworkGateway,
+    #[value(aliases = ["vnetlocal", "vnet-local"])]
+    VnetLocal,
+    #[value(alias = "internet")]
+    Internet,
+    #[value(alias = "none")]
+    None,
+}
+
+const COLUMNS: &[Column] = &[
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Location", |v| Cell::new(at(v, "/location"))),
+    ("Routes", |v| Cell::new(items(v, "/properties/routes").count())),
+    ("Subnets", |v| {
+        let subnet = |s: &Value| {
+            let id = at(s, "/id");
+            format!(
+                "{}/{}",
+                segment(&id, "virtualNetworks").unwrap_or_default(),
+                name_at(s, "/id")
+            )
+        };
+        Cell::new(
+            items(v, "/properties/subnets")
+                .map(subnet)
+                .collect::<Vec<_>>()
+                .join(", "),
+        )
+    }),
+    ("Gateway routes off", |v| {
+        Cell::new(at(v, "/properties/disableBgpRoutePropagation"))
+    }),
+];
+
+const ROUTE_COLUMNS: &[Column] = &[
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Prefix", |v| Cell::new(at(v, "/properties/addressPrefix"))),
+    ("Next hop type", |v| Cell::new(at(v, "/properties/nextHopType"))),
+    ("Next hop IP", |v| Cell::new(at(v, "/properties/nextHopIpAddress"))),
+];
+
+impl RouteTable {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        match self {
+            Self::Create {
+                name,
+                disable_bgp_route_propagation,
+                location,
+            } => {
+                let body = json!({
+                    "location": c.location(location.as_deref()).await?,
+                    "properties": {"disableBgpRoutePropagation": disable_bgp_route_propagation},
+                });
+                c.put(&path(c, name)?, &body, &format!("Created route table {name}."))
+                    .await
+            }
+            Self::List => {
+                let all = c.list("routeTables").await?;
+                c.out.list(
+                    &all,
+                    COLUMNS,
+                    "No route tables. Create one: tombolo route-table create NAME",
+                )
+            }
+            Self::Show { name } => {
+                let table = c.client.arm_get(&path(c, name)?).await?;
+                c.out.item(&table, COLUMNS)?;
+                if !c.out.is_json() {
+                    let routes: Vec<_> = items(&table, "/properties/routes").cloned().collect();
+                    c.out.title("\nRoutes");
+                    c.out.list(&routes, ROUTE_COLUMNS, "none")?;
+                }
+                Ok(())
+            }
+            Self::Update {
+                name,
+                disable_bgp_route_propagation,
+            } => {
+                let change = |table: &mut Value| {
+                    table["properties"]["disableBgpRoutePropagation"] = json!(disable_bgp_route_propagation);
+                };
+                c.edit(&path(c, name)?, &format!("Updated route table {name}."), change)
+                    .await
+            }
+            Self::Delete { name } => c.delete(&path(c, name)?, "route table").await,
+            Self::Route(route) => route.run(c).await,
+        }
+    }
+}
+
+impl Route {
+    async fn run(&self, c: &Context) -> Result<()> {
+        let route = |n: &Child| Ok::<_, anyhow::Error>(format!("{}/routes/{}", path(c, &n.parent)?, n.name));
+        match self {
+            Self::Create {
+                name,
+                address_prefix,
+                next_hop_type,
+                next_hop_ip_address,
+            } => {
+                if (*next_hop_type == NextHop::VirtualAppliance) != next_hop_ip_address.is_some() {
+                    let hint = "--next-hop-type VirtualAppliance with --next-hop-ip-address, others without (R10)";
+                    return Err(Usage::new("next hop type and next hop address do not fit together", hint).into());
+                }
+                let kind = next_hop_type.to_possible_value();
+                let body = json!({"properties": {
+                    "addressPrefix": address_prefix,
+                    "nextHopType": kind.as_ref().map(|v| v.get_name()),
+                    "nextHopIpAddress": next_hop_ip_address,
+                }});
+                let what = format!("Created route {} to {address_prefix} in {}.", name.name, name.parent);
+                c.put(&route(name)?, &body, &what).await
+            }
+            Self::List { table } => {
+                let all = c.client.arm_list(&format!("{}/routes", path(c, table)?)).await?;
+                c.out.list(&all, ROUTE_COLUMNS, "No routes.")
+            }
+            Self::Show { name } => c.out.item(&c.client.arm_get(&route(name)?).await?, ROUTE_COLUMNS),
+            Self::Delete { name } => c.delete(&route(name)?, "route").await,
+        }
+    }
+}
+
+fn path(c: &Context, name: &str) -> Result<String> {
+    Ok(c.group()?.item("routeTables", name))
+}

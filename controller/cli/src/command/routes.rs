@@ -1,0 +1,98 @@
+//! `tombolo routes`: the effective routes of a network interface, as Azure shows them.
+
+use crate::context::Context;
+use crate::failure::{NotFound, Usage};
+use crate::output::{Column, at, items, state};
+use anyhow::Result;
+use clap::Args;
+use comfy_table::Cell;
+use serde_json::{Value, json};
+use tombolo_client::fabric::Binding;
+
+#[derive(Debug, Args)]
+pub(crate) struct Routes {
+    /// A network interface, a machine or its agent; by name or id
+    name: String,
+}
+
+const COLUMNS: &[Column] = &[
+    ("Source", |v| Cell::new(at(v, "/source"))),
+    ("State", |v| state(&at(v, "/state"))),
+    ("Prefix", |v| Cell::new(at(v, "/addressPrefix"))),
+    ("Next hop type", |v| Cell::new(at(v, "/nextHopType"))),
+    ("Next hop IP", |v| Cell::new(at(v, "/nextHopIpAddress"))),
+];
+
+impl Routes {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let nics = self.nics(c).await?;
+        let mut all = Vec::new();
+        for nic in &nics {
+            let answer = c
+                .client
+                .arm_post(&format!("{nic}/effectiveRouteTable"), &json!({}))
+                .await?;
+            all.push((nic, items(&answer, "/value").cloned().collect::<Vec<Value>>()));
+        }
+        if c.out.is_json() {
+            // One interface: the routes. Several: the routes of each.
+            return match all.as_slice() {
+                [(_, routes)] => c.out.json(routes),
+                _ => c.out.json(
+                    &all.iter()
+                        .map(|(nic, r)| json!({"nic": nic, "routes": r}))
+                        .collect::<Vec<_>>(),
+                ),
+            };
+        }
+        for (nic, routes) in &all {
+            if all.len() > 1 {
+                c.out.title(tombolo_client::path::last(nic));
+            }
+            c.out.list(routes, COLUMNS, "no routes")?;
+        }
+        Ok(())
+    }
+
+    /// The ids of the interfaces that are meant.
+    async fn nics(&self, c: &Context) -> Result<Vec<String>> {
+        let lower = self.name.to_ascii_lowercase();
+        if lower.contains("/networkinterfaces/") {
+            return Ok(vec![self.name.clone()]);
+        }
+        let all = c.list("networkInterfaces").await?;
+        let found: Vec<_> = all
+            .iter()
+            .filter(|n| at(n, "/name").eq_ignore_ascii_case(&self.name))
+            .map(|n| at(n, "/id"))
+            .collect();
+        match found.len() {
+            0 => {}
+            1 => return Ok(found),
+            _ => {
+                let what = format!("several network interfaces are called {}", self.name);
+                return Err(Usage::new(what, format!("-g GROUP, or a full id: {}", found.join(", "))).into());
+            }
+        }
+        for agent in c.client.agents().await? {
+            let Binding::Vm { vm, nics, .. } = &agent.binding else {
+                continue;
+            };
+            let means = |id: &str| id.eq_ignore_ascii_case(&self.name);
+            if means(agent.id.as_str()) || means(vm.as_str()) || means(vm.name()) {
+                return Ok(nics.iter().map(|n| n.as_str().to_owned()).collect());
+            }
+        }
+        let names = all.iter().map(|n| at(n, "/name")).collect::<Vec<_>>().join(", ");
+        let known = if names.is_empty() {
+            "there are none".to_owned()
+        } else {
+            format!("interfaces: {names}")
+        };
+        Err(NotFound(format!(
+            "there is no network interface or machine '{}' ({known})",
+            self.name
+        ))
+        .into())
+    }
+}

@@ -1,0 +1,81 @@
+//! The controller's switches.
+
+use crate::context::Context;
+use crate::failure::Usage;
+use crate::output::text;
+use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::Cell;
+use serde_json::Value;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Settings {
+    /// Show all switches
+    Show,
+    /// Set switches: NAME=VALUE …
+    Set {
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
+        values: Vec<(String, Value)>,
+    },
+}
+
+/// `name=value`; the value is JSON, or else text.
+fn assignment(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("must be written as NAME=VALUE, e.g. mtu=1400")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    Ok((name.to_owned(), value))
+}
+
+impl Settings {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let mut settings = c.client.settings().await?;
+        if let Self::Set { values } = self {
+            for (name, value) in values {
+                let Some(object) = settings.as_object_mut() else { break };
+                let canonical = object.keys().find(|k| same(k, name)).cloned();
+                let Some(key) = canonical else {
+                    let names = object.keys().cloned().collect::<Vec<_>>().join(", ");
+                    return Err(Usage::new(format!("there is no setting '{name}'"), format!("one of: {names}")).into());
+                };
+                object.insert(key, value.clone());
+            }
+            settings = c.client.put_settings(&settings).await?;
+        }
+        if c.out.is_json() {
+            c.out.json(&settings)?;
+        } else {
+            let rows = settings.as_object().into_iter().flatten();
+            let rows = rows
+                .map(|(k, v)| vec![Cell::new(k), Cell::new(text(Some(v)))])
+                .collect();
+            c.out.table(&["Setting", "Value"], rows, "none");
+        }
+        if matches!(self, Self::Set { .. }) {
+            c.settle().await
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// `global-gateway-transit`, `global_gateway_transit` and `globalGatewayTransit` are the same.
+fn same(a: &str, b: &str) -> bool {
+    let plain = |s: &str| s.replace(['-', '_'], "").to_ascii_lowercase();
+    plain(a) == plain(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_json_or_text() {
+        assert_eq!(assignment("mtu=1400").unwrap(), ("mtu".into(), 1400.into()));
+        assert_eq!(assignment("addressSpaceChange=strict").unwrap().1, "strict");
+        assert_eq!(assignment("globalGatewayTransit=false").unwrap().1, false);
+        assert!(assignment("mtu").is_err());
+        assert!(same("global-gateway-transit", "globalGatewayTransit"));
+    }
+}

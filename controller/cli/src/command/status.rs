@@ -1,0 +1,58 @@
+//! `tombolo status`: the controller, its agents, and what is not as it should be.
+
+use crate::command::{agent, connection, gateway, peering};
+use crate::context::Context;
+use crate::output::{at, items};
+use anyhow::Result;
+use serde_json::json;
+
+pub(crate) async fn run(c: &Context) -> Result<()> {
+    let (health, revisions) = tokio::try_join!(c.client.health(), c.client.revisions())?;
+    let agents = c.client.agents().await?;
+    let vnets = c.list_all("virtualNetworks").await?;
+    let gateways = c.list_all("virtualNetworkGateways").await?;
+    let connections = c.list_all("connections").await?;
+    let peerings: Vec<_> = vnets
+        .iter()
+        .flat_map(|v| items(v, "/properties/virtualNetworkPeerings"))
+        .cloned()
+        .collect();
+    let as_should = |p: &&serde_json::Value| {
+        at(p, "/properties/peeringState") != "Connected"
+            || !matches!(at(p, "/properties/peeringSyncLevel").as_str(), "FullyInSync" | "")
+    };
+    let loose: Vec<_> = peerings.iter().filter(as_should).cloned().collect();
+    if c.out.is_json() {
+        return c.out.json(&json!({
+            "controller": c.client.base(), "health": health, "revisions": revisions, "agents": agents,
+            "gateways": gateways, "connections": connections, "peeringsNotConnected": loose,
+        }));
+    }
+    c.out.line(&format!(
+        "Controller {}: {}, revision {} desired, {} in force.",
+        c.client.base(),
+        at(&health, "/status"),
+        revisions.desired,
+        revisions.in_force
+    ));
+    c.out.line(&format!(
+        "{} virtual network(s), {} peering half(s).",
+        vnets.len(),
+        peerings.len()
+    ));
+    c.out.title("\nAgents");
+    agent::table(c, &agents);
+    if !gateways.is_empty() {
+        c.out.title("\nGateways");
+        c.out.list(&gateways, gateway::COLUMNS, "")?;
+    }
+    if !connections.is_empty() {
+        c.out.title("\nConnections");
+        connection::list(c, &connections)?;
+    }
+    if !loose.is_empty() {
+        c.out.title("\nPeerings that are not Connected and in sync");
+        c.out.list(&loose, peering::COLUMNS, "")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Subnets.
+
+use crate::args::{Child, child, name, reference};
+use crate::context::Context;
+use crate::failure::Usage;
+use crate::output::{Column, at, items, name_at};
+use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::Cell;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tombolo_client::path::segment;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Subnet {
+    /// Create a subnet
+    Create {
+        /// VNET/SUBNET
+        #[arg(value_parser = child)]
+        name: Child,
+        /// Its prefixes
+        #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", required = true, num_args = 1.., value_delimiter = ',')]
+        prefixes: Vec<IpNet>,
+        /// Its route table
+        #[arg(long, value_parser = reference)]
+        route_table: Option<String>,
+    },
+    /// List the subnets of a virtual network
+    List {
+        #[arg(value_parser = name)]
+        vnet: String,
+    },
+    /// Show a subnet
+    Show {
+        /// VNET/SUBNET
+        #[arg(value_parser = child)]
+        name: Child,
+    },
+    /// Change a subnet
+    Update {
+        /// VNET/SUBNET
+        #[arg(value_parser = child)]
+        name: Child,
+        /// Its prefixes
+        #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", num_args = 1.., value_delimiter = ',')]
+        prefixes: Vec<IpNet>,
+        /// Its route table
+        #[arg(long, value_parser = reference)]
+        route_table: Option<String>,
+        /// Takes the route table away
+        #[arg(long, conflicts_with = "route_table")]
+        no_route_table: bool,
+    },
+    /// Delete a subnet
+    Delete {
+        /// VNET/SUBNET
+        #[arg(value_parser = child)]
+        name: Child,
+    },
+}
+
+pub(crate) const COLUMNS: &[Column] = &[
+    ("VNet", |v| {
+        Cell::new(segment(&at(v, "/id"), "virtualNetworks").unwrap_or_default())
+    }),
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Prefixes", |v| {
+        let single = at(v, "/properties/addressPrefix");
+        Cell::new(if single.is_empty() {
+            at(v, "/properties/addressPrefixes")
+        } else {
+            single
+        })
+    }),
+    ("Route table", |v| Cell::new(name_at(v, "/properties/routeTable/id"))),
+    ("In use", |v| {
+        Cell::new(items(v, "/properties/ipConfigurations").count())
+    }),
+];
+
+impl Subnet {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let group = c.group()?;
+        let path = |n: &Child| group.subnet(&n.parent, &n.name);
+        let table = |name: &Option<String>| match name {
+            Some(name) => json!({"id": group.resolve("routeTables", name)}),
+            None => Value::Null,
+        };
+        match self {
+            Self::Create {
+                name,
+                prefixes,
+                route_table,
+            } => {
+                let properties = json!({"addressPrefixes": prefixes, "routeTable": table(route_table)});
+                let what = format!("Created subnet {}/{}.", name.parent, name.name);
+                c.put(&path(name), &json!({"properties": properties}), &what).await
+            }
+            Self::List { vnet } => {
+                let all = c
+                    .client
+                    .arm_list(&format!("{}/subnets", group.item("virtualNetworks", vnet)))
+                    .await?;
+                c.out.list(
+                    &all,
+                    COLUMNS,
+                    "No subnets. Create one: tombolo subnet create VNET/NAME -p PREFIX",
+                )
+            }
+            Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)).await?, COLUMNS),
+            Self::Update {
+                name,
+                prefixes,
+                route_table,
+                no_route_table,
+            } => {
+                if prefixes.is_empty() && route_table.is_none() && !no_route_table {
+                    let hint = "--address-prefix, --route-table or --no-route-table";
+                    return Err(Usage::new("nothing to change", hint).into());
+                }
+                let change = |subnet: &mut Value| {
+                    if !prefixes.is_empty() {
+                        subnet["properties"]["addressPrefix"] = Value::Null;
+                        subnet["properties"]["addressPrefixes"] = json!(prefixes);
+                    }
+                    if route_table.is_some() || *no_route_table {
+                        subnet["properties"]["routeTable"] = table(route_table);
+                    }
+                };
+                c.edit(
+                    &path(name),
+                    &format!("Updated subnet {}/{}.", name.parent, name.name),
+                    change,
+                )
+                .await
+            }
+            Self::Delete { name } => c.delete(&path(name), "subnet").await,
+        }
+    }
+}

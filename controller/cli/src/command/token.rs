@@ -1,0 +1,184 @@
+//! One-time tokens with which agents join.
+
+use crate::args::{duration, name, reference, subnet};
+use crate::command::agent::binding;
+use crate::command::gateway::CONFIGURATIONS;
+use crate::context::Context;
+use crate::failure::Usage;
+use crate::output::{at, items};
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use serde_json::json;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tombolo_client::fabric::Binding;
+use tombolo_client::path::last;
+use tombolo_proto::id::{AgentId, ResourceId};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token for one machine or one gateway instance, and print how to join with it
+    Create(Create),
+    /// List the tokens that were not used yet
+    List,
+    /// Withdraw a token
+    Delete {
+        #[arg(value_parser = name)]
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// A machine, by the name that it will have
+    #[arg(long, value_name = "NAME", value_parser = name, requires = "nics", required_unless_present = "gateway")]
+    vm: Option<String>,
+    /// Its network interfaces, the primary one first; by name or id
+    #[arg(long = "nic", value_name = "NIC", value_parser = reference, num_args = 1.., value_delimiter = ',', requires = "vm")]
+    nics: Vec<String>,
+    /// Subnets whose other machines sit behind this one: VNET/SUBNET
+    #[arg(long = "served", value_name = "SUBNET", value_parser = subnet, num_args = 1.., value_delimiter = ',', requires = "vm")]
+    served: Vec<String>,
+    /// A VPN gateway, by name or id
+    #[arg(long, value_name = "GATEWAY", value_parser = reference, conflicts_with = "vm")]
+    gateway: Option<String>,
+    /// Which instance of the gateway; needed if it has several
+    #[arg(long, value_name = "NAME", requires = "gateway")]
+    ip_configuration: Option<String>,
+    /// The agent's name; the machine's or gateway's unless given
+    #[arg(long, value_name = "NAME")]
+    agent: Option<AgentId>,
+    /// How long the token is valid; the controller's default unless given
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    ttl: Option<Duration>,
+}
+
+impl Token {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        match self {
+            Self::Create(create) => create.run(c).await,
+            Self::List => {
+                let all = c.client.tokens().await?;
+                if c.out.is_json() {
+                    return c.out.json(&all);
+                }
+                let row = |t: &tombolo_client::fabric::Token| {
+                    vec![
+                        Cell::new(&t.id),
+                        Cell::new(&t.agent),
+                        Cell::new(binding(&t.binding)),
+                        Cell::new(left(t.expires)),
+                    ]
+                };
+                let titles = ["Id", "Agent", "Stands for", "Expires"];
+                c.out
+                    .table(&titles, all.iter().map(row).collect(), "No tokens wait to be used.");
+                Ok(())
+            }
+            Self::Delete { id } => {
+                c.client.delete_token(id).await?;
+                c.out.note(&format!("Deleted token {id}."));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Create {
+    async fn run(&self, c: &Context) -> Result<()> {
+        let group = c.group()?;
+        let (own_name, binding) = if let Some(gateway) = &self.gateway {
+            let id = group.resolve("virtualNetworkGateways", gateway);
+            let instance = self.instance(c, &id).await?;
+            let several = self.ip_configuration.is_some();
+            let name = if several {
+                format!("{}-{instance}", last(&id))
+            } else {
+                last(&id).to_owned()
+            };
+            (
+                name,
+                Binding::Gateway {
+                    gateway: ResourceId::new(id),
+                    ip_configuration: instance,
+                },
+            )
+        } else {
+            let vm = self.vm.clone().unwrap_or_default();
+            let nics = self
+                .nics
+                .iter()
+                .map(|n| ResourceId::new(group.resolve("networkInterfaces", n)))
+                .collect();
+            let served: Result<Vec<_>, String> = self
+                .served
+                .iter()
+                .map(|s| group.resolve_subnet(s).map(ResourceId::new))
+                .collect();
+            let served = served.map_err(anyhow::Error::msg)?;
+            (
+                vm.clone(),
+                Binding::Vm {
+                    vm: group.vm(&vm),
+                    nics,
+                    served,
+                },
+            )
+        };
+        let agent = match &self.agent {
+            Some(agent) => agent.clone(),
+            None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
+                .context("the agent needs a name of its own: --agent NAME")?,
+        };
+        let token = c.client.create_token(&agent, &binding, self.ttl).await?;
+        let join = format!(
+            "tombolo-agent join --state-dir /var/lib/tombolo/{agent} --controller {} --token {}",
+            c.client.base(),
+            token.token
+        );
+        let run = format!("tombolo-agent run --state-dir /var/lib/tombolo/{agent}");
+        if c.out.is_json() {
+            return c.out.json(&json!({
+                "id": token.id, "agent": token.agent, "token": token.token, "expires": token.expires,
+                "join": join, "run": run,
+            }));
+        }
+        c.out.line(&format!(
+            "Token {} for agent {agent}, good once, {}.",
+            token.id,
+            left(token.expires)
+        ));
+        c.out.line("On the machine, as root:\n");
+        c.out.line(&format!("  {join}"));
+        c.out.line(&format!("  {run}"));
+        Ok(())
+    }
+
+    /// The gateway's instance: the given one, or the only one.
+    async fn instance(&self, c: &Context, gateway: &str) -> Result<String> {
+        if let Some(given) = &self.ip_configuration {
+            return Ok(given.clone());
+        }
+        let gateway = c.client.arm_get(gateway).await?;
+        let names: Vec<_> = items(&gateway, CONFIGURATIONS).map(|c| at(c, "/name")).collect();
+        match names.as_slice() {
+            [only] => Ok(only.clone()),
+            _ => {
+                let hint = format!("--ip-configuration with one of: {}", names.join(", "));
+                Err(Usage::new("the gateway has several instances", hint).into())
+            }
+        }
+    }
+}
+
+/// How long until a moment in Unix seconds.
+fn left(expires: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let left = expires.saturating_sub(now);
+    match left {
+        0 => "expired".to_owned(),
+        1..=119 => format!("for {left} s"),
+        120..=7199 => format!("for {} min", left / 60),
+        _ => format!("for {} h", left / 3600),
+    }
+}

@@ -1,0 +1,162 @@
+//! Virtual networks.
+
+use crate::args::name;
+use crate::command::{peering, subnet};
+use crate::context::Context;
+use crate::failure::Usage;
+use crate::output::{Column, at, items, text};
+use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::Cell;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tombolo_client::path::segment;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vnet {
+    /// Create a virtual network
+    Create {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Its address ranges
+        #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", required = true, num_args = 1.., value_delimiter = ',')]
+        prefixes: Vec<IpNet>,
+        /// The region; the group's unless given
+        #[arg(short, long)]
+        location: Option<String>,
+        /// A first subnet
+        #[arg(long, value_parser = name, requires = "subnet_prefix")]
+        subnet_name: Option<String>,
+        /// Its prefix
+        #[arg(long, requires = "subnet_name")]
+        subnet_prefix: Option<IpNet>,
+    },
+    /// List virtual networks
+    List,
+    /// Show a virtual network with its subnets and peerings
+    Show {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Change the address space; peered VNets take it over by `tombolo peering sync`
+    Update {
+        #[arg(value_parser = name)]
+        name: String,
+        /// The whole address space
+        #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", num_args = 1.., value_delimiter = ',')]
+        prefixes: Vec<IpNet>,
+        /// Ranges to add
+        #[arg(long = "add-prefix", num_args = 1.., value_delimiter = ',', conflicts_with = "prefixes")]
+        add: Vec<IpNet>,
+        /// Ranges to remove
+        #[arg(long = "remove-prefix", num_args = 1.., value_delimiter = ',', conflicts_with = "prefixes")]
+        remove: Vec<IpNet>,
+    },
+    /// Delete a virtual network
+    Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+}
+
+const SPACE: &str = "/properties/addressSpace/addressPrefixes";
+
+const COLUMNS: &[Column] = &[
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Group", |v| {
+        Cell::new(segment(&at(v, "/id"), "resourceGroups").unwrap_or_default())
+    }),
+    ("Location", |v| Cell::new(at(v, "/location"))),
+    ("Address space", |v| Cell::new(at(v, SPACE))),
+    ("Subnets", |v| Cell::new(items(v, "/properties/subnets").count())),
+    ("Peerings", |v| {
+        Cell::new(items(v, "/properties/virtualNetworkPeerings").count())
+    }),
+];
+
+impl Vnet {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        match self {
+            Self::Create {
+                name,
+                prefixes,
+                location,
+                subnet_name,
+                subnet_prefix,
+            } => {
+                let mut body = json!({
+                    "location": c.location(location.as_deref()).await?,
+                    "properties": {"addressSpace": {"addressPrefixes": prefixes}},
+                });
+                if let (Some(subnet), Some(prefix)) = (subnet_name, subnet_prefix) {
+                    let subnet = json!({"name": subnet, "properties": {"addressPrefix": prefix}});
+                    body["properties"]["subnets"] = json!([subnet]);
+                }
+                c.put(&path(c, name)?, &body, &format!("Created virtual network {name}."))
+                    .await
+            }
+            Self::List => {
+                let all = c.list("virtualNetworks").await?;
+                c.out.list(
+                    &all,
+                    COLUMNS,
+                    "No virtual networks. Create one: tombolo vnet create NAME -p PREFIX",
+                )
+            }
+            Self::Show { name } => {
+                let vnet = c.client.arm_get(&path(c, name)?).await?;
+                c.out.item(&vnet, COLUMNS)?;
+                if !c.out.is_json() {
+                    let subnets: Vec<_> = items(&vnet, "/properties/subnets").cloned().collect();
+                    c.out.title("\nSubnets");
+                    c.out.list(&subnets, subnet::COLUMNS, "none")?;
+                    let peerings: Vec<_> = items(&vnet, "/properties/virtualNetworkPeerings").cloned().collect();
+                    c.out.title("\nPeerings");
+                    c.out.list(&peerings, peering::COLUMNS, "none")?;
+                }
+                Ok(())
+            }
+            Self::Update {
+                name,
+                prefixes,
+                add,
+                remove,
+            } => {
+                if prefixes.is_empty() && add.is_empty() && remove.is_empty() {
+                    let hint = "--address-prefix, --add-prefix or --remove-prefix";
+                    return Err(Usage::new("nothing to change", hint).into());
+                }
+                let change = |vnet: &mut Value| {
+                    let have = vnet
+                        .pointer(SPACE)
+                        .and_then(Value::as_array)
+                        .cloned()
+                        .unwrap_or_default();
+                    let mut space: Vec<String> = have.iter().map(|p| text(Some(p))).collect();
+                    if !prefixes.is_empty() {
+                        space = prefixes.iter().map(ToString::to_string).collect();
+                    }
+                    space.retain(|p| !remove.iter().any(|r| r.to_string() == *p));
+                    space.extend(
+                        add.iter()
+                            .map(ToString::to_string)
+                            .filter(|p| !space.contains(p))
+                            .collect::<Vec<_>>(),
+                    );
+                    vnet["properties"]["addressSpace"]["addressPrefixes"] = json!(space);
+                    // Peerings are children of their own; without them in the body they stay as they are.
+                    if let Some(properties) = vnet["properties"].as_object_mut() {
+                        properties.remove("virtualNetworkPeerings");
+                    }
+                };
+                c.edit(&path(c, name)?, &format!("Updated virtual network {name}."), change)
+                    .await
+            }
+            Self::Delete { name } => c.delete(&path(c, name)?, "virtual network").await,
+        }
+    }
+}
+
+fn path(c: &Context, name: &str) -> Result<String> {
+    Ok(c.group()?.item("virtualNetworks", name))
+}

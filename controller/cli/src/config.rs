@@ -1,0 +1,237 @@
+//! Where the controller, the token and the defaults come from: option, environment, file.
+
+use crate::args::Global;
+use crate::failure::Usage;
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use tombolo_client::Client;
+use tombolo_client::path::DEFAULT_SUBSCRIPTION;
+
+/// The configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    /// `https://HOST:PORT`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) controller: Option<String>,
+    /// PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The token in a file of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The token itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<String>,
+    /// The resource group to work in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resource_group: Option<String>,
+    /// The subscription to work in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subscription: Option<String>,
+}
+
+/// What came out of option, environment and file.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    pub(crate) controller: Option<String>,
+    token: Option<String>,
+    token_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    pub(crate) resource_group: Option<String>,
+    pub(crate) subscription: String,
+}
+
+impl Config {
+    /// Puts the three sources together.
+    pub(crate) fn load(global: &Global) -> Result<Self> {
+        let file = File::read(&path(global))?;
+        Ok(Self::merge(
+            global,
+            &|name| std::env::var(name).ok().filter(|v| !v.is_empty()),
+            file,
+        ))
+    }
+
+    fn merge(global: &Global, env: &dyn Fn(&str) -> Option<String>, file: File) -> Self {
+        let file_env = |name: &str| env(name).map(PathBuf::from);
+        // A token and a token file exclude each other, so the first source that has either decides for both.
+        let (token, token_file) = [
+            (global.token.clone(), global.token_file.clone()),
+            (env("TOMBOLO_TOKEN"), file_env("TOMBOLO_TOKEN_FILE")),
+            (file.token, file.token_file),
+        ]
+        .into_iter()
+        .find(|(token, file)| token.is_some() || file.is_some())
+        .unwrap_or_default();
+        Self {
+            controller: global
+                .controller
+                .clone()
+                .or_else(|| env("TOMBOLO_CONTROLLER"))
+                .or(file.controller),
+            token,
+            token_file,
+            ca: global.ca.clone().or_else(|| file_env("TOMBOLO_CA")).or(file.ca),
+            resource_group: global
+                .resource_group
+                .clone()
+                .or_else(|| env("TOMBOLO_RESOURCE_GROUP"))
+                .or(file.resource_group),
+            subscription: global
+                .subscription
+                .clone()
+                .or_else(|| env("TOMBOLO_SUBSCRIPTION"))
+                .or(file.subscription)
+                .unwrap_or_else(|| DEFAULT_SUBSCRIPTION.to_owned()),
+        }
+    }
+
+    /// A client of the configured controller.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let controller = self.controller.as_deref().ok_or_else(|| {
+            Usage::new(
+                "no controller is set",
+                "run `tombolo login --controller https://HOST:PORT --ca DIR/ca.pem --token-file DIR/admin.token` \
+                 (DIR: the controller's data folder), or set TOMBOLO_CONTROLLER, TOMBOLO_CA and TOMBOLO_TOKEN_FILE",
+            )
+        })?;
+        let read = |what: &str, path: &Path| {
+            fs::read_to_string(path).with_context(|| format!("cannot read the {what} {}", path.display()))
+        };
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(path)) => Some(read("token file", path)?),
+            (None, None) => None,
+        };
+        let ca = self.ca.as_deref().map(|path| read("CA file", path)).transpose()?;
+        Ok(Client::new(controller, token.as_deref(), ca.as_deref())?)
+    }
+
+    /// What `login` remembers: files by their full path.
+    pub(crate) fn remember(&self) -> Result<File> {
+        let full = |path: &Option<PathBuf>| -> Result<Option<PathBuf>> {
+            let Some(path) = path else { return Ok(None) };
+            fs::canonicalize(path)
+                .map(Some)
+                .with_context(|| format!("cannot find {}", path.display()))
+        };
+        Ok(File {
+            controller: self.controller.clone(),
+            ca: full(&self.ca)?,
+            token_file: full(&self.token_file)?,
+            token: self.token.clone(),
+            resource_group: self.resource_group.clone(),
+            subscription: (self.subscription != DEFAULT_SUBSCRIPTION).then(|| self.subscription.clone()),
+        })
+    }
+}
+
+impl File {
+    /// A missing file is empty.
+    fn read(path: &Path) -> Result<Self> {
+        match fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text).with_context(|| format!("{} is not usable", path.display())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Writes it whole or not at all, readable by its owner only: it may hold a token.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let text = toml::to_string(self).context("cannot write the configuration as TOML")?;
+        let failed = || format!("cannot write {}", path.display());
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(failed)?;
+        }
+        let new = path.with_extension("toml.new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .with_context(failed)?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .with_context(failed)?;
+        fs::rename(&new, path).with_context(failed)
+    }
+}
+
+/// Where the configuration file is.
+pub(crate) fn path(global: &Global) -> PathBuf {
+    let env = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    global
+        .config
+        .clone()
+        .or_else(|| env("TOMBOLO_CONFIG"))
+        .unwrap_or_else(|| {
+            env("XDG_CONFIG_HOME")
+                .or_else(|| env("HOME").map(|home| home.join(".config")))
+                .unwrap_or_else(|| PathBuf::from("."))
+                .join("tombolo/config.toml")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Arguments;
+    use clap::Parser;
+
+    fn global(args: &[&str]) -> Global {
+        Arguments::parse_from([&["tombolo", "status"], args].concat()).global
+    }
+
+    fn file() -> File {
+        File {
+            controller: Some("https://file".into()),
+            token_file: Some("file.token".into()),
+            resource_group: Some("file-group".into()),
+            ..File::default()
+        }
+    }
+
+    #[test]
+    fn an_option_beats_the_environment_beats_the_file() {
+        let env = |name: &str| (name == "TOMBOLO_CONTROLLER").then(|| "https://env".to_owned());
+        let none = |_: &str| None;
+        let c = |args: &[&str], env: &dyn Fn(&str) -> Option<String>| {
+            Config::merge(&global(args), env, file()).controller.unwrap()
+        };
+        assert_eq!(c(&["--controller", "https://arg"], &env), "https://arg");
+        assert_eq!(c(&[], &env), "https://env");
+        assert_eq!(c(&[], &none), "https://file");
+        assert_eq!(
+            Config::merge(&global(&[]), &none, File::default()).subscription,
+            DEFAULT_SUBSCRIPTION
+        );
+    }
+
+    #[test]
+    fn a_token_file_on_the_command_line_beats_a_token_in_the_environment() {
+        let env = |name: &str| (name == "TOMBOLO_TOKEN").then(|| "env".to_owned());
+        let config = Config::merge(&global(&["--token-file", "arg.token"]), &env, file());
+        assert_eq!((config.token, config.token_file), (None, Some("arg.token".into())));
+        let config = Config::merge(&global(&[]), &env, file());
+        assert_eq!((config.token.as_deref(), config.token_file), (Some("env"), None));
+    }
+
+    #[test]
+    fn the_file_is_private_and_reads_back() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/config.toml");
+        file().write(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(File::read(&path).unwrap(), file());
+        fs::write(&path, "controler = 'x'").unwrap();
+        assert!(format!("{:#}", File::read(&path).unwrap_err()).contains("controler"));
+        assert_eq!(File::read(&dir.path().join("missing")).unwrap(), File::default());
+    }
+}

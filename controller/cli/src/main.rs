@@ -1,0 +1,32 @@
+//! `tombolo`: the command line. A thin skin over the client and the lab.
+
+mod args;
+mod command;
+mod config;
+mod context;
+mod failure;
+mod output;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // A second installation of the same provider is no harm.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let arguments = args::Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: cannot start: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(command::run(arguments)) {
+        Ok(code) => code,
+        Err(e) => failure::report(&e),
+    }
+}

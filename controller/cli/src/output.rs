@@ -1,0 +1,186 @@
+//! Tables for people, JSON for programs. Colours only on a terminal.
+
+use crate::args::Format;
+use anyhow::Result;
+use comfy_table::{Attribute, Cell, Color, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
+use std::io::{IsTerminal as _, Write as _};
+
+/// One column of a list of ARM resources: its title, and what stands in it.
+pub(crate) type Column = (&'static str, fn(&Value) -> Cell);
+
+/// Where results go and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+    pub(crate) colour: bool,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format) -> Self {
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { format, colour }
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Writes a line. A reader that has gone away (`| head`) is no error.
+    pub(crate) fn line(self, text: &str) {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+
+    /// Writes a value as JSON.
+    pub(crate) fn json(self, value: &impl Serialize) -> Result<()> {
+        self.line(&serde_json::to_string_pretty(value)?);
+        Ok(())
+    }
+
+    /// A title above a table.
+    pub(crate) fn title(self, text: &str) {
+        use owo_colors::OwoColorize as _;
+        if self.colour {
+            self.line(&text.bold().to_string());
+        } else {
+            self.line(text);
+        }
+    }
+
+    /// Says what was done; nothing for programs.
+    pub(crate) fn note(self, text: &str) {
+        if !self.is_json() {
+            self.line(text);
+        }
+    }
+
+    /// A list of ARM resources.
+    pub(crate) fn list(self, items: &[Value], columns: &[Column], empty: &str) -> Result<()> {
+        if self.is_json() {
+            return self.json(&items);
+        }
+        let rows = items
+            .iter()
+            .map(|item| columns.iter().map(|(_, cell)| cell(item)).collect())
+            .collect();
+        let titles: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
+        self.table(&titles, rows, empty);
+        Ok(())
+    }
+
+    /// One ARM resource, a line for each column.
+    pub(crate) fn item(self, item: &Value, columns: &[Column]) -> Result<()> {
+        if self.is_json() {
+            return self.json(item);
+        }
+        let title = |text: &str| {
+            if self.colour {
+                Cell::new(text).add_attribute(Attribute::Bold)
+            } else {
+                Cell::new(text)
+            }
+        };
+        let mut table = self.plain();
+        for (name, cell) in columns {
+            table.add_row([title(name), cell(item)]);
+        }
+        self.finish(table);
+        Ok(())
+    }
+
+    /// A table; `empty` is said instead of one without rows.
+    pub(crate) fn table(self, titles: &[&str], rows: Vec<Vec<Cell>>, empty: &str) {
+        if rows.is_empty() {
+            self.line(empty);
+            return;
+        }
+        let mut table = self.plain();
+        table.set_header(titles.iter().map(|t| Cell::new(t).add_attribute(Attribute::Bold)));
+        table.add_rows(rows);
+        self.finish(table);
+    }
+
+    fn plain(self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        if !self.colour {
+            table.force_no_tty();
+        }
+        table
+    }
+
+    fn finish(self, mut table: Table) {
+        for index in 0..table.column_count() {
+            if let Some(column) = table.column_mut(index) {
+                column.set_padding((0, 2));
+            }
+        }
+        self.line(&table.trim_fmt());
+    }
+}
+
+/// A property as text; lists joined, nothing for null.
+pub(crate) fn text(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(s)) => s.clone(),
+        Some(Value::Array(a)) => a.iter().map(|v| text(Some(v))).collect::<Vec<_>>().join(", "),
+        Some(Value::Bool(true)) => "yes".to_owned(),
+        Some(Value::Bool(false)) => "no".to_owned(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The property behind a JSON pointer.
+pub(crate) fn at(item: &Value, pointer: &str) -> String {
+    text(item.pointer(pointer))
+}
+
+/// The items behind a JSON pointer.
+pub(crate) fn items<'a>(item: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    item.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The last name of the id behind a JSON pointer.
+pub(crate) fn name_at(item: &Value, pointer: &str) -> String {
+    tombolo_client::path::last(&at(item, pointer)).to_owned()
+}
+
+/// A cell that is green, yellow or red by what it says.
+pub(crate) fn state(text: &str) -> Cell {
+    let cell = Cell::new(text);
+    match text {
+        "Connected" | "Active" | "FullyInSync" | "up" | "ok" | "yes" => cell.fg(Color::Green),
+        "Initiated" | "Connecting" | "connecting" | "idle" | "Unknown" | "behind" => cell.fg(Color::Yellow),
+        "Succeeded" | "" | "Invalid" => cell,
+        _ => cell.fg(Color::Red),
+    }
+}
+
+/// Bytes with a unit.
+pub(crate) fn bytes(n: u64) -> String {
+    let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, size)| n >= *size) {
+        #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+        Some((unit, size)) => format!("{:.1} {unit}", n as f64 / size as f64),
+        None => format!("{n} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn properties_become_text() {
+        let item = json!({"p": {"list": ["a", "b"], "on": true, "id": "/x/virtualNetworks/hub", "none": null}});
+        assert_eq!(at(&item, "/p/list"), "a, b");
+        assert_eq!(at(&item, "/p/on"), "yes");
+        assert_eq!(at(&item, "/p/none"), "");
+        assert_eq!(name_at(&item, "/p/id"), "hub");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(12), "12 B");
+    }
+}

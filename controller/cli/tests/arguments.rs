@@ -1,0 +1,195 @@
+//! The program without a controller: usage, configuration, errors that say what to do, exit codes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs the program with nothing of the caller's configuration.
+fn tombolo(home: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tombolo"))
+        .args(args)
+        .env_clear()
+        .env("HOME", home)
+        .output()
+        .expect("the program starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it exits by itself")
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let home = tempfile::tempdir().unwrap();
+    let help = stdout(&tombolo(home.path(), &["--help"]));
+    for command in [
+        "login",
+        "status",
+        "apply",
+        "diff",
+        "group",
+        "vnet",
+        "subnet",
+        "peering",
+        "nic",
+        "public-ip",
+        "route-table",
+        "gateway",
+        "connection",
+        "agent",
+        "token",
+        "api-token",
+        "settings",
+        "routes",
+        "explain",
+        "ping",
+        "trace",
+        "link",
+        "wait",
+        "backup",
+        "lab",
+        "completions",
+    ] {
+        assert!(
+            help.contains(&format!("  {command} ")),
+            "{command} is missing in:\n{help}"
+        );
+        assert_eq!(code(&tombolo(home.path(), &[command, "--help"])), 0, "{command}");
+    }
+    assert!(!help.contains('\u{1b}'), "colours although nobody looks");
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
+    let home = tempfile::tempdir().unwrap();
+    for (args, part) in [
+        (&["vnet", "create", "hub"][..], "--address-prefix"),
+        (&["vnet", "create", "a/b", "-p", "10.0.0.0/8"], "cannot be a name"),
+        (&["subnet", "create", "hub", "-p", "10.0.0.0/24"], "PARENT/NAME"),
+        (&["subnet", "create", "hub/a", "-p", "10.0.0.0/33"], "10.0.0.0/33"),
+        (
+            &[
+                "route-table",
+                "route",
+                "create",
+                "t/r",
+                "-p",
+                "10.0.0.0/8",
+                "-t",
+                "Wherever",
+            ],
+            "VirtualAppliance",
+        ),
+        (&["token", "create"], "--vm"),
+        (&["token", "create", "--vm", "x"], "--nic"),
+        (
+            &["token", "create", "--vm", "x", "--nic", "y", "--gateway", "z"],
+            "cannot be used with",
+        ),
+        (&["wait", "soon"], "soon"),
+        (&["--timeout", "1y", "wait"], "30s"),
+        (&["ping", "a", "b", "--count", "0"], "1..=100"),
+        (&["frobnicate"], "frobnicate"),
+    ] {
+        let output = tombolo(home.path(), args);
+        assert_eq!(code(&output), 2, "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(part), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn without_a_controller_it_says_how_to_set_one() {
+    let home = tempfile::tempdir().unwrap();
+    let output = tombolo(home.path(), &["status"]);
+    assert_eq!(code(&output), 2);
+    let text = stderr(&output);
+    assert!(
+        text.contains("no controller is set") && text.contains("tombolo login"),
+        "{text}"
+    );
+}
+
+#[test]
+fn without_a_group_it_says_how_to_give_one() {
+    let home = tempfile::tempdir().unwrap();
+    let output = tombolo(
+        home.path(),
+        &["--controller", "https://127.0.0.1:1", "vnet", "show", "hub"],
+    );
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("no resource group"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_closed_port_asks_whether_the_controller_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let output = tombolo(home.path(), &["--controller", &url, "status"]);
+    assert_eq!(code(&output), 1);
+    let text = stderr(&output);
+    assert!(
+        text.contains("refused") && text.contains("is the controller running"),
+        "{text}"
+    );
+}
+
+#[test]
+fn files_that_are_not_there_or_not_usable_are_named() {
+    let home = tempfile::tempdir().unwrap();
+    let config = home.path().join("config.toml");
+    let with = |args: &[&str]| {
+        let base = [
+            "--config",
+            config.to_str().unwrap(),
+            "--controller",
+            "https://127.0.0.1:1",
+            "-g",
+            "g",
+        ];
+        tombolo(home.path(), &[&base, args].concat())
+    };
+    let missing = with(&["--ca", "/nowhere/ca.pem", "status"]);
+    assert!(stderr(&missing).contains("/nowhere/ca.pem"), "{}", stderr(&missing));
+    let missing = with(&["apply", "-f", "/nowhere/x.yaml"]);
+    assert!(stderr(&missing).contains("/nowhere/x.yaml"), "{}", stderr(&missing));
+    let file = home.path().join("bad.yaml");
+    std::fs::write(&file, "virtualNetworks:\n  hub:\n    adressSpace: []\n").unwrap();
+    let bad = with(&["diff", "-f", file.to_str().unwrap()]);
+    let text = stderr(&bad);
+    assert!(
+        text.contains("bad.yaml") && text.contains("adressSpace") && text.contains("line 3"),
+        "{text}"
+    );
+    std::fs::write(&config, "controler = 'x'\n").unwrap();
+    let bad = with(&["status"]);
+    assert!(stderr(&bad).contains("controler"), "{}", stderr(&bad));
+}
+
+#[test]
+fn the_configuration_file_is_used() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join(".config/tombolo");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.toml"), "controller = 'https://127.0.0.1:1'\n").unwrap();
+    let output = tombolo(home.path(), &["status"]);
+    assert!(stderr(&output).contains("https://127.0.0.1:1"), "{}", stderr(&output));
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let home = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = tombolo(home.path(), &["completions", shell]);
+        assert_eq!(code(&output), 0);
+        assert!(stdout(&output).contains("route-table"), "{shell}");
+    }
+}

@@ -1,0 +1,192 @@
+//! ARM by path: get, put, delete, list, post; follows long-running operations (section 5 of the REST contract).
+
+use crate::client::{Body, Client};
+use crate::error::{ApiError, Error};
+use crate::path::API_VERSION;
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Method, Response, StatusCode};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// How long an operation may run before the client gives up on it.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
+const VERSION: (&str, &str) = ("api-version", API_VERSION);
+
+impl Client {
+    /// GET of one resource.
+    ///
+    /// # Errors
+    /// A missing one is an [`Error::Api`] with status 404.
+    pub async fn arm_get(&self, path: &str) -> Result<Value, Error> {
+        let response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
+        self.json(response).await
+    }
+
+    /// GET of one resource that may be missing.
+    ///
+    /// # Errors
+    /// Anything but 404.
+    pub async fn arm_find(&self, path: &str) -> Result<Option<Value>, Error> {
+        match self.arm_get(path).await {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// GET of a collection, all pages.
+    ///
+    /// # Errors
+    /// Those of the controller.
+    pub async fn arm_list(&self, path: &str) -> Result<Vec<Value>, Error> {
+        let mut all = Vec::new();
+        let mut response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
+        loop {
+            let mut page = self.json(response).await?;
+            match page.get_mut("value").map(Value::take) {
+                Some(Value::Array(items)) => all.extend(items),
+                _ => {
+                    return Err(Error::Protocol {
+                        what: format!("GET {path}"),
+                        reason: "no 'value' array".into(),
+                    });
+                }
+            }
+            match page.get("nextLink").and_then(Value::as_str) {
+                Some(next) => response = self.send(Method::GET, next, &[], Body::None, None).await?,
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// PUT: creates or replaces. Returns the resource as it is when the operation has ended.
+    ///
+    /// # Errors
+    /// Those of the controller, also when the operation fails later.
+    pub async fn arm_put(&self, path: &str, body: &Value) -> Result<Value, Error> {
+        self.arm_put_with(path, &[], body).await
+    }
+
+    /// PUT with further query parameters (`syncRemoteAddressSpace=true`).
+    ///
+    /// # Errors
+    /// As [`Self::arm_put`].
+    pub async fn arm_put_with(&self, path: &str, query: &[(&str, &str)], body: &Value) -> Result<Value, Error> {
+        let query: Vec<_> = [&[VERSION], query].concat();
+        let response = self.send(Method::PUT, path, &query, Body::Json(body), None).await?;
+        match operation(response.headers()) {
+            None => self.json(response).await,
+            Some(operation) => {
+                self.poll_status(&operation, path).await?;
+                self.arm_get(path).await
+            }
+        }
+    }
+
+    /// DELETE. Returns whether it was there.
+    ///
+    /// # Errors
+    /// Those of the controller. A path whose parent does not exist was not there.
+    pub async fn arm_delete(&self, path: &str) -> Result<bool, Error> {
+        match self.send(Method::DELETE, path, &[VERSION], Body::None, None).await {
+            Ok(response) if response.status() == StatusCode::ACCEPTED => {
+                self.finish(response, path).await?;
+                Ok(true)
+            }
+            Ok(response) => Ok(response.status() != StatusCode::NO_CONTENT),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// POST of an action (`effectiveRouteTable`). Returns its result.
+    ///
+    /// # Errors
+    /// Those of the controller.
+    pub async fn arm_post(&self, path: &str, body: &Value) -> Result<Value, Error> {
+        let response = self
+            .send(Method::POST, path, &[VERSION], Body::Json(body), None)
+            .await?;
+        if response.status() == StatusCode::ACCEPTED {
+            self.finish(response, path).await
+        } else {
+            self.json(response).await
+        }
+    }
+
+    /// Follows a 202: first the status, then the result, which stands at `Location` only.
+    async fn finish(&self, accepted: Response, path: &str) -> Result<Value, Error> {
+        let location = text(accepted.headers(), LOCATION.as_str());
+        match (operation(accepted.headers()), location) {
+            (Some(operation), location) => {
+                self.poll_status(&operation, path).await?;
+                match location {
+                    Some(location) => self.poll_result(&location, path).await,
+                    None => Ok(Value::Null),
+                }
+            }
+            (None, Some(location)) => self.poll_result(&location, path).await,
+            (None, None) => Ok(Value::Null),
+        }
+    }
+
+    /// Polls `operations/{op}` until it has ended.
+    async fn poll_status(&self, operation: &str, path: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + OPERATION_TIMEOUT;
+        loop {
+            let response = self.send(Method::GET, operation, &[], Body::None, None).await?;
+            let pause = retry_after(response.headers());
+            let value = self.json(response).await?;
+            match value.get("status").and_then(Value::as_str) {
+                Some("Succeeded") => return Ok(()),
+                Some("Failed" | "Canceled") => {
+                    let body = serde_json::to_vec(&value).unwrap_or_default();
+                    return Err(Error::Api(Box::new(ApiError::read(400, path, &body))));
+                }
+                _ => self.pause(pause, deadline, path).await?,
+            }
+        }
+    }
+
+    /// Polls `operationResults/{op}` until it is no longer 202.
+    async fn poll_result(&self, location: &str, path: &str) -> Result<Value, Error> {
+        let deadline = Instant::now() + OPERATION_TIMEOUT;
+        let mut location = location.to_owned();
+        loop {
+            let response = self.send(Method::GET, &location, &[], Body::None, None).await?;
+            if response.status() != StatusCode::ACCEPTED {
+                return self.json(response).await;
+            }
+            if let Some(next) = text(response.headers(), LOCATION.as_str()) {
+                location = next;
+            }
+            self.pause(retry_after(response.headers()), deadline, path).await?;
+        }
+    }
+
+    async fn pause(&self, pause: Duration, deadline: Instant, path: &str) -> Result<(), Error> {
+        if Instant::now() + pause > deadline {
+            return Err(Error::Timeout {
+                base: self.base().to_owned(),
+                what: path.to_owned(),
+            });
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(ToOwned::to_owned)
+}
+
+fn operation(headers: &HeaderMap) -> Option<String> {
+    text(headers, "azure-asyncoperation")
+}
+
+/// How long to wait before asking again: the controller's wish, in whole seconds, or a short while.
+fn retry_after(headers: &HeaderMap) -> Duration {
+    text(headers, RETRY_AFTER.as_str())
+        .and_then(|s| s.parse().ok())
+        .map_or(Duration::from_millis(250), |s: u64| Duration::from_secs(s.clamp(1, 30)))
+}

@@ -1,0 +1,379 @@
+//! Documents → ARM bodies. Absent optional properties that the manifest rules over are written as null: ARM reads null
+//! as absent, so leaving a property out of the file takes it away.
+
+use crate::manifest::named::Named;
+use crate::manifest::order::Kind;
+use crate::manifest::schema::{
+    Connection, Document, GatewayIpConfiguration, NetworkInterface, NextHopType, NicIpConfiguration, Peering,
+    PublicIpAddress, RouteTable, Subnet, VirtualNetwork, VirtualNetworkGateway,
+};
+use crate::manifest::{DEFAULT_LOCATION, ManifestError};
+use crate::path::{Group, check_name};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// The name of a gateway's only `ipConfiguration`.
+pub const GATEWAY_IP_CONFIGURATION: &str = "default";
+/// The name of a network interface's only `ipConfiguration`.
+pub const NIC_IP_CONFIGURATION: &str = "ipconfig1";
+
+/// One resource as the manifest wants it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expanded {
+    /// What it is.
+    pub kind: Kind,
+    /// Its group.
+    pub group: Group,
+    /// Its name; `vnet/peering` for a peering.
+    pub name: String,
+    /// Its ARM path.
+    pub path: String,
+    /// The body of the PUT that creates it.
+    pub body: Value,
+    /// The file that it stands in.
+    pub origin: String,
+}
+
+/// Collects bodies and problems.
+struct Expansion<'a> {
+    default: &'a Group,
+    out: Vec<Expanded>,
+    problems: Vec<String>,
+    origin: &'a str,
+    group: Group,
+    location: &'a str,
+}
+
+pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Result<Vec<Expanded>, ManifestError> {
+    let mut to = Expansion {
+        default,
+        out: Vec::new(),
+        problems: Vec::new(),
+        origin: "",
+        group: default.clone(),
+        location: DEFAULT_LOCATION,
+    };
+    for (origin, document) in documents {
+        to.document(origin, document);
+    }
+    to.refuse_duplicates();
+    if to.problems.is_empty() {
+        let mut out = to.out;
+        out.sort_by_key(|e| e.kind.creation_rank(&e.body));
+        Ok(out)
+    } else {
+        Err(ManifestError::Invalid(to.problems))
+    }
+}
+
+impl<'a> Expansion<'a> {
+    fn document(&mut self, origin: &'a str, document: &'a Document) {
+        self.origin = origin;
+        self.location = document.location.as_deref().unwrap_or(DEFAULT_LOCATION);
+        let name = document.resource_group.as_deref().unwrap_or(&self.default.name);
+        self.group = Group::new(&self.default.subscription, name);
+        if let Err(e) = check_name(name) {
+            self.problems.push(format!("{origin}: resourceGroup: {e}"));
+            return;
+        }
+        let known = |e: &Expanded| e.kind == Kind::ResourceGroup && e.path.eq_ignore_ascii_case(&self.group.path());
+        if !self.out.iter().any(known) {
+            let path = self.group.path();
+            self.push(
+                Kind::ResourceGroup,
+                name.to_owned(),
+                path,
+                json!({"location": self.location}),
+            );
+        }
+        for (name, table) in document.route_tables.iter() {
+            self.route_table(name, table);
+        }
+        for (name, address) in document.public_ip_addresses.iter() {
+            self.public_ip(name, address);
+        }
+        for (name, vnet) in document.virtual_networks.iter() {
+            self.vnet(name, vnet);
+        }
+        for (name, gateway) in document.virtual_network_gateways.iter() {
+            self.gateway(name, gateway);
+        }
+        for (name, nic) in document.network_interfaces.iter() {
+            self.nic(name, nic);
+        }
+        for (name, connection) in document.connections.iter() {
+            self.connection(name, connection);
+        }
+    }
+
+    fn push(&mut self, kind: Kind, name: String, path: String, body: Value) {
+        let (group, origin) = (self.group.clone(), self.origin.to_owned());
+        self.out.push(Expanded {
+            kind,
+            group,
+            name,
+            path,
+            body,
+            origin,
+        });
+    }
+
+    fn problem(&mut self, place: &str, text: &str) {
+        self.problems.push(format!("{}: {place}: {text}", self.origin));
+    }
+
+    /// A top-level resource with its envelope.
+    fn top(&mut self, kind: Kind, name: &str, location: Option<&String>, tags: &BTreeMap<String, String>, rest: Value) {
+        let mut body = rest;
+        body["location"] = json!(location.map_or(self.location, String::as_str));
+        if !tags.is_empty() {
+            body["tags"] = json!(tags);
+        }
+        let path = self.group.item(kind.collection(), name);
+        self.push(kind, name.to_owned(), path, body);
+    }
+
+    fn reference(&self, kind: Kind, name: &str) -> Value {
+        json!({"id": self.group.resolve(kind.collection(), name)})
+    }
+
+    fn optional(&self, kind: Kind, name: Option<&String>) -> Value {
+        name.map_or(Value::Null, |name| self.reference(kind, name))
+    }
+
+    fn subnet_reference(&mut self, place: &str, name: &str) -> Value {
+        match self.group.resolve_subnet(name) {
+            Ok(id) => json!({"id": id}),
+            Err(e) => {
+                self.problem(place, &format!("subnet: {e}"));
+                Value::Null
+            }
+        }
+    }
+
+    fn vnet(&mut self, name: &str, vnet: &VirtualNetwork) {
+        let place = format!("virtualNetworks.{name}");
+        if vnet.address_space.is_empty() {
+            self.problem(&place, "addressSpace: at least one prefix is needed");
+        }
+        let subnets: Vec<_> = vnet.subnets.iter().map(|(n, s)| self.subnet(&place, n, s)).collect();
+        let prefixes: Vec<_> = vnet.address_space.iter().map(ToString::to_string).collect();
+        let body = json!({"properties": {"addressSpace": {"addressPrefixes": prefixes}, "subnets": subnets}});
+        self.top(Kind::VirtualNetwork, name, vnet.location.as_ref(), &vnet.tags, body);
+        for (peering, p) in vnet.peerings.iter() {
+            let path = format!(
+                "{}/virtualNetworkPeerings/{peering}",
+                self.group.item("virtualNetworks", name)
+            );
+            let body = self.peering(p);
+            self.push(Kind::Peering, format!("{name}/{peering}"), path, body);
+        }
+    }
+
+    fn subnet(&mut self, vnet: &str, name: &str, subnet: &Subnet) -> Value {
+        let prefixes: Vec<_> = subnet
+            .address_prefix
+            .iter()
+            .chain(&subnet.address_prefixes)
+            .map(ToString::to_string)
+            .collect();
+        if prefixes.is_empty() || (subnet.address_prefix.is_some() && prefixes.len() > 1) {
+            let place = format!("{vnet}.subnets.{name}");
+            self.problem(
+                &place,
+                "either addressPrefix or addressPrefixes must be given, not both",
+            );
+        }
+        let table = self.optional(Kind::RouteTable, subnet.route_table.as_ref());
+        json!({"name": name, "properties": {"addressPrefixes": prefixes, "routeTable": table}})
+    }
+
+    fn peering(&self, p: &Peering) -> Value {
+        json!({"properties": {
+            "remoteVirtualNetwork": self.reference(Kind::VirtualNetwork, &p.remote_virtual_network),
+            "allowVirtualNetworkAccess": p.allow_virtual_network_access,
+            "allowForwardedTraffic": p.allow_forwarded_traffic,
+            "allowGatewayTransit": p.allow_gateway_transit,
+            "useRemoteGateways": p.use_remote_gateways,
+            "doNotVerifyRemoteGateways": p.do_not_verify_remote_gateways,
+        }})
+    }
+
+    fn route_table(&mut self, name: &str, table: &RouteTable) {
+        let mut routes = Vec::new();
+        for (route, r) in table.routes.iter() {
+            if (r.next_hop_type == NextHopType::VirtualAppliance) != r.next_hop_ip_address.is_some() {
+                let place = format!("routeTables.{name}.routes.{route}");
+                self.problem(
+                    &place,
+                    "nextHopIpAddress goes with nextHopType VirtualAppliance, and only there (R10)",
+                );
+            }
+            routes.push(json!({"name": route, "properties": {
+                "addressPrefix": r.address_prefix.to_string(),
+                "nextHopType": r.next_hop_type,
+                "nextHopIpAddress": r.next_hop_ip_address,
+            }}));
+        }
+        let body = json!({"properties": {
+            "disableBgpRoutePropagation": table.disable_bgp_route_propagation,
+            "routes": routes,
+        }});
+        self.top(Kind::RouteTable, name, table.location.as_ref(), &table.tags, body);
+    }
+
+    fn public_ip(&mut self, name: &str, address: &PublicIpAddress) {
+        let mut properties = json!({"publicIPAllocationMethod": "Static"});
+        if let Some(ip) = address.ip_address {
+            properties["ipAddress"] = json!(ip);
+        }
+        let body = json!({"sku": {"name": "Standard"}, "properties": properties});
+        self.top(
+            Kind::PublicIpAddress,
+            name,
+            address.location.as_ref(),
+            &address.tags,
+            body,
+        );
+    }
+
+    fn gateway(&mut self, name: &str, gateway: &VirtualNetworkGateway) {
+        let place = format!("virtualNetworkGateways.{name}");
+        let vnet = self.group.resolve("virtualNetworks", &gateway.virtual_network);
+        let subnet = format!("{vnet}/subnets/GatewaySubnet");
+        let short = GatewayIpConfiguration {
+            public_ip_address: gateway.public_ip_address.clone(),
+            private_ip_address: gateway.private_ip_address,
+        };
+        let given = short != GatewayIpConfiguration::default();
+        let single = Named::from_iter([(GATEWAY_IP_CONFIGURATION.to_owned(), short)]);
+        if given && !gateway.ip_configurations.is_empty() {
+            self.problem(
+                &place,
+                "publicIPAddress and privateIPAddress must stand inside ipConfigurations",
+            );
+        }
+        let all = if gateway.ip_configurations.is_empty() {
+            &single
+        } else {
+            &gateway.ip_configurations
+        };
+        let configurations: Vec<_> = all
+            .iter()
+            .map(|(name, c)| {
+                let mut properties = json!({
+                    "subnet": {"id": &subnet},
+                    "publicIPAddress": self.optional(Kind::PublicIpAddress, c.public_ip_address.as_ref()),
+                });
+                address(&mut properties, c.private_ip_address);
+                json!({"name": name, "properties": properties})
+            })
+            .collect();
+        let sku = gateway.sku.as_deref().unwrap_or("VpnGw1");
+        let mut properties = json!({
+            "gatewayType": "Vpn",
+            "vpnType": gateway.vpn_type.as_deref().unwrap_or("RouteBased"),
+            "sku": {"name": sku, "tier": sku},
+            "activeActive": gateway.active_active,
+            "enableBgp": gateway.enable_bgp,
+            "ipConfigurations": configurations,
+        });
+        if let Some(asn) = gateway.asn {
+            properties["bgpSettings"] = json!({"asn": asn});
+        }
+        let body = json!({"properties": properties});
+        self.top(
+            Kind::VirtualNetworkGateway,
+            name,
+            gateway.location.as_ref(),
+            &gateway.tags,
+            body,
+        );
+    }
+
+    fn nic(&mut self, name: &str, nic: &NetworkInterface) {
+        let place = format!("networkInterfaces.{name}");
+        let short = nic.subnet.as_ref().map(|subnet| NicIpConfiguration {
+            subnet: subnet.clone(),
+            private_ip_address: nic.private_ip_address,
+            public_ip_address: nic.public_ip_address.clone(),
+        });
+        let loose = nic.subnet.is_none() && (nic.private_ip_address.is_some() || nic.public_ip_address.is_some());
+        if loose || short.is_some() != nic.ip_configurations.is_empty() {
+            self.problem(
+                &place,
+                "either subnet (with privateIPAddress) or ipConfigurations must be given, not both",
+            );
+        }
+        let single: Named<_> = short
+            .map(|c| (NIC_IP_CONFIGURATION.to_owned(), c))
+            .into_iter()
+            .collect();
+        let all = if nic.ip_configurations.is_empty() {
+            &single
+        } else {
+            &nic.ip_configurations
+        };
+        let mut configurations = Vec::new();
+        for (position, (name, c)) in all.iter().enumerate() {
+            let mut properties = json!({
+                "subnet": self.subnet_reference(&place, &c.subnet),
+                "publicIPAddress": self.optional(Kind::PublicIpAddress, c.public_ip_address.as_ref()),
+                "primary": position == 0,
+            });
+            address(&mut properties, c.private_ip_address);
+            if let Some(ip) = c.private_ip_address {
+                properties["privateIPAddressVersion"] = json!(if ip.is_ipv4() { "IPv4" } else { "IPv6" });
+            }
+            configurations.push(json!({"name": name, "properties": properties}));
+        }
+        let body = json!({"properties": {
+            "enableIPForwarding": nic.enable_ip_forwarding,
+            "ipConfigurations": configurations,
+        }});
+        self.top(Kind::NetworkInterface, name, nic.location.as_ref(), &nic.tags, body);
+    }
+
+    fn connection(&mut self, name: &str, c: &Connection) {
+        let mut properties = json!({
+            "connectionType": "Vnet2Vnet",
+            "virtualNetworkGateway1": self.reference(Kind::VirtualNetworkGateway, &c.virtual_network_gateway1),
+            "virtualNetworkGateway2": self.reference(Kind::VirtualNetworkGateway, &c.virtual_network_gateway2),
+            "enableBgp": c.enable_bgp,
+        });
+        if let Some(key) = &c.shared_key {
+            properties["sharedKey"] = json!(key);
+        }
+        if let Some(weight) = c.routing_weight {
+            properties["routingWeight"] = json!(weight);
+        }
+        let body = json!({"properties": properties});
+        self.top(Kind::Connection, name, c.location.as_ref(), &c.tags, body);
+    }
+
+    /// The same resource in two documents: two truths.
+    fn refuse_duplicates(&mut self) {
+        let mut seen: BTreeMap<String, &Expanded> = BTreeMap::new();
+        let mut told = BTreeSet::new();
+        for e in &self.out {
+            let key = e.path.to_ascii_lowercase();
+            if let Some(first) = seen.get(&key) {
+                if told.insert(key) {
+                    let text = format!("{} {} stands in {} already", e.kind.title(), e.name, first.origin);
+                    self.problems.push(format!("{}: {text}", e.origin));
+                }
+            } else {
+                seen.insert(key, e);
+            }
+        }
+    }
+}
+
+/// A given address is static; without one the controller allocates.
+fn address(properties: &mut Value, ip: Option<IpAddr>) {
+    properties["privateIPAllocationMethod"] = json!(if ip.is_some() { "Static" } else { "Dynamic" });
+    if let Some(ip) = ip {
+        properties["privateIPAddress"] = json!(ip);
+    }
+}

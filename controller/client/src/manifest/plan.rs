@@ -1,0 +1,442 @@
+//! What has to be done so that the controller has what the manifest says. Pure, once the state is read.
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::manifest::ManifestError;
+use crate::manifest::compare::{counterpart, holds, merge, name, project, tidy};
+use crate::manifest::expand::Expanded;
+use crate::manifest::order::{Kind, Rank};
+use crate::path::{Group, last};
+use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the controller has in the groups of a manifest.
+#[derive(Debug, Clone, Default)]
+pub struct Server {
+    /// By path in lower case; children (peerings) by their own path too.
+    items: BTreeMap<String, (Kind, Value)>,
+    groups: BTreeSet<String>,
+}
+
+/// What happens to one resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is new.
+    Create,
+    /// It is there and differs.
+    Update,
+    /// It is as it should be.
+    Unchanged,
+    /// It is there, the manifest does not have it, and pruning was asked for.
+    Delete,
+}
+
+/// One resource and what happens to it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// What happens.
+    pub action: Action,
+    /// What it is.
+    pub kind: Kind,
+    /// Its group.
+    #[serde(skip)]
+    pub group: Group,
+    /// Its name; `vnet/child` for children.
+    pub name: String,
+    /// Its ARM path.
+    pub path: String,
+    /// Why, where the difference alone does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// As it is, as far as the manifest speaks of it; secrets are not shown. Null: not there.
+    pub before: Value,
+    /// As it will be. Null: gone.
+    pub after: Value,
+    /// The body to PUT. Holds secrets.
+    #[serde(skip)]
+    pub body: Value,
+    /// PUT with `syncRemoteAddressSpace=true` (P27).
+    #[serde(skip)]
+    pub sync: bool,
+    #[serde(skip)]
+    rank: Rank,
+}
+
+/// All steps, in the order in which they must be done.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Plan {
+    /// Unchanged ones included.
+    pub steps: Vec<Step>,
+}
+
+impl Server {
+    /// Reads what the manifest's groups hold now.
+    ///
+    /// # Errors
+    /// Those of the controller.
+    pub async fn read(client: &Client, wanted: &[Expanded]) -> Result<Self, Error> {
+        let mut server = Self::default();
+        let groups: BTreeSet<&Group> = wanted.iter().map(|e| &e.group).collect();
+        for group in groups {
+            server.groups.insert(group.path().to_ascii_lowercase());
+            let Some(found) = client.arm_find(&group.path()).await? else {
+                continue;
+            };
+            server.insert(Kind::ResourceGroup, &group.path(), found);
+            for kind in Kind::TOP {
+                for mut item in client.arm_list(&group.collection(kind.collection())).await? {
+                    let path = group.item(kind.collection(), name(&item).unwrap_or_default());
+                    if kind == Kind::Connection {
+                        let key = client.arm_find(&format!("{path}/sharedkey")).await?;
+                        if let Some(key) = key.as_ref().and_then(|k| k.get("value")).filter(|k| k.is_string()) {
+                            item["properties"]["sharedKey"] = key.clone();
+                        }
+                    }
+                    server.insert(kind, &path, item);
+                }
+            }
+        }
+        Ok(server)
+    }
+
+    /// Adds a resource as its GET shows it, with its peerings.
+    pub fn insert(&mut self, kind: Kind, path: &str, mut body: Value) {
+        if kind == Kind::ResourceGroup {
+            self.groups.insert(path.to_ascii_lowercase());
+        }
+        if kind == Kind::VirtualNetwork {
+            for subnet in body
+                .pointer_mut("/properties/subnets")
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                one_form_of_prefixes(subnet);
+            }
+            // Peerings are planned by themselves; a PUT of the VNet without them keeps them.
+            let peerings = body
+                .get_mut("properties")
+                .and_then(|p| p.as_object_mut()?.remove("virtualNetworkPeerings"));
+            for peering in peerings.iter().filter_map(Value::as_array).flatten() {
+                let path = format!("{path}/virtualNetworkPeerings/{}", name(peering).unwrap_or_default());
+                self.items
+                    .insert(path.to_ascii_lowercase(), (Kind::Peering, peering.clone()));
+            }
+        }
+        self.items.insert(path.to_ascii_lowercase(), (kind, body));
+    }
+
+    fn find(&self, path: &str) -> Option<&Value> {
+        self.items.get(&path.to_ascii_lowercase()).map(|(_, body)| body)
+    }
+}
+
+impl Plan {
+    /// Compares. `prune`: what the manifest's groups hold and the manifest does not is deleted; the groups stay.
+    ///
+    /// # Errors
+    /// Everything at once that refers to what neither the manifest nor the controller has.
+    pub fn make(wanted: &[Expanded], server: &Server, prune: bool) -> Result<Self, ManifestError> {
+        refuse_dangling(wanted, server, prune)?;
+        let mut steps = Vec::new();
+        let doomed = if prune {
+            delete_steps(wanted, server, &mut steps)
+        } else {
+            BTreeSet::new()
+        };
+        for e in wanted {
+            let Some(current) = server.find(&e.path) else {
+                steps.push(create(e));
+                continue;
+            };
+            let (step, later) = update(e, current, wanted, prune.then_some(&doomed));
+            steps.push(step);
+            steps.extend(later);
+        }
+        steps.sort_by_key(|s| s.rank);
+        Ok(Self { steps })
+    }
+
+    /// Nothing has to be done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes().next().is_none()
+    }
+
+    /// The steps that change something.
+    pub fn changes(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|s| s.action != Action::Unchanged)
+    }
+
+    /// How many steps have this action.
+    #[must_use]
+    pub fn count(&self, action: Action) -> usize {
+        self.steps.iter().filter(|s| s.action == action).count()
+    }
+}
+
+fn create(e: &Expanded) -> Step {
+    Step {
+        action: Action::Create,
+        kind: e.kind,
+        group: e.group.clone(),
+        name: e.name.clone(),
+        path: e.path.clone(),
+        note: None,
+        before: Value::Null,
+        after: shown(&e.body, None),
+        body: e.body.clone(),
+        sync: false,
+        rank: e.kind.creation_rank(&e.body),
+    }
+}
+
+/// The step of a resource that is there, and the deletions of subnets that can only follow it.
+fn update(e: &Expanded, current: &Value, wanted: &[Expanded], doomed: Option<&BTreeSet<String>>) -> (Step, Vec<Step>) {
+    let mut desired = e.body.clone();
+    let mut later = Vec::new();
+    if e.kind == Kind::ResourceGroup {
+        // The group is there: its region cannot change, and the manifest says nothing else of it.
+        desired = json!({});
+    }
+    let mut kept = BTreeSet::new();
+    for list in ["subnets", "routes"] {
+        let pointer = format!("/properties/{list}");
+        let have = current.pointer(&pointer).and_then(Value::as_array);
+        let Some(want) = desired.pointer_mut(&pointer).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        for extra in have.into_iter().flatten() {
+            if counterpart(want, extra).is_some() {
+                continue;
+            }
+            let busy = list == "subnets" && doomed.is_some_and(|doomed| in_use(extra, doomed));
+            if doomed.is_none() || busy {
+                kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
+                want.push(extra.clone());
+            }
+            if busy {
+                later.push(delete_subnet(e, extra));
+            }
+        }
+    }
+    let mut note = None;
+    let mut sync = false;
+    if e.kind == Kind::Peering {
+        let state = current.pointer("/properties/peeringState").and_then(Value::as_str);
+        sync = needs_sync(current, &e.body, wanted);
+        if state == Some("Disconnected") {
+            note = Some("is Disconnected: back to Initiated, so that the other half can come (P14)".to_owned());
+        } else if sync {
+            note = Some("takes over the remote address space (P27)".to_owned());
+        }
+    }
+    let changed = note.is_some() || !holds(current, &desired);
+    let drop_kept = |v: &Value| {
+        let mut v = v.clone();
+        for list in ["subnets", "routes"] {
+            if let Some(items) = v
+                .pointer_mut(&format!("/properties/{list}"))
+                .and_then(Value::as_array_mut)
+            {
+                items.retain(|i| !name(i).is_some_and(|n| kept.contains(&n.to_ascii_lowercase())));
+            }
+        }
+        v
+    };
+    let step = Step {
+        action: if changed { Action::Update } else { Action::Unchanged },
+        kind: e.kind,
+        group: e.group.clone(),
+        name: e.name.clone(),
+        path: e.path.clone(),
+        note,
+        before: shown(&drop_kept(&project(current, &desired)), None),
+        after: shown(&drop_kept(&desired), Some(current)),
+        body: merge(current, &desired),
+        sync,
+        rank: e.kind.update_rank(current, &e.body),
+    };
+    (step, later)
+}
+
+/// Deletes what the manifest does not have; returns the ids that go, in lower case.
+fn delete_steps(wanted: &[Expanded], server: &Server, steps: &mut Vec<Step>) -> BTreeSet<String> {
+    let wanted_paths: BTreeSet<_> = wanted.iter().map(|e| e.path.to_ascii_lowercase()).collect();
+    let extra = |path: &String, kind: Kind| kind != Kind::ResourceGroup && !wanted_paths.contains(path);
+    let doomed: BTreeSet<String> = server
+        .items
+        .iter()
+        .filter(|(path, (kind, _))| extra(path, *kind))
+        .map(|(path, _)| path.clone())
+        .collect();
+    for path in &doomed {
+        let (kind, body) = &server.items[path];
+        let parent = path.split("/virtualnetworkpeerings/").next().unwrap_or(path);
+        if *kind == Kind::Peering && doomed.contains(parent) {
+            continue; // It goes with its VNet.
+        }
+        let id = body.get("id").and_then(Value::as_str).unwrap_or(path);
+        let own = name(body).unwrap_or_else(|| last(id));
+        let name = match crate::path::segment(id, "virtualNetworks") {
+            Some(vnet) if *kind == Kind::Peering => format!("{vnet}/{own}"),
+            _ => own.to_owned(),
+        };
+        let part = |s: &str| crate::path::segment(id, s).unwrap_or_default().to_owned();
+        steps.push(Step {
+            action: Action::Delete,
+            kind: *kind,
+            group: Group::new(part("subscriptions"), part("resourceGroups")),
+            name,
+            path: id.to_owned(),
+            note: None,
+            before: json!({"id": id}),
+            after: Value::Null,
+            body: Value::Null,
+            sync: false,
+            rank: kind.deletion_rank(),
+        });
+    }
+    doomed
+}
+
+fn delete_subnet(vnet: &Expanded, subnet: &Value) -> Step {
+    let own = name(subnet).unwrap_or_default();
+    let path = format!("{}/subnets/{own}", vnet.path);
+    Step {
+        action: Action::Delete,
+        kind: Kind::Subnet,
+        group: vnet.group.clone(),
+        name: format!("{}/{own}", vnet.name),
+        note: None,
+        before: json!({"id": &path}),
+        path,
+        after: Value::Null,
+        body: Value::Null,
+        sync: false,
+        rank: Kind::Subnet.deletion_rank(),
+    }
+}
+
+/// Something other than what is deleted first still has an address in the subnet.
+fn in_use(subnet: &Value, doomed: &BTreeSet<String>) -> bool {
+    let users = subnet.pointer("/properties/ipConfigurations").and_then(Value::as_array);
+    users
+        .into_iter()
+        .flatten()
+        .filter_map(|u| u.get("id")?.as_str())
+        .any(|id| {
+            let id = id.to_ascii_lowercase();
+            let owner = id.split("/ipconfigurations/").next().unwrap_or(&id);
+            !doomed.contains(owner)
+        })
+}
+
+/// The remote VNet has, or will have after this plan, other prefixes than this half has taken over (P27).
+fn needs_sync(current: &Value, desired: &Value, wanted: &[Expanded]) -> bool {
+    let set = |v: Option<&Value>| -> Option<BTreeSet<IpNet>> {
+        Some(v?.as_array()?.iter().filter_map(|p| p.as_str()?.parse().ok()).collect())
+    };
+    let remote = desired
+        .pointer("/properties/remoteVirtualNetwork/id")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let planned = wanted
+        .iter()
+        .find(|e| e.kind == Kind::VirtualNetwork && e.path.eq_ignore_ascii_case(remote));
+    let coming = match planned {
+        Some(vnet) => set(vnet.body.pointer("/properties/addressSpace/addressPrefixes")),
+        None => set(current.pointer("/properties/remoteVirtualNetworkAddressSpace/addressPrefixes")),
+    };
+    let synced = set(current.pointer("/properties/remoteAddressSpace/addressPrefixes"));
+    let connected = current.pointer("/properties/peeringState").and_then(Value::as_str) == Some("Connected");
+    connected && matches!((coming, synced), (Some(a), Some(b)) if a != b)
+}
+
+/// ARM knows `addressPrefix` and `addressPrefixes`; comparing wants one.
+fn one_form_of_prefixes(subnet: &mut Value) {
+    let Some(properties) = subnet.get_mut("properties").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let single = properties.remove("addressPrefix").filter(Value::is_string);
+    let list = properties.get("addressPrefixes").and_then(Value::as_array);
+    if list.is_none_or(Vec::is_empty) {
+        properties.insert("addressPrefixes".to_owned(), Value::Array(single.into_iter().collect()));
+    }
+}
+
+/// For people: without nulls, and without secrets; a secret that changes says so.
+fn shown(body: &Value, current: Option<&Value>) -> Value {
+    let mut out = tidy(body);
+    if let Some(key) = out.pointer_mut("/properties/sharedKey") {
+        let before = current.and_then(|c| c.pointer("/properties/sharedKey"));
+        let same = current.is_none() || before == Some(&*key);
+        *key = json!(if same { "(secret)" } else { "(another secret)" });
+    }
+    out
+}
+
+/// A reference into a group that was read must lead to what the manifest has, or what the controller has and keeps.
+fn refuse_dangling(wanted: &[Expanded], server: &Server, prune: bool) -> Result<(), ManifestError> {
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    let mut learn = |path: &str, body: &Value| {
+        let subnets = body.pointer("/properties/subnets").and_then(Value::as_array);
+        for subnet in subnets.into_iter().flatten().filter_map(name) {
+            known.insert(format!("{path}/subnets/{subnet}").to_ascii_lowercase());
+        }
+        known.insert(path.to_ascii_lowercase());
+    };
+    for e in wanted {
+        learn(&e.path, &e.body);
+    }
+    if !prune {
+        for (path, (_, body)) in &server.items {
+            learn(path, body);
+        }
+    }
+    let mut problems = Vec::new();
+    for e in wanted {
+        let mut ids = Vec::new();
+        references(&e.body, &mut ids);
+        for id in ids {
+            let lower = id.to_ascii_lowercase();
+            let group = lower.split("/providers/").next().unwrap_or_default();
+            if server.groups.contains(group) && !known.contains(&lower) {
+                let target = id.split("/Microsoft.Network/").nth(1).unwrap_or(id);
+                let gone = if prune {
+                    "the manifest does not have"
+                } else {
+                    "neither the manifest nor the controller has"
+                };
+                problems.push(format!(
+                    "{}: {} {} refers to {target}, which {gone}",
+                    e.origin, e.kind, e.name
+                ));
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(ManifestError::Invalid(problems))
+    }
+}
+
+fn references<'a>(value: &'a Value, out: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(o) => {
+            for (key, v) in o {
+                match v {
+                    Value::String(id) if key == "id" => out.push(id),
+                    other => references(other, out),
+                }
+            }
+        }
+        Value::Array(a) => a.iter().for_each(|v| references(v, out)),
+        _ => {}
+    }
+}

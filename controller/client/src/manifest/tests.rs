@@ -1,0 +1,455 @@
+//! The manifest as a pure function: reading, refusing, ordering, comparing.
+
+use super::*;
+use crate::path::Group;
+use serde_json::{Value, json};
+
+const HUB_SPOKE: &str = "
+resourceGroup: lab
+location: region1
+virtualNetworks:
+  spoke-a:
+    addressSpace: [10.2.0.0/16]
+    subnets:
+      workload: {addressPrefix: 10.2.0.0/24, routeTable: rt-a}
+    peerings:
+      to-hub: {remoteVirtualNetwork: hub, allowForwardedTraffic: true, useRemoteGateways: true}
+  hub:
+    addressSpace: [10.1.0.0/16]
+    subnets:
+      workload: {addressPrefix: 10.1.0.0/24}
+      GatewaySubnet: {addressPrefix: 10.1.255.0/27}
+    peerings:
+      to-spoke-a: {remoteVirtualNetwork: spoke-a, allowGatewayTransit: true}
+  branch:
+    location: region2
+    addressSpace: [10.9.0.0/16]
+    subnets:
+      GatewaySubnet: {addressPrefix: 10.9.255.0/27}
+routeTables:
+  rt-a: {routes: {to-b: {addressPrefix: 10.3.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 10.1.0.5}}}
+networkInterfaces:
+  hub-vm-nic: {subnet: hub/workload, privateIPAddress: 10.1.0.4}
+publicIPAddresses: {hub-gw-pip: {}}
+virtualNetworkGateways:
+  hub-gw: {virtualNetwork: hub, publicIPAddress: hub-gw-pip, privateIPAddress: 10.1.255.4, asn: 65515}
+  branch-gw: {virtualNetwork: branch}
+connections:
+  hub-to-branch: {virtualNetworkGateway1: hub-gw, virtualNetworkGateway2: branch-gw, sharedKey: abc}
+";
+
+fn manifest(text: &str) -> Manifest {
+    let mut m = Manifest::default();
+    m.parse("test.yaml", text).unwrap();
+    m
+}
+
+fn group() -> Group {
+    Group::new("s", "lab")
+}
+
+fn expanded(text: &str) -> Vec<Expanded> {
+    manifest(text).expand(&group()).unwrap()
+}
+
+fn parse_error(text: &str) -> String {
+    Manifest::default().parse("test.yaml", text).unwrap_err().to_string()
+}
+
+fn invalid(text: &str) -> String {
+    manifest(text).expand(&group()).unwrap_err().to_string()
+}
+
+/// A controller that has exactly what was asked for, and answers with additions of its own.
+fn server_after(wanted: &[Expanded]) -> Server {
+    let mut server = server_of(wanted.iter().filter(|e| e.kind != Kind::Peering));
+    for e in wanted.iter().filter(|e| e.kind == Kind::Peering) {
+        let body = answer(e, &json!({"peeringState": "Connected"}));
+        server.insert(Kind::Peering, &e.path, body);
+    }
+    server
+}
+
+fn server_of<'a>(wanted: impl Iterator<Item = &'a Expanded>) -> Server {
+    let mut server = Server::default();
+    for e in wanted {
+        let mut body = answer(e, &json!({}));
+        for subnet in body
+            .pointer_mut("/properties/subnets")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            // Azure answers a single prefix in the single form.
+            let prefix = subnet["properties"]["addressPrefixes"][0].take();
+            subnet["properties"] = json!({"addressPrefix": prefix, "routeTable": subnet["properties"]["routeTable"]});
+        }
+        server.insert(e.kind, &e.path, body);
+    }
+    server
+}
+
+fn answer(e: &Expanded, more: &Value) -> Value {
+    let mut body = e.body.clone();
+    body["id"] = json!(e.path);
+    body["name"] = json!(e.name.rsplit('/').next());
+    body["etag"] = json!("W/\"1\"");
+    if e.kind != Kind::ResourceGroup {
+        body["properties"]["provisioningState"] = json!("Succeeded");
+        for (key, value) in more.as_object().unwrap() {
+            body["properties"][key] = value.clone();
+        }
+    }
+    body
+}
+
+fn names(plan: &Plan, action: Action) -> Vec<&str> {
+    plan.steps
+        .iter()
+        .filter(|s| s.action == action)
+        .map(|s| s.name.as_str())
+        .collect()
+}
+
+fn position(plan: &Plan, name: &str) -> usize {
+    plan.changes()
+        .position(|s| s.name == name)
+        .unwrap_or_else(|| panic!("{name} is not changed"))
+}
+
+#[test]
+fn a_hub_and_spoke_is_created_in_an_order_that_works() {
+    let wanted = expanded(HUB_SPOKE);
+    let plan = Plan::make(&wanted, &Server::default(), false).unwrap();
+    let order: Vec<_> = plan.changes().map(|s| s.name.as_str()).collect();
+    assert_eq!(
+        order,
+        [
+            "lab",
+            "rt-a",
+            "hub-gw-pip",
+            "spoke-a",
+            "hub",
+            "branch",
+            "hub-gw",
+            "branch-gw",
+            // P20: the transit flag before the half that uses it, both after the gateway.
+            "hub/to-spoke-a",
+            "spoke-a/to-hub",
+            "hub-vm-nic",
+            "hub-to-branch",
+        ]
+    );
+    assert!(plan.steps.iter().all(|s| s.action == Action::Create));
+}
+
+#[test]
+fn bodies_are_arms() {
+    let wanted = expanded(HUB_SPOKE);
+    let body = |name: &str| &wanted.iter().find(|e| e.name == name).unwrap().body;
+    let net = "/subscriptions/s/resourceGroups/lab/providers/Microsoft.Network";
+    assert_eq!(body("lab"), &json!({"location": "region1"}));
+    assert_eq!(
+        body("spoke-a"),
+        &json!({"location": "region1", "properties": {
+            "addressSpace": {"addressPrefixes": ["10.2.0.0/16"]},
+            "subnets": [{"name": "workload", "properties": {
+                "addressPrefixes": ["10.2.0.0/24"],
+                "routeTable": {"id": format!("{net}/routeTables/rt-a")},
+            }}],
+        }})
+    );
+    assert_eq!(body("branch")["location"], "region2");
+    assert_eq!(
+        body("spoke-a/to-hub")["properties"],
+        json!({
+            "remoteVirtualNetwork": {"id": format!("{net}/virtualNetworks/hub")},
+            "allowVirtualNetworkAccess": true, "allowForwardedTraffic": true, "allowGatewayTransit": false,
+            "useRemoteGateways": true, "doNotVerifyRemoteGateways": false,
+        })
+    );
+    assert_eq!(
+        body("hub-gw")["properties"]["ipConfigurations"],
+        json!([{"name": "default", "properties": {
+            "subnet": {"id": format!("{net}/virtualNetworks/hub/subnets/GatewaySubnet")},
+            "publicIPAddress": {"id": format!("{net}/publicIPAddresses/hub-gw-pip")},
+            "privateIPAllocationMethod": "Static", "privateIPAddress": "10.1.255.4",
+        }}])
+    );
+    assert_eq!(
+        body("hub-vm-nic")["properties"]["ipConfigurations"][0]["properties"]["primary"],
+        true
+    );
+    assert_eq!(body("hub-to-branch")["properties"]["sharedKey"], "abc");
+}
+
+#[test]
+fn applying_again_changes_nothing() {
+    let wanted = expanded(HUB_SPOKE);
+    let server = server_after(&wanted);
+    for prune in [false, true] {
+        let plan = Plan::make(&wanted, &server, prune).unwrap();
+        assert!(plan.is_empty(), "{:?}", plan.changes().collect::<Vec<_>>());
+        assert_eq!(plan.count(Action::Unchanged), wanted.len());
+    }
+}
+
+#[test]
+fn only_what_differs_is_written_and_the_rest_survives() {
+    let server = server_after(&expanded(HUB_SPOKE));
+    let changed = HUB_SPOKE
+        .replace("routeTable: rt-a", "")
+        .replace("sharedKey: abc", "sharedKey: xyz");
+    let plan = Plan::make(&expanded(&changed), &server, false).unwrap();
+    assert_eq!(names(&plan, Action::Update), ["spoke-a", "hub-to-branch"]);
+    let vnet = plan.changes().next().unwrap();
+    assert_eq!(
+        vnet.body["properties"]["subnets"][0]["properties"]["routeTable"],
+        Value::Null
+    );
+    assert_eq!(
+        vnet.body["etag"], "W/\"1\"",
+        "what the manifest does not mention is sent back as it was"
+    );
+    let text = format!("{} {}", plan.steps[11].before, serde_json::to_string(&plan).unwrap());
+    assert!(
+        text.contains("(another secret)") && !text.contains("abc") && !text.contains("xyz"),
+        "{text}"
+    );
+}
+
+#[test]
+fn without_prune_extras_stay_and_with_prune_they_go() {
+    let wanted = expanded(HUB_SPOKE);
+    let server = server_after(&wanted);
+    let smaller = HUB_SPOKE
+        .replace("      workload: {addressPrefix: 10.1.0.0/24}\n", "")
+        .replace("  hub-vm-nic: {subnet: hub/workload, privateIPAddress: 10.1.0.4}\n", "")
+        .replace("      workload: {addressPrefix: 10.2.0.0/24, routeTable: rt-a}\n", "      workload: {addressPrefix: 10.2.0.0/24}\n")
+        .replace("  rt-a: {routes: {to-b: {addressPrefix: 10.3.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 10.1.0.5}}}\n", "");
+    let smaller = expanded(&smaller);
+    let kept = Plan::make(&smaller, &server, false).unwrap();
+    assert_eq!(
+        names(&kept, Action::Update),
+        ["spoke-a"],
+        "only the route table's reference"
+    );
+    let pruned = Plan::make(&smaller, &server, true).unwrap();
+    assert_eq!(names(&pruned, Action::Delete), ["hub-vm-nic", "rt-a"]);
+    assert_eq!(names(&pruned, Action::Update), ["spoke-a", "hub"]);
+    // The NIC before its subnet, the route table after the subnet has let go of it.
+    assert!(position(&pruned, "hub-vm-nic") < position(&pruned, "hub"));
+    assert!(position(&pruned, "spoke-a") < position(&pruned, "rt-a"));
+    let hub = pruned.changes().find(|s| s.name == "hub").unwrap();
+    assert_eq!(hub.body["properties"]["subnets"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_subnet_that_is_still_lived_in_is_deleted_after_its_nic_has_moved() {
+    let wanted = expanded(HUB_SPOKE);
+    let mut server = server_after(&wanted);
+    let hub = wanted.iter().find(|e| e.name == "hub").unwrap();
+    let nic = wanted.iter().find(|e| e.name == "hub-vm-nic").unwrap();
+    let mut body = answer(hub, &json!({}));
+    body["properties"]["subnets"][0]["properties"]["ipConfigurations"] =
+        json!([{"id": format!("{}/ipConfigurations/ipconfig1", nic.path)}]);
+    server.insert(Kind::VirtualNetwork, &hub.path, body);
+    let moved = HUB_SPOKE.replace(
+        "workload: {addressPrefix: 10.1.0.0/24}",
+        "other: {addressPrefix: 10.1.1.0/24}",
+    );
+    let moved = moved.replace(
+        "hub/workload, privateIPAddress: 10.1.0.4",
+        "hub/other, privateIPAddress: 10.1.1.4",
+    );
+    let plan = Plan::make(&expanded(&moved), &server, true).unwrap();
+    assert_eq!(names(&plan, Action::Delete), ["hub/workload"]);
+    assert!(position(&plan, "hub") < position(&plan, "hub-vm-nic"));
+    assert!(position(&plan, "hub-vm-nic") < position(&plan, "hub/workload"));
+}
+
+#[test]
+fn a_disconnected_half_is_renewed_before_its_counterpart_comes() {
+    // P14: the hub's half survived, the spoke's is gone.
+    let wanted = expanded(HUB_SPOKE);
+    let mut server = server_of(wanted.iter().filter(|e| e.kind != Kind::Peering));
+    let half = wanted.iter().find(|e| e.name == "hub/to-spoke-a").unwrap();
+    server.insert(
+        Kind::Peering,
+        &half.path,
+        answer(half, &json!({"peeringState": "Disconnected"})),
+    );
+    let plan = Plan::make(&wanted, &server, false).unwrap();
+    assert_eq!(names(&plan, Action::Update), ["hub/to-spoke-a"]);
+    assert_eq!(names(&plan, Action::Create), ["spoke-a/to-hub"]);
+    assert!(position(&plan, "hub/to-spoke-a") < position(&plan, "spoke-a/to-hub"));
+}
+
+#[test]
+fn a_changed_address_space_is_taken_over_by_the_other_half() {
+    // P27: the hub grows; the spoke's half has the old prefixes.
+    let wanted = expanded(HUB_SPOKE);
+    let mut server = server_after(&wanted);
+    let half = wanted.iter().find(|e| e.name == "spoke-a/to-hub").unwrap();
+    let synced = json!({"peeringState": "Connected", "remoteAddressSpace": {"addressPrefixes": ["10.1.0.0/16"]},
+        "remoteVirtualNetworkAddressSpace": {"addressPrefixes": ["10.1.0.0/16"]}});
+    server.insert(Kind::Peering, &half.path, answer(half, &synced));
+    assert!(Plan::make(&wanted, &server, false).unwrap().is_empty());
+    let grown = expanded(&HUB_SPOKE.replace("[10.1.0.0/16]", "[10.1.0.0/16, 10.5.0.0/16]"));
+    let plan = Plan::make(&grown, &server, false).unwrap();
+    assert_eq!(names(&plan, Action::Update), ["hub", "spoke-a/to-hub"]);
+    assert!(plan.changes().last().unwrap().sync);
+}
+
+#[test]
+fn remote_gateways_are_let_go_of_before_an_own_one_comes() {
+    // P23: one gateway source per VNet.
+    let wanted = expanded(HUB_SPOKE);
+    let server = server_after(&wanted);
+    let own = HUB_SPOKE
+        .replace(", useRemoteGateways: true", "")
+        .replace("  hub-gw:", "  a-gw: {virtualNetwork: spoke-a}\n  hub-gw:")
+        .replace(
+            "routeTable: rt-a}",
+            "routeTable: rt-a}\n      GatewaySubnet: {addressPrefix: 10.2.255.0/27}",
+        );
+    let plan = Plan::make(&expanded(&own), &server, false).unwrap();
+    assert!(position(&plan, "spoke-a/to-hub") < position(&plan, "a-gw"));
+}
+
+#[test]
+fn names_that_lead_nowhere_are_refused_before_anything_is_written() {
+    let wrong = HUB_SPOKE
+        .replace("remoteVirtualNetwork: hub", "remoteVirtualNetwork: hob")
+        .replace("hub/workload", "hub/work");
+    let wanted = expanded(&wrong);
+    let mut server = Server::default();
+    server.insert(Kind::ResourceGroup, &group().path(), json!({}));
+    let text = Plan::make(&wanted, &server, false).unwrap_err().to_string();
+    assert!(
+        text.contains("peering spoke-a/to-hub refers to virtualNetworks/hob"),
+        "{text}"
+    );
+    assert!(
+        text.contains("network interface hub-vm-nic refers to virtualNetworks/hub/subnets/work"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+#[test]
+fn mistakes_are_named_with_their_line() {
+    let unknown = parse_error("virtualNetworks:\n  hub:\n    addressSpace: [10.0.0.0/8]\n    adressSpace: []\n");
+    assert!(
+        unknown.contains("adressSpace") && unknown.contains("line 4"),
+        "{unknown}"
+    );
+    let twice =
+        parse_error("virtualNetworks:\n  hub: {addressSpace: [10.0.0.0/8]}\n  Hub: {addressSpace: [11.0.0.0/8]}\n");
+    assert!(
+        twice.contains("'Hub' stands here twice") && twice.contains("line 3"),
+        "{twice}"
+    );
+    let host = parse_error("virtualNetworks:\n  hub: {addressSpace: [10.0.0.1/8]}\n");
+    assert!(host.contains("host bits") && host.contains("line 2"), "{host}");
+    let name = parse_error("virtualNetworks:\n  a/b: {addressSpace: [10.0.0.0/8]}\n");
+    assert!(name.contains("cannot be a name") && name.contains("line 2"), "{name}");
+    let field = parse_error("location: x\nlocation: y\n");
+    assert!(field.contains("duplicate field"), "{field}");
+    let hop = parse_error("routeTables:\n  r: {routes: {x: {addressPrefix: 10.0.0.0/8, nextHopType: Gateway}}}\n");
+    assert!(hop.contains("VirtualAppliance") && hop.contains("line 2"), "{hop}");
+}
+
+#[test]
+fn contradictions_are_all_told_at_once() {
+    let text = invalid(
+        "virtualNetworks: {v: {addressSpace: [], subnets: {s: {}}}}
+routeTables: {r: {routes: {x: {addressPrefix: 10.0.0.0/8, nextHopType: VirtualAppliance}}}}
+networkInterfaces: {n: {privateIPAddress: 10.0.0.4}, m: {subnet: nowhere}}
+",
+    );
+    for part in [
+        "addressSpace",
+        "v.subnets.s",
+        "routes.x",
+        "networkInterfaces.n",
+        "virtual-network/subnet",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn files_are_merged_and_duplicates_across_them_refused() {
+    let mut m = Manifest::default();
+    m.parse(
+        "a.yaml",
+        "resourceGroup: g\nvirtualNetworks: {v: {addressSpace: [10.0.0.0/8]}}\n",
+    )
+    .unwrap();
+    m.parse(
+        "b.yaml",
+        "resourceGroup: G\nnetworkInterfaces: {n: {subnet: v/s}}\n---\n# empty\n---\nresourceGroup: h\n",
+    )
+    .unwrap();
+    let kinds: Vec<_> = m
+        .expand(&group())
+        .unwrap()
+        .iter()
+        .map(|e| (e.kind, e.name.clone()))
+        .collect();
+    assert_eq!(kinds.iter().filter(|(k, _)| *k == Kind::ResourceGroup).count(), 2);
+    m.parse(
+        "c.yaml",
+        "resourceGroup: g\nvirtualNetworks: {V: {addressSpace: [11.0.0.0/8]}}\n",
+    )
+    .unwrap();
+    let text = m.expand(&group()).unwrap_err().to_string();
+    assert_eq!(text, "c.yaml: virtual network V stands in a.yaml already");
+}
+
+#[test]
+fn a_folder_is_read_in_order_of_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("b.yml", "publicIPAddresses: {two: {}}\n");
+    write("a.yaml", "publicIPAddresses: {one: {}}\n");
+    write("notes.txt", "not: [a manifest");
+    std::fs::create_dir(dir.path().join("c")).unwrap();
+    write("c/d.yaml", "publicIPAddresses: {three: {}}\n");
+    let m = Manifest::load(dir.path()).unwrap();
+    let names: Vec<_> = m
+        .expand(&group())
+        .unwrap()
+        .into_iter()
+        .skip(1)
+        .map(|e| e.name)
+        .collect();
+    assert_eq!(names, ["one", "two", "three"]);
+    let empty = tempfile::tempdir().unwrap();
+    assert!(
+        Manifest::load(empty.path())
+            .unwrap_err()
+            .to_string()
+            .contains("no *.yaml")
+    );
+    assert!(Manifest::load(&empty.path().join("missing.yaml")).is_err());
+}
+
+#[test]
+fn several_addresses_and_both_families() {
+    let wanted = expanded(
+        "networkInterfaces:
+  n:
+    enableIPForwarding: true
+    ipConfigurations:
+      v4: {subnet: hub/a, privateIPAddress: 10.1.0.4}
+      v6: {subnet: hub/a, privateIPAddress: 'fd00:1::4'}
+      auto: {subnet: hub/a}
+",
+    );
+    let list = wanted[1].body["properties"]["ipConfigurations"].as_array().unwrap();
+    assert_eq!(list[0]["properties"]["primary"], true);
+    assert_eq!(list[1]["properties"]["privateIPAddressVersion"], "IPv6");
+    assert_eq!(list[2]["properties"]["privateIPAllocationMethod"], "Dynamic");
+}

@@ -1,0 +1,152 @@
+//! How paths of resources are written.
+
+use tombolo_proto::id::ResourceId;
+
+/// Sent with every ARM call; the controller accepts any date.
+pub const API_VERSION: &str = "2024-05-01";
+
+/// The subscription that is used when none is given.
+pub const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+
+/// A resource group in a subscription: where names are looked up.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// The subscription's GUID.
+    pub subscription: String,
+    /// The resource group's name.
+    pub name: String,
+}
+
+impl Group {
+    /// Takes both names as they are.
+    pub fn new(subscription: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            subscription: subscription.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The path of the group itself.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/subscriptions/{}/resourceGroups/{}", self.subscription, self.name)
+    }
+
+    /// The path of a collection, e.g. `virtualNetworks`.
+    #[must_use]
+    pub fn collection(&self, kind: &str) -> String {
+        format!("{}/providers/Microsoft.Network/{kind}", self.path())
+    }
+
+    /// The path of a resource.
+    #[must_use]
+    pub fn item(&self, kind: &str, name: &str) -> String {
+        format!("{}/{name}", self.collection(kind))
+    }
+
+    /// The path of a subnet.
+    #[must_use]
+    pub fn subnet(&self, vnet: &str, name: &str) -> String {
+        format!("{}/subnets/{name}", self.item("virtualNetworks", vnet))
+    }
+
+    /// The id of the read-only machine view that a VM's agent appears as.
+    #[must_use]
+    pub fn vm(&self, name: &str) -> ResourceId {
+        ResourceId::new(format!(
+            "{}/providers/Microsoft.Compute/virtualMachines/{name}",
+            self.path()
+        ))
+    }
+
+    /// The id of a resource that is named by its own name, or by a full id (starts with `/`), which is taken as it is.
+    #[must_use]
+    pub fn resolve(&self, kind: &str, name: &str) -> String {
+        if name.starts_with('/') {
+            name.to_owned()
+        } else {
+            self.item(kind, name)
+        }
+    }
+
+    /// The id of a subnet that is named as `vnet/subnet`, or by a full id.
+    ///
+    /// # Errors
+    /// The text has neither form.
+    pub fn resolve_subnet(&self, name: &str) -> Result<String, String> {
+        if name.starts_with('/') {
+            return Ok(name.to_owned());
+        }
+        match name.split_once('/') {
+            Some((vnet, subnet)) if !vnet.is_empty() && !subnet.is_empty() && !subnet.contains('/') => {
+                Ok(self.subnet(vnet, subnet))
+            }
+            _ => Err(format!(
+                "'{name}' must be written as virtual-network/subnet, or as a full id"
+            )),
+        }
+    }
+}
+
+/// The value that follows a fixed segment of an id (compared without regard to case): `segment(id, "subnets")`.
+#[must_use]
+pub fn segment<'a>(id: &'a str, name: &str) -> Option<&'a str> {
+    let mut parts = id.split('/');
+    parts.find(|p| p.eq_ignore_ascii_case(name))?;
+    parts.next()
+}
+
+/// The last segment of an id: the resource's own name.
+#[must_use]
+pub fn last(id: &str) -> &str {
+    id.trim_end_matches('/').rsplit('/').next().unwrap_or(id)
+}
+
+/// What may name a resource (P6): 1 to 80 letters, digits, `.`, `_`, `-`, `(`, `)`; no dot or hyphen first, no dot last.
+///
+/// # Errors
+/// Which rule the name breaks.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let inside = |c: char| word(c) || matches!(c, '.' | '-' | '(' | ')');
+    let ends_well = !name.ends_with('.');
+    if (1..=80).contains(&name.len()) && name.starts_with(word) && ends_well && name.chars().all(inside) {
+        Ok(())
+    } else {
+        Err(format!(
+            "'{name}' cannot be a name: 1 to 80 letters, digits, '.', '_', '-', starting with a letter, digit or '_'"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_ids_and_ids_stay() {
+        let g = Group::new("s", "g");
+        let id = g.resolve("virtualNetworks", "hub");
+        assert_eq!(
+            id,
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/hub"
+        );
+        assert_eq!(g.resolve("virtualNetworks", &id), id);
+        assert_eq!(g.resolve_subnet("hub/a").unwrap(), format!("{id}/subnets/a"));
+        assert!(g.resolve_subnet("hub").is_err());
+        assert!(g.resolve_subnet("hub/a/b").is_err());
+        assert_eq!(segment(&id, "VIRTUALNETWORKS"), Some("hub"));
+        assert_eq!(segment(&id, "subnets"), None);
+        assert_eq!(last(&id), "hub");
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_a_path() {
+        for good in ["hub", "GatewaySubnet", "a.b-c_d", "1"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a b", "a?b", "a%2f", "-a", "a."] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

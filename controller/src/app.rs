@@ -1,0 +1,99 @@
+//! What every request handler needs.
+
+use crate::agents::Agents;
+use crate::ca::{self, Authority};
+use crate::compiled::{self, Compiled};
+use crate::metrics::{self, Metrics};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, Transaction};
+use crate::writer::Writer;
+use anyhow::Context;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tombolo_proto::id::Revision;
+
+/// The parts of a running controller. Shared as `Arc`.
+#[derive(Debug)]
+pub struct App {
+    /// The desired state.
+    pub writer: Writer,
+    /// Who signs certificates.
+    pub authority: Authority,
+    /// What agents report.
+    pub agents: Arc<Agents>,
+    /// What each agent should run.
+    pub compiled: watch::Receiver<Compiled>,
+    /// Numbers for operators.
+    pub metrics: Arc<Metrics>,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The controller's own documents as they were at start, by key (see [`crate::writer::OWN`]).
+    pub own_documents: BTreeMap<String, Vec<u8>>,
+}
+
+impl App {
+    /// Opens the data directory, making it if it is new.
+    ///
+    /// # Errors
+    /// What cannot be opened, and why.
+    pub fn open(data_dir: &Path, agent_certificate_lifetime: Duration) -> anyhow::Result<Arc<Self>> {
+        use std::os::unix::fs::DirBuilderExt;
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder
+            .create(data_dir)
+            .with_context(|| format!("cannot make {}", data_dir.display()))?;
+        let file = data_dir.join(STORE_FILE);
+        let mut store = SqliteStore::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
+        let authority = authority(&mut store, agent_certificate_lifetime)?;
+        let public = data_dir.join(AUTHORITY_FILE);
+        std::fs::write(&public, authority.pem()).with_context(|| format!("cannot write {}", public.display()))?;
+        let (writer, own_documents) = Writer::start(Box::new(store))?;
+        let metrics = Arc::<Metrics>::default();
+        let compiled = compiled::start(writer.subscribe(), metrics.clone())?;
+        let agents = Arc::new(Agents::new(writer.subscribe(), compiled.clone()));
+        tokio::spawn(metrics::measure_convergence(
+            metrics.clone(),
+            agents.clone(),
+            compiled.clone(),
+        ));
+        Ok(Arc::new(Self {
+            writer,
+            authority,
+            agents,
+            compiled,
+            metrics,
+            data_dir: data_dir.to_owned(),
+            own_documents,
+        }))
+    }
+}
+
+/// Reads the authority from the store, or makes it and stores it.
+fn authority(store: &mut impl Store, lifetime: Duration) -> anyhow::Result<Authority> {
+    let (_, found) = store.range(ca::DOCUMENT)?;
+    let document = match found.into_iter().find(|kv| kv.key == ca::DOCUMENT) {
+        Some(found) => found.value,
+        None => {
+            let made = Authority::generate()?;
+            let transaction = Transaction {
+                compare: vec![(ca::DOCUMENT.to_owned(), Revision(0))],
+                changes: vec![(ca::DOCUMENT.to_owned(), Some(made.clone()))],
+            };
+            for committed in store.commit(&[transaction])? {
+                committed?;
+            }
+            made
+        }
+    };
+    Authority::open(&document, lifetime).with_context(|| format!("the store's document '{}'", ca::DOCUMENT))
+}
+
+/// Where clients find the authority's certificate, in the data directory.
+pub const AUTHORITY_FILE: &str = "ca.pem";
+
+/// The store's name in the data directory.
+pub const STORE_FILE: &str = "state.db";

@@ -1,0 +1,136 @@
+//! Actions of network interfaces and connections. All answer at once.
+
+use super::call::Call;
+use super::resource::missing;
+use crate::rest::Rest;
+use crate::rest::failure::{Failure, at_revision, ok};
+use crate::secret;
+use axum::response::Response;
+use http::Method;
+use serde_json::{Value, json};
+use tombolo_proto::id::ResourceId;
+use tombolo_proto::route::EffectiveRoute;
+use tombolo_topology::change::Change;
+use tombolo_topology::compile;
+use tombolo_topology::path::{ArmPath, Kind};
+use tombolo_topology::resource::NetworkInterface;
+use tombolo_topology::topology::Topology;
+
+/// Characters of a shared key that is made here, unless asked otherwise, and at most (G11).
+const KEY_LENGTH: (u64, u64) = (32, 128);
+
+fn nic<'t>(topology: &'t Topology, call: &Call) -> Result<&'t NetworkInterface, Failure> {
+    if call.method != Method::POST {
+        return Err(Failure::method(&call.method, &call.text()));
+    }
+    let path = call.item(call.segments.len() - 1)?;
+    if path.kind() != Some(Kind::NetworkInterface) {
+        return Err(super::unknown(call));
+    }
+    let found = topology.nics.get(&path.id());
+    found.map(|nic| &**nic).ok_or_else(|| missing(topology, &path))
+}
+
+/// POST `networkInterfaces/{n}/effectiveRouteTable`: what is compiled for the subnet of its primary address (R20).
+pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    let topology = rest.app.writer.current().topology;
+    let nic = nic(&topology, call)?;
+    let subnet = nic.ip_configurations.first().map(|c| &c.subnet);
+    let routes = subnet
+        .and_then(|s| compile::effective_routes(&topology, s))
+        .unwrap_or_default();
+    let value: Vec<_> = routes.iter().map(route).collect();
+    Ok(ok(&json!({"value": value})))
+}
+
+fn route(route: &EffectiveRoute) -> Value {
+    json!({
+        "name": route.name,
+        "source": route.source,
+        "state": route.state,
+        "addressPrefix": [route.prefix],
+        "nextHopType": route.next_hop.type_name(),
+        "nextHopIpAddress": route.next_hop.addresses(),
+        "disableBgpRoutePropagation": false,
+    })
+}
+
+/// POST `networkInterfaces/{n}/effectiveNetworkSecurityGroups`: there are none yet.
+pub(super) fn effective_security_groups(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    nic(&rest.app.writer.current().topology, call)?;
+    Ok(ok(&json!({"value": []})))
+}
+
+/// GET and PUT `connections/{c}/sharedkey`, POST `…/sharedkey/reset`.
+pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    let reset = call.lower.last().is_some_and(|last| last == "reset");
+    let path = call.item(call.segments.len() - if reset { 2 } else { 1 })?;
+    if path.kind() != Some(Kind::Connection) {
+        return Err(super::unknown(call));
+    }
+    let id = path.id();
+    let topology = rest.app.writer.current().topology;
+    let connection = topology.connections.get(&id).ok_or_else(|| missing(&topology, &path))?;
+    match (&call.method, reset) {
+        (&Method::GET, false) => {
+            let value = connection.shared_key.as_deref().unwrap_or_default();
+            Ok(ok(
+                &json!({"id": format!("{}/sharedkey", connection.envelope.id), "value": value}),
+            ))
+        }
+        (&Method::PUT, false) => {
+            let body = call.object()?;
+            let value = match body.get("value") {
+                Some(Value::String(value)) => value.clone(),
+                _ => {
+                    let message = "value: the shared key is missing, or is no text";
+                    return Err(Failure::bad("InvalidRequestFormat", message).at("value"));
+                }
+            };
+            set_key(rest, &id, &path, value, |value| json!({"value": value})).await
+        }
+        (&Method::POST, true) => {
+            let body = call.object()?;
+            let length = match body.get("keyLength") {
+                None | Some(Value::Null) => KEY_LENGTH.0,
+                Some(length) => length
+                    .as_u64()
+                    .filter(|n| (1..=KEY_LENGTH.1).contains(n))
+                    .ok_or_else(|| {
+                        let message = format!("keyLength: {length} is not a number within 1 to {}", KEY_LENGTH.1);
+                        Failure::bad("InvalidRequestFormat", message).at("keyLength")
+                    })?,
+            };
+            // Letters and digits alone: G11 forbids some of the others.
+            let random = std::iter::repeat_with(secret::random).take(8).collect::<String>();
+            let letters = random.chars().filter(char::is_ascii_alphanumeric);
+            let value: String = letters.take(usize::try_from(length).unwrap_or_default()).collect();
+            set_key(rest, &id, &path, value, |_| json!({"keyLength": length})).await
+        }
+        _ => Err(Failure::method(&call.method, &call.text())),
+    }
+}
+
+async fn set_key(
+    rest: &Rest,
+    connection: &ResourceId,
+    path: &ArmPath,
+    value: String,
+    body: impl FnOnce(&str) -> Value,
+) -> Result<Response, Failure> {
+    let change = Change::SetSharedKey {
+        connection: connection.clone(),
+        value: value.clone(),
+    };
+    let committed = rest.app.writer.change(change).await?;
+    let topology = &committed.published.topology;
+    let connection = topology
+        .connections
+        .get(connection)
+        .ok_or_else(|| missing(topology, path))?;
+    let mut body = body(&value);
+    if let Value::Object(fields) = &mut body {
+        fields.insert("id".into(), json!(format!("{}/sharedkey", connection.envelope.id)));
+    }
+    Ok(at_revision(ok(&body), committed.published.revision))
+}

@@ -1,0 +1,231 @@
+//! A request, taken apart.
+
+use crate::rest::base;
+use crate::rest::failure::{Failure, shown};
+use crate::rest::json;
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::IF_MATCH;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use tombolo_topology::path::ArmPath;
+
+/// Longer than any path of a resource.
+const MAX_PATH: usize = 4096;
+
+/// A request to the ARM face.
+pub(super) struct Call {
+    pub(super) method: Method,
+    /// Decoded segments as written.
+    pub(super) segments: Vec<String>,
+    /// The same in lower case: fixed segments are compared here.
+    pub(super) lower: Vec<String>,
+    /// Names in lower case.
+    pub(super) query: BTreeMap<String, String>,
+    /// `https://host:port`, as the caller wrote it.
+    pub(super) base: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Call {
+    /// Takes the head of a request apart.
+    pub(super) fn read(head: Parts) -> Result<Self, Failure> {
+        let Parts {
+            method, uri, headers, ..
+        } = head;
+        let path = uri.path();
+        let bad = |why: &str| Failure::bad("InvalidRequestUri", format!("'{}': {why}.", shown(path)));
+        if path.len() > MAX_PATH {
+            return Err(bad("the path is too long"));
+        }
+        // Clients that join a base that ends in a slash with a path write two.
+        let inner = path.trim_start_matches('/');
+        let inner = inner.strip_suffix('/').unwrap_or(inner);
+        let decode = |segment: &str| {
+            decoded(segment, false)
+                .filter(|s| !s.is_empty() && !s.contains('/') && !s.chars().any(char::is_control))
+                .ok_or_else(|| bad("a segment is empty, or is not percent-encoded UTF-8 text"))
+        };
+        let segments: Vec<String> = match inner {
+            "" => Vec::new(),
+            _ => inner.split('/').map(decode).collect::<Result<_, _>>()?,
+        };
+        let mut query = BTreeMap::new();
+        for pair in uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (Some(name), Some(value)) = (decoded(name, true), decoded(value, true)) else {
+                return Err(bad("the query is not percent-encoded UTF-8 text"));
+            };
+            query.insert(name.to_ascii_lowercase(), value);
+        }
+        Ok(Self {
+            lower: segments.iter().map(|s| s.to_ascii_lowercase()).collect(),
+            base: base(&headers, &uri),
+            method,
+            segments,
+            query,
+            headers,
+            body: Bytes::new(),
+        })
+    }
+
+    /// The path as text, decoded.
+    pub(super) fn text(&self) -> String {
+        format!("/{}", self.segments.join("/"))
+    }
+
+    /// The path of the item that the first `n` segments name.
+    pub(super) fn item(&self, n: usize) -> Result<ArmPath, Failure> {
+        let text = format!("/{}", self.segments[..n.min(self.segments.len())].join("/"));
+        ArmPath::parse(&text).map_err(|why| Failure::missing("NotFound", format!("{why}.")))
+    }
+
+    /// Checks that `api-version` is there and is a date; any date will do.
+    pub(super) fn check_api_version(&self) -> Result<(), Failure> {
+        let version = self.query.get("api-version").map(String::as_str).unwrap_or_default();
+        if version.is_empty() {
+            let message = "The api-version query parameter (?api-version=) is required for all requests.";
+            return Err(Failure::bad("MissingApiVersionParameter", message));
+        }
+        let day = version.get(..10).unwrap_or_default().as_bytes();
+        let date = day.iter().enumerate().all(|(i, b)| match i {
+            4 | 7 => *b == b'-',
+            _ => b.is_ascii_digit(),
+        });
+        if day.len() == 10 && date && version.len() <= 40 {
+            return Ok(());
+        }
+        let message = format!(
+            "The api-version '{}' is invalid. The format is YYYY-MM-DD.",
+            shown(version)
+        );
+        Err(Failure::bad("InvalidApiVersionParameter", message))
+    }
+
+    /// `?api-version=…`, to append to URLs that are handed out.
+    pub(super) fn api_version(&self) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let version = self.query.get("api-version").filter(|v| v.chars().all(plain));
+        format!("?api-version={}", version.map_or("2024-05-01", String::as_str))
+    }
+
+    /// `If-Match`.
+    pub(super) fn if_match(&self) -> Option<String> {
+        let value = self.headers.get(IF_MATCH)?;
+        // What is no text matches nothing.
+        Some(value.to_str().unwrap_or("?").to_owned())
+    }
+
+    /// All headers.
+    pub(super) const fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Takes the body in, when it is clear that it is wanted.
+    pub(super) async fn take_body(&mut self, body: Body) -> Result<(), Failure> {
+        self.body = json::bytes(body).await?;
+        Ok(())
+    }
+
+    /// The body as JSON object; none is an empty one.
+    pub(super) fn object(&self) -> Result<Value, Failure> {
+        match json::value(&self.body)? {
+            Value::Null => Ok(Value::Object(serde_json::Map::new())),
+            Value::Object(map) => Ok(Value::Object(map)),
+            _ => Err(Failure::bad(
+                "InvalidRequestContent",
+                "The request content must be a JSON object.",
+            )),
+        }
+    }
+
+    /// The body as an HTML form.
+    pub(super) fn form(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let bad = || Failure::bad("InvalidRequestContent", "The request content is not a form.");
+        let text = std::str::from_utf8(&self.body).map_err(|_| bad())?;
+        let pairs = text.split('&').filter(|p| !p.is_empty());
+        pairs
+            .map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                Some((decoded(name, true)?, decoded(value, true)?))
+            })
+            .collect::<Option<_>>()
+            .ok_or_else(bad)
+    }
+}
+
+/// Percent-decodes; in queries and forms `+` is a space. None: not UTF-8, or a `%` without two digits.
+fn decoded(text: &str, plus_is_space: bool) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let digit = |b: u8| char::from(b).to_digit(16);
+                let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            b'+' if plus_is_space => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(uri: &str) -> Result<Call, Failure> {
+        Call::read(http::Request::builder().uri(uri).body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn paths_are_decoded_and_keep_their_case() {
+        let call = call(
+            "https://h:1/subscriptions/S/ResourceGroups/my%20group/?api-version=2024-05-01&%24filter=a+eq+%27b%27",
+        )
+        .ok()
+        .unwrap();
+        assert_eq!(call.text(), "/subscriptions/S/ResourceGroups/my group");
+        assert_eq!(call.lower[2], "resourcegroups");
+        assert_eq!(call.query["$filter"], "a eq 'b'");
+        assert_eq!(call.base, "https://h:1");
+        assert!(call.check_api_version().is_ok());
+    }
+
+    #[test]
+    fn odd_paths_are_refused() {
+        for bad in [
+            "/a//b",
+            "/a%2fb",
+            "/a%",
+            "/a%zz",
+            "/%ff",
+            "/a%00",
+            &format!("/{}", "x".repeat(5000)),
+        ] {
+            assert!(call(bad).is_err(), "{bad}");
+        }
+        assert!(call("/a?x=%").is_err());
+    }
+
+    #[test]
+    fn any_date_is_an_api_version() {
+        for (version, good) in [
+            ("2024-05-01", true),
+            ("2015-06-15-preview", true),
+            ("9999-99-99", true),
+            ("", false),
+            ("latest", false),
+            ("2024-05", false),
+            ("20240501xx", false),
+        ] {
+            let call = call(&format!("/tenants?api-version={version}")).ok().unwrap();
+            assert_eq!(call.check_api_version().is_ok(), good, "{version}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! A template: its expressions filled in, its resources in order.
+
+use crate::rest::failure::{Failure, shown};
+use serde_json::{Map, Value, json};
+use tombolo_topology::path::ArmPath;
+
+/// Most resources of one template.
+const MAX_RESOURCES: usize = 100;
+
+/// A template that can be carried out.
+#[derive(Debug)]
+pub(super) struct Template {
+    /// In the order of `dependsOn`.
+    pub(super) resources: Vec<Resource>,
+    /// Output → the name of the resource that it refers to.
+    pub(super) outputs: Vec<(String, String)>,
+    /// Parameters as they may be shown: without secrets.
+    pub(super) shown_parameters: Value,
+}
+
+/// One resource of a template.
+#[derive(Debug)]
+pub(super) struct Resource {
+    types: String,
+    pub(super) name: String,
+    depends_on: Vec<String>,
+    /// As of a PUT.
+    pub(super) body: Value,
+}
+
+fn invalid(message: String) -> Failure {
+    Failure::bad("InvalidTemplate", message)
+}
+
+fn text(object: &Value, field: &str) -> Result<String, Failure> {
+    let found = object.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
+    found.ok_or_else(|| {
+        invalid(format!(
+            "template.resources: '{field}' of a resource is missing, or is no text"
+        ))
+    })
+}
+
+/// The members of an object; none if it is absent or null.
+fn members<'v>(parent: &'v Value, field: &str) -> Result<Option<&'v Map<String, Value>>, Failure> {
+    match parent.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(map)) => Ok(Some(map)),
+        Some(_) => Err(invalid(format!("'{field}' must be an object"))),
+    }
+}
+
+/// What an expression names: `[parameters('x')]` is ("parameters", "x").
+fn expression(text: &str) -> Result<Option<(&str, &str)>, Failure> {
+    let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) else {
+        return Ok(None);
+    };
+    // Two brackets stand for one that is meant.
+    if inner.starts_with('[') {
+        return Ok(None);
+    }
+    let parsed = inner.trim().split_once('(').and_then(|(function, rest)| {
+        let argument = rest.strip_suffix(')')?.trim();
+        let argument = argument.strip_prefix('\'')?.strip_suffix('\'')?;
+        (!argument.contains('\'')).then_some((function.trim(), argument))
+    });
+    match parsed {
+        Some(found) => Ok(Some(found)),
+        None => Err(invalid(format!("the expression '{}' is not supported", shown(text)))),
+    }
+}
+
+/// The values that expressions name.
+struct Names<'a> {
+    given: Option<&'a Map<String, Value>>,
+    declared: Option<&'a Map<String, Value>>,
+    variables: Option<&'a Map<String, Value>>,
+}
+
+fn get<'m>(map: Option<&'m Map<String, Value>>, name: &str) -> Option<&'m Value> {
+    let mut entries = map?.iter();
+    entries
+        .find(|(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
+}
+
+impl Names<'_> {
+    fn parameter(&self, name: &str) -> Result<Value, Failure> {
+        let given = get(self.given, name).and_then(|p| p.get("value"));
+        let value = given.or_else(|| get(self.declared, name).and_then(|p| p.get("defaultValue")));
+        let missing = || invalid(format!("the parameter '{}' has no value", shown(name)));
+        value.cloned().ok_or_else(missing)
+    }
+
+    /// A value with its expressions filled in. `in_variables`: variables may not name variables.
+    fn fill(&self, value: &Value, in_variables: bool) -> Result<Value, Failure> {
+        Ok(match value {
+            Value::String(text) => match expression(text)? {
+                None => Value::String(
+                    text.strip_prefix("[[")
+                        .map_or_else(|| text.clone(), |rest| format!("[{rest}")),
+                ),
+                Some(("parameters", name)) => self.parameter(name)?,
+                Some(("variables", name)) if !in_variables => {
+                    let found = get(self.variables, name);
+                    let found = found.ok_or_else(|| invalid(format!("there is no variable '{}'", shown(name))))?;
+                    self.fill(found, true)?
+                }
+                Some(_) => {
+                    return Err(invalid(format!(
+                        "the expression '{}' is not supported here",
+                        shown(text)
+                    )));
+                }
+            },
+            Value::Array(items) => Value::Array(
+                items
+                    .iter()
+                    .map(|v| self.fill(v, in_variables))
+                    .collect::<Result<_, _>>()?,
+            ),
+            Value::Object(map) => {
+                let filled = map.iter().map(|(k, v)| Ok((k.clone(), self.fill(v, in_variables)?)));
+                Value::Object(filled.collect::<Result<_, Failure>>()?)
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        })
+    }
+}
+
+impl Template {
+    /// Reads the body of a deployment.
+    pub(super) fn read(body: &Value) -> Result<Self, Failure> {
+        let properties = body.get("properties").unwrap_or(&Value::Null);
+        let mode = properties.get("mode").and_then(Value::as_str).unwrap_or("incremental");
+        if !mode.eq_ignore_ascii_case("incremental") {
+            return Err(invalid(format!(
+                "mode: '{}' is not supported, only 'Incremental'",
+                shown(mode)
+            )));
+        }
+        let template = properties.get("template").filter(|t| t.is_object());
+        let template = template.ok_or_else(|| invalid("properties.template is missing".into()))?;
+        let names = Names {
+            given: members(properties, "parameters")?,
+            declared: members(template, "parameters")?,
+            variables: members(template, "variables")?,
+        };
+        let listed = match template.get("resources") {
+            None | Some(Value::Null) => &[][..],
+            Some(Value::Array(items)) if items.len() <= MAX_RESOURCES => items,
+            Some(_) => {
+                return Err(invalid(format!(
+                    "template.resources: at most {MAX_RESOURCES}, as an array"
+                )));
+            }
+        };
+        let resources = listed
+            .iter()
+            .map(|r| Resource::read(r, &names))
+            .collect::<Result<_, _>>()?;
+        let mut outputs = Vec::new();
+        for (output, value) in members(template, "outputs")?.into_iter().flatten() {
+            let value = value.get("value").and_then(Value::as_str).unwrap_or_default();
+            match expression(value)? {
+                Some(("reference", name)) => outputs.push((output.clone(), name.to_owned())),
+                _ => return Err(invalid(format!("outputs: '{}' is not supported", shown(value)))),
+            }
+        }
+        Ok(Self {
+            resources: ordered(resources)?,
+            outputs,
+            shown_parameters: Value::Object(shown_parameters(&names)),
+        })
+    }
+}
+
+fn shown_parameters(names: &Names<'_>) -> Map<String, Value> {
+    let mut shown = Map::new();
+    for (name, declared) in names.declared.into_iter().flatten() {
+        let kind = declared.get("type").and_then(Value::as_str).unwrap_or("String");
+        let mut entry = json!({"type": kind});
+        // A secret is never echoed, in whichever case its type is written.
+        if !kind.to_ascii_lowercase().starts_with("secure")
+            && let Ok(value) = names.parameter(name)
+        {
+            entry["value"] = value;
+        }
+        shown.insert(name.clone(), entry);
+    }
+    shown
+}
+
+impl Resource {
+    fn read(resource: &Value, names: &Names<'_>) -> Result<Self, Failure> {
+        // Not a part of the body: `dependsOn` and `apiVersion` are the template's own.
+        let filled = names.fill(resource, false)?;
+        let depends_on = match filled.get("dependsOn") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Array(items)) => items
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_ascii_lowercase)
+                .collect(),
+            Some(_) => return Err(invalid("template.resources: 'dependsOn' must be an array".into())),
+        };
+        let mut body = Map::new();
+        for field in ["location", "tags", "properties", "sku", "zones"] {
+            if let Some(value) = filled.get(field) {
+                body.insert(field.into(), value.clone());
+            }
+        }
+        Ok(Self {
+            types: text(&filled, "type")?,
+            name: text(&filled, "name")?,
+            depends_on,
+            body: Value::Object(body),
+        })
+    }
+
+    /// The path that it has in a group: types and names alternate.
+    pub(super) fn path(&self, group: &ArmPath) -> Result<ArmPath, Failure> {
+        let odd = || {
+            invalid(format!(
+                "template.resources: type '{}' and name '{}' do not match",
+                shown(&self.types),
+                shown(&self.name)
+            ))
+        };
+        let (provider, types) = self.types.split_once('/').ok_or_else(odd)?;
+        let (types, names): (Vec<_>, Vec<_>) = (types.split('/').collect(), self.name.split('/').collect());
+        if types.len() != names.len() {
+            return Err(odd());
+        }
+        let tail: Vec<_> = types.iter().zip(&names).map(|(t, n)| format!("{t}/{n}")).collect();
+        ArmPath::parse(&format!("{}/providers/{provider}/{}", group.id(), tail.join("/"))).map_err(invalid)
+    }
+
+    /// Whether an entry of `dependsOn` means this one: `type/name`, a full id, or the name alone.
+    fn is_meant_by(&self, entry: &str) -> bool {
+        let own = format!("{}/{}", self.types, self.name).to_ascii_lowercase();
+        entry == own || entry.ends_with(&format!("/{own}")) || entry == self.name.to_ascii_lowercase()
+    }
+}
+
+/// Each resource after those that it depends on; otherwise as written.
+fn ordered(mut waiting: Vec<Resource>) -> Result<Vec<Resource>, Failure> {
+    let mut done: Vec<Resource> = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let blocked = |r: &Resource| {
+            r.depends_on
+                .iter()
+                .any(|entry| waiting.iter().any(|w| w.is_meant_by(entry)))
+        };
+        let Some(next) = waiting.iter().position(|r| !blocked(r)) else {
+            let names: Vec<_> = waiting.iter().map(|r| r.name.as_str()).collect();
+            return Err(invalid(format!(
+                "dependsOn goes in a circle: {}",
+                shown(&names.join(", "))
+            )));
+        };
+        done.push(waiting.remove(next));
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(resources: Value) -> Value {
+        json!({"properties": {
+            "mode": "Incremental",
+            "parameters": {"key": {"value": "secret"}},
+            "template": {
+                "parameters": {"key": {"type": "securestring"}, "place": {"type": "string", "defaultValue": "region1"}},
+                "variables": {"where": "[parameters('place')]"},
+                "resources": resources,
+                "outputs": {"resource": {"type": "object", "value": "[reference('c')]"}},
+            },
+        }})
+    }
+
+    #[test]
+    fn expressions_are_filled_in_and_resources_ordered() {
+        let template = Template::read(&deployment(json!([
+            {"type": "Microsoft.Network/connections", "name": "c", "location": "[variables('where')]", "apiVersion": "1",
+             "dependsOn": ["Microsoft.Network/publicIpAddresses/p"], "properties": {"sharedKey": "[parameters('key')]", "x": "[[y]"}},
+            {"type": "Microsoft.Network/publicIPAddresses", "name": "p", "properties": {}},
+        ])))
+        .ok()
+        .unwrap();
+        let names: Vec<_> = template.resources.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(names, ["p", "c"]);
+        assert_eq!(
+            template.resources[1].body,
+            json!({"location": "region1", "properties": {"sharedKey": "secret", "x": "[y]"}})
+        );
+        assert_eq!(template.outputs, [("resource".to_owned(), "c".to_owned())]);
+        assert!(
+            !template.shown_parameters.to_string().contains("secret\""),
+            "{}",
+            template.shown_parameters
+        );
+        let group = ArmPath::parse("/subscriptions/s/resourceGroups/g").unwrap();
+        let path = template.resources[1].path(&group).ok().unwrap();
+        assert_eq!(
+            path.id().as_str(),
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/connections/c"
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for resources in [
+            json!([{"type": "Microsoft.Network/connections", "name": "[concat('a', 'b')]"}]),
+            json!([{"type": "Microsoft.Network/connections", "name": "[parameters('none')]"}]),
+            json!([{"type": "Microsoft.Network/connections", "name": "[variables('none')]"}]),
+            json!([{"type": "Microsoft.Network/connections"}]),
+            json!([{"type": "t/a", "name": "a", "dependsOn": ["t/b/b"]}, {"type": "t/b", "name": "b", "dependsOn": ["t/a/a"]}]),
+            json!("x"),
+        ] {
+            assert!(Template::read(&deployment(resources.clone())).is_err(), "{resources}");
+        }
+        for body in [
+            json!({}),
+            json!({"properties": 1}),
+            json!({"properties": {"mode": "Complete", "template": {}}}),
+        ] {
+            assert!(Template::read(&body).is_err(), "{body}");
+        }
+    }
+}

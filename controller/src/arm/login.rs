@@ -1,0 +1,151 @@
+//! Discovery and login for stock clients: what they ask before they have a token.
+
+use super::call::Call;
+use crate::auth::LOGIN_LIFE;
+use crate::rest::Rest;
+use crate::rest::failure::{Failure, ok, reply};
+use axum::response::Response;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// What is asked, in lower case.
+enum Question<'a> {
+    Metadata,
+    /// Below these segments of the path; with `/v2.0` in its endpoints.
+    OpenId(&'a [&'a str], bool),
+    Keys,
+    Token,
+}
+
+fn question<'a>(method: &Method, path: &'a [&'a str]) -> Option<Question<'a>> {
+    Some(match (method.as_str(), path) {
+        ("GET", ["metadata", "endpoints"]) => Question::Metadata,
+        ("GET", [authority @ .., "v2.0", ".well-known", "openid-configuration"]) if authority.len() == 1 => {
+            Question::OpenId(authority, true)
+        }
+        ("GET", [authority @ .., ".well-known", "openid-configuration"]) if (1..=2).contains(&authority.len()) => {
+            Question::OpenId(authority, authority.len() == 2)
+        }
+        ("GET", ["discovery", "keys"]) => Question::Keys,
+        ("POST", [authority @ .., "oauth2", "v2.0", "token"] | [authority @ .., "oauth2", "token"])
+            if (1..=2).contains(&authority.len()) =>
+        {
+            Question::Token
+        }
+        _ => return None,
+    })
+}
+
+/// Whether a request is served without a token.
+pub(super) fn needs_no_token(call: &Call) -> bool {
+    let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
+    question(&call.method, &path).is_some()
+}
+
+/// Serves a request that needs no token.
+pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
+    match question(&call.method, &path) {
+        Some(Question::Metadata) => Ok(metadata(rest, call)),
+        Some(Question::OpenId(authority, v2)) => Ok(openid(call, &authority.join("/"), v2)),
+        Some(Question::Keys) => Ok(ok(&json!({"keys": []}))),
+        Some(Question::Token) => token(rest, call),
+        None => Err(super::unknown(call)),
+    }
+}
+
+/// What `az cloud register` and the SDKs read. `/adfs` in the login endpoint keeps clients from asking the public cloud
+/// about it.
+fn metadata(rest: &Rest, call: &Call) -> Response {
+    let base = &call.base;
+    let body = json!({
+        "name": "Tombolo",
+        "portal": base,
+        "resourceManager": format!("{base}/"),
+        "authentication": {
+            "loginEndpoint": format!("{base}/adfs"),
+            "audiences": [base],
+            "tenant": rest.auth.tenant,
+            "identityProvider": "ADFS",
+        },
+        "graphAudience": format!("{base}/graph"),
+        "graph": format!("{base}/graph"),
+        "microsoftGraphResourceId": format!("{base}/graph/"),
+        "gallery": base,
+        "batch": base,
+        "media": base,
+        "sqlManagement": base,
+        "activeDirectoryDataLake": base,
+        "vmImageAliasDoc": format!("{base}/aliases.json"),
+        "suffixes": {"storage": "core.local", "keyVaultDns": "vault.local"},
+    });
+    let version = call.query.get("api-version").map(String::as_str).unwrap_or_default();
+    if version.starts_with("2019-") || version.starts_with("2020-") {
+        ok(&json!([body]))
+    } else {
+        ok(&body)
+    }
+}
+
+fn openid(call: &Call, authority: &str, v2: bool) -> Response {
+    let issuer = format!("{}/{authority}", call.base);
+    let endpoints = format!("{issuer}/oauth2{}", if v2 { "/v2.0" } else { "" });
+    ok(&json!({
+        "issuer": issuer,
+        "authorization_endpoint": format!("{endpoints}/authorize"),
+        "token_endpoint": format!("{endpoints}/token"),
+        "device_authorization_endpoint": format!("{endpoints}/devicecode"),
+        "jwks_uri": format!("{}/discovery/keys", call.base),
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
+        "response_types_supported": ["code", "token"],
+        "response_modes_supported": ["query", "form_post"],
+        "subject_types_supported": ["pairwise"],
+        "id_token_signing_alg_values_supported": ["HS256"],
+        "scopes_supported": ["openid"],
+    }))
+}
+
+/// The client-credentials grant: `client_id` is a token's id, `client_secret` its text.
+fn token(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    let form = call.form()?;
+    let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    if field("grant_type") != "client_credentials" {
+        let message = "Only grant_type=client_credentials is supported: log in as a service principal.";
+        return Ok(refuse(
+            StatusCode::BAD_REQUEST,
+            "unsupported_grant_type",
+            message,
+            70003,
+        ));
+    }
+    let scope = [field("scope"), field("resource"), &call.base]
+        .into_iter()
+        .find(|s| !s.is_empty());
+    let audience = scope.unwrap_or_default();
+    let audience = audience.strip_suffix("/.default").unwrap_or(audience);
+    let issuer = format!("{}/{}", call.base, rest.auth.tenant);
+    match rest
+        .auth
+        .login(field("client_id"), field("client_secret"), audience, &issuer)
+    {
+        Some(token) => {
+            // One second less than it holds, for the way.
+            let seconds = LOGIN_LIFE.as_secs() - 1;
+            Ok(ok(&json!({
+                "token_type": "Bearer",
+                "expires_in": seconds,
+                "ext_expires_in": seconds,
+                "access_token": token,
+            })))
+        }
+        None => {
+            let message = "Invalid client: the client id must be the id of an api token, the secret its text.";
+            Ok(refuse(StatusCode::UNAUTHORIZED, "invalid_client", message, 7_000_215))
+        }
+    }
+}
+
+fn refuse(status: StatusCode, error: &str, description: &str, code: u32) -> Response {
+    let body: Value = json!({"error": error, "error_description": description, "error_codes": [code]});
+    reply(status, &body)
+}

@@ -1,0 +1,211 @@
+//! Items and collections: thin routing over the topology's rules and views.
+
+use super::call::Call;
+use crate::rest::Rest;
+use crate::rest::failure::{Failure, at_revision, empty, ok, reply, shown};
+use axum::response::Response;
+use http::header::{ETAG, HeaderValue, LOCATION, RETRY_AFTER};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tombolo_topology::change::Change;
+use tombolo_topology::path::{ArmPath, Kind};
+use tombolo_topology::topology::Topology;
+use uuid::Uuid;
+
+/// Types of `Microsoft.Network` that stock clients ask for and that do not exist here: lists are empty, items missing.
+const ABSENT: [&str; 14] = [
+    "networksecuritygroups",
+    "localnetworkgateways",
+    "natgateways",
+    "applicationsecuritygroups",
+    "loadbalancers",
+    "expressroutecircuits",
+    "expressroutegateways",
+    "publicipprefixes",
+    "privateendpoints",
+    "bastionhosts",
+    "azurefirewalls",
+    "applicationgateways",
+    "virtualwans",
+    "virtualhubs",
+];
+
+/// Whether a type is one of [`ABSENT`], given in any case.
+fn absent(provider: &str, types: &str) -> bool {
+    let known = ABSENT.iter().any(|t| t.eq_ignore_ascii_case(types));
+    provider.eq_ignore_ascii_case("Microsoft.Network") && known
+}
+
+/// GET of a collection: in a group, a subscription or a parent.
+pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    if call.method != Method::GET {
+        return Err(Failure::method(&call.method, &call.text()));
+    }
+    let topology = rest.app.writer.current().topology;
+    match topology.list(&call.text(), &rest.app.agents.live()) {
+        Ok(value) => Ok(ok(&json!({"value": value}))),
+        Err(rejection) => match call.segments.as_slice() {
+            [.., provider, types] if absent(provider, types) => {
+                if let [_, _, groups, group, ..] = call.segments.as_slice()
+                    && groups.eq_ignore_ascii_case("resourceGroups")
+                {
+                    existing_group(&topology, &call.item(4)?, group)?;
+                }
+                Ok(ok(&json!({"value": []})))
+            }
+            _ => Err(rejection.into()),
+        },
+    }
+}
+
+fn existing_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(), Failure> {
+    if topology.resource_groups.contains_key(&path.group_id()) {
+        return Ok(());
+    }
+    let message = format!("Resource group '{}' could not be found.", shown(name));
+    Err(Failure::missing("ResourceGroupNotFound", message))
+}
+
+/// Any method on one item.
+pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    let path = call.item(usize::MAX)?;
+    let types = path.types();
+    if let Some(provider) = path.provider.as_deref().filter(|p| absent(p, &types)) {
+        return absent_item(rest, call, &path, &format!("{provider}/{types}"));
+    }
+    match call.method {
+        Method::GET => get(&rest.app.writer.current().topology, rest, &path),
+        Method::HEAD => match get(&rest.app.writer.current().topology, rest, &path) {
+            Ok(_) => Ok(empty(StatusCode::NO_CONTENT)),
+            Err(_) => Ok(empty(StatusCode::NOT_FOUND)),
+        },
+        Method::PUT => put(rest, call, path).await,
+        Method::PATCH => patch(rest, call, path).await,
+        Method::DELETE => delete(rest, call, path).await,
+        _ => Err(Failure::method(&call.method, &call.text())),
+    }
+}
+
+fn absent_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Result<Response, Failure> {
+    match call.method {
+        Method::PUT | Method::PATCH => {
+            let message = format!("Resources of type '{types}' cannot be made here yet.");
+            Err(Failure::bad("XResourceTypeNotSupported", message).at(path.id().to_string()))
+        }
+        Method::DELETE => Ok(empty(StatusCode::NO_CONTENT)),
+        _ => Err(missing(&rest.app.writer.current().topology, path)),
+    }
+}
+
+fn get(topology: &Topology, rest: &Rest, path: &ArmPath) -> Result<Response, Failure> {
+    match topology.view(path, &rest.app.agents.live()) {
+        Some(body) => Ok(tagged(ok(&body), &body)),
+        None => Err(missing(topology, path)),
+    }
+}
+
+/// Why an item is not there: its group, its type, its parent or itself.
+pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
+    if !topology.resource_groups.contains_key(&path.group_id()) {
+        let message = format!("Resource group '{}' could not be found.", shown(&path.resource_group));
+        return Failure::missing("ResourceGroupNotFound", message);
+    }
+    let provider = path.provider.as_deref().unwrap_or_default();
+    let types = path.types();
+    if path.kind().is_none() && !absent(provider, &types) {
+        let message = format!(
+            "The resource type '{}' could not be found in the namespace '{}'.",
+            shown(&types),
+            shown(provider)
+        );
+        return Failure::missing("InvalidResourceType", message);
+    }
+    match path.parent() {
+        Some(_) => Failure::missing("NotFound", format!("Resource {} not found.", shown(path.id().as_str()))),
+        None => {
+            let message = format!(
+                "The Resource '{provider}/{types}/{}' under resource group '{}' was not found.",
+                shown(path.name()),
+                shown(&path.resource_group)
+            );
+            Failure::missing("ResourceNotFound", message)
+        }
+    }
+}
+
+/// Adds the `ETag` header that a body's `etag` asks for.
+fn tagged(mut response: Response, body: &Value) -> Response {
+    let tag = body.get("etag").and_then(Value::as_str);
+    if let Some(tag) = tag.and_then(|t| HeaderValue::from_str(t).ok()) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+async fn put(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Failure> {
+    let sync = call.query.get("syncremoteaddressspace");
+    let change = Change::Put {
+        path: path.clone(),
+        body: call.object()?,
+        if_match: call.if_match(),
+        sync_remote_address_space: sync.is_some_and(|v| v.eq_ignore_ascii_case("true")),
+    };
+    written(rest, change, &path).await
+}
+
+async fn patch(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Failure> {
+    let change = Change::PatchTags {
+        path: path.clone(),
+        body: call.object()?,
+    };
+    written(rest, change, &path).await
+}
+
+/// Carries out a change of an item and answers what it became.
+pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Result<Response, Failure> {
+    let put = matches!(change, Change::Put { .. });
+    let committed = rest.app.writer.change(change).await?;
+    let topology = &committed.published.topology;
+    let body = topology.view(path, &rest.app.agents.live());
+    let body = body.ok_or_else(|| missing(topology, path))?;
+    let status = if put && committed.created_or_removed {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(at_revision(
+        tagged(reply(status, &body), &body),
+        committed.published.revision,
+    ))
+}
+
+async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Failure> {
+    let group = path.kind() == Some(Kind::ResourceGroup);
+    let change = Change::Delete {
+        path,
+        if_match: call.if_match(),
+    };
+    let committed = rest.app.writer.change(change).await?;
+    let mut response = match (committed.created_or_removed, group) {
+        (true, false) => empty(StatusCode::OK),
+        (true, true) => empty(StatusCode::ACCEPTED),
+        (false, _) => empty(StatusCode::NO_CONTENT),
+    };
+    if response.status() == StatusCode::ACCEPTED {
+        // Clients expect to wait for a group. It is gone already, so its operation has ended when it is asked for.
+        let operation = format!(
+            "{}/subscriptions/{}/operationresults/{}{}",
+            call.base,
+            call.segments[1],
+            Uuid::new_v4(),
+            call.api_version()
+        );
+        if let Ok(location) = HeaderValue::from_str(&operation) {
+            response.headers_mut().insert(LOCATION, location);
+        }
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    Ok(at_revision(response, committed.published.revision))
+}

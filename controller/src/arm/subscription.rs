@@ -1,0 +1,300 @@
+//! What stands above resource groups. Subscriptions exist by being named; there is one tenant.
+
+use super::call::Call;
+use crate::rest::Rest;
+use crate::rest::failure::{Failure, empty, ok, shown};
+use axum::response::Response;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use tombolo_topology::path::ArmPath;
+use tombolo_topology::topology::Topology;
+use uuid::Uuid;
+
+/// The subscription that clients use when none is given.
+const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+/// The region that is shown when no resource names one.
+const DEFAULT_LOCATION: &str = "region1";
+
+/// Resource types that exist, by provider.
+const TYPES: [(&str, &[&str]); 3] = [
+    (
+        "Microsoft.Network",
+        &[
+            "virtualNetworks",
+            "virtualNetworks/subnets",
+            "virtualNetworks/virtualNetworkPeerings",
+            "routeTables",
+            "routeTables/routes",
+            "networkInterfaces",
+            "publicIPAddresses",
+            "virtualNetworkGateways",
+            "connections",
+            "networkWatchers",
+            "locations",
+            "locations/operations",
+            "locations/operationResults",
+        ],
+    ),
+    ("Microsoft.Compute", &["virtualMachines", "virtualMachines/extensions"]),
+    (
+        "Microsoft.Resources",
+        &[
+            "subscriptions",
+            "resourceGroups",
+            "resources",
+            "tenants",
+            "deployments",
+            "locations",
+        ],
+    ),
+];
+/// Shown to clients that choose from a list; any date is accepted.
+const API_VERSIONS: [&str; 8] = [
+    "2025-07-01",
+    "2025-05-01",
+    "2024-11-01",
+    "2024-07-01",
+    "2024-05-01",
+    "2023-11-01",
+    "2022-12-01",
+    "2022-01-01",
+];
+
+fn only(call: &Call, method: &Method) -> Result<(), Failure> {
+    if call.method == *method {
+        Ok(())
+    } else {
+        Err(Failure::method(&call.method, &call.text()))
+    }
+}
+
+/// `/subscriptions` and `/tenants`.
+pub(super) fn top(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    only(call, &Method::GET)?;
+    let tenant = rest.auth.tenant;
+    if call.lower[0] == "tenants" {
+        let one = json!({"id": format!("/tenants/{tenant}"), "tenantId": tenant, "displayName": "Tombolo", "tenantCategory": "Home"});
+        return Ok(ok(&json!({"value": [one]})));
+    }
+    let topology = rest.app.writer.current().topology;
+    let mut known: BTreeSet<String> = topology
+        .resource_groups
+        .keys()
+        .filter_map(|id| ArmPath::parse(id.as_str()).ok())
+        .map(|path| path.subscription.to_ascii_lowercase())
+        .collect();
+    known.insert(DEFAULT_SUBSCRIPTION.to_owned());
+    let value: Vec<_> = known.iter().map(|s| subscription(s, tenant)).collect();
+    Ok(ok(&json!({"value": value})))
+}
+
+fn subscription(id: &str, tenant: Uuid) -> Value {
+    let name = if id == DEFAULT_SUBSCRIPTION { "Tombolo" } else { id };
+    json!({
+        "id": format!("/subscriptions/{id}"),
+        "subscriptionId": id,
+        "tenantId": tenant,
+        "displayName": name,
+        "state": "Enabled",
+        "subscriptionPolicies": {"locationPlacementId": "Public", "quotaId": "Unlimited", "spendingLimit": "Off"},
+        "authorizationSource": "RoleBased",
+        "managedByTenants": [],
+    })
+}
+
+/// One subscription, its locations, groups and resources; a group's resources.
+pub(super) fn below(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    only(call, &Method::GET)?;
+    let topology = rest.app.writer.current().topology;
+    let id = &call.segments[1];
+    match call.lower.last().map(String::as_str) {
+        Some("locations") => {
+            let value: Vec<_> = locations(&topology).iter().map(|l| location(id, l)).collect();
+            Ok(ok(&json!({"value": value})))
+        }
+        Some("resources" | "resourcegroups") if call.lower.len() > 2 => {
+            let mut value = topology.list(&call.text(), &rest.app.agents.live())?;
+            if let Some(filter) = call.query.get("$filter").filter(|f| !f.trim().is_empty()) {
+                let terms = terms(filter)?;
+                value.retain(|item| terms.iter().all(|(name, wanted)| matches(item, name, wanted)));
+            }
+            Ok(ok(&json!({"value": value})))
+        }
+        _ => Ok(ok(&subscription(&id.to_ascii_lowercase(), rest.auth.tenant))),
+    }
+}
+
+fn location(subscription: &str, name: &str) -> Value {
+    json!({
+        "id": format!("/subscriptions/{subscription}/locations/{name}"),
+        "name": name,
+        "type": "Region",
+        "displayName": name,
+        "regionalDisplayName": name,
+        "metadata": {
+            "regionType": "Physical", "regionCategory": "Recommended", "geographyGroup": "Tombolo", "geography": "Tombolo",
+            "longitude": "0", "latitude": "0", "physicalLocation": name, "pairedRegion": [],
+        },
+    })
+}
+
+/// The regions that resources name.
+pub(super) fn locations(topology: &Topology) -> BTreeSet<String> {
+    let groups = topology.resource_groups.values().map(|g| &g.location);
+    let vnets = topology.vnets.values().map(|v| &v.envelope.location);
+    let nics = topology.nics.values().map(|n| &n.envelope.location);
+    let mut all: BTreeSet<String> = groups.chain(vnets).chain(nics).cloned().collect();
+    if all.is_empty() {
+        all.insert(DEFAULT_LOCATION.to_owned());
+    }
+    all
+}
+
+/// The terms of a `$filter`: `name eq 'value'`, joined by `and`.
+fn terms(filter: &str) -> Result<Vec<(String, String)>, Failure> {
+    let bad = || {
+        let message = format!(
+            "$filter: '{}' is not understood; possible is name, resourceType, resourceGroup, location, tagName or tagValue \
+             eq 'value', joined by 'and'",
+            shown(filter)
+        );
+        Failure::bad("InvalidFilterInQueryString", message).at("$filter")
+    };
+    let mut rest = filter.trim();
+    let mut found = Vec::new();
+    loop {
+        let (name, after) = rest.split_once(char::is_whitespace).ok_or_else(bad)?;
+        let (operator, after) = after.trim_start().split_once(char::is_whitespace).ok_or_else(bad)?;
+        let quoted = after.trim_start().strip_prefix('\'').ok_or_else(bad)?;
+        let (value, after) = quoted.split_once('\'').ok_or_else(bad)?;
+        let name = name.to_ascii_lowercase();
+        let known = [
+            "name",
+            "resourcetype",
+            "resourcegroup",
+            "location",
+            "tagname",
+            "tagvalue",
+        ];
+        if !operator.eq_ignore_ascii_case("eq") || !known.contains(&&*name) {
+            return Err(bad());
+        }
+        found.push((name, value.to_owned()));
+        rest = after.trim_start();
+        if rest.is_empty() {
+            return Ok(found);
+        }
+        let (and, after) = rest.split_once(char::is_whitespace).ok_or_else(bad)?;
+        if !and.eq_ignore_ascii_case("and") {
+            return Err(bad());
+        }
+        rest = after.trim_start();
+    }
+}
+
+fn matches(item: &Value, name: &str, wanted: &str) -> bool {
+    let text = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default();
+    let tags = || item.get("tags").and_then(Value::as_object).into_iter().flatten();
+    match name {
+        "name" => text("name").eq_ignore_ascii_case(wanted),
+        "resourcetype" => text("type").eq_ignore_ascii_case(wanted),
+        "location" => text("location").eq_ignore_ascii_case(wanted),
+        "resourcegroup" => ArmPath::parse(text("id")).is_ok_and(|p| p.resource_group.eq_ignore_ascii_case(wanted)),
+        "tagname" => tags().any(|(tag, _)| tag.eq_ignore_ascii_case(wanted)),
+        _ => tags().any(|(_, value)| value.as_str() == Some(wanted)),
+    }
+}
+
+/// Providers: all are registered.
+pub(super) fn providers(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    let register = call.lower.len() == 5;
+    only(call, if register { &Method::POST } else { &Method::GET })?;
+    let regions: Vec<_> = locations(&rest.app.writer.current().topology).into_iter().collect();
+    let view = |(namespace, types): &(&str, &[&str])| {
+        let types: Vec<_> = types
+            .iter()
+            .map(|t| json!({"resourceType": t, "locations": regions, "apiVersions": API_VERSIONS}))
+            .collect();
+        json!({
+            "id": format!("/subscriptions/{}/providers/{namespace}", call.segments[1]),
+            "namespace": namespace,
+            "registrationState": "Registered",
+            "registrationPolicy": "RegistrationRequired",
+            "resourceTypes": types,
+        })
+    };
+    let Some(wanted) = call.segments.get(3) else {
+        let value: Vec<_> = TYPES.iter().map(view).collect();
+        return Ok(ok(&json!({"value": value})));
+    };
+    let found = TYPES
+        .iter()
+        .find(|(namespace, _)| namespace.eq_ignore_ascii_case(wanted));
+    let found = found.map(view).ok_or_else(|| {
+        let message = format!("The resource namespace '{}' is invalid.", shown(wanted));
+        Failure::missing("InvalidResourceNamespace", message)
+    })?;
+    Ok(ok(&found))
+}
+
+/// An operation. Its URL is handed out when it has ended, so each one that is asked for has.
+pub(super) fn operation(call: &Call) -> Result<Response, Failure> {
+    only(call, &Method::GET)?;
+    let id = call.lower.last().map(String::as_str).unwrap_or_default();
+    if Uuid::try_parse(id).is_err() {
+        return Err(Failure::missing(
+            "NotFound",
+            format!("Operation '{}' not found.", shown(id)),
+        ));
+    }
+    if call.lower.iter().any(|s| s == "operations") {
+        return Ok(ok(&json!({"status": "Succeeded"})));
+    }
+    Ok(empty(StatusCode::OK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read() {
+        let read = |f: &str| terms(f).ok();
+        let two = vec![
+            ("name".to_owned(), "a b".to_owned()),
+            ("resourcetype".to_owned(), "T/u".to_owned()),
+        ];
+        assert_eq!(read("name eq 'a b' AND resourceType eq 'T/u'"), Some(two));
+        for bad in [
+            "x",
+            "name eq a",
+            "name ne 'a'",
+            "name eq 'a' or name eq 'b'",
+            "size eq 'a'",
+            "name eq 'a",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn filters_hold_without_regard_to_case() {
+        let item = json!({
+            "id": "/subscriptions/s/resourceGroups/Lab/providers/Microsoft.Network/virtualNetworks/Hub",
+            "name": "Hub", "type": "Microsoft.Network/virtualNetworks", "location": "region1", "tags": {"env": "test"},
+        });
+        for (name, wanted, holds) in [
+            ("name", "hub", true),
+            ("name", "spoke", false),
+            ("resourcetype", "microsoft.network/virtualnetworks", true),
+            ("resourcegroup", "lab", true),
+            ("resourcegroup", "other", false),
+            ("tagname", "ENV", true),
+            ("tagvalue", "test", true),
+            ("tagvalue", "Test", false),
+        ] {
+            assert_eq!(matches(&item, name, wanted), holds, "{name} {wanted}");
+        }
+    }
+}

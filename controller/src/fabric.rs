@@ -1,0 +1,48 @@
+//! The fabric API: what Azure has no word for. Unknown fields are refused (D3); errors are ARM's error object.
+//!
+//! * `join`: join tokens, and using one up. * `agents`: what joined, and how far it is.
+//! * `diagnosis`: explain and probe. * `operation`: health, settings, tokens of this interface, backup.
+
+mod agents;
+mod diagnosis;
+mod join;
+mod operation;
+
+use crate::rest::Rest;
+use axum::Router;
+use axum::routing::{delete, get, post};
+use std::sync::Arc;
+
+/// What needs no token.
+pub(crate) fn open() -> Router<Arc<Rest>> {
+    Router::new()
+        .route("/fabric/v1/health", get(operation::health))
+        .route("/fabric/v1/ca", get(operation::authority))
+        .route("/fabric/v1/join", post(join::join))
+}
+
+/// What needs one.
+pub(crate) fn guarded() -> Router<Arc<Rest>> {
+    Router::new()
+        .route("/fabric/v1/tokens", get(join::list).post(join::create))
+        .route("/fabric/v1/tokens/{id}", delete(join::delete))
+        .route("/fabric/v1/agents", get(agents::list))
+        .route("/fabric/v1/agents/{id}", get(agents::one).delete(agents::delete))
+        .route("/fabric/v1/agents/{id}/revoke", post(agents::revoke))
+        .route("/fabric/v1/agents/{id}/config", get(agents::config))
+        .route("/fabric/v1/revisions", get(agents::revisions))
+        .route("/fabric/v1/revisions/{revision}/wait", get(agents::wait))
+        .route("/fabric/v1/explain", post(diagnosis::explain))
+        .route("/fabric/v1/probe", post(diagnosis::probe))
+        .route(
+            "/fabric/v1/settings",
+            get(operation::settings).put(operation::set_settings),
+        )
+        .route(
+            "/fabric/v1/api-tokens",
+            get(operation::api_tokens).post(operation::create_api_token),
+        )
+        .route("/fabric/v1/api-tokens/{id}", delete(operation::delete_api_token))
+        .route("/metrics", get(operation::metrics))
+        .route("/fabric/v1/backup", post(operation::backup))
+}

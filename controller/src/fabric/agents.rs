@@ -1,0 +1,157 @@
+//! Agents: what joined, how far each is, waiting until a change is in force; cutting off and forgetting.
+
+use crate::agents::AgentProgress;
+use crate::rest::Rest;
+use crate::rest::failure::{Failure, at_revision, empty, ok, shown};
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tombolo_proto::config::AgentConfig;
+use tombolo_proto::id::{AgentId, PresharedKey, Revision};
+use tombolo_topology::change::Change;
+use tombolo_topology::resource::Agent;
+use tombolo_topology::topology::Live;
+
+/// Seconds that one wait lasts unless asked otherwise, and at most.
+const WAIT: (u64, u64) = (30, 600);
+
+fn missing(id: &str) -> Failure {
+    Failure::missing("NotFound", format!("Agent '{}' not found.", shown(id)))
+}
+
+fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &Live) -> Value {
+    let digest = |text: Option<&String>| text.filter(|d| !d.is_empty()).cloned();
+    json!({
+        "id": agent.id,
+        "binding": agent.binding,
+        "publicKey": agent.public_key,
+        "endpoints": agent.endpoints,
+        "revoked": agent.revoked,
+        "connected": live.connected.contains(&agent.id),
+        "appliedRevision": progress.map(|p| p.applied),
+        "appliedDigest": digest(progress.map(|p| &p.digest)),
+        "desiredDigest": digest(progress.map(|p| &p.desired_digest)),
+        "rejected": progress.and_then(|p| p.rejected.as_ref()),
+        "status": live.agents.get(&agent.id),
+    })
+}
+
+fn progress(rest: &Rest) -> BTreeMap<AgentId, AgentProgress> {
+    let all = rest.app.agents.progress().into_iter();
+    all.map(|p| (p.agent.clone(), p)).collect()
+}
+
+/// GET `agents`.
+pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Response {
+    let (progress, live) = (progress(&rest), rest.app.agents.live());
+    let topology = rest.app.writer.current().topology;
+    let agents = topology.agents.values();
+    let value: Vec<_> = agents.map(|a| view(a, progress.get(&a.id), &live)).collect();
+    ok(&json!({"value": value}))
+}
+
+/// GET `agents/{id}`.
+pub(super) async fn one(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
+    let agent = find(&rest, &id)?;
+    let progress = progress(&rest);
+    Ok(ok(&view(&agent, progress.get(&agent.id), &rest.app.agents.live())))
+}
+
+fn find(rest: &Rest, id: &str) -> Result<Arc<Agent>, Failure> {
+    let topology = rest.app.writer.current().topology;
+    let found = AgentId::new(id).ok().and_then(|id| topology.agents.get(&id).cloned());
+    found.ok_or_else(|| missing(id))
+}
+
+/// POST `agents/{id}/revoke`.
+pub(super) async fn revoke(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
+    let agent = find(&rest, &id)?.id.clone();
+    let committed = rest.app.writer.change(Change::RevokeAgent(agent.clone())).await?;
+    tracing::info!(%agent, "agent revoked");
+    Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
+}
+
+/// DELETE `agents/{id}`.
+pub(super) async fn delete(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
+    let agent = AgentId::new(&*id).map_err(|_| missing(&id))?;
+    let committed = rest.app.writer.change(Change::DeleteAgent(agent.clone())).await?;
+    if committed.created_or_removed {
+        tracing::info!(%agent, "agent deleted");
+    }
+    rest.app.agents.forget_deleted();
+    Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
+}
+
+/// GET `agents/{id}/config`: what it should run, preshared keys blanked.
+pub(super) async fn config(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
+    let agent = find(&rest, &id)?;
+    let compiled = rest.app.compiled.borrow().clone();
+    let nothing = || {
+        let message = format!("Agent '{id}' has no configuration: it was revoked, or what it stands for is gone.");
+        Failure::missing("NotFound", message)
+    };
+    let config = compiled.configs.get(&agent.id).ok_or_else(nothing)?;
+    let parsed = AgentConfig::from_bytes(&config.bytes);
+    let mut parsed = parsed.map_err(|e| {
+        let message = format!("the compiled configuration breaks its own rules: {e}");
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
+    })?;
+    for link in &mut parsed.links {
+        link.preshared_key = link.preshared_key.map(|_| PresharedKey([0; 32]));
+    }
+    Ok(at_revision(ok(&json!(parsed)), compiled.revision))
+}
+
+/// GET `revisions`.
+pub(super) async fn revisions(State(rest): State<Arc<Rest>>) -> Response {
+    let desired = rest.app.writer.current().revision;
+    let progress = rest.app.agents.progress();
+    let connected = progress.iter().filter(|p| p.connected);
+    let in_force = connected.map(|p| p.applied).min().unwrap_or(desired);
+    let line = |p: &AgentProgress| {
+        json!({
+            "agent": p.agent,
+            "connected": p.connected,
+            "applied": p.applied,
+            "upToDate": p.up_to_date,
+            "rejected": p.rejected,
+        })
+    };
+    let agents: Vec<_> = progress.iter().map(line).collect();
+    ok(&json!({"desired": desired, "inForce": in_force, "agents": agents}))
+}
+
+/// GET `revisions/{n}/wait`.
+pub(super) async fn wait(
+    State(rest): State<Arc<Rest>>,
+    Path(revision): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Failure> {
+    let number = |name: &str, text: &str| {
+        text.parse::<u64>().map_err(|_| {
+            let message = format!("{name}: '{}' is not a number", shown(text));
+            Failure::bad("InvalidRequestFormat", message).at(name)
+        })
+    };
+    let revision = Revision(number("revision", &revision)?);
+    let mut limit = WAIT.0;
+    for pair in query.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+        match pair.split_once('=') {
+            Some(("timeoutSeconds", text)) => limit = number("timeoutSeconds", text)?.min(WAIT.1),
+            _ => {
+                let message = format!("the query parameter '{}' is not known", shown(pair));
+                return Err(Failure::bad("InvalidRequestFormat", message));
+            }
+        }
+    }
+    let agents = &rest.app.agents;
+    let waiting = agents.wait(revision, Duration::from_secs(limit)).await;
+    let reached = rest.app.compiled.borrow().revision >= revision;
+    Ok(ok(
+        &json!({"inForce": waiting.is_empty() && reached, "waitingFor": waiting}),
+    ))
+}

@@ -1,0 +1,113 @@
+//! Running the controller: health, its authority, settings, tokens of the REST interface, backup.
+
+use crate::auth::ApiToken;
+use crate::rest::failure::{Failure, at_revision, empty, ok, reply};
+use crate::rest::{Rest, json};
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use serde::Deserialize;
+use serde_json::json as object;
+use std::sync::Arc;
+use tombolo_topology::change::Change;
+use tombolo_topology::resource::Settings;
+use uuid::Uuid;
+
+/// GET `health`.
+pub(super) async fn health(State(rest): State<Arc<Rest>>) -> Response {
+    let revision = rest.app.writer.current().revision;
+    ok(&object!({"status": "ok", "revision": revision}))
+}
+
+/// GET `ca`.
+pub(super) async fn authority(State(rest): State<Arc<Rest>>) -> Response {
+    typed_body(rest.app.authority.pem().to_owned().into(), "application/x-pem-file")
+}
+
+fn typed_body(body: Body, content_type: &'static str) -> Response {
+    let mut response = Response::new(body);
+    let value = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, value);
+    response
+}
+
+/// GET `/metrics`.
+pub(super) async fn metrics(State(rest): State<Arc<Rest>>) -> Response {
+    let app = &rest.app;
+    let text = app.metrics.text(&app.writer.current(), &app.agents);
+    typed_body(text.into(), "text/plain; version=0.0.4; charset=utf-8")
+}
+
+/// GET `settings`.
+pub(super) async fn settings(State(rest): State<Arc<Rest>>) -> Response {
+    ok(&object!(*rest.app.writer.current().topology.settings))
+}
+
+/// PUT `settings`.
+pub(super) async fn set_settings(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let settings: Settings = json::typed(request).await?;
+    let committed = rest.app.writer.change(Change::SetSettings(settings)).await?;
+    let body = object!(*committed.published.topology.settings);
+    Ok(at_revision(ok(&body), committed.published.revision))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewApiToken {
+    name: String,
+}
+
+/// POST `api-tokens`.
+pub(super) async fn create_api_token(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let NewApiToken { name } = json::typed(request).await?;
+    if name.trim().is_empty() || name.len() > 80 || name.chars().any(char::is_control) {
+        let message = "name: 1 to 80 characters, no control characters";
+        return Err(Failure::bad("InvalidRequestFormat", message).at("name"));
+    }
+    let (token, text) = rest.auth.create(&rest.app.writer, &name).await?;
+    let body = object!({"id": token.id, "name": token.name, "token": text});
+    let revision = rest.app.writer.current().revision;
+    Ok(at_revision(reply(StatusCode::CREATED, &body), revision))
+}
+
+/// GET `api-tokens`.
+pub(super) async fn api_tokens(State(rest): State<Arc<Rest>>) -> Response {
+    let view = |t: &ApiToken| object!({"id": t.id, "name": t.name, "created": t.created});
+    let value: Vec<_> = rest.auth.list().iter().map(view).collect();
+    ok(&object!({"value": value}))
+}
+
+/// DELETE `api-tokens/{id}`.
+pub(super) async fn delete_api_token(
+    State(rest): State<Arc<Rest>>,
+    Path(id): Path<String>,
+) -> Result<Response, Failure> {
+    if id == crate::auth::ADMIN {
+        let message = "The admin token is replaced by removing its file and starting the controller again.";
+        return Err(Failure::new(StatusCode::CONFLICT, "XAdminToken", message));
+    }
+    rest.auth.delete(&rest.app.writer, &id).await?;
+    let revision = rest.app.writer.current().revision;
+    Ok(at_revision(empty(StatusCode::NO_CONTENT), revision))
+}
+
+/// POST `backup`.
+pub(super) async fn backup(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
+    let failed = |e: String| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", e);
+    let file = rest.app.data_dir.join(format!("backup-{}", Uuid::new_v4()));
+    let copied = rest
+        .app
+        .writer
+        .backup(file.clone())
+        .await
+        .map_err(|e| failed(e.to_string()));
+    let content = match copied {
+        Ok(()) => tokio::fs::read(&file).await.map_err(|e| failed(e.to_string())),
+        Err(failure) => Err(failure),
+    };
+    // The copy is in memory now; one that was not finished is of no use either.
+    let _ = tokio::fs::remove_file(&file).await;
+    Ok(typed_body(content?.into(), "application/octet-stream"))
+}

@@ -1,0 +1,25 @@
+//! The controller: a thin shell around the topology.
+//!
+//! * [`store`], [`writer`]: the desired state, durable; one writer.
+//! * [`compiled`], [`agents`], `sync`: what each agent should run, what it runs, and the push between them.
+//! * [`http`], [`grpc`]: the one port. [`tls`], [`ca`], [`secret`]: who is who.
+//! * [`rest`]: bodies and errors; `arm`: the Azure Resource Manager dialect; `fabric`: what Azure has no word for;
+//!   `auth`: its tokens.
+//! * [`app`]: all of it together.
+
+pub mod agents;
+pub mod app;
+mod arm;
+mod auth;
+pub mod ca;
+pub mod compiled;
+mod fabric;
+pub mod grpc;
+pub mod http;
+pub mod metrics;
+pub mod rest;
+pub mod secret;
+pub mod store;
+mod sync;
+pub mod tls;
+pub mod writer;

@@ -1,0 +1,147 @@
+//! The controller's command line.
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tombolo_controller::app::{App, STORE_FILE};
+use tombolo_controller::http::Server;
+use tombolo_controller::store::Store;
+use tombolo_controller::store::sqlite::SqliteStore;
+use tombolo_controller::{http, rest, secret};
+use tracing_subscriber::EnvFilter;
+
+/// Tombolo's controller: keeps the desired state and pushes it to agents.
+#[derive(Debug, Parser)]
+#[command(name = "tombolo-controller", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Where everything is kept: state, keys, `ca.pem`, `admin.token`.
+    #[arg(long, env = "TOMBOLO_DATA_DIR", default_value = "/var/lib/tombolo-controller")]
+    data_dir: PathBuf,
+
+    /// Address and port of REST and of the agents.
+    #[arg(long, env = "TOMBOLO_LISTEN", default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+
+    /// Further names and addresses by which clients reach this controller; may be repeated.
+    #[arg(long = "public-name", env = "TOMBOLO_PUBLIC_NAMES", value_delimiter = ',')]
+    public_names: Vec<String>,
+
+    /// How long an agent's certificate is valid (90s, 15m, 24h, 7d); agents renew at two thirds of it.
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    agent_certificate_lifetime: Duration,
+
+    /// Logs as JSON lines.
+    #[arg(long)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Puts a backup in place as the state of a data directory that has none. The controller must not be running.
+    Restore {
+        /// The file that `tombolo backup` wrote.
+        #[arg(long)]
+        from: PathBuf,
+        /// The data directory.
+        #[arg(long)]
+        data_dir: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if arguments.log_json {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    match &arguments.command {
+        Some(Command::Restore { from, data_dir }) => restore(from, data_dir),
+        None => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let result = runtime.block_on(run(&arguments));
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let app = App::open(&arguments.data_dir, arguments.agent_certificate_lifetime)?;
+    let rest = rest::router(&app).await?;
+    let server = Server::bind(arguments.listen, &arguments.public_names, &app.authority).await?;
+    let revision = app.writer.current().revision;
+    let address = server.address()?;
+    let dir = arguments.data_dir.display();
+    tracing::info!(%address, %revision, ca = format!("{dir}/ca.pem"), "controller is ready");
+    let router = http::router(&app, rest);
+    server.serve(app, router, stopped()?).await;
+    tracing::info!("controller stopped");
+    Ok(())
+}
+
+/// Reads a number of seconds, or of what its last letter says. From a second to a year.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(format!("'{text}' is not written as 90s, 15m, 24h or 7d")),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    match seconds {
+        Some(seconds) if (1..=366 * 86_400).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        Some(_) | None => Err(format!("'{text}' is not within 1s to 366d")),
+    }
+}
+
+/// Ends with SIGTERM or SIGINT.
+fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn restore(from: &Path, data_dir: &Path) -> anyhow::Result<()> {
+    let target = data_dir.join(STORE_FILE);
+    anyhow::ensure!(!target.exists(), "{} exists: move it away first", target.display());
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("cannot make {}", data_dir.display()))?;
+    let fresh = data_dir.join("state.restored");
+    let content = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    secret::write_private(&fresh, &content)?;
+    // The copy is checked, not the original: opening a store writes beside it.
+    let checked = SqliteStore::open(&fresh).and_then(|s| s.revision());
+    if checked.is_err() {
+        let _ = std::fs::remove_file(&fresh);
+    }
+    let revision = checked.with_context(|| format!("{} is no backup", from.display()))?;
+    std::fs::rename(&fresh, &target)?;
+    std::fs::File::open(data_dir)?.sync_all()?;
+    tracing::info!(%revision, data_dir = %data_dir.display(), "state restored, with the authority; the next start makes ca.pem and a new admin.token");
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! The REST interface: ARM's dialect, discovery and login for stock clients, and the fabric API.
+
+pub(crate) mod failure;
+pub(crate) mod json;
+
+use crate::app::App;
+use crate::arm::Deployments;
+use crate::auth::{Auth, Refused};
+use crate::{arm, fabric};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use failure::Failure;
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode, Uri};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What every request handler needs.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    pub(crate) app: Arc<App>,
+    pub(crate) auth: Auth,
+    pub(crate) deployments: Deployments,
+}
+
+/// All routes of the REST interface.
+///
+/// # Errors
+/// The admin token cannot be made or stored.
+pub async fn router(app: &Arc<App>) -> anyhow::Result<Router> {
+    let rest = Arc::new(Rest {
+        app: app.clone(),
+        auth: Auth::open(app).await?,
+        deployments: Deployments::open(&app.own_documents),
+    });
+    let guarded = fabric::guarded().route_layer(middleware::from_fn_with_state(rest.clone(), authorize));
+    Ok(fabric::open()
+        .merge(guarded)
+        .fallback(arm::serve)
+        .method_not_allowed_fallback(async |request: Request| Failure::method(request.method(), request.uri().path()))
+        .layer(middleware::from_fn(name_the_request))
+        .with_state(rest))
+}
+
+/// Lets callers with a valid token through.
+async fn authorize(State(rest): State<Arc<Rest>>, request: Request, next: Next) -> Response {
+    match rest.check(request.headers(), request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    }
+}
+
+impl Rest {
+    /// Whether a request carries a valid token.
+    pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Failure> {
+        let authorization = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let (code, message) = match self.auth.check(authorization) {
+            Ok(_) => return Ok(()),
+            Err(Refused::Expired) => (
+                "ExpiredAuthenticationToken",
+                "The access token has expired: log in again.",
+            ),
+            Err(Refused::Invalid) if authorization.is_none() => (
+                "AuthenticationFailed",
+                "Authentication failed. The 'Authorization' header is missing.",
+            ),
+            Err(Refused::Invalid) => ("AuthenticationFailed", "Authentication failed. The token is not valid."),
+        };
+        let challenge = format!(
+            "Bearer authorization_uri=\"{}/{}\", error=\"invalid_token\"",
+            base(headers, uri),
+            self.auth.tenant
+        );
+        Err(Failure::new(StatusCode::UNAUTHORIZED, code, message).challenge(challenge))
+    }
+}
+
+/// The base of URLs that are handed out: the one that the caller used.
+pub(crate) fn base(headers: &HeaderMap, uri: &Uri) -> String {
+    let named = headers.get(HOST).and_then(|v| v.to_str().ok());
+    let authority = uri.authority().map(http::uri::Authority::as_str).or(named);
+    let plain = |a: &&str| a.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c));
+    format!("https://{}", authority.filter(plain).unwrap_or("localhost"))
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-ms-correlation-request-id");
+const CLIENT_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
+
+/// Gives every answer its ids, and logs it.
+async fn name_the_request(request: Request, next: Next) -> Response {
+    let id = Uuid::new_v4().to_string();
+    let correlation = request.headers().get(CORRELATION_ID).cloned();
+    let client = request.headers().get(CLIENT_ID).cloned();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let begin = std::time::Instant::now();
+    let mut response = next.run(request).await;
+    let status = response.status().as_u16();
+    let micros = begin.elapsed().as_micros();
+    tracing::debug!(%method, path, status, micros, id, "request");
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(CORRELATION_ID, correlation.unwrap_or_else(|| id.clone()));
+        headers.insert(REQUEST_ID, id);
+    }
+    if let Some(client) = client {
+        headers.insert(CLIENT_ID, client);
+    }
+    response
+}

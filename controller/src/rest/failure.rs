@@ -1,0 +1,156 @@
+//! What goes wrong, in ARM's error object; and answers in JSON.
+
+use crate::writer::WriteError;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use serde_json::{Value, json};
+use tombolo_proto::id::Revision;
+use tombolo_topology::change::Rejection;
+
+/// The header in which every write answers the revision that holds after it.
+pub(crate) const REVISION: &str = "x-tombolo-revision";
+
+/// An answer that is an error.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
+    status: StatusCode,
+    code: String,
+    message: String,
+    target: Option<String>,
+    details: Vec<Value>,
+    challenge: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self(Box::new(Parts {
+            status,
+            code: code.to_owned(),
+            message: message.into(),
+            target: None,
+            details: Vec::new(),
+            challenge: None,
+        }))
+    }
+
+    /// 400.
+    pub(crate) fn bad(code: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 404.
+    pub(crate) fn missing(code: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// 405.
+    pub(crate) fn method(method: &http::Method, path: &str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            format!("{method} is not possible here: {}", shown(path)),
+        )
+    }
+
+    /// Adds the field that is meant.
+    pub(crate) fn at(mut self, target: impl Into<String>) -> Self {
+        self.0.target = Some(target.into());
+        self
+    }
+
+    /// Adds `WWW-Authenticate`.
+    pub(crate) fn challenge(mut self, challenge: String) -> Self {
+        self.0.challenge = Some(challenge);
+        self
+    }
+
+    /// `error` as it stands in bodies.
+    pub(crate) fn object(&self) -> Value {
+        json!({
+            "code": self.0.code,
+            "message": self.0.message,
+            "target": self.0.target,
+            "details": self.0.details,
+            "additionalInfo": [],
+        })
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
+        let detail =
+            |p: &tombolo_topology::change::Problem| json!({"code": p.code, "message": p.message, "target": p.target});
+        let details = rejection.problems.iter().map(detail).collect();
+        let first = rejection.problems.first();
+        Self(Box::new(Parts {
+            status,
+            code: first.map_or("InvalidRequestContent", |p| p.code).to_owned(),
+            message: first.map_or_else(String::new, |p| p.message.clone()),
+            target: first.and_then(|p| p.target.clone()),
+            details,
+            challenge: None,
+        }))
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Rejected(rejection) => rejection.into(),
+            WriteError::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = reply(self.0.status, &json!({"error": self.object()}));
+        let challenge = self.0.challenge.and_then(|c| HeaderValue::from_str(&c).ok());
+        if let Some(challenge) = challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+/// An answer with a JSON body.
+pub(crate) fn reply(status: StatusCode, body: &Value) -> Response {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+/// 200 with a JSON body.
+pub(crate) fn ok(body: &Value) -> Response {
+    reply(StatusCode::OK, body)
+}
+
+/// An answer without a body.
+pub(crate) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// Adds the revision that holds after a write.
+pub(crate) fn at_revision(mut response: Response, revision: Revision) -> Response {
+    response.headers_mut().insert(REVISION, revision.0.into());
+    response
+}
+
+/// A caller's text, cut for a message.
+pub(crate) fn shown(text: &str) -> String {
+    let mut short: String = text.chars().take(300).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}

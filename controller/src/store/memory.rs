@@ -1,0 +1,95 @@
+//! A store in memory: a list of events and loops over it. The model that the embedded one is tested against, and the
+//! store of tests that need no disk.
+
+use super::{Event, KeyValue, Store, StoreError, Transaction};
+use std::collections::BTreeMap;
+use std::path::Path;
+use tombolo_proto::id::Revision;
+
+/// Forgets everything when it is dropped.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    revision: u64,
+    compacted: u64,
+    events: Vec<Event>,
+}
+
+impl MemoryStore {
+    /// The state, by replaying everything.
+    fn state(&self) -> BTreeMap<String, KeyValue> {
+        let mut state: BTreeMap<String, KeyValue> = BTreeMap::new();
+        for event in &self.events {
+            let Some(value) = event.value.clone() else {
+                state.remove(&event.key);
+                continue;
+            };
+            let before = state.get(&event.key);
+            let next = KeyValue {
+                key: event.key.clone(),
+                value,
+                create_revision: before.map_or(event.revision, |b| b.create_revision),
+                mod_revision: event.revision,
+                version: before.map_or(1, |b| b.version + 1),
+            };
+            state.insert(event.key.clone(), next);
+        }
+        state
+    }
+}
+
+impl Store for MemoryStore {
+    fn revision(&self) -> Result<Revision, StoreError> {
+        Ok(Revision(self.revision))
+    }
+
+    fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError> {
+        let found = self
+            .state()
+            .into_values()
+            .filter(|kv| kv.key.starts_with(prefix))
+            .collect();
+        Ok((Revision(self.revision), found))
+    }
+
+    fn commit(&mut self, transactions: &[Transaction]) -> Result<Vec<Result<Revision, StoreError>>, StoreError> {
+        let mut answers = Vec::new();
+        for transaction in transactions {
+            let state = self.state();
+            let modified = |key: &String| state.get(key).map_or(Revision(0), |kv| kv.mod_revision);
+            if let Some((key, _)) = transaction
+                .compare
+                .iter()
+                .find(|(key, expected)| modified(key) != *expected)
+            {
+                answers.push(Err(StoreError::Conflict(key.clone())));
+                continue;
+            }
+            self.revision += 1;
+            let revision = Revision(self.revision);
+            let mut changes = transaction.changes.clone();
+            changes.retain(|(key, value)| value.is_some() || state.contains_key(key));
+            changes.sort();
+            self.events
+                .extend(changes.into_iter().map(|(key, value)| Event { revision, key, value }));
+            answers.push(Ok(revision));
+        }
+        Ok(answers)
+    }
+
+    fn events_after(&self, revision: Revision) -> Result<Vec<Event>, StoreError> {
+        if revision.0 < self.compacted {
+            return Err(StoreError::Compacted(revision));
+        }
+        Ok(self.events.iter().filter(|e| e.revision > revision).cloned().collect())
+    }
+
+    fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
+        // The state must stay as it is, so nothing is thrown away here; the history is out of reach all the same.
+        self.compacted = self.compacted.max(revision.0.min(self.revision));
+        Ok(())
+    }
+
+    fn backup(&self, _to: &Path) -> Result<(), StoreError> {
+        Err(StoreError::Failed("a store in memory has nothing to back up".into()))
+    }
+}

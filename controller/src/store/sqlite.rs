@@ -1,0 +1,247 @@
+//! The embedded store: an append-only log table in SQLite.
+//!
+//! The newest row of a key is its state, rows after a revision are what a watcher has missed, and deleting superseded
+//! rows is compaction. Write-ahead log with `synchronous=FULL`: a commit returns when it is on the disk.
+
+use super::{Event, KeyValue, Store, StoreError, Transaction};
+use crate::secret;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use std::path::Path;
+use tombolo_proto::id::Revision;
+
+/// `PRAGMA user_version`: the layout of the tables.
+const LAYOUT: i64 = 1;
+
+/// `PRAGMA application_id`, "tmbl": tells a store from other files of SQLite.
+const APPLICATION: i64 = 0x746d_626c;
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS log (
+        key             TEXT    NOT NULL,
+        revision        INTEGER NOT NULL,
+        value           BLOB,
+        create_revision INTEGER NOT NULL,
+        version         INTEGER NOT NULL,
+        PRIMARY KEY (key, revision)
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS log_by_revision ON log (revision);
+    CREATE TABLE IF NOT EXISTS meta (
+        name  TEXT PRIMARY KEY,
+        value INTEGER NOT NULL
+    ) WITHOUT ROWID;
+";
+
+/// A store in one file (and SQLite's two beside it).
+#[derive(Debug)]
+pub struct SqliteStore {
+    connection: Connection,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl SqliteStore {
+    /// Opens or creates the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`]: not a database, written by a newer program, or the disk.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        // Made by us first, so that it is private from its first byte; SQLite gives its two companions the same mode.
+        secret::make_private(path).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let connection = Connection::open(path)?;
+        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        if tables > 0 && application != APPLICATION {
+            let file = path.display();
+            return Err(StoreError::Failed(format!("{file} is not a store of this program")));
+        }
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "busy_timeout", 5000)?;
+        let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if layout > LAYOUT {
+            let file = path.display();
+            return Err(StoreError::Failed(format!(
+                "{file} has layout {layout}, this program knows up to {LAYOUT}"
+            )));
+        }
+        if layout < LAYOUT {
+            connection.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT}; COMMIT;"
+            ))?;
+        } else {
+            let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+            if health != "ok" {
+                let file = path.display();
+                return Err(StoreError::Failed(format!(
+                    "{file} is damaged ({health}): restore a backup"
+                )));
+            }
+        }
+        Ok(Self { connection })
+    }
+
+    fn meta(connection: &Connection, name: &str) -> Result<u64, StoreError> {
+        let value: Option<u64> = connection
+            .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+            .query_row([name], |row| row.get(0))
+            .optional()?;
+        Ok(value.unwrap_or_default())
+    }
+
+    fn set_meta(connection: &Connection, name: &str, value: u64) -> Result<(), StoreError> {
+        let sql = "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2";
+        connection.prepare_cached(sql)?.execute(params![name, value])?;
+        Ok(())
+    }
+}
+
+/// The newest row of a key: (mod revision, create revision, version), unless it was deleted.
+fn current(connection: &Connection, key: &str) -> Result<Option<(u64, u64, u64)>, StoreError> {
+    let sql = "SELECT revision, create_revision, version, value IS NULL FROM log
+               WHERE key = ?1 ORDER BY revision DESC LIMIT 1";
+    let row: Option<(u64, u64, u64, bool)> = connection
+        .prepare_cached(sql)?
+        .query_row([key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    Ok(row
+        .filter(|(.., deleted)| !deleted)
+        .map(|(modified, created, version, _)| (modified, created, version)))
+}
+
+fn commit_one(connection: &Connection, transaction: &Transaction, next: u64) -> Result<(), StoreError> {
+    for (key, expected) in &transaction.compare {
+        let found = current(connection, key)?.map_or(0, |(modified, ..)| modified);
+        if found != expected.0 {
+            return Err(StoreError::Conflict(key.clone()));
+        }
+    }
+    let sql = "INSERT INTO log (key, revision, value, create_revision, version) VALUES (?1, ?2, ?3, ?4, ?5)";
+    for (key, value) in &transaction.changes {
+        let before = current(connection, key)?;
+        let (created, version) = match (before, value) {
+            (Some((_, created, version)), _) => (created, version + 1),
+            (None, Some(_)) => (next, 1),
+            // Deleting what is not there changes nothing.
+            (None, None) => continue,
+        };
+        connection
+            .prepare_cached(sql)?
+            .execute(params![key, next, value, created, version])?;
+    }
+    Ok(())
+}
+
+impl Store for SqliteStore {
+    fn revision(&self) -> Result<Revision, StoreError> {
+        Self::meta(&self.connection, "revision").map(Revision)
+    }
+
+    fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError> {
+        let read = self.connection.unchecked_transaction()?;
+        let revision = Self::meta(&read, "revision")?;
+        // In SQLite the bare columns of a `max` query come from the row with the maximum.
+        let sql = "SELECT key, max(revision), value, create_revision, version FROM log
+                   WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 GROUP BY key ORDER BY key";
+        let mut statement = read.prepare_cached(sql)?;
+        let rows = statement.query_map([prefix], |row| {
+            let value: Option<Vec<u8>> = row.get(2)?;
+            Ok(value.map(|value| (row.get(0), row.get(1), value, row.get(3), row.get(4))))
+        })?;
+        let mut found = Vec::new();
+        for row in rows {
+            if let Some((key, modified, value, created, version)) = row? {
+                found.push(KeyValue {
+                    key: key?,
+                    value,
+                    create_revision: Revision(created?),
+                    mod_revision: Revision(modified?),
+                    version: version?,
+                });
+            }
+        }
+        drop(statement);
+        Ok((Revision(revision), found))
+    }
+
+    fn commit(&mut self, transactions: &[Transaction]) -> Result<Vec<Result<Revision, StoreError>>, StoreError> {
+        let outer = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut revision = Self::meta(&outer, "revision")?;
+        let mut answers = Vec::with_capacity(transactions.len());
+        for transaction in transactions {
+            outer.execute_batch("SAVEPOINT one")?;
+            match commit_one(&outer, transaction, revision + 1) {
+                Ok(()) => {
+                    outer.execute_batch("RELEASE one")?;
+                    revision += 1;
+                    answers.push(Ok(Revision(revision)));
+                }
+                Err(conflict @ StoreError::Conflict(_)) => {
+                    outer.execute_batch("ROLLBACK TO one; RELEASE one")?;
+                    answers.push(Err(conflict));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Self::set_meta(&outer, "revision", revision)?;
+        outer.commit()?;
+        Ok(answers)
+    }
+
+    fn events_after(&self, revision: Revision) -> Result<Vec<Event>, StoreError> {
+        let read = self.connection.unchecked_transaction()?;
+        if revision.0 < Self::meta(&read, "compacted")? {
+            return Err(StoreError::Compacted(revision));
+        }
+        let sql = "SELECT revision, key, value FROM log WHERE revision > ?1 ORDER BY revision, key";
+        let mut statement = read.prepare_cached(sql)?;
+        let rows = statement.query_map([revision.0], |row| {
+            Ok(Event {
+                revision: Revision(row.get(0)?),
+                key: row.get(1)?,
+                value: row.get(2)?,
+            })
+        })?;
+        let events = rows.collect::<Result<_, _>>()?;
+        drop(statement);
+        Ok(events)
+    }
+
+    fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
+        let outer = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let revision = revision.0.min(Self::meta(&outer, "revision")?);
+        // Superseded rows, and the tombstones that are the newest of their key.
+        outer.execute(
+            "DELETE FROM log WHERE revision <= ?1 AND (value IS NULL OR EXISTS
+                (SELECT 1 FROM log newer WHERE newer.key = log.key AND newer.revision > log.revision
+                 AND newer.revision <= ?1))",
+            [revision],
+        )?;
+        let before = Self::meta(&outer, "compacted")?;
+        Self::set_meta(&outer, "compacted", revision.max(before))?;
+        outer.commit()?;
+        Ok(())
+    }
+
+    fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        if to.exists() {
+            return Err(StoreError::Failed(format!("{} exists", to.display())));
+        }
+        let to = to
+            .to_str()
+            .ok_or_else(|| StoreError::Failed("the backup's path is not text".into()))?;
+        secret::make_private(Path::new(to)).map_err(|e| StoreError::Failed(e.to_string()))?;
+        self.connection.execute("VACUUM INTO ?1", [to])?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

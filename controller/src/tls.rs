@@ -1,0 +1,119 @@
+//! TLS of the one port: a server certificate that renews by itself, client certificates for agents only.
+
+use crate::ca::Authority;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// The server's side of TLS. Agents may show a certificate, others need none; an expired one gets as far as asking for
+/// a new one (D21), which the service behind decides.
+///
+/// # Errors
+/// The authority's certificate is not usable.
+pub fn server(authority: &Authority, resolver: Arc<Resolver>) -> anyhow::Result<ServerConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone())?;
+    let strict = WebPkiClientVerifier::builder(Arc::new(roots))
+        .allow_unauthenticated()
+        .build()?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(Arc::new(ExpiredMayRenew(strict)))
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Hands out the present server certificate.
+#[derive(Debug)]
+pub struct Resolver(RwLock<Arc<CertifiedKey>>);
+
+impl Resolver {
+    /// Starts with this one.
+    #[must_use]
+    pub const fn new(first: Arc<CertifiedKey>) -> Self {
+        Self(RwLock::new(first))
+    }
+
+    /// From the next handshake on, this one.
+    pub fn replace(&self, next: Arc<CertifiedKey>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// Accepts what the strict verifier accepts, and what it refuses only because it has expired.
+#[derive(Debug)]
+struct ExpiredMayRenew(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for ExpiredMayRenew {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match self.0.verify_client_cert(end_entity, intermediates, now) {
+            Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
+                // All else must hold: verified at a time when it was valid.
+                let at = valid_at(end_entity).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+                self.0.verify_client_cert(end_entity, intermediates, at)
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// A time at which a certificate was valid.
+fn valid_at(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
+    use x509_parser::prelude::FromDer;
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+    let end = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+        end.saturating_sub(1),
+    )))
+}

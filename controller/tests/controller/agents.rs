@@ -1,0 +1,330 @@
+//! Joining, the push, acknowledgement, revocation, renewal.
+
+use crate::fake_agent::{FakeAgent, csr, vm};
+use crate::world::{World, answer, until};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use reqwest::Method;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tombolo_proto::id::PublicKey;
+use tombolo_proto::probe::{ProbeReport, ProbeRequest};
+use tombolo_proto::status::AgentStatus;
+use tombolo_proto::wire::agent_message::Message as FromAgent;
+use tombolo_proto::wire::controller_message::Message as FromController;
+use tombolo_proto::wire::{ProbeResult, Rejected, Status};
+use tonic::Code;
+
+#[tokio::test]
+async fn a_token_is_good_once_and_for_its_binding() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let body = json!({"agent": "vm-a", "binding": vm("vm-a", "a-nic")});
+    let token = world.fabric(Method::POST, "tokens", Some(body)).await;
+    assert_eq!(token.status, 201);
+    let text = token.body["token"].as_str().unwrap();
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let join = async |token: &str, csr: String| {
+        let body = json!({"token": token, "csr": csr, "publicKey": PublicKey(rand::random()), "endpoints": ["[::]:7"]});
+        answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await
+    };
+    // Neither a wrong secret nor a bad request uses it up.
+    let id = token.body["id"].as_str().unwrap();
+    let wrong = join(&format!("tmb1.{id}.wrong.00"), csr(&key)).await;
+    assert_eq!((wrong.status.as_u16(), wrong.code()), (403, "XTokenInvalid"));
+    let bad = join(text, "no request".into()).await;
+    assert_eq!(
+        (bad.status.as_u16(), bad.body["error"]["target"].as_str()),
+        (400, Some("csr"))
+    );
+    let listed = world.fabric(Method::GET, "tokens", None).await;
+    assert_eq!(listed.body["value"].as_array().map(Vec::len), Some(1));
+    assert!(
+        !listed.body.to_string().contains(text.split('.').nth(2).unwrap()),
+        "secrets are not shown"
+    );
+
+    assert_eq!(join(text, csr(&key)).await.status, 200);
+    assert_eq!(join(text, csr(&key)).await.status, 403);
+    let agent = world.fabric(Method::GET, "agents/vm-a", None).await;
+    assert_eq!(
+        agent.body["endpoints"],
+        json!(["127.0.0.1:7"]),
+        "the address that it is seen from"
+    );
+    assert_eq!(agent.body["connected"], json!(false));
+    let view = world
+        .arm(Method::GET, "~/providers/Microsoft.Compute/virtualMachines/vm-a", None)
+        .await;
+    assert_eq!(view.status, 200, "joining makes the view of the machine (D7)");
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let body = json!({"agent": "vm-a", "binding": vm("vm-a", "a-nic"), "ttlSeconds": 1});
+    let token = world.fabric(Method::POST, "tokens", Some(body)).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let body =
+        json!({"token": token.body["token"], "csr": csr(&key), "publicKey": PublicKey([1; 32]), "endpoints": []});
+    let refused = answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (403, "XTokenInvalid"));
+}
+
+#[tokio::test]
+async fn a_change_reaches_only_those_that_it_concerns() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let (a, b) = (
+        FakeAgent::join(&world, "vm-a", "a-nic").await,
+        FakeAgent::join(&world, "vm-b", "b-nic").await,
+    );
+    let (mut a, mut b) = (a.hello(0, "").await.unwrap(), b.hello(0, "").await.unwrap());
+    for stream in [&mut a, &mut b] {
+        let (config, parsed) = stream.config().await;
+        assert!(parsed.links.is_empty());
+        stream.applied(&config).await;
+    }
+    // A group of its own concerns nobody: it counts as applied, and nothing is sent.
+    let other = world
+        .put(
+            &format!("/subscriptions/{}/resourceGroups/other", crate::world::SUBSCRIPTION),
+            json!({"location": "r"}),
+        )
+        .await;
+    let waited = world
+        .fabric(Method::GET, &format!("revisions/{}/wait", other.revision()), None)
+        .await;
+    assert_eq!(waited.body, json!({"inForce": true, "waitingFor": []}));
+    assert!(a.quiet().await && b.quiet().await);
+
+    world.peer("a", "b").await;
+    let connected = world.peer("b", "a").await;
+    assert_eq!(connected.body["properties"]["peeringState"], "Connected");
+    let (config, parsed) = a.config().await;
+    assert_eq!(parsed.links.len(), 1);
+    assert_eq!(parsed.links[0].peer.as_str(), "vm-b");
+    assert_eq!(config.revision, connected.revision());
+    a.applied(&config).await;
+    let path = format!("revisions/{}/wait?timeoutSeconds=0", connected.revision());
+    let waited = until("a has acknowledged", async || {
+        let waited = world.fabric(Method::GET, &path, None).await;
+        (waited.body["waitingFor"].as_array()?.len() == 1).then_some(waited)
+    });
+    assert_eq!(waited.await.body, json!({"inForce": false, "waitingFor": ["vm-b"]}));
+
+    // One that refuses is shown with its reason and is not asked again until there is something else.
+    let (config, _) = b.config().await;
+    let refusal = Rejected {
+        revision: config.revision,
+        digest: config.digest.clone(),
+        reason: "overlaps eth0".into(),
+    };
+    b.send(FromAgent::Rejected(refusal)).await;
+    let seen = until("the refusal is shown", async || {
+        let agent = world.fabric(Method::GET, "agents/vm-b", None).await;
+        agent.body["rejected"]["reason"].as_str().map(ToOwned::to_owned)
+    });
+    assert_eq!(seen.await, "overlaps eth0");
+    assert!(b.quiet().await);
+    world
+        .put(
+            "~/providers/Microsoft.Network/virtualNetworks/b/subnets/more",
+            json!({"properties": {"addressPrefix": "10.2.9.0/24"}}),
+        )
+        .await;
+    world.nic("a2-nic", "a", "10.1.0.5").await;
+    let third = FakeAgent::join(&world, "vm-a2", "a2-nic").await;
+    let (config, parsed) = b.config().await;
+    assert_eq!(parsed.links.len(), 2);
+    b.applied(&config).await;
+    let (config, _) = a.config().await;
+    a.applied(&config).await;
+    let all = world.fabric(Method::GET, "revisions", None).await;
+    assert_eq!(all.body["agents"].as_array().map(Vec::len), Some(3));
+    drop(third);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_up_to_date_is_sent_nothing_after_a_restart() {
+    let mut world = World::start(&[]).await;
+    world.two_vnets().await;
+    let agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let mut stream = agent.hello(0, "").await.unwrap();
+    let (config, _) = stream.config().await;
+    stream.applied(&config).await;
+    world.kill_and_restart().await;
+    let mut again = agent.hello(config.revision, &config.digest).await.unwrap();
+    assert!(matches!(again.next().await, Ok(Some(FromController::UpToDate(_)))));
+    assert!(again.quiet().await);
+    let listed = world.fabric(Method::GET, "revisions", None).await;
+    assert_eq!(listed.body["agents"][0]["upToDate"], true);
+    assert_eq!(listed.body["inForce"], listed.body["desired"]);
+}
+
+#[tokio::test]
+async fn revoking_and_deleting_cut_the_stream_at_once() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let (a, b) = (
+        FakeAgent::join(&world, "vm-a", "a-nic").await,
+        FakeAgent::join(&world, "vm-b", "b-nic").await,
+    );
+    let mut streams = [a.hello(0, "").await.unwrap(), b.hello(0, "").await.unwrap()];
+    for stream in &mut streams {
+        stream.config().await;
+    }
+    let begin = Instant::now();
+    assert_eq!(world.fabric(Method::POST, "agents/vm-a/revoke", None).await.status, 204);
+    assert_eq!(world.fabric(Method::DELETE, "agents/vm-b", None).await.status, 204);
+    for stream in &mut streams {
+        assert_eq!(stream.next().await.unwrap_err().code(), Code::PermissionDenied);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert_eq!(a.refused().await, Code::PermissionDenied);
+    assert_eq!(b.refused().await, Code::PermissionDenied);
+    let shown = world.fabric(Method::GET, "agents/vm-a", None).await;
+    assert_eq!(shown.body["revoked"], true);
+    assert_eq!(world.fabric(Method::GET, "agents/vm-b", None).await.status, 404);
+    // What it stood for is free again.
+    FakeAgent::join(&world, "vm-b", "b-nic").await;
+}
+
+#[tokio::test]
+async fn only_the_pinned_key_speaks_for_an_agent() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let mut agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let other = FakeAgent::join(&world, "vm-b", "b-nic").await;
+    let mut anonymous = agent.connect(true).await.unwrap();
+    let nobody = anonymous.sync(tokio_stream::empty()).await.unwrap_err();
+    assert_eq!(nobody.code(), Code::Unauthenticated);
+    let mut impostor = other;
+    impostor.id = "vm-a".into();
+    assert_eq!(impostor.refused().await, Code::PermissionDenied);
+    // A renewed certificate may have a new key; the old key is worth nothing then.
+    let (old, new) = (
+        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
+        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
+    );
+    agent.renew(old).await.unwrap();
+    let outdated = agent.clone_identity();
+    agent.renew(new).await.unwrap();
+    agent.hello(0, "").await.unwrap().config().await;
+    assert_eq!(outdated.refused().await, Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_may_only_renew() {
+    let world = World::start(&["--agent-certificate-lifetime", "2"]).await;
+    world.two_vnets().await;
+    let mut agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    tokio::time::sleep(Duration::from_millis(3100)).await;
+    assert_eq!(agent.refused().await, Code::Unauthenticated);
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    agent.renew(key).await.unwrap();
+    agent.hello(0, "").await.unwrap().config().await;
+}
+
+#[tokio::test]
+async fn a_newer_stream_takes_over() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let mut first = agent.hello(0, "").await.unwrap();
+    first.config().await;
+    let mut second = agent.hello(0, "").await.unwrap();
+    second.config().await;
+    assert_eq!(first.next().await.unwrap_err().code(), Code::Aborted);
+    let shown = world.fabric(Method::GET, "agents/vm-a", None).await;
+    assert_eq!(shown.body["connected"], true);
+}
+
+#[tokio::test]
+async fn endpoints_and_status_are_taken_in() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let mut stream = agent.hello(0, "").await.unwrap();
+    stream.config().await;
+    let before = world.fabric(Method::GET, "health", None).await.body["revision"].clone();
+    let status = AgentStatus {
+        drops: [("NoRoute".to_owned(), 3)].into(),
+        ..Default::default()
+    };
+    let say = |endpoint: &str| {
+        let status = serde_json::to_vec(&status).unwrap();
+        FromAgent::Status(Status {
+            status,
+            endpoints: vec![endpoint.to_owned()],
+        })
+    };
+    stream.send(say("0.0.0.0:51820")).await;
+    let drops = until("the status is shown", async || {
+        let agent = world.fabric(Method::GET, "agents/vm-a", None).await;
+        agent.body["status"]["drops"]["NoRoute"].as_u64()
+    });
+    assert_eq!(drops.await, 3);
+    assert_eq!(
+        world.fabric(Method::GET, "health", None).await.body["revision"],
+        before,
+        "known endpoints are no change"
+    );
+    stream.send(say("127.0.0.9:51821")).await;
+    until("the endpoint is stored", async || {
+        let agent = world.fabric(Method::GET, "agents/vm-a", None).await;
+        (agent.body["endpoints"] == json!(["127.0.0.9:51821"])).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_probe_runs_on_the_agent_of_its_source() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let probe =
+        json!({"from": "vm-a", "to": "10.2.0.4", "kind": "ping", "count": 2, "timeoutMs": 100, "intervalMs": 10});
+    let away = world.fabric(Method::POST, "probe", Some(probe.clone())).await;
+    assert_eq!((away.status.as_u16(), away.code()), (409, "XAgentNotReached"));
+    let mut stream = agent.hello(0, "").await.unwrap();
+    stream.config().await;
+    let answer = async {
+        let Ok(Some(FromController::Probe(probe))) = stream.next().await else {
+            panic!("no probe")
+        };
+        let request: ProbeRequest = serde_json::from_slice(&probe.request).unwrap();
+        assert_eq!((request.source.to_string(), request.count), ("10.1.0.4".to_owned(), 2));
+        let report = ProbeReport {
+            sent: 2,
+            received: 1,
+            rtts_ms: vec![1.5],
+            ..Default::default()
+        };
+        let report = serde_json::to_vec(&report).unwrap();
+        stream
+            .send(FromAgent::ProbeResult(ProbeResult { id: probe.id, report }))
+            .await;
+    };
+    let (report, ()) = tokio::join!(world.fabric(Method::POST, "probe", Some(probe)), answer);
+    assert_eq!(report.status, 200, "{report:?}");
+    assert_eq!(
+        (&report.body["received"], &report.body["from"]),
+        (&json!(1), &json!("10.1.0.4"))
+    );
+    for (field, value) in [
+        ("count", json!(0)),
+        ("maxTtl", json!(65)),
+        ("timeoutMs", json!(1)),
+        ("extra", json!(1)),
+    ] {
+        let mut bad = json!({"from": "vm-a", "to": "10.2.0.4", "kind": "ping"});
+        bad[field] = value;
+        assert_eq!(
+            world.fabric(Method::POST, "probe", Some(bad)).await.status,
+            400,
+            "{field}"
+        );
+    }
+}

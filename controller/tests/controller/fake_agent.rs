@@ -1,0 +1,210 @@
+//! An agent that speaks the real protocol and does nothing else.
+
+use crate::world::{GROUP, PATIENCE, World};
+use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use reqwest::Method;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tombolo_proto::config::{AgentConfig, digest};
+use tombolo_proto::id::PublicKey;
+use tombolo_proto::wire::agent_message::Message as FromAgent;
+use tombolo_proto::wire::control_client::ControlClient;
+use tombolo_proto::wire::controller_message::Message as FromController;
+use tombolo_proto::wire::{AgentMessage, Applied, Config, ControllerMessage, Hello, RenewRequest};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+
+/// An agent that has joined.
+pub(crate) struct FakeAgent {
+    pub(crate) id: String,
+    key: KeyPair,
+    certificate: CertificateDer<'static>,
+    authority: CertificateDer<'static>,
+    port: u16,
+}
+
+/// A stream that is up.
+pub(crate) struct Stream {
+    pub(crate) outgoing: mpsc::Sender<AgentMessage>,
+    incoming: Streaming<ControllerMessage>,
+}
+
+pub(crate) fn csr(key: &KeyPair) -> String {
+    CertificateParams::default()
+        .serialize_request(key)
+        .unwrap()
+        .pem()
+        .unwrap()
+}
+
+/// The binding of a VM with one NIC.
+pub(crate) fn vm(name: &str, nic: &str) -> Value {
+    json!({
+        "type": "vm",
+        "vm": format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/{name}"),
+        "nics": [format!("{GROUP}/providers/Microsoft.Network/networkInterfaces/{nic}")],
+    })
+}
+
+impl FakeAgent {
+    /// Makes a token for a VM with one NIC, and joins with it.
+    pub(crate) async fn join(world: &World, id: &str, nic: &str) -> Self {
+        let body = json!({"agent": id, "binding": vm(id, nic)});
+        let token = world.fabric(Method::POST, "tokens", Some(body)).await;
+        assert_eq!(token.status, 201, "{token:?}");
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let body = json!({
+            "token": token.body["token"], "csr": csr(&key), "publicKey": PublicKey(rand::random()), "endpoints": ["0.0.0.0:51820"],
+        });
+        // Without a token of the REST interface: the join token alone lets in.
+        let joined = crate::world::answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await;
+        assert_eq!(joined.status, 200, "{joined:?}");
+        let pem =
+            |field: &str| CertificateDer::from_pem_slice(joined.body[field].as_str().unwrap().as_bytes()).unwrap();
+        Self {
+            id: id.into(),
+            key,
+            certificate: pem("certificate"),
+            authority: pem("ca"),
+            port: world.port,
+        }
+    }
+
+    /// A connection; with the certificate unless `anonymous`.
+    pub(crate) async fn connect(&self, anonymous: bool) -> Result<ControlClient<Channel>, tonic::transport::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.clone()).unwrap();
+        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let mut config = if anonymous {
+            builder.with_no_client_auth()
+        } else {
+            let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
+            builder
+                .with_client_auth_cert(vec![self.certificate.clone()], key)
+                .unwrap()
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let port = self.port;
+        let connector = tower::service_fn(move |_| {
+            let tls = tls.clone();
+            async move {
+                let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+                let name = ServerName::try_from("tombolo-controller").unwrap();
+                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+            }
+        });
+        let channel = Endpoint::from_static("http://controller")
+            .connect_with_connector(connector)
+            .await?;
+        Ok(ControlClient::new(channel))
+    }
+
+    /// Opens the stream and says Hello.
+    pub(crate) async fn hello(&self, revision: u64, digest: &str) -> Result<Stream, Status> {
+        let mut client = self
+            .connect(false)
+            .await
+            .map_err(|e| Status::unavailable(format!("{e:?}")))?;
+        let (outgoing, messages) = mpsc::channel(16);
+        let hello = Hello {
+            agent: self.id.clone(),
+            revision,
+            digest: digest.into(),
+            endpoints: vec!["0.0.0.0:51820".into()],
+            version: "test".into(),
+        };
+        let message = AgentMessage {
+            message: Some(FromAgent::Hello(hello)),
+        };
+        outgoing.send(message).await.unwrap();
+        let incoming = client.sync(ReceiverStream::new(messages)).await?.into_inner();
+        Ok(Stream { outgoing, incoming })
+    }
+
+    /// Asks for a new certificate and takes it.
+    pub(crate) async fn renew(&mut self, key: KeyPair) -> Result<(), Status> {
+        let mut client = self
+            .connect(false)
+            .await
+            .map_err(|e| Status::unavailable(format!("{e:?}")))?;
+        let reply = client.renew(RenewRequest { csr: csr(&key) }).await?.into_inner();
+        self.certificate = CertificateDer::from_pem_slice(reply.certificate.as_bytes()).unwrap();
+        self.key = key;
+        Ok(())
+    }
+
+    /// The code with which the controller refuses the stream.
+    pub(crate) async fn refused(&self) -> Code {
+        match self.hello(0, "").await {
+            Err(status) => status.code(),
+            Ok(mut stream) => loop {
+                match stream.next().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("the stream ended without a reason"),
+                    Err(status) => return status.code(),
+                }
+            },
+        }
+    }
+}
+
+impl Stream {
+    /// The next message; an end or an error in its place.
+    pub(crate) async fn next(&mut self) -> Result<Option<FromController>, Status> {
+        let next = tokio::time::timeout(PATIENCE, self.incoming.message())
+            .await
+            .expect("no message in time");
+        Ok(next?.map(|m| m.message.expect("an empty message")))
+    }
+
+    /// The next message, which must be a configuration.
+    pub(crate) async fn config(&mut self) -> (Config, AgentConfig) {
+        match self.next().await.unwrap().unwrap() {
+            FromController::Config(config) => {
+                assert_eq!(digest(&config.config), config.digest);
+                let parsed = AgentConfig::from_bytes(&config.config).unwrap();
+                (config, parsed)
+            }
+            other => panic!("expected a configuration: {other:?}"),
+        }
+    }
+
+    /// Whether nothing comes for a while.
+    pub(crate) async fn quiet(&mut self) -> bool {
+        let wait = std::time::Duration::from_millis(300);
+        tokio::time::timeout(wait, self.incoming.message()).await.is_err()
+    }
+
+    pub(crate) async fn send(&self, message: FromAgent) {
+        self.outgoing
+            .send(AgentMessage { message: Some(message) })
+            .await
+            .unwrap();
+    }
+
+    /// Says that a configuration is in force.
+    pub(crate) async fn applied(&self, config: &Config) {
+        let (revision, digest) = (config.revision, config.digest.clone());
+        self.send(FromAgent::Applied(Applied { revision, digest })).await;
+    }
+}
+
+impl FakeAgent {
+    /// The same identity once more, as a thief would have it.
+    pub(crate) fn clone_identity(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            key: KeyPair::from_pem(&self.key.serialize_pem()).unwrap(),
+            certificate: self.certificate.clone(),
+            authority: self.authority.clone(),
+            port: self.port,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What survives: `kill -9`, SIGTERM, a lost file; and what stops a start.
+
+use crate::world::{World, answer};
+use reqwest::Method;
+use serde_json::json;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_a_kill() {
+    let mut world = World::start(&[]).await;
+    world.two_vnets().await;
+    for round in 0..3 {
+        let path = format!("~/providers/Microsoft.Network/virtualNetworks/n{round}");
+        let body = json!({"location": "region1", "properties": {"addressSpace": {"addressPrefixes": [format!("10.{}.0.0/16", round + 10)]}}});
+        let made = world.put(&path, body).await;
+        assert_eq!(made.status, 201);
+        world.kill_and_restart().await;
+        let found = world.arm(Method::GET, &path, None).await;
+        assert_eq!(found.body, made.body);
+        let health = world.fabric(Method::GET, "health", None).await;
+        assert_eq!(health.body["revision"], made.revision());
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_private_and_sigterm_is_a_clean_end() {
+    let mut world = World::start(&[]).await;
+    for name in ["admin.token", "state.db", "state.db-wal"] {
+        let mode = std::fs::metadata(world.data().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert!(world.terminate().success());
+    let token = world.token.clone();
+    world.restart().await;
+    assert_eq!(world.token, token, "the admin token stays");
+}
+
+#[tokio::test]
+async fn a_lost_admin_token_is_replaced() {
+    let mut world = World::start(&[]).await;
+    let old = world.token.clone();
+    world.terminate();
+    std::fs::remove_file(world.data().join("admin.token")).unwrap();
+    world.restart().await;
+    assert_ne!(world.token, old);
+    let with = async |token: &str| {
+        answer(world.client.get(world.url("/fabric/v1/agents")).bearer_auth(token))
+            .await
+            .status
+            .as_u16()
+    };
+    assert_eq!((with(&world.token).await, with(&old).await), (200, 401));
+}
+
+#[test]
+fn a_state_that_is_none_stops_the_start() {
+    for content in [
+        &b"this is no database, and it is longer than a header of one, which is a hundred bytes, so that it is read"[..],
+        b"short",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("state.db"), content).unwrap();
+        let ended = Command::new(env!("CARGO_BIN_EXE_tombolo-controller"))
+            .args(["--data-dir", dir.path().to_str().unwrap(), "--listen", "127.0.0.1:0"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success());
+        assert!(text.contains("state.db"), "{text}");
+        assert_eq!(
+            std::fs::read(dir.path().join("state.db")).unwrap(),
+            content,
+            "left as it was"
+        );
+    }
+}

@@ -1,0 +1,266 @@
+//! A controller of one test: its process, its directory, a client.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The subscription of all tests.
+pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+/// Where all tests put their resources.
+pub(crate) const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
+/// Longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// The code of ARM's error object.
+    pub(crate) fn code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.header("x-tombolo-revision").unwrap().parse().unwrap()
+    }
+}
+
+/// A running controller.
+pub(crate) struct World {
+    process: Child,
+    dir: tempfile::TempDir,
+    pub(crate) port: u16,
+    pub(crate) client: reqwest::Client,
+    pub(crate) token: String,
+    arguments: Vec<String>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(dir: &Path, port: u16, arguments: &[String]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_tombolo-controller"))
+        .args([
+            "--data-dir",
+            dir.to_str().unwrap(),
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+        ])
+        .args(arguments)
+        .env("TOMBOLO_LOG", "debug,hyper=info,h2=info,rustls=info")
+        .stdin(Stdio::null())
+        .stderr(
+            std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(dir.with_extension("log"))
+                .unwrap(),
+        )
+        .spawn()
+        .unwrap()
+}
+
+impl World {
+    /// Starts a controller in a directory of its own.
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(dir, arguments).await
+    }
+
+    /// Starts a controller in a directory.
+    pub(crate) async fn start_in(dir: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let process = spawn(&dir.path().join("data"), port, &arguments);
+        let mut world = Self {
+            process,
+            dir,
+            port,
+            client: reqwest::Client::new(),
+            token: String::new(),
+            arguments,
+        };
+        world.ready().await;
+        world
+    }
+
+    /// The controller's data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("data.log")).unwrap_or_default()
+    }
+
+    async fn ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                panic!("the controller ended with {status}:\n{}", self.log());
+            }
+            if let Some((client, token)) = self.credentials() {
+                let health = client.get(self.url("/fabric/v1/health")).send().await;
+                if health.is_ok_and(|h| h.status().is_success()) {
+                    (self.client, self.token) = (client, token);
+                    return;
+                }
+            }
+            assert!(Instant::now() < deadline, "not ready:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn credentials(&self) -> Option<(reqwest::Client, String)> {
+        let ca = std::fs::read(self.data().join("ca.pem")).ok()?;
+        let token = std::fs::read_to_string(self.data().join("admin.token")).ok()?;
+        let ca = reqwest::Certificate::from_pem(&ca).ok()?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([ca])
+            .timeout(PATIENCE)
+            .build();
+        Some((client.unwrap(), token.trim().to_owned()))
+    }
+
+    /// Ends the process as a power cut would, and starts it again.
+    pub(crate) async fn kill_and_restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.restart().await;
+    }
+
+    /// Asks the process to end, waits until it has, and returns how.
+    pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
+        let done = Command::new("kill")
+            .args(["-TERM", &self.process.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(done.success());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "SIGTERM did not end it");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts a process that has ended again.
+    pub(crate) async fn restart(&mut self) {
+        self.process = spawn(&self.data(), self.port, &self.arguments);
+        self.ready().await;
+    }
+
+    /// Takes the directory out of a controller that is ended.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Sends a request with the admin token.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        let mut request = self.client.request(method, self.url(path)).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        answer(request).await
+    }
+
+    /// A fabric call.
+    pub(crate) async fn fabric(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        self.send(method, &format!("/fabric/v1/{path}"), body.as_ref()).await
+    }
+
+    /// An ARM call; `api-version` is added. A path that starts with `~` is below the group.
+    pub(crate) async fn arm(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let path = match path.strip_prefix('~') {
+            Some(inner) => format!("{GROUP}{inner}"),
+            None => path.to_owned(),
+        };
+        let join = if path.contains('?') { '&' } else { '?' };
+        self.send(method, &format!("{path}{join}api-version=2024-05-01"), body.as_ref())
+            .await
+    }
+
+    /// PUT that must succeed.
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        let answer = self.arm(Method::PUT, path, Some(body)).await;
+        assert!(answer.status.is_success(), "{path}: {answer:?}");
+        answer
+    }
+
+    /// A group, VNets `a` (10.1/16) and `b` (10.2/16) with a subnet and a NIC each.
+    pub(crate) async fn two_vnets(&self) {
+        self.put("~", json!({"location": "region1"})).await;
+        for (name, n) in [("a", 1), ("b", 2)] {
+            let body = json!({"location": "region1", "properties": {
+                "addressSpace": {"addressPrefixes": [format!("10.{n}.0.0/16")]},
+                "subnets": [{"name": "w", "properties": {"addressPrefix": format!("10.{n}.0.0/24")}}],
+            }});
+            self.put(&format!("~/providers/Microsoft.Network/virtualNetworks/{name}"), body)
+                .await;
+            self.nic(&format!("{name}-nic"), name, &format!("10.{n}.0.4")).await;
+        }
+    }
+
+    /// A NIC in subnet `w` of a VNet.
+    pub(crate) async fn nic(&self, name: &str, vnet: &str, address: &str) -> Answer {
+        let subnet = format!("{GROUP}/providers/Microsoft.Network/virtualNetworks/{vnet}/subnets/w");
+        let body = json!({"location": "region1", "properties": {"ipConfigurations": [{"name": "ipconfig1", "properties": {
+            "subnet": {"id": subnet}, "privateIPAllocationMethod": "Static", "privateIPAddress": address,
+        }}]}});
+        self.put(&format!("~/providers/Microsoft.Network/networkInterfaces/{name}"), body)
+            .await
+    }
+
+    /// One half of a peering of two VNets.
+    pub(crate) async fn peer(&self, from: &str, to: &str) -> Answer {
+        let remote = format!("{GROUP}/providers/Microsoft.Network/virtualNetworks/{to}");
+        let body = json!({"properties": {"remoteVirtualNetwork": {"id": remote}, "allowVirtualNetworkAccess": true}});
+        let path = format!("~/providers/Microsoft.Network/virtualNetworks/{from}/virtualNetworkPeerings/to-{to}");
+        self.put(&path, body).await
+    }
+}
+
+/// Sends a request as it is.
+pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let bytes = response.bytes().await.unwrap();
+    let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    Answer { status, headers, body }
+}
+
+/// Waits until something holds.
+pub(crate) async fn until<T>(what: &str, mut holds: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = holds().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,348 @@
+//! Reads ARM request bodies: null is absent, unknown members are ignored, wrong types are named by their field.
+
+use crate::path::{ArmPath, shown};
+use crate::rules::Problems;
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
+
+/// Most members of one list that a body may have, where no rule says less.
+pub(crate) const MAX_ITEMS: usize = 1_000;
+
+/// An object of a body and where it stands.
+#[derive(Clone)]
+pub(crate) struct Object<'a> {
+    map: &'a Map<String, Value>,
+    path: String,
+}
+
+/// A value of a list and where it stands.
+pub(crate) struct Item<'a> {
+    value: &'a Value,
+    /// E.g. `properties.subnets[0]`.
+    pub(crate) path: String,
+}
+
+/// The JSON types of properties that are kept and echoed.
+#[derive(Clone, Copy)]
+pub(crate) enum Shape {
+    Bool,
+    Integer(i64, i64),
+    Text,
+    Object,
+    Texts,
+    Objects,
+}
+
+static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn wrong_type(problems: &mut Problems, path: &str, expected: &str, value: &Value) {
+    problems.add(
+        "InvalidRequestFormat",
+        path,
+        format!("{path}: expected {expected}, found {}", type_of(value)),
+    );
+}
+
+impl<'a> Object<'a> {
+    /// The body itself.
+    pub(crate) fn root(body: &'a Value, problems: &mut Problems) -> Self {
+        match body {
+            Value::Object(map) => Self {
+                map,
+                path: String::new(),
+            },
+            other => {
+                problems.add(
+                    "InvalidRequestFormat",
+                    None::<String>,
+                    format!("the request body must be a JSON object, found {}", type_of(other)),
+                );
+                Self {
+                    map: &EMPTY,
+                    path: String::new(),
+                }
+            }
+        }
+    }
+
+    /// The full name of a member.
+    pub(crate) fn at(&self, name: &str) -> String {
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
+    }
+
+    /// A member; names are taken without regard to case where the exact one is missing, as ARM does.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
+        let exact = self.map.get(name);
+        let loose = || {
+            self.map
+                .iter()
+                .find(|(k, _)| k.eq_ignore_ascii_case(name))
+                .map(|(_, v)| v)
+        };
+        exact.or_else(loose).filter(|v| !v.is_null())
+    }
+
+    pub(crate) fn text(&self, name: &str, problems: &mut Problems) -> Option<&'a str> {
+        let value = self.get(name)?;
+        let text = value.as_str();
+        if text.is_none() {
+            wrong_type(problems, &self.at(name), "a string", value);
+        }
+        text
+    }
+
+    pub(crate) fn boolean(&self, name: &str, problems: &mut Problems) -> Option<bool> {
+        let value = self.get(name)?;
+        let boolean = value.as_bool();
+        if boolean.is_none() {
+            wrong_type(problems, &self.at(name), "a boolean", value);
+        }
+        boolean
+    }
+
+    pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>, problems: &mut Problems) -> Option<i64> {
+        let value = self.get(name)?;
+        let Some(number) = value.as_i64() else {
+            wrong_type(problems, &self.at(name), "an integer", value);
+            return None;
+        };
+        if range.contains(&number) {
+            return Some(number);
+        }
+        let at = self.at(name);
+        let message = format!("{at}: {number} is not within {} to {}", range.start(), range.end());
+        problems.add("InvalidRequestFormat", at, message);
+        None
+    }
+
+    /// A member object; none if absent or of a wrong type.
+    pub(crate) fn object(&self, name: &str, problems: &mut Problems) -> Option<Self> {
+        match self.get(name)? {
+            Value::Object(map) => Some(Self {
+                map,
+                path: self.at(name),
+            }),
+            other => {
+                wrong_type(problems, &self.at(name), "an object", other);
+                None
+            }
+        }
+    }
+
+    /// A member object; an empty one if absent.
+    pub(crate) fn object_or_empty(&self, name: &str, problems: &mut Problems) -> Self {
+        self.object(name, problems).unwrap_or_else(|| Self {
+            map: &EMPTY,
+            path: self.at(name),
+        })
+    }
+
+    /// A member list of at most `max` items, nulls left out.
+    pub(crate) fn list(&self, name: &str, max: usize, problems: &mut Problems) -> Option<Vec<Item<'a>>> {
+        let at = self.at(name);
+        match self.get(name)? {
+            Value::Array(items) if items.len() > max => {
+                let message = format!("{at}: {} items, at most {max} are allowed", items.len());
+                problems.add("XTooManyItems", at, message);
+                None
+            }
+            Value::Array(items) => Some(
+                items
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, value)| !value.is_null())
+                    .map(|(i, value)| Item {
+                        value,
+                        path: format!("{at}[{i}]"),
+                    })
+                    .collect(),
+            ),
+            other => {
+                wrong_type(problems, &at, "an array", other);
+                None
+            }
+        }
+    }
+
+    /// The id of a referenced object: `{"id": "…"}`, other members ignored (clients put whole objects there).
+    pub(crate) fn reference(&self, name: &str, problems: &mut Problems) -> Option<(ArmPath, String)> {
+        let object = self.object(name, problems)?;
+        let at = object.at("id");
+        let Some(text) = object.text("id", problems) else {
+            if object.get("id").is_none() {
+                missing(problems, &at);
+            }
+            return None;
+        };
+        match ArmPath::parse(text) {
+            Ok(path) => Some((path, at)),
+            Err(why) => {
+                problems.add("InvalidRequestFormat", at.clone(), format!("{at}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// One of `values` without regard to case, in their casing.
+    pub(crate) fn choice(&self, name: &str, values: &[&'static str], problems: &mut Problems) -> Option<&'static str> {
+        let text = self.text(name, problems)?;
+        let found = values.iter().find(|v| v.eq_ignore_ascii_case(text)).copied();
+        if found.is_none() {
+            let at = self.at(name);
+            let message = format!("{at}: '{}' is not one of {}", shown(text), values.join(", "));
+            problems.add("InvalidRequestFormat", at, message);
+        }
+        found
+    }
+
+    /// An address.
+    pub(crate) fn address(&self, name: &str, problems: &mut Problems) -> Option<IpAddr> {
+        let text = self.text(name, problems).filter(|t| !t.is_empty())?;
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            let at = self.at(name);
+            let message = format!("{at}: '{}' is not an IP address", shown(text));
+            problems.add("InvalidIPAddressFormat", at, message);
+        }
+        parsed
+    }
+
+    /// `tags`.
+    pub(crate) fn tags(&self, problems: &mut Problems) -> BTreeMap<String, String> {
+        let Some(tags) = self.object("tags", problems) else {
+            return BTreeMap::new();
+        };
+        if tags.map.len() > 50 {
+            problems.add(
+                "XTooManyItems",
+                "tags".to_owned(),
+                format!("tags: {} tags, at most 50 are allowed", tags.map.len()),
+            );
+            return BTreeMap::new();
+        }
+        let mut result = BTreeMap::new();
+        for (name, value) in tags.map {
+            let at = tags.at(&shown(name));
+            match value {
+                Value::Null => {}
+                Value::String(text) if name.len() <= 512 && text.len() <= 1024 => {
+                    result.insert(name.clone(), text.clone());
+                }
+                Value::String(_) => {
+                    let message = format!("{at}: a tag's name has at most 512 characters, its value 1024");
+                    problems.add("InvalidRequestFormat", at, message);
+                }
+                other => wrong_type(problems, &at, "a string", other),
+            }
+        }
+        result
+    }
+
+    /// The members of `shapes` as they are, for properties that are kept without being acted on.
+    pub(crate) fn echo(&self, shapes: &[(&str, Shape)], problems: &mut Problems) -> Map<String, Value> {
+        let mut kept = Map::new();
+        for (name, shape) in shapes {
+            let Some(value) = self.get(name) else { continue };
+            let at = self.at(name);
+            let (good, expected) = match shape {
+                Shape::Bool => (value.is_boolean(), "a boolean"),
+                Shape::Text => (value.is_string(), "a string"),
+                Shape::Object => (value.is_object(), "an object"),
+                Shape::Integer(low, high) => {
+                    self.integer(name, *low..=*high, problems).inspect(|_| {
+                        kept.insert((*name).to_owned(), value.clone());
+                    });
+                    continue;
+                }
+                Shape::Texts => (is_list_of(value, Value::is_string), "an array of strings"),
+                Shape::Objects => (is_list_of(value, Value::is_object), "an array of objects"),
+            };
+            if !good {
+                wrong_type(problems, &at, expected, value);
+            } else if value.to_string().len() > 64 * 1024 {
+                problems.add("XTooManyItems", at.clone(), format!("{at}: larger than 64 KiB"));
+            } else {
+                kept.insert((*name).to_owned(), value.clone());
+            }
+        }
+        kept
+    }
+}
+
+fn is_list_of(value: &Value, is: impl Fn(&Value) -> bool) -> bool {
+    value.as_array().is_some_and(|items| items.iter().all(is))
+}
+
+impl<'a> Item<'a> {
+    pub(crate) fn object(&self, problems: &mut Problems) -> Option<Object<'a>> {
+        match self.value {
+            Value::Object(map) => Some(Object {
+                map,
+                path: self.path.clone(),
+            }),
+            other => {
+                wrong_type(problems, &self.path, "an object", other);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn text(&self, problems: &mut Problems) -> Option<&'a str> {
+        let text = self.value.as_str();
+        if text.is_none() {
+            wrong_type(problems, &self.path, "a string", self.value);
+        }
+        text
+    }
+}
+
+/// Says that a required member is missing.
+pub(crate) fn missing(problems: &mut Problems, at: &str) {
+    problems.add(
+        "InvalidRequestFormat",
+        at,
+        format!("{at}: required property is missing"),
+    );
+}
+
+/// Reads a prefix. One with host bits set is a problem, and still gives the prefix that was meant, so that the other
+/// rules can be checked in the same request.
+pub(crate) fn prefix(text: &str, at: &str, problems: &mut Problems) -> Option<IpNet> {
+    let Some(net) = strict(text) else {
+        let message = format!("{at}: '{}' is not an address prefix (address/length)", shown(text));
+        problems.add("InvalidAddressPrefixFormat", at, message);
+        return None;
+    };
+    let meant = net.trunc();
+    if meant != net {
+        let message = format!("{at}: '{text}' has host bits set; the prefix would be {meant}");
+        problems.add("InvalidCIDRNotation", at, message);
+    }
+    Some(meant)
+}
+
+/// `address/length` as the standard library reads addresses (no leading zeros), length in plain digits.
+fn strict(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let plain = length == "0" || (!length.starts_with('0') && length.bytes().all(|b| b.is_ascii_digit()));
+    IpNet::new(address.parse().ok()?, length.parse().ok().filter(|_| plain)?).ok()
+}

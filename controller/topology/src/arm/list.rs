@@ -1,0 +1,197 @@
+//! Collections: the bodies of all items under a group, a subscription or a parent.
+
+use super::view::{Views, gateway, gateway_ip_configuration, generic, group, nic_ip_configuration, route};
+use crate::change::{Problem, Rejection};
+use crate::path::{ArmPath, Kind, shown};
+use crate::rules::{group_not_found, not_found};
+use serde_json::Value;
+use tombolo_proto::id::ResourceId;
+
+/// Below what top-level items are listed.
+enum Scope {
+    /// A resource group's id.
+    Group(ResourceId),
+    /// A subscription.
+    Subscription(String),
+}
+
+impl Scope {
+    fn holds(&self, id: &ResourceId) -> bool {
+        let Ok(path) = ArmPath::parse(id.as_str()) else {
+            return false;
+        };
+        match self {
+            Self::Group(group) => path.group_id() == *group,
+            Self::Subscription(subscription) => path.subscription.eq_ignore_ascii_case(subscription),
+        }
+    }
+}
+
+fn rejected(problem: Problem) -> Rejection {
+    Rejection {
+        status: 404,
+        problems: vec![problem],
+    }
+}
+
+fn unknown_type(collection: &str) -> Rejection {
+    rejected(Problem {
+        code: "InvalidResourceType",
+        message: format!("'{}' is not a collection that exists here.", shown(collection)),
+        target: None,
+    })
+}
+
+/// Lists a collection; see [`crate::topology::Topology::list`].
+pub(crate) fn list(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
+    let trimmed = collection.strip_suffix('/').unwrap_or(collection);
+    let parts: Vec<&str> = trimmed.split('/').skip(1).collect();
+    let is = |i: usize, word: &str| parts.get(i).is_some_and(|p| p.eq_ignore_ascii_case(word));
+    if !trimmed.starts_with('/') || !is(0, "subscriptions") || parts.len() < 3 || parts.iter().any(|p| p.is_empty()) {
+        return Err(unknown_type(collection));
+    }
+    let subscription = Scope::Subscription(parts[1].to_owned());
+    match parts.len() {
+        3 if is(2, "resourceGroups") => {
+            let groups = views
+                .topology
+                .resource_groups
+                .values()
+                .filter(|g| subscription.holds(&g.id));
+            return Ok(groups.map(|g| group(g)).collect());
+        }
+        3 if is(2, "resources") => return Ok(resources(views, &subscription)),
+        5 if is(2, "providers") => return top_level(views, parts[3], parts[4], &subscription, collection),
+        _ => {}
+    }
+    if !is(2, "resourceGroups") || parts.len() < 5 {
+        return Err(unknown_type(collection));
+    }
+    let group = ResourceId::new(format!("/subscriptions/{}/resourceGroups/{}", parts[1], parts[3]));
+    if !views.topology.resource_groups.contains_key(&group) {
+        return Err(rejected(group_not_found(parts[3])));
+    }
+    let scope = Scope::Group(group);
+    match parts.len() {
+        5 if is(4, "resources") => Ok(resources(views, &scope)),
+        7 if is(4, "providers") => top_level(views, parts[5], parts[6], &scope, collection),
+        9 if is(4, "providers") => children(views, trimmed),
+        _ => Err(unknown_type(collection)),
+    }
+}
+
+fn top_level(
+    views: &Views<'_>,
+    provider: &str,
+    types: &str,
+    scope: &Scope,
+    collection: &str,
+) -> Result<Vec<Value>, Rejection> {
+    let kind = Kind::of(provider, types);
+    kind.and_then(|kind| of_kind(views, kind, scope))
+        .ok_or_else(|| unknown_type(collection))
+}
+
+/// All top-level items of a kind.
+fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
+    let topology = views.topology;
+    // A macro, because the maps differ in their value's type only.
+    macro_rules! all {
+        ($map:ident, $view:expr) => {
+            topology
+                .$map
+                .iter()
+                .filter(|(id, _)| scope.holds(id))
+                .map(|(_, item)| $view(item))
+                .collect()
+        };
+    }
+    Some(match kind {
+        Kind::VirtualNetwork => all!(vnets, |v| views.vnet(v)),
+        Kind::RouteTable => all!(route_tables, |t| views.route_table(t)),
+        Kind::NetworkInterface => all!(nics, |n| views.nic(n)),
+        Kind::PublicIpAddress => all!(public_ips, |p| views.public_ip(p)),
+        Kind::Gateway => all!(gateways, gateway),
+        Kind::Connection => all!(connections, |c| views.connection(c)),
+        Kind::VirtualMachine => {
+            let vms = views.vms().iter().filter(|(id, _)| scope.holds(id));
+            vms.map(|(_, agent)| views.vm(agent)).collect()
+        }
+        Kind::ResourceGroup
+        | Kind::Subnet
+        | Kind::Peering
+        | Kind::Route
+        | Kind::NicIpConfiguration
+        | Kind::GatewayIpConfiguration
+        | Kind::VirtualMachineExtension => return None,
+    })
+}
+
+/// The generic list of all resources.
+fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
+    let kinds = [
+        Kind::Connection,
+        Kind::NetworkInterface,
+        Kind::PublicIpAddress,
+        Kind::RouteTable,
+        Kind::VirtualMachine,
+        Kind::Gateway,
+        Kind::VirtualNetwork,
+    ];
+    let bodies = kinds
+        .into_iter()
+        .filter_map(|kind| of_kind(views, kind, scope))
+        .flatten();
+    bodies.map(|body| generic(&body)).collect()
+}
+
+fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
+    let topology = views.topology;
+    let Some((parent, types)) = collection.rsplit_once('/') else {
+        return Err(unknown_type(collection));
+    };
+    let Ok(parent) = ArmPath::parse(parent) else {
+        return Err(unknown_type(collection));
+    };
+    let id = parent.id();
+    let missing = || rejected(not_found(&parent));
+    let is = |word: &str| types.eq_ignore_ascii_case(word);
+    match parent.kind() {
+        Some(Kind::VirtualNetwork) if is("subnets") => {
+            let vnet = topology.vnets.get(&id).ok_or_else(missing)?;
+            Ok(vnet.subnets.iter().map(|s| views.subnet(s)).collect())
+        }
+        Some(Kind::VirtualNetwork) if is("virtualNetworkPeerings") => {
+            let vnet = topology.vnets.get(&id).ok_or_else(missing)?;
+            Ok(vnet.peerings.iter().map(|p| views.peering(vnet, p)).collect())
+        }
+        Some(Kind::RouteTable) if is("routes") => {
+            let table = topology.route_tables.get(&id).ok_or_else(missing)?;
+            Ok(table.routes.iter().map(route).collect())
+        }
+        Some(Kind::NetworkInterface) if is("ipConfigurations") => {
+            let nic = topology.nics.get(&id).ok_or_else(missing)?;
+            let configs = nic.ip_configurations.iter().enumerate();
+            Ok(configs.map(|(i, c)| nic_ip_configuration(nic, c, i == 0)).collect())
+        }
+        Some(Kind::Gateway) if is("ipConfigurations") => {
+            let found = topology.gateways.get(&id).ok_or_else(missing)?;
+            Ok(found
+                .ip_configurations
+                .iter()
+                .map(|c| gateway_ip_configuration(found, c))
+                .collect())
+        }
+        Some(Kind::Gateway) if is("connections") => {
+            topology.gateways.get(&id).ok_or_else(missing)?;
+            let connections = topology.connections.values();
+            let own = connections.filter(|c| c.gateway1 == id || c.gateway2 == id);
+            Ok(own.map(|c| views.connection(c)).collect())
+        }
+        Some(Kind::VirtualMachine) if is("extensions") => {
+            views.vms().get(&id).ok_or_else(missing)?;
+            Ok(Vec::new())
+        }
+        _ => Err(unknown_type(collection)),
+    }
+}

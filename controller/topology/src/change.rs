@@ -1,0 +1,107 @@
+//! What may be asked of the topology, and what comes of it.
+
+use crate::path::ArmPath;
+use crate::resource::{Agent, JoinToken, Settings};
+use crate::topology::Topology;
+use serde_json::Value;
+use std::net::SocketAddr;
+use tombolo_proto::id::{AgentId, ResourceId};
+
+/// A change of the desired state.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// ARM PUT: create or replace.
+    Put {
+        /// What.
+        path: ArmPath,
+        /// The ARM body as parsed JSON; read-only and unknown properties are ignored (D3).
+        body: Value,
+        /// `If-Match` of the request, if sent.
+        if_match: Option<String>,
+        /// `syncRemoteAddressSpace=true` on a peering (P27).
+        sync_remote_address_space: bool,
+    },
+    /// ARM PATCH: tags only.
+    PatchTags {
+        /// What.
+        path: ArmPath,
+        /// `{"tags": {…}}`.
+        body: Value,
+    },
+    /// ARM DELETE.
+    Delete {
+        /// What.
+        path: ArmPath,
+        /// `If-Match` of the request, if sent.
+        if_match: Option<String>,
+    },
+    /// PUT `…/connections/{name}/sharedkey`.
+    SetSharedKey {
+        /// The connection.
+        connection: ResourceId,
+        /// The key (G11).
+        value: String,
+    },
+    /// A new join token.
+    PutToken(JoinToken),
+    /// Deletes a join token.
+    DeleteToken(String),
+    /// An agent joined with a token: the token is used up in the same transaction.
+    Join {
+        /// The token's id.
+        token: String,
+        /// The agent; its binding is the token's.
+        agent: Agent,
+    },
+    /// Where an agent is reached now.
+    SetEndpoints {
+        /// Which.
+        agent: AgentId,
+        /// Best first.
+        endpoints: Vec<SocketAddr>,
+    },
+    /// A renewed certificate with a new key.
+    SetCertificateKey {
+        /// Which.
+        agent: AgentId,
+        /// SHA-256 of the SubjectPublicKeyInfo, hex.
+        certificate_key: String,
+    },
+    /// Cuts an agent off.
+    RevokeAgent(AgentId),
+    /// Forgets an agent: what it stood for is free again.
+    DeleteAgent(AgentId),
+    /// The operator's switches.
+    SetSettings(Settings),
+}
+
+/// A change that was accepted.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The state after it. Unchanged resources are the same `Arc`s as before.
+    pub topology: Topology,
+    /// The resource is new (201 instead of 200), or for a delete: it was there (200 instead of 204).
+    pub created_or_removed: bool,
+}
+
+/// A change that was refused, and so changed nothing. All problems at once, in a fixed order; the first gives the
+/// error's code and message, all stand in `details`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.first().map_or("refused", |p| p.message.as_str()))]
+pub struct Rejection {
+    /// 400, 404, 409 or 412.
+    pub status: u16,
+    /// Never empty.
+    pub problems: Vec<Problem>,
+}
+
+/// One broken rule.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Azure's code, or an own one that starts with `X`.
+    pub code: &'static str,
+    /// Names the field, the value and the rule.
+    pub message: String,
+    /// The field or resource, in ARM's words (`properties.addressSpace.addressPrefixes[0]`).
+    pub target: Option<String>,
+}

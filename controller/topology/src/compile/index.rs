@@ -1,0 +1,377 @@
+//! Who is where in one revision: computed once, so that compiling for one agent looks at its neighbours only.
+
+use super::prefix;
+use crate::resource::{
+    Agent, Binding, Connection, NetworkInterface, Peering, PeeringState, Subnet, VirtualNetwork, VirtualNetworkGateway,
+};
+use crate::topology::Topology;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use tombolo_proto::config::Owner;
+use tombolo_proto::id::{AgentId, ResourceId};
+
+/// The VNets of a topology with what belongs to each. Positions refer to [`Index::vnets`].
+#[derive(Debug)]
+pub(super) struct Index<'t> {
+    pub(super) topology: &'t Topology,
+    /// Ordered by id.
+    pub(super) vnets: Vec<Vnet<'t>>,
+    subnets: BTreeMap<&'t ResourceId, (usize, usize)>,
+    agents: BTreeMap<&'t AgentId, Place>,
+}
+
+/// Where an agent stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    /// `vnets[vnet].machines[machine]`.
+    Machine { vnet: usize, machine: usize },
+    /// `vnets[vnet].instances[instance]`.
+    Gateway { vnet: usize, instance: usize },
+}
+
+/// A VNet and what belongs to it. Revoked agents do not exist here.
+#[derive(Debug)]
+pub(super) struct Vnet<'t> {
+    pub(super) position: usize,
+    pub(super) resource: &'t VirtualNetwork,
+    /// VM agents, ordered by id.
+    pub(super) machines: Vec<Machine<'t>>,
+    /// Addresses of `machines`, ordered, each once.
+    pub(super) owners: Vec<Owner>,
+    /// `Connected` peerings, in order of creation.
+    pub(super) peers: Vec<Peer<'t>>,
+    /// The own VPN gateway (X7: at most one).
+    pub(super) gateway: Option<&'t VirtualNetworkGateway>,
+    /// Agents of the own gateway, in order of its `ipConfigurations`: the first is preferred.
+    pub(super) instances: Vec<Instance<'t>>,
+    /// Connections of the own gateway that exist on both sides, ordered by id.
+    pub(super) tunnels: Vec<Tunnel<'t>>,
+    /// VNets that use the own gateway as remote gateway.
+    pub(super) clients: Vec<Client<'t>>,
+    /// The VNet whose gateway this one uses: itself, or a peer (P23). None: no gateway.
+    pub(super) hub: Option<usize>,
+}
+
+/// The agent of a VM.
+#[derive(Debug)]
+pub(super) struct Machine<'t> {
+    pub(super) agent: &'t Agent,
+    /// The primary one first. Never empty.
+    pub(super) nics: Vec<&'t NetworkInterface>,
+    /// Subnets whose other machines sit behind it (D8).
+    pub(super) served: Vec<&'t Subnet>,
+}
+
+/// A `Connected` peering.
+#[derive(Debug)]
+pub(super) struct Peer<'t> {
+    /// The own half.
+    pub(super) half: &'t Peering,
+    /// The other half.
+    pub(super) counterpart: &'t Peering,
+    pub(super) remote: usize,
+    /// The regions differ (P30).
+    pub(super) global: bool,
+}
+
+/// The agent of a gateway's `ipConfiguration`.
+#[derive(Debug)]
+pub(super) struct Instance<'t> {
+    pub(super) agent: &'t Agent,
+    pub(super) address: IpAddr,
+    pub(super) subnet: &'t ResourceId,
+}
+
+/// A connection that exists on both sides (G10).
+#[derive(Debug)]
+pub(super) struct Tunnel<'t> {
+    /// The own object.
+    pub(super) connection: &'t Connection,
+    /// The other gateway's VNet.
+    pub(super) remote: usize,
+    /// What lies behind it (G9, P21b), ordered: never what the other gateway learned elsewhere (D9), nothing that
+    /// overlaps the own VNet (G20).
+    pub(super) prefixes: Vec<IpNet>,
+}
+
+/// A VNet that uses a gateway of this one (P21).
+#[derive(Debug)]
+pub(super) struct Client<'t> {
+    pub(super) vnet: usize,
+    /// The gateway's side's half: its `remoteAddressSpace` is what the gateway knows of the client (P27).
+    pub(super) half: &'t Peering,
+}
+
+impl<'t> Index<'t> {
+    pub(super) fn new(topology: &'t Topology) -> Self {
+        let mut index = Self {
+            topology,
+            vnets: Vec::with_capacity(topology.vnets.len()),
+            subnets: BTreeMap::new(),
+            agents: BTreeMap::new(),
+        };
+        let mut positions = BTreeMap::new();
+        for (position, vnet) in topology.vnets.values().enumerate() {
+            positions.insert(&vnet.envelope.id, position);
+            for (number, subnet) in vnet.subnets.iter().enumerate() {
+                index.subnets.insert(&subnet.id, (position, number));
+            }
+            index.vnets.push(Vnet {
+                position,
+                resource: vnet,
+                machines: Vec::new(),
+                owners: Vec::new(),
+                peers: Vec::new(),
+                gateway: None,
+                instances: Vec::new(),
+                tunnels: Vec::new(),
+                clients: Vec::new(),
+                hub: None,
+            });
+        }
+        index.place_gateways();
+        index.place_agents();
+        index.join_peers(&positions);
+        index.join_tunnels();
+        index
+    }
+
+    pub(super) fn subnet(&self, id: &ResourceId) -> Option<(&Vnet<'t>, &'t Subnet)> {
+        let (vnet, subnet) = *self.subnets.get(id)?;
+        let vnet = &self.vnets[vnet];
+        Some((vnet, &vnet.resource.subnets[subnet]))
+    }
+
+    pub(super) fn place(&self, agent: &AgentId) -> Option<(Place, &Vnet<'t>)> {
+        let place = *self.agents.get(agent)?;
+        let (Place::Machine { vnet, .. } | Place::Gateway { vnet, .. }) = place;
+        Some((place, &self.vnets[vnet]))
+    }
+
+    fn place_gateways(&mut self) {
+        for gateway in self.topology.gateways.values() {
+            let subnet = gateway.ip_configurations.first().map(|c| &c.subnet);
+            if let Some((vnet, _)) = subnet.and_then(|subnet| self.subnets.get(subnet)) {
+                self.vnets[*vnet].gateway.get_or_insert(gateway);
+            }
+        }
+    }
+
+    fn place_agents(&mut self) {
+        for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
+            match &agent.binding {
+                Binding::Vm { nics, served, .. } => self.place_machine(agent, nics, served),
+                Binding::Gateway { .. } => {}
+            }
+        }
+        for vnet in &mut self.vnets {
+            let Some(gateway) = vnet.gateway else { continue };
+            for configuration in &gateway.ip_configurations {
+                let stands_for = |agent: &&std::sync::Arc<Agent>| {
+                    matches!(&agent.binding, Binding::Gateway { gateway: id, ip_configuration }
+                        if *id == gateway.envelope.id && ip_configuration.eq_ignore_ascii_case(&configuration.name))
+                };
+                let agents = self.topology.agents.values().filter(|agent| !agent.revoked);
+                for agent in agents.filter(stands_for).take(1) {
+                    let (position, instance) = (vnet.position, vnet.instances.len());
+                    self.agents.insert(
+                        &agent.id,
+                        Place::Gateway {
+                            vnet: position,
+                            instance,
+                        },
+                    );
+                    vnet.instances.push(Instance {
+                        agent,
+                        address: configuration.address,
+                        subnet: &configuration.subnet,
+                    });
+                }
+            }
+        }
+        for vnet in &mut self.vnets {
+            vnet.owners = vnet.machines.iter().flat_map(Machine::owners).collect();
+            order_owners(&mut vnet.owners);
+        }
+    }
+
+    fn place_machine(&mut self, agent: &'t Agent, nics: &'t [ResourceId], served: &'t [ResourceId]) {
+        let nics: Vec<&NetworkInterface> = nics
+            .iter()
+            .filter_map(|id| self.topology.nics.get(id))
+            .map(|nic| &**nic)
+            .filter(|nic| !nic.ip_configurations.is_empty())
+            .collect();
+        let subnet = nics.first().and_then(|nic| nic.ip_configurations.first());
+        let Some((vnet, _)) = subnet.and_then(|c| self.subnets.get(&c.subnet)).copied() else {
+            return;
+        };
+        let served = served.iter().filter_map(|id| self.subnet(id));
+        let served = served
+            .filter(|(of, _)| of.position == vnet)
+            .map(|(_, subnet)| subnet)
+            .collect();
+        let machine = self.vnets[vnet].machines.len();
+        self.agents.insert(&agent.id, Place::Machine { vnet, machine });
+        self.vnets[vnet].machines.push(Machine { agent, nics, served });
+    }
+
+    /// Pairs of halves that are both `Connected` (P13), and from these who uses whose gateway (P19, P20, P23).
+    fn join_peers(&mut self, positions: &BTreeMap<&'t ResourceId, usize>) {
+        for position in 0..self.vnets.len() {
+            let vnet = self.vnets[position].resource;
+            let mut peers = Vec::new();
+            for half in vnet.peerings.iter().filter(|p| p.state == PeeringState::Connected) {
+                let Some(&remote) = positions.get(&half.remote_vnet) else {
+                    continue;
+                };
+                let other = self.vnets[remote].resource;
+                let counterpart = other
+                    .peerings
+                    .iter()
+                    .find(|p| p.remote_vnet == vnet.envelope.id && p.state == PeeringState::Connected);
+                if let Some(counterpart) = counterpart {
+                    peers.push(Peer {
+                        half,
+                        counterpart,
+                        remote,
+                        global: region(&vnet.envelope.location) != region(&other.envelope.location),
+                    });
+                }
+            }
+            self.vnets[position].peers = peers;
+        }
+        for position in 0..self.vnets.len() {
+            let vnet = &self.vnets[position];
+            if vnet.gateway.is_some() {
+                self.vnets[position].hub = Some(position);
+                continue;
+            }
+            let hub = vnet.peers.iter().find(|peer| {
+                peer.half.use_remote_gateways
+                    && peer.counterpart.allow_gateway_transit
+                    && self.vnets[peer.remote].gateway.is_some()
+            });
+            let Some((hub, half)) = hub.map(|peer| (peer.remote, peer.counterpart)) else {
+                continue;
+            };
+            self.vnets[position].hub = Some(hub);
+            self.vnets[hub].clients.push(Client { vnet: position, half });
+        }
+    }
+
+    fn join_tunnels(&mut self) {
+        let of_gateway: BTreeMap<&ResourceId, usize> = self
+            .vnets
+            .iter()
+            .filter_map(|vnet| Some((&vnet.gateway?.envelope.id, vnet.position)))
+            .collect();
+        let mut pairs: BTreeMap<(usize, usize), &'t Connection> = BTreeMap::new();
+        for connection in self.topology.connections.values() {
+            let ends = (
+                of_gateway.get(&connection.gateway1),
+                of_gateway.get(&connection.gateway2),
+            );
+            if let (Some(&own), Some(&other)) = ends {
+                // G13: no second tunnel between the same pair.
+                pairs.entry((own, other)).or_insert(connection);
+            }
+        }
+        let mut tunnels: Vec<(usize, Tunnel<'t>)> = Vec::new();
+        for (&(own, remote), connection) in &pairs {
+            if own != remote && pairs.contains_key(&(remote, own)) {
+                let own_space = &self.vnets[own].resource.address_space;
+                let mut prefixes = self.vnets[remote].advertised();
+                prefixes.retain(|p| !own_space.iter().any(|o| prefix::overlaps(o, p)));
+                tunnels.push((
+                    own,
+                    Tunnel {
+                        connection,
+                        remote,
+                        prefixes,
+                    },
+                ));
+            }
+        }
+        for (own, tunnel) in tunnels {
+            self.vnets[own].tunnels.push(tunnel);
+        }
+        for vnet in &mut self.vnets {
+            vnet.tunnels
+                .sort_by(|a, b| a.connection.envelope.id.cmp(&b.connection.envelope.id));
+        }
+    }
+}
+
+impl Vnet<'_> {
+    /// What the own gateway tells the other ends of its connections: the own space, and that of its clients as if it
+    /// were its own (P21b). Nothing learned elsewhere (D9). Ordered.
+    fn advertised(&self) -> Vec<IpNet> {
+        let mut prefixes = self.resource.address_space.clone();
+        prefixes.extend(self.clients.iter().flat_map(|client| &client.half.remote_address_space));
+        prefix::sorted(&prefixes)
+    }
+
+    /// What lies behind the connections of the own gateway, ordered.
+    pub(super) fn contributed(&self) -> Vec<IpNet> {
+        let prefixes: Vec<IpNet> = self.tunnels.iter().flat_map(|t| &t.prefixes).copied().collect();
+        prefix::sorted(&prefixes)
+    }
+}
+
+impl Machine<'_> {
+    /// Prefixes of the machines behind this host.
+    pub(super) fn served_prefixes(&self) -> Vec<IpNet> {
+        self.served
+            .iter()
+            .flat_map(|subnet| &subnet.prefixes)
+            .copied()
+            .collect()
+    }
+
+    /// The sources that this agent may always use: its addresses, and what it serves. Ordered.
+    pub(super) fn speaks_for(&self) -> Vec<IpNet> {
+        let addresses = self.nics.iter().flat_map(|nic| &nic.ip_configurations);
+        let mut prefixes: Vec<IpNet> = addresses.map(|c| IpNet::from(c.address)).collect();
+        prefixes.extend(self.served_prefixes());
+        prefix::sorted(&prefixes)
+    }
+
+    /// It is an appliance: one of its NICs has `enableIPForwarding` (R12).
+    pub(super) fn forwards(&self) -> bool {
+        self.nics.iter().any(|nic| nic.enable_ip_forwarding)
+    }
+
+    fn owners(&self) -> Vec<Owner> {
+        let mut owners = Vec::new();
+        for nic in &self.nics {
+            owners.extend(nic.ip_configurations.iter().map(|configuration| Owner {
+                prefix: IpNet::from(configuration.address),
+                agent: self.agent.id.clone(),
+                ip_forwarding: nic.enable_ip_forwarding,
+            }));
+        }
+        owners.extend(self.served_prefixes().into_iter().map(|prefix| Owner {
+            prefix,
+            agent: self.agent.id.clone(),
+            ip_forwarding: false,
+        }));
+        owners
+    }
+}
+
+/// Orders owners by prefix; of two for one prefix, the first by id stays.
+pub(super) fn order_owners(owners: &mut Vec<Owner>) {
+    owners.sort_by(|a, b| (a.prefix, &a.agent).cmp(&(b.prefix, &b.agent)));
+    owners.dedup_by(|later, earlier| later.prefix == earlier.prefix);
+}
+
+/// A region's name as ARM compares it: `West US` is `westus`.
+fn region(location: &str) -> String {
+    location
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
+}

@@ -1,0 +1,190 @@
+//! The effective routes of a subnet: candidates of all sources, then Azure's precedence (R7 to R9).
+
+use super::index::{Index, Vnet};
+use super::prefix;
+use crate::resource::{RouteTable, Subnet, UserNextHop};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
+
+/// 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and 100.64.0.0/10 (R1).
+const RESERVED: [Ipv4Net; 4] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
+];
+const ALL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+const ALL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
+
+/// All effective routes of a subnet, in the order in which they are shown: system, gateway, user routes; each by kind
+/// and prefix.
+pub(super) fn effective(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &Subnet) -> Vec<EffectiveRoute> {
+    let table = subnet
+        .route_table
+        .as_ref()
+        .and_then(|id| index.topology.route_tables.get(id));
+    let table = table.map(|table| &**table);
+    let mut routes = system(vnet, table);
+    routes.extend(gateway(index, vnet, table, &routes));
+    routes.extend(user(index, vnet, table));
+    settle(&mut routes);
+    routes
+}
+
+fn route(source: RouteSource, prefix: IpNet, next_hop: NextHop) -> EffectiveRoute {
+    EffectiveRoute {
+        name: None,
+        source,
+        state: RouteState::Active,
+        prefix,
+        next_hop,
+    }
+}
+
+/// R1 to R4, R9.
+fn system(vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
+    let default = |prefix: IpNet, next_hop| route(RouteSource::Default, prefix, next_hop);
+    let ranges = prefix::sorted(&vnet.resource.address_space);
+    let mut routes: Vec<EffectiveRoute> = ranges.iter().map(|p| default(*p, NextHop::VnetLocal {})).collect();
+    for peer in &vnet.peers {
+        let peering = &peer.half.id;
+        let hop = if peer.global {
+            NextHop::VnetGlobalPeering {
+                peering: peering.clone(),
+            }
+        } else {
+            NextHop::VnetPeering {
+                peering: peering.clone(),
+            }
+        };
+        let prefixes = &peer.half.remote_address_space;
+        routes.extend(prefixes.iter().map(|p| default(*p, hop.clone())));
+    }
+    let taken: Vec<IpNet> = routes.iter().map(|r| r.prefix).collect();
+    if ranges.iter().any(|p| matches!(p, IpNet::V4(_))) {
+        routes.push(default(ALL_V4, NextHop::Internet {}));
+        // R9: with a user's 0.0.0.0/0 private destinations follow it too.
+        let user_default = table.is_some_and(|t| t.routes.iter().any(|r| r.prefix == ALL_V4));
+        if !user_default {
+            // R2: a block that a range (or a peer's) takes up whole is not reserved here; inside a block the longer
+            // range wins by itself.
+            let free = RESERVED
+                .map(IpNet::V4)
+                .into_iter()
+                .filter(|b| !prefix::covered(b, &taken));
+            routes.extend(free.map(|block| default(block, NextHop::None {})));
+        }
+    }
+    if ranges.iter().any(|p| matches!(p, IpNet::V6(_))) {
+        routes.push(default(ALL_V6, NextHop::Internet {}));
+    }
+    routes
+}
+
+/// R5, R15, and the first step of R7: what a VNet or peering route covers is discarded, however long; it stays visible
+/// as `Invalid`.
+fn gateway(
+    index: &Index<'_>,
+    vnet: &Vnet<'_>,
+    table: Option<&RouteTable>,
+    system: &[EffectiveRoute],
+) -> Vec<EffectiveRoute> {
+    let Some(hub) = vnet.hub.map(|hub| &index.vnets[hub]) else {
+        return Vec::new();
+    };
+    if table.is_some_and(|t| t.disable_bgp_route_propagation) {
+        return Vec::new();
+    }
+    let covering: Vec<IpNet> = system
+        .iter()
+        .filter(|r| kind(&r.next_hop) <= PEERING)
+        .map(|r| r.prefix)
+        .collect();
+    let hops = gateway_hops(hub);
+    let prefixes = hub.contributed().into_iter();
+    prefixes
+        .map(|p| EffectiveRoute {
+            state: if prefix::covered(&p, &covering) {
+                RouteState::Invalid
+            } else {
+                RouteState::Active
+            },
+            ..route(RouteSource::VirtualNetworkGateway, p, hops.clone())
+        })
+        .collect()
+}
+
+/// R10, R14.
+fn user(index: &Index<'_>, vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
+    let routes = table.map(|t| t.routes.as_slice()).unwrap_or_default();
+    let to_route = |user: &crate::resource::Route| EffectiveRoute {
+        name: Some(user.id.name().to_owned()),
+        ..route(
+            RouteSource::User,
+            user.prefix,
+            match &user.next_hop {
+                UserNextHop::VirtualAppliance { address } => NextHop::VirtualAppliance { address: *address },
+                UserNextHop::VirtualNetworkGateway => match vnet.hub {
+                    Some(hub) => gateway_hops(&index.vnets[hub]),
+                    None => NextHop::VirtualNetworkGateway { gateways: Vec::new() },
+                },
+                UserNextHop::VnetLocal => NextHop::VnetLocal {},
+                UserNextHop::Internet => NextHop::Internet {},
+                UserNextHop::None => NextHop::None {},
+            },
+        )
+    };
+    routes.iter().map(to_route).collect()
+}
+
+fn gateway_hops(hub: &Vnet<'_>) -> NextHop {
+    let hop = |instance: &super::index::Instance<'_>| GatewayHop {
+        agent: instance.agent.id.clone(),
+        address: instance.address,
+    };
+    NextHop::VirtualNetworkGateway {
+        gateways: hub.instances.iter().map(hop).collect(),
+    }
+}
+
+const PEERING: u8 = 1;
+
+/// Rank of a next hop among system routes of one prefix, and in the order of showing.
+fn kind(hop: &NextHop) -> u8 {
+    match hop {
+        NextHop::VnetLocal {} => 0,
+        NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => PEERING,
+        NextHop::VirtualNetworkGateway { .. } => 2,
+        NextHop::VirtualAppliance { .. } => 3,
+        NextHop::Internet {} => 4,
+        NextHop::None {} => 5,
+    }
+}
+
+/// R7 steps 2 and 3, R8: of equal prefixes one stays `Active`, user before gateway before system; then orders all.
+fn settle(routes: &mut [EffectiveRoute]) {
+    let precedence = |source| match source {
+        RouteSource::User => 0,
+        RouteSource::VirtualNetworkGateway => 1,
+        RouteSource::Default => 2,
+    };
+    // Stable sorts: among equals the order of creation decides.
+    routes.sort_by_key(|r| (r.prefix, precedence(r.source), kind(&r.next_hop)));
+    let mut won = BTreeSet::new();
+    for route in routes.iter_mut().filter(|r| r.state == RouteState::Active) {
+        if !won.insert(route.prefix) {
+            route.state = RouteState::Invalid;
+        }
+    }
+    let shown = |source| match source {
+        RouteSource::Default => 0,
+        RouteSource::VirtualNetworkGateway => 1,
+        RouteSource::User => 2,
+    };
+    routes.sort_by(|a, b| {
+        let key = |r: &EffectiveRoute| (shown(r.source), kind(&r.next_hop), r.prefix);
+        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
+    });
+}

@@ -1,0 +1,155 @@
+//! From what an operator types to agents and addresses.
+
+use crate::resource::{Agent, Binding, NetworkInterface};
+use crate::topology::Topology;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use tombolo_proto::id::{AgentId, ResourceId};
+
+/// One end of the walk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct End {
+    /// Who stands for it, revoked or not; none: no agent has joined for it, or just an address.
+    pub(super) agent: Option<AgentId>,
+    /// Its addresses, the primary one first.
+    pub(super) addresses: Vec<IpAddr>,
+    /// What it is, for messages: `VM a-vm (agent a-vm)`.
+    pub(super) label: String,
+}
+
+/// The end that packets start at: it must have an agent.
+pub(super) fn source(topology: &Topology, name: &str) -> Result<End, String> {
+    let end = match name.parse::<IpAddr>() {
+        Ok(address) => one_of("from", name, with_address(topology, address))?,
+        Err(_) => one_of("from", name, named(topology, name))?,
+    };
+    match &end.agent {
+        Some(_) => Ok(end),
+        None => Err(format!(
+            "from: {} has no agent yet, so nothing can send from it; make a join token for its VM and join an agent",
+            end.label
+        )),
+    }
+}
+
+/// The end that packets go to: any address, or a name.
+pub(super) fn destination(topology: &Topology, name: &str) -> Result<End, String> {
+    match name.parse::<IpAddr>() {
+        Ok(address) => Ok(End {
+            agent: None,
+            addresses: vec![address],
+            label: name.to_owned(),
+        }),
+        Err(_) => one_of("to", name, named(topology, name)),
+    }
+}
+
+/// The first address of each end in a family that both have.
+pub(super) fn pair(from: &End, to: &End) -> Result<(IpAddr, IpAddr), String> {
+    let fits = |source: &IpAddr| to.addresses.iter().find(|a| a.is_ipv4() == source.is_ipv4());
+    from.addresses
+        .iter()
+        .find_map(|source| Some((*source, *fits(source)?)))
+        .ok_or_else(|| format!("{} and {} have no address family in common", from.label, to.label))
+}
+
+/// Ends by what stands for them, so that an agent found by several names counts once.
+type Found = BTreeMap<String, End>;
+
+fn one_of(field: &str, name: &str, found: Found) -> Result<End, String> {
+    let mut ends = found.into_values();
+    match (ends.next(), ends.next()) {
+        (Some(end), None) => Ok(end),
+        (None, _) => Err(format!(
+            "{field}: '{name}' is not the name or id of a VM, a network interface or an agent, nor an address in use"
+        )),
+        (Some(first), Some(second)) => {
+            let all: Vec<String> = [first, second].into_iter().chain(ends).map(|end| end.label).collect();
+            Err(format!(
+                "{field}: '{name}' is ambiguous; give the full id of one of: {}",
+                all.join("; ")
+            ))
+        }
+    }
+}
+
+fn named(topology: &Topology, name: &str) -> Found {
+    let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
+    let mut found = Found::new();
+    for agent in topology.agents.values() {
+        let hit = agent.id.as_str() == name
+            || match &agent.binding {
+                Binding::Vm { vm, .. } => is(vm),
+                Binding::Gateway { .. } => false,
+            };
+        if hit {
+            found.insert(agent.id.to_string(), of_agent(topology, agent));
+        }
+    }
+    for nic in topology.nics.values().filter(|nic| is(&nic.envelope.id)) {
+        let agent = agent_of(topology, &nic.envelope.id);
+        let key = agent.map_or_else(|| nic.envelope.id.key(), |agent| agent.id.to_string());
+        found.entry(key).or_insert_with(|| of_nic(nic, agent));
+    }
+    found
+}
+
+fn with_address(topology: &Topology, address: IpAddr) -> Found {
+    let mut found = Found::new();
+    for nic in topology.nics.values() {
+        if nic.ip_configurations.iter().any(|c| c.address == address) {
+            let agent = agent_of(topology, &nic.envelope.id);
+            let end = End {
+                addresses: vec![address],
+                ..of_nic(nic, agent)
+            };
+            found.insert(nic.envelope.id.key(), end);
+        }
+    }
+    found
+}
+
+fn of_nic(nic: &NetworkInterface, agent: Option<&Agent>) -> End {
+    let id = &nic.envelope.id;
+    End {
+        agent: agent.map(|agent| agent.id.clone()),
+        addresses: nic.ip_configurations.iter().map(|c| c.address).collect(),
+        label: match agent {
+            Some(agent) => format!("network interface {id} (agent {})", agent.id),
+            None => format!("network interface {id}"),
+        },
+    }
+}
+
+fn of_agent(topology: &Topology, agent: &Agent) -> End {
+    let (addresses, what) = match &agent.binding {
+        Binding::Vm { vm, nics, .. } => {
+            let nics = nics.iter().filter_map(|id| topology.nics.get(id));
+            let addresses = nics.flat_map(|nic| nic.ip_configurations.iter().map(|c| c.address));
+            (addresses.collect(), format!("VM {vm}"))
+        }
+        Binding::Gateway {
+            gateway,
+            ip_configuration,
+        } => {
+            let configurations = topology.gateways.get(gateway).map(|g| g.ip_configurations.as_slice());
+            let own = configurations.unwrap_or_default().iter();
+            let own = own.filter(|c| c.name.eq_ignore_ascii_case(ip_configuration));
+            (own.map(|c| c.address).collect(), format!("gateway {gateway}"))
+        }
+    };
+    End {
+        agent: Some(agent.id.clone()),
+        addresses,
+        label: format!("{what} (agent {})", agent.id),
+    }
+}
+
+/// The agent of the VM that has a NIC.
+pub(super) fn agent_of<'t>(topology: &'t Topology, nic: &ResourceId) -> Option<&'t Agent> {
+    topology
+        .agents
+        .values()
+        .find(|agent| matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(nic)))
+        .map(|agent| &**agent)
+}

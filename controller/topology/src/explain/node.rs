@@ -1,0 +1,155 @@
+//! One agent of a walk: its configuration, and the engine's decisions on it.
+
+use super::answer::Protocol;
+use etherparse::PacketBuilder;
+use std::net::IpAddr;
+use tombolo_engine::decide::{Ingress, Trace, decide};
+use tombolo_engine::packet;
+use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::verdict::{DropReason, Verdict};
+use tombolo_proto::config::{AgentConfig, Link, Role};
+use tombolo_proto::id::AgentId;
+
+/// One agent.
+pub(super) struct Node {
+    pub(super) config: AgentConfig,
+    /// As if every link were up: what policy says. The error is the agent's, which would reject the configuration.
+    tables: Result<Tables, String>,
+}
+
+/// What an agent does with a packet, and from what.
+pub(super) struct Decision {
+    pub(super) step: Step,
+    pub(super) trace: Trace,
+}
+
+/// What an agent does with a packet.
+pub(super) enum Step {
+    /// To its host.
+    Deliver,
+    /// To another agent. The packet's TTL is already less where this agent takes one.
+    Forward(AgentId),
+    /// The TTL ran out here; who answers, if anybody.
+    Expired(Option<IpAddr>),
+    /// Lost.
+    Drop(DropReason),
+}
+
+impl Node {
+    pub(super) fn new(config: AgentConfig) -> Self {
+        let tables = Tables::build(&config, &Dynamic::default()).map_err(|e| e.to_string());
+        Self { config, tables }
+    }
+
+    /// Decides on a packet that comes over the link with `from`, or from the host itself.
+    ///
+    /// # Errors
+    /// The configuration or the ends do not fit: what is wrong, in words.
+    pub(super) fn decide(&self, from: Option<&AgentId>, packet: &mut Packet) -> Result<Decision, String> {
+        let tables = self.tables.as_ref().map_err(Clone::clone)?;
+        let ingress = match from {
+            None => Ingress::Tun,
+            Some(peer) => Ingress::Link(
+                tables
+                    .link_with(peer)
+                    .ok_or_else(|| format!("it has no link with {peer}"))?,
+            ),
+        };
+        let info = packet::parse(&packet.bytes).ok_or("the packet is malformed")?;
+        let mut trace = Trace::default();
+        let step = match decide(tables, ingress, &info, Some(&mut trace)) {
+            Verdict::Deliver => Step::Deliver,
+            Verdict::Forward { link, take_ttl } => {
+                if take_ttl {
+                    packet::take_ttl(&mut packet.bytes);
+                }
+                Step::Forward(tables.peer(link).clone())
+            }
+            Verdict::TimeExceeded => Step::Expired(tables.gateway_address(info.source)),
+            Verdict::Drop(DropReason::TtlExceededSilent) => Step::Expired(None),
+            Verdict::Drop(reason) => Step::Drop(reason),
+        };
+        Ok(Decision { step, trace })
+    }
+
+    /// The link with another agent.
+    pub(super) fn link(&self, peer: &AgentId) -> Option<&Link> {
+        self.config.links.iter().find(|link| link.peer == *peer)
+    }
+
+    /// Whether a packet for this address has arrived: the host's, or one of a machine behind it.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        match &self.config.role {
+            Role::Vm { nics, served } => {
+                let mut addresses = nics.iter().flat_map(|nic| &nic.addresses);
+                addresses.any(|a| a.addr() == address) || served.iter().any(|p| p.contains(&address))
+            }
+            Role::VpnGateway { addresses, .. } => addresses.contains(&address),
+        }
+    }
+
+    /// The address from which the host's kernel sends its ICMP errors: the first of the family.
+    pub(super) fn kernel_address(&self, like: IpAddr) -> Option<IpAddr> {
+        let same = |a: &IpAddr| a.is_ipv4() == like.is_ipv4();
+        match &self.config.role {
+            Role::Vm { nics, .. } => {
+                let mut addresses = nics.iter().flat_map(|nic| &nic.addresses).map(ipnet::IpNet::addr);
+                addresses.find(same)
+            }
+            Role::VpnGateway { addresses, .. } => addresses.iter().copied().find(same),
+        }
+    }
+}
+
+/// A packet on its way.
+#[derive(Debug, Clone)]
+pub(super) struct Packet {
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    bytes: Vec<u8>,
+}
+
+impl Packet {
+    /// An echo request, a SYN or a datagram. Both addresses are of one family.
+    ///
+    /// # Errors
+    /// They are not.
+    pub(super) fn new(
+        source: IpAddr,
+        destination: IpAddr,
+        protocol: Protocol,
+        port: Option<u16>,
+        ttl: u8,
+    ) -> Result<Self, String> {
+        /// Any port that a client may use.
+        const CLIENT_PORT: u16 = 49_152;
+        let start = match (source, destination) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), ttl),
+            (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), ttl),
+            _ => return Err(format!("{source} and {destination} are of different families")),
+        };
+        let mut bytes = Vec::with_capacity(64);
+        let port = port.unwrap_or(CLIENT_PORT);
+        match protocol {
+            Protocol::Icmp if source.is_ipv4() => start.icmpv4_echo_request(1, 1).write(&mut bytes, &[]),
+            Protocol::Icmp => start.icmpv6_echo_request(1, 1).write(&mut bytes, &[]),
+            Protocol::Tcp => start.tcp(CLIENT_PORT, port, 0, 65_535).syn().write(&mut bytes, &[]),
+            Protocol::Udp => start.udp(CLIENT_PORT, port).write(&mut bytes, &[]),
+        }
+        .map_err(|e| format!("cannot build a packet: {e}"))?;
+        Ok(Self {
+            source,
+            destination,
+            bytes,
+        })
+    }
+
+    pub(super) fn ttl(&self) -> u8 {
+        packet::parse(&self.bytes).map_or(0, |info| info.ttl)
+    }
+
+    /// What a kernel that forwards does.
+    pub(super) fn take_ttl(&mut self) {
+        packet::take_ttl(&mut self.bytes);
+    }
+}

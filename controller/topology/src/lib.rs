@@ -1,0 +1,25 @@
+//! The desired state, its rules in Azure's words, and what each agent gets from it. Pure: no socket, no clock, no
+//! randomness of its own.
+//!
+//! ```text
+//! Change ──Topology::apply──▶ Topology ──compile──▶ AgentConfig
+//!                                 └──────view─────▶ ARM JSON
+//! ```
+//!
+//! * [`resource`]: the resources as typed, valid data.
+//! * [`path`]: ARM resource paths.
+//! * [`change`]: what may be asked for, and what comes of it.
+//! * [`topology`]: all resources of one revision; applying a change.
+//! * [`compile`]: `(Topology, agent) → AgentConfig`; effective routes.
+//! * [`explain`]: what the agents would do with a packet, hop by hop, by the agents' own code.
+
+mod arm;
+pub mod change;
+pub mod compile;
+mod documents;
+pub mod explain;
+mod net;
+pub mod path;
+pub mod resource;
+mod rules;
+pub mod topology;

@@ -1,0 +1,231 @@
+//! Prefix arithmetic: overlap of large sets, reserved addresses of a subnet, ranges that nobody may use.
+
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// The first and last address of a prefix as numbers, after its family.
+fn span(net: &IpNet) -> (bool, u128, u128) {
+    match net {
+        IpNet::V4(v4) => (
+            false,
+            u128::from(u32::from(v4.network())),
+            u128::from(u32::from(v4.broadcast())),
+        ),
+        IpNet::V6(v6) => (true, u128::from(v6.network()), u128::from(v6.broadcast())),
+    }
+}
+
+/// True when the two prefixes have an address in common.
+pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// A set of pairwise disjoint prefixes, ready to be asked for overlaps.
+pub(crate) struct DisjointSet(Vec<(bool, u128, u128, IpNet)>);
+
+impl DisjointSet {
+    /// Takes the prefixes. If they overlap each other (which is a problem of its own), some overlaps stay unseen.
+    pub(crate) fn new(prefixes: &[IpNet]) -> Self {
+        let mut spans: Vec<_> = prefixes
+            .iter()
+            .map(|net| {
+                let (family, first, last) = span(net);
+                (family, first, last, *net)
+            })
+            .collect();
+        spans.sort_unstable();
+        Self(spans)
+    }
+
+    /// The members that overlap `net`, in order.
+    pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
+        let (family, first, last) = span(net);
+        let from = self.0.partition_point(|s| (s.0, s.2) < (family, first));
+        self.0[from..]
+            .iter()
+            .take_while(move |s| s.0 == family && s.1 <= last)
+            .map(|s| s.3)
+    }
+
+    /// The member that `net` lies in.
+    pub(crate) fn containing(&self, net: &IpNet) -> Option<IpNet> {
+        self.overlapping(net).find(|member| member.contains(net))
+    }
+
+    /// All pairs (member, other) that overlap, ordered, none twice.
+    pub(crate) fn overlaps_with<'a>(&self, others: impl IntoIterator<Item = &'a IpNet>) -> Vec<(IpNet, IpNet)> {
+        let mut pairs = BTreeSet::new();
+        for other in others {
+            pairs.extend(self.overlapping(other).map(|member| (member, *other)));
+        }
+        pairs.into_iter().collect()
+    }
+}
+
+/// Pairs of indices of `prefixes` that overlap: for each prefix at most the nearest earlier one by address, so that n
+/// equal prefixes give n − 1 pairs.
+pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
+    let mut order: Vec<usize> = (0..prefixes.len()).collect();
+    order.sort_by_key(|&i| (span(&prefixes[i]).0, span(&prefixes[i]).1, prefixes[i].prefix_len(), i));
+    let mut pairs = Vec::new();
+    let mut widest: Option<usize> = None;
+    for &i in &order {
+        let (family, first, last) = span(&prefixes[i]);
+        match widest.map(|w| (w, span(&prefixes[w]))) {
+            Some((w, (f, _, end))) if f == family && end >= first => {
+                pairs.push((w.min(i), w.max(i)));
+                if last > end {
+                    widest = Some(i);
+                }
+            }
+            _ => widest = Some(i),
+        }
+    }
+    pairs.sort_unstable();
+    pairs
+}
+
+/// The same prefixes, order aside.
+pub(crate) fn same_set(a: &[IpNet], b: &[IpNet]) -> bool {
+    let sorted = |s: &[IpNet]| s.iter().copied().collect::<BTreeSet<_>>();
+    a == b || sorted(a) == sorted(b)
+}
+
+/// Prefixes for a message.
+pub(crate) fn listed<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>) -> String {
+    let texts: Vec<String> = prefixes.into_iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+/// The block of special use that `net` touches and that no VNet can have: loopback, link-local, multicast, unspecified.
+pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
+    const BLOCKS: [&str; 9] = [
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "168.63.129.16/32",
+        "224.0.0.0/3",
+        "::/127",
+        "::ffff:0:0/96",
+        "fe80::/10",
+        "ff00::/8",
+    ];
+    BLOCKS
+        .into_iter()
+        .find(|block| block.parse::<IpNet>().is_ok_and(|block| overlap(&block, net)))
+}
+
+fn address(family_v6: bool, number: u128) -> IpAddr {
+    if family_v6 {
+        IpAddr::V6(number.into())
+    } else {
+        // An IPv4 span never leaves 32 bits.
+        IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into())
+    }
+}
+
+/// True for the first four and the last address of a subnet's prefix (P2).
+pub(crate) fn is_reserved(prefix: &IpNet, address: IpAddr) -> bool {
+    let (_, first, last) = span(prefix);
+    let (_, own, _) = span(&IpNet::from(address));
+    own < first.saturating_add(4) || own == last
+}
+
+/// The lowest address of `prefix` that is neither reserved (P2) nor in `used`.
+pub(crate) fn first_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    let (family, first, last) = span(prefix);
+    let mut number = first.checked_add(4)?;
+    while number < last {
+        let candidate = address(family, number);
+        if !used.contains(&candidate) {
+            return Some(candidate);
+        }
+        number += 1;
+    }
+    None
+}
+
+/// The last address of `prefix` that is not reserved (P2, G4).
+pub(crate) fn last_usable(prefix: &IpNet) -> IpAddr {
+    let (family, first, last) = span(prefix);
+    address(family, last.saturating_sub(1).max(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn p2_first_four_and_last_are_reserved() {
+        let prefix = net("10.0.0.8/29");
+        let used = BTreeSet::new();
+        assert_eq!(first_free(&prefix, &used), Some("10.0.0.12".parse().unwrap()));
+        let free: Vec<_> = (8..16)
+            .map(|i| format!("10.0.0.{i}").parse::<IpAddr>().unwrap())
+            .filter(|a| !is_reserved(&prefix, *a))
+            .collect();
+        assert_eq!(free.len(), 3);
+        assert_eq!(first_free(&prefix, &free.into_iter().collect()), None);
+        assert_eq!(last_usable(&prefix), "10.0.0.14".parse::<IpAddr>().unwrap());
+        assert_eq!(first_free(&net("fd00::/64"), &used), Some("fd00::4".parse().unwrap()));
+    }
+
+    #[test]
+    fn special_use_is_found_from_inside_and_from_outside() {
+        for bad in [
+            "127.1.0.0/16",
+            "0.0.0.0/0",
+            "224.0.0.0/24",
+            "::/0",
+            "fe80::/64",
+            "168.63.0.0/16",
+        ] {
+            assert!(special_use(&net(bad)).is_some(), "{bad}");
+        }
+        for good in ["10.0.0.0/8", "fd00::/8", "100.64.0.0/10", "203.0.113.0/24"] {
+            assert!(special_use(&net(good)).is_none(), "{good}");
+        }
+    }
+
+    fn prefix() -> impl Strategy<Value = IpNet> {
+        prop_oneof![
+            (0u32..64, 26u8..=32)
+                .prop_map(|(a, l)| IpNet::new(IpAddr::V4((0x0a00_0000 | a).into()), l).unwrap().trunc()),
+            (0u128..64, 122u8..=128).prop_map(|(a, l)| IpNet::new(IpAddr::V6((0xfd00u128 << 112 | a).into()), l)
+                .unwrap()
+                .trunc()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn disjoint_set_finds_what_comparing_all_finds(raw in prop::collection::vec(prefix(), 0..12), others in prop::collection::vec(prefix(), 0..12)) {
+            let mut disjoint: Vec<IpNet> = Vec::new();
+            for candidate in raw {
+                if disjoint.iter().all(|d| !overlap(d, &candidate)) {
+                    disjoint.push(candidate);
+                }
+            }
+            let mut naive: Vec<_> = disjoint.iter().flat_map(|d| others.iter().filter(|o| overlap(d, o)).map(|o| (*d, *o))).collect();
+            naive.sort();
+            naive.dedup();
+            prop_assert_eq!(DisjointSet::new(&disjoint).overlaps_with(&others), naive);
+        }
+
+        #[test]
+        fn overlaps_within_is_empty_only_for_disjoint_sets(prefixes in prop::collection::vec(prefix(), 0..12)) {
+            let pairs = overlaps_within(&prefixes);
+            let naive = (0..prefixes.len()).any(|i| (0..i).any(|j| overlap(&prefixes[i], &prefixes[j])));
+            prop_assert_eq!(!pairs.is_empty(), naive);
+            for (a, b) in pairs {
+                prop_assert!(a < b && overlap(&prefixes[a], &prefixes[b]));
+            }
+        }
+    }
+}

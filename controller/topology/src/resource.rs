@@ -1,0 +1,367 @@
+//! The resources as typed data. What stands here is valid: parsing and the rules are the only doors in.
+//!
+//! Each top-level resource is one document of the store; children (subnets, peerings, routes) live in their parent.
+//! Field names of the stored form are Azure's. Names and ids keep the casing of their creation.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use uuid::Uuid;
+
+/// What every top-level ARM resource has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Envelope {
+    /// The full id.
+    pub id: ResourceId,
+    /// The region.
+    pub location: String,
+    /// Tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Changes with each change of the resource (children included).
+    pub etag: Uuid,
+    /// Never changes.
+    pub resource_guid: Uuid,
+    /// Properties that Tombolo keeps and echoes without acting on them (`dhcpOptions`, `sku`, …), in ARM's form,
+    /// as an object with `properties` and top-level members.
+    #[serde(default)]
+    pub echoed: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A resource group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceGroup {
+    /// `/subscriptions/{sub}/resourceGroups/{rg}`.
+    pub id: ResourceId,
+    /// The region.
+    pub location: String,
+    /// Tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+}
+
+/// A virtual network (P1 to P4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualNetwork {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// The address ranges, disjoint (P4), no host bits.
+    pub address_space: Vec<IpNet>,
+    /// In order of creation.
+    pub subnets: Vec<Subnet>,
+    /// In order of creation.
+    pub peerings: Vec<Peering>,
+}
+
+/// A subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subnet {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change.
+    pub etag: Uuid,
+    /// At least one; each inside one address range, disjoint from other subnets (P2).
+    pub prefixes: Vec<IpNet>,
+    /// At most one route table (R17).
+    #[serde(default)]
+    pub route_table: Option<ResourceId>,
+    /// Kept and echoed.
+    #[serde(default)]
+    pub echoed: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One half of a peering (P5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peering {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change, also of `state`.
+    pub etag: Uuid,
+    /// The same on both halves.
+    pub resource_guid: Uuid,
+    /// The other VNet. Immutable (P8).
+    pub remote_vnet: ResourceId,
+    /// P17.
+    pub allow_virtual_network_access: bool,
+    /// P18.
+    pub allow_forwarded_traffic: bool,
+    /// P19.
+    pub allow_gateway_transit: bool,
+    /// P20.
+    pub use_remote_gateways: bool,
+    /// P22.
+    pub do_not_verify_remote_gateways: bool,
+    /// P13.
+    pub state: PeeringState,
+    /// `remoteAddressSpace`: the remote prefixes that this half has synced and routes (P27).
+    pub remote_address_space: Vec<IpNet>,
+    /// The local prefixes that the other half has synced, as far as this half knows (P5, P27).
+    pub local_address_space: Vec<IpNet>,
+}
+
+/// The state of a peering half (P13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeeringState {
+    /// The other side has no object that points here.
+    Initiated,
+    /// Both sides point at each other: traffic flows.
+    Connected,
+    /// The other side was deleted.
+    Disconnected,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkInterface {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// At least one; the primary first. All in one subnet, as Azure has it.
+    pub ip_configurations: Vec<NicIpConfiguration>,
+    /// R12.
+    pub enable_ip_forwarding: bool,
+}
+
+/// One address of a NIC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NicIpConfiguration {
+    /// Its name.
+    pub name: String,
+    /// The subnet.
+    pub subnet: ResourceId,
+    /// The address; `Dynamic` ones are allocated at creation and kept.
+    pub address: IpAddr,
+    /// `Static` was asked for.
+    pub is_static: bool,
+    /// A public address resource, echoed.
+    #[serde(default)]
+    pub public_ip_address: Option<ResourceId>,
+}
+
+/// A public address. Kept so that stock requests work; the underlay endpoint of an agent is its own matter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublicIpAddress {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// `ipAddress`, if the operator gave one.
+    #[serde(default)]
+    pub ip_address: Option<IpAddr>,
+}
+
+/// A route table (R17).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteTable {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// R15.
+    pub disable_bgp_route_propagation: bool,
+    /// In order of creation.
+    pub routes: Vec<Route>,
+}
+
+/// A user-defined route (R10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change.
+    pub etag: Uuid,
+    /// The destination; no host bits.
+    pub prefix: IpNet,
+    /// What happens.
+    pub next_hop: UserNextHop,
+}
+
+/// The next hop types that a user may configure (R10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum UserNextHop {
+    /// To this address.
+    VirtualAppliance {
+        /// `nextHopIpAddress`.
+        address: IpAddr,
+    },
+    /// To the VPN gateway, own or remote (R14).
+    VirtualNetworkGateway,
+    /// Inside the VNet.
+    VnetLocal,
+    /// Not carried.
+    Internet,
+    /// Dropped.
+    None,
+}
+
+/// A virtual network gateway of type `Vpn`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualNetworkGateway {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// One in active-standby without a second instance, two otherwise. All in the same `GatewaySubnet` (G1).
+    pub ip_configurations: Vec<GatewayIpConfiguration>,
+    /// `RouteBased` or `PolicyBased` (G3).
+    pub vpn_type: String,
+    /// Both instances carry tunnels (G6).
+    pub active_active: bool,
+    /// `enableBgp`.
+    pub enable_bgp: bool,
+    /// G4, default 65515.
+    pub asn: u32,
+    /// G4, `bgpPeeringAddress`: the last usable address of `GatewaySubnet` unless given.
+    pub bgp_peering_address: IpAddr,
+    /// `sku.name`.
+    pub sku: String,
+}
+
+/// One instance of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayIpConfiguration {
+    /// Its name.
+    pub name: String,
+    /// `…/subnets/GatewaySubnet`.
+    pub subnet: ResourceId,
+    /// Its address in there: what traceroute shows. Allocated at creation unless given.
+    pub address: IpAddr,
+    /// `Static` was asked for.
+    pub is_static: bool,
+    /// The public address resource.
+    #[serde(default)]
+    pub public_ip_address: Option<ResourceId>,
+}
+
+/// One side's connection object (G9, G10). Type `Vnet2Vnet`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// This side's gateway.
+    pub gateway1: ResourceId,
+    /// The other side's.
+    pub gateway2: ResourceId,
+    /// G11; none until set: the tunnel cannot come up.
+    #[serde(default)]
+    pub shared_key: Option<String>,
+    /// `routingWeight`.
+    pub routing_weight: u32,
+    /// `enableBgp`.
+    pub enable_bgp: bool,
+}
+
+/// An agent: what joined, and what it stands for (D7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Its name.
+    pub id: AgentId,
+    /// What it stands for.
+    pub binding: Binding,
+    /// Its identity on links.
+    pub public_key: PublicKey,
+    /// SHA-256 of its certificate's SubjectPublicKeyInfo, hex: its identity towards the controller.
+    pub certificate_key: String,
+    /// Where others reach it, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// Cut off. Kept so that the name and the reason stay visible; nobody gets a link to it.
+    pub revoked: bool,
+}
+
+/// What a join token, and then an agent, stands for (D7): exactly one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum Binding {
+    /// A virtual machine.
+    Vm {
+        /// `…/Microsoft.Compute/virtualMachines/{name}`: the read-only view that ARM clients look for.
+        vm: ResourceId,
+        /// Its NICs, the primary one first; all in one VNet, none bound elsewhere.
+        nics: Vec<ResourceId>,
+        /// Subnets of that VNet whose other machines sit behind this host (D8).
+        #[serde(default)]
+        served: Vec<ResourceId>,
+    },
+    /// One instance of a VPN gateway.
+    Gateway {
+        /// The gateway.
+        gateway: ResourceId,
+        /// The name of the `ipConfiguration`.
+        ip_configuration: String,
+    },
+}
+
+/// A one-time token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinToken {
+    /// Public part; the secret's hash stands in `hash`.
+    pub id: String,
+    /// BLAKE3 of the secret, hex.
+    pub hash: String,
+    /// The name that the agent gets.
+    pub agent: AgentId,
+    /// What it will stand for.
+    pub binding: Binding,
+    /// Unix seconds; not valid after.
+    pub expires: u64,
+}
+
+/// Switches that the operator sets; defaults come from the era (D4, section 12 of the semantics).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Settings {
+    /// `sync` (P27) or `strict` (P26).
+    pub address_space_change: AddressSpaceChange,
+    /// Gateway transit over global peering (P30).
+    pub global_gateway_transit: bool,
+    /// X1.
+    pub peerings_per_vnet: u32,
+    /// X8.
+    pub tunnels_per_gateway: u32,
+    /// Inner MTU, bytes (D20).
+    pub mtu: u16,
+}
+
+/// What happens to an address-space change while peered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressSpaceChange {
+    /// Refused (P26).
+    Strict,
+    /// Allowed, then synced (P27).
+    Sync,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            address_space_change: AddressSpaceChange::Sync,
+            global_gateway_transit: true,
+            peerings_per_vnet: 500,
+            tunnels_per_gateway: 30,
+            mtu: tombolo_proto::config::DEFAULT_MTU,
+        }
+    }
+}

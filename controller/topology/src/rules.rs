@@ -1,0 +1,280 @@
+//! Applying a change: every operation works on a draft of the topology and notes all that is wrong with it. A draft
+//! with problems is thrown away.
+
+mod connection;
+mod fabric;
+mod gateway;
+mod group;
+mod nic;
+pub(crate) mod peering;
+mod problems;
+mod public_ip;
+mod request;
+mod route_table;
+mod subnet;
+#[cfg(test)]
+mod tests;
+mod vnet;
+mod vpn;
+
+pub(crate) use problems::Problems;
+use request::{echoed, without_default_properties, without_defaults};
+
+use crate::arm::body::Object;
+use crate::change::{Change, Outcome, Problem, Rejection};
+use crate::net::listed;
+use crate::path::{ArmPath, Kind, shown};
+use crate::topology::Topology;
+use ipnet::IpNet;
+use serde_json::Value;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A topology in the middle of a change.
+pub(crate) struct Draft<'a> {
+    pub(crate) topology: Topology,
+    pub(crate) problems: Problems,
+    pub(crate) fresh: &'a mut dyn FnMut() -> Uuid,
+}
+
+/// Applies a change.
+pub(crate) fn apply(before: &Topology, change: &Change, fresh: &mut dyn FnMut() -> Uuid) -> Result<Outcome, Rejection> {
+    let mut draft = Draft {
+        topology: before.clone(),
+        problems: Problems::default(),
+        fresh,
+    };
+    let created_or_removed = match change {
+        Change::Put {
+            path,
+            body,
+            if_match,
+            sync_remote_address_space,
+        } => draft.put(path, body, if_match.as_deref(), *sync_remote_address_space),
+        Change::PatchTags { path, body } => draft.patch_tags(path, body),
+        Change::Delete { path, if_match } => draft.delete(path, if_match.as_deref()),
+        Change::SetSharedKey { connection, value } => draft.set_shared_key(connection, value),
+        Change::PutToken(token) => draft.put_token(token),
+        Change::DeleteToken(id) => draft.topology.tokens.remove(id).is_some(),
+        Change::Join { token, agent } => draft.join(token, agent),
+        Change::SetEndpoints { agent, endpoints } => draft.set_endpoints(agent, endpoints),
+        Change::SetCertificateKey { agent, certificate_key } => draft.set_certificate_key(agent, certificate_key),
+        Change::RevokeAgent(agent) => draft.revoke(agent),
+        Change::DeleteAgent(agent) => draft.topology.agents.remove(agent).is_some(),
+        Change::SetSettings(settings) => draft.set_settings(settings),
+    };
+    if draft.problems.is_empty() {
+        Ok(Outcome {
+            topology: draft.topology,
+            created_or_removed,
+        })
+    } else {
+        Err(draft.problems.into_rejection())
+    }
+}
+
+impl Draft<'_> {
+    fn put(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>, sync: bool) -> bool {
+        let Some(kind) = self.kind(path) else { return false };
+        if kind == Kind::ResourceGroup {
+            return self.put_group(path, body);
+        }
+        let group = path.group_id();
+        let Some(group) = self.topology.resource_groups.get(&group).cloned() else {
+            self.group_not_found(path);
+            return false;
+        };
+        match kind {
+            Kind::VirtualNetwork => self.put_vnet(&group, path, body, if_match),
+            Kind::Subnet => self.put_subnet(path, body, if_match),
+            Kind::Peering => self.put_peering(path, body, if_match, sync),
+            Kind::RouteTable => self.put_route_table(&group, path, body, if_match),
+            Kind::Route => self.put_route(path, body, if_match),
+            Kind::NetworkInterface => self.put_nic(&group, path, body, if_match),
+            Kind::PublicIpAddress => self.put_public_ip(&group, path, body, if_match),
+            Kind::Gateway => self.put_gateway(&group, path, body, if_match),
+            Kind::Connection => self.put_connection(&group, path, body, if_match),
+            Kind::ResourceGroup
+            | Kind::NicIpConfiguration
+            | Kind::GatewayIpConfiguration
+            | Kind::VirtualMachine
+            | Kind::VirtualMachineExtension => {
+                self.read_only(path);
+                false
+            }
+        }
+    }
+
+    fn delete(&mut self, path: &ArmPath, if_match: Option<&str>) -> bool {
+        let Some(kind) = self.kind(path) else { return false };
+        let id = path.id();
+        match kind {
+            Kind::ResourceGroup => self.delete_group(path),
+            Kind::VirtualNetwork => self.delete_vnet(&id, if_match),
+            Kind::Subnet => self.delete_subnet(&id, if_match),
+            Kind::Peering => self.delete_peering(&id, if_match),
+            Kind::RouteTable => self.delete_route_table(&id, if_match),
+            Kind::Route => self.delete_route(&id, if_match),
+            Kind::NetworkInterface => self.delete_nic(&id, if_match),
+            Kind::PublicIpAddress => self.delete_public_ip(&id, if_match),
+            Kind::Gateway => self.delete_gateway(&id, if_match),
+            Kind::Connection => self.delete_connection(&id, if_match),
+            Kind::NicIpConfiguration
+            | Kind::GatewayIpConfiguration
+            | Kind::VirtualMachine
+            | Kind::VirtualMachineExtension => {
+                self.read_only(path);
+                false
+            }
+        }
+    }
+
+    fn patch_tags(&mut self, path: &ArmPath, body: &Value) -> bool {
+        let Some(kind) = self.kind(path) else { return false };
+        let tags = Object::root(body, &mut self.problems).tags(&mut self.problems);
+        let id = path.id();
+        // A macro, because the maps differ in their value's type only.
+        macro_rules! patch {
+            ($map:ident, $commit:ident) => {
+                match self.topology.$map.get(&id) {
+                    None => self.not_found(path),
+                    Some(old) => {
+                        let mut new = (**old).clone();
+                        new.envelope.tags = tags;
+                        self.$commit(new);
+                    }
+                }
+            };
+        }
+        match kind {
+            Kind::ResourceGroup => match self.topology.resource_groups.get(&id) {
+                None => self.group_not_found(path),
+                Some(old) if old.tags == tags => {}
+                Some(old) => {
+                    let mut new = (**old).clone();
+                    new.tags = tags;
+                    self.topology.resource_groups.insert(id, Arc::new(new));
+                }
+            },
+            Kind::VirtualNetwork => patch!(vnets, commit_vnet),
+            Kind::RouteTable => patch!(route_tables, commit_route_table),
+            Kind::NetworkInterface => patch!(nics, commit_nic),
+            Kind::PublicIpAddress => patch!(public_ips, commit_public_ip),
+            Kind::Gateway => patch!(gateways, commit_gateway),
+            Kind::Connection => patch!(connections, commit_connection),
+            Kind::Subnet
+            | Kind::Peering
+            | Kind::Route
+            | Kind::NicIpConfiguration
+            | Kind::GatewayIpConfiguration
+            | Kind::VirtualMachine
+            | Kind::VirtualMachineExtension => self.problems.add(
+                "XPatchNotSupported",
+                &id,
+                format!("{id}: only the tags of top-level resources can be patched; PUT the whole body instead"),
+            ),
+        }
+        false
+    }
+
+    fn kind(&mut self, path: &ArmPath) -> Option<Kind> {
+        let kind = path.kind();
+        if kind.is_none() {
+            self.problems.add_status(
+                404,
+                "InvalidResourceType",
+                &path.id(),
+                format!(
+                    "The resource type '{}' could not be found in the namespace '{}'.",
+                    shown(&path.types()),
+                    shown(path.provider.as_deref().unwrap_or_default()),
+                ),
+            );
+        }
+        kind
+    }
+
+    fn read_only(&mut self, path: &ArmPath) {
+        self.problems.add(
+            "XReadOnlyResource",
+            &path.id(),
+            format!("{} is a view of other resources and cannot be written", path.id()),
+        );
+    }
+
+    pub(crate) fn group_not_found(&mut self, path: &ArmPath) {
+        let problem = group_not_found(&path.resource_group);
+        self.problems
+            .add_status(404, problem.code, problem.target, problem.message);
+    }
+
+    pub(crate) fn not_found(&mut self, path: &ArmPath) {
+        let problem = not_found(path);
+        self.problems
+            .add_status(404, problem.code, problem.target, problem.message);
+    }
+
+    /// The parent of a child is missing.
+    pub(crate) fn parent_not_found(&mut self, path: &ArmPath) {
+        let parent = path.parent().map(|p| p.id().to_string()).unwrap_or_default();
+        self.problems.add_status(
+            404,
+            "ParentResourceNotFound",
+            &path.id(),
+            format!(
+                "Can not perform requested operation on nested resource. Parent resource '{}' not found.",
+                shown(&parent)
+            ),
+        );
+    }
+}
+
+/// 404 of a group.
+pub(crate) fn group_not_found(group: &str) -> Problem {
+    Problem {
+        code: "ResourceGroupNotFound",
+        message: format!("Resource group '{}' could not be found.", shown(group)),
+        target: None,
+    }
+}
+
+/// 404 of an item.
+pub(crate) fn not_found(path: &ArmPath) -> Problem {
+    let (code, message) = if path.segments.len() > 1 {
+        ("NotFound", format!("Resource {} not found.", path.id()))
+    } else {
+        (
+            "ResourceNotFound",
+            format!(
+                "The Resource '{}/{}/{}' under resource group '{}' was not found.",
+                path.provider.as_deref().unwrap_or_default(),
+                path.types(),
+                path.name(),
+                path.resource_group
+            ),
+        )
+    };
+    Problem {
+        code,
+        message,
+        target: Some(path.id().to_string()),
+    }
+}
+
+/// Keeps `etag` where nothing changed: `None` if `new` equals `old`, else a fresh one.
+pub(crate) fn changed<T: PartialEq>(old: Option<&T>, new: &T, fresh: &mut dyn FnMut() -> Uuid) -> Option<Uuid> {
+    (old != Some(new)).then(fresh)
+}
+
+/// Pairs of overlapping prefixes for a message.
+pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
+    let mut texts: Vec<String> = pairs
+        .iter()
+        .take(20)
+        .map(|(a, b)| if a == b { a.to_string() } else { listed([a, b]) })
+        .collect();
+    if pairs.len() > texts.len() {
+        texts.push("…".to_owned());
+    }
+    texts.join(", ")
+}

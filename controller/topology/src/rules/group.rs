@@ -1,0 +1,110 @@
+//! Resource groups: creation, and deletion with all they hold.
+
+use super::Draft;
+use crate::arm::body::Object;
+use crate::path::{ArmPath, shown};
+use crate::resource::ResourceGroup;
+use serde_json::Value;
+use std::sync::Arc;
+use tombolo_proto::id::ResourceId;
+
+impl Draft<'_> {
+    pub(super) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
+        let id = path.id();
+        let old = self.topology.resource_groups.get(&id).cloned();
+        if old.is_none() {
+            self.check_subscription(&path.subscription);
+            self.check_group_name(&path.resource_group);
+        }
+        let root = Object::root(body, &mut self.problems);
+        let location = self.location(&root, old.as_deref().map(|g| g.location.as_str()), &id);
+        let new = ResourceGroup {
+            id: old.as_deref().map_or(id, |g| g.id.clone()),
+            location,
+            tags: root.tags(&mut self.problems),
+        };
+        if old.as_deref() != Some(&new) {
+            self.topology.resource_groups.insert(new.id.clone(), Arc::new(new));
+        }
+        old.is_none()
+    }
+
+    fn check_subscription(&mut self, subscription: &str) {
+        if subscription.parse::<uuid::Uuid>().is_err() {
+            self.problems.add(
+                "InvalidSubscriptionId",
+                None::<String>,
+                format!(
+                    "The provided subscription identifier '{}' is malformed or invalid: it must be a GUID.",
+                    shown(subscription)
+                ),
+            );
+        }
+    }
+
+    fn check_group_name(&mut self, name: &str) {
+        let good = |c: char| c.is_ascii_alphanumeric() || "_-.()".contains(c);
+        if name.len() > 90 || name.ends_with('.') || !name.chars().all(good) {
+            self.problems.add(
+                "InvalidResourceName",
+                None::<String>,
+                format!(
+                    "Resource group name '{}' is invalid: 1 to 90 letters, digits, '_', '-', '.', '(' and ')', not \
+                     ending with '.'.",
+                    shown(name)
+                ),
+            );
+        }
+    }
+
+    /// Deletes the contents in an order in which nothing stands in the way of its own, then the group. What is used
+    /// from outside, or by an agent, refuses the whole.
+    pub(super) fn delete_group(&mut self, path: &ArmPath) -> bool {
+        let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
+            self.group_not_found(path);
+            return false;
+        };
+        let before = std::mem::take(&mut self.problems);
+        let inside = |id: &ResourceId| ArmPath::parse(id.as_str()).is_ok_and(|p| p.group_id() == group.id);
+        // A macro, because the maps differ in their value's type only.
+        macro_rules! delete_all {
+            ($map:ident, $delete:ident) => {
+                for id in self
+                    .topology
+                    .$map
+                    .keys()
+                    .filter(|id| inside(id))
+                    .cloned()
+                    .collect::<Vec<_>>()
+                {
+                    self.$delete(&id, None);
+                }
+            };
+        }
+        delete_all!(connections, delete_connection);
+        delete_all!(gateways, delete_gateway);
+        delete_all!(nics, delete_nic);
+        delete_all!(vnets, delete_vnet);
+        delete_all!(route_tables, delete_route_table);
+        delete_all!(public_ips, delete_public_ip);
+        let blocking = std::mem::replace(&mut self.problems, before);
+        if !blocking.is_empty() {
+            self.problems.add_status(
+                409,
+                "ResourceGroupDeletionBlocked",
+                &group.id,
+                format!(
+                    "Deletion of resource group '{}' failed: {} of its resources cannot be deleted, see details.",
+                    path.resource_group,
+                    blocking.len()
+                ),
+            );
+            for problem in blocking.into_rejection().problems {
+                self.problems.add(problem.code, problem.target, problem.message);
+            }
+            return false;
+        }
+        self.topology.resource_groups.remove(&group.id);
+        true
+    }
+}

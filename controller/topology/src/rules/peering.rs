@@ -1,0 +1,344 @@
+//! Peerings: reading a half, and the state machine of both (P5 to P9, P13, P14, P17, P18, P27).
+
+mod check;
+
+use super::Draft;
+use crate::arm::body::{Item, MAX_ITEMS, Object, missing};
+use crate::net::same_set;
+use crate::path::{ArmPath, Kind, child_id, is_child_of, parent_id};
+use crate::resource::{Peering, PeeringState, VirtualNetwork};
+use crate::topology::Topology;
+use serde_json::Value;
+use std::sync::Arc;
+use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
+
+/// What a body asks of a half.
+struct Wanted {
+    remote: ResourceId,
+    allow_virtual_network_access: bool,
+    allow_forwarded_traffic: bool,
+    allow_gateway_transit: bool,
+    use_remote_gateways: bool,
+    do_not_verify_remote_gateways: bool,
+}
+
+impl Draft<'_> {
+    pub(super) fn put_peering(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>, sync: bool) -> bool {
+        let Some(vnet) = path.parent().and_then(|p| self.topology.vnets.get(&p.id()).cloned()) else {
+            self.parent_not_found(path);
+            return false;
+        };
+        let old = half_by_name(&vnet, path.name());
+        self.check_if_match(if_match, old.map(|p| p.etag), &path.id());
+        if old.is_none() {
+            self.check_name(path.name(), &path.id());
+        }
+        let root = Object::root(body, &mut self.problems);
+        let properties = root.object_or_empty("properties", &mut self.problems);
+        let id = half_id(&vnet, path.name());
+        if let Some(wanted) = self.read_half(&id, &properties) {
+            self.put_half(&vnet.envelope.id, path.name(), &wanted, sync);
+        }
+        old.is_none()
+    }
+
+    pub(super) fn delete_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+        let owner = parent_id(id);
+        let Some(vnet) = self.topology.vnets.get(&owner).cloned() else {
+            return false;
+        };
+        let Some(old) = half_by_name(&vnet, id.name()) else {
+            return false;
+        };
+        self.check_if_match(if_match, Some(old.etag), id);
+        self.remove_half(&owner, id.name());
+        true
+    }
+
+    /// The `virtualNetworkPeerings` of a VNet's body: the whole set. Halves that are as they were stay untouched: an
+    /// edit of something else in the VNet is not an update of them (P13).
+    pub(super) fn replace_peerings(&mut self, vnet_id: &ResourceId, items: &[Item<'_>]) {
+        let Some(vnet) = self.topology.vnets.get(vnet_id).cloned() else {
+            return;
+        };
+        let mut names = Vec::new();
+        let mut changes = Vec::new();
+        for item in items {
+            let Some(object) = item.object(&mut self.problems) else {
+                continue;
+            };
+            let Some(name) = self.child_name(&object) else { continue };
+            let properties = object.object_or_empty("properties", &mut self.problems);
+            let old = half_by_name(&vnet, &name);
+            // The remote VNet of an untouched half may be gone (P13).
+            let untouched = old.is_some_and(|o| self.same_half(o, &properties));
+            names.push(name.clone());
+            if untouched {
+                continue;
+            }
+            if let Some(wanted) = self.read_half(&half_id(&vnet, &name), &properties) {
+                changes.push((name, wanted));
+            }
+        }
+        self.check_unique_names(vnet_id, "peering", names.iter().map(String::as_str));
+        for old in &vnet.peerings {
+            if !names.iter().any(|n| n.eq_ignore_ascii_case(old.id.name())) {
+                self.remove_half(vnet_id, old.id.name());
+            }
+        }
+        for (name, wanted) in changes {
+            self.put_half(vnet_id, &name, &wanted, false);
+        }
+    }
+
+    fn same_half(&mut self, old: &Peering, properties: &Object<'_>) -> bool {
+        // What is wrong in it is reported by the reading that follows.
+        let mut unused = super::Problems::default();
+        let remote = properties.reference("remoteVirtualNetwork", &mut unused);
+        let flag = |name, default, unused: &mut super::Problems| properties.boolean(name, unused).unwrap_or(default);
+        remote.is_some_and(|(path, _)| path.id() == old.remote_vnet)
+            && flag("allowVirtualNetworkAccess", true, &mut unused) == old.allow_virtual_network_access
+            && flag("allowForwardedTraffic", false, &mut unused) == old.allow_forwarded_traffic
+            && flag("allowGatewayTransit", false, &mut unused) == old.allow_gateway_transit
+            && flag("useRemoteGateways", false, &mut unused) == old.use_remote_gateways
+            && flag("doNotVerifyRemoteGateways", false, &mut unused) == old.do_not_verify_remote_gateways
+            && flag("peerCompleteVnets", true, &mut unused)
+            && !flag("enableOnlyIPv6Peering", false, &mut unused)
+            && unused.is_empty()
+    }
+
+    fn read_half(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<Wanted> {
+        let before = self.problems.len();
+        let remote = self.read_remote(id, properties);
+        let mut flag = |name: &str, default: bool| properties.boolean(name, &mut self.problems).unwrap_or(default);
+        let wanted = Wanted {
+            remote: remote.clone().unwrap_or_else(|| id.clone()),
+            allow_virtual_network_access: flag("allowVirtualNetworkAccess", true),
+            allow_forwarded_traffic: flag("allowForwardedTraffic", false),
+            allow_gateway_transit: flag("allowGatewayTransit", false),
+            use_remote_gateways: flag("useRemoteGateways", false),
+            do_not_verify_remote_gateways: flag("doNotVerifyRemoteGateways", false),
+        };
+        let complete = flag("peerCompleteVnets", true);
+        let only_ipv6 = flag("enableOnlyIPv6Peering", false);
+        for name in ["localSubnetNames", "remoteSubnetNames"] {
+            let list = properties.list(name, MAX_ITEMS, &mut self.problems).unwrap_or_default();
+            for item in &list {
+                item.text(&mut self.problems);
+            }
+            if complete && !list.is_empty() {
+                let at = properties.at(name);
+                self.problems.add(
+                    "XSubnetPeeringNotSupported",
+                    at.clone(),
+                    format!("{at}: subnet peering (P29) is not supported; leave the list out"),
+                );
+            }
+        }
+        if !complete || only_ipv6 {
+            let at = properties.at(if complete {
+                "enableOnlyIPv6Peering"
+            } else {
+                "peerCompleteVnets"
+            });
+            self.problems.add(
+                "XSubnetPeeringNotSupported",
+                at.clone(),
+                format!("{at}: {only_ipv6}: peering of parts of a virtual network (P29) is not supported"),
+            );
+        }
+        (remote.is_some() && self.problems.len() == before).then_some(wanted)
+    }
+
+    /// `remoteVirtualNetwork.id` (P9). P8 is checked first: it holds whether or not the new remote exists.
+    fn read_remote(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<ResourceId> {
+        if properties.get("remoteVirtualNetwork").is_none() {
+            missing(&mut self.problems, &properties.at("remoteVirtualNetwork"));
+            return None;
+        }
+        let (path, at) = properties.reference("remoteVirtualNetwork", &mut self.problems)?;
+        let old = self
+            .topology
+            .vnets
+            .get(&parent_id(id))
+            .and_then(|v| half_by_name(v, id.name()));
+        if let Some(old) = old.filter(|o| o.remote_vnet != path.id()) {
+            self.problems.add(
+                "ChangingRemoteVirtualNetworkNotAllowed",
+                at,
+                format!(
+                    "Changing RemoteVirtualNetwork from {} to {} in peering {id} is not allowed (P8).",
+                    old.remote_vnet,
+                    path.id()
+                ),
+            );
+            return None;
+        }
+        if path.kind() != Some(Kind::VirtualNetwork) {
+            self.dangling(id, &path, &at);
+            return None;
+        }
+        let found = self.topology.vnets.get(&path.id()).map(|v| v.envelope.id.clone());
+        if found.is_none() {
+            self.dangling(id, &path, &at);
+        }
+        found
+    }
+
+    /// Creates or updates a half, and lets the other half follow.
+    fn put_half(&mut self, vnet_id: &ResourceId, name: &str, wanted: &Wanted, sync: bool) {
+        let (Some(vnet), Some(remote)) = (
+            self.topology.vnets.get(vnet_id).cloned(),
+            self.topology.vnets.get(&wanted.remote).cloned(),
+        ) else {
+            return;
+        };
+        let id = half_id(&vnet, name);
+        let old = half_by_name(&vnet, name).cloned();
+        let other = half_towards(&remote, vnet_id).cloned();
+        let before = self.problems.len();
+        self.check_half(&id, &vnet, &remote, wanted, old.as_ref(), other.as_ref());
+        if self.problems.len() > before {
+            return;
+        }
+        // P13. A `Disconnected` half starts anew; so do both when they connect (`FullyInSync`).
+        let state = match (old.as_ref().map(|o| o.state), other.as_ref().map(|o| o.state)) {
+            (Some(PeeringState::Connected), _) => PeeringState::Connected,
+            (_, Some(PeeringState::Initiated)) => PeeringState::Connected,
+            _ => PeeringState::Initiated,
+        };
+        let connects = state == PeeringState::Connected && old.as_ref().map(|o| o.state) != Some(state);
+        let starts = old.as_ref().is_none_or(|o| o.state == PeeringState::Disconnected) || connects;
+        let mut half = old.clone().unwrap_or_else(|| Peering {
+            id: id.clone(),
+            etag: Uuid::nil(),
+            resource_guid: other.as_ref().map_or_else(|| (self.fresh)(), |o| o.resource_guid),
+            remote_vnet: remote.envelope.id.clone(),
+            allow_virtual_network_access: true,
+            allow_forwarded_traffic: false,
+            allow_gateway_transit: false,
+            use_remote_gateways: false,
+            do_not_verify_remote_gateways: false,
+            state,
+            remote_address_space: Vec::new(),
+            local_address_space: Vec::new(),
+        });
+        half.allow_virtual_network_access = wanted.allow_virtual_network_access;
+        half.allow_forwarded_traffic = wanted.allow_forwarded_traffic;
+        half.allow_gateway_transit = wanted.allow_gateway_transit;
+        half.use_remote_gateways = wanted.use_remote_gateways;
+        half.do_not_verify_remote_gateways = wanted.do_not_verify_remote_gateways;
+        half.state = state;
+        if starts || sync {
+            half.remote_address_space.clone_from(&remote.address_space);
+        }
+        if connects {
+            half.local_address_space.clone_from(&vnet.address_space);
+        } else if starts {
+            half.local_address_space.clear();
+        }
+        let mut new = (*vnet).clone();
+        match new.peerings.iter_mut().find(|p| p.id == id) {
+            Some(slot) => *slot = half,
+            None => new.peerings.push(half),
+        }
+        self.commit_vnet(new);
+        let Some(other) = other else { return };
+        self.edit_half(&remote.envelope.id, other.id.name(), |h| {
+            if connects {
+                h.state = PeeringState::Connected;
+                h.remote_address_space.clone_from(&vnet.address_space);
+            }
+            if connects || sync {
+                h.local_address_space.clone_from(&remote.address_space);
+            }
+        });
+    }
+
+    /// Removes a half; the other one, if `Connected`, becomes `Disconnected` (P13).
+    pub(super) fn remove_half(&mut self, vnet_id: &ResourceId, name: &str) {
+        let Some(vnet) = self.topology.vnets.get(vnet_id).cloned() else {
+            return;
+        };
+        let Some(gone) = half_by_name(&vnet, name).cloned() else {
+            return;
+        };
+        let mut new = (*vnet).clone();
+        new.peerings.retain(|p| p.id != gone.id);
+        self.commit_vnet(new);
+        let other = self
+            .topology
+            .vnets
+            .get(&gone.remote_vnet)
+            .and_then(|r| half_towards(r, vnet_id));
+        if let Some(other) = other
+            .filter(|o| o.state == PeeringState::Connected)
+            .map(|o| o.id.clone())
+        {
+            self.edit_half(&gone.remote_vnet, other.name(), |h| {
+                h.state = PeeringState::Disconnected
+            });
+        }
+    }
+
+    pub(super) fn edit_half(&mut self, vnet_id: &ResourceId, name: &str, edit: impl FnOnce(&mut Peering)) {
+        let Some(vnet) = self.topology.vnets.get(vnet_id).map(Arc::clone) else {
+            return;
+        };
+        let mut new = (*vnet).clone();
+        if let Some(half) = new.peerings.iter_mut().find(|p| p.id.name().eq_ignore_ascii_case(name)) {
+            edit(half);
+        }
+        self.commit_vnet(new);
+    }
+
+    /// The halves of other VNets that point to `vnet`, with their owners.
+    pub(super) fn halves_towards(&self, vnet: &ResourceId) -> Vec<(ResourceId, Peering)> {
+        let halves = self.topology.vnets.values().flat_map(|owner| {
+            let own = owner.peerings.iter().filter(|p| p.remote_vnet == *vnet);
+            own.map(|p| (owner.envelope.id.clone(), p.clone()))
+        });
+        halves.filter(|(owner, _)| owner != vnet).collect()
+    }
+}
+
+fn half_by_name<'v>(vnet: &'v VirtualNetwork, name: &str) -> Option<&'v Peering> {
+    vnet.peerings.iter().find(|p| p.id.name().eq_ignore_ascii_case(name))
+}
+
+fn half_id(vnet: &VirtualNetwork, name: &str) -> ResourceId {
+    half_by_name(vnet, name).map_or_else(
+        || child_id(&vnet.envelope.id, "virtualNetworkPeerings", name),
+        |p| p.id.clone(),
+    )
+}
+
+/// The half of `vnet` that points to `remote`.
+pub(crate) fn half_towards<'v>(vnet: &'v VirtualNetwork, remote: &ResourceId) -> Option<&'v Peering> {
+    vnet.peerings.iter().find(|p| p.remote_vnet == *remote)
+}
+
+/// The gateway of a VNet (G2: at most one).
+pub(crate) fn gateway_of(topology: &Topology, vnet: &ResourceId) -> Option<ResourceId> {
+    let inside = |subnet: &ResourceId| is_child_of(subnet, vnet);
+    topology
+        .gateways
+        .values()
+        .find(|g| g.ip_configurations.first().is_some_and(|c| inside(&c.subnet)))
+        .map(|g| g.envelope.id.clone())
+}
+
+/// `peeringSyncLevel` (P27).
+pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peering) -> &'static str {
+    let remote = topology.vnets.get(&half.remote_vnet);
+    let local_stale = remote.is_some_and(|r| !same_set(&r.address_space, &half.remote_address_space));
+    let other = remote.and_then(|r| half_towards(r, &vnet.envelope.id));
+    let remote_stale = other.is_none_or(|o| !same_set(&o.remote_address_space, &vnet.address_space));
+    match (local_stale, remote_stale) {
+        (false, false) => "FullyInSync",
+        (false, true) => "RemoteNotInSync",
+        (true, false) => "LocalNotInSync",
+        (true, true) => "LocalAndRemoteNotInSync",
+    }
+}

@@ -1,0 +1,262 @@
+//! What all requests have in common: preconditions, names, envelopes, references, lists of prefixes.
+
+use super::Draft;
+use super::problems::{IntoTarget, Problems};
+use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
+use crate::path::{ArmPath, shown};
+use crate::resource::{Envelope, ResourceGroup};
+use crate::topology::Topology;
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
+
+impl Draft<'_> {
+    /// Honours `If-Match`: the tag must be the current one, `*` any.
+    pub(crate) fn check_if_match(&mut self, if_match: Option<&str>, current: Option<Uuid>, id: &ResourceId) {
+        let Some(wanted) = if_match else { return };
+        let holds = current.is_some_and(|etag| {
+            wanted.split(',').any(|one| {
+                let one = one.trim();
+                let bare = one.strip_prefix("W/").unwrap_or(one).trim_matches('"');
+                bare == "*" || bare.parse() == Ok(etag)
+            })
+        });
+        if !holds {
+            let now = current.map_or_else(
+                || "the resource does not exist".to_owned(),
+                |etag| format!("the resource has etag W/\"{etag}\""),
+            );
+            self.problems.add_status(
+                412,
+                "PreconditionFailed",
+                id,
+                format!("{id}: If-Match is '{}', but {now}", shown(wanted)),
+            );
+        }
+    }
+
+    /// The id of a new top-level resource: in the casing of its group, and its own.
+    pub(crate) fn new_id(group: &ResourceGroup, path: &ArmPath) -> ResourceId {
+        let own = path.id();
+        let tail = own.as_str().get(group.id.as_str().len()..).unwrap_or_default();
+        ResourceId::new(format!("{}{tail}", group.id))
+    }
+
+    /// Checks a name by ARM's common rule, which for peerings is P6: 1 to 80 characters; starts with a letter or
+    /// digit, ends with one or `_`, between them also `.` and `-`.
+    pub(crate) fn check_name(&mut self, name: &str, target: impl IntoTarget) {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let good = name.len() <= 80
+            && name.starts_with(word)
+            && name.ends_with(word)
+            && name.chars().all(|c| word(c) || c == '.' || c == '-');
+        if !good {
+            self.problems.add(
+                "InvalidResourceName",
+                target,
+                format!(
+                    "Resource name '{}' is invalid. The name can be up to 80 characters long. It must begin with a word \
+                     character, and it must end with a word character or with '_'. The name may contain word characters \
+                     or '.', '-', '_'.",
+                    shown(name)
+                ),
+            );
+        }
+    }
+
+    /// The envelope of a resource that is PUT. `id` is that of an existing one, or a new one.
+    pub(crate) fn envelope(
+        &mut self,
+        root: &Object<'_>,
+        id: ResourceId,
+        old: Option<&Envelope>,
+        echoed: Map<String, Value>,
+    ) -> Envelope {
+        if old.is_none() {
+            self.check_name(id.name(), &id);
+        }
+        let location = self.location(root, old.map(|o| o.location.as_str()), &id);
+        let tags = root.tags(&mut self.problems);
+        match old {
+            Some(old) => Envelope {
+                location,
+                tags,
+                echoed,
+                ..old.clone()
+            },
+            None => Envelope {
+                id,
+                location,
+                tags,
+                etag: Uuid::nil(),
+                resource_guid: (self.fresh)(),
+                echoed,
+            },
+        }
+    }
+
+    /// The `location` of a body, as Azure keeps it: lower case without spaces. It cannot change.
+    pub(crate) fn location(&mut self, root: &Object<'_>, old: Option<&str>, id: &ResourceId) -> String {
+        let given = root.text("location", &mut self.problems);
+        let location: String = given
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| *c != ' ')
+            .map(|c| c.to_ascii_lowercase())
+            .collect();
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match (given, old) {
+            (None, Some(old)) => return old.to_owned(),
+            (None, None) => {
+                if root.get("location").is_none() {
+                    self.problems.add(
+                        "LocationRequired",
+                        "location",
+                        format!("The location property is required for this definition ({id})."),
+                    );
+                }
+            }
+            (Some(text), _) if location.is_empty() || location.len() > 64 || !location.chars().all(good) => {
+                self.problems.add(
+                    "LocationNotAvailableForResourceType",
+                    "location",
+                    format!("location: '{}' is not the name of a region", shown(text)),
+                );
+            }
+            (Some(_), Some(old)) if old != location => {
+                self.problems.add_status(
+                    409,
+                    "InvalidResourceLocation",
+                    "location",
+                    format!(
+                        "The resource '{id}' already exists in location '{old}'. A resource with the same name cannot be \
+                         created in location '{location}'."
+                    ),
+                );
+            }
+            (Some(_), _) => {}
+        }
+        location
+    }
+
+    /// Says that a reference in a body leads nowhere (P9).
+    pub(crate) fn dangling(&mut self, from: &ResourceId, to: &ArmPath, at: &str) {
+        let same = ArmPath::parse(from.as_str()).is_ok_and(|f| f.subscription.eq_ignore_ascii_case(&to.subscription));
+        let code = if same {
+            "InvalidResourceReference"
+        } else {
+            "InvalidGlobalResourceReference"
+        };
+        self.problems.add(
+            code,
+            at,
+            format!(
+                "{at}: Resource {} referenced by resource {from} was not found. Please make sure that the referenced \
+                 resource exists.",
+                to.id()
+            ),
+        );
+    }
+
+    /// A reference that must lead to a resource of `map`.
+    pub(crate) fn resolve<T>(
+        &mut self,
+        object: &Object<'_>,
+        name: &str,
+        from: &ResourceId,
+        find: impl FnOnce(&Topology, &ResourceId) -> Option<T>,
+    ) -> Option<T> {
+        let (path, at) = object.reference(name, &mut self.problems)?;
+        let found = find(&self.topology, &path.id());
+        if found.is_none() {
+            self.dangling(from, &path, &at);
+        }
+        found
+    }
+
+    /// The prefixes of a list of texts, in order; wrong ones are left out and noted.
+    pub(crate) fn prefixes(&mut self, object: &Object<'_>, name: &str) -> Option<Vec<(IpNet, String)>> {
+        let items = object.list(name, MAX_ITEMS, &mut self.problems)?;
+        let mut result = Vec::new();
+        for item in items {
+            let text = item.text(&mut self.problems);
+            if let Some(net) = text.and_then(|t| prefix(t, &item.path, &mut self.problems)) {
+                result.push((net, item.path));
+            }
+        }
+        Some(result)
+    }
+
+    /// The name of an inline child: its `name`, or the last segment of its `id`.
+    pub(crate) fn child_name(&mut self, object: &Object<'_>) -> Option<String> {
+        let name = object.text("name", &mut self.problems);
+        if let Some(name) = name {
+            self.check_name(name, object.at("name"));
+            return Some(name.to_owned());
+        }
+        let from_id = object
+            .get("id")
+            .and_then(Value::as_str)
+            .and_then(|id| ArmPath::parse(id).ok())
+            .map(|path| path.name().to_owned());
+        if from_id.is_none() && object.get("name").is_none() {
+            missing(&mut self.problems, &object.at("name"));
+        }
+        from_id
+    }
+
+    /// Notes names that occur twice in a list.
+    pub(crate) fn check_unique_names<'n>(
+        &mut self,
+        parent: &ResourceId,
+        what: &str,
+        names: impl Iterator<Item = &'n str>,
+    ) {
+        let mut seen = BTreeMap::new();
+        for name in names {
+            let count: &mut u32 = seen.entry(name.to_ascii_lowercase()).or_default();
+            *count += 1;
+            if *count == 2 {
+                self.problems.add(
+                    "DuplicateResourceName",
+                    parent,
+                    format!("Resource {parent} has two child resources with the same name ({what} '{name}')."),
+                );
+            }
+        }
+    }
+}
+
+/// Joins the members that are kept without being acted on into the form of [`Envelope::echoed`].
+pub(crate) fn echoed(
+    root: &Object<'_>,
+    top: &[(&str, Shape)],
+    properties: &[(&str, Shape)],
+    problems: &mut Problems,
+) -> Map<String, Value> {
+    let mut kept = root.echo(top, problems);
+    let inner = root
+        .object_or_empty("properties", &mut Problems::default())
+        .echo(properties, problems);
+    if !inner.is_empty() {
+        kept.insert("properties".to_owned(), Value::Object(inner));
+    }
+    kept
+}
+
+/// Drops what equals the value that is shown anyway, so that writing back what was read changes nothing.
+pub(crate) fn without_defaults(kept: &mut Map<String, Value>, defaults: &Value) {
+    kept.retain(|name, value| defaults.get(name) != Some(value));
+}
+
+/// As [`without_defaults`] for the `properties` of [`echoed`].
+pub(crate) fn without_default_properties(kept: &mut Map<String, Value>, defaults: &Value) {
+    if let Some(Value::Object(inner)) = kept.get_mut("properties") {
+        without_defaults(inner, defaults);
+        if inner.is_empty() {
+            kept.remove("properties");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A small world for the tests of the rules: requests as an ARM client would send them.
+
+mod fabric;
+mod gateways;
+mod nics;
+mod peerings;
+mod property;
+mod routes;
+mod views;
+mod vnets;
+
+use crate::change::{Change, Outcome, Rejection};
+use crate::path::ArmPath;
+use crate::resource::{Agent, Binding, JoinToken};
+use crate::topology::{Live, Topology};
+use serde_json::{Value, json};
+use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use uuid::Uuid;
+
+pub(super) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+
+/// A topology and its source of GUIDs.
+pub(super) struct World {
+    pub(super) now: Topology,
+    pub(super) guids: u128,
+}
+
+/// The id of a resource in group `lab`, e.g. `net("virtualNetworks/hub")`.
+pub(super) fn net(tail: &str) -> String {
+    format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/lab/providers/Microsoft.Network/{tail}")
+}
+
+pub(super) fn vm_id(name: &str) -> ResourceId {
+    ResourceId::new(format!(
+        "/subscriptions/{SUBSCRIPTION}/resourceGroups/lab/providers/Microsoft.Compute/virtualMachines/{name}"
+    ))
+}
+
+pub(super) fn path(id: &str) -> ArmPath {
+    ArmPath::parse(id).unwrap()
+}
+
+impl World {
+    /// With resource group `lab`.
+    pub(super) fn new() -> Self {
+        let mut world = Self {
+            now: Topology::default(),
+            guids: 0,
+        };
+        let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/lab");
+        world.put(&group, json!({"location": "region1"})).unwrap();
+        world
+    }
+
+    pub(super) fn apply(&mut self, change: &Change) -> Result<Outcome, Rejection> {
+        let guids = &mut self.guids;
+        let mut fresh = || {
+            *guids += 1;
+            Uuid::from_u128(*guids)
+        };
+        let outcome = self.now.apply(change, &mut fresh)?;
+        self.now = outcome.topology.clone();
+        Ok(outcome)
+    }
+
+    /// PUT; gives what GET then shows.
+    pub(super) fn put(&mut self, id: &str, body: Value) -> Result<Value, Rejection> {
+        let change = Change::Put {
+            path: path(id),
+            body,
+            if_match: None,
+            sync_remote_address_space: false,
+        };
+        self.apply(&change)?;
+        Ok(self.get(id))
+    }
+
+    pub(super) fn delete(&mut self, id: &str) -> Result<bool, Rejection> {
+        let change = Change::Delete {
+            path: path(id),
+            if_match: None,
+        };
+        self.apply(&change).map(|o| o.created_or_removed)
+    }
+
+    pub(super) fn view(&self, id: &str) -> Option<Value> {
+        self.now.view(&path(id), &Live::default())
+    }
+
+    pub(super) fn get(&self, id: &str) -> Value {
+        self.view(id).unwrap_or_else(|| panic!("{id} is not there"))
+    }
+
+    pub(super) fn vnet(&mut self, name: &str, prefixes: &[&str]) -> Result<Value, Rejection> {
+        let body = json!({"location": "region1", "properties": {"addressSpace": {"addressPrefixes": prefixes}}});
+        self.put(&net(&format!("virtualNetworks/{name}")), body)
+    }
+
+    pub(super) fn subnet(&mut self, vnet: &str, name: &str, prefix: &str) -> Result<Value, Rejection> {
+        let body = json!({"properties": {"addressPrefix": prefix}});
+        self.put(&net(&format!("virtualNetworks/{vnet}/subnets/{name}")), body)
+    }
+
+    /// PUT of the half `from` → `to`, named `to-{to}`.
+    pub(super) fn peer(&mut self, from: &str, to: &str, flags: Value) -> Result<Value, Rejection> {
+        self.peer_synced(from, to, flags, false)
+    }
+
+    pub(super) fn peer_synced(&mut self, from: &str, to: &str, flags: Value, sync: bool) -> Result<Value, Rejection> {
+        let mut properties = json!({"remoteVirtualNetwork": {"id": net(&format!("virtualNetworks/{to}"))}});
+        for (name, value) in flags.as_object().unwrap() {
+            properties[name] = value.clone();
+        }
+        let id = half(from, to);
+        let change = Change::Put {
+            path: path(&id),
+            body: json!({"properties": properties}),
+            if_match: None,
+            sync_remote_address_space: sync,
+        };
+        self.apply(&change)?;
+        Ok(self.get(&id))
+    }
+
+    pub(super) fn peer_both(&mut self, a: &str, b: &str) {
+        self.peer(a, b, json!({})).unwrap();
+        self.peer(b, a, json!({})).unwrap();
+    }
+
+    /// `peeringState` and `peeringSyncLevel` of the half `from` → `to`.
+    pub(super) fn state(&self, from: &str, to: &str) -> (String, String) {
+        let body = self.get(&half(from, to));
+        let text = |name: &str| body["properties"][name].as_str().unwrap().to_owned();
+        (text("peeringState"), text("peeringSyncLevel"))
+    }
+
+    /// A gateway named `{vnet}-gw`; makes the `GatewaySubnet` with `prefix`.
+    pub(super) fn gateway(&mut self, vnet: &str, prefix: &str) -> Result<Value, Rejection> {
+        self.subnet(vnet, "GatewaySubnet", prefix)?;
+        self.put(
+            &net(&format!("virtualNetworkGateways/{vnet}-gw")),
+            gateway_body(vnet, json!({})),
+        )
+    }
+
+    pub(super) fn nic(&mut self, name: &str, subnet: &str, address: Option<&str>) -> Result<Value, Rejection> {
+        let method = if address.is_some() { "Static" } else { "Dynamic" };
+        let body = json!({"location": "region1", "properties": {"ipConfigurations": [{"name": "ipconfig1", "properties": {
+            "subnet": {"id": net(&format!("virtualNetworks/{subnet}"))},
+            "privateIPAddress": address,
+            "privateIPAllocationMethod": method,
+        }}]}});
+        self.put(&net(&format!("networkInterfaces/{name}")), body)
+    }
+
+    pub(super) fn connect(&mut self, name: &str, from: &str, to: &str) -> Result<Value, Rejection> {
+        self.put(
+            &net(&format!("connections/{name}")),
+            connection_body(from, to, json!({"sharedKey": "abc"})),
+        )
+    }
+
+    /// Token and join in one.
+    pub(super) fn join(&mut self, agent: &str, binding: Binding) -> Result<(), Rejection> {
+        let token = token(agent, binding);
+        self.apply(&Change::PutToken(token.clone()))?;
+        let stored = self.now.tokens[&token.id].binding.clone();
+        let change = Change::Join {
+            token: token.id,
+            agent: agent_of(agent, stored),
+        };
+        self.apply(&change).map(|_| ())
+    }
+}
+
+pub(super) fn half(from: &str, to: &str) -> String {
+    net(&format!("virtualNetworks/{from}/virtualNetworkPeerings/to-{to}"))
+}
+
+pub(super) fn gateway_body(vnet: &str, more: Value) -> Value {
+    let mut properties = json!({"gatewayType": "Vpn", "ipConfigurations": [{"name": "default", "properties": {
+        "subnet": {"id": net(&format!("virtualNetworks/{vnet}/subnets/GatewaySubnet"))},
+    }}]});
+    for (name, value) in more.as_object().unwrap() {
+        properties[name] = value.clone();
+    }
+    json!({"location": "region1", "properties": properties})
+}
+
+pub(super) fn connection_body(from: &str, to: &str, more: Value) -> Value {
+    let end = |vnet: &str| json!({"id": net(&format!("virtualNetworkGateways/{vnet}-gw")), "properties": {"x": 1}});
+    let mut properties = json!({
+        "connectionType": "vnet2vnet",
+        "virtualNetworkGateway1": end(from),
+        "virtualNetworkGateway2": end(to),
+    });
+    for (name, value) in more.as_object().unwrap() {
+        properties[name] = value.clone();
+    }
+    json!({"location": "region1", "properties": properties})
+}
+
+pub(super) fn token(agent: &str, binding: Binding) -> JoinToken {
+    JoinToken {
+        id: format!("token-of-{agent}"),
+        hash: "00".to_owned(),
+        agent: AgentId::new(agent).unwrap(),
+        binding,
+        expires: 0,
+    }
+}
+
+pub(super) fn agent_of(name: &str, binding: Binding) -> Agent {
+    let mut key = [0; 32];
+    for (slot, byte) in key.iter_mut().zip(name.bytes()) {
+        *slot = byte;
+    }
+    Agent {
+        id: AgentId::new(name).unwrap(),
+        binding,
+        public_key: PublicKey(key),
+        certificate_key: format!("cert-{name}"),
+        endpoints: vec!["192.0.2.1:4500".parse().unwrap()],
+        revoked: false,
+    }
+}
+
+/// The codes of a refusal, in order.
+pub(super) fn codes<T: std::fmt::Debug>(result: Result<T, Rejection>) -> Vec<&'static str> {
+    result.unwrap_err().problems.iter().map(|p| p.code).collect()
+}

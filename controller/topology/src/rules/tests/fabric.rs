@@ -1,0 +1,212 @@
+//! Agents, tokens, settings (D7, D8).
+
+use super::{SUBSCRIPTION, World, agent_of, codes, net, token, vm_id};
+use crate::change::Change;
+use crate::resource::{Binding, Settings};
+use serde_json::json;
+use tombolo_proto::id::{AgentId, ResourceId};
+
+fn nic(name: &str) -> ResourceId {
+    ResourceId::new(net(&format!("networkInterfaces/{name}")))
+}
+
+fn id(agent: &str) -> AgentId {
+    AgentId::new(agent).unwrap()
+}
+
+fn vm(name: &str, nics: &[&str]) -> Binding {
+    Binding::Vm {
+        vm: vm_id(name),
+        nics: nics.iter().map(|n| nic(n)).collect(),
+        served: vec![],
+    }
+}
+
+fn world() -> World {
+    let mut w = World::new();
+    w.vnet("hub", &["10.1.0.0/16"]).unwrap();
+    w.vnet("spoke", &["10.2.0.0/16"]).unwrap();
+    w.subnet("hub", "s", "10.1.0.0/24").unwrap();
+    w.subnet("hub", "lan", "10.1.1.0/24").unwrap();
+    w.subnet("spoke", "s", "10.2.0.0/24").unwrap();
+    w.nic("n1", "hub/subnets/s", None).unwrap();
+    w.nic("n2", "hub/subnets/s", None).unwrap();
+    w.nic("far", "spoke/subnets/s", None).unwrap();
+    w
+}
+
+#[test]
+fn d7_a_token_is_used_once_and_for_what_it_was_made() {
+    let mut w = world();
+    w.apply(&Change::PutToken(token("vm1", vm("vm1", &["n1"])))).unwrap();
+    let join = |agent, binding| Change::Join {
+        token: "token-of-vm1".to_owned(),
+        agent: agent_of(agent, binding),
+    };
+    assert_eq!(codes(w.apply(&join("vm2", vm("vm1", &["n1"])))), ["XTokenInvalid"]);
+    assert_eq!(codes(w.apply(&join("vm1", vm("vm1", &["n2"])))), ["XTokenInvalid"]);
+    w.apply(&join("vm1", vm("vm1", &["n1"]))).unwrap();
+    assert!(w.now.tokens.is_empty());
+    assert_eq!(codes(w.apply(&join("vm1", vm("vm1", &["n1"])))), ["XTokenInvalid"]);
+}
+
+#[test]
+fn d7_bindings_exist_and_fit_together() {
+    let mut w = world();
+    let mut put = |binding| codes(w.apply(&Change::PutToken(token("x", binding))));
+    assert_eq!(put(vm("x", &[])), ["InvalidRequestFormat"]);
+    assert_eq!(put(vm("x", &["nowhere"])), ["InvalidResourceReference"]);
+    assert_eq!(put(vm("x", &["n1", "N1"])), ["InvalidRequestFormat"]);
+    assert_eq!(put(vm("x", &["n1", "far"])), ["XBindingInDifferentVnets"]);
+    let wrong = Binding::Vm {
+        vm: nic("n1"),
+        nics: vec![nic("n1")],
+        served: vec![],
+    };
+    assert_eq!(put(wrong), ["InvalidRequestFormat"]);
+    let elsewhere =
+        format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/x/providers/Microsoft.Compute/virtualMachines/v");
+    let no_group = Binding::Vm {
+        vm: ResourceId::new(elsewhere),
+        nics: vec![nic("n1")],
+        served: vec![],
+    };
+    assert_eq!(put(no_group), ["ResourceGroupNotFound"]);
+    let gateway = |name: &str, config: &str| Binding::Gateway {
+        gateway: ResourceId::new(net(&format!("virtualNetworkGateways/{name}"))),
+        ip_configuration: config.to_owned(),
+    };
+    assert_eq!(put(gateway("hub-gw", "default")), ["InvalidResourceReference"]);
+    w.gateway("hub", "10.1.255.0/27").unwrap();
+    let wrong = Change::PutToken(token("x", gateway("hub-gw", "other")));
+    assert_eq!(codes(w.apply(&wrong)), ["InvalidResourceReference"]);
+    w.join("gw", gateway("HUB-gw", "Default")).unwrap();
+    let stored = Binding::Gateway {
+        gateway: ResourceId::new(net("virtualNetworkGateways/hub-gw")),
+        ip_configuration: "default".to_owned(),
+    };
+    assert_eq!(w.now.agents[&id("gw")].binding, stored);
+    assert_eq!(codes(w.join("gw2", gateway("hub-gw", "default"))), ["XBoundElsewhere"]);
+}
+
+#[test]
+fn d7_nothing_is_bound_twice_until_revoked() {
+    let mut w = world();
+    w.join("vm1", vm("vm1", &["n1"])).unwrap();
+    assert_eq!(codes(w.join("vm1", vm("vm2", &["n2"]))), ["XAgentExists"]);
+    assert_eq!(codes(w.join("vm2", vm("vm2", &["n1"]))), ["XBoundElsewhere"]);
+    assert_eq!(codes(w.join("vm2", vm("VM1", &["n2"]))), ["XBoundElsewhere"]);
+    // Two tokens may wait for one NIC; who joins first has it.
+    w.apply(&Change::PutToken(token("a", vm("a", &["n2"])))).unwrap();
+    w.join("b", vm("b", &["n2"])).unwrap();
+    let late = Change::Join {
+        token: "token-of-a".to_owned(),
+        agent: agent_of("a", vm("a", &["n2"])),
+    };
+    assert_eq!(codes(w.apply(&late)), ["XBoundElsewhere"]);
+    w.apply(&Change::RevokeAgent(id("b"))).unwrap();
+    assert!(w.now.agents[&id("b")].revoked);
+    w.apply(&late).unwrap();
+}
+
+#[test]
+fn d8_served_subnets() {
+    let mut w = world();
+    let lan = || ResourceId::new(net("virtualNetworks/hub/subnets/lan"));
+    let serving = |name: &str, nics: &str, served: Vec<ResourceId>| Binding::Vm {
+        vm: vm_id(name),
+        nics: vec![nic(nics)],
+        served,
+    };
+    let gateway_subnet = ResourceId::new(net("virtualNetworks/hub/subnets/GatewaySubnet"));
+    w.subnet("hub", "GatewaySubnet", "10.1.255.0/27").unwrap();
+    assert_eq!(
+        codes(w.join("x", serving("x", "n1", vec![gateway_subnet]))),
+        ["GatewaySubnet"]
+    );
+    let other_vnet = ResourceId::new(net("virtualNetworks/spoke/subnets/s"));
+    assert_eq!(
+        codes(w.join("x", serving("x", "n1", vec![other_vnet]))),
+        ["XBindingInDifferentVnets"]
+    );
+    w.join("host", serving("host", "n1", vec![lan()])).unwrap();
+    assert_eq!(codes(w.join("x", serving("x", "n2", vec![lan()]))), ["XBoundElsewhere"]);
+    assert_eq!(codes(w.delete(lan().as_str())), ["InUseSubnetCannotBeDeleted"]);
+    w.apply(&Change::DeleteAgent(id("host"))).unwrap();
+    assert!(w.delete(lan().as_str()).unwrap());
+}
+
+#[test]
+fn endpoints_keys_and_revocation() {
+    let mut w = world();
+    w.join("vm1", vm("vm1", &["n1"])).unwrap();
+    let set = |endpoint: &str| Change::SetEndpoints {
+        agent: id("vm1"),
+        endpoints: vec![endpoint.parse().unwrap()],
+    };
+    for bad in ["0.0.0.0:1", "[::]:1", "192.0.2.1:0", "224.0.0.1:1"] {
+        assert_eq!(codes(w.apply(&set(bad))), ["XInvalidEndpoint"], "{bad}");
+    }
+    w.apply(&set("[2001:db8::1]:4500")).unwrap();
+    assert_eq!(
+        w.now.agents[&id("vm1")].endpoints,
+        ["[2001:db8::1]:4500".parse().unwrap()]
+    );
+    let key = |agent: &str, key: &str| Change::SetCertificateKey {
+        agent: id(agent),
+        certificate_key: key.to_owned(),
+    };
+    w.join("vm2", vm("vm2", &["n2"])).unwrap();
+    assert_eq!(codes(w.apply(&key("vm1", "cert-vm2"))), ["XKeyInUse"]);
+    w.apply(&key("vm1", "renewed")).unwrap();
+    assert_eq!(w.apply(&Change::RevokeAgent(id("nobody"))).unwrap_err().status, 404);
+    w.apply(&Change::RevokeAgent(id("vm1"))).unwrap();
+    w.apply(&Change::RevokeAgent(id("vm1"))).unwrap();
+    assert_eq!(codes(w.apply(&set("192.0.2.1:1"))), ["XAgentRevoked"]);
+    assert_eq!(codes(w.apply(&key("vm1", "again"))), ["XAgentRevoked"]);
+    assert!(w.get(nic("n1").as_str())["properties"].get("virtualMachine").is_none());
+    assert!(w.apply(&Change::DeleteAgent(id("vm1"))).unwrap().created_or_removed);
+    assert!(!w.apply(&Change::DeleteAgent(id("vm1"))).unwrap().created_or_removed);
+    assert!(
+        !w.apply(&Change::DeleteToken("none".to_owned()))
+            .unwrap()
+            .created_or_removed
+    );
+}
+
+#[test]
+fn settings_have_bounds() {
+    let mut w = world();
+    let bad = Settings {
+        mtu: 1000,
+        peerings_per_vnet: 0,
+        tunnels_per_gateway: 5000,
+        ..Settings::default()
+    };
+    assert_eq!(codes(w.apply(&Change::SetSettings(bad))).len(), 3);
+    let good = Settings {
+        mtu: 9000,
+        ..Settings::default()
+    };
+    w.apply(&Change::SetSettings(good)).unwrap();
+    assert_eq!(w.now.settings.mtu, 9000);
+}
+
+#[test]
+fn vms_are_what_agents_stand_for() {
+    let mut w = world();
+    w.join("vm1", vm("vm1", &["n1", "n2"])).unwrap();
+    let body = w.get(vm_id("VM1").as_str());
+    assert_eq!(body["type"], "Microsoft.Compute/virtualMachines");
+    assert_eq!(
+        body["properties"]["networkProfile"]["networkInterfaces"],
+        json!([
+            {"id": nic("n1").as_str(), "properties": {"primary": true}},
+            {"id": nic("n2").as_str(), "properties": {"primary": false}},
+        ])
+    );
+    assert_eq!(body["location"], "region1");
+    assert_eq!(w.get(nic("n2").as_str())["properties"]["primary"], false);
+    let refused = w.put(vm_id("vm1").as_str(), json!({})).unwrap_err();
+    assert_eq!(refused.problems[0].code, "XReadOnlyResource");
+}

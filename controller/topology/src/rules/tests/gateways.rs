@@ -1,0 +1,359 @@
+//! Gateways and connections: G1 to G4, G6, G9 to G13, G16, X7, X8, R16.
+
+use super::{World, codes, connection_body, gateway_body, net};
+use crate::change::Change;
+use crate::path::ArmPath;
+use crate::resource::{Binding, Settings};
+use crate::topology::Live;
+use serde_json::{Value, json};
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::status::{AgentStatus, LinkState, LinkStatus};
+
+fn gw(vnet: &str) -> String {
+    net(&format!("virtualNetworkGateways/{vnet}-gw"))
+}
+
+fn world() -> World {
+    let mut w = World::new();
+    w.vnet("hub", &["10.1.0.0/16"]).unwrap();
+    w.vnet("branch", &["10.2.0.0/16"]).unwrap();
+    w
+}
+
+fn joined() -> World {
+    let mut w = world();
+    w.gateway("hub", "10.1.255.0/27").unwrap();
+    w.gateway("branch", "10.2.255.0/27").unwrap();
+    w
+}
+
+#[test]
+fn g4_defaults() {
+    let mut w = world();
+    let body = w.gateway("hub", "10.1.255.0/27").unwrap();
+    let p = &body["properties"];
+    assert_eq!(
+        (&p["gatewayType"], &p["vpnType"]),
+        (&json!("Vpn"), &json!("RouteBased"))
+    );
+    assert_eq!(
+        p["bgpSettings"],
+        json!({"asn": 65515, "bgpPeeringAddress": "10.1.255.30", "peerWeight": 0})
+    );
+    assert_eq!(p["ipConfigurations"][0]["properties"]["privateIPAddress"], "10.1.255.4");
+    assert_eq!(
+        w.put(&gw("hub"), body.clone()).unwrap(),
+        body,
+        "writing back changes nothing"
+    );
+    let users = &w.get(&net("virtualNetworks/hub/subnets/GatewaySubnet"))["properties"]["ipConfigurations"];
+    assert_eq!(users[0]["id"], format!("{}/ipConfigurations/default", gw("hub")));
+}
+
+#[test]
+fn g4_reserved_asns_and_peering_addresses() {
+    let mut w = world();
+    w.subnet("hub", "GatewaySubnet", "10.1.255.0/27").unwrap();
+    let with = |bgp: Value| gateway_body("hub", json!({"bgpSettings": bgp}));
+    for asn in [8074, 12076, 23456, 64496, 65517, 65520, 65535, 65551] {
+        assert_eq!(
+            codes(w.put(&gw("hub"), with(json!({"asn": asn})))),
+            ["XReservedAsn"],
+            "{asn}"
+        );
+    }
+    for asn in [json!(0), json!("65516"), json!(4_294_967_296_u64), json!(1.5)] {
+        assert_eq!(
+            codes(w.put(&gw("hub"), with(json!({"asn": asn})))),
+            ["InvalidRequestFormat"],
+            "{asn}"
+        );
+    }
+    let outside = with(json!({"bgpPeeringAddress": "10.1.0.4"}));
+    assert_eq!(codes(w.put(&gw("hub"), outside)), ["PrivateIPAddressNotInSubnet"]);
+    let apipa = with(json!({"asn": 65516, "bgpPeeringAddress": "169.254.21.5"}));
+    assert_eq!(
+        w.put(&gw("hub"), apipa).unwrap()["properties"]["bgpSettings"]["asn"],
+        65516
+    );
+}
+
+#[test]
+fn g1_only_in_its_own_subnet() {
+    let mut w = world();
+    w.subnet("hub", "s", "10.1.0.0/24").unwrap();
+    let mut body = gateway_body("hub", json!({}));
+    body["properties"]["ipConfigurations"][0]["properties"]["subnet"]["id"] =
+        net("virtualNetworks/hub/subnets/s").into();
+    assert_eq!(codes(w.put(&gw("hub"), body)), ["XGatewaySubnetRequired"]);
+    assert_eq!(
+        codes(w.put(&gw("hub"), gateway_body("hub", json!({})))),
+        ["InvalidResourceReference"]
+    );
+    w.gateway("hub", "10.1.255.0/29").unwrap();
+    assert_eq!(
+        codes(w.delete(&net("virtualNetworks/hub/subnets/GatewaySubnet"))),
+        ["InUseSubnetCannotBeDeleted"]
+    );
+    assert_eq!(
+        codes(w.subnet("hub", "GatewaySubnet", "10.1.254.0/27")),
+        ["InUsePrefixCannotBeDeleted"]
+    );
+}
+
+#[test]
+fn g2_one_vpn_gateway_a_vnet() {
+    let mut w = joined();
+    assert_eq!(
+        codes(w.put(&net("virtualNetworkGateways/second"), gateway_body("hub", json!({})))),
+        ["XGatewayLimitReached"]
+    );
+    let elsewhere = gateway_body("branch", json!({}));
+    assert_eq!(
+        codes(w.put(&gw("hub"), elsewhere)),
+        ["XGatewaySubnetImmutable", "XGatewayLimitReached"]
+    );
+}
+
+#[test]
+fn g3_types() {
+    let mut w = joined();
+    w.vnet("old", &["10.3.0.0/16"]).unwrap();
+    w.subnet("old", "GatewaySubnet", "10.3.255.0/27").unwrap();
+    w.put(&gw("old"), gateway_body("old", json!({"vpnType": "policybased"})))
+        .unwrap();
+    assert_eq!(
+        codes(w.put(&gw("old"), gateway_body("old", json!({})))),
+        ["XVpnTypeImmutable"]
+    );
+    assert_eq!(codes(w.connect("c", "hub", "old")), ["XRouteBasedRequired"]);
+    w.vnet("x", &["10.4.0.0/16"]).unwrap();
+    w.subnet("x", "GatewaySubnet", "10.4.255.0/27").unwrap();
+    let express = gateway_body("x", json!({"gatewayType": "ExpressRoute"}));
+    assert_eq!(codes(w.put(&gw("x"), express)), ["XGatewayTypeNotSupported"]);
+}
+
+#[test]
+fn g6_active_active_has_two_instances() {
+    let mut w = world();
+    w.subnet("hub", "GatewaySubnet", "10.1.255.0/27").unwrap();
+    let subnet = json!({"id": net("virtualNetworks/hub/subnets/GatewaySubnet")});
+    let configs = |n: usize| -> Value {
+        (0..n)
+            .map(|i| json!({"name": format!("i{i}"), "properties": {"subnet": subnet}}))
+            .collect()
+    };
+    let with = |n| gateway_body("hub", json!({"activeActive": true, "ipConfigurations": configs(n)}));
+    assert_eq!(
+        codes(w.put(&gw("hub"), with(1))),
+        ["XActiveActiveNeedsTwoIpConfigurations"]
+    );
+    assert_eq!(codes(w.put(&gw("hub"), with(3))), ["XTooManyItems"]);
+    let body = w.put(&gw("hub"), with(2)).unwrap();
+    let address = |i: usize| &body["properties"]["ipConfigurations"][i]["properties"]["privateIPAddress"];
+    assert_eq!((address(0), address(1)), (&json!("10.1.255.4"), &json!("10.1.255.5")));
+}
+
+#[test]
+fn g9_connection_types_and_references() {
+    let mut w = joined();
+    let id = net("connections/c");
+    for kind in ["IPsec", "IPSec", "ExpressRoute", "VPNClient"] {
+        let body = connection_body("hub", "branch", json!({"connectionType": kind}));
+        assert_eq!(codes(w.put(&id, body)), ["XConnectionTypeNotSupported"], "{kind}");
+    }
+    assert_eq!(codes(w.connect("c", "hub", "nowhere")), ["InvalidResourceReference"]);
+    assert_eq!(codes(w.connect("c", "hub", "hub")), ["XConnectionToItself"]);
+    let body = w.connect("c", "hub", "branch").unwrap();
+    assert_eq!(body["properties"]["connectionType"], "Vnet2Vnet");
+    assert_eq!(
+        body["properties"]["virtualNetworkGateway2"],
+        json!({"id": gw("branch")})
+    );
+    w.vnet("x", &["10.9.0.0/16"]).unwrap();
+    w.gateway("x", "10.9.255.0/27").unwrap();
+    assert_eq!(codes(w.connect("c", "hub", "x")), ["XConnectionGatewaysImmutable"]);
+}
+
+#[test]
+fn g11_shared_key_is_checked_kept_and_never_shown() {
+    let mut w = joined();
+    let id = net("connections/c");
+    let put = |w: &mut World, key: &str| w.put(&id, connection_body("hub", "branch", json!({"sharedKey": key})));
+    for bad in ["", "a b", "a-b", "a~b", "ä", &"x".repeat(129)] {
+        let refused = put(&mut w, bad).unwrap_err();
+        assert_eq!(refused.problems[0].code, "XInvalidSharedKey", "{bad}");
+        assert!(
+            bad.is_empty() || !refused.problems[0].message.contains(bad),
+            "the key is not repeated"
+        );
+    }
+    let body = put(&mut w, &"k".repeat(128)).unwrap();
+    assert!(!body.to_string().contains("kkkk"));
+    let key = |w: &World| {
+        w.now.connections[&ResourceId::new(net("connections/c"))]
+            .shared_key
+            .clone()
+    };
+    w.put(&id, body).unwrap();
+    assert_eq!(key(&w), Some("k".repeat(128)), "writing back what was read keeps it");
+    let set = |value: &str| Change::SetSharedKey {
+        connection: ResourceId::new(net("connections/c")),
+        value: value.to_owned(),
+    };
+    w.apply(&set("new")).unwrap();
+    assert_eq!(key(&w).as_deref(), Some("new"));
+    assert_eq!(codes(w.apply(&set("a b"))), ["XInvalidSharedKey"]);
+    w.delete(&id).unwrap();
+    assert_eq!(w.apply(&set("new")).unwrap_err().status, 404);
+}
+
+#[test]
+fn g13_no_second_tunnel_between_the_same_pair() {
+    let mut w = joined();
+    w.connect("there", "hub", "branch").unwrap();
+    w.connect("back", "branch", "hub").unwrap();
+    assert_eq!(
+        codes(w.connect("again", "hub", "branch")),
+        ["XRedundantTunnelNotAllowed"]
+    );
+    w.connect("there", "hub", "branch").unwrap();
+}
+
+#[test]
+fn g16_networks_joined_by_vpn_are_disjoint_over_any_number_of_steps() {
+    let mut w = joined();
+    w.vnet("twin", &["10.1.0.0/17"]).unwrap();
+    w.gateway("twin", "10.1.100.0/27").unwrap();
+    assert_eq!(codes(w.connect("c", "hub", "twin")), ["XVpnNetworksOverlap"]);
+    w.connect("hub-branch", "hub", "branch").unwrap();
+    assert_eq!(codes(w.connect("c", "branch", "twin")), ["XVpnNetworksOverlap"]);
+    // And when an address space changes.
+    w.vnet("far", &["10.3.0.0/16"]).unwrap();
+    w.gateway("far", "10.3.255.0/27").unwrap();
+    w.connect("branch-far", "branch", "far").unwrap();
+    assert_eq!(
+        codes(w.vnet("far", &["10.3.0.0/16", "10.1.7.0/24"])),
+        ["XVpnNetworksOverlap"]
+    );
+    w.vnet("far", &["10.3.0.0/16", "10.4.0.0/24"]).unwrap();
+}
+
+#[test]
+fn x8_tunnels_of_a_gateway() {
+    let mut w = joined();
+    let one = Settings {
+        tunnels_per_gateway: 1,
+        ..Settings::default()
+    };
+    w.apply(&Change::SetSettings(one)).unwrap();
+    w.vnet("x", &["10.9.0.0/16"]).unwrap();
+    w.gateway("x", "10.9.255.0/27").unwrap();
+    w.connect("a", "hub", "branch").unwrap();
+    assert_eq!(codes(w.connect("b", "hub", "x")), ["XTunnelLimitReached"]);
+}
+
+#[test]
+fn r16_no_gateway_where_a_default_route_is() {
+    let mut w = world();
+    let route = json!({"name": "all", "properties": {"addressPrefix": "::/0", "nextHopType": "None"}});
+    let body = json!({"location": "region1", "properties": {"routes": [route]}});
+    w.put(&net("routeTables/t"), body).unwrap();
+    let subnet = json!({"properties": {"addressPrefix": "10.1.255.0/27", "routeTable": {"id": net("routeTables/t")}}});
+    assert_eq!(
+        codes(w.put(&net("virtualNetworks/hub/subnets/GatewaySubnet"), subnet)),
+        ["XGatewaySubnetRestriction"]
+    );
+}
+
+#[test]
+fn deletion_order() {
+    let mut w = joined();
+    w.connect("there", "hub", "branch").unwrap();
+    assert_eq!(codes(w.delete(&gw("hub"))), ["VirtualNetworkGatewayCannotBeDeleted"]);
+    assert_eq!(codes(w.delete(&gw("branch"))), ["VirtualNetworkGatewayCannotBeDeleted"]);
+    w.delete(&net("connections/there")).unwrap();
+    let binding = Binding::Gateway {
+        gateway: ResourceId::new(gw("hub")),
+        ip_configuration: "default".to_owned(),
+    };
+    w.join("hub-gw", binding).unwrap();
+    assert_eq!(codes(w.delete(&gw("hub"))), ["XGatewayInUseByAgent"]);
+    let renamed = gateway_body(
+        "hub",
+        json!({"ipConfigurations": [{"name": "other", "properties": {
+        "subnet": {"id": net("virtualNetworks/hub/subnets/GatewaySubnet")}}}]}),
+    );
+    assert_eq!(codes(w.put(&gw("hub"), renamed)), ["XGatewayInUseByAgent"]);
+    w.apply(&Change::DeleteAgent(AgentId::new("hub-gw").unwrap())).unwrap();
+    assert!(w.delete(&gw("hub")).unwrap());
+}
+
+#[test]
+fn g12_m8_status_follows_what_the_gateway_agents_report() {
+    let mut w = joined();
+    w.connect("there", "hub", "branch").unwrap();
+    let path = ArmPath::parse(&net("connections/there")).unwrap();
+    let mut live = Live::default();
+    let seen = |w: &World, live: &Live| {
+        let body = w.now.view(&path, live).unwrap();
+        let p = &body["properties"];
+        let reason = p["tunnelConnectionStatus"][0]["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        (p["connectionStatus"].as_str().unwrap().to_owned(), reason)
+    };
+    assert_eq!(seen(&w, &live).0, "Unknown");
+    for vnet in ["hub", "branch"] {
+        let binding = Binding::Gateway {
+            gateway: ResourceId::new(gw(vnet)),
+            ip_configuration: "default".to_owned(),
+        };
+        w.join(&format!("{vnet}-agent"), binding).unwrap();
+    }
+    assert_eq!(seen(&w, &live).0, "Unknown", "never reported");
+    let (hub, branch) = (
+        AgentId::new("hub-agent").unwrap(),
+        AgentId::new("branch-agent").unwrap(),
+    );
+    live.connected.insert(hub.clone());
+    live.agents.insert(hub.clone(), AgentStatus::default());
+    let (status, reason) = seen(&w, &live);
+    assert_eq!(status, "NotConnected");
+    assert!(reason.contains("no counterpart connection"), "{reason}");
+    w.connect("back", "branch", "hub").unwrap();
+    assert_eq!(seen(&w, &live).0, "Unknown");
+    for (state, status, reason) in [
+        (LinkState::Connecting, "Connecting", ""),
+        (LinkState::AuthenticationFailed, "NotConnected", "Authentication: "),
+        (LinkState::Unreachable, "NotConnected", "PeerReachability: "),
+        (LinkState::NoEndpoint, "NotConnected", "PeerReachability: "),
+        (LinkState::Up, "Connected", ""),
+    ] {
+        let link = LinkStatus {
+            peer: branch.clone(),
+            state,
+            reason: None,
+            endpoint: None,
+            handshake_age: None,
+            rx_bytes: 7,
+            tx_bytes: 9,
+            rx_packets: 1,
+            tx_packets: 1,
+        };
+        live.agents.get_mut(&hub).unwrap().links = vec![link];
+        let now = seen(&w, &live);
+        assert_eq!(now.0, status, "{state:?}");
+        assert!(now.1.starts_with(reason), "{state:?}: {}", now.1);
+    }
+    let body = w.now.view(&path, &live).unwrap();
+    assert_eq!(body["properties"]["ingressBytesTransferred"], 7);
+    assert_eq!(body["properties"]["egressBytesTransferred"], 9);
+    assert_eq!(
+        body["properties"]["tunnelConnectionStatus"][0]["tunnel"],
+        "hub-agent-branch-agent"
+    );
+    live.connected.clear();
+    assert_eq!(seen(&w, &live).0, "Unknown", "nobody can say");
+}

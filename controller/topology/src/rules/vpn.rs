@@ -1,0 +1,106 @@
+//! Networks that are joined by VPN are pairwise disjoint (G16).
+
+use super::{Draft, pairs};
+use crate::net::overlaps_within;
+use crate::path::parent_id;
+use crate::resource::{VirtualNetwork, VirtualNetworkGateway};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tombolo_proto::id::ResourceId;
+
+/// The VNet that a gateway is in.
+pub(super) fn vnet_of(gateway: &VirtualNetworkGateway) -> Option<ResourceId> {
+    gateway.ip_configurations.first().map(|c| parent_id(&c.subnet))
+}
+
+impl Draft<'_> {
+    pub(super) fn check_vpn_before_joining(
+        &mut self,
+        id: &ResourceId,
+        first: &VirtualNetworkGateway,
+        second: &VirtualNetworkGateway,
+    ) {
+        let (Some(first), Some(second)) = (vnet_of(first), vnet_of(second)) else {
+            return;
+        };
+        let mut joined = self.joined_with(&first);
+        joined.extend(self.joined_with(&second));
+        let vnets: Vec<Arc<VirtualNetwork>> = joined
+            .iter()
+            .filter_map(|id| self.topology.vnets.get(id).cloned())
+            .collect();
+        self.check_joined(
+            id,
+            &format!("Connection {id} cannot be created."),
+            vnets.iter().map(|v| &**v),
+        );
+    }
+
+    pub(super) fn check_vpn_after_space_change(&mut self, new: &VirtualNetwork) {
+        let id = &new.envelope.id;
+        let joined = self.joined_with(id);
+        if joined.len() < 2 {
+            return;
+        }
+        let others: Vec<Arc<VirtualNetwork>> = joined
+            .iter()
+            .filter(|other| *other != id)
+            .filter_map(|id| self.topology.vnets.get(id).cloned())
+            .collect();
+        let subject = format!("Cannot change the address space of virtual network {id}.");
+        self.check_joined(id, &subject, others.iter().map(|v| &**v).chain([new]));
+    }
+
+    fn check_joined<'v>(
+        &mut self,
+        target: &ResourceId,
+        subject: &str,
+        vnets: impl Iterator<Item = &'v VirtualNetwork>,
+    ) {
+        let all: Vec<(IpNet, &ResourceId)> = vnets
+            .flat_map(|v| v.address_space.iter().map(|net| (*net, &v.envelope.id)))
+            .collect();
+        let nets: Vec<IpNet> = all.iter().map(|(net, _)| *net).collect();
+        let mut by_pair: BTreeMap<(&ResourceId, &ResourceId), Vec<(IpNet, IpNet)>> = BTreeMap::new();
+        for (a, b) in overlaps_within(&nets) {
+            let ((net_a, vnet_a), (net_b, vnet_b)) = (all[a], all[b]);
+            if vnet_a != vnet_b {
+                by_pair.entry((vnet_a, vnet_b)).or_default().push((net_a, net_b));
+            }
+        }
+        for ((a, b), overlaps) in by_pair {
+            self.problems.add(
+                "XVpnNetworksOverlap",
+                target,
+                format!(
+                    "{subject} Virtual networks {a} and {b} would be joined by VPN, and their address spaces overlap. \
+                     Overlapping address prefixes: {} (G16).",
+                    pairs(&overlaps)
+                ),
+            );
+        }
+    }
+
+    /// All VNets that VPN connections join with `start`, over any number of steps; itself included.
+    fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
+        let mut edges: BTreeMap<ResourceId, Vec<ResourceId>> = BTreeMap::new();
+        for connection in self.topology.connections.values() {
+            let end = |id| self.topology.gateways.get(id).and_then(|g| vnet_of(g));
+            if let (Some(a), Some(b)) = (end(&connection.gateway1), end(&connection.gateway2)) {
+                edges.entry(a.clone()).or_default().push(b.clone());
+                edges.entry(b).or_default().push(a);
+            }
+        }
+        let mut seen = BTreeSet::from([start.clone()]);
+        let mut open = vec![start.clone()];
+        while let Some(next) = open.pop() {
+            for neighbour in edges.get(&next).into_iter().flatten() {
+                if seen.insert(neighbour.clone()) {
+                    open.push(neighbour.clone());
+                }
+            }
+        }
+        seen
+    }
+}

@@ -1,0 +1,106 @@
+//! All resources of one revision; applying a change.
+
+use crate::arm::list;
+use crate::arm::view::Views;
+use crate::change::{Change, Outcome, Rejection};
+use crate::documents;
+use crate::path::{ArmPath, Kind, parent_id};
+use crate::resource::{
+    Agent, Connection, JoinToken, NetworkInterface, PublicIpAddress, ResourceGroup, RouteTable, Settings,
+    VirtualNetwork, VirtualNetworkGateway,
+};
+use crate::rules;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::status::AgentStatus;
+use uuid::Uuid;
+
+/// The desired state, valid as a whole, immutable. Cheap to clone in proportion to the number of resources.
+#[derive(Debug, Clone, Default)]
+pub struct Topology {
+    /// Resource groups.
+    pub resource_groups: BTreeMap<ResourceId, Arc<ResourceGroup>>,
+    /// Virtual networks with their subnets and peerings.
+    pub vnets: BTreeMap<ResourceId, Arc<VirtualNetwork>>,
+    /// Network interfaces.
+    pub nics: BTreeMap<ResourceId, Arc<NetworkInterface>>,
+    /// Public addresses.
+    pub public_ips: BTreeMap<ResourceId, Arc<PublicIpAddress>>,
+    /// Route tables.
+    pub route_tables: BTreeMap<ResourceId, Arc<RouteTable>>,
+    /// Virtual network gateways.
+    pub gateways: BTreeMap<ResourceId, Arc<VirtualNetworkGateway>>,
+    /// Connections.
+    pub connections: BTreeMap<ResourceId, Arc<Connection>>,
+    /// Agents.
+    pub agents: BTreeMap<AgentId, Arc<Agent>>,
+    /// Join tokens, by their id.
+    pub tokens: BTreeMap<String, Arc<JoinToken>>,
+    /// The operator's switches.
+    pub settings: Arc<Settings>,
+}
+
+/// What the agents report now, for the parts of a view that are not desired state (`connectionStatus`, byte counters).
+#[derive(Debug, Clone, Default)]
+pub struct Live {
+    /// The last status of each agent.
+    pub agents: BTreeMap<AgentId, AgentStatus>,
+    /// Agents whose control stream is up.
+    pub connected: BTreeSet<AgentId>,
+}
+
+/// One document to write to the store, or to delete from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentChange {
+    /// The key, e.g. `arm/…` or `fabric/agents/…`.
+    pub key: String,
+    /// JSON; none: delete.
+    pub value: Option<Vec<u8>>,
+}
+
+impl Topology {
+    /// Applies a change, or says everything that is wrong with it. `fresh` gives new GUIDs (the caller's randomness).
+    ///
+    /// # Errors
+    /// All broken rules at once; nothing has changed.
+    pub fn apply(&self, change: &Change, fresh: &mut dyn FnMut() -> Uuid) -> Result<Outcome, Rejection> {
+        rules::apply(self, change, fresh)
+    }
+
+    /// The documents in which `self` differs from `before`, ordered by key.
+    #[must_use]
+    pub fn documents_since(&self, before: &Self) -> Vec<DocumentChange> {
+        documents::since(self, before)
+    }
+
+    /// Reads all documents of a store.
+    ///
+    /// # Errors
+    /// Which document cannot be read, and why.
+    pub fn from_documents<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, String> {
+        documents::load(documents)
+    }
+
+    /// The ARM body of one item (top-level or child), with `etag`; none if it does not exist.
+    #[must_use]
+    pub fn view(&self, path: &ArmPath, live: &Live) -> Option<Value> {
+        let views = match path.kind()? {
+            Kind::VirtualNetwork => Views::within(self, live, path.id()),
+            Kind::Subnet | Kind::Peering => Views::within(self, live, parent_id(&path.id())),
+            _ => Views::new(self, live),
+        };
+        views.item(path)
+    }
+
+    /// The ARM bodies of a collection, in order of id. `collection` is an item path without its last name:
+    /// `…/virtualNetworks`, `…/virtualNetworks/v/subnets`, or `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks`
+    /// for all groups.
+    ///
+    /// # Errors
+    /// 404s: unknown type, group or parent.
+    pub fn list(&self, collection: &str, live: &Live) -> Result<Vec<Value>, Rejection> {
+        list::list(&Views::new(self, live), collection)
+    }
+}

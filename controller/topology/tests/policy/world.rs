@@ -1,0 +1,372 @@
+//! Topologies in a few lines, built straight from the typed resources.
+
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tombolo_proto::config::{AgentConfig, Link, digest};
+use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use tombolo_proto::route::{EffectiveRoute, RouteState};
+use tombolo_topology::compile::Compiler;
+use tombolo_topology::resource::{
+    Agent, Binding, Connection, Envelope, GatewayIpConfiguration, NetworkInterface, NicIpConfiguration, Peering,
+    PeeringState, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
+};
+use tombolo_topology::topology::Topology;
+use uuid::Uuid;
+
+const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
+
+pub(crate) fn id(kind: &str, name: &str) -> ResourceId {
+    ResourceId::new(format!("{GROUP}/providers/Microsoft.Network/{kind}/{name}"))
+}
+
+pub(crate) fn vnet_id(name: &str) -> ResourceId {
+    id("virtualNetworks", name)
+}
+
+/// `vnet/subnet` → id.
+pub(crate) fn subnet_id(path: &str) -> ResourceId {
+    let (vnet, subnet) = path.split_once('/').unwrap();
+    ResourceId::new(format!("{}/subnets/{subnet}", vnet_id(vnet)))
+}
+
+pub(crate) fn peering_id(vnet: &str, remote: &str) -> ResourceId {
+    ResourceId::new(format!("{}/virtualNetworkPeerings/to-{remote}", vnet_id(vnet)))
+}
+
+pub(crate) fn agent(name: &str) -> AgentId {
+    AgentId::new(name).unwrap()
+}
+
+pub(crate) fn nets(text: &str) -> Vec<IpNet> {
+    text.split_whitespace().map(|n| n.parse().unwrap()).collect()
+}
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Flags of a peering half, by the letters that are on: `a`ccess, `f`orwarded traffic, gateway `t`ransit, use
+/// `r`emote gateways.
+pub(crate) type Flags<'f> = &'f str;
+
+#[derive(Clone, Default)]
+pub(crate) struct World {
+    pub(crate) topology: Topology,
+    endpoints: u16,
+}
+
+impl World {
+    fn envelope(id: ResourceId, location: &str) -> Envelope {
+        Envelope {
+            id,
+            location: location.into(),
+            tags: BTreeMap::new(),
+            etag: Uuid::nil(),
+            resource_guid: Uuid::nil(),
+            echoed: serde_json::Map::new(),
+        }
+    }
+
+    /// A VNet with ranges and subnets (`name=prefix,prefix …`).
+    pub(crate) fn vnet(&mut self, name: &str, ranges: &str, subnets: &str) -> &mut Self {
+        self.vnet_in(name, "region1", ranges, subnets)
+    }
+
+    pub(crate) fn vnet_in(&mut self, name: &str, region: &str, ranges: &str, subnets: &str) -> &mut Self {
+        let subnets = subnets.split_whitespace().map(|s| {
+            let (subnet, prefixes) = s.split_once('=').unwrap();
+            Subnet {
+                id: subnet_id(&format!("{name}/{subnet}")),
+                etag: Uuid::nil(),
+                prefixes: prefixes.split(',').map(|p| p.parse().unwrap()).collect(),
+                route_table: None,
+                echoed: serde_json::Map::new(),
+            }
+        });
+        let vnet = VirtualNetwork {
+            envelope: Self::envelope(vnet_id(name), region),
+            address_space: nets(ranges),
+            subnets: subnets.collect(),
+            peerings: Vec::new(),
+        };
+        self.topology.vnets.insert(vnet_id(name), Arc::new(vnet));
+        self
+    }
+
+    pub(crate) fn vnet_mut(&mut self, name: &str) -> &mut VirtualNetwork {
+        Arc::make_mut(self.topology.vnets.get_mut(&vnet_id(name)).unwrap())
+    }
+
+    pub(crate) fn half_mut(&mut self, vnet: &str, remote: &str) -> &mut Peering {
+        let remote = vnet_id(remote);
+        let halves = &mut self.vnet_mut(vnet).peerings;
+        halves.iter_mut().find(|p| p.remote_vnet == remote).unwrap()
+    }
+
+    fn half(&mut self, vnet: &str, remote: &str, flags: Flags<'_>, state: PeeringState) {
+        let remote_address_space = self.vnet_mut(remote).address_space.clone();
+        let vnet_resource = self.vnet_mut(vnet);
+        vnet_resource.peerings.push(Peering {
+            id: peering_id(vnet, remote),
+            etag: Uuid::nil(),
+            resource_guid: Uuid::nil(),
+            remote_vnet: vnet_id(remote),
+            allow_virtual_network_access: flags.contains('a'),
+            allow_forwarded_traffic: flags.contains('f'),
+            allow_gateway_transit: flags.contains('t'),
+            use_remote_gateways: flags.contains('r'),
+            do_not_verify_remote_gateways: false,
+            state,
+            remote_address_space,
+            local_address_space: vnet_resource.address_space.clone(),
+        });
+    }
+
+    /// Both halves, `Connected`.
+    pub(crate) fn peer(&mut self, a: &str, flags_a: Flags<'_>, b: &str, flags_b: Flags<'_>) -> &mut Self {
+        self.half(a, b, flags_a, PeeringState::Connected);
+        self.half(b, a, flags_b, PeeringState::Connected);
+        self
+    }
+
+    pub(crate) fn initiated(&mut self, a: &str, b: &str) -> &mut Self {
+        self.half(a, b, "a", PeeringState::Initiated);
+        self
+    }
+
+    /// A NIC with addresses (`vnet/subnet=address …`).
+    pub(crate) fn nic(&mut self, name: &str, addresses: &str, forwarding: bool) -> &mut Self {
+        let configurations = addresses.split_whitespace().enumerate().map(|(n, text)| {
+            let (subnet, address) = text.split_once('=').unwrap();
+            NicIpConfiguration {
+                name: format!("ipconfig{n}"),
+                subnet: subnet_id(subnet),
+                address: ip(address),
+                is_static: true,
+                public_ip_address: None,
+            }
+        });
+        let nic = NetworkInterface {
+            envelope: Self::envelope(id("networkInterfaces", name), "region1"),
+            ip_configurations: configurations.collect(),
+            enable_ip_forwarding: forwarding,
+        };
+        self.topology.nics.insert(nic.envelope.id.clone(), Arc::new(nic));
+        self
+    }
+
+    pub(crate) fn bind(&mut self, name: &str, binding: Binding) -> &mut Self {
+        self.endpoints += 1;
+        let mut key = [0; 32];
+        key[..2].copy_from_slice(&self.endpoints.to_be_bytes());
+        let joined = Agent {
+            id: agent(name),
+            binding,
+            public_key: PublicKey(key),
+            certificate_key: String::new(),
+            endpoints: vec![SocketAddr::new(ip("192.0.2.1"), 50_000 + self.endpoints)],
+            revoked: false,
+        };
+        self.topology.agents.insert(agent(name), Arc::new(joined));
+        self
+    }
+
+    pub(crate) fn agent_mut(&mut self, name: &str) -> &mut Agent {
+        Arc::make_mut(self.topology.agents.get_mut(&agent(name)).unwrap())
+    }
+
+    /// A VM of one NIC `{name}-nic`, and its agent.
+    pub(crate) fn vm(&mut self, name: &str, addresses: &str) -> &mut Self {
+        self.machine(name, addresses, false)
+    }
+
+    /// A VM whose NIC has `enableIPForwarding`.
+    pub(crate) fn appliance(&mut self, name: &str, addresses: &str) -> &mut Self {
+        self.machine(name, addresses, true)
+    }
+
+    fn machine(&mut self, name: &str, addresses: &str, forwarding: bool) -> &mut Self {
+        let nic = format!("{name}-nic");
+        self.nic(&nic, addresses, forwarding);
+        let binding = Self::vm_binding(name, &[&nic], &[]);
+        self.bind(name, binding)
+    }
+
+    pub(crate) fn vm_binding(name: &str, nics: &[&str], served: &[&str]) -> Binding {
+        Binding::Vm {
+            vm: ResourceId::new(format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/{name}")),
+            nics: nics.iter().map(|nic| id("networkInterfaces", nic)).collect(),
+            served: served.iter().map(|subnet| subnet_id(subnet)).collect(),
+        }
+    }
+
+    /// A gateway `{vnet}-gw` with one instance an address, each with an agent: `{vnet}-gw`, `{vnet}-gw-2`.
+    pub(crate) fn gateway(&mut self, vnet: &str, addresses: &str) -> &mut Self {
+        let name = format!("{vnet}-gw");
+        let gateway_id = id("virtualNetworkGateways", &name);
+        let addresses: Vec<IpAddr> = addresses.split_whitespace().map(ip).collect();
+        let configurations = addresses.iter().enumerate().map(|(n, address)| GatewayIpConfiguration {
+            name: format!("instance{n}"),
+            subnet: subnet_id(&format!("{vnet}/GatewaySubnet")),
+            address: *address,
+            is_static: true,
+            public_ip_address: None,
+        });
+        let gateway = VirtualNetworkGateway {
+            envelope: Self::envelope(gateway_id.clone(), "region1"),
+            ip_configurations: configurations.collect(),
+            vpn_type: "RouteBased".into(),
+            active_active: addresses.len() > 1,
+            enable_bgp: false,
+            asn: 65515,
+            bgp_peering_address: addresses[0],
+            sku: "VpnGw1".into(),
+        };
+        self.topology.gateways.insert(gateway_id.clone(), Arc::new(gateway));
+        for n in 0..addresses.len() {
+            let suffix = if n == 0 { String::new() } else { format!("-{}", n + 1) };
+            self.bind(
+                &format!("{name}{suffix}"),
+                Binding::Gateway {
+                    gateway: gateway_id.clone(),
+                    ip_configuration: format!("instance{n}"),
+                },
+            );
+        }
+        self
+    }
+
+    /// One side's connection object `{a}-to-{b}`.
+    pub(crate) fn connection(&mut self, a: &str, b: &str, key: Option<&str>) -> &mut Self {
+        let connection = Connection {
+            envelope: Self::envelope(id("connections", &format!("{a}-to-{b}")), "region1"),
+            gateway1: id("virtualNetworkGateways", &format!("{a}-gw")),
+            gateway2: id("virtualNetworkGateways", &format!("{b}-gw")),
+            shared_key: key.map(Into::into),
+            routing_weight: 10,
+            enable_bgp: false,
+        };
+        let id = connection.envelope.id.clone();
+        self.topology.connections.insert(id, Arc::new(connection));
+        self
+    }
+
+    pub(crate) fn connect(&mut self, a: &str, b: &str) -> &mut Self {
+        self.connection(a, b, Some("abc")).connection(b, a, Some("abc"))
+    }
+
+    /// A route table (`prefix>hop …`; hop: an address, `gateway`, `local`, `internet` or `none`) on a subnet.
+    pub(crate) fn routes(&mut self, subnet: &str, routes: &str) -> &mut Self {
+        let table = id("routeTables", &format!("rt-{}", subnet.replace('/', "-")));
+        let routes = routes.split_whitespace().enumerate().map(|(n, text)| {
+            let (prefix, hop) = text.split_once('>').unwrap();
+            Route {
+                id: ResourceId::new(format!("{table}/routes/r{n}")),
+                etag: Uuid::nil(),
+                prefix: prefix.parse().unwrap(),
+                next_hop: match hop {
+                    "gateway" => UserNextHop::VirtualNetworkGateway,
+                    "local" => UserNextHop::VnetLocal,
+                    "internet" => UserNextHop::Internet,
+                    "none" => UserNextHop::None,
+                    address => UserNextHop::VirtualAppliance { address: ip(address) },
+                },
+            }
+        });
+        let resource = RouteTable {
+            envelope: Self::envelope(table.clone(), "region1"),
+            disable_bgp_route_propagation: false,
+            routes: routes.collect(),
+        };
+        self.topology.route_tables.insert(table.clone(), Arc::new(resource));
+        let (vnet, _) = subnet.split_once('/').unwrap();
+        let subnets = &mut self.vnet_mut(vnet).subnets;
+        let subnet = subnets.iter_mut().find(|s| s.id == subnet_id(subnet)).unwrap();
+        subnet.route_table = Some(table);
+        self
+    }
+
+    pub(crate) fn table_mut(&mut self, subnet: &str) -> &mut RouteTable {
+        let table = id("routeTables", &format!("rt-{}", subnet.replace('/', "-")));
+        Arc::make_mut(self.topology.route_tables.get_mut(&table).unwrap())
+    }
+
+    /// The configuration of an agent; checked, and the same bytes twice.
+    pub(crate) fn config(&self, name: &str) -> AgentConfig {
+        let config = Compiler::new(&self.topology).compile(&agent(name)).unwrap();
+        config.check().unwrap();
+        assert_eq!(
+            AgentConfig::from_bytes(&config.to_bytes()).unwrap(),
+            config,
+            "survives the wire"
+        );
+        config
+    }
+
+    pub(crate) fn link(&self, of: &str, to: &str) -> Option<Link> {
+        self.config(of).links.into_iter().find(|l| l.peer == agent(to))
+    }
+
+    pub(crate) fn effective(&self, subnet: &str) -> Vec<EffectiveRoute> {
+        Compiler::new(&self.topology)
+            .effective_routes(&subnet_id(subnet))
+            .unwrap()
+    }
+
+    /// Effective routes as lines: `source prefix nextHopType [addresses]`, `!` in front of invalid ones.
+    pub(crate) fn shown(&self, subnet: &str) -> Vec<String> {
+        let line = |r: &EffectiveRoute| {
+            let invalid = if r.state == RouteState::Invalid { "!" } else { "" };
+            let mut line = format!("{invalid}{:?} {} {}", r.source, r.prefix, r.next_hop.type_name());
+            for address in r.next_hop.addresses() {
+                line.push_str(&format!(" {address}"));
+            }
+            line
+        };
+        self.effective(subnet).iter().map(line).collect()
+    }
+
+    /// Digests of all agents' configurations.
+    pub(crate) fn digests(&self) -> BTreeMap<String, String> {
+        let compiler = Compiler::new(&self.topology);
+        let all = self.topology.agents.keys();
+        all.filter_map(|a| Some((a.to_string(), digest(&compiler.compile(a)?.to_bytes()))))
+            .collect()
+    }
+
+    /// Names of the agents whose configuration differs.
+    pub(crate) fn changed_since(&self, before: &Self) -> Vec<String> {
+        let (old, new) = (before.digests(), self.digests());
+        let mut names: Vec<String> = old.keys().chain(new.keys()).cloned().collect();
+        names.sort();
+        names.dedup();
+        names.retain(|name| old.get(name) != new.get(name));
+        names
+    }
+}
+
+/// The demo's shape: a hub with a VM, an appliance and a VPN gateway; two spokes that use it; a branch joined by VPN.
+pub(crate) fn hub_and_spokes() -> World {
+    let mut w = World::default();
+    w.vnet("hub", "10.1.0.0/16", "workload=10.1.0.0/24 GatewaySubnet=10.1.255.0/27")
+        .vnet("spoke-a", "10.2.0.0/16", "workload=10.2.0.0/24")
+        .vnet("spoke-b", "10.3.0.0/16", "workload=10.3.0.0/24")
+        .vnet(
+            "branch",
+            "10.4.0.0/16",
+            "workload=10.4.0.0/24 GatewaySubnet=10.4.255.0/27",
+        )
+        .vm("hub-vm", "hub/workload=10.1.0.4")
+        .appliance("hub-nva", "hub/workload=10.1.0.5")
+        .vm("a-vm", "spoke-a/workload=10.2.0.4")
+        .vm("b-vm", "spoke-b/workload=10.3.0.4")
+        .vm("branch-vm", "branch/workload=10.4.0.4")
+        .gateway("hub", "10.1.255.4")
+        .gateway("branch", "10.4.255.4")
+        .connect("hub", "branch")
+        .peer("hub", "at", "spoke-a", "ar")
+        .peer("hub", "at", "spoke-b", "ar");
+    w
+}

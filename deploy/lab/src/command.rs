@@ -1,0 +1,105 @@
+//! Runs a helper program (`ip`, `nft`, …) with a time limit and says what it printed when it fails.
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Longest that a helper may take.
+pub const LIMIT: Duration = Duration::from_secs(15);
+
+/// What a program left behind.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Its exit status; 128 + signal if it was killed.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs a program to its end; a non-zero exit is not an error here.
+///
+/// # Errors
+/// It cannot be started, or runs longer than `limit` (it is killed then).
+pub fn finish(argv: &[String], limit: Duration) -> Result<Finished> {
+    let (program, arguments) = argv.split_first().context("an empty command")?;
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run '{program}': is it installed?"))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        // The receiver is gone only after the limit, when nobody wants the output.
+        let _ = sender.send(child.wait_with_output());
+    });
+    match receiver.recv_timeout(limit) {
+        Ok(output) => Ok(finished(&output.with_context(|| format!("waiting for '{program}'"))?)),
+        Err(_) => {
+            // Not reaped yet (the thread does that), so the pid is still its own.
+            let _ = kill(pid, Signal::SIGKILL);
+            bail!("'{}' did not end within {} s", argv.join(" "), limit.as_secs_f64())
+        }
+    }
+}
+
+fn finished(output: &Output) -> Finished {
+    use std::os::unix::process::ExitStatusExt;
+    Finished {
+        code: output
+            .status
+            .code()
+            .unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default()),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs a helper that must succeed; returns its standard output.
+///
+/// # Errors
+/// As [`finish`], or a non-zero exit, with what the helper said.
+pub fn run(argv: &[&str]) -> Result<String> {
+    let owned: Vec<String> = argv.iter().map(|s| (*s).to_owned()).collect();
+    let done = finish(&owned, LIMIT)?;
+    if done.code != 0 {
+        let said = if done.stderr.trim().is_empty() {
+            &done.stdout
+        } else {
+            &done.stderr
+        };
+        bail!("'{}' failed ({}): {}", argv.join(" "), done.code, said.trim());
+    }
+    Ok(done.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_helper_says_why() {
+        let error = run(&["sh", "-c", "echo broken >&2; exit 3"]).unwrap_err().to_string();
+        assert!(error.contains("broken") && error.contains("(3)"), "{error}");
+        assert!(
+            run(&["no-such-program-here"])
+                .unwrap_err()
+                .to_string()
+                .contains("installed")
+        );
+    }
+
+    #[test]
+    fn a_helper_that_hangs_is_killed() {
+        let argv = ["sleep", "60"].map(str::to_owned);
+        let error = finish(&argv, Duration::from_millis(100)).unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+    }
+}

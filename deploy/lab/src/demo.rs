@@ -1,0 +1,136 @@
+//! The walk through hub and spoke: every step is announced, done live, and asserted before and after with real packets.
+
+mod report;
+mod stage;
+mod steps;
+
+use crate::lab::{Lab, Options};
+use crate::progress::Progress;
+use crate::topology::{CONTROLLER, Topology};
+use anyhow::Result;
+use report::{Report, seconds};
+use stage::Stage;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// How to run the demo.
+#[derive(Debug, Clone, Default)]
+pub struct Demo {
+    /// Leave the lab up at the end, and say how to use it.
+    pub keep: bool,
+    /// Folder for the lab's state.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Brings the lab up, walks through it, and takes it down. Returns whether everything was as announced. Dropped
+/// meanwhile (Ctrl-C), the lab is taken down as well.
+///
+/// # Errors
+/// The lab could not be brought up or something did not answer at all. Nothing stays behind.
+pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
+    let progress = Progress::stderr();
+    let mut report = Report::new(progress.clone());
+    let agents = topology.agents().count();
+    report.title(&format!("Tombolo: {} on real tunnels, on this machine", topology.name));
+    report.dim(&format!(
+        "{agents} agents and a controller, each a process in a network namespace of its own, joined by an underlay alone."
+    ));
+    let start = Instant::now();
+    let options = Options {
+        state_dir: demo.state_dir,
+        // Kept, it must outlive this program.
+        detached: demo.keep,
+        replace: true,
+        progress: progress.clone(),
+    };
+    let lab = Lab::up(topology, options).await?;
+    // Until the walk has ended well enough to be kept, whatever happens takes the lab down.
+    let mut lab = TakenDown(Some(lab));
+    report.act("the lab is up, every agent runs its policy", &seconds(start.elapsed()));
+
+    let walked = match lab.get() {
+        Some(inner) => {
+            let mut stage = Stage::new(inner, &mut report);
+            steps::walk(&mut stage).await
+        }
+        None => Ok(()),
+    };
+    let stopped = walked.is_err();
+    if let Err(e) = walked {
+        report.check("the walk goes to its end", false, &format!("{e:#}"));
+    }
+    let good = report.finish();
+    progress.idle();
+    if demo.keep {
+        if let Some(lab) = lab.0.take() {
+            how_to_use(&lab, &report);
+        }
+    } else {
+        progress.doing("taking the lab down");
+        if !good && let Some(lab) = lab.get() {
+            report.line(&logs(lab, stopped));
+        }
+        if let Some(inner) = lab.0.take() {
+            inner.down()?;
+        }
+        report.dim("The lab is gone: no namespace, process or file is left.");
+    }
+    progress.finish();
+    Ok(good)
+}
+
+/// A lab that does not outlive this value, `detached` or not.
+struct TakenDown(Option<Lab>);
+
+impl TakenDown {
+    fn get(&mut self) -> Option<&mut Lab> {
+        self.0.as_mut()
+    }
+}
+
+impl Drop for TakenDown {
+    fn drop(&mut self) {
+        if let Some(lab) = self.0.take()
+            && let Err(e) = lab.down()
+        {
+            tracing::error!("taking the lab down: {e:#}");
+        }
+    }
+}
+
+/// The last lines of the logs, before they go.
+fn logs(lab: &Lab, many: bool) -> String {
+    let lines = if many { 12 } else { 4 };
+    let mut text = String::from("\nThe last lines of the logs:");
+    let names = std::iter::once(CONTROLLER).chain(lab.topology().agents().map(|(name, _)| name));
+    for name in names {
+        if let Ok(log) = lab.log(name) {
+            text += &format!("\n--- {name}\n{}", crate::process::tail(&log, lines));
+        }
+    }
+    text
+}
+
+/// What to do with a lab that was kept.
+fn how_to_use(lab: &Lab, report: &Report) {
+    let name = &lab.topology().name;
+    let host = lab.topology().agents().next().map_or(CONTROLLER, |(host, _)| host);
+    let (hosts, dir) = (lab.hosts(), lab.controller_dir().unwrap_or_default());
+    let program = std::env::current_exe().map_or("tombolo".to_owned(), |p| p.display().to_string());
+    let group = &lab.group().name;
+    report.line("");
+    report.title("The lab stays up.");
+    report.line(&format!("  a shell on a host        {}", hosts.enter(host)));
+    report.line(&format!("  what is there            {program} lab status"));
+    report.line("  the command line, from the controller's host:");
+    report.line(&format!("    {}", hosts.enter(CONTROLLER)));
+    report.line(&format!("    export TOMBOLO_CONTROLLER={}", lab.url()));
+    report.line(&format!("    export TOMBOLO_CA={}", dir.join("ca.pem").display()));
+    report.line(&format!(
+        "    export TOMBOLO_TOKEN_FILE={}",
+        dir.join("admin.token").display()
+    ));
+    report.line(&format!("    export TOMBOLO_RESOURCE_GROUP={group}"));
+    report.line(&format!("    {program} status"));
+    report.line(&format!("  take it down             {program} lab down {name}"));
+}

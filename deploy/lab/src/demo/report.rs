@@ -1,0 +1,153 @@
+//! The demo's report: steps, what was done, what was checked, how long it took.
+
+use crate::progress::Progress;
+use owo_colors::{OwoColorize, Style};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Prints as it goes and remembers what was not as announced.
+pub(super) struct Report {
+    progress: Progress,
+    colour: bool,
+    started: Instant,
+    step: u32,
+    step_started: Instant,
+    checks: u32,
+    failed: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(progress: Progress) -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
+        let forced = set("CLICOLOR_FORCE") || set("FORCE_COLOR");
+        let colour = forced || std::io::stdout().is_terminal() && !set("NO_COLOR");
+        let now = Instant::now();
+        Self {
+            progress,
+            colour,
+            started: now,
+            step: 0,
+            step_started: now,
+            checks: 0,
+            failed: Vec::new(),
+        }
+    }
+
+    fn paint(&self, text: &str, style: Style) -> String {
+        if self.colour {
+            text.style(style).to_string()
+        } else {
+            text.to_owned()
+        }
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(super) fn line(&self, text: &str) {
+        self.progress.print(text);
+    }
+
+    pub(super) fn title(&self, text: &str) {
+        self.line(&self.paint(text, Style::new().bold()));
+    }
+
+    pub(super) fn dim(&self, text: &str) {
+        self.line(&self.paint(text, Style::new().dimmed()));
+    }
+
+    /// Begins a step.
+    pub(super) fn step(&mut self, title: &str) {
+        self.close_step();
+        self.step += 1;
+        self.step_started = Instant::now();
+        let number = self.paint(&format!("{:>2}", self.step), Style::new().cyan().bold());
+        self.line("");
+        self.line(&format!("{number}  {}", self.paint(title, Style::new().bold())));
+    }
+
+    /// Ends the step that is open.
+    pub(super) fn close_step(&mut self) {
+        if self.step > 0 {
+            let took = seconds(self.step_started.elapsed());
+            self.dim(&format!("      {took:>66}"));
+        }
+    }
+
+    /// Something was done.
+    pub(super) fn act(&self, what: &str, took: &str) {
+        let arrow = self.paint("▸", Style::new().cyan());
+        self.line(&format!(
+            "    {arrow} {}{}",
+            pad(what, 58),
+            self.paint(took, Style::new().dimmed())
+        ));
+    }
+
+    /// Something was looked at. What it should be, whether it is, and what was seen.
+    pub(super) fn check(&mut self, what: &str, good: bool, seen: &str) {
+        self.progress.idle();
+        self.checks += 1;
+        if good {
+            let mark = self.paint("✓", Style::new().green().bold());
+            self.line(&format!(
+                "    {mark} {}{}",
+                pad(what, 58),
+                self.paint(seen, Style::new().dimmed())
+            ));
+        } else {
+            let mark = self.paint("✗", Style::new().red().bold());
+            let text = self.paint(what, Style::new().red());
+            self.line(&format!("    {mark} {text}"));
+            for line in seen.lines() {
+                self.line(&format!("        {line}"));
+            }
+            self.failed.push(format!("step {}: {what}: {seen}", self.step));
+        }
+    }
+
+    /// Whether everything was as announced so far.
+    pub(super) fn good(&self) -> bool {
+        self.failed.is_empty()
+    }
+
+    /// The last lines. Returns whether everything was as announced.
+    pub(super) fn finish(&mut self) -> bool {
+        self.close_step();
+        let took = seconds(self.started.elapsed());
+        self.line("");
+        if self.failed.is_empty() {
+            let text = format!(
+                "All {} checks in {} steps were as announced, in {took}.",
+                self.checks, self.step
+            );
+            self.line(&self.paint(&text, Style::new().green().bold()));
+        } else {
+            let text = format!(
+                "{} of {} checks were not as announced ({took}):",
+                self.failed.len(),
+                self.checks
+            );
+            self.line(&self.paint(&text, Style::new().red().bold()));
+            for failed in &self.failed {
+                self.line(&format!("  {failed}"));
+            }
+        }
+        self.failed.is_empty()
+    }
+}
+
+fn pad(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    format!("{text}{}", " ".repeat(width.saturating_sub(length).max(2)))
+}
+
+/// A duration for people.
+pub(super) fn seconds(d: Duration) -> String {
+    if d < Duration::from_secs(1) {
+        format!("{:.1} ms", d.as_secs_f64() * 1e3)
+    } else {
+        format!("{:.1} s", d.as_secs_f64())
+    }
+}

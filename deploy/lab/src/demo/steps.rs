@@ -1,0 +1,307 @@
+//! The steps of the walk, in order. Hosts and VNets are those of the built-in hub-and-spoke topology.
+
+use super::report::seconds;
+use super::stage::{Flags, Stage};
+use crate::probe::Pinger;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const HUB: &str = "hub";
+const A: &str = "spoke-a";
+const B: &str = "spoke-b";
+const BRANCH: &str = "branch";
+const HUB_VM: &str = "hub-vm";
+const HUB_FW: &str = "hub-fw";
+const HUB_GW: &str = "hub-gw";
+const BRANCH_GW: &str = "branch-gw";
+const A_VM: &str = "spoke-a-vm";
+const B_VM: &str = "spoke-b-vm";
+const BRANCH_VM: &str = "branch-vm";
+
+const PLAIN: Flags = Flags {
+    forwarded: false,
+    transit: false,
+    remote_gateways: false,
+};
+const FORWARDED: Flags = Flags {
+    forwarded: true,
+    ..PLAIN
+};
+const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
+
+/// Spacing of the pings that run beside everything.
+const SPACING: Duration = Duration::from_millis(20);
+
+/// Walks through everything. The walk stops at the first step that is not as announced: later ones build on it.
+pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
+    // P16: no change may disturb traffic that it does not concern.
+    let inside = s.lab.pinger(HUB_VM, HUB_FW, SPACING)?;
+    macro_rules! step {
+        ($step:expr) => {
+            $step.await?;
+            s.agrees().await?;
+            if !s.report.good() {
+                return Ok(());
+            }
+        };
+    }
+    step!(halves(s));
+    step!(not_transitive(s));
+    step!(appliance(s));
+    step!(gateway(s));
+    step!(wrong_key(s));
+    step!(peering_beats_tunnel(s));
+    step!(disconnected(s));
+    step!(controller_dies(s));
+    s.report.step("Meanwhile, inside the hub");
+    unlost(s, inside)
+}
+
+async fn halves(s: &mut Stage<'_>) -> Result<()> {
+    s.report.step("A peering has two halves (P13)");
+    s.silent(A_VM, HUB_VM).await?;
+    s.silent(HUB_VM, A_VM).await?;
+    s.peer(HUB, A, PLAIN).await?;
+    s.state_is(HUB, A, "Initiated").await?;
+    s.silent(A_VM, HUB_VM).await?;
+    s.peer(A, HUB, PLAIN).await?;
+    s.state_is(HUB, A, "Connected").await?;
+    s.state_is(A, HUB, "Connected").await?;
+    s.both_reach(A_VM, HUB_VM).await?;
+    s.reaches(A_VM, &format!("{HUB_VM}/6")).await?;
+    s.path_is(A_VM, HUB_VM, &[]).await
+}
+
+async fn not_transitive(s: &mut Stage<'_>) -> Result<()> {
+    s.report.step("Peering is not transitive (P24)");
+    s.silent(B_VM, HUB_VM).await?;
+    s.peer(HUB, B, PLAIN).await?;
+    s.peer(B, HUB, PLAIN).await?;
+    s.both_reach(B_VM, HUB_VM).await?;
+    s.silent(A_VM, B_VM).await?;
+    s.silent(B_VM, A_VM).await
+}
+
+async fn appliance(s: &mut Stage<'_>) -> Result<()> {
+    s.report.step("Spoke to spoke through an appliance in the hub (R19)");
+    s.silent(A_VM, B_VM).await?;
+    s.route("spoke-a-routes", B, HUB_FW).await?;
+    s.route("spoke-b-routes", A, HUB_FW).await?;
+    s.silent(A_VM, B_VM).await?;
+    s.stopped_by(A_VM, B_VM, "P18").await?;
+    s.peer(A, HUB, FORWARDED).await?;
+    s.silent(A_VM, B_VM).await?;
+    s.peer(B, HUB, FORWARDED).await?;
+    s.both_reach(A_VM, B_VM).await?;
+    s.path_is(A_VM, B_VM, &[HUB_FW]).await?;
+    s.path_is(B_VM, A_VM, &[HUB_FW]).await?;
+    s.path_is(A_VM, HUB_VM, &[]).await
+}
+
+async fn gateway(s: &mut Stage<'_>) -> Result<()> {
+    s.report
+        .step("Spoke to branch through the hub's VPN gateway (P19 to P21)");
+    s.connection_is("hub-to-branch", "Connected", "").await?;
+    s.connection_is("branch-to-hub", "Connected", "").await?;
+    s.path_is(HUB_VM, BRANCH_VM, &[HUB_GW, "*"]).await?;
+    s.silent(A_VM, BRANCH_VM).await?;
+    s.peer(HUB, A, TRANSIT).await?;
+    s.silent(A_VM, BRANCH_VM).await?;
+    s.peer(
+        A,
+        HUB,
+        Flags {
+            remote_gateways: true,
+            ..FORWARDED
+        },
+    )
+    .await?;
+    s.both_reach(A_VM, BRANCH_VM).await?;
+    s.path_is(A_VM, BRANCH_VM, &[HUB_GW, "*"]).await?;
+    s.path_is(BRANCH_VM, A_VM, &[BRANCH_GW, "*"]).await?;
+    s.silent(B_VM, BRANCH_VM).await
+}
+
+async fn wrong_key(s: &mut Stage<'_>) -> Result<()> {
+    s.report.step("A wrong shared key on one side (G11, D14)");
+    s.reaches(A_VM, BRANCH_VM).await?;
+    let right = s.key_of("branch-to-hub")?;
+    s.shared_key("branch-to-hub", &format!("Not{right}")).await?;
+    s.connection_is("hub-to-branch", "NotConnected", "Authentication")
+        .await?;
+    s.connection_is("branch-to-hub", "NotConnected", "Authentication")
+        .await?;
+    s.silent(A_VM, BRANCH_VM).await?;
+    s.both_reach(A_VM, B_VM).await?;
+    s.shared_key("branch-to-hub", &right).await?;
+    s.connection_is("hub-to-branch", "Connected", "").await?;
+    s.connection_is("branch-to-hub", "Connected", "").await?;
+    s.both_reach(A_VM, BRANCH_VM).await
+}
+
+async fn peering_beats_tunnel(s: &mut Stage<'_>) -> Result<()> {
+    s.report
+        .step("Hub and branch are peered too: the peering wins (P25), the spoke stays on the VPN (D9)");
+    s.path_is(HUB_VM, BRANCH_VM, &[HUB_GW, "*"]).await?;
+    s.peer(HUB, BRANCH, PLAIN).await?;
+    s.path_is(HUB_VM, BRANCH_VM, &[HUB_GW, "*"]).await?;
+    s.peer(BRANCH, HUB, PLAIN).await?;
+    s.state_is(HUB, BRANCH, "Connected").await?;
+    s.path_is(HUB_VM, BRANCH_VM, &[]).await?;
+    s.path_is(BRANCH_VM, HUB_VM, &[]).await?;
+    s.path_is(A_VM, BRANCH_VM, &[HUB_GW, "*"]).await?;
+    s.path_is(BRANCH_VM, A_VM, &[BRANCH_GW, "*"]).await?;
+    s.silent(B_VM, BRANCH_VM).await
+}
+
+async fn disconnected(s: &mut Stage<'_>) -> Result<()> {
+    s.report
+        .step("One half is deleted: Disconnected, back to the VPN (P13, P15)");
+    s.path_is(HUB_VM, BRANCH_VM, &[]).await?;
+    s.unpeer(HUB, BRANCH).await?;
+    s.state_is(BRANCH, HUB, "Disconnected").await?;
+    s.both_reach(HUB_VM, BRANCH_VM).await?;
+    s.path_is(HUB_VM, BRANCH_VM, &[HUB_GW, "*"]).await?;
+    s.path_is(A_VM, BRANCH_VM, &[HUB_GW, "*"]).await?;
+    s.unpeer(BRANCH, HUB).await
+}
+
+async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
+    s.report.step("The controller is killed with kill -9, and comes back");
+    let before = desired(s).await?;
+    let sent_before = configurations(s, &[B_VM]).await?;
+    let mut pings = Vec::new();
+    for (from, to) in [(A_VM, HUB_VM), (HUB_VM, A_VM), (A_VM, BRANCH_VM), (HUB_VM, BRANCH_VM)] {
+        s.address(to)?;
+        pings.push(s.lab.pinger(from, to, SPACING)?);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    s.lab.kill_controller()?;
+    s.report.act("kill -9 of the controller", "");
+    let health = s.lab.client()?.health().await;
+    s.report.check("the controller does not answer", health.is_err(), "");
+    s.both_reach(A_VM, B_VM).await?;
+    s.lab.kill_agent(B_VM)?;
+    s.report.act(&format!("kill -9 of the agent of {B_VM}"), "");
+    s.silent(A_VM, B_VM).await?;
+    let start = Instant::now();
+    s.lab.start_agent(B_VM)?;
+    // Others still send on sessions that the killed agent took with it, until it has answered once.
+    s.reaches_again(B_VM, HUB_VM, start).await?;
+    s.reaches_again(A_VM, B_VM, start).await?;
+    s.both_reach(A_VM, B_VM).await?;
+    s.path_is(B_VM, A_VM, &[HUB_FW]).await?;
+
+    let start = Instant::now();
+    s.report.progress().doing("the controller starts again");
+    s.lab.start_controller().await?;
+    let answered = start.elapsed();
+    s.lab.wait_until_ready(Duration::from_secs(30)).await?;
+    let all = seconds(start.elapsed());
+    s.report.act(
+        "the controller starts again",
+        &format!("answers after {}, all agents after {all}", seconds(answered)),
+    );
+    let after = desired(s).await?;
+    let same = before == after;
+    let seen = format!(
+        "{} resources, revision {}",
+        after.len().saturating_sub(1),
+        after[REVISION]
+    );
+    s.report.check(
+        "it has the same state",
+        same,
+        &if same { seen } else { changes(&before, &after) },
+    );
+    let sent_after = configurations(s, &[B_VM]).await?;
+    let total: u64 = sent_after.values().sum();
+    let seen = format!("{total} configurations received since their start, as before");
+    let same = sent_before == sent_after;
+    let seen = if same {
+        seen
+    } else {
+        format!("before {sent_before:?}, after {sent_after:?}")
+    };
+    s.report
+        .check("nothing was re-sent to agents that are up to date", same, &seen);
+    for ping in pings {
+        unlost(s, ping)?;
+    }
+    Ok(())
+}
+
+/// A ping that ran beside other things lost nothing.
+fn unlost(s: &mut Stage<'_>, ping: Pinger) -> Result<()> {
+    let (name, interval) = (ping.name.clone(), ping.interval);
+    let pinged = ping.stop()?;
+    let lost = pinged.missing.len();
+    let seen = format!("{} sent every {} ms, {lost} lost", pinged.sent, interval.as_millis());
+    let good = pinged.all();
+    let seen = if good {
+        seen
+    } else {
+        format!("{seen}: numbers {:?}", pinged.missing)
+    };
+    s.report.check(&format!("{name} never stopped"), good, &seen);
+    Ok(())
+}
+
+const REVISION: &str = "revision";
+
+/// The whole desired state: every resource with its etag, and the revision.
+async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
+    let client = s.lab.client()?;
+    let mut all = BTreeMap::new();
+    for kind in [
+        "virtualNetworks",
+        "routeTables",
+        "networkInterfaces",
+        "publicIPAddresses",
+        "virtualNetworkGateways",
+        "connections",
+    ] {
+        for mut item in client.arm_list(&s.lab.group().collection(kind)).await? {
+            // What agents report is no desired state.
+            if let Some(properties) = item["properties"].as_object_mut() {
+                for live in [
+                    "connectionStatus",
+                    "tunnelConnectionStatus",
+                    "ingressBytesTransferred",
+                    "egressBytesTransferred",
+                ] {
+                    properties.remove(live);
+                }
+            }
+            let id = item["id"].as_str().context("a resource without id")?.to_owned();
+            all.insert(id, item);
+        }
+    }
+    for agent in client.agents().await? {
+        let identity = serde_json::json!([agent.public_key.to_string(), agent.revoked, agent.desired_digest]);
+        all.insert(format!("agent {}", agent.id), identity);
+    }
+    let health = client.health().await?;
+    all.insert(REVISION.to_owned(), health[REVISION].clone());
+    Ok(all)
+}
+
+fn changes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> String {
+    let names = before.keys().chain(after.keys().filter(|k| !before.contains_key(*k)));
+    let changed = names.filter(|k| before.get(*k) != after.get(*k));
+    let lines = changed.map(|k| format!("{k}: {:?} became {:?}", before.get(k), after.get(k)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// How many configurations each agent was sent since it started, except for some.
+async fn configurations(s: &Stage<'_>, except: &[&str]) -> Result<BTreeMap<String, u64>> {
+    let names = s.lab.topology().agents().map(|(name, _)| name.to_owned());
+    let mut all = BTreeMap::new();
+    for name in names.filter(|n| !except.contains(&n.as_str())).collect::<Vec<_>>() {
+        let count = s.lab.configurations_received(&name).await?;
+        all.insert(name, count);
+    }
+    Ok(all)
+}

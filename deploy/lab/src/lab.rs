@@ -1,0 +1,456 @@
+//! A lab: brought up from a topology, used, and taken down without a trace.
+
+mod agents;
+mod network;
+mod teardown;
+
+pub use agents::Ready;
+
+use crate::binary;
+use crate::host::{Hosts, Namespaces};
+use crate::operator;
+use crate::process::{self, Process};
+use crate::progress::Progress;
+use crate::state::{self, State, StateDir};
+use crate::topology::{CONTROLLER, INTERNET, Topology};
+use crate::underlay;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tombolo_client::Client;
+use tombolo_client::manifest::{Manifest, Plan};
+use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
+
+/// How long the controller may take until it answers.
+const CONTROLLER_START: Duration = Duration::from_secs(20);
+/// The resource group if the topology names none.
+const GROUP: &str = "lab";
+
+/// How to bring a lab up.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Folder for the lab's state; `/run/tombolo-lab/<name>` if not given.
+    pub state_dir: Option<PathBuf>,
+    /// The lab stays when this program ends: `tombolo lab up`. Otherwise it ends with it, however it ends.
+    pub detached: bool,
+    /// Takes down what is left of a lab of the same name first. Otherwise that is an error.
+    pub replace: bool,
+    /// Where progress goes.
+    pub progress: Progress,
+}
+
+/// A lab. Dropped, it is taken down, unless it is `detached`.
+pub struct Lab {
+    hosts: Box<dyn Hosts>,
+    topology: Topology,
+    /// None once it has been taken down.
+    dir: Option<StateDir>,
+    state: Mutex<State>,
+    client: Option<Client>,
+    group: Group,
+    detached: bool,
+    progress: Progress,
+}
+
+impl Lab {
+    /// Brings a lab up: hosts, underlay, controller, resources, agents. Returns when every agent runs the policy that
+    /// the controller has for it. Whatever fails, nothing stays behind.
+    ///
+    /// # Errors
+    /// What did not work, with the last lines of the log that says why.
+    pub async fn up(topology: &Topology, options: Options) -> Result<Self> {
+        topology.check()?;
+        if !nix::unistd::geteuid().is_root() {
+            bail!("a lab makes network namespaces: run as root");
+        }
+        // Looked for before anything is made.
+        for program in ["tombolo-controller", "tombolo-agent"] {
+            binary::find(program)?;
+        }
+        let mut lab = Self::prepare(topology, options)?;
+        // On failure the lab is taken down even if it was to stay: half a lab is of no use.
+        let wanted = std::mem::replace(&mut lab.detached, false);
+        lab.bring_up(wanted)
+            .await
+            .with_context(|| format!("bringing up lab {}", topology.name))?;
+        lab.detached = wanted;
+        lab.progress.idle();
+        Ok(lab)
+    }
+
+    /// Brings up hosts and underlay only, for tests of the network itself.
+    ///
+    /// # Errors
+    /// What did not work.
+    pub async fn underlay_only(topology: &Topology, options: Options) -> Result<Self> {
+        let lab = Self::prepare(topology, options)?;
+        lab.build_network().await?;
+        Ok(lab)
+    }
+
+    fn prepare(topology: &Topology, options: Options) -> Result<Self> {
+        let path = options.state_dir.unwrap_or_else(|| state::dir_of(None, &topology.name));
+        let dir = StateDir::open(&path)?;
+        let hosts = Box::new(Namespaces::new(&topology.name));
+        if let Some(old) = dir.load()? {
+            if !options.replace {
+                bail!(
+                    "lab {} is up already: take it down with 'tombolo lab down {}'",
+                    topology.name,
+                    topology.name
+                );
+            }
+            options.progress.doing("removing what an earlier lab left");
+            teardown::all(&Namespaces::new(&old.topology.name), &old)?;
+        }
+        let state = State {
+            topology: topology.clone(),
+            hosts: Vec::new(),
+            processes: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            complete: false,
+        };
+        dir.save(&state)?;
+        Ok(Self {
+            hosts,
+            topology: topology.clone(),
+            dir: Some(dir),
+            state: Mutex::new(state),
+            client: None,
+            group: group_of(topology),
+            detached: options.detached,
+            progress: options.progress,
+        })
+    }
+
+    /// Takes hold of a lab that is up. Dropping it then leaves it up.
+    ///
+    /// # Errors
+    /// There is none in this folder.
+    pub fn attach(path: &Path) -> Result<Self> {
+        if state::read(path)?.is_none() {
+            bail!("no lab is up in {}", path.display());
+        }
+        let dir = StateDir::open(path)?;
+        let state = dir
+            .load()?
+            .with_context(|| format!("no lab is up in {}", path.display()))?;
+        let mut lab = Self {
+            hosts: Box::new(Namespaces::new(&state.topology.name)),
+            topology: state.topology.clone(),
+            group: group_of(&state.topology),
+            dir: Some(dir),
+            state: Mutex::new(state),
+            client: None,
+            detached: true,
+            progress: Progress::silent(),
+        };
+        // A lab that is only half there has no client, and can still be taken down.
+        lab.client = lab.make_client().ok();
+        Ok(lab)
+    }
+
+    async fn bring_up(&mut self, detached: bool) -> Result<()> {
+        self.build_network().await?;
+        self.progress.doing("starting the controller");
+        self.launch_controller(!detached)?;
+        self.wait_for_controller().await?;
+        self.progress.doing("applying the resources");
+        let mut manifest = Manifest::default();
+        manifest.add("resources", self.topology.resources.clone());
+        let client = self.client()?;
+        let plan = Plan::read(client, &manifest, &self.group, false)
+            .await
+            .context("resources")?;
+        plan.apply(client, |_| {}).await.context("resources")?;
+        self.learn_addresses().await?;
+        self.join_agents(!detached).await?;
+        self.wait_until_ready(Duration::from_secs(40)).await?;
+        self.change(|s| s.complete = true)
+    }
+
+    /// Every step is short and without a pause inside, so that a lab that is dropped meanwhile knows all it has made.
+    async fn build_network(&self) -> Result<()> {
+        self.make_host(INTERNET)?;
+        underlay::build(&*self.hosts, &self.topology)?;
+        for (host, address) in underlay::attached(&self.topology) {
+            self.progress.doing(format!("making host {host}"));
+            self.make_host(&host)?;
+            underlay::attach(&*self.hosts, &self.topology, &host, address).with_context(|| format!("host {host}"))?;
+            if let Some(vm) = self.topology.hosts.get(&host).and_then(|h| h.vm.as_ref())
+                && vm.kernel_forwarding
+            {
+                network::forwarding(&self.hosts.netns(&host))?;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn make_host(&self, host: &str) -> Result<()> {
+        self.change(|s| s.hosts.push(host.to_owned()))?;
+        self.hosts.create(host).with_context(|| format!("host {host}"))
+    }
+
+    /// The topology that it was made from.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// What its hosts are.
+    #[must_use]
+    pub fn hosts(&self) -> &dyn Hosts {
+        &*self.hosts
+    }
+
+    /// The resource group of the topology's resources.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Where its state and logs are.
+    ///
+    /// # Errors
+    /// It was taken down.
+    pub fn path(&self) -> Result<&Path> {
+        Ok(self.dir.as_ref().context("the lab was taken down")?.path())
+    }
+
+    /// The controller's REST interface, as the operator uses it.
+    ///
+    /// # Errors
+    /// The controller was never up.
+    pub fn client(&self) -> Result<&Client> {
+        self.client.as_ref().context("the lab's controller was not started")
+    }
+
+    /// `https://…` of the controller, reachable from the hosts.
+    #[must_use]
+    pub fn url(&self) -> String {
+        url(&self.topology)
+    }
+
+    /// The controller's data folder, with `ca.pem` and `admin.token`.
+    ///
+    /// # Errors
+    /// It was taken down.
+    pub fn controller_dir(&self) -> Result<PathBuf> {
+        Ok(self.path()?.join(CONTROLLER))
+    }
+
+    /// The state folder of a host's agent.
+    ///
+    /// # Errors
+    /// It was taken down.
+    pub fn agent_dir(&self, host: &str) -> Result<PathBuf> {
+        Ok(self.path()?.join("agents").join(host))
+    }
+
+    /// The log of a host's agent, of the `controller`, or of a program that was started under that name.
+    ///
+    /// # Errors
+    /// It was taken down.
+    pub fn log(&self, name: &str) -> Result<PathBuf> {
+        Ok(self.path()?.join("logs").join(format!("{name}.log")))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has made.
+    #[must_use]
+    pub fn snapshot(&self) -> State {
+        self.state().clone()
+    }
+
+    /// Changes the state and puts it on disk.
+    fn change(&self, change: impl FnOnce(&mut State)) -> Result<()> {
+        let mut state = self.state();
+        change(&mut state);
+        self.dir.as_ref().context("the lab was taken down")?.save(&state)
+    }
+
+    /// Starts a program on a host; its output goes to a log of that name.
+    fn launch(&self, name: &str, host: &str, argv: &[String], tied: bool) -> Result<Process> {
+        let log = self.log(name)?;
+        if let Some(folder) = log.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let argv = self.hosts.wrap(host, argv);
+        let process = process::start(&argv, &log, &[], tied).with_context(|| format!("{name} on {host}"))?;
+        self.change(|s| {
+            s.processes.insert(name.to_owned(), process.clone());
+        })?;
+        Ok(process)
+    }
+
+    fn process(&self, name: &str) -> Result<Process> {
+        let state = self.state();
+        let found = state.processes.get(name).cloned();
+        found.with_context(|| format!("nothing named '{name}' runs in lab {}", self.topology.name))
+    }
+
+    fn make_client(&self) -> Result<Client> {
+        client_of(&self.topology, self.path()?)
+    }
+
+    fn launch_controller(&self, tied: bool) -> Result<()> {
+        let at = &self.topology.underlay.controller;
+        let argv = vec![
+            binary::find("tombolo-controller")?.display().to_string(),
+            "--data-dir".to_owned(),
+            self.controller_dir()?.display().to_string(),
+            "--listen".to_owned(),
+            std::net::SocketAddr::new(at.address, at.port).to_string(),
+        ];
+        self.launch(CONTROLLER, CONTROLLER, &argv, tied).map(drop)
+    }
+
+    async fn wait_for_controller(&mut self) -> Result<()> {
+        let process = self.process(CONTROLLER)?;
+        let deadline = Instant::now() + CONTROLLER_START;
+        loop {
+            // The certificate and the token appear with the first start.
+            let client = self.make_client();
+            let health = match &client {
+                Ok(client) => client.health().await.map(drop).map_err(Into::into),
+                Err(e) => Err(anyhow::anyhow!("{e:#}")),
+            };
+            match (health, client) {
+                (Ok(()), Ok(client)) => {
+                    self.client = Some(client);
+                    return Ok(());
+                }
+                (Err(e), _) if !process.alive() || Instant::now() > deadline => {
+                    bail!("the controller does not answer: {e:#}\n{}", process.tail(15));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(30)).await,
+            }
+        }
+    }
+
+    /// Kills the controller as a power cut would.
+    ///
+    /// # Errors
+    /// It does not run, or does not go away.
+    pub fn kill_controller(&self) -> Result<()> {
+        self.process(CONTROLLER)?.kill()
+    }
+
+    /// Asks the controller to end. Returns whether it did by itself.
+    ///
+    /// # Errors
+    /// It does not go away.
+    pub fn stop_controller(&self) -> Result<bool> {
+        self.process(CONTROLLER)?.stop(Duration::from_secs(10))
+    }
+
+    /// Starts the controller again and waits until it answers.
+    ///
+    /// # Errors
+    /// It runs already or does not answer.
+    pub async fn start_controller(&mut self) -> Result<()> {
+        if self.process(CONTROLLER)?.alive() {
+            bail!("the controller runs already");
+        }
+        self.launch_controller(!self.detached)?;
+        self.wait_for_controller().await
+    }
+
+    /// An overlay address of a host: the primary one; `host/6` is its first IPv6 address, `host/4` its first IPv4
+    /// address. An address stands for itself.
+    ///
+    /// # Errors
+    /// No such host, or it has no such address.
+    pub fn address(&self, name: &str) -> Result<IpAddr> {
+        if let Ok(address) = name.parse() {
+            return Ok(address);
+        }
+        let (host, family) = name.split_once('/').unwrap_or((name, ""));
+        let state = self.state();
+        let all = state
+            .addresses
+            .get(host)
+            .with_context(|| format!("host '{host}' has no overlay address"))?;
+        let found = all.iter().find(|a| match family {
+            "4" => a.is_ipv4(),
+            "6" => a.is_ipv6(),
+            _ => true,
+        });
+        found
+            .copied()
+            .with_context(|| format!("host '{host}' has no such address: {name}"))
+    }
+
+    /// The underlay address of a host now.
+    ///
+    /// # Errors
+    /// No such host.
+    pub fn underlay_address(&self, host: &str) -> Result<IpAddr> {
+        if let Some(address) = self.state().moved.get(host) {
+            return Ok(*address);
+        }
+        let all = underlay::attached(&self.topology);
+        let found = all.iter().find(|(name, _)| name == host);
+        found
+            .map(|(_, address)| *address)
+            .with_context(|| format!("there is no host '{host}' in lab {}", self.topology.name))
+    }
+
+    /// Takes everything down. All of it is tried; what did not work comes together.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub fn down(mut self) -> Result<()> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<()> {
+        let Some(dir) = self.dir.take() else { return Ok(()) };
+        let state = self.state().clone();
+        teardown::all(&*self.hosts, &state)?;
+        dir.remove()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.detached {
+            return;
+        }
+        if let Err(e) = self.take_down() {
+            tracing::error!("taking down lab {}: {e:#}", self.topology.name);
+        }
+    }
+}
+
+fn group_of(topology: &Topology) -> Group {
+    let name = topology.resources.resource_group.as_deref().unwrap_or(GROUP);
+    Group::new(DEFAULT_SUBSCRIPTION, name)
+}
+
+/// `https://…` of a lab's controller.
+fn url(topology: &Topology) -> String {
+    let at = &topology.underlay.controller;
+    format!("https://{}", std::net::SocketAddr::new(at.address, at.port))
+}
+
+/// The operator's client of the lab whose state is in `folder`.
+///
+/// # Errors
+/// The controller has not left its certificate and token there yet.
+pub fn client_of(topology: &Topology, folder: &Path) -> Result<Client> {
+    let read = |name: &str| {
+        let file = folder.join(CONTROLLER).join(name);
+        std::fs::read_to_string(&file).with_context(|| file.display().to_string())
+    };
+    let netns = Namespaces::new(&topology.name).netns(CONTROLLER);
+    operator::client(&netns, &url(topology), read("admin.token")?.trim(), &read("ca.pem")?)
+}

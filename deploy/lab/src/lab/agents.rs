@@ -1,0 +1,289 @@
+//! The agents of a lab: they join with tokens, run, are killed and come back.
+
+use crate::binary;
+use crate::command;
+use crate::lab::Lab;
+use crate::topology::Host;
+use anyhow::{Context, Result, bail};
+use futures::future::try_join_all;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tombolo_client::fabric::Binding;
+use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
+use tombolo_proto::config::AgentConfig;
+use tombolo_proto::id::{AgentId, ResourceId, Revision};
+use tombolo_proto::status::AgentStatus;
+
+/// Longest that joining takes.
+const JOIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// When every agent has what it should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// The revision that is in force.
+    pub revision: Revision,
+    /// How long that took to be seen.
+    pub took: Duration,
+}
+
+impl Lab {
+    /// Gives every agent's host its token and starts it.
+    pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
+        let agents: Vec<_> = self.topology.agents().collect();
+        self.progress.doing(format!("{} agents join", agents.len()));
+        try_join_all(agents.iter().map(|(name, host)| self.join(name, host))).await?;
+        for (name, _) in agents {
+            self.launch_agent(name, tied)?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn join(&self, name: &str, host: &Host) -> Result<()> {
+        let binding = self.binding(name, host)?;
+        let id = AgentId::new(name)?;
+        let token = self.client()?.create_token(&id, &binding, None).await;
+        let token = token.with_context(|| format!("a token for {name}"))?.token;
+        let mut argv = self.agent_argv("join", name)?;
+        argv.extend(["--controller".to_owned(), self.url(), "--token".to_owned(), token]);
+        if let Some(port) = host.listen_port {
+            argv.extend(["--listen-port".to_owned(), port.to_string()]);
+        }
+        let argv = self.hosts.wrap(name, &argv);
+        let done = tokio::task::spawn_blocking(move || command::finish(&argv, JOIN_LIMIT)).await??;
+        if done.code != 0 {
+            bail!("{name} cannot join: {}{}", done.stdout, done.stderr);
+        }
+        Ok(())
+    }
+
+    fn agent_argv(&self, verb: &str, name: &str) -> Result<Vec<String>> {
+        let dir = self.agent_dir(name)?;
+        if let Some(parent) = dir.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let program = binary::find("tombolo-agent")?.display().to_string();
+        Ok(vec![
+            program,
+            verb.to_owned(),
+            "--state-dir".to_owned(),
+            dir.display().to_string(),
+        ])
+    }
+
+    fn launch_agent(&self, name: &str, tied: bool) -> Result<()> {
+        let argv = self.agent_argv("run", name)?;
+        self.launch(name, name, &argv, tied).map(drop)
+    }
+
+    /// What a host's agent stands for (D7).
+    fn binding(&self, name: &str, host: &Host) -> Result<Binding> {
+        let group = &self.group;
+        if let Some(vm) = &host.vm {
+            let served = vm.serves.iter().map(|s| group.resolve_subnet(s).map(ResourceId::new));
+            return Ok(Binding::Vm {
+                vm: group.vm(name),
+                nics: vm
+                    .nics
+                    .iter()
+                    .map(|n| ResourceId::new(group.resolve("networkInterfaces", n)))
+                    .collect(),
+                served: served.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?,
+            });
+        }
+        let gateway = host
+            .gateway
+            .as_ref()
+            .with_context(|| format!("host '{name}' has no agent"))?;
+        let instance = gateway.ip_configuration.clone();
+        Ok(Binding::Gateway {
+            gateway: ResourceId::new(group.resolve("virtualNetworkGateways", &gateway.name)),
+            ip_configuration: instance.unwrap_or_else(|| GATEWAY_IP_CONFIGURATION.to_owned()),
+        })
+    }
+
+    /// Reads the overlay addresses back from the controller: it may have chosen some of them.
+    pub(super) async fn learn_addresses(&self) -> Result<()> {
+        for (name, host) in self.topology.agents() {
+            let mut all = Vec::new();
+            if let Some(vm) = &host.vm {
+                for nic in &vm.nics {
+                    let path = self.group.resolve("networkInterfaces", nic);
+                    all.extend(private_addresses(&self.client()?.arm_get(&path).await?, None));
+                }
+            } else if let Some(gateway) = &host.gateway {
+                let path = self.group.resolve("virtualNetworkGateways", &gateway.name);
+                let instance = gateway.ip_configuration.as_deref();
+                all.extend(private_addresses(&self.client()?.arm_get(&path).await?, instance));
+            }
+            if all.is_empty() {
+                bail!("the controller shows no private address for {name}");
+            }
+            self.change(|s| {
+                s.addresses.insert(name.to_owned(), all);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every agent that runs is connected and has applied what the controller has for it.
+    ///
+    /// # Errors
+    /// The limit passed; the message names the agents and shows the last lines of their logs.
+    pub async fn wait_until_ready(&self, limit: Duration) -> Result<Ready> {
+        let start = Instant::now();
+        let expected: Vec<String> = self.topology.agents().map(|(name, _)| name.to_owned()).collect();
+        let running: Vec<_> = expected.into_iter().filter(|n| self.agent_runs(n)).collect();
+        loop {
+            let revisions = self.client()?.revisions().await?;
+            let ready = |name: &String| {
+                let found = revisions.agents.iter().find(|a| a.agent.as_str() == name);
+                found.is_some_and(|a| a.connected && a.up_to_date)
+            };
+            let missing: Vec<_> = running.iter().filter(|n| !ready(n)).collect();
+            if missing.is_empty() {
+                return Ok(Ready {
+                    revision: revisions.desired,
+                    took: start.elapsed(),
+                });
+            }
+            if start.elapsed() > limit {
+                let mut text = format!("not up to date after {} s:", limit.as_secs());
+                for name in missing {
+                    let rejected = revisions.agents.iter().find(|a| a.agent.as_str() == name);
+                    let rejected = rejected
+                        .and_then(|a| a.rejected.as_ref())
+                        .map(|r| format!(" (rejected: {})", r.reason));
+                    let tail = self.process(name).map(|p| p.tail(6)).unwrap_or_default();
+                    text += &format!("\n  {name}{}\n{tail}", rejected.unwrap_or_default());
+                }
+                bail!(text);
+            }
+            let done = running.len() - missing.len();
+            self.progress
+                .doing(format!("{done} of {} agents are up to date", running.len()));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the last change made through [`Lab::client`] is in force at every connected agent (D2).
+    ///
+    /// # Errors
+    /// It is not within ten seconds; the message names the agents.
+    pub async fn in_force(&self) -> Result<Ready> {
+        let (start, client) = (Instant::now(), self.client()?);
+        let revision = client.last_revision();
+        let waited = client.wait_in_force(revision, Duration::from_secs(10)).await?;
+        if waited.in_force {
+            return Ok(Ready {
+                revision,
+                took: start.elapsed(),
+            });
+        }
+        let names: Vec<_> = waited.waiting_for.iter().map(ToString::to_string).collect();
+        bail!("revision {revision} is not in force after 10 s at {}", names.join(", "))
+    }
+
+    /// Whether a host's agent runs.
+    #[must_use]
+    pub fn agent_runs(&self, host: &str) -> bool {
+        self.process(host).is_ok_and(|p| p.alive())
+    }
+
+    /// Kills a host's agent as a power cut would.
+    ///
+    /// # Errors
+    /// It was never started, or does not go away.
+    pub fn kill_agent(&self, host: &str) -> Result<()> {
+        self.process(host)?.kill()
+    }
+
+    /// Asks a host's agent to end. Returns whether it did by itself.
+    ///
+    /// # Errors
+    /// It was never started, or does not go away.
+    pub fn stop_agent(&self, host: &str) -> Result<bool> {
+        self.process(host)?.stop(Duration::from_secs(10))
+    }
+
+    /// Starts a host's agent again. It has not read its configuration yet when this returns.
+    ///
+    /// # Errors
+    /// It runs already.
+    pub fn start_agent(&self, host: &str) -> Result<()> {
+        if self.agent_runs(host) {
+            bail!("the agent of {host} runs already");
+        }
+        self.launch_agent(host, !self.detached)
+    }
+
+    /// What a host's agent says of itself, over its local socket.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn agent_status(&self, host: &str) -> Result<AgentStatus> {
+        let mut view: Value = serde_json::from_slice(&self.ask_agent(host, "/status").await?)?;
+        serde_json::from_value(view["status"].take()).with_context(|| format!("status of {host}"))
+    }
+
+    /// How many configurations a host's agent was sent since it started.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn configurations_received(&self, host: &str) -> Result<u64> {
+        let view: Value = serde_json::from_slice(&self.ask_agent(host, "/status").await?)?;
+        view["configurationsReceived"]
+            .as_u64()
+            .with_context(|| format!("status of {host}"))
+    }
+
+    /// The configuration that a host's agent has in force, without secrets, over its local socket.
+    ///
+    /// # Errors
+    /// It does not answer, or has none.
+    pub async fn agent_tables(&self, host: &str) -> Result<AgentConfig> {
+        AgentConfig::from_bytes(&self.ask_agent(host, "/tables").await?).with_context(|| format!("tables of {host}"))
+    }
+
+    async fn ask_agent(&self, host: &str, path: &str) -> Result<Vec<u8>> {
+        let socket = self.agent_dir(host)?.join("admin.sock");
+        let ask = async {
+            let mut stream = UnixStream::connect(&socket).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut reply = Vec::new();
+            stream.read_to_end(&mut reply).await?;
+            Ok::<_, std::io::Error>(reply)
+        };
+        let reply = tokio::time::timeout(Duration::from_secs(5), ask).await;
+        let reply = reply
+            .context("no answer")
+            .and_then(|r| Ok(r?))
+            .with_context(|| format!("the agent of {host}"))?;
+        let end = reply
+            .windows(4)
+            .position(|w| w == b"\r\n\r\n")
+            .context("the agent's answer is not HTTP")?;
+        let (head, body) = reply.split_at(end + 4);
+        if !head.starts_with(b"HTTP/1.1 200 ") {
+            bail!("the agent of {host}, {path}: {}", String::from_utf8_lossy(head).trim());
+        }
+        Ok(body.to_vec())
+    }
+}
+
+/// `privateIPAddress` of the `ipConfigurations`, or of the one named.
+fn private_addresses(resource: &Value, only: Option<&str>) -> Vec<IpAddr> {
+    let configurations = resource
+        .pointer("/properties/ipConfigurations")
+        .and_then(Value::as_array);
+    configurations
+        .into_iter()
+        .flatten()
+        .filter(|c| only.is_none_or(|name| c["name"].as_str().is_some_and(|n| n.eq_ignore_ascii_case(name))))
+        .filter_map(|c| c.pointer("/properties/privateIPAddress")?.as_str()?.parse().ok())
+        .collect()
+}

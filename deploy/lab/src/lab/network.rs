@@ -1,0 +1,163 @@
+//! What can be done to a lab's network, and seen of it, while it runs.
+
+use crate::command::{self, Finished};
+use crate::host::sysctl;
+use crate::lab::Lab;
+use crate::probe::{self, Ping, Pinged, Pinger, Traced};
+use crate::process;
+use crate::underlay;
+use anyhow::{Context, Result};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+/// What an appliance's kernel needs beside `enableIPForwarding` (R12): it routes, answers every expired packet (D24)
+/// and sends no redirects (D23).
+pub(super) fn forwarding(netns: &Path) -> Result<()> {
+    sysctl(
+        netns,
+        &[
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv4/icmp_ratelimit", "0"),
+            ("ipv6/icmp/ratelimit", "0"),
+            ("ipv4/conf/all/send_redirects", "0"),
+            ("ipv4/conf/default/send_redirects", "0"),
+        ],
+    )
+}
+
+/// Longest that a traceroute takes.
+const TRACE_LIMIT: Duration = Duration::from_secs(30);
+
+impl Lab {
+    /// Runs a program on a host to its end; a non-zero exit is not an error here.
+    ///
+    /// # Errors
+    /// No such host, no such program, or it does not end within `limit`.
+    pub async fn exec(&self, host: &str, argv: &[&str], limit: Duration) -> Result<Finished> {
+        let argv: Vec<String> = argv.iter().map(|a| (*a).to_owned()).collect();
+        self.exec_owned(host, &argv, limit).await
+    }
+
+    async fn exec_owned(&self, host: &str, argv: &[String], limit: Duration) -> Result<Finished> {
+        self.known(host)?;
+        let argv = self.hosts.wrap(host, argv);
+        tokio::task::spawn_blocking(move || command::finish(&argv, limit)).await?
+    }
+
+    fn known(&self, host: &str) -> Result<()> {
+        let state = self.state();
+        if state.hosts.iter().any(|h| h == host) {
+            return Ok(());
+        }
+        anyhow::bail!(
+            "there is no host '{host}' in lab {}: there are {}",
+            self.topology.name,
+            state.hosts.join(", ")
+        )
+    }
+
+    /// Pings from a host's overlay address to a host or an address (as [`Lab::address`] takes it).
+    ///
+    /// # Errors
+    /// No such host, or ping cannot run. Silence is no error.
+    pub async fn ping(&self, from: &str, to: &str, how: Ping) -> Result<Pinged> {
+        let (source, destination) = self.ends(from, to)?;
+        let done = self
+            .exec_owned(from, &how.argv(source, destination), how.limit())
+            .await?;
+        Pinged::read(&format!("{}{}", done.stdout, done.stderr))
+            .with_context(|| format!("ping {from} ({source}) → {to} ({destination})"))
+    }
+
+    /// Starts a ping that runs beside other things until it is stopped.
+    ///
+    /// # Errors
+    /// No such host, or ping cannot run.
+    pub fn pinger(&self, from: &str, to: &str, interval: Duration) -> Result<Pinger> {
+        let (source, destination) = self.ends(from, to)?;
+        let name = format!("{from} → {to}");
+        let log = self.log(&format!("ping-{from}-{destination}-{:x}", rand_suffix()))?;
+        let argv = self
+            .hosts
+            .wrap(from, &probe::endless(source, destination, interval, 56));
+        let process = process::start(&argv, &log, &[], true).with_context(|| format!("ping {name}"))?;
+        Ok(Pinger {
+            process,
+            name,
+            interval,
+        })
+    }
+
+    /// Traces from a host's overlay address to a host or an address.
+    ///
+    /// # Errors
+    /// No such host, or traceroute cannot run. Silence is no error.
+    pub async fn traceroute(&self, from: &str, to: &str) -> Result<Traced> {
+        let (source, destination) = self.ends(from, to)?;
+        let argv = probe::trace_argv(source, destination);
+        let done = self.exec_owned(from, &argv, TRACE_LIMIT).await?;
+        Traced::read(&done, destination).with_context(|| format!("traceroute {from} → {to}"))
+    }
+
+    /// Source and destination of one family.
+    fn ends(&self, from: &str, to: &str) -> Result<(IpAddr, IpAddr)> {
+        let destination = self.address(to)?;
+        let family = if destination.is_ipv4() { 4 } else { 6 };
+        Ok((self.address(&format!("{from}/{family}"))?, destination))
+    }
+
+    /// Cuts a host off the underlay, silently, in both directions.
+    ///
+    /// # Errors
+    /// No such host.
+    pub fn cut(&self, host: &str) -> Result<()> {
+        underlay::cut(&*self.hosts, &self.topology, host)
+    }
+
+    /// Undoes [`Self::cut`].
+    ///
+    /// # Errors
+    /// No such host.
+    pub fn restore(&self, host: &str) -> Result<()> {
+        underlay::restore(&*self.hosts, &self.topology, host)
+    }
+
+    /// Cuts the path between two hosts, silently, in both directions; both still reach everybody else.
+    ///
+    /// # Errors
+    /// No such host.
+    pub fn cut_pair(&self, a: &str, b: &str) -> Result<()> {
+        let (first, second) = (self.underlay_address(a)?, self.underlay_address(b)?);
+        underlay::cut_pair(&*self.hosts, (a, first), (b, second))
+    }
+
+    /// Undoes every cut between these two and others.
+    ///
+    /// # Errors
+    /// No such host.
+    pub fn restore_pair(&self, a: &str, b: &str) -> Result<()> {
+        underlay::restore_pairs(&*self.hosts, a)?;
+        underlay::restore_pairs(&*self.hosts, b)
+    }
+
+    /// Gives a host another underlay address; the old one is gone at once.
+    ///
+    /// # Errors
+    /// No such host, or the address is in no segment.
+    pub fn readdress(&self, host: &str, address: IpAddr) -> Result<()> {
+        self.underlay_address(host)?;
+        self.change(|s| {
+            s.moved.insert(host.to_owned(), address);
+        })?;
+        underlay::readdress(&*self.hosts, &self.topology, host, address)
+    }
+}
+
+/// Keeps logs of several pings between the same pair apart.
+fn rand_suffix() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed) ^ (std::process::id() << 8)
+}

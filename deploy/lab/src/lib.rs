@@ -1,0 +1,30 @@
+//! A topology file becomes namespaces, an underlay, a controller and agents on one machine.
+//!
+//! * [`topology`]: the file. Addresses stand only there.
+//! * [`host`]: what a host is, apart from what runs on it.
+//! * [`underlay`]: the network between the hosts; its links can be cut.
+//! * [`process`], [`state`], [`command`]: what was started and made, so that all of it is removed again.
+//! * [`lab`]: [`Lab`], all of it together.
+//! * [`probe`]: real ping and traceroute.
+//! * [`check`]: what is said against what is.
+//! * [`cli`], [`demo`]: `tombolo lab`.
+//! * [`operator`]: the way to the controller's REST interface.
+//! * [`progress`]: what is being done.
+
+pub mod binary;
+pub mod check;
+pub mod cli;
+pub mod command;
+pub mod demo;
+pub mod host;
+pub mod lab;
+pub mod operator;
+pub mod probe;
+pub mod process;
+pub mod progress;
+pub mod state;
+pub mod topology;
+pub mod underlay;
+
+pub use lab::{Lab, Options};
+pub use topology::Topology;

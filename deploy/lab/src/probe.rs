@@ -1,0 +1,336 @@
+//! Real `ping` and `traceroute`, and what they print, read back.
+
+use crate::command::Finished;
+use crate::process::Process;
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How to ping.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ping {
+    /// Echoes.
+    pub count: u32,
+    /// Between two of them.
+    pub interval: Duration,
+    /// How long to wait for an answer.
+    pub timeout: Duration,
+    /// Bytes of data in each.
+    pub size: u16,
+}
+
+impl Ping {
+    /// For a pair that should answer.
+    pub const REACHABLE: Self = Self {
+        count: 3,
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_secs(2),
+        size: 56,
+    };
+    /// For a pair that should not: shorter, because all of it is waiting.
+    pub const UNREACHABLE: Self = Self {
+        count: 3,
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_millis(700),
+        size: 56,
+    };
+
+    /// The command line.
+    #[must_use]
+    pub fn argv(&self, source: IpAddr, destination: IpAddr) -> Vec<String> {
+        let mut argv = endless(source, destination, self.interval, self.size);
+        argv.splice(
+            2..2,
+            [
+                "-c".to_owned(),
+                self.count.to_string(),
+                "-W".to_owned(),
+                self.timeout.as_secs_f64().to_string(),
+            ],
+        );
+        argv
+    }
+
+    /// The longest that it can take, with room for a busy machine.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.interval * self.count + self.timeout + Duration::from_secs(10)
+    }
+}
+
+/// A ping that goes on until it is interrupted.
+#[must_use]
+pub fn endless(source: IpAddr, destination: IpAddr, interval: Duration, size: u16) -> Vec<String> {
+    let (interval, size) = (interval.as_secs_f64().to_string(), size.to_string());
+    let (source, destination) = (source.to_string(), destination.to_string());
+    ["ping", "-n", "-i", &interval, "-s", &size, "-I", &source, &destination]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// What came of a ping.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pinged {
+    /// Echoes sent.
+    pub sent: u32,
+    /// Answers that came.
+    pub received: u32,
+    /// Numbers of the echoes without an answer, from 1.
+    pub missing: Vec<u32>,
+    /// Round-trip times of the answers, milliseconds.
+    pub rtts_ms: Vec<f64>,
+}
+
+impl Pinged {
+    /// Reads what `ping` printed.
+    ///
+    /// # Errors
+    /// It is not a ping's output, for example because it could not be started.
+    pub fn read(text: &str) -> Result<Self> {
+        let mut answered = BTreeSet::new();
+        let mut rtts_ms = Vec::new();
+        for line in text.lines().filter(|l| !l.contains("DUP!")) {
+            let (Some(sequence), Some(rtt)) = (after(line, "icmp_seq="), after(line, " time=")) else {
+                continue;
+            };
+            if let (Ok(sequence), Ok(rtt)) = (sequence.parse::<u32>(), rtt.parse()) {
+                answered.insert(sequence);
+                rtts_ms.push(rtt);
+            }
+        }
+        let summary = text.lines().find(|l| l.contains(" packets transmitted, "));
+        let sent = summary.and_then(|l| l.split(' ').next()?.parse().ok());
+        let Some(sent) = sent else {
+            bail!("ping did not run: {}", text.trim());
+        };
+        Ok(Self {
+            sent,
+            received: u32::try_from(answered.len()).unwrap_or(u32::MAX),
+            missing: (1..=sent).filter(|n| !answered.contains(n)).collect(),
+            rtts_ms,
+        })
+    }
+
+    /// Every echo was answered, and there was at least one.
+    #[must_use]
+    pub fn all(&self) -> bool {
+        self.sent > 0 && self.missing.is_empty()
+    }
+
+    /// No echo was answered.
+    #[must_use]
+    pub fn none(&self) -> bool {
+        self.sent > 0 && self.received == 0
+    }
+
+    /// The longest run of unanswered echoes.
+    #[must_use]
+    pub fn longest_gap(&self) -> u32 {
+        let (mut longest, mut run, mut last) = (0, 0, 0);
+        for &n in &self.missing {
+            run = if n == last + 1 { run + 1 } else { 1 };
+            last = n;
+            longest = longest.max(run);
+        }
+        longest
+    }
+
+    /// Median round-trip time, milliseconds.
+    #[must_use]
+    pub fn median_ms(&self) -> Option<f64> {
+        let mut all = self.rtts_ms.clone();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    }
+}
+
+impl fmt::Display for Pinged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} answered", self.received, self.sent)?;
+        match self.median_ms() {
+            Some(ms) => write!(f, ", {ms:.2} ms"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let (_, rest) = line.split_once(key)?;
+    rest.split(' ').next()
+}
+
+/// A ping that runs beside other things.
+#[derive(Debug)]
+pub struct Pinger {
+    pub(crate) process: Process,
+    /// What it is called in reports.
+    pub name: String,
+    /// Between two echoes.
+    pub interval: Duration,
+}
+
+/// Echoes that may still be under way when a ping is interrupted.
+const UNDER_WAY: Duration = Duration::from_millis(50);
+
+impl Pinger {
+    /// Ends it. Echoes of the last 50 ms without an answer do not count: they were under way.
+    ///
+    /// # Errors
+    /// It did not run, or does not end.
+    pub fn stop(self) -> Result<Pinged> {
+        // Had it ended before, its pings would not have covered what they were started for.
+        if !self.process.alive() {
+            bail!("ping {} ended by itself: {}", self.name, self.process.tail(5));
+        }
+        self.process.signal(Signal::SIGINT)?;
+        self.process.wait(Duration::from_secs(5))?;
+        let text = std::fs::read_to_string(&self.process.log).context("the ping's output")?;
+        let mut pinged = Pinged::read(&text)?;
+        let under_way = u32::try_from(UNDER_WAY.as_micros() / self.interval.as_micros().max(1))
+            .unwrap_or(0)
+            .max(1);
+        while pinged.missing.last() == Some(&pinged.sent) && under_way_left(&pinged, &text, under_way) {
+            pinged.missing.pop();
+            pinged.sent -= 1;
+        }
+        Ok(pinged)
+    }
+}
+
+/// Whether the last echo is one of the `under_way` last that were sent.
+fn under_way_left(pinged: &Pinged, text: &str, under_way: u32) -> bool {
+    let sent = Pinged::read(text).map_or(0, |p| p.sent);
+    sent - pinged.sent < under_way
+}
+
+impl Drop for Pinger {
+    fn drop(&mut self) {
+        // One that was stopped is gone already; the error of one that will not go is found by the lab's end.
+        let _ = self.process.signal(Signal::SIGKILL);
+    }
+}
+
+/// What a traceroute showed: who answered at each TTL from 1, none for a silent one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traced {
+    /// One entry a TTL; silent ones at the end are left out.
+    pub hops: Vec<Option<IpAddr>>,
+    /// The destination answered.
+    pub reached: bool,
+}
+
+/// Longest path that a trace follows.
+const HOPS: u8 = 8;
+
+/// The command line of a traceroute with ICMP echoes.
+#[must_use]
+pub fn trace_argv(source: IpAddr, destination: IpAddr) -> Vec<String> {
+    let hops = HOPS.to_string();
+    let (source, destination) = (source.to_string(), destination.to_string());
+    [
+        "traceroute",
+        "-n",
+        "-I",
+        "-q",
+        "1",
+        "-w",
+        "1,0,0",
+        "-m",
+        &hops,
+        "-s",
+        &source,
+        &destination,
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+impl Traced {
+    /// Reads what `traceroute` printed.
+    ///
+    /// # Errors
+    /// It is not a traceroute's output.
+    pub fn read(done: &Finished, destination: IpAddr) -> Result<Self> {
+        let mut hops = Vec::new();
+        for line in done.stdout.lines() {
+            let mut words = line.split_whitespace();
+            let Some(ttl) = words.next().and_then(|w| w.parse::<usize>().ok()) else {
+                continue;
+            };
+            if ttl != hops.len() + 1 {
+                bail!("traceroute printed an odd line: {line}");
+            }
+            hops.push(words.find_map(|w| w.parse().ok()));
+        }
+        if hops.is_empty() {
+            bail!("traceroute did not run: {}{}", done.stdout.trim(), done.stderr.trim());
+        }
+        while hops.last() == Some(&None) {
+            hops.pop();
+        }
+        let reached = hops.last() == Some(&Some(destination));
+        Ok(Self { hops, reached })
+    }
+}
+
+impl fmt::Display for Traced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&path(&self.hops))?;
+        if self.reached {
+            Ok(())
+        } else {
+            f.write_str(if self.hops.is_empty() { "*" } else { " → *" })
+        }
+    }
+}
+
+/// Hops as one line.
+#[must_use]
+pub fn path(hops: &[Option<IpAddr>]) -> String {
+    let each = hops.iter().map(|h| h.map_or("*".to_owned(), |a| a.to_string()));
+    each.collect::<Vec<_>>().join(" → ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PING: &str = "PING 10.1.0.4 (10.1.0.4) from 10.2.0.4 : 56(84) bytes of data.
+64 bytes from 10.1.0.4: icmp_seq=1 ttl=64 time=0.413 ms
+64 bytes from 10.1.0.4: icmp_seq=4 ttl=64 time=0.5 ms
+64 bytes from 10.1.0.4: icmp_seq=4 ttl=64 time=0.5 ms (DUP!)
+
+--- 10.1.0.4 ping statistics ---
+5 packets transmitted, 2 received, 60% packet loss, time 204ms
+rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
+";
+
+    #[test]
+    fn a_ping_is_read() {
+        let pinged = Pinged::read(PING).unwrap();
+        assert_eq!((pinged.sent, pinged.received, pinged.longest_gap()), (5, 2, 2));
+        assert_eq!(pinged.missing, [2, 3, 5]);
+        assert!(!pinged.all() && !pinged.none());
+        assert!(Pinged::read("ping: connect: Network is unreachable").is_err());
+    }
+
+    #[test]
+    fn a_trace_is_read() {
+        let finished = |stdout: &str| Finished {
+            code: 0,
+            stdout: stdout.into(),
+            stderr: String::new(),
+        };
+        let text = "traceroute to 10.9.0.4 (10.9.0.4), 8 hops max, 60 byte packets\n 1  10.1.255.4  0.3 ms\n 2  *\n 3  10.9.0.4  0.8 ms\n";
+        let to: IpAddr = "10.9.0.4".parse().unwrap();
+        let traced = Traced::read(&finished(text), to).unwrap();
+        assert!(traced.reached);
+        assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4");
+        let silent = Traced::read(&finished("traceroute to x\n 1  *\n 2  *\n"), to).unwrap();
+        assert_eq!((silent.reached, silent.to_string()), (false, "*".to_owned()));
+        assert!(Traced::read(&finished("bind: Cannot assign"), to).is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! Compiles the schema when the feature `grpc` is on.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=tombolo/v1/control.proto");
+    if std::env::var_os("CARGO_FEATURE_GRPC").is_some() {
+        let files = protox::compile(["tombolo/v1/control.proto"], ["."])?;
+        tonic_prost_build::configure().compile_fds(files)?;
+    }
+    Ok(())
+}

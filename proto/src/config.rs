@@ -1,0 +1,307 @@
+//! What one agent must know: complete, self-contained, the same bytes for the same input.
+//!
+//! [`AgentConfig`] is policy and comes from the controller alone. What agents learn by themselves (link health,
+//! endpoints) is another input of the engine's tables and never stands here (decision D11).
+//! An agent refuses a configuration with a field that it does not know: half-understood policy is not policy.
+
+use crate::id::{AgentId, PresharedKey, PublicKey, ResourceId};
+use crate::route::EffectiveRoute;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// Inner MTU of every TUN device unless set otherwise, bytes (D20).
+pub const DEFAULT_MTU: u16 = 1420;
+
+/// Everything one agent must know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Whom this is for.
+    pub agent: AgentId,
+    /// The VNet that the agent stands for (a part of).
+    pub vnet: ResourceId,
+    /// The VNet's address space; no host bits set.
+    pub address_space: Vec<IpNet>,
+    /// MTU of the TUN device, bytes, 1280 to 9000.
+    pub mtu: u16,
+    /// What the agent is in its VNet.
+    pub role: Role,
+    /// The subnets that packets leave through at this agent, each with its effective routes (R20): those of the
+    /// agent's NICs, or `GatewaySubnet`.
+    pub subnets: Vec<Subnet>,
+    /// Address → agent, one space for the own VNet and one for each VNet that packets may be delivered to directly.
+    /// Exactly one is [`SpaceKind::Local`].
+    pub spaces: Vec<Space>,
+    /// The agents that this one may have links with, ordered by `peer`.
+    pub links: Vec<Link>,
+}
+
+/// What an agent is in its VNet (D7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum Role {
+    /// A virtual machine: some NICs of one VNet.
+    Vm {
+        /// The NICs, the primary one first. Never empty.
+        nics: Vec<Nic>,
+        /// Whole subnets (or parts of them) whose other machines sit behind this host (D8). May be empty.
+        served: Vec<IpNet>,
+    },
+    /// One `ipConfiguration` of a VPN gateway.
+    VpnGateway {
+        /// The virtual network gateway.
+        gateway: ResourceId,
+        /// Addresses of this instance in `GatewaySubnet`: the engine answers traceroute with the first of the
+        /// packet's family, and packets to any of them go to the host's kernel.
+        addresses: Vec<IpAddr>,
+        /// Prefixes of the own side: the own VNet and the spokes that use this gateway. Packets from these that run
+        /// out of TTL here are answered; others are dropped silently and counted (T5, D23).
+        own_side: Vec<IpNet>,
+        /// What lies behind each VPN connection.
+        transit: Vec<TransitRoute>,
+    },
+}
+
+/// A NIC of the agent's host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Nic {
+    /// The network interface resource.
+    pub id: ResourceId,
+    /// Its private addresses, the primary one first, with the prefix length of their subnet.
+    pub addresses: Vec<IpNet>,
+    /// The subnet, one of [`AgentConfig::subnets`].
+    pub subnet: ResourceId,
+    /// `enableIPForwarding`: may take packets for others, and emit packets with foreign sources (R12, D10).
+    pub ip_forwarding: bool,
+}
+
+/// A subnet with its effective routes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Subnet {
+    /// The subnet resource.
+    pub id: ResourceId,
+    /// Its prefixes.
+    pub prefixes: Vec<IpNet>,
+    /// All effective routes, `Invalid` ones included, ordered as they are shown. The engine uses `Active` ones;
+    /// among these a prefix occurs once.
+    pub routes: Vec<EffectiveRoute>,
+}
+
+/// A gateway's forwarding entry: a prefix behind a VPN connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TransitRoute {
+    /// The destination.
+    pub prefix: IpNet,
+    /// The connection that it lies behind.
+    pub connection: ResourceId,
+    /// The far gateway's instances, in order of preference.
+    pub via: Vec<AgentId>,
+}
+
+/// The addresses of one VNet and who owns them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Space {
+    /// The VNet.
+    pub vnet: ResourceId,
+    /// What it is to this agent's VNet.
+    pub kind: SpaceKind,
+    /// The prefixes in use: the own address space, or the peering's `remoteAddressSpace` (as last synced, P27).
+    pub prefixes: Vec<IpNet>,
+    /// Address → agent; longest prefix wins, so that a NIC's /32 comes before "subnet served by" (D8).
+    pub owners: Vec<Owner>,
+}
+
+/// What a space is to this agent's VNet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum SpaceKind {
+    /// The own VNet.
+    Local {},
+    /// A VNet with a `Connected` peering.
+    Peered {
+        /// The own half of the peering.
+        peering: ResourceId,
+        /// `allowVirtualNetworkAccess` of the own half (P17): off, packets that cross this peering are dropped, both ways.
+        allow_access: bool,
+        /// `allowForwardedTraffic` of the own half (P18).
+        allow_forwarded: bool,
+    },
+    /// On a gateway only: a spoke that uses it as remote gateway (P21). The gateway delivers into it.
+    GatewayClient {},
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Owner {
+    /// A NIC's address as /32 or /128, a gateway instance's address, or a served prefix.
+    pub prefix: IpNet,
+    /// The agent.
+    pub agent: AgentId,
+    /// The NIC has `enableIPForwarding`. Diagnosis only: the owner itself enforces it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ip_forwarding: bool,
+}
+
+/// One agent that this one may have an encrypted link with. Brought up by the first packet unless `always_on`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Link {
+    /// The other end.
+    pub peer: AgentId,
+    /// Its pinned identity (D14).
+    pub public_key: PublicKey,
+    /// Derived from the connection's shared key (D14); only on links of VPN connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preshared_key: Option<PresharedKey>,
+    /// Where to send the first packet; none: wait for the other end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
+    /// Keep a session up without traffic (VPN connections).
+    pub always_on: bool,
+    /// This end starts handshakes of an `always_on` link and sends its keepalives (one end only, chosen by id).
+    pub initiator: bool,
+    /// What the other end is to this one.
+    pub relation: Relation,
+    /// What the other end may speak for: sources of packets that may arrive on this link (D10).
+    pub sources: Vec<IpNet>,
+    /// What it may carry beyond `sources`, being an appliance.
+    pub foreign: ForeignSources,
+}
+
+/// What the other end of a link is to this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum Relation {
+    /// A VM of the same VNet.
+    VnetLocal {},
+    /// A VM of a peered VNet.
+    Peering {
+        /// The own half: the `peering` of a [`SpaceKind::Peered`] space, whose flags apply.
+        peering: ResourceId,
+    },
+    /// The gateway that this agent's VNet uses, its own or a peer's.
+    Gateway {},
+    /// This agent is a gateway, the other end a VM of its VNet or of a spoke that uses it.
+    GatewayClient {},
+    /// Both ends are gateways, joined by a VPN connection.
+    Connection {
+        /// This side's connection resource.
+        connection: ResourceId,
+    },
+}
+
+/// Sources beyond `sources` that a link may carry because its far end has a NIC with `enableIPForwarding` (D10, P18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ForeignSources {
+    /// Nothing.
+    None,
+    /// An appliance in a peered VNet, `allowForwardedTraffic` on: anything outside the receiver's own address space.
+    OutsideOwnSpace,
+    /// An appliance in the own VNet: anything but the receiver's own addresses.
+    Any,
+}
+
+impl AgentConfig {
+    /// The canonical bytes: what travels, what is cached, what the digest is taken of.
+    ///
+    /// # Panics
+    /// Never: the types have no map with non-text keys and no failing serializer.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        #[expect(clippy::unwrap_used, reason = "no type in here can fail to serialize")]
+        serde_json::to_vec(self).unwrap()
+    }
+
+    /// Reads canonical bytes.
+    ///
+    /// # Errors
+    /// What is wrong and where, in words for the controller's log.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidConfig> {
+        let config: Self = serde_json::from_slice(bytes).map_err(|e| InvalidConfig(e.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what the types alone do not say.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        let fail = |what: String| Err(InvalidConfig(what));
+        if !(1280..=9000).contains(&self.mtu) {
+            return fail(format!("mtu: {} is not within 1280 to 9000", self.mtu));
+        }
+        if self
+            .spaces
+            .iter()
+            .filter(|s| matches!(s.kind, SpaceKind::Local {}))
+            .count()
+            != 1
+        {
+            return fail("spaces: exactly one must be local".into());
+        }
+        if let Role::Vm { nics, .. } = &self.role {
+            if nics.is_empty() {
+                return fail("role.nics: a VM has at least one NIC".into());
+            }
+            for nic in nics {
+                if nic.addresses.is_empty() {
+                    return fail(format!("role.nics: {} has no address", nic.id));
+                }
+                if !self.subnets.iter().any(|s| s.id == nic.subnet) {
+                    return fail(format!("role.nics: {} is in unknown subnet {}", nic.id, nic.subnet));
+                }
+            }
+        }
+        for pair in self.links.windows(2) {
+            if pair[0].peer >= pair[1].peer {
+                return fail(format!("links: not ordered, or twice, at {}", pair[1].peer));
+            }
+        }
+        if let Some(own) = self.links.iter().find(|l| l.peer == self.agent) {
+            return fail(format!("links: {} is the agent itself", own.peer));
+        }
+        for link in &self.links {
+            if let Relation::Peering { peering } = &link.relation {
+                let known = |s: &Space| matches!(&s.kind, SpaceKind::Peered { peering: p, .. } if p == peering);
+                if !self.spaces.iter().any(known) {
+                    return fail(format!("links: {} belongs to unknown peering {peering}", link.peer));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that breaks a promise of its type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidConfig(pub String);
+
+/// BLAKE3 of a configuration's canonical bytes, as lower-case hex.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}

@@ -1,0 +1,245 @@
+//! Names of things: newtypes, nothing else.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Why a name or key was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// The agent id is not 1 to 63 characters of `a-z`, `0-9`, `-`, `.`, starting and ending with a letter or digit.
+    #[error(
+        "agent id '{0}' must be 1 to 63 characters of a-z, 0-9, '-' and '.', and start and end with a letter or digit"
+    )]
+    Agent(String),
+    /// The key is not 32 bytes in base64.
+    #[error("a key must be 32 bytes in base64")]
+    Key,
+}
+
+/// The name of an agent, unique in a controller: 1 to 63 characters of `a-z`, `0-9`, `-`, `.`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct AgentId(String);
+
+impl AgentId {
+    /// Checks and takes a name.
+    ///
+    /// # Errors
+    /// [`InvalidId::Agent`] if it breaks the rule of the type.
+    pub fn new(name: impl Into<String>) -> Result<Self, InvalidId> {
+        let name = name.into();
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if name.len() <= 63 && edge(name.chars().next()) && edge(name.chars().last()) && name.chars().all(inside) {
+            Ok(Self(name))
+        } else {
+            Err(InvalidId::Agent(name))
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for AgentId {
+    type Err = InvalidId;
+    fn from_str(s: &str) -> Result<Self, InvalidId> {
+        Self::new(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for AgentId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(d)?).map_err(de::Error::custom)
+    }
+}
+
+/// An Azure resource id, in the casing that was stored at creation. Compares and hashes without regard to case; cheap to
+/// clone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ResourceId(Arc<str>);
+
+impl ResourceId {
+    /// Takes an id as it is.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self(id.into().into())
+    }
+
+    /// The id as text, in stored casing.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last segment: the resource's own name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// The id in lower case: the form to compare, sort and store under.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.0.to_ascii_lowercase()
+    }
+}
+
+/// The tails of two texts after the blocks in which they are equal byte for byte: ids share long prefixes, mostly in
+/// the same casing, and whole blocks compare at memory speed.
+fn unlike_tails<'a>(a: &'a str, b: &'a str) -> (&'a [u8], &'a [u8]) {
+    const BLOCK: usize = 16;
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let blocks = a.chunks_exact(BLOCK).zip(b.chunks_exact(BLOCK));
+    let equal = blocks.take_while(|(a, b)| a == b).count() * BLOCK;
+    (&a[equal..], &b[equal..])
+}
+
+impl PartialEq for ResourceId {
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = unlike_tails(&self.0, &other.0);
+        a.eq_ignore_ascii_case(b)
+    }
+}
+impl Eq for ResourceId {}
+impl PartialOrd for ResourceId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for ResourceId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let (a, b) = unlike_tails(&self.0, &other.0);
+        a.iter()
+            .map(u8::to_ascii_lowercase)
+            .cmp(b.iter().map(u8::to_ascii_lowercase))
+    }
+}
+impl std::hash::Hash for ResourceId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        for b in self.0.bytes() {
+            state.write_u8(b.to_ascii_lowercase());
+        }
+        state.write_u8(0xff);
+    }
+}
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A number of the desired state; each committed change has the next one.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn key_from(text: &str) -> Result<[u8; 32], InvalidId> {
+    BASE64
+        .decode(text)
+        .ok()
+        .and_then(|v| v.try_into().ok())
+        .ok_or(InvalidId::Key)
+}
+
+/// An X25519 public key: the identity of an agent on its links. Text form is base64, as `wg` prints it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64.encode(self.0))
+    }
+}
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+impl FromStr for PublicKey {
+    type Err = InvalidId;
+    fn from_str(s: &str) -> Result<Self, InvalidId> {
+        key_from(s).map(Self)
+    }
+}
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// A WireGuard preshared key. A secret: it does not print.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PresharedKey(pub [u8; 32]);
+
+impl fmt::Debug for PresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresharedKey(…)")
+    }
+}
+impl Serialize for PresharedKey {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&BASE64.encode(self.0))
+    }
+}
+impl<'de> Deserialize<'de> for PresharedKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        key_from(&String::deserialize(d)?).map(Self).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agent_ids_are_dns_like() {
+        for good in ["a", "hub-vm1", "a.b", "1"] {
+            assert!(AgentId::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "a/b", &"x".repeat(64)] {
+            assert!(AgentId::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn resource_ids_compare_without_case() {
+        let (a, b) = (ResourceId::new("/X/Y"), ResourceId::new("/x/y"));
+        assert_eq!(a, b);
+        assert_eq!(a.cmp(&b), std::cmp::Ordering::Equal);
+        assert_eq!(a.name(), "Y");
+        let long = |tail: &str| ResourceId::new(format!("/subscriptions/s/resourceGroups/g/{tail}"));
+        assert!(long("A/b") < long("a/C") && long("a/C") > long("A/b"));
+        assert!(long("a") < long("A/b") && long("a") != long("A/b"));
+        assert_eq!(long("Virtual/X"), ResourceId::new(long("virtual/x").key()));
+    }
+
+    #[test]
+    fn preshared_keys_do_not_print() {
+        assert!(!format!("{:?}", PresharedKey([7; 32])).contains('7'));
+    }
+}

@@ -1,0 +1,16 @@
+//! The contract between controller and agents.
+//!
+//! * [`id`]: names of things.
+//! * [`route`]: effective routes in Azure's words.
+//! * [`config`]: [`AgentConfig`](config::AgentConfig), everything one agent must know; complete, never a delta.
+//! * [`probe`]: live ping and traceroute.
+//! * [`status`]: what agents report.
+//! * [`wire`] (feature `grpc`): the generated messages of the control stream.
+
+pub mod config;
+pub mod id;
+pub mod probe;
+pub mod route;
+pub mod status;
+#[cfg(feature = "grpc")]
+pub mod wire;

@@ -1,0 +1,8 @@
+//! The control stream: generated messages of `tombolo/v1/control.proto`.
+
+pub use generated::*;
+
+#[allow(warnings, clippy::all, reason = "generated code")]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/tombolo.v1.rs"));
+}

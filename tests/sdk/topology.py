@@ -1,0 +1,274 @@
+"""Creates, lists, reads and deletes a hub, two spokes and a branch with the stock Azure client.
+
+    topology.py BASE_URL CA_FILE TOKEN_FILE
+
+Nothing here knows that the other side is not Azure, but the address, the certificate and the token.
+"""
+
+import sys
+import time
+
+from azure.core.credentials import AccessToken
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.mgmt.network import NetworkManagementClient, models
+
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
+GROUP = "sdk"
+LOCATION = "region1"
+
+
+class Token:
+    """The admin token as a credential."""
+
+    def __init__(self, path):
+        with open(path) as file:
+            self.text = file.read().strip()
+
+    def get_token(self, *_scopes, **_options):
+        return AccessToken(self.text, int(time.time()) + 3600)
+
+
+def same(what, found, expected):
+    if found != expected:
+        sys.exit(f"{what}: {found!r} instead of {expected!r}")
+
+
+def refused(what, code, action):
+    try:
+        result = action()
+        if hasattr(result, "result"):
+            result.result()
+    except HttpResponseError as error:
+        same(what, error.error.code if error.error else None, code)
+        return
+    sys.exit(f"{what}: accepted, instead of {code}")
+
+
+def vnet(prefix, gateway):
+    subnets = [models.Subnet(name="workload", address_prefix=f"{prefix}.0.0/24")]
+    if gateway:
+        subnets.append(models.Subnet(name="GatewaySubnet", address_prefix=f"{prefix}.255.0/27"))
+    space = models.AddressSpace(address_prefixes=[f"{prefix}.0.0/16"])
+    return models.VirtualNetwork(location=LOCATION, address_space=space, subnets=subnets)
+
+
+def public_address():
+    return models.PublicIPAddress(
+        location=LOCATION, public_ip_allocation_method="Static", sku=models.PublicIPAddressSku(name="Standard")
+    )
+
+
+VNETS = {"hub": ("10.1", True), "spoke-a": ("10.2", False), "spoke-b": ("10.3", False), "branch": ("10.4", True)}
+
+
+def peering(client, local, remote, **flags):
+    remote_id = client.virtual_networks.get(GROUP, remote).id
+    body = models.VirtualNetworkPeering(
+        remote_virtual_network=models.SubResource(id=remote_id), allow_virtual_network_access=True, **flags
+    )
+    return client.virtual_network_peerings.begin_create_or_update(GROUP, local, f"to-{remote}", body).result()
+
+
+def create(client):
+    for name, (prefix, gateway) in VNETS.items():
+        made = client.virtual_networks.begin_create_or_update(GROUP, name, vnet(prefix, gateway)).result()
+        same(f"{name} state", made.provisioning_state, "Succeeded")
+        same(f"{name} subnets", len(made.subnets), 2 if gateway else 1)
+
+    client.public_ip_addresses.begin_create_or_update(GROUP, "spare-pip", public_address()).result()
+    gateways = {}
+    for name in ("hub", "branch"):
+        address = client.public_ip_addresses.begin_create_or_update(GROUP, f"{name}-pip", public_address()).result()
+        subnet = client.subnets.get(GROUP, name, "GatewaySubnet")
+        gateways[name] = client.virtual_network_gateways.begin_create_or_update(
+            GROUP,
+            f"{name}-gw",
+            models.VirtualNetworkGateway(
+                location=LOCATION,
+                gateway_type="Vpn",
+                vpn_type="RouteBased",
+                sku=models.VirtualNetworkGatewaySku(name="VpnGw1", tier="VpnGw1"),
+                ip_configurations=[
+                    models.VirtualNetworkGatewayIPConfiguration(
+                        name="default",
+                        subnet=models.SubResource(id=subnet.id),
+                        public_ip_address=models.SubResource(id=address.id),
+                        private_ip_allocation_method="Dynamic",
+                    )
+                ],
+            ),
+        ).result()
+        same(f"{name} gateway state", gateways[name].provisioning_state, "Succeeded")
+        same(f"{name} gateway ASN", gateways[name].bgp_settings.asn, 65515)
+
+    same("one side alone", peering(client, "hub", "spoke-a", allow_gateway_transit=True).peering_state, "Initiated")
+    made = peering(client, "spoke-a", "hub", use_remote_gateways=True, allow_forwarded_traffic=True)
+    same("both sides", (made.peering_state, made.peering_sync_level), ("Connected", "FullyInSync"))
+    first = client.virtual_network_peerings.get(GROUP, "hub", "to-spoke-a")
+    same("the other side", first.peering_state, "Connected")
+    same("one GUID for both halves", first.resource_guid, made.resource_guid)
+    same("remote ranges", made.remote_address_space.address_prefixes, ["10.1.0.0/16"])
+    peering(client, "hub", "spoke-b")
+    peering(client, "spoke-b", "hub", allow_forwarded_traffic=True)
+
+    for name in VNETS:
+        subnet = client.subnets.get(GROUP, name, "workload")
+        nic = client.network_interfaces.begin_create_or_update(
+            GROUP,
+            f"{name}-nic",
+            models.NetworkInterface(
+                location=LOCATION,
+                enable_ip_forwarding=name == "hub",
+                ip_configurations=[
+                    models.NetworkInterfaceIPConfiguration(
+                        name="ipconfig1",
+                        subnet=models.Subnet(id=subnet.id),
+                        private_ip_allocation_method="Static",
+                        private_ip_address=f"{VNETS[name][0]}.0.4",
+                    )
+                ],
+            ),
+        ).result()
+        same(f"{name} NIC", (nic.ip_configurations[0].private_ip_address, nic.enable_ip_forwarding),
+             (f"{VNETS[name][0]}.0.4", name == "hub"))
+
+    table = client.route_tables.begin_create_or_update(
+        GROUP,
+        "rt-a",
+        models.RouteTable(
+            location=LOCATION,
+            routes=[
+                models.Route(
+                    name="to-b",
+                    address_prefix="10.3.0.0/16",
+                    next_hop_type="VirtualAppliance",
+                    next_hop_ip_address="10.1.0.4",
+                )
+            ],
+        ),
+    ).result()
+    client.routes.begin_create_or_update(
+        GROUP, "rt-a", "nowhere", models.Route(address_prefix="10.9.0.0/16", next_hop_type="None")
+    ).result()
+    subnet = client.subnets.get(GROUP, "spoke-a", "workload")
+    subnet.route_table = models.RouteTable(id=table.id)
+    subnet = client.subnets.begin_create_or_update(GROUP, "spoke-a", "workload", subnet).result()
+    same("route table of the subnet", subnet.route_table.id.lower(), table.id.lower())
+
+    for local, remote in (("hub", "branch"), ("branch", "hub")):
+        made = client.virtual_network_gateway_connections.begin_create_or_update(
+            GROUP,
+            f"{local}-to-{remote}",
+            models.VirtualNetworkGatewayConnection(
+                location=LOCATION,
+                connection_type="Vnet2Vnet",
+                virtual_network_gateway1=gateways[local],
+                virtual_network_gateway2=gateways[remote],
+                shared_key="abc123",
+            ),
+        ).result()
+        same(f"connection {local}", made.provisioning_state, "Succeeded")
+        same("the key stays secret", made.shared_key, None)
+
+
+def read(client):
+    same("VNets", sorted(v.name for v in client.virtual_networks.list(GROUP)), sorted(VNETS))
+    same("all VNets", sorted(v.name for v in client.virtual_networks.list_all()), sorted(VNETS))
+    same("subnets", sorted(s.name for s in client.subnets.list(GROUP, "hub")), ["GatewaySubnet", "workload"])
+    same("peerings", sorted(p.name for p in client.virtual_network_peerings.list(GROUP, "hub")), ["to-spoke-a", "to-spoke-b"])
+    same("NICs", len(list(client.network_interfaces.list(GROUP))), 4)
+    same("public addresses", len(list(client.public_ip_addresses.list(GROUP))), 3)
+    same("gateways", sorted(g.name for g in client.virtual_network_gateways.list(GROUP)), ["branch-gw", "hub-gw"])
+    same("connections", len(list(client.virtual_network_gateway_connections.list(GROUP))), 2)
+    same("routes", sorted(r.name for r in client.routes.list(GROUP, "rt-a")), ["nowhere", "to-b"])
+    users = client.route_tables.get(GROUP, "rt-a").subnets
+    same("subnets of the route table", [s.id.rsplit("/", 1)[1] for s in users], ["workload"])
+    key = client.virtual_network_gateway_connections.get_shared_key(GROUP, "hub-to-branch")
+    same("shared key", key.value, "abc123")
+    status = client.virtual_network_gateway_connections.get(GROUP, "hub-to-branch").connection_status
+    if status not in ("Unknown", "Connecting", "NotConnected", "Connected"):
+        sys.exit(f"connection status: {status!r}")
+
+    routes = client.network_interfaces.begin_get_effective_route_table(GROUP, "spoke-a-nic").result().value
+    found = {(r.source, r.state, r.address_prefix[0], r.next_hop_type) for r in routes}
+    for expected in (
+        ("Default", "Active", "10.2.0.0/16", "VnetLocal"),
+        ("Default", "Active", "10.1.0.0/16", "VNetPeering"),
+        ("User", "Active", "10.3.0.0/16", "VirtualAppliance"),
+        ("User", "Active", "10.9.0.0/16", "None"),
+        ("VirtualNetworkGateway", "Active", "10.4.0.0/16", "VirtualNetworkGateway"),
+        ("Default", "Active", "0.0.0.0/0", "Internet"),
+    ):
+        if expected not in found:
+            sys.exit(f"effective routes: {expected} is not in {sorted(found, key=str)}")
+
+    # What every client does to change something: read, edit, send all of it back.
+    hub = client.virtual_networks.get(GROUP, "hub")
+    hub.tags = {"purpose": "hub"}
+    hub = client.virtual_networks.begin_create_or_update(GROUP, "hub", hub).result()
+    same("tags", hub.tags, {"purpose": "hub"})
+    same("peerings stay", len(hub.virtual_network_peerings), 2)
+    hub = client.virtual_networks.update_tags(GROUP, "hub", models.TagsObject(tags={"purpose": "other"}))
+    same("tags", hub.tags, {"purpose": "other"})
+
+
+def rules(client):
+    hub = models.SubResource(id=client.virtual_networks.get(GROUP, "hub").id)
+    body = models.VirtualNetworkPeering(remote_virtual_network=hub)
+    refused("a second peering of the pair (P7)", "AnotherPeeringAlreadyReferencesRemoteVnet",
+            lambda: client.virtual_network_peerings.begin_create_or_update(GROUP, "spoke-a", "again", body))
+    refused("a peering with itself (P12)", "VnetAddressSpacesOverlap",
+            lambda: client.virtual_network_peerings.begin_create_or_update(GROUP, "hub", "self", body))
+    refused("a subnet in use (P3)", "InUseSubnetCannotBeDeleted",
+            lambda: client.subnets.begin_delete(GROUP, "spoke-a", "workload"))
+    refused("a route table in use (R17)", "InUseRouteTableCannotBeDeleted",
+            lambda: client.route_tables.begin_delete(GROUP, "rt-a"))
+    refused("a gateway with connections", "VirtualNetworkGatewayCannotBeDeleted",
+            lambda: client.virtual_network_gateways.begin_delete(GROUP, "hub-gw"))
+    refused("a subnet outside (P2)", "NetcfgInvalidSubnet",
+            lambda: client.subnets.begin_create_or_update(GROUP, "hub", "far", models.Subnet(address_prefix="10.77.0.0/24")))
+    try:
+        client.virtual_networks.get(GROUP, "nobody")
+        sys.exit("a VNet that does not exist was found")
+    except ResourceNotFoundError as error:
+        same("not found", error.error.code, "ResourceNotFound")
+
+
+def delete(client):
+    client.virtual_network_peerings.begin_delete(GROUP, "spoke-b", "to-hub").result()
+    left = client.virtual_network_peerings.get(GROUP, "hub", "to-spoke-b")
+    same("the surviving side", left.peering_state, "Disconnected")
+    for local, remote in (("hub", "spoke-b"), ("spoke-a", "hub"), ("hub", "spoke-a")):
+        client.virtual_network_peerings.begin_delete(GROUP, local, f"to-{remote}").result()
+    for name in ("hub-to-branch", "branch-to-hub"):
+        client.virtual_network_gateway_connections.begin_delete(GROUP, name).result()
+    for name in ("hub", "branch"):
+        client.virtual_network_gateways.begin_delete(GROUP, f"{name}-gw").result()
+        client.public_ip_addresses.begin_delete(GROUP, f"{name}-pip").result()
+    client.public_ip_addresses.begin_delete(GROUP, "spare-pip").result()
+    for name in VNETS:
+        client.network_interfaces.begin_delete(GROUP, f"{name}-nic").result()
+    for name in VNETS:
+        client.virtual_networks.begin_delete(GROUP, name).result()
+    client.route_tables.begin_delete(GROUP, "rt-a").result()
+    same("VNets", list(client.virtual_networks.list(GROUP)), [])
+    same("connections", list(client.virtual_network_gateway_connections.list(GROUP)), [])
+
+
+def main():
+    base, authority, token = sys.argv[1:]
+    with NetworkManagementClient(
+        Token(token),
+        SUBSCRIPTION,
+        base_url=base,
+        credential_scopes=[f"{base}/.default"],
+        connection_verify=authority,
+    ) as client:
+        for step in (create, read, rules, delete):
+            begin = time.time()
+            step(client)
+            print(f"{step.__name__}: {time.time() - begin:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+//! ARM paths and bodies of the resources that tests make.
+
+use crate::operation::{Flags, UserHop};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+/// The subscription of all tests.
+pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
+
+/// The id of a resource group.
+#[must_use]
+pub fn group(name: &str) -> String {
+    format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}")
+}
+
+/// The id of a network resource in group `g`: `network("virtualNetworks/v/subnets/s")`.
+#[must_use]
+pub fn network(path: &str) -> String {
+    format!("{}/providers/Microsoft.Network/{path}", group("g"))
+}
+
+/// The id of the read-only view of a VM.
+#[must_use]
+pub fn vm(name: &str) -> String {
+    format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", group("g"))
+}
+
+/// A VNet's body; its subnets and peerings stay as they are.
+#[must_use]
+pub fn vnet_body(region: &str, space: &[IpNet]) -> Value {
+    json!({"location": region, "properties": {"addressSpace": {"addressPrefixes": space}}})
+}
+
+/// A subnet's body.
+#[must_use]
+pub fn subnet_body(prefixes: &[IpNet], table: Option<&str>) -> Value {
+    let mut properties = match prefixes {
+        [one] => json!({"addressPrefix": one}),
+        many => json!({"addressPrefixes": many}),
+    };
+    if let Some(table) = table {
+        properties["routeTable"] = json!({"id": network(&format!("routeTables/{table}"))});
+    }
+    json!({"properties": properties})
+}
+
+/// A peering's body.
+#[must_use]
+pub fn peering_body(remote: &str, flags: Flags) -> Value {
+    json!({"properties": {
+        "remoteVirtualNetwork": {"id": network(&format!("virtualNetworks/{remote}"))},
+        "allowVirtualNetworkAccess": flags.access,
+        "allowForwardedTraffic": flags.forwarded,
+        "allowGatewayTransit": flags.transit,
+        "useRemoteGateways": flags.use_remote,
+    }})
+}
+
+/// A NIC's body.
+#[must_use]
+pub fn nic_body(region: &str, vnet: &str, subnet: &str, addresses: &[IpAddr], forwarding: bool) -> Value {
+    let subnet = network(&format!("virtualNetworks/{vnet}/subnets/{subnet}"));
+    let configurations: Vec<Value> = addresses
+        .iter()
+        .enumerate()
+        .map(|(index, address)| {
+            json!({"name": format!("ip{index}"), "properties": {
+                "subnet": {"id": subnet},
+                "privateIPAddress": address,
+                "privateIPAllocationMethod": "Static",
+                "privateIPAddressVersion": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+                "primary": index == 0,
+            }})
+        })
+        .collect();
+    json!({"location": region, "properties": {
+        "enableIPForwarding": forwarding,
+        "ipConfigurations": configurations,
+    }})
+}
+
+/// A route table's body.
+#[must_use]
+pub fn table_body(no_gateway_routes: bool, routes: &[(IpNet, UserHop)]) -> Value {
+    let route = |(index, (prefix, hop)): (usize, &(IpNet, UserHop))| {
+        let mut properties = json!({"addressPrefix": prefix, "nextHopType": match hop {
+            UserHop::Appliance(_) => "VirtualAppliance",
+            UserHop::Gateway => "VirtualNetworkGateway",
+            UserHop::Local => "VnetLocal",
+            UserHop::Internet => "Internet",
+            UserHop::None => "None",
+        }});
+        if let UserHop::Appliance(address) = hop {
+            properties["nextHopIpAddress"] = json!(address);
+        }
+        json!({"name": format!("r{index}"), "properties": properties})
+    };
+    json!({"location": "region1", "properties": {
+        "disableBgpRoutePropagation": no_gateway_routes,
+        "routes": routes.iter().enumerate().map(route).collect::<Vec<_>>(),
+    }})
+}
+
+/// A VPN gateway's body.
+#[must_use]
+pub fn gateway_body(region: &str, vnet: &str, address: IpAddr) -> Value {
+    json!({"location": region, "properties": {
+        "gatewayType": "Vpn",
+        "vpnType": "RouteBased",
+        "sku": {"name": "VpnGw1", "tier": "VpnGw1"},
+        "ipConfigurations": [{"name": "default", "properties": {
+            "subnet": {"id": network(&format!("virtualNetworks/{vnet}/subnets/GatewaySubnet"))},
+            "publicIPAddress": {"id": network(&format!("publicIPAddresses/{vnet}-pip"))},
+            "privateIPAddress": address,
+            "privateIPAllocationMethod": "Static",
+        }}],
+    }})
+}
+
+/// A VNet-to-VNet connection's body.
+#[must_use]
+pub fn connection_body(region: &str, from: &str, to: &str, key: Option<&str>) -> Value {
+    let gateway = |vnet: &str| json!({"id": network(&format!("virtualNetworkGateways/{vnet}-gw"))});
+    let mut body = json!({"location": region, "properties": {
+        "connectionType": "Vnet2Vnet",
+        "virtualNetworkGateway1": gateway(from),
+        "virtualNetworkGateway2": gateway(to),
+    }});
+    if let Some(key) = key {
+        body["properties"]["sharedKey"] = json!(key);
+    }
+    body
+}

@@ -1,0 +1,21 @@
+//! What the tests of the whole share.
+//!
+//! * [`arm`]: ARM paths and bodies.
+//! * [`operation`]: what may happen to a topology, as data, and its generator.
+//! * [`model`]: the reference model: loops over lists of prefixes, from the specification, without product code.
+//! * [`product`]: the same operations and packets through the product: topology, compile, tables, engine.
+//! * [`world`]: all agents of a topology in one memory, on the engine that real agents run.
+//! * [`corpus`]: kept inputs of the fuzz targets.
+//! * [`contest`]: one seed's run of both; what differs; the smallest run that still differs.
+//! * [`binary`]: the built programs.
+//! * [`controller`]: a real controller process with its certificate and token.
+
+pub mod arm;
+pub mod binary;
+pub mod contest;
+pub mod controller;
+pub mod corpus;
+pub mod model;
+pub mod operation;
+pub mod product;
+pub mod world;

@@ -1,0 +1,326 @@
+//! The reference model: what the specification says, as loops over lists.
+//!
+//! It shares no code with the product, has no trie, no cache and no index. Where the specification leaves a corner
+//! open it says [`Fate::Unspecified`] or [`Ruling::Either`], and the comparison follows the product.
+//! * [`change`]: which operations are refused, and what accepted ones do.
+//! * [`routes`]: which route a packet takes (R1 to R15).
+//! * [`walk`]: where a packet goes, agent by agent, and why it is lost.
+
+pub mod change;
+pub mod routes;
+pub mod walk;
+
+use crate::operation::{Flags, UserHop, gateway_agent};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// Everything there is.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    pub vnets: Vec<Vnet>,
+    pub nics: Vec<Nic>,
+    pub tables: Vec<Table>,
+    pub gateways: Vec<Gateway>,
+    pub connections: Vec<Connection>,
+    pub agents: Vec<Agent>,
+}
+
+/// A VNet.
+#[derive(Debug, Clone)]
+pub struct Vnet {
+    pub name: String,
+    pub region: &'static str,
+    pub space: Vec<IpNet>,
+    pub subnets: Vec<Subnet>,
+    pub peerings: Vec<Peering>,
+}
+
+/// A subnet.
+#[derive(Debug, Clone)]
+pub struct Subnet {
+    pub name: String,
+    pub prefixes: Vec<IpNet>,
+    pub table: Option<String>,
+}
+
+/// One half of a peering.
+#[derive(Debug, Clone)]
+pub struct Peering {
+    pub remote: String,
+    pub flags: Flags,
+    pub state: State,
+    /// The remote ranges as last synced (P27).
+    pub remote_space: Vec<IpNet>,
+}
+
+/// P13.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Initiated,
+    Connected,
+    Disconnected,
+}
+
+/// A NIC.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    pub name: String,
+    pub vnet: String,
+    pub subnet: String,
+    pub addresses: Vec<IpAddr>,
+    pub forwarding: bool,
+}
+
+/// A route table.
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub name: String,
+    pub no_gateway_routes: bool,
+    pub routes: Vec<(IpNet, UserHop)>,
+}
+
+/// A VPN gateway.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    pub vnet: String,
+    pub address: IpAddr,
+}
+
+/// One side's connection object.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    pub from: String,
+    pub to: String,
+    pub key: Option<String>,
+}
+
+/// An agent.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    pub name: String,
+    pub vnet: String,
+    /// Empty for a gateway's agent.
+    pub nics: Vec<String>,
+    /// Subnets whose other machines sit behind it.
+    pub served: Vec<String>,
+    pub gateway: bool,
+    pub revoked: bool,
+}
+
+/// What the specification says to an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ruling {
+    /// It must be accepted.
+    Accept,
+    /// It must be refused, and these codes are all among the problems.
+    Refuse(Vec<&'static str>),
+    /// The specification leaves it open.
+    Either,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It reaches the kernel of the last agent of the path.
+    Delivered { path: Vec<String> },
+    /// It is lost at the last agent of the path, for one of these reasons.
+    Lost { path: Vec<String>, why: Vec<Why> },
+    /// The specification leaves it open.
+    Unspecified(&'static str),
+}
+
+/// Why a packet is lost, coarsely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The host may not send with this source (R12, D10).
+    Spoofed,
+    /// No route, or one to `Internet` or `None`; at a gateway: neither behind a connection nor in a VNet that uses it.
+    Unrouted,
+    /// Nobody has the address (D8).
+    NoOwner,
+    /// `allowVirtualNetworkAccess` is off (P17).
+    AccessOff,
+    /// The link may not carry this source (D10, P18).
+    Source,
+    /// It is not for this NIC, and the NIC does not forward (R12).
+    NotForwarding,
+    /// No gateway serves the route.
+    NoGateway,
+    /// The appliance of the route is nobody's address, or out of reach (R11).
+    Appliance,
+    /// The connection's tunnel is not up: keys differ (G11).
+    NoTunnel,
+    /// It went round until its TTL was gone, or back to where it came from.
+    Loop,
+}
+
+/// Whether one of the prefixes has the address.
+#[must_use]
+pub fn within(prefixes: &[IpNet], address: IpAddr) -> bool {
+    prefixes.iter().any(|p| p.contains(&address))
+}
+
+/// Whether any address is in both lists.
+#[must_use]
+pub fn overlap(a: &[IpNet], b: &[IpNet]) -> bool {
+    a.iter()
+        .any(|x| b.iter().any(|y| x.contains(&y.network()) || y.contains(&x.network())))
+}
+
+impl Model {
+    #[must_use]
+    pub fn vnet(&self, name: &str) -> Option<&Vnet> {
+        self.vnets.iter().find(|v| v.name == name)
+    }
+
+    fn vnet_mut(&mut self, name: &str) -> Option<&mut Vnet> {
+        self.vnets.iter_mut().find(|v| v.name == name)
+    }
+
+    /// The half that `vnet` has towards `remote`.
+    #[must_use]
+    pub fn half(&self, vnet: &str, remote: &str) -> Option<&Peering> {
+        self.vnet(vnet)?.peerings.iter().find(|p| p.remote == remote)
+    }
+
+    fn half_mut(&mut self, vnet: &str, remote: &str) -> Option<&mut Peering> {
+        self.vnet_mut(vnet)?.peerings.iter_mut().find(|p| p.remote == remote)
+    }
+
+    /// The agent of that name that may take part.
+    #[must_use]
+    pub fn agent(&self, name: &str) -> Option<&Agent> {
+        self.agents.iter().find(|a| a.name == name && !a.revoked)
+    }
+
+    /// The NICs of an agent.
+    #[must_use]
+    pub fn nics_of(&self, agent: &Agent) -> Vec<&Nic> {
+        agent
+            .nics
+            .iter()
+            .filter_map(|name| self.nics.iter().find(|n| n.name == *name))
+            .collect()
+    }
+
+    /// The addresses that an agent itself has.
+    #[must_use]
+    pub fn addresses_of(&self, agent: &Agent) -> Vec<IpAddr> {
+        if agent.gateway {
+            return self
+                .gateways
+                .iter()
+                .filter(|g| g.vnet == agent.vnet)
+                .map(|g| g.address)
+                .collect();
+        }
+        self.nics_of(agent).iter().flat_map(|n| n.addresses.clone()).collect()
+    }
+
+    /// The prefixes of the subnets that an agent serves.
+    #[must_use]
+    pub fn served_by(&self, agent: &Agent) -> Vec<IpNet> {
+        let Some(vnet) = self.vnet(&agent.vnet) else {
+            return Vec::new();
+        };
+        let served = vnet.subnets.iter().filter(|s| agent.served.contains(&s.name));
+        served.flat_map(|s| s.prefixes.clone()).collect()
+    }
+
+    /// Who has the address in the VNet (D8): a NIC or a gateway's instance before a served subnet.
+    #[must_use]
+    pub fn owner(&self, vnet: &str, address: IpAddr) -> Option<&Agent> {
+        let here = || self.agents.iter().filter(|a| a.vnet == vnet && !a.revoked);
+        here()
+            .find(|a| self.addresses_of(a).contains(&address))
+            .or_else(|| here().find(|a| within(&self.served_by(a), address)))
+    }
+
+    /// Whether the agent has a NIC that forwards (R12).
+    #[must_use]
+    pub fn forwards(&self, agent: &Agent) -> bool {
+        self.nics_of(agent).iter().any(|n| n.forwarding)
+    }
+
+    /// The VNet whose gateway this VNet uses: its own, or a peer's (P19, P20, P23).
+    #[must_use]
+    pub fn gateway_for(&self, vnet: &str) -> Option<String> {
+        if self.gateways.iter().any(|g| g.vnet == vnet) {
+            return Some(vnet.to_string());
+        }
+        for half in &self.vnet(vnet)?.peerings {
+            if self.is_client(vnet, &half.remote) {
+                return Some(half.remote.clone());
+            }
+        }
+        None
+    }
+
+    /// Whether `spoke` uses the gateway of `hub` as its remote gateway (P21).
+    #[must_use]
+    pub fn is_client(&self, spoke: &str, hub: &str) -> bool {
+        let (Some(own), Some(other)) = (self.half(spoke, hub), self.half(hub, spoke)) else {
+            return false;
+        };
+        own.state == State::Connected
+            && other.state == State::Connected
+            && own.flags.use_remote
+            && other.flags.transit
+            && self.gateways.iter().any(|g| g.vnet == hub)
+            && !self.gateways.iter().any(|g| g.vnet == spoke)
+    }
+
+    /// The VNets that use the gateway of `hub`.
+    #[must_use]
+    pub fn clients(&self, hub: &str) -> Vec<&Vnet> {
+        self.vnets.iter().filter(|v| self.is_client(&v.name, hub)).collect()
+    }
+
+    /// The VNets at the far ends of the connections of `vnet`'s gateway: both objects exist (G10).
+    #[must_use]
+    pub fn connected_to(&self, vnet: &str) -> Vec<&str> {
+        let both = |from: &str, to: &str| self.connections.iter().any(|c| c.from == from && c.to == to);
+        let own = self.connections.iter().filter(|c| c.from == vnet);
+        own.filter(|c| both(&c.to, vnet)).map(|c| c.to.as_str()).collect()
+    }
+
+    fn key(&self, from: &str, to: &str) -> Option<&String> {
+        let object = self.connections.iter().find(|c| c.from == from && c.to == to);
+        object?.key.as_ref()
+    }
+
+    /// Whether both connection objects have a key.
+    #[must_use]
+    pub fn keyed(&self, a: &str, b: &str) -> bool {
+        self.key(a, b).is_some() && self.key(b, a).is_some()
+    }
+
+    /// Whether the tunnel between two gateways can come up: both keys are set and equal (G11).
+    #[must_use]
+    pub fn tunnel(&self, a: &str, b: &str) -> bool {
+        self.keyed(a, b) && self.key(a, b) == self.key(b, a)
+    }
+
+    /// What lies behind the connection from `vnet` to `far`: the far ranges and those of its gateway's clients
+    /// (P21b, G9), never what far has learned elsewhere (D9), without what overlaps the own VNet (G20).
+    #[must_use]
+    pub fn behind(&self, vnet: &str, far: &str) -> Vec<IpNet> {
+        let own = self.vnet(vnet).map(|v| v.space.clone()).unwrap_or_default();
+        let mut out = self.vnet(far).map(|v| v.space.clone()).unwrap_or_default();
+        for client in self.clients(far) {
+            out.extend(
+                self.half(far, &client.name)
+                    .map(|h| h.remote_space.clone())
+                    .unwrap_or_default(),
+            );
+        }
+        out.retain(|p| !overlap(&[*p], &own));
+        out
+    }
+
+    /// The name of the agent that runs a VNet's gateway, if one has joined.
+    #[must_use]
+    pub fn gateway_agent(&self, vnet: &str) -> Option<&Agent> {
+        self.agent(&gateway_agent(vnet))
+    }
+}

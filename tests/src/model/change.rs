@@ -1,0 +1,383 @@
+//! Which operations are refused, and what accepted ones do.
+
+use super::{Agent, Connection, Gateway, Model, Nic, Peering, Ruling, State, Subnet, Table, Vnet, overlap};
+use crate::operation::{Flags, GATEWAY_SUBNET, Operation, gateway_agent};
+use ipnet::IpNet;
+
+impl Model {
+    /// What the specification says to the operation in this state.
+    #[must_use]
+    pub fn judge(&self, operation: &Operation) -> Ruling {
+        match operation {
+            Operation::PutVnet { vnet, space, .. } => self.judge_space(vnet, space),
+            Operation::DeleteVnet { vnet } => {
+                let gateway = self.gateways.iter().any(|g| g.vnet == *vnet);
+                refuse_if(gateway || self.nics.iter().any(|n| n.vnet == *vnet))
+            }
+            Operation::PutSubnet { vnet, table, .. } => {
+                let unknown = |t: &String| !self.tables.iter().any(|x| x.name == *t);
+                refuse_if(self.vnet(vnet).is_none() || table.as_ref().is_some_and(unknown))
+            }
+            Operation::PutPeering {
+                vnet, remote, flags, ..
+            } => self.judge_peering(vnet, remote, *flags),
+            Operation::DeletePeering { vnet, .. } => {
+                if self.vnet(vnet).is_none() {
+                    Ruling::Either
+                } else {
+                    Ruling::Accept
+                }
+            }
+            Operation::PutNic { vnet, subnet, .. } => refuse_if(!self.has_subnet(vnet, subnet)),
+            Operation::PutTable { .. } => Ruling::Accept,
+            Operation::PutGateway { vnet, .. } => {
+                let uses_remote = |state: fn(State) -> bool| {
+                    let halves = self.vnet(vnet).map(|v| v.peerings.clone()).unwrap_or_default();
+                    halves.iter().any(|p| p.flags.use_remote && state(p.state))
+                };
+                if !self.has_subnet(vnet, GATEWAY_SUBNET) || uses_remote(|s| s == State::Connected) {
+                    Ruling::Refuse(vec![])
+                } else if uses_remote(|_| true) {
+                    Ruling::Either
+                } else {
+                    Ruling::Accept
+                }
+            }
+            Operation::DeleteGateway { vnet } => {
+                if self.connections.iter().any(|c| c.from == *vnet || c.to == *vnet) {
+                    Ruling::Refuse(vec!["VirtualNetworkGatewayCannotBeDeleted"])
+                } else if self.agents.iter().any(|a| a.gateway && a.vnet == *vnet) {
+                    Ruling::Either
+                } else {
+                    Ruling::Accept
+                }
+            }
+            Operation::PutConnection { from, to, .. } => {
+                let exists = |v: &str| self.gateways.iter().any(|g| g.vnet == v);
+                if !exists(from) || !exists(to) || from == to {
+                    return Ruling::Refuse(vec![]);
+                }
+                let ranges = |v: &str| self.vnet(v).map(|v| v.space.clone()).unwrap_or_default();
+                // G16 forbids it without saying who checks.
+                if overlap(&ranges(from), &ranges(to)) {
+                    Ruling::Either
+                } else {
+                    Ruling::Accept
+                }
+            }
+            Operation::DeleteConnection { .. } => Ruling::Accept,
+            Operation::JoinVm { vm, nics, vnet, served } => {
+                let nic = |n: &String| self.nics.iter().any(|x| x.name == *n && x.vnet == *vnet);
+                if !nics.iter().all(nic) || !served.iter().all(|s| self.has_subnet(vnet, s)) {
+                    Ruling::Refuse(vec![])
+                } else if self.agents.iter().any(|a| a.name == *vm) {
+                    Ruling::Either
+                } else {
+                    Ruling::Accept
+                }
+            }
+            Operation::JoinGateway { vnet } => {
+                if !self.gateways.iter().any(|g| g.vnet == *vnet) {
+                    Ruling::Refuse(vec![])
+                } else if self.agents.iter().any(|a| a.name == gateway_agent(vnet)) {
+                    Ruling::Either
+                } else {
+                    Ruling::Accept
+                }
+            }
+            Operation::Revoke { agent } => match self.agents.iter().find(|a| a.name == *agent) {
+                Some(found) if !found.revoked => Ruling::Accept,
+                Some(_) => Ruling::Either,
+                None => Ruling::Refuse(vec![]),
+            },
+            Operation::DeleteAgent { agent } => {
+                if self.agents.iter().any(|a| a.name == *agent) {
+                    Ruling::Accept
+                } else {
+                    Ruling::Either
+                }
+            }
+        }
+    }
+
+    fn has_subnet(&self, vnet: &str, subnet: &str) -> bool {
+        self.vnet(vnet)
+            .is_some_and(|v| v.subnets.iter().any(|s| s.name == subnet))
+    }
+
+    /// P27 after the checks of P10 and P11 against all peers.
+    fn judge_space(&self, vnet: &str, space: &[IpNet]) -> Ruling {
+        let Some(own) = self.vnet(vnet) else {
+            return Ruling::Accept;
+        };
+        if own.space == space {
+            return Ruling::Accept;
+        }
+        let mut codes = Vec::new();
+        let mut open = false;
+        for half in &own.peerings {
+            let live = half.state == State::Connected;
+            let Some(remote) = self.vnet(&half.remote) else {
+                open = true;
+                continue;
+            };
+            if overlap(space, &remote.space) || overlap(space, &half.remote_space) {
+                note(live, "VnetAddressSpacesOverlap", &mut codes, &mut open);
+            }
+            for (third, ranges, connected) in self.peers_of(&half.remote) {
+                if third != vnet && overlap(space, &ranges) {
+                    let code = "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet";
+                    note(live && connected, code, &mut codes, &mut open);
+                }
+            }
+        }
+        // Halves of others that point here without one of ours (P13): nobody says whether they count.
+        open |= self.vnets.iter().any(|v| {
+            let half = v.peerings.iter().find(|p| p.remote == vnet);
+            half.is_some() && self.half(vnet, &v.name).is_none() && overlap(space, &v.space)
+        });
+        ruling(codes, open)
+    }
+
+    /// P7 to P13, P20.
+    fn judge_peering(&self, vnet: &str, remote: &str, flags: Flags) -> Ruling {
+        let (Some(own), Some(other)) = (self.vnet(vnet), self.vnet(remote)) else {
+            return Ruling::Refuse(vec![]);
+        };
+        if vnet == remote {
+            return Ruling::Refuse(vec!["VnetAddressSpacesOverlap"]); // P12
+        }
+        let existing = self.half(vnet, remote);
+        let back = self.half(remote, vnet);
+        let mut codes = Vec::new();
+        let mut open = false;
+        if overlap(&own.space, &other.space) {
+            codes.push("VnetAddressSpacesOverlap"); // P10
+        }
+        // P11, from both sides: all peers of one VNet are pairwise disjoint.
+        for (middle, newcomer) in [(remote, own), (vnet, other)] {
+            for (third, ranges, connected) in self.peers_of(middle) {
+                if third != newcomer.name && overlap(&newcomer.space, &ranges) {
+                    let code = "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet";
+                    // Checked against the remote's peers; for the own ones the rule follows from the last sentence.
+                    note(connected && middle == remote, code, &mut codes, &mut open);
+                }
+            }
+        }
+        if existing.is_none() && back.is_some_and(|b| b.state == State::Disconnected) {
+            codes.push("RemotePeeringIsDisconnected"); // P13 row 3, P14
+        }
+        if flags.use_remote {
+            if self.gateways.iter().any(|g| g.vnet == vnet) {
+                codes.push("XVnetHasOwnGateway");
+            }
+            if !self.gateways.iter().any(|g| g.vnet == remote) {
+                codes.push("RemoteVnetHasNoGateways");
+            }
+            if back.is_some_and(|b| !b.flags.transit) {
+                codes.push("XRemotePeeringTransitNotAllowed");
+            }
+            if own.peerings.iter().any(|p| p.remote != remote && p.flags.use_remote) {
+                codes.push("XAnotherPeeringUsesRemoteGateways");
+            }
+        }
+        // P20: "the transit check runs when the other side appears"; P21: removing the flag withdraws.
+        open |= !flags.transit && back.is_some_and(|b| b.flags.use_remote);
+        ruling(codes, open)
+    }
+
+    /// The peers of a VNet: name, ranges now and as synced, and whether the half is `Connected`.
+    fn peers_of(&self, vnet: &str) -> Vec<(String, Vec<IpNet>, bool)> {
+        let halves = self.vnet(vnet).map(|v| v.peerings.clone()).unwrap_or_default();
+        let describe = |half: Peering| {
+            let mut ranges = half.remote_space;
+            ranges.extend(self.vnet(&half.remote).map(|v| v.space.clone()).unwrap_or_default());
+            (half.remote, ranges, half.state == State::Connected)
+        };
+        halves.into_iter().map(describe).collect()
+    }
+
+    /// Does what an accepted operation does.
+    pub fn accept(&mut self, operation: &Operation) {
+        match operation.clone() {
+            Operation::PutVnet { vnet, region, space } => match self.vnet_mut(&vnet) {
+                Some(existing) => existing.space = space,
+                None => self.vnets.push(Vnet {
+                    name: vnet,
+                    region,
+                    space,
+                    subnets: vec![],
+                    peerings: vec![],
+                }),
+            },
+            Operation::DeleteVnet { vnet } => {
+                self.vnets.retain(|v| v.name != vnet);
+                for other in &mut self.vnets {
+                    for half in other.peerings.iter_mut().filter(|p| p.remote == vnet) {
+                        if half.state == State::Connected {
+                            half.state = State::Disconnected; // P13 row 7
+                        }
+                    }
+                }
+            }
+            Operation::PutSubnet {
+                vnet,
+                subnet,
+                prefixes,
+                table,
+            } => {
+                if let Some(home) = self.vnet_mut(&vnet) {
+                    home.subnets.retain(|s| s.name != subnet);
+                    home.subnets.push(Subnet {
+                        name: subnet,
+                        prefixes,
+                        table,
+                    });
+                }
+            }
+            Operation::PutPeering {
+                vnet,
+                remote,
+                flags,
+                sync,
+            } => self.accept_peering(&vnet, &remote, flags, sync),
+            Operation::DeletePeering { vnet, remote } => {
+                let Some(home) = self.vnet_mut(&vnet) else { return };
+                let before = home.peerings.len();
+                home.peerings.retain(|p| p.remote != remote);
+                if before == home.peerings.len() {
+                    return;
+                }
+                if let Some(other) = self.half_mut(&remote, &vnet)
+                    && other.state == State::Connected
+                {
+                    other.state = State::Disconnected; // P13 row 5
+                }
+            }
+            Operation::PutNic {
+                nic,
+                vnet,
+                subnet,
+                addresses,
+                forwarding,
+            } => {
+                self.nics.retain(|n| n.name != nic);
+                self.nics.push(Nic {
+                    name: nic,
+                    vnet,
+                    subnet,
+                    addresses,
+                    forwarding,
+                });
+            }
+            Operation::PutTable {
+                table,
+                no_gateway_routes,
+                routes,
+            } => {
+                self.tables.retain(|t| t.name != table);
+                self.tables.push(Table {
+                    name: table,
+                    no_gateway_routes,
+                    routes,
+                });
+            }
+            Operation::PutGateway { vnet, address } => {
+                self.gateways.retain(|g| g.vnet != vnet);
+                self.gateways.push(Gateway { vnet, address });
+            }
+            Operation::DeleteGateway { vnet } => self.gateways.retain(|g| g.vnet != vnet),
+            Operation::PutConnection { from, to, key } => {
+                let same = |c: &&mut Connection| c.from == from && c.to == to;
+                match self.connections.iter_mut().find(same) {
+                    // The key is write-only: a PUT without one keeps it.
+                    Some(existing) => existing.key = key.or(existing.key.take()),
+                    None => self.connections.push(Connection { from, to, key }),
+                }
+            }
+            Operation::DeleteConnection { from, to } => {
+                self.connections.retain(|c| !(c.from == from && c.to == to));
+            }
+            Operation::JoinVm { vm, nics, vnet, served } => self.join(Agent {
+                name: vm,
+                vnet,
+                nics,
+                served,
+                gateway: false,
+                revoked: false,
+            }),
+            Operation::JoinGateway { vnet } => self.join(Agent {
+                name: gateway_agent(&vnet),
+                vnet,
+                nics: vec![],
+                served: vec![],
+                gateway: true,
+                revoked: false,
+            }),
+            Operation::Revoke { agent } => {
+                for found in self.agents.iter_mut().filter(|a| a.name == agent) {
+                    found.revoked = true;
+                }
+            }
+            Operation::DeleteAgent { agent } => self.agents.retain(|a| a.name != agent),
+        }
+    }
+
+    fn join(&mut self, agent: Agent) {
+        self.agents.retain(|a| a.name != agent.name);
+        self.agents.push(agent);
+    }
+
+    fn accept_peering(&mut self, vnet: &str, remote: &str, flags: Flags, sync: bool) {
+        let ranges = |model: &Self, name: &str| model.vnet(name).map(|v| v.space.clone()).unwrap_or_default();
+        let (own_space, remote_space) = (ranges(self, vnet), ranges(self, remote));
+        let back = self.half(remote, vnet).map(|b| b.state);
+        if let Some(half) = self.half_mut(vnet, remote) {
+            half.flags = flags;
+            if half.state == State::Disconnected && back.is_none() {
+                half.state = State::Initiated; // P13 row 4
+                half.remote_space = remote_space;
+            } else if sync {
+                half.remote_space = remote_space; // P27
+            }
+            return;
+        }
+        let state = if back.is_some() {
+            State::Connected
+        } else {
+            State::Initiated
+        };
+        if let Some(home) = self.vnet_mut(vnet) {
+            home.peerings.push(Peering {
+                remote: remote.to_string(),
+                flags,
+                state,
+                remote_space,
+            });
+        }
+        if let Some(other) = self.half_mut(remote, vnet) {
+            other.state = State::Connected; // P13 row 2: both, and both in sync
+            other.remote_space = own_space;
+        }
+    }
+}
+
+fn refuse_if(broken: bool) -> Ruling {
+    if broken { Ruling::Refuse(vec![]) } else { Ruling::Accept }
+}
+
+fn note(certain: bool, code: &'static str, codes: &mut Vec<&'static str>, open: &mut bool) {
+    if certain {
+        codes.push(code);
+    } else {
+        *open = true;
+    }
+}
+
+fn ruling(codes: Vec<&'static str>, open: bool) -> Ruling {
+    match (codes.is_empty(), open) {
+        (false, _) => Ruling::Refuse(codes),
+        (true, true) => Ruling::Either,
+        (true, false) => Ruling::Accept,
+    }
+}

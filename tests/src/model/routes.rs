@@ -1,0 +1,112 @@
+//! Which route a packet takes out of a subnet.
+
+use super::{Model, State, within};
+use crate::operation::UserHop;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hop {
+    /// Inside the VNet.
+    Local,
+    /// Into this peered VNet.
+    Peering(String),
+    /// To the VPN gateway, own or remote.
+    Gateway,
+    /// To this address.
+    Appliance(IpAddr),
+    /// `Internet` or `None`.
+    Nowhere,
+}
+
+/// Sources by precedence for an equal prefix (R7): the later wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    System,
+    Gateway,
+    User,
+}
+
+/// The blocks that go nowhere unless somebody uses them (R1).
+const RESERVED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
+
+impl Model {
+    /// The route of a packet to `destination` that leaves through the subnet. None: no route at all.
+    #[must_use]
+    pub fn route(&self, vnet: &str, subnet: &str, destination: IpAddr) -> Option<Hop> {
+        let home = self.vnet(vnet)?;
+        let subnet = home.subnets.iter().find(|s| s.name == subnet)?;
+        let table = self.tables.iter().find(|t| Some(&t.name) == subnet.table.as_ref());
+        let user = table.map(|t| t.routes.clone()).unwrap_or_default();
+
+        let mut routes: Vec<(IpNet, Source, Hop)> = Vec::new();
+        // R1: a route for each range; R3, R4: one for each synced prefix of each connected peering.
+        for range in &home.space {
+            routes.push((*range, Source::System, Hop::Local));
+        }
+        for half in home.peerings.iter().filter(|p| p.state == State::Connected) {
+            for prefix in &half.remote_space {
+                routes.push((*prefix, Source::System, Hop::Peering(half.remote.clone())));
+            }
+        }
+        let system_covers = routes.iter().any(|(p, _, _)| p.contains(&destination));
+        // R7 step 1, R15, R5: what the gateway contributes, unless a VNet or peering route has the destination.
+        if !system_covers
+            && !table.is_some_and(|t| t.no_gateway_routes)
+            && let Some(hub) = self.gateway_for(vnet)
+        {
+            for far in self.connected_to(&hub) {
+                for prefix in self.behind(&hub, far) {
+                    routes.push((prefix, Source::Gateway, Hop::Gateway));
+                }
+            }
+        }
+        // R1, R2, R9.
+        let default: [IpNet; 2] = [everything(true), everything(false)];
+        routes.extend(default.map(|p| (p, Source::System, Hop::Nowhere)));
+        if !user.iter().any(|(p, _)| *p == everything(true)) {
+            for block in RESERVED {
+                let block: IpNet = block.parse().unwrap_or(default[0]);
+                if !home.space.contains(&block) {
+                    routes.push((block, Source::System, Hop::Nowhere));
+                }
+            }
+        }
+        for (prefix, hop) in user {
+            let hop = match hop {
+                UserHop::Appliance(address) => Hop::Appliance(address),
+                UserHop::Gateway => Hop::Gateway,
+                UserHop::Local => Hop::Local,
+                UserHop::Internet | UserHop::None => Hop::Nowhere,
+            };
+            routes.push((prefix, Source::User, hop));
+        }
+
+        // R7 steps 2 and 3.
+        routes.retain(|(p, _, _)| p.contains(&destination));
+        routes
+            .into_iter()
+            .max_by_key(|(p, source, _)| (p.prefix_len(), *source))
+            .map(|(_, _, hop)| hop)
+    }
+
+    /// Whether the destination lies behind connections to two different VNets: the specification does not say which
+    /// one is taken (G16 forbids the overlap).
+    #[must_use]
+    pub fn ambiguous(&self, hub: &str, destination: IpAddr) -> bool {
+        let behind = self.connected_to(hub).into_iter().map(|far| self.behind(hub, far));
+        let ways = behind.filter(|p| within(p, destination)).count();
+        let clients = self.clients(hub).into_iter();
+        let inside = clients.filter(|c| within(&c.space, destination)).count();
+        ways + inside > 1
+    }
+}
+
+fn everything(v4: bool) -> IpNet {
+    if v4 {
+        IpNet::V4(ipnet::Ipv4Net::default())
+    } else {
+        IpNet::V6(ipnet::Ipv6Net::default())
+    }
+}

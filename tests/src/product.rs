@@ -1,0 +1,254 @@
+//! The operations of [`crate::operation`] through the product's own topology.
+
+use crate::arm;
+use crate::operation::{Operation, gateway_agent};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use tombolo_topology::change::{Change, Rejection};
+use tombolo_topology::path::ArmPath;
+use tombolo_topology::resource::{Agent, Binding, JoinToken};
+use tombolo_topology::topology::Topology;
+use uuid::Uuid;
+
+/// The product's state, and what a caller has to remember.
+#[derive(Debug, Clone)]
+pub struct Product {
+    /// The state.
+    pub topology: Topology,
+    regions: BTreeMap<String, &'static str>,
+    ports: BTreeMap<String, u16>,
+    fresh: u128,
+}
+
+impl Product {
+    /// An empty topology with resource group `g`.
+    ///
+    /// # Panics
+    /// If the group is refused.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut new = Self {
+            topology: Topology::default(),
+            regions: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            fresh: 0,
+        };
+        new.change(&put(&arm::group("g"), json!({"location": "region1"})))
+            .unwrap_or_else(|e| unreachable!("resource group: {e}"));
+        new
+    }
+
+    /// Applies one change.
+    ///
+    /// # Errors
+    /// Why it was refused; then nothing has changed.
+    pub fn change(&mut self, change: &Change) -> Result<(), Rejection> {
+        let number = &mut self.fresh;
+        let mut fresh = || {
+            *number += 1;
+            Uuid::from_u128(0x4000_8000_0000_0000_0000 + *number)
+        };
+        self.topology = self.topology.apply(change, &mut fresh)?.topology;
+        Ok(())
+    }
+
+    /// Performs an operation as a whole or not at all.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn perform(&mut self, operation: &Operation) -> Result<(), Rejection> {
+        let mut after = self.clone();
+        for change in after.changes(operation) {
+            after.change(&change)?;
+        }
+        if let Operation::PutVnet { vnet, region, .. } = operation {
+            after.regions.insert(vnet.clone(), region);
+        }
+        *self = after;
+        Ok(())
+    }
+
+    fn region(&self, vnet: &str) -> &'static str {
+        self.regions.get(vnet).copied().unwrap_or("region1")
+    }
+
+    /// An endpoint that no other agent has.
+    fn endpoint(&mut self, agent: &str) -> SocketAddr {
+        let next = u16::try_from(self.ports.len() + 1).unwrap_or(u16::MAX);
+        let port = *self.ports.entry(agent.to_string()).or_insert(next);
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    fn changes(&mut self, operation: &Operation) -> Vec<Change> {
+        match operation {
+            Operation::PutVnet { vnet, region, space } => {
+                vec![put(
+                    &arm::network(&format!("virtualNetworks/{vnet}")),
+                    arm::vnet_body(region, space),
+                )]
+            }
+            Operation::DeleteVnet { vnet } => vec![delete(&format!("virtualNetworks/{vnet}"))],
+            Operation::PutSubnet {
+                vnet,
+                subnet,
+                prefixes,
+                table,
+            } => vec![put(
+                &arm::network(&format!("virtualNetworks/{vnet}/subnets/{subnet}")),
+                arm::subnet_body(prefixes, table.as_deref()),
+            )],
+            Operation::PutPeering {
+                vnet,
+                remote,
+                flags,
+                sync,
+            } => vec![Change::Put {
+                path: path(&arm::network(&format!(
+                    "virtualNetworks/{vnet}/virtualNetworkPeerings/{remote}"
+                ))),
+                body: arm::peering_body(remote, *flags),
+                if_match: None,
+                sync_remote_address_space: *sync,
+            }],
+            Operation::DeletePeering { vnet, remote } => {
+                vec![delete(&format!(
+                    "virtualNetworks/{vnet}/virtualNetworkPeerings/{remote}"
+                ))]
+            }
+            Operation::PutNic {
+                nic,
+                vnet,
+                subnet,
+                addresses,
+                forwarding,
+            } => vec![put(
+                &arm::network(&format!("networkInterfaces/{nic}")),
+                arm::nic_body(self.region(vnet), vnet, subnet, addresses, *forwarding),
+            )],
+            Operation::PutTable {
+                table,
+                no_gateway_routes,
+                routes,
+            } => vec![put(
+                &arm::network(&format!("routeTables/{table}")),
+                arm::table_body(*no_gateway_routes, routes),
+            )],
+            Operation::PutGateway { vnet, address } => {
+                let region = self.region(vnet);
+                let address_body = json!({"location": region, "properties": {"publicIPAllocationMethod": "Static"}});
+                vec![
+                    put(&arm::network(&format!("publicIPAddresses/{vnet}-pip")), address_body),
+                    put(
+                        &arm::network(&format!("virtualNetworkGateways/{vnet}-gw")),
+                        arm::gateway_body(region, vnet, *address),
+                    ),
+                ]
+            }
+            Operation::DeleteGateway { vnet } => vec![delete(&format!("virtualNetworkGateways/{vnet}-gw"))],
+            Operation::PutConnection { from, to, key } => vec![put(
+                &arm::network(&format!("connections/{from}-to-{to}")),
+                arm::connection_body(self.region(from), from, to, key.as_deref()),
+            )],
+            Operation::DeleteConnection { from, to } => vec![delete(&format!("connections/{from}-to-{to}"))],
+            Operation::JoinVm { vm, nics, vnet, served } => join(
+                vm,
+                self.endpoint(vm),
+                Binding::Vm {
+                    vm: ResourceId::new(arm::vm(vm)),
+                    nics: nics
+                        .iter()
+                        .map(|n| ResourceId::new(arm::network(&format!("networkInterfaces/{n}"))))
+                        .collect(),
+                    served: served
+                        .iter()
+                        .map(|s| ResourceId::new(arm::network(&format!("virtualNetworks/{vnet}/subnets/{s}"))))
+                        .collect(),
+                },
+            ),
+            Operation::JoinGateway { vnet } => join(
+                &gateway_agent(vnet),
+                self.endpoint(&gateway_agent(vnet)),
+                Binding::Gateway {
+                    gateway: ResourceId::new(arm::network(&format!("virtualNetworkGateways/{vnet}-gw"))),
+                    ip_configuration: "default".into(),
+                },
+            ),
+            Operation::Revoke { agent } => vec![Change::RevokeAgent(agent_id(agent))],
+            Operation::DeleteAgent { agent } => vec![Change::DeleteAgent(agent_id(agent))],
+        }
+    }
+}
+
+impl Default for Product {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An agent's id.
+///
+/// # Panics
+/// If the name is not one.
+#[must_use]
+pub fn agent_id(name: &str) -> AgentId {
+    AgentId::new(name).unwrap_or_else(|e| unreachable!("{e}"))
+}
+
+/// A key that belongs to the agent of that name.
+#[must_use]
+pub fn key_of(agent: &str) -> PublicKey {
+    let mut key = [0x5a; 32];
+    for (slot, byte) in key.iter_mut().zip(agent.bytes()) {
+        *slot = byte;
+    }
+    PublicKey(key)
+}
+
+fn path(id: &str) -> ArmPath {
+    ArmPath::parse(id).unwrap_or_else(|e| unreachable!("{id}: {e}"))
+}
+
+/// An unconditional PUT.
+#[must_use]
+pub fn put(id: &str, body: Value) -> Change {
+    Change::Put {
+        path: path(id),
+        body,
+        if_match: None,
+        sync_remote_address_space: false,
+    }
+}
+
+fn delete(network_path: &str) -> Change {
+    Change::Delete {
+        path: path(&arm::network(network_path)),
+        if_match: None,
+    }
+}
+
+/// A token for the agent, and its use.
+fn join(agent: &str, endpoint: SocketAddr, binding: Binding) -> Vec<Change> {
+    let id = agent_id(agent);
+    vec![
+        Change::PutToken(JoinToken {
+            id: format!("token-{agent}"),
+            hash: "00".into(),
+            agent: id.clone(),
+            binding: binding.clone(),
+            expires: u64::MAX / 2,
+        }),
+        Change::Join {
+            token: format!("token-{agent}"),
+            agent: Agent {
+                id,
+                binding,
+                public_key: key_of(agent),
+                certificate_key: agent.into(),
+                endpoints: vec![endpoint],
+                revoked: false,
+            },
+        },
+    ]
+}

@@ -1,0 +1,280 @@
+//! All agents of a topology in one memory: each with the engine that real agents run, over unencrypted links, and a kernel
+//! that forwards what is not its own.
+
+use crate::model::Why;
+use crate::model::walk::TTL;
+use crate::operation::{Origin, Packet};
+use crate::product::agent_id;
+use etherparse::PacketBuilder;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+use tombolo_engine::buffer::{Collected, TransmitSink};
+use tombolo_engine::engine::Engine;
+use tombolo_engine::link::PlainLinks;
+use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::verdict::DropReason;
+use tombolo_proto::config::{AgentConfig, Role};
+use tombolo_proto::id::AgentId;
+use tombolo_topology::compile::compile;
+use tombolo_topology::topology::Topology;
+
+/// What the product did with a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The agents that saw it, one entry for each decision.
+    pub path: Vec<String>,
+    /// What the last one did.
+    pub end: End,
+}
+
+/// The end of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A kernel has it that it was meant for.
+    Delivered,
+    /// Dropped by an engine; whether it came from the TUN device.
+    Dropped(DropReason, bool),
+    /// The last TTL was gone at a kernel that forwards.
+    Kernel,
+    /// The two ends of the link have different preshared keys, or only one has any.
+    Keys,
+    /// The link's far end does not know the link.
+    Stranger,
+}
+
+impl End {
+    /// The model's word for it; none: delivered, or nothing that the model knows.
+    #[must_use]
+    pub const fn why(self) -> Option<Why> {
+        Some(match self {
+            Self::Delivered | Self::Stranger => return None,
+            Self::Kernel => Why::Loop,
+            Self::Keys => Why::NoTunnel,
+            Self::Dropped(reason, from_tun) => match reason {
+                DropReason::SpoofedSource if from_tun => Why::Spoofed,
+                DropReason::SpoofedSource => Why::Source,
+                DropReason::NoRoute
+                | DropReason::RouteNone
+                | DropReason::RouteInternet
+                | DropReason::TransitNotAllowed => Why::Unrouted,
+                DropReason::NoOwner => Why::NoOwner,
+                DropReason::ApplianceUnreachable => Why::Appliance,
+                DropReason::AccessDenied => Why::AccessOff,
+                DropReason::NoGateway => Why::NoGateway,
+                DropReason::NotForwarding => Why::NotForwarding,
+                DropReason::Hairpin | DropReason::TtlExceeded | DropReason::TtlExceededSilent => Why::Loop,
+                DropReason::Malformed
+                | DropReason::NoLink
+                | DropReason::LinkDown
+                | DropReason::TooBig
+                | DropReason::BadDatagram
+                | DropReason::Replayed
+                | DropReason::QueueFull => return None,
+            },
+        })
+    }
+}
+
+struct Host {
+    config: AgentConfig,
+    engine: Engine<PlainLinks>,
+}
+
+/// The agents.
+pub struct World {
+    hosts: BTreeMap<AgentId, Host>,
+    addresses: BTreeMap<SocketAddr, AgentId>,
+    now: Instant,
+}
+
+/// Something wrong with the product, put in on purpose.
+#[derive(Debug, Clone, Copy)]
+pub enum Mutation {
+    /// Every agent's configuration is changed before its tables are built.
+    Config(fn(&mut AgentConfig)),
+    /// The compiler is shown another topology.
+    Topology(fn(&mut Topology)),
+}
+
+impl World {
+    /// Compiles every agent and builds its engine.
+    ///
+    /// # Panics
+    /// If a compiled configuration does not survive its own bytes, or gives no tables.
+    #[must_use]
+    pub fn new(topology: &Topology, mutation: Option<Mutation>) -> Self {
+        let now = Instant::now();
+        let mut shown = topology.clone();
+        if let Some(Mutation::Topology(mutation)) = mutation {
+            mutation(&mut shown);
+        }
+        let mut hosts = BTreeMap::new();
+        let mut addresses = BTreeMap::new();
+        for (id, agent) in &topology.agents {
+            let Some(mut config) = compile(&shown, id) else {
+                continue;
+            };
+            let bytes = config.to_bytes();
+            let again = AgentConfig::from_bytes(&bytes).unwrap_or_else(|e| panic!("{id}: {e}"));
+            assert_eq!(again, config, "{id}");
+            if let Some(Mutation::Config(mutation)) = mutation {
+                mutation(&mut config);
+            }
+            let tables = Tables::build(&config, &Dynamic::default()).unwrap_or_else(|e| panic!("{id}: {e}"));
+            let mut engine = Engine::new(PlainLinks::new(id.clone()));
+            engine.install(Arc::new(tables), &config.links, now);
+            if let Some(endpoint) = agent.endpoints.first() {
+                addresses.insert(*endpoint, id.clone());
+            }
+            hosts.insert(id.clone(), Host { config, engine });
+        }
+        Self { hosts, addresses, now }
+    }
+
+    /// The configuration of an agent.
+    #[must_use]
+    pub fn config(&self, agent: &AgentId) -> Option<&AgentConfig> {
+        self.hosts.get(agent).map(|h| &h.config)
+    }
+
+    /// Follows a packet. None: the agent that should have it has no configuration.
+    ///
+    /// # Panics
+    /// If an engine neither forwards nor delivers nor counts, or does more than one of them.
+    pub fn send(&mut self, packet: &Packet) -> Option<Outcome> {
+        let mut bytes = build(packet);
+        let mut path = Vec::new();
+        let (mut at, mut from) = match &packet.origin {
+            Origin::Kernel { agent } => (agent_id(agent), None),
+            Origin::Link { from, to } => (agent_id(to), Some(agent_id(from))),
+        };
+        loop {
+            path.push(at.to_string());
+            if let Some(from) = &from
+                && self.key(from, &at) != self.key(&at, from)
+            {
+                // It never gets there, unless it was put there.
+                if path.len() > 1 {
+                    path.pop();
+                }
+                return Some(Outcome { path, end: End::Keys });
+            }
+            let host = self.hosts.get_mut(&at)?;
+            let before: Vec<u64> = host.drops();
+            let replied = host.engine.stats().totals.replied;
+            let mut out = Collected::default();
+            let mut to_kernel = Collected::default();
+            match &from {
+                None => host.engine.handle_tun(&mut bytes, self.now, &mut out, &mut to_kernel),
+                Some(from) => {
+                    let mut wire = Collected::default();
+                    let name = from.as_str().as_bytes();
+                    let slot = wire.reserve(SocketAddr::from(([0, 0, 0, 0], 0)), 1 + name.len() + bytes.len());
+                    slot[0] = u8::try_from(name.len()).unwrap_or(u8::MAX);
+                    slot[1..=name.len()].copy_from_slice(name);
+                    slot[1 + name.len()..].copy_from_slice(&bytes);
+                    let source = SocketAddr::from(([192, 0, 2, 250], 1));
+                    host.engine.handle_udp(slot, source, self.now, &mut out, &mut to_kernel);
+                }
+            }
+            let after = host.drops();
+            let dropped = before.iter().zip(&after).position(|(b, a)| b != a);
+            let answered = host.engine.stats().totals.replied > replied;
+            let events = out.datagrams.len() + to_kernel.packets.len() + usize::from(dropped.is_some());
+            assert_eq!(events, 1, "{at}: conservation: {packet:?}");
+            if answered {
+                let end = End::Dropped(DropReason::TtlExceeded, false);
+                return Some(Outcome { path, end });
+            }
+            if let Some(index) = dropped {
+                let reason = DropReason::ALL[index];
+                if reason == DropReason::BadDatagram {
+                    return Some(Outcome {
+                        path,
+                        end: End::Stranger,
+                    });
+                }
+                let end = End::Dropped(reason, from.is_none());
+                return Some(Outcome { path, end });
+            }
+            if let Some(delivered) = to_kernel.packets.pop() {
+                if host.is_own(packet.destination) {
+                    return Some(Outcome {
+                        path,
+                        end: End::Delivered,
+                    });
+                }
+                bytes = delivered;
+                if take_ttl(&mut bytes).is_none() {
+                    return Some(Outcome { path, end: End::Kernel });
+                }
+                from = None;
+            } else if let Some((to, datagram)) = out.datagrams.pop() {
+                let next = self.addresses.get(&to).cloned()?;
+                bytes = datagram[1 + usize::from(datagram[0])..].to_vec();
+                from = Some(at);
+                at = next;
+            }
+        }
+    }
+
+    fn key(&self, at: &AgentId, peer: &AgentId) -> Option<[u8; 32]> {
+        let links = &self.hosts.get(at)?.config.links;
+        links.iter().find(|l| l.peer == *peer)?.preshared_key.map(|k| k.0)
+    }
+}
+
+impl Host {
+    fn drops(&self) -> Vec<u64> {
+        DropReason::ALL.iter().map(|r| self.engine.stats().drops(*r)).collect()
+    }
+
+    /// Whether the address is one that the host itself, or a machine behind it, has.
+    fn is_own(&self, address: IpAddr) -> bool {
+        match &self.config.role {
+            Role::Vm { nics, served } => {
+                let mut own = nics.iter().flat_map(|n| &n.addresses);
+                own.any(|a| a.addr() == address) || served.iter().any(|s| s.contains(&address))
+            }
+            Role::VpnGateway { addresses, .. } => addresses.contains(&address),
+        }
+    }
+}
+
+/// An echo request or UDP packet with these addresses.
+fn build(packet: &Packet) -> Vec<u8> {
+    let builder = match (packet.source, packet.destination) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), TTL),
+        (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), TTL),
+        (s, d) => unreachable!("{s} and {d} are of two families"),
+    };
+    let mut bytes = Vec::new();
+    let done = builder.udp(40_000, 7).write(&mut bytes, b"model");
+    done.unwrap_or_else(|e| unreachable!("a packet: {e}"));
+    bytes
+}
+
+/// What a forwarding kernel does. None: the last one is gone.
+fn take_ttl(packet: &mut [u8]) -> Option<()> {
+    let v4 = packet[0] >> 4 == 4;
+    let ttl = &mut packet[if v4 { 8 } else { 7 }];
+    if *ttl <= 1 {
+        return None;
+    }
+    *ttl -= 1;
+    if v4 {
+        packet[10..12].fill(0);
+        let mut sum: u32 = packet[..20]
+            .chunks_exact(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        let sum = !u16::try_from(sum).unwrap_or(u16::MAX);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    Some(())
+}

@@ -1,0 +1,74 @@
+//! What the documents cite exists: files, and the tests that `docs/semantics.md` names for each rule.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("workspace")
+        .to_path_buf()
+}
+
+/// The texts between backticks of a line.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_rule_of_semantics_names_a_test_that_exists() {
+    let text = std::fs::read_to_string(root().join("docs/semantics.md")).expect("docs/semantics.md");
+    let mut rules = 0;
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, rule, _, tests, _] = cells[..] else { continue };
+        let numbered =
+            rule.starts_with(|c: char| "PRGTDM".contains(c)) && rule[1..].starts_with(|c: char| c.is_ascii_digit());
+        if !numbered {
+            continue;
+        }
+        rules += 1;
+        let mut cited = 0;
+        for citation in quoted(tests) {
+            let Some((file, function)) = citation.split_once("::") else {
+                wrong.push(format!("{rule}: '{citation}' is not FILE::TEST"));
+                continue;
+            };
+            let Ok(source) = std::fs::read_to_string(root().join(file)) else {
+                wrong.push(format!("{rule}: no file {file}"));
+                continue;
+            };
+            let Some(at) = source.find(&format!("fn {function}(")) else {
+                wrong.push(format!("{rule}: no {function} in {file}"));
+                continue;
+            };
+            let before = source[..at].lines().rev().take(4).collect::<String>();
+            if !before.contains("test]") && !before.contains("#[test") && !before.contains("::test") {
+                wrong.push(format!("{rule}: {function} in {file} is not a test"));
+            }
+            cited += 1;
+        }
+        if cited == 0 {
+            wrong.push(format!("{rule}: no test"));
+        }
+    }
+    assert!(wrong.is_empty(), "docs/semantics.md:\n{}", wrong.join("\n"));
+    assert!(rules >= 30, "only {rules} rules");
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    let root = root();
+    for document in ["README.md", "docs/architecture.md", "docs/semantics.md", "CHANGELOG.md"] {
+        let path = root.join(document);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{document}: {e}"));
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") || target.starts_with('#') {
+                continue;
+            }
+            let file = target.split('#').next().unwrap_or(target);
+            let found = path.parent().expect("folder").join(file);
+            assert!(found.exists(), "{document}: {target} does not exist");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What goes wrong: crashes, revocation, hosts that move, networks that are cut.
+
+use crate::harness::{SPACING, World};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+/// An agent that was killed starts from its last good configuration, and leaves nothing on its host when it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_agent_comes_back_and_a_stopped_one_leaves_nothing() -> Result<()> {
+    let mut w = World::up("crash").await?;
+    w.join("hub", "spoke-a").await?;
+    w.reach("spoke-a-vm", "hub-vm").await?;
+    let before_join = host_state(&w, "hub-fw").await?;
+
+    w.kill_agent("spoke-a-vm")?;
+    w.silent_from("hub-vm", "spoke-a-vm").await?;
+    w.start_agent("spoke-a-vm")?;
+    w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(15)).await?;
+    w.reach("spoke-a-vm", "hub-vm").await?;
+
+    // Without the controller too, and then the controller comes back to agents that are up to date.
+    w.kill_controller()?;
+    w.kill_agent("hub-vm")?;
+    w.start_agent("hub-vm")?;
+    w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(15)).await?;
+    let sent = w.configurations_received("spoke-a-vm").await?;
+    w.start_controller().await?;
+    w.wait_until_ready(Duration::from_secs(30)).await?;
+    ensure!(
+        w.configurations_received("spoke-a-vm").await? == sent,
+        "a configuration was sent again"
+    );
+    ensure!(
+        w.configurations_received("hub-vm").await? == 0,
+        "the restarted agent was up to date"
+    );
+
+    // D22: what a crash left is removed by 'clean', and a regular end leaves nothing either.
+    let mut clean = Vec::new();
+    for host in ["hub-fw", "spoke-b-vm"] {
+        if host == "hub-fw" {
+            w.kill_agent(host)?;
+            let program = tombolo_lab::binary::find("tombolo-agent")?.display().to_string();
+            let dir = w.agent_dir(host)?.display().to_string();
+            let done = w
+                .exec(host, &[&program, "clean", "--state-dir", &dir], Duration::from_secs(10))
+                .await?;
+            ensure!(done.code == 0, "clean: {}", done.stderr);
+        } else {
+            ensure!(w.stop_agent(host)?, "the agent had to be killed");
+        }
+        clean.push(host_state(&w, host).await?);
+    }
+    for (host, text) in clean.iter().enumerate() {
+        ensure!(
+            !text.contains("10.1.") && !text.contains("10.2."),
+            "host {host} still has: {text}"
+        );
+    }
+    ensure!(before_join != clean[0], "the comparison sees an agent's routes");
+    for host in ["hub-fw", "spoke-b-vm"] {
+        w.start_agent(host)?;
+    }
+    w.wait_until_ready(Duration::from_secs(30)).await?;
+    w.reach_within("hub-vm", "hub-fw", Duration::from_secs(10)).await?;
+    w.end().await
+}
+
+/// Rules, routes of all tables and devices of a host.
+async fn host_state(w: &World, host: &str) -> Result<String> {
+    let script = "ip rule; ip -6 rule; ip route show table all type unicast; ip -o link | cut -d: -f2";
+    let done = w.exec(host, &["sh", "-c", script], Duration::from_secs(5)).await?;
+    ensure!(done.code == 0, "{}", done.stderr);
+    Ok(done.stdout)
+}
+
+/// A revoked agent is cut off everywhere at once, and others stay as they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
+    let w = World::up("revoke").await?;
+    w.join("hub", "spoke-a").await?;
+    w.join("hub", "spoke-b").await?;
+    for host in ["hub-vm", "hub-fw"] {
+        w.reach("spoke-a-vm", host).await?;
+    }
+    let others = w.pinger("spoke-b-vm", "hub-vm", SPACING)?;
+    w.client()?.revoke_agent("spoke-a-vm").await?;
+    w.in_force().await?;
+    for host in ["hub-vm", "hub-fw"] {
+        w.silent_from(host, "spoke-a-vm").await?;
+        w.mute("spoke-a-vm", host).await?;
+        let links = w.agent_tables(host).await?.links;
+        ensure!(
+            !links.iter().any(|l| l.peer.as_str() == "spoke-a-vm"),
+            "{host} still talks to it"
+        );
+    }
+    let agent = w.client()?.agent("spoke-a-vm").await?;
+    ensure!(agent.revoked && !agent.connected, "{agent:?}");
+    // It cannot come back with what it has.
+    w.kill_agent("spoke-a-vm")?;
+    w.start_agent("spoke-a-vm")?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ensure!(
+        !w.client()?.agent("spoke-a-vm").await?.connected,
+        "a revoked agent is connected"
+    );
+    w.mute("spoke-a-vm", "hub-vm").await?;
+    w.silent_from("hub-vm", "spoke-a-vm").await?;
+    let pinged = others.stop()?;
+    ensure!(pinged.all(), "others lost packets: {:?}", pinged.missing);
+    w.down()
+}
+
+/// D18: hosts get other underlay addresses; their links follow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_moves_is_found_again() -> Result<()> {
+    let w = World::up("move").await?;
+    w.join("hub", "spoke-a").await?;
+    w.reach("spoke-a-vm", "hub-vm").await?;
+    w.reach("hub-vm", "branch-vm").await?;
+    w.readdress("spoke-a-vm", "203.0.113.121".parse()?)?;
+    w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(20)).await?;
+    w.reach("spoke-a-vm", "hub-vm").await?;
+    // A gateway of a connection, which both ends keep up.
+    w.readdress("branch-gw", "203.0.113.142".parse()?)?;
+    w.reach_within("hub-vm", "branch-vm", Duration::from_secs(30)).await?;
+    w.reach("hub-vm", "branch-vm").await?;
+    w.wait_until_ready(Duration::from_secs(30)).await?;
+    w.end().await
+}
+
+/// A cut is silent, hits only what was cut, and is over when it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_underlay_stops_exactly_what_was_cut() -> Result<()> {
+    let w = World::up("cut").await?;
+    w.join("hub", "spoke-a").await?;
+    w.join("hub", "spoke-b").await?;
+    w.reach("spoke-a-vm", "hub-vm").await?;
+    w.reach("spoke-a-vm", "hub-fw").await?;
+    w.cut_pair("spoke-a-vm", "hub-vm")?;
+    w.silent("spoke-a-vm", "hub-vm").await?;
+    w.reach("spoke-a-vm", "hub-fw").await?;
+    w.reach("spoke-b-vm", "hub-vm").await?;
+    w.restore_pair("spoke-a-vm", "hub-vm")?;
+    w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(15)).await?;
+    w.cut("hub-vm")?;
+    w.silent("spoke-b-vm", "hub-vm").await?;
+    w.reach("spoke-a-vm", "hub-fw").await?;
+    w.restore("hub-vm")?;
+    w.reach_within("spoke-b-vm", "hub-vm", Duration::from_secs(15)).await?;
+    w.wait_until_ready(Duration::from_secs(30)).await?;
+    w.end().await
+}
+
+impl World {
+    /// No ping may be answered, in this direction only; the host may even have lost the address to ping from.
+    async fn mute(&self, from: &str, to: &str) -> Result<()> {
+        if let Ok(pinged) = self.ping(from, to, tombolo_lab::probe::Ping::UNREACHABLE).await {
+            ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
+        }
+        Ok(())
+    }
+
+    /// No ping may be answered, in this direction only (the other host may have no address now).
+    async fn silent_from(&self, from: &str, to: &str) -> Result<()> {
+        let pinged = self.ping(from, to, tombolo_lab::probe::Ping::UNREACHABLE).await?;
+        ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! A lab under a name of its own, and the words in which the tests speak of it.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tombolo_lab::probe::Ping;
+use tombolo_lab::{Lab, Options, Topology, check};
+
+/// Spacing of the pings that must lose nothing.
+pub(crate) const SPACING: Duration = Duration::from_millis(10);
+
+/// A lab that is taken down at the end of its test, whatever happens.
+pub(crate) struct World {
+    lab: Lab,
+    dir: TempDir,
+}
+
+impl Deref for World {
+    type Target = Lab;
+    fn deref(&self) -> &Lab {
+        &self.lab
+    }
+}
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Lab {
+        &mut self.lab
+    }
+}
+
+/// The flags of a peering half.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flags {
+    pub(crate) access: bool,
+    pub(crate) forwarded: bool,
+    pub(crate) transit: bool,
+    pub(crate) remote_gateways: bool,
+}
+
+pub(crate) const PLAIN: Flags = Flags {
+    access: true,
+    forwarded: false,
+    transit: false,
+    remote_gateways: false,
+};
+pub(crate) const FORWARDED: Flags = Flags {
+    forwarded: true,
+    ..PLAIN
+};
+
+/// The built-in hub and spokes, under another name: labs run side by side.
+pub(crate) fn hub_spoke(name: &str) -> Topology {
+    let mut topology = Topology::load("hub-spoke").expect("the built-in topology");
+    topology.name = format!("e2e-{name}");
+    topology
+}
+
+/// Where a lab's state is: sockets need a short path.
+fn state(dir: &TempDir) -> std::path::PathBuf {
+    dir.path().join("lab")
+}
+
+impl World {
+    pub(crate) async fn up(name: &str) -> Result<Self> {
+        Self::of(&hub_spoke(name)).await
+    }
+
+    pub(crate) async fn of(topology: &Topology) -> Result<Self> {
+        require_root();
+        let dir = tempfile::tempdir()?;
+        let options = Options {
+            state_dir: Some(state(&dir)),
+            ..Options::default()
+        };
+        let lab = Lab::up(topology, options).await?;
+        Ok(Self { lab, dir })
+    }
+
+    /// The path of a peering half.
+    pub(crate) fn half(&self, vnet: &str, remote: &str) -> String {
+        let vnet = self.group().item("virtualNetworks", vnet);
+        format!("{vnet}/virtualNetworkPeerings/to-{remote}")
+    }
+
+    /// Creates or changes a peering half.
+    pub(crate) async fn put_half(&self, vnet: &str, remote: &str, flags: Flags) -> Result<(), tombolo_client::Error> {
+        let body = json!({"properties": {
+            "remoteVirtualNetwork": {"id": self.group().item("virtualNetworks", remote)},
+            "allowVirtualNetworkAccess": flags.access,
+            "allowForwardedTraffic": flags.forwarded,
+            "allowGatewayTransit": flags.transit,
+            "useRemoteGateways": flags.remote_gateways,
+        }});
+        let client = self.client().expect("the controller runs");
+        client.arm_put(&self.half(vnet, remote), &body).await.map(drop)
+    }
+
+    /// Creates or changes a peering half, and waits until it is in force.
+    pub(crate) async fn peer(&self, vnet: &str, remote: &str, flags: Flags) -> Result<()> {
+        self.put_half(vnet, remote, flags).await?;
+        self.in_force().await.map(drop)
+    }
+
+    /// Both halves.
+    pub(crate) async fn join(&self, a: &str, b: &str) -> Result<()> {
+        self.put_half(a, b, PLAIN).await?;
+        self.peer(b, a, PLAIN).await
+    }
+
+    /// Deletes a peering half, and waits until that is in force.
+    pub(crate) async fn unpeer(&self, vnet: &str, remote: &str) -> Result<()> {
+        let was_there = self.client()?.arm_delete(&self.half(vnet, remote)).await?;
+        ensure!(was_there, "{vnet} had no half to {remote}");
+        self.in_force().await.map(drop)
+    }
+
+    /// `peeringState` of a half.
+    pub(crate) async fn peering_state(&self, vnet: &str, remote: &str) -> Result<String> {
+        let half = self.client()?.arm_get(&self.half(vnet, remote)).await?;
+        let state = half.pointer("/properties/peeringState").and_then(Value::as_str);
+        Ok(state.context("no peeringState")?.to_owned())
+    }
+
+    /// A route to `prefix` through a host, in one of the spokes' route tables.
+    pub(crate) async fn route(&self, table: &str, name: &str, prefix: &str, appliance: &str) -> Result<()> {
+        let path = format!("{}/routes/{name}", self.group().item("routeTables", table));
+        let body = json!({"properties": {
+            "addressPrefix": prefix, "nextHopType": "VirtualAppliance", "nextHopIpAddress": self.address(appliance)?,
+        }});
+        self.client()?.arm_put(&path, &body).await?;
+        self.in_force().await.map(drop)
+    }
+
+    /// Every ping must be answered, in both directions.
+    pub(crate) async fn reach(&self, a: &str, b: &str) -> Result<()> {
+        for (from, to) in [(a, b), (b, a)] {
+            let host = from.split('/').next().unwrap_or(from);
+            let pinged = self.ping(host, to, Ping::REACHABLE).await?;
+            ensure!(pinged.all(), "{from} → {to}: {pinged}");
+        }
+        Ok(())
+    }
+
+    /// No ping may be answered, in either direction.
+    pub(crate) async fn silent(&self, a: &str, b: &str) -> Result<()> {
+        for (from, to) in [(a, b), (b, a)] {
+            let host = from.split('/').next().unwrap_or(from);
+            match self.ping(host, to, Ping::UNREACHABLE).await {
+                Ok(pinged) => ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}"),
+                // An agent that may not run has taken its address with it: nothing can be sent from there.
+                Err(error) if format!("{error:#}").contains("Cannot assign requested address") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Pings until all three in a row are answered.
+    pub(crate) async fn reach_within(&self, from: &str, to: &str, limit: Duration) -> Result<Duration> {
+        let start = Instant::now();
+        let how = Ping {
+            timeout: Duration::from_millis(300),
+            ..Ping::REACHABLE
+        };
+        loop {
+            let pinged = self.ping(from, to, how).await;
+            if pinged.as_ref().is_ok_and(tombolo_lab::probe::Pinged::all) {
+                return Ok(start.elapsed());
+            }
+            ensure!(
+                start.elapsed() < limit,
+                "{from} → {to} not within {limit:?}: {pinged:?}"
+            );
+        }
+    }
+
+    /// Traceroute shows exactly these hosts, the destination included; `*` is a silent hop.
+    pub(crate) async fn trace_is(&self, from: &str, hops: &[&str]) -> Result<()> {
+        let to = hops.last().context("a trace has a destination")?;
+        let mut expected = Vec::new();
+        for hop in hops {
+            expected.push(if *hop == "*" { None } else { Some(self.address(hop)?) });
+        }
+        let traced = self.traceroute(from, to).await?;
+        ensure!(traced.hops == expected, "{from}: expected {hops:?}, saw {traced}");
+        Ok(())
+    }
+
+    /// Waits until a connection has this status; returns the reasons that its tunnels give.
+    pub(crate) async fn connection_is(&self, name: &str, status: &str) -> Result<String> {
+        let path = self.group().item("connections", name);
+        let start = Instant::now();
+        loop {
+            let now = self.client()?.arm_get(&path).await?;
+            let properties = &now["properties"];
+            if properties["connectionStatus"] == status {
+                let tunnels = properties["tunnelConnectionStatus"].as_array();
+                let why = tunnels.into_iter().flatten().filter_map(|t| t["reason"].as_str());
+                return Ok(why.collect::<Vec<_>>().join("; "));
+            }
+            ensure!(
+                start.elapsed() < Duration::from_secs(30),
+                "{name} is not {status}: {properties}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The controller's routes and `explain` equal the agents' tables and live packets.
+    pub(crate) async fn agree(&self) -> Result<check::Agreement> {
+        let found = check::all(&self.lab).await?;
+        ensure!(
+            found.problems.is_empty(),
+            "disagreements:\n{}",
+            found.problems.join("\n")
+        );
+        ensure!(found.agents > 0 && !found.pairs.is_empty(), "nothing was compared");
+        Ok(found)
+    }
+
+    /// Compares everything a last time, takes the lab down, and looks for what it may have left.
+    pub(crate) async fn end(self) -> Result<()> {
+        self.agree().await?;
+        self.down()
+    }
+
+    /// Takes the lab down, and looks for what it may have left.
+    pub(crate) fn down(self) -> Result<()> {
+        let name = self.lab.topology().name.clone();
+        let processes: Vec<_> = self.lab.snapshot().processes.into_values().collect();
+        self.lab.down()?;
+        ensure!(!state(&self.dir).exists(), "the state folder is still there");
+        ensure!(
+            namespaces(&name).is_empty(),
+            "namespaces are left: {:?}",
+            namespaces(&name)
+        );
+        ensure!(!processes.iter().any(|p| p.alive()), "processes are left");
+        Ok(())
+    }
+}
+
+pub(crate) fn require_root() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "end-to-end tests make network namespaces: run them as root"
+    );
+}
+
+/// The namespaces of a lab.
+pub(crate) fn namespaces(lab: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(Path::new("/run/netns")).into_iter().flatten();
+    let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+    names.filter(|n| n.starts_with(&format!("tb-{lab}-"))).collect()
+}

@@ -1,0 +1,121 @@
+//! TCP through the tunnels: whole transfers, and segments that fit them.
+
+use crate::harness::{FORWARDED, World};
+use anyhow::{Context, Result, ensure};
+use socket2::SockRef;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+use tombolo_lab::host::inside;
+use tombolo_lab::probe::Ping;
+use tombolo_proto::config::DEFAULT_MTU;
+
+const PORT: u16 = 5001;
+const BYTES: usize = 16 << 20;
+/// IPv4 and TCP headers without options.
+const HEADERS: u32 = 40;
+
+/// Large transfers arrive whole on every kind of path, and no segment is larger than the device (D20), even where
+/// hosts believe in larger ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_transfers_arrive_whole() -> Result<()> {
+    let w = World::up("stream").await?;
+    w.join("hub", "spoke-a").await?;
+    w.join("hub", "spoke-b").await?;
+    w.route("spoke-a-routes", "b", "10.3.0.0/16", "hub-fw").await?;
+    w.route("spoke-b-routes", "a", "10.2.0.0/16", "hub-fw").await?;
+    w.peer("spoke-a", "hub", FORWARDED).await?;
+    w.peer("spoke-b", "hub", FORWARDED).await?;
+    w.connection_is("hub-to-branch", "Connected").await?;
+
+    // The largest packet that fits, and one byte more.
+    let fits = Ping {
+        size: DEFAULT_MTU - 28,
+        ..Ping::REACHABLE
+    };
+    ensure!(w.ping("spoke-a-vm", "hub-vm", fits).await?.all(), "1420 bytes fit");
+
+    for (from, to) in [
+        ("spoke-a-vm", "hub-vm"),
+        ("spoke-a-vm", "spoke-b-vm"),
+        ("hub-vm", "branch-vm"),
+    ] {
+        let largest = transfer(&w, from, to).await.with_context(|| format!("{from} → {to}"))?;
+        ensure!(
+            largest <= u32::from(DEFAULT_MTU) - HEADERS,
+            "{from} → {to}: segments of {largest}"
+        );
+    }
+
+    // Hosts that announce more than the overlay carries: the engine corrects their SYN.
+    for host in ["spoke-a-vm", "hub-vm"] {
+        let script = "for d in $(ip -o tuntap show | cut -d: -f1); do ip link set $d mtu 9000; done";
+        let done = w.exec(host, &["sh", "-c", script], Duration::from_secs(5)).await?;
+        ensure!(done.code == 0, "{}", done.stderr);
+    }
+    let largest = transfer(&w, "spoke-a-vm", "hub-vm").await?;
+    ensure!(
+        largest <= u32::from(DEFAULT_MTU) - HEADERS,
+        "segments of {largest} after an MTU of 9000"
+    );
+    w.end().await
+}
+
+/// Sends [`BYTES`] and checks every byte at the other end; returns the largest segment that the sender may use.
+async fn transfer(w: &World, from: &str, to: &str) -> Result<u32> {
+    let (source, target) = (w.hosts().netns(from), w.hosts().netns(to));
+    let address = SocketAddr::new(w.address(to)?, PORT);
+    let listener = inside(&target, || TcpListener::bind(address))?.context("listening")?;
+    let receiver = tokio::task::spawn_blocking(move || receive(&listener));
+    let sender = tokio::task::spawn_blocking(move || send(source, address));
+    let (largest, received) = tokio::try_join!(sender, receiver)?;
+    let (largest, received) = (largest?, received?);
+    ensure!(received == BYTES, "{received} of {BYTES} bytes came");
+    Ok(largest)
+}
+
+/// The byte at a place of the stream: a period that no segment size divides.
+fn byte(at: usize) -> u8 {
+    u8::try_from(at % 251).unwrap_or_default()
+}
+
+fn send(netns: PathBuf, address: SocketAddr) -> Result<u32> {
+    let mut stream = inside(&netns, || TcpStream::connect_timeout(&address, Duration::from_secs(10)))??;
+    stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+    let data: Vec<u8> = (0..BYTES).map(byte).collect();
+    let largest = SockRef::from(&stream).tcp_mss()?;
+    stream.write_all(&data)?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    // The other end says that all is well by closing.
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(largest)
+}
+
+fn receive(listener: &TcpListener) -> Result<usize> {
+    listener.set_nonblocking(true)?;
+    let start = std::time::Instant::now();
+    let mut stream = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                ensure!(start.elapsed() < Duration::from_secs(12), "nobody connects");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(e) => return Err(e.into()),
+        }
+    };
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let (mut at, mut buffer) = (0, vec![0; 1 << 16]);
+    loop {
+        let n = stream.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(at);
+        }
+        let whole = buffer[..n].iter().enumerate().all(|(i, b)| *b == byte(at + i));
+        ensure!(whole, "wrong bytes after {at}");
+        at += n;
+    }
+}

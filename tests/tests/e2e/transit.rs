@@ -1,0 +1,102 @@
+//! Through others: the appliance in the hub, the VPN gateways, and what wins when there are two ways.
+
+use crate::harness::{FORWARDED, Flags, PLAIN, World};
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+/// R11, R19, P18, P24 and P19 to P21, P25, D9 in one lab, each with what must not work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()> {
+    let w = World::up("transit").await?;
+    w.join("hub", "spoke-a").await?;
+    w.join("hub", "spoke-b").await?;
+    w.silent("spoke-a-vm", "spoke-b-vm").await?;
+    for (table, name, prefix) in [
+        ("spoke-a-routes", "b", "10.3.0.0/16"),
+        ("spoke-b-routes", "a", "10.2.0.0/16"),
+    ] {
+        w.route(table, name, prefix, "hub-fw").await?;
+    }
+    w.silent("spoke-a-vm", "spoke-b-vm").await?;
+    w.peer("spoke-a", "hub", FORWARDED).await?;
+    w.peer("spoke-b", "hub", FORWARDED).await?;
+    w.reach("spoke-a-vm", "spoke-b-vm").await?;
+    w.trace_is("spoke-a-vm", &["hub-fw", "spoke-b-vm"]).await?;
+    w.trace_is("spoke-b-vm", &["hub-fw", "spoke-a-vm"]).await?;
+    w.agree().await?;
+
+    // R12: without enableIPForwarding the interface drops what is not for it.
+    let nic = w.group().item("networkInterfaces", "hub-fw-nic");
+    let mut body = w.client()?.arm_get(&nic).await?;
+    body["properties"]["enableIPForwarding"] = json!(false);
+    w.client()?.arm_put(&nic, &body).await?;
+    w.in_force().await?;
+    w.silent("spoke-a-vm", "spoke-b-vm").await?;
+    w.agree().await?;
+    body["properties"]["enableIPForwarding"] = json!(true);
+    w.client()?.arm_put(&nic, &body).await?;
+    w.in_force().await?;
+    w.reach("spoke-a-vm", "spoke-b-vm").await?;
+
+    // The hub's own way to the branch, then spoke-a's, never spoke-b's.
+    w.connection_is("hub-to-branch", "Connected").await?;
+    w.trace_is("hub-vm", &["hub-gw", "*", "branch-vm"]).await?;
+    w.silent("spoke-a-vm", "branch-vm").await?;
+    w.peer("hub", "spoke-a", Flags { transit: true, ..PLAIN }).await?;
+    w.peer(
+        "spoke-a",
+        "hub",
+        Flags {
+            remote_gateways: true,
+            ..FORWARDED
+        },
+    )
+    .await?;
+    w.reach("spoke-a-vm", "branch-vm").await?;
+    w.trace_is("spoke-a-vm", &["hub-gw", "*", "branch-vm"]).await?;
+    w.trace_is("branch-vm", &["branch-gw", "*", "spoke-a-vm"]).await?;
+    w.silent("spoke-b-vm", "branch-vm").await?;
+    w.agree().await?;
+
+    // P25, D9: hub and branch move to the peering, the spoke does not.
+    w.join("hub", "branch").await?;
+    w.trace_is("hub-vm", &["branch-vm"]).await?;
+    w.trace_is("spoke-a-vm", &["hub-gw", "*", "branch-vm"]).await?;
+    w.silent("spoke-b-vm", "branch-vm").await?;
+    w.agree().await?;
+    w.unpeer("branch", "hub").await?;
+    w.trace_is("hub-vm", &["hub-gw", "*", "branch-vm"]).await?;
+
+    // P21: the flag is withdrawn, the way goes.
+    w.peer("spoke-a", "hub", FORWARDED).await?;
+    w.silent("spoke-a-vm", "branch-vm").await?;
+    w.end().await
+}
+
+/// G11, D14: different keys fail in the handshake; nobody compares strings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_shared_key_is_found_and_mended() -> Result<()> {
+    let w = World::up("key").await?;
+    w.connection_is("hub-to-branch", "Connected").await?;
+    w.reach("hub-vm", "branch-vm").await?;
+    let path = format!("{}/sharedkey", w.group().item("connections", "branch-to-hub"));
+    w.client()?.arm_put(&path, &json!({"value": "another"})).await?;
+    w.in_force().await?;
+    for connection in ["hub-to-branch", "branch-to-hub"] {
+        let why = w.connection_is(connection, "NotConnected").await?;
+        ensure!(why.contains("Authentication"), "{connection}: {why}");
+    }
+    w.silent("hub-vm", "branch-vm").await?;
+    let mended = w
+        .topology()
+        .resources
+        .connections
+        .find("branch-to-hub")
+        .and_then(|c| c.shared_key.clone());
+    w.client()?.arm_put(&path, &json!({"value": mended})).await?;
+    w.in_force().await?;
+    w.connection_is("hub-to-branch", "Connected").await?;
+    w.connection_is("branch-to-hub", "Connected").await?;
+    w.reach("hub-vm", "branch-vm").await?;
+    w.end().await
+}

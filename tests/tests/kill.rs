@@ -1,0 +1,235 @@
+//! `kill -9` of the controller at random moments under concurrent writes: nothing that was acknowledged is lost, and
+//! nothing that was not acknowledged is half there.
+//!
+//! Each writer owns one pair of VNets and toggles things that touch several objects at once: both halves of a peering
+//! (one request changes both), a VNet with all its subnets, a connection's key. `TOMBOLO_KILLS` sets how often the
+//! controller dies (25 unless set).
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tombolo_tests::arm::{group, network, peering_body};
+use tombolo_tests::controller::{Controller, Rest};
+use tombolo_tests::operation::Flags;
+
+const WRITERS: usize = 4;
+
+/// What a writer knows of its own pair: the last acknowledged state and, while no answer has come, what was asked for.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// Tag of the first VNet, which also numbers its subnets.
+    generation: u64,
+    /// Halves: does the left one, the right one exist?
+    halves: (bool, bool),
+    /// What a request without an answer would have made of it.
+    pending: Option<(u64, (bool, bool))>,
+}
+
+fn vnet(writer: usize, side: char) -> String {
+    network(&format!("virtualNetworks/w{writer}{side}"))
+}
+
+fn half(writer: usize, side: char) -> String {
+    format!("{}/virtualNetworkPeerings/p", vnet(writer, side))
+}
+
+/// A body whose parts all carry the generation: tag, number of subnets, address of the last one.
+fn body(writer: usize, side: char, generation: u64) -> Value {
+    let octet = 10 + writer * 2 + usize::from(side == 'b');
+    let subnets: Vec<Value> = (0..=generation % 5)
+        .map(|i| json!({"name": format!("s{i}"), "properties": {"addressPrefix": format!("10.{octet}.{i}.0/24")}}))
+        .collect();
+    json!({"location": "region1", "tags": {"generation": generation.to_string()}, "properties": {
+        "addressSpace": {"addressPrefixes": [format!("10.{octet}.0.0/16")]}, "subnets": subnets}})
+}
+
+/// Writes until told to stop or the controller is gone.
+async fn write(
+    rest: Rest,
+    writer: usize,
+    mut known: Known,
+    seed: u64,
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+) -> Known {
+    let mut rng = StdRng::seed_from_u64(seed);
+    while !stop.load(Ordering::Relaxed) {
+        let mut next = (known.generation, known.halves);
+        let answer = if rng.random_bool(0.5) {
+            next.0 += 1;
+            known.pending = Some(next);
+            rest.put(&vnet(writer, 'a'), &body(writer, 'a', next.0)).await
+        } else {
+            // Delete and create in an order that the rules allow (P13, P14): both halves go before one comes back.
+            let (side, create) = match known.halves {
+                (false, false) => ('a', true),
+                (true, false) if rng.random_bool(0.7) => ('b', true),
+                (true, false) => ('a', false),
+                (true, true) => ('b', false),
+                (false, true) => ('b', false),
+            };
+            match side {
+                'a' => next.1.0 = create,
+                _ => next.1.1 = create,
+            }
+            known.pending = Some(next);
+            if create {
+                let remote = format!("w{writer}{}", if side == 'a' { 'b' } else { 'a' });
+                let flags = Flags {
+                    access: true,
+                    forwarded: false,
+                    transit: false,
+                    use_remote: false,
+                };
+                rest.put(&half(writer, side), &peering_body(&remote, flags)).await
+            } else {
+                rest.delete(&half(writer, side)).await
+            }
+        };
+        match answer {
+            Ok((status, _)) if status.is_success() => {
+                (known.generation, known.halves) = next;
+                known.pending = None;
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+            // The survivor of a deleted pair refuses a new half until it is gone itself.
+            Ok((status, answer)) => {
+                assert_eq!(
+                    answer["error"]["code"], "RemotePeeringIsDisconnected",
+                    "{status} {answer}"
+                );
+                known.pending = None;
+                let Ok((status, answer)) = rest.delete(&half(writer, 'a')).await else {
+                    known.pending = Some((known.generation, (false, known.halves.1)));
+                    return known;
+                };
+                assert!(status.is_success(), "{status} {answer}");
+                known.halves.0 = false;
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => return known,
+        }
+    }
+    known
+}
+
+/// Reads a writer's pair and compares: it must be what was acknowledged, or what was asked for last, as a whole.
+async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
+    let (status, left) = rest.get(&vnet(writer, 'a')).await.expect("GET");
+    assert!(status.is_success(), "writer {writer}: VNet lost: {left}");
+    let (_, right) = rest.get(&vnet(writer, 'b')).await.expect("GET");
+    let generation: u64 = left["tags"]["generation"]
+        .as_str()
+        .and_then(|t| t.parse().ok())
+        .expect("tag");
+    let halves = |v: &Value| {
+        v["properties"]["virtualNetworkPeerings"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    };
+    let (lefts, rights) = (halves(&left), halves(&right));
+    let found = (generation, (!lefts.is_empty(), !rights.is_empty()));
+    let acknowledged = (known.generation, known.halves);
+    assert!(
+        found == acknowledged || Some(found) == known.pending,
+        "writer {writer}: found {found:?}, acknowledged {acknowledged:?}, pending {:?}",
+        known.pending
+    );
+    // Not half there: the VNet's parts agree with each other, and so do the two halves.
+    let subnets = left["properties"]["subnets"].as_array().map_or(0, Vec::len);
+    assert_eq!(subnets as u64, generation % 5 + 1, "writer {writer}: {left}");
+    let state = |halves: &[Value]| halves.first().map(|h| h["properties"]["peeringState"].clone());
+    match (state(&lefts), state(&rights)) {
+        (Some(a), Some(b)) => {
+            assert_eq!(
+                (a.as_str(), b.as_str()),
+                (Some("Connected"), Some("Connected")),
+                "writer {writer}"
+            );
+            let guid = |h: &[Value]| h[0]["properties"]["resourceGuid"].clone();
+            assert_eq!(guid(&lefts), guid(&rights), "writer {writer}");
+        }
+        (Some(alone), None) | (None, Some(alone)) => {
+            assert!(alone != "Connected", "writer {writer}: one half is Connected alone");
+        }
+        (None, None) => {}
+    }
+    Known {
+        generation,
+        halves: found.1,
+        pending: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_and_nothing_is_half_there() {
+    let kills: u32 = std::env::var("TOMBOLO_KILLS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(25);
+    let seed: u64 = std::env::var("TOMBOLO_SEED")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or_else(rand::random);
+    println!("TOMBOLO_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let data = tempfile::tempdir().expect("folder");
+
+    let mut controller = Controller::start(data.path(), None).await;
+    let listen = controller.listen();
+    let rest = controller.rest();
+    let (status, answer) = rest
+        .put(&group("g"), &json!({"location": "region1"}))
+        .await
+        .expect("group");
+    assert!(status.is_success(), "{answer}");
+    let mut known = vec![Known::default(); WRITERS];
+    for writer in 0..WRITERS {
+        for side in ['a', 'b'] {
+            let (status, answer) = rest
+                .put(&vnet(writer, side), &body(writer, side, 0))
+                .await
+                .expect("VNet");
+            assert!(status.is_success(), "{answer}");
+        }
+    }
+
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    for kill in 0..kills {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|w| {
+                let state = known[w].clone();
+                tokio::spawn(write(
+                    controller.rest(),
+                    w,
+                    state,
+                    rng.random(),
+                    stop.clone(),
+                    acknowledged.clone(),
+                ))
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(rng.random_range(5_000..250_000))).await;
+        controller.kill().await;
+        stop.store(true, Ordering::Relaxed);
+        for (slot, writer) in known.iter_mut().zip(writers) {
+            *slot = writer.await.unwrap_or_else(|e| panic!("kill {kill}: {e}"));
+        }
+        controller = Controller::start(data.path(), Some(listen)).await;
+        let rest = controller.rest();
+        for (writer, slot) in known.iter_mut().enumerate() {
+            *slot = check(&rest, writer, slot).await;
+        }
+    }
+    let acknowledged = acknowledged.load(Ordering::Relaxed);
+    println!("{kills} kills, {acknowledged} acknowledged changes, none lost, none half there");
+    assert!(
+        acknowledged > u64::from(kills),
+        "hardly anything was written: {acknowledged}"
+    );
+}

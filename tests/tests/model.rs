@@ -1,0 +1,198 @@
+//! The reference model against the product: random topologies, random operations, random packets.
+
+use std::collections::BTreeMap;
+use tombolo_proto::config::{AgentConfig, ForeignSources, Relation};
+use tombolo_proto::route::RouteState;
+use tombolo_tests::contest::{Script, Tally, honest, play, rehearse, report};
+use tombolo_tests::model::{Fate, Why};
+use tombolo_tests::world::Mutation;
+
+/// Seeds that are played every time, beside a fresh one.
+const FIXED: std::ops::Range<u64> = 0..400;
+
+/// `TOMBOLO_SEED`, or a new one.
+fn fresh() -> u64 {
+    let given = std::env::var("TOMBOLO_SEED").ok().and_then(|s| s.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("TOMBOLO_SEED={seed}");
+    seed
+}
+
+#[test]
+fn product_equals_model() {
+    let first = fresh();
+    let mut total = Tally::default();
+    for seed in FIXED.chain((0..50).map(|n| first.wrapping_add(n))) {
+        let script = Script::draw(seed);
+        match play(&script, None) {
+            Ok(tally) => {
+                total.compared += tally.compared;
+                total.open += tally.open;
+                total.accepted += tally.accepted;
+                total.refused += tally.refused;
+            }
+            Err(_) => panic!("{}", report(&script, None)),
+        }
+    }
+    println!("{total:?}");
+    assert!(
+        total.compared > 100_000 && total.accepted > 1000 && total.refused > 200,
+        "{total:?}"
+    );
+}
+
+/// `explain` says what then happens: the same agents, the same end, the same reason.
+#[test]
+fn explain_is_honest() {
+    let first = fresh();
+    let mut asked = 0;
+    for seed in (0..60).chain((0..20).map(|n| first.wrapping_add(n))) {
+        asked += honest(&Script::draw(seed)).unwrap_or_else(|difference| panic!("{difference}"));
+    }
+    println!("{asked} packets explained");
+    assert!(asked > 2000, "{asked}");
+}
+
+/// How many seeds it may take until the model catches something that was switched off.
+const PATIENCE: u64 = 100;
+
+fn must_be_caught(what: &str, mutation: Mutation) {
+    let caught = (0..PATIENCE).find(|seed| {
+        let script = Script::draw(*seed);
+        play(&script, None).is_ok() && play(&script, Some(mutation)).is_err()
+    });
+    let Some(seed) = caught else {
+        panic!("{what}: {PATIENCE} seeds did not notice");
+    };
+    println!("{what}: caught by seed {seed}");
+}
+
+/// P18: the forwarded-traffic flag counts as on everywhere.
+#[test]
+fn switching_off_p18_is_caught() {
+    must_be_caught(
+        "P18",
+        Mutation::Config(|config: &mut AgentConfig| {
+            for link in &mut config.links {
+                let crosses = matches!(link.relation, Relation::Peering { .. } | Relation::GatewayClient {});
+                if crosses && link.foreign == ForeignSources::None {
+                    link.foreign = ForeignSources::OutsideOwnSpace;
+                }
+            }
+        }),
+    );
+}
+
+/// R7: for an equal prefix the loser of the precedence is active.
+#[test]
+fn switching_off_r7_is_caught() {
+    must_be_caught(
+        "R7",
+        Mutation::Config(|config: &mut AgentConfig| {
+            for subnet in &mut config.subnets {
+                let routes = subnet.routes.clone();
+                for route in &mut subnet.routes {
+                    let rivals = routes.iter().filter(|r| r.prefix == route.prefix).count();
+                    if rivals == 2 {
+                        route.state = match route.state {
+                            RouteState::Active => RouteState::Invalid,
+                            RouteState::Invalid => RouteState::Active,
+                        };
+                    }
+                }
+            }
+        }),
+    );
+}
+
+/// D9: a gateway relays for every peer of its VNet, whether that uses it or not.
+#[test]
+fn switching_off_d9_is_caught() {
+    must_be_caught(
+        "D9",
+        Mutation::Topology(|topology| {
+            let owners: Vec<_> = topology
+                .gateways
+                .values()
+                .filter_map(|g| {
+                    Some(
+                        g.ip_configurations
+                            .first()?
+                            .subnet
+                            .as_str()
+                            .rsplit_once("/subnets/")?
+                            .0
+                            .to_lowercase(),
+                    )
+                })
+                .collect();
+            for (id, vnet) in &mut topology.vnets {
+                let mut changed = (**vnet).clone();
+                let has_gateway = owners.contains(&id.key());
+                for half in &mut changed.peerings {
+                    half.allow_gateway_transit = has_gateway;
+                    half.use_remote_gateways = !has_gateway && owners.contains(&half.remote_vnet.key());
+                }
+                *vnet = changed.into();
+            }
+        }),
+    );
+}
+
+/// D10: links may carry any source.
+#[test]
+fn switching_off_d10_is_caught() {
+    must_be_caught(
+        "D10",
+        Mutation::Config(|config: &mut AgentConfig| {
+            for link in &mut config.links {
+                link.sources = ["0.0.0.0/0", "::/0"].map(|p| p.parse().expect("prefix")).to_vec();
+            }
+        }),
+    );
+}
+
+/// A comparison says nothing about what never happens: every fate must come up often.
+#[test]
+fn the_generator_reaches_every_fate() {
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    let mut total = 0_u32;
+    for seed in 0..200 {
+        for fate in rehearse(&Script::draw(seed)) {
+            total += 1;
+            let name = match fate {
+                Fate::Delivered { path } if path.len() > 4 => "delivered by more than 4 steps".into(),
+                Fate::Delivered { path } if path.len() == 4 => "delivered by 4 steps".into(),
+                Fate::Delivered { path } if path.len() == 3 => "delivered by 3 steps".into(),
+                Fate::Delivered { .. } => "delivered directly".into(),
+                Fate::Lost { why, .. } => format!("{:?}", why[0]),
+                Fate::Unspecified(what) => format!("unspecified: {what}"),
+            };
+            *seen.entry(name).or_default() += 1;
+        }
+    }
+    println!("{total} packets: {seen:#?}");
+    for name in [
+        "delivered directly",
+        "delivered by 3 steps",
+        "delivered by 4 steps",
+        "delivered by more than 4 steps",
+    ] {
+        assert!(seen.get(name).is_some_and(|n| *n > 40), "{name}");
+    }
+    let every = [
+        Why::Spoofed,
+        Why::Unrouted,
+        Why::NoOwner,
+        Why::AccessOff,
+        Why::Source,
+        Why::NotForwarding,
+        Why::NoGateway,
+        Why::Appliance,
+        Why::NoTunnel,
+        Why::Loop,
+    ];
+    for why in every {
+        assert!(seen.get(&format!("{why:?}")).is_some_and(|n| *n > 50), "{why:?}");
+    }
+}
