@@ -1,6 +1,7 @@
 //! Agents: what joined, how far each is, waiting until a change is in force; cutting off and forgetting.
 
 use crate::agents::AgentProgress;
+use crate::compiled::Compiled;
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, at_revision, empty, ok, shown};
 use axum::extract::{Path, RawQuery, State};
@@ -86,10 +87,22 @@ pub(super) async fn delete(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
 }
 
+/// What is compiled of the newest state: who has had a change answered sees it here.
+async fn compiled_now(rest: &Rest) -> Result<Compiled, Failure> {
+    let revision = rest.app.writer.current().revision;
+    let mut compiled = rest.app.compiled.clone();
+    let caught_up = compiled.wait_for(|c| c.revision >= revision).await;
+    let stopped = |_| {
+        let message = "the controller is shutting down: nothing is compiled any more";
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
+    };
+    caught_up.map(|c| c.clone()).map_err(stopped)
+}
+
 /// GET `agents/{id}/config`: what it should run, preshared keys blanked.
 pub(super) async fn config(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
-    let compiled = rest.app.compiled.borrow().clone();
+    let compiled = compiled_now(&rest).await?;
     let nothing = || {
         let message = format!("Agent '{id}' has no configuration: it was revoked, or what it stands for is gone.");
         Failure::missing("NotFound", message)

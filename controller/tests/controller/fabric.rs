@@ -115,6 +115,19 @@ async fn keys_are_blanked_in_the_shown_configuration() {
 }
 
 #[tokio::test]
+async fn the_shown_configuration_is_never_older_than_the_last_answer() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    FakeAgent::join(&world, "vm-a", "a-nic").await;
+    for mtu in 1300..1400 {
+        let set = world.fabric(Method::PUT, "settings", Some(json!({"mtu": mtu}))).await;
+        assert_eq!(set.status, 200);
+        let shown = world.fabric(Method::GET, "agents/vm-a/config", None).await;
+        assert_eq!(shown.body["mtu"], mtu);
+    }
+}
+
+#[tokio::test]
 async fn api_tokens_let_in_until_they_are_withdrawn() {
     let mut world = World::start(&[]).await;
     let made = world
