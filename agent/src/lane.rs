@@ -9,9 +9,9 @@
 
 use crate::config::Config;
 use crate::identity::LinkKey;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Room};
 use crate::tun::{self, TunQueue};
-use crate::udp::{self, Udp};
+use crate::udp::{self, NoRoom, Udp};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -183,7 +183,7 @@ impl Worker {
         Ok(Self {
             udp: Udp::bind(config.listen_port, config.fwmark, config.receive_buffer)?,
             tun: TunQueue::create(&config.interface, config.offload)?,
-            engine: Engine::new(SecureLinks::new(key.secret().to_bytes())),
+            engine: Engine::new(SecureLinks::new(key.secret().to_bytes()), rand::random()),
             outbox: Outbox::default(),
             orders,
             news,
@@ -208,7 +208,8 @@ impl Worker {
                 },
                 _ = tick.tick() => {}
                 ready = self.udp.readable() => ready.context("UDP socket")?,
-                read = self.tun.recv(&mut self.from_tun) => {
+                ready = self.udp.writable(), if self.outbox.is_stuck() => ready.context("UDP socket")?,
+                read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_stuck() => {
                     let len = read.context("TUN device")?;
                     self.packets(len, Instant::now());
                 }
@@ -223,15 +224,16 @@ impl Worker {
                 }
                 let now = Instant::now();
                 let worked = self.turn(now)?;
-                self.send().await;
+                self.send();
                 if !worked || now > end {
                     break;
                 }
             }
             let now = Instant::now();
+            self.udp.look_again(now);
             if self.engine.poll_timeout().is_some_and(|t| t <= now) {
                 self.engine.handle_timeout(now, &mut self.outbox);
-                self.send().await;
+                self.send();
             }
             self.events();
         }
@@ -249,16 +251,23 @@ impl Worker {
                     break;
                 }
             };
+            // Nobody can be answered there; an empty one is a datagram too, and costs its share of the turn.
+            if received.len == 0 || !udp::is_usable(received.source) {
+                datagrams += 1;
+                self.engine.refuse();
+                continue;
+            }
             for datagram in self.from_udp[..received.len].chunks(received.stride) {
                 datagrams += 1;
                 self.engine
                     .handle_udp(datagram, received.source, now, &mut self.outbox, &mut self.tun);
             }
         }
-        self.tun.flush();
+        self.deliver();
         let mut reads = 0;
         let most = if self.tun.offload() { SUPER_READS } else { PLAIN_READS };
-        while reads < most {
+        // While the socket has no room the queue is the device's, where the host's senders feel it.
+        while reads < most && !self.outbox.is_stuck() {
             match self.tun.try_recv(&mut self.from_tun) {
                 Ok(len) => self.packets(len, now),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -268,7 +277,7 @@ impl Worker {
             reads += 1;
         }
         // Packets that the host sent to itself through the device.
-        self.tun.flush();
+        self.deliver();
         Ok(datagrams + reads > 0)
     }
 
@@ -283,12 +292,22 @@ impl Worker {
         }
     }
 
-    /// Sends what waits.
-    async fn send(&mut self) {
-        for (to, bytes, segment) in self.outbox.batches() {
-            self.udp.send(to, bytes, segment).await;
-        }
-        self.outbox.clear();
+    /// Sends what waits, as far as there is room.
+    fn send(&mut self) {
+        let (udp, engine) = (&mut self.udp, &mut self.engine);
+        self.outbox.flush(|to, bytes, segment| match udp.send(to, bytes, segment) {
+            Ok(refused) => {
+                engine.not_sent(refused as u64);
+                Room::Taken
+            }
+            Err(NoRoom) => Room::None,
+        });
+    }
+
+    /// Hands the kernel what waits for it.
+    fn deliver(&mut self) {
+        self.tun.flush();
+        self.engine.not_delivered(std::mem::take(&mut self.tun.lost));
     }
 
     fn obey(&mut self, order: Order) {

@@ -1,5 +1,8 @@
-//! Datagrams of one turn on their way to the socket, in the shape that one system call sends many of them: equal
-//! lengths to one address, the last perhaps shorter.
+//! Datagrams on their way to the socket, in the shape that one system call sends many of them: equal lengths to one
+//! address, the last perhaps shorter.
+//!
+//! A turn fills it and empties it. What the socket has no room for stays, and while something stays the lane reads no
+//! more from the device: the queue is the device's then, where the host's senders feel it.
 
 use std::net::SocketAddr;
 use tombolo_engine::buffer::TransmitSink;
@@ -9,6 +12,9 @@ const MAX_BATCH: usize = 65_507;
 
 /// Most datagrams of a batch: the kernel's limit.
 const MAX_COUNT: usize = 64;
+
+/// Batches beyond which nothing more is taken while the socket has no room: some milliseconds at gigabit speed.
+const MAX_WAITING: usize = 12;
 
 /// Datagrams to one address, one after the other.
 #[derive(Debug)]
@@ -23,12 +29,15 @@ struct Batch {
     closed: bool,
 }
 
-/// The datagrams of a turn. Order per address is kept: a datagram joins the newest batch of its address or begins one.
+/// Datagrams that wait. Order per address is kept: a datagram joins the newest batch of its address or begins one.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Kept with their buffers; the first `used` hold something.
+    /// Kept with their buffers; those from `sent` to `used` hold something.
     batches: Vec<Batch>,
+    sent: usize,
     used: usize,
+    /// The socket had no room for what waits.
+    stuck: bool,
     /// Where the reserved slot is.
     slot: usize,
 }
@@ -37,24 +46,32 @@ impl Outbox {
     /// How many batches wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.used
+        self.used - self.sent
     }
 
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.used == 0
+        self.used == self.sent
     }
 
-    /// Address, datagrams and length of each (the last may be shorter), in order.
-    pub fn batches(&self) -> impl Iterator<Item = (SocketAddr, &[u8], usize)> {
-        let waiting = self.batches[..self.used].iter().filter(|b| b.count > 0);
-        waiting.map(|b| (b.to, &b.buffer[..b.len], b.segment))
+    /// Whether the socket had no room for what waits.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.stuck
     }
 
-    /// Forgets everything; buffers are kept.
-    pub fn clear(&mut self) {
-        self.used = 0;
+    /// Hands out batches in order until `send` says that there is no room: address, datagrams, and length of each (the
+    /// last may be shorter). Batches for which it said so stay.
+    pub fn flush(&mut self, mut send: impl FnMut(SocketAddr, &[u8], usize) -> Room) {
+        while let Some(batch) = self.batches[..self.used].get(self.sent) {
+            if batch.count > 0 && send(batch.to, &batch.buffer[..batch.len], batch.segment) == Room::None {
+                self.stuck = true;
+                return;
+            }
+            self.sent += 1;
+        }
+        (self.sent, self.used, self.stuck) = (0, 0, false);
     }
 
     /// Opens an empty batch with room for `len` bytes; returns its position.
@@ -80,9 +97,22 @@ impl Outbox {
     }
 }
 
+/// What the socket said to a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// The batch was dealt with.
+    Taken,
+    /// There is no room now; the same batch comes again.
+    None,
+}
+
 impl TransmitSink for Outbox {
+    fn is_full(&self) -> bool {
+        self.stuck && self.used - self.sent >= MAX_WAITING
+    }
+
     fn reserve(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {
-        let newest = self.batches[..self.used].iter().rposition(|b| b.to == to);
+        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].to == to);
         let fits = |b: &Batch| !b.closed && b.count < MAX_COUNT && b.len + len <= MAX_BATCH;
         self.slot = match newest.filter(|i| fits(&self.batches[*i])) {
             Some(i) => i,
@@ -123,11 +153,13 @@ mod tests {
         outbox.commit(bytes.len());
     }
 
-    fn sent(outbox: &Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
-        let cut = |(to, bytes, segment): (SocketAddr, &[u8], usize)| {
-            bytes.chunks(segment).map(|c| (to, c.to_vec())).collect::<Vec<_>>()
-        };
-        outbox.batches().flat_map(cut).collect()
+    fn sent(outbox: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut sent = Vec::new();
+        outbox.flush(|to, bytes, segment| {
+            sent.extend(bytes.chunks(segment).map(|c| (to, c.to_vec())));
+            Room::Taken
+        });
+        sent
     }
 
     /// Whatever the lengths: every datagram leaves whole, and those to one address in order.
@@ -147,13 +179,12 @@ mod tests {
                 put(&mut outbox, to, &bytes);
                 all.push((to, bytes));
             }
-            let sent = sent(&outbox);
+            let sent = sent(&mut outbox);
             assert_eq!(sent.len(), all.len());
             for to in &to {
                 let of = |v: &[(SocketAddr, Vec<u8>)]| v.iter().filter(|d| d.0 == *to).cloned().collect::<Vec<_>>();
                 assert_eq!(of(&sent), of(&all));
             }
-            outbox.clear();
             assert!(outbox.is_empty());
         }
     }
@@ -174,6 +205,31 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.reserve(to, 9000)[0] = 1;
         put(&mut outbox, to, &[7; 100]);
-        assert_eq!(sent(&outbox), [(to, vec![7; 100])]);
+        assert_eq!(sent(&mut outbox), [(to, vec![7; 100])]);
+    }
+
+    /// A socket without room stops the flow, loses nothing and reorders nothing, and more than enough is refused.
+    #[test]
+    fn what_finds_no_room_waits() {
+        let to = "192.0.2.1:5".parse().unwrap();
+        let mut outbox = Outbox::default();
+        let mut taken = 0u8;
+        while !outbox.is_full() {
+            for _ in 0..45 {
+                put(&mut outbox, to, &[taken; 1452]);
+            }
+            taken += 1;
+            outbox.flush(|_, _, _| Room::None);
+        }
+        assert_eq!(outbox.len(), MAX_WAITING);
+        let mut first = true;
+        let mut left = Vec::new();
+        outbox.flush(|_, bytes, _| {
+            left.push(bytes[0]);
+            if std::mem::take(&mut first) { Room::Taken } else { Room::None }
+        });
+        assert_eq!((left, outbox.len(), outbox.is_full()), (vec![0, 1], MAX_WAITING - 1, false));
+        let rest: Vec<u8> = sent(&mut outbox).iter().map(|(_, bytes)| bytes[0]).collect();
+        assert_eq!((rest.len(), rest.first(), rest.last()), (45 * (MAX_WAITING - 1), Some(&1), Some(&(taken - 1))));
     }
 }

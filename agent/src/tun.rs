@@ -20,6 +20,8 @@ pub struct TunQueue {
     coalescer: Coalescer,
     /// Writes that the kernel refused.
     pub write_errors: u64,
+    /// Packets in them that the owner has not counted yet.
+    pub lost: u64,
 }
 
 impl TunQueue {
@@ -49,6 +51,7 @@ impl TunQueue {
             offload,
             coalescer: Coalescer::new(udp),
             write_errors: 0,
+            lost: 0,
         })
     }
 
@@ -108,18 +111,44 @@ impl TunQueue {
 
     /// Takes a packet for the kernel; with super-packets it may wait for [`flush`](Self::flush).
     pub fn push(&mut self, packet: &[u8]) {
-        let (tun, errors) = (&self.tun, &mut self.write_errors);
+        let mut out = Out {
+            tun: &self.tun,
+            errors: &mut self.write_errors,
+            lost: &mut self.lost,
+        };
         if self.offload {
-            self.coalescer.push(packet, &mut |bytes| write(tun, bytes, errors));
+            self.coalescer.push(packet, &mut |bytes, count| out.write(bytes, count));
         } else {
-            write(tun, packet, errors);
+            out.write(packet, 1);
         }
     }
 
     /// Writes what waits.
     pub fn flush(&mut self) {
-        let (tun, errors) = (&self.tun, &mut self.write_errors);
-        self.coalescer.flush(&mut |bytes| write(tun, bytes, errors));
+        let mut out = Out {
+            tun: &self.tun,
+            errors: &mut self.write_errors,
+            lost: &mut self.lost,
+        };
+        self.coalescer.flush(&mut |bytes, count| out.write(bytes, count));
+    }
+}
+
+/// Where writes go, and what is counted of them.
+struct Out<'a> {
+    tun: &'a Tun,
+    errors: &'a mut u64,
+    lost: &'a mut u64,
+}
+
+impl Out<'_> {
+    /// Writes what stands for `count` packets.
+    fn write(&mut self, bytes: &[u8], count: usize) {
+        if let Err(e) = self.tun.try_send(bytes) {
+            *self.errors += 1;
+            *self.lost += count as u64;
+            tracing::debug!(error = %e, len = bytes.len(), count, "device write refused");
+        }
     }
 }
 
@@ -141,12 +170,5 @@ pub fn packets(offload: bool, read: &mut [u8], mut each: impl FnMut(&mut [u8])) 
 impl DeliverSink for TunQueue {
     fn deliver(&mut self, packet: &[u8]) {
         self.push(packet);
-    }
-}
-
-fn write(tun: &Tun, bytes: &[u8], errors: &mut u64) {
-    if let Err(e) = tun.try_send(bytes) {
-        *errors += 1;
-        tracing::debug!(error = %e, len = bytes.len(), "device write refused");
     }
 }

@@ -7,10 +7,9 @@ use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::time::timeout;
 
 /// Bytes of a receive buffer: the most that one GRO batch holds.
 pub const BUFFER: usize = 65_535;
@@ -21,8 +20,8 @@ const MAX_BATCH: usize = 65_507;
 /// Send buffer, bytes.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// Longest wait for room in the send buffer before a batch is dropped.
-const SEND_WAIT: Duration = Duration::from_millis(5);
+/// Segmentation that was given up is tried again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The socket, bound once and kept.
 pub struct Udp {
@@ -30,9 +29,16 @@ pub struct Udp {
     state: UdpSocketState,
     /// Bound to `[::]` for both families; IPv4 addresses appear as mapped ones.
     dual: bool,
+    /// Datagrams of a batch when the socket was new, and since when it is fewer.
+    segments: usize,
+    narrowed: Option<Instant>,
     /// Datagrams that could not be sent.
     pub send_errors: u64,
 }
+
+/// The socket's send buffer is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom;
 
 /// What one receive call brought.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +49,12 @@ pub struct Received {
     pub stride: usize,
     /// Who sent them.
     pub source: SocketAddr,
+}
+
+/// Whether a datagram's source can be answered and looks like a host's.
+#[must_use]
+pub fn is_usable(source: SocketAddr) -> bool {
+    source.port() != 0 && !source.ip().is_unspecified() && !source.ip().is_multicast()
 }
 
 impl Udp {
@@ -72,9 +84,11 @@ impl Udp {
         // quinn-udp forbids fragments, for QUIC; a tunnel rather delivers late than never.
         sys::allow_fragments(&socket, dual)?;
         Ok(Self {
+            segments: state.max_gso_segments(),
             socket,
             state,
             dual,
+            narrowed: None,
             send_errors: 0,
         })
     }
@@ -108,7 +122,11 @@ impl Udp {
             self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut meta)
         })?;
         let [RecvMeta { addr, len, stride, .. }] = meta;
-        let source = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        // A link-local address means nothing without its scope.
+        let source = match addr.ip().to_canonical() {
+            IpAddr::V6(_) => addr,
+            v4 => SocketAddr::new(v4, addr.port()),
+        };
         Ok(Received {
             len,
             stride: stride.max(1),
@@ -116,28 +134,44 @@ impl Udp {
         })
     }
 
-    /// Sends datagrams of `segment` bytes each (the last may be shorter), lying one after the other.
-    pub async fn send(&mut self, destination: SocketAddr, bytes: &[u8], segment: usize) {
-        let segment = segment.clamp(1, MAX_BATCH);
-        let most = self.state.max_gso_segments().min(MAX_BATCH / segment).max(1);
-        for batch in bytes.chunks(segment * most) {
-            if self.send_batch(destination, batch, segment).await.is_err() {
-                self.one_by_one(destination, batch, segment).await;
-            }
-        }
+    /// Waits until there may be room for a batch.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.socket.writable().await
     }
 
-    /// What is left when a batch was refused: a device that cannot cut, or one datagram too long among them.
-    async fn one_by_one(&mut self, destination: SocketAddr, batch: &[u8], segment: usize) {
+    /// Sends datagrams of `segment` bytes each (the last may be shorter), lying one after the other, at most
+    /// [`Outbox`](crate::outbox::Outbox)'s batch. Says how many of them the kernel refused, or that it has no room now.
+    pub fn send(&mut self, destination: SocketAddr, bytes: &[u8], segment: usize) -> Result<usize, NoRoom> {
+        let segment = segment.clamp(1, MAX_BATCH);
+        let count = bytes.len().div_ceil(segment);
+        if self.state.max_gso_segments() >= count {
+            match self.send_batch(destination, bytes, segment) {
+                Ok(()) => return Ok(0),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(NoRoom),
+                Err(e) => tracing::debug!(%destination, count, error = %e, "batch refused: one by one"),
+            }
+        }
+        // A device that cannot cut, a path too narrow for the batch's segments, or one datagram too long among them.
+        Ok(self.one_by_one(destination, bytes, segment))
+    }
+
+    /// What is left when a batch was refused. What finds no room here is lost: it cannot be told what has gone already.
+    fn one_by_one(&mut self, destination: SocketAddr, batch: &[u8], segment: usize) -> usize {
+        let mut refused = 0;
         for datagram in batch.chunks(segment) {
-            if let Err(e) = self.send_batch(destination, datagram, segment).await {
+            if let Err(e) = self.send_batch(destination, datagram, segment) {
+                refused += 1;
                 self.send_errors += 1;
                 tracing::debug!(%destination, len = datagram.len(), error = %e, "datagram not sent");
             }
         }
+        refused
     }
 
-    async fn send_batch(&self, destination: SocketAddr, contents: &[u8], segment: usize) -> io::Result<()> {
+    fn send_batch(&self, destination: SocketAddr, contents: &[u8], segment: usize) -> io::Result<()> {
         let transmit = Transmit {
             destination: self.native(destination),
             ecn: None,
@@ -145,17 +179,27 @@ impl Udp {
             segment_size: (contents.len() > segment).then_some(segment),
             src_ip: None,
         };
-        let attempt = || {
-            self.socket.try_io(Interest::WRITABLE, || {
-                self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
-            })
-        };
-        match attempt() {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                let _ = timeout(SEND_WAIT, self.socket.writable()).await;
-                attempt()
-            }
-            other => other,
+        self.socket.try_io(Interest::WRITABLE, || {
+            self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
+        })
+    }
+
+    /// One refused send makes `quinn-udp` give up segmentation for all destinations, for good: it may have been one path
+    /// that is too narrow, so look again now and then.
+    pub fn look_again(&mut self, now: Instant) {
+        if self.state.max_gso_segments() >= self.segments {
+            return;
+        }
+        let since = *self.narrowed.get_or_insert(now);
+        if now.saturating_duration_since(since) < LOOK_AGAIN {
+            return;
+        }
+        self.narrowed = None;
+        let renewed = UdpSocketState::new(UdpSockRef::from(&self.socket))
+            .and_then(|state| sys::allow_fragments(&self.socket, self.dual).map(|()| state));
+        match renewed {
+            Ok(state) => self.state = state,
+            Err(e) => tracing::debug!(error = %e, "segmentation stays off"),
         }
     }
 
@@ -163,7 +207,7 @@ impl Udp {
     fn native(&self, a: SocketAddr) -> SocketAddr {
         match a.ip() {
             IpAddr::V4(ip) if self.dual => SocketAddr::new(ip.to_ipv6_mapped().into(), a.port()),
-            _ => a,
+            IpAddr::V4(_) | IpAddr::V6(_) => a,
         }
     }
 }

@@ -71,7 +71,9 @@ impl End {
                 | DropReason::TooBig
                 | DropReason::BadDatagram
                 | DropReason::Replayed
-                | DropReason::QueueFull => return None,
+                | DropReason::QueueFull
+                | DropReason::SendRefused
+                | DropReason::DeviceRefused => return None,
             },
         })
     }
@@ -123,7 +125,7 @@ impl World {
                 mutation(&mut config);
             }
             let tables = Tables::build(&config, &Dynamic::default()).unwrap_or_else(|e| panic!("{id}: {e}"));
-            let mut engine = Engine::new(PlainLinks::new(id.clone()));
+            let mut engine = Engine::new(PlainLinks::new(id.clone()), 1);
             engine.install(Arc::new(tables), &config.links, now);
             if let Some(endpoint) = agent.endpoints.first() {
                 addresses.insert(*endpoint, id.clone());

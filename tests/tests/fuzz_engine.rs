@@ -133,7 +133,7 @@ fn pair() -> Pair {
             link.public_key = public(SECRETS[1 - number]);
         }
         let tables = Tables::build(config, &Dynamic::default()).expect("tables");
-        let mut engine = Engine::new(SecureLinks::new(SECRETS[number]));
+        let mut engine = Engine::new(SecureLinks::new(SECRETS[number]), 1);
         engine.install(Arc::new(tables), &config.links, now);
         engines.push(engine);
     }

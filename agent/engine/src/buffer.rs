@@ -9,6 +9,11 @@ pub trait TransmitSink {
 
     /// The last reserved slot holds a datagram of `len` bytes.
     fn commit(&mut self, len: usize);
+
+    /// Whether so much waits that packets should rather be dropped than sealed.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// Takes packets for the TUN device.

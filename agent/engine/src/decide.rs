@@ -12,7 +12,7 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::EffectiveRoute;
 
 /// Where a packet came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ingress {
     /// From this host: read from the TUN device.
     Tun,

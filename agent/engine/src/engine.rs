@@ -2,6 +2,7 @@
 
 use crate::buffer::{DeliverSink, TransmitSink};
 use crate::decide::{Ingress, decide};
+use crate::flow::Flows;
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::{self, PacketInfo};
@@ -23,19 +24,22 @@ pub struct Engine<L> {
     links: L,
     stats: Stats,
     limiter: Limiter,
+    flows: Flows,
     /// Where datagrams are opened into; taken out while it is used.
     scratch: Vec<u8>,
 }
 
 impl<L: LinkSet> Engine<L> {
-    /// An engine without tables: it drops everything until [`install`](Self::install).
+    /// An engine without tables: it drops everything until [`install`](Self::install). `seed` is any number that
+    /// strangers do not know.
     #[must_use]
-    pub fn new(links: L) -> Self {
+    pub fn new(links: L, seed: u64) -> Self {
         Self {
             tables: None,
             links,
             stats: Stats::new(),
             limiter: Limiter::new(),
+            flows: Flows::new(seed),
             scratch: vec![0; MAX_DATAGRAM + 64],
         }
     }
@@ -44,11 +48,12 @@ impl<L: LinkSet> Engine<L> {
     pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
         self.links.update(links, now);
         self.count_lost();
-        self.tables = Some(tables);
+        self.refresh(tables);
     }
 
     /// Takes tables built from the configuration in force and newly learned facts (D11).
     pub fn refresh(&mut self, tables: Arc<Tables>) {
+        self.flows.forget();
         self.tables = Some(tables);
     }
 
@@ -87,6 +92,22 @@ impl<L: LinkSet> Engine<L> {
             Opened::Refused(reason) => self.stats.refused(reason),
         }
         self.scratch = scratch;
+    }
+
+    /// A datagram that cannot be anybody's: empty, or from where nobody can be answered.
+    pub fn refuse(&mut self) {
+        self.stats.datagrams += 1;
+        self.stats.refused(DropReason::BadDatagram);
+    }
+
+    /// The kernel did not take so many datagrams that were committed.
+    pub fn not_sent(&mut self, datagrams: u64) {
+        self.stats.not_sent(datagrams);
+    }
+
+    /// The kernel did not take so many packets that were delivered.
+    pub fn not_delivered(&mut self, packets: u64) {
+        self.stats.not_delivered(packets);
     }
 
     /// Time has passed.
@@ -129,6 +150,7 @@ impl<L: LinkSet> Engine<L> {
             links: &mut self.links,
             stats: &mut self.stats,
             limiter: &mut self.limiter,
+            flows: &mut self.flows,
             now,
         }
     }
@@ -144,6 +166,7 @@ struct Turn<'a, L> {
     links: &'a mut L,
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
+    flows: &'a mut Flows,
     now: Instant,
 }
 
@@ -157,7 +180,7 @@ impl<L: LinkSet> Turn<'_, L> {
             return self.stats.dropped(DropReason::NoRoute);
         };
         let packet = &mut packet[..info.len];
-        match decide(tables, ingress, &info, None) {
+        match self.flows.decide(ingress, &info, || decide(tables, ingress, &info, None)) {
             Verdict::Deliver => {
                 packet::clamp_mss(packet, &info, tables.mtu);
                 rx.deliver(packet);
@@ -171,6 +194,9 @@ impl<L: LinkSet> Turn<'_, L> {
                     packet::take_ttl(packet);
                 }
                 packet::clamp_mss(packet, &info, tables.mtu);
+                if tx.is_full() {
+                    return self.stats.dropped(DropReason::QueueFull);
+                }
                 match self.links.seal(link, packet, self.now, tx) {
                     Sealed::Sent => self.stats.totals.link_out += 1,
                     Sealed::Dropped(reason) => self.stats.dropped(reason),

@@ -21,6 +21,7 @@
 pub mod buffer;
 pub mod decide;
 pub mod engine;
+mod flow;
 pub mod link;
 pub mod offload;
 pub mod packet;

@@ -48,6 +48,22 @@ impl Stats {
         self.drops[DropReason::LinkDown as usize] += packets;
     }
 
+    /// Datagrams that the kernel refused to send, counted as packets: a handshake among them is rare.
+    pub fn not_sent(&mut self, datagrams: u64) {
+        let packets = datagrams.min(self.totals.link_out);
+        self.totals.link_out -= packets;
+        self.totals.dropped += packets;
+        self.drops[DropReason::SendRefused as usize] += packets;
+    }
+
+    /// Packets that the kernel refused to take from the device.
+    pub fn not_delivered(&mut self, packets: u64) {
+        let packets = packets.min(self.totals.tun_out);
+        self.totals.tun_out -= packets;
+        self.totals.dropped += packets;
+        self.drops[DropReason::DeviceRefused as usize] += packets;
+    }
+
     /// Whether the sums hold.
     #[must_use]
     pub fn conserved(&self) -> bool {

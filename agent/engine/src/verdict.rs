@@ -81,8 +81,12 @@ drop_reasons! {
     BadDatagram = "bad_datagram",
     /// A datagram that repeats an earlier one.
     Replayed = "replayed",
-    /// A queue of the shell was full.
+    /// The socket has no room, and enough waits for it already.
     QueueFull = "queue_full",
+    /// The kernel refused to send it.
+    SendRefused = "send_refused",
+    /// The kernel refused to take it from the device.
+    DeviceRefused = "device_refused",
 }
 
 impl fmt::Display for DropReason {

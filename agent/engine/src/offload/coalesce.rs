@@ -34,7 +34,7 @@ impl Slot {
 /// change places within one batch, as they may on any network.
 ///
 /// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). `out` gets virtio header and packet,
-/// ready to be written to the device.
+/// ready to be written to the device, and how many packets it stands for.
 #[derive(Debug)]
 pub struct Coalescer {
     slots: Vec<Slot>,
@@ -55,7 +55,7 @@ impl Coalescer {
     }
 
     /// Takes one packet.
-    pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8])) {
+    pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         let layout = Layout::of(packet).filter(|l| self.udp || l.protocol == Protocol::Tcp);
         let Some(layout) = layout else {
             return self.push_alone(packet, out);
@@ -100,7 +100,7 @@ impl Coalescer {
     }
 
     /// Writes out everything that waits.
-    pub fn flush(&mut self, out: &mut impl FnMut(&[u8])) {
+    pub fn flush(&mut self, out: &mut impl FnMut(&[u8], usize)) {
         for slot in &mut self.slots[..self.used] {
             write_slot(slot, out);
         }
@@ -108,12 +108,12 @@ impl Coalescer {
     }
 
     /// A packet whose flow cannot be told (fragment, other protocol): everything before it goes first.
-    fn push_alone(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8])) {
+    fn push_alone(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         self.flush(out);
         self.write_single(packet, out);
     }
 
-    fn write_single(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8])) {
+    fn write_single(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         if self.used == self.slots.len() {
             self.slots.push(Slot {
                 buffer: Vec::with_capacity(VnetHeader::LEN + MAX_PACKET),
@@ -129,7 +129,7 @@ impl Coalescer {
         buffer.clear();
         buffer.extend_from_slice(&[0; VnetHeader::LEN]);
         buffer.extend_from_slice(packet);
-        out(buffer);
+        out(buffer, 1);
     }
 }
 
@@ -228,7 +228,7 @@ fn join(slot: &mut Slot, layout: Layout, packet: &[u8]) -> bool {
 }
 
 /// Finishes the headers and hands the super-packet out.
-fn write_slot(slot: &mut Slot, out: &mut impl FnMut(&[u8])) {
+fn write_slot(slot: &mut Slot, out: &mut impl FnMut(&[u8], usize)) {
     let Some(layout) = slot.layout.take() else { return };
     if slot.count > 1 {
         let Layout { protocol, ip, all } = layout;
@@ -256,5 +256,5 @@ fn write_slot(slot: &mut Slot, out: &mut impl FnMut(&[u8])) {
         };
         head.copy_from_slice(&header.encode());
     }
-    out(&slot.buffer);
+    out(&slot.buffer, slot.count);
 }

@@ -69,7 +69,7 @@ fn split_all(written: &[u8]) -> Vec<Vec<u8>> {
 fn coalesce(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut c = Coalescer::new(true);
     let mut out = Vec::new();
-    let mut sink = |b: &[u8]| out.push(b.to_vec());
+    let mut sink = |b: &[u8], _: usize| out.push(b.to_vec());
     for p in packets {
         c.push(p, &mut sink);
     }
@@ -247,6 +247,6 @@ proptest! {
         let mut h = VnetHeader::decode(&header);
         h.gso_type = kind;
         if let Some(b) = packet.first_mut() { *b = start; }
-        let _ = split(&h, &mut packet, |p| { let mut c = Coalescer::new(true); c.push(p, &mut |_| {}); c.flush(&mut |_| {}); });
+        let _ = split(&h, &mut packet, |p| { let mut c = Coalescer::new(true); c.push(p, &mut |_, _| {}); c.flush(&mut |_, _| {}); });
     }
 }

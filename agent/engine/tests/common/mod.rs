@@ -151,7 +151,7 @@ impl Node {
             name,
             at: at.parse().unwrap(),
             secret,
-            engine: Engine::new(SecureLinks::new(secret)),
+            engine: Engine::new(SecureLinks::new(secret), 1),
             config: vm(name, &["10.0.0.1/24"], vec![], &[]),
             delivered: Vec::new(),
             events: Vec::new(),
@@ -179,7 +179,7 @@ impl Node {
 
     /// Loses all memory but its key and its configuration.
     pub fn restart(&mut self, now: Instant) {
-        self.engine = Engine::new(SecureLinks::new(self.secret));
+        self.engine = Engine::new(SecureLinks::new(self.secret), 2);
         self.install(self.config.clone(), now);
     }
 

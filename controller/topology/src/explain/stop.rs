@@ -151,7 +151,9 @@ pub(super) fn dropped(
         | DropReason::TooBig
         | DropReason::BadDatagram
         | DropReason::Replayed
-        | DropReason::QueueFull => Why::new("T8", format!("{name} drops the packet: {reason}")),
+        | DropReason::QueueFull
+        | DropReason::SendRefused
+        | DropReason::DeviceRefused => Why::new("T8", format!("{name} drops the packet: {reason}")),
     };
     stop(&config.agent, reason.name(), why)
 }
