@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tombolo_engine::engine::Engine;
-use tombolo_engine::link::wireguard::SecureLinks;
+use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::AgentConfig;
@@ -224,7 +224,7 @@ impl Worker {
                 }
                 let now = Instant::now();
                 let worked = self.turn(now)?;
-                self.send();
+                self.send(now);
                 if !worked || now > end {
                     break;
                 }
@@ -233,7 +233,7 @@ impl Worker {
             self.udp.look_again(now);
             if self.engine.poll_timeout().is_some_and(|t| t <= now) {
                 self.engine.handle_timeout(now, &mut self.outbox);
-                self.send();
+                self.send(now);
             }
             self.events();
         }
@@ -293,15 +293,17 @@ impl Worker {
     }
 
     /// Sends what waits, as far as there is room.
-    fn send(&mut self) {
+    fn send(&mut self, now: Instant) {
+        self.engine.flush(now, &mut self.outbox);
         let (udp, engine) = (&mut self.udp, &mut self.engine);
-        self.outbox.flush(|to, bytes, segment| match udp.send(to, bytes, segment) {
-            Ok(refused) => {
-                engine.not_sent(refused as u64);
-                Room::Taken
-            }
-            Err(NoRoom) => Room::None,
-        });
+        self.outbox
+            .flush(|to, bytes, segment| match udp.send(to, bytes, segment) {
+                Ok(refused) => {
+                    engine.not_sent(refused as u64);
+                    Room::Taken
+                }
+                Err(NoRoom) => Room::None,
+            });
     }
 
     /// Hands the kernel what waits for it.
@@ -370,6 +372,7 @@ impl Worker {
                     changed |= self.dynamic.down.insert(peer);
                 }
                 Event::Moved(peer, _) => tracing::debug!(link = %peer, "link moved"),
+                Event::Switched(peer, to, reason) => tracing::info!(link = %peer, ?to, reason, "link switched"),
             }
         }
         if any {

@@ -226,10 +226,20 @@ mod tests {
         let mut left = Vec::new();
         outbox.flush(|_, bytes, _| {
             left.push(bytes[0]);
-            if std::mem::take(&mut first) { Room::Taken } else { Room::None }
+            if std::mem::take(&mut first) {
+                Room::Taken
+            } else {
+                Room::None
+            }
         });
-        assert_eq!((left, outbox.len(), outbox.is_full()), (vec![0, 1], MAX_WAITING - 1, false));
+        assert_eq!(
+            (left, outbox.len(), outbox.is_full()),
+            (vec![0, 1], MAX_WAITING - 1, false)
+        );
         let rest: Vec<u8> = sent(&mut outbox).iter().map(|(_, bytes)| bytes[0]).collect();
-        assert_eq!((rest.len(), rest.first(), rest.last()), (45 * (MAX_WAITING - 1), Some(&1), Some(&(taken - 1))));
+        assert_eq!(
+            (rest.len(), rest.first(), rest.last()),
+            (45 * (MAX_WAITING - 1), Some(&1), Some(&(taken - 1)))
+        );
     }
 }

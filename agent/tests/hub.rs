@@ -132,6 +132,8 @@ impl Hosts {
                     .parse()
                     .unwrap(),
             ),
+            quic: None,
+            transport: tombolo_proto::config::Transport::WireGuard,
             always_on: connection,
             initiator: connection && peer == "branch-gw",
             relation,

@@ -4,7 +4,7 @@
 //! endpoints) is another input of the engine's tables and never stands here (decision D11).
 //! An agent refuses a configuration with a field that it does not know: half-understood policy is not policy.
 
-use crate::id::{AgentId, PresharedKey, PublicKey, ResourceId};
+use crate::id::{AgentId, KeyPin, PresharedKey, PublicKey, ResourceId};
 use crate::route::EffectiveRoute;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -169,6 +169,12 @@ pub struct Link {
     /// Derived from the connection's shared key (D14); only on links of VPN connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preshared_key: Option<PresharedKey>,
+    /// Its pinned key for QUIC; none: it has no QUIC, or must not use it here (links of VPN connections).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<KeyPin>,
+    /// What may carry the link.
+    #[serde(default)]
+    pub transport: Transport,
     /// Where to send the first packet; none: wait for the other end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
@@ -182,6 +188,18 @@ pub struct Link {
     pub sources: Vec<IpNet>,
     /// What it may carry beyond `sources`, being an appliance.
     pub foreign: ForeignSources,
+}
+
+/// What may carry a link (D6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Transport {
+    /// WireGuard first, QUIC where that is blocked or shaped, and back when it works again.
+    #[default]
+    Automatic,
+    /// WireGuard alone.
+    WireGuard,
+    /// QUIC alone.
+    Quic,
 }
 
 /// What the other end of a link is to this one.

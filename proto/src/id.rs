@@ -18,6 +18,9 @@ pub enum InvalidId {
     /// The key is not 32 bytes in base64.
     #[error("a key must be 32 bytes in base64")]
     Key,
+    /// The pin is not 32 bytes in hex.
+    #[error("a key's pin must be 32 bytes in hex")]
+    Pin,
 }
 
 /// The name of an agent, unique in a controller: 1 to 63 characters of `a-z`, `0-9`, `-`, `.`.
@@ -192,6 +195,46 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
+/// SHA-256 of a public key's SubjectPublicKeyInfo: the identity of an agent on QUIC links and towards the controller.
+/// Text form is lower-case hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyPin(pub [u8; 32]);
+
+impl fmt::Display for KeyPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+impl fmt::Debug for KeyPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyPin({self})")
+    }
+}
+impl FromStr for KeyPin {
+    type Err = InvalidId;
+    fn from_str(s: &str) -> Result<Self, InvalidId> {
+        let mut pin = [0; 32];
+        if s.len() != 64 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(InvalidId::Pin);
+        }
+        for (byte, digits) in pin.iter_mut().zip(s.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| InvalidId::Pin)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| InvalidId::Pin)?;
+        }
+        Ok(Self(pin))
+    }
+}
+impl Serialize for KeyPin {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+impl<'de> Deserialize<'de> for KeyPin {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// A WireGuard preshared key. A secret: it does not print.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PresharedKey(pub [u8; 32]);
@@ -236,6 +279,15 @@ mod tests {
         assert!(long("A/b") < long("a/C") && long("a/C") > long("A/b"));
         assert!(long("a") < long("A/b") && long("a") != long("A/b"));
         assert_eq!(long("Virtual/X"), ResourceId::new(long("virtual/x").key()));
+    }
+
+    #[test]
+    fn pins_are_hex() {
+        let pin = KeyPin([0xa7; 32]);
+        assert_eq!(pin.to_string().parse(), Ok(pin));
+        for bad in ["", "a7", &"x".repeat(64), &"+7".repeat(32), &"a7".repeat(33)] {
+            assert!(bad.parse::<KeyPin>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -53,6 +53,15 @@ pub struct LinkStatus {
     /// Where packets go now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// What carries packets now.
+    #[serde(default)]
+    pub transport: Carrier,
+    /// Round-trip time inside the link, milliseconds; while it is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<f64>,
+    /// Share of echoes inside the link that were lost lately, 0 to 1; while it is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
     /// Seconds since the last handshake ended well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake_age: Option<f64>,
@@ -64,6 +73,37 @@ pub struct LinkStatus {
     pub rx_packets: u64,
     /// Inner packets sent.
     pub tx_packets: u64,
+}
+
+impl LinkStatus {
+    /// A link that nothing is known of yet.
+    #[must_use]
+    pub const fn new(peer: AgentId) -> Self {
+        Self {
+            peer,
+            state: LinkState::Idle,
+            reason: None,
+            endpoint: None,
+            transport: Carrier::WireGuard,
+            rtt_ms: None,
+            loss: None,
+            handshake_age: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            rx_packets: 0,
+            tx_packets: 0,
+        }
+    }
+}
+
+/// What carries a link's packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Carrier {
+    /// WireGuard.
+    #[default]
+    WireGuard,
+    /// QUIC datagrams.
+    Quic,
 }
 
 /// The state of a link.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tombolo_engine::buffer::Collected;
 use tombolo_engine::engine::Engine;
-use tombolo_engine::link::wireguard::SecureLinks;
+use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::packet;
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::AgentConfig;

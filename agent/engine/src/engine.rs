@@ -91,6 +91,11 @@ impl<L: LinkSet> Engine<L> {
             Opened::Control => self.stats.control_datagrams += 1,
             Opened::Refused(reason) => self.stats.refused(reason),
         }
+        while let Some((link, range)) = self.links.next_packet(now, &mut scratch, tx) {
+            self.stats.totals.link_in += 1;
+            self.stats.bundled += 1;
+            self.turn(now).run(Ingress::Link(link), &mut scratch[range], tx, rx);
+        }
         self.scratch = scratch;
     }
 
@@ -108,6 +113,11 @@ impl<L: LinkSet> Engine<L> {
     /// The kernel did not take so many packets that were delivered.
     pub fn not_delivered(&mut self, packets: u64) {
         self.stats.not_delivered(packets);
+    }
+
+    /// The end of a batch: what links held back for it goes into `tx`.
+    pub fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.links.flush(now, tx);
     }
 
     /// Time has passed.
@@ -180,7 +190,10 @@ impl<L: LinkSet> Turn<'_, L> {
             return self.stats.dropped(DropReason::NoRoute);
         };
         let packet = &mut packet[..info.len];
-        match self.flows.decide(ingress, &info, || decide(tables, ingress, &info, None)) {
+        match self
+            .flows
+            .decide(ingress, &info, || decide(tables, ingress, &info, None))
+        {
             Verdict::Deliver => {
                 packet::clamp_mss(packet, &info, tables.mtu);
                 rx.deliver(packet);

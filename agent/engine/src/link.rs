@@ -1,6 +1,14 @@
 //! All encrypted links of one engine, behind few verbs.
 
+#[cfg(feature = "links")]
+mod choice;
+#[cfg(feature = "links")]
+mod control;
 mod plain;
+#[cfg(feature = "links")]
+mod quic;
+#[cfg(feature = "links")]
+pub mod secure;
 #[cfg(feature = "links")]
 pub mod wireguard;
 
@@ -15,7 +23,7 @@ use std::ops::Range;
 use std::time::Instant;
 use tombolo_proto::config::Link;
 use tombolo_proto::id::AgentId;
-use tombolo_proto::status::LinkStatus;
+use tombolo_proto::status::{Carrier, LinkStatus};
 
 /// What became of a packet that was to be sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +54,15 @@ pub enum Event {
     Down(AgentId),
     /// The other end is reached at another address now.
     Moved(AgentId, SocketAddr),
+    /// Packets go over another transport now, and why.
+    Switched(AgentId, Carrier, String),
+}
+
+/// A position in the configuration as an index.
+#[cfg(feature = "links")]
+#[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
+const fn index_of(position: usize) -> LinkIndex {
+    LinkIndex(position as u32)
 }
 
 /// The set of links. Two implementations: `SecureLinks` (the product), [`PlainLinks`] (tests and simulations).
@@ -65,6 +82,19 @@ pub trait LinkSet {
         buffer: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened;
+
+    /// A further packet of the datagrams that were opened, in this part of the buffer.
+    fn next_packet(
+        &mut self,
+        _now: Instant,
+        _buffer: &mut [u8],
+        _tx: &mut impl TransmitSink,
+    ) -> Option<(LinkIndex, Range<usize>)> {
+        None
+    }
+
+    /// The end of a batch: what was held back for it leaves.
+    fn flush(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
     /// Time has passed.
     fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink);

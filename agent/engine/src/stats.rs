@@ -5,7 +5,7 @@ use tombolo_proto::status::Totals;
 
 /// Counters of one engine. Two sums hold at all times ([`conserved`](Self::conserved)):
 /// `tun_in + link_in = tun_out + link_out + replied + dropped`, where `link_out` counts packets and not datagrams, those
-/// that wait for a handshake among them; and `datagrams = link_in + control_datagrams + refused_datagrams`.
+/// that wait for a handshake among them; and `datagrams + bundled = link_in + control_datagrams + refused_datagrams`.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
     /// Packets by fate.
@@ -13,8 +13,10 @@ pub struct Stats {
     drops: Box<[u64]>,
     /// Datagrams read from the wire.
     pub datagrams: u64,
-    /// Datagrams that held no packet: handshakes, cookies, keepalives.
+    /// Datagrams whose packets, if any, are counted as `bundled`: handshakes, cookies, keepalives, all of QUIC's.
     pub control_datagrams: u64,
+    /// Packets of QUIC's datagrams, of which one may hold several.
+    pub bundled: u64,
     /// Datagrams that were refused, by reason `bad_datagram` or `replayed`.
     pub refused_datagrams: u64,
 }
@@ -69,7 +71,7 @@ impl Stats {
     pub fn conserved(&self) -> bool {
         let t = &self.totals;
         t.tun_in + t.link_in == t.tun_out + t.link_out + t.replied + t.dropped
-            && self.datagrams == t.link_in + self.control_datagrams + self.refused_datagrams
+            && self.datagrams + self.bundled == t.link_in + self.control_datagrams + self.refused_datagrams
     }
 
     /// How often a reason occurred.

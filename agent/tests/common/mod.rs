@@ -304,6 +304,8 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             public_key: hosts[other].key,
             preshared_key: None,
             endpoint: Some(format!("192.0.2.{}:51820", other + 1).parse().unwrap()),
+            quic: None,
+            transport: tombolo_proto::config::Transport::WireGuard,
             always_on: false,
             initiator: me == 0,
             relation: Relation::VnetLocal {},

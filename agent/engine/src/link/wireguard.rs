@@ -77,7 +77,7 @@ struct News {
 }
 
 /// All WireGuard links of one engine.
-pub struct SecureLinks {
+pub struct WireGuard {
     identity: Identity,
     /// By slot.
     peers: Vec<Option<Peer>>,
@@ -92,15 +92,15 @@ pub struct SecureLinks {
     remembered: BTreeMap<AgentId, SocketAddr>,
 }
 
-impl std::fmt::Debug for SecureLinks {
+impl std::fmt::Debug for WireGuard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SecureLinks")
+        f.debug_struct("WireGuard")
             .field("links", &self.slots.len())
             .finish_non_exhaustive()
     }
 }
 
-impl SecureLinks {
+impl WireGuard {
     /// The links of the agent with this private key; none yet.
     #[must_use]
     pub fn new(private_key: [u8; 32]) -> Self {
@@ -128,6 +128,25 @@ impl SecureLinks {
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
         PublicKey(self.identity.public.to_bytes())
+    }
+
+    fn peer(&self, link: LinkIndex) -> Option<&Peer> {
+        self.peers.get(*self.slots.get(link.get())?)?.as_ref()
+    }
+
+    /// Where datagrams for a peer go.
+    pub(super) fn endpoint(&self, link: LinkIndex) -> Option<SocketAddr> {
+        self.peer(link)?.endpoint()
+    }
+
+    /// Whether a link has a session, and since when it asks for one in vain.
+    pub(super) fn session(&self, link: LinkIndex) -> (bool, Option<Instant>) {
+        self.peer(link).map_or((false, None), Peer::session)
+    }
+
+    /// The status of one link; none: never used.
+    pub(super) fn status_of(&self, link: LinkIndex, now: Instant) -> Option<LinkStatus> {
+        self.peer(link)?.status(now)
     }
 
     fn slot_of(&self, receiver_index: u32) -> Option<usize> {
@@ -238,7 +257,7 @@ impl SecureLinks {
     }
 }
 
-impl LinkSet for SecureLinks {
+impl LinkSet for WireGuard {
     fn update(&mut self, links: &[Link], now: Instant) {
         let mut before: BTreeMap<AgentId, usize> = BTreeMap::new();
         for (slot, peer) in self.peers.iter().enumerate() {
@@ -273,7 +292,7 @@ impl LinkSet for SecureLinks {
             let Some(peer) = self.peers[slot].as_mut() else {
                 continue;
             };
-            peer.index = position_of(position);
+            peer.index = super::index_of(position);
             peer.reconfigure(link, now, &mut self.news);
         }
         // Whoever wants a handshake starts it now and not at the next tick.
@@ -357,8 +376,8 @@ impl LinkSet for SecureLinks {
     }
 
     fn status(&self, now: Instant) -> Vec<LinkStatus> {
-        let peers = self.slots.iter().filter_map(|s| self.peers[*s].as_ref());
-        peers.filter_map(|p| p.status(now)).collect()
+        let links = (0..self.slots.len()).map(super::index_of);
+        links.filter_map(|link| self.status_of(link, now)).collect()
     }
 
     fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
@@ -378,10 +397,4 @@ impl LinkSet for SecureLinks {
 fn send(message: &[u8], to: SocketAddr, tx: &mut impl TransmitSink) {
     tx.reserve(to, message.len())[..message.len()].copy_from_slice(message);
     tx.commit(message.len());
-}
-
-/// A position in the configuration as an index.
-#[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
-const fn position_of(position: usize) -> LinkIndex {
-    LinkIndex(position as u32)
 }

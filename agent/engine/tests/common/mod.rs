@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_engine::buffer::Collected;
 use tombolo_engine::engine::Engine;
-use tombolo_engine::link::wireguard::SecureLinks;
+use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::{
@@ -78,6 +78,8 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         public_key: PublicKey([7; 32]),
         preshared_key: None,
         endpoint: None,
+        quic: None,
+        transport: tombolo_proto::config::Transport::WireGuard,
         always_on: false,
         initiator: false,
         relation,
@@ -138,6 +140,8 @@ pub struct Node {
     pub name: &'static str,
     pub at: SocketAddr,
     pub secret: [u8; 32],
+    /// For QUIC, PKCS #8.
+    pub key: Option<Vec<u8>>,
     pub engine: Engine<SecureLinks>,
     pub config: AgentConfig,
     pub delivered: Vec<Vec<u8>>,
@@ -151,10 +155,32 @@ impl Node {
             name,
             at: at.parse().unwrap(),
             secret,
+            key: None,
             engine: Engine::new(SecureLinks::new(secret), 1),
             config: vm(name, &["10.0.0.1/24"], vec![], &[]),
             delivered: Vec::new(),
             events: Vec::new(),
+        }
+    }
+
+    /// The same node with a key for QUIC.
+    pub fn with_quic(mut self) -> Self {
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let algorithm = &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
+        let key = aws_lc_rs::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        self.key = Some(key.as_ref().to_vec());
+        self.engine = Engine::new(self.links(), 1);
+        self
+    }
+
+    fn links(&self) -> SecureLinks {
+        let links = SecureLinks::new(self.secret);
+        match &self.key {
+            Some(key) => {
+                let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.clone());
+                links.with_quic(key.into(), self.secret).unwrap()
+            }
+            None => links,
         }
     }
 
@@ -167,6 +193,7 @@ impl Node {
         Link {
             public_key: self.public(),
             endpoint: Some(self.at),
+            quic: self.engine.links().pin(),
             ..link(self.name, Relation::VnetLocal {}, sources)
         }
     }
@@ -179,7 +206,7 @@ impl Node {
 
     /// Loses all memory but its key and its configuration.
     pub fn restart(&mut self, now: Instant) {
-        self.engine = Engine::new(SecureLinks::new(self.secret), 2);
+        self.engine = Engine::new(self.links(), 2);
         self.install(self.config.clone(), now);
     }
 
@@ -203,6 +230,11 @@ pub struct World {
     pub seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Addresses that nothing reaches.
     pub cut: Vec<SocketAddr>,
+    /// WireGuard's datagrams do not arrive.
+    pub no_wireguard: bool,
+    /// So many of WireGuard's datagrams are lost, by chance.
+    pub shaped: Option<f64>,
+    chance: u64,
 }
 
 impl World {
@@ -213,6 +245,9 @@ impl World {
             wire: VecDeque::new(),
             seen: Vec::new(),
             cut: Vec::new(),
+            no_wireguard: false,
+            shaped: None,
+            chance: 1,
         }
     }
 
@@ -276,6 +311,7 @@ impl World {
         self.nodes[node]
             .engine
             .handle_tun(&mut packet, self.now, &mut tx, &mut rx);
+        self.nodes[node].engine.flush(self.now, &mut tx);
         tx.packets = rx.packets;
         self.take(node, tx);
     }
@@ -286,6 +322,7 @@ impl World {
         self.nodes[node]
             .engine
             .handle_udp(bytes, from, self.now, &mut tx, &mut rx);
+        self.nodes[node].engine.flush(self.now, &mut tx);
         tx.packets = rx.packets;
         self.take(node, tx);
     }
@@ -298,6 +335,13 @@ impl World {
             };
             if self.cut.contains(&to) || self.cut.contains(&from) {
                 continue;
+            }
+            if bytes[0] < 0x40 {
+                self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let drawn = (self.chance >> 40) as f64 / f64::from(1 << 24);
+                if self.no_wireguard || self.shaped.is_some_and(|share| drawn < share) {
+                    continue;
+                }
             }
             if let Some(node) = self.nodes.iter().position(|n| n.at == to) {
                 self.receive(node, from, &bytes);

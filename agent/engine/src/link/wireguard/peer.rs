@@ -173,6 +173,16 @@ impl Peer {
         self.heard
     }
 
+    /// Where datagrams for the peer go.
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint
+    }
+
+    /// Whether there is a session, and since when one is asked for in vain.
+    pub(super) fn session(&self) -> (bool, Option<Instant>) {
+        (self.sealing && self.session.is_some(), self.asking_since)
+    }
+
     /// Whether datagrams for the peer go there.
     pub(super) fn is_at(&self, place: SocketAddr) -> bool {
         self.endpoint == Some(place)

@@ -158,7 +158,6 @@ impl Peer {
             LinkState::NoEndpoint => Some("nobody has told where the other end is, and it has not called"),
         };
         Some(LinkStatus {
-            peer: self.config.peer.clone(),
             state: self.state,
             reason: reason.map(str::to_owned),
             endpoint: self.endpoint,
@@ -169,6 +168,7 @@ impl Peer {
             tx_bytes: self.tx_bytes,
             rx_packets: self.rx_packets,
             tx_packets: self.tx_packets,
+            ..LinkStatus::new(self.config.peer.clone())
         })
     }
 }

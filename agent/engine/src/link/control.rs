@@ -1,0 +1,259 @@
+//! What the two ends of a link say to each other inside it (D11): an echo, by which each knows that the way is open,
+//! how long it takes and how much is lost.
+//!
+//! A message is an IPv6 packet with a next header for experiments (RFC 3692) between two link-local addresses, so that it
+//! travels through any link that carries packets. It never leaves the engine, and a stock device drops it.
+
+use std::time::{Duration, Instant};
+
+/// Bytes of a message.
+pub(super) const LEN: usize = 40 + 8;
+
+/// RFC 3692: for experiments.
+const NEXT_HEADER: u8 = 253;
+
+/// `fe80::746d:1` to `fe80::746d:2`, whichever end speaks.
+const ADDRESSES: [u8; 32] = {
+    let mut both = [0; 32];
+    let mut at = 0;
+    while at < 32 {
+        both[at] = 0xfe;
+        both[at + 1] = 0x80;
+        both[at + 12] = 0x74;
+        both[at + 13] = 0x6d;
+        both[at + 15] = 1 + (at / 16) as u8;
+        at += 16;
+    }
+    both
+};
+
+/// A message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Message {
+    /// Answer this.
+    Echo(u32),
+    /// The answer.
+    Reply(u32),
+}
+
+impl Message {
+    /// As a packet.
+    pub(super) fn encode(self) -> [u8; LEN] {
+        let (kind, number) = match self {
+            Self::Echo(n) => (1, n),
+            Self::Reply(n) => (2, n),
+        };
+        let mut packet = [0; LEN];
+        packet[0] = 0x60;
+        packet[5] = 8;
+        packet[6] = NEXT_HEADER;
+        packet[7] = 1;
+        packet[8..40].copy_from_slice(&ADDRESSES);
+        packet[40] = kind;
+        packet[44..48].copy_from_slice(&number.to_be_bytes());
+        packet
+    }
+
+    /// Whether a packet is one: then it goes no further, understood or not.
+    pub(super) fn is_one(packet: &[u8]) -> bool {
+        packet.len() >= LEN && packet[6] == NEXT_HEADER && packet[0] >> 4 == 6 && packet[8..40] == ADDRESSES
+    }
+
+    /// Reads a packet that [`is_one`](Self::is_one).
+    pub(super) fn decode(packet: &[u8]) -> Option<Self> {
+        let number = u32::from_be_bytes(*packet.get(44..48)?.first_chunk()?);
+        match packet.get(40)? {
+            1 => Some(Self::Echo(number)),
+            2 => Some(Self::Reply(number)),
+            _ => None,
+        }
+    }
+}
+
+/// Echoes that are remembered.
+const WINDOW: usize = 64;
+
+/// A reply later than this is none.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Echoes in a row without anything heard after which a way counts as closed (D19).
+const MISSES: u32 = 3;
+
+/// And the time that must have passed besides two round trips; or where the round trip is not known.
+const PATIENCE: Duration = Duration::from_millis(300);
+const UNKNOWN: Duration = Duration::from_millis(1000);
+
+/// The echoes of one link over one transport.
+#[derive(Debug, Clone)]
+pub(super) struct Echoes {
+    /// By number modulo [`WINDOW`]: when it went out, and what the reply took.
+    sent: [Option<(Instant, Option<Duration>)>; WINDOW],
+    next: u32,
+    /// Smoothed as TCP does (RFC 6298).
+    rtt: Option<Duration>,
+    /// Echoes in a row that were answered, and since when.
+    answered: Option<(u32, Instant)>,
+    /// When anything was heard last over this transport.
+    heard: Option<Instant>,
+    /// The oldest echo that was sent after that.
+    waiting: Option<(u32, Instant)>,
+}
+
+impl Default for Echoes {
+    fn default() -> Self {
+        Self {
+            sent: [None; WINDOW],
+            next: 0,
+            rtt: None,
+            answered: None,
+            heard: None,
+            waiting: None,
+        }
+    }
+}
+
+impl Echoes {
+    /// The next echo to send.
+    pub(super) fn send(&mut self, now: Instant) -> Message {
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        self.sent[number as usize % WINDOW] = Some((now, None));
+        self.waiting.get_or_insert((0, now)).0 += 1;
+        if self.silent(now).is_some() {
+            self.answered = None;
+        }
+        Message::Echo(number)
+    }
+
+    /// When the last echo went out.
+    pub(super) fn last_sent(&self) -> Option<Instant> {
+        let last = self.next.wrapping_sub(1);
+        self.sent[last as usize % WINDOW].map(|(at, _)| at)
+    }
+
+    /// Anything arrived over this transport.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = Some(now);
+        self.waiting = None;
+    }
+
+    /// A reply arrived.
+    pub(super) fn reply(&mut self, number: u32, now: Instant) {
+        self.heard(now);
+        let Some(Some((at, reply @ None))) = self.sent.get_mut(number as usize % WINDOW) else {
+            return;
+        };
+        let took = now.saturating_duration_since(*at);
+        if self.next.wrapping_sub(number) > WINDOW as u32 || took > LATE {
+            return;
+        }
+        *reply = Some(took);
+        self.rtt = Some(self.rtt.map_or(took, |rtt| rtt - rtt / 8 + took / 8));
+        let (count, _) = self.answered.get_or_insert((0, now));
+        *count += 1;
+    }
+
+    /// Smoothed round-trip time.
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// Share of the remembered echoes that were not answered, and how many they are; those of the last second are
+    /// under way. None: too few to say.
+    pub(super) fn loss(&self, now: Instant) -> Option<(f64, u32)> {
+        let due = self.sent.iter().flatten();
+        let due = due.filter(|(at, reply)| reply.is_some() || now.saturating_duration_since(*at) > LATE);
+        let (mut all, mut lost) = (0u32, 0u32);
+        for (_, reply) in due {
+            all += 1;
+            lost += u32::from(reply.is_none());
+        }
+        (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
+    }
+
+    /// How long nothing has been heard, if it is too long: three echoes (D19), and longer than a reply may take.
+    pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
+        let (count, since) = self.waiting?;
+        let silence = now.saturating_duration_since(since);
+        let allowed = self.rtt.map_or(UNKNOWN, |rtt| PATIENCE + 2 * rtt);
+        (count >= MISSES && silence >= allowed).then_some(silence)
+    }
+
+    /// How many echoes in a row were answered, and since when.
+    pub(super) fn answers(&self) -> Option<(u32, Instant)> {
+        self.answered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::parse;
+
+    const STEP: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_message_is_a_packet_and_no_other_packet_is_one() {
+        for message in [Message::Echo(7), Message::Reply(u32::MAX)] {
+            let packet = message.encode();
+            assert!(Message::is_one(&packet));
+            assert_eq!(Message::decode(&packet), Some(message));
+            let info = parse(&packet).unwrap();
+            assert_eq!((info.len, info.ttl, info.protocol), (LEN, 1, NEXT_HEADER));
+        }
+        let mut packet = Message::Echo(7).encode();
+        packet[39] ^= 1;
+        assert!(!Message::is_one(&packet) && !Message::is_one(&packet[..LEN - 1]) && !Message::is_one(&[]));
+        packet[39] ^= 1;
+        packet[40] = 9;
+        assert!(
+            Message::is_one(&packet) && Message::decode(&packet).is_none(),
+            "of a later version"
+        );
+    }
+
+    #[test]
+    fn replies_make_a_round_trip_time_and_silence_is_counted() {
+        let mut now = Instant::now();
+        let mut echoes = Echoes::default();
+        for _ in 0..40 {
+            let Message::Echo(n) = echoes.send(now) else { panic!() };
+            echoes.reply(n, now + Duration::from_millis(4));
+            echoes.reply(n, now + Duration::from_millis(90));
+            now += STEP;
+        }
+        assert_eq!(echoes.rtt(), Some(Duration::from_millis(4)));
+        assert_eq!(echoes.loss(now), Some((0.0, 40)));
+        assert_eq!((echoes.answers().map(|a| a.0), echoes.silent(now)), (Some(40), None));
+        for sent in 1..=20 {
+            echoes.send(now);
+            assert_eq!(
+                echoes.silent(now).is_some(),
+                sent > 4,
+                "{sent}: 300 ms and two round trips"
+            );
+            now += STEP;
+        }
+        assert_eq!(echoes.silent(now), Some(20 * STEP));
+        assert_eq!(echoes.answers(), None);
+        let (loss, of) = echoes.loss(now).unwrap();
+        assert!(
+            loss > 0.1 && loss < 0.3 && of < 60,
+            "{loss} of {of}: the last second is under way"
+        );
+        echoes.heard(now);
+        assert_eq!(echoes.silent(now), None, "any packet shows that the way is open");
+    }
+
+    #[test]
+    fn numbers_that_nobody_sent_mean_nothing() {
+        let now = Instant::now();
+        let mut echoes = Echoes::default();
+        echoes.reply(3, now);
+        echoes.send(now);
+        echoes.reply(64, now);
+        assert_eq!((echoes.rtt(), echoes.answers()), (None, None));
+        echoes.reply(0, now + 2 * LATE);
+        assert_eq!(echoes.rtt(), None, "too late");
+    }
+}

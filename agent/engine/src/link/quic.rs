@@ -1,0 +1,545 @@
+//! Links over QUIC: inner packets as datagrams (RFC 9221) of connections between agents that pin each other's keys.
+//!
+//! `quinn-proto` is driven here by hand: what arrives goes in, what is to be sent is taken at the end of each batch
+//! ([`Quic::flush`]), timers are ours. Either end may open a connection. Where two exist with one peer, each end sends on
+//! the one that was established last, and the end with the smaller key closes the others.
+
+mod connection;
+mod settings;
+mod tls;
+
+use super::Sealed;
+use crate::buffer::TransmitSink;
+use crate::tables::LinkIndex;
+use crate::verdict::DropReason;
+use bytes::{Bytes, BytesMut};
+use connection::{Connection, Heard};
+use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, Endpoint, Incoming, Transmit, TransportConfig};
+use rustls::pki_types::PrivateKeyDer;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tls::{Identity, Pins};
+use tombolo_proto::config::Link;
+use tombolo_proto::id::KeyPin;
+
+/// Chunk from which inner packets are cut, bytes: one allocation for hundreds of them.
+const CHUNK: usize = 256 << 10;
+
+/// Packets that wait for a connection. A flow that starts sends few before its first answer.
+const MAX_WAITING: usize = 64;
+
+/// Handshakes under way beyond which strangers must show that they own their address.
+const BUSY: usize = 64;
+
+/// Handshakes under way beyond which new ones are not answered.
+const FULL: usize = 1024;
+
+/// What happened to a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum News {
+    /// A connection is up.
+    Up(LinkIndex),
+    /// The last connection is gone, and why.
+    Down(LinkIndex, String),
+    /// The peer is heard from elsewhere.
+    Moved(LinkIndex, SocketAddr),
+}
+
+/// What a datagram held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Something of a connection; packets in it wait for [`Quic::next_packet`].
+    Known,
+    /// Nothing that may be used.
+    Refused,
+}
+
+/// The own end of a link.
+#[derive(Default)]
+struct Peer {
+    pin: Option<KeyPin>,
+    /// Connections with it, in the order in which they were established; those under way first.
+    connections: Vec<ConnectionHandle>,
+    /// The one that packets go to.
+    active: Option<ConnectionHandle>,
+    /// Packets for the first connection.
+    waiting: Vec<Bytes>,
+}
+
+/// All QUIC links of one engine.
+pub(super) struct Quic {
+    endpoint: Endpoint,
+    identity: Identity,
+    pins: Arc<Pins>,
+    transport: Arc<TransportConfig>,
+    peers: Vec<Peer>,
+    by_pin: BTreeMap<KeyPin, LinkIndex>,
+    connections: Vec<Option<Connection>>,
+    /// How many of them are not established.
+    handshaking: usize,
+    timers: BTreeSet<(Instant, usize)>,
+    /// Connections that may have something to send.
+    dirty: Vec<ConnectionHandle>,
+    packets: VecDeque<(LinkIndex, Bytes)>,
+    pub(super) news: VecDeque<News>,
+    /// Packets that waited in vain, not told yet.
+    lost: u64,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    buffer: Vec<u8>,
+}
+
+impl Quic {
+    /// The links of the agent with this private key (PKCS #8); none yet. `seed` is any secret number.
+    ///
+    /// # Errors
+    /// The key is of no kind that TLS 1.3 knows.
+    pub(super) fn new(key: PrivateKeyDer<'static>, seed: [u8; 32]) -> Result<Self, rustls::Error> {
+        let pins = Arc::new(Pins::default());
+        let reset = settings::reset_key(&key);
+        let identity = Identity::new(key)?;
+        let transport = Arc::new(settings::transport());
+        let server = settings::server(identity.server(pins.clone())?, transport.clone());
+        let endpoint = Endpoint::new(
+            Arc::new(settings::endpoint(reset)),
+            Some(Arc::new(server)),
+            true,
+            Some(seed),
+        );
+        Ok(Self {
+            endpoint,
+            identity,
+            pins,
+            transport,
+            peers: Vec::new(),
+            by_pin: BTreeMap::new(),
+            connections: Vec::new(),
+            handshaking: 0,
+            timers: BTreeSet::new(),
+            dirty: Vec::new(),
+            packets: VecDeque::new(),
+            news: VecDeque::new(),
+            lost: 0,
+            incoming: BytesMut::with_capacity(CHUNK),
+            outgoing: BytesMut::with_capacity(CHUNK),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// What others must pin.
+    pub(super) fn pin(&self) -> KeyPin {
+        self.identity.pin()
+    }
+
+    /// Takes a new set of links. Connections of keys that stay go on, others are closed.
+    pub(super) fn update(&mut self, links: &[Link], now: Instant) {
+        self.by_pin.clear();
+        for (position, link) in links.iter().enumerate() {
+            if let Some(pin) = link.quic {
+                self.by_pin.insert(pin, super::index_of(position));
+            }
+        }
+        self.pins.replace(self.by_pin.keys().copied());
+        let waiting = self.peers.iter().map(|p| p.waiting.len() as u64);
+        self.lost += waiting.sum::<u64>();
+        self.peers.clear();
+        self.peers.extend(links.iter().map(|link| Peer {
+            pin: link.quic,
+            ..Peer::default()
+        }));
+        for number in 0..self.connections.len() {
+            let Some(connection) = &mut self.connections[number] else {
+                continue;
+            };
+            let link = connection.pin().and_then(|pin| self.by_pin.get(&pin).copied());
+            connection.link = link;
+            let handle = ConnectionHandle(number);
+            match link {
+                Some(link) => self.peers[link.get()].connections.push(handle),
+                // One whose other end is not known yet: the verifier will ask for the new pins.
+                None if connection.pin().is_none() => {}
+                None => {
+                    connection.close(now, "not in the configuration");
+                    self.dirty.push(handle);
+                }
+            }
+        }
+        for peer in &mut self.peers {
+            let established =
+                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
+            let since = |h: &ConnectionHandle| self.connections[h.0].as_ref().and_then(|c| c.established);
+            peer.connections.sort_by_key(since);
+            peer.active = peer.connections.iter().rfind(established).copied();
+        }
+    }
+
+    /// Whether packets can go.
+    pub(super) fn is_up(&self, link: LinkIndex) -> bool {
+        self.peers.get(link.get()).is_some_and(|p| p.active.is_some())
+    }
+
+    /// Whether a connection is being opened.
+    pub(super) fn is_connecting(&self, link: LinkIndex) -> bool {
+        self.peers
+            .get(link.get())
+            .is_some_and(|p| p.active.is_none() && !p.connections.is_empty())
+    }
+
+    /// Longest inner packet that the link takes now, bytes.
+    pub(super) fn max_packet(&mut self, link: LinkIndex) -> Option<usize> {
+        let active = self.peers.get(link.get())?.active?;
+        self.connections
+            .get_mut(active.0)?
+            .as_mut()?
+            .inner
+            .datagrams()
+            .max_size()
+    }
+
+    /// Where the peer is, the round-trip time as the connection has it, and since when it is established.
+    pub(super) fn path(&self, link: LinkIndex) -> Option<(SocketAddr, std::time::Duration, Instant)> {
+        let active = self.peers.get(link.get())?.active?;
+        let connection = self.connections.get(active.0)?.as_ref()?;
+        Some((
+            connection.inner.remote_address(),
+            connection.inner.rtt(),
+            connection.established?,
+        ))
+    }
+
+    /// Opens a connection, beside those that exist.
+    pub(super) fn connect(&mut self, link: LinkIndex, to: SocketAddr, now: Instant) {
+        let Some(pin) = self.peers.get(link.get()).and_then(|p| p.pin) else {
+            return;
+        };
+        let opened = self.identity.client(pin).map_err(|e| e.to_string()).and_then(|crypto| {
+            let mut config = ClientConfig::new(crypto);
+            config.transport_config(self.transport.clone());
+            self.endpoint
+                .connect(now, config, to, "tombolo")
+                .map_err(|e| e.to_string())
+        });
+        match opened {
+            Ok((handle, inner)) => {
+                self.keep(handle, Connection::new(inner, Some(pin), Some(link)));
+                self.peers[link.get()].connections.insert(0, handle);
+            }
+            Err(reason) => self.news.push_back(News::Down(link, reason)),
+        }
+    }
+
+    /// Closes all connections of a link.
+    pub(super) fn close(&mut self, link: LinkIndex, now: Instant, why: &'static str) {
+        let Some(peer) = self.peers.get(link.get()) else { return };
+        for handle in &peer.connections {
+            if let Some(connection) = &mut self.connections[handle.0] {
+                connection.close(now, why);
+                self.dirty.push(*handle);
+            }
+        }
+    }
+
+    fn keep(&mut self, handle: ConnectionHandle, connection: Connection) {
+        if self.connections.len() <= handle.0 {
+            self.connections.resize_with(handle.0 + 1, || None);
+        }
+        self.connections[handle.0] = Some(connection);
+        self.handshaking += 1;
+        self.touch(handle);
+    }
+
+    /// Notes that there may be something to send.
+    fn touch(&mut self, handle: ConnectionHandle) {
+        if let Some(connection) = &mut self.connections[handle.0]
+            && !std::mem::replace(&mut connection.dirty, true)
+        {
+            self.dirty.push(handle);
+        }
+    }
+
+    /// Takes a packet; it leaves with the next [`flush`](Self::flush), or when congestion allows.
+    pub(super) fn seal(&mut self, link: LinkIndex, packet: &[u8]) -> Sealed {
+        let Some(peer) = self.peers.get_mut(link.get()) else {
+            return Sealed::Dropped(DropReason::NoLink);
+        };
+        if self.outgoing.capacity() < packet.len() {
+            self.outgoing.reserve(CHUNK);
+        }
+        self.outgoing.extend_from_slice(packet);
+        let packet = self.outgoing.split().freeze();
+        let active = peer.active;
+        let Some((handle, connection)) = active.and_then(|h| Some((h, self.connections[h.0].as_mut()?))) else {
+            if peer.connections.is_empty() || peer.waiting.len() >= MAX_WAITING {
+                return Sealed::Dropped(DropReason::LinkDown);
+            }
+            peer.waiting.push(packet);
+            return Sealed::Sent;
+        };
+        let sealed = connection.send(packet);
+        self.touch(handle);
+        sealed
+    }
+
+    /// Packets that [`seal`](Self::seal) took and that were dropped since the last call.
+    pub(super) fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Takes a datagram.
+    pub(super) fn open(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) -> Taken {
+        if self.incoming.capacity() < datagram.len() {
+            self.incoming.reserve(CHUNK);
+        }
+        self.incoming.extend_from_slice(datagram);
+        let datagram = self.incoming.split();
+        self.buffer.clear();
+        match self.endpoint.handle(now, from, None, None, datagram, &mut self.buffer) {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
+                    return Taken::Refused;
+                };
+                connection.inner.handle_event(event);
+                if let Some(link) = connection.link {
+                    while let Some(packet) = connection.inner.datagrams().recv() {
+                        self.packets.push_back((link, packet));
+                    }
+                }
+                self.touch(handle);
+                self.listen(handle, now);
+                Taken::Known
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                self.accept(incoming, now, tx);
+                Taken::Known
+            }
+            Some(DatagramEvent::Response(transmit)) => {
+                self.transmit(&transmit, tx);
+                Taken::Refused
+            }
+            None => Taken::Refused,
+        }
+    }
+
+    /// The next packet that arrived.
+    pub(super) fn next_packet(&mut self) -> Option<(LinkIndex, Bytes)> {
+        self.packets.pop_front()
+    }
+
+    fn accept(&mut self, incoming: Incoming, now: Instant, tx: &mut impl TransmitSink) {
+        self.buffer.clear();
+        if self.handshaking >= FULL {
+            self.endpoint.ignore(incoming);
+        } else if self.handshaking >= BUSY && incoming.may_retry() {
+            if let Ok(transmit) = self.endpoint.retry(incoming, &mut self.buffer) {
+                self.transmit(&transmit, tx);
+            }
+        } else {
+            match self.endpoint.accept(incoming, now, &mut self.buffer, None) {
+                Ok((handle, inner)) => {
+                    self.keep(handle, Connection::new(inner, None, None));
+                    self.listen(handle, now);
+                }
+                Err(error) => {
+                    if let Some(transmit) = error.response {
+                        self.transmit(&transmit, tx);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what a connection has to say.
+    fn listen(&mut self, handle: ConnectionHandle, now: Instant) {
+        loop {
+            let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
+                return;
+            };
+            match connection.hear(now) {
+                Heard::Nothing => break,
+                Heard::Established(pin) => {
+                    self.handshaking = self.handshaking.saturating_sub(1);
+                    self.established(handle, pin, now);
+                }
+                Heard::Lost(was_established, reason) => {
+                    if !was_established {
+                        self.handshaking = self.handshaking.saturating_sub(1);
+                    }
+                    self.lost(handle, reason);
+                }
+                Heard::Moved(to) => {
+                    if let Some(link) = connection.link {
+                        self.news.push_back(News::Moved(link, to));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The other end has proven its key.
+    fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
+        let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
+        let Some(connection) = &mut self.connections[handle.0] else {
+            return;
+        };
+        connection.link = link;
+        let Some(link) = link else {
+            connection.close(now, "not in the configuration");
+            return self.touch(handle);
+        };
+        let peer = &mut self.peers[link.get()];
+        peer.connections.retain(|h| *h != handle);
+        peer.connections.push(handle);
+        peer.active = Some(handle);
+        for packet in peer.waiting.drain(..) {
+            self.lost += u64::from(connection.send(packet) != Sealed::Sent);
+        }
+        let others = peer.connections[..peer.connections.len() - 1].to_vec();
+        if pin.is_some_and(|pin| self.identity.pin() < pin) {
+            for other in others {
+                if let Some(connection) = &mut self.connections[other.0]
+                    && connection.established.is_some()
+                {
+                    connection.close(now, "a newer connection took over");
+                    self.touch(other);
+                }
+            }
+        }
+        self.news.push_back(News::Up(link));
+    }
+
+    fn lost(&mut self, handle: ConnectionHandle, reason: String) {
+        let Some(link) = self.connections[handle.0].as_ref().and_then(|c| c.link) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(link.get()) else {
+            return;
+        };
+        peer.connections.retain(|h| *h != handle);
+        if peer.active == Some(handle) || peer.active.is_none() {
+            let established =
+                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
+            peer.active = peer.connections.iter().rfind(established).copied();
+            if peer.active.is_none() {
+                if peer.connections.is_empty() {
+                    self.lost += peer.waiting.drain(..).count() as u64;
+                }
+                self.news.push_back(News::Down(link, reason));
+            }
+        }
+    }
+
+    /// Sends what connections have to send; call at the end of each batch.
+    pub(super) fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        // Connections that become dirty on the way wait for the next batch.
+        for handle in std::mem::take(&mut self.dirty) {
+            self.serve(handle, now, tx);
+        }
+    }
+
+    fn serve(&mut self, handle: ConnectionHandle, now: Instant, tx: &mut impl TransmitSink) {
+        if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
+            connection.dirty = false;
+        }
+        let mut drained = false;
+        while let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
+            let mut quiet = true;
+            while let Some(event) = connection.inner.poll_endpoint_events() {
+                drained |= event.is_drained();
+                quiet = false;
+                if let Some(answer) = self.endpoint.handle_event(handle, event) {
+                    connection.inner.handle_event(answer);
+                }
+            }
+            if drained {
+                self.forget(handle);
+                return;
+            }
+            while !tx.is_full() {
+                self.buffer.clear();
+                let Some(transmit) = connection
+                    .inner
+                    .poll_transmit(now, settings::MAX_SEGMENTS, &mut self.buffer)
+                else {
+                    break;
+                };
+                quiet = false;
+                put(&transmit, &self.buffer, tx);
+            }
+            if quiet {
+                break;
+            }
+        }
+        self.listen(handle, now);
+        self.set_timer(handle);
+        if tx.is_full() {
+            self.touch(handle);
+        }
+    }
+
+    fn set_timer(&mut self, handle: ConnectionHandle) {
+        let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
+            return;
+        };
+        let next = connection.inner.poll_timeout();
+        if next == connection.timer {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut connection.timer, next) {
+            self.timers.remove(&(old, handle.0));
+        }
+        if let Some(new) = next {
+            self.timers.insert((new, handle.0));
+        }
+    }
+
+    fn forget(&mut self, handle: ConnectionHandle) {
+        if let Some(connection) = self.connections[handle.0].take()
+            && let Some(timer) = connection.timer
+        {
+            self.timers.remove(&(timer, handle.0));
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        while let Some((at, number)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(connection) = &mut self.connections[number] {
+                connection.timer = None;
+                connection.inner.handle_timeout(now);
+                self.listen(ConnectionHandle(number), now);
+                self.serve(ConnectionHandle(number), now, tx);
+            }
+        }
+        self.flush(now, tx);
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    fn transmit(&self, transmit: &Transmit, tx: &mut impl TransmitSink) {
+        put(transmit, &self.buffer, tx);
+    }
+}
+
+fn put(transmit: &Transmit, contents: &[u8], tx: &mut impl TransmitSink) {
+    let contents = &contents[..transmit.size];
+    let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
+    for datagram in contents.chunks(segment) {
+        tx.reserve(transmit.destination, datagram.len())[..datagram.len()].copy_from_slice(datagram);
+        tx.commit(datagram.len());
+    }
+}

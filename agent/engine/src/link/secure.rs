@@ -1,0 +1,532 @@
+//! The encrypted links of one engine: each goes over WireGuard or QUIC, as its peering says and as the network allows.
+//!
+//! Both share one UDP port: the first byte of a datagram tells them apart. Links in use are kept under observation by
+//! echoes inside them ([`control`](super::control)); what is seen decides which transport is used ([`choice`](super::choice)).
+
+use super::choice::{Choice, Side, Step};
+use super::control::{Echoes, Message};
+use super::quic::{News, Quic, Taken};
+use super::wireguard::WireGuard;
+use super::{Event, LinkSet, Opened, Sealed, index_of};
+use crate::buffer::TransmitSink;
+use crate::tables::LinkIndex;
+use crate::verdict::DropReason;
+use rustls::pki_types::PrivateKeyDer;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+use tombolo_proto::config::{Link, Transport};
+use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
+use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
+
+/// Links in use are looked at so often.
+const STEP: Duration = Duration::from_millis(50);
+
+/// Echoes on a link that has an alternative (D19), and on others.
+const OFTEN: Duration = Duration::from_millis(100);
+const RARELY: Duration = Duration::from_secs(1);
+
+/// A link is in use for so long after its last packet.
+const IN_USE: Duration = Duration::from_secs(5);
+
+/// First bytes from here on are QUIC's: its fixed bit is kept.
+const QUIC: u8 = 0x40;
+
+/// What is observed of a link in use.
+#[derive(Default)]
+struct Observed {
+    wireguard: Echoes,
+    quic: Echoes,
+    /// What brought the last packet, and when.
+    last: Option<(Carrier, Instant)>,
+}
+
+impl Observed {
+    fn of(&mut self, carrier: Carrier) -> &mut Echoes {
+        match carrier {
+            Carrier::WireGuard => &mut self.wireguard,
+            Carrier::Quic => &mut self.quic,
+        }
+    }
+}
+
+/// One link, above its transports.
+struct Way {
+    peer: AgentId,
+    transport: Transport,
+    /// The other end's key for QUIC is known.
+    quic: bool,
+    choice: Choice,
+    /// Only of links that are in use.
+    observed: Option<Box<Observed>>,
+    used: Option<Instant>,
+    /// What was said of it last.
+    up: Option<bool>,
+    /// Inner packets and bytes over QUIC: received, sent.
+    packets: [u64; 2],
+    bytes: [u64; 2],
+}
+
+impl Way {
+    fn new(link: &Link) -> Self {
+        Self {
+            peer: link.peer.clone(),
+            transport: link.transport,
+            quic: link.quic.is_some(),
+            choice: Choice::default(),
+            observed: None,
+            used: None,
+            up: None,
+            packets: [0; 2],
+            bytes: [0; 2],
+        }
+    }
+
+    fn carrier(&self) -> Carrier {
+        match self.transport {
+            Transport::WireGuard => Carrier::WireGuard,
+            Transport::Quic => Carrier::Quic,
+            Transport::Automatic => self.choice.current(),
+        }
+    }
+
+    /// Both transports are possible.
+    fn has_choice(&self) -> bool {
+        self.quic && self.transport == Transport::Automatic
+    }
+}
+
+/// All encrypted links of one engine.
+pub struct SecureLinks {
+    wireguard: WireGuard,
+    quic: Option<Quic>,
+    /// By [`LinkIndex`].
+    ways: Vec<Way>,
+    in_use: Vec<LinkIndex>,
+    next: Option<Instant>,
+    events: VecDeque<Event>,
+}
+
+impl std::fmt::Debug for SecureLinks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecureLinks")
+            .field("links", &self.ways.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SecureLinks {
+    /// The links of the agent with this WireGuard key; none yet. Without a key for QUIC all go over WireGuard.
+    #[must_use]
+    pub fn new(private_key: [u8; 32]) -> Self {
+        Self {
+            wireguard: WireGuard::new(private_key),
+            quic: None,
+            ways: Vec::new(),
+            in_use: Vec::new(),
+            next: None,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The same with a key for QUIC, a private one in PKCS #8. `seed` is any secret number.
+    ///
+    /// # Errors
+    /// The key is of no kind that TLS 1.3 knows.
+    pub fn with_quic(mut self, key: PrivateKeyDer<'static>, seed: [u8; 32]) -> Result<Self, rustls::Error> {
+        self.quic = Some(Quic::new(key, seed)?);
+        Ok(self)
+    }
+
+    /// The WireGuard key that others must pin.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        self.wireguard.public_key()
+    }
+
+    /// What others must pin for QUIC.
+    #[must_use]
+    pub fn pin(&self) -> Option<KeyPin> {
+        self.quic.as_ref().map(Quic::pin)
+    }
+
+    /// Notes that a packet went or came; from now on the link is observed.
+    fn used(&mut self, link: LinkIndex, now: Instant) {
+        let way = &mut self.ways[link.get()];
+        way.used = Some(now);
+        if way.observed.is_none() {
+            way.observed = Some(Box::default());
+            self.in_use.push(link);
+            self.next.get_or_insert(now + STEP);
+        }
+    }
+
+    /// A packet came out of a link. Whether it goes on.
+    fn arrived(
+        &mut self,
+        link: LinkIndex,
+        carrier: Carrier,
+        packet: &[u8],
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) -> bool {
+        if Message::is_one(packet) {
+            match Message::decode(packet) {
+                Some(Message::Echo(number)) => {
+                    self.send(link, carrier, &Message::Reply(number).encode(), now, tx);
+                    self.heard(link, carrier, now);
+                }
+                Some(Message::Reply(number)) => {
+                    if let Some(observed) = &mut self.ways[link.get()].observed {
+                        observed.of(carrier).reply(number, now);
+                    }
+                }
+                None => {}
+            }
+            return false;
+        }
+        if carrier == Carrier::Quic {
+            let way = &mut self.ways[link.get()];
+            way.packets[0] += 1;
+            way.bytes[0] += packet.len() as u64;
+        }
+        self.used(link, now);
+        self.heard(link, carrier, now);
+        if let Some(observed) = &mut self.ways[link.get()].observed {
+            observed.last = Some((carrier, now));
+        }
+        true
+    }
+
+    fn heard(&mut self, link: LinkIndex, carrier: Carrier, now: Instant) {
+        if let Some(observed) = &mut self.ways[link.get()].observed {
+            observed.of(carrier).heard(now);
+        }
+    }
+
+    fn send(
+        &mut self,
+        link: LinkIndex,
+        carrier: Carrier,
+        packet: &[u8],
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) -> Sealed {
+        match (carrier, &mut self.quic) {
+            (Carrier::WireGuard, _) => self.wireguard.seal(link, packet, now, tx),
+            (Carrier::Quic, Some(quic)) => {
+                if !quic.is_up(link) && !quic.is_connecting(link) {
+                    let Some(to) = self.wireguard.endpoint(link) else {
+                        return Sealed::Dropped(DropReason::LinkDown);
+                    };
+                    quic.connect(link, to, now);
+                }
+                quic.seal(link, packet)
+            }
+            (Carrier::Quic, None) => Sealed::Dropped(DropReason::LinkDown),
+        }
+    }
+
+    /// Looks after one link in use. Whether it still is.
+    fn observe(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) -> bool {
+        let way = &mut self.ways[link.get()];
+        if way.used.is_none_or(|t| now.saturating_duration_since(t) > IN_USE) {
+            way.observed = None;
+            return false;
+        }
+        let (carrier, choice) = (way.carrier(), way.has_choice());
+        let other = match carrier {
+            Carrier::WireGuard => None,
+            Carrier::Quic => choice.then_some(Carrier::WireGuard),
+        };
+        for (carrier, main) in [(Some(carrier), true), (other, false)] {
+            let Some(carrier) = carrier else { continue };
+            // A session that is not there is looked for by packets; a standby has none.
+            if main && !self.side(link, carrier, now).up {
+                continue;
+            }
+            let Some(observed) = &mut self.ways[link.get()].observed else {
+                continue;
+            };
+            let echoes = observed.of(carrier);
+            let often = choice && (main || echoes.answers().is_some());
+            let every = if often { OFTEN } else { RARELY };
+            if echoes
+                .last_sent()
+                .is_none_or(|t| now.saturating_duration_since(t) >= every)
+            {
+                let echo = echoes.send(now);
+                self.send(link, carrier, &echo.encode(), now, tx);
+            }
+        }
+        if choice {
+            self.choose(link, now, tx);
+        }
+        true
+    }
+
+    fn choose(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
+        let (wireguard, quic) = (
+            self.side(link, Carrier::WireGuard, now),
+            self.side(link, Carrier::Quic, now),
+        );
+        let way = &mut self.ways[link.get()];
+        match way.choice.step(now, wireguard, quic) {
+            None => {}
+            Some(Step::Connect) => {
+                if let (Some(quic), Some(to)) = (&mut self.quic, self.wireguard.endpoint(link)) {
+                    quic.connect(link, to, now);
+                    quic.flush(now, tx);
+                }
+            }
+            Some(Step::Disconnect) => {
+                if let Some(quic) = &mut self.quic {
+                    quic.close(link, now, "WireGuard is in use");
+                    quic.flush(now, tx);
+                }
+            }
+            Some(Step::Switch(to, reason)) => {
+                self.events.push_back(Event::Switched(way.peer.clone(), to, reason));
+            }
+        }
+    }
+
+    /// What is known of a transport.
+    fn side(&self, link: LinkIndex, carrier: Carrier, now: Instant) -> Side {
+        let (up, asking) = match (carrier, &self.quic) {
+            (Carrier::WireGuard, _) => self.wireguard.session(link),
+            (Carrier::Quic, Some(quic)) => (quic.is_up(link), quic.is_connecting(link).then_some(now)),
+            (Carrier::Quic, None) => (false, None),
+        };
+        let observed = self.ways[link.get()].observed.as_deref();
+        let used = |(by, at): (Carrier, Instant)| by == carrier && now.saturating_duration_since(at) < RARELY;
+        let echoes = observed.map(|o| match carrier {
+            Carrier::WireGuard => &o.wireguard,
+            Carrier::Quic => &o.quic,
+        });
+        Side {
+            up,
+            asking,
+            silent: echoes.and_then(|e| e.silent(now)),
+            answers: echoes.and_then(Echoes::answers),
+            loss: echoes.and_then(|e| e.loss(now)),
+            used: observed.and_then(|o| o.last).is_some_and(used),
+        }
+    }
+
+    /// Says once that a link is up or down, whatever carries it.
+    fn report(&mut self, link: LinkIndex, up: bool) {
+        let up = up || self.wireguard.session(link).0 || self.quic.as_ref().is_some_and(|q| q.is_up(link));
+        let way = &mut self.ways[link.get()];
+        if way.up != Some(up) {
+            way.up = Some(up);
+            let peer = way.peer.clone();
+            self.events
+                .push_back(if up { Event::Up(peer) } else { Event::Down(peer) });
+        }
+    }
+
+    fn position(&self, peer: &AgentId) -> Option<LinkIndex> {
+        self.ways.binary_search_by(|w| w.peer.cmp(peer)).ok().map(index_of)
+    }
+
+    /// Takes what the transports have to say.
+    fn listen(&mut self) {
+        while let Some(event) = self.wireguard.poll_event() {
+            match event {
+                Event::Up(peer) => {
+                    if let Some(link) = self.position(&peer) {
+                        self.report(link, true);
+                    }
+                }
+                Event::Down(peer) => {
+                    if let Some(link) = self.position(&peer) {
+                        self.report(link, false);
+                    }
+                }
+                Event::Moved(..) | Event::Switched(..) => self.events.push_back(event),
+            }
+        }
+        while let Some(news) = self.quic.as_mut().and_then(|q| q.news.pop_front()) {
+            match news {
+                News::Up(link) => self.report(link, true),
+                News::Down(link, reason) => {
+                    tracing::debug!(link = %self.ways[link.get()].peer, reason, "QUIC connection gone");
+                    self.report(link, false);
+                }
+                News::Moved(link, to) => {
+                    let peer = self.ways[link.get()].peer.clone();
+                    self.events.push_back(Event::Moved(peer, to));
+                }
+            }
+        }
+    }
+}
+
+impl LinkSet for SecureLinks {
+    fn update(&mut self, links: &[Link], now: Instant) {
+        self.wireguard.update(links, now);
+        if let Some(quic) = &mut self.quic {
+            quic.update(links, now);
+        }
+        let mut before: BTreeMap<AgentId, Way> = self.ways.drain(..).map(|w| (w.peer.clone(), w)).collect();
+        for link in links {
+            let way = before.remove(&link.peer).filter(|w| w.transport == link.transport);
+            let mut way = way.unwrap_or_else(|| Way::new(link));
+            way.quic = link.quic.is_some() && self.quic.is_some();
+            self.ways.push(way);
+        }
+        self.in_use.clear();
+        for (position, way) in self.ways.iter().enumerate() {
+            if way.observed.is_some() {
+                self.in_use.push(index_of(position));
+            }
+        }
+    }
+
+    fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed {
+        let Some(way) = self.ways.get_mut(link.get()) else {
+            return Sealed::Dropped(DropReason::NoLink);
+        };
+        let carrier = way.carrier();
+        if carrier == Carrier::Quic {
+            way.packets[1] += 1;
+            way.bytes[1] += packet.len() as u64;
+        }
+        self.used(link, now);
+        self.send(link, carrier, packet, now, tx)
+    }
+
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Instant,
+        buffer: &mut [u8],
+        tx: &mut impl TransmitSink,
+    ) -> Opened {
+        if datagram.first().is_some_and(|first| *first >= QUIC) {
+            return match self.quic.as_mut().map(|q| q.open(datagram, from, now, tx)) {
+                Some(Taken::Known) => Opened::Control,
+                Some(Taken::Refused) | None => Opened::Refused(DropReason::BadDatagram),
+            };
+        }
+        match self.wireguard.open(datagram, from, now, buffer, tx) {
+            Opened::Packet(link, range) => {
+                if self.arrived(link, Carrier::WireGuard, &buffer[range.clone()], now, tx) {
+                    Opened::Packet(link, range)
+                } else {
+                    Opened::Control
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn next_packet(
+        &mut self,
+        now: Instant,
+        buffer: &mut [u8],
+        tx: &mut impl TransmitSink,
+    ) -> Option<(LinkIndex, Range<usize>)> {
+        loop {
+            let (link, packet) = self.quic.as_mut()?.next_packet()?;
+            let Some(room) = buffer.get_mut(..packet.len()) else {
+                continue;
+            };
+            if self.ways.len() > link.get() && self.arrived(link, Carrier::Quic, &packet, now, tx) {
+                room.copy_from_slice(&packet);
+                return Some((link, 0..packet.len()));
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        if let Some(quic) = &mut self.quic {
+            quic.flush(now, tx);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.wireguard.handle_timeout(now, tx);
+        if let Some(quic) = &mut self.quic {
+            quic.handle_timeout(now, tx);
+        }
+        self.listen();
+        if self.next.is_some_and(|t| t <= now) {
+            let mut in_use = std::mem::take(&mut self.in_use);
+            in_use.retain(|link| self.observe(*link, now, tx));
+            self.in_use = in_use;
+            self.next = (!self.in_use.is_empty()).then_some(now + STEP);
+            self.flush(now, tx);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let quic = self.quic.as_ref().and_then(Quic::poll_timeout);
+        [self.wireguard.poll_timeout(), quic, self.next]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.listen();
+        self.events.pop_front()
+    }
+
+    fn status(&self, now: Instant) -> Vec<LinkStatus> {
+        let one = |(position, way): (usize, &Way)| {
+            let link = index_of(position);
+            let wireguard = self.wireguard.status_of(link, now);
+            let quic = self.quic.as_ref().and_then(|q| q.path(link));
+            let mut status = match (wireguard, way.used) {
+                (Some(status), _) => status,
+                (None, Some(_)) => LinkStatus::new(way.peer.clone()),
+                (None, None) => return None,
+            };
+            status.transport = way.carrier();
+            status.rx_packets += way.packets[0];
+            status.tx_packets += way.packets[1];
+            status.rx_bytes += way.bytes[0];
+            status.tx_bytes += way.bytes[1];
+            if way.carrier() == Carrier::Quic {
+                match quic {
+                    Some((endpoint, rtt, since)) => {
+                        (status.state, status.reason) = (LinkState::Up, None);
+                        status.endpoint = Some(endpoint);
+                        status.handshake_age = Some(now.saturating_duration_since(since).as_secs_f64());
+                        status.rtt_ms = Some(rtt.as_secs_f64() * 1000.0);
+                    }
+                    None if self.quic.as_ref().is_some_and(|q| q.is_connecting(link)) => {
+                        (status.state, status.reason) = (LinkState::Connecting, None);
+                    }
+                    None => {}
+                }
+            }
+            if let Some(observed) = &way.observed {
+                let echoes = match way.carrier() {
+                    Carrier::WireGuard => &observed.wireguard,
+                    Carrier::Quic => &observed.quic,
+                };
+                status.rtt_ms = echoes.rtt().map(|t| t.as_secs_f64() * 1000.0).or(status.rtt_ms);
+                status.loss = echoes.loss(now).map(|(share, _)| share);
+            }
+            Some(status)
+        };
+        self.ways.iter().enumerate().filter_map(one).collect()
+    }
+
+    fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
+        self.wireguard.endpoints()
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        self.wireguard.take_lost() + self.quic.as_mut().map_or(0, Quic::take_lost)
+    }
+
+    fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>) {
+        self.wireguard.remember_endpoints(endpoints);
+    }
+}

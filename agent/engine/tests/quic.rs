@@ -1,0 +1,239 @@
+//! Links over QUIC, and the choice between it and WireGuard.
+
+mod common;
+
+use common::{Node, World, udp};
+use std::time::Duration;
+use tombolo_engine::link::Event;
+use tombolo_engine::verdict::DropReason;
+use tombolo_proto::config::Transport;
+use tombolo_proto::id::KeyPin;
+use tombolo_proto::status::{Carrier, LinkState};
+
+const STEP: Duration = Duration::from_millis(100);
+
+fn pair(transport: Transport) -> World {
+    let a = Node::new("a", "192.0.2.1:1000", 1).with_quic();
+    let b = Node::new("b", "192.0.2.2:1000", 2).with_quic();
+    let mut world = World::new(vec![a, b]);
+    world.join(0, 1, |link| link.transport = transport);
+    world
+}
+
+/// A packet each way, as an echo and its answer would be. How many of the two arrive.
+fn both_ways(world: &mut World) -> usize {
+    let before: usize = world.nodes.iter().map(|n| n.delivered.len()).sum();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
+    world.settle();
+    world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1000));
+    world.settle();
+    world.nodes.iter().map(|n| n.delivered.len()).sum::<usize>() - before
+}
+
+fn carrier(world: &World, node: usize) -> Carrier {
+    let peer = if node == 0 { "b" } else { "a" };
+    world.nodes[node]
+        .link(peer, world.now)
+        .map_or(Carrier::WireGuard, |l| l.transport)
+}
+
+fn switches(world: &World, node: usize) -> Vec<Carrier> {
+    let to = |e: &Event| match e {
+        Event::Switched(_, to, _) => Some(*to),
+        Event::Up(_) | Event::Down(_) | Event::Moved(..) => None,
+    };
+    world.nodes[node].events.iter().filter_map(to).collect()
+}
+
+#[test]
+fn the_first_packet_brings_a_connection_up_and_arrives() {
+    let mut world = pair(Transport::Quic);
+    assert_eq!(both_ways(&mut world), 2);
+    for (node, peer) in [(0, "b"), (1, "a")] {
+        let link = world.nodes[node].link(peer, world.now).unwrap();
+        assert_eq!((link.state, link.transport), (LinkState::Up, Carrier::Quic));
+        assert_eq!((link.rx_packets, link.tx_packets), (1, 1));
+        assert!(world.nodes[node].events.iter().any(|e| matches!(e, Event::Up(_))));
+    }
+    assert!(
+        world.seen.iter().all(|(_, _, bytes)| bytes[0] >= 0x40),
+        "nothing of WireGuard's shape"
+    );
+    // Whatever the length, up to the device's.
+    for len in [0, 1, 700, 1391, 1392] {
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, len));
+    }
+    world.settle();
+    assert_eq!(world.nodes[1].delivered.len(), 6);
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1500));
+    assert_eq!(world.nodes[0].engine.stats().drops(DropReason::TooBig), 1);
+}
+
+#[test]
+fn another_key_does_not_get_in() {
+    let mut world = pair(Transport::Quic);
+    world.join(0, 1, |link| {
+        link.transport = Transport::Quic;
+        link.quic = Some(KeyPin([9; 32]));
+    });
+    assert_eq!(both_ways(&mut world), 0);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.state(0, "b"), LinkState::Idle);
+    assert!(
+        world
+            .nodes
+            .iter()
+            .all(|n| n.engine.stats().drops(DropReason::LinkDown) > 0)
+    );
+    world.check();
+}
+
+#[test]
+fn both_ends_may_begin_at_once() {
+    let mut world = pair(Transport::Quic);
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 100));
+    world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 100));
+    world.settle();
+    assert_eq!([world.nodes[0].delivered.len(), world.nodes[1].delivered.len()], [1, 1]);
+    for _ in 0..30 {
+        world.pass(STEP);
+        assert_eq!(both_ways(&mut world), 2);
+    }
+}
+
+#[test]
+fn an_end_that_restarts_is_taken_up_again() {
+    let mut world = pair(Transport::Quic);
+    assert_eq!(both_ways(&mut world), 2);
+    world.pass(Duration::from_secs(1));
+    let now = world.now;
+    world.nodes[1].restart(now);
+    // The first packet tells that the connection is gone, the next opens another.
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 100));
+    world.settle();
+    world.pass(STEP);
+    assert_eq!(both_ways(&mut world), 2);
+}
+
+#[test]
+fn an_address_may_change() {
+    let mut world = pair(Transport::Quic);
+    assert_eq!(both_ways(&mut world), 2);
+    world.nodes[0].at = "198.51.100.7:4000".parse().unwrap();
+    let arrived: usize = (0..20)
+        .map(|_| {
+            world.pass(STEP);
+            both_ways(&mut world)
+        })
+        .sum();
+    assert!(arrived >= 36, "{arrived}");
+    assert!(
+        world.nodes[1]
+            .events
+            .iter()
+            .any(|e| matches!(e, Event::Moved(_, to) if to.port() == 4000))
+    );
+}
+
+#[test]
+fn links_that_leave_the_configuration_are_closed() {
+    let mut world = pair(Transport::Quic);
+    assert_eq!(both_ways(&mut world), 2);
+    let now = world.now;
+    let mut config = world.nodes[1].config.clone();
+    config.links.clear();
+    world.nodes[1].install(config, now);
+    world.pass(STEP);
+    assert_eq!(both_ways(&mut world), 0);
+}
+
+#[test]
+fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
+    let mut world = pair(Transport::Automatic);
+    for _ in 0..20 {
+        assert_eq!(both_ways(&mut world), 2);
+        world.pass(STEP);
+    }
+    assert_eq!(carrier(&world, 0), Carrier::WireGuard);
+    let link = world.nodes[0].link("b", world.now).unwrap();
+    assert!(link.rtt_ms.is_some() && link.loss == Some(0.0), "{link:?}");
+
+    world.no_wireguard = true;
+    let mut away = 0;
+    while both_ways(&mut world) < 2 {
+        world.pass(STEP);
+        away += 1;
+        assert!(away < 15, "back within a second and a half");
+    }
+    for _ in 0..50 {
+        world.pass(STEP);
+        assert_eq!(both_ways(&mut world), 2);
+    }
+    assert_eq!([carrier(&world, 0), carrier(&world, 1)], [Carrier::Quic; 2]);
+    assert_eq!(
+        [switches(&world, 0), switches(&world, 1)],
+        [[Carrier::Quic], [Carrier::Quic]]
+    );
+
+    world.no_wireguard = false;
+    for _ in 0..60 {
+        world.pass(STEP);
+        assert_eq!(both_ways(&mut world), 2, "the way back loses nothing");
+    }
+    assert_eq!([carrier(&world, 0), carrier(&world, 1)], [Carrier::WireGuard; 2]);
+    assert_eq!(switches(&world, 0), [Carrier::Quic, Carrier::WireGuard]);
+}
+
+#[test]
+fn quic_is_found_where_wireguard_never_worked() {
+    let mut world = pair(Transport::Automatic);
+    world.no_wireguard = true;
+    let mut tries = 0;
+    while both_ways(&mut world) < 2 {
+        world.pass(STEP);
+        tries += 1;
+        assert!(tries < 30, "within three seconds");
+    }
+    assert!(world.nodes[0].events.iter().any(|e| matches!(e, Event::Up(_))));
+}
+
+#[test]
+fn shaped_wireguard_gives_way_to_quic() {
+    let mut world = pair(Transport::Automatic);
+    world.shaped = Some(0.3);
+    let mut steps = 0;
+    while [carrier(&world, 0), carrier(&world, 1)] != [Carrier::Quic; 2] {
+        both_ways(&mut world);
+        world.pass(STEP);
+        steps += 1;
+        assert!(steps < 100, "both ends notice within ten seconds");
+    }
+    for _ in 0..40 {
+        assert_eq!(both_ways(&mut world), 2);
+        world.pass(STEP);
+    }
+}
+
+#[test]
+fn a_link_out_of_use_is_quiet() {
+    let mut world = pair(Transport::Automatic);
+    assert_eq!(both_ways(&mut world), 2);
+    world.pass(Duration::from_secs(8));
+    let sent = world.seen.len();
+    world.pass(Duration::from_secs(5));
+    assert!(world.seen.len() <= sent + 2, "no echo is sent for nobody");
+}
+
+#[test]
+fn noise_of_quics_shape_is_counted() {
+    let mut world = pair(Transport::Automatic);
+    for (number, len) in [(0x40, 20), (0xc0, 1200), (0xff, 40), (0x7f, 1)] {
+        let from = "203.0.113.9:9".parse().unwrap();
+        let mut noise = vec![number as u8; len];
+        noise[0] = number as u8;
+        world.receive(0, from, &noise);
+        world.settle();
+    }
+    let stats = world.nodes[0].engine.stats();
+    assert!(stats.datagrams == 4 && stats.conserved());
+}
