@@ -1,13 +1,14 @@
 //! The topology file: resources, hosts and the underlay between them. The only place where a lab's addresses stand.
 
+mod check;
+
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use tombolo_client::manifest::Document;
+use tombolo_client::manifest::{Document, GATEWAY_IP_CONFIGURATION};
 
 /// Names that hosts cannot have: the lab makes these itself.
 pub const INTERNET: &str = "internet";
@@ -155,137 +156,23 @@ impl Topology {
         found.map(|(name, s)| (name.as_str(), s.prefix))
     }
 
+    /// The name of the `ipConfiguration` that a gateway's host stands for; none if it has to say which.
+    #[must_use]
+    pub fn instance_of(&self, gateway: &Gateway) -> Option<String> {
+        let known = self.resources.virtual_network_gateways.find(&gateway.name);
+        let mut all = known.into_iter().flat_map(|g| g.ip_configurations.iter());
+        match (&gateway.ip_configuration, all.next(), all.next()) {
+            (Some(given), _, _) => Some(given.clone()),
+            (None, Some((only, _)), None) => Some(only.to_owned()),
+            (None, None, _) => Some(GATEWAY_IP_CONFIGURATION.to_owned()),
+            (None, Some(_), Some(_)) => None,
+        }
+    }
+
     /// The hosts that run an agent, in order of their names.
     pub fn agents(&self) -> impl Iterator<Item = (&str, &Host)> {
         let agents = self.hosts.iter().filter(|(_, h)| h.vm.is_some() || h.gateway.is_some());
         agents.map(|(name, host)| (name.as_str(), host))
-    }
-
-    /// Checks what the types alone do not say.
-    ///
-    /// # Errors
-    /// All problems at once, one a line.
-    pub fn check(&self) -> Result<()> {
-        let mut wrong = Vec::new();
-        if !good_name(&self.name, 24) {
-            wrong.push(format!("name: '{}' must be 1 to 24 of a-z, 0-9 and '-'", self.name));
-        }
-        if !(1280..=9000).contains(&self.underlay.mtu) {
-            wrong.push(format!(
-                "underlay.mtu: {} is not within 1280 to 9000",
-                self.underlay.mtu
-            ));
-        }
-        self.check_segments(&mut wrong);
-        self.check_addresses(&mut wrong);
-        self.check_roles(&mut wrong);
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        let mut text = String::from("the topology cannot be used:");
-        for problem in wrong {
-            let _ = write!(text, "\n  {problem}");
-        }
-        bail!(text)
-    }
-
-    fn check_segments(&self, wrong: &mut Vec<String>) {
-        let segments: Vec<_> = self.underlay.segments.iter().collect();
-        if segments.is_empty() {
-            wrong.push("underlay.segments: at least one is needed".into());
-        }
-        for (i, (name, segment)) in segments.iter().enumerate() {
-            if !good_name(name, 15) {
-                wrong.push(format!(
-                    "underlay.segments.{name}: the name must be 1 to 15 of a-z, 0-9 and '-'"
-                ));
-            }
-            if segment.prefix != segment.prefix.trunc() {
-                wrong.push(format!(
-                    "underlay.segments.{name}.prefix: {} has host bits set",
-                    segment.prefix
-                ));
-            }
-            for (other, second) in &segments[..i] {
-                if overlap(segment.prefix, second.prefix) {
-                    wrong.push(format!("underlay.segments: {name} and {other} overlap"));
-                }
-            }
-        }
-        // The TUN device's routes and the underlay must never claim the same destination.
-        for (vnet, network) in self.resources.virtual_networks.iter() {
-            for (name, segment) in &self.underlay.segments {
-                if network.address_space.iter().any(|p| overlap(p.0, segment.prefix)) {
-                    wrong.push(format!(
-                        "underlay.segments.{name}.prefix: {} overlaps the address space of {vnet}",
-                        segment.prefix
-                    ));
-                }
-            }
-        }
-    }
-
-    fn check_addresses(&self, wrong: &mut Vec<String>) {
-        let controller = ("underlay.controller".to_owned(), self.underlay.controller.address);
-        let hosts = self.hosts.iter().map(|(name, h)| (format!("hosts.{name}"), h.address));
-        let mut seen = BTreeMap::new();
-        for (whose, address) in std::iter::once(controller).chain(hosts) {
-            match self.segment_of(address) {
-                None => wrong.push(format!("{whose}.address: {address} is in no segment of the underlay")),
-                Some((name, prefix)) if first_address(prefix) == Some(address) => {
-                    wrong.push(format!(
-                        "{whose}.address: {address} is the underlay's own in segment {name}"
-                    ));
-                }
-                Some(_) => {}
-            }
-            if let Some(other) = seen.insert(address, whose.clone()) {
-                wrong.push(format!("{whose}.address: {address} belongs to {other} already"));
-            }
-        }
-    }
-
-    fn check_roles(&self, wrong: &mut Vec<String>) {
-        let mut bound = BTreeSet::new();
-        for (name, host) in &self.hosts {
-            if !good_name(name, 32) || name == INTERNET || name == CONTROLLER {
-                wrong.push(format!(
-                    "hosts.{name}: a host's name is 1 to 32 of a-z, 0-9 and '-', and neither '{INTERNET}' nor '{CONTROLLER}'"
-                ));
-            }
-            if host.vm.is_some() && host.gateway.is_some() {
-                wrong.push(format!("hosts.{name}: either 'vm' or 'gateway', not both"));
-            }
-            if let Some(vm) = &host.vm {
-                if vm.nics.is_empty() {
-                    wrong.push(format!("hosts.{name}.vm.nics: at least one is needed"));
-                }
-                for nic in &vm.nics {
-                    if self.resources.network_interfaces.find(nic).is_none() {
-                        wrong.push(format!(
-                            "hosts.{name}.vm.nics: resources has no network interface '{nic}'"
-                        ));
-                    }
-                    if !bound.insert(("nic", nic.clone(), String::new())) {
-                        wrong.push(format!("hosts.{name}.vm.nics: '{nic}' belongs to another host already"));
-                    }
-                }
-            }
-            if let Some(gateway) = &host.gateway {
-                if self.resources.virtual_network_gateways.find(&gateway.name).is_none() {
-                    wrong.push(format!(
-                        "hosts.{name}.gateway.name: resources has no gateway '{}'",
-                        gateway.name
-                    ));
-                }
-                let instance = gateway.ip_configuration.clone().unwrap_or_default();
-                if !bound.insert(("gateway", gateway.name.clone(), instance)) {
-                    wrong.push(format!(
-                        "hosts.{name}.gateway: the same instance stands on another host already"
-                    ));
-                }
-            }
-        }
     }
 }
 
@@ -299,20 +186,11 @@ pub fn first_address(prefix: IpNet) -> Option<IpAddr> {
     }
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
-}
-
-fn good_name(name: &str, longest: usize) -> bool {
-    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=longest).contains(&name.len()) && name.chars().all(inside) && !name.starts_with('-') && !name.ends_with('-')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GOOD: &str = "
+    pub(super) const GOOD: &str = "
 name: t
 underlay:
   segments: {internet: {prefix: 198.51.100.0/24}}
@@ -346,23 +224,5 @@ resources:
             .unwrap_err()
             .to_string();
         assert!(error.contains("nicz") && error.contains("line"), "{error}");
-    }
-
-    #[test]
-    fn all_problems_come_at_once() {
-        let bad = GOOD
-            .replace("name: t", "name: T_")
-            .replace("nics: [nic]", "nics: [missing]")
-            .replace("198.51.100.12", "198.51.100.11")
-            .replace("198.51.100.2,", "198.51.100.1,");
-        let error = Topology::parse(&bad).unwrap_err().to_string();
-        for part in ["'T_'", "'missing'", "belongs to", "underlay's own"] {
-            assert!(error.contains(part), "{part}: {error}");
-        }
-        let error = Topology::parse(&GOOD.replace("10.1.0.0/16", "198.51.0.0/16")).unwrap_err();
-        assert!(
-            error.to_string().contains("overlaps the address space of hub"),
-            "{error}"
-        );
     }
 }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tombolo_client::fabric::Binding;
-use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::status::AgentStatus;
@@ -98,10 +97,10 @@ impl Lab {
             .gateway
             .as_ref()
             .with_context(|| format!("host '{name}' has no agent"))?;
-        let instance = gateway.ip_configuration.clone();
+        let instance = self.topology.instance_of(gateway);
         Ok(Binding::Gateway {
             gateway: ResourceId::new(group.resolve("virtualNetworkGateways", &gateway.name)),
-            ip_configuration: instance.unwrap_or_else(|| GATEWAY_IP_CONFIGURATION.to_owned()),
+            ip_configuration: instance.with_context(|| format!("gateway '{}' has several instances", gateway.name))?,
         })
     }
 
@@ -116,8 +115,11 @@ impl Lab {
                 }
             } else if let Some(gateway) = &host.gateway {
                 let path = self.group.resolve("virtualNetworkGateways", &gateway.name);
-                let instance = gateway.ip_configuration.as_deref();
-                all.extend(private_addresses(&self.client()?.arm_get(&path).await?, instance));
+                let instance = self.topology.instance_of(gateway);
+                all.extend(private_addresses(
+                    &self.client()?.arm_get(&path).await?,
+                    instance.as_deref(),
+                ));
             }
             if all.is_empty() {
                 bail!("the controller shows no private address for {name}");

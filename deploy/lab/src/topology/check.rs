@@ -1,0 +1,252 @@
+//! What is wrong with a topology beyond what its types say, found before anything is made.
+
+use super::{CONTROLLER, Gateway, INTERNET, Topology, Vm, first_address};
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
+
+/// What hosts stand for, as far as it can be only one's: kind, name, part.
+type Bound = BTreeSet<(&'static str, String, String)>;
+
+impl Topology {
+    /// Checks what the types alone do not say.
+    ///
+    /// # Errors
+    /// All problems at once, one a line.
+    pub fn check(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        if !good_name(&self.name, 24) {
+            wrong.push(format!("name: '{}' must be 1 to 24 of a-z, 0-9 and '-'", self.name));
+        }
+        if !(1280..=9000).contains(&self.underlay.mtu) {
+            wrong.push(format!(
+                "underlay.mtu: {} is not within 1280 to 9000",
+                self.underlay.mtu
+            ));
+        }
+        self.check_segments(&mut wrong);
+        self.check_addresses(&mut wrong);
+        self.check_roles(&mut wrong);
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::from("the topology cannot be used:");
+        for problem in wrong {
+            let _ = write!(text, "\n  {problem}");
+        }
+        bail!(text)
+    }
+
+    fn check_segments(&self, wrong: &mut Vec<String>) {
+        let segments: Vec<_> = self.underlay.segments.iter().collect();
+        if segments.is_empty() {
+            wrong.push("underlay.segments: at least one is needed".into());
+        }
+        for (i, (name, segment)) in segments.iter().enumerate() {
+            if !good_name(name, 15) {
+                wrong.push(format!(
+                    "underlay.segments.{name}: the name must be 1 to 15 of a-z, 0-9 and '-'"
+                ));
+            }
+            // The segment's bridge has its name, beside the loopback device and the ports of the hosts.
+            let port = name.strip_prefix("port").is_some_and(|n| n.parse::<u32>().is_ok());
+            if *name == "lo" || port {
+                wrong.push(format!(
+                    "underlay.segments.{name}: the name is taken by a device of the underlay"
+                ));
+            }
+            if segment.prefix != segment.prefix.trunc() {
+                wrong.push(format!(
+                    "underlay.segments.{name}.prefix: {} has host bits set",
+                    segment.prefix
+                ));
+            }
+            for (other, second) in &segments[..i] {
+                if overlap(segment.prefix, second.prefix) {
+                    wrong.push(format!("underlay.segments: {name} and {other} overlap"));
+                }
+            }
+        }
+        // The TUN device's routes and the underlay must never claim the same destination.
+        for (vnet, network) in self.resources.virtual_networks.iter() {
+            for (name, segment) in &self.underlay.segments {
+                if network.address_space.iter().any(|p| overlap(p.0, segment.prefix)) {
+                    wrong.push(format!(
+                        "underlay.segments.{name}.prefix: {} overlaps the address space of {vnet}",
+                        segment.prefix
+                    ));
+                }
+            }
+        }
+    }
+
+    fn check_addresses(&self, wrong: &mut Vec<String>) {
+        if self.underlay.controller.port == 0 {
+            wrong.push("underlay.controller.port: 0 is no port that agents could be told".into());
+        }
+        let controller = ("underlay.controller".to_owned(), self.underlay.controller.address);
+        let hosts = self.hosts.iter().map(|(name, h)| (format!("hosts.{name}"), h.address));
+        let mut seen = BTreeMap::new();
+        for (whose, address) in std::iter::once(controller).chain(hosts) {
+            match self.segment_of(address) {
+                None => wrong.push(format!("{whose}.address: {address} is in no segment of the underlay")),
+                Some((name, prefix)) if first_address(prefix) == Some(address) => {
+                    wrong.push(format!(
+                        "{whose}.address: {address} is the underlay's own in segment {name}"
+                    ));
+                }
+                Some(_) => {}
+            }
+            if let Some(other) = seen.insert(address, whose.clone()) {
+                wrong.push(format!("{whose}.address: {address} belongs to {other} already"));
+            }
+        }
+    }
+
+    fn check_roles(&self, wrong: &mut Vec<String>) {
+        let mut bound = Bound::new();
+        for (name, host) in &self.hosts {
+            if !good_name(name, 32) || name == INTERNET || name == CONTROLLER {
+                wrong.push(format!(
+                    "hosts.{name}: a host's name is 1 to 32 of a-z, 0-9 and '-', and neither '{INTERNET}' nor '{CONTROLLER}'"
+                ));
+            }
+            if host.vm.is_some() && host.gateway.is_some() {
+                wrong.push(format!("hosts.{name}: either 'vm' or 'gateway', not both"));
+            }
+            if let Some(vm) = &host.vm {
+                self.check_vm(&format!("hosts.{name}.vm"), vm, &mut bound, wrong);
+            }
+            if let Some(gateway) = &host.gateway {
+                self.check_gateway(&format!("hosts.{name}.gateway"), gateway, &mut bound, wrong);
+            }
+        }
+    }
+
+    fn check_vm(&self, at: &str, vm: &Vm, bound: &mut Bound, wrong: &mut Vec<String>) {
+        if vm.nics.is_empty() {
+            wrong.push(format!("{at}.nics: at least one is needed"));
+        }
+        for nic in &vm.nics {
+            if self.resources.network_interfaces.find(nic).is_none() {
+                wrong.push(format!("{at}.nics: resources has no network interface '{nic}'"));
+            }
+            if !bound.insert(("nic", nic.to_ascii_lowercase(), String::new())) {
+                wrong.push(format!("{at}.nics: '{nic}' belongs to another host already"));
+            }
+        }
+        // A full id may be of another group, which is not in this file.
+        for subnet in vm.serves.iter().filter(|s| !s.starts_with('/')) {
+            let known = subnet.split_once('/').is_some_and(|(vnet, subnet)| {
+                let vnet = self.resources.virtual_networks.find(vnet);
+                vnet.is_some_and(|v| v.subnets.find(subnet).is_some())
+            });
+            if !known {
+                wrong.push(format!("{at}.serves: resources has no subnet '{subnet}' (VNET/SUBNET)"));
+            }
+        }
+    }
+
+    fn check_gateway(&self, at: &str, gateway: &Gateway, bound: &mut Bound, wrong: &mut Vec<String>) {
+        let Some(known) = self.resources.virtual_network_gateways.find(&gateway.name) else {
+            wrong.push(format!("{at}.name: resources has no gateway '{}'", gateway.name));
+            return;
+        };
+        let all: Vec<_> = known.ip_configurations.iter().map(|(name, _)| name).collect();
+        let all = if all.is_empty() {
+            vec![GATEWAY_IP_CONFIGURATION]
+        } else {
+            all
+        };
+        match self.instance_of(gateway) {
+            Some(instance) if all.iter().any(|name| name.eq_ignore_ascii_case(&instance)) => {
+                let key = (gateway.name.to_ascii_lowercase(), instance.to_ascii_lowercase());
+                if !bound.insert(("gateway", key.0, key.1)) {
+                    wrong.push(format!("{at}: the same instance stands on another host already"));
+                }
+            }
+            Some(instance) => wrong.push(format!(
+                "{at}.ipConfiguration: gateway '{}' has no '{instance}', it has {}",
+                gateway.name,
+                all.join(", ")
+            )),
+            None => wrong.push(format!(
+                "{at}.ipConfiguration: gateway '{}' has several, name one: {}",
+                gateway.name,
+                all.join(", ")
+            )),
+        }
+    }
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+fn good_name(name: &str, longest: usize) -> bool {
+    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=longest).contains(&name.len()) && name.chars().all(inside) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::GOOD;
+    use super::*;
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let bad = GOOD
+            .replace("name: t", "name: T_")
+            .replace("nics: [nic]", "nics: [missing]")
+            .replace("198.51.100.12", "198.51.100.11")
+            .replace("198.51.100.2,", "198.51.100.1,");
+        let error = Topology::parse(&bad).unwrap_err().to_string();
+        for part in ["'T_'", "'missing'", "belongs to", "underlay's own"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        let error = Topology::parse(&GOOD.replace("10.1.0.0/16", "198.51.0.0/16")).unwrap_err();
+        assert!(
+            error.to_string().contains("overlaps the address space of hub"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_would_fail_half_way_is_found_before() {
+        let with = |from: &str, to: &str| GOOD.replace(from, to);
+        let gateway = "
+  virtualNetworkGateways:
+    gw: {virtualNetwork: hub, ipConfigurations: {a: {}, b: {}}}";
+        let two = with(
+            "address: 198.51.100.12}",
+            "address: 198.51.100.12, gateway: {name: gw}}",
+        ) + gateway;
+        for (text, wrong) in [
+            (
+                with("nics: [nic]", "nics: [nic], serves: [hub/nothing]"),
+                "no subnet 'hub/nothing'",
+            ),
+            (with("nics: [nic]", "nics: [nic], serves: [hub]"), "no subnet 'hub'"),
+            (with("port: 8443", "port: 0"), "controller.port"),
+            (with("internet: {", "lo: {"), "segments.lo"),
+            (with("internet: {", "port12: {"), "segments.port12"),
+            (two.clone(), "has several, name one: a, b"),
+            (
+                two.replace("{name: gw}", "{name: gw, ipConfiguration: c}"),
+                "has no 'c', it has a, b",
+            ),
+        ] {
+            let error = Topology::parse(&text).expect_err(wrong).to_string();
+            assert!(error.contains(wrong), "{wrong}: {error}");
+        }
+        for good in [
+            with("nics: [nic]", "nics: [nic], serves: [hub/s]"),
+            two.replace("{name: gw}", "{name: gw, ipConfiguration: B}"),
+            two.replace(", b: {}", ""),
+        ] {
+            Topology::parse(&good).unwrap();
+        }
+    }
+}
