@@ -138,6 +138,14 @@ impl Pinged {
         longest
     }
 
+    /// Forgets the last echoes.
+    fn without_last(&mut self, count: u32) {
+        self.sent = self.sent.saturating_sub(count);
+        self.missing.retain(|n| *n <= self.sent);
+        let missing = u32::try_from(self.missing.len()).unwrap_or(u32::MAX);
+        self.received = self.sent.saturating_sub(missing);
+    }
+
     /// Median round-trip time, milliseconds.
     #[must_use]
     pub fn median_ms(&self) -> Option<f64> {
@@ -172,15 +180,29 @@ pub struct Pinger {
     pub interval: Duration,
 }
 
-/// Echoes that may still be under way when a ping is interrupted.
-const UNDER_WAY: Duration = Duration::from_millis(50);
+/// How long echoes may be under way on a busy machine. A ping goes on for so long, so that none of those that count
+/// is under way when it ends.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 impl Pinger {
-    /// Ends it. Echoes of the last 50 ms without an answer do not count: they were under way.
+    /// Ends it. Echoes from now on do not count, answered or not.
     ///
     /// # Errors
     /// It did not run, or does not end.
     pub fn stop(self) -> Result<Pinged> {
+        std::thread::sleep(UNDER_WAY);
+        self.end()
+    }
+
+    /// [`Self::stop`] for several, in the time of one.
+    #[must_use]
+    pub fn stop_all(all: Vec<Self>) -> Vec<Result<Pinged>> {
+        std::thread::sleep(UNDER_WAY);
+        all.into_iter().map(Self::end).collect()
+    }
+
+    /// Interrupts it, and forgets what may be under way.
+    fn end(self) -> Result<Pinged> {
         // Had it ended before, its pings would not have covered what they were started for.
         if !self.process.alive() {
             bail!("ping {} ended by itself: {}", self.name, self.process.tail(5));
@@ -189,21 +211,10 @@ impl Pinger {
         self.process.wait(Duration::from_secs(5))?;
         let text = std::fs::read_to_string(&self.process.log).context("the ping's output")?;
         let mut pinged = Pinged::read(&text)?;
-        let under_way = u32::try_from(UNDER_WAY.as_micros() / self.interval.as_micros().max(1))
-            .unwrap_or(0)
-            .max(1);
-        while pinged.missing.last() == Some(&pinged.sent) && under_way_left(&pinged, &text, under_way) {
-            pinged.missing.pop();
-            pinged.sent -= 1;
-        }
+        let under_way = UNDER_WAY.as_micros() / self.interval.as_micros().max(1);
+        pinged.without_last(u32::try_from(under_way).unwrap_or(u32::MAX).max(1));
         Ok(pinged)
     }
-}
-
-/// Whether the last echo is one of the `under_way` last that were sent.
-fn under_way_left(pinged: &Pinged, text: &str, under_way: u32) -> bool {
-    let sent = Pinged::read(text).map_or(0, |p| p.sent);
-    sent - pinged.sent < under_way
 }
 
 impl Drop for Pinger {
@@ -315,6 +326,16 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
         assert_eq!(pinged.missing, [2, 3, 5]);
         assert!(!pinged.all() && !pinged.none());
         assert!(Pinged::read("ping: connect: Network is unreachable").is_err());
+    }
+
+    #[test]
+    fn echoes_under_way_at_the_end_do_not_count() {
+        let mut pinged = Pinged::read(PING).unwrap();
+        pinged.without_last(2);
+        assert_eq!((pinged.sent, pinged.received), (3, 1));
+        assert_eq!(pinged.missing, [2, 3]);
+        pinged.without_last(9);
+        assert!(!pinged.all() && !pinged.none(), "nothing was pinged");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::harness::{Flags, PLAIN, SPACING, World};
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
+use tombolo_lab::probe::Pinger;
 
 /// P13, P14, P15, P17: the life of a peering, from one half to its end and back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,10 +80,10 @@ async fn unrelated_changes_lose_no_packet() -> Result<()> {
         changes += 4;
     }
     ensure!(changes >= 40, "only {changes} changes in 20 s");
-    for ping in pings {
-        let ping = ping?;
-        let name = ping.name.clone();
-        let pinged = ping.stop()?;
+    let pings = pings.into_iter().collect::<Result<Vec<_>>>()?;
+    let names: Vec<_> = pings.iter().map(|p| p.name.clone()).collect();
+    for (name, pinged) in names.iter().zip(Pinger::stop_all(pings)) {
+        let pinged = pinged?;
         ensure!(pinged.sent >= 1000, "{name}: only {} pings in 20 s", pinged.sent);
         ensure!(
             pinged.all(),

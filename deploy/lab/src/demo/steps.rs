@@ -3,6 +3,7 @@
 use super::report::seconds;
 use super::stage::{Flags, Stage};
 use crate::probe::Pinger;
+use crate::topology::Topology;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,6 +20,10 @@ const BRANCH_GW: &str = "branch-gw";
 const A_VM: &str = "spoke-a-vm";
 const B_VM: &str = "spoke-b-vm";
 const BRANCH_VM: &str = "branch-vm";
+const A_ROUTES: &str = "spoke-a-routes";
+const B_ROUTES: &str = "spoke-b-routes";
+const TO_BRANCH: &str = "hub-to-branch";
+const TO_HUB: &str = "branch-to-hub";
 
 const PLAIN: Flags = Flags {
     forwarded: false,
@@ -33,6 +38,38 @@ const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
 
 /// Spacing of the pings that run beside everything.
 const SPACING: Duration = Duration::from_millis(20);
+
+/// What the walk needs and a topology does not have: no use to find that out half way.
+pub(super) fn missing(topology: &Topology) -> Vec<String> {
+    let (hosts, all) = (&topology.hosts, &topology.resources);
+    let mut missing = Vec::new();
+    let mut need = |there: bool, what: String| {
+        if !there {
+            missing.push(what);
+        }
+    };
+    for vm in [HUB_VM, HUB_FW, A_VM, B_VM, BRANCH_VM] {
+        need(
+            hosts.get(vm).is_some_and(|h| h.vm.is_some()),
+            format!("host '{vm}' with a vm"),
+        );
+    }
+    for gateway in [HUB_GW, BRANCH_GW] {
+        let there = hosts.get(gateway).is_some_and(|h| h.gateway.is_some());
+        need(there, format!("host '{gateway}' with a gateway"));
+    }
+    for vnet in [HUB, A, B, BRANCH] {
+        need(all.virtual_networks.find(vnet).is_some(), format!("VNet '{vnet}'"));
+    }
+    for table in [A_ROUTES, B_ROUTES] {
+        need(all.route_tables.find(table).is_some(), format!("route table '{table}'"));
+    }
+    for connection in [TO_BRANCH, TO_HUB] {
+        let key = all.connections.find(connection).and_then(|c| c.shared_key.as_ref());
+        need(key.is_some(), format!("connection '{connection}' with a shared key"));
+    }
+    missing
+}
 
 /// Walks through everything. The walk stops at the first step that is not as announced: later ones build on it.
 pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
@@ -56,7 +93,7 @@ pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
     step!(disconnected(s));
     step!(controller_dies(s));
     s.report.step("Meanwhile, inside the hub");
-    unlost(s, inside)
+    unlost(s, vec![inside])
 }
 
 async fn halves(s: &mut Stage<'_>) -> Result<()> {
@@ -87,8 +124,8 @@ async fn not_transitive(s: &mut Stage<'_>) -> Result<()> {
 async fn appliance(s: &mut Stage<'_>) -> Result<()> {
     s.report.step("Spoke to spoke through an appliance in the hub (R19)");
     s.silent(A_VM, B_VM).await?;
-    s.route("spoke-a-routes", B, HUB_FW).await?;
-    s.route("spoke-b-routes", A, HUB_FW).await?;
+    s.route(A_ROUTES, B, HUB_FW).await?;
+    s.route(B_ROUTES, A, HUB_FW).await?;
     s.silent(A_VM, B_VM).await?;
     s.stopped_by(A_VM, B_VM, "P18").await?;
     s.peer(A, HUB, FORWARDED).await?;
@@ -103,8 +140,8 @@ async fn appliance(s: &mut Stage<'_>) -> Result<()> {
 async fn gateway(s: &mut Stage<'_>) -> Result<()> {
     s.report
         .step("Spoke to branch through the hub's VPN gateway (P19 to P21)");
-    s.connection_is("hub-to-branch", "Connected", "").await?;
-    s.connection_is("branch-to-hub", "Connected", "").await?;
+    s.connection_is(TO_BRANCH, "Connected", "").await?;
+    s.connection_is(TO_HUB, "Connected", "").await?;
     s.path_is(HUB_VM, BRANCH_VM, &[HUB_GW, "*"]).await?;
     s.silent(A_VM, BRANCH_VM).await?;
     s.peer(HUB, A, TRANSIT).await?;
@@ -127,17 +164,15 @@ async fn gateway(s: &mut Stage<'_>) -> Result<()> {
 async fn wrong_key(s: &mut Stage<'_>) -> Result<()> {
     s.report.step("A wrong shared key on one side (G11, D14)");
     s.reaches(A_VM, BRANCH_VM).await?;
-    let right = s.key_of("branch-to-hub")?;
-    s.shared_key("branch-to-hub", &format!("Not{right}")).await?;
-    s.connection_is("hub-to-branch", "NotConnected", "Authentication")
-        .await?;
-    s.connection_is("branch-to-hub", "NotConnected", "Authentication")
-        .await?;
+    let right = s.key_of(TO_HUB)?;
+    s.shared_key(TO_HUB, &format!("Not{right}")).await?;
+    s.connection_is(TO_BRANCH, "NotConnected", "Authentication").await?;
+    s.connection_is(TO_HUB, "NotConnected", "Authentication").await?;
     s.silent(A_VM, BRANCH_VM).await?;
     s.both_reach(A_VM, B_VM).await?;
-    s.shared_key("branch-to-hub", &right).await?;
-    s.connection_is("hub-to-branch", "Connected", "").await?;
-    s.connection_is("branch-to-hub", "Connected", "").await?;
+    s.shared_key(TO_HUB, &right).await?;
+    s.connection_is(TO_BRANCH, "Connected", "").await?;
+    s.connection_is(TO_HUB, "Connected", "").await?;
     s.both_reach(A_VM, BRANCH_VM).await
 }
 
@@ -227,25 +262,21 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     };
     s.report
         .check("nothing was re-sent to agents that are up to date", same, &seen);
-    for ping in pings {
-        unlost(s, ping)?;
-    }
-    Ok(())
+    unlost(s, pings)
 }
 
-/// A ping that ran beside other things lost nothing.
-fn unlost(s: &mut Stage<'_>, ping: Pinger) -> Result<()> {
-    let (name, interval) = (ping.name.clone(), ping.interval);
-    let pinged = ping.stop()?;
-    let lost = pinged.missing.len();
-    let seen = format!("{} sent every {} ms, {lost} lost", pinged.sent, interval.as_millis());
-    let good = pinged.all();
-    let seen = if good {
-        seen
-    } else {
-        format!("{seen}: numbers {:?}", pinged.missing)
-    };
-    s.report.check(&format!("{name} never stopped"), good, &seen);
+/// Pings that ran beside other things lost nothing.
+fn unlost(s: &mut Stage<'_>, pings: Vec<Pinger>) -> Result<()> {
+    let names: Vec<_> = pings.iter().map(|p| p.name.clone()).collect();
+    for (name, pinged) in names.into_iter().zip(Pinger::stop_all(pings)) {
+        let pinged = pinged?;
+        let lost = pinged.missing.len();
+        let mut seen = format!("{} sent every {} ms, {lost} lost", pinged.sent, SPACING.as_millis());
+        if !pinged.all() {
+            seen += &format!(": numbers {:?}", pinged.missing);
+        }
+        s.report.check(&format!("{name} never stopped"), pinged.all(), &seen);
+    }
     Ok(())
 }
 
@@ -304,4 +335,21 @@ async fn configurations(s: &Stage<'_>, except: &[&str]) -> Result<BTreeMap<Strin
         all.insert(name, count);
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topology_for_another_purpose_is_found_out_before_anything_is_made() {
+        let mut topology = Topology::load("hub-spoke").unwrap();
+        assert_eq!(missing(&topology), Vec::<String>::new());
+        topology.hosts.remove(B_VM);
+        topology.resources.connections = tombolo_client::manifest::Document::default().connections;
+        let missing = missing(&topology).join(", ");
+        for part in ["spoke-b-vm", "hub-to-branch", "branch-to-hub"] {
+            assert!(missing.contains(part), "{missing}");
+        }
+    }
 }
