@@ -23,7 +23,7 @@ pub(crate) mod token;
 pub(crate) mod vnet;
 pub(crate) mod wait;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, Format};
 use crate::context::Context;
 use anyhow::Result;
 use clap::CommandFactory as _;
@@ -34,7 +34,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let global = arguments.global;
     let command = match arguments.command {
         Command::Login(login) => return login.run(&global).await.map(|()| ExitCode::SUCCESS),
-        Command::Lab(arguments) => return lab::run(arguments).await,
+        Command::Lab(arguments) => return lab::run(arguments, global.output == Format::Json).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "tombolo", &mut std::io::stdout());
             return Ok(ExitCode::SUCCESS);

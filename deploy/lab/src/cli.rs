@@ -1,28 +1,30 @@
 //! `tombolo lab`: the lab from the command line.
 
+/// Prints a line; a reader that has gone away is no error.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+
+mod find;
+mod status;
+pub(crate) mod words;
+
 use crate::demo::{self, Demo};
 use crate::host::{Hosts, Namespaces};
 use crate::lab::{Lab, Options};
 use crate::progress::Progress;
-use crate::state::{self, State};
-use crate::topology::{CONTROLLER, INTERNET, Topology};
-use crate::underlay;
+use crate::topology::Topology;
+use crate::{underlay, watch};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use std::collections::BTreeMap;
+use find::{candidates, one, underlay_address};
 use std::future::Future;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Prints a line; a reader that has gone away is no error.
-macro_rules! say {
-    ($($text:tt)*) => {{
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
-}
 
 /// A whole topology on this machine: a controller and agents in network namespaces. Needs root.
 #[derive(Debug, Args)]
@@ -97,20 +99,63 @@ enum LabCommand {
         #[arg(long)]
         keep: bool,
     },
+    /// Take the lab down when the program at the other end of standard input is gone
+    #[command(hide = true, name = watch::COMMAND)]
+    Watch {
+        /// The bring-up that is meant
+        id: String,
+    },
 }
 
 /// Does what the arguments say.
 ///
 /// # Errors
 /// What did not work, for a person to read.
-pub async fn run(args: LabArgs) -> Result<ExitCode> {
+pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
     let dir = args.lab_dir.as_deref();
+    if json && !matches!(args.command, LabCommand::Status { .. }) {
+        bail!("of the lab's commands only 'tombolo lab status' writes JSON");
+    }
     match args.command {
         LabCommand::Up { topology, replace } => {
-            let topology = Topology::load(&topology)?;
-            unless_interrupted(up(&topology, args.lab_dir, replace)).await
+            let (topology, progress) = (Topology::load(&topology)?, Progress::stderr());
+            let work = up(&topology, args.lab_dir.clone(), replace, progress.clone());
+            unless_interrupted(work, &progress, dir, &topology.name).await
         }
-        LabCommand::Status { lab } => status(dir, lab.as_deref()).await,
+        LabCommand::Demo { topology, keep } => {
+            let (topology, progress) = (Topology::load(&topology)?, Progress::stderr());
+            let demo = Demo {
+                progress: progress.clone(),
+                keep,
+                state_dir: args.lab_dir.clone(),
+            };
+            let walk = async {
+                let good = demo::run(&topology, demo).await?;
+                Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            };
+            unless_interrupted(walk, &progress, dir, &topology.name).await
+        }
+        LabCommand::Watch { id } => {
+            let dir = dir.context("--lab-dir is missing")?;
+            watch::watch(dir, &id).await.map(|()| ExitCode::SUCCESS)
+        }
+        other => {
+            // Others cannot even see that there is a lab.
+            if !nix::unistd::geteuid().is_root() {
+                bail!(
+                    "labs belong to root: run this as root ('sudo {} …')",
+                    words::command(dir)
+                );
+            }
+            of_a_lab(other, dir, json).await
+        }
+    }
+}
+
+/// The commands for a lab that is up.
+async fn of_a_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result<ExitCode> {
+    match command {
+        LabCommand::Status { lab } => status::status(dir, lab.as_deref(), json).await,
         LabCommand::Exec { lab, host, command } => exec(dir, lab.as_deref(), &host, &command),
         LabCommand::Cut { lab, host, other } => {
             let state = one(dir, lab.as_deref())?.1;
@@ -128,32 +173,26 @@ pub async fn run(args: LabArgs) -> Result<ExitCode> {
             let state = one(dir, lab.as_deref())?.1;
             let hosts = Namespaces::new(&state.topology.name);
             match other {
-                Some(other) => {
-                    underlay::restore_pairs(&hosts, &host)?;
-                    underlay::restore_pairs(&hosts, &other)?;
-                }
+                Some(other) => underlay::restore_pair(&hosts, &host, &other)?,
                 None => underlay::restore(&hosts, &state.topology, &host)?,
             }
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::Down { lab, all } => down(dir, lab.as_deref(), all),
-        LabCommand::Demo { topology, keep } => {
-            let topology = Topology::load(&topology)?;
-            let demo = Demo {
-                keep,
-                state_dir: args.lab_dir,
-            };
-            let walk = async {
-                let good = demo::run(&topology, demo).await?;
-                Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-            };
-            unless_interrupted(walk).await
+        LabCommand::Up { .. } | LabCommand::Demo { .. } | LabCommand::Watch { .. } => {
+            bail!("this makes a lab")
         }
     }
 }
 
-/// Runs `work` until it ends or a signal comes; dropped, it takes down what it made.
-async fn unless_interrupted(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+/// Runs `work` until it ends or a signal comes; dropped, it takes down what it made, and warns through `progress` of
+/// what it could not.
+async fn unless_interrupted(
+    work: impl Future<Output = Result<ExitCode>>,
+    progress: &Progress,
+    dir: Option<&Path>,
+    name: &str,
+) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -164,13 +203,19 @@ async fn unless_interrupted(work: impl Future<Output = Result<ExitCode>>) -> Res
         _ = hangup.recv() => 1,
     };
     // `work` is gone now, and so is its lab.
-    eprintln!("interrupted: everything was taken down");
+    progress.finish();
+    if progress.warned() {
+        let command = words::command(dir);
+        eprintln!("interrupted: NOT everything was taken down: '{command} down {name}' tries again");
+    } else {
+        eprintln!("interrupted: everything was taken down");
+    }
     Ok(ExitCode::from(128 + number))
 }
 
-async fn up(topology: &Topology, state_dir: Option<PathBuf>, replace: bool) -> Result<ExitCode> {
-    let progress = Progress::stderr();
+async fn up(topology: &Topology, state_dir: Option<PathBuf>, replace: bool, progress: Progress) -> Result<ExitCode> {
     let start = Instant::now();
+    let command = words::command(state_dir.as_deref());
     let options = Options {
         state_dir,
         detached: true,
@@ -185,63 +230,11 @@ async fn up(topology: &Topology, state_dir: Option<PathBuf>, replace: bool) -> R
         start.elapsed().as_secs_f64(),
         topology.agents().count()
     );
-    say!("  tombolo lab status {name}");
-    say!("  tombolo lab exec --lab {name} HOST COMMAND…");
-    say!("  tombolo lab down {name}");
+    say!("  {command} status {name}");
+    say!("  {command} exec --lab {name} HOST COMMAND…");
+    say!("  {command} down {name}");
     drop(lab);
     Ok(ExitCode::SUCCESS)
-}
-
-/// The labs to choose from: the folder given, or all below the default one.
-fn candidates(dir: Option<&Path>) -> Result<Vec<(PathBuf, State)>> {
-    let folders = match dir {
-        Some(dir) => vec![dir.to_owned()],
-        None => state::all(None),
-    };
-    let mut found = Vec::new();
-    for folder in folders {
-        if let Some(state) = state::read(&folder)? {
-            found.push((folder, state));
-        }
-    }
-    Ok(found)
-}
-
-/// The lab that is meant, by its name, its topology file, or as the only one.
-fn one(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf, State)> {
-    let mut all = candidates(dir)?;
-    if let Some(lab) = lab {
-        let name = if lab.contains(['/', '.']) {
-            Topology::load(lab)?.name
-        } else {
-            lab.to_owned()
-        };
-        let found = all.into_iter().find(|(_, s)| s.topology.name == name);
-        return found.with_context(|| format!("no lab '{name}' is up"));
-    }
-    match (all.pop(), all.len()) {
-        (Some(only), 0) => Ok(only),
-        (None, _) => bail!("no lab is up: start one with 'tombolo lab up hub-spoke'"),
-        (Some(last), _) => {
-            let names: Vec<_> = all
-                .iter()
-                .chain([&last])
-                .map(|(_, s)| s.topology.name.as_str())
-                .collect();
-            bail!("several labs are up, name one: {}", names.join(", "))
-        }
-    }
-}
-
-fn underlay_address(state: &State, host: &str) -> Result<std::net::IpAddr> {
-    if let Some(moved) = state.moved.get(host) {
-        return Ok(*moved);
-    }
-    let all = underlay::attached(&state.topology);
-    let found = all.into_iter().find(|(name, _)| name == host);
-    Ok(found
-        .with_context(|| format!("there is no host '{host}' in lab {}", state.topology.name))?
-        .1)
 }
 
 fn exec(dir: Option<&Path>, lab: Option<&str>, host: &str, command: &[String]) -> Result<ExitCode> {
@@ -258,73 +251,26 @@ fn exec(dir: Option<&Path>, lab: Option<&str>, host: &str, command: &[String]) -
 }
 
 fn down(dir: Option<&Path>, lab: Option<&str>, all: bool) -> Result<ExitCode> {
-    let doomed = if all { candidates(dir)? } else { vec![one(dir, lab)?] };
+    let mut failed = Vec::new();
+    let doomed = if all {
+        let found = candidates(dir);
+        failed.extend(found.unreadable.iter().map(|e| format!("{e:#}")));
+        found.labs
+    } else {
+        vec![one(dir, lab)?]
+    };
     let progress = Progress::stderr();
     for (folder, state) in doomed {
-        progress.doing(format!("taking down lab {}", state.topology.name));
-        Lab::attach(&folder)?.down()?;
-        progress.print(&format!("lab {} is gone", state.topology.name));
-    }
-    progress.finish();
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn status(dir: Option<&Path>, lab: Option<&str>) -> Result<ExitCode> {
-    let labs = match lab {
-        Some(_) => vec![one(dir, lab)?],
-        None => candidates(dir)?,
-    };
-    if labs.is_empty() {
-        say!("no lab is up");
-    }
-    for (folder, state) in labs {
-        let complete = if state.complete {
-            "up"
-        } else {
-            "not complete: take it down"
-        };
-        say!("{} ({complete}), state in {}", state.topology.name, folder.display());
-        let agents = agents(&folder, &state).await;
-        let row = |a: &str, b: &str, c: &str, d: &str| say!("  {a:<16} {b:<18} {c:<28} {d}");
-        row("HOST", "UNDERLAY", "OVERLAY", "STATE");
-        for host in &state.hosts {
-            let address = underlay_address(&state, host).map_or("-".to_owned(), |a| a.to_string());
-            let overlay = state
-                .addresses
-                .get(host)
-                .map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
-            let process = state.processes.get(host);
-            let text = match (process.map(crate::process::Process::alive), agents.get(host)) {
-                (Some(false), _) => "its process has ended".to_owned(),
-                (Some(true), Some(agent)) => agent.clone(),
-                (Some(true), None) if host == CONTROLLER => "runs".to_owned(),
-                (Some(true), None) => "runs, unknown to the controller".to_owned(),
-                (None, _) if host == INTERNET => "stands for the internet".to_owned(),
-                (None, _) => "plain host".to_owned(),
-            };
-            row(host, &address, &overlay.unwrap_or_else(|| "-".to_owned()), &text);
+        let name = &state.topology.name;
+        progress.doing(format!("taking down lab {name}"));
+        match Lab::attach(&folder).and_then(Lab::down) {
+            Ok(()) => progress.print(&format!("lab {name} is gone")),
+            Err(e) => failed.push(format!("lab {name}: {e:#}")),
         }
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What the controller says of each agent; nothing if it does not answer.
-async fn agents(folder: &Path, state: &State) -> BTreeMap<String, String> {
-    let Ok(client) = crate::lab::client_of(&state.topology, folder) else {
-        return BTreeMap::new();
-    };
-    let asked = tokio::time::timeout(Duration::from_secs(3), client.revisions()).await;
-    let Ok(Ok(revisions)) = asked else {
-        return BTreeMap::new();
-    };
-    let text = |a: &tombolo_client::fabric::AgentRevision| match (a.connected, a.up_to_date, a.applied) {
-        (false, _, _) => "runs, not connected to the controller".to_owned(),
-        (true, true, Some(revision)) => format!("connected, revision {revision}"),
-        (true, _, _) => "connected, not up to date".to_owned(),
-    };
-    revisions
-        .agents
-        .iter()
-        .map(|a| (a.agent.to_string(), text(a)))
-        .collect()
+    progress.finish();
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("NOT everything was taken down:\n  {}", failed.join("\n  "))
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub fn finish(argv: &[String], limit: Duration) -> Result<Finished> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // Ctrl-C is for the program in front: a helper that is taking the lab down goes on.
+        .process_group(0)
         .spawn()
         .with_context(|| format!("cannot run '{program}': is it installed?"))?;
     let pid = Pid::from_raw(child.id().cast_signed());

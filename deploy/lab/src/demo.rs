@@ -4,18 +4,21 @@ mod report;
 mod stage;
 mod steps;
 
+use crate::cli::words;
 use crate::lab::{Lab, Options};
 use crate::progress::Progress;
 use crate::topology::{CONTROLLER, Topology};
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use report::{Report, seconds};
 use stage::Stage;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// How to run the demo.
 #[derive(Debug, Clone, Default)]
 pub struct Demo {
+    /// Where progress goes.
+    pub progress: Progress,
     /// Leave the lab up at the end, and say how to use it.
     pub keep: bool,
     /// Folder for the lab's state.
@@ -28,8 +31,17 @@ pub struct Demo {
 /// # Errors
 /// The lab could not be brought up or something did not answer at all. Nothing stays behind.
 pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
-    let progress = Progress::stderr();
+    let progress = demo.progress;
+    let missing = steps::missing(topology);
+    if !missing.is_empty() {
+        bail!(
+            "the demo walks through hub and spokes, and topology '{}' has no {}: 'tombolo lab up' takes any topology",
+            topology.name,
+            missing.join(", no ")
+        );
+    }
     let mut report = Report::new(progress.clone());
+    let dir = demo.state_dir.as_deref();
     let agents = topology.agents().count();
     report.title(&format!("Tombolo: {} on real tunnels, on this machine", topology.name));
     report.dim(&format!(
@@ -37,7 +49,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     ));
     let start = Instant::now();
     let options = Options {
-        state_dir: demo.state_dir,
+        state_dir: demo.state_dir.clone(),
         // Kept, it must outlive this program.
         detached: demo.keep,
         replace: true,
@@ -45,7 +57,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     };
     let lab = Lab::up(topology, options).await?;
     // Until the walk has ended well enough to be kept, whatever happens takes the lab down.
-    let mut lab = TakenDown(Some(lab));
+    let mut lab = TakenDown(Some(lab), progress.clone());
     report.act("the lab is up, every agent runs its policy", &seconds(start.elapsed()));
 
     let walked = match lab.get() {
@@ -63,7 +75,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     progress.idle();
     if demo.keep {
         if let Some(lab) = lab.0.take() {
-            how_to_use(&lab, &report);
+            how_to_use(&lab, dir, &report);
         }
     } else {
         progress.doing("taking the lab down");
@@ -71,7 +83,9 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
             report.line(&logs(lab, stopped));
         }
         if let Some(inner) = lab.0.take() {
-            inner.down()?;
+            inner
+                .down()
+                .with_context(|| format!("'{} down {}' tries again", words::command(dir), topology.name))?;
         }
         report.dim("The lab is gone: no namespace, process or file is left.");
     }
@@ -80,7 +94,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
 }
 
 /// A lab that does not outlive this value, `detached` or not.
-struct TakenDown(Option<Lab>);
+struct TakenDown(Option<Lab>, Progress);
 
 impl TakenDown {
     fn get(&mut self) -> Option<&mut Lab> {
@@ -93,7 +107,7 @@ impl Drop for TakenDown {
         if let Some(lab) = self.0.take()
             && let Err(e) = lab.down()
         {
-            tracing::error!("taking the lab down: {e:#}");
+            self.1.warn(&format!("taking the lab down: {e:#}"));
         }
     }
 }
@@ -112,25 +126,26 @@ fn logs(lab: &Lab, many: bool) -> String {
 }
 
 /// What to do with a lab that was kept.
-fn how_to_use(lab: &Lab, report: &Report) {
+fn how_to_use(lab: &Lab, dir: Option<&Path>, report: &Report) {
     let name = &lab.topology().name;
     let host = lab.topology().agents().next().map_or(CONTROLLER, |(host, _)| host);
-    let (hosts, dir) = (lab.hosts(), lab.controller_dir().unwrap_or_default());
-    let program = std::env::current_exe().map_or("tombolo".to_owned(), |p| p.display().to_string());
+    let (hosts, data) = (lab.hosts(), lab.controller_dir().unwrap_or_default());
+    let (sudo, program, command) = (words::sudo(), words::program(), words::command(dir));
     let group = &lab.group().name;
     report.line("");
     report.title("The lab stays up.");
-    report.line(&format!("  a shell on a host        {}", hosts.enter(host)));
-    report.line(&format!("  what is there            {program} lab status"));
+    report.line(&format!("  a shell on a host        {sudo}{}", hosts.enter(host)));
+    report.line(&format!("  what is there            {command} status"));
     report.line("  the command line, from the controller's host:");
-    report.line(&format!("    {}", hosts.enter(CONTROLLER)));
+    report.line(&format!("    {sudo}{}", hosts.enter(CONTROLLER)));
     report.line(&format!("    export TOMBOLO_CONTROLLER={}", lab.url()));
-    report.line(&format!("    export TOMBOLO_CA={}", dir.join("ca.pem").display()));
+    report.line(&format!("    export TOMBOLO_CA={}", data.join("ca.pem").display()));
     report.line(&format!(
         "    export TOMBOLO_TOKEN_FILE={}",
-        dir.join("admin.token").display()
+        data.join("admin.token").display()
     ));
     report.line(&format!("    export TOMBOLO_RESOURCE_GROUP={group}"));
-    report.line(&format!("    {program} status"));
-    report.line(&format!("  take it down             {program} lab down {name}"));
+    // The shell above is root's already.
+    report.line(&format!("    {} status", program.trim_start_matches("sudo ")));
+    report.line(&format!("  take it down             {command} down {name}"));
 }

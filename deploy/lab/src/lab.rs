@@ -1,31 +1,33 @@
 //! A lab: brought up from a topology, used, and taken down without a trace.
 
 mod agents;
+mod controller;
 mod network;
-mod teardown;
+pub(crate) mod teardown;
 
 pub use agents::Ready;
+pub use controller::client_of;
 
 use crate::binary;
 use crate::host::{Hosts, Namespaces};
-use crate::operator;
 use crate::process::{self, Process};
 use crate::progress::Progress;
 use crate::state::{self, State, StateDir};
 use crate::topology::{CONTROLLER, INTERNET, Topology};
 use crate::underlay;
+use crate::watch::Watcher;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 use tombolo_client::Client;
 use tombolo_client::manifest::{Manifest, Plan};
 use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
 
-/// How long the controller may take until it answers.
-const CONTROLLER_START: Duration = Duration::from_secs(20);
+/// How long an earlier lab that was killed may take to be tidied up after.
+const EARLIER_ENDS: Duration = Duration::from_secs(10);
 /// The resource group if the topology names none.
 const GROUP: &str = "lab";
 
@@ -53,6 +55,8 @@ pub struct Lab {
     group: Group,
     detached: bool,
     progress: Progress,
+    /// Takes the lab down should this program be killed.
+    watcher: Option<Watcher>,
 }
 
 impl Lab {
@@ -70,7 +74,7 @@ impl Lab {
         for program in ["tombolo-controller", "tombolo-agent"] {
             binary::find(program)?;
         }
-        let mut lab = Self::prepare(topology, options)?;
+        let mut lab = Self::prepare(topology, options).await?;
         // On failure the lab is taken down even if it was to stay: half a lab is of no use.
         let wanted = std::mem::replace(&mut lab.detached, false);
         lab.bring_up(wanted)
@@ -86,14 +90,15 @@ impl Lab {
     /// # Errors
     /// What did not work.
     pub async fn underlay_only(topology: &Topology, options: Options) -> Result<Self> {
-        let lab = Self::prepare(topology, options)?;
+        let lab = Self::prepare(topology, options).await?;
         lab.build_network().await?;
         Ok(lab)
     }
 
-    fn prepare(topology: &Topology, options: Options) -> Result<Self> {
+    async fn prepare(topology: &Topology, options: Options) -> Result<Self> {
         let path = options.state_dir.unwrap_or_else(|| state::dir_of(None, &topology.name));
-        let dir = StateDir::open(&path)?;
+        let limit = if options.replace { EARLIER_ENDS } else { Duration::ZERO };
+        let dir = StateDir::open_within(&path, limit).await?;
         let hosts = Box::new(Namespaces::new(&topology.name));
         if let Some(old) = dir.load()? {
             if !options.replace {
@@ -106,7 +111,12 @@ impl Lab {
             options.progress.doing("removing what an earlier lab left");
             teardown::all(&Namespaces::new(&old.topology.name), &old)?;
         }
+        // A controller that found an earlier one's store would know agents that are no more.
+        dir.clear()?;
+        let id = identity();
+        let watcher = Watcher::start(&path, &id)?;
         let state = State {
+            id,
             topology: topology.clone(),
             hosts: Vec::new(),
             processes: BTreeMap::new(),
@@ -124,6 +134,7 @@ impl Lab {
             group: group_of(topology),
             detached: options.detached,
             progress: options.progress,
+            watcher,
         })
     }
 
@@ -148,6 +159,7 @@ impl Lab {
             client: None,
             detached: true,
             progress: Progress::silent(),
+            watcher: None,
         };
         // A lab that is only half there has no client, and can still be taken down.
         lab.client = lab.make_client().ok();
@@ -192,6 +204,13 @@ impl Lab {
     }
 
     fn make_host(&self, host: &str) -> Result<()> {
+        // Before it is written down: what stands there is removed at the end.
+        if self.hosts.exists(host) {
+            bail!(
+                "{} exists already, and this lab did not make it: if nobody needs it, 'ip netns del' removes it",
+                self.hosts.netns(host).display()
+            );
+        }
         self.change(|s| s.hosts.push(host.to_owned()))?;
         self.hosts.create(host).with_context(|| format!("host {host}"))
     }
@@ -233,7 +252,7 @@ impl Lab {
     /// `https://…` of the controller, reachable from the hosts.
     #[must_use]
     pub fn url(&self) -> String {
-        url(&self.topology)
+        controller::url(&self.topology)
     }
 
     /// The controller's data folder, with `ca.pem` and `admin.token`.
@@ -297,73 +316,6 @@ impl Lab {
         found.with_context(|| format!("nothing named '{name}' runs in lab {}", self.topology.name))
     }
 
-    fn make_client(&self) -> Result<Client> {
-        client_of(&self.topology, self.path()?)
-    }
-
-    fn launch_controller(&self, tied: bool) -> Result<()> {
-        let at = &self.topology.underlay.controller;
-        let argv = vec![
-            binary::find("tombolo-controller")?.display().to_string(),
-            "--data-dir".to_owned(),
-            self.controller_dir()?.display().to_string(),
-            "--listen".to_owned(),
-            std::net::SocketAddr::new(at.address, at.port).to_string(),
-        ];
-        self.launch(CONTROLLER, CONTROLLER, &argv, tied).map(drop)
-    }
-
-    async fn wait_for_controller(&mut self) -> Result<()> {
-        let process = self.process(CONTROLLER)?;
-        let deadline = Instant::now() + CONTROLLER_START;
-        loop {
-            // The certificate and the token appear with the first start.
-            let client = self.make_client();
-            let health = match &client {
-                Ok(client) => client.health().await.map(drop).map_err(Into::into),
-                Err(e) => Err(anyhow::anyhow!("{e:#}")),
-            };
-            match (health, client) {
-                (Ok(()), Ok(client)) => {
-                    self.client = Some(client);
-                    return Ok(());
-                }
-                (Err(e), _) if !process.alive() || Instant::now() > deadline => {
-                    bail!("the controller does not answer: {e:#}\n{}", process.tail(15));
-                }
-                _ => tokio::time::sleep(Duration::from_millis(30)).await,
-            }
-        }
-    }
-
-    /// Kills the controller as a power cut would.
-    ///
-    /// # Errors
-    /// It does not run, or does not go away.
-    pub fn kill_controller(&self) -> Result<()> {
-        self.process(CONTROLLER)?.kill()
-    }
-
-    /// Asks the controller to end. Returns whether it did by itself.
-    ///
-    /// # Errors
-    /// It does not go away.
-    pub fn stop_controller(&self) -> Result<bool> {
-        self.process(CONTROLLER)?.stop(Duration::from_secs(10))
-    }
-
-    /// Starts the controller again and waits until it answers.
-    ///
-    /// # Errors
-    /// It runs already or does not answer.
-    pub async fn start_controller(&mut self) -> Result<()> {
-        if self.process(CONTROLLER)?.alive() {
-            bail!("the controller runs already");
-        }
-        self.launch_controller(!self.detached)?;
-        self.wait_for_controller().await
-    }
-
     /// An overlay address of a host: the primary one; `host/6` is its first IPv6 address, `host/4` its first IPv4
     /// address. An address stands for itself.
     ///
@@ -422,35 +374,26 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.detached {
-            return;
+        if !self.detached
+            && let Err(e) = self.take_down()
+        {
+            self.progress
+                .warn(&format!("taking down lab {}: {e:#}", self.topology.name));
         }
-        if let Err(e) = self.take_down() {
-            tracing::error!("taking down lab {}: {e:#}", self.topology.name);
+        // Not before: until here, this program may be killed.
+        if let Some(watcher) = self.watcher.take() {
+            watcher.dismiss();
         }
     }
+}
+
+/// Of one bring-up.
+fn identity() -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format!("{}-{}", std::process::id(), now.as_nanos())
 }
 
 fn group_of(topology: &Topology) -> Group {
     let name = topology.resources.resource_group.as_deref().unwrap_or(GROUP);
     Group::new(DEFAULT_SUBSCRIPTION, name)
-}
-
-/// `https://…` of a lab's controller.
-fn url(topology: &Topology) -> String {
-    let at = &topology.underlay.controller;
-    format!("https://{}", std::net::SocketAddr::new(at.address, at.port))
-}
-
-/// The operator's client of the lab whose state is in `folder`.
-///
-/// # Errors
-/// The controller has not left its certificate and token there yet.
-pub fn client_of(topology: &Topology, folder: &Path) -> Result<Client> {
-    let read = |name: &str| {
-        let file = folder.join(CONTROLLER).join(name);
-        std::fs::read_to_string(&file).with_context(|| file.display().to_string())
-    };
-    let netns = Namespaces::new(&topology.name).netns(CONTROLLER);
-    operator::client(&netns, &url(topology), read("admin.token")?.trim(), &read("ca.pem")?)
 }

@@ -10,6 +10,7 @@
 //! * [`cli`], [`demo`]: `tombolo lab`.
 //! * [`operator`]: the way to the controller's REST interface.
 //! * [`progress`]: what is being done.
+//! * [`watch`]: takes a lab down when the program that made it was killed.
 
 pub mod binary;
 pub mod check;
@@ -25,6 +26,7 @@ pub mod progress;
 pub mod state;
 pub mod topology;
 pub mod underlay;
+pub mod watch;
 
 pub use lab::{Lab, Options};
 pub use topology::Topology;

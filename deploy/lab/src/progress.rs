@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ pub struct Progress {
 
 struct Sink {
     bar: Option<ProgressBar>,
+    warned: AtomicBool,
     current: Mutex<Option<(String, Instant, bool)>>,
 }
 
@@ -45,6 +47,7 @@ impl Progress {
         });
         let sink = Arc::new(Sink {
             bar,
+            warned: AtomicBool::new(false),
             current: Mutex::default(),
         });
         if sink.bar.is_none() {
@@ -93,6 +96,25 @@ impl Progress {
             Some(bar) => bar.suspend(print),
             None => print(),
         }
+    }
+
+    /// Says on standard error that something could not be tidied up, even where progress is silent.
+    pub fn warn(&self, text: &str) {
+        let say = || {
+            let _ = writeln!(std::io::stderr(), "error: {text}");
+        };
+        let Some(sink) = &self.sink else { return say() };
+        sink.warned.store(true, Ordering::Relaxed);
+        match &sink.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
+    }
+
+    /// Whether [`Self::warn`] had something to say.
+    #[must_use]
+    pub fn warned(&self) -> bool {
+        self.sink.as_ref().is_some_and(|s| s.warned.load(Ordering::Relaxed))
     }
 
     /// Takes the moving line away.

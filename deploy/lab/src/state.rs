@@ -6,10 +6,12 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Where labs keep their state unless told otherwise: gone after a reboot, as the namespaces are.
 pub const DEFAULT_ROOT: &str = "/run/tombolo-lab";
@@ -18,6 +20,9 @@ pub const DEFAULT_ROOT: &str = "/run/tombolo-lab";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct State {
+    /// Tells this bring-up from a later one in the same folder.
+    #[serde(default)]
+    pub id: String,
     /// The lab, as its file described it.
     pub topology: Topology,
     /// Hosts that exist or are about to.
@@ -40,7 +45,10 @@ pub struct StateDir {
 }
 
 const STATE: &str = "lab.json";
+const NEW: &str = "lab.json.new";
 const LOCK: &str = "lock";
+/// What a lab puts into its folder.
+const OWN: &[&str] = &[STATE, NEW, LOCK, "controller", "agents", "logs"];
 
 /// The folder of a lab: `root/name`.
 #[must_use]
@@ -52,18 +60,67 @@ impl StateDir {
     /// Makes the folder if it is missing, readable by its owner only (it holds keys and tokens), and locks it.
     ///
     /// # Errors
-    /// It cannot be made, or another program works on the same lab.
+    /// It cannot be made or holds other things, or another program works on the same lab.
     pub fn open(path: &Path) -> Result<Self> {
+        let Some(dir) = Self::try_open(path)? else {
+            bail!("another program works on the lab in {} now", path.display());
+        };
+        Ok(dir)
+    }
+
+    /// As [`Self::open`], but waits for another program to let go of the lab: one that was killed is being tidied up
+    /// after.
+    ///
+    /// # Errors
+    /// As [`Self::open`], after `limit`.
+    pub async fn open_within(path: &Path, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(dir) = Self::try_open(path)? {
+                return Ok(dir);
+            }
+            if Instant::now() > deadline {
+                return Self::open(path);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// None if another program has the lock.
+    fn try_open(path: &Path) -> Result<Option<Self>> {
+        refuse_strange(path)?;
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
         fs::set_permissions(path, Permissions::from_mode(0o700))?;
-        let file = File::create(path.join(LOCK)).with_context(|| format!("{}", path.join(LOCK).display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
-            Err(_) => bail!("another program works on the lab in {} now", path.display()),
+        let name = path.join(LOCK);
+        let file = File::create(&name).with_context(|| name.display().to_string())?;
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            return Ok(None);
+        };
+        // Between opening and locking, the one before may have removed the folder with the file.
+        let same = fs::metadata(&name).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino()));
+        Ok(same.then(|| Self {
+            path: path.to_owned(),
+            _lock: lock,
+        }))
+    }
+
+    /// Removes everything in the folder but the lock: keys, tokens and logs of an earlier lab.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn clear(&self) -> Result<()> {
+        let mut names = names(&self.path)?;
+        // The state goes last, so that the folder of an interrupted removal is still known to be a lab's.
+        names.sort_by_key(|name| name == STATE);
+        for path in names.iter().filter(|n| *n != LOCK).map(|n| self.path.join(n)) {
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.with_context(|| format!("removing {}", path.display()))?;
         }
+        Ok(())
     }
 
     /// The folder.
@@ -85,7 +142,7 @@ impl StateDir {
     /// # Errors
     /// It cannot be written.
     pub fn save(&self, state: &State) -> Result<()> {
-        let new = self.path.join("lab.json.new");
+        let new = self.path.join(NEW);
         fs::write(&new, serde_json::to_vec_pretty(state)?).with_context(|| format!("writing {}", new.display()))?;
         fs::rename(&new, self.path.join(STATE)).context("replacing the lab's state")?;
         Ok(())
@@ -96,7 +153,36 @@ impl StateDir {
     /// # Errors
     /// It cannot be removed.
     pub fn remove(self) -> Result<()> {
+        self.clear()?;
         fs::remove_dir_all(&self.path).with_context(|| format!("removing {}", self.path.display()))
+    }
+}
+
+/// What stands in a folder; nothing if there is none.
+fn names(path: &Path) -> Result<Vec<OsString>> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| path.display().to_string()),
+    };
+    let names = entries.map(|e| e.map(|e| e.file_name()));
+    names
+        .collect::<Result<_, _>>()
+        .with_context(|| path.display().to_string())
+}
+
+/// A lab removes its folder at its end: it must not be one that holds other things.
+fn refuse_strange(path: &Path) -> Result<()> {
+    let names = names(path)?;
+    if names.iter().any(|n| n == STATE) {
+        return Ok(());
+    }
+    match names.iter().find(|n| !OWN.iter().any(|own| *n == own)) {
+        Some(strange) => bail!(
+            "{} is not a lab's: a lab has its folder for itself, so name another one",
+            path.join(strange).display()
+        ),
+        None => Ok(()),
     }
 }
 
@@ -127,4 +213,34 @@ pub fn all(root: Option<&Path>) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_cleared_only_of_what_a_lab_puts_there() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lab");
+        let dir = StateDir::open(&path).unwrap();
+        assert!(
+            StateDir::open(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("another program")
+        );
+        fs::create_dir_all(path.join("controller")).unwrap();
+        fs::write(path.join("controller/state.db"), "old").unwrap();
+        fs::write(path.join(STATE), "{}").unwrap();
+        dir.clear().unwrap();
+        assert!(!path.join("controller").exists() && !path.join(STATE).exists());
+        assert!(StateDir::open(&path).is_err(), "the lock is still held");
+
+        drop(dir);
+
+        fs::write(path.join("thesis.txt"), "mine").unwrap();
+        let error = StateDir::open(&path).unwrap_err().to_string();
+        assert!(error.contains("thesis.txt"), "{error}");
+    }
 }

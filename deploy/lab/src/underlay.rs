@@ -11,8 +11,6 @@ use std::path::Path;
 
 /// The hosts' device on the underlay.
 pub const DEVICE: &str = "underlay0";
-/// The name of the nftables table that holds cuts between pairs of hosts.
-const CUTS: &str = "tombolo_lab_cuts";
 
 /// Every host that has a link to the underlay, with its address there: the controller's and the topology's.
 #[must_use]
@@ -180,33 +178,44 @@ fn port_state(hosts: &dyn Hosts, topology: &Topology, host: &str, state: &str) -
 /// # Errors
 /// The system refuses.
 pub fn cut_pair(hosts: &dyn Hosts, a: (&str, IpAddr), b: (&str, IpAddr)) -> Result<()> {
-    drop_from(hosts, a.0, b.1)?;
-    drop_from(hosts, b.0, a.1)
+    drop_from(hosts, a.0, b)?;
+    drop_from(hosts, b.0, a)
 }
 
-fn drop_from(hosts: &dyn Hosts, host: &str, source: IpAddr) -> Result<()> {
-    let family = if source.is_ipv4() { "ip" } else { "ip6" };
-    let source = source.to_string();
+/// The nftables table on a host that holds its half of the cut from another: one for each, so that it can be undone
+/// alone, and whatever address the other had then.
+fn cut_table(other: &str) -> String {
+    format!("tombolo_lab_cut_{other}")
+}
+
+fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()> {
+    let (table, source) = (cut_table(other.0), other.1.to_string());
+    let family = if other.1.is_ipv4() { "ip" } else { "ip6" };
     inside(&hosts.netns(host), || {
-        run(&["nft", "add", "table", "inet", CUTS])?;
+        run(&["nft", "add", "table", "inet", &table])?;
         let chain = "{ type filter hook input priority 0; }";
-        run(&["nft", "add", "chain", "inet", CUTS, "input", chain])?;
+        run(&["nft", "add", "chain", "inet", &table, "input", chain])?;
         run(&[
-            "nft", "add", "rule", "inet", CUTS, "input", family, "saddr", &source, "drop",
+            "nft", "add", "rule", "inet", &table, "input", family, "saddr", &source, "drop",
         ])
     })??;
     Ok(())
 }
 
-/// Undoes every [`cut_pair`] that the host is part of, on this host.
+/// Undoes [`cut_pair`] of these two, and no other cut. None between them is no error.
 ///
 /// # Errors
 /// The system refuses.
-pub fn restore_pairs(hosts: &dyn Hosts, host: &str) -> Result<()> {
-    inside(&hosts.netns(host), || {
-        if run(&["nft", "list", "tables"])?.contains(CUTS) {
-            run(&["nft", "delete", "table", "inet", CUTS])?;
-        }
-        Ok(())
-    })?
+pub fn restore_pair(hosts: &dyn Hosts, a: &str, b: &str) -> Result<()> {
+    for (host, other) in [(a, b), (b, a)] {
+        let table = cut_table(other);
+        inside(&hosts.netns(host), || {
+            let line = format!("table inet {table}");
+            if run(&["nft", "list", "tables"])?.lines().any(|l| l == line) {
+                run(&["nft", "delete", "table", "inet", &table])?;
+            }
+            anyhow::Ok(())
+        })??;
+    }
+    Ok(())
 }

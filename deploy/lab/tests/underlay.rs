@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::time::Duration;
+use tombolo_lab::state::dir_of;
 use tombolo_lab::{Lab, Options, Topology};
 
 fn topology(name: &str) -> Topology {
@@ -39,12 +40,7 @@ fn require_root() {
 #[tokio::test]
 async fn hosts_reach_each_other_until_a_link_is_cut() {
     require_root();
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        state_dir: Some(dir.path().join("lab")),
-        ..Options::default()
-    };
-    let lab = Lab::underlay_only(&topology("tlu1"), options).await.unwrap();
+    let lab = Lab::underlay_only(&topology("tlu1"), replacing()).await.unwrap();
 
     assert!(answers(&lab, "a", "198.51.100.12").await, "one segment");
     assert!(answers(&lab, "a", "198.51.100.139").await, "routed between segments");
@@ -74,8 +70,15 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
     lab.cut_pair("a", "c").unwrap();
     assert!(!answers(&lab, "a", "198.51.100.139").await);
     assert!(answers(&lab, "b", "198.51.100.139").await, "only the pair is cut");
+    lab.cut_pair("a", "b").unwrap();
     lab.restore_pair("a", "c").unwrap();
     assert!(answers(&lab, "a", "198.51.100.139").await);
+    assert!(!answers(&lab, "a", "198.51.100.12").await, "the other cut stays");
+    assert_eq!(cuts(&lab, "a").await, 1);
+    assert_eq!(cuts(&lab, "b").await, 1, "both halves of it");
+    lab.restore_pair("a", "c").unwrap();
+    lab.restore_pair("b", "a").unwrap();
+    assert!(answers(&lab, "a", "198.51.100.12").await);
 
     lab.readdress("b", "198.51.100.150".parse().unwrap()).unwrap();
     assert!(
@@ -86,41 +89,83 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
     assert!(lab.cut("nobody").is_err());
 
     lab.down().unwrap();
-    assert!(!dir.path().join("lab").exists());
+    assert!(!dir_of(None, "tlu1").exists());
     assert!(left("tb-tlu1-").is_empty(), "{:?}", left("tb-tlu1-"));
 }
 
 #[tokio::test]
 async fn what_a_crash_left_is_found_and_removed() {
     require_root();
-    let dir = tempfile::tempdir().unwrap();
-    let options = |replace| Options {
-        state_dir: Some(dir.path().join("lab")),
+    let dir = dir_of(None, "tlu2");
+    let detached = Options {
         detached: true,
-        replace,
-        ..Options::default()
+        ..replacing()
     };
-    let lab = Lab::underlay_only(&topology("tlu2"), options(false)).await.unwrap();
-    // Detached, so this is what a program leaves that was killed: namespaces, and a process in one.
+    let lab = Lab::underlay_only(&topology("tlu2"), detached.clone()).await.unwrap();
+    // Detached, so this is what a program leaves that was killed: namespaces, a process in one, and files.
     let mut orphan = std::process::Command::new("ip")
         .args(["netns", "exec", "tb-tlu2-a", "sleep", "600"])
         .spawn()
         .unwrap();
+    let store = lab.controller_dir().unwrap().join("state.db");
+    std::fs::create_dir_all(store.parent().unwrap()).unwrap();
+    std::fs::write(&store, "agents that are no more").unwrap();
+    let running = Lab::underlay_only(&topology("tlu2"), Options::default()).await;
+    assert!(format!("{:#}", running.err().unwrap()).contains("another program works on the lab"));
     drop(lab);
     assert_eq!(left("tb-tlu2-").len(), 6);
 
-    let refused = Lab::underlay_only(&topology("tlu2"), options(false)).await;
+    let refused = Lab::underlay_only(&topology("tlu2"), Options::default()).await;
     assert!(refused.err().unwrap().to_string().contains("up already"));
 
-    let lab = Lab::underlay_only(&topology("tlu2"), options(true)).await.unwrap();
+    let lab = Lab::underlay_only(&topology("tlu2"), detached).await.unwrap();
     assert!(
         orphan.try_wait().unwrap().is_some(),
         "the process in the old lab was ended"
     );
+    assert!(!store.exists(), "a new controller would find the old one's store");
     drop(lab);
-    Lab::attach(&dir.path().join("lab")).unwrap().down().unwrap();
+    Lab::attach(&dir).unwrap().down().unwrap();
     assert!(left("tb-tlu2-").is_empty(), "{:?}", left("tb-tlu2-"));
-    assert!(Lab::attach(&dir.path().join("lab")).is_err());
+    assert!(Lab::attach(&dir).is_err());
+}
+
+#[tokio::test]
+async fn a_namespace_of_somebody_else_is_left_alone() {
+    require_root();
+    let ip = |verb: &str| {
+        let argv = ["netns", verb, "tb-tlu3-b"];
+        std::process::Command::new("ip").args(argv).status().unwrap().success()
+    };
+    // Of an earlier run of this test that was killed.
+    if left("tb-tlu3-").contains(&"tb-tlu3-b".to_owned()) {
+        ip("del");
+    }
+    assert!(ip("add"));
+    let refused = Lab::underlay_only(&topology("tlu3"), replacing()).await;
+    let said = format!("{:#}", refused.err().unwrap());
+    assert!(said.contains("tb-tlu3-b exists already"), "{said}");
+    assert_eq!(
+        left("tb-tlu3-"),
+        ["tb-tlu3-b"],
+        "what the lab made is gone, and only that"
+    );
+    assert!(!dir_of(None, "tlu3").exists());
+    assert!(ip("del"));
+}
+
+/// The usual folder, so that what an aborted run of these tests left is found.
+fn replacing() -> Options {
+    Options {
+        replace: true,
+        ..Options::default()
+    }
+}
+
+/// How many cuts from other hosts there are on a host.
+async fn cuts(lab: &Lab, host: &str) -> usize {
+    let done = lab.exec(host, &["nft", "list", "tables"], Duration::from_secs(5)).await;
+    done.unwrap().stdout.lines().count()
 }
 
 fn left(prefix: &str) -> Vec<String> {

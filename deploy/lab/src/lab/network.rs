@@ -133,13 +133,12 @@ impl Lab {
         underlay::cut_pair(&*self.hosts, (a, first), (b, second))
     }
 
-    /// Undoes every cut between these two and others.
+    /// Undoes [`Self::cut_pair`] of these two, and no other cut.
     ///
     /// # Errors
     /// No such host.
     pub fn restore_pair(&self, a: &str, b: &str) -> Result<()> {
-        underlay::restore_pairs(&*self.hosts, a)?;
-        underlay::restore_pairs(&*self.hosts, b)
+        underlay::restore_pair(&*self.hosts, a, b)
     }
 
     /// Gives a host another underlay address; the old one is gone at once.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Ends every process and removes every host; goes on after a failure.
-pub(super) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
+pub(crate) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
     let mut failed = Vec::new();
     for process in state.processes.values() {
         let _ = process.signal(Signal::SIGTERM);

@@ -1,0 +1,84 @@
+//! Which lab is meant.
+
+use super::words;
+use crate::state::{self, State};
+use crate::topology::Topology;
+use crate::underlay;
+use anyhow::{Context, Result, bail};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// The labs to choose from, and what cannot be read.
+pub(super) struct Candidates {
+    pub(super) labs: Vec<(PathBuf, State)>,
+    pub(super) unreadable: Vec<anyhow::Error>,
+}
+
+/// The labs to choose from: the folder given, or all below the default one.
+pub(super) fn candidates(dir: Option<&Path>) -> Candidates {
+    let folders = match dir {
+        Some(dir) => vec![dir.to_owned()],
+        None => state::all(None),
+    };
+    let mut found = Candidates {
+        labs: Vec::new(),
+        unreadable: Vec::new(),
+    };
+    for folder in folders {
+        match state::read(&folder) {
+            Ok(Some(state)) => found.labs.push((folder, state)),
+            Ok(None) => {}
+            Err(e) => found.unreadable.push(e),
+        }
+    }
+    found
+}
+
+impl Candidates {
+    /// One lab whose state is broken must not hide the others.
+    pub(super) fn report_unreadable(&self) {
+        for error in &self.unreadable {
+            eprintln!("warning: {error:#}");
+        }
+    }
+}
+
+/// The lab that is meant, by its name, its topology file, or as the only one.
+pub(super) fn one(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf, State)> {
+    let candidates = candidates(dir);
+    candidates.report_unreadable();
+    let mut all = candidates.labs;
+    if let Some(lab) = lab {
+        let name = if lab.contains(['/', '.']) {
+            Topology::load(lab)?.name
+        } else {
+            lab.to_owned()
+        };
+        let found = all.into_iter().find(|(_, s)| s.topology.name == name);
+        return found.with_context(|| format!("no lab '{name}' is up"));
+    }
+    match (all.pop(), all.len()) {
+        (Some(only), 0) => Ok(only),
+        (None, _) => bail!("no lab is up: start one with '{} up hub-spoke'", words::command(dir)),
+        (Some(last), _) => {
+            let names: Vec<_> = all
+                .iter()
+                .chain([&last])
+                .map(|(_, s)| s.topology.name.as_str())
+                .collect();
+            bail!("several labs are up, name one: {}", names.join(", "))
+        }
+    }
+}
+
+/// Where a host of a lab is on the underlay now.
+pub(super) fn underlay_address(state: &State, host: &str) -> Result<IpAddr> {
+    if let Some(moved) = state.moved.get(host) {
+        return Ok(*moved);
+    }
+    let all = underlay::attached(&state.topology);
+    let found = all.into_iter().find(|(name, _)| name == host);
+    Ok(found
+        .with_context(|| format!("there is no host '{host}' in lab {}", state.topology.name))?
+        .1)
+}

@@ -1,0 +1,128 @@
+//! `tombolo lab status`: what is up, host by host.
+
+use super::find::{candidates, one, underlay_address};
+use crate::process::Process;
+use crate::state::State;
+use crate::topology::{CONTROLLER, INTERNET};
+use anyhow::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tombolo_client::fabric::AgentRevision;
+
+/// One lab.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    name: String,
+    state_dir: PathBuf,
+    complete: bool,
+    hosts: Vec<Row>,
+}
+
+/// One host.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    host: String,
+    underlay: Option<IpAddr>,
+    overlay: Vec<IpAddr>,
+    state: String,
+}
+
+pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) -> Result<ExitCode> {
+    let labs = match lab {
+        Some(_) => vec![one(dir, lab)?],
+        None => {
+            let found = candidates(dir);
+            found.report_unreadable();
+            found.labs
+        }
+    };
+    let mut all = Vec::new();
+    for (folder, state) in labs {
+        all.push(read(folder, &state).await);
+    }
+    if json {
+        say!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if all.is_empty() {
+        say!("no lab is up");
+    }
+    for lab in all {
+        let complete = if lab.complete {
+            "up"
+        } else {
+            "not complete: take it down"
+        };
+        say!("{} ({complete}), state in {}", lab.name, lab.state_dir.display());
+        let row = |a: &str, b: &str, c: &str, d: &str| say!("  {a:<16} {b:<18} {c:<28} {d}");
+        row("HOST", "UNDERLAY", "OVERLAY", "STATE");
+        for Row {
+            host,
+            underlay,
+            overlay,
+            state,
+        } in lab.hosts
+        {
+            let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+            let underlay = or_dash(underlay.map(|a| a.to_string()).unwrap_or_default());
+            let overlay: Vec<_> = overlay.iter().map(ToString::to_string).collect();
+            row(&host, &underlay, &or_dash(overlay.join(" ")), &state);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn read(folder: PathBuf, state: &State) -> Status {
+    let agents = agents(&folder, state).await;
+    let hosts = state.hosts.iter().map(|host| {
+        let process = state.processes.get(host);
+        let text = match (process.map(Process::alive), agents.get(host)) {
+            (Some(false), _) => "its process has ended",
+            (Some(true), Some(agent)) => agent,
+            (Some(true), None) if host == CONTROLLER => "runs",
+            (Some(true), None) => "runs, unknown to the controller",
+            (None, _) if host == INTERNET => "stands for the internet",
+            (None, _) => "plain host",
+        };
+        Row {
+            host: host.clone(),
+            underlay: underlay_address(state, host).ok(),
+            overlay: state.addresses.get(host).cloned().unwrap_or_default(),
+            state: text.to_owned(),
+        }
+    });
+    let hosts = hosts.collect();
+    Status {
+        name: state.topology.name.clone(),
+        state_dir: folder,
+        complete: state.complete,
+        hosts,
+    }
+}
+
+/// What the controller says of each agent; nothing if it does not answer.
+async fn agents(folder: &Path, state: &State) -> BTreeMap<String, String> {
+    let Ok(client) = crate::lab::client_of(&state.topology, folder) else {
+        return BTreeMap::new();
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(3), client.revisions()).await;
+    let Ok(Ok(revisions)) = asked else {
+        return BTreeMap::new();
+    };
+    let text = |a: &AgentRevision| match (a.connected, a.up_to_date, a.applied) {
+        (false, _, _) => "runs, not connected to the controller".to_owned(),
+        (true, true, Some(revision)) => format!("connected, revision {revision}"),
+        (true, _, _) => "connected, not up to date".to_owned(),
+    };
+    revisions
+        .agents
+        .iter()
+        .map(|a| (a.agent.to_string(), text(a)))
+        .collect()
+}
