@@ -2,15 +2,17 @@
 
 use crate::harness::{hub_spoke, namespaces, require_root};
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-use tombolo_lab::binary;
+use tombolo_lab::state::dir_of;
+use tombolo_lab::{Topology, binary};
 
-/// A demo in a process of its own.
+/// `tombolo lab` in a process of its own.
 struct Running {
     child: Child,
     name: String,
@@ -18,38 +20,37 @@ struct Running {
 }
 
 impl Running {
+    /// `tombolo lab demo`.
     fn start(name: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(name, &[&["demo"], arguments].concat(), &[])
+    }
+
+    fn start_with(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         require_root();
         let dir = tempfile::tempdir()?;
         let topology = hub_spoke(name);
-        let file = dir.path().join("topology.yaml");
-        std::fs::write(&file, topology.to_text()?)?;
-        let mut command = Command::new(binary::find("tombolo")?);
-        command
-            .args(["lab", "--lab-dir"])
-            .arg(dir.path().join("lab"))
-            .arg("demo")
-            .arg(&file)
-            .args(arguments);
-        let output = std::fs::File::create(dir.path().join("output"))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0);
+        let child = spawn(&topology, dir.path(), arguments, environment)?;
         Ok(Self {
-            child: command.spawn()?,
+            child,
             name: topology.name,
             dir,
         })
+    }
+
+    /// Starts again, with what the one before left.
+    fn again(&mut self, arguments: &[&str]) -> Result<()> {
+        let mut topology = hub_spoke("");
+        topology.name.clone_from(&self.name);
+        self.child = spawn(&topology, self.dir.path(), arguments, &[])?;
+        Ok(())
     }
 
     fn output(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("output")).unwrap_or_default()
     }
 
-    fn lab_dir(&self) -> std::path::PathBuf {
-        self.dir.path().join("lab")
+    fn lab_dir(&self) -> PathBuf {
+        dir_of(None, &self.name)
     }
 
     fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
@@ -83,9 +84,9 @@ impl Running {
         Ok(())
     }
 
+    /// To the whole process group, as a terminal does it.
     fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
-        Ok(kill(pid, signal)?)
+        Ok(killpg(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
 
     fn nothing_left(&self) -> Result<()> {
@@ -108,12 +109,35 @@ impl Running {
     }
 }
 
+/// Runs a command of `tombolo lab` that takes a topology, with that one.
+fn spawn(topology: &Topology, dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Child> {
+    let file = dir.join("topology.yaml");
+    std::fs::write(&file, topology.to_text()?)?;
+    let (verb, rest) = arguments.split_first().context("no command")?;
+    let output = std::fs::File::create(dir.join("output"))?;
+    let child = Command::new(binary::find("tombolo")?)
+        // The usual folder, by name: what an aborted run left there is found.
+        .args(["lab", "--lab-dir"])
+        .arg(dir_of(None, &topology.name))
+        .arg(verb)
+        .arg(&file)
+        .args(rest)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .process_group(0)
+        .spawn()?;
+    Ok(child)
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        // An interrupted one had its chance; this is for the next run.
         let _ = self.take_down();
     }
 }
@@ -148,7 +172,7 @@ fn the_demo_is_as_announced() -> Result<()> {
     demo.nothing_left()
 }
 
-/// Ctrl-C in the middle.
+/// Ctrl-C in the middle; Ctrl-C again by somebody without patience.
 #[test]
 fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -156,10 +180,17 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
         demo.until("A peering has two halves")?;
         ensure!(!namespaces(&demo.name).is_empty(), "the lab is up");
         demo.signal(signal)?;
+        std::thread::sleep(Duration::from_millis(200));
+        demo.signal(signal)?;
         let status = demo.wait(Duration::from_secs(20))?;
         ensure!(
             status.code() == Some(128 + signal as i32),
             "{status}:\n{}",
+            demo.output()
+        );
+        ensure!(
+            demo.output().contains("interrupted: everything was taken down"),
+            "{}",
             demo.output()
         );
         demo.nothing_left()?;
@@ -167,22 +198,72 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// `kill -9` in the middle: the processes end with it, `down` removes the rest.
+/// What could not be removed is not said to be gone.
 #[test]
-fn a_killed_demo_is_taken_down_later() -> Result<()> {
+fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let real = Command::new("sh").args(["-c", "command -v ip"]).output()?;
+    let real = String::from_utf8(real.stdout)?;
+    // An `ip` that makes everything and removes nothing.
+    let script = format!(
+        "#!/bin/sh\n[ \"$1 $2\" = 'netns del' ] && exit 1\nexec {} \"$@\"\n",
+        real.trim()
+    );
+    let fake = dir.path().join("ip");
+    std::fs::write(&fake, script)?;
+    std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755))?;
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH")?);
+
+    let mut lab = Running::start_with("stuck", &["demo"], &[("PATH", &path)])?;
+    let start = Instant::now();
+    while namespaces(&lab.name).len() < 3 {
+        ensure!(start.elapsed() < Duration::from_secs(20), "{}", lab.output());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    lab.signal(Signal::SIGINT)?;
+    let status = lab.wait(Duration::from_secs(30))?;
+    let output = lab.output();
+    ensure!(status.code() == Some(130), "{status}:\n{output}");
+    ensure!(
+        output.contains("NOT everything was taken down") && output.contains("netns del"),
+        "{output}"
+    );
+    ensure!(
+        output.contains(&format!("down {}", lab.name)),
+        "what to do next: {output}"
+    );
+    lab.take_down().context("down")?;
+    lab.nothing_left()
+}
+
+/// `kill -9` in the middle: what watches over the lab takes it down. And the next one starts as if nothing had been,
+/// whether that was done already or not.
+#[test]
+fn a_killed_demo_leaves_nothing() -> Result<()> {
     let mut demo = Running::start("killed", &[])?;
     demo.until("A peering has two halves")?;
     demo.signal(Signal::SIGKILL)?;
     demo.wait(Duration::from_secs(5))?;
     let start = Instant::now();
-    while !processes_of(&demo.lab_dir())?.is_empty() {
-        let left = processes_of(&demo.lab_dir())?;
-        ensure!(
-            start.elapsed() < Duration::from_secs(5),
-            "processes outlive the demo: {left:?}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
+    while let Err(left) = demo.nothing_left() {
+        ensure!(start.elapsed() < Duration::from_secs(20), "{left}:\n{}", demo.output());
+        std::thread::sleep(Duration::from_millis(50));
     }
-    demo.take_down().context("down")?;
+
+    demo.again(&["demo"])?;
+    demo.until("A peering has two halves")?;
+    demo.signal(Signal::SIGKILL)?;
+    demo.wait(Duration::from_secs(5))?;
+    demo.again(&["up", "--replace"])?;
+    let status = demo.wait(Duration::from_secs(60))?;
+    ensure!(status.success(), "{status}:\n{}", demo.output());
+
+    // A lab that was left up on purpose stays, and is replaced by the next.
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(!namespaces(&demo.name).is_empty(), "the lab did not stay up");
+    demo.again(&["demo"])?;
+    demo.until("A peering has two halves")?;
+    demo.signal(Signal::SIGINT)?;
+    demo.wait(Duration::from_secs(20))?;
     demo.nothing_left()
 }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 use tombolo_lab::probe::Ping;
+use tombolo_lab::state::dir_of;
 use tombolo_lab::{Lab, Options, Topology, check};
 
 /// Spacing of the pings that must lose nothing.
@@ -15,7 +15,6 @@ pub(crate) const SPACING: Duration = Duration::from_millis(10);
 /// A lab that is taken down at the end of its test, whatever happens.
 pub(crate) struct World {
     lab: Lab,
-    dir: TempDir,
 }
 
 impl Deref for World {
@@ -57,11 +56,6 @@ pub(crate) fn hub_spoke(name: &str) -> Topology {
     topology
 }
 
-/// Where a lab's state is: sockets need a short path.
-fn state(dir: &TempDir) -> std::path::PathBuf {
-    dir.path().join("lab")
-}
-
 impl World {
     pub(crate) async fn up(name: &str) -> Result<Self> {
         Self::of(&hub_spoke(name)).await
@@ -69,13 +63,13 @@ impl World {
 
     pub(crate) async fn of(topology: &Topology) -> Result<Self> {
         require_root();
-        let dir = tempfile::tempdir()?;
+        // In the usual folder: what an aborted run left is found there, and a run beside this one as well.
         let options = Options {
-            state_dir: Some(state(&dir)),
+            replace: true,
             ..Options::default()
         };
         let lab = Lab::up(topology, options).await?;
-        Ok(Self { lab, dir })
+        Ok(Self { lab })
     }
 
     /// The path of a peering half.
@@ -188,21 +182,44 @@ impl World {
         Ok(())
     }
 
-    /// Waits until a connection has this status; returns the reasons that its tunnels give.
-    pub(crate) async fn connection_is(&self, name: &str, status: &str) -> Result<String> {
+    /// Waits until a connection has this status.
+    pub(crate) async fn connection_is(&self, name: &str, status: &str) -> Result<()> {
+        self.connection_is_because(name, status, "").await
+    }
+
+    /// Waits until a connection has this status, and its tunnels give a reason that contains `why`: at first, a tunnel
+    /// that is not up yet may have another.
+    pub(crate) async fn connection_is_because(&self, name: &str, status: &str, why: &str) -> Result<()> {
         let path = self.group().item("connections", name);
         let start = Instant::now();
         loop {
             let now = self.client()?.arm_get(&path).await?;
             let properties = &now["properties"];
-            if properties["connectionStatus"] == status {
-                let tunnels = properties["tunnelConnectionStatus"].as_array();
-                let why = tunnels.into_iter().flatten().filter_map(|t| t["reason"].as_str());
-                return Ok(why.collect::<Vec<_>>().join("; "));
+            let tunnels = properties["tunnelConnectionStatus"].as_array();
+            let mut reasons = tunnels.into_iter().flatten().filter_map(|t| t["reason"].as_str());
+            if properties["connectionStatus"] == status && (why.is_empty() || reasons.any(|r| r.contains(why))) {
+                return Ok(());
             }
             ensure!(
                 start.elapsed() < Duration::from_secs(30),
-                "{name} is not {status}: {properties}"
+                "{name} is not {status} {why}: {properties}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until the controller knows that a host's agent is at its underlay address of now.
+    pub(crate) async fn known_where_it_is(&self, host: &str) -> Result<()> {
+        let (address, start) = (self.underlay_address(host)?, Instant::now());
+        loop {
+            let agent = self.client()?.agent(host).await?;
+            if agent.endpoints.first().is_some_and(|e| e.ip() == address) {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < Duration::from_secs(60),
+                "{host} is at {address}, the controller knows {:?}",
+                agent.endpoints
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -231,7 +248,7 @@ impl World {
         let name = self.lab.topology().name.clone();
         let processes: Vec<_> = self.lab.snapshot().processes.into_values().collect();
         self.lab.down()?;
-        ensure!(!state(&self.dir).exists(), "the state folder is still there");
+        ensure!(!dir_of(None, &name).exists(), "the state folder is still there");
         ensure!(
             namespaces(&name).is_empty(),
             "namespaces are left: {:?}",

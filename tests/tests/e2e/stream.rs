@@ -8,13 +8,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 use tombolo_lab::host::inside;
-use tombolo_lab::probe::Ping;
 use tombolo_proto::config::DEFAULT_MTU;
 
 const PORT: u16 = 5001;
 const BYTES: usize = 16 << 20;
 /// IPv4 and TCP headers without options.
 const HEADERS: u32 = 40;
+/// IPv4 and ICMP headers.
+const PING_HEADERS: u16 = 28;
 
 /// Large transfers arrive whole on every kind of path, and no segment is larger than the device (D20), even where
 /// hosts believe in larger ones.
@@ -29,12 +30,18 @@ async fn large_transfers_arrive_whole() -> Result<()> {
     w.peer("spoke-b", "hub", FORWARDED).await?;
     w.connection_is("hub-to-branch", "Connected").await?;
 
-    // The largest packet that fits, and one byte more.
-    let fits = Ping {
-        size: DEFAULT_MTU - 28,
-        ..Ping::REACHABLE
-    };
-    ensure!(w.ping("spoke-a-vm", "hub-vm", fits).await?.all(), "1420 bytes fit");
+    // The largest packet that fits in one piece, and one byte more.
+    let fits = DEFAULT_MTU - PING_HEADERS;
+    for (from, to) in [("spoke-a-vm", "hub-vm"), ("spoke-a-vm", "spoke-b-vm")] {
+        ensure!(
+            in_one_piece(&w, from, to, fits).await?,
+            "{from} → {to}: {DEFAULT_MTU} bytes fit"
+        );
+        ensure!(
+            !in_one_piece(&w, from, to, fits + 1).await?,
+            "{from} → {to}: {DEFAULT_MTU} + 1 bytes do not fit"
+        );
+    }
 
     for (from, to) in [
         ("spoke-a-vm", "hub-vm"),
@@ -60,6 +67,17 @@ async fn large_transfers_arrive_whole() -> Result<()> {
         "segments of {largest} after an MTU of 9000"
     );
     w.end().await
+}
+
+/// Whether pings of a size are all answered that must not be fragmented.
+async fn in_one_piece(w: &World, from: &str, to: &str, size: u16) -> Result<bool> {
+    let (source, target) = (w.address(from)?.to_string(), w.address(to)?.to_string());
+    let size = size.to_string();
+    let ping = [
+        "ping", "-n", "-c", "3", "-i", "0.1", "-W", "2", "-M", "do", "-s", &size, "-I", &source, &target,
+    ];
+    let done = w.exec(from, &ping, Duration::from_secs(15)).await?;
+    Ok(done.stdout.contains(" 3 received"))
 }
 
 /// Sends [`BYTES`] and checks every byte at the other end; returns the largest segment that the sender may use.
