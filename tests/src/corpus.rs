@@ -22,14 +22,35 @@ pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     out
 }
 
-/// Replays the corpus, then lets bolero make inputs.
-pub fn fuzz(target: &str, mut check: impl FnMut(&[u8]) + std::panic::RefUnwindSafe + std::panic::UnwindSafe) {
+/// Replays a target's corpus. The name of an input is printed only when it fails, so that nothing stands between a
+/// target and the fuzzer that asks for it.
+pub fn replay(target: &str, check: &mut impl FnMut(&[u8])) {
+    struct Name<'a>(&'a str, String);
+    impl Drop for Name<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("failed: corpus/{}/{}", self.0, self.1);
+            }
+        }
+    }
     for (name, bytes) in corpus(target) {
-        println!("{target}/{name}");
+        let _name = Name(target, name);
         check(&bytes);
     }
-    bolero::check!()
-        .with_iterations(20_000)
-        .with_max_len(4096)
-        .for_each(check);
+}
+
+/// Replays the corpus of a target, then lets bolero make inputs.
+///
+/// A macro, because `bolero::check!` takes the place where it stands for the target: a fuzzer finds every test in which
+/// it stands, and would find only one in a function.
+#[macro_export]
+macro_rules! fuzz {
+    ($target:expr, $check:expr $(,)?) => {{
+        let mut check = $check;
+        $crate::corpus::replay($target, &mut check);
+        ::bolero::check!()
+            .with_iterations(20_000)
+            .with_max_len(4096)
+            .for_each(check);
+    }};
 }

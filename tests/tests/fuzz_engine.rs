@@ -13,7 +13,7 @@ use tombolo_engine::packet;
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::PublicKey;
-use tombolo_tests::corpus::fuzz;
+use tombolo_tests::fuzz;
 use tombolo_tests::operation::{Flags, Operation};
 use tombolo_tests::product::{Product, agent_id};
 
@@ -137,8 +137,15 @@ fn pair() -> Pair {
         engine.install(Arc::new(tables), &config.links, now);
         engines.push(engine);
     }
-    // A handshake and one packet, datagram by datagram.
-    let mut sent = Vec::new();
+    let sent = talk(&mut engines);
+    assert!(sent.len() >= 3, "no handshake: {sent:?}");
+    Pair { engines, sent }
+}
+
+/// Sends one packet from the first engine to the second, which must get it; returns every datagram that this took.
+fn talk(engines: &mut [Engine<SecureLinks>]) -> Vec<Vec<u8>> {
+    let now = Instant::now();
+    let (mut sent, mut got) = (Vec::new(), Vec::new());
     let mut first = Collected::default();
     let mut packet = packets()[0].clone();
     engines[0].handle_tun(&mut packet, now, &mut first, &mut Collected::default());
@@ -148,12 +155,10 @@ fn pair() -> Pair {
         engines[to].handle_udp(&datagram, address(1 - to), now, &mut out, &mut delivered);
         flying.extend(out.datagrams.into_iter().map(|(_, d)| (1 - to, d)));
         sent.push(datagram);
-        if let Some(got) = delivered.packets.first() {
-            assert_eq!(*got, packets()[0]);
-        }
+        got.extend(delivered.packets);
     }
-    assert!(sent.len() >= 3, "no handshake: {sent:?}");
-    Pair { engines, sent }
+    assert_eq!(got, [packets()[0].clone()]);
+    sent
 }
 
 #[test]
@@ -190,7 +195,7 @@ fn packet_parser() {
             assert_eq!((done(|t| t.tun_in), all), (1, 1), "conservation: {before:?} {after:?}");
         }
     });
-    fuzz("packet", move |input| check(input));
+    fuzz!("packet", move |input: &[u8]| check(input));
 }
 
 #[test]
@@ -203,15 +208,28 @@ fn link_demultiplexer() {
         let edited = edit(&good, input.get(1..).unwrap_or(&[]));
         for datagram in [input, &edited, &good[..good.len().min(input.len())]] {
             for (number, engine) in pair.engines.iter_mut().enumerate() {
+                let count = |engine: &Engine<SecureLinks>| {
+                    let stats = engine.stats();
+                    let good = stats.totals.link_in + stats.control_datagrams;
+                    (stats.datagrams, good + stats.refused_datagrams)
+                };
+                let before = count(engine);
                 let (mut out, mut delivered) = (Collected::default(), Collected::default());
                 engine.handle_udp(datagram, address(1 - number), Instant::now(), &mut out, &mut delivered);
                 assert!(
                     delivered.packets.is_empty(),
                     "a datagram that nobody sealed was delivered"
                 );
+                let after = count(engine);
+                assert_eq!(
+                    after,
+                    (before.0 + 1, before.1 + 1),
+                    "every datagram is counted once: as a packet, as the link's own, or as refused"
+                );
             }
         }
     });
-    fuzz("datagram", move |input| check(input));
+    fuzz!("datagram", move |input: &[u8]| check(input));
     // None of it has hurt: the pair still talks.
+    talk(&mut pair.lock().expect("pair").engines);
 }
