@@ -1,6 +1,8 @@
 # Entry points for people and for CI. Everything is built once, in the dev profile, for `demo` and `test` alike.
 
 SHELL := /bin/bash
+# ip and nft are here, and not on everybody's path.
+export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help prepare build demo test bench soak lint clean-lab
@@ -17,7 +19,7 @@ endif
 
 help:
 	@echo "make demo              build, bring up a hub, two spokes and a branch on this machine, and walk through it"
-	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=NAME chooses another topology"
+	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE takes other addresses for the same hosts"
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
 	@echo "make bench             change latency, zero-loss pings, TCP against wireguard-go, 200 x kill -9"
 	@echo "make soak              only the zero-loss pings (SECONDS_LONG=150)"
@@ -41,9 +43,11 @@ test: build
 bench:
 	@.ci/prepare bench
 	@cargo build --locked --release --workspace --bins
-	@$(AS_ROOT) tests/bench/run --binaries $(TARGET_DIR)/release all
-	@cargo build --locked --workspace --bins
-	@TOMBOLO_KILLS=200 cargo test --locked --workspace --test kill -- --nocapture
+	@failed=0; \
+	$(AS_ROOT) tests/bench/run --binaries $(TARGET_DIR)/release all || failed=1; \
+	cargo build --locked --workspace --bins; \
+	TOMBOLO_KILLS=200 cargo test --locked --workspace --test kill -- --nocapture || failed=1; \
+	exit $$failed
 
 soak:
 	@.ci/prepare bench

@@ -1,7 +1,8 @@
 """Creates and deletes peerings of the hub with a VNet that nobody measures, until killed.  churn.py BASE CA TOKEN
 
-While the controller is away it tries again. One line a cycle."""
+While the controller is away it tries again. One line "cycle" for each whole one: every change of it was accepted."""
 
+import http.client
 import sys
 import time
 
@@ -17,19 +18,23 @@ def main():
     halves = [peering("hub", "churn"), peering("churn", "hub")]
     steps += [("PUT", *half) for half in halves] + [("DELETE", path, None) for path, _ in halves]
     while True:
-        for method, path, body in steps:
-            while True:
-                try:
-                    status, answer, _, _ = rest.call(method, path, body)
-                except OSError:
-                    time.sleep(0.2)
-                    continue
-                if status >= 300:
-                    # The controller died between a change and its answer: start the cycle over.
-                    print(f"{method} {path}: {status} {answer['error']['code']}", flush=True)
-                break
-            time.sleep(0.05)
-        print("cycle", flush=True)
+        if all([step(rest, *each) for each in steps]):
+            print("cycle", flush=True)
+
+
+def step(rest, method, path, body):
+    """One change, tried until it is answered. Whether it was accepted."""
+    while True:
+        try:
+            status, answer, _, _ = rest.call(method, path, body)
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.2)
+            continue
+        time.sleep(0.05)
+        if status >= 300:
+            # The controller died between a change and its answer: this cycle does not count, the next starts clean.
+            print(f"refused: {method} {path}: {status} {answer['error']['code']}", flush=True)
+        return status < 300
 
 
 if __name__ == "__main__":

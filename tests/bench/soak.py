@@ -38,9 +38,14 @@ def soak(lab, seconds, background):
         times = re.search(r"= ([\d.]+)/([\d.]+)/([\d.]+)", out)
         lost_total += sent - got
         print(f"  {what:32} {sent} sent, {sent - got} lost, rtt min/avg/max {'/'.join(times.groups()) if times else '-'} ms")
+    # Had it ended, the pings would have had nothing to be disturbed by.
+    churning = churn.poll() is None
     churn.terminate()
-    cycles = churn.communicate()[0].count("cycle")
+    said = churn.communicate()[0].splitlines()
+    cycles = said.count("cycle")
+    if not churning:
+        print(f"  churn.py ended by itself: {said[-3:]}")
     kind = "with background traffic" if background else "idle"
     print(f"zero-loss pings, {kind}: {time.time() - begin:.0f} s at 10 ms, {lost_total} lost in all; meanwhile {cycles} times "
           "two halves of another peering of the hub made and deleted, controller killed once and back")
-    return lost_total == 0 and cycles > 0
+    return lost_total == 0 and cycles > 0 and churning

@@ -1,9 +1,10 @@
 //! `kill -9` of the controller at random moments under concurrent writes: nothing that was acknowledged is lost, and
 //! nothing that was not acknowledged is half there.
 //!
-//! Each writer owns one pair of VNets and toggles things that touch several objects at once: both halves of a peering
-//! (one request changes both), a VNet with all its subnets, a connection's key. `TOMBOLO_KILLS` sets how often the
-//! controller dies (25 unless set).
+//! Each writer owns one pair of VNets, with a gateway in each and a connection between them, and toggles things that
+//! touch several objects at once: both halves of a peering (one request changes both), a VNet with all its subnets, a
+//! connection's key, which lies apart from the connection. `TOMBOLO_KILLS` sets how often the controller dies (25
+//! unless set).
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -11,21 +12,30 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tombolo_tests::arm::{group, network, peering_body};
+use tombolo_tests::arm::{connection_body, gateway_body, group, network, peering_body};
 use tombolo_tests::controller::{Controller, Rest};
 use tombolo_tests::operation::Flags;
 
 const WRITERS: usize = 4;
 
-/// What a writer knows of its own pair: the last acknowledged state and, while no answer has come, what was asked for.
-#[derive(Debug, Clone, Default)]
-struct Known {
+/// What a writer's pair looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Pair {
     /// Tag of the first VNet, which also numbers its subnets.
     generation: u64,
     /// Halves: does the left one, the right one exist?
     halves: (bool, bool),
-    /// What a request without an answer would have made of it.
-    pending: Option<(u64, (bool, bool))>,
+    /// Number of the connection's key.
+    key: u64,
+}
+
+/// What a writer knows of its own pair.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// The last acknowledged state.
+    now: Pair,
+    /// While no answer has come: what the request would have made of it.
+    pending: Option<Pair>,
 }
 
 fn vnet(writer: usize, side: char) -> String {
@@ -36,12 +46,49 @@ fn half(writer: usize, side: char) -> String {
     format!("{}/virtualNetworkPeerings/p", vnet(writer, side))
 }
 
+fn connection(writer: usize) -> String {
+    network(&format!("connections/w{writer}"))
+}
+
+fn shared_key(writer: usize) -> String {
+    format!("{}/sharedkey", connection(writer))
+}
+
+fn key(number: u64) -> String {
+    format!("key-number-{number}")
+}
+
+/// A writer's gateways, their public addresses and the connection, with the first key.
+fn tunnel(writer: usize) -> Vec<(String, Value)> {
+    let mut all = Vec::new();
+    for side in ['a', 'b'] {
+        let name = format!("w{writer}{side}");
+        let address = [10, octet(writer, side), 255, 4].into();
+        let public = json!({"location": "region1", "sku": {"name": "Standard"},
+            "properties": {"publicIPAllocationMethod": "Static"}});
+        all.push((network(&format!("publicIPAddresses/{name}-pip")), public));
+        let gateway = network(&format!("virtualNetworkGateways/{name}-gw"));
+        all.push((gateway, gateway_body("region1", &name, address)));
+    }
+    let (from, to) = (format!("w{writer}a"), format!("w{writer}b"));
+    let body = connection_body("region1", &from, &to, Some(&key(0)));
+    all.push((connection(writer), body));
+    all
+}
+
+fn octet(writer: usize, side: char) -> u8 {
+    let number = 10 + writer * 2 + usize::from(side == 'b');
+    u8::try_from(number).expect("few writers")
+}
+
 /// A body whose parts all carry the generation: tag, number of subnets, address of the last one.
 fn body(writer: usize, side: char, generation: u64) -> Value {
-    let octet = 10 + writer * 2 + usize::from(side == 'b');
-    let subnets: Vec<Value> = (0..=generation % 5)
-        .map(|i| json!({"name": format!("s{i}"), "properties": {"addressPrefix": format!("10.{octet}.{i}.0/24")}}))
+    let octet = octet(writer, side);
+    let subnet = |name: &str, prefix: String| json!({"name": name, "properties": {"addressPrefix": prefix}});
+    let mut subnets: Vec<Value> = (0..=generation % 5)
+        .map(|i| subnet(&format!("s{i}"), format!("10.{octet}.{i}.0/24")))
         .collect();
+    subnets.push(subnet("GatewaySubnet", format!("10.{octet}.255.0/27")));
     json!({"location": "region1", "tags": {"generation": generation.to_string()}, "properties": {
         "addressSpace": {"addressPrefixes": [format!("10.{octet}.0.0/16")]}, "subnets": subnets}})
 }
@@ -57,41 +104,48 @@ async fn write(
 ) -> Known {
     let mut rng = StdRng::seed_from_u64(seed);
     while !stop.load(Ordering::Relaxed) {
-        let mut next = (known.generation, known.halves);
-        let answer = if rng.random_bool(0.5) {
-            next.0 += 1;
-            known.pending = Some(next);
-            rest.put(&vnet(writer, 'a'), &body(writer, 'a', next.0)).await
-        } else {
-            // Delete and create in an order that the rules allow (P13, P14): both halves go before one comes back.
-            let (side, create) = match known.halves {
-                (false, false) => ('a', true),
-                (true, false) if rng.random_bool(0.7) => ('b', true),
-                (true, false) => ('a', false),
-                (true, true) => ('b', false),
-                (false, true) => ('b', false),
-            };
-            match side {
-                'a' => next.1.0 = create,
-                _ => next.1.1 = create,
+        let mut next = known.now;
+        let answer = match rng.random_range(0..5) {
+            0 | 1 => {
+                next.generation += 1;
+                known.pending = Some(next);
+                rest.put(&vnet(writer, 'a'), &body(writer, 'a', next.generation)).await
             }
-            known.pending = Some(next);
-            if create {
-                let remote = format!("w{writer}{}", if side == 'a' { 'b' } else { 'a' });
-                let flags = Flags {
-                    access: true,
-                    forwarded: false,
-                    transit: false,
-                    use_remote: false,
+            2 => {
+                next.key += 1;
+                known.pending = Some(next);
+                rest.put(&shared_key(writer), &json!({"value": key(next.key)})).await
+            }
+            _ => {
+                // Delete and create in an order that the rules allow (P13, P14): both halves go before one comes back.
+                let (side, create) = match known.now.halves {
+                    (false, false) => ('a', true),
+                    (true, false) if rng.random_bool(0.7) => ('b', true),
+                    (true, false) => ('a', false),
+                    (_, true) => ('b', false),
                 };
-                rest.put(&half(writer, side), &peering_body(&remote, flags)).await
-            } else {
-                rest.delete(&half(writer, side)).await
+                match side {
+                    'a' => next.halves.0 = create,
+                    _ => next.halves.1 = create,
+                }
+                known.pending = Some(next);
+                if create {
+                    let remote = format!("w{writer}{}", if side == 'a' { 'b' } else { 'a' });
+                    let flags = Flags {
+                        access: true,
+                        forwarded: false,
+                        transit: false,
+                        use_remote: false,
+                    };
+                    rest.put(&half(writer, side), &peering_body(&remote, flags)).await
+                } else {
+                    rest.delete(&half(writer, side)).await
+                }
             }
         };
         match answer {
             Ok((status, _)) if status.is_success() => {
-                (known.generation, known.halves) = next;
+                known.now = next;
                 known.pending = None;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
@@ -103,11 +157,13 @@ async fn write(
                 );
                 known.pending = None;
                 let Ok((status, answer)) = rest.delete(&half(writer, 'a')).await else {
-                    known.pending = Some((known.generation, (false, known.halves.1)));
+                    let mut gone = known.now;
+                    gone.halves.0 = false;
+                    known.pending = Some(gone);
                     return known;
                 };
                 assert!(status.is_success(), "{status} {answer}");
-                known.halves.0 = false;
+                known.now.halves.0 = false;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
             Err(_) => return known,
@@ -132,16 +188,23 @@ async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
             .unwrap_or_default()
     };
     let (lefts, rights) = (halves(&left), halves(&right));
-    let found = (generation, (!lefts.is_empty(), !rights.is_empty()));
-    let acknowledged = (known.generation, known.halves);
+    let (status, secret) = rest.get(&shared_key(writer)).await.expect("GET");
+    assert!(status.is_success(), "writer {writer}: key lost: {secret}");
+    let number = |text: &str| text.strip_prefix("key-number-")?.parse().ok();
+    let found = Pair {
+        generation,
+        halves: (!lefts.is_empty(), !rights.is_empty()),
+        key: secret["value"].as_str().and_then(number).expect("a key of this test"),
+    };
     assert!(
-        found == acknowledged || Some(found) == known.pending,
-        "writer {writer}: found {found:?}, acknowledged {acknowledged:?}, pending {:?}",
+        found == known.now || Some(found) == known.pending,
+        "writer {writer}: found {found:?}, acknowledged {:?}, pending {:?}",
+        known.now,
         known.pending
     );
     // Not half there: the VNet's parts agree with each other, and so do the two halves.
     let subnets = left["properties"]["subnets"].as_array().map_or(0, Vec::len);
-    assert_eq!(subnets as u64, generation % 5 + 1, "writer {writer}: {left}");
+    assert_eq!(subnets as u64, generation % 5 + 2, "writer {writer}: {left}");
     let state = |halves: &[Value]| halves.first().map(|h| h["properties"]["peeringState"].clone());
     match (state(&lefts), state(&rights)) {
         (Some(a), Some(b)) => {
@@ -159,8 +222,7 @@ async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
         (None, None) => {}
     }
     Known {
-        generation,
-        halves: found.1,
+        now: found,
         pending: None,
     }
 }
@@ -196,6 +258,10 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_half_there() {
                 .expect("VNet");
             assert!(status.is_success(), "{answer}");
         }
+        for (path, body) in tunnel(writer) {
+            let (status, answer) = rest.put(&path, &body).await.expect("tunnel");
+            assert!(status.is_success(), "{path}: {answer}");
+        }
     }
 
     let acknowledged = Arc::new(AtomicU64::new(0));
@@ -203,7 +269,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_half_there() {
         let stop = Arc::new(AtomicBool::new(false));
         let writers: Vec<_> = (0..WRITERS)
             .map(|w| {
-                let state = known[w].clone();
+                let state = known[w];
                 tokio::spawn(write(
                     controller.rest(),
                     w,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use tombolo_proto::config::{AgentConfig, ForeignSources, Relation};
-use tombolo_proto::route::RouteState;
+use tombolo_proto::route::{RouteSource, RouteState};
 use tombolo_tests::contest::{Script, Tally, honest, play, rehearse, report};
 use tombolo_tests::model::{Fate, Why};
 use tombolo_tests::world::Mutation;
@@ -83,7 +83,27 @@ fn switching_off_p18_is_caught() {
     );
 }
 
-/// R7: for an equal prefix the loser of the precedence is active.
+/// R7, step 1: a gateway route is active although a VNet or peering route covers it.
+#[test]
+fn switching_off_the_first_step_of_r7_is_caught() {
+    must_be_caught(
+        "R7, step 1",
+        Mutation::Config(|config: &mut AgentConfig| {
+            for subnet in &mut config.subnets {
+                let routes = subnet.routes.clone();
+                for route in &mut subnet.routes {
+                    // Of an equal prefix, step 3 decides.
+                    let alone = routes.iter().filter(|r| r.prefix == route.prefix).count() == 1;
+                    if alone && route.source == RouteSource::VirtualNetworkGateway {
+                        route.state = RouteState::Active;
+                    }
+                }
+            }
+        }),
+    );
+}
+
+/// R7, step 3: for an equal prefix the loser of the precedence is active.
 #[test]
 fn switching_off_r7_is_caught() {
     must_be_caught(
