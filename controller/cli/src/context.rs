@@ -2,11 +2,11 @@
 
 use crate::args::Global;
 use crate::config::Config;
-use crate::failure::Usage;
+use crate::failure::{No, Usage};
 use crate::output::Output;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::future::Future;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -98,11 +98,12 @@ impl Context {
             return Ok(());
         }
         let agents: Vec<_> = waited.waiting_for.iter().map(ToString::to_string).collect();
-        anyhow::bail!(
+        Err(No(format!(
             "revision {revision} is stored, but after {:?} it is not in force at: {} (see `tombolo status`)",
             self.global.timeout,
             agents.join(", ")
-        )
+        ))
+        .into())
     }
 
     /// Writes a resource and shows nothing but its name, or its body for programs.
@@ -125,11 +126,21 @@ impl Context {
     pub(crate) async fn delete(&self, path: &str, what: &str) -> Result<()> {
         let was_there = self.client.arm_delete(path).await?;
         let name = tombolo_client::path::last(path);
-        self.out.note(&if was_there {
+        let said = if was_there {
             format!("Deleted {what} {name}.")
         } else {
             format!("There was no {what} {name}.")
-        });
+        };
+        self.done(&json!({"deleted": was_there}), &said).await
+    }
+
+    /// Says that something was done which has no resource to show; `json` is for programs.
+    pub(crate) async fn done(&self, json: &Value, what: &str) -> Result<()> {
+        if self.out.is_json() {
+            self.out.json(json)?;
+        } else {
+            self.out.line(what);
+        }
         self.settle().await
     }
 

@@ -43,7 +43,20 @@ impl fmt::Display for NotFound {
 
 impl std::error::Error for NotFound {}
 
-/// Prints an error and says with which code to exit: 3 not found, 2 usage, 1 otherwise.
+/// The answer to what was asked is no. No failure of asking.
+#[derive(Debug)]
+pub(crate) struct No(pub(crate) String);
+
+impl fmt::Display for No {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for No {}
+
+/// Prints an error and says with which code to exit: 1 the answer is no, 2 usage, 3 not found, 4 it could not be done.
+/// A script can tell "not reachable" from "could not be asked".
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (mark, hint_mark) = if colour {
@@ -87,8 +100,10 @@ fn code(error: &anyhow::Error) -> u8 {
         2
     } else if error.chain().any(|c| c.is::<NotFound>()) || client_error(error).is_some_and(Error::is_not_found) {
         3
-    } else {
+    } else if error.chain().any(|c| c.is::<No>()) {
         1
+    } else {
+        4
     }
 }
 

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("error: cannot start: {e}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(4);
         }
     };
     match runtime.block_on(command::run(arguments)) {

@@ -97,6 +97,9 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["--timeout", "1y", "wait"], "30s"),
         (&["ping", "a", "b", "--count", "0"], "1..=100"),
         (&["frobnicate"], "frobnicate"),
+        (&["gateway", "update"], "<NAME>"),
+        (&["connection", "update", "c"], "--routing-weight"),
+        (&["public-ip", "update", "p"], "--ip-address"),
     ] {
         let output = tombolo(home.path(), args);
         assert_eq!(code(&output), 2, "{args:?}: {}", stderr(&output));
@@ -134,7 +137,7 @@ fn a_closed_port_asks_whether_the_controller_runs() {
     let url = format!("https://{}", listener.local_addr().unwrap());
     drop(listener);
     let output = tombolo(home.path(), &["--controller", &url, "status"]);
-    assert_eq!(code(&output), 1);
+    assert_eq!(code(&output), 4, "not 1: that is an answer");
     let text = stderr(&output);
     assert!(
         text.contains("refused") && text.contains("is the controller running"),
@@ -191,5 +194,48 @@ fn completions_name_the_commands() {
         let output = tombolo(home.path(), &["completions", shell]);
         assert_eq!(code(&output), 0);
         assert!(stdout(&output).contains("route-table"), "{shell}");
+    }
+}
+
+/// The README's table of commands says which verbs there are.
+#[test]
+fn every_kind_of_resource_has_the_five_verbs() {
+    let home = tempfile::tempdir().unwrap();
+    for kind in [
+        "vnet",
+        "subnet",
+        "peering",
+        "nic",
+        "public-ip",
+        "route-table",
+        "gateway",
+        "connection",
+    ] {
+        let help = stdout(&tombolo(home.path(), &[kind, "--help"]));
+        for verb in ["create", "list", "show", "update", "delete"] {
+            assert!(
+                help.contains(&format!("  {verb} ")),
+                "{kind} {verb} is missing in:\n{help}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_status_of_labs_is_json() {
+    let home = tempfile::tempdir().unwrap();
+    let refused = tombolo(home.path(), &["lab", "down", "-o", "json"]);
+    assert_eq!(code(&refused), 4);
+    assert!(stderr(&refused).contains("writes JSON"), "{}", stderr(&refused));
+    // Root's folder has whatever labs are up: another one has none.
+    let none = home.path().join("none");
+    let status = tombolo(
+        home.path(),
+        &["lab", "--lab-dir", none.to_str().unwrap(), "status", "-o", "json"],
+    );
+    if code(&status) == 0 {
+        assert_eq!(stdout(&status).trim(), "[]");
+    } else {
+        assert!(stderr(&status).contains("as root"), "{}", stderr(&status));
     }
 }

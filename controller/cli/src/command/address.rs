@@ -6,7 +6,7 @@ use crate::output::{Column, at};
 use anyhow::Result;
 use clap::Subcommand;
 use comfy_table::Cell;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::IpAddr;
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +21,14 @@ pub(crate) enum PublicIp {
         /// The region; the group's unless given
         #[arg(short, long)]
         location: Option<String>,
+    },
+    /// Change a public address
+    Update {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Shown in the resource; where agents are reached is their own matter
+        #[arg(short = 'a', long)]
+        ip_address: IpAddr,
     },
     /// List public addresses
     List,
@@ -58,6 +66,13 @@ impl PublicIp {
                 let location = c.location(location.as_deref()).await?;
                 let body = json!({"location": location, "sku": {"name": "Standard"}, "properties": properties});
                 c.put(&path(name)?, &body, &format!("Created public address {name}."))
+                    .await
+            }
+            Self::Update { name, ip_address } => {
+                let change = |address: &mut Value| {
+                    address["properties"]["ipAddress"] = json!(ip_address);
+                };
+                c.edit(&path(name)?, &format!("Updated public address {name}."), change)
                     .await
             }
             Self::List => c

@@ -5,6 +5,7 @@ use crate::output::{bytes, state};
 use anyhow::Result;
 use clap::Subcommand;
 use comfy_table::Cell;
+use serde_json::json;
 use tombolo_client::fabric::{AgentView, Binding};
 
 #[derive(Debug, Subcommand)]
@@ -43,20 +44,20 @@ impl Agent {
                 }
             }
             Self::Revoke { agent } => {
-                if c.confirm(&format!("Cut off agent {agent}?"))? {
-                    c.client.revoke_agent(agent.as_str()).await?;
-                    c.out.note(&format!("Revoked agent {agent}."));
-                    c.settle().await?;
+                if !c.confirm(&format!("Cut off agent {agent}?"))? {
+                    return c.done(&json!({"revoked": false}), "Nothing was changed.").await;
                 }
-                Ok(())
+                c.client.revoke_agent(agent.as_str()).await?;
+                c.done(&json!({"revoked": true}), &format!("Revoked agent {agent}."))
+                    .await
             }
             Self::Delete { agent } => {
-                if c.confirm(&format!("Delete agent {agent}?"))? {
-                    c.client.delete_agent(agent.as_str()).await?;
-                    c.out.note(&format!("Deleted agent {agent}."));
-                    c.settle().await?;
+                if !c.confirm(&format!("Delete agent {agent}?"))? {
+                    return c.done(&json!({"deleted": false}), "Nothing was changed.").await;
                 }
-                Ok(())
+                c.client.delete_agent(agent.as_str()).await?;
+                c.done(&json!({"deleted": true}), &format!("Deleted agent {agent}."))
+                    .await
             }
             Self::Config { agent } => c.out.json(&c.client.agent_config(agent.as_str()).await?),
         }

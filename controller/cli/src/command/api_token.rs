@@ -6,6 +6,7 @@ use crate::output::{Column, at};
 use anyhow::Result;
 use clap::Subcommand;
 use comfy_table::Cell;
+use serde_json::json;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ApiToken {
@@ -36,17 +37,16 @@ impl ApiToken {
             Self::Create { name } => {
                 let token = c.client.create_api_token(name).await?;
                 if c.out.is_json() {
-                    c.out.json(&token)
+                    c.out.json(&token)?;
                 } else {
                     c.out.line(&token.token);
-                    Ok(())
                 }
+                c.settle().await
             }
             Self::List => c.out.list(&c.client.api_tokens().await?, COLUMNS, "No tokens."),
             Self::Delete { id } => {
                 c.client.delete_api_token(id).await?;
-                c.out.note(&format!("Deleted token {id}."));
-                Ok(())
+                c.done(&json!({"deleted": true}), &format!("Deleted token {id}.")).await
             }
         }
     }

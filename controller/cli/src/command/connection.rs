@@ -28,6 +28,14 @@ pub(crate) enum Connection {
         #[arg(short, long)]
         location: Option<String>,
     },
+    /// Change one side; its key: `shared-key set`
+    Update {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Of several connections to the same networks, the larger weight wins
+        #[arg(long)]
+        routing_weight: u32,
+    },
     /// List connections with their status and why it is so
     List,
     /// Show a connection with its status and why it is so
@@ -120,6 +128,13 @@ impl Connection {
                 c.put(&path(c, name)?, &body, &format!("Created connection {name}.{hint}"))
                     .await
             }
+            Self::Update { name, routing_weight } => {
+                let change = |connection: &mut Value| {
+                    connection["properties"]["routingWeight"] = json!(routing_weight);
+                };
+                c.edit(&path(c, name)?, &format!("Updated connection {name}."), change)
+                    .await
+            }
             Self::List => list(c, &c.list("connections").await?),
             Self::Show { name } => {
                 let one = c.client.arm_get(&path(c, name)?).await?;
@@ -145,8 +160,8 @@ impl SharedKey {
                 c.client
                     .arm_put(&key_path(c, connection)?, &json!({"value": key}))
                     .await?;
-                c.out.note(&format!("Set the shared key of connection {connection}."));
-                c.settle().await
+                let what = format!("Set the shared key of connection {connection}.");
+                c.done(&json!({"set": true}), &what).await
             }
             Self::Reset { connection, length } => {
                 let path = format!("{}/reset", key_path(c, connection)?);

@@ -2,11 +2,12 @@
 
 use crate::args::{name, reference};
 use crate::context::Context;
+use crate::failure::Usage;
 use crate::output::{Column, at, items, text};
 use anyhow::Result;
 use clap::Subcommand;
 use comfy_table::Cell;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
 use tombolo_client::path::segment;
@@ -35,6 +36,17 @@ pub(crate) enum Gateway {
         /// The region; the group's unless given
         #[arg(short, long)]
         location: Option<String>,
+    },
+    /// Change a VPN gateway
+    Update {
+        #[arg(value_parser = name)]
+        name: String,
+        /// G4
+        #[arg(long)]
+        asn: Option<u32>,
+        /// The size, as Azure names it
+        #[arg(long)]
+        sku: Option<String>,
     },
     /// List VPN gateways
     List,
@@ -107,6 +119,20 @@ impl Gateway {
                 let what =
                     format!("Created gateway {name}. Its agent joins with: tombolo token create --gateway {name}");
                 c.put(&path(name)?, &body, &what).await
+            }
+            Self::Update { name, asn, sku } => {
+                if asn.is_none() && sku.is_none() {
+                    return Err(Usage::new("nothing to change", "--asn or --sku").into());
+                }
+                let change = |gateway: &mut Value| {
+                    if let Some(asn) = asn {
+                        gateway["properties"]["bgpSettings"]["asn"] = json!(asn);
+                    }
+                    if let Some(sku) = sku {
+                        gateway["properties"]["sku"] = json!({"name": sku, "tier": sku});
+                    }
+                };
+                c.edit(&path(name)?, &format!("Updated gateway {name}."), change).await
             }
             Self::List => {
                 let all = c.list("virtualNetworkGateways").await?;

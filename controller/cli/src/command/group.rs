@@ -65,10 +65,10 @@ impl Group {
             }
             Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)).await?, COLUMNS),
             Self::Delete { name } => {
-                if c.confirm(&format!("Delete resource group {name} and everything in it?"))? {
-                    c.delete(&path(name), "resource group").await?;
+                if !c.confirm(&format!("Delete resource group {name} and everything in it?"))? {
+                    return c.done(&json!({"deleted": false}), "Nothing was changed.").await;
                 }
-                Ok(())
+                c.delete(&path(name), "resource group").await
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::config::{self, Config};
 use crate::output::Output;
 use anyhow::Result;
 use clap::Args;
+use serde_json::json;
 
 /// Takes --controller, --ca, --token-file (or --token), and as defaults -g and --subscription.
 #[derive(Debug, Args)]
@@ -19,6 +20,11 @@ impl Login {
         let path = config::path(global);
         config.remember()?.write(&path)?;
         let out = Output::new(global.output);
+        if out.is_json() {
+            return out.json(&json!({
+                "controller": client.base(), "revision": revisions.desired, "config": path,
+            }));
+        }
         out.note(&format!(
             "Logged in at {} (revision {}).",
             client.base(),

@@ -21,9 +21,9 @@ pub(crate) enum Nic {
         /// VNET/SUBNET
         #[arg(short, long, value_parser = subnet)]
         subnet: String,
-        /// A static address; allocated unless given
-        #[arg(short = 'a', long = "private-ip-address")]
-        address: Option<IpAddr>,
+        /// A static address; allocated unless given. Several, as IPv4 and IPv6: an ipConfiguration each
+        #[arg(short = 'a', long = "private-ip-address", value_delimiter = ',')]
+        addresses: Vec<IpAddr>,
         /// A public address resource
         #[arg(long = "public-ip-address", value_parser = reference)]
         public: Option<String>,
@@ -96,32 +96,31 @@ impl Nic {
             Self::Create {
                 name,
                 subnet,
-                address,
+                addresses,
                 public,
                 ip_forwarding,
                 location,
             } => {
                 let group = c.group()?;
-                let mut properties = json!({
-                    "subnet": {"id": group.resolve_subnet(subnet).map_err(anyhow::Error::msg)?},
-                    "privateIPAllocationMethod": if address.is_some() { "Static" } else { "Dynamic" },
-                    "privateIPAddress": address,
-                    "primary": true,
-                });
-                if address.is_some_and(|a| a.is_ipv6()) {
-                    properties["privateIPAddressVersion"] = json!("IPv6");
-                }
+                let subnet = json!({"id": group.resolve_subnet(subnet).map_err(anyhow::Error::msg)?});
+                let mut configurations = configurations(&subnet, addresses);
                 if let Some(public) = public {
-                    properties["publicIPAddress"] = json!({"id": group.resolve("publicIPAddresses", public)});
+                    configurations[0]["properties"]["publicIPAddress"] =
+                        json!({"id": group.resolve("publicIPAddresses", public)});
                 }
                 let body = json!({"location": c.location(location.as_deref()).await?, "properties": {
                     "enableIPForwarding": ip_forwarding,
-                    "ipConfigurations": [{"name": NIC_IP_CONFIGURATION, "properties": properties}],
+                    "ipConfigurations": configurations,
                 }});
                 let answer = c.client.arm_put(&path(name)?, &body).await?;
-                let given = at(&answer, &format!("{CONFIGURATIONS}/0/properties/privateIPAddress"));
-                c.written(&answer, &format!("Created network interface {name}: {given}."))
-                    .await
+                let given: Vec<_> = items(&answer, CONFIGURATIONS)
+                    .map(|c| at(c, "/properties/privateIPAddress"))
+                    .collect();
+                c.written(
+                    &answer,
+                    &format!("Created network interface {name}: {}.", given.join(", ")),
+                )
+                .await
             }
             Self::List => {
                 let all = c.list("networkInterfaces").await?;
@@ -155,5 +154,52 @@ impl Nic {
             }
             Self::Delete { name } => c.delete(&path(name)?, "network interface").await,
         }
+    }
+}
+
+/// One `ipConfiguration` for each address, the first the primary one; one with an allocated address if none is given.
+fn configurations(subnet: &Value, addresses: &[IpAddr]) -> Value {
+    let one = |(name, address): (String, Option<&IpAddr>)| {
+        let primary = name == NIC_IP_CONFIGURATION;
+        let mut properties = json!({
+            "subnet": subnet,
+            "privateIPAllocationMethod": if address.is_some() { "Static" } else { "Dynamic" },
+            "privateIPAddress": address,
+            "primary": primary,
+        });
+        if address.is_some_and(IpAddr::is_ipv6) {
+            properties["privateIPAddressVersion"] = json!("IPv6");
+        }
+        json!({"name": name, "properties": properties})
+    };
+    if addresses.is_empty() {
+        return json!([one((NIC_IP_CONFIGURATION.to_owned(), None))]);
+    }
+    let stem = NIC_IP_CONFIGURATION.trim_end_matches('1');
+    let all = addresses.iter().enumerate();
+    json!(
+        all.map(|(index, address)| one((format!("{stem}{}", index + 1), Some(address))))
+            .collect::<Vec<_>>()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_has_a_configuration_and_the_first_is_primary() {
+        let subnet = json!({"id": "s"});
+        let two = configurations(&subnet, &["10.1.0.4".parse().unwrap(), "fd00::4".parse().unwrap()]);
+        assert_eq!(
+            (&two[0]["name"], &two[1]["name"]),
+            (&json!(NIC_IP_CONFIGURATION), &json!("ipconfig2"))
+        );
+        assert_eq!(two[0]["properties"]["primary"], true);
+        assert_eq!(two[1]["properties"]["primary"], false);
+        assert_eq!(two[1]["properties"]["privateIPAddressVersion"], "IPv6");
+        let none = configurations(&subnet, &[]);
+        assert_eq!(none[0]["properties"]["privateIPAllocationMethod"], "Dynamic");
+        assert_eq!(none.as_array().map(Vec::len), Some(1));
     }
 }

@@ -179,11 +179,14 @@ impl Peering {
                 } else {
                     None
                 };
-                c.delete(&path, "peering").await?;
-                match other.flatten() {
-                    Some(other) => c.delete(&other, "peering").await,
-                    None => Ok(()),
-                }
+                let Some(other) = other.flatten() else {
+                    return c.delete(&path, "peering").await;
+                };
+                let was_there = c.client.arm_delete(&path).await?;
+                let other_was_there = c.client.arm_delete(&other).await?;
+                let what = format!("Deleted peering {}/{} and its other half.", name.parent, name.name);
+                c.done(&json!({"deleted": was_there, "otherDeleted": other_was_there}), &what)
+                    .await
             }
         }
     }

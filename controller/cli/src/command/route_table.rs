@@ -67,6 +67,21 @@ pub(crate) enum Route {
         #[arg(short = 'i', long, visible_alias = "next-hop-ip")]
         next_hop_ip_address: Option<IpAddr>,
     },
+    /// Change a route
+    Update {
+        /// TABLE/ROUTE
+        #[arg(value_parser = child)]
+        name: Child,
+        /// The destination
+        #[arg(short = 'p', long)]
+        address_prefix: Option<IpNet>,
+        /// Where to (R10)
+        #[arg(short = 't', long, value_enum)]
+        next_hop_type: Option<NextHop>,
+        /// With VirtualAppliance
+        #[arg(short = 'i', long, visible_alias = "next-hop-ip")]
+        next_hop_ip_address: Option<IpAddr>,
+    },
     /// List the routes of a table
     List {
         #[arg(value_parser = name)]
@@ -205,6 +220,33 @@ impl Route {
                 }});
                 let what = format!("Created route {} to {address_prefix} in {}.", name.name, name.parent);
                 c.put(&route(name)?, &body, &what).await
+            }
+            Self::Update {
+                name,
+                address_prefix,
+                next_hop_type,
+                next_hop_ip_address,
+            } => {
+                if address_prefix.is_none() && next_hop_type.is_none() && next_hop_ip_address.is_none() {
+                    let hint = "--address-prefix, --next-hop-type or --next-hop-ip-address";
+                    return Err(Usage::new("nothing to change", hint).into());
+                }
+                let change = |route: &mut Value| {
+                    let properties = &mut route["properties"];
+                    if let Some(prefix) = address_prefix {
+                        properties["addressPrefix"] = json!(prefix);
+                    }
+                    if let Some(kind) = next_hop_type {
+                        properties["nextHopType"] = json!(kind.to_possible_value().as_ref().map(|v| v.get_name()));
+                        // The address belongs to the type: another one comes with its own.
+                        properties["nextHopIpAddress"] = Value::Null;
+                    }
+                    if let Some(address) = next_hop_ip_address {
+                        properties["nextHopIpAddress"] = json!(address);
+                    }
+                };
+                let what = format!("Updated route {} in {}.", name.name, name.parent);
+                c.edit(&route(name)?, &what, change).await
             }
             Self::List { table } => {
                 let all = c.client.arm_list(&format!("{}/routes", path(c, table)?)).await?;

@@ -35,15 +35,8 @@ impl Routes {
             all.push((nic, items(&answer, "/value").cloned().collect::<Vec<Value>>()));
         }
         if c.out.is_json() {
-            // One interface: the routes. Several: the routes of each.
-            return match all.as_slice() {
-                [(_, routes)] => c.out.json(routes),
-                _ => c.out.json(
-                    &all.iter()
-                        .map(|(nic, r)| json!({"nic": nic, "routes": r}))
-                        .collect::<Vec<_>>(),
-                ),
-            };
+            let each = all.iter().map(|(nic, routes)| json!({"nic": nic, "routes": routes}));
+            return c.out.json(&each.collect::<Vec<_>>());
         }
         for (nic, routes) in &all {
             if all.len() > 1 {

@@ -77,8 +77,7 @@ impl Token {
             }
             Self::Delete { id } => {
                 c.client.delete_token(id).await?;
-                c.out.note(&format!("Deleted token {id}."));
-                Ok(())
+                c.done(&json!({"deleted": true}), &format!("Deleted token {id}.")).await
             }
         }
     }
@@ -131,17 +130,20 @@ impl Create {
                 .context("the agent needs a name of its own: --agent NAME")?,
         };
         let token = c.client.create_token(&agent, &binding, self.ttl).await?;
+        // The folder of the systemd unit tombolo-agent@.
+        let folder = format!("/var/lib/tombolo-agent/{agent}");
         let join = format!(
-            "tombolo-agent join --state-dir /var/lib/tombolo/{agent} --controller {} --token {}",
+            "tombolo-agent join --state-dir {folder} --controller {} --token {}",
             c.client.base(),
             token.token
         );
-        let run = format!("tombolo-agent run --state-dir /var/lib/tombolo/{agent}");
+        let run = format!("tombolo-agent run --state-dir {folder}");
         if c.out.is_json() {
-            return c.out.json(&json!({
+            c.out.json(&json!({
                 "id": token.id, "agent": token.agent, "token": token.token, "expires": token.expires,
                 "join": join, "run": run,
-            }));
+            }))?;
+            return c.settle().await;
         }
         c.out.line(&format!(
             "Token {} for agent {agent}, good once, {}.",
@@ -151,7 +153,7 @@ impl Create {
         c.out.line("On the machine, as root:\n");
         c.out.line(&format!("  {join}"));
         c.out.line(&format!("  {run}"));
-        Ok(())
+        c.settle().await
     }
 
     /// The gateway's instance: the given one, or the only one.

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use anyhow::{Context as _, Result};
 use clap::Args;
+use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -21,7 +22,11 @@ impl Wait {
             Some(revision) => Revision(revision),
             None => c.client.revisions().await?.desired,
         };
-        c.wait(revision).await
+        c.wait(revision).await?;
+        if c.out.is_json() {
+            c.out.json(&json!({"revision": revision, "inForce": true}))?;
+        }
+        Ok(())
     }
 }
 
@@ -49,6 +54,9 @@ impl Backup {
         file.write_all(&bytes)
             .and_then(|()| file.sync_all())
             .with_context(failed)?;
+        if c.out.is_json() {
+            return c.out.json(&json!({"file": self.file, "bytes": bytes.len()}));
+        }
         let name = self.file.display();
         c.out.note(&format!("Saved {} bytes to {name}.", bytes.len()));
         c.out.note(&format!(
