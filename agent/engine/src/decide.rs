@@ -62,6 +62,8 @@ impl Decision<'_> {
                 // R12: a foreign source needs a NIC that forwards.
                 let subnet = own.get(self.packet.source).copied().or(*forwarding);
                 let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
+                // P17: an appliance does not forward for them either.
+                self.check_access(self.packet.source)?;
                 self.route(subnet, ingress)
             }
             (
@@ -81,6 +83,8 @@ impl Decision<'_> {
                 {
                     return Err(DropReason::AccessDenied);
                 }
+                // P17, for packets that come by way of a gateway or an appliance.
+                self.check_access(self.packet.source)?;
                 if own.get(self.packet.destination).is_some() || forwarding.is_some() {
                     return Ok(Verdict::Deliver);
                 }
@@ -127,7 +131,15 @@ impl Decision<'_> {
         }
     }
 
-    /// Through the effective routes of a subnet (R7, R20).
+    /// P17: an address that left the `VirtualNetwork` tag is not spoken with, whatever path the packet takes.
+    fn check_access(&self, address: IpAddr) -> Result<(), DropReason> {
+        match self.tables.denied.get(address) {
+            Some(()) => Err(DropReason::AccessDenied),
+            None => Ok(()),
+        }
+    }
+
+    /// Through the effective routes of a subnet of a VM (R7, R20).
     fn route(&mut self, subnet: usize, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let table = &tables.subnets[subnet];
@@ -139,8 +151,12 @@ impl Decision<'_> {
         match found.ok_or(DropReason::NoRoute)?.hop {
             Hop::Space(space) => self.reach_owner(space, self.packet.destination, ingress),
             Hop::NoSpace => Err(DropReason::TransitNotAllowed),
-            Hop::Gateway(link) => self.use_link(link.ok_or(DropReason::NoGateway)?, ingress),
+            Hop::Gateway(link) => {
+                self.check_access(self.packet.destination)?;
+                self.use_link(link.ok_or(DropReason::NoGateway)?, ingress)
+            }
             Hop::Appliance(space, address) => {
+                self.check_access(self.packet.destination)?;
                 // R11: own VNet or directly peered, otherwise a black hole.
                 self.reach_owner(space.ok_or(DropReason::ApplianceUnreachable)?, address, ingress)
             }

@@ -47,6 +47,9 @@ pub struct Tables {
     pub(crate) subnets: Vec<SubnetTable>,
     pub(crate) spaces: Vec<SpaceTable>,
     pub(crate) own_space: Lpm<()>,
+    /// P17: addresses of peered VNets with `allowVirtualNetworkAccess` off here. They left the `VirtualNetwork` tag,
+    /// whatever path their packets take.
+    pub(crate) denied: Lpm<()>,
     pub(crate) links: Vec<LinkTable>,
 }
 
@@ -321,6 +324,9 @@ impl Tables {
             })
             .collect::<Result<_, BuildError>>()?;
 
+        let closed = spaces.iter().zip(&config.spaces).filter(|(table, _)| !table.access());
+        let denied: Vec<_> = closed.flat_map(|(_, space)| space.prefixes.clone()).collect();
+
         Ok(Self {
             agent: config.agent.clone(),
             mtu: config.mtu,
@@ -328,6 +334,7 @@ impl Tables {
             subnets,
             spaces,
             own_space: set(&config.address_space),
+            denied: set(&denied),
             links,
         })
     }

@@ -308,6 +308,49 @@ fn a_link_carries_what_its_other_end_may_speak_for() {
     );
 }
 
+/// P17: addresses of a VNet with access off left the tag, whatever path their packets take: by a gateway that serves
+/// both (P21d), or by an appliance.
+#[test]
+fn access_that_is_off_is_off_on_every_path() {
+    let mut config = forwarding(hub_vm());
+    for link in &mut config.links {
+        match link.peer.as_str() {
+            "gw1" => link.sources.extend(nets(&["10.2.0.0/16", "10.3.0.0/16"])),
+            "nva" => link.foreign = ForeignSources::Any,
+            _ => {}
+        }
+    }
+    let routes = &mut config.subnets[0].routes;
+    routes.push(route("10.3.0.0/24", gateway(&["gw1"])));
+    routes.push(route("10.3.1.0/24", appliance("10.1.0.5")));
+    routes.push(route("10.3.2.0/24", gateway(&[])));
+    let denied = [
+        ("10.1.0.4", "10.3.0.4", "access_denied"),
+        ("10.1.0.4", "10.3.1.4", "access_denied"),
+        ("10.1.0.4", "10.3.2.4", "access_denied"),
+        // Forwarded for it, in either direction.
+        ("10.3.0.4", "10.1.0.5", "access_denied"),
+        ("10.9.0.1", "10.3.0.4", "access_denied"),
+        // And nobody else's packets.
+        ("10.1.0.4", "10.9.1.1", "gw1"),
+        ("10.1.0.4", "10.2.4.1", "nva"),
+    ];
+    expect(&config, None, &denied);
+    let from_gateway = [
+        ("10.3.0.4", "10.1.0.4", "access_denied"),
+        ("10.2.0.4", "10.1.0.4", "deliver"),
+        ("10.9.0.1", "10.1.0.4", "deliver"),
+        // D10 comes first.
+        ("10.4.0.1", "10.1.0.4", "spoofed_source"),
+    ];
+    expect(&config, Some("gw1"), &from_gateway);
+    let from_appliance = [
+        ("10.3.0.4", "10.1.0.4", "access_denied"),
+        ("10.5.0.4", "10.1.0.4", "deliver"),
+    ];
+    expect(&config, Some("nva"), &from_appliance);
+}
+
 #[test]
 fn appliances_bring_foreign_sources_where_that_is_allowed() {
     // P18: from a peered VNet, and never a source inside the receiver's own space. R12: own VNet, all but own addresses.

@@ -3,6 +3,7 @@
 use super::routes::Hop;
 use super::{Agent, Fate, Model, State, Why, within};
 use crate::operation::{GATEWAY_SUBNET, Origin, Packet};
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// The TTL that packets start with. Kernels that forward and gateways take one each.
@@ -56,7 +57,8 @@ impl Model {
                         to: agent,
                         packet,
                     };
-                    match self.admit(&crossing) {
+                    let refused = self.admit(&crossing);
+                    match self.admit_by_tag(&crossing, refused) {
                         Some(step) => step,
                         None if agent.gateway => self.relay(&crossing),
                         None => self.arrive(agent, packet),
@@ -109,7 +111,42 @@ impl Model {
                 None => return lose(Why::Spoofed),
             },
         };
-        self.forward(agent, &subnet, packet)
+        let closed = self.closed(&agent.vnet);
+        if within(&closed, packet.source) {
+            return lose(Why::AccessOff);
+        }
+        match self.forward(agent, &subnet, packet) {
+            Step::Send(_) if within(&closed, packet.destination) => lose(Why::AccessOff),
+            Step::Lose(mut why) if within(&closed, packet.destination) => {
+                why.push(Why::AccessOff);
+                Step::Lose(why)
+            }
+            step => step,
+        }
+    }
+
+    /// P17: the ranges that left the `VirtualNetwork` tag of a VNet. Its machines exchange nothing with them, whatever
+    /// way the packet takes.
+    fn closed(&self, vnet: &str) -> Vec<IpNet> {
+        let halves = self.vnet(vnet).into_iter().flat_map(|v| &v.peerings);
+        let off = halves.filter(|p| p.state == State::Connected && !p.flags.access);
+        off.flat_map(|p| p.remote_space.clone()).collect()
+    }
+
+    /// P17 at a machine that takes a packet, besides what its link allows. None: it takes it.
+    fn admit_by_tag(&self, crossing: &Crossing<'_>, refused: Option<Step>) -> Option<Step> {
+        let Crossing { to, packet, .. } = crossing;
+        if to.gateway || !within(&self.closed(&to.vnet), packet.source) {
+            return refused;
+        }
+        match refused {
+            None => Some(lose(Why::AccessOff)),
+            Some(Step::Lose(mut why)) => {
+                why.push(Why::AccessOff);
+                Some(Step::Lose(why))
+            }
+            Some(step @ (Step::Unspecified(_) | Step::Send(_) | Step::Deliver)) => Some(step),
+        }
     }
 
     /// Takes the subnet's route.

@@ -124,7 +124,7 @@ pub(super) fn dropped(
                 config.vnet.name()
             ),
         ),
-        DropReason::AccessDenied => access_denied(config, from, trace),
+        DropReason::AccessDenied => access_denied(config, from, packet, trace),
         DropReason::NoGateway => no_gateway(topology, config, trace),
         DropReason::TransitNotAllowed => Why::new(
             "D9",
@@ -217,18 +217,27 @@ fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Why {
     })
 }
 
-fn access_denied(config: &AgentConfig, from: Option<&AgentId>, trace: &Trace) -> Why {
+fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, trace: &Trace) -> Why {
     let ingress = from.and_then(|from| config.links.iter().find(|link| link.peer == *from));
     let peering = match ingress.map(|link| &link.relation) {
         Some(Relation::Peering { peering }) => Some(peering),
         _ => config.spaces.iter().find_map(|space| match &space.kind {
-            SpaceKind::Peered { peering, .. } if Some(&space.vnet) == trace.vnet.as_ref() => Some(peering),
+            SpaceKind::Peered {
+                peering,
+                allow_access: false,
+                ..
+            } => {
+                // By way of a gateway or an appliance, the addresses alone say whose packet it is.
+                let covers = |a: IpAddr| space.prefixes.iter().any(|p| p.contains(&a));
+                let crossed = Some(&space.vnet) == trace.vnet.as_ref();
+                (crossed || covers(packet.source) || covers(packet.destination)).then_some(peering)
+            }
             _ => None,
         }),
     };
     let text = |name: &str| {
         format!(
-            "allowVirtualNetworkAccess is off on the peering {name} of {}: nothing crosses it, set it on both halves",
+            "allowVirtualNetworkAccess is off on the peering {name} of {}: nothing passes between its two VNets on any path, set it on both halves",
             config.vnet.name()
         )
     };
