@@ -419,6 +419,53 @@ fn strangers_and_damage_are_dropped_and_counted() {
     assert_eq!(world.nodes[1].delivered.len(), before + 1);
 }
 
+/// Anyone who knows two public keys can begin a handshake in another's name. It leaves no session state behind.
+#[test]
+fn a_handshake_that_proves_nothing_leaves_nothing() {
+    let mut world = World::pair();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
+    let (from, _, genuine) = world.wire.pop_front().unwrap();
+    let mut forged = genuine.clone();
+    // The seal of the time stamp needs the private key.
+    forged[90] ^= 1;
+    let sum = mac1(&world.nodes[1].public().0, &forged[..116]);
+    forged[116..132].copy_from_slice(&sum);
+    world.receive(1, from, &forged);
+    assert_eq!(world.nodes[1].engine.stats().drops(DropReason::BadDatagram), 1);
+    assert_eq!(world.nodes[1].link("a", world.now), None);
+    world.receive(1, from, &genuine);
+    world.settle();
+    assert_eq!(world.state(1, "a"), LinkState::Up);
+    // And takes nothing from one that is there.
+    world.receive(1, from, &forged);
+    assert_eq!(world.state(1, "a"), LinkState::Up);
+}
+
+/// One address cannot keep an agent busy with handshakes; what others send is still looked at.
+#[test]
+fn an_address_begins_a_limited_number_of_handshakes() {
+    let mut world = World::pair();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
+    let (from, _, init) = world.wire.pop_front().unwrap();
+    let mut counts = [0; 2];
+    for i in 0..400u16 {
+        world.receive(1, SocketAddr::new(ip("203.0.113.1"), 1000 + i), &init);
+    }
+    for (count, reason) in counts.iter_mut().zip([DropReason::Replayed, DropReason::BadDatagram]) {
+        *count = world.nodes[1].engine.stats().drops(reason);
+    }
+    assert_eq!(
+        counts,
+        [199, 200],
+        "the first is taken, a burst is looked into, the rest is not"
+    );
+    world.wire.clear();
+    world.now += Duration::from_secs(1);
+    world.receive(1, from, &init);
+    assert_eq!(world.nodes[1].engine.stats().drops(DropReason::Replayed), 200);
+    world.check();
+}
+
 #[test]
 fn an_answer_from_elsewhere_does_not_count_as_an_authentication_failure() {
     let mut world = World::pair();
@@ -455,7 +502,7 @@ fn under_a_flood_strangers_must_show_their_address_and_others_go_on() {
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     let (_, _, init) = world.wire.pop_front().unwrap();
     let mut cookies = 0;
-    for i in 0..1500u16 {
+    for i in 0..2500u16 {
         world.receive(1, SocketAddr::new(ip("203.0.113.1"), 1000 + i), &init);
         cookies += world.wire.drain(..).filter(|(_, _, b)| b[0] == 3).count();
     }
@@ -465,32 +512,4 @@ fn under_a_flood_strangers_must_show_their_address_and_others_go_on() {
         Some(at("192.0.2.1:1000"))
     );
     world.check();
-}
-
-/// boringtun reads the wall clock, so this takes as long as WireGuard's keys live.
-#[test]
-#[ignore = "takes 200 seconds of wall time"]
-fn new_keys_lose_nothing() {
-    let mut world = World::pair();
-    let begin = std::time::Instant::now();
-    let mut sent = 0;
-    while begin.elapsed() < Duration::from_secs(200) {
-        world.now = std::time::Instant::now();
-        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 56));
-        world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 56));
-        world.serve();
-        world.settle();
-        sent += 1;
-        assert_eq!(
-            (world.nodes[0].delivered.len(), world.nodes[1].delivered.len()),
-            (sent, sent),
-            "after {:?}",
-            begin.elapsed()
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let handshakes = world.seen.iter().filter(|(_, _, b)| b[0] == 1).count();
-    assert!((2..=6).contains(&handshakes), "{handshakes} handshakes");
-    let age = world.nodes[0].link("b", world.now).unwrap().handshake_age.unwrap();
-    assert!(age < 121.0, "{age}");
 }

@@ -6,6 +6,7 @@
 //! boringtun reads the clock and the system's randomness itself; that stays in here.
 
 mod peer;
+mod sources;
 
 use super::{Event, LinkSet, Opened, Sealed};
 use crate::buffer::TransmitSink;
@@ -16,6 +17,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 use peer::{Peer, Reply};
+use sources::Sources;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
@@ -88,6 +90,8 @@ pub struct WireGuard {
     next_tick: Option<Instant>,
     /// When a datagram of an unknown session was last looked into.
     stranger: Option<Instant>,
+    /// How many handshakes each address may still begin.
+    sources: Sources,
     /// Places where peers were last heard, from an earlier run.
     remembered: BTreeMap<AgentId, SocketAddr>,
 }
@@ -120,6 +124,7 @@ impl WireGuard {
             news: News::default(),
             next_tick: None,
             stranger: None,
+            sources: Sources::new(),
             remembered: BTreeMap::new(),
         }
     }
@@ -173,6 +178,9 @@ impl WireGuard {
             }
             _ => return Opened::Refused(DropReason::BadDatagram),
         };
+        if !self.sources.take(from.ip(), now) {
+            return Opened::Refused(DropReason::BadDatagram);
+        }
         let Identity { private, public, .. } = &self.identity;
         let Ok(half) = parse_handshake_anon(private, public, &init) else {
             return Opened::Refused(DropReason::BadDatagram);
@@ -181,8 +189,14 @@ impl WireGuard {
         let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
             return Opened::Refused(DropReason::BadDatagram);
         };
+        let was_open = peer.is_open();
         peer.ensure_open(&mut self.identity, slot);
-        let opened = match peer.receive(datagram, from, now, &mut cookie, &mut self.news) {
+        let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.news);
+        // Anyone can put a known public key into a handshake: what cannot prove it leaves nothing behind.
+        if !was_open && matches!(reply, Reply::Refused(_) | Reply::NoSession) {
+            peer.close(&mut self.news);
+        }
+        let opened = match reply {
             Reply::Send(len) => {
                 send(&cookie[..len], from, tx);
                 Opened::Control
@@ -245,15 +259,13 @@ impl WireGuard {
         }
     }
 
-    /// A slot for a new peer.
-    fn vacant(&mut self) -> usize {
-        match self.peers.iter().position(Option::is_none) {
-            Some(slot) => slot,
-            None => {
-                self.peers.push(None);
-                self.peers.len() - 1
-            }
-        }
+    /// The first free slot from `at` on.
+    fn vacant(&mut self, at: usize) -> usize {
+        let free = (at..self.peers.len()).find(|slot| self.peers[*slot].is_none());
+        free.unwrap_or_else(|| {
+            self.peers.push(None);
+            self.peers.len() - 1
+        })
     }
 }
 
@@ -277,11 +289,14 @@ impl LinkSet for WireGuard {
         }
         self.slots.clear();
         self.by_key.clear();
+        // No slot before this one is free.
+        let mut cursor = 0;
         for (position, link) in links.iter().enumerate() {
             let slot = match before.get(&link.peer) {
                 Some(slot) => *slot,
                 None => {
-                    let slot = self.vacant();
+                    let slot = self.vacant(cursor);
+                    cursor = slot + 1;
                     let heard = self.remembered.get(&link.peer).copied();
                     self.peers[slot] = Some(Peer::new(link, heard));
                     slot

@@ -236,7 +236,8 @@ impl Peer {
 
     /// Starts a handshake, also if one is running.
     pub(super) fn initiate(&mut self, now: Instant, tx: &mut impl TransmitSink, news: &mut News) {
-        let (Some(tunn), Some(to)) = (self.tunn.as_mut(), self.endpoint) else {
+        let to = self.place_to_ask(now);
+        let (Some(tunn), Some(to)) = (self.tunn.as_mut(), to) else {
             return;
         };
         if let TunnResult::WriteToNetwork(message) = tunn.format_handshake_initiation(tx.reserve(to, HANDSHAKE), true) {
@@ -395,6 +396,10 @@ impl Peer {
             // data comes on the session.
             (1, Reply::Send(_)) if output[0] == 2 => {
                 self.answered.get_or_insert(now);
+                // Our own handshake ended with that: without data on this session, ask again.
+                if self.asking_since.is_some() {
+                    self.retry_at = Some(now + UNCONFIRMED);
+                }
                 self.settled = false;
                 self.evaluate(now, news);
             }

@@ -9,6 +9,7 @@ use crate::link::Event;
 use crate::link::wireguard::News;
 use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
+use std::net::SocketAddr;
 use std::time::Instant;
 use tombolo_proto::status::{LinkState, LinkStatus};
 
@@ -40,10 +41,8 @@ impl Peer {
         }
         if let Some(len) = produced {
             let init = message[0] == 1;
-            if init && self.asking_since.is_some() {
-                self.try_elsewhere();
-            }
-            if let Some(to) = self.endpoint {
+            let to = if init { self.place_to_ask(now) } else { self.endpoint };
+            if let Some(to) = to {
                 super::super::send(&message[..len], to, tx);
                 self.last_sent = Some(now);
                 if init {
@@ -51,9 +50,6 @@ impl Peer {
                 }
             }
         } else if self.should_ask(now) {
-            if self.asking_since.is_some() {
-                self.try_elsewhere();
-            }
             self.initiate(now, tx, news);
         } else if self.config.always_on && self.sealing && past(self.last_sent, now, KEEPALIVE) {
             self.keep_alive(now, tx);
@@ -84,14 +80,24 @@ impl Peer {
         silent || unconfirmed || missing
     }
 
-    /// After an unanswered handshake the other known place gets the next one.
-    fn try_elsewhere(&mut self) {
-        let other = if self.endpoint == self.config.endpoint {
+    /// Where a handshake goes: after an unanswered one, to the other known place. Packets follow there, but not those
+    /// of a session that works: a lost handshake says nothing against it.
+    pub(super) fn place_to_ask(&mut self, now: Instant) -> Option<SocketAddr> {
+        if self.asking_since.is_none() {
+            return self.endpoint;
+        }
+        let last = self.asked.or(self.endpoint);
+        let other = if last == self.config.endpoint {
             self.heard
         } else {
             self.config.endpoint
         };
-        self.endpoint = other.or(self.endpoint);
+        let place = other.or(self.endpoint);
+        let works = self.sealing && !past(self.last_received, now, SILENCE);
+        if !works {
+            self.endpoint = place;
+        }
+        place
     }
 
     fn keep_alive(&mut self, now: Instant, tx: &mut impl TransmitSink) {

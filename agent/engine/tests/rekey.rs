@@ -1,0 +1,164 @@
+//! What takes WireGuard's minutes, in no time: handshakes of running sessions.
+//!
+//! boringtun reads the clock itself, so this program has a clock of its own in place of the C library's.
+#![cfg(all(feature = "links", target_pointer_width = "64"))]
+#![allow(unsafe_code, reason = "the C library's clock is replaced")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests; the clock is the test's"
+)]
+
+mod common;
+
+use common::{World, udp};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tombolo_proto::status::LinkState;
+
+thread_local! {
+    /// Nanoseconds. Each test has a thread, and so a clock.
+    static CLOCK: Cell<u64> = const { Cell::new(1_800_000_000_000_000_000) };
+}
+
+/// `struct timespec`.
+#[repr(C)]
+pub struct Time {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+/// Every clock shows the same, and moves when a test says so.
+///
+/// # Safety
+/// `time` points to a `timespec` that may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn clock_gettime(_clock: i32, time: *mut Time) -> i32 {
+    let now = CLOCK.get().cast_signed();
+    // SAFETY: as the caller promises.
+    unsafe {
+        *time = Time {
+            seconds: now / 1_000_000_000,
+            nanoseconds: now % 1_000_000_000,
+        };
+    }
+    0
+}
+
+const STEP: Duration = Duration::from_millis(50);
+
+/// Lets time pass for everybody, and timers run.
+fn step(world: &mut World) {
+    CLOCK.set(CLOCK.get() + u64::try_from(STEP.as_nanos()).unwrap());
+    world.now = std::time::Instant::now();
+    world.serve();
+}
+
+fn is_init(datagram: &[u8]) -> bool {
+    datagram[0] == 1
+}
+
+/// A packet each way.
+fn exchange(world: &mut World) {
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 56));
+    world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 56));
+}
+
+#[test]
+fn the_clock_is_the_tests() {
+    let begin = std::time::Instant::now();
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    CLOCK.set(CLOCK.get() + 1);
+    assert_eq!(begin.elapsed(), Duration::from_nanos(1));
+}
+
+#[test]
+fn new_keys_lose_nothing() {
+    let mut world = World::pair();
+    for round in 1..=200 * 20 {
+        exchange(&mut world);
+        step(&mut world);
+        world.settle();
+        let delivered = (world.nodes[0].delivered.len(), world.nodes[1].delivered.len());
+        assert_eq!(
+            delivered,
+            (round, round),
+            "after {:?}",
+            STEP * u32::try_from(round).unwrap()
+        );
+    }
+    let handshakes = world.seen.iter().filter(|(_, _, b)| is_init(b)).count();
+    assert!((2..=6).contains(&handshakes), "{handshakes} handshakes");
+    let age = world.nodes[0].link("b", world.now).unwrap().handshake_age.unwrap();
+    assert!(age < 121.0, "{age}");
+}
+
+/// The configuration knows another place for the peer than where it is. A handshake for new keys that is lost is tried
+/// there as well; the packets of the session that works stay where they arrive.
+#[test]
+fn a_lost_handshake_does_not_move_a_session_that_works() {
+    let mut world = World::pair();
+    // `a` begins, and so it is the one that asks for new keys.
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 56));
+    world.settle();
+    exchange(&mut world);
+    world.settle();
+    let stale: SocketAddr = "203.0.113.9:9".parse().unwrap();
+    world.join(0, 1, |link| {
+        if link.peer.as_str() == "b" {
+            link.endpoint = Some(stale);
+        }
+    });
+    let (mut lost, before) = (0, world.nodes[1].delivered.len());
+    // Quiet enough that nothing is heard before the handshake is repeated.
+    let mut exchanged = 0;
+    for round in 1..=150 * 20 {
+        step(&mut world);
+        if round % 20 == 0 {
+            exchanged += 1;
+            exchange(&mut world);
+        }
+        if lost < 1 {
+            let waiting = world.wire.len();
+            world.wire.retain(|(_, _, b)| !is_init(b));
+            lost += waiting - world.wire.len();
+        }
+        world.settle();
+        assert_eq!(
+            world.nodes[1].delivered.len(),
+            before + exchanged,
+            "after {round} steps"
+        );
+    }
+    assert_eq!(lost, 1);
+    let tried = |to| world.seen.iter().filter(|(_, at, b)| *at == to && is_init(b)).count();
+    assert!(tried(stale) >= 1, "the other place was asked");
+    let link = world.nodes[0].link("b", world.now).unwrap();
+    assert_eq!(link.endpoint, Some(world.nodes[1].at));
+    assert!(link.handshake_age.unwrap() < 40.0, "{link:?}");
+}
+
+/// Both ask, the answer to the other's handshake is lost, and the other is gone: answering ended our own handshake, so
+/// it is begun again.
+#[test]
+fn answering_does_not_strand_ones_own_handshake() {
+    let mut world = World::pair();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
+    for _ in 0..3 * 20 {
+        step(&mut world);
+        world.wire.clear();
+    }
+    assert_eq!(world.state(0, "b"), LinkState::Connecting);
+    world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
+    let (from, _, init) = world.wire.pop_front().unwrap();
+    world.receive(0, from, &init);
+    world.wire.clear();
+    world.nodes.truncate(1);
+    let mut asked = 0;
+    for _ in 0..3 * 20 {
+        step(&mut world);
+        asked += world.wire.drain(..).filter(|(_, _, b)| is_init(b)).count();
+    }
+    assert!(asked >= 1, "no handshake in three seconds");
+}
