@@ -120,7 +120,11 @@ impl Config {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first one that is out of range.
+    pub fn check(&self) -> Result<()> {
         check_interface(&self.interface)?;
         if self.listen_port == 0 {
             bail!("listen_port: 0 is not a port that others can be told of");

@@ -10,7 +10,7 @@
 
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::identity::{Certificate, TlsKey, certificate_from_pem};
+use crate::identity::{Certificate, TlsKey};
 use crate::state::{StateDir, file};
 use crate::{probe, tls};
 use anyhow::{Context, Result, bail};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::config::digest;
@@ -49,6 +49,15 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Largest message from the controller, bytes: a configuration with some 50,000 links.
 const LARGEST_MESSAGE: usize = 32 << 20;
 
+/// Shortest and longest wait before another attempt to renew the certificate.
+const RENEW_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// Longest sleep before the clock is looked at again: it may jump.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Longest wait for one address of the controller while there are others.
+const ONE_ADDRESS: Duration = Duration::from_secs(2);
+
 /// Probes that run at once.
 const PROBES: usize = 16;
 
@@ -67,7 +76,7 @@ impl Control {
     /// # Errors
     /// A key or certificate is missing or malformed.
     pub fn new(agent: Arc<Agent>, state: StateDir, config: Config) -> Result<Self> {
-        let (key, certificate) = (TlsKey::load_or_create(&state)?, Certificate::load(&state)?);
+        let (key, certificate) = (TlsKey::load(&state)?, Certificate::load(&state)?);
         // Here, so that a broken pair of files is an error at the start and not an endless retry.
         tls::mutual(&certificate, &key)?;
         Ok(Self {
@@ -101,14 +110,13 @@ impl Control {
 
     async fn session(&mut self) -> Result<std::convert::Infallible> {
         let mut client = self.client().await?;
-        let mut renewal_failed = false;
-        if self.renewal_due() {
-            renewal_failed = !self.renew_or_warn(&mut client).await;
-            if !renewal_failed {
-                // The connection stands for the old certificate.
-                client = self.client().await?;
-            }
+        let mut again = RENEW_AGAIN.0;
+        if self.renewal_due() && self.renew_or_warn(&mut client).await {
+            // The connection stands for the old certificate.
+            client = self.client().await?;
         }
+        // Not measured from the last message: a busy stream has one every moment.
+        let mut renew_at = self.next_renewal(again);
 
         let (outbox, messages) = mpsc::channel(PROBES * 2);
         let running = self.agent.running();
@@ -132,7 +140,6 @@ impl Control {
         self.agent.publish().await;
         let probes = Arc::new(tokio::sync::Semaphore::new(PROBES));
         loop {
-            let renew = self.until_renewal(renewal_failed);
             tokio::select! {
                 received = inbox.message() => match received?.and_then(|m| m.message) {
                     Some(FromController::Config(c)) => {
@@ -149,9 +156,13 @@ impl Control {
                     let status = Status { status: bytes, endpoints: self.config.advertised() };
                     outbox.send(message(FromAgent::Status(status))).await?;
                 }
-                () = sleep(renew) => if self.renewal_due() {
-                    renewal_failed = !self.renew_or_warn(&mut client).await;
-                },
+                () = sleep_until(renew_at) => {
+                    if self.renewal_due() {
+                        let done = self.renew_or_warn(&mut client).await;
+                        again = if done { RENEW_AGAIN.0 } else { (again * 2).min(RENEW_AGAIN.1) };
+                    }
+                    renew_at = self.next_renewal(again);
+                }
             }
         }
     }
@@ -210,17 +221,11 @@ impl Control {
         });
     }
 
-    fn until_renewal(&self, failed: bool) -> Duration {
-        let due = self
-            .certificate
-            .renew_at()
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
-        // Long sleeps are cut, so that a clock that jumps is noticed.
-        due.clamp(
-            Duration::from_secs(if failed { 30 } else { 0 }),
-            Duration::from_secs(3600),
-        )
+    /// When to look at the certificate next: when it is due, or `again` from now if it is already.
+    fn next_renewal(&self, again: Duration) -> Instant {
+        let due = self.certificate.renew_at().duration_since(SystemTime::now());
+        let wait = due.ok().filter(|d| !d.is_zero()).unwrap_or(again);
+        Instant::now() + wait.min(LONGEST_SLEEP)
     }
 
     fn renewal_due(&self) -> bool {
@@ -246,9 +251,11 @@ impl Control {
             csr: self.key.request()?,
         };
         let reply = timeout(CONNECT, client.renew(request)).await??.into_inner();
-        certificate_from_pem(reply.certificate.as_bytes())?;
+        let renewed = self.certificate.renewed(reply.certificate.as_bytes())?;
+        // One that does not fit the key would lock the agent out.
+        tls::mutual(&renewed, &self.key).context("the renewed certificate")?;
         self.state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
-        self.certificate = Certificate::load(&self.state)?;
+        self.certificate = renewed;
         Ok(())
     }
 
@@ -273,7 +280,6 @@ impl Control {
         });
         // The connector does the TLS, so tonic is told of a plain scheme.
         let endpoint = Endpoint::from_static("http://tombolo-controller")
-            .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true);
@@ -293,7 +299,7 @@ fn message(m: FromAgent) -> AgentMessage {
     AgentMessage { message: Some(m) }
 }
 
-/// Opens a marked TCP connection, so that a default route of the overlay does not catch it.
+/// Opens a marked TCP connection to the first address that answers. Marked, so that a default route of the overlay does not catch it.
 async fn dial(url: &str, mark: u32) -> Result<(String, TcpStream)> {
     let uri: http::Uri = url.parse().context("controller: not a URL")?;
     let host = uri
@@ -305,14 +311,25 @@ async fn dial(url: &str, mark: u32) -> Result<(String, TcpStream)> {
     let addresses = tokio::net::lookup_host((host.as_str(), port)).await;
     let addresses: Vec<_> = addresses.with_context(|| format!("resolving {host}"))?.collect();
     let mut last = anyhow::anyhow!("{host} has no address");
-    for address in addresses {
-        match timeout(CONNECT, dial_one(address, mark)).await {
+    let end = Instant::now() + CONNECT;
+    for (tried, address) in addresses.iter().enumerate() {
+        let patience = patience(end.saturating_duration_since(Instant::now()), addresses.len() - tried);
+        match timeout(patience, dial_one(*address, mark)).await {
             Ok(Ok(stream)) => return Ok((host, stream)),
             Ok(Err(e)) => last = e.context(format!("connecting to {address}")),
             Err(_) => last = anyhow::anyhow!("connecting to {address}: no answer"),
         }
     }
     Err(last)
+}
+
+/// How long to wait for an address, so that one that swallows packets does not take the time of those after it.
+fn patience(rest: Duration, addresses: usize) -> Duration {
+    match u32::try_from(addresses) {
+        Ok(0 | 1) => rest,
+        Ok(n) => (rest / n).min(ONE_ADDRESS),
+        Err(_) => ONE_ADDRESS,
+    }
 }
 
 async fn dial_one(address: SocketAddr, mark: u32) -> Result<TcpStream> {

@@ -11,6 +11,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tombolo_proto::id::PublicKey;
 
+/// What to do about a key that is gone.
+const AGAIN: &str = "run 'tombolo-agent leave', then join again";
+
 /// The X25519 key that this agent is known by on its links.
 #[derive(Clone)]
 pub struct LinkKey(x25519::StaticSecret);
@@ -22,19 +25,32 @@ impl std::fmt::Debug for LinkKey {
 }
 
 impl LinkKey {
-    /// Reads the key, or makes one.
+    /// Reads the key.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable or malformed.
+    pub fn load(state: &StateDir) -> Result<Self> {
+        let path = state.path(file::LINK_KEY);
+        let missing = || {
+            format!(
+                "{} is missing, and others know this agent by it: {AGAIN}",
+                path.display()
+            )
+        };
+        let text = state.read(file::LINK_KEY)?.with_context(missing)?;
+        let key = BASE64.decode(text.trim_ascii()).ok();
+        let key = key.and_then(|k| <[u8; 32]>::try_from(k).ok());
+        let key = key.with_context(|| format!("{}: not 32 bytes in base64", path.display()))?;
+        Ok(Self(key.into()))
+    }
+
+    /// Reads the key, or makes one: for joining, which tells others of it.
     ///
     /// # Errors
     /// The file is unreadable, malformed or cannot be written.
     pub fn load_or_create(state: &StateDir) -> Result<Self> {
-        if let Some(text) = state.read(file::LINK_KEY)? {
-            let key = BASE64
-                .decode(text.trim_ascii())
-                .ok()
-                .and_then(|k| <[u8; 32]>::try_from(k).ok());
-            let key =
-                key.with_context(|| format!("{}: not 32 bytes in base64", state.path(file::LINK_KEY).display()))?;
-            return Ok(Self(key.into()));
+        if state.path(file::LINK_KEY).exists() {
+            return Self::load(state);
         }
         let key: [u8; 32] = rand::random();
         state.write(file::LINK_KEY, format!("{}\n", BASE64.encode(key)).as_bytes())?;
@@ -59,14 +75,25 @@ impl LinkKey {
 pub struct TlsKey(KeyPair);
 
 impl TlsKey {
-    /// Reads the key, or makes one.
+    /// Reads the key.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable or malformed.
+    pub fn load(state: &StateDir) -> Result<Self> {
+        let path = state.path(file::TLS_KEY);
+        let pem = state.read(file::TLS_KEY)?;
+        let pem = pem.with_context(|| format!("{} is missing: {AGAIN}", path.display()))?;
+        let pem = String::from_utf8(pem).context("tls.key is not text")?;
+        Ok(Self(KeyPair::from_pem(&pem).context("tls.key")?))
+    }
+
+    /// Reads the key, or makes one: for joining.
     ///
     /// # Errors
     /// The file is unreadable, malformed or cannot be written.
     pub fn load_or_create(state: &StateDir) -> Result<Self> {
-        if let Some(pem) = state.read(file::TLS_KEY)? {
-            let pem = String::from_utf8(pem).context("tls.key is not text")?;
-            return Ok(Self(KeyPair::from_pem(&pem).context("tls.key")?));
+        if state.path(file::TLS_KEY).exists() {
+            return Self::load(state);
         }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         state.write(file::TLS_KEY, key.serialize_pem().as_bytes())?;
@@ -113,7 +140,18 @@ impl Certificate {
                 .with_context(|| format!("{} is missing: run 'tombolo-agent join' first", path.display()))?;
             certificate_from_pem(&pem).with_context(|| path.display().to_string())
         };
-        let (own, authority) = (read(file::CERTIFICATE)?, read(file::CA)?);
+        Self::new(read(file::CERTIFICATE)?, read(file::CA)?)
+    }
+
+    /// A new certificate of the agent's, PEM, by the same authority.
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub fn renewed(&self, pem: &[u8]) -> Result<Self> {
+        Self::new(certificate_from_pem(pem)?, self.authority.clone())
+    }
+
+    fn new(own: CertificateDer<'static>, authority: CertificateDer<'static>) -> Result<Self> {
         let (not_before, not_after) = validity(&own)?;
         Ok(Self {
             own,

@@ -1,6 +1,6 @@
 //! Joining: a one-time token becomes a certificate and a state directory.
 
-use crate::config::{Config, DEFAULT_LISTEN_PORT, check_interface};
+use crate::config::{Config, DEFAULT_LISTEN_PORT};
 use crate::identity::{LinkKey, TlsKey, certificate_from_pem};
 use crate::state::{StateDir, file};
 use crate::tls;
@@ -105,20 +105,19 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
             state.path(file::CONFIG).display()
         );
     }
-    if let Some(name) = &options.interface {
-        check_interface(name)?;
-    }
     let controller = options.controller.trim_end_matches('/').to_owned();
-    if !controller.starts_with("https://") {
-        bail!("controller: '{controller}' must start with https://");
-    }
-    let authority = fetch_authority(&controller, &options.token.pin).await?;
-
-    let (link_key, tls_key) = (LinkKey::load_or_create(state)?, TlsKey::load_or_create(state)?);
     let mut config = Config::new(AgentId::new("unknown")?, controller.clone());
     config.listen_port = options.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
     config.endpoints = options.endpoints;
     config.allow_default_route = options.allow_default_route;
+    if let Some(name) = &options.interface {
+        config.interface.clone_from(name);
+    }
+    // The token works once: what can be found wrong is found before it is shown.
+    config.check()?;
+    let authority = fetch_authority(&controller, &options.token.pin).await?;
+
+    let (link_key, tls_key) = (LinkKey::load_or_create(state)?, TlsKey::load_or_create(state)?);
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls::anonymous(&authority)?)
         .no_proxy()
@@ -194,6 +193,32 @@ fn error_message(body: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A mistyped setting is refused before anything is sent: the token works once.
+    #[tokio::test]
+    async fn settings_are_checked_before_the_token_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let options = JoinOptions {
+            controller: "https://192.0.2.1:1/".into(),
+            token: format!("tmb1.id.secret.{}", "ab".repeat(32)).parse().unwrap(),
+            listen_port: None,
+            endpoints: Vec::new(),
+            interface: None,
+            allow_default_route: false,
+        };
+        let mut port = options.clone();
+        port.listen_port = Some(0);
+        let mut endpoint = options.clone();
+        endpoint.endpoints = vec!["192.0.2.1:0".parse().unwrap()];
+        let mut interface = options.clone();
+        interface.interface = Some("a/b".into());
+        for (options, what) in [(port, "listen_port"), (endpoint, "endpoints"), (interface, "interface")] {
+            let error = join(&state, options).await.unwrap_err().to_string();
+            assert!(error.starts_with(what), "{error}");
+        }
+        assert!(state.read(file::LINK_KEY).unwrap().is_none());
+    }
 
     #[test]
     fn tokens_are_checked_and_do_not_print() {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Host, Wire, eventually, root};
+use common::{Host, Wire, eventually};
 use ipnet::IpNet;
 use tombolo_proto::config::{
     AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Relation, Role, Space, SpaceKind, Subnet, TransitRoute,
@@ -288,9 +288,6 @@ fn hop(wire: &Wire, side: usize, to: &str, ttl: u8) -> Option<String> {
 
 #[test]
 fn appliance_and_gateways_on_shared_hosts() {
-    if !root() {
-        return;
-    }
     let wire = Wire::with_hosts("hub", 4);
     let make = |(name, host, port): (&str, usize, u16)| {
         let mut h = Host::new(&wire.ns[host], name);
