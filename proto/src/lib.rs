@@ -3,12 +3,14 @@
 //! * [`id`]: names of things.
 //! * [`route`]: effective routes in Azure's words.
 //! * [`config`]: [`AgentConfig`](config::AgentConfig), everything one agent must know; complete, never a delta.
+//! * [`installed`]: what an agent has in force, read back.
 //! * [`probe`]: live ping and traceroute.
 //! * [`status`]: what agents report.
 //! * [`wire`] (feature `grpc`): the generated messages of the control stream.
 
 pub mod config;
 pub mod id;
+pub mod installed;
 pub mod probe;
 pub mod route;
 pub mod status;

@@ -57,6 +57,12 @@ impl<L: LinkSet> Engine<L> {
         self.tables = Some(tables);
     }
 
+    /// The tables in use; none before the first [`install`](Self::install).
+    #[must_use]
+    pub const fn tables(&self) -> Option<&Arc<Tables>> {
+        self.tables.as_ref()
+    }
+
     /// One packet from the TUN device.
     pub fn handle_tun(
         &mut self,

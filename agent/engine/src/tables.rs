@@ -1,5 +1,6 @@
 //! What one agent's lookups run on: built once from policy and from what agents learn by themselves, never edited.
 
+mod installed;
 pub mod lpm;
 
 use lpm::Lpm;

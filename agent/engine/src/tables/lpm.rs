@@ -38,6 +38,12 @@ impl<T> Lpm<T> {
         }
     }
 
+    /// All prefixes with their values, IPv4 before IPv6, in the order of addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
+        let v4 = self.v4.iter().map(|(p, v)| (IpNet::V4(p), v));
+        v4.chain(self.v6.iter().map(|(p, v)| (IpNet::V6(p), v)))
+    }
+
     /// Whether no prefix is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

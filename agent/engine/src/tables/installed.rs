@@ -1,0 +1,75 @@
+//! Tables read back, for people and for comparisons.
+
+use super::{Hop, LinkIndex, RoleTable, Tables};
+use tombolo_proto::config::SpaceKind;
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::installed::{
+    InstalledHop, InstalledLink, InstalledRoute, InstalledSubnet, InstalledTables, InstalledTransit,
+};
+
+impl Tables {
+    /// What lookups find, prefix by prefix. Nothing of it is what the configuration said.
+    #[must_use]
+    pub fn installed(&self) -> InstalledTables {
+        let subnets = self.subnets.iter().map(|subnet| InstalledSubnet {
+            id: subnet.id.clone(),
+            routes: subnet
+                .routes
+                .iter()
+                .map(|(prefix, route)| InstalledRoute {
+                    prefix,
+                    hop: self.hop(route.hop),
+                })
+                .collect(),
+        });
+        let transit = match &self.role {
+            RoleTable::Vm { .. } => Vec::new(),
+            RoleTable::Gateway { transit, .. } => transit
+                .iter()
+                .map(|(prefix, found)| InstalledTransit {
+                    prefix,
+                    connection: found.connection.clone(),
+                    link: self.name(found.link),
+                })
+                .collect(),
+        };
+        let links = self.links.iter().map(|link| InstalledLink {
+            peer: link.peer.clone(),
+            sources: link.sources.iter().map(|(prefix, ())| prefix).collect(),
+            foreign: link.foreign,
+        });
+        InstalledTables {
+            subnets: subnets.collect(),
+            transit,
+            denied: self.denied.iter().map(|(prefix, ())| prefix).collect(),
+            links: links.collect(),
+        }
+    }
+
+    fn hop(&self, hop: Hop) -> InstalledHop {
+        match hop {
+            Hop::Space(space) => match self.spaces[space].kind {
+                SpaceKind::Local {} => InstalledHop::Local {},
+                SpaceKind::Peered { .. } | SpaceKind::GatewayClient {} => InstalledHop::Peering {
+                    vnet: Some(self.vnet(space)),
+                },
+            },
+            Hop::NoSpace => InstalledHop::Peering { vnet: None },
+            Hop::Gateway(link) => InstalledHop::Gateway { link: self.name(link) },
+            Hop::Appliance(space, address) => InstalledHop::Appliance {
+                address,
+                vnet: space.map(|s| self.vnet(s)),
+            },
+            Hop::Internet => InstalledHop::Internet {},
+            Hop::None => InstalledHop::None {},
+        }
+    }
+
+    fn vnet(&self, space: usize) -> ResourceId {
+        self.spaces[space].vnet.clone()
+    }
+
+    fn name(&self, link: Option<LinkIndex>) -> Option<AgentId> {
+        link.map(|l| self.peer(l).clone())
+    }
+}
