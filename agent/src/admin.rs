@@ -4,7 +4,8 @@
 //! | Path | Answer |
 //! |---|---|
 //! | `/status` | [`AgentView`] |
-//! | `/tables` | the configuration in force, without secrets |
+//! | `/config` | the configuration in force, without secrets |
+//! | `/tables` | [`Installed`](tombolo_proto::installed::Installed): what packets are looked up in, read back |
 //! | `/metrics` | Prometheus text |
 
 use crate::agent::{Agent, AgentView};
@@ -76,9 +77,18 @@ async fn answer(mut stream: UnixStream, agent: &Agent) -> Result<()> {
             "application/json",
             serde_json::to_string(&agent.view().await)?,
         ),
-        ["GET", "/tables", _] => ("200 OK", "application/json", agent.tables()?),
+        ["GET", "/config", _] => ("200 OK", "application/json", agent.config_text()?),
+        ["GET", "/tables", _] => (
+            "200 OK",
+            "application/json",
+            serde_json::to_string(&agent.installed().await)?,
+        ),
         ["GET", "/metrics", _] => ("200 OK", "text/plain; version=0.0.4", metrics(&agent.view().await)?),
-        _ => ("404 Not Found", "text/plain", "/status, /tables, /metrics\n".to_owned()),
+        _ => (
+            "404 Not Found",
+            "text/plain",
+            "/status, /config, /tables, /metrics\n".to_owned(),
+        ),
     };
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",

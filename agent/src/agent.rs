@@ -3,6 +3,7 @@
 use crate::apply::Kernel;
 use crate::apply::plan::{KernelPlan, Numbers};
 use crate::config::Config;
+use crate::keep::{Keeper, LastGood, Places};
 use crate::lane::{Lane, LaneReport};
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, Revision};
+use tombolo_proto::installed::Installed;
 use tombolo_proto::status::AgentStatus;
 
 /// The controller hears from an agent at least this often.
@@ -31,18 +33,6 @@ pub struct Running {
     /// Digest of the configuration; empty: none yet.
     pub digest: String,
     config: Option<Arc<AgentConfig>>,
-}
-
-/// The file that an agent starts from without a controller.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LastGood {
-    /// The revision that was applied.
-    pub revision: Revision,
-    /// Its digest, as the controller gave it.
-    pub digest: String,
-    /// The configuration.
-    pub config: AgentConfig,
 }
 
 /// What `tombolo-agent status` shows.
@@ -84,7 +74,7 @@ pub struct Agent {
     status: watch::Sender<AgentStatus>,
     /// Wakes the reporter.
     news: Arc<Notify>,
-    cache: watch::Sender<Option<Arc<LastGood>>>,
+    keeper: Keeper,
     last_apply: Mutex<Duration>,
     received: AtomicU64,
 }
@@ -101,6 +91,7 @@ impl Agent {
         news: Arc<Notify>,
     ) -> Self {
         Self {
+            keeper: Keeper::new(state.clone()),
             config,
             state,
             numbers,
@@ -110,7 +101,6 @@ impl Agent {
             connected: AtomicBool::new(false),
             status: watch::Sender::default(),
             news,
-            cache: watch::Sender::default(),
             last_apply: Mutex::default(),
             received: AtomicU64::new(0),
         }
@@ -161,12 +151,14 @@ impl Agent {
             tracing::warn!(%prefix, "a user-defined default route is left out: allow_default_route is off here (D22)");
         }
         plan.check_overlap(&kernel.connected().await?)?;
-        Lane::check(&config)?;
-        if plan.forwarding {
-            crate::host::quiet_redirects(&self.state)?;
+        let prepared = self.lane.prepare(config.clone()).await?;
+        if plan.forwarding
+            && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
+        {
+            tracing::warn!(error = %format!("{e:#}"), "this host will send ICMP redirects while it forwards");
         }
         let leftovers = kernel.advance(&plan).await?;
-        self.lane.install(config.clone()).await?;
+        self.lane.install(prepared).await?;
         kernel.finish(leftovers).await;
         drop(kernel);
 
@@ -176,12 +168,11 @@ impl Agent {
             digest: digest.to_owned(),
             config: Some(config.clone()),
         };
-        let last = LastGood {
+        self.keeper.keep(LastGood {
             revision,
             digest: digest.to_owned(),
             config: (*config).clone(),
-        };
-        self.cache.send_replace(Some(Arc::new(last)));
+        });
         self.news.notify_one();
         tracing::info!(%revision, links = config.links.len(), took = ?begun.elapsed(), "configuration in force");
         Ok(())
@@ -240,7 +231,7 @@ impl Agent {
     ///
     /// # Errors
     /// It has no JSON form, which its type excludes.
-    pub fn tables(&self) -> Result<String> {
+    pub fn config_text(&self) -> Result<String> {
         let Some(config) = self.running().config else {
             return Ok("null".to_owned());
         };
@@ -249,6 +240,19 @@ impl Agent {
             link.preshared_key = None;
         }
         Ok(serde_json::to_string(&config)?)
+    }
+
+    /// What packets are looked up in, read back from the lane and from what was set in the kernel.
+    pub async fn installed(&self) -> Installed {
+        // Not while it changes.
+        let kernel = self.kernel.lock().await;
+        let running = self.running();
+        Installed {
+            revision: running.revision,
+            digest: running.digest,
+            tables: self.lane.inspect().await.tables.map(|t| t.installed()),
+            kernel: kernel.installed(self.numbers),
+        }
     }
 
     /// Makes the status that watchers see the present one. Returns where peers were heard from.
@@ -261,60 +265,25 @@ impl Agent {
 
     /// Keeps the status fresh and remembers where peers are; never returns.
     pub async fn report(&self) {
-        let mut known = BTreeMap::new();
+        let mut places = Places::new(self.state.clone());
         loop {
             let _ = tokio::time::timeout(STATUS_EVERY, self.news.notified()).await;
             tokio::time::sleep(STATUS_SETTLE).await;
-            let seen = self.publish().await;
-            // A peer that went away keeps its last endpoint: it is the best guess for the next start.
-            if seen.iter().any(|(peer, endpoint)| known.get(peer) != Some(endpoint)) {
-                known.extend(seen);
-                let written = serde_json::to_vec(&known)
-                    .map_err(Into::into)
-                    .and_then(|b| self.state.write(file::ENDPOINTS, &b));
-                if let Err(e) = written {
-                    tracing::warn!(error = %format!("{e:#}"), "endpoints of peers not remembered");
-                }
-            }
+            places.learn(self.publish().await).await;
         }
     }
 
-    /// Keeps the last good configuration on disk, beside the path of a change; never returns.
-    pub async fn keep_last_good(&self) {
-        let mut latest = self.cache.subscribe();
-        while latest.changed().await.is_ok() {
-            let Some(last) = latest.borrow_and_update().clone() else {
-                continue;
-            };
-            let state = self.state.clone();
-            let written =
-                tokio::task::spawn_blocking(move || state.write(file::LAST_GOOD, &serde_json::to_vec(&*last)?)).await;
-            match written {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => {
-                    tracing::error!(error = %format!("{e:#}"), "configuration not kept: a restart would lose it")
-                }
-                Err(e) => tracing::error!(error = %e, "configuration not kept: a restart would lose it"),
-            }
-        }
-    }
-
-    /// Writes the last good configuration once more, for the case that its keeper was stopped on the way.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn flush_last_good(&self) -> Result<()> {
-        let Some(last) = self.cache.borrow().clone() else {
-            return Ok(());
-        };
-        self.state.write(file::LAST_GOOD, &serde_json::to_vec(&*last)?)
+    /// What keeps the last good configuration on disk.
+    #[must_use]
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
     }
 
     /// Takes everything back from the kernel.
     pub async fn withdraw(&self) {
         let mut kernel = self.kernel.lock().await;
         kernel.withdraw().await;
-        if let Err(e) = crate::host::restore(&self.state) {
+        if let Err(e) = crate::host::restore(&self.config.interface) {
             tracing::warn!(error = %format!("{e:#}"), "host not restored");
         }
         self.lane.stop();

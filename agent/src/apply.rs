@@ -4,7 +4,8 @@ pub mod plan;
 
 use crate::netlink::Netlink;
 use anyhow::{Context, Result};
-use plan::{Connected, KernelPlan, Step};
+use plan::{Connected, KernelPlan, Numbers, Route, Step};
+use tombolo_proto::installed::{InstalledKernel, KernelRoute};
 
 /// The kernel's side, with the plan that is in force there.
 pub struct Kernel {
@@ -75,6 +76,21 @@ impl Kernel {
             tracing::warn!(error = %format!("{e:#}"), "left behind: 'tombolo-agent clean' removes it");
         }
         self.current = KernelPlan::default();
+    }
+
+    /// What was set and not removed since.
+    #[must_use]
+    pub fn installed(&self, numbers: Numbers) -> InstalledKernel {
+        let kind = |route: &Route| match route {
+            Route::Device(_) => KernelRoute::Device,
+            Route::Throw => KernelRoute::Throw,
+        };
+        InstalledKernel {
+            device: self.device.clone(),
+            table: numbers.table,
+            default_table: numbers.default_table,
+            routes: self.current.routes.iter().map(|(p, r)| (*p, kind(r))).collect(),
+        }
     }
 
     async fn take(&mut self, step: &Step) -> Result<()> {

@@ -60,8 +60,26 @@ pub struct LaneReport {
     pub udp_errors: u64,
 }
 
+/// What a lane decides by.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    /// None: no configuration yet.
+    pub tables: Option<Arc<Tables>>,
+    /// What it has learned (D11).
+    pub dynamic: Dynamic,
+}
+
+/// A configuration with its tables, ready to be installed.
+pub struct Prepared {
+    config: Arc<AgentConfig>,
+    tables: Arc<Tables>,
+    /// What the tables were built with.
+    dynamic: Dynamic,
+}
+
 enum Order {
-    Install(Arc<AgentConfig>, oneshot::Sender<Result<()>>),
+    Install(Prepared, oneshot::Sender<Result<()>>),
+    Inspect(oneshot::Sender<Inspection>),
     Remember(BTreeMap<AgentId, SocketAddr>),
     Report(oneshot::Sender<LaneReport>),
     Stop,
@@ -118,23 +136,38 @@ impl Lane {
         self.index
     }
 
-    /// Whether tables can be built from a configuration.
+    /// Builds the tables of a configuration, beside the data path.
     ///
     /// # Errors
-    /// Why not.
-    pub fn check(config: &AgentConfig) -> Result<()> {
-        Tables::build(config, &Dynamic::default())?;
-        Ok(())
+    /// None can be built from it.
+    pub async fn prepare(&self, config: Arc<AgentConfig>) -> Result<Prepared> {
+        let mut dynamic = self.inspect().await.dynamic;
+        keep_linked(&mut dynamic, &config);
+        let tables = Arc::new(Tables::build(&config, &dynamic)?);
+        Ok(Prepared {
+            config,
+            tables,
+            dynamic,
+        })
     }
 
     /// Puts a configuration in force; returns when the lane has switched.
     ///
     /// # Errors
     /// The engine refuses it, or the lane is gone.
-    pub async fn install(&self, config: Arc<AgentConfig>) -> Result<()> {
+    pub async fn install(&self, prepared: Prepared) -> Result<()> {
         let (done, answer) = oneshot::channel();
-        self.order(Order::Install(config, done))?;
+        self.order(Order::Install(prepared, done))?;
         answer.await.context("the lane ended")?
+    }
+
+    /// What the lane decides by; nothing if it is gone.
+    pub async fn inspect(&self) -> Inspection {
+        let (sender, answer) = oneshot::channel();
+        if self.order(Order::Inspect(sender)).is_err() {
+            return Inspection::default();
+        }
+        answer.await.unwrap_or_default()
     }
 
     /// Tells where peers were before a restart.
@@ -314,8 +347,14 @@ impl Worker {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Install(config, done) => {
-                let _ = done.send(self.install(config));
+            Order::Install(prepared, done) => {
+                let _ = done.send(self.install(prepared));
+            }
+            Order::Inspect(answer) => {
+                let _ = answer.send(Inspection {
+                    tables: self.engine.tables().cloned(),
+                    dynamic: self.dynamic.clone(),
+                });
             }
             Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
             Order::Report(answer) => {
@@ -326,10 +365,18 @@ impl Worker {
         }
     }
 
-    fn install(&mut self, config: Arc<AgentConfig>) -> Result<()> {
-        self.dynamic.down.retain(|a| config.links.iter().any(|l| l.peer == *a));
-        let tables = Tables::build(&config, &self.dynamic)?;
-        self.engine.install(Arc::new(tables), &config.links, Instant::now());
+    fn install(&mut self, prepared: Prepared) -> Result<()> {
+        let Prepared {
+            config,
+            mut tables,
+            dynamic,
+        } = prepared;
+        keep_linked(&mut self.dynamic, &config);
+        // A link went up or down since they were built.
+        if dynamic != self.dynamic {
+            tables = Arc::new(Tables::build(&config, &self.dynamic)?);
+        }
+        self.engine.install(tables, &config.links, Instant::now());
         self.config = Some(config);
         Ok(())
     }
@@ -386,4 +433,9 @@ impl Worker {
             }
         }
     }
+}
+
+/// Forgets what was learned of agents that there is no link to any more.
+fn keep_linked(dynamic: &mut Dynamic, config: &AgentConfig) {
+    dynamic.down.retain(|a| config.links.iter().any(|l| l.peer == *a));
 }

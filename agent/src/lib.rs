@@ -5,17 +5,20 @@
 //!   ([`apply::plan`] pure, [`netlink`] the calls).
 //! * [`lane`]: packets. One thread with [`tun`], [`udp`], the [`outbox`] between them and the engine.
 //! * [`join`], [`control`]: the controller. [`identity`], [`tls`]: keys and trust.
-//! * [`state`], [`config`], [`host`]: what is on disk and what is changed on the host.
+//! * [`state`], [`config`], [`keep`]: what is on disk. [`claim`], [`host`]: what an agent has for itself on its host,
+//!   and what it changes there.
 //! * [`admin`], [`probe`]: seeing inside.
 
 pub mod admin;
 pub mod agent;
 pub mod apply;
+pub mod claim;
 pub mod config;
 pub mod control;
 pub mod host;
 pub mod identity;
 pub mod join;
+pub mod keep;
 pub mod lane;
 pub mod netlink;
 pub mod outbox;

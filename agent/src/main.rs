@@ -12,6 +12,10 @@ use tombolo_agent::state::StateDir;
 use tombolo_agent::{admin, run};
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless `TOMBOLO_LOG` says otherwise. boringtun reports as errors what is no error: a session that
+/// ended because nobody used it. What matters of a link, the lane reports.
+const DEFAULT_LOG: &str = "info,boringtun=off";
+
 /// Stands for a machine, or a VPN gateway, of a virtual network on this host.
 #[derive(Parser)]
 #[command(name = "tombolo-agent", version)]
@@ -47,7 +51,7 @@ enum Command {
         #[arg(long)]
         allow_default_route: bool,
     },
-    /// Runs the agent in the foreground until SIGTERM or SIGINT.
+    /// Runs the agent in the foreground until SIGTERM, SIGINT or SIGHUP.
     Run {
         /// The directory that 'join' filled.
         #[arg(long)]
@@ -61,11 +65,14 @@ enum Command {
         /// How to print it.
         #[arg(short, long, value_enum, default_value = "text")]
         output: Output,
-        /// The configuration in force instead, as JSON.
+        /// The tables that packets are looked up in instead, as JSON.
         #[arg(long)]
         tables: bool,
-        /// Prometheus metrics instead.
+        /// The configuration in force instead, as JSON.
         #[arg(long, conflicts_with = "tables")]
+        config: bool,
+        /// Prometheus metrics instead.
+        #[arg(long, conflicts_with_all = ["tables", "config"])]
         metrics: bool,
     },
     /// Removes rules and routes that a crashed agent left on the host.
@@ -92,7 +99,7 @@ fn main() -> ExitCode {
     // The first of all: with two providers in the tree rustls cannot choose by itself.
     let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     debug_assert!(installed.is_ok(), "nothing installs a provider before main");
-    let filter = EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -142,11 +149,14 @@ fn dispatch(command: Command) -> Result<()> {
             state_dir,
             output,
             tables,
+            config,
             metrics,
         } => {
             let state = StateDir::new(state_dir);
             let path = if tables {
                 "/tables"
+            } else if config {
+                "/config"
             } else if metrics {
                 "/metrics"
             } else {

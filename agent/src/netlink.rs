@@ -306,7 +306,11 @@ impl Netlink {
         rule.attributes.iter().any(is_ours) && rule.attributes.iter().any(looks)
     }
 
+    /// By table and protocol: what somebody else put into the table stays.
     fn owns_route(&self, route: &RouteMessage) -> bool {
+        if u8::from(route.header.protocol) != PROTOCOL {
+            return false;
+        }
         let table = route.attributes.iter().find_map(|a| match a {
             RouteAttribute::Table(t) => Some(*t),
             _ => None,

@@ -3,94 +3,124 @@
 use crate::agent::{Agent, AgentView};
 use crate::apply::Kernel;
 use crate::apply::plan::Numbers;
+use crate::claim::take_host;
 use crate::config::Config;
 use crate::control::Control;
 use crate::identity::LinkKey;
 use crate::lane::Lane;
-use crate::netlink::Netlink;
 use crate::state::{StateDir, file};
 use crate::{admin, host};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-/// Runs until SIGTERM or SIGINT, or until a part that cannot be replaced fails.
+/// Runs until SIGTERM, SIGINT or SIGHUP, or until a part that cannot be replaced fails.
 ///
 /// # Errors
-/// The state directory is not usable, the host refuses the device or the port, or a lane ended.
+/// The state directory is not usable, another agent has the device or a routing table, the host refuses the device or
+/// the port, or a lane ended.
 pub async fn run(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
-    let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
-    let netlink = Netlink::open(numbers)?;
-    let leftovers = netlink.sweep().await?;
-    host::restore(state)?;
+    // First of all, so that a start from a half-filled directory changes nothing.
+    let key = LinkKey::load(state)?;
+    let (_claim, netlink, leftovers) = take_host(state, &config).await?;
+    restore_switch(&config.interface);
     if leftovers > 0 {
         tracing::info!(count = leftovers, "removed rules and routes that a crash left");
     }
-    // Before the device, so that a start from a half-filled directory changes nothing.
-    let key = LinkKey::load_or_create(state)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
 
     let news = Arc::new(Notify::new());
     let (lane, ended) = Lane::start(&config, &key, news.clone())?;
     let kernel = Kernel::new(netlink, config.interface.clone(), lane.device_index()).await?;
+    let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
     let agent = Arc::new(Agent::new(config.clone(), state.clone(), numbers, lane, kernel, news));
+    // What can fail comes before anything forwards.
+    let socket = admin::bind(state)?;
     let keeper = tokio::spawn({
-        let agent = agent.clone();
-        async move { agent.keep_last_good().await }
+        let keeper = agent.keeper().clone();
+        async move { keeper.run().await }
     });
-    match agent.resume().await {
-        Ok(true) => tracing::info!("forwarding from the last good configuration"),
-        Ok(false) => tracing::info!("no configuration yet: waiting for the controller"),
-        Err(e) => {
-            tracing::warn!(error = %format!("{e:#}"), "last good configuration not usable: waiting for the controller")
+    let forwards = match agent.resume().await {
+        Ok(true) => {
+            tracing::info!("forwarding from the last good configuration");
+            true
         }
-    }
+        Ok(false) => {
+            tracing::info!("no configuration yet: waiting for the controller");
+            false
+        }
+        Err(e) => {
+            tracing::warn!(error = %format!("{e:#}"), "last good configuration not usable: waiting for the controller");
+            false
+        }
+    };
 
     let reporter = tokio::spawn({
         let agent = agent.clone();
         async move { agent.report().await }
     });
-    let local = tokio::spawn(admin::serve(admin::bind(state)?, agent.clone()));
+    let local = tokio::spawn(admin::serve(socket, agent.clone()));
     let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
-        Ok(control) => tokio::spawn(control.run()),
-        Err(e) => {
-            agent.withdraw().await;
-            return Err(e);
+        Ok(control) => Ok(Some(tokio::spawn(control.run()))),
+        // Whoever forwards goes on: the controller is not needed for that (D21).
+        Err(e) if forwards => {
+            tracing::error!(error = %format!("{e:#}"), "the controller cannot be spoken to: forwarding goes on without it");
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    };
+    let outcome = match &control {
+        Err(_) => Ok(()),
+        Ok(_) => {
+            tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "running");
+            tokio::select! {
+                _ = terminate.recv() => Ok(()),
+                _ = interrupt.recv() => Ok(()),
+                _ = hangup.recv() => Ok(()),
+                reason = ended => {
+                    let reason = reason.unwrap_or_else(|_| "panic".to_owned());
+                    Err(anyhow::anyhow!("the data path ended: {reason}"))
+                }
+            }
         }
     };
-    tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "running");
-
-    let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        reason = ended => Err(anyhow::anyhow!("the data path ended: {}", reason.unwrap_or_else(|_| "panic".to_owned()))),
-    };
-    control.abort();
+    if let Ok(Some(control)) = &control {
+        control.abort();
+    }
     local.abort();
     reporter.abort();
     keeper.abort();
     agent.withdraw().await;
-    agent.flush_last_good()?;
-    state.remove(file::ADMIN_SOCKET)?;
+    // All of it is tried, whatever fails.
+    let kept = agent.keeper().flush().context("the last good configuration");
+    let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");
-    outcome
+    control.map(drop).and(outcome).and(kept).and(removed)
+}
+
+/// Puts back what a crashed agent with this device changed on the host.
+fn restore_switch(interface: &str) -> bool {
+    host::restore(interface).unwrap_or_else(|e| {
+        tracing::warn!(error = %format!("{e:#}"), "host not restored");
+        false
+    })
 }
 
 /// Removes what a crashed agent left on the host.
 ///
 /// # Errors
-/// The agent runs, or the kernel refuses.
+/// The agent runs, another one has its device or a routing table, or the kernel refuses.
 pub async fn clean(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
-    let netlink = Netlink::open(Numbers::of(&config.interface, config.table, config.fwmark))?;
-    let count = netlink.sweep().await?;
-    let switched = host::restore(state)?;
+    let (_claim, _netlink, count) = take_host(state, &config).await?;
+    let switched = restore_switch(&config.interface);
     state.remove(file::ADMIN_SOCKET)?;
     tracing::info!(rules_and_routes = count, redirects_restored = switched, "clean");
     Ok(())
@@ -114,6 +144,7 @@ pub async fn leave(state: &StateDir) -> Result<()> {
         file::CA,
         file::LAST_GOOD,
         file::ENDPOINTS,
+        file::NUMBERS,
     ] {
         state.remove(name)?;
     }

@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Names of the files, in one place.
 pub mod file {
@@ -23,13 +24,16 @@ pub mod file {
     pub const LAST_GOOD: &str = "last-good.json";
     /// Where peers were last heard from.
     pub const ENDPOINTS: &str = "endpoints.json";
-    /// What was changed on the host outside the agent's own table and device.
-    pub const HOST: &str = "host.json";
+    /// The numbers by which the last run's rules and routes are known.
+    pub const NUMBERS: &str = "numbers.json";
     /// The local socket.
     pub const ADMIN_SOCKET: &str = "admin.sock";
     /// Held while an agent runs.
     pub const LOCK: &str = "lock";
 }
+
+/// How names of files end that are not whole yet.
+const UNFINISHED: &str = ".new";
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -81,7 +85,10 @@ impl StateDir {
     /// # Errors
     /// Any step fails; the old content stays.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let (path, temporary) = (self.path(name), self.path(&format!(".{name}.new")));
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        // Two writers of one name must not write into the same file.
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let (path, temporary) = (self.path(name), self.path(&format!(".{name}.{count}{UNFINISHED}")));
         let step = || -> std::io::Result<()> {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -123,8 +130,22 @@ impl StateDir {
             .open(&path)
             .with_context(|| format!("opening {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(StateLock { _lock: lock }),
+            Ok(lock) => {
+                self.sweep();
+                Ok(StateLock { _lock: lock })
+            }
             Err(_) => bail!("another agent runs from {}: stop it first", self.0.display()),
+        }
+    }
+
+    /// Removes files that a crash left unfinished.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let unfinished = |name: &str| name.starts_with('.') && name.ends_with(UNFINISHED);
+            if name.to_str().is_some_and(unfinished) {
+                let _ = fs::remove_file(entry.path());
+            }
         }
     }
 }
@@ -156,6 +177,27 @@ mod tests {
         );
         state.remove("x").unwrap();
         state.remove("x").unwrap();
+    }
+
+    #[test]
+    fn writers_of_one_file_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let writers: Vec<_> = [b'a', b'b', b'c', b'd']
+            .map(|byte| {
+                let state = state.clone();
+                std::thread::spawn(move || (0..20).try_for_each(|_| state.write("x", &[byte; 10_000])))
+            })
+            .into();
+        for writer in writers {
+            writer.join().unwrap().unwrap();
+        }
+        let content = state.read("x").unwrap().unwrap();
+        assert!(content.len() == 10_000 && content.iter().all(|b| *b == content[0]));
+        // What a crash left half-written goes with the next start.
+        fs::write(state.path(".x.7.new"), "half").unwrap();
+        let _lock = state.lock().unwrap();
+        assert!(!state.path(".x.7.new").exists());
     }
 
     #[test]

@@ -10,13 +10,15 @@
 //! ```
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
 /// Numbers by which an agent tells its own things on the host from others'.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Numbers {
     /// The agent's routing table.
     pub table: u32,
@@ -222,7 +224,8 @@ impl KernelPlan {
     #[must_use]
     pub fn steps(&self, to: &Self) -> (Vec<Step>, Vec<Step>) {
         let (mut first, mut then) = (Vec::new(), Vec::new());
-        if self.mtu != to.mtu {
+        // 0: no plan yet. Going back to that, the device keeps what it has.
+        if self.mtu != to.mtu && to.mtu != 0 {
             first.push(Step::Mtu(to.mtu));
         }
         if self.forwarding != to.forwarding || self.mtu == 0 {

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tombolo_agent::agent::LastGood;
 use tombolo_agent::config::Config;
 use tombolo_agent::identity::LinkKey;
+use tombolo_agent::keep::LastGood;
 use tombolo_agent::state::{StateDir, file};
 use tombolo_proto::config::{
     AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Relation, Role, Space, SpaceKind, Subnet, digest,

@@ -215,3 +215,14 @@ fn steps_lead_from_any_plan_to_any_other() {
         );
     }
 }
+
+/// A first plan that fails is taken back; no MTU goes with it, for a device cannot have none.
+#[test]
+fn going_back_to_no_plan_leaves_the_mtu() {
+    let full = KernelPlan::of(&config(system_routes()), numbers(), false);
+    let (first, then) = full.steps(&KernelPlan::default());
+    assert!(
+        !first.iter().chain(&then).any(|s| matches!(s, Step::Mtu(_))),
+        "{first:?}"
+    );
+}
