@@ -1,17 +1,19 @@
-//! Compares what is said with what is: the controller's routes with the agents' own tables, and `explain` with real
+//! Compares what is said with what is: the controller's routes with what agents have installed, and `explain` with real
 //! pings and traceroutes.
+
+mod tables;
+
+pub use tables::tables;
 
 use crate::lab::Lab;
 use crate::probe::{Ping, Traced, path};
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use serde::Deserialize;
-use serde_json::Value;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_client::fabric::ExplainRequest;
-use tombolo_proto::config::{AgentConfig, Role};
 
 /// Pairs that are tried at the same time.
 const AT_ONCE: usize = 16;
@@ -76,7 +78,7 @@ struct TraceHop {
     address: Option<IpAddr>,
 }
 
-/// Compares everything: agents' tables, effective routes, and every pair of virtual machines in both families.
+/// Compares everything: installed tables, effective routes, and every pair of virtual machines in both families.
 ///
 /// # Errors
 /// The controller, an agent or a probe does not answer at all. A disagreement is no error.
@@ -94,100 +96,6 @@ pub async fn all(lab: &Lab) -> Result<Agreement> {
         found.pairs.push(pair);
     }
     Ok(found)
-}
-
-/// Compares the controller's view with the agents' own tables, without sending a packet. Agents that do not run are
-/// left out.
-///
-/// # Errors
-/// The controller or an agent does not answer.
-pub async fn tables(lab: &Lab) -> Result<Agreement> {
-    let mut found = Agreement::default();
-    let client = lab.client()?;
-    for (name, _) in lab.topology().agents().filter(|(name, _)| lab.agent_runs(name)) {
-        let mut wanted = client
-            .agent_config(name)
-            .await
-            .with_context(|| format!("configuration of {name}"))?;
-        let mut own = lab.agent_tables(name).await?;
-        for config in [&mut wanted, &mut own] {
-            config.links.iter_mut().for_each(|l| l.preshared_key = None);
-        }
-        found.agents += 1;
-        if wanted != own {
-            found.problems.push(format!(
-                "{name} runs other tables than the controller says: {}",
-                difference(&wanted, &own)
-            ));
-        }
-        let Role::Vm { nics, .. } = &own.role else { continue };
-        for nic in nics {
-            let subnet = own.subnets.iter().find(|s| s.id == nic.subnet);
-            let mut theirs: Vec<_> = subnet.into_iter().flat_map(|s| &s.routes).map(own_route).collect();
-            let answer = client
-                .arm_post(&format!("{}/effectiveRouteTable", nic.id), &Value::Null)
-                .await;
-            let answer = answer.with_context(|| format!("effective routes of {}", nic.id.name()))?;
-            let routes = answer["value"].as_array().context("effective routes without 'value'")?;
-            let mut said: Vec<_> = routes.iter().map(arm_route).collect();
-            theirs.sort();
-            said.sort();
-            found.interfaces += 1;
-            if said != theirs {
-                let only = |a: &[String], b: &[String]| {
-                    a.iter()
-                        .filter(|x| !b.contains(x))
-                        .cloned()
-                        .collect::<Vec<_>>()
-                        .join("; ")
-                };
-                found.problems.push(format!(
-                    "effective routes of {}: only shown: [{}], only used: [{}]",
-                    nic.id.name(),
-                    only(&said, &theirs),
-                    only(&theirs, &said)
-                ));
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Where two configurations differ first, in their canonical form.
-fn difference(wanted: &AgentConfig, own: &AgentConfig) -> String {
-    let text = |c: &AgentConfig| serde_json::to_string(c).unwrap_or_default();
-    let (wanted, own) = (text(wanted), text(own));
-    let at = wanted.bytes().zip(own.bytes()).take_while(|(a, b)| a == b).count();
-    let part = |s: &str| s.chars().skip(at.saturating_sub(60)).take(160).collect::<String>();
-    format!("…{}… against …{}…", part(&wanted), part(&own))
-}
-
-/// A route of an agent's tables in the words of the REST interface (R21).
-fn own_route(route: &tombolo_proto::route::EffectiveRoute) -> String {
-    let hops: Vec<_> = route.next_hop.addresses().iter().map(ToString::to_string).collect();
-    format!(
-        "{} {:?} {:?} {} {}",
-        route.prefix,
-        route.source,
-        route.state,
-        route.next_hop.type_name(),
-        hops.join(",")
-    )
-}
-
-fn arm_route(route: &Value) -> String {
-    let list = |v: &Value| {
-        let all = v.as_array().into_iter().flatten().filter_map(Value::as_str);
-        all.collect::<Vec<_>>().join(",")
-    };
-    format!(
-        "{} {} {} {} {}",
-        list(&route["addressPrefix"]),
-        route["source"].as_str().unwrap_or("?"),
-        route["state"].as_str().unwrap_or("?"),
-        route["nextHopType"].as_str().unwrap_or("?"),
-        list(&route["nextHopIpAddress"])
-    )
 }
 
 /// Every ordered pair of virtual machines, in each family that both have.

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tombolo_client::fabric::Binding;
-use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
+use tombolo_proto::installed::{Installed, InstalledTables};
 use tombolo_proto::status::AgentStatus;
 
 /// Longest that joining takes.
@@ -242,12 +242,22 @@ impl Lab {
             .with_context(|| format!("status of {host}"))
     }
 
-    /// The configuration that a host's agent has in force, without secrets, over its local socket.
+    /// What a host's agent has in force, read back from its engine and from what it set in the kernel, over its local
+    /// socket.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn agent_installed(&self, host: &str) -> Result<Installed> {
+        serde_json::from_slice(&self.ask_agent(host, "/tables").await?).with_context(|| format!("tables of {host}"))
+    }
+
+    /// The tables of its engine.
     ///
     /// # Errors
     /// It does not answer, or has none.
-    pub async fn agent_tables(&self, host: &str) -> Result<AgentConfig> {
-        AgentConfig::from_bytes(&self.ask_agent(host, "/tables").await?).with_context(|| format!("tables of {host}"))
+    pub async fn agent_tables(&self, host: &str) -> Result<InstalledTables> {
+        let installed = self.agent_installed(host).await?;
+        installed.tables.with_context(|| format!("{host} has no tables"))
     }
 
     async fn ask_agent(&self, host: &str, path: &str) -> Result<Vec<u8>> {
