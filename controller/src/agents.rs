@@ -63,6 +63,8 @@ struct Entry {
     connection: Option<Connection>,
     applied: Revision,
     digest: String,
+    /// Digest of what it was sent and has not answered.
+    in_flight: Option<String>,
     refused: Option<(String, Refusal)>,
     status: AgentStatus,
     probes: BTreeMap<u64, oneshot::Sender<ProbeReport>>,
@@ -124,6 +126,7 @@ impl Agents {
             });
             entry.applied = revision;
             entry.digest = digest.to_owned();
+            entry.in_flight = None;
             entry.refused = None;
         });
         Stream {
@@ -136,18 +139,31 @@ impl Agents {
 
     /// A stream ended.
     pub fn disconnected(&self, stream: &Stream) {
-        self.update(&stream.agent, |entry| {
-            if entry.connection.as_ref().is_some_and(|c| c.number == stream.number) {
-                entry.connection = None;
-                entry.probes.clear();
-            }
+        self.update_by(stream, |entry| {
+            entry.connection = None;
+            entry.probes.clear();
         });
         self.forget_deleted();
     }
 
+    /// As [`Self::update`], unless a newer stream has taken over: it tells anew, and better.
+    fn update_by(&self, stream: &Stream, change: impl FnOnce(&mut Entry)) {
+        self.update(&stream.agent, |entry| {
+            if entry.connection.as_ref().is_some_and(|c| c.number == stream.number) {
+                change(entry);
+            }
+        });
+    }
+
+    /// A configuration is on its way to an agent.
+    pub fn sent(&self, stream: &Stream, digest: &str) {
+        self.update_by(stream, |entry| entry.in_flight = Some(digest.to_owned()));
+    }
+
     /// An agent's tables and kernel routes are those of this configuration (D2).
-    pub fn applied(&self, agent: &AgentId, revision: Revision, digest: &str) {
-        self.update(agent, |entry| {
+    pub fn applied(&self, stream: &Stream, revision: Revision, digest: &str) {
+        self.update_by(stream, |entry| {
+            entry.in_flight = None;
             entry.applied = revision;
             entry.digest = digest.to_owned();
             entry.refused = None;
@@ -155,10 +171,11 @@ impl Agents {
     }
 
     /// An agent refused a configuration and goes on with the one before.
-    pub fn rejected(&self, agent: &AgentId, revision: Revision, digest: &str, reason: String) {
-        tracing::warn!(%agent, %revision, reason, "configuration refused");
-        self.update(agent, |entry| {
-            entry.refused = Some((digest.to_owned(), Refusal { revision, reason }))
+    pub fn rejected(&self, stream: &Stream, revision: Revision, digest: &str, reason: String) {
+        tracing::warn!(agent = %stream.agent, %revision, reason, "configuration refused");
+        self.update_by(stream, |entry| {
+            entry.in_flight = None;
+            entry.refused = Some((digest.to_owned(), Refusal { revision, reason }));
         });
     }
 
@@ -218,7 +235,9 @@ impl Agents {
                     .unwrap_or_default();
                 let entry = entries.get(&agent.id);
                 let digest = entry.map(|e| e.digest.clone()).unwrap_or_default();
-                let same = !digest.is_empty() && digest == desired_digest;
+                // While something else is in flight, what it runs is about to change: "in force" waits for its answer.
+                let settled = entry.is_none_or(|e| e.in_flight.is_none());
+                let same = settled && !digest.is_empty() && digest == desired_digest;
                 let applied = if same {
                     compiled.revision
                 } else {

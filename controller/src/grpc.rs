@@ -3,7 +3,8 @@
 use crate::app::App;
 use crate::ca;
 use crate::http::{PeerAddr, PeerCertificate};
-use crate::sync::Session;
+use crate::sync::{self, Session, closed};
+use crate::writer::WriteError;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -12,6 +13,7 @@ use tombolo_proto::id::AgentId;
 use tombolo_proto::wire;
 use tombolo_proto::wire::control_server::Control;
 use tombolo_topology::change::Change;
+use tombolo_topology::sync::standing;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 /// Serves the control service.
@@ -26,8 +28,8 @@ impl ControlService {
     }
 
     /// The agent behind a request: its certificate is ours, names an agent that is not revoked, and has the key that was
-    /// pinned when it joined.
-    fn identify(&self, extensions: &Extensions, may_be_expired: bool) -> Result<AgentId, Status> {
+    /// pinned when it joined. With that key's fingerprint, which the request stays bound to.
+    fn identify(&self, extensions: &Extensions, may_be_expired: bool) -> Result<(AgentId, String), Status> {
         let certificate = extensions.get::<PeerCertificate>().map(|c| &c.0);
         let certificate = certificate.ok_or_else(|| Status::unauthenticated("a client certificate is required"))?;
         let bad = |e: anyhow::Error| Status::unauthenticated(format!("the client certificate is not usable: {e}"));
@@ -37,15 +39,9 @@ impl ControlService {
         }
         let key = ca::key_fingerprint(certificate).map_err(bad)?;
         let topology = self.0.writer.current().topology;
-        match topology.agents.get(&agent) {
-            None => Err(Status::permission_denied(format!(
-                "{agent} is no agent of this controller"
-            ))),
-            Some(a) if a.revoked => Err(Status::permission_denied(format!("{agent} was revoked"))),
-            Some(a) if a.certificate_key != key => {
-                Err(Status::permission_denied(format!("{agent} joined with another key")))
-            }
-            Some(_) => Ok(agent),
+        match standing(topology.agents.get(&agent).map(|a| &**a), &key) {
+            Ok(()) => Ok((agent, key)),
+            Err(close) => Err(closed(&agent, close)),
         }
     }
 }
@@ -58,7 +54,7 @@ impl Control for ControlService {
         &self,
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
-        let agent = self.identify(request.extensions(), false)?;
+        let (agent, key) = self.identify(request.extensions(), false)?;
         let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
         let peer = peer.ok_or_else(|| Status::internal("the connection has no address"))?;
         let (out, stream) = mpsc::channel(4);
@@ -68,39 +64,34 @@ impl Control for ControlService {
                 agents: &app.agents,
                 writer: &app.writer,
                 compiled: app.compiled.clone(),
+                key,
                 peer,
                 out: out.clone(),
             };
             if let Err(status) = session.run(&agent, &mut request.into_inner()).await {
                 tracing::debug!(%agent, %status, "control stream ended");
-                let _ = out.send(Err(status)).await;
+                // One that takes nothing is not waited for.
+                let _ = tokio::time::timeout(sync::PATIENCE, out.send(Err(status))).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewReply>, Status> {
-        let agent = self.identify(request.extensions(), true)?;
+        let (agent, key) = self.identify(request.extensions(), true)?;
         let signed = self.0.authority.sign(&agent, &request.get_ref().csr);
         let (certificate, certificate_key) = signed.map_err(|e| Status::invalid_argument(format!("{e:#}")))?;
-        let known = self
-            .0
-            .writer
-            .current()
-            .topology
-            .agents
-            .get(&agent)
-            .map(|a| a.certificate_key.clone());
-        if known.as_ref() != Some(&certificate_key) {
+        if certificate_key != key {
             let change = Change::SetCertificateKey {
                 agent: agent.clone(),
+                expected: key,
                 certificate_key,
             };
-            self.0
-                .writer
-                .change(change)
-                .await
-                .map_err(|e| Status::unavailable(e.to_string()))?;
+            let stored = self.0.writer.change(change).await;
+            stored.map_err(|e| match e {
+                WriteError::Rejected(_) => Status::permission_denied(e.to_string()),
+                WriteError::Store(_) => Status::unavailable(e.to_string()),
+            })?;
         }
         tracing::info!(%agent, "certificate renewed");
         Ok(Response::new(wire::RenewReply { certificate }))

@@ -1,7 +1,8 @@
 //! The controller: a thin shell around the topology.
 //!
 //! * [`store`], [`writer`]: the desired state, durable; one writer.
-//! * [`compiled`], [`agents`], `sync`: what each agent should run, what it runs, and the push between them.
+//! * [`compiled`], [`agents`], `sync`: what each agent should run, what it runs, and the push between them; `endpoints`:
+//!   where it is reached.
 //! * [`http`], [`grpc`]: the one port. [`tls`], [`ca`], [`secret`]: who is who.
 //! * [`rest`]: bodies and errors; `arm`: the Azure Resource Manager dialect; `fabric`: what Azure has no word for;
 //!   `auth`: its tokens.
@@ -13,6 +14,7 @@ mod arm;
 mod auth;
 pub mod ca;
 pub mod compiled;
+mod endpoints;
 mod fabric;
 pub mod grpc;
 pub mod http;

@@ -1,34 +1,39 @@
-//! One agent's side of the control stream: level-triggered, one configuration in flight, nothing queued.
+//! One agent's stream: the shell around [`AgentSync`].
 
 use crate::agents::{Agents, Stream};
 use crate::compiled::Compiled;
+use crate::endpoints::{Reports, resolve};
 use crate::writer::Writer;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::wire::{self, agent_message, controller_message};
-use tombolo_topology::change::Change;
+use tombolo_topology::sync::{AgentSync, Close, Desired, Push, standing};
 use tonic::{Status, Streaming};
 
-/// More endpoints than any agent has.
-const MAX_ENDPOINTS: usize = 16;
+/// For the Hello, and for the agent to take what it is sent.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest text of a refusal that is kept, bytes.
+const MAX_REASON: usize = 1024;
 
 /// What one stream is served with.
 pub(crate) struct Session<'a> {
     pub(crate) agents: &'a Agents,
     pub(crate) writer: &'a Writer,
     pub(crate) compiled: watch::Receiver<Compiled>,
+    /// Fingerprint of the key that the stream was opened with.
+    pub(crate) key: String,
     /// Where the agent is seen from.
     pub(crate) peer: IpAddr,
     pub(crate) out: mpsc::Sender<Result<wire::ControllerMessage, Status>>,
 }
 
-/// What the agent runs, and what it was sent.
-struct Progress {
-    digest: String,
-    in_flight: Option<String>,
-    refused: Option<String>,
+/// One that may not speak for the agent.
+pub(crate) fn closed(agent: &AgentId, close: Close) -> Status {
+    Status::permission_denied(close.reason(agent))
 }
 
 impl Session<'_> {
@@ -38,19 +43,25 @@ impl Session<'_> {
         agent: &AgentId,
         incoming: &mut Streaming<wire::AgentMessage>,
     ) -> Result<(), Status> {
-        let first = incoming.message().await?.and_then(|m| m.message);
-        let Some(agent_message::Message::Hello(hello)) = first else {
+        let first = tokio::time::timeout(PATIENCE, incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
+        let Some(agent_message::Message::Hello(hello)) = first.and_then(|m| m.message) else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
         if hello.agent != agent.as_str() {
             return Err(Status::permission_denied(format!(
                 "the certificate is {agent}'s, the Hello {}'s",
-                hello.agent
+                shortened(&hello.agent)
             )));
         }
+        // Once more: Hello may have come late, and must not end the stream of whoever has the name by now.
+        let current = self.writer.current();
+        let known = current.topology.agents.get(agent);
+        standing(known.map(|a| &**a), &self.key).map_err(|close| closed(agent, close))?;
         tracing::info!(%agent, revision = hello.revision, from = %self.peer, "agent connected");
+        let sync = AgentSync::hello(&self.key, current.revision, &hello.digest);
         let mut stream = self.agents.connected(agent, Revision(hello.revision), &hello.digest);
-        let result = self.serve(&mut stream, &hello, incoming).await;
+        let result = self.serve(&mut stream, sync, &hello, incoming).await;
         self.agents.disconnected(&stream);
         tracing::info!(%agent, "agent disconnected");
         result
@@ -59,30 +70,25 @@ impl Session<'_> {
     async fn serve(
         &mut self,
         stream: &mut Stream,
+        mut sync: AgentSync,
         hello: &wire::Hello,
         incoming: &mut Streaming<wire::AgentMessage>,
     ) -> Result<(), Status> {
-        let agent = stream.agent.clone();
-        self.endpoints(&agent, &hello.endpoints);
-        let mut progress = Progress {
-            digest: hello.digest.clone(),
-            in_flight: None,
-            refused: None,
-        };
+        let reports = Reports::start(self.writer.clone(), stream.agent.clone());
+        reports.tell(resolve(&hello.endpoints, self.peer));
         self.compiled.mark_changed();
-        let mut greeted = false;
         loop {
             tokio::select! {
                 changed = self.compiled.changed() => {
                     if changed.is_err() {
                         return Err(Status::unavailable("the controller is shutting down"));
                     }
-                    self.push(&agent, &mut progress, &mut greeted).await?;
+                    self.push(stream, &mut sync).await?;
                 }
                 message = incoming.next() => {
                     let Some(message) = message.transpose()? else { return Ok(()) };
-                    self.receive(&agent, &mut progress, message)?;
-                    self.push(&agent, &mut progress, &mut greeted).await?;
+                    self.receive(stream, &mut sync, &reports, message)?;
+                    self.push(stream, &mut sync).await?;
                 }
                 Some(message) = stream.outgoing.recv() => self.send(message).await?,
                 _ = &mut stream.superseded => {
@@ -93,68 +99,64 @@ impl Session<'_> {
     }
 
     /// Sends what the agent should run, if it runs something else and nothing is under way.
-    async fn push(&mut self, agent: &AgentId, progress: &mut Progress, greeted: &mut bool) -> Result<(), Status> {
-        let compiled = self.compiled.borrow_and_update().clone();
-        match compiled.topology.agents.get(agent) {
-            None => {
-                return Err(Status::permission_denied(format!(
-                    "{agent} is no agent of this controller"
-                )));
+    async fn push(&mut self, stream: &Stream, sync: &mut AgentSync) -> Result<(), Status> {
+        let agent = &stream.agent;
+        let message = {
+            // Held until what goes out is noted: whoever sees a newer state sees this too (see `Agents::progress`).
+            let compiled = self.compiled.borrow_and_update();
+            let config = compiled.configs.get(agent);
+            let desired = Desired {
+                revision: compiled.revision,
+                agent: compiled.topology.agents.get(agent).map(|a| &**a),
+                digest: config.map(|c| c.digest.as_str()),
+            };
+            match (sync.published(&desired), config) {
+                (Push::Close(close), _) => return Err(closed(agent, close)),
+                (Push::UpToDate, _) => {
+                    let revision = compiled.revision.0;
+                    controller_message::Message::UpToDate(wire::UpToDate { revision })
+                }
+                (Push::Config, Some(config)) => {
+                    self.agents.sent(stream, &config.digest);
+                    tracing::debug!(%agent, revision = %compiled.revision, bytes = config.bytes.len(), "configuration sent");
+                    controller_message::Message::Config(wire::Config {
+                        revision: compiled.revision.0,
+                        digest: config.digest.clone(),
+                        config: config.bytes.clone(),
+                    })
+                }
+                (Push::Nothing, _) | (Push::Config, None) => return Ok(()),
             }
-            Some(a) if a.revoked => return Err(Status::permission_denied(format!("{agent} was revoked"))),
-            Some(_) => {}
-        }
-        let Some(config) = compiled.configs.get(agent) else {
-            return Ok(());
         };
-        if config.digest == progress.digest {
-            // Once a stream; later revisions that change nothing here are nobody's business.
-            if !std::mem::replace(greeted, true) {
-                let revision = compiled.revision.0;
-                let message = controller_message::Message::UpToDate(wire::UpToDate { revision });
-                self.send(wire::ControllerMessage { message: Some(message) }).await?;
-            }
-            return Ok(());
-        }
-        *greeted = true;
-        if progress.in_flight.is_some() || progress.refused.as_ref() == Some(&config.digest) {
-            return Ok(());
-        }
-        tracing::debug!(%agent, revision = %compiled.revision, bytes = config.bytes.len(), "configuration sent");
-        progress.in_flight = Some(config.digest.clone());
-        let message = controller_message::Message::Config(wire::Config {
-            revision: compiled.revision.0,
-            digest: config.digest.clone(),
-            config: config.bytes.clone(),
-        });
         self.send(wire::ControllerMessage { message: Some(message) }).await
     }
 
-    fn receive(&self, agent: &AgentId, progress: &mut Progress, message: wire::AgentMessage) -> Result<(), Status> {
+    fn receive(
+        &self,
+        stream: &Stream,
+        sync: &mut AgentSync,
+        reports: &Reports,
+        message: wire::AgentMessage,
+    ) -> Result<(), Status> {
         let invalid = |e: serde_json::Error| Status::invalid_argument(e.to_string());
         match message.message {
             Some(agent_message::Message::Applied(applied)) => {
-                progress.in_flight = None;
-                progress.refused = None;
-                self.agents.applied(agent, Revision(applied.revision), &applied.digest);
-                progress.digest = applied.digest;
+                sync.applied(&applied.digest);
+                self.agents.applied(stream, Revision(applied.revision), &applied.digest);
             }
             Some(agent_message::Message::Rejected(rejected)) => {
-                progress.in_flight = None;
-                self.agents
-                    .rejected(agent, Revision(rejected.revision), &rejected.digest, rejected.reason);
-                progress.refused = Some(rejected.digest);
+                sync.rejected(&rejected.digest);
+                let (revision, reason) = (Revision(rejected.revision), shortened(&rejected.reason));
+                self.agents.rejected(stream, revision, &rejected.digest, reason);
             }
             Some(agent_message::Message::Status(status)) => {
                 self.agents
-                    .status(agent, serde_json::from_slice(&status.status).map_err(invalid)?);
-                if !status.endpoints.is_empty() {
-                    self.endpoints(agent, &status.endpoints);
-                }
+                    .status(&stream.agent, serde_json::from_slice(&status.status).map_err(invalid)?);
+                reports.tell(resolve(&status.endpoints, self.peer));
             }
             Some(agent_message::Message::ProbeResult(result)) => {
                 let report = serde_json::from_slice(&result.report).map_err(invalid)?;
-                self.agents.probe_result(agent, result.id, report);
+                self.agents.probe_result(&stream.agent, result.id, report);
             }
             Some(agent_message::Message::Hello(_)) => {
                 return Err(Status::invalid_argument("Hello is the first message, once"));
@@ -166,57 +168,18 @@ impl Session<'_> {
     }
 
     async fn send(&self, message: wire::ControllerMessage) -> Result<(), Status> {
-        self.out
-            .send(Ok(message))
-            .await
-            .map_err(|_| Status::cancelled("the agent went away"))
-    }
-
-    /// Stores where an agent is reached, if that is news.
-    fn endpoints(&self, agent: &AgentId, told: &[String]) {
-        let endpoints = resolve(told, self.peer);
-        let known = self
-            .writer
-            .current()
-            .topology
-            .agents
-            .get(agent)
-            .map(|a| a.endpoints.clone());
-        if endpoints.is_empty() || known.as_ref() == Some(&endpoints) {
-            return;
-        }
-        let (writer, agent) = (self.writer.clone(), agent.clone());
-        tokio::spawn(async move {
-            let change = Change::SetEndpoints {
-                agent: agent.clone(),
-                endpoints,
-            };
-            if let Err(error) = writer.change(change).await {
-                tracing::warn!(%agent, %error, "endpoints were not stored");
-            }
-        });
+        let sent = tokio::time::timeout(PATIENCE, self.out.send(Ok(message))).await;
+        let sent = sent.map_err(|_| Status::deadline_exceeded("the agent takes nothing"))?;
+        sent.map_err(|_| Status::cancelled("the agent went away"))
     }
 }
 
-/// Endpoints as told, with "the address you see me from" filled in; what is no endpoint is left out.
-pub(crate) fn resolve(told: &[String], seen: IpAddr) -> Vec<SocketAddr> {
-    let parsed = told
-        .iter()
-        .take(MAX_ENDPOINTS)
-        .filter_map(|e| e.parse::<SocketAddr>().ok());
-    let mut endpoints: Vec<SocketAddr> = Vec::new();
-    for endpoint in parsed {
-        let ip = if endpoint.ip().is_unspecified() {
-            seen.to_canonical()
-        } else {
-            endpoint.ip()
-        };
-        let endpoint = SocketAddr::new(ip, endpoint.port());
-        if endpoint.port() != 0 && !endpoints.contains(&endpoint) {
-            endpoints.push(endpoint);
-        }
+/// The first part of a text that is too long.
+fn shortened(text: &str) -> String {
+    if text.len() <= MAX_REASON {
+        return text.to_owned();
     }
-    endpoints
+    format!("{}…", &text[..text.floor_char_boundary(MAX_REASON)])
 }
 
 #[cfg(test)]
@@ -224,10 +187,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unspecified_address_is_the_one_seen() {
-        let told = ["0.0.0.0:5", "[::]:5", "192.0.2.1:7", "nonsense", "192.0.2.1:0"].map(String::from);
-        let seen = "198.51.100.9".parse().unwrap();
-        let expected: Vec<SocketAddr> = ["198.51.100.9:5", "192.0.2.1:7"].map(|e| e.parse().unwrap()).to_vec();
-        assert_eq!(resolve(&told, seen), expected);
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(shortened("overlaps eth0"), "overlaps eth0");
+        let long = shortened(&"ü".repeat(MAX_REASON));
+        assert_eq!(long, format!("{}…", "ü".repeat(MAX_REASON / 2)));
     }
 }

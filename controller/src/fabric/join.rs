@@ -4,7 +4,7 @@ use crate::auth::{now, public_part};
 use crate::http::PeerAddr;
 use crate::rest::failure::{Failure, at_revision, empty, ok, reply};
 use crate::rest::{Rest, json};
-use crate::{secret, sync};
+use crate::{endpoints, secret};
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -97,7 +97,7 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
         return Err(Failure::bad("XInvalidEndpoint", message).at("endpoints"));
     }
     let endpoints = peer
-        .map(|seen| sync::resolve(&joining.endpoints, seen))
+        .map(|seen| endpoints::resolve(&joining.endpoints, seen))
         .unwrap_or_default();
     let signed = rest.app.authority.sign(&token.agent, &joining.csr);
     let (certificate, certificate_key) =

@@ -6,12 +6,13 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::Method;
 use serde_json::json;
 use std::time::{Duration, Instant};
+use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::id::PublicKey;
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_proto::wire::agent_message::Message as FromAgent;
 use tombolo_proto::wire::controller_message::Message as FromController;
-use tombolo_proto::wire::{ProbeResult, Rejected, Status};
+use tombolo_proto::wire::{AgentMessage, Hello, ProbeResult, Rejected, Status};
 use tonic::Code;
 
 #[tokio::test]
@@ -217,14 +218,73 @@ async fn only_the_pinned_key_speaks_for_an_agent() {
 
 #[tokio::test]
 async fn an_expired_certificate_may_only_renew() {
-    let world = World::start(&["--agent-certificate-lifetime", "2"]).await;
+    let world = World::start(&["--agent-certificate-lifetime", "6"]).await;
     world.two_vnets().await;
     let mut agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
-    tokio::time::sleep(Duration::from_millis(3100)).await;
+    tokio::time::sleep(Duration::from_millis(7100)).await;
     assert_eq!(agent.refused().await, Code::Unauthenticated);
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     agent.renew(key).await.unwrap();
     agent.hello(0, "").await.unwrap().config().await;
+}
+
+#[tokio::test]
+async fn a_stream_stays_bound_to_the_host_that_opened_it() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let first = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    // Let in, but silent so far.
+    let mut client = first.connect(false).await.unwrap();
+    let (outgoing, messages) = tokio::sync::mpsc::channel(4);
+    let mut silent = client.sync(ReceiverStream::new(messages)).await.unwrap().into_inner();
+    assert_eq!(world.fabric(Method::DELETE, "agents/vm-a", None).await.status, 204);
+    let second = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let mut stream = second.hello(0, "").await.unwrap();
+    stream.config().await;
+    let hello = Hello {
+        agent: "vm-a".into(),
+        ..Default::default()
+    };
+    let message = Some(FromAgent::Hello(hello));
+    outgoing.send(AgentMessage { message }).await.unwrap();
+    assert_eq!(silent.message().await.unwrap_err().code(), Code::PermissionDenied);
+    assert!(stream.quiet().await, "the successor's stream goes on");
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_awaited_before_a_return_is_in_force() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let a = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let b = FakeAgent::join(&world, "vm-b", "b-nic").await;
+    let (mut a, mut b) = (a.hello(0, "").await.unwrap(), b.hello(0, "").await.unwrap());
+    for stream in [&mut a, &mut b] {
+        let (config, _) = stream.config().await;
+        stream.applied(&config).await;
+    }
+    world.peer("a", "b").await;
+    world.peer("b", "a").await;
+    let (with_link, _) = a.config().await;
+    let (for_b, _) = b.config().await;
+    b.applied(&for_b).await;
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let path = format!("~/providers/Microsoft.Network/virtualNetworks/{from}/virtualNetworkPeerings/to-{to}");
+        assert!(world.arm(Method::DELETE, &path, None).await.status.is_success());
+    }
+    let (for_b, _) = b.config().await;
+    b.applied(&for_b).await;
+    let revision = world.fabric(Method::GET, "health", None).await.body["revision"].clone();
+    let path = format!("revisions/{revision}/wait?timeoutSeconds=1");
+    let waited = world.fabric(Method::GET, &path, None).await;
+    assert_eq!(waited.body, json!({"inForce": false, "waitingFor": ["vm-a"]}));
+    a.applied(&with_link).await;
+    let (again, parsed) = a.config().await;
+    assert!(parsed.links.is_empty());
+    a.applied(&again).await;
+    let waited = world
+        .fabric(Method::GET, &format!("revisions/{revision}/wait"), None)
+        .await;
+    assert_eq!(waited.body["inForce"], true);
 }
 
 #[tokio::test]

@@ -64,6 +64,8 @@ pub enum Change {
     SetCertificateKey {
         /// Which.
         agent: AgentId,
+        /// The key that asked for it: if the agent has another one by now, nothing changes.
+        expected: String,
         /// SHA-256 of the SubjectPublicKeyInfo, hex.
         certificate_key: String,
     },

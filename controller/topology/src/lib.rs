@@ -11,6 +11,7 @@
 //! * [`change`]: what may be asked for, and what comes of it.
 //! * [`topology`]: all resources of one revision; applying a change.
 //! * [`compile`]: `(Topology, agent) → AgentConfig`; effective routes.
+//! * [`sync`]: the push to one agent.
 //! * [`explain`]: what the agents would do with a packet, hop by hop, by the agents' own code.
 
 mod arm;
@@ -22,4 +23,5 @@ mod net;
 pub mod path;
 pub mod resource;
 mod rules;
+pub mod sync;
 pub mod topology;

@@ -58,7 +58,11 @@ pub(crate) fn apply(before: &Topology, change: &Change, fresh: &mut dyn FnMut() 
         Change::DeleteToken(id) => draft.topology.tokens.remove(id).is_some(),
         Change::Join { token, agent } => draft.join(token, agent),
         Change::SetEndpoints { agent, endpoints } => draft.set_endpoints(agent, endpoints),
-        Change::SetCertificateKey { agent, certificate_key } => draft.set_certificate_key(agent, certificate_key),
+        Change::SetCertificateKey {
+            agent,
+            expected,
+            certificate_key,
+        } => draft.set_certificate_key(agent, expected, certificate_key),
         Change::RevokeAgent(agent) => draft.revoke(agent),
         Change::DeleteAgent(agent) => draft.topology.agents.remove(agent).is_some(),
         Change::SetSettings(settings) => draft.set_settings(settings),

@@ -120,7 +120,17 @@ impl Draft<'_> {
         false
     }
 
-    pub(super) fn set_certificate_key(&mut self, id: &AgentId, key: &str) -> bool {
+    pub(super) fn set_certificate_key(&mut self, id: &AgentId, expected: &str, key: &str) -> bool {
+        let known = self.topology.agents.get(id).filter(|a| !a.revoked);
+        if known.is_some_and(|a| !a.certificate_key.eq_ignore_ascii_case(expected)) {
+            self.problems.add_status(
+                409,
+                "XAgentHasOtherKey",
+                "csr",
+                format!("csr: agent '{id}' has another key by now"),
+            );
+            return false;
+        }
         let same = |a: &&Arc<Agent>| a.id != *id && a.certificate_key.eq_ignore_ascii_case(key);
         if let Some(other) = self.topology.agents.values().find(same) {
             self.problems.add_status(

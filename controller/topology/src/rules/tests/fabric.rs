@@ -152,13 +152,21 @@ fn endpoints_keys_and_revocation() {
         w.now.agents[&id("vm1")].endpoints,
         ["[2001:db8::1]:4500".parse().unwrap()]
     );
-    let key = |agent: &str, key: &str| Change::SetCertificateKey {
+    let key_after = |agent: &str, expected: &str, key: &str| Change::SetCertificateKey {
         agent: id(agent),
+        expected: expected.to_owned(),
         certificate_key: key.to_owned(),
     };
+    let key = |agent: &str, key: &str| key_after(agent, &format!("cert-{agent}"), key);
     w.join("vm2", vm("vm2", &["n2"])).unwrap();
     assert_eq!(codes(w.apply(&key("vm1", "cert-vm2"))), ["XKeyInUse"]);
     w.apply(&key("vm1", "renewed")).unwrap();
+    assert_eq!(
+        codes(w.apply(&key("vm1", "renewed again"))),
+        ["XAgentHasOtherKey"],
+        "who renews with a key that counts no more gets nothing"
+    );
+    w.apply(&key_after("vm1", "renewed", "renewed again")).unwrap();
     assert_eq!(w.apply(&Change::RevokeAgent(id("nobody"))).unwrap_err().status, 404);
     w.apply(&Change::RevokeAgent(id("vm1"))).unwrap();
     w.apply(&Change::RevokeAgent(id("vm1"))).unwrap();
