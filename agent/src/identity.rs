@@ -9,6 +9,7 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA25
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tombolo_engine::link::secure::SecureLinks;
 use tombolo_proto::id::PublicKey;
 
 /// What to do about a key that is gone.
@@ -113,6 +114,41 @@ impl TlsKey {
     /// The private half, for TLS.
     pub(crate) fn der(&self) -> Result<PrivateKeyDer<'static>> {
         PrivateKeyDer::try_from(self.0.serialize_der()).map_err(|e| anyhow::anyhow!("tls.key: {e}"))
+    }
+}
+
+/// What an agent proves itself with on its links.
+pub struct LinkKeys {
+    wireguard: LinkKey,
+    /// None: unusable, so that all links go over WireGuard.
+    quic: Option<PrivateKeyDer<'static>>,
+}
+
+impl LinkKeys {
+    /// Reads both keys. Without a usable one for QUIC it says so and goes on.
+    ///
+    /// # Errors
+    /// The key for WireGuard is missing, unreadable or malformed.
+    pub fn load(state: &StateDir) -> Result<Self> {
+        let quic = TlsKey::load(state).and_then(|key| key.der());
+        if let Err(e) = &quic {
+            tracing::error!(error = %format!("{e:#}"), "no key for QUIC: all links go over WireGuard");
+        }
+        Ok(Self {
+            wireguard: LinkKey::load(state)?,
+            quic: quic.ok(),
+        })
+    }
+
+    /// The links of a lane; none yet.
+    #[must_use]
+    pub fn links(&self) -> SecureLinks {
+        let links = || SecureLinks::new(self.wireguard.secret().to_bytes());
+        let Some(key) = &self.quic else { return links() };
+        links().with_quic(key.clone_key(), rand::random()).unwrap_or_else(|e| {
+            tracing::error!(error = %e, "the key is not usable for QUIC: all links go over WireGuard");
+            links()
+        })
     }
 }
 

@@ -8,7 +8,7 @@
 //! Orders from the rest of the agent are taken between turns, so a configuration changes between two batches.
 
 use crate::config::Config;
-use crate::identity::LinkKey;
+use crate::identity::LinkKeys;
 use crate::outbox::{Outbox, Room};
 use crate::tun::{self, TunQueue};
 use crate::udp::{self, NoRoom, Udp};
@@ -97,11 +97,11 @@ impl Lane {
     ///
     /// # Errors
     /// The host refuses the device or the port.
-    pub fn start(config: &Config, key: &LinkKey, news: Arc<Notify>) -> Result<(Self, oneshot::Receiver<String>)> {
+    pub fn start(config: &Config, keys: LinkKeys, news: Arc<Notify>) -> Result<(Self, oneshot::Receiver<String>)> {
         let (orders, inbox) = mpsc::unbounded_channel();
         let (ended, end) = oneshot::channel();
         let (ready, started) = std::sync::mpsc::channel();
-        let (config, key) = (config.clone(), key.clone());
+        let config = config.clone();
         let body = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = match runtime.context("starting the lane's runtime") {
@@ -109,7 +109,7 @@ impl Lane {
                 Err(e) => return drop(ready.send(Err(e))),
             };
             let outcome = runtime.block_on(async {
-                let worker = match Worker::new(&config, &key, inbox, news) {
+                let worker = match Worker::new(&config, &keys, inbox, news) {
                     Ok(worker) => worker,
                     Err(e) => {
                         let _ = ready.send(Err(e));
@@ -212,11 +212,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(config: &Config, key: &LinkKey, orders: mpsc::UnboundedReceiver<Order>, news: Arc<Notify>) -> Result<Self> {
+    fn new(config: &Config, keys: &LinkKeys, orders: mpsc::UnboundedReceiver<Order>, news: Arc<Notify>) -> Result<Self> {
         Ok(Self {
             udp: Udp::bind(config.listen_port, config.fwmark, config.receive_buffer)?,
             tun: TunQueue::create(&config.interface, config.offload)?,
-            engine: Engine::new(SecureLinks::new(key.secret().to_bytes()), rand::random()),
+            engine: Engine::new(keys.links(), rand::random()),
             outbox: Outbox::default(),
             orders,
             news,

@@ -6,7 +6,7 @@ use crate::apply::plan::Numbers;
 use crate::claim::take_host;
 use crate::config::Config;
 use crate::control::Control;
-use crate::identity::LinkKey;
+use crate::identity::LinkKeys;
 use crate::lane::Lane;
 use crate::state::{StateDir, file};
 use crate::{admin, host};
@@ -25,7 +25,7 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
     // First of all, so that a start from a half-filled directory changes nothing.
-    let key = LinkKey::load(state)?;
+    let keys = LinkKeys::load(state)?;
     let (_claim, netlink, leftovers) = take_host(state, &config).await?;
     restore_switch(&config.interface);
     if leftovers > 0 {
@@ -36,7 +36,7 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
 
     let news = Arc::new(Notify::new());
-    let (lane, ended) = Lane::start(&config, &key, news.clone())?;
+    let (lane, ended) = Lane::start(&config, keys, news.clone())?;
     let kernel = Kernel::new(netlink, config.interface.clone(), lane.device_index()).await?;
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
     let agent = Arc::new(Agent::new(config.clone(), state.clone(), numbers, lane, kernel, news));

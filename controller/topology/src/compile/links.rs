@@ -7,7 +7,7 @@ use hkdf::Hkdf;
 use ipnet::IpNet;
 use sha2::Sha256;
 use std::collections::BTreeMap;
-use tombolo_proto::config::{ForeignSources, Link, Relation};
+use tombolo_proto::config::{ForeignSources, Link, Relation, Transport};
 use tombolo_proto::id::{AgentId, PresharedKey, ResourceId};
 
 /// The links of a VM: its VNet's machines, those of `Connected` peers, and the gateway in use.
@@ -78,6 +78,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
                 link.always_on = true;
                 link.initiator = own.agent.id < end.agent.id;
                 link.preshared_key = preshared_key(tunnel);
+                // Only WireGuard's handshake proves the shared key (D14).
+                (link.quic, link.transport) = (None, Transport::WireGuard);
             }
         }
     }
@@ -154,6 +156,8 @@ impl<'a> Links<'a> {
             peer: peer.id.clone(),
             public_key: peer.public_key,
             preshared_key: None,
+            quic: peer.certificate_key.parse().ok(),
+            transport: Transport::Automatic,
             endpoint: peer.endpoints.first().copied(),
             always_on: false,
             initiator: false,

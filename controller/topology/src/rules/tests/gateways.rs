@@ -332,15 +332,12 @@ fn g12_m8_status_follows_what_the_gateway_agents_report() {
         (LinkState::Up, "Connected", ""),
     ] {
         let link = LinkStatus {
-            peer: branch.clone(),
             state,
-            reason: None,
-            endpoint: None,
-            handshake_age: None,
             rx_bytes: 7,
             tx_bytes: 9,
             rx_packets: 1,
             tx_packets: 1,
+            ..LinkStatus::new(branch.clone())
         };
         live.agents.get_mut(&hub).unwrap().links = vec![link];
         let now = seen(&w, &live);
