@@ -57,10 +57,8 @@ impl Model {
                 if !exists(from) || !exists(to) || from == to {
                     return Ruling::Refuse(vec![]);
                 }
-                let ranges = |v: &str| self.vnet(v).map(|v| v.space.clone()).unwrap_or_default();
-                // G16 forbids it without saying who checks.
-                if overlap(&ranges(from), &ranges(to)) {
-                    Ruling::Either
+                if self.joined_overlap(&[from, to]) {
+                    Ruling::Refuse(vec!["XVpnNetworksOverlap"])
                 } else {
                     Ruling::Accept
                 }
@@ -115,6 +113,13 @@ impl Model {
         }
         let mut codes = Vec::new();
         let mut open = false;
+        // G16.
+        let mut joined = self.joined(&[vnet]);
+        joined.retain(|v| v != vnet);
+        let ranges = |v: &String| self.vnet(v).map(|v| v.space.clone()).unwrap_or_default();
+        if joined.iter().any(|v| overlap(space, &ranges(v))) {
+            codes.push("XVpnNetworksOverlap");
+        }
         for half in &own.peerings {
             let live = half.state == State::Connected;
             let Some(remote) = self.vnet(&half.remote) else {
@@ -180,10 +185,67 @@ impl Model {
             if own.peerings.iter().any(|p| p.remote != remote && p.flags.use_remote) {
                 codes.push("XAnotherPeeringUsesRemoteGateways");
             }
+            // G16, unless the two themselves overlap (P10).
+            if !overlap(&own.space, &other.space) && self.joined_overlap(&[vnet, remote]) {
+                codes.push("XVpnNetworksOverlap");
+            }
         }
         // P20: "the transit check runs when the other side appears"; P21: removing the flag withdraws.
         open |= !flags.transit && back.is_some_and(|b| b.flags.use_remote);
         ruling(codes, open)
+    }
+
+    /// G16: the VNets that are joined by VPN with one of these, themselves included, over any number of steps. A VNet that
+    /// uses a gateway is advertised as that gateway's own (P21b).
+    fn joined(&self, start: &[&str]) -> Vec<String> {
+        let mut joined: Vec<String> = start.iter().map(ToString::to_string).collect();
+        let mut next = 0;
+        while next < joined.len() {
+            let here = joined[next].clone();
+            let mut near: Vec<String> = Vec::new();
+            for connection in &self.connections {
+                if connection.from == here {
+                    near.push(connection.to.clone());
+                }
+                if connection.to == here {
+                    near.push(connection.from.clone());
+                }
+            }
+            for vnet in &self.vnets {
+                for half in vnet.peerings.iter().filter(|p| p.flags.use_remote) {
+                    if half.state == State::Disconnected {
+                        continue;
+                    }
+                    if vnet.name == here {
+                        near.push(half.remote.clone());
+                    }
+                    if half.remote == here {
+                        near.push(vnet.name.clone());
+                    }
+                }
+            }
+            for vnet in near {
+                if !joined.contains(&vnet) {
+                    joined.push(vnet);
+                }
+            }
+            next += 1;
+        }
+        joined
+    }
+
+    fn joined_overlap(&self, start: &[&str]) -> bool {
+        let spaces = self
+            .joined(start)
+            .into_iter()
+            .filter_map(|v| self.vnet(&v))
+            .map(|v| &v.space);
+        let spaces: Vec<_> = spaces.collect();
+        let mut pairs = spaces
+            .iter()
+            .enumerate()
+            .flat_map(|(i, a)| spaces[i + 1..].iter().map(move |b| (a, b)));
+        pairs.any(|(a, b)| overlap(a, b))
     }
 
     /// The peers of a VNet: name, ranges now and as synced, and whether the half is `Connected`.

@@ -1,9 +1,10 @@
-//! Networks that are joined by VPN are pairwise disjoint (G16).
+//! Networks that are joined by VPN are pairwise disjoint (G16): gateways with a connection, and VNets that use one of
+//! them, whose addresses it advertises as its own (P21b).
 
 use super::{Draft, pairs};
 use crate::net::overlaps_within;
 use crate::path::parent_id;
-use crate::resource::{VirtualNetwork, VirtualNetworkGateway};
+use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,20 +22,25 @@ impl Draft<'_> {
         first: &VirtualNetworkGateway,
         second: &VirtualNetworkGateway,
     ) {
-        let (Some(first), Some(second)) = (vnet_of(first), vnet_of(second)) else {
-            return;
-        };
-        let mut joined = self.joined_with(&first);
-        joined.extend(self.joined_with(&second));
+        if let (Some(first), Some(second)) = (vnet_of(first), vnet_of(second)) {
+            self.check_union(id, &format!("Connection {id} cannot be created."), &first, &second);
+        }
+    }
+
+    /// A half that asks for `useRemoteGateways` joins its VNet with all that the remote gateway is joined with.
+    pub(super) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
+        let subject = format!("Peering {id} cannot have UseRemoteGateways flag set to true.");
+        self.check_union(id, &subject, vnet, remote);
+    }
+
+    fn check_union(&mut self, target: &ResourceId, subject: &str, first: &ResourceId, second: &ResourceId) {
+        let mut joined = self.joined_with(first);
+        joined.extend(self.joined_with(second));
         let vnets: Vec<Arc<VirtualNetwork>> = joined
             .iter()
             .filter_map(|id| self.topology.vnets.get(id).cloned())
             .collect();
-        self.check_joined(
-            id,
-            &format!("Connection {id} cannot be created."),
-            vnets.iter().map(|v| &**v),
-        );
+        self.check_joined(target, subject, vnets.iter().map(|v| &**v));
     }
 
     pub(super) fn check_vpn_after_space_change(&mut self, new: &VirtualNetwork) {
@@ -82,9 +88,18 @@ impl Draft<'_> {
         }
     }
 
-    /// All VNets that VPN connections join with `start`, over any number of steps; itself included.
+    /// All VNets that connections, and the use of each other's gateways, join with `start`, over any number of steps;
+    /// itself included. A half that is not `Connected` yet counts: nothing asks again when it gets there.
     fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
         let mut edges: BTreeMap<ResourceId, Vec<ResourceId>> = BTreeMap::new();
+        for vnet in self.topology.vnets.values() {
+            let uses = |p: &&Peering| p.use_remote_gateways && p.state != PeeringState::Disconnected;
+            for half in vnet.peerings.iter().filter(uses) {
+                let (spoke, hub) = (&vnet.envelope.id, &half.remote_vnet);
+                edges.entry(spoke.clone()).or_default().push(hub.clone());
+                edges.entry(hub.clone()).or_default().push(spoke.clone());
+            }
+        }
         for connection in self.topology.connections.values() {
             let end = |id| self.topology.gateways.get(id).and_then(|g| vnet_of(g));
             if let (Some(a), Some(b)) = (end(&connection.gateway1), end(&connection.gateway2)) {

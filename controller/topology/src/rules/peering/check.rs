@@ -1,4 +1,4 @@
-//! What a half may ask: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, X1).
+//! What a half may ask: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
 
 use super::super::vnet::overlap_message;
 use super::super::{Draft, pairs};
@@ -33,7 +33,7 @@ impl Draft<'_> {
                 ),
             );
         }
-        self.check_overlap(id, vnet, remote);
+        let disjoint = self.check_overlap(id, vnet, remote);
         if old.is_none() && other.is_some_and(|o| o.state == PeeringState::Disconnected) {
             self.problems.add(
                 "RemotePeeringIsDisconnected",
@@ -60,10 +60,14 @@ impl Draft<'_> {
             );
         }
         self.check_transit(id, vnet, remote, wanted, old, other);
+        // The two themselves are P10's matter, with a better message.
+        if wanted.use_remote_gateways && disjoint {
+            self.check_vpn_before_using(id, &vnet.envelope.id, &remote.envelope.id);
+        }
     }
 
-    /// P10, P11, P12: the two VNets, and each with the other's peers.
-    fn check_overlap(&mut self, id: &ResourceId, vnet: &VirtualNetwork, remote: &VirtualNetwork) {
+    /// P10, P11, P12: the two VNets, and each with the other's peers. Says whether the two are disjoint.
+    fn check_overlap(&mut self, id: &ResourceId, vnet: &VirtualNetwork, remote: &VirtualNetwork) -> bool {
         let (own, far) = (
             DisjointSet::new(&vnet.address_space),
             DisjointSet::new(&remote.address_space),
@@ -84,6 +88,7 @@ impl Draft<'_> {
         for third in vnet.peerings.iter().filter(|p| p.remote_vnet != *ids.1 && p.id != *id) {
             self.check_third(&subject, id, &far, ids.1, ids.0, third);
         }
+        common.is_empty()
     }
 
     /// P11: `candidate`, about to be a peer of `middle`, against another peer of it.
