@@ -4,6 +4,7 @@ use crate::resource::{Agent, Binding, NetworkInterface};
 use crate::topology::Topology;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use tombolo_proto::id::{AgentId, ResourceId};
 
 /// One end of the walk.
@@ -75,16 +76,18 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<End, String> {
 
 fn named(topology: &Topology, name: &str) -> Found {
     let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
-    let mut found = Found::new();
-    for agent in topology.agents.values() {
-        let hit = agent.id.as_str() == name
+    let hit = |agent: &&Arc<Agent>| {
+        agent.id.as_str() == name
             || match &agent.binding {
                 Binding::Vm { vm, .. } => is(vm),
                 Binding::Gateway { .. } => false,
-            };
-        if hit {
-            found.insert(agent.id.to_string(), of_agent(topology, agent));
-        }
+            }
+    };
+    let hits: Vec<&Arc<Agent>> = topology.agents.values().filter(hit).collect();
+    let current = hits.iter().any(|a| !succeeded(topology, a));
+    let mut found = Found::new();
+    for agent in hits.into_iter().filter(|a| !current || !succeeded(topology, a)) {
+        found.insert(agent.id.to_string(), of_agent(topology, agent));
     }
     for nic in topology.nics.values().filter(|nic| is(&nic.envelope.id)) {
         let agent = agent_of(topology, &nic.envelope.id);
@@ -145,11 +148,22 @@ fn of_agent(topology: &Topology, agent: &Agent) -> End {
     }
 }
 
-/// The agent of the VM that has a NIC.
+/// A revoked agent whose place another one has taken: nobody means it any more.
+fn succeeded(topology: &Topology, agent: &Agent) -> bool {
+    let place = |a: &Agent| match &a.binding {
+        Binding::Vm { vm, .. } => vm.key(),
+        Binding::Gateway {
+            gateway,
+            ip_configuration,
+        } => format!("{}/{}", gateway.key(), ip_configuration.to_ascii_lowercase()),
+    };
+    let mut trusted = topology.agents.values().filter(|a| !a.revoked);
+    agent.revoked && trusted.any(|a| place(a) == place(agent))
+}
+
+/// The agent of the VM that has a NIC; a revoked one only if there is no other.
 pub(super) fn agent_of<'t>(topology: &'t Topology, nic: &ResourceId) -> Option<&'t Agent> {
-    topology
-        .agents
-        .values()
-        .find(|agent| matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(nic)))
-        .map(|agent| &**agent)
+    let has = |agent: &&Arc<Agent>| matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(nic));
+    let agents = topology.agents.values().filter(has);
+    agents.min_by_key(|agent| agent.revoked).map(|agent| &**agent)
 }

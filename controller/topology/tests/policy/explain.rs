@@ -546,6 +546,26 @@ fn whoever_is_missing_is_named() {
     );
 }
 
+/// A revoked agent's place was taken by another one: that one is meant.
+#[test]
+fn a_successor_is_meant_by_the_names_of_its_machine() {
+    let mut w = hub_and_spokes();
+    for (old, new) in [("hub-vm", "z-vm"), ("a-vm", "1-vm")] {
+        w.agent_mut(old).revoked = true;
+        let binding = w.agent_mut(old).binding.clone();
+        w.bind(new, binding);
+    }
+    for (from, to) in [("a-vm", "hub-vm"), ("a-vm-nic", "hub-vm-nic"), ("10.2.0.4", "10.1.0.4")] {
+        let answer = ask(&w, from, to);
+        assert!(answer.reachable, "{from} {to}: {answer:#?}");
+        assert_eq!(way(&answer), ["1-vm", "z-vm"]);
+    }
+    w.agent_mut("z-vm").revoked = true;
+    let question: Question = serde_json::from_value(serde_json::json!({"from": "hub-vm", "to": "10.2.0.4"})).unwrap();
+    let two = explain(&w.topology, &question).unwrap_err();
+    assert!(two.contains("ambiguous"), "{two}");
+}
+
 /// G10, G11: a connection with one object, or without a key.
 #[test]
 fn g10_g11_half_a_connection() {
