@@ -214,7 +214,9 @@ impl Model {
         if from.gateway {
             return self.admit_from_gateway(crossing);
         }
-        let mut speaks_for = within(&self.served_by(from), source);
+        // D8: behind a host sits what nobody else has.
+        let behind = || self.owner(&from.vnet, source).is_some_and(|o| o.name == from.name);
+        let mut speaks_for = within(&self.served_by(from), source) && behind();
         speaks_for |= self.addresses_of(from).contains(&source);
         if from.vnet == to.vnet {
             if speaks_for {

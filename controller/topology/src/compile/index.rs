@@ -61,6 +61,9 @@ pub(super) struct Machine<'t> {
     pub(super) nics: Vec<&'t NetworkInterface>,
     /// Subnets whose other machines sit behind it (D8).
     pub(super) served: Vec<&'t Subnet>,
+    /// The sources that it may always use: its addresses, and what it serves except what others have there (D10).
+    /// Ordered.
+    pub(super) speaks_for: Vec<IpNet>,
 }
 
 /// A `Connected` peering.
@@ -193,6 +196,7 @@ impl<'t> Index<'t> {
         for vnet in &mut self.vnets {
             vnet.owners = vnet.machines.iter().flat_map(Machine::owners).collect();
             order_owners(&mut vnet.owners);
+            vnet.settle_sources();
         }
     }
 
@@ -214,7 +218,12 @@ impl<'t> Index<'t> {
             .collect();
         let machine = self.vnets[vnet].machines.len();
         self.agents.insert(&agent.id, Place::Machine { vnet, machine });
-        self.vnets[vnet].machines.push(Machine { agent, nics, served });
+        self.vnets[vnet].machines.push(Machine {
+            agent,
+            nics,
+            served,
+            speaks_for: Vec::new(),
+        });
     }
 
     /// Pairs of halves that are both `Connected` (P13), and from these who uses whose gateway (P19, P20, P23).
@@ -305,6 +314,30 @@ impl<'t> Index<'t> {
 }
 
 impl Vnet<'_> {
+    /// D8, D10: a machine with a NIC of its own does not sit behind the host that serves its subnet, so that host does
+    /// not speak for it.
+    fn settle_sources(&mut self) {
+        let machines = self.machines.iter().flat_map(|machine| {
+            let own = machine.addresses();
+            own.map(|address| (IpNet::from(address), &machine.agent.id))
+        });
+        let instances = self.instances.iter().map(|i| (IpNet::from(i.address), &i.agent.id));
+        let taken: Vec<(IpNet, &AgentId)> = machines.chain(instances).collect();
+        let sources = self.machines.iter().map(|machine| {
+            let served = machine.served_prefixes();
+            let others = taken.iter().filter(|(_, agent)| **agent != machine.agent.id);
+            let others = others.map(|(address, _)| *address);
+            let others: Vec<IpNet> = others.filter(|a| prefix::covered(a, &served)).collect();
+            let mut sources: Vec<IpNet> = machine.addresses().map(IpNet::from).collect();
+            sources.extend(prefix::subtract(&served, &others));
+            prefix::sorted(&sources)
+        });
+        let sources: Vec<Vec<IpNet>> = sources.collect();
+        for (machine, sources) in self.machines.iter_mut().zip(sources) {
+            machine.speaks_for = sources;
+        }
+    }
+
     /// What the own gateway tells the other ends of its connections: the own space, and that of its clients as if it
     /// were its own (P21b). Nothing learned elsewhere (D9). Ordered.
     fn advertised(&self) -> Vec<IpNet> {
@@ -330,12 +363,11 @@ impl Machine<'_> {
             .collect()
     }
 
-    /// The sources that this agent may always use: its addresses, and what it serves. Ordered.
-    pub(super) fn speaks_for(&self) -> Vec<IpNet> {
-        let addresses = self.nics.iter().flat_map(|nic| &nic.ip_configurations);
-        let mut prefixes: Vec<IpNet> = addresses.map(|c| IpNet::from(c.address)).collect();
-        prefixes.extend(self.served_prefixes());
-        prefix::sorted(&prefixes)
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.nics
+            .iter()
+            .flat_map(|nic| &nic.ip_configurations)
+            .map(|c| c.address)
     }
 
     /// It is an appliance: one of its NICs has `enableIPForwarding` (R12).

@@ -19,7 +19,12 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
             true => ForeignSources::Any,
             false => ForeignSources::None,
         };
-        links.add(machine.agent, Relation::VnetLocal {}, machine.speaks_for(), foreign);
+        links.add(
+            machine.agent,
+            Relation::VnetLocal {},
+            machine.speaks_for.clone(),
+            foreign,
+        );
     }
     for peer in &vnet.peers {
         let relation = Relation::Peering {
@@ -54,7 +59,12 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             true => ForeignSources::Any,
             false => ForeignSources::None,
         };
-        links.add(machine.agent, Relation::GatewayClient {}, machine.speaks_for(), foreign);
+        links.add(
+            machine.agent,
+            Relation::GatewayClient {},
+            machine.speaks_for.clone(),
+            foreign,
+        );
     }
     let mut own_side = own_space.clone();
     for client in &vnet.clients {
@@ -100,7 +110,7 @@ fn known(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<Ip
     if machine.forwards() {
         return prefix::subtract(synced, own_space);
     }
-    let mut sources = machine.speaks_for();
+    let mut sources = machine.speaks_for.clone();
     sources.retain(|source| prefix::covered(source, synced));
     prefix::subtract(&sources, own_space)
 }
