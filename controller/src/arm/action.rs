@@ -12,7 +12,7 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::EffectiveRoute;
 use tombolo_topology::change::Change;
 use tombolo_topology::compile;
-use tombolo_topology::path::{ArmPath, Kind};
+use tombolo_topology::path::{ArmPath, Kind, parent_id};
 use tombolo_topology::resource::NetworkInterface;
 use tombolo_topology::topology::Topology;
 
@@ -39,11 +39,23 @@ pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Fai
     let routes = subnet
         .and_then(|s| compile::effective_routes(&topology, s))
         .unwrap_or_default();
-    let value: Vec<_> = routes.iter().map(route).collect();
+    let propagation_off = subnet.is_some_and(|s| propagation_off(&topology, s));
+    let value: Vec<_> = routes.iter().map(|r| route(r, propagation_off)).collect();
     Ok(ok(&json!({"value": value})))
 }
 
-fn route(route: &EffectiveRoute) -> Value {
+/// `disableBgpRoutePropagation` of the subnet's route table (R15).
+fn propagation_off(topology: &Topology, subnet: &ResourceId) -> bool {
+    let vnet = topology.vnets.get(&parent_id(subnet));
+    let found = vnet.and_then(|v| v.subnets.iter().find(|s| s.id == *subnet));
+    let table = found.and_then(|s| s.route_table.as_ref());
+    table
+        .and_then(|t| topology.route_tables.get(t))
+        .is_some_and(|t| t.disable_bgp_route_propagation)
+}
+
+/// The output object (R21).
+fn route(route: &EffectiveRoute, propagation_off: bool) -> Value {
     json!({
         "name": route.name,
         "source": route.source,
@@ -51,7 +63,7 @@ fn route(route: &EffectiveRoute) -> Value {
         "addressPrefix": [route.prefix],
         "nextHopType": route.next_hop.type_name(),
         "nextHopIpAddress": route.next_hop.addresses(),
-        "disableBgpRoutePropagation": false,
+        "disableBgpRoutePropagation": propagation_off,
     })
 }
 
@@ -87,7 +99,7 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
                     return Err(Failure::bad("InvalidRequestFormat", message).at("value"));
                 }
             };
-            set_key(rest, &id, &path, value, |value| json!({"value": value})).await
+            set_key(rest, call, &path, value, |value| json!({"value": value})).await
         }
         (&Method::POST, true) => {
             let body = call.object()?;
@@ -105,7 +117,7 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
             let random = std::iter::repeat_with(secret::random).take(8).collect::<String>();
             let letters = random.chars().filter(char::is_ascii_alphanumeric);
             let value: String = letters.take(usize::try_from(length).unwrap_or_default()).collect();
-            set_key(rest, &id, &path, value, |_| json!({"keyLength": length})).await
+            set_key(rest, call, &path, value, |_| json!({"keyLength": length})).await
         }
         _ => Err(Failure::method(&call.method, &call.text())),
     }
@@ -113,21 +125,20 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
 
 async fn set_key(
     rest: &Rest,
-    connection: &ResourceId,
+    call: &Call,
     path: &ArmPath,
     value: String,
     body: impl FnOnce(&str) -> Value,
 ) -> Result<Response, Failure> {
+    let id = path.id();
     let change = Change::SetSharedKey {
-        connection: connection.clone(),
+        connection: id.clone(),
         value: value.clone(),
+        if_match: call.if_match(),
     };
     let committed = rest.app.writer.change(change).await?;
     let topology = &committed.published.topology;
-    let connection = topology
-        .connections
-        .get(connection)
-        .ok_or_else(|| missing(topology, path))?;
+    let connection = topology.connections.get(&id).ok_or_else(|| missing(topology, path))?;
     let mut body = body(&value);
     if let Value::Object(fields) = &mut body {
         fields.insert("id".into(), json!(format!("{}/sharedkey", connection.envelope.id)));

@@ -25,8 +25,10 @@ pub enum Change {
     PatchTags {
         /// What.
         path: ArmPath,
-        /// `{"tags": {…}}`.
+        /// `{"tags": {…}}`; without `tags` they stay.
         body: Value,
+        /// `If-Match` of the request, if sent.
+        if_match: Option<String>,
     },
     /// ARM DELETE.
     Delete {
@@ -41,6 +43,8 @@ pub enum Change {
         connection: ResourceId,
         /// The key (G11).
         value: String,
+        /// `If-Match` of the request, if sent; the etag is the connection's.
+        if_match: Option<String>,
     },
     /// A new join token.
     PutToken(JoinToken),

@@ -51,9 +51,13 @@ pub(crate) fn apply(before: &Topology, change: &Change, fresh: &mut dyn FnMut() 
             if_match,
             sync_remote_address_space,
         } => draft.put(path, body, if_match.as_deref(), *sync_remote_address_space),
-        Change::PatchTags { path, body } => draft.patch_tags(path, body),
+        Change::PatchTags { path, body, if_match } => draft.patch_tags(path, body, if_match.as_deref()),
         Change::Delete { path, if_match } => draft.delete(path, if_match.as_deref()),
-        Change::SetSharedKey { connection, value } => draft.set_shared_key(connection, value),
+        Change::SetSharedKey {
+            connection,
+            value,
+            if_match,
+        } => draft.set_shared_key(connection, value, if_match.as_deref()),
         Change::PutToken(token) => draft.put_token(token),
         Change::DeleteToken(id) => draft.topology.tokens.remove(id).is_some(),
         Change::Join { token, agent } => draft.join(token, agent),
@@ -133,18 +137,21 @@ impl Draft<'_> {
         }
     }
 
-    fn patch_tags(&mut self, path: &ArmPath, body: &Value) -> bool {
+    fn patch_tags(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
         let Some(kind) = self.kind(path) else { return false };
-        let tags = Object::root(body, &mut self.problems).tags(&mut self.problems);
+        let root = Object::root(body, &mut self.problems);
+        let given = root.get("tags").is_some_and(|t| !t.is_null());
+        let tags = given.then(|| root.tags(&mut self.problems));
         let id = path.id();
         // A macro, because the maps differ in their value's type only.
         macro_rules! patch {
             ($map:ident, $commit:ident) => {
-                match self.topology.$map.get(&id) {
+                match self.topology.$map.get(&id).cloned() {
                     None => self.not_found(path),
                     Some(old) => {
-                        let mut new = (**old).clone();
-                        new.envelope.tags = tags;
+                        self.check_if_match(if_match, Some(old.envelope.etag), &id);
+                        let mut new = (*old).clone();
+                        new.envelope.tags = tags.unwrap_or(new.envelope.tags);
                         self.$commit(new);
                     }
                 }
@@ -153,11 +160,12 @@ impl Draft<'_> {
         match kind {
             Kind::ResourceGroup => match self.topology.resource_groups.get(&id) {
                 None => self.group_not_found(path),
-                Some(old) if old.tags == tags => {}
                 Some(old) => {
                     let mut new = (**old).clone();
-                    new.tags = tags;
-                    self.topology.resource_groups.insert(id, Arc::new(new));
+                    new.tags = tags.unwrap_or(new.tags);
+                    if new != **old {
+                        self.topology.resource_groups.insert(id, Arc::new(new));
+                    }
                 }
             },
             Kind::VirtualNetwork => patch!(vnets, commit_vnet),

@@ -177,7 +177,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn set_shared_key(&mut self, connection: &ResourceId, value: &str) -> bool {
+    pub(super) fn set_shared_key(&mut self, connection: &ResourceId, value: &str, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.connections.get(connection).cloned() else {
             match ArmPath::parse(connection.as_str()) {
                 Ok(path) if path.kind() == Some(Kind::Connection) => self.not_found(&path),
@@ -190,6 +190,7 @@ impl Draft<'_> {
             }
             return false;
         };
+        self.check_if_match(if_match, Some(old.envelope.etag), connection);
         self.check_shared_key(value, "value");
         let mut new = (*old).clone();
         new.shared_key = Some(value.to_owned());

@@ -3,7 +3,7 @@
 use super::Draft;
 use crate::arm::body::Object;
 use crate::path::{ArmPath, shown};
-use crate::resource::ResourceGroup;
+use crate::resource::{Binding, ResourceGroup};
 use serde_json::Value;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
@@ -81,6 +81,7 @@ impl Draft<'_> {
                 }
             };
         }
+        self.check_no_agent_inside(&group);
         delete_all!(connections, delete_connection);
         delete_all!(gateways, delete_gateway);
         delete_all!(nics, delete_nic);
@@ -106,5 +107,24 @@ impl Draft<'_> {
         }
         self.topology.resource_groups.remove(&group.id);
         true
+    }
+
+    /// D7: a machine is what its agent stands for, and lives in a group without being one of its documents.
+    fn check_no_agent_inside(&mut self, group: &ResourceGroup) {
+        let inside = |vm: &ResourceId| ArmPath::parse(vm.as_str()).is_ok_and(|p| p.group_id() == group.id);
+        let agents = self.topology.agents.values().filter(|a| !a.revoked);
+        let bound: Vec<_> = agents
+            .filter_map(|a| match &a.binding {
+                Binding::Vm { vm, .. } if inside(vm) => Some((a.id.clone(), vm.clone())),
+                Binding::Vm { .. } | Binding::Gateway { .. } => None,
+            })
+            .collect();
+        for (agent, vm) in bound {
+            self.problems.add(
+                "XVirtualMachineInUseByAgent",
+                &vm,
+                format!("Virtual machine {vm} is served by agent '{agent}'. Delete the agent first (D7)."),
+            );
+        }
     }
 }

@@ -120,6 +120,9 @@ impl Draft<'_> {
             use_remote_gateways: flag("useRemoteGateways", false),
             do_not_verify_remote_gateways: flag("doNotVerifyRemoteGateways", false),
         };
+        // With these read, what the half asks for is known, whatever else is wrong with the body.
+        let known = remote.is_some() && self.problems.len() == before;
+        let mut flag = |name: &str, default: bool| properties.boolean(name, &mut self.problems).unwrap_or(default);
         let complete = flag("peerCompleteVnets", true);
         let only_ipv6 = flag("enableOnlyIPv6Peering", false);
         for name in ["localSubnetNames", "remoteSubnetNames"] {
@@ -148,7 +151,7 @@ impl Draft<'_> {
                 format!("{at}: {only_ipv6}: peering of parts of a virtual network (P29) is not supported"),
             );
         }
-        (remote.is_some() && self.problems.len() == before).then_some(wanted)
+        known.then_some(wanted)
     }
 
     /// `remoteVirtualNetwork.id` (P9). P8 is checked first: it holds whether or not the new remote exists.

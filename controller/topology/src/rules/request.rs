@@ -201,8 +201,10 @@ impl Draft<'_> {
             .and_then(Value::as_str)
             .and_then(|id| ArmPath::parse(id).ok())
             .map(|path| path.name().to_owned());
-        if from_id.is_none() && object.get("name").is_none() {
-            missing(&mut self.problems, &object.at("name"));
+        match &from_id {
+            Some(name) => self.check_name(name, object.at("id")),
+            None if object.get("name").is_none() => missing(&mut self.problems, &object.at("name")),
+            None => {}
         }
         from_id
     }

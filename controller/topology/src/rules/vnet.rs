@@ -53,18 +53,26 @@ impl Draft<'_> {
         };
         if let Some(items) = properties.list("subnets", MAX_SUBNETS, &mut self.problems) {
             let mut subnets = Vec::new();
+            let mut all_named = true;
             for item in items {
-                let Some(object) = item.object(&mut self.problems) else {
+                let object = item.object(&mut self.problems);
+                let named = object.and_then(|o| self.child_name(&o).map(|name| (o, name)));
+                let Some((object, name)) = named else {
+                    all_named = false;
                     continue;
                 };
-                let Some(name) = self.child_name(&object) else { continue };
                 let properties = object.object_or_empty("properties", &mut self.problems);
                 let before = old.as_deref().and_then(|v| find(&v.subnets, &name));
-                if let Some(subnet) = self.read_subnet(&id, &name, &properties, before) {
-                    subnets.push(subnet);
-                }
+                // One that is there and cannot be read is not one that goes away.
+                let read = self.read_subnet(&id, &name, &properties, before);
+                subnets.extend(read.or_else(|| before.cloned()));
             }
             self.check_unique_names(&id, "subnet", subnets.iter().map(|s| s.id.name()));
+            if let Some(old) = old.as_deref().filter(|_| !all_named) {
+                let unlisted = old.subnets.iter().filter(|s| find(&subnets, s.id.name()).is_none());
+                let unlisted: Vec<_> = unlisted.cloned().collect();
+                subnets.extend(unlisted);
+            }
             new.subnets = subnets;
         }
         self.check_vnet(old.as_deref(), &new, space.is_some());

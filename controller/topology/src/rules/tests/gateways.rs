@@ -198,12 +198,19 @@ fn g11_shared_key_is_checked_kept_and_never_shown() {
     w.put(&id, body).unwrap();
     assert_eq!(key(&w), Some("k".repeat(128)), "writing back what was read keeps it");
     let set = |value: &str| Change::SetSharedKey {
+        if_match: None,
         connection: ResourceId::new(net("connections/c")),
         value: value.to_owned(),
     };
     w.apply(&set("new")).unwrap();
     assert_eq!(key(&w).as_deref(), Some("new"));
     assert_eq!(codes(w.apply(&set("a b"))), ["XInvalidSharedKey"]);
+    let outdated = Change::SetSharedKey {
+        connection: ResourceId::new(&*id),
+        value: "newer".to_owned(),
+        if_match: Some(uuid::Uuid::nil().to_string()),
+    };
+    assert_eq!(w.apply(&outdated).unwrap_err().status, 412);
     w.delete(&id).unwrap();
     assert_eq!(w.apply(&set("new")).unwrap_err().status, 404);
 }
@@ -237,6 +244,33 @@ fn g16_networks_joined_by_vpn_are_disjoint_over_any_number_of_steps() {
         ["XVpnNetworksOverlap"]
     );
     w.vnet("far", &["10.3.0.0/16", "10.4.0.0/24"]).unwrap();
+}
+
+/// P21b: the gateway advertises a VNet that uses it as its own.
+#[test]
+fn g16_counts_the_vnets_that_use_a_gateway() {
+    let mut w = joined();
+    w.connect("there", "hub", "branch").unwrap();
+    w.vnet("spoke", &["10.8.0.0/16"]).unwrap();
+    w.vnet("twin", &["10.8.0.0/17"]).unwrap();
+    let user = json!({"useRemoteGateways": true});
+    let owner = json!({"allowGatewayTransit": true});
+    w.peer("hub", "spoke", owner.clone()).unwrap();
+    w.peer("spoke", "hub", user.clone()).unwrap();
+    w.peer("branch", "twin", owner).unwrap();
+    assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
+    w.peer("twin", "branch", json!({})).unwrap();
+    assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
+    // The same in another order: first the use, then the connection.
+    w.delete(&net("connections/there")).unwrap();
+    w.peer("twin", "branch", user.clone()).unwrap();
+    assert_eq!(codes(w.connect("there", "hub", "branch")), ["XVpnNetworksOverlap"]);
+    // And when an address space changes.
+    w.vnet("twin", &["10.9.0.0/16"]).unwrap();
+    w.connect("there", "hub", "branch").unwrap();
+    assert_eq!(codes(w.vnet("twin", &["10.8.7.0/24"])), ["XVpnNetworksOverlap"]);
+    w.vnet("twin", &["10.10.0.0/16"]).unwrap();
+    w.peer("spoke", "hub", user).unwrap();
 }
 
 #[test]

@@ -45,6 +45,16 @@ fn p5_defaults_and_body() {
 }
 
 #[test]
+fn all_that_is_wrong_with_a_half_is_said_at_once() {
+    let mut w = World::new();
+    w.vnet("a", &["10.0.0.0/16"]).unwrap();
+    w.vnet("b", &["10.0.0.0/17"]).unwrap();
+    let found = codes(w.peer("a", "b", json!({"peerCompleteVnets": false})));
+    assert!(found.contains(&"XSubnetPeeringNotSupported"), "{found:?}");
+    assert!(found.contains(&"VnetAddressSpacesOverlap"), "{found:?}");
+}
+
+#[test]
 fn p6_names() {
     let mut w = world();
     let body = || json!({"properties": {"remoteVirtualNetwork": {"id": net("virtualNetworks/b")}}});

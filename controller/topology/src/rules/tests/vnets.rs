@@ -2,8 +2,10 @@
 
 use super::{SUBSCRIPTION, World, codes, net, path};
 use crate::change::Change;
+use crate::resource::Binding;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tombolo_proto::id::{AgentId, ResourceId};
 
 fn vnet_body(prefixes: &[&str], more: Value) -> Value {
     let mut properties = json!({"addressSpace": {"addressPrefixes": prefixes}});
@@ -335,6 +337,7 @@ fn what_is_missing_is_named() {
     let tags = Change::PatchTags {
         path: path(&hub()),
         body: json!({"tags": {}}),
+        if_match: None,
     };
     let refused = w.apply(&tags).unwrap_err();
     assert_eq!((refused.status, refused.problems[0].code), (404, "ResourceNotFound"));
@@ -342,6 +345,26 @@ fn what_is_missing_is_named() {
         refused.problems[0].message,
         "The Resource 'Microsoft.Network/virtualNetworks/hub' under resource group 'lab' was not found."
     );
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_deleted() {
+    let mut w = World::new();
+    w.vnet("hub", &["10.1.0.0/16"]).unwrap();
+    w.subnet("hub", "s", "10.1.0.0/24").unwrap();
+    w.nic("n", "hub/subnets/s", None).unwrap();
+    for subnet in [
+        json!({"name": "s", "properties": {"addressPrefix": "no prefix"}}),
+        json!(1),
+    ] {
+        let body = vnet_body(&["10.1.0.0/16"], json!({"subnets": [subnet]}));
+        let found = codes(w.put(&hub(), body));
+        assert!(!found.contains(&"InUseSubnetCannotBeDeleted"), "{found:?}");
+    }
+    // P6: a name that comes with an id is a name.
+    let named = json!({"id": format!("{}/subnets/-bad-", hub()), "properties": {"addressPrefix": "10.1.1.0/24"}});
+    let body = vnet_body(&["10.1.0.0/16"], json!({"subnets": [named]}));
+    assert!(codes(w.put(&hub(), body)).contains(&"InvalidResourceName"));
 }
 
 #[test]
@@ -362,11 +385,17 @@ fn if_match_and_tags() {
     let refused = put(&mut w, &etag, "10.2.0.0/16").unwrap_err();
     assert_eq!((refused.status, refused.problems[0].code), (412, "PreconditionFailed"));
     put(&mut w, "*", "10.3.0.0/16").unwrap();
-    let patch = Change::PatchTags {
+    let patch = |body: Value, if_match: Option<&str>| Change::PatchTags {
         path: path(&hub()),
-        body: json!({"tags": {"team": "net"}, "properties": {"ignored": 1}}),
+        body,
+        if_match: if_match.map(ToOwned::to_owned),
     };
-    w.apply(&patch).unwrap();
+    let tags = json!({"tags": {"team": "net"}, "properties": {"ignored": 1}});
+    assert_eq!(w.apply(&patch(tags.clone(), Some(&etag))).unwrap_err().status, 412);
+    w.apply(&patch(tags, Some("*"))).unwrap();
+    // Without tags there is nothing to change.
+    w.apply(&patch(json!({}), None)).unwrap();
+    w.apply(&patch(json!({"tags": null}), None)).unwrap();
     let body = w.get(&hub());
     assert_eq!(body["tags"], json!({"team": "net"}));
     assert_eq!(
@@ -474,6 +503,26 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     );
     assert!(w.now.documents_since(&before).is_empty());
     w.delete(&outside).unwrap();
+    // A machine of the group, with a NIC that is not in it.
+    w.put(
+        &format!("{vnet}/subnets/s"),
+        json!({"properties": {"addressPrefix": "10.3.0.0/24"}}),
+    )
+    .unwrap();
+    let nic = json!({"location": "region1", "properties": {"ipConfigurations": [
+        {"name": "c", "properties": {"subnet": {"id": format!("{vnet}/subnets/s")}}}]}});
+    w.put(&outside, nic).unwrap();
+    let binding = Binding::Vm {
+        vm: super::vm_id("m"),
+        nics: vec![ResourceId::new(&*outside)],
+        served: vec![],
+    };
+    w.join("m", binding).unwrap();
+    assert_eq!(
+        codes(w.delete(&group)),
+        ["ResourceGroupDeletionBlocked", "XVirtualMachineInUseByAgent"]
+    );
+    w.apply(&Change::RevokeAgent(AgentId::new("m").unwrap())).unwrap();
     assert!(w.delete(&group).unwrap());
     assert!(w.now.gateways.is_empty() && w.now.connections.is_empty() && w.now.route_tables.is_empty());
     assert_eq!(w.now.vnets.len(), 1);
