@@ -9,12 +9,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_proto::wire;
 use tombolo_topology::topology::Live;
+
+/// For a stream to take a probe.
+const SENDING: Duration = Duration::from_secs(5);
 
 /// What an agent refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -128,6 +132,8 @@ impl Agents {
             entry.digest = digest.to_owned();
             entry.in_flight = None;
             entry.refused = None;
+            // They were asked on the stream that ends now.
+            entry.probes.clear();
         });
         Stream {
             agent: agent.clone(),
@@ -238,10 +244,12 @@ impl Agents {
                 // While something else is in flight, what it runs is about to change: "in force" waits for its answer.
                 let settled = entry.is_none_or(|e| e.in_flight.is_none());
                 let same = settled && !digest.is_empty() && digest == desired_digest;
+                let told = entry.map(|e| e.applied).unwrap_or_default();
                 let applied = if same {
                     compiled.revision
                 } else {
-                    entry.map(|e| e.applied).unwrap_or_default()
+                    // What it told may be a number of a time that a restored backup does not know.
+                    told.min(Revision(compiled.revision.0.saturating_sub(1)))
                 };
                 let refused = entry
                     .and_then(|e| e.refused.as_ref())
@@ -286,6 +294,11 @@ impl Agents {
     /// It is not connected, or does not answer in time; in words.
     pub async fn probe(&self, agent: &AgentId, request: &ProbeRequest) -> Result<ProbeReport, String> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let _asked = Asked {
+            agents: self,
+            agent,
+            id,
+        };
         let (answer, answered) = oneshot::channel();
         let messages = {
             let mut entries = self.entries();
@@ -300,11 +313,11 @@ impl Agents {
             id,
             request: request_json,
         });
-        let gone = |_| format!("agent {agent} went away");
-        messages
-            .send(wire::ControllerMessage { message: Some(message) })
-            .await
-            .map_err(gone)?;
+        let sent = messages.send_timeout(wire::ControllerMessage { message: Some(message) }, SENDING);
+        sent.await.map_err(|e| match e {
+            SendTimeoutError::Timeout(_) => format!("agent {agent} takes nothing"),
+            SendTimeoutError::Closed(_) => format!("agent {agent} went away"),
+        })?;
         let each = u64::from(request.timeout_ms) + u64::from(request.interval_ms);
         let probes = u64::from(request.count) * u64::from(request.max_ttl.max(1));
         let limit = Duration::from_millis(each * probes.min(300)) + Duration::from_secs(5);
@@ -312,6 +325,21 @@ impl Agents {
             Ok(Ok(report)) => Ok(report),
             Ok(Err(_)) => Err(format!("agent {agent} went away")),
             Err(_) => Err(format!("agent {agent} did not answer in time")),
+        }
+    }
+}
+
+/// A probe that is under way; forgotten however it ends, also when nobody waits for it any more.
+struct Asked<'a> {
+    agents: &'a Agents,
+    agent: &'a AgentId,
+    id: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.agents.entries().get_mut(self.agent) {
+            entry.probes.remove(&self.id);
         }
     }
 }

@@ -41,24 +41,26 @@ fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &Live) -> Value {
     })
 }
 
-fn progress(rest: &Rest) -> BTreeMap<AgentId, AgentProgress> {
+/// Of every agent, and against the newest state: what is compiled lags what was answered.
+async fn progress(rest: &Rest) -> Result<BTreeMap<AgentId, AgentProgress>, Failure> {
+    compiled_now(rest).await?;
     let all = rest.app.agents.progress().into_iter();
-    all.map(|p| (p.agent.clone(), p)).collect()
+    Ok(all.map(|p| (p.agent.clone(), p)).collect())
 }
 
 /// GET `agents`.
-pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Response {
-    let (progress, live) = (progress(&rest), rest.app.agents.live());
+pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
+    let (progress, live) = (progress(&rest).await?, rest.app.agents.live());
     let topology = rest.app.writer.current().topology;
     let agents = topology.agents.values();
     let value: Vec<_> = agents.map(|a| view(a, progress.get(&a.id), &live)).collect();
-    ok(&json!({"value": value}))
+    Ok(ok(&json!({"value": value})))
 }
 
 /// GET `agents/{id}`.
 pub(super) async fn one(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
-    let progress = progress(&rest);
+    let progress = progress(&rest).await?;
     Ok(ok(&view(&agent, progress.get(&agent.id), &rest.app.agents.live())))
 }
 

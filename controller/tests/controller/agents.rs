@@ -287,6 +287,25 @@ async fn what_is_in_flight_is_awaited_before_a_return_is_in_force() {
     assert_eq!(waited.body["inForce"], true);
 }
 
+/// As after the restore of an older backup: what agents run has numbers that do not exist yet.
+#[tokio::test]
+async fn a_number_of_another_time_is_not_in_force() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let mut stream = agent.hello(1_000_000, "of another time").await.unwrap();
+    let (config, _) = stream.config().await;
+    let revisions = world.fabric(Method::GET, "revisions", None).await;
+    assert!(revisions.body["inForce"].as_u64() < revisions.body["desired"].as_u64());
+    let path = format!("revisions/{}/wait?timeoutSeconds=0", config.revision);
+    let waited = world.fabric(Method::GET, &path, None).await;
+    assert_eq!(waited.body["inForce"], false);
+    stream.applied(&config).await;
+    let path = format!("revisions/{}/wait", config.revision);
+    let waited = world.fabric(Method::GET, &path, None).await;
+    assert_eq!(waited.body["inForce"], true);
+}
+
 #[tokio::test]
 async fn a_newer_stream_takes_over() {
     let world = World::start(&[]).await;
