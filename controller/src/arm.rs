@@ -12,8 +12,8 @@ mod resource;
 mod subscription;
 mod watcher;
 
-use crate::rest::Rest;
 use crate::rest::failure::{Failure, shown};
+use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use call::Call;
@@ -32,7 +32,8 @@ pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Re
         call.check_api_version()?;
     }
     // Not before: strangers may not fill the memory.
-    call.take_body(body).await?;
+    let most = if open { json::MAX_OPEN_BODY } else { json::MAX_BODY };
+    call.take_body(body, most).await?;
     if open {
         return login::serve(&rest, &call);
     }

@@ -13,7 +13,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tombolo_proto::wire::control_server::ControlServer;
 use tower::ServiceExt;
 
@@ -26,7 +28,19 @@ pub struct PeerAddr(pub SocketAddr);
 pub struct PeerCertificate(pub CertificateDer<'static>);
 
 /// Largest configuration that travels, bytes.
-const MAX_MESSAGE: usize = 64 << 20;
+const MAX_CONFIG: usize = 64 << 20;
+
+/// Largest message of an agent, bytes. It is decoded before anybody looks who sent it.
+const MAX_FROM_AGENT: usize = 1 << 20;
+
+/// Connections whose TLS handshake is under way; further ones wait to be accepted.
+const MAX_HANDSHAKES: usize = 256;
+
+/// Connections without a client certificate; further ones are closed. Agents do not count, so nobody locks them out.
+const MAX_STRANGERS: usize = 4096;
+
+/// Requests of one connection at a time.
+const MAX_STREAMS: u32 = 32;
 
 /// For a TLS handshake, and for a request's headers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,8 +96,8 @@ fn own_addresses() -> Vec<IpAddr> {
 /// Everything that the port serves.
 pub fn router(app: &Arc<App>, rest: Router) -> Router {
     let control = ControlServer::new(ControlService::new(app.clone()))
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+        .max_decoding_message_size(MAX_FROM_AGENT)
+        .max_encoding_message_size(MAX_CONFIG);
     rest.route_service("/tombolo.v1.Control/{*method}", control)
 }
 
@@ -127,6 +141,8 @@ impl Server {
     /// Serves until `stop` ends; then connections get a moment to end.
     pub async fn serve(self, app: Arc<App>, router: Router, stop: impl Future<Output = ()>) {
         let acceptor = TlsAcceptor::from(self.acceptor_config);
+        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
         let mut renewal = tokio::time::interval(Authority::server_renewal());
         renewal.tick().await;
         let mut connections = tokio::task::JoinSet::new();
@@ -139,9 +155,17 @@ impl Server {
                     Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
                 },
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                accepted = self.listener.accept() => match accepted {
+                (handshake, accepted) = accept(&self.listener, &handshakes) => match accepted {
                     Ok((stream, peer)) => {
-                        connections.spawn(connection(acceptor.clone(), stream, peer, router.clone()));
+                        let acceptor = acceptor.clone();
+                        let (strangers, router) = (strangers.clone(), router.clone());
+                        connections.spawn(async move {
+                            let secured = secure(&acceptor, stream, peer).await;
+                            drop(handshake);
+                            if let Some(stream) = secured {
+                                connection(stream, peer, &strangers, router).await;
+                            }
+                        });
                     }
                     // Out of file descriptors, most likely: it passes, and must not turn into a busy loop.
                     Err(error) => {
@@ -156,16 +180,38 @@ impl Server {
     }
 }
 
-async fn connection(acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, router: Router) {
+/// Takes the next connection when there is room for its handshake.
+async fn accept(
+    listener: &TcpListener,
+    handshakes: &Arc<Semaphore>,
+) -> (Option<OwnedSemaphorePermit>, std::io::Result<(TcpStream, SocketAddr)>) {
+    // It is never closed, so there is always a permit in the end.
+    let permit = handshakes.clone().acquire_owned().await.ok();
+    (permit, listener.accept().await)
+}
+
+/// The TLS handshake.
+async fn secure(acceptor: &TlsAcceptor, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
     let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
-    };
+    match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+    }
+    None
+}
+
+async fn connection(stream: TlsStream<TcpStream>, peer: SocketAddr, strangers: &Arc<Semaphore>, router: Router) {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.map(|c| PeerCertificate(c.clone().into_owned()));
+    let _place = match &certificate {
+        Some(_) => None,
+        None => match strangers.clone().try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) => return tracing::warn!(%peer, "too many connections: this one is closed"),
+        },
+    };
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(PeerAddr(peer));
@@ -187,6 +233,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, 
     builder
         .http2()
         .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20));
     if let Err(error) = builder

@@ -125,8 +125,8 @@ impl Call {
     }
 
     /// Takes the body in, when it is clear that it is wanted.
-    pub(super) async fn take_body(&mut self, body: Body) -> Result<(), Failure> {
-        self.body = json::bytes(body).await?;
+    pub(super) async fn take_body(&mut self, body: Body, most: usize) -> Result<(), Failure> {
+        self.body = json::bytes(body, most).await?;
         Ok(())
     }
 

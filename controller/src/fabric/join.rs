@@ -83,7 +83,7 @@ struct Joining {
 /// POST `join`: needs no other credential than the token in its body.
 pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
-    let joining: Joining = json::typed(request).await?;
+    let joining: Joining = json::typed_within(request, json::MAX_OPEN_BODY).await?;
     let token = find(&rest, &joining.token)?;
     if let Some(bad) = joining
         .endpoints

@@ -13,20 +13,22 @@ use std::time::Duration;
 
 /// Largest request body, bytes.
 pub(crate) const MAX_BODY: usize = 4 << 20;
+/// Largest request body where no token is needed, bytes.
+pub(crate) const MAX_OPEN_BODY: usize = 64 << 10;
 /// For a whole body to arrive.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Deeper than any body of this interface; serde_json stops at 128 by itself.
 const MAX_DEPTH: usize = 64;
 
-/// Reads a body as it is.
-pub(crate) async fn bytes(body: Body) -> Result<bytes::Bytes, Failure> {
-    let collected = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await;
+/// Reads a body as it is, of at most `most` bytes.
+pub(crate) async fn bytes(body: Body, most: usize) -> Result<bytes::Bytes, Failure> {
+    let collected = tokio::time::timeout(PATIENCE, Limited::new(body, most).collect()).await;
     match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if is_too_long(&*error) => Err(Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestContentTooLarge",
-            format!("The request body is larger than {MAX_BODY} bytes."),
+            format!("The request body is larger than {most} bytes."),
         )),
         Ok(Err(error)) => Err(Failure::bad(
             "InvalidRequestContent",
@@ -66,7 +68,12 @@ pub(crate) fn value(bytes: &[u8]) -> Result<Value, Failure> {
 
 /// Reads a body as JSON of a type. Unknown fields are the type's matter (D3).
 pub(crate) async fn typed<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    serde_json::from_value(value(&bytes(request.into_body()).await?)?).map_err(|error| {
+    typed_within(request, MAX_BODY).await
+}
+
+/// As [`typed`], of a body of at most `most` bytes.
+pub(crate) async fn typed_within<T: DeserializeOwned>(request: Request, most: usize) -> Result<T, Failure> {
+    serde_json::from_value(value(&bytes(request.into_body(), most).await?)?).map_err(|error| {
         Failure::bad(
             "InvalidRequestContent",
             format!("The request content is invalid: {error}."),
