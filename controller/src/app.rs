@@ -9,6 +9,7 @@ use crate::store::{Store, Transaction};
 use crate::writer::Writer;
 use anyhow::Context;
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// Held as long as the data directory is ours.
+    _lock: File,
     /// The controller's own documents as they were at start, by key (see [`crate::writer::OWN`]).
     pub own_documents: BTreeMap<String, Vec<u8>>,
 }
@@ -46,6 +49,8 @@ impl App {
         builder
             .create(data_dir)
             .with_context(|| format!("cannot make {}", data_dir.display()))?;
+        let lock = lock(data_dir)?;
+        remove_unfinished_backups(data_dir);
         let file = data_dir.join(STORE_FILE);
         let mut store = SqliteStore::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
         let authority = authority(&mut store, agent_certificate_lifetime)?;
@@ -67,8 +72,37 @@ impl App {
             compiled,
             metrics,
             data_dir: data_dir.to_owned(),
+            _lock: lock,
             own_documents,
         }))
+    }
+}
+
+/// Takes a data directory for one process alone; until the file is dropped.
+///
+/// # Errors
+/// Another process has it.
+pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = data_dir.join(LOCK_FILE);
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            anyhow::bail!("{} is in use by another controller", data_dir.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Copies that a process that ended in the middle of a backup has left.
+fn remove_unfinished_backups(data_dir: &Path) {
+    for entry in std::fs::read_dir(data_dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(BACKUP_PREFIX) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -94,6 +128,12 @@ fn authority(store: &mut impl Store, lifetime: Duration) -> anyhow::Result<Autho
 
 /// Where clients find the authority's certificate, in the data directory.
 pub const AUTHORITY_FILE: &str = "ca.pem";
+
+/// Names of backups in the data directory while they are made start so.
+pub(crate) const BACKUP_PREFIX: &str = "backup-";
+
+/// What a running controller holds a lock on, in the data directory.
+const LOCK_FILE: &str = "lock";
 
 /// The store's name in the data directory.
 pub const STORE_FILE: &str = "state.db";

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tombolo_controller::app::{App, STORE_FILE};
+use tombolo_controller::app::{self, App, STORE_FILE};
 use tombolo_controller::http::Server;
 use tombolo_controller::store::Store;
 use tombolo_controller::store::sqlite::SqliteStore;
@@ -86,7 +86,16 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let dir = arguments.data_dir.display();
     tracing::info!(%address, %revision, ca = format!("{dir}/ca.pem"), "controller is ready");
     let router = http::router(&app, rest);
-    server.serve(app, router, stopped()?).await;
+    let (writer, asked) = (app.writer.clone(), stopped()?);
+    let stop = async {
+        tokio::select! {
+            () = asked => {}
+            () = writer.ended() => {}
+        }
+    };
+    server.serve(app, router, stop).await;
+    // The store is closed before the process ends: nothing of it stays beside its file.
+    anyhow::ensure!(writer.stop().await, "the store cannot be written any more, see above");
     tracing::info!("controller stopped");
     Ok(())
 }
@@ -123,15 +132,29 @@ fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
+/// The state while it is checked.
+const RESTORED: &str = "state.restored";
+
 fn restore(from: &Path, data_dir: &Path) -> anyhow::Result<()> {
-    let target = data_dir.join(STORE_FILE);
-    anyhow::ensure!(!target.exists(), "{} exists: move it away first", target.display());
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data_dir)
         .with_context(|| format!("cannot make {}", data_dir.display()))?;
-    let fresh = data_dir.join("state.restored");
+    let _lock = app::lock(data_dir)?;
+    // A log that stays behind would be replayed over the restored state.
+    let beside = |name: &str| ["", "-wal", "-shm"].map(|end| data_dir.join(format!("{name}{end}")));
+    let there: Vec<String> = beside(STORE_FILE)
+        .iter()
+        .filter(|file| file.symlink_metadata().is_ok())
+        .map(|file| file.display().to_string())
+        .collect();
+    anyhow::ensure!(there.is_empty(), "move away first: {}", there.join(", "));
+    for leftover in beside(RESTORED) {
+        let _ = std::fs::remove_file(leftover);
+    }
+    let target = data_dir.join(STORE_FILE);
+    let fresh = data_dir.join(RESTORED);
     let content = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     secret::write_private(&fresh, &content)?;
     // The copy is checked, not the original: opening a store writes beside it.

@@ -92,6 +92,12 @@ pub trait Store: Send {
     /// [`StoreError::Failed`].
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError>;
 
+    /// Up to where [`Store::compact`] has forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn compacted(&self) -> Result<Revision, StoreError>;
+
     /// Writes a consistent copy to a new file while the store is in use.
     ///
     /// # Errors

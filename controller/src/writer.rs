@@ -4,6 +4,7 @@
 
 use crate::store::{Store, StoreError, Transaction};
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -57,6 +58,7 @@ enum Request {
     Change(Box<Change>, oneshot::Sender<Result<Committed, WriteError>>),
     Document(String, Option<Vec<u8>>, oneshot::Sender<Result<(), WriteError>>),
     Backup(PathBuf, oneshot::Sender<Result<(), StoreError>>),
+    Stop(oneshot::Sender<()>),
 }
 
 /// The way to the writer. Cheap to clone.
@@ -72,12 +74,14 @@ impl std::fmt::Debug for Request {
             Self::Change(..) => "Change",
             Self::Document(..) => "Document",
             Self::Backup(..) => "Backup",
+            Self::Stop(_) => "Stop",
         })
     }
 }
 
 impl Writer {
-    /// Reads the store and starts the writer's thread. It ends when the last [`Writer`] is dropped.
+    /// Reads the store and starts the writer's thread. It ends with [`Writer::stop`], when the last [`Writer`] is
+    /// dropped, or when somebody else writes to the store.
     ///
     /// Also hands out the documents that are not the topology's: those under [`OWN`].
     ///
@@ -99,11 +103,12 @@ impl Writer {
             since: Instant::now(),
         });
         let (requests, queue) = mpsc::channel(QUEUE);
-        let mut worker = Worker {
+        let compacted = store.compacted()?.0;
+        let worker = Worker {
             store,
             modified,
             publish,
-            compacted: revision.0,
+            compacted,
         };
         std::thread::Builder::new()
             .name("writer".into())
@@ -146,6 +151,19 @@ impl Writer {
         }
     }
 
+    /// Finishes what was asked for before, closes the store, and returns when that is done. Says whether the writer was
+    /// still there to do so.
+    pub async fn stop(&self) -> bool {
+        let (done, stopped) = oneshot::channel();
+        self.ask(Request::Stop(done), stopped).await.is_ok()
+    }
+
+    /// Returns when the writer is no more: nothing can be written then.
+    pub async fn ended(&self) {
+        let mut published = self.published.clone();
+        while published.changed().await.is_ok() {}
+    }
+
     async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> Result<T, WriteError> {
         let gone = || WriteError::Store("the controller is shutting down".into());
         self.requests.send(request).await.map_err(|_| gone())?;
@@ -185,14 +203,25 @@ enum Answer {
 }
 
 impl Worker {
-    fn run(&mut self, mut queue: mpsc::Receiver<Request>) {
+    fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
-            self.batch(batch.drain(..));
+            let stop = batch.iter().position(|r| matches!(r, Request::Stop(_)));
+            let end = stop.unwrap_or(batch.len());
+            if self.batch(batch.drain(..end)).is_break() {
+                return;
+            }
+            if let (Some(_), Some(Request::Stop(done))) = (stop, batch.drain(..).next()) {
+                // Closing the store folds its write-ahead log into it.
+                drop(self);
+                let _ = done.send(());
+                return;
+            }
         }
     }
 
-    fn batch(&mut self, requests: impl Iterator<Item = Request>) {
+    /// Breaks if the store is not what this writer takes it for.
+    fn batch(&mut self, requests: impl Iterator<Item = Request>) -> ControlFlow<()> {
         let mut topology = (*self.publish.borrow().topology).clone();
         let (mut transactions, mut answers) = (Vec::new(), Vec::new());
         let mut modified = self.modified.clone();
@@ -220,6 +249,8 @@ impl Worker {
                     let _ = answer.send(self.store.backup(&to));
                     continue;
                 }
+                // Taken out by the caller.
+                Request::Stop(_) => continue,
             };
             // Nothing to write (a PUT of what stands there already): the answer waits for the batch all the same,
             // because it may stand on a change of the same batch.
@@ -238,7 +269,7 @@ impl Worker {
             answers.push((answer, Revision(revision)));
         }
         if answers.is_empty() {
-            return;
+            return ControlFlow::Continue(());
         }
         match self.commit(&transactions) {
             Ok(()) => {
@@ -255,11 +286,22 @@ impl Worker {
                     answer.succeed(revision);
                 }
                 self.compact(revision);
+                ControlFlow::Continue(())
             }
             Err(error) => {
-                tracing::error!(%error, "the store failed");
+                let foreign = matches!(error, StoreError::Conflict(_));
+                if foreign {
+                    tracing::error!(%error, "another program writes to this store: this one stops");
+                } else {
+                    tracing::error!(%error, "the store failed");
+                }
                 for (answer, _) in answers {
                     answer.fail(&error);
+                }
+                if foreign {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
                 }
             }
         }
@@ -269,7 +311,8 @@ impl Worker {
         if transactions.is_empty() {
             return Ok(());
         }
-        // With one writer no comparison can fail; if one does, somebody else writes to this store.
+        // With one writer no comparison can fail; if one does, somebody else writes to this store, and what of the
+        // batch went through is not what was judged.
         self.store
             .commit(transactions)?
             .into_iter()

@@ -1,5 +1,6 @@
 //! Running the controller: health, its authority, settings, tokens of the REST interface, backup.
 
+use crate::app::BACKUP_PREFIX;
 use crate::auth::ApiToken;
 use crate::rest::failure::{Failure, at_revision, empty, ok, reply};
 use crate::rest::{Rest, json};
@@ -95,19 +96,18 @@ pub(super) async fn delete_api_token(
 
 /// POST `backup`.
 pub(super) async fn backup(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
-    let failed = |e: String| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", e);
-    let file = rest.app.data_dir.join(format!("backup-{}", Uuid::new_v4()));
-    let copied = rest
-        .app
-        .writer
-        .backup(file.clone())
-        .await
-        .map_err(|e| failed(e.to_string()));
-    let content = match copied {
-        Ok(()) => tokio::fs::read(&file).await.map_err(|e| failed(e.to_string())),
-        Err(failure) => Err(failure),
-    };
-    // The copy is in memory now; one that was not finished is of no use either.
-    let _ = tokio::fs::remove_file(&file).await;
-    Ok(typed_body(content?.into(), "application/octet-stream"))
+    // A task of its own: it cleans up also when nobody waits for it any more.
+    let content = tokio::spawn(async move {
+        let file = rest.app.data_dir.join(format!("{BACKUP_PREFIX}{}", Uuid::new_v4()));
+        let content = match rest.app.writer.backup(file.clone()).await {
+            Ok(()) => tokio::fs::read(&file).await.map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        // The copy is in memory now; one that was not finished is of no use either.
+        let _ = tokio::fs::remove_file(&file).await;
+        content
+    });
+    let content = content.await.unwrap_or_else(|e| Err(e.to_string()));
+    let content = content.map_err(|e| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", e))?;
+    Ok(typed_body(content.into(), "application/octet-stream"))
 }

@@ -89,6 +89,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn compacted(&self) -> Result<Revision, StoreError> {
+        Ok(Revision(self.compacted))
+    }
+
     fn backup(&self, _to: &Path) -> Result<(), StoreError> {
         Err(StoreError::Failed("a store in memory has nothing to back up".into()))
     }

@@ -230,6 +230,10 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    fn compacted(&self) -> Result<Revision, StoreError> {
+        Self::meta(&self.connection, "compacted").map(Revision)
+    }
+
     fn backup(&self, to: &Path) -> Result<(), StoreError> {
         if to.exists() {
             return Err(StoreError::Failed(format!("{} exists", to.display())));

@@ -208,6 +208,14 @@ async fn a_backup_is_the_whole_controller() {
     assert!(!restore(&world.data()), "a state that is there is not overwritten");
     // A new machine: nothing but the backup.
     std::fs::remove_dir_all(world.data()).unwrap();
+    // A log that was left would be replayed over the restored state.
+    std::fs::create_dir(world.data()).unwrap();
+    for name in ["state.db-wal", "state.db-shm"] {
+        std::fs::write(world.data().join(name), b"of another state").unwrap();
+        assert!(!restore(&world.data()), "{name}");
+        std::fs::remove_file(world.data().join(name)).unwrap();
+    }
+    std::fs::write(world.data().join("state.restored-wal"), b"left by one that was killed").unwrap();
     assert!(restore(&world.data()));
     world.restart().await;
     let vnets = world

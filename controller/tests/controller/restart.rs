@@ -5,6 +5,9 @@ use reqwest::Method;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use tombolo_controller::store::sqlite::SqliteStore;
+use tombolo_controller::store::{Store, Transaction};
+use tombolo_controller::writer::Writer;
 
 #[tokio::test]
 async fn what_was_answered_is_there_after_a_kill() {
@@ -31,9 +34,69 @@ async fn secrets_are_private_and_sigterm_is_a_clean_end() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     assert!(world.terminate().success());
+    for name in ["state.db-wal", "state.db-shm"] {
+        assert!(!world.data().join(name).exists(), "{name}: everything is in one file");
+    }
     let token = world.token.clone();
     world.restart().await;
     assert_eq!(world.token, token, "the admin token stays");
+}
+
+#[tokio::test]
+async fn a_data_directory_has_one_controller() {
+    let world = World::start(&[]).await;
+    std::fs::write(world.data().join("backup-of-somebody"), b"unfinished").unwrap();
+    let data = world.data();
+    let second = Command::new(env!("CARGO_BIN_EXE_tombolo-controller"))
+        .args(["--data-dir", data.to_str().unwrap(), "--listen", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && text.contains("in use"), "{text}");
+    let mut world = world;
+    world.kill_and_restart().await;
+    assert!(!data.join("backup-of-somebody").exists());
+}
+
+#[tokio::test]
+async fn a_writer_that_is_not_alone_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("state.db");
+    let open = || Box::new(SqliteStore::open(&file).unwrap());
+    let (first, _) = Writer::start(open()).unwrap();
+    let (second, _) = Writer::start(open()).unwrap();
+    let set = async |writer: &Writer, value: &[u8]| writer.set_document("own/x".into(), Some(value.to_vec())).await;
+    set(&first, b"1").await.unwrap();
+    assert!(set(&second, b"2").await.is_err());
+    second.ended().await;
+    assert!(!second.stop().await);
+    set(&first, b"3").await.unwrap();
+    assert!(first.stop().await);
+    assert!(set(&first, b"4").await.is_err());
+}
+
+/// The history is bounded also for a controller that never lives long.
+#[tokio::test]
+async fn the_log_is_compacted_across_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("state.db");
+    let mut store = SqliteStore::open(&file).unwrap();
+    let change = |n: u64| Transaction {
+        compare: Vec::new(),
+        changes: vec![("own/x".into(), Some(n.to_string().into_bytes()))],
+    };
+    let all: Vec<_> = (0..20_000).map(change).collect();
+    store.commit(&all).unwrap();
+    drop(store);
+    let (writer, own) = Writer::start(Box::new(SqliteStore::open(&file).unwrap())).unwrap();
+    assert_eq!(own["own/x"], b"19999");
+    writer
+        .set_document("own/x".into(), Some(b"last".to_vec()))
+        .await
+        .unwrap();
+    assert!(writer.stop().await);
+    let store = SqliteStore::open(&file).unwrap();
+    assert_eq!(store.compacted().unwrap().0, 10_001);
 }
 
 #[tokio::test]
