@@ -10,7 +10,7 @@ use anyhow::Context;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
@@ -39,6 +39,13 @@ pub(crate) struct ApiToken {
     pub(crate) created: u64,
 }
 
+impl ApiToken {
+    /// Tells this text of the token from others, and says nothing of it.
+    fn fingerprint(&self) -> String {
+        secret::hash(&self.hash)[..16].to_owned()
+    }
+}
+
 /// What a login token says. `appid` names the token that it stands for.
 #[derive(Debug, Serialize, Deserialize)]
 struct Claims {
@@ -46,6 +53,8 @@ struct Claims {
     iss: String,
     tid: String,
     appid: String,
+    /// Which text of that token: another one ends the login (see [`ApiToken::fingerprint`]).
+    key: String,
     oid: String,
     sub: String,
     iat: u64,
@@ -62,9 +71,12 @@ pub(crate) enum Refused {
     Expired,
 }
 
+/// By id.
+type Tokens = BTreeMap<String, ApiToken>;
+
 /// All tokens.
 pub(crate) struct Auth {
-    tokens: RwLock<BTreeMap<String, ApiToken>>,
+    tokens: Arc<RwLock<Tokens>>,
     login_key: Vec<u8>,
     /// The one tenant of this controller.
     pub(crate) tenant: Uuid,
@@ -107,7 +119,7 @@ impl Auth {
             }
         };
         let auth = Self {
-            tokens: RwLock::new(tokens),
+            tokens: Arc::new(RwLock::new(tokens)),
             login_key,
             tenant: Uuid::new_v5(&Uuid::NAMESPACE_OID, app.authority.der()),
         };
@@ -155,12 +167,29 @@ impl Auth {
 
     async fn put(&self, writer: &Writer, token: ApiToken) -> Result<(), WriteError> {
         let document = serde_json::to_vec(&token).map_err(|e| WriteError::Store(e.to_string()))?;
-        writer
-            .set_document(format!("{TOKENS}{}", token.id), Some(document))
-            .await?;
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        tokens.insert(token.id.clone(), token);
-        Ok(())
+        let id = token.id.clone();
+        self.settle(writer, id, Some(document), |tokens| {
+            tokens.insert(token.id.clone(), token);
+        })
+        .await
+    }
+
+    /// Stores, then changes what is looked at. A task of its own: a caller that goes away in between must not leave the
+    /// two apart.
+    async fn settle(
+        &self,
+        writer: &Writer,
+        id: String,
+        document: Option<Vec<u8>>,
+        change: impl FnOnce(&mut Tokens) + Send + 'static,
+    ) -> Result<(), WriteError> {
+        let (writer, tokens) = (writer.clone(), self.tokens.clone());
+        let task = tokio::spawn(async move {
+            writer.set_document(format!("{TOKENS}{id}"), document).await?;
+            change(&mut tokens.write().unwrap_or_else(PoisonError::into_inner));
+            Ok(())
+        });
+        task.await.unwrap_or_else(|e| Err(WriteError::Store(e.to_string())))
     }
 
     /// Makes a token; its text is seen only here.
@@ -182,9 +211,12 @@ impl Auth {
         if self.get(id).is_none() {
             return Ok(false);
         }
-        writer.set_document(format!("{TOKENS}{id}"), None).await?;
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(tokens.remove(id).is_some())
+        let gone = id.to_owned();
+        self.settle(writer, id.to_owned(), None, move |tokens| {
+            tokens.remove(&gone);
+        })
+        .await?;
+        Ok(true)
     }
 
     /// All tokens, in order of id.
@@ -220,7 +252,11 @@ impl Auth {
         validation.validate_nbf = true;
         let key = DecodingKey::from_secret(&self.login_key);
         match jsonwebtoken::decode::<Claims>(text, &key, &validation) {
-            Ok(token) => self.get(&token.claims.appid).map(|t| t.id).ok_or(Refused::Invalid),
+            Ok(token) => {
+                let known = self.get(&token.claims.appid);
+                let known = known.filter(|t| t.fingerprint() == token.claims.key);
+                known.map(|t| t.id).ok_or(Refused::Invalid)
+            }
             Err(e) if matches!(e.kind(), jsonwebtoken::errors::ErrorKind::ExpiredSignature) => Err(Refused::Expired),
             Err(_) => Err(Refused::Invalid),
         }
@@ -235,6 +271,7 @@ impl Auth {
             aud: audience.to_owned(),
             iss: issuer.to_owned(),
             tid: self.tenant.to_string(),
+            key: token.fingerprint(),
             appid: token.id,
             oid: object.clone(),
             sub: object,

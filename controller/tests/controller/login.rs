@@ -128,4 +128,25 @@ async fn a_service_principal_logs_in() {
     assert_eq!(ask(&world, &logins[0]).await.status, 200);
     world.fabric(Method::DELETE, &format!("api-tokens/{id}"), None).await;
     assert_eq!(ask(&world, &logins[0]).await.status, 401);
+    // The admin token has one id for ever; a new text ends the logins of the old one.
+    let admin = form("admin", &world.token);
+    let login = answer(world.client.post(world.url("/adfs/oauth2/token")).form(&admin)).await;
+    let login = login.body["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(ask(&world, &login).await.status, 200);
+    world.terminate();
+    std::fs::remove_file(world.data().join("admin.token")).unwrap();
+    world.restart().await;
+    assert_eq!(ask(&world, &login).await.status, 401);
+}
+
+#[tokio::test]
+async fn who_has_no_token_sends_little() {
+    let world = World::start(&[]).await;
+    let large = "x".repeat(65 << 10);
+    let join = json!({"token": large, "csr": "", "publicKey": "", "endpoints": []});
+    let joined = answer(world.client.post(world.url("/fabric/v1/join")).json(&join)).await;
+    assert_eq!((joined.status.as_u16(), joined.code()), (413, "RequestContentTooLarge"));
+    let form = [("grant_type", "client_credentials"), ("client_secret", &large)];
+    let login = answer(world.client.post(world.url("/adfs/oauth2/token")).form(&form)).await;
+    assert_eq!(login.status, 413);
 }
