@@ -1,7 +1,7 @@
 //! Template deployments: what two commands of stock clients send instead of a PUT of the resource.
 //!
-//! The resources of a template are written in the order of `dependsOn`; the answer comes when all are there. What stands
-//! before one that is refused stays, as in Azure.
+//! The resources of a template are written in the order of `dependsOn`; the answer comes when all are there. If one is
+//! refused, what stands before it stays, and the deployment is one that has failed, as in Azure.
 
 mod template;
 
@@ -9,16 +9,18 @@ use super::call::Call;
 use super::resource::missing;
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, empty, ok, reply, shown};
+use crate::writer::{WriteError, Writer};
 use axum::response::Response;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use template::Template;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tombolo_topology::change::Change;
+use tombolo_proto::id::ResourceId;
+use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
 use uuid::Uuid;
 
@@ -28,8 +30,21 @@ pub(crate) const DOCUMENTS: &str = "own/deployments/";
 const MOST: usize = 200;
 
 /// What was deployed, by the id in lower case.
-#[derive(Debug, Default)]
-pub(crate) struct Deployments(RwLock<BTreeMap<String, Value>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Deployments(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    all: RwLock<BTreeMap<String, Value>>,
+    /// Held over a write to the store and the one to memory, so that both see writes in the same order.
+    writing: tokio::sync::Mutex<()>,
+}
+
+/// Deployments of a group have ids that start so.
+fn of_group(group: &str) -> String {
+    let group = group.to_ascii_lowercase();
+    format!("{group}/providers/microsoft.resources/deployments/")
+}
 
 impl Deployments {
     /// Reads those of the store.
@@ -39,42 +54,77 @@ impl Deployments {
             // History alone: one that cannot be read any more is as good as forgotten.
             Some((id.to_owned(), serde_json::from_slice(value).ok()?))
         });
-        Self(RwLock::new(own.collect()))
+        Self(Arc::new(Shared {
+            all: RwLock::new(own.collect()),
+            writing: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&BTreeMap<String, Value>) -> T) -> T {
+        f(&self.0.all.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn get(&self, id: &str) -> Option<Value> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        all.get(&id.to_ascii_lowercase()).cloned()
+        self.read(|all| all.get(&id.to_ascii_lowercase()).cloned())
     }
 
     fn below(&self, group: &str) -> Vec<Value> {
-        let prefix = format!(
-            "{}/providers/microsoft.resources/deployments/",
-            group.to_ascii_lowercase()
-        );
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let found = all.iter().filter(|(id, _)| id.starts_with(&prefix));
-        found.map(|(_, body)| body.clone()).collect()
+        let prefix = of_group(group);
+        let found = |all: &BTreeMap<String, Value>| {
+            let own = all
+                .range(prefix.clone()..)
+                .take_while(|(id, _)| id.starts_with(&prefix));
+            own.map(|(_, body)| body.clone()).collect()
+        };
+        self.read(found)
     }
 
-    /// Keeps a deployment, or forgets it; returns the ids of those that had to go for it.
-    fn set(&self, id: &str, body: Option<Value>) -> Vec<String> {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        match body {
-            Some(body) => all.insert(id.to_ascii_lowercase(), body),
-            None => all.remove(&id.to_ascii_lowercase()),
-        };
-        let age = |body: &Value| body["properties"]["timestamp"].as_str().map(ToOwned::to_owned);
-        let mut gone = Vec::new();
-        while all.len() > MOST {
-            let Some(oldest) = all.iter().min_by_key(|(_, body)| age(body)).map(|(id, _)| id.clone()) else {
-                break;
-            };
-            all.remove(&oldest);
-            gone.push(oldest);
-        }
-        gone
+    /// Forgets what was deployed to a group that is gone.
+    pub(super) async fn forget_group(&self, writer: &Writer, group: &ResourceId) -> Result<(), WriteError> {
+        let prefix = of_group(group.as_str());
+        let own: Vec<String> = self.read(|all| all.keys().filter(|id| id.starts_with(&prefix)).cloned().collect());
+        self.write(writer, own.into_iter().map(|id| (id, None)).collect()).await
     }
+
+    /// Keeps a deployment, or forgets it; the oldest ones make room.
+    async fn set(&self, writer: &Writer, id: &str, body: Option<Value>) -> Result<(), WriteError> {
+        self.write(writer, vec![(id.to_ascii_lowercase(), body)]).await
+    }
+
+    /// Stores, then changes what is looked at. A task of its own: a caller that goes away in between must not leave the
+    /// two apart.
+    async fn write(&self, writer: &Writer, changes: Vec<(String, Option<Value>)>) -> Result<(), WriteError> {
+        let (own, writer) = (self.clone(), writer.clone());
+        let task = tokio::spawn(async move {
+            let _one = own.0.writing.lock().await;
+            for (id, body) in changes {
+                own.write_one(&writer, id, body).await?;
+            }
+            while let Some(oldest) = own.read(superfluous) {
+                own.write_one(&writer, oldest, None).await?;
+            }
+            Ok(())
+        });
+        task.await.unwrap_or_else(|e| Err(WriteError::Store(e.to_string())))
+    }
+
+    async fn write_one(&self, writer: &Writer, id: String, body: Option<Value>) -> Result<(), WriteError> {
+        let document = body.as_ref().map(|b| b.to_string().into_bytes());
+        writer.set_document(format!("{DOCUMENTS}{id}"), document).await?;
+        let mut all = self.0.all.write().unwrap_or_else(PoisonError::into_inner);
+        match body {
+            Some(body) => all.insert(id, body),
+            None => all.remove(&id),
+        };
+        Ok(())
+    }
+}
+
+/// The oldest one, if there are too many.
+fn superfluous(all: &BTreeMap<String, Value>) -> Option<String> {
+    let age = |body: &Value| body["properties"]["timestamp"].as_str().map(ToOwned::to_owned);
+    let oldest = all.iter().min_by_key(|(_, body)| age(body));
+    oldest.filter(|_| all.len() > MOST).map(|(id, _)| id.clone())
 }
 
 /// Serves `deployments` of a group.
@@ -100,48 +150,61 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
     match (&call.method, call.lower.get(8).map(String::as_str), call.lower.len()) {
         (&Method::PUT, None, _) => put(rest, call, &group, name, &id).await,
         (&Method::POST, Some("validate"), 9) => {
-            Template::read(&call.object()?)?;
+            let template = Template::read(&call.object()?)?;
+            template.paths(&group)?;
             Ok(ok(
                 &json!({"properties": {"provisioningState": "Succeeded", "validatedResources": []}}),
             ))
         }
         (&Method::GET, None, _) => Ok(ok(&known()?)),
         (&Method::HEAD, None, _) => Ok(empty(known().map_or(StatusCode::NOT_FOUND, |_| StatusCode::NO_CONTENT))),
-        (&Method::GET, Some("operationstatuses"), 10) => known().map(|_| ok(&json!({"status": "Succeeded"}))),
+        (&Method::GET, Some("operationstatuses"), 10) => known().map(|d| ok(&operation(&d))),
         (&Method::GET, Some("operations"), 9) => known().map(|_| ok(&json!({"value": []}))),
         (&Method::DELETE, None, _) => {
-            rest.deployments.set(&id, None);
-            store(rest, &id, None).await?;
+            rest.deployments.set(&rest.app.writer, &id, None).await?;
             Ok(empty(StatusCode::NO_CONTENT))
         }
         _ => Err(Failure::method(&call.method, &call.text())),
     }
 }
 
-async fn store(rest: &Rest, id: &str, body: Option<&Value>) -> Result<(), Failure> {
-    let key = format!("{DOCUMENTS}{}", id.to_ascii_lowercase());
-    let document = body.map(|b| b.to_string().into_bytes());
-    Ok(rest.app.writer.set_document(key, document).await?)
+/// How a deployment ended, as its operation says it.
+fn operation(deployment: &Value) -> Value {
+    let properties = &deployment["properties"];
+    let mut body = json!({"status": properties["provisioningState"]});
+    if let Some(error) = properties.get("error") {
+        body["error"] = error.clone();
+    }
+    body
 }
 
 async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) -> Result<Response, Failure> {
     let template = Template::read(&call.object()?)?;
+    // All of them before the first write: a template that makes no sense changes nothing.
+    let paths = template.paths(group)?;
     let mut written = Vec::new();
-    for resource in &template.resources {
-        let path = resource.path(group)?;
+    let mut refused = None;
+    for (resource, path) in template.resources.iter().zip(paths) {
         let change = Change::Put {
             path: path.clone(),
             body: resource.body.clone(),
             if_match: None,
             sync_remote_address_space: false,
         };
-        rest.app.writer.change(change).await?;
-        written.push((resource.name.clone(), path));
+        match rest.app.writer.change(change).await {
+            Ok(_) => written.push((&resource.name, path)),
+            // What stands before it stays, so this is no request that was refused: the deployment began, and failed.
+            Err(WriteError::Rejected(rejection)) => {
+                refused = Some(failed(path.id(), rejection));
+                break;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     let topology = rest.app.writer.current().topology;
     let live = rest.app.agents.live();
     let mut outputs = Map::new();
-    for (output, referred) in &template.outputs {
+    for (output, referred) in template.outputs.iter().filter(|_| refused.is_none()) {
         let path = written
             .iter()
             .find(|(n, _)| n.eq_ignore_ascii_case(referred))
@@ -157,7 +220,7 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
         "name": name,
         "type": "Microsoft.Resources/deployments",
         "properties": {
-            "provisioningState": "Succeeded",
+            "provisioningState": if refused.is_some() { "Failed" } else { "Succeeded" },
             "mode": "Incremental",
             "timestamp": timestamp,
             "duration": "PT0S",
@@ -169,12 +232,15 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
             "dependencies": [],
         },
     });
-    store(rest, id, Some(&body)).await?;
-    for gone in rest.deployments.set(id, Some(body.clone())) {
-        store(rest, &gone, None).await?;
+    if let Some(error) = refused {
+        body["properties"]["error"] = error;
     }
+    rest.deployments.set(&rest.app.writer, id, Some(body.clone())).await?;
     // Clients expect to wait; what they then read is there already.
     body["properties"]["provisioningState"] = json!("Accepted");
+    if let Some(properties) = body["properties"].as_object_mut() {
+        properties.remove("error");
+    }
     let mut response = reply(StatusCode::CREATED, &body);
     let operation = format!(
         "{}{id}/operationStatuses/{}{}",
@@ -190,4 +256,18 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
             .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     Ok(response)
+}
+
+/// The error of a deployment that ends with a resource that is refused.
+fn failed(resource: ResourceId, rejection: Rejection) -> Value {
+    let mut cause = Failure::from(rejection).object();
+    if cause["target"].is_null() {
+        cause["target"] = json!(resource);
+    }
+    json!({
+        "code": "DeploymentFailed",
+        "message": format!("At least one resource deployment operation failed: {resource}. See details."),
+        "target": resource,
+        "details": [cause],
+    })
 }

@@ -157,6 +157,7 @@ async fn patch(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fail
     let change = Change::PatchTags {
         path: path.clone(),
         body: call.object()?,
+        if_match: call.if_match(),
     };
     written(rest, change, &path).await
 }
@@ -181,11 +182,15 @@ pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Resu
 
 async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Failure> {
     let group = path.kind() == Some(Kind::ResourceGroup);
+    let id = path.id();
     let change = Change::Delete {
         path,
         if_match: call.if_match(),
     };
     let committed = rest.app.writer.change(change).await?;
+    if group && committed.created_or_removed {
+        rest.deployments.forget_group(&rest.app.writer, &id).await?;
+    }
     let mut response = match (committed.created_or_removed, group) {
         (true, false) => empty(StatusCode::OK),
         (true, true) => empty(StatusCode::ACCEPTED),

@@ -175,7 +175,7 @@ async fn effective_routes_are_those_that_are_sent() {
     world.peer("b", "a").await;
     let table = json!({"location": "region1", "properties": {"routes": [
         {"name": "via", "properties": {"addressPrefix": "10.7.0.0/16", "nextHopType": "virtualappliance", "nextHopIpAddress": "10.1.0.9"}},
-    ]}});
+    ], "disableBgpRoutePropagation": true}});
     world.put(&format!("{NET}/routeTables/rt"), table).await;
     let subnet = json!({"properties": {"addressPrefix": "10.1.0.0/24", "routeTable": {"id": format!("{GROUP}/providers/Microsoft.Network/routeTables/rt")}}});
     world.put(&format!("{NET}/virtualNetworks/a/subnets/w"), subnet).await;
@@ -187,6 +187,11 @@ async fn effective_routes_are_those_that_are_sent() {
         )
         .await;
     assert_eq!(routes.status, 200);
+    let shown = routes.body["value"].as_array().unwrap().iter();
+    assert!(
+        shown.into_iter().all(|r| r["disableBgpRoutePropagation"] == true),
+        "R15"
+    );
     let find = |prefix: &str| {
         routes.body["value"]
             .as_array()
@@ -357,14 +362,26 @@ async fn a_template_is_deployed_in_order() {
     );
     assert_eq!(properties["outputResources"].as_array().map(Vec::len), Some(2));
     assert!(!done.body.to_string().contains("hidden"));
-    let refused = world
-        .arm(
-            Method::PUT,
-            path,
-            Some(deployment(json!([vnet("z", "10.7.0.1/16", &[])]))),
-        )
-        .await;
-    assert_eq!(refused.status, 400, "{refused:?}");
+    // What stands before a resource that is refused stays: the deployment has begun, and failed.
+    let body = deployment(json!([vnet("w", "10.7.0.0/16", &[]), vnet("z", "10.8.0.1/16", &["w"])]));
+    let begun = world.arm(Method::PUT, path, Some(body)).await;
+    assert_eq!(begun.status, 201, "{begun:?}");
+    let operation = begun.header("azure-asyncoperation").unwrap().to_owned();
+    let ended = answer(world.client.get(&operation).bearer_auth(&world.token)).await;
+    assert_eq!(
+        (&ended.body["status"], &ended.body["error"]["code"]),
+        (&json!("Failed"), &json!("DeploymentFailed")),
+        "{ended:?}"
+    );
+    assert!(ended.body["error"]["details"][0]["message"].is_string());
+    let done = world.arm(Method::GET, path, None).await;
+    assert_eq!(done.body["properties"]["provisioningState"], "Failed");
+    // One that makes no sense changes nothing.
+    let odd = json!({"type": "Microsoft.Network/virtualNetworks", "name": "a/b", "dependsOn": ["v"], "properties": {}});
+    let body = deployment(json!([vnet("v", "10.9.0.0/16", &[]), odd]));
+    assert_eq!(world.arm(Method::PUT, path, Some(body)).await.status, 400);
+    let vnet_v = world.arm(Method::GET, "~/providers/Microsoft.Network/virtualNetworks/v", None);
+    assert_eq!(vnet_v.await.status, 404);
     let refused = world
         .arm(
             Method::PUT,
@@ -376,4 +393,14 @@ async fn a_template_is_deployed_in_order() {
     assert_eq!(world.arm(Method::DELETE, path, None).await.status, 204);
     let gone = world.arm(Method::GET, path, None).await;
     assert_eq!((gone.status.as_u16(), gone.code()), (404, "DeploymentNotFound"));
+    // With a group goes what was deployed to it.
+    assert_eq!(
+        world.arm(Method::PUT, path, Some(deployment(json!([])))).await.status,
+        201
+    );
+    assert_eq!(world.arm(Method::DELETE, "~", None).await.status, 202);
+    world.put("~", json!({"location": "region1"})).await;
+    assert_eq!(world.arm(Method::GET, path, None).await.code(), "DeploymentNotFound");
+    world.kill_and_restart().await;
+    assert_eq!(world.arm(Method::GET, path, None).await.code(), "DeploymentNotFound");
 }

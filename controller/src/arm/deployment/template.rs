@@ -1,11 +1,17 @@
 //! A template: its expressions filled in, its resources in order.
 
 use crate::rest::failure::{Failure, shown};
+use crate::rest::json::MAX_BODY;
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use tombolo_topology::path::ArmPath;
 
 /// Most resources of one template.
 const MAX_RESOURCES: usize = 100;
+
+/// Most entries of one `dependsOn`.
+const MAX_DEPENDS_ON: usize = 100;
 
 /// A template that can be carried out.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub(super) struct Template {
 pub(super) struct Resource {
     types: String,
     pub(super) name: String,
+    /// `type/name` in lower case.
+    own: String,
     depends_on: Vec<String>,
     /// As of a PUT.
     pub(super) body: Value,
@@ -70,39 +78,70 @@ fn expression(text: &str) -> Result<Option<(&str, &str)>, Failure> {
     }
 }
 
-/// The values that expressions name.
-struct Names<'a> {
-    given: Option<&'a Map<String, Value>>,
-    declared: Option<&'a Map<String, Value>>,
-    variables: Option<&'a Map<String, Value>>,
+/// Values by name in lower case.
+type Named<'a> = BTreeMap<String, &'a Value>;
+
+fn named(map: Option<&Map<String, Value>>) -> Named<'_> {
+    let entries = map.into_iter().flatten();
+    entries
+        .map(|(name, value)| (name.to_ascii_lowercase(), value))
+        .collect()
 }
 
-fn get<'m>(map: Option<&'m Map<String, Value>>, name: &str) -> Option<&'m Value> {
-    let mut entries = map?.iter();
-    entries
-        .find(|(n, _)| n.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value)
+/// The values that expressions name.
+struct Names<'a> {
+    given: Named<'a>,
+    declared: Option<&'a Map<String, Value>>,
+    declared_names: Named<'a>,
+    variables: Named<'a>,
+    /// What may still be filled in, about as bytes of a body: expressions can name a large value again and again.
+    budget: Cell<usize>,
+}
+
+/// About the bytes that a value takes in a body.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => items.iter().map(size).sum::<usize>() + 2,
+        Value::Object(map) => map.iter().map(|(k, v)| k.len() + size(v) + 4).sum::<usize>() + 2,
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+    }
 }
 
 impl Names<'_> {
+    fn spend(&self, bytes: usize) -> Result<(), Failure> {
+        let left = self.budget.get().checked_sub(bytes);
+        let too_large = || {
+            invalid(format!(
+                "with its expressions filled in, it is larger than {MAX_BODY} bytes"
+            ))
+        };
+        self.budget.set(left.ok_or_else(too_large)?);
+        Ok(())
+    }
+
     fn parameter(&self, name: &str) -> Result<Value, Failure> {
-        let given = get(self.given, name).and_then(|p| p.get("value"));
-        let value = given.or_else(|| get(self.declared, name).and_then(|p| p.get("defaultValue")));
+        let key = name.to_ascii_lowercase();
+        let given = self.given.get(&key).and_then(|p| p.get("value"));
+        let value = given.or_else(|| self.declared_names.get(&key).and_then(|p| p.get("defaultValue")));
         let missing = || invalid(format!("the parameter '{}' has no value", shown(name)));
-        value.cloned().ok_or_else(missing)
+        let value = value.ok_or_else(missing)?;
+        self.spend(size(value))?;
+        Ok(value.clone())
     }
 
     /// A value with its expressions filled in. `in_variables`: variables may not name variables.
     fn fill(&self, value: &Value, in_variables: bool) -> Result<Value, Failure> {
         Ok(match value {
             Value::String(text) => match expression(text)? {
-                None => Value::String(
-                    text.strip_prefix("[[")
-                        .map_or_else(|| text.clone(), |rest| format!("[{rest}")),
-                ),
+                None => {
+                    self.spend(text.len() + 2)?;
+                    let plain = text.strip_prefix("[[");
+                    Value::String(plain.map_or_else(|| text.clone(), |rest| format!("[{rest}")))
+                }
                 Some(("parameters", name)) => self.parameter(name)?,
                 Some(("variables", name)) if !in_variables => {
-                    let found = get(self.variables, name);
+                    let found = self.variables.get(&name.to_ascii_lowercase());
                     let found = found.ok_or_else(|| invalid(format!("there is no variable '{}'", shown(name))))?;
                     self.fill(found, true)?
                 }
@@ -120,10 +159,16 @@ impl Names<'_> {
                     .collect::<Result<_, _>>()?,
             ),
             Value::Object(map) => {
-                let filled = map.iter().map(|(k, v)| Ok((k.clone(), self.fill(v, in_variables)?)));
+                let filled = map.iter().map(|(k, v)| {
+                    self.spend(k.len() + 4)?;
+                    Ok((k.clone(), self.fill(v, in_variables)?))
+                });
                 Value::Object(filled.collect::<Result<_, Failure>>()?)
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {
+                self.spend(8)?;
+                value.clone()
+            }
         })
     }
 }
@@ -141,10 +186,13 @@ impl Template {
         }
         let template = properties.get("template").filter(|t| t.is_object());
         let template = template.ok_or_else(|| invalid("properties.template is missing".into()))?;
+        let declared = members(template, "parameters")?;
         let names = Names {
-            given: members(properties, "parameters")?,
-            declared: members(template, "parameters")?,
-            variables: members(template, "variables")?,
+            given: named(members(properties, "parameters")?),
+            declared,
+            declared_names: named(declared),
+            variables: named(members(template, "variables")?),
+            budget: Cell::new(MAX_BODY),
         };
         let listed = match template.get("resources") {
             None | Some(Value::Null) => &[][..],
@@ -173,6 +221,11 @@ impl Template {
             shown_parameters: Value::Object(shown_parameters(&names)),
         })
     }
+
+    /// The paths of its resources in a group.
+    pub(super) fn paths(&self, group: &ArmPath) -> Result<Vec<ArmPath>, Failure> {
+        self.resources.iter().map(|r| r.path(group)).collect()
+    }
 }
 
 fn shown_parameters(names: &Names<'_>) -> Map<String, Value> {
@@ -197,12 +250,16 @@ impl Resource {
         let filled = names.fill(resource, false)?;
         let depends_on = match filled.get("dependsOn") {
             None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(items)) => items
+            Some(Value::Array(items)) if items.len() <= MAX_DEPENDS_ON => items
                 .iter()
                 .filter_map(Value::as_str)
                 .map(str::to_ascii_lowercase)
                 .collect(),
-            Some(_) => return Err(invalid("template.resources: 'dependsOn' must be an array".into())),
+            Some(_) => {
+                return Err(invalid(format!(
+                    "template.resources: 'dependsOn' must be an array of at most {MAX_DEPENDS_ON}"
+                )));
+            }
         };
         let mut body = Map::new();
         for field in ["location", "tags", "properties", "sku", "zones"] {
@@ -210,16 +267,18 @@ impl Resource {
                 body.insert(field.into(), value.clone());
             }
         }
+        let (types, name) = (text(&filled, "type")?, text(&filled, "name")?);
         Ok(Self {
-            types: text(&filled, "type")?,
-            name: text(&filled, "name")?,
+            own: format!("{types}/{name}").to_ascii_lowercase(),
+            types,
+            name,
             depends_on,
             body: Value::Object(body),
         })
     }
 
     /// The path that it has in a group: types and names alternate.
-    pub(super) fn path(&self, group: &ArmPath) -> Result<ArmPath, Failure> {
+    fn path(&self, group: &ArmPath) -> Result<ArmPath, Failure> {
         let odd = || {
             invalid(format!(
                 "template.resources: type '{}' and name '{}' do not match",
@@ -238,28 +297,32 @@ impl Resource {
 
     /// Whether an entry of `dependsOn` means this one: `type/name`, a full id, or the name alone.
     fn is_meant_by(&self, entry: &str) -> bool {
-        let own = format!("{}/{}", self.types, self.name).to_ascii_lowercase();
-        entry == own || entry.ends_with(&format!("/{own}")) || entry == self.name.to_ascii_lowercase()
+        let before = entry.strip_suffix(self.own.as_str());
+        before.is_some_and(|b| b.is_empty() || b.ends_with('/')) || entry.eq_ignore_ascii_case(&self.name)
     }
 }
 
 /// Each resource after those that it depends on; otherwise as written.
-fn ordered(mut waiting: Vec<Resource>) -> Result<Vec<Resource>, Failure> {
+fn ordered(resources: Vec<Resource>) -> Result<Vec<Resource>, Failure> {
+    let needs = |r: &Resource| -> Vec<usize> {
+        let meant = |w: &Resource| r.depends_on.iter().any(|entry| w.is_meant_by(entry));
+        let all = resources.iter().enumerate();
+        all.filter(|(_, w)| meant(w)).map(|(i, _)| i).collect()
+    };
+    let needs: Vec<Vec<usize>> = resources.iter().map(needs).collect();
+    let mut waiting: Vec<Option<Resource>> = resources.into_iter().map(Some).collect();
     let mut done: Vec<Resource> = Vec::with_capacity(waiting.len());
-    while !waiting.is_empty() {
-        let blocked = |r: &Resource| {
-            r.depends_on
-                .iter()
-                .any(|entry| waiting.iter().any(|w| w.is_meant_by(entry)))
-        };
-        let Some(next) = waiting.iter().position(|r| !blocked(r)) else {
-            let names: Vec<_> = waiting.iter().map(|r| r.name.as_str()).collect();
+    while done.len() < waiting.len() {
+        let ready = |i: usize| waiting[i].is_some() && needs[i].iter().all(|n| waiting[*n].is_none());
+        let next = (0..waiting.len()).find(|i| ready(*i));
+        let Some(resource) = next.and_then(|i| waiting[i].take()) else {
+            let names: Vec<_> = waiting.iter().flatten().map(|r| r.name.as_str()).collect();
             return Err(invalid(format!(
                 "dependsOn goes in a circle: {}",
                 shown(&names.join(", "))
             )));
         };
-        done.push(waiting.remove(next));
+        done.push(resource);
     }
     Ok(done)
 }
@@ -303,11 +366,30 @@ mod tests {
             template.shown_parameters
         );
         let group = ArmPath::parse("/subscriptions/s/resourceGroups/g").unwrap();
-        let path = template.resources[1].path(&group).ok().unwrap();
+        let paths = template.paths(&group).ok().unwrap();
         assert_eq!(
-            path.id().as_str(),
+            paths[1].id().as_str(),
             "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/connections/c"
         );
+    }
+
+    #[test]
+    fn a_small_template_does_not_become_a_large_one() {
+        let resource = |n: usize| {
+            let many = vec![json!("[parameters('key')]"); 2000];
+            json!({"type": "Microsoft.Network/virtualNetworks", "name": format!("n{n}"), "properties": {"x": many}})
+        };
+        let of = |value: usize, n: usize| {
+            let mut body = deployment((0..n).map(resource).collect());
+            body["properties"]["parameters"]["key"]["value"] = json!("x".repeat(value));
+            Template::read(&body)
+        };
+        assert!(of(100, 10).is_ok());
+        assert!(of(1000, 10).is_err());
+        assert!(of(100, 100).is_err());
+        let entries = vec!["x"; 101];
+        let resource = json!({"type": "t/a", "name": "a", "dependsOn": entries});
+        assert!(Template::read(&deployment(json!([resource]))).is_err());
     }
 
     #[test]
