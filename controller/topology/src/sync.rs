@@ -7,7 +7,6 @@
 //! ```
 
 use crate::resource::Agent;
-use std::fmt;
 use tombolo_proto::id::{AgentId, Revision};
 
 /// Why an identity is not, or no longer, served.
@@ -30,16 +29,6 @@ impl Close {
             Self::Revoked => format!("{agent} was revoked"),
             Self::OtherKey => format!("{agent} joined with another key"),
         }
-    }
-}
-
-impl fmt::Display for Close {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "unknown",
-            Self::Revoked => "revoked",
-            Self::OtherKey => "another key",
-        })
     }
 }
 
