@@ -5,6 +5,7 @@
 //! * [`model`]: the reference model: loops over lists of prefixes, from the specification, without product code.
 //! * [`product`]: the same operations and packets through the product: topology, compile, tables, engine.
 //! * [`world`]: all agents of a topology in one memory, on the engine that real agents run.
+//! * [`simulation`]: the control plane under faults, one seed and one clock.
 //! * [`corpus`]: kept inputs of the fuzz targets.
 //! * [`contest`]: one seed's run of both; what differs; the smallest run that still differs.
 //! * [`binary`]: the built programs.
@@ -18,4 +19,5 @@ pub mod corpus;
 pub mod model;
 pub mod operation;
 pub mod product;
+pub mod simulation;
 pub mod world;

@@ -1,0 +1,348 @@
+//! The control plane in one memory under one seed and one clock: the product's topology, compiler and push machines, and
+//! agents that build the tables which real agents run. Processes die, streams break, everything takes its time.
+//!
+//! What is drawn is drawn beforehand or from the seed, so that the same seed gives the same log.
+
+use crate::contest::Script;
+use crate::product::Product;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, VecDeque};
+use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_proto::config::{AgentConfig, digest};
+use tombolo_proto::id::{AgentId, Revision};
+use tombolo_topology::compile::compile;
+use tombolo_topology::sync::{AgentSync, Desired, Push};
+use tombolo_topology::topology::Topology;
+
+/// Longest that a message, a compilation or a change of tables takes, steps of the clock.
+const SLOW: u64 = 8;
+
+/// Steps after which an agent without a stream tries again.
+const AGAIN: u64 = 5;
+
+/// Steps without a fault in which everything must have come to rest.
+const QUIET: u64 = 200;
+
+/// What an agent runs: its revision, digest and canonical bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Running {
+    revision: Revision,
+    digest: String,
+    bytes: Vec<u8>,
+}
+
+/// A message on its way, with the step in which it arrives; order is kept.
+#[derive(Debug, Clone)]
+enum Message {
+    Hello(String),
+    Config(Running),
+    UpToDate(Revision),
+    Applied(String),
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    to_agent: VecDeque<(u64, Message)>,
+    to_controller: VecDeque<(u64, Message)>,
+    sync: Option<AgentSync>,
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    running: Running,
+    /// The copy on disk, written right after an acknowledgement.
+    disk: Running,
+    /// Accepted, and in force in this step.
+    changing: Option<(u64, Running)>,
+    stream: Option<Stream>,
+    retry: u64,
+    dead: bool,
+    /// The controller told it to go away.
+    refused: bool,
+    received: u64,
+}
+
+/// The whole.
+pub struct Simulation {
+    rng: StdRng,
+    step: u64,
+    product: Product,
+    revision: Revision,
+    /// The state that configurations are compiled from, and the next one with the step in which it is.
+    compiled: (Revision, Topology),
+    compiling: Option<(u64, Revision, Topology)>,
+    controller_dead: bool,
+    agents: BTreeMap<AgentId, Agent>,
+    /// What happened, a line each.
+    pub log: Vec<String>,
+}
+
+impl Simulation {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let product = Product::new();
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+            step: 0,
+            revision: Revision(1),
+            compiled: (Revision(1), product.topology.clone()),
+            product,
+            compiling: None,
+            controller_dead: false,
+            agents: BTreeMap::new(),
+            log: Vec::new(),
+        }
+    }
+
+    /// Plays a seed: operations and faults in disorder, then quiet, and checks that all is well.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn play(seed: u64) -> Result<Self, String> {
+        let mut this = Self::new(seed);
+        for operation in &Script::draw(seed).operations {
+            if this.rng.random_bool(0.15) {
+                this.fault();
+            }
+            if !this.controller_dead && this.product.perform(operation).is_ok() {
+                this.revision = Revision(this.revision.0 + 1);
+                this.say(format!("revision {}: {operation:?}", this.revision));
+            }
+            for _ in 0..this.rng.random_range(0..SLOW) {
+                this.advance()?;
+            }
+        }
+        this.settle()?;
+        this.without_the_controller()?;
+        Ok(this)
+    }
+
+    fn say(&mut self, what: String) {
+        self.log.push(format!("{:5} {what}", self.step));
+    }
+
+    fn later(&mut self) -> u64 {
+        self.step + self.rng.random_range(1..=SLOW)
+    }
+
+    /// Something dies, or comes back.
+    fn fault(&mut self) {
+        let which = self.rng.random_range(0..3_u8);
+        let chosen = match self.agents.len() {
+            0 => None,
+            n => self.agents.keys().nth(self.rng.random_range(0..n)).cloned(),
+        };
+        match (which, chosen) {
+            (0, _) => {
+                self.controller_dead = !self.controller_dead;
+                self.say(format!("controller dead: {}", self.controller_dead));
+                self.compiling = None;
+                for agent in self.agents.values_mut() {
+                    agent.stream = None;
+                }
+            }
+            (1, Some(id)) => {
+                let agent = self.agents.entry(id.clone()).or_default();
+                agent.dead = !agent.dead;
+                // What it knew is what its disk has.
+                (agent.stream, agent.changing) = (None, None);
+                agent.running = agent.disk.clone();
+                let dead = agent.dead;
+                self.say(format!("{id} dead: {dead}"));
+            }
+            (_, Some(id)) => {
+                self.agents.entry(id.clone()).or_default().stream = None;
+                self.say(format!("{id}: the stream breaks"));
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// One step of the clock.
+    fn advance(&mut self) -> Result<(), String> {
+        self.step += 1;
+        // What joins comes to life; what is deleted loses its stream by being told so.
+        for id in self.product.topology.agents.keys() {
+            self.agents.entry(id.clone()).or_default();
+        }
+        self.compile();
+        let ids: Vec<_> = self.agents.keys().cloned().collect();
+        for id in ids {
+            let mut agent = self.agents.remove(&id).unwrap_or_default();
+            let result = self.serve(&id, &mut agent);
+            self.agents.insert(id, agent);
+            result?;
+        }
+        Ok(())
+    }
+
+    fn compile(&mut self) {
+        if self.controller_dead {
+            return;
+        }
+        match &self.compiling {
+            Some((at, revision, topology)) if *at <= self.step => {
+                self.compiled = (*revision, topology.clone());
+                self.compiling = None;
+            }
+            None if self.compiled.0 < self.revision => {
+                let at = self.later();
+                self.compiling = Some((at, self.revision, self.product.topology.clone()));
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn serve(&mut self, id: &AgentId, agent: &mut Agent) -> Result<(), String> {
+        if agent.dead {
+            return Ok(());
+        }
+        if let Some((at, next)) = agent.changing.take() {
+            if at > self.step {
+                agent.changing = Some((at, next));
+            } else {
+                self.say(format!("{id} runs {}", next.revision));
+                let at = self.later();
+                if let Some(stream) = &mut agent.stream {
+                    stream.to_controller.push_back((at, Message::Applied(next.digest.clone())));
+                }
+                agent.running = next;
+                // A crash in between is one step away.
+                if self.rng.random_bool(0.9) {
+                    agent.disk = agent.running.clone();
+                }
+            }
+        }
+        if agent.stream.is_none() && !agent.refused && !self.controller_dead && agent.retry <= self.step {
+            agent.retry = self.step + AGAIN;
+            let known = self.product.topology.agents.get(id).is_some_and(|a| !a.revoked);
+            if !known {
+                agent.refused = true;
+                return Ok(());
+            }
+            let mut stream = Stream::default();
+            stream.to_controller.push_back((self.later(), Message::Hello(agent.running.digest.clone())));
+            agent.stream = Some(stream);
+        }
+        let Some(mut stream) = agent.stream.take() else {
+            return Ok(());
+        };
+        self.hear(id, agent, &mut stream)?;
+        if self.push(id, agent, &mut stream) {
+            agent.stream = Some(stream);
+        }
+        Ok(())
+    }
+
+    /// Messages that arrive in this step, at both ends.
+    fn hear(&mut self, id: &AgentId, agent: &mut Agent, stream: &mut Stream) -> Result<(), String> {
+        while let Some((_, message)) = stream.to_controller.pop_front_if(|(at, _)| *at <= self.step) {
+            match (message, &mut stream.sync) {
+                (Message::Hello(digest), sync) => {
+                    let key = self.product.topology.agents.get(id).map(|a| a.certificate_key.clone());
+                    *sync = Some(AgentSync::hello(&key.unwrap_or_default(), self.revision, &digest));
+                }
+                (Message::Applied(digest), Some(sync)) => sync.applied(&digest),
+                (Message::Applied(_) | Message::Config(_) | Message::UpToDate(_), _) => {}
+            }
+        }
+        while let Some((_, message)) = stream.to_agent.pop_front_if(|(at, _)| *at <= self.step) {
+            match message {
+                Message::Config(next) => {
+                    let config = AgentConfig::from_bytes(&next.bytes).map_err(|e| format!("{id}: {e}"))?;
+                    Tables::build(&config, &Dynamic::default()).map_err(|e| format!("{id}: {e}"))?;
+                    agent.received += 1;
+                    agent.changing = Some((self.later(), next));
+                }
+                Message::UpToDate(revision) => agent.running.revision = agent.running.revision.max(revision),
+                Message::Hello(_) | Message::Applied(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What the controller makes of its newest compiled state. Whether the stream goes on.
+    fn push(&mut self, id: &AgentId, agent: &mut Agent, stream: &mut Stream) -> bool {
+        if self.controller_dead {
+            return false;
+        }
+        let Some(sync) = &mut stream.sync else { return true };
+        let (revision, topology) = &self.compiled;
+        let wanted = compile(topology, id).map(|config| config.to_bytes());
+        let digest = wanted.as_deref().map(digest);
+        let desired = Desired {
+            revision: *revision,
+            agent: topology.agents.get(id).map(|a| &**a),
+            digest: digest.as_deref(),
+        };
+        let message = match sync.published(&desired) {
+            Push::Nothing => return true,
+            Push::UpToDate => Message::UpToDate(*revision),
+            Push::Config => Message::Config(Running {
+                revision: *revision,
+                digest: digest.unwrap_or_default(),
+                bytes: wanted.unwrap_or_default(),
+            }),
+            Push::Close(why) => {
+                agent.refused = self.product.topology.agents.get(id).is_none_or(|a| a.revoked);
+                self.say(format!("{id} is told to go: {why:?}"));
+                return false;
+            }
+        };
+        let after = stream.to_agent.back().map_or(0, |(at, _)| *at);
+        let at = self.later().max(after);
+        stream.to_agent.push_back((at, message));
+        true
+    }
+
+    /// No more faults: everyone must come to run what it should (convergence).
+    fn settle(&mut self) -> Result<(), String> {
+        self.controller_dead = false;
+        for agent in self.agents.values_mut() {
+            agent.dead = false;
+        }
+        for _ in 0..QUIET {
+            self.advance()?;
+        }
+        for (id, agent) in &self.agents {
+            let known = self.product.topology.agents.get(id).is_some_and(|a| !a.revoked);
+            match compile(&self.product.topology, id).filter(|_| known) {
+                Some(wanted) if agent.running.bytes != wanted.to_bytes() => {
+                    return Err(format!("{id} runs revision {} and not {}", agent.running.revision, self.revision));
+                }
+                Some(_) | None => {}
+            }
+            if known == agent.stream.is_none() {
+                return Err(format!("{id}: known {known}, and stream {:?}", agent.stream));
+            }
+        }
+        Ok(())
+    }
+
+    /// The controller dies and comes back: nothing changes at the agents, and nothing is sent again (stability).
+    fn without_the_controller(&mut self) -> Result<(), String> {
+        let before: Vec<_> = self.agents.values().map(|a| (a.running.bytes.clone(), a.received)).collect();
+        self.controller_dead = true;
+        for agent in self.agents.values_mut() {
+            agent.stream = None;
+        }
+        for _ in 0..QUIET / 2 {
+            self.advance()?;
+        }
+        self.settle()?;
+        let after: Vec<_> = self.agents.values().map(|a| (a.running.bytes.clone(), a.received)).collect();
+        if before == after {
+            Ok(())
+        } else {
+            Err("the controller's return changed or re-sent something".into())
+        }
+    }
+
+    /// Configurations that agents took.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.agents.values().map(|a| a.received).sum()
+    }
+}

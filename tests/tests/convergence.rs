@@ -1,0 +1,30 @@
+//! The control plane under faults: whatever dies on the way, everyone comes to run what it should, the controller's
+//! absence changes nothing, and the same seed tells the same story.
+
+use tombolo_tests::simulation::Simulation;
+
+/// Seeds that are played every time, beside fresh ones.
+const FIXED: std::ops::Range<u64> = 0..150;
+
+#[test]
+fn everyone_comes_to_run_what_it_should() {
+    let given = std::env::var("TOMBOLO_SEED").ok().and_then(|s| s.parse().ok());
+    let fresh: u64 = given.unwrap_or_else(rand::random);
+    println!("TOMBOLO_SEED={fresh}");
+    let (mut received, mut faults) = (0, 0);
+    for seed in FIXED.chain((0..30).map(|n| fresh.wrapping_add(n))) {
+        let played = Simulation::play(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        received += played.received();
+        faults += played.log.iter().filter(|l| l.contains("dead") || l.contains("breaks")).count();
+    }
+    println!("{received} configurations taken, {faults} faults");
+    assert!(received > 2000 && faults > 200, "{received} {faults}");
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story() {
+    for seed in [3, 7, 11] {
+        let [a, b] = [(); 2].map(|()| Simulation::play(seed).unwrap_or_else(|e| panic!("{e}")).log);
+        assert_eq!(a, b);
+    }
+}
