@@ -55,7 +55,7 @@ fn shared_key(writer: usize) -> String {
 }
 
 fn key(number: u64) -> String {
-    format!("key-number-{number}")
+    format!("Key{number}")
 }
 
 /// A writer's gateways, their public addresses and the connection, with the first key.
@@ -190,7 +190,7 @@ async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
     let (lefts, rights) = (halves(&left), halves(&right));
     let (status, secret) = rest.get(&shared_key(writer)).await.expect("GET");
     assert!(status.is_success(), "writer {writer}: key lost: {secret}");
-    let number = |text: &str| text.strip_prefix("key-number-")?.parse().ok();
+    let number = |text: &str| text.strip_prefix("Key")?.parse().ok();
     let found = Pair {
         generation,
         halves: (!lefts.is_empty(), !rights.is_empty()),
@@ -249,7 +249,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_half_there() {
         .await
         .expect("group");
     assert!(status.is_success(), "{answer}");
-    let mut known = vec![Known::default(); WRITERS];
+    let mut known = [Known::default(); WRITERS];
     for writer in 0..WRITERS {
         for side in ['a', 'b'] {
             let (status, answer) = rest

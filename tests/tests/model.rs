@@ -83,7 +83,7 @@ fn switching_off_p18_is_caught() {
     );
 }
 
-/// R7, step 1: a gateway route is active although a VNet or peering route covers it.
+/// R7, step 1: gateway routes are not under VNet and peering routes, so they win over all but user routes.
 #[test]
 fn switching_off_the_first_step_of_r7_is_caught() {
     must_be_caught(
@@ -91,11 +91,15 @@ fn switching_off_the_first_step_of_r7_is_caught() {
         Mutation::Config(|config: &mut AgentConfig| {
             for subnet in &mut config.subnets {
                 let routes = subnet.routes.clone();
+                let rival = |prefix, source| routes.iter().any(|r| r.prefix == prefix && r.source == source);
                 for route in &mut subnet.routes {
-                    // Of an equal prefix, step 3 decides.
-                    let alone = routes.iter().filter(|r| r.prefix == route.prefix).count() == 1;
-                    if alone && route.source == RouteSource::VirtualNetworkGateway {
-                        route.state = RouteState::Active;
+                    let (gateway, user) = (RouteSource::VirtualNetworkGateway, RouteSource::User);
+                    match route.source {
+                        RouteSource::VirtualNetworkGateway if !rival(route.prefix, user) => {
+                            route.state = RouteState::Active;
+                        }
+                        RouteSource::Default if rival(route.prefix, gateway) => route.state = RouteState::Invalid,
+                        _ => {}
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! The client against a server that plays answers from a list: long-running operations, pages, errors, certificates
 //! (sections 1 and 5 of the REST contract).
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use serde_json::{Value, json};
 use std::net::SocketAddr;

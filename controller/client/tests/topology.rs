@@ -1,5 +1,6 @@
 //! The manifest against Azure's rules as the controller has them, without a controller: whole topologies from nothing,
 //! again, changed, broken and mended, pruned. A plan is right if every step is accepted and nothing is left to do.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use serde_json::{Value, json};
 use tombolo_client::manifest::{Action, Expanded, Kind, Manifest, Plan, Server};
