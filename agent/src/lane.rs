@@ -212,7 +212,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(config: &Config, keys: &LinkKeys, orders: mpsc::UnboundedReceiver<Order>, news: Arc<Notify>) -> Result<Self> {
+    fn new(
+        config: &Config,
+        keys: &LinkKeys,
+        orders: mpsc::UnboundedReceiver<Order>,
+        news: Arc<Notify>,
+    ) -> Result<Self> {
         Ok(Self {
             udp: Udp::bind(config.listen_port, config.fwmark, config.receive_buffer)?,
             tun: TunQueue::create(&config.interface, config.offload)?,

@@ -206,7 +206,9 @@ impl Simulation {
                 self.say(format!("{id} runs {}", next.revision));
                 let at = self.later();
                 if let Some(stream) = &mut agent.stream {
-                    stream.to_controller.push_back((at, Message::Applied(next.digest.clone())));
+                    stream
+                        .to_controller
+                        .push_back((at, Message::Applied(next.digest.clone())));
                 }
                 agent.running = next;
                 // A crash in between is one step away.
@@ -223,7 +225,9 @@ impl Simulation {
                 return Ok(());
             }
             let mut stream = Stream::default();
-            stream.to_controller.push_back((self.later(), Message::Hello(agent.running.digest.clone())));
+            stream
+                .to_controller
+                .push_back((self.later(), Message::Hello(agent.running.digest.clone())));
             agent.stream = Some(stream);
         }
         let Some(mut stream) = agent.stream.take() else {
@@ -310,7 +314,10 @@ impl Simulation {
             let known = self.product.topology.agents.get(id).is_some_and(|a| !a.revoked);
             match compile(&self.product.topology, id).filter(|_| known) {
                 Some(wanted) if agent.running.bytes != wanted.to_bytes() => {
-                    return Err(format!("{id} runs revision {} and not {}", agent.running.revision, self.revision));
+                    return Err(format!(
+                        "{id} runs revision {} and not {}",
+                        agent.running.revision, self.revision
+                    ));
                 }
                 Some(_) | None => {}
             }
@@ -323,7 +330,11 @@ impl Simulation {
 
     /// The controller dies and comes back: nothing changes at the agents, and nothing is sent again (stability).
     fn without_the_controller(&mut self) -> Result<(), String> {
-        let before: Vec<_> = self.agents.values().map(|a| (a.running.bytes.clone(), a.received)).collect();
+        let before: Vec<_> = self
+            .agents
+            .values()
+            .map(|a| (a.running.bytes.clone(), a.received))
+            .collect();
         self.controller_dead = true;
         for agent in self.agents.values_mut() {
             agent.stream = None;
@@ -332,7 +343,11 @@ impl Simulation {
             self.advance()?;
         }
         self.settle()?;
-        let after: Vec<_> = self.agents.values().map(|a| (a.running.bytes.clone(), a.received)).collect();
+        let after: Vec<_> = self
+            .agents
+            .values()
+            .map(|a| (a.running.bytes.clone(), a.received))
+            .collect();
         if before == after {
             Ok(())
         } else {

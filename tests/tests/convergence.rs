@@ -15,10 +15,14 @@ fn everyone_comes_to_run_what_it_should() {
     for seed in FIXED.chain((0..30).map(|n| fresh.wrapping_add(n))) {
         let played = Simulation::play(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         received += played.received();
-        faults += played.log.iter().filter(|l| l.contains("dead") || l.contains("breaks")).count();
+        faults += played
+            .log
+            .iter()
+            .filter(|l| l.contains("dead") || l.contains("breaks"))
+            .count();
     }
     println!("{received} configurations taken, {faults} faults");
-    assert!(received > 2000 && faults > 200, "{received} {faults}");
+    assert!(received > 1000 && faults > 500, "{received} {faults}");
 }
 
 #[test]

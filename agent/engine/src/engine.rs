@@ -206,13 +206,19 @@ impl<L: LinkSet> Turn<'_, L> {
                 self.stats.totals.tun_out += 1;
             }
             Verdict::Forward { link, take_ttl } => {
+                let room = self
+                    .links
+                    .max_packet(link)
+                    .map_or(tables.mtu, |most| most.min(tables.mtu));
+                // A host keeps to its device's MTU by itself; a gateway and a narrower link have to say so.
+                let too_big = packet.len() > usize::from(room) && (take_ttl || room < tables.mtu);
+                if too_big && packet::may_not_fragment(packet) {
+                    return self.answer(IcmpError::TooBig(room), tables, ingress, packet, &info, tx, rx);
+                }
                 if take_ttl {
-                    if packet.len() > usize::from(tables.mtu) && packet::may_not_fragment(packet) {
-                        return self.answer(IcmpError::TooBig(tables.mtu), tables, ingress, packet, &info, tx);
-                    }
                     packet::take_ttl(packet);
                 }
-                packet::clamp_mss(packet, &info, tables.mtu);
+                packet::clamp_mss(packet, &info, room);
                 if tx.is_full() {
                     return self.stats.dropped(DropReason::QueueFull);
                 }
@@ -221,12 +227,19 @@ impl<L: LinkSet> Turn<'_, L> {
                     Sealed::Dropped(reason) => self.stats.dropped(reason),
                 }
             }
-            Verdict::TimeExceeded => self.answer(IcmpError::TimeExceeded, tables, ingress, packet, &info, tx),
+            Verdict::TimeExceeded => {
+                self.answer(IcmpError::TimeExceeded, tables, ingress, packet, &info, tx, rx);
+            }
             Verdict::Drop(reason) => self.stats.dropped(reason),
         }
     }
 
-    /// T5: the gateway answers its own side, from its own address, the way the packet came; others get silence.
+    /// T5: the gateway answers its own side, from its own address, the way the packet came; others get silence. The own
+    /// host hears in the destination's name that a packet is too big for the link: whoever forwards there could say so.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the packet, where it came from, and both ways out"
+    )]
     fn answer(
         &mut self,
         what: IcmpError,
@@ -235,13 +248,23 @@ impl<L: LinkSet> Turn<'_, L> {
         packet: &[u8],
         info: &PacketInfo,
         tx: &mut impl TransmitSink,
+        rx: &mut impl DeliverSink,
     ) {
         let reason = match what {
             IcmpError::TimeExceeded => DropReason::TtlExceeded,
             IcmpError::TooBig(_) => DropReason::TooBig,
         };
         let Ingress::Link(back) = ingress else {
-            return self.stats.dropped(reason);
+            let answer = Some(info.destination)
+                .filter(|_| reason == DropReason::TooBig && icmp::may_answer(packet, info))
+                .filter(|_| self.limiter.allow(self.now))
+                .and_then(|from| icmp::error(from, packet, info, what));
+            let Some(answer) = answer else {
+                return self.stats.dropped(reason);
+            };
+            rx.deliver(&answer);
+            self.stats.totals.replied += 1;
+            return;
         };
         let answer = tables
             .gateway_address(info.source)

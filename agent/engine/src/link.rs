@@ -73,6 +73,11 @@ pub trait LinkSet {
     /// Plain → wire.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed;
 
+    /// Longest packet that a link takes now, bytes; none: any.
+    fn max_packet(&mut self, _link: LinkIndex) -> Option<u16> {
+        None
+    }
+
     /// Wire → plain, into `buffer`, which must be at least as long as the datagram and 256 bytes.
     fn open(
         &mut self,

@@ -398,6 +398,16 @@ impl LinkSet for SecureLinks {
         self.send(link, carrier, packet, now, tx)
     }
 
+    fn max_packet(&mut self, link: LinkIndex) -> Option<u16> {
+        match self.ways.get(link.get())?.carrier() {
+            Carrier::WireGuard => None,
+            Carrier::Quic => {
+                let most = self.quic.as_mut()?.max_packet(link)?;
+                Some(most.try_into().unwrap_or(u16::MAX))
+            }
+        }
+    }
+
     fn open(
         &mut self,
         datagram: &[u8],

@@ -58,7 +58,10 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, what: IcmpError) ->
             let quote = &packet[..info.len.min(MAX_ERROR - 48)];
             let kind = match what {
                 IcmpError::TimeExceeded => Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded),
-                IcmpError::TooBig(mtu) => Icmpv6Type::PacketTooBig { mtu: u32::from(mtu) },
+                IcmpError::TooBig(mtu) => Icmpv6Type::PacketTooBig {
+                    // The least that IPv6 knows (RFC 8200, 5).
+                    mtu: u32::from(mtu.max(1280)),
+                },
             };
             PacketBuilder::ipv6(from.octets(), to.octets(), 64)
                 .icmpv6(kind)
