@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
-use tombolo_proto::status::LinkState;
+use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
 
 /// Longest request, bytes, and longest wait for it.
 const LARGEST_REQUEST: usize = 8192;
@@ -161,6 +161,21 @@ fn metrics(view: &AgentView) -> Result<String> {
             "tombolo_link_bytes_total{{peer=\"{}\",direction=\"tx\"}} {}",
             l.peer, l.tx_bytes
         )?;
+    }
+    // Of links in use; the rest have nothing to tell.
+    let gauges: [(&str, fn(&LinkStatus) -> Option<f64>); 4] = [
+        ("handshake_age_seconds", |l| l.handshake_age),
+        ("rtt_seconds", |l| l.rtt_ms.map(|ms| ms / 1000.0)),
+        ("loss_ratio", |l| l.loss),
+        ("quic", |l| Some(f64::from(u8::from(l.transport == Carrier::Quic)))),
+    ];
+    for (name, value) in gauges {
+        writeln!(out, "# TYPE tombolo_link_{name} gauge")?;
+        for link in &s.links {
+            if let Some(value) = value(link) {
+                writeln!(out, "tombolo_link_{name}{{peer=\"{}\"}} {value}", link.peer)?;
+            }
+        }
     }
     writeln!(
         out,

@@ -8,7 +8,7 @@ use comfy_table::Cell;
 use serde_json::json;
 use tombolo_client::fabric::AgentView;
 use tombolo_proto::id::AgentId;
-use tombolo_proto::status::{LinkState, LinkStatus};
+use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
 
 #[derive(Debug, Args)]
 pub(crate) struct Link {
@@ -41,15 +41,37 @@ impl Link {
                     Cell::new(agent),
                     Cell::new(&l.peer),
                     state_cell(l.state),
+                    Cell::new(match l.transport {
+                        Carrier::WireGuard => "WireGuard",
+                        Carrier::Quic => "QUIC",
+                    }),
                     Cell::new(l.endpoint.map(|e| e.to_string()).unwrap_or_default()),
                     Cell::new(l.handshake_age.map(|s| format!("{s:.0} s ago")).unwrap_or_default()),
+                    Cell::new(l.rtt_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default()),
+                    Cell::new(
+                        l.loss
+                            .map(|share| format!("{:.0} %", share * 100.0))
+                            .unwrap_or_default(),
+                    ),
                     Cell::new(bytes(l.rx_bytes)),
                     Cell::new(bytes(l.tx_bytes)),
                     Cell::new(l.reason.clone().unwrap_or_default()),
                 ]
             })
             .collect();
-        let titles = ["Agent", "Peer", "State", "Endpoint", "Handshake", "In", "Out", "Reason"];
+        let titles = [
+            "Agent",
+            "Peer",
+            "State",
+            "Over",
+            "Endpoint",
+            "Handshake",
+            "RTT",
+            "Loss",
+            "In",
+            "Out",
+            "Reason",
+        ];
         c.out.table(
             &titles,
             rows,
