@@ -43,13 +43,18 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
         ],
     )?;
     inside(&netns, || {
-        for (name, segment) in &topology.underlay.segments {
+        for (number, (name, segment)) in topology.underlay.segments.iter().enumerate() {
             let mtu = topology.underlay.mtu.to_string();
+            // One of its own: otherwise a bridge has its lowest port's and changes it when that port moves, and hosts go
+            // on talking to a router that is no longer there.
+            let address = format!("02:74:6d:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
             run(&[
                 "ip",
                 "link",
                 "add",
                 name,
+                "address",
+                &address,
                 "mtu",
                 &mtu,
                 "type",
