@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use tombolo_proto::config::Transport;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use uuid::Uuid;
 
@@ -99,6 +100,9 @@ pub struct Peering {
     pub use_remote_gateways: bool,
     /// P22.
     pub do_not_verify_remote_gateways: bool,
+    /// What may carry the links between the two VNets (D6), as this half wants it.
+    #[serde(default)]
+    pub transport: Transport,
     /// P13.
     pub state: PeeringState,
     /// `remoteAddressSpace`: the remote prefixes that this half has synced and routes (P27).

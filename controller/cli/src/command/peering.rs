@@ -73,6 +73,9 @@ pub(crate) struct Flags {
     /// This VNet uses the remote VNet's gateways (P20)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     use_remote_gateways: Option<bool>,
+    /// What may carry the links between the two VNets: Automatic, WireGuard or Quic; WireGuard first unless said
+    #[arg(long, value_name = "TRANSPORT")]
+    transport: Option<String>,
 }
 
 impl Flags {
@@ -87,6 +90,9 @@ impl Flags {
             if let Some(value) = value {
                 properties[name] = json!(value);
             }
+        }
+        if let Some(transport) = &self.transport {
+            properties["transport"] = json!(transport);
         }
     }
 }
@@ -104,6 +110,7 @@ pub(crate) const COLUMNS: &[Column] = &[
     ("Access", |v| Cell::new(at(v, "/properties/allowVirtualNetworkAccess"))),
     ("Forwarded", |v| Cell::new(at(v, "/properties/allowForwardedTraffic"))),
     ("Transit", |v| Cell::new(at(v, "/properties/allowGatewayTransit"))),
+    ("Transport", |v| Cell::new(at(v, "/properties/transport"))),
     ("Remote gateways", |v| Cell::new(at(v, "/properties/useRemoteGateways"))),
 ];
 

@@ -197,6 +197,7 @@ impl<'a> Expansion<'a> {
             "allowGatewayTransit": p.allow_gateway_transit,
             "useRemoteGateways": p.use_remote_gateways,
             "doNotVerifyRemoteGateways": p.do_not_verify_remote_gateways,
+            "transport": p.transport,
         }})
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use tombolo_proto::config::Transport;
 
 /// An address prefix without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -114,6 +115,9 @@ pub struct Peering {
     /// P22.
     #[serde(default)]
     pub do_not_verify_remote_gateways: bool,
+    /// What may carry the links between the two VNets: WireGuard first and QUIC where that does not work, unless said.
+    #[serde(default)]
+    pub transport: Transport,
 }
 
 fn yes() -> bool {

@@ -165,7 +165,7 @@ fn bodies_are_arms() {
         json!({
             "remoteVirtualNetwork": {"id": format!("{net}/virtualNetworks/hub")},
             "allowVirtualNetworkAccess": true, "allowForwardedTraffic": true, "allowGatewayTransit": false,
-            "useRemoteGateways": true, "doNotVerifyRemoteGateways": false,
+            "useRemoteGateways": true, "doNotVerifyRemoteGateways": false, "transport": "Automatic",
         })
     );
     assert_eq!(

@@ -266,6 +266,7 @@ impl<'t> Views<'t> {
             "allowGatewayTransit": half.allow_gateway_transit,
             "useRemoteGateways": half.use_remote_gateways,
             "doNotVerifyRemoteGateways": half.do_not_verify_remote_gateways,
+            "transport": half.transport,
             "peerCompleteVnets": true,
             "enableOnlyIPv6Peering": false,
             "peeringState": format!("{:?}", half.state),

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use tombolo_proto::config::Owner;
+use tombolo_proto::config::Transport;
 use tombolo_proto::id::{AgentId, ResourceId};
 
 /// The VNets of a topology with what belongs to each. Positions refer to [`Index::vnets`].
@@ -78,6 +79,16 @@ pub(super) struct Peer<'t> {
     pub(super) global: bool,
 }
 
+impl Peer<'_> {
+    /// What may carry links across it: the half that wants something decides (D6).
+    pub(super) fn transport(&self) -> Transport {
+        match self.half.transport {
+            Transport::Automatic => self.counterpart.transport,
+            wanted => wanted,
+        }
+    }
+}
+
 /// The agent of a gateway's `ipConfiguration`.
 #[derive(Debug)]
 pub(super) struct Instance<'t> {
@@ -104,6 +115,14 @@ pub(super) struct Client<'t> {
     pub(super) vnet: usize,
     /// The gateway's side's half: its `remoteAddressSpace` is what the gateway knows of the client (P27).
     pub(super) half: &'t Peering,
+}
+
+impl Vnet<'_> {
+    /// What may carry links to the machines and gateways of another VNet, or of this one.
+    pub(super) fn transport_to(&self, other: usize) -> Transport {
+        let peer = self.peers.iter().find(|p| p.remote == other);
+        peer.map_or(Transport::Automatic, Peer::transport)
+    }
 }
 
 impl<'t> Index<'t> {

@@ -22,6 +22,7 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
         links.add(
             machine.agent,
             Relation::VnetLocal {},
+            Transport::Automatic,
             machine.speaks_for.clone(),
             foreign,
         );
@@ -34,17 +35,19 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
             let sources = known(machine, &peer.half.remote_address_space, own_space);
             let foreign = foreign_of_peer(machine, peer.half.allow_forwarded_traffic);
             if !sources.is_empty() {
-                links.add(machine.agent, relation.clone(), sources, foreign);
+                links.add(machine.agent, relation.clone(), peer.transport(), sources, foreign);
             }
         }
     }
+    let transport = vnet.hub.map_or(Transport::Automatic, |hub| vnet.transport_to(hub));
     if let Some(hub) = vnet.hub.map(|hub| &index.vnets[hub]) {
         let relayed = relayed(hub, own_space);
         for instance in &hub.instances {
             let mut sources = relayed.clone();
             sources.push(IpNet::from(instance.address));
             let sources = prefix::sorted(&sources);
-            links.add(instance.agent, Relation::Gateway {}, sources, ForeignSources::None);
+            let relation = Relation::Gateway {};
+            links.add(instance.agent, relation, transport, sources, ForeignSources::None);
         }
     }
     links.finish()
@@ -62,6 +65,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
         links.add(
             machine.agent,
             Relation::GatewayClient {},
+            Transport::Automatic,
             machine.speaks_for.clone(),
             foreign,
         );
@@ -73,7 +77,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             let sources = known(machine, &client.half.remote_address_space, own_space);
             let foreign = foreign_of_peer(machine, client.half.allow_forwarded_traffic);
             if !sources.is_empty() {
-                links.add(machine.agent, Relation::GatewayClient {}, sources, foreign);
+                let (relation, transport) = (Relation::GatewayClient {}, vnet.transport_to(client.vnet));
+                links.add(machine.agent, relation, transport, sources, foreign);
             }
         }
     }
@@ -83,13 +88,19 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
         };
         let sources = prefix::subtract(&tunnel.prefixes, &own_side);
         for end in tunnel_ends(index, tunnel) {
-            links.add(end.agent, relation.clone(), sources.clone(), ForeignSources::None);
+            // Only WireGuard's handshake proves the shared key (D14).
+            let transport = Transport::WireGuard;
+            links.add(
+                end.agent,
+                relation.clone(),
+                transport,
+                sources.clone(),
+                ForeignSources::None,
+            );
             if let Some(link) = links.links.get_mut(&end.agent.id) {
                 link.always_on = true;
                 link.initiator = own.agent.id < end.agent.id;
                 link.preshared_key = preshared_key(tunnel);
-                // Only WireGuard's handshake proves the shared key (D14).
-                (link.quic, link.transport) = (None, Transport::WireGuard);
             }
         }
     }
@@ -158,7 +169,14 @@ impl<'a> Links<'a> {
         }
     }
 
-    fn add(&mut self, peer: &Agent, relation: Relation, sources: Vec<IpNet>, foreign: ForeignSources) {
+    fn add(
+        &mut self,
+        peer: &Agent,
+        relation: Relation,
+        transport: Transport,
+        sources: Vec<IpNet>,
+        foreign: ForeignSources,
+    ) {
         if peer.id == *self.own {
             return;
         }
@@ -166,8 +184,12 @@ impl<'a> Links<'a> {
             peer: peer.id.clone(),
             public_key: peer.public_key,
             preshared_key: None,
-            quic: peer.certificate_key.parse().ok(),
-            transport: Transport::Automatic,
+            quic: peer
+                .certificate_key
+                .parse()
+                .ok()
+                .filter(|_| transport != Transport::WireGuard),
+            transport,
             endpoint: peer.endpoints.first().copied(),
             always_on: false,
             initiator: false,

@@ -10,6 +10,7 @@ use crate::resource::{Peering, PeeringState, VirtualNetwork};
 use crate::topology::Topology;
 use serde_json::Value;
 use std::sync::Arc;
+use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -21,6 +22,21 @@ struct Wanted {
     allow_gateway_transit: bool,
     use_remote_gateways: bool,
     do_not_verify_remote_gateways: bool,
+    /// None: as it was. Stock clients do not know it, and what they write back lacks it.
+    transport: Option<Transport>,
+}
+
+/// `transport`, which is ours and not Azure's (D6).
+fn transport(properties: &Object<'_>, problems: &mut super::Problems) -> Option<Transport> {
+    let text = properties.text("transport", problems)?;
+    let known = [Transport::Automatic, Transport::WireGuard, Transport::Quic];
+    let found = known.into_iter().find(|t| text.eq_ignore_ascii_case(&format!("{t:?}")));
+    if found.is_none() {
+        let at = properties.at("transport");
+        let message = format!("{at}: '{text}' is not one of Automatic, WireGuard and Quic");
+        problems.add("InvalidRequestFormat", at, message);
+    }
+    found
 }
 
 impl Draft<'_> {
@@ -103,6 +119,7 @@ impl Draft<'_> {
             && flag("allowGatewayTransit", false, &mut unused) == old.allow_gateway_transit
             && flag("useRemoteGateways", false, &mut unused) == old.use_remote_gateways
             && flag("doNotVerifyRemoteGateways", false, &mut unused) == old.do_not_verify_remote_gateways
+            && transport(properties, &mut unused).is_none_or(|t| t == old.transport)
             && flag("peerCompleteVnets", true, &mut unused)
             && !flag("enableOnlyIPv6Peering", false, &mut unused)
             && unused.is_empty()
@@ -119,6 +136,7 @@ impl Draft<'_> {
             allow_gateway_transit: flag("allowGatewayTransit", false),
             use_remote_gateways: flag("useRemoteGateways", false),
             do_not_verify_remote_gateways: flag("doNotVerifyRemoteGateways", false),
+            transport: transport(properties, &mut self.problems),
         };
         // With these read, what the half asks for is known, whatever else is wrong with the body.
         let known = remote.is_some() && self.problems.len() == before;
@@ -223,6 +241,7 @@ impl Draft<'_> {
             allow_gateway_transit: false,
             use_remote_gateways: false,
             do_not_verify_remote_gateways: false,
+            transport: Transport::Automatic,
             state,
             remote_address_space: Vec::new(),
             local_address_space: Vec::new(),
@@ -232,6 +251,7 @@ impl Draft<'_> {
         half.allow_gateway_transit = wanted.allow_gateway_transit;
         half.use_remote_gateways = wanted.use_remote_gateways;
         half.do_not_verify_remote_gateways = wanted.do_not_verify_remote_gateways;
+        half.transport = wanted.transport.unwrap_or(half.transport);
         half.state = state;
         if starts || sync {
             half.remote_address_space.clone_from(&remote.address_space);

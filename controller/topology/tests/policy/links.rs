@@ -2,7 +2,7 @@
 
 use crate::world::{World, agent, hub_and_spokes, id, ip, nets, peering_id, subnet_id, vnet_id};
 use ipnet::IpNet;
-use tombolo_proto::config::{AgentConfig, ForeignSources, Relation, Role, Space, SpaceKind};
+use tombolo_proto::config::{AgentConfig, ForeignSources, Relation, Role, Space, SpaceKind, Transport};
 use tombolo_topology::compile::compile;
 
 fn space<'c>(config: &'c AgentConfig, vnet: &str) -> Option<&'c Space> {
@@ -59,6 +59,33 @@ fn a_vm_knows_its_vnet_its_peers_and_its_gateway() {
         "no gateway address over a peering"
     );
     assert!(space(&spoke, "spoke-b").is_none(), "P24");
+}
+
+/// D6: the half that wants something decides for both ends, on links to machines and to the gateway in use alike. Where
+/// WireGuard alone may be used, and on links of VPN connections, there is no key for QUIC.
+#[test]
+fn d6_transport_of_links() {
+    let mut w = hub_and_spokes();
+    let link = |w: &World, of: &str, to: &str| w.link(of, to).map(|l| (l.transport, l.quic.is_some()));
+    assert_eq!(link(&w, "a-vm", "hub-vm"), Some((Transport::Automatic, true)));
+    w.half_mut("hub", "spoke-a").transport = Transport::Quic;
+    for (of, to) in [
+        ("a-vm", "hub-vm"),
+        ("hub-vm", "a-vm"),
+        ("a-vm", "hub-gw"),
+        ("hub-gw", "a-vm"),
+    ] {
+        assert_eq!(link(&w, of, to), Some((Transport::Quic, true)), "{of} to {to}");
+    }
+    assert_eq!(link(&w, "b-vm", "hub-vm"), Some((Transport::Automatic, true)));
+    w.half_mut("spoke-b", "hub").transport = Transport::WireGuard;
+    assert_eq!(link(&w, "hub-vm", "b-vm"), Some((Transport::WireGuard, false)));
+    assert_eq!(
+        link(&w, "hub-vm", "hub-nva"),
+        Some((Transport::Automatic, true)),
+        "inside a VNet"
+    );
+    assert_eq!(link(&w, "hub-gw", "branch-gw"), Some((Transport::WireGuard, false)));
 }
 
 /// D8: a NIC's /32 and "subnet served by" stand side by side; a served subnet's routes come along (R20).

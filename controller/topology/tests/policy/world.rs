@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tombolo_proto::config::{AgentConfig, Link, digest};
+use tombolo_proto::config::{AgentConfig, Link, Transport, digest};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, RouteState};
 use tombolo_topology::compile::Compiler;
@@ -118,6 +118,7 @@ impl World {
             allow_gateway_transit: flags.contains('t'),
             use_remote_gateways: flags.contains('r'),
             do_not_verify_remote_gateways: false,
+            transport: Transport::Automatic,
             state,
             remote_address_space,
             local_address_space: vnet_resource.address_space.clone(),
@@ -165,7 +166,7 @@ impl World {
             id: agent(name),
             binding,
             public_key: PublicKey(key),
-            certificate_key: String::new(),
+            certificate_key: format!("{:064x}", self.endpoints),
             endpoints: vec![SocketAddr::new(ip("192.0.2.1"), 50_000 + self.endpoints)],
             revoked: false,
         };

@@ -7,6 +7,7 @@ use crate::net::DisjointSet;
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
 use crate::topology::Topology;
 use ipnet::IpNet;
+use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
@@ -60,9 +61,26 @@ impl Draft<'_> {
             );
         }
         self.check_transit(id, vnet, remote, wanted, old, other);
+        self.check_transport(id, wanted, old, other);
         // The two themselves are P10's matter, with a better message.
         if wanted.use_remote_gateways && disjoint {
             self.check_vpn_before_using(id, &vnet.envelope.id, &remote.envelope.id);
+        }
+    }
+
+    /// D6: one link has one transport, so the halves may not want different ones.
+    fn check_transport(&mut self, id: &ResourceId, wanted: &Wanted, old: Option<&Peering>, other: Option<&Peering>) {
+        let own = wanted.transport.or(old.map(|o| o.transport)).unwrap_or_default();
+        let Some(other) = other.filter(|o| o.transport != Transport::Automatic && o.transport != own) else {
+            return;
+        };
+        if own != Transport::Automatic {
+            let message = format!(
+                "Peering {id} cannot have transport {own:?} because remote peering {} has {:?} (D6).",
+                other.id, other.transport
+            );
+            self.problems
+                .add("XPeeringTransportConflict", "properties.transport", message);
         }
     }
 

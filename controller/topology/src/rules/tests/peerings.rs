@@ -55,6 +55,28 @@ fn all_that_is_wrong_with_a_half_is_said_at_once() {
 }
 
 #[test]
+fn d6_the_transport_is_kept_and_the_halves_agree() {
+    let mut w = world();
+    let shown = |w: &World, of: &str, to: &str| w.get(&half(of, to))["properties"]["transport"].clone();
+    w.peer("a", "b", json!({})).unwrap();
+    assert_eq!(shown(&w, "a", "b"), "Automatic");
+    w.peer("a", "b", json!({"transport": "quic"})).unwrap();
+    // A stock client's update does not know it.
+    w.peer("a", "b", json!({"allowForwardedTraffic": true})).unwrap();
+    assert_eq!(shown(&w, "a", "b"), "Quic");
+    let refused = codes(w.peer("b", "a", json!({"transport": "WireGuard"})));
+    assert_eq!(refused, ["XPeeringTransportConflict"]);
+    w.peer("b", "a", json!({})).unwrap();
+    assert_eq!(
+        codes(w.peer("b", "a", json!({"transport": "carrier pigeon"}))),
+        ["InvalidRequestFormat"]
+    );
+    w.peer("a", "b", json!({"transport": "Automatic"})).unwrap();
+    w.peer("b", "a", json!({"transport": "WireGuard"})).unwrap();
+    assert_eq!([shown(&w, "a", "b"), shown(&w, "b", "a")], ["Automatic", "WireGuard"]);
+}
+
+#[test]
 fn p6_names() {
     let mut w = world();
     let body = || json!({"properties": {"remoteVirtualNetwork": {"id": net("virtualNetworks/b")}}});
