@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench soak lint clean-lab
+.PHONY: help prepare build demo test bench bench-peers soak lint clean-lab
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -22,6 +22,7 @@ help:
 	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE takes other addresses for the same hosts"
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
 	@echo "make bench             change latency, zero-loss pings, TCP against wireguard-go, 200 x kill -9"
+	@echo "make bench-peers       the data plane beside other user-space VPNs; the first run builds them (ROUNDS=5)"
 	@echo "make soak              only the zero-loss pings (SECONDS_LONG=150)"
 	@echo "make lint              formatting, clippy, documentation, licences"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
@@ -48,6 +49,11 @@ bench:
 	cargo build --locked --workspace --bins; \
 	TOMBOLO_KILLS=200 cargo test --locked --workspace --test kill -- --nocapture || failed=1; \
 	exit $$failed
+
+bench-peers:
+	@.ci/prepare bench
+	@cargo build --locked --release --workspace --bins
+	@$(AS_ROOT) tests/bench/peers/all.sh $(TARGET_DIR)/release $(TARGET_DIR)/bench $(or $(ROUNDS),5)
 
 soak:
 	@.ci/prepare bench

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Measures Tombolo beside its peers and prints what was promised beside what was reached.
+#   all.sh BINARIES DIR [ROUNDS]     BINARIES: Tombolo's release build; DIR: contenders, results and summary.json
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+binaries=$(cd "$1" && pwd)
+"$here/setup.sh" "$2"
+dir=$(cd "$2" && pwd)
+rounds=${3:-5}
+export BENCH_BIN="$binaries:$dir/bin"
+run=("$here/peers.py" --rounds "$rounds")
+stamp=$(date -u +%Y%m%dT%H%M%SZ)
+"${run[@]}" --skip tunfwd-plain,tunfwd-mmsg,tunfwd-vnet,tunfwd-plain-chacha --out "$dir/$stamp-p2p.jsonl"
+"${run[@]}" --quick --secs 5 --underlay-offload off --only wg-go-bpo,tombolo-wg --out "$dir/$stamp-no-offload.jsonl"
+"${run[@]}" --quick --secs 5 --transit --only wg-go-bpo,tombolo-wg --out "$dir/$stamp-transit.jsonl"
+"$here/table.py" "$dir/$stamp-p2p.jsonl"
+"$here/summary.py" --out "$dir/summary.json" "$dir/$stamp"-*.jsonl
