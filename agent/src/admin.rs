@@ -123,6 +123,9 @@ pub fn ask(state: &StateDir, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
+/// What a link's gauge shows, if there is anything to show.
+type Gauge = fn(&LinkStatus) -> Option<f64>;
+
 fn metrics(view: &AgentView) -> Result<String> {
     let mut out = String::new();
     let s = &view.status;
@@ -163,7 +166,7 @@ fn metrics(view: &AgentView) -> Result<String> {
         )?;
     }
     // Of links in use; the rest have nothing to tell.
-    let gauges: [(&str, fn(&LinkStatus) -> Option<f64>); 4] = [
+    let gauges: [(&str, Gauge); 4] = [
         ("handshake_age_seconds", |l| l.handshake_age),
         ("rtt_seconds", |l| l.rtt_ms.map(|ms| ms / 1000.0)),
         ("loss_ratio", |l| l.loss),

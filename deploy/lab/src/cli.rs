@@ -185,6 +185,9 @@ async fn of_a_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result
     }
 }
 
+/// How long after a failure a signal that caused it may take to be seen.
+const SIGNAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Runs `work` until it ends or a signal comes; dropped, it takes down what it made, and warns through `progress` of
 /// what it could not.
 async fn unless_interrupted(
@@ -196,11 +199,26 @@ async fn unless_interrupted(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let number: u8 = tokio::select! {
-        done = work => return done,
-        _ = interrupt.recv() => 2,
-        _ = terminate.recv() => 15,
-        _ = hangup.recv() => 1,
+    let mut signalled = async || -> u8 {
+        tokio::select! {
+            _ = interrupt.recv() => 2,
+            _ = terminate.recv() => 15,
+            _ = hangup.recv() => 1,
+        }
+    };
+    let ended = tokio::select! {
+        done = work => Err(done),
+        number = signalled() => Ok(number),
+    };
+    let number = match ended {
+        Ok(number) => number,
+        Err(Ok(code)) => return Ok(code),
+        // Ctrl-C goes to the whole group, and a helper that was just being started may still have been in it: it
+        // failed because of the signal that is ours to see.
+        Err(Err(error)) => match tokio::time::timeout(SIGNAL_GRACE, signalled()).await {
+            Ok(number) => number,
+            Err(_) => return Err(error),
+        },
     };
     // `work` is gone now, and so is its lab.
     progress.finish();

@@ -198,22 +198,39 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// What could not be removed is not said to be gone.
-#[test]
-fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
+/// A search path whose `ip` does something first.
+fn ip_that(first: &str) -> Result<(tempfile::TempDir, String)> {
     let dir = tempfile::tempdir()?;
     let real = Command::new("sh").args(["-c", "command -v ip"]).output()?;
     let real = String::from_utf8(real.stdout)?;
-    // An `ip` that makes everything and removes nothing.
-    let script = format!(
-        "#!/bin/sh\n[ \"$1 $2\" = 'netns del' ] && exit 1\nexec {} \"$@\"\n",
-        real.trim()
-    );
     let fake = dir.path().join("ip");
-    std::fs::write(&fake, script)?;
+    std::fs::write(&fake, format!("#!/bin/sh\n{first}\nexec {} \"$@\"\n", real.trim()))?;
     std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755))?;
     let path = format!("{}:{}", dir.path().display(), std::env::var("PATH")?);
+    Ok((dir, path))
+}
 
+/// Ctrl-C that also hits a helper, which then fails: it is still Ctrl-C.
+#[test]
+fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
+    let interrupted = "case \"$*\" in *'link set lo up') kill -INT $PPID; exit 130;; esac";
+    let (_dir, path) = ip_that(interrupted)?;
+    let mut lab = Running::start_with("hit", &["demo"], &[("PATH", &path)])?;
+    let status = lab.wait(Duration::from_secs(30))?;
+    ensure!(status.code() == Some(130), "{status}:\n{}", lab.output());
+    ensure!(
+        lab.output().contains("interrupted: everything was taken down"),
+        "{}",
+        lab.output()
+    );
+    lab.nothing_left()
+}
+
+/// What could not be removed is not said to be gone.
+#[test]
+fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
+    // An `ip` that makes everything and removes nothing.
+    let (_dir, path) = ip_that("[ \"$1 $2\" = 'netns del' ] && exit 1")?;
     let mut lab = Running::start_with("stuck", &["demo"], &[("PATH", &path)])?;
     let start = Instant::now();
     while namespaces(&lab.name).len() < 3 {

@@ -187,6 +187,7 @@ fn trouble(now: Instant, side: Side) -> Option<(String, bool)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the clock is the test's")]
 mod tests {
     use super::*;
 

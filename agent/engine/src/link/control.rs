@@ -186,6 +186,7 @@ impl Echoes {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the clock is the test's")]
 mod tests {
     use super::*;
     use crate::packet::parse;
