@@ -166,7 +166,8 @@ fn metrics(view: &AgentView) -> Result<String> {
         )?;
     }
     // Of links in use; the rest have nothing to tell.
-    let gauges: [(&str, Gauge); 4] = [
+    let gauges: [(&str, Gauge); 5] = [
+        ("mtu_bytes", |l| l.mtu.map(f64::from)),
         ("handshake_age_seconds", |l| l.handshake_age),
         ("rtt_seconds", |l| l.rtt_ms.map(|ms| ms / 1000.0)),
         ("loss_ratio", |l| l.loss),

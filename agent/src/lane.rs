@@ -334,14 +334,13 @@ impl Worker {
     fn send(&mut self, now: Instant) {
         self.engine.flush(now, &mut self.outbox);
         let (udp, engine) = (&mut self.udp, &mut self.engine);
-        self.outbox
-            .flush(|to, bytes, segment| match udp.send(to, bytes, segment) {
-                Ok(refused) => {
-                    engine.not_sent(refused as u64);
-                    Room::Taken
-                }
-                Err(NoRoom) => Room::None,
-            });
+        self.outbox.flush(|datagrams| match udp.send(datagrams) {
+            Ok(refused) => {
+                engine.not_sent(refused as u64);
+                Room::Taken
+            }
+            Err(NoRoom) => Room::None,
+        });
     }
 
     /// Hands the kernel what waits for it.

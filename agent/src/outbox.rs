@@ -27,6 +27,21 @@ struct Batch {
     count: usize,
     /// A shorter one has ended it.
     closed: bool,
+    /// They may be cut on their way.
+    fragments: bool,
+}
+
+/// What one system call can send.
+#[derive(Debug, Clone, Copy)]
+pub struct Datagrams<'a> {
+    /// Where they go.
+    pub to: SocketAddr,
+    /// One after the other.
+    pub bytes: &'a [u8],
+    /// Length of each; the last may be shorter.
+    pub segment: usize,
+    /// Whether they may be cut on their way.
+    pub fragments: bool,
 }
 
 /// Datagrams that wait. Order per address is kept: a datagram joins the newest batch of its address or begins one.
@@ -40,6 +55,8 @@ pub struct Outbox {
     stuck: bool,
     /// Where the reserved slot is.
     slot: usize,
+    /// Datagrams that are reserved now must stay whole.
+    whole: bool,
 }
 
 impl Outbox {
@@ -61,11 +78,16 @@ impl Outbox {
         self.stuck
     }
 
-    /// Hands out batches in order until `send` says that there is no room: address, datagrams, and length of each (the
-    /// last may be shorter). Batches for which it said so stay.
-    pub fn flush(&mut self, mut send: impl FnMut(SocketAddr, &[u8], usize) -> Room) {
+    /// Hands out batches in order until `send` says that there is no room. Batches for which it said so stay.
+    pub fn flush(&mut self, mut send: impl FnMut(&Datagrams<'_>) -> Room) {
         while let Some(batch) = self.batches[..self.used].get(self.sent) {
-            if batch.count > 0 && send(batch.to, &batch.buffer[..batch.len], batch.segment) == Room::None {
+            let datagrams = Datagrams {
+                to: batch.to,
+                bytes: &batch.buffer[..batch.len],
+                segment: batch.segment,
+                fragments: batch.fragments,
+            };
+            if batch.count > 0 && send(&datagrams) == Room::None {
                 self.stuck = true;
                 return;
             }
@@ -85,10 +107,12 @@ impl Outbox {
                 segment: 0,
                 count: 0,
                 closed: false,
+                fragments: true,
             });
         }
         let batch = &mut self.batches[self.used];
         (batch.to, batch.len, batch.segment, batch.count, batch.closed) = (to, 0, 0, 0, false);
+        batch.fragments = !self.whole;
         if batch.buffer.len() < len {
             batch.buffer.resize(len, 0);
         }
@@ -107,13 +131,18 @@ pub enum Room {
 }
 
 impl TransmitSink for Outbox {
+    fn allow_fragments(&mut self, allow: bool) {
+        self.whole = !allow;
+    }
+
     fn is_full(&self) -> bool {
         self.stuck && self.used - self.sent >= MAX_WAITING
     }
 
     fn reserve(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {
         let newest = (self.sent..self.used).rfind(|i| self.batches[*i].to == to);
-        let fits = |b: &Batch| !b.closed && b.count < MAX_COUNT && b.len + len <= MAX_BATCH;
+        let fits =
+            |b: &Batch| !b.closed && b.fragments != self.whole && b.count < MAX_COUNT && b.len + len <= MAX_BATCH;
         self.slot = match newest.filter(|i| fits(&self.batches[*i])) {
             Some(i) => i,
             None => self.begin(to, len),
@@ -155,8 +184,8 @@ mod tests {
 
     fn sent(outbox: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
-        outbox.flush(|to, bytes, segment| {
-            sent.extend(bytes.chunks(segment).map(|c| (to, c.to_vec())));
+        outbox.flush(|d| {
+            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.to, c.to_vec())));
             Room::Taken
         });
         sent
@@ -199,6 +228,23 @@ mod tests {
         assert_eq!(outbox.len(), 2 + usize::from(90 * 1452 > 2 * MAX_BATCH));
     }
 
+    /// What must stay whole is in batches of its own, in order with the rest.
+    #[test]
+    fn fragments_are_asked_for_batch_by_batch() {
+        let to = "192.0.2.1:5".parse().unwrap();
+        let mut outbox = Outbox::default();
+        for (n, fragments) in [(1, true), (2, true), (3, false), (4, true)] {
+            outbox.allow_fragments(fragments);
+            put(&mut outbox, to, &[n; 100]);
+        }
+        let mut seen = Vec::new();
+        outbox.flush(|d| {
+            seen.push((d.bytes[0], d.bytes.len(), d.fragments));
+            Room::Taken
+        });
+        assert_eq!(seen, [(1, 200, true), (3, 100, false), (4, 100, true)]);
+    }
+
     #[test]
     fn a_slot_that_is_not_committed_is_forgotten() {
         let to = "192.0.2.1:5".parse().unwrap();
@@ -219,13 +265,13 @@ mod tests {
                 put(&mut outbox, to, &[taken; 1452]);
             }
             taken += 1;
-            outbox.flush(|_, _, _| Room::None);
+            outbox.flush(|_| Room::None);
         }
         assert_eq!(outbox.len(), MAX_WAITING);
         let mut first = true;
         let mut left = Vec::new();
-        outbox.flush(|_, bytes, _| {
-            left.push(bytes[0]);
+        outbox.flush(|d| {
+            left.push(d.bytes[0]);
             if std::mem::take(&mut first) {
                 Room::Taken
             } else {

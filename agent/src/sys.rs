@@ -77,17 +77,23 @@ pub(crate) fn has_header(queue: &impl AsRawFd) -> Result<bool> {
     Ok(libc::c_int::from(request.flags) & libc::IFF_VNET_HDR != 0)
 }
 
-/// Lets the kernel, and routers of IPv4, cut datagrams that are too long for the way (D20).
-pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool) -> io::Result<()> {
-    set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+/// Lets the kernel, and routers of IPv4, cut datagrams that are too long for the way (D20), or forbids it; then what the
+/// kernel has heard of the path does not count either (RFC 8899).
+pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool, allow: bool) -> io::Result<()> {
+    let (v4_way, v6_way) = if allow {
+        (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_DONT)
+    } else {
+        (libc::IP_PMTUDISC_PROBE, libc::IPV6_PMTUDISC_PROBE)
+    };
+    set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4_way)?;
     if v6 {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, v6_way)?;
         set(
             socket,
             libc::IPPROTO_IPV6,
-            libc::IPV6_MTU_DISCOVER,
-            libc::IPV6_PMTUDISC_DONT,
+            libc::IPV6_DONTFRAG,
+            libc::c_int::from(!allow),
         )?;
-        set(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
     }
     Ok(())
 }

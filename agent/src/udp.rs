@@ -1,5 +1,6 @@
 //! The UDP socket of a lane: batches in both directions where the kernel has them, one datagram at a time elsewhere.
 
+use crate::outbox::Datagrams;
 use crate::sys;
 use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -29,6 +30,8 @@ pub struct Udp {
     state: UdpSocketState,
     /// Bound to `[::]` for both families; IPv4 addresses appear as mapped ones.
     dual: bool,
+    /// Datagrams may be cut on their way, as the socket is set now.
+    fragments: bool,
     /// Datagrams of a batch when the socket was new, and since when it is fewer.
     segments: usize,
     narrowed: Option<Instant>,
@@ -81,13 +84,14 @@ impl Udp {
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)?;
         let socket = UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        // quinn-udp forbids fragments, for QUIC; a tunnel rather delivers late than never.
-        sys::allow_fragments(&socket, dual)?;
+        // quinn-udp forbids fragments; a tunnel rather delivers late than never.
+        sys::allow_fragments(&socket, dual, true)?;
         Ok(Self {
             segments: state.max_gso_segments(),
             socket,
             state,
             dual,
+            fragments: true,
             narrowed: None,
             send_errors: 0,
         })
@@ -142,20 +146,33 @@ impl Udp {
         self.socket.writable().await
     }
 
-    /// Sends datagrams of `segment` bytes each (the last may be shorter), lying one after the other, at most
-    /// [`Outbox`](crate::outbox::Outbox)'s batch. Says how many of them the kernel refused, or that it has no room now.
-    pub fn send(&mut self, destination: SocketAddr, bytes: &[u8], segment: usize) -> Result<usize, NoRoom> {
-        let segment = segment.clamp(1, MAX_BATCH);
+    /// Sends a batch. Says how many of its datagrams the kernel refused, or that it has no room now.
+    ///
+    /// # Errors
+    /// The send buffer is full.
+    pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<usize, NoRoom> {
+        let Datagrams {
+            to, bytes, fragments, ..
+        } = *datagrams;
+        let segment = datagrams.segment.clamp(1, MAX_BATCH);
+        if fragments != self.fragments {
+            match sys::allow_fragments(&self.socket, self.dual, fragments) {
+                Ok(()) => self.fragments = fragments,
+                Err(e) => tracing::debug!(error = %e, "fragments stay as they are"),
+            }
+        }
         let count = bytes.len().div_ceil(segment);
         if self.state.max_gso_segments() >= count {
-            match self.send_batch(destination, bytes, segment) {
+            match self.send_batch(to, bytes, segment) {
                 Ok(()) => return Ok(0),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(NoRoom),
-                Err(e) => tracing::debug!(%destination, count, error = %e, "batch refused: one by one"),
+                // Whoever asks how long a datagram may be hears it by the silence.
+                Err(_) if count == 1 && !fragments => return Ok(1),
+                Err(e) => tracing::debug!(%to, count, error = %e, "batch refused: one by one"),
             }
         }
         // A device that cannot cut, a path too narrow for the batch's segments, or one datagram too long among them.
-        Ok(self.one_by_one(destination, bytes, segment))
+        Ok(self.one_by_one(to, bytes, segment))
     }
 
     /// What is left when a batch was refused. What finds no room here is lost: it cannot be told what has gone already.
@@ -196,7 +213,7 @@ impl Udp {
         }
         self.narrowed = None;
         let renewed = UdpSocketState::new(UdpSockRef::from(&self.socket))
-            .and_then(|state| sys::allow_fragments(&self.socket, self.dual).map(|()| state));
+            .and_then(|state| sys::allow_fragments(&self.socket, self.dual, self.fragments).map(|()| state));
         match renewed {
             Ok(state) => self.state = state,
             Err(e) => tracing::debug!(error = %e, "segmentation stays off"),

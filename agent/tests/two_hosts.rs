@@ -6,6 +6,7 @@ mod common;
 use common::{Host, Wire, config, eventually};
 use nix::sys::signal::Signal;
 use tombolo_agent::apply::plan::Numbers;
+use tombolo_proto::config::DEFAULT_MTU;
 
 fn pair(wire: &Wire) -> [Host; 2] {
     let hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
@@ -140,7 +141,7 @@ fn learned_endpoints_survive_a_restart() {
     });
 }
 
-/// D20: an underlay too small for the tunnel's packets carries them in pieces.
+/// D20: an underlay too small for the tunnel's packets carries them in pieces, and the host hears what fits.
 #[test]
 fn a_small_underlay_carries_full_packets() {
     let wire = Wire::new("small");
@@ -151,8 +152,84 @@ fn a_small_underlay_carries_full_packets() {
     hosts.iter_mut().for_each(Host::start);
     for (address, size) in [("10.1.0.5", 1392), ("fd00:1::5", 1372)] {
         eventually("ping", || wire.exec(0, &format!("ping -c 1 -W 1 {address}")).0);
-        let (ok, text) = wire.exec(0, &format!("ping -M do -c 20 -i 0.01 -s {size} {address}"));
-        assert!(ok && text.contains("20 received"), "{text}");
+        // One of them may be answered with what fits, when that becomes known.
+        eventually(&format!("full packets to {address}"), || {
+            let (_, text) = wire.exec(0, &format!("ping -M dont -c 20 -i 0.01 -s {size} {address}"));
+            text.contains("20 received")
+        });
+    }
+    // 1,300 less 20 of IPv4, 8 of UDP and 32 of WireGuard.
+    eventually("a measured path", || {
+        mtu(&hosts[0]).is_some_and(|m| (1238..=1240).contains(&m))
+    });
+    let most = mtu(&hosts[0]).unwrap();
+    let (ok, text) = wire.exec(0, "ping -M do -c 5 -i 0.01 -s 1392 10.1.0.5");
+    assert!(
+        !ok && text.contains(&format!("mtu={most}")) || text.contains(&format!("mtu = {most}")),
+        "{text}"
+    );
+    let (ok, text) = wire.exec(0, &format!("ping -M do -c 5 -i 0.01 -s {} 10.1.0.5", most - 28));
+    assert!(ok && text.contains("5 received"), "{text}");
+}
+
+/// The longest packet that the path of the only link carries whole, as the agent says it.
+fn mtu(host: &Host) -> Option<u64> {
+    host.status()?["status"]["links"][0]["mtu"].as_u64()
+}
+
+/// D20: a path of any width, which loses what is too long and every fragment and tells nobody, is no black hole: neither
+/// for TCP, which hears or is told by its MSS, nor for datagrams that may be cut, nor for IPv6's 1,280 bytes.
+#[test]
+fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
+    let wire = Wire::new("hole");
+    for side in 0..2 {
+        // The host believes in 9,000 bytes, and cuts batches itself so that the path sees single datagrams.
+        wire.exec(side, "ip link set wire0 mtu 9000");
+        wire.exec(side, "ethtool -K wire0 gso off tso off tx-udp-segmentation off");
+    }
+    for (inner, widths) in [
+        (DEFAULT_MTU, &[1280, 1333, 1420, 1479, 1480, 1500, 9000][..]),
+        (8900, &[1280, 1500, 5000, 9000]),
+    ] {
+        let mut hosts = pair(&wire);
+        for i in 0..2 {
+            let mut config = config(i, [&hosts[0], &hosts[1]]);
+            config.mtu = inner;
+            hosts[i].remember(config);
+        }
+        for width in widths {
+            wire.set_path_mtu(*width);
+            hosts.iter_mut().for_each(Host::start);
+            for address in ["10.1.0.5", "fd00:1::5"] {
+                wire.exec(0, "ip route flush cache");
+                let mut server = std::process::Command::new("ip")
+                    .args(["netns", "exec", &wire.ns[1], "iperf3", "-s", "-1"])
+                    .stdout(std::process::Stdio::null())
+                    .spawn()
+                    .unwrap();
+                eventually("iperf3 listens", || {
+                    wire.exec(1, "ss -Hltn sport = :5201").1.contains("5201")
+                });
+                let (ok, text) = wire.exec(0, &format!("timeout 20 iperf3 -c {address} -n 1M -f m"));
+                if !ok {
+                    let _ = server.kill();
+                }
+                server.wait().unwrap();
+                assert!(ok, "inner {inner}, path {width}, {address}: {text}");
+                let (_, text) = wire.exec(0, &format!("ping -M dont -c 10 -i 0.01 -W 2 -s 1200 {address}"));
+                assert!(
+                    text.contains("10 received"),
+                    "inner {inner}, path {width}, {address}: {text}"
+                );
+            }
+            let expected = u64::from(inner).min(width - 60);
+            eventually(&format!("path {width}: {expected}"), || {
+                mtu(&hosts[0]).is_some_and(|m| (expected - 2..=expected).contains(&m))
+            });
+            for host in &mut hosts {
+                host.stop(Signal::SIGTERM);
+            }
+        }
     }
 }
 

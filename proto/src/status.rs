@@ -59,6 +59,9 @@ pub struct LinkStatus {
     /// Round-trip time inside the link, milliseconds; while it is in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_ms: Option<f64>,
+    /// Longest packet that the path carries whole, bytes; while it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// Share of echoes inside the link that were lost lately, 0 to 1; while it is in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
@@ -86,6 +89,7 @@ impl LinkStatus {
             endpoint: None,
             transport: Carrier::WireGuard,
             rtt_ms: None,
+            mtu: None,
             loss: None,
             handshake_age: None,
             rx_bytes: 0,

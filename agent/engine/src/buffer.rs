@@ -10,6 +10,10 @@ pub trait TransmitSink {
     /// The last reserved slot holds a datagram of `len` bytes.
     fn commit(&mut self, len: usize);
 
+    /// Whether datagrams reserved from now on may be cut on their way (they may at first); those that may not and are too
+    /// long for it are lost.
+    fn allow_fragments(&mut self, _allow: bool) {}
+
     /// Whether so much waits that packets should rather be dropped than sealed.
     fn is_full(&self) -> bool {
         false
@@ -29,6 +33,9 @@ pub struct Collected {
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
     /// Packets for the TUN device.
     pub packets: Vec<Vec<u8>>,
+    /// Longest datagram that may not be cut and is not lost, bytes; none: any.
+    pub narrow: Option<usize>,
+    whole: bool,
     slot: Vec<u8>,
     to: Option<SocketAddr>,
 }
@@ -42,9 +49,14 @@ impl TransmitSink for Collected {
     }
 
     fn commit(&mut self, len: usize) {
-        if let Some(to) = self.to.take() {
+        let lost = self.whole && self.narrow.is_some_and(|most| len > most);
+        if let Some(to) = self.to.take().filter(|_| !lost) {
             self.datagrams.push((to, self.slot[..len].to_vec()));
         }
+    }
+
+    fn allow_fragments(&mut self, allow: bool) {
+        self.whole = !allow;
     }
 }
 

@@ -46,6 +46,7 @@ impl<L: LinkSet> Engine<L> {
 
     /// Takes a new revision: tables, and the links of the same configuration.
     pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
+        self.links.set_mtu(tables.mtu);
         self.links.update(links, now);
         self.count_lost();
         self.refresh(tables);
@@ -210,10 +211,17 @@ impl<L: LinkSet> Turn<'_, L> {
                     .links
                     .max_packet(link)
                     .map_or(tables.mtu, |most| most.min(tables.mtu));
+                // D20: IPv6 knows no shorter packet than 1,280 bytes: on a narrower path it goes in pieces.
+                let least = if info.source.is_ipv6() {
+                    packet::IPV6_LEAST_MTU
+                } else {
+                    0
+                };
+                let most = room.max(least);
                 // A host keeps to its device's MTU by itself; a gateway and a narrower link have to say so.
-                let too_big = packet.len() > usize::from(room) && (take_ttl || room < tables.mtu);
+                let too_big = packet.len() > usize::from(most) && (take_ttl || most < tables.mtu);
                 if too_big && packet::may_not_fragment(packet) {
-                    return self.answer(IcmpError::TooBig(room), tables, ingress, packet, &info, tx, rx);
+                    return self.answer(IcmpError::TooBig(most), tables, ingress, packet, &info, tx, rx);
                 }
                 if take_ttl {
                     packet::take_ttl(packet);

@@ -4,6 +4,10 @@
 mod choice;
 #[cfg(feature = "links")]
 mod control;
+#[cfg(feature = "links")]
+mod parts;
+#[cfg(feature = "links")]
+mod path_mtu;
 mod plain;
 #[cfg(feature = "links")]
 mod quic;
@@ -69,6 +73,9 @@ const fn index_of(position: usize) -> LinkIndex {
 pub trait LinkSet {
     /// Opens, keeps and closes links; positions become [`LinkIndex`]es. Sessions whose keys stay the same go on.
     fn update(&mut self, links: &[Link], now: Instant);
+
+    /// Longest packet that the device hands over, bytes.
+    fn set_mtu(&mut self, _mtu: u16) {}
 
     /// Plain → wire.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed;

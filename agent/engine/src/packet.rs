@@ -105,6 +105,9 @@ pub fn may_not_fragment(packet: &[u8]) -> bool {
     packet[0] >> 4 == 6 || packet[6] & 0x40 != 0
 }
 
+/// Every link of IPv6 carries packets of so many bytes (RFC 8200).
+pub const IPV6_LEAST_MTU: u16 = 1280;
+
 /// Takes one TTL. The packet must have been parsed and its TTL be at least 1.
 pub fn take_ttl(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {

@@ -72,6 +72,18 @@ impl Wire {
         wire
     }
 
+    /// What is longer than this is lost between the hosts, and nobody hears of it. The bridge also drops fragments.
+    pub(crate) fn set_path_mtu(&self, bytes: u64) {
+        let bridge = &self.bridge;
+        for i in 0..self.ns.len() {
+            sh(&format!("ip -n {bridge} link set p{i} mtu {bytes}"));
+        }
+        sh(&format!(
+            "ip netns exec {bridge} nft 'add table bridge t; add chain bridge t c {{ type filter hook forward priority 0; }}; \
+             flush chain bridge t c; add rule bridge t c ip frag-off & 0x3fff != 0 counter drop'"
+        ));
+    }
+
     fn remove(&self) {
         for n in self.ns.iter().chain([&self.bridge]) {
             let _ = try_sh(&format!("ip netns del {n}"));

@@ -1,13 +1,16 @@
 //! What the two ends of a link say to each other inside it (D11): an echo, by which each knows that the way is open,
-//! how long it takes and how much is lost.
+//! how long it takes and how much is lost; and probes of how long a packet may be ([`path_mtu`](super::path_mtu)).
 //!
 //! A message is an IPv6 packet with a next header for experiments (RFC 3692) between two link-local addresses, so that it
 //! travels through any link that carries packets. It never leaves the engine, and a stock device drops it.
 
 use std::time::{Duration, Instant};
 
-/// Bytes of a message.
+/// Bytes of a message, but for a probe's padding.
 pub(super) const LEN: usize = 40 + 8;
+
+/// Longest probe, bytes: the longest MTU that a configuration may have.
+pub(super) const LONGEST_PROBE: usize = 9000;
 
 /// RFC 3692: for experiments.
 const NEXT_HEADER: u8 = 253;
@@ -34,14 +37,34 @@ pub(super) enum Message {
     Echo(u32),
     /// The answer.
     Reply(u32),
+    /// A packet of so many bytes: say that it arrived.
+    Probe(u16),
+    /// It arrived.
+    Arrived(u16),
+    /// A part of a packet: the bytes after the message ([`parts`](super::parts)).
+    Part {
+        /// Which packet's.
+        packet: u32,
+        /// Its place, from 0.
+        index: u8,
+        /// How many there are.
+        count: u8,
+    },
 }
 
 impl Message {
     /// As a packet.
     pub(super) fn encode(self) -> [u8; LEN] {
+        let mut places = [0, 0];
         let (kind, number) = match self {
             Self::Echo(n) => (1, n),
             Self::Reply(n) => (2, n),
+            Self::Probe(n) => (3, u32::from(n)),
+            Self::Arrived(n) => (4, u32::from(n)),
+            Self::Part { packet, index, count } => {
+                places = [index, count];
+                (5, packet)
+            }
         };
         let mut packet = [0; LEN];
         packet[0] = 0x60;
@@ -50,8 +73,25 @@ impl Message {
         packet[7] = 1;
         packet[8..40].copy_from_slice(&ADDRESSES);
         packet[40] = kind;
+        packet[41..43].copy_from_slice(&places);
         packet[44..48].copy_from_slice(&number.to_be_bytes());
         packet
+    }
+
+    /// A probe, in a packet of its size. Sizes are from [`LEN`] to [`LONGEST_PROBE`].
+    pub(super) fn probe(size: u16, buffer: &mut [u8; LONGEST_PROBE]) -> &[u8] {
+        let size = usize::from(size).clamp(LEN, LONGEST_PROBE);
+        #[expect(clippy::cast_possible_truncation, reason = "clamped")]
+        let said = size as u16;
+        Self::Probe(said).put(&mut buffer[..size]);
+        &buffer[..size]
+    }
+
+    /// Writes it to the front of a packet, whose other bytes are its own; at least [`LEN`] bytes.
+    pub(super) fn put(self, packet: &mut [u8]) {
+        let payload = u16::try_from(packet.len() - 40).unwrap_or(u16::MAX);
+        packet[..LEN].copy_from_slice(&self.encode());
+        packet[4..6].copy_from_slice(&payload.to_be_bytes());
     }
 
     /// Whether a packet is one: then it goes no further, understood or not.
@@ -65,6 +105,15 @@ impl Message {
         match packet.get(40)? {
             1 => Some(Self::Echo(number)),
             2 => Some(Self::Reply(number)),
+            3 => Some(Self::Probe(
+                number.try_into().ok().filter(|n| usize::from(*n) == packet.len())?,
+            )),
+            4 => Some(Self::Arrived(number.try_into().ok()?)),
+            5 => Some(Self::Part {
+                packet: number,
+                index: packet[41],
+                count: packet[42],
+            }),
             _ => None,
         }
     }

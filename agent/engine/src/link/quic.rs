@@ -188,14 +188,9 @@ impl Quic {
     }
 
     /// Longest inner packet that the link takes now, bytes.
-    pub(super) fn max_packet(&mut self, link: LinkIndex) -> Option<usize> {
+    pub(super) fn max_packet(&self, link: LinkIndex) -> Option<u16> {
         let active = self.peers.get(link.get())?.active?;
-        self.connections
-            .get_mut(active.0)?
-            .as_mut()?
-            .inner
-            .datagrams()
-            .max_size()
+        self.connections.get(active.0)?.as_ref()?.max_packet
     }
 
     /// Where the peer is, the round-trip time as the connection has it, and since when it is established.
@@ -210,13 +205,17 @@ impl Quic {
     }
 
     /// Opens a connection, beside those that exist.
-    pub(super) fn connect(&mut self, link: LinkIndex, to: SocketAddr, now: Instant) {
+    /// `longest`: the longest packet that goes whole over WireGuard on the same path, if the path is known to be narrow.
+    pub(super) fn connect(&mut self, link: LinkIndex, to: SocketAddr, longest: Option<u16>, now: Instant) {
         let Some(pin) = self.peers.get(link.get()).and_then(|p| p.pin) else {
             return;
         };
         let opened = self.identity.client(pin).map_err(|e| e.to_string()).and_then(|crypto| {
             let mut config = ClientConfig::new(crypto);
-            config.transport_config(self.transport.clone());
+            config.transport_config(match longest {
+                Some(longest) => Arc::new(settings::narrow(longest)),
+                None => self.transport.clone(),
+            });
             self.endpoint
                 .connect(now, config, to, "tombolo")
                 .map_err(|e| e.to_string())
@@ -477,6 +476,9 @@ impl Quic {
                 break;
             }
         }
+        if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
+            connection.measure();
+        }
         self.listen(handle, now);
         self.set_timer(handle);
         if tx.is_full() {
@@ -538,8 +540,11 @@ impl Quic {
 fn put(transmit: &Transmit, contents: &[u8], tx: &mut impl TransmitSink) {
     let contents = &contents[..transmit.size];
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
+    // RFC 9000, section 14: it finds the path's MTU by itself.
+    tx.allow_fragments(false);
     for datagram in contents.chunks(segment) {
         tx.reserve(transmit.destination, datagram.len())[..datagram.len()].copy_from_slice(datagram);
         tx.commit(datagram.len());
     }
+    tx.allow_fragments(true);
 }

@@ -4,7 +4,9 @@
 //! echoes inside them ([`control`](super::control)); what is seen decides which transport is used ([`choice`](super::choice)).
 
 use super::choice::{Choice, Side, Step};
-use super::control::{Echoes, Message};
+use super::control::{Echoes, LEN, LONGEST_PROBE, Message};
+use super::parts::{self, Assembly};
+use super::path_mtu::PathMtu;
 use super::quic::{News, Quic, Taken};
 use super::wireguard::WireGuard;
 use super::{Event, LinkSet, Opened, Sealed, index_of};
@@ -16,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use tombolo_proto::config::{Link, Transport};
+use tombolo_proto::config::{DEFAULT_MTU, Link, Transport};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
 
@@ -38,6 +40,9 @@ const QUIC: u8 = 0x40;
 struct Observed {
     wireguard: Echoes,
     quic: Echoes,
+    /// How long packets may be over WireGuard; QUIC finds out by itself.
+    path: PathMtu,
+    parts: Assembly,
     /// What brought the last packet, and when.
     last: Option<(Carrier, Instant)>,
 }
@@ -61,6 +66,8 @@ struct Way {
     /// Only of links that are in use.
     observed: Option<Box<Observed>>,
     used: Option<Instant>,
+    /// Longest packet that goes whole over WireGuard, as far as is known.
+    limit: Option<u16>,
     /// What was said of it last.
     up: Option<bool>,
     /// Inner packets and bytes over QUIC: received, sent.
@@ -77,6 +84,7 @@ impl Way {
             choice: Choice::default(),
             observed: None,
             used: None,
+            limit: None,
             up: None,
             packets: [0; 2],
             bytes: [0; 2],
@@ -89,6 +97,11 @@ impl Way {
             Transport::Quic => Carrier::Quic,
             Transport::Automatic => self.choice.current(),
         }
+    }
+
+    /// The limit, where it says that the path is narrower than packets may be.
+    fn narrow(&self, mtu: u16) -> Option<u16> {
+        self.limit.filter(|limit| *limit < mtu)
     }
 
     /// Both transports are possible.
@@ -106,6 +119,13 @@ pub struct SecureLinks {
     in_use: Vec<LinkIndex>,
     next: Option<Instant>,
     events: VecDeque<Event>,
+    /// The device's.
+    mtu: u16,
+    probe: Box<[u8; LONGEST_PROBE]>,
+    /// Number of the next packet that goes in parts.
+    cut: u32,
+    /// A packet whose last part has just come.
+    whole: Vec<u8>,
 }
 
 impl std::fmt::Debug for SecureLinks {
@@ -127,6 +147,10 @@ impl SecureLinks {
             in_use: Vec::new(),
             next: None,
             events: VecDeque::new(),
+            mtu: DEFAULT_MTU,
+            probe: Box::new([0; LONGEST_PROBE]),
+            cut: 0,
+            whole: Vec::new(),
         }
     }
 
@@ -182,6 +206,27 @@ impl SecureLinks {
                         observed.of(carrier).reply(number, now);
                     }
                 }
+                Some(Message::Probe(size)) => {
+                    self.send(link, carrier, &Message::Arrived(size).encode(), now, tx);
+                }
+                Some(Message::Arrived(size)) => {
+                    if let Some(observed) = &mut self.ways[link.get()].observed {
+                        observed.path.answered(size);
+                    }
+                }
+                Some(Message::Part {
+                    packet: number,
+                    index,
+                    count,
+                }) => {
+                    self.used(link, now);
+                    if let Some(observed) = &mut self.ways[link.get()].observed {
+                        observed.of(carrier).heard(now);
+                        if let Some(whole) = observed.parts.take(number, (index, count), &packet[LEN..]) {
+                            self.whole.extend_from_slice(whole);
+                        }
+                    }
+                }
                 None => {}
             }
             return false;
@@ -220,12 +265,45 @@ impl SecureLinks {
                     let Some(to) = self.wireguard.endpoint(link) else {
                         return Sealed::Dropped(DropReason::LinkDown);
                     };
-                    quic.connect(link, to, now);
+                    quic.connect(link, to, self.ways[link.get()].narrow(self.mtu), now);
                 }
                 quic.seal(link, packet)
             }
             (Carrier::Quic, None) => Sealed::Dropped(DropReason::LinkDown),
         }
+    }
+
+    /// Sends a packet that is too long for the path.
+    fn in_parts(
+        &mut self,
+        link: LinkIndex,
+        carrier: Carrier,
+        packet: &[u8],
+        limit: u16,
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) -> Sealed {
+        self.cut = self.cut.wrapping_add(1);
+        let mut sealed = Sealed::Sent;
+        let possible = parts::split(packet, usize::from(limit), self.cut, |part| {
+            if sealed == Sealed::Sent {
+                sealed = self.send(link, carrier, part, now, tx);
+            }
+        });
+        if possible {
+            sealed
+        } else {
+            Sealed::Dropped(DropReason::TooBig)
+        }
+    }
+
+    /// The packet whose last part has just come, in the front of the buffer.
+    fn whole(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
+        let len = self.whole.len();
+        let room = buffer.get_mut(..len).filter(|_| len > 0)?;
+        room.copy_from_slice(&self.whole);
+        self.whole.clear();
+        Some(0..len)
     }
 
     /// Looks after one link in use. Whether it still is.
@@ -260,10 +338,36 @@ impl SecureLinks {
                 self.send(link, carrier, &echo.encode(), now, tx);
             }
         }
+        if carrier == Carrier::WireGuard {
+            self.probe(link, now, tx);
+        }
         if choice {
             self.choose(link, now, tx);
         }
         true
+    }
+
+    /// Looks how long packets may be.
+    fn probe(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
+        let way = &mut self.ways[link.get()];
+        let Some(observed) = way.observed.as_deref_mut() else {
+            return;
+        };
+        // A stock device answers nothing, and a closed way says nothing about lengths.
+        if observed.wireguard.answers().is_none() || observed.wireguard.silent(now).is_some() {
+            return;
+        }
+        let sizes = observed.path.probes(now, self.mtu, observed.wireguard.rtt());
+        if observed.path.limit().is_some() && observed.path.limit() != way.limit {
+            way.limit = observed.path.limit();
+            tracing::debug!(link = %way.peer, bytes = way.limit, "longest packet that the path carries whole");
+        }
+        tx.allow_fragments(false);
+        for size in sizes {
+            self.wireguard
+                .seal(link, Message::probe(size, &mut self.probe), now, tx);
+        }
+        tx.allow_fragments(true);
     }
 
     fn choose(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
@@ -276,7 +380,7 @@ impl SecureLinks {
             None => {}
             Some(Step::Connect) => {
                 if let (Some(quic), Some(to)) = (&mut self.quic, self.wireguard.endpoint(link)) {
-                    quic.connect(link, to, now);
+                    quic.connect(link, to, way.narrow(self.mtu), now);
                     quic.flush(now, tx);
                 }
             }
@@ -345,7 +449,14 @@ impl SecureLinks {
                         self.report(link, false);
                     }
                 }
-                Event::Moved(..) | Event::Switched(..) => self.events.push_back(event),
+                Event::Moved(ref peer, _) => {
+                    let link = self.position(peer).and_then(|l| self.ways.get_mut(l.get()));
+                    if let Some(observed) = link.and_then(|way| way.observed.as_mut()) {
+                        observed.path.look();
+                    }
+                    self.events.push_back(event);
+                }
+                Event::Switched(..) => self.events.push_back(event),
             }
         }
         while let Some(news) = self.quic.as_mut().and_then(|q| q.news.pop_front()) {
@@ -365,6 +476,10 @@ impl SecureLinks {
 }
 
 impl LinkSet for SecureLinks {
+    fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+    }
+
     fn update(&mut self, links: &[Link], now: Instant) {
         self.wireguard.update(links, now);
         if let Some(quic) = &mut self.quic {
@@ -395,16 +510,17 @@ impl LinkSet for SecureLinks {
             way.bytes[1] += packet.len() as u64;
         }
         self.used(link, now);
-        self.send(link, carrier, packet, now, tx)
+        match self.max_packet(link) {
+            Some(limit) if packet.len() > usize::from(limit) => self.in_parts(link, carrier, packet, limit, now, tx),
+            Some(_) | None => self.send(link, carrier, packet, now, tx),
+        }
     }
 
     fn max_packet(&mut self, link: LinkIndex) -> Option<u16> {
-        match self.ways.get(link.get())?.carrier() {
-            Carrier::WireGuard => None,
-            Carrier::Quic => {
-                let most = self.quic.as_mut()?.max_packet(link)?;
-                Some(most.try_into().unwrap_or(u16::MAX))
-            }
+        let way = self.ways.get(link.get())?;
+        match way.carrier() {
+            Carrier::WireGuard => way.limit,
+            Carrier::Quic => self.quic.as_ref()?.max_packet(link),
         }
     }
 
@@ -427,7 +543,8 @@ impl LinkSet for SecureLinks {
                 if self.arrived(link, Carrier::WireGuard, &buffer[range.clone()], now, tx) {
                     Opened::Packet(link, range)
                 } else {
-                    Opened::Control
+                    self.whole(buffer)
+                        .map_or(Opened::Control, |range| Opened::Packet(link, range))
                 }
             }
             other => other,
@@ -448,6 +565,9 @@ impl LinkSet for SecureLinks {
             if self.ways.len() > link.get() && self.arrived(link, Carrier::Quic, &packet, now, tx) {
                 room.copy_from_slice(&packet);
                 return Some((link, 0..packet.len()));
+            }
+            if let Some(range) = self.whole(buffer) {
+                return Some((link, range));
             }
         }
     }
@@ -497,6 +617,12 @@ impl LinkSet for SecureLinks {
                 (None, None) => return None,
             };
             status.transport = way.carrier();
+            status.mtu = match (way.carrier(), &self.quic) {
+                (Carrier::Quic, Some(quic)) => quic.max_packet(link),
+                (Carrier::Quic, None) => None,
+                (Carrier::WireGuard, _) => way.limit,
+            }
+            .map(|most: u16| most.min(self.mtu));
             status.rx_packets += way.packets[0];
             status.tx_packets += way.packets[1];
             status.rx_bytes += way.bytes[0];

@@ -60,7 +60,7 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, what: IcmpError) ->
                 IcmpError::TimeExceeded => Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded),
                 IcmpError::TooBig(mtu) => Icmpv6Type::PacketTooBig {
                     // The least that IPv6 knows (RFC 8200, 5).
-                    mtu: u32::from(mtu.max(1280)),
+                    mtu: u32::from(mtu.max(super::IPV6_LEAST_MTU)),
                 },
             };
             PacketBuilder::ipv6(from.octets(), to.octets(), 64)

@@ -53,6 +53,7 @@ impl Link {
                             .map(|share| format!("{:.0} %", share * 100.0))
                             .unwrap_or_default(),
                     ),
+                    Cell::new(l.mtu.map(|bytes| bytes.to_string()).unwrap_or_default()),
                     Cell::new(bytes(l.rx_bytes)),
                     Cell::new(bytes(l.tx_bytes)),
                     Cell::new(l.reason.clone().unwrap_or_default()),
@@ -68,6 +69,7 @@ impl Link {
             "Handshake",
             "RTT",
             "Loss",
+            "MTU",
             "In",
             "Out",
             "Reason",

@@ -36,6 +36,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// The timer that is set.
     pub(super) timer: Option<Instant>,
+    /// Longest packet that it takes now, bytes.
+    pub(super) max_packet: Option<u16>,
     remote: SocketAddr,
 }
 
@@ -49,6 +51,7 @@ impl Connection {
             established: None,
             dirty: false,
             timer: None,
+            max_packet: None,
         }
     }
 
@@ -61,6 +64,12 @@ impl Connection {
     pub(super) fn close(&mut self, now: Instant, why: &'static str) {
         self.inner
             .close(now, VarInt::from_u32(0), Bytes::from_static(why.as_bytes()));
+    }
+
+    /// Looks how long packets may be now.
+    pub(super) fn measure(&mut self) {
+        let most = self.inner.datagrams().max_size();
+        self.max_packet = most.map(|most| most.try_into().unwrap_or(u16::MAX));
     }
 
     /// Queues a packet.
@@ -78,6 +87,7 @@ impl Connection {
             match event {
                 Event::Connected => {
                     self.established = Some(now);
+                    self.measure();
                     let peer = self.inner.crypto_session().peer_identity();
                     let keys = peer.and_then(|p| p.downcast::<Vec<CertificateDer<'static>>>().ok());
                     self.pin = keys.and_then(|keys| keys.first().map(|k| pin_of(k)));

@@ -32,6 +32,19 @@ const RECEIVE_QUEUE: usize = 1 << 20;
 /// Packets that one acknowledgement may stand for: each costs a packet and both ends a cipher.
 const ACKNOWLEDGE: u32 = 24;
 
+/// What WireGuard adds, bytes.
+const WIREGUARD: u16 = 32;
+
+/// Least UDP payload of a path for QUIC (RFC 9000, section 14).
+const LEAST_MTU: u16 = 1200;
+
+/// Settings for a path that is narrower than usual: over WireGuard it carries packets of so many bytes whole.
+pub(super) fn narrow(longest: u16) -> TransportConfig {
+    let mut transport = transport();
+    transport.initial_mtu(longest.saturating_add(WIREGUARD).clamp(LEAST_MTU, FIRST_MTU));
+    transport
+}
+
 /// The transport's settings, for both roles.
 pub(super) fn transport() -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
