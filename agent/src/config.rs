@@ -12,10 +12,9 @@ pub const DEFAULT_LISTEN_PORT: u16 = 51820;
 /// Mark of underlay packets, the same for all agents of a host: what one agent seals never enters another's device.
 const DEFAULT_FWMARK: u32 = 0x746d;
 
-/// Receive buffer of the UDP socket, bytes. It is the queue in which a ping waits behind bulk traffic, and what
-/// overflows when a busy host runs the lane late: above the window of a TCP stream nothing is lost, at the price of a few
-/// milliseconds under full load. 500,000 is the choice for latency.
-const DEFAULT_RECEIVE_BUFFER: usize = 4 << 20;
+/// Receive buffer of the UDP socket, bytes: what a busy host may run the lane late by, and the most that a ping waits
+/// behind. How long a queue stands in it the engine sees to (`aqm.rs`).
+const DEFAULT_RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Local settings. What the operator of the host decides, as against what the controller does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

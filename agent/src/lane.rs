@@ -207,8 +207,10 @@ struct Worker {
     config: Option<Arc<AgentConfig>>,
     dynamic: Dynamic,
     from_tun: Vec<u8>,
-    from_udp: Vec<u8>,
+    from_udp: Box<[u8; udp::BUFFER]>,
     malformed: u64,
+    /// Nothing was read since the lane waited.
+    woken: bool,
 }
 
 impl Worker {
@@ -228,8 +230,11 @@ impl Worker {
             config: None,
             dynamic: Dynamic::default(),
             from_tun: vec![0; tun::BUFFER],
-            from_udp: vec![0; udp::BUFFER],
+            from_udp: vec![0; udp::BUFFER]
+                .try_into()
+                .map_err(|_| anyhow::anyhow!("the receive buffer's length"))?,
             malformed: 0,
+            woken: false,
         })
     }
 
@@ -249,9 +254,13 @@ impl Worker {
                 ready = self.udp.writable(), if self.outbox.is_stuck() => ready.context("UDP socket")?,
                 read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_stuck() => {
                     let len = read.context("TUN device")?;
-                    self.packets(len, Instant::now());
+                    let now = Instant::now();
+                    self.packets(len, now);
+                    // After a wait one packet is the rule: it does not wait for the look for another.
+                    self.send(now);
                 }
             }
+            self.woken = true;
             let end = Instant::now() + BUSY;
             loop {
                 while let Ok(order) = self.orders.try_recv() {
@@ -281,24 +290,25 @@ impl Worker {
     fn turn(&mut self, now: Instant) -> Result<bool> {
         let mut datagrams = 0;
         while datagrams < DATAGRAMS {
-            let received = match self.udp.try_recv(&mut self.from_udp) {
-                Ok(received) => received,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            let batches = match self.udp.try_recv(&mut self.from_udp) {
+                Ok(batches) => batches,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.engine.drained(now);
+                    break;
+                }
                 Err(e) => {
                     tracing::debug!(error = %e, "receiving datagrams");
                     break;
                 }
             };
-            // Nobody can be answered there; an empty one is a datagram too, and costs its share of the turn.
-            if received.len == 0 || !udp::is_usable(received.source) {
-                datagrams += 1;
-                self.engine.refuse();
-                continue;
+            let before = datagrams;
+            for batch in 0..batches {
+                datagrams += self.batch(batch, now);
             }
-            for datagram in self.from_udp[..received.len].chunks(received.stride) {
-                datagrams += 1;
-                self.engine
-                    .handle_udp(datagram, received.source, now, &mut self.outbox, &mut self.tun);
+            // After a wait one datagram is the rule: what is in it does not wait for the look for another.
+            if std::mem::take(&mut self.woken) && datagrams == before + 1 {
+                self.deliver();
+                self.send(now);
             }
         }
         self.deliver();
@@ -317,6 +327,23 @@ impl Worker {
         // Packets that the host sent to itself through the device.
         self.deliver();
         Ok(datagrams + reads > 0)
+    }
+
+    /// One batch of the last receive call. Returns how many datagrams it was.
+    fn batch(&mut self, batch: usize, now: Instant) -> usize {
+        let (received, bytes) = self.udp.received(batch, &self.from_udp);
+        // Nobody can be answered there; an empty one is a datagram too, and costs its share of the turn.
+        if received.len == 0 || !udp::is_usable(received.source) {
+            self.engine.refuse();
+            return 1;
+        }
+        let mut count = 0;
+        for datagram in bytes.chunks(received.stride) {
+            count += 1;
+            self.engine
+                .handle_udp(datagram, received.source, now, &mut self.outbox, &mut self.tun);
+        }
+        count
     }
 
     /// One read from the device.

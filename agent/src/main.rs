@@ -10,11 +10,16 @@ use tombolo_agent::agent::AgentView;
 use tombolo_agent::join::{JoinOptions, JoinToken, join};
 use tombolo_agent::state::StateDir;
 use tombolo_agent::{admin, run};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// What is logged unless `TOMBOLO_LOG` says otherwise. boringtun reports as errors what is no error: a session that
 /// ended because nobody used it. What matters of a link, the lane reports.
-const DEFAULT_LOG: &str = "info,boringtun=off";
+fn default_log() -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("boringtun", LevelFilter::OFF)
+}
 
 /// Stands for a machine, or a VPN gateway, of a virtual network on this host.
 #[derive(Parser)]
@@ -99,12 +104,12 @@ fn main() -> ExitCode {
     // The first of all: with two providers in the tree rustls cannot choose by itself.
     let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     debug_assert!(installed.is_ok(), "nothing installs a provider before main");
-    let filter = EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = std::env::var("TOMBOLO_LOG").ok().and_then(|text| text.parse().ok());
+    let filter: Targets = wanted.unwrap_or_else(default_log);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(filter).init();
     match dispatch(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -16,6 +16,9 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+/// What is needed only at the start has been needed by then.
+const STARTED: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Runs until SIGTERM, SIGINT or SIGHUP, or until a part that cannot be replaced fails.
 ///
 /// # Errors
@@ -75,6 +78,12 @@ pub async fn run(state: &StateDir) -> Result<()> {
         }
         Err(e) => Err(e),
     };
+    tokio::spawn(async {
+        tokio::time::sleep(STARTED).await;
+        if let Err(e) = crate::sys::release_text() {
+            tracing::debug!(error = %e, "what the start needed stays in memory");
+        }
+    });
     let outcome = match &control {
         Err(_) => Ok(()),
         Ok(_) => {

@@ -98,6 +98,31 @@ pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool, allow: bool) -> io::
     Ok(())
 }
 
+/// Unmaps the program's text, which comes back page by page as it is used: what only the start needed (and what the
+/// kernel mapped beside it) is no longer held in memory by this process.
+pub(crate) fn release_text() -> io::Result<()> {
+    let exe = std::fs::read_link("/proc/self/exe")?;
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        // start-end permissions offset device inode path
+        let mut words = line.split_ascii_whitespace();
+        let (Some(range), Some("r-xp"), Some(path)) = (words.next(), words.next(), words.nth(3)) else {
+            continue;
+        };
+        let ends = range
+            .split_once('-')
+            .map(|(a, b)| (usize::from_str_radix(a, 16), usize::from_str_radix(b, 16)));
+        let (Some((Ok(start), Ok(end))), true) = (ends, exe.as_os_str() == path) else {
+            continue;
+        };
+        let at: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: a private mapping of a file that this process never writes to: its pages are read again from there.
+        if unsafe { libc::madvise(at, end.saturating_sub(start), libc::MADV_DONTNEED) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let (at, len) = ((&raw const value).cast(), size_of_val(&value) as libc::socklen_t);
     // SAFETY: the descriptor is open; the option reads an int, which `value` is and outlives the call.

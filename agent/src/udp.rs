@@ -12,14 +12,21 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// Bytes of a receive buffer: the most that one GRO batch holds.
-pub const BUFFER: usize = 65_535;
+/// Most batches of one receive call. Where the kernel joins nothing, a batch is one datagram.
+const BATCHES: usize = 16;
+
+/// Room for one batch, bytes: the most that GRO makes of datagrams.
+const ROOM: usize = 65_535;
+
+/// Bytes of a receive buffer. What is not used of it takes no memory.
+pub const BUFFER: usize = BATCHES * ROOM;
 
 /// Most bytes of one send: a GSO batch is a UDP payload before it is cut.
 const MAX_BATCH: usize = 65_507;
 
-/// Send buffer, bytes.
-const SEND_BUFFER: usize = 4 << 20;
+/// Send buffer, bytes: a few batches, some milliseconds at gigabit speed. What finds no room waits where its sender feels
+/// it.
+const SEND_BUFFER: usize = 1 << 20;
 
 /// Segmentation that was given up is tried again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -35,6 +42,9 @@ pub struct Udp {
     /// Datagrams of a batch when the socket was new, and since when it is fewer.
     segments: usize,
     narrowed: Option<Instant>,
+    /// Batches to ask for in the next call: as many as there were lately.
+    ask: usize,
+    received: [RecvMeta; BATCHES],
     /// Datagrams that could not be sent.
     pub send_errors: u64,
 }
@@ -43,7 +53,7 @@ pub struct Udp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// What one receive call brought.
+/// One batch: datagrams of one source.
 #[derive(Debug, Clone, Copy)]
 pub struct Received {
     /// Bytes in the buffer.
@@ -93,6 +103,8 @@ impl Udp {
             dual,
             fragments: true,
             narrowed: None,
+            ask: 1,
+            received: [RecvMeta::default(); BATCHES],
             send_errors: 0,
         })
     }
@@ -115,27 +127,43 @@ impl Udp {
         self.socket.readable().await
     }
 
-    /// Reads one batch of one source, `WouldBlock` if none is there.
+    /// Reads what is there, as far as one call does; returns how many batches that are, `WouldBlock` if none is there.
+    /// [`received`](Self::received) says what they are.
     ///
     /// # Errors
     /// Nothing is there, or the socket is broken.
-    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut meta = [RecvMeta::default()];
-        self.socket.try_io(Interest::READABLE, || {
-            let mut slices = [IoSliceMut::new(buffer)];
-            self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut meta)
+    pub fn try_recv(&mut self, buffer: &mut [u8; BUFFER]) -> io::Result<usize> {
+        let mut rooms = buffer.chunks_exact_mut(ROOM);
+        let mut slices: [IoSliceMut<'_>; BATCHES] =
+            std::array::from_fn(|_| IoSliceMut::new(rooms.next().unwrap_or_default()));
+        let (ask, received) = (self.ask, &mut self.received);
+        let count = self.socket.try_io(Interest::READABLE, || {
+            self.state
+                .recv(UdpSockRef::from(&self.socket), &mut slices[..ask], &mut received[..ask])
         })?;
-        let [RecvMeta { addr, len, stride, .. }] = meta;
+        self.ask = if count == ask {
+            (2 * ask).min(BATCHES)
+        } else {
+            count.max(1)
+        };
+        Ok(count)
+    }
+
+    /// What a batch of the last receive call is, and its datagrams one after the other.
+    #[must_use]
+    pub fn received<'a>(&self, batch: usize, buffer: &'a [u8; BUFFER]) -> (Received, &'a [u8]) {
+        let RecvMeta { addr, len, stride, .. } = self.received[batch];
         // A link-local address means nothing without its scope.
         let source = match addr.ip().to_canonical() {
             IpAddr::V6(_) => addr,
             v4 => SocketAddr::new(v4, addr.port()),
         };
-        Ok(Received {
+        let received = Received {
             len,
             stride: stride.max(1),
             source,
-        })
+        };
+        (received, &buffer[batch * ROOM..][..len.min(ROOM)])
     }
 
     /// Waits until there may be room for a batch.

@@ -11,7 +11,8 @@ use tombolo_controller::http::Server;
 use tombolo_controller::store::Store;
 use tombolo_controller::store::sqlite::SqliteStore;
 use tombolo_controller::{http, rest, secret};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// Tombolo's controller: keeps the desired state and pushes it to agents.
 #[derive(Debug, Parser)]
@@ -57,14 +58,13 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let wanted = std::env::var("TOMBOLO_LOG").ok().and_then(|text| text.parse().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     if arguments.log_json {
-        log.json().init()
+        tracing_subscriber::registry().with(lines.json()).with(filter).init();
     } else {
-        log.init()
+        tracing_subscriber::registry().with(lines).with(filter).init();
     }
     match &arguments.command {
         Some(Command::Restore { from, data_dir }) => restore(from, data_dir),

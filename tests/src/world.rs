@@ -72,6 +72,7 @@ impl End {
                 | DropReason::BadDatagram
                 | DropReason::Replayed
                 | DropReason::QueueFull
+                | DropReason::Congestion
                 | DropReason::SendRefused
                 | DropReason::DeviceRefused => return None,
             },
@@ -179,6 +180,7 @@ impl World {
                     slot[1 + name.len()..].copy_from_slice(&bytes);
                     let source = SocketAddr::from(([192, 0, 2, 250], 1));
                     host.engine.handle_udp(slot, source, self.now, &mut out, &mut to_kernel);
+                    host.engine.drained(self.now);
                 }
             }
             let after = host.drops();

@@ -153,6 +153,7 @@ fn talk(engines: &mut [Engine<SecureLinks>]) -> Vec<Vec<u8>> {
     while let Some((to, datagram)) = flying.pop() {
         let (mut out, mut delivered) = (Collected::default(), Collected::default());
         engines[to].handle_udp(&datagram, address(1 - to), now, &mut out, &mut delivered);
+        engines[to].drained(now);
         flying.extend(out.datagrams.into_iter().map(|(_, d)| (1 - to, d)));
         sent.push(datagram);
         got.extend(delivered.packets);

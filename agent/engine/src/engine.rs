@@ -1,5 +1,6 @@
 //! The verbs of an engine: packets in, packets out, counters.
 
+use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, TransmitSink};
 use crate::decide::{Ingress, decide};
 use crate::flow::Flows;
@@ -25,6 +26,8 @@ pub struct Engine<L> {
     stats: Stats,
     limiter: Limiter,
     flows: Flows,
+    /// The queue of datagrams in front of the engine.
+    queue: Codel,
     /// Where datagrams are opened into; taken out while it is used.
     scratch: Vec<u8>,
 }
@@ -40,6 +43,7 @@ impl<L: LinkSet> Engine<L> {
             stats: Stats::new(),
             limiter: Limiter::new(),
             flows: Flows::new(seed),
+            queue: Codel::default(),
             scratch: vec![0; MAX_DATAGRAM + 64],
         }
     }
@@ -106,6 +110,11 @@ impl<L: LinkSet> Engine<L> {
         self.scratch = scratch;
     }
 
+    /// No datagram waits.
+    pub fn drained(&mut self, now: Instant) {
+        self.queue.drained(now);
+    }
+
     /// A datagram that cannot be anybody's: empty, or from where nobody can be answered.
     pub fn refuse(&mut self) {
         self.stats.datagrams += 1;
@@ -168,6 +177,7 @@ impl<L: LinkSet> Engine<L> {
             stats: &mut self.stats,
             limiter: &mut self.limiter,
             flows: &mut self.flows,
+            queue: &mut self.queue,
             now,
         }
     }
@@ -184,6 +194,7 @@ struct Turn<'a, L> {
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
     flows: &'a mut Flows,
+    queue: &'a mut Codel,
     now: Instant,
 }
 
@@ -197,10 +208,14 @@ impl<L: LinkSet> Turn<'_, L> {
             return self.stats.dropped(DropReason::NoRoute);
         };
         let packet = &mut packet[..info.len];
-        match self
+        let verdict = self
             .flows
-            .decide(ingress, &info, || decide(tables, ingress, &info, None))
-        {
+            .decide(ingress, &info, || decide(tables, ingress, &info, None));
+        let goes_on = matches!(verdict, Verdict::Deliver | Verdict::Forward { .. });
+        if goes_on && matches!(ingress, Ingress::Link(_)) && self.queue.advise(packet, self.now) == Advice::Drop {
+            return self.stats.dropped(DropReason::Congestion);
+        }
+        match verdict {
             Verdict::Deliver => {
                 packet::clamp_mss(packet, &info, tables.mtu);
                 rx.deliver(packet);

@@ -14,10 +14,12 @@
 //!
 //! # The owner's loop
 //! Read a batch of packets → [`Engine::handle_tun`](engine::Engine::handle_tun) each; read a batch of datagrams →
-//! [`Engine::handle_udp`](engine::Engine::handle_udp) each; flush both sinks; then
+//! [`Engine::handle_udp`](engine::Engine::handle_udp) each, and [`drained`](engine::Engine::drained) when there are no more;
+//! flush both sinks; then
 //! [`handle_timeout`](engine::Engine::handle_timeout) when [`poll_timeout`](engine::Engine::poll_timeout) says so, 100 ms
 //! later at the latest; take events; take new tables between batches. One owner, one thread, no lock.
 
+mod aqm;
 pub mod buffer;
 pub mod decide;
 pub mod engine;

@@ -108,6 +108,44 @@ pub fn may_not_fragment(packet: &[u8]) -> bool {
 /// Every link of IPv6 carries packets of so many bytes (RFC 8200).
 pub const IPV6_LEAST_MTU: u16 = 1280;
 
+/// What a packet says of congestion (RFC 3168).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ecn {
+    /// Its sender does not understand marks.
+    Not,
+    /// It does.
+    Capable,
+    /// It is marked.
+    Marked,
+}
+
+/// What a packet says of congestion. The packet must have been parsed.
+#[must_use]
+pub fn ecn(packet: &[u8]) -> Ecn {
+    let bits = if packet[0] >> 4 == 4 { packet[1] } else { packet[1] >> 4 };
+    match bits & 3 {
+        0 => Ecn::Not,
+        3 => Ecn::Marked,
+        _ => Ecn::Capable,
+    }
+}
+
+/// Marks a packet: congestion was met. The packet must have been parsed.
+pub fn mark(packet: &mut [u8]) {
+    if packet[0] >> 4 == 4 {
+        let before = u32::from(u16::from_be_bytes([packet[0], packet[1]]));
+        packet[1] |= 3;
+        let after = u32::from(u16::from_be_bytes([packet[0], packet[1]]));
+        // RFC 1624, equation 3.
+        let sum = u32::from(!u16::from_be_bytes([packet[10], packet[11]])) + (!before & 0xffff) + after;
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let folded = !((folded & 0xffff) + (folded >> 16));
+        packet[10..12].copy_from_slice(&folded.to_be_bytes()[2..]);
+    } else {
+        packet[1] |= 0x30;
+    }
+}
+
 /// Takes one TTL. The packet must have been parsed and its TTL be at least 1.
 pub fn take_ttl(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {

@@ -83,6 +83,8 @@ drop_reasons! {
     Replayed = "replayed",
     /// The socket has no room, and enough waits for it already.
     QueueFull = "queue_full",
+    /// The queue in front of the agent stood for too long (RFC 8289): the sender is to slow down.
+    Congestion = "congestion",
     /// The kernel refused to send it.
     SendRefused = "send_refused",
     /// The kernel refused to take it from the device.

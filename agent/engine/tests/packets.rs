@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 use tombolo_engine::packet::icmp::{IcmpError, Limiter, error, may_answer};
-use tombolo_engine::packet::{ICMP, ICMPV6, TCP, UDP, clamp_mss, parse, take_ttl};
+use tombolo_engine::packet::{Ecn, ICMP, ICMPV6, TCP, UDP, clamp_mss, ecn, mark, parse, take_ttl};
 use tombolo_engine::tables::lpm::Lpm;
+use tombolo_engine::verdict::DropReason;
 
 /// A TCP packet with these options.
 fn tcp(v6: bool, syn: bool, options: &[TcpOptionElement], payload: &[u8]) -> Vec<u8> {
@@ -335,4 +336,63 @@ proptest! {
 fn unused_numbers_are_numbers() {
     assert_eq!((IpNumber::TCP.0, IpNumber::UDP.0), (TCP, UDP));
     assert_eq!((IpNumber::ICMP.0, IpNumber::IPV6_ICMP.0), (ICMP, ICMPV6));
+}
+
+/// A mark leaves everything else as it was, the checksum right, and DSCP alone.
+#[test]
+fn marking_keeps_the_packet_sound() {
+    for v6 in [false, true] {
+        for (class, before) in [
+            (0xb8, Ecn::Not),
+            (0xb9, Ecn::Capable),
+            (0xba, Ecn::Capable),
+            (0xbb, Ecn::Marked),
+        ] {
+            let mut packet = tcp(v6, false, &[], &[7; 600]);
+            if v6 {
+                (packet[0], packet[1]) = (0x60 | class >> 4, class << 4);
+            } else {
+                packet[1] = class;
+                packet[10..12].fill(0);
+                let sum: u32 = packet[..20]
+                    .chunks(2)
+                    .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+                    .sum();
+                let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            assert!(sound(&packet));
+            assert_eq!(ecn(&packet), before);
+            mark(&mut packet);
+            assert_eq!(ecn(&packet), Ecn::Marked);
+            assert!(sound(&packet), "class {class:#x}");
+            let dscp = if v6 { packet[0] << 4 | packet[1] >> 4 } else { packet[1] } >> 2;
+            assert_eq!(dscp, 0xb8 >> 2);
+        }
+    }
+}
+
+/// RFC 8289: where datagrams arrive faster than they are dealt with, a long packet now and then is dropped under its own
+/// reason, and short ones never.
+#[test]
+fn a_standing_queue_is_kept_short() {
+    let mut world = World::pair();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+    world.settle();
+    let before = world.nodes[1].delivered.len();
+    for n in 0..2000 {
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, if n % 2 == 0 { 1200 } else { 40 }));
+    }
+    world.busy = true;
+    while let Some((from, _, bytes)) = world.wire.pop_front() {
+        world.now += Duration::from_micros(50);
+        world.receive(1, from, &bytes);
+    }
+    let stats = world.nodes[1].engine.stats();
+    let dropped = stats.drops(DropReason::Congestion);
+    assert!((5..100).contains(&dropped), "{dropped}");
+    assert!(stats.conserved());
+    let arrived = &world.nodes[1].delivered[before..];
+    assert_eq!(arrived.len() as u64 + dropped, 2000);
+    assert_eq!(arrived.iter().filter(|p| p.len() < 100).count(), 1000, "short ones");
 }

@@ -21,7 +21,8 @@ cp "$dir/target/release/tunfwd" "$dir/target/release/wgspike" "$dir/bin/"
 t=$(mktemp -d)
 mkdir -p "$t/lists/partial" "$t/cache/archives/partial"
 # the mirror this machine already uses
-mirror=$(grep -rhoE 'https?://[^ ]+/debian/?' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | grep -v security | head -n 1)
+mirror=$(grep -rhE '^ *(deb|URIs:) ' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null |
+  grep -oE 'https?://[^ ]+/debian/?( |$)' | head -n 1)
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm-backports main" > "$t/s.list"
 o=(-o Dir::Etc::sourcelist="$t/s.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists="$t/lists" -o Dir::Cache="$t/cache")
 (cd "$t" && apt-get "${o[@]}" -qq update && apt-get "${o[@]}" download wireguard-go && dpkg -x wireguard-go_*.deb x &&

@@ -76,10 +76,14 @@ class Tombolo(Contender):
         return f"{address}:51820"
 
     def settings(self, path):
-        extra = os.environ.get("TOMBOLO_AGENT_TOML", "")
-        if extra:
-            with open(path, "a") as f:
-                f.write(extra.replace(";", "\n") + "\n")
+        """Settings to try: TOMBOLO_AGENT_TOML="receive_buffer = 500000;offload = false"."""
+        with open(path) as f:
+            lines = f.read().splitlines()
+        for setting in filter(None, os.environ.get("TOMBOLO_AGENT_TOML", "").split(";")):
+            key = setting.split("=")[0].strip()
+            lines = [line for line in lines if line.split("=")[0].strip() != key] + [setting]
+        with open(path, "w") as f:
+            f.write("\n".join(lines) + "\n")
 
     def tombolo(self, lab, *command):
         return sh("ip", "netns", "exec", PREFIX + "c", *self.cli, *command, timeout=60)

@@ -234,6 +234,8 @@ pub struct World {
     pub no_wireguard: bool,
     /// So many of WireGuard's datagrams are lost, by chance.
     pub shaped: Option<f64>,
+    /// Datagrams arrive faster than nodes deal with them.
+    pub busy: bool,
     chance: u64,
 }
 
@@ -247,6 +249,7 @@ impl World {
             cut: Vec::new(),
             no_wireguard: false,
             shaped: None,
+            busy: false,
             chance: 1,
         }
     }
@@ -322,6 +325,9 @@ impl World {
         self.nodes[node]
             .engine
             .handle_udp(bytes, from, self.now, &mut tx, &mut rx);
+        if !self.busy {
+            self.nodes[node].engine.drained(self.now);
+        }
         self.nodes[node].engine.flush(self.now, &mut tx);
         tx.packets = rx.packets;
         self.take(node, tx);

@@ -152,6 +152,7 @@ pub(super) fn dropped(
         | DropReason::BadDatagram
         | DropReason::Replayed
         | DropReason::QueueFull
+        | DropReason::Congestion
         | DropReason::SendRefused
         | DropReason::DeviceRefused => Why::new("T8", format!("{name} drops the packet: {reason}")),
     };
