@@ -139,6 +139,15 @@ fn metrics(view: &AgentView) -> Result<String> {
     ] {
         writeln!(out, "tombolo_packets_total{{direction=\"{what}\"}} {n}")?;
     }
+    writeln!(out, "# TYPE tombolo_lane_packets_total counter")?;
+    for (lane, totals) in view.lanes.iter().enumerate() {
+        for (what, n) in [("link_in", totals.link_in), ("link_out", totals.link_out)] {
+            writeln!(
+                out,
+                "tombolo_lane_packets_total{{lane=\"{lane}\",direction=\"{what}\"}} {n}"
+            )?;
+        }
+    }
     writeln!(out, "# TYPE tombolo_drops_total counter")?;
     for (reason, n) in &s.drops {
         writeln!(out, "tombolo_drops_total{{reason=\"{reason}\"}} {n}")?;

@@ -4,7 +4,8 @@ use crate::apply::Kernel;
 use crate::apply::plan::{KernelPlan, Numbers};
 use crate::config::Config;
 use crate::keep::{Keeper, LastGood, Places};
-use crate::lane::{Lane, LaneReport};
+use crate::lane::LaneReport;
+use crate::lanes::Lanes;
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::installed::Installed;
-use tombolo_proto::status::AgentStatus;
+use tombolo_proto::status::{AgentStatus, Totals};
 
 /// The controller hears from an agent at least this often.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
@@ -57,6 +58,8 @@ pub struct AgentView {
     pub tun_errors: u64,
     /// Datagrams that the kernel refused to send.
     pub udp_errors: u64,
+    /// Packets by fate, of each lane.
+    pub lanes: Vec<Totals>,
     /// What the controller is told.
     pub status: AgentStatus,
 }
@@ -66,7 +69,7 @@ pub struct Agent {
     config: Config,
     state: StateDir,
     numbers: Numbers,
-    lane: Lane,
+    lanes: Lanes,
     /// Held while a configuration is applied.
     kernel: tokio::sync::Mutex<Kernel>,
     running: Mutex<Running>,
@@ -80,13 +83,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Puts the parts together; `news` is what the lane wakes when a link changes.
+    /// Puts the parts together; `news` is what the lanes wake when a link changes.
     #[must_use]
     pub fn new(
         config: Config,
         state: StateDir,
         numbers: Numbers,
-        lane: Lane,
+        lanes: Lanes,
         kernel: Kernel,
         news: Arc<Notify>,
     ) -> Self {
@@ -95,7 +98,7 @@ impl Agent {
             config,
             state,
             numbers,
-            lane,
+            lanes,
             kernel: tokio::sync::Mutex::new(kernel),
             running: Mutex::default(),
             connected: AtomicBool::new(false),
@@ -114,7 +117,7 @@ impl Agent {
     pub async fn resume(&self) -> Result<bool> {
         if let Some(bytes) = self.state.read(file::ENDPOINTS)? {
             match serde_json::from_slice::<BTreeMap<AgentId, SocketAddr>>(&bytes) {
-                Ok(endpoints) => self.lane.remember_endpoints(endpoints)?,
+                Ok(endpoints) => self.lanes.remember_endpoints(&endpoints)?,
                 Err(e) => tracing::warn!(error = %e, "known endpoints not read: peers are looked for anew"),
             }
         }
@@ -151,14 +154,14 @@ impl Agent {
             tracing::warn!(%prefix, "a user-defined default route is left out: allow_default_route is off here (D22)");
         }
         plan.check_overlap(&kernel.connected().await?)?;
-        let prepared = self.lane.prepare(config.clone()).await?;
+        let prepared = self.lanes.prepare(config.clone()).await?;
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {
             tracing::warn!(error = %format!("{e:#}"), "this host will send ICMP redirects while it forwards");
         }
         let leftovers = kernel.advance(&plan).await?;
-        self.lane.install(prepared).await?;
+        self.lanes.install(prepared).await?;
         kernel.finish(leftovers).await;
         drop(kernel);
 
@@ -212,7 +215,7 @@ impl Agent {
 
     /// What the local socket shows.
     pub async fn view(&self) -> AgentView {
-        let report = self.lane.report().await;
+        let report = self.lanes.report().await;
         AgentView {
             agent: self.config.agent.clone(),
             controller: self.config.controller.clone(),
@@ -223,6 +226,7 @@ impl Agent {
             configurations_received: self.received.load(Ordering::Relaxed),
             tun_errors: report.tun_errors,
             udp_errors: report.udp_errors,
+            lanes: report.lanes.clone(),
             status: self.status_of(report),
         }
     }
@@ -250,14 +254,14 @@ impl Agent {
         Installed {
             revision: running.revision,
             digest: running.digest,
-            tables: self.lane.inspect().await.tables.map(|t| t.installed()),
+            tables: self.lanes.inspect().await.tables.map(|t| t.installed()),
             kernel: kernel.installed(self.numbers),
         }
     }
 
     /// Makes the status that watchers see the present one. Returns where peers were heard from.
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
-        let report = self.lane.report().await;
+        let report = self.lanes.report().await;
         let seen = report.endpoints.clone();
         self.status.send_replace(self.status_of(report));
         seen
@@ -286,7 +290,7 @@ impl Agent {
         if let Err(e) = crate::host::restore(&self.config.interface) {
             tracing::warn!(error = %format!("{e:#}"), "host not restored");
         }
-        self.lane.stop();
+        self.lanes.stop();
     }
 
     fn status_of(&self, report: LaneReport) -> AgentStatus {

@@ -12,9 +12,13 @@ pub const DEFAULT_LISTEN_PORT: u16 = 51820;
 /// Mark of underlay packets, the same for all agents of a host: what one agent seals never enters another's device.
 const DEFAULT_FWMARK: u32 = 0x746d;
 
-/// Receive buffer of the UDP socket, bytes: what a busy host may run the lane late by, and the most that a ping waits
-/// behind. How long a queue stands in it the engine sees to (`aqm.rs`).
-const DEFAULT_RECEIVE_BUFFER: usize = 1 << 20;
+/// Receive buffer of the UDP socket, bytes: the bursts that it takes while a busy host runs the lane late. How long a queue
+/// stands in it the engine sees to (`aqm.rs`).
+const DEFAULT_RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Most lanes, and most that are run unless more are asked for.
+const MAX_LANES: u16 = 64;
+const MAX_AUTOMATIC: u16 = 8;
 
 /// Local settings. What the operator of the host decides, as against what the controller does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +39,10 @@ pub struct Config {
     /// Whether a user-defined 0.0.0.0/0 or ::/0 may take the host's default route (D22).
     #[serde(default)]
     pub allow_default_route: bool,
-    /// Lanes to run. Only 1 is supported.
-    #[serde(default = "one")]
+    /// Lanes to run, each with a core, a queue of the device and a UDP port: `listen_port` and those after it. 0: one for
+    /// every two cores, at most 8. Where another agent has fewer, or a port of it cannot be reached, its packets go
+    /// through the first lane.
+    #[serde(default)]
     pub lanes: u16,
     /// Whether to hand super-packets to and from the TUN device where the kernel can.
     #[serde(default = "yes")]
@@ -52,9 +58,6 @@ pub struct Config {
     pub table: Option<u32>,
 }
 
-const fn one() -> u16 {
-    1
-}
 const fn yes() -> bool {
     true
 }
@@ -77,7 +80,7 @@ impl Config {
             endpoints: Vec::new(),
             interface,
             allow_default_route: false,
-            lanes: one(),
+            lanes: 0,
             offload: yes(),
             receive_buffer: receive_buffer(),
             fwmark: fwmark(),
@@ -109,6 +112,20 @@ impl Config {
         state.write(file::CONFIG, toml::to_string(self)?.as_bytes())
     }
 
+    /// How many lanes to run: as set, or by the number of cores.
+    #[must_use]
+    pub fn lane_count(&self) -> u16 {
+        let automatic = || {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let room = u16::MAX - self.listen_port;
+            u16::try_from(cores / 2)
+                .unwrap_or(u16::MAX)
+                .clamp(1, MAX_AUTOMATIC)
+                .min(room.saturating_add(1))
+        };
+        if self.lanes == 0 { automatic() } else { self.lanes }
+    }
+
     /// Endpoints to advertise: those set, or the listen port at "the address you see me from".
     #[must_use]
     pub fn advertised(&self) -> Vec<String> {
@@ -128,8 +145,15 @@ impl Config {
         if self.listen_port == 0 {
             bail!("listen_port: 0 is not a port that others can be told of");
         }
-        if self.lanes != 1 {
-            bail!("lanes: {} is not supported, only 1 is", self.lanes);
+        if self.lanes > MAX_LANES {
+            bail!("lanes: {} is more than {MAX_LANES}", self.lanes);
+        }
+        if self.listen_port.checked_add(self.lanes.saturating_sub(1)).is_none() {
+            bail!(
+                "lanes: {} do not fit above listen_port {}",
+                self.lanes,
+                self.listen_port
+            );
         }
         if !self.controller.starts_with("https://") {
             bail!("controller: '{}' must start with https://", self.controller);

@@ -9,8 +9,8 @@
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
-use crate::outbox::{Outbox, Room};
-use crate::tun::{self, TunQueue};
+use crate::outbox::{Handed, Outbox, Room};
+use crate::tun::{self, Device, TunQueue};
 use crate::udp::{self, NoRoom, Udp};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -52,6 +52,8 @@ pub struct LaneReport {
     pub drops: BTreeMap<String, u64>,
     /// Packets by fate.
     pub totals: Totals,
+    /// The same of each lane.
+    pub lanes: Vec<Totals>,
     /// Whether super-packets are in use.
     pub offload: bool,
     /// Writes to the device that the kernel refused.
@@ -70,6 +72,7 @@ pub struct Inspection {
 }
 
 /// A configuration with its tables, ready to be installed.
+#[derive(Clone)]
 pub struct Prepared {
     config: Arc<AgentConfig>,
     tables: Arc<Tables>,
@@ -81,6 +84,7 @@ enum Order {
     Install(Prepared, oneshot::Sender<Result<()>>),
     Inspect(oneshot::Sender<Inspection>),
     Remember(BTreeMap<AgentId, SocketAddr>),
+    Moved(AgentId, SocketAddr),
     Report(oneshot::Sender<LaneReport>),
     Stop,
 }
@@ -91,17 +95,60 @@ pub struct Lane {
     index: u32,
 }
 
+/// What a lane is made of.
+pub struct Parts {
+    /// Which it is, from 0.
+    pub number: u16,
+    /// The agent's settings.
+    pub config: Config,
+    /// The keys of its links.
+    pub keys: Arc<LinkKeys>,
+    /// What it wakes when a link changes.
+    pub news: Arc<Notify>,
+    /// The device that it adds a queue to.
+    pub device: Arc<Device>,
+    /// The first lane's inbox for packets that others are not ready for: its two ends.
+    pub handed: Inbox,
+    /// The other lanes, which hear from the first where peers are.
+    pub others: Vec<Lane>,
+    /// Hears why the lane ended.
+    pub end: mpsc::UnboundedSender<String>,
+}
+
+/// Packets for the first lane.
+pub enum Inbox {
+    /// It takes them,
+    First(mpsc::Receiver<Handed>),
+    /// and others give them.
+    Other(mpsc::Sender<Handed>),
+}
+
+/// Says why a lane ended, also where that was a panic.
+struct Farewell(mpsc::UnboundedSender<String>, String);
+
+impl Farewell {
+    fn because(&mut self, reason: String) {
+        self.1 = reason;
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.0.send(std::mem::take(&mut self.1));
+    }
+}
+
 impl Lane {
-    /// Creates the device, binds the port and starts the thread. The receiver hears why the lane ended; it is dropped
-    /// if the thread panicked.
+    /// Adds a queue, binds the port and starts the thread.
     ///
     /// # Errors
-    /// The host refuses the device or the port.
-    pub fn start(config: &Config, keys: LinkKeys, news: Arc<Notify>) -> Result<(Self, oneshot::Receiver<String>)> {
+    /// The host refuses the queue or the port.
+    pub fn start(parts: Parts) -> Result<Self> {
         let (orders, inbox) = mpsc::unbounded_channel();
-        let (ended, end) = oneshot::channel();
         let (ready, started) = std::sync::mpsc::channel();
-        let config = config.clone();
+        let name = format!("lane-{}", parts.number);
+        let mut farewell = Farewell(parts.end.clone(), format!("{name}: panic"));
+        let thread_name = name.clone();
         let body = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = match runtime.context("starting the lane's runtime") {
@@ -109,7 +156,7 @@ impl Lane {
                 Err(e) => return drop(ready.send(Err(e))),
             };
             let outcome = runtime.block_on(async {
-                let worker = match Worker::new(&config, &keys, inbox, news) {
+                let worker = match Worker::new(parts, inbox) {
                     Ok(worker) => worker,
                     Err(e) => {
                         let _ = ready.send(Err(e));
@@ -117,17 +164,31 @@ impl Lane {
                     }
                 };
                 let _ = ready.send(Ok(worker.tun.index()));
+                // The device is complete when every lane has its queue; nothing of this one keeps it from being so.
+                drop(ready);
                 worker.run().await
             });
-            let reason = outcome.err().map_or_else(|| "stopped".to_owned(), |e| format!("{e:#}"));
-            let _ = ended.send(reason);
+            farewell.because(
+                outcome
+                    .err()
+                    .map_or_else(|| format!("{name}: stopped"), |e| format!("{name}: {e:#}")),
+            );
         };
         std::thread::Builder::new()
-            .name("lane-0".into())
+            .name(thread_name)
             .spawn(body)
             .context("starting the lane")?;
         let index = started.recv().context("the lane ended before it started")??;
-        Ok((Self { orders, index }, end))
+        Ok(Self { orders, index })
+    }
+
+    /// The same lane once more.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self {
+            orders: self.orders.clone(),
+            index: self.index,
+        }
     }
 
     /// The device's index.
@@ -178,6 +239,11 @@ impl Lane {
         self.order(Order::Remember(endpoints))
     }
 
+    /// Tells where the first lane heard a peer.
+    fn moved(&self, peer: &AgentId, to: SocketAddr) {
+        let _ = self.order(Order::Moved(peer.clone(), to));
+    }
+
     /// What the lane says of itself; nothing if it is gone.
     pub async fn report(&self) -> LaneReport {
         let (sender, answer) = oneshot::channel();
@@ -203,6 +269,11 @@ struct Worker {
     engine: Engine<SecureLinks>,
     outbox: Outbox,
     orders: mpsc::UnboundedReceiver<Order>,
+    /// Packets that other lanes are not ready for, in the first.
+    handed: Option<mpsc::Receiver<Handed>>,
+    /// The other lanes, in the first.
+    others: Vec<Lane>,
+    number: u16,
     news: Arc<Notify>,
     config: Option<Arc<AgentConfig>>,
     dynamic: Dynamic,
@@ -214,18 +285,31 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(
-        config: &Config,
-        keys: &LinkKeys,
-        orders: mpsc::UnboundedReceiver<Order>,
-        news: Arc<Notify>,
-    ) -> Result<Self> {
+    fn new(parts: Parts, orders: mpsc::UnboundedReceiver<Order>) -> Result<Self> {
+        let Parts {
+            number,
+            config,
+            keys,
+            news,
+            device,
+            handed,
+            others,
+            end: _,
+        } = parts;
+        let port = config.listen_port.saturating_add(number);
+        let (handed, first) = match handed {
+            Inbox::First(handed) => (Some(handed), None),
+            Inbox::Other(first) => (None, Some(first)),
+        };
         Ok(Self {
-            udp: Udp::bind(config.listen_port, config.fwmark, config.receive_buffer)?,
-            tun: TunQueue::create(&config.interface, config.offload)?,
-            engine: Engine::new(keys.links(), rand::random()),
-            outbox: Outbox::default(),
+            udp: Udp::bind(port, config.fwmark, config.receive_buffer)?,
+            tun: device.queue()?,
+            engine: Engine::new(keys.links().of_lane(number), rand::random()),
+            outbox: Outbox::new(first),
             orders,
+            handed,
+            others,
+            number,
             news,
             config: None,
             dynamic: Dynamic::default(),
@@ -250,6 +334,10 @@ impl Worker {
                     Some(order) => self.obey(order),
                 },
                 _ = tick.tick() => {}
+                Some(handed) = next(&mut self.handed) => {
+                    let now = Instant::now();
+                    self.take(handed, now);
+                }
                 ready = self.udp.readable() => ready.context("UDP socket")?,
                 ready = self.udp.writable(), if self.outbox.is_stuck() => ready.context("UDP socket")?,
                 read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_stuck() => {
@@ -324,9 +412,32 @@ impl Worker {
             }
             reads += 1;
         }
+        let mut taken = 0;
+        while taken < DATAGRAMS && !self.outbox.is_stuck() {
+            let Some(handed) = self.handed.as_mut().and_then(|h| h.try_recv().ok()) else {
+                break;
+            };
+            self.take(handed, now);
+            taken += 1;
+        }
         // Packets that the host sent to itself through the device.
         self.deliver();
-        Ok(datagrams + reads > 0)
+        Ok(datagrams + reads + taken > 0)
+    }
+
+    /// One packet that another lane was not ready for.
+    fn take(&mut self, handed: Handed, now: Instant) {
+        let Handed {
+            generation,
+            ingress,
+            mut packet,
+        } = handed;
+        if generation != self.outbox.generation {
+            // Of another configuration, whose links have other numbers: rare, and at a change only.
+            return self.engine.refuse_handed();
+        }
+        self.engine
+            .handle_handed(ingress, &mut packet, now, &mut self.outbox, &mut self.tun);
     }
 
     /// One batch of the last receive call. Returns how many datagrams it was.
@@ -388,6 +499,7 @@ impl Worker {
                 });
             }
             Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
+            Order::Moved(peer, to) => self.engine.links_mut().moved(&peer, to),
             Order::Report(answer) => {
                 let _ = answer.send(self.report());
             }
@@ -408,6 +520,7 @@ impl Worker {
             tables = Arc::new(Tables::build(&config, &self.dynamic)?);
         }
         self.engine.install(tables, &config.links, Instant::now());
+        self.outbox.generation += 1;
         self.config = Some(config);
         Ok(())
     }
@@ -427,6 +540,7 @@ impl Worker {
             endpoints: self.engine.links().endpoints(),
             drops,
             totals,
+            lanes: vec![totals],
             offload: self.tun.offload(),
             tun_errors: self.tun.write_errors,
             udp_errors: self.udp.send_errors,
@@ -442,14 +556,27 @@ impl Worker {
             any = true;
             match event {
                 Event::Up(peer) => {
-                    tracing::info!(link = %peer, "link up");
+                    if self.number == 0 {
+                        tracing::info!(link = %peer, "link up");
+                    } else {
+                        tracing::debug!(link = %peer, lane = self.number, "link up");
+                    }
                     changed |= self.dynamic.down.remove(&peer);
                 }
                 Event::Down(peer) => {
-                    tracing::info!(link = %peer, "link down");
+                    if self.number == 0 {
+                        tracing::info!(link = %peer, "link down");
+                    } else {
+                        tracing::debug!(link = %peer, lane = self.number, "link down");
+                    }
                     changed |= self.dynamic.down.insert(peer);
                 }
-                Event::Moved(peer, _) => tracing::debug!(link = %peer, "link moved"),
+                Event::Moved(peer, to) => {
+                    tracing::debug!(link = %peer, lane = self.number, "link moved");
+                    for other in &self.others {
+                        other.moved(&peer, to);
+                    }
+                }
                 Event::Switched(peer, to, reason) => tracing::info!(link = %peer, ?to, reason, "link switched"),
             }
         }
@@ -463,6 +590,14 @@ impl Worker {
                 Err(e) => tracing::error!(error = %e, "tables not rebuilt"),
             }
         }
+    }
+}
+
+/// The next packet that another lane is not ready for; never, in those lanes.
+async fn next(handed: &mut Option<mpsc::Receiver<Handed>>) -> Option<Handed> {
+    match handed {
+        Some(handed) => handed.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -20,6 +20,7 @@ pub mod identity;
 pub mod join;
 pub mod keep;
 pub mod lane;
+pub mod lanes;
 pub mod netlink;
 pub mod outbox;
 pub mod probe;

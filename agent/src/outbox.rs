@@ -5,7 +5,9 @@
 //! more from the device: the queue is the device's then, where the host's senders feel it.
 
 use std::net::SocketAddr;
+use tokio::sync::mpsc;
 use tombolo_engine::buffer::TransmitSink;
+use tombolo_engine::decide::Ingress;
 
 /// Most bytes of a batch: a UDP payload before it is cut.
 const MAX_BATCH: usize = 65_507;
@@ -44,6 +46,17 @@ pub struct Datagrams<'a> {
     pub fragments: bool,
 }
 
+/// A packet for the first lane.
+#[derive(Debug)]
+pub struct Handed {
+    /// How many configurations the giving lane had installed: an index of a link means something in one of them only.
+    pub generation: u64,
+    /// Where it came in.
+    pub ingress: Ingress,
+    /// As it came in.
+    pub packet: Box<[u8]>,
+}
+
 /// Datagrams that wait. Order per address is kept: a datagram joins the newest batch of its address or begins one.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -57,9 +70,22 @@ pub struct Outbox {
     slot: usize,
     /// Datagrams that are reserved now must stay whole.
     whole: bool,
+    /// The first lane's inbox, in other lanes.
+    first: Option<mpsc::Sender<Handed>>,
+    /// Configurations installed so far.
+    pub generation: u64,
 }
 
 impl Outbox {
+    /// An empty one; `first`: the first lane's inbox, in other lanes.
+    #[must_use]
+    pub fn new(first: Option<mpsc::Sender<Handed>>) -> Self {
+        Self {
+            first,
+            ..Self::default()
+        }
+    }
+
     /// How many batches wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -137,6 +163,20 @@ impl TransmitSink for Outbox {
 
     fn is_full(&self) -> bool {
         self.stuck && self.used - self.sent >= MAX_WAITING
+    }
+
+    fn hand_over(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
+        let handed = |packet: &[u8]| Handed {
+            generation: self.generation,
+            ingress,
+            packet: packet.into(),
+        };
+        self.first.as_ref().is_some_and(|first| {
+            first.try_reserve().is_ok_and(|room| {
+                room.send(handed(packet));
+                true
+            })
+        })
     }
 
     fn reserve(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {

@@ -7,7 +7,7 @@ use crate::claim::take_host;
 use crate::config::Config;
 use crate::control::Control;
 use crate::identity::LinkKeys;
-use crate::lane::Lane;
+use crate::lanes::Lanes;
 use crate::state::{StateDir, file};
 use crate::{admin, host};
 use anyhow::{Context, Result};
@@ -39,10 +39,10 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
 
     let news = Arc::new(Notify::new());
-    let (lane, ended) = Lane::start(&config, keys, news.clone())?;
-    let kernel = Kernel::new(netlink, config.interface.clone(), lane.device_index()).await?;
+    let (lanes, mut ended) = Lanes::start(&config, keys, &news)?;
+    let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index()).await?;
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
-    let agent = Arc::new(Agent::new(config.clone(), state.clone(), numbers, lane, kernel, news));
+    let agent = Arc::new(Agent::new(config.clone(), state.clone(), numbers, lanes, kernel, news));
     // What can fail comes before anything forwards.
     let socket = admin::bind(state)?;
     let keeper = tokio::spawn({
@@ -92,8 +92,8 @@ pub async fn run(state: &StateDir) -> Result<()> {
                 _ = terminate.recv() => Ok(()),
                 _ = interrupt.recv() => Ok(()),
                 _ = hangup.recv() => Ok(()),
-                reason = ended => {
-                    let reason = reason.unwrap_or_else(|_| "panic".to_owned());
+                reason = ended.recv() => {
+                    let reason = reason.unwrap_or_else(|| "panic".to_owned());
                     Err(anyhow::anyhow!("the data path ended: {reason}"))
                 }
             }

@@ -40,19 +40,23 @@ impl Request {
     }
 }
 
-/// Makes a TUN device whose queues carry a virtio-net header, with one queue, and switches its offloads on. Returns that queue, to be closed when others have
-/// joined, and whether UDP super-packets are among the offloads.
-pub(crate) fn prime(name: &str) -> Result<(File, bool)> {
+/// Makes a TUN device of several queues, with one queue; with a virtio-net header also switches its offloads on. Returns that
+/// queue, to be closed when others have joined, and whether UDP super-packets are among the offloads.
+pub(crate) fn prime(name: &str, header: bool) -> Result<(File, bool)> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
         .open("/dev/net/tun")?;
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let with_header = if header { libc::IFF_VNET_HDR } else { 0 };
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | with_header;
     let request = Request::new(name, flags)?;
     // SAFETY: the descriptor is open; TUNSETIFF reads an ifreq, which `request` is laid out as and outlives.
     if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw const request) } < 0 {
         return Err(io::Error::last_os_error().into());
+    }
+    if !header {
+        return Ok((file, false));
     }
     let offload = |mask: libc::c_uint| {
         // SAFETY: the descriptor is open; TUNSETOFFLOAD takes its argument by value.

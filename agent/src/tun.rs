@@ -1,8 +1,9 @@
-//! The TUN device: one queue on tokio-tun, with super-packets where the kernel has them.
+//! The TUN device: queues on tokio-tun, with super-packets where the kernel has them.
 
 use crate::sys;
 use anyhow::{Context, Result, bail};
 use nix::net::if_::if_nametoindex;
+use std::fs::File;
 use std::io;
 use tokio_tun::Tun;
 use tombolo_engine::buffer::DeliverSink;
@@ -10,6 +11,74 @@ use tombolo_engine::offload::{Coalescer, MAX_PACKET, SplitError, VnetHeader, spl
 
 /// Bytes to read into: the longest packet with its virtio header.
 pub const BUFFER: usize = VnetHeader::LEN + MAX_PACKET;
+
+/// The device while its queues are being made. It is down and bare, and vanishes with its last queue.
+pub struct Device {
+    name: String,
+    /// Reads and writes carry a virtio header.
+    offload: bool,
+    /// Super-packets of UDP too.
+    udp: bool,
+    /// The first queue. What a queue is like belongs to the device, and those that join inherit it; this one is nobody's,
+    /// and goes when the others are there.
+    _primer: File,
+}
+
+impl Device {
+    /// Creates the device.
+    ///
+    /// # Errors
+    /// A device of that name exists, or the kernel refuses to make one.
+    pub fn create(name: &str, want_offload: bool) -> Result<Self> {
+        if if_nametoindex(name).is_ok() {
+            bail!("interface: a device {name} exists: another agent or program has it");
+        }
+        let plain = || sys::prime(name, false).with_context(|| format!("creating device {name}"));
+        let (offload, (primer, udp)) = if want_offload {
+            match sys::prime(name, true) {
+                Ok(primer) => (true, primer),
+                Err(e) => {
+                    tracing::warn!(error = %format!("{e:#}"), "no super-packets on the device: packet by packet");
+                    (false, plain()?)
+                }
+            }
+        } else {
+            (false, plain()?)
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            offload,
+            udp,
+            _primer: primer,
+        })
+    }
+
+    /// Adds a queue, for the runtime that this is called in.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn queue(&self) -> Result<TunQueue> {
+        // Two, because one would be asked for without IFF_MULTI_QUEUE, which does not match the device.
+        let tuns = Tun::builder()
+            .name(&self.name)
+            .queues(2)
+            .build()
+            .with_context(|| format!("joining device {}", self.name))?;
+        let tun = tuns.into_iter().next().context("the device has no queue")?;
+        if sys::has_header(&tun)? != self.offload {
+            bail!("device {}: a queue is not like the device", self.name);
+        }
+        let index = tun.index().with_context(|| format!("device {}", self.name))?;
+        Ok(TunQueue {
+            tun,
+            index,
+            offload: self.offload,
+            coalescer: Coalescer::new(self.udp),
+            write_errors: 0,
+            lost: 0,
+        })
+    }
+}
 
 /// One queue of the device.
 pub struct TunQueue {
@@ -25,62 +94,6 @@ pub struct TunQueue {
 }
 
 impl TunQueue {
-    /// Creates the device. It is down and bare, and vanishes with the value.
-    ///
-    /// # Errors
-    /// A device of that name exists, or the kernel refuses to make one.
-    pub fn create(name: &str, want_offload: bool) -> Result<Self> {
-        if if_nametoindex(name).is_ok() {
-            bail!("interface: a device {name} exists: another agent or program has it");
-        }
-        let (tun, offload, udp) = if want_offload {
-            match Self::create_offloaded(name) {
-                Ok((tun, udp)) => (tun, true, udp),
-                Err(e) => {
-                    tracing::warn!(error = %format!("{e:#}"), "no super-packets on the device: packet by packet");
-                    (Self::create_plain(name)?, false, false)
-                }
-            }
-        } else {
-            (Self::create_plain(name)?, false, false)
-        };
-        let index = tun.index().with_context(|| format!("device {name}"))?;
-        Ok(Self {
-            tun,
-            index,
-            offload,
-            coalescer: Coalescer::new(udp),
-            write_errors: 0,
-            lost: 0,
-        })
-    }
-
-    fn create_plain(name: &str) -> Result<Tun> {
-        let tuns = Tun::builder()
-            .name(name)
-            .build()
-            .with_context(|| format!("creating device {name}"))?;
-        tuns.into_iter().next().context("the device has no queue")
-    }
-
-    /// The header flag belongs to the device: a queue that joins one which has it inherits it. So one queue of our
-    /// own comes first (the primer) and goes when tokio-tun's are there.
-    fn create_offloaded(name: &str) -> Result<(Tun, bool)> {
-        let (primer, udp) = sys::prime(name).context("making the device with a virtio header")?;
-        // Two, because one would be asked for without IFF_MULTI_QUEUE, which does not match the device.
-        let tuns = Tun::builder()
-            .name(name)
-            .queues(2)
-            .build()
-            .context("joining the device")?;
-        let tun = tuns.into_iter().next().context("the device has no queue")?;
-        drop(primer);
-        if !sys::has_header(&tun)? {
-            bail!("the queue has no virtio header");
-        }
-        Ok((tun, udp))
-    }
-
     /// The device's index.
     #[must_use]
     pub fn index(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! Where the engine writes: slots for datagrams, and packets for the TUN device.
 
+use crate::decide::Ingress;
 use std::net::SocketAddr;
 
 /// Takes datagrams, written in place. The owner may put consecutive ones to the same address into one system call.
@@ -13,6 +14,11 @@ pub trait TransmitSink {
     /// Whether datagrams reserved from now on may be cut on their way (they may at first); those that may not and are too
     /// long for it are lost.
     fn allow_fragments(&mut self, _allow: bool) {}
+
+    /// Gives a packet, as it came in, to the first lane, which has the session that it needs. Whether there was room.
+    fn hand_over(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
+        false
+    }
 
     /// Whether so much waits that packets should rather be dropped than sealed.
     fn is_full(&self) -> bool {

@@ -80,6 +80,25 @@ impl<L: LinkSet> Engine<L> {
         self.turn(now).run(Ingress::Tun, packet, tx, rx);
     }
 
+    /// One packet that another lane was not ready for, as it came in there.
+    pub fn handle_handed(
+        &mut self,
+        ingress: Ingress,
+        packet: &mut [u8],
+        now: Instant,
+        tx: &mut impl TransmitSink,
+        rx: &mut impl DeliverSink,
+    ) {
+        self.stats.taken += 1;
+        self.turn(now).run(ingress, packet, tx, rx);
+    }
+
+    /// A packet that another lane handed over was of another configuration.
+    pub fn refuse_handed(&mut self) {
+        self.stats.taken += 1;
+        self.stats.dropped(DropReason::NoLink);
+    }
+
     /// One datagram from the wire.
     pub fn handle_udp(
         &mut self,
@@ -220,6 +239,13 @@ impl<L: LinkSet> Turn<'_, L> {
                 packet::clamp_mss(packet, &info, tables.mtu);
                 rx.deliver(packet);
                 self.stats.totals.tun_out += 1;
+            }
+            Verdict::Forward { link, .. } if !self.links.is_ready(link, self.now) => {
+                if tx.hand_over(ingress, packet) {
+                    self.stats.given += 1;
+                } else {
+                    self.stats.dropped(DropReason::QueueFull);
+                }
             }
             Verdict::Forward { link, take_ttl } => {
                 let room = self

@@ -80,6 +80,12 @@ pub trait LinkSet {
     /// Plain → wire.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed;
 
+    /// Whether this lane may send on a link; if not, the first lane does ([`TransmitSink::hand_over`]), and this one tries
+    /// to get a session.
+    fn is_ready(&mut self, _link: LinkIndex, _now: Instant) -> bool {
+        true
+    }
+
     /// Longest packet that a link takes now, bytes; none: any.
     fn max_packet(&mut self, _link: LinkIndex) -> Option<u16> {
         None
@@ -125,6 +131,9 @@ pub trait LinkSet {
 
     /// Packets that [`seal`](Self::seal) took and that were dropped since the last call, because no handshake ended well.
     fn take_lost(&mut self) -> u64;
+
+    /// The first lane heard a peer at this address.
+    fn moved(&mut self, _peer: &AgentId, _to: SocketAddr) {}
 
     /// Endpoints known from before a restart: used where policy gives none, or until something better is learned.
     fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>);

@@ -4,7 +4,7 @@ use crate::verdict::DropReason;
 use tombolo_proto::status::Totals;
 
 /// Counters of one engine. Two sums hold at all times ([`conserved`](Self::conserved)):
-/// `tun_in + link_in = tun_out + link_out + replied + dropped`, where `link_out` counts packets and not datagrams, those
+/// `tun_in + link_in + taken = tun_out + link_out + replied + dropped + given`, where `link_out` counts packets and not datagrams, those
 /// that wait for a handshake among them; and `datagrams + bundled = link_in + control_datagrams + refused_datagrams`.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
@@ -17,6 +17,10 @@ pub struct Stats {
     pub control_datagrams: u64,
     /// Packets of QUIC's datagrams, of which one may hold several.
     pub bundled: u64,
+    /// Packets that another lane gave to this one. They were counted there when they came in.
+    pub taken: u64,
+    /// Packets that this lane gave away. They are counted there when they end.
+    pub given: u64,
     /// Datagrams that were refused, by reason `bad_datagram` or `replayed`.
     pub refused_datagrams: u64,
 }
@@ -70,7 +74,7 @@ impl Stats {
     #[must_use]
     pub fn conserved(&self) -> bool {
         let t = &self.totals;
-        t.tun_in + t.link_in == t.tun_out + t.link_out + t.replied + t.dropped
+        t.tun_in + t.link_in + self.taken == t.tun_out + t.link_out + t.replied + t.dropped + self.given
             && self.datagrams + self.bundled == t.link_in + self.control_datagrams + self.refused_datagrams
     }
 

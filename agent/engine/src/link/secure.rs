@@ -68,6 +68,8 @@ struct Way {
     used: Option<Instant>,
     /// Longest packet that goes whole over WireGuard, as far as is known.
     limit: Option<u16>,
+    /// Another lane than the first may send; kept up to date while it is observed.
+    ready: bool,
     /// What was said of it last.
     up: Option<bool>,
     /// Inner packets and bytes over QUIC: received, sent.
@@ -85,6 +87,7 @@ impl Way {
             observed: None,
             used: None,
             limit: None,
+            ready: false,
             up: None,
             packets: [0; 2],
             bytes: [0; 2],
@@ -119,6 +122,8 @@ pub struct SecureLinks {
     in_use: Vec<LinkIndex>,
     next: Option<Instant>,
     events: VecDeque<Event>,
+    /// Which of the agent's lanes this is.
+    lane: u16,
     /// The device's.
     mtu: u16,
     probe: Box<[u8; LONGEST_PROBE]>,
@@ -147,6 +152,7 @@ impl SecureLinks {
             in_use: Vec::new(),
             next: None,
             events: VecDeque::new(),
+            lane: 0,
             mtu: DEFAULT_MTU,
             probe: Box::new([0; LONGEST_PROBE]),
             cut: 0,
@@ -161,6 +167,15 @@ impl SecureLinks {
     pub fn with_quic(mut self, key: PrivateKeyDer<'static>, seed: [u8; 32]) -> Result<Self, rustls::Error> {
         self.quic = Some(Quic::new(key, seed)?);
         Ok(self)
+    }
+
+    /// The same for another lane than the first: its sessions are with the same lane of other agents, whose ports follow
+    /// one another (D15).
+    #[must_use]
+    pub fn of_lane(mut self, lane: u16) -> Self {
+        self.lane = lane;
+        self.wireguard.set_lane(lane);
+        self
     }
 
     /// The WireGuard key that others must pin.
@@ -328,7 +343,8 @@ impl SecureLinks {
                 continue;
             };
             let echoes = observed.of(carrier);
-            let often = choice && (main || echoes.answers().is_some());
+            // D19: where there is an alternative; for a lane beside the first, that is the first.
+            let often = choice && (main || echoes.answers().is_some()) || self.lane > 0;
             let every = if often { OFTEN } else { RARELY };
             if echoes
                 .last_sent()
@@ -344,7 +360,16 @@ impl SecureLinks {
         if choice {
             self.choose(link, now, tx);
         }
+        if self.lane > 0 {
+            self.look_whether_ready(link, now);
+        }
         true
+    }
+
+    /// A lane beside the first sends where it has a session that works.
+    fn look_whether_ready(&mut self, link: LinkIndex, now: Instant) {
+        let side = self.side(link, self.ways[link.get()].carrier(), now);
+        self.ways[link.get()].ready = side.up && side.silent.is_none();
     }
 
     /// Looks how long packets may be.
@@ -478,6 +503,37 @@ impl SecureLinks {
 impl LinkSet for SecureLinks {
     fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu;
+    }
+
+    fn is_ready(&mut self, link: LinkIndex, now: Instant) -> bool {
+        let Some(way) = self.ways.get(link.get()).filter(|_| self.lane > 0) else {
+            return true;
+        };
+        if way.observed.is_none() {
+            self.look_whether_ready(link, now);
+        }
+        if self.ways[link.get()].ready {
+            return true;
+        }
+        self.used(link, now);
+        match self.ways[link.get()].carrier() {
+            Carrier::WireGuard => self.wireguard.want(link, now),
+            Carrier::Quic => {
+                if let (Some(quic), Some(to)) = (&mut self.quic, self.wireguard.endpoint(link))
+                    && !quic.is_up(link)
+                    && !quic.is_connecting(link)
+                {
+                    quic.connect(link, to, self.ways[link.get()].narrow(self.mtu), now);
+                }
+            }
+        }
+        false
+    }
+
+    fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
+        if let Some(link) = self.position(peer) {
+            self.wireguard.moved(link, to);
+        }
     }
 
     fn update(&mut self, links: &[Link], now: Instant) {

@@ -92,6 +92,8 @@ pub struct WireGuard {
     stranger: Option<Instant>,
     /// How many handshakes each address may still begin.
     sources: Sources,
+    /// Which of the agent's lanes this is.
+    lane: u16,
     /// Places where peers were last heard, from an earlier run.
     remembered: BTreeMap<AgentId, SocketAddr>,
 }
@@ -125,7 +127,33 @@ impl WireGuard {
             next_tick: None,
             stranger: None,
             sources: Sources::new(),
+            lane: 0,
             remembered: BTreeMap::new(),
+        }
+    }
+
+    /// This is another lane than the first: peers are reached so many ports above their endpoints.
+    pub(super) fn set_lane(&mut self, lane: u16) {
+        self.lane = lane;
+    }
+
+    /// A session is wanted, and no packet waits for it.
+    pub(super) fn want(&mut self, link: LinkIndex, now: Instant) {
+        let slot = self.slots.get(link.get()).copied();
+        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers[s].as_mut()?))) else {
+            return;
+        };
+        if peer.want() {
+            peer.ensure_open(&mut self.identity, slot);
+            self.next_tick = Some(now);
+        }
+    }
+
+    /// The first lane heard the peer there.
+    pub(super) fn moved(&mut self, link: LinkIndex, to: SocketAddr) {
+        let (slot, to) = (self.slots.get(link.get()).copied(), above(to, self.lane));
+        if let Some(peer) = slot.and_then(|s| self.peers[s].as_mut()) {
+            peer.set_endpoint(to);
         }
     }
 
@@ -292,6 +320,11 @@ impl LinkSet for WireGuard {
         // No slot before this one is free.
         let mut cursor = 0;
         for (position, link) in links.iter().enumerate() {
+            let here = Link {
+                endpoint: link.endpoint.map(|e| above(e, self.lane)),
+                ..link.clone()
+            };
+            let link = &here;
             let slot = match before.get(&link.peer) {
                 Some(slot) => *slot,
                 None => {
@@ -401,12 +434,18 @@ impl LinkSet for WireGuard {
     }
 
     fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>) {
-        self.remembered.extend(endpoints.iter().map(|(a, e)| (a.clone(), *e)));
+        let here = endpoints.iter().map(|(a, e)| (a.clone(), above(*e, self.lane)));
+        self.remembered.extend(here);
     }
 
     fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.news.lost)
     }
+}
+
+/// Where a lane of an agent is: so many ports above its first.
+fn above(first: SocketAddr, lane: u16) -> SocketAddr {
+    SocketAddr::new(first.ip(), first.port().saturating_add(lane))
 }
 
 fn send(message: &[u8], to: SocketAddr, tx: &mut impl TransmitSink) {

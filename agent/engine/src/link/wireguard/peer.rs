@@ -229,6 +229,20 @@ impl Peer {
         self.ask && self.endpoint.is_some()
     }
 
+    /// A session is wanted. Whether that is news: no handshake is running, or was given up just now.
+    pub(super) fn want(&mut self) -> bool {
+        let idle = !self.ask && self.asking_since.is_none() && self.gave_up.is_none() && !self.authentication_failed;
+        self.ask |= idle && self.endpoint.is_some();
+        idle && self.ask
+    }
+
+    /// The peer is there now, as another lane heard.
+    pub(super) fn set_endpoint(&mut self, to: SocketAddr) {
+        if self.endpoint != Some(to) {
+            (self.endpoint, self.settled) = (Some(to), false);
+        }
+    }
+
     /// Whether a handshake may start because the peer seems to use a session that is not there any more.
     pub(super) fn may_restart(&self, now: Instant) -> bool {
         !self.sealing && self.asking_since.is_none() && past(self.last_sent, now, RESTART)

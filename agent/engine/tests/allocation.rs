@@ -1,0 +1,244 @@
+//! What the engine asks of the allocator: nothing per packet, and a bounded amount per link.
+#![cfg(feature = "links")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests; the clock is the test's"
+)]
+
+mod common;
+
+use boringtun::x25519::{PublicKey as DhPublic, StaticSecret};
+use common::{Node, World, link, udp, vm};
+use etherparse::PacketBuilder;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tombolo_engine::buffer::{DeliverSink, TransmitSink};
+use tombolo_engine::offload::{Coalescer, VnetHeader, split};
+use tombolo_proto::config::Relation;
+use tombolo_proto::id::{AgentId, PublicKey};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Datagrams one after the other in a buffer that is there already.
+struct Buffer {
+    bytes: Vec<u8>,
+    len: usize,
+    ends: Vec<usize>,
+}
+
+impl Buffer {
+    fn new() -> Self {
+        Self {
+            bytes: vec![0; 1 << 20],
+            len: 0,
+            ends: Vec::with_capacity(1024),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+        self.ends.clear();
+    }
+
+    fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(a, b)| &self.bytes[a..*b])
+    }
+}
+
+impl TransmitSink for Buffer {
+    fn reserve(&mut self, _to: SocketAddr, len: usize) -> &mut [u8] {
+        // What is of no interest is overwritten.
+        if self.bytes.len() - self.len < len {
+            self.clear();
+        }
+        &mut self.bytes[self.len..]
+    }
+
+    fn commit(&mut self, len: usize) {
+        self.len += len;
+        self.ends.push(self.len);
+    }
+}
+
+/// The device's end: puts packets together, as the agent does, and counts writes and what they stand for.
+struct Device {
+    coalescer: Coalescer,
+    writes: usize,
+    packets: usize,
+}
+
+impl DeliverSink for Device {
+    fn deliver(&mut self, packet: &[u8]) {
+        let (writes, packets) = (&mut self.writes, &mut self.packets);
+        self.coalescer.push(packet, &mut |_, count| {
+            *writes += 1;
+            *packets += count;
+        });
+    }
+}
+
+/// A read from the device that stands for 45 segments of TCP.
+fn super_packet() -> (VnetHeader, Vec<u8>) {
+    let (segment, count) = (1380, 45);
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+        .tcp(1000, 2000, 1, 65_000)
+        .ack(1)
+        .write(&mut packet, &vec![7; segment * count])
+        .unwrap();
+    let header = VnetHeader {
+        flags: VnetHeader::NEEDS_CSUM,
+        gso_type: VnetHeader::GSO_TCPV4,
+        hdr_len: 40,
+        gso_size: segment as u16,
+        csum_start: 20,
+        csum_offset: 16,
+    };
+    (header, packet)
+}
+
+/// The counters are the process's, so one thing after the other.
+#[test]
+fn packets_allocate_nothing_and_links_are_bounded() {
+    packets_allocate_nothing();
+    ten_thousand_links_are_bounded();
+}
+
+fn packets_allocate_nothing() {
+    let mut world = World::pair();
+    for (from, to) in [(0, 1), (1, 0)] {
+        let a = |n: usize| format!("10.0.0.{}", n + 1);
+        world.send(from, udp(&a(from), &a(to), 64, 100));
+        world.settle();
+    }
+    let (header, original) = super_packet();
+    let mut packet = original.clone();
+    let mut device = Device {
+        coalescer: Coalescer::new(true),
+        writes: 0,
+        packets: 0,
+    };
+    let (mut out, mut back) = (Buffer::new(), Buffer::new());
+    let mut bulk = |world: &mut World, rounds: usize| {
+        for _ in 0..rounds {
+            packet.copy_from_slice(&original);
+            let now = world.now;
+            let [a, b] = &mut world.nodes[..] else {
+                panic!("two nodes")
+            };
+            out.clear();
+            split(&header, &mut packet, |one| {
+                a.engine.handle_tun(one, now, &mut out, &mut device);
+            })
+            .unwrap();
+            for datagram in out.datagrams() {
+                b.engine.handle_udp(datagram, a.at, now, &mut back, &mut device);
+            }
+            b.engine.drained(now);
+            back.clear();
+            let (writes, packets) = (&mut device.writes, &mut device.packets);
+            device.coalescer.flush(&mut |_, count| {
+                *writes += 1;
+                *packets += count;
+            });
+        }
+        (std::mem::take(&mut device.writes), std::mem::take(&mut device.packets))
+    };
+    bulk(&mut world, 3);
+    let region = Region::new(ALLOCATOR);
+    let (writes, packets) = bulk(&mut world, 200);
+    let change = region.change();
+    assert_eq!(
+        (writes, packets),
+        (200, 200 * 45),
+        "super-packets came out as they went in"
+    );
+    assert_eq!(
+        (change.allocations, change.reallocations),
+        (0, 0),
+        "for {packets} packets: {change:?}"
+    );
+}
+
+fn ten_thousand_links_are_bounded() {
+    const LINKS: usize = 10_000;
+    let mut node = Node::new("a", "192.0.2.1:1000", 1);
+    let now = std::time::Instant::now();
+    let links: Vec<_> = (0..LINKS)
+        .map(|n| {
+            let mut link = link("p", Relation::VnetLocal {}, &[]);
+            link.peer = AgentId::new(format!("p{n:05}")).unwrap();
+            link.public_key = key(n);
+            link.endpoint = Some(format!("198.51.100.{}:{}", n % 250 + 1, 1000 + n).parse().unwrap());
+            link.sources = vec![format!("10.1.{}.{}/32", n / 256, n % 256).parse().unwrap()];
+            link
+        })
+        .collect();
+    let owners: Vec<(String, String)> = links
+        .iter()
+        .map(|l| (l.sources[0].to_string(), l.peer.to_string()))
+        .collect();
+    let owners: Vec<(&str, &str)> = owners.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let mut config = vm("a", &["10.1.255.250/16"], links, &owners);
+    config.address_space = common::nets(&["10.1.0.0/16"]);
+    config.spaces[0].prefixes = common::nets(&["10.1.0.0/16"]);
+    config.subnets[0].prefixes = common::nets(&["10.1.0.0/16"]);
+    config.subnets[0].routes = vec![common::route(
+        "10.1.0.0/16",
+        tombolo_proto::route::NextHop::VnetLocal {},
+    )];
+    let region = Region::new(ALLOCATOR);
+    node.install(config, now);
+    let idle = live(&region);
+    println!(
+        "{} bytes a link that is not in use, with the configuration and its tables",
+        idle / LINKS
+    );
+    assert!(idle / LINKS < 8_000, "{idle}");
+
+    // A packet to each: a session is made, and the packet waits in it.
+    let mut out = Buffer::new();
+    let mut device = Device {
+        coalescer: Coalescer::new(true),
+        writes: 0,
+        packets: 0,
+    };
+    for n in 0..LINKS {
+        out.clear();
+        let mut packet = udp("10.1.255.250", &format!("10.1.{}.{}", n / 256, n % 256), 64, 100);
+        node.engine.handle_tun(&mut packet, now, &mut out, &mut device);
+    }
+    assert_eq!(node.engine.stats().totals.dropped, 0, "{:?}", node.engine.stats());
+    let asked = live(&region);
+    println!("{} bytes a link that asks for a session", asked / LINKS);
+    assert!(asked / LINKS < 64_000, "{asked}");
+
+    // Nobody answers, and everybody is given up: what waited is dropped and counted, and nothing grows.
+    let mut then = now;
+    for _ in 0..30 {
+        then += Duration::from_secs(5);
+        out.clear();
+        node.engine.handle_timeout(then, &mut out);
+    }
+    let later = live(&region);
+    println!("{} bytes a link that nobody answers", later / LINKS);
+    assert!(later <= asked + LINKS * 1000, "{later} after {asked}");
+}
+
+/// Bytes in use beyond those at the beginning.
+fn live(region: &Region<'_, System>) -> usize {
+    let change = region.change();
+    change.bytes_allocated.saturating_sub(change.bytes_deallocated)
+}
+
+/// A key that nobody here has.
+fn key(n: usize) -> PublicKey {
+    let mut secret = [7; 32];
+    secret[..8].copy_from_slice(&n.to_le_bytes());
+    PublicKey(DhPublic::from(&StaticSecret::from(secret)).to_bytes())
+}

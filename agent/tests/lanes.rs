@@ -1,0 +1,114 @@
+//! Several lanes an agent (D15): flows spread over them, and whatever the other end or the network makes of it, every
+//! packet finds its way.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod common;
+
+use common::{Host, Wire, config, eventually};
+
+/// Two hosts with so many lanes each.
+fn pair(wire: &Wire, lanes: [u16; 2]) -> [Host; 2] {
+    let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
+    for i in 0..2 {
+        hosts[i].config.lanes = lanes[i];
+        hosts[i].config.save(&hosts[i].state).unwrap();
+        hosts[i].remember(config(i, [&hosts[0], &hosts[1]]));
+    }
+    hosts.iter_mut().for_each(Host::start);
+    hosts
+}
+
+/// Packets that each lane of a host sent into links.
+fn sent(host: &Host) -> Vec<u64> {
+    let status = host.status().unwrap();
+    let lanes = status["lanes"].as_array().unwrap();
+    lanes.iter().map(|l| l["linkOut"].as_u64().unwrap()).collect()
+}
+
+/// Many streams at once, and pings beside them, from the first packet on.
+fn streams(wire: &Wire, hosts: &[Host; 2], what: &str) {
+    let mut server = std::process::Command::new("ip")
+        .args(["netns", "exec", &wire.ns[1], "iperf3", "-s", "-1"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("iperf3 listens", || {
+        wire.exec(1, "ss -Hltn sport = :5201").1.contains("5201")
+    });
+    let pings = std::thread::spawn({
+        let ns = wire.ns[0].clone();
+        move || common::try_sh(&format!("ip netns exec {ns} ping -i 0.01 -c 150 -W 2 10.1.0.5")).1
+    });
+    let (ok, text) = wire.exec(0, "timeout 30 iperf3 -c 10.1.0.5 -P 16 -t 2 -b 3M -f m");
+    if !ok {
+        let _ = server.kill();
+    }
+    server.wait().unwrap();
+    assert!(ok, "{what}: {text}");
+    let pings = pings.join().unwrap();
+    let drops = |h: &Host| h.status().unwrap()["status"]["drops"].to_string();
+    let drops = [drops(&hosts[0]), drops(&hosts[1])];
+    assert!(pings.contains("150 received"), "{what}: {pings} {drops:?}");
+}
+
+#[test]
+fn flows_spread_over_lanes() {
+    let wire = Wire::new("lanes");
+    let hosts = pair(&wire, [3, 3]);
+    // Flows that began before a lane had its sessions stay in the first.
+    streams(&wire, &hosts, "three and three, at the start");
+    streams(&wire, &hosts, "three and three");
+    for host in &hosts {
+        let sent = sent(host);
+        assert_eq!(sent.len(), 3);
+        assert!(sent.iter().all(|n| *n > 20), "{sent:?}");
+        let status = host.status().unwrap();
+        let links = status["status"]["links"].as_array().unwrap();
+        assert_eq!((links.len(), &links[0]["state"]), (1, &"up".into()), "{status}");
+    }
+}
+
+#[test]
+fn an_agent_with_fewer_lanes_is_served_by_the_first() {
+    let wire = Wire::new("fewer");
+    let hosts = pair(&wire, [3, 1]);
+    streams(&wire, &hosts, "three and one");
+    let sent = sent(&hosts[0]);
+    assert!(sent[0] > 500 && sent[1..] == [0, 0], "{sent:?}");
+}
+
+#[test]
+fn ports_that_a_firewall_closes_are_not_missed() {
+    let wire = Wire::new("ports");
+    let rules = |set: &str| {
+        format!(
+            "nft 'add table inet t; add chain inet t c {{ type filter hook input priority 0; }}; flush chain inet t c; {set}'"
+        )
+    };
+    let close = "add rule inet t c udp dport 51821-51822 counter drop";
+    common::sh(&format!("ip netns exec {} {}", wire.ns[1], rules(close)));
+    let hosts = pair(&wire, [3, 3]);
+    streams(&wire, &hosts, "closed from the start");
+    let before = sent(&hosts[0]);
+    assert_eq!(before[1..], [0, 0], "{before:?}");
+    // Opened, and closed again under way: flows move over, each within a second or two.
+    common::sh(&format!("ip netns exec {} {}", wire.ns[1], rules("")));
+    eventually("lanes are used once their ports are open", || {
+        streams(&wire, &hosts, "open");
+        sent(&hosts[0])[1..].iter().all(|n| *n > 0)
+    });
+    common::sh(&format!("ip netns exec {} {}", wire.ns[1], rules(close)));
+    eventually("flows go over to the first lane", || {
+        let before = sent(&hosts[0]);
+        streams_alive(&wire) && sent(&hosts[0])[1..] == before[1..]
+    });
+}
+
+/// Whether a dozen connections can be made and used.
+fn streams_alive(wire: &Wire) -> bool {
+    (0..12).all(|_| wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0)
+        && wire
+            .exec(0, "timeout 3 ping -i 0.01 -c 100 -q 10.1.0.5")
+            .1
+            .contains("100 received")
+}
