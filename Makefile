@@ -21,7 +21,7 @@ help:
 	@echo "make demo              build, bring up a hub, two spokes and a branch on this machine, and walk through it"
 	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE takes other addresses for the same hosts"
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
-	@echo "make bench             change latency, zero-loss pings, TCP against wireguard-go, 200 x kill -9"
+	@echo "make bench             all that is measured: change latency, zero-loss pings, 200 x kill -9, and bench-peers"
 	@echo "make bench-peers       the data plane beside other user-space VPNs; the first run builds them (ROUNDS=5)"
 	@echo "make soak              only the zero-loss pings (SECONDS_LONG=150)"
 	@echo "make lint              formatting, clippy, documentation, licences"
@@ -48,6 +48,7 @@ bench:
 	$(AS_ROOT) tests/bench/run --binaries $(TARGET_DIR)/release all || failed=1; \
 	cargo build --locked --workspace --bins; \
 	TOMBOLO_KILLS=200 cargo test --locked --workspace --test kill -- --nocapture || failed=1; \
+	$(MAKE) --no-print-directory bench-peers || failed=1; \
 	exit $$failed
 
 bench-peers:

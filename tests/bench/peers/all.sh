@@ -8,10 +8,12 @@ binaries=$(cd "$1" && pwd)
 dir=$(cd "$2" && pwd)
 rounds=${3:-5}
 export BENCH_BIN="$binaries:$dir/bin"
-run=("$here/peers.py" --rounds "$rounds")
+run=("$here/peers.py" --quick --secs 5 --rounds "$rounds")
 stamp=$(date -u +%Y%m%dT%H%M%SZ)
-"${run[@]}" --skip tunfwd-plain,tunfwd-mmsg,tunfwd-vnet,tunfwd-plain-chacha --out "$dir/$stamp-p2p.jsonl"
-"${run[@]}" --quick --secs 5 --underlay-offload off --only wg-go-bpo,tombolo-wg --out "$dir/$stamp-no-offload.jsonl"
-"${run[@]}" --quick --secs 5 --transit --only wg-go-bpo,tombolo-wg --out "$dir/$stamp-transit.jsonl"
+# Of the references those that say what is possible; of the peers all that could be built.
+"${run[@]}" --skip tunfwd-plain,tunfwd-mmsg,tunfwd-vnet,tunfwd-gso,tunfwd-plain-chacha --out "$dir/$stamp-p2p.jsonl"
+"${run[@]}" --underlay-offload off --only wg-go-bpo,tombolo-wg --out "$dir/$stamp-no-offload.jsonl"
+"${run[@]}" --transit --only wg-go-bpo,tombolo-wg --out "$dir/$stamp-transit.jsonl"
+"$here/floods.py" --out "$dir/$stamp-floods.json"
 "$here/table.py" "$dir/$stamp-p2p.jsonl"
 "$here/summary.py" --out "$dir/summary.json" "$dir/$stamp"-*.jsonl

@@ -14,6 +14,7 @@ for c in boringtun-cli@0.7.1 gotatun-cli@0.10.2 quincy-client@3.1.1 quincy-serve
   timeout 900 cargo install --locked --root "$dir" "$c" || echo "skipped $c"
 done
 timeout 900 cargo install --locked --root "$dir" easytier@2.0.3 --bin easytier-core || echo "skipped easytier"
+rustc --edition 2021 -O -o "$dir/bin/flood" "$here/flood.rs"
 for c in tunfwd wgspike; do (cd "$here/$c" && cargo build --release); done
 cp "$dir/target/release/tunfwd" "$dir/target/release/wgspike" "$dir/bin/"
 

@@ -31,6 +31,10 @@ const SHAPED: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// After going back to WireGuard the other end is not followed for so long: it finds out by itself, a little later, that
+/// WireGuard works again. Only if it does not, the way back must be closed for it.
+const ALONE: Duration = Duration::from_secs(6);
+
 /// A connection that is not needed is kept for so long: the trouble may come back.
 const SPARE: Duration = Duration::from_secs(20);
 
@@ -70,6 +74,8 @@ pub(super) struct Choice {
     followed: bool,
     /// WireGuard is not used again before.
     not_before: Option<Instant>,
+    /// When WireGuard was taken up again.
+    back: Option<Instant>,
     /// No attempt to connect before; and the wait after it.
     attempt: Option<Instant>,
     wait: Duration,
@@ -83,6 +89,7 @@ impl Default for Choice {
             current: Carrier::WireGuard,
             followed: false,
             not_before: None,
+            back: None,
             attempt: None,
             wait: FIRST_WAIT,
             spare: None,
@@ -101,9 +108,10 @@ impl Choice {
         match self.current {
             Carrier::WireGuard => {
                 let Some((trouble, shaped)) = trouble(now, wireguard) else {
-                    if quic.up && quic.used {
+                    let alone = self.back.is_some_and(|t| now.saturating_duration_since(t) < ALONE);
+                    if quic.up && quic.used && !alone {
                         self.followed = true;
-                        return Some(self.switch(Carrier::Quic, "the other end uses QUIC".into()));
+                        return Some(self.switch(now, Carrier::Quic, "the other end uses QUIC".into()));
                     }
                     return self.at_ease(now, quic);
                 };
@@ -111,7 +119,7 @@ impl Choice {
                 if quic.up && quic.silent.is_none() {
                     self.followed = false;
                     self.not_before = shaped.then_some(now + SHAPED);
-                    return Some(self.switch(Carrier::Quic, trouble));
+                    return Some(self.switch(now, Carrier::Quic, trouble));
                 }
                 self.connect(now, quic)
             }
@@ -121,17 +129,17 @@ impl Choice {
                     wireguard.up && wireguard.answers.is_some_and(enough)
                 };
                 if !quic.up && answering(1, Duration::ZERO) {
-                    return Some(self.switch(Carrier::WireGuard, "the QUIC connection is gone".into()));
+                    return Some(self.switch(now, Carrier::WireGuard, "the QUIC connection is gone".into()));
                 }
                 if let Some(silence) = quic.silent.filter(|_| answering(1, Duration::ZERO)) {
                     let reason = format!("nothing heard over QUIC for {} ms", silence.as_millis());
-                    return Some(self.switch(Carrier::WireGuard, reason));
+                    return Some(self.switch(now, Carrier::WireGuard, reason));
                 }
                 if self.followed && quic.up && quic.used {
                     return None;
                 }
                 if self.not_before.is_none_or(|t| t <= now) && answering(ANSWERS, ANSWERING) {
-                    return Some(self.switch(Carrier::WireGuard, "WireGuard works again".into()));
+                    return Some(self.switch(now, Carrier::WireGuard, "WireGuard works again".into()));
                 }
                 if quic.up { None } else { self.connect(now, quic) }
             }
@@ -161,8 +169,9 @@ impl Choice {
         Some(Step::Connect)
     }
 
-    fn switch(&mut self, to: Carrier, reason: String) -> Step {
+    fn switch(&mut self, now: Instant, to: Carrier, reason: String) -> Step {
         self.current = to;
+        self.back = (to == Carrier::WireGuard).then_some(now);
         self.spare = None;
         (self.attempt, self.wait) = (None, FIRST_WAIT);
         Step::Switch(to, reason)
@@ -293,6 +302,41 @@ mod tests {
         );
         let back = choice.step(now + ms(9100), fine, UP);
         assert!(matches!(back, Some(Step::Switch(Carrier::WireGuard, _))));
+    }
+
+    /// Both ends find out at about the same time that WireGuard works again, and neither is taken along by the other, which
+    /// has not yet.
+    #[test]
+    fn two_ends_that_go_back_do_not_chase_each_other() {
+        let begin = Instant::now();
+        let mut ends = [Choice::default(), Choice::default()];
+        let silent = Side {
+            silent: Some(ms(350)),
+            ..UP
+        };
+        for end in &mut ends {
+            end.step(begin, silent, UP);
+        }
+        let mut switches = 0;
+        for n in 1..400u64 {
+            let now = begin + ms(50 * n);
+            // The second one's echoes began to be answered a little later.
+            for (i, lag) in [(0, 0), (1, 700)] {
+                let other = ends[1 - i].current();
+                let wireguard = Side {
+                    answers: Some((n as u32, begin + ms(lag))),
+                    ..UP
+                };
+                let quic = Side {
+                    used: other == Carrier::Quic,
+                    ..UP
+                };
+                let step = ends[i].step(now, wireguard, quic);
+                switches += usize::from(matches!(step, Some(Step::Switch(..))));
+            }
+        }
+        assert_eq!(switches, 2);
+        assert!(ends.iter().all(|end| end.current() == Carrier::WireGuard));
     }
 
     #[test]
