@@ -23,7 +23,7 @@ help:
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
 	@echo "make bench             all that is measured: change latency, zero-loss pings, 200 x kill -9, and bench-peers"
 	@echo "make bench-peers       the data plane beside other user-space VPNs; the first run builds them (ROUNDS=5)"
-	@echo "make soak              only the zero-loss pings (SECONDS_LONG=150)"
+	@echo "make soak              half an hour at full load with restarts of the other end: no leak, no panic (MINUTES=30)"
 	@echo "make lint              formatting, clippy, documentation, licences"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
 
@@ -59,7 +59,7 @@ bench-peers:
 soak:
 	@.ci/prepare bench
 	@cargo build --locked --release --workspace --bins
-	@$(AS_ROOT) tests/bench/run --binaries $(TARGET_DIR)/release soak --seconds $(or $(SECONDS_LONG),150)
+	@$(AS_ROOT) env BENCH_BIN=$(abspath $(TARGET_DIR)/release) tests/bench/peers/soak.py --minutes $(or $(MINUTES),30)
 
 lint:
 	@cargo fmt --all --check

@@ -210,5 +210,7 @@ fn metrics(view: &AgentView) -> Result<String> {
     writeln!(out, "# TYPE tombolo_socket_errors_total counter")?;
     writeln!(out, "tombolo_socket_errors_total{{socket=\"tun\"}} {}", view.tun_errors)?;
     writeln!(out, "tombolo_socket_errors_total{{socket=\"udp\"}} {}", view.udp_errors)?;
+    writeln!(out, "# TYPE tombolo_receive_overflow_total counter")?;
+    writeln!(out, "tombolo_receive_overflow_total {}", view.udp_overflow)?;
     Ok(out)
 }

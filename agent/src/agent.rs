@@ -58,6 +58,8 @@ pub struct AgentView {
     pub tun_errors: u64,
     /// Datagrams that the kernel refused to send.
     pub udp_errors: u64,
+    /// Datagrams that found the receive buffer full.
+    pub udp_overflow: u64,
     /// Packets by fate, of each lane.
     pub lanes: Vec<Totals>,
     /// What the controller is told.
@@ -226,6 +228,7 @@ impl Agent {
             configurations_received: self.received.load(Ordering::Relaxed),
             tun_errors: report.tun_errors,
             udp_errors: report.udp_errors,
+            udp_overflow: report.udp_overflow,
             lanes: report.lanes.clone(),
             status: self.status_of(report),
         }

@@ -60,6 +60,8 @@ pub struct LaneReport {
     pub tun_errors: u64,
     /// Datagrams that the kernel refused to send.
     pub udp_errors: u64,
+    /// Datagrams that found the receive buffer full.
+    pub udp_overflow: u64,
 }
 
 /// What a lane decides by.
@@ -376,9 +378,11 @@ impl Worker {
 
     /// One batch from each side. Returns whether there was anything.
     fn turn(&mut self, now: Instant) -> Result<bool> {
+        // After a wait one packet is the rule, from either side: it goes on before the lane looks for another.
+        let mut woken = std::mem::take(&mut self.woken);
         let mut datagrams = 0;
         while datagrams < DATAGRAMS {
-            let batches = match self.udp.try_recv(&mut self.from_udp) {
+            let batches = match self.udp.try_recv(&mut self.from_udp, DATAGRAMS - datagrams) {
                 Ok(batches) => batches,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.engine.drained(now);
@@ -389,14 +393,14 @@ impl Worker {
                     break;
                 }
             };
-            let before = datagrams;
             for batch in 0..batches {
                 datagrams += self.batch(batch, now);
             }
-            // After a wait one datagram is the rule: what is in it does not wait for the look for another.
-            if std::mem::take(&mut self.woken) && datagrams == before + 1 {
+            woken &= datagrams == 1;
+            if woken {
                 self.deliver();
                 self.send(now);
+                break;
             }
         }
         self.deliver();
@@ -405,7 +409,12 @@ impl Worker {
         // While the socket has no room the queue is the device's, where the host's senders feel it.
         while reads < most && !self.outbox.is_stuck() {
             match self.tun.try_recv(&mut self.from_tun) {
-                Ok(len) => self.packets(len, now),
+                Ok(len) => {
+                    self.packets(len, now);
+                    if std::mem::take(&mut woken) {
+                        self.send(now);
+                    }
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e).context("TUN device"),
@@ -451,8 +460,9 @@ impl Worker {
         let mut count = 0;
         for datagram in bytes.chunks(received.stride) {
             count += 1;
+            let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
-                .handle_udp(datagram, received.source, now, &mut self.outbox, &mut self.tun);
+                .handle_datagram(datagram, received.source, received.ecn, now, outbox, tun);
         }
         count
     }
@@ -544,6 +554,7 @@ impl Worker {
             offload: self.tun.offload(),
             tun_errors: self.tun.write_errors,
             udp_errors: self.udp.send_errors,
+            udp_overflow: self.udp.overflow(),
         }
     }
 

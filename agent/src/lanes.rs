@@ -158,6 +158,7 @@ fn merge(all: &mut LaneReport, other: LaneReport) {
     all.lanes.extend(other.lanes);
     all.tun_errors += other.tun_errors;
     all.udp_errors += other.udp_errors;
+    all.udp_overflow += other.udp_overflow;
 }
 
 fn add(link: &mut LinkStatus, other: &LinkStatus) {

@@ -31,6 +31,8 @@ struct Batch {
     closed: bool,
     /// They may be cut on their way.
     fragments: bool,
+    /// ECN bits of their outer header.
+    ecn: u8,
 }
 
 /// What one system call can send.
@@ -44,6 +46,8 @@ pub struct Datagrams<'a> {
     pub segment: usize,
     /// Whether they may be cut on their way.
     pub fragments: bool,
+    /// ECN bits of their outer header.
+    pub ecn: u8,
 }
 
 /// A packet for the first lane.
@@ -70,6 +74,8 @@ pub struct Outbox {
     slot: usize,
     /// Datagrams that are reserved now must stay whole.
     whole: bool,
+    /// ECN bits of what is reserved now.
+    ecn: u8,
     /// The first lane's inbox, in other lanes.
     first: Option<mpsc::Sender<Handed>>,
     /// Configurations installed so far.
@@ -112,6 +118,7 @@ impl Outbox {
                 bytes: &batch.buffer[..batch.len],
                 segment: batch.segment,
                 fragments: batch.fragments,
+                ecn: batch.ecn,
             };
             if batch.count > 0 && send(&datagrams) == Room::None {
                 self.stuck = true;
@@ -134,11 +141,12 @@ impl Outbox {
                 count: 0,
                 closed: false,
                 fragments: true,
+                ecn: 0,
             });
         }
         let batch = &mut self.batches[self.used];
         (batch.to, batch.len, batch.segment, batch.count, batch.closed) = (to, 0, 0, 0, false);
-        batch.fragments = !self.whole;
+        (batch.fragments, batch.ecn) = (!self.whole, self.ecn);
         if batch.buffer.len() < len {
             batch.buffer.resize(len, 0);
         }
@@ -165,6 +173,10 @@ impl TransmitSink for Outbox {
         self.stuck && self.used - self.sent >= MAX_WAITING
     }
 
+    fn set_ecn(&mut self, bits: u8) {
+        self.ecn = bits;
+    }
+
     fn hand_over(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
         let handed = |packet: &[u8]| Handed {
             generation: self.generation,
@@ -181,8 +193,13 @@ impl TransmitSink for Outbox {
 
     fn reserve(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {
         let newest = (self.sent..self.used).rfind(|i| self.batches[*i].to == to);
-        let fits =
-            |b: &Batch| !b.closed && b.fragments != self.whole && b.count < MAX_COUNT && b.len + len <= MAX_BATCH;
+        let fits = |b: &Batch| {
+            !b.closed
+                && b.fragments != self.whole
+                && b.ecn == self.ecn
+                && b.count < MAX_COUNT
+                && b.len + len <= MAX_BATCH
+        };
         self.slot = match newest.filter(|i| fits(&self.batches[*i])) {
             Some(i) => i,
             None => self.begin(to, len),
@@ -268,21 +285,30 @@ mod tests {
         assert_eq!(outbox.len(), 2 + usize::from(90 * 1452 > 2 * MAX_BATCH));
     }
 
-    /// What must stay whole is in batches of its own, in order with the rest.
+    /// What must stay whole, or has other ECN bits, is in batches of its own, in order with the rest.
     #[test]
-    fn fragments_are_asked_for_batch_by_batch() {
+    fn a_batch_has_one_kind_of_outer_header() {
         let to = "192.0.2.1:5".parse().unwrap();
         let mut outbox = Outbox::default();
-        for (n, fragments) in [(1, true), (2, true), (3, false), (4, true)] {
+        for (n, fragments, ecn) in [(1, true, 0), (2, true, 0), (3, false, 0), (4, true, 0), (5, true, 2)] {
             outbox.allow_fragments(fragments);
+            outbox.set_ecn(ecn);
             put(&mut outbox, to, &[n; 100]);
         }
         let mut seen = Vec::new();
         outbox.flush(|d| {
-            seen.push((d.bytes[0], d.bytes.len(), d.fragments));
+            seen.push((d.bytes[0], d.bytes.len(), d.fragments, d.ecn));
             Room::Taken
         });
-        assert_eq!(seen, [(1, 200, true), (3, 100, false), (4, 100, true)]);
+        assert_eq!(
+            seen,
+            [
+                (1, 200, true, 0),
+                (3, 100, false, 0),
+                (4, 100, true, 0),
+                (5, 100, true, 2)
+            ]
+        );
     }
 
     #[test]

@@ -127,6 +127,28 @@ pub(crate) fn release_text() -> io::Result<()> {
     Ok(())
 }
 
+/// Datagrams that the kernel dropped because the socket's receive buffer was full.
+pub(crate) fn overflow(socket: &impl AsFd) -> io::Result<u64> {
+    /// `SK_MEMINFO_DROPS` of `linux/sock_diag.h`, and how many values there are.
+    const DROPS: usize = 8;
+    let mut values = [0u32; DROPS + 1];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the descriptor is open; the option writes at most `len` bytes to `values`, which outlives the call.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut values).cast(),
+            &raw mut len,
+        )
+    };
+    match done {
+        0 => Ok(u64::from(values[DROPS])),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let (at, len) = ((&raw const value).cast(), size_of_val(&value) as libc::socklen_t);
     // SAFETY: the descriptor is open; the option reads an int, which `value` is and outlives the call.

@@ -4,7 +4,7 @@ use crate::outbox::Datagrams;
 use crate::sys;
 use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,8 +15,8 @@ use tokio::net::UdpSocket;
 /// Most batches of one receive call. Where the kernel joins nothing, a batch is one datagram.
 const BATCHES: usize = 16;
 
-/// Room for one batch, bytes: the most that GRO makes of datagrams.
-const ROOM: usize = 65_535;
+/// Room for one batch, bytes: more than GRO makes of datagrams, and a multiple of a cache line.
+const ROOM: usize = 1 << 16;
 
 /// Bytes of a receive buffer. What is not used of it takes no memory.
 pub const BUFFER: usize = BATCHES * ROOM;
@@ -44,6 +44,8 @@ pub struct Udp {
     narrowed: Option<Instant>,
     /// Batches to ask for in the next call: as many as there were lately.
     ask: usize,
+    /// Most datagrams of a batch of the last call.
+    joined: usize,
     received: [RecvMeta; BATCHES],
     /// Datagrams that could not be sent.
     pub send_errors: u64,
@@ -62,6 +64,8 @@ pub struct Received {
     pub stride: usize,
     /// Who sent them.
     pub source: SocketAddr,
+    /// ECN bits of their outer header.
+    pub ecn: u8,
 }
 
 /// Whether a datagram's source can be answered and looks like a host's.
@@ -104,6 +108,7 @@ impl Udp {
             fragments: true,
             narrowed: None,
             ask: 1,
+            joined: 1,
             received: [RecvMeta::default(); BATCHES],
             send_errors: 0,
         })
@@ -119,6 +124,12 @@ impl Udp {
         Ok(socket)
     }
 
+    /// Datagrams that the kernel dropped because the receive buffer was full; 0 where it does not say.
+    #[must_use]
+    pub fn overflow(&self) -> u64 {
+        sys::overflow(&self.socket).unwrap_or_default()
+    }
+
     /// Waits until something may be read.
     ///
     /// # Errors
@@ -127,16 +138,19 @@ impl Udp {
         self.socket.readable().await
     }
 
-    /// Reads what is there, as far as one call does; returns how many batches that are, `WouldBlock` if none is there.
+    /// Reads what is there, as far as one call does, and about `most` datagrams; returns how many batches that are,
+    /// `WouldBlock` if none is there.
     /// [`received`](Self::received) says what they are.
     ///
     /// # Errors
     /// Nothing is there, or the socket is broken.
-    pub fn try_recv(&mut self, buffer: &mut [u8; BUFFER]) -> io::Result<usize> {
+    pub fn try_recv(&mut self, buffer: &mut [u8; BUFFER], most: usize) -> io::Result<usize> {
         let mut rooms = buffer.chunks_exact_mut(ROOM);
         let mut slices: [IoSliceMut<'_>; BATCHES] =
             std::array::from_fn(|_| IoSliceMut::new(rooms.next().unwrap_or_default()));
-        let (ask, received) = (self.ask, &mut self.received);
+        // Where the kernel joins datagrams one batch is work enough.
+        let ask = if self.joined > 1 { 1 } else { self.ask.min(most.max(1)) };
+        let received = &mut self.received;
         let count = self.socket.try_io(Interest::READABLE, || {
             self.state
                 .recv(UdpSockRef::from(&self.socket), &mut slices[..ask], &mut received[..ask])
@@ -152,7 +166,9 @@ impl Udp {
     /// What a batch of the last receive call is, and its datagrams one after the other.
     #[must_use]
     pub fn received<'a>(&self, batch: usize, buffer: &'a [u8; BUFFER]) -> (Received, &'a [u8]) {
-        let RecvMeta { addr, len, stride, .. } = self.received[batch];
+        let RecvMeta {
+            addr, len, stride, ecn, ..
+        } = self.received[batch];
         // A link-local address means nothing without its scope.
         let source = match addr.ip().to_canonical() {
             IpAddr::V6(_) => addr,
@@ -162,6 +178,7 @@ impl Udp {
             len,
             stride: stride.max(1),
             source,
+            ecn: ecn.map_or(0, |code| code as u8),
         };
         (received, &buffer[batch * ROOM..][..len.min(ROOM)])
     }
@@ -180,8 +197,13 @@ impl Udp {
     /// The send buffer is full.
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<usize, NoRoom> {
         let Datagrams {
-            to, bytes, fragments, ..
+            to,
+            bytes,
+            fragments,
+            ecn,
+            ..
         } = *datagrams;
+        let ecn = EcnCodepoint::from_bits(ecn);
         let segment = datagrams.segment.clamp(1, MAX_BATCH);
         if fragments != self.fragments {
             match sys::allow_fragments(&self.socket, self.dual, fragments) {
@@ -191,7 +213,7 @@ impl Udp {
         }
         let count = bytes.len().div_ceil(segment);
         if self.state.max_gso_segments() >= count {
-            match self.send_batch(to, bytes, segment) {
+            match self.send_batch(to, bytes, segment, ecn) {
                 Ok(()) => return Ok(0),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(NoRoom),
                 // Whoever asks how long a datagram may be hears it by the silence.
@@ -200,14 +222,20 @@ impl Udp {
             }
         }
         // A device that cannot cut, a path too narrow for the batch's segments, or one datagram too long among them.
-        Ok(self.one_by_one(to, bytes, segment))
+        Ok(self.one_by_one(to, bytes, segment, ecn))
     }
 
     /// What is left when a batch was refused. What finds no room here is lost: it cannot be told what has gone already.
-    fn one_by_one(&mut self, destination: SocketAddr, batch: &[u8], segment: usize) -> usize {
+    fn one_by_one(
+        &mut self,
+        destination: SocketAddr,
+        batch: &[u8],
+        segment: usize,
+        ecn: Option<EcnCodepoint>,
+    ) -> usize {
         let mut refused = 0;
         for datagram in batch.chunks(segment) {
-            if let Err(e) = self.send_batch(destination, datagram, segment) {
+            if let Err(e) = self.send_batch(destination, datagram, segment, ecn) {
                 refused += 1;
                 self.send_errors += 1;
                 tracing::debug!(%destination, len = datagram.len(), error = %e, "datagram not sent");
@@ -216,10 +244,16 @@ impl Udp {
         refused
     }
 
-    fn send_batch(&self, destination: SocketAddr, contents: &[u8], segment: usize) -> io::Result<()> {
+    fn send_batch(
+        &self,
+        destination: SocketAddr,
+        contents: &[u8],
+        segment: usize,
+        ecn: Option<EcnCodepoint>,
+    ) -> io::Result<()> {
         let transmit = Transmit {
             destination: self.native(destination),
-            ecn: None,
+            ecn,
             contents,
             segment_size: (contents.len() > segment).then_some(segment),
             src_ip: None,

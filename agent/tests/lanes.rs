@@ -39,7 +39,7 @@ fn streams(wire: &Wire, hosts: &[Host; 2], what: &str) {
         let ns = wire.ns[0].clone();
         move || common::try_sh(&format!("ip netns exec {ns} ping -i 0.01 -c 150 -W 2 10.1.0.5")).1
     });
-    let (ok, text) = wire.exec(0, "timeout 30 iperf3 -c 10.1.0.5 -P 16 -t 2 -b 3M -f m");
+    let (ok, text) = wire.exec(0, "timeout 30 iperf3 -c 10.1.0.5 -P 16 -t 2 -b 3M -l 8K -f m");
     if !ok {
         let _ = server.kill();
     }

@@ -217,6 +217,13 @@ impl Simulation {
                 }
             }
         }
+        if agent.refused && self.product.topology.agents.get(id).is_some_and(|a| !a.revoked) {
+            // Another host has joined by the name of one that was deleted.
+            *agent = Agent {
+                received: agent.received,
+                ..Agent::default()
+            };
+        }
         if agent.stream.is_none() && !agent.refused && !self.controller_dead && agent.retry <= self.step {
             agent.retry = self.step + AGAIN;
             let known = self.product.topology.agents.get(id).is_some_and(|a| !a.revoked);

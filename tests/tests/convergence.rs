@@ -12,7 +12,9 @@ fn everyone_comes_to_run_what_it_should() {
     let fresh: u64 = given.unwrap_or_else(rand::random);
     println!("TOMBOLO_SEED={fresh}");
     let (mut received, mut faults) = (0, 0);
-    for seed in FIXED.chain((0..30).map(|n| fresh.wrapping_add(n))) {
+    // A host that was deleted, and another that joins by its name.
+    let rejoined = 2_666_218_544_002_482_707;
+    for seed in FIXED.chain([rejoined]).chain((0..30).map(|n| fresh.wrapping_add(n))) {
         let played = Simulation::play(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         received += played.received();
         faults += played

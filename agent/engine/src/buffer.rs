@@ -15,6 +15,9 @@ pub trait TransmitSink {
     /// long for it are lost.
     fn allow_fragments(&mut self, _allow: bool) {}
 
+    /// The ECN bits of the outer header of datagrams reserved from now on (RFC 6040); 0 at first.
+    fn set_ecn(&mut self, _bits: u8) {}
+
     /// Gives a packet, as it came in, to the first lane, which has the session that it needs. Whether there was room.
     fn hand_over(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
         false
@@ -41,6 +44,9 @@ pub struct Collected {
     pub packets: Vec<Vec<u8>>,
     /// Longest datagram that may not be cut and is not lost, bytes; none: any.
     pub narrow: Option<usize>,
+    /// ECN bits of each datagram.
+    pub ecn: Vec<u8>,
+    bits: u8,
     whole: bool,
     slot: Vec<u8>,
     to: Option<SocketAddr>,
@@ -58,7 +64,12 @@ impl TransmitSink for Collected {
         let lost = self.whole && self.narrow.is_some_and(|most| len > most);
         if let Some(to) = self.to.take().filter(|_| !lost) {
             self.datagrams.push((to, self.slot[..len].to_vec()));
+            self.ecn.push(self.bits);
         }
+    }
+
+    fn set_ecn(&mut self, bits: u8) {
+        self.bits = bits;
     }
 
     fn allow_fragments(&mut self, allow: bool) {

@@ -99,11 +99,24 @@ impl<L: LinkSet> Engine<L> {
         self.stats.dropped(DropReason::NoLink);
     }
 
-    /// One datagram from the wire.
+    /// One datagram from the wire, whose outer header says nothing of congestion.
     pub fn handle_udp(
         &mut self,
         datagram: &[u8],
         from: SocketAddr,
+        now: Instant,
+        tx: &mut impl TransmitSink,
+        rx: &mut impl DeliverSink,
+    ) {
+        self.handle_datagram(datagram, from, 0, now, tx, rx);
+    }
+
+    /// One datagram from the wire, with the ECN bits of its outer header.
+    pub fn handle_datagram(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        ecn: u8,
         now: Instant,
         tx: &mut impl TransmitSink,
         rx: &mut impl DeliverSink,
@@ -116,7 +129,9 @@ impl<L: LinkSet> Engine<L> {
         match self.links.open(datagram, from, now, &mut scratch, tx) {
             Opened::Packet(link, range) => {
                 self.stats.totals.link_in += 1;
-                self.turn(now).run(Ingress::Link(link), &mut scratch[range], tx, rx);
+                let mut turn = self.turn(now);
+                turn.outer = ecn;
+                turn.run(Ingress::Link(link), &mut scratch[range], tx, rx);
             }
             Opened::Control => self.stats.control_datagrams += 1,
             Opened::Refused(reason) => self.stats.refused(reason),
@@ -197,6 +212,7 @@ impl<L: LinkSet> Engine<L> {
             limiter: &mut self.limiter,
             flows: &mut self.flows,
             queue: &mut self.queue,
+            outer: 0,
             now,
         }
     }
@@ -214,6 +230,8 @@ struct Turn<'a, L> {
     limiter: &'a mut Limiter,
     flows: &'a mut Flows,
     queue: &'a mut Codel,
+    /// ECN bits of the outer header that it came with.
+    outer: u8,
     now: Instant,
 }
 
@@ -227,6 +245,9 @@ impl<L: LinkSet> Turn<'_, L> {
             return self.stats.dropped(DropReason::NoRoute);
         };
         let packet = &mut packet[..info.len];
+        if self.outer != 0 && !packet::decapsulate_ecn(packet, self.outer) {
+            return self.stats.dropped(DropReason::Congestion);
+        }
         let verdict = self
             .flows
             .decide(ingress, &info, || decide(tables, ingress, &info, None));
@@ -271,9 +292,17 @@ impl<L: LinkSet> Turn<'_, L> {
                 if tx.is_full() {
                     return self.stats.dropped(DropReason::QueueFull);
                 }
+                // RFC 6040: what the network may do to the packet it may do to the datagram around it.
+                let ecn = packet::ecn_bits(packet);
+                if ecn != 0 {
+                    tx.set_ecn(ecn);
+                }
                 match self.links.seal(link, packet, self.now, tx) {
                     Sealed::Sent => self.stats.totals.link_out += 1,
                     Sealed::Dropped(reason) => self.stats.dropped(reason),
+                }
+                if ecn != 0 {
+                    tx.set_ecn(0);
                 }
             }
             Verdict::TimeExceeded => {

@@ -119,15 +119,37 @@ pub enum Ecn {
     Marked,
 }
 
+/// The ECN bits of a packet. The packet must have been parsed.
+#[must_use]
+pub fn ecn_bits(packet: &[u8]) -> u8 {
+    let class = if packet[0] >> 4 == 4 { packet[1] } else { packet[1] >> 4 };
+    class & 3
+}
+
 /// What a packet says of congestion. The packet must have been parsed.
 #[must_use]
 pub fn ecn(packet: &[u8]) -> Ecn {
-    let bits = if packet[0] >> 4 == 4 { packet[1] } else { packet[1] >> 4 };
-    match bits & 3 {
+    match ecn_bits(packet) {
         0 => Ecn::Not,
-        3 => Ecn::Marked,
+        CONGESTION => Ecn::Marked,
         _ => Ecn::Capable,
     }
+}
+
+/// The ECN bits that mark congestion.
+pub const CONGESTION: u8 = 3;
+
+/// Takes what the tunnel's outer header says of congestion into a packet that came out of it (RFC 6040, section 4.2); the
+/// packet must have been parsed. False: it must be dropped, because congestion was met and its sender does not
+/// understand marks.
+#[must_use]
+pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
+    match (outer, ecn(packet)) {
+        (CONGESTION, Ecn::Not) => return false,
+        (CONGESTION, Ecn::Capable) => mark(packet),
+        _ => {}
+    }
+    true
 }
 
 /// Marks a packet: congestion was met. The packet must have been parsed.

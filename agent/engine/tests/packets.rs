@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
+use tombolo_engine::buffer::Collected;
 use tombolo_engine::packet::icmp::{IcmpError, Limiter, error, may_answer};
 use tombolo_engine::packet::{Ecn, ICMP, ICMPV6, TCP, UDP, clamp_mss, ecn, mark, parse, take_ttl};
 use tombolo_engine::tables::lpm::Lpm;
@@ -385,7 +386,7 @@ fn a_standing_queue_is_kept_short() {
     }
     world.busy = true;
     while let Some((from, _, bytes)) = world.wire.pop_front() {
-        world.now += Duration::from_micros(50);
+        world.now += Duration::from_micros(400);
         world.receive(1, from, &bytes);
     }
     let stats = world.nodes[1].engine.stats();
@@ -395,4 +396,49 @@ fn a_standing_queue_is_kept_short() {
     let arrived = &world.nodes[1].delivered[before..];
     assert_eq!(arrived.len() as u64 + dropped, 2000);
     assert_eq!(arrived.iter().filter(|p| p.len() < 100).count(), 1000, "short ones");
+}
+
+/// RFC 6040: the outer header carries the inner one's ECN bits, and brings back what the network made of them.
+#[test]
+fn congestion_marks_travel_with_the_datagram() {
+    for (inner, outer, arrives) in [
+        (0, 0, Some(0)),
+        (2, 2, Some(2)),
+        (1, 1, Some(1)),
+        (3, 3, Some(3)),
+        (2, 3, Some(3)),
+        (1, 3, Some(3)),
+        (2, 0, Some(2)),
+        // Its sender would not understand.
+        (0, 3, None),
+    ] {
+        let mut world = World::pair();
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+        world.settle();
+        let now = world.now;
+        let mut packet = udp("10.0.0.1", "10.0.0.2", 64, 100);
+        packet[1] |= inner;
+        packet[10..12].fill(0);
+        let sum = packet[..20]
+            .chunks(2)
+            .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+        let sum: u32 = sum.sum();
+        packet[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        let (mut tx, mut rx) = (Collected::default(), Collected::default());
+        world.nodes[0].engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
+        assert_eq!(tx.ecn, [inner], "the outer header");
+        let from = world.nodes[0].at;
+        let receiver = &mut world.nodes[1].engine;
+        receiver.handle_datagram(&tx.datagrams[0].1, from, outer, now, &mut Collected::default(), &mut rx);
+        let seen = rx.packets.first().map(|p| {
+            assert!(sound(p));
+            p[1] & 3
+        });
+        assert_eq!(seen, arrives, "inner {inner}, outer {outer}");
+        assert_eq!(
+            receiver.stats().drops(DropReason::Congestion),
+            u64::from(arrives.is_none())
+        );
+        assert!(receiver.stats().conserved());
+    }
 }
