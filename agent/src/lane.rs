@@ -87,6 +87,7 @@ enum Order {
     Inspect(oneshot::Sender<Inspection>),
     Remember(BTreeMap<AgentId, SocketAddr>),
     Moved(AgentId, SocketAddr),
+    Learn(Dynamic),
     Report(oneshot::Sender<LaneReport>),
     Stop,
 }
@@ -166,8 +167,6 @@ impl Lane {
                     }
                 };
                 let _ = ready.send(Ok(worker.tun.index()));
-                // The device is complete when every lane has its queue; nothing of this one keeps it from being so.
-                drop(ready);
                 worker.run().await
             });
             farewell.because(
@@ -244,6 +243,11 @@ impl Lane {
     /// Tells where the first lane heard a peer.
     fn moved(&self, peer: &AgentId, to: SocketAddr) {
         let _ = self.order(Order::Moved(peer.clone(), to));
+    }
+
+    /// Tells what the first lane has learned.
+    fn learn(&self, dynamic: &Dynamic) {
+        let _ = self.order(Order::Learn(dynamic.clone()));
     }
 
     /// What the lane says of itself; nothing if it is gone.
@@ -510,6 +514,10 @@ impl Worker {
             }
             Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
             Order::Moved(peer, to) => self.engine.links_mut().moved(&peer, to),
+            Order::Learn(dynamic) => {
+                self.dynamic = dynamic;
+                self.rebuild();
+            }
             Order::Report(answer) => {
                 let _ = answer.send(self.report());
             }
@@ -566,20 +574,16 @@ impl Worker {
         while let Some(event) = self.engine.poll_event() {
             any = true;
             match event {
+                // What another lane than the first cannot reach, the first one serves: it alone tells who is down.
+                Event::Up(peer) | Event::Down(peer) if self.number > 0 => {
+                    tracing::debug!(link = %peer, lane = self.number, "session came or went");
+                }
                 Event::Up(peer) => {
-                    if self.number == 0 {
-                        tracing::info!(link = %peer, "link up");
-                    } else {
-                        tracing::debug!(link = %peer, lane = self.number, "link up");
-                    }
+                    tracing::info!(link = %peer, "link up");
                     changed |= self.dynamic.down.remove(&peer);
                 }
                 Event::Down(peer) => {
-                    if self.number == 0 {
-                        tracing::info!(link = %peer, "link down");
-                    } else {
-                        tracing::debug!(link = %peer, lane = self.number, "link down");
-                    }
+                    tracing::info!(link = %peer, "link down");
                     changed |= self.dynamic.down.insert(peer);
                 }
                 Event::Moved(peer, to) => {
@@ -594,12 +598,21 @@ impl Worker {
         if any {
             self.news.notify_one();
         }
-        if let (true, Some(config)) = (changed, &self.config) {
-            match Tables::build(config, &self.dynamic) {
-                Ok(tables) => self.engine.refresh(Arc::new(tables)),
-                // The same configuration was accepted when it was installed.
-                Err(e) => tracing::error!(error = %e, "tables not rebuilt"),
+        if changed {
+            self.rebuild();
+            for other in &self.others {
+                other.learn(&self.dynamic);
             }
+        }
+    }
+
+    /// Builds the tables again: something was learned.
+    fn rebuild(&mut self) {
+        let Some(config) = &self.config else { return };
+        match Tables::build(config, &self.dynamic) {
+            Ok(tables) => self.engine.refresh(Arc::new(tables)),
+            // The same configuration was accepted when it was installed.
+            Err(e) => tracing::error!(error = %e, "tables not rebuilt"),
         }
     }
 }

@@ -42,10 +42,8 @@ pub struct Udp {
     /// Datagrams of a batch when the socket was new, and since when it is fewer.
     segments: usize,
     narrowed: Option<Instant>,
-    /// Batches to ask for in the next call: as many as there were lately.
+    /// Batches to ask for in the next call: as many as there were lately, and one where each is many datagrams.
     ask: usize,
-    /// Most datagrams of a batch of the last call.
-    joined: usize,
     received: [RecvMeta; BATCHES],
     /// Datagrams that could not be sent.
     pub send_errors: u64,
@@ -108,7 +106,6 @@ impl Udp {
             fragments: true,
             narrowed: None,
             ask: 1,
-            joined: 1,
             received: [RecvMeta::default(); BATCHES],
             send_errors: 0,
         })
@@ -148,17 +145,18 @@ impl Udp {
         let mut rooms = buffer.chunks_exact_mut(ROOM);
         let mut slices: [IoSliceMut<'_>; BATCHES] =
             std::array::from_fn(|_| IoSliceMut::new(rooms.next().unwrap_or_default()));
-        // Where the kernel joins datagrams one batch is work enough.
-        let ask = if self.joined > 1 { 1 } else { self.ask.min(most.max(1)) };
+        let ask = self.ask.min(most.max(1));
         let received = &mut self.received;
         let count = self.socket.try_io(Interest::READABLE, || {
             self.state
                 .recv(UdpSockRef::from(&self.socket), &mut slices[..ask], &mut received[..ask])
         })?;
-        self.ask = if count == ask {
-            (2 * ask).min(BATCHES)
-        } else {
-            count.max(1)
+        // Where the kernel joins datagrams one batch is work enough.
+        let joined = received[..count].iter().any(|meta| meta.len > meta.stride);
+        self.ask = match (joined, count == ask) {
+            (true, _) => 1,
+            (false, true) => (2 * ask).min(BATCHES),
+            (false, false) => count.max(1),
         };
         Ok(count)
     }

@@ -236,9 +236,9 @@ impl Peer {
         idle && self.ask
     }
 
-    /// The peer is there now, as another lane heard.
+    /// The peer is there now, as another lane heard. Behind a NAT the port that this lane has heard itself is the better one.
     pub(super) fn set_endpoint(&mut self, to: SocketAddr) {
-        if self.endpoint != Some(to) {
+        if self.endpoint.map(|e| e.ip()) != Some(to.ip()) {
             (self.endpoint, self.settled) = (Some(to), false);
         }
     }
