@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Host, Wire, config, eventually};
+use common::{Host, Server, Wire, config, eventually};
 
 /// Two hosts with so many lanes each.
 fn pair(wire: &Wire, lanes: [u16; 2]) -> [Host; 2] {
@@ -27,23 +27,13 @@ fn sent(host: &Host) -> Vec<u64> {
 
 /// Many streams at once, and pings beside them, from the first packet on.
 fn streams(wire: &Wire, hosts: &[Host; 2], what: &str) {
-    let mut server = std::process::Command::new("ip")
-        .args(["netns", "exec", &wire.ns[1], "iperf3", "-s", "-1"])
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    eventually("iperf3 listens", || {
-        wire.exec(1, "ss -Hltn sport = :5201").1.contains("5201")
-    });
+    let server = Server::start(wire, 1);
     let pings = std::thread::spawn({
         let ns = wire.ns[0].clone();
         move || common::try_sh(&format!("ip netns exec {ns} ping -i 0.01 -c 150 -W 2 10.1.0.5")).1
     });
     let (ok, text) = wire.exec(0, "timeout 30 iperf3 -c 10.1.0.5 -P 16 -t 2 -b 3M -l 8K -f m");
-    if !ok {
-        let _ = server.kill();
-    }
-    server.wait().unwrap();
+    drop(server);
     assert!(ok, "{what}: {text}");
     let pings = pings.join().unwrap();
     let drops = |h: &Host| h.status().unwrap()["status"]["drops"].to_string();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Host, Wire, config, eventually, sh};
+use common::{Host, Server, Wire, config, eventually, sh};
 use std::time::{Duration, Instant};
 use tombolo_agent::identity::LinkKeys;
 use tombolo_proto::config::Transport;
@@ -52,14 +52,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
 
     // One TCP connection lives through all of it, with pings beside it.
-    let mut server = std::process::Command::new("ip")
-        .args(["netns", "exec", &wire.ns[1], "iperf3", "-s", "-1"])
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    eventually("iperf3 listens", || {
-        wire.exec(1, "ss -Hltn sport = :5201").1.contains("5201")
-    });
+    let server = Server::start(&wire, 1);
     let run = |command: &'static str| {
         let ns = wire.ns[0].clone();
         std::thread::spawn(move || common::try_sh(&format!("ip netns exec {ns} {command}")))
@@ -87,10 +80,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     // What was on its way when the filter came, until the switch.
     assert!(received > 1100 - 300, "{pings}");
     let (ok, text) = flow.join().unwrap();
-    if !ok {
-        let _ = server.kill();
-    }
-    server.wait().unwrap();
+    drop(server);
     assert!(ok, "the connection broke: {text}");
     for host in &hosts {
         let log = host.log();

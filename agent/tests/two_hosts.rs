@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Host, Wire, config, eventually};
+use common::{Host, Server, Wire, config, eventually};
 use nix::sys::signal::Signal;
 use tombolo_agent::apply::plan::Numbers;
 use tombolo_proto::config::DEFAULT_MTU;
@@ -202,19 +202,9 @@ fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
             hosts.iter_mut().for_each(Host::start);
             for address in ["10.1.0.5", "fd00:1::5"] {
                 wire.exec(0, "ip route flush cache");
-                let mut server = std::process::Command::new("ip")
-                    .args(["netns", "exec", &wire.ns[1], "iperf3", "-s", "-1"])
-                    .stdout(std::process::Stdio::null())
-                    .spawn()
-                    .unwrap();
-                eventually("iperf3 listens", || {
-                    wire.exec(1, "ss -Hltn sport = :5201").1.contains("5201")
-                });
+                let server = Server::start(&wire, 1);
                 let (ok, text) = wire.exec(0, &format!("timeout 20 iperf3 -c {address} -n 1M -f m"));
-                if !ok {
-                    let _ = server.kill();
-                }
-                server.wait().unwrap();
+                drop(server);
                 assert!(ok, "inner {inner}, path {width}, {address}: {text}");
                 let (_, text) = wire.exec(0, &format!("ping -M dont -c 10 -i 0.01 -W 2 -s 1200 {address}"));
                 assert!(
@@ -250,20 +240,13 @@ fn tcp_crosses_with_and_without_super_packets() {
         }
         eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
         for reverse in ["", "-R"] {
-            let mut server = std::process::Command::new("ip")
-                .args(["netns", "exec", &wire.ns[1], "iperf3", "-s", "-1"])
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap();
-            eventually("iperf3 listens", || {
-                wire.exec(1, "ss -Hltn sport = :5201").1.contains("5201")
-            });
+            let server = Server::start(&wire, 1);
             let pings = std::thread::spawn({
                 let ns = wire.ns[0].clone();
                 move || common::try_sh(&format!("ip netns exec {ns} ping -i 0.01 -c 20 -q 10.1.0.5")).1
             });
             let (ok, text) = wire.exec(0, &format!("iperf3 -c 10.1.0.5 -n 16M -f m {reverse}"));
-            server.wait().unwrap();
+            drop(server);
             assert!(ok, "offload {offload}, underlay {mtu}: {text}");
             let pings = pings.join().unwrap();
             assert!(!pings.contains(" 0 received"), "{pings}");

@@ -96,6 +96,31 @@ impl Wire {
     }
 }
 
+/// An iperf3 server for one client; ended when dropped, if nobody came.
+pub(crate) struct Server(Child);
+
+impl Server {
+    /// Starts it in a host's namespace and waits until it listens.
+    pub(crate) fn start(wire: &Wire, side: usize) -> Self {
+        let child = Command::new("ip")
+            .args(["netns", "exec", &wire.ns[side], "iperf3", "-s", "-1"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("iperf3 listens", || {
+            wire.exec(side, "ss -Hltn sport = :5201").1.contains("5201")
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Wire {
     fn drop(&mut self) {
         self.remove();
