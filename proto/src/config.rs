@@ -4,11 +4,11 @@
 //! endpoints) is another input of the engine's tables and never stands here (decision D11).
 //! An agent refuses a configuration with a field that it does not know: half-understood policy is not policy.
 
-use crate::id::{AgentId, KeyPin, PresharedKey, PublicKey, ResourceId};
-use crate::route::EffectiveRoute;
+use crate::id::{AgentId, KeyPin, PresharedKey, PublicKey, ResourceId, Secret};
+use crate::route::{EffectiveRoute, GatewayHop};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Inner MTU of every TUN device unless set otherwise, bytes (D20).
 pub const DEFAULT_MTU: u16 = 1420;
@@ -19,9 +19,9 @@ pub const DEFAULT_MTU: u16 = 1420;
 pub struct AgentConfig {
     /// Whom this is for.
     pub agent: AgentId,
-    /// The VNet that the agent stands for (a part of).
+    /// The VNet that the agent stands for (a part of); the circuit of an edge.
     pub vnet: ResourceId,
-    /// The VNet's address space; no host bits set.
+    /// The VNet's address space; no host bits set. Empty at an edge.
     pub address_space: Vec<IpNet>,
     /// MTU of the TUN device, bytes, 1280 to 9000.
     pub mtu: u16,
@@ -31,7 +31,7 @@ pub struct AgentConfig {
     /// agent's NICs, or `GatewaySubnet`.
     pub subnets: Vec<Subnet>,
     /// Address → agent, one space for the own VNet and one for each VNet that packets may be delivered to directly.
-    /// Exactly one is [`SpaceKind::Local`].
+    /// Exactly one is [`SpaceKind::Local`]; at an edge it is empty.
     pub spaces: Vec<Space>,
     /// The agents that this one may have links with, ordered by `peer`.
     pub links: Vec<Link>,
@@ -52,6 +52,9 @@ pub enum Role {
         nics: Vec<Nic>,
         /// Whole subnets (or parts of them) whose other machines sit behind this host (D8). May be empty.
         served: Vec<IpNet>,
+        /// The gateways that the VNet uses, its own or a peer's (P23): what these tell of routes is taken.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gateways: Vec<UsedGateway>,
     },
     /// One `ipConfiguration` of a VPN gateway.
     VpnGateway {
@@ -63,9 +66,187 @@ pub enum Role {
         /// Prefixes of the own side: the own VNet and the spokes that use this gateway. Packets from these that run
         /// out of TTL here are answered; others are dropped silently and counted (T5, D23).
         own_side: Vec<IpNet>,
-        /// What lies behind each VPN connection.
+        /// The gateway's ASN (G4).
+        #[serde(default = "default_asn")]
+        asn: u32,
+        /// What lies behind each VPN connection, as far as it is configured: the far VNet and its spokes, the prefixes of a
+        /// local network gateway. What is learned comes on top (D11).
         transit: Vec<TransitRoute>,
+        /// The connections, ordered by id.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        connections: Vec<GatewayConnection>,
+        /// The BGP speaker towards sites; none: no connection to a site uses BGP.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bgp: Option<Speaker>,
+        /// What a VPN gateway does with the TTL of packets that come from a site (T6).
+        #[serde(default, skip_serializing_if = "SiteTtl::is_silent_hop")]
+        site_ttl: SiteTtl,
     },
+    /// One `ipConfiguration` of an ExpressRoute gateway: it brings packets from circuits into its VNet (T4).
+    ExpressRouteGateway {
+        /// The virtual network gateway.
+        gateway: ResourceId,
+        /// Addresses of this instance in `GatewaySubnet`.
+        addresses: Vec<IpAddr>,
+        /// Prefixes of the own side: the own VNet and the spokes that use this gateway.
+        own_side: Vec<IpNet>,
+        /// The circuits that it is connected to, ordered by connection.
+        circuits: Vec<LinkedCircuit>,
+    },
+    /// The provider edge of one link of a circuit, the MSEE (E1). Its kernel forwards (D23).
+    CircuitEdge {
+        /// The circuit.
+        circuit: ResourceId,
+        /// Which of its two links.
+        link: CircuitLink,
+        /// The own address on the line to the customer edge, with the length of the line's prefix.
+        line: IpNet,
+        /// The VNets that are linked to the circuit, ordered by connection.
+        networks: Vec<CircuitNetwork>,
+        /// Whether linked VNets reach each other through the circuit (E6, section 12).
+        vnet_to_vnet: bool,
+        /// The BGP speaker towards the customer edge.
+        bgp: Speaker,
+    },
+}
+
+/// G4.
+pub const DEFAULT_ASN: u32 = 65_515;
+
+const fn default_asn() -> u32 {
+    DEFAULT_ASN
+}
+
+/// A gateway as a VM of its VNet, or of a spoke, sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UsedGateway {
+    /// The virtual network gateway.
+    pub gateway: ResourceId,
+    /// Which of the two that a VNet may have (G2).
+    pub kind: GatewayKind,
+    /// Its instances share the flows (active-active, G6); otherwise the first that answers has all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spread: bool,
+    /// Its instances, in order of preference.
+    pub instances: Vec<GatewayHop>,
+    /// The edges of the circuits that it is connected to, with their tunnel addresses: packets go to them directly (T4).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edges: Vec<GatewayHop>,
+}
+
+/// One of the two links of a circuit (E1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CircuitLink {
+    /// The first.
+    Primary,
+    /// The second.
+    Secondary,
+}
+
+/// What VPN gateways do with the TTL of packets whose source is a site's (T6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SiteTtl {
+    /// They take one and are silent.
+    #[default]
+    SilentHop,
+    /// They take none.
+    Transparent,
+}
+
+impl SiteTtl {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_silent_hop(&self) -> bool {
+        *self == Self::SilentHop
+    }
+}
+
+/// A connection of a VPN gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GatewayConnection {
+    /// The connection resource.
+    pub connection: ResourceId,
+    /// The links that it consists of, in order of preference: the far gateway's instances, or the site's device.
+    pub ends: Vec<AgentId>,
+    /// Whether routes are exchanged over it (G18, G19): BGP is on at both ends, with unlike ASNs (G4).
+    pub exchange: bool,
+    /// The ASN of the far end.
+    pub asn: u32,
+    /// The far end is a site: its packets are a site's (T6).
+    pub site: bool,
+    /// `routingWeight` (R7).
+    pub weight: u32,
+}
+
+/// A circuit as an ExpressRoute gateway sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LinkedCircuit {
+    /// The connection resource.
+    pub connection: ResourceId,
+    /// The circuit.
+    pub circuit: ResourceId,
+    /// `routingWeight` (E12).
+    pub weight: u32,
+    /// Its edges with their tunnel addresses, the primary one first; those that have no agent are left out.
+    pub edges: Vec<GatewayHop>,
+}
+
+/// A VNet that is linked to a circuit, as the edge sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CircuitNetwork {
+    /// The connection of the VNet's gateway to the circuit.
+    pub connection: ResourceId,
+    /// The VNet.
+    pub vnet: ResourceId,
+    /// What its gateway advertises: whole ranges of its own and of the spokes that use it, nothing else (E5).
+    pub prefixes: Vec<IpNet>,
+    /// The gateway's ASN.
+    pub asn: u32,
+    /// The own end of the tunnel: an address of the VNet's `GatewaySubnet` (T4).
+    pub address: IpAddr,
+    /// The instances of the VNet's ExpressRoute gateway, in order of preference.
+    pub gateways: Vec<AgentId>,
+}
+
+/// What an agent's BGP speaker is and whom it speaks with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Speaker {
+    /// The own ASN.
+    pub asn: u32,
+    /// BGP identifier.
+    pub router_id: Ipv4Addr,
+    /// Ordered by id.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A BGP neighbour: a site's device or a customer edge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Neighbour {
+    /// What it belongs to: the connection to the site, or the circuit.
+    pub id: ResourceId,
+    /// Its address.
+    pub address: IpAddr,
+    /// The own address towards it.
+    pub local_address: IpAddr,
+    /// Its ASN; never the own one (G4).
+    pub asn: u32,
+    /// It is not on a network of the host: sessions may pass routers.
+    pub multihop: bool,
+    /// Signs the session (RFC 2385); at most 80 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// More prefixes than this cost the session (G23, E13).
+    pub max_prefixes: u32,
+    /// Hold time to ask for, seconds, 3 to 65535 (E4). Keepalives come three times as often.
+    pub hold_time: u16,
 }
 
 /// A NIC of the agent's host.
@@ -90,9 +271,12 @@ pub struct Subnet {
     pub id: ResourceId,
     /// Its prefixes.
     pub prefixes: Vec<IpNet>,
-    /// All effective routes, `Invalid` ones included, ordered as they are shown. The engine uses `Active` ones;
-    /// among these a prefix occurs once.
+    /// All effective routes that are configured, `Invalid` ones included, ordered as they are shown. The engine uses
+    /// `Active` ones; among these a prefix occurs once. Learned routes come on top, by the same precedence (R7).
     pub routes: Vec<EffectiveRoute>,
+    /// `disableBgpRoutePropagation` (R15): no learned routes here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
 }
 
 /// A gateway's forwarding entry: a prefix behind a VPN connection.
@@ -188,6 +372,12 @@ pub struct Link {
     pub sources: Vec<IpNet>,
     /// What it may carry beyond `sources`, being an appliance.
     pub foreign: ForeignSources,
+    /// Another way stands in for it: while it is in use its silence is noticed within 300 ms (D19).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watched: bool,
+    /// The other end is a stock WireGuard device: it understands WireGuard and nothing of what agents say inside (D16).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stock: bool,
 }
 
 /// What may carry a link (D6).
@@ -218,7 +408,7 @@ pub enum Relation {
         /// The own half: the `peering` of a [`SpaceKind::Peered`] space, whose flags apply.
         peering: ResourceId,
     },
-    /// The gateway that this agent's VNet uses, its own or a peer's.
+    /// A gateway that this agent's VNet uses, its own or a peer's.
     Gateway {},
     /// This agent is a gateway, the other end a VM of its VNet or of a spoke that uses it.
     GatewayClient {},
@@ -227,6 +417,38 @@ pub enum Relation {
         /// This side's connection resource.
         connection: ResourceId,
     },
+    /// This agent is a VPN gateway, the other end the device of a site (D16).
+    Site {
+        /// The connection resource.
+        connection: ResourceId,
+    },
+    /// The other end is an edge of a circuit: of a gateway that is connected to it, or of a VM that uses that gateway.
+    Edge {
+        /// The connection resource.
+        connection: ResourceId,
+    },
+    /// This agent is an edge, the other end an instance of an ExpressRoute gateway.
+    CircuitGateway {
+        /// The connection resource.
+        connection: ResourceId,
+    },
+    /// This agent is an edge, the other end a VM of a linked VNet or of a spoke of it: packets come, none go (T4).
+    CircuitClient {
+        /// The connection resource.
+        connection: ResourceId,
+    },
+    /// The VNet's other gateway, of the other kind (G2).
+    OtherGateway {},
+}
+
+/// The kind of a virtual network gateway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum GatewayKind {
+    /// `Vpn`.
+    #[default]
+    Vpn,
+    /// `ExpressRoute`.
+    ExpressRoute,
 }
 
 /// Sources beyond `sources` that a link may carry because its far end has a NIC with `enableIPForwarding` (D10, P18).

@@ -44,6 +44,17 @@ impl AgentId {
         }
     }
 
+    /// The name under which links know the device of a site, which is not an agent: no agent may have one that begins
+    /// with [`SITE`](Self::SITE).
+    #[must_use]
+    pub fn of_site(connection: &ResourceId) -> Self {
+        let hash = blake3::hash(connection.key().as_bytes()).to_hex();
+        Self(format!("{}{}", Self::SITE, &hash[..16]))
+    }
+
+    /// How names of site devices begin.
+    pub const SITE: &'static str = "site.";
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -252,6 +263,17 @@ impl Serialize for PresharedKey {
 impl<'de> Deserialize<'de> for PresharedKey {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         key_from(&String::deserialize(d)?).map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// A secret in text form. It does not print.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
     }
 }
 

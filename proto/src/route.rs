@@ -25,13 +25,40 @@ pub enum RouteState {
     Invalid,
 }
 
-/// One instance of a VPN gateway as a next hop.
+/// A route as gateways, edges and sites tell each other of it (G18, E5, E6).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// The destination; no host bits set.
+    pub prefix: IpNet,
+    /// The agent to send to where that is not the one who tells: an edge, told by the ExpressRoute gateway (T4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<AgentId>,
+    /// AS path, the nearest first; without the teller's own ASN inside a VNet.
+    pub as_path: Vec<u32>,
+    /// `routingWeight` of the connection that it came by, inside a VNet; 0 elsewhere.
+    pub weight: u32,
+    /// Whose address space it is.
+    pub origin: RouteOrigin,
+}
+
+/// Whose address space a route leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RouteOrigin {
+    /// A VNet's.
+    Vnet,
+    /// A site's (T6).
+    Site,
+}
+
+/// One instance of a gateway, or one edge of a circuit behind it, as a next hop.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayHop {
-    /// The agent that runs the instance.
+    /// The agent.
     pub agent: AgentId,
-    /// Its address in `GatewaySubnet`.
+    /// Its address in `GatewaySubnet`; of an edge, its end of the tunnel.
     pub address: IpAddr,
 }
 
@@ -53,10 +80,14 @@ pub enum NextHop {
         /// As for `VnetPeering`.
         peering: ResourceId,
     },
-    /// To a VPN gateway, own or a peer's; instances in order of preference. Empty: nobody serves it now.
+    /// To a gateway, own or a peer's, or to the edges of a circuit behind it; in order of preference. Empty: nobody
+    /// serves it now.
     VirtualNetworkGateway {
-        /// The instances.
+        /// Where to.
         gateways: Vec<GatewayHop>,
+        /// All of them at once, flow by flow (E4, G6); otherwise the first that answers.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        spread: bool,
     },
     /// To the owner of this address, in the own VNet or a directly peered one (R11); otherwise a black hole.
     VirtualAppliance {
@@ -88,7 +119,7 @@ impl NextHop {
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         match self {
-            Self::VirtualNetworkGateway { gateways } => gateways.iter().map(|g| g.address).collect(),
+            Self::VirtualNetworkGateway { gateways, .. } => gateways.iter().map(|g| g.address).collect(),
             Self::VirtualAppliance { address } => vec![*address],
             Self::VnetLocal {}
             | Self::VnetPeering { .. }

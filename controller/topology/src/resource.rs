@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use tombolo_proto::config::Transport;
+use tombolo_proto::config::{CircuitLink, GatewayKind, SiteTtl, Transport};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use uuid::Uuid;
 
@@ -210,7 +210,7 @@ pub enum UserNextHop {
     None,
 }
 
-/// A virtual network gateway of type `Vpn`.
+/// A virtual network gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNetworkGateway {
@@ -219,6 +219,9 @@ pub struct VirtualNetworkGateway {
     pub envelope: Envelope,
     /// One in active-standby without a second instance, two otherwise. All in the same `GatewaySubnet` (G1).
     pub ip_configurations: Vec<GatewayIpConfiguration>,
+    /// `gatewayType`. Immutable.
+    #[serde(default)]
+    pub gateway_type: GatewayKind,
     /// `RouteBased` or `PolicyBased` (G3).
     pub vpn_type: String,
     /// Both instances carry tunnels (G6).
@@ -250,17 +253,24 @@ pub struct GatewayIpConfiguration {
     pub public_ip_address: Option<ResourceId>,
 }
 
-/// One side's connection object (G9, G10). Type `Vnet2Vnet`.
+/// A connection object (G9); of type `Vnet2Vnet` it is one side's (G10).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
     /// Id, location, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
+    /// `connectionType`. Immutable.
+    #[serde(default)]
+    pub connection_type: ConnectionType,
     /// This side's gateway.
     pub gateway1: ResourceId,
-    /// The other side's.
+    /// The other end: a gateway, a local network gateway or a circuit, by `connection_type`. Immutable.
     pub gateway2: ResourceId,
+    /// `ExpressRoute` only: the ends of the tunnels to the primary and the secondary edge, addresses of the gateway's
+    /// `GatewaySubnet`. Allocated at creation unless given.
+    #[serde(default)]
+    pub tunnel_addresses: Vec<IpAddr>,
     /// G11; none until set: the tunnel cannot come up.
     #[serde(default)]
     pub shared_key: Option<String>,
@@ -268,6 +278,83 @@ pub struct Connection {
     pub routing_weight: u32,
     /// `enableBgp`.
     pub enable_bgp: bool,
+}
+
+/// `connectionType` (G9).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ConnectionType {
+    /// Gateway to gateway; needs a second object for the way back (G10).
+    #[default]
+    Vnet2Vnet,
+    /// Gateway to the device of a site.
+    IPsec,
+    /// ExpressRoute gateway to circuit.
+    ExpressRoute,
+}
+
+/// A local network gateway: a site as its operator describes it (G7, D16).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalNetworkGateway {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// `gatewayIpAddress`: where its device is reached; none: the device calls.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// UDP port of the device's WireGuard.
+    pub port: u16,
+    /// The device's WireGuard key; none until told: the tunnel cannot come up.
+    #[serde(default)]
+    pub public_key: Option<PublicKey>,
+    /// `localNetworkAddressSpace`: disjoint from the VNet, its peers, and the other sites of the same gateway.
+    pub address_space: Vec<IpNet>,
+    /// `bgpSettings`; none: no BGP.
+    #[serde(default)]
+    pub bgp: Option<SiteBgp>,
+}
+
+/// `bgpSettings` of a local network gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteBgp {
+    /// G4: none that is reserved.
+    pub asn: u32,
+    /// `bgpPeeringAddress`: the device's address inside the tunnel.
+    pub address: IpAddr,
+}
+
+/// A circuit (E1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpressRouteCircuit {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// `AzurePrivatePeering`; none: nothing can be connected to it yet.
+    #[serde(default)]
+    pub private_peering: Option<PrivatePeering>,
+}
+
+/// A circuit's private peering: its two lines to the customer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrivatePeering {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change.
+    pub etag: Uuid,
+    /// `peerASN`: the customer's.
+    pub peer_asn: u32,
+    /// `primaryPeerAddressPrefix`, a /30: the first address is the customer's, the second the edge's (E1).
+    pub primary: IpNet,
+    /// `secondaryPeerAddressPrefix`.
+    pub secondary: IpNet,
+    /// `vlanId`, 0 to 4094: kept and shown; the operator makes the interface.
+    pub vlan_id: u16,
+    /// `sharedKey`: signs the sessions (RFC 2385).
+    #[serde(default)]
+    pub shared_key: Option<String>,
 }
 
 /// An agent: what joined, and what it stands for (D7).
@@ -307,12 +394,19 @@ pub enum Binding {
         #[serde(default)]
         served: Vec<ResourceId>,
     },
-    /// One instance of a VPN gateway.
+    /// One instance of a gateway.
     Gateway {
         /// The gateway.
         gateway: ResourceId,
         /// The name of the `ipConfiguration`.
         ip_configuration: String,
+    },
+    /// The provider edge of one link of a circuit.
+    Edge {
+        /// The circuit.
+        circuit: ResourceId,
+        /// Which link.
+        link: CircuitLink,
     },
 }
 
@@ -346,6 +440,10 @@ pub struct Settings {
     pub tunnels_per_gateway: u32,
     /// Inner MTU, bytes (D20).
     pub mtu: u16,
+    /// VNets linked to one circuit reach each other through it (E6, section 12).
+    pub circuit_vnet_to_vnet: bool,
+    /// T6, section 12.
+    pub vpn_ttl_for_site_traffic: SiteTtl,
 }
 
 /// What happens to an address-space change while peered.
@@ -366,6 +464,8 @@ impl Default for Settings {
             peerings_per_vnet: 500,
             tunnels_per_gateway: 30,
             mtu: tombolo_proto::config::DEFAULT_MTU,
+            circuit_vnet_to_vnet: false,
+            vpn_ttl_for_site_traffic: SiteTtl::SilentHop,
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::change::{Change, Outcome, Rejection};
 use crate::documents;
 use crate::path::{ArmPath, Kind, parent_id};
 use crate::resource::{
-    Agent, Connection, JoinToken, NetworkInterface, PublicIpAddress, ResourceGroup, RouteTable, Settings,
+    Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, NetworkInterface, PublicIpAddress, ResourceGroup, RouteTable, Settings,
     VirtualNetwork, VirtualNetworkGateway,
 };
 use crate::rules;
@@ -34,6 +34,10 @@ pub struct Topology {
     pub gateways: BTreeMap<ResourceId, Arc<VirtualNetworkGateway>>,
     /// Connections.
     pub connections: BTreeMap<ResourceId, Arc<Connection>>,
+    /// Local network gateways.
+    pub local_gateways: BTreeMap<ResourceId, Arc<LocalNetworkGateway>>,
+    /// Circuits with their peerings.
+    pub circuits: BTreeMap<ResourceId, Arc<ExpressRouteCircuit>>,
     /// Agents.
     pub agents: BTreeMap<AgentId, Arc<Agent>>,
     /// Join tokens, by their id.
