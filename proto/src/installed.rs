@@ -74,8 +74,11 @@ pub enum InstalledHop {
     },
     /// To a gateway.
     Gateway {
-        /// The instance in use; none: there is none.
+        /// The instance or edge in use; none: there is none.
         link: Option<AgentId>,
+        /// Others that share the flows with it (E4, G6).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        also: Vec<AgentId>,
     },
     /// To an appliance.
     Appliance {

@@ -3,7 +3,9 @@
 //! Each rule stands at one place, marked with its number.
 
 use crate::packet::PacketInfo;
-use crate::tables::{Hop, LinkIndex, LinkTable, OwnerTable, RelationTable, RoleTable, SpaceTable, Tables};
+use crate::tables::{
+    Group, Hop, LinkIndex, LinkTable, OwnerTable, RelationTable, RoleTable, SpaceTable, SubnetTable, Tables,
+};
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -104,12 +106,43 @@ impl Decision<'_> {
                 }
                 let outcome = match table.relation {
                     RelationTable::GatewayClient => self.relay_outward(ingress),
-                    RelationTable::Connection => self.relay_inward(ingress),
-                    RelationTable::VnetLocal | RelationTable::Peering(_) | RelationTable::Gateway => {
-                        Err(DropReason::TransitNotAllowed)
-                    }
+                    RelationTable::Connection => self.relay_inward(table.exchange, ingress),
+                    _ => Err(DropReason::TransitNotAllowed),
                 }?;
                 self.with_ttl(outcome)
+            }
+            (RoleTable::CircuitGateway { addresses }, Ingress::Tun) => {
+                if !addresses.contains(&self.packet.source) {
+                    return Err(DropReason::SpoofedSource);
+                }
+                self.enter_own_side(ingress)
+            }
+            (RoleTable::CircuitGateway { addresses }, Ingress::Link(link)) => {
+                let table = &tables.links[link.get()];
+                self.check_source(table, |a| addresses.contains(&a))?;
+                if addresses.contains(&self.packet.destination) {
+                    return Ok(Verdict::Deliver);
+                }
+                // T4: VMs send to the edges themselves.
+                if table.relation != RelationTable::Edge {
+                    return Err(DropReason::TransitNotAllowed);
+                }
+                match self.enter_own_side(ingress)? {
+                    Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward { link, take_ttl: true }),
+                    // T4: it takes one and is silent.
+                    Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
+                    other => Ok(other),
+                }
+            }
+            (RoleTable::Edge { .. }, Ingress::Tun) => self.leave_edge(),
+            (RoleTable::Edge { .. }, Ingress::Link(link)) => {
+                let table = &tables.links[link.get()];
+                self.check_source(table, |_| false)?;
+                // D23: the kernel is the router here, and takes the TTL.
+                match table.relation {
+                    RelationTable::CircuitClient => Ok(Verdict::Deliver),
+                    _ => Err(DropReason::TransitNotAllowed),
+                }
             }
         }
     }
@@ -149,11 +182,14 @@ impl Decision<'_> {
             trace.route = found.map(|r| table.all[r.position].clone());
         }
         match found.ok_or(DropReason::NoRoute)?.hop {
-            Hop::Space(space) => self.reach_owner(space, self.packet.destination, ingress),
+            Hop::Space(space) => match self.reach_owner(space, self.packet.destination, ingress) {
+                Ok(Verdict::Forward { link, .. }) if tables.links[link.get()].down => self.stand_in(table, link, ingress),
+                other => other,
+            },
             Hop::NoSpace => Err(DropReason::TransitNotAllowed),
-            Hop::Gateway(link) => {
+            Hop::Gateway(group) => {
                 self.check_access(self.packet.destination)?;
-                self.use_link(link.ok_or(DropReason::NoGateway)?, ingress)
+                self.use_group(group, ingress)
             }
             Hop::Appliance(space, address) => {
                 self.check_access(self.packet.destination)?;
@@ -187,6 +223,54 @@ impl Decision<'_> {
         }
     }
 
+    /// The owner's link does not answer: by the gateways, where these lead to the same prefix (P25 the other way round).
+    fn stand_in(&mut self, table: &SubnetTable, direct: LinkIndex, ingress: Ingress) -> Outcome {
+        let found = table.standby.get(self.packet.destination);
+        let group = match found.map(|r| r.hop) {
+            Some(Hop::Gateway(Some(group))) => Some(group),
+            _ => None,
+        };
+        let answers = |group: &Group| group.links().iter().any(|l| !self.tables.links[l.get()].down);
+        let Some(group) = group.filter(answers) else {
+            return self.use_link(direct, ingress);
+        };
+        if let (Some(trace), Some(found)) = (self.trace.as_deref_mut(), found) {
+            trace.route = Some(table.all[found.position].clone());
+            trace.vnet = None;
+        }
+        self.use_group(Some(group), ingress)
+    }
+
+    fn use_group(&mut self, group: Option<Group>, ingress: Ingress) -> Outcome {
+        let group = group.ok_or(DropReason::NoGateway)?;
+        self.use_link(group.pick(self.packet.source, self.packet.destination), ingress)
+    }
+
+    /// At an edge, from its kernel: into a linked VNet, through the VNet's gateway.
+    fn leave_edge(&mut self) -> Outcome {
+        let RoleTable::Edge {
+            addresses,
+            networks,
+            customer,
+            vnet_to_vnet,
+        } = &self.tables.role
+        else {
+            return Err(DropReason::TransitNotAllowed);
+        };
+        let source = self.packet.source;
+        if networks.get(source).is_some() && !addresses.contains(&source) {
+            // E6, section 12.
+            if !vnet_to_vnet {
+                return Err(DropReason::TransitNotAllowed);
+            }
+        } else if !addresses.contains(&source) && customer.get(source).is_none() {
+            // T3, T7: what the customer did not announce is not spoken for, its routers' links among it.
+            return Err(DropReason::SpoofedSource);
+        }
+        let link = networks.get(self.packet.destination).ok_or(DropReason::NoRoute)?;
+        self.use_link(link.ok_or(DropReason::NoGateway)?, Ingress::Tun)
+    }
+
     fn use_link(&mut self, link: LinkIndex, ingress: Ingress) -> Outcome {
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.next = Some(self.tables.peer(link).clone());
@@ -212,8 +296,24 @@ impl Decision<'_> {
         self.enter_own_side(ingress)
     }
 
-    /// At a gateway, from a connection: into its own VNet and its clients, never on to anything else (D9, G21).
-    fn relay_inward(&mut self, ingress: Ingress) -> Outcome {
+    /// At a gateway, from a connection: into its own VNet and its clients (D9); or on to another connection, where routes
+    /// are exchanged over both (G19), by VPN routes alone (G21).
+    fn relay_inward(&mut self, exchange: bool, ingress: Ingress) -> Outcome {
+        let tables = self.tables;
+        let RoleTable::Gateway { own_side, transit, .. } = &tables.role else {
+            return Err(DropReason::TransitNotAllowed);
+        };
+        if own_side.get(self.packet.destination).is_none()
+            && let Some(found) = transit.get(self.packet.destination)
+        {
+            if let Some(trace) = self.trace.as_deref_mut() {
+                trace.connection = Some(found.connection.clone());
+            }
+            if !(exchange && found.exchange) {
+                return Err(DropReason::TransitNotAllowed);
+            }
+            return self.use_link(found.link.ok_or(DropReason::NoGateway)?, ingress);
+        }
         self.enter_own_side(ingress)
     }
 
@@ -252,10 +352,12 @@ impl Decision<'_> {
 
     /// T5, D23: a gateway takes one TTL; it answers its own side and keeps silent beyond.
     fn with_ttl(&self, verdict: Verdict) -> Outcome {
-        let RoleTable::Gateway { own_side, .. } = &self.tables.role else {
+        let RoleTable::Gateway { own_side, sites, .. } = &self.tables.role else {
             return Ok(verdict);
         };
         match verdict {
+            // T6
+            Verdict::Forward { .. } if sites.get(self.packet.source).is_some() => Ok(verdict),
             Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward { link, take_ttl: true }),
             Verdict::Forward { .. } if own_side.get(self.packet.source).is_some() => Ok(Verdict::TimeExceeded),
             Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),

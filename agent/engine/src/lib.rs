@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * [`packet`]: a checked view of an IP packet; ICMP errors.
-//! * [`tables`]: what lookups run on.
+//! * [`routing`]: routes that move: what is taken, who is told, which one is used; [`tables`]: what lookups run on.
 //! * [`decide`](decide::decide): one pure function from tables and packet to a [`Verdict`](verdict::Verdict).
 //! * [`link`]: all encrypted links of one engine, behind few verbs; WireGuard under the feature `links`.
 //! * [`engine`]: the whole, as its owner drives it; [`buffer`]: where it writes; [`stats`]: what it counts.
@@ -27,6 +27,7 @@ mod flow;
 pub mod link;
 pub mod offload;
 pub mod packet;
+pub mod routing;
 pub mod stats;
 pub mod tables;
 pub mod verdict;

@@ -3,19 +3,15 @@
 mod installed;
 pub mod lpm;
 
+use crate::routing::{self, Taken, taken};
 use lpm::Lpm;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use tombolo_proto::config::{AgentConfig, ForeignSources, Relation, Role, SpaceKind};
+use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Relation, Role, SiteTtl, SpaceKind};
 use tombolo_proto::id::{AgentId, ResourceId};
-use tombolo_proto::route::{EffectiveRoute, NextHop, RouteState};
+use tombolo_proto::route::{EffectiveRoute, NextHop, RouteOrigin, RouteSource, RouteState};
 
-/// What agents learn by themselves (D11).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dynamic {
-    /// Agents that do not answer: passed over where another one can stand in.
-    pub down: BTreeSet<AgentId>,
-}
+pub use crate::routing::Dynamic;
 
 /// A position in [`AgentConfig::links`], and so in [`Tables`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,7 +64,23 @@ pub(crate) enum RoleTable {
     Gateway {
         addresses: Vec<IpAddr>,
         own_side: Lpm<()>,
+        /// VPN routes alone, whatever the VNet prefers (G21).
         transit: Lpm<Transit>,
+        /// Where sites are, if their packets keep their TTL (T6).
+        sites: Lpm<()>,
+    },
+    CircuitGateway {
+        addresses: Vec<IpAddr>,
+    },
+    Edge {
+        /// The own ends of the tunnels.
+        addresses: BTreeSet<IpAddr>,
+        /// The linked VNets: what each is reached over.
+        networks: Lpm<Option<LinkIndex>>,
+        /// What the customer announced.
+        customer: Lpm<()>,
+        /// E6.
+        vnet_to_vnet: bool,
     },
 }
 
@@ -77,6 +89,55 @@ pub(crate) enum RoleTable {
 pub(crate) struct Transit {
     pub(crate) connection: ResourceId,
     pub(crate) link: Option<LinkIndex>,
+    /// Routes are exchanged over the connection: it may be passed through from others of its kind (G19).
+    pub(crate) exchange: bool,
+}
+
+/// A few links that share flows, or one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Group {
+    links: [LinkIndex; Group::MOST],
+    count: u8,
+}
+
+impl Group {
+    /// More than two edges of each of 16 circuits share no prefix.
+    const MOST: usize = 8;
+
+    fn of(links: &[LinkIndex]) -> Option<Self> {
+        let mut group = Self {
+            links: [*links.first()?; Self::MOST],
+            count: 0,
+        };
+        for (place, link) in group.links.iter_mut().zip(links) {
+            *place = *link;
+            group.count += 1;
+        }
+        Some(group)
+    }
+
+    /// The link of a flow: by its addresses, so that fragments and errors go the way of the rest (D13).
+    pub(crate) fn pick(&self, source: IpAddr, destination: IpAddr) -> LinkIndex {
+        if self.count == 1 {
+            return self.links[0];
+        }
+        let bits = |a: IpAddr| match a {
+            IpAddr::V4(a) => u128::from(u32::from(a)),
+            IpAddr::V6(a) => u128::from(a),
+        };
+        // Any fixed mixing does; it must be the same wherever somebody asks which way a flow takes.
+        let mixed = bits(source)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+            .wrapping_add(bits(destination))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        #[expect(clippy::cast_possible_truncation, reason = "the highest bits are the best mixed")]
+        let high = (mixed >> 96) as u32;
+        self.links[high as usize % usize::from(self.count)]
+    }
+
+    pub(crate) fn links(&self) -> &[LinkIndex] {
+        &self.links[..usize::from(self.count)]
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -85,6 +146,8 @@ pub(crate) struct SubnetTable {
     /// The active routes; positions refer to `all`.
     pub(crate) routes: Lpm<RouteTable>,
     pub(crate) all: Vec<EffectiveRoute>,
+    /// Gateway routes that a peering's covers: used while the peering's link does not answer.
+    pub(crate) standby: Lpm<RouteTable>,
 }
 
 #[derive(Debug, Clone)]
@@ -100,7 +163,7 @@ pub(crate) enum Hop {
     Space(usize),
     /// A peering that packets are not delivered into from here.
     NoSpace,
-    Gateway(Option<LinkIndex>),
+    Gateway(Option<Group>),
     /// The space that the appliance's address lies in, and the address.
     Appliance(Option<usize>, IpAddr),
     Internet,
@@ -139,6 +202,10 @@ pub(crate) struct LinkTable {
     pub(crate) relation: RelationTable,
     pub(crate) sources: Lpm<()>,
     pub(crate) foreign: ForeignSources,
+    /// It does not answer, and something may stand in.
+    pub(crate) down: bool,
+    /// Routes are exchanged over it (G19).
+    pub(crate) exchange: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +216,10 @@ pub(crate) enum RelationTable {
     Gateway,
     GatewayClient,
     Connection,
+    Edge,
+    CircuitGateway,
+    CircuitClient,
+    OtherGateway,
 }
 
 impl Tables {
@@ -169,15 +240,22 @@ impl Tables {
             let position = u32::try_from(position).map_err(|_| BuildError("links: too many".into()))?;
             by_peer.insert(&link.peer, LinkIndex(position));
         }
-        let usable = |agents: &mut dyn Iterator<Item = &AgentId>| {
+        let answering = |agents: &mut dyn Iterator<Item = &AgentId>| {
             let linked: Vec<_> = agents.filter_map(|a| Some((a, *by_peer.get(a)?))).collect();
+            let up = linked.iter().filter(|(a, _)| !dynamic.down.contains(*a));
+            let up: Vec<LinkIndex> = up.map(|(_, link)| *link).collect();
             // With every candidate down the first one stays: its link says so.
-            linked
-                .iter()
-                .find(|(a, _)| !dynamic.down.contains(*a))
-                .or(linked.first())
-                .map(|(_, link)| *link)
+            match (up.is_empty(), linked.first()) {
+                (true, Some((_, first))) => vec![*first],
+                (_, _) => up,
+            }
         };
+        let usable = |agents: &mut dyn Iterator<Item = &AgentId>| answering(agents).first().copied();
+        let group = |gateways: &[tombolo_proto::route::GatewayHop], spread: bool| {
+            let links = answering(&mut gateways.iter().map(|g| &g.agent));
+            Group::of(if spread { &links } else { &links[..links.len().min(1)] })
+        };
+        let taken = taken(config, dynamic);
 
         let mut spaces = Vec::with_capacity(config.spaces.len());
         let mut local = 0;
@@ -216,24 +294,28 @@ impl Tables {
 
         let mut subnets = Vec::with_capacity(config.subnets.len());
         for subnet in &config.subnets {
+            let all = routing::effective(config, subnet, dynamic);
             let mut routes = Lpm::default();
-            for (position, route) in subnet.routes.iter().enumerate() {
-                if route.state == RouteState::Invalid {
-                    continue;
-                }
+            let mut standby = Lpm::default();
+            for (position, route) in all.iter().enumerate() {
                 let hop = match &route.next_hop {
                     NextHop::VnetLocal {} => Hop::Space(local),
                     NextHop::VnetPeering { peering } | NextHop::VnetGlobalPeering { peering } => {
                         space_of(peering).map_or(Hop::NoSpace, Hop::Space)
                     }
-                    NextHop::VirtualNetworkGateway { gateways } => {
-                        Hop::Gateway(usable(&mut gateways.iter().map(|g| &g.agent)))
-                    }
+                    NextHop::VirtualNetworkGateway { gateways, spread } => Hop::Gateway(group(gateways, *spread)),
                     NextHop::VirtualAppliance { address } => Hop::Appliance(covering(*address), *address),
                     NextHop::Internet {} => Hop::Internet,
                     NextHop::None {} => Hop::None,
                 };
-                if routes.insert(route.prefix, RouteTable { position, hop }).is_some() {
+                let entry = RouteTable { position, hop };
+                if route.state == RouteState::Invalid {
+                    if route.source == RouteSource::VirtualNetworkGateway && standby.exact(route.prefix).is_none() {
+                        standby.insert(route.prefix, entry);
+                    }
+                    continue;
+                }
+                if routes.insert(route.prefix, entry).is_some() {
                     return Err(BuildError(format!(
                         "subnets: {} is active twice in {}",
                         route.prefix, subnet.id
@@ -243,12 +325,13 @@ impl Tables {
             subnets.push(SubnetTable {
                 id: subnet.id.clone(),
                 routes,
-                all: subnet.routes.clone(),
+                all,
+                standby,
             });
         }
 
         let role = match &config.role {
-            Role::Vm { nics, served } => {
+            Role::Vm { nics, served, .. } => {
                 let position = |id: &ResourceId| config.subnets.iter().position(|s| s.id == *id);
                 let mut own = Lpm::default();
                 for prefix in served {
@@ -281,28 +364,46 @@ impl Tables {
             Role::VpnGateway {
                 addresses,
                 own_side,
-                transit,
+                site_ttl,
                 ..
+            } => RoleTable::Gateway {
+                addresses: addresses.clone(),
+                own_side: set(own_side),
+                transit: transit(config, &taken, &usable),
+                sites: match site_ttl {
+                    SiteTtl::SilentHop => Lpm::default(),
+                    SiteTtl::Transparent => sites(config, &taken),
+                },
+            },
+            Role::ExpressRouteGateway { addresses, .. } => RoleTable::CircuitGateway {
+                addresses: addresses.clone(),
+            },
+            Role::CircuitEdge {
+                networks, vnet_to_vnet, ..
             } => {
-                let mut table = Lpm::default();
-                for route in transit {
-                    let link = usable(&mut route.via.iter());
-                    table.insert(
-                        route.prefix,
-                        Transit {
-                            connection: route.connection.clone(),
-                            link,
-                        },
-                    );
+                let mut reached = Lpm::default();
+                for network in networks {
+                    let link = usable(&mut network.gateways.iter());
+                    for prefix in &network.prefixes {
+                        reached.insert(*prefix, link);
+                    }
                 }
-                RoleTable::Gateway {
-                    addresses: addresses.clone(),
-                    own_side: set(own_side),
-                    transit: table,
+                let customer: Vec<_> = taken.iter().map(|t| t.route.prefix).collect();
+                RoleTable::Edge {
+                    addresses: networks.iter().map(|n| n.address).collect(),
+                    networks: reached,
+                    customer: set(&customer),
+                    vnet_to_vnet: *vnet_to_vnet,
                 }
             }
         };
 
+        let exchanging = |peer: &AgentId| match &config.role {
+            Role::VpnGateway { connections, .. } => {
+                connections.iter().any(|c| c.exchange && c.ends.contains(peer))
+            }
+            Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => false,
+        };
         let links = config
             .links
             .iter()
@@ -314,13 +415,31 @@ impl Tables {
                     ),
                     Relation::Gateway {} => RelationTable::Gateway,
                     Relation::GatewayClient {} => RelationTable::GatewayClient,
-                    Relation::Connection { .. } => RelationTable::Connection,
+                    Relation::Connection { .. } | Relation::Site { .. } => RelationTable::Connection,
+                    Relation::Edge { .. } => RelationTable::Edge,
+                    Relation::CircuitGateway { .. } => RelationTable::CircuitGateway,
+                    Relation::CircuitClient { .. } => RelationTable::CircuitClient,
+                    Relation::OtherGateway {} => RelationTable::OtherGateway,
                 };
+                let mut sources = set(&link.sources);
+                // D10: and for whatever was learned of it, but never for the own space.
+                let own = |p: &ipnet::IpNet| config.address_space.iter().any(|o| o.contains(p));
+                let speaks = matches!(
+                    relation,
+                    RelationTable::Gateway | RelationTable::Connection | RelationTable::Edge
+                );
+                for taken in taken.iter().filter(|t| speaks && t.from.as_ref() == Some(&link.peer)) {
+                    if !own(&taken.route.prefix) {
+                        sources.insert(taken.route.prefix, ());
+                    }
+                }
                 Ok(LinkTable {
                     peer: link.peer.clone(),
                     relation,
-                    sources: set(&link.sources),
+                    sources,
                     foreign: link.foreign,
+                    down: dynamic.down.contains(&link.peer),
+                    exchange: exchanging(&link.peer),
                 })
             })
             .collect::<Result<_, BuildError>>()?;
@@ -367,7 +486,7 @@ impl Tables {
     pub fn on_own_side(&self, source: IpAddr) -> bool {
         match &self.role {
             RoleTable::Gateway { own_side, .. } => own_side.get(source).is_some(),
-            RoleTable::Vm { .. } => false,
+            RoleTable::Vm { .. } | RoleTable::CircuitGateway { .. } | RoleTable::Edge { .. } => false,
         }
     }
 
@@ -376,9 +495,73 @@ impl Tables {
     pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
         match &self.role {
             RoleTable::Gateway { addresses, .. } => addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4()),
-            RoleTable::Vm { .. } => None,
+            RoleTable::Vm { .. } | RoleTable::CircuitGateway { .. } | RoleTable::Edge { .. } => None,
         }
     }
+}
+
+/// At a VPN gateway: what lies behind its connections, configured or learned; of one prefix what answers before what does
+/// not, the higher weight, the shorter path.
+fn transit(
+    config: &AgentConfig,
+    taken: &[Taken<'_>],
+    usable: &impl Fn(&mut dyn Iterator<Item = &AgentId>) -> Option<LinkIndex>,
+) -> Lpm<Transit> {
+    let Role::VpnGateway {
+        transit, connections, ..
+    } = &config.role
+    else {
+        return Lpm::default();
+    };
+    let of = |id: &ResourceId| connections.iter().find(|c| c.connection == *id);
+    let mut offers = Vec::new();
+    for route in transit {
+        let connection = of(&route.connection);
+        let entry = Transit {
+            connection: route.connection.clone(),
+            link: usable(&mut route.via.iter()),
+            exchange: connection.is_some_and(|c| c.exchange),
+        };
+        let weight = connection.map_or(0, |c| c.weight);
+        offers.push((route.prefix, false, std::cmp::Reverse(weight), 1, entry));
+    }
+    // G21: what was learned from a circuit is no way on from here.
+    for t in taken.iter().filter(|t| t.kind == GatewayKind::Vpn) {
+        let Some(connection) = t.connection else { continue };
+        let entry = Transit {
+            connection: connection.connection.clone(),
+            link: usable(&mut std::iter::once(&t.via)),
+            exchange: connection.exchange,
+        };
+        let weight = std::cmp::Reverse(connection.weight);
+        offers.push((t.route.prefix, t.down, weight, t.route.as_path.len(), entry));
+    }
+    // Stable: configured before learned, then in the order of names.
+    offers.sort_by_key(|(prefix, down, weight, hops, _)| (*prefix, *down, *weight, *hops));
+    let mut table = Lpm::default();
+    for (prefix, .., entry) in offers {
+        if table.exact(prefix).is_none() {
+            table.insert(prefix, entry);
+        }
+    }
+    table
+}
+
+/// T6: the prefixes of sites, as far as a VPN gateway knows them.
+fn sites(config: &AgentConfig, taken: &[Taken<'_>]) -> Lpm<()> {
+    let mut prefixes: Vec<ipnet::IpNet> = taken
+        .iter()
+        .filter(|t| t.kind == GatewayKind::Vpn && t.route.origin == RouteOrigin::Site)
+        .map(|t| t.route.prefix)
+        .collect();
+    if let Role::VpnGateway {
+        transit, connections, ..
+    } = &config.role
+    {
+        let of_site = |id: &ResourceId| connections.iter().any(|c| c.site && c.connection == *id);
+        prefixes.extend(transit.iter().filter(|t| of_site(&t.connection)).map(|t| t.prefix));
+    }
+    set(&prefixes)
 }
 
 fn set(prefixes: &[ipnet::IpNet]) -> Lpm<()> {

@@ -117,6 +117,7 @@ impl<'t> Compiler<'t> {
             role: Role::Vm {
                 nics,
                 served: prefix::sorted(&machine.served_prefixes()),
+                gateways: Vec::new(),
             },
             subnets: self.subnets(vnet, subnets.into_values()),
             spaces,
@@ -164,6 +165,10 @@ impl<'t> Compiler<'t> {
                 gateway: gateway.envelope.id.clone(),
                 addresses: vec![instance.address],
                 own_side: prefix::sorted(&own_side),
+                asn: gateway.asn,
+                connections: Vec::new(),
+                bgp: None,
+                site_ttl: self.index.topology.settings.vpn_ttl_for_site_traffic,
                 transit: transit.into_values().collect(),
             },
             subnets: self.subnets(vnet, std::iter::once(subnet)),
@@ -178,6 +183,7 @@ impl<'t> Compiler<'t> {
                 id: subnet.id.clone(),
                 prefixes: prefix::sorted(&subnet.prefixes),
                 routes: routes::effective(&self.index, vnet, subnet),
+                isolated: false,
             })
             .collect()
     }

@@ -23,7 +23,7 @@ impl Tables {
                 .collect(),
         });
         let transit = match &self.role {
-            RoleTable::Vm { .. } => Vec::new(),
+            RoleTable::Vm { .. } | RoleTable::CircuitGateway { .. } | RoleTable::Edge { .. } => Vec::new(),
             RoleTable::Gateway { transit, .. } => transit
                 .iter()
                 .map(|(prefix, found)| InstalledTransit {
@@ -55,7 +55,12 @@ impl Tables {
                 },
             },
             Hop::NoSpace => InstalledHop::Peering { vnet: None },
-            Hop::Gateway(link) => InstalledHop::Gateway { link: self.name(link) },
+            Hop::Gateway(group) => InstalledHop::Gateway {
+                link: self.name(group.map(|g| g.links()[0])),
+                also: group.map_or_else(Vec::new, |g| {
+                    g.links()[1..].iter().map(|l| self.peer(*l).clone()).collect()
+                }),
+            },
             Hop::Appliance(space, address) => InstalledHop::Appliance {
                 address,
                 vnet: space.map(|s| self.vnet(s)),

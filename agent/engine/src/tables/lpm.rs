@@ -38,6 +38,15 @@ impl<T> Lpm<T> {
         }
     }
 
+    /// The value of exactly this prefix.
+    #[must_use]
+    pub fn exact(&self, prefix: IpNet) -> Option<&T> {
+        match prefix.trunc() {
+            IpNet::V4(p) => self.v4.get(&p),
+            IpNet::V6(p) => self.v6.get(&p),
+        }
+    }
+
     /// All prefixes with their values, IPv4 before IPv6, in the order of addresses.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
         let v4 = self.v4.iter().map(|(p, v)| (IpNet::V4(p), v));

@@ -173,7 +173,7 @@ impl<'t> Views<'t> {
             let agents = self.topology.agents.values().filter(|a| !a.revoked);
             let vms = agents.filter_map(|agent| match &agent.binding {
                 Binding::Vm { vm, .. } => Some((vm.clone(), Arc::clone(agent))),
-                Binding::Gateway { .. } => None,
+                Binding::Gateway { .. } | Binding::Edge { .. } => None,
             });
             vms.collect()
         })

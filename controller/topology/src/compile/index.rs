@@ -184,7 +184,7 @@ impl<'t> Index<'t> {
         for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
             match &agent.binding {
                 Binding::Vm { nics, served, .. } => self.place_machine(agent, nics, served),
-                Binding::Gateway { .. } => {}
+                Binding::Gateway { .. } | Binding::Edge { .. } => {}
             }
         }
         for vnet in &mut self.vnets {

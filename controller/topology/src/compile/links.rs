@@ -196,6 +196,8 @@ impl<'a> Links<'a> {
             relation,
             sources,
             foreign,
+            watched: false,
+            stock: false,
         });
     }
 

@@ -4,8 +4,8 @@ use super::index::{Index, Vnet};
 use super::prefix;
 use crate::resource::{RouteTable, Subnet, UserNextHop};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use tombolo_engine::routing::{Offer, settle};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
 /// 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and 100.64.0.0/10 (R1).
@@ -27,10 +27,9 @@ pub(super) fn effective(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &Subnet) -> 
         .and_then(|id| index.topology.route_tables.get(id));
     let table = table.map(|table| &**table);
     let mut routes = system(vnet, table);
-    routes.extend(gateway(index, vnet, table, &routes));
+    routes.extend(gateway(index, vnet, table));
     routes.extend(user(index, vnet, table));
-    settle(&mut routes);
-    routes
+    settle(routes.into_iter().map(|route| Offer::configured(route, true)).collect())
 }
 
 fn route(source: RouteSource, prefix: IpNet, next_hop: NextHop) -> EffectiveRoute {
@@ -83,36 +82,18 @@ fn system(vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     routes
 }
 
-/// R5, R15, and the first step of R7: what a VNet or peering route covers is discarded, however long; it stays visible
-/// as `Invalid`.
-fn gateway(
-    index: &Index<'_>,
-    vnet: &Vnet<'_>,
-    table: Option<&RouteTable>,
-    system: &[EffectiveRoute],
-) -> Vec<EffectiveRoute> {
+/// R5, R15.
+fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     let Some(hub) = vnet.hub.map(|hub| &index.vnets[hub]) else {
         return Vec::new();
     };
     if table.is_some_and(|t| t.disable_bgp_route_propagation) {
         return Vec::new();
     }
-    let covering: Vec<IpNet> = system
-        .iter()
-        .filter(|r| kind(&r.next_hop) <= PEERING)
-        .map(|r| r.prefix)
-        .collect();
     let hops = gateway_hops(hub);
     let prefixes = hub.contributed().into_iter();
     prefixes
-        .map(|p| EffectiveRoute {
-            state: if prefix::covered(&p, &covering) {
-                RouteState::Invalid
-            } else {
-                RouteState::Active
-            },
-            ..route(RouteSource::VirtualNetworkGateway, p, hops.clone())
-        })
+        .map(|p| route(RouteSource::VirtualNetworkGateway, p, hops.clone()))
         .collect()
 }
 
@@ -128,7 +109,10 @@ fn user(index: &Index<'_>, vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<E
                 UserNextHop::VirtualAppliance { address } => NextHop::VirtualAppliance { address: *address },
                 UserNextHop::VirtualNetworkGateway => match vnet.hub {
                     Some(hub) => gateway_hops(&index.vnets[hub]),
-                    None => NextHop::VirtualNetworkGateway { gateways: Vec::new() },
+                    None => NextHop::VirtualNetworkGateway {
+                        gateways: Vec::new(),
+                        spread: false,
+                    },
                 },
                 UserNextHop::VnetLocal => NextHop::VnetLocal {},
                 UserNextHop::Internet => NextHop::Internet {},
@@ -146,45 +130,6 @@ fn gateway_hops(hub: &Vnet<'_>) -> NextHop {
     };
     NextHop::VirtualNetworkGateway {
         gateways: hub.instances.iter().map(hop).collect(),
+        spread: hub.gateway.is_some_and(|g| g.active_active),
     }
-}
-
-const PEERING: u8 = 1;
-
-/// Rank of a next hop among system routes of one prefix, and in the order of showing.
-fn kind(hop: &NextHop) -> u8 {
-    match hop {
-        NextHop::VnetLocal {} => 0,
-        NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => PEERING,
-        NextHop::VirtualNetworkGateway { .. } => 2,
-        NextHop::VirtualAppliance { .. } => 3,
-        NextHop::Internet {} => 4,
-        NextHop::None {} => 5,
-    }
-}
-
-/// R7 steps 2 and 3, R8: of equal prefixes one stays `Active`, user before gateway before system; then orders all.
-fn settle(routes: &mut [EffectiveRoute]) {
-    let precedence = |source| match source {
-        RouteSource::User => 0,
-        RouteSource::VirtualNetworkGateway => 1,
-        RouteSource::Default => 2,
-    };
-    // Stable sorts: among equals the order of creation decides.
-    routes.sort_by_key(|r| (r.prefix, precedence(r.source), kind(&r.next_hop)));
-    let mut won = BTreeSet::new();
-    for route in routes.iter_mut().filter(|r| r.state == RouteState::Active) {
-        if !won.insert(route.prefix) {
-            route.state = RouteState::Invalid;
-        }
-    }
-    let shown = |source| match source {
-        RouteSource::Default => 0,
-        RouteSource::VirtualNetworkGateway => 1,
-        RouteSource::User => 2,
-    };
-    routes.sort_by(|a, b| {
-        let key = |r: &EffectiveRoute| (shown(r.source), kind(&r.next_hop), r.prefix);
-        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
-    });
 }

@@ -80,7 +80,7 @@ fn named(topology: &Topology, name: &str) -> Found {
         agent.id.as_str() == name
             || match &agent.binding {
                 Binding::Vm { vm, .. } => is(vm),
-                Binding::Gateway { .. } => false,
+                Binding::Gateway { .. } | Binding::Edge { .. } => false,
             }
     };
     let hits: Vec<&Arc<Agent>> = topology.agents.values().filter(hit).collect();
@@ -140,6 +140,7 @@ fn of_agent(topology: &Topology, agent: &Agent) -> End {
             let own = own.filter(|c| c.name.eq_ignore_ascii_case(ip_configuration));
             (own.map(|c| c.address).collect(), format!("gateway {gateway}"))
         }
+        Binding::Edge { circuit, link } => (Vec::new(), format!("{link:?} edge of circuit {circuit}")),
     };
     End {
         agent: Some(agent.id.clone()),
@@ -156,6 +157,7 @@ fn succeeded(topology: &Topology, agent: &Agent) -> bool {
             gateway,
             ip_configuration,
         } => format!("{}/{}", gateway.key(), ip_configuration.to_ascii_lowercase()),
+        Binding::Edge { circuit, link } => format!("{}/{link:?}", circuit.key()),
     };
     let mut trusted = topology.agents.values().filter(|a| !a.revoked);
     agent.revoked && trusted.any(|a| place(a) == place(agent))

@@ -80,11 +80,14 @@ impl Node {
     /// Whether a packet for this address has arrived: the host's, or one of a machine behind it.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         match &self.config.role {
-            Role::Vm { nics, served } => {
+            Role::Vm { nics, served, .. } => {
                 let mut addresses = nics.iter().flat_map(|nic| &nic.addresses);
                 addresses.any(|a| a.addr() == address) || served.iter().any(|p| p.contains(&address))
             }
-            Role::VpnGateway { addresses, .. } => addresses.contains(&address),
+            Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
+                addresses.contains(&address)
+            }
+            Role::CircuitEdge { networks, .. } => networks.iter().any(|n| n.address == address),
         }
     }
 
@@ -96,7 +99,10 @@ impl Node {
                 let mut addresses = nics.iter().flat_map(|nic| &nic.addresses).map(ipnet::IpNet::addr);
                 addresses.find(same)
             }
-            Role::VpnGateway { addresses, .. } => addresses.iter().copied().find(same),
+            Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
+                addresses.iter().copied().find(same)
+            }
+            Role::CircuitEdge { line, .. } => Some(line.addr()).filter(same),
         }
     }
 }

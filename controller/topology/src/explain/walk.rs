@@ -176,5 +176,10 @@ fn relation(relation: &Relation) -> &'static str {
         Relation::Gateway {} => "gateway",
         Relation::GatewayClient {} => "gatewayClient",
         Relation::Connection { .. } => "connection",
+        Relation::Site { .. } => "site",
+        Relation::Edge { .. } => "edge",
+        Relation::CircuitGateway { .. } => "circuitGateway",
+        Relation::CircuitClient { .. } => "circuitClient",
+        Relation::OtherGateway {} => "otherGateway",
     }
 }

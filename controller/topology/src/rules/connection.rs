@@ -3,7 +3,7 @@
 use super::{Draft, changed, echoed};
 use crate::arm::body::{Object, Shape, missing};
 use crate::path::{ArmPath, Kind};
-use crate::resource::{Connection, ResourceGroup, VirtualNetworkGateway};
+use crate::resource::{Connection, ConnectionType, ResourceGroup, VirtualNetworkGateway};
 use serde_json::Value;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
@@ -54,8 +54,10 @@ impl Draft<'_> {
             let kept_key = old.as_deref().and_then(|c| c.shared_key.clone());
             self.commit_connection(Connection {
                 envelope,
+                connection_type: ConnectionType::Vnet2Vnet,
                 gateway1: first.envelope.id.clone(),
                 gateway2: second.envelope.id.clone(),
+                tunnel_addresses: Vec::new(),
                 shared_key: key.map(str::to_owned).or(kept_key),
                 routing_weight: u32::try_from(routing_weight).unwrap_or_default(),
                 enable_bgp,

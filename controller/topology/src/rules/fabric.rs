@@ -228,6 +228,7 @@ impl Draft<'_> {
                 gateway,
                 ip_configuration,
             } => self.check_instance(gateway, ip_configuration),
+            Binding::Edge { .. } => binding.clone(),
         }
     }
 
@@ -390,7 +391,7 @@ impl Draft<'_> {
                     gateway: g,
                     ip_configuration: c,
                 } => g == gateway && c.eq_ignore_ascii_case(ip_configuration),
-                Binding::Vm { .. } => false,
+                Binding::Vm { .. } | Binding::Edge { .. } => false,
             });
         if let Some(agent) = taken.map(|a| a.id.clone()) {
             self.bound_elsewhere(

@@ -11,6 +11,7 @@ use crate::resource::{Binding, GatewayIpConfiguration, ResourceGroup, Subnet, Vi
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
 
 const PROPERTIES: [(&str, Shape); 6] = [
@@ -62,6 +63,7 @@ impl Draft<'_> {
             self.commit_gateway(VirtualNetworkGateway {
                 envelope,
                 ip_configurations,
+                gateway_type: GatewayKind::Vpn,
                 vpn_type: vpn_type.to_owned(),
                 active_active,
                 enable_bgp,
@@ -279,7 +281,7 @@ impl Draft<'_> {
                 gateway,
                 ip_configuration,
             } => gateway == id && config.is_none_or(|c| c.eq_ignore_ascii_case(ip_configuration)),
-            Binding::Vm { .. } => false,
+            Binding::Vm { .. } | Binding::Edge { .. } => false,
         };
         let mut agents = self.topology.agents.values().filter(|a| !a.revoked);
         agents.find(|a| serves(&a.binding)).map(|a| a.id.to_string())
