@@ -116,7 +116,7 @@ impl Draft<'_> {
         let bound: Vec<_> = agents
             .filter_map(|a| match &a.binding {
                 Binding::Vm { vm, .. } if inside(vm) => Some((a.id.clone(), vm.clone())),
-                Binding::Vm { .. } | Binding::Gateway { .. } => None,
+                Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => None,
             })
             .collect();
         for (agent, vm) in bound {
