@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import time
 
-from netns import TIED
+from netns import PREFIX, TIED
 
 HZ = os.sysconf("SC_CLK_TCK")
 
@@ -84,7 +84,7 @@ class Window:
 def iperf(lab, ip, *args, secs):
     """One bounded iperf3 client run in A; its JSON, or {'error': ...}."""
     try:
-        r = subprocess.run(["ip", "netns", "exec", "bp-a", *TIED, "iperf3", "-c", ip, "-t", str(secs), "-J",
+        r = subprocess.run(["ip", "netns", "exec", PREFIX + "a", *TIED, "iperf3", "-c", ip, "-t", str(secs), "-J",
                             "--connect-timeout", "3000", *args], capture_output=True, text=True, timeout=secs + 10)
         return json.loads(r.stdout)
     except (subprocess.TimeoutExpired, ValueError) as e:
@@ -138,7 +138,7 @@ def udp_lossfree(lab, ip, pids, own, length, secs=1):
 
 
 def ping(lab, ip, count=200, interval=0.01):
-    r = subprocess.run(["ip", "netns", "exec", "bp-a", *TIED, "ping", "-n", "-i", str(interval), "-c", str(count), "-W", "1", ip],
+    r = subprocess.run(["ip", "netns", "exec", PREFIX + "a", *TIED, "ping", "-n", "-i", str(interval), "-c", str(count), "-W", "1", ip],
                        capture_output=True, text=True, timeout=count * interval + 15)
     t = sorted(float(x) for x in re.findall(r"time=([\d.]+)", r.stdout))
     if not t:
@@ -149,7 +149,7 @@ def ping(lab, ip, count=200, interval=0.01):
 
 def first_ping(lab, ip, t0, secs=20):
     """Seconds from t0 to the first echo reply. One ping process, a probe every 5 ms."""
-    p = subprocess.Popen(["ip", "netns", "exec", "bp-a", *TIED, "ping", "-n", "-i", "0.005", "-c", str(int(secs / 0.005)), ip],
+    p = subprocess.Popen(["ip", "netns", "exec", PREFIX + "a", *TIED, "ping", "-n", "-i", "0.005", "-c", str(int(secs / 0.005)), ip],
                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1)
     try:
         end = time.time() + secs

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 
-PREFIX = "bp-"
+# Another one lets several benches stand side by side.
+PREFIX = os.environ.get("BENCH_PREFIX", "bp-")
 TIED = ["setpriv", "--pdeathsig", "TERM"]  # a child of a killed bench must not live on and eat a core
 
 
