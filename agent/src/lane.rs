@@ -9,7 +9,7 @@
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
-use crate::outbox::{Handed, Outbox, Room};
+use crate::outbox::{Datagrams, Handed, Outbox, Room};
 use crate::tun::{self, Device, TunQueue};
 use crate::udp::{self, NoRoom, Udp};
 use anyhow::{Context, Result};
@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(100);
 const BUSY: Duration = Duration::from_millis(50);
 
 /// Datagrams of one turn. Counted in datagrams and not in calls: without GRO a call is one datagram.
-const DATAGRAMS: usize = 96;
+const DATAGRAMS: usize = 144;
 
 /// Reads from the device in one turn, with and without super-packets: about as many packets as [`DATAGRAMS`].
 const SUPER_READS: usize = 4;
@@ -417,6 +417,8 @@ impl Worker {
                     self.packets(len, now);
                     if std::mem::take(&mut woken) {
                         self.send(now);
+                    } else {
+                        self.transmit(Outbox::flush_full);
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -485,8 +487,13 @@ impl Worker {
     /// Sends what waits, as far as there is room.
     fn send(&mut self, now: Instant) {
         self.engine.flush(now, &mut self.outbox);
+        self.transmit(Outbox::flush);
+    }
+
+    /// Gives the socket what `flush` hands out.
+    fn transmit(&mut self, flush: impl FnOnce(&mut Outbox, &mut dyn FnMut(&Datagrams<'_>) -> Room)) {
         let (udp, engine) = (&mut self.udp, &mut self.engine);
-        self.outbox.flush(|datagrams| match udp.send(datagrams) {
+        flush(&mut self.outbox, &mut |datagrams| match udp.send(datagrams) {
             Ok(refused) => {
                 engine.not_sent(refused as u64);
                 Room::Taken

@@ -111,7 +111,7 @@ impl Outbox {
     }
 
     /// Hands out batches in order until `send` says that there is no room. Batches for which it said so stay.
-    pub fn flush(&mut self, mut send: impl FnMut(&Datagrams<'_>) -> Room) {
+    pub fn flush(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> Room) {
         while let Some(batch) = self.batches[..self.used].get(self.sent) {
             let datagrams = Datagrams {
                 to: batch.to,
@@ -127,6 +127,22 @@ impl Outbox {
             self.sent += 1;
         }
         (self.sent, self.used, self.stuck) = (0, 0, false);
+    }
+
+    /// The same for all but the newest batch, which may still grow. Buffers are used again while they are in the cache.
+    pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> Room) {
+        if self.len() < 2 {
+            return;
+        }
+        let newest = self.used - 1;
+        self.used = newest;
+        self.flush(send);
+        if self.is_empty() {
+            self.batches.swap(0, newest);
+            self.used = 1;
+        } else {
+            self.used = newest + 1;
+        }
     }
 
     /// Opens an empty batch with room for `len` bytes; returns its position.
@@ -241,7 +257,7 @@ mod tests {
 
     fn sent(outbox: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
-        outbox.flush(|d| {
+        outbox.flush(&mut |d| {
             sent.extend(d.bytes.chunks(d.segment).map(|c| (d.to, c.to_vec())));
             Room::Taken
         });
@@ -296,7 +312,7 @@ mod tests {
             put(&mut outbox, to, &[n; 100]);
         }
         let mut seen = Vec::new();
-        outbox.flush(|d| {
+        outbox.flush(&mut |d| {
             seen.push((d.bytes[0], d.bytes.len(), d.fragments, d.ecn));
             Room::Taken
         });
@@ -320,6 +336,34 @@ mod tests {
         assert_eq!(sent(&mut outbox), [(to, vec![7; 100])]);
     }
 
+    /// Sent as soon as they are full: order is kept, the newest waits for more, and few buffers are in use.
+    #[test]
+    fn full_batches_go_before_the_turn_ends() {
+        let to = "192.0.2.1:5".parse().unwrap();
+        let mut outbox = Outbox::default();
+        let mut order = Vec::new();
+        for read in 0..10u8 {
+            for _ in 0..48 {
+                put(&mut outbox, to, &[read; 1452]);
+            }
+            outbox.flush_full(&mut |d| {
+                order.extend(d.bytes.chunks(d.segment).map(|c| c[0]));
+                Room::Taken
+            });
+            assert_eq!(outbox.len(), 1);
+        }
+        assert!(outbox.batches.len() <= 3, "{}", outbox.batches.len());
+        outbox.flush_full(&mut |_| panic!("the newest waits"));
+        // One that finds no room stays, with all after it.
+        put(&mut outbox, to, &[10; 1400]);
+        put(&mut outbox, to, &[11; 1452]);
+        outbox.flush_full(&mut |_| Room::None);
+        assert!(outbox.is_stuck() && outbox.len() == 2);
+        order.extend(sent(&mut outbox).iter().map(|(_, bytes)| bytes[0]));
+        assert_eq!(order.len(), 10 * 48 + 2);
+        assert!(order.is_sorted());
+    }
+
     /// A socket without room stops the flow, loses nothing and reorders nothing, and more than enough is refused.
     #[test]
     fn what_finds_no_room_waits() {
@@ -331,12 +375,12 @@ mod tests {
                 put(&mut outbox, to, &[taken; 1452]);
             }
             taken += 1;
-            outbox.flush(|_| Room::None);
+            outbox.flush(&mut |_| Room::None);
         }
         assert_eq!(outbox.len(), MAX_WAITING);
         let mut first = true;
         let mut left = Vec::new();
-        outbox.flush(|d| {
+        outbox.flush(&mut |d| {
             left.push(d.bytes[0]);
             if std::mem::take(&mut first) {
                 Room::Taken
