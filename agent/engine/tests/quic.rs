@@ -191,7 +191,10 @@ fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
 #[test]
 fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
     let mut world = pair(Transport::Automatic);
-    both_ways(&mut world);
+    for _ in 0..20 {
+        both_ways(&mut world);
+        world.pass(STEP);
+    }
     for round in 0..3 {
         world.no_wireguard = true;
         let mut away = 0;
@@ -199,6 +202,11 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
             world.pass(STEP);
             away += 1;
             assert!(away < 15, "round {round}");
+        }
+        // For however long.
+        for _ in 0..round * 200 {
+            world.pass(STEP);
+            both_ways(&mut world);
         }
         world.no_wireguard = false;
         // Back after three seconds, and closed after twenty more.
