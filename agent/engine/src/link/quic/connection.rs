@@ -30,6 +30,8 @@ pub(super) struct Connection {
     pub(super) link: Option<LinkIndex>,
     /// The key that the other end has, or must have.
     pin: Option<KeyPin>,
+    /// Closed by either end, or given up: it carries nothing more.
+    pub(super) over: bool,
     /// Since when it carries packets.
     pub(super) established: Option<Instant>,
     /// May have something to send.
@@ -48,6 +50,7 @@ impl Connection {
             inner,
             link,
             pin,
+            over: false,
             established: None,
             dirty: false,
             timer: None,
@@ -62,6 +65,7 @@ impl Connection {
 
     /// Ends it, in words for the other end.
     pub(super) fn close(&mut self, now: Instant, why: &'static str) {
+        self.over = true;
         self.inner
             .close(now, VarInt::from_u32(0), Bytes::from_static(why.as_bytes()));
     }
@@ -93,7 +97,9 @@ impl Connection {
                     self.pin = keys.and_then(|keys| keys.first().map(|k| pin_of(k)));
                     return Heard::Established(self.pin);
                 }
+                Event::ConnectionLost { .. } if self.over => {}
                 Event::ConnectionLost { reason } => {
+                    self.over = true;
                     return Heard::Lost(self.established.take().is_some(), reason.to_string());
                 }
                 Event::HandshakeDataReady | Event::Stream(_) | Event::DatagramReceived | Event::DatagramsUnblocked => {}

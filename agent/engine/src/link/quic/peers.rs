@@ -1,0 +1,209 @@
+//! Which connections a link has, and which of them its packets go to.
+
+use super::connection::Connection;
+use super::{News, Quic, settings};
+use crate::link::{Sealed, index_of};
+use crate::tables::LinkIndex;
+use bytes::Bytes;
+use quinn_proto::{ClientConfig, ConnectionHandle};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tombolo_proto::config::Link;
+use tombolo_proto::id::KeyPin;
+
+/// The own end of a link.
+#[derive(Default)]
+pub(super) struct Peer {
+    pin: Option<KeyPin>,
+    /// Connections with it that are not over, in the order in which they were established; those under way first.
+    pub(super) connections: Vec<ConnectionHandle>,
+    /// The one that packets go to.
+    pub(super) active: Option<ConnectionHandle>,
+    /// Packets for the first connection.
+    pub(super) waiting: Vec<Bytes>,
+}
+
+impl Quic {
+    /// Takes a new set of links. Connections of keys that stay go on, others are closed.
+    pub(in crate::link) fn update(&mut self, links: &[Link], now: Instant) {
+        self.by_pin.clear();
+        for (position, link) in links.iter().enumerate() {
+            if let Some(pin) = link.quic {
+                self.by_pin.insert(pin, index_of(position));
+            }
+        }
+        self.pins.replace(self.by_pin.keys().copied());
+        let waiting = self.peers.iter().map(|p| p.waiting.len() as u64);
+        self.lost += waiting.sum::<u64>();
+        self.peers.clear();
+        self.peers.extend(links.iter().map(|link| Peer {
+            pin: link.quic,
+            ..Peer::default()
+        }));
+        for number in 0..self.connections.len() {
+            let Some(connection) = self.connections[number].as_mut().filter(|c| !c.over) else {
+                continue;
+            };
+            let link = connection.pin().and_then(|pin| self.by_pin.get(&pin).copied());
+            connection.link = link;
+            let handle = ConnectionHandle(number);
+            match link {
+                Some(link) => self.peers[link.get()].connections.push(handle),
+                // One whose other end is not known yet: the verifier will ask for the new pins.
+                None if connection.pin().is_none() => {}
+                None => self.end(handle, now, "not in the configuration"),
+            }
+        }
+        for peer in &mut self.peers {
+            let established =
+                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
+            let since = |h: &ConnectionHandle| self.connections[h.0].as_ref().and_then(|c| c.established);
+            peer.connections.sort_by_key(since);
+            peer.active = peer.connections.iter().rfind(established).copied();
+        }
+    }
+
+    /// Whether packets can go.
+    pub(in crate::link) fn is_up(&self, link: LinkIndex) -> bool {
+        self.peers.get(link.get()).is_some_and(|p| p.active.is_some())
+    }
+
+    /// Whether a connection is being opened.
+    pub(in crate::link) fn is_connecting(&self, link: LinkIndex) -> bool {
+        self.peers
+            .get(link.get())
+            .is_some_and(|p| p.active.is_none() && !p.connections.is_empty())
+    }
+
+    /// Longest inner packet that the link takes now, bytes.
+    pub(in crate::link) fn max_packet(&self, link: LinkIndex) -> Option<u16> {
+        let active = self.peers.get(link.get())?.active?;
+        self.connections.get(active.0)?.as_ref()?.max_packet
+    }
+
+    /// Where the peer is, the round-trip time as the connection has it, and since when it is established.
+    pub(in crate::link) fn path(&self, link: LinkIndex) -> Option<(SocketAddr, Duration, Instant)> {
+        let active = self.peers.get(link.get())?.active?;
+        let connection = self.connections.get(active.0)?.as_ref()?;
+        Some((
+            connection.inner.remote_address(),
+            connection.inner.rtt(),
+            connection.established?,
+        ))
+    }
+
+    /// Opens a connection, beside those that exist.
+    /// `longest`: the longest packet that goes whole over WireGuard on the same path, if the path is known to be narrow.
+    pub(in crate::link) fn connect(&mut self, link: LinkIndex, to: SocketAddr, longest: Option<u16>, now: Instant) {
+        let Some(pin) = self.peers.get(link.get()).and_then(|p| p.pin) else {
+            return;
+        };
+        let opened = self.identity.client(pin).map_err(|e| e.to_string()).and_then(|crypto| {
+            let mut config = ClientConfig::new(crypto);
+            config.transport_config(match longest {
+                Some(longest) => Arc::new(settings::narrow(longest)),
+                None => self.transport.clone(),
+            });
+            self.endpoint
+                .connect(now, config, to, "tombolo")
+                .map_err(|e| e.to_string())
+        });
+        match opened {
+            Ok((handle, inner)) => {
+                self.keep(handle, Connection::new(inner, Some(pin), Some(link)));
+                self.peers[link.get()].connections.insert(0, handle);
+            }
+            Err(reason) => self.news.push_back(News::Down(link, reason)),
+        }
+    }
+
+    /// Closes all connections of a link.
+    pub(in crate::link) fn close(&mut self, link: LinkIndex, now: Instant, why: &'static str) {
+        let connections = self.peers.get(link.get()).map(|p| p.connections.clone());
+        for handle in connections.into_iter().flatten() {
+            self.end(handle, now, why);
+        }
+    }
+
+    /// Ends one connection. It is forgotten here and now: quinn says nothing of what its owner has closed, and gives the
+    /// handle to another connection later.
+    fn end(&mut self, handle: ConnectionHandle, now: Instant, why: &'static str) {
+        let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
+        let Some(connection) = connection.filter(|c| !c.over) else {
+            return;
+        };
+        connection.close(now, why);
+        let (link, open) = (connection.link.take(), connection.established.is_some());
+        self.handshaking = self.handshaking.saturating_sub(usize::from(!open));
+        self.touch(handle);
+        if let Some(link) = link {
+            self.leave(link, handle);
+        }
+    }
+
+    /// A link has a connection less.
+    fn leave(&mut self, link: LinkIndex, handle: ConnectionHandle) {
+        let Some(peer) = self.peers.get_mut(link.get()) else {
+            return;
+        };
+        peer.connections.retain(|h| *h != handle);
+        if peer.active == Some(handle) {
+            let established =
+                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
+            peer.active = peer.connections.iter().rfind(established).copied();
+        }
+        if peer.connections.is_empty() {
+            self.lost += peer.waiting.drain(..).count() as u64;
+        }
+    }
+
+    pub(super) fn keep(&mut self, handle: ConnectionHandle, connection: Connection) {
+        if self.connections.len() <= handle.0 {
+            self.connections.resize_with(handle.0 + 1, || None);
+        }
+        self.connections[handle.0] = Some(connection);
+        self.handshaking += 1;
+        self.touch(handle);
+    }
+
+    /// The other end has proven its key.
+    pub(super) fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
+        let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
+        let Some(connection) = &mut self.connections[handle.0] else {
+            return;
+        };
+        connection.link = link;
+        let Some(link) = link else {
+            return self.end(handle, now, "not in the configuration");
+        };
+        let peer = &mut self.peers[link.get()];
+        peer.connections.retain(|h| *h != handle);
+        peer.connections.push(handle);
+        peer.active = Some(handle);
+        for packet in peer.waiting.drain(..) {
+            self.lost += u64::from(connection.send(packet) != Sealed::Sent);
+        }
+        let others = peer.connections[..peer.connections.len() - 1].to_vec();
+        if pin.is_some_and(|pin| self.identity.pin() < pin) {
+            for other in others {
+                let other_is = self.connections[other.0].as_ref();
+                if other_is.is_some_and(|c| c.established.is_some()) {
+                    self.end(other, now, "a newer connection took over");
+                }
+            }
+        }
+        self.news.push_back(News::Up(link));
+    }
+
+    /// A connection is over, not by us.
+    pub(super) fn lost(&mut self, handle: ConnectionHandle, reason: String) {
+        let Some(link) = self.connections[handle.0].as_mut().and_then(|c| c.link.take()) else {
+            return;
+        };
+        self.leave(link, handle);
+        if self.peers.get(link.get()).is_some_and(|p| p.active.is_none()) {
+            self.news.push_back(News::Down(link, reason));
+        }
+    }
+}
