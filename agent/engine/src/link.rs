@@ -5,6 +5,8 @@ mod choice;
 #[cfg(feature = "links")]
 mod control;
 #[cfg(feature = "links")]
+mod exchange;
+#[cfg(feature = "links")]
 mod parts;
 #[cfg(feature = "links")]
 mod path_mtu;
@@ -24,6 +26,7 @@ use crate::verdict::DropReason;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 use tombolo_proto::config::Link;
 use tombolo_proto::id::AgentId;
@@ -60,6 +63,8 @@ pub enum Event {
     Moved(AgentId, SocketAddr),
     /// Packets go over another transport now, and why.
     Switched(AgentId, Carrier, String),
+    /// The other end told this table, whole ([`LinkSet::tell`]).
+    Told(AgentId, Vec<u8>),
 }
 
 /// A position in the configuration as an index.
@@ -73,6 +78,9 @@ const fn index_of(position: usize) -> LinkIndex {
 pub trait LinkSet {
     /// Opens, keeps and closes links; positions become [`LinkIndex`]es. Sessions whose keys stay the same go on.
     fn update(&mut self, links: &[Link], now: Instant);
+
+    /// From now on the other end is to be told this table, whole and again whenever it may have lost it (D11).
+    fn tell(&mut self, _link: LinkIndex, _table: Arc<[u8]>) {}
 
     /// Longest packet that the device hands over, bytes.
     fn set_mtu(&mut self, _mtu: u16) {}

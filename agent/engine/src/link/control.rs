@@ -50,6 +50,8 @@ pub(super) enum Message {
         /// How many there are.
         count: u8,
     },
+    /// Of routes: the bytes after the message ([`exchange`](super::exchange)).
+    Routes,
 }
 
 impl Message {
@@ -65,6 +67,7 @@ impl Message {
                 places = [index, count];
                 (5, packet)
             }
+            Self::Routes => (6, 0),
         };
         let mut packet = [0; LEN];
         packet[0] = 0x60;
@@ -114,6 +117,7 @@ impl Message {
                 index: packet[41],
                 count: packet[42],
             }),
+            6 => Some(Self::Routes),
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::{DEFAULT_MTU, Link};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
@@ -209,6 +210,12 @@ impl LinkSet for SecureLinks {
         false
     }
 
+    fn tell(&mut self, link: LinkIndex, table: Arc<[u8]>) {
+        if let Some(way) = self.ways.get_mut(link.get()) {
+            way.exchange.tell(table);
+        }
+    }
+
     fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
         if let Some(link) = self.position(peer) {
             self.wireguard.moved(link, to);
@@ -225,6 +232,11 @@ impl LinkSet for SecureLinks {
             let way = before.remove(&link.peer).filter(|w| w.transport == link.transport);
             let mut way = way.unwrap_or_else(|| Way::new(link));
             way.quic = link.quic.is_some() && self.quic.is_some();
+            way.settle(link);
+            if way.always && way.observed.is_none() && self.lane == 0 {
+                way.observed = Some(Box::default());
+                self.next.get_or_insert(now + STEP);
+            }
             self.ways.push(way);
         }
         self.in_use.clear();

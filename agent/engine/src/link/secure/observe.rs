@@ -4,6 +4,7 @@ use super::SecureLinks;
 use crate::buffer::TransmitSink;
 use crate::link::choice::{Side, Step};
 use crate::link::control::{Echoes, LEN, Message};
+use crate::link::exchange::LONGEST_MESSAGE;
 use crate::link::quic::News;
 use crate::link::{Event, LinkSet};
 use crate::tables::LinkIndex;
@@ -13,6 +14,13 @@ use tombolo_proto::status::Carrier;
 /// Echoes on a link that has an alternative (D19), and on others.
 const OFTEN: Duration = Duration::from_millis(100);
 const RARELY: Duration = Duration::from_secs(1);
+
+/// Echoes in a row and time after which a link that did not answer counts as back (D19).
+const ANSWERS: u32 = 10;
+const HOLD: Duration = Duration::from_secs(3);
+
+/// A handshake unanswered for so long is silence.
+const IN_VAIN: Duration = Duration::from_millis(500);
 
 /// A link is in use for so long after its last packet.
 const IN_USE: Duration = Duration::from_secs(5);
@@ -59,6 +67,15 @@ impl SecureLinks {
                         }
                     }
                 }
+                Some(Message::Routes) => {
+                    let way = &mut self.ways[link.get()];
+                    if let Some(table) = way.exchange.take(&packet[LEN..]) {
+                        self.events.push_back(Event::Told(way.peer.clone(), table));
+                    }
+                    self.heard(link, carrier, now);
+                    // What was taken is confirmed at once.
+                    self.exchange(link, now, tx);
+                }
                 None => {}
             }
             return false;
@@ -85,11 +102,15 @@ impl SecureLinks {
     /// Looks after one link in use. Whether it still is.
     pub(super) fn observe(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) -> bool {
         let way = &mut self.ways[link.get()];
-        if way.used.is_none_or(|t| now.saturating_duration_since(t) > IN_USE) {
+        let unused = way.used.is_none_or(|t| now.saturating_duration_since(t) > IN_USE);
+        if unused && !(self.lane == 0 && (way.always || way.dead)) {
             way.observed = None;
             return false;
         }
-        let (carrier, choice) = (way.carrier(), way.has_choice());
+        let (carrier, choice, watched) = (way.carrier(), way.has_choice(), way.watched);
+        if way.stock {
+            return true;
+        }
         let other = match carrier {
             Carrier::WireGuard => None,
             Carrier::Quic => choice.then_some(Carrier::WireGuard),
@@ -105,7 +126,7 @@ impl SecureLinks {
             };
             let echoes = observed.of(carrier);
             // D19: where there is an alternative; for a lane beside the first, that is the first.
-            let often = choice && (main || echoes.answers().is_some()) || self.lane > 0;
+            let often = (choice || watched) && (main || echoes.answers().is_some()) || self.lane > 0;
             let every = if often { OFTEN } else { RARELY };
             if echoes
                 .last_sent()
@@ -121,10 +142,48 @@ impl SecureLinks {
         if choice {
             self.choose(link, now, tx);
         }
+        if self.lane == 0 {
+            self.watch(link, now);
+            self.exchange(link, now, tx);
+        }
         if self.lane > 0 {
             self.look_whether_ready(link, now);
         }
         true
+    }
+
+    /// D19: three misses are down, ten answers and three seconds are back; a session asked for in vain is down too.
+    fn watch(&mut self, link: LinkIndex, now: Instant) {
+        let way = &self.ways[link.get()];
+        if !way.watched {
+            return;
+        }
+        let (dead, side) = (way.dead, self.side(link, way.carrier(), now));
+        let in_vain = |since| now.saturating_duration_since(since) >= IN_VAIN;
+        let lost = side.silent.is_some() || !side.up && side.asking.is_some_and(in_vain);
+        let enough = |(n, since)| n >= ANSWERS && now.saturating_duration_since(since) >= HOLD;
+        let back = side.up && side.silent.is_none() && side.answers.is_some_and(enough);
+        if lost && !dead || back && dead {
+            self.ways[link.get()].dead = lost;
+            self.report(link, !lost);
+        }
+    }
+
+    /// Goes on telling routes, where there is a session to tell them over.
+    fn exchange(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
+        let carrier = self.ways[link.get()].carrier();
+        if !self.side(link, carrier, now).up {
+            return;
+        }
+        let mut exchange = std::mem::take(&mut self.ways[link.get()].exchange);
+        exchange.messages(now, |message| {
+            let mut packet = [0; LEN + LONGEST_MESSAGE];
+            let packet = &mut packet[..LEN + message.len()];
+            packet[LEN..].copy_from_slice(message);
+            Message::Routes.put(packet);
+            self.send(link, carrier, packet, now, tx);
+        });
+        self.ways[link.get()].exchange = exchange;
     }
 
     /// A lane beside the first sends where it has a session that works.
@@ -209,6 +268,7 @@ impl SecureLinks {
     fn report(&mut self, link: LinkIndex, up: bool) {
         let up = up || self.wireguard.session(link).0 || self.quic.as_ref().is_some_and(|q| q.is_up(link));
         let way = &mut self.ways[link.get()];
+        let up = up && !way.dead;
         if way.up != Some(up) {
             way.up = Some(up);
             let peer = way.peer.clone();
@@ -238,7 +298,7 @@ impl SecureLinks {
                     }
                     self.events.push_back(event);
                 }
-                Event::Switched(..) => self.events.push_back(event),
+                Event::Switched(..) | Event::Told(..) => self.events.push_back(event),
             }
         }
         while let Some(news) = self.quic.as_mut().and_then(|q| q.news.pop_front()) {

@@ -2,6 +2,7 @@
 
 use crate::link::choice::Choice;
 use crate::link::control::Echoes;
+use crate::link::exchange::Exchange;
 use crate::link::parts::Assembly;
 use crate::link::path_mtu::PathMtu;
 use std::time::Instant;
@@ -46,6 +47,16 @@ pub(super) struct Way {
     pub(super) ready: bool,
     /// What was said of it last.
     pub(super) up: Option<bool>,
+    /// Observed without traffic too.
+    pub(super) always: bool,
+    /// Something may stand in for it (D19).
+    pub(super) watched: bool,
+    /// The other end is no agent (D16).
+    pub(super) stock: bool,
+    /// It is watched, and does not answer.
+    pub(super) dead: bool,
+    /// Routes, told and being told.
+    pub(super) exchange: Exchange,
     /// Inner packets and bytes over QUIC: received, sent.
     pub(super) packets: [u64; 2],
     pub(super) bytes: [u64; 2],
@@ -63,9 +74,22 @@ impl Way {
             limit: None,
             ready: false,
             up: None,
+            always: link.always_on && !link.stock,
+            watched: link.watched,
+            stock: link.stock,
+            dead: false,
+            exchange: Exchange::default(),
             packets: [0; 2],
             bytes: [0; 2],
         }
+    }
+
+    /// Takes what may change without a new session.
+    pub(super) fn settle(&mut self, link: &Link) {
+        self.always = link.always_on && !link.stock;
+        self.watched = link.watched;
+        self.stock = link.stock;
+        self.dead &= link.watched;
     }
 
     pub(super) fn carrier(&self) -> Carrier {
