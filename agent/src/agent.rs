@@ -151,7 +151,9 @@ impl Agent {
                 self.config.agent
             );
         }
-        let plan = KernelPlan::of(&config, self.numbers, self.config.allow_default_route);
+        let mut dynamic = self.lanes.moving().borrow().clone();
+        dynamic.keep(&config);
+        let plan = KernelPlan::of(&config, &dynamic, self.numbers, self.config.allow_default_route);
         for prefix in &plan.refused_defaults {
             tracing::warn!(%prefix, "a user-defined default route is left out: allow_default_route is off here (D22)");
         }
@@ -181,6 +183,22 @@ impl Agent {
         self.news.notify_one();
         tracing::info!(%revision, links = config.links.len(), took = ?begun.elapsed(), "configuration in force");
         Ok(())
+    }
+
+    /// Keeps the kernel's routes in step with what is learned (D11); never returns.
+    pub async fn follow(&self) {
+        let mut moving = self.lanes.moving();
+        while moving.changed().await.is_ok() {
+            let mut kernel = self.kernel.lock().await;
+            let Some(config) = self.running().config else { continue };
+            let dynamic = moving.borrow_and_update().clone();
+            let plan = KernelPlan::of(&config, &dynamic, self.numbers, self.config.allow_default_route);
+            match kernel.advance(&plan).await {
+                Ok(leftovers) => kernel.finish(leftovers).await,
+                Err(e) => tracing::warn!(error = %format!("{e:#}"), "learned routes not set in the kernel"),
+            }
+            self.news.notify_one();
+        }
     }
 
     /// Nothing changed for this agent up to `revision`.

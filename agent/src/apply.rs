@@ -84,6 +84,7 @@ impl Kernel {
         let kind = |route: &Route| match route {
             Route::Device(_) => KernelRoute::Device,
             Route::Throw => KernelRoute::Throw,
+            Route::Line(_) => KernelRoute::Line,
         };
         InstalledKernel {
             device: self.device.clone(),

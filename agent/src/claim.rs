@@ -66,14 +66,14 @@ pub async fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netl
     let before = last_used(state)?;
     if let Some(before) = before.filter(|b| *b != numbers) {
         match Claim::of_tables(before, &claim.tables) {
-            Ok(_held) => count += Netlink::open(before)?.sweep().await?,
+            Ok(_held) => count += Netlink::open(before, None)?.sweep().await?,
             Err(e) => tracing::info!(reason = %format!("{e:#}"), "tables of the last run not swept"),
         }
     }
     if before != Some(numbers) {
         state.write(file::NUMBERS, &serde_json::to_vec(&numbers)?)?;
     }
-    let netlink = Netlink::open(numbers)?;
+    let netlink = Netlink::open(numbers, config.customer_interface.clone())?;
     count += netlink.sweep().await?;
     Ok((claim, netlink, count))
 }

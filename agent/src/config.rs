@@ -36,6 +36,10 @@ pub struct Config {
     pub endpoints: Vec<SocketAddr>,
     /// Name of the TUN device, at most 15 characters.
     pub interface: String,
+    /// At the edge of a circuit: the interface that faces the customer's router. The agent sets its address and lets the
+    /// kernel forward what arrives there; a VLAN is the operator's to make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer_interface: Option<String>,
     /// Whether a user-defined 0.0.0.0/0 or ::/0 may take the host's default route (D22).
     #[serde(default)]
     pub allow_default_route: bool,
@@ -79,6 +83,7 @@ impl Config {
             listen_port: DEFAULT_LISTEN_PORT,
             endpoints: Vec::new(),
             interface,
+            customer_interface: None,
             allow_default_route: false,
             lanes: 0,
             offload: yes(),
@@ -142,6 +147,9 @@ impl Config {
     /// The first one that is out of range.
     pub fn check(&self) -> Result<()> {
         check_interface(&self.interface)?;
+        if let Some(name) = &self.customer_interface {
+            check_interface(name).context("customer_interface")?;
+        }
         if self.listen_port == 0 {
             bail!("listen_port: 0 is not a port that others can be told of");
         }

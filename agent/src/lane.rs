@@ -11,10 +11,11 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::AgentConfig;
-use tombolo_proto::id::AgentId;
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 use worker::Worker;
 
@@ -65,6 +66,7 @@ enum Order {
     Remember(BTreeMap<AgentId, SocketAddr>),
     Moved(AgentId, SocketAddr),
     Learn(Dynamic),
+    Learned(BTreeMap<ResourceId, Arc<Vec<Route>>>),
     Report(oneshot::Sender<LaneReport>),
     Stop,
 }
@@ -85,6 +87,8 @@ pub struct Parts {
     pub keys: Arc<LinkKeys>,
     /// What it wakes when a link changes.
     pub news: Arc<Notify>,
+    /// Where the first lane shows what it has learned.
+    pub moving: watch::Sender<Dynamic>,
     /// The device that it adds a queue to.
     pub device: Arc<Device>,
     /// The first lane's inbox for packets that others are not ready for: its two ends.
@@ -181,7 +185,7 @@ impl Lane {
     /// None can be built from it.
     pub async fn prepare(&self, config: Arc<AgentConfig>) -> Result<Prepared> {
         let mut dynamic = self.inspect().await.dynamic;
-        keep_linked(&mut dynamic, &config);
+        dynamic.keep(&config);
         let tables = Arc::new(Tables::build(&config, &dynamic)?);
         Ok(Prepared {
             config,
@@ -227,6 +231,14 @@ impl Lane {
         let _ = self.order(Order::Learn(dynamic.clone()));
     }
 
+    /// Tells what BGP neighbours announce, all of it.
+    ///
+    /// # Errors
+    /// The lane is gone.
+    pub fn learned(&self, routes: BTreeMap<ResourceId, Arc<Vec<Route>>>) -> Result<()> {
+        self.order(Order::Learned(routes))
+    }
+
     /// What the lane says of itself; nothing if it is gone.
     pub async fn report(&self) -> LaneReport {
         let (sender, answer) = oneshot::channel();
@@ -244,9 +256,4 @@ impl Lane {
     fn order(&self, order: Order) -> Result<()> {
         self.orders.send(order).ok().context("the lane is gone")
     }
-}
-
-/// Forgets what was learned of agents that there is no link to any more.
-fn keep_linked(dynamic: &mut Dynamic, config: &AgentConfig) {
-    dynamic.down.retain(|a| config.links.iter().any(|l| l.peer == *a));
 }

@@ -13,9 +13,11 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
+use tombolo_engine::routing::Dynamic;
 use tombolo_proto::config::AgentConfig;
-use tombolo_proto::id::AgentId;
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 
 /// Packets that wait for the first lane: what exceeds this it could not take either.
@@ -25,6 +27,7 @@ const HANDED: usize = 512;
 pub struct Lanes {
     /// The first one first; never empty.
     lanes: Vec<Lane>,
+    moving: watch::Receiver<Dynamic>,
 }
 
 impl Lanes {
@@ -42,6 +45,7 @@ impl Lanes {
         let device = Arc::new(Device::create(&config.interface, config.offload)?);
         let (end, ended) = mpsc::unbounded_channel();
         let (sender, receiver) = mpsc::channel(HANDED);
+        let (moving, moves) = watch::channel(Dynamic::default());
         let keys = Arc::new(keys);
         let start = |number: u16, handed: Inbox, others: Vec<Lane>| {
             Lane::start(Parts {
@@ -49,6 +53,7 @@ impl Lanes {
                 config: config.clone(),
                 keys: keys.clone(),
                 news: news.clone(),
+                moving: moving.clone(),
                 device: device.clone(),
                 handed,
                 others,
@@ -62,7 +67,7 @@ impl Lanes {
         }
         let others = lanes.iter().map(Lane::another).collect();
         lanes.insert(0, start(0, Inbox::First(receiver), others)?);
-        Ok((Self { lanes }, ended))
+        Ok((Self { lanes, moving: moves }, ended))
     }
 
     fn first(&self) -> &Lane {
@@ -103,6 +108,20 @@ impl Lanes {
     /// What the first lane decides by; nothing if it is gone.
     pub async fn inspect(&self) -> Inspection {
         self.first().inspect().await
+    }
+
+    /// What the lanes have learned, as it changes.
+    #[must_use]
+    pub fn moving(&self) -> watch::Receiver<Dynamic> {
+        self.moving.clone()
+    }
+
+    /// Tells what BGP neighbours announce, all of it.
+    ///
+    /// # Errors
+    /// The first lane is gone.
+    pub fn learned(&self, routes: BTreeMap<ResourceId, Arc<Vec<Route>>>) -> Result<()> {
+        self.first().learned(routes)
     }
 
     /// Tells where peers were before a restart.

@@ -1,10 +1,11 @@
 //! The kernel's side of an agent: its device, its routing table, its rules. Touches nothing that is not its own: the
 //! device by index, the rest by table number and protocol number.
 
-use crate::apply::plan::{Connected, Lookup, Numbers, Route, Rule, Step, is_main_but_default};
+use crate::apply::plan::{Connected, Lookup, Numbers, Port, Route, Rule, Step, is_without_table};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::LinkAttribute;
@@ -29,6 +30,8 @@ const ALIAS: &str = "tombolo";
 pub struct Netlink {
     handle: Handle,
     numbers: Numbers,
+    /// The interface that faces the customer edge of a circuit.
+    line: Option<String>,
     driver: AbortHandle,
 }
 
@@ -43,12 +46,13 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refuses the socket.
-    pub fn open(numbers: Numbers) -> Result<Self> {
+    pub fn open(numbers: Numbers, line: Option<String>) -> Result<Self> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let driver = tokio::spawn(connection).abort_handle();
         Ok(Self {
             handle,
             numbers,
+            line,
             driver,
         })
     }
@@ -104,6 +108,10 @@ impl Netlink {
                 forwarding(name, *on);
                 Ok(())
             }
+            Step::Line(address) => {
+                self.line_address(*address).await?;
+                Ok(())
+            }
             Step::AddAddress(address) => {
                 let length = if address.is_ipv4() { 32 } else { 128 };
                 let mut request = self.handle.address().add(index, *address, length).replace();
@@ -122,7 +130,7 @@ impl Netlink {
             Step::SetRoute(prefix, route) => {
                 self.handle
                     .route()
-                    .add(self.route(*prefix, *route, index))
+                    .add(self.route(*prefix, *route, index)?)
                     .replace()
                     .execute()
                     .await
@@ -130,24 +138,51 @@ impl Netlink {
             Step::DeleteRoute(prefix, route) => absent_is_fine(
                 self.handle
                     .route()
-                    .del(self.route(*prefix, *route, index))
+                    .del(self.route(*prefix, *route, index)?)
                     .execute()
                     .await,
             ),
             Step::AddRule(rule) => {
                 let mut request = self.handle.rule().add();
-                *request.message_mut() = self.rule(*rule);
+                *request.message_mut() = self.rule(name, *rule)?;
                 match request.execute().await {
                     Err(e) if is(&e, libc::EEXIST) => Ok(()),
                     other => other,
                 }
             }
-            Step::DeleteRule(rule) => absent_is_fine(self.handle.rule().del(self.rule(*rule)).execute().await),
+            Step::DeleteRule(rule) => absent_is_fine(self.handle.rule().del(self.rule(name, *rule)?).execute().await),
         };
         done.with_context(|| format!("kernel: {step:?}"))
     }
 
-    fn route(&self, prefix: IpNet, route: Route, index: u32) -> RouteMessage {
+    /// The interface that faces the customer edge: its name and index.
+    fn customer(&self) -> Result<(&str, u32)> {
+        let name = self.line.as_deref();
+        let name = name.context("customer_interface: agent.toml does not say which interface faces the customer edge")?;
+        let index = if_nametoindex(name).with_context(|| format!("customer_interface: {name}"))?;
+        Ok((name, index))
+    }
+
+    /// The line has this address and no other of our making; its kernel side routes.
+    async fn line_address(&self, address: IpNet) -> Result<()> {
+        let (name, index) = self.customer()?;
+        sysctl("ipv4", name, "forwarding", "1");
+        sysctl("ipv6", name, "forwarding", "1");
+        // Strict would drop what comes back another way than it goes (E4).
+        sysctl("ipv4", name, "rp_filter", "2");
+        sysctl("ipv4", name, "send_redirects", "0");
+        sysctl("ipv6", name, "accept_ra", "0");
+        self.up(index).await?;
+        let request = self.handle.address().add(index, address.addr(), address.prefix_len());
+        let mut request = request.replace();
+        request.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
+        request
+            .execute()
+            .await
+            .with_context(|| format!("giving {name} the address {address}"))
+    }
+
+    fn route(&self, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
         let mut message = RouteMessageBuilder::<IpAddr>::new()
             .table_id(if prefix.prefix_len() == 0 {
                 self.numbers.default_table
@@ -172,11 +207,15 @@ impl Netlink {
                 }
             }
             Route::Throw => message.header.kind = RouteType::Throw,
+            Route::Line(next) => {
+                message.attributes.push(RouteAttribute::Oif(self.customer()?.1));
+                message.attributes.push(RouteAttribute::Gateway(address(next)));
+            }
         }
-        message
+        Ok(message)
     }
 
-    fn rule(&self, rule: Rule) -> RuleMessage {
+    fn rule(&self, device: &str, rule: Rule) -> Result<RuleMessage> {
         let mut message = RuleMessage::default();
         message.header.family = family(rule.v6);
         message.header.action = RuleAction::ToTable;
@@ -185,7 +224,16 @@ impl Netlink {
         message
             .attributes
             .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+        if let Some(port) = rule.port {
+            message.header.flags = RuleFlags::empty();
+            let name = match port {
+                Port::Tun => device,
+                Port::Line => self.customer()?.0,
+            };
+            message.attributes.push(RuleAttribute::Iifname(name.to_owned()));
+        }
         match rule.source {
+            _ if rule.port.is_some() => {}
             // "not" inverts the whole selector, so a rule by source cannot also be by mark. It need not be: underlay
             // packets do not have overlay sources.
             Some(source) => {
@@ -204,8 +252,9 @@ impl Netlink {
                 message.header.table = netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN;
                 message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
             }
+            Lookup::Nowhere => message.header.action = RuleAction::Blackhole,
         }
-        message
+        Ok(message)
     }
 
     /// The networks that the host is connected to; not loopback, not link-local, not the devices of agents.
@@ -300,7 +349,7 @@ impl Netlink {
         let is_ours = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
         let looks = |a: &RuleAttribute| match a {
             RuleAttribute::Table(t) => *t == self.numbers.table || *t == self.numbers.default_table,
-            RuleAttribute::Priority(p) => is_main_but_default(*p, self.numbers.offset),
+            RuleAttribute::Priority(p) => is_without_table(*p, self.numbers.offset),
             _ => false,
         };
         rule.attributes.iter().any(is_ours) && rule.attributes.iter().any(looks)

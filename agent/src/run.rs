@@ -68,6 +68,10 @@ pub async fn run(state: &StateDir) -> Result<()> {
         let agent = agent.clone();
         async move { agent.report().await }
     });
+    let follower = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.follow().await }
+    });
     let local = tokio::spawn(admin::serve(socket, agent.clone()));
     let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
@@ -104,6 +108,7 @@ pub async fn run(state: &StateDir) -> Result<()> {
     }
     local.abort();
     reporter.abort();
+    follower.abort();
     keeper.abort();
     agent.withdraw().await;
     // All of it is tried, whatever fails.

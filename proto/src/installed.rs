@@ -139,4 +139,6 @@ pub enum KernelRoute {
     Device,
     /// Back to the host's own tables.
     Throw,
+    /// Down the line to the customer edge.
+    Line,
 }

@@ -32,7 +32,7 @@ pub struct Route {
     /// The destination; no host bits set.
     pub prefix: IpNet,
     /// The agent to send to where that is not the one who tells: an edge, told by the ExpressRoute gateway (T4).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub via: Option<AgentId>,
     /// AS path, the nearest first; without the teller's own ASN inside a VNet.
     pub as_path: Vec<u32>,

@@ -13,9 +13,11 @@
 
 mod select;
 mod tell;
+mod wire;
 
 pub use select::{Offer, effective, settle};
-pub use tell::{tell_neighbour, tell_peer};
+pub use tell::{tables_to_tell, tell_neighbour, tell_peer};
+pub use wire::{Unreadable, decode, encode};
 
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};

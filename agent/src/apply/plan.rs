@@ -7,12 +7,14 @@
 //!   not fwmark            → own table     VM agents before gateway agents of the same host
 //!   not fwmark            → main, but not its default route        only with a default route of our own
 //!   not fwmark            → default table                          (likewise)
+//!   from TUN or the line  → nowhere       at the edge of a circuit: its host's own routes are nobody's way (T8)
 //! ```
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use tombolo_engine::routing::{Dynamic, effective, taken};
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
@@ -61,6 +63,17 @@ pub enum Lookup {
     MainButDefault,
     /// The table with the agent's default route.
     Default,
+    /// Silently dropped.
+    Nowhere,
+}
+
+/// A device that packets come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Port {
+    /// The TUN device.
+    Tun,
+    /// The line to the customer edge.
+    Line,
 }
 
 /// A policy rule: packets without the mark, perhaps only those from one address.
@@ -72,6 +85,8 @@ pub struct Rule {
     pub v6: bool,
     /// Only packets from this address.
     pub source: Option<IpAddr>,
+    /// Only packets that came in there, with or without the mark.
+    pub port: Option<Port>,
     /// Where to look.
     pub lookup: Lookup,
 }
@@ -83,6 +98,8 @@ pub enum Route {
     Device(Option<IpAddr>),
     /// Back to the host's own tables.
     Throw,
+    /// Down the line, to this neighbour.
+    Line(IpAddr),
 }
 
 /// Everything that an agent sets in the kernel.
@@ -98,6 +115,8 @@ pub struct KernelPlan {
     pub rules: BTreeSet<Rule>,
     /// Whether the kernel forwards what arrives from the device.
     pub forwarding: bool,
+    /// The own address on the line to a customer edge.
+    pub line: Option<IpNet>,
     /// Prefixes that the host itself may be connected to.
     pub served: Vec<IpNet>,
     /// Default routes that were left out because the host's configuration does not allow them (D22).
@@ -128,9 +147,9 @@ pub struct Overlap {
 impl KernelPlan {
     /// What `config` asks for on this host.
     #[must_use]
-    pub fn of(config: &AgentConfig, numbers: Numbers, allow_default: bool) -> Self {
+    pub fn of(config: &AgentConfig, dynamic: &Dynamic, numbers: Numbers, allow_default: bool) -> Self {
         let (ordered, base, forwarding, served) = match &config.role {
-            Role::Vm { nics, served } => {
+            Role::Vm { nics, served, .. } => {
                 let addresses = nics
                     .iter()
                     .flat_map(|n| &n.addresses)
@@ -139,7 +158,13 @@ impl KernelPlan {
                 let forwards = nics.iter().any(|n| n.ip_forwarding) || !served.is_empty();
                 (addresses, Band::Vm, forwards, served.clone())
             }
-            Role::VpnGateway { addresses, .. } => (addresses.clone(), Band::Gateway, false, Vec::new()),
+            Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
+                (addresses.clone(), Band::Gateway, false, Vec::new())
+            }
+            Role::CircuitEdge { networks, .. } => {
+                let addresses = networks.iter().map(|n| n.address).collect();
+                (addresses, Band::Gateway, true, Vec::new())
+            }
         };
         let source = |p: &IpNet| ordered.iter().find(|a| a.is_ipv6() == p.addr().is_ipv6()).copied();
         let mut plan = Self {
@@ -149,12 +174,8 @@ impl KernelPlan {
             served,
             ..Self::default()
         };
-        let prefixes = config
-            .subnets
-            .iter()
-            .flat_map(|s| &s.routes)
-            .filter(|r| r.state == RouteState::Active);
-        for route in prefixes {
+        let routes = config.subnets.iter().flat_map(|s| effective(config, s, dynamic));
+        for route in routes.filter(|r| r.state == RouteState::Active) {
             let action = match (&route.next_hop, route.source) {
                 (NextHop::Internet {}, RouteSource::User) => Route::Throw,
                 (NextHop::None {}, RouteSource::User) => Route::Device(source(&route.prefix)),
@@ -184,6 +205,24 @@ impl KernelPlan {
                 plan.routes
                     .entry(t.prefix.trunc())
                     .or_insert_with(|| Route::Device(source(&t.prefix)));
+            }
+        }
+        if let Role::CircuitEdge {
+            networks, line, bgp, ..
+        } = &config.role
+        {
+            plan.line = Some(*line);
+            for network in networks {
+                for prefix in &network.prefixes {
+                    plan.routes.insert(prefix.trunc(), Route::Device(Some(network.address)));
+                }
+            }
+            for taken in taken(config, dynamic) {
+                let prefix = taken.route.prefix;
+                let next = bgp.neighbours.iter().map(|n| n.address);
+                if let Some(next) = next.into_iter().find(|a| a.is_ipv6() == prefix.addr().is_ipv6()) {
+                    plan.routes.entry(prefix.trunc()).or_insert(Route::Line(next));
+                }
             }
         }
         for served in &plan.served {
@@ -231,6 +270,9 @@ impl KernelPlan {
         if self.forwarding != to.forwarding || self.mtu == 0 {
             first.push(Step::Forwarding(to.forwarding));
         }
+        if self.line != to.line {
+            first.extend(to.line.map(Step::Line));
+        }
         first.extend(to.addresses.difference(&self.addresses).map(|a| Step::AddAddress(*a)));
         for (prefix, route) in &to.routes {
             match self.routes.get(prefix) {
@@ -260,6 +302,7 @@ impl KernelPlan {
         match step {
             Step::Mtu(m) => self.mtu = *m,
             Step::Forwarding(on) => self.forwarding = *on,
+            Step::Line(address) => self.line = Some(*address),
             Step::AddAddress(a) => drop(self.addresses.insert(*a)),
             Step::DeleteAddress(a) => drop(self.addresses.remove(a)),
             Step::SetRoute(p, r) => drop(self.routes.insert(*p, *r)),
@@ -277,6 +320,8 @@ pub enum Step {
     Mtu(u16),
     /// Lets the kernel forward what arrives from the device, or not.
     Forwarding(bool),
+    /// Gives the line to the customer edge this address and no other, and lets the kernel forward what arrives there.
+    Line(IpNet),
     /// Gives the device an address.
     AddAddress(IpAddr),
     /// Takes an address from the device.
@@ -299,12 +344,13 @@ enum Band {
     Gateway = 31_000,
     MainButDefault = 31_500,
     Default = 32_000,
+    Nowhere = 32_250,
 }
 
-/// Whether a priority is the one that an agent's [`Lookup::MainButDefault`] rule has: that rule names no table of ours.
+/// Whether a priority is that of an agent's rules that name no table of ours.
 #[must_use]
-pub const fn is_main_but_default(priority: u32, offset: u32) -> bool {
-    priority == Band::MainButDefault as u32 + offset
+pub const fn is_without_table(priority: u32, offset: u32) -> bool {
+    priority == Band::MainButDefault as u32 + offset || priority == Band::Nowhere as u32 + offset
 }
 
 fn rules(plan: &KernelPlan, base: Band, offset: u32) -> BTreeSet<Rule> {
@@ -319,6 +365,7 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32) -> BTreeSet<Rule> {
                 priority: band as u32 + offset,
                 v6,
                 source,
+                port: None,
                 lookup,
             });
         };
@@ -329,6 +376,17 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32) -> BTreeSet<Rule> {
         if plan.routes.keys().filter(family).any(|p| p.prefix_len() == 0) {
             add(Band::MainButDefault, None, Lookup::MainButDefault);
             add(Band::Default, None, Lookup::Default);
+        }
+        if plan.line.is_some() {
+            for port in [Port::Tun, Port::Line] {
+                rules.insert(Rule {
+                    priority: Band::Nowhere as u32 + offset,
+                    v6,
+                    source: None,
+                    port: Some(port),
+                    lookup: Lookup::Nowhere,
+                });
+            }
         }
     }
     rules

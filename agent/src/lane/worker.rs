@@ -7,7 +7,7 @@
 //! ```
 //! Orders from the rest of the agent are taken between turns, so a configuration changes between two batches.
 
-use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared, keep_linked};
+use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared};
 use crate::outbox::{Datagrams, Handed, Outbox, Room};
 use crate::tun::{self, TunQueue};
 use crate::udp::{self, NoRoom, Udp};
@@ -16,11 +16,12 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
+use tombolo_engine::routing;
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::AgentConfig;
 
@@ -49,6 +50,7 @@ pub(super) struct Worker {
     others: Vec<Lane>,
     number: u16,
     news: Arc<Notify>,
+    moving: watch::Sender<Dynamic>,
     config: Option<Arc<AgentConfig>>,
     dynamic: Dynamic,
     from_tun: Vec<u8>,
@@ -65,6 +67,7 @@ impl Worker {
             config,
             keys,
             news,
+            moving,
             device,
             handed,
             others,
@@ -85,6 +88,7 @@ impl Worker {
             others,
             number,
             news,
+            moving,
             config: None,
             dynamic: Dynamic::default(),
             from_tun: vec![0; tun::BUFFER],
@@ -293,6 +297,15 @@ impl Worker {
                 self.dynamic = dynamic;
                 self.rebuild();
             }
+            Order::Learned(routes) => {
+                let before = std::mem::replace(&mut self.dynamic.learned, routes);
+                if let Some(config) = &self.config {
+                    self.dynamic.keep(config);
+                }
+                if before != self.dynamic.learned {
+                    self.learned();
+                }
+            }
             Order::Report(answer) => {
                 let _ = answer.send(self.report());
             }
@@ -307,7 +320,7 @@ impl Worker {
             mut tables,
             dynamic,
         } = prepared;
-        keep_linked(&mut self.dynamic, &config);
+        self.dynamic.keep(&config);
         // A link went up or down since they were built.
         if dynamic != self.dynamic {
             tables = Arc::new(Tables::build(&config, &self.dynamic)?);
@@ -315,6 +328,8 @@ impl Worker {
         self.engine.install(tables, &config.links, Instant::now());
         self.outbox.generation += 1;
         self.config = Some(config);
+        self.tell();
+        self.show();
         Ok(())
     }
 
@@ -368,16 +383,56 @@ impl Worker {
                     }
                 }
                 Event::Switched(peer, to, reason) => tracing::info!(link = %peer, ?to, reason, "link switched"),
+                Event::Told(..) if self.number > 0 => {}
+                Event::Told(peer, table) => match routing::decode(&table) {
+                    Ok(routes) => {
+                        tracing::debug!(link = %peer, routes = routes.len(), "told of routes");
+                        self.dynamic.told.insert(peer, Arc::new(routes));
+                        changed = true;
+                    }
+                    Err(e) => tracing::warn!(link = %peer, error = %e, "what it tells of routes cannot be read"),
+                },
             }
         }
         if any {
             self.news.notify_one();
         }
         if changed {
-            self.rebuild();
-            for other in &self.others {
-                other.learn(&self.dynamic);
-            }
+            self.learned();
+        }
+    }
+
+    /// Acts on what was learned, here, in the other lanes and beyond.
+    fn learned(&mut self) {
+        self.rebuild();
+        for other in &self.others {
+            other.learn(&self.dynamic);
+        }
+        self.tell();
+        self.show();
+    }
+
+    /// Tells the other ends of links what they are to know of routes.
+    fn tell(&mut self) {
+        let Some(config) = self.config.clone().filter(|_| self.number == 0) else {
+            return;
+        };
+        for (position, table) in routing::tables_to_tell(&config, &self.dynamic) {
+            self.engine.links_mut().tell(position, table);
+        }
+    }
+
+    /// Shows the rest of the agent what was learned.
+    fn show(&self) {
+        if self.number == 0 {
+            let dynamic = &self.dynamic;
+            self.moving.send_if_modified(|shown| {
+                let news = *shown != *dynamic;
+                if news {
+                    shown.clone_from(dynamic);
+                }
+                news
+            });
         }
     }
 

@@ -1,11 +1,42 @@
 //! Who is told of what. The rules of what must not leak stand here, one line each.
 
-use super::{Dynamic, Taken, overlap, taken};
+use super::{Dynamic, Taken, encode, overlap, taken};
+use crate::tables::LinkIndex;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tombolo_proto::config::{AgentConfig, CircuitNetwork, GatewayConnection, GatewayKind, Link, Relation, Role};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{Route, RouteOrigin};
+
+/// The tables that an agent tells, as bytes, for every link whose other end is to hear one, be it empty.
+#[must_use]
+pub fn tables_to_tell(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(LinkIndex, Arc<[u8]>)> {
+    let mut tables = Vec::new();
+    // Clients are many, and told the same.
+    let mut to_clients: Option<Arc<[u8]>> = None;
+    for (position, link) in config.links.iter().enumerate() {
+        let client = matches!(link.relation, Relation::GatewayClient {});
+        let tells = match (&config.role, &link.relation) {
+            (Role::VpnGateway { .. }, Relation::GatewayClient {} | Relation::Connection { .. })
+            | (Role::ExpressRouteGateway { .. }, Relation::GatewayClient {} | Relation::OtherGateway {})
+            | (Role::CircuitEdge { .. }, Relation::CircuitGateway { .. }) => !link.stock && link.always_on,
+            _ => false,
+        };
+        let (true, Ok(position)) = (tells, u32::try_from(position)) else {
+            continue;
+        };
+        let table = match &to_clients {
+            Some(table) if client => table.clone(),
+            _ => encode(&tell_peer(config, dynamic, link)).into(),
+        };
+        if client {
+            to_clients = Some(table.clone());
+        }
+        tables.push((LinkIndex(position), table));
+    }
+    tables
+}
 
 /// What an agent tells the other end of a link, ordered. A pure function: the same at both ends of a look.
 #[must_use]

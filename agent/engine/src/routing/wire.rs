@@ -1,0 +1,93 @@
+//! Tables of routes as bytes, for [`exchange`](crate::link) inside links.
+
+use tombolo_proto::route::Route;
+
+/// The first byte: another way of writing would have another.
+const VERSION: u8 = 1;
+
+/// Bytes that are no table of routes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Written in a way that this program does not know.
+    #[error("version {0}, this program reads version 1")]
+    Version(u8),
+    /// Cut off, or not such bytes at all.
+    #[error("malformed")]
+    Malformed,
+}
+
+/// As bytes. No routes are no bytes.
+#[must_use]
+pub fn encode(routes: &[Route]) -> Vec<u8> {
+    if routes.is_empty() {
+        return Vec::new();
+    }
+    #[expect(clippy::unwrap_used, reason = "no type in here can fail to serialize, and memory grows")]
+    postcard::to_extend(routes, vec![VERSION]).unwrap()
+}
+
+/// Reads what [`encode`] wrote. Host bits are cleared.
+///
+/// # Errors
+/// It was not.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Route>, Unreadable> {
+    let Some((version, bytes)) = bytes.split_first() else {
+        return Ok(Vec::new());
+    };
+    if *version != VERSION {
+        return Err(Unreadable::Version(*version));
+    }
+    let (mut routes, rest) = postcard::take_from_bytes::<Vec<Route>>(bytes).map_err(|_| Unreadable::Malformed)?;
+    if !rest.is_empty() {
+        return Err(Unreadable::Malformed);
+    }
+    for route in &mut routes {
+        route.prefix = route.prefix.trunc();
+    }
+    Ok(routes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tombolo_proto::id::AgentId;
+    use tombolo_proto::route::RouteOrigin;
+
+    fn route(n: u32) -> Route {
+        Route {
+            prefix: format!("10.{}.{}.0/24", n >> 8 & 255, n & 255).parse().unwrap(),
+            via: n.is_multiple_of(3).then(|| AgentId::new(format!("edge-{n}")).unwrap()),
+            as_path: (0..n % 5).map(|k| 64_500 + k).collect(),
+            weight: n,
+            origin: if n.is_multiple_of(2) { RouteOrigin::Site } else { RouteOrigin::Vnet },
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for count in [0, 1, 4000] {
+            let routes: Vec<Route> = (0..count).map(route).collect();
+            let bytes = encode(&routes);
+            assert_eq!(decode(&bytes), Ok(routes));
+            assert!(bytes.len() <= 40 * count as usize + 8, "{} bytes", bytes.len());
+        }
+        assert_eq!(decode(&[2, 0]), Err(Unreadable::Version(2)));
+        let bytes = encode(&[route(3)]);
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), Err(Unreadable::Malformed));
+        assert_eq!(decode(&[&bytes[..], &[0]].concat()), Err(Unreadable::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn anything_else_is_refused_and_never_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+            if let Some(first) = bytes.first_mut() {
+                *first = VERSION;
+            }
+            if let Ok(routes) = decode(&bytes) {
+                prop_assert!(routes.iter().all(|r| r.prefix == r.prefix.trunc()));
+            }
+        }
+    }
+}
