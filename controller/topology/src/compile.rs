@@ -4,11 +4,13 @@
 //! VNets with a `Connected` peering, the gateway in use and what that gateway joins. A change elsewhere leaves its
 //! configuration as it is.
 //!
+//! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
 //! * `index`: who is where in one revision, computed once for all agents.
 //! * `routes`: a subnet's effective routes (R1 to R9, R14, R15).
 //! * `links`: which agents may talk, and what each may speak for (D9, D10, D14).
 //! * `prefix`: arithmetic on sets of prefixes.
 
+mod circuit;
 mod index;
 mod links;
 mod prefix;
@@ -18,9 +20,16 @@ use crate::topology::Topology;
 use index::{Index, Instance, Machine, Place, Vnet};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use tombolo_proto::config::{AgentConfig, Nic, Owner, Role, Space, SpaceKind, Subnet, TransitRoute};
+use std::net::{IpAddr, Ipv4Addr};
+use tombolo_proto::config::{
+    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, Neighbour, Nic, Owner, Role, Space, SpaceKind, Speaker, Subnet,
+    TransitRoute, UsedGateway,
+};
 use tombolo_proto::id::{AgentId, ResourceId};
-use tombolo_proto::route::EffectiveRoute;
+use tombolo_proto::route::{EffectiveRoute, GatewayHop};
+
+/// Seconds (E4).
+const BGP_HOLD_TIME: u16 = 180;
 
 /// The policy of one agent: a pure function of the stored state. None: unknown, revoked, or bound to something that is
 /// gone.
@@ -55,11 +64,22 @@ impl<'t> Compiler<'t> {
     /// The policy of one agent. None: unknown, revoked, or bound to something that is gone.
     #[must_use]
     pub fn compile(&self, agent: &AgentId) -> Option<AgentConfig> {
-        let (place, vnet) = self.index.place(agent)?;
-        Some(match place {
-            Place::Machine { machine, .. } => self.machine(vnet, &vnet.machines[machine]),
-            Place::Gateway { instance, .. } => self.gateway(vnet, &vnet.instances[instance])?,
-        })
+        let index = &self.index;
+        match index.place(agent)? {
+            Place::Machine { vnet, machine } => {
+                let vnet = &index.vnets[vnet];
+                Some(self.machine(vnet, &vnet.machines[machine]))
+            }
+            Place::Gateway { vnet, instance } => {
+                let vnet = &index.vnets[vnet];
+                self.gateway(vnet, instance)
+            }
+            Place::CircuitGateway { vnet, instance } => {
+                let vnet = &index.vnets[vnet];
+                circuit::gateway(self, vnet, &vnet.er_instances[instance])
+            }
+            Place::Edge { circuit, link } => circuit::edge(index, &index.circuits[circuit], link),
+        }
     }
 
     /// The effective routes of a subnet. None: unknown subnet.
@@ -117,7 +137,7 @@ impl<'t> Compiler<'t> {
             role: Role::Vm {
                 nics,
                 served: prefix::sorted(&machine.served_prefixes()),
-                gateways: Vec::new(),
+                gateways: self.used_gateways(vnet),
             },
             subnets: self.subnets(vnet, subnets.into_values()),
             spaces,
@@ -125,22 +145,43 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    fn gateway(&self, vnet: &Vnet<'t>, instance: &Instance<'t>) -> Option<AgentConfig> {
-        let gateway = vnet.gateway?;
-        let (_, subnet) = self.index.subnet(instance.subnet)?;
-        let mut spaces = vec![local_space(vnet)];
-        let mut own_side = vnet.resource.address_space.clone();
-        for client in &vnet.clients {
-            let spoke = &self.index.vnets[client.vnet];
-            own_side.extend(&client.half.remote_address_space);
-            spaces.push(Space {
-                vnet: spoke.resource.envelope.id.clone(),
-                kind: SpaceKind::GatewayClient {},
-                prefixes: prefix::sorted(&client.half.remote_address_space),
-                owners: owners_within(spoke, &client.half.remote_address_space),
+    /// The gateways that a VNet's machines use, its own or its hub's (P23).
+    fn used_gateways(&self, vnet: &Vnet<'t>) -> Vec<UsedGateway> {
+        let Some(hub) = vnet.hub.map(|hub| &self.index.vnets[hub]) else {
+            return Vec::new();
+        };
+        let hop = |instance: &Instance<'_>| GatewayHop {
+            agent: instance.agent.id.clone(),
+            address: instance.address,
+        };
+        let mut used = Vec::new();
+        if let Some(gateway) = hub.er_gateway {
+            let edges = self.index.circuits_of(hub);
+            used.push(UsedGateway {
+                gateway: gateway.envelope.id.clone(),
+                kind: GatewayKind::ExpressRoute,
+                spread: gateway.active_active,
+                instances: hub.er_instances.iter().map(hop).collect(),
+                edges: edges.flat_map(|(circuit, c)| circuit.ends(c)).map(|(_, hop)| hop).collect(),
             });
         }
-        spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
+        if let Some(gateway) = hub.gateway.filter(|_| hub.hears()) {
+            used.push(UsedGateway {
+                gateway: gateway.envelope.id.clone(),
+                kind: GatewayKind::Vpn,
+                spread: gateway.active_active,
+                instances: hub.instances.iter().map(hop).collect(),
+                edges: Vec::new(),
+            });
+        }
+        used
+    }
+
+    fn gateway(&self, vnet: &Vnet<'t>, number: usize) -> Option<AgentConfig> {
+        let instance = &vnet.instances[number];
+        let gateway = vnet.gateway?;
+        let (_, subnet) = self.index.subnet(instance.subnet)?;
+        let (spaces, own_side) = self.own_side(vnet);
 
         let mut transit: BTreeMap<IpNet, TransitRoute> = BTreeMap::new();
         for tunnel in &vnet.tunnels {
@@ -156,6 +197,23 @@ impl<'t> Compiler<'t> {
             }
         }
 
+        for site in &vnet.sites {
+            let prefixes = site.prefixes.iter().copied().chain(site.bgp_address());
+            for prefix in prefixes {
+                transit.entry(prefix).or_insert_with(|| TransitRoute {
+                    prefix,
+                    connection: site.connection.envelope.id.clone(),
+                    via: site.device().into_iter().collect(),
+                });
+            }
+        }
+        // The first instance has the gateway's BGP address, another one speaks from its own.
+        let bgp_address = if number == 0 { gateway.bgp_peering_address } else { instance.address };
+        let mut addresses = vec![instance.address];
+        if vnet.sites.iter().any(|s| s.exchange) && bgp_address != instance.address {
+            addresses.push(bgp_address);
+        }
+
         Some(AgentConfig {
             agent: instance.agent.id.clone(),
             vnet: vnet.resource.envelope.id.clone(),
@@ -163,11 +221,11 @@ impl<'t> Compiler<'t> {
             mtu: self.index.topology.settings.mtu,
             role: Role::VpnGateway {
                 gateway: gateway.envelope.id.clone(),
-                addresses: vec![instance.address],
-                own_side: prefix::sorted(&own_side),
+                addresses,
+                own_side,
                 asn: gateway.asn,
-                connections: Vec::new(),
-                bgp: None,
+                connections: self.connections(vnet),
+                bgp: speaker(vnet, gateway.asn, bgp_address),
                 site_ttl: self.index.topology.settings.vpn_ttl_for_site_traffic,
                 transit: transit.into_values().collect(),
             },
@@ -177,22 +235,103 @@ impl<'t> Compiler<'t> {
         })
     }
 
+    /// The spaces that a gateway delivers into, its own first, and their prefixes together.
+    fn own_side(&self, vnet: &Vnet<'t>) -> (Vec<Space>, Vec<IpNet>) {
+        let mut spaces = vec![local_space(vnet)];
+        let mut own_side = vnet.resource.address_space.clone();
+        for client in &vnet.clients {
+            let spoke = &self.index.vnets[client.vnet];
+            own_side.extend(&client.half.remote_address_space);
+            spaces.push(Space {
+                vnet: spoke.resource.envelope.id.clone(),
+                kind: SpaceKind::GatewayClient {},
+                prefixes: prefix::sorted(&client.half.remote_address_space),
+                owners: owners_within(spoke, &client.half.remote_address_space),
+            });
+        }
+        spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
+        (spaces, prefix::sorted(&own_side))
+    }
+
+    /// The connections of a VPN gateway, ordered by id.
+    fn connections(&self, vnet: &Vnet<'t>) -> Vec<GatewayConnection> {
+        let tunnels = vnet.tunnels.iter().map(|tunnel| GatewayConnection {
+            connection: tunnel.connection.envelope.id.clone(),
+            ends: links::tunnel_ends(&self.index, tunnel)
+                .map(|end| end.agent.id.clone())
+                .collect(),
+            exchange: tunnel.exchange,
+            asn: self.index.vnets[tunnel.remote].gateway.map_or(DEFAULT_ASN, |g| g.asn),
+            site: false,
+            weight: tunnel.connection.routing_weight,
+        });
+        let sites = vnet.sites.iter().map(|site| GatewayConnection {
+            connection: site.connection.envelope.id.clone(),
+            ends: site.device().into_iter().collect(),
+            exchange: site.exchange,
+            asn: site.local.bgp.map_or(0, |b| b.asn),
+            site: true,
+            weight: site.connection.routing_weight,
+        });
+        let mut all: Vec<_> = tunnels.chain(sites).collect();
+        all.sort_by(|a, b| a.connection.cmp(&b.connection));
+        all
+    }
+
     fn subnets<'s>(&self, vnet: &Vnet<'t>, subnets: impl Iterator<Item = &'s crate::resource::Subnet>) -> Vec<Subnet> {
         subnets
             .map(|subnet| Subnet {
                 id: subnet.id.clone(),
                 prefixes: prefix::sorted(&subnet.prefixes),
                 routes: routes::effective(&self.index, vnet, subnet),
-                isolated: false,
+                isolated: routes::table_of(&self.index, subnet).is_some_and(|t| t.disable_bgp_route_propagation),
             })
             .collect()
     }
 }
 
-/// The own VNet's space: its machines, and the instances of its gateway.
+/// The BGP speaker of a VPN gateway's instance towards sites. None: no site speaks BGP.
+fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr) -> Option<Speaker> {
+    let sites = vnet.sites.iter().filter(|site| site.exchange);
+    let neighbours: Vec<Neighbour> = sites
+        .filter_map(|site| {
+            Some(Neighbour {
+                id: site.connection.envelope.id.clone(),
+                address: site.local.bgp?.address,
+                local_address: address,
+                asn: site.local.bgp?.asn,
+                multihop: true,
+                password: None,
+                // G23
+                max_prefixes: 4000,
+                hold_time: BGP_HOLD_TIME,
+            })
+        })
+        .collect();
+    let router_id = router_id(address, asn);
+    (!neighbours.is_empty()).then_some(Speaker {
+        asn,
+        router_id,
+        neighbours,
+    })
+}
+
+/// Any number that two speakers of one neighbour do not share: the address, where it is an IPv4 one.
+fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            Ipv4Addr::from(u32::from_be_bytes([a, b, c, d]) ^ asn | 1)
+        }
+    }
+}
+
+/// The own VNet's space: its machines, and the instances of its gateways.
 fn local_space(vnet: &Vnet<'_>) -> Space {
     let mut owners = vnet.owners.clone();
-    owners.extend(vnet.instances.iter().map(|instance| Owner {
+    let instances = vnet.instances.iter().chain(&vnet.er_instances);
+    owners.extend(instances.map(|instance| Owner {
         prefix: IpNet::from(instance.address),
         agent: instance.agent.id.clone(),
         ip_forwarding: false,

@@ -149,13 +149,19 @@ fn order<'a>(t: &'a Taken<'_>) -> (std::cmp::Reverse<u32>, usize, Option<&'a Res
 /// that overlaps the own side, nothing that was learned from a circuit (G20), nothing that has been there (G22).
 fn beyond(config: &AgentConfig, dynamic: &Dynamic, to: &GatewayConnection, own_side: &[IpNet]) -> Vec<Route> {
     let Role::VpnGateway {
-        connections, transit, ..
+        connections,
+        transit,
+        bgp,
+        ..
     } = &config.role
     else {
         return Vec::new();
     };
+    // The address of a site's device is for the session alone.
+    let neighbours = bgp.iter().flat_map(|b| &b.neighbours);
+    let devices: Vec<IpNet> = neighbours.map(|n| IpNet::from(n.address)).collect();
     let mut routes = Vec::new();
-    for entry in transit {
+    for entry in transit.iter().filter(|t| !devices.contains(&t.prefix)) {
         let by = connections.iter().find(|c| c.connection == entry.connection);
         let answers = entry.via.iter().any(|end| !dynamic.down.contains(end));
         let Some(by) = by.filter(|by| by.exchange && by.connection != to.connection && answers) else {

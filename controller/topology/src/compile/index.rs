@@ -2,15 +2,16 @@
 
 use super::prefix;
 use crate::resource::{
-    Agent, Binding, Connection, NetworkInterface, Peering, PeeringState, Subnet, VirtualNetwork, VirtualNetworkGateway,
+    Agent, Binding, Connection, ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, NetworkInterface, Peering,
+    PeeringState, PrivatePeering, Subnet, VirtualNetwork, VirtualNetworkGateway,
 };
 use crate::topology::Topology;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use tombolo_proto::config::Owner;
-use tombolo_proto::config::Transport;
+use tombolo_proto::config::{CircuitLink, GatewayKind, Owner, Transport};
 use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::route::GatewayHop;
 
 /// The VNets of a topology with what belongs to each. Positions refer to [`Index::vnets`].
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Index<'t> {
     pub(super) topology: &'t Topology,
     /// Ordered by id.
     pub(super) vnets: Vec<Vnet<'t>>,
+    /// Circuits with a private peering, ordered by id.
+    pub(super) circuits: Vec<Circuit<'t>>,
     subnets: BTreeMap<&'t ResourceId, (usize, usize)>,
     agents: BTreeMap<&'t AgentId, Place>,
 }
@@ -29,6 +32,10 @@ pub(super) enum Place {
     Machine { vnet: usize, machine: usize },
     /// `vnets[vnet].instances[instance]`.
     Gateway { vnet: usize, instance: usize },
+    /// `vnets[vnet].er_instances[instance]`.
+    CircuitGateway { vnet: usize, instance: usize },
+    /// `circuits[circuit].edges[link]`.
+    Edge { circuit: usize, link: CircuitLink },
 }
 
 /// A VNet and what belongs to it. Revoked agents do not exist here.
@@ -46,11 +53,18 @@ pub(super) struct Vnet<'t> {
     pub(super) gateway: Option<&'t VirtualNetworkGateway>,
     /// Agents of the own gateway, in order of its `ipConfigurations`: the first is preferred.
     pub(super) instances: Vec<Instance<'t>>,
-    /// Connections of the own gateway that exist on both sides, ordered by id.
+    /// The own ExpressRoute gateway (X7: at most one), and its agents.
+    pub(super) er_gateway: Option<&'t VirtualNetworkGateway>,
+    pub(super) er_instances: Vec<Instance<'t>>,
+    /// Its connections to circuits, ordered by id: positions in [`Index::circuits`] and in [`Circuit::links`].
+    pub(super) circuits: Vec<(usize, usize)>,
+    /// Connections of the own VPN gateway that exist on both sides, ordered by id.
     pub(super) tunnels: Vec<Tunnel<'t>>,
-    /// VNets that use the own gateway as remote gateway.
+    /// Its connections to sites, ordered by id.
+    pub(super) sites: Vec<Site<'t>>,
+    /// VNets that use the own gateways as remote gateways.
     pub(super) clients: Vec<Client<'t>>,
-    /// The VNet whose gateway this one uses: itself, or a peer (P23). None: no gateway.
+    /// The VNet whose gateways this one uses: itself, or a peer (P23). None: no gateway.
     pub(super) hub: Option<usize>,
 }
 
@@ -65,6 +79,66 @@ pub(super) struct Machine<'t> {
     /// The sources that it may always use: its addresses, and what it serves except what others have there (D10).
     /// Ordered.
     pub(super) speaks_for: Vec<IpNet>,
+}
+
+/// A circuit and what hangs on it (E1).
+#[derive(Debug)]
+pub(super) struct Circuit<'t> {
+    pub(super) resource: &'t ExpressRouteCircuit,
+    pub(super) peering: &'t PrivatePeering,
+    /// The agents of its primary and its secondary edge.
+    pub(super) edges: [Option<&'t Agent>; 2],
+    /// Connections to it, ordered by id.
+    pub(super) links: Vec<CircuitConnection<'t>>,
+}
+
+/// The connection of an ExpressRoute gateway to a circuit.
+#[derive(Debug)]
+pub(super) struct CircuitConnection<'t> {
+    pub(super) connection: &'t Connection,
+    pub(super) vnet: usize,
+}
+
+impl<'t> Circuit<'t> {
+    /// Edges that have an agent, with their ends of a connection's tunnels (T4), the primary one first.
+    pub(super) fn ends(&self, connection: &Connection) -> impl Iterator<Item = (&'t Agent, GatewayHop)> {
+        let addresses = connection.tunnel_addresses.clone();
+        self.edges.iter().zip(addresses).filter_map(|(agent, address)| {
+            let agent = (*agent)?;
+            let hop = GatewayHop {
+                agent: agent.id.clone(),
+                address,
+            };
+            Some((agent, hop))
+        })
+    }
+}
+
+/// A connection to a site (G7).
+#[derive(Debug)]
+pub(super) struct Site<'t> {
+    pub(super) connection: &'t Connection,
+    pub(super) local: &'t LocalNetworkGateway,
+    /// BGP is on at both ends, and their ASNs differ (G4).
+    pub(super) exchange: bool,
+    /// What lies behind it as configured, without what overlaps the own VNet (G7), ordered.
+    pub(super) prefixes: Vec<IpNet>,
+}
+
+impl Site<'_> {
+    /// The device's address inside the tunnel, for the session alone: no route to it is made known.
+    pub(super) fn bgp_address(&self) -> Option<IpNet> {
+        let bgp = self.local.bgp.filter(|_| self.connection.enable_bgp)?;
+        Some(IpNet::from(bgp.address))
+    }
+
+    /// The name under which links know the device; none while its key or the shared key is missing: a tunnel without
+    /// these would stand on less than was asked for (G11).
+    pub(super) fn device(&self) -> Option<AgentId> {
+        self.local.public_key?;
+        self.connection.shared_key.as_ref()?;
+        Some(AgentId::of_site(&self.connection.envelope.id))
+    }
 }
 
 /// A `Connected` peering.
@@ -104,6 +178,8 @@ pub(super) struct Tunnel<'t> {
     pub(super) connection: &'t Connection,
     /// The other gateway's VNet.
     pub(super) remote: usize,
+    /// BGP is on at both ends, and their ASNs differ (G4).
+    pub(super) exchange: bool,
     /// What lies behind it (G9, P21b), ordered: never what the other gateway learned elsewhere (D9), nothing that
     /// overlaps the own VNet (G20).
     pub(super) prefixes: Vec<IpNet>,
@@ -130,6 +206,7 @@ impl<'t> Index<'t> {
         let mut index = Self {
             topology,
             vnets: Vec::with_capacity(topology.vnets.len()),
+            circuits: Vec::new(),
             subnets: BTreeMap::new(),
             agents: BTreeMap::new(),
         };
@@ -147,7 +224,11 @@ impl<'t> Index<'t> {
                 peers: Vec::new(),
                 gateway: None,
                 instances: Vec::new(),
+                er_gateway: None,
+                er_instances: Vec::new(),
+                circuits: Vec::new(),
                 tunnels: Vec::new(),
+                sites: Vec::new(),
                 clients: Vec::new(),
                 hub: None,
             });
@@ -156,6 +237,8 @@ impl<'t> Index<'t> {
         index.place_agents();
         index.join_peers(&positions);
         index.join_tunnels();
+        index.join_sites();
+        index.join_circuits();
         index
     }
 
@@ -165,17 +248,19 @@ impl<'t> Index<'t> {
         Some((vnet, &vnet.resource.subnets[subnet]))
     }
 
-    pub(super) fn place(&self, agent: &AgentId) -> Option<(Place, &Vnet<'t>)> {
-        let place = *self.agents.get(agent)?;
-        let (Place::Machine { vnet, .. } | Place::Gateway { vnet, .. }) = place;
-        Some((place, &self.vnets[vnet]))
+    pub(super) fn place(&self, agent: &AgentId) -> Option<Place> {
+        self.agents.get(agent).copied()
     }
 
     fn place_gateways(&mut self) {
         for gateway in self.topology.gateways.values() {
             let subnet = gateway.ip_configurations.first().map(|c| &c.subnet);
             if let Some((vnet, _)) = subnet.and_then(|subnet| self.subnets.get(subnet)) {
-                self.vnets[*vnet].gateway.get_or_insert(gateway);
+                let slot = match gateway.gateway_type {
+                    GatewayKind::Vpn => &mut self.vnets[*vnet].gateway,
+                    GatewayKind::ExpressRoute => &mut self.vnets[*vnet].er_gateway,
+                };
+                slot.get_or_insert(gateway);
             }
         }
     }
@@ -188,28 +273,22 @@ impl<'t> Index<'t> {
             }
         }
         for vnet in &mut self.vnets {
-            let Some(gateway) = vnet.gateway else { continue };
-            for configuration in &gateway.ip_configurations {
-                let stands_for = |agent: &&std::sync::Arc<Agent>| {
-                    matches!(&agent.binding, Binding::Gateway { gateway: id, ip_configuration }
-                        if *id == gateway.envelope.id && ip_configuration.eq_ignore_ascii_case(&configuration.name))
+            let position = vnet.position;
+            for (instance, found) in instances_of(self.topology, vnet.gateway).into_iter().enumerate() {
+                let place = Place::Gateway {
+                    vnet: position,
+                    instance,
                 };
-                let agents = self.topology.agents.values().filter(|agent| !agent.revoked);
-                for agent in agents.filter(stands_for).take(1) {
-                    let (position, instance) = (vnet.position, vnet.instances.len());
-                    self.agents.insert(
-                        &agent.id,
-                        Place::Gateway {
-                            vnet: position,
-                            instance,
-                        },
-                    );
-                    vnet.instances.push(Instance {
-                        agent,
-                        address: configuration.address,
-                        subnet: &configuration.subnet,
-                    });
-                }
+                self.agents.insert(&found.agent.id, place);
+                vnet.instances.push(found);
+            }
+            for (instance, found) in instances_of(self.topology, vnet.er_gateway).into_iter().enumerate() {
+                let place = Place::CircuitGateway {
+                    vnet: position,
+                    instance,
+                };
+                self.agents.insert(&found.agent.id, place);
+                vnet.er_instances.push(found);
             }
         }
         for vnet in &mut self.vnets {
@@ -272,14 +351,14 @@ impl<'t> Index<'t> {
         }
         for position in 0..self.vnets.len() {
             let vnet = &self.vnets[position];
-            if vnet.gateway.is_some() {
+            if vnet.has_gateway() {
                 self.vnets[position].hub = Some(position);
                 continue;
             }
             let hub = vnet.peers.iter().find(|peer| {
                 peer.half.use_remote_gateways
                     && peer.counterpart.allow_gateway_transit
-                    && self.vnets[peer.remote].gateway.is_some()
+                    && self.vnets[peer.remote].has_gateway()
             });
             let Some((hub, half)) = hub.map(|peer| (peer.remote, peer.counterpart)) else {
                 continue;
@@ -296,7 +375,8 @@ impl<'t> Index<'t> {
             .filter_map(|vnet| Some((&vnet.gateway?.envelope.id, vnet.position)))
             .collect();
         let mut pairs: BTreeMap<(usize, usize), &'t Connection> = BTreeMap::new();
-        for connection in self.topology.connections.values() {
+        let tunnels = self.topology.connections.values();
+        for connection in tunnels.filter(|c| c.connection_type == ConnectionType::Vnet2Vnet) {
             let ends = (
                 of_gateway.get(&connection.gateway1),
                 of_gateway.get(&connection.gateway2),
@@ -308,15 +388,26 @@ impl<'t> Index<'t> {
         }
         let mut tunnels: Vec<(usize, Tunnel<'t>)> = Vec::new();
         for (&(own, remote), connection) in &pairs {
-            if own != remote && pairs.contains_key(&(remote, own)) {
+            let Some(back) = pairs.get(&(remote, own)).filter(|_| own != remote) else {
+                continue;
+            };
+            {
                 let own_space = &self.vnets[own].resource.address_space;
+                let bgp = connection.enable_bgp && back.enable_bgp;
+                let asn = |vnet: usize| self.vnets[vnet].gateway.map(|g| g.asn);
+                let exchange = bgp && asn(own) != asn(remote);
                 let mut prefixes = self.vnets[remote].advertised();
                 prefixes.retain(|p| !own_space.iter().any(|o| prefix::overlaps(o, p)));
+                if bgp && !exchange {
+                    // G4: with equal ASNs there is no session, and so nothing is known.
+                    prefixes.clear();
+                }
                 tunnels.push((
                     own,
                     Tunnel {
                         connection,
                         remote,
+                        exchange,
                         prefixes,
                     },
                 ));
@@ -332,7 +423,129 @@ impl<'t> Index<'t> {
     }
 }
 
+impl<'t> Index<'t> {
+    fn join_sites(&mut self) {
+        for vnet in &mut self.vnets {
+            let Some(gateway) = vnet.gateway else { continue };
+            let of_gateway = |c: &&std::sync::Arc<Connection>| {
+                c.connection_type == ConnectionType::IPsec && c.gateway1 == gateway.envelope.id
+            };
+            for connection in self.topology.connections.values().filter(of_gateway) {
+                let Some(local) = self.topology.local_gateways.get(&connection.gateway2) else {
+                    continue;
+                };
+                let own_space = &vnet.resource.address_space;
+                let mut prefixes = local.address_space.clone();
+                prefixes.retain(|p| !own_space.iter().any(|o| prefix::overlaps(o, p)));
+                let asn = local.bgp.map(|b| b.asn).filter(|asn| *asn != gateway.asn);
+                vnet.sites.push(Site {
+                    connection,
+                    local,
+                    exchange: connection.enable_bgp && asn.is_some(),
+                    prefixes: prefix::sorted(&prefixes),
+                });
+            }
+        }
+    }
+
+    fn join_circuits(&mut self) {
+        let of_gateway: BTreeMap<&ResourceId, usize> = self
+            .vnets
+            .iter()
+            .filter_map(|vnet| Some((&vnet.er_gateway?.envelope.id, vnet.position)))
+            .collect();
+        for resource in self.topology.circuits.values() {
+            let Some(peering) = &resource.private_peering else {
+                continue;
+            };
+            let position = self.circuits.len();
+            let mut edges = [None; 2];
+            for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
+                match &agent.binding {
+                    Binding::Edge { circuit, link } if *circuit == resource.envelope.id => {
+                        if edges[*link as usize].is_none() {
+                            edges[*link as usize] = Some(&**agent);
+                            let place = Place::Edge {
+                                circuit: position,
+                                link: *link,
+                            };
+                            self.agents.insert(&agent.id, place);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            let mut links = Vec::new();
+            for connection in self.topology.connections.values() {
+                let here = connection.connection_type == ConnectionType::ExpressRoute
+                    && connection.gateway2 == resource.envelope.id;
+                if let Some(vnet) = of_gateway.get(&connection.gateway1).filter(|_| here) {
+                    self.vnets[*vnet].circuits.push((position, links.len()));
+                    links.push(CircuitConnection {
+                        connection,
+                        vnet: *vnet,
+                    });
+                }
+            }
+            self.circuits.push(Circuit {
+                resource,
+                peering,
+                edges,
+                links,
+            });
+        }
+        for vnet in &mut self.vnets {
+            let circuits = &self.circuits;
+            let id = |(c, l): &(usize, usize)| &circuits[*c].links[*l].connection.envelope.id;
+            vnet.circuits.sort_by(|a, b| id(a).cmp(id(b)));
+        }
+    }
+
+    /// The connections of a VNet's gateway to circuits, with these.
+    pub(super) fn circuits_of<'i>(
+        &'i self,
+        vnet: &'i Vnet<'t>,
+    ) -> impl Iterator<Item = (&'i Circuit<'t>, &'t Connection)> + use<'i, 't> {
+        let of = |(circuit, link): &(usize, usize)| {
+            let circuit = &self.circuits[*circuit];
+            (circuit, circuit.links[*link].connection)
+        };
+        vnet.circuits.iter().map(of)
+    }
+}
+
+/// The agents of a gateway, in order of its `ipConfigurations`: the first is preferred.
+fn instances_of<'t>(topology: &'t Topology, gateway: Option<&'t VirtualNetworkGateway>) -> Vec<Instance<'t>> {
+    let Some(gateway) = gateway else { return Vec::new() };
+    let mut instances = Vec::new();
+    for configuration in &gateway.ip_configurations {
+        let stands_for = |agent: &&std::sync::Arc<Agent>| {
+            matches!(&agent.binding, Binding::Gateway { gateway: id, ip_configuration }
+                if *id == gateway.envelope.id && ip_configuration.eq_ignore_ascii_case(&configuration.name))
+        };
+        let mut agents = topology.agents.values().filter(|agent| !agent.revoked);
+        if let Some(agent) = agents.find(stands_for) {
+            instances.push(Instance {
+                agent,
+                address: configuration.address,
+                subnet: &configuration.subnet,
+            });
+        }
+    }
+    instances
+}
+
 impl Vnet<'_> {
+    /// It has a gateway of its own, of either kind.
+    pub(super) fn has_gateway(&self) -> bool {
+        self.gateway.is_some() || self.er_gateway.is_some()
+    }
+
+    /// Routes come to its gateways that no configuration holds, so machines are told of routes (D11).
+    pub(super) fn hears(&self) -> bool {
+        !self.circuits.is_empty() || self.tunnels.iter().any(|t| t.exchange) || self.sites.iter().any(|s| s.exchange)
+    }
+
     /// D8, D10: a machine with a NIC of its own does not sit behind the host that serves its subnet, so that host does
     /// not speak for it.
     fn settle_sources(&mut self) {
@@ -340,7 +553,8 @@ impl Vnet<'_> {
             let own = machine.addresses();
             own.map(|address| (IpNet::from(address), &machine.agent.id))
         });
-        let instances = self.instances.iter().map(|i| (IpNet::from(i.address), &i.agent.id));
+        let instances = self.instances.iter().chain(&self.er_instances);
+        let instances = instances.map(|i| (IpNet::from(i.address), &i.agent.id));
         let taken: Vec<(IpNet, &AgentId)> = machines.chain(instances).collect();
         let sources = self.machines.iter().map(|machine| {
             let served = machine.served_prefixes();
@@ -357,9 +571,9 @@ impl Vnet<'_> {
         }
     }
 
-    /// What the own gateway tells the other ends of its connections: the own space, and that of its clients as if it
-    /// were its own (P21b). Nothing learned elsewhere (D9). Ordered.
-    fn advertised(&self) -> Vec<IpNet> {
+    /// What the own gateways tell the other ends of their connections: the own space, and that of its clients as if it
+    /// were its own (P21b, E5). Nothing learned elsewhere (D9). Ordered.
+    pub(super) fn advertised(&self) -> Vec<IpNet> {
         let mut prefixes = self.resource.address_space.clone();
         prefixes.extend(self.clients.iter().flat_map(|client| &client.half.remote_address_space));
         prefix::sorted(&prefixes)
@@ -367,7 +581,9 @@ impl Vnet<'_> {
 
     /// What lies behind the connections of the own gateway, ordered.
     pub(super) fn contributed(&self) -> Vec<IpNet> {
-        let prefixes: Vec<IpNet> = self.tunnels.iter().flat_map(|t| &t.prefixes).copied().collect();
+        let tunnels = self.tunnels.iter().flat_map(|t| &t.prefixes);
+        let sites = self.sites.iter().flat_map(|s| &s.prefixes);
+        let prefixes: Vec<IpNet> = tunnels.chain(sites).copied().collect();
         prefix::sorted(&prefixes)
     }
 }

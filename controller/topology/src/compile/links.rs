@@ -1,13 +1,14 @@
 //! Which agents may have a link, and what each end may speak for (D9, D10, D14).
 
-use super::index::{Index, Instance, Machine, Tunnel, Vnet};
+use super::index::{Circuit, Index, Instance, Machine, Site, Tunnel, Vnet};
 use super::prefix;
-use crate::resource::Agent;
+use crate::resource::{Agent, Connection};
 use hkdf::Hkdf;
 use ipnet::IpNet;
 use sha2::Sha256;
 use std::collections::BTreeMap;
-use tombolo_proto::config::{ForeignSources, Link, Relation, Transport};
+use std::net::SocketAddr;
+use tombolo_proto::config::{CircuitLink, ForeignSources, Link, Relation, Transport};
 use tombolo_proto::id::{AgentId, PresharedKey, ResourceId};
 
 /// The links of a VM: its VNet's machines, those of `Connected` peers, and the gateway in use.
@@ -42,12 +43,51 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
     let transport = vnet.hub.map_or(Transport::Automatic, |hub| vnet.transport_to(hub));
     if let Some(hub) = vnet.hub.map(|hub| &index.vnets[hub]) {
         let relayed = relayed(hub, own_space);
+        let alternatives = hub.instances.len() + hub.er_instances.len() > 1;
         for instance in &hub.instances {
             let mut sources = relayed.clone();
             sources.push(IpNet::from(instance.address));
             let sources = prefix::sorted(&sources);
             let relation = Relation::Gateway {};
             links.add(instance.agent, relation, transport, sources, ForeignSources::None);
+            links.with(instance.agent, |link| {
+                link.watched = alternatives;
+                // D11: who is to hear of routes keeps the link open; machines may be where nobody reaches them first.
+                (link.always_on, link.initiator) = (hub.hears(), hub.hears());
+            });
+        }
+        // T4: packets go to the edges themselves, and come from the gateway, the edges' answers among them.
+        let edges: Vec<IpNet> = index
+            .circuits_of(hub)
+            .flat_map(|(_, connection)| connection.tunnel_addresses.iter().copied().map(IpNet::from))
+            .collect();
+        for instance in &hub.er_instances {
+            let mut sources = edges.clone();
+            sources.push(IpNet::from(instance.address));
+            let sources = prefix::sorted(&sources);
+            let relation = Relation::Gateway {};
+            links.add(instance.agent, relation, transport, sources, ForeignSources::None);
+            links.with(instance.agent, |link| {
+                (link.watched, link.always_on, link.initiator) = (alternatives, true, true);
+            });
+        }
+        for (circuit, connection) in index.circuits_of(hub) {
+            for (edge, _) in circuit.ends(connection) {
+                let relation = Relation::Edge {
+                    connection: connection.envelope.id.clone(),
+                };
+                let none = ForeignSources::None;
+                links.add(edge, relation, Transport::Automatic, Vec::new(), none);
+                links.with(edge, |link| link.watched = true);
+            }
+        }
+        // P25 the other way round: while the direct way is closed, the gateways' way to the same VNet is used.
+        let contributed = hub.contributed();
+        for peer in &vnet.peers {
+            let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
+            for machine in index.vnets[peer.remote].machines.iter().filter(|_| stands_in) {
+                links.with(machine.agent, |link| link.watched = true);
+            }
         }
     }
     links.finish()
@@ -82,6 +122,13 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             }
         }
     }
+    links.tell_clients(vnet.hears());
+    for instance in &vnet.er_instances {
+        links.add_other(instance.agent, own.agent);
+    }
+    for site in &vnet.sites {
+        links.add_site(site);
+    }
     for tunnel in &vnet.tunnels {
         let relation = Relation::Connection {
             connection: tunnel.connection.envelope.id.clone(),
@@ -97,10 +144,85 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
                 sources.clone(),
                 ForeignSources::None,
             );
-            if let Some(link) = links.links.get_mut(&end.agent.id) {
+            links.with(end.agent, |link| {
                 link.always_on = true;
                 link.initiator = own.agent.id < end.agent.id;
-                link.preshared_key = preshared_key(tunnel);
+                link.preshared_key = preshared_key(tunnel.connection);
+                link.watched = true;
+            });
+        }
+    }
+    links.finish()
+}
+
+/// The links of an instance of an ExpressRoute gateway: machines of its VNet and of its clients, the edges of its
+/// circuits, and the VNet's VPN gateway.
+pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>) -> Vec<Link> {
+    let mut links = Links::of(&own.agent.id);
+    let clients = vnet.clients.iter().map(|client| client.vnet);
+    for position in std::iter::once(vnet.position).chain(clients) {
+        for machine in &index.vnets[position].machines {
+            links.add(
+                machine.agent,
+                Relation::GatewayClient {},
+                vnet.transport_to(position),
+                machine.speaks_for.clone(),
+                ForeignSources::None,
+            );
+        }
+    }
+    links.tell_clients(true);
+    for instance in &vnet.instances {
+        links.add_other(instance.agent, own.agent);
+    }
+    for (circuit, connection) in index.circuits_of(vnet) {
+        for (edge, hop) in circuit.ends(connection) {
+            let relation = Relation::Edge {
+                connection: connection.envelope.id.clone(),
+            };
+            let sources = vec![IpNet::from(hop.address)];
+            links.add(edge, relation, Transport::Automatic, sources, ForeignSources::None);
+            links.with(edge, |link| {
+                (link.always_on, link.initiator) = (true, own.agent.id < edge.id);
+                link.watched = true;
+            });
+        }
+    }
+    links.finish()
+}
+
+/// The links of an edge: the gateways that are connected to its circuit, and the machines of their VNets and clients,
+/// which send to it directly (T4).
+pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Vec<Link> {
+    let Some(own) = circuit.edges[link as usize] else {
+        return Vec::new();
+    };
+    let mut links = Links::of(&own.id);
+    for linked in &circuit.links {
+        let vnet = &index.vnets[linked.vnet];
+        let connection = &linked.connection.envelope.id;
+        for instance in &vnet.er_instances {
+            let relation = Relation::CircuitGateway {
+                connection: connection.clone(),
+            };
+            let none = ForeignSources::None;
+            links.add(instance.agent, relation, Transport::Automatic, Vec::new(), none);
+            links.with(instance.agent, |link| {
+                (link.always_on, link.initiator) = (true, own.id < instance.agent.id);
+                link.watched = true;
+            });
+        }
+        let clients = vnet.clients.iter().map(|client| client.vnet);
+        for position in std::iter::once(vnet.position).chain(clients) {
+            for machine in &index.vnets[position].machines {
+                let relation = Relation::CircuitClient {
+                    connection: connection.clone(),
+                };
+                let sources = match machine.forwards() {
+                    true => vnet.advertised(),
+                    false => machine.speaks_for.clone(),
+                };
+                links.add(machine.agent, relation, Transport::Automatic, sources, ForeignSources::None);
             }
         }
     }
@@ -144,9 +266,9 @@ fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
 }
 
 /// D14: HKDF-SHA256 of the own object's shared key, bound to the two gateways: lower case, in order, one a line.
-fn preshared_key(tunnel: &Tunnel<'_>) -> Option<PresharedKey> {
-    let shared_key = tunnel.connection.shared_key.as_deref()?;
-    let mut gateways = [&tunnel.connection.gateway1, &tunnel.connection.gateway2].map(ResourceId::key);
+fn preshared_key(connection: &Connection) -> Option<PresharedKey> {
+    let shared_key = connection.shared_key.as_deref()?;
+    let mut gateways = [&connection.gateway1, &connection.gateway2].map(ResourceId::key);
     gateways.sort_unstable();
     let mut key = [0; 32];
     Hkdf::<Sha256>::new(None, shared_key.as_bytes())
@@ -199,6 +321,57 @@ impl<'a> Links<'a> {
             watched: false,
             stock: false,
         });
+    }
+
+    /// Changes the link with an agent, if there is one.
+    fn with(&mut self, peer: &Agent, change: impl FnOnce(&mut Link)) {
+        if let Some(link) = self.links.get_mut(&peer.id) {
+            change(link);
+        }
+    }
+
+    /// D11: clients that are told of routes keep their links open.
+    fn tell_clients(&mut self, tell: bool) {
+        for link in self.links.values_mut() {
+            link.always_on = tell && matches!(link.relation, Relation::GatewayClient {});
+        }
+    }
+
+    /// The VNet's gateway of the other kind, which tells or hears, and relays nothing (E8).
+    fn add_other(&mut self, other: &Agent, own: &Agent) {
+        let none = ForeignSources::None;
+        self.add(other, Relation::OtherGateway {}, Transport::Automatic, Vec::new(), none);
+        self.with(other, |link| {
+            (link.always_on, link.initiator) = (true, own.id < other.id);
+        });
+    }
+
+    /// D16: the device of a site: a stock one, reached by WireGuard alone.
+    fn add_site(&mut self, site: &Site<'_>) {
+        let (Some(peer), Some(public_key)) = (site.device(), site.local.public_key) else {
+            return;
+        };
+        let sources = site.prefixes.iter().copied().chain(site.bgp_address());
+        let sources = prefix::sorted(&sources.collect::<Vec<_>>());
+        let endpoint = site.local.address.map(|ip| SocketAddr::new(ip, site.local.port));
+        let link = Link {
+            peer: peer.clone(),
+            public_key,
+            preshared_key: preshared_key(site.connection),
+            quic: None,
+            transport: Transport::WireGuard,
+            endpoint,
+            always_on: true,
+            initiator: endpoint.is_some(),
+            relation: Relation::Site {
+                connection: site.connection.envelope.id.clone(),
+            },
+            sources,
+            foreign: ForeignSources::None,
+            watched: false,
+            stock: true,
+        };
+        self.links.insert(peer, link);
     }
 
     fn finish(self) -> Vec<Link> {

@@ -21,15 +21,17 @@ const ALL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
 /// All effective routes of a subnet, in the order in which they are shown: system, gateway, user routes; each by kind
 /// and prefix.
 pub(super) fn effective(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &Subnet) -> Vec<EffectiveRoute> {
-    let table = subnet
-        .route_table
-        .as_ref()
-        .and_then(|id| index.topology.route_tables.get(id));
-    let table = table.map(|table| &**table);
+    let table = table_of(index, subnet);
     let mut routes = system(vnet, table);
     routes.extend(gateway(index, vnet, table));
     routes.extend(user(index, vnet, table));
     settle(routes.into_iter().map(|route| Offer::configured(route, true)).collect())
+}
+
+/// The route table of a subnet (R17).
+pub(super) fn table_of<'t>(index: &Index<'t>, subnet: &Subnet) -> Option<&'t RouteTable> {
+    let id = subnet.route_table.as_ref()?;
+    index.topology.route_tables.get(id).map(|table| &**table)
 }
 
 fn route(source: RouteSource, prefix: IpNet, next_hop: NextHop) -> EffectiveRoute {

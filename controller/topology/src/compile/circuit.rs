@@ -1,0 +1,112 @@
+//! ExpressRoute gateways and the edges of circuits.
+
+use super::index::{Circuit, Index, Instance, Vnet};
+use super::{BGP_HOLD_TIME, Compiler, links, prefix, router_id};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use tombolo_proto::config::{
+    AgentConfig, CircuitLink, CircuitNetwork, LinkedCircuit, Neighbour, Role, Space, SpaceKind, Speaker,
+};
+use tombolo_proto::id::Secret;
+
+/// E1: the ASN of every edge.
+const EDGE_ASN: u32 = 12_076;
+
+/// E13.
+const MAX_PREFIXES: u32 = 4000;
+
+/// One instance of an ExpressRoute gateway.
+pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &Instance<'t>) -> Option<AgentConfig> {
+    let index = &compiler.index;
+    let (_, subnet) = index.subnet(instance.subnet)?;
+    let (spaces, own_side) = compiler.own_side(vnet);
+    let circuits = index.circuits_of(vnet).map(|(circuit, connection)| LinkedCircuit {
+        connection: connection.envelope.id.clone(),
+        circuit: circuit.resource.envelope.id.clone(),
+        weight: connection.routing_weight,
+        edges: circuit.ends(connection).map(|(_, hop)| hop).collect(),
+    });
+    Some(AgentConfig {
+        agent: instance.agent.id.clone(),
+        vnet: vnet.resource.envelope.id.clone(),
+        address_space: prefix::sorted(&vnet.resource.address_space),
+        mtu: index.topology.settings.mtu,
+        role: Role::ExpressRouteGateway {
+            gateway: vnet.er_gateway?.envelope.id.clone(),
+            addresses: vec![instance.address],
+            own_side,
+            circuits: circuits.collect(),
+        },
+        subnets: compiler.subnets(vnet, std::iter::once(subnet)),
+        spaces,
+        links: links::of_circuit_gateway(index, vnet, instance),
+    })
+}
+
+/// The edge of one link of a circuit. None: nobody has it.
+pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Option<AgentConfig> {
+    let agent = circuit.edges[link as usize]?;
+    let peering = circuit.peering;
+    let prefix = match link {
+        CircuitLink::Primary => peering.primary,
+        CircuitLink::Secondary => peering.secondary,
+    };
+    // E1: of the line's addresses the first is the customer's, the second the edge's.
+    let mut hosts = prefix.hosts().skip(usize::from(prefix.addr().is_ipv6()));
+    let (customer, own) = (hosts.next()?, hosts.next()?);
+    let mut networks = Vec::new();
+    for linked in &circuit.links {
+        let vnet = &index.vnets[linked.vnet];
+        let Some(address) = linked.connection.tunnel_addresses.get(link as usize) else {
+            continue;
+        };
+        networks.push(CircuitNetwork {
+            connection: linked.connection.envelope.id.clone(),
+            vnet: vnet.resource.envelope.id.clone(),
+            prefixes: vnet.advertised(),
+            asn: vnet.er_gateway?.asn,
+            address: *address,
+            gateways: vnet.er_instances.iter().map(|i| i.agent.id.clone()).collect(),
+        });
+    }
+    let settings = &index.topology.settings;
+    Some(AgentConfig {
+        agent: agent.id.clone(),
+        vnet: circuit.resource.envelope.id.clone(),
+        address_space: Vec::new(),
+        mtu: settings.mtu,
+        role: Role::CircuitEdge {
+            circuit: circuit.resource.envelope.id.clone(),
+            link,
+            line: IpNet::new(own, prefix.prefix_len()).ok()?,
+            networks,
+            vnet_to_vnet: settings.circuit_vnet_to_vnet,
+            bgp: Speaker {
+                asn: EDGE_ASN,
+                router_id: router_id(own, EDGE_ASN),
+                neighbours: vec![neighbour(circuit, customer, own)],
+            },
+        },
+        subnets: Vec::new(),
+        spaces: vec![Space {
+            vnet: circuit.resource.envelope.id.clone(),
+            kind: SpaceKind::Local {},
+            prefixes: Vec::new(),
+            owners: Vec::new(),
+        }],
+        links: links::of_edge(index, circuit, link),
+    })
+}
+
+fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr) -> Neighbour {
+    Neighbour {
+        id: circuit.resource.envelope.id.clone(),
+        address: customer,
+        local_address: own,
+        asn: circuit.peering.peer_asn,
+        multihop: false,
+        password: circuit.peering.shared_key.clone().map(Secret),
+        max_prefixes: MAX_PREFIXES,
+        hold_time: BGP_HOLD_TIME,
+    }
+}
