@@ -5,12 +5,12 @@ use crate::apply::plan::{Connected, Lookup, Numbers, Port, Route, Rule, Step, is
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use ipnet::IpNet;
-use nix::net::if_::if_nametoindex;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder, new_connection};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -158,7 +158,8 @@ impl Netlink {
     /// The interface that faces the customer edge: its name and index.
     fn customer(&self) -> Result<(&str, u32)> {
         let name = self.line.as_deref();
-        let name = name.context("customer_interface: agent.toml does not say which interface faces the customer edge")?;
+        let name =
+            name.context("customer_interface: agent.toml does not say which interface faces the customer edge")?;
         let index = if_nametoindex(name).with_context(|| format!("customer_interface: {name}"))?;
         Ok((name, index))
     }

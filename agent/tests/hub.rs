@@ -54,7 +54,10 @@ fn gateway(prefix: &str, name: &str, address: &str) -> EffectiveRoute {
     route(
         RouteSource::VirtualNetworkGateway,
         prefix,
-        NextHop::VirtualNetworkGateway { gateways },
+        NextHop::VirtualNetworkGateway {
+            gateways,
+            spread: false,
+        },
     )
 }
 
@@ -89,6 +92,7 @@ fn vm(address: &str, forwarding: bool) -> Role {
     Role::Vm {
         nics: vec![nic],
         served: vec![],
+        gateways: Vec::new(),
     }
 }
 fn vpn(address: &str, own_side: &[&str], transit: &[(&str, &str)]) -> Role {
@@ -104,6 +108,10 @@ fn vpn(address: &str, own_side: &[&str], transit: &[(&str, &str)]) -> Role {
                 via: vec![agent(via)],
             })
             .collect(),
+        asn: 65_515,
+        connections: Vec::new(),
+        bgp: None,
+        site_ttl: tombolo_proto::config::SiteTtl::SilentHop,
     }
 }
 
@@ -139,6 +147,8 @@ impl Hosts {
             relation,
             sources: sources.iter().map(|p| net(p)).collect(),
             foreign,
+            watched: false,
+            stock: false,
         }
     }
 
@@ -163,6 +173,7 @@ impl Hosts {
                 id: id("subnet"),
                 prefixes: vec![],
                 routes,
+                isolated: false,
             }],
             spaces,
             links,

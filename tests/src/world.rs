@@ -238,11 +238,14 @@ impl Host {
     /// Whether the address is one that the host itself, or a machine behind it, has.
     fn is_own(&self, address: IpAddr) -> bool {
         match &self.config.role {
-            Role::Vm { nics, served } => {
+            Role::Vm { nics, served, .. } => {
                 let mut own = nics.iter().flat_map(|n| &n.addresses);
                 own.any(|a| a.addr() == address) || served.iter().any(|s| s.contains(&address))
             }
-            Role::VpnGateway { addresses, .. } => addresses.contains(&address),
+            Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
+                addresses.contains(&address)
+            }
+            Role::CircuitEdge { networks, .. } => networks.iter().any(|n| n.address == address),
         }
     }
 }

@@ -128,7 +128,9 @@ impl Decision<'_> {
                     return Err(DropReason::TransitNotAllowed);
                 }
                 match self.enter_own_side(ingress)? {
-                    Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward { link, take_ttl: true }),
+                    Verdict::Forward { link, .. } if self.packet.ttl > 1 => {
+                        Ok(Verdict::Forward { link, take_ttl: true })
+                    }
                     // T4: it takes one and is silent.
                     Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
                     other => Ok(other),
@@ -183,7 +185,9 @@ impl Decision<'_> {
         }
         match found.ok_or(DropReason::NoRoute)?.hop {
             Hop::Space(space) => match self.reach_owner(space, self.packet.destination, ingress) {
-                Ok(Verdict::Forward { link, .. }) if tables.links[link.get()].down => self.stand_in(table, link, ingress),
+                Ok(Verdict::Forward { link, .. }) if tables.links[link.get()].down => {
+                    self.stand_in(table, link, ingress)
+                }
                 other => other,
             },
             Hop::NoSpace => Err(DropReason::TransitNotAllowed),

@@ -151,9 +151,7 @@ impl<'a> Acceptance<'a> {
                 },
                 Relation::Connection { connection },
             ) => {
-                let connection = connections
-                    .iter()
-                    .find(|c| c.exchange && c.connection == *connection)?;
+                let connection = connections.iter().find(|c| c.exchange && c.connection == *connection)?;
                 Some(Self {
                     connection: Some(connection),
                     ..from(GatewayKind::Vpn, Some(*asn), own_side)

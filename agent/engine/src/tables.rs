@@ -399,9 +399,7 @@ impl Tables {
         };
 
         let exchanging = |peer: &AgentId| match &config.role {
-            Role::VpnGateway { connections, .. } => {
-                connections.iter().any(|c| c.exchange && c.ends.contains(peer))
-            }
+            Role::VpnGateway { connections, .. } => connections.iter().any(|c| c.exchange && c.ends.contains(peer)),
             Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => false,
         };
         let links = config

@@ -67,6 +67,7 @@ fn gateway(agents: &[&str]) -> NextHop {
     };
     NextHop::VirtualNetworkGateway {
         gateways: agents.iter().map(hop).collect(),
+        spread: false,
     }
 }
 
@@ -127,6 +128,7 @@ fn hub_vm() -> AgentConfig {
             route("10.50.0.0/16", appliance("10.1.0.99")),
             route("10.60.0.0/16", appliance("10.1.0.4")),
         ],
+        isolated: false,
     }];
     let Role::Vm { nics, .. } = &mut config.role else {
         unreachable!()
@@ -267,6 +269,7 @@ fn a_gateway_that_is_down_gives_way_to_the_next() {
     ] {
         let dynamic = Dynamic {
             down: down.iter().map(|a| agent(a)).collect(),
+            ..Dynamic::default()
         };
         assert_eq!(fate(&hub_vm(), &dynamic, None, &packet), expected, "{down:?}");
     }
@@ -407,6 +410,10 @@ fn hub_gateway() -> AgentConfig {
                 transit("10.8.0.0/16", "to-eight", &["eight"]),
                 transit("10.9.0.0/16", "to-nine", &["nine1", "nine2"]),
             ],
+            asn: 65_515,
+            connections: Vec::new(),
+            bgp: None,
+            site_ttl: tombolo_proto::config::SiteTtl::SilentHop,
         },
         subnets: vec![Subnet {
             id: id("GatewaySubnet"),
@@ -420,6 +427,7 @@ fn hub_gateway() -> AgentConfig {
                 route("10.2.7.0/24", appliance("10.1.0.5")),
                 route("0.0.0.0/0", NextHop::Internet {}),
             ],
+            isolated: false,
         }],
         spaces: vec![
             space(
@@ -488,6 +496,7 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
     let packet = info("10.2.0.4", "10.9.0.1", 64);
     let down = Dynamic {
         down: [agent("nine1")].into(),
+        ..Dynamic::default()
     };
     assert_eq!(fate(&config, &down, Some("spoke-vm"), &packet), "nine2 -1", "D11");
     // The gateway's own host: its replies, and nothing in another's name.

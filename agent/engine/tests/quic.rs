@@ -40,7 +40,7 @@ fn carrier(world: &World, node: usize) -> Carrier {
 fn switches(world: &World, node: usize) -> Vec<Carrier> {
     let to = |e: &Event| match e {
         Event::Switched(_, to, _) => Some(*to),
-        Event::Up(_) | Event::Down(_) | Event::Moved(..) => None,
+        Event::Up(_) | Event::Down(_) | Event::Moved(..) | Event::Told(..) => None,
     };
     world.nodes[node].events.iter().filter_map(to).collect()
 }

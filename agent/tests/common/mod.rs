@@ -310,6 +310,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
                 ip_forwarding: false,
             }],
             served: vec![],
+            gateways: Vec::new(),
         },
         subnets: vec![Subnet {
             id: subnet,
@@ -323,6 +324,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
                     next_hop: NextHop::VnetLocal {},
                 })
                 .to_vec(),
+            isolated: false,
         }],
         spaces: vec![Space {
             vnet,
@@ -342,6 +344,8 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             relation: Relation::VnetLocal {},
             sources: addresses(other).map(|a| a.addr().into()).to_vec(),
             foreign: ForeignSources::None,
+            watched: false,
+            stock: false,
         }],
     }
 }

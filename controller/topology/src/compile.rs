@@ -22,8 +22,8 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, Neighbour, Nic, Owner, Role, Space, SpaceKind, Speaker, Subnet,
-    TransitRoute, UsedGateway,
+    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, Neighbour, Nic, Owner, Role, Space, SpaceKind, Speaker,
+    Subnet, TransitRoute, UsedGateway,
 };
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
@@ -162,7 +162,10 @@ impl<'t> Compiler<'t> {
                 kind: GatewayKind::ExpressRoute,
                 spread: gateway.active_active,
                 instances: hub.er_instances.iter().map(hop).collect(),
-                edges: edges.flat_map(|(circuit, c)| circuit.ends(c)).map(|(_, hop)| hop).collect(),
+                edges: edges
+                    .flat_map(|(circuit, c)| circuit.ends(c))
+                    .map(|(_, hop)| hop)
+                    .collect(),
             });
         }
         if let Some(gateway) = hub.gateway.filter(|_| hub.hears()) {
@@ -208,7 +211,11 @@ impl<'t> Compiler<'t> {
             }
         }
         // The first instance has the gateway's BGP address, another one speaks from its own.
-        let bgp_address = if number == 0 { gateway.bgp_peering_address } else { instance.address };
+        let bgp_address = if number == 0 {
+            gateway.bgp_peering_address
+        } else {
+            instance.address
+        };
         let mut addresses = vec![instance.address];
         if vnet.sites.iter().any(|s| s.exchange) && bgp_address != instance.address {
             addresses.push(bgp_address);

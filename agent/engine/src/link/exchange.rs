@@ -144,7 +144,14 @@ impl Exchange {
         if coming.missing > 0 {
             return None;
         }
-        let table = self.coming.take()?.parts.into_iter().flatten().collect::<Vec<_>>().concat();
+        let table = self
+            .coming
+            .take()?
+            .parts
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .concat();
         if digest(&table) != told {
             return None;
         }
@@ -165,7 +172,13 @@ mod tests {
     use super::*;
 
     /// Runs both ends for `steps` of 50 ms; every message is lost that `lost` says so of. Gives what `b` took.
-    fn run(a: &mut Exchange, b: &mut Exchange, now: &mut Instant, steps: u32, mut lost: impl FnMut() -> bool) -> Vec<Vec<u8>> {
+    fn run(
+        a: &mut Exchange,
+        b: &mut Exchange,
+        now: &mut Instant,
+        steps: u32,
+        mut lost: impl FnMut() -> bool,
+    ) -> Vec<Vec<u8>> {
         let mut taken = Vec::new();
         for _ in 0..steps {
             let (mut to_a, mut to_b) = (Vec::new(), Vec::new());
@@ -183,7 +196,10 @@ mod tests {
     }
 
     fn table(len: usize, seed: u8) -> Arc<[u8]> {
-        (0..len).map(|n| (n as u8).wrapping_mul(31) ^ seed).collect::<Vec<_>>().into()
+        (0..len)
+            .map(|n| (n as u8).wrapping_mul(31) ^ seed)
+            .collect::<Vec<_>>()
+            .into()
     }
 
     #[test]

@@ -83,7 +83,12 @@ impl Worth {
     }
 
     fn key(self) -> (bool, bool, Reverse<u32>, usize) {
-        (self.down, self.kind != GatewayKind::ExpressRoute, self.weight, self.hops)
+        (
+            self.down,
+            self.kind != GatewayKind::ExpressRoute,
+            self.weight,
+            self.hops,
+        )
     }
 }
 
@@ -136,7 +141,11 @@ pub fn settle(mut offers: Vec<Offer>) -> Vec<EffectiveRoute> {
         let route = &mut offer.route;
         let covered = || covering.iter().any(|c| c.contains(&route.prefix));
         let discarded = route.source == RouteSource::VirtualNetworkGateway && covered();
-        route.state = if discarded { RouteState::Invalid } else { RouteState::Active };
+        route.state = if discarded {
+            RouteState::Invalid
+        } else {
+            RouteState::Active
+        };
     }
     let precedence = |source| match source {
         RouteSource::User => 0,
@@ -146,7 +155,12 @@ pub fn settle(mut offers: Vec<Offer>) -> Vec<EffectiveRoute> {
     // Stable sorts: among equals the order of creation decides.
     offers.sort_by_key(|o| {
         let route = &o.route;
-        (route.prefix, precedence(route.source), kind(&route.next_hop), o.worth.key())
+        (
+            route.prefix,
+            precedence(route.source),
+            kind(&route.next_hop),
+            o.worth.key(),
+        )
     });
     let mut won = BTreeSet::new();
     for offer in &mut offers {

@@ -22,7 +22,10 @@ pub fn encode(routes: &[Route]) -> Vec<u8> {
     if routes.is_empty() {
         return Vec::new();
     }
-    #[expect(clippy::unwrap_used, reason = "no type in here can fail to serialize, and memory grows")]
+    #[expect(
+        clippy::unwrap_used,
+        reason = "no type in here can fail to serialize, and memory grows"
+    )]
     postcard::to_extend(routes, vec![VERSION]).unwrap()
 }
 
@@ -60,7 +63,11 @@ mod tests {
             via: n.is_multiple_of(3).then(|| AgentId::new(format!("edge-{n}")).unwrap()),
             as_path: (0..n % 5).map(|k| 64_500 + k).collect(),
             weight: n,
-            origin: if n.is_multiple_of(2) { RouteOrigin::Site } else { RouteOrigin::Vnet },
+            origin: if n.is_multiple_of(2) {
+                RouteOrigin::Site
+            } else {
+                RouteOrigin::Vnet
+            },
         }
     }
 

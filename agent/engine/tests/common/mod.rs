@@ -85,6 +85,8 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         relation,
         sources: nets(sources),
         foreign: ForeignSources::None,
+        watched: false,
+        stock: false,
     }
 }
 
@@ -103,6 +105,7 @@ pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &st
                 ip_forwarding: false,
             }],
             served: vec![],
+            gateways: Vec::new(),
         },
         subnets: vec![Subnet {
             id: id("subnet"),
@@ -111,6 +114,7 @@ pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &st
                 route("10.0.0.0/8", NextHop::VnetLocal {}),
                 route("fd00::/8", NextHop::VnetLocal {}),
             ],
+            isolated: false,
         }],
         spaces: vec![space("vnet", SpaceKind::Local {}, &["10.0.0.0/8", "fd00::/8"], owners)],
         links,

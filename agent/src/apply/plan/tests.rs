@@ -34,11 +34,13 @@ fn config(routes: Vec<EffectiveRoute>) -> AgentConfig {
                 ip_forwarding: false,
             }],
             served: vec![],
+            gateways: Vec::new(),
         },
         subnets: vec![Subnet {
             id: subnet,
             prefixes: vec![net("10.1.0.0/24")],
             routes,
+            isolated: false,
         }],
         spaces: vec![Space {
             vnet,
@@ -71,7 +73,10 @@ fn system_routes() -> Vec<EffectiveRoute> {
         route(
             VirtualNetworkGateway,
             "10.4.0.0/16",
-            NextHop::VirtualNetworkGateway { gateways: vec![] },
+            NextHop::VirtualNetworkGateway {
+                gateways: vec![],
+                spread: false,
+            },
         ),
         route(User, "10.3.0.0/16", appliance("10.1.0.5")),
         route(User, "10.9.0.0/16", NextHop::None {}),
@@ -85,7 +90,7 @@ fn system_routes() -> Vec<EffectiveRoute> {
 /// D22: what is installed, and what never is.
 #[test]
 fn system_none_and_internet_never_reach_the_kernel() {
-    let plan = KernelPlan::of(&config(system_routes()), numbers(), true);
+    let plan = KernelPlan::of(&config(system_routes()), &Dynamic::default(), numbers(), true);
     let source = Some("10.1.0.4".parse().unwrap());
     let expected = BTreeMap::from([
         (net("10.1.0.0/16"), Route::Device(source)),
@@ -103,7 +108,7 @@ fn overridden_routes_are_not_installed() {
     let mut routes = system_routes();
     routes[1].state = RouteState::Invalid;
     assert!(
-        !KernelPlan::of(&config(routes), numbers(), false)
+        !KernelPlan::of(&config(routes), &Dynamic::default(), numbers(), false)
             .routes
             .contains_key(&net("10.2.0.0/16"))
     );
@@ -118,12 +123,12 @@ fn a_user_default_route_needs_the_hosts_consent() {
     routes[6] = route(RouteSource::User, "0.0.0.0/0", appliance);
     let config = config(routes);
 
-    let refused = KernelPlan::of(&config, numbers(), false);
+    let refused = KernelPlan::of(&config, &Dynamic::default(), numbers(), false);
     assert_eq!(refused.refused_defaults, [net("0.0.0.0/0")]);
     assert!(!refused.routes.contains_key(&net("0.0.0.0/0")));
     assert!(refused.rules.iter().all(|r| r.lookup == Lookup::Own));
 
-    let allowed = KernelPlan::of(&config, numbers(), true);
+    let allowed = KernelPlan::of(&config, &Dynamic::default(), numbers(), true);
     assert!(allowed.routes.contains_key(&net("0.0.0.0/0")));
     let order: Vec<_> = allowed.rules.iter().filter(|r| !r.v6).map(|r| r.lookup).collect();
     assert_eq!(
@@ -141,11 +146,18 @@ fn a_vm_and_a_gateway_coexist() {
         gateway: ResourceId::new("/gw"),
         addresses: vec!["10.1.255.4".parse().unwrap()],
         own_side: vec![],
+        asn: 65_515,
         transit: vec![],
+        connections: vec![],
+        bgp: None,
+        site_ttl: tombolo_proto::config::SiteTtl::SilentHop,
     };
     let (a, b) = (Numbers::of("tl-a", None, 1), Numbers::of("tl-b", None, 1));
     assert!(a.table != b.table && a.default_table != b.table);
-    let (vm, gateway) = (KernelPlan::of(&vm, a, false), KernelPlan::of(&gateway, b, false));
+    let (vm, gateway) = (
+        KernelPlan::of(&vm, &Dynamic::default(), a, false),
+        KernelPlan::of(&gateway, &Dynamic::default(), b, false),
+    );
     let of = |p: &KernelPlan, sourced: bool| p.rules.iter().find(|r| r.source.is_some() == sourced).unwrap().priority;
     assert!(of(&vm, true) < of(&vm, false) && of(&gateway, true) < of(&vm, false));
     assert!(of(&vm, false) < of(&gateway, false));
@@ -154,7 +166,7 @@ fn a_vm_and_a_gateway_coexist() {
 
 #[test]
 fn an_overlap_with_the_hosts_network_is_named() {
-    let plan = KernelPlan::of(&config(system_routes()), numbers(), false);
+    let plan = KernelPlan::of(&config(system_routes()), &Dynamic::default(), numbers(), false);
     let host = |n: &str| {
         vec![Connected {
             interface: "eth0".into(),
@@ -178,7 +190,7 @@ fn served_prefixes_stay_the_hosts() {
         unreachable!()
     };
     served.push(net("10.1.5.0/24"));
-    let plan = KernelPlan::of(&config, numbers(), false);
+    let plan = KernelPlan::of(&config, &Dynamic::default(), numbers(), false);
     assert_eq!(plan.routes[&net("10.1.5.0/24")], Route::Throw);
     assert!(plan.forwarding);
     let host = [Connected {
@@ -190,11 +202,11 @@ fn served_prefixes_stay_the_hosts() {
 
 #[test]
 fn steps_lead_from_any_plan_to_any_other() {
-    let full = KernelPlan::of(&config(system_routes()), numbers(), false);
+    let full = KernelPlan::of(&config(system_routes()), &Dynamic::default(), numbers(), false);
     let mut routes = system_routes();
     routes.remove(1);
     routes[4] = route(RouteSource::User, "10.8.0.0/16", NextHop::None {});
-    let other = KernelPlan::of(&config(routes), numbers(), false);
+    let other = KernelPlan::of(&config(routes), &Dynamic::default(), numbers(), false);
     let empty = KernelPlan::default();
     for (from, to) in [
         (&empty, &full),
@@ -219,7 +231,7 @@ fn steps_lead_from_any_plan_to_any_other() {
 /// A first plan that fails is taken back; no MTU goes with it, for a device cannot have none.
 #[test]
 fn going_back_to_no_plan_leaves_the_mtu() {
-    let full = KernelPlan::of(&config(system_routes()), numbers(), false);
+    let full = KernelPlan::of(&config(system_routes()), &Dynamic::default(), numbers(), false);
     let (first, then) = full.steps(&KernelPlan::default());
     assert!(
         !first.iter().chain(&then).any(|s| matches!(s, Step::Mtu(_))),

@@ -222,7 +222,13 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
                     true => vnet.advertised(),
                     false => machine.speaks_for.clone(),
                 };
-                links.add(machine.agent, relation, Transport::Automatic, sources, ForeignSources::None);
+                links.add(
+                    machine.agent,
+                    relation,
+                    Transport::Automatic,
+                    sources,
+                    ForeignSources::None,
+                );
             }
         }
     }

@@ -218,6 +218,7 @@ impl World {
         let gateway = VirtualNetworkGateway {
             envelope: Self::envelope(gateway_id.clone(), "region1"),
             ip_configurations: configurations.collect(),
+            gateway_type: tombolo_proto::config::GatewayKind::Vpn,
             vpn_type: "RouteBased".into(),
             active_active: addresses.len() > 1,
             enable_bgp: false,
@@ -244,6 +245,8 @@ impl World {
         let connection = Connection {
             envelope: Self::envelope(id("connections", &format!("{a}-to-{b}")), "region1"),
             gateway1: id("virtualNetworkGateways", &format!("{a}-gw")),
+            connection_type: tombolo_topology::resource::ConnectionType::Vnet2Vnet,
+            tunnel_addresses: Vec::new(),
             gateway2: id("virtualNetworkGateways", &format!("{b}-gw")),
             shared_key: key.map(Into::into),
             routing_weight: 10,
