@@ -14,30 +14,30 @@ pub fn effective(config: &AgentConfig, subnet: &Subnet, dynamic: &Dynamic) -> Ve
         Role::Vm { gateways, .. } if !subnet.isolated => gateways.as_slice(),
         _ => &[],
     };
-    let answers = |hop: &GatewayHop| !dynamic.down.contains(&hop.agent);
-    let mut offers: Vec<Offer> = subnet
-        .routes
-        .iter()
-        .map(|route| {
-            let up = match &route.next_hop {
-                NextHop::VirtualNetworkGateway { gateways, .. } => gateways.iter().any(answers),
-                _ => true,
-            };
-            Offer::configured(route.clone(), up)
-        })
-        .collect();
-    if !gateways.is_empty() {
-        let learned = learned(gateways, &taken(config, dynamic));
-        // Behind a VPN gateway it is the gateway's choice which way packets go on: there is one route to it.
-        let known = |offer: &Offer| {
-            let same = |o: &Offer| {
-                o.route.prefix == offer.route.prefix && o.route.source == RouteSource::VirtualNetworkGateway
-            };
-            offer.worth.kind == GatewayKind::Vpn && offers.iter().any(same)
-        };
-        let new: Vec<Offer> = learned.into_iter().filter(|offer| !known(offer)).collect();
-        offers.extend(new);
+    let learned = match gateways {
+        [] => Vec::new(),
+        gateways => learned(gateways, &taken(config, dynamic)),
+    };
+    if learned.is_empty() {
+        return subnet.routes.clone();
     }
+    let answers = |hop: &GatewayHop| !dynamic.down.contains(&hop.agent);
+    let configured = subnet.routes.iter().map(|route| {
+        let up = match &route.next_hop {
+            NextHop::VirtualNetworkGateway { gateways, .. } => gateways.iter().any(answers),
+            _ => true,
+        };
+        Offer::configured(route.clone(), up)
+    });
+    let mut offers: Vec<Offer> = configured.collect();
+    // Behind a VPN gateway it is the gateway's choice which way packets go on: there is one route to it.
+    let known = |offer: &Offer| {
+        let same =
+            |o: &Offer| o.route.prefix == offer.route.prefix && o.route.source == RouteSource::VirtualNetworkGateway;
+        offer.worth.kind == GatewayKind::Vpn && offers.iter().any(same)
+    };
+    let new: Vec<Offer> = learned.into_iter().filter(|offer| !known(offer)).collect();
+    offers.extend(new);
     settle(offers)
 }
 
