@@ -488,6 +488,17 @@ impl Tables {
         }
     }
 
+    /// At an edge: whether its customer announced the address.
+    #[must_use]
+    pub fn is_customers(&self, address: IpAddr) -> bool {
+        match &self.role {
+            RoleTable::Edge { customer, networks, .. } => {
+                networks.get(address).is_none() && customer.get(address).is_some()
+            }
+            RoleTable::Vm { .. } | RoleTable::Gateway { .. } | RoleTable::CircuitGateway { .. } => false,
+        }
+    }
+
     /// The address that a gateway answers from, of the family of `like`.
     #[must_use]
     pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {

@@ -82,6 +82,12 @@ impl<'t> Compiler<'t> {
         }
     }
 
+    /// Whether an agent is a gateway or an edge.
+    #[must_use]
+    pub fn relays(&self, agent: &AgentId) -> bool {
+        !matches!(self.index.place(agent), None | Some(Place::Machine { .. }))
+    }
+
     /// The effective routes of a subnet. None: unknown subnet.
     #[must_use]
     pub fn effective_routes(&self, subnet: &ResourceId) -> Option<Vec<EffectiveRoute>> {

@@ -1,7 +1,7 @@
 //! What the agents would do with a packet, hop by hop, by the agents' own code.
 //!
-//! The walk says what policy says, as if every link were up; what the network does is a probe's matter. Where the two
-//! disagree, a link is down.
+//! The walk says what policy says, with the routes that agents report to have learned; what the network does is a probe's
+//! matter. Where the two disagree, a link is down.
 //!
 //! * `answer`: the question and the answer, as they travel.
 //! * `names`: from what an operator types to agents and addresses.
@@ -17,6 +17,7 @@ mod stop;
 mod walk;
 mod why;
 
+use crate::moving::Reports;
 use crate::topology::Topology;
 pub use answer::{DEFAULT_TTL, Explanation, Hop, Ingress, MatchedRoute, Protocol, Question, Stop, TraceHop, Walk};
 use node::Packet;
@@ -27,7 +28,7 @@ use walk::{Answer, End, Fabric};
 ///
 /// # Errors
 /// A name that nobody has, or that several have (they are listed); no common address family; a TTL of 0.
-pub fn explain(topology: &Topology, question: &Question) -> Result<Explanation, String> {
+pub fn explain(topology: &Topology, reports: &Reports, question: &Question) -> Result<Explanation, String> {
     let from = names::source(topology, &question.from)?;
     let to = names::destination(topology, &question.to)?;
     let (source, destination) = names::pair(&from, &to)?;
@@ -38,13 +39,18 @@ pub fn explain(topology: &Topology, question: &Question) -> Result<Explanation, 
     let Some(start) = from.agent else {
         return Err(format!("from: {} has no agent", from.label));
     };
-    let mut fabric = Fabric::new(topology);
+    let mut fabric = Fabric::new(topology, reports);
     let there = |ttl| Packet::new(source, destination, question.protocol, question.destination_port, ttl);
     let (request, end) = fabric.walk(&start, None, &mut there(ttl)?);
     let reply = match &end {
         End::Delivered(last) => {
             let mut back = Packet::new(destination, source, question.protocol, None, DEFAULT_TTL)?;
             Some(fabric.walk(last, None, &mut back).0)
+        }
+        // From there on it is the site's matter, and so is that an answer comes.
+        End::Left { agent, device } => {
+            let mut back = Packet::new(destination, source, question.protocol, None, DEFAULT_TTL)?;
+            Some(fabric.walk(agent, device.as_ref(), &mut back).0)
         }
         End::Expired(..) | End::Stopped => None,
     };
@@ -64,7 +70,8 @@ pub fn explain(topology: &Topology, question: &Question) -> Result<Explanation, 
                 let address = reachable.then_some(destination);
                 (TraceHop { ttl, agent, address }, true)
             }
-            End::Stopped => break,
+            // The site's own routers come next, which nobody here knows.
+            End::Left { .. } | End::Stopped => break,
         };
         trace.push(line);
         if last {

@@ -19,6 +19,7 @@ pub mod change;
 pub mod compile;
 mod documents;
 pub mod explain;
+pub mod moving;
 mod net;
 pub mod path;
 pub mod resource;

@@ -13,7 +13,7 @@ use tombolo_proto::id::AgentId;
 /// One agent.
 pub(super) struct Node {
     pub(super) config: AgentConfig,
-    /// As if every link were up: what policy says. The error is the agent's, which would reject the configuration.
+    /// With what it reports to have learned. The error is the agent's, which would reject the configuration.
     tables: Result<Tables, String>,
 }
 
@@ -36,8 +36,8 @@ pub(super) enum Step {
 }
 
 impl Node {
-    pub(super) fn new(config: AgentConfig) -> Self {
-        let tables = Tables::build(&config, &Dynamic::default()).map_err(|e| e.to_string());
+    pub(super) fn new(config: AgentConfig, dynamic: &Dynamic) -> Self {
+        let tables = Tables::build(&config, dynamic).map_err(|e| e.to_string());
         Self { config, tables }
     }
 
@@ -91,6 +91,16 @@ impl Node {
         }
     }
 
+    /// At an edge: whether its kernel sends packets for this address down the line.
+    pub(super) fn sends_down(&self, address: IpAddr) -> bool {
+        self.tables.as_ref().is_ok_and(|t| t.is_customers(address))
+    }
+
+    /// Whether it is the edge of a circuit.
+    pub(super) fn is_edge(&self) -> bool {
+        matches!(self.config.role, Role::CircuitEdge { .. })
+    }
+
     /// The address from which the host's kernel sends its ICMP errors: the first of the family.
     pub(super) fn kernel_address(&self, like: IpAddr) -> Option<IpAddr> {
         let same = |a: &IpAddr| a.is_ipv4() == like.is_ipv4();
@@ -102,7 +112,11 @@ impl Node {
             Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
                 addresses.iter().copied().find(same)
             }
-            Role::CircuitEdge { line, .. } => Some(line.addr()).filter(same),
+            // D23: towards a VNet the own end of its tunnel, towards the customer the line's.
+            Role::CircuitEdge { line, networks, .. } => {
+                let network = networks.iter().find(|n| n.prefixes.iter().any(|p| p.contains(&like)));
+                Some(network.map_or(line.addr(), |n| n.address)).filter(same)
+            }
         }
     }
 }

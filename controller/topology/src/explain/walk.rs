@@ -5,6 +5,7 @@ use super::answer::{Hop, Ingress, MatchedRoute, Walk};
 use super::node::{Decision, Node, Packet, Step};
 use super::stop;
 use crate::compile::Compiler;
+use crate::moving::{Moving, Reports};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use tombolo_proto::route::EffectiveRoute;
 pub(super) struct Fabric<'t> {
     pub(super) topology: &'t Topology,
     compiler: Compiler<'t>,
+    moving: Moving,
     nodes: BTreeMap<AgentId, Option<Node>>,
 }
 
@@ -25,6 +27,13 @@ pub(super) enum End {
     Delivered(AgentId),
     /// Its TTL ran out at an agent.
     Expired(AgentId, Option<Answer>),
+    /// It went on into a site: from this agent, over the link with its device or down the line of an edge.
+    Left {
+        /// The last agent.
+        agent: AgentId,
+        /// The site's device; none: down the line.
+        device: Option<AgentId>,
+    },
     /// It is lost.
     Stopped,
 }
@@ -39,18 +48,25 @@ pub(super) struct Answer {
 }
 
 impl<'t> Fabric<'t> {
-    pub(super) fn new(topology: &'t Topology) -> Self {
+    pub(super) fn new(topology: &'t Topology, reports: &Reports) -> Self {
+        let compiler = Compiler::new(topology);
+        let moving = Moving::new(topology, &compiler, reports.clone());
         Self {
             topology,
-            compiler: Compiler::new(topology),
+            compiler,
+            moving,
             nodes: BTreeMap::new(),
         }
     }
 
     /// None: revoked, unknown, or bound to something that is gone.
     pub(super) fn node(&mut self, agent: &AgentId) -> Option<&Node> {
-        let compiler = &self.compiler;
-        let make = || compiler.compile(agent).map(Node::new);
+        let (compiler, moving) = (&self.compiler, &self.moving);
+        let make = || {
+            let config = compiler.compile(agent)?;
+            let dynamic = moving.dynamic(&config);
+            Some(Node::new(config, &dynamic))
+        };
         self.nodes.entry(agent.clone()).or_insert_with(make).as_ref()
     }
 
@@ -100,6 +116,15 @@ impl<'t> Fabric<'t> {
                     hop.verdict = format!("forwards to {next}");
                     hop.next = Some(next.clone());
                     hop.relation = node.link(&next).map(|link| relation(&link.relation).to_owned());
+                    if node.link(&next).is_some_and(|link| link.stock) {
+                        hop.verdict = "forwards to the site's device".into();
+                        hops.push(hop);
+                        let end = End::Left {
+                            agent: at,
+                            device: Some(next),
+                        };
+                        return (left(hops), end);
+                    }
                     let one_sided = stop::one_sided(node, &next);
                     if self.node(&next).is_some_and(|far| far.link(&at).is_none()) {
                         hops.push(hop);
@@ -130,7 +155,20 @@ impl<'t> Fabric<'t> {
                         return (stopped(hops, stop).0, End::Expired(at, answer));
                     }
                     packet.take_ttl();
-                    hop.verdict = "hands it to its kernel, which forwards it (enableIPForwarding)".into();
+                    if node.sends_down(packet.destination) {
+                        hop.verdict = "its kernel forwards it down the line to the customer edge".into();
+                        hops.push(hop);
+                        let end = End::Left {
+                            agent: at,
+                            device: None,
+                        };
+                        return (left(hops), end);
+                    }
+                    hop.verdict = if node.is_edge() {
+                        "its kernel forwards it (E6)".into()
+                    } else {
+                        "hands it to its kernel, which forwards it (enableIPForwarding)".into()
+                    };
                     from = None;
                 }
                 Step::Expired(answer) => {
@@ -155,6 +193,15 @@ impl<'t> Fabric<'t> {
             }
             hops.push(hop);
         }
+    }
+}
+
+/// A walk that goes on where no agent is.
+fn left(hops: Vec<Hop>) -> Walk {
+    Walk {
+        delivered: true,
+        hops,
+        stop: None,
     }
 }
 

@@ -7,7 +7,7 @@ use tombolo_topology::resource::PeeringState;
 
 fn ask(w: &World, from: &str, to: &str) -> Explanation {
     let question: Question = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
-    let answer = explain(&w.topology, &question).unwrap();
+    let answer = explain(&w.topology, &Default::default(), &question).unwrap();
     let text = serde_json::to_string(&answer).unwrap();
     assert_eq!(
         serde_json::from_str::<Explanation>(&text).unwrap(),
@@ -78,7 +78,7 @@ fn t2_peering_is_one_hop() {
             destination_port: Some(443),
             ttl: None,
         };
-        assert!(explain(&w.topology, &question).unwrap().reachable);
+        assert!(explain(&w.topology, &Default::default(), &question).unwrap().reachable);
     }
 }
 
@@ -480,11 +480,19 @@ fn ttl_is_honoured() {
         destination_port: None,
         ttl: Some(ttl),
     };
-    let answer = explain(&w.topology, &question(1)).unwrap();
+    let answer = explain(&w.topology, &Default::default(), &question(1)).unwrap();
     assert!(!answer.reachable && answer.request.stop.as_ref().unwrap().agent == agent("hub-gw"));
     assert_eq!(trace(&answer), ["10.1.255.4"]);
-    assert!(explain(&w.topology, &question(3)).unwrap().reachable);
-    assert!(explain(&w.topology, &question(0)).unwrap_err().starts_with("ttl"));
+    assert!(
+        explain(&w.topology, &Default::default(), &question(3))
+            .unwrap()
+            .reachable
+    );
+    assert!(
+        explain(&w.topology, &Default::default(), &question(0))
+            .unwrap_err()
+            .starts_with("ttl")
+    );
 }
 
 /// Missing agents, revoked ones, addresses that nobody has: named.
@@ -562,7 +570,7 @@ fn a_successor_is_meant_by_the_names_of_its_machine() {
     }
     w.agent_mut("z-vm").revoked = true;
     let question: Question = serde_json::from_value(serde_json::json!({"from": "hub-vm", "to": "10.2.0.4"})).unwrap();
-    let two = explain(&w.topology, &question).unwrap_err();
+    let two = explain(&w.topology, &Default::default(), &question).unwrap_err();
     assert!(two.contains("ambiguous"), "{two}");
 }
 
@@ -637,7 +645,7 @@ fn names() {
             destination_port: None,
             ttl: None,
         };
-        explain(&w.topology, &question).unwrap_err()
+        explain(&w.topology, &Default::default(), &question).unwrap_err()
     };
     assert!(fails(&w, "nobody", "a-vm").contains("'nobody' is not the name"));
     assert!(fails(&w, "a-vm", "fd00::1").contains("no address family in common"));

@@ -1,6 +1,7 @@
 //! What the rules say an agent must get, and what a packet must meet: compile and explain against the semantics.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod circuits;
 mod explain;
 mod links;
 mod locality;

@@ -58,7 +58,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    fn envelope(id: ResourceId, location: &str) -> Envelope {
+    pub(crate) fn envelope(id: ResourceId, location: &str) -> Envelope {
         Envelope {
             id,
             location: location.into(),

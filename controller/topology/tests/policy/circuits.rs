@@ -1,0 +1,466 @@
+//! The published interoperability lab through the compiled configurations, the agents' own telling of routes and their
+//! own packet decisions, as far as it lies between VNets and the doors of sites: E1 to E9, E11, E15, E16, G18 to G22,
+//! R5, R7, T2 to T6. What sites do, and live packets, are the lab's matter.
+
+use crate::world::{World, agent, id, ip, nets, subnet_id};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tombolo_engine::routing::{self, tell_neighbour};
+use tombolo_proto::config::{CircuitLink, GatewayKind, Role, SiteTtl};
+use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use tombolo_proto::route::{Route, RouteOrigin, RouteState};
+use tombolo_topology::compile::Compiler;
+use tombolo_topology::explain::{Question, explain};
+use tombolo_topology::moving::{Moving, Reports};
+use tombolo_topology::resource::{
+    Binding, Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
+    PrivatePeering, Settings, SiteBgp, VirtualNetworkGateway,
+};
+use uuid::Uuid;
+
+fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
+    let gateway = id("virtualNetworkGateways", name);
+    let resource = VirtualNetworkGateway {
+        envelope: World::envelope(gateway.clone(), "region1"),
+        ip_configurations: vec![GatewayIpConfiguration {
+            name: "instance0".into(),
+            subnet: subnet_id(&format!("{vnet}/GatewaySubnet")),
+            address: ip(address),
+            is_static: true,
+            public_ip_address: None,
+        }],
+        gateway_type: kind,
+        vpn_type: "RouteBased".into(),
+        active_active: false,
+        enable_bgp: true,
+        asn,
+        bgp_peering_address: ip(bgp),
+        sku: "VpnGw1".into(),
+    };
+    w.topology.gateways.insert(gateway.clone(), Arc::new(resource));
+    let binding = Binding::Gateway {
+        gateway,
+        ip_configuration: "instance0".into(),
+    };
+    w.bind(name, binding);
+}
+
+fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: ResourceId, tunnels: &str) {
+    let resource = Connection {
+        envelope: World::envelope(id("connections", name), "region1"),
+        connection_type: kind,
+        gateway1: id("virtualNetworkGateways", from),
+        gateway2: to,
+        tunnel_addresses: tunnels.split_whitespace().map(ip).collect(),
+        shared_key: Some("abc".into()),
+        routing_weight: 0,
+        enable_bgp: true,
+    };
+    w.topology
+        .connections
+        .insert(resource.envelope.id.clone(), Arc::new(resource));
+}
+
+fn circuit(w: &mut World, name: &str, asn: u32, primary: &str, secondary: &str) {
+    let circuit = id("expressRouteCircuits", name);
+    let resource = ExpressRouteCircuit {
+        envelope: World::envelope(circuit.clone(), "region1"),
+        private_peering: Some(PrivatePeering {
+            id: ResourceId::new(format!("{circuit}/peerings/AzurePrivatePeering")),
+            etag: Uuid::nil(),
+            peer_asn: asn,
+            primary: primary.parse().unwrap(),
+            secondary: secondary.parse().unwrap(),
+            vlan_id: 300,
+            shared_key: None,
+        }),
+    };
+    w.topology.circuits.insert(circuit.clone(), Arc::new(resource));
+    for (suffix, link) in [("1", CircuitLink::Primary), ("2", CircuitLink::Secondary)] {
+        let circuit = circuit.clone();
+        w.bind(&format!("{name}-{suffix}"), Binding::Edge { circuit, link });
+    }
+}
+
+fn lab() -> World {
+    let mut w = World::default();
+    w.vnet(
+        "hub",
+        "10.10.30.0/24",
+        "workload=10.10.30.0/25 GatewaySubnet=10.10.30.128/25",
+    )
+    .vnet("spoke", "10.11.30.0/26", "workload=10.11.30.0/26")
+    .vnet(
+        "branch",
+        "10.11.30.64/26",
+        "workload=10.11.30.64/27 GatewaySubnet=10.11.30.96/27",
+    )
+    .vnet(
+        "remote",
+        "10.17.30.0/26",
+        "workload=10.17.30.0/27 GatewaySubnet=10.17.30.32/27",
+    )
+    .vm("hub-vm", "hub/workload=10.10.30.4")
+    .vm("spoke-vm", "spoke/workload=10.11.30.4")
+    .vm("branch-vm", "branch/workload=10.11.30.68")
+    .vm("remote-vm", "remote/workload=10.17.30.4")
+    .peer("hub", "at", "spoke", "ar");
+    use GatewayKind::{ExpressRoute, Vpn};
+    gateway(&mut w, "hub-vpn", "hub", Vpn, 65_515, "10.10.30.142", "10.10.30.254");
+    gateway(
+        &mut w,
+        "hub-er",
+        "hub",
+        ExpressRoute,
+        65_515,
+        "10.10.30.140",
+        "10.10.30.253",
+    );
+    gateway(
+        &mut w,
+        "branch-vpn",
+        "branch",
+        Vpn,
+        65_516,
+        "10.11.30.100",
+        "10.11.30.126",
+    );
+    gateway(
+        &mut w,
+        "remote-er",
+        "remote",
+        ExpressRoute,
+        65_515,
+        "10.17.30.40",
+        "10.17.30.61",
+    );
+    circuit(&mut w, "er1", 65_021, "192.168.30.16/30", "192.168.30.20/30");
+    circuit(&mut w, "er2", 65_020, "192.168.31.16/30", "192.168.31.20/30");
+    use ConnectionType as T;
+    let er = |n: &str| id("expressRouteCircuits", n);
+    connection(
+        &mut w,
+        "hub-er1",
+        T::ExpressRoute,
+        "hub-er",
+        er("er1"),
+        "10.10.30.132 10.10.30.133",
+    );
+    connection(
+        &mut w,
+        "hub-er2",
+        T::ExpressRoute,
+        "hub-er",
+        er("er2"),
+        "10.10.30.134 10.10.30.135",
+    );
+    connection(
+        &mut w,
+        "remote-er1",
+        T::ExpressRoute,
+        "remote-er",
+        er("er1"),
+        "10.17.30.36 10.17.30.37",
+    );
+    let gw = |n: &str| id("virtualNetworkGateways", n);
+    connection(&mut w, "hub-branch", T::Vnet2Vnet, "hub-vpn", gw("branch-vpn"), "");
+    connection(&mut w, "branch-hub", T::Vnet2Vnet, "branch-vpn", gw("hub-vpn"), "");
+    let local = id("localNetworkGateways", "loc1");
+    let site = LocalNetworkGateway {
+        envelope: World::envelope(local.clone(), "region1"),
+        address: Some(ip("192.0.2.77")),
+        port: 51_820,
+        public_key: Some(PublicKey([9; 32])),
+        address_space: Vec::new(),
+        bgp: Some(SiteBgp {
+            asn: 65_021,
+            address: ip("10.2.30.125"),
+        }),
+    };
+    w.topology.local_gateways.insert(local.clone(), Arc::new(site));
+    connection(&mut w, "hub-loc1", T::IPsec, "hub-vpn", local, "");
+    w.topology.settings = Arc::new(Settings {
+        circuit_vnet_to_vnet: true,
+        vpn_ttl_for_site_traffic: SiteTtl::Transparent,
+        ..Settings::default()
+    });
+    w
+}
+
+/// What the customers announce; `cut`: location 1 has lost its circuit.
+fn reports(cut: bool) -> Reports {
+    let route = |prefix: &str, asn| Route {
+        prefix: prefix.parse().unwrap(),
+        via: None,
+        as_path: vec![asn],
+        weight: 0,
+        origin: RouteOrigin::Site,
+    };
+    let mut reports = Reports::default();
+    let mut learned = |at: &str, from: ResourceId, routes: Vec<Route>| {
+        reports
+            .learned
+            .entry(agent(at))
+            .or_default()
+            .insert(from, Arc::new(routes));
+    };
+    let er = |n: &str| id("expressRouteCircuits", n);
+    let loc1 = || vec![route("10.2.30.0/25", 65_021)];
+    let loc2 = || vec![route("10.1.31.0/25", 65_020)];
+    // The customer's side of circuit 1's secondary line is shut.
+    learned("er1-1", er("er1"), if cut { Vec::new() } else { loc1() });
+    learned("er2-1", er("er2"), loc2());
+    learned("er2-2", er("er2"), loc2());
+    learned("hub-vpn", id("connections", "hub-loc1"), loc1());
+    reports
+}
+
+/// Gateway routes of a VM's subnet, `!` in front of those that stand by.
+fn gateway_routes(w: &World, reports: &Reports, vm: &str) -> Vec<String> {
+    let compiler = Compiler::new(&w.topology);
+    let moving = Moving::new(&w.topology, &compiler, reports.clone());
+    let config = w.config(vm);
+    let dynamic = moving.dynamic(&config);
+    let routes = routing::effective(&config, &config.subnets[0], &dynamic);
+    let routes = routes
+        .iter()
+        .filter(|r| r.next_hop.type_name() == "VirtualNetworkGateway");
+    let shown = routes.map(|r| {
+        let invalid = if r.state == RouteState::Invalid { "!" } else { "" };
+        let hops: Vec<String> = r.next_hop.addresses().iter().map(ToString::to_string).collect();
+        format!("{invalid}{} {}", r.prefix, hops.join(" "))
+    });
+    shown.collect()
+}
+
+/// Section 5 of the published lab: who knows what, active and standing by, and nothing else (E16).
+#[test]
+fn every_vnet_knows_exactly_what_the_published_lab_says() {
+    let w = lab();
+    let hub = [
+        "10.1.31.0/25 10.10.30.134 10.10.30.135",
+        "10.2.30.0/25 10.10.30.132",
+        "!10.2.30.0/25 10.10.30.142",
+        "10.11.30.64/26 10.10.30.142",
+        "10.17.30.0/26 10.10.30.132 10.10.30.133",
+    ];
+    let reports = reports(false);
+    assert_eq!(gateway_routes(&w, &reports, "hub-vm"), hub);
+    // R5, P21: the spoke has them all, and sends to the same places.
+    assert_eq!(gateway_routes(&w, &reports, "spoke-vm"), hub);
+    // G19: location 1 although the hub prefers the circuit for it; G20, E8: nothing from circuits.
+    assert_eq!(
+        gateway_routes(&w, &reports, "branch-vm"),
+        [
+            "10.2.30.0/25 10.11.30.100",
+            "10.10.30.0/24 10.11.30.100",
+            "10.11.30.0/26 10.11.30.100"
+        ]
+    );
+    // E6, E7: circuit 1 and what hangs on it; not branch, not location 2.
+    assert_eq!(
+        gateway_routes(&w, &reports, "remote-vm"),
+        [
+            "10.2.30.0/25 10.17.30.36",
+            "10.10.30.0/24 10.17.30.36 10.17.30.37",
+            "10.11.30.0/26 10.17.30.36 10.17.30.37"
+        ]
+    );
+}
+
+/// E11: the standby takes over, and what only the circuit knew is gone.
+#[test]
+fn e11_the_vpn_takes_over_what_it_knows() {
+    let (w, reports) = (lab(), reports(true));
+    let hub = gateway_routes(&w, &reports, "hub-vm");
+    assert_eq!(
+        hub,
+        [
+            "10.1.31.0/25 10.10.30.134 10.10.30.135",
+            "10.2.30.0/25 10.10.30.142",
+            "10.11.30.64/26 10.10.30.142",
+            "10.17.30.0/26 10.10.30.132 10.10.30.133",
+        ]
+    );
+    assert_eq!(
+        gateway_routes(&w, &reports, "remote-vm"),
+        [
+            "10.10.30.0/24 10.17.30.36 10.17.30.37",
+            "10.11.30.0/26 10.17.30.36 10.17.30.37"
+        ]
+    );
+}
+
+/// E5, E6, E7, G18, G20: what each door of a site announces.
+#[test]
+fn sites_hear_exactly_what_they_may() {
+    let (w, reports) = (lab(), reports(false));
+    let compiler = Compiler::new(&w.topology);
+    let moving = Moving::new(&w.topology, &compiler, reports);
+    let told = |at: &str, neighbour: ResourceId| -> BTreeMap<String, Vec<u32>> {
+        let config = w.config(at);
+        let routes = tell_neighbour(&config, &moving.dynamic(&config), &neighbour);
+        routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
+    };
+    let of = |routes: &[(&str, &[u32])]| -> BTreeMap<String, Vec<u32>> {
+        routes
+            .iter()
+            .map(|(p, path)| ((*p).to_owned(), path.to_vec()))
+            .collect()
+    };
+    let er = |n: &str| id("expressRouteCircuits", n);
+    let circuit1 = of(&[("10.10.30.0/24", &[]), ("10.11.30.0/26", &[]), ("10.17.30.0/26", &[])]);
+    assert_eq!(told("er1-1", er("er1")), circuit1);
+    assert_eq!(told("er1-2", er("er1")), circuit1);
+    assert_eq!(
+        told("er2-1", er("er2")),
+        of(&[("10.10.30.0/24", &[]), ("10.11.30.0/26", &[])])
+    );
+    assert_eq!(
+        told("hub-vpn", id("connections", "hub-loc1")),
+        of(&[
+            ("10.10.30.0/24", &[]),
+            ("10.11.30.0/26", &[]),
+            ("10.11.30.64/26", &[65_516])
+        ])
+    );
+}
+
+/// T2, T4, T5: the hops of the published rows, up to the door of a site.
+#[test]
+fn traces_from_vnets_are_the_published_ones() {
+    let (w, up, cut) = (lab(), reports(false), reports(true));
+    let trace = |reports: &Reports, from: &str, to: &str| -> (bool, Vec<String>) {
+        let question: Question = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
+        let answer = explain(&w.topology, reports, &question).unwrap();
+        let line = |hop: &tombolo_topology::explain::TraceHop| hop.address.map_or("*".into(), |a| a.to_string());
+        (answer.reachable, answer.trace.iter().map(line).collect())
+    };
+    let one_of = |(reachable, hops): (bool, Vec<String>), expected: &[&[&str]]| {
+        assert!(reachable, "{hops:?}");
+        assert!(expected.iter().any(|e| *e == hops), "{hops:?}, expected {expected:?}");
+    };
+    for from in ["hub-vm", "spoke-vm"] {
+        one_of(trace(&up, from, "branch-vm"), &[&["10.10.30.142", "*", "10.11.30.68"]]);
+        one_of(trace(&up, from, "10.2.30.10"), &[&["10.10.30.132"]]);
+        one_of(trace(&up, from, "10.1.31.10"), &[&["10.10.30.134"], &["10.10.30.135"]]);
+        let remote: [&[&str]; 2] = [
+            &["10.10.30.132", "*", "10.17.30.4"],
+            &["10.10.30.133", "*", "10.17.30.4"],
+        ];
+        one_of(trace(&up, from, "remote-vm"), &remote);
+        one_of(trace(&cut, from, "10.2.30.10"), &[&["10.10.30.142"]]);
+    }
+    one_of(trace(&up, "hub-vm", "spoke-vm"), &[&["10.11.30.4"]]);
+    one_of(trace(&up, "spoke-vm", "hub-vm"), &[&["10.10.30.4"]]);
+    one_of(
+        trace(&up, "branch-vm", "hub-vm"),
+        &[&["10.11.30.100", "*", "10.10.30.4"]],
+    );
+    one_of(
+        trace(&up, "branch-vm", "spoke-vm"),
+        &[&["10.11.30.100", "*", "10.11.30.4"]],
+    );
+    one_of(trace(&up, "branch-vm", "10.2.30.10"), &[&["10.11.30.100", "*"]]);
+    for to in ["hub-vm", "spoke-vm"] {
+        let last = if to == "hub-vm" { "10.10.30.4" } else { "10.11.30.4" };
+        let hops: [&[&str]; 2] = [&["10.17.30.36", "*", last], &["10.17.30.37", "*", last]];
+        one_of(trace(&up, "remote-vm", to), &hops);
+    }
+    one_of(trace(&up, "remote-vm", "10.2.30.10"), &[&["10.17.30.36"]]);
+    for (from, to) in [
+        ("branch-vm", "10.1.31.10"),
+        ("branch-vm", "remote-vm"),
+        ("remote-vm", "branch-vm"),
+        ("remote-vm", "10.1.31.10"),
+    ] {
+        assert!(!trace(&up, from, to).0, "{from} → {to}");
+    }
+    assert!(!trace(&cut, "remote-vm", "10.2.30.10").0);
+}
+
+/// E6, section 12: by default VNets on one circuit do not reach each other.
+#[test]
+fn e6_vnet_to_vnet_is_a_switch() {
+    let mut w = lab();
+    Arc::make_mut(&mut w.topology.settings).circuit_vnet_to_vnet = false;
+    assert_eq!(
+        gateway_routes(&w, &reports(false), "remote-vm"),
+        ["10.2.30.0/25 10.17.30.36"]
+    );
+}
+
+/// E4: an edge that does not answer is left out; D19: its VNet decides that by itself.
+#[test]
+fn e4_one_edge_down_leaves_the_other() {
+    let (w, mut reports) = (lab(), reports(false));
+    for vm in ["hub-vm", "hub-er"] {
+        reports.down.entry(agent(vm)).or_default().insert(agent("er2-1"));
+    }
+    let routes = gateway_routes(&w, &reports, "hub-vm");
+    assert!(routes.contains(&"10.1.31.0/25 10.10.30.135".to_owned()), "{routes:?}");
+}
+
+/// G4: with equal ASNs on both ends there is no session, and nothing is known.
+#[test]
+fn g4_equal_asns_exchange_nothing() {
+    let mut w = lab();
+    let branch = w
+        .topology
+        .gateways
+        .get_mut(&id("virtualNetworkGateways", "branch-vpn"))
+        .unwrap();
+    Arc::make_mut(branch).asn = 65_515;
+    assert!(gateway_routes(&w, &reports(false), "branch-vm").is_empty());
+}
+
+/// G22: neither what has the own ASN in its path, nor a VNet's range or a part of it; more than it is fine.
+#[test]
+fn g22_what_a_site_may_not_announce_is_not_taken() {
+    let (w, mut reports) = (lab(), reports(false));
+    let learned = reports.learned.get_mut(&agent("hub-vpn")).unwrap();
+    let base = learned[&id("connections", "hub-loc1")][0].clone();
+    let route = |prefix: &str, as_path: &[u32]| Route {
+        prefix: nets(prefix)[0],
+        as_path: as_path.to_vec(),
+        ..base.clone()
+    };
+    let announced = vec![
+        route("10.10.30.0/24", &[65_021]),
+        route("10.11.30.0/27", &[65_021]),
+        route("10.5.0.0/16", &[65_021, 65_515]),
+        route("10.0.0.0/9", &[65_021]),
+        route("0.0.0.0/0", &[65_021]),
+    ];
+    learned.insert(id("connections", "hub-loc1"), Arc::new(announced));
+    let hub = gateway_routes(&w, &reports, "hub-vm");
+    // G24: a default route is taken,
+    assert!(hub.contains(&"0.0.0.0/0 10.10.30.142".to_owned()) && hub.contains(&"10.0.0.0/9 10.10.30.142".to_owned()));
+    assert!(
+        !hub.iter()
+            .any(|r| r.starts_with("10.5.") || r.starts_with("10.10.") || r.starts_with("10.11.30.0/27"))
+    );
+    // and not passed on; nor what overlaps the own side (G20).
+    let branch = gateway_routes(&w, &reports, "branch-vm");
+    assert!(
+        !branch.iter().any(|r| r.starts_with("0.") || r.starts_with("10.0.")),
+        "{branch:?}"
+    );
+}
+
+/// D16: a site's device is a link of its own kind; without a key there is none.
+#[test]
+fn d16_a_site_without_keys_has_no_link() {
+    let mut w = lab();
+    let site = AgentId::of_site(&id("connections", "hub-loc1"));
+    let link = w.config("hub-vpn").links.into_iter().find(|l| l.peer == site).unwrap();
+    assert!(link.stock && link.always_on && link.preshared_key.is_some());
+    assert_eq!(link.sources, nets("10.2.30.125/32"));
+    let connection = w.topology.connections.get_mut(&id("connections", "hub-loc1")).unwrap();
+    Arc::make_mut(connection).shared_key = None;
+    assert!(!w.config("hub-vpn").links.iter().any(|l| l.peer == site));
+    let Role::VpnGateway { bgp, .. } = w.config("hub-vpn").role else {
+        panic!()
+    };
+    assert_eq!(bgp.unwrap().neighbours[0].address, ip("10.2.30.125"));
+}
