@@ -16,9 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tombolo_proto::config::AgentConfig;
-use tombolo_proto::id::{AgentId, Revision};
+use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::installed::Installed;
-use tombolo_proto::status::{AgentStatus, Totals};
+use tombolo_proto::route::Route;
+use tombolo_proto::status::{AgentStatus, Heard, Totals};
 
 /// The controller hears from an agent at least this often.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
@@ -316,12 +317,20 @@ impl Agent {
 
     fn status_of(&self, report: LaneReport) -> AgentStatus {
         let running = self.running();
+        let dynamic = self.lanes.moving().borrow().clone();
+        let heard = |(neighbour, routes): (&ResourceId, &Arc<Vec<Route>>)| Heard {
+            neighbour: neighbour.clone(),
+            routes: routes.to_vec(),
+        };
         AgentStatus {
             applied: running.revision,
             digest: running.digest,
             links: report.links,
             drops: report.drops,
             totals: report.totals,
+            down: dynamic.down.iter().cloned().collect(),
+            learned: dynamic.learned.iter().map(heard).collect(),
+            bgp: Vec::new(),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What agents report, and what their local admin socket shows.
 
-use crate::id::{AgentId, Revision};
+use crate::id::{AgentId, ResourceId, Revision};
+use crate::route::Route;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What an agent says of itself, on change and every few seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,66 @@ pub struct AgentStatus {
     pub drops: BTreeMap<String, u64>,
     /// Packets and bytes since start.
     pub totals: Totals,
+    /// Agents and devices that this one has links with and that do not answer, ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub down: Vec<AgentId>,
+    /// What BGP neighbours announce, ordered by neighbour.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<Heard>,
+    /// The sessions with them, ordered by neighbour.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bgp: Vec<BgpPeerStatus>,
+}
+
+/// What one BGP neighbour announces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heard {
+    /// [`Neighbour::id`](crate::config::Neighbour::id).
+    pub neighbour: ResourceId,
+    /// All of it, ordered.
+    pub routes: Vec<Route>,
+}
+
+/// A BGP session, in the words of `getBgpPeerStatus`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpPeerStatus {
+    /// [`Neighbour::id`](crate::config::Neighbour::id).
+    pub neighbour: ResourceId,
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// The own one.
+    pub local_address: IpAddr,
+    /// Its ASN.
+    pub asn: u32,
+    /// How far the session has come.
+    pub state: BgpPeerState,
+    /// For how long, seconds.
+    pub since: f64,
+    /// Routes that it announces, and that are announced to it.
+    pub received: u64,
+    /// See `received`.
+    pub sent: u64,
+    /// What ended it last, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// Azure's `BgpPeerState`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BgpPeerState {
+    /// Nobody says.
+    #[default]
+    Unknown,
+    /// Shut: too many prefixes, or the operator's wish.
+    Stopped,
+    /// Not trying.
+    Idle,
+    /// Trying.
+    Connecting,
+    /// Established.
+    Connected,
 }
 
 /// Packets and bytes since start.

@@ -10,6 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tombolo_engine::verdict::DropReason;
 use tombolo_topology::explain::{Protocol, Question, explain};
+use tombolo_topology::moving::Reports;
 
 /// What a seed stands for.
 #[derive(Debug, Clone)]
@@ -271,7 +272,7 @@ pub fn honest(script: &Script) -> Result<u32, String> {
             ttl: Some(TTL),
         };
         // Nobody by that name, or nobody of that family there.
-        let Ok(said) = explain(&product.topology, &question) else {
+        let Ok(said) = explain(&product.topology, &Reports::default(), &question) else {
             continue;
         };
         let sent = Packet {

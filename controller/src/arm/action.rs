@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::EffectiveRoute;
 use tombolo_topology::change::Change;
-use tombolo_topology::compile;
+use tombolo_topology::moving::{self, Reports};
 use tombolo_topology::path::{ArmPath, Kind, parent_id};
 use tombolo_topology::resource::NetworkInterface;
 use tombolo_topology::topology::Topology;
@@ -31,14 +31,13 @@ fn nic<'t>(topology: &'t Topology, call: &Call) -> Result<&'t NetworkInterface, 
     found.map(|nic| &**nic).ok_or_else(|| missing(topology, &path))
 }
 
-/// POST `networkInterfaces/{n}/effectiveRouteTable`: what is compiled for the subnet of its primary address (R20).
+/// POST `networkInterfaces/{n}/effectiveRouteTable`: what its agent has for the subnet of its primary address (R20).
 pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let nic = nic(&topology, call)?;
     let subnet = nic.ip_configurations.first().map(|c| &c.subnet);
-    let routes = subnet
-        .and_then(|s| compile::effective_routes(&topology, s))
-        .unwrap_or_default();
+    let reports = Reports::of(&rest.app.agents.live());
+    let routes = moving::effective_routes(&topology, &reports, &nic.envelope.id).unwrap_or_default();
     let propagation_off = subnet.is_some_and(|s| propagation_off(&topology, s));
     let value: Vec<_> = routes.iter().map(|r| route(r, propagation_off)).collect();
     Ok(ok(&json!({"value": value})))

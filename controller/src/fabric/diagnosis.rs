@@ -10,6 +10,7 @@ use serde_json::{Value, json as object};
 use std::sync::Arc;
 use tombolo_proto::probe::{ProbeKind, ProbeRequest};
 use tombolo_topology::explain::{self, Question};
+use tombolo_topology::moving::Reports;
 
 /// POST `explain`.
 pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
@@ -20,7 +21,8 @@ pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> 
 /// Walks on a thread of its own: a large topology must not hold up the agents' streams.
 async fn answer(rest: &Rest, question: Question) -> Result<explain::Explanation, Failure> {
     let topology = rest.app.writer.current().topology;
-    let walked = tokio::task::spawn_blocking(move || explain::explain(&topology, &question)).await;
+    let reports = Reports::of(&rest.app.agents.live());
+    let walked = tokio::task::spawn_blocking(move || explain::explain(&topology, &reports, &question)).await;
     let walked = walked.map_err(|e| {
         Failure::new(
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -2,13 +2,14 @@
 //! neighbours, by the agents' own rules of telling, to what every agent knows.
 
 use crate::compile::Compiler;
-use crate::topology::Topology;
+use crate::resource::{Agent, Binding};
+use crate::topology::{Live, Topology};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tombolo_engine::routing::{Dynamic, tell_peer};
+use tombolo_engine::routing::{self, Dynamic, tell_peer};
 use tombolo_proto::config::{AgentConfig, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
-use tombolo_proto::route::Route;
+use tombolo_proto::route::{EffectiveRoute, Route};
 
 /// What agents report of what no configuration holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +18,47 @@ pub struct Reports {
     pub learned: BTreeMap<AgentId, BTreeMap<ResourceId, Arc<Vec<Route>>>>,
     /// Which others do not answer each agent.
     pub down: BTreeMap<AgentId, BTreeSet<AgentId>>,
+}
+
+impl Reports {
+    /// What the newest statuses say.
+    #[must_use]
+    pub fn of(live: &Live) -> Self {
+        let mut reports = Self::default();
+        for (agent, status) in &live.agents {
+            if !status.learned.is_empty() {
+                let heard = status.learned.iter();
+                let heard = heard.map(|h| (h.neighbour.clone(), Arc::new(h.routes.clone())));
+                reports.learned.insert(agent.clone(), heard.collect());
+            }
+            if !status.down.is_empty() {
+                reports
+                    .down
+                    .insert(agent.clone(), status.down.iter().cloned().collect());
+            }
+        }
+        reports
+    }
+}
+
+/// The effective routes of a network interface, as its agent has them: what is configured for the subnet of its primary
+/// address, and what is learned (R20, R21). None: unknown, or without a subnet.
+#[must_use]
+pub fn effective_routes(topology: &Topology, reports: &Reports, nic: &ResourceId) -> Option<Vec<EffectiveRoute>> {
+    let nic = topology.nics.get(nic)?;
+    let subnet = &nic.ip_configurations.first()?.subnet;
+    let compiler = Compiler::new(topology);
+    let stands_for = |agent: &&Arc<Agent>| {
+        let has = matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(&nic.envelope.id));
+        has && !agent.revoked
+    };
+    let agent = topology.agents.values().find(stands_for);
+    let Some(config) = agent.and_then(|agent| compiler.compile(&agent.id)) else {
+        return compiler.effective_routes(subnet);
+    };
+    let dynamic = Moving::new(topology, &compiler, reports.clone()).dynamic(&config);
+    let subnet = config.subnets.iter().find(|s| s.id == *subnet)?;
+    Some(routing::effective(&config, subnet, &dynamic))
 }
 
 /// More rounds of telling than any chain of gateways is long; a longer one would be a loop, which AS paths end.
