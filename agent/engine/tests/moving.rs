@@ -1,0 +1,124 @@
+//! Two engines and a wire: what links tell of routes (D11), and whose silence is noticed (D19).
+#![cfg(feature = "links")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests; the clock is the test's")]
+
+mod common;
+
+use common::{World, agent, udp};
+use std::sync::Arc;
+use std::time::Duration;
+use tombolo_engine::link::{Event, LinkSet};
+use tombolo_engine::tables::LinkIndex;
+
+fn table(len: usize) -> Arc<[u8]> {
+    (0..len)
+        .map(|n| u8::try_from(n % 251).unwrap())
+        .collect::<Vec<_>>()
+        .into()
+}
+
+fn told(world: &World, node: usize) -> Vec<Vec<u8>> {
+    let told = |e: &Event| match e {
+        Event::Told(_, table) => Some(table.clone()),
+        _ => None,
+    };
+    world.nodes[node].events.iter().filter_map(told).collect()
+}
+
+/// Events of coming and going.
+fn changes(world: &World, node: usize) -> Vec<Event> {
+    let events = world.nodes[node].events.iter();
+    events.filter(|e| matches!(e, Event::Up(_) | Event::Down(_))).cloned().collect()
+}
+
+/// Runs in steps of 50 ms.
+fn run(world: &mut World, time: Duration) {
+    let end = world.now + time;
+    while world.now < end {
+        world.pass(Duration::from_millis(50));
+        world.settle();
+    }
+}
+
+/// Without a packet of anybody's; a change is told at once, and what is told is no packet for the host.
+#[test]
+fn routes_are_told_over_links_that_are_always_on() {
+    let mut world = World::strangers();
+    world.join(0, 1, |link| {
+        link.always_on = true;
+        link.initiator = link.peer == agent("b");
+    });
+    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(5000));
+    run(&mut world, Duration::from_secs(1));
+    assert_eq!(told(&world, 1), [table(5000).to_vec()]);
+    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(0));
+    run(&mut world, Duration::from_millis(100));
+    assert_eq!(told(&world, 1).last(), Some(&Vec::new()));
+    assert!(world.nodes[1].delivered.is_empty() && told(&world, 0).is_empty());
+    // Who restarts is told again.
+    let now = world.now;
+    world.nodes[1].restart(now);
+    world.nodes[1].events.clear();
+    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(70));
+    run(&mut world, Duration::from_secs(20));
+    assert_eq!(told(&world, 1), [table(70).to_vec()]);
+}
+
+/// D19: three misses are down, ten answers and three seconds are back; a link that nobody watches says nothing.
+#[test]
+fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
+    for watched in [true, false] {
+        let mut world = World::strangers();
+        world.join(0, 1, |link| link.watched = watched);
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+        world.settle();
+        run(&mut world, Duration::from_secs(1));
+        assert_eq!(changes(&world, 0), [Event::Up(agent("b"))]);
+        let b = world.nodes[1].at;
+        world.cut.push(b);
+        run(&mut world, Duration::from_millis(250));
+        assert_eq!(changes(&world, 0).len(), 1, "too early");
+        run(&mut world, Duration::from_millis(250));
+        let mut expected = vec![Event::Up(agent("b"))];
+        if watched {
+            expected.push(Event::Down(agent("b")));
+        }
+        assert_eq!(changes(&world, 0), expected);
+        // Long after the last packet it is still looked for.
+        run(&mut world, Duration::from_secs(7));
+        world.cut.clear();
+        run(&mut world, Duration::from_millis(2800));
+        assert_eq!(changes(&world, 0), expected, "not before it has held");
+        run(&mut world, Duration::from_millis(800));
+        if watched {
+            expected.push(Event::Up(agent("b")));
+        }
+        assert_eq!(changes(&world, 0), expected);
+    }
+}
+
+/// Nobody there from the beginning: known within a second, where something may stand in.
+#[test]
+fn a_watched_link_that_never_comes_up_is_down_soon() {
+    let mut world = World::strangers();
+    world.join(0, 1, |link| link.watched = true);
+    let b = world.nodes[1].at;
+    world.cut.push(b);
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+    run(&mut world, Duration::from_millis(700));
+    assert_eq!(changes(&world, 0), [Event::Down(agent("b"))]);
+}
+
+/// D16: what agents say to each other means nothing to a stock device.
+#[test]
+fn a_stock_device_hears_nothing_but_wireguard() {
+    let mut world = World::strangers();
+    world.join(0, 1, |link| {
+        (link.stock, link.always_on) = (true, true);
+        link.initiator = link.peer == agent("b");
+    });
+    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(50));
+    run(&mut world, Duration::from_secs(3));
+    let packets = |n: usize, peer: &str| world.nodes[n].link(peer, world.now).map(|l| (l.rx_packets, l.tx_packets));
+    assert_eq!((packets(0, "b"), packets(1, "a")), (Some((0, 0)), Some((0, 0))));
+}
