@@ -28,7 +28,10 @@ fn told(world: &World, node: usize) -> Vec<Vec<u8>> {
 /// Events of coming and going.
 fn changes(world: &World, node: usize) -> Vec<Event> {
     let events = world.nodes[node].events.iter();
-    events.filter(|e| matches!(e, Event::Up(_) | Event::Down(_))).cloned().collect()
+    events
+        .filter(|e| matches!(e, Event::Up(_) | Event::Down(_)))
+        .cloned()
+        .collect()
 }
 
 /// Runs in steps of 50 ms.
@@ -119,6 +122,10 @@ fn a_stock_device_hears_nothing_but_wireguard() {
     });
     world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(50));
     run(&mut world, Duration::from_secs(3));
-    let packets = |n: usize, peer: &str| world.nodes[n].link(peer, world.now).map(|l| (l.rx_packets, l.tx_packets));
+    let packets = |n: usize, peer: &str| {
+        world.nodes[n]
+            .link(peer, world.now)
+            .map(|l| (l.rx_packets, l.tx_packets))
+    };
     assert_eq!((packets(0, "b"), packets(1, "a")), (Some((0, 0)), Some((0, 0))));
 }

@@ -5,7 +5,11 @@
 use crate::world::{World, agent, id, ip, nets, subnet_id};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tombolo_engine::decide::{Ingress, decide};
+use tombolo_engine::packet::PacketInfo;
 use tombolo_engine::routing::{self, tell_neighbour};
+use tombolo_engine::tables::Tables;
+use tombolo_engine::verdict::Verdict;
 use tombolo_proto::config::{CircuitLink, GatewayKind, Role, SiteTtl};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin, RouteState};
@@ -377,6 +381,161 @@ fn traces_from_vnets_are_the_published_ones() {
         assert!(!trace(&up, from, to).0, "{from} → {to}");
     }
     assert!(!trace(&cut, "remote-vm", "10.2.30.10").0);
+}
+
+/// What an agent does with a packet: `deliver`, `agent` or `agent -1` (a TTL is taken), `answers`, or the drop's reason.
+fn fate(w: &World, reports: &Reports, at: &str, from: Option<&AgentId>, source: &str, to: &str, ttl: u8) -> String {
+    let compiler = Compiler::new(&w.topology);
+    let config = w.config(at);
+    let dynamic = Moving::new(&w.topology, &compiler, reports.clone()).dynamic(&config);
+    let tables = Tables::build(&config, &dynamic).unwrap();
+    let ingress = from.map_or(Ingress::Tun, |peer| Ingress::Link(tables.link_with(peer).unwrap()));
+    let packet = PacketInfo {
+        source: ip(source),
+        destination: ip(to),
+        ttl,
+        protocol: 1,
+        transport: Some(20),
+        len: 64,
+    };
+    match decide(&tables, ingress, &packet, None) {
+        Verdict::Deliver => "deliver".into(),
+        Verdict::Forward { link, take_ttl } => {
+            format!("{}{}", tables.peer(link), if take_ttl { " -1" } else { "" })
+        }
+        Verdict::TimeExceeded => "answers".into(),
+        Verdict::Drop(reason) => reason.name().into(),
+    }
+}
+
+/// T6 and its switch: what a site sends loses no TTL in VPN gateways, the first or a further one; what a VNet sends does.
+#[test]
+fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
+    let (mut w, reports) = (lab(), reports(false));
+    let site = AgentId::of_site(&id("connections", "hub-loc1"));
+    let (hub, branch) = (agent("hub-vpn"), agent("branch-vpn"));
+    let ask = |w: &World, at: &str, from: &AgentId, source, to, ttl| fate(w, &reports, at, Some(from), source, to, ttl);
+    for ttl in [1, 9] {
+        assert_eq!(
+            ask(&w, "hub-vpn", &site, "10.2.30.10", "10.11.30.68", ttl),
+            "branch-vpn"
+        );
+        assert_eq!(
+            ask(&w, "branch-vpn", &hub, "10.2.30.10", "10.11.30.68", ttl),
+            "branch-vm"
+        );
+        assert_eq!(ask(&w, "hub-vpn", &site, "10.2.30.10", "10.10.30.4", ttl), "hub-vm");
+    }
+    // T5
+    assert_eq!(
+        ask(&w, "hub-vpn", &branch, "10.11.30.68", "10.2.30.10", 1),
+        "ttl_exceeded_silent"
+    );
+    assert_eq!(
+        ask(&w, "hub-vpn", &branch, "10.11.30.68", "10.2.30.10", 2),
+        format!("{site} -1")
+    );
+    assert_eq!(
+        ask(&w, "hub-vpn", &agent("hub-vm"), "10.10.30.4", "10.11.30.68", 1),
+        "answers"
+    );
+    Arc::make_mut(&mut w.topology.settings).vpn_ttl_for_site_traffic = SiteTtl::SilentHop;
+    assert_eq!(
+        ask(&w, "hub-vpn", &site, "10.2.30.10", "10.11.30.68", 1),
+        "ttl_exceeded_silent"
+    );
+    assert_eq!(
+        ask(&w, "hub-vpn", &site, "10.2.30.10", "10.11.30.68", 2),
+        "branch-vpn -1"
+    );
+}
+
+/// G21: a packet from a tunnel goes on by VPN routes alone, also while the VNet prefers a circuit; G19: only between
+/// connections that exchange routes; D10: a site speaks for what it announced.
+#[test]
+fn g21_tunnels_go_on_by_vpn_routes_alone() {
+    let (mut w, reports) = (lab(), reports(false));
+    let site = AgentId::of_site(&id("connections", "hub-loc1"));
+    let branch = agent("branch-vpn");
+    let ask = |w: &World, from: &AgentId, source, to| fate(w, &reports, "hub-vpn", Some(from), source, to, 64);
+    assert_eq!(ask(&w, &branch, "10.11.30.68", "10.2.30.10"), format!("{site} -1"));
+    // E8: what only a circuit knows is out of reach.
+    assert_eq!(ask(&w, &branch, "10.11.30.68", "10.1.31.10"), "route_none");
+    assert_eq!(ask(&w, &branch, "10.11.30.68", "10.17.30.4"), "route_none");
+    assert_eq!(ask(&w, &site, "10.2.30.10", "10.17.30.4"), "route_none");
+    // T7: the links of a site's routers were not announced.
+    assert_eq!(ask(&w, &site, "192.168.30.1", "10.11.30.68"), "spoofed_source");
+    assert_eq!(ask(&w, &site, "10.2.30.125", "10.11.30.68"), "branch-vpn");
+    // Its own host speaks with the device (D16).
+    let own = fate(&w, &reports, "hub-vpn", None, "10.10.30.254", "10.2.30.125", 64);
+    assert_eq!(own, site.to_string());
+    assert_eq!(ask(&w, &site, "10.2.30.125", "10.10.30.254"), "deliver");
+    for c in ["hub-branch", "branch-hub"] {
+        Arc::make_mut(w.topology.connections.get_mut(&id("connections", c)).unwrap()).enable_bgp = false;
+    }
+    assert_eq!(ask(&w, &branch, "10.11.30.68", "10.2.30.10"), "transit_not_allowed");
+}
+
+/// T3, T4, E6, E7: at an edge and at an ExpressRoute gateway.
+#[test]
+fn t4_circuits_bring_packets_in_through_the_gateway() {
+    let (mut w, reports) = (lab(), reports(false));
+    let edge = |w: &World, source, to| fate(w, &reports, "er1-1", None, source, to, 64);
+    // D23: its kernel takes the TTL, so the engine takes none.
+    assert_eq!(edge(&w, "10.2.30.10", "10.10.30.4"), "hub-er");
+    assert_eq!(edge(&w, "10.2.30.10", "10.11.30.4"), "hub-er");
+    assert_eq!(edge(&w, "10.2.30.10", "10.17.30.4"), "remote-er");
+    assert_eq!(edge(&w, "10.10.30.4", "10.17.30.4"), "remote-er");
+    assert_eq!(edge(&w, "10.10.30.132", "10.10.30.4"), "hub-er", "its own answers");
+    // T3: links of the customer's routers were not announced, and so nobody hears them.
+    assert_eq!(edge(&w, "192.168.30.17", "10.10.30.4"), "spoofed_source");
+    // E7, E8
+    assert_eq!(edge(&w, "10.2.30.10", "10.1.31.10"), "no_route");
+    assert_eq!(edge(&w, "10.2.30.10", "10.11.30.68"), "no_route");
+    let vm = agent("hub-vm");
+    assert_eq!(
+        fate(&w, &reports, "er1-1", Some(&vm), "10.10.30.4", "10.2.30.10", 1),
+        "deliver"
+    );
+    assert_eq!(
+        fate(&w, &reports, "er1-1", Some(&vm), "10.9.9.9", "10.2.30.10", 64),
+        "spoofed_source"
+    );
+
+    // T4: one silent hop.
+    let er1 = agent("er1-1");
+    let er = |source, to, ttl| fate(&w, &reports, "hub-er", Some(&er1), source, to, ttl);
+    assert_eq!(er("10.2.30.10", "10.10.30.4", 2), "hub-vm -1");
+    assert_eq!(er("10.2.30.10", "10.10.30.4", 1), "ttl_exceeded_silent");
+    assert_eq!(er("10.10.30.132", "10.11.30.4", 60), "spoke-vm -1");
+    assert_eq!(
+        er("10.1.31.10", "10.10.30.4", 64),
+        "spoofed_source",
+        "of another circuit"
+    );
+    assert_eq!(
+        er("10.2.30.10", "10.11.30.68", 64),
+        "route_none",
+        "E8: not on to the VPN"
+    );
+    let out = fate(&w, &reports, "hub-er", Some(&vm), "10.10.30.4", "10.2.30.10", 64);
+    assert_eq!(out, "transit_not_allowed");
+
+    // N8: a VM takes what was learned, and the edges' answers.
+    let gateway = agent("hub-er");
+    let at_vm = |source| fate(&w, &reports, "hub-vm", Some(&gateway), source, "10.10.30.4", 60);
+    assert_eq!(
+        (at_vm("10.2.30.10"), at_vm("10.10.30.133")),
+        ("deliver".into(), "deliver".into())
+    );
+    assert_eq!(at_vm("192.168.30.17"), "spoofed_source");
+    assert_eq!(
+        fate(&w, &reports, "hub-vm", None, "10.10.30.4", "10.2.30.10", 64),
+        "er1-1"
+    );
+
+    Arc::make_mut(&mut w.topology.settings).circuit_vnet_to_vnet = false;
+    assert_eq!(edge(&w, "10.10.30.4", "10.17.30.4"), "transit_not_allowed");
 }
 
 /// E6, section 12: by default VNets on one circuit do not reach each other.
