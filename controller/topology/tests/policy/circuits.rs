@@ -515,7 +515,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     );
     assert_eq!(
         er("10.2.30.10", "10.11.30.68", 64),
-        "route_none",
+        "transit_not_allowed",
         "E8: not on to the VPN"
     );
     let out = fate(&w, &reports, "hub-er", Some(&vm), "10.10.30.4", "10.2.30.10", 64);
