@@ -238,3 +238,71 @@ fn going_back_to_no_plan_leaves_the_mtu() {
         "{first:?}"
     );
 }
+
+/// D23, E1: the edge's kernel is the router: VNets through the device, each answered from the own end of its tunnel;
+/// what the customer announced down the line; nothing else anywhere (T8).
+#[test]
+fn an_edge_routes_between_its_line_and_its_vnets() {
+    let line: IpNet = "192.168.30.18/30".parse().unwrap();
+    let mut edge = config(Vec::new());
+    edge.subnets.clear();
+    let circuit = ResourceId::new("/er1");
+    edge.role = Role::CircuitEdge {
+        circuit: circuit.clone(),
+        link: tombolo_proto::config::CircuitLink::Primary,
+        line,
+        networks: vec![tombolo_proto::config::CircuitNetwork {
+            connection: ResourceId::new("/c"),
+            vnet: ResourceId::new("/hub"),
+            prefixes: vec!["10.10.30.0/24".parse().unwrap()],
+            asn: 65_515,
+            address: "10.10.30.132".parse().unwrap(),
+            gateways: vec![],
+        }],
+        vnet_to_vnet: true,
+        bgp: tombolo_proto::config::Speaker {
+            asn: 12_076,
+            router_id: [192, 168, 30, 18].into(),
+            neighbours: vec![tombolo_proto::config::Neighbour {
+                id: circuit.clone(),
+                address: "192.168.30.17".parse().unwrap(),
+                local_address: line.addr(),
+                asn: 65_021,
+                multihop: false,
+                password: None,
+                max_prefixes: 4000,
+                hold_time: 180,
+            }],
+        },
+    };
+    let before = KernelPlan::of(&edge, &Dynamic::default(), numbers(), false);
+    let device = Route::Device(Some("10.10.30.132".parse().unwrap()));
+    assert_eq!(before.routes, [("10.10.30.0/24".parse().unwrap(), device)].into());
+    assert_eq!((before.line, before.forwarding), (Some(line), true));
+    let nowhere = before.rules.iter().filter(|r| r.lookup == Lookup::Nowhere);
+    assert_eq!(
+        nowhere.map(|r| r.port).collect::<Vec<_>>(),
+        [Some(Port::Tun), Some(Port::Line)]
+    );
+
+    let route = tombolo_proto::route::Route {
+        prefix: "10.2.30.0/25".parse().unwrap(),
+        via: None,
+        as_path: vec![65_021],
+        weight: 0,
+        origin: tombolo_proto::route::RouteOrigin::Site,
+    };
+    let learned = Dynamic {
+        learned: [(circuit, std::sync::Arc::new(vec![route]))].into(),
+        ..Dynamic::default()
+    };
+    let after = KernelPlan::of(&edge, &learned, numbers(), false);
+    let down = (
+        "10.2.30.0/25".parse().unwrap(),
+        Route::Line("192.168.30.17".parse().unwrap()),
+    );
+    let (first, then) = before.steps(&after);
+    assert_eq!((first, then), (vec![Step::SetRoute(down.0, down.1)], vec![]));
+    let (first, then) = after.steps(&before);
+    assert_eq!((first, then), (vec![], vec![Step::DeleteRoute(down.0, down.1)]));
+}
