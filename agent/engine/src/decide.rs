@@ -304,16 +304,23 @@ impl Decision<'_> {
     /// are exchanged over both (G19), by VPN routes alone (G21).
     fn relay_inward(&mut self, exchange: bool, ingress: Ingress) -> Outcome {
         let tables = self.tables;
-        let RoleTable::Gateway { own_side, transit, .. } = &tables.role else {
+        let RoleTable::Gateway {
+            own_side,
+            transit,
+            onward,
+            ..
+        } = &tables.role
+        else {
             return Err(DropReason::TransitNotAllowed);
         };
-        if own_side.get(self.packet.destination).is_none()
-            && let Some(found) = transit.get(self.packet.destination)
+        let destination = self.packet.destination;
+        if own_side.get(destination).is_none()
+            && let Some(found) = onward.get(destination).or_else(|| transit.get(destination))
         {
             if let Some(trace) = self.trace.as_deref_mut() {
                 trace.connection = Some(found.connection.clone());
             }
-            if !(exchange && found.exchange) {
+            if !exchange || onward.get(destination).is_none() {
                 return Err(DropReason::TransitNotAllowed);
             }
             return self.use_link(found.link.ok_or(DropReason::NoGateway)?, ingress);

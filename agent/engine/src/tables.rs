@@ -66,6 +66,8 @@ pub(crate) enum RoleTable {
         own_side: Lpm<()>,
         /// VPN routes alone, whatever the VNet prefers (G21).
         transit: Lpm<Transit>,
+        /// Those of connections over which routes are exchanged: the way on for what comes out of such a one (G19).
+        onward: Lpm<Transit>,
         /// Where sites are, if their packets keep their TTL (T6).
         sites: Lpm<()>,
     },
@@ -89,8 +91,6 @@ pub(crate) enum RoleTable {
 pub(crate) struct Transit {
     pub(crate) connection: ResourceId,
     pub(crate) link: Option<LinkIndex>,
-    /// Routes are exchanged over the connection: it may be passed through from others of its kind (G19).
-    pub(crate) exchange: bool,
 }
 
 /// A few links that share flows, or one.
@@ -369,7 +369,8 @@ impl Tables {
             } => RoleTable::Gateway {
                 addresses: addresses.clone(),
                 own_side: set(own_side),
-                transit: transit(config, &taken, &usable),
+                transit: transit(config, &taken, &usable, false),
+                onward: transit(config, &taken, &usable, true),
                 sites: match site_ttl {
                     SiteTtl::SilentHop => Lpm::default(),
                     SiteTtl::Transparent => sites(config, &taken),
@@ -510,11 +511,12 @@ impl Tables {
 }
 
 /// At a VPN gateway: what lies behind its connections, configured or learned; of one prefix what answers before what does
-/// not, the higher weight, the shorter path.
+/// not, the higher weight, the shorter path. `exchanged`: only of connections over which routes are exchanged.
 fn transit(
     config: &AgentConfig,
     taken: &[Taken<'_>],
     usable: &impl Fn(&mut dyn Iterator<Item = &AgentId>) -> Option<LinkIndex>,
+    exchanged: bool,
 ) -> Lpm<Transit> {
     let Role::VpnGateway {
         transit, connections, ..
@@ -529,8 +531,10 @@ fn transit(
         let entry = Transit {
             connection: route.connection.clone(),
             link: usable(&mut route.via.iter()),
-            exchange: connection.is_some_and(|c| c.exchange),
         };
+        if exchanged && !connection.is_some_and(|c| c.exchange) {
+            continue;
+        }
         let weight = connection.map_or(0, |c| c.weight);
         offers.push((route.prefix, false, std::cmp::Reverse(weight), 1, entry));
     }
@@ -540,7 +544,6 @@ fn transit(
         let entry = Transit {
             connection: connection.connection.clone(),
             link: usable(&mut std::iter::once(&t.via)),
-            exchange: connection.exchange,
         };
         let weight = std::cmp::Reverse(connection.weight);
         offers.push((t.route.prefix, t.down, weight, t.route.as_path.len(), entry));

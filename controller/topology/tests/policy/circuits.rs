@@ -623,3 +623,114 @@ fn d16_a_site_without_keys_has_no_link() {
     };
     assert_eq!(bgp.unwrap().neighbours[0].address, ip("10.2.30.125"));
 }
+
+/// Any mesh of VPN gateways, each VNet with a site behind it: who is joined by any chain of connections over which routes
+/// are exchanged reaches everything, both ways, and nobody else does (G18, G19, G22); no packet goes in circles.
+fn mesh(joined: &[(usize, usize, bool)], count: usize) {
+    let mut w = World::default();
+    let mut reports = Reports::default();
+    for n in 0..count {
+        let (vnet, vm, gw) = (format!("v{n}"), format!("vm{n}"), format!("gw{n}"));
+        let subnets = format!("workload=10.{n}.0.0/24 GatewaySubnet=10.{n}.255.0/27");
+        w.vnet(&vnet, &format!("10.{n}.0.0/16"), &subnets);
+        w.vm(&vm, &format!("{vnet}/workload=10.{n}.0.4"));
+        let (at, bgp) = (format!("10.{n}.255.4"), format!("10.{n}.255.30"));
+        let asn = 65_100 + u32::try_from(n).unwrap();
+        gateway(&mut w, &gw, &vnet, GatewayKind::Vpn, asn, &at, &bgp);
+        let local = id("localNetworkGateways", &format!("site{n}"));
+        let site = LocalNetworkGateway {
+            envelope: World::envelope(local.clone(), "region1"),
+            address: None,
+            port: 51_820,
+            public_key: Some(PublicKey([u8::try_from(n).unwrap() + 1; 32])),
+            address_space: Vec::new(),
+            bgp: Some(SiteBgp {
+                asn: asn + 100,
+                address: ip(&format!("172.16.{n}.1")),
+            }),
+        };
+        w.topology.local_gateways.insert(local.clone(), Arc::new(site));
+        connection(&mut w, &format!("c{n}"), ConnectionType::IPsec, &gw, local, "");
+        let announced = Route {
+            prefix: format!("172.16.{n}.0/24").parse().unwrap(),
+            via: None,
+            as_path: vec![asn + 100],
+            weight: 0,
+            origin: RouteOrigin::Site,
+        };
+        let learned = [(id("connections", &format!("c{n}")), Arc::new(vec![announced]))];
+        reports.learned.insert(agent(&gw), learned.into());
+    }
+    let mut near = vec![vec![false; count]; count];
+    for (n, row) in near.iter_mut().enumerate() {
+        row[n] = true;
+    }
+    let mut reach = near.clone();
+    for &(a, b, bgp) in joined.iter().filter(|(a, b, _)| a != b && *a < count && *b < count) {
+        for (x, y) in [(a, b), (b, a)] {
+            let name = format!("j{x}-{y}");
+            if near[x][y] {
+                continue;
+            }
+            let to = id("virtualNetworkGateways", &format!("gw{y}"));
+            connection(&mut w, &name, ConnectionType::Vnet2Vnet, &format!("gw{x}"), to, "");
+            let c = w.topology.connections.get_mut(&id("connections", &name)).unwrap();
+            Arc::make_mut(c).enable_bgp = bgp;
+        }
+        if !near[a][b] {
+            (near[a][b], near[b][a]) = (true, true);
+            (reach[a][b], reach[b][a]) = (bgp, bgp);
+        }
+    }
+    for k in 0..count {
+        for a in 0..count {
+            for b in 0..count {
+                reach[a][b] |= reach[a][k] && reach[k][b];
+            }
+        }
+    }
+    for a in 0..count {
+        for b in 0..count {
+            let ask = |to: String| {
+                let question = serde_json::json!({"from": format!("vm{a}"), "to": to});
+                let question: Question = serde_json::from_value(question).unwrap();
+                explain(&w.topology, &reports, &question).unwrap()
+            };
+            let site = ask(format!("172.16.{b}.10"));
+            assert_eq!(
+                site.reachable, reach[a][b],
+                "vm{a} to site {b} of {joined:?}: {}",
+                site.summary
+            );
+            if a == b {
+                continue;
+            }
+            let vm = ask(format!("10.{b}.0.4"));
+            // A connection without BGP joins its two VNets all the same (G9).
+            assert_eq!(
+                vm.reachable,
+                reach[a][b] || near[a][b],
+                "vm{a} to vm{b} of {joined:?}: {}",
+                vm.summary
+            );
+        }
+    }
+}
+
+#[test]
+fn g19_chains_and_rings_of_gateways_reach_all_they_join() {
+    mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4);
+    mesh(&[(0, 1, true), (1, 2, true), (2, 0, true), (3, 4, true)], 5);
+    mesh(&[(0, 1, true), (1, 2, false)], 3);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+    #[test]
+    fn g19_any_mesh_of_gateways(
+        joined in proptest::collection::vec((0usize..6, 0usize..6, proptest::bool::weighted(0.8)), 0..9),
+        count in 2usize..6,
+    ) {
+        mesh(&joined, count);
+    }
+}
