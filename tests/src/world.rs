@@ -128,7 +128,7 @@ impl World {
             let tables = Tables::build(&config, &Dynamic::default()).unwrap_or_else(|e| panic!("{id}: {e}"));
             let mut engine = Engine::new(PlainLinks::new(id.clone()), 1);
             engine.install(Arc::new(tables), &config.links, now);
-            if let Some(endpoint) = agent.endpoints.first() {
+            if let Some(endpoint) = agent.reach.endpoints.first() {
                 addresses.insert(*endpoint, id.clone());
             }
             hosts.insert(id.clone(), Host { config, engine });

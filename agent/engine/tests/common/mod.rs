@@ -78,6 +78,8 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         public_key: PublicKey([7; 32]),
         preshared_key: None,
         endpoint: None,
+        quic_endpoint: None,
+        lanes: 1,
         quic: None,
         transport: tombolo_proto::config::Transport::WireGuard,
         always_on: false,
