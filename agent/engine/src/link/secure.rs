@@ -11,12 +11,12 @@ use super::parts;
 use super::quic::{Quic, Taken};
 use super::wireguard::WireGuard;
 use super::{Event, LinkSet, Opened, Sealed, index_of};
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, Port, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::{DEFAULT_MTU, Link};
@@ -209,6 +209,13 @@ impl LinkSet for SecureLinks {
         false
     }
 
+    fn local_refused(&mut self, local: IpAddr) {
+        self.wireguard.local_refused(local);
+        if let Some(quic) = &mut self.quic {
+            quic.local_refused(local);
+        }
+    }
+
     fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
         if let Some(link) = self.position(peer) {
             self.wireguard.moved(link, to);
@@ -262,7 +269,7 @@ impl LinkSet for SecureLinks {
     fn open(
         &mut self,
         datagram: &[u8],
-        from: SocketAddr,
+        from: Path,
         now: Instant,
         buffer: &mut [u8],
         tx: &mut impl TransmitSink,
@@ -272,6 +279,9 @@ impl LinkSet for SecureLinks {
                 Some(Taken::Known) => Opened::Control,
                 Some(Taken::Refused) | None => Opened::Refused(DropReason::BadDatagram),
             };
+        }
+        if from.port == Port::Quic {
+            return Opened::Refused(DropReason::BadDatagram);
         }
         match self.wireguard.open(datagram, from, now, buffer, tx) {
             Opened::Packet(link, range) => {

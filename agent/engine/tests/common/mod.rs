@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tombolo_engine::buffer::Collected;
+use tombolo_engine::buffer::{Collected, Path, Port};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
@@ -141,6 +141,10 @@ pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
 pub struct Node {
     pub name: &'static str,
     pub at: SocketAddr,
+    /// The own address at which datagrams arrive, as the kernel tells.
+    pub local: Option<IpAddr>,
+    /// The way of each datagram that it sent.
+    pub paths: Vec<Path>,
     pub secret: [u8; 32],
     /// For QUIC, PKCS #8.
     pub key: Option<Vec<u8>>,
@@ -156,6 +160,8 @@ impl Node {
         Self {
             name,
             at: at.parse().unwrap(),
+            local: None,
+            paths: Vec::new(),
             secret,
             key: None,
             engine: Engine::new(SecureLinks::new(secret), 1),
@@ -176,14 +182,12 @@ impl Node {
     }
 
     fn links(&self) -> SecureLinks {
-        let links = SecureLinks::new(self.secret);
-        match &self.key {
-            Some(key) => {
-                let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.clone());
-                links.with_quic(key.into(), self.secret).unwrap()
-            }
-            None => links,
+        let mut links = SecureLinks::new(self.secret);
+        if let Some(key) = &self.key {
+            let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.clone());
+            links = links.with_quic(key.into(), self.secret).unwrap();
         }
+        links
     }
 
     pub fn public(&self) -> PublicKey {
@@ -300,7 +304,8 @@ impl World {
 
     fn take(&mut self, node: usize, out: Collected) {
         let at = self.nodes[node].at;
-        for (to, bytes) in out.datagrams {
+        for (path, (to, bytes)) in out.paths.into_iter().zip(out.datagrams) {
+            self.nodes[node].paths.push(path);
             self.wire.push_back((at, to, bytes.clone()));
             self.seen.push((at, to, bytes));
         }
@@ -323,10 +328,20 @@ impl World {
 
     /// A datagram to a node.
     pub fn receive(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) {
+        self.receive_at(node, from, Port::Lane, bytes);
+    }
+
+    /// A datagram to one of a node's ports.
+    pub fn receive_at(&mut self, node: usize, from: SocketAddr, port: Port, bytes: &[u8]) {
         let (mut tx, mut rx) = (Collected::default(), Collected::default());
+        let from = Path {
+            remote: from,
+            local: self.nodes[node].local,
+            port,
+        };
         self.nodes[node]
             .engine
-            .handle_udp(bytes, from, self.now, &mut tx, &mut rx);
+            .handle_datagram(bytes, from, 0, self.now, &mut tx, &mut rx);
         if !self.busy {
             self.nodes[node].engine.drained(self.now);
         }

@@ -2,11 +2,12 @@
 
 use super::connection::Connection;
 use super::{News, Quic, settings};
+use crate::buffer::Path;
 use crate::link::{Sealed, index_of};
 use crate::tables::LinkIndex;
 use bytes::Bytes;
 use quinn_proto::{ClientConfig, ConnectionHandle};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
@@ -95,7 +96,7 @@ impl Quic {
 
     /// Opens a connection, beside those that exist.
     /// `longest`: the longest packet that goes whole over WireGuard on the same path, if the path is known to be narrow.
-    pub(in crate::link) fn connect(&mut self, link: LinkIndex, to: SocketAddr, longest: Option<u16>, now: Instant) {
+    pub(in crate::link) fn connect(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, now: Instant) {
         let Some(pin) = self.peers.get(link.get()).and_then(|p| p.pin) else {
             return;
         };
@@ -106,12 +107,12 @@ impl Quic {
                 None => self.transport.clone(),
             });
             self.endpoint
-                .connect(now, config, to, "tombolo")
+                .connect(now, config, to.remote, "tombolo")
                 .map_err(|e| e.to_string())
         });
         match opened {
             Ok((handle, inner)) => {
-                self.keep(handle, Connection::new(inner, Some(pin), Some(link)));
+                self.keep(handle, Connection::new(inner, to, Some(pin), Some(link)));
                 self.peers[link.get()].connections.insert(0, handle);
             }
             Err(reason) => self.news.push_back(News::Down(link, reason)),
@@ -204,6 +205,13 @@ impl Quic {
         self.leave(link, handle);
         if self.peers.get(link.get()).is_some_and(|p| p.active.is_none()) {
             self.news.push_back(News::Down(link, reason));
+        }
+    }
+
+    /// Nothing can be sent from this address of ours any more.
+    pub(in crate::link) fn local_refused(&mut self, local: IpAddr) {
+        for path in self.connections.iter_mut().flatten().map(|c| &mut c.path) {
+            path.local = path.local.filter(|l| *l != local);
         }
     }
 }

@@ -1,0 +1,120 @@
+//! Which way datagrams go: from which of the own addresses, by which port (D6).
+#![cfg(feature = "links")]
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod common;
+
+use common::{Node, World, udp};
+use std::net::IpAddr;
+use std::time::Duration;
+use tombolo_engine::buffer::Port;
+use tombolo_engine::verdict::DropReason;
+use tombolo_proto::config::Transport;
+
+const STEP: Duration = Duration::from_millis(100);
+
+fn pair(transport: Transport) -> World {
+    let a = Node::new("a", "192.0.2.1:1000", 1).with_quic();
+    let b = Node::new("b", "192.0.2.2:1000", 2).with_quic();
+    let mut world = World::new(vec![a, b]);
+    world.join(0, 1, |link| link.transport = transport);
+    world
+}
+
+/// A packet each way. How many of the two arrive.
+fn both_ways(world: &mut World) -> usize {
+    let before: usize = world.nodes.iter().map(|n| n.delivered.len()).sum();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
+    world.settle();
+    world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1000));
+    world.settle();
+    world.nodes.iter().map(|n| n.delivered.len()).sum::<usize>() - before
+}
+
+/// Own addresses that a node has sent from since it was asked last, each once.
+fn sent_from(node: &mut Node) -> Vec<Option<IpAddr>> {
+    let mut all: Vec<_> = node.paths.drain(..).map(|path| path.local).collect();
+    all.dedup();
+    all
+}
+
+fn ip(text: &str) -> Option<IpAddr> {
+    Some(text.parse().unwrap())
+}
+
+#[test]
+fn replies_leave_from_where_they_were_asked() {
+    for transport in [Transport::WireGuard, Transport::Quic] {
+        let mut world = pair(transport);
+        let (one, two) = (ip("192.0.2.2"), ip("198.51.100.2"));
+        world.nodes[1].local = two;
+        for _ in 0..3 {
+            assert_eq!(both_ways(&mut world), 2);
+            world.pass(STEP);
+        }
+        assert_eq!(
+            sent_from(&mut world.nodes[1]),
+            [two],
+            "{transport:?}: from the first on"
+        );
+        assert_eq!(sent_from(&mut world.nodes[0]), [None], "{transport:?}: nobody told");
+
+        // Asked at another address from now on.
+        world.nodes[1].local = one;
+        both_ways(&mut world);
+        sent_from(&mut world.nodes[1]);
+        assert_eq!(both_ways(&mut world), 2);
+        assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}");
+
+        // What is not genuine moves nothing: noise of the same session, and what was taken already.
+        world.nodes[1].local = two;
+        let to = world.nodes[1].at;
+        let old: Vec<_> = world.seen.iter().filter(|(_, at, _)| *at == to).cloned().collect();
+        for (from, _, bytes) in old.iter().rev().take(20) {
+            let mut bad = bytes.clone();
+            *bad.last_mut().unwrap() ^= 1;
+            world.receive(1, *from, &bad);
+            world.receive(1, *from, bytes);
+        }
+        world.settle();
+        sent_from(&mut world.nodes[1]);
+        world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1000));
+        assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}: nothing learned");
+        world.settle();
+
+        // An address that the kernel refuses is given up until it is asked there again.
+        world.nodes[1].local = None;
+        world.nodes[1].engine.local_refused(one.unwrap());
+        world.nodes[1].engine.local_refused(two.unwrap());
+        sent_from(&mut world.nodes[1]);
+        world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1000));
+        assert_eq!(sent_from(&mut world.nodes[1]), [None], "{transport:?}");
+        world.settle();
+        world.nodes[1].local = two;
+        both_ways(&mut world);
+        both_ways(&mut world);
+        assert_eq!(sent_from(&mut world.nodes[1]).last(), Some(&two), "{transport:?}");
+        world.check();
+    }
+}
+
+#[test]
+fn the_second_port_takes_quic_alone() {
+    let mut world = pair(Transport::Automatic);
+    assert_eq!(both_ways(&mut world), 2);
+    let before = world.nodes[1].engine.stats().drops(DropReason::BadDatagram);
+    let wireguard: Vec<_> = world.seen.iter().filter(|(_, _, b)| b[0] < 0x40).cloned().collect();
+    let sent = world.seen.len();
+    for (from, _, bytes) in &wireguard {
+        world.receive_at(1, *from, Port::Quic, bytes);
+    }
+    world.receive_at(1, world.nodes[0].at, Port::Quic, &[0; 40]);
+    let stats = world.nodes[1].engine.stats();
+    assert_eq!(
+        stats.drops(DropReason::BadDatagram) - before,
+        wireguard.len() as u64 + 1,
+        "counted"
+    );
+    assert_eq!(world.seen.len(), sent, "and not answered");
+    world.check();
+}
