@@ -5,18 +5,28 @@
 mod common;
 
 use common::{Node, World, udp};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tombolo_engine::buffer::Port;
+use tombolo_engine::link::Event;
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::Transport;
+use tombolo_proto::status::Carrier;
 
 const STEP: Duration = Duration::from_millis(100);
 
-fn pair(transport: Transport) -> World {
-    let a = Node::new("a", "192.0.2.1:1000", 1).with_quic();
-    let b = Node::new("b", "192.0.2.2:1000", 2).with_quic();
-    let mut world = World::new(vec![a, b]);
+fn pair(transport: Transport, second_ports: [bool; 2]) -> World {
+    let mut nodes = vec![
+        Node::new("a", "192.0.2.1:1000", 1).with_quic(),
+        Node::new("b", "192.0.2.2:1000", 2).with_quic(),
+    ];
+    for (n, has) in second_ports.into_iter().enumerate() {
+        if has {
+            let node = nodes.remove(n);
+            nodes.insert(n, node.with_second_port(&format!("192.0.2.{}:443", n + 1)));
+        }
+    }
+    let mut world = World::new(nodes);
     world.join(0, 1, |link| link.transport = transport);
     world
 }
@@ -45,7 +55,7 @@ fn ip(text: &str) -> Option<IpAddr> {
 #[test]
 fn replies_leave_from_where_they_were_asked() {
     for transport in [Transport::WireGuard, Transport::Quic] {
-        let mut world = pair(transport);
+        let mut world = pair(transport, [false; 2]);
         let (one, two) = (ip("192.0.2.2"), ip("198.51.100.2"));
         world.nodes[1].local = two;
         for _ in 0..3 {
@@ -98,9 +108,84 @@ fn replies_leave_from_where_they_were_asked() {
     }
 }
 
+/// All UDP is blocked but what concerns port 443: one end's, or both ends'.
+#[test]
+fn quic_is_found_at_the_second_port() {
+    for (second_ports, transport) in [
+        ([false, true], Transport::Automatic),
+        ([true, true], Transport::Automatic),
+        ([false, true], Transport::Quic),
+        ([true, true], Transport::Quic),
+    ] {
+        let what = format!("{second_ports:?} {transport:?}");
+        let mut world = pair(transport, second_ports);
+        if transport == Transport::Automatic {
+            for _ in 0..20 {
+                assert_eq!(both_ways(&mut world), 2, "{what}");
+                world.pass(STEP);
+            }
+        }
+        // Between the lanes' ports nothing passes; between one of them and a second port, or two of these, all does.
+        world.lanes_cut = true;
+        let mut steps = 0;
+        while both_ways(&mut world) < 2 {
+            world.pass(STEP);
+            steps += 1;
+            assert!(steps < 20, "{what}: within two seconds");
+        }
+        for _ in 0..50 {
+            assert_eq!(both_ways(&mut world), 2, "{what}");
+            world.pass(STEP);
+        }
+        let link = world.nodes[0].link("b", world.now).unwrap();
+        assert_eq!(
+            (link.transport, link.endpoint),
+            (Carrier::Quic, world.nodes[1].second),
+            "{what}"
+        );
+        assert!(
+            !world.nodes[1].events.iter().any(|e| matches!(e, Event::Moved(..))),
+            "a second port says nothing of the lanes' ports"
+        );
+        if transport == Transport::Automatic {
+            world.lanes_cut = false;
+            for _ in 0..60 {
+                assert_eq!(both_ways(&mut world), 2, "{what}: the way back loses nothing");
+                world.pass(STEP);
+            }
+            let link = world.nodes[0].link("b", world.now).unwrap();
+            assert_eq!(link.transport, Carrier::WireGuard, "{what}");
+        }
+        world.check();
+    }
+}
+
+/// Where the ordinary port answers, the second one is not bothered.
+#[test]
+fn the_second_port_is_tried_second() {
+    let mut world = pair(Transport::Quic, [true, true]);
+    for _ in 0..20 {
+        assert_eq!(both_ways(&mut world), 2);
+        world.pass(STEP);
+    }
+    let second = |at: &SocketAddr| at.port() == 443;
+    assert!(!world.seen.iter().any(|(from, to, _)| second(from) || second(to)));
+}
+
+/// An end whose place nobody knows may have a second port all the same.
+#[test]
+fn a_second_port_is_enough() {
+    let mut world = pair(Transport::Quic, [false, true]);
+    world.join(0, 1, |link| {
+        link.transport = Transport::Quic;
+        link.endpoint = None;
+    });
+    assert_eq!(both_ways(&mut world), 2);
+}
+
 #[test]
 fn the_second_port_takes_quic_alone() {
-    let mut world = pair(Transport::Automatic);
+    let mut world = pair(Transport::Automatic, [true, true]);
     assert_eq!(both_ways(&mut world), 2);
     let before = world.nodes[1].engine.stats().drops(DropReason::BadDatagram);
     let wireguard: Vec<_> = world.seen.iter().filter(|(_, _, b)| b[0] < 0x40).cloned().collect();

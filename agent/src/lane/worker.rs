@@ -76,10 +76,14 @@ impl Worker {
             Inbox::First(handed) => (Some(handed), None),
             Inbox::Other(first) => (None, Some(first)),
         };
+        let mut links = keys.links().of_lane(number);
+        if number == 0 && config.quic_port.is_some() {
+            links = links.with_second_port();
+        }
         Ok(Self {
             udp: Ports::bind(&config, number)?,
             tun: device.queue()?,
-            engine: Engine::new(keys.links().of_lane(number), rand::random()),
+            engine: Engine::new(links, rand::random()),
             outbox: Outbox::new(first),
             orders,
             handed,

@@ -69,6 +69,12 @@ pub(super) struct Quic {
     /// How many of them are not established.
     handshaking: usize,
     timers: BTreeSet<(Instant, usize)>,
+    /// When connections to second ports are tried, and of which links.
+    seconds: BTreeSet<(Instant, usize)>,
+    /// The own port that these leave by.
+    own_second: Port,
+    /// Which of the agent's lanes this is.
+    lane: u16,
     /// Connections that may have something to send.
     dirty: Vec<ConnectionHandle>,
     packets: VecDeque<(LinkIndex, Bytes)>,
@@ -107,6 +113,9 @@ impl Quic {
             connections: Vec::new(),
             handshaking: 0,
             timers: BTreeSet::new(),
+            seconds: BTreeSet::new(),
+            own_second: Port::Lane,
+            lane: 0,
             dirty: Vec::new(),
             packets: VecDeque::new(),
             news: VecDeque::new(),
@@ -115,6 +124,16 @@ impl Quic {
             outgoing: BytesMut::with_capacity(CHUNK),
             buffer: Vec::new(),
         })
+    }
+
+    /// This is another lane than the first: second ports are the first lanes'.
+    pub(super) fn set_lane(&mut self, lane: u16) {
+        self.lane = lane;
+    }
+
+    /// The agent has a second port itself: whoever lets it through one way lets it through the other.
+    pub(super) fn set_second_port(&mut self) {
+        self.own_second = Port::Quic;
     }
 
     /// What others must pin.
@@ -143,7 +162,7 @@ impl Quic {
         let packet = self.outgoing.split().freeze();
         let active = peer.active;
         let Some((handle, connection)) = active.and_then(|h| Some((h, self.connections[h.0].as_mut()?))) else {
-            if peer.connections.is_empty() || peer.waiting.len() >= MAX_WAITING {
+            if !peer.is_asking() || peer.waiting.len() >= MAX_WAITING {
                 return Sealed::Dropped(DropReason::LinkDown);
             }
             peer.waiting.push(packet);
@@ -330,6 +349,7 @@ impl Quic {
 
     /// Time has passed.
     pub(super) fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.dial_due(now);
         while let Some((at, number)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -347,7 +367,8 @@ impl Quic {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        let first = [self.timers.first(), self.seconds.first()];
+        first.into_iter().flatten().map(|(at, _)| *at).min()
     }
 }
 

@@ -92,6 +92,18 @@ impl SecureLinks {
     pub fn of_lane(mut self, lane: u16) -> Self {
         self.lane = lane;
         self.wireguard.set_lane(lane);
+        if let Some(quic) = &mut self.quic {
+            quic.set_lane(lane);
+        }
+        self
+    }
+
+    /// The same for an agent that has a second port, for QUIC alone (D6).
+    #[must_use]
+    pub fn with_second_port(mut self) -> Self {
+        if let Some(quic) = &mut self.quic {
+            quic.set_second_port();
+        }
         self
     }
 
@@ -126,19 +138,29 @@ impl SecureLinks {
         now: Instant,
         tx: &mut impl TransmitSink,
     ) -> Sealed {
-        match (carrier, &mut self.quic) {
-            (Carrier::WireGuard, _) => self.wireguard.seal(link, packet, now, tx),
-            (Carrier::Quic, Some(quic)) => {
-                if !quic.is_up(link) && !quic.is_connecting(link) {
-                    let Some(to) = self.wireguard.endpoint(link) else {
-                        return Sealed::Dropped(DropReason::LinkDown);
-                    };
-                    quic.connect(link, to, self.ways[link.get()].narrow(self.mtu), now);
+        match carrier {
+            Carrier::WireGuard => self.wireguard.seal(link, packet, now, tx),
+            Carrier::Quic => {
+                if self.lacks_connection(link) && !self.connect(link, now) {
+                    return Sealed::Dropped(DropReason::LinkDown);
                 }
-                quic.seal(link, packet)
+                let quic = self.quic.as_mut();
+                quic.map_or(Sealed::Dropped(DropReason::LinkDown), |quic| quic.seal(link, packet))
             }
-            (Carrier::Quic, None) => Sealed::Dropped(DropReason::LinkDown),
         }
+    }
+
+    /// Neither is a QUIC connection there, nor under way.
+    fn lacks_connection(&self, link: LinkIndex) -> bool {
+        let quic = self.quic.as_ref();
+        quic.is_some_and(|quic| !quic.is_up(link) && !quic.is_connecting(link))
+    }
+
+    /// Opens a QUIC connection. Whether it is known where to.
+    fn connect(&mut self, link: LinkIndex, now: Instant) -> bool {
+        let (to, longest) = (self.wireguard.endpoint(link), self.ways[link.get()].narrow(self.mtu));
+        let quic = self.quic.as_mut();
+        quic.is_some_and(|quic| quic.connect(link, to, longest, now))
     }
 
     /// Sends a packet that is too long for the path.
@@ -197,14 +219,10 @@ impl LinkSet for SecureLinks {
         self.used(link, now);
         match self.ways[link.get()].carrier() {
             Carrier::WireGuard => self.wireguard.want(link, now),
-            Carrier::Quic => {
-                if let (Some(quic), Some(to)) = (&mut self.quic, self.wireguard.endpoint(link))
-                    && !quic.is_up(link)
-                    && !quic.is_connecting(link)
-                {
-                    quic.connect(link, to, self.ways[link.get()].narrow(self.mtu), now);
-                }
+            Carrier::Quic if self.lacks_connection(link) => {
+                self.connect(link, now);
             }
+            Carrier::Quic => {}
         }
         false
     }

@@ -141,6 +141,8 @@ pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
 pub struct Node {
     pub name: &'static str,
     pub at: SocketAddr,
+    /// Its second port.
+    pub second: Option<SocketAddr>,
     /// The own address at which datagrams arrive, as the kernel tells.
     pub local: Option<IpAddr>,
     /// The way of each datagram that it sent.
@@ -160,6 +162,7 @@ impl Node {
         Self {
             name,
             at: at.parse().unwrap(),
+            second: None,
             local: None,
             paths: Vec::new(),
             secret,
@@ -187,7 +190,17 @@ impl Node {
             let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.clone());
             links = links.with_quic(key.into(), self.secret).unwrap();
         }
-        links
+        match self.second {
+            Some(_) => links.with_second_port(),
+            None => links,
+        }
+    }
+
+    /// The same node with a second port, for QUIC.
+    pub fn with_second_port(mut self, at: &str) -> Self {
+        self.second = Some(at.parse().unwrap());
+        self.engine = Engine::new(self.links(), 1);
+        self
     }
 
     pub fn public(&self) -> PublicKey {
@@ -199,6 +212,7 @@ impl Node {
         Link {
             public_key: self.public(),
             endpoint: Some(self.at),
+            quic_endpoint: self.second,
             quic: self.engine.links().pin(),
             ..link(self.name, Relation::VnetLocal {}, sources)
         }
@@ -236,6 +250,8 @@ pub struct World {
     pub seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Addresses that nothing reaches.
     pub cut: Vec<SocketAddr>,
+    /// Nothing passes but what comes from, or goes to, somebody's second port.
+    pub lanes_cut: bool,
     /// WireGuard's datagrams do not arrive.
     pub no_wireguard: bool,
     /// So many of WireGuard's datagrams are lost, by chance.
@@ -253,6 +269,7 @@ impl World {
             wire: VecDeque::new(),
             seen: Vec::new(),
             cut: Vec::new(),
+            lanes_cut: false,
             no_wireguard: false,
             shaped: None,
             busy: false,
@@ -303,8 +320,9 @@ impl World {
     }
 
     fn take(&mut self, node: usize, out: Collected) {
-        let at = self.nodes[node].at;
+        let (own, second) = (self.nodes[node].at, self.nodes[node].second);
         for (path, (to, bytes)) in out.paths.into_iter().zip(out.datagrams) {
+            let at = second.filter(|_| path.port == Port::Quic).unwrap_or(own);
             self.nodes[node].paths.push(path);
             self.wire.push_back((at, to, bytes.clone()));
             self.seen.push((at, to, bytes));
@@ -359,6 +377,10 @@ impl World {
             if self.cut.contains(&to) || self.cut.contains(&from) {
                 continue;
             }
+            let second = |at| self.nodes.iter().any(|n| n.second == Some(at));
+            if self.lanes_cut && !second(to) && !second(from) {
+                continue;
+            }
             if bytes[0] < 0x40 {
                 self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let drawn = (self.chance >> 40) as f64 / f64::from(1 << 24);
@@ -368,6 +390,8 @@ impl World {
             }
             if let Some(node) = self.nodes.iter().position(|n| n.at == to) {
                 self.receive(node, from, &bytes);
+            } else if let Some(node) = self.nodes.iter().position(|n| n.second == Some(to)) {
+                self.receive_at(node, from, Port::Quic, &bytes);
             }
         }
         panic!("the engines never come to rest");
