@@ -1,4 +1,4 @@
-//! Which way datagrams go: from which of the own addresses, by which port (D6).
+//! Which way datagrams go: from which of the own addresses, by which port (D6), and from which lane (D15).
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -6,9 +6,14 @@ mod common;
 
 use common::{Node, World, udp};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
-use tombolo_engine::buffer::Port;
+use tombolo_engine::buffer::{Collected, Path, Port, TransmitSink};
+use tombolo_engine::decide::Ingress;
+use tombolo_engine::engine::Engine;
 use tombolo_engine::link::Event;
+use tombolo_engine::link::secure::SecureLinks;
+use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::Transport;
 use tombolo_proto::status::Carrier;
@@ -202,4 +207,69 @@ fn the_second_port_takes_quic_alone() {
     );
     assert_eq!(world.seen.len(), sent, "and not answered");
     world.check();
+}
+
+/// Takes datagrams and what is handed over.
+#[derive(Default)]
+struct Lane {
+    sent: Collected,
+    handed: usize,
+}
+
+impl TransmitSink for Lane {
+    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
+        self.sent.reserve(to, len)
+    }
+    fn commit(&mut self, len: usize) {
+        self.sent.commit(len);
+    }
+    fn hand_over(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
+        self.handed += 1;
+        true
+    }
+}
+
+/// D15: a lane that has no counterpart asks for no session, and its packets go to the first lane at once.
+#[test]
+fn a_lane_beyond_the_other_ends_asks_for_nothing() {
+    for (lanes, transport, always_on) in [
+        (1, Transport::WireGuard, false),
+        (1, Transport::WireGuard, true),
+        (2, Transport::Automatic, false),
+        (2, Transport::Quic, false),
+        (3, Transport::WireGuard, false),
+        (3, Transport::WireGuard, true),
+        (3, Transport::Quic, false),
+    ] {
+        let what = format!("{lanes} lanes, {transport:?}, {always_on}");
+        let mut world = pair(transport, [false, true]);
+        world.join(0, 1, |link| {
+            (link.transport, link.lanes) = (transport, lanes);
+            (link.always_on, link.initiator) = (always_on, true);
+        });
+        // The third lane of the first node.
+        let node = &world.nodes[0];
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(node.key.clone().unwrap());
+        let links = SecureLinks::new(node.secret);
+        let links = links.with_quic(key.into(), node.secret).unwrap().of_lane(2);
+        let mut engine = Engine::new(links, 1);
+        let tables = Tables::build(&node.config, &Dynamic::default()).unwrap();
+        let mut now = world.now;
+        engine.install(Arc::new(tables), &node.config.links, now);
+        let (mut tx, mut rx) = (Lane::default(), Collected::default());
+        for _ in 0..100 {
+            let mut packet = udp("10.0.0.1", "10.0.0.2", 64, 100);
+            engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
+            engine.flush(now, &mut tx);
+            now += STEP;
+            engine.handle_timeout(now, &mut tx);
+        }
+        assert_eq!(tx.handed, 100, "{what}");
+        let to: Vec<_> = tx.sent.datagrams.iter().map(|(to, _)| to.port()).collect();
+        if lanes > 2 {
+            assert!(!to.is_empty() && to.iter().all(|port| *port == 1002), "{what}: {to:?}");
+        } else {
+            assert!(to.is_empty(), "{what}: {to:?}");
+        }
+    }
 }

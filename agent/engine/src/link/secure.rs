@@ -210,6 +210,10 @@ impl LinkSet for SecureLinks {
         let Some(way) = self.ways.get(link.get()).filter(|_| self.lane > 0) else {
             return true;
         };
+        // D15: the other end has no such lane.
+        if self.lane >= way.lanes {
+            return false;
+        }
         if way.observed.is_none() {
             self.look_whether_ready(link, now);
         }
@@ -250,6 +254,7 @@ impl LinkSet for SecureLinks {
             let way = before.remove(&link.peer).filter(|w| w.transport == link.transport);
             let mut way = way.unwrap_or_else(|| Way::new(link));
             way.quic = link.quic.is_some() && self.quic.is_some();
+            way.lanes = link.lanes;
             self.ways.push(way);
         }
         self.in_use.clear();

@@ -322,6 +322,8 @@ impl LinkSet for WireGuard {
         for (position, link) in links.iter().enumerate() {
             let here = Link {
                 endpoint: link.endpoint.map(|e| above(e, self.lane)),
+                // Nobody is there to keep a session with (D15).
+                always_on: link.always_on && self.lane < link.lanes,
                 ..link.clone()
             };
             let link = &here;
