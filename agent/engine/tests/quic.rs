@@ -187,6 +187,37 @@ fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
     assert_eq!(switches(&world, 0), [Carrier::Quic, Carrier::WireGuard]);
 }
 
+/// A connection that is not needed any more is closed, and another one is found when it is.
+#[test]
+fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
+    let mut world = pair(Transport::Automatic);
+    for _ in 0..20 {
+        both_ways(&mut world);
+        world.pass(STEP);
+    }
+    for round in 0..3 {
+        world.no_wireguard = true;
+        let mut away = 0;
+        while both_ways(&mut world) < 2 {
+            world.pass(STEP);
+            away += 1;
+            assert!(away < 15, "round {round}");
+        }
+        // For however long.
+        for _ in 0..round * 200 {
+            world.pass(STEP);
+            both_ways(&mut world);
+        }
+        world.no_wireguard = false;
+        // Back after three seconds, and closed after twenty more.
+        for _ in 0..260 {
+            world.pass(STEP);
+            assert_eq!(both_ways(&mut world), 2, "round {round}");
+        }
+        assert_eq!([carrier(&world, 0), carrier(&world, 1)], [Carrier::WireGuard; 2]);
+    }
+}
+
 #[test]
 fn quic_is_found_where_wireguard_never_worked() {
     let mut world = pair(Transport::Automatic);

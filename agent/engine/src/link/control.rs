@@ -132,6 +132,9 @@ const MISSES: u32 = 3;
 const PATIENCE: Duration = Duration::from_millis(300);
 const UNKNOWN: Duration = Duration::from_millis(1000);
 
+/// A way that was silent for so long was closed, and begins anew: what it lost then says nothing of how it is now.
+const CLOSED: Duration = Duration::from_secs(3);
+
 /// The echoes of one link over one transport.
 #[derive(Debug, Clone)]
 pub(super) struct Echoes {
@@ -182,6 +185,14 @@ impl Echoes {
 
     /// Anything arrived over this transport.
     pub(super) fn heard(&mut self, now: Instant) {
+        if self.silent(now).is_some_and(|silence| silence >= CLOSED) {
+            let missed = |(at, reply): &mut (Instant, Option<Duration>)| {
+                reply.is_none() && now.saturating_duration_since(*at) > LATE
+            };
+            for echo in &mut self.sent {
+                echo.take_if(missed);
+            }
+        }
         self.heard = Some(now);
         self.waiting = None;
     }
@@ -293,6 +304,28 @@ mod tests {
         );
         echoes.heard(now);
         assert_eq!(echoes.silent(now), None, "any packet shows that the way is open");
+    }
+
+    /// What was lost while a way was closed is not held against it when it is open again.
+    #[test]
+    fn a_way_that_opens_again_begins_anew() {
+        let mut now = Instant::now();
+        let mut echoes = Echoes::default();
+        let mut say = |echoes: &mut Echoes, times: u32, step: Duration, answered: bool| {
+            for _ in 0..times {
+                let Message::Echo(n) = echoes.send(now) else { panic!() };
+                if answered {
+                    echoes.reply(n, now + Duration::from_millis(4));
+                }
+                now += step;
+            }
+            now
+        };
+        say(&mut echoes, 30, STEP, true);
+        say(&mut echoes, 30, Duration::from_secs(1), false);
+        let now = say(&mut echoes, 30, STEP, true);
+        let (loss, _) = echoes.loss(now).unwrap();
+        assert!(loss < 0.05, "{loss}");
     }
 
     #[test]

@@ -5,23 +5,24 @@
 //! the one that was established last, and the end with the smaller key closes the others.
 
 mod connection;
+mod peers;
 mod settings;
 mod tls;
 
 use super::Sealed;
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, Port, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use bytes::{Bytes, BytesMut};
 use connection::{Connection, Heard};
-use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, Endpoint, Incoming, Transmit, TransportConfig};
+use peers::Peer;
+use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, Incoming, Transmit, TransportConfig};
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tls::{Identity, Pins};
-use tombolo_proto::config::Link;
 use tombolo_proto::id::KeyPin;
 
 /// Chunk from which inner packets are cut, bytes: one allocation for hundreds of them.
@@ -56,18 +57,6 @@ pub(super) enum Taken {
     Refused,
 }
 
-/// The own end of a link.
-#[derive(Default)]
-struct Peer {
-    pin: Option<KeyPin>,
-    /// Connections with it, in the order in which they were established; those under way first.
-    connections: Vec<ConnectionHandle>,
-    /// The one that packets go to.
-    active: Option<ConnectionHandle>,
-    /// Packets for the first connection.
-    waiting: Vec<Bytes>,
-}
-
 /// All QUIC links of one engine.
 pub(super) struct Quic {
     endpoint: Endpoint,
@@ -80,6 +69,12 @@ pub(super) struct Quic {
     /// How many of them are not established.
     handshaking: usize,
     timers: BTreeSet<(Instant, usize)>,
+    /// When connections to second ports are tried, and of which links.
+    seconds: BTreeSet<(Instant, usize)>,
+    /// The own port that these leave by.
+    own_second: Port,
+    /// Which of the agent's lanes this is.
+    lane: u16,
     /// Connections that may have something to send.
     dirty: Vec<ConnectionHandle>,
     packets: VecDeque<(LinkIndex, Bytes)>,
@@ -118,6 +113,9 @@ impl Quic {
             connections: Vec::new(),
             handshaking: 0,
             timers: BTreeSet::new(),
+            seconds: BTreeSet::new(),
+            own_second: Port::Lane,
+            lane: 0,
             dirty: Vec::new(),
             packets: VecDeque::new(),
             news: VecDeque::new(),
@@ -128,125 +126,19 @@ impl Quic {
         })
     }
 
+    /// This is another lane than the first: second ports are the first lanes'.
+    pub(super) fn set_lane(&mut self, lane: u16) {
+        self.lane = lane;
+    }
+
+    /// The agent has a second port itself: whoever lets it through one way lets it through the other.
+    pub(super) fn set_second_port(&mut self) {
+        self.own_second = Port::Quic;
+    }
+
     /// What others must pin.
     pub(super) fn pin(&self) -> KeyPin {
         self.identity.pin()
-    }
-
-    /// Takes a new set of links. Connections of keys that stay go on, others are closed.
-    pub(super) fn update(&mut self, links: &[Link], now: Instant) {
-        self.by_pin.clear();
-        for (position, link) in links.iter().enumerate() {
-            if let Some(pin) = link.quic {
-                self.by_pin.insert(pin, super::index_of(position));
-            }
-        }
-        self.pins.replace(self.by_pin.keys().copied());
-        let waiting = self.peers.iter().map(|p| p.waiting.len() as u64);
-        self.lost += waiting.sum::<u64>();
-        self.peers.clear();
-        self.peers.extend(links.iter().map(|link| Peer {
-            pin: link.quic,
-            ..Peer::default()
-        }));
-        for number in 0..self.connections.len() {
-            let Some(connection) = &mut self.connections[number] else {
-                continue;
-            };
-            let link = connection.pin().and_then(|pin| self.by_pin.get(&pin).copied());
-            connection.link = link;
-            let handle = ConnectionHandle(number);
-            match link {
-                Some(link) => self.peers[link.get()].connections.push(handle),
-                // One whose other end is not known yet: the verifier will ask for the new pins.
-                None if connection.pin().is_none() => {}
-                None => {
-                    connection.close(now, "not in the configuration");
-                    self.dirty.push(handle);
-                }
-            }
-        }
-        for peer in &mut self.peers {
-            let established =
-                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
-            let since = |h: &ConnectionHandle| self.connections[h.0].as_ref().and_then(|c| c.established);
-            peer.connections.sort_by_key(since);
-            peer.active = peer.connections.iter().rfind(established).copied();
-        }
-    }
-
-    /// Whether packets can go.
-    pub(super) fn is_up(&self, link: LinkIndex) -> bool {
-        self.peers.get(link.get()).is_some_and(|p| p.active.is_some())
-    }
-
-    /// Whether a connection is being opened.
-    pub(super) fn is_connecting(&self, link: LinkIndex) -> bool {
-        self.peers
-            .get(link.get())
-            .is_some_and(|p| p.active.is_none() && !p.connections.is_empty())
-    }
-
-    /// Longest inner packet that the link takes now, bytes.
-    pub(super) fn max_packet(&self, link: LinkIndex) -> Option<u16> {
-        let active = self.peers.get(link.get())?.active?;
-        self.connections.get(active.0)?.as_ref()?.max_packet
-    }
-
-    /// Where the peer is, the round-trip time as the connection has it, and since when it is established.
-    pub(super) fn path(&self, link: LinkIndex) -> Option<(SocketAddr, std::time::Duration, Instant)> {
-        let active = self.peers.get(link.get())?.active?;
-        let connection = self.connections.get(active.0)?.as_ref()?;
-        Some((
-            connection.inner.remote_address(),
-            connection.inner.rtt(),
-            connection.established?,
-        ))
-    }
-
-    /// Opens a connection, beside those that exist.
-    /// `longest`: the longest packet that goes whole over WireGuard on the same path, if the path is known to be narrow.
-    pub(super) fn connect(&mut self, link: LinkIndex, to: SocketAddr, longest: Option<u16>, now: Instant) {
-        let Some(pin) = self.peers.get(link.get()).and_then(|p| p.pin) else {
-            return;
-        };
-        let opened = self.identity.client(pin).map_err(|e| e.to_string()).and_then(|crypto| {
-            let mut config = ClientConfig::new(crypto);
-            config.transport_config(match longest {
-                Some(longest) => Arc::new(settings::narrow(longest)),
-                None => self.transport.clone(),
-            });
-            self.endpoint
-                .connect(now, config, to, "tombolo")
-                .map_err(|e| e.to_string())
-        });
-        match opened {
-            Ok((handle, inner)) => {
-                self.keep(handle, Connection::new(inner, Some(pin), Some(link)));
-                self.peers[link.get()].connections.insert(0, handle);
-            }
-            Err(reason) => self.news.push_back(News::Down(link, reason)),
-        }
-    }
-
-    /// Closes all connections of a link.
-    pub(super) fn close(&mut self, link: LinkIndex, now: Instant, why: &'static str) {
-        let Some(peer) = self.peers.get(link.get()) else { return };
-        for handle in &peer.connections {
-            if let Some(connection) = &mut self.connections[handle.0] {
-                connection.close(now, why);
-                self.dirty.push(*handle);
-            }
-        }
-    }
-
-    fn keep(&mut self, handle: ConnectionHandle, connection: Connection) {
-        if self.connections.len() <= handle.0 {
-            self.connections.resize_with(handle.0 + 1, || None);
-        }
-        self.connections[handle.0] = Some(connection);
-        self.handshaking += 1;
-        self.touch(handle);
     }
 
     /// Notes that there may be something to send.
@@ -270,7 +162,7 @@ impl Quic {
         let packet = self.outgoing.split().freeze();
         let active = peer.active;
         let Some((handle, connection)) = active.and_then(|h| Some((h, self.connections[h.0].as_mut()?))) else {
-            if peer.connections.is_empty() || peer.waiting.len() >= MAX_WAITING {
+            if !peer.is_asking() || peer.waiting.len() >= MAX_WAITING {
                 return Sealed::Dropped(DropReason::LinkDown);
             }
             peer.waiting.push(packet);
@@ -287,25 +179,22 @@ impl Quic {
     }
 
     /// Takes a datagram.
-    pub(super) fn open(
-        &mut self,
-        datagram: &[u8],
-        from: SocketAddr,
-        now: Instant,
-        tx: &mut impl TransmitSink,
-    ) -> Taken {
+    pub(super) fn open(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Taken {
         if self.incoming.capacity() < datagram.len() {
             self.incoming.reserve(CHUNK);
         }
         self.incoming.extend_from_slice(datagram);
         let datagram = self.incoming.split();
         self.buffer.clear();
-        match self.endpoint.handle(now, from, None, None, datagram, &mut self.buffer) {
+        let event = self
+            .endpoint
+            .handle(now, from.remote, None, None, datagram, &mut self.buffer);
+        match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
                     return Taken::Refused;
                 };
-                connection.inner.handle_event(event);
+                connection.handle(event, from);
                 if let Some(link) = connection.link {
                     while let Some(packet) = connection.inner.datagrams().recv() {
                         self.packets.push_back((link, packet));
@@ -316,11 +205,11 @@ impl Quic {
                 Taken::Known
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                self.accept(incoming, now, tx);
+                self.accept(incoming, from, now, tx);
                 Taken::Known
             }
             Some(DatagramEvent::Response(transmit)) => {
-                self.transmit(&transmit, tx);
+                put(&transmit, &self.buffer, from, tx);
                 Taken::Refused
             }
             None => Taken::Refused,
@@ -332,23 +221,23 @@ impl Quic {
         self.packets.pop_front()
     }
 
-    fn accept(&mut self, incoming: Incoming, now: Instant, tx: &mut impl TransmitSink) {
+    fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
         self.buffer.clear();
         if self.handshaking >= FULL {
             self.endpoint.ignore(incoming);
         } else if self.handshaking >= BUSY && incoming.may_retry() {
             if let Ok(transmit) = self.endpoint.retry(incoming, &mut self.buffer) {
-                self.transmit(&transmit, tx);
+                put(&transmit, &self.buffer, from, tx);
             }
         } else {
             match self.endpoint.accept(incoming, now, &mut self.buffer, None) {
                 Ok((handle, inner)) => {
-                    self.keep(handle, Connection::new(inner, None, None));
+                    self.keep(handle, Connection::new(inner, from, None, None));
                     self.listen(handle, now);
                 }
                 Err(error) => {
                     if let Some(transmit) = error.response {
-                        self.transmit(&transmit, tx);
+                        put(&transmit, &self.buffer, from, tx);
                     }
                 }
             }
@@ -374,63 +263,11 @@ impl Quic {
                     self.lost(handle, reason);
                 }
                 Heard::Moved(to) => {
-                    if let Some(link) = connection.link {
-                        self.news.push_back(News::Moved(link, to));
+                    // What comes to the second port comes from one perhaps: it says nothing of the lanes' ports.
+                    if let Some(link) = connection.link.filter(|_| to.port == Port::Lane) {
+                        self.news.push_back(News::Moved(link, to.remote));
                     }
                 }
-            }
-        }
-    }
-
-    /// The other end has proven its key.
-    fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
-        let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
-        let Some(connection) = &mut self.connections[handle.0] else {
-            return;
-        };
-        connection.link = link;
-        let Some(link) = link else {
-            connection.close(now, "not in the configuration");
-            return self.touch(handle);
-        };
-        let peer = &mut self.peers[link.get()];
-        peer.connections.retain(|h| *h != handle);
-        peer.connections.push(handle);
-        peer.active = Some(handle);
-        for packet in peer.waiting.drain(..) {
-            self.lost += u64::from(connection.send(packet) != Sealed::Sent);
-        }
-        let others = peer.connections[..peer.connections.len() - 1].to_vec();
-        if pin.is_some_and(|pin| self.identity.pin() < pin) {
-            for other in others {
-                if let Some(connection) = &mut self.connections[other.0]
-                    && connection.established.is_some()
-                {
-                    connection.close(now, "a newer connection took over");
-                    self.touch(other);
-                }
-            }
-        }
-        self.news.push_back(News::Up(link));
-    }
-
-    fn lost(&mut self, handle: ConnectionHandle, reason: String) {
-        let Some(link) = self.connections[handle.0].as_ref().and_then(|c| c.link) else {
-            return;
-        };
-        let Some(peer) = self.peers.get_mut(link.get()) else {
-            return;
-        };
-        peer.connections.retain(|h| *h != handle);
-        if peer.active == Some(handle) || peer.active.is_none() {
-            let established =
-                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
-            peer.active = peer.connections.iter().rfind(established).copied();
-            if peer.active.is_none() {
-                if peer.connections.is_empty() {
-                    self.lost += peer.waiting.drain(..).count() as u64;
-                }
-                self.news.push_back(News::Down(link, reason));
             }
         }
     }
@@ -470,7 +307,7 @@ impl Quic {
                     break;
                 };
                 quiet = false;
-                put(&transmit, &self.buffer, tx);
+                put(&transmit, &self.buffer, connection.path, tx);
             }
             if quiet {
                 break;
@@ -512,6 +349,7 @@ impl Quic {
 
     /// Time has passed.
     pub(super) fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.dial_due(now);
         while let Some((at, number)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -529,21 +367,23 @@ impl Quic {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
-    }
-
-    fn transmit(&self, transmit: &Transmit, tx: &mut impl TransmitSink) {
-        put(transmit, &self.buffer, tx);
+        let first = [self.timers.first(), self.seconds.first()];
+        first.into_iter().flatten().map(|(at, _)| *at).min()
     }
 }
 
-fn put(transmit: &Transmit, contents: &[u8], tx: &mut impl TransmitSink) {
+/// Hands on what quinn has to send, from where `path` says.
+fn put(transmit: &Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
     let contents = &contents[..transmit.size];
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
+    let to = Path {
+        remote: transmit.destination,
+        ..path
+    };
     // RFC 9000, section 14: it finds the path's MTU by itself.
     tx.allow_fragments(false);
     for datagram in contents.chunks(segment) {
-        tx.reserve(transmit.destination, datagram.len())[..datagram.len()].copy_from_slice(datagram);
+        tx.reserve(to, datagram.len())[..datagram.len()].copy_from_slice(datagram);
         tx.commit(datagram.len());
     }
     tx.allow_fragments(true);

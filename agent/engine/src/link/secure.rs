@@ -3,115 +3,32 @@
 //! Both share one UDP port: the first byte of a datagram tells them apart. Links in use are kept under observation by
 //! echoes inside them ([`control`](super::control)); what is seen decides which transport is used ([`choice`](super::choice)).
 
-use super::choice::{Choice, Side, Step};
-use super::control::{Echoes, LEN, LONGEST_PROBE, Message};
-use super::parts::{self, Assembly};
-use super::path_mtu::PathMtu;
-use super::quic::{News, Quic, Taken};
+mod observe;
+mod way;
+
+use super::control::LONGEST_PROBE;
+use super::parts;
+use super::quic::{Quic, Taken};
 use super::wireguard::WireGuard;
 use super::{Event, LinkSet, Opened, Sealed, index_of};
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, Port, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use tombolo_proto::config::{DEFAULT_MTU, Link, Transport};
+use tombolo_proto::config::{DEFAULT_MTU, Link};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
+use way::Way;
 
 /// Links in use are looked at so often.
 const STEP: Duration = Duration::from_millis(50);
 
-/// Echoes on a link that has an alternative (D19), and on others.
-const OFTEN: Duration = Duration::from_millis(100);
-const RARELY: Duration = Duration::from_secs(1);
-
-/// A link is in use for so long after its last packet.
-const IN_USE: Duration = Duration::from_secs(5);
-
 /// First bytes from here on are QUIC's: its fixed bit is kept.
 const QUIC: u8 = 0x40;
-
-/// What is observed of a link in use.
-#[derive(Default)]
-struct Observed {
-    wireguard: Echoes,
-    quic: Echoes,
-    /// How long packets may be over WireGuard; QUIC finds out by itself.
-    path: PathMtu,
-    parts: Assembly,
-    /// What brought the last packet, and when.
-    last: Option<(Carrier, Instant)>,
-}
-
-impl Observed {
-    fn of(&mut self, carrier: Carrier) -> &mut Echoes {
-        match carrier {
-            Carrier::WireGuard => &mut self.wireguard,
-            Carrier::Quic => &mut self.quic,
-        }
-    }
-}
-
-/// One link, above its transports.
-struct Way {
-    peer: AgentId,
-    transport: Transport,
-    /// The other end's key for QUIC is known.
-    quic: bool,
-    choice: Choice,
-    /// Only of links that are in use.
-    observed: Option<Box<Observed>>,
-    used: Option<Instant>,
-    /// Longest packet that goes whole over WireGuard, as far as is known.
-    limit: Option<u16>,
-    /// Another lane than the first may send; kept up to date while it is observed.
-    ready: bool,
-    /// What was said of it last.
-    up: Option<bool>,
-    /// Inner packets and bytes over QUIC: received, sent.
-    packets: [u64; 2],
-    bytes: [u64; 2],
-}
-
-impl Way {
-    fn new(link: &Link) -> Self {
-        Self {
-            peer: link.peer.clone(),
-            transport: link.transport,
-            quic: link.quic.is_some(),
-            choice: Choice::default(),
-            observed: None,
-            used: None,
-            limit: None,
-            ready: false,
-            up: None,
-            packets: [0; 2],
-            bytes: [0; 2],
-        }
-    }
-
-    fn carrier(&self) -> Carrier {
-        match self.transport {
-            Transport::WireGuard => Carrier::WireGuard,
-            Transport::Quic => Carrier::Quic,
-            Transport::Automatic => self.choice.current(),
-        }
-    }
-
-    /// The limit, where it says that the path is narrower than packets may be.
-    fn narrow(&self, mtu: u16) -> Option<u16> {
-        self.limit.filter(|limit| *limit < mtu)
-    }
-
-    /// Both transports are possible.
-    fn has_choice(&self) -> bool {
-        self.quic && self.transport == Transport::Automatic
-    }
-}
 
 /// All encrypted links of one engine.
 pub struct SecureLinks {
@@ -175,6 +92,18 @@ impl SecureLinks {
     pub fn of_lane(mut self, lane: u16) -> Self {
         self.lane = lane;
         self.wireguard.set_lane(lane);
+        if let Some(quic) = &mut self.quic {
+            quic.set_lane(lane);
+        }
+        self
+    }
+
+    /// The same for an agent that has a second port, for QUIC alone (D6).
+    #[must_use]
+    pub fn with_second_port(mut self) -> Self {
+        if let Some(quic) = &mut self.quic {
+            quic.set_second_port();
+        }
         self
     }
 
@@ -201,70 +130,6 @@ impl SecureLinks {
         }
     }
 
-    /// A packet came out of a link. Whether it goes on.
-    fn arrived(
-        &mut self,
-        link: LinkIndex,
-        carrier: Carrier,
-        packet: &[u8],
-        now: Instant,
-        tx: &mut impl TransmitSink,
-    ) -> bool {
-        if Message::is_one(packet) {
-            match Message::decode(packet) {
-                Some(Message::Echo(number)) => {
-                    self.send(link, carrier, &Message::Reply(number).encode(), now, tx);
-                    self.heard(link, carrier, now);
-                }
-                Some(Message::Reply(number)) => {
-                    if let Some(observed) = &mut self.ways[link.get()].observed {
-                        observed.of(carrier).reply(number, now);
-                    }
-                }
-                Some(Message::Probe(size)) => {
-                    self.send(link, carrier, &Message::Arrived(size).encode(), now, tx);
-                }
-                Some(Message::Arrived(size)) => {
-                    if let Some(observed) = &mut self.ways[link.get()].observed {
-                        observed.path.answered(size);
-                    }
-                }
-                Some(Message::Part {
-                    packet: number,
-                    index,
-                    count,
-                }) => {
-                    self.used(link, now);
-                    if let Some(observed) = &mut self.ways[link.get()].observed {
-                        observed.of(carrier).heard(now);
-                        if let Some(whole) = observed.parts.take(number, (index, count), &packet[LEN..]) {
-                            self.whole.extend_from_slice(whole);
-                        }
-                    }
-                }
-                None => {}
-            }
-            return false;
-        }
-        if carrier == Carrier::Quic {
-            let way = &mut self.ways[link.get()];
-            way.packets[0] += 1;
-            way.bytes[0] += packet.len() as u64;
-        }
-        self.used(link, now);
-        self.heard(link, carrier, now);
-        if let Some(observed) = &mut self.ways[link.get()].observed {
-            observed.last = Some((carrier, now));
-        }
-        true
-    }
-
-    fn heard(&mut self, link: LinkIndex, carrier: Carrier, now: Instant) {
-        if let Some(observed) = &mut self.ways[link.get()].observed {
-            observed.of(carrier).heard(now);
-        }
-    }
-
     fn send(
         &mut self,
         link: LinkIndex,
@@ -273,19 +138,29 @@ impl SecureLinks {
         now: Instant,
         tx: &mut impl TransmitSink,
     ) -> Sealed {
-        match (carrier, &mut self.quic) {
-            (Carrier::WireGuard, _) => self.wireguard.seal(link, packet, now, tx),
-            (Carrier::Quic, Some(quic)) => {
-                if !quic.is_up(link) && !quic.is_connecting(link) {
-                    let Some(to) = self.wireguard.endpoint(link) else {
-                        return Sealed::Dropped(DropReason::LinkDown);
-                    };
-                    quic.connect(link, to, self.ways[link.get()].narrow(self.mtu), now);
+        match carrier {
+            Carrier::WireGuard => self.wireguard.seal(link, packet, now, tx),
+            Carrier::Quic => {
+                if self.lacks_connection(link) && !self.connect(link, now) {
+                    return Sealed::Dropped(DropReason::LinkDown);
                 }
-                quic.seal(link, packet)
+                let quic = self.quic.as_mut();
+                quic.map_or(Sealed::Dropped(DropReason::LinkDown), |quic| quic.seal(link, packet))
             }
-            (Carrier::Quic, None) => Sealed::Dropped(DropReason::LinkDown),
         }
+    }
+
+    /// Neither is a QUIC connection there, nor under way.
+    fn lacks_connection(&self, link: LinkIndex) -> bool {
+        let quic = self.quic.as_ref();
+        quic.is_some_and(|quic| !quic.is_up(link) && !quic.is_connecting(link))
+    }
+
+    /// Opens a QUIC connection. Whether it is known where to.
+    fn connect(&mut self, link: LinkIndex, now: Instant) -> bool {
+        let (to, longest) = (self.wireguard.endpoint(link), self.ways[link.get()].narrow(self.mtu));
+        let quic = self.quic.as_mut();
+        quic.is_some_and(|quic| quic.connect(link, to, longest, now))
     }
 
     /// Sends a packet that is too long for the path.
@@ -321,182 +196,8 @@ impl SecureLinks {
         Some(0..len)
     }
 
-    /// Looks after one link in use. Whether it still is.
-    fn observe(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) -> bool {
-        let way = &mut self.ways[link.get()];
-        if way.used.is_none_or(|t| now.saturating_duration_since(t) > IN_USE) {
-            way.observed = None;
-            return false;
-        }
-        let (carrier, choice) = (way.carrier(), way.has_choice());
-        let other = match carrier {
-            Carrier::WireGuard => None,
-            Carrier::Quic => choice.then_some(Carrier::WireGuard),
-        };
-        for (carrier, main) in [(Some(carrier), true), (other, false)] {
-            let Some(carrier) = carrier else { continue };
-            // A session that is not there is looked for by packets; a standby has none.
-            if main && !self.side(link, carrier, now).up {
-                continue;
-            }
-            let Some(observed) = &mut self.ways[link.get()].observed else {
-                continue;
-            };
-            let echoes = observed.of(carrier);
-            // D19: where there is an alternative; for a lane beside the first, that is the first.
-            let often = choice && (main || echoes.answers().is_some()) || self.lane > 0;
-            let every = if often { OFTEN } else { RARELY };
-            if echoes
-                .last_sent()
-                .is_none_or(|t| now.saturating_duration_since(t) >= every)
-            {
-                let echo = echoes.send(now);
-                self.send(link, carrier, &echo.encode(), now, tx);
-            }
-        }
-        if carrier == Carrier::WireGuard {
-            self.probe(link, now, tx);
-        }
-        if choice {
-            self.choose(link, now, tx);
-        }
-        if self.lane > 0 {
-            self.look_whether_ready(link, now);
-        }
-        true
-    }
-
-    /// A lane beside the first sends where it has a session that works.
-    fn look_whether_ready(&mut self, link: LinkIndex, now: Instant) {
-        let side = self.side(link, self.ways[link.get()].carrier(), now);
-        self.ways[link.get()].ready = side.up && side.silent.is_none();
-    }
-
-    /// Looks how long packets may be.
-    fn probe(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
-        let way = &mut self.ways[link.get()];
-        let Some(observed) = way.observed.as_deref_mut() else {
-            return;
-        };
-        // A stock device answers nothing, and a closed way says nothing about lengths.
-        if observed.wireguard.answers().is_none() || observed.wireguard.silent(now).is_some() {
-            return;
-        }
-        let sizes = observed.path.probes(now, self.mtu, observed.wireguard.rtt());
-        if observed.path.limit().is_some() && observed.path.limit() != way.limit {
-            way.limit = observed.path.limit();
-            tracing::debug!(link = %way.peer, bytes = way.limit, "longest packet that the path carries whole");
-        }
-        tx.allow_fragments(false);
-        for size in sizes {
-            self.wireguard
-                .seal(link, Message::probe(size, &mut self.probe), now, tx);
-        }
-        tx.allow_fragments(true);
-    }
-
-    fn choose(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
-        let (wireguard, quic) = (
-            self.side(link, Carrier::WireGuard, now),
-            self.side(link, Carrier::Quic, now),
-        );
-        let way = &mut self.ways[link.get()];
-        match way.choice.step(now, wireguard, quic) {
-            None => {}
-            Some(Step::Connect) => {
-                if let (Some(quic), Some(to)) = (&mut self.quic, self.wireguard.endpoint(link)) {
-                    quic.connect(link, to, way.narrow(self.mtu), now);
-                    quic.flush(now, tx);
-                }
-            }
-            Some(Step::Disconnect) => {
-                if let Some(quic) = &mut self.quic {
-                    quic.close(link, now, "WireGuard is in use");
-                    quic.flush(now, tx);
-                }
-            }
-            Some(Step::Switch(to, reason)) => {
-                self.events.push_back(Event::Switched(way.peer.clone(), to, reason));
-            }
-        }
-    }
-
-    /// What is known of a transport.
-    fn side(&self, link: LinkIndex, carrier: Carrier, now: Instant) -> Side {
-        let (up, asking) = match (carrier, &self.quic) {
-            (Carrier::WireGuard, _) => self.wireguard.session(link),
-            (Carrier::Quic, Some(quic)) => (quic.is_up(link), quic.is_connecting(link).then_some(now)),
-            (Carrier::Quic, None) => (false, None),
-        };
-        let observed = self.ways[link.get()].observed.as_deref();
-        let used = |(by, at): (Carrier, Instant)| by == carrier && now.saturating_duration_since(at) < RARELY;
-        let echoes = observed.map(|o| match carrier {
-            Carrier::WireGuard => &o.wireguard,
-            Carrier::Quic => &o.quic,
-        });
-        Side {
-            up,
-            asking,
-            silent: echoes.and_then(|e| e.silent(now)),
-            answers: echoes.and_then(Echoes::answers),
-            loss: echoes.and_then(|e| e.loss(now)),
-            used: observed.and_then(|o| o.last).is_some_and(used),
-        }
-    }
-
-    /// Says once that a link is up or down, whatever carries it.
-    fn report(&mut self, link: LinkIndex, up: bool) {
-        let up = up || self.wireguard.session(link).0 || self.quic.as_ref().is_some_and(|q| q.is_up(link));
-        let way = &mut self.ways[link.get()];
-        if way.up != Some(up) {
-            way.up = Some(up);
-            let peer = way.peer.clone();
-            self.events
-                .push_back(if up { Event::Up(peer) } else { Event::Down(peer) });
-        }
-    }
-
     fn position(&self, peer: &AgentId) -> Option<LinkIndex> {
         self.ways.binary_search_by(|w| w.peer.cmp(peer)).ok().map(index_of)
-    }
-
-    /// Takes what the transports have to say.
-    fn listen(&mut self) {
-        while let Some(event) = self.wireguard.poll_event() {
-            match event {
-                Event::Up(peer) => {
-                    if let Some(link) = self.position(&peer) {
-                        self.report(link, true);
-                    }
-                }
-                Event::Down(peer) => {
-                    if let Some(link) = self.position(&peer) {
-                        self.report(link, false);
-                    }
-                }
-                Event::Moved(ref peer, _) => {
-                    let link = self.position(peer).and_then(|l| self.ways.get_mut(l.get()));
-                    if let Some(observed) = link.and_then(|way| way.observed.as_mut()) {
-                        observed.path.look();
-                    }
-                    self.events.push_back(event);
-                }
-                Event::Switched(..) => self.events.push_back(event),
-            }
-        }
-        while let Some(news) = self.quic.as_mut().and_then(|q| q.news.pop_front()) {
-            match news {
-                News::Up(link) => self.report(link, true),
-                News::Down(link, reason) => {
-                    tracing::debug!(link = %self.ways[link.get()].peer, reason, "QUIC connection gone");
-                    self.report(link, false);
-                }
-                News::Moved(link, to) => {
-                    let peer = self.ways[link.get()].peer.clone();
-                    self.events.push_back(Event::Moved(peer, to));
-                }
-            }
-        }
     }
 }
 
@@ -509,6 +210,10 @@ impl LinkSet for SecureLinks {
         let Some(way) = self.ways.get(link.get()).filter(|_| self.lane > 0) else {
             return true;
         };
+        // D15: the other end has no such lane.
+        if self.lane >= way.lanes {
+            return false;
+        }
         if way.observed.is_none() {
             self.look_whether_ready(link, now);
         }
@@ -518,16 +223,19 @@ impl LinkSet for SecureLinks {
         self.used(link, now);
         match self.ways[link.get()].carrier() {
             Carrier::WireGuard => self.wireguard.want(link, now),
-            Carrier::Quic => {
-                if let (Some(quic), Some(to)) = (&mut self.quic, self.wireguard.endpoint(link))
-                    && !quic.is_up(link)
-                    && !quic.is_connecting(link)
-                {
-                    quic.connect(link, to, self.ways[link.get()].narrow(self.mtu), now);
-                }
+            Carrier::Quic if self.lacks_connection(link) => {
+                self.connect(link, now);
             }
+            Carrier::Quic => {}
         }
         false
+    }
+
+    fn local_refused(&mut self, local: IpAddr) {
+        self.wireguard.local_refused(local);
+        if let Some(quic) = &mut self.quic {
+            quic.local_refused(local);
+        }
     }
 
     fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
@@ -546,6 +254,7 @@ impl LinkSet for SecureLinks {
             let way = before.remove(&link.peer).filter(|w| w.transport == link.transport);
             let mut way = way.unwrap_or_else(|| Way::new(link));
             way.quic = link.quic.is_some() && self.quic.is_some();
+            way.lanes = link.lanes;
             self.ways.push(way);
         }
         self.in_use.clear();
@@ -583,7 +292,7 @@ impl LinkSet for SecureLinks {
     fn open(
         &mut self,
         datagram: &[u8],
-        from: SocketAddr,
+        from: Path,
         now: Instant,
         buffer: &mut [u8],
         tx: &mut impl TransmitSink,
@@ -593,6 +302,9 @@ impl LinkSet for SecureLinks {
                 Some(Taken::Known) => Opened::Control,
                 Some(Taken::Refused) | None => Opened::Refused(DropReason::BadDatagram),
             };
+        }
+        if from.port == Port::Quic {
+            return Opened::Refused(DropReason::BadDatagram);
         }
         match self.wireguard.open(datagram, from, now, buffer, tx) {
             Opened::Packet(link, range) => {

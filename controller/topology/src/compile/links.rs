@@ -190,7 +190,9 @@ impl<'a> Links<'a> {
                 .ok()
                 .filter(|_| transport != Transport::WireGuard),
             transport,
-            endpoint: peer.endpoints.first().copied(),
+            endpoint: peer.reach.endpoints.first().copied(),
+            quic_endpoint: peer.reach.quic_endpoint.filter(|_| transport != Transport::WireGuard),
+            lanes: peer.reach.lanes,
             always_on: false,
             initiator: false,
             relation,

@@ -1,13 +1,13 @@
 //! One QUIC connection, and what is known of it.
 
 use super::tls::pin_of;
+use crate::buffer::Path;
 use crate::link::Sealed;
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use bytes::Bytes;
-use quinn_proto::{Event, SendDatagramError, VarInt};
+use quinn_proto::{ConnectionEvent, Event, SendDatagramError, VarInt};
 use rustls::pki_types::CertificateDer;
-use std::net::SocketAddr;
 use std::time::Instant;
 use tombolo_proto::id::KeyPin;
 
@@ -20,7 +20,7 @@ pub(super) enum Heard {
     /// It is over; whether it was established before, and why it ended.
     Lost(bool, String),
     /// The other end is elsewhere.
-    Moved(SocketAddr),
+    Moved(Path),
 }
 
 /// A connection.
@@ -30,6 +30,8 @@ pub(super) struct Connection {
     pub(super) link: Option<LinkIndex>,
     /// The key that the other end has, or must have.
     pin: Option<KeyPin>,
+    /// Closed by either end, or given up: it carries nothing more.
+    pub(super) over: bool,
     /// Since when it carries packets.
     pub(super) established: Option<Instant>,
     /// May have something to send.
@@ -38,16 +40,23 @@ pub(super) struct Connection {
     pub(super) timer: Option<Instant>,
     /// Longest packet that it takes now, bytes.
     pub(super) max_packet: Option<u16>,
-    remote: SocketAddr,
+    /// Where the other end is, and where it is answered from.
+    pub(super) path: Path,
 }
 
 impl Connection {
-    pub(super) fn new(inner: quinn_proto::Connection, pin: Option<KeyPin>, link: Option<LinkIndex>) -> Self {
+    pub(super) fn new(
+        inner: quinn_proto::Connection,
+        path: Path,
+        pin: Option<KeyPin>,
+        link: Option<LinkIndex>,
+    ) -> Self {
         Self {
-            remote: inner.remote_address(),
+            path,
             inner,
             link,
             pin,
+            over: false,
             established: None,
             dirty: false,
             timer: None,
@@ -62,6 +71,7 @@ impl Connection {
 
     /// Ends it, in words for the other end.
     pub(super) fn close(&mut self, now: Instant, why: &'static str) {
+        self.over = true;
         self.inner
             .close(now, VarInt::from_u32(0), Bytes::from_static(why.as_bytes()));
     }
@@ -93,17 +103,38 @@ impl Connection {
                     self.pin = keys.and_then(|keys| keys.first().map(|k| pin_of(k)));
                     return Heard::Established(self.pin);
                 }
+                Event::ConnectionLost { .. } if self.over => {}
                 Event::ConnectionLost { reason } => {
+                    self.over = true;
                     return Heard::Lost(self.established.take().is_some(), reason.to_string());
                 }
                 Event::HandshakeDataReady | Event::Stream(_) | Event::DatagramReceived | Event::DatagramsUnblocked => {}
             }
         }
         let remote = self.inner.remote_address();
-        if remote != self.remote {
-            self.remote = remote;
-            return Heard::Moved(remote);
+        if remote != self.path.remote {
+            self.path.remote = remote;
+            return Heard::Moved(self.path);
         }
         Heard::Nothing
+    }
+
+    /// Takes what a datagram held; `from` is the way that it came. What is genuine is answered from where it came in.
+    pub(super) fn handle(&mut self, event: ConnectionEvent, from: Path) {
+        let here = (from.local, from.port);
+        if (self.path.local, self.path.port) == here || self.established.is_none() {
+            return self.inner.handle_event(event);
+        }
+        let before = self.genuine();
+        self.inner.handle_event(event);
+        if self.genuine() != before {
+            (self.path.local, self.path.port) = here;
+        }
+    }
+
+    /// Counts with every packet that was authenticated.
+    fn genuine(&self) -> u64 {
+        let f = self.inner.stats().frame_rx;
+        f.datagram + f.acks + f.ping + f.immediate_ack + f.path_challenge + f.path_response + f.new_connection_id
     }
 }

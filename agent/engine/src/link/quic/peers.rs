@@ -1,0 +1,301 @@
+//! Which connections a link has, and which of them its packets go to.
+
+use super::connection::Connection;
+use super::{News, Quic, settings};
+use crate::buffer::Path;
+use crate::link::{Sealed, index_of};
+use crate::tables::LinkIndex;
+use bytes::Bytes;
+use quinn_proto::{ClientConfig, ConnectionHandle};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tombolo_proto::config::Link;
+use tombolo_proto::id::KeyPin;
+
+/// A connection that is not up after so long is tried at the other end's second port as well. Long enough for a round trip
+/// around the world, short enough for nobody to give up.
+const SECOND: Duration = Duration::from_millis(300);
+
+/// The own end of a link.
+#[derive(Default)]
+pub(super) struct Peer {
+    pin: Option<KeyPin>,
+    /// The other end's second port.
+    elsewhere: Option<SocketAddr>,
+    /// What is tried there, and when, if no connection is up by then.
+    second: Option<Attempt>,
+    /// Connections with it that are not over, in the order in which they were established; those under way first.
+    pub(super) connections: Vec<ConnectionHandle>,
+    /// The one that packets go to.
+    pub(super) active: Option<ConnectionHandle>,
+    /// Packets for the first connection.
+    pub(super) waiting: Vec<Bytes>,
+}
+
+impl Peer {
+    /// A connection is there, under way or planned.
+    pub(super) fn is_asking(&self) -> bool {
+        !self.connections.is_empty() || self.second.is_some()
+    }
+}
+
+/// A connection to be opened.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    at: Instant,
+    to: Path,
+    longest: Option<u16>,
+}
+
+impl Quic {
+    /// Takes a new set of links. Connections of keys that stay go on, others are closed.
+    pub(in crate::link) fn update(&mut self, links: &[Link], now: Instant) {
+        self.by_pin.clear();
+        for (position, link) in links.iter().enumerate() {
+            if let Some(pin) = link.quic {
+                self.by_pin.insert(pin, index_of(position));
+            }
+        }
+        self.pins.replace(self.by_pin.keys().copied());
+        let waiting = self.peers.iter().map(|p| p.waiting.len() as u64);
+        self.lost += waiting.sum::<u64>();
+        let planned = self.peers.drain(..).filter_map(|p| Some((p.pin?, p.second?)));
+        let mut planned: BTreeMap<KeyPin, Attempt> = planned.collect();
+        self.peers.extend(links.iter().map(|link| Peer {
+            pin: link.quic,
+            // The first lane alone has a second port.
+            elsewhere: link.quic_endpoint.filter(|_| self.lane == 0),
+            second: link.quic.and_then(|pin| planned.remove(&pin)),
+            ..Peer::default()
+        }));
+        let seconds = self.peers.iter().enumerate();
+        self.seconds = seconds.filter_map(|(n, p)| Some((p.second?.at, n))).collect();
+        for number in 0..self.connections.len() {
+            let Some(connection) = self.connections[number].as_mut().filter(|c| !c.over) else {
+                continue;
+            };
+            let link = connection.pin().and_then(|pin| self.by_pin.get(&pin).copied());
+            connection.link = link;
+            let handle = ConnectionHandle(number);
+            match link {
+                Some(link) => self.peers[link.get()].connections.push(handle),
+                // One whose other end is not known yet: the verifier will ask for the new pins.
+                None if connection.pin().is_none() => {}
+                None => self.end(handle, now, "not in the configuration"),
+            }
+        }
+        for peer in &mut self.peers {
+            let established =
+                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
+            let since = |h: &ConnectionHandle| self.connections[h.0].as_ref().and_then(|c| c.established);
+            peer.connections.sort_by_key(since);
+            peer.active = peer.connections.iter().rfind(established).copied();
+        }
+    }
+
+    /// Whether packets can go.
+    pub(in crate::link) fn is_up(&self, link: LinkIndex) -> bool {
+        self.peers.get(link.get()).is_some_and(|p| p.active.is_some())
+    }
+
+    /// Whether a connection is being opened.
+    pub(in crate::link) fn is_connecting(&self, link: LinkIndex) -> bool {
+        self.peers
+            .get(link.get())
+            .is_some_and(|p| p.active.is_none() && p.is_asking())
+    }
+
+    /// Longest inner packet that the link takes now, bytes.
+    pub(in crate::link) fn max_packet(&self, link: LinkIndex) -> Option<u16> {
+        let active = self.peers.get(link.get())?.active?;
+        self.connections.get(active.0)?.as_ref()?.max_packet
+    }
+
+    /// Where the peer is, the round-trip time as the connection has it, and since when it is established.
+    pub(in crate::link) fn path(&self, link: LinkIndex) -> Option<(SocketAddr, Duration, Instant)> {
+        let active = self.peers.get(link.get())?.active?;
+        let connection = self.connections.get(active.0)?.as_ref()?;
+        Some((
+            connection.inner.remote_address(),
+            connection.inner.rtt(),
+            connection.established?,
+        ))
+    }
+
+    /// Opens a connection, beside those that exist: to where the other end is, if that is known, and a little later also to
+    /// its second port, if it has one (D6). The first that is up is kept. Whether there was anywhere to try.
+    /// `longest`: the longest packet that goes whole over WireGuard on the same path, if the path is known to be narrow.
+    pub(in crate::link) fn connect(
+        &mut self,
+        link: LinkIndex,
+        to: Option<Path>,
+        longest: Option<u16>,
+        now: Instant,
+    ) -> bool {
+        let Some(peer) = self.peers.get(link.get()).filter(|p| p.pin.is_some()) else {
+            return false;
+        };
+        let elsewhere = peer.elsewhere.filter(|e| to.is_none_or(|t| t.remote != *e));
+        let elsewhere = elsewhere.map(|remote| Path {
+            remote,
+            local: to.filter(|t| t.remote.ip() == remote.ip()).and_then(|t| t.local),
+            port: self.own_second,
+        });
+        match (to, elsewhere) {
+            (Some(to), _) => self.dial(link, to, longest, now),
+            (None, Some(elsewhere)) => self.dial(link, elsewhere, longest, now),
+            (None, None) => return false,
+        }
+        if let (Some(_), Some(elsewhere)) = (to, elsewhere) {
+            self.plan(link, elsewhere, longest, now + SECOND);
+        }
+        true
+    }
+
+    fn plan(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, at: Instant) {
+        let attempt = Attempt { at, to, longest };
+        if let Some(before) = self.peers[link.get()].second.replace(attempt) {
+            self.seconds.remove(&(before.at, link.get()));
+        }
+        self.seconds.insert((at, link.get()));
+    }
+
+    /// Opens connections that have been put off until now.
+    pub(super) fn dial_due(&mut self, now: Instant) {
+        while let Some((at, number)) = self.seconds.first().copied().filter(|(at, _)| *at <= now) {
+            self.seconds.remove(&(at, number));
+            let Some(peer) = self.peers.get_mut(number) else {
+                continue;
+            };
+            if let Some(Attempt { to, longest, .. }) = peer.second.take_if(|second| second.at <= now)
+                && peer.active.is_none()
+            {
+                self.dial(index_of(number), to, longest, now);
+            }
+        }
+    }
+
+    fn dial(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, now: Instant) {
+        let Some(pin) = self.peers[link.get()].pin else {
+            return;
+        };
+        let opened = self.identity.client(pin).map_err(|e| e.to_string()).and_then(|crypto| {
+            let mut config = ClientConfig::new(crypto);
+            config.transport_config(match longest {
+                Some(longest) => Arc::new(settings::narrow(longest)),
+                None => self.transport.clone(),
+            });
+            self.endpoint
+                .connect(now, config, to.remote, "tombolo")
+                .map_err(|e| e.to_string())
+        });
+        match opened {
+            Ok((handle, inner)) => {
+                self.keep(handle, Connection::new(inner, to, Some(pin), Some(link)));
+                self.peers[link.get()].connections.insert(0, handle);
+            }
+            Err(reason) => self.news.push_back(News::Down(link, reason)),
+        }
+    }
+
+    /// Closes all connections of a link.
+    pub(in crate::link) fn close(&mut self, link: LinkIndex, now: Instant, why: &'static str) {
+        let connections = self.peers.get(link.get()).map(|p| p.connections.clone());
+        for handle in connections.into_iter().flatten() {
+            self.end(handle, now, why);
+        }
+    }
+
+    /// Ends one connection. It is forgotten here and now: quinn says nothing of what its owner has closed, and gives the
+    /// handle to another connection later.
+    fn end(&mut self, handle: ConnectionHandle, now: Instant, why: &'static str) {
+        let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
+        let Some(connection) = connection.filter(|c| !c.over) else {
+            return;
+        };
+        connection.close(now, why);
+        let (link, open) = (connection.link.take(), connection.established.is_some());
+        self.handshaking = self.handshaking.saturating_sub(usize::from(!open));
+        self.touch(handle);
+        if let Some(link) = link {
+            self.leave(link, handle);
+        }
+    }
+
+    /// A link has a connection less.
+    fn leave(&mut self, link: LinkIndex, handle: ConnectionHandle) {
+        let Some(peer) = self.peers.get_mut(link.get()) else {
+            return;
+        };
+        peer.connections.retain(|h| *h != handle);
+        if peer.active == Some(handle) {
+            let established =
+                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
+            peer.active = peer.connections.iter().rfind(established).copied();
+        }
+        if !peer.is_asking() {
+            self.lost += peer.waiting.drain(..).count() as u64;
+        }
+    }
+
+    pub(super) fn keep(&mut self, handle: ConnectionHandle, connection: Connection) {
+        if self.connections.len() <= handle.0 {
+            self.connections.resize_with(handle.0 + 1, || None);
+        }
+        self.connections[handle.0] = Some(connection);
+        self.handshaking += 1;
+        self.touch(handle);
+    }
+
+    /// The other end has proven its key.
+    pub(super) fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
+        let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
+        let Some(connection) = &mut self.connections[handle.0] else {
+            return;
+        };
+        connection.link = link;
+        let Some(link) = link else {
+            return self.end(handle, now, "not in the configuration");
+        };
+        let peer = &mut self.peers[link.get()];
+        peer.connections.retain(|h| *h != handle);
+        peer.connections.push(handle);
+        peer.active = Some(handle);
+        for packet in peer.waiting.drain(..) {
+            self.lost += u64::from(connection.send(packet) != Sealed::Sent);
+        }
+        peer.second = None;
+        let others = peer.connections[..peer.connections.len() - 1].to_vec();
+        let decides = pin.is_some_and(|pin| self.identity.pin() < pin);
+        for other in others {
+            match self.connections[other.0].as_ref().map(|c| c.established) {
+                Some(Some(_)) if decides => self.end(other, now, "a newer connection took over"),
+                Some(Some(_)) | None => {}
+                Some(None) => self.end(other, now, "another connection was up sooner"),
+            }
+        }
+        self.news.push_back(News::Up(link));
+    }
+
+    /// A connection is over, not by us.
+    pub(super) fn lost(&mut self, handle: ConnectionHandle, reason: String) {
+        let Some(link) = self.connections[handle.0].as_mut().and_then(|c| c.link.take()) else {
+            return;
+        };
+        self.leave(link, handle);
+        if self.peers.get(link.get()).is_some_and(|p| p.active.is_none()) && !self.is_connecting(link) {
+            self.news.push_back(News::Down(link, reason));
+        }
+    }
+
+    /// Nothing can be sent from this address of ours any more.
+    pub(in crate::link) fn local_refused(&mut self, local: IpAddr) {
+        let paths = self.connections.iter_mut().flatten().map(|c| &mut c.path);
+        let planned = self.peers.iter_mut().flat_map(|p| &mut p.second).map(|a| &mut a.to);
+        for path in paths.chain(planned) {
+            path.local = path.local.filter(|l| *l != local);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What is known of one link, above its transports.
+
+use crate::link::choice::Choice;
+use crate::link::control::Echoes;
+use crate::link::parts::Assembly;
+use crate::link::path_mtu::PathMtu;
+use std::time::Instant;
+use tombolo_proto::config::{Link, Transport};
+use tombolo_proto::id::AgentId;
+use tombolo_proto::status::Carrier;
+
+/// What is observed of a link in use.
+#[derive(Default)]
+pub(super) struct Observed {
+    pub(super) wireguard: Echoes,
+    pub(super) quic: Echoes,
+    /// How long packets may be over WireGuard; QUIC finds out by itself.
+    pub(super) path: PathMtu,
+    pub(super) parts: Assembly,
+    /// What brought the last packet, and when.
+    pub(super) last: Option<(Carrier, Instant)>,
+}
+
+impl Observed {
+    pub(super) fn of(&mut self, carrier: Carrier) -> &mut Echoes {
+        match carrier {
+            Carrier::WireGuard => &mut self.wireguard,
+            Carrier::Quic => &mut self.quic,
+        }
+    }
+}
+
+/// One link, above its transports.
+pub(super) struct Way {
+    pub(super) peer: AgentId,
+    pub(super) transport: Transport,
+    /// The other end's key for QUIC is known.
+    pub(super) quic: bool,
+    /// Lanes of the other end (D15).
+    pub(super) lanes: u16,
+    pub(super) choice: Choice,
+    /// Only of links that are in use.
+    pub(super) observed: Option<Box<Observed>>,
+    pub(super) used: Option<Instant>,
+    /// Longest packet that goes whole over WireGuard, as far as is known.
+    pub(super) limit: Option<u16>,
+    /// Another lane than the first may send; kept up to date while it is observed.
+    pub(super) ready: bool,
+    /// What was said of it last.
+    pub(super) up: Option<bool>,
+    /// Inner packets and bytes over QUIC: received, sent.
+    pub(super) packets: [u64; 2],
+    pub(super) bytes: [u64; 2],
+}
+
+impl Way {
+    pub(super) fn new(link: &Link) -> Self {
+        Self {
+            peer: link.peer.clone(),
+            transport: link.transport,
+            quic: link.quic.is_some(),
+            lanes: link.lanes,
+            choice: Choice::default(),
+            observed: None,
+            used: None,
+            limit: None,
+            ready: false,
+            up: None,
+            packets: [0; 2],
+            bytes: [0; 2],
+        }
+    }
+
+    pub(super) fn carrier(&self) -> Carrier {
+        match self.transport {
+            Transport::WireGuard => Carrier::WireGuard,
+            Transport::Quic => Carrier::Quic,
+            Transport::Automatic => self.choice.current(),
+        }
+    }
+
+    /// The limit, where it says that the path is narrower than packets may be.
+    pub(super) fn narrow(&self, mtu: u16) -> Option<u16> {
+        self.limit.filter(|limit| *limit < mtu)
+    }
+
+    /// Both transports are possible.
+    pub(super) fn has_choice(&self) -> bool {
+        self.quic && self.transport == Transport::Automatic
+    }
+}

@@ -1,0 +1,421 @@
+//! The thread of a lane.
+//!
+//! ```text
+//! wait ─▶ turn: datagrams → engine → device; packets → engine → outbox → socket ─▶ more? another turn (50 ms at most)
+//!   ▲                                                                             │
+//!   └────────── timers, events ◀───────────────────────────────────────────────────┘
+//! ```
+//! Orders from the rest of the agent are taken between turns, so a configuration changes between two batches.
+
+use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared, keep_linked};
+use crate::outbox::{Datagrams, Handed, Outbox, Room};
+use crate::ports::Ports;
+use crate::tun::{self, TunQueue};
+use crate::udp::{self, NoRoom, Sent};
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
+use tombolo_engine::buffer::Port;
+use tombolo_engine::engine::Engine;
+use tombolo_engine::link::secure::SecureLinks;
+use tombolo_engine::link::{Event, LinkSet};
+use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_proto::config::AgentConfig;
+
+/// WireGuard's timers stand still unless they are served this often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A busy lane looks after its timers this often.
+const BUSY: Duration = Duration::from_millis(50);
+
+/// Datagrams of one turn. Counted in datagrams and not in calls: without GRO a call is one datagram.
+const DATAGRAMS: usize = 144;
+
+/// Reads from the device in one turn, with and without super-packets: about as many packets as [`DATAGRAMS`].
+const SUPER_READS: usize = 4;
+const PLAIN_READS: usize = 64;
+
+pub(super) struct Worker {
+    pub(super) tun: TunQueue,
+    udp: Ports,
+    engine: Engine<SecureLinks>,
+    outbox: Outbox,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// Packets that other lanes are not ready for, in the first.
+    handed: Option<mpsc::Receiver<Handed>>,
+    /// The other lanes, in the first.
+    others: Vec<Lane>,
+    number: u16,
+    news: Arc<Notify>,
+    config: Option<Arc<AgentConfig>>,
+    dynamic: Dynamic,
+    from_tun: Vec<u8>,
+    from_udp: Box<[u8; udp::BUFFER]>,
+    malformed: u64,
+    /// Nothing was read since the lane waited.
+    woken: bool,
+}
+
+impl Worker {
+    pub(super) fn new(parts: Parts, orders: mpsc::UnboundedReceiver<Order>) -> Result<Self> {
+        let Parts {
+            number,
+            config,
+            keys,
+            news,
+            device,
+            handed,
+            others,
+            end: _,
+        } = parts;
+        let (handed, first) = match handed {
+            Inbox::First(handed) => (Some(handed), None),
+            Inbox::Other(first) => (None, Some(first)),
+        };
+        let mut links = keys.links().of_lane(number);
+        if number == 0 && config.quic_port.is_some() {
+            links = links.with_second_port();
+        }
+        Ok(Self {
+            udp: Ports::bind(&config, number)?,
+            tun: device.queue()?,
+            engine: Engine::new(links, rand::random()),
+            outbox: Outbox::new(first),
+            orders,
+            handed,
+            others,
+            number,
+            news,
+            config: None,
+            dynamic: Dynamic::default(),
+            from_tun: vec![0; tun::BUFFER],
+            from_udp: vec![0; udp::BUFFER]
+                .try_into()
+                .map_err(|_| anyhow::anyhow!("the receive buffer's length"))?,
+            malformed: 0,
+            woken: false,
+        })
+    }
+
+    /// Runs until it is told to stop, or the device is gone.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                order = self.orders.recv() => match order {
+                    None | Some(Order::Stop) => return Ok(()),
+                    Some(order) => self.obey(order),
+                },
+                _ = tick.tick() => {}
+                Some(handed) = next(&mut self.handed) => {
+                    let now = Instant::now();
+                    self.take(handed, now);
+                }
+                ready = self.udp.readable() => ready.context("UDP socket")?,
+                ready = self.udp.writable(), if self.outbox.is_stuck() => ready.context("UDP socket")?,
+                read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_stuck() => {
+                    let len = read.context("TUN device")?;
+                    let now = Instant::now();
+                    self.packets(len, now);
+                    // After a wait one packet is the rule: it does not wait for the look for another.
+                    self.send(now);
+                }
+            }
+            self.woken = true;
+            let end = Instant::now() + BUSY;
+            loop {
+                while let Ok(order) = self.orders.try_recv() {
+                    match order {
+                        Order::Stop => return Ok(()),
+                        order => self.obey(order),
+                    }
+                }
+                let now = Instant::now();
+                let worked = self.turn(now)?;
+                self.send(now);
+                if !worked || now > end {
+                    break;
+                }
+            }
+            let now = Instant::now();
+            self.udp.look_again(now);
+            if self.engine.poll_timeout().is_some_and(|t| t <= now) {
+                self.engine.handle_timeout(now, &mut self.outbox);
+                self.send(now);
+            }
+            self.events();
+        }
+    }
+
+    /// One batch from each side. Returns whether there was anything.
+    fn turn(&mut self, now: Instant) -> Result<bool> {
+        // After a wait one packet is the rule, from either side: it goes on before the lane looks for another.
+        let mut woken = std::mem::take(&mut self.woken);
+        let (mut datagrams, mut drained) = (0, true);
+        for port in self.udp.all() {
+            let (count, empty) = self.datagrams(port, &mut woken, now);
+            datagrams += count;
+            drained &= empty;
+        }
+        if drained {
+            self.engine.drained(now);
+        }
+        self.deliver();
+        let mut reads = 0;
+        let most = if self.tun.offload() { SUPER_READS } else { PLAIN_READS };
+        // While the socket has no room the queue is the device's, where the host's senders feel it.
+        while reads < most && !self.outbox.is_stuck() {
+            match self.tun.try_recv(&mut self.from_tun) {
+                Ok(len) => {
+                    self.packets(len, now);
+                    if std::mem::take(&mut woken) {
+                        self.send(now);
+                    } else {
+                        self.transmit(Outbox::flush_full);
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).context("TUN device"),
+            }
+            reads += 1;
+        }
+        let mut taken = 0;
+        while taken < DATAGRAMS && !self.outbox.is_stuck() {
+            let Some(handed) = self.handed.as_mut().and_then(|h| h.try_recv().ok()) else {
+                break;
+            };
+            self.take(handed, now);
+            taken += 1;
+        }
+        // Packets that the host sent to itself through the device.
+        self.deliver();
+        Ok(datagrams + reads + taken > 0)
+    }
+
+    /// A turn's datagrams of one port. Returns how many they were, and whether no more wait.
+    fn datagrams(&mut self, port: Port, woken: &mut bool, now: Instant) -> (usize, bool) {
+        let mut datagrams = 0;
+        while datagrams < DATAGRAMS {
+            let udp = self.udp.get(port);
+            let batches = match udp.try_recv(&mut self.from_udp, DATAGRAMS - datagrams) {
+                Ok(batches) => batches,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return (datagrams, true),
+                Err(e) => {
+                    tracing::debug!(error = %e, "receiving datagrams");
+                    break;
+                }
+            };
+            for batch in 0..batches {
+                datagrams += self.batch(port, batch, now);
+            }
+            *woken &= datagrams == 1;
+            if *woken {
+                self.deliver();
+                self.send(now);
+                break;
+            }
+        }
+        (datagrams, false)
+    }
+
+    /// One packet that another lane was not ready for.
+    fn take(&mut self, handed: Handed, now: Instant) {
+        let Handed {
+            generation,
+            ingress,
+            mut packet,
+        } = handed;
+        if generation != self.outbox.generation {
+            // Of another configuration, whose links have other numbers: rare, and at a change only.
+            return self.engine.refuse_handed();
+        }
+        self.engine
+            .handle_handed(ingress, &mut packet, now, &mut self.outbox, &mut self.tun);
+    }
+
+    /// One batch of the last receive call. Returns how many datagrams it was.
+    fn batch(&mut self, port: Port, batch: usize, now: Instant) -> usize {
+        let (received, bytes) = self.udp.get(port).received(batch, &self.from_udp);
+        // Nobody can be answered there; an empty one is a datagram too, and costs its share of the turn.
+        if received.len == 0 || !udp::is_usable(received.from.remote) {
+            self.engine.refuse();
+            return 1;
+        }
+        let mut count = 0;
+        for datagram in bytes.chunks(received.stride) {
+            count += 1;
+            let (outbox, tun) = (&mut self.outbox, &mut self.tun);
+            self.engine
+                .handle_datagram(datagram, received.from, received.ecn, now, outbox, tun);
+        }
+        count
+    }
+
+    /// One read from the device.
+    fn packets(&mut self, len: usize, now: Instant) {
+        let (engine, outbox, tun) = (&mut self.engine, &mut self.outbox, &mut self.tun);
+        let split = tun::packets(tun.offload(), &mut self.from_tun[..len], |packet| {
+            engine.handle_tun(packet, now, outbox, tun);
+        });
+        if split.is_err() {
+            self.malformed += 1;
+        }
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn send(&mut self, now: Instant) {
+        self.engine.flush(now, &mut self.outbox);
+        self.transmit(Outbox::flush);
+    }
+
+    /// Gives the socket what `flush` hands out.
+    fn transmit(&mut self, flush: impl FnOnce(&mut Outbox, &mut dyn FnMut(&Datagrams<'_>) -> Room)) {
+        let (udp, engine) = (&mut self.udp, &mut self.engine);
+        flush(&mut self.outbox, &mut |datagrams| match udp.send(datagrams) {
+            Ok(Sent { refused, not_from }) => {
+                engine.not_sent(refused as u64);
+                if let Some(local) = not_from {
+                    engine.local_refused(local);
+                }
+                Room::Taken
+            }
+            Err(NoRoom) => Room::None,
+        });
+    }
+
+    /// Hands the kernel what waits for it.
+    fn deliver(&mut self) {
+        self.tun.flush();
+        self.engine.not_delivered(std::mem::take(&mut self.tun.lost));
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Install(prepared, done) => {
+                let _ = done.send(self.install(prepared));
+            }
+            Order::Inspect(answer) => {
+                let _ = answer.send(Inspection {
+                    tables: self.engine.tables().cloned(),
+                    dynamic: self.dynamic.clone(),
+                });
+            }
+            Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
+            Order::Moved(peer, to) => self.engine.links_mut().moved(&peer, to),
+            Order::Learn(dynamic) => {
+                self.dynamic = dynamic;
+                self.rebuild();
+            }
+            Order::Report(answer) => {
+                let _ = answer.send(self.report());
+            }
+            // Both callers see to it.
+            Order::Stop => {}
+        }
+    }
+
+    fn install(&mut self, prepared: Prepared) -> Result<()> {
+        let Prepared {
+            config,
+            mut tables,
+            dynamic,
+        } = prepared;
+        keep_linked(&mut self.dynamic, &config);
+        // A link went up or down since they were built.
+        if dynamic != self.dynamic {
+            tables = Arc::new(Tables::build(&config, &self.dynamic)?);
+        }
+        self.engine.install(tables, &config.links, Instant::now());
+        self.outbox.generation += 1;
+        self.config = Some(config);
+        Ok(())
+    }
+
+    fn report(&self) -> LaneReport {
+        let stats = self.engine.stats();
+        let mut drops: BTreeMap<_, _> = stats.drops_by_reason().map(|(r, n)| (r.name().to_owned(), n)).collect();
+        let mut totals = stats.totals;
+        if self.malformed > 0 {
+            let name = tombolo_engine::verdict::DropReason::Malformed.name();
+            *drops.entry(name.to_owned()).or_default() += self.malformed;
+            totals.tun_in += self.malformed;
+            totals.dropped += self.malformed;
+        }
+        LaneReport {
+            links: self.engine.links().status(Instant::now()),
+            endpoints: self.engine.links().endpoints(),
+            drops,
+            totals,
+            lanes: vec![totals],
+            offload: self.tun.offload(),
+            tun_errors: self.tun.write_errors,
+            udp_errors: self.udp.send_errors(),
+            udp_overflow: self.udp.overflow(),
+        }
+    }
+
+    /// What the links have to say: for the log, for the controller, and for the tables where another agent can stand
+    /// in for one that went down (D11).
+    fn events(&mut self) {
+        let mut changed = false;
+        let mut any = false;
+        while let Some(event) = self.engine.poll_event() {
+            any = true;
+            match event {
+                // What another lane than the first cannot reach, the first one serves: it alone tells who is down.
+                Event::Up(peer) | Event::Down(peer) if self.number > 0 => {
+                    tracing::debug!(link = %peer, lane = self.number, "session came or went");
+                }
+                Event::Up(peer) => {
+                    tracing::info!(link = %peer, "link up");
+                    changed |= self.dynamic.down.remove(&peer);
+                }
+                Event::Down(peer) => {
+                    tracing::info!(link = %peer, "link down");
+                    changed |= self.dynamic.down.insert(peer);
+                }
+                Event::Moved(peer, to) => {
+                    tracing::debug!(link = %peer, lane = self.number, "link moved");
+                    for other in &self.others {
+                        other.moved(&peer, to);
+                    }
+                }
+                Event::Switched(peer, to, reason) => tracing::info!(link = %peer, ?to, reason, "link switched"),
+            }
+        }
+        if any {
+            self.news.notify_one();
+        }
+        if changed {
+            self.rebuild();
+            for other in &self.others {
+                other.learn(&self.dynamic);
+            }
+        }
+    }
+
+    /// Builds the tables again: something was learned.
+    fn rebuild(&mut self) {
+        let Some(config) = &self.config else { return };
+        match Tables::build(config, &self.dynamic) {
+            Ok(tables) => self.engine.refresh(Arc::new(tables)),
+            // The same configuration was accepted when it was installed.
+            Err(e) => tracing::error!(error = %e, "tables not rebuilt"),
+        }
+    }
+}
+
+/// The next packet that another lane is not ready for; never, in those lanes.
+async fn next(handed: &mut Option<mpsc::Receiver<Handed>>) -> Option<Handed> {
+    match handed {
+        Some(handed) => handed.recv().await,
+        None => std::future::pending().await,
+    }
+}
