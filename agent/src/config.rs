@@ -3,7 +3,8 @@
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use tombolo_proto::config::MAX_LANES;
 use tombolo_proto::id::AgentId;
 
 /// UDP port of the links unless set otherwise: WireGuard's usual one.
@@ -16,8 +17,7 @@ const DEFAULT_FWMARK: u32 = 0x746d;
 /// while a busy host runs the lane late: twice as much is twice the wait (1.5 ms at 5 Gbit/s) for hardly more speed.
 const DEFAULT_RECEIVE_BUFFER: usize = 600_000;
 
-/// Most lanes, and most that are run unless more are asked for.
-const MAX_LANES: u16 = 64;
+/// Most lanes that are run unless more are asked for.
 const MAX_AUTOMATIC: u16 = 8;
 
 /// Local settings. What the operator of the host decides, as against what the controller does.
@@ -34,6 +34,10 @@ pub struct Config {
     /// me from".
     #[serde(default)]
     pub endpoints: Vec<SocketAddr>,
+    /// A second UDP port, where QUIC alone is taken: 443 gets through where everything else is blocked (D6). It is reached
+    /// at the address of the first endpoint. None: QUIC is taken on `listen_port` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_port: Option<u16>,
     /// Name of the TUN device, at most 15 characters.
     pub interface: String,
     /// At the edge of a circuit: the interface that faces the customer's router. The agent sets its address and lets the
@@ -82,6 +86,7 @@ impl Config {
             controller,
             listen_port: DEFAULT_LISTEN_PORT,
             endpoints: Vec::new(),
+            quic_port: None,
             interface,
             customer_interface: None,
             allow_default_route: false,
@@ -141,6 +146,16 @@ impl Config {
         }
     }
 
+    /// Where QUIC is taken besides, as it is advertised.
+    #[must_use]
+    pub fn quic_endpoint(&self) -> Option<String> {
+        let ip = self
+            .endpoints
+            .first()
+            .map_or(Ipv4Addr::UNSPECIFIED.into(), SocketAddr::ip);
+        Some(SocketAddr::new(ip, self.quic_port?).to_string())
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -162,6 +177,10 @@ impl Config {
                 self.lanes,
                 self.listen_port
             );
+        }
+        let of_lanes = self.listen_port..=self.listen_port.saturating_add(self.lane_count().saturating_sub(1));
+        if let Some(port) = self.quic_port.filter(|p| *p == 0 || of_lanes.contains(p)) {
+            bail!("quic_port: {port} is no port beside those of the lanes, {of_lanes:?}");
         }
         if !self.controller.starts_with("https://") {
             bail!("controller: '{}' must start with https://", self.controller);
@@ -242,6 +261,31 @@ mod tests {
 
     #[test]
     fn advertises_the_port_by_default() {
-        assert_eq!(config().advertised(), ["0.0.0.0:51820"]);
+        let mut c = config();
+        assert_eq!(
+            (c.advertised(), c.quic_endpoint()),
+            (vec!["0.0.0.0:51820".into()], None)
+        );
+        c.quic_port = Some(443);
+        assert_eq!(c.quic_endpoint().unwrap(), "0.0.0.0:443");
+        c.endpoints = vec!["192.0.2.7:4500".parse().unwrap()];
+        assert_eq!(c.quic_endpoint().unwrap(), "192.0.2.7:443");
+    }
+
+    #[test]
+    fn the_second_port_is_none_of_the_lanes() {
+        let mut c = config();
+        c.lanes = 3;
+        for (port, fine) in [
+            (0, false),
+            (443, true),
+            (51819, true),
+            (51820, false),
+            (51822, false),
+            (51823, true),
+        ] {
+            c.quic_port = Some(port);
+            assert_eq!(c.check().is_ok(), fine, "{port}");
+        }
     }
 }

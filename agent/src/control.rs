@@ -126,6 +126,8 @@ impl Control {
             digest: running.digest,
             endpoints: self.config.advertised(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            quic_endpoint: self.config.quic_endpoint().unwrap_or_default(),
+            lanes: self.config.lane_count().into(),
         };
         outbox.send(message(FromAgent::Hello(hello))).await?;
         let mut inbox = client

@@ -27,6 +27,8 @@ pub struct JoinOptions {
     pub listen_port: Option<u16>,
     /// Endpoints to advertise; empty: the listen port at "the address you see me from".
     pub endpoints: Vec<SocketAddr>,
+    /// A second UDP port, for QUIC alone.
+    pub quic_port: Option<u16>,
     /// Name of the TUN device.
     pub interface: Option<String>,
     /// Whether a user-defined default route may take the host's.
@@ -84,6 +86,10 @@ struct JoinRequest<'a> {
     csr: String,
     public_key: PublicKey,
     endpoints: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quic_endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lanes: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -109,6 +115,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     let mut config = Config::new(AgentId::new("unknown")?, controller.clone());
     config.listen_port = options.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
     config.endpoints = options.endpoints;
+    config.quic_port = options.quic_port;
     config.allow_default_route = options.allow_default_route;
     if let Some(name) = &options.interface {
         config.interface.clone_from(name);
@@ -128,6 +135,8 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
         csr: tls_key.request()?,
         public_key: link_key.public(),
         endpoints: config.advertised(),
+        quic_endpoint: config.quic_endpoint(),
+        lanes: Some(config.lane_count()).filter(|n| *n > 1),
     };
     let reply = client
         .post(format!("{controller}/fabric/v1/join"))
@@ -204,6 +213,7 @@ mod tests {
             token: format!("tmb1.id.secret.{}", "ab".repeat(32)).parse().unwrap(),
             listen_port: None,
             endpoints: Vec::new(),
+            quic_port: None,
             interface: None,
             allow_default_route: false,
         };
@@ -211,9 +221,16 @@ mod tests {
         port.listen_port = Some(0);
         let mut endpoint = options.clone();
         endpoint.endpoints = vec!["192.0.2.1:0".parse().unwrap()];
+        let mut quic = options.clone();
+        quic.quic_port = Some(DEFAULT_LISTEN_PORT);
         let mut interface = options.clone();
         interface.interface = Some("a/b".into());
-        for (options, what) in [(port, "listen_port"), (endpoint, "endpoints"), (interface, "interface")] {
+        for (options, what) in [
+            (port, "listen_port"),
+            (endpoint, "endpoints"),
+            (quic, "quic_port"),
+            (interface, "interface"),
+        ] {
             let error = join(&state, options).await.unwrap_err().to_string();
             assert!(error.starts_with(what), "{error}");
         }

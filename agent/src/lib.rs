@@ -3,7 +3,7 @@
 //! * [`run`]: the order in which the parts come and go.
 //! * [`agent`]: what is in force, and the one way in which that changes; [`apply`] is the kernel's half of it
 //!   ([`apply::plan`] pure, [`netlink`] the calls).
-//! * [`lane`]: packets. One thread with [`tun`], [`udp`], the [`outbox`] between them and the engine.
+//! * [`lane`]: packets. One thread with [`tun`], its [`ports`] ([`udp`] each), the [`outbox`] between them and the engine.
 //! * [`join`], [`control`]: the controller. [`identity`], [`tls`]: keys and trust.
 //! * [`state`], [`config`], [`keep`]: what is on disk. [`claim`], [`host`]: what an agent has for itself on its host,
 //!   and what it changes there.
@@ -23,6 +23,7 @@ pub mod lane;
 pub mod lanes;
 pub mod netlink;
 pub mod outbox;
+pub mod ports;
 pub mod probe;
 pub mod run;
 pub mod state;

@@ -49,6 +49,9 @@ enum Command {
         /// sees.
         #[arg(long = "endpoint", value_name = "IP:PORT")]
         endpoints: Vec<SocketAddr>,
+        /// A second UDP port, for QUIC alone: 443 gets through where everything else is blocked.
+        #[arg(long)]
+        quic_port: Option<u16>,
         /// Name of the TUN device.
         #[arg(long)]
         interface: Option<String>,
@@ -131,6 +134,7 @@ fn dispatch(command: Command) -> Result<()> {
             token,
             listen_port,
             endpoints,
+            quic_port,
             interface,
             allow_default_route,
         } => {
@@ -142,6 +146,7 @@ fn dispatch(command: Command) -> Result<()> {
                 token,
                 listen_port,
                 endpoints,
+                quic_port,
                 interface,
                 allow_default_route,
             };

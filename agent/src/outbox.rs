@@ -1,12 +1,11 @@
-//! Datagrams on their way to the socket, in the shape that one system call sends many of them: equal lengths to one
-//! address, the last perhaps shorter.
+//! Datagrams on their way to the socket, in the shape that one system call sends many of them: equal lengths, one way, the
+//! last perhaps shorter.
 //!
 //! A turn fills it and empties it. What the socket has no room for stays, and while something stays the lane reads no
 //! more from the device: the queue is the device's then, where the host's senders feel it.
 
-use std::net::SocketAddr;
 use tokio::sync::mpsc;
-use tombolo_engine::buffer::TransmitSink;
+use tombolo_engine::buffer::{Path, TransmitSink};
 use tombolo_engine::decide::Ingress;
 
 /// Most bytes of a batch: a UDP payload before it is cut.
@@ -18,10 +17,10 @@ const MAX_COUNT: usize = 64;
 /// Batches beyond which nothing more is taken while the socket has no room: some milliseconds at gigabit speed.
 const MAX_WAITING: usize = 12;
 
-/// Datagrams to one address, one after the other.
+/// Datagrams that go one way, one after the other.
 #[derive(Debug)]
 struct Batch {
-    to: SocketAddr,
+    to: Path,
     buffer: Vec<u8>,
     len: usize,
     /// Length of all but the last.
@@ -38,8 +37,8 @@ struct Batch {
 /// What one system call can send.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagrams<'a> {
-    /// Where they go.
-    pub to: SocketAddr,
+    /// Where they go, and where from.
+    pub to: Path,
     /// One after the other.
     pub bytes: &'a [u8],
     /// Length of each; the last may be shorter.
@@ -146,7 +145,7 @@ impl Outbox {
     }
 
     /// Opens an empty batch with room for `len` bytes; returns its position.
-    fn begin(&mut self, to: SocketAddr, len: usize) -> usize {
+    fn begin(&mut self, to: Path, len: usize) -> usize {
         if self.used == self.batches.len() {
             let buffer = vec![0; MAX_BATCH];
             self.batches.push(Batch {
@@ -207,10 +206,11 @@ impl TransmitSink for Outbox {
         })
     }
 
-    fn reserve(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {
-        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].to == to);
+    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
+        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].to.remote == to.remote);
         let fits = |b: &Batch| {
             !b.closed
+                && b.to == to
                 && b.fragments != self.whole
                 && b.ecn == self.ecn
                 && b.count < MAX_COUNT
@@ -248,8 +248,11 @@ impl TransmitSink for Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
+    use tombolo_engine::buffer::Port;
 
-    fn put(outbox: &mut Outbox, to: SocketAddr, bytes: &[u8]) {
+    fn put(outbox: &mut Outbox, to: impl Into<Path>, bytes: &[u8]) {
+        let to = to.into();
         let slot = outbox.reserve(to, bytes.len().max(256));
         slot[..bytes.len()].copy_from_slice(bytes);
         outbox.commit(bytes.len());
@@ -258,7 +261,7 @@ mod tests {
     fn sent(outbox: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
         outbox.flush(&mut |d| {
-            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.to, c.to_vec())));
+            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.to.remote, c.to_vec())));
             Room::Taken
         });
         sent
@@ -293,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_stream_becomes_few_batches() {
-        let to = "192.0.2.1:5".parse().unwrap();
+        let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
         let mut outbox = Outbox::default();
         for _ in 0..90 {
             put(&mut outbox, to, &[1; 1452]);
@@ -304,7 +307,7 @@ mod tests {
     /// What must stay whole, or has other ECN bits, is in batches of its own, in order with the rest.
     #[test]
     fn a_batch_has_one_kind_of_outer_header() {
-        let to = "192.0.2.1:5".parse().unwrap();
+        let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
         let mut outbox = Outbox::default();
         for (n, fragments, ecn) in [(1, true, 0), (2, true, 0), (3, false, 0), (4, true, 0), (5, true, 2)] {
             outbox.allow_fragments(fragments);
@@ -327,11 +330,35 @@ mod tests {
         );
     }
 
+    /// One way each, and in order with what goes to the same host another way.
+    #[test]
+    fn a_batch_leaves_from_one_address_by_one_port() {
+        let any = Path::from(SocketAddr::from(([192, 0, 2, 1], 5)));
+        let pinned = Path {
+            local: Some([192, 0, 2, 9].into()),
+            ..any
+        };
+        let second = Path {
+            port: Port::Quic,
+            ..pinned
+        };
+        let mut outbox = Outbox::default();
+        for (n, path) in [(1, any), (2, pinned), (3, pinned), (4, any), (5, second), (6, second)] {
+            put(&mut outbox, path, &[n; 100]);
+        }
+        let mut seen = Vec::new();
+        outbox.flush(&mut |d| {
+            seen.push((d.bytes[0], d.bytes.len(), d.to));
+            Room::Taken
+        });
+        assert_eq!(seen, [(1, 100, any), (2, 200, pinned), (4, 100, any), (5, 200, second)]);
+    }
+
     #[test]
     fn a_slot_that_is_not_committed_is_forgotten() {
-        let to = "192.0.2.1:5".parse().unwrap();
+        let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
         let mut outbox = Outbox::default();
-        outbox.reserve(to, 9000)[0] = 1;
+        outbox.reserve(to.into(), 9000)[0] = 1;
         put(&mut outbox, to, &[7; 100]);
         assert_eq!(sent(&mut outbox), [(to, vec![7; 100])]);
     }
@@ -339,7 +366,7 @@ mod tests {
     /// Sent as soon as they are full: order is kept, the newest waits for more, and few buffers are in use.
     #[test]
     fn full_batches_go_before_the_turn_ends() {
-        let to = "192.0.2.1:5".parse().unwrap();
+        let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
         let mut outbox = Outbox::default();
         let mut order = Vec::new();
         for read in 0..10u8 {
@@ -367,7 +394,7 @@ mod tests {
     /// A socket without room stops the flow, loses nothing and reorders nothing, and more than enough is refused.
     #[test]
     fn what_finds_no_room_waits() {
-        let to = "192.0.2.1:5".parse().unwrap();
+        let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
         let mut outbox = Outbox::default();
         let mut taken = 0u8;
         while !outbox.is_full() {

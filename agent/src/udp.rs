@@ -1,4 +1,4 @@
-//! The UDP socket of a lane: batches in both directions where the kernel has them, one datagram at a time elsewhere.
+//! A UDP socket of a lane: batches in both directions where the kernel has them, one datagram at a time elsewhere.
 
 use crate::outbox::Datagrams;
 use crate::sys;
@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tombolo_engine::buffer::{Path, Port};
 
 /// Most batches of one receive call. Where the kernel joins nothing, a batch is one datagram.
 const BATCHES: usize = 16;
@@ -28,11 +29,22 @@ const MAX_BATCH: usize = 65_507;
 /// it.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Segmentation that was given up is tried again after so long.
+/// What was given up (segmentation, an own address as source) is tried again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// What the kernel says where it cannot send from the address that it was told.
+const NOT_FROM_THERE: [i32; 5] = [
+    libc::EINVAL,
+    libc::EADDRNOTAVAIL,
+    libc::ENETUNREACH,
+    libc::EHOSTUNREACH,
+    libc::ENODEV,
+];
 
 /// The socket, bound once and kept.
 pub struct Udp {
+    /// Which of the agent's ports it is.
+    port: Port,
     socket: UdpSocket,
     state: UdpSocketState,
     /// Bound to `[::]` for both families; IPv4 addresses appear as mapped ones.
@@ -45,8 +57,19 @@ pub struct Udp {
     /// Batches to ask for in the next call: as many as there were lately, and one where each is many datagrams.
     ask: usize,
     received: [RecvMeta; BATCHES],
+    /// An own address that nothing could be sent from, and since when.
+    barred: Option<(IpAddr, Instant)>,
     /// Datagrams that could not be sent.
     pub send_errors: u64,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// How many of its datagrams the kernel refused.
+    pub refused: usize,
+    /// The address that it was to leave from, where the kernel sent it from another one only.
+    pub not_from: Option<IpAddr>,
 }
 
 /// The socket's send buffer is full.
@@ -60,8 +83,8 @@ pub struct Received {
     pub len: usize,
     /// Length of each datagram in it; the last may be shorter. At least 1.
     pub stride: usize,
-    /// Who sent them.
-    pub source: SocketAddr,
+    /// Who sent them, and where they came in.
+    pub from: Path,
     /// ECN bits of their outer header.
     pub ecn: u8,
 }
@@ -73,19 +96,27 @@ pub fn is_usable(source: SocketAddr) -> bool {
 }
 
 impl Udp {
-    /// Binds a port on all addresses of both families, or of IPv4 where the host has no IPv6. Needs a tokio runtime.
+    /// Binds a port on all addresses of both families, or of IPv4 where the host has no IPv6: the lane's, or the second one
+    /// as `of` says. Needs a tokio runtime.
     ///
     /// # Errors
     /// The port is taken, or the process may not mark packets.
-    pub fn bind(port: u16, fwmark: u32, receive_buffer: usize) -> Result<Self> {
+    pub fn bind(of: Port, port: u16, fwmark: u32, receive_buffer: usize) -> Result<Self> {
+        let setting = match of {
+            Port::Lane => "listen_port",
+            Port::Quic => "quic_port",
+        };
         let (socket, dual) = match Self::socket(Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED), port) {
             Ok(socket) => (socket, true),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                return Err(e).with_context(|| format!("listen_port: UDP port {port} is taken"));
+                return Err(e).with_context(|| format!("{setting}: UDP port {port} is taken"));
             }
             Err(_) => {
                 let socket = Self::socket(Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-                (socket.with_context(|| format!("binding UDP port {port}"))?, false)
+                (
+                    socket.with_context(|| format!("{setting}: binding UDP port {port}"))?,
+                    false,
+                )
             }
         };
         socket
@@ -99,6 +130,7 @@ impl Udp {
         // quinn-udp forbids fragments; a tunnel rather delivers late than never.
         sys::allow_fragments(&socket, dual, true)?;
         Ok(Self {
+            port: of,
             segments: state.max_gso_segments(),
             socket,
             state,
@@ -107,6 +139,7 @@ impl Udp {
             narrowed: None,
             ask: 1,
             received: [RecvMeta::default(); BATCHES],
+            barred: None,
             send_errors: 0,
         })
     }
@@ -165,17 +198,27 @@ impl Udp {
     #[must_use]
     pub fn received<'a>(&self, batch: usize, buffer: &'a [u8; BUFFER]) -> (Received, &'a [u8]) {
         let RecvMeta {
-            addr, len, stride, ecn, ..
+            addr,
+            len,
+            stride,
+            ecn,
+            dst_ip,
+            ..
         } = self.received[batch];
         // A link-local address means nothing without its scope.
-        let source = match addr.ip().to_canonical() {
+        let remote = match addr.ip().to_canonical() {
             IpAddr::V6(_) => addr,
             v4 => SocketAddr::new(v4, addr.port()),
         };
+        let local = dst_ip.map(|ip| ip.to_canonical());
         let received = Received {
             len,
             stride: stride.max(1),
-            source,
+            from: Path {
+                remote,
+                local: local.filter(|ip| self.barred.is_none_or(|(barred, _)| barred != *ip)),
+                port: self.port,
+            },
             ecn: ecn.map_or(0, |code| code as u8),
         };
         (received, &buffer[batch * ROOM..][..len.min(ROOM)])
@@ -189,17 +232,21 @@ impl Udp {
         self.socket.writable().await
     }
 
-    /// Sends a batch. Says how many of its datagrams the kernel refused, or that it has no room now.
+    /// Sends a batch, or says that there is no room now.
     ///
     /// # Errors
     /// The send buffer is full.
-    pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<usize, NoRoom> {
+    pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, NoRoom> {
+        let mut path = datagrams.to;
+        let refused = self.send_by(&mut path, datagrams)?;
+        let not_from = datagrams.to.local.filter(|_| path.local.is_none());
+        Ok(Sent { refused, not_from })
+    }
+
+    /// The path loses its own address if the kernel sends from others only.
+    fn send_by(&mut self, path: &mut Path, datagrams: &Datagrams<'_>) -> Result<usize, NoRoom> {
         let Datagrams {
-            to,
-            bytes,
-            fragments,
-            ecn,
-            ..
+            bytes, fragments, ecn, ..
         } = *datagrams;
         let ecn = EcnCodepoint::from_bits(ecn);
         let segment = datagrams.segment.clamp(1, MAX_BATCH);
@@ -211,50 +258,63 @@ impl Udp {
         }
         let count = bytes.len().div_ceil(segment);
         if self.state.max_gso_segments() >= count {
-            match self.send_batch(to, bytes, segment, ecn) {
+            match self.send_batch(path, bytes, segment, ecn) {
                 Ok(()) => return Ok(0),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(NoRoom),
                 // Whoever asks how long a datagram may be hears it by the silence.
                 Err(_) if count == 1 && !fragments => return Ok(1),
-                Err(e) => tracing::debug!(%to, count, error = %e, "batch refused: one by one"),
+                Err(e) => tracing::debug!(to = %path.remote, count, error = %e, "batch refused: one by one"),
             }
         }
         // A device that cannot cut, a path too narrow for the batch's segments, or one datagram too long among them.
-        Ok(self.one_by_one(to, bytes, segment, ecn))
+        Ok(self.one_by_one(path, bytes, segment, ecn))
     }
 
     /// What is left when a batch was refused. What finds no room here is lost: it cannot be told what has gone already.
-    fn one_by_one(
-        &mut self,
-        destination: SocketAddr,
-        batch: &[u8],
-        segment: usize,
-        ecn: Option<EcnCodepoint>,
-    ) -> usize {
+    fn one_by_one(&mut self, path: &mut Path, batch: &[u8], segment: usize, ecn: Option<EcnCodepoint>) -> usize {
         let mut refused = 0;
         for datagram in batch.chunks(segment) {
-            if let Err(e) = self.send_batch(destination, datagram, segment, ecn) {
+            if let Err(e) = self.send_batch(path, datagram, segment, ecn) {
                 refused += 1;
                 self.send_errors += 1;
-                tracing::debug!(%destination, len = datagram.len(), error = %e, "datagram not sent");
+                tracing::debug!(to = %path.remote, len = datagram.len(), error = %e, "datagram not sent");
             }
         }
         refused
     }
 
+    /// From the path's own address, or from any where the kernel refuses that one.
     fn send_batch(
-        &self,
-        destination: SocketAddr,
+        &mut self,
+        path: &mut Path,
         contents: &[u8],
         segment: usize,
         ecn: Option<EcnCodepoint>,
     ) -> io::Result<()> {
+        let error = match (self.transmit(*path, contents, segment, ecn), path.local) {
+            (Err(e), Some(_)) if e.raw_os_error().is_some_and(|e| NOT_FROM_THERE.contains(&e)) => e,
+            (done, _) => return done,
+        };
+        if error.raw_os_error() == Some(libc::EINVAL) {
+            // quinn-udp takes it for a kernel that can neither cut batches nor mark them.
+            self.renew();
+        }
+        let anywhere = Path { local: None, ..*path };
+        // If that is refused too, the address was not the reason.
+        self.transmit(anywhere, contents, segment, ecn)?;
+        tracing::debug!(?path, %error, "the kernel sends from another address only");
+        self.barred = path.local.map(|local| (local, Instant::now()));
+        *path = anywhere;
+        Ok(())
+    }
+
+    fn transmit(&self, path: Path, contents: &[u8], segment: usize, ecn: Option<EcnCodepoint>) -> io::Result<()> {
         let transmit = Transmit {
-            destination: self.native(destination),
+            destination: self.native(path.remote),
             ecn,
             contents,
             segment_size: (contents.len() > segment).then_some(segment),
-            src_ip: None,
+            src_ip: path.local,
         };
         self.socket.try_io(Interest::WRITABLE, || {
             self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
@@ -262,8 +322,11 @@ impl Udp {
     }
 
     /// One refused send makes `quinn-udp` give up segmentation for all destinations, for good: it may have been one path
-    /// that is too narrow, so look again now and then.
+    /// that is too narrow, so look again now and then. And an address that was refused may be the host's again.
     pub fn look_again(&mut self, now: Instant) {
+        self.barred = self
+            .barred
+            .filter(|(_, since)| now.saturating_duration_since(*since) < LOOK_AGAIN);
         if self.state.max_gso_segments() >= self.segments {
             return;
         }
@@ -272,6 +335,10 @@ impl Udp {
             return;
         }
         self.narrowed = None;
+        self.renew();
+    }
+
+    fn renew(&mut self) {
         let renewed = UdpSocketState::new(UdpSockRef::from(&self.socket))
             .and_then(|state| sys::allow_fragments(&self.socket, self.dual, self.fragments).map(|()| state));
         match renewed {
@@ -286,5 +353,85 @@ impl Udp {
             IpAddr::V4(ip) if self.dual => SocketAddr::new(ip.to_ipv6_mapped().into(), a.port()),
             IpAddr::V4(_) | IpAddr::V6(_) => a,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket with its port. Marking packets needs root.
+    fn bound() -> (Udp, u16) {
+        let udp = Udp::bind(Port::Lane, 0, 0x746d, 100_000).unwrap();
+        let port = udp.socket.local_addr().unwrap().port();
+        (udp, port)
+    }
+
+    /// Sends three datagrams as one batch. What became of it, and who the receiver says sent them, to which address.
+    async fn exchange(from: &mut Udp, to: &mut Udp, path: Path) -> (Sent, IpAddr, Option<IpAddr>) {
+        let datagrams = Datagrams {
+            to: path,
+            bytes: &[7; 250],
+            segment: 100,
+            fragments: true,
+            ecn: 0,
+        };
+        from.writable().await.unwrap();
+        let sent = from.send(&datagrams).unwrap();
+        let mut buffer: Box<[u8; BUFFER]> = vec![0; BUFFER].try_into().unwrap();
+        let (mut bytes, mut seen) = (0, None);
+        while bytes < 250 {
+            to.readable().await.unwrap();
+            let Ok(batches) = to.try_recv(&mut buffer, 8) else {
+                continue;
+            };
+            for batch in 0..batches {
+                let (received, _) = to.received(batch, &buffer);
+                bytes += received.len;
+                seen = Some((received.from.remote.ip(), received.from.local));
+            }
+        }
+        let (source, local) = seen.unwrap();
+        (sent, source, local)
+    }
+
+    #[tokio::test]
+    async fn a_batch_leaves_from_the_address_that_is_wanted_or_from_any() {
+        let ((mut a, _), (mut b, port)) = (bound(), bound());
+        let segments = a.state.max_gso_segments();
+        for (to, own, gone) in [
+            ("127.0.0.1", "127.0.0.9", "198.51.100.77"),
+            ("::1", "::1", "2001:db8::77"),
+        ] {
+            let to: IpAddr = to.parse().unwrap();
+            let path = |local: Option<&str>| Path {
+                local: local.map(|l| l.parse().unwrap()),
+                ..Path::from(SocketAddr::new(to, port))
+            };
+            let fine = Sent::default();
+            let (sent, source, local) = exchange(&mut a, &mut b, path(Some(own))).await;
+            assert_eq!((sent, source, local), (fine, own.parse().unwrap(), Some(to)));
+            let (sent, source, _) = exchange(&mut a, &mut b, path(Some(gone))).await;
+            let not_from = Some(gone.parse().unwrap());
+            assert_eq!((sent, source), (Sent { refused: 0, not_from }, to));
+            assert_eq!(a.state.max_gso_segments(), segments, "batches are cut as before");
+            let (sent, source, _) = exchange(&mut a, &mut b, path(None)).await;
+            assert_eq!((sent, source), (fine, to));
+        }
+    }
+
+    /// An address that is not to be had is not proposed again for a while.
+    #[tokio::test]
+    async fn an_address_that_was_refused_is_not_told_for_a_while() {
+        let ((mut a, _), (mut b, port)) = (bound(), bound());
+        let at: IpAddr = "127.0.0.5".parse().unwrap();
+        let to = Path::from(SocketAddr::new(at, port));
+        let now = Instant::now();
+        b.barred = Some((at, now));
+        assert_eq!(exchange(&mut a, &mut b, to).await.2, None);
+        b.look_again(now + LOOK_AGAIN / 2);
+        assert_eq!(exchange(&mut a, &mut b, to).await.2, None);
+        b.look_again(now + LOOK_AGAIN);
+        assert_eq!(exchange(&mut a, &mut b, to).await.2, Some(at));
     }
 }

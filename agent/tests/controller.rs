@@ -188,9 +188,12 @@ fn applies_rejects_and_reconnects() {
     let wire = Wire::new("ctl");
     let mut hosts = hosts(&wire);
     let controller = Controller::start(&wire.ns[1], &hosts[0], true);
+    (hosts[0].config.quic_port, hosts[0].config.lanes) = (Some(443), 3);
+    hosts[0].config.save(&hosts[0].state).unwrap();
     hosts[0].start();
 
     let hello = controller.hello();
+    assert_eq!((hello.quic_endpoint.as_str(), hello.lanes), ("0.0.0.0:443", 3));
     assert_eq!(
         (hello.agent.as_str(), hello.revision, hello.digest.as_str()),
         ("vm-a", 0, "")

@@ -140,6 +140,8 @@ impl Hosts {
                     .parse()
                     .unwrap(),
             ),
+            quic_endpoint: None,
+            lanes: 1,
             quic: None,
             transport: tombolo_proto::config::Transport::WireGuard,
             always_on: connection,

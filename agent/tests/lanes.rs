@@ -9,9 +9,11 @@ use common::{Host, Server, Wire, config, eventually};
 /// Two hosts with so many lanes each.
 fn pair(wire: &Wire, lanes: [u16; 2]) -> [Host; 2] {
     let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
+    for (host, lanes) in hosts.iter_mut().zip(lanes) {
+        host.config.lanes = lanes;
+        host.config.save(&host.state).unwrap();
+    }
     for i in 0..2 {
-        hosts[i].config.lanes = lanes[i];
-        hosts[i].config.save(&hosts[i].state).unwrap();
         hosts[i].remember(config(i, [&hosts[0], &hosts[1]]));
     }
     hosts.iter_mut().for_each(Host::start);

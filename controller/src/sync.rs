@@ -2,7 +2,7 @@
 
 use crate::agents::{Agents, Stream};
 use crate::compiled::Compiled;
-use crate::endpoints::{Reports, resolve};
+use crate::endpoints::Reports;
 use crate::writer::Writer;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -74,8 +74,7 @@ impl Session<'_> {
         hello: &wire::Hello,
         incoming: &mut Streaming<wire::AgentMessage>,
     ) -> Result<(), Status> {
-        let reports = Reports::start(self.writer.clone(), stream.agent.clone());
-        reports.tell(resolve(&hello.endpoints, self.peer));
+        let reports = Reports::start(self.writer.clone(), stream.agent.clone(), self.peer, hello);
         self.compiled.mark_changed();
         loop {
             tokio::select! {
@@ -152,7 +151,7 @@ impl Session<'_> {
             Some(agent_message::Message::Status(status)) => {
                 self.agents
                     .status(&stream.agent, serde_json::from_slice(&status.status).map_err(invalid)?);
-                reports.tell(resolve(&status.endpoints, self.peer));
+                reports.tell(&status.endpoints);
             }
             Some(agent_message::Message::ProbeResult(result)) => {
                 let report = serde_json::from_slice(&result.report).map_err(invalid)?;

@@ -13,6 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 /// Inner MTU of every TUN device unless set otherwise, bytes (D20).
 pub const DEFAULT_MTU: u16 = 1420;
 
+/// Most lanes of an agent (D15).
+pub const MAX_LANES: u16 = 64;
+
 /// Everything one agent must know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -362,6 +365,13 @@ pub struct Link {
     /// Where to send the first packet; none: wait for the other end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// Where the other end takes QUIC besides (D6): tried when no connection comes up at its `endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_endpoint: Option<SocketAddr>,
+    /// Lanes of the other end, 1 to [`MAX_LANES`] (D15): a lane of this end beyond them has no counterpart there, and
+    /// leaves its packets to the first.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub lanes: u16,
     /// Keep a session up without traffic (VPN connections).
     pub always_on: bool,
     /// This end starts handshakes of an `always_on` link and sends its keepalives (one end only, chosen by id).
@@ -378,6 +388,15 @@ pub struct Link {
     /// The other end is a stock WireGuard device: it understands WireGuard and nothing of what agents say inside (D16).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stock: bool,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_one(n: &u16) -> bool {
+    *n == 1
 }
 
 /// What may carry a link (D6).
@@ -524,6 +543,12 @@ impl AgentConfig {
             return fail(format!("links: {} is the agent itself", own.peer));
         }
         for link in &self.links {
+            if !(1..=MAX_LANES).contains(&link.lanes) {
+                return fail(format!(
+                    "links: {} has {} lanes, not within 1 to {MAX_LANES}",
+                    link.peer, link.lanes
+                ));
+            }
             if let Relation::Peering { peering } = &link.relation {
                 let known = |s: &Space| matches!(&s.kind, SpaceKind::Peered { peering: p, .. } if p == peering);
                 if !self.spaces.iter().any(known) {

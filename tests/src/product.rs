@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
-use tombolo_topology::resource::{Agent, Binding, JoinToken};
+use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
@@ -246,7 +246,7 @@ fn join(agent: &str, endpoint: SocketAddr, binding: Binding) -> Vec<Change> {
                 binding,
                 public_key: key_of(agent),
                 certificate_key: agent.into(),
-                endpoints: vec![endpoint],
+                reach: Reach::at(vec![endpoint]),
                 revoked: false,
             },
         },

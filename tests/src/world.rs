@@ -128,7 +128,7 @@ impl World {
             let tables = Tables::build(&config, &Dynamic::default()).unwrap_or_else(|e| panic!("{id}: {e}"));
             let mut engine = Engine::new(PlainLinks::new(id.clone()), 1);
             engine.install(Arc::new(tables), &config.links, now);
-            if let Some(endpoint) = agent.endpoints.first() {
+            if let Some(endpoint) = agent.reach.endpoints.first() {
                 addresses.insert(*endpoint, id.clone());
             }
             hosts.insert(id.clone(), Host { config, engine });
@@ -174,7 +174,7 @@ impl World {
                 Some(from) => {
                     let mut wire = Collected::default();
                     let name = from.as_str().as_bytes();
-                    let slot = wire.reserve(SocketAddr::from(([0, 0, 0, 0], 0)), 1 + name.len() + bytes.len());
+                    let slot = wire.reserve(SocketAddr::from(([0, 0, 0, 0], 0)).into(), 1 + name.len() + bytes.len());
                     slot[0] = u8::try_from(name.len()).unwrap_or(u8::MAX);
                     slot[1..=name.len()].copy_from_slice(name);
                     slot[1 + name.len()..].copy_from_slice(&bytes);

@@ -1,12 +1,44 @@
 //! Where the engine writes: slots for datagrams, and packets for the TUN device.
 
 use crate::decide::Ingress;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-/// Takes datagrams, written in place. The owner may put consecutive ones to the same address into one system call.
+/// One of the agent's own UDP ports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Port {
+    /// The lane's.
+    #[default]
+    Lane,
+    /// The second one of the first lane, for QUIC alone (D6).
+    Quic,
+}
+
+/// The way of a datagram between this host and another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path {
+    /// The other end.
+    pub remote: SocketAddr,
+    /// The own address; none: the kernel chooses.
+    pub local: Option<IpAddr>,
+    /// The own port.
+    pub port: Port,
+}
+
+impl From<SocketAddr> for Path {
+    /// By the lane's port, from whichever address the kernel chooses.
+    fn from(remote: SocketAddr) -> Self {
+        Self {
+            remote,
+            local: None,
+            port: Port::Lane,
+        }
+    }
+}
+
+/// Takes datagrams, written in place. The owner may put consecutive ones of the same path into one system call.
 pub trait TransmitSink {
-    /// A slot of at least `len` bytes for a datagram to `to`. A slot that is not committed is forgotten.
-    fn reserve(&mut self, to: SocketAddr, len: usize) -> &mut [u8];
+    /// A slot of at least `len` bytes for a datagram that goes this way. A slot that is not committed is forgotten.
+    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8];
 
     /// The last reserved slot holds a datagram of `len` bytes.
     fn commit(&mut self, len: usize);
@@ -46,14 +78,16 @@ pub struct Collected {
     pub narrow: Option<usize>,
     /// ECN bits of each datagram.
     pub ecn: Vec<u8>,
+    /// The way that each goes.
+    pub paths: Vec<Path>,
     bits: u8,
     whole: bool,
     slot: Vec<u8>,
-    to: Option<SocketAddr>,
+    to: Option<Path>,
 }
 
 impl TransmitSink for Collected {
-    fn reserve(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {
+    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
         self.to = Some(to);
         self.slot.clear();
         self.slot.resize(len, 0);
@@ -63,7 +97,8 @@ impl TransmitSink for Collected {
     fn commit(&mut self, len: usize) {
         let lost = self.whole && self.narrow.is_some_and(|most| len > most);
         if let Some(to) = self.to.take().filter(|_| !lost) {
-            self.datagrams.push((to, self.slot[..len].to_vec()));
+            self.datagrams.push((to.remote, self.slot[..len].to_vec()));
+            self.paths.push(to);
             self.ecn.push(self.bits);
         }
     }

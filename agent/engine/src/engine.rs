@@ -1,7 +1,7 @@
 //! The verbs of an engine: packets in, packets out, counters.
 
 use crate::aqm::{Advice, Codel};
-use crate::buffer::{DeliverSink, TransmitSink};
+use crate::buffer::{DeliverSink, Path, TransmitSink};
 use crate::decide::{Ingress, decide};
 use crate::flow::Flows;
 use crate::link::{Event, LinkSet, Opened, Sealed};
@@ -10,7 +10,7 @@ use crate::packet::{self, PacketInfo};
 use crate::stats::Stats;
 use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 use tombolo_proto::config::Link;
@@ -99,7 +99,7 @@ impl<L: LinkSet> Engine<L> {
         self.stats.dropped(DropReason::NoLink);
     }
 
-    /// One datagram from the wire, whose outer header says nothing of congestion.
+    /// One datagram from the wire, to the lane's port, whose outer header says nothing else.
     pub fn handle_udp(
         &mut self,
         datagram: &[u8],
@@ -108,14 +108,14 @@ impl<L: LinkSet> Engine<L> {
         tx: &mut impl TransmitSink,
         rx: &mut impl DeliverSink,
     ) {
-        self.handle_datagram(datagram, from, 0, now, tx, rx);
+        self.handle_datagram(datagram, from.into(), 0, now, tx, rx);
     }
 
     /// One datagram from the wire, with the ECN bits of its outer header.
     pub fn handle_datagram(
         &mut self,
         datagram: &[u8],
-        from: SocketAddr,
+        from: Path,
         ecn: u8,
         now: Instant,
         tx: &mut impl TransmitSink,
@@ -158,6 +158,11 @@ impl<L: LinkSet> Engine<L> {
     /// The kernel did not take so many datagrams that were committed.
     pub fn not_sent(&mut self, datagrams: u64) {
         self.stats.not_sent(datagrams);
+    }
+
+    /// The kernel sends nothing from this address of ours any more: no link insists on it until it is heard there again.
+    pub fn local_refused(&mut self, local: IpAddr) {
+        self.links.local_refused(local);
     }
 
     /// The kernel did not take so many packets that were delivered.

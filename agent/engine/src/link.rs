@@ -20,11 +20,11 @@ pub mod wireguard;
 
 pub use plain::PlainLinks;
 
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -103,7 +103,7 @@ pub trait LinkSet {
     fn open(
         &mut self,
         datagram: &[u8],
-        from: SocketAddr,
+        from: Path,
         now: Instant,
         buffer: &mut [u8],
         tx: &mut impl TransmitSink,
@@ -139,6 +139,9 @@ pub trait LinkSet {
 
     /// Packets that [`seal`](Self::seal) took and that were dropped since the last call, because no handshake ended well.
     fn take_lost(&mut self) -> u64;
+
+    /// Nothing can be sent from this address of ours any more.
+    fn local_refused(&mut self, _local: IpAddr) {}
 
     /// The first lane heard a peer at this address.
     fn moved(&mut self, _peer: &AgentId, _to: SocketAddr) {}

@@ -13,9 +13,8 @@ use common::{Node, World, link, udp, vm};
 use etherparse::PacketBuilder;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
-use std::net::SocketAddr;
 use std::time::Duration;
-use tombolo_engine::buffer::{DeliverSink, TransmitSink};
+use tombolo_engine::buffer::{DeliverSink, Path, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 use tombolo_proto::config::Relation;
 use tombolo_proto::id::{AgentId, PublicKey};
@@ -51,7 +50,7 @@ impl Buffer {
 }
 
 impl TransmitSink for Buffer {
-    fn reserve(&mut self, _to: SocketAddr, len: usize) -> &mut [u8] {
+    fn reserve(&mut self, _to: Path, len: usize) -> &mut [u8] {
         // What is of no interest is overwritten.
         if self.bytes.len() - self.len < len {
             self.clear();

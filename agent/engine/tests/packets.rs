@@ -429,7 +429,14 @@ fn congestion_marks_travel_with_the_datagram() {
         assert_eq!(tx.ecn, [inner], "the outer header");
         let from = world.nodes[0].at;
         let receiver = &mut world.nodes[1].engine;
-        receiver.handle_datagram(&tx.datagrams[0].1, from, outer, now, &mut Collected::default(), &mut rx);
+        receiver.handle_datagram(
+            &tx.datagrams[0].1,
+            from.into(),
+            outer,
+            now,
+            &mut Collected::default(),
+            &mut rx,
+        );
         let seen = rx.packets.first().map(|p| {
             assert!(sound(p));
             p[1] & 3

@@ -9,8 +9,9 @@
 
 use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared};
 use crate::outbox::{Datagrams, Handed, Outbox, Room};
+use crate::ports::Ports;
 use crate::tun::{self, TunQueue};
-use crate::udp::{self, NoRoom, Udp};
+use crate::udp::{self, NoRoom, Sent};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
+use tombolo_engine::buffer::Port;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
@@ -40,7 +42,7 @@ const PLAIN_READS: usize = 64;
 
 pub(super) struct Worker {
     pub(super) tun: TunQueue,
-    udp: Udp,
+    udp: Ports,
     engine: Engine<SecureLinks>,
     outbox: Outbox,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -73,15 +75,18 @@ impl Worker {
             others,
             end: _,
         } = parts;
-        let port = config.listen_port.saturating_add(number);
         let (handed, first) = match handed {
             Inbox::First(handed) => (Some(handed), None),
             Inbox::Other(first) => (None, Some(first)),
         };
+        let mut links = keys.links().of_lane(number);
+        if number == 0 && config.quic_port.is_some() {
+            links = links.with_second_port();
+        }
         Ok(Self {
-            udp: Udp::bind(port, config.fwmark, config.receive_buffer)?,
+            udp: Ports::bind(&config, number)?,
             tun: device.queue()?,
-            engine: Engine::new(keys.links().of_lane(number), rand::random()),
+            engine: Engine::new(links, rand::random()),
             outbox: Outbox::new(first),
             orders,
             handed,
@@ -156,28 +161,14 @@ impl Worker {
     fn turn(&mut self, now: Instant) -> Result<bool> {
         // After a wait one packet is the rule, from either side: it goes on before the lane looks for another.
         let mut woken = std::mem::take(&mut self.woken);
-        let mut datagrams = 0;
-        while datagrams < DATAGRAMS {
-            let batches = match self.udp.try_recv(&mut self.from_udp, DATAGRAMS - datagrams) {
-                Ok(batches) => batches,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.engine.drained(now);
-                    break;
-                }
-                Err(e) => {
-                    tracing::debug!(error = %e, "receiving datagrams");
-                    break;
-                }
-            };
-            for batch in 0..batches {
-                datagrams += self.batch(batch, now);
-            }
-            woken &= datagrams == 1;
-            if woken {
-                self.deliver();
-                self.send(now);
-                break;
-            }
+        let (mut datagrams, mut drained) = (0, true);
+        for port in self.udp.all() {
+            let (count, empty) = self.datagrams(port, &mut woken, now);
+            datagrams += count;
+            drained &= empty;
+        }
+        if drained {
+            self.engine.drained(now);
         }
         self.deliver();
         let mut reads = 0;
@@ -212,6 +203,32 @@ impl Worker {
         Ok(datagrams + reads + taken > 0)
     }
 
+    /// A turn's datagrams of one port. Returns how many they were, and whether no more wait.
+    fn datagrams(&mut self, port: Port, woken: &mut bool, now: Instant) -> (usize, bool) {
+        let mut datagrams = 0;
+        while datagrams < DATAGRAMS {
+            let udp = self.udp.get(port);
+            let batches = match udp.try_recv(&mut self.from_udp, DATAGRAMS - datagrams) {
+                Ok(batches) => batches,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return (datagrams, true),
+                Err(e) => {
+                    tracing::debug!(error = %e, "receiving datagrams");
+                    break;
+                }
+            };
+            for batch in 0..batches {
+                datagrams += self.batch(port, batch, now);
+            }
+            *woken &= datagrams == 1;
+            if *woken {
+                self.deliver();
+                self.send(now);
+                break;
+            }
+        }
+        (datagrams, false)
+    }
+
     /// One packet that another lane was not ready for.
     fn take(&mut self, handed: Handed, now: Instant) {
         let Handed {
@@ -228,10 +245,10 @@ impl Worker {
     }
 
     /// One batch of the last receive call. Returns how many datagrams it was.
-    fn batch(&mut self, batch: usize, now: Instant) -> usize {
-        let (received, bytes) = self.udp.received(batch, &self.from_udp);
+    fn batch(&mut self, port: Port, batch: usize, now: Instant) -> usize {
+        let (received, bytes) = self.udp.get(port).received(batch, &self.from_udp);
         // Nobody can be answered there; an empty one is a datagram too, and costs its share of the turn.
-        if received.len == 0 || !udp::is_usable(received.source) {
+        if received.len == 0 || !udp::is_usable(received.from.remote) {
             self.engine.refuse();
             return 1;
         }
@@ -240,7 +257,7 @@ impl Worker {
             count += 1;
             let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
-                .handle_datagram(datagram, received.source, received.ecn, now, outbox, tun);
+                .handle_datagram(datagram, received.from, received.ecn, now, outbox, tun);
         }
         count
     }
@@ -266,8 +283,11 @@ impl Worker {
     fn transmit(&mut self, flush: impl FnOnce(&mut Outbox, &mut dyn FnMut(&Datagrams<'_>) -> Room)) {
         let (udp, engine) = (&mut self.udp, &mut self.engine);
         flush(&mut self.outbox, &mut |datagrams| match udp.send(datagrams) {
-            Ok(refused) => {
+            Ok(Sent { refused, not_from }) => {
                 engine.not_sent(refused as u64);
+                if let Some(local) = not_from {
+                    engine.local_refused(local);
+                }
                 Room::Taken
             }
             Err(NoRoom) => Room::None,
@@ -351,7 +371,7 @@ impl Worker {
             lanes: vec![totals],
             offload: self.tun.offload(),
             tun_errors: self.tun.write_errors,
-            udp_errors: self.udp.send_errors,
+            udp_errors: self.udp.send_errors(),
             udp_overflow: self.udp.overflow(),
         }
     }

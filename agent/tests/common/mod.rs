@@ -337,6 +337,8 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             public_key: hosts[other].key,
             preshared_key: None,
             endpoint: Some(format!("192.0.2.{}:51820", other + 1).parse().unwrap()),
+            quic_endpoint: None,
+            lanes: hosts[other].config.lanes.max(1),
             quic: None,
             transport: tombolo_proto::config::Transport::WireGuard,
             always_on: false,

@@ -73,6 +73,12 @@ pub struct AgentView {
     pub public_key: PublicKey,
     /// Where others reach it, best first.
     pub endpoints: Vec<SocketAddr>,
+    /// Where it takes QUIC besides.
+    #[serde(default)]
+    pub quic_endpoint: Option<SocketAddr>,
+    /// Lanes that it runs; none: the controller does not say.
+    #[serde(default)]
+    pub lanes: Option<u16>,
     /// Cut off.
     pub revoked: bool,
     /// Its control stream is up.

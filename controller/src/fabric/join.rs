@@ -2,7 +2,7 @@
 
 use crate::auth::{now, public_part};
 use crate::http::PeerAddr;
-use crate::rest::failure::{Failure, at_revision, empty, ok, reply};
+use crate::rest::failure::{Failure, at_revision, empty, ok, reply, shown};
 use crate::rest::{Rest, json};
 use crate::{endpoints, secret};
 use axum::extract::{Path, Request, State};
@@ -13,7 +13,7 @@ use serde_json::json as object;
 use std::sync::Arc;
 use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_topology::change::Change;
-use tombolo_topology::resource::{Agent, Binding, JoinToken};
+use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach};
 
 /// First part of a token's text.
 const KIND: &str = "tmb1";
@@ -78,6 +78,10 @@ struct Joining {
     public_key: PublicKey,
     #[serde(default)]
     endpoints: Vec<String>,
+    #[serde(default)]
+    quic_endpoint: Option<String>,
+    #[serde(default)]
+    lanes: Option<u16>,
 }
 
 /// POST `join`: needs no other credential than the token in its body.
@@ -85,20 +89,19 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
     let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
     let joining: Joining = json::typed_within(request, json::MAX_OPEN_BODY).await?;
     let token = find(&rest, &joining.token)?;
-    if let Some(bad) = joining
-        .endpoints
-        .iter()
-        .find(|e| e.parse::<std::net::SocketAddr>().is_err())
-    {
-        let message = format!(
-            "endpoints: '{}' is not written as ADDRESS:PORT",
-            crate::rest::failure::shown(bad)
-        );
-        return Err(Failure::bad("XInvalidEndpoint", message).at("endpoints"));
+    let quic: Vec<String> = joining.quic_endpoint.into_iter().collect();
+    for (what, told) in [("endpoints", &joining.endpoints), ("quicEndpoint", &quic)] {
+        if let Some(bad) = told.iter().find(|e| e.parse::<std::net::SocketAddr>().is_err()) {
+            let message = format!("{what}: '{}' is not written as ADDRESS:PORT", shown(bad));
+            return Err(Failure::bad("XInvalidEndpoint", message).at(what));
+        }
     }
-    let endpoints = peer
-        .map(|seen| endpoints::resolve(&joining.endpoints, seen))
-        .unwrap_or_default();
+    let resolved = |told: &[String]| peer.map(|seen| endpoints::resolve(told, seen)).unwrap_or_default();
+    let reach = Reach {
+        endpoints: resolved(&joining.endpoints),
+        quic_endpoint: resolved(&quic).pop(),
+        lanes: joining.lanes.unwrap_or(1),
+    };
     let signed = rest.app.authority.sign(&token.agent, &joining.csr);
     let (certificate, certificate_key) =
         signed.map_err(|e| Failure::bad("InvalidRequestFormat", format!("{e:#}")).at("csr"))?;
@@ -107,7 +110,7 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
         binding: token.binding.clone(),
         public_key: joining.public_key,
         certificate_key,
-        endpoints,
+        reach,
         revoked: false,
     };
     let change = Change::Join {

@@ -358,6 +358,46 @@ async fn endpoints_and_status_are_taken_in() {
     .await;
 }
 
+/// D6, D15: what Hello says of a second port and of lanes is stored, and told to those with a link.
+#[tokio::test]
+async fn a_second_port_and_lanes_are_told_to_others() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    world.peer("a", "b").await;
+    world.peer("b", "a").await;
+    let a = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let _b = FakeAgent::join(&world, "vm-b", "b-nic").await;
+    let hello = Hello {
+        agent: "vm-a".into(),
+        endpoints: vec!["0.0.0.0:51820".into()],
+        quic_endpoint: "0.0.0.0:443".into(),
+        lanes: 4,
+        ..Hello::default()
+    };
+    let stream = a.say(hello).await.unwrap();
+    until("lanes are stored", async || {
+        let agent = world.fabric(Method::GET, "agents/vm-a", None).await;
+        (agent.body["lanes"] == 4 && agent.body["quicEndpoint"] == "127.0.0.1:443").then_some(())
+    })
+    .await;
+    let config = world.fabric(Method::GET, "agents/vm-b/config", None).await;
+    let link = &config.body["links"][0];
+    assert_eq!(
+        (&link["lanes"], &link["quicEndpoint"]),
+        (&json!(4), &json!("127.0.0.1:443")),
+        "{config:?}"
+    );
+    // Status repeats the endpoints alone.
+    let status = serde_json::to_vec(&AgentStatus::default()).unwrap();
+    let endpoints = vec!["127.0.0.9:51821".to_owned()];
+    stream.send(FromAgent::Status(Status { status, endpoints })).await;
+    until("the endpoint is stored", async || {
+        let agent = world.fabric(Method::GET, "agents/vm-a", None).await;
+        (agent.body["endpoints"] == json!(["127.0.0.9:51821"]) && agent.body["lanes"] == 4).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_probe_runs_on_the_agent_of_its_source() {
     let world = World::start(&[]).await;

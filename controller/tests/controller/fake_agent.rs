@@ -108,18 +108,24 @@ impl FakeAgent {
 
     /// Opens the stream and says Hello.
     pub(crate) async fn hello(&self, revision: u64, digest: &str) -> Result<Stream, Status> {
-        let mut client = self
-            .connect(false)
-            .await
-            .map_err(|e| Status::unavailable(format!("{e:?}")))?;
-        let (outgoing, messages) = mpsc::channel(16);
-        let hello = Hello {
+        self.say(Hello {
             agent: self.id.clone(),
             revision,
             digest: digest.into(),
             endpoints: vec!["0.0.0.0:51820".into()],
             version: "test".into(),
-        };
+            ..Hello::default()
+        })
+        .await
+    }
+
+    /// Opens the stream with this Hello.
+    pub(crate) async fn say(&self, hello: Hello) -> Result<Stream, Status> {
+        let mut client = self
+            .connect(false)
+            .await
+            .map_err(|e| Status::unavailable(format!("{e:?}")))?;
+        let (outgoing, messages) = mpsc::channel(16);
         let message = AgentMessage {
             message: Some(FromAgent::Hello(hello)),
         };

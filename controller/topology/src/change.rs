@@ -1,10 +1,9 @@
 //! What may be asked of the topology, and what comes of it.
 
 use crate::path::ArmPath;
-use crate::resource::{Agent, JoinToken, Settings};
+use crate::resource::{Agent, JoinToken, Reach, Settings};
 use crate::topology::Topology;
 use serde_json::Value;
-use std::net::SocketAddr;
 use tombolo_proto::id::{AgentId, ResourceId};
 
 /// A change of the desired state.
@@ -57,12 +56,12 @@ pub enum Change {
         /// The agent; its binding is the token's.
         agent: Agent,
     },
-    /// Where an agent is reached now.
-    SetEndpoints {
+    /// How an agent is reached now.
+    SetReach {
         /// Which.
         agent: AgentId,
-        /// Best first.
-        endpoints: Vec<SocketAddr>,
+        /// As it says.
+        reach: Reach,
     },
     /// A renewed certificate with a new key.
     SetCertificateKey {

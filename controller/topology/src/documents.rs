@@ -131,3 +131,22 @@ fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::Reach;
+
+    /// What was stored before there were lanes and second ports.
+    #[test]
+    fn agents_of_earlier_versions_are_read() {
+        let document = br#"{"id":"vm","binding":{"type":"gateway","gateway":"/g","ipConfiguration":"one"},
+            "publicKey":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=","certificateKey":"cert",
+            "endpoints":["192.0.2.1:4500"],"revoked":false}"#;
+        let topology = load(std::iter::once(("fabric/agents/vm", document.as_slice()))).unwrap();
+        let agent = topology.agents.values().next().unwrap();
+        assert_eq!(agent.reach, Reach::at(vec!["192.0.2.1:4500".parse().unwrap()]));
+        let again: Arc<Agent> = read("fabric/agents/vm", &bytes(&**agent)).unwrap();
+        assert_eq!(again, *agent);
+    }
+}

@@ -369,10 +369,41 @@ pub struct Agent {
     pub public_key: PublicKey,
     /// SHA-256 of its certificate's SubjectPublicKeyInfo, hex: its identity towards the controller.
     pub certificate_key: String,
-    /// Where others reach it, best first.
-    pub endpoints: Vec<SocketAddr>,
+    /// How others reach it.
+    #[serde(flatten)]
+    pub reach: Reach,
     /// Cut off. Kept so that the name and the reason stay visible; nobody gets a link to it.
     pub revoked: bool,
+}
+
+/// How an agent is reached, as it says itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reach {
+    /// Where its first lane is, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// Where it takes QUIC besides (D6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_endpoint: Option<SocketAddr>,
+    /// How many lanes it runs, 1 to [`MAX_LANES`](tombolo_proto::config::MAX_LANES) (D15).
+    #[serde(default = "one_lane")]
+    pub lanes: u16,
+}
+
+const fn one_lane() -> u16 {
+    1
+}
+
+impl Reach {
+    /// An agent with one lane, at these endpoints alone.
+    #[must_use]
+    pub const fn at(endpoints: Vec<SocketAddr>) -> Self {
+        Self {
+            endpoints,
+            quic_endpoint: None,
+            lanes: one_lane(),
+        }
+    }
 }
 
 /// What a join token, and then an agent, stands for (D7): exactly one thing.

@@ -61,7 +61,7 @@ pub(crate) fn apply(before: &Topology, change: &Change, fresh: &mut dyn FnMut() 
         Change::PutToken(token) => draft.put_token(token),
         Change::DeleteToken(id) => draft.topology.tokens.remove(id).is_some(),
         Change::Join { token, agent } => draft.join(token, agent),
-        Change::SetEndpoints { agent, endpoints } => draft.set_endpoints(agent, endpoints),
+        Change::SetReach { agent, reach } => draft.set_reach(agent, reach),
         Change::SetCertificateKey {
             agent,
             expected,

@@ -140,7 +140,7 @@ impl AgentSync {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::Binding;
+    use crate::resource::{Binding, Reach};
     use tombolo_proto::id::{PublicKey, ResourceId};
 
     fn agent(key: &str) -> Agent {
@@ -153,7 +153,7 @@ mod tests {
             },
             public_key: PublicKey([1; 32]),
             certificate_key: key.to_owned(),
-            endpoints: Vec::new(),
+            reach: Reach::at(Vec::new()),
             revoked: false,
         }
     }

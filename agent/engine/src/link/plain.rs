@@ -2,7 +2,7 @@
 //! nothing in a configuration can ask for them.
 
 use super::{Event, LinkSet, Opened, Sealed};
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ impl LinkSet for PlainLinks {
             return Sealed::Dropped(DropReason::LinkDown);
         };
         let name = self.own.as_str().as_bytes();
-        let slot = tx.reserve(to, 1 + name.len() + packet.len());
+        let slot = tx.reserve(to.into(), 1 + name.len() + packet.len());
         #[expect(clippy::cast_possible_truncation, reason = "names have at most 63 characters")]
         {
             slot[0] = name.len() as u8;
@@ -51,7 +51,7 @@ impl LinkSet for PlainLinks {
     fn open(
         &mut self,
         datagram: &[u8],
-        _from: SocketAddr,
+        _from: Path,
         _now: Instant,
         buffer: &mut [u8],
         _tx: &mut impl TransmitSink,

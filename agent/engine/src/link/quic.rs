@@ -10,7 +10,7 @@ mod settings;
 mod tls;
 
 use super::Sealed;
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, Port, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use bytes::{Bytes, BytesMut};
@@ -69,6 +69,12 @@ pub(super) struct Quic {
     /// How many of them are not established.
     handshaking: usize,
     timers: BTreeSet<(Instant, usize)>,
+    /// When connections to second ports are tried, and of which links.
+    seconds: BTreeSet<(Instant, usize)>,
+    /// The own port that these leave by.
+    own_second: Port,
+    /// Which of the agent's lanes this is.
+    lane: u16,
     /// Connections that may have something to send.
     dirty: Vec<ConnectionHandle>,
     packets: VecDeque<(LinkIndex, Bytes)>,
@@ -107,6 +113,9 @@ impl Quic {
             connections: Vec::new(),
             handshaking: 0,
             timers: BTreeSet::new(),
+            seconds: BTreeSet::new(),
+            own_second: Port::Lane,
+            lane: 0,
             dirty: Vec::new(),
             packets: VecDeque::new(),
             news: VecDeque::new(),
@@ -115,6 +124,16 @@ impl Quic {
             outgoing: BytesMut::with_capacity(CHUNK),
             buffer: Vec::new(),
         })
+    }
+
+    /// This is another lane than the first: second ports are the first lanes'.
+    pub(super) fn set_lane(&mut self, lane: u16) {
+        self.lane = lane;
+    }
+
+    /// The agent has a second port itself: whoever lets it through one way lets it through the other.
+    pub(super) fn set_second_port(&mut self) {
+        self.own_second = Port::Quic;
     }
 
     /// What others must pin.
@@ -143,7 +162,7 @@ impl Quic {
         let packet = self.outgoing.split().freeze();
         let active = peer.active;
         let Some((handle, connection)) = active.and_then(|h| Some((h, self.connections[h.0].as_mut()?))) else {
-            if peer.connections.is_empty() || peer.waiting.len() >= MAX_WAITING {
+            if !peer.is_asking() || peer.waiting.len() >= MAX_WAITING {
                 return Sealed::Dropped(DropReason::LinkDown);
             }
             peer.waiting.push(packet);
@@ -160,25 +179,22 @@ impl Quic {
     }
 
     /// Takes a datagram.
-    pub(super) fn open(
-        &mut self,
-        datagram: &[u8],
-        from: SocketAddr,
-        now: Instant,
-        tx: &mut impl TransmitSink,
-    ) -> Taken {
+    pub(super) fn open(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Taken {
         if self.incoming.capacity() < datagram.len() {
             self.incoming.reserve(CHUNK);
         }
         self.incoming.extend_from_slice(datagram);
         let datagram = self.incoming.split();
         self.buffer.clear();
-        match self.endpoint.handle(now, from, None, None, datagram, &mut self.buffer) {
+        let event = self
+            .endpoint
+            .handle(now, from.remote, None, None, datagram, &mut self.buffer);
+        match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
                     return Taken::Refused;
                 };
-                connection.inner.handle_event(event);
+                connection.handle(event, from);
                 if let Some(link) = connection.link {
                     while let Some(packet) = connection.inner.datagrams().recv() {
                         self.packets.push_back((link, packet));
@@ -189,11 +205,11 @@ impl Quic {
                 Taken::Known
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                self.accept(incoming, now, tx);
+                self.accept(incoming, from, now, tx);
                 Taken::Known
             }
             Some(DatagramEvent::Response(transmit)) => {
-                self.transmit(&transmit, tx);
+                put(&transmit, &self.buffer, from, tx);
                 Taken::Refused
             }
             None => Taken::Refused,
@@ -205,23 +221,23 @@ impl Quic {
         self.packets.pop_front()
     }
 
-    fn accept(&mut self, incoming: Incoming, now: Instant, tx: &mut impl TransmitSink) {
+    fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
         self.buffer.clear();
         if self.handshaking >= FULL {
             self.endpoint.ignore(incoming);
         } else if self.handshaking >= BUSY && incoming.may_retry() {
             if let Ok(transmit) = self.endpoint.retry(incoming, &mut self.buffer) {
-                self.transmit(&transmit, tx);
+                put(&transmit, &self.buffer, from, tx);
             }
         } else {
             match self.endpoint.accept(incoming, now, &mut self.buffer, None) {
                 Ok((handle, inner)) => {
-                    self.keep(handle, Connection::new(inner, None, None));
+                    self.keep(handle, Connection::new(inner, from, None, None));
                     self.listen(handle, now);
                 }
                 Err(error) => {
                     if let Some(transmit) = error.response {
-                        self.transmit(&transmit, tx);
+                        put(&transmit, &self.buffer, from, tx);
                     }
                 }
             }
@@ -247,8 +263,9 @@ impl Quic {
                     self.lost(handle, reason);
                 }
                 Heard::Moved(to) => {
-                    if let Some(link) = connection.link {
-                        self.news.push_back(News::Moved(link, to));
+                    // What comes to the second port comes from one perhaps: it says nothing of the lanes' ports.
+                    if let Some(link) = connection.link.filter(|_| to.port == Port::Lane) {
+                        self.news.push_back(News::Moved(link, to.remote));
                     }
                 }
             }
@@ -290,7 +307,7 @@ impl Quic {
                     break;
                 };
                 quiet = false;
-                put(&transmit, &self.buffer, tx);
+                put(&transmit, &self.buffer, connection.path, tx);
             }
             if quiet {
                 break;
@@ -332,6 +349,7 @@ impl Quic {
 
     /// Time has passed.
     pub(super) fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.dial_due(now);
         while let Some((at, number)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -349,21 +367,23 @@ impl Quic {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
-    }
-
-    fn transmit(&self, transmit: &Transmit, tx: &mut impl TransmitSink) {
-        put(transmit, &self.buffer, tx);
+        let first = [self.timers.first(), self.seconds.first()];
+        first.into_iter().flatten().map(|(at, _)| *at).min()
     }
 }
 
-fn put(transmit: &Transmit, contents: &[u8], tx: &mut impl TransmitSink) {
+/// Hands on what quinn has to send, from where `path` says.
+fn put(transmit: &Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
     let contents = &contents[..transmit.size];
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
+    let to = Path {
+        remote: transmit.destination,
+        ..path
+    };
     // RFC 9000, section 14: it finds the path's MTU by itself.
     tx.allow_fragments(false);
     for datagram in contents.chunks(segment) {
-        tx.reserve(transmit.destination, datagram.len())[..datagram.len()].copy_from_slice(datagram);
+        tx.reserve(to, datagram.len())[..datagram.len()].copy_from_slice(datagram);
         tx.commit(datagram.len());
     }
     tx.allow_fragments(true);

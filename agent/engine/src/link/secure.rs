@@ -11,12 +11,12 @@ use super::parts;
 use super::quic::{Quic, Taken};
 use super::wireguard::WireGuard;
 use super::{Event, LinkSet, Opened, Sealed, index_of};
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, Port, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,6 +93,18 @@ impl SecureLinks {
     pub fn of_lane(mut self, lane: u16) -> Self {
         self.lane = lane;
         self.wireguard.set_lane(lane);
+        if let Some(quic) = &mut self.quic {
+            quic.set_lane(lane);
+        }
+        self
+    }
+
+    /// The same for an agent that has a second port, for QUIC alone (D6).
+    #[must_use]
+    pub fn with_second_port(mut self) -> Self {
+        if let Some(quic) = &mut self.quic {
+            quic.set_second_port();
+        }
         self
     }
 
@@ -127,19 +139,29 @@ impl SecureLinks {
         now: Instant,
         tx: &mut impl TransmitSink,
     ) -> Sealed {
-        match (carrier, &mut self.quic) {
-            (Carrier::WireGuard, _) => self.wireguard.seal(link, packet, now, tx),
-            (Carrier::Quic, Some(quic)) => {
-                if !quic.is_up(link) && !quic.is_connecting(link) {
-                    let Some(to) = self.wireguard.endpoint(link) else {
-                        return Sealed::Dropped(DropReason::LinkDown);
-                    };
-                    quic.connect(link, to, self.ways[link.get()].narrow(self.mtu), now);
+        match carrier {
+            Carrier::WireGuard => self.wireguard.seal(link, packet, now, tx),
+            Carrier::Quic => {
+                if self.lacks_connection(link) && !self.connect(link, now) {
+                    return Sealed::Dropped(DropReason::LinkDown);
                 }
-                quic.seal(link, packet)
+                let quic = self.quic.as_mut();
+                quic.map_or(Sealed::Dropped(DropReason::LinkDown), |quic| quic.seal(link, packet))
             }
-            (Carrier::Quic, None) => Sealed::Dropped(DropReason::LinkDown),
         }
+    }
+
+    /// Neither is a QUIC connection there, nor under way.
+    fn lacks_connection(&self, link: LinkIndex) -> bool {
+        let quic = self.quic.as_ref();
+        quic.is_some_and(|quic| !quic.is_up(link) && !quic.is_connecting(link))
+    }
+
+    /// Opens a QUIC connection. Whether it is known where to.
+    fn connect(&mut self, link: LinkIndex, now: Instant) -> bool {
+        let (to, longest) = (self.wireguard.endpoint(link), self.ways[link.get()].narrow(self.mtu));
+        let quic = self.quic.as_mut();
+        quic.is_some_and(|quic| quic.connect(link, to, longest, now))
     }
 
     /// Sends a packet that is too long for the path.
@@ -189,6 +211,10 @@ impl LinkSet for SecureLinks {
         let Some(way) = self.ways.get(link.get()).filter(|_| self.lane > 0) else {
             return true;
         };
+        // D15: the other end has no such lane.
+        if self.lane >= way.lanes {
+            return false;
+        }
         if way.observed.is_none() {
             self.look_whether_ready(link, now);
         }
@@ -198,14 +224,10 @@ impl LinkSet for SecureLinks {
         self.used(link, now);
         match self.ways[link.get()].carrier() {
             Carrier::WireGuard => self.wireguard.want(link, now),
-            Carrier::Quic => {
-                if let (Some(quic), Some(to)) = (&mut self.quic, self.wireguard.endpoint(link))
-                    && !quic.is_up(link)
-                    && !quic.is_connecting(link)
-                {
-                    quic.connect(link, to, self.ways[link.get()].narrow(self.mtu), now);
-                }
+            Carrier::Quic if self.lacks_connection(link) => {
+                self.connect(link, now);
             }
+            Carrier::Quic => {}
         }
         false
     }
@@ -213,6 +235,13 @@ impl LinkSet for SecureLinks {
     fn tell(&mut self, link: LinkIndex, table: Arc<[u8]>) {
         if let Some(way) = self.ways.get_mut(link.get()) {
             way.exchange.tell(table);
+        }
+    }
+
+    fn local_refused(&mut self, local: IpAddr) {
+        self.wireguard.local_refused(local);
+        if let Some(quic) = &mut self.quic {
+            quic.local_refused(local);
         }
     }
 
@@ -237,6 +266,7 @@ impl LinkSet for SecureLinks {
                 way.observed = Some(Box::default());
                 self.next.get_or_insert(now + STEP);
             }
+            way.lanes = link.lanes;
             self.ways.push(way);
         }
         self.in_use.clear();
@@ -274,7 +304,7 @@ impl LinkSet for SecureLinks {
     fn open(
         &mut self,
         datagram: &[u8],
-        from: SocketAddr,
+        from: Path,
         now: Instant,
         buffer: &mut [u8],
         tx: &mut impl TransmitSink,
@@ -284,6 +314,9 @@ impl LinkSet for SecureLinks {
                 Some(Taken::Known) => Opened::Control,
                 Some(Taken::Refused) | None => Opened::Refused(DropReason::BadDatagram),
             };
+        }
+        if from.port == Port::Quic {
+            return Opened::Refused(DropReason::BadDatagram);
         }
         match self.wireguard.open(datagram, from, now, buffer, tx) {
             Opened::Packet(link, range) => {

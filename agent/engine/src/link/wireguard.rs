@@ -9,7 +9,7 @@ mod peer;
 mod sources;
 
 use super::{Event, LinkSet, Opened, Sealed};
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -20,7 +20,7 @@ use peer::{Peer, Reply};
 use sources::Sources;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
@@ -168,7 +168,7 @@ impl WireGuard {
     }
 
     /// Where datagrams for a peer go.
-    pub(super) fn endpoint(&self, link: LinkIndex) -> Option<SocketAddr> {
+    pub(super) fn endpoint(&self, link: LinkIndex) -> Option<Path> {
         self.peer(link)?.endpoint()
     }
 
@@ -191,13 +191,13 @@ impl WireGuard {
         self.next_tick.get_or_insert(now + TICK);
     }
 
-    fn handshake(&mut self, datagram: &[u8], from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) -> Opened {
+    fn handshake(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
         self.identity.limiter.reset_count();
         let mut cookie = [0; LONGEST_CONTROL];
         let checked = self
             .identity
             .limiter
-            .verify_packet(Some(from.ip()), datagram, &mut cookie);
+            .verify_packet(Some(from.remote.ip()), datagram, &mut cookie);
         let init = match checked {
             Ok(Packet::HandshakeInit(init)) => init,
             Err(TunnResult::WriteToNetwork(reply)) => {
@@ -206,7 +206,7 @@ impl WireGuard {
             }
             _ => return Opened::Refused(DropReason::BadDatagram),
         };
-        if !self.sources.take(from.ip(), now) {
+        if !self.sources.take(from.remote.ip(), now) {
             return Opened::Refused(DropReason::BadDatagram);
         }
         let Identity { private, public, .. } = &self.identity;
@@ -238,7 +238,7 @@ impl WireGuard {
     }
 
     /// Answers to our handshakes, and cookies.
-    fn answer(&mut self, datagram: &[u8], from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) -> Opened {
+    fn answer(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
         let at = if datagram[0] == 3 { 4 } else { 8 };
         let Some((peer, news)) = self.receiver(datagram, at) else {
             return Opened::Refused(DropReason::BadDatagram);
@@ -322,6 +322,8 @@ impl LinkSet for WireGuard {
         for (position, link) in links.iter().enumerate() {
             let here = Link {
                 endpoint: link.endpoint.map(|e| above(e, self.lane)),
+                // Nobody is there to keep a session with (D15).
+                always_on: link.always_on && self.lane < link.lanes,
                 ..link.clone()
             };
             let link = &here;
@@ -365,7 +367,7 @@ impl LinkSet for WireGuard {
     fn open(
         &mut self,
         datagram: &[u8],
-        from: SocketAddr,
+        from: Path,
         now: Instant,
         output: &mut [u8],
         tx: &mut impl TransmitSink,
@@ -374,7 +376,7 @@ impl LinkSet for WireGuard {
         match (datagram.first_chunk::<4>(), datagram.len()) {
             (Some([4, 0, 0, 0]), 32..) => {
                 let Some((peer, news)) = self.receiver(datagram, 4) else {
-                    self.unknown_session(from, now, tx);
+                    self.unknown_session(from.remote, now, tx);
                     return Opened::Refused(DropReason::BadDatagram);
                 };
                 let link = peer.index;
@@ -382,7 +384,7 @@ impl LinkSet for WireGuard {
                 peer.flush(now, tx);
                 match reply {
                     Reply::NoSession => {
-                        self.unknown_session(from, now, tx);
+                        self.unknown_session(from.remote, now, tx);
                         Opened::Refused(DropReason::BadDatagram)
                     }
                     Reply::Packet(len) => Opened::Packet(link, 0..len),
@@ -438,6 +440,12 @@ impl LinkSet for WireGuard {
         self.remembered.extend(here);
     }
 
+    fn local_refused(&mut self, local: IpAddr) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.local_refused(local);
+        }
+    }
+
     fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.news.lost)
     }
@@ -448,7 +456,7 @@ fn above(first: SocketAddr, lane: u16) -> SocketAddr {
     SocketAddr::new(first.ip(), first.port().saturating_add(lane))
 }
 
-fn send(message: &[u8], to: SocketAddr, tx: &mut impl TransmitSink) {
+fn send(message: &[u8], to: Path, tx: &mut impl TransmitSink) {
     tx.reserve(to, message.len())[..message.len()].copy_from_slice(message);
     tx.commit(message.len());
 }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tombolo_engine::buffer::Collected;
+use tombolo_engine::buffer::{Collected, Path, Port};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
@@ -78,6 +78,8 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         public_key: PublicKey([7; 32]),
         preshared_key: None,
         endpoint: None,
+        quic_endpoint: None,
+        lanes: 1,
         quic: None,
         transport: tombolo_proto::config::Transport::WireGuard,
         always_on: false,
@@ -143,6 +145,12 @@ pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
 pub struct Node {
     pub name: &'static str,
     pub at: SocketAddr,
+    /// Its second port.
+    pub second: Option<SocketAddr>,
+    /// The own address at which datagrams arrive, as the kernel tells.
+    pub local: Option<IpAddr>,
+    /// The way of each datagram that it sent.
+    pub paths: Vec<Path>,
     pub secret: [u8; 32],
     /// For QUIC, PKCS #8.
     pub key: Option<Vec<u8>>,
@@ -158,6 +166,9 @@ impl Node {
         Self {
             name,
             at: at.parse().unwrap(),
+            second: None,
+            local: None,
+            paths: Vec::new(),
             secret,
             key: None,
             engine: Engine::new(SecureLinks::new(secret), 1),
@@ -178,14 +189,22 @@ impl Node {
     }
 
     fn links(&self) -> SecureLinks {
-        let links = SecureLinks::new(self.secret);
-        match &self.key {
-            Some(key) => {
-                let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.clone());
-                links.with_quic(key.into(), self.secret).unwrap()
-            }
+        let mut links = SecureLinks::new(self.secret);
+        if let Some(key) = &self.key {
+            let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.clone());
+            links = links.with_quic(key.into(), self.secret).unwrap();
+        }
+        match self.second {
+            Some(_) => links.with_second_port(),
             None => links,
         }
+    }
+
+    /// The same node with a second port, for QUIC.
+    pub fn with_second_port(mut self, at: &str) -> Self {
+        self.second = Some(at.parse().unwrap());
+        self.engine = Engine::new(self.links(), 1);
+        self
     }
 
     pub fn public(&self) -> PublicKey {
@@ -197,6 +216,7 @@ impl Node {
         Link {
             public_key: self.public(),
             endpoint: Some(self.at),
+            quic_endpoint: self.second,
             quic: self.engine.links().pin(),
             ..link(self.name, Relation::VnetLocal {}, sources)
         }
@@ -234,6 +254,8 @@ pub struct World {
     pub seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Addresses that nothing reaches.
     pub cut: Vec<SocketAddr>,
+    /// Nothing passes but what comes from, or goes to, somebody's second port.
+    pub lanes_cut: bool,
     /// WireGuard's datagrams do not arrive.
     pub no_wireguard: bool,
     /// So many of WireGuard's datagrams are lost, by chance.
@@ -251,6 +273,7 @@ impl World {
             wire: VecDeque::new(),
             seen: Vec::new(),
             cut: Vec::new(),
+            lanes_cut: false,
             no_wireguard: false,
             shaped: None,
             busy: false,
@@ -301,8 +324,10 @@ impl World {
     }
 
     fn take(&mut self, node: usize, out: Collected) {
-        let at = self.nodes[node].at;
-        for (to, bytes) in out.datagrams {
+        let (own, second) = (self.nodes[node].at, self.nodes[node].second);
+        for (path, (to, bytes)) in out.paths.into_iter().zip(out.datagrams) {
+            let at = second.filter(|_| path.port == Port::Quic).unwrap_or(own);
+            self.nodes[node].paths.push(path);
             self.wire.push_back((at, to, bytes.clone()));
             self.seen.push((at, to, bytes));
         }
@@ -325,10 +350,20 @@ impl World {
 
     /// A datagram to a node.
     pub fn receive(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) {
+        self.receive_at(node, from, Port::Lane, bytes);
+    }
+
+    /// A datagram to one of a node's ports.
+    pub fn receive_at(&mut self, node: usize, from: SocketAddr, port: Port, bytes: &[u8]) {
         let (mut tx, mut rx) = (Collected::default(), Collected::default());
+        let from = Path {
+            remote: from,
+            local: self.nodes[node].local,
+            port,
+        };
         self.nodes[node]
             .engine
-            .handle_udp(bytes, from, self.now, &mut tx, &mut rx);
+            .handle_datagram(bytes, from, 0, self.now, &mut tx, &mut rx);
         if !self.busy {
             self.nodes[node].engine.drained(self.now);
         }
@@ -346,6 +381,10 @@ impl World {
             if self.cut.contains(&to) || self.cut.contains(&from) {
                 continue;
             }
+            let second = |at| self.nodes.iter().any(|n| n.second == Some(at));
+            if self.lanes_cut && !second(to) && !second(from) {
+                continue;
+            }
             if bytes[0] < 0x40 {
                 self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let drawn = (self.chance >> 40) as f64 / f64::from(1 << 24);
@@ -355,6 +394,8 @@ impl World {
             }
             if let Some(node) = self.nodes.iter().position(|n| n.at == to) {
                 self.receive(node, from, &bytes);
+            } else if let Some(node) = self.nodes.iter().position(|n| n.second == Some(to)) {
+                self.receive_at(node, from, Port::Quic, &bytes);
             }
         }
         panic!("the engines never come to rest");

@@ -318,7 +318,9 @@ impl<'a> Links<'a> {
                 .ok()
                 .filter(|_| transport != Transport::WireGuard),
             transport,
-            endpoint: peer.endpoints.first().copied(),
+            endpoint: peer.reach.endpoints.first().copied(),
+            quic_endpoint: peer.reach.quic_endpoint.filter(|_| transport != Transport::WireGuard),
+            lanes: peer.reach.lanes,
             always_on: false,
             initiator: false,
             relation,
@@ -367,6 +369,9 @@ impl<'a> Links<'a> {
             quic: None,
             transport: Transport::WireGuard,
             endpoint,
+            quic_endpoint: None,
+            // D15: one session, held by the first lane.
+            lanes: 1,
             always_on: true,
             initiator: endpoint.is_some(),
             relation: Relation::Site {

@@ -4,10 +4,11 @@ use super::Draft;
 use super::nic::find_subnet;
 use super::subnet::is_gateway_subnet;
 use crate::path::{ArmPath, Kind, parent_id, shown};
-use crate::resource::{Agent, Binding, JoinToken, Settings};
+use crate::resource::{Agent, Binding, JoinToken, Reach, Settings};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tombolo_proto::config::MAX_LANES;
 use tombolo_proto::id::{AgentId, ResourceId};
 
 /// Most addresses that one agent may be reached at.
@@ -66,7 +67,7 @@ impl Draft<'_> {
         }
         self.check_agent_is_new(&agent.id);
         let binding = self.check_binding(&found.binding);
-        self.check_endpoints(&agent.endpoints);
+        self.check_reach(&agent.reach);
         for other in self.topology.agents.values() {
             let same_key = other.public_key == agent.public_key;
             if same_key || other.certificate_key.eq_ignore_ascii_case(&agent.certificate_key) {
@@ -91,7 +92,12 @@ impl Draft<'_> {
         true
     }
 
-    fn check_endpoints(&mut self, endpoints: &[SocketAddr]) {
+    fn check_reach(&mut self, reach: &Reach) {
+        let Reach {
+            endpoints,
+            quic_endpoint,
+            lanes,
+        } = reach;
         if endpoints.len() > MAX_ENDPOINTS {
             self.problems.add(
                 "XTooManyItems",
@@ -103,20 +109,28 @@ impl Draft<'_> {
             );
         }
         for (i, endpoint) in endpoints.iter().enumerate() {
-            let ip = endpoint.ip();
-            if ip.is_unspecified() || ip.is_multicast() || endpoint.port() == 0 {
-                self.problems.add(
-                    "XInvalidEndpoint",
-                    format!("endpoints[{i}]"),
-                    format!("endpoints[{i}]: nobody can be reached at {endpoint}"),
-                );
-            }
+            self.check_endpoint(&format!("endpoints[{i}]"), *endpoint);
+        }
+        if let Some(endpoint) = quic_endpoint {
+            self.check_endpoint("quicEndpoint", *endpoint);
+        }
+        if !(1..=MAX_LANES).contains(lanes) {
+            let message = format!("lanes: {lanes} is not within 1 to {MAX_LANES}");
+            self.problems.add("XInvalidLanes", "lanes", message);
         }
     }
 
-    pub(super) fn set_endpoints(&mut self, id: &AgentId, endpoints: &[SocketAddr]) -> bool {
-        self.check_endpoints(endpoints);
-        self.edit_agent(id, true, |agent| agent.endpoints = endpoints.to_vec());
+    fn check_endpoint(&mut self, what: &str, endpoint: SocketAddr) {
+        let ip = endpoint.ip();
+        if ip.is_unspecified() || ip.is_multicast() || endpoint.port() == 0 {
+            let message = format!("{what}: nobody can be reached at {endpoint}");
+            self.problems.add("XInvalidEndpoint", what, message);
+        }
+    }
+
+    pub(super) fn set_reach(&mut self, id: &AgentId, reach: &Reach) -> bool {
+        self.check_reach(reach);
+        self.edit_agent(id, true, |agent| agent.reach = reach.clone());
         false
     }
 

@@ -11,7 +11,7 @@ mod vnets;
 
 use crate::change::{Change, Outcome, Rejection};
 use crate::path::ArmPath;
-use crate::resource::{Agent, Binding, JoinToken};
+use crate::resource::{Agent, Binding, JoinToken, Reach};
 use crate::topology::{Live, Topology};
 use serde_json::{Value, json};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
@@ -220,7 +220,7 @@ pub(super) fn agent_of(name: &str, binding: Binding) -> Agent {
         binding,
         public_key: PublicKey(key),
         certificate_key: format!("cert-{name}"),
-        endpoints: vec!["192.0.2.1:4500".parse().unwrap()],
+        reach: Reach::at(vec!["192.0.2.1:4500".parse().unwrap()]),
         revoked: false,
     }
 }

@@ -88,6 +88,23 @@ fn d6_transport_of_links() {
     assert_eq!(link(&w, "hub-gw", "branch-gw"), Some((Transport::WireGuard, false)));
 }
 
+/// D6, D15: what an agent says of its second port and its lanes is told to those with a link to it, the port only where
+/// QUIC may be used.
+#[test]
+fn d6_d15_second_ports_and_lanes_of_links() {
+    let mut w = hub_and_spokes();
+    for name in ["hub-vm", "hub-gw"] {
+        let reach = &mut w.agent_mut(name).reach;
+        (reach.quic_endpoint, reach.lanes) = (Some("192.0.2.1:443".parse().unwrap()), 4);
+    }
+    let link = |w: &World, of: &str, to: &str| w.link(of, to).map(|l| (l.quic_endpoint.map(|e| e.port()), l.lanes));
+    assert_eq!(link(&w, "a-vm", "hub-vm"), Some((Some(443), 4)));
+    assert_eq!(link(&w, "hub-vm", "a-vm"), Some((None, 1)));
+    assert_eq!(link(&w, "branch-gw", "hub-gw"), Some((None, 4)), "a VPN connection");
+    w.half_mut("hub", "spoke-a").transport = Transport::WireGuard;
+    assert_eq!(link(&w, "a-vm", "hub-vm"), Some((None, 4)));
+}
+
 /// D8: a NIC's /32 and "subnet served by" stand side by side; a served subnet's routes come along (R20).
 #[test]
 fn d8_served_subnets() {

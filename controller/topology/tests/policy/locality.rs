@@ -62,7 +62,7 @@ fn a_flag_of_a_half_concerns_its_own_vnet() {
 fn an_endpoint_concerns_those_with_a_link() {
     let before = world();
     let mut w = before.clone();
-    w.agent_mut("y-vm").endpoints = vec!["198.51.100.7:51820".parse().unwrap()];
+    w.agent_mut("y-vm").reach.endpoints = vec!["198.51.100.7:51820".parse().unwrap()];
     assert_eq!(w.changed_since(&before), ["z-vm"], "and not y-vm itself");
 }
 

@@ -10,7 +10,7 @@ use tombolo_proto::route::{EffectiveRoute, RouteState};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::resource::{
     Agent, Binding, Connection, Envelope, GatewayIpConfiguration, NetworkInterface, NicIpConfiguration, Peering,
-    PeeringState, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
+    PeeringState, Reach, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
 };
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
@@ -167,7 +167,7 @@ impl World {
             binding,
             public_key: PublicKey(key),
             certificate_key: format!("{:064x}", self.endpoints),
-            endpoints: vec![SocketAddr::new(ip("192.0.2.1"), 50_000 + self.endpoints)],
+            reach: Reach::at(vec![SocketAddr::new(ip("192.0.2.1"), 50_000 + self.endpoints)]),
             revoked: false,
         };
         self.topology.agents.insert(agent(name), Arc::new(joined));

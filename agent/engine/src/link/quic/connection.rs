@@ -1,13 +1,13 @@
 //! One QUIC connection, and what is known of it.
 
 use super::tls::pin_of;
+use crate::buffer::Path;
 use crate::link::Sealed;
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use bytes::Bytes;
-use quinn_proto::{Event, SendDatagramError, VarInt};
+use quinn_proto::{ConnectionEvent, Event, SendDatagramError, VarInt};
 use rustls::pki_types::CertificateDer;
-use std::net::SocketAddr;
 use std::time::Instant;
 use tombolo_proto::id::KeyPin;
 
@@ -20,7 +20,7 @@ pub(super) enum Heard {
     /// It is over; whether it was established before, and why it ended.
     Lost(bool, String),
     /// The other end is elsewhere.
-    Moved(SocketAddr),
+    Moved(Path),
 }
 
 /// A connection.
@@ -40,13 +40,19 @@ pub(super) struct Connection {
     pub(super) timer: Option<Instant>,
     /// Longest packet that it takes now, bytes.
     pub(super) max_packet: Option<u16>,
-    remote: SocketAddr,
+    /// Where the other end is, and where it is answered from.
+    pub(super) path: Path,
 }
 
 impl Connection {
-    pub(super) fn new(inner: quinn_proto::Connection, pin: Option<KeyPin>, link: Option<LinkIndex>) -> Self {
+    pub(super) fn new(
+        inner: quinn_proto::Connection,
+        path: Path,
+        pin: Option<KeyPin>,
+        link: Option<LinkIndex>,
+    ) -> Self {
         Self {
-            remote: inner.remote_address(),
+            path,
             inner,
             link,
             pin,
@@ -106,10 +112,29 @@ impl Connection {
             }
         }
         let remote = self.inner.remote_address();
-        if remote != self.remote {
-            self.remote = remote;
-            return Heard::Moved(remote);
+        if remote != self.path.remote {
+            self.path.remote = remote;
+            return Heard::Moved(self.path);
         }
         Heard::Nothing
+    }
+
+    /// Takes what a datagram held; `from` is the way that it came. What is genuine is answered from where it came in.
+    pub(super) fn handle(&mut self, event: ConnectionEvent, from: Path) {
+        let here = (from.local, from.port);
+        if (self.path.local, self.path.port) == here || self.established.is_none() {
+            return self.inner.handle_event(event);
+        }
+        let before = self.genuine();
+        self.inner.handle_event(event);
+        if self.genuine() != before {
+            (self.path.local, self.path.port) = here;
+        }
+    }
+
+    /// Counts with every packet that was authenticated.
+    fn genuine(&self) -> u64 {
+        let f = self.inner.stats().frame_rx;
+        f.datagram + f.acks + f.ping + f.immediate_ack + f.path_challenge + f.path_response + f.new_connection_id
     }
 }

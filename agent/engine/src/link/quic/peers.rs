@@ -2,26 +2,51 @@
 
 use super::connection::Connection;
 use super::{News, Quic, settings};
+use crate::buffer::Path;
 use crate::link::{Sealed, index_of};
 use crate::tables::LinkIndex;
 use bytes::Bytes;
 use quinn_proto::{ClientConfig, ConnectionHandle};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::id::KeyPin;
 
+/// A connection that is not up after so long is tried at the other end's second port as well. Long enough for a round trip
+/// around the world, short enough for nobody to give up.
+const SECOND: Duration = Duration::from_millis(300);
+
 /// The own end of a link.
 #[derive(Default)]
 pub(super) struct Peer {
     pin: Option<KeyPin>,
+    /// The other end's second port.
+    elsewhere: Option<SocketAddr>,
+    /// What is tried there, and when, if no connection is up by then.
+    second: Option<Attempt>,
     /// Connections with it that are not over, in the order in which they were established; those under way first.
     pub(super) connections: Vec<ConnectionHandle>,
     /// The one that packets go to.
     pub(super) active: Option<ConnectionHandle>,
     /// Packets for the first connection.
     pub(super) waiting: Vec<Bytes>,
+}
+
+impl Peer {
+    /// A connection is there, under way or planned.
+    pub(super) fn is_asking(&self) -> bool {
+        !self.connections.is_empty() || self.second.is_some()
+    }
+}
+
+/// A connection to be opened.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    at: Instant,
+    to: Path,
+    longest: Option<u16>,
 }
 
 impl Quic {
@@ -36,11 +61,17 @@ impl Quic {
         self.pins.replace(self.by_pin.keys().copied());
         let waiting = self.peers.iter().map(|p| p.waiting.len() as u64);
         self.lost += waiting.sum::<u64>();
-        self.peers.clear();
+        let planned = self.peers.drain(..).filter_map(|p| Some((p.pin?, p.second?)));
+        let mut planned: BTreeMap<KeyPin, Attempt> = planned.collect();
         self.peers.extend(links.iter().map(|link| Peer {
             pin: link.quic,
+            // The first lane alone has a second port.
+            elsewhere: link.quic_endpoint.filter(|_| self.lane == 0),
+            second: link.quic.and_then(|pin| planned.remove(&pin)),
             ..Peer::default()
         }));
+        let seconds = self.peers.iter().enumerate();
+        self.seconds = seconds.filter_map(|(n, p)| Some((p.second?.at, n))).collect();
         for number in 0..self.connections.len() {
             let Some(connection) = self.connections[number].as_mut().filter(|c| !c.over) else {
                 continue;
@@ -73,7 +104,7 @@ impl Quic {
     pub(in crate::link) fn is_connecting(&self, link: LinkIndex) -> bool {
         self.peers
             .get(link.get())
-            .is_some_and(|p| p.active.is_none() && !p.connections.is_empty())
+            .is_some_and(|p| p.active.is_none() && p.is_asking())
     }
 
     /// Longest inner packet that the link takes now, bytes.
@@ -93,10 +124,61 @@ impl Quic {
         ))
     }
 
-    /// Opens a connection, beside those that exist.
+    /// Opens a connection, beside those that exist: to where the other end is, if that is known, and a little later also to
+    /// its second port, if it has one (D6). The first that is up is kept. Whether there was anywhere to try.
     /// `longest`: the longest packet that goes whole over WireGuard on the same path, if the path is known to be narrow.
-    pub(in crate::link) fn connect(&mut self, link: LinkIndex, to: SocketAddr, longest: Option<u16>, now: Instant) {
-        let Some(pin) = self.peers.get(link.get()).and_then(|p| p.pin) else {
+    pub(in crate::link) fn connect(
+        &mut self,
+        link: LinkIndex,
+        to: Option<Path>,
+        longest: Option<u16>,
+        now: Instant,
+    ) -> bool {
+        let Some(peer) = self.peers.get(link.get()).filter(|p| p.pin.is_some()) else {
+            return false;
+        };
+        let elsewhere = peer.elsewhere.filter(|e| to.is_none_or(|t| t.remote != *e));
+        let elsewhere = elsewhere.map(|remote| Path {
+            remote,
+            local: to.filter(|t| t.remote.ip() == remote.ip()).and_then(|t| t.local),
+            port: self.own_second,
+        });
+        match (to, elsewhere) {
+            (Some(to), _) => self.dial(link, to, longest, now),
+            (None, Some(elsewhere)) => self.dial(link, elsewhere, longest, now),
+            (None, None) => return false,
+        }
+        if let (Some(_), Some(elsewhere)) = (to, elsewhere) {
+            self.plan(link, elsewhere, longest, now + SECOND);
+        }
+        true
+    }
+
+    fn plan(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, at: Instant) {
+        let attempt = Attempt { at, to, longest };
+        if let Some(before) = self.peers[link.get()].second.replace(attempt) {
+            self.seconds.remove(&(before.at, link.get()));
+        }
+        self.seconds.insert((at, link.get()));
+    }
+
+    /// Opens connections that have been put off until now.
+    pub(super) fn dial_due(&mut self, now: Instant) {
+        while let Some((at, number)) = self.seconds.first().copied().filter(|(at, _)| *at <= now) {
+            self.seconds.remove(&(at, number));
+            let Some(peer) = self.peers.get_mut(number) else {
+                continue;
+            };
+            if let Some(Attempt { to, longest, .. }) = peer.second.take_if(|second| second.at <= now)
+                && peer.active.is_none()
+            {
+                self.dial(index_of(number), to, longest, now);
+            }
+        }
+    }
+
+    fn dial(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, now: Instant) {
+        let Some(pin) = self.peers[link.get()].pin else {
             return;
         };
         let opened = self.identity.client(pin).map_err(|e| e.to_string()).and_then(|crypto| {
@@ -106,12 +188,12 @@ impl Quic {
                 None => self.transport.clone(),
             });
             self.endpoint
-                .connect(now, config, to, "tombolo")
+                .connect(now, config, to.remote, "tombolo")
                 .map_err(|e| e.to_string())
         });
         match opened {
             Ok((handle, inner)) => {
-                self.keep(handle, Connection::new(inner, Some(pin), Some(link)));
+                self.keep(handle, Connection::new(inner, to, Some(pin), Some(link)));
                 self.peers[link.get()].connections.insert(0, handle);
             }
             Err(reason) => self.news.push_back(News::Down(link, reason)),
@@ -153,7 +235,7 @@ impl Quic {
                 |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
             peer.active = peer.connections.iter().rfind(established).copied();
         }
-        if peer.connections.is_empty() {
+        if !peer.is_asking() {
             self.lost += peer.waiting.drain(..).count() as u64;
         }
     }
@@ -184,13 +266,14 @@ impl Quic {
         for packet in peer.waiting.drain(..) {
             self.lost += u64::from(connection.send(packet) != Sealed::Sent);
         }
+        peer.second = None;
         let others = peer.connections[..peer.connections.len() - 1].to_vec();
-        if pin.is_some_and(|pin| self.identity.pin() < pin) {
-            for other in others {
-                let other_is = self.connections[other.0].as_ref();
-                if other_is.is_some_and(|c| c.established.is_some()) {
-                    self.end(other, now, "a newer connection took over");
-                }
+        let decides = pin.is_some_and(|pin| self.identity.pin() < pin);
+        for other in others {
+            match self.connections[other.0].as_ref().map(|c| c.established) {
+                Some(Some(_)) if decides => self.end(other, now, "a newer connection took over"),
+                Some(Some(_)) | None => {}
+                Some(None) => self.end(other, now, "another connection was up sooner"),
             }
         }
         self.news.push_back(News::Up(link));
@@ -202,8 +285,17 @@ impl Quic {
             return;
         };
         self.leave(link, handle);
-        if self.peers.get(link.get()).is_some_and(|p| p.active.is_none()) {
+        if self.peers.get(link.get()).is_some_and(|p| p.active.is_none()) && !self.is_connecting(link) {
             self.news.push_back(News::Down(link, reason));
+        }
+    }
+
+    /// Nothing can be sent from this address of ours any more.
+    pub(in crate::link) fn local_refused(&mut self, local: IpAddr) {
+        let paths = self.connections.iter_mut().flatten().map(|c| &mut c.path);
+        let planned = self.peers.iter_mut().flat_map(|p| &mut p.second).map(|a| &mut a.to);
+        for path in paths.chain(planned) {
+            path.local = path.local.filter(|l| *l != local);
         }
     }
 }

@@ -224,10 +224,8 @@ impl SecureLinks {
         match way.choice.step(now, wireguard, quic) {
             None => {}
             Some(Step::Connect) => {
-                if let (Some(quic), Some(to)) = (&mut self.quic, self.wireguard.endpoint(link)) {
-                    quic.connect(link, to, way.narrow(self.mtu), now);
-                    quic.flush(now, tx);
-                }
+                self.connect(link, now);
+                self.flush(now, tx);
             }
             Some(Step::Disconnect) => {
                 if let Some(quic) = &mut self.quic {

@@ -37,6 +37,8 @@ pub(super) struct Way {
     pub(super) transport: Transport,
     /// The other end's key for QUIC is known.
     pub(super) quic: bool,
+    /// Lanes of the other end (D15).
+    pub(super) lanes: u16,
     pub(super) choice: Choice,
     /// Only of links that are in use.
     pub(super) observed: Option<Box<Observed>>,
@@ -68,6 +70,7 @@ impl Way {
             peer: link.peer.clone(),
             transport: link.transport,
             quic: link.quic.is_some(),
+            lanes: link.lanes,
             choice: Choice::default(),
             observed: None,
             used: None,

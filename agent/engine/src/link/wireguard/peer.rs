@@ -14,14 +14,14 @@
 mod upkeep;
 
 use super::{Identity, News};
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, TransmitSink};
 use crate::link::{Event, Sealed};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::id::AgentId;
@@ -94,15 +94,15 @@ pub(super) struct Peer {
     /// Nothing is pending and the peer is where we think: data needs no further look.
     settled: bool,
     state: LinkState,
-    endpoint: Option<SocketAddr>,
-    /// Where the peer was last heard from.
-    heard: Option<SocketAddr>,
+    endpoint: Option<Path>,
+    /// Where the peer was last heard from, and at which of our addresses: it is answered from there.
+    heard: Option<Path>,
     /// When the first unanswered handshake went out; which repeat comes next, and when.
     asking_since: Option<Instant>,
     retry: usize,
     retry_at: Option<Instant>,
     /// Where the last handshake went: only from there can its answer fail to verify.
-    asked: Option<SocketAddr>,
+    asked: Option<Path>,
     authentication_failed: bool,
     /// When boringtun gave up.
     gave_up: Option<Instant>,
@@ -131,8 +131,8 @@ impl Peer {
             sealing: false,
             settled: false,
             state: LinkState::Idle,
-            endpoint: heard.or(link.endpoint),
-            heard,
+            endpoint: heard.or(link.endpoint).map(Path::from),
+            heard: heard.map(Path::from),
             asking_since: None,
             retry: 0,
             retry_at: None,
@@ -170,12 +170,24 @@ impl Peer {
 
     /// Where the peer was last heard from.
     pub(super) fn heard(&self) -> Option<SocketAddr> {
-        self.heard
+        self.heard.map(|path| path.remote)
     }
 
     /// Where datagrams for the peer go.
-    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+    pub(super) fn endpoint(&self) -> Option<Path> {
         self.endpoint
+    }
+
+    /// Where the configuration says that it is.
+    fn configured(&self) -> Option<Path> {
+        self.config.endpoint.map(Path::from)
+    }
+
+    /// No datagram leaves from this address of ours any more.
+    pub(super) fn local_refused(&mut self, local: IpAddr) {
+        for path in [&mut self.endpoint, &mut self.heard].into_iter().flatten() {
+            path.local = path.local.filter(|l| *l != local);
+        }
     }
 
     /// Whether there is a session, and since when one is asked for in vain.
@@ -185,7 +197,7 @@ impl Peer {
 
     /// Whether datagrams for the peer go there.
     pub(super) fn is_at(&self, place: SocketAddr) -> bool {
-        self.endpoint == Some(place)
+        self.endpoint.is_some_and(|path| path.remote == place)
     }
 
     /// Forgets all session state. Packets that waited are lost.
@@ -213,12 +225,12 @@ impl Peer {
             .last_received
             .is_some_and(|t| now.saturating_duration_since(t) < FRESH);
         if link.endpoint.is_some() && (new_identity || moved && !fresh) {
-            self.endpoint = link.endpoint;
+            self.endpoint = link.endpoint.map(Path::from);
             self.heard = self.heard.filter(|_| !new_identity);
         }
         let failing = matches!(self.state, LinkState::Unreachable | LinkState::NoEndpoint);
         self.ask |= moved && (failing || self.asking_since.is_some());
-        self.endpoint = self.endpoint.or(link.endpoint);
+        self.endpoint = self.endpoint.or(link.endpoint.map(Path::from));
         self.config = link.clone();
         self.ask |= self.config.always_on && self.config.initiator && !self.is_open();
         self.evaluate(now, news);
@@ -238,8 +250,8 @@ impl Peer {
 
     /// The peer is there now, as another lane heard. Behind a NAT the port that this lane has heard itself is the better one.
     pub(super) fn set_endpoint(&mut self, to: SocketAddr) {
-        if self.endpoint.map(|e| e.ip()) != Some(to.ip()) {
-            (self.endpoint, self.settled) = (Some(to), false);
+        if self.endpoint.map(|e| e.remote.ip()) != Some(to.ip()) {
+            (self.endpoint, self.settled) = (Some(to.into()), false);
         }
     }
 
@@ -263,7 +275,7 @@ impl Peer {
     }
 
     /// Notes that a handshake went out.
-    fn asked(&mut self, to: SocketAddr, now: Instant) {
+    fn asked(&mut self, to: Path, now: Instant) {
         self.asked = Some(to);
         self.gave_up = None;
         self.asking_since.get_or_insert(now);
@@ -358,7 +370,7 @@ impl Peer {
     pub(super) fn receive(
         &mut self,
         datagram: &[u8],
-        from: SocketAddr,
+        from: Path,
         now: Instant,
         output: &mut [u8],
         news: &mut News,
@@ -366,12 +378,14 @@ impl Peer {
         let Some(tunn) = self.tunn.as_mut() else {
             return Reply::NoSession;
         };
-        let reply = match tunn.decapsulate(Some(from.ip()), datagram, output) {
+        let reply = match tunn.decapsulate(Some(from.remote.ip()), datagram, output) {
             TunnResult::WriteToTunnelV4(packet, _) => Reply::Packet(packet.len()),
             TunnResult::WriteToTunnelV6(packet, _) => Reply::Packet(packet.len()),
             TunnResult::WriteToNetwork(message) => Reply::Send(message.len()),
             TunnResult::Done => Reply::Nothing,
-            TunnResult::Err(WireGuardError::InvalidAeadTag) if datagram[0] == 2 && self.asked == Some(from) => {
+            TunnResult::Err(WireGuardError::InvalidAeadTag)
+                if datagram[0] == 2 && self.asked.is_some_and(|asked| asked.remote == from.remote) =>
+            {
                 // M8, G11: it answers, and not with our secret.
                 self.authentication_failed = true;
                 (self.asking_since, self.retry_at, self.settled) = (None, None, false);
@@ -423,7 +437,7 @@ impl Peer {
     }
 
     /// The peer has shown that it holds the session's keys, and sent from this place (D18).
-    fn proven(&mut self, session: u32, from: SocketAddr, now: Instant, news: &mut News) {
+    fn proven(&mut self, session: u32, from: Path, now: Instant, news: &mut News) {
         // Sessions count up in the lowest byte; late data of the one before changes nothing.
         let newer = self
             .session
@@ -439,9 +453,10 @@ impl Peer {
         self.sealing = true;
         self.wanted_without_endpoint = false;
         self.heard = Some(from);
-        if self.endpoint != Some(from) {
-            self.endpoint = Some(from);
-            news.events.push_back(Event::Moved(self.config.peer.clone(), from));
+        let before = self.endpoint.replace(from);
+        if before.is_none_or(|path| path.remote != from.remote) {
+            let moved = Event::Moved(self.config.peer.clone(), from.remote);
+            news.events.push_back(moved);
         }
         self.settled = self.answered.is_none() && !self.authentication_failed;
         self.evaluate(now, news);

@@ -2,7 +2,7 @@
 
 use super::{SUBSCRIPTION, World, agent_of, codes, net, token, vm_id};
 use crate::change::Change;
-use crate::resource::{Binding, Settings};
+use crate::resource::{Binding, Reach, Settings};
 use serde_json::json;
 use tombolo_proto::id::{AgentId, ResourceId};
 
@@ -140,18 +140,35 @@ fn d8_served_subnets() {
 fn endpoints_keys_and_revocation() {
     let mut w = world();
     w.join("vm1", vm("vm1", &["n1"])).unwrap();
-    let set = |endpoint: &str| Change::SetEndpoints {
+    let set = |endpoint: &str| Change::SetReach {
         agent: id("vm1"),
-        endpoints: vec![endpoint.parse().unwrap()],
+        reach: Reach::at(vec![endpoint.parse().unwrap()]),
     };
     for bad in ["0.0.0.0:1", "[::]:1", "192.0.2.1:0", "224.0.0.1:1"] {
         assert_eq!(codes(w.apply(&set(bad))), ["XInvalidEndpoint"], "{bad}");
     }
     w.apply(&set("[2001:db8::1]:4500")).unwrap();
     assert_eq!(
-        w.now.agents[&id("vm1")].endpoints,
+        w.now.agents[&id("vm1")].reach.endpoints,
         ["[2001:db8::1]:4500".parse().unwrap()]
     );
+    let reach = Reach {
+        quic_endpoint: Some("192.0.2.1:443".parse().unwrap()),
+        lanes: 4,
+        ..Reach::at(vec!["192.0.2.1:4500".parse().unwrap()])
+    };
+    let set = |change: &dyn Fn(&mut Reach)| {
+        let (agent, mut reach) = (id("vm1"), reach.clone());
+        change(&mut reach);
+        Change::SetReach { agent, reach }
+    };
+    let nowhere = set(&|r| r.quic_endpoint = Some("0.0.0.0:443".parse().unwrap()));
+    assert_eq!(codes(w.apply(&nowhere)), ["XInvalidEndpoint"]);
+    for lanes in [0, 65] {
+        assert_eq!(codes(w.apply(&set(&|r| r.lanes = lanes))), ["XInvalidLanes"], "{lanes}");
+    }
+    w.apply(&set(&|_| {})).unwrap();
+    assert_eq!(w.now.agents[&id("vm1")].reach, reach);
     let key_after = |agent: &str, expected: &str, key: &str| Change::SetCertificateKey {
         agent: id(agent),
         expected: expected.to_owned(),
@@ -170,7 +187,7 @@ fn endpoints_keys_and_revocation() {
     assert_eq!(w.apply(&Change::RevokeAgent(id("nobody"))).unwrap_err().status, 404);
     w.apply(&Change::RevokeAgent(id("vm1"))).unwrap();
     w.apply(&Change::RevokeAgent(id("vm1"))).unwrap();
-    assert_eq!(codes(w.apply(&set("192.0.2.1:1"))), ["XAgentRevoked"]);
+    assert_eq!(codes(w.apply(&set(&|_| {}))), ["XAgentRevoked"]);
     assert_eq!(codes(w.apply(&key("vm1", "again"))), ["XAgentRevoked"]);
     assert!(w.get(nic("n1").as_str())["properties"].get("virtualMachine").is_none());
     assert!(w.apply(&Change::DeleteAgent(id("vm1"))).unwrap().created_or_removed);

@@ -4,12 +4,11 @@ use super::{
     HANDSHAKE, KEEPALIVE, Peer, SILENCE, SILENCE_RESPONDER, TRY_AGAIN_AFTER, UNCONFIRMED, UNREACHABLE_AFTER, past,
     past_some,
 };
-use crate::buffer::TransmitSink;
+use crate::buffer::{Path, TransmitSink};
 use crate::link::Event;
 use crate::link::wireguard::News;
 use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
-use std::net::SocketAddr;
 use std::time::Instant;
 use tombolo_proto::status::{LinkState, LinkStatus};
 
@@ -80,19 +79,21 @@ impl Peer {
         silent || unconfirmed || missing
     }
 
-    /// Where a handshake goes: after an unanswered one, to the other known place. Packets follow there, but not those
+    /// Where a handshake goes: after an unanswered one, to the next known place. Packets follow there, but not those
     /// of a session that works: a lost handshake says nothing against it.
-    pub(super) fn place_to_ask(&mut self, now: Instant) -> Option<SocketAddr> {
+    pub(super) fn place_to_ask(&mut self, now: Instant) -> Option<Path> {
         if self.asking_since.is_none() {
             return self.endpoint;
         }
         let last = self.asked.or(self.endpoint);
-        let other = if last == self.config.endpoint {
-            self.heard
-        } else {
-            self.config.endpoint
-        };
-        let place = other.or(self.endpoint);
+        let configured = self.configured();
+        // It may be our own address that leads nowhere any more.
+        let anywhere = self.heard.map(|path| Path::from(path.remote));
+        let anywhere = anywhere.filter(|path| ![self.heard, configured].contains(&Some(*path)));
+        let places = [self.heard, configured, anywhere];
+        let next = places.iter().position(|place| *place == last).map_or(1, |at| at + 1);
+        let place = (next..next + places.len()).find_map(|at| places[at % places.len()]);
+        let place = place.or(self.endpoint);
         let works = self.sealing && !past(self.last_received, now, SILENCE);
         if !works {
             self.endpoint = place;
@@ -166,7 +167,7 @@ impl Peer {
         Some(LinkStatus {
             state: self.state,
             reason: reason.map(str::to_owned),
-            endpoint: self.endpoint,
+            endpoint: self.endpoint.map(|path| path.remote),
             handshake_age: self
                 .session
                 .map(|(_, since)| now.saturating_duration_since(since).as_secs_f64()),

@@ -1,0 +1,275 @@
+//! Which way datagrams go: from which of the own addresses, by which port (D6), and from which lane (D15).
+#![cfg(feature = "links")]
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod common;
+
+use common::{Node, World, udp};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tombolo_engine::buffer::{Collected, Path, Port, TransmitSink};
+use tombolo_engine::decide::Ingress;
+use tombolo_engine::engine::Engine;
+use tombolo_engine::link::Event;
+use tombolo_engine::link::secure::SecureLinks;
+use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::verdict::DropReason;
+use tombolo_proto::config::Transport;
+use tombolo_proto::status::Carrier;
+
+const STEP: Duration = Duration::from_millis(100);
+
+fn pair(transport: Transport, second_ports: [bool; 2]) -> World {
+    let mut nodes = vec![
+        Node::new("a", "192.0.2.1:1000", 1).with_quic(),
+        Node::new("b", "192.0.2.2:1000", 2).with_quic(),
+    ];
+    for (n, has) in second_ports.into_iter().enumerate() {
+        if has {
+            let node = nodes.remove(n);
+            nodes.insert(n, node.with_second_port(&format!("192.0.2.{}:443", n + 1)));
+        }
+    }
+    let mut world = World::new(nodes);
+    world.join(0, 1, |link| link.transport = transport);
+    world
+}
+
+/// A packet each way. How many of the two arrive.
+fn both_ways(world: &mut World) -> usize {
+    let before: usize = world.nodes.iter().map(|n| n.delivered.len()).sum();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
+    world.settle();
+    world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1000));
+    world.settle();
+    world.nodes.iter().map(|n| n.delivered.len()).sum::<usize>() - before
+}
+
+/// Own addresses that a node has sent from since it was asked last, each once.
+fn sent_from(node: &mut Node) -> Vec<Option<IpAddr>> {
+    let mut all: Vec<_> = node.paths.drain(..).map(|path| path.local).collect();
+    all.dedup();
+    all
+}
+
+fn ip(text: &str) -> Option<IpAddr> {
+    Some(text.parse().unwrap())
+}
+
+#[test]
+fn replies_leave_from_where_they_were_asked() {
+    for transport in [Transport::WireGuard, Transport::Quic] {
+        let mut world = pair(transport, [false; 2]);
+        let (one, two) = (ip("192.0.2.2"), ip("198.51.100.2"));
+        world.nodes[1].local = two;
+        for _ in 0..3 {
+            assert_eq!(both_ways(&mut world), 2);
+            world.pass(STEP);
+        }
+        assert_eq!(
+            sent_from(&mut world.nodes[1]),
+            [two],
+            "{transport:?}: from the first on"
+        );
+        assert_eq!(sent_from(&mut world.nodes[0]), [None], "{transport:?}: nobody told");
+
+        // Asked at another address from now on.
+        world.nodes[1].local = one;
+        both_ways(&mut world);
+        sent_from(&mut world.nodes[1]);
+        assert_eq!(both_ways(&mut world), 2);
+        assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}");
+
+        // What is not genuine moves nothing: noise of the same session, and what was taken already.
+        world.nodes[1].local = two;
+        let to = world.nodes[1].at;
+        let old: Vec<_> = world.seen.iter().filter(|(_, at, _)| *at == to).cloned().collect();
+        for (from, _, bytes) in old.iter().rev().take(20) {
+            let mut bad = bytes.clone();
+            *bad.last_mut().unwrap() ^= 1;
+            world.receive(1, *from, &bad);
+            world.receive(1, *from, bytes);
+        }
+        world.settle();
+        sent_from(&mut world.nodes[1]);
+        world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1000));
+        assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}: nothing learned");
+        world.settle();
+
+        // An address that the kernel refuses is given up until it is asked there again.
+        world.nodes[1].local = None;
+        world.nodes[1].engine.local_refused(one.unwrap());
+        world.nodes[1].engine.local_refused(two.unwrap());
+        sent_from(&mut world.nodes[1]);
+        world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1000));
+        assert_eq!(sent_from(&mut world.nodes[1]), [None], "{transport:?}");
+        world.settle();
+        world.nodes[1].local = two;
+        both_ways(&mut world);
+        both_ways(&mut world);
+        assert_eq!(sent_from(&mut world.nodes[1]).last(), Some(&two), "{transport:?}");
+        world.check();
+    }
+}
+
+/// All UDP is blocked but what concerns port 443: one end's, or both ends'.
+#[test]
+fn quic_is_found_at_the_second_port() {
+    for (second_ports, transport) in [
+        ([false, true], Transport::Automatic),
+        ([true, true], Transport::Automatic),
+        ([false, true], Transport::Quic),
+        ([true, true], Transport::Quic),
+    ] {
+        let what = format!("{second_ports:?} {transport:?}");
+        let mut world = pair(transport, second_ports);
+        if transport == Transport::Automatic {
+            for _ in 0..20 {
+                assert_eq!(both_ways(&mut world), 2, "{what}");
+                world.pass(STEP);
+            }
+        }
+        // Between the lanes' ports nothing passes; between one of them and a second port, or two of these, all does.
+        world.lanes_cut = true;
+        let mut steps = 0;
+        while both_ways(&mut world) < 2 {
+            world.pass(STEP);
+            steps += 1;
+            assert!(steps < 20, "{what}: within two seconds");
+        }
+        for _ in 0..50 {
+            assert_eq!(both_ways(&mut world), 2, "{what}");
+            world.pass(STEP);
+        }
+        let link = world.nodes[0].link("b", world.now).unwrap();
+        assert_eq!(
+            (link.transport, link.endpoint),
+            (Carrier::Quic, world.nodes[1].second),
+            "{what}"
+        );
+        assert!(
+            !world.nodes[1].events.iter().any(|e| matches!(e, Event::Moved(..))),
+            "a second port says nothing of the lanes' ports"
+        );
+        if transport == Transport::Automatic {
+            world.lanes_cut = false;
+            for _ in 0..60 {
+                assert_eq!(both_ways(&mut world), 2, "{what}: the way back loses nothing");
+                world.pass(STEP);
+            }
+            let link = world.nodes[0].link("b", world.now).unwrap();
+            assert_eq!(link.transport, Carrier::WireGuard, "{what}");
+        }
+        world.check();
+    }
+}
+
+/// Where the ordinary port answers, the second one is not bothered.
+#[test]
+fn the_second_port_is_tried_second() {
+    let mut world = pair(Transport::Quic, [true, true]);
+    for _ in 0..20 {
+        assert_eq!(both_ways(&mut world), 2);
+        world.pass(STEP);
+    }
+    let second = |at: &SocketAddr| at.port() == 443;
+    assert!(!world.seen.iter().any(|(from, to, _)| second(from) || second(to)));
+}
+
+/// An end whose place nobody knows may have a second port all the same.
+#[test]
+fn a_second_port_is_enough() {
+    let mut world = pair(Transport::Quic, [false, true]);
+    world.join(0, 1, |link| {
+        link.transport = Transport::Quic;
+        link.endpoint = None;
+    });
+    assert_eq!(both_ways(&mut world), 2);
+}
+
+#[test]
+fn the_second_port_takes_quic_alone() {
+    let mut world = pair(Transport::Automatic, [true, true]);
+    assert_eq!(both_ways(&mut world), 2);
+    let before = world.nodes[1].engine.stats().drops(DropReason::BadDatagram);
+    let wireguard: Vec<_> = world.seen.iter().filter(|(_, _, b)| b[0] < 0x40).cloned().collect();
+    let sent = world.seen.len();
+    for (from, _, bytes) in &wireguard {
+        world.receive_at(1, *from, Port::Quic, bytes);
+    }
+    world.receive_at(1, world.nodes[0].at, Port::Quic, &[0; 40]);
+    let stats = world.nodes[1].engine.stats();
+    assert_eq!(
+        stats.drops(DropReason::BadDatagram) - before,
+        wireguard.len() as u64 + 1,
+        "counted"
+    );
+    assert_eq!(world.seen.len(), sent, "and not answered");
+    world.check();
+}
+
+/// Takes datagrams and what is handed over.
+#[derive(Default)]
+struct Lane {
+    sent: Collected,
+    handed: usize,
+}
+
+impl TransmitSink for Lane {
+    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
+        self.sent.reserve(to, len)
+    }
+    fn commit(&mut self, len: usize) {
+        self.sent.commit(len);
+    }
+    fn hand_over(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
+        self.handed += 1;
+        true
+    }
+}
+
+/// D15: a lane that has no counterpart asks for no session, and its packets go to the first lane at once.
+#[test]
+fn a_lane_beyond_the_other_ends_asks_for_nothing() {
+    for (lanes, transport, always_on) in [
+        (1, Transport::WireGuard, false),
+        (1, Transport::WireGuard, true),
+        (2, Transport::Automatic, false),
+        (2, Transport::Quic, false),
+        (3, Transport::WireGuard, false),
+        (3, Transport::WireGuard, true),
+        (3, Transport::Quic, false),
+    ] {
+        let what = format!("{lanes} lanes, {transport:?}, {always_on}");
+        let mut world = pair(transport, [false, true]);
+        world.join(0, 1, |link| {
+            (link.transport, link.lanes) = (transport, lanes);
+            (link.always_on, link.initiator) = (always_on, true);
+        });
+        // The third lane of the first node.
+        let node = &world.nodes[0];
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(node.key.clone().unwrap());
+        let links = SecureLinks::new(node.secret);
+        let links = links.with_quic(key.into(), node.secret).unwrap().of_lane(2);
+        let mut engine = Engine::new(links, 1);
+        let tables = Tables::build(&node.config, &Dynamic::default()).unwrap();
+        let mut now = world.now;
+        engine.install(Arc::new(tables), &node.config.links, now);
+        let (mut tx, mut rx) = (Lane::default(), Collected::default());
+        for _ in 0..100 {
+            let mut packet = udp("10.0.0.1", "10.0.0.2", 64, 100);
+            engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
+            engine.flush(now, &mut tx);
+            now += STEP;
+            engine.handle_timeout(now, &mut tx);
+        }
+        assert_eq!(tx.handed, 100, "{what}");
+        let to: Vec<_> = tx.sent.datagrams.iter().map(|(to, _)| to.port()).collect();
+        if lanes > 2 {
+            assert!(!to.is_empty() && to.iter().all(|port| *port == 1002), "{what}: {to:?}");
+        } else {
+            assert!(to.is_empty(), "{what}: {to:?}");
+        }
+    }
+}
