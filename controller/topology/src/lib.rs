@@ -21,6 +21,7 @@ mod documents;
 pub mod explain;
 mod net;
 pub mod path;
+mod preshared;
 pub mod resource;
 mod rules;
 pub mod sync;

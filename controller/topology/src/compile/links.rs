@@ -3,12 +3,10 @@
 use super::index::{Index, Instance, Machine, Tunnel, Vnet};
 use super::prefix;
 use crate::resource::Agent;
-use hkdf::Hkdf;
 use ipnet::IpNet;
-use sha2::Sha256;
 use std::collections::BTreeMap;
 use tombolo_proto::config::{ForeignSources, Link, Relation, Transport};
-use tombolo_proto::id::{AgentId, PresharedKey, ResourceId};
+use tombolo_proto::id::AgentId;
 
 /// The links of a VM: its VNet's machines, those of `Connected` peers, and the gateway in use.
 pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) -> Vec<Link> {
@@ -100,7 +98,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             if let Some(link) = links.links.get_mut(&end.agent.id) {
                 link.always_on = true;
                 link.initiator = own.agent.id < end.agent.id;
-                link.preshared_key = preshared_key(tunnel);
+                link.preshared_key = tunnel.connection.preshared_key();
             }
         }
     }
@@ -141,18 +139,6 @@ fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
     sources.extend(&hub.resource.address_space);
     sources.extend(hub.clients.iter().flat_map(|client| &client.half.remote_address_space));
     prefix::subtract(&sources, own_space)
-}
-
-/// D14: HKDF-SHA256 of the own object's shared key, bound to the two gateways: lower case, in order, one a line.
-fn preshared_key(tunnel: &Tunnel<'_>) -> Option<PresharedKey> {
-    let shared_key = tunnel.connection.shared_key.as_deref()?;
-    let mut gateways = [&tunnel.connection.gateway1, &tunnel.connection.gateway2].map(ResourceId::key);
-    gateways.sort_unstable();
-    let mut key = [0; 32];
-    Hkdf::<Sha256>::new(None, shared_key.as_bytes())
-        .expand(gateways.join("\n").as_bytes(), &mut key)
-        .ok()?;
-    Some(PresharedKey(key))
 }
 
 /// Links in the making: ordered by the other end, one each, none to oneself.
