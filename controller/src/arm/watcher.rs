@@ -149,7 +149,7 @@ fn source_nic(topology: &Topology, body: &Value, source: IpAddr) -> Result<Arc<N
     let agents = topology.agents.values().filter(|a| !a.revoked);
     let nics = agents.filter_map(|agent| match &agent.binding {
         Binding::Vm { vm: id, nics, .. } if *id == vm => Some(nics),
-        Binding::Vm { .. } | Binding::Gateway { .. } => None,
+        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => None,
     });
     let nics: Vec<_> = nics.flatten().filter_map(|id| topology.nics.get(id)).collect();
     let owner = nics

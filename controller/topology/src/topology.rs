@@ -6,8 +6,8 @@ use crate::change::{Change, Outcome, Rejection};
 use crate::documents;
 use crate::path::{ArmPath, Kind, parent_id};
 use crate::resource::{
-    Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, NetworkInterface, PublicIpAddress, ResourceGroup, RouteTable, Settings,
-    VirtualNetwork, VirtualNetworkGateway,
+    Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, NetworkInterface, PublicIpAddress,
+    ResourceGroup, RouteTable, Settings, VirtualNetwork, VirtualNetworkGateway,
 };
 use crate::rules;
 use serde_json::Value;
