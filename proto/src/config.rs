@@ -148,6 +148,17 @@ pub enum CircuitLink {
     Secondary,
 }
 
+impl CircuitLink {
+    /// `primary` or `secondary`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+        }
+    }
+}
+
 /// What VPN gateways do with the TTL of packets whose source is a site's (T6).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -13,13 +13,11 @@ use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
 /// Types of `Microsoft.Network` that stock clients ask for and that do not exist here: lists are empty, items missing.
-const ABSENT: [&str; 14] = [
+const ABSENT: [&str; 12] = [
     "networksecuritygroups",
-    "localnetworkgateways",
     "natgateways",
     "applicationsecuritygroups",
     "loadbalancers",
-    "expressroutecircuits",
     "expressroutegateways",
     "publicipprefixes",
     "privateendpoints",

@@ -2,8 +2,8 @@
 
 use crate::path::{ArmPath, Kind};
 use crate::resource::{
-    Agent, Connection, JoinToken, NetworkInterface, PublicIpAddress, ResourceGroup, RouteTable, VirtualNetwork,
-    VirtualNetworkGateway,
+    Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, NetworkInterface, PublicIpAddress,
+    ResourceGroup, RouteTable, VirtualNetwork, VirtualNetworkGateway,
 };
 use crate::topology::{DocumentChange, Topology};
 use serde::Serialize;
@@ -60,6 +60,8 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     differences(&before.route_tables, &after.route_tables, arm, &mut changes);
     differences(&before.gateways, &after.gateways, arm, &mut changes);
     differences(&before.connections, &after.connections, arm, &mut changes);
+    differences(&before.local_gateways, &after.local_gateways, arm, &mut changes);
+    differences(&before.circuits, &after.circuits, arm, &mut changes);
     differences(
         &before.agents,
         &after.agents,
@@ -127,6 +129,8 @@ fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -
         Some(Kind::RouteTable) => insert!(route_tables, RouteTable),
         Some(Kind::Gateway) => insert!(gateways, VirtualNetworkGateway),
         Some(Kind::Connection) => insert!(connections, Connection),
+        Some(Kind::LocalNetworkGateway) => insert!(local_gateways, LocalNetworkGateway),
+        Some(Kind::Circuit) => insert!(circuits, ExpressRouteCircuit),
         _ => return Err(format!("document '{key}': not a top-level resource that exists here")),
     }
     Ok(())

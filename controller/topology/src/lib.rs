@@ -22,6 +22,7 @@ pub mod explain;
 pub mod moving;
 mod net;
 pub mod path;
+mod preshared;
 pub mod resource;
 mod rules;
 pub mod sync;

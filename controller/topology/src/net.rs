@@ -146,10 +146,24 @@ pub(crate) fn first_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAd
     None
 }
 
-/// The last address of `prefix` that is not reserved (P2, G4).
-pub(crate) fn last_usable(prefix: &IpNet) -> IpAddr {
+/// The highest address of `prefix` that is neither reserved (P2) nor in `used`.
+pub(crate) fn last_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let (family, first, last) = span(prefix);
-    address(family, last.saturating_sub(1).max(first))
+    let lowest = first.checked_add(4)?;
+    let mut number = last.checked_sub(1)?;
+    while number >= lowest {
+        let candidate = address(family, number);
+        if !used.contains(&candidate) {
+            return Some(candidate);
+        }
+        number -= 1;
+    }
+    None
+}
+
+/// True for an IPv4 /27 or shorter, and for an IPv6 prefix of at least as many addresses.
+pub(crate) fn holds_32(prefix: &IpNet) -> bool {
+    prefix.max_prefix_len() - prefix.prefix_len() >= 5
 }
 
 #[cfg(test)]
@@ -171,8 +185,12 @@ mod tests {
             .filter(|a| !is_reserved(&prefix, *a))
             .collect();
         assert_eq!(free.len(), 3);
-        assert_eq!(first_free(&prefix, &free.into_iter().collect()), None);
-        assert_eq!(last_usable(&prefix), "10.0.0.14".parse::<IpAddr>().unwrap());
+        let all = free.into_iter().collect();
+        assert_eq!((first_free(&prefix, &all), last_free(&prefix, &all)), (None, None));
+        let last = last_free(&prefix, &used);
+        assert_eq!(last, Some("10.0.0.14".parse().unwrap()));
+        let next = last_free(&prefix, &last.into_iter().collect());
+        assert_eq!(next, Some("10.0.0.13".parse().unwrap()));
         assert_eq!(first_free(&net("fd00::/64"), &used), Some("fd00::4".parse().unwrap()));
     }
 

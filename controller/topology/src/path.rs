@@ -42,6 +42,14 @@ pub enum Kind {
     GatewayIpConfiguration,
     /// `connections`.
     Connection,
+    /// `localNetworkGateways`.
+    LocalNetworkGateway,
+    /// `expressRouteCircuits`.
+    Circuit,
+    /// `expressRouteCircuits/peerings`.
+    CircuitPeering,
+    /// `expressRouteCircuits/authorizations`: always empty.
+    CircuitAuthorization,
     /// `Microsoft.Compute/virtualMachines`, read-only.
     VirtualMachine,
     /// `virtualMachines/extensions`: always empty.
@@ -49,7 +57,7 @@ pub enum Kind {
 }
 
 /// Every kind but the group: provider, type below it.
-const KINDS: [(Kind, &str, &str); 13] = [
+const KINDS: [(Kind, &str, &str); 17] = [
     (Kind::VirtualNetwork, NETWORK, "virtualNetworks"),
     (Kind::Subnet, NETWORK, "virtualNetworks/subnets"),
     (Kind::Peering, NETWORK, "virtualNetworks/virtualNetworkPeerings"),
@@ -65,6 +73,14 @@ const KINDS: [(Kind, &str, &str); 13] = [
         "virtualNetworkGateways/ipConfigurations",
     ),
     (Kind::Connection, NETWORK, "connections"),
+    (Kind::LocalNetworkGateway, NETWORK, "localNetworkGateways"),
+    (Kind::Circuit, NETWORK, "expressRouteCircuits"),
+    (Kind::CircuitPeering, NETWORK, "expressRouteCircuits/peerings"),
+    (
+        Kind::CircuitAuthorization,
+        NETWORK,
+        "expressRouteCircuits/authorizations",
+    ),
     (Kind::VirtualMachine, COMPUTE, "virtualMachines"),
     (Kind::VirtualMachineExtension, COMPUTE, "virtualMachines/extensions"),
 ];

@@ -3,11 +3,15 @@
 //! Each top-level resource is one document of the store; children (subnets, peerings, routes) live in their parent.
 //! Field names of the stored form are Azure's. Names and ids keep the casing of their creation.
 
+mod settings;
+
+pub use settings::{AddressSpaceChange, Era, Settings};
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use tombolo_proto::config::{CircuitLink, GatewayKind, SiteTtl, Transport};
+use tombolo_proto::config::{CircuitLink, GatewayKind, Transport};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use uuid::Uuid;
 
@@ -230,7 +234,8 @@ pub struct VirtualNetworkGateway {
     pub enable_bgp: bool,
     /// G4, default 65515.
     pub asn: u32,
-    /// G4, `bgpPeeringAddress`: the last usable address of `GatewaySubnet` unless given.
+    /// G4, `bgpPeeringAddress`: the last free address of `GatewaySubnet` unless given. An ExpressRoute gateway has none
+    /// that can be set or is shown: it is the address of its first instance.
     pub bgp_peering_address: IpAddr,
     /// `sku.name`.
     pub sku: String,
@@ -455,48 +460,4 @@ pub struct JoinToken {
     pub binding: Binding,
     /// Unix seconds; not valid after.
     pub expires: u64,
-}
-
-/// Switches that the operator sets; defaults come from the era (D4, section 12 of the semantics).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Settings {
-    /// `sync` (P27) or `strict` (P26).
-    pub address_space_change: AddressSpaceChange,
-    /// Gateway transit over global peering (P30).
-    pub global_gateway_transit: bool,
-    /// X1.
-    pub peerings_per_vnet: u32,
-    /// X8.
-    pub tunnels_per_gateway: u32,
-    /// Inner MTU, bytes (D20).
-    pub mtu: u16,
-    /// VNets linked to one circuit reach each other through it (E6, section 12).
-    pub circuit_vnet_to_vnet: bool,
-    /// T6, section 12.
-    pub vpn_ttl_for_site_traffic: SiteTtl,
-}
-
-/// What happens to an address-space change while peered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AddressSpaceChange {
-    /// Refused (P26).
-    Strict,
-    /// Allowed, then synced (P27).
-    Sync,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            address_space_change: AddressSpaceChange::Sync,
-            global_gateway_transit: true,
-            peerings_per_vnet: 500,
-            tunnels_per_gateway: 30,
-            mtu: tombolo_proto::config::DEFAULT_MTU,
-            circuit_vnet_to_vnet: false,
-            vpn_ttl_for_site_traffic: SiteTtl::SilentHop,
-        }
-    }
 }

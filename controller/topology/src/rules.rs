@@ -1,10 +1,14 @@
 //! Applying a change: every operation works on a draft of the topology and notes all that is wrong with it. A draft
 //! with problems is thrown away.
 
+mod address;
+mod attached;
+mod circuit;
 mod connection;
 mod fabric;
 mod gateway;
 mod group;
+mod local_gateway;
 mod nic;
 pub(crate) mod peering;
 mod problems;
@@ -102,9 +106,13 @@ impl Draft<'_> {
             Kind::PublicIpAddress => self.put_public_ip(&group, path, body, if_match),
             Kind::Gateway => self.put_gateway(&group, path, body, if_match),
             Kind::Connection => self.put_connection(&group, path, body, if_match),
+            Kind::LocalNetworkGateway => self.put_local_gateway(&group, path, body, if_match),
+            Kind::Circuit => self.put_circuit(&group, path, body, if_match),
+            Kind::CircuitPeering => self.put_circuit_peering(path, body, if_match),
             Kind::ResourceGroup
             | Kind::NicIpConfiguration
             | Kind::GatewayIpConfiguration
+            | Kind::CircuitAuthorization
             | Kind::VirtualMachine
             | Kind::VirtualMachineExtension => {
                 self.read_only(path);
@@ -127,8 +135,12 @@ impl Draft<'_> {
             Kind::PublicIpAddress => self.delete_public_ip(&id, if_match),
             Kind::Gateway => self.delete_gateway(&id, if_match),
             Kind::Connection => self.delete_connection(&id, if_match),
+            Kind::LocalNetworkGateway => self.delete_local_gateway(&id, if_match),
+            Kind::Circuit => self.delete_circuit(&id, if_match),
+            Kind::CircuitPeering => self.delete_circuit_peering(&id, if_match),
             Kind::NicIpConfiguration
             | Kind::GatewayIpConfiguration
+            | Kind::CircuitAuthorization
             | Kind::VirtualMachine
             | Kind::VirtualMachineExtension => {
                 self.read_only(path);
@@ -174,9 +186,13 @@ impl Draft<'_> {
             Kind::PublicIpAddress => patch!(public_ips, commit_public_ip),
             Kind::Gateway => patch!(gateways, commit_gateway),
             Kind::Connection => patch!(connections, commit_connection),
+            Kind::LocalNetworkGateway => patch!(local_gateways, commit_local_gateway),
+            Kind::Circuit => patch!(circuits, commit_circuit),
             Kind::Subnet
             | Kind::Peering
             | Kind::Route
+            | Kind::CircuitPeering
+            | Kind::CircuitAuthorization
             | Kind::NicIpConfiguration
             | Kind::GatewayIpConfiguration
             | Kind::VirtualMachine

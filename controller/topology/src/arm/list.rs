@@ -1,6 +1,9 @@
 //! Collections: the bodies of all items under a group, a subscription or a parent.
 
-use super::view::{Views, gateway, gateway_ip_configuration, generic, group, nic_ip_configuration, route};
+use super::view::{
+    Views, circuit, circuit_peering, gateway, gateway_ip_configuration, generic, group, local_gateway,
+    nic_ip_configuration, route,
+};
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
 use crate::rules::{group_not_found, not_found};
@@ -113,6 +116,8 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         Kind::PublicIpAddress => all!(public_ips, |p| views.public_ip(p)),
         Kind::Gateway => all!(gateways, gateway),
         Kind::Connection => all!(connections, |c| views.connection(c)),
+        Kind::LocalNetworkGateway => all!(local_gateways, local_gateway),
+        Kind::Circuit => all!(circuits, circuit),
         Kind::VirtualMachine => {
             let vms = views.vms().iter().filter(|(id, _)| scope.holds(id));
             vms.map(|(_, agent)| views.vm(agent)).collect()
@@ -123,6 +128,8 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         | Kind::Route
         | Kind::NicIpConfiguration
         | Kind::GatewayIpConfiguration
+        | Kind::CircuitPeering
+        | Kind::CircuitAuthorization
         | Kind::VirtualMachineExtension => return None,
     })
 }
@@ -131,6 +138,8 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
 fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
     let kinds = [
         Kind::Connection,
+        Kind::Circuit,
+        Kind::LocalNetworkGateway,
         Kind::NetworkInterface,
         Kind::PublicIpAddress,
         Kind::RouteTable,
@@ -187,6 +196,14 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
             let connections = topology.connections.values();
             let own = connections.filter(|c| c.gateway1 == id || c.gateway2 == id);
             Ok(own.map(|c| views.connection(c)).collect())
+        }
+        Some(Kind::Circuit) if is("peerings") => {
+            let found = topology.circuits.get(&id).ok_or_else(missing)?;
+            Ok(found.private_peering.iter().map(circuit_peering).collect())
+        }
+        Some(Kind::Circuit) if is("authorizations") => {
+            topology.circuits.get(&id).ok_or_else(missing)?;
+            Ok(Vec::new())
         }
         Some(Kind::VirtualMachine) if is("extensions") => {
             views.vms().get(&id).ok_or_else(missing)?;

@@ -1,7 +1,7 @@
 //! The status of a connection, from what the gateway agents of its own side report (G12, M8).
 
 use crate::path::shown;
-use crate::resource::{Binding, Connection};
+use crate::resource::{Binding, Connection, ConnectionType};
 use crate::topology::{Live, Topology};
 use serde_json::{Value, json};
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -19,7 +19,7 @@ pub(crate) struct Status {
     pub(crate) tunnels: Vec<Value>,
 }
 
-/// One pair of gateway instances.
+/// An instance of the gateway and what it has a link with.
 struct Tunnel {
     name: String,
     status: &'static str,
@@ -72,32 +72,92 @@ fn tunnels(topology: &Topology, live: &Live, connection: &Connection) -> Vec<Tun
             format!("no agent of gateway {} has reported yet", connection.gateway1.name()),
         );
     }
-    let counterpart = topology
-        .connections
-        .values()
-        .any(|c| c.gateway1 == connection.gateway2 && c.gateway2 == connection.gateway1);
-    if !counterpart {
-        let far = connection.gateway2.name();
-        return alone(
-            "NotConnected",
-            format!("no counterpart connection from gateway {far} to this one (G10)"),
-        );
+    if let Some(reason) = lacking(topology, connection) {
+        return alone("NotConnected", reason);
     }
-    if connection.shared_key.is_none() {
-        return alone("NotConnected", "no shared key is set (G11)".to_owned());
-    }
-    let far = instances(topology, &connection.gateway2);
+    let (far, end) = match connection.connection_type {
+        ConnectionType::Vnet2Vnet => (instances(topology, &connection.gateway2), "the other gateway"),
+        ConnectionType::IPsec => (vec![AgentId::of_site(&connection.envelope.id)], "the site's device"),
+        ConnectionType::ExpressRoute => (edges(topology, &connection.gateway2), "the circuit's edge"),
+    };
     if far.is_empty() {
+        let what = match connection.connection_type {
+            ConnectionType::ExpressRoute => "circuit",
+            ConnectionType::Vnet2Vnet | ConnectionType::IPsec => "gateway",
+        };
         return alone(
             "NotConnected",
-            format!("no agent serves gateway {}", connection.gateway2.name()),
+            format!("no agent serves {what} {}", connection.gateway2.name()),
         );
     }
+    let site = topology.local_gateways.get(&connection.gateway2);
     let pairs = own.iter().flat_map(|here| far.iter().map(move |there| (here, there)));
-    pairs.map(|(here, there)| tunnel(live, here, there)).collect()
+    pairs
+        .map(|(here, there)| {
+            let shown = site.map_or(there.as_str(), |s| s.envelope.id.name());
+            tunnel(live, here, there, shown, end)
+        })
+        .collect()
 }
 
-fn tunnel(live: &Live, here: &AgentId, there: &AgentId) -> Tunnel {
+/// What a connection lacks to come up, whatever its links do.
+fn lacking(topology: &Topology, connection: &Connection) -> Option<String> {
+    let far = connection.gateway2.name();
+    let own_asn = topology.gateways.get(&connection.gateway1).map(|g| g.asn);
+    let keyless = || {
+        connection
+            .shared_key
+            .is_none()
+            .then(|| "no shared key is set (G11)".to_owned())
+    };
+    // Azure's BGP session between equals just does not come up.
+    let equals = |far_asn: Option<u32>| {
+        let asn = far_asn.filter(|_| connection.enable_bgp && far_asn == own_asn)?;
+        Some(format!(
+            "both ends have ASN {asn}: no BGP session comes up between equals (G4)"
+        ))
+    };
+    match connection.connection_type {
+        ConnectionType::Vnet2Vnet => {
+            let mut all = topology.connections.values();
+            if !all.any(|c| c.gateway1 == connection.gateway2 && c.gateway2 == connection.gateway1) {
+                return Some(format!(
+                    "no counterpart connection from gateway {far} to this one (G10)"
+                ));
+            }
+            let asn = topology.gateways.get(&connection.gateway2).map(|g| g.asn);
+            keyless().or_else(|| equals(asn))
+        }
+        ConnectionType::IPsec => {
+            let site = topology.local_gateways.get(&connection.gateway2);
+            let unknown = || {
+                let no_key = site.is_none_or(|s| s.public_key.is_none());
+                no_key.then(|| format!("local network gateway {far} has no wireGuardPublicKey (D16)"))
+            };
+            let asn = site.and_then(|s| s.bgp).map(|b| b.asn);
+            keyless().or_else(unknown).or_else(|| equals(asn))
+        }
+        ConnectionType::ExpressRoute => {
+            let circuit = topology.circuits.get(&connection.gateway2);
+            let lacks = circuit.is_none_or(|c| c.private_peering.is_none());
+            lacks.then(|| format!("circuit {far} has no AzurePrivatePeering (E1)"))
+        }
+    }
+}
+
+/// The agents that serve a circuit's links, the primary one first.
+fn edges(topology: &Topology, circuit: &ResourceId) -> Vec<AgentId> {
+    let link = |binding: &Binding| match binding {
+        Binding::Edge { circuit: c, link } if c == circuit => Some(*link),
+        Binding::Edge { .. } | Binding::Vm { .. } | Binding::Gateway { .. } => None,
+    };
+    let agents = topology.agents.values().filter(|a| !a.revoked);
+    let mut found: Vec<_> = agents.filter_map(|a| Some((link(&a.binding)?, a.id.clone()))).collect();
+    found.sort();
+    found.into_iter().map(|(_, agent)| agent).collect()
+}
+
+fn tunnel(live: &Live, here: &AgentId, there: &AgentId, shown: &str, end: &str) -> Tunnel {
     let link = live
         .agents
         .get(here)
@@ -111,10 +171,10 @@ fn tunnel(live: &Live, here: &AgentId, there: &AgentId) -> Tunnel {
             "Unknown",
             Some(format!("agent {here} has not reported this tunnel yet")),
         ),
-        Some(link) => judge(link),
+        Some(link) => judge(link, end),
     };
     Tunnel {
-        name: format!("{here}-{there}"),
+        name: format!("{here}-{shown}"),
         status,
         reason,
         ingress: link.map_or(0, |l| l.rx_bytes),
@@ -122,9 +182,10 @@ fn tunnel(live: &Live, here: &AgentId, there: &AgentId) -> Tunnel {
     }
 }
 
-fn judge(link: &LinkStatus) -> (&'static str, Option<String>) {
-    let words = |code: &str, otherwise: &str| {
-        let detail = link.reason.as_deref().map_or(otherwise.to_owned(), shown);
+/// `end`: what is at the other end, for people.
+fn judge(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) {
+    let words = |code: &str, otherwise: String| {
+        let detail = link.reason.as_deref().map_or(otherwise, shown);
         Some(format!("{code}: {detail}"))
     };
     match link.state {
@@ -132,12 +193,15 @@ fn judge(link: &LinkStatus) -> (&'static str, Option<String>) {
         LinkState::Idle | LinkState::Connecting => ("Connecting", link.reason.as_deref().map(shown)),
         LinkState::Unreachable => (
             "NotConnected",
-            words("PeerReachability", "the other gateway does not answer"),
+            words("PeerReachability", format!("{end} does not answer")),
         ),
-        LinkState::AuthenticationFailed => ("NotConnected", words("Authentication", "the shared keys differ")),
+        LinkState::AuthenticationFailed => (
+            "NotConnected",
+            words("Authentication", "the shared keys differ".to_owned()),
+        ),
         LinkState::NoEndpoint => (
             "NotConnected",
-            words("PeerReachability", "neither gateway knows where to reach the other"),
+            words("PeerReachability", format!("nobody knows where {end} is reached")),
         ),
     }
 }

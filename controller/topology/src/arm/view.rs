@@ -1,12 +1,17 @@
 //! ARM JSON out: the body of each item, in the types that strict clients insist on.
 
-use super::status;
+mod hybrid;
+
+pub(crate) use hybrid::{
+    circuit, circuit_defaults, circuit_peering, circuit_sku, gateway, gateway_ip_configuration, local_gateway,
+};
+
 use crate::path::{ArmPath, Kind, is_child_of, parent_id};
 use crate::resource::{
-    Agent, Binding, Connection, Envelope, GatewayIpConfiguration, NetworkInterface, NicIpConfiguration, Peering,
-    PublicIpAddress, ResourceGroup, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
+    Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, Peering, PublicIpAddress, ResourceGroup, Route,
+    RouteTable, Subnet, UserNextHop, VirtualNetwork,
 };
-use crate::rules::peering::{gateway_of, sync_level};
+use crate::rules::peering::{gateways_of, sync_level};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -217,8 +222,14 @@ impl<'t> Views<'t> {
                 config.map(|c| gateway_ip_configuration(found, c))
             }
             Kind::Connection => topology.connections.get(&id).map(|c| self.connection(c)),
+            Kind::LocalNetworkGateway => topology.local_gateways.get(&id).map(|g| local_gateway(g)),
+            Kind::Circuit => topology.circuits.get(&id).map(|c| circuit(c)),
+            Kind::CircuitPeering => {
+                let peering = topology.circuits.get(&parent_id(&id))?.private_peering.as_ref();
+                peering.filter(|p| p.id == id).map(circuit_peering)
+            }
             Kind::VirtualMachine => self.vms().get(&id).map(|agent| self.vm(agent)),
-            Kind::VirtualMachineExtension => None,
+            Kind::CircuitAuthorization | Kind::VirtualMachineExtension => None,
         }
     }
 
@@ -279,9 +290,8 @@ impl<'t> Views<'t> {
             "routeServiceVips": {},
         });
         if half.use_remote_gateways {
-            let gateways: Vec<Value> = gateway_of(self.topology, &half.remote_vnet)
-                .iter()
-                .map(reference)
+            let gateways: Vec<Value> = gateways_of(self.topology, &half.remote_vnet)
+                .map(|g| reference(&g.envelope.id))
                 .collect();
             properties["remoteGateways"] = gateways.into();
         }
@@ -347,25 +357,6 @@ impl<'t> Views<'t> {
             body["sku"] = public_ip_sku();
         }
         body
-    }
-
-    pub(crate) fn connection(&self, connection: &Connection) -> Value {
-        let status = status::of(self.topology, self.live, connection);
-        let properties = json!({
-            "connectionType": "Vnet2Vnet",
-            "virtualNetworkGateway1": reference(&connection.gateway1),
-            "virtualNetworkGateway2": reference(&connection.gateway2),
-            "routingWeight": connection.routing_weight,
-            "enableBgp": connection.enable_bgp,
-            "connectionStatus": status.status,
-            "ingressBytesTransferred": status.ingress,
-            "egressBytesTransferred": status.egress,
-            "tunnelConnectionStatus": status.tunnels,
-            "usePolicyBasedTrafficSelectors": false,
-            "ipsecPolicies": [],
-            "trafficSelectorPolicies": [],
-        });
-        top(&connection.envelope, Kind::Connection, properties)
     }
 
     /// The read-only view of the machine that an agent stands for.
@@ -440,41 +431,6 @@ pub(crate) fn nic_ip_configuration(nic: &NetworkInterface, config: &NicIpConfigu
     }
     let id = ResourceId::new(format!("{}/ipConfigurations/{}", nic.envelope.id, config.name));
     child(&id, Kind::NicIpConfiguration, nic.envelope.etag, properties)
-}
-
-pub(crate) fn gateway_ip_configuration(gateway: &VirtualNetworkGateway, config: &GatewayIpConfiguration) -> Value {
-    let mut properties = json!({
-        "privateIPAddress": config.address,
-        "privateIPAllocationMethod": method(config.is_static),
-        "subnet": reference(&config.subnet),
-    });
-    if let Some(public) = &config.public_ip_address {
-        properties["publicIPAddress"] = reference(public);
-    }
-    let id = ResourceId::new(format!("{}/ipConfigurations/{}", gateway.envelope.id, config.name));
-    child(&id, Kind::GatewayIpConfiguration, gateway.envelope.etag, properties)
-}
-
-pub(crate) fn gateway(gateway: &VirtualNetworkGateway) -> Value {
-    let configs: Vec<Value> = gateway
-        .ip_configurations
-        .iter()
-        .map(|c| gateway_ip_configuration(gateway, c))
-        .collect();
-    let properties = json!({
-        "gatewayType": "Vpn",
-        "vpnType": gateway.vpn_type,
-        "sku": {"name": gateway.sku, "tier": gateway.sku},
-        "activeActive": gateway.active_active,
-        "enableBgp": gateway.enable_bgp,
-        "bgpSettings": {
-            "asn": gateway.asn,
-            "bgpPeeringAddress": gateway.bgp_peering_address,
-            "peerWeight": 0,
-        },
-        "ipConfigurations": configs,
-    });
-    top(&gateway.envelope, Kind::Gateway, properties)
 }
 
 /// The members of [`Map`] that the generic resource lists have.

@@ -2,14 +2,12 @@
 
 use super::index::{Circuit, Index, Instance, Machine, Site, Tunnel, Vnet};
 use super::prefix;
-use crate::resource::{Agent, Connection};
-use hkdf::Hkdf;
+use crate::resource::Agent;
 use ipnet::IpNet;
-use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_proto::config::{CircuitLink, ForeignSources, Link, Relation, Transport};
-use tombolo_proto::id::{AgentId, PresharedKey, ResourceId};
+use tombolo_proto::id::AgentId;
 
 /// The links of a VM: its VNet's machines, those of `Connected` peers, and the gateway in use.
 pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) -> Vec<Link> {
@@ -147,7 +145,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             links.with(end.agent, |link| {
                 link.always_on = true;
                 link.initiator = own.agent.id < end.agent.id;
-                link.preshared_key = preshared_key(tunnel.connection);
+                link.preshared_key = tunnel.connection.preshared_key();
                 link.watched = true;
             });
         }
@@ -271,18 +269,6 @@ fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
     prefix::subtract(&sources, own_space)
 }
 
-/// D14: HKDF-SHA256 of the own object's shared key, bound to the two gateways: lower case, in order, one a line.
-fn preshared_key(connection: &Connection) -> Option<PresharedKey> {
-    let shared_key = connection.shared_key.as_deref()?;
-    let mut gateways = [&connection.gateway1, &connection.gateway2].map(ResourceId::key);
-    gateways.sort_unstable();
-    let mut key = [0; 32];
-    Hkdf::<Sha256>::new(None, shared_key.as_bytes())
-        .expand(gateways.join("\n").as_bytes(), &mut key)
-        .ok()?;
-    Some(PresharedKey(key))
-}
-
 /// Links in the making: ordered by the other end, one each, none to oneself.
 struct Links<'a> {
     own: &'a AgentId,
@@ -365,7 +351,7 @@ impl<'a> Links<'a> {
         let link = Link {
             peer: peer.clone(),
             public_key,
-            preshared_key: preshared_key(site.connection),
+            preshared_key: site.connection.preshared_key(),
             quic: None,
             transport: Transport::WireGuard,
             endpoint,

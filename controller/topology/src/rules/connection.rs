@@ -1,17 +1,23 @@
-//! VNet-to-VNet connections (G3, G9 to G11, G13, G16, X8).
+//! Connections: reading, and what holds for all types (G9, G11, X8).
+
+mod ends;
+mod tunnels;
 
 use super::{Draft, changed, echoed};
 use crate::arm::body::{Object, Shape, missing};
 use crate::path::{ArmPath, Kind};
 use crate::resource::{Connection, ConnectionType, ResourceGroup, VirtualNetworkGateway};
+use ends::End;
 use serde_json::Value;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
-const PROPERTIES: [(&str, Shape); 3] = [
+const PROPERTIES: [(&str, Shape); 5] = [
     ("connectionProtocol", Shape::Text),
     ("connectionMode", Shape::Text),
     ("dpdTimeoutSeconds", Shape::Integer(0, 3600)),
+    ("expressRouteGatewayBypass", Shape::Bool),
+    ("enablePrivateLinkFastPath", Shape::Bool),
 ];
 
 impl Draft<'_> {
@@ -31,58 +37,83 @@ impl Draft<'_> {
         let properties = root.object_or_empty("properties", &mut self.problems);
         let kept = echoed(&root, &[], &PROPERTIES, &mut self.problems);
         let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|c| &c.envelope), kept);
-        let supported = self.connection_type(&properties);
+        let kind = self.connection_type(&id, &properties, old.as_deref());
         let routing_weight = properties
             .integer("routingWeight", 0..=32_000, &mut self.problems)
             .unwrap_or(0);
         let enable_bgp = properties.boolean("enableBgp", &mut self.problems).unwrap_or(false);
         let key = properties.text("sharedKey", &mut self.problems);
-        if let Some(key) = key {
+        if let Some(key) = key.filter(|_| kind != Some(ConnectionType::ExpressRoute)) {
             self.check_shared_key(key, &properties.at("sharedKey"));
         }
-        if !supported {
-            return old.is_none();
-        }
+        let Some(kind) = kind else { return old.is_none() };
         let first = self.connection_gateway(&id, &properties, "virtualNetworkGateway1");
-        let second = self.connection_gateway(&id, &properties, "virtualNetworkGateway2");
-        let (Some(first), Some(second)) = (first, second) else {
+        let far = self.far_end(&id, kind, &properties);
+        let (Some(first), Some(far)) = (first, far) else {
             return old.is_none();
         };
-        self.check_ends(&id, &first, &second, old.as_deref());
+        self.check_ends(&id, &first, &far, enable_bgp, old.as_deref());
+        let tunnel_addresses = match &far {
+            End::Circuit(circuit) => self.tunnel_addresses(&id, &properties, &first, circuit, old.as_deref()),
+            End::Gateway(_) | End::Site(_) => Vec::new(),
+        };
         if self.problems.is_empty() {
-            // The key is never shown, so a body that was read and edited has none: it stays.
+            // The key is never shown, so a body that was read and edited has none: it stays. A circuit needs none.
             let kept_key = old.as_deref().and_then(|c| c.shared_key.clone());
+            let key = key.map(str::to_owned).or(kept_key);
             self.commit_connection(Connection {
                 envelope,
-                connection_type: ConnectionType::Vnet2Vnet,
+                connection_type: kind,
                 gateway1: first.envelope.id.clone(),
-                gateway2: second.envelope.id.clone(),
-                tunnel_addresses: Vec::new(),
-                shared_key: key.map(str::to_owned).or(kept_key),
+                gateway2: far.id().clone(),
+                tunnel_addresses,
+                shared_key: key.filter(|_| kind != ConnectionType::ExpressRoute),
                 routing_weight: u32::try_from(routing_weight).unwrap_or_default(),
                 enable_bgp,
             });
+            if old.is_none() {
+                self.check_attached_to(&id, &format!("Connection {id} cannot be created."), &first);
+            }
         }
         old.is_none()
     }
 
-    fn connection_type(&mut self, properties: &Object<'_>) -> bool {
+    /// `connectionType` (G9): immutable. None: nothing can be said of the ends.
+    fn connection_type(
+        &mut self,
+        id: &ResourceId,
+        properties: &Object<'_>,
+        old: Option<&Connection>,
+    ) -> Option<ConnectionType> {
         let kinds = ["Vnet2Vnet", "IPsec", "ExpressRoute", "VPNClient"];
         let at = properties.at("connectionType");
-        match properties.choice("connectionType", &kinds, &mut self.problems) {
-            Some("Vnet2Vnet") => true,
+        let kind = match properties.choice("connectionType", &kinds, &mut self.problems) {
+            Some("Vnet2Vnet") => ConnectionType::Vnet2Vnet,
+            Some("IPsec") => ConnectionType::IPsec,
+            Some("ExpressRoute") => ConnectionType::ExpressRoute,
             Some(other) => {
-                let message = format!("{at}: {other} connections are not supported, only Vnet2Vnet (G9)");
+                let message =
+                    format!("{at}: {other} connections are not supported, only Vnet2Vnet, IPsec and ExpressRoute (G9)");
                 self.problems.add("XConnectionTypeNotSupported", at, message);
-                false
+                return None;
             }
             None => {
                 if properties.get("connectionType").is_none() {
                     missing(&mut self.problems, &at);
                 }
-                true
+                return None;
             }
+        };
+        if let Some(old) = old.filter(|o| o.connection_type != kind) {
+            let message = format!(
+                "{at}: connection {id} is of type {:?} and cannot become one of type {kind:?}: delete it and create it \
+                 anew (G9)",
+                old.connection_type
+            );
+            self.problems.add("XConnectionTypeImmutable", at, message);
+            return None;
         }
+        Some(kind)
     }
 
     fn connection_gateway(
@@ -95,75 +126,6 @@ impl Draft<'_> {
             missing(&mut self.problems, &properties.at(name));
         }
         self.resolve(properties, name, id, |t, gateway| t.gateways.get(gateway).cloned())
-    }
-
-    fn check_ends(
-        &mut self,
-        id: &ResourceId,
-        first: &VirtualNetworkGateway,
-        second: &VirtualNetworkGateway,
-        old: Option<&Connection>,
-    ) {
-        let ends = (&first.envelope.id, &second.envelope.id);
-        if let Some(old) = old.filter(|o| (&o.gateway1, &o.gateway2) != ends) {
-            self.problems.add(
-                "XConnectionGatewaysImmutable",
-                id,
-                format!(
-                    "Connection {id} joins {} to {} and cannot be changed to join {} to {}: delete it and create it anew.",
-                    old.gateway1, old.gateway2, ends.0, ends.1
-                ),
-            );
-            return;
-        }
-        if ends.0 == ends.1 {
-            self.problems.add(
-                "XConnectionToItself",
-                id,
-                format!("Connection {id} has the same gateway on both ends: {}.", ends.0),
-            );
-            return;
-        }
-        for gateway in [first, second].into_iter().filter(|g| g.vpn_type != "RouteBased") {
-            self.problems.add(
-                "XRouteBasedRequired",
-                id,
-                format!(
-                    "Connection {id} needs a RouteBased gateway on both ends; {} is {} (G3).",
-                    gateway.envelope.id, gateway.vpn_type
-                ),
-            );
-        }
-        if old.is_some() {
-            return;
-        }
-        let mut own = self.topology.connections.values().filter(|c| c.gateway1 == *ends.0);
-        if let Some(twin) = own.find(|c| c.gateway2 == *ends.1).map(|c| c.envelope.id.clone()) {
-            self.problems.add(
-                "XRedundantTunnelNotAllowed",
-                id,
-                format!(
-                    "Connection {twin} already joins {} to {}; a second tunnel is not allowed (G13).",
-                    ends.0, ends.1
-                ),
-            );
-        }
-        let limit = self.topology.settings.tunnels_per_gateway as usize;
-        if self
-            .topology
-            .connections
-            .values()
-            .filter(|c| c.gateway1 == *ends.0)
-            .count()
-            >= limit
-        {
-            self.problems.add(
-                "XTunnelLimitReached",
-                id,
-                format!("Gateway {} has {limit} tunnels, the most it may have (X8).", ends.0),
-            );
-        }
-        self.check_vpn_before_joining(id, first, second);
     }
 
     /// G11.
@@ -193,6 +155,14 @@ impl Draft<'_> {
             return false;
         };
         self.check_if_match(if_match, Some(old.envelope.etag), connection);
+        if old.connection_type == ConnectionType::ExpressRoute {
+            self.problems.add(
+                "XSharedKeyNotUsed",
+                connection,
+                format!("Connection {connection} is of type ExpressRoute, which has no shared key (G11)."),
+            );
+            return false;
+        }
         self.check_shared_key(value, "value");
         let mut new = (*old).clone();
         new.shared_key = Some(value.to_owned());

@@ -1,14 +1,14 @@
 //! Agents, join tokens and the operator's switches: what does not exist in Azure (D7, D8).
 
 use super::Draft;
-use super::nic::find_subnet;
+use super::address::find_subnet;
 use super::subnet::is_gateway_subnet;
 use crate::path::{ArmPath, Kind, parent_id, shown};
 use crate::resource::{Agent, Binding, JoinToken, Reach, Settings};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tombolo_proto::config::MAX_LANES;
+use tombolo_proto::config::{CircuitLink, MAX_LANES};
 use tombolo_proto::id::{AgentId, ResourceId};
 
 /// Most addresses that one agent may be reached at.
@@ -35,6 +35,13 @@ impl Draft<'_> {
     }
 
     fn check_agent_is_new(&mut self, agent: &AgentId) {
+        if agent.as_str().starts_with(AgentId::SITE) {
+            let message = format!(
+                "agent: '{agent}' cannot be an agent's name: names that begin with '{}' are those of sites' devices (D16)",
+                AgentId::SITE
+            );
+            self.problems.add("XReservedAgentName", "agent", message);
+        }
         if let Some(old) = self.topology.agents.get(agent) {
             let state = if old.revoked { "revoked" } else { "in use" };
             self.problems.add_status(
@@ -83,6 +90,14 @@ impl Draft<'_> {
                 );
                 break;
             }
+        }
+        let mut sites = self.topology.local_gateways.values();
+        if let Some(site) = sites.find(|s| s.public_key == Some(agent.public_key)) {
+            let message = format!(
+                "publicKey: the device of local network gateway {} has the same key; every agent makes its own",
+                site.envelope.id
+            );
+            self.problems.add_status(409, "XKeyInUse", "publicKey", message);
         }
         self.topology.tokens.remove(token);
         let mut agent = agent.clone();
@@ -242,7 +257,7 @@ impl Draft<'_> {
                 gateway,
                 ip_configuration,
             } => self.check_instance(gateway, ip_configuration),
-            Binding::Edge { .. } => binding.clone(),
+            Binding::Edge { circuit, link } => self.check_edge(circuit, *link),
         }
     }
 
@@ -418,6 +433,23 @@ impl Draft<'_> {
                 .as_deref()
                 .map_or_else(|| gateway.clone(), |g| g.envelope.id.clone()),
             ip_configuration: config.map_or_else(|| ip_configuration.to_owned(), |c| c.name.clone()),
+        }
+    }
+
+    fn check_edge(&mut self, circuit: &ResourceId, link: CircuitLink) -> Binding {
+        let found = self.topology.circuits.get(circuit).map(|c| c.envelope.id.clone());
+        if found.is_none() {
+            self.dangling_id(circuit, "binding.circuit");
+        }
+        let same =
+            |binding: &Binding| matches!(binding, Binding::Edge { circuit: c, link: l } if c == circuit && *l == link);
+        let mut agents = self.topology.agents.values().filter(|a| !a.revoked);
+        if let Some(agent) = agents.find(|a| same(&a.binding)).map(|a| a.id.clone()) {
+            self.bound_elsewhere(&format!("the {} link of {circuit}", link.name()), &agent);
+        }
+        Binding::Edge {
+            circuit: found.unwrap_or_else(|| circuit.clone()),
+            link,
         }
     }
 

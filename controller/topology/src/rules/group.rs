@@ -83,7 +83,9 @@ impl Draft<'_> {
         }
         self.check_no_agent_inside(&group);
         delete_all!(connections, delete_connection);
+        delete_all!(local_gateways, delete_local_gateway);
         delete_all!(gateways, delete_gateway);
+        delete_all!(circuits, delete_circuit);
         delete_all!(nics, delete_nic);
         delete_all!(vnets, delete_vnet);
         delete_all!(route_tables, delete_route_table);

@@ -1,12 +1,11 @@
 //! Network interfaces: addresses out of subnets (P2, G1).
 
+use super::address::{WantedAddress, find_subnet};
 use super::subnet::is_gateway_subnet;
 use super::{Draft, changed, echoed};
 use crate::arm::body::{Object, Shape, missing};
-use crate::net::{first_free, is_reserved, listed};
-use crate::path::{ArmPath, is_child_of, parent_id};
-use crate::resource::{Binding, NetworkInterface, NicIpConfiguration, ResourceGroup, Subnet};
-use crate::topology::Topology;
+use crate::path::{ArmPath, parent_id};
+use crate::resource::{Binding, NetworkInterface, NicIpConfiguration, ResourceGroup};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,19 +20,6 @@ const PROPERTIES: [(&str, Shape); 5] = [
     ("auxiliarySku", Shape::Text),
 ];
 const MAX_IP_CONFIGURATIONS: usize = 256;
-
-/// What a body asks of one address.
-pub(super) struct WantedAddress {
-    pub(super) name: String,
-    pub(super) subnet: Subnet,
-    pub(super) address: Option<IpAddr>,
-    pub(super) is_static: bool,
-    /// IPv6, if it was said.
-    pub(super) ipv6: Option<bool>,
-    pub(super) at: String,
-    pub(super) primary: bool,
-    pub(super) public_ip_address: Option<ResourceId>,
-}
 
 impl Draft<'_> {
     pub(super) fn put_nic(
@@ -221,113 +207,6 @@ impl Draft<'_> {
         }
     }
 
-    /// The address of each wanted ip configuration: static ones first, so that a dynamic one never takes theirs.
-    /// `current` has the addresses that dynamic ones keep.
-    pub(super) fn allocate(
-        &mut self,
-        owner: &ResourceId,
-        wanted: &[WantedAddress],
-        current: &[Option<IpAddr>],
-    ) -> Vec<Option<IpAddr>> {
-        let mut used = BTreeSet::new();
-        let vnets: BTreeSet<ResourceId> = wanted.iter().map(|w| parent_id(&w.subnet.id)).collect();
-        for vnet in &vnets {
-            used.extend(used_addresses(&self.topology, vnet, owner));
-        }
-        let mut result: Vec<Option<IpAddr>> = vec![None; wanted.len()];
-        for (slot, w) in result.iter_mut().zip(wanted).filter(|(_, w)| w.is_static) {
-            let Some(address) = w.address else { continue };
-            if self.check_static(owner, w, address, &used) {
-                used.insert(address);
-                *slot = Some(address);
-            }
-        }
-        // What is kept comes before what is new.
-        let fits = |w: &WantedAddress, address: IpAddr| {
-            let family = w.ipv6.is_none_or(|v6| v6 == address.is_ipv6());
-            family && w.subnet.prefixes.iter().any(|p| p.contains(&address))
-        };
-        for ((slot, w), kept) in result
-            .iter_mut()
-            .zip(wanted)
-            .zip(current)
-            .filter(|((_, w), _)| !w.is_static)
-        {
-            if let Some(kept) = kept.filter(|k| fits(w, *k) && !used.contains(k)) {
-                used.insert(kept);
-                *slot = Some(kept);
-            }
-        }
-        for (slot, w) in result.iter_mut().zip(wanted) {
-            if w.is_static || slot.is_some() {
-                continue;
-            }
-            let v4_first = w
-                .ipv6
-                .unwrap_or_else(|| !w.subnet.prefixes.iter().any(|p| p.addr().is_ipv4()));
-            let family = w.subnet.prefixes.iter().filter(|p| p.addr().is_ipv6() == v4_first);
-            *slot = family.filter_map(|p| first_free(p, &used)).next();
-            match *slot {
-                Some(address) => {
-                    used.insert(address);
-                }
-                None => self.problems.add(
-                    "SubnetIsFull",
-                    owner,
-                    format!(
-                        "Subnet {} with address prefix {} does not have enough capacity for 1 {} address (P2).",
-                        w.subnet.id,
-                        listed(&w.subnet.prefixes),
-                        if v4_first { "IPv6" } else { "IPv4" }
-                    ),
-                ),
-            }
-        }
-        result
-    }
-
-    fn check_static(
-        &mut self,
-        owner: &ResourceId,
-        w: &WantedAddress,
-        address: IpAddr,
-        used: &BTreeSet<IpAddr>,
-    ) -> bool {
-        let at = w.at.clone();
-        let (code, message) = match w.subnet.prefixes.iter().find(|p| p.contains(&address)) {
-            None => (
-                "PrivateIPAddressNotInSubnet",
-                format!(
-                    "Private static IP address {address} does not belong to the range of subnet prefix {} ({}).",
-                    listed(&w.subnet.prefixes),
-                    w.subnet.id
-                ),
-            ),
-            Some(prefix) if is_reserved(prefix, address) => (
-                "PrivateIPAddressInReservedRange",
-                format!(
-                    "Private static IP address {address} falls within reserved IP range of subnet prefix {prefix}: the \
-                     first four addresses and the last (P2)."
-                ),
-            ),
-            Some(_) if used.contains(&address) => {
-                let user = address_user(&self.topology, &parent_id(&w.subnet.id), address, owner);
-                (
-                    "PrivateIPAddressInUse",
-                    format!(
-                        "IP configuration {owner}/ipConfigurations/{} is using the private IP address {address} which \
-                         is already allocated to resource {}.",
-                        w.name,
-                        user.unwrap_or_else(|| owner.to_string())
-                    ),
-                )
-            }
-            Some(_) => return true,
-        };
-        self.problems.add(code, at, message);
-        false
-    }
-
     pub(super) fn delete_nic(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.nics.get(id).cloned() else {
             return false;
@@ -363,44 +242,4 @@ impl Draft<'_> {
             self.topology.nics.insert(new.envelope.id.clone(), Arc::new(new));
         }
     }
-}
-
-/// A subnet by its id.
-pub(super) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet> {
-    let vnet = topology.vnets.get(&parent_id(id))?;
-    vnet.subnets.iter().find(|s| s.id == *id).cloned()
-}
-
-/// The addresses that others than `owner` have in a VNet, with their ip configurations' ids.
-fn taken<'t>(
-    topology: &'t Topology,
-    vnet: &'t ResourceId,
-    owner: &'t ResourceId,
-) -> impl Iterator<Item = (IpAddr, &'t ResourceId)> + 't {
-    let inside = move |subnet: &ResourceId| is_child_of(subnet, vnet);
-    let nics = topology.nics.values().filter(move |n| n.envelope.id != *owner);
-    let nics = nics.flat_map(move |n| {
-        let configs = n.ip_configurations.iter().filter(move |c| inside(&c.subnet));
-        configs.map(move |c| (c.address, &n.envelope.id))
-    });
-    let gateways = topology.gateways.values().filter(move |g| g.envelope.id != *owner);
-    let gateways = gateways.flat_map(move |g| {
-        let configs = g.ip_configurations.iter().filter(move |c| inside(&c.subnet));
-        let peer = g
-            .ip_configurations
-            .first()
-            .filter(move |c| inside(&c.subnet))
-            .map(|_| g.bgp_peering_address);
-        configs.map(|c| c.address).chain(peer).map(move |a| (a, &g.envelope.id))
-    });
-    nics.chain(gateways)
-}
-
-fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> Vec<IpAddr> {
-    taken(topology, vnet, owner).map(|(address, _)| address).collect()
-}
-
-fn address_user(topology: &Topology, vnet: &ResourceId, address: IpAddr, owner: &ResourceId) -> Option<String> {
-    let mut all = taken(topology, vnet, owner);
-    all.find(|(a, _)| *a == address).map(|(_, id)| id.to_string())
 }

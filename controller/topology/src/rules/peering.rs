@@ -2,11 +2,13 @@
 
 mod check;
 
+pub(super) use check::counted_space;
+
 use super::Draft;
 use crate::arm::body::{Item, MAX_ITEMS, Object, missing};
 use crate::net::same_set;
 use crate::path::{ArmPath, Kind, child_id, is_child_of, parent_id};
-use crate::resource::{Peering, PeeringState, VirtualNetwork};
+use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use crate::topology::Topology;
 use serde_json::Value;
 use std::sync::Arc;
@@ -267,16 +269,19 @@ impl Draft<'_> {
             None => new.peerings.push(half),
         }
         self.commit_vnet(new);
-        let Some(other) = other else { return };
-        self.edit_half(&remote.envelope.id, other.id.name(), |h| {
-            if connects {
-                h.state = PeeringState::Connected;
-                h.remote_address_space.clone_from(&vnet.address_space);
-            }
-            if connects || sync {
-                h.local_address_space.clone_from(&remote.address_space);
-            }
-        });
+        if let Some(other) = other {
+            self.edit_half(&remote.envelope.id, other.id.name(), |h| {
+                if connects {
+                    h.state = PeeringState::Connected;
+                    h.remote_address_space.clone_from(&vnet.address_space);
+                }
+                if connects || sync {
+                    h.local_address_space.clone_from(&remote.address_space);
+                }
+            });
+        }
+        let both = [vnet.envelope.id.clone(), remote.envelope.id.clone()];
+        self.check_attached(&id, &format!("Cannot create or update peering {id}."), &both);
     }
 
     /// Removes a half; the other one, if `Connected`, becomes `Disconnected` (P13).
@@ -342,14 +347,14 @@ pub(crate) fn half_towards<'v>(vnet: &'v VirtualNetwork, remote: &ResourceId) ->
     vnet.peerings.iter().find(|p| p.remote_vnet == *remote)
 }
 
-/// The gateway of a VNet (G2: at most one).
-pub(crate) fn gateway_of(topology: &Topology, vnet: &ResourceId) -> Option<ResourceId> {
-    let inside = |subnet: &ResourceId| is_child_of(subnet, vnet);
-    topology
-        .gateways
-        .values()
-        .find(|g| g.ip_configurations.first().is_some_and(|c| inside(&c.subnet)))
-        .map(|g| g.envelope.id.clone())
+/// The gateways of a VNet: at most one of each type (G2).
+pub(crate) fn gateways_of<'t>(
+    topology: &'t Topology,
+    vnet: &'t ResourceId,
+) -> impl Iterator<Item = &'t Arc<VirtualNetworkGateway>> + 't {
+    let inside = move |subnet: &ResourceId| is_child_of(subnet, vnet);
+    let all = topology.gateways.values();
+    all.filter(move |g| g.ip_configurations.first().is_some_and(|c| inside(&c.subnet)))
 }
 
 /// `peeringSyncLevel` (P27).

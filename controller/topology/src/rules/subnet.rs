@@ -1,5 +1,6 @@
 //! Subnets (P2, P3, G1, R16, R17).
 
+use super::peering::gateways_of;
 use super::vnet::find;
 use super::{Draft, without_defaults};
 use crate::arm::body::{Object, Shape, missing, prefix};
@@ -178,6 +179,11 @@ impl Draft<'_> {
                 }
             }
             self.check_gateway_subnet_table(subnet, before);
+            let kinds = || gateways_of(&self.topology, &new.envelope.id).count();
+            let resized = before.is_some_and(|b| !same_set(&b.prefixes, &subnet.prefixes));
+            if resized && is_gateway_subnet(&subnet.id) && kinds() > 1 {
+                self.check_room_for_two_kinds(&subnet.id, subnet);
+            }
         }
         let nets: Vec<IpNet> = all.iter().map(|(net, _)| *net).collect();
         for (a, b) in overlaps_within(&nets) {

@@ -1,11 +1,14 @@
 //! A small world for the tests of the rules: requests as an ARM client would send them.
 
+mod circuits;
+mod express_route;
 mod fabric;
 mod gateways;
 mod nics;
 mod peerings;
 mod property;
 mod routes;
+mod sites;
 mod views;
 mod vnets;
 
@@ -143,6 +146,49 @@ impl World {
         )
     }
 
+    /// A local network gateway; `more` are further properties.
+    pub(super) fn site(&mut self, name: &str, prefixes: &[&str], more: Value) -> Result<Value, Rejection> {
+        let properties = with(json!({"localNetworkAddressSpace": {"addressPrefixes": prefixes}}), more);
+        let body = json!({"location": "region1", "properties": properties});
+        self.put(&net(&format!("localNetworkGateways/{name}")), body)
+    }
+
+    /// An IPsec connection from `{vnet}-gw` to a site.
+    pub(super) fn connect_site(&mut self, name: &str, vnet: &str, site: &str, more: Value) -> Result<Value, Rejection> {
+        let properties = json!({
+            "connectionType": "IPSec",
+            "virtualNetworkGateway1": {"id": net(&format!("virtualNetworkGateways/{vnet}-gw"))},
+            "localNetworkGateway2": {"id": net(&format!("localNetworkGateways/{site}")), "properties": {"x": 1}},
+        });
+        let body = json!({"location": "region1", "properties": with(properties, more)});
+        self.put(&net(&format!("connections/{name}")), body)
+    }
+
+    /// An ExpressRoute gateway named `{vnet}-er`; makes the `GatewaySubnet` with `prefix`.
+    pub(super) fn express_gateway(&mut self, vnet: &str, prefix: &str) -> Result<Value, Rejection> {
+        self.subnet(vnet, "GatewaySubnet", prefix)?;
+        let body = gateway_body(vnet, json!({"gatewayType": "ExpressRoute"}));
+        self.put(&net(&format!("virtualNetworkGateways/{vnet}-er")), body)
+    }
+
+    /// A circuit with a private peering over 192.168.`third`.16/30 and 192.168.`third`.20/30.
+    pub(super) fn circuit(&mut self, name: &str, third: u8) -> Result<Value, Rejection> {
+        let peering = json!({"name": "AzurePrivatePeering", "properties": peering_properties(third)});
+        let body = json!({"location": "region1", "properties": {"peerings": [peering]}});
+        self.put(&net(&format!("expressRouteCircuits/{name}")), body)
+    }
+
+    /// An ExpressRoute connection from `{vnet}-er` to a circuit.
+    pub(super) fn link(&mut self, name: &str, vnet: &str, circuit: &str, more: Value) -> Result<Value, Rejection> {
+        let properties = json!({
+            "connectionType": "ExpressRoute",
+            "virtualNetworkGateway1": {"id": net(&format!("virtualNetworkGateways/{vnet}-er"))},
+            "peer": {"id": net(&format!("expressRouteCircuits/{circuit}"))},
+        });
+        let body = json!({"location": "region1", "properties": with(properties, more)});
+        self.put(&net(&format!("connections/{name}")), body)
+    }
+
     pub(super) fn nic(&mut self, name: &str, subnet: &str, address: Option<&str>) -> Result<Value, Rejection> {
         let method = if address.is_some() { "Static" } else { "Dynamic" };
         let body = json!({"location": "region1", "properties": {"ipConfigurations": [{"name": "ipconfig1", "properties": {
@@ -177,27 +223,39 @@ pub(super) fn half(from: &str, to: &str) -> String {
     net(&format!("virtualNetworks/{from}/virtualNetworkPeerings/to-{to}"))
 }
 
-pub(super) fn gateway_body(vnet: &str, more: Value) -> Value {
-    let mut properties = json!({"gatewayType": "Vpn", "ipConfigurations": [{"name": "default", "properties": {
-        "subnet": {"id": net(&format!("virtualNetworks/{vnet}/subnets/GatewaySubnet"))},
-    }}]});
+/// `properties` with those of `more` over them.
+pub(super) fn with(mut properties: Value, more: Value) -> Value {
     for (name, value) in more.as_object().unwrap() {
         properties[name] = value.clone();
     }
-    json!({"location": "region1", "properties": properties})
+    properties
+}
+
+pub(super) fn peering_properties(third: u8) -> Value {
+    json!({
+        "peeringType": "AzurePrivatePeering",
+        "peerASN": 65021,
+        "primaryPeerAddressPrefix": format!("192.168.{third}.16/30"),
+        "secondaryPeerAddressPrefix": format!("192.168.{third}.20/30"),
+        "vlanId": 300,
+    })
+}
+
+pub(super) fn gateway_body(vnet: &str, more: Value) -> Value {
+    let properties = json!({"gatewayType": "Vpn", "ipConfigurations": [{"name": "default", "properties": {
+        "subnet": {"id": net(&format!("virtualNetworks/{vnet}/subnets/GatewaySubnet"))},
+    }}]});
+    json!({"location": "region1", "properties": with(properties, more)})
 }
 
 pub(super) fn connection_body(from: &str, to: &str, more: Value) -> Value {
     let end = |vnet: &str| json!({"id": net(&format!("virtualNetworkGateways/{vnet}-gw")), "properties": {"x": 1}});
-    let mut properties = json!({
+    let properties = json!({
         "connectionType": "vnet2vnet",
         "virtualNetworkGateway1": end(from),
         "virtualNetworkGateway2": end(to),
     });
-    for (name, value) in more.as_object().unwrap() {
-        properties[name] = value.clone();
-    }
-    json!({"location": "region1", "properties": properties})
+    json!({"location": "region1", "properties": with(properties, more)})
 }
 
 pub(super) fn token(agent: &str, binding: Binding) -> JoinToken {

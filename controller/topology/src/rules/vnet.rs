@@ -76,7 +76,13 @@ impl Draft<'_> {
             new.subnets = subnets;
         }
         self.check_vnet(old.as_deref(), &new, space.is_some());
+        let moved = old
+            .as_deref()
+            .is_some_and(|o| !same_set(&o.address_space, &new.address_space));
         self.commit_vnet(new);
+        if moved {
+            self.check_attached_after_space_change(&id);
+        }
         if let Some(items) = properties.list("virtualNetworkPeerings", MAX_ITEMS, &mut self.problems) {
             self.replace_peerings(&id, &items);
         }
@@ -220,12 +226,25 @@ impl Draft<'_> {
             }
         }
         for gateway in self.topology.gateways.values() {
-            for config in gateway.ip_configurations.iter().filter(|c| inside(&c.subnet)) {
-                let id = format!("{}/ipConfigurations/{}", gateway.envelope.id, config.name);
-                usage
-                    .entry(config.subnet.clone())
-                    .or_default()
-                    .push((id, Some(config.address)));
+            let Some(subnet) = gateway.ip_configurations.first().map(|c| &c.subnet) else {
+                continue;
+            };
+            if !inside(subnet) {
+                continue;
+            }
+            let here = usage.entry(subnet.clone()).or_default();
+            let owner = &gateway.envelope.id;
+            for config in &gateway.ip_configurations {
+                here.push((
+                    format!("{owner}/ipConfigurations/{}", config.name),
+                    Some(config.address),
+                ));
+            }
+            here.push((owner.to_string(), Some(gateway.bgp_peering_address)));
+            let connections = self.topology.connections.values();
+            for connection in connections.filter(|c| c.gateway1 == *owner) {
+                let id = connection.envelope.id.to_string();
+                here.extend(connection.tunnel_addresses.iter().map(|a| (id.clone(), Some(*a))));
             }
         }
         for agent in self.topology.agents.values().filter(|a| !a.revoked) {

@@ -90,7 +90,7 @@ impl Draft<'_> {
 
     /// All VNets that connections, and the use of each other's gateways, join with `start`, over any number of steps;
     /// itself included. A half that is not `Connected` yet counts: nothing asks again when it gets there.
-    fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
+    pub(super) fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
         let mut edges: BTreeMap<ResourceId, Vec<ResourceId>> = BTreeMap::new();
         for vnet in self.topology.vnets.values() {
             let uses = |p: &&Peering| p.use_remote_gateways && p.state != PeeringState::Disconnected;

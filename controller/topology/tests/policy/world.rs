@@ -4,13 +4,13 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tombolo_proto::config::{AgentConfig, Link, Transport, digest};
+use tombolo_proto::config::{AgentConfig, GatewayKind, Link, Transport, digest};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, RouteState};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::resource::{
-    Agent, Binding, Connection, Envelope, GatewayIpConfiguration, NetworkInterface, NicIpConfiguration, Peering,
-    PeeringState, Reach, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
+    Agent, Binding, Connection, ConnectionType, Envelope, GatewayIpConfiguration, NetworkInterface, NicIpConfiguration,
+    Peering, PeeringState, Reach, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
 };
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
@@ -218,7 +218,7 @@ impl World {
         let gateway = VirtualNetworkGateway {
             envelope: Self::envelope(gateway_id.clone(), "region1"),
             ip_configurations: configurations.collect(),
-            gateway_type: tombolo_proto::config::GatewayKind::Vpn,
+            gateway_type: GatewayKind::Vpn,
             vpn_type: "RouteBased".into(),
             active_active: addresses.len() > 1,
             enable_bgp: false,
@@ -244,9 +244,9 @@ impl World {
     pub(crate) fn connection(&mut self, a: &str, b: &str, key: Option<&str>) -> &mut Self {
         let connection = Connection {
             envelope: Self::envelope(id("connections", &format!("{a}-to-{b}")), "region1"),
-            gateway1: id("virtualNetworkGateways", &format!("{a}-gw")),
-            connection_type: tombolo_topology::resource::ConnectionType::Vnet2Vnet,
+            connection_type: ConnectionType::Vnet2Vnet,
             tunnel_addresses: Vec::new(),
+            gateway1: id("virtualNetworkGateways", &format!("{a}-gw")),
             gateway2: id("virtualNetworkGateways", &format!("{b}-gw")),
             shared_key: key.map(Into::into),
             routing_weight: 10,

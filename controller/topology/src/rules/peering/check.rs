@@ -2,7 +2,7 @@
 
 use super::super::vnet::overlap_message;
 use super::super::{Draft, pairs};
-use super::{Wanted, gateway_of};
+use super::{Wanted, gateways_of};
 use crate::net::DisjointSet;
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
 use crate::topology::Topology;
@@ -211,7 +211,7 @@ impl Draft<'_> {
         if !wanted.use_remote_gateways {
             return;
         }
-        if gateway_of(&self.topology, &remote.envelope.id).is_none() {
+        if gateways_of(&self.topology, &remote.envelope.id).next().is_none() {
             self.problems.add(
                 "RemoteVnetHasNoGateways",
                 "properties.useRemoteGateways",
@@ -225,7 +225,8 @@ impl Draft<'_> {
         if let Some(other) = other.filter(|o| !o.allow_gateway_transit) {
             self.transit_not_allowed(id, &other.id);
         }
-        if let Some(own) = gateway_of(&self.topology, &vnet.envelope.id) {
+        let own = gateways_of(&self.topology, &vnet.envelope.id).next();
+        if let Some(own) = own.map(|g| g.envelope.id.clone()) {
             self.problems.add(
                 "XVnetHasOwnGateway",
                 "properties.useRemoteGateways",
@@ -263,7 +264,7 @@ impl Draft<'_> {
 
 /// What a half takes of the addresses: what it has synced and routes, and what the remote VNet has now. A
 /// `Disconnected` half counts too, with what it had (P11 as Azure does it).
-fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
+pub(in crate::rules) fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
     let mut space = half.remote_address_space.clone();
     if half.state != PeeringState::Disconnected
         && let Some(remote) = topology.vnets.get(&half.remote_vnet)

@@ -110,6 +110,14 @@ fn d7_nothing_is_bound_twice_until_revoked() {
 }
 
 #[test]
+fn d16_names_of_sites_devices_are_nobodys() {
+    let mut w = world();
+    let reserved = format!("{}x", AgentId::SITE);
+    assert_eq!(codes(w.join(&reserved, vm("vm1", &["n1"]))), ["XReservedAgentName"]);
+    w.join("site1", vm("vm1", &["n1"])).unwrap();
+}
+
+#[test]
 fn d8_served_subnets() {
     let mut w = world();
     let lan = || ResourceId::new(net("virtualNetworks/hub/subnets/lan"));

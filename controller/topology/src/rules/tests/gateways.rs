@@ -129,8 +129,8 @@ fn g3_types() {
     assert_eq!(codes(w.connect("c", "hub", "old")), ["XRouteBasedRequired"]);
     w.vnet("x", &["10.4.0.0/16"]).unwrap();
     w.subnet("x", "GatewaySubnet", "10.4.255.0/27").unwrap();
-    let express = gateway_body("x", json!({"gatewayType": "ExpressRoute"}));
-    assert_eq!(codes(w.put(&gw("x"), express)), ["XGatewayTypeNotSupported"]);
+    let other = gateway_body("x", json!({"gatewayType": "LocalGateway"}));
+    assert_eq!(codes(w.put(&gw("x"), other)), ["XGatewayTypeNotSupported"]);
 }
 
 #[test]
@@ -158,9 +158,12 @@ fn g6_active_active_has_two_instances() {
 fn g9_connection_types_and_references() {
     let mut w = joined();
     let id = net("connections/c");
-    for kind in ["IPsec", "IPSec", "ExpressRoute", "VPNClient"] {
+    let client = connection_body("hub", "branch", json!({"connectionType": "VPNClient"}));
+    assert_eq!(codes(w.put(&id, client)), ["XConnectionTypeNotSupported"]);
+    // Each type names its far end by a property of its own.
+    for kind in ["IPsec", "IPSec", "ExpressRoute"] {
         let body = connection_body("hub", "branch", json!({"connectionType": kind}));
-        assert_eq!(codes(w.put(&id, body)), ["XConnectionTypeNotSupported"], "{kind}");
+        assert_eq!(codes(w.put(&id, body)), ["InvalidRequestFormat"], "{kind}");
     }
     assert_eq!(codes(w.connect("c", "hub", "nowhere")), ["InvalidResourceReference"]);
     assert_eq!(codes(w.connect("c", "hub", "hub")), ["XConnectionToItself"]);
@@ -173,6 +176,53 @@ fn g9_connection_types_and_references() {
     w.vnet("x", &["10.9.0.0/16"]).unwrap();
     w.gateway("x", "10.9.255.0/27").unwrap();
     assert_eq!(codes(w.connect("c", "hub", "x")), ["XConnectionGatewaysImmutable"]);
+    w.site("loc", &["10.7.0.0/16"], json!({})).unwrap();
+    assert_eq!(
+        codes(w.connect_site("c", "hub", "loc", json!({}))),
+        ["XConnectionTypeImmutable"]
+    );
+}
+
+/// Azure takes it, and the session just does not come up; here it is said.
+#[test]
+fn g4_equal_asns_are_taken_and_do_not_connect() {
+    let mut w = joined();
+    let body = |from, to| connection_body(from, to, json!({"sharedKey": "abc", "enableBgp": true}));
+    w.put(&net("connections/there"), body("hub", "branch")).unwrap();
+    w.put(&net("connections/back"), body("branch", "hub")).unwrap();
+    for vnet in ["hub", "branch"] {
+        let binding = Binding::Gateway {
+            gateway: ResourceId::new(gw(vnet)),
+            ip_configuration: "default".to_owned(),
+        };
+        w.join(&format!("{vnet}-agent"), binding).unwrap();
+    }
+    let hub = AgentId::new("hub-agent").unwrap();
+    let mut live = Live::default();
+    live.connected.insert(hub.clone());
+    let up = LinkStatus {
+        state: LinkState::Up,
+        ..LinkStatus::new(AgentId::new("branch-agent").unwrap())
+    };
+    let status = AgentStatus {
+        links: vec![up],
+        ..AgentStatus::default()
+    };
+    live.agents.insert(hub, status);
+    let path = ArmPath::parse(&net("connections/there")).unwrap();
+    let seen = |w: &World| w.now.view(&path, &live).unwrap()["properties"].clone();
+    assert_eq!(seen(&w)["connectionStatus"], "NotConnected");
+    let reason = seen(&w)["tunnelConnectionStatus"][0]["reason"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(reason.contains("65515") && reason.contains("G4"), "{reason}");
+    w.put(
+        &gw("branch"),
+        gateway_body("branch", json!({"bgpSettings": {"asn": 65516}})),
+    )
+    .unwrap();
+    assert_eq!(seen(&w)["connectionStatus"], "Connected");
 }
 
 #[test]

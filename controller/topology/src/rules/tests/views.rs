@@ -26,6 +26,16 @@ fn world() -> World {
     .unwrap();
     w.put(&net("publicIPAddresses/p"), json!({"location": "region1"}))
         .unwrap();
+    w.site(
+        "loc",
+        &["10.7.0.0/16"],
+        json!({"bgpSettings": {"asn": 65021, "bgpPeeringAddress": "10.7.0.1"}}),
+    )
+    .unwrap();
+    w.connect_site("site", "hub", "loc", json!({})).unwrap();
+    w.circuit("er1", 30).unwrap();
+    w.express_gateway("hub", "10.1.255.0/27").unwrap();
+    w.link("link", "hub", "er1", json!({})).unwrap();
     let binding = Binding::Vm {
         vm: vm_id("vm1"),
         nics: vec![ResourceId::new(net("networkInterfaces/n"))],
@@ -65,14 +75,21 @@ fn collections_in_order_of_id() {
     );
     assert_eq!(
         names(&w, &net("virtualNetworkGateways/hub-gw/connections")),
-        ["back", "there"]
+        ["back", "site", "there"]
+    );
+    assert_eq!(names(&w, &net("virtualNetworkGateways/hub-er/connections")), ["link"]);
+    assert_eq!(names(&w, &net("localNetworkGateways")), ["loc"]);
+    assert_eq!(names(&w, &net("EXPRESSROUTECIRCUITS")), ["er1"]);
+    assert_eq!(
+        names(&w, &net("expressRouteCircuits/er1/peerings")),
+        ["AzurePrivatePeering"]
     );
     assert_eq!(
         names(
             &w,
             &format!("/subscriptions/{SUBSCRIPTION}/providers/microsoft.network/connections")
         ),
-        ["back", "there"]
+        ["back", "link", "site", "there"]
     );
     assert_eq!(
         names(&w, &format!("/subscriptions/{SUBSCRIPTION}/resourcegroups")),
@@ -90,12 +107,17 @@ fn collections_in_order_of_id() {
         all,
         [
             "back",
+            "link",
+            "site",
             "there",
+            "er1",
+            "loc",
             "n",
             "p",
             "t",
             "vm1",
             "branch-gw",
+            "hub-er",
             "hub-gw",
             "branch",
             "hub"
@@ -141,9 +163,23 @@ fn check_types(value: &Value, at: &str) {
             for (name, v) in members {
                 let here = format!("{at}.{name}");
                 let good = match name.as_str() {
-                    "id" | "name" | "type" | "etag" | "location" | "provisioningState" | "addressPrefix"
-                    | "nextHopType" | "privateIPAddress" | "peeringState" | "resourceGuid" | "connectionStatus"
-                    | "bgpPeeringAddress" => v.is_string(),
+                    "id"
+                    | "name"
+                    | "type"
+                    | "etag"
+                    | "location"
+                    | "provisioningState"
+                    | "addressPrefix"
+                    | "nextHopType"
+                    | "privateIPAddress"
+                    | "peeringState"
+                    | "resourceGuid"
+                    | "connectionStatus"
+                    | "bgpPeeringAddress"
+                    | "primaryPeerAddressPrefix"
+                    | "secondaryPeerAddressPrefix"
+                    | "serviceKey"
+                    | "circuitProvisioningState" => v.is_string(),
                     "tags"
                     | "properties"
                     | "subnet"
@@ -155,6 +191,9 @@ fn check_types(value: &Value, at: &str) {
                     | "sku"
                     | "virtualMachine"
                     | "routeTable"
+                    | "localNetworkAddressSpace"
+                    | "localNetworkGateway2"
+                    | "peer"
                     | "publicIPAddress" => v.is_object(),
                     "subnets"
                     | "virtualNetworkPeerings"
@@ -164,8 +203,14 @@ fn check_types(value: &Value, at: &str) {
                     | "remoteGateways"
                     | "delegations"
                     | "tunnelConnectionStatus"
+                    | "tunnelAddresses"
+                    | "peerings"
+                    | "authorizations"
                     | "ipsecPolicies" => v.is_array(),
                     "asn"
+                    | "peerASN"
+                    | "azureASN"
+                    | "vlanId"
                     | "peerWeight"
                     | "routingWeight"
                     | "ingressBytesTransferred"
@@ -199,6 +244,8 @@ fn bodies_have_the_types_of_the_schema() {
         "routeTables",
         "virtualNetworkGateways",
         "connections",
+        "localNetworkGateways",
+        "expressRouteCircuits",
     ] {
         let bodies = list(&w, &net(kind)).unwrap();
         assert!(!bodies.is_empty(), "{kind}");
@@ -209,7 +256,13 @@ fn bodies_have_the_types_of_the_schema() {
             assert_eq!(body["type"], format!("Microsoft.Network/{kind}"));
             assert_eq!(body["properties"]["provisioningState"], "Succeeded");
             assert!(body["etag"].as_str().unwrap().starts_with("W/\""));
-            for children in ["subnets", "virtualNetworkPeerings", "ipConfigurations", "routes"] {
+            for children in [
+                "subnets",
+                "virtualNetworkPeerings",
+                "ipConfigurations",
+                "routes",
+                "peerings",
+            ] {
                 for child in body["properties"][children].as_array().into_iter().flatten() {
                     assert_eq!(w.get(child["id"].as_str().unwrap()), *child, "inline and own agree");
                     assert!(child.get("location").is_none());

@@ -1,0 +1,194 @@
+//! Addresses out of subnets (P2): of NICs, of gateways, and of tunnels to circuits.
+
+use super::Draft;
+use crate::net::{first_free, is_reserved, listed};
+use crate::path::{is_child_of, parent_id};
+use crate::resource::Subnet;
+use crate::topology::Topology;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use tombolo_proto::id::ResourceId;
+
+/// What a body asks of one address.
+pub(super) struct WantedAddress {
+    pub(super) name: String,
+    pub(super) subnet: Subnet,
+    pub(super) address: Option<IpAddr>,
+    pub(super) is_static: bool,
+    /// IPv6, if it was said.
+    pub(super) ipv6: Option<bool>,
+    pub(super) at: String,
+    pub(super) primary: bool,
+    pub(super) public_ip_address: Option<ResourceId>,
+}
+
+impl Draft<'_> {
+    /// The address of each wanted ip configuration: static ones first, so that a dynamic one never takes theirs.
+    /// `current` has the addresses that dynamic ones keep.
+    pub(super) fn allocate(
+        &mut self,
+        owner: &ResourceId,
+        wanted: &[WantedAddress],
+        current: &[Option<IpAddr>],
+    ) -> Vec<Option<IpAddr>> {
+        let mut used = BTreeSet::new();
+        let vnets: BTreeSet<ResourceId> = wanted.iter().map(|w| parent_id(&w.subnet.id)).collect();
+        for vnet in &vnets {
+            used.extend(used_addresses(&self.topology, vnet, owner));
+        }
+        let mut result: Vec<Option<IpAddr>> = vec![None; wanted.len()];
+        for (slot, w) in result.iter_mut().zip(wanted).filter(|(_, w)| w.is_static) {
+            let Some(address) = w.address else { continue };
+            if self.check_static(owner, w, address, &used) {
+                used.insert(address);
+                *slot = Some(address);
+            }
+        }
+        // What is kept comes before what is new.
+        let fits = |w: &WantedAddress, address: IpAddr| {
+            let family = w.ipv6.is_none_or(|v6| v6 == address.is_ipv6());
+            family && w.subnet.prefixes.iter().any(|p| p.contains(&address))
+        };
+        for ((slot, w), kept) in result
+            .iter_mut()
+            .zip(wanted)
+            .zip(current)
+            .filter(|((_, w), _)| !w.is_static)
+        {
+            if let Some(kept) = kept.filter(|k| fits(w, *k) && !used.contains(k)) {
+                used.insert(kept);
+                *slot = Some(kept);
+            }
+        }
+        for (slot, w) in result.iter_mut().zip(wanted) {
+            if w.is_static || slot.is_some() {
+                continue;
+            }
+            let ipv6 = w
+                .ipv6
+                .unwrap_or_else(|| !w.subnet.prefixes.iter().any(|p| p.addr().is_ipv4()));
+            let family = w.subnet.prefixes.iter().filter(|p| p.addr().is_ipv6() == ipv6);
+            *slot = family.filter_map(|p| first_free(p, &used)).next();
+            match *slot {
+                Some(address) => {
+                    used.insert(address);
+                }
+                None => self.subnet_is_full(owner, &w.subnet, ipv6),
+            }
+        }
+        result
+    }
+
+    fn check_static(
+        &mut self,
+        owner: &ResourceId,
+        w: &WantedAddress,
+        address: IpAddr,
+        used: &BTreeSet<IpAddr>,
+    ) -> bool {
+        let asker = format!("IP configuration {owner}/ipConfigurations/{}", w.name);
+        self.check_given(owner, &asker, &w.at, &w.subnet, address, used)
+    }
+
+    /// An address that somebody chose: in the subnet, not reserved (P2), nobody else's.
+    pub(super) fn check_given(
+        &mut self,
+        owner: &ResourceId,
+        asker: &str,
+        at: &str,
+        subnet: &Subnet,
+        address: IpAddr,
+        used: &BTreeSet<IpAddr>,
+    ) -> bool {
+        let (code, message) = match subnet.prefixes.iter().find(|p| p.contains(&address)) {
+            None => (
+                "PrivateIPAddressNotInSubnet",
+                format!(
+                    "Private static IP address {address} does not belong to the range of subnet prefix {} ({}).",
+                    listed(&subnet.prefixes),
+                    subnet.id
+                ),
+            ),
+            Some(prefix) if is_reserved(prefix, address) => (
+                "PrivateIPAddressInReservedRange",
+                format!(
+                    "Private static IP address {address} falls within reserved IP range of subnet prefix {prefix}: the \
+                     first four addresses and the last (P2)."
+                ),
+            ),
+            Some(_) if used.contains(&address) => {
+                let user = address_user(&self.topology, &parent_id(&subnet.id), address, owner);
+                (
+                    "PrivateIPAddressInUse",
+                    format!(
+                        "{asker} is using the private IP address {address} which is already allocated to resource {}.",
+                        user.unwrap_or_else(|| owner.to_string())
+                    ),
+                )
+            }
+            Some(_) => return true,
+        };
+        self.problems.add(code, at, message);
+        false
+    }
+
+    /// Says that a subnet has no address left.
+    pub(super) fn subnet_is_full(&mut self, owner: &ResourceId, subnet: &Subnet, ipv6: bool) {
+        self.problems.add(
+            "SubnetIsFull",
+            owner,
+            format!(
+                "Subnet {} with address prefix {} does not have enough capacity for 1 {} address (P2).",
+                subnet.id,
+                listed(&subnet.prefixes),
+                if ipv6 { "IPv6" } else { "IPv4" }
+            ),
+        );
+    }
+}
+
+/// A subnet by its id.
+pub(super) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet> {
+    let vnet = topology.vnets.get(&parent_id(id))?;
+    vnet.subnets.iter().find(|s| s.id == *id).cloned()
+}
+
+/// The addresses that others than `owner` have in a VNet, with whose they are: NICs, gateways with their BGP addresses
+/// (G4), and connections with the ends of their tunnels (T4).
+fn taken<'t>(
+    topology: &'t Topology,
+    vnet: &'t ResourceId,
+    owner: &'t ResourceId,
+) -> impl Iterator<Item = (IpAddr, &'t ResourceId)> + 't {
+    let inside = move |subnet: &ResourceId| is_child_of(subnet, vnet);
+    let nics = topology.nics.values().filter(move |n| n.envelope.id != *owner);
+    let nics = nics.flat_map(move |n| {
+        let configs = n.ip_configurations.iter().filter(move |c| inside(&c.subnet));
+        configs.map(move |c| (c.address, &n.envelope.id))
+    });
+    let here = topology
+        .gateways
+        .values()
+        .filter(move |g| g.ip_configurations.first().is_some_and(|c| inside(&c.subnet)));
+    let gateways = here.filter(move |g| g.envelope.id != *owner).flat_map(|g| {
+        let addresses = g.ip_configurations.iter().map(|c| c.address);
+        addresses.chain([g.bgp_peering_address]).map(|a| (a, &g.envelope.id))
+    });
+    let tunnels = topology.connections.values().filter(move |c| {
+        let gateway = topology.gateways.get(&c.gateway1);
+        let place = gateway.and_then(|g| g.ip_configurations.first());
+        !c.tunnel_addresses.is_empty() && c.envelope.id != *owner && place.is_some_and(|p| inside(&p.subnet))
+    });
+    let tunnels = tunnels.flat_map(|c| c.tunnel_addresses.iter().map(|a| (*a, &c.envelope.id)));
+    nics.chain(gateways).chain(tunnels)
+}
+
+/// The addresses that others than `owner` have in a VNet.
+pub(super) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
+    taken(topology, vnet, owner).map(|(address, _)| address).collect()
+}
+
+fn address_user(topology: &Topology, vnet: &ResourceId, address: IpAddr, owner: &ResourceId) -> Option<String> {
+    let mut all = taken(topology, vnet, owner);
+    all.find(|(a, _)| *a == address).map(|(_, id)| id.to_string())
+}

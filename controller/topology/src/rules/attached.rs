@@ -1,0 +1,184 @@
+//! What is attached to gateways from outside overlaps nothing that it would be joined with: the prefixes of sites (G7,
+//! G16), told apart by their devices (G13), and the lines of circuits (E1).
+//!
+//! Looked at when a change stands in the draft: it holds before every change, so what is wrong came with this one.
+
+use super::peering::{counted_space, gateways_of};
+use super::vpn::vnet_of;
+use super::{Draft, gateway::is_apipa, pairs};
+use crate::net::DisjointSet;
+use crate::resource::{ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, PeeringState, VirtualNetworkGateway};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tombolo_proto::id::ResourceId;
+
+/// Networks by id, each with its prefixes.
+type Networks = BTreeMap<ResourceId, Vec<IpNet>>;
+
+impl Draft<'_> {
+    /// G13, D16: by what packets of one gateway's sites are told apart. `joining`: one that is about to be connected.
+    pub(super) fn check_sites_apart(
+        &mut self,
+        target: &ResourceId,
+        gateway: &ResourceId,
+        joining: Option<&LocalNetworkGateway>,
+    ) {
+        let mut sites = self.sites_of(gateway);
+        sites.extend(joining.map(|site| Arc::new(site.clone())));
+        for (i, a) in sites.iter().enumerate() {
+            for b in sites[..i].iter().filter(|b| b.envelope.id != a.envelope.id) {
+                let both = |what: &str| {
+                    format!(
+                        "Local network gateways {} and {} have the same {what}, and are both connected to {gateway}, which \
+                         tells its sites apart by it (G13).",
+                        b.envelope.id, a.envelope.id
+                    )
+                };
+                if a.public_key.is_some() && a.public_key == b.public_key {
+                    self.problems.add("XKeyInUse", target, both("wireGuardPublicKey"));
+                }
+                if a.address.is_some() && (a.address, a.port) == (b.address, b.port) {
+                    let message = both("gatewayIpAddress and wireGuardPort");
+                    self.problems.add("XRedundantTunnelNotAllowed", target, message);
+                }
+                if a.bgp.is_some_and(|a| b.bgp.is_some_and(|b| a.address == b.address)) {
+                    let message = both("bgpPeeringAddress");
+                    self.problems.add("XRedundantTunnelNotAllowed", target, message);
+                }
+            }
+        }
+    }
+
+    fn sites_of(&self, gateway: &ResourceId) -> Vec<Arc<LocalNetworkGateway>> {
+        let own = self
+            .connections_of(gateway)
+            .filter(|c| c.connection_type == ConnectionType::IPsec);
+        own.filter_map(|c| self.topology.local_gateways.get(&c.gateway2).cloned())
+            .collect()
+    }
+
+    /// As [`Self::check_attached`], from the VNet of a gateway.
+    pub(super) fn check_attached_to(&mut self, target: &ResourceId, subject: &str, gateway: &VirtualNetworkGateway) {
+        if let Some(vnet) = vnet_of(gateway) {
+            self.check_attached(target, subject, &[vnet]);
+        }
+    }
+
+    /// As [`Self::check_attached`], for a VNet that has another address space now, and all that are peered with it.
+    pub(super) fn check_attached_after_space_change(&mut self, vnet: &ResourceId) {
+        let own = self.topology.vnets.get(vnet).into_iter().flat_map(|v| &v.peerings);
+        let mut around: Vec<ResourceId> = own.map(|p| p.remote_vnet.clone()).collect();
+        around.extend(self.halves_towards(vnet).into_iter().map(|(owner, _)| owner));
+        around.push(vnet.clone());
+        let subject = format!("Cannot change the address space of virtual network {vnet}.");
+        self.check_attached(vnet, &subject, &around);
+    }
+
+    /// What is attached to the gateways of these VNets, and of all that VPN joins them with, overlaps nothing.
+    pub(super) fn check_attached(&mut self, target: &ResourceId, subject: &str, starts: &[ResourceId]) {
+        let mut all = self.topology.connections.values();
+        if !all.any(|c| c.connection_type != ConnectionType::Vnet2Vnet) {
+            return;
+        }
+        let mut found = BTreeSet::new();
+        for start in starts {
+            let joined = self.joined_with(start);
+            for vnet in &joined {
+                for gateway in gateways_of(&self.topology, vnet) {
+                    found.extend(self.overlaps_at(&gateway.envelope.id, vnet, &joined));
+                }
+            }
+        }
+        for (code, what) in found {
+            self.problems.add(code, target, format!("{subject} {what}"));
+        }
+    }
+
+    fn overlaps_at(
+        &self,
+        gateway: &ResourceId,
+        vnet: &ResourceId,
+        joined: &BTreeSet<ResourceId>,
+    ) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        let sites = self.sites_of(gateway);
+        if !sites.is_empty() {
+            let networks = self.networks_beside_sites(vnet, joined);
+            for (i, site) in sites.iter().enumerate() {
+                let own = site_prefixes(site);
+                let others = sites[..i].iter().map(|s| (&s.envelope.id, site_prefixes(s)));
+                let others = others.map(|(id, nets)| ("local network gateway", id, nets));
+                let vnets = networks.iter().map(|(id, nets)| ("virtual network", id, nets.clone()));
+                for (what, other, nets) in vnets.chain(others) {
+                    let overlaps = DisjointSet::new(&own).overlaps_with(&nets);
+                    if !overlaps.is_empty() {
+                        let message = format!(
+                            "Local network gateway {} and {what} {other} would be joined by VPN, and their addresses \
+                             overlap. Overlapping address prefixes: {} (G7, G16).",
+                            site.envelope.id,
+                            pairs(&overlaps)
+                        );
+                        found.push(("XLocalNetworkOverlap", message));
+                    }
+                }
+            }
+        }
+        for connection in self.connections_of(gateway) {
+            if let Some(circuit) = self.topology.circuits.get(&connection.gateway2) {
+                found.extend(self.line_overlaps(circuit, vnet));
+            }
+        }
+        found
+    }
+
+    /// All VNets that VPN joins, and the peers of the gateway's own one (G7).
+    fn networks_beside_sites(&self, vnet: &ResourceId, joined: &BTreeSet<ResourceId>) -> Networks {
+        let vnets = joined.iter().filter_map(|id| self.topology.vnets.get(id));
+        let mut networks: Networks = vnets
+            .map(|v| (v.envelope.id.clone(), v.address_space.clone()))
+            .collect();
+        let own = self.topology.vnets.get(vnet).into_iter().flat_map(|v| &v.peerings);
+        for half in own.filter(|p| p.state != PeeringState::Disconnected) {
+            let known = networks.entry(half.remote_vnet.clone()).or_default();
+            known.extend(counted_space(&self.topology, half));
+        }
+        networks
+    }
+
+    /// The lines of a circuit against the VNet that is linked to it, and those that use its gateways.
+    fn line_overlaps(&self, circuit: &ExpressRouteCircuit, vnet: &ResourceId) -> Vec<(&'static str, String)> {
+        let Some(peering) = &circuit.private_peering else {
+            return Vec::new();
+        };
+        let lines = DisjointSet::new(&[peering.primary, peering.secondary]);
+        let users = self.halves_towards(vnet).into_iter();
+        let users = users.filter(|(_, half)| half.use_remote_gateways && half.state != PeeringState::Disconnected);
+        let vnets = users.map(|(owner, _)| owner).chain([vnet.clone()]);
+        let vnets: Vec<_> = vnets.filter_map(|id| self.topology.vnets.get(&id)).collect();
+        let mut found = Vec::new();
+        for linked in vnets {
+            let overlaps = lines.overlaps_with(&linked.address_space);
+            if !overlaps.is_empty() {
+                let message = format!(
+                    "The lines of circuit {} overlap virtual network {}, which is linked to it. Overlapping address \
+                     prefixes: {} (E1).",
+                    circuit.envelope.id,
+                    linked.envelope.id,
+                    pairs(&overlaps)
+                );
+                found.push(("XCircuitPrefixOverlap", message));
+            }
+        }
+        found
+    }
+}
+
+/// The prefixes of a site, and the address of its BGP peer unless that is in one of them or stands beside real addresses.
+fn site_prefixes(site: &LocalNetworkGateway) -> Vec<IpNet> {
+    let mut prefixes = site.address_space.clone();
+    let peer = site.bgp.map(|bgp| bgp.address).filter(|a| !is_apipa(*a));
+    let outside = peer.filter(|peer| !prefixes.iter().any(|p| p.contains(peer)));
+    prefixes.extend(outside.map(IpNet::from));
+    prefixes
+}
