@@ -2,6 +2,7 @@
 
 use crate::apply::Kernel;
 use crate::apply::plan::{KernelPlan, Numbers};
+use crate::bgp::{Bgp, Wanted};
 use crate::config::Config;
 use crate::keep::{Keeper, LastGood, Places};
 use crate::lane::LaneReport;
@@ -15,7 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-use tombolo_proto::config::AgentConfig;
+use tombolo_engine::routing::{Dynamic, tell_neighbour};
+use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
@@ -81,6 +83,8 @@ pub struct Agent {
     /// Wakes the reporter.
     news: Arc<Notify>,
     keeper: Keeper,
+    /// Speaks with the devices of sites and with customer edges.
+    bgp: Bgp,
     last_apply: Mutex<Duration>,
     received: AtomicU64,
 }
@@ -94,6 +98,7 @@ impl Agent {
         numbers: Numbers,
         lanes: Lanes,
         kernel: Kernel,
+        bgp: Bgp,
         news: Arc<Notify>,
     ) -> Self {
         Self {
@@ -107,6 +112,7 @@ impl Agent {
             connected: AtomicBool::new(false),
             status: watch::Sender::default(),
             news,
+            bgp,
             last_apply: Mutex::default(),
             received: AtomicU64::new(0),
         }
@@ -168,6 +174,7 @@ impl Agent {
         let leftovers = kernel.advance(&plan).await?;
         self.lanes.install(prepared).await?;
         kernel.finish(leftovers).await;
+        self.announce(&config, &dynamic);
         drop(kernel);
 
         *lock(&self.last_apply) = begun.elapsed();
@@ -194,11 +201,39 @@ impl Agent {
             let Some(config) = self.running().config else { continue };
             let dynamic = moving.borrow_and_update().clone();
             let plan = KernelPlan::of(&config, &dynamic, self.numbers, self.config.allow_default_route);
+            self.announce(&config, &dynamic);
             match kernel.advance(&plan).await {
                 Ok(leftovers) => kernel.finish(leftovers).await,
                 Err(e) => tracing::warn!(error = %format!("{e:#}"), "learned routes not set in the kernel"),
             }
             self.news.notify_one();
+        }
+    }
+
+    /// Says what BGP neighbours are to hear.
+    fn announce(&self, config: &AgentConfig, dynamic: &Dynamic) {
+        let (speaker, addresses) = match &config.role {
+            Role::VpnGateway { bgp, addresses, .. } => (bgp.clone(), addresses.clone()),
+            Role::CircuitEdge { bgp, line, .. } => (Some(bgp.clone()), vec![line.addr()]),
+            Role::Vm { .. } | Role::ExpressRouteGateway { .. } => (None, Vec::new()),
+        };
+        let neighbours = speaker.iter().flat_map(|s| &s.neighbours);
+        let announce = neighbours.map(|n| (n.id.clone(), tell_neighbour(config, dynamic, &n.id)));
+        self.bgp.want(Wanted {
+            announce: announce.collect(),
+            speaker,
+            addresses,
+        });
+    }
+
+    /// Hears what BGP neighbours announce; returns when a lane is gone.
+    pub async fn hear(&self) {
+        let mut learned = self.bgp.learned();
+        while learned.changed().await.is_ok() {
+            let routes = learned.borrow_and_update().clone();
+            if self.lanes.learned(routes).is_err() {
+                return;
+            }
         }
     }
 
@@ -262,9 +297,7 @@ impl Agent {
             return Ok("null".to_owned());
         };
         let mut config = (*config).clone();
-        for link in &mut config.links {
-            link.preshared_key = None;
-        }
+        config.blank_secrets();
         Ok(serde_json::to_string(&config)?)
     }
 
@@ -330,7 +363,7 @@ impl Agent {
             totals: report.totals,
             down: dynamic.down.iter().cloned().collect(),
             learned: dynamic.learned.iter().map(heard).collect(),
-            bgp: Vec::new(),
+            bgp: self.bgp.status(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::agent::{Agent, AgentView};
 use crate::apply::Kernel;
 use crate::apply::plan::Numbers;
+use crate::bgp::Bgp;
 use crate::claim::take_host;
 use crate::config::Config;
 use crate::control::Control;
@@ -42,7 +43,9 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let (lanes, mut ended) = Lanes::start(&config, keys, &news)?;
     let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index()).await?;
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
-    let agent = Arc::new(Agent::new(config.clone(), state.clone(), numbers, lanes, kernel, news));
+    let bgp = Bgp::start(&state.path(file::BGP)).await?;
+    let agent = Agent::new(config.clone(), state.clone(), numbers, lanes, kernel, bgp, news);
+    let agent = Arc::new(agent);
     // What can fail comes before anything forwards.
     let socket = admin::bind(state)?;
     let keeper = tokio::spawn({
@@ -71,6 +74,10 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let follower = tokio::spawn({
         let agent = agent.clone();
         async move { agent.follow().await }
+    });
+    let listener = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.hear().await }
     });
     let local = tokio::spawn(admin::serve(socket, agent.clone()));
     let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
@@ -109,6 +116,7 @@ pub async fn run(state: &StateDir) -> Result<()> {
     local.abort();
     reporter.abort();
     follower.abort();
+    listener.abort();
     keeper.abort();
     agent.withdraw().await;
     // All of it is tried, whatever fails.

@@ -26,6 +26,8 @@ pub mod file {
     pub const ENDPOINTS: &str = "endpoints.json";
     /// The numbers by which the last run's rules and routes are known.
     pub const NUMBERS: &str = "numbers.json";
+    /// The folder of the BGP speaker.
+    pub const BGP: &str = "bgp";
     /// The local socket.
     pub const ADMIN_SOCKET: &str = "admin.sock";
     /// Held while an agent runs.

@@ -30,6 +30,7 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
         .route("/fabric/v1/agents/{id}", get(agents::one).delete(agents::delete))
         .route("/fabric/v1/agents/{id}/revoke", post(agents::revoke))
         .route("/fabric/v1/agents/{id}/config", get(agents::config))
+        .route("/fabric/v1/agents/{id}/tables", get(agents::tables))
         .route("/fabric/v1/revisions", get(agents::revisions))
         .route("/fabric/v1/revisions/{revision}/wait", get(agents::wait))
         .route("/fabric/v1/explain", post(diagnosis::explain))

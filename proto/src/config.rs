@@ -504,6 +504,21 @@ impl AgentConfig {
         serde_json::to_vec(self).unwrap()
     }
 
+    /// Makes the secrets in it unreadable, for showing it: zeros for preshared keys, `…` for passwords.
+    pub fn blank_secrets(&mut self) {
+        for link in &mut self.links {
+            link.preshared_key = link.preshared_key.map(|_| PresharedKey([0; 32]));
+        }
+        let speaker = match &mut self.role {
+            Role::VpnGateway { bgp, .. } => bgp.as_mut(),
+            Role::CircuitEdge { bgp, .. } => Some(bgp),
+            Role::Vm { .. } | Role::ExpressRouteGateway { .. } => None,
+        };
+        for neighbour in speaker.into_iter().flat_map(|s| &mut s.neighbours) {
+            neighbour.password = neighbour.password.take().map(|_| Secret("…".into()));
+        }
+    }
+
     /// Reads canonical bytes.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId, Revision};
+use tombolo_proto::installed::InstalledTables;
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
 use tombolo_proto::status::AgentStatus;
 
@@ -334,6 +335,17 @@ impl Client {
     pub async fn agent_config(&self, id: &str) -> Result<AgentConfig, Error> {
         let response = self
             .fabric(Method::GET, &format!("agents/{id}/config"), Body::None)
+            .await?;
+        self.typed(response).await
+    }
+
+    /// What an agent should have installed, with what agents report to have learned.
+    ///
+    /// # Errors
+    /// Those of the controller.
+    pub async fn agent_tables(&self, id: &str) -> Result<InstalledTables, Error> {
+        let response = self
+            .fabric(Method::GET, &format!("agents/{id}/tables"), Body::None)
             .await?;
         self.typed(response).await
     }

@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tombolo_proto::config::AgentConfig;
-use tombolo_proto::id::{AgentId, PresharedKey, Revision};
+use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::change::Change;
+use tombolo_topology::moving::{self, Reports};
 use tombolo_topology::resource::Agent;
 use tombolo_topology::topology::Live;
 
@@ -103,7 +104,7 @@ async fn compiled_now(rest: &Rest) -> Result<Compiled, Failure> {
     caught_up.map(|c| c.clone()).map_err(stopped)
 }
 
-/// GET `agents/{id}/config`: what it should run, preshared keys blanked.
+/// GET `agents/{id}/config`: what it should run, without secrets.
 pub(super) async fn config(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
     let compiled = compiled_now(&rest).await?;
@@ -117,10 +118,25 @@ pub(super) async fn config(State(rest): State<Arc<Rest>>, Path(id): Path<String>
         let message = format!("the compiled configuration breaks its own rules: {e}");
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
     })?;
-    for link in &mut parsed.links {
-        link.preshared_key = link.preshared_key.map(|_| PresharedKey([0; 32]));
-    }
+    parsed.blank_secrets();
     Ok(at_revision(ok(&json!(parsed)), compiled.revision))
+}
+
+/// GET `agents/{id}/tables`: what it should have installed, with what agents report to have learned.
+pub(super) async fn tables(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
+    let agent = find(&rest, &id)?;
+    let current = rest.app.writer.current();
+    let reports = Reports::of(&rest.app.agents.live());
+    let (topology, of) = (current.topology.clone(), agent.id.clone());
+    let built = tokio::task::spawn_blocking(move || moving::tables(&topology, &reports, &of)).await;
+    let broken = |what: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", what);
+    let built = built.map_err(|e| broken(format!("tables: {e}")))?;
+    let nothing = || {
+        let message = format!("Agent '{id}' has no configuration: it was revoked, or what it stands for is gone.");
+        Failure::missing("NotFound", message)
+    };
+    let tables = built.ok_or_else(nothing)?.map_err(broken)?;
+    Ok(at_revision(ok(&json!(tables)), current.revision))
 }
 
 /// GET `revisions`.

@@ -7,8 +7,10 @@ use crate::topology::{Live, Topology};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_engine::routing::{self, Dynamic, tell_peer};
+use tombolo_engine::tables::Tables;
 use tombolo_proto::config::{AgentConfig, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::installed::InstalledTables;
 use tombolo_proto::route::{EffectiveRoute, Route};
 
 /// What agents report of what no configuration holds.
@@ -59,6 +61,16 @@ pub fn effective_routes(topology: &Topology, reports: &Reports, nic: &ResourceId
     let dynamic = Moving::new(topology, &compiler, reports.clone()).dynamic(&config);
     let subnet = config.subnets.iter().find(|s| s.id == *subnet)?;
     Some(routing::effective(&config, subnet, &dynamic))
+}
+
+/// The tables that an agent should have installed. None: unknown, revoked, or bound to something that is gone.
+#[must_use]
+pub fn tables(topology: &Topology, reports: &Reports, agent: &AgentId) -> Option<Result<InstalledTables, String>> {
+    let compiler = Compiler::new(topology);
+    let config = compiler.compile(agent)?;
+    let dynamic = Moving::new(topology, &compiler, reports.clone()).dynamic(&config);
+    let tables = Tables::build(&config, &dynamic).map_err(|e| e.to_string());
+    Some(tables.map(|t| t.installed()))
 }
 
 /// More rounds of telling than any chain of gateways is long; a longer one would be a loop, which AS paths end.
