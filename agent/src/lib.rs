@@ -4,6 +4,7 @@
 //! * [`agent`]: what is in force, and the one way in which that changes; [`apply`] is the kernel's half of it
 //!   ([`apply::plan`] pure, [`netlink`] the calls).
 //! * [`lane`]: packets. One thread with [`tun`], its [`ports`] ([`udp`] each), the [`outbox`] between them and the engine.
+//! * [`bgp`]: routes from sites and customer edges, and to them; BIRD speaks for it.
 //! * [`join`], [`control`]: the controller. [`identity`], [`tls`]: keys and trust.
 //! * [`state`], [`config`], [`keep`]: what is on disk. [`claim`], [`host`]: what an agent has for itself on its host,
 //!   and what it changes there.
@@ -12,6 +13,7 @@
 pub mod admin;
 pub mod agent;
 pub mod apply;
+pub mod bgp;
 pub mod claim;
 pub mod config;
 pub mod control;

@@ -157,3 +157,46 @@ fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Longest key of RFC 2385 that the kernel takes, bytes.
+const MD5_KEY: usize = 80;
+
+/// `struct tcp_md5sig` of `linux/tcp.h`.
+#[repr(C)]
+struct Signature {
+    /// `sockaddr_storage`: family, port, address, zeros.
+    family: libc::sa_family_t,
+    port: u16,
+    address: [u8; 4],
+    rest: [u8; 120],
+    flags: u8,
+    prefix_length: u8,
+    key_length: u16,
+    interface: libc::c_int,
+    key: [u8; MD5_KEY],
+}
+
+/// Signs what a TCP socket and its peer say to each other with a key (RFC 2385).
+pub(crate) fn sign(socket: &impl AsFd, peer: std::net::Ipv4Addr, key: &[u8]) -> io::Result<()> {
+    let mut signature = Signature {
+        family: libc::AF_INET as libc::sa_family_t,
+        port: 0,
+        address: peer.octets(),
+        rest: [0; 120],
+        flags: 0,
+        prefix_length: 0,
+        key_length: 0,
+        interface: 0,
+        key: [0; MD5_KEY],
+    };
+    let room = signature.key.get_mut(..key.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    room.copy_from_slice(key);
+    signature.key_length = key.len() as u16;
+    let (at, len) = ((&raw const signature).cast(), size_of_val(&signature) as libc::socklen_t);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open; the option reads a tcp_md5sig, which `signature` is laid out as and outlives.
+    match unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_MD5SIG, at, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,397 @@
+//! Keeps BIRD running, and of one mind with what is wanted.
+
+use super::child::{Child, Event, Home};
+use super::conf::{self, Loopback, Rendered};
+use super::control::{self, Failure, Seen};
+use super::feed::Feed;
+use super::log::Log;
+use super::{GRACE, Learned, Wanted};
+use crate::sys;
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpSocket;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tombolo_proto::id::ResourceId;
+use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
+
+/// What changes together is told to BIRD together.
+const TOGETHER: Duration = Duration::from_millis(50);
+/// How often the sessions are looked at, and how soon after BIRD said that one of them changed.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_SOON: Duration = Duration::from_millis(20);
+/// A BIRD that did not answer so many looks is ended.
+const SILENT_LOOKS: u32 = 6;
+/// Waits before BIRD is started again: the first and the longest. One that ran for longer than the latter begins anew.
+const FIRST_RESTART: Duration = Duration::from_millis(100);
+const LAST_RESTART: Duration = Duration::from_secs(30);
+/// How long BIRD may take to close its sessions.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// The task behind [`Bgp`](super::Bgp).
+pub(super) struct Run {
+    home: Home,
+    loopback: Loopback,
+    wanted: watch::Receiver<Option<Wanted>>,
+    learned: watch::Sender<Learned>,
+    status: watch::Sender<Vec<BgpPeerStatus>>,
+    /// What is wanted, as BIRD is to have it.
+    rendered: Rendered,
+    /// Last octets of the agent's loopback addresses.
+    slots: BTreeMap<ResourceId, u8>,
+    /// With the ASN that they speak for.
+    feeds: BTreeMap<ResourceId, (u32, JoinHandle<()>)>,
+    poke: Arc<Notify>,
+    bird: Option<Child>,
+    /// BIRD does not have the newest configuration yet.
+    behind: bool,
+    /// What keeps BIRD from doing what is wanted.
+    fault: Option<String>,
+    log: Log,
+    started: Instant,
+    ended: Option<Instant>,
+    start_at: Option<Instant>,
+    next_wait: Duration,
+    look_at: Instant,
+    silent: u32,
+}
+
+impl Run {
+    pub(super) async fn new(
+        dir: &Path,
+        wanted: watch::Receiver<Option<Wanted>>,
+        learned: watch::Sender<Learned>,
+        status: watch::Sender<Vec<BgpPeerStatus>>,
+    ) -> Result<Self> {
+        let home = Home::make(dir)?;
+        // One that outlived an agent: it should be on its way out.
+        for _ in 0..20 {
+            if control::ask(&home.socket(), "down").await.is_err() {
+                break;
+            }
+            sleep(LOOK / 10).await;
+        }
+        let now = Instant::now();
+        Ok(Self {
+            home,
+            loopback: draw_loopback(),
+            wanted,
+            learned,
+            status,
+            rendered: Rendered::default(),
+            slots: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            poke: Arc::new(Notify::new()),
+            bird: None,
+            behind: false,
+            fault: None,
+            log: Log::default(),
+            started: now,
+            ended: None,
+            start_at: None,
+            next_wait: FIRST_RESTART,
+            look_at: now,
+            silent: 0,
+        })
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                changed = self.wanted.changed() => {
+                    if changed.is_ok() {
+                        sleep(TOGETHER).await;
+                    }
+                    let wanted = self.wanted.borrow_and_update().clone();
+                    match wanted.filter(|_| changed.is_ok()) {
+                        Some(wanted) => self.adopt(wanted).await,
+                        None => break,
+                    }
+                }
+                event = next(&mut self.bird) => match event {
+                    Event::Log(line) => {
+                        if self.log.write(&line, &self.rendered.names) {
+                            self.look_at = self.look_at.min(Instant::now() + LOOK_SOON);
+                        }
+                    }
+                    Event::Ended(how) => self.ended(&how),
+                },
+                () = at(self.start_at) => self.launch().await,
+                () = sleep_until(self.look_at) => self.look().await,
+            }
+        }
+        for (_, (_, feed)) in std::mem::take(&mut self.feeds) {
+            end(feed).await;
+        }
+        self.end().await;
+        self.learned.send_replace(Learned::new());
+        self.status.send_replace(Vec::new());
+    }
+
+    /// Makes what is wanted now what BIRD and the feeds do.
+    async fn adopt(&mut self, wanted: Wanted) {
+        self.assign(&wanted);
+        let rendered = conf::render(&wanted, &self.loopback, &self.slots);
+        for (neighbour, why) in &rendered.refused {
+            if self.rendered.refused.get(neighbour) != Some(why) {
+                tracing::error!(%neighbour, reason = why, "no BGP with this neighbour");
+            }
+        }
+        let changed = rendered.text != self.rendered.text;
+        self.rendered = rendered;
+        self.follow(&wanted).await;
+        if self.rendered.names.is_empty() {
+            self.end().await;
+            (self.behind, self.start_at, self.fault, self.ended) = (false, None, None, None);
+            self.next_wait = FIRST_RESTART;
+        } else if changed {
+            self.behind = true;
+            if self.bird.is_some() {
+                self.configure().await;
+            } else if self.start_at.is_none() {
+                self.start_at = Some(Instant::now());
+            }
+        }
+        self.look_at = Instant::now();
+    }
+
+    /// Gives each neighbour the lowest octet that is free, and lets it keep that.
+    fn assign(&mut self, wanted: &Wanted) {
+        let neighbours = wanted.speaker.as_ref().map(|s| s.neighbours.as_slice());
+        let neighbours = neighbours.unwrap_or_default();
+        self.slots.retain(|id, _| neighbours.iter().any(|n| n.id == *id));
+        for n in neighbours {
+            let free = (2..=254).find(|slot| !self.slots.values().any(|s| s == slot));
+            if let (false, Some(free)) = (self.slots.contains_key(&n.id), free) {
+                self.slots.insert(n.id.clone(), free);
+            }
+        }
+    }
+
+    /// Starts feeds for the neighbours that BIRD is to have, and ends those of others.
+    async fn follow(&mut self, wanted: &Wanted) {
+        let asn = wanted.speaker.as_ref().map_or(0, |s| s.asn);
+        let stays = |id: &ResourceId| self.rendered.names.values().any(|n| n == id);
+        let feeds = std::mem::take(&mut self.feeds);
+        let (keep, go) = feeds.into_iter().partition(|(id, (of, _))| *of == asn && stays(id));
+        self.feeds = keep;
+        let gone: BTreeMap<ResourceId, (u32, JoinHandle<()>)> = go;
+        for (id, (_, feed)) in gone {
+            end(feed).await;
+            self.learned.send_if_modified(|l| l.remove(&id).is_some());
+        }
+        for id in self.rendered.names.values() {
+            let (Some(slot), false) = (self.slots.get(id), self.feeds.contains_key(id)) else {
+                continue;
+            };
+            let feed = Feed {
+                neighbour: id.clone(),
+                asn,
+                loopback: self.loopback.clone(),
+                slot: *slot,
+                learned: self.learned.clone(),
+                poke: self.poke.clone(),
+            };
+            self.learned.send_modify(|l| drop(l.insert(id.clone(), Arc::default())));
+            self.feeds.insert(id.clone(), (asn, tokio::spawn(feed.run())));
+        }
+    }
+
+    async fn launch(&mut self) {
+        self.start_at = None;
+        let recovers = self.ended.is_some_and(|e| e.elapsed() < GRACE);
+        let written = self.home.write(&self.rendered.text);
+        let started = match written {
+            Ok(()) => Child::start(&self.home, recovers).await,
+            Err(e) => Err(e),
+        };
+        match started {
+            Ok(child) => {
+                tracing::info!(neighbours = self.rendered.names.len(), recovers, "bird started");
+                self.bird = Some(child);
+                self.started = Instant::now();
+                (self.behind, self.silent, self.fault) = (false, 0, None);
+                self.look_at = Instant::now() + FIRST_RESTART;
+                self.poke.notify_waiters();
+            }
+            Err(e) => {
+                self.note(format!("{e:#}"), "bird not started");
+                self.start_later();
+            }
+        }
+    }
+
+    /// Says once what goes wrong again and again.
+    fn note(&mut self, fault: String, what: &str) {
+        if self.fault.as_ref() != Some(&fault) {
+            tracing::error!(error = fault, "{what}");
+        }
+        self.fault = Some(fault);
+    }
+
+    fn ended(&mut self, how: &str) {
+        tracing::warn!(how, "bird ended; it is started again");
+        self.bird = None;
+        self.ended = Some(Instant::now());
+        self.fault = Some(format!("bird ended: {how}"));
+        if self.started.elapsed() > LAST_RESTART {
+            self.next_wait = FIRST_RESTART;
+        }
+        self.start_later();
+    }
+
+    fn start_later(&mut self) {
+        self.start_at = Some(Instant::now() + self.next_wait);
+        self.next_wait = (self.next_wait * 2).min(LAST_RESTART);
+        self.look_at = Instant::now();
+    }
+
+    /// Tells a running BIRD of a new configuration.
+    async fn configure(&mut self) {
+        let told = match self.home.write(&self.rendered.text) {
+            Ok(()) => control::ask(&self.home.socket(), "configure").await,
+            Err(e) => Err(Failure::Silent(format!("{e:#}"))),
+        };
+        match told {
+            Ok(_) => {
+                (self.behind, self.fault) = (false, None);
+                self.poke.notify_waiters();
+            }
+            Err(failure) => {
+                // What it refused once it would refuse again.
+                self.behind = matches!(failure, Failure::Silent(_));
+                self.note(failure.to_string(), "BGP not configured");
+            }
+        }
+    }
+
+    /// Brings the status up to date, and catches up on what failed.
+    async fn look(&mut self) {
+        self.look_at = Instant::now() + LOOK;
+        let mut seen = BTreeMap::new();
+        if self.bird.is_some() {
+            match control::ask(&self.home.socket(), "show protocols all \"n_*\"").await {
+                Ok(answer) => {
+                    seen = control::sessions(&answer);
+                    self.silent = 0;
+                    if self.behind {
+                        self.configure().await;
+                    }
+                }
+                Err(failure) => self.missed(&failure),
+            }
+        }
+        self.report(&seen);
+    }
+
+    fn missed(&mut self, failure: &Failure) {
+        // A BIRD that was started just now has no socket yet.
+        if self.started.elapsed() < LOOK {
+            self.look_at = Instant::now() + FIRST_RESTART;
+            return;
+        }
+        self.silent += 1;
+        if let (SILENT_LOOKS, Some(bird)) = (self.silent, &self.bird) {
+            tracing::error!(error = %failure, "bird is stuck: it is ended");
+            bird.signal(Signal::SIGKILL);
+            self.silent = 0;
+        }
+    }
+
+    fn report(&self, seen: &BTreeMap<String, Seen>) {
+        let wanted = self.wanted.borrow();
+        let speaker = wanted.iter().filter_map(|w| w.speaker.as_ref());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0.0, |d| d.as_secs_f64());
+        let names: BTreeMap<&ResourceId, &String> = self.rendered.names.iter().map(|(name, id)| (id, name)).collect();
+        let of = |n: &tombolo_proto::config::Neighbour| {
+            let session = names.get(&n.id).and_then(|name| seen.get(*name)).cloned();
+            let session = session.unwrap_or_default();
+            let refused = self.rendered.refused.get(&n.id);
+            BgpPeerStatus {
+                neighbour: n.id.clone(),
+                address: n.address,
+                local_address: n.local_address,
+                asn: n.asn,
+                state: match refused {
+                    Some(_) => BgpPeerState::Stopped,
+                    None => session.state,
+                },
+                since: if session.since == 0 {
+                    0.0
+                } else {
+                    (now - session.since as f64).max(0.0)
+                },
+                received: session.received,
+                sent: session.sent,
+                last_error: refused.cloned().or(session.last_error).or_else(|| self.fault.clone()),
+            }
+        };
+        let neighbours = speaker.flat_map(|s| &s.neighbours);
+        self.status.send_replace(neighbours.map(of).collect());
+    }
+
+    /// Has BIRD close its sessions, and waits for its end.
+    async fn end(&mut self) {
+        let Some(mut bird) = self.bird.take() else { return };
+        let gone = async |bird: &mut Child| while !matches!(bird.next().await, Event::Ended(_)) {};
+        bird.signal(Signal::SIGTERM);
+        if timeout(FAREWELL, gone(&mut bird)).await.is_err() {
+            tracing::warn!("bird takes too long to end");
+            bird.signal(Signal::SIGKILL);
+            gone(&mut bird).await;
+        }
+        self.home.clear();
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.home.clear();
+    }
+}
+
+async fn next(bird: &mut Option<Child>) -> Event {
+    match bird {
+        Some(bird) => bird.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends a task and waits until it does nothing any more.
+async fn end(task: JoinHandle<()>) {
+    task.abort();
+    let _ = task.await;
+}
+
+/// Addresses that nobody else on the host has for BGP, and a password that nobody knows.
+fn draw_loopback() -> Loopback {
+    let draw = || Ipv4Addr::new(127, rand::random_range(1..255), rand::random(), 1);
+    let taken = |a: &Ipv4Addr| TcpListener::bind((*a, 179)).is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse);
+    let bird = std::iter::repeat_with(draw)
+        .take(16)
+        .find(|a| !taken(a))
+        .unwrap_or_else(draw);
+    let password = format!("{:032x}", rand::random::<u128>());
+    let signed = TcpSocket::new_v4().and_then(|s| sys::sign(&s, bird, password.as_bytes()));
+    if let Err(e) = &signed {
+        tracing::warn!(error = %e, "the kernel signs no TCP sessions: anyone on this host can pretend to be BIRD");
+    }
+    Loopback {
+        bird,
+        password: signed.is_ok().then_some(password),
+    }
+}

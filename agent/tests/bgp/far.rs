@@ -1,0 +1,184 @@
+//! A BIRD on another host, as a customer would run it.
+
+use crate::common::Wire;
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// The process, its directory, and what its configuration is made of.
+pub(crate) struct Far {
+    child: Child,
+    dir: tempfile::TempDir,
+    side: usize,
+    asn: u32,
+    neighbours: Vec<(String, u32)>,
+    options: String,
+}
+
+impl Far {
+    /// On a host of the wire, with sessions `n0`, `n1`, … to addresses of another one, and what it announces.
+    pub(crate) fn start(wire: &Wire, side: usize, asn: u32, to: &[(&str, u32)], v4: &str, v6: &str) -> Self {
+        Self::with(wire, side, asn, to, v4, v6, "")
+    }
+
+    /// The same with more options for the sessions.
+    pub(crate) fn with(
+        wire: &Wire,
+        side: usize,
+        asn: u32,
+        to: &[(&str, u32)],
+        v4: &str,
+        v6: &str,
+        options: &str,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let neighbours: Vec<(String, u32)> = to.iter().map(|(a, n)| ((*a).to_owned(), *n)).collect();
+        let conf = configuration(side, asn, &neighbours, v4, v6, options);
+        std::fs::write(dir.path().join("far.conf"), conf).unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let child = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                &wire.ns[side],
+                "bird",
+                "-f",
+                "-c",
+                "far.conf",
+                "-s",
+                "far.ctl",
+            ])
+            .current_dir(dir.path())
+            .env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin")
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let far = Self {
+            child,
+            dir,
+            side,
+            asn,
+            neighbours,
+            options: options.to_owned(),
+        };
+        let begun = Instant::now();
+        while UnixStream::connect(far.socket()).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "no bird: {}", far.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        far
+    }
+
+    /// Announces something else.
+    pub(crate) fn replace(&mut self, v4: &str, v6: &str) {
+        let conf = configuration(self.side, self.asn, &self.neighbours, v4, v6, &self.options);
+        std::fs::write(self.dir.path().join("far.conf"), conf).unwrap();
+        self.control("configure");
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("far.ctl")
+    }
+
+    /// Gives a command; returns the answer as it comes.
+    pub(crate) fn control(&self, command: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.write_all(format!("{command}\n").as_bytes()).unwrap();
+        let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let n = stream.read(&mut buffer).unwrap();
+            answer.extend(&buffer[..n]);
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            let last = text.lines().skip(1).last().unwrap_or_default();
+            let is_last = last.len() > 4 && last.as_bytes()[4] == b' ' && last[..4].parse::<u16>().is_ok();
+            if n == 0 || text.ends_with('\n') && is_last {
+                return text;
+            }
+        }
+    }
+
+    fn words(&self, session: &str) -> Vec<String> {
+        let all = self.control("show protocols");
+        let line = all
+            .lines()
+            .find(|l| l.split_ascii_whitespace().any(|w| w.ends_with(session)));
+        line.unwrap().split_ascii_whitespace().map(str::to_owned).collect()
+    }
+
+    /// BIRD's word for a session's state.
+    pub(crate) fn state(&self, session: &str) -> String {
+        self.words(session).get(5).cloned().unwrap_or_default()
+    }
+
+    /// When a session came into its state.
+    pub(crate) fn since(&self, session: &str) -> String {
+        self.words(session)[4].clone()
+    }
+
+    /// The AS path of a prefix as it was announced to this one; none if it was not.
+    pub(crate) fn path_of(&self, prefix: &str) -> Option<String> {
+        let all = self.control(&format!("show route {prefix} all where source = RTS_BGP"));
+        let path = all.lines().find_map(|l| l.trim().strip_prefix("BGP.as_path:"));
+        path.map(|p| p.trim().to_owned())
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    pub(crate) fn forget_log(&self) {
+        let log = std::fs::OpenOptions::new()
+            .write(true)
+            .open(self.dir.path().join("log"));
+        log.unwrap().set_len(0).unwrap();
+    }
+}
+
+fn configuration(side: usize, asn: u32, neighbours: &[(String, u32)], v4: &str, v6: &str, options: &str) -> String {
+    let host = side + 1;
+    let mut out = format!(
+        "log stderr all; router id 198.51.100.{host}; timeformat protocol \"%T.%f\"; protocol device {{ }}\n\
+         protocol static s4 {{ ipv4;\n{v4} }}\n\
+         protocol static s6 {{ ipv6;\n{v6} }}\n"
+    );
+    for (i, (address, their_asn)) in neighbours.iter().enumerate() {
+        let is_v6 = address.contains(':');
+        let own = if is_v6 {
+            format!("fd00:5::{host}")
+        } else {
+            format!("192.0.2.{host}")
+        };
+        let (hop4, hop6) = if is_v6 {
+            ("extended next hop yes;".to_owned(), String::new())
+        } else {
+            (String::new(), format!("next hop address fd00:5::{host};"))
+        };
+        writeln!(
+            out,
+            "protocol bgp n{i} {{ local {own} as {asn}; neighbor {address} as {their_asn}; {options}\n\
+             connect delay time 1; connect retry time 3; error wait time 1, 2; hold time 30; graceful restart yes;\n\
+             ipv4 {{ {hop4} import all; export where source = RTS_STATIC; }};\n\
+             ipv6 {{ {hop6} import all; export where source = RTS_STATIC; }}; }}"
+        )
+        .unwrap();
+    }
+    out
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- log of the far bird ---\n{}\n{}",
+                self.log(),
+                self.control("show protocols all")
+            );
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
