@@ -9,6 +9,9 @@ const PSH: u8 = 0x08;
 /// Flows that are put together side by side: enough for the streams of one batch, few enough for a linear search.
 const SLOTS: usize = 8;
 
+/// Most datagrams of one super-packet: the kernel refuses more (`UDP_MAX_SEGMENTS`; since 6.9 it would take 128).
+const MOST_DATAGRAMS: usize = 64;
+
 /// One super-packet that is being put together.
 #[derive(Debug)]
 struct Slot {
@@ -223,7 +226,7 @@ fn join(slot: &mut Slot, layout: Layout, packet: &[u8]) -> bool {
         slot.buffer[VnetHeader::LEN + ip + 13] |= push;
         slot.closed = push != 0;
     }
-    slot.closed |= payload < slot.size;
+    slot.closed |= payload < slot.size || protocol == Protocol::Udp && slot.count == MOST_DATAGRAMS;
     true
 }
 

@@ -93,6 +93,15 @@ fn a_stream_becomes_one_write() {
     assert_eq!((header.gso_type, header.gso_size), (VnetHeader::GSO_TCPV4, 1000));
 }
 
+/// The kernel refuses a write that is more, and all of it would be lost.
+#[test]
+fn no_write_is_more_datagrams_than_the_kernel_takes() {
+    let packets: Vec<_> = (0..200u8).map(|i| udp(i % 2 == 0, 1, &[i; 64])).collect();
+    let writes = coalesce(&packets);
+    let counts: Vec<usize> = writes.iter().map(|w| split_all(w).len()).collect();
+    assert_eq!((counts.iter().sum::<usize>(), counts.iter().max()), (200, Some(&64)));
+}
+
 #[test]
 fn two_streams_interleaved_become_two_writes() {
     let packets: Vec<_> = (0..20u32)
