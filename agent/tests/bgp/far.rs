@@ -114,9 +114,9 @@ impl Far {
         self.words(session).get(5).cloned().unwrap_or_default()
     }
 
-    /// When a session came into its state.
-    pub(crate) fn since(&self, session: &str) -> String {
-        self.words(session)[4].clone()
+    /// How often a session has come up.
+    pub(crate) fn ups(&self, session: &str) -> usize {
+        self.log().matches(&format!("{session}: State changed to up")).count()
     }
 
     /// The AS path of a prefix as it was announced to this one; none if it was not.
@@ -141,7 +141,7 @@ impl Far {
 fn configuration(side: usize, asn: u32, neighbours: &[(String, u32)], v4: &str, v6: &str, options: &str) -> String {
     let host = side + 1;
     let mut out = format!(
-        "log stderr all; router id 198.51.100.{host}; timeformat protocol \"%T.%f\"; protocol device {{ }}\n\
+        "log stderr all; debug protocols {{ states }}; router id 198.51.100.{host}; protocol device {{ }}\n\
          protocol static s4 {{ ipv4;\n{v4} }}\n\
          protocol static s6 {{ ipv6;\n{v6} }}\n"
     );

@@ -233,7 +233,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
                 w.announce.insert(id("/c/1"), announced());
             });
             near.learns("/c/1", &site(65_021)).await;
-            let (session, pid) = (far.since("n0"), near.pid());
+            let pid = near.pid();
             strange_said.1.await.unwrap();
             let taken = |n: u8, path: &[u32]| (format!("11.0.{n}.0/24"), path.to_vec());
             let mut expected: Vec<_> = (1..=6).map(|n| taken(n, &[ASN, 7])).collect();
@@ -258,7 +258,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
             assert!(most <= 4000, "{most}");
             assert!(stopped, "{:?}", near.bgp.status());
             near.learns("/c/hostile", &[]).await;
-            assert_eq!((far.since("n0"), near.pid()), (session, pid));
+            assert_eq!((far.ups("n0"), near.pid()), (1, pid));
             near.is("/c/1", BgpPeerState::Connected).await;
             // And it still hears.
             near.want(|w| w.announce.clear());

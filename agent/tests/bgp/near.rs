@@ -86,6 +86,12 @@ pub(crate) fn pid_in(dir: &Path) -> Option<Pid> {
     pid.trim().parse().ok().map(Pid::from_raw)
 }
 
+/// Whether a process has ended, waited for or not.
+pub(crate) fn is_gone(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |s| s.contains(") Z "))
+}
+
 pub(crate) struct Near {
     pub bgp: Bgp,
     wanted: Mutex<Wanted>,
@@ -159,7 +165,7 @@ impl Near {
     }
 
     pub(crate) fn running(&self) -> Option<Pid> {
-        pid_in(&self.dir).filter(|pid| nix::sys::signal::kill(*pid, None).is_ok())
+        pid_in(&self.dir).filter(|pid| !is_gone(*pid))
     }
 
     pub(crate) fn pid(&self) -> Pid {
