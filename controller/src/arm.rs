@@ -98,6 +98,7 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             ["connections", _, "sharedkey"] | ["connections", _, "sharedkey", "reset"] => {
                 action::shared_key(rest, call).await
             }
+            ["expressroutecircuits", _, "peerings", _, "sharedkey"] => action::circuit_key(rest, call),
             [_, _, "effectiveroutetable"] => action::effective_routes(rest, call),
             [_, _, "effectivenetworksecuritygroups"] => action::effective_security_groups(rest, call),
             [] => Err(unknown(call)),

@@ -11,6 +11,7 @@ use tombolo_topology::topology::{Live, Topology};
 use uuid::Uuid;
 
 const HUB_SPOKE: &str = include_str!("hub-spoke.yaml");
+const INTEROP: &str = include_str!("interop.yaml");
 
 /// The rules and what they allowed so far.
 #[derive(Default)]
@@ -56,6 +57,11 @@ impl World {
                     if kind == Kind::Connection {
                         let id = tombolo_proto::id::ResourceId::new(&path);
                         item["properties"]["sharedKey"] = json!(self.now.connections[&id].shared_key);
+                    }
+                    if kind == Kind::Circuit && item.pointer("/properties/peerings/0").is_some() {
+                        let id = tombolo_proto::id::ResourceId::new(&path);
+                        let peering = self.now.circuits[&id].private_peering.as_ref().unwrap();
+                        item["properties"]["peerings"][0]["properties"]["sharedKey"] = json!(peering.shared_key);
                     }
                     server.insert(kind, &path, item);
                 }
@@ -234,11 +240,21 @@ fn what_the_file_no_longer_has_is_pruned() {
     world.apply(HUB_SPOKE, true);
 }
 
+/// Changes each part of a file, and changes it back.
+fn there_and_back(file: &str, changes: &[(&str, &str)]) {
+    let mut world = World::default();
+    world.apply(file, false);
+    for (from, to) in changes {
+        let changed = file.replace(from, to);
+        assert_ne!(changed, file, "{from} is not in the file");
+        assert!(!world.apply(&changed, true).is_empty(), "{from} → {to}");
+        assert!(!world.apply(file, true).is_empty(), "{to} → {from}");
+    }
+}
+
 #[test]
 fn every_property_can_change_and_change_back() {
-    let mut world = World::default();
-    world.apply(HUB_SPOKE, false);
-    for (from, to) in [
+    let changes = [
         ("routeTable: rt-a", ""),
         ("nextHopIpAddress: 10.1.0.5", "nextHopIpAddress: 10.1.0.6"),
         (
@@ -258,10 +274,63 @@ fn every_property_can_change_and_change_back() {
         ("sharedKey: abc123", "sharedKey: another1"),
         ("disableBgpRoutePropagation: false", "disableBgpRoutePropagation: true"),
         ("asn: 65515", "asn: 65010"),
-    ] {
-        let changed = HUB_SPOKE.replace(from, to);
-        assert_ne!(changed, HUB_SPOKE, "{from} is not in the file");
-        assert!(!world.apply(&changed, true).is_empty(), "{from} → {to}");
-        assert!(!world.apply(HUB_SPOKE, true).is_empty(), "{to} → {from}");
-    }
+    ];
+    there_and_back(HUB_SPOKE, &changes);
+}
+
+#[test]
+fn sites_and_circuits_come_from_nothing_stay_and_go() {
+    let mut world = World::default();
+    let changed = world.apply(INTEROP, false);
+    assert_eq!(changed.len(), expanded(INTEROP).len());
+    assert!(world.apply(INTEROP, true).is_empty());
+    let allocated = world
+        .now
+        .connections
+        .values()
+        .find(|c| c.envelope.id.name() == "remote-er1");
+    let allocated: Vec<String> = allocated
+        .unwrap()
+        .tunnel_addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(allocated, ["10.17.30.36", "10.17.30.37"]);
+    world.apply("resourceGroup: lab\n", true);
+    assert!(world.now.circuits.is_empty() && world.now.local_gateways.is_empty() && world.now.vnets.is_empty());
+}
+
+#[test]
+fn sites_and_circuits_can_change_and_change_back() {
+    let site = "    asn: 65021\n    bgpPeeringAddress: 10.2.30.125\n";
+    let used = "    localNetworkGateway2: loc1\n    enableBgp: true\n";
+    let changes = [
+        ("bgpPeeringAddress: 10.10.30.254", "bgpPeeringAddress: 10.10.30.253"),
+        ("    gatewayIpAddress: 198.51.100.1\n", ""),
+        ("[10.2.30.125/32]", "[10.2.30.125/32, 10.2.30.0/26]"),
+        ("asn: 65021", "asn: 65022"),
+        (used, "    localNetworkGateway2: loc1\n"),
+        (
+            "    wireGuardPublicKey: CAcGBQQDAgEIBwYFBAMCAQgHBgUEAwIBCAcGBQQDAgE=\n",
+            "",
+        ),
+        ("wireGuardPort: 51820", "wireGuardPort: 4500"),
+        ("skuTier: Standard", "skuTier: Premium"),
+        ("bandwidthInMbps: 50", "bandwidthInMbps: 100"),
+        ("peerAsn: 65020", "peerAsn: 65019"),
+        ("primary: 192.168.31.16/30", "primary: 192.168.31.24/30"),
+        ("vlanId: 300", "vlanId: 301"),
+        ("sharedKey: circuitkey", "sharedKey: anotherkey"),
+        ("[10.10.30.132, 10.10.30.133]", "[10.10.30.133, 10.10.30.132]"),
+        ("sharedKey: sitekey", "sharedKey: anotherkey"),
+    ];
+    there_and_back(INTEROP, &changes);
+    // G4: a site loses its BGP settings only after its connection has stopped using them, in one go.
+    let mut world = World::default();
+    world.apply(INTEROP, false);
+    let without = INTEROP
+        .replace(site, "")
+        .replace(used, "    localNetworkGateway2: loc1\n");
+    world.apply(&without, true);
+    world.apply(INTEROP, true);
 }

@@ -122,6 +122,23 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
     }
 }
 
+/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: no other answer shows it. Our own, made like the one of
+/// connections, so that a declarative client can tell whether it has to write the key.
+pub(super) fn circuit_key(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    if call.method != Method::GET {
+        return Err(Failure::method(&call.method, &call.text()));
+    }
+    let path = call.item(call.segments.len() - 1)?;
+    let topology = rest.app.writer.current().topology;
+    let circuit = topology.circuits.get(&parent_id(&path.id()));
+    let peering = circuit
+        .and_then(|c| c.private_peering.as_ref())
+        .filter(|p| p.id == path.id());
+    let peering = peering.ok_or_else(|| missing(&topology, &path))?;
+    let value = peering.shared_key.as_deref().unwrap_or_default();
+    Ok(ok(&json!({"id": format!("{}/sharedkey", peering.id), "value": value})))
+}
+
 async fn set_key(
     rest: &Rest,
     call: &Call,

@@ -80,6 +80,7 @@ pub(crate) fn binding(binding: &Binding) -> String {
             gateway,
             ip_configuration,
         } => format!("gateway {} ({ip_configuration})", gateway.name()),
+        Binding::Edge { circuit, link } => format!("circuit {} ({})", circuit.name(), link.name()),
     }
 }
 
