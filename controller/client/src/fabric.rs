@@ -1,5 +1,9 @@
 //! The fabric API: agents, join tokens, revisions, diagnosis, settings. Everything that Azure has no word for.
 
+mod device;
+
+pub use device::{DeviceBgp, DeviceConfig, DeviceTunnel};
+
 use crate::client::{Body, Client};
 use crate::error::Error;
 use reqwest::Method;
@@ -7,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
-use tombolo_proto::config::AgentConfig;
+use tombolo_proto::config::{AgentConfig, CircuitLink};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
 use tombolo_proto::status::AgentStatus;
@@ -26,12 +30,19 @@ pub enum Binding {
         #[serde(default)]
         served: Vec<ResourceId>,
     },
-    /// One instance of a VPN gateway.
+    /// One instance of a gateway.
     Gateway {
         /// The gateway.
         gateway: ResourceId,
         /// The name of the `ipConfiguration`.
         ip_configuration: String,
+    },
+    /// The provider edge of one link of a circuit.
+    Edge {
+        /// The circuit.
+        circuit: ResourceId,
+        /// Which link.
+        link: CircuitLink,
     },
 }
 

@@ -22,8 +22,9 @@ pub use named::Named;
 pub use order::Kind;
 pub use plan::{Action, Plan, Server, Step};
 pub use schema::{
-    Connection, Document, GatewayIpConfiguration, NetworkInterface, NextHopType, NicIpConfiguration, Peering, Prefix,
-    PublicIpAddress, Route, RouteTable, Subnet, VirtualNetwork, VirtualNetworkGateway,
+    Connection, ConnectionType, Document, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
+    NetworkInterface, NextHopType, NicIpConfiguration, Peering, Prefix, PrivatePeering, PublicIpAddress, Route,
+    RouteTable, SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
 };
 
 use crate::path::Group;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// The desired body holds already: each of its properties has this value (null: none) on the server. Lists whose items
-/// have names are compared by name, others as sets; ids without regard to case.
+/// have names are compared by name, others as sets except tunnel addresses; ids without regard to case.
 pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     match (server, desired) {
         (Value::Null, Value::Object(d)) => d.values().all(|v| holds(&Value::Null, v)),
@@ -11,6 +11,8 @@ pub(super) fn holds(server: &Value, desired: &Value) -> bool {
             d.iter().all(|(key, v)| match (s.get(key), v) {
                 // Names keep the casing of their creation and compare without it.
                 (Some(Value::String(s)), Value::String(d)) if key == "name" => s.eq_ignore_ascii_case(d),
+                // The primary link's comes first.
+                (s, v) if key == "tunnelAddresses" => s == Some(v),
                 (s, v) => holds(s.unwrap_or(&Value::Null), v),
             })
         }
@@ -131,6 +133,8 @@ mod tests {
         assert!(holds(&server, &same));
         assert!(!holds(&server, &json!({"n": [{"name": "b", "v": 2}]})), "one too many");
         assert!(!holds(&server, &json!({"p": ["x", "z"]})));
+        let tunnels = json!({"tunnelAddresses": ["a", "b"]});
+        assert!(holds(&tunnels, &tunnels) && !holds(&tunnels, &json!({"tunnelAddresses": ["b", "a"]})));
     }
 
     #[test]

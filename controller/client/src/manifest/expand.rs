@@ -1,11 +1,13 @@
 //! Documents → ARM bodies. Absent optional properties that the manifest rules over are written as null: ARM reads null
 //! as absent, so leaving a property out of the file takes it away.
 
+mod hybrid;
+
 use crate::manifest::named::Named;
 use crate::manifest::order::Kind;
 use crate::manifest::schema::{
-    Connection, Document, GatewayIpConfiguration, NetworkInterface, NextHopType, NicIpConfiguration, Peering,
-    PublicIpAddress, RouteTable, Subnet, VirtualNetwork, VirtualNetworkGateway,
+    Document, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PublicIpAddress, RouteTable, Subnet,
+    VirtualNetwork,
 };
 use crate::manifest::{DEFAULT_LOCATION, ManifestError};
 use crate::path::{Group, check_name};
@@ -101,6 +103,12 @@ impl<'a> Expansion<'a> {
         }
         for (name, nic) in document.network_interfaces.iter() {
             self.nic(name, nic);
+        }
+        for (name, site) in document.local_network_gateways.iter() {
+            self.site(name, site);
+        }
+        for (name, circuit) in document.express_route_circuits.iter() {
+            self.circuit(name, circuit);
         }
         for (name, connection) in document.connections.iter() {
             self.connection(name, connection);
@@ -239,60 +247,6 @@ impl<'a> Expansion<'a> {
         );
     }
 
-    fn gateway(&mut self, name: &str, gateway: &VirtualNetworkGateway) {
-        let place = format!("virtualNetworkGateways.{name}");
-        let vnet = self.group.resolve("virtualNetworks", &gateway.virtual_network);
-        let subnet = format!("{vnet}/subnets/GatewaySubnet");
-        let short = GatewayIpConfiguration {
-            public_ip_address: gateway.public_ip_address.clone(),
-            private_ip_address: gateway.private_ip_address,
-        };
-        let given = short != GatewayIpConfiguration::default();
-        let single = Named::from_iter([(GATEWAY_IP_CONFIGURATION.to_owned(), short)]);
-        if given && !gateway.ip_configurations.is_empty() {
-            self.problem(
-                &place,
-                "publicIPAddress and privateIPAddress must stand inside ipConfigurations",
-            );
-        }
-        let all = if gateway.ip_configurations.is_empty() {
-            &single
-        } else {
-            &gateway.ip_configurations
-        };
-        let configurations: Vec<_> = all
-            .iter()
-            .map(|(name, c)| {
-                let mut properties = json!({
-                    "subnet": {"id": &subnet},
-                    "publicIPAddress": self.optional(Kind::PublicIpAddress, c.public_ip_address.as_ref()),
-                });
-                address(&mut properties, c.private_ip_address);
-                json!({"name": name, "properties": properties})
-            })
-            .collect();
-        let sku = gateway.sku.as_deref().unwrap_or("VpnGw1");
-        let mut properties = json!({
-            "gatewayType": "Vpn",
-            "vpnType": gateway.vpn_type.as_deref().unwrap_or("RouteBased"),
-            "sku": {"name": sku, "tier": sku},
-            "activeActive": gateway.active_active,
-            "enableBgp": gateway.enable_bgp,
-            "ipConfigurations": configurations,
-        });
-        if let Some(asn) = gateway.asn {
-            properties["bgpSettings"] = json!({"asn": asn});
-        }
-        let body = json!({"properties": properties});
-        self.top(
-            Kind::VirtualNetworkGateway,
-            name,
-            gateway.location.as_ref(),
-            &gateway.tags,
-            body,
-        );
-    }
-
     fn nic(&mut self, name: &str, nic: &NetworkInterface) {
         let place = format!("networkInterfaces.{name}");
         let short = nic.subnet.as_ref().map(|subnet| NicIpConfiguration {
@@ -334,23 +288,6 @@ impl<'a> Expansion<'a> {
             "ipConfigurations": configurations,
         }});
         self.top(Kind::NetworkInterface, name, nic.location.as_ref(), &nic.tags, body);
-    }
-
-    fn connection(&mut self, name: &str, c: &Connection) {
-        let mut properties = json!({
-            "connectionType": "Vnet2Vnet",
-            "virtualNetworkGateway1": self.reference(Kind::VirtualNetworkGateway, &c.virtual_network_gateway1),
-            "virtualNetworkGateway2": self.reference(Kind::VirtualNetworkGateway, &c.virtual_network_gateway2),
-            "enableBgp": c.enable_bgp,
-        });
-        if let Some(key) = &c.shared_key {
-            properties["sharedKey"] = json!(key);
-        }
-        if let Some(weight) = c.routing_weight {
-            properties["routingWeight"] = json!(weight);
-        }
-        let body = json!({"properties": properties});
-        self.top(Kind::Connection, name, c.location.as_ref(), &c.tags, body);
     }
 
     /// The same resource in two documents: two truths.

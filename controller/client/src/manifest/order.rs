@@ -18,13 +18,17 @@ pub enum Kind {
     VirtualNetwork,
     /// A subnet by itself: only ever deleted, after its NICs have moved.
     Subnet,
-    /// A VPN gateway.
+    /// A gateway.
     VirtualNetworkGateway,
     /// One half of a peering.
     Peering,
     /// A network interface.
     NetworkInterface,
-    /// One side of a VNet-to-VNet connection.
+    /// A site.
+    LocalNetworkGateway,
+    /// A circuit with its peering.
+    Circuit,
+    /// A connection; between two gateways it is one side's.
     Connection,
 }
 
@@ -33,6 +37,8 @@ pub enum Kind {
 pub(super) enum Rank {
     // First goes what would be in the way, users before what they use.
     DeleteConnection,
+    DeleteSite,
+    DeleteCircuit,
     DeletePeering,
     DeleteNic,
     DeleteGateway,
@@ -52,6 +58,10 @@ pub(super) enum Rank {
     /// `useRemoteGateways`, after the gateway and the transit flag exist (P20).
     PeeringUse,
     Nic,
+    Circuit,
+    /// A connection that stops using BGP: before its site stops having BGP settings (G4).
+    ConnectionOff,
+    Site,
     Connection,
     // Last what others may have referred to until now.
     DeleteSubnet,
@@ -62,12 +72,14 @@ pub(super) enum Rank {
 
 impl Kind {
     /// Everything that lies directly in a group.
-    pub const TOP: [Self; 6] = [
+    pub const TOP: [Self; 8] = [
         Self::RouteTable,
         Self::PublicIpAddress,
         Self::VirtualNetwork,
         Self::VirtualNetworkGateway,
         Self::NetworkInterface,
+        Self::LocalNetworkGateway,
+        Self::Circuit,
         Self::Connection,
     ];
 
@@ -83,6 +95,8 @@ impl Kind {
             Self::VirtualNetworkGateway => "virtualNetworkGateways",
             Self::Peering => "virtualNetworkPeerings",
             Self::NetworkInterface => "networkInterfaces",
+            Self::LocalNetworkGateway => "localNetworkGateways",
+            Self::Circuit => "expressRouteCircuits",
             Self::Connection => "connections",
         }
     }
@@ -99,6 +113,8 @@ impl Kind {
             Self::VirtualNetworkGateway => "gateway",
             Self::Peering => "peering",
             Self::NetworkInterface => "network interface",
+            Self::LocalNetworkGateway => "local network gateway",
+            Self::Circuit => "circuit",
             Self::Connection => "connection",
         }
     }
@@ -115,6 +131,8 @@ impl Kind {
             Self::Peering if flag(body, "allowGatewayTransit") => Rank::PeeringTransit,
             Self::Peering => Rank::Peering,
             Self::NetworkInterface => Rank::Nic,
+            Self::LocalNetworkGateway => Rank::Site,
+            Self::Circuit => Rank::Circuit,
             Self::Connection => Rank::Connection,
         }
     }
@@ -129,6 +147,9 @@ impl Kind {
                 return Rank::PeeringReset;
             }
         }
+        if self == Self::Connection && flag(current, "enableBgp") && !flag(desired, "enableBgp") {
+            return Rank::ConnectionOff;
+        }
         self.creation_rank(desired)
     }
 
@@ -136,6 +157,8 @@ impl Kind {
     pub(super) fn deletion_rank(self) -> Rank {
         match self {
             Self::Connection => Rank::DeleteConnection,
+            Self::LocalNetworkGateway => Rank::DeleteSite,
+            Self::Circuit => Rank::DeleteCircuit,
             Self::Peering => Rank::DeletePeering,
             Self::NetworkInterface => Rank::DeleteNic,
             Self::VirtualNetworkGateway => Rank::DeleteGateway,

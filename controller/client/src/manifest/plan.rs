@@ -90,12 +90,7 @@ impl Server {
             for kind in Kind::TOP {
                 for mut item in client.arm_list(&group.collection(kind.collection())).await? {
                     let path = group.item(kind.collection(), name(&item).unwrap_or_default());
-                    if kind == Kind::Connection {
-                        let key = client.arm_find(&format!("{path}/sharedkey")).await?;
-                        if let Some(key) = key.as_ref().and_then(|k| k.get("value")).filter(|k| k.is_string()) {
-                            item["properties"]["sharedKey"] = key.clone();
-                        }
-                    }
+                    read_key(client, kind, &path, &mut item).await?;
                     server.insert(kind, &path, item);
                 }
             }
@@ -177,6 +172,27 @@ impl Plan {
     pub fn count(&self, action: Action) -> usize {
         self.steps.iter().filter(|s| s.action == action).count()
     }
+}
+
+/// Puts the secret of a connection, or of a circuit's peering, where a body has it; no answer to a GET shows it.
+async fn read_key(client: &Client, kind: Kind, path: &str, item: &mut Value) -> Result<(), Error> {
+    let (owner, pointer) = match kind {
+        Kind::Connection => (path.to_owned(), "/properties"),
+        Kind::Circuit => match item.pointer("/properties/peerings/0").and_then(name) {
+            Some(peering) => (
+                format!("{path}/peerings/{peering}"),
+                "/properties/peerings/0/properties",
+            ),
+            None => return Ok(()),
+        },
+        _ => return Ok(()),
+    };
+    let key = client.arm_find(&format!("{owner}/sharedkey")).await?;
+    let key = key.as_ref().and_then(|k| k.get("value")).and_then(Value::as_str);
+    if let (Some(key), Some(place)) = (key.filter(|k| !k.is_empty()), item.pointer_mut(pointer)) {
+        place["sharedKey"] = json!(key);
+    }
+    Ok(())
 }
 
 fn create(e: &Expanded) -> Step {
@@ -369,13 +385,18 @@ fn one_form_of_prefixes(subnet: &mut Value) {
     }
 }
 
+/// Where bodies have secrets.
+const SECRETS: [&str; 2] = ["/properties/sharedKey", "/properties/peerings/0/properties/sharedKey"];
+
 /// For people: without nulls, and without secrets; a secret that changes says so.
 fn shown(body: &Value, current: Option<&Value>) -> Value {
     let mut out = tidy(body);
-    if let Some(key) = out.pointer_mut("/properties/sharedKey") {
-        let before = current.and_then(|c| c.pointer("/properties/sharedKey"));
-        let same = current.is_none() || before == Some(&*key);
-        *key = json!(if same { "(secret)" } else { "(another secret)" });
+    for secret in SECRETS {
+        if let Some(key) = out.pointer_mut(secret) {
+            let before = current.and_then(|c| c.pointer(secret));
+            let same = current.is_none() || before == Some(&*key);
+            *key = json!(if same { "(secret)" } else { "(another secret)" });
+        }
     }
     out
 }

@@ -1,5 +1,12 @@
 //! What a document may say. Azure's property names, flat; unknown ones are refused (D3).
 
+mod hybrid;
+
+pub use hybrid::{
+    Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, PrivatePeering,
+    SkuTier, VirtualNetworkGateway,
+};
+
 use crate::manifest::named::Named;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -57,6 +64,10 @@ pub struct Document {
     pub virtual_network_gateways: Named<VirtualNetworkGateway>,
     /// By name.
     pub connections: Named<Connection>,
+    /// By name.
+    pub local_network_gateways: Named<LocalNetworkGateway>,
+    /// By name.
+    pub express_route_circuits: Named<ExpressRouteCircuit>,
 }
 
 /// A virtual network.
@@ -221,79 +232,4 @@ pub struct PublicIpAddress {
     pub tags: BTreeMap<String, String>,
     /// Shown, not acted on.
     pub ip_address: Option<IpAddr>,
-}
-
-/// A VPN gateway: one instance, or `ipConfigurations` for several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct VirtualNetworkGateway {
-    /// The region.
-    #[serde(default)]
-    pub location: Option<String>,
-    /// Tags.
-    #[serde(default)]
-    pub tags: BTreeMap<String, String>,
-    /// The VNet, by name or full id; its `GatewaySubnet` is used.
-    pub virtual_network: String,
-    /// Name or full id.
-    #[serde(default, rename = "publicIPAddress")]
-    pub public_ip_address: Option<String>,
-    /// In `GatewaySubnet`; allocated by the controller if left out.
-    #[serde(default, rename = "privateIPAddress")]
-    pub private_ip_address: Option<IpAddr>,
-    /// By name.
-    #[serde(default)]
-    pub ip_configurations: Named<GatewayIpConfiguration>,
-    /// G4; the controller's default is 65515.
-    #[serde(default)]
-    pub asn: Option<u32>,
-    /// G4.
-    #[serde(default)]
-    pub enable_bgp: bool,
-    /// G6.
-    #[serde(default)]
-    pub active_active: bool,
-    /// G3; `RouteBased` unless said.
-    #[serde(default)]
-    pub vpn_type: Option<String>,
-    /// `VpnGw1` unless said.
-    #[serde(default)]
-    pub sku: Option<String>,
-}
-
-/// One instance of a gateway.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct GatewayIpConfiguration {
-    /// Name or full id.
-    #[serde(rename = "publicIPAddress")]
-    pub public_ip_address: Option<String>,
-    /// In `GatewaySubnet`; allocated by the controller if left out.
-    #[serde(rename = "privateIPAddress")]
-    pub private_ip_address: Option<IpAddr>,
-}
-
-/// One side's connection object (G10).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Connection {
-    /// The region.
-    #[serde(default)]
-    pub location: Option<String>,
-    /// Tags.
-    #[serde(default)]
-    pub tags: BTreeMap<String, String>,
-    /// This side's gateway, by name or full id.
-    pub virtual_network_gateway1: String,
-    /// The other side's.
-    pub virtual_network_gateway2: String,
-    /// G11. A secret: keep the file as such. Left out: whatever the controller has stays.
-    #[serde(default)]
-    pub shared_key: Option<String>,
-    /// `routingWeight`.
-    #[serde(default)]
-    pub routing_weight: Option<u32>,
-    /// G4.
-    #[serde(default)]
-    pub enable_bgp: bool,
 }

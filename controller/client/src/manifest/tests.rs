@@ -453,3 +453,78 @@ fn several_addresses_and_both_families() {
     assert_eq!(list[1]["properties"]["privateIPAddressVersion"], "IPv6");
     assert_eq!(list[2]["properties"]["privateIPAllocationMethod"], "Dynamic");
 }
+
+#[test]
+fn gateways_sites_circuits_and_connections_expand() {
+    let text = include_str!("../../tests/interop.yaml");
+    let all = expanded(text);
+    let find = |kind: Kind, name: &str| &all.iter().find(|e| e.kind == kind && e.name == name).unwrap().body;
+    let gateway = &find(Kind::VirtualNetworkGateway, "hub-vpn")["properties"];
+    assert_eq!(gateway["gatewayType"], "Vpn");
+    assert_eq!(
+        gateway["bgpSettings"],
+        json!({"asn": 65515, "bgpPeeringAddress": "10.10.30.254"})
+    );
+    let express = &find(Kind::VirtualNetworkGateway, "hub-er")["properties"];
+    assert_eq!(
+        (&express["gatewayType"], &express["sku"]["name"]),
+        (&json!("ExpressRoute"), &json!("Standard"))
+    );
+    let site = &find(Kind::LocalNetworkGateway, "loc1")["properties"];
+    assert_eq!(
+        site["localNetworkAddressSpace"]["addressPrefixes"],
+        json!(["10.2.30.125/32"])
+    );
+    assert_eq!(
+        site["bgpSettings"],
+        json!({"asn": 65021, "bgpPeeringAddress": "10.2.30.125"})
+    );
+    let circuit = find(Kind::Circuit, "er1");
+    assert_eq!(circuit["sku"]["tier"], "Standard");
+    assert_eq!(circuit["properties"]["peerings"][0]["properties"]["peerASN"], 65021);
+    let connection = |name: &str| find(Kind::Connection, name)["properties"].clone();
+    let ends = |name: &str, word: &str| {
+        connection(name)[word]["id"]
+            .as_str()
+            .map(|id| id.rsplit('/').next().unwrap().to_owned())
+    };
+    assert_eq!(ends("hub-to-loc1", "localNetworkGateway2").as_deref(), Some("loc1"));
+    assert_eq!(ends("hub-er2", "peer").as_deref(), Some("er2"));
+    assert_eq!(
+        connection("hub-er1")["tunnelAddresses"],
+        json!(["10.10.30.132", "10.10.30.133"])
+    );
+    assert_eq!(connection("hub-to-branch")["connectionType"], "Vnet2Vnet");
+    // Nothing that is shown has a secret in it.
+    let plan = Plan::make(&all, &Server::default(), false).unwrap();
+    let shown = serde_json::to_string(&plan).unwrap();
+    for secret in ["circuitkey", "sitekey", "abc123"] {
+        assert!(!shown.contains(secret), "{secret}");
+    }
+}
+
+#[test]
+fn what_does_not_go_together_is_told() {
+    let text = invalid(
+        "virtualNetworkGateways: {g: {virtualNetwork: v, gatewayType: ExpressRoute, bgpPeeringAddress: 10.0.0.4}}
+localNetworkGateways: {l: {asn: 65021}}
+connections:
+  a: {virtualNetworkGateway1: g}
+  b: {connectionType: IPsec, virtualNetworkGateway1: g, virtualNetworkGateway2: h}
+  c: {connectionType: ExpressRoute, virtualNetworkGateway1: g, expressRouteCircuit: e, tunnelAddresses: [10.0.0.4], sharedKey: k}
+",
+    );
+    for part in [
+        "virtualNetworkGateways.g: bgpPeeringAddress",
+        "localNetworkGateways.l: asn and bgpPeeringAddress",
+        "connections.a: virtualNetworkGateway2 is needed",
+        "connections.b: virtualNetworkGateway2 goes with",
+        "connections.b: localNetworkGateway2 is needed",
+        "connections.c: tunnelAddresses",
+        "connections.c: sharedKey",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let key = parse_error("localNetworkGateways:\n  l: {wireGuardPublicKey: abc}\n");
+    assert!(key.contains("32 bytes in base64") && key.contains("line 2"), "{key}");
+}

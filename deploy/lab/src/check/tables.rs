@@ -80,8 +80,8 @@ fn hop(hop: &InstalledHop) -> String {
     match hop {
         InstalledHop::Local {} => "VnetLocal".into(),
         InstalledHop::Peering { .. } => "VNetPeering".into(),
-        InstalledHop::Gateway { link: Some(_) } => "VirtualNetworkGateway".into(),
-        InstalledHop::Gateway { link: None } => "VirtualNetworkGateway without an instance".into(),
+        InstalledHop::Gateway { link: Some(_), .. } => "VirtualNetworkGateway".into(),
+        InstalledHop::Gateway { link: None, .. } => "VirtualNetworkGateway without an instance".into(),
         InstalledHop::Appliance { address, .. } => format!("VirtualAppliance {address}"),
         InstalledHop::Internet {} => "Internet".into(),
         InstalledHop::None {} => "None".into(),
@@ -121,7 +121,7 @@ fn wanted_routes(config: &AgentConfig) -> BTreeSet<String> {
                 NextHop::VnetPeering { peering } | NextHop::VnetGlobalPeering { peering } => {
                     format!("VNetPeering {:?}", into(peering))
                 }
-                NextHop::VirtualNetworkGateway { gateways } => {
+                NextHop::VirtualNetworkGateway { gateways, .. } => {
                     format!("VirtualNetworkGateway {}", gateways.iter().any(|g| linked(&g.agent)))
                 }
                 NextHop::VirtualAppliance { address } => format!("VirtualAppliance {address}"),
@@ -141,7 +141,7 @@ fn engine_routes(tables: &InstalledTables) -> BTreeSet<String> {
                 InstalledHop::Peering { vnet } => {
                     format!("VNetPeering {:?}", vnet.as_ref().map(|v| v.name().to_owned()))
                 }
-                InstalledHop::Gateway { link } => format!("VirtualNetworkGateway {}", link.is_some()),
+                InstalledHop::Gateway { link, .. } => format!("VirtualNetworkGateway {}", link.is_some()),
                 other => hop(other),
             };
             routes.insert(format!("{} {} {hop}", subnet.id.name(), route.prefix));
@@ -169,7 +169,7 @@ fn engine_links(tables: &InstalledTables) -> BTreeSet<LinkLine> {
 
 fn wanted_transit(config: &AgentConfig) -> BTreeSet<(IpNet, String)> {
     match &config.role {
-        Role::Vm { .. } => BTreeSet::new(),
+        Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => BTreeSet::new(),
         Role::VpnGateway { transit, .. } => {
             let transit = transit.iter();
             transit
