@@ -1,12 +1,16 @@
-//! Compares what is said with what is: the controller's routes with what agents have installed, and `explain` with real
-//! pings and traceroutes.
+//! Compares what is said with what is: the controller's routes with what agents have installed, `explain` and the
+//! topology's expectations with real pings and traceroutes.
 
+mod phases;
+mod rows;
 mod tables;
 
+pub use phases::{Phase, phases};
+pub use rows::{Outcome, Tried, rows};
 pub use tables::tables;
 
 use crate::lab::Lab;
-use crate::probe::{Ping, Traced, path};
+use crate::probe::{Ping, Pinged, Traced, path};
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use serde::Deserialize;
@@ -152,22 +156,13 @@ async fn pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<Strin
             ..Ping::UNREACHABLE
         }
     };
-    let pinged = lab.ping(&from, &to, how).await?;
-    // Nothing to see on a way that ends at once, unless a ping says otherwise.
-    let traced = if said.reachable || !expected.is_empty() || pinged.received > 0 {
-        let traced = lab.traceroute(&from, &to).await?;
-        // There is one probe a hop, and a busy machine may answer it too late: that is no disagreement, so ask again.
-        if traced.hops == expected {
-            traced
-        } else {
-            lab.traceroute(&from, &to).await?
-        }
-    } else {
-        Traced {
-            hops: Vec::new(),
-            reached: false,
-        }
-    };
+    let look = said.reachable || !expected.is_empty();
+    let (pinged, mut traced) = seen(lab, (&from, &to), how, 1, look).await?;
+    // There is one probe a hop, and a busy machine may answer it too late: that is no disagreement, so ask again.
+    if traced.as_ref().is_some_and(|t| t.hops != expected) {
+        traced = Some(lab.traceroute(&from, &to).await?);
+    }
+    let hops = traced.as_ref().map(|t| t.hops.clone()).unwrap_or_default();
     let reachable = pinged.received > 0;
     let problem = if reachable != said.reachable || pinged.received > 0 && !pinged.all() {
         Some(format!(
@@ -175,7 +170,8 @@ async fn pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<Strin
             if said.reachable { "reachable" } else { "not reachable" },
             said.summary
         ))
-    } else if traced.hops != expected {
+    } else if hops != expected {
+        let traced = traced.map(|t| t.to_string()).unwrap_or_default();
         Some(format!(
             "{from} → {to}: explain expects the hops {}, traceroute: {traced}",
             path(&expected)
@@ -188,8 +184,26 @@ async fn pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<Strin
             from,
             to,
             reachable,
-            hops: traced.hops,
+            hops,
         },
         problem,
     ))
+}
+
+/// Pings a pair, and traces it with so many probes a TTL. On a way that ends at once there is nothing to see, so `look`
+/// says whether there may be something; an answered ping says so too.
+async fn seen(
+    lab: &Lab,
+    (from, to): (&str, &str),
+    how: Ping,
+    probes: u8,
+    look: bool,
+) -> Result<(Pinged, Option<Traced>)> {
+    let pinged = lab.ping(from, to, how).await?;
+    let traced = if look || pinged.received > 0 {
+        Some(lab.trace(from, to, probes).await?)
+    } else {
+        None
+    };
+    Ok((pinged, traced))
 }

@@ -7,16 +7,18 @@ macro_rules! say {
     }};
 }
 
+mod check;
 mod find;
 mod status;
 pub(crate) mod words;
 
 use crate::demo::{self, Demo};
 use crate::host::{Hosts, Namespaces};
-use crate::lab::{Lab, Options};
+use crate::lab::{Lab, Options, at_home};
 use crate::progress::Progress;
 use crate::topology::Topology;
-use crate::{underlay, watch};
+use crate::topology::rename::rename;
+use crate::{delay, underlay, watch};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use find::{candidates, one, underlay_address};
@@ -50,6 +52,30 @@ enum LabCommand {
     Status {
         /// The lab; all labs if not given
         lab: Option<String>,
+    },
+    /// Try what the topology expects, in the steady state and after each event; status 1 on any difference
+    Check {
+        /// The lab: its name, or its topology file; may be left out if there is only one
+        lab: Option<String>,
+        /// The steady state only: nothing is disturbed
+        #[arg(long)]
+        steady: bool,
+    },
+    /// Make an event of the topology happen: `tombolo lab event cut`; `restore` undoes all
+    Event {
+        /// The lab; may be left out if there is only one
+        #[arg(long)]
+        lab: Option<String>,
+        /// The event
+        name: String,
+    },
+    /// Write a topology file with other names and addresses, otherwise the same
+    Rename {
+        /// A topology file, or the name of a built-in topology
+        topology: String,
+        /// Another number gives other names and addresses
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Run a program on a host: `tombolo lab exec hub-vm ping 10.1.0.4`
     Exec {
@@ -99,6 +125,13 @@ enum LabCommand {
         #[arg(long)]
         keep: bool,
     },
+    /// Delay packets between segments that are far from each other
+    #[command(hide = true, name = delay::COMMAND)]
+    DelayLine {
+        /// Each as device:milliseconds:loss
+        #[arg(required = true)]
+        lines: Vec<delay::Line>,
+    },
     /// Take the lab down when the program at the other end of standard input is gone
     #[command(hide = true, name = watch::COMMAND)]
     Watch {
@@ -135,6 +168,12 @@ pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
             };
             unless_interrupted(walk, &progress, dir, &topology.name).await
         }
+        LabCommand::Rename { topology, seed } => {
+            let renamed = rename(&Topology::load(&topology)?, seed)?;
+            say!("{}", renamed.to_text()?.trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::DelayLine { lines } => delay::run(lines).await.map(|()| ExitCode::SUCCESS),
         LabCommand::Watch { id } => {
             let dir = dir.context("--lab-dir is missing")?;
             watch::watch(dir, &id).await.map(|()| ExitCode::SUCCESS)
@@ -178,9 +217,15 @@ async fn of_a_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result
             }
             Ok(ExitCode::SUCCESS)
         }
+        LabCommand::Check { lab, steady } => check::check(dir, lab.as_deref(), !steady).await,
+        LabCommand::Event { lab, name } => check::event(dir, lab.as_deref(), &name),
         LabCommand::Down { lab, all } => down(dir, lab.as_deref(), all),
-        LabCommand::Up { .. } | LabCommand::Demo { .. } | LabCommand::Watch { .. } => {
-            bail!("this makes a lab")
+        LabCommand::Up { .. }
+        | LabCommand::Demo { .. }
+        | LabCommand::Rename { .. }
+        | LabCommand::DelayLine { .. }
+        | LabCommand::Watch { .. } => {
+            bail!("this is no command for a lab that is up")
         }
     }
 }
@@ -250,17 +295,21 @@ async fn up(topology: &Topology, state_dir: Option<PathBuf>, replace: bool, prog
     );
     say!("  {command} status {name}");
     say!("  {command} exec --lab {name} HOST COMMAND…");
+    if !topology.expected.is_empty() {
+        say!("  {command} check {name}");
+    }
     say!("  {command} down {name}");
     drop(lab);
     Ok(ExitCode::SUCCESS)
 }
 
 fn exec(dir: Option<&Path>, lab: Option<&str>, host: &str, command: &[String]) -> Result<ExitCode> {
-    let state = one(dir, lab)?.1;
+    let (folder, state) = one(dir, lab)?;
     if !state.hosts.iter().any(|h| h == host) {
         bail!("there is no host '{host}': there are {}", state.hosts.join(", "));
     }
-    let argv = Namespaces::new(&state.topology.name).wrap(host, command);
+    let argv = at_home(&state.topology, &folder, host, command);
+    let argv = Namespaces::new(&state.topology.name).wrap(host, &argv);
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let status = std::process::Command::new(program).args(arguments).status()?;
     Ok(ExitCode::from(

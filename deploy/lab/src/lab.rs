@@ -3,15 +3,20 @@
 mod agents;
 mod controller;
 mod network;
+mod sites;
 pub(crate) mod teardown;
 
 pub use agents::Ready;
 pub use controller::client_of;
+pub use sites::BrokenSession;
+pub(crate) use sites::at_home;
 
 use crate::binary;
+use crate::delay;
 use crate::host::{Hosts, Namespaces};
 use crate::process::{self, Process};
 use crate::progress::Progress;
+use crate::site;
 use crate::state::{self, State, StateDir};
 use crate::topology::{CONTROLLER, INTERNET, Topology};
 use crate::underlay;
@@ -54,6 +59,8 @@ pub struct Lab {
     client: Option<Client>,
     group: Group,
     detached: bool,
+    /// What it starts is killed with this program.
+    tied: bool,
     progress: Progress,
     /// Takes the lab down should this program be killed.
     watcher: Option<Watcher>,
@@ -74,6 +81,7 @@ impl Lab {
         for program in ["tombolo-controller", "tombolo-agent"] {
             binary::find(program)?;
         }
+        site::find_programs(topology)?;
         let mut lab = Self::prepare(topology, options).await?;
         // On failure the lab is taken down even if it was to stay: half a lab is of no use.
         let wanted = std::mem::replace(&mut lab.detached, false);
@@ -133,6 +141,7 @@ impl Lab {
             client: None,
             group: group_of(topology),
             detached: options.detached,
+            tied: !options.detached,
             progress: options.progress,
             watcher,
         })
@@ -158,6 +167,7 @@ impl Lab {
             state: Mutex::new(state),
             client: None,
             detached: true,
+            tied: false,
             progress: Progress::silent(),
             watcher: None,
         };
@@ -172,8 +182,10 @@ impl Lab {
         self.launch_controller(!detached)?;
         self.wait_for_controller().await?;
         self.progress.doing("applying the resources");
+        self.apply_settings().await.context("settings")?;
+        let keys = self.make_device_keys()?;
         let mut manifest = Manifest::default();
-        manifest.add("resources", self.topology.resources.clone());
+        manifest.add("resources", self.topology.resources_with_keys(&keys));
         let client = self.client()?;
         let plan = Plan::read(client, &manifest, &self.group, false)
             .await
@@ -182,25 +194,58 @@ impl Lab {
         self.learn_addresses().await?;
         self.join_agents(!detached).await?;
         self.wait_until_ready(Duration::from_secs(40)).await?;
+        self.start_sites().await?;
         self.change(|s| s.complete = true)
+    }
+
+    /// Sets the switches that the topology names; all others stay as they are.
+    async fn apply_settings(&self) -> Result<()> {
+        if self.topology.settings.is_empty() {
+            return Ok(());
+        }
+        let client = self.client()?;
+        let mut settings = client.settings().await?;
+        let all = settings.as_object_mut().context("the controller's are no object")?;
+        for (name, value) in &self.topology.settings {
+            all.insert(name.clone(), value.clone());
+        }
+        client.put_settings(&settings).await?;
+        Ok(())
     }
 
     /// Every step is short and without a pause inside, so that a lab that is dropped meanwhile knows all it has made.
     async fn build_network(&self) -> Result<()> {
         self.make_host(INTERNET)?;
-        underlay::build(&*self.hosts, &self.topology)?;
+        let netem = underlay::build(&*self.hosts, &self.topology)?;
+        self.launch_delay_lines(netem)?;
         for (host, address) in underlay::attached(&self.topology) {
             self.progress.doing(format!("making host {host}"));
             self.make_host(&host)?;
             underlay::attach(&*self.hosts, &self.topology, &host, address).with_context(|| format!("host {host}"))?;
-            if let Some(vm) = self.topology.hosts.get(&host).and_then(|h| h.vm.as_ref())
-                && vm.kernel_forwarding
-            {
-                network::forwarding(&self.hosts.netns(&host))?;
+            let known = self.topology.hosts.get(&host);
+            let netns = self.hosts.netns(&host);
+            if known.and_then(|h| h.vm.as_ref()).is_some_and(|vm| vm.kernel_forwarding) {
+                network::forwarding(&netns)?;
+            } else if known.is_some_and(|h| h.edge.is_some()) {
+                // Whether it routes is the agent's business (D23).
+                network::answering(&netns)?;
             }
             tokio::task::yield_now().await;
         }
+        self.build_sites()?;
         Ok(())
+    }
+
+    /// The program that carries packets between segments that are far from each other, if the kernel does not.
+    fn launch_delay_lines(&self, netem: bool) -> Result<()> {
+        let lines = underlay::delay_lines(&self.topology, netem);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let program = binary::find("tombolo")?.display().to_string();
+        let mut argv = vec![program, "lab".to_owned(), delay::COMMAND.to_owned()];
+        argv.extend(lines.iter().map(ToString::to_string));
+        self.launch(delay::COMMAND, INTERNET, &argv, self.tied).map(drop)
     }
 
     fn make_host(&self, host: &str) -> Result<()> {
@@ -296,13 +341,19 @@ impl Lab {
         self.dir.as_ref().context("the lab was taken down")?.save(&state)
     }
 
+    /// The command line that runs `argv` on a host.
+    fn wrap(&self, host: &str, argv: &[String]) -> Result<Vec<String>> {
+        let argv = at_home(&self.topology, self.path()?, host, argv);
+        Ok(self.hosts.wrap(host, &argv))
+    }
+
     /// Starts a program on a host; its output goes to a log of that name.
     fn launch(&self, name: &str, host: &str, argv: &[String], tied: bool) -> Result<Process> {
         let log = self.log(name)?;
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let argv = self.hosts.wrap(host, argv);
+        let argv = self.wrap(host, argv)?;
         let process = process::start(&argv, &log, &[], tied).with_context(|| format!("{name} on {host}"))?;
         self.change(|s| {
             s.processes.insert(name.to_owned(), process.clone());

@@ -80,6 +80,8 @@ pub struct Pinged {
     pub received: u32,
     /// Numbers of the echoes without an answer, from 1.
     pub missing: Vec<u32>,
+    /// Somebody on the way said so: ICMP errors that came back.
+    pub refusals: u32,
     /// Round-trip times of the answers, milliseconds.
     pub rtts_ms: Vec<f64>,
 }
@@ -103,6 +105,7 @@ impl Pinged {
         }
         let summary = text.lines().find(|l| l.contains(" packets transmitted, "));
         let sent = summary.and_then(|l| l.split(' ').next()?.parse().ok());
+        let refusals = summary.and_then(|l| after(l, " +")?.parse().ok());
         let Some(sent) = sent else {
             bail!("ping did not run: {}", text.trim());
         };
@@ -110,6 +113,7 @@ impl Pinged {
             sent,
             received: u32::try_from(answered.len()).unwrap_or(u32::MAX),
             missing: (1..=sent).filter(|n| !answered.contains(n)).collect(),
+            refusals: refusals.unwrap_or_default(),
             rtts_ms,
         })
     }
@@ -158,6 +162,9 @@ impl Pinged {
 impl fmt::Display for Pinged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} answered", self.received, self.sent)?;
+        if self.refusals > 0 {
+            write!(f, ", {} refused", self.refusals)?;
+        }
         match self.median_ms() {
             Some(ms) => write!(f, ", {ms:.2} ms"),
             None => Ok(()),
@@ -227,8 +234,10 @@ impl Drop for Pinger {
 /// What a traceroute showed: who answered at each TTL from 1, none for a silent one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traced {
-    /// One entry a TTL; silent ones at the end are left out.
+    /// One entry a TTL, the first to answer; silent ones at the end are left out. Silent is a TTL without any answer.
     pub hops: Vec<Option<IpAddr>>,
+    /// Others that answered at the same TTL: index in `hops` and address.
+    pub others: Vec<(usize, IpAddr)>,
     /// The destination answered.
     pub reached: bool,
 }
@@ -236,17 +245,17 @@ pub struct Traced {
 /// Longest path that a trace follows.
 const HOPS: u8 = 8;
 
-/// The command line of a traceroute with ICMP echoes.
+/// The command line of a traceroute with ICMP echoes, so many a TTL.
 #[must_use]
-pub fn trace_argv(source: IpAddr, destination: IpAddr) -> Vec<String> {
-    let hops = HOPS.to_string();
+pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String> {
+    let (hops, probes) = (HOPS.to_string(), probes.to_string());
     let (source, destination) = (source.to_string(), destination.to_string());
     [
         "traceroute",
         "-n",
         "-I",
         "-q",
-        "1",
+        &probes,
         "-w",
         "1,0,0",
         "-m",
@@ -265,7 +274,7 @@ impl Traced {
     /// # Errors
     /// It is not a traceroute's output.
     pub fn read(done: &Finished, destination: IpAddr) -> Result<Self> {
-        let mut hops = Vec::new();
+        let (mut hops, mut others) = (Vec::new(), Vec::new());
         for line in done.stdout.lines() {
             let mut words = line.split_whitespace();
             let Some(ttl) = words.next().and_then(|w| w.parse::<usize>().ok()) else {
@@ -274,7 +283,10 @@ impl Traced {
             if ttl != hops.len() + 1 {
                 bail!("traceroute printed an odd line: {line}");
             }
-            hops.push(words.find_map(|w| w.parse().ok()));
+            let mut answers = words.filter_map(|w| w.parse().ok());
+            let first = answers.next();
+            others.extend(answers.filter(|a| Some(*a) != first).map(|a| (hops.len(), a)));
+            hops.push(first);
         }
         if hops.is_empty() {
             bail!("traceroute did not run: {}{}", done.stdout.trim(), done.stderr.trim());
@@ -283,13 +295,16 @@ impl Traced {
             hops.pop();
         }
         let reached = hops.last() == Some(&Some(destination));
-        Ok(Self { hops, reached })
+        Ok(Self { hops, others, reached })
     }
 }
 
 impl fmt::Display for Traced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&path(&self.hops))?;
+        for (index, address) in &self.others {
+            write!(f, " (also {address} at {})", index + 1)?;
+        }
         if self.reached {
             Ok(())
         } else {
@@ -326,6 +341,9 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
         assert_eq!(pinged.missing, [2, 3, 5]);
         assert!(!pinged.all() && !pinged.none());
         assert!(Pinged::read("ping: connect: Network is unreachable").is_err());
+        let refused = PING.replace("2 received,", "2 received, +3 errors,");
+        assert_eq!(Pinged::read(&refused).unwrap().refusals, 3);
+        assert_eq!(pinged.refusals, 0);
     }
 
     #[test]
@@ -350,6 +368,11 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
         let traced = Traced::read(&finished(text), to).unwrap();
         assert!(traced.reached);
         assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4");
+        let three = " 1  * 10.1.255.4  0.3 ms  0.2 ms\n 2  * * *\n 3  10.9.0.4  0.8 ms 10.9.0.5  1 ms 10.9.0.4  1 ms\n";
+        let traced = Traced::read(&finished(three), to).unwrap();
+        assert_eq!(traced.hops, [Some("10.1.255.4".parse().unwrap()), None, Some(to)]);
+        assert_eq!(traced.others, [(2, "10.9.0.5".parse().unwrap())]);
+        assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4 (also 10.9.0.5 at 3)");
         let silent = Traced::read(&finished("traceroute to x\n 1  *\n 2  *\n"), to).unwrap();
         assert_eq!((silent.reached, silent.to_string()), (false, "*".to_owned()));
         assert!(Traced::read(&finished("bind: Cannot assign"), to).is_err());

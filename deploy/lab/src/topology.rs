@@ -1,6 +1,14 @@
-//! The topology file: resources, hosts and the underlay between them. The only place where a lab's addresses stand.
+//! The topology file: resources, hosts, sites and the underlay between them, and what is expected to be seen. The only
+//! place where a lab's addresses stand.
 
 mod check;
+pub mod expected;
+pub mod rename;
+pub mod site;
+mod wan;
+
+pub use expected::{Event, Row};
+pub use site::Site;
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -8,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use tombolo_client::manifest::{Document, GATEWAY_IP_CONFIGURATION};
+use tombolo_client::manifest::{Document, GATEWAY_IP_CONFIGURATION, Named};
+use tombolo_proto::config::CircuitLink;
 
 /// Names that hosts cannot have: the lab makes these itself.
 pub const INTERNET: &str = "internet";
@@ -16,7 +25,10 @@ pub const INTERNET: &str = "internet";
 pub const CONTROLLER: &str = "controller";
 
 /// The topologies that are part of the program, by name.
-const BUILT_IN: &[(&str, &str)] = &[("hub-spoke", include_str!("../topologies/hub-spoke.yaml"))];
+const BUILT_IN: &[(&str, &str)] = &[
+    ("hub-spoke", include_str!("../topologies/hub-spoke.yaml")),
+    ("interop", include_str!("../topologies/interop.yaml")),
+];
 
 /// A lab as its file describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,12 +36,24 @@ const BUILT_IN: &[(&str, &str)] = &[("hub-spoke", include_str!("../topologies/hu
 pub struct Topology {
     /// Names the lab and its hosts: 1 to 24 of `a-z`, `0-9`, `-`.
     pub name: String,
+    /// Switches of the controller that differ from their defaults, as `tombolo settings set` takes them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, serde_json::Value>,
     /// What the hosts are joined by.
     pub underlay: Underlay,
     /// The machines.
     pub hosts: BTreeMap<String, Host>,
+    /// On-premises networks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sites: BTreeMap<String, Site>,
     /// What is applied to the controller before the agents join: a manifest, as `tombolo apply -f` takes it.
     pub resources: Document,
+    /// What is seen when all is well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expected: Vec<Row>,
+    /// What can happen, by name, in the order in which `tombolo lab check` makes it happen.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub events: Named<Event>,
 }
 
 /// What the hosts are joined by: it stands for the internet.
@@ -43,7 +67,26 @@ pub struct Underlay {
     pub segments: BTreeMap<String, Segment>,
     /// Where the controller listens.
     pub controller: Controller,
+    /// Segments that are far from each other; between all others there is no delay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delays: Vec<Delay>,
 }
+
+/// What is between two segments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Delay {
+    /// The two segments.
+    pub between: [String; 2],
+    /// How long a packet is under way from one to the other, milliseconds, at most 1000.
+    pub one_way_ms: f64,
+    /// How many packets are lost, 0 to 1.
+    #[serde(default)]
+    pub loss: f64,
+}
+
+// Neither number can be "not a number": the check refuses it.
+impl Eq for Delay {}
 
 fn ethernet() -> u16 {
     1500
@@ -67,7 +110,7 @@ pub struct Controller {
     pub port: u16,
 }
 
-/// A machine. With neither `vm` nor `gateway` it is a plain host of the underlay.
+/// A machine. With none of `vm`, `gateway` and `edge` it is a plain host of the underlay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Host {
@@ -79,9 +122,12 @@ pub struct Host {
     /// It is a virtual machine of a VNet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
-    /// It is an instance of a VPN gateway.
+    /// It is an instance of a VPN or ExpressRoute gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
+    /// It is the provider edge of one link of a circuit. A customer edge of a site has the line to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<Edge>,
 }
 
 /// A virtual machine (D7).
@@ -98,7 +144,17 @@ pub struct Vm {
     pub kernel_forwarding: bool,
 }
 
-/// One instance of a VPN gateway (D7).
+/// One link of a circuit (D7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Edge {
+    /// The circuit in `resources`.
+    pub circuit: String,
+    /// Which of its links.
+    pub link: CircuitLink,
+}
+
+/// One instance of a gateway (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gateway {
@@ -171,7 +227,8 @@ impl Topology {
 
     /// The hosts that run an agent, in order of their names.
     pub fn agents(&self) -> impl Iterator<Item = (&str, &Host)> {
-        let agents = self.hosts.iter().filter(|(_, h)| h.vm.is_some() || h.gateway.is_some());
+        let runs_one = |h: &Host| h.vm.is_some() || h.gateway.is_some() || h.edge.is_some();
+        let agents = self.hosts.iter().filter(move |(_, h)| runs_one(h));
         agents.map(|(name, host)| (name.as_str(), host))
     }
 }

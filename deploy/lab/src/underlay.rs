@@ -1,23 +1,46 @@
 //! The underlay: a namespace that stands for the internet, holds one bridge a segment and routes between them, and a
 //! veth to each host. Its links can be cut, silently, as a real network loses packets.
 
+mod delay;
+
+pub use delay::lines as delay_lines;
+
 use crate::command::run;
 use crate::host::{Hosts, inside, sysctl};
+use crate::topology::site::Part;
 use crate::topology::{CONTROLLER, INTERNET, Topology, first_address};
+use crate::wire::{add_address, connect};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use std::net::IpAddr;
-use std::path::Path;
 
 /// The hosts' device on the underlay.
 pub const DEVICE: &str = "underlay0";
 
-/// Every host that has a link to the underlay, with its address there: the controller's and the topology's.
+/// The routing table of customer edges that leads into the underlay; only their tunnels' own packets are told of it.
+pub const TUNNEL_TABLE: &str = "100";
+
+/// Every host that has a link to the underlay, with its address there: the controller's, the topology's, and the
+/// customer edges that have one.
 #[must_use]
 pub fn attached(topology: &Topology) -> Vec<(String, IpAddr)> {
     let mut all = vec![(CONTROLLER.to_owned(), topology.underlay.controller.address)];
     all.extend(topology.hosts.iter().map(|(name, h)| (name.clone(), h.address)));
+    all.extend(topology.machines().filter_map(|machine| match machine.part {
+        Part::CustomerEdge(edge) => Some((machine.host, edge.address?)),
+        Part::LanRouter | Part::Host(_) => None,
+    }));
     all
+}
+
+/// The routing table with a host's way into the underlay: that of its own for tunnels where a site's traffic passes,
+/// so that this never leaves by it.
+fn table(topology: &Topology, host: &str) -> &'static str {
+    if topology.machines().any(|m| m.host == host) {
+        TUNNEL_TABLE
+    } else {
+        "main"
+    }
 }
 
 /// The bridge's port of a host: device names hold 15 bytes, host names more.
@@ -28,11 +51,12 @@ fn port(topology: &Topology, host: &str) -> Result<String> {
     Ok(format!("port{index}"))
 }
 
-/// Makes the namespace of the internet with its bridges. The host must exist.
+/// Makes the namespace of the internet with its bridges and the lines between those that are far from each other. The
+/// host must exist. Returns whether the kernel carries these lines by itself.
 ///
 /// # Errors
 /// The system refuses.
-pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
+pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     let netns = hosts.netns(INTERNET);
     sysctl(
         &netns,
@@ -40,6 +64,9 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/icmp_ratelimit", "0"),
+            // What comes back from a line has a source that lies elsewhere.
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
         ],
     )?;
     inside(&netns, || {
@@ -67,17 +94,9 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
             add_address(&address, name)?;
             run(&["ip", "link", "set", name, "up"])?;
         }
-        Ok(())
-    })?
-}
-
-/// An IPv6 address is usable at once: nothing on this network can have it already.
-fn add_address(address: &str, device: &str) -> Result<()> {
-    let mut argv = vec!["ip", "address", "add", address, "dev", device];
-    if address.contains(':') {
-        argv.push("nodad");
-    }
-    run(&argv).map(drop)
+        anyhow::Ok(())
+    })??;
+    delay::build(hosts, topology)
 }
 
 /// Joins a host to the underlay. The host must exist.
@@ -89,47 +108,32 @@ pub fn attach(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAdd
         .segment_of(address)
         .with_context(|| format!("{address} is in no segment"))?;
     let port = port(topology, host)?;
-    let mtu = topology.underlay.mtu.to_string();
-    let host_netns = hosts.netns(host);
+    connect(hosts, (INTERNET, &port), (host, DEVICE), topology.underlay.mtu)?;
     inside(&hosts.netns(INTERNET), || {
-        run(&[
-            "ip",
-            "link",
-            "add",
-            &port,
-            "mtu",
-            &mtu,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            DEVICE,
-            "mtu",
-            &mtu,
-            "netns",
-            path(&host_netns)?,
-        ])?;
         run(&["ip", "link", "set", &port, "master", segment])?;
         run(&["ip", "link", "set", &port, "up"])
     })??;
-    inside(&host_netns, || {
+    inside(&hosts.netns(host), || {
         run(&["ip", "link", "set", DEVICE, "up"])?;
-        add_address(&format!("{address}/{}", prefix.prefix_len()), DEVICE)?;
-        default_route(prefix)
+        settle(address, prefix, table(topology, host))
     })?
 }
 
-fn path(path: &Path) -> Result<&str> {
-    path.to_str().context("a path that is not text")
-}
-
-fn default_route(prefix: IpNet) -> Result<()> {
-    let first = first_address(prefix)
-        .context("a segment without addresses")?
-        .to_string();
+/// Gives the device its address, and the table the way into the underlay. For the namespace of the calling thread.
+fn settle(address: IpAddr, prefix: IpNet, table: &str) -> Result<()> {
     let family = if prefix.addr().is_ipv4() { "-4" } else { "-6" };
+    let address = format!("{address}/{}", prefix.prefix_len());
+    if table == "main" {
+        add_address(&address, DEVICE)?;
+    } else {
+        run(&["ip", "address", "add", &address, "dev", DEVICE, "noprefixroute"])?;
+        let prefix = prefix.trunc().to_string();
+        run(&["ip", family, "route", "replace", &prefix, "dev", DEVICE, "table", table])?;
+    }
+    let first = first_address(prefix).context("a segment without addresses")?;
+    let first = first.to_string();
     run(&[
-        "ip", family, "route", "replace", "default", "via", &first, "dev", DEVICE,
+        "ip", family, "route", "replace", "default", "via", &first, "dev", DEVICE, "table", table,
     ])
     .map(drop)
 }
@@ -148,8 +152,7 @@ pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: Ip
     })??;
     inside(&hosts.netns(host), || {
         run(&["ip", "address", "flush", "dev", DEVICE, "scope", "global"])?;
-        add_address(&format!("{address}/{}", prefix.prefix_len()), DEVICE)?;
-        default_route(prefix)
+        settle(address, prefix, table(topology, host))
     })?
 }
 

@@ -80,14 +80,17 @@ pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) ->
 
 async fn read(folder: PathBuf, state: &State) -> Status {
     let agents = agents(&folder, state).await;
+    let site_hosts: Vec<_> = state.topology.machines().map(|m| m.host).collect();
     let hosts = state.hosts.iter().map(|host| {
         let process = state.processes.get(host);
         let text = match (process.map(Process::alive), agents.get(host)) {
             (Some(false), _) => "its process has ended",
             (Some(true), Some(agent)) => agent,
             (Some(true), None) if host == CONTROLLER => "runs",
+            (Some(true), None) if site_hosts.contains(host) => "runs its routing daemon",
             (Some(true), None) => "runs, unknown to the controller",
             (None, _) if host == INTERNET => "stands for the internet",
+            (None, _) if site_hosts.contains(host) => "in a site",
             (None, _) => "plain host",
         };
         Row {

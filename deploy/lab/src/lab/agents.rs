@@ -3,6 +3,7 @@
 use crate::binary;
 use crate::command;
 use crate::lab::Lab;
+use crate::site::EDGE_LINE;
 use crate::topology::Host;
 use anyhow::{Context, Result, bail};
 use futures::future::try_join_all;
@@ -56,7 +57,18 @@ impl Lab {
         if done.code != 0 {
             bail!("{name} cannot join: {}{}", done.stdout, done.stderr);
         }
+        if host.edge.is_some() {
+            self.name_line(name)?;
+        }
         Ok(())
+    }
+
+    /// Tells an edge's agent which interface is the line. A setting at the start of the file is one of no section.
+    fn name_line(&self, name: &str) -> Result<()> {
+        let file = self.agent_dir(name)?.join("agent.toml");
+        let settings = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let settings = format!("customer_interface = \"{EDGE_LINE}\"\n{settings}");
+        std::fs::write(&file, settings).with_context(|| file.display().to_string())
     }
 
     fn agent_argv(&self, verb: &str, name: &str) -> Result<Vec<String>> {
@@ -93,6 +105,12 @@ impl Lab {
                 served: served.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?,
             });
         }
+        if let Some(edge) = &host.edge {
+            return Ok(Binding::Edge {
+                circuit: ResourceId::new(group.resolve("expressRouteCircuits", &edge.circuit)),
+                link: edge.link,
+            });
+        }
         let gateway = host
             .gateway
             .as_ref()
@@ -120,6 +138,10 @@ impl Lab {
                     &self.client()?.arm_get(&path).await?,
                     instance.as_deref(),
                 ));
+            }
+            if let Some(edge) = &host.edge {
+                let addresses = self.topology.line_addresses(&edge.circuit, edge.link);
+                all.extend(addresses.map(|a| IpAddr::V4(a.edge.addr())));
             }
             if all.is_empty() {
                 bail!("the controller shows no private address for {name}");

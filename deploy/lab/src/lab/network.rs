@@ -11,18 +11,30 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-/// What an appliance's kernel needs beside `enableIPForwarding` (R12): it routes, answers every expired packet (D24)
-/// and sends no redirects (D23).
+/// What an appliance's kernel needs beside `enableIPForwarding` (R12): it routes, answers every expired packet and sends
+/// no redirects (D23).
 pub(super) fn forwarding(netns: &Path) -> Result<()> {
+    answering(netns)?;
     sysctl(
         netns,
         &[
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
-            ("ipv4/icmp_ratelimit", "0"),
-            ("ipv6/icmp/ratelimit", "0"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
+        ],
+    )
+}
+
+/// The kernel answers every expired packet that it routes (D24).
+pub(super) fn answering(netns: &Path) -> Result<()> {
+    sysctl(
+        netns,
+        &[
+            ("ipv4/icmp_ratelimit", "0"),
+            // The limit for all answers together knows no other way to be off.
+            ("ipv4/icmp_ratemask", "0"),
+            ("ipv6/icmp/ratelimit", "0"),
         ],
     )
 }
@@ -43,9 +55,9 @@ impl Lab {
         self.exec_owned(host, &argv, limit).await
     }
 
-    async fn exec_owned(&self, host: &str, argv: &[String], limit: Duration) -> Result<Finished> {
+    pub(super) async fn exec_owned(&self, host: &str, argv: &[String], limit: Duration) -> Result<Finished> {
         self.known(host)?;
-        let argv = self.hosts.wrap(host, argv);
+        let argv = self.wrap(host, argv)?;
         tokio::task::spawn_blocking(move || command::finish(&argv, limit)).await?
     }
 
@@ -101,13 +113,21 @@ impl Lab {
         })
     }
 
-    /// Traces from a host's overlay address to a host or an address.
+    /// Traces from a host's overlay address to a host or an address, with one probe a TTL.
     ///
     /// # Errors
     /// No such host, or traceroute cannot run. Silence is no error.
     pub async fn traceroute(&self, from: &str, to: &str) -> Result<Traced> {
+        self.trace(from, to, 1).await
+    }
+
+    /// [`Self::traceroute`] with several probes a TTL.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn trace(&self, from: &str, to: &str, probes: u8) -> Result<Traced> {
         let (source, destination) = self.ends(from, to)?;
-        let argv = probe::trace_argv(source, destination);
+        let argv = probe::trace_argv(source, destination, probes);
         let done = self.exec_owned(from, &argv, TRACE_LIMIT).await?;
         Traced::read(&done, destination).with_context(|| format!("traceroute {from} → {to}"))
     }

@@ -1,6 +1,10 @@
 //! What is wrong with a topology beyond what its types say, found before anything is made.
 
+mod expected;
+mod site;
+
 use super::{CONTROLLER, Gateway, INTERNET, Topology, Vm, first_address};
+use crate::underlay;
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +31,12 @@ impl Topology {
             ));
         }
         self.check_segments(&mut wrong);
+        self.check_delays(&mut wrong);
         self.check_addresses(&mut wrong);
-        self.check_roles(&mut wrong);
+        let mut bound = Bound::new();
+        self.check_roles(&mut bound, &mut wrong);
+        self.check_sites(&mut bound, &mut wrong);
+        self.check_expected(&mut wrong);
         if wrong.is_empty() {
             return Ok(());
         }
@@ -50,9 +58,10 @@ impl Topology {
                     "underlay.segments.{name}: the name must be 1 to 15 of a-z, 0-9 and '-'"
                 ));
             }
-            // The segment's bridge has its name, beside the loopback device and the ports of the hosts.
+            // The segment's bridge has its name, beside the loopback device, the ports of the hosts and the lines.
             let port = name.strip_prefix("port").is_some_and(|n| n.parse::<u32>().is_ok());
-            if *name == "lo" || port {
+            let delay = name.starts_with("delay");
+            if *name == "lo" || port || delay {
                 wrong.push(format!(
                     "underlay.segments.{name}: the name is taken by a device of the underlay"
                 ));
@@ -82,14 +91,42 @@ impl Topology {
         }
     }
 
+    fn check_delays(&self, wrong: &mut Vec<String>) {
+        let mut seen = BTreeSet::new();
+        for (number, delay) in self.underlay.delays.iter().enumerate() {
+            let at = format!("underlay.delays[{number}]");
+            let mut pair = delay.between.clone();
+            pair.sort();
+            for name in &pair {
+                if !self.underlay.segments.contains_key(name) {
+                    wrong.push(format!("{at}.between: there is no segment '{name}'"));
+                }
+            }
+            if pair[0] == pair[1] || !seen.insert(pair) {
+                wrong.push(format!("{at}.between: two segments, and each pair once"));
+            }
+            if !(0.0..=1000.0).contains(&delay.one_way_ms) {
+                wrong.push(format!("{at}.oneWayMs: {} is not within 0 to 1000", delay.one_way_ms));
+            }
+            if !(0.0..=1.0).contains(&delay.loss) {
+                wrong.push(format!("{at}.loss: {} is not within 0 to 1", delay.loss));
+            }
+        }
+    }
+
     fn check_addresses(&self, wrong: &mut Vec<String>) {
         if self.underlay.controller.port == 0 {
             wrong.push("underlay.controller.port: 0 is no port that agents could be told".into());
         }
-        let controller = ("underlay.controller".to_owned(), self.underlay.controller.address);
-        let hosts = self.hosts.iter().map(|(name, h)| (format!("hosts.{name}"), h.address));
         let mut seen = BTreeMap::new();
-        for (whose, address) in std::iter::once(controller).chain(hosts) {
+        for (name, address) in underlay::attached(self) {
+            let whose = if name == CONTROLLER {
+                "underlay.controller".to_owned()
+            } else if self.hosts.contains_key(&name) {
+                format!("hosts.{name}")
+            } else {
+                format!("sites, {name}")
+            };
             match self.segment_of(address) {
                 None => wrong.push(format!("{whose}.address: {address} is in no segment of the underlay")),
                 Some((name, prefix)) if first_address(prefix) == Some(address) => {
@@ -105,22 +142,25 @@ impl Topology {
         }
     }
 
-    fn check_roles(&self, wrong: &mut Vec<String>) {
-        let mut bound = Bound::new();
+    fn check_roles(&self, bound: &mut Bound, wrong: &mut Vec<String>) {
         for (name, host) in &self.hosts {
             if !good_name(name, 32) || name == INTERNET || name == CONTROLLER {
                 wrong.push(format!(
                     "hosts.{name}: a host's name is 1 to 32 of a-z, 0-9 and '-', and neither '{INTERNET}' nor '{CONTROLLER}'"
                 ));
             }
-            if host.vm.is_some() && host.gateway.is_some() {
-                wrong.push(format!("hosts.{name}: either 'vm' or 'gateway', not both"));
+            let roles = [host.vm.is_some(), host.gateway.is_some(), host.edge.is_some()];
+            if roles.iter().filter(|r| **r).count() > 1 {
+                wrong.push(format!("hosts.{name}: one of 'vm', 'gateway' and 'edge', not several"));
             }
             if let Some(vm) = &host.vm {
-                self.check_vm(&format!("hosts.{name}.vm"), vm, &mut bound, wrong);
+                self.check_vm(&format!("hosts.{name}.vm"), vm, bound, wrong);
             }
             if let Some(gateway) = &host.gateway {
-                self.check_gateway(&format!("hosts.{name}.gateway"), gateway, &mut bound, wrong);
+                self.check_gateway(&format!("hosts.{name}.gateway"), gateway, bound, wrong);
+            }
+            if let Some(edge) = &host.edge {
+                self.check_edge(&format!("hosts.{name}.edge"), edge, bound, wrong);
             }
         }
     }

@@ -1,0 +1,390 @@
+//! The configuration of BIRD 2 on a site's routers, and what it says of its sessions.
+
+use super::{LAN, edge_device, line_device, tunnel_device};
+use crate::topology::Topology;
+use crate::topology::site::{CustomerEdge, LanRoutes, Machine, Neighbours, Part, Site, link_word, other_end};
+use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+/// The ASN of every edge (E1).
+const EDGE_ASN: u32 = 12076;
+/// Names of the protocols with the routes into tunnels start so.
+const THROUGH: &str = "through_";
+/// Where BIRD finds its configuration, in a router's own `/run`.
+pub const CONFIG: &str = "bird/bird.conf";
+
+/// The speaker of a VPN gateway, as its operator tells a site's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its ASN.
+    pub asn: u32,
+    /// Its address in `GatewaySubnet`.
+    pub address: Ipv4Addr,
+}
+
+/// The far end of a tunnel, as its operator tells a site's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Far {
+    /// What is reached through the tunnel without BGP: all of it, or the speaker alone.
+    pub routes: Vec<Ipv4Net>,
+    /// The speaker; none: the connection does not use BGP.
+    pub gateway: Option<Gateway>,
+}
+
+/// What a router's BIRD is to do; none: the machine is no router, or has nobody to talk to. `far` are the far ends of
+/// the tunnels, by connection.
+///
+/// # Errors
+/// A tunnel without a far end, a circuit without lines.
+pub fn config(topology: &Topology, machine: &Machine<'_>, far: &BTreeMap<String, Far>) -> Result<Option<String>> {
+    match machine.part {
+        Part::Host(_) => Ok(None),
+        Part::LanRouter => Ok(Some(lan_router(machine.site))),
+        Part::CustomerEdge(edge) => {
+            let Some(router_id) = router_id(topology, edge) else {
+                return Ok(None);
+            };
+            let mut text = head(router_id, machine.site.bgp.ecmp);
+            text += &towards_lan(machine, edge)?;
+            text += &lines(topology, machine.site, edge)?;
+            text += &tunnels(machine.site, edge, far)?;
+            Ok(Some(text))
+        }
+    }
+}
+
+fn router_id(topology: &Topology, edge: &CustomerEdge) -> Option<Ipv4Addr> {
+    let line = || {
+        let line = edge.lines.first()?;
+        Some(topology.line_addresses(&line.circuit, line.link)?.customer.addr())
+    };
+    let tunnel = || Some(edge.tunnels.first()?.address);
+    edge.lan.map(|lan| lan.addr()).or_else(line).or_else(tunnel)
+}
+
+fn head(router_id: Ipv4Addr, ecmp: bool) -> String {
+    let merge = if ecmp { "on" } else { "off" };
+    format!(
+        "log stderr all;
+router id {router_id};
+protocol device {{ scan time 2; }}
+protocol kernel {{
+  scan time 10;
+  merge paths {merge};
+  ipv4 {{ import none; export where source ~ [ RTS_STATIC, RTS_BGP, RTS_OSPF, RTS_OSPF_EXT1, RTS_OSPF_EXT2 ]; }};
+}}
+"
+    )
+}
+
+/// The LAN's own prefix is no business of the customer edges, which know it from their operator.
+fn lan_router(site: &Site) -> String {
+    let ecmp = if site.lan.ecmp { "yes" } else { "no" };
+    let mut links = String::new();
+    for (number, (_, edge)) in site.customer_edges.iter().enumerate() {
+        if edge.lan.is_some() {
+            links += &ospf_link(&edge_device(number));
+        }
+    }
+    head(site.lan.router.addr(), site.lan.ecmp)
+        + &format!(
+            "protocol ospf v2 lan {{
+  ecmp {ecmp};
+  ipv4 {{ import all; export none; }};
+  area 0 {{
+{links}  }};
+}}
+"
+        )
+}
+
+/// Both ends know each other after one hello, and miss each other after four.
+fn ospf_link(device: &str) -> String {
+    format!("    interface \"{device}\" {{ type ptp; hello 1; dead count 4; check link; }};\n")
+}
+
+/// The site's prefixes lie behind the LAN router, which hears of a way out of the site.
+fn towards_lan(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
+    let Some(own) = edge.lan else { return Ok(String::new()) };
+    let router = other_end(own).with_context(|| format!("{own} is no link"))?;
+    let site = machine.site;
+    let mut text = String::from("protocol static announced {\n  check link;\n  ipv4;\n");
+    for prefix in &site.prefixes {
+        let _ = writeln!(text, "  route {prefix} via {router};");
+    }
+    text += "}\n";
+    let number = site.customer_edges.iter().position(|(name, _)| name == machine.name);
+    let rank = if site.lan.ecmp { 0 } else { number.unwrap_or_default() };
+    let metric = 100 * (rank + 1);
+    let export = match site.lan.routes {
+        LanRoutes::Default => {
+            text += "protocol static way_out {\n  ipv4;\n  route 0.0.0.0/0 blackhole;\n}\n";
+            "proto = \"way_out\"".to_owned()
+        }
+        LanRoutes::Learned => format!("source = RTS_BGP || proto ~ \"{THROUGH}*\""),
+    };
+    let link = ospf_link(LAN);
+    let _ = write!(
+        text,
+        "protocol ospf v2 lan {{
+  ipv4 {{
+    import none;
+    export filter {{ if {export} then {{ ospf_metric2 = {metric}; accept; }} reject; }};
+  }};
+  area 0 {{
+{link}  }};
+}}
+"
+    );
+    Ok(text)
+}
+
+/// One session a line; the addresses are the circuit's.
+fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String> {
+    let mut text = String::new();
+    for (number, line) in edge.lines.iter().enumerate() {
+        let addresses = topology.line_addresses(&line.circuit, line.link);
+        let addresses = addresses.with_context(|| format!("circuit '{}' has no lines", line.circuit))?;
+        text += &session(
+            site,
+            &Session {
+                name: line_device(number),
+                description: format!("{} {}", line.circuit, link_word(line.link)),
+                own: addresses.customer.addr(),
+                other: addresses.edge.addr(),
+                asn: EDGE_ASN,
+                reach: "check link;",
+                key: topology.circuit_key(&line.circuit),
+                policy: &site.bgp.circuit,
+            },
+        );
+    }
+    Ok(text)
+}
+
+/// One session a tunnel, between addresses that lie behind it: each needs a route into it first.
+fn tunnels(site: &Site, edge: &CustomerEdge, far: &BTreeMap<String, Far>) -> Result<String> {
+    let mut text = String::new();
+    for (number, tunnel) in edge.tunnels.iter().enumerate() {
+        let connection = &tunnel.connection;
+        let far = far.get(connection);
+        let far = far.with_context(|| format!("the far end of connection '{connection}' is not known"))?;
+        let device = tunnel_device(number);
+        let _ = writeln!(text, "protocol static {THROUGH}{device} {{\n  ipv4;");
+        for net in &far.routes {
+            let _ = writeln!(text, "  route {net} via \"{device}\";");
+        }
+        text += "}\n";
+        let Some(gateway) = far.gateway else { continue };
+        text += &session(
+            site,
+            &Session {
+                name: device,
+                description: connection.clone(),
+                own: tunnel.address,
+                other: gateway.address,
+                asn: gateway.asn,
+                reach: "multihop;",
+                key: None,
+                policy: &site.bgp.vpn,
+            },
+        );
+    }
+    Ok(text)
+}
+
+/// One BGP session.
+struct Session<'a> {
+    /// Of its device, which is unlike all others.
+    name: String,
+    description: String,
+    own: Ipv4Addr,
+    other: Ipv4Addr,
+    asn: u32,
+    /// How far away the neighbour is.
+    reach: &'a str,
+    /// Signs it (RFC 2385).
+    key: Option<&'a str>,
+    policy: &'a Neighbours,
+}
+
+/// A lost session is tried again at once: a lab is there to be cut and mended.
+fn session(site: &Site, s: &Session<'_>) -> String {
+    let Session {
+        name,
+        description,
+        own,
+        other,
+        asn,
+        reach,
+        key,
+        policy,
+    } = s;
+    let password = key.map(|key| format!("\n  password \"{key}\";")).unwrap_or_default();
+    let preference = policy.local_preference;
+    let exported = set(site.export(policy));
+    let (own_asn, hold) = (site.asn, site.bgp.hold_time);
+    format!(
+        "protocol bgp {name} {{
+  description \"{description}\";
+  local {own} as {own_asn};
+  neighbor {other} as {asn};
+  {reach}{password}
+  hold time {hold};
+  connect delay time 1;
+  connect retry time 2;
+  error wait time 1, 4;
+  ipv4 {{
+    import filter {{ bgp_local_pref = {preference}; accept; }};
+    export {exported};
+    next hop self;
+  }};
+}}
+"
+    )
+}
+
+/// Only what the site has itself: neither what it learned, nor its links.
+fn set(prefixes: &[Ipv4Net]) -> String {
+    if prefixes.is_empty() {
+        return "none".into();
+    }
+    let all: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+    format!("where proto = \"announced\" && net ~ [ {} ]", all.join(", "))
+}
+
+/// What BIRD says of a protocol that speaks with somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Protocol {
+    /// Of a BGP session: the device that it belongs to.
+    pub name: String,
+    /// `BGP` or `OSPF`.
+    pub kind: String,
+    /// `Established`, `Running`, or why not.
+    pub state: String,
+}
+
+impl Protocol {
+    /// It does what it is there for.
+    #[must_use]
+    pub fn good(&self) -> bool {
+        matches!(self.state.as_str(), "Established" | "Running")
+    }
+}
+
+/// Reads what `birdc show protocols` prints.
+#[must_use]
+pub fn protocols(text: &str) -> Vec<Protocol> {
+    let mut all = Vec::new();
+    for line in text.lines() {
+        // Name, Proto, Table, State, Since, Info.
+        let words: Vec<_> = line.split_whitespace().collect();
+        if let [name, kind @ ("BGP" | "OSPF"), _, _, _, ref info @ ..] = words[..] {
+            all.push(Protocol {
+                name: name.to_owned(),
+                kind: kind.to_owned(),
+                state: info.join(" "),
+            });
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config_of(topology: &Topology, host: &str) -> String {
+        let gateway = Gateway {
+            asn: 65515,
+            address: "10.10.30.254".parse().unwrap(),
+        };
+        let far = Far {
+            routes: vec!["10.10.30.254/32".parse().unwrap()],
+            gateway: Some(gateway),
+        };
+        let far = BTreeMap::from([("hub-loc1".to_owned(), far)]);
+        let machine = topology.machines().find(|m| m.host == host).unwrap();
+        config(topology, &machine, &far).unwrap().unwrap_or_default()
+    }
+
+    /// The lines of one protocol.
+    fn protocol<'a>(config: &'a str, head: &str) -> Vec<&'a str> {
+        let lines = config.lines().skip_while(|l| !l.starts_with(head));
+        lines.take_while(|l| *l != "}").map(str::trim).collect()
+    }
+
+    #[test]
+    fn a_customer_edge_speaks_with_its_circuit_and_its_gateway() {
+        let topology = Topology::load("interop").unwrap();
+        let ce1 = config_of(&topology, "loc1-ce1");
+        let line = protocol(&ce1, "protocol bgp line0");
+        for part in [
+            "local 192.168.30.17 as 65021;",
+            "neighbor 192.168.30.18 as 12076;",
+            "import filter { bgp_local_pref = 200; accept; };",
+            "export where proto = \"announced\" && net ~ [ 10.2.30.0/25 ];",
+        ] {
+            assert!(line.contains(&part), "{part}: {line:#?}");
+        }
+        let tunnel = protocol(&ce1, "protocol bgp wg0");
+        for part in [
+            "local 10.2.30.125 as 65021;",
+            "neighbor 10.10.30.254 as 65515;",
+            "multihop;",
+            "import filter { bgp_local_pref = 100; accept; };",
+        ] {
+            assert!(tunnel.contains(&part), "{part}: {tunnel:#?}");
+        }
+        assert!(ce1.contains("route 10.10.30.254/32 via \"wg0\";"), "{ce1}");
+        assert!(ce1.contains("route 10.2.30.0/25 via 192.168.30.1;"), "{ce1}");
+        assert!(!ce1.contains("password"), "{ce1}");
+        // It has no link to the LAN: nothing to announce, and nobody to tell.
+        let ce2 = config_of(&topology, "loc1-ce2");
+        assert!(ce2.contains("protocol bgp line0") && !ce2.contains("ospf v2"), "{ce2}");
+    }
+
+    #[test]
+    fn a_lan_has_one_way_out_or_several() {
+        let mut topology = Topology::load("interop").unwrap();
+        let metric = |config: &str| config.contains("ospf_metric2 = 100;");
+        let [first, second] = ["loc2-ce1", "loc2-ce2"].map(|h| config_of(&topology, h));
+        assert!(metric(&first) && metric(&second), "equal");
+        assert!(first.contains("proto = \"way_out\""));
+        let router = config_of(&topology, "loc2-router");
+        assert!(router.contains("ecmp yes;") && router.contains("\"ce1\""), "{router}");
+        assert_eq!(config_of(&topology, "loc2-vm"), "");
+
+        let lan = &mut topology.sites.get_mut("loc2").unwrap().lan;
+        (lan.ecmp, lan.routes) = (false, LanRoutes::Learned);
+        let [first, second] = ["loc2-ce1", "loc2-ce2"].map(|h| config_of(&topology, h));
+        assert!(
+            metric(&first) && second.contains("ospf_metric2 = 200;"),
+            "the first is better"
+        );
+        assert!(
+            first.contains("if source = RTS_BGP") && !first.contains("0.0.0.0/0"),
+            "{first}"
+        );
+        assert!(config_of(&topology, "loc2-router").contains("ecmp no;"));
+    }
+
+    #[test]
+    fn sessions_are_read() {
+        let text = "BIRD 2.0.12 ready.
+Name       Proto      Table      State  Since         Info
+device1    Device     ---        up     08:08:17.123
+kernel1    Kernel     master4    up     08:08:17.123
+lan        OSPF       master4    up     08:08:17.123  Running
+line0      BGP        ---        up     08:08:19.400  Established
+line1      BGP        ---        start  08:08:17.123  Idle          Waiting for link
+";
+        let all = protocols(text);
+        let short: Vec<_> = all.iter().map(|p| (p.name.as_str(), p.good())).collect();
+        assert_eq!(short, [("lan", true), ("line0", true), ("line1", false)]);
+        assert_eq!(all[2].state, "Idle Waiting for link");
+    }
+}

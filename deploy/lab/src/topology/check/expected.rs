@@ -1,0 +1,103 @@
+//! What is wrong with what a topology expects, and with its events.
+
+use super::good_name;
+use crate::topology::Topology;
+use crate::topology::expected::{Action, Row, Target};
+use crate::underlay;
+use std::collections::BTreeSet;
+
+impl Topology {
+    pub(super) fn check_expected(&self, wrong: &mut Vec<String>) {
+        self.check_rows("expected", &self.expected, wrong);
+        for (name, event) in self.events.iter() {
+            let at = format!("events.{name}");
+            // Undoing everything has that name.
+            if !good_name(name, 32) || name == "restore" {
+                wrong.push(format!(
+                    "{at}: an event's name is 1 to 32 of a-z, 0-9 and '-', and not 'restore'"
+                ));
+            }
+            if event.actions.is_empty() {
+                wrong.push(format!("{at}.actions: at least one is needed"));
+            }
+            for (number, action) in event.actions.iter().enumerate() {
+                if let Err(problem) = self.check_action(action) {
+                    wrong.push(format!("{at}.actions[{number}]: {problem}"));
+                }
+            }
+            self.check_rows(&format!("{at}.expected"), &event.expected, wrong);
+        }
+    }
+
+    fn check_rows(&self, at: &str, rows: &[Row], wrong: &mut Vec<String>) {
+        let mut seen = BTreeSet::new();
+        for (number, row) in rows.iter().enumerate() {
+            let Row { from, to, .. } = row;
+            let at = format!("{at}[{number}] ({from} → {to})");
+            for name in [from, to] {
+                if !self.has_address(name) {
+                    wrong.push(format!("{at}: there is no VM, router or host of a site named '{name}'"));
+                }
+            }
+            if from == to || !seen.insert((from, to)) {
+                wrong.push(format!("{at}: a pair is two hosts, and stands here once"));
+            }
+            if !row.reachable && row.lists().any(|hops| !hops.is_empty()) {
+                wrong.push(format!("{at}: a pair that is not reachable has no hops"));
+            }
+            if !row.reachable {
+                continue;
+            }
+            let destination = self.given_address(to);
+            for hops in row.lists() {
+                let last = hops.last().and_then(|h| h.0);
+                if last.is_none() {
+                    wrong.push(format!("{at}: the last hop is the destination's address"));
+                } else if destination.is_some() && last != destination {
+                    wrong.push(format!("{at}: the last hop is not the address of '{to}'"));
+                }
+            }
+        }
+    }
+
+    /// Whether a host can be an end of a row.
+    fn has_address(&self, host: &str) -> bool {
+        self.hosts.get(host).is_some_and(|h| h.vm.is_some())
+            || self.machines().any(|m| m.host == host && m.address().is_some())
+    }
+
+    fn check_action(&self, action: &Action) -> Result<(), String> {
+        match action.target()? {
+            Target::Host(host) => {
+                let known = underlay::attached(self).iter().any(|(name, _)| name == host);
+                known
+                    .then_some(())
+                    .ok_or_else(|| format!("'{host}' is no host on the underlay"))
+            }
+            Target::Line { site, router, line, .. } => {
+                let edge = self.customer_edge(site, router);
+                let edge = edge.ok_or_else(|| format!("site '{site}' has no customer edge '{router}'"))?;
+                let known = edge.lines.iter().any(|l| l.is(line));
+                known
+                    .then_some(())
+                    .ok_or_else(|| format!("'{router}' has no line '{line}'"))
+            }
+            Target::Tunnel {
+                site,
+                router,
+                connection,
+                ..
+            } => {
+                let edge = self.customer_edge(site, router);
+                let edge = edge.ok_or_else(|| format!("site '{site}' has no customer edge '{router}'"))?;
+                let known = edge
+                    .tunnels
+                    .iter()
+                    .any(|t| t.connection.eq_ignore_ascii_case(connection));
+                known
+                    .then_some(())
+                    .ok_or_else(|| format!("'{router}' has no tunnel '{connection}'"))
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Networks move, each as a whole, to places where no other one is.
+
+use super::Random;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Where networks of a kind may go. What is of no kind stays where it is.
+const POOLS: &[(&[&str], &str)] = &[
+    (&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"], "10.0.0.0/8"),
+    (
+        &["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15"],
+        "198.18.0.0/15",
+    ),
+    (&["fc00::/7"], "fd00::/8"),
+    (&["2001:db8::/32"], "2001:db8::/32"),
+];
+/// How often a place is looked for at random.
+const TRIES: usize = 10_000;
+
+/// Old networks, disjoint, with their new places.
+pub(super) struct Addresses(Vec<(IpNet, IpNet)>);
+
+impl Addresses {
+    /// Finds a place for every network in these texts.
+    pub(super) fn new(texts: &[String], random: &mut Random) -> Self {
+        let mut networks: Vec<IpNet> = texts.iter().filter_map(|t| network(t)).collect();
+        networks.sort_by_key(|n| (n.prefix_len(), *n));
+        networks.dedup();
+        let known: BTreeSet<IpNet> = networks.iter().copied().collect();
+        let (mut moved, mut held): (Vec<(IpNet, IpNet)>, Vec<IpNet>) = (Vec::new(), Vec::new());
+        for network in networks {
+            if moved.iter().any(|(old, _)| old.contains(&network)) {
+                continue;
+            }
+            // The smallest of those that cannot move and hold it, or the kind's.
+            let holder = held.iter().rev().find(|h| h.contains(&network)).copied();
+            let place = holder.filter(|h| h.prefix_len() > 0).or_else(|| pool(network));
+            let taken: Vec<IpNet> = moved.iter().map(|(_, new)| *new).collect();
+            let new = place.and_then(|place| find(place, network, &taken, &known, random));
+            match new {
+                Some(new) => moved.push((network, new)),
+                None => held.push(network),
+            }
+        }
+        Self(moved)
+    }
+
+    /// The new text of an address or prefix; none: it is neither.
+    pub(super) fn map(&self, text: &str) -> Option<String> {
+        if let Ok(address) = text.parse() {
+            return Some(self.address(address).to_string());
+        }
+        let net: IpNet = text.parse().ok()?;
+        let moved = IpNet::new(self.address(net.addr()), net.prefix_len());
+        // A network that holds others and could not move has no address of its own to move.
+        if net.prefix_len() < net.max_prefix_len() && !self.0.iter().any(|(old, _)| old.contains(&net)) {
+            return Some(text.to_owned());
+        }
+        moved.ok().map(|net| net.to_string())
+    }
+
+    fn address(&self, old: IpAddr) -> IpAddr {
+        let found = self.0.iter().find(|(net, _)| net.contains(&old));
+        found.map_or(old, |(from, to)| translate(old, *from, *to))
+    }
+}
+
+/// The network that a text stands for; an address is one by itself.
+fn network(text: &str) -> Option<IpNet> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).ok().map(|net: IpNet| net.trunc())
+}
+
+fn pool(network: IpNet) -> Option<IpNet> {
+    let inside = |kind: &&str| kind.parse().is_ok_and(|k: IpNet| k.contains(&network));
+    let found = POOLS.iter().find(|(kinds, _)| kinds.iter().any(|k| inside(&k)));
+    found?.1.parse().ok()
+}
+
+/// A place in `pool` that is nobody's, and is not one of the old networks.
+fn find(pool: IpNet, network: IpNet, taken: &[IpNet], known: &BTreeSet<IpNet>, random: &mut Random) -> Option<IpNet> {
+    if network.prefix_len() <= pool.prefix_len() {
+        return None;
+    }
+    let apart = |a: &IpNet, b: &IpNet| !a.contains(b) && !b.contains(a);
+    (0..TRIES).find_map(|_| {
+        let bits = u128::from(random.next()) << 64 | u128::from(random.next());
+        let place = inside(pool, network.prefix_len(), bits)?;
+        // Not where an old network was, unless that one holds the new ones too.
+        let old = known.iter().filter(|k| !k.contains(&pool) && !k.contains(&network));
+        let free = taken.iter().chain(old).all(|t| apart(t, &place));
+        free.then_some(place)
+    })
+}
+
+/// The network of this length in `pool` that these bits choose.
+fn inside(pool: IpNet, length: u8, bits: u128) -> Option<IpNet> {
+    match pool {
+        IpNet::V4(pool) => {
+            let host = u32::from(pool.hostmask());
+            let low = u32::try_from(bits & u128::from(u32::MAX)).ok()?;
+            let address = Ipv4Addr::from(u32::from(pool.network()) | low & host);
+            Some(IpNet::V4(Ipv4Net::new(address, length).ok()?.trunc()))
+        }
+        IpNet::V6(pool) => {
+            let host = u128::from(pool.hostmask());
+            let address = Ipv6Addr::from(u128::from(pool.network()) | bits & host);
+            Some(IpNet::V6(Ipv6Net::new(address, length).ok()?.trunc()))
+        }
+    }
+}
+
+/// The address with the same place in another network of the same length.
+fn translate(old: IpAddr, from: IpNet, to: IpNet) -> IpAddr {
+    match (old, from, to) {
+        (IpAddr::V4(old), IpNet::V4(from), IpNet::V4(to)) => {
+            let place = u32::from(old) & u32::from(from.hostmask());
+            Ipv4Addr::from(u32::from(to.network()) | place).into()
+        }
+        (IpAddr::V6(old), IpNet::V6(from), IpNet::V6(to)) => {
+            let place = u128::from(old) & u128::from(from.hostmask());
+            Ipv6Addr::from(u128::from(to.network()) | place).into()
+        }
+        _ => old,
+    }
+}

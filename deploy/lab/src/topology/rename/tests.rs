@@ -1,0 +1,140 @@
+use super::*;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// Every text of a tree, keys that are names included, in order.
+fn texts(value: &Value, path: &mut Vec<String>, all: &mut Vec<String>) {
+    match value {
+        Value::Mapping(map) => {
+            for (key, value) in map {
+                let key = key.as_str().unwrap();
+                if is_named(path) {
+                    all.push(key.to_owned());
+                }
+                path.push(key.to_owned());
+                texts(value, path, all);
+                path.pop();
+            }
+        }
+        Value::Sequence(items) => items.iter().for_each(|v| texts(v, path, all)),
+        Value::String(text) => all.push(text.clone()),
+        Value::Number(number) => all.push(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Tagged(_) => {}
+    }
+}
+
+fn net(text: &str) -> Option<IpNet> {
+    let alone = text.parse::<IpAddr>().map(IpNet::from);
+    alone.or_else(|_| text.parse()).ok()
+}
+
+/// Before and after, place by place.
+fn both(topology: &Topology, seed: u64) -> Vec<(String, String)> {
+    let (mut old, mut new) = (Vec::new(), Vec::new());
+    texts(&serde_norway::to_value(topology).unwrap(), &mut Vec::new(), &mut old);
+    texts(&tree(topology, seed).unwrap(), &mut Vec::new(), &mut new);
+    assert_eq!(old.len(), new.len());
+    old.into_iter().zip(new).collect()
+}
+
+const BUILT_IN: &[&str] = &["hub-spoke", "interop"];
+
+#[test]
+fn a_renamed_topology_is_valid_and_the_same_for_the_same_seed() {
+    for name in BUILT_IN {
+        let topology = Topology::load(name).unwrap();
+        for seed in 0..25 {
+            let renamed = rename(&topology, seed).unwrap();
+            assert_eq!(renamed, rename(&topology, seed).unwrap());
+            assert_ne!(renamed, rename(&topology, seed + 1).unwrap());
+            assert_eq!(Topology::parse(&renamed.to_text().unwrap()).unwrap(), renamed);
+        }
+    }
+}
+
+#[test]
+fn equal_texts_stay_equal_and_unlike_ones_unlike() {
+    for name in BUILT_IN {
+        let topology = Topology::load(name).unwrap();
+        for seed in 0..5 {
+            let mut there = BTreeMap::new();
+            let mut back = BTreeMap::new();
+            for (old, new) in both(&topology, seed) {
+                assert_eq!(there.entry(old.clone()).or_insert_with(|| new.clone()), &new, "{old}");
+                assert_eq!(back.entry(new.clone()).or_insert_with(|| old.clone()), &old, "{new}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_holds_what_stays_so_and_everything_keeps_its_place() {
+    for name in BUILT_IN {
+        let topology = Topology::load(name).unwrap();
+        for seed in 0..5 {
+            let pairs = both(&topology, seed);
+            let nets: BTreeSet<_> = pairs.iter().filter_map(|(a, b)| Some((net(a)?, net(b)?))).collect();
+            for (old, new) in &nets {
+                assert_eq!(old.prefix_len(), new.prefix_len());
+                for (other_old, other_new) in &nets {
+                    assert_eq!(
+                        old.contains(other_old),
+                        new.contains(other_new),
+                        "{old} {other_old}, {new} {other_new}"
+                    );
+                    // The same distance from the start of what holds it.
+                    if let (IpNet::V4(a), IpNet::V4(b), IpNet::V4(c), IpNet::V4(d)) = (old, other_old, new, other_new)
+                        && a.contains(b)
+                    {
+                        let place =
+                            |inner: std::net::Ipv4Addr, outer: std::net::Ipv4Addr| u32::from(inner) - u32::from(outer);
+                        assert_eq!(place(b.addr(), a.network()), place(d.addr(), c.network()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_name_and_no_address_stays() {
+    for name in BUILT_IN {
+        let topology = Topology::load(name).unwrap();
+        let mut found = Found::default();
+        found.look(&serde_norway::to_value(&topology).unwrap(), &mut Vec::new());
+        let addresses = found
+            .texts
+            .iter()
+            .filter(|t| net(t).is_some_and(|n| n.prefix_len() > 0));
+        let old: BTreeSet<_> = found.names.iter().chain(addresses).collect();
+        for (_, new) in both(&topology, 7) {
+            assert!(!old.contains(&new), "{new}");
+        }
+        let sites: Vec<_> = topology.sites.values().map(|s| s.asn).collect();
+        let renamed = rename(&topology, 7).unwrap();
+        assert!(renamed.sites.values().all(|s| !sites.contains(&s.asn)));
+    }
+}
+
+#[test]
+fn a_network_that_cannot_move_keeps_its_own() {
+    let texts = [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.1.2.0/24",
+        "10.1.2.4",
+        "192.168.7.8",
+        "8.8.8.8",
+    ]
+    .map(str::to_owned);
+    let addresses = Addresses::new(&texts, &mut Random(3));
+    let map = |text: &str| addresses.map(text).unwrap();
+    assert_eq!(map("0.0.0.0/0"), "0.0.0.0/0");
+    assert_eq!(map("10.0.0.0/8"), "10.0.0.0/8");
+    assert_eq!(map("8.8.8.8"), "8.8.8.8");
+    let moved: IpNet = map("10.1.2.0/24").parse().unwrap();
+    assert_ne!(moved, "10.1.2.0/24".parse().unwrap());
+    assert_eq!(map("10.1.2.4"), moved.hosts().nth(3).unwrap().to_string());
+    assert_ne!(map("192.168.7.8"), "192.168.7.8");
+    assert_eq!(addresses.map("hub"), None);
+}
