@@ -1,9 +1,10 @@
 //! The fabric API: what Azure has no word for. Unknown fields are refused (D3); errors are ARM's error object.
 //!
 //! * `join`: join tokens, and using one up. * `agents`: what joined, and how far it is.
-//! * `diagnosis`: explain and probe. * `operation`: health, settings, tokens of this interface, backup.
+//! * `device`: what the device of a site has to be told. * `diagnosis`: explain and probe. * `operation`: health, settings, tokens of this interface, backup.
 
 mod agents;
+mod device;
 mod diagnosis;
 mod join;
 mod operation;
@@ -33,6 +34,7 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
         .route("/fabric/v1/agents/{id}/tables", get(agents::tables))
         .route("/fabric/v1/revisions", get(agents::revisions))
         .route("/fabric/v1/revisions/{revision}/wait", get(agents::wait))
+        .route("/fabric/v1/device-config", post(device::config))
         .route("/fabric/v1/explain", post(diagnosis::explain))
         .route("/fabric/v1/probe", post(diagnosis::probe))
         .route(

@@ -1,8 +1,8 @@
 //! What may stand on the command line.
 
 use crate::command::{
-    address, agent, api_token, apply, connection, explain, gateway, group, lab, link, login, nic, peering, probe,
-    route_table, routes, settings, subnet, token, vnet, wait,
+    address, agent, api_token, apply, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
+    nic, peering, probe, route_table, routes, settings, subnet, token, vnet, wait,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -99,12 +99,18 @@ pub(crate) enum Command {
     /// Route tables
     #[command(subcommand)]
     RouteTable(route_table::RouteTable),
-    /// VPN gateways
+    /// Gateways: VPN and ExpressRoute
     #[command(subcommand)]
     Gateway(gateway::Gateway),
-    /// VNet-to-VNet connections: each gateway has its own side
+    /// Connections of gateways with gateways, sites and circuits
     #[command(subcommand)]
     Connection(connection::Connection),
+    /// Local network gateways: sites, as their operators describe them
+    #[command(subcommand)]
+    LocalGateway(local_gateway::LocalGateway),
+    /// ExpressRoute circuits
+    #[command(subcommand)]
+    Circuit(circuit::Circuit),
     /// Agents: what runs on the machines
     #[command(subcommand)]
     Agent(agent::Agent),

@@ -4,12 +4,14 @@ pub(crate) mod address;
 pub(crate) mod agent;
 pub(crate) mod api_token;
 pub(crate) mod apply;
+pub(crate) mod circuit;
 pub(crate) mod connection;
 pub(crate) mod explain;
 pub(crate) mod gateway;
 pub(crate) mod group;
 pub(crate) mod lab;
 pub(crate) mod link;
+pub(crate) mod local_gateway;
 pub(crate) mod login;
 pub(crate) mod nic;
 pub(crate) mod peering;
@@ -56,6 +58,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::RouteTable(c) => c.run(context).await,
         Command::Gateway(c) => c.run(context).await,
         Command::Connection(c) => c.run(context).await,
+        Command::LocalGateway(c) => c.run(context).await,
+        Command::Circuit(c) => c.run(context).await,
         Command::Agent(c) => c.run(context).await,
         Command::Token(c) => c.run(context).await,
         Command::ApiToken(c) => c.run(context).await,

@@ -6,6 +6,7 @@
 mod agents;
 mod fabric;
 mod fake_agent;
+mod hybrid;
 mod login;
 mod refusals;
 mod resources;

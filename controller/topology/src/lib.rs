@@ -11,12 +11,14 @@
 //! * [`change`]: what may be asked for, and what comes of it.
 //! * [`topology`]: all resources of one revision; applying a change.
 //! * [`compile`]: `(Topology, agent) → AgentConfig`; effective routes.
+//! * [`device`]: what the device of a site has to be told.
 //! * [`sync`]: the push to one agent.
 //! * [`explain`]: what the agents would do with a packet, hop by hop, by the agents' own code.
 
 mod arm;
 pub mod change;
 pub mod compile;
+pub mod device;
 mod documents;
 pub mod explain;
 pub mod moving;

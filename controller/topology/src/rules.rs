@@ -23,6 +23,7 @@ mod vpn;
 
 pub(crate) use problems::Problems;
 use request::{echoed, without_default_properties, without_defaults};
+pub(crate) use vpn::{behind, vnet_of};
 
 use crate::arm::body::Object;
 use crate::change::{Change, Outcome, Problem, Rejection};

@@ -1,40 +1,33 @@
-//! VNet-to-VNet connections: each gateway has its own side.
+//! Connections: gateway to gateway (each has its own side), to a site, to a circuit.
+
+mod device;
 
 use crate::args::{name, reference};
 use crate::context::Context;
 use crate::failure::Usage;
 use crate::output::{Column, at, bytes, items, name_at, state};
 use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand};
+use clap::{ArgAction, ArgGroup, Args, Subcommand};
 use comfy_table::Cell;
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Connection {
-    /// Create one side
-    Create {
-        #[arg(value_parser = name)]
-        name: String,
-        /// This side's gateway
-        #[arg(long, value_parser = reference, visible_alias = "vnet-gateway1")]
-        gateway1: String,
-        /// The other side's gateway
-        #[arg(long, value_parser = reference, visible_alias = "vnet-gateway2")]
-        gateway2: String,
-        #[command(flatten)]
-        key: Key,
-        /// The region; the group's unless given
-        #[arg(short, long)]
-        location: Option<String>,
-    },
-    /// Change one side; its key: `shared-key set`
+    /// Create a connection; between two gateways: one side
+    Create(Create),
+    /// Change a connection; its key: `shared-key set`
+    #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["routing_weight", "enable_bgp"])))]
     Update {
         #[arg(value_parser = name)]
         name: String,
         /// Of several connections to the same networks, the larger weight wins
         #[arg(long)]
-        routing_weight: u32,
+        routing_weight: Option<u32>,
+        /// Exchange routes over it (G4)
+        #[arg(long, value_name = "true|false", action = ArgAction::Set)]
+        enable_bgp: Option<bool>,
     },
     /// List connections with their status and why it is so
     List,
@@ -43,8 +36,13 @@ pub(crate) enum Connection {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Delete one side
+    /// Delete a connection; between two gateways: one side
     Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Print what the device of a site needs: WireGuard's files, and its BGP session. Holds a secret
+    DeviceConfig {
         #[arg(value_parser = name)]
         name: String,
     },
@@ -54,9 +52,109 @@ pub(crate) enum Connection {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[arg(value_parser = name)]
+    name: String,
+    /// This side's gateway
+    #[arg(long, value_parser = reference, visible_alias = "vnet-gateway1")]
+    gateway1: String,
+    #[command(flatten)]
+    far: Far,
+    /// The end of the tunnel to the primary edge, then that to the secondary: in GatewaySubnet; allocated unless given
+    #[arg(long = "tunnel-address", value_name = "ADDRESS", num_args = 2, requires = "circuit")]
+    tunnel_addresses: Vec<IpAddr>,
+    #[command(flatten)]
+    key: Key,
+    /// Of several connections to the same networks, the larger weight wins
+    #[arg(long)]
+    routing_weight: Option<u32>,
+    /// Exchange routes over it (G4); with a circuit that is always so
+    #[arg(long)]
+    enable_bgp: bool,
+    /// The region; the group's unless given
+    #[arg(short, long)]
+    location: Option<String>,
+}
+
+/// The far end.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Far {
+    /// The other side's gateway
+    #[arg(long, value_parser = reference, visible_alias = "vnet-gateway2")]
+    gateway2: Option<String>,
+    /// The local network gateway that describes a site
+    #[arg(long, value_parser = reference, visible_alias = "local-gateway2")]
+    local_gateway: Option<String>,
+    /// A circuit
+    #[arg(long, value_parser = reference, visible_alias = "express-route-circuit2")]
+    circuit: Option<String>,
+}
+
+impl Create {
+    fn properties(&self, c: &Context) -> Result<Value> {
+        let group = c.group()?;
+        let reference = |kind: &str, name: &str| json!({"id": group.resolve(kind, name)});
+        let mut properties = json!({
+            "virtualNetworkGateway1": reference("virtualNetworkGateways", &self.gateway1),
+            "enableBgp": self.enable_bgp,
+        });
+        let ends = [
+            (
+                &self.far.gateway2,
+                "Vnet2Vnet",
+                "virtualNetworkGateway2",
+                "virtualNetworkGateways",
+            ),
+            (
+                &self.far.local_gateway,
+                "IPsec",
+                "localNetworkGateway2",
+                "localNetworkGateways",
+            ),
+            (&self.far.circuit, "ExpressRoute", "peer", "expressRouteCircuits"),
+        ];
+        for (end, kind, word, collection) in ends {
+            if let Some(end) = end {
+                properties["connectionType"] = json!(kind);
+                properties[word] = reference(collection, end);
+            }
+        }
+        if !self.tunnel_addresses.is_empty() {
+            properties["tunnelAddresses"] = json!(self.tunnel_addresses);
+        }
+        if let Some(weight) = self.routing_weight {
+            properties["routingWeight"] = json!(weight);
+        }
+        Ok(properties)
+    }
+
+    async fn run(&self, c: &Context) -> Result<()> {
+        let name = &self.name;
+        let mut properties = self.properties(c)?;
+        let key = self.key.read()?;
+        let mut hint = "";
+        match (&key, &self.far.circuit) {
+            (Some(_), Some(_)) => {
+                return Err(Usage::new("a connection to a circuit has no shared key", "leave the key out").into());
+            }
+            (Some(key), None) => properties["sharedKey"] = json!(key),
+            (None, None) => hint = " It has no shared key yet: tombolo connection shared-key set",
+            (None, Some(_)) => {}
+        }
+        let body = json!({"location": c.location(self.location.as_deref()).await?, "properties": properties});
+        let mut what = format!("Created connection {name}.{hint}");
+        if key.is_some() && self.far.local_gateway.is_some() {
+            what += &format!(" What the site's device needs: tombolo connection device-config {name}");
+        }
+        c.put(&path(c, name)?, &body, &what).await
+    }
+}
+
+#[derive(Debug, Args)]
 #[group(multiple = false)]
 pub(crate) struct Key {
-    /// The key, the same on both sides (G11); better in a file
+    /// The key, the same at both ends (G11); better in a file
     #[arg(long, value_name = "KEY")]
     shared_key: Option<String>,
     /// A file with the key
@@ -65,7 +163,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    fn read(&self) -> Result<Option<String>> {
+    pub(crate) fn read(&self) -> Result<Option<String>> {
         let Some(path) = &self.shared_key_file else {
             return Ok(self.shared_key.clone());
         };
@@ -88,7 +186,7 @@ pub(crate) enum SharedKey {
         #[command(flatten)]
         key: Key,
     },
-    /// Let the controller make a new key and print it; set it on the other side too
+    /// Let the controller make a new key and print it; set it at the other end too
     Reset {
         #[arg(value_parser = name)]
         connection: String,
@@ -101,36 +199,19 @@ pub(crate) enum SharedKey {
 impl Connection {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
-            Self::Create {
+            Self::Create(create) => create.run(c).await,
+            Self::Update {
                 name,
-                gateway1,
-                gateway2,
-                key,
-                location,
+                routing_weight,
+                enable_bgp,
             } => {
-                let group = c.group()?;
-                let gateway = |name: &str| json!({"id": group.resolve("virtualNetworkGateways", name)});
-                let mut properties = json!({
-                    "connectionType": "Vnet2Vnet",
-                    "virtualNetworkGateway1": gateway(gateway1),
-                    "virtualNetworkGateway2": gateway(gateway2),
-                });
-                let key = key.read()?;
-                if let Some(key) = &key {
-                    properties["sharedKey"] = json!(key);
-                }
-                let body = json!({"location": c.location(location.as_deref()).await?, "properties": properties});
-                let hint = if key.is_some() {
-                    ""
-                } else {
-                    " It has no shared key yet: tombolo connection shared-key set"
-                };
-                c.put(&path(c, name)?, &body, &format!("Created connection {name}.{hint}"))
-                    .await
-            }
-            Self::Update { name, routing_weight } => {
                 let change = |connection: &mut Value| {
-                    connection["properties"]["routingWeight"] = json!(routing_weight);
+                    if let Some(weight) = routing_weight {
+                        connection["properties"]["routingWeight"] = json!(weight);
+                    }
+                    if let Some(on) = enable_bgp {
+                        connection["properties"]["enableBgp"] = json!(on);
+                    }
                 };
                 c.edit(&path(c, name)?, &format!("Updated connection {name}."), change)
                     .await
@@ -141,6 +222,7 @@ impl Connection {
                 c.out.item(&one, COLUMNS)
             }
             Self::Delete { name } => c.delete(&path(c, name)?, "connection").await,
+            Self::DeviceConfig { name } => device::run(c, &path(c, name)?).await,
             Self::SharedKey(key) => key.run(c).await,
         }
     }
@@ -188,7 +270,12 @@ const COLUMNS: &[Column] = &[
     ("Gateway", |v| {
         Cell::new(name_at(v, "/properties/virtualNetworkGateway1/id"))
     }),
-    ("To", |v| Cell::new(name_at(v, "/properties/virtualNetworkGateway2/id"))),
+    ("To", |v| {
+        let ends = ["virtualNetworkGateway2", "localNetworkGateway2", "peer"];
+        let names = ends.map(|end| name_at(v, &format!("/properties/{end}/id")));
+        Cell::new(names.concat())
+    }),
+    ("Type", |v| Cell::new(at(v, "/properties/connectionType"))),
     ("Status", |v| state(&at(v, "/properties/connectionStatus"))),
     ("In", |v| {
         Cell::new(bytes(number(v, "/properties/ingressBytesTransferred")))
@@ -204,7 +291,7 @@ pub(crate) fn list(c: &Context, connections: &[Value]) -> Result<()> {
     c.out.list(
         connections,
         COLUMNS,
-        "No connections. Create one: tombolo connection create NAME --gateway1 GATEWAY --gateway2 GATEWAY",
+        "No connections. Create one: tombolo connection create NAME --gateway1 GATEWAY --gateway2 GATEWAY | --local-gateway SITE | --circuit CIRCUIT",
     )
 }
 

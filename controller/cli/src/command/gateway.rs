@@ -1,11 +1,11 @@
-//! VPN gateways.
+//! Gateways: VPN and ExpressRoute.
 
 use crate::args::{name, reference};
 use crate::context::Context;
 use crate::failure::Usage;
 use crate::output::{Column, at, items, text};
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -14,13 +14,16 @@ use tombolo_client::path::segment;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Gateway {
-    /// Create a VPN gateway in a VNet's GatewaySubnet
+    /// Create a gateway in a VNet's GatewaySubnet: at most one of each type
     Create {
         #[arg(value_parser = name)]
         name: String,
         /// The virtual network
         #[arg(long, value_parser = reference)]
         vnet: String,
+        /// What it joins the VNet with
+        #[arg(long = "gateway-type", value_enum, default_value_t = Type::Vpn)]
+        kind: Type,
         /// A public address resource
         #[arg(long = "public-ip-address", value_parser = reference)]
         public: Option<String>,
@@ -30,36 +33,61 @@ pub(crate) enum Gateway {
         /// G4
         #[arg(long)]
         asn: Option<u32>,
-        /// The size, as Azure names it
-        #[arg(long, default_value = "VpnGw1")]
-        sku: String,
+        /// Of a VPN gateway, in GatewaySubnet; its last free address unless given
+        #[arg(long)]
+        bgp_peering_address: Option<IpAddr>,
+        /// The size, as Azure names it; the smallest of its type unless given
+        #[arg(long)]
+        sku: Option<String>,
         /// The region; the group's unless given
         #[arg(short, long)]
         location: Option<String>,
     },
-    /// Change a VPN gateway
+    /// Change a gateway
     Update {
         #[arg(value_parser = name)]
         name: String,
         /// G4
         #[arg(long)]
         asn: Option<u32>,
+        /// Of a VPN gateway
+        #[arg(long)]
+        bgp_peering_address: Option<IpAddr>,
         /// The size, as Azure names it
         #[arg(long)]
         sku: Option<String>,
     },
-    /// List VPN gateways
+    /// List gateways
     List,
-    /// Show a VPN gateway
+    /// Show a gateway
     Show {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Delete a VPN gateway
+    /// Delete a gateway
     Delete {
         #[arg(value_parser = name)]
         name: String,
     },
+}
+
+/// What a gateway joins its VNet with (G2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Type {
+    /// Other VNets and sites, by tunnels
+    Vpn,
+    /// Circuits
+    ExpressRoute,
+}
+
+impl Type {
+    /// Azure's word, and the SKU that is taken unless another one is given.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Vpn => ("Vpn", "VpnGw1"),
+            Self::ExpressRoute => ("ExpressRoute", "Standard"),
+        }
+    }
 }
 
 pub(crate) const COLUMNS: &[Column] = &[
@@ -67,6 +95,7 @@ pub(crate) const COLUMNS: &[Column] = &[
     ("Group", |v| {
         Cell::new(segment(&at(v, "/id"), "resourceGroups").unwrap_or_default())
     }),
+    ("Type", |v| Cell::new(at(v, "/properties/gatewayType"))),
     ("VNet", |v| {
         let id = text(
             items(v, CONFIGURATIONS)
@@ -92,13 +121,17 @@ impl Gateway {
             Self::Create {
                 name,
                 vnet,
+                kind,
                 public,
                 address,
                 asn,
+                bgp_peering_address,
                 sku,
                 location,
             } => {
                 let group = c.group()?;
+                let (kind, default_sku) = kind.words();
+                let sku = sku.as_deref().unwrap_or(default_sku);
                 let mut instance = json!({
                     "subnet": {"id": format!("{}/subnets/GatewaySubnet", group.resolve("virtualNetworks", vnet))},
                     "privateIPAllocationMethod": if address.is_some() { "Static" } else { "Dynamic" },
@@ -108,26 +141,27 @@ impl Gateway {
                     instance["publicIPAddress"] = json!({"id": group.resolve("publicIPAddresses", public)});
                 }
                 let mut body = json!({"location": c.location(location.as_deref()).await?, "properties": {
-                    "gatewayType": "Vpn",
+                    "gatewayType": kind,
                     "vpnType": "RouteBased",
                     "sku": {"name": sku, "tier": sku},
                     "ipConfigurations": [{"name": GATEWAY_IP_CONFIGURATION, "properties": instance}],
                 }});
-                if let Some(asn) = asn {
-                    body["properties"]["bgpSettings"] = json!({"asn": asn});
-                }
+                set_bgp(&mut body, *asn, *bgp_peering_address);
                 let what =
                     format!("Created gateway {name}. Its agent joins with: tombolo token create --gateway {name}");
                 c.put(&path(name)?, &body, &what).await
             }
-            Self::Update { name, asn, sku } => {
-                if asn.is_none() && sku.is_none() {
-                    return Err(Usage::new("nothing to change", "--asn or --sku").into());
+            Self::Update {
+                name,
+                asn,
+                bgp_peering_address,
+                sku,
+            } => {
+                if asn.is_none() && bgp_peering_address.is_none() && sku.is_none() {
+                    return Err(Usage::new("nothing to change", "--asn, --bgp-peering-address or --sku").into());
                 }
                 let change = |gateway: &mut Value| {
-                    if let Some(asn) = asn {
-                        gateway["properties"]["bgpSettings"]["asn"] = json!(asn);
-                    }
+                    set_bgp(gateway, *asn, *bgp_peering_address);
                     if let Some(sku) = sku {
                         gateway["properties"]["sku"] = json!({"name": sku, "tier": sku});
                     }
@@ -145,5 +179,15 @@ impl Gateway {
             Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
             Self::Delete { name } => c.delete(&path(name)?, "gateway").await,
         }
+    }
+}
+
+fn set_bgp(gateway: &mut Value, asn: Option<u32>, address: Option<IpAddr>) {
+    let properties = &mut gateway["properties"];
+    if let Some(asn) = asn {
+        properties["bgpSettings"]["asn"] = json!(asn);
+    }
+    if let Some(address) = address {
+        properties["bgpSettings"]["bgpPeeringAddress"] = json!(address);
     }
 }

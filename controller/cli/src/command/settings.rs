@@ -12,12 +12,16 @@ use serde_json::Value;
 pub(crate) enum Settings {
     /// Show all switches
     Show,
-    /// Set switches: NAME=VALUE …
+    /// Set switches: NAME=VALUE …; era=azure-2017 or era=azure-current sets all that the era has to say
     Set {
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
         values: Vec<(String, Value)>,
     },
 }
+
+const ERA: &str = "era";
+/// Switches that are the same in every era.
+const ERALESS: [&str; 1] = ["mtu"];
 
 /// `name=value`; the value is JSON, or else text.
 fn assignment(text: &str) -> Result<(String, Value), String> {
@@ -32,11 +36,23 @@ impl Settings {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let mut settings = c.client.settings().await?;
         if let Self::Set { values } = self {
+            let known: Vec<String> = settings
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(k, _)| k.clone())
+                .collect();
+            // An era brings its own values: what was set before goes, what is named beside it stands.
+            if values.iter().any(|(name, _)| same(name, ERA))
+                && let Some(object) = settings.as_object_mut()
+            {
+                object.retain(|name, _| name == ERA || ERALESS.contains(&&**name));
+            }
             for (name, value) in values {
                 let Some(object) = settings.as_object_mut() else { break };
-                let canonical = object.keys().find(|k| same(k, name)).cloned();
+                let canonical = known.iter().find(|k| same(k, name)).cloned();
                 let Some(key) = canonical else {
-                    let names = object.keys().cloned().collect::<Vec<_>>().join(", ");
+                    let names = known.join(", ");
                     return Err(Usage::new(format!("there is no setting '{name}'"), format!("one of: {names}")).into());
                 };
                 object.insert(key, value.clone());

@@ -7,17 +7,18 @@ use crate::context::Context;
 use crate::failure::Usage;
 use crate::output::{at, items};
 use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 use serde_json::json;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tombolo_client::fabric::Binding;
 use tombolo_client::path::last;
+use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// Make a token for one machine or one gateway instance, and print how to join with it
+    /// Make a token for one machine, one gateway instance or one link of a circuit, and print how to join with it
     Create(Create),
     /// List the tokens that were not used yet
     List,
@@ -31,7 +32,7 @@ pub(crate) enum Token {
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     /// A machine, by the name that it will have
-    #[arg(long, value_name = "NAME", value_parser = name, requires = "nics", required_unless_present = "gateway")]
+    #[arg(long, value_name = "NAME", value_parser = name, requires = "nics", required_unless_present_any = ["gateway", "circuit"])]
     vm: Option<String>,
     /// Its network interfaces, the primary one first; by name or id
     #[arg(long = "nic", value_name = "NIC", value_parser = reference, num_args = 1.., value_delimiter = ',', requires = "vm")]
@@ -39,18 +40,40 @@ pub(crate) struct Create {
     /// Subnets whose other machines sit behind this one: VNET/SUBNET
     #[arg(long = "served", value_name = "SUBNET", value_parser = subnet, num_args = 1.., value_delimiter = ',', requires = "vm")]
     served: Vec<String>,
-    /// A VPN gateway, by name or id
+    /// A gateway, by name or id
     #[arg(long, value_name = "GATEWAY", value_parser = reference, conflicts_with = "vm")]
     gateway: Option<String>,
+    /// A circuit, by name or id: the agent is the provider edge of one of its links
+    #[arg(long, value_name = "CIRCUIT", value_parser = reference, conflicts_with_all = ["vm", "gateway"], requires = "link")]
+    circuit: Option<String>,
+    /// Which link of the circuit
+    #[arg(long, value_enum, requires = "circuit")]
+    link: Option<Link>,
     /// Which instance of the gateway; needed if it has several
     #[arg(long, value_name = "NAME", requires = "gateway")]
     ip_configuration: Option<String>,
-    /// The agent's name; the machine's or gateway's unless given
+    /// The agent's name; the machine's, gateway's or circuit's unless given
     #[arg(long, value_name = "NAME")]
     agent: Option<AgentId>,
     /// How long the token is valid; the controller's default unless given
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ttl: Option<Duration>,
+}
+
+/// A link of a circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Link {
+    Primary,
+    Secondary,
+}
+
+impl From<Link> for CircuitLink {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Primary => Self::Primary,
+            Link::Secondary => Self::Secondary,
+        }
+    }
 }
 
 impl Token {
@@ -85,45 +108,7 @@ impl Token {
 
 impl Create {
     async fn run(&self, c: &Context) -> Result<()> {
-        let group = c.group()?;
-        let (own_name, binding) = if let Some(gateway) = &self.gateway {
-            let id = group.resolve("virtualNetworkGateways", gateway);
-            let instance = self.instance(c, &id).await?;
-            let several = self.ip_configuration.is_some();
-            let name = if several {
-                format!("{}-{instance}", last(&id))
-            } else {
-                last(&id).to_owned()
-            };
-            (
-                name,
-                Binding::Gateway {
-                    gateway: ResourceId::new(id),
-                    ip_configuration: instance,
-                },
-            )
-        } else {
-            let vm = self.vm.clone().unwrap_or_default();
-            let nics = self
-                .nics
-                .iter()
-                .map(|n| ResourceId::new(group.resolve("networkInterfaces", n)))
-                .collect();
-            let served: Result<Vec<_>, String> = self
-                .served
-                .iter()
-                .map(|s| group.resolve_subnet(s).map(ResourceId::new))
-                .collect();
-            let served = served.map_err(anyhow::Error::msg)?;
-            (
-                vm.clone(),
-                Binding::Vm {
-                    vm: group.vm(&vm),
-                    nics,
-                    served,
-                },
-            )
-        };
+        let (own_name, binding) = self.binding(c).await?;
         let agent = match &self.agent {
             Some(agent) => agent.clone(),
             None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
@@ -154,6 +139,50 @@ impl Create {
         c.out.line(&format!("  {join}"));
         c.out.line(&format!("  {run}"));
         c.settle().await
+    }
+
+    /// What the agent will stand for, with a name for it.
+    async fn binding(&self, c: &Context) -> Result<(String, Binding)> {
+        let group = c.group()?;
+        if let (Some(circuit), Some(link)) = (&self.circuit, self.link) {
+            let id = group.resolve("expressRouteCircuits", circuit);
+            let link = CircuitLink::from(link);
+            let name = format!("{}-{}", last(&id), link.name());
+            let circuit = ResourceId::new(id);
+            return Ok((name, Binding::Edge { circuit, link }));
+        }
+        if let Some(gateway) = &self.gateway {
+            let id = group.resolve("virtualNetworkGateways", gateway);
+            let instance = self.instance(c, &id).await?;
+            let several = self.ip_configuration.is_some();
+            let name = if several {
+                format!("{}-{instance}", last(&id))
+            } else {
+                last(&id).to_owned()
+            };
+            let gateway = ResourceId::new(id);
+            let ip_configuration = instance;
+            return Ok((
+                name,
+                Binding::Gateway {
+                    gateway,
+                    ip_configuration,
+                },
+            ));
+        }
+        let name = self.vm.clone().unwrap_or_default();
+        let nics = self.nics.iter().map(|n| group.resolve("networkInterfaces", n));
+        let served: Result<Vec<_>, String> = self
+            .served
+            .iter()
+            .map(|s| group.resolve_subnet(s).map(ResourceId::new))
+            .collect();
+        let binding = Binding::Vm {
+            vm: group.vm(&name),
+            nics: nics.map(ResourceId::new).collect(),
+            served: served.map_err(anyhow::Error::msg)?,
+        };
+        Ok((name, binding))
     }
 
     /// The gateway's instance: the given one, or the only one.

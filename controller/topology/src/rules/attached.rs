@@ -4,8 +4,7 @@
 //! Looked at when a change stands in the draft: it holds before every change, so what is wrong came with this one.
 
 use super::peering::{counted_space, gateways_of};
-use super::vpn::vnet_of;
-use super::{Draft, gateway::is_apipa, pairs};
+use super::{Draft, gateway::is_apipa, pairs, vnet_of};
 use crate::net::DisjointSet;
 use crate::resource::{ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, PeeringState, VirtualNetworkGateway};
 use ipnet::IpNet;

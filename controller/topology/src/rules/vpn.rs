@@ -11,8 +11,26 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 /// The VNet that a gateway is in.
-pub(super) fn vnet_of(gateway: &VirtualNetworkGateway) -> Option<ResourceId> {
+pub(crate) fn vnet_of(gateway: &VirtualNetworkGateway) -> Option<ResourceId> {
     gateway.ip_configurations.first().map(|c| parent_id(&c.subnet))
+}
+
+/// What a gateway speaks for: its VNet, and the VNets that use its gateways (P21b, E5).
+pub(crate) fn behind(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<IpNet> {
+    let vnet = vnet_of(gateway).and_then(|id| topology.vnets.get(&id));
+    let Some(vnet) = vnet else { return Vec::new() };
+    let mut prefixes = vnet.address_space.clone();
+    for half in &vnet.peerings {
+        let remote = topology.vnets.get(&half.remote_vnet);
+        let mut halves = remote.into_iter().flat_map(|r| &r.peerings);
+        let uses = halves.any(|p| p.remote_vnet == vnet.envelope.id && p.use_remote_gateways);
+        if uses && half.allow_gateway_transit && half.state == PeeringState::Connected {
+            prefixes.extend(&half.remote_address_space);
+        }
+    }
+    prefixes.sort();
+    prefixes.dedup();
+    prefixes
 }
 
 impl Draft<'_> {

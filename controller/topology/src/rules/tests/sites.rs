@@ -413,3 +413,53 @@ fn d16_nobody_has_a_devices_key() {
         ["XKeyInUse"]
     );
 }
+
+#[test]
+fn d14_d16_what_a_device_is_told() {
+    let mut w = world();
+    let id = ResourceId::new(net("connections/loc"));
+    let code = |w: &World, id: &ResourceId| {
+        let refused = crate::device::config(&w.now, id).unwrap_err();
+        (refused.status, refused.problems[0].code)
+    };
+    assert_eq!(code(&w, &id), (404, "ResourceNotFound"));
+    assert_eq!(code(&w, &ResourceId::new("x")), (404, "ResourceNotFound"));
+    let there = ResourceId::new(net("connections/there"));
+    assert_eq!(code(&w, &there), (400, "XNoDevice"));
+    w.site("loc", &["10.7.0.0/16"], bgp(65021, "10.7.0.1")).unwrap();
+    w.connect_site("loc", "hub", "loc", json!({})).unwrap();
+    assert_eq!(code(&w, &id), (400, "XSharedKeyRequired"));
+    w.connect_site("loc", "hub", "loc", json!({"sharedKey": "abc"}))
+        .unwrap();
+    let told = crate::device::config(&w.now, &id).unwrap();
+    assert!(told.bgp.is_none() && told.instances.is_empty());
+    assert_eq!(told.prefixes, ["10.1.0.0/16".parse().unwrap()]);
+    // P21: a spoke that uses the gateway lies behind it.
+    w.peer("hub", "spoke", json!({"allowGatewayTransit": true})).unwrap();
+    w.peer("spoke", "hub", json!({"useRemoteGateways": true})).unwrap();
+    let binding = Binding::Gateway {
+        gateway: ResourceId::new(net("virtualNetworkGateways/hub-gw")),
+        ip_configuration: "default".to_owned(),
+    };
+    w.join("hub-agent", binding).unwrap();
+    w.connect_site("loc", "hub", "loc", json!({"enableBgp": true})).unwrap();
+    let told = crate::device::config(&w.now, &id).unwrap();
+    assert_eq!(told.prefixes.len(), 2);
+    assert_eq!(told.instances[0].endpoint, Some("192.0.2.1:4500".parse().unwrap()));
+    let session = told.bgp.unwrap();
+    assert_eq!((session.asn, session.gateway_asn), (65021, 65515));
+    assert_eq!(
+        session.gateway_address,
+        "10.1.255.30".parse::<std::net::IpAddr>().unwrap()
+    );
+    // D14: bound to both ends, and the same whatever their casing; each connection has its own.
+    let connection = &w.now.connections[&id];
+    assert_eq!(connection.preshared_key(), Some(told.preshared_key));
+    let mut upper = (**connection).clone();
+    upper.gateway1 = ResourceId::new(upper.gateway1.as_str().to_ascii_uppercase());
+    assert_eq!(upper.preshared_key(), Some(told.preshared_key));
+    assert_ne!(w.now.connections[&there].preshared_key(), Some(told.preshared_key));
+    let shown = serde_json::to_value(&told).unwrap();
+    assert_eq!(shown["port"], 51820);
+    assert_eq!(shown["presharedKey"].as_str().unwrap().len(), 44);
+}

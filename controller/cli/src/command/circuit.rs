@@ -1,0 +1,214 @@
+//! ExpressRoute circuits and their private peering.
+
+use super::connection::Key;
+use crate::args::name;
+use crate::context::Context;
+use crate::failure::Usage;
+use crate::output::{Column, at};
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::Cell;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Circuit {
+    /// Create a circuit
+    Create {
+        #[arg(value_parser = name)]
+        name: String,
+        #[command(flatten)]
+        size: Size,
+        /// The region; the group's unless given
+        #[arg(short, long)]
+        location: Option<String>,
+    },
+    /// Change a circuit
+    Update {
+        #[arg(value_parser = name)]
+        name: String,
+        #[command(flatten)]
+        size: Size,
+    },
+    /// List circuits
+    List,
+    /// Show a circuit with its lines
+    Show {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Delete a circuit
+    Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Its two lines to the customer
+    #[command(subcommand)]
+    Peering(Peering),
+}
+
+/// What Azure would bill, and what limits follow from it (X12, X13).
+#[derive(Debug, Args)]
+pub(crate) struct Size {
+    /// Where it ends; the region unless given
+    #[arg(long)]
+    peering_location: Option<String>,
+    /// Mbit/s
+    #[arg(long)]
+    bandwidth: Option<u32>,
+    /// How many VNets may be linked to it
+    #[arg(long, value_enum)]
+    sku_tier: Option<Tier>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    /// Ten
+    Standard,
+    /// More, by bandwidth
+    Premium,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Peering {
+    /// Make the private peering, or change it
+    Create {
+        #[arg(value_parser = name)]
+        circuit: String,
+        /// The customer's ASN (G4)
+        #[arg(long)]
+        peer_asn: u32,
+        /// A /30: the first address is the customer's, the second the edge's (E1)
+        #[arg(long, value_name = "PREFIX")]
+        primary_peer_subnet: IpNet,
+        /// The same for the second line
+        #[arg(long, value_name = "PREFIX")]
+        secondary_peer_subnet: IpNet,
+        /// 0 to 4094
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=4094))]
+        vlan_id: u16,
+        #[command(flatten)]
+        key: Key,
+    },
+    /// Delete the private peering
+    Delete {
+        #[arg(value_parser = name)]
+        circuit: String,
+    },
+}
+
+impl Size {
+    fn set(&self, body: &mut Value) {
+        let provider = "serviceProviderProperties";
+        if let Some(location) = &self.peering_location {
+            body["properties"][provider]["peeringLocation"] = json!(location);
+        }
+        if let Some(bandwidth) = self.bandwidth {
+            body["properties"][provider]["bandwidthInMbps"] = json!(bandwidth);
+        }
+        if let Some(tier) = self.sku_tier {
+            let tier = match tier {
+                Tier::Standard => "Standard",
+                Tier::Premium => "Premium",
+            };
+            body["sku"] = json!({"name": format!("{tier}_MeteredData"), "tier": tier, "family": "MeteredData"});
+        }
+    }
+
+    fn says_nothing(&self) -> bool {
+        self.peering_location.is_none() && self.bandwidth.is_none() && self.sku_tier.is_none()
+    }
+}
+
+const PRIVATE: &str = "/properties/peerings/0/properties";
+
+const COLUMNS: &[Column] = &[
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Location", |v| Cell::new(at(v, "/location"))),
+    ("Peering location", |v| {
+        Cell::new(at(v, "/properties/serviceProviderProperties/peeringLocation"))
+    }),
+    ("Tier", |v| Cell::new(at(v, "/sku/tier"))),
+    ("Peer ASN", |v| Cell::new(at(v, &format!("{PRIVATE}/peerASN")))),
+    ("Primary", |v| {
+        Cell::new(at(v, &format!("{PRIVATE}/primaryPeerAddressPrefix")))
+    }),
+    ("Secondary", |v| {
+        Cell::new(at(v, &format!("{PRIVATE}/secondaryPeerAddressPrefix")))
+    }),
+    ("VLAN", |v| Cell::new(at(v, &format!("{PRIVATE}/vlanId")))),
+];
+
+impl Circuit {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        match self {
+            Self::Create { name, size, location } => {
+                let mut body = json!({"location": c.location(location.as_deref()).await?, "properties": {}});
+                size.set(&mut body);
+                let what =
+                    format!("Created circuit {name}. It has no lines yet: tombolo circuit peering create {name}");
+                c.put(&path(c, name)?, &body, &what).await
+            }
+            Self::Update { name, size } => {
+                if size.says_nothing() {
+                    let hint =
+                        "--peering-location, --bandwidth or --sku-tier; its lines: tombolo circuit peering create";
+                    return Err(Usage::new("nothing to change", hint).into());
+                }
+                c.edit(&path(c, name)?, &format!("Updated circuit {name}."), |body| {
+                    size.set(body)
+                })
+                .await
+            }
+            Self::List => c.out.list(
+                &c.list("expressRouteCircuits").await?,
+                COLUMNS,
+                "No circuits. Create one: tombolo circuit create NAME",
+            ),
+            Self::Show { name } => c.out.item(&c.client.arm_get(&path(c, name)?).await?, COLUMNS),
+            Self::Delete { name } => c.delete(&path(c, name)?, "circuit").await,
+            Self::Peering(peering) => peering.run(c).await,
+        }
+    }
+}
+
+impl Peering {
+    async fn run(&self, c: &Context) -> Result<()> {
+        match self {
+            Self::Create {
+                circuit,
+                peer_asn,
+                primary_peer_subnet,
+                secondary_peer_subnet,
+                vlan_id,
+                key,
+            } => {
+                let mut properties = json!({
+                    "peeringType": "AzurePrivatePeering",
+                    "peerASN": peer_asn,
+                    "primaryPeerAddressPrefix": primary_peer_subnet,
+                    "secondaryPeerAddressPrefix": secondary_peer_subnet,
+                    "vlanId": vlan_id,
+                });
+                if let Some(key) = key.read()? {
+                    properties["sharedKey"] = json!(key);
+                }
+                let what = format!(
+                    "Set the private peering of circuit {circuit}. The agents of its edges join with: tombolo token create \
+                     --circuit {circuit} --link primary|secondary"
+                );
+                c.put(&private(c, circuit)?, &json!({"properties": properties}), &what)
+                    .await
+            }
+            Self::Delete { circuit } => c.delete(&private(c, circuit)?, "peering").await,
+        }
+    }
+}
+
+fn path(c: &Context, name: &str) -> Result<String> {
+    Ok(c.group()?.item("expressRouteCircuits", name))
+}
+
+fn private(c: &Context, circuit: &str) -> Result<String> {
+    Ok(format!("{}/peerings/AzurePrivatePeering", path(c, circuit)?))
+}

@@ -1,0 +1,152 @@
+//! Local network gateways: sites as their operators describe them.
+
+use crate::args::name;
+use crate::context::Context;
+use crate::failure::Usage;
+use crate::output::{Column, at};
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use tombolo_proto::id::PublicKey;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LocalGateway {
+    /// Describe a site
+    Create {
+        #[arg(value_parser = name)]
+        name: String,
+        #[command(flatten)]
+        site: Site,
+        /// The region; the group's unless given
+        #[arg(short, long)]
+        location: Option<String>,
+    },
+    /// Change what is said of a site
+    Update {
+        #[arg(value_parser = name)]
+        name: String,
+        #[command(flatten)]
+        site: Site,
+    },
+    /// List local network gateways
+    List,
+    /// Show a local network gateway
+    Show {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Delete a local network gateway
+    Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+}
+
+/// What can be said of a site.
+#[derive(Debug, Args)]
+pub(crate) struct Site {
+    /// Where its device is reached; left out: the device calls
+    #[arg(long)]
+    gateway_ip_address: Option<IpAddr>,
+    /// Its prefixes (G7); with BGP there need not be any
+    #[arg(short = 'p', long = "local-address-prefixes", value_name = "PREFIX", num_args = 1.., value_delimiter = ',')]
+    prefixes: Vec<IpNet>,
+    /// Its ASN (G4)
+    #[arg(long)]
+    asn: Option<u32>,
+    /// Its device's address inside the tunnel (G4)
+    #[arg(long)]
+    bgp_peering_address: Option<IpAddr>,
+    /// Its device's WireGuard key, as `wg pubkey` prints it
+    #[arg(long, value_name = "KEY")]
+    public_key: Option<PublicKey>,
+    /// The device's UDP port; 51820 unless given
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+}
+
+impl Site {
+    fn set(&self, body: &mut Value) {
+        let properties = &mut body["properties"];
+        if let Some(address) = self.gateway_ip_address {
+            properties["gatewayIpAddress"] = json!(address);
+        }
+        if !self.prefixes.is_empty() {
+            properties["localNetworkAddressSpace"] = json!({"addressPrefixes": self.prefixes});
+        }
+        if let Some(asn) = self.asn {
+            properties["bgpSettings"]["asn"] = json!(asn);
+        }
+        if let Some(address) = self.bgp_peering_address {
+            properties["bgpSettings"]["bgpPeeringAddress"] = json!(address);
+        }
+        if let Some(key) = self.public_key {
+            properties["wireGuardPublicKey"] = json!(key);
+        }
+        if let Some(port) = self.port {
+            properties["wireGuardPort"] = json!(port);
+        }
+    }
+
+    fn says_nothing(&self) -> bool {
+        let mut body = json!({});
+        self.set(&mut body);
+        body["properties"].is_null()
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Location", |v| Cell::new(at(v, "/location"))),
+    ("Prefixes", |v| {
+        Cell::new(at(v, "/properties/localNetworkAddressSpace/addressPrefixes"))
+    }),
+    ("Device", |v| {
+        let address = at(v, "/properties/gatewayIpAddress");
+        let port = at(v, "/properties/wireGuardPort");
+        Cell::new(match address.as_str() {
+            "" => "calls".to_owned(),
+            v6 if v6.contains(':') => format!("[{v6}]:{port}"),
+            v4 => format!("{v4}:{port}"),
+        })
+    }),
+    ("Key", |v| Cell::new(at(v, "/properties/wireGuardPublicKey"))),
+    ("ASN", |v| Cell::new(at(v, "/properties/bgpSettings/asn"))),
+    ("BGP address", |v| {
+        Cell::new(at(v, "/properties/bgpSettings/bgpPeeringAddress"))
+    }),
+];
+
+impl LocalGateway {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let path = |name: &str| Ok::<_, anyhow::Error>(c.group()?.item("localNetworkGateways", name));
+        match self {
+            Self::Create { name, site, location } => {
+                let mut body = json!({"location": c.location(location.as_deref()).await?, "properties": {}});
+                site.set(&mut body);
+                let what = format!(
+                    "Created local network gateway {name}. Connect it: tombolo connection create NAME --gateway1 GATEWAY \
+                     --local-gateway {name}"
+                );
+                c.put(&path(name)?, &body, &what).await
+            }
+            Self::Update { name, site } => {
+                if site.says_nothing() {
+                    return Err(Usage::new("nothing to change", "one of the options of --help").into());
+                }
+                let what = format!("Updated local network gateway {name}.");
+                c.edit(&path(name)?, &what, |body| site.set(body)).await
+            }
+            Self::List => c.out.list(
+                &c.list("localNetworkGateways").await?,
+                COLUMNS,
+                "No local network gateways. Describe a site: tombolo local-gateway create NAME -p PREFIX",
+            ),
+            Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
+            Self::Delete { name } => c.delete(&path(name)?, "local network gateway").await,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What the device of a site has to be told (D16). Holds a secret, as the shared key of a connection is one.
+
+use crate::rest::failure::{Failure, ok};
+use crate::rest::{Rest, json};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::json as object;
+use std::sync::Arc;
+use tombolo_proto::id::ResourceId;
+use tombolo_topology::device;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Question {
+    connection: ResourceId,
+}
+
+/// POST `device-config`.
+pub(super) async fn config(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let Question { connection } = json::typed(request).await?;
+    let topology = rest.app.writer.current().topology;
+    Ok(ok(&object!(device::config(&topology, &connection)?)))
+}
