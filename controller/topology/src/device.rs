@@ -137,7 +137,7 @@ fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<Device
         .map(|agent| DeviceTunnel {
             agent: agent.id.clone(),
             public_key: agent.public_key,
-            endpoint: agent.endpoints.first().copied(),
+            endpoint: agent.reach.endpoints.first().copied(),
         })
         .collect()
 }

@@ -5,6 +5,7 @@ use super::{Draft, pairs};
 use crate::net::overlaps_within;
 use crate::path::parent_id;
 use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
+use crate::topology::Topology;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
