@@ -10,7 +10,7 @@
 pub mod bird;
 pub mod device;
 
-use crate::command::{self, run};
+use crate::command::run;
 use crate::host::{Hosts, inside, sysctl};
 use crate::topology::Topology;
 use crate::topology::site::{
@@ -65,7 +65,7 @@ pub fn find_programs(topology: &Topology) -> Result<()> {
         needed.extend([("wg", "wireguard-tools"), ("wireguard-go", "wireguard-go")]);
     }
     for (program, package) in needed {
-        let found = command::run(&["sh", "-c", "command -v \"$0\"", program]);
+        let found = run(&["sh", "-c", "command -v \"$0\"", program]);
         if found.is_err() {
             bail!("the sites need '{program}', which is not here: Debian and Ubuntu have it in package {package}");
         }
