@@ -192,7 +192,10 @@ pub(crate) fn sign(socket: &impl AsFd, peer: std::net::Ipv4Addr, key: &[u8]) -> 
     let room = signature.key.get_mut(..key.len()).ok_or(io::ErrorKind::InvalidInput)?;
     room.copy_from_slice(key);
     signature.key_length = key.len() as u16;
-    let (at, len) = ((&raw const signature).cast(), size_of_val(&signature) as libc::socklen_t);
+    let (at, len) = (
+        (&raw const signature).cast(),
+        size_of_val(&signature) as libc::socklen_t,
+    );
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the descriptor is open; the option reads a tcp_md5sig, which `signature` is laid out as and outlives.
     match unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_MD5SIG, at, len) } {

@@ -28,6 +28,7 @@ pub const CONTROLLER: &str = "controller";
 const BUILT_IN: &[(&str, &str)] = &[
     ("hub-spoke", include_str!("../topologies/hub-spoke.yaml")),
     ("interop", include_str!("../topologies/interop.yaml")),
+    ("two-hubs", include_str!("../topologies/two-hubs.yaml")),
 ];
 
 /// A lab as its file describes it.

@@ -6,6 +6,7 @@
 mod demo;
 mod faults;
 mod harness;
+mod hybrid;
 mod peering;
 mod stream;
 mod transit;

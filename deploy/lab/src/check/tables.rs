@@ -3,6 +3,7 @@
 use super::Agreement;
 use crate::command::{self, LIMIT};
 use crate::lab::Lab;
+use crate::site::EDGE_LINE;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -10,10 +11,9 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
-use tombolo_proto::config::{AgentConfig, ForeignSources, Role};
+use tombolo_proto::config::{ForeignSources, Role};
 use tombolo_proto::id::AgentId;
 use tombolo_proto::installed::{InstalledHop, InstalledKernel, InstalledTables, KernelRoute};
-use tombolo_proto::route::{NextHop, RouteState};
 
 /// Compares the controller's view with what the agents have installed, without sending a packet. Agents that do not run
 /// are left out.
@@ -24,7 +24,12 @@ pub async fn tables(lab: &Lab) -> Result<Agreement> {
     let mut found = Agreement::default();
     let client = lab.client()?;
     for (name, _) in lab.topology().agents().filter(|(name, _)| lab.agent_runs(name)) {
+        // With what the agents report to have learned, by the functions that agents run themselves.
         let wanted = client
+            .agent_tables(name)
+            .await
+            .with_context(|| format!("tables of {name}"))?;
+        let config = client
             .agent_config(name)
             .await
             .with_context(|| format!("configuration of {name}"))?;
@@ -38,16 +43,16 @@ pub async fn tables(lab: &Lab) -> Result<Agreement> {
                 .problems
                 .extend(difference.map(|d| format!("{what} of {name}: {d}")));
         };
-        note("routes", difference(&wanted_routes(&wanted), &engine_routes(&tables)));
-        note("links", difference(&wanted_links(&wanted), &engine_links(&tables)));
+        note("routes", difference(&engine_routes(&wanted), &engine_routes(&tables)));
+        note("links", difference(&engine_links(&wanted), &engine_links(&tables)));
         note(
             "transit",
-            difference(&wanted_transit(&wanted), &engine_transit(&tables)),
+            difference(&engine_transit(&wanted), &engine_transit(&tables)),
         );
         let actual = kernel_routes(lab, name, &installed.kernel)?;
         note("kernel routes", difference(&planned_routes(&installed.kernel), &actual));
 
-        let Role::Vm { nics, .. } = &wanted.role else { continue };
+        let Role::Vm { nics, .. } = &config.role else { continue };
         for nic in nics {
             let answer = client
                 .arm_post(&format!("{}/effectiveRouteTable", nic.id), &Value::Null)
@@ -104,35 +109,6 @@ fn shown(route: &Value) -> String {
     format!("{} {hop}", list(&route["addressPrefix"]))
 }
 
-/// The active routes of a configuration by subnet, each with the VNet that it leads into.
-fn wanted_routes(config: &AgentConfig) -> BTreeSet<String> {
-    let into = |peering| {
-        let here = |s: &&tombolo_proto::config::Space| {
-            use tombolo_proto::config::SpaceKind::Peered;
-            matches!(&s.kind, Peered { peering: p, .. } if p == peering)
-        };
-        config.spaces.iter().find(here).map(|s| s.vnet.name().to_owned())
-    };
-    let linked = |agent: &AgentId| config.links.iter().any(|l| l.peer == *agent);
-    let mut routes = BTreeSet::new();
-    for subnet in &config.subnets {
-        for route in subnet.routes.iter().filter(|r| r.state == RouteState::Active) {
-            let hop = match &route.next_hop {
-                NextHop::VnetPeering { peering } | NextHop::VnetGlobalPeering { peering } => {
-                    format!("VNetPeering {:?}", into(peering))
-                }
-                NextHop::VirtualNetworkGateway { gateways, .. } => {
-                    format!("VirtualNetworkGateway {}", gateways.iter().any(|g| linked(&g.agent)))
-                }
-                NextHop::VirtualAppliance { address } => format!("VirtualAppliance {address}"),
-                other @ (NextHop::VnetLocal {} | NextHop::Internet {} | NextHop::None {}) => other.type_name().into(),
-            };
-            routes.insert(format!("{} {} {hop}", subnet.id.name(), route.prefix));
-        }
-    }
-    routes
-}
-
 fn engine_routes(tables: &InstalledTables) -> BTreeSet<String> {
     let mut routes = BTreeSet::new();
     for subnet in &tables.subnets {
@@ -157,26 +133,9 @@ fn link_line(peer: &AgentId, sources: &[IpNet], foreign: ForeignSources) -> Link
     (peer.clone(), sources, format!("{foreign:?}"))
 }
 
-fn wanted_links(config: &AgentConfig) -> BTreeSet<LinkLine> {
-    let links = config.links.iter();
-    links.map(|l| link_line(&l.peer, &l.sources, l.foreign)).collect()
-}
-
 fn engine_links(tables: &InstalledTables) -> BTreeSet<LinkLine> {
     let links = tables.links.iter();
     links.map(|l| link_line(&l.peer, &l.sources, l.foreign)).collect()
-}
-
-fn wanted_transit(config: &AgentConfig) -> BTreeSet<(IpNet, String)> {
-    match &config.role {
-        Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => BTreeSet::new(),
-        Role::VpnGateway { transit, .. } => {
-            let transit = transit.iter();
-            transit
-                .map(|t| (t.prefix.trunc(), t.connection.name().to_owned()))
-                .collect()
-        }
-    }
 }
 
 fn engine_transit(tables: &InstalledTables) -> BTreeSet<(IpNet, String)> {
@@ -197,7 +156,7 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
         let what = match route {
             KernelRoute::Device => kernel.device.as_str(),
             KernelRoute::Throw => "throw",
-            KernelRoute::Line => "line",
+            KernelRoute::Line => EDGE_LINE,
         };
         (*prefix, format!("{what} in {table}"))
     };
