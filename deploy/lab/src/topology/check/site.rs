@@ -254,7 +254,7 @@ mod tests {
             (
                 &["sites", "loc1", "prefixes"],
                 "[203.0.113.0/28]",
-                "overlaps 203.0.113.0/26",
+                "203.0.113.0/26 overlaps",
             ),
             (
                 &["sites", "loc1", "lan", "router"],
