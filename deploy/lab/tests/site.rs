@@ -178,9 +178,16 @@ protocol bgp site {{
 
     async fn hops(&self, from: &str, source: &str, to: &str) -> String {
         let argv = ["traceroute", "-n", "-I", "-q", "3", "-m", "6", "-s", source, to];
-        let done = self.lab.exec(from, &argv, Duration::from_secs(30)).await.unwrap();
-        let traced = tombolo_lab::probe::Traced::read(&done, to.parse().unwrap()).unwrap();
-        traced.to_string()
+        let start = Instant::now();
+        loop {
+            let done = self.lab.exec(from, &argv, Duration::from_secs(30)).await.unwrap();
+            // While a router changes its mind there is no way for a moment, and then the program does not even begin.
+            match tombolo_lab::probe::Traced::read(&done, to.parse().unwrap()) {
+                Ok(traced) => return traced.to_string(),
+                Err(e) => assert!(start.elapsed() < SETTLE, "{e:#}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn down(mut self, name: &str) {
