@@ -128,7 +128,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
                 "10.0.0.4",
                 "10.0.0.5",
             ],
-            "--circuit",
+            "cannot be used with",
         ),
         (
             &["local-gateway", "create", "l", "--public-key", "abc"],

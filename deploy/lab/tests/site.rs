@@ -108,17 +108,17 @@ impl Bench {
         self.stand_ins.push(process::start(&argv, &log, &[], true).unwrap());
     }
 
-    /// A speaker that announces 10.10.30.0/24, and has the address .4 of it.
-    fn speaker(&mut self, host: &str, own: &str, other: &str, asn: u32, how: &str) {
+    /// A speaker that announces 10.10.30.0/24, of which its host has the address .4. `more` are its routes besides.
+    fn speaker(&mut self, host: &str, (own, other): (&str, &str), asn: u32, how: &str, more: &str) {
         let config = format!(
             "log stderr all; router id {own};
 protocol device {{ }}
-protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; }}
-protocol static {{ ipv4; route 10.10.30.0/24 blackhole; }}
+protocol kernel {{ ipv4 {{ import none; export where net != 10.10.30.0/24; }}; }}
+protocol static {{ ipv4; route 10.10.30.0/24 blackhole; {more} }}
 protocol bgp site {{
   local {own} as {asn}; neighbor {other} as 65021; {how}
   connect delay time 1; connect retry time 1; error wait time 1, 2; hold time 3;
-  ipv4 {{ import all; export all; next hop self; }};
+  ipv4 {{ import all; export where net = 10.10.30.0/24; next hop self; }};
 }}
 "
         );
@@ -129,7 +129,7 @@ protocol bgp site {{
     async fn edge(&mut self, host: &str, own: &str, other: &str) {
         self.on(host, &format!("ip address add {own}/30 dev line0")).await;
         self.on(host, "ip address add 10.10.30.4/32 dev lo").await;
-        self.speaker(host, own, other, 12076, "check link; password \"signed\";");
+        self.speaker(host, (own, other), 12076, "check link; password \"signed\";", "");
     }
 
     /// The far end of the tunnel, and what it tells the operator of the device.
@@ -150,8 +150,8 @@ protocol bgp site {{
         self.on("gw", "ip address add 10.10.30.254/32 dev wg0").await;
         self.on("gw", "ip address add 10.10.30.4/32 dev lo").await;
         self.on("gw", "ip link set wg0 mtu 1420 up").await;
-        self.on("gw", "ip route add 10.2.30.125/32 dev wg0").await;
-        self.speaker("gw", "10.10.30.254", "10.2.30.125", 65515, "multihop;");
+        let device = "route 10.2.30.125/32 via \"wg0\";";
+        self.speaker("gw", ("10.10.30.254", "10.2.30.125"), 65515, "multihop;", device);
         let text = format!(
             "[Interface]\nAddress = 10.2.30.125/32\nListenPort = 51820\n\
              PostUp = ip route add 10.10.30.254/32 dev %i\n[Peer]\nPublicKey = {public}\n\
@@ -260,8 +260,13 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
     );
     assert_eq!(
         bench.hops("gw", "10.10.30.254", "10.2.30.10").await,
-        "10.2.30.125 → *",
-        "the way back leads over the circuit, where nobody has that address"
+        "10.2.30.125 → 192.168.30.1 → 10.2.30.10",
+        "the speaker itself is reached by the tunnel"
+    );
+    assert_eq!(
+        bench.hops("gw", "10.10.30.4", "10.2.30.10").await,
+        "*",
+        "everybody else is answered over the circuit"
     );
 
     // No way is silence (T8): the underlay is no way either.
@@ -284,7 +289,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
             .all()
     );
     assert_eq!(
-        bench.hops("gw", "10.10.30.254", "10.2.30.10").await,
+        bench.hops("gw", "10.10.30.4", "10.2.30.10").await,
         "10.2.30.125 → 192.168.30.1 → 10.2.30.10"
     );
     bench.lab.undo_events().unwrap();

@@ -61,7 +61,8 @@ pub(crate) struct Create {
     #[command(flatten)]
     far: Far,
     /// The end of the tunnel to the primary edge, then that to the secondary: in GatewaySubnet; allocated unless given
-    #[arg(long = "tunnel-address", value_name = "ADDRESS", num_args = 2, requires = "circuit")]
+    #[arg(long = "tunnel-address", value_name = "ADDRESS", num_args = 2)]
+    #[arg(conflicts_with_all = ["gateway2", "local_gateway"])]
     tunnel_addresses: Vec<IpAddr>,
     #[command(flatten)]
     key: Key,

@@ -74,13 +74,14 @@ protocol device {{ scan time 2; }}
 protocol kernel {{
   scan time 10;
   merge paths {merge};
-  ipv4 {{ import none; export where source ~ [ RTS_STATIC, RTS_BGP, RTS_OSPF, RTS_OSPF_EXT1, RTS_OSPF_EXT2 ]; }};
+  ipv4 {{ import none; export where source ~ [ RTS_STATIC, RTS_BGP, RTS_OSPF_EXT2 ]; }};
 }}
 "
     )
 }
 
-/// The LAN's own prefix is no business of the customer edges, which know it from their operator.
+/// The LAN's own prefix is no business of the customer edges, which know it from their operator. What several of them
+/// tell comes in as many external routes, which are one only if they are merged.
 fn lan_router(site: &Site) -> String {
     let ecmp = if site.lan.ecmp { "yes" } else { "no" };
     let mut links = String::new();
@@ -93,6 +94,7 @@ fn lan_router(site: &Site) -> String {
         + &format!(
             "protocol ospf v2 lan {{
   ecmp {ecmp};
+  merge external {ecmp};
   ipv4 {{ import all; export none; }};
   area 0 {{
 {links}  }};
@@ -355,7 +357,10 @@ mod tests {
         assert!(metric(&first) && metric(&second), "equal");
         assert!(first.contains("proto = \"way_out\""));
         let router = config_of(&topology, "loc2-router");
-        assert!(router.contains("ecmp yes;") && router.contains("\"ce1\""), "{router}");
+        assert!(
+            router.contains("merge external yes;") && router.contains("\"ce1\""),
+            "{router}"
+        );
         assert_eq!(config_of(&topology, "loc2-vm"), "");
 
         let lan = &mut topology.sites.get_mut("loc2").unwrap().lan;
