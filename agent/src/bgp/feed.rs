@@ -55,9 +55,13 @@ impl Feed {
             let poked = self.poke.notified();
             let outcome = match timeout(HANDSHAKE, self.meet()).await {
                 Ok(Ok(met)) => {
-                    wait = FIRST_TRY;
+                    let begun = Instant::now();
                     let ended = self.listen(met, &mut table, &mut forget).await;
+                    if begun.elapsed() > LAST_TRY {
+                        wait = FIRST_TRY;
+                    }
                     table.end_session();
+                    self.publish(&table);
                     forget = Some(Instant::now() + GRACE);
                     ended
                 }
