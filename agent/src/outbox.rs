@@ -57,7 +57,23 @@ pub struct Handed {
     /// Where it came in.
     pub ingress: Ingress,
     /// As it came in.
-    pub packet: Box<[u8]>,
+    pub packet: Vec<u8>,
+    back: mpsc::Sender<Vec<u8>>,
+}
+
+impl Handed {
+    /// Gives the buffer back to the lane that the packet came from.
+    pub fn done(self) {
+        let _ = self.back.try_send(self.packet);
+    }
+}
+
+/// The way to the first lane, in other lanes. Buffers come back and are used again: packets allocate nothing.
+#[derive(Debug)]
+struct First {
+    inbox: mpsc::Sender<Handed>,
+    back: mpsc::Sender<Vec<u8>>,
+    spare: mpsc::Receiver<Vec<u8>>,
 }
 
 /// Datagrams that wait. Order per address is kept: a datagram joins the newest batch of its address or begins one.
@@ -75,8 +91,7 @@ pub struct Outbox {
     whole: bool,
     /// ECN bits of what is reserved now.
     ecn: u8,
-    /// The first lane's inbox, in other lanes.
-    first: Option<mpsc::Sender<Handed>>,
+    first: Option<First>,
     /// Configurations installed so far.
     pub generation: u64,
 }
@@ -85,6 +100,10 @@ impl Outbox {
     /// An empty one; `first`: the first lane's inbox, in other lanes.
     #[must_use]
     pub fn new(first: Option<mpsc::Sender<Handed>>) -> Self {
+        let first = first.map(|inbox| {
+            let (back, spare) = mpsc::channel(inbox.max_capacity());
+            First { inbox, back, spare }
+        });
         Self {
             first,
             ..Self::default()
@@ -193,17 +212,22 @@ impl TransmitSink for Outbox {
     }
 
     fn hand_over(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
-        let handed = |packet: &[u8]| Handed {
+        let Some(First { inbox, back, spare }) = &mut self.first else {
+            return false;
+        };
+        let Ok(room) = inbox.try_reserve() else {
+            return false;
+        };
+        let mut buffer = spare.try_recv().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(packet);
+        room.send(Handed {
             generation: self.generation,
             ingress,
-            packet: packet.into(),
-        };
-        self.first.as_ref().is_some_and(|first| {
-            first.try_reserve().is_ok_and(|room| {
-                room.send(handed(packet));
-                true
-            })
-        })
+            packet: buffer,
+            back: back.clone(),
+        });
+        true
     }
 
     fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
@@ -389,6 +413,26 @@ mod tests {
         order.extend(sent(&mut outbox).iter().map(|(_, bytes)| bytes[0]));
         assert_eq!(order.len(), 10 * 48 + 2);
         assert!(order.is_sorted());
+    }
+
+    /// A packet for the first lane takes a buffer that has come back; without room there it is refused.
+    #[test]
+    fn buffers_of_handed_packets_are_used_again() {
+        let (inbox, mut first) = mpsc::channel(4);
+        let mut outbox = Outbox::new(Some(inbox));
+        let mut buffers = std::collections::BTreeSet::new();
+        for n in 0..20u8 {
+            for _ in 0..4 {
+                assert!(outbox.hand_over(Ingress::Tun, &[n; 1400]));
+            }
+            assert!(!outbox.hand_over(Ingress::Tun, &[n; 1400]));
+            while let Ok(handed) = first.try_recv() {
+                assert_eq!(handed.packet, [n; 1400]);
+                buffers.insert(handed.packet.as_ptr());
+                handed.done();
+            }
+        }
+        assert_eq!(buffers.len(), 4);
     }
 
     /// A socket without room stops the flow, loses nothing and reorders nothing, and more than enough is refused.

@@ -230,18 +230,16 @@ impl Worker {
     }
 
     /// One packet that another lane was not ready for.
-    fn take(&mut self, handed: Handed, now: Instant) {
-        let Handed {
-            generation,
-            ingress,
-            mut packet,
-        } = handed;
-        if generation != self.outbox.generation {
+    fn take(&mut self, mut handed: Handed, now: Instant) {
+        if handed.generation == self.outbox.generation {
+            let (outbox, tun) = (&mut self.outbox, &mut self.tun);
+            self.engine
+                .handle_handed(handed.ingress, &mut handed.packet, now, outbox, tun);
+        } else {
             // Of another configuration, whose links have other numbers: rare, and at a change only.
-            return self.engine.refuse_handed();
+            self.engine.refuse_handed();
         }
-        self.engine
-            .handle_handed(ingress, &mut packet, now, &mut self.outbox, &mut self.tun);
+        handed.done();
     }
 
     /// One batch of the last receive call. Returns how many datagrams it was.
