@@ -2,11 +2,13 @@
 //!
 //! * `call`: a request, taken apart. * `login`: discovery and tokens for stock clients, before any authorization.
 //! * `subscription`: what stands above resource groups. * `resource`: groups, items, collections.
-//! * `action`: effective routes, shared keys. * `watcher`: next hop. * `deployment`: templates.
+//! * `action`: effective routes, shared keys. * `exchange`: routes and sessions of gateways and circuits.
+//! * `watcher`: next hop. * `deployment`: templates.
 
 mod action;
 mod call;
 mod deployment;
+mod exchange;
 mod login;
 mod resource;
 mod subscription;
@@ -98,6 +100,19 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             ["connections", _, "sharedkey"] | ["connections", _, "sharedkey", "reset"] => {
                 action::shared_key(rest, call).await
             }
+            [
+                "virtualnetworkgateways",
+                _,
+                "getlearnedroutes" | "getadvertisedroutes" | "getbgppeerstatus",
+            ] => exchange::gateway(rest, call),
+            [
+                "expressroutecircuits",
+                _,
+                "peerings",
+                _,
+                "routetables" | "routetablessummary",
+                _,
+            ] => exchange::circuit(rest, call),
             ["expressroutecircuits", _, "peerings", _, "sharedkey"] => action::circuit_key(rest, call),
             [_, _, "effectiveroutetable"] => action::effective_routes(rest, call),
             [_, _, "effectivenetworksecuritygroups"] => action::effective_security_groups(rest, call),

@@ -1,4 +1,4 @@
-"""Creates, lists, reads and deletes a hub, two spokes and a branch with the stock Azure client.
+"""Creates, lists, reads and deletes a hub, two spokes, a branch, a site and a circuit with the stock Azure client.
 
     topology.py BASE_URL CA_FILE TOKEN_FILE
 
@@ -234,6 +234,97 @@ def rules(client):
         same("not found", error.error.code, "ResourceNotFound")
 
 
+def outside(client):
+    """A site and a circuit beside the rest: made, connected, asked, refused while in use, and gone again."""
+    site = client.local_network_gateways.begin_create_or_update(
+        GROUP,
+        "loc1",
+        models.LocalNetworkGateway(
+            location=LOCATION,
+            gateway_ip_address="192.0.2.7",
+            local_network_address_space=models.AddressSpace(address_prefixes=["10.7.0.0/16"]),
+            bgp_settings=models.BgpSettings(asn=65021, bgp_peering_address="10.7.0.1"),
+        ),
+    ).result()
+    same("the site's prefixes", site.local_network_address_space.address_prefixes, ["10.7.0.0/16"])
+    circuit = client.express_route_circuits.begin_create_or_update(
+        GROUP,
+        "er1",
+        models.ExpressRouteCircuit(
+            location=LOCATION,
+            sku=models.ExpressRouteCircuitSku(name="Standard_MeteredData", tier="Standard", family="MeteredData"),
+            service_provider_properties=models.ExpressRouteCircuitServiceProviderProperties(
+                service_provider_name="own", peering_location="Silicon Valley", bandwidth_in_mbps=50
+            ),
+        ),
+    ).result()
+    same("circuit state", circuit.service_provider_provisioning_state, "Provisioned")
+    private = client.express_route_circuit_peerings.begin_create_or_update(
+        GROUP,
+        "er1",
+        "AzurePrivatePeering",
+        models.ExpressRouteCircuitPeering(
+            peering_type="AzurePrivatePeering",
+            peer_asn=65021,
+            primary_peer_address_prefix="192.168.30.16/30",
+            secondary_peer_address_prefix="192.168.30.20/30",
+            vlan_id=300,
+        ),
+    ).result()
+    same("the edge's ASN", private.azure_asn, 12076)
+    same("the parent has it too", len(client.express_route_circuits.get(GROUP, "er1").peerings), 1)
+    same("authorizations", list(client.express_route_circuit_authorizations.list(GROUP, "er1")), [])
+    subnet = client.subnets.get(GROUP, "hub", "GatewaySubnet")
+    express = client.virtual_network_gateways.begin_create_or_update(
+        GROUP,
+        "hub-er",
+        models.VirtualNetworkGateway(
+            location=LOCATION,
+            gateway_type="ExpressRoute",
+            sku=models.VirtualNetworkGatewaySku(name="Standard", tier="Standard"),
+            ip_configurations=[
+                models.VirtualNetworkGatewayIPConfiguration(name="default", subnet=models.SubResource(id=subnet.id))
+            ],
+        ),
+    ).result()
+    vpn = client.virtual_network_gateways.get(GROUP, "hub-gw")
+    connections = client.virtual_network_gateway_connections
+    for name, far in (
+        ("to-loc1", {"connection_type": "IPsec", "virtual_network_gateway1": vpn, "local_network_gateway2": site,
+                     "shared_key": "abc123", "enable_bgp": True}),
+        ("to-er1", {"connection_type": "ExpressRoute", "virtual_network_gateway1": express,
+                    "peer": models.SubResource(id=circuit.id)}),
+    ):
+        body = models.VirtualNetworkGatewayConnection(location=LOCATION, **far)
+        made = connections.begin_create_or_update(GROUP, name, body).result()
+        same(name, (made.connection_type, made.provisioning_state), (far["connection_type"], "Succeeded"))
+        again = connections.begin_create_or_update(GROUP, name, connections.get(GROUP, name)).result()
+        same(f"{name} written back", again.etag, made.etag)
+
+    gateways = client.virtual_network_gateways
+    learned = gateways.begin_get_learned_routes(GROUP, "hub-gw").result().value
+    same("own routes", {(r.network, r.origin) for r in learned} >= {("10.1.0.0/16", "Network")}, True)
+    sessions = gateways.begin_get_bgp_peer_status(GROUP, "hub-gw").result().value
+    same("sessions", [(p.neighbor, p.asn, p.state) for p in sessions], [("10.7.0.1", 65021, "Unknown")])
+    told = gateways.begin_get_advertised_routes(GROUP, "hub-gw", "10.7.0.1").result().value
+    same("nobody tells yet", told, [])
+    table = client.express_route_circuits.begin_list_routes_table(GROUP, "er1", "AzurePrivatePeering", "primary")
+    same("linked VNets", {(r.network, r.path) for r in table.result().value} >= {("10.1.0.0/16", "65515")}, True)
+
+    refused("a circuit with connections", "XCircuitCannotBeDeleted",
+            lambda: client.express_route_circuits.begin_delete(GROUP, "er1"))
+    refused("a site with connections", "XLocalNetworkGatewayCannotBeDeleted",
+            lambda: client.local_network_gateways.begin_delete(GROUP, "loc1"))
+    for name in ("to-loc1", "to-er1"):
+        connections.begin_delete(GROUP, name).result()
+    gateways.begin_delete(GROUP, "hub-er").result()
+    client.express_route_circuit_peerings.begin_delete(GROUP, "er1", "AzurePrivatePeering").result()
+    client.express_route_circuits.begin_delete(GROUP, "er1").result()
+    client.local_network_gateways.begin_delete(GROUP, "loc1").result()
+    same("sites", list(client.local_network_gateways.list(GROUP)), [])
+    same("circuits", list(client.express_route_circuits.list_all()), [])
+
+
 def delete(client):
     client.virtual_network_peerings.begin_delete(GROUP, "spoke-b", "to-hub").result()
     left = client.virtual_network_peerings.get(GROUP, "hub", "to-spoke-b")
@@ -264,7 +355,7 @@ def main():
         credential_scopes=[f"{base}/.default"],
         connection_verify=authority,
     ) as client:
-        for step in (create, read, rules, delete):
+        for step in (create, read, rules, outside, delete):
             begin = time.time()
             step(client)
             print(f"{step.__name__}: {time.time() - begin:.1f} s", flush=True)

@@ -104,9 +104,16 @@ impl Client {
     /// # Errors
     /// Those of the controller.
     pub async fn arm_post(&self, path: &str, body: &Value) -> Result<Value, Error> {
-        let response = self
-            .send(Method::POST, path, &[VERSION], Body::Json(body), None)
-            .await?;
+        self.arm_post_with(path, &[], body).await
+    }
+
+    /// POST of an action with further query parameters (`peer=10.2.30.125`).
+    ///
+    /// # Errors
+    /// As [`Self::arm_post`].
+    pub async fn arm_post_with(&self, path: &str, query: &[(&str, &str)], body: &Value) -> Result<Value, Error> {
+        let query: Vec<_> = [&[VERSION], query].concat();
+        let response = self.send(Method::POST, path, &query, Body::Json(body), None).await?;
         if response.status() == StatusCode::ACCEPTED {
             self.finish(response, path).await
         } else {

@@ -206,3 +206,71 @@ async fn an_edge_joins_with_a_token_of_its_own() {
         .await;
     assert_eq!((reserved.status.as_u16(), reserved.code()), (400, "XReservedAgentName"));
 }
+
+#[tokio::test]
+async fn routes_and_sessions_are_shown_in_azures_words() {
+    let world = hub().await;
+    deploy(
+        &world,
+        "to-loc1",
+        "IPsec",
+        "vpn",
+        ("localNetworkGateway2", "localNetworkGateways/loc1"),
+    )
+    .await;
+    let ask = async |path: &str| world.arm(Method::POST, &format!("{NET}/{path}"), None).await;
+    let gateway = "virtualNetworkGateways/vpn";
+    let learned = ask(&format!("{gateway}/getLearnedRoutes")).await;
+    assert_eq!(learned.status, 200, "{learned:?}");
+    assert_eq!(learned.body["value"][0]["network"], "10.10.30.0/24");
+    assert_eq!(learned.body["value"][0]["origin"], "Network");
+    let peers = ask(&format!("{gateway}/getBgpPeerStatus")).await;
+    assert_eq!(
+        (&peers.body["value"][0]["neighbor"], &peers.body["value"][0]["state"]),
+        (&json!("10.2.30.125"), &json!("Unknown"))
+    );
+    for (path, status, code) in [
+        (format!("{gateway}/getAdvertisedRoutes"), 400, "InvalidRequestFormat"),
+        (
+            "virtualNetworkGateways/x/getLearnedRoutes".to_owned(),
+            404,
+            "ResourceNotFound",
+        ),
+        (
+            "expressRouteCircuits/er1/peerings/AzurePrivatePeering/routeTables/third".to_owned(),
+            400,
+            "InvalidRequestFormat",
+        ),
+        (
+            "expressRouteCircuits/x/peerings/AzurePrivatePeering/routeTables/primary".to_owned(),
+            404,
+            "NotFound",
+        ),
+    ] {
+        let refused = ask(&path).await;
+        assert_eq!((refused.status.as_u16(), refused.code()), (status, code), "{path}");
+    }
+    let version = "api-version=2022-01-01";
+    let url = |query: &str| {
+        let path = NET.replacen('~', GROUP, 1);
+        world.url(&format!("{path}/{gateway}/{query}&{version}"))
+    };
+    for (query, status, length) in [
+        ("getAdvertisedRoutes?peer=10.2.30.125", 200, Some(0)),
+        ("getBgpPeerStatus?peer=10.9.9.9", 200, Some(0)),
+        ("getAdvertisedRoutes?peer=x", 400, None),
+    ] {
+        let asked = answer(world.client.post(url(query)).bearer_auth(&world.token)).await;
+        assert_eq!(asked.status.as_u16(), status, "{query}");
+        assert_eq!(asked.body["value"].as_array().map(Vec::len), length, "{query}");
+    }
+    let table = "expressRouteCircuits/er1/peerings/AzurePrivatePeering";
+    let routes = ask(&format!("{table}/routeTables/primary")).await;
+    assert_eq!((routes.status.as_u16(), &routes.body["value"]), (200, &json!([])));
+    let summary = ask(&format!("{table}/routeTablesSummary/secondary")).await;
+    assert_eq!(summary.body["value"][0]["neighbor"], "192.168.30.21");
+    let read = world
+        .arm(Method::GET, &format!("{NET}/{gateway}/getLearnedRoutes"), None)
+        .await;
+    assert_eq!(read.status, 405);
+}

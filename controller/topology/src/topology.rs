@@ -1,7 +1,7 @@
 //! All resources of one revision; applying a change.
 
-use crate::arm::list;
 use crate::arm::view::Views;
+use crate::arm::{exchange, list};
 use crate::change::{Change, Outcome, Rejection};
 use crate::documents;
 use crate::path::{ArmPath, Kind, parent_id};
@@ -12,7 +12,9 @@ use crate::resource::{
 use crate::rules;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::AgentStatus;
 use uuid::Uuid;
@@ -96,6 +98,36 @@ impl Topology {
             _ => Views::new(self, live),
         };
         views.item(path)
+    }
+
+    /// `getLearnedRoutes` of a gateway: its own prefixes, and what its agents were told. None: no such gateway.
+    #[must_use]
+    pub fn learned_routes(&self, gateway: &ResourceId, live: &Live) -> Option<Vec<Value>> {
+        exchange::learned(self, live, gateway)
+    }
+
+    /// `getAdvertisedRoutes` of a gateway: what its agents told a peer, named by its address. None: no such gateway.
+    #[must_use]
+    pub fn advertised_routes(&self, gateway: &ResourceId, peer: IpAddr, live: &Live) -> Option<Vec<Value>> {
+        exchange::advertised(self, live, gateway, peer)
+    }
+
+    /// `getBgpPeerStatus` of a gateway: the sessions that there should be, as its agents see them. None: no such gateway.
+    #[must_use]
+    pub fn bgp_peers(&self, gateway: &ResourceId, live: &Live) -> Option<Vec<Value>> {
+        exchange::bgp_peers(self, live, gateway)
+    }
+
+    /// The route table of a circuit's private peering at one of its links. None: no such circuit, or no peering.
+    #[must_use]
+    pub fn circuit_routes(&self, circuit: &ResourceId, link: CircuitLink, live: &Live) -> Option<Vec<Value>> {
+        exchange::circuit_routes(self, live, circuit, link)
+    }
+
+    /// The neighbours of a circuit's private peering at one of its links. None: no such circuit, or no peering.
+    #[must_use]
+    pub fn circuit_routes_summary(&self, circuit: &ResourceId, link: CircuitLink, live: &Live) -> Option<Vec<Value>> {
+        exchange::circuit_summary(self, live, circuit, link)
     }
 
     /// The ARM bodies of a collection, in order of id. `collection` is an item path without its last name:

@@ -1,6 +1,8 @@
 //! ExpressRoute circuits and their private peering.
 
 use super::connection::Key;
+use super::gateway::ask;
+use super::token::Link;
 use crate::args::name;
 use crate::context::Context;
 use crate::failure::Usage;
@@ -10,6 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use tombolo_proto::config::CircuitLink;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Circuit {
@@ -45,6 +48,17 @@ pub(crate) enum Circuit {
     /// Its two lines to the customer
     #[command(subcommand)]
     Peering(Peering),
+    /// What the edge of one of its links knows of routes
+    Routes {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Which link
+        #[arg(long, value_enum, default_value_t = Link::Primary)]
+        link: Link,
+        /// The neighbours instead
+        #[arg(long)]
+        summary: bool,
+    },
 }
 
 /// What Azure would bill, and what limits follow from it (X12, X13).
@@ -139,6 +153,19 @@ const COLUMNS: &[Column] = &[
     ("VLAN", |v| Cell::new(at(v, &format!("{PRIVATE}/vlanId")))),
 ];
 
+const ROUTES: &[Column] = &[
+    ("Network", |v| Cell::new(at(v, "/network"))),
+    ("Next hop", |v| Cell::new(at(v, "/nextHop"))),
+    ("AS path", |v| Cell::new(at(v, "/path"))),
+];
+
+const NEIGHBOURS: &[Column] = &[
+    ("Neighbour", |v| Cell::new(at(v, "/neighbor"))),
+    ("ASN", |v| Cell::new(at(v, "/as"))),
+    ("Up since", |v| Cell::new(at(v, "/upDown"))),
+    ("Routes", |v| Cell::new(at(v, "/statePfxRcd"))),
+];
+
 impl Circuit {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
@@ -168,6 +195,20 @@ impl Circuit {
             Self::Show { name } => c.out.item(&c.client.arm_get(&path(c, name)?).await?, COLUMNS),
             Self::Delete { name } => c.delete(&path(c, name)?, "circuit").await,
             Self::Peering(peering) => peering.run(c).await,
+            Self::Routes { name, link, summary } => {
+                let (what, columns) = if *summary {
+                    ("routeTablesSummary", NEIGHBOURS)
+                } else {
+                    ("routeTables", ROUTES)
+                };
+                let link = CircuitLink::from(*link).name();
+                let all = ask(c, &format!("{}/{what}/{link}", private(c, name)?), &[]).await?;
+                c.out.list(
+                    &all,
+                    columns,
+                    "No routes: no VNet is linked to it, and its customer announces none.",
+                )
+            }
         }
     }
 }

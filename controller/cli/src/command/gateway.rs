@@ -3,7 +3,7 @@
 use crate::args::{name, reference};
 use crate::context::Context;
 use crate::failure::Usage;
-use crate::output::{Column, at, items, text};
+use crate::output::{Column, at, items, state, text};
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::Cell;
@@ -66,6 +66,24 @@ pub(crate) enum Gateway {
     },
     /// Delete a gateway
     Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// The routes that a gateway was told, and its own
+    LearnedRoutes {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// The routes that a gateway tells a peer
+    AdvertisedRoutes {
+        #[arg(value_parser = name)]
+        name: String,
+        /// The peer's address, as `bgp-peers` shows it
+        #[arg(long)]
+        peer: IpAddr,
+    },
+    /// The BGP sessions of a gateway
+    BgpPeers {
         #[arg(value_parser = name)]
         name: String,
     },
@@ -178,8 +196,50 @@ impl Gateway {
             }
             Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
             Self::Delete { name } => c.delete(&path(name)?, "gateway").await,
+            Self::LearnedRoutes { name } => {
+                let all = ask(c, &format!("{}/getLearnedRoutes", path(name)?), &[]).await?;
+                c.out
+                    .list(&all, ROUTES, "No routes: none of its agents has reported any.")
+            }
+            Self::AdvertisedRoutes { name, peer } => {
+                let query = [("peer", &*peer.to_string())];
+                let all = ask(c, &format!("{}/getAdvertisedRoutes", path(name)?), &query).await?;
+                c.out.list(&all, ROUTES, "No routes are told to this peer.")
+            }
+            Self::BgpPeers { name } => {
+                let all = ask(c, &format!("{}/getBgpPeerStatus", path(name)?), &[]).await?;
+                c.out.list(
+                    &all,
+                    PEERS,
+                    "No sessions: no connection of this gateway exchanges routes.",
+                )
+            }
         }
     }
+}
+
+const ROUTES: &[Column] = &[
+    ("Network", |v| Cell::new(at(v, "/network"))),
+    ("Next hop", |v| Cell::new(at(v, "/nextHop"))),
+    ("From", |v| Cell::new(at(v, "/sourcePeer"))),
+    ("Origin", |v| Cell::new(at(v, "/origin"))),
+    ("AS path", |v| Cell::new(at(v, "/asPath"))),
+    ("Weight", |v| Cell::new(at(v, "/weight"))),
+];
+
+const PEERS: &[Column] = &[
+    ("Peer", |v| Cell::new(at(v, "/neighbor"))),
+    ("ASN", |v| Cell::new(at(v, "/asn"))),
+    ("State", |v| state(&at(v, "/state"))),
+    ("Since", |v| Cell::new(at(v, "/connectedDuration"))),
+    ("Routes", |v| Cell::new(at(v, "/routesReceived"))),
+    ("Own address", |v| Cell::new(at(v, "/localAddress"))),
+];
+
+/// The list that an action answers.
+pub(crate) async fn ask(c: &Context, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>> {
+    let answer = c.client.arm_post_with(path, query, &json!({})).await?;
+    Ok(items(&answer, "/value").cloned().collect())
 }
 
 fn set_bgp(gateway: &mut Value, asn: Option<u32>, address: Option<IpAddr>) {

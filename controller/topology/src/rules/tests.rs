@@ -1,6 +1,7 @@
 //! A small world for the tests of the rules: requests as an ARM client would send them.
 
 mod circuits;
+mod exchange;
 mod express_route;
 mod fabric;
 mod gateways;

@@ -1,0 +1,85 @@
+//! Actions that show the routes and sessions of gateways and circuits. All answer at once, with what the agents last said.
+
+use super::call::Call;
+use super::resource::missing;
+use crate::rest::Rest;
+use crate::rest::failure::{Failure, ok, shown};
+use axum::response::Response;
+use http::Method;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use tombolo_proto::config::CircuitLink;
+use tombolo_topology::path::parent_id;
+
+fn only_post(call: &Call) -> Result<(), Failure> {
+    if call.method == Method::POST {
+        return Ok(());
+    }
+    Err(Failure::method(&call.method, &call.text()))
+}
+
+/// `?peer=`, an address.
+fn peer(call: &Call) -> Result<Option<IpAddr>, Failure> {
+    let Some(text) = call.query.get("peer") else {
+        return Ok(None);
+    };
+    let wrong = || {
+        let message = format!("peer: '{}' is not an IP address", shown(text));
+        Failure::bad("InvalidIPAddressFormat", message).at("peer")
+    };
+    text.parse().map(Some).map_err(|_| wrong())
+}
+
+/// POST `virtualNetworkGateways/{g}/getLearnedRoutes`, `…/getAdvertisedRoutes?peer=` and `…/getBgpPeerStatus`.
+pub(super) fn gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    only_post(call)?;
+    let path = call.item(call.segments.len() - 1)?;
+    let (topology, live) = (rest.app.writer.current().topology, rest.app.agents.live());
+    let peer = peer(call)?;
+    let id = path.id();
+    let value = match call.lower.last().map(String::as_str) {
+        Some("getlearnedroutes") => topology.learned_routes(&id, &live),
+        Some("getbgppeerstatus") => topology.bgp_peers(&id, &live).map(|mut all| {
+            // Azure narrows to one peer on request.
+            all.retain(|p| peer.is_none_or(|peer| p["neighbor"] == json!(peer)));
+            all
+        }),
+        _ => {
+            let message = "peer: the address of the peer is required, as ?peer=ADDRESS";
+            let peer = peer.ok_or_else(|| Failure::bad("InvalidRequestFormat", message).at("peer"))?;
+            topology.advertised_routes(&id, peer, &live)
+        }
+    };
+    let value: Vec<Value> = value.ok_or_else(|| missing(&topology, &path))?;
+    Ok(ok(&json!({"value": value})))
+}
+
+/// POST `expressRouteCircuits/{c}/peerings/{p}/routeTables/{link}` and `…/routeTablesSummary/{link}`.
+pub(super) fn circuit(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    only_post(call)?;
+    let path = call.item(call.segments.len() - 2)?;
+    let last = call.lower.last().map(String::as_str).unwrap_or_default();
+    let link = match last {
+        "primary" => CircuitLink::Primary,
+        "secondary" => CircuitLink::Secondary,
+        other => {
+            let message = format!(
+                "devicePath: '{}' is not one of primary and secondary (E1)",
+                shown(other)
+            );
+            return Err(Failure::bad("InvalidRequestFormat", message).at("devicePath"));
+        }
+    };
+    let (topology, live) = (rest.app.writer.current().topology, rest.app.agents.live());
+    if topology.view(&path, &live).is_none() {
+        return Err(missing(&topology, &path));
+    }
+    let circuit = parent_id(&path.id());
+    let summary = call.lower.iter().any(|s| s == "routetablessummary");
+    let value = match summary {
+        true => topology.circuit_routes_summary(&circuit, link, &live),
+        false => topology.circuit_routes(&circuit, link, &live),
+    };
+    let value: Vec<Value> = value.ok_or_else(|| missing(&topology, &path))?;
+    Ok(ok(&json!({"value": value})))
+}

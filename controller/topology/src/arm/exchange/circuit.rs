@@ -1,0 +1,114 @@
+//! The route tables of circuits: what their edges know.
+
+use super::{duration, edge, instances};
+use crate::resource::{Connection, ExpressRouteCircuit, PrivatePeering};
+use crate::rules::behind;
+use crate::topology::{Live, Topology};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use tombolo_proto::config::CircuitLink;
+use tombolo_proto::id::ResourceId;
+use tombolo_proto::route::Route;
+use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
+
+/// `routeTables` of a circuit's peering at one of its links: the linked VNets with the gateways' ASNs, and what the
+/// customer announces (E1). None: no such circuit, or no peering.
+pub(crate) fn circuit_routes(
+    topology: &Topology,
+    live: &Live,
+    circuit: &ResourceId,
+    link: CircuitLink,
+) -> Option<Vec<Value>> {
+    let circuit = topology.circuits.get(circuit)?;
+    let peering = circuit.private_peering.as_ref()?;
+    let line = |network: IpNet, hop: IpAddr, path: &[u32]| {
+        let path: Vec<String> = path.iter().map(ToString::to_string).collect();
+        json!({"network": network, "nextHop": hop, "locPrf": "", "weight": 0, "path": path.join(" ")})
+    };
+    let mut all = Vec::new();
+    for connection in links_of(topology, circuit) {
+        let Some(gateway) = topology.gateways.get(&connection.gateway1) else {
+            continue;
+        };
+        for instance in &gateway.ip_configurations {
+            let prefixes = behind(topology, gateway).into_iter();
+            all.extend(prefixes.map(|net| line(net, instance.address, &[gateway.asn])));
+        }
+    }
+    for r in customer_routes(status(topology, live, circuit, link), circuit) {
+        all.push(line(r.prefix, customer(peering, link), &r.as_path));
+    }
+    Some(all)
+}
+
+/// `routeTablesSummary` of a circuit's peering at one of its links: its neighbours (M7). None: no such circuit, or no
+/// peering.
+pub(crate) fn circuit_summary(
+    topology: &Topology,
+    live: &Live,
+    circuit: &ResourceId,
+    link: CircuitLink,
+) -> Option<Vec<Value>> {
+    let circuit = topology.circuits.get(circuit)?;
+    let peering = circuit.private_peering.as_ref()?;
+    let status = status(topology, live, circuit, link);
+    let session = status.and_then(|s| s.bgp.iter().find(|p| p.neighbour == circuit.envelope.id));
+    let line = |neighbour: IpAddr, asn: u32, up: Option<f64>, received: usize| {
+        json!({
+            "neighbor": neighbour, "v": 4, "as": asn,
+            "upDown": up.map_or_else(|| "down".to_owned(), duration),
+            "statePfxRcd": received.to_string(),
+        })
+    };
+    let up = session.filter(|s| s.state == BgpPeerState::Connected).map(|s| s.since);
+    let received = customer_routes(status, circuit).count();
+    let mut all = vec![line(customer(peering, link), peering.peer_asn, up, received)];
+    for connection in links_of(topology, circuit) {
+        let Some(gateway) = topology.gateways.get(&connection.gateway1) else {
+            continue;
+        };
+        let agents = instances(topology, gateway);
+        for (number, instance) in gateway.ip_configurations.iter().enumerate() {
+            let agent = agents.iter().find(|(n, _)| *n == number).map(|(_, agent)| agent);
+            let link = status.and_then(|s| s.links.iter().find(|l| Some(&l.peer) == agent));
+            let up = link.filter(|l| l.state == LinkState::Up).map(|_| 0.0);
+            all.push(line(instance.address, gateway.asn, up, behind(topology, gateway).len()));
+        }
+    }
+    Some(all)
+}
+
+fn links_of<'t>(topology: &'t Topology, circuit: &'t ExpressRouteCircuit) -> impl Iterator<Item = &'t Connection> {
+    let all = topology.connections.values().map(|c| &**c);
+    all.filter(|c| c.gateway2 == circuit.envelope.id)
+}
+
+/// What a link's edge last said.
+fn status<'l>(
+    topology: &Topology,
+    live: &'l Live,
+    circuit: &ExpressRouteCircuit,
+    link: CircuitLink,
+) -> Option<&'l AgentStatus> {
+    live.agents.get(&edge(topology, &circuit.envelope.id, link)?)
+}
+
+fn customer_routes<'l>(
+    status: Option<&'l AgentStatus>,
+    circuit: &'l ExpressRouteCircuit,
+) -> impl Iterator<Item = &'l Route> {
+    let learned = status.into_iter().flat_map(|s| &s.learned);
+    let own = learned.filter(|l| l.neighbour == circuit.envelope.id);
+    own.flat_map(|l| &l.routes)
+}
+
+/// The customer's address on a line: the first one (E1).
+fn customer(peering: &PrivatePeering, link: CircuitLink) -> IpAddr {
+    let line = match link {
+        CircuitLink::Primary => peering.primary,
+        CircuitLink::Secondary => peering.secondary,
+    };
+    let mut hosts = line.hosts().skip(usize::from(line.addr().is_ipv6()));
+    hosts.next().unwrap_or_else(|| line.addr())
+}
