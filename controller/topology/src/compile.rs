@@ -216,12 +216,7 @@ impl<'t> Compiler<'t> {
                 });
             }
         }
-        // The first instance has the gateway's BGP address, another one speaks from its own.
-        let bgp_address = if number == 0 {
-            gateway.bgp_peering_address
-        } else {
-            instance.address
-        };
+        let bgp_address = gateway.peering_address(number);
         let mut addresses = vec![instance.address];
         if vnet.sites.iter().any(|s| s.exchange) && bgp_address != instance.address {
             addresses.push(bgp_address);

@@ -241,6 +241,15 @@ pub struct VirtualNetworkGateway {
     pub sku: String,
 }
 
+impl VirtualNetworkGateway {
+    /// The address that an instance speaks BGP from: the first one from the gateway's BGP address, another one from its own.
+    #[must_use]
+    pub fn peering_address(&self, number: usize) -> IpAddr {
+        let other = self.ip_configurations.get(number).filter(|_| number > 0);
+        other.map_or(self.bgp_peering_address, |instance| instance.address)
+    }
+}
+
 /// One instance of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

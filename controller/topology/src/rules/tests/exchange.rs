@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin};
-use tombolo_proto::status::{AdvertisedTo, AgentStatus, BgpPeerStatus, BgpState, LearnedFrom, LinkState, LinkStatus};
+use tombolo_proto::status::{AgentStatus, BgpPeerState, BgpPeerStatus, Heard, LinkState, LinkStatus};
 
 fn gw(name: &str) -> ResourceId {
     ResourceId::new(net(&format!("virtualNetworkGateways/{name}")))
