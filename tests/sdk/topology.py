@@ -306,7 +306,7 @@ def outside(client):
     same("own routes", {(r.network, r.origin) for r in learned} >= {("10.1.0.0/16", "Network")}, True)
     sessions = gateways.begin_get_bgp_peer_status(GROUP, "hub-gw").result().value
     same("sessions", [(p.neighbor, p.asn, p.state) for p in sessions], [("10.7.0.1", 65021, "Unknown")])
-    told = gateways.begin_get_advertised_routes(GROUP, "hub-gw", "10.7.0.1").result().value
+    told = gateways.begin_get_advertised_routes(GROUP, "hub-gw", peer="10.7.0.1").result().value
     same("nobody tells yet", told, [])
     table = client.express_route_circuits.begin_list_routes_table(GROUP, "er1", "AzurePrivatePeering", "primary")
     same("linked VNets", {(r.network, r.path) for r in table.result().value} >= {("10.1.0.0/16", "65515")}, True)

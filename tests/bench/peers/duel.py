@@ -2,7 +2,7 @@
 """Compares contenders, or builds and settings of one, pair by pair: all stand side by side, idle but for the one whose
 short turn it is, so that a machine whose speed drifts is equally fast for all of them.
 
-  duel.py [--rounds 12] [--secs 2] NAME=CONTENDER[,VARIABLE=VALUE...] ...
+  duel.py [--transit] [--rounds 12] [--secs 2] NAME=CONTENDER[,VARIABLE=VALUE...] ...
   duel.py pipe=wgspike now=tombolo-wg,BENCH_BIN=/new:/bin before=tombolo-wg,BENCH_BIN=/old:/bin
 
 Prints medians, and the median of each round's ratio to the first.
@@ -18,6 +18,7 @@ ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDe
 ap.add_argument("--rounds", type=int, default=12)
 ap.add_argument("--secs", type=float, default=2)
 ap.add_argument("--ping", action="store_true", help="pings while idle and under load too")
+ap.add_argument("--transit", action="store_true", help="three nodes, the middle one passing on")
 ap.add_argument("--one", help="(inside) stand as this contender and take turns from standard input")
 ap.add_argument("who", nargs="*")
 a = ap.parse_args()
@@ -35,7 +36,7 @@ def stand(name):
 
     known = [*PEERS, Tombolo("tombolo-wg", "WireGuard"), Tombolo("tombolo-quic", "Quic")]
     contender = next(c for c in known if c.name == name)
-    with tempfile.TemporaryDirectory(prefix="duel-") as d, Lab() as lab:
+    with tempfile.TemporaryDirectory(prefix="duel-") as d, Lab(transit=a.transit) as lab:
         os.chmod(d, 0o755)
         contender.prepare(lab, d)
         t0 = time.time()
@@ -67,11 +68,12 @@ if a.one:
     raise SystemExit
 
 standing, results = {}, {}
+flags = ["--transit"] if a.transit else []
 for number, who in enumerate(a.who):
     name, _, rest = who.partition("=")
     contender, *settings = rest.split(",")
     env = {**os.environ, **dict(s.split("=", 1) for s in settings), "BENCH_PREFIX": f"duel{number}-"}
-    standing[name] = subprocess.Popen([sys.executable, __file__, "--one", contender], env=env, text=True,
+    standing[name] = subprocess.Popen([sys.executable, __file__, *flags, "--one", contender], env=env, text=True,
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     if standing[name].stdout.readline() != "ready\n":
         raise SystemExit(f"{name} did not come up")
