@@ -4,7 +4,7 @@ use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
-use tombolo_proto::config::MAX_LANES;
+use tombolo_proto::config::{MAX_LANES, Role};
 use tombolo_proto::id::AgentId;
 
 /// UDP port of the links unless set otherwise: WireGuard's usual one.
@@ -15,7 +15,11 @@ const DEFAULT_FWMARK: u32 = 0x746d;
 
 /// Receive buffer of the UDP socket, bytes. It is the queue that a ping waits in beside bulk traffic, and what takes bursts
 /// while a busy host runs the lane late: twice as much is twice the wait (1.5 ms at 5 Gbit/s) for hardly more speed.
-const DEFAULT_RECEIVE_BUFFER: usize = 600_000;
+/// Of an agent that stands for VMs: what a ping under load waits in.
+const RECEIVE_BUFFER: usize = 600_000;
+
+/// Of a gateway or an edge, which many send to at once, and where each packet costs twice the work.
+const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 
 /// Most lanes that are run unless more are asked for.
 const MAX_AUTOMATIC: u16 = 8;
@@ -55,9 +59,9 @@ pub struct Config {
     /// Whether to hand super-packets to and from the TUN device where the kernel can.
     #[serde(default = "yes")]
     pub offload: bool,
-    /// Receive buffer of the UDP socket, bytes.
-    #[serde(default = "receive_buffer")]
-    pub receive_buffer: usize,
+    /// Receive buffer of a UDP socket, bytes; 600,000 unless set, 2,000,000 for a gateway or an edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_buffer: Option<usize>,
     /// Mark of underlay packets. All agents of a host must have the same.
     #[serde(default = "fwmark")]
     pub fwmark: u32,
@@ -68,9 +72,6 @@ pub struct Config {
 
 const fn yes() -> bool {
     true
-}
-const fn receive_buffer() -> usize {
-    DEFAULT_RECEIVE_BUFFER
 }
 const fn fwmark() -> u32 {
     DEFAULT_FWMARK
@@ -92,7 +93,7 @@ impl Config {
             allow_default_route: false,
             lanes: 0,
             offload: yes(),
-            receive_buffer: receive_buffer(),
+            receive_buffer: None,
             fwmark: fwmark(),
             table: None,
         }
@@ -120,6 +121,17 @@ impl Config {
     pub fn save(&self, state: &StateDir) -> Result<()> {
         self.check()?;
         state.write(file::CONFIG, toml::to_string(self)?.as_bytes())
+    }
+
+    /// The receive buffer of a UDP socket, bytes: as set, or by the agent's role, as far as it is known.
+    #[must_use]
+    pub fn receive_buffer(&self, role: Option<&Role>) -> usize {
+        self.receive_buffer.unwrap_or(match role {
+            None | Some(Role::Vm { .. }) => RECEIVE_BUFFER,
+            Some(Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. }) => {
+                RELAY_RECEIVE_BUFFER
+            }
+        })
     }
 
     /// How many lanes to run: as set, or by the number of cores.
@@ -236,6 +248,28 @@ mod tests {
         c.endpoints = vec!["192.0.2.7:51820".parse().unwrap()];
         c.save(&state).unwrap();
         assert_eq!(Config::load(&state).unwrap(), c);
+    }
+
+    #[test]
+    fn a_relay_takes_longer_bursts_unless_told_otherwise() {
+        let vm = Role::Vm {
+            nics: Vec::new(),
+            served: Vec::new(),
+            gateways: Vec::new(),
+        };
+        let gateway = Role::ExpressRouteGateway {
+            gateway: tombolo_proto::id::ResourceId::new("/g"),
+            addresses: Vec::new(),
+            own_side: Vec::new(),
+            circuits: Vec::new(),
+        };
+        let mut c = config();
+        assert!(c.receive_buffer(Some(&gateway)) > c.receive_buffer(Some(&vm)));
+        assert_eq!(c.receive_buffer(None), c.receive_buffer(Some(&vm)));
+        c.receive_buffer = Some(1_000_000);
+        for role in [&vm, &gateway] {
+            assert_eq!(c.receive_buffer(Some(role)), 1_000_000);
+        }
     }
 
     #[test]

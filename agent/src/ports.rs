@@ -22,13 +22,24 @@ impl Ports {
     /// # Errors
     /// A port is taken, or the process may not mark packets.
     pub fn bind(config: &Config, number: u16) -> Result<Self> {
-        let bind = |of, port| Udp::bind(of, port, config.fwmark, config.receive_buffer);
+        let bind = |of, port| Udp::bind(of, port, config.fwmark, config.receive_buffer(None));
         let second = config.quic_port.filter(|_| number == 0);
         Ok(Self {
             lane: bind(Port::Lane, config.listen_port.saturating_add(number))?,
             quic: second.map(|port| bind(Port::Quic, port)).transpose()?,
             full: Port::Lane,
         })
+    }
+
+    /// Changes the receive buffers, bytes.
+    ///
+    /// # Errors
+    /// The process may not.
+    pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
+        [Some(&self.lane), self.quic.as_ref()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|udp| udp.set_receive_buffer(bytes))
     }
 
     /// Those that there are.

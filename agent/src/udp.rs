@@ -144,6 +144,14 @@ impl Udp {
         })
     }
 
+    /// Changes the receive buffer, bytes, beyond the host's limit too.
+    ///
+    /// # Errors
+    /// The process may not.
+    pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
+        Ok(setsockopt(&self.socket, sockopt::RcvBufForce, &bytes)?)
+    }
+
     fn socket(domain: Domain, address: IpAddr, port: u16) -> io::Result<Socket> {
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         if domain == Domain::IPV6 {

@@ -8,6 +8,7 @@
 //! Orders from the rest of the agent are taken between turns, so a configuration changes between two batches.
 
 use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared};
+use crate::config::Config;
 use crate::outbox::{Datagrams, Handed, Outbox, Room};
 use crate::ports::Ports;
 use crate::tun::{self, TunQueue};
@@ -43,6 +44,7 @@ const PLAIN_READS: usize = 64;
 pub(super) struct Worker {
     pub(super) tun: TunQueue,
     udp: Ports,
+    settings: Config,
     engine: Engine<SecureLinks>,
     outbox: Outbox,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -86,6 +88,7 @@ impl Worker {
         Ok(Self {
             udp: Ports::bind(&config, number)?,
             tun: device.queue()?,
+            settings: config,
             engine: Engine::new(links, rand::random()),
             outbox: Outbox::new(first),
             orders,
@@ -218,6 +221,8 @@ impl Worker {
             };
             for batch in 0..batches {
                 datagrams += self.batch(port, batch, now);
+                // What only passes through is in the cache now.
+                self.transmit(Outbox::flush_full);
             }
             *woken &= datagrams == 1;
             if *woken {
@@ -345,6 +350,10 @@ impl Worker {
         }
         self.engine.install(tables, &config.links, Instant::now());
         self.outbox.generation += 1;
+        let buffer = self.settings.receive_buffer(Some(&config.role));
+        if let Err(error) = self.udp.set_receive_buffer(buffer) {
+            tracing::warn!(buffer, %error, "receive_buffer stays as it is");
+        }
         self.config = Some(config);
         self.tell();
         self.show();
