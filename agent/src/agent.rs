@@ -69,6 +69,10 @@ pub struct AgentView {
     pub status: AgentStatus,
 }
 
+/// A farewell is said so often, in case one gets lost, and is given so long each time.
+const FAREWELLS: u32 = 3;
+const FAREWELL: Duration = Duration::from_millis(100);
+
 /// The running agent.
 pub struct Agent {
     config: Config,
@@ -336,6 +340,20 @@ impl Agent {
     #[must_use]
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
+    }
+
+    /// A gateway or an edge is about to stop: it tells everybody and carries packets until they have gone another way.
+    pub async fn leave(&self) {
+        if !self.running().config.is_some_and(|config| config.role.relays()) {
+            return;
+        }
+        let farewell = async {
+            for _ in 0..FAREWELLS {
+                self.lanes.leave();
+                tokio::time::sleep(FAREWELL).await;
+            }
+        };
+        tokio::join!(farewell, self.bgp.stop());
     }
 
     /// Takes everything back from the kernel.

@@ -126,12 +126,9 @@ impl Config {
     /// The receive buffer of a UDP socket, bytes: as set, or by the agent's role, as far as it is known.
     #[must_use]
     pub fn receive_buffer(&self, role: Option<&Role>) -> usize {
-        self.receive_buffer.unwrap_or(match role {
-            None | Some(Role::Vm { .. }) => RECEIVE_BUFFER,
-            Some(Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. }) => {
-                RELAY_RECEIVE_BUFFER
-            }
-        })
+        let relays = role.is_some_and(Role::relays);
+        let usual = if relays { RELAY_RECEIVE_BUFFER } else { RECEIVE_BUFFER };
+        self.receive_buffer.unwrap_or(usual)
     }
 
     /// How many lanes to run: as set, or by the number of cores.

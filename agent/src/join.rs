@@ -31,6 +31,8 @@ pub struct JoinOptions {
     pub quic_port: Option<u16>,
     /// Name of the TUN device.
     pub interface: Option<String>,
+    /// The interface of an edge that faces the customer's router.
+    pub customer_interface: Option<String>,
     /// Whether a user-defined default route may take the host's.
     pub allow_default_route: bool,
 }
@@ -116,6 +118,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     config.listen_port = options.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
     config.endpoints = options.endpoints;
     config.quic_port = options.quic_port;
+    config.customer_interface = options.customer_interface;
     config.allow_default_route = options.allow_default_route;
     if let Some(name) = &options.interface {
         config.interface.clone_from(name);
@@ -215,6 +218,7 @@ mod tests {
             endpoints: Vec::new(),
             quic_port: None,
             interface: None,
+            customer_interface: None,
             allow_default_route: false,
         };
         let mut port = options.clone();
@@ -225,7 +229,10 @@ mod tests {
         quic.quic_port = Some(DEFAULT_LISTEN_PORT);
         let mut interface = options.clone();
         interface.interface = Some("a/b".into());
+        let mut line = options.clone();
+        line.customer_interface = Some("much-too-long-a-name".into());
         for (options, what) in [
+            (line, "customer_interface"),
             (port, "listen_port"),
             (endpoint, "endpoints"),
             (quic, "quic_port"),

@@ -68,6 +68,7 @@ enum Order {
     Learn(Dynamic),
     Learned(BTreeMap<ResourceId, Arc<Vec<Route>>>),
     Report(oneshot::Sender<LaneReport>),
+    Leave,
     Stop,
 }
 
@@ -246,6 +247,11 @@ impl Lane {
             return LaneReport::default();
         }
         answer.await.unwrap_or_default()
+    }
+
+    /// Says on all links that the agent is about to stop.
+    pub fn leave(&self) {
+        let _ = self.order(Order::Leave);
     }
 
     /// Ends the lane; the device vanishes with it.

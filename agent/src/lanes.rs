@@ -142,6 +142,11 @@ impl Lanes {
         all
     }
 
+    /// Says on all links that the agent is about to stop.
+    pub fn leave(&self) {
+        self.first().leave();
+    }
+
     /// Ends all; the device vanishes with them.
     pub fn stop(&self) {
         self.lanes.iter().for_each(Lane::stop);

@@ -55,6 +55,9 @@ enum Command {
         /// Name of the TUN device.
         #[arg(long)]
         interface: Option<String>,
+        /// At the edge of a circuit: the interface that faces the customer's router.
+        #[arg(long)]
+        customer_interface: Option<String>,
         /// Lets a user-defined 0.0.0.0/0 or ::/0 take this host's default route.
         #[arg(long)]
         allow_default_route: bool,
@@ -136,6 +139,7 @@ fn dispatch(command: Command) -> Result<()> {
             endpoints,
             quic_port,
             interface,
+            customer_interface,
             allow_default_route,
         } => {
             let state = StateDir::create(state_dir)?;
@@ -148,6 +152,7 @@ fn dispatch(command: Command) -> Result<()> {
                 endpoints,
                 quic_port,
                 interface,
+                customer_interface,
                 allow_default_route,
             };
             let config = runtime()?.block_on(join(&state, options))?;

@@ -110,13 +110,22 @@ pub async fn run(state: &StateDir) -> Result<()> {
             }
         }
     };
+    // What neighbours announced is kept: packets still come.
+    listener.abort();
+    if outcome.is_ok() {
+        tokio::select! {
+            () = agent.leave() => {}
+            // Asked twice it leaves at once.
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
     if let Ok(Some(control)) = &control {
         control.abort();
     }
     local.abort();
     reporter.abort();
     follower.abort();
-    listener.abort();
     keeper.abort();
     agent.withdraw().await;
     // All of it is tried, whatever fails.

@@ -7,7 +7,8 @@ mod common;
 use common::{Host, Wire, eventually};
 use ipnet::IpNet;
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Relation, Role, Space, SpaceKind, Subnet, TransitRoute,
+    AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet,
+    TransitRoute,
 };
 use tombolo_proto::id::{AgentId, PresharedKey, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
@@ -170,6 +171,7 @@ impl Hosts {
             vnet: spaces[0].vnet.clone(),
             address_space: vec![net(space)],
             mtu: DEFAULT_MTU,
+            probes: Probes::default(),
             role,
             subnets: vec![Subnet {
                 id: id("subnet"),

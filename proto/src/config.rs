@@ -9,6 +9,7 @@ use crate::route::{EffectiveRoute, GatewayHop};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 /// Inner MTU of every TUN device unless set otherwise, bytes (D20).
 pub const DEFAULT_MTU: u16 = 1420;
@@ -28,6 +29,9 @@ pub struct AgentConfig {
     pub address_space: Vec<IpNet>,
     /// MTU of the TUN device, bytes, 1280 to 9000.
     pub mtu: u16,
+    /// How the silence of a link is noticed.
+    #[serde(default, skip_serializing_if = "Probes::is_default")]
+    pub probes: Probes,
     /// What the agent is in its VNet.
     pub role: Role,
     /// The subnets that packets leave through at this agent, each with its effective routes (R20): those of the
@@ -38,6 +42,50 @@ pub struct AgentConfig {
     pub spaces: Vec<Space>,
     /// The agents that this one may have links with, ordered by `peer`.
     pub links: Vec<Link>,
+}
+
+/// How it is noticed that a link with an alternative does not answer, and that it does again (D19).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Probes {
+    /// From one to the next, milliseconds, 50 to 10,000.
+    pub interval: u32,
+    /// So many in a row without an answer, and the link is down: 1 to 100.
+    pub misses: u32,
+    /// So many in a row with an answer, 1 to 1000,
+    pub answers: u32,
+    /// for so long, milliseconds, up to 600,000, and it is back.
+    pub hold: u32,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self {
+            interval: 100,
+            misses: 3,
+            answers: 10,
+            hold: 3000,
+        }
+    }
+}
+
+impl Probes {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What is out of range: the name, the value, and the range.
+    #[must_use]
+    pub fn out_of_range(&self) -> Option<(&'static str, u32, RangeInclusive<u32>)> {
+        [
+            ("probeInterval", self.interval, 50..=10_000),
+            ("probeMisses", self.misses, 1..=100),
+            ("probeAnswers", self.answers, 1..=1000),
+            ("probeHold", self.hold, 0..=600_000),
+        ]
+        .into_iter()
+        .find(|(_, value, range)| !range.contains(value))
+    }
 }
 
 /// What an agent is in its VNet (D7).
@@ -111,6 +159,17 @@ pub enum Role {
         /// The BGP speaker towards the customer edge.
         bgp: Speaker,
     },
+}
+
+impl Role {
+    /// Whether it carries others' packets: gateways and edges do.
+    #[must_use]
+    pub const fn relays(&self) -> bool {
+        match self {
+            Self::Vm { .. } => false,
+            Self::VpnGateway { .. } | Self::ExpressRouteGateway { .. } | Self::CircuitEdge { .. } => true,
+        }
+    }
 }
 
 /// G4.
@@ -537,6 +596,10 @@ impl AgentConfig {
         let fail = |what: String| Err(InvalidConfig(what));
         if !(1280..=9000).contains(&self.mtu) {
             return fail(format!("mtu: {} is not within 1280 to 9000", self.mtu));
+        }
+        if let Some((name, value, range)) = self.probes.out_of_range() {
+            let (least, most) = range.into_inner();
+            return fail(format!("probes: {name}: {value} is not within {least} to {most}"));
         }
         if self
             .spaces

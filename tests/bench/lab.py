@@ -26,6 +26,7 @@ class Lab:
         self.tombolo = os.path.join(binaries, "tombolo")
         self.topology, self.name = topology, name
         self.started = []  # only these are ever signalled
+        self.pids = {}  # of hosts whose program was started again
         self.environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}:/usr/sbin:/sbin"}
 
     def __enter__(self):
@@ -90,10 +91,24 @@ class Lab:
             if time.time() > end:
                 raise RuntimeError(f"{host} does not reach {address}")
 
-    def kill_controller(self):
-        """`kill -9`; returns what starts it again."""
-        pid = self.state()["processes"]["controller"]["pid"]
+    def cli(self, *arguments):
+        return run(self.tombolo, *arguments, env=self.environment)
+
+    def end(self, host, how=signal.SIGKILL):
+        """Ends the host's agent, or the controller, by a signal; returns what `again` needs."""
+        pid = self.pids.get(host) or self.state()["processes"][host]["pid"]
         with open(f"/proc/{pid}/cmdline") as file:
             command = file.read().rstrip("\0").split("\0")
-        os.kill(pid, signal.SIGKILL)
-        return lambda: self.start("controller", *command)
+        os.kill(pid, how)
+        return command
+
+    def again(self, host, command):
+        """Starts what was ended."""
+        process = self.start(host, *command)
+        self.pids[host] = process.pid
+        return process
+
+    def kill_controller(self):
+        """`kill -9`; returns what starts it again."""
+        command = self.end("controller")
+        return lambda: self.again("controller", command)

@@ -51,6 +51,7 @@ impl<L: LinkSet> Engine<L> {
     /// Takes a new revision: tables, and the links of the same configuration.
     pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
         self.links.set_mtu(tables.mtu);
+        self.links.set_probes(tables.probes);
         self.links.update(links, now);
         self.count_lost();
         self.refresh(tables);
@@ -173,6 +174,11 @@ impl<L: LinkSet> Engine<L> {
     /// The end of a batch: what links held back for it goes into `tx`.
     pub fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.flush(now, tx);
+    }
+
+    /// Says on all links that this agent is about to stop.
+    pub fn leave(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.links.leave(now, tx);
     }
 
     /// Time has passed.

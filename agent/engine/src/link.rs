@@ -28,7 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
-use tombolo_proto::config::Link;
+use tombolo_proto::config::{Link, Probes};
 use tombolo_proto::id::AgentId;
 use tombolo_proto::status::{Carrier, LinkStatus};
 
@@ -85,6 +85,9 @@ pub trait LinkSet {
     /// Longest packet that the device hands over, bytes.
     fn set_mtu(&mut self, _mtu: u16) {}
 
+    /// How the silence of a link is noticed (D19).
+    fn set_probes(&mut self, _probes: Probes) {}
+
     /// Plain → wire.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed;
 
@@ -139,6 +142,9 @@ pub trait LinkSet {
 
     /// Packets that [`seal`](Self::seal) took and that were dropped since the last call, because no handshake ended well.
     fn take_lost(&mut self) -> u64;
+
+    /// Says on all links that this end is about to stop: those with another way take it at once.
+    fn leave(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
     /// Nothing can be sent from this address of ours any more.
     fn local_refused(&mut self, _local: IpAddr) {}

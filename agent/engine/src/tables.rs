@@ -7,7 +7,7 @@ use crate::routing::{self, Taken, taken};
 use lpm::Lpm;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Relation, Role, SiteTtl, SpaceKind};
+use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Probes, Relation, Role, SiteTtl, SpaceKind};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteOrigin, RouteSource, RouteState};
 
@@ -40,6 +40,8 @@ pub struct Tables {
     pub agent: AgentId,
     /// MTU of the TUN device, bytes.
     pub mtu: u16,
+    /// How the silence of a link is noticed.
+    pub probes: Probes,
     pub(crate) role: RoleTable,
     pub(crate) subnets: Vec<SubnetTable>,
     pub(crate) spaces: Vec<SpaceTable>,
@@ -449,6 +451,7 @@ impl Tables {
         Ok(Self {
             agent: config.agent.clone(),
             mtu: config.mtu,
+            probes: config.probes,
             role,
             subnets,
             spaces,

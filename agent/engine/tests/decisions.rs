@@ -13,7 +13,9 @@ use tombolo_engine::decide::{Ingress, Trace, decide};
 use tombolo_engine::packet::{PacketInfo, parse};
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
-use tombolo_proto::config::{AgentConfig, ForeignSources, Relation, Role, Space, SpaceKind, Subnet, TransitRoute};
+use tombolo_proto::config::{
+    AgentConfig, ForeignSources, Probes, Relation, Role, Space, SpaceKind, Subnet, TransitRoute,
+};
 use tombolo_proto::route::{GatewayHop, NextHop, RouteState};
 
 fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
@@ -402,6 +404,7 @@ fn hub_gateway() -> AgentConfig {
         vnet: id("hub"),
         address_space: nets(&["10.1.0.0/16"]),
         mtu: 1420,
+        probes: Probes::default(),
         role: Role::VpnGateway {
             gateway: id("gw"),
             addresses: vec![ip("10.1.255.4")],

@@ -100,6 +100,35 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     }
 }
 
+/// A planned stop: others turn away at once, while the one that leaves still carries packets, and do not come back
+/// because of what it answers meanwhile.
+#[test]
+fn who_is_about_to_stop_is_left_at_once() {
+    for watched in [true, false] {
+        let mut world = World::strangers();
+        world.join(0, 1, |link| link.watched = watched);
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+        run(&mut world, Duration::from_secs(5));
+        world.leave(1);
+        world.settle();
+        let mut expected = vec![Event::Up(agent("b"))];
+        if watched {
+            expected.push(Event::Down(agent("b")));
+        }
+        assert_eq!(changes(&world, 0), expected);
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+        world.settle();
+        assert_eq!(world.nodes[1].delivered.len(), 2, "it goes on for a while");
+        run(&mut world, Duration::from_millis(2500));
+        assert_eq!(changes(&world, 0), expected);
+        run(&mut world, Duration::from_secs(1));
+        if watched {
+            expected.push(Event::Up(agent("b")));
+        }
+        assert_eq!(changes(&world, 0), expected, "it stayed after all");
+    }
+}
+
 /// Nobody there from the beginning: known within a second, where something may stand in.
 #[test]
 fn a_watched_link_that_never_comes_up_is_down_soon() {

@@ -329,6 +329,11 @@ impl Worker {
                     self.learned();
                 }
             }
+            Order::Leave => {
+                let now = Instant::now();
+                self.engine.leave(now, &mut self.outbox);
+                self.send(now);
+            }
             Order::Report(answer) => {
                 let _ = answer.send(self.report());
             }

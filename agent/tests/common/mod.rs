@@ -15,7 +15,8 @@ use tombolo_agent::identity::LinkKey;
 use tombolo_agent::keep::LastGood;
 use tombolo_agent::state::{StateDir, file};
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Relation, Role, Space, SpaceKind, Subnet, digest,
+    AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet,
+    digest,
 };
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId, Revision};
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
@@ -302,6 +303,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
         vnet: vnet.clone(),
         address_space: SPACES.map(net).to_vec(),
         mtu: DEFAULT_MTU,
+        probes: Probes::default(),
         role: Role::Vm {
             nics: vec![Nic {
                 id: ResourceId::new(format!("/nics/{me}")),

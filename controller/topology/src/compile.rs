@@ -28,8 +28,8 @@ use tombolo_proto::config::{
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
 
-/// Seconds (E4).
-const BGP_HOLD_TIME: u16 = 180;
+/// Most prefixes that a neighbour may announce (E13, G23).
+const MAX_PREFIXES: u32 = 4000;
 
 /// The policy of one agent: a pure function of the stored state. None: unknown, revoked, or bound to something that is
 /// gone.
@@ -140,6 +140,7 @@ impl<'t> Compiler<'t> {
             vnet: vnet.resource.envelope.id.clone(),
             address_space: prefix::sorted(&vnet.resource.address_space),
             mtu: self.index.topology.settings.mtu,
+            probes: self.index.topology.settings.probes(),
             role: Role::Vm {
                 nics,
                 served: prefix::sorted(&machine.served_prefixes()),
@@ -227,13 +228,19 @@ impl<'t> Compiler<'t> {
             vnet: vnet.resource.envelope.id.clone(),
             address_space: prefix::sorted(&vnet.resource.address_space),
             mtu: self.index.topology.settings.mtu,
+            probes: self.index.topology.settings.probes(),
             role: Role::VpnGateway {
                 gateway: gateway.envelope.id.clone(),
                 addresses,
                 own_side,
                 asn: gateway.asn,
                 connections: self.connections(vnet),
-                bgp: speaker(vnet, gateway.asn, bgp_address),
+                bgp: speaker(
+                    vnet,
+                    gateway.asn,
+                    bgp_address,
+                    self.index.topology.settings.bgp_hold_time,
+                ),
                 site_ttl: self.index.topology.settings.vpn_ttl_for_site_traffic,
                 transit: transit.into_values().collect(),
             },
@@ -299,7 +306,7 @@ impl<'t> Compiler<'t> {
 }
 
 /// The BGP speaker of a VPN gateway's instance towards sites. None: no site speaks BGP.
-fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr) -> Option<Speaker> {
+fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16) -> Option<Speaker> {
     let sites = vnet.sites.iter().filter(|site| site.exchange);
     let neighbours: Vec<Neighbour> = sites
         .filter_map(|site| {
@@ -310,9 +317,8 @@ fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr) -> Option<Speaker> {
                 asn: site.local.bgp?.asn,
                 multihop: true,
                 password: None,
-                // G23
-                max_prefixes: 4000,
-                hold_time: BGP_HOLD_TIME,
+                max_prefixes: MAX_PREFIXES,
+                hold_time,
             })
         })
         .collect();

@@ -7,7 +7,7 @@ macro_rules! say {
     }};
 }
 
-mod check;
+pub(crate) mod check;
 mod find;
 mod status;
 pub(crate) mod words;
@@ -116,9 +116,9 @@ enum LabCommand {
         #[arg(long, conflicts_with = "lab")]
         all: bool,
     },
-    /// Bring a lab up, walk through it live, and take it down
+    /// Bring a lab up, walk through it live, and take it down; one with a table of what it expects shows that
     Demo {
-        /// The topology to walk through
+        /// The topology to walk through, or whose table to try: `interop`
         #[arg(default_value = "hub-spoke")]
         topology: String,
         /// Leave the lab up at the end

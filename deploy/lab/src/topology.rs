@@ -29,6 +29,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("hub-spoke", include_str!("../topologies/hub-spoke.yaml")),
     ("interop", include_str!("../topologies/interop.yaml")),
     ("two-hubs", include_str!("../topologies/two-hubs.yaml")),
+    ("failover", include_str!("../topologies/failover.yaml")),
 ];
 
 /// A lab as its file describes it.

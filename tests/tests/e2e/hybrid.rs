@@ -1,12 +1,16 @@
 //! Circuits, sites and VPNs live: every row of the published interoperability lab, and of a second one of another shape whose
 //! table was written from the rules alone; each in the steady state, after its events and after the way back.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tombolo_engine::verdict::DropReason;
 use tombolo_lab::check;
 use tombolo_lab::lab::{Lab, Options};
+use tombolo_lab::probe::Ping;
 use tombolo_lab::topology::Topology;
 
-async fn every_row(name: &str) -> Result<()> {
+async fn every_row(name: &str, silent: &[(&str, &str, &str)]) -> Result<()> {
     let mut topology = Topology::load(name)?;
     topology.name = format!("e2e-{name}");
     let lab = Lab::up(&topology, Options::default()).await?;
@@ -27,17 +31,87 @@ async fn every_row(name: &str) -> Result<()> {
     // E16: what pings do not show. Tables, links' sources and kernel routes of every agent are what the rules allow.
     let agreement = check::all(&lab).await?;
     ensure!(agreement.problems.is_empty(), "{}", agreement.problems.join("\n"));
+    for (from, to, silent) in silent {
+        kept_silent(&lab, from, to, silent).await?;
+    }
     lab.down()
+}
+
+/// Probes of each step of a traceroute.
+const PROBES: u8 = 3;
+
+/// T4 to T6, D23: a step without an answer is not merely a star: the agent that kept silent has counted its probes, each once,
+/// and no other agent has.
+async fn kept_silent(lab: &Lab, from: &str, to: &str, silent: &str) -> Result<()> {
+    let before = silences(lab).await?;
+    let traced = lab.trace(from, to, PROBES).await?;
+    let after = silences(lab).await?;
+    let counted: Vec<_> = after.iter().filter(|(host, n)| before.get(*host) != Some(n)).collect();
+    let now = before.get(silent).copied().unwrap_or_default() + u64::from(PROBES);
+    ensure!(
+        counted == [(&silent.to_owned(), &now)],
+        "{from} → {to}: {silent} had {before:?} and keeps silent {PROBES} times, counted: {counted:?}, {traced:?}"
+    );
+    Ok(())
+}
+
+/// Packets that ran out of TTL at each agent without an answer.
+async fn silences(lab: &Lab) -> Result<BTreeMap<String, u64>> {
+    let reason = DropReason::TtlExceededSilent.name();
+    let mut all = BTreeMap::new();
+    for (host, _) in lab.topology().hosts.iter() {
+        let status = lab.agent_status(host).await?;
+        all.insert(host.clone(), status.drops.get(reason).copied().unwrap_or_default());
+    }
+    Ok(all)
 }
 
 /// E, G, T: 30 rows, 11 that a cut changes, and 30 again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_lab_shows_every_published_path() -> Result<()> {
-    every_row("interop").await
+    let silent = [
+        ("hub-vm", "branch-vm", "branch-vpn"),
+        ("branch-vm", "loc1-vm", "hub-vpn"),
+        ("loc1-vm", "hub-vm", "hub-er"),
+        ("hub-vm", "remote-vm", "remote-er"),
+    ];
+    every_row("interop", &silent).await
+}
+
+/// D16: a device that restarts, changes its public address or its key is taken up again by itself; the new key is told to
+/// the controller and to nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sites_device_restarts_moves_and_changes_its_key() -> Result<()> {
+    let mut topology = Topology::load("interop")?;
+    topology.name = "e2e-device".into();
+    let lab = Lab::up(&topology, Options::default()).await?;
+    let event = topology.events.find("cut").context("the event")?;
+    lab.happen(event)?;
+    answers(&lab, "by the tunnel").await?;
+    lab.restart_device("loc1-ce1", 0, false).await?;
+    answers(&lab, "restarted").await?;
+    lab.readdress("loc1-ce1", "203.0.113.59".parse()?)?;
+    answers(&lab, "moved").await?;
+    let key = lab.restart_device("loc1-ce1", 0, true).await?.context("a new key")?;
+    let site = lab.group().item("localNetworkGateways", "loc1");
+    let mut body = lab.client()?.arm_get(&site).await?;
+    body["properties"]["wireGuardPublicKey"] = serde_json::to_value(key)?;
+    lab.client()?.arm_put(&site, &body).await?;
+    answers(&lab, "with another key").await?;
+    lab.down()
+}
+
+/// Location 1 reaches the hub, before long.
+async fn answers(lab: &Lab, when: &str) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !lab.ping("loc1-vm", "hub-vm", Ping::UNREACHABLE).await?.all() {
+        ensure!(Instant::now() < end, "{when}: location 1 does not reach the hub");
+    }
+    Ok(())
 }
 
 /// Two hubs joined twice, three circuits, a site on two of them, a chain of VPN gateways (E6, E7, E9, E12, G19, D9).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hubs_show_every_path_that_the_rules_give() -> Result<()> {
-    every_row("two-hubs").await
+    every_row("two-hubs", &[]).await
 }

@@ -4,6 +4,7 @@
 //! and ends by comparing the controller's routes and `explain` with the agents' tables and with live packets.
 
 mod demo;
+mod failover;
 mod faults;
 mod harness;
 mod hybrid;

@@ -5,6 +5,7 @@
 //! travels through any link that carries packets. It never leaves the engine, and a stock device drops it.
 
 use std::time::{Duration, Instant};
+use tombolo_proto::config::Probes;
 
 /// Bytes of a message, but for a probe's padding.
 pub(super) const LEN: usize = 40 + 8;
@@ -52,6 +53,8 @@ pub(super) enum Message {
     },
     /// Of routes: the bytes after the message ([`exchange`](super::exchange)).
     Routes,
+    /// This end is about to stop: whoever has another way takes it now.
+    Leaving,
 }
 
 impl Message {
@@ -68,6 +71,7 @@ impl Message {
                 (5, packet)
             }
             Self::Routes => (6, 0),
+            Self::Leaving => (7, 0),
         };
         let mut packet = [0; LEN];
         packet[0] = 0x60;
@@ -118,6 +122,7 @@ impl Message {
                 count: packet[42],
             }),
             6 => Some(Self::Routes),
+            7 => Some(Self::Leaving),
             _ => None,
         }
     }
@@ -129,11 +134,7 @@ const WINDOW: usize = 64;
 /// A reply later than this is none.
 const LATE: Duration = Duration::from_secs(1);
 
-/// Echoes in a row without anything heard after which a way counts as closed (D19).
-const MISSES: u32 = 3;
-
-/// And the time that must have passed besides two round trips; or where the round trip is not known.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// Where the round trip is not known, a way does not count as closed before.
 const UNKNOWN: Duration = Duration::from_millis(1000);
 
 /// A way that was silent for so long was closed, and begins anew: what it lost then says nothing of how it is now.
@@ -153,6 +154,9 @@ pub(super) struct Echoes {
     heard: Option<Instant>,
     /// The oldest echo that was sent after that.
     waiting: Option<(u32, Instant)>,
+    /// Echoes in a row without anything heard after which a way counts as closed (D19), and how long they take.
+    misses: u32,
+    patience: Duration,
 }
 
 impl Default for Echoes {
@@ -164,11 +168,25 @@ impl Default for Echoes {
             answered: None,
             heard: None,
             waiting: None,
+            misses: 0,
+            patience: Duration::ZERO,
         }
+        .with(Probes::default())
     }
 }
 
 impl Echoes {
+    fn with(mut self, probes: Probes) -> Self {
+        self.set_probes(probes);
+        self
+    }
+
+    /// How silence is noticed from now on.
+    pub(super) fn set_probes(&mut self, probes: Probes) {
+        self.misses = probes.misses;
+        self.patience = Duration::from_millis(u64::from(probes.interval)) * probes.misses;
+    }
+
     /// The next echo to send.
     pub(super) fn send(&mut self, now: Instant) -> Message {
         let number = self.next;
@@ -235,12 +253,19 @@ impl Echoes {
         (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
     }
 
-    /// How long nothing has been heard, if it is too long: three echoes (D19), and longer than a reply may take.
+    /// How long nothing has been heard, if it is too long: some echoes (D19), and longer than a reply may take.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
         let (count, since) = self.waiting?;
         let silence = now.saturating_duration_since(since);
-        let allowed = self.rtt.map_or(UNKNOWN, |rtt| PATIENCE + 2 * rtt);
-        (count >= MISSES && silence >= allowed).then_some(silence)
+        let allowed = self
+            .rtt
+            .map_or(UNKNOWN.max(self.patience), |rtt| self.patience + 2 * rtt);
+        (count >= self.misses && silence >= allowed).then_some(silence)
+    }
+
+    /// What was answered so far says nothing of what comes.
+    pub(super) fn forget_answers(&mut self) {
+        self.answered = None;
     }
 
     /// How many echoes in a row were answered, and since when.
@@ -259,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_message_is_a_packet_and_no_other_packet_is_one() {
-        for message in [Message::Echo(7), Message::Reply(u32::MAX)] {
+        for message in [Message::Echo(7), Message::Reply(u32::MAX), Message::Leaving] {
             let packet = message.encode();
             assert!(Message::is_one(&packet));
             assert_eq!(Message::decode(&packet), Some(message));

@@ -20,10 +20,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tombolo_proto::config::{DEFAULT_MTU, Link};
+use tombolo_proto::config::{DEFAULT_MTU, Link, Probes};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
-use way::Way;
+use way::{Observed, Way};
 
 /// Links in use are looked at so often.
 const STEP: Duration = Duration::from_millis(50);
@@ -44,6 +44,8 @@ pub struct SecureLinks {
     lane: u16,
     /// The device's.
     mtu: u16,
+    /// How silence is noticed.
+    probes: Probes,
     probe: Box<[u8; LONGEST_PROBE]>,
     /// Number of the next packet that goes in parts.
     cut: u32,
@@ -72,6 +74,7 @@ impl SecureLinks {
             events: VecDeque::new(),
             lane: 0,
             mtu: DEFAULT_MTU,
+            probes: Probes::default(),
             probe: Box::new([0; LONGEST_PROBE]),
             cut: 0,
             whole: Vec::new(),
@@ -125,7 +128,7 @@ impl SecureLinks {
         let way = &mut self.ways[link.get()];
         way.used = Some(now);
         if way.observed.is_none() {
-            way.observed = Some(Box::default());
+            way.observed = Some(Box::new(Observed::new(self.probes)));
             self.in_use.push(link);
             self.next.get_or_insert(now + STEP);
         }
@@ -207,6 +210,14 @@ impl LinkSet for SecureLinks {
         self.mtu = mtu;
     }
 
+    fn set_probes(&mut self, probes: Probes) {
+        self.probes = probes;
+        for observed in self.ways.iter_mut().filter_map(|way| way.observed.as_mut()) {
+            observed.wireguard.set_probes(probes);
+            observed.quic.set_probes(probes);
+        }
+    }
+
     fn is_ready(&mut self, link: LinkIndex, now: Instant) -> bool {
         let Some(way) = self.ways.get(link.get()).filter(|_| self.lane > 0) else {
             return true;
@@ -238,6 +249,10 @@ impl LinkSet for SecureLinks {
         }
     }
 
+    fn leave(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.say_leaving(now, tx);
+    }
+
     fn local_refused(&mut self, local: IpAddr) {
         self.wireguard.local_refused(local);
         if let Some(quic) = &mut self.quic {
@@ -263,7 +278,7 @@ impl LinkSet for SecureLinks {
             way.quic = link.quic.is_some() && self.quic.is_some();
             way.settle(link);
             if way.always && way.observed.is_none() && self.lane == 0 {
-                way.observed = Some(Box::default());
+                way.observed = Some(Box::new(Observed::new(self.probes)));
                 self.next.get_or_insert(now + STEP);
             }
             way.lanes = link.lanes;

@@ -19,7 +19,7 @@ use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Relation, Role, Space, SpaceKind, Subnet,
+    AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet,
 };
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
@@ -99,6 +99,7 @@ pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &st
         vnet: id("vnet"),
         address_space: nets(&["10.0.0.0/8", "fd00::/8"]),
         mtu: DEFAULT_MTU,
+        probes: Probes::default(),
         role: Role::Vm {
             nics: vec![Nic {
                 id: id("nic"),
@@ -345,6 +346,14 @@ impl World {
             .handle_tun(&mut packet, self.now, &mut tx, &mut rx);
         self.nodes[node].engine.flush(self.now, &mut tx);
         tx.packets = rx.packets;
+        self.take(node, tx);
+    }
+
+    /// A node says that it is about to stop.
+    pub fn leave(&mut self, node: usize) {
+        let mut tx = Collected::default();
+        self.nodes[node].engine.leave(self.now, &mut tx);
+        self.nodes[node].engine.flush(self.now, &mut tx);
         self.take(node, tx);
     }
 

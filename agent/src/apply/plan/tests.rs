@@ -1,7 +1,7 @@
 //! Plans and the steps between them, without a kernel.
 
 use super::*;
-use tombolo_proto::config::{Nic, Space, SpaceKind, Subnet};
+use tombolo_proto::config::{Nic, Probes, Space, SpaceKind, Subnet};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::EffectiveRoute;
 
@@ -26,6 +26,7 @@ fn config(routes: Vec<EffectiveRoute>) -> AgentConfig {
         vnet: vnet.clone(),
         address_space: vec![net("10.1.0.0/16")],
         mtu: 1420,
+        probes: Probes::default(),
         role: Role::Vm {
             nics: vec![Nic {
                 id: ResourceId::new("/nic"),

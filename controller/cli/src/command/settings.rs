@@ -21,7 +21,14 @@ pub(crate) enum Settings {
 
 const ERA: &str = "era";
 /// Switches that are the same in every era.
-const ERALESS: [&str; 1] = ["mtu"];
+const ERALESS: [&str; 6] = [
+    "mtu",
+    "bgpHoldTime",
+    "probeInterval",
+    "probeMisses",
+    "probeAnswers",
+    "probeHold",
+];
 
 /// `name=value`; the value is JSON, or else text.
 fn assignment(text: &str) -> Result<(String, Value), String> {

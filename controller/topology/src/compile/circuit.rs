@@ -1,7 +1,7 @@
 //! ExpressRoute gateways and the edges of circuits.
 
 use super::index::{Circuit, Index, Instance, Vnet};
-use super::{BGP_HOLD_TIME, Compiler, links, prefix, router_id};
+use super::{Compiler, MAX_PREFIXES, links, prefix, router_id};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::config::{
@@ -11,9 +11,6 @@ use tombolo_proto::id::Secret;
 
 /// E1: the ASN of every edge.
 const EDGE_ASN: u32 = 12_076;
-
-/// E13.
-const MAX_PREFIXES: u32 = 4000;
 
 /// One instance of an ExpressRoute gateway.
 pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &Instance<'t>) -> Option<AgentConfig> {
@@ -31,6 +28,7 @@ pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &I
         vnet: vnet.resource.envelope.id.clone(),
         address_space: prefix::sorted(&vnet.resource.address_space),
         mtu: index.topology.settings.mtu,
+        probes: index.topology.settings.probes(),
         role: Role::ExpressRouteGateway {
             gateway: vnet.er_gateway?.envelope.id.clone(),
             addresses: vec![instance.address],
@@ -75,6 +73,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
         vnet: circuit.resource.envelope.id.clone(),
         address_space: Vec::new(),
         mtu: settings.mtu,
+        probes: settings.probes(),
         role: Role::CircuitEdge {
             circuit: circuit.resource.envelope.id.clone(),
             link,
@@ -84,7 +83,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
             bgp: Speaker {
                 asn: EDGE_ASN,
                 router_id: router_id(own, EDGE_ASN),
-                neighbours: vec![neighbour(circuit, customer, own)],
+                neighbours: vec![neighbour(circuit, customer, own, settings.bgp_hold_time)],
             },
         },
         subnets: Vec::new(),
@@ -98,7 +97,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
     })
 }
 
-fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr) -> Neighbour {
+fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr, hold_time: u16) -> Neighbour {
     Neighbour {
         id: circuit.resource.envelope.id.clone(),
         address: customer,
@@ -107,6 +106,6 @@ fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr) -> Neighbour 
         multihop: false,
         password: circuit.peering.shared_key.clone().map(Secret),
         max_prefixes: MAX_PREFIXES,
-        hold_time: BGP_HOLD_TIME,
+        hold_time,
     }
 }

@@ -1,7 +1,7 @@
 //! The operator's switches, and the eras that give their defaults (D4, section 12 of the semantics).
 
 use serde::{Deserialize, Serialize};
-use tombolo_proto::config::{DEFAULT_MTU, SiteTtl};
+use tombolo_proto::config::{DEFAULT_MTU, Probes, SiteTtl};
 
 /// Switches that the operator sets. One that is not given has the value of the era.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +23,20 @@ pub struct Settings {
     pub circuit_vnet_to_vnet: bool,
     /// T6, section 12.
     pub vpn_ttl_for_site_traffic: SiteTtl,
+    /// Seconds without a word after which a BGP session with a site is over, 3 to 65,535 (RFC 4271). The same in every era.
+    pub bgp_hold_time: u16,
+    /// [`Probes::interval`], and so on (D19). The same in every era.
+    pub probe_interval: u32,
+    /// See there.
+    pub probe_misses: u32,
+    /// See there.
+    pub probe_answers: u32,
+    /// See there.
+    pub probe_hold: u32,
 }
+
+/// As Azure's gateways have it.
+const BGP_HOLD_TIME: u16 = 180;
 
 /// Whose rules hold where they have changed over the years.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +61,17 @@ pub enum AddressSpaceChange {
 }
 
 impl Settings {
+    /// How agents notice silence.
+    #[must_use]
+    pub const fn probes(&self) -> Probes {
+        Probes {
+            interval: self.probe_interval,
+            misses: self.probe_misses,
+            answers: self.probe_answers,
+            hold: self.probe_hold,
+        }
+    }
+
     /// The switches as an era has them (section 12).
     #[must_use]
     pub const fn of(era: Era) -> Self {
@@ -61,6 +85,7 @@ impl Settings {
                 mtu: DEFAULT_MTU,
                 circuit_vnet_to_vnet: true,
                 vpn_ttl_for_site_traffic: SiteTtl::Transparent,
+                ..Self::of(Era::AzureCurrent)
             },
             Era::AzureCurrent => Self {
                 era,
@@ -71,6 +96,11 @@ impl Settings {
                 mtu: DEFAULT_MTU,
                 circuit_vnet_to_vnet: false,
                 vpn_ttl_for_site_traffic: SiteTtl::SilentHop,
+                bgp_hold_time: BGP_HOLD_TIME,
+                probe_interval: 100,
+                probe_misses: 3,
+                probe_answers: 10,
+                probe_hold: 3000,
             },
         }
     }
@@ -94,6 +124,11 @@ struct Given {
     mtu: Option<u16>,
     circuit_vnet_to_vnet: Option<bool>,
     vpn_ttl_for_site_traffic: Option<SiteTtl>,
+    bgp_hold_time: Option<u16>,
+    probe_interval: Option<u32>,
+    probe_misses: Option<u32>,
+    probe_answers: Option<u32>,
+    probe_hold: Option<u32>,
 }
 
 impl From<Given> for Settings {
@@ -108,6 +143,11 @@ impl From<Given> for Settings {
             mtu: given.mtu.unwrap_or(era.mtu),
             circuit_vnet_to_vnet: given.circuit_vnet_to_vnet.unwrap_or(era.circuit_vnet_to_vnet),
             vpn_ttl_for_site_traffic: given.vpn_ttl_for_site_traffic.unwrap_or(era.vpn_ttl_for_site_traffic),
+            bgp_hold_time: given.bgp_hold_time.unwrap_or(era.bgp_hold_time),
+            probe_interval: given.probe_interval.unwrap_or(era.probe_interval),
+            probe_misses: given.probe_misses.unwrap_or(era.probe_misses),
+            probe_answers: given.probe_answers.unwrap_or(era.probe_answers),
+            probe_hold: given.probe_hold.unwrap_or(era.probe_hold),
         }
     }
 }
@@ -140,6 +180,16 @@ mod tests {
             read(&serde_json::to_string(&mixed).unwrap()),
             mixed,
             "what is stored is what was meant"
+        );
+    }
+
+    #[test]
+    fn d19_agents_are_told_what_they_would_take_anyway() {
+        assert_eq!(Settings::default().probes(), Probes::default());
+        let slow = read(r#"{"probeInterval":500,"bgpHoldTime":9}"#);
+        assert_eq!(
+            (slow.probes().interval, slow.probes().misses, slow.bgp_hold_time),
+            (500, 3, 9)
         );
     }
 

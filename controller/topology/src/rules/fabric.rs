@@ -220,6 +220,21 @@ impl Draft<'_> {
                 );
             }
         }
+        if settings.bgp_hold_time < 3 {
+            self.problems.add(
+                "InvalidRequestFormat",
+                "bgpHoldTime",
+                format!(
+                    "bgpHoldTime: {} is not within 3 to 65535 (RFC 4271)",
+                    settings.bgp_hold_time
+                ),
+            );
+        }
+        if let Some((name, value, range)) = settings.probes().out_of_range() {
+            let (least, most) = range.into_inner();
+            let message = format!("{name}: {value} is not within {least} to {most} (D19)");
+            self.problems.add("InvalidRequestFormat", name, message);
+        }
         if !settings.global_gateway_transit {
             self.check_no_global_transit();
         }

@@ -35,7 +35,8 @@ fn interrupted(lab: &Lab) -> anyhow::Error {
     }
 }
 
-async fn all(lab: &Lab, events: bool, progress: &Progress) -> Result<bool> {
+/// All that there is to try, printed as it is seen. Whether it was as expected.
+pub(crate) async fn all(lab: &Lab, events: bool, progress: &Progress) -> Result<bool> {
     let mut good = true;
     let mut counts = (0, 0);
     if lab.topology().expected.is_empty() {

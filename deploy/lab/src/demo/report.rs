@@ -118,10 +118,13 @@ impl Report {
         let took = seconds(self.started.elapsed());
         self.line("");
         if self.failed.is_empty() {
-            let text = format!(
-                "All {} checks in {} steps were as announced, in {took}.",
-                self.checks, self.step
-            );
+            let text = match self.checks {
+                1 => format!("Everything was as expected, in {took}."),
+                checks => format!(
+                    "All {checks} checks in {} steps were as announced, in {took}.",
+                    self.step
+                ),
+            };
             self.line(&self.paint(&text, Style::new().green().bold()));
         } else {
             let text = format!(

@@ -52,23 +52,15 @@ impl Lab {
         if let Some(port) = host.listen_port {
             argv.extend(["--listen-port".to_owned(), port.to_string()]);
         }
+        if host.edge.is_some() {
+            argv.extend(["--customer-interface".to_owned(), EDGE_LINE.to_owned()]);
+        }
         let argv = self.hosts.wrap(name, &argv);
         let done = tokio::task::spawn_blocking(move || command::finish(&argv, JOIN_LIMIT)).await??;
         if done.code != 0 {
             bail!("{name} cannot join: {}{}", done.stdout, done.stderr);
         }
-        if host.edge.is_some() {
-            self.name_line(name)?;
-        }
         Ok(())
-    }
-
-    /// Tells an edge's agent which interface is the line. A setting at the start of the file is one of no section.
-    fn name_line(&self, name: &str) -> Result<()> {
-        let file = self.agent_dir(name)?.join("agent.toml");
-        let settings = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        let settings = format!("customer_interface = \"{EDGE_LINE}\"\n{settings}");
-        std::fs::write(&file, settings).with_context(|| file.display().to_string())
     }
 
     fn agent_argv(&self, verb: &str, name: &str) -> Result<Vec<String>> {

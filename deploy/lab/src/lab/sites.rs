@@ -156,6 +156,30 @@ impl Lab {
         Ok(())
     }
 
+    /// Ends a tunnel's device as a power cut would, and starts it again with what the product prints now. With `rekey` it has
+    /// another key, which is returned.
+    ///
+    /// # Errors
+    /// No such tunnel, or as for [`Self::start_device`].
+    pub async fn restart_device(&self, host: &str, number: usize, rekey: bool) -> Result<Option<PublicKey>> {
+        let tunnels = self.topology.tunnels();
+        let found = tunnels.into_iter().find(|(h, n, _)| h == host && *n == number);
+        let (_, _, tunnel) = found.with_context(|| format!("{host} has no tunnel {number}"))?;
+        let name = tunnel_device(number);
+        // The kernel's device, where it has one, is no process.
+        if let Ok(process) = self.process(&format!("{host}.{name}")) {
+            process.kill()?;
+        }
+        let _ = self.exec(host, &["ip", "link", "del", &name], LIMIT).await?;
+        let key = match rekey {
+            true => Some(device::make_key(&self.key_file(host, number)?)?.parse()?),
+            false => None,
+        };
+        let printed = self.device_config(&tunnel.connection).await?;
+        self.start_device(host, number, &printed).await?;
+        Ok(key)
+    }
+
     /// Starts the routing daemons of all sites. `far` are the far ends of the tunnels, by connection.
     ///
     /// # Errors

@@ -6,24 +6,23 @@ use crate::link::choice::{Side, Step};
 use crate::link::control::{Echoes, LEN, Message};
 use crate::link::exchange::LONGEST_MESSAGE;
 use crate::link::quic::News;
-use crate::link::{Event, LinkSet};
+use crate::link::{Event, LinkSet, index_of};
 use crate::tables::LinkIndex;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::Carrier;
 
-/// Echoes on a link that has an alternative (D19), and on others.
-const OFTEN: Duration = Duration::from_millis(100);
+/// Echoes on a link that has no alternative; on others see [`Probes`](tombolo_proto::config::Probes).
 const RARELY: Duration = Duration::from_secs(1);
-
-/// Echoes in a row and time after which a link that did not answer counts as back (D19).
-const ANSWERS: u32 = 10;
-const HOLD: Duration = Duration::from_secs(3);
 
 /// A handshake unanswered for so long is silence.
 const IN_VAIN: Duration = Duration::from_millis(500);
 
 /// A link is in use for so long after its last packet.
 const IN_USE: Duration = Duration::from_secs(5);
+
+const fn millis(number: u32) -> Duration {
+    Duration::from_millis(number as u64)
+}
 
 impl SecureLinks {
     /// A packet came out of a link. Whether it goes on.
@@ -76,6 +75,7 @@ impl SecureLinks {
                     // What was taken is confirmed at once.
                     self.exchange(link, now, tx);
                 }
+                Some(Message::Leaving) => self.leaves(link),
                 None => {}
             }
             return false;
@@ -93,6 +93,31 @@ impl SecureLinks {
         true
     }
 
+    /// The other end is about to stop. It answers for a while yet, and after its return it has to earn trust like any that
+    /// was silent.
+    fn leaves(&mut self, link: LinkIndex) {
+        let way = &mut self.ways[link.get()];
+        if let Some(observed) = &mut way.observed {
+            observed.wireguard.forget_answers();
+            observed.quic.forget_answers();
+        }
+        if way.watched && self.lane == 0 && !way.dead {
+            way.dead = true;
+            self.report(link, false);
+        }
+    }
+
+    /// Tells all other ends that this one is about to stop.
+    pub(super) fn say_leaving(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        for position in 0..self.ways.len() {
+            let link = index_of(position);
+            let carrier = self.ways[position].carrier();
+            if !self.ways[position].stock && self.side(link, carrier, now).up {
+                self.send(link, carrier, &Message::Leaving.encode(), now, tx);
+            }
+        }
+    }
+
     fn heard(&mut self, link: LinkIndex, carrier: Carrier, now: Instant) {
         if let Some(observed) = &mut self.ways[link.get()].observed {
             observed.of(carrier).heard(now);
@@ -108,6 +133,7 @@ impl SecureLinks {
             return false;
         }
         let (carrier, choice, watched) = (way.carrier(), way.has_choice(), way.watched);
+        let interval = millis(self.probes.interval);
         if way.stock {
             return true;
         }
@@ -127,7 +153,7 @@ impl SecureLinks {
             let echoes = observed.of(carrier);
             // D19: where there is an alternative; for a lane beside the first, that is the first.
             let often = (choice || watched) && (main || echoes.answers().is_some()) || self.lane > 0;
-            let every = if often { OFTEN } else { RARELY };
+            let every = if often { interval } else { interval.max(RARELY) };
             if echoes
                 .last_sent()
                 .is_none_or(|t| now.saturating_duration_since(t) >= every)
@@ -161,7 +187,8 @@ impl SecureLinks {
         let (dead, side) = (way.dead, self.side(link, way.carrier(), now));
         let in_vain = |since| now.saturating_duration_since(since) >= IN_VAIN;
         let lost = side.silent.is_some() || !side.up && side.asking.is_some_and(in_vain);
-        let enough = |(n, since)| n >= ANSWERS && now.saturating_duration_since(since) >= HOLD;
+        let (answers, hold) = (self.probes.answers, millis(self.probes.hold));
+        let enough = |(n, since)| n >= answers && now.saturating_duration_since(since) >= hold;
         let back = side.up && side.silent.is_none() && side.answers.is_some_and(enough);
         if lost && !dead || back && dead {
             self.ways[link.get()].dead = lost;

@@ -6,7 +6,7 @@ use crate::link::exchange::Exchange;
 use crate::link::parts::Assembly;
 use crate::link::path_mtu::PathMtu;
 use std::time::Instant;
-use tombolo_proto::config::{Link, Transport};
+use tombolo_proto::config::{Link, Probes, Transport};
 use tombolo_proto::id::AgentId;
 use tombolo_proto::status::Carrier;
 
@@ -23,6 +23,13 @@ pub(super) struct Observed {
 }
 
 impl Observed {
+    pub(super) fn new(probes: Probes) -> Self {
+        let mut new = Self::default();
+        new.wireguard.set_probes(probes);
+        new.quic.set_probes(probes);
+        new
+    }
+
     pub(super) fn of(&mut self, carrier: Carrier) -> &mut Echoes {
         match carrier {
             Carrier::WireGuard => &mut self.wireguard,

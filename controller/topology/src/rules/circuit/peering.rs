@@ -125,10 +125,11 @@ impl Draft<'_> {
         let key = properties
             .text("sharedKey", &mut self.problems)
             .filter(|k| !k.is_empty());
-        if key.is_some_and(|k| k.len() > 80 || !k.chars().all(|c| c.is_ascii_graphic())) {
+        if key.is_some_and(|k| k.len() > 80 || !k.chars().all(|c| c.is_ascii_graphic() && c != '"')) {
             // The key itself is a secret and stays out of the message.
             let at = properties.at("sharedKey");
-            let message = format!("{at}: it has at most 80 printable ASCII characters without space (RFC 2385)");
+            let message =
+                format!("{at}: it has at most 80 printable ASCII characters without space and '\"' (RFC 2385)");
             self.problems.add("XInvalidSharedKey", at, message);
         }
         // Not there, and what nobody acts on must not be taken for done.

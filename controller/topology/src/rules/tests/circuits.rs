@@ -142,6 +142,8 @@ fn e1_g4_what_a_peering_may_be() {
         ),
         (json!({"sharedKey": "a b"}), "XInvalidSharedKey"),
         (json!({"sharedKey": "k".repeat(81)}), "XInvalidSharedKey"),
+        // The edge's BGP daemon could not be told it.
+        (json!({"sharedKey": "a\"b"}), "XInvalidSharedKey"),
         (
             json!({"ipv6PeeringConfig": {"primaryPeerAddressPrefix": "fd00::/126"}}),
             "XNotSupported",

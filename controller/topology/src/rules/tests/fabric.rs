@@ -214,9 +214,11 @@ fn settings_have_bounds() {
         mtu: 1000,
         peerings_per_vnet: 0,
         tunnels_per_gateway: 5000,
+        bgp_hold_time: 2,
+        probe_interval: 10,
         ..Settings::default()
     };
-    assert_eq!(codes(w.apply(&Change::SetSettings(bad))).len(), 3);
+    assert_eq!(codes(w.apply(&Change::SetSettings(bad))).len(), 5);
     let good = Settings {
         mtu: 9000,
         ..Settings::default()
