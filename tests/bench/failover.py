@@ -102,7 +102,7 @@ class Case:
             self.restore(lab)
             until(self.on_way(lab), 40, f"{self.name}: back on the preferred way")
             # An instance that is back may take its share of the flows later.
-            time.sleep(5.0)
+            time.sleep(2.5)
         finally:
             pings.stop()
         lost = sum(n not in pings.answers for n in range(last, pings.newest()))

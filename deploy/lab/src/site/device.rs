@@ -44,7 +44,7 @@ impl Printed {
         let (mut section, mut files, mut peers) = (String::new(), 0, 0);
         for line in text.lines() {
             let line = line.split('#').next().unwrap_or_default().trim();
-            if line.starts_with('[') || line.starts_with("protocol bgp ") {
+            if line.starts_with('[') || line.starts_with("protocol ") {
                 section = line.to_ascii_lowercase();
                 files += usize::from(section == "[interface]");
                 peers += usize::from(section == "[peer]");
@@ -211,6 +211,10 @@ PublicKey = AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=
 ";
     const BIRD: &str = "
 # BIRD 2
+protocol static hub_to_loc1_gateway {
+    ipv4;
+    route 10.10.30.254/32 via \"tombolo0\";
+}
 protocol bgp hub_to_loc1 {
     local 10.2.30.125 as 65021;
     neighbor 10.10.30.254 as 65515;

@@ -118,23 +118,29 @@ fn bird(out: &mut String, told: &DeviceConfig, session: &DeviceBgp) {
     };
     let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = told.connection.name().chars().map(word).collect();
+    let channel = channel(session.address);
+    // BIRD does not see the kernel's route, and without one of its own every route through the gateway is unreachable.
     let _ = writeln!(
         out,
         "# BIRD 2\n\
+         protocol static {name}_gateway {{\n    \
+             {channel};\n    \
+             route {} via \"tombolo0\";\n\
+         }}\n\
          protocol bgp {name} {{\n    \
              local {} as {};\n    \
              neighbor {} as {};\n    \
              multihop;\n    \
-             {} {{\n        \
+             {channel} {{\n        \
                  import all;\n        \
                  {export}\n    \
              }};\n\
          }}",
+        IpNet::from(session.gateway_address),
         session.address,
         session.asn,
         session.gateway_address,
         session.gateway_asn,
-        channel(session.address),
     );
 }
 
@@ -223,6 +229,10 @@ PersistentKeepalive = 25
         }
         let bird = "
 # BIRD 2
+protocol static hub_to_loc1_gateway {
+    ipv4;
+    route 10.10.30.254/32 via \"tombolo0\";
+}
 protocol bgp hub_to_loc1 {
     local 10.2.30.125 as 65021;
     neighbor 10.10.30.254 as 65515;
