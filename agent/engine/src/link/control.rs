@@ -137,8 +137,9 @@ const LATE: Duration = Duration::from_secs(1);
 /// Where the round trip is not known, a way does not count as closed before.
 const UNKNOWN: Duration = Duration::from_millis(1000);
 
-/// A way that was silent for so long was closed, and begins anew: what it lost then says nothing of how it is now.
-const CLOSED: Duration = Duration::from_secs(3);
+/// A way that was silent for so long was closed, or its other end away, and not shaped: what was lost then says nothing of how
+/// it is now. Shorter than what it takes to lose a quarter of the fewest echoes that a share is taken of.
+const CLOSED: Duration = Duration::from_millis(600);
 
 /// The echoes of one link over one transport.
 #[derive(Debug, Clone)]
@@ -207,9 +208,11 @@ impl Echoes {
 
     /// Anything arrived over this transport.
     pub(super) fn heard(&mut self, now: Instant) {
-        if self.silent(now).is_some_and(|silence| silence >= CLOSED) {
+        let closed = self.silent(now).is_some_and(|silence| silence >= CLOSED);
+        if let Some((_, since)) = self.waiting.filter(|_| closed) {
+            let under_way = 2 * self.rtt.unwrap_or(LATE);
             let missed = |(at, reply): &mut (Instant, Option<Duration>)| {
-                reply.is_none() && now.saturating_duration_since(*at) > LATE
+                reply.is_none() && *at >= since && now.saturating_duration_since(*at) > under_way
             };
             for echo in &mut self.sent {
                 echo.take_if(missed);
@@ -221,7 +224,11 @@ impl Echoes {
 
     /// A reply arrived.
     pub(super) fn reply(&mut self, number: u32, now: Instant) {
+        self.replied(number, now);
         self.heard(now);
+    }
+
+    fn replied(&mut self, number: u32, now: Instant) {
         let Some(Some((at, reply @ None))) = self.sent.get_mut(number as usize % WINDOW) else {
             return;
         };
@@ -355,6 +362,47 @@ mod tests {
         let now = say(&mut echoes, 30, STEP, true);
         let (loss, _) = echoes.loss(now).unwrap();
         assert!(loss < 0.05, "{loss}");
+    }
+
+    /// The other end was started again, which takes a second or two: its way is not shaped.
+    #[test]
+    fn an_end_that_was_away_for_a_moment_lost_nothing() {
+        for away in [3, 7, 15, 29] {
+            let mut now = Instant::now();
+            let mut echoes = Echoes::default();
+            for (times, answered) in [(15, true), (away, false), (30, true)] {
+                for _ in 0..times {
+                    let Message::Echo(n) = echoes.send(now) else { panic!() };
+                    if answered {
+                        echoes.reply(n, now + Duration::from_millis(1));
+                    }
+                    now += STEP;
+                    let loss = echoes.loss(now).filter(|(_, of)| answered && *of >= 20);
+                    assert!(loss.is_none_or(|(share, _)| share < 0.25), "{away}: {loss:?}");
+                }
+            }
+        }
+    }
+
+    /// One in two is lost at random: that is shaping, whatever longer runs of losses there are among them.
+    #[test]
+    fn a_way_that_loses_half_loses_more_than_a_quarter() {
+        let (mut now, mut chance) = (Instant::now(), 7u64);
+        let mut echoes = Echoes::default();
+        let (mut looked, mut noticed) = (0, 0);
+        for sent in 0..1000 {
+            let Message::Echo(n) = echoes.send(now) else { panic!() };
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            if chance >> 63 == 0 {
+                echoes.reply(n, now + Duration::from_millis(1));
+            }
+            now += STEP;
+            if sent >= 100 {
+                looked += 1;
+                noticed += u32::from(echoes.loss(now).unwrap().0 > 0.25);
+            }
+        }
+        assert!(10 * noticed > 9 * looked, "{noticed} of {looked}");
     }
 
     #[test]
