@@ -82,6 +82,9 @@ pub trait LinkSet {
     /// From now on the other end is to be told this table, whole and again whenever it may have lost it (D11).
     fn tell(&mut self, _link: LinkIndex, _table: Arc<[u8]>) {}
 
+    /// What is to be told goes out with the next [`handle_timeout`](Self::handle_timeout), which is due now.
+    fn hurry(&mut self, _now: Instant) {}
+
     /// Longest packet that the device hands over, bytes.
     fn set_mtu(&mut self, _mtu: u16) {}
 

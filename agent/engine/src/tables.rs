@@ -423,13 +423,16 @@ impl Tables {
                     Relation::OtherGateway {} => RelationTable::OtherGateway,
                 };
                 let mut sources = set(&link.sources);
-                // D10: and for whatever was learned of it, but never for the own space.
+                // D10: and for whatever was learned of it, but never for the own space. Of a VNet's gateways each may bring
+                // what another tells of: a site that goes back to its circuit is heard there before that is told.
                 let own = |p: &ipnet::IpNet| config.address_space.iter().any(|o| o.contains(p));
                 let speaks = matches!(
                     relation,
                     RelationTable::Gateway | RelationTable::Connection | RelationTable::Edge
                 );
-                for taken in taken.iter().filter(|t| speaks && t.from.as_ref() == Some(&link.peer)) {
+                let of_any = matches!(relation, RelationTable::Gateway);
+                let told = |t: &&Taken| speaks && (of_any || t.from.as_ref() == Some(&link.peer));
+                for taken in taken.iter().filter(told) {
                     if !own(&taken.route.prefix) {
                         sources.insert(taken.route.prefix, ());
                     }

@@ -136,7 +136,7 @@ fn neighbour(
          {};\n\
          strict bind yes; free bind yes;\n\
          hold time {};\n\
-         connect delay time 1; connect retry time 3; error wait time 5, 300;\n\
+         connect delay time 1; connect retry time 3; error wait time 1, 10;\n\
          graceful restart yes; graceful restart time {}; long lived graceful restart no;\n\
          enforce first as yes;",
         n.local_address,

@@ -452,6 +452,11 @@ impl Worker {
         for (position, table) in routing::tables_to_tell(&config, &self.dynamic) {
             self.engine.links_mut().tell(position, table);
         }
+        // At once: each agent on a route's way would add what it waits.
+        let now = Instant::now();
+        self.engine.links_mut().hurry(now);
+        self.engine.handle_timeout(now, &mut self.outbox);
+        self.send(now);
     }
 
     /// Shows the rest of the agent what was learned.

@@ -253,6 +253,10 @@ impl LinkSet for SecureLinks {
         self.say_leaving(now, tx);
     }
 
+    fn hurry(&mut self, now: Instant) {
+        self.next = self.next.map(|_| now);
+    }
+
     fn local_refused(&mut self, local: IpAddr) {
         self.wireguard.local_refused(local);
         if let Some(quic) = &mut self.quic {
