@@ -168,3 +168,81 @@ fn packets_allocate_nothing() {
     let (count, change) = least.unwrap();
     assert_eq!(count, 0, "for 9000 packets: {change:?}");
 }
+
+fn ten_thousand_links_are_bounded() {
+    const LINKS: usize = 10_000;
+    let mut node = Node::new("a", "192.0.2.1:1000", 1);
+    let now = std::time::Instant::now();
+    let links: Vec<_> = (0..LINKS)
+        .map(|n| {
+            let mut link = link("p", Relation::VnetLocal {}, &[]);
+            link.peer = AgentId::new(format!("p{n:05}")).unwrap();
+            link.public_key = key(n);
+            link.endpoint = Some(format!("198.51.100.{}:{}", n % 250 + 1, 1000 + n).parse().unwrap());
+            link.sources = vec![format!("10.1.{}.{}/32", n / 256, n % 256).parse().unwrap()];
+            link
+        })
+        .collect();
+    let owners: Vec<(String, String)> = links
+        .iter()
+        .map(|l| (l.sources[0].to_string(), l.peer.to_string()))
+        .collect();
+    let owners: Vec<(&str, &str)> = owners.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let mut config = vm("a", &["10.1.255.250/16"], links, &owners);
+    config.address_space = common::nets(&["10.1.0.0/16"]);
+    config.spaces[0].prefixes = common::nets(&["10.1.0.0/16"]);
+    config.subnets[0].prefixes = common::nets(&["10.1.0.0/16"]);
+    config.subnets[0].routes = vec![common::route(
+        "10.1.0.0/16",
+        tombolo_proto::route::NextHop::VnetLocal {},
+    )];
+    let region = Region::new(ALLOCATOR);
+    node.install(config, now);
+    let idle = live(&region);
+    println!(
+        "{} bytes a link that is not in use, with the configuration and its tables",
+        idle / LINKS
+    );
+    assert!(idle / LINKS < 8_000, "{idle}");
+
+    // A packet to each: a session is made, and the packet waits in it.
+    let mut out = Buffer::new();
+    let mut device = Device {
+        coalescer: Coalescer::new(true),
+        writes: 0,
+        packets: 0,
+    };
+    for n in 0..LINKS {
+        out.clear();
+        let mut packet = udp("10.1.255.250", &format!("10.1.{}.{}", n / 256, n % 256), 64, 100);
+        node.engine.handle_tun(&mut packet, now, &mut out, &mut device);
+    }
+    assert_eq!(node.engine.stats().totals.dropped, 0, "{:?}", node.engine.stats());
+    let asked = live(&region);
+    println!("{} bytes a link that asks for a session", asked / LINKS);
+    assert!(asked / LINKS < 64_000, "{asked}");
+
+    // Nobody answers, and everybody is given up: what waited is dropped and counted, and nothing grows.
+    let mut then = now;
+    for _ in 0..30 {
+        then += Duration::from_secs(5);
+        out.clear();
+        node.engine.handle_timeout(then, &mut out);
+    }
+    let later = live(&region);
+    println!("{} bytes a link that nobody answers", later / LINKS);
+    assert!(later <= asked + LINKS * 1000, "{later} after {asked}");
+}
+
+/// Bytes in use beyond those at the beginning.
+fn live(region: &Region<'_, System>) -> usize {
+    let change = region.change();
+    change.bytes_allocated.saturating_sub(change.bytes_deallocated)
+}
+
+/// A key that nobody here has.
+fn key(n: usize) -> PublicKey {
+    let mut secret = [7; 32];
+    secret[..8].copy_from_slice(&n.to_le_bytes());
+    PublicKey(DhPublic::from(&StaticSecret::from(secret)).to_bytes())
+}
