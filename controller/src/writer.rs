@@ -198,7 +198,7 @@ struct Worker {
 enum Answer {
     /// Told with the rest: what it was judged on may not be durable yet.
     Rejected(oneshot::Sender<Result<Committed, WriteError>>, Rejection),
-    Change(oneshot::Sender<Result<Committed, WriteError>>, Topology, bool),
+    Change(oneshot::Sender<Result<Committed, WriteError>>, Arc<Topology>, bool),
     Document(oneshot::Sender<Result<(), WriteError>>),
 }
 
@@ -240,7 +240,7 @@ impl Worker {
                         topology = outcome.topology.clone();
                         (
                             changes,
-                            Answer::Change(answer, outcome.topology, outcome.created_or_removed),
+                            Answer::Change(answer, Arc::new(outcome.topology), outcome.created_or_removed),
                         )
                     }
                 },
@@ -339,7 +339,7 @@ impl Answer {
             Self::Change(to, topology, created_or_removed) => {
                 let published = Published {
                     revision,
-                    topology: Arc::new(topology),
+                    topology,
                     since: Instant::now(),
                 };
                 let _ = to.send(Ok(Committed {

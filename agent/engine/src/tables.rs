@@ -98,7 +98,7 @@ pub(crate) struct Transit {
 /// A few links that share flows, or one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Group {
-    links: [LinkIndex; Group::MOST],
+    links: [LinkIndex; Self::MOST],
     count: u8,
 }
 
@@ -132,7 +132,6 @@ impl Group {
             .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
             .wrapping_add(bits(destination))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        #[expect(clippy::cast_possible_truncation, reason = "the highest bits are the best mixed")]
         let high = (mixed >> 96) as u32;
         self.links[high as usize % usize::from(self.count)]
     }

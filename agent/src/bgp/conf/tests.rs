@@ -55,7 +55,7 @@ fn route(prefix: &str, as_path: &[u32]) -> Route {
 /// Strings in quotes taken out, what is left has only these.
 fn is_plain(text: &str) -> bool {
     let outside: String = text.split('"').step_by(2).collect();
-    text.matches('"').count() % 2 == 0
+    text.matches('"').count().is_multiple_of(2)
         && outside
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "\n {};,_.:/()<>=".contains(c))

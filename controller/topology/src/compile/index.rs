@@ -462,15 +462,15 @@ impl<'t> Index<'t> {
             let mut edges = [None; 2];
             for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
                 match &agent.binding {
-                    Binding::Edge { circuit, link } if *circuit == resource.envelope.id => {
-                        if edges[*link as usize].is_none() {
-                            edges[*link as usize] = Some(&**agent);
-                            let place = Place::Edge {
-                                circuit: position,
-                                link: *link,
-                            };
-                            self.agents.insert(&agent.id, place);
-                        }
+                    Binding::Edge { circuit, link }
+                        if *circuit == resource.envelope.id && edges[*link as usize].is_none() =>
+                    {
+                        edges[*link as usize] = Some(&**agent);
+                        let place = Place::Edge {
+                            circuit: position,
+                            link: *link,
+                        };
+                        self.agents.insert(&agent.id, place);
                     }
                     _ => {}
                 }

@@ -74,7 +74,7 @@ fn network(text: &str) -> Option<IpNet> {
 
 fn pool(network: IpNet) -> Option<IpNet> {
     let inside = |kind: &&str| kind.parse().is_ok_and(|k: IpNet| k.contains(&network));
-    let found = POOLS.iter().find(|(kinds, _)| kinds.iter().any(|k| inside(&k)));
+    let found = POOLS.iter().find(|(kinds, _)| kinds.iter().any(&inside));
     found?.1.parse().ok()
 }
 
