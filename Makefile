@@ -65,7 +65,7 @@ soak:
 lint:
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
-	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items
 	@command -v cargo-deny >/dev/null || { echo "==> installing cargo-deny (once)"; cargo install --locked cargo-deny; }
 	@cargo deny --all-features check licenses bans sources
 

@@ -4,7 +4,7 @@
 //! Pure: bytes in, bytes out. The device itself is the agent's.
 //!
 //! * [`VnetHeader`]: the ten bytes before each packet of a device with `IFF_VNET_HDR`.
-//! * [`split`]: one read from the device → the packets that it stands for, with finished checksums.
+//! * [`mod@split`]: one read from the device → the packets that it stands for, with finished checksums.
 //! * [`Coalescer`]: packets → as few writes to the device as their order allows.
 
 mod checksum;

@@ -31,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// A whole topology on this machine: a controller and agents in network namespaces. Needs root.
 #[derive(Debug, Args)]
 pub struct LabArgs {
-    /// Folder for the state of one lab [default: /run/tombolo-lab/<name>].
+    /// Folder for the state of one lab [default: /run/tombolo-lab/NAME].
     #[arg(long, value_name = "DIR", global = true)]
     lab_dir: Option<PathBuf>,
     #[command(subcommand)]
