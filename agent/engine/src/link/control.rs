@@ -242,6 +242,11 @@ impl Echoes {
         *count += 1;
     }
 
+    /// What a round trip takes, as long as none was measured: that of another transport over the same path.
+    pub(super) fn assume_rtt(&mut self, rtt: Option<Duration>) {
+        self.rtt = self.rtt.or(rtt);
+    }
+
     /// Smoothed round-trip time.
     pub(super) fn rtt(&self) -> Option<Duration> {
         self.rtt
@@ -403,6 +408,21 @@ mod tests {
             }
         }
         assert!(10 * noticed > 9 * looked, "{noticed} of {looked}");
+    }
+
+    /// A spare connection to an end that is gone is found out as soon as the main one was.
+    #[test]
+    fn silence_needs_no_round_trip_of_its_own() {
+        for assumed in [None, Some(Duration::from_millis(2))] {
+            let mut now = Instant::now();
+            let mut echoes = Echoes::default();
+            echoes.assume_rtt(assumed);
+            for _ in 0..5 {
+                echoes.send(now);
+                now += STEP;
+            }
+            assert_eq!(echoes.silent(now).is_some(), assumed.is_some());
+        }
     }
 
     #[test]

@@ -261,6 +261,10 @@ impl SecureLinks {
                 }
             }
             Some(Step::Switch(to, reason)) => {
+                if let Some(observed) = &mut way.observed {
+                    let rtt = observed.wireguard.rtt();
+                    observed.quic.assume_rtt(rtt);
+                }
                 self.events.push_back(Event::Switched(way.peer.clone(), to, reason));
             }
         }
