@@ -54,14 +54,17 @@ pub(crate) fn circuit_summary(
     let peering = circuit.private_peering.as_ref()?;
     let status = status(topology, live, circuit, link);
     let session = status.and_then(|s| s.bgp.iter().find(|p| p.neighbour == circuit.envelope.id));
-    let line = |neighbour: IpAddr, asn: u32, up: Option<f64>, received: usize| {
+    let down = || "down".to_owned();
+    let line = |neighbour: IpAddr, asn: u32, up: Option<String>, received: usize| {
         json!({
             "neighbor": neighbour, "v": 4, "as": asn,
-            "upDown": up.map_or_else(|| "down".to_owned(), duration),
+            "upDown": up.unwrap_or_else(down),
             "statePfxRcd": received.to_string(),
         })
     };
-    let up = session.filter(|s| s.state == BgpPeerState::Connected).map(|s| s.since);
+    let up = session
+        .filter(|s| s.state == BgpPeerState::Connected)
+        .map(|s| duration(s.since));
     let received = customer_routes(status, circuit).count();
     let mut all = vec![line(customer(peering, link), peering.peer_asn, up, received)];
     for connection in links_of(topology, circuit) {
@@ -72,7 +75,7 @@ pub(crate) fn circuit_summary(
         for (number, instance) in gateway.ip_configurations.iter().enumerate() {
             let agent = agents.iter().find(|(n, _)| *n == number).map(|(_, agent)| agent);
             let link = status.and_then(|s| s.links.iter().find(|l| Some(&l.peer) == agent));
-            let up = link.filter(|l| l.state == LinkState::Up).map(|_| 0.0);
+            let up = link.filter(|l| l.state == LinkState::Up).map(|_| "up".to_owned());
             all.push(line(instance.address, gateway.asn, up, behind(topology, gateway).len()));
         }
     }

@@ -100,8 +100,8 @@ fn sessions(topology: &Topology, connection: &Connection) -> Vec<Session> {
     }
 }
 
-/// State, seconds since it is so, and routes received.
-type Seen = (BgpPeerState, f64, u64);
+/// State, seconds since it is so where an agent counts them, and routes received.
+type Seen = (BgpPeerState, Option<f64>, u64);
 
 impl Session {
     /// As one instance sees it; none: it has not said.
@@ -109,7 +109,7 @@ impl Session {
         match &self.by {
             By::Bgp(id) => {
                 let peer = status.bgp.iter().find(|p| p.neighbour == *id)?;
-                Some((peer.state, peer.since, peer.received))
+                Some((peer.state, Some(peer.since), peer.received))
             }
             By::Link(end) => {
                 let end = end.as_ref()?;
@@ -123,7 +123,7 @@ impl Session {
                     | LinkState::NoEndpoint => BgpPeerState::Idle,
                 };
                 let received = dynamic.told.get(end).map_or(0, |routes| routes.len());
-                Some((state, 0.0, u64::try_from(received).unwrap_or(u64::MAX)))
+                Some((state, None, u64::try_from(received).unwrap_or(u64::MAX)))
             }
         }
     }
@@ -135,7 +135,7 @@ impl Session {
             "neighbor": self.address,
             "asn": self.asn,
             "state": state,
-            "connectedDuration": duration(since),
+            "connectedDuration": since.map(duration),
             "routesReceived": received,
         })
     }

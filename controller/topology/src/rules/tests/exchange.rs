@@ -226,6 +226,11 @@ fn m7_sessions_of_a_gateway() {
     );
     let branch = find(&vpn, "10.11.30.126");
     assert_eq!((&branch["state"], &branch["asn"]), (&json!("Connected"), &json!(65516)));
+    assert_eq!(
+        branch["connectedDuration"],
+        json!(null),
+        "nobody counts how long a link is up"
+    );
     let er = of(&live, "hub-er");
     assert_eq!(er.len(), 2, "both tunnels, whether or not an edge is there");
     let primary = find(&er, "10.10.30.150");
@@ -285,6 +290,7 @@ fn e1_the_route_table_of_a_circuit() {
         (&summary[1]["as"], &summary[1]["statePfxRcd"]),
         (&json!(65515), &json!("2"))
     );
+    assert_eq!(summary[1]["upDown"], "up");
     let down = w
         .now
         .circuit_routes_summary(&circuit, CircuitLink::Secondary, &live)
