@@ -29,6 +29,7 @@ mod child;
 mod conf;
 mod control;
 mod feed;
+mod held;
 mod log;
 mod run;
 pub mod table;

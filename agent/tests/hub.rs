@@ -152,6 +152,7 @@ impl Hosts {
             foreign,
             watched: false,
             stock: false,
+            dead_after: None,
         }
     }
 

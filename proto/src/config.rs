@@ -313,6 +313,9 @@ pub struct Neighbour {
     pub asn: u32,
     /// It is not on a network of the host: sessions may pass routers.
     pub multihop: bool,
+    /// Forwarding towards it is judged by BFD (RFC 5880), every 300 ms, where it speaks that too. Not with `multihop`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bfd: bool,
     /// Signs the session (RFC 2385); at most 80 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
@@ -458,6 +461,10 @@ pub struct Link {
     /// The other end is a stock WireGuard device: it understands WireGuard and nothing of what agents say inside (D16).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stock: bool,
+    /// `dpdTimeoutSeconds` of the connection with a stock device: silence after which it is given up, seconds, 9 to 3600. None: six
+    /// seconds where packets want an answer, else fifteen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_after: Option<u16>,
 }
 
 const fn one() -> u16 {

@@ -141,6 +141,54 @@ fn a_watched_link_that_never_comes_up_is_down_soon() {
     assert_eq!(changes(&world, 0), [Event::Down(agent("b"))]);
 }
 
+/// A link with a stock device that both ends have used.
+fn with_a_device(dead_after: Option<u16>) -> World {
+    let mut world = World::strangers();
+    world.join(0, 1, |link| {
+        link.always_on = true;
+        (link.initiator, link.stock) = (link.peer == agent("b"), link.peer == agent("b"));
+        link.dead_after = dead_after.filter(|_| link.stock);
+    });
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+    run(&mut world, Duration::from_secs(1));
+    assert_eq!(changes(&world, 0), [Event::Up(agent("b"))]);
+    world
+}
+
+/// D19: a device that leaves packets and handshakes without an answer is given up long before its session expires, and
+/// taken up again when it answers.
+#[test]
+fn a_stock_device_that_goes_silent_is_given_up() {
+    for (dead_after, seconds) in [(None, 6), (Some(30), 30)] {
+        let mut world = with_a_device(dead_after);
+        let b = world.nodes[1].at;
+        world.cut.push(b);
+        // It was sent to a second ago, and has said nothing since.
+        let since = world.now - Duration::from_secs(1);
+        while changes(&world, 0).len() == 1 && world.now < since + Duration::from_mins(1) {
+            world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+            run(&mut world, Duration::from_millis(250));
+        }
+        let silent = (world.now - since).as_secs_f64();
+        assert!((silent - f64::from(seconds)).abs() < 1.0, "{dead_after:?}: {silent} s");
+        assert_eq!(changes(&world, 0)[1..], [Event::Down(agent("b"))]);
+        world.cut.clear();
+        run(&mut world, Duration::from_secs(6));
+        assert_eq!(changes(&world, 0)[2..], [Event::Up(agent("b"))]);
+    }
+}
+
+/// It need not answer everything: a handshake is enough.
+#[test]
+fn a_stock_device_that_has_nothing_to_say_stays() {
+    let mut world = with_a_device(None);
+    for _ in 0..120 {
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
+        run(&mut world, Duration::from_millis(250));
+    }
+    assert_eq!(changes(&world, 0).len(), 1);
+}
+
 /// D16: what agents say to each other means nothing to a stock device.
 #[test]
 fn a_stock_device_hears_nothing_but_wireguard() {

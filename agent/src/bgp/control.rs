@@ -78,6 +78,8 @@ pub(super) struct Seen {
     pub received: u64,
     pub sent: u64,
     pub last_error: Option<String>,
+    /// The neighbour is gone and expected back (RFC 4724): its routes stay, and ours stay with it.
+    pub restarting: bool,
 }
 
 /// What BIRD says of each session, by the protocol's name: the answer to `show protocols all`, where the time format is `%s`.
@@ -102,7 +104,8 @@ pub(super) fn sessions(answer: &[String]) -> BTreeMap<String, Seen> {
                 };
                 current = Some((name.to_owned(), seen));
             }
-        } else if let (Some((_, seen)), Some((key, value))) = (&mut current, line.split_once(':')) {
+        } else if let Some((_, seen)) = &mut current {
+            let (key, value) = line.split_once(':').unwrap_or((line, ""));
             seen.detail(key.trim(), value.trim());
         }
     }
@@ -113,6 +116,7 @@ pub(super) fn sessions(answer: &[String]) -> BTreeMap<String, Seen> {
 impl Seen {
     fn detail(&mut self, key: &str, value: &str) {
         match (key, value) {
+            ("Neighbor graceful restart active", _) => self.restarting = true,
             ("BGP state", "Idle") if self.state == BgpPeerState::Connecting => self.state = BgpPeerState::Idle,
             ("Last error", error) => {
                 // BIRD waits before it tries again; nobody else knows that there were too many.
@@ -168,6 +172,10 @@ n_c        BGP        ---        start  1795681818    Idle          Automatic sh
 n_d        BGP        ---        start  1795681818    Idle
   BGP state:          Idle
 n_e        BGP        ---        down   1795681818
+n_f        BGP        ---        start  1795681819    Active        Received: Administrative reset
+  BGP state:          Active
+    Neighbor graceful restart active
+    Restart timer:    57.123/-
 ";
 
     #[test]
@@ -176,13 +184,16 @@ n_e        BGP        ---        down   1795681818
         let seen = sessions(&lines);
         let states: Vec<_> = seen.values().map(|s| s.state).collect();
         use BgpPeerState::{Connected, Connecting, Idle, Stopped};
-        assert_eq!(states, [Connected, Connecting, Stopped, Idle, Stopped]);
+        assert_eq!(states, [Connected, Connecting, Stopped, Idle, Stopped, Connecting]);
+        let restarting = seen.iter().filter(|(_, s)| s.restarting).map(|(name, _)| name.as_str());
+        assert_eq!(restarting.collect::<Vec<_>>(), ["n_f"]);
         let expected = Seen {
             state: Connected,
             since: 1_795_681_816,
             received: 3,
             sent: 5,
             last_error: Some("Socket: Connection closed".into()),
+            restarting: false,
         };
         assert_eq!(seen.get("n_a"), Some(&expected));
     }

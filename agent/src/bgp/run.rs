@@ -4,6 +4,7 @@ use super::child::{Child, Event, Home};
 use super::conf::{self, Loopback, Rendered};
 use super::control::{self, Failure, Seen};
 use super::feed::Feed;
+use super::held::Held;
 use super::log::Log;
 use super::{GRACE, Learned, Wanted};
 use crate::sys;
@@ -65,6 +66,7 @@ pub(super) struct Run {
     next_wait: Duration,
     look_at: Instant,
     silent: u32,
+    held: Held,
 }
 
 impl Run {
@@ -105,6 +107,7 @@ impl Run {
             next_wait: FIRST_RESTART,
             look_at: now,
             silent: 0,
+            held: Held::default(),
         })
     }
 
@@ -227,6 +230,7 @@ impl Run {
                 self.bird = Some(child);
                 self.started = Instant::now();
                 (self.behind, self.silent, self.fault) = (false, 0, None);
+                self.held = Held::default();
                 self.look_at = Instant::now() + FIRST_RESTART;
                 self.poke.notify_waiters();
             }
@@ -274,6 +278,7 @@ impl Run {
             Ok(_) => {
                 (self.behind, self.fault) = (false, None);
                 self.poke.notify_waiters();
+                self.command(self.held.again()).await;
             }
             Err(failure) => {
                 // What it refused once it would refuse again.
@@ -295,11 +300,30 @@ impl Run {
                     if self.behind {
                         self.configure().await;
                     }
+                    self.hold_back(&seen).await;
                 }
                 Err(failure) => self.missed(&failure),
             }
         }
         self.report(&seen);
+    }
+
+    /// Sees to it that a neighbour which comes back hears nothing before its own routes are where they belong.
+    async fn hold_back(&mut self, seen: &BTreeMap<String, Seen>) {
+        let now = Instant::now();
+        let commands = self.held.step(seen, now.into_std());
+        self.command(commands).await;
+        if let Some(due) = self.held.due() {
+            self.look_at = self.look_at.min(due.into());
+        }
+    }
+
+    async fn command(&self, commands: Vec<String>) {
+        for command in commands {
+            if let Err(failure) = control::ask(&self.home.socket(), &command).await {
+                tracing::warn!(error = %failure, command, "what a neighbour hears is not as it should be");
+            }
+        }
     }
 
     fn missed(&mut self, failure: &Failure) {

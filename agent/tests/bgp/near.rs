@@ -58,6 +58,7 @@ pub(crate) fn neighbour(id: &str, address: &str, asn: u32) -> Neighbour {
         local_address: own.parse().unwrap(),
         asn,
         multihop: false,
+        bfd: false,
         password: None,
         max_prefixes: 4000,
         hold_time: 9,

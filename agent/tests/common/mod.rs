@@ -350,6 +350,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             foreign: ForeignSources::None,
             watched: false,
             stock: false,
+            dead_after: None,
         }],
     }
 }

@@ -316,6 +316,8 @@ fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16) -> Option
                 local_address: address,
                 asn: site.local.bgp?.asn,
                 multihop: true,
+                // The tunnel has a judgement of its own.
+                bfd: false,
                 password: None,
                 max_prefixes: MAX_PREFIXES,
                 hold_time,

@@ -292,6 +292,9 @@ pub struct Connection {
     pub routing_weight: u32,
     /// `enableBgp`.
     pub enable_bgp: bool,
+    /// `dpdTimeoutSeconds`: silence of a site's device after which it is given up, seconds, 9 to 3600; none: the default.
+    #[serde(default)]
+    pub dpd_timeout: Option<u16>,
 }
 
 /// `connectionType` (G9).

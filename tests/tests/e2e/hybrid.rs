@@ -1,7 +1,9 @@
 //! Circuits, sites and VPNs live: every row of the published interoperability lab, and of a second one of another shape whose
 //! table was written from the rules alone; each in the steady state, after its events and after the way back.
 
+use crate::harness::World;
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_engine::verdict::DropReason;
@@ -108,6 +110,68 @@ async fn answers(lab: &Lab, when: &str) -> Result<()> {
         ensure!(Instant::now() < end, "{when}: location 1 does not reach the hub");
     }
     Ok(())
+}
+
+/// D19: what no carrier tells of. A line that goes silent is given up by BFD, a device by the handshakes that it leaves
+/// unanswered, both long before their BGP sessions are; their routes go, and come back with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
+    const HOLD: u16 = 180;
+    let mut topology = Topology::load("interop")?;
+    topology.name = "e2e-silence".into();
+    for site in topology.sites.values_mut() {
+        site.bgp.hold_time = HOLD;
+    }
+    let w = World::of(&topology).await?;
+    answers(&w, "by the circuit").await?;
+    let begun = Instant::now();
+    on_the_line(&w, "add table inet silent").await?;
+    for (hook, way) in [("input", "iifname"), ("forward", "iifname"), ("output", "oifname")] {
+        let chain = format!("add chain inet silent {hook} {{ type filter hook {hook} priority 0; }}");
+        on_the_line(&w, &chain).await?;
+        on_the_line(&w, &format!("add rule inet silent {hook} {way} line0 drop")).await?;
+    }
+    on_the_line(&w, "add rule inet silent forward oifname line0 drop").await?;
+    answers(&w, "by the tunnel").await?;
+    knows_location_1(&w, true).await?;
+    // Now the tunnel too: nobody is left, and everybody knows.
+    w.cut_pair("hub-vpn", "loc1-ce1")?;
+    w.connection_is_because("hub-loc1", "NotConnected", "PeerReachability")
+        .await?;
+    knows_location_1(&w, false).await?;
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(u64::from(HOLD) / 3), "that took {took:?}");
+    w.restore_pair("hub-vpn", "loc1-ce1")?;
+    answers(&w, "by the tunnel again").await?;
+    on_the_line(&w, "delete table inet silent").await?;
+    let edge = "10.10.30.132".parse()?;
+    let end = Instant::now() + Duration::from_secs(60);
+    while w.traceroute("hub-vm", "loc1-vm").await?.hops.first() != Some(&Some(edge)) {
+        ensure!(Instant::now() < end, "the circuit is not used again");
+    }
+    w.down()
+}
+
+/// A command of nftables at the customer edge that has both.
+async fn on_the_line(w: &World, command: &str) -> Result<()> {
+    let done = w.exec("loc1-ce1", &["nft", command], Duration::from_secs(5)).await?;
+    ensure!(done.code == 0, "nft {command}: {done:?}");
+    Ok(())
+}
+
+/// Waits until a VM of the hub has a route to location 1, or none.
+async fn knows_location_1(w: &World, known: bool) -> Result<()> {
+    let prefix: IpNet = "10.2.30.0/25".parse()?;
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let tables = w.agent_tables("hub-vm").await?;
+        let mut routes = tables.subnets.iter().flat_map(|s| &s.routes);
+        if routes.any(|r| r.prefix == prefix) == known {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "known: {}, instead of {known}", !known);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Two hubs joined twice, three circuits, a site on two of them, a chain of VPN gateways (E6, E7, E9, E12, G19, D9).

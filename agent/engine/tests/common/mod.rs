@@ -89,6 +89,7 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         foreign: ForeignSources::None,
         watched: false,
         stock: false,
+        dead_after: None,
     }
 }
 

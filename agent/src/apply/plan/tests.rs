@@ -270,6 +270,7 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
                 local_address: line.addr(),
                 asn: 65_021,
                 multihop: false,
+                bfd: true,
                 password: None,
                 max_prefixes: 4000,
                 hold_time: 180,

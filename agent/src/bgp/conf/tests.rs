@@ -15,6 +15,7 @@ fn neighbour(id: &str, address: &str) -> Neighbour {
             .unwrap(),
         asn: 65_021,
         multihop: false,
+        bfd: false,
         password: None,
         max_prefixes: 4000,
         hold_time: 180,
@@ -98,6 +99,22 @@ fn a_neighbour_is_its_tables_its_session_and_its_feed() {
     assert!(!text.contains("prepend(8)") && !text.contains("10.3.0.0"), "{text}");
     // The same for the same: otherwise sessions would be disturbed for nothing.
     assert_eq!(rendered(&wanted).text, text);
+}
+
+/// D19: where a neighbour is on a network of the host, and that alone.
+#[test]
+fn bfd_judges_the_way_to_neighbours_next_door() {
+    let mut near = neighbour("/c/1", "192.0.2.2");
+    let bfd = |n: Neighbour| {
+        let text = rendered(&wanted(vec![n])).text;
+        assert!(is_plain(&text), "{text}");
+        (text.contains("protocol bfd {"), text.contains("\nbfd on;\n"))
+    };
+    assert_eq!(bfd(near.clone()), (false, false));
+    near.bfd = true;
+    assert_eq!(bfd(near.clone()), (true, true));
+    near.multihop = true;
+    assert_eq!(bfd(near), (false, false));
 }
 
 #[test]

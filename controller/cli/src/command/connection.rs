@@ -18,7 +18,7 @@ pub(crate) enum Connection {
     /// Create a connection; between two gateways: one side
     Create(Create),
     /// Change a connection; its key: `shared-key set`
-    #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["routing_weight", "enable_bgp"])))]
+    #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["routing_weight", "enable_bgp", "dpd_timeout"])))]
     Update {
         #[arg(value_parser = name)]
         name: String,
@@ -28,6 +28,9 @@ pub(crate) enum Connection {
         /// Exchange routes over it (G4)
         #[arg(long, value_name = "true|false", action = ArgAction::Set)]
         enable_bgp: Option<bool>,
+        /// Silence after which a site's device is given up, 9 to 3600; 0: the default
+        #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
+        dpd_timeout: Option<u32>,
     },
     /// List connections with their status and why it is so
     List,
@@ -72,6 +75,9 @@ pub(crate) struct Create {
     /// Exchange routes over it (G4); with a circuit that is always so
     #[arg(long)]
     enable_bgp: bool,
+    /// Silence after which a site's device is given up, 9 to 3600
+    #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
+    dpd_timeout: Option<u32>,
     /// The region; the group's unless given
     #[arg(short, long)]
     location: Option<String>,
@@ -126,6 +132,9 @@ impl Create {
         }
         if let Some(weight) = self.routing_weight {
             properties["routingWeight"] = json!(weight);
+        }
+        if let Some(seconds) = self.dpd_timeout {
+            properties["dpdTimeoutSeconds"] = json!(seconds);
         }
         Ok(properties)
     }
@@ -205,6 +214,7 @@ impl Connection {
                 name,
                 routing_weight,
                 enable_bgp,
+                dpd_timeout,
             } => {
                 let change = |connection: &mut Value| {
                     if let Some(weight) = routing_weight {
@@ -212,6 +222,9 @@ impl Connection {
                     }
                     if let Some(on) = enable_bgp {
                         connection["properties"]["enableBgp"] = json!(on);
+                    }
+                    if let Some(seconds) = dpd_timeout {
+                        connection["properties"]["dpdTimeoutSeconds"] = json!(seconds);
                     }
                 };
                 c.edit(&path(c, name)?, &format!("Updated connection {name}."), change)

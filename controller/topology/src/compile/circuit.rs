@@ -104,6 +104,7 @@ fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr, hold_time: u1
         local_address: own,
         asn: circuit.peering.peer_asn,
         multihop: false,
+        bfd: true,
         password: circuit.peering.shared_key.clone().map(Secret),
         max_prefixes: MAX_PREFIXES,
         hold_time,

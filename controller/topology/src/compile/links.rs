@@ -314,6 +314,7 @@ impl<'a> Links<'a> {
             foreign,
             watched: false,
             stock: false,
+            dead_after: None,
         });
     }
 
@@ -367,6 +368,7 @@ impl<'a> Links<'a> {
             foreign: ForeignSources::None,
             watched: false,
             stock: true,
+            dead_after: site.connection.dpd_timeout,
         };
         self.links.insert(peer, link);
     }

@@ -12,10 +12,9 @@ use serde_json::Value;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
-const PROPERTIES: [(&str, Shape); 5] = [
+const PROPERTIES: [(&str, Shape); 4] = [
     ("connectionProtocol", Shape::Text),
     ("connectionMode", Shape::Text),
-    ("dpdTimeoutSeconds", Shape::Integer(0, 3600)),
     ("expressRouteGatewayBypass", Shape::Bool),
     ("enablePrivateLinkFastPath", Shape::Bool),
 ];
@@ -42,6 +41,7 @@ impl Draft<'_> {
             .integer("routingWeight", 0..=32_000, &mut self.problems)
             .unwrap_or(0);
         let enable_bgp = properties.boolean("enableBgp", &mut self.problems).unwrap_or(false);
+        let dpd_timeout = self.dpd_timeout(&properties);
         let key = properties.text("sharedKey", &mut self.problems);
         if let Some(key) = key.filter(|_| kind != Some(ConnectionType::ExpressRoute)) {
             self.check_shared_key(key, &properties.at("sharedKey"));
@@ -70,6 +70,7 @@ impl Draft<'_> {
                 shared_key: key.filter(|_| kind != ConnectionType::ExpressRoute),
                 routing_weight: u32::try_from(routing_weight).unwrap_or_default(),
                 enable_bgp,
+                dpd_timeout,
             });
             if old.is_none() {
                 self.check_attached_to(&id, &format!("Connection {id} cannot be created."), &first);
@@ -126,6 +127,17 @@ impl Draft<'_> {
             missing(&mut self.problems, &properties.at(name));
         }
         self.resolve(properties, name, id, |t, gateway| t.gateways.get(gateway).cloned())
+    }
+
+    /// `dpdTimeoutSeconds`: 9 to 3600, and 0 for the default, as Azure has it.
+    fn dpd_timeout(&mut self, properties: &Object<'_>) -> Option<u16> {
+        let seconds = properties.integer("dpdTimeoutSeconds", 0..=3600, &mut self.problems)?;
+        if (1..9).contains(&seconds) {
+            let at = properties.at("dpdTimeoutSeconds");
+            let message = format!("{at}: {seconds} is neither 0, which is the default, nor 9 to 3600 seconds");
+            self.problems.add("InvalidRequestFormat", at, message);
+        }
+        u16::try_from(seconds).ok().filter(|s| *s > 0)
     }
 
     /// G11.

@@ -59,6 +59,7 @@ fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: R
         shared_key: Some("abc".into()),
         routing_weight: 0,
         enable_bgp: true,
+        dpd_timeout: None,
     };
     w.topology
         .connections

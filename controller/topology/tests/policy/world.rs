@@ -251,6 +251,7 @@ impl World {
             shared_key: key.map(Into::into),
             routing_weight: 10,
             enable_bgp: false,
+            dpd_timeout: None,
         };
         let id = connection.envelope.id.clone();
         self.topology.connections.insert(id, Arc::new(connection));

@@ -147,6 +147,10 @@ fn towards_lan(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
 /// One session a line; the addresses are the circuit's.
 fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String> {
     let mut text = String::new();
+    if !edge.lines.is_empty() {
+        // A line that carries nothing any more is noticed although it has a carrier.
+        text += "protocol bfd {\n  accept direct;\n  interface \"*\" { interval 300 ms; multiplier 3; };\n}\n";
+    }
     for (number, line) in edge.lines.iter().enumerate() {
         let addresses = topology.line_addresses(&line.circuit, line.link);
         let addresses = addresses.with_context(|| format!("circuit '{}' has no lines", line.circuit))?;
@@ -158,7 +162,7 @@ fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String
                 own: addresses.customer.addr(),
                 other: addresses.edge.addr(),
                 asn: EDGE_ASN,
-                reach: "check link;",
+                reach: "check link;\n  bfd on;",
                 key: topology.circuit_key(&line.circuit),
                 policy: &site.bgp.circuit,
             },

@@ -294,10 +294,11 @@ impl SecureLinks {
     }
 
     /// Says once that a link is up or down, whatever carries it.
-    fn report(&mut self, link: LinkIndex, up: bool) {
-        let up = up || self.wireguard.session(link).0 || self.quic.as_ref().is_some_and(|q| q.is_up(link));
+    fn report(&mut self, link: LinkIndex, said: bool) {
+        let up = said || self.wireguard.session(link).0 || self.quic.as_ref().is_some_and(|q| q.is_up(link));
         let way = &mut self.ways[link.get()];
-        let up = up && !way.dead;
+        // The session of a stock device lives on without it, and WireGuard alone can tell.
+        let up = up && !way.dead && (said || !way.stock);
         if way.up != Some(up) {
             way.up = Some(up);
             let peer = way.peer.clone();

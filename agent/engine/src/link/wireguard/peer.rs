@@ -39,6 +39,13 @@ const MAX_WAITING: usize = 64;
 /// A handshake unanswered for so long says that the peer does not answer.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(10);
 
+/// A stock device that was sent packets and has said nothing since is asked by a handshake after so long (D19): agents have
+/// echoes for that.
+const UNHEARD: Duration = Duration::from_secs(3);
+
+/// It is given up when it has not answered that for so long.
+const STOCK_UNREACHABLE_AFTER: Duration = Duration::from_secs(3);
+
 /// The first repeats of an unanswered handshake: the other end may be learning of this one just now. Then every five
 /// seconds, which boringtun does by itself.
 const RETRIES: [Duration; 3] = [
@@ -112,6 +119,8 @@ pub(super) struct Peer {
     session: Option<(u32, Instant)>,
     last_received: Option<Instant>,
     last_sent: Option<Instant>,
+    /// When the first packet went out that nothing has come after.
+    unheard: Option<Instant>,
     wanted_without_endpoint: bool,
     /// Lengths of packets in boringtun's queue.
     waiting: VecDeque<usize>,
@@ -143,6 +152,7 @@ impl Peer {
             session: None,
             last_received: None,
             last_sent: None,
+            unheard: None,
             wanted_without_endpoint: false,
             waiting: VecDeque::new(),
             rx_bytes: 0,
@@ -206,7 +216,7 @@ impl Peer {
         (self.sealing, self.settled, self.authentication_failed) = (false, false, false);
         (self.asking_since, self.retry, self.retry_at, self.asked) = (None, 0, None, None);
         (self.gave_up, self.answered, self.session) = (None, None, None);
-        (self.last_received, self.last_sent) = (None, None);
+        (self.last_received, self.last_sent, self.unheard) = (None, None, None);
         self.wanted_without_endpoint = false;
         self.lose_waiting(news);
     }
@@ -299,6 +309,7 @@ impl Peer {
                 self.tx_bytes += packet.len() as u64;
                 self.tx_packets += 1;
                 self.last_sent = Some(now);
+                self.unheard.get_or_insert(now);
                 Some(Sealed::Sent)
             }
             // Without a session boringtun has put it into its queue.
@@ -408,7 +419,7 @@ impl Peer {
                     self.rx_bytes += *len as u64;
                     self.rx_packets += 1;
                 }
-                self.last_received = Some(now);
+                (self.last_received, self.unheard) = (Some(now), None);
                 let session = u32::from_le_bytes([datagram[4], datagram[5], datagram[6], datagram[7]]);
                 if !self.settled || self.endpoint != Some(from) || self.session.is_none_or(|(s, _)| s != session) {
                     self.proven(session, from, now, news);
@@ -416,7 +427,7 @@ impl Peer {
             }
             // Our handshake's answer verified (a cookie reply begins with 3 and proves nothing).
             (2, Reply::Send(_)) if output[0] == 4 => {
-                self.last_received = Some(now);
+                (self.last_received, self.unheard) = (Some(now), None);
                 let session = u32::from_le_bytes([datagram[8], datagram[9], datagram[10], datagram[11]]);
                 self.proven(session, from, now, news);
             }

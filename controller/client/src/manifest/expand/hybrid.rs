@@ -199,6 +199,9 @@ impl Expansion<'_> {
         if let Some(weight) = c.routing_weight {
             properties["routingWeight"] = json!(weight);
         }
+        if let Some(seconds) = c.dpd_timeout_seconds {
+            properties["dpdTimeoutSeconds"] = json!(seconds);
+        }
         let body = json!({"properties": properties});
         self.top(Kind::Connection, name, c.location.as_ref(), &c.tags, body);
     }

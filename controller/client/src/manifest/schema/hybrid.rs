@@ -101,6 +101,9 @@ pub struct Connection {
     /// G4.
     #[serde(default)]
     pub enable_bgp: bool,
+    /// `dpdTimeoutSeconds`, with `IPsec`: silence after which the site's device is given up, 9 to 3600.
+    #[serde(default)]
+    pub dpd_timeout_seconds: Option<u32>,
 }
 
 /// `connectionType` (G9).

@@ -22,6 +22,7 @@ impl Views<'_> {
             "virtualNetworkGateway1": reference(&connection.gateway1),
             "routingWeight": connection.routing_weight,
             "enableBgp": connection.enable_bgp,
+            "dpdTimeoutSeconds": connection.dpd_timeout.unwrap_or(0),
             "connectionStatus": status.status,
             "ingressBytesTransferred": status.ingress,
             "egressBytesTransferred": status.egress,

@@ -1,15 +1,15 @@
 //! What a link does as time passes: boringtun's timers, handshakes, keepalives, and the judgement of its state.
 
 use super::{
-    HANDSHAKE, KEEPALIVE, Peer, SILENCE, SILENCE_RESPONDER, TRY_AGAIN_AFTER, UNCONFIRMED, UNREACHABLE_AFTER, past,
-    past_some,
+    HANDSHAKE, KEEPALIVE, Peer, SILENCE, SILENCE_RESPONDER, STOCK_UNREACHABLE_AFTER, TRY_AGAIN_AFTER, UNCONFIRMED,
+    UNHEARD, UNREACHABLE_AFTER, past, past_some,
 };
 use crate::buffer::{Path, TransmitSink};
 use crate::link::Event;
 use crate::link::wireguard::News;
 use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tombolo_proto::status::{LinkState, LinkStatus};
 
 impl Peer {
@@ -74,9 +74,22 @@ impl Peer {
             SILENCE_RESPONDER
         };
         let silent = self.sealing && past(self.last_received, now, silence);
+        let unheard = self.config.stock && self.sealing && past_some(self.unheard, now, self.patience().0);
         let unconfirmed = past_some(self.answered, now, UNCONFIRMED);
         let missing = self.config.initiator && !self.sealing && self.answered.is_none();
-        silent || unconfirmed || missing
+        silent || unheard || unconfirmed || missing
+    }
+
+    /// How long the other end may be silent before it is asked, and how long it may leave that unanswered.
+    fn patience(&self) -> (Duration, Duration) {
+        match self.config.dead_after {
+            Some(seconds) => {
+                let third = Duration::from_secs(seconds.into()) / 3;
+                (third, 2 * third)
+            }
+            None if self.config.stock => (UNHEARD, STOCK_UNREACHABLE_AFTER),
+            None => (SILENCE, UNREACHABLE_AFTER),
+        }
     }
 
     /// Where a handshake goes: after an unanswered one, to the next known place. Packets follow there, but not those
@@ -122,7 +135,8 @@ impl Peer {
 
     pub(super) fn evaluate(&mut self, now: Instant, news: &mut News) {
         let up = self.sealing && self.session.is_some();
-        let unanswered = |since: Instant| now.saturating_duration_since(since) >= UNREACHABLE_AFTER;
+        let (_, patience) = self.patience();
+        let unanswered = |since: Instant| now.saturating_duration_since(since) >= patience;
         let state = if self.authentication_failed {
             LinkState::AuthenticationFailed
         } else if self.asking_since.is_some_and(unanswered)
