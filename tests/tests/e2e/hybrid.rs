@@ -2,8 +2,9 @@
 //! table was written from the rules alone; each in the steady state, after its events and after the way back.
 
 use crate::harness::World;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_engine::verdict::DropReason;
@@ -172,6 +173,85 @@ async fn knows_location_1(w: &World, known: bool) -> Result<()> {
         ensure!(Instant::now() < end, "known: {}, instead of {known}", !known);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// A wrong configuration is refused with the rule, and changes nothing, or the connection says what is wrong; never silence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
+    let mut topology = Topology::load("interop")?;
+    topology.name = "e2e-wrong".into();
+    let w = World::of(&topology).await?;
+    let site = w.group().item("localNetworkGateways", "loc1");
+    let good = w.client()?.arm_get(&site).await?;
+    w.connection_is("hub-loc1", "Connected").await?;
+
+    // Refused: an ASN that is ours (G4), a prefix that the first site's neighbour has (G7), a gateway without its subnet (G1).
+    let mut clash = good.clone();
+    clash["properties"]["bgpSettings"]["asn"] = json!(65515);
+    refused(&w, &site, &clash, "XReservedAsn").await?;
+    let twin = w.group().item("localNetworkGateways", "twin");
+    let key = "p/2DIHe5kOYqBHJ9AYpMxXEcXUGKbNl0EFyB0Mc0FVA=";
+    let properties = json!({
+        "gatewayIpAddress": "203.0.113.77",
+        "localNetworkAddressSpace": {"addressPrefixes": ["10.2.30.64/26"]},
+        "wireGuardPublicKey": key,
+    });
+    let body = json!({"location": "region1", "properties": properties});
+    w.client()?.arm_put(&twin, &body).await?;
+    let to_twin = w.group().item("connections", "hub-twin");
+    let connection = |key: Option<&str>| {
+        let mut properties = json!({
+            "connectionType": "IPsec",
+            "virtualNetworkGateway1": {"id": w.group().item("virtualNetworkGateways", "hub-vpn")},
+            "localNetworkGateway2": {"id": twin},
+        });
+        if let Some(key) = key {
+            properties["sharedKey"] = json!(key);
+        }
+        json!({"location": "region1", "properties": properties})
+    };
+    refused(&w, &to_twin, &connection(Some("abc")), "XLocalNetworkOverlap").await?;
+    let gateway = w.group().item("virtualNetworkGateways", "spoke-vpn");
+    let subnet = w.group().item("virtualNetworks", "spoke") + "/subnets/GatewaySubnet";
+    let configuration = json!({"name": "default", "properties": {"subnet": {"id": subnet}}});
+    let properties = json!({"gatewayType": "Vpn", "ipConfigurations": [configuration]});
+    let body = json!({"location": "region1", "properties": properties});
+    refused(&w, &gateway, &body, "InvalidResourceReference").await?;
+
+    // Taken, and said: no shared key (G11), nobody there, a key that the device does not have (D16), another shared key (D14), an
+    // ASN like the gateway's (G4).
+    let mut apart = w.client()?.arm_get(&twin).await?;
+    apart["properties"]["localNetworkAddressSpace"]["addressPrefixes"] = json!(["10.77.0.0/24"]);
+    w.client()?.arm_put(&twin, &apart).await?;
+    w.client()?.arm_put(&to_twin, &connection(None)).await?;
+    w.connection_is_because("hub-twin", "NotConnected", "no shared key is set").await?;
+    w.client()?.arm_put(&to_twin, &connection(Some("abc"))).await?;
+    w.connection_is_because("hub-twin", "NotConnected", "PeerReachability").await?;
+    let mut stranger = good.clone();
+    stranger["properties"]["wireGuardPublicKey"] = json!("YAnz5TF+lXXJte14tji3zlMNftFL27WRg8X+xYyUNHg=");
+    w.client()?.arm_put(&site, &stranger).await?;
+    w.connection_is_because("hub-loc1", "NotConnected", "PeerReachability").await?;
+    w.client()?.arm_put(&site, &good).await?;
+    w.connection_is("hub-loc1", "Connected").await?;
+    let shared = w.group().item("connections", "hub-loc1") + "/sharedkey";
+    w.client()?.arm_put(&shared, &json!({"value": "another"})).await?;
+    w.connection_is_because("hub-loc1", "NotConnected", "Authentication").await?;
+    w.client()?.arm_put(&shared, &json!({"value": "EqualOnBothEnds"})).await?;
+    w.connection_is("hub-loc1", "Connected").await?;
+    w.down()
+}
+
+/// The error has this code, and what was there is there still.
+async fn refused(w: &World, path: &str, body: &Value, code: &str) -> Result<()> {
+    let before = w.client()?.arm_find(path).await?;
+    match w.client()?.arm_put(path, body).await {
+        Ok(_) => bail!("{path} was taken: {body}"),
+        Err(e) => ensure!(format!("{e:?}").contains(code), "{path}: {e:?} instead of {code}"),
+    }
+    let after = w.client()?.arm_find(path).await?;
+    let tag = |v: &Option<Value>| v.as_ref().map(|v| v["etag"].clone());
+    ensure!(tag(&before) == tag(&after), "{path} has changed");
+    Ok(())
 }
 
 /// Two hubs joined twice, three circuits, a site on two of them, a chain of VPN gateways (E6, E7, E9, E12, G19, D9).
