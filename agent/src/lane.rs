@@ -65,6 +65,7 @@ enum Order {
     Inspect(oneshot::Sender<Inspection>),
     Remember(BTreeMap<AgentId, SocketAddr>),
     Moved(AgentId, SocketAddr),
+    Expect(AgentId),
     Learn(Dynamic),
     Learned(BTreeMap<ResourceId, Arc<Vec<Route>>>),
     Report(oneshot::Sender<LaneReport>),
@@ -220,6 +221,12 @@ impl Lane {
     /// The lane is gone.
     pub fn remember_endpoints(&self, endpoints: BTreeMap<AgentId, SocketAddr>) -> Result<()> {
         self.order(Order::Remember(endpoints))
+    }
+
+    /// Tells that the first lane reaches a peer now: flows of this lane will follow, and those that begin before it has a session
+    /// stay in the first lane, where the kernel sees their answers.
+    fn expect(&self, peer: &AgentId) {
+        let _ = self.order(Order::Expect(peer.clone()));
     }
 
     /// Tells where the first lane heard a peer.

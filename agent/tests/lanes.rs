@@ -60,6 +60,32 @@ fn flows_spread_over_lanes() {
     }
 }
 
+/// A flow that begins in the first lane stays there: its answers come that way. So all lanes have sessions as soon as one has.
+#[test]
+fn a_link_that_comes_up_does_so_in_all_lanes() {
+    let wire = Wire::new("allup");
+    let hosts = pair(&wire, [3, 3]);
+    eventually("the link is up", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let counts = || {
+        let status = hosts[0].status().unwrap();
+        let lanes = status["lanes"].as_array().unwrap().iter();
+        lanes
+            .map(|lane| ["tunIn", "linkOut"].map(|word| lane[word].as_u64().unwrap()))
+            .collect::<Vec<[u64; 2]>>()
+    };
+    let before = counts();
+    let flows = "for i in $(seq 40); do echo x >/dev/udp/10.1.0.5/$((7000 + i)); done";
+    wire.exec(0, &format!("bash -c '{flows}'"));
+    let after = counts();
+    let more: Vec<[u64; 2]> = std::iter::zip(&after, &before)
+        .map(|(a, b)| [a[0] - b[0], a[1] - b[1]])
+        .collect();
+    assert!(more.iter().all(|[read, _]| *read > 2), "{more:?}");
+    // None sent for another one.
+    assert!(more.iter().all(|[read, sent]| sent <= read), "{more:?}");
+}
+
 #[test]
 fn an_agent_with_fewer_lanes_is_served_by_the_first() {
     let wire = Wire::new("fewer");

@@ -152,6 +152,9 @@ pub trait LinkSet {
     /// Nothing can be sent from this address of ours any more.
     fn local_refused(&mut self, _local: IpAddr) {}
 
+    /// The first lane reaches this peer now, and packets for it may come to this lane: it gets a session before they do.
+    fn expect(&mut self, _peer: &AgentId, _now: Instant) {}
+
     /// The first lane heard a peer at this address.
     fn moved(&mut self, _peer: &AgentId, _to: SocketAddr) {}
 

@@ -315,6 +315,7 @@ impl Worker {
                 });
             }
             Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
+            Order::Expect(peer) => self.engine.links_mut().expect(&peer, Instant::now()),
             Order::Moved(peer, to) => self.engine.links_mut().moved(&peer, to),
             Order::Learn(dynamic) => {
                 self.dynamic = dynamic;
@@ -402,6 +403,7 @@ impl Worker {
                 }
                 Event::Up(peer) => {
                     tracing::info!(link = %peer, "link up");
+                    self.others.iter().for_each(|lane| lane.expect(&peer));
                     changed |= self.dynamic.down.remove(&peer);
                 }
                 Event::Down(peer) => {

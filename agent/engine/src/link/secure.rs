@@ -264,6 +264,12 @@ impl LinkSet for SecureLinks {
         }
     }
 
+    fn expect(&mut self, peer: &AgentId, now: Instant) {
+        if let Some(link) = self.position(peer) {
+            self.is_ready(link, now);
+        }
+    }
+
     fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
         if let Some(link) = self.position(peer) {
             self.wireguard.moved(link, to);
