@@ -6,7 +6,7 @@ mod rows;
 mod tables;
 
 pub use phases::{Phase, phases};
-pub use rows::{Outcome, Tried, rows};
+pub use rows::{Heard, Outcome, Tried, rows};
 pub use tables::tables;
 
 use crate::lab::Lab;

@@ -7,7 +7,7 @@ pub mod rename;
 pub mod site;
 mod wan;
 
-pub use expected::{Event, Row};
+pub use expected::{Event, Learned, Row};
 pub use site::Site;
 
 use anyhow::{Context, Result, bail};
@@ -53,6 +53,9 @@ pub struct Topology {
     /// What is seen when all is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expected: Vec<Row>,
+    /// What customer edges have learned when all is well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<Learned>,
     /// What can happen, by name, in the order in which `tombolo lab check` makes it happen.
     #[serde(default, skip_serializing_if = "Named::is_empty")]
     pub events: Named<Event>,

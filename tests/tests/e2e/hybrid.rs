@@ -19,7 +19,12 @@ async fn every_row(name: &str, silent: &[(&str, &str, &str)]) -> Result<()> {
     let lab = Lab::up(&topology, Options::default()).await?;
     let mut wrong = Vec::new();
     let good = check::phases(&lab, true, |title, phase| {
-        let rows = phase.map(|p| p.outcome.rows.as_slice()).unwrap_or_default();
+        let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.heard));
+        // E16: what pings do not show. What the sites' routers were told is what they may be.
+        for heard in heard.iter().filter(|h| !h.good()) {
+            let (who, expected, saw) = (heard.who(), heard.expected(), heard.saw());
+            wrong.push(format!("{title}: {who}: expected {expected}, seen {saw}"));
+        }
         for row in rows.iter().filter(|r| !r.good()) {
             let (from, to) = (&row.row.from, &row.row.to);
             wrong.push(format!(
@@ -224,19 +229,25 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     apart["properties"]["localNetworkAddressSpace"]["addressPrefixes"] = json!(["10.77.0.0/24"]);
     w.client()?.arm_put(&twin, &apart).await?;
     w.client()?.arm_put(&to_twin, &connection(None)).await?;
-    w.connection_is_because("hub-twin", "NotConnected", "no shared key is set").await?;
+    w.connection_is_because("hub-twin", "NotConnected", "no shared key is set")
+        .await?;
     w.client()?.arm_put(&to_twin, &connection(Some("abc"))).await?;
-    w.connection_is_because("hub-twin", "NotConnected", "PeerReachability").await?;
+    w.connection_is_because("hub-twin", "NotConnected", "PeerReachability")
+        .await?;
     let mut stranger = good.clone();
     stranger["properties"]["wireGuardPublicKey"] = json!("YAnz5TF+lXXJte14tji3zlMNftFL27WRg8X+xYyUNHg=");
     w.client()?.arm_put(&site, &stranger).await?;
-    w.connection_is_because("hub-loc1", "NotConnected", "PeerReachability").await?;
+    w.connection_is_because("hub-loc1", "NotConnected", "PeerReachability")
+        .await?;
     w.client()?.arm_put(&site, &good).await?;
     w.connection_is("hub-loc1", "Connected").await?;
     let shared = w.group().item("connections", "hub-loc1") + "/sharedkey";
     w.client()?.arm_put(&shared, &json!({"value": "another"})).await?;
-    w.connection_is_because("hub-loc1", "NotConnected", "Authentication").await?;
-    w.client()?.arm_put(&shared, &json!({"value": "EqualOnBothEnds"})).await?;
+    w.connection_is_because("hub-loc1", "NotConnected", "Authentication")
+        .await?;
+    w.client()?
+        .arm_put(&shared, &json!({"value": "EqualOnBothEnds"}))
+        .await?;
     w.connection_is("hub-loc1", "Connected").await?;
     w.down()
 }

@@ -2,7 +2,7 @@
 
 use super::rows::{self, Outcome};
 use crate::lab::Lab;
-use crate::topology::Row;
+use crate::topology::{Learned, Row};
 use anyhow::Result;
 use std::time::Duration;
 
@@ -32,15 +32,23 @@ pub async fn phases(lab: &Lab, events: bool, mut tell: impl FnMut(&str, Option<&
 async fn walk(lab: &Lab, events: bool, tell: &mut impl FnMut(&str, Option<&Phase>)) -> Result<bool> {
     lab.undo_events()?;
     let topology = lab.topology();
-    let mut good = phase(lab, "steady state".into(), &topology.expected, tell).await?;
+    let mut good = phase(
+        lab,
+        "steady state".into(),
+        (&topology.expected, &topology.learned),
+        tell,
+    )
+    .await?;
     if !events {
         return Ok(good);
     }
     for (name, event) in topology.events.iter() {
         lab.happen(event)?;
-        good &= phase(lab, format!("after '{name}'"), &topology.rows_after(event), tell).await?;
+        let after = (topology.rows_after(event), topology.learned_after(event));
+        good &= phase(lab, format!("after '{name}'"), (&after.0, &after.1), tell).await?;
         lab.undo_events()?;
-        good &= phase(lab, format!("restored after '{name}'"), &topology.expected, tell).await?;
+        let steady = (&topology.expected[..], &topology.learned[..]);
+        good &= phase(lab, format!("restored after '{name}'"), steady, tell).await?;
     }
     Ok(good)
 }
@@ -48,11 +56,11 @@ async fn walk(lab: &Lab, events: bool, tell: &mut impl FnMut(&str, Option<&Phase
 async fn phase(
     lab: &Lab,
     title: String,
-    expected: &[Row],
+    (expected, learned): (&[Row], &[Learned]),
     tell: &mut impl FnMut(&str, Option<&Phase>),
 ) -> Result<bool> {
     tell(&title, None);
-    let outcome = rows::rows(lab, expected, LIMIT).await?;
+    let outcome = rows::rows(lab, expected, learned, LIMIT).await?;
     let good = outcome.good();
     let phase = Phase { title, outcome };
     tell(&phase.title, Some(&phase));

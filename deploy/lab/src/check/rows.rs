@@ -2,9 +2,11 @@
 
 use crate::lab::Lab;
 use crate::probe::{Ping, Pinged, Traced};
-use crate::topology::expected::{Hop, Row};
+use crate::topology::expected::{Hop, Learned, Row};
 use anyhow::Result;
 use futures::StreamExt;
+use ipnet::Ipv4Net;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -74,11 +76,65 @@ impl Tried {
     }
 }
 
+/// What a customer edge should have learned from a neighbour, and what it has.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// What was expected.
+    pub learned: Learned,
+    /// What its routing daemon says.
+    pub seen: BTreeSet<Ipv4Net>,
+}
+
+impl Heard {
+    /// Neither more nor less.
+    #[must_use]
+    pub fn good(&self) -> bool {
+        self.learned.prefixes.iter().copied().collect::<BTreeSet<_>>() == self.seen
+    }
+
+    /// The router and its neighbour.
+    #[must_use]
+    pub fn who(&self) -> String {
+        let Learned {
+            site,
+            router,
+            line,
+            tunnel,
+            ..
+        } = &self.learned;
+        let line = line.as_ref().map(ToString::to_string);
+        format!("{site} {router} ← {}", line.or(tunnel.clone()).unwrap_or_default())
+    }
+
+    /// What was expected.
+    #[must_use]
+    pub fn expected(&self) -> String {
+        words(&self.learned.prefixes.iter().copied().collect())
+    }
+
+    /// What was seen.
+    #[must_use]
+    pub fn saw(&self) -> String {
+        words(&self.seen)
+    }
+}
+
+fn words(prefixes: &BTreeSet<Ipv4Net>) -> String {
+    let all: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+    if all.is_empty() {
+        "nothing".into()
+    } else {
+        all.join(" ")
+    }
+}
+
 /// What came of a set of rows.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// Every row, in order, as it was seen last.
     pub rows: Vec<Tried>,
+    /// What customer edges have learned.
+    pub heard: Vec<Heard>,
     /// When all of them were first seen as expected; none: they were not.
     pub after: Option<Duration>,
 }
@@ -87,7 +143,18 @@ impl Outcome {
     /// Every row was seen as expected.
     #[must_use]
     pub fn good(&self) -> bool {
-        self.rows.iter().all(Tried::good)
+        self.rows.iter().all(Tried::good) && self.heard.iter().all(Heard::good)
+    }
+
+    /// How many rows there are, and how many of them were seen as expected; what a neighbour told is a row too.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let all = self
+            .rows
+            .iter()
+            .map(Tried::good)
+            .chain(self.heard.iter().map(Heard::good));
+        all.fold((0, 0), |(n, good), is_good| (n + 1, good + usize::from(is_good)))
     }
 }
 
@@ -95,8 +162,13 @@ impl Outcome {
 ///
 /// # Errors
 /// A probe cannot run at all.
-pub async fn rows(lab: &Lab, rows: &[Row], limit: Duration) -> Result<Outcome> {
+pub async fn rows(lab: &Lab, rows: &[Row], learned: &[Learned], limit: Duration) -> Result<Outcome> {
     let start = Instant::now();
+    let mut heard = hear(lab, learned).await?;
+    while !heard.iter().all(Heard::good) && start.elapsed() < limit {
+        tokio::time::sleep(PAUSE).await;
+        heard = hear(lab, learned).await?;
+    }
     let mut tried = round(lab, rows).await?;
     let mut after = tried.iter().all(Tried::good).then(|| start.elapsed());
     // Rows that were right before others may have been so by the routes of before.
@@ -118,8 +190,27 @@ pub async fn rows(lab: &Lab, rows: &[Row], limit: Duration) -> Result<Outcome> {
             whole = false;
         }
     }
-    let after = after.filter(|_| tried.iter().all(Tried::good));
-    Ok(Outcome { rows: tried, after })
+    // Again: what was right once may have gone on changing.
+    let heard = hear(lab, learned).await?;
+    let mut outcome = Outcome {
+        rows: tried,
+        heard,
+        after,
+    };
+    outcome.after = outcome.after.filter(|_| outcome.good());
+    Ok(outcome)
+}
+
+async fn hear(lab: &Lab, learned: &[Learned]) -> Result<Vec<Heard>> {
+    let mut all = Vec::new();
+    for one in learned {
+        let seen = lab.learned(one).await?;
+        all.push(Heard {
+            learned: one.clone(),
+            seen,
+        });
+    }
+    Ok(all)
 }
 
 async fn round(lab: &Lab, rows: &[Row]) -> Result<Vec<Tried>> {

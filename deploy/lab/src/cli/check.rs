@@ -1,7 +1,7 @@
 //! `tombolo lab check` and `tombolo lab event`: what is expected, and what can happen.
 
 use super::find::one;
-use crate::check::{self, Phase, Tried};
+use crate::check::{self, Heard, Phase, Tried};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use anyhow::{Result, bail};
@@ -45,11 +45,8 @@ pub(crate) async fn all(lab: &Lab, events: bool, progress: &Progress) -> Result<
         good &= check::phases(lab, events, |title, phase| match phase {
             None => progress.doing(title),
             Some(phase) => {
-                let rows = &phase.outcome.rows;
-                counts = (
-                    counts.0 + rows.len(),
-                    counts.1 + rows.iter().filter(|r| r.good()).count(),
-                );
+                let (rows, right) = phase.outcome.counts();
+                counts = (counts.0 + rows, counts.1 + right);
                 progress.print(&table(phase));
             }
         })
@@ -71,7 +68,8 @@ pub(crate) async fn all(lab: &Lab, events: bool, progress: &Progress) -> Result<
 
 /// A phase as a table: what was expected and what was seen.
 fn table(phase: &Phase) -> String {
-    let rows: Vec<[String; 4]> = phase.outcome.rows.iter().map(cells).collect();
+    let heard = phase.outcome.heard.iter().map(heard_cells);
+    let rows: Vec<[String; 4]> = phase.outcome.rows.iter().map(cells).chain(heard).collect();
     let head = ["FROM → TO", "EXPECTED", "SEEN"].map(str::to_owned);
     let width = |column: usize| {
         let cells = rows.iter().map(|r| r[column + 1].chars().count());
@@ -92,8 +90,8 @@ fn table(phase: &Phase) -> String {
     if let Some(after) = phase.outcome.after {
         text += &format!(": as expected after {:.1} s", after.as_secs_f64());
     } else {
-        let wrong = phase.outcome.rows.iter().filter(|r| !r.good()).count();
-        text += &format!(": {wrong} of {} rows were NOT as expected", phase.outcome.rows.len());
+        let (rows, right) = phase.outcome.counts();
+        text += &format!(": {} of {rows} rows were NOT as expected", rows - right);
     }
     text += &line(" ", &head);
     for row in &rows {
@@ -102,10 +100,22 @@ fn table(phase: &Phase) -> String {
     text
 }
 
-fn cells(tried: &Tried) -> [String; 4] {
-    let mark = if tried.good() { "✓" } else { "✗" };
+const fn mark(good: bool) -> &'static str {
+    if good { "✓" } else { "✗" }
+}
+
+fn heard_cells(heard: &Heard) -> [String; 4] {
     [
-        mark.to_owned(),
+        mark(heard.good()).to_owned(),
+        heard.who(),
+        heard.expected(),
+        heard.saw(),
+    ]
+}
+
+fn cells(tried: &Tried) -> [String; 4] {
+    [
+        mark(tried.good()).to_owned(),
         format!("{} → {}", tried.row.from, tried.row.to),
         tried.expected(),
         tried.seen(),

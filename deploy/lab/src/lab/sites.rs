@@ -6,12 +6,13 @@ use crate::lab::Lab;
 use crate::site::bird::{self, Far, Protocol};
 use crate::site::device::{self, Printed};
 use crate::site::{self, line_device, tunnel_device};
-use crate::topology::expected::{Event, Target};
+use crate::topology::expected::{Event, Learned, Target};
 use crate::topology::site::{Machine, Part};
 use crate::topology::{CONTROLLER, Topology, expected::Action};
 use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
 use nix::net::if_::if_nametoindex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -209,6 +210,20 @@ impl Lab {
             bail!("birdc on {host}: {}{}", done.stdout, done.stderr);
         }
         Ok(bird::protocols(&done.stdout))
+    }
+
+    /// The prefixes that a customer edge has learned from a neighbour.
+    ///
+    /// # Errors
+    /// There is no such neighbour, or the routing daemon does not answer.
+    pub async fn learned(&self, from: &Learned) -> Result<BTreeSet<Ipv4Net>> {
+        let (host, session) = self.topology.session_of(from).context("no such neighbour")?;
+        let command = ["birdc", "-s", CONTROL, "show", "route", "protocol", &session];
+        let done = self.exec(&host, &command, LIMIT).await?;
+        if done.code != 0 {
+            bail!("birdc on {host}: {}{}", done.stdout, done.stderr);
+        }
+        Ok(bird::prefixes(&done.stdout))
     }
 
     /// The sessions of all sites that are not up and should be: those of shut lines need not.

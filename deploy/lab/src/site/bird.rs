@@ -5,7 +5,7 @@ use crate::topology::Topology;
 use crate::topology::site::{CustomerEdge, LanRoutes, Machine, Neighbours, Part, Site, link_word, other_end};
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
@@ -297,6 +297,13 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
         }
     }
     all
+}
+
+/// Reads what `birdc show route` prints: a prefix begins its line, and further ways to it do not.
+#[must_use]
+pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
+    let first = |line: &str| line.split_whitespace().next()?.parse().ok();
+    text.lines().filter_map(first).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! something is cut.
 
 use super::site::LinkName;
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::net::IpAddr;
 
@@ -63,6 +64,34 @@ impl Row {
     }
 }
 
+/// What a customer edge has learned by BGP from one neighbour: these prefixes, and nothing else (E16). A way that should not be
+/// there is seen here, although no ping takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Learned {
+    /// A site.
+    pub site: String,
+    /// A customer edge of it.
+    pub router: String,
+    /// The neighbour is the edge at the other end of this line, as `er1 primary`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<LinkName>,
+    /// The neighbour is the VPN gateway at the other end of this tunnel, by its connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<String>,
+    /// All of them.
+    pub prefixes: Vec<Ipv4Net>,
+}
+
+impl Learned {
+    /// Whether it is about the same neighbour.
+    #[must_use]
+    pub fn same_neighbour(&self, other: &Self) -> bool {
+        let key = |l: &Self| (l.site.clone(), l.router.clone(), l.line.clone(), l.tunnel.clone());
+        key(self) == key(other)
+    }
+}
+
 /// Something that happens to the lab, and what is seen then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -72,6 +101,9 @@ pub struct Event {
     /// The pairs that it is about; every other row of the steady state holds on.
     #[serde(default)]
     pub expected: Vec<Row>,
+    /// The neighbours from which other prefixes are learned then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<Learned>,
 }
 
 /// What is done to one thing: an interface of a customer edge (`site`, `router` and `line` or `tunnel`), or a `host`.
@@ -195,6 +227,13 @@ impl super::Topology {
         let new: Vec<_> = new.cloned().collect();
         rows.extend(new);
         rows
+    }
+
+    /// What is learned after an event, in the same manner.
+    #[must_use]
+    pub fn learned_after(&self, event: &Event) -> Vec<Learned> {
+        let own = |steady: &Learned| event.learned.iter().find(|own| own.same_neighbour(steady));
+        self.learned.iter().map(|l| own(l).unwrap_or(l).clone()).collect()
     }
 }
 

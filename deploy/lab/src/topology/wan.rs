@@ -1,6 +1,9 @@
 //! What the resources say of circuits and sites, as far as the machines of a site have to agree with it.
 
 use super::Topology;
+use super::expected::Learned;
+use super::site::{Tunnel, host_name};
+use crate::site::{line_device, tunnel_device};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -114,7 +117,22 @@ impl Topology {
         resources
     }
 
-    /// The addresses of the line    /// The addresses of the line to one link of a circuit; none if there is no such circuit.
+    /// The host of a customer edge, and how its routing daemon calls the session with a neighbour; none: there is no such one.
+    #[must_use]
+    pub fn session_of(&self, from: &Learned) -> Option<(String, String)> {
+        let edge = self.customer_edge(&from.site, &from.router)?;
+        let session = match (&from.line, &from.tunnel) {
+            (Some(line), None) => line_device(edge.lines.iter().position(|l| l.is(line))?),
+            (None, Some(connection)) => {
+                let is = |t: &Tunnel| t.connection.eq_ignore_ascii_case(connection);
+                tunnel_device(edge.tunnels.iter().position(is)?)
+            }
+            (Some(_), Some(_)) | (None, None) => return None,
+        };
+        Some((host_name(&from.site, &from.router), session))
+    }
+
+    /// The addresses of the line to one link of a circuit; none if there is no such circuit.
     #[must_use]
     pub fn line_addresses(&self, circuit: &str, link: CircuitLink) -> Option<LineAddresses> {
         let (customer, edge) = ends(self.circuit(circuit)?.prefix(link))?;

@@ -2,13 +2,14 @@
 
 use super::good_name;
 use crate::topology::Topology;
-use crate::topology::expected::{Action, Row, Target};
+use crate::topology::expected::{Action, Learned, Row, Target};
 use crate::underlay;
 use std::collections::BTreeSet;
 
 impl Topology {
     pub(super) fn check_expected(&self, wrong: &mut Vec<String>) {
         self.check_rows("expected", &self.expected, wrong);
+        self.check_learned("learned", &self.learned, wrong);
         for (name, event) in self.events.iter() {
             let at = format!("events.{name}");
             // Undoing everything has that name.
@@ -26,6 +27,29 @@ impl Topology {
                 }
             }
             self.check_rows(&format!("{at}.expected"), &event.expected, wrong);
+            self.check_learned(&format!("{at}.learned"), &event.learned, wrong);
+            for own in &event.learned {
+                if !self.learned.iter().any(|steady| steady.same_neighbour(own)) {
+                    let (site, router) = (&own.site, &own.router);
+                    wrong.push(format!(
+                        "{at}.learned: the steady state does not have this neighbour of {site} {router}"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn check_learned(&self, at: &str, all: &[Learned], wrong: &mut Vec<String>) {
+        for (number, one) in all.iter().enumerate() {
+            let at = format!("{at}[{number}]");
+            if self.session_of(one).is_none() {
+                wrong.push(format!(
+                    "{at}: it needs 'site', 'router' and either 'line' or 'tunnel', and these have to be there"
+                ));
+            }
+            if all[..number].iter().any(|other| other.same_neighbour(one)) {
+                wrong.push(format!("{at}: a neighbour stands here once"));
+            }
         }
     }
 
