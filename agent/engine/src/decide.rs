@@ -247,7 +247,7 @@ impl Decision<'_> {
 
     fn use_group(&mut self, group: Option<Group>, ingress: Ingress) -> Outcome {
         let group = group.ok_or(DropReason::NoGateway)?;
-        self.use_link(group.pick(self.packet.source, self.packet.destination), ingress)
+        self.use_link(group.pick(self.packet), ingress)
     }
 
     /// At an edge, from its kernel: into a linked VNet, through the VNet's gateway.

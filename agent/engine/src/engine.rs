@@ -261,7 +261,7 @@ impl<L: LinkSet> Turn<'_, L> {
         }
         let verdict = self
             .flows
-            .decide(ingress, &info, || decide(tables, ingress, &info, None));
+            .decide(ingress, &info, tables.spreads, || decide(tables, ingress, &info, None));
         let goes_on = matches!(verdict, Verdict::Deliver | Verdict::Forward { .. });
         if goes_on && matches!(ingress, Ingress::Link(_)) && self.queue.advise(packet, self.now) == Advice::Drop {
             return self.stats.dropped(DropReason::Congestion);

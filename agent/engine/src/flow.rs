@@ -1,7 +1,7 @@
 //! Decisions that are remembered: most packets are like one shortly before.
 //!
-//! A decision depends on where a packet came in and on its two addresses alone; TTL is looked at only when it runs out,
-//! and such packets are decided afresh. New tables forget everything.
+//! A decision depends on where a packet came in and on its two addresses alone, and on its ports where tables spread flows over
+//! links; TTL is looked at only when it runs out, and such packets are decided afresh. New tables forget everything.
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
@@ -18,6 +18,7 @@ struct Key {
     ingress: Ingress,
     source: IpAddr,
     destination: IpAddr,
+    ports: u32,
 }
 
 /// The table.
@@ -36,11 +37,12 @@ impl Flows {
         }
     }
 
-    /// The decision for a packet: remembered, or made by `decide`.
+    /// The decision for a packet: remembered, or made by `decide`. `by_ports`: it may be another one for other ports.
     pub(crate) fn decide(
         &mut self,
         ingress: Ingress,
         packet: &PacketInfo,
+        by_ports: bool,
         decide: impl FnOnce() -> Verdict,
     ) -> Verdict {
         if packet.ttl <= 1 {
@@ -50,6 +52,7 @@ impl Flows {
             ingress,
             source: packet.source,
             destination: packet.destination,
+            ports: if by_ports { packet.ports } else { 0 },
         };
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
         let place = &mut self.places[self.hash.hash_one(key) as usize & (PLACES - 1)];
@@ -82,6 +85,7 @@ mod tests {
             ttl,
             protocol: 17,
             transport: Some(20),
+            ports: 7 << 16 | 7,
             len: 64,
         }
     }
@@ -94,16 +98,40 @@ mod tests {
             take_ttl: true,
         };
         let none = || -> Verdict { panic!("known") };
-        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), || forward), forward);
-        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 2), none), forward);
-        let expired = flows.decide(Ingress::Tun, &packet(2, 1), || Verdict::TimeExceeded);
+        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), true, || forward), forward);
+        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 2), true, none), forward);
+        let expired = flows.decide(Ingress::Tun, &packet(2, 1), true, || Verdict::TimeExceeded);
         assert_eq!(expired, Verdict::TimeExceeded);
-        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), none), forward);
+        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), true, none), forward);
         let dropped = Verdict::Drop(DropReason::SpoofedSource);
         let elsewhere = Ingress::Link(LinkIndex(0));
-        assert_eq!(flows.decide(elsewhere, &packet(2, 64), || dropped), dropped);
+        assert_eq!(flows.decide(elsewhere, &packet(2, 64), true, || dropped), dropped);
         flows.forget();
-        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), || dropped), dropped);
+        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), true, || dropped), dropped);
+    }
+
+    #[test]
+    fn ports_count_where_flows_are_spread() {
+        let mut flows = Flows::new(7);
+        let forward = |link| Verdict::Forward {
+            link: LinkIndex(link),
+            take_ttl: false,
+        };
+        let other = PacketInfo {
+            ports: 9,
+            ..packet(2, 64)
+        };
+        for (by_ports, expected) in [(true, 2), (false, 1)] {
+            flows.forget();
+            assert_eq!(
+                flows.decide(Ingress::Tun, &packet(2, 64), by_ports, || forward(1)),
+                forward(1)
+            );
+            assert_eq!(
+                flows.decide(Ingress::Tun, &other, by_ports, || forward(2)),
+                forward(expected)
+            );
+        }
     }
 
     #[test]
@@ -117,7 +145,11 @@ mod tests {
                     link: LinkIndex(n),
                     take_ttl: false,
                 };
-                assert_eq!(flows.decide(Ingress::Tun, &p, || verdict), verdict, "round {round}");
+                assert_eq!(
+                    flows.decide(Ingress::Tun, &p, true, || verdict),
+                    verdict,
+                    "round {round}"
+                );
             }
         }
     }

@@ -26,6 +26,9 @@ pub struct PacketInfo {
     pub protocol: u8,
     /// Where the transport header begins; none in a later fragment, or when it cannot be told.
     pub transport: Option<usize>,
+    /// What tells flows between the same addresses apart: the ports of TCP and UDP. 0 for all else, and for every fragment, since
+    /// later ones have none (D13).
+    pub ports: u32,
     /// Length by the IP header, bytes; the rest of the buffer is padding.
     pub len: usize,
 }
@@ -47,13 +50,19 @@ fn parse_v4(p: &[u8]) -> Option<PacketInfo> {
     if header_len < 20 || len < header_len || len > p.len() {
         return None;
     }
-    let later_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
+    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
+    let later_fragment = fragment & 0x1fff != 0;
     Some(PacketInfo {
         source: IpAddr::V4(Ipv4Addr::new(header[12], header[13], header[14], header[15])),
         destination: IpAddr::V4(Ipv4Addr::new(header[16], header[17], header[18], header[19])),
         ttl: header[8],
         protocol: header[9],
         transport: (!later_fragment && len > header_len).then_some(header_len),
+        ports: if fragment == 0 {
+            ports(&p[..len], header[9], header_len)
+        } else {
+            0
+        },
         len,
     })
 }
@@ -69,7 +78,7 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
         octets.copy_from_slice(&header[at..at + 16]);
         IpAddr::V6(Ipv6Addr::from(octets))
     };
-    let (mut protocol, mut at, mut later_fragment) = (header[6], 40usize, false);
+    let (mut protocol, mut at, mut fragment, mut later_fragment) = (header[6], 40usize, false, false);
     // Hop-by-hop, routing, fragment, authentication and destination options; a bounded number of them.
     for _ in 0..8 {
         let Some(next) = p[..len].get(at..at + 8) else { break };
@@ -77,7 +86,9 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
             0 | 43 | 60 => (usize::from(next[1]) + 1) * 8,
             51 => (usize::from(next[1]) + 2) * 4,
             44 => {
-                later_fragment |= u16::from_be_bytes([next[2], next[3]]) & 0xfff8 != 0;
+                let offset_and_more = u16::from_be_bytes([next[2], next[3]]);
+                later_fragment |= offset_and_more & 0xfff8 != 0;
+                fragment |= offset_and_more & 0xfff9 != 0;
                 8
             }
             _ => break,
@@ -95,8 +106,18 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
         ttl: header[7],
         protocol,
         transport: (!later_fragment && !extension && at < len).then_some(at),
+        ports: if fragment { 0 } else { ports(&p[..len], protocol, at) },
         len,
     })
+}
+
+/// The ports of TCP and UDP; 0: there are none.
+fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
+    let ports = packet.get(at..).and_then(|transport| transport.first_chunk());
+    match (protocol, ports) {
+        (TCP | UDP, Some(ports)) => u32::from_be_bytes(*ports),
+        _ => 0,
+    }
 }
 
 /// Whether routers may not cut the packet: IPv6, or IPv4 with the flag. The packet must have been parsed.

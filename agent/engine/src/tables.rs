@@ -3,8 +3,10 @@
 mod installed;
 pub mod lpm;
 
+use crate::packet::PacketInfo;
 use crate::routing::{self, Taken, taken};
 use lpm::Lpm;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Probes, Relation, Role, SiteTtl, SpaceKind};
@@ -50,6 +52,8 @@ pub struct Tables {
     /// whatever path their packets take.
     pub(crate) denied: Lpm<()>,
     pub(crate) links: Vec<LinkTable>,
+    /// Some route shares flows between links.
+    pub(crate) spreads: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -118,8 +122,8 @@ impl Group {
         Some(group)
     }
 
-    /// The link of a flow: by its addresses, so that fragments and errors go the way of the rest (D13).
-    pub(crate) fn pick(&self, source: IpAddr, destination: IpAddr) -> LinkIndex {
+    /// The link of a flow (E4), by addresses and ports.
+    pub(crate) fn pick(&self, packet: &PacketInfo) -> LinkIndex {
         if self.count == 1 {
             return self.links[0];
         }
@@ -128,10 +132,13 @@ impl Group {
             IpAddr::V6(a) => u128::from(a),
         };
         // Any fixed mixing does; it must be the same wherever somebody asks which way a flow takes.
-        let mixed = bits(source)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
-            .wrapping_add(bits(destination))
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let mixed = bits(packet.source)
+            .wrapping_mul(ODD)
+            .wrapping_add(bits(packet.destination))
+            .wrapping_mul(ODD)
+            .wrapping_add(u128::from(packet.ports))
+            .wrapping_mul(ODD);
         let high = (mixed >> 96) as u32;
         self.links[high as usize % usize::from(self.count)]
     }
@@ -252,8 +259,10 @@ impl Tables {
             }
         };
         let usable = |agents: &mut dyn Iterator<Item = &AgentId>| answering(agents).first().copied();
+        let spreads = Cell::new(false);
         let group = |gateways: &[tombolo_proto::route::GatewayHop], spread: bool| {
             let links = answering(&mut gateways.iter().map(|g| &g.agent));
+            spreads.set(spreads.get() || spread && links.len() > 1);
             Group::of(if spread { &links } else { &links[..links.len().min(1)] })
         };
         let taken = taken(config, dynamic);
@@ -460,6 +469,7 @@ impl Tables {
             own_space: set(&config.address_space),
             denied: set(&denied),
             links,
+            spreads: spreads.get(),
         })
     }
 

@@ -85,6 +85,7 @@ fn headers_are_read_and_lengths_are_checked() {
         (info.ttl, info.protocol, info.transport, info.len),
         (7, UDP, Some(20), 31)
     );
+    assert_eq!(info.ports, 1000 << 16 | 2000);
     let mut padded = packet.clone();
     padded.extend([0; 15]);
     assert_eq!(parse(&padded).unwrap().len, 31, "padding is not the packet");
@@ -93,6 +94,7 @@ fn headers_are_read_and_lengths_are_checked() {
     }
     let six = udp("fd00::1", "fd00::2", 7, 3);
     assert_eq!(parse(&six).unwrap().transport, Some(40));
+    assert_eq!(parse(&six).unwrap().ports, 1000 << 16 | 2000);
     for len in 0..six.len() {
         assert_eq!(parse(&six[..len]), None);
     }
@@ -111,6 +113,8 @@ fn fragments_and_extension_headers_hide_nothing_and_invent_nothing() {
     let mut first = udp("10.0.0.1", "10.0.0.2", 7, 30);
     first[6] = 0x20;
     assert_eq!(parse(&first).unwrap().transport, Some(20));
+    // D13: all fragments of a packet go one way.
+    assert_eq!((parse(&first).unwrap().ports, parse(&later).unwrap().ports), (0, 0));
     // IPv6: hop-by-hop, then a fragment header, then UDP.
     let fragment = |offset: u8| {
         let mut p = vec![0x60, 0, 0, 0, 0, 24, 0, 9];
@@ -128,6 +132,10 @@ fn fragments_and_extension_headers_hide_nothing_and_invent_nothing() {
         (UDP, Some(56))
     );
     assert_eq!(parse(&fragment(1)).unwrap().transport, None);
+    assert_eq!(
+        (parse(&fragment(0)).unwrap().ports, parse(&fragment(1)).unwrap().ports),
+        (0, 0)
+    );
     // An extension header that claims more than there is.
     let mut long = fragment(0);
     long[41] = 200;

@@ -12,11 +12,16 @@ use tombolo_lab::check;
 use tombolo_lab::lab::{Lab, Options};
 use tombolo_lab::probe::Ping;
 use tombolo_lab::topology::Topology;
+use tombolo_lab::topology::rename::rename;
 
 async fn every_row(name: &str, silent: &[(&str, &str, &str)]) -> Result<()> {
     let mut topology = Topology::load(name)?;
     topology.name = format!("e2e-{name}");
-    let lab = Lab::up(&topology, Options::default()).await?;
+    every_row_of(&topology, silent).await
+}
+
+async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Result<()> {
+    let lab = Lab::up(topology, Options::default()).await?;
     let mut wrong = Vec::new();
     let good = check::phases(&lab, true, |title, phase| {
         let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.heard));
@@ -84,6 +89,16 @@ async fn the_published_lab_shows_every_published_path() -> Result<()> {
         ("hub-vm", "remote-vm", "remote-er"),
     ];
     every_row("interop", &silent).await
+}
+
+/// The same rows when every network, host, site and resource has another name and another address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_published_lab_is_not_about_its_names_and_numbers() -> Result<()> {
+    let mut topology = rename(&Topology::load("interop")?, u64::from(std::process::id()))?;
+    topology.name = "e2e-renamed".into();
+    every_row_of(&topology, &[])
+        .await
+        .with_context(|| topology.to_text().unwrap_or_default())
 }
 
 /// D16: a device that restarts, changes its public address or its key is taken up again by itself; the new key is told to

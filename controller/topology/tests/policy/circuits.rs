@@ -15,7 +15,7 @@ use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin, RouteState};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::explain::{Question, explain};
-use tombolo_topology::moving::{Moving, Reports};
+use tombolo_topology::moving::{self, Moving, Reports};
 use tombolo_topology::resource::{
     Binding, Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
     PrivatePeering, Settings, SiteBgp, VirtualNetworkGateway,
@@ -296,6 +296,30 @@ fn e11_the_vpn_takes_over_what_it_knows() {
     );
 }
 
+/// D10: what a VPN gateway alone tells of may come from the ExpressRoute gateway too: a site that goes back to its circuit is heard
+/// there first. Nothing else may.
+#[test]
+fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
+    let (w, reports) = (lab(), reports(true));
+    let tables = |vm: &str| moving::tables(&w.topology, &reports, &agent(vm)).unwrap().unwrap();
+    let may = |vm: &str, gateway: &str, from: &str| {
+        let links = tables(vm).links;
+        let link = links.iter().find(|l| l.peer == agent(gateway)).unwrap();
+        link.sources.iter().any(|s| s.contains(&ip(from)))
+    };
+    for vm in ["hub-vm", "spoke-vm"] {
+        for gateway in ["hub-vpn", "hub-er"] {
+            assert!(may(vm, gateway, "10.2.30.10"), "{vm} {gateway}");
+            assert!(
+                !may(vm, gateway, "10.99.0.1") && !may(vm, gateway, "10.10.30.4"),
+                "{vm} {gateway}"
+            );
+        }
+    }
+    // Its gateway tells nothing of location 1 now.
+    assert!(!may("remote-vm", "remote-er", "10.2.30.10"));
+}
+
 /// E5, E6, E7, G18, G20: what each door of a site announces.
 #[test]
 fn sites_hear_exactly_what_they_may() {
@@ -397,6 +421,7 @@ fn fate(w: &World, reports: &Reports, at: &str, from: Option<&AgentId>, source: 
         ttl,
         protocol: 1,
         transport: Some(20),
+        ports: 0,
         len: 64,
     };
     match decide(&tables, ingress, &packet, None) {
@@ -548,6 +573,34 @@ fn e6_vnet_to_vnet_is_a_switch() {
         gateway_routes(&w, &reports(false), "remote-vm"),
         ["10.2.30.0/25 10.17.30.36"]
     );
+}
+
+/// E4: two edges share the flows between the same two addresses; a flow stays where it is, and so do fragments (D13).
+#[test]
+fn e4_flows_share_both_edges() {
+    let (w, reports) = (lab(), reports(false));
+    let config = w.config("hub-vm");
+    let compiler = Compiler::new(&w.topology);
+    let dynamic = Moving::new(&w.topology, &compiler, reports).dynamic(&config);
+    let tables = Tables::build(&config, &dynamic).unwrap();
+    let edge = |ports: u32| {
+        let packet = PacketInfo {
+            source: ip("10.10.30.4"),
+            destination: ip("10.1.31.10"),
+            ttl: 64,
+            protocol: 6,
+            transport: Some(20),
+            ports,
+            len: 64,
+        };
+        match decide(&tables, Ingress::Tun, &packet, None) {
+            Verdict::Forward { link, .. } => tables.peer(link).clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = (40_000..40_400).filter(|port| edge(port << 16 | 443) == agent("er2-1"));
+    assert!((120..280).contains(&first.count()));
+    assert!((0..9).all(|_| edge(0) == edge(0) && edge(7 << 16 | 80) == edge(7 << 16 | 80)));
 }
 
 /// E4: an edge that does not answer is left out; D19: its VNet decides that by itself.
