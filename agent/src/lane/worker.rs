@@ -16,11 +16,10 @@ use crate::udp::{self, NoRoom, Sent};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, interval};
 use tombolo_engine::buffer::Port;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
@@ -29,11 +28,8 @@ use tombolo_engine::routing;
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::AgentConfig;
 
-/// A lane that nothing wakes looks after its timers this often, and as soon as one is due.
+/// WireGuard's timers stand still unless they are served this often.
 const TICK: Duration = Duration::from_millis(100);
-
-/// What the runtime's timers tell apart.
-const GRAIN: Duration = Duration::from_millis(1);
 
 /// A busy lane looks after its timers this often.
 const BUSY: Duration = Duration::from_millis(50);
@@ -114,21 +110,16 @@ impl Worker {
 
     /// Runs until it is told to stop, or the device is gone.
     pub(super) async fn run(mut self) -> Result<()> {
-        let mut alarm = pin!(sleep_until((Instant::now() + TICK).into()));
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // QUIC's pacing and loss detection wait for milliseconds. An alarm that is too early does no harm, and one that stays
-            // costs nothing.
-            let due = due(self.engine.poll_timeout(), Instant::now()).into();
-            if alarm.is_elapsed() || due < alarm.deadline() {
-                alarm.as_mut().reset(due);
-            }
             tokio::select! {
                 biased;
                 order = self.orders.recv() => match order {
                     None | Some(Order::Stop) => return Ok(()),
                     Some(order) => self.obey(order),
                 },
-                () = &mut alarm => {}
+                _ = tick.tick() => {}
                 Some(handed) = next(&mut self.handed) => {
                     let now = Instant::now();
                     self.take(handed, now);
@@ -500,25 +491,5 @@ async fn next(handed: &mut Option<mpsc::Receiver<Handed>>) -> Option<Handed> {
     match handed {
         Some(handed) => handed.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-/// When to wake at the latest, the next timer being due then.
-fn due(next: Option<Instant>, now: Instant) -> Instant {
-    let tick = now + TICK;
-    next.map_or(tick, |next| next.clamp(now + GRAIN, tick))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lane_wakes_when_a_timer_is_due() {
-        let now = Instant::now();
-        let waits = |millis: u64| due(Some(now + Duration::from_millis(millis)), now) - now;
-        assert_eq!(waits(5), Duration::from_millis(5));
-        assert_eq!((waits(0), waits(1000)), (GRAIN, TICK));
-        assert_eq!(due(None, now) - now, TICK);
     }
 }
