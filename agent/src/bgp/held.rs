@@ -12,7 +12,7 @@ use tombolo_proto::status::BgpPeerState;
 const HOLD_BACK: Duration = Duration::from_millis(500);
 
 /// What each session hears; by the protocol's name, for those that have stood since BIRD started.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Held {
     stood: BTreeMap<String, Hears>,
 }
@@ -49,6 +49,11 @@ impl Held {
             self.stood.insert(name.clone(), hears);
         }
         commands
+    }
+
+    /// BIRD did not carry out what this step called for: the next one calls for it again.
+    pub(super) fn failed(&mut self, before: Self) {
+        *self = before;
     }
 
     /// The commands that a BIRD which has read its configuration anew needs: it has enabled all.
@@ -115,6 +120,20 @@ mod tests {
             at(Connected, false, 900),
             (vec![], Some(start + Duration::from_millis(1400)))
         );
+    }
+
+    #[test]
+    fn what_bird_did_not_do_is_called_for_again() {
+        let (mut held, start) = (Held::default(), Instant::now());
+        let connected = seen(BgpPeerState::Connected, false);
+        held.step(&connected, start);
+        held.step(&seen(BgpPeerState::Connecting, false), start);
+        held.step(&connected, start);
+        let (before, later) = (held.clone(), start + HOLD_BACK);
+        assert_eq!(held.step(&connected, later), ["enable \"s?_x\""]);
+        assert!(held.step(&connected, later).is_empty());
+        held.failed(before);
+        assert_eq!(held.step(&connected, later), ["enable \"s?_x\""]);
     }
 
     #[test]

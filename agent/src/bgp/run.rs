@@ -311,19 +311,28 @@ impl Run {
     /// Sees to it that a neighbour which comes back hears nothing before its own routes are where they belong.
     async fn hold_back(&mut self, seen: &BTreeMap<String, Seen>) {
         let now = Instant::now();
+        let before = self.held.clone();
         let commands = self.held.step(seen, now.into_std());
-        self.command(commands).await;
+        if !self.command(commands).await {
+            // A neighbour that is held back for good would hear of nothing: at the next look again.
+            self.held.failed(before);
+            return;
+        }
         if let Some(due) = self.held.due() {
             self.look_at = self.look_at.min(due.into());
         }
     }
 
-    async fn command(&self, commands: Vec<String>) {
+    /// Whether BIRD has done all of it.
+    async fn command(&self, commands: Vec<String>) -> bool {
+        let mut done = true;
         for command in commands {
             if let Err(failure) = control::ask(&self.home.socket(), &command).await {
                 tracing::warn!(error = %failure, command, "what a neighbour hears is not as it should be");
+                done = false;
             }
         }
+        done
     }
 
     fn missed(&mut self, failure: &Failure) {

@@ -238,8 +238,7 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let body = json!({"location": "region1", "properties": properties});
     refused(&w, &gateway, &body, "InvalidResourceReference").await?;
 
-    // Taken, and said: no shared key (G11), nobody there, a key that the device does not have (D16), another shared key (D14), an
-    // ASN like the gateway's (G4).
+    // Taken, and said: no shared key (G11), nobody there, a key that the device does not have (D16), another shared key (D14).
     let mut apart = w.client()?.arm_get(&twin).await?;
     apart["properties"]["localNetworkAddressSpace"]["addressPrefixes"] = json!(["10.77.0.0/24"]);
     w.client()?.arm_put(&twin, &apart).await?;
