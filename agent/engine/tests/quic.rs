@@ -218,6 +218,44 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
     }
 }
 
+/// D19: where the whole path is cut, a connection that happened to stand is no reason to wait for its silence as well.
+#[test]
+fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
+    let mut world = pair(Transport::Automatic);
+    world.join(0, 1, |link| {
+        link.transport = Transport::Automatic;
+        link.watched = true;
+    });
+    let busy = |world: &mut World, steps| {
+        for _ in 0..steps {
+            world.pass(STEP / 2);
+            both_ways(world);
+        }
+    };
+    let downs = |world: &World| {
+        let events = world.nodes[0].events.iter();
+        events.filter(|e| matches!(e, Event::Down(_))).count()
+    };
+    busy(&mut world, 40);
+    // Trouble opens a connection, which stays for a while.
+    world.no_wireguard = true;
+    busy(&mut world, 60);
+    world.no_wireguard = false;
+    for phase in 0..6u64 {
+        busy(&mut world, 100);
+        world.pass(Duration::from_millis(7 * phase));
+        assert_eq!(carrier(&world, 0), Carrier::WireGuard);
+        let before = downs(&world);
+        let b = world.nodes[1].at;
+        world.cut.push(b);
+        busy(&mut world, 11);
+        assert_eq!(downs(&world), before + 1, "phase {phase}: not within 550 ms");
+        assert_eq!(carrier(&world, 0), Carrier::WireGuard, "phase {phase}");
+        busy(&mut world, 20);
+        world.cut.clear();
+    }
+}
+
 #[test]
 fn quic_is_found_where_wireguard_never_worked() {
     let mut world = pair(Transport::Automatic);

@@ -47,6 +47,8 @@ pub(super) struct Side {
     pub(super) asking: Option<Instant>,
     /// How long nothing has been heard, if it is too long.
     pub(super) silent: Option<Duration>,
+    /// When anything was heard last, if ever.
+    pub(super) heard: Option<Instant>,
     /// Echoes in a row that were answered, and since when.
     pub(super) answers: Option<(u32, Instant)>,
     /// Share of echoes lost, and of how many.
@@ -116,6 +118,12 @@ impl Choice {
                     return self.at_ease(now, quic);
                 };
                 self.spare = None;
+                // A connection that has said nothing since either is not better: the whole path may be cut.
+                let since = wireguard.silent.and_then(|silence| now.checked_sub(silence));
+                let as_silent = quic.heard.zip(since).is_some_and(|(heard, since)| heard < since);
+                if quic.up && quic.silent.is_none() && as_silent {
+                    return None;
+                }
                 if quic.up && quic.silent.is_none() {
                     self.followed = false;
                     self.not_before = shaped.then_some(now + SHAPED);
@@ -204,6 +212,7 @@ mod tests {
         up: true,
         asking: None,
         silent: None,
+        heard: None,
         answers: None,
         loss: None,
         used: false,
@@ -262,6 +271,21 @@ mod tests {
             Some(Step::Disconnect),
             "not needed"
         );
+    }
+
+    #[test]
+    fn a_connection_that_is_as_silent_is_no_way_out() {
+        let now = Instant::now();
+        let silent = Side {
+            silent: Some(ms(350)),
+            ..UP
+        };
+        let heard = |ago| Side {
+            heard: Some(now - ms(ago)),
+            ..UP
+        };
+        assert_eq!(Choice::default().step(now, silent, heard(380)), None);
+        assert!(Choice::default().step(now, silent, heard(100)).is_some());
     }
 
     #[test]

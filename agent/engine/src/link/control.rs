@@ -222,6 +222,11 @@ impl Echoes {
         self.waiting = None;
     }
 
+    /// When anything was heard last over this transport.
+    pub(super) fn last_heard(&self) -> Option<Instant> {
+        self.heard
+    }
+
     /// A reply arrived.
     pub(super) fn reply(&mut self, number: u32, now: Instant) {
         self.replied(number, now);

@@ -137,8 +137,10 @@ impl SecureLinks {
         if way.stock {
             return true;
         }
+        // A connection that happens to stand is looked after too: whether it is a way out must be known when it is needed.
+        let spare = || self.side(link, Carrier::Quic, now).up;
         let other = match carrier {
-            Carrier::WireGuard => None,
+            Carrier::WireGuard => (choice && spare()).then_some(Carrier::Quic),
             Carrier::Quic => choice.then_some(Carrier::WireGuard),
         };
         for (carrier, main) in [(Some(carrier), true), (other, false)] {
@@ -287,6 +289,7 @@ impl SecureLinks {
             up,
             asking,
             silent: echoes.and_then(|e| e.silent(now)),
+            heard: echoes.and_then(Echoes::last_heard),
             answers: echoes.and_then(Echoes::answers),
             loss: echoes.and_then(|e| e.loss(now)),
             used: observed.and_then(|o| o.last).is_some_and(used),
