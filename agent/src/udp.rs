@@ -5,9 +5,10 @@ use crate::sys;
 use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, IoSliceMut};
+use socket2::{Domain, MsgHdr, Protocol, SockRef, Socket, Type};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -28,6 +29,10 @@ const MAX_BATCH: usize = 65_507;
 /// Send buffer, bytes: a few batches, some milliseconds at gigabit speed. What finds no room waits where its sender feels
 /// it.
 const SEND_BUFFER: usize = 1 << 20;
+
+/// Bytes of a control message's header, and of one with a `u16`, which takes a machine word.
+const HEADER: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
+const CONTROL: usize = HEADER + size_of::<usize>();
 
 /// What was given up (segmentation, an own address as source) is tried again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -59,6 +64,8 @@ pub struct Udp {
     received: [RecvMeta; BATCHES],
     /// An own address that nothing could be sent from, and since when.
     barred: Option<(IpAddr, Instant)>,
+    /// Something was received, or sent to the other end that it is connected to, since this was asked.
+    used: bool,
     /// Datagrams that could not be sent.
     pub send_errors: u64,
 }
@@ -122,6 +129,29 @@ impl Udp {
         socket
             .set_mark(fwmark)
             .context("marking the UDP socket: CAP_NET_ADMIN is needed")?;
+        // Now that the port is ours, sockets that this process connects may have it too.
+        socket.set_reuse_port(true)?;
+        Self::new(of, socket, dual, receive_buffer)
+    }
+
+    /// Connects another socket of the port of `beside` to the other end of a path, whose own address must be known.
+    ///
+    /// # Errors
+    /// The own address is not to be had, or there is no route.
+    pub fn connect(path: Path, beside: &Self, fwmark: u32, receive_buffer: usize) -> Result<Self> {
+        let local = path.local.context("the path's own address is not known")?;
+        let at = SocketAddr::new(local, beside.port()?);
+        let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_mark(fwmark)?;
+        socket.set_reuse_port(true)?;
+        // Until it is connected it gets what is for the other one. All the same: whatever comes is read, with its source.
+        socket.bind(&at.into())?;
+        socket.connect(&path.remote.into())?;
+        Self::new(path.port, socket, at.is_ipv6(), receive_buffer)
+    }
+
+    fn new(of: Port, socket: Socket, dual: bool, receive_buffer: usize) -> Result<Self> {
         // Beyond the host's limits, which the same capability allows as the mark.
         setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).context("receive_buffer")?;
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)?;
@@ -140,8 +170,17 @@ impl Udp {
             ask: 1,
             received: [RecvMeta::default(); BATCHES],
             barred: None,
+            used: false,
             send_errors: 0,
         })
+    }
+
+    /// The port's number.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn port(&self) -> io::Result<u16> {
+        Ok(self.socket.local_addr()?.port())
     }
 
     /// Changes the receive buffer, bytes, beyond the host's limit too.
@@ -168,12 +207,12 @@ impl Udp {
         sys::overflow(&self.socket).unwrap_or_default()
     }
 
-    /// Waits until something may be read.
+    /// Whether something may be read; if not, the task is woken when it is.
     ///
     /// # Errors
     /// The socket is broken.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+    pub fn poll_readable(&self, task: &mut Task<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_recv_ready(task)
     }
 
     /// Reads what is there, as far as one call does, and about `most` datagrams; returns how many batches that are,
@@ -192,6 +231,7 @@ impl Udp {
             self.state
                 .recv(UdpSockRef::from(&self.socket), &mut slices[..ask], &mut received[..ask])
         })?;
+        self.used = true;
         // Where the kernel joins datagrams one batch is work enough.
         let joined = received[..count].iter().any(|meta| meta.len > meta.stride);
         self.ask = match (joined, count == ask) {
@@ -200,6 +240,11 @@ impl Udp {
             (false, false) => count.max(1),
         };
         Ok(count)
+    }
+
+    /// Whether something was received, or sent by [`send_connected`](Self::send_connected), since this was asked.
+    pub fn take_used(&mut self) -> bool {
+        std::mem::take(&mut self.used)
     }
 
     /// What a batch of the last receive call is, and its datagrams one after the other.
@@ -249,6 +294,26 @@ impl Udp {
         let refused = self.send_by(&mut path, datagrams)?;
         let not_from = datagrams.to.local.filter(|_| path.local.is_none());
         Ok(Sent { refused, not_from })
+    }
+
+    /// Sends a batch by a connected socket, all of it or nothing.
+    ///
+    /// # Errors
+    /// `WouldBlock`: the send buffer is full. `ConnectionRefused`: of an earlier batch, this one was not sent. Any other: what
+    /// the kernel has against the batch, or the path.
+    pub fn send_connected(&mut self, bytes: &[u8], segment: usize) -> io::Result<()> {
+        self.used = true;
+        if bytes.len() <= segment {
+            return self.socket.try_send(bytes).map(drop);
+        }
+        let control = gso(segment as u16);
+        let (slices, flags) = ([IoSlice::new(bytes)], 0);
+        let message = MsgHdr::new().with_buffers(&slices).with_control(&control);
+        self.socket
+            .try_io(Interest::WRITABLE, || {
+                SockRef::from(&self.socket).sendmsg(&message, flags)
+            })
+            .map(drop)
     }
 
     /// The path loses its own address if the kernel sends from others only.
@@ -364,14 +429,28 @@ impl Udp {
     }
 }
 
+/// The control message that has the kernel cut a batch into datagrams of this length: `struct cmsghdr`, and a `u16`.
+fn gso(segment: u16) -> [u8; CONTROL] {
+    let mut control = [0; CONTROL];
+    let (len, rest) = control.split_at_mut(size_of::<usize>());
+    len.copy_from_slice(&(HEADER + size_of::<u16>()).to_ne_bytes());
+    let words = [libc::SOL_UDP.to_ne_bytes(), libc::UDP_SEGMENT.to_ne_bytes()];
+    for (room, word) in rest.chunks_exact_mut(size_of::<libc::c_int>()).zip(words) {
+        room.copy_from_slice(&word);
+    }
+    control[HEADER..HEADER + size_of::<u16>()].copy_from_slice(&segment.to_ne_bytes());
+    control
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
 
     /// A socket with its port. Marking packets needs root.
     fn bound() -> (Udp, u16) {
         let udp = Udp::bind(Port::Lane, 0, 0x746d, 100_000).unwrap();
-        let port = udp.socket.local_addr().unwrap().port();
+        let port = udp.port().unwrap();
         (udp, port)
     }
 
@@ -389,7 +468,7 @@ mod tests {
         let mut buffer: Box<[u8; BUFFER]> = vec![0; BUFFER].try_into().unwrap();
         let (mut bytes, mut seen) = (0, None);
         while bytes < 250 {
-            to.readable().await.unwrap();
+            poll_fn(|task| to.poll_readable(task)).await.unwrap();
             let Ok(batches) = to.try_recv(&mut buffer, 8) else {
                 continue;
             };

@@ -10,7 +10,7 @@
 use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared};
 use crate::config::Config;
 use crate::outbox::{Datagrams, Handed, Outbox, Room};
-use crate::ports::Ports;
+use crate::ports::{Ports, Which};
 use crate::tun::{self, TunQueue};
 use crate::udp::{self, NoRoom, Sent};
 use anyhow::{Context, Result};
@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
-use tombolo_engine::buffer::Port;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
@@ -165,8 +164,8 @@ impl Worker {
         // After a wait one packet is the rule, from either side: it goes on before the lane looks for another.
         let mut woken = std::mem::take(&mut self.woken);
         let (mut datagrams, mut drained) = (0, true);
-        for port in self.udp.all() {
-            let (count, empty) = self.datagrams(port, &mut woken, now);
+        for socket in self.udp.all() {
+            let (count, empty) = self.datagrams(socket, &mut woken, now);
             datagrams += count;
             drained &= empty;
         }
@@ -206,11 +205,11 @@ impl Worker {
         Ok(datagrams + reads + taken > 0)
     }
 
-    /// A turn's datagrams of one port. Returns how many they were, and whether no more wait.
-    fn datagrams(&mut self, port: Port, woken: &mut bool, now: Instant) -> (usize, bool) {
+    /// A turn's datagrams of one socket. Returns how many they were, and whether no more wait.
+    fn datagrams(&mut self, socket: Which, woken: &mut bool, now: Instant) -> (usize, bool) {
         let mut datagrams = 0;
         while datagrams < DATAGRAMS {
-            let udp = self.udp.get(port);
+            let udp = self.udp.get(socket);
             let batches = match udp.try_recv(&mut self.from_udp, DATAGRAMS - datagrams) {
                 Ok(batches) => batches,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return (datagrams, true),
@@ -220,7 +219,7 @@ impl Worker {
                 }
             };
             for batch in 0..batches {
-                datagrams += self.batch(port, batch, now);
+                datagrams += self.batch(socket, batch, now);
                 // What only passes through is in the cache now.
                 self.transmit(Outbox::flush_full);
             }
@@ -248,8 +247,8 @@ impl Worker {
     }
 
     /// One batch of the last receive call. Returns how many datagrams it was.
-    fn batch(&mut self, port: Port, batch: usize, now: Instant) -> usize {
-        let (received, bytes) = self.udp.get(port).received(batch, &self.from_udp);
+    fn batch(&mut self, socket: Which, batch: usize, now: Instant) -> usize {
+        let (received, bytes) = self.udp.get(socket).received(batch, &self.from_udp);
         // Nobody can be answered there; an empty one is a datagram too, and costs its share of the turn.
         if received.len == 0 || !udp::is_usable(received.from.remote) {
             self.engine.refuse();

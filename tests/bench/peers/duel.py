@@ -17,7 +17,7 @@ import sys
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--rounds", type=int, default=12)
 ap.add_argument("--secs", type=float, default=2)
-ap.add_argument("--ping", action="store_true", help="pings while idle and under load too")
+ap.add_argument("--ping", action="store_true", help="pings while idle and under load too; with --secs 0 while idle alone")
 ap.add_argument("--transit", action="store_true", help="three nodes, the middle one passing on")
 ap.add_argument("--one", help="(inside) stand as this contender and take turns from standard input")
 ap.add_argument("who", nargs="*")
@@ -51,11 +51,11 @@ def stand(name):
             out = {}
             if ping:
                 out["idle"] = measure.ping(lab, contender.ip_b, count=100)["median_ms"]
-            for direction, args in (("up", []), ("down", ["-R"])):
+            for direction, args in (("up", []), ("down", ["-R"])) if secs else ():
                 r = measure.tcp(lab, contender.ip_b, pids, own, *args, "-O", "0.3", secs=secs)
                 out[direction] = r["mbps"]
                 out["cpu_" + direction] = r["tunnel_cpu_per_gb"]
-            if ping:
+            if ping and secs:
                 load = lab.popen("a", "iperf3", "-c", contender.ip_b, "-t", "2.4", "-C", lab.cc)
                 time.sleep(0.7)
                 out["loaded"] = measure.ping(lab, contender.ip_b, count=120)["median_ms"]
@@ -97,5 +97,5 @@ for name, rows in results.items():
     for key in rows[0]:
         mine = statistics.median(r[key] for r in rows)
         ratio = statistics.median(r[key] / f[key] for r, f in zip(rows, results[first]))
-        line += f"  {key} {mine:8.2f} ({ratio:.3f})"
+        line += f"  {key} {mine:8.3f} ({ratio:.3f})"
     print(line, flush=True)
