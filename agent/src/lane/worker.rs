@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tombolo_engine::engine::Engine;
@@ -112,19 +113,10 @@ impl Worker {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // Whatever wakes the lane, it looks after everything below. What a lone packet waits for is asked first: the rest
+            // would be cold in the cache.
             tokio::select! {
                 biased;
-                order = self.orders.recv() => match order {
-                    None | Some(Order::Stop) => return Ok(()),
-                    Some(order) => self.obey(order),
-                },
-                _ = tick.tick() => {}
-                Some(handed) = next(&mut self.handed) => {
-                    let now = Instant::now();
-                    self.take(handed, now);
-                }
-                ready = self.udp.readable() => ready.context("UDP socket")?,
-                ready = self.udp.writable(), if self.outbox.is_stuck() => ready.context("UDP socket")?,
                 read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_stuck() => {
                     let len = read.context("TUN device")?;
                     let now = Instant::now();
@@ -132,14 +124,26 @@ impl Worker {
                     // After a wait one packet is the rule: it does not wait for the look for another.
                     self.send(now);
                 }
+                ready = self.udp.readable() => ready.context("UDP socket")?,
+                ready = self.udp.writable(), if self.outbox.is_stuck() => ready.context("UDP socket")?,
+                Some(handed) = next(&mut self.handed) => {
+                    let now = Instant::now();
+                    self.take(handed, now);
+                }
+                order = self.orders.recv() => match order {
+                    None | Some(Order::Stop) => return Ok(()),
+                    Some(order) => self.obey(order),
+                },
+                _ = tick.tick() => {}
             }
             self.woken = true;
             let end = Instant::now() + BUSY;
             loop {
-                while let Ok(order) = self.orders.try_recv() {
-                    match order {
-                        Order::Stop => return Ok(()),
-                        order => self.obey(order),
+                loop {
+                    match self.orders.try_recv() {
+                        Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return Ok(()),
+                        Ok(order) => self.obey(order),
+                        Err(TryRecvError::Empty) => break,
                     }
                 }
                 let now = Instant::now();
