@@ -13,6 +13,7 @@ use anyhow::Result;
 use busy::Busy;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tombolo_engine::buffer::{Path, Port};
@@ -159,7 +160,8 @@ impl Ports {
         let path = datagrams.to;
         self.full = None;
         // With anything else to say to the kernel, a connected socket looks for its route as well.
-        if datagrams.fragments && datagrams.ecn == 0 && path.port == Port::Lane && path.local.is_some() {
+        let plain = datagrams.fragments && datagrams.ecn == 0 && path.port == Port::Lane;
+        if plain && path.local.is_some_and(has_no_scope) {
             if let Some((number, own)) = self.own.iter_mut().enumerate().find(|(_, own)| own.path == path) {
                 match own.udp.send_connected(datagrams.bytes, datagrams.segment) {
                     Ok(()) => return Ok(Sent::default()),
@@ -264,6 +266,11 @@ impl Ports {
     pub fn send_errors(&self) -> u64 {
         self.lane.send_errors + self.quic.as_ref().map_or(0, |quic| quic.send_errors)
     }
+}
+
+/// Whether an address says by itself where it is: a link-local one says so with its interface only, which a path does not know.
+fn has_no_scope(address: IpAddr) -> bool {
+    !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 #[cfg(test)]
@@ -403,6 +410,20 @@ mod tests {
         }
         assert!(arrived.iter().all(|(_, from, _)| *from == at_a), "{arrived:?}");
         assert_eq!((a.own.len(), a.send_errors()), (1, 0));
+    }
+
+    /// It could not be bound without its interface, and others would wait for the next try.
+    #[tokio::test]
+    async fn a_path_from_a_link_local_address_stays_with_the_port() {
+        let (mut a, _) = bound();
+        let path = Path {
+            local: Some("fe80::1".parse().unwrap()),
+            ..Path::from("[fe80::2]:4789".parse::<SocketAddr>().unwrap())
+        };
+        for number in 0..40 {
+            send(&mut a, path, number).await;
+        }
+        assert!(a.busy.take().is_none());
     }
 
     #[tokio::test]

@@ -269,6 +269,14 @@ pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String
 }
 
 impl Traced {
+    /// Whether `traceroute` may have stopped listening: a step answered, and nothing after it. It asks the kernel's error queue alone as
+    /// long as the socket has an error, and the kernel reports one, after the queue was read on another processor, that is in no
+    /// queue any more. Then it does not see answers that the device has delivered.
+    #[must_use]
+    pub fn may_have_missed(&self) -> bool {
+        !self.reached && self.hops.iter().any(Option::is_some)
+    }
+
     /// Reads what `traceroute` printed.
     ///
     /// # Errors
@@ -366,8 +374,10 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
         let text = "traceroute to 10.9.0.4 (10.9.0.4), 8 hops max, 60 byte packets\n 1  10.1.255.4  0.3 ms\n 2  *\n 3  10.9.0.4  0.8 ms\n";
         let to: IpAddr = "10.9.0.4".parse().unwrap();
         let traced = Traced::read(&finished(text), to).unwrap();
-        assert!(traced.reached);
+        assert!(traced.reached && !traced.may_have_missed());
         assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4");
+        let cut_short = Traced::read(&finished(" 1  10.1.255.4  0.3 ms\n 2  *\n 3  *\n"), to).unwrap();
+        assert!(cut_short.may_have_missed());
         let three = " 1  * 10.1.255.4  0.3 ms  0.2 ms\n 2  * * *\n 3  10.9.0.4  0.8 ms 10.9.0.5  1 ms 10.9.0.4  1 ms\n";
         let traced = Traced::read(&finished(three), to).unwrap();
         assert_eq!(traced.hops, [Some("10.1.255.4".parse().unwrap()), None, Some(to)]);
@@ -375,6 +385,7 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
         assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4 (also 10.9.0.5 at 3)");
         let silent = Traced::read(&finished("traceroute to x\n 1  *\n 2  *\n"), to).unwrap();
         assert_eq!((silent.reached, silent.to_string()), (false, "*".to_owned()));
+        assert!(!silent.may_have_missed());
         assert!(Traced::read(&finished("bind: Cannot assign"), to).is_err());
     }
 }

@@ -42,6 +42,9 @@ pub(super) fn answering(netns: &Path) -> Result<()> {
 /// Longest that a traceroute takes.
 const TRACE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Most traces that are run for one.
+const TRACES: u8 = 4;
+
 /// Pings in a row of which one must be answered as a whole.
 const TRIES: u32 = 3;
 
@@ -121,15 +124,23 @@ impl Lab {
         self.trace(from, to, 1).await
     }
 
-    /// [`Self::traceroute`] with several probes a TTL.
+    /// [`Self::traceroute`] with several probes a TTL. Traces again what `traceroute` itself [may have
+    /// missed](Traced::may_have_missed).
     ///
     /// # Errors
     /// As there.
     pub async fn trace(&self, from: &str, to: &str, probes: u8) -> Result<Traced> {
         let (source, destination) = self.ends(from, to)?;
         let argv = probe::trace_argv(source, destination, probes);
-        let done = self.exec_owned(from, &argv, TRACE_LIMIT).await?;
-        Traced::read(&done, destination).with_context(|| format!("traceroute {from} → {to}"))
+        let mut tries = 0;
+        loop {
+            let done = self.exec_owned(from, &argv, TRACE_LIMIT).await?;
+            let traced = Traced::read(&done, destination).with_context(|| format!("traceroute {from} → {to}"))?;
+            tries += 1;
+            if tries >= TRACES || !traced.may_have_missed() {
+                return Ok(traced);
+            }
+        }
     }
 
     /// Source and destination of one family.
