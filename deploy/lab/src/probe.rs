@@ -269,9 +269,9 @@ pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String
 }
 
 impl Traced {
-    /// Whether `traceroute` may have stopped listening: a step answered, and nothing after it. It asks the kernel's error queue alone as
-    /// long as the socket has an error, and the kernel reports one, after the queue was read on another processor, that is in no
-    /// queue any more. Then it does not see answers that the device has delivered.
+    /// Whether `traceroute` may have stopped listening: a step answered, and nothing after it. Seen with 2.1.2, while the device had
+    /// delivered all answers. The likely reason: it reads the error queue alone as long as the socket has an error, and the kernel
+    /// may set one after the queue was read on another processor.
     #[must_use]
     pub fn may_have_missed(&self) -> bool {
         !self.reached && self.hops.iter().any(Option::is_some)
