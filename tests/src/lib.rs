@@ -10,12 +10,14 @@
 //! * [`contest`]: one seed's run of both; what differs; the smallest run that still differs.
 //! * [`binary`]: the built programs.
 //! * [`controller`]: a real controller process with its certificate and token.
+//! * [`live`]: a lab of real processes in network namespaces, and the words in which tests speak of it.
 
 pub mod arm;
 pub mod binary;
 pub mod contest;
 pub mod controller;
 pub mod corpus;
+pub mod live;
 pub mod model;
 pub mod operation;
 pub mod product;

@@ -1,6 +1,5 @@
 //! The demo as a test, and that it leaves nothing behind however it ends.
 
-use crate::harness::{hub_spoke, namespaces, require_root};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -11,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tombolo_lab::state::dir_of;
 use tombolo_lab::{Topology, binary};
+use tombolo_tests::live::{hub_spoke, namespaces, require_root};
 
 /// `tombolo lab` in a process of its own.
 struct Running {

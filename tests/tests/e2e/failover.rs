@@ -1,12 +1,12 @@
 //! What may stand in for what: instances of a gateway for each other, gateways for a peering. The agents decide, without the
 //! controller (D11, D19).
 
-use crate::harness::{SPACING, World};
 use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_lab::Topology;
 use tombolo_lab::probe::Pinger;
+use tombolo_tests::live::{SPACING, World};
 
 const LEFT: [(&str, &str); 2] = [("10.1.255.4", "left-a"), ("10.1.255.5", "left-b")];
 const RIGHT: [(&str, &str); 2] = [("10.2.255.4", "right-a"), ("10.2.255.5", "right-b")];

@@ -1,9 +1,9 @@
 //! What goes wrong: crashes, revocation, hosts that move, networks that are cut.
 
-use crate::harness::{SPACING, World};
 use anyhow::{Result, ensure};
 use std::time::Duration;
 use tombolo_lab::check;
+use tombolo_tests::live::{SPACING, World};
 
 /// An agent that was killed starts from its last good configuration, and leaves nothing on its host when it ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

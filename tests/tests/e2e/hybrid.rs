@@ -1,7 +1,6 @@
 //! Circuits, sites and VPNs live: every row of the published interoperability lab, and of a second one of another shape whose
 //! table was written from the rules alone; each in the steady state, after its events and after the way back.
 
-use crate::harness::World;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -13,6 +12,7 @@ use tombolo_lab::lab::{Lab, Options};
 use tombolo_lab::probe::Ping;
 use tombolo_lab::topology::Topology;
 use tombolo_lab::topology::rename::rename;
+use tombolo_tests::live::World;
 
 async fn every_row(name: &str, silent: &[(&str, &str, &str)]) -> Result<()> {
     let mut topology = Topology::load(name)?;

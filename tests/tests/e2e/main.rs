@@ -6,7 +6,6 @@
 mod demo;
 mod failover;
 mod faults;
-mod harness;
 mod hybrid;
 mod peering;
 mod stream;

@@ -1,9 +1,9 @@
 //! Peerings and what stands inside a VNet: states, flags, both families.
 
-use crate::harness::{Flags, PLAIN, SPACING, World};
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 use tombolo_lab::probe::Pinger;
+use tombolo_tests::live::{Flags, PLAIN, SPACING, World};
 
 /// P13, P14, P15, P17: the life of a peering, from one half to its end and back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,5 @@
 //! TCP through the tunnels: whole transfers, and segments that fit them.
 
-use crate::harness::{FORWARDED, World};
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 use std::io::{Read, Write};
@@ -9,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tombolo_lab::host::inside;
 use tombolo_proto::config::DEFAULT_MTU;
+use tombolo_tests::live::{FORWARDED, World};
 
 const PORT: u16 = 5001;
 const BYTES: usize = 16 << 20;

@@ -1,8 +1,8 @@
 //! Through others: the appliance in the hub, the VPN gateways, and what wins when there are two ways.
 
-use crate::harness::{FORWARDED, Flags, PLAIN, World};
 use anyhow::Result;
 use serde_json::json;
+use tombolo_tests::live::{FORWARDED, Flags, PLAIN, World};
 
 /// R11, R19, P18, P24 and P19 to P21, P25, D9 in one lab, each with what must not work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

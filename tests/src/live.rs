@@ -1,4 +1,4 @@
-//! A lab under a name of its own, and the words in which the tests speak of it.
+//! A lab under a name of its own, and the words in which the tests speak of it. Needs root.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -10,10 +10,10 @@ use tombolo_lab::state::dir_of;
 use tombolo_lab::{Lab, Options, Topology, check};
 
 /// Spacing of the pings that must lose nothing.
-pub(crate) const SPACING: Duration = Duration::from_millis(10);
+pub const SPACING: Duration = Duration::from_millis(10);
 
 /// A lab that is taken down at the end of its test, whatever happens.
-pub(crate) struct World {
+pub struct World {
     lab: Lab,
 }
 
@@ -31,37 +31,37 @@ impl DerefMut for World {
 
 /// The flags of a peering half.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Flags {
-    pub(crate) access: bool,
-    pub(crate) forwarded: bool,
-    pub(crate) transit: bool,
-    pub(crate) remote_gateways: bool,
+pub struct Flags {
+    pub access: bool,
+    pub forwarded: bool,
+    pub transit: bool,
+    pub remote_gateways: bool,
 }
 
-pub(crate) const PLAIN: Flags = Flags {
+pub const PLAIN: Flags = Flags {
     access: true,
     forwarded: false,
     transit: false,
     remote_gateways: false,
 };
-pub(crate) const FORWARDED: Flags = Flags {
+pub const FORWARDED: Flags = Flags {
     forwarded: true,
     ..PLAIN
 };
 
 /// The built-in hub and spokes, under another name: labs run side by side.
-pub(crate) fn hub_spoke(name: &str) -> Topology {
+pub fn hub_spoke(name: &str) -> Topology {
     let mut topology = Topology::load("hub-spoke").expect("the built-in topology");
     topology.name = format!("e2e-{name}");
     topology
 }
 
 impl World {
-    pub(crate) async fn up(name: &str) -> Result<Self> {
+    pub async fn up(name: &str) -> Result<Self> {
         Self::of(&hub_spoke(name)).await
     }
 
-    pub(crate) async fn of(topology: &Topology) -> Result<Self> {
+    pub async fn of(topology: &Topology) -> Result<Self> {
         require_root();
         // In the usual folder: what an aborted run left is found there, and a run beside this one as well.
         let options = Options {
@@ -73,13 +73,13 @@ impl World {
     }
 
     /// The path of a peering half.
-    pub(crate) fn half(&self, vnet: &str, remote: &str) -> String {
+    pub fn half(&self, vnet: &str, remote: &str) -> String {
         let vnet = self.group().item("virtualNetworks", vnet);
         format!("{vnet}/virtualNetworkPeerings/to-{remote}")
     }
 
     /// Creates or changes a peering half.
-    pub(crate) async fn put_half(&self, vnet: &str, remote: &str, flags: Flags) -> Result<(), tombolo_client::Error> {
+    pub async fn put_half(&self, vnet: &str, remote: &str, flags: Flags) -> Result<(), tombolo_client::Error> {
         let body = json!({"properties": {
             "remoteVirtualNetwork": {"id": self.group().item("virtualNetworks", remote)},
             "allowVirtualNetworkAccess": flags.access,
@@ -92,33 +92,33 @@ impl World {
     }
 
     /// Creates or changes a peering half, and waits until it is in force.
-    pub(crate) async fn peer(&self, vnet: &str, remote: &str, flags: Flags) -> Result<()> {
+    pub async fn peer(&self, vnet: &str, remote: &str, flags: Flags) -> Result<()> {
         self.put_half(vnet, remote, flags).await?;
         self.in_force().await.map(drop)
     }
 
     /// Both halves.
-    pub(crate) async fn join(&self, a: &str, b: &str) -> Result<()> {
+    pub async fn join(&self, a: &str, b: &str) -> Result<()> {
         self.put_half(a, b, PLAIN).await?;
         self.peer(b, a, PLAIN).await
     }
 
     /// Deletes a peering half, and waits until that is in force.
-    pub(crate) async fn unpeer(&self, vnet: &str, remote: &str) -> Result<()> {
+    pub async fn unpeer(&self, vnet: &str, remote: &str) -> Result<()> {
         let was_there = self.client()?.arm_delete(&self.half(vnet, remote)).await?;
         ensure!(was_there, "{vnet} had no half to {remote}");
         self.in_force().await.map(drop)
     }
 
     /// `peeringState` of a half.
-    pub(crate) async fn peering_state(&self, vnet: &str, remote: &str) -> Result<String> {
+    pub async fn peering_state(&self, vnet: &str, remote: &str) -> Result<String> {
         let half = self.client()?.arm_get(&self.half(vnet, remote)).await?;
         let state = half.pointer("/properties/peeringState").and_then(Value::as_str);
         Ok(state.context("no peeringState")?.to_owned())
     }
 
     /// A route to `prefix` through a host, in one of the spokes' route tables.
-    pub(crate) async fn route(&self, table: &str, name: &str, prefix: &str, appliance: &str) -> Result<()> {
+    pub async fn route(&self, table: &str, name: &str, prefix: &str, appliance: &str) -> Result<()> {
         let path = format!("{}/routes/{name}", self.group().item("routeTables", table));
         let body = json!({"properties": {
             "addressPrefix": prefix, "nextHopType": "VirtualAppliance", "nextHopIpAddress": self.address(appliance)?,
@@ -128,7 +128,7 @@ impl World {
     }
 
     /// Every ping must be answered, in both directions.
-    pub(crate) async fn reach(&self, a: &str, b: &str) -> Result<()> {
+    pub async fn reach(&self, a: &str, b: &str) -> Result<()> {
         for (from, to) in [(a, b), (b, a)] {
             let host = from.split('/').next().unwrap_or(from);
             let pinged = self.ping(host, to, Ping::REACHABLE).await?;
@@ -138,7 +138,7 @@ impl World {
     }
 
     /// No ping may be answered, in either direction.
-    pub(crate) async fn silent(&self, a: &str, b: &str) -> Result<()> {
+    pub async fn silent(&self, a: &str, b: &str) -> Result<()> {
         for (from, to) in [(a, b), (b, a)] {
             let host = from.split('/').next().unwrap_or(from);
             match self.ping(host, to, Ping::UNREACHABLE).await {
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// Pings until all three in a row are answered.
-    pub(crate) async fn reach_within(&self, from: &str, to: &str, limit: Duration) -> Result<Duration> {
+    pub async fn reach_within(&self, from: &str, to: &str, limit: Duration) -> Result<Duration> {
         let start = Instant::now();
         let how = Ping {
             timeout: Duration::from_millis(300),
@@ -171,7 +171,7 @@ impl World {
     }
 
     /// Traceroute shows exactly these hosts, the destination included; `*` is a silent hop.
-    pub(crate) async fn trace_is(&self, from: &str, hops: &[&str]) -> Result<()> {
+    pub async fn trace_is(&self, from: &str, hops: &[&str]) -> Result<()> {
         let to = hops.last().context("a trace has a destination")?;
         let mut expected = Vec::new();
         for hop in hops {
@@ -183,13 +183,13 @@ impl World {
     }
 
     /// Waits until a connection has this status.
-    pub(crate) async fn connection_is(&self, name: &str, status: &str) -> Result<()> {
+    pub async fn connection_is(&self, name: &str, status: &str) -> Result<()> {
         self.connection_is_because(name, status, "").await
     }
 
     /// Waits until a connection has this status, and its tunnels give a reason that contains `why`: at first, a tunnel
     /// that is not up yet may have another.
-    pub(crate) async fn connection_is_because(&self, name: &str, status: &str, why: &str) -> Result<()> {
+    pub async fn connection_is_because(&self, name: &str, status: &str, why: &str) -> Result<()> {
         let path = self.group().item("connections", name);
         let start = Instant::now();
         loop {
@@ -209,7 +209,7 @@ impl World {
     }
 
     /// Waits until the controller knows that a host's agent is at its underlay address of now.
-    pub(crate) async fn known_where_it_is(&self, host: &str) -> Result<()> {
+    pub async fn known_where_it_is(&self, host: &str) -> Result<()> {
         let (address, start) = (self.underlay_address(host)?, Instant::now());
         loop {
             let agent = self.client()?.agent(host).await?;
@@ -226,7 +226,7 @@ impl World {
     }
 
     /// The controller's routes and `explain` equal the agents' tables and live packets.
-    pub(crate) async fn agree(&self) -> Result<check::Agreement> {
+    pub async fn agree(&self) -> Result<check::Agreement> {
         let found = check::all(&self.lab).await?;
         ensure!(
             found.problems.is_empty(),
@@ -238,13 +238,13 @@ impl World {
     }
 
     /// Compares everything a last time, takes the lab down, and looks for what it may have left.
-    pub(crate) async fn end(self) -> Result<()> {
+    pub async fn end(self) -> Result<()> {
         self.agree().await?;
         self.down()
     }
 
     /// Takes the lab down, and looks for what it may have left.
-    pub(crate) fn down(self) -> Result<()> {
+    pub fn down(self) -> Result<()> {
         let name = self.lab.topology().name.clone();
         let processes: Vec<_> = self.lab.snapshot().processes.into_values().collect();
         self.lab.down()?;
@@ -259,7 +259,7 @@ impl World {
     }
 }
 
-pub(crate) fn require_root() {
+pub fn require_root() {
     assert!(
         nix::unistd::geteuid().is_root(),
         "end-to-end tests make network namespaces: run them as root"
@@ -267,7 +267,7 @@ pub(crate) fn require_root() {
 }
 
 /// The namespaces of a lab.
-pub(crate) fn namespaces(lab: &str) -> Vec<String> {
+pub fn namespaces(lab: &str) -> Vec<String> {
     let entries = std::fs::read_dir(Path::new("/run/netns")).into_iter().flatten();
     let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
     names.filter(|n| n.starts_with(&format!("tb-{lab}-"))).collect()

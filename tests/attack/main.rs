@@ -1,0 +1,4 @@
+//! Attacks on real processes in network namespaces: one scenario for each finding of `docs/security.md`. Needs root.
+//!
+//! A scenario first shows that the attacker can do what it is entitled to, then attacks, and checks that the attack had no effect
+//! and that others kept working. All scenarios together take at most three minutes.
