@@ -2,20 +2,21 @@
 """Compares contenders, or builds and settings of one, pair by pair: all stand side by side, idle but for the one whose
 short turn it is, so that a machine whose speed drifts is equally fast for all of them.
 
-  duel.py [--transit] [--rounds 12] [--secs 2] NAME=CONTENDER[,VARIABLE=VALUE...] ...
+  duel.py [--transit] [--rounds 20] [--secs 2] NAME=CONTENDER[,VARIABLE=VALUE...] ...
   duel.py pipe=wgspike now=tombolo-wg,BENCH_BIN=/new:/bin before=tombolo-wg,BENCH_BIN=/old:/bin
 
-Prints medians, and the median of each round's ratio to the first.
+Prints medians, and of the rounds' ratios to the first contender the median with its 95 % interval. 20 rounds or more say something.
 """
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-ap.add_argument("--rounds", type=int, default=12)
+ap.add_argument("--rounds", type=int, default=20)
 ap.add_argument("--secs", type=float, default=2)
 ap.add_argument("--ping", action="store_true", help="pings while idle and under load too; with --secs 0 while idle alone")
 ap.add_argument("--transit", action="store_true", help="three nodes, the middle one passing on")
@@ -67,6 +68,16 @@ if a.one:
     stand(a.one)
     raise SystemExit
 
+def interval(values):
+    """A 95 % interval of the median, from order statistics: it assumes nothing about how values are distributed."""
+    values, n = sorted(values), len(values)
+    outside = 0  # how many values lie outside at either end
+    while sum(math.comb(n, k) for k in range(outside + 1)) / 2**n <= 0.025:
+        outside += 1
+    outside = max(outside - 1, 0)
+    return values[outside], values[n - 1 - outside]
+
+
 standing, results = {}, {}
 flags = ["--transit"] if a.transit else []
 for number, who in enumerate(a.who):
@@ -96,6 +107,7 @@ for name, rows in results.items():
     line = f"{name:12}"
     for key in rows[0]:
         mine = statistics.median(r[key] for r in rows)
-        ratio = statistics.median(r[key] / f[key] for r, f in zip(rows, results[first]))
-        line += f"  {key} {mine:8.3f} ({ratio:.3f})"
+        ratios = [r[key] / f[key] for r, f in zip(rows, results[first])]
+        low, high = interval(ratios)
+        line += f"  {key} {mine:8.3f} ({statistics.median(ratios):.3f}, {low:.3f} to {high:.3f})"
     print(line, flush=True)
