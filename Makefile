@@ -5,17 +5,15 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers soak lint clean-lab
+.PHONY: help prepare build demo test bench bench-peers soak lint advisories fresh clean-lab
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
 KEEP ?=
 # The lab makes network namespaces, so demo and tests run as root; only the build runs as the caller.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
-ifneq ($(AS_ROOT),)
-export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
-endif
+# .ci/only puts it before the demo and before each test.
+export TOMBOLO_AS_ROOT := $(AS_ROOT)
 
 help:
 	@echo "make demo              build, bring up a hub, two spokes and a branch on this machine, and walk through it"
@@ -25,7 +23,9 @@ help:
 	@echo "make bench             all that is measured: change latency, zero-loss pings, failover, 200 x kill -9, and bench-peers"
 	@echo "make bench-peers       the data plane beside other user-space VPNs; the first run builds them (ROUNDS=5)"
 	@echo "make soak              half an hour at full load with restarts of the other end: no leak, no panic (MINUTES=30)"
-	@echo "make lint              formatting, clippy, documentation, licences"
+	@echo "make lint              formatting, unused dependencies, licences and bans, clippy, documentation"
+	@echo "make advisories        known vulnerabilities of dependencies; the database must be within reach"
+	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
 
 prepare:
@@ -36,7 +36,7 @@ build: prepare
 	@cargo build --locked --workspace --bins
 
 demo: build
-	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab demo $(LAB) $(if $(filter-out 0,$(KEEP)),--keep)
+	@.ci/only demo $(TARGET_DIR)/debug/tombolo lab demo $(LAB) $(if $(filter-out 0,$(KEEP)),--keep)
 
 test: build
 	@echo "==> running all tests"
@@ -62,12 +62,29 @@ soak:
 	@cargo build --locked --release --workspace --bins
 	@$(AS_ROOT) env BENCH_BIN=$(abspath $(TARGET_DIR)/release) tests/bench/peers/soak.py --minutes $(or $(MINUTES),30)
 
+# The quick ones first.
 lint:
+	@.ci/prepare lint
+	@echo "==> formatting"
 	@cargo fmt --all --check
+	@echo "==> unused dependencies"
+	@$(TARGET_DIR)/tools/bin/cargo-shear --locked --deny-warnings
+	@echo "==> licences, bans and sources of dependencies"
+	@$(TARGET_DIR)/tools/bin/cargo-deny --locked --all-features check licenses bans sources
+	@echo "==> clippy"
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@echo "==> documentation"
 	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items
-	@command -v cargo-deny >/dev/null || { echo "==> installing cargo-deny (once)"; cargo install --locked cargo-deny; }
-	@cargo deny --all-features check licenses bans sources
+
+advisories:
+	@.ci/prepare lint
+	@$(TARGET_DIR)/tools/bin/cargo-deny --locked fetch db || \
+		{ echo "NOT CHECKED: the database of known vulnerabilities is out of reach from here" >&2; exit 1; }
+	@$(TARGET_DIR)/tools/bin/cargo-deny --locked --all-features check --disable-fetch advisories
+
+fresh:
+	@.ci/prepare fresh
+	@$(AS_ROOT) env "PATH=$$PATH" KEEP=$(KEEP) .ci/fresh $(TARGETS)
 
 clean-lab:
 	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all

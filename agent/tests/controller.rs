@@ -203,7 +203,7 @@ fn applies_rejects_and_reconnects() {
     let good = config(0, [&hosts[0], &hosts[1]]);
     controller.config(1, &good.to_bytes());
     assert_eq!(controller.applied(), 1);
-    assert!(wire.exec(0, "ip -4 addr show tl-vm-a").1.contains("10.1.0.4/32"));
+    assert!(wire.run(0, "ip -4 addr show tl-vm-a").contains("10.1.0.4/32"));
     // The same again, as after a lost acknowledgement.
     controller.config(2, &good.to_bytes());
     assert_eq!(controller.applied(), 2);
@@ -236,7 +236,7 @@ fn applies_rejects_and_reconnects() {
     controller.send(ToAgent::Config(damaged));
     assert!(controller.rejection().1.contains("digest"));
     assert!(
-        wire.exec(0, "ip -4 addr show tl-vm-a").1.contains("10.1.0.4/32"),
+        wire.run(0, "ip -4 addr show tl-vm-a").contains("10.1.0.4/32"),
         "the configuration before stays"
     );
 

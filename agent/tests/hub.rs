@@ -342,15 +342,15 @@ fn appliance_and_gateways_on_shared_hosts() {
 
     // Both go, and leave the host as it was.
     assert_eq!(
-        wire.exec(0, "cat /proc/sys/net/ipv4/conf/all/send_redirects").1.trim(),
+        wire.run(0, "cat /proc/sys/net/ipv4/conf/all/send_redirects").trim(),
         "0"
     );
     for host in &mut hosts.0 {
         assert!(host.stop(nix::sys::signal::Signal::SIGTERM), "{}", host.log());
     }
     assert_eq!(
-        wire.exec(0, "cat /proc/sys/net/ipv4/conf/all/send_redirects").1.trim(),
+        wire.run(0, "cat /proc/sys/net/ipv4/conf/all/send_redirects").trim(),
         "1"
     );
-    assert!(!wire.exec(0, "ip rule").1.contains("fwmark"));
+    assert!(!wire.run(0, "ip rule").contains("fwmark"));
 }

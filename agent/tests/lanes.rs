@@ -76,7 +76,7 @@ fn a_link_that_comes_up_does_so_in_all_lanes() {
     };
     let before = counts();
     let flows = "for i in $(seq 40); do echo x >/dev/udp/10.1.0.5/$((7000 + i)); done";
-    wire.exec(0, &format!("bash -c '{flows}'"));
+    wire.run(0, &format!("bash -c '{flows}'"));
     let after = counts();
     let more: Vec<[u64; 2]> = std::iter::zip(&after, &before)
         .map(|(a, b)| [a[0] - b[0], a[1] - b[1]])

@@ -209,7 +209,7 @@ fn the_second_port_takes_quic_alone() {
     };
     let before = bad();
     for _ in 0..10 {
-        wire.exec(0, "bash -c 'head -c 148 /dev/zero > /dev/udp/192.0.2.2/443'");
+        wire.run(0, "bash -c 'head -c 148 /dev/zero > /dev/udp/192.0.2.2/443'");
     }
     eventually("counted", || bad() == before + 10);
 

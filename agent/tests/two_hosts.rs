@@ -23,7 +23,7 @@ fn ours(wire: &Wire, side: usize, host: &Host) -> String {
         .to_string();
     let mut out = Vec::new();
     for family in ["-4", "-6"] {
-        let rules = wire.exec(side, &format!("ip {family} rule list")).1;
+        let rules = wire.run(side, &format!("ip {family} rule list"));
         out.extend(rules.lines().filter(|l| l.contains(&table)).map(str::to_owned));
         // Fails where the table is empty.
         if let (true, routes) = wire.exec(side, &format!("ip {family} route show table {table}")) {
@@ -100,7 +100,7 @@ fn clean_removes_what_a_crash_left() {
     let (ok, text) = wire.exec(0, &clean);
     assert!(ok, "{text}");
     assert_eq!(ours(&wire, 0, &hosts[0]), "");
-    assert!(wire.exec(0, "ip rule").1.contains("198.51.100.1"));
+    assert!(wire.run(0, "ip rule").contains("198.51.100.1"));
 }
 
 /// D22: rather no overlay than a host that lost its own network.
@@ -108,7 +108,7 @@ fn clean_removes_what_a_crash_left() {
 fn a_configuration_over_the_hosts_own_network_is_rejected() {
     let wire = Wire::new("overlap");
     let mut hosts = pair(&wire);
-    wire.exec(0, "ip addr add 10.1.7.1/24 dev wire0");
+    wire.run(0, "ip addr add 10.1.7.1/24 dev wire0");
     hosts[0].start();
     assert_eq!(hosts[0].status().unwrap()["status"]["digest"], "");
     assert!(hosts[0].log().contains("10.1.7.0/24"), "{}", hosts[0].log());
@@ -146,7 +146,7 @@ fn learned_endpoints_survive_a_restart() {
 fn a_small_underlay_carries_full_packets() {
     let wire = Wire::new("small");
     for side in 0..2 {
-        wire.exec(side, "ip link set wire0 mtu 1300");
+        wire.run(side, "ip link set wire0 mtu 1300");
     }
     let mut hosts = pair(&wire);
     hosts.iter_mut().for_each(Host::start);
@@ -184,8 +184,8 @@ fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     let wire = Wire::new("hole");
     for side in 0..2 {
         // The host believes in 9,000 bytes, and cuts batches itself so that the path sees single datagrams.
-        wire.exec(side, "ip link set wire0 mtu 9000");
-        wire.exec(side, "ethtool -K wire0 gso off tso off tx-udp-segmentation off");
+        wire.run(side, "ip link set wire0 mtu 9000");
+        wire.run(side, "ethtool -K wire0 gso off tso off tx-udp-segmentation off");
     }
     for (inner, widths) in [
         (DEFAULT_MTU, &[1280, 1333, 1420, 1479, 1480, 1500, 9000][..]),
@@ -201,7 +201,7 @@ fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
             wire.set_path_mtu(*width);
             hosts.iter_mut().for_each(Host::start);
             for address in ["10.1.0.5", "fd00:1::5"] {
-                wire.exec(0, "ip route flush cache");
+                wire.run(0, "ip route flush cache");
                 let server = Server::start(&wire, 1);
                 let (ok, text) = wire.exec(0, &format!("timeout 20 iperf3 -c {address} -n 1M -f m"));
                 drop(server);
@@ -230,7 +230,7 @@ fn tcp_crosses_with_and_without_super_packets() {
     let wire = Wire::new("speed");
     for (offload, mtu) in [(true, 1500), (false, 1500), (true, 1300)] {
         for side in 0..2 {
-            wire.exec(side, &format!("ip link set wire0 mtu {mtu}"));
+            wire.run(side, &format!("ip link set wire0 mtu {mtu}"));
         }
         let mut hosts = pair(&wire);
         for host in &mut hosts {

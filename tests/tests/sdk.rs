@@ -14,7 +14,8 @@ fn environment(folder: &Path) -> PathBuf {
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/requirements.txt");
     let stamp = folder.join("requirements.txt");
     let wanted = std::fs::read(&requirements).expect("requirements");
-    if std::fs::read(&stamp).is_ok_and(|done| done == wanted) {
+    // Its Python is a link to the system's, which may be gone.
+    if python.exists() && std::fs::read(&stamp).is_ok_and(|done| done == wanted) {
         return python;
     }
     let run = |command: &mut Command| {

@@ -52,7 +52,6 @@ impl Far {
                 "far.ctl",
             ])
             .current_dir(dir.path())
-            .env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin")
             .stderr(log)
             .spawn()
             .unwrap();

@@ -28,10 +28,18 @@ pub(crate) fn sh(command: &str) -> String {
     text
 }
 
-/// Runs a command; returns whether it succeeded, and what it printed.
+/// Runs a command that may fail; returns whether it succeeded, and what it printed. Panics if a program is not there: no test
+/// expects that.
+#[must_use = "the command may have failed: use `sh` or `Wire::run` where it must not"]
 pub(crate) fn try_sh(command: &str) -> (bool, String) {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    // Shells and `timeout` exit with 127; `ip netns exec` says it.
+    let absent = out.status.code() == Some(127) || text.contains("exec of \"");
+    assert!(
+        !absent,
+        "{command}: a program is not on the PATH that tests have; .ci/programs lists those that are: {text}"
+    );
     (out.status.success(), text)
 }
 
@@ -87,13 +95,20 @@ impl Wire {
 
     fn remove(&self) {
         for n in self.ns.iter().chain([&self.bridge]) {
-            let _ = try_sh(&format!("ip netns del {n}"));
+            // Fails where there is none: nothing was left of an earlier run.
+            let _ = Command::new("ip").args(["netns", "del", n]).output();
         }
     }
 
-    /// Runs a command in a namespace.
+    /// Runs a command in a namespace that may fail; returns whether it succeeded, and what it printed.
+    #[must_use = "the command may have failed: use `run` where it must not"]
     pub(crate) fn exec(&self, side: usize, command: &str) -> (bool, String) {
         try_sh(&format!("ip netns exec {} {command}", self.ns[side]))
+    }
+
+    /// Runs a command in a namespace; returns what it printed, or panics with it.
+    pub(crate) fn run(&self, side: usize, command: &str) -> String {
+        sh(&format!("ip netns exec {} {command}", self.ns[side]))
     }
 }
 
@@ -109,7 +124,7 @@ impl Server {
             .spawn()
             .unwrap();
         eventually("iperf3 listens", || {
-            wire.exec(side, "ss -Hltn sport = :5201").1.contains("5201")
+            wire.run(side, "ss -Hltn sport = :5201").contains("5201")
         });
         Self(child)
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 pub const LIMIT: Duration = Duration::from_secs(15);
 
 /// What a program left behind.
+#[must_use = "the program may have failed"]
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// Its exit status; 128 + signal if it was killed.

@@ -230,7 +230,9 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
     let routes = bench
         .lab
         .exec("a-ce1", &["birdc", "show", "route", "for", "10.10.30.4", "all"], LIMIT);
-    let routes = routes.await.unwrap().stdout;
+    let routes = routes.await.unwrap();
+    assert_eq!(routes.code, 0, "{}", routes.stderr);
+    let routes = routes.stdout;
     assert!(
         routes.contains("BGP.local_pref: 200") && routes.contains("BGP.local_pref: 100"),
         "{routes}"
@@ -337,11 +339,9 @@ async fn a_lan_spreads_over_its_edges_and_leaves_one_that_has_no_way() {
     bench.until("a-router", way, "both share it again", both).await;
 
     // A whole customer edge goes.
-    bench
-        .lab
-        .exec("a-ce2", &["ip", "link", "set", "lan0", "down"], LIMIT)
-        .await
-        .unwrap();
+    let down = bench.lab.exec("a-ce2", &["ip", "link", "set", "lan0", "down"], LIMIT);
+    let down = down.await.unwrap();
+    assert_eq!(down.code, 0, "{}", down.stderr);
     bench
         .until("a-router", way, "its link is no way", |t| {
             t.contains("via 192.168.30.0 ") && !t.contains("192.168.30.4")

@@ -141,7 +141,7 @@ async fn a_namespace_of_somebody_else_is_left_alone() {
     };
     // Of an earlier run of this test that was killed.
     if left("tb-tlu3-").contains(&"tb-tlu3-b".to_owned()) {
-        ip("del");
+        assert!(ip("del"));
     }
     assert!(ip("add"));
     let refused = Lab::underlay_only(&topology("tlu3"), replacing()).await;
@@ -167,7 +167,9 @@ fn replacing() -> Options {
 /// How many cuts from other hosts there are on a host.
 async fn cuts(lab: &Lab, host: &str) -> usize {
     let done = lab.exec(host, &["nft", "list", "tables"], Duration::from_secs(5)).await;
-    done.unwrap().stdout.lines().count()
+    let done = done.unwrap();
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    done.stdout.lines().count()
 }
 
 fn left(prefix: &str) -> Vec<String> {

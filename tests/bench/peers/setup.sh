@@ -5,8 +5,7 @@ set -u
 dir=$(mkdir -p "${1:?usage: setup.sh DIR}" && cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$dir/bin"
-apt-get install -y --no-install-recommends wireguard-tools wireguard-go nebula tinc openvpn iperf3 iproute2 \
-  iputils-ping ethtool openssl cmake protobuf-compiler libprotobuf-dev
+"$here/../../../.ci/prepare" bench
 
 export CARGO_TARGET_DIR="$dir/target"
 # What is there already is kept; a first build of all takes half an hour.

@@ -202,6 +202,7 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
 fn ip_that(first: &str) -> Result<(tempfile::TempDir, String)> {
     let dir = tempfile::tempdir()?;
     let real = Command::new("sh").args(["-c", "command -v ip"]).output()?;
+    ensure!(real.status.success(), "there is no 'ip'");
     let real = String::from_utf8(real.stdout)?;
     let fake = dir.path().join("ip");
     std::fs::write(&fake, format!("#!/bin/sh\n{first}\nexec {} \"$@\"\n", real.trim()))?;

@@ -60,8 +60,17 @@ impl Lab {
 
     pub(super) async fn exec_owned(&self, host: &str, argv: &[String], limit: Duration) -> Result<Finished> {
         self.known(host)?;
-        let argv = self.wrap(host, argv)?;
-        tokio::task::spawn_blocking(move || command::finish(&argv, limit)).await?
+        let wrapped = self.wrap(host, argv)?;
+        let done = tokio::task::spawn_blocking(move || command::finish(&wrapped, limit)).await??;
+        // A shell exits with 127 when a program is not there; `ip netns exec` says it.
+        if done.code == 127 || done.stderr.contains("exec of \"") {
+            anyhow::bail!(
+                "cannot run '{}' on {host}: is it installed? {}",
+                argv.join(" "),
+                done.stderr.trim()
+            );
+        }
+        Ok(done)
     }
 
     fn known(&self, host: &str) -> Result<()> {

@@ -171,6 +171,7 @@ impl Lab {
         if let Ok(process) = self.process(&format!("{host}.{name}")) {
             process.kill()?;
         }
+        // It fails where the device went with its process.
         let _ = self.exec(host, &["ip", "link", "del", &name], LIMIT).await?;
         let key = match rekey {
             true => Some(device::make_key(&self.key_file(host, number)?)?.parse()?),
