@@ -1,12 +1,14 @@
 //! The running agent: what is in force, and the one way in which that changes.
 
 use crate::apply::Kernel;
+use crate::apply::plan::confine::Surroundings;
 use crate::apply::plan::{KernelPlan, Numbers};
 use crate::bgp::{Bgp, Wanted};
 use crate::config::Config;
 use crate::keep::{Keeper, LastGood, Places};
 use crate::lane::LaneReport;
 use crate::lanes::Lanes;
+use crate::netlink::watch_host;
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -57,6 +59,8 @@ pub struct AgentView {
     pub last_apply_seconds: f64,
     /// Configurations that the controller sent since start: none is sent to an agent that is up to date.
     pub configurations_received: u64,
+    /// Why the packet filter is not loaded that keeps translated packets with overlay addresses on this host; none: it is.
+    pub filter_problem: Option<String>,
     /// Writes to the device that the kernel refused.
     pub tun_errors: u64,
     /// Datagrams that the kernel refused to send.
@@ -82,6 +86,9 @@ pub struct Agent {
     /// Held while a configuration is applied.
     kernel: tokio::sync::Mutex<Kernel>,
     running: Mutex<Running>,
+    /// The host, as it was when the kernel was last set up.
+    host: Mutex<Surroundings>,
+    filter_problem: Mutex<Option<String>>,
     connected: AtomicBool,
     status: watch::Sender<AgentStatus>,
     /// Wakes the reporter.
@@ -113,6 +120,8 @@ impl Agent {
             lanes,
             kernel: tokio::sync::Mutex::new(kernel),
             running: Mutex::default(),
+            host: Mutex::default(),
+            filter_problem: Mutex::default(),
             connected: AtomicBool::new(false),
             status: watch::Sender::default(),
             news,
@@ -164,11 +173,12 @@ impl Agent {
         }
         let mut dynamic = self.lanes.moving().borrow().clone();
         dynamic.keep(&config);
-        let plan = KernelPlan::of(&config, &dynamic, self.numbers, self.config.allow_default_route);
+        let host = kernel.surroundings().await?;
+        let plan = self.plan(&config, &dynamic, &host);
         for prefix in &plan.refused_defaults {
             tracing::warn!(%prefix, "a user-defined default route is left out: allow_default_route is off here (D22)");
         }
-        plan.check_overlap(&kernel.connected().await?)?;
+        plan.check_overlap(&host.connected)?;
         let prepared = self.lanes.prepare(config.clone()).await?;
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
@@ -178,6 +188,12 @@ impl Agent {
         let leftovers = kernel.advance(&plan).await?;
         self.lanes.install(prepared).await?;
         kernel.finish(leftovers).await;
+        self.note_host(&kernel, host);
+        if kernel.inherits_nothing()
+            && let Err(e) = crate::claim::note_numbers(&self.state, self.numbers)
+        {
+            tracing::warn!(error = %format!("{e:#}"), "a later run under other numbers will not find this run's rules");
+        }
         self.announce(&config, &dynamic);
         drop(kernel);
 
@@ -197,18 +213,68 @@ impl Agent {
         Ok(())
     }
 
-    /// Keeps the kernel's routes in step with what is learned (D11); never returns.
+    fn plan(&self, config: &AgentConfig, dynamic: &Dynamic, host: &Surroundings) -> KernelPlan {
+        KernelPlan::of(config, dynamic, self.numbers, self.config.allow_default_route).confine(
+            host,
+            self.numbers,
+            self.config.internet_exit,
+        )
+    }
+
+    fn note_host(&self, kernel: &Kernel, host: Surroundings) {
+        *lock(&self.host) = host;
+        *lock(&self.filter_problem) = kernel.filter_problem().map(str::to_owned);
+    }
+
+    /// Keeps the kernel's routes in step with what is learned (D11), and what confines packets with the host's networks; never
+    /// returns.
     pub async fn follow(&self) {
         let mut moving = self.lanes.moving();
-        while moving.changed().await.is_ok() {
+        let mut watch = match watch_host() {
+            Ok(watch) => Some(watch),
+            Err(e) => {
+                tracing::warn!(error = %format!("{e:#}"), "networks that the host gets from now on are noticed late");
+                None
+            }
+        };
+        loop {
+            let host_changed = async {
+                match &mut watch {
+                    Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let learned = tokio::select! {
+                changed = moving.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
+                () = host_changed => false,
+            };
             let mut kernel = self.kernel.lock().await;
             let Some(config) = self.running().config else { continue };
+            let mut host = lock(&self.host).clone();
+            if !learned {
+                match kernel.surroundings().await {
+                    Ok(now) if now == host => continue,
+                    Ok(now) => host = now,
+                    Err(e) => {
+                        tracing::warn!(error = %format!("{e:#}"), "the host's networks are not known");
+                        continue;
+                    }
+                }
+            }
             let dynamic = moving.borrow_and_update().clone();
-            let plan = KernelPlan::of(&config, &dynamic, self.numbers, self.config.allow_default_route);
-            self.announce(&config, &dynamic);
+            let plan = self.plan(&config, &dynamic, &host);
+            if learned {
+                self.announce(&config, &dynamic);
+            }
             match kernel.advance(&plan).await {
-                Ok(leftovers) => kernel.finish(leftovers).await,
-                Err(e) => tracing::warn!(error = %format!("{e:#}"), "learned routes not set in the kernel"),
+                Ok(leftovers) => {
+                    kernel.finish(leftovers).await;
+                    self.note_host(&kernel, host);
+                }
+                Err(e) => tracing::warn!(error = %format!("{e:#}"), "routes not set in the kernel"),
             }
             self.news.notify_one();
         }
@@ -276,6 +342,7 @@ impl Agent {
     /// What the local socket shows.
     pub async fn view(&self) -> AgentView {
         let report = self.lanes.report().await;
+        let filter_problem = lock(&self.filter_problem).clone();
         AgentView {
             agent: self.config.agent.clone(),
             controller: self.config.controller.clone(),
@@ -284,6 +351,7 @@ impl Agent {
             offload: report.offload,
             last_apply_seconds: lock(&self.last_apply).as_secs_f64(),
             configurations_received: self.received.load(Ordering::Relaxed),
+            filter_problem,
             tun_errors: report.tun_errors,
             udp_errors: report.udp_errors,
             udp_overflow: report.udp_overflow,
@@ -356,10 +424,9 @@ impl Agent {
         tokio::join!(farewell, self.bgp.stop());
     }
 
-    /// Takes everything back from the kernel.
-    pub async fn withdraw(&self) {
-        let mut kernel = self.kernel.lock().await;
-        kernel.withdraw().await;
+    /// Ends the lanes, and with them the device and all that names it. What keeps packets with overlay addresses on the host
+    /// stays: applications may still have them, and routes to them, in use.
+    pub fn end(&self) {
         if let Err(e) = crate::host::restore(&self.config.interface) {
             tracing::warn!(error = %format!("{e:#}"), "host not restored");
         }

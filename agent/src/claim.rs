@@ -5,6 +5,7 @@
 //! belong to the network namespace as tables do, and vanish with their process as well.
 
 use crate::apply::plan::Numbers;
+use crate::apply::{Inherited, sweep};
 use crate::config::Config;
 use crate::netlink::Netlink;
 use crate::state::{StateDir, file};
@@ -17,12 +18,12 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 /// Proof that no other agent uses the device or the tables; given up with the value.
 #[derive(Debug)]
 pub struct Claim {
-    tables: [u32; 2],
+    tables: [u32; 4],
     _sockets: Vec<UnixListener>,
 }
 
 impl Claim {
-    /// Claims the device's name and both tables.
+    /// Claims the device's name and all tables.
     ///
     /// # Errors
     /// The device exists, or another agent has one of the tables.
@@ -34,7 +35,7 @@ impl Claim {
     }
 
     fn of_tables(numbers: Numbers, held: &[u32]) -> Result<Self> {
-        let tables = [numbers.table, numbers.default_table];
+        let tables = numbers.tables();
         let free = tables.iter().filter(|t| !held.contains(t));
         Ok(Self {
             tables,
@@ -54,28 +55,53 @@ fn claim_table(table: u32) -> Result<UnixListener> {
     }
 }
 
-/// Claims the host for an agent, then removes the rules and routes that a crash left: under its present numbers, and
-/// under those of its last run where these were others. Returns how many there were.
+/// Claims the host for an agent that starts. What earlier runs left stays, to be removed when the first configuration is in
+/// force: until then it keeps packets with overlay addresses on the host.
 ///
 /// # Errors
 /// Another agent has the device or a table: nothing was touched then. Or the kernel refuses.
-pub async fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, usize)> {
+pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, Inherited)> {
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
-    let claim = Claim::take(&config.interface, numbers)?;
-    let mut count = 0;
+    let mut claim = Claim::take(&config.interface, numbers)?;
     let before = last_used(state)?;
+    let mut inherited = Inherited::default();
     if let Some(before) = before.filter(|b| *b != numbers) {
         match Claim::of_tables(before, &claim.tables) {
-            Ok(_held) => count += Netlink::open(before, None)?.sweep().await?,
+            Ok(held) => {
+                claim._sockets.extend(held._sockets);
+                inherited.before = Some(before);
+            }
             Err(e) => tracing::info!(reason = %format!("{e:#}"), "tables of the last run not swept"),
         }
     }
-    if before != Some(numbers) {
+    let netlink = Netlink::open(numbers, config.customer_interface.clone())?;
+    Ok((claim, netlink, inherited))
+}
+
+/// Notes the numbers of this run for the next one; to be called when nothing is left of a run with others.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn note_numbers(state: &StateDir, numbers: Numbers) -> Result<()> {
+    if last_used(state)? != Some(numbers) {
         state.write(file::NUMBERS, &serde_json::to_vec(&numbers)?)?;
     }
-    let netlink = Netlink::open(numbers, config.customer_interface.clone())?;
-    count += netlink.sweep().await?;
-    Ok((claim, netlink, count))
+    Ok(())
+}
+
+/// Claims the host, then removes all that earlier runs left. Returns how many rules and routes there were.
+///
+/// # Errors
+/// As [`take_host`].
+pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
+    let (_claim, _netlink, inherited) = take_host(state, config)?;
+    let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
+    let mut count = sweep(numbers).await?;
+    if let Some(before) = inherited.before {
+        count += sweep(before).await?;
+    }
+    note_numbers(state, numbers)?;
+    Ok(count)
 }
 
 fn last_used(state: &StateDir) -> Result<Option<Numbers>> {

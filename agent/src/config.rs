@@ -51,6 +51,11 @@ pub struct Config {
     /// Whether a user-defined 0.0.0.0/0 or ::/0 may take the host's default route (D22).
     #[serde(default)]
     pub allow_default_route: bool,
+    /// Whether this host is an Internet exit: an appliance, or a host of served subnets, that forwards packets to public
+    /// destinations by its own routes. It must translate their sources to an address of its own; with an overlay address as
+    /// the source they are dropped.
+    #[serde(default)]
+    pub internet_exit: bool,
     /// Lanes to run, each with a core, a queue of the device and a UDP port: `listen_port` and those after it. 0: one for
     /// every two cores, at most 8. Where another agent has fewer, or a port of it cannot be reached, its packets go
     /// through the first lane.
@@ -91,6 +96,7 @@ impl Config {
             interface,
             customer_interface: None,
             allow_default_route: false,
+            internet_exit: false,
             lanes: 0,
             offload: yes(),
             receive_buffer: None,

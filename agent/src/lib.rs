@@ -17,6 +17,7 @@ pub mod bgp;
 pub mod claim;
 pub mod config;
 pub mod control;
+pub mod filter;
 pub mod host;
 pub mod identity;
 pub mod join;

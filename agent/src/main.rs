@@ -86,7 +86,8 @@ enum Command {
         #[arg(long, conflicts_with_all = ["tables", "config"])]
         metrics: bool,
     },
-    /// Removes rules and routes that a crashed agent left on the host.
+    /// Removes the rules, routes and packet filter that an agent leaves on the host when it ends. They keep packets with
+    /// overlay addresses from leaving in clear text: run this when the host is to have no part in the overlay any more.
     Clean {
         /// The directory that it ran from.
         #[arg(long)]

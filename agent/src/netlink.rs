@@ -1,18 +1,22 @@
 //! The kernel's side of an agent: its device, its routing table, its rules. Touches nothing that is not its own: the
 //! device by index, the rest by table number and protocol number.
 
-use crate::apply::plan::{Connected, Lookup, Numbers, Port, Route, Rule, Step, is_without_table};
+use crate::apply::plan::confine::{FALLBACK_METRIC, Place, Surroundings, Table};
+use crate::apply::plan::{Connected, KernelPlan, Lookup, Numbers, Port, Route, Rule, Step, is_without_table};
+use crate::filter::{DEVICE_GROUP, Filter, table_name};
 use anyhow::{Context, Result};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use nix::net::if_::if_nametoindex;
-use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder, new_connection};
-use std::collections::BTreeMap;
+use rtnetlink::{
+    Handle, IpVersion, LinkUnspec, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tokio::task::AbortHandle;
 
@@ -24,6 +28,9 @@ const QUEUE_LENGTH: u32 = 5000;
 
 /// Alias of every agent's device, by which agents of one host know each other's.
 const ALIAS: &str = "tombolo";
+
+/// Containers come with half a dozen changes within some ten milliseconds: they are looked at once.
+const HOST_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// A netlink connection that knows which things are the agent's.
 #[derive(Debug)]
@@ -70,6 +77,7 @@ impl Netlink {
         sysctl("ipv4", name, "rp_filter", "2");
         let link = LinkUnspec::new_with_index(index)
             .alias(ALIAS)
+            .link_group(DEVICE_GROUP)
             .txqueuelen(QUEUE_LENGTH)
             .build();
         self.handle
@@ -127,21 +135,10 @@ impl Netlink {
                 message.attributes.push(AddressAttribute::Local(*address));
                 absent_is_fine(self.handle.address().del(message).execute().await)
             }
-            Step::SetRoute(prefix, route) => {
-                self.handle
-                    .route()
-                    .add(self.route(*prefix, *route, index)?)
-                    .replace()
-                    .execute()
-                    .await
-            }
-            Step::DeleteRoute(prefix, route) => absent_is_fine(
-                self.handle
-                    .route()
-                    .del(self.route(*prefix, *route, index)?)
-                    .execute()
-                    .await,
-            ),
+            Step::SetRoute(prefix, route) => self.set_route(self.route(*prefix, *route, index)?).await,
+            Step::DeleteRoute(prefix, route) => self.delete_route(self.route(*prefix, *route, index)?).await,
+            Step::SetConfining(place, route) => self.set_route(self.confining(*place, *route, index)?).await,
+            Step::DeleteConfining(place, route) => self.delete_route(self.confining(*place, *route, index)?).await,
             Step::AddRule(rule) => {
                 let mut request = self.handle.rule().add();
                 *request.message_mut() = self.rule(name, *rule)?;
@@ -183,13 +180,48 @@ impl Netlink {
             .with_context(|| format!("giving {name} the address {address}"))
     }
 
+    /// The script that loads a filter into the agent's table.
+    #[must_use]
+    pub fn filter_script(&self, filter: &Filter) -> String {
+        filter.script(&table_name(self.numbers.table), self.line.as_deref())
+    }
+
+    async fn set_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
+        self.handle.route().add(route).replace().execute().await
+    }
+
+    async fn delete_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
+        absent_is_fine(self.handle.route().del(route).execute().await)
+    }
+
     fn route(&self, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
+        let table = if prefix.prefix_len() == 0 {
+            self.numbers.default_table
+        } else {
+            self.numbers.table
+        };
+        self.route_in(table, prefix, route, index)
+    }
+
+    fn confining(&self, place: Place, route: Route, index: u32) -> Result<RouteMessage> {
+        let mut message = self.route_in(self.number(place.table), place.prefix, route, index)?;
+        if place.fallback {
+            message.attributes.push(RouteAttribute::Priority(FALLBACK_METRIC));
+        }
+        Ok(message)
+    }
+
+    const fn number(&self, table: Table) -> u32 {
+        match table {
+            Table::Own => self.numbers.table,
+            Table::Source => self.numbers.source_table(),
+            Table::Exit => self.numbers.exit_table(),
+        }
+    }
+
+    fn route_in(&self, table: u32, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
         let mut message = RouteMessageBuilder::<IpAddr>::new()
-            .table_id(if prefix.prefix_len() == 0 {
-                self.numbers.default_table
-            } else {
-                self.numbers.table
-            })
+            .table_id(table)
             .protocol(RouteProtocol::Other(PROTOCOL))
             .build();
         message.header.address_family = family(prefix.addr().is_ipv6());
@@ -208,6 +240,7 @@ impl Netlink {
                 }
             }
             Route::Throw => message.header.kind = RouteType::Throw,
+            Route::Unreachable => message.header.kind = RouteType::Unreachable,
             Route::Line(next) => {
                 message.attributes.push(RouteAttribute::Oif(self.customer()?.1));
                 message.attributes.push(RouteAttribute::Gateway(address(next)));
@@ -225,27 +258,35 @@ impl Netlink {
         message
             .attributes
             .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-        if let Some(port) = rule.port {
+        // "not" inverts the whole selector, so a rule by source or device cannot also be by mark. It need not be: underlay
+        // packets have no overlay source, and come from the host itself.
+        if rule.port.is_some() || rule.source.is_some() {
             message.header.flags = RuleFlags::empty();
+        } else {
+            message.attributes.push(RuleAttribute::FwMark(self.numbers.fwmark));
+        }
+        if let Some(port) = rule.port {
             let name = match port {
                 Port::Tun => device,
                 Port::Line => self.customer()?.0,
+                Port::Host => "lo",
             };
             message.attributes.push(RuleAttribute::Iifname(name.to_owned()));
         }
-        match rule.source {
-            _ if rule.port.is_some() => {}
-            // "not" inverts the whole selector, so a rule by source cannot also be by mark. It need not be: underlay
-            // packets do not have overlay sources.
-            Some(source) => {
-                message.header.flags = RuleFlags::empty();
-                message.header.src_len = if source.is_ipv4() { 32 } else { 128 };
-                message.attributes.push(RuleAttribute::Source(source));
-            }
-            None => message.attributes.push(RuleAttribute::FwMark(self.numbers.fwmark)),
+        if let Some(source) = rule.source {
+            message.header.src_len = source.prefix_len();
+            message.attributes.push(RuleAttribute::Source(source.network()));
         }
         match rule.lookup {
             Lookup::Own => message.attributes.push(RuleAttribute::Table(self.numbers.table)),
+            Lookup::Source => message
+                .attributes
+                .push(RuleAttribute::Table(self.numbers.source_table())),
+            Lookup::Exit => message.attributes.push(RuleAttribute::Table(self.numbers.exit_table())),
+            Lookup::Goto(priority) => {
+                message.header.action = RuleAction::Goto;
+                message.attributes.push(RuleAttribute::Goto(priority));
+            }
             Lookup::Default => message
                 .attributes
                 .push(RuleAttribute::Table(self.numbers.default_table)),
@@ -306,11 +347,77 @@ impl Netlink {
         Ok(out)
     }
 
+    /// What the agent must know of its host.
+    ///
+    /// # Errors
+    /// The kernel refuses to list.
+    pub async fn surroundings(&self) -> Result<Surroundings> {
+        Ok(Surroundings {
+            connected: self.connected().await?,
+            inner_bridges: self.inner_bridges().await?,
+        })
+    }
+
+    /// The bridges whose ports are all virtual: they lead to containers and guests of this host.
+    async fn inner_bridges(&self) -> Result<BTreeSet<String>> {
+        let (mut bridges, mut outward) = (BTreeMap::new(), BTreeSet::new());
+        let mut links = self.handle.link().get().execute();
+        while let Some(link) = links.try_next().await.context("listing devices")? {
+            let (mut name, mut kind, mut bridge) = (None, None, None);
+            for attribute in link.attributes {
+                match attribute {
+                    LinkAttribute::IfName(n) => name = Some(n),
+                    LinkAttribute::Controller(index) => bridge = Some(index),
+                    LinkAttribute::LinkInfo(all) => {
+                        kind = all.into_iter().find_map(|i| match i {
+                            LinkInfo::Kind(kind) => Some(kind),
+                            _ => None,
+                        });
+                    }
+                    _ => {}
+                }
+            }
+            if let (Some(InfoKind::Bridge), Some(name)) = (&kind, name) {
+                bridges.insert(link.header.index, name);
+            }
+            let is_virtual = matches!(kind, Some(InfoKind::Veth | InfoKind::Tun | InfoKind::Dummy));
+            if let (Some(bridge), false) = (bridge, is_virtual) {
+                outward.insert(bridge);
+            }
+        }
+        bridges.retain(|index, _| !outward.contains(index));
+        Ok(bridges.into_values().collect())
+    }
+
+    /// Removes the rules and routes that are the agent's by its numbers and that `plan` does not have: those of an earlier run.
+    /// Returns how many there were.
+    ///
+    /// # Errors
+    /// The kernel refuses to list or to delete.
+    pub async fn sweep_except(&self, device: &str, index: u32, plan: &KernelPlan) -> Result<usize> {
+        let rules = plan.rules.iter().map(|r| Ok(rule_key(&self.rule(device, *r)?)));
+        let rules: BTreeSet<String> = rules.collect::<Result<_>>()?;
+        let routes = plan.routes.iter().map(|(p, r)| self.route(*p, *r, index));
+        let confining = plan.confining.iter().map(|(p, r)| self.confining(*p, *r, index));
+        let routes = routes.chain(confining).map(|r| Ok(route_key(&r?)));
+        let routes: BTreeSet<String> = routes.collect::<Result<_>>()?;
+        self.sweep_where(|r| !rules.contains(&rule_key(r)), |r| !routes.contains(&route_key(r)))
+            .await
+    }
+
     /// Removes every rule and route that is the agent's by its numbers. Returns how many there were.
     ///
     /// # Errors
     /// The kernel refuses to list or to delete.
     pub async fn sweep(&self) -> Result<usize> {
+        self.sweep_where(|_| true, |_| true).await
+    }
+
+    async fn sweep_where(
+        &self,
+        of_rules: impl Fn(&RuleMessage) -> bool,
+        of_routes: impl Fn(&RouteMessage) -> bool,
+    ) -> Result<usize> {
         let mut count = 0;
         for version in [IpVersion::V4, IpVersion::V6] {
             let rules: Vec<_> = self
@@ -321,7 +428,7 @@ impl Netlink {
                 .try_collect()
                 .await
                 .context("listing rules")?;
-            for rule in rules.into_iter().filter(|r| self.owns_rule(r)) {
+            for rule in rules.into_iter().filter(|r| self.owns_rule(r) && of_rules(r)) {
                 absent_is_fine(self.handle.rule().del(rule).execute().await).context("deleting a rule")?;
                 count += 1;
             }
@@ -337,7 +444,7 @@ impl Netlink {
                 .try_collect()
                 .await
                 .context("listing routes")?;
-            for route in routes.into_iter().filter(|r| self.owns_route(r)) {
+            for route in routes.into_iter().filter(|r| self.owns_route(r) && of_routes(r)) {
                 absent_is_fine(self.handle.route().del(route).execute().await).context("deleting a route")?;
                 count += 1;
             }
@@ -349,7 +456,7 @@ impl Netlink {
     fn owns_rule(&self, rule: &RuleMessage) -> bool {
         let is_ours = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
         let looks = |a: &RuleAttribute| match a {
-            RuleAttribute::Table(t) => *t == self.numbers.table || *t == self.numbers.default_table,
+            RuleAttribute::Table(t) => self.numbers.tables().contains(t),
             RuleAttribute::Priority(p) => is_without_table(*p, self.numbers.offset),
             _ => false,
         };
@@ -361,12 +468,101 @@ impl Netlink {
         if u8::from(route.header.protocol) != PROTOCOL {
             return false;
         }
-        let table = route.attributes.iter().find_map(|a| match a {
-            RouteAttribute::Table(t) => Some(*t),
-            _ => None,
-        });
-        let table = table.unwrap_or_else(|| u32::from(route.header.table));
-        table == self.numbers.table || table == self.numbers.default_table
+        self.numbers.tables().contains(&table_of(route))
+    }
+}
+
+fn table_of(route: &RouteMessage) -> u32 {
+    let table = route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Table(t) => Some(*t),
+        _ => None,
+    });
+    table.unwrap_or_else(|| u32::from(route.header.table))
+}
+
+/// What tells one of our routes from another: table, destination, kind, metric where it is that of a fallback, and device.
+fn route_key(route: &RouteMessage) -> String {
+    let (mut destination, mut metric, mut device) = (None, 0, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(d) => destination = Some(d.clone()),
+            RouteAttribute::Priority(m) if *m == FALLBACK_METRIC => metric = *m,
+            RouteAttribute::Oif(index) if route.header.kind == RouteType::Unicast => device = Some(*index),
+            _ => {}
+        }
+    }
+    let header = &route.header;
+    format!(
+        "{:?} {} {destination:?}/{} {:?} {metric} {device:?}",
+        header.address_family,
+        table_of(route),
+        header.destination_prefix_length,
+        header.kind
+    )
+}
+
+/// What tells one of our rules from another. The kernel fills in attributes that we leave out, so only ours count.
+fn rule_key(rule: &RuleMessage) -> String {
+    let (mut mark, mut table) = (None, u32::from(rule.header.table));
+    let mut rest = BTreeSet::new();
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::FwMark(m) => mark = Some(*m),
+            RuleAttribute::Table(t) => table = *t,
+            RuleAttribute::Priority(_)
+            | RuleAttribute::Source(_)
+            | RuleAttribute::Iifname(_)
+            | RuleAttribute::Goto(_) => {
+                rest.insert(format!("{attribute:?}"));
+            }
+            _ => {}
+        }
+    }
+    let header = &rule.header;
+    let inverted = header.flags.contains(RuleFlags::Invert);
+    format!(
+        "{:?} {:?} {inverted} {mark:?} {table} /{} {rest:?}",
+        header.family, header.action, header.src_len
+    )
+}
+
+/// Reports that devices or addresses of the host have changed, after the fact and without saying how.
+///
+/// # Errors
+/// The kernel refuses the socket.
+pub fn watch_host() -> Result<HostWatch> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+    ];
+    let (connection, _, messages) = new_multicast_connection(&groups).context("opening a netlink socket")?;
+    Ok(HostWatch {
+        driver: tokio::spawn(connection).abort_handle(),
+        changed: Box::pin(messages.map(drop)),
+    })
+}
+
+/// A watch on the host's devices and addresses; it ends when dropped.
+pub struct HostWatch {
+    driver: AbortHandle,
+    changed: std::pin::Pin<Box<dyn futures::Stream<Item = ()> + Send>>,
+}
+
+impl Drop for HostWatch {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl HostWatch {
+    /// Returns when something has changed, [`HOST_DEBOUNCE`] after it was noticed; for ever waiting if that cannot be known.
+    pub async fn changed(&mut self) {
+        if self.changed.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(HOST_DEBOUNCE).await;
+        while let Some(Some(())) = futures::FutureExt::now_or_never(self.changed.next()) {}
     }
 }
 
@@ -406,12 +602,21 @@ fn sysctl(family: &str, device: &str, name: &str, value: &str) {
     }
 }
 
-/// Lets the kernel forward what arrives from the device. IPv6 has a switch of its own per device only since 6.17;
-/// before, the host's `net.ipv6.conf.all.forwarding` decides, which is the operator's.
+/// Lets the kernel forward what arrives from the device. Otherwise it does what the host does with new devices: the engine
+/// delivers what is addressed to the host, which forwards it only where it translates the destination, as for a published
+/// container port.
+///
+/// IPv6 has a switch of its own per device only since 6.17; before, the host's `net.ipv6.conf.all.forwarding` decides, which
+/// is the operator's.
 fn forwarding(device: &str, on: bool) {
-    let value = if on { "1" } else { "0" };
-    sysctl("ipv4", device, "forwarding", value);
-    sysctl("ipv6", device, "force_forwarding", value);
+    let usual = |family: &str| {
+        let path = format!("/proc/sys/net/{family}/conf/default/forwarding");
+        let value = std::fs::read_to_string(path).unwrap_or_default();
+        if value.trim() == "1" { "1" } else { "0" }
+    };
+    let value = |family: &str| if on { "1" } else { usual(family) };
+    sysctl("ipv4", device, "forwarding", value("ipv4"));
+    sysctl("ipv6", device, "force_forwarding", value("ipv6"));
     if on {
         sysctl("ipv6", device, "forwarding", "1");
     }

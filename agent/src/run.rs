@@ -4,7 +4,7 @@ use crate::agent::{Agent, AgentView};
 use crate::apply::Kernel;
 use crate::apply::plan::Numbers;
 use crate::bgp::Bgp;
-use crate::claim::take_host;
+use crate::claim::{clear_host, take_host};
 use crate::config::Config;
 use crate::control::Control;
 use crate::identity::LinkKeys;
@@ -30,18 +30,15 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let _lock = state.lock()?;
     // First of all, so that a start from a half-filled directory changes nothing.
     let keys = LinkKeys::load(state)?;
-    let (_claim, netlink, leftovers) = take_host(state, &config).await?;
+    let (_claim, netlink, inherited) = take_host(state, &config)?;
     restore_switch(&config.interface);
-    if leftovers > 0 {
-        tracing::info!(count = leftovers, "removed rules and routes that a crash left");
-    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
     let news = Arc::new(Notify::new());
     let (lanes, mut ended) = Lanes::start(&config, keys, &news)?;
-    let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index()).await?;
+    let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index(), inherited).await?;
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
     let bgp = Bgp::start(&state.path(file::BGP)).await?;
     let agent = Agent::new(config.clone(), state.clone(), numbers, lanes, kernel, bgp, news);
@@ -127,7 +124,7 @@ pub async fn run(state: &StateDir) -> Result<()> {
     reporter.abort();
     follower.abort();
     keeper.abort();
-    agent.withdraw().await;
+    agent.end();
     // All of it is tried, whatever fails.
     let kept = agent.keeper().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);
@@ -143,14 +140,14 @@ fn restore_switch(interface: &str) -> bool {
     })
 }
 
-/// Removes what a crashed agent left on the host.
+/// Removes what keeps packets with overlay addresses on the host, and everything else that agents leave there when they end.
 ///
 /// # Errors
 /// The agent runs, another one has its device or a routing table, or the kernel refuses.
 pub async fn clean(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
-    let (_claim, _netlink, count) = take_host(state, &config).await?;
+    let count = clear_host(state, &config).await?;
     let switched = restore_switch(&config.interface);
     state.remove(file::ADMIN_SOCKET)?;
     tracing::info!(rules_and_routes = count, redirects_restored = switched, "clean");
@@ -206,6 +203,9 @@ fn write_view(out: &mut String, v: &AgentView) -> std::fmt::Result {
         v.interface,
         if v.offload { " (offload)" } else { "" }
     )?;
+    if let Some(problem) = &v.filter_problem {
+        writeln!(out, "filter      not loaded: {problem}")?;
+    }
     if s.digest.is_empty() {
         writeln!(out, "revision    none yet")?;
     } else {

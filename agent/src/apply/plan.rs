@@ -3,13 +3,20 @@
 //!
 //! ```text
 //! rules, in the order the kernel tries them
-//!   from <own address>    → own table     packets that already have an overlay source
+//!   from <own address>    → source table  packets that already have an overlay source: into the device, or nowhere
+//!   from TUN              → source table  where the kernel forwards (exit table: where the host is an Internet exit)
+//!   from the host itself  → goto "not fwmark"                      only where a subnet is served
+//!   from <served subnet>  → source table  (likewise: packets that the host forwards)
 //!   not fwmark            → own table     VM agents before gateway agents of the same host
 //!   not fwmark            → main, but not its default route        only with a default route of our own
 //!   not fwmark            → default table                          (likewise)
 //!   from TUN or the line  → nowhere       at the edge of a circuit: its host's own routes are nobody's way (T8)
 //! ```
 
+pub mod confine;
+
+use crate::filter::Filter;
+use confine::Place;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +59,24 @@ impl Numbers {
             fwmark,
         }
     }
+
+    /// Number of the source table.
+    #[must_use]
+    pub const fn source_table(&self) -> u32 {
+        self.table ^ 0x0200_0000
+    }
+
+    /// Number of the exit table.
+    #[must_use]
+    pub const fn exit_table(&self) -> u32 {
+        self.table ^ 0x0300_0000
+    }
+
+    /// Numbers of all routing tables of the agent.
+    #[must_use]
+    pub const fn tables(&self) -> [u32; 4] {
+        [self.table, self.default_table, self.source_table(), self.exit_table()]
+    }
 }
 
 /// Where a rule sends a lookup.
@@ -59,6 +84,12 @@ impl Numbers {
 pub enum Lookup {
     /// The agent's table.
     Own,
+    /// The table for packets with an overlay source.
+    Source,
+    /// The table for packets that an Internet exit forwards.
+    Exit,
+    /// On with the rule of this priority.
+    Goto(u32),
     /// The host's main table without its default route.
     MainButDefault,
     /// The table with the agent's default route.
@@ -74,17 +105,19 @@ pub enum Port {
     Tun,
     /// The line to the customer edge.
     Line,
+    /// None: packets of the host itself.
+    Host,
 }
 
-/// A policy rule: packets without the mark, perhaps only those from one address.
+/// A policy rule: packets without the mark, or those from some sources, or those that came in at some device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Lower ones are tried first.
     pub priority: u32,
     /// IPv6, else IPv4.
     pub v6: bool,
-    /// Only packets from this address.
-    pub source: Option<IpAddr>,
+    /// Only packets with a source in here, with or without the mark.
+    pub source: Option<IpNet>,
     /// Only packets that came in there, with or without the mark.
     pub port: Option<Port>,
     /// Where to look.
@@ -100,6 +133,15 @@ pub enum Route {
     Throw,
     /// Down the line, to this neighbour.
     Line(IpAddr),
+    /// Nowhere; the sender gets an error.
+    Unreachable,
+}
+
+impl Route {
+    /// Whether setting `new` at the same place replaces this one. IPv6 would keep both: there, another kind is no replacement.
+    fn is_replaced_by(&self, new: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(new)
+    }
 }
 
 /// Everything that an agent sets in the kernel.
@@ -119,6 +161,12 @@ pub struct KernelPlan {
     pub line: Option<IpNet>,
     /// Prefixes that the host itself may be connected to.
     pub served: Vec<IpNet>,
+    /// What keeps packets with overlay addresses from leaving by the host's own routes.
+    pub confining: BTreeMap<Place, Route>,
+    /// What drops those that would leave nevertheless; none: there is no overlay address yet.
+    pub filter: Option<Filter>,
+    /// The address spaces of the configuration: the own VNet's and those it is peered with.
+    pub spaces: Vec<IpNet>,
     /// Default routes that were left out because the host's configuration does not allow them (D22).
     pub refused_defaults: Vec<IpNet>,
 }
@@ -172,8 +220,11 @@ impl KernelPlan {
             addresses: ordered.iter().copied().collect(),
             forwarding,
             served,
+            spaces: config.address_space.iter().map(IpNet::trunc).collect(),
             ..Self::default()
         };
+        let spaces = config.spaces.iter().flat_map(|s| &s.prefixes);
+        plan.spaces.extend(spaces.map(IpNet::trunc));
         let routes = config.subnets.iter().flat_map(|s| effective(config, s, dynamic));
         for route in routes.filter(|r| r.state == RouteState::Active) {
             let action = match (&route.next_hop, route.source) {
@@ -267,6 +318,18 @@ impl KernelPlan {
         if self.mtu != to.mtu && to.mtu != 0 {
             first.push(Step::Mtu(to.mtu));
         }
+        // What confines packets comes before any address that they could have, and goes after it.
+        for (place, route) in &to.confining {
+            match self.confining.get(place) {
+                Some(old) if old == route => {}
+                Some(old) if !old.is_replaced_by(route) => {
+                    first.push(Step::DeleteConfining(*place, *old));
+                    first.push(Step::SetConfining(*place, *route));
+                }
+                _ => first.push(Step::SetConfining(*place, *route)),
+            }
+        }
+        first.extend(to.rules.difference(&self.rules).map(|r| Step::AddRule(*r)));
         if self.forwarding != to.forwarding || self.mtu == 0 {
             first.push(Step::Forwarding(to.forwarding));
         }
@@ -277,16 +340,13 @@ impl KernelPlan {
         for (prefix, route) in &to.routes {
             match self.routes.get(prefix) {
                 Some(old) if old == route => {}
-                // IPv6 would keep both: another kind is not a replacement there.
-                Some(old) if std::mem::discriminant(old) != std::mem::discriminant(route) => {
+                Some(old) if !old.is_replaced_by(route) => {
                     first.push(Step::DeleteRoute(*prefix, *old));
                     first.push(Step::SetRoute(*prefix, *route));
                 }
                 _ => first.push(Step::SetRoute(*prefix, *route)),
             }
         }
-        first.extend(to.rules.difference(&self.rules).map(|r| Step::AddRule(*r)));
-        then.extend(self.rules.difference(&to.rules).map(|r| Step::DeleteRule(*r)));
         let gone = self.routes.iter().filter(|(p, _)| !to.routes.contains_key(*p));
         then.extend(gone.map(|(p, r)| Step::DeleteRoute(*p, *r)));
         then.extend(
@@ -294,6 +354,9 @@ impl KernelPlan {
                 .difference(&to.addresses)
                 .map(|a| Step::DeleteAddress(*a)),
         );
+        then.extend(self.rules.difference(&to.rules).map(|r| Step::DeleteRule(*r)));
+        let gone = self.confining.iter().filter(|(p, _)| !to.confining.contains_key(*p));
+        then.extend(gone.map(|(p, r)| Step::DeleteConfining(*p, *r)));
         (first, then)
     }
 
@@ -307,6 +370,8 @@ impl KernelPlan {
             Step::DeleteAddress(a) => drop(self.addresses.remove(a)),
             Step::SetRoute(p, r) => drop(self.routes.insert(*p, *r)),
             Step::DeleteRoute(p, _) => drop(self.routes.remove(p)),
+            Step::SetConfining(p, r) => drop(self.confining.insert(*p, *r)),
+            Step::DeleteConfining(p, _) => drop(self.confining.remove(p)),
             Step::AddRule(r) => drop(self.rules.insert(*r)),
             Step::DeleteRule(r) => drop(self.rules.remove(r)),
         }
@@ -330,6 +395,10 @@ pub enum Step {
     SetRoute(IpNet, Route),
     /// Removes a route.
     DeleteRoute(IpNet, Route),
+    /// Adds or replaces a route that confines packets.
+    SetConfining(Place, Route),
+    /// Removes one.
+    DeleteConfining(Place, Route),
     /// Adds a rule.
     AddRule(Rule),
     /// Removes a rule.
@@ -339,7 +408,9 @@ pub enum Step {
 /// Bands of rule priorities; all before the host's main table (32766).
 #[derive(Debug, Clone, Copy)]
 enum Band {
-    Source = 30_000,
+    Source = 29_000,
+    OwnPackets = 29_500,
+    Served = 30_000,
     Vm = 30_500,
     Gateway = 31_000,
     MainButDefault = 31_500,
@@ -350,14 +421,16 @@ enum Band {
 /// Whether a priority is that of an agent's rules that name no table of ours.
 #[must_use]
 pub const fn is_without_table(priority: u32, offset: u32) -> bool {
-    priority == Band::MainButDefault as u32 + offset || priority == Band::Nowhere as u32 + offset
+    priority == Band::OwnPackets as u32 + offset
+        || priority == Band::MainButDefault as u32 + offset
+        || priority == Band::Nowhere as u32 + offset
 }
 
 fn rules(plan: &KernelPlan, base: Band, offset: u32) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
     for v6 in [false, true] {
         let family = |p: &&IpNet| p.addr().is_ipv6() == v6;
-        if !plan.routes.keys().any(|p| family(&p)) {
+        if !plan.has_family(v6) {
             continue;
         }
         let mut add = |band: Band, source, lookup| {
@@ -370,7 +443,7 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32) -> BTreeSet<Rule> {
             });
         };
         for address in plan.addresses.iter().filter(|a| a.is_ipv6() == v6) {
-            add(Band::Source, Some(*address), Lookup::Own);
+            add(Band::Source, Some(IpNet::from(*address)), Lookup::Source);
         }
         add(base, None, Lookup::Own);
         if plan.routes.keys().filter(family).any(|p| p.prefix_len() == 0) {

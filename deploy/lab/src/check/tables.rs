@@ -160,7 +160,12 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
         };
         (*prefix, format!("{what} in {table}"))
     };
-    kernel.routes.iter().map(line).collect()
+    let mut lines: BTreeSet<_> = kernel.routes.iter().map(line).collect();
+    // What leads into the device leads nowhere without it (D22).
+    let devices = kernel.routes.iter().filter(|(_, r)| **r == KernelRoute::Device);
+    let fallbacks = devices.filter(|(p, _)| p.prefix_len() > 0);
+    lines.extend(fallbacks.map(|(p, _)| (*p, format!("unreachable in {}", kernel.table))));
+    lines
 }
 
 /// What is set on its host, in both of its tables.

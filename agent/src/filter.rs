@@ -1,0 +1,173 @@
+//! The packet filter that an agent loads into its host's kernel, by the program `nft`: the last line of what keeps packets
+//! with overlay addresses off other networks (D22). It stands after source translation, because a packet of a published
+//! container port gets its overlay source only there, when its way is already chosen.
+//!
+//! Each agent has a table of its own. It stays when the agent ends, and `tombolo-agent clean` removes it.
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// Device group of every agent's TUN device ("tm"): a packet may pass from one agent of a host to another.
+pub const DEVICE_GROUP: u32 = 0x746d;
+
+/// Priority of the chain: 50 after `srcnat`.
+const PRIORITY: u32 = 150;
+
+/// Longest that `nft` may take. It takes 5 ms on an idle machine.
+const NFT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where `nft` is looked for beside `PATH`, which often lacks the folders of system programs.
+const SYSTEM_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
+
+/// What the filter drops, and what it lets pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// Mark of the links' encrypted datagrams, which always pass.
+    pub fwmark: u32,
+    /// The agent's addresses: nothing that has one as its source leaves by another device than a TUN device.
+    pub own: BTreeSet<IpAddr>,
+    /// Served subnets: the same for packets from there that the host forwards.
+    pub served: BTreeSet<IpNet>,
+    /// Overlay prefixes: the same for packets that the host forwards out of a TUN device.
+    pub forwarded: Vec<IpNet>,
+    /// Destinations that are no other network: a prefix, and the interfaces that lead there.
+    pub local: BTreeMap<IpNet, BTreeSet<String>>,
+    /// Whether the host forwards to a customer edge. What leaves by that interface passes.
+    pub line: bool,
+}
+
+/// Name of an agent's table, by the number of its routing table.
+#[must_use]
+pub fn table_name(routing_table: u32) -> String {
+    format!("tombolo-{routing_table}")
+}
+
+impl Filter {
+    /// What `nft -f` takes to put this filter in the place of whatever the table holds now, in one transaction.
+    #[must_use]
+    pub fn script(&self, table: &str, customer_interface: Option<&str>) -> String {
+        let mut rules = vec![
+            format!("meta mark {:#x} accept", self.fwmark),
+            format!("meta oifgroup {DEVICE_GROUP} accept"),
+            "oifname \"lo\" accept".to_owned(),
+        ];
+        if let (true, Some(name)) = (self.line, customer_interface) {
+            rules.push(format!("oifname \"{name}\" accept"));
+        }
+        for (prefix, interfaces) in self.local.iter().filter(|(_, i)| !i.is_empty()) {
+            let names: Vec<_> = interfaces.iter().map(|i| format!("\"{i}\"")).collect();
+            let family = family(prefix.addr());
+            rules.push(format!(
+                "{family} daddr {prefix} oifname {{ {} }} accept",
+                names.join(", ")
+            ));
+        }
+        let own: Vec<_> = self.own.iter().map(|a| IpNet::from(*a)).collect();
+        let served: Vec<_> = self.served.iter().copied().collect();
+        // A packet that the host forwards has come in somewhere.
+        let forwarded_from_device = format!("meta iifgroup {DEVICE_GROUP} ");
+        for (condition, sources) in [
+            ("", &own),
+            ("meta iif != 0 ", &served),
+            (&*forwarded_from_device, &self.forwarded),
+        ] {
+            for v6 in [false, true] {
+                let all: Vec<_> = sources.iter().filter(|s| s.addr().is_ipv6() == v6).collect();
+                if let Some(first) = all.first() {
+                    let list: Vec<_> = all.iter().map(ToString::to_string).collect();
+                    let family = family(first.addr());
+                    rules.push(format!(
+                        "{condition}{family} saddr {{ {} }} counter drop",
+                        list.join(", ")
+                    ));
+                }
+            }
+        }
+        let mut text = removal(table);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "table inet {table} {{\n\tchain leaving {{");
+        let _ = writeln!(
+            text,
+            "\t\ttype filter hook postrouting priority {PRIORITY}; policy accept;"
+        );
+        for rule in rules {
+            let _ = writeln!(text, "\t\t{rule}");
+        }
+        text += "\t}\n}\n";
+        text
+    }
+}
+
+const fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ip" } else { "ip6" }
+}
+
+/// Removes a table that may not exist: deleting one that does not would be an error.
+fn removal(table: &str) -> String {
+    format!("table inet {table}\ndelete table inet {table}\n")
+}
+
+/// Loads a script, all of it or nothing, in the network namespace of the calling thread.
+///
+/// # Errors
+/// There is no `nft` on this host, or the kernel refuses; the text says what to do.
+pub async fn load(script: &str) -> Result<()> {
+    let mut child = match Command::new("nft")
+        .args(["-f", "-"])
+        .env("PATH", search_path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+    {
+        Ok(child) => child,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            bail!("the program nft is missing: install the package nftables, then restart the agent")
+        }
+        Err(e) => return Err(e).context("starting nft"),
+    };
+    let run = async {
+        let mut stdin = child.stdin.take().context("nft without an input")?;
+        stdin.write_all(script.as_bytes()).await?;
+        drop(stdin);
+        anyhow::Ok(child.wait_with_output().await?)
+    };
+    let output = tokio::time::timeout(NFT_TIMEOUT, run)
+        .await
+        .with_context(|| format!("nft did not end within {} s", NFT_TIMEOUT.as_secs()))??;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("nft refused: {}", said.lines().next().unwrap_or("it did not say why"));
+    }
+    Ok(())
+}
+
+/// Removes an agent's table, if it is there.
+///
+/// # Errors
+/// As [`load`].
+pub async fn remove(table: &str) -> Result<()> {
+    load(&removal(table)).await
+}
+
+fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    if !path.is_empty() {
+        path.push(":");
+    }
+    path.push(SYSTEM_PATH);
+    path
+}
+
+#[cfg(test)]
+mod tests;
