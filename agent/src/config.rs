@@ -2,6 +2,7 @@
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use tombolo_proto::config::{MAX_LANES, Role};
@@ -48,9 +49,14 @@ pub struct Config {
     /// kernel forward what arrives there; a VLAN is the operator's to make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_interface: Option<String>,
-    /// Whether a user-defined 0.0.0.0/0 or ::/0 may take the host's default route (D22).
+    /// Whether a user-defined or learned 0.0.0.0/0 or ::/0, or routes that together are as good as one, may take the
+    /// host's default route (D22).
     #[serde(default)]
     pub allow_default_route: bool,
+    /// Networks that the host reaches by its own routes, whatever sites announce: those that it is managed from. The
+    /// networks that it is connected to, the controller, name servers and other agents are protected without that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protected_networks: Vec<IpNet>,
     /// Lanes to run, each with a core, a queue of the device and a UDP port: `listen_port` and those after it. 0: one for
     /// every two cores, at most 8. Where another agent has fewer, or a port of it cannot be reached, its packets go
     /// through the first lane.
@@ -91,6 +97,7 @@ impl Config {
             interface,
             customer_interface: None,
             allow_default_route: false,
+            protected_networks: Vec::new(),
             lanes: 0,
             offload: yes(),
             receive_buffer: None,
