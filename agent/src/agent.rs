@@ -10,8 +10,8 @@ use crate::lane::LaneReport;
 use crate::lanes::Lanes;
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -260,7 +260,10 @@ impl Agent {
         for address in learned::name_servers(&resolvers) {
             add(address, Need::NameServer);
         }
-        let configured = config.links.iter().flat_map(|l| l.endpoint.into_iter().chain(l.quic_endpoint));
+        let configured = config
+            .links
+            .iter()
+            .flat_map(|l| l.endpoint.into_iter().chain(l.quic_endpoint));
         for endpoint in configured.chain(self.lanes.report().await.endpoints.into_values()) {
             add(endpoint.ip(), Need::Endpoint);
         }

@@ -64,7 +64,10 @@ impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connected(network, interface) => {
-                write!(f, "it overlaps {network}, to which this host is connected on {interface} (D22)")
+                write!(
+                    f,
+                    "it overlaps {network}, to which this host is connected on {interface} (D22)"
+                )
             }
             Self::Needed(network, need) => {
                 let what = match need {
@@ -93,13 +96,7 @@ pub struct Filtered {
 
 /// Plans for a configuration and what was learned, and leaves out of the latter what clashes with the host.
 #[must_use]
-pub fn filter(
-    config: &AgentConfig,
-    dynamic: &Dynamic,
-    host: &Host,
-    numbers: Numbers,
-    allow_default: bool,
-) -> Filtered {
+pub fn filter(config: &AgentConfig, dynamic: &Dynamic, host: &Host, numbers: Numbers, allow_default: bool) -> Filtered {
     let configured = KernelPlan::of(config, &Dynamic::default(), numbers, allow_default);
     let plan = KernelPlan::of(config, dynamic, numbers, allow_default);
     let learned: BTreeSet<IpNet> = plan
@@ -147,7 +144,10 @@ impl Host {
     fn clash(&self, prefix: &IpNet, plan: &KernelPlan, line: Option<IpNet>) -> Option<Clash> {
         let overlaps = |network: &IpNet| prefix.contains(network) || network.contains(prefix);
         let kept = |network: &IpNet| plan.served.iter().any(|s| s.contains(network)) || line == Some(*network);
-        let connected = self.connected.iter().find(|c| overlaps(&c.network) && !kept(&c.network));
+        let connected = self
+            .connected
+            .iter()
+            .find(|c| overlaps(&c.network) && !kept(&c.network));
         if let Some(c) = connected {
             return Some(Clash::Connected(c.network, c.interface.clone()));
         }
@@ -164,8 +164,16 @@ fn without(dynamic: &Dynamic, left_out: &BTreeMap<IpNet, Clash>) -> Dynamic {
     };
     Dynamic {
         down: dynamic.down.clone(),
-        told: dynamic.told.iter().map(|(k, routes)| (k.clone(), keep(routes))).collect(),
-        learned: dynamic.learned.iter().map(|(k, routes)| (k.clone(), keep(routes))).collect(),
+        told: dynamic
+            .told
+            .iter()
+            .map(|(k, routes)| (k.clone(), keep(routes)))
+            .collect(),
+        learned: dynamic
+            .learned
+            .iter()
+            .map(|(k, routes)| (k.clone(), keep(routes)))
+            .collect(),
     }
 }
 
@@ -185,7 +193,9 @@ pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<
             continue;
         }
         while share(&rest) >= 1 {
-            let Some(shortest) = rest.first().map(IpNet::prefix_len) else { break };
+            let Some(shortest) = rest.first().map(IpNet::prefix_len) else {
+                break;
+            };
             let longer = rest.partition_point(|p| p.prefix_len() == shortest);
             pieces.extend(rest.drain(..longer));
         }
@@ -229,7 +239,9 @@ fn span(prefix: &IpNet) -> Option<(u128, u128)> {
 pub fn name_servers(text: &str) -> Vec<IpAddr> {
     let servers = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
-        (words.next()? == "nameserver").then(|| words.next()?.parse().ok()).flatten()
+        (words.next()? == "nameserver")
+            .then(|| words.next()?.parse().ok())
+            .flatten()
     });
     servers.filter(|a: &IpAddr| !a.is_loopback()).collect()
 }

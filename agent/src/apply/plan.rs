@@ -364,7 +364,9 @@ pub const fn is_without_table(priority: u32, offset: u32) -> bool {
 fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
     let routes = config.subnets.iter().flat_map(|s| &s.routes);
     let users = routes.filter(|r| r.state == RouteState::Active && r.source == RouteSource::User);
-    users.filter(|r| !matches!(r.next_hop, NextHop::Internet {})).map(|r| r.prefix.trunc())
+    users
+        .filter(|r| !matches!(r.next_hop, NextHop::Internet {}))
+        .map(|r| r.prefix.trunc())
 }
 
 fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTreeSet<Rule> {

@@ -110,12 +110,14 @@ pub struct RefusedRoutes {
 /// [`taken`](super::taken).
 #[must_use]
 pub fn refused(config: &AgentConfig, dynamic: &Dynamic) -> Vec<RefusedRoutes> {
-    let agents = dynamic.told.iter().filter_map(|(sender, routes)| {
-        Some((sender.to_string(), Acceptance::of(config, sender)?, routes))
-    });
-    let neighbours = dynamic.learned.iter().filter_map(|(sender, routes)| {
-        Some((sender.to_string(), Acceptance::of_neighbour(config, sender)?.0, routes))
-    });
+    let agents = dynamic
+        .told
+        .iter()
+        .filter_map(|(sender, routes)| Some((sender.to_string(), Acceptance::of(config, sender)?, routes)));
+    let neighbours = dynamic
+        .learned
+        .iter()
+        .filter_map(|(sender, routes)| Some((sender.to_string(), Acceptance::of_neighbour(config, sender)?.0, routes)));
     let mut all = Vec::new();
     for (sender, how, routes) in agents.chain(neighbours) {
         let mut found: BTreeMap<Refusal, (usize, IpNet)> = BTreeMap::new();
@@ -265,7 +267,11 @@ impl<'a> Acceptance<'a> {
         let mut accepted = [0; 2];
         routes.iter().map(move |route| {
             let counted = &mut accepted[family(route)];
-            let exceeds = if ends { sent[family(route)] > self.most } else { *counted >= self.most };
+            let exceeds = if ends {
+                sent[family(route)] > self.most
+            } else {
+                *counted >= self.most
+            };
             let verdict = match self.check(config, route) {
                 Ok(()) if exceeds => Err(Refusal::Count),
                 other => other,

@@ -107,3 +107,6 @@ impl<'a> Assigned<'a> {
         Sources { prefixes }
     }
 }
+
+#[cfg(test)]
+mod tests;
