@@ -152,6 +152,16 @@ fn metrics(view: &AgentView) -> Result<String> {
     for (reason, n) in &s.drops {
         writeln!(out, "tombolo_drops_total{{reason=\"{reason}\"}} {n}")?;
     }
+    writeln!(out, "# TYPE tombolo_routes_refused gauge")?;
+    for refused in &s.refused_routes {
+        writeln!(
+            out,
+            "tombolo_routes_refused{{sender=\"{}\",reason=\"{}\"}} {}",
+            refused.sender.as_deref().unwrap_or_default(),
+            refused.reason,
+            refused.count
+        )?;
+    }
     writeln!(out, "# TYPE tombolo_link_up gauge")?;
     for l in &s.links {
         writeln!(

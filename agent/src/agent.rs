@@ -1,8 +1,9 @@
 //! The running agent: what is in force, and the one way in which that changes.
 
 use crate::apply::Kernel;
+use crate::apply::learned::{self, Clash, Filtered, Host, Need};
+use crate::apply::plan::Numbers;
 use crate::apply::plan::confine::Surroundings;
-use crate::apply::plan::{KernelPlan, Numbers};
 use crate::bgp::{Bgp, Wanted};
 use crate::config::Config;
 use crate::keep::{Keeper, LastGood, Places};
@@ -11,19 +12,20 @@ use crate::lanes::Lanes;
 use crate::netlink::watch_host;
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-use tombolo_engine::routing::{Dynamic, tell_neighbour};
+use tombolo_engine::routing::{Dynamic, refused, tell_neighbour};
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
-use tombolo_proto::status::{AgentStatus, Heard, Totals};
+use tombolo_proto::status::{AgentStatus, Heard, RefusedRoutes, Totals};
 
 /// The controller hears from an agent at least this often.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
@@ -98,6 +100,12 @@ pub struct Agent {
     bgp: Bgp,
     last_apply: Mutex<Duration>,
     received: AtomicU64,
+    /// Where the controller answered last.
+    controller: Mutex<Option<IpAddr>>,
+    /// Wakes [`follow`](Self::follow): something that decides which routes the host takes has changed.
+    replan: Notify,
+    /// Learned prefixes that are not in the kernel.
+    left_out: Mutex<BTreeMap<IpNet, Clash>>,
 }
 
 impl Agent {
@@ -128,6 +136,9 @@ impl Agent {
             bgp,
             last_apply: Mutex::default(),
             received: AtomicU64::new(0),
+            controller: Mutex::default(),
+            replan: Notify::new(),
+            left_out: Mutex::default(),
         }
     }
 
@@ -173,27 +184,30 @@ impl Agent {
         }
         let mut dynamic = self.lanes.moving().borrow().clone();
         dynamic.keep(&config);
-        let host = kernel.surroundings().await?;
-        let plan = self.plan(&config, &dynamic, &host);
-        for prefix in &plan.refused_defaults {
+        let around = kernel.surroundings().await?;
+        let host = self.host(&around, &config).await;
+        let filtered = self.plan(&config, &dynamic, &host, &around);
+        for prefix in &filtered.configured.refused_defaults {
             tracing::warn!(%prefix, "a user-defined default route is left out: allow_default_route is off here (D22)");
         }
-        plan.check_overlap(&host.connected)?;
+        filtered.configured.check_overlap(&around.connected)?;
+        let plan = &filtered.plan;
         let prepared = self.lanes.prepare(config.clone()).await?;
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {
             tracing::warn!(error = %format!("{e:#}"), "this host will send ICMP redirects while it forwards");
         }
-        let leftovers = kernel.advance(&plan).await?;
+        let leftovers = kernel.advance(plan).await?;
         self.lanes.install(prepared).await?;
         kernel.finish(leftovers).await;
-        self.note_host(&kernel, host);
+        self.note_host(&kernel, around);
         if kernel.inherits_nothing()
             && let Err(e) = crate::claim::note_numbers(&self.state, self.numbers)
         {
             tracing::warn!(error = %format!("{e:#}"), "a later run under other numbers will not find this run's rules");
         }
+        self.show_left_out(filtered.left_out);
         self.announce(&config, &dynamic);
         drop(kernel);
 
@@ -211,14 +225,6 @@ impl Agent {
         self.news.notify_one();
         tracing::info!(%revision, links = config.links.len(), took = ?begun.elapsed(), "configuration in force");
         Ok(())
-    }
-
-    fn plan(&self, config: &AgentConfig, dynamic: &Dynamic, host: &Surroundings) -> KernelPlan {
-        KernelPlan::of(config, dynamic, self.numbers, self.config.allow_default_route).confine(
-            host,
-            self.numbers,
-            self.config.internet_exit,
-        )
     }
 
     fn note_host(&self, kernel: &Kernel, host: Surroundings) {
@@ -244,20 +250,21 @@ impl Agent {
                     None => std::future::pending().await,
                 }
             };
-            let learned = tokio::select! {
+            let only_host = tokio::select! {
                 changed = moving.changed() => match changed {
-                    Ok(()) => true,
+                    Ok(()) => false,
                     Err(_) => return,
                 },
-                () = host_changed => false,
+                () = self.replan.notified() => false,
+                () = host_changed => true,
             };
             let mut kernel = self.kernel.lock().await;
             let Some(config) = self.running().config else { continue };
-            let mut host = lock(&self.host).clone();
-            if !learned {
+            let mut around = lock(&self.host).clone();
+            if only_host || watch.is_none() {
                 match kernel.surroundings().await {
-                    Ok(now) if now == host => continue,
-                    Ok(now) => host = now,
+                    Ok(now) if only_host && now == around => continue,
+                    Ok(now) => around = now,
                     Err(e) => {
                         tracing::warn!(error = %format!("{e:#}"), "the host's networks are not known");
                         continue;
@@ -265,18 +272,85 @@ impl Agent {
                 }
             }
             let dynamic = moving.borrow_and_update().clone();
-            let plan = self.plan(&config, &dynamic, &host);
-            if learned {
+            if !only_host {
                 self.announce(&config, &dynamic);
             }
-            match kernel.advance(&plan).await {
-                Ok(leftovers) => {
-                    kernel.finish(leftovers).await;
-                    self.note_host(&kernel, host);
-                }
-                Err(e) => tracing::warn!(error = %format!("{e:#}"), "routes not set in the kernel"),
+            if let Err(e) = self.adapt(&mut kernel, &config, &dynamic, around).await {
+                tracing::warn!(error = %format!("{e:#}"), "routes not set in the kernel");
             }
             self.news.notify_one();
+        }
+    }
+
+    /// Sets in the kernel what was learned. A configuration that overlaps a network which the host has come into since
+    /// stays in force.
+    async fn adapt(
+        &self,
+        kernel: &mut Kernel,
+        config: &AgentConfig,
+        dynamic: &Dynamic,
+        around: Surroundings,
+    ) -> Result<()> {
+        let filtered = self.plan(config, dynamic, &self.host(&around, config).await, &around);
+        let leftovers = kernel.advance(&filtered.plan).await?;
+        kernel.finish(leftovers).await;
+        self.note_host(kernel, around);
+        self.show_left_out(filtered.left_out);
+        Ok(())
+    }
+
+    /// The plan for a configuration and what was learned, as far as that leaves the host its own networks, with what confines
+    /// packets with overlay addresses.
+    fn plan(&self, config: &AgentConfig, dynamic: &Dynamic, host: &Host, around: &Surroundings) -> Filtered {
+        let mut filtered = learned::filter(config, dynamic, host, self.numbers, self.config.allow_default_route);
+        filtered.plan = filtered.plan.confine(around, self.numbers, self.config.internet_exit);
+        filtered
+    }
+
+    /// What the host reaches by its own routes.
+    async fn host(&self, around: &Surroundings, config: &AgentConfig) -> Host {
+        let mut needed: Vec<(IpNet, Need)> = Vec::new();
+        let mut add = |address: IpAddr, need| needed.push((IpNet::from(address), need));
+        let url: Option<http::Uri> = self.config.controller.parse().ok();
+        let host = url.as_ref().and_then(|u| u.host()).map(|h| h.trim_matches(['[', ']']));
+        let named = host.and_then(|h| h.parse::<IpAddr>().ok());
+        for address in named.into_iter().chain(*lock(&self.controller)) {
+            add(address, Need::Controller);
+        }
+        // A host without that file resolves no names.
+        let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        for address in learned::name_servers(&resolvers) {
+            add(address, Need::NameServer);
+        }
+        let configured = config
+            .links
+            .iter()
+            .flat_map(|l| l.endpoint.into_iter().chain(l.quic_endpoint));
+        for endpoint in configured.chain(self.lanes.report().await.endpoints.into_values()) {
+            add(endpoint.ip(), Need::Endpoint);
+        }
+        needed.extend(self.config.protected_networks.iter().map(|n| (*n, Need::Protected)));
+        Host {
+            connected: around.connected.clone(),
+            needed,
+        }
+    }
+
+    /// The controller answers there: its address is not for learned routes.
+    pub fn controller_is_at(&self, address: IpAddr) {
+        if lock(&self.controller).replace(address) != Some(address) {
+            self.replan.notify_one();
+        }
+    }
+
+    /// Keeps what is left out for the status, and logs what is new: one line for each reason, as others can cause them.
+    fn show_left_out(&self, left_out: BTreeMap<IpNet, Clash>) {
+        let before = std::mem::replace(&mut *lock(&self.left_out), left_out.clone());
+        let mut logged = BTreeSet::new();
+        for (prefix, clash) in left_out.iter().filter(|(p, _)| !before.contains_key(*p)) {
+            if logged.insert(clash.name()) {
+                tracing::warn!(%prefix, reason = %clash, "a learned route is left out of this host's routing");
+            }
         }
     }
 
@@ -433,6 +507,34 @@ impl Agent {
         self.lanes.stop();
     }
 
+    /// The routes of others that are not used, by sender and reason; then those that the host does not take.
+    fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &Dynamic) -> Vec<RefusedRoutes> {
+        let refused = config.map(|config| refused(config, dynamic)).unwrap_or_default();
+        let mut all: Vec<RefusedRoutes> = refused
+            .into_iter()
+            .map(|r| RefusedRoutes {
+                sender: Some(r.sender),
+                reason: r.reason.name().to_owned(),
+                count: r.count as u64,
+                example: r.example,
+                detail: None,
+            })
+            .collect();
+        let mut by_reason: BTreeMap<&str, RefusedRoutes> = BTreeMap::new();
+        for (prefix, clash) in &*lock(&self.left_out) {
+            let entry = by_reason.entry(clash.name()).or_insert_with(|| RefusedRoutes {
+                sender: None,
+                reason: clash.name().to_owned(),
+                count: 0,
+                example: *prefix,
+                detail: Some(clash.to_string()),
+            });
+            entry.count += 1;
+        }
+        all.extend(by_reason.into_values());
+        all
+    }
+
     fn status_of(&self, report: LaneReport) -> AgentStatus {
         let running = self.running();
         let dynamic = self.lanes.moving().borrow().clone();
@@ -449,6 +551,7 @@ impl Agent {
             down: dynamic.down.iter().cloned().collect(),
             learned: dynamic.learned.iter().map(heard).collect(),
             bgp: self.bgp.status(),
+            refused_routes: self.refused_routes(running.config.as_deref(), &dynamic),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Carrying out a plan in the kernel: additions first, removals last, back to where it was if a step fails.
 
+pub mod learned;
 pub mod plan;
 
 use crate::filter;

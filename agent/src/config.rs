@@ -2,6 +2,7 @@
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use tombolo_proto::config::{MAX_LANES, Role};
@@ -48,7 +49,8 @@ pub struct Config {
     /// kernel forward what arrives there; a VLAN is the operator's to make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_interface: Option<String>,
-    /// Whether a user-defined 0.0.0.0/0 or ::/0 may take the host's default route (D22).
+    /// Whether a user-defined or learned 0.0.0.0/0 or ::/0, or routes that together are as good as one, may take the
+    /// host's default route (D22).
     #[serde(default)]
     pub allow_default_route: bool,
     /// Whether this host is an Internet exit: an appliance, or a host of served subnets, that forwards packets to public
@@ -56,6 +58,10 @@ pub struct Config {
     /// the source they are dropped.
     #[serde(default)]
     pub internet_exit: bool,
+    /// Networks that the host reaches by its own routes, whatever sites announce: those that it is managed from. The
+    /// networks that it is connected to, the controller, name servers and other agents are protected without that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protected_networks: Vec<IpNet>,
     /// Lanes to run, each with a core, a queue of the device and a UDP port: `listen_port` and those after it. 0: one for
     /// every two cores, at most 8. Where another agent has fewer, or a port of it cannot be reached, its packets go
     /// through the first lane.
@@ -97,6 +103,7 @@ impl Config {
             customer_interface: None,
             allow_default_route: false,
             internet_exit: false,
+            protected_networks: Vec::new(),
             lanes: 0,
             offload: yes(),
             receive_buffer: None,

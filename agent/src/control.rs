@@ -270,11 +270,12 @@ impl Control {
 
     async fn connect(&self) -> Result<Channel> {
         let tls = TlsConnector::from(Arc::new(tls::mutual(&self.certificate, &self.key)?));
-        let (url, mark) = (self.config.controller.clone(), self.config.fwmark);
+        let (url, mark, agent) = (self.config.controller.clone(), self.config.fwmark, self.agent.clone());
         let connector = tower::service_fn(move |_| {
-            let (tls, url) = (tls.clone(), url.clone());
+            let (tls, url, agent) = (tls.clone(), url.clone(), agent.clone());
             async move {
                 let (host, stream) = dial(&url, mark).await?;
+                agent.controller_is_at(stream.peer_addr()?.ip());
                 let name = ServerName::try_from(host).context("controller: not a host name")?;
                 let stream = tls.connect(name, stream).await.context("TLS with the controller")?;
                 Ok::<_, anyhow::Error>(TokioIo::new(stream))

@@ -9,8 +9,8 @@ mod role;
 
 pub use link::{ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{
-    CircuitLink, CircuitNetwork, DEFAULT_ASN, GatewayConnection, LinkedCircuit, Neighbour, Role, SiteTtl, Speaker,
-    UsedGateway,
+    CircuitLink, CircuitNetwork, DEFAULT_ASN, EDGE_ASN, GatewayConnection, LinkedCircuit, MAX_PREFIXES, Neighbour,
+    Role, SiteTtl, Speaker, UsedGateway,
 };
 
 use crate::id::{AgentId, PresharedKey, ResourceId, Secret};

@@ -113,6 +113,9 @@ pub struct InstalledLink {
     pub peer: AgentId,
     /// What it may speak for (D10), in the order of addresses.
     pub sources: Vec<IpNet>,
+    /// What it may not, though a shorter prefix of `sources` contains it: others have it. The longest prefix decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<IpNet>,
     /// What it may carry beyond that.
     pub foreign: ForeignSources,
 }

@@ -2,6 +2,7 @@
 
 use crate::id::{AgentId, ResourceId, Revision};
 use crate::route::Route;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,28 @@ pub struct AgentStatus {
     /// The sessions with them, ordered by neighbour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bgp: Vec<BgpPeerStatus>,
+    /// Routes that others send now and that are not used, by sender and reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_routes: Vec<RefusedRoutes>,
+}
+
+/// Routes that an agent does not use, for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedRoutes {
+    /// The agent or the BGP neighbour that sends them. None: whoever does, the agent's host does not take them into its
+    /// own routing (D22); packets of the overlay use them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// Why: a stable name, such as `first_as`, `martian` or `host_connected`.
+    pub reason: String,
+    /// How many there are.
+    pub count: u64,
+    /// The first of them.
+    pub example: IpNet,
+    /// Why the first one, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// What one BGP neighbour announces.

@@ -152,7 +152,7 @@ impl Decision<'_> {
     /// D10: a packet from a link must come from what that link may speak for.
     fn check_source(&self, link: &LinkTable, own_address: impl Fn(IpAddr) -> bool) -> Result<(), DropReason> {
         let source = self.packet.source;
-        let allowed = link.sources.get(source).is_some()
+        let allowed = link.sources.contains(source)
             || match link.foreign {
                 ForeignSources::None => false,
                 // P18, the receiver's flag; never a source inside the receiver's own space.

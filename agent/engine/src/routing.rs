@@ -11,18 +11,21 @@
 //! All of it is plain functions over the configuration and what was learned: agents run them, and so does the controller
 //! to show what agents do.
 
+mod accept;
 mod select;
 mod tell;
 mod wire;
 
+pub use accept::{LONGEST_PATH, MARTIANS, MOST_FROM_GATEWAY, Refusal, RefusedRoutes, refused};
 pub use select::{Offer, effective, settle};
 pub use tell::{tables_to_tell, tell_neighbour, tell_peer};
 pub use wire::{Unreadable, decode, encode};
 
+use accept::Acceptance;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tombolo_proto::config::{AgentConfig, GatewayConnection, GatewayKind, Relation, Role};
+use tombolo_proto::config::{AgentConfig, GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 
@@ -79,7 +82,7 @@ pub fn taken<'a>(config: &'a AgentConfig, dynamic: &'a Dynamic) -> Vec<Taken<'a>
         let Some(how) = Acceptance::of(config, teller) else {
             continue;
         };
-        for route in routes.iter().filter(|r| how.accepts(config, r)) {
+        for route in how.accepted(config, routes) {
             let via = route.via.as_ref().unwrap_or(teller);
             taken.push(Taken {
                 route,
@@ -95,7 +98,7 @@ pub fn taken<'a>(config: &'a AgentConfig, dynamic: &'a Dynamic) -> Vec<Taken<'a>
         let Some((how, via)) = Acceptance::of_neighbour(config, neighbour) else {
             continue;
         };
-        for route in routes.iter().filter(|r| how.accepts(config, r)) {
+        for route in how.accepted(config, routes) {
             taken.push(Taken {
                 route,
                 from: how.connection.map(|_| via.clone()),
@@ -107,117 +110,6 @@ pub fn taken<'a>(config: &'a AgentConfig, dynamic: &'a Dynamic) -> Vec<Taken<'a>
         }
     }
     taken
-}
-
-/// What is taken of one teller.
-struct Acceptance<'a> {
-    kind: GatewayKind,
-    connection: Option<&'a GatewayConnection>,
-    /// A path that has this ASN has been here before (G22).
-    own_asn: Option<u32>,
-    /// Nothing inside these (G22): they are nobody else's to speak for.
-    own: &'a [IpNet],
-    /// Where routes may lead besides the teller itself.
-    vias: Vec<&'a AgentId>,
-}
-
-impl<'a> Acceptance<'a> {
-    fn of(config: &'a AgentConfig, teller: &AgentId) -> Option<Self> {
-        let link = config.links.binary_search_by(|l| l.peer.cmp(teller)).ok();
-        let link = &config.links[link?];
-        let from = |kind, own_asn, own: &'a [IpNet]| Self {
-            kind,
-            connection: None,
-            own_asn,
-            own,
-            vias: Vec::new(),
-        };
-        match (&config.role, &link.relation) {
-            (Role::Vm { gateways, .. }, Relation::Gateway {}) => {
-                let used = gateways
-                    .iter()
-                    .find(|g| g.instances.iter().any(|i| i.agent == *teller))?;
-                Some(Self {
-                    vias: used.edges.iter().map(|e| &e.agent).collect(),
-                    ..from(used.kind, None, &config.address_space)
-                })
-            }
-            (
-                Role::VpnGateway {
-                    connections,
-                    asn,
-                    own_side,
-                    ..
-                },
-                Relation::Connection { connection },
-            ) => {
-                let connection = connections.iter().find(|c| c.exchange && c.connection == *connection)?;
-                Some(Self {
-                    connection: Some(connection),
-                    ..from(GatewayKind::Vpn, Some(*asn), own_side)
-                })
-            }
-            // Seen, and used for nothing (G20, G21).
-            (Role::VpnGateway { own_side, .. }, Relation::OtherGateway {}) => Some(Self {
-                vias: Vec::new(),
-                ..from(GatewayKind::ExpressRoute, None, own_side)
-            }),
-            (Role::ExpressRouteGateway { own_side, .. }, Relation::Edge { .. }) => {
-                Some(from(GatewayKind::ExpressRoute, None, own_side))
-            }
-            _ => None,
-        }
-    }
-
-    /// And where packets go: to the device of a site, or, at an edge, down its line.
-    fn of_neighbour(config: &'a AgentConfig, neighbour: &ResourceId) -> Option<(Self, AgentId)> {
-        match &config.role {
-            Role::VpnGateway {
-                connections,
-                asn,
-                own_side,
-                ..
-            } => {
-                let connection = connections
-                    .iter()
-                    .find(|c| c.site && c.exchange && c.connection == *neighbour)?;
-                let how = Self {
-                    kind: GatewayKind::Vpn,
-                    connection: Some(connection),
-                    own_asn: Some(*asn),
-                    own: own_side,
-                    vias: Vec::new(),
-                };
-                Some((how, AgentId::of_site(neighbour)))
-            }
-            Role::CircuitEdge { circuit, bgp, .. } if circuit == neighbour => {
-                let how = Self {
-                    kind: GatewayKind::ExpressRoute,
-                    connection: None,
-                    own_asn: Some(bgp.asn),
-                    own: &[],
-                    vias: Vec::new(),
-                };
-                Some((how, config.agent.clone()))
-            }
-            Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => None,
-        }
-    }
-
-    fn accepts(&self, config: &AgentConfig, route: &Route) -> bool {
-        let networks = match &config.role {
-            Role::CircuitEdge { networks, .. } => networks.as_slice(),
-            Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => &[],
-        };
-        let mut taken = self.own.iter().chain(networks.iter().flat_map(|n| &n.prefixes));
-        // G22: neither a VNet's range nor a part of it; more than it is fine.
-        let inside = taken.any(|own| own.contains(&route.prefix));
-        let loops = self.own_asn.is_some_and(|asn| route.as_path.contains(&asn));
-        let leads = route.via.as_ref().is_none_or(|via| self.vias.contains(&via));
-        // At the VPN gateway an edge is no next hop, and the routes over it are for show.
-        let leads = leads || (self.kind == GatewayKind::ExpressRoute && matches!(config.role, Role::VpnGateway { .. }));
-        !inside && !loops && leads
-    }
 }
 
 /// Whether two prefixes have an address in common.

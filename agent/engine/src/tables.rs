@@ -2,11 +2,13 @@
 
 mod installed;
 pub mod lpm;
+mod sources;
 
 use crate::packet::PacketInfo;
 use crate::routing::{self, Taken, taken};
 use lpm::Lpm;
-use std::cell::Cell;
+use sources::{Assigned, Sources};
+use std::cell::{Cell, LazyCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Probes, Relation, Role, SiteTtl, SpaceKind};
@@ -208,7 +210,7 @@ pub(crate) enum OwnerTable {
 pub(crate) struct LinkTable {
     pub(crate) peer: AgentId,
     pub(crate) relation: RelationTable,
-    pub(crate) sources: Lpm<()>,
+    pub(crate) sources: Sources,
     pub(crate) foreign: ForeignSources,
     /// It does not answer, and something may stand in.
     pub(crate) down: bool,
@@ -413,6 +415,7 @@ impl Tables {
             Role::VpnGateway { connections, .. } => connections.iter().any(|c| c.exchange && c.ends.contains(peer)),
             Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => false,
         };
+        let assigned = LazyCell::new(|| Assigned::of(config));
         let links = config
             .links
             .iter()
@@ -430,21 +433,20 @@ impl Tables {
                     Relation::CircuitClient { .. } => RelationTable::CircuitClient,
                     Relation::OtherGateway {} => RelationTable::OtherGateway,
                 };
-                let mut sources = set(&link.sources);
-                // D10: and for whatever was learned of it, but never for the own space. Of a VNet's gateways each may bring
-                // what another tells of: a site that goes back to its circuit is heard there before that is told.
-                let own = |p: &ipnet::IpNet| config.address_space.iter().any(|o| o.contains(p));
-                let speaks = matches!(
-                    relation,
-                    RelationTable::Gateway | RelationTable::Connection | RelationTable::Edge
-                );
-                let of_any = matches!(relation, RelationTable::Gateway);
-                let told = |t: &&Taken| speaks && (of_any || t.from.as_ref() == Some(&link.peer));
-                for taken in taken.iter().filter(told) {
-                    if !own(&taken.route.prefix) {
-                        sources.insert(taken.route.prefix, ());
+                // D10: also the sources of the routes that were learned there. Of a VNet's gateways each may bring what
+                // another knows: a site that goes back to its circuit is heard there before that is told.
+                let learned: Vec<ipnet::IpNet> = match relation {
+                    RelationTable::Gateway => taken.iter().map(|t| t.route.prefix).collect(),
+                    RelationTable::Connection | RelationTable::Edge => {
+                        let of_link = taken.iter().filter(|t| t.from.as_ref() == Some(&link.peer));
+                        of_link.map(|t| t.route.prefix).collect()
                     }
-                }
+                    _ => Vec::new(),
+                };
+                let sources = match learned.as_slice() {
+                    [] => Sources::configured(&link.sources),
+                    learned => assigned.sources(link, learned),
+                };
                 Ok(LinkTable {
                     peer: link.peer.clone(),
                     relation,

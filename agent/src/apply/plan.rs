@@ -10,11 +10,14 @@
 //!   not fwmark            → own table     VM agents before gateway agents of the same host
 //!   not fwmark            → main, but not its default route        only with a default route of our own
 //!   not fwmark            → default table                          (likewise)
+//!   from TUN              → default table                          at the edge of a circuit, instead of both: where its
+//!                                                                   host does not allow the customer's default route
 //!   from TUN or the line  → nowhere       at the edge of a circuit: its host's own routes are nobody's way (T8)
 //! ```
 
 pub mod confine;
 
+use super::learned::pieces_of_default;
 use crate::filter::Filter;
 use confine::Place;
 use ipnet::IpNet;
@@ -167,7 +170,8 @@ pub struct KernelPlan {
     pub filter: Option<Filter>,
     /// The address spaces of the configuration: the own VNet's and those it is peered with.
     pub spaces: Vec<IpNet>,
-    /// Default routes that were left out because the host's configuration does not allow them (D22).
+    /// Default routes, and user-defined ones that together are one, that were left out because the host's configuration
+    /// does not allow them (D22).
     pub refused_defaults: Vec<IpNet>,
 }
 
@@ -225,6 +229,10 @@ impl KernelPlan {
         };
         let spaces = config.spaces.iter().flat_map(|s| &s.prefixes);
         plan.spaces.extend(spaces.map(IpNet::trunc));
+        let pieces = match allow_default {
+            true => BTreeSet::new(),
+            false => pieces_of_default(user_routes(config)),
+        };
         let routes = config.subnets.iter().flat_map(|s| effective(config, s, dynamic));
         for route in routes.filter(|r| r.state == RouteState::Active) {
             let action = match (&route.next_hop, route.source) {
@@ -240,14 +248,13 @@ impl KernelPlan {
                     _,
                 ) => Route::Device(source(&route.prefix)),
             };
-            if route.prefix.prefix_len() == 0 {
-                if action == Route::Throw {
-                    continue;
-                }
-                if !allow_default {
-                    plan.refused_defaults.push(route.prefix);
-                    continue;
-                }
+            if route.prefix.prefix_len() == 0 && action == Route::Throw {
+                continue;
+            }
+            let is_default = route.prefix.prefix_len() == 0 || pieces.contains(&route.prefix.trunc());
+            if is_default && !allow_default {
+                plan.refused_defaults.push(route.prefix);
+                continue;
             }
             plan.routes.entry(route.prefix.trunc()).or_insert(action);
         }
@@ -279,7 +286,7 @@ impl KernelPlan {
         for served in &plan.served {
             plan.routes.insert(served.trunc(), Route::Throw);
         }
-        plan.rules = rules(&plan, base, numbers.offset);
+        plan.rules = rules(&plan, base, numbers.offset, allow_default);
         plan
     }
 
@@ -426,7 +433,16 @@ pub const fn is_without_table(priority: u32, offset: u32) -> bool {
         || priority == Band::Nowhere as u32 + offset
 }
 
-fn rules(plan: &KernelPlan, base: Band, offset: u32) -> BTreeSet<Rule> {
+/// The prefixes of user-defined routes into the device.
+fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
+    let routes = config.subnets.iter().flat_map(|s| &s.routes);
+    let users = routes.filter(|r| r.state == RouteState::Active && r.source == RouteSource::User);
+    users
+        .filter(|r| !matches!(r.next_hop, NextHop::Internet {}))
+        .map(|r| r.prefix.trunc())
+}
+
+fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
     for v6 in [false, true] {
         let family = |p: &&IpNet| p.addr().is_ipv6() == v6;
@@ -446,9 +462,20 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32) -> BTreeSet<Rule> {
             add(Band::Source, Some(IpNet::from(*address)), Lookup::Source);
         }
         add(base, None, Lookup::Own);
-        if plan.routes.keys().filter(family).any(|p| p.prefix_len() == 0) {
+        let default = plan.routes.keys().filter(family).any(|p| p.prefix_len() == 0);
+        if default && (allow_default || plan.line.is_none()) {
             add(Band::MainButDefault, None, Lookup::MainButDefault);
             add(Band::Default, None, Lookup::Default);
+        }
+        if default && !allow_default && plan.line.is_some() {
+            // The customer's default route is the way of packets from VNets, and not the edge's own (D22).
+            rules.insert(Rule {
+                priority: Band::Default as u32 + offset,
+                v6,
+                source: None,
+                port: Some(Port::Tun),
+                lookup: Lookup::Default,
+            });
         }
         if plan.line.is_some() {
             for port in [Port::Tun, Port::Line] {

@@ -22,14 +22,11 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, Neighbour, Nic, Owner, Role, Space, SpaceKind, Speaker,
-    Subnet, TransitRoute, UsedGateway,
+    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, MAX_PREFIXES, Neighbour, Nic, Owner, Role, Space,
+    SpaceKind, Speaker, Subnet, TransitRoute, UsedGateway,
 };
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
-
-/// Most prefixes that a neighbour may announce (E13, G23).
-const MAX_PREFIXES: u32 = 4000;
 
 /// The policy of one agent: a pure function of the stored state. None: unknown, revoked, or bound to something that is
 /// gone.

@@ -94,6 +94,12 @@ impl Role {
 /// G4.
 pub const DEFAULT_ASN: u32 = 65_515;
 
+/// E1: the ASN of every edge.
+pub const EDGE_ASN: u32 = 12_076;
+
+/// Most prefixes of one family that a neighbour may announce (E13, G23).
+pub const MAX_PREFIXES: u32 = 4000;
+
 const fn default_asn() -> u32 {
     DEFAULT_ASN
 }

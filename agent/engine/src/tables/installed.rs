@@ -35,7 +35,8 @@ impl Tables {
         };
         let links = self.links.iter().map(|link| InstalledLink {
             peer: link.peer.clone(),
-            sources: link.sources.iter().map(|(prefix, ())| prefix).collect(),
+            sources: link.sources.listed(true),
+            except: link.sources.listed(false),
             foreign: link.foreign,
         });
         InstalledTables {

@@ -47,6 +47,15 @@ impl<T> Lpm<T> {
         }
     }
 
+    /// Whether a prefix in it contains the whole of this one.
+    #[must_use]
+    pub fn covers(&self, prefix: IpNet) -> bool {
+        match prefix.trunc() {
+            IpNet::V4(p) => self.v4.get_lpm(&p).is_some(),
+            IpNet::V6(p) => self.v6.get_lpm(&p).is_some(),
+        }
+    }
+
     /// All prefixes with their values, IPv4 before IPv6, in the order of addresses.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
         let v4 = self.v4.iter().map(|(p, v)| (IpNet::V4(p), v));

@@ -1,16 +1,14 @@
 //! ExpressRoute gateways and the edges of circuits.
 
 use super::index::{Circuit, Index, Instance, Vnet};
-use super::{Compiler, MAX_PREFIXES, links, prefix, router_id};
+use super::{Compiler, links, prefix, router_id};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::config::{
-    AgentConfig, CircuitLink, CircuitNetwork, LinkedCircuit, Neighbour, Role, Space, SpaceKind, Speaker,
+    AgentConfig, CircuitLink, CircuitNetwork, EDGE_ASN, LinkedCircuit, MAX_PREFIXES, Neighbour, Role, Space, SpaceKind,
+    Speaker,
 };
 use tombolo_proto::id::Secret;
-
-/// E1: the ASN of every edge.
-const EDGE_ASN: u32 = 12_076;
 
 /// One instance of an ExpressRoute gateway.
 pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &Instance<'t>) -> Option<AgentConfig> {

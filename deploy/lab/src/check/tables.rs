@@ -11,9 +11,9 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
-use tombolo_proto::config::{ForeignSources, Role};
+use tombolo_proto::config::Role;
 use tombolo_proto::id::AgentId;
-use tombolo_proto::installed::{InstalledHop, InstalledKernel, InstalledTables, KernelRoute};
+use tombolo_proto::installed::{InstalledHop, InstalledKernel, InstalledLink, InstalledTables, KernelRoute};
 
 /// Compares the controller's view with what the agents have installed, without sending a packet. Agents that do not run
 /// are left out.
@@ -126,16 +126,18 @@ fn engine_routes(tables: &InstalledTables) -> BTreeSet<String> {
     routes
 }
 
-type LinkLine = (AgentId, BTreeSet<IpNet>, String);
+/// The other end; what it may speak for, and what not; what it may carry besides.
+type LinkLine = (AgentId, BTreeSet<IpNet>, BTreeSet<IpNet>, String);
 
-fn link_line(peer: &AgentId, sources: &[IpNet], foreign: ForeignSources) -> LinkLine {
-    let sources = sources.iter().map(IpNet::trunc).collect();
-    (peer.clone(), sources, format!("{foreign:?}"))
+fn link_line(link: &InstalledLink) -> LinkLine {
+    let set = |prefixes: &[IpNet]| prefixes.iter().map(IpNet::trunc).collect();
+    let foreign = format!("{:?}", link.foreign);
+    (link.peer.clone(), set(&link.sources), set(&link.except), foreign)
 }
 
 fn engine_links(tables: &InstalledTables) -> BTreeSet<LinkLine> {
     let links = tables.links.iter();
-    links.map(|l| link_line(&l.peer, &l.sources, l.foreign)).collect()
+    links.map(link_line).collect()
 }
 
 fn engine_transit(tables: &InstalledTables) -> BTreeSet<(IpNet, String)> {

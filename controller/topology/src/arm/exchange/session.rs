@@ -6,12 +6,9 @@ use crate::topology::{Live, Topology};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_engine::routing::Dynamic;
-use tombolo_proto::config::CircuitLink;
+use tombolo_proto::config::{CircuitLink, EDGE_ASN};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
-
-/// The ASN of every edge (E1).
-const EDGE_ASN: u32 = 12_076;
 
 /// A session that there should be.
 struct Session {

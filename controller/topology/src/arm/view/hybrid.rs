@@ -8,11 +8,8 @@ use crate::resource::{
     VirtualNetworkGateway,
 };
 use serde_json::{Value, json};
-use tombolo_proto::config::GatewayKind;
+use tombolo_proto::config::{EDGE_ASN, GatewayKind};
 use tombolo_proto::id::ResourceId;
-
-/// The ASN of every edge (E1).
-const EDGE_ASN: u32 = 12076;
 
 impl Views<'_> {
     pub(crate) fn connection(&self, connection: &Connection) -> Value {

@@ -1,0 +1,73 @@
+//! One lookup against loops over lists.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use proptest::prelude::*;
+use tombolo_proto::config::{ForeignSources, Transport};
+use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+
+fn link(peer: usize, gateway: bool, sources: &[IpNet]) -> Link {
+    Link {
+        peer: AgentId::new(format!("peer-{peer}")).unwrap(),
+        public_key: PublicKey([7; 32]),
+        preshared_key: None,
+        quic: None,
+        transport: Transport::Automatic,
+        endpoint: None,
+        quic_endpoint: None,
+        lanes: 1,
+        always_on: false,
+        initiator: false,
+        relation: match gateway {
+            true => Relation::Gateway {},
+            false => Relation::Connection {
+                connection: ResourceId::new("/c"),
+            },
+        },
+        sources: sources.to_vec(),
+        foreign: ForeignSources::None,
+        watched: false,
+        stock: false,
+        dead_after: None,
+    }
+}
+
+/// Prefixes of 10.0.0.0/28 to /32, and some that contain all of that.
+fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
+    let near = (0_u8..16, 28_u8..=32).prop_map(|(last, length)| (last, length));
+    let one = prop_oneof![6 => near, 1 => (Just(0), prop_oneof![Just(0_u8), Just(1), Just(8)])];
+    let net = |(last, length): (u8, u8)| IpNet::new([10, 0, 0, last].into(), length).unwrap().trunc();
+    proptest::collection::vec(one.prop_map(net), 0..6)
+}
+
+proptest! {
+    #[test]
+    fn one_lookup_is_the_loops(
+        spaces in prefixes(),
+        own in prefixes(),
+        learned in prefixes(),
+        others in proptest::collection::vec((any::<bool>(), prefixes()), 0..3),
+        gateway: bool,
+    ) {
+        let link_of = |(n, (gateway, sources)): (usize, &(bool, Vec<IpNet>))| link(n + 1, *gateway, sources);
+        let own_link = link(0, gateway, &own);
+        let links: Vec<Link> = others.iter().enumerate().map(link_of).chain([own_link.clone()]).collect();
+        let space_set = super::super::set(&spaces);
+        let all = links.iter().flat_map(|l| l.sources.iter().map(move |p| (l, *p)));
+        let outside = all.filter(|(_, p)| !space_set.covers(*p)).collect();
+        let assigned = Assigned { spaces: space_set, others: outside };
+        let sources = assigned.sources(&own_link, &learned);
+
+        let longest = |set: &[IpNet], a: IpAddr| set.iter().filter(|p| p.contains(&a)).map(IpNet::prefix_len).max();
+        for last in 0..16_u8 {
+            let a = IpAddr::from([10, 0, 0, last]);
+            let is_in = |set: &[IpNet]| longest(set, a).is_some();
+            let foreign = others.iter().filter(|(g, _)| !(*g && gateway)).any(|(_, s)| is_in(s));
+            // Of another gateway of the same hub: the longer claim, and of equal ones the learned.
+            let shared: Vec<IpNet> = others.iter().filter(|(g, _)| *g && gateway).flat_map(|(_, s)| s.clone()).collect();
+            let heard = longest(&learned, a) >= longest(&shared, a) && is_in(&learned);
+            let allowed = is_in(&own) || heard && !is_in(&spaces) && !foreign;
+            prop_assert_eq!(sources.contains(a), allowed, "{} of {:?}", a, sources);
+        }
+    }
+}

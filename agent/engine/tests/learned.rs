@@ -1,0 +1,473 @@
+//! Learned routes are hostile input: what a link may speak for because of them (D10), and which are refused.
+#![cfg(feature = "links")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{agent, id, ip, link, net, nets, space, udp, vm};
+use std::sync::Arc;
+use tombolo_engine::decide::{Ingress, decide};
+use tombolo_engine::packet::parse;
+use tombolo_engine::routing::{Dynamic, MOST_FROM_GATEWAY, Refusal, refused, taken};
+use tombolo_engine::tables::Tables;
+use tombolo_engine::verdict::Verdict;
+use tombolo_proto::config::{
+    AgentConfig, CircuitLink, CircuitNetwork, EDGE_ASN, GatewayConnection, GatewayKind, MAX_PREFIXES, Neighbour,
+    Relation, Role, SiteTtl, SpaceKind, Speaker, TransitRoute, UsedGateway,
+};
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::route::{GatewayHop, Route, RouteOrigin};
+
+fn route(prefix: &str, as_path: &[u32]) -> Route {
+    Route {
+        prefix: net(prefix),
+        via: None,
+        as_path: as_path.to_vec(),
+        weight: 0,
+        origin: RouteOrigin::Site,
+    }
+}
+
+fn routes(prefixes: &[&str], as_path: &[u32]) -> Arc<Vec<Route>> {
+    Arc::new(prefixes.iter().map(|p| route(p, as_path)).collect())
+}
+
+fn told(by: &[(&str, &[&str], &[u32])]) -> Dynamic {
+    Dynamic {
+        told: by.iter().map(|(a, p, path)| (agent(a), routes(p, path))).collect(),
+        ..Dynamic::default()
+    }
+}
+
+fn learned(by: &str, prefixes: &[&str], as_path: &[u32]) -> Dynamic {
+    Dynamic {
+        learned: [(id(by), routes(prefixes, as_path))].into(),
+        ..Dynamic::default()
+    }
+}
+
+/// Whether a packet that `from` brings passes the check of its source.
+fn may(tables: &Tables, from: &AgentId, source: &str, destination: &str) -> bool {
+    let packet = parse(&udp(source, destination, 64, 8)).unwrap();
+    let ingress = Ingress::Link(tables.link_with(from).unwrap());
+    match decide(tables, ingress, &packet, None) {
+        Verdict::Drop(reason) => reason.name() != "spoofed_source",
+        Verdict::Deliver | Verdict::Forward { .. } | Verdict::TimeExceeded => true,
+    }
+}
+
+/// 10.1.0.4 in a spoke of 10.1.0.0/16 and fd01::/48. Its hub 10.2.0.0/16 has two VPN instances, which by configuration
+/// relay 10.2.0.0/16 and what lies behind a connection, 10.9.0.0/16; and an ExpressRoute gateway. 10.3.0.0/16 is peered.
+fn spoke_vm() -> AgentConfig {
+    let relayed = ["10.2.0.0/16", "10.9.0.0/16"];
+    let links = vec![
+        link("er", Relation::Gateway {}, &["10.2.255.9/32"]),
+        link(
+            "gw1",
+            Relation::Gateway {},
+            &[&relayed[..], &["10.2.255.4/32"]].concat(),
+        ),
+        link(
+            "gw2",
+            Relation::Gateway {},
+            &[&relayed[..], &["10.2.255.5/32"]].concat(),
+        ),
+        link(
+            "three",
+            Relation::Peering {
+                peering: id("to-three"),
+            },
+            &["10.3.0.4/32"],
+        ),
+    ];
+    let mut config = vm("vm", &["10.1.0.4/24", "fd01::4/64"], links, &[("10.1.0.4/32", "vm")]);
+    config.address_space = nets(&["10.1.0.0/16", "fd01::/48"]);
+    config.spaces[0].prefixes = config.address_space.clone();
+    for (vnet, prefixes) in [
+        ("hub", ["10.2.0.0/16", "fd02::/48"]),
+        ("three", ["10.3.0.0/16", "fd03::/48"]),
+    ] {
+        let kind = SpaceKind::Peered {
+            peering: id(&format!("to-{vnet}")),
+            allow_access: true,
+            allow_forwarded: false,
+        };
+        config.spaces.push(space(vnet, kind, &prefixes, &[]));
+    }
+    let hop = |name: &str, address: &str| GatewayHop {
+        agent: agent(name),
+        address: ip(address),
+    };
+    let Role::Vm { gateways, .. } = &mut config.role else {
+        panic!()
+    };
+    *gateways = vec![
+        UsedGateway {
+            gateway: id("er"),
+            kind: GatewayKind::ExpressRoute,
+            spread: false,
+            instances: vec![hop("er", "10.2.255.9")],
+            edges: Vec::new(),
+        },
+        UsedGateway {
+            gateway: id("vpn"),
+            kind: GatewayKind::Vpn,
+            spread: true,
+            instances: vec![hop("gw1", "10.2.255.4"), hop("gw2", "10.2.255.5")],
+            edges: Vec::new(),
+        },
+    ];
+    config
+}
+
+/// H1: whatever contains an assigned space, equals it or lies in it, at a VM that uses remote gateways.
+#[test]
+fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
+    let announcements: [&[&str]; 7] = [
+        &["10.0.0.0/8", "fc00::/7"],
+        &["0.0.0.0/0", "::/0"],
+        &["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"],
+        &[
+            "10.1.0.0/16",
+            "10.2.0.0/16",
+            "10.3.0.0/16",
+            "fd01::/48",
+            "fd02::/48",
+            "fd03::/48",
+        ],
+        &["10.1.0.0/24", "10.2.0.0/17", "10.3.0.0/24", "10.3.0.4/32", "fd03::/64"],
+        &["10.0.0.0/14", "10.3.0.0/24", "10.3.0.0/16", "fd00::/8", "fd03::/64"],
+        &["0.0.0.0/0", "10.0.0.0/8", "10.3.0.0/30", "::/0"],
+    ];
+    for prefixes in announcements {
+        for teller in ["er", "gw1", "gw2"] {
+            let tables = Tables::build(&spoke_vm(), &told(&[(teller, prefixes, &[65_021])])).unwrap();
+            for gateway in ["er", "gw1", "gw2"] {
+                let may = |source: &str, destination| may(&tables, &agent(gateway), source, destination);
+                for own in ["10.1.0.4", "10.1.0.5", "10.1.255.255"] {
+                    assert!(!may(own, "10.1.0.4"), "{prefixes:?} of {teller}: {own} by {gateway}");
+                }
+                for other in [
+                    "10.3.0.4",
+                    "10.3.0.1",
+                    "10.3.255.1",
+                    "224.0.0.1",
+                    "127.0.0.1",
+                    "169.254.1.1",
+                ] {
+                    assert!(
+                        !may(other, "10.1.0.4"),
+                        "{prefixes:?} of {teller}: {other} by {gateway}"
+                    );
+                }
+                for other in [
+                    "fd01::5",
+                    "fd02::4",
+                    "fd03::4",
+                    "fd03:0:0:ffff::1",
+                    "fe80::1",
+                    "ff02::1",
+                    "::ffff:10.3.0.4",
+                ] {
+                    assert!(!may(other, "fd01::4"), "{prefixes:?} of {teller}: {other} by {gateway}");
+                }
+                // What is configured stays as it is.
+                for relayed in ["10.2.0.4", "10.9.0.1"] {
+                    assert_eq!(
+                        may(relayed, "10.1.0.4"),
+                        gateway != "er",
+                        "{prefixes:?} of {teller}: {relayed}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// And the legitimate: a site behind a default route, a failover between the gateways of one hub, an aggregate with more.
+#[test]
+fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
+    let by = |prefixes: &[&str], teller: &str, gateway: &str, source: &str| {
+        let tables = Tables::build(&spoke_vm(), &told(&[(teller, prefixes, &[65_021])])).unwrap();
+        may(&tables, &agent(gateway), source, "10.1.0.4")
+    };
+    for gateway in ["er", "gw1", "gw2"] {
+        for source in ["8.8.8.8", "10.77.0.1", "192.168.1.1", "203.0.113.9", "100.64.0.1"] {
+            assert!(by(&["0.0.0.0/0"], "gw1", gateway, source), "{source} by {gateway}");
+        }
+        assert!(by(&["10.0.0.0/8"], "er", gateway, "10.77.0.1") && !by(&["10.0.0.0/8"], "er", gateway, "11.0.0.1"));
+        assert!(by(&["172.16.0.0/12"], "gw2", gateway, "172.16.9.9"));
+        // E9, E11: what one gateway is configured for, another knows as well.
+        for prefix in ["10.9.0.0/16", "10.9.7.0/24"] {
+            assert!(by(&[prefix], "er", gateway, "10.9.7.1"), "{prefix} by {gateway}");
+        }
+    }
+}
+
+/// P25: the VNet is peered and lies behind the connection too, by configuration. Learned routes take nothing from that.
+#[test]
+fn configured_sources_stay_whole() {
+    let mut config = spoke_vm();
+    for link in &mut config.links {
+        if link.peer == agent("gw1") {
+            link.sources.extend(nets(&["10.3.0.0/16", "10.0.0.0/12"]));
+        }
+    }
+    let dynamic = told(&[("gw1", &["10.0.0.0/8", "10.3.0.0/24", "0.0.0.0/0"], &[65_021])]);
+    let tables = Tables::build(&config, &dynamic).unwrap();
+    for source in ["10.3.0.4", "10.3.255.1", "10.1.0.9", "10.2.0.4", "10.9.0.1"] {
+        assert!(may(&tables, &agent("gw1"), source, "10.1.0.4"), "{source}");
+        let configured = source.starts_with("10.2.") || source.starts_with("10.9.");
+        assert_eq!(may(&tables, &agent("gw2"), source, "10.1.0.4"), configured, "{source}");
+    }
+}
+
+/// The gateway of hub 10.2.0.0/16 and of client 10.1.0.0/16: with a site by BGP, and a connection to 10.9.0.0/16.
+fn hub_gateway() -> AgentConfig {
+    let site = AgentId::of_site(&id("c-site"));
+    let mut links = vec![
+        link(
+            "branch",
+            Relation::Connection {
+                connection: id("c-branch"),
+            },
+            &["10.9.0.0/16"],
+        ),
+        link("vm", Relation::GatewayClient {}, &["10.2.0.4/32"]),
+        link("spoke", Relation::GatewayClient {}, &["10.1.0.4/32"]),
+        link("er", Relation::OtherGateway {}, &[]),
+        link(
+            site.as_str(),
+            Relation::Site {
+                connection: id("c-site"),
+            },
+            &["172.31.0.1/32"],
+        ),
+    ];
+    links.sort_by(|a, b| a.peer.cmp(&b.peer));
+    let mut config = vm("gw", &["10.2.255.4/24"], links, &[("10.2.0.4/32", "vm")]);
+    config.address_space = nets(&["10.2.0.0/16"]);
+    config.spaces[0].prefixes = config.address_space.clone();
+    config.spaces.push(space(
+        "spoke",
+        SpaceKind::GatewayClient {},
+        &["10.1.0.0/16"],
+        &[("10.1.0.4/32", "spoke")],
+    ));
+    config.subnets[0].routes = vec![common::route(
+        "10.2.0.0/16",
+        tombolo_proto::route::NextHop::VnetLocal {},
+    )];
+    let connection = |name: &str, end: &AgentId, asn, site| GatewayConnection {
+        connection: id(name),
+        ends: vec![end.clone()],
+        exchange: true,
+        asn,
+        site,
+        weight: 0,
+    };
+    config.role = Role::VpnGateway {
+        gateway: id("gw"),
+        addresses: vec![ip("10.2.255.4"), ip("169.254.21.1")],
+        own_side: nets(&["10.1.0.0/16", "10.2.0.0/16"]),
+        asn: 65_515,
+        transit: vec![TransitRoute {
+            prefix: net("10.9.0.0/16"),
+            connection: id("c-branch"),
+            via: vec![agent("branch")],
+        }],
+        connections: vec![
+            connection("c-branch", &agent("branch"), 65_516, false),
+            connection("c-site", &site, 65_021, true),
+        ],
+        bgp: None,
+        site_ttl: SiteTtl::SilentHop,
+    };
+    config
+}
+
+/// In transit: a gateway takes from a site nothing in the name of its own side, of another connection, or of itself.
+#[test]
+fn a_site_speaks_for_itself_alone() {
+    let site = AgentId::of_site(&id("c-site"));
+    for prefixes in [
+        &["0.0.0.0/0"][..],
+        &["10.0.0.0/8", "160.0.0.0/3"],
+        &["0.0.0.0/1", "128.0.0.0/1"],
+        &["10.9.0.0/16", "10.9.0.0/24", "10.77.0.0/16", "192.168.0.0/16"],
+    ] {
+        let tables = Tables::build(&hub_gateway(), &learned("c-site", prefixes, &[65_021])).unwrap();
+        for source in [
+            "10.2.0.4",
+            "10.1.0.4",
+            "10.9.0.4",
+            "10.9.200.1",
+            "169.254.21.1",
+            "10.2.255.4",
+        ] {
+            assert!(!may(&tables, &site, source, "10.2.0.4"), "{prefixes:?}: {source}");
+        }
+        assert!(may(&tables, &site, "10.77.0.1", "10.2.0.4"), "{prefixes:?}");
+        assert!(may(&tables, &site, "172.31.0.1", "10.2.0.4"), "its own address");
+        // The other connection keeps what is configured, and gets nothing of what the site announced.
+        assert!(may(&tables, &agent("branch"), "10.9.0.4", "10.2.0.4"));
+        assert!(!may(&tables, &agent("branch"), "10.77.0.1", "10.2.0.4"));
+    }
+}
+
+/// What one sender's announcement costs: by reason, as they are counted.
+fn reasons(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(Refusal, usize)> {
+    refused(config, dynamic)
+        .into_iter()
+        .map(|r| (r.reason, r.count))
+        .collect()
+}
+
+/// M5 at a VPN gateway, of a BGP neighbour and of a far gateway alike: each reason, and its neighbour that is accepted.
+#[test]
+fn routes_are_refused_by_reason() {
+    let config = hub_gateway();
+    let long = vec![65_021; 256];
+    let cases: [(&str, &[u32], Option<Refusal>); 30] = [
+        ("10.77.0.0/16", &[65_021], None),
+        ("10.77.0.0/16", &[65_021, 64_999], None),
+        ("10.77.0.0/16", &[], Some(Refusal::FirstAs)),
+        ("10.77.0.0/16", &[64_999, 65_021], Some(Refusal::FirstAs)),
+        ("10.77.0.0/16", &[65_516], Some(Refusal::FirstAs)),
+        ("10.77.0.0/16", &[65_021, 65_515], Some(Refusal::Loop)),
+        ("10.77.0.0/16", &long[1..], None),
+        ("10.77.0.0/16", &long, Some(Refusal::PathLength)),
+        ("10.2.0.0/16", &[65_021], Some(Refusal::OwnSpace)),
+        ("10.1.7.0/24", &[65_021], Some(Refusal::OwnSpace)),
+        ("10.0.0.0/8", &[65_021], None),
+        ("0.0.0.0/0", &[65_021], None),
+        ("0.0.0.0/1", &[65_021], None),
+        ("0.0.0.0/8", &[65_021], Some(Refusal::Martian)),
+        ("0.0.0.0/9", &[65_021], Some(Refusal::Martian)),
+        ("127.0.0.1/32", &[65_021], Some(Refusal::Martian)),
+        ("169.254.169.254/32", &[65_021], Some(Refusal::Martian)),
+        ("192.0.0.0/24", &[65_021], Some(Refusal::Martian)),
+        ("224.0.0.0/4", &[65_021], Some(Refusal::Martian)),
+        ("255.255.255.255/32", &[65_021], Some(Refusal::Martian)),
+        ("::/0", &[65_021], None),
+        ("::1/128", &[65_021], Some(Refusal::Martian)),
+        ("::/128", &[65_021], Some(Refusal::Martian)),
+        ("::ffff:10.0.0.0/104", &[65_021], Some(Refusal::Martian)),
+        ("fe80::/64", &[65_021], Some(Refusal::Martian)),
+        ("ff02::/16", &[65_021], Some(Refusal::Martian)),
+        // Laboratories use these.
+        ("192.0.2.0/24", &[65_021], None),
+        ("198.18.0.0/15", &[65_021], None),
+        ("100.64.0.0/10", &[65_021], None),
+        ("2001:db8::/32", &[65_021], None),
+    ];
+    for (prefix, path, expected) in cases {
+        let dynamic = learned("c-site", &[prefix], path);
+        let expected: Vec<_> = expected.map(|reason| (reason, 1)).into_iter().collect();
+        assert_eq!(reasons(&config, &dynamic), expected, "{prefix} by {path:?}");
+        assert_eq!(
+            taken(&config, &dynamic).is_empty(),
+            !expected.is_empty(),
+            "{prefix} by {path:?}"
+        );
+    }
+    let of_far_gateway = |path: &[u32]| reasons(&config, &told(&[("branch", &["10.77.0.0/16"], path)]));
+    assert_eq!(of_far_gateway(&[65_516, 64_999]), []);
+    assert_eq!(of_far_gateway(&[]), [(Refusal::FirstAs, 1)]);
+    assert_eq!(of_far_gateway(&[65_021]), [(Refusal::FirstAs, 1)]);
+}
+
+/// The gateways of the own VNet add no ASN, and a VM may be told of routes only to those that it knows.
+#[test]
+fn inside_a_vnet_paths_are_as_they_came() {
+    let config = spoke_vm();
+    let of = |path: &[u32]| reasons(&config, &told(&[("gw1", &["10.77.0.0/16"], path)]));
+    assert_eq!((of(&[]), of(&[65_021])), (vec![], vec![]));
+    let mut astray = route("10.77.0.0/16", &[EDGE_ASN]);
+    astray.via = Some(agent("three"));
+    let mut dynamic = Dynamic::default();
+    dynamic.told.insert(agent("er"), Arc::new(vec![astray]));
+    assert_eq!(reasons(&config, &dynamic), [(Refusal::NextHop, 1)]);
+}
+
+fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
+    let prefix = |n: u32| format!("172.{}.{}.{}/32", 16 + (n >> 16), n >> 8 & 255, n & 255);
+    Arc::new((0..count).map(|n| route(&prefix(n), path)).collect())
+}
+
+/// G23: a neighbour above its limit loses all of that family, as its session would end. A VNet's own gateway has other
+/// neighbours: of its routes the first are accepted.
+#[test]
+fn too_many_routes_are_refused() {
+    let counts = |config: &AgentConfig, dynamic: &Dynamic| (taken(config, dynamic).len(), reasons(config, dynamic));
+    for (count, accepted) in [(MAX_PREFIXES, true), (MAX_PREFIXES + 1, false)] {
+        for of_site in [true, false] {
+            let mut dynamic = Dynamic::default();
+            match of_site {
+                true => drop(dynamic.learned.insert(id("c-site"), many(count, &[65_021]))),
+                false => drop(dynamic.told.insert(agent("branch"), many(count, &[65_516]))),
+            }
+            let expected = match accepted {
+                true => (count as usize, vec![]),
+                false => (0, vec![(Refusal::Count, count as usize)]),
+            };
+            assert_eq!(counts(&hub_gateway(), &dynamic), expected);
+        }
+    }
+    let mut dynamic = Dynamic::default();
+    let most = u32::try_from(MOST_FROM_GATEWAY).unwrap();
+    dynamic.told.insert(agent("gw1"), many(most + 7, &[65_021]));
+    assert_eq!(
+        counts(&spoke_vm(), &dynamic),
+        (MOST_FROM_GATEWAY, vec![(Refusal::Count, 7)])
+    );
+    // The other family is not to blame.
+    let mut both = many(MAX_PREFIXES + 1, &[65_021]).to_vec();
+    both.push(route("2001:db8::/32", &[65_021]));
+    let dynamic = Dynamic {
+        learned: [(id("c-site"), Arc::new(both))].into(),
+        ..Dynamic::default()
+    };
+    assert_eq!(counts(&hub_gateway(), &dynamic).0, 1);
+}
+
+/// The edge of a circuit: a customer announces its own, with its own ASN first.
+#[test]
+fn a_customer_announces_with_its_own_asn() {
+    let circuit = ResourceId::new("circuit");
+    let mut config = vm("edge", &["10.2.0.9/24"], vec![], &[]);
+    config.role = Role::CircuitEdge {
+        circuit: circuit.clone(),
+        link: CircuitLink::Primary,
+        line: net("192.168.30.18/30"),
+        networks: vec![CircuitNetwork {
+            connection: id("c"),
+            vnet: id("hub"),
+            prefixes: nets(&["10.2.0.0/16"]),
+            asn: 65_515,
+            address: ip("10.2.255.1"),
+            gateways: Vec::new(),
+        }],
+        vnet_to_vnet: true,
+        bgp: Speaker {
+            asn: EDGE_ASN,
+            router_id: [192, 168, 30, 18].into(),
+            neighbours: vec![Neighbour {
+                id: circuit.clone(),
+                address: ip("192.168.30.17"),
+                local_address: ip("192.168.30.18"),
+                asn: 65_021,
+                multihop: false,
+                bfd: true,
+                password: None,
+                max_prefixes: MAX_PREFIXES,
+                hold_time: 180,
+            }],
+        },
+    };
+    let of = |prefix: &str, path: &[u32]| reasons(&config, &learned("circuit", &[prefix], path));
+    assert_eq!(of("10.77.0.0/16", &[65_021]), []);
+    assert_eq!(of("10.77.0.0/16", &[65_020]), [(Refusal::FirstAs, 1)]);
+    assert_eq!(of("10.2.3.0/24", &[65_021]), [(Refusal::OwnSpace, 1)]);
+    assert_eq!(of("169.254.0.0/24", &[65_021]), [(Refusal::Martian, 1)]);
+}
