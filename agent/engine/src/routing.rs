@@ -16,8 +16,8 @@ mod tell;
 mod wire;
 
 pub use select::{Offer, effective, settle};
-pub use tell::{tables_to_tell, tell_neighbour, tell_peer};
-pub use wire::{Unreadable, decode, encode};
+pub use tell::{may_advertise, tables_to_tell, tell_neighbour, tell_peer};
+pub use wire::{MAX_AS_PATH, MAX_ROUTES, Unreadable, decode, encode};
 
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +68,12 @@ pub struct Taken<'a> {
     pub connection: Option<&'a GatewayConnection>,
     /// Nobody is there now to send to, or who told it is gone.
     pub down: bool,
+}
+
+/// Whether anything that an agent advertises is taken. Otherwise it changes nothing.
+#[must_use]
+pub fn listens_to(config: &AgentConfig, sender: &AgentId) -> bool {
+    Acceptance::of(config, sender).is_some()
 }
 
 /// What is taken of all that was told and learned, in a fixed order.

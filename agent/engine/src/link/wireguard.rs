@@ -18,6 +18,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 use peer::{Peer, Reply};
 use sources::Sources;
+pub(super) use sources::network_of;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -76,6 +77,16 @@ struct News {
     events: VecDeque<Event>,
     /// Packets that waited for a handshake in vain, not told yet.
     lost: u64,
+}
+
+impl News {
+    /// Says where a peer is now. A peer that moves with every datagram makes one event of many.
+    fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
+        match self.events.back_mut() {
+            Some(Event::Moved(before, at)) if before == peer => *at = to,
+            _ => self.events.push_back(Event::Moved(peer.clone(), to)),
+        }
+    }
 }
 
 /// All WireGuard links of one engine.
@@ -457,6 +468,5 @@ fn above(first: SocketAddr, lane: u16) -> SocketAddr {
 }
 
 fn send(message: &[u8], to: Path, tx: &mut impl TransmitSink) {
-    tx.reserve(to, message.len())[..message.len()].copy_from_slice(message);
-    tx.commit(message.len());
+    super::commit(tx, to, message);
 }

@@ -15,7 +15,7 @@ mod upkeep;
 
 use super::{Identity, News};
 use crate::buffer::{Path, TransmitSink};
-use crate::link::{Event, Sealed};
+use crate::link::Sealed;
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use boringtun::noise::errors::WireGuardError;
@@ -466,8 +466,7 @@ impl Peer {
         self.heard = Some(from);
         let before = self.endpoint.replace(from);
         if before.is_none_or(|path| path.remote != from.remote) {
-            let moved = Event::Moved(self.config.peer.clone(), from.remote);
-            news.events.push_back(moved);
+            news.moved(&self.config.peer, from.remote);
         }
         self.settled = self.answered.is_none() && !self.authentication_failed;
         self.evaluate(now, news);
