@@ -1,5 +1,8 @@
 //! All encrypted links of one engine, behind few verbs.
 
+// What strangers and peers send is read here, and links come and go with the configuration: no place is taken for granted.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 #[cfg(feature = "links")]
 mod choice;
 #[cfg(feature = "links")]
@@ -10,6 +13,10 @@ mod exchange;
 mod parts;
 #[cfg(feature = "links")]
 mod path_mtu;
+#[allow(
+    clippy::indexing_slicing,
+    reason = "for tests and simulations, whose datagrams are their own"
+)]
 mod plain;
 #[cfg(feature = "links")]
 mod quic;
