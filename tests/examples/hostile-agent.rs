@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
-use tombolo_tests::hostile::{Hostile, routes};
+use tombolo_tests::hostile::{Hostile, tables};
 
 struct Options(BTreeMap<String, String>);
 
@@ -57,8 +57,7 @@ fn main() -> Result<()> {
     let done = match verb.as_str() {
         "advertise" => {
             let (asn, count) = (options.number("--asn", 65_010)?, options.number("--routes", 1)?);
-            let tables = [routes(asn, count, 0), routes(asn, count, count)];
-            hostile.advertise([&tables[0], &tables[1]], options.number("--rate", 0)?, time)?
+            hostile.advertise(&tables(asn, count), options.number("--rate", 0)?, time)?
         }
         "flap" => hostile.flap(time)?,
         other => bail!("{other}: advertise or flap"),

@@ -177,18 +177,21 @@ impl Hostile {
         Ok(())
     }
 
-    /// Advertises two tables of routes in turn, `rate` a second or, with 0, as fast as it can.
+    /// Advertises tables of routes in turn, `rate` a second or, with 0, as fast as it can. What the peer has said last that it has
+    /// is left out: with three tables or more each message says something else than the one before.
     ///
     /// # Errors
     /// There is no session, or the socket is broken.
-    pub fn advertise(&mut self, tables: [&[Route]; 2], rate: u32, time: Duration) -> Result<Done> {
+    pub fn advertise(&mut self, tables: &[Vec<Route>], rate: u32, time: Duration) -> Result<Done> {
         self.wait_until_up()?;
-        let tables = tables.map(|routes| Arc::<[u8]>::from(routing::encode(routes)));
+        let encoded = tables.iter().map(|routes| Arc::<[u8]>::from(routing::encode(routes)));
+        let mut tables = encoded.collect::<Vec<_>>().into_iter().cycle();
         let (begin, cpu) = (now(), cpu_time());
         let mut count = 0;
         while begin.elapsed() < time {
-            let table = tables[usize::from(count % 2 == 1)].clone();
-            self.links.tell(LINK, table);
+            if let Some(table) = tables.next() {
+                self.links.tell(LINK, table);
+            }
             self.links.hurry(now());
             self.timeout()?;
             count += 1;
@@ -250,9 +253,13 @@ impl Hostile {
     }
 }
 
-/// Routes of an agent with this ASN that lead nowhere in particular: `count` prefixes from 172.16.0.0 on, or those after them.
+/// Four tables of an agent with this ASN, of `count` routes each that lead nowhere in particular, from 172.16.0.0 on.
 #[must_use]
-pub fn routes(asn: u32, count: u16, after: u16) -> Vec<Route> {
+pub fn tables(asn: u32, count: u16) -> Vec<Vec<Route>> {
+    (0..4).map(|n| routes(asn, count, count.saturating_mul(n))).collect()
+}
+
+fn routes(asn: u32, count: u16, after: u16) -> Vec<Route> {
     let prefix = |n: u16| {
         let n = n.saturating_add(after);
         let [high, low] = n.to_be_bytes();
