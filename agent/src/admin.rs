@@ -162,6 +162,19 @@ fn metrics(view: &AgentView) -> Result<String> {
             refused.count
         )?;
     }
+    writeln!(out, "# TYPE tombolo_route_advertisements_total counter")?;
+    let advertisements = view.route_advertisements;
+    for (what, n) in [
+        ("received", advertisements.received),
+        ("applied", advertisements.applied),
+        ("superseded", advertisements.superseded),
+        ("refused", advertisements.refused),
+        ("malformed", advertisements.malformed),
+    ] {
+        writeln!(out, "tombolo_route_advertisements_total{{outcome=\"{what}\"}} {n}")?;
+    }
+    writeln!(out, "# TYPE tombolo_table_rebuilds_total counter")?;
+    writeln!(out, "tombolo_table_rebuilds_total {}", view.table_rebuilds)?;
     writeln!(out, "# TYPE tombolo_link_up gauge")?;
     for l in &s.links {
         writeln!(

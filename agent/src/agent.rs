@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
+use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::{Dynamic, refused, tell_neighbour};
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
@@ -71,6 +72,12 @@ pub struct AgentView {
     pub udp_overflow: u64,
     /// Packets by fate, of each lane.
     pub lanes: Vec<Totals>,
+    /// What became of the routes that other agents advertised.
+    #[serde(default)]
+    pub route_advertisements: AdvertisementStats,
+    /// Tables that were built because links or routes changed, without a new configuration.
+    #[serde(default)]
+    pub table_rebuilds: u64,
     /// What the controller is told.
     pub status: AgentStatus,
 }
@@ -430,6 +437,8 @@ impl Agent {
             udp_errors: report.udp_errors,
             udp_overflow: report.udp_overflow,
             lanes: report.lanes.clone(),
+            route_advertisements: report.advertisements,
+            table_rebuilds: report.rebuilds,
             status: self.status_of(report),
         }
     }

@@ -1,6 +1,7 @@
 //! One lane: a TUN queue, a UDP socket, an engine and the thread that runs them to completion, as the rest of the agent
 //! sees it. What the thread does stands in `worker`.
 
+pub mod builder;
 mod worker;
 
 use crate::config::Config;
@@ -8,10 +9,12 @@ use crate::identity::LinkKeys;
 use crate::outbox::Handed;
 use crate::tun::Device;
 use anyhow::{Context, Result};
+use builder::{Built, Request, Requests};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -40,6 +43,10 @@ pub struct LaneReport {
     pub udp_errors: u64,
     /// Datagrams that found the receive buffer full.
     pub udp_overflow: u64,
+    /// What became of route advertisements.
+    pub advertisements: AdvertisementStats,
+    /// Tables that were built because something was learned.
+    pub rebuilds: u64,
 }
 
 /// What a lane decides by.
@@ -55,18 +62,17 @@ pub struct Inspection {
 #[derive(Clone)]
 pub struct Prepared {
     config: Arc<AgentConfig>,
-    tables: Arc<Tables>,
-    /// What the tables were built with.
-    dynamic: Dynamic,
+    built: Built,
 }
 
 enum Order {
-    Install(Prepared, oneshot::Sender<Result<()>>),
+    Install(Prepared, oneshot::Sender<()>),
+    Refresh(Box<Built>),
+    Ready,
     Inspect(oneshot::Sender<Inspection>),
     Remember(BTreeMap<AgentId, SocketAddr>),
     Moved(AgentId, SocketAddr),
     Expect(AgentId),
-    Learn(Dynamic),
     Learned(BTreeMap<ResourceId, Arc<Vec<Route>>>),
     Report(oneshot::Sender<LaneReport>),
     Leave,
@@ -97,6 +103,8 @@ pub struct Parts {
     pub handed: Inbox,
     /// The other lanes, which hear from the first where peers are.
     pub others: Vec<Lane>,
+    /// Where the first lane has tables built.
+    pub requests: Option<Requests>,
     /// Hears why the lane ended.
     pub end: mpsc::UnboundedSender<String>,
 }
@@ -181,29 +189,29 @@ impl Lane {
         self.index
     }
 
-    /// Builds the tables of a configuration, beside the data path.
+    /// Builds the tables of a configuration, beside the data path. `generation`: a number that no configuration had before.
     ///
     /// # Errors
     /// None can be built from it.
-    pub async fn prepare(&self, config: Arc<AgentConfig>) -> Result<Prepared> {
+    pub async fn prepare(&self, config: Arc<AgentConfig>, generation: u64) -> Result<Prepared> {
         let mut dynamic = self.inspect().await.dynamic;
         dynamic.keep(&config);
-        let tables = Arc::new(Tables::build(&config, &dynamic)?);
-        Ok(Prepared {
-            config,
-            tables,
+        let built = Built::of(Request {
+            generation,
+            config: config.clone(),
             dynamic,
-        })
+        })?;
+        Ok(Prepared { config, built })
     }
 
     /// Puts a configuration in force; returns when the lane has switched.
     ///
     /// # Errors
-    /// The engine refuses it, or the lane is gone.
+    /// The lane is gone.
     pub async fn install(&self, prepared: Prepared) -> Result<()> {
         let (done, answer) = oneshot::channel();
         self.order(Order::Install(prepared, done))?;
-        answer.await.context("the lane ended")?
+        answer.await.context("the lane ended")
     }
 
     /// What the lane decides by; nothing if it is gone.
@@ -232,11 +240,6 @@ impl Lane {
     /// Tells where the first lane heard a peer.
     fn moved(&self, peer: &AgentId, to: SocketAddr) {
         let _ = self.order(Order::Moved(peer.clone(), to));
-    }
-
-    /// Tells what the first lane has learned.
-    fn learn(&self, dynamic: &Dynamic) {
-        let _ = self.order(Order::Learn(dynamic.clone()));
     }
 
     /// Tells what BGP neighbours announce, all of it.

@@ -7,13 +7,16 @@
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
+use crate::lane::builder::{self, Requests};
 use crate::lane::{Inbox, Inspection, Lane, LaneReport, Parts, Prepared};
 use crate::tun::Device;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, mpsc, watch};
+use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::Dynamic;
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -28,6 +31,8 @@ pub struct Lanes {
     /// The first one first; never empty.
     lanes: Vec<Lane>,
     moving: watch::Receiver<Dynamic>,
+    /// Configurations that were prepared so far.
+    generation: AtomicU64,
 }
 
 impl Lanes {
@@ -47,7 +52,8 @@ impl Lanes {
         let (sender, receiver) = mpsc::channel(HANDED);
         let (moving, moves) = watch::channel(Dynamic::default());
         let keys = Arc::new(keys);
-        let start = |number: u16, handed: Inbox, others: Vec<Lane>| {
+        let (requests, inbox) = builder::requests();
+        let start = |number: u16, handed: Inbox, others: Vec<Lane>, requests: Option<Requests>| {
             Lane::start(Parts {
                 number,
                 config: config.clone(),
@@ -57,17 +63,24 @@ impl Lanes {
                 device: device.clone(),
                 handed,
                 others,
+                requests,
                 end: end.clone(),
             })
             .with_context(|| format!("lane {number}"))
         };
         let mut lanes = Vec::new();
         for number in 1..count {
-            lanes.push(start(number, Inbox::Other(sender.clone()), Vec::new())?);
+            lanes.push(start(number, Inbox::Other(sender.clone()), Vec::new(), None)?);
         }
         let others = lanes.iter().map(Lane::another).collect();
-        lanes.insert(0, start(0, Inbox::First(receiver), others)?);
-        Ok((Self { lanes, moving: moves }, ended))
+        lanes.insert(0, start(0, Inbox::First(receiver), others, Some(requests))?);
+        builder::start(inbox, &lanes)?;
+        let lanes = Self {
+            lanes,
+            moving: moves,
+            generation: AtomicU64::new(0),
+        };
+        Ok((lanes, ended))
     }
 
     fn first(&self) -> &Lane {
@@ -91,13 +104,14 @@ impl Lanes {
     /// # Errors
     /// None can be built from it.
     pub async fn prepare(&self, config: Arc<AgentConfig>) -> Result<Prepared> {
-        self.first().prepare(config).await
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        self.first().prepare(config, generation).await
     }
 
     /// Puts a configuration in force; returns when every lane has switched.
     ///
     /// # Errors
-    /// An engine refuses it, or a lane is gone.
+    /// A lane is gone.
     pub async fn install(&self, prepared: Prepared) -> Result<()> {
         for lane in &self.lanes {
             lane.install(prepared.clone()).await?;
@@ -183,6 +197,20 @@ fn merge(all: &mut LaneReport, other: LaneReport) {
     all.tun_errors += other.tun_errors;
     all.udp_errors += other.udp_errors;
     all.udp_overflow += other.udp_overflow;
+    all.rebuilds += other.rebuilds;
+    let AdvertisementStats {
+        received,
+        applied,
+        superseded,
+        refused,
+        malformed,
+    } = other.advertisements;
+    let advertisements = &mut all.advertisements;
+    advertisements.received += received;
+    advertisements.applied += applied;
+    advertisements.superseded += superseded;
+    advertisements.refused += refused;
+    advertisements.malformed += malformed;
 }
 
 fn add(link: &mut LinkStatus, other: &LinkStatus) {

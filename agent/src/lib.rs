@@ -4,6 +4,7 @@
 //! * [`agent`]: what is in force, and the one way in which that changes; [`apply`] is the kernel's half of it
 //!   ([`apply::plan`] pure, [`netlink`] the calls).
 //! * [`lane`]: packets. One thread with [`tun`], its [`ports`] ([`udp`] each), the [`outbox`] between them and the engine.
+//!   [`lane::builder`]: tables, beside the data path. [`log_limit`]: what others can cause in the log.
 //! * [`bgp`]: routes from sites and customer edges, and to them; BIRD speaks for it.
 //! * [`join`], [`control`]: the controller. [`identity`], [`tls`]: keys and trust.
 //! * [`state`], [`config`], [`keep`]: what is on disk. [`claim`], [`host`]: what an agent has for itself on its host,
@@ -24,6 +25,7 @@ pub mod join;
 pub mod keep;
 pub mod lane;
 pub mod lanes;
+pub mod log_limit;
 pub mod netlink;
 pub mod outbox;
 pub mod ports;

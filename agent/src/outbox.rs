@@ -52,7 +52,7 @@ pub struct Datagrams<'a> {
 /// A packet for the first lane.
 #[derive(Debug)]
 pub struct Handed {
-    /// How many configurations the giving lane had installed: an index of a link means something in one of them only.
+    /// The configuration that the giving lane had installed: an index of a link means something in one only.
     pub generation: u64,
     /// Where it came in.
     pub ingress: Ingress,
@@ -92,7 +92,7 @@ pub struct Outbox {
     /// ECN bits of what is reserved now.
     ecn: u8,
     first: Option<First>,
-    /// Configurations installed so far.
+    /// The number of the configuration that is installed, the same in all lanes; 0: none yet.
     pub generation: u64,
 }
 

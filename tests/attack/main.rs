@@ -2,3 +2,6 @@
 //!
 //! A scenario first shows that the attacker can do what it is entitled to, then attacks, and checks that the attack had no effect
 //! and that others kept working. All scenarios together take at most three minutes.
+
+mod advertisements;
+mod quic_flap;

@@ -10,6 +10,7 @@
 //! * [`contest`]: one seed's run of both; what differs; the smallest run that still differs.
 //! * [`binary`]: the built programs.
 //! * [`controller`]: a real controller process with its certificate and token.
+//! * [`hostile`]: an agent that has joined and attacks its peers.
 //! * [`live`]: a lab of real processes in network namespaces, and the words in which tests speak of it.
 
 pub mod arm;
@@ -17,6 +18,7 @@ pub mod binary;
 pub mod contest;
 pub mod controller;
 pub mod corpus;
+pub mod hostile;
 pub mod live;
 pub mod model;
 pub mod operation;

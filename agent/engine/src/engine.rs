@@ -8,7 +8,7 @@ use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::{self, PacketInfo};
 use crate::stats::Stats;
-use crate::tables::Tables;
+use crate::tables::{LinkIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -53,6 +53,9 @@ impl<L: LinkSet> Engine<L> {
         self.links.set_mtu(tables.mtu);
         self.links.set_probes(tables.probes);
         self.links.update(links, now);
+        for (position, link) in (0..).zip(&tables.links) {
+            self.links.accept_routes(LinkIndex(position), link.advertises);
+        }
         self.count_lost();
         self.refresh(tables);
     }

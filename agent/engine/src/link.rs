@@ -1,5 +1,8 @@
 //! All encrypted links of one engine, behind few verbs.
 
+// What strangers and peers send is read here, and links come and go with the configuration: no place is taken for granted.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 #[cfg(feature = "links")]
 mod choice;
 #[cfg(feature = "links")]
@@ -10,6 +13,10 @@ mod exchange;
 mod parts;
 #[cfg(feature = "links")]
 mod path_mtu;
+#[allow(
+    clippy::indexing_slicing,
+    reason = "for tests and simulations, whose datagrams are their own"
+)]
 mod plain;
 #[cfg(feature = "links")]
 mod quic;
@@ -23,6 +30,7 @@ pub use plain::PlainLinks;
 use crate::buffer::{Path, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -67,6 +75,45 @@ pub enum Event {
     Told(AgentId, Vec<u8>),
 }
 
+impl Event {
+    /// The other end of the link that it is about.
+    #[must_use]
+    pub const fn peer(&self) -> &AgentId {
+        match self {
+            Self::Up(peer)
+            | Self::Down(peer)
+            | Self::Moved(peer, _)
+            | Self::Switched(peer, ..)
+            | Self::Told(peer, _) => peer,
+        }
+    }
+}
+
+/// Writes a datagram.
+#[cfg(feature = "links")]
+fn commit(tx: &mut impl TransmitSink, to: Path, datagram: &[u8]) {
+    if let Some(slot) = tx.reserve(to, datagram.len()).get_mut(..datagram.len()) {
+        slot.copy_from_slice(datagram);
+        tx.commit(datagram.len());
+    }
+}
+
+/// What became of route advertisements since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AdvertisementStats {
+    /// Complete tables that were not the newest one known.
+    pub received: u64,
+    /// Tables that were acted on ([`Event::Told`]).
+    pub applied: u64,
+    /// Tables that were not, because the sender changed its mind before their time had come.
+    pub superseded: u64,
+    /// Messages of ends that have no routes to advertise.
+    pub refused: u64,
+    /// Messages that are no part of a table, and tables that no table is made of.
+    pub malformed: u64,
+}
+
 /// A position in the configuration as an index.
 #[cfg(feature = "links")]
 #[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
@@ -87,6 +134,15 @@ pub trait LinkSet {
 
     /// Longest packet that the device hands over, bytes.
     fn set_mtu(&mut self, _mtu: u16) {}
+
+    /// Whether the other end may advertise routes from now on; after an [`update`](Self::update) what was said before holds for links
+    /// that stay. At first it may not.
+    fn accept_routes(&mut self, _link: LinkIndex, _accepts: bool) {}
+
+    /// What became of route advertisements so far.
+    fn advertisements(&self) -> AdvertisementStats {
+        AdvertisementStats::default()
+    }
 
     /// How the silence of a link is noticed (D19).
     fn set_probes(&mut self, _probes: Probes) {}

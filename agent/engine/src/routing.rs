@@ -18,8 +18,8 @@ mod wire;
 
 pub use accept::{LONGEST_PATH, MARTIANS, MOST_FROM_GATEWAY, Refusal, RefusedRoutes, refused};
 pub use select::{Offer, effective, settle};
-pub use tell::{tables_to_tell, tell_neighbour, tell_peer};
-pub use wire::{Unreadable, decode, encode};
+pub use tell::{may_advertise, tables_to_tell, tell_neighbour, tell_peer};
+pub use wire::{MAX_AS_PATH, MAX_ROUTES, Unreadable, decode, encode};
 
 use accept::Acceptance;
 use ipnet::IpNet;
@@ -71,6 +71,12 @@ pub struct Taken<'a> {
     pub connection: Option<&'a GatewayConnection>,
     /// Nobody is there now to send to, or who told it is gone.
     pub down: bool,
+}
+
+/// Whether anything that an agent advertises is taken. Otherwise it changes nothing.
+#[must_use]
+pub fn listens_to(config: &AgentConfig, sender: &AgentId) -> bool {
+    Acceptance::of(config, sender).is_some()
 }
 
 /// What is taken of all that was told and learned, in a fixed order.

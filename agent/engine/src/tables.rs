@@ -216,6 +216,8 @@ pub(crate) struct LinkTable {
     pub(crate) down: bool,
     /// Routes are exchanged over it (G19).
     pub(crate) exchange: bool,
+    /// The other end may advertise routes.
+    pub(crate) advertises: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -454,6 +456,7 @@ impl Tables {
                     foreign: link.foreign,
                     down: dynamic.down.contains(&link.peer),
                     exchange: exchanging(&link.peer),
+                    advertises: routing::may_advertise(&config.role, link),
                 })
             })
             .collect::<Result<_, BuildError>>()?;

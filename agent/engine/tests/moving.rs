@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tombolo_engine::link::{Event, LinkSet};
 use tombolo_engine::tables::LinkIndex;
+use tombolo_proto::config::Relation;
 
 fn table(len: usize) -> Arc<[u8]> {
     (0..len)
@@ -47,9 +48,13 @@ fn run(world: &mut World, time: Duration) {
 #[test]
 fn routes_are_told_over_links_that_are_always_on() {
     let mut world = World::strangers();
+    // `a` is the gateway of `b`.
     world.join(0, 1, |link| {
         link.always_on = true;
         link.initiator = link.peer == agent("b");
+        if link.peer == agent("a") {
+            link.relation = Relation::Gateway {};
+        }
     });
     world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(5000));
     run(&mut world, Duration::from_secs(1));
@@ -59,13 +64,30 @@ fn routes_are_told_over_links_that_are_always_on() {
     world.settle();
     assert_eq!(told(&world, 1).last(), Some(&Vec::new()));
     assert!(world.nodes[1].delivered.is_empty() && told(&world, 0).is_empty());
-    // Who restarts is told again.
-    let now = world.now;
-    world.nodes[1].restart(now);
-    world.nodes[1].events.clear();
-    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(70));
-    run(&mut world, Duration::from_secs(20));
-    assert_eq!(told(&world, 1), [table(70).to_vec()]);
+    // Who restarts is told again, be it the same.
+    for _ in 0..2 {
+        let now = world.now;
+        world.nodes[1].restart(now);
+        world.nodes[1].events.clear();
+        world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(70));
+        run(&mut world, Duration::from_secs(20));
+        assert_eq!(told(&world, 1), [table(70).to_vec()]);
+    }
+}
+
+/// A peer that is no gateway has no routes to advertise: nothing of what it says is kept, and all of it is counted.
+#[test]
+fn advertisements_of_whoever_is_no_gateway_are_refused() {
+    let mut world = World::strangers();
+    world.join(0, 1, |link| {
+        link.always_on = true;
+        link.initiator = link.peer == agent("b");
+    });
+    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(5000));
+    run(&mut world, Duration::from_secs(1));
+    assert_eq!(told(&world, 1), Vec::<Vec<u8>>::new());
+    let stats = world.nodes[1].engine.links().advertisements();
+    assert!(stats.refused >= 6 && stats.received == 0, "{stats:?}");
 }
 
 /// D19: three misses are down, ten answers and three seconds are back; a link that nobody watches says nothing.

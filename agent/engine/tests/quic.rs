@@ -150,6 +150,54 @@ fn links_that_leave_the_configuration_are_closed() {
     assert_eq!(both_ways(&mut world), 0);
 }
 
+/// What connections had to say, and nobody had asked for yet when the configuration changed, is not said of a link that has the
+/// place of the one before, and asks for no place that is not there.
+#[test]
+fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
+    for (was_up, goes_down) in [(false, false), (true, true)] {
+        for replaced in [false, true] {
+            let mut world = pair(Transport::Quic);
+            if was_up {
+                assert_eq!(both_ways(&mut world), 2);
+                world.nodes[1].events.clear();
+            }
+            world.unasked = true;
+            if goes_down {
+                // The other end closes its connection.
+                let (now, mut config) = (world.now, world.nodes[0].config.clone());
+                config.links.clear();
+                world.nodes[0].install(config, now);
+                world.pass(STEP);
+            } else {
+                assert_eq!(both_ways(&mut world), 2);
+            }
+            let (now, mut config) = (world.now, world.nodes[1].config.clone());
+            let mut other = Node::new("c", "192.0.2.3:1000", 3).with_quic().as_link(&[]);
+            other.transport = Transport::Quic;
+            config.links = if replaced { vec![other] } else { Vec::new() };
+            world.nodes[1].install(config, now);
+            world.unasked = false;
+            world.pass(STEP);
+            assert_eq!(world.nodes[1].events, [], "replaced: {replaced}, down: {goes_down}");
+        }
+    }
+}
+
+/// The same peer with other keys is another one.
+#[test]
+fn pending_news_of_a_peer_that_has_another_key_now_is_dropped() {
+    let mut world = pair(Transport::Quic);
+    world.unasked = true;
+    assert_eq!(both_ways(&mut world), 2);
+    let (now, mut config) = (world.now, world.nodes[1].config.clone());
+    let other = Node::new("a", "192.0.2.1:1000", 7).with_quic().as_link(&[]);
+    (config.links[0].public_key, config.links[0].quic) = (other.public_key, other.quic);
+    world.nodes[1].install(config, now);
+    world.unasked = false;
+    world.pass(STEP);
+    assert_eq!(world.nodes[1].events, []);
+}
+
 #[test]
 fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
     let mut world = pair(Transport::Automatic);

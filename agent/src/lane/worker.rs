@@ -7,8 +7,10 @@
 //! ```
 //! Orders from the rest of the agent are taken between turns, so a configuration changes between two batches.
 
+use super::builder::{Built, Request, Requests};
 use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared};
 use crate::config::Config;
+use crate::log_limit::LogLimiter;
 use crate::outbox::{Datagrams, Handed, Outbox, Room};
 use crate::ports::{Ports, Which};
 use crate::tun::{self, TunQueue};
@@ -23,10 +25,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
-use tombolo_engine::link::{Event, LinkSet};
+use tombolo_engine::link::{AdvertisementStats, Event, LinkSet};
 use tombolo_engine::routing;
-use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::tables::{Dynamic, LinkIndex};
 use tombolo_proto::config::AgentConfig;
+use tombolo_proto::id::AgentId;
 
 /// WireGuard's timers stand still unless they are served this often.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,6 +60,13 @@ pub(super) struct Worker {
     moving: watch::Sender<Dynamic>,
     config: Option<Arc<AgentConfig>>,
     dynamic: Dynamic,
+    /// Where tables are built, in the first lane.
+    requests: Option<Requests>,
+    /// Tables that were built because something was learned.
+    rebuilds: u64,
+    /// Tables of other agents that could not be read.
+    unreadable: u64,
+    log: LogLimiter,
     from_tun: Vec<u8>,
     from_udp: Box<[u8; udp::BUFFER]>,
     malformed: u64,
@@ -75,6 +85,7 @@ impl Worker {
             device,
             handed,
             others,
+            requests,
             end: _,
         } = parts;
         let (handed, first) = match handed {
@@ -99,6 +110,10 @@ impl Worker {
             moving,
             config: None,
             dynamic: Dynamic::default(),
+            requests,
+            rebuilds: 0,
+            unreadable: 0,
+            log: LogLimiter::default(),
             from_tun: vec![0; tun::BUFFER],
             from_udp: vec![0; udp::BUFFER]
                 .try_into()
@@ -309,7 +324,15 @@ impl Worker {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Install(prepared, done) => {
-                let _ = done.send(self.install(prepared));
+                self.install(prepared);
+                let _ = done.send(());
+            }
+            Order::Refresh(built) => self.refresh(*built),
+            Order::Ready => {
+                let (config, dynamic, generation) = (&self.config, &self.dynamic, self.outbox.generation);
+                if let Some(requests) = &mut self.requests {
+                    requests.ready(|| request(config.as_ref(), dynamic, generation));
+                }
             }
             Order::Inspect(answer) => {
                 let _ = answer.send(Inspection {
@@ -320,17 +343,13 @@ impl Worker {
             Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
             Order::Expect(peer) => self.engine.links_mut().expect(&peer, Instant::now()),
             Order::Moved(peer, to) => self.engine.links_mut().moved(&peer, to),
-            Order::Learn(dynamic) => {
-                self.dynamic = dynamic;
-                self.rebuild();
-            }
             Order::Learned(routes) => {
                 let before = std::mem::replace(&mut self.dynamic.learned, routes);
                 if let Some(config) = &self.config {
                     self.dynamic.keep(config);
                 }
                 if before != self.dynamic.learned {
-                    self.learned();
+                    self.rebuild();
                 }
             }
             Order::Leave => {
@@ -346,27 +365,40 @@ impl Worker {
         }
     }
 
-    fn install(&mut self, prepared: Prepared) -> Result<()> {
-        let Prepared {
-            config,
-            mut tables,
-            dynamic,
-        } = prepared;
-        self.dynamic.keep(&config);
-        // A link went up or down since they were built.
-        if dynamic != self.dynamic {
-            tables = Arc::new(Tables::build(&config, &self.dynamic)?);
-        }
-        self.engine.install(tables, &config.links, Instant::now());
-        self.outbox.generation += 1;
+    fn install(&mut self, prepared: Prepared) {
+        let Prepared { config, built } = prepared;
+        self.engine.install(built.tables, &config.links, Instant::now());
+        self.outbox.generation = built.generation;
         let buffer = self.settings.receive_buffer(Some(&config.role));
         if let Err(error) = self.udp.set_receive_buffer(buffer) {
             tracing::warn!(buffer, %error, "receive_buffer stays as it is");
         }
+        self.dynamic.keep(&config);
+        let linked = |agent: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(agent)).is_ok();
+        self.log.keep(linked);
         self.config = Some(config);
-        self.tell();
-        self.show();
-        Ok(())
+        if self.number == 0 {
+            self.advertise(built.advertisements);
+            // A link went up or down since the tables were built.
+            if built.dynamic != self.dynamic {
+                self.rebuild();
+            }
+            self.show(built.dynamic);
+        }
+    }
+
+    /// Takes tables that were built from what was learned.
+    fn refresh(&mut self, built: Built) {
+        // They may be of the configuration before.
+        if built.generation != self.outbox.generation {
+            return;
+        }
+        self.engine.refresh(built.tables);
+        if self.number == 0 {
+            self.rebuilds += 1;
+            self.advertise(built.advertisements);
+            self.show(built.dynamic);
+        }
     }
 
     fn report(&self) -> LaneReport {
@@ -379,6 +411,7 @@ impl Worker {
             totals.tun_in += self.malformed;
             totals.dropped += self.malformed;
         }
+        let advertisements = self.engine.links().advertisements();
         LaneReport {
             links: self.engine.links().status(Instant::now()),
             endpoints: self.engine.links().endpoints(),
@@ -389,6 +422,11 @@ impl Worker {
             tun_errors: self.tun.write_errors,
             udp_errors: self.udp.send_errors(),
             udp_overflow: self.udp.overflow(),
+            advertisements: AdvertisementStats {
+                malformed: advertisements.malformed + self.unreadable,
+                ..advertisements
+            },
+            rebuilds: self.rebuilds,
         }
     }
 
@@ -405,12 +443,16 @@ impl Worker {
                     tracing::debug!(link = %peer, lane = self.number, "session came or went");
                 }
                 Event::Up(peer) => {
-                    tracing::info!(link = %peer, "link up");
+                    if let Some(permit) = self.log.permit(&peer, "up", Instant::now()) {
+                        tracing::info!(link = %peer, left_out = permit.left_out, "link up");
+                    }
                     self.others.iter().for_each(|lane| lane.expect(&peer));
                     changed |= self.dynamic.down.remove(&peer);
                 }
                 Event::Down(peer) => {
-                    tracing::info!(link = %peer, "link down");
+                    if let Some(permit) = self.log.permit(&peer, "down", Instant::now()) {
+                        tracing::info!(link = %peer, left_out = permit.left_out, "link down");
+                    }
                     changed |= self.dynamic.down.insert(peer);
                 }
                 Event::Moved(peer, to) => {
@@ -419,43 +461,49 @@ impl Worker {
                         other.moved(&peer, to);
                     }
                 }
-                Event::Switched(peer, to, reason) => tracing::info!(link = %peer, ?to, reason, "link switched"),
-                Event::Told(..) if self.number > 0 => {}
-                Event::Told(peer, table) => match routing::decode(&table) {
-                    Ok(routes) => {
-                        tracing::debug!(link = %peer, routes = routes.len(), "told of routes");
-                        self.dynamic.told.insert(peer, Arc::new(routes));
-                        changed = true;
+                Event::Switched(peer, to, reason) => {
+                    if let Some(permit) = self.log.permit(&peer, "switched", Instant::now()) {
+                        tracing::info!(link = %peer, ?to, reason, left_out = permit.left_out, "link switched");
                     }
-                    Err(e) => tracing::warn!(link = %peer, error = %e, "what it tells of routes cannot be read"),
-                },
+                }
+                Event::Told(..) if self.number > 0 => {}
+                Event::Told(peer, table) => changed |= self.told(peer, &table),
             }
         }
         if any {
             self.news.notify_one();
         }
         if changed {
-            self.learned();
+            self.rebuild();
         }
     }
 
-    /// Acts on what was learned, here, in the other lanes and beyond.
-    fn learned(&mut self) {
-        self.rebuild();
-        for other in &self.others {
-            other.learn(&self.dynamic);
+    /// Takes the routes that an agent advertises. Whether that changes anything.
+    fn told(&mut self, peer: AgentId, table: &[u8]) -> bool {
+        let routes = match routing::decode(table) {
+            Ok(routes) => routes,
+            Err(error) => {
+                self.unreadable += 1;
+                if let Some(permit) = self.log.permit(&peer, "unreadable", Instant::now()) {
+                    tracing::warn!(link = %peer, %error, left_out = permit.left_out, "its route advertisement is refused");
+                }
+                return false;
+            }
+        };
+        if self.dynamic.told.get(&peer).is_some_and(|before| **before == routes) {
+            return false;
         }
-        self.tell();
-        self.show();
+        tracing::debug!(link = %peer, routes = routes.len(), "told of routes");
+        let config = self.config.as_ref();
+        let counts = config.is_some_and(|config| routing::listens_to(config, &peer));
+        self.dynamic.told.insert(peer, Arc::new(routes));
+        counts
     }
 
     /// Tells the other ends of links what they are to know of routes.
-    fn tell(&mut self) {
-        let Some(config) = self.config.clone().filter(|_| self.number == 0) else {
-            return;
-        };
-        for (position, table) in routing::tables_to_tell(&config, &self.dynamic) {
-            self.engine.links_mut().tell(position, table);
+    fn advertise(&mut self, advertisements: Vec<(LinkIndex, Arc<[u8]>)>) {
+        for (link, table) in advertisements {
+            self.engine.links_mut().tell(link, table);
         }
         // At once: each agent on a route's way would add what it waits.
         let now = Instant::now();
@@ -464,29 +512,34 @@ impl Worker {
         self.send(now);
     }
 
-    /// Shows the rest of the agent what was learned.
-    fn show(&self) {
-        if self.number == 0 {
-            let dynamic = &self.dynamic;
-            self.moving.send_if_modified(|shown| {
-                let news = *shown != *dynamic;
-                if news {
-                    shown.clone_from(dynamic);
-                }
-                news
-            });
-        }
+    /// Shows the rest of the agent what was learned, and is in force.
+    fn show(&self, dynamic: Dynamic) {
+        self.moving.send_if_modified(|shown| {
+            let news = *shown != dynamic;
+            if news {
+                *shown = dynamic;
+            }
+            news
+        });
     }
 
-    /// Builds the tables again: something was learned.
+    /// Has the tables built again: something was learned.
     fn rebuild(&mut self) {
-        let Some(config) = &self.config else { return };
-        match Tables::build(config, &self.dynamic) {
-            Ok(tables) => self.engine.refresh(Arc::new(tables)),
-            // The same configuration was accepted when it was installed.
-            Err(e) => tracing::error!(error = %e, "tables not rebuilt"),
+        let (config, dynamic, generation) = (&self.config, &self.dynamic, self.outbox.generation);
+        if let Some(requests) = &mut self.requests {
+            requests.want(|| request(config.as_ref(), dynamic, generation));
         }
     }
+}
+
+/// What tables are built from now; none: there is no configuration yet.
+fn request(config: Option<&Arc<AgentConfig>>, dynamic: &Dynamic, generation: u64) -> Option<Request> {
+    let config = config?.clone();
+    Some(Request {
+        generation,
+        config,
+        dynamic: dynamic.clone(),
+    })
 }
 
 /// The next packet that another lane is not ready for; never, in those lanes.

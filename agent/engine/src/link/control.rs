@@ -90,26 +90,31 @@ impl Message {
         let size = usize::from(size).clamp(LEN, LONGEST_PROBE);
         #[expect(clippy::cast_possible_truncation, reason = "clamped")]
         let said = size as u16;
-        Self::Probe(said).put(&mut buffer[..size]);
-        &buffer[..size]
+        let packet = buffer.get_mut(..size).unwrap_or_default();
+        Self::Probe(said).put(packet);
+        packet
     }
 
     /// Writes it to the front of a packet, whose other bytes are its own; at least [`LEN`] bytes.
     pub(super) fn put(self, packet: &mut [u8]) {
-        let payload = u16::try_from(packet.len() - 40).unwrap_or(u16::MAX);
-        packet[..LEN].copy_from_slice(&self.encode());
-        packet[4..6].copy_from_slice(&payload.to_be_bytes());
+        let payload = u16::try_from(packet.len().saturating_sub(40)).unwrap_or(u16::MAX);
+        if let Some(head) = packet.first_chunk_mut() {
+            *head = self.encode();
+            head[4..6].copy_from_slice(&payload.to_be_bytes());
+        }
     }
 
     /// Whether a packet is one: then it goes no further, understood or not.
     pub(super) fn is_one(packet: &[u8]) -> bool {
-        packet.len() >= LEN && packet[6] == NEXT_HEADER && packet[0] >> 4 == 6 && packet[8..40] == ADDRESSES
+        let head = packet.first_chunk::<LEN>();
+        head.is_some_and(|head| head[6] == NEXT_HEADER && head[0] >> 4 == 6 && head[8..40] == ADDRESSES)
     }
 
     /// Reads a packet that [`is_one`](Self::is_one).
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
-        let number = u32::from_be_bytes(*packet.get(44..48)?.first_chunk()?);
-        match packet.get(40)? {
+        let head = packet.first_chunk::<LEN>()?;
+        let number = u32::from_be_bytes([head[44], head[45], head[46], head[47]]);
+        match head[40] {
             1 => Some(Self::Echo(number)),
             2 => Some(Self::Reply(number)),
             3 => Some(Self::Probe(
@@ -118,8 +123,8 @@ impl Message {
             4 => Some(Self::Arrived(number.try_into().ok()?)),
             5 => Some(Self::Part {
                 packet: number,
-                index: packet[41],
-                count: packet[42],
+                index: head[41],
+                count: head[42],
             }),
             6 => Some(Self::Routes),
             7 => Some(Self::Leaving),
@@ -192,7 +197,9 @@ impl Echoes {
     pub(super) fn send(&mut self, now: Instant) -> Message {
         let number = self.next;
         self.next = number.wrapping_add(1);
-        self.sent[number as usize % WINDOW] = Some((now, None));
+        if let Some(place) = self.sent.get_mut(number as usize % WINDOW) {
+            *place = Some((now, None));
+        }
         self.waiting.get_or_insert((0, now)).0 += 1;
         if self.silent(now).is_some() {
             self.answered = None;
@@ -203,7 +210,7 @@ impl Echoes {
     /// When the last echo went out.
     pub(super) fn last_sent(&self) -> Option<Instant> {
         let last = self.next.wrapping_sub(1);
-        self.sent[last as usize % WINDOW].map(|(at, _)| at)
+        self.sent.get(last as usize % WINDOW)?.map(|(at, _)| at)
     }
 
     /// Anything arrived over this transport.

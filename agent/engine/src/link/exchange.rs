@@ -6,15 +6,21 @@
 //!   parts of table d ──────────────▶  puts them together
 //!   ◀────────────────────── have d    at once, and every second
 //! ```
+//! The listener does not trust the other end to be sparing. It reads advertisements only where [`accept`](Exchange::accept) says so, keeps
+//! one complete table at most, and hands tables over at a [`Pace`] that a sender slows down by changing often.
 
+mod pace;
+
+use super::AdvertisementStats;
+use pace::Pace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes of a table in one message: with everything around it less than the narrowest path carries whole.
 const PART: usize = 1000;
 
-/// Longest table, bytes: some 30,000 routes.
-const LONGEST: usize = 1 << 20;
+/// Longest table, bytes: [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
+const LONGEST: usize = 512 << 10;
 
 /// Parts in one go; the next go is a step later.
 const AT_ONCE: usize = 64;
@@ -26,6 +32,9 @@ const SELDOM: Duration = Duration::from_secs(3);
 /// A listener says what it has so often.
 const SAY: Duration = Duration::from_secs(1);
 
+/// And what it has just taken not more often than this, however often that changes.
+const SAY_AGAIN: Duration = Duration::from_millis(20);
+
 /// Bytes before the part of a table: kind, digest, index, count.
 const HEAD: usize = 1 + 8 + 2 + 2;
 
@@ -34,6 +43,9 @@ pub(super) const LONGEST_MESSAGE: usize = HEAD + PART;
 
 const TABLE: u8 = 1;
 const HAVE: u8 = 2;
+
+/// Stands for the digest where there is no table. That a table has it is as likely as that it has any other.
+const NOTHING: u64 = 0;
 
 /// Both sides of one link's exchange.
 #[derive(Debug, Default)]
@@ -46,11 +58,20 @@ pub(super) struct Exchange {
     next: usize,
     sent: Option<Instant>,
     again: Duration,
-    /// What this end was told, by digest; none: nothing ever.
+    /// Whether the other end may advertise routes.
+    accepts: bool,
+    /// The newest complete table, by digest; none: there was none yet.
     have: Option<u64>,
+    /// When that was said, and whether it is to be said once more.
     said: Option<Instant>,
+    say: bool,
     /// Parts of a table that is not complete.
     coming: Option<Coming>,
+    /// The newest complete table, while it is not handed over.
+    waiting: Option<Vec<u8>>,
+    /// What was handed over last, by digest.
+    handed: Option<u64>,
+    pace: Pace,
 }
 
 #[derive(Debug)]
@@ -61,6 +82,16 @@ struct Coming {
 }
 
 impl Exchange {
+    /// Whether the other end may advertise routes from now on. What it advertises otherwise is not read.
+    pub(super) fn accept(&mut self, accepts: bool) {
+        self.accepts = accepts;
+        if !accepts {
+            (self.coming, self.waiting) = (None, None);
+            // If it may again, it is asked for everything.
+            (self.have, self.handed) = (None, None);
+        }
+    }
+
     /// From now on this is what the other end is to be told.
     pub(super) fn tell(&mut self, table: Arc<[u8]>) {
         let digest = digest(&table);
@@ -71,7 +102,7 @@ impl Exchange {
     }
 
     /// What is to be sent now.
-    pub(super) fn messages(&mut self, now: Instant, mut send: impl FnMut(&[u8])) {
+    pub(super) fn messages(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         if let Some((digest, table)) = self.mine.as_ref().filter(|(d, _)| self.confirmed != Some(*d)) {
             let count = table.len().div_ceil(PART).max(1);
             let due = |sent| now.saturating_duration_since(sent) >= self.again;
@@ -79,84 +110,122 @@ impl Exchange {
                 self.next = 0;
                 self.again = (2 * self.again).min(SELDOM);
             }
-            let mut message = [0; LONGEST_MESSAGE];
-            for index in (self.next..count).take(AT_ONCE) {
-                let part = &table[index * PART..table.len().min((index + 1) * PART)];
-                message[0] = TABLE;
-                message[1..9].copy_from_slice(&digest.to_be_bytes());
+            let mut message = Vec::with_capacity(LONGEST_MESSAGE);
+            // A table without bytes has one part, which is empty.
+            let parts = table.chunks(PART).chain(table.is_empty().then_some(&[][..]));
+            for (index, part) in parts.enumerate().skip(self.next).take(AT_ONCE) {
                 #[expect(clippy::cast_possible_truncation, reason = "LONGEST / PART fits")]
                 let (index, count) = (index as u16, count as u16);
-                message[9..11].copy_from_slice(&index.to_be_bytes());
-                message[11..13].copy_from_slice(&count.to_be_bytes());
-                message[HEAD..HEAD + part.len()].copy_from_slice(part);
-                send(&message[..HEAD + part.len()]);
+                message.clear();
+                message.push(TABLE);
+                message.extend_from_slice(&digest.to_be_bytes());
+                message.extend_from_slice(&index.to_be_bytes());
+                message.extend_from_slice(&count.to_be_bytes());
+                message.extend_from_slice(part);
+                send(&message);
                 self.next += 1;
                 self.sent = Some(now);
             }
         }
-        let due = |said| now.saturating_duration_since(said) >= SAY;
-        if let Some(have) = self.have.filter(|_| self.said.is_none_or(due)) {
+        self.confirmation(now, send);
+    }
+
+    /// Says what this end has, if that is due.
+    pub(super) fn confirmation(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
+        let pause = if self.say { SAY_AGAIN } else { SAY };
+        let due = |said| now.saturating_duration_since(said) >= pause;
+        // Whoever has nothing says so as well: after a restart the other end would believe that everything is there.
+        let have = self.have.or(self.accepts.then_some(NOTHING));
+        if let Some(have) = have.filter(|_| self.said.is_none_or(due)) {
             let mut message = [HAVE; 9];
             message[1..].copy_from_slice(&have.to_be_bytes());
             send(&message);
-            self.said = Some(now);
+            (self.said, self.say) = (Some(now), false);
         }
     }
 
-    /// A message of the other end. Gives the table that it completes, if that is news.
-    pub(super) fn take(&mut self, message: &[u8]) -> Option<Vec<u8>> {
-        let told = u64::from_be_bytes(*message.get(1..)?.first_chunk()?);
-        match message[0] {
-            HAVE => {
-                self.confirmed = Some(told);
-                None
+    /// A message of the other end.
+    pub(super) fn take(&mut self, message: &[u8], now: Instant, stats: &mut AdvertisementStats) {
+        let Some((kind, rest)) = message.split_first() else {
+            return stats.malformed += 1;
+        };
+        let Some((told, rest)) = rest.split_first_chunk() else {
+            return stats.malformed += 1;
+        };
+        let told = u64::from_be_bytes(*told);
+        match *kind {
+            HAVE if self.mine.is_some() => self.confirmed = Some(told),
+            TABLE if self.accepts => {
+                if self.part(told, rest, now, stats).is_none() {
+                    stats.malformed += 1;
+                }
             }
-            TABLE => {
-                let number = |at: usize| Some(usize::from(u16::from_be_bytes(*message.get(at..)?.first_chunk()?)));
-                let (index, count, part) = (number(9)?, number(11)?, message.get(HEAD..)?);
-                self.part(told, index, count, part)
-            }
-            _ => None,
+            HAVE | TABLE => stats.refused += 1,
+            _ => stats.malformed += 1,
         }
     }
 
-    fn part(&mut self, told: u64, index: usize, count: usize, part: &[u8]) -> Option<Vec<u8>> {
+    /// A part of a table; none: there is no such part.
+    fn part(&mut self, told: u64, message: &[u8], now: Instant, stats: &mut AdvertisementStats) -> Option<()> {
+        let (index, rest) = message.split_first_chunk()?;
+        let (count, part) = rest.split_first_chunk()?;
+        let index = usize::from(u16::from_be_bytes(*index));
+        let count = usize::from(u16::from_be_bytes(*count));
         if index >= count || count > LONGEST.div_ceil(PART) || part.len() > PART {
             return None;
         }
         if self.have == Some(told) {
             // Said once more: what was said before got lost.
-            self.said = None;
-            return None;
+            self.say = true;
+            return Some(());
         }
         let coming = match &mut self.coming {
             Some(coming) if coming.digest == told && coming.parts.len() == count => coming,
             other => other.insert(Coming {
                 digest: told,
-                parts: (0..count).map(|_| None).collect(),
+                parts: vec![None; count],
                 missing: count,
             }),
         };
-        if coming.parts[index].is_none() {
-            coming.parts[index] = Some(part.into());
-            coming.missing -= 1;
+        let place = coming.parts.get_mut(index)?;
+        if place.is_none() {
+            *place = Some(part.into());
+            coming.missing = coming.missing.saturating_sub(1);
         }
         if coming.missing > 0 {
-            return None;
+            return Some(());
         }
-        let table = self
-            .coming
-            .take()?
-            .parts
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .concat();
+        let parts = self.coming.take()?.parts;
+        let table = parts.into_iter().flatten().collect::<Vec<_>>().concat();
         if digest(&table) != told {
             return None;
         }
-        (self.have, self.said) = (Some(told), None);
+        stats.received += 1;
+        (self.have, self.say) = (Some(told), true);
+        self.pace.changed(now);
+        // The one that waited is of no interest any more; nor is this one, if it is what was before.
+        let replaced = self.waiting.take().is_some();
+        stats.superseded += u64::from(replaced);
+        if self.handed == Some(told) {
+            stats.superseded += 1;
+        } else {
+            self.waiting = Some(table);
+        }
+        Some(())
+    }
+
+    /// The table to act on now, if there is one and the pace allows it.
+    pub(super) fn due(&mut self, now: Instant, stats: &mut AdvertisementStats) -> Option<Vec<u8>> {
+        let table = self.waiting.take_if(|_| self.pace.allows(now))?;
+        self.pace.used(now);
+        self.handed = self.have;
+        stats.applied += 1;
         Some(table)
+    }
+
+    /// Whether a table waits for its time.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
     }
 }
 
@@ -167,100 +236,4 @@ fn digest(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "the clock is the test's")]
-mod tests {
-    use super::*;
-
-    /// Runs both ends for `steps` of 50 ms; every message is lost that `lost` says so of. Gives what `b` took.
-    fn run(
-        a: &mut Exchange,
-        b: &mut Exchange,
-        now: &mut Instant,
-        steps: u32,
-        mut lost: impl FnMut() -> bool,
-    ) -> Vec<Vec<u8>> {
-        let mut taken = Vec::new();
-        for _ in 0..steps {
-            let (mut to_a, mut to_b) = (Vec::new(), Vec::new());
-            a.messages(*now, |m| to_b.push(m.to_vec()));
-            for m in to_b.iter().filter(|_| !lost()) {
-                taken.extend(b.take(m));
-            }
-            b.messages(*now, |m| to_a.push(m.to_vec()));
-            for m in to_a.iter().filter(|_| !lost()) {
-                assert_eq!(a.take(m), None);
-            }
-            *now += Duration::from_millis(50);
-        }
-        taken
-    }
-
-    fn table(len: usize, seed: u8) -> Arc<[u8]> {
-        (0..len)
-            .map(|n| (n as u8).wrapping_mul(31) ^ seed)
-            .collect::<Vec<_>>()
-            .into()
-    }
-
-    #[test]
-    fn a_table_arrives_whole_and_once_and_then_there_is_silence() {
-        let (mut a, mut b, mut now) = (Exchange::default(), Exchange::default(), Instant::now());
-        for len in [0, 1, PART, PART + 1, 300 * PART] {
-            let table = table(len, 7);
-            a.tell(table.clone());
-            assert_eq!(run(&mut a, &mut b, &mut now, 40, || false), [table.to_vec()]);
-            let mut said = 0;
-            for _ in 0..20 {
-                a.messages(now, |_| panic!("it was confirmed"));
-                b.messages(now, |_| said += 1);
-                now += Duration::from_millis(50);
-            }
-            assert!(said <= 2, "{said}");
-        }
-    }
-
-    #[test]
-    fn half_of_all_messages_lost_is_no_obstacle() {
-        let (mut a, mut b, mut now) = (Exchange::default(), Exchange::default(), Instant::now());
-        let mut seed = 1u64;
-        let mut lost = || {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            seed >> 63 == 1
-        };
-        a.tell(table(10 * PART, 1));
-        let taken = run(&mut a, &mut b, &mut now, 1000, &mut lost);
-        assert_eq!(taken, [table(10 * PART, 1).to_vec()]);
-        assert_eq!(a.confirmed, a.mine.as_ref().map(|m| m.0));
-    }
-
-    #[test]
-    fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
-        let (mut a, mut b, mut now) = (Exchange::default(), Exchange::default(), Instant::now());
-        a.tell(table(5000, 1));
-        run(&mut a, &mut b, &mut now, 10, || false);
-        // The listener restarts: it has something else, and says so.
-        let mut b = Exchange::default();
-        a.tell(table(5000, 2));
-        assert_eq!(run(&mut a, &mut b, &mut now, 10, || false), [table(5000, 2).to_vec()]);
-        // The teller restarts with less.
-        let mut a = Exchange::default();
-        a.tell(table(0, 0));
-        assert_eq!(run(&mut a, &mut b, &mut now, 10, || false), [Vec::<u8>::new()]);
-    }
-
-    #[test]
-    fn nonsense_is_no_table() {
-        let mut b = Exchange::default();
-        for message in [
-            &[][..],
-            &[TABLE],
-            &[9; 20],
-            &[TABLE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1],
-            &[TABLE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
-            &[TABLE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 5],
-        ] {
-            assert_eq!(b.take(message), None, "{message:?}");
-        }
-        assert_eq!(b.have, None);
-    }
-}
+mod tests;

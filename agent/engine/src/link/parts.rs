@@ -22,8 +22,12 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
     // Parts of one length: the last is as likely to fit as the first.
     let size = packet.len().div_ceil(usize::from(count.max(1)));
     for (index, bytes) in (0..count).zip(packet.chunks(size)) {
-        let message = &mut message[..LEN + bytes.len()];
-        message[LEN..].copy_from_slice(bytes);
+        let Some(message) = message.get_mut(..LEN + bytes.len()) else {
+            return false;
+        };
+        if let Some(contents) = message.get_mut(LEN..) {
+            contents.copy_from_slice(bytes);
+        }
         Message::Part {
             packet: number,
             index,

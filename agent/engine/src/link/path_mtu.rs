@@ -55,6 +55,8 @@ pub(super) struct PathMtu {
     best: u16,
     tries: u32,
     sent: Option<Instant>,
+    /// Sizes that were sent in this phase: nothing else can have been answered.
+    asked: Vec<u16>,
 }
 
 impl Default for PathMtu {
@@ -65,6 +67,7 @@ impl Default for PathMtu {
             best: 0,
             tries: 0,
             sent: None,
+            asked: Vec::new(),
         }
     }
 }
@@ -86,9 +89,11 @@ impl PathMtu {
         }
     }
 
-    /// A probe of this size was answered.
+    /// A probe of this size was answered, as the other end says. Sizes that were not sent are ignored.
     pub(super) fn answered(&mut self, size: u16) {
-        self.best = self.best.max(size);
+        if self.asked.contains(&size) {
+            self.best = self.best.max(size);
+        }
     }
 
     /// What to send now, for packets of up to `full` bytes: nothing most of the time. To be called only while the other
@@ -117,7 +122,13 @@ impl PathMtu {
             Phase::Search { below } => grid(self.low(), below),
             Phase::Check | Phase::Rest { .. } => self.known.filter(|k| *k < full).into_iter().chain([full]).collect(),
         };
-        sizes.into_iter().filter(|size| *size > self.best).collect()
+        let sizes: Vec<u16> = sizes.into_iter().filter(|size| *size > self.best).collect();
+        for size in &sizes {
+            if !self.asked.contains(size) {
+                self.asked.push(*size);
+            }
+        }
+        sizes
     }
 
     /// Ends a phase if there is nothing more to wait for, and a try if it is over.
@@ -143,10 +154,11 @@ impl PathMtu {
                 let low = self.low();
                 let above = grid(low, below).into_iter().find(|s| *s > self.best).unwrap_or(below);
                 let best = self.best.max(low);
-                if above - best <= PRECISION {
+                if above.saturating_sub(best) <= PRECISION {
                     self.rest(now, best);
                 } else {
                     (self.phase, self.tries, self.known) = (Phase::Search { below: above }, 0, Some(best));
+                    self.asked.clear();
                 }
             }
             Phase::Rest { .. } => {}
@@ -165,6 +177,7 @@ impl PathMtu {
 
     fn enter(&mut self, phase: Phase) {
         (self.phase, self.best, self.tries, self.sent) = (phase, 0, 0, None);
+        self.asked.clear();
     }
 }
 
@@ -172,7 +185,8 @@ impl PathMtu {
 fn grid(low: u16, below: u16) -> Vec<u16> {
     let width = below.saturating_sub(low);
     let step = width.div_ceil(GRID).max(1);
-    (1..GRID).map(|n| low + n * step).take_while(|s| *s < below).collect()
+    let sizes = (1..GRID).map(|n| low.saturating_add(n.saturating_mul(step)));
+    sizes.take_while(|size| *size < below).collect()
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ impl LinkSet for PlainLinks {
     }
 
     fn seal(&mut self, link: LinkIndex, packet: &[u8], _now: Instant, tx: &mut impl TransmitSink) -> Sealed {
-        let Some(to) = self.links[link.get()].endpoint else {
+        let Some(to) = self.links.get(link.get()).and_then(|link| link.endpoint) else {
             return Sealed::Dropped(DropReason::LinkDown);
         };
         let name = self.own.as_str().as_bytes();

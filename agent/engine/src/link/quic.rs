@@ -10,6 +10,7 @@ mod settings;
 mod tls;
 
 use super::Sealed;
+use super::wireguard::network_of;
 use crate::buffer::{Path, Port, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
@@ -19,14 +20,17 @@ use peers::Peer;
 use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, Incoming, Transmit, TransportConfig};
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 use tls::{Identity, Pins};
-use tombolo_proto::id::KeyPin;
+use tombolo_proto::id::{AgentId, KeyPin};
 
 /// Chunk from which inner packets are cut, bytes: one allocation for hundreds of them.
 const CHUNK: usize = 256 << 10;
+
+/// The bit of the first byte that says that a datagram belongs to a handshake (RFC 9000, section 17.2).
+const LONG_HEADER: u8 = 0x80;
 
 /// Packets that wait for a connection. A flow that starts sends few before its first answer.
 const MAX_WAITING: usize = 64;
@@ -37,15 +41,20 @@ const BUSY: usize = 64;
 /// Handshakes under way beyond which new ones are not answered.
 const FULL: usize = 1024;
 
-/// What happened to a link.
+/// Handshakes under way from one IPv4 address or IPv6 /64 that was shown to be the sender's, beyond which new ones from there are
+/// not answered.
+const MAX_HALF_OPEN: usize = 64;
+
+/// What happened to a link. It names the peer: a [`LinkIndex`] means something until the next
+/// [`update`](Quic::update) only, and news may wait longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum News {
     /// A connection is up.
-    Up(LinkIndex),
+    Up(AgentId),
     /// The last connection is gone, and why.
-    Down(LinkIndex, String),
+    Down(AgentId, String),
     /// The peer is heard from elsewhere.
-    Moved(LinkIndex, SocketAddr),
+    Moved(AgentId, SocketAddr),
 }
 
 /// What a datagram held.
@@ -68,6 +77,8 @@ pub(super) struct Quic {
     connections: Vec<Option<Connection>>,
     /// How many of them are not established.
     handshaking: usize,
+    /// How many of these others opened from an address that is theirs, by its network.
+    half_open: BTreeMap<IpAddr, usize>,
     timers: BTreeSet<(Instant, usize)>,
     /// When connections to second ports are tried, and of which links.
     seconds: BTreeSet<(Instant, usize)>,
@@ -112,6 +123,7 @@ impl Quic {
             by_pin: BTreeMap::new(),
             connections: Vec::new(),
             handshaking: 0,
+            half_open: BTreeMap::new(),
             timers: BTreeSet::new(),
             seconds: BTreeSet::new(),
             own_second: Port::Lane,
@@ -143,7 +155,7 @@ impl Quic {
 
     /// Notes that there may be something to send.
     fn touch(&mut self, handle: ConnectionHandle) {
-        if let Some(connection) = &mut self.connections[handle.0]
+        if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut)
             && !std::mem::replace(&mut connection.dirty, true)
         {
             self.dirty.push(handle);
@@ -161,7 +173,8 @@ impl Quic {
         self.outgoing.extend_from_slice(packet);
         let packet = self.outgoing.split().freeze();
         let active = peer.active;
-        let Some((handle, connection)) = active.and_then(|h| Some((h, self.connections[h.0].as_mut()?))) else {
+        let active = active.and_then(|h| Some((h, self.connections.get_mut(h.0)?.as_mut()?)));
+        let Some((handle, connection)) = active else {
             if !peer.is_asking() || peer.waiting.len() >= MAX_WAITING {
                 return Sealed::Dropped(DropReason::LinkDown);
             }
@@ -180,11 +193,16 @@ impl Quic {
 
     /// Takes a datagram.
     pub(super) fn open(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Taken {
-        if self.incoming.capacity() < datagram.len() {
-            self.incoming.reserve(CHUNK);
-        }
-        self.incoming.extend_from_slice(datagram);
-        let datagram = self.incoming.split();
+        // A handshake's bytes may be kept for long, a chunk as long as any of its parts: these get memory of their own.
+        let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
+            BytesMut::from(datagram)
+        } else {
+            if self.incoming.capacity() < datagram.len() {
+                self.incoming.reserve(CHUNK);
+            }
+            self.incoming.extend_from_slice(datagram);
+            self.incoming.split()
+        };
         self.buffer.clear();
         let event = self
             .endpoint
@@ -223,7 +241,12 @@ impl Quic {
 
     fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
         self.buffer.clear();
-        if self.handshaking >= FULL {
+        // Who has not shown that it owns its address is not counted there: it could shut out whoever does.
+        let source = incoming
+            .remote_address_validated()
+            .then(|| network_of(from.remote.ip()));
+        let from_there = source.and_then(|source| self.half_open.get(&source).copied());
+        if self.handshaking >= FULL || from_there.is_some_and(|count| count >= MAX_HALF_OPEN) {
             self.endpoint.ignore(incoming);
         } else if self.handshaking >= BUSY && incoming.may_retry() {
             if let Ok(transmit) = self.endpoint.retry(incoming, &mut self.buffer) {
@@ -232,7 +255,9 @@ impl Quic {
         } else {
             match self.endpoint.accept(incoming, now, &mut self.buffer, None) {
                 Ok((handle, inner)) => {
-                    self.keep(handle, Connection::new(inner, from, None, None));
+                    let mut connection = Connection::new(inner, from, None, None, now);
+                    connection.half_open = source;
+                    self.keep(handle, connection);
                     self.listen(handle, now);
                 }
                 Err(error) => {
@@ -253,19 +278,18 @@ impl Quic {
             match connection.hear(now) {
                 Heard::Nothing => break,
                 Heard::Established(pin) => {
-                    self.handshaking = self.handshaking.saturating_sub(1);
+                    self.handshake_over(handle);
                     self.established(handle, pin, now);
                 }
-                Heard::Lost(was_established, reason) => {
-                    if !was_established {
-                        self.handshaking = self.handshaking.saturating_sub(1);
-                    }
+                Heard::Lost(reason) => {
+                    self.handshake_over(handle);
                     self.lost(handle, reason);
                 }
                 Heard::Moved(to) => {
                     // What comes to the second port comes from one perhaps: it says nothing of the lanes' ports.
-                    if let Some(link) = connection.link.filter(|_| to.port == Port::Lane) {
-                        self.news.push_back(News::Moved(link, to.remote));
+                    let link = connection.link.filter(|_| to.port == Port::Lane);
+                    if let Some(peer) = link.and_then(|link| self.peers.get(link.get())) {
+                        self.news.push_back(News::Moved(peer.name.clone(), to.remote));
                     }
                 }
             }
@@ -327,7 +351,7 @@ impl Quic {
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
             return;
         };
-        let next = connection.inner.poll_timeout();
+        let next = connection.timeout();
         if next == connection.timer {
             return;
         }
@@ -340,7 +364,8 @@ impl Quic {
     }
 
     fn forget(&mut self, handle: ConnectionHandle) {
-        if let Some(connection) = self.connections[handle.0].take()
+        self.handshake_over(handle);
+        if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::take)
             && let Some(timer) = connection.timer
         {
             self.timers.remove(&(timer, handle.0));
@@ -355,14 +380,32 @@ impl Quic {
                 break;
             }
             self.timers.pop_first();
-            if let Some(connection) = &mut self.connections[number] {
+            let handle = ConnectionHandle(number);
+            if let Some(connection) = self.connections.get_mut(number).and_then(Option::as_mut) {
                 connection.timer = None;
                 connection.inner.handle_timeout(now);
-                self.listen(ConnectionHandle(number), now);
-                self.serve(ConnectionHandle(number), now, tx);
+                let given_up = connection.deadline.is_some_and(|deadline| deadline <= now);
+                self.listen(handle, now);
+                if given_up {
+                    self.give_up(handle, now);
+                }
+                self.serve(handle, now, tx);
             }
         }
         self.flush(now, tx);
+    }
+
+    /// A handshake takes too long.
+    fn give_up(&mut self, handle: ConnectionHandle, now: Instant) {
+        let connection = self.connections.get(handle.0).and_then(Option::as_ref);
+        let Some(connection) = connection.filter(|c| c.deadline.is_some() && !c.over) else {
+            return;
+        };
+        let link = connection.link;
+        self.end(handle, now, "the handshake took too long");
+        if let Some(link) = link.filter(|link| !self.is_up(*link) && !self.is_connecting(*link)) {
+            self.say_down(link, "the handshake took too long".to_owned());
+        }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
@@ -374,7 +417,7 @@ impl Quic {
 
 /// Hands on what quinn has to send, from where `path` says.
 fn put(transmit: &Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
-    let contents = &contents[..transmit.size];
+    let contents = contents.get(..transmit.size).unwrap_or(contents);
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
     let to = Path {
         remote: transmit.destination,
@@ -383,8 +426,7 @@ fn put(transmit: &Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitS
     // RFC 9000, section 14: it finds the path's MTU by itself.
     tx.allow_fragments(false);
     for datagram in contents.chunks(segment) {
-        tx.reserve(to, datagram.len())[..datagram.len()].copy_from_slice(datagram);
-        tx.commit(datagram.len());
+        super::commit(tx, to, datagram);
     }
     tx.allow_fragments(true);
 }

@@ -10,12 +10,12 @@ use super::control::LONGEST_PROBE;
 use super::parts;
 use super::quic::{Quic, Taken};
 use super::wireguard::WireGuard;
-use super::{Event, LinkSet, Opened, Sealed, index_of};
+use super::{AdvertisementStats, Event, LinkSet, Opened, Sealed, index_of};
 use crate::buffer::{Path, Port, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use rustls::pki_types::PrivateKeyDer;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -51,6 +51,7 @@ pub struct SecureLinks {
     cut: u32,
     /// A packet whose last part has just come.
     whole: Vec<u8>,
+    advertisements: AdvertisementStats,
 }
 
 impl std::fmt::Debug for SecureLinks {
@@ -78,6 +79,7 @@ impl SecureLinks {
             probe: Box::new([0; LONGEST_PROBE]),
             cut: 0,
             whole: Vec::new(),
+            advertisements: AdvertisementStats::default(),
         }
     }
 
@@ -125,7 +127,9 @@ impl SecureLinks {
 
     /// Notes that a packet went or came; from now on the link is observed.
     fn used(&mut self, link: LinkIndex, now: Instant) {
-        let way = &mut self.ways[link.get()];
+        let Some(way) = self.ways.get_mut(link.get()) else {
+            return;
+        };
         way.used = Some(now);
         if way.observed.is_none() {
             way.observed = Some(Box::new(Observed::new(self.probes)));
@@ -162,9 +166,15 @@ impl SecureLinks {
 
     /// Opens a QUIC connection. Whether it is known where to.
     fn connect(&mut self, link: LinkIndex, now: Instant) -> bool {
-        let (to, longest) = (self.wireguard.endpoint(link), self.ways[link.get()].narrow(self.mtu));
+        let longest = self.ways.get(link.get()).and_then(|way| way.narrow(self.mtu));
+        let to = self.wireguard.endpoint(link);
         let quic = self.quic.as_mut();
         quic.is_some_and(|quic| quic.connect(link, to, longest, now))
+    }
+
+    /// What is observed of a link, if it is in use.
+    fn observed(&mut self, link: LinkIndex) -> Option<&mut Observed> {
+        self.ways.get_mut(link.get())?.observed.as_deref_mut()
     }
 
     /// Sends a packet that is too long for the path.
@@ -229,11 +239,11 @@ impl LinkSet for SecureLinks {
         if way.observed.is_none() {
             self.look_whether_ready(link, now);
         }
-        if self.ways[link.get()].ready {
+        let Some((false, carrier)) = self.ways.get(link.get()).map(|way| (way.ready, way.carrier())) else {
             return true;
-        }
+        };
         self.used(link, now);
-        match self.ways[link.get()].carrier() {
+        match carrier {
             Carrier::WireGuard => self.wireguard.want(link, now),
             Carrier::Quic if self.lacks_connection(link) => {
                 self.connect(link, now);
@@ -241,6 +251,16 @@ impl LinkSet for SecureLinks {
             Carrier::Quic => {}
         }
         false
+    }
+
+    fn accept_routes(&mut self, link: LinkIndex, accepts: bool) {
+        if let Some(way) = self.ways.get_mut(link.get()) {
+            way.exchange.accept(accepts && self.lane == 0 && !way.stock);
+        }
+    }
+
+    fn advertisements(&self) -> AdvertisementStats {
+        self.advertisements
     }
 
     fn tell(&mut self, link: LinkIndex, table: Arc<[u8]>) {
@@ -277,14 +297,22 @@ impl LinkSet for SecureLinks {
     }
 
     fn update(&mut self, links: &[Link], now: Instant) {
+        // What the transports have to say is about the links of before.
+        self.listen();
         self.wireguard.update(links, now);
         if let Some(quic) = &mut self.quic {
             quic.update(links, now);
         }
         let mut before: BTreeMap<AgentId, Way> = self.ways.drain(..).map(|w| (w.peer.clone(), w)).collect();
+        let mut known: BTreeSet<&AgentId> = BTreeSet::new();
         for link in links {
-            let way = before.remove(&link.peer).filter(|w| w.transport == link.transport);
-            let mut way = way.unwrap_or_else(|| Way::new(link));
+            // With another key it is somebody else: nothing that is known of the one before holds for it.
+            let same = before.remove(&link.peer).filter(|way| way.is_with(link));
+            if same.is_some() {
+                known.insert(&link.peer);
+            }
+            let same = same.filter(|way| way.transport == link.transport);
+            let mut way = same.unwrap_or_else(|| Way::new(link));
             way.quic = link.quic.is_some() && self.quic.is_some();
             way.settle(link);
             if way.always && way.observed.is_none() && self.lane == 0 {
@@ -294,6 +322,7 @@ impl LinkSet for SecureLinks {
             way.lanes = link.lanes;
             self.ways.push(way);
         }
+        self.events.retain(|event| known.contains(event.peer()));
         self.in_use.clear();
         for (position, way) in self.ways.iter().enumerate() {
             if way.observed.is_some() {
@@ -345,7 +374,8 @@ impl LinkSet for SecureLinks {
         }
         match self.wireguard.open(datagram, from, now, buffer, tx) {
             Opened::Packet(link, range) => {
-                if self.arrived(link, Carrier::WireGuard, &buffer[range.clone()], now, tx) {
+                let packet = buffer.get(range.clone()).unwrap_or_default();
+                if self.arrived(link, Carrier::WireGuard, packet, now, tx) {
                     Opened::Packet(link, range)
                 } else {
                     self.whole(buffer)

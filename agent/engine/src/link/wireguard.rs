@@ -18,6 +18,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 use peer::{Peer, Reply};
 use sources::Sources;
+pub(super) use sources::network_of;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -76,6 +77,16 @@ struct News {
     events: VecDeque<Event>,
     /// Packets that waited for a handshake in vain, not told yet.
     lost: u64,
+}
+
+impl News {
+    /// Says where a peer is now. A peer that moves with every datagram makes one event of many.
+    fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
+        match self.events.back_mut() {
+            Some(Event::Moved(before, at)) if before == peer => *at = to,
+            _ => self.events.push_back(Event::Moved(peer.clone(), to)),
+        }
+    }
 }
 
 /// All WireGuard links of one engine.
@@ -140,7 +151,7 @@ impl WireGuard {
     /// A session is wanted, and no packet waits for it.
     pub(super) fn want(&mut self, link: LinkIndex, now: Instant) {
         let slot = self.slots.get(link.get()).copied();
-        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers[s].as_mut()?))) else {
+        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
             return;
         };
         if peer.want() {
@@ -152,7 +163,7 @@ impl WireGuard {
     /// The first lane heard the peer there.
     pub(super) fn moved(&mut self, link: LinkIndex, to: SocketAddr) {
         let (slot, to) = (self.slots.get(link.get()).copied(), above(to, self.lane));
-        if let Some(peer) = slot.and_then(|s| self.peers[s].as_mut()) {
+        if let Some(peer) = slot.and_then(|s| self.peers.get_mut(s)?.as_mut()) {
             peer.set_endpoint(to);
         }
     }
@@ -226,7 +237,7 @@ impl WireGuard {
         }
         let opened = match reply {
             Reply::Send(len) => {
-                send(&cookie[..len], from, tx);
+                send(cookie.get(..len).unwrap_or_default(), from, tx);
                 Opened::Control
             }
             Reply::Nothing => Opened::Control,
@@ -239,14 +250,14 @@ impl WireGuard {
 
     /// Answers to our handshakes, and cookies.
     fn answer(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
-        let at = if datagram[0] == 3 { 4 } else { 8 };
+        let at = if datagram.first() == Some(&3) { 4 } else { 8 };
         let Some((peer, news)) = self.receiver(datagram, at) else {
             return Opened::Refused(DropReason::BadDatagram);
         };
         let mut out = [0; LONGEST_CONTROL];
         match peer.receive(datagram, from, now, &mut out, news) {
             Reply::Send(len) => {
-                send(&out[..len], from, tx);
+                send(out.get(..len).unwrap_or_default(), from, tx);
                 peer.flush(now, tx);
                 Opened::Control
             }
@@ -260,7 +271,7 @@ impl WireGuard {
     fn receiver(&mut self, datagram: &[u8], at: usize) -> Option<(&mut Peer, &mut News)> {
         let index = u32::from_le_bytes(*datagram.get(at..)?.first_chunk()?);
         let slot = self.slot_of(index)?;
-        Some((self.peers[slot].as_mut()?, &mut self.news))
+        Some((self.peers.get_mut(slot)?.as_mut()?, &mut self.news))
     }
 
     /// Data for a session that we do not have, from where a peer is: that peer does not know that we restarted, and a
@@ -278,7 +289,7 @@ impl WireGuard {
             Some(_) | None => None,
         };
         if let Some(slot) = self.peers.iter_mut().enumerate().find_map(here)
-            && let Some(peer) = self.peers[slot].as_mut()
+            && let Some(peer) = self.peers.get_mut(slot).and_then(Option::as_mut)
             && peer.may_restart(now)
         {
             peer.ensure_open(&mut self.identity, slot);
@@ -289,8 +300,8 @@ impl WireGuard {
 
     /// The first free slot from `at` on.
     fn vacant(&mut self, at: usize) -> usize {
-        let free = (at..self.peers.len()).find(|slot| self.peers[*slot].is_none());
-        free.unwrap_or_else(|| {
+        let free = self.peers.iter().enumerate().skip(at).find(|(_, peer)| peer.is_none());
+        free.map(|(slot, _)| slot).unwrap_or_else(|| {
             self.peers.push(None);
             self.peers.len() - 1
         })
@@ -308,7 +319,7 @@ impl LinkSet for WireGuard {
         // Old ones go first: their slots are free for new ones.
         for (name, slot) in &before {
             if links.binary_search_by(|l| l.peer.cmp(name)).is_err()
-                && let Some(mut gone) = self.peers[*slot].take()
+                && let Some(mut gone) = self.peers.get_mut(*slot).and_then(Option::take)
             {
                 gone.close(&mut self.news);
                 // It may come back, and be where it was.
@@ -333,13 +344,15 @@ impl LinkSet for WireGuard {
                     let slot = self.vacant(cursor);
                     cursor = slot + 1;
                     let heard = self.remembered.get(&link.peer).copied();
-                    self.peers[slot] = Some(Peer::new(link, heard));
+                    if let Some(place) = self.peers.get_mut(slot) {
+                        *place = Some(Peer::new(link, heard));
+                    }
                     slot
                 }
             };
             self.slots.push(slot);
             self.by_key.insert(link.public_key.0, slot);
-            let Some(peer) = self.peers[slot].as_mut() else {
+            let Some(peer) = self.peers.get_mut(slot).and_then(Option::as_mut) else {
                 continue;
             };
             peer.index = super::index_of(position);
@@ -351,7 +364,7 @@ impl LinkSet for WireGuard {
 
     fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed {
         let slot = self.slots.get(link.get()).copied();
-        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers[s].as_mut()?))) else {
+        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
             return Sealed::Dropped(DropReason::NoLink);
         };
         if let Some(sealed) = peer.seal(packet, now, tx) {
@@ -457,6 +470,5 @@ fn above(first: SocketAddr, lane: u16) -> SocketAddr {
 }
 
 fn send(message: &[u8], to: Path, tx: &mut impl TransmitSink) {
-    tx.reserve(to, message.len())[..message.len()].copy_from_slice(message);
-    tx.commit(message.len());
+    super::commit(tx, to, message);
 }

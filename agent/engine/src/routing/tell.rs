@@ -1,6 +1,6 @@
 //! Who is told of what. The rules of what must not leak stand here, one line each.
 
-use super::{Dynamic, Taken, encode, overlap, taken};
+use super::{Dynamic, MAX_ROUTES, Taken, encode, overlap, taken};
 use crate::tables::LinkIndex;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -28,7 +28,12 @@ pub fn tables_to_tell(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(LinkIndex
         };
         let table = match &to_clients {
             Some(table) if client => table.clone(),
-            _ => encode(&tell_peer(config, dynamic, link)).into(),
+            _ => {
+                let mut routes = tell_peer(config, dynamic, link);
+                // More would not be taken at all.
+                routes.truncate(MAX_ROUTES);
+                encode(&routes).into()
+            }
         };
         if client {
             to_clients = Some(table.clone());
@@ -36,6 +41,18 @@ pub fn tables_to_tell(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(LinkIndex
         tables.push((LinkIndex(position), table));
     }
     tables
+}
+
+/// Whether the other end of a link may advertise routes to an agent with this role: the other side of [`tables_to_tell`].
+#[must_use]
+pub fn may_advertise(role: &Role, link: &Link) -> bool {
+    let sender = match role {
+        Role::Vm { .. } => matches!(link.relation, Relation::Gateway {}),
+        Role::VpnGateway { .. } => matches!(link.relation, Relation::Connection { .. } | Relation::OtherGateway {}),
+        Role::ExpressRouteGateway { .. } => matches!(link.relation, Relation::Edge { .. }),
+        Role::CircuitEdge { .. } => false,
+    };
+    sender && !link.stock
 }
 
 /// What an agent tells the other end of a link, ordered. A pure function: the same at both ends of a look.

@@ -1,9 +1,16 @@
 //! Tables of routes as bytes, for [`exchange`](crate::link) inside links.
 
+use ipnet::IpNet;
 use tombolo_proto::route::Route;
 
 /// The first byte: another way of writing would have another.
 const VERSION: u8 = 1;
+
+/// Most routes that one agent advertises to another (G23).
+pub const MAX_ROUTES: usize = 4000;
+
+/// Longest AS path of a route, ASNs.
+pub const MAX_AS_PATH: usize = 255;
 
 /// Bytes that are no table of routes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +21,12 @@ pub enum Unreadable {
     /// Cut off, or not such bytes at all.
     #[error("malformed")]
     Malformed,
+    /// More routes than anyone has to advertise.
+    #[error("{0} routes, at most 4000 are taken (G23)")]
+    TooMany(usize),
+    /// A path that no route on the Internet comes near to.
+    #[error("{0}: an AS path of {1}, at most 255 are taken")]
+    LongPath(IpNet, usize),
 }
 
 /// As bytes. No routes are no bytes.
@@ -40,11 +53,19 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Route>, Unreadable> {
     if *version != VERSION {
         return Err(Unreadable::Version(*version));
     }
+    // Before anything is made of them.
+    let (count, _) = postcard::take_from_bytes::<usize>(bytes).map_err(|_| Unreadable::Malformed)?;
+    if count > MAX_ROUTES {
+        return Err(Unreadable::TooMany(count));
+    }
     let (mut routes, rest) = postcard::take_from_bytes::<Vec<Route>>(bytes).map_err(|_| Unreadable::Malformed)?;
     if !rest.is_empty() {
         return Err(Unreadable::Malformed);
     }
     for route in &mut routes {
+        if route.as_path.len() > MAX_AS_PATH {
+            return Err(Unreadable::LongPath(route.prefix, route.as_path.len()));
+        }
         route.prefix = route.prefix.trunc();
     }
     Ok(routes)
@@ -79,6 +100,18 @@ mod tests {
             assert_eq!(decode(&bytes), Ok(routes));
             assert!(bytes.len() <= 40 * count as usize + 8, "{} bytes", bytes.len());
         }
+        let long = |routes: usize, path: usize| {
+            let routes: Vec<Route> = (0..routes as u32).map(route).collect();
+            let path = Route {
+                as_path: vec![1; path],
+                ..route(0)
+            };
+            decode(&encode(&[routes, vec![path]].concat())).map(|routes| routes.len())
+        };
+        assert_eq!(long(MAX_ROUTES - 1, MAX_AS_PATH), Ok(MAX_ROUTES));
+        assert_eq!(long(MAX_ROUTES, 0), Err(Unreadable::TooMany(MAX_ROUTES + 1)));
+        let prefix = route(0).prefix;
+        assert_eq!(long(0, MAX_AS_PATH + 1), Err(Unreadable::LongPath(prefix, 256)));
         assert_eq!(decode(&[2, 0]), Err(Unreadable::Version(2)));
         let bytes = encode(&[route(3)]);
         assert_eq!(decode(&bytes[..bytes.len() - 1]), Err(Unreadable::Malformed));

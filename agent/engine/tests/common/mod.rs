@@ -264,6 +264,8 @@ pub struct World {
     pub shaped: Option<f64>,
     /// Datagrams arrive faster than nodes deal with them.
     pub busy: bool,
+    /// Nobody asks the nodes for events.
+    pub unasked: bool,
     chance: u64,
 }
 
@@ -279,6 +281,7 @@ impl World {
             no_wireguard: false,
             shaped: None,
             busy: false,
+            unasked: false,
             chance: 1,
         }
     }
@@ -334,7 +337,7 @@ impl World {
             self.seen.push((at, to, bytes));
         }
         self.nodes[node].delivered.extend(out.packets);
-        while let Some(event) = self.nodes[node].engine.poll_event() {
+        while let Some(event) = (!self.unasked).then(|| self.nodes[node].engine.poll_event()).flatten() {
             self.nodes[node].events.push(event);
         }
     }

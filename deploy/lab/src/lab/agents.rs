@@ -245,6 +245,15 @@ impl Lab {
         serde_json::from_value(view["status"].take()).with_context(|| format!("status of {host}"))
     }
 
+    /// Everything that a host's agent says of itself, over its local socket: what `tombolo-agent status --json` prints.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn agent_view(&self, host: &str) -> Result<Value> {
+        let view = self.ask_agent(host, "/status").await?;
+        serde_json::from_slice(&view).with_context(|| format!("status of {host}"))
+    }
+
     /// How many configurations a host's agent was sent since it started.
     ///
     /// # Errors

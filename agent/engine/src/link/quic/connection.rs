@@ -8,8 +8,12 @@ use crate::verdict::DropReason;
 use bytes::Bytes;
 use quinn_proto::{ConnectionEvent, Event, SendDatagramError, VarInt};
 use rustls::pki_types::CertificateDer;
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 use tombolo_proto::id::KeyPin;
+
+/// A handshake that takes longer is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Something that a connection said.
 pub(super) enum Heard {
@@ -17,8 +21,8 @@ pub(super) enum Heard {
     Nothing,
     /// The other end has proven to hold this key.
     Established(Option<KeyPin>),
-    /// It is over; whether it was established before, and why it ended.
-    Lost(bool, String),
+    /// It is over, and why it ended.
+    Lost(String),
     /// The other end is elsewhere.
     Moved(Path),
 }
@@ -38,6 +42,10 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// The timer that is set.
     pub(super) timer: Option<Instant>,
+    /// When it is given up, while its handshake is under way.
+    pub(super) deadline: Option<Instant>,
+    /// The network that the other end opened it from, if that was shown, while its handshake is under way.
+    pub(super) half_open: Option<IpAddr>,
     /// Longest packet that it takes now, bytes.
     pub(super) max_packet: Option<u16>,
     /// Where the other end is, and where it is answered from.
@@ -50,6 +58,7 @@ impl Connection {
         path: Path,
         pin: Option<KeyPin>,
         link: Option<LinkIndex>,
+        now: Instant,
     ) -> Self {
         Self {
             path,
@@ -60,6 +69,8 @@ impl Connection {
             established: None,
             dirty: false,
             timer: None,
+            deadline: Some(now + HANDSHAKE_TIMEOUT),
+            half_open: None,
             max_packet: None,
         }
     }
@@ -67,6 +78,12 @@ impl Connection {
     /// The key of the other end, once it is known.
     pub(super) fn pin(&self) -> Option<KeyPin> {
         self.pin
+    }
+
+    /// When its timers are due.
+    pub(super) fn timeout(&mut self) -> Option<Instant> {
+        let deadline = self.deadline.filter(|_| !self.over);
+        self.inner.poll_timeout().into_iter().chain(deadline).min()
     }
 
     /// Ends it, in words for the other end.
@@ -106,7 +123,8 @@ impl Connection {
                 Event::ConnectionLost { .. } if self.over => {}
                 Event::ConnectionLost { reason } => {
                     self.over = true;
-                    return Heard::Lost(self.established.take().is_some(), reason.to_string());
+                    self.established = None;
+                    return Heard::Lost(reason.to_string());
                 }
                 Event::HandshakeDataReady | Event::Stream(_) | Event::DatagramReceived | Event::DatagramsUnblocked => {}
             }

@@ -12,15 +12,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
-use tombolo_proto::id::KeyPin;
+use tombolo_proto::id::{AgentId, KeyPin};
 
 /// A connection that is not up after so long is tried at the other end's second port as well. Long enough for a round trip
 /// around the world, short enough for nobody to give up.
 const SECOND: Duration = Duration::from_millis(300);
 
+/// Most established connections with one peer. One is needed; two exist for a moment when both ends open one.
+const MAX_STANDING: usize = 4;
+
 /// The own end of a link.
-#[derive(Default)]
 pub(super) struct Peer {
+    /// Who the other end is.
+    pub(super) name: AgentId,
     pin: Option<KeyPin>,
     /// The other end's second port.
     elsewhere: Option<SocketAddr>,
@@ -35,6 +39,18 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    fn new(link: &Link) -> Self {
+        Self {
+            name: link.peer.clone(),
+            pin: link.quic,
+            elsewhere: None,
+            second: None,
+            connections: Vec::new(),
+            active: None,
+            waiting: Vec::new(),
+        }
+    }
+
     /// A connection is there, under way or planned.
     pub(super) fn is_asking(&self) -> bool {
         !self.connections.is_empty() || self.second.is_some()
@@ -52,6 +68,8 @@ struct Attempt {
 impl Quic {
     /// Takes a new set of links. Connections of keys that stay go on, others are closed.
     pub(in crate::link) fn update(&mut self, links: &[Link], now: Instant) {
+        // Opened under the links of before, whose indices end here.
+        self.packets.clear();
         self.by_pin.clear();
         for (position, link) in links.iter().enumerate() {
             if let Some(pin) = link.quic {
@@ -64,34 +82,37 @@ impl Quic {
         let planned = self.peers.drain(..).filter_map(|p| Some((p.pin?, p.second?)));
         let mut planned: BTreeMap<KeyPin, Attempt> = planned.collect();
         self.peers.extend(links.iter().map(|link| Peer {
-            pin: link.quic,
             // The first lane alone has a second port.
             elsewhere: link.quic_endpoint.filter(|_| self.lane == 0),
             second: link.quic.and_then(|pin| planned.remove(&pin)),
-            ..Peer::default()
+            ..Peer::new(link)
         }));
         let seconds = self.peers.iter().enumerate();
         self.seconds = seconds.filter_map(|(n, p)| Some((p.second?.at, n))).collect();
         for number in 0..self.connections.len() {
-            let Some(connection) = self.connections[number].as_mut().filter(|c| !c.over) else {
+            let Some(connection) = self.connections.get_mut(number).and_then(Option::as_mut) else {
                 continue;
             };
-            let link = connection.pin().and_then(|pin| self.by_pin.get(&pin).copied());
+            connection.link = None;
+            if connection.over {
+                continue;
+            }
+            let pin = connection.pin();
+            let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
             connection.link = link;
             let handle = ConnectionHandle(number);
-            match link {
-                Some(link) => self.peers[link.get()].connections.push(handle),
+            match (pin, link.and_then(|link| self.peers.get_mut(link.get()))) {
+                (_, Some(peer)) => peer.connections.push(handle),
                 // One whose other end is not known yet: the verifier will ask for the new pins.
-                None if connection.pin().is_none() => {}
-                None => self.end(handle, now, "not in the configuration"),
+                (None, None) => {}
+                (Some(_), None) => self.end(handle, now, "not in the configuration"),
             }
         }
+        let connections = &self.connections;
         for peer in &mut self.peers {
-            let established =
-                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
-            let since = |h: &ConnectionHandle| self.connections[h.0].as_ref().and_then(|c| c.established);
+            let since = |h: &ConnectionHandle| connections.get(h.0)?.as_ref()?.established;
             peer.connections.sort_by_key(since);
-            peer.active = peer.connections.iter().rfind(established).copied();
+            peer.active = peer.connections.iter().rfind(|h| since(h).is_some()).copied();
         }
     }
 
@@ -155,8 +176,10 @@ impl Quic {
     }
 
     fn plan(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, at: Instant) {
-        let attempt = Attempt { at, to, longest };
-        if let Some(before) = self.peers[link.get()].second.replace(attempt) {
+        let Some(peer) = self.peers.get_mut(link.get()) else {
+            return;
+        };
+        if let Some(before) = peer.second.replace(Attempt { at, to, longest }) {
             self.seconds.remove(&(before.at, link.get()));
         }
         self.seconds.insert((at, link.get()));
@@ -178,7 +201,7 @@ impl Quic {
     }
 
     fn dial(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, now: Instant) {
-        let Some(pin) = self.peers[link.get()].pin else {
+        let Some(pin) = self.peers.get(link.get()).and_then(|peer| peer.pin) else {
             return;
         };
         let opened = self.identity.client(pin).map_err(|e| e.to_string()).and_then(|crypto| {
@@ -193,10 +216,19 @@ impl Quic {
         });
         match opened {
             Ok((handle, inner)) => {
-                self.keep(handle, Connection::new(inner, to, Some(pin), Some(link)));
-                self.peers[link.get()].connections.insert(0, handle);
+                self.keep(handle, Connection::new(inner, to, Some(pin), Some(link), now));
+                if let Some(peer) = self.peers.get_mut(link.get()) {
+                    peer.connections.insert(0, handle);
+                }
             }
-            Err(reason) => self.news.push_back(News::Down(link, reason)),
+            Err(reason) => self.say_down(link, reason),
+        }
+    }
+
+    /// Says that a link has no connection.
+    pub(super) fn say_down(&mut self, link: LinkIndex, reason: String) {
+        if let Some(peer) = self.peers.get(link.get()) {
+            self.news.push_back(News::Down(peer.name.clone(), reason));
         }
     }
 
@@ -210,14 +242,14 @@ impl Quic {
 
     /// Ends one connection. It is forgotten here and now: quinn says nothing of what its owner has closed, and gives the
     /// handle to another connection later.
-    fn end(&mut self, handle: ConnectionHandle, now: Instant, why: &'static str) {
+    pub(super) fn end(&mut self, handle: ConnectionHandle, now: Instant, why: &'static str) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(connection) = connection.filter(|c| !c.over) else {
             return;
         };
         connection.close(now, why);
-        let (link, open) = (connection.link.take(), connection.established.is_some());
-        self.handshaking = self.handshaking.saturating_sub(usize::from(!open));
+        let link = connection.link.take();
+        self.handshake_over(handle);
         self.touch(handle);
         if let Some(link) = link {
             self.leave(link, handle);
@@ -226,13 +258,16 @@ impl Quic {
 
     /// A link has a connection less.
     fn leave(&mut self, link: LinkIndex, handle: ConnectionHandle) {
+        let connections = &self.connections;
         let Some(peer) = self.peers.get_mut(link.get()) else {
             return;
         };
         peer.connections.retain(|h| *h != handle);
         if peer.active == Some(handle) {
-            let established =
-                |h: &&ConnectionHandle| self.connections[h.0].as_ref().is_some_and(|c| c.established.is_some());
+            let established = |h: &&ConnectionHandle| {
+                let connection = connections.get(h.0).and_then(Option::as_ref);
+                connection.is_some_and(|c| c.established.is_some())
+            };
             peer.active = peer.connections.iter().rfind(established).copied();
         }
         if !peer.is_asking() {
@@ -244,49 +279,82 @@ impl Quic {
         if self.connections.len() <= handle.0 {
             self.connections.resize_with(handle.0 + 1, || None);
         }
-        self.connections[handle.0] = Some(connection);
         self.handshaking += 1;
+        if let Some(source) = connection.half_open {
+            *self.half_open.entry(source).or_default() += 1;
+        }
+        if let Some(place) = self.connections.get_mut(handle.0) {
+            *place = Some(connection);
+        }
         self.touch(handle);
+    }
+
+    /// A connection is established, or over before it was: it counts no longer as a handshake. Called again it does
+    /// nothing.
+    pub(super) fn handshake_over(&mut self, handle: ConnectionHandle) {
+        let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
+        let Some(connection) = connection.filter(|c| c.deadline.is_some()) else {
+            return;
+        };
+        connection.deadline = None;
+        self.handshaking = self.handshaking.saturating_sub(1);
+        let Some(source) = connection.half_open.take() else {
+            return;
+        };
+        if let Some(count) = self.half_open.get_mut(&source) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.half_open.remove(&source);
+            }
+        }
     }
 
     /// The other end has proven its key.
     pub(super) fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
         let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
-        let Some(connection) = &mut self.connections[handle.0] else {
+        let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
             return;
         };
         connection.link = link;
-        let Some(link) = link else {
+        let Some((link, peer)) = link.and_then(|link| Some((link, self.peers.get_mut(link.get())?))) else {
             return self.end(handle, now, "not in the configuration");
         };
-        let peer = &mut self.peers[link.get()];
         peer.connections.retain(|h| *h != handle);
+        let others = peer.connections.clone();
         peer.connections.push(handle);
         peer.active = Some(handle);
         for packet in peer.waiting.drain(..) {
             self.lost += u64::from(connection.send(packet) != Sealed::Sent);
         }
-        peer.second = None;
-        let others = peer.connections[..peer.connections.len() - 1].to_vec();
-        let decides = pin.is_some_and(|pin| self.identity.pin() < pin);
-        for other in others {
-            match self.connections[other.0].as_ref().map(|c| c.established) {
-                Some(Some(_)) if decides => self.end(other, now, "a newer connection took over"),
-                Some(Some(_)) | None => {}
-                Some(None) => self.end(other, now, "another connection was up sooner"),
-            }
+        if let Some(planned) = peer.second.take() {
+            self.seconds.remove(&(planned.at, link.get()));
         }
-        self.news.push_back(News::Up(link));
+        self.news.push_back(News::Up(peer.name.clone()));
+        let decides = pin.is_some_and(|pin| self.identity.pin() < pin);
+        let established = |h: &ConnectionHandle| {
+            let connection = self.connections.get(h.0).and_then(Option::as_ref);
+            connection.is_some_and(|c| c.established.is_some())
+        };
+        let (standing, under_way): (Vec<_>, Vec<_>) = others.into_iter().partition(established);
+        // The end that does not decide bounds what the other one leaves open.
+        let kept = if decides { 0 } else { MAX_STANDING - 1 };
+        for other in standing.iter().rev().skip(kept) {
+            self.end(*other, now, "a newer connection took over");
+        }
+        for other in under_way {
+            self.end(other, now, "another connection was up sooner");
+        }
     }
 
     /// A connection is over, not by us.
     pub(super) fn lost(&mut self, handle: ConnectionHandle, reason: String) {
-        let Some(link) = self.connections[handle.0].as_mut().and_then(|c| c.link.take()) else {
+        let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
+        let Some(link) = connection.and_then(|c| c.link.take()) else {
             return;
         };
         self.leave(link, handle);
         if self.peers.get(link.get()).is_some_and(|p| p.active.is_none()) && !self.is_connecting(link) {
-            self.news.push_back(News::Down(link, reason));
+            self.say_down(link, reason);
         }
     }
 

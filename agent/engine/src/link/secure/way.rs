@@ -7,7 +7,7 @@ use crate::link::parts::Assembly;
 use crate::link::path_mtu::PathMtu;
 use std::time::Instant;
 use tombolo_proto::config::{Link, Probes, Transport};
-use tombolo_proto::id::AgentId;
+use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_proto::status::Carrier;
 
 /// What is observed of a link in use.
@@ -41,6 +41,9 @@ impl Observed {
 /// One link, above its transports.
 pub(super) struct Way {
     pub(super) peer: AgentId,
+    /// The keys that it has to prove.
+    public_key: PublicKey,
+    pin: Option<KeyPin>,
     pub(super) transport: Transport,
     /// The other end's key for QUIC is known.
     pub(super) quic: bool,
@@ -75,6 +78,8 @@ impl Way {
     pub(super) fn new(link: &Link) -> Self {
         Self {
             peer: link.peer.clone(),
+            public_key: link.public_key,
+            pin: link.quic,
             transport: link.transport,
             quic: link.quic.is_some(),
             lanes: link.lanes,
@@ -94,8 +99,15 @@ impl Way {
         }
     }
 
+    /// Whether the other end is still the one of before: a first or no key for QUIC makes it no other.
+    pub(super) fn is_with(&self, link: &Link) -> bool {
+        let other = |(before, now)| before != now;
+        self.public_key == link.public_key && !self.pin.zip(link.quic).is_some_and(other)
+    }
+
     /// Takes what may change without a new session.
     pub(super) fn settle(&mut self, link: &Link) {
+        self.pin = link.quic;
         self.always = link.always_on && !link.stock;
         self.watched = link.watched;
         self.stock = link.stock;

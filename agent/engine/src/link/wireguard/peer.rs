@@ -15,7 +15,7 @@ mod upkeep;
 
 use super::{Identity, News};
 use crate::buffer::{Path, TransmitSink};
-use crate::link::{Event, Sealed};
+use crate::link::Sealed;
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use boringtun::noise::errors::WireGuardError;
@@ -333,7 +333,7 @@ impl Peer {
         };
         let slot = tx.reserve(to, HANDSHAKE.max(packet.len() + OVERHEAD));
         let len = match tunn.encapsulate(packet, slot) {
-            TunnResult::WriteToNetwork(message) => Some((message[0], message.len())),
+            TunnResult::WriteToNetwork(message) => Some((kind_of(message), message.len())),
             _ => None,
         };
         match len {
@@ -389,13 +389,14 @@ impl Peer {
         let Some(tunn) = self.tunn.as_mut() else {
             return Reply::NoSession;
         };
+        let kind = kind_of(datagram);
         let reply = match tunn.decapsulate(Some(from.remote.ip()), datagram, output) {
             TunnResult::WriteToTunnelV4(packet, _) => Reply::Packet(packet.len()),
             TunnResult::WriteToTunnelV6(packet, _) => Reply::Packet(packet.len()),
             TunnResult::WriteToNetwork(message) => Reply::Send(message.len()),
             TunnResult::Done => Reply::Nothing,
             TunnResult::Err(WireGuardError::InvalidAeadTag)
-                if datagram[0] == 2 && self.asked.is_some_and(|asked| asked.remote == from.remote) =>
+                if kind == 2 && self.asked.is_some_and(|asked| asked.remote == from.remote) =>
             {
                 // M8, G11: it answers, and not with our secret.
                 self.authentication_failed = true;
@@ -408,32 +409,32 @@ impl Peer {
                 | WireGuardError::InvalidCounter
                 | WireGuardError::WrongTai64nTimestamp,
             ) => return Reply::Refused(DropReason::Replayed),
-            TunnResult::Err(WireGuardError::NoCurrentSession | WireGuardError::WrongIndex) if datagram[0] == 4 => {
+            TunnResult::Err(WireGuardError::NoCurrentSession | WireGuardError::WrongIndex) if kind == 4 => {
                 return Reply::NoSession;
             }
             TunnResult::Err(_) => return Reply::Refused(DropReason::BadDatagram),
         };
-        match (datagram[0], &reply) {
+        match (kind, &reply) {
             (4, _) => {
                 if let Reply::Packet(len) = &reply {
                     self.rx_bytes += *len as u64;
                     self.rx_packets += 1;
                 }
                 (self.last_received, self.unheard) = (Some(now), None);
-                let session = u32::from_le_bytes([datagram[4], datagram[5], datagram[6], datagram[7]]);
+                let session = index_at(datagram, 4);
                 if !self.settled || self.endpoint != Some(from) || self.session.is_none_or(|(s, _)| s != session) {
                     self.proven(session, from, now, news);
                 }
             }
             // Our handshake's answer verified (a cookie reply begins with 3 and proves nothing).
-            (2, Reply::Send(_)) if output[0] == 4 => {
+            (2, Reply::Send(_)) if kind_of(output) == 4 => {
                 (self.last_received, self.unheard) = (Some(now), None);
-                let session = u32::from_le_bytes([datagram[8], datagram[9], datagram[10], datagram[11]]);
+                let session = index_at(datagram, 8);
                 self.proven(session, from, now, news);
             }
             // We answered the peer's handshake. It may be an old one sent by somebody else: nothing is learned until
             // data comes on the session.
-            (1, Reply::Send(_)) if output[0] == 2 => {
+            (1, Reply::Send(_)) if kind_of(output) == 2 => {
                 self.answered.get_or_insert(now);
                 // Our own handshake ended with that: without data on this session, ask again.
                 if self.asking_since.is_some() {
@@ -466,12 +467,22 @@ impl Peer {
         self.heard = Some(from);
         let before = self.endpoint.replace(from);
         if before.is_none_or(|path| path.remote != from.remote) {
-            let moved = Event::Moved(self.config.peer.clone(), from.remote);
-            news.events.push_back(moved);
+            news.moved(&self.config.peer, from.remote);
         }
         self.settled = self.answered.is_none() && !self.authentication_failed;
         self.evaluate(now, news);
     }
+}
+
+/// What kind of message it is, by its first byte; 0: none of WireGuard's.
+fn kind_of(message: &[u8]) -> u8 {
+    message.first().copied().unwrap_or(0)
+}
+
+/// A session's index in a message; 0 where the message ends before.
+fn index_at(message: &[u8], at: usize) -> u32 {
+    let bytes = message.get(at..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 /// Whether it is `wait` or more since `then`, or `then` never was.

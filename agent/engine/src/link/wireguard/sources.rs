@@ -31,18 +31,21 @@ impl Sources {
     /// Takes a token; false: there is none left.
     pub(super) fn take(&mut self, source: IpAddr, now: Instant) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash will do")]
-        let slot = self.hasher.hash_one(network(source)) as usize % BUCKETS;
-        let full_at = self.full_at[slot].map_or(now, |t| t.max(now));
-        if full_at + REFILL > now + REFILL * BURST {
+        let slot = self.hasher.hash_one(network_of(source)) as usize % BUCKETS;
+        let Some(full_at) = self.full_at.get_mut(slot) else {
+            return false;
+        };
+        let full = full_at.map_or(now, |t| t.max(now));
+        if full + REFILL > now + REFILL * BURST {
             return false;
         }
-        self.full_at[slot] = Some(full_at + REFILL);
+        *full_at = Some(full + REFILL);
         true
     }
 }
 
 /// Whoever has an IPv6 address has its whole /64.
-fn network(source: IpAddr) -> IpAddr {
+pub(in crate::link) fn network_of(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(a) => IpAddr::V4(a),
         IpAddr::V6(a) => IpAddr::V6((a.to_bits() >> 64 << 64).into()),

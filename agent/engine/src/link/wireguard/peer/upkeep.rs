@@ -39,10 +39,10 @@ impl Peer {
             self.settled = false;
         }
         if let Some(len) = produced {
-            let init = message[0] == 1;
+            let init = super::kind_of(&message) == 1;
             let to = if init { self.place_to_ask(now) } else { self.endpoint };
             if let Some(to) = to {
-                super::super::send(&message[..len], to, tx);
+                super::super::send(message.get(..len).unwrap_or_default(), to, tx);
                 self.last_sent = Some(now);
                 if init {
                     self.asked(to, now);
@@ -105,7 +105,12 @@ impl Peer {
         let anywhere = anywhere.filter(|path| ![self.heard, configured].contains(&Some(*path)));
         let places = [self.heard, configured, anywhere];
         let next = places.iter().position(|place| *place == last).map_or(1, |at| at + 1);
-        let place = (next..next + places.len()).find_map(|at| places[at % places.len()]);
+        let place = places
+            .iter()
+            .cycle()
+            .skip(next)
+            .take(places.len())
+            .find_map(|place| *place);
         let place = place.or(self.endpoint);
         let works = self.sealing && !past(self.last_received, now, SILENCE);
         if !works {

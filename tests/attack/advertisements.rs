@@ -1,0 +1,145 @@
+//! Two agents that advertise a few tables of routes in turn, as fast as a busy attacker may: a VM of a peered VNet, which has no routes to
+//! advertise at all, and a gateway's BGP neighbour, which has. Tables of lookups are built again a few times, not with each message.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use tombolo_lab::Topology;
+use tombolo_lab::host::inside;
+use tombolo_tests::hostile::{Hostile, tables};
+use tombolo_tests::live::{SPACING, World};
+
+const TOPOLOGY: &str = "
+name: e2e-advertisements
+underlay:
+  segments:
+    internet: {prefix: 203.0.113.0/24}
+  controller: {address: 203.0.113.10, port: 8443}
+hosts:
+  hub-vm: {address: 203.0.113.11, vm: {nics: [hub-nic]}}
+  hub-gw: {address: 203.0.113.12, gateway: {name: hub-gw}}
+  spoke-vm: {address: 203.0.113.21, vm: {nics: [spoke-nic]}}
+  branch-gw: {address: 203.0.113.31, gateway: {name: branch-gw}}
+  other-gw: {address: 203.0.113.41, gateway: {name: other-gw}}
+  other-vm: {address: 203.0.113.42, vm: {nics: [other-nic]}}
+resources:
+  resourceGroup: lab
+  location: region1
+  virtualNetworks:
+    hub:
+      addressSpace: [10.1.0.0/16]
+      subnets:
+        workload: {addressPrefix: 10.1.0.0/24}
+        GatewaySubnet: {addressPrefix: 10.1.255.0/27}
+      peerings:
+        to-spoke: {remoteVirtualNetwork: spoke}
+    spoke:
+      addressSpace: [10.2.0.0/16]
+      subnets:
+        workload: {addressPrefix: 10.2.0.0/24}
+      peerings:
+        to-hub: {remoteVirtualNetwork: hub}
+    branch:
+      addressSpace: [10.3.0.0/16]
+      subnets:
+        GatewaySubnet: {addressPrefix: 10.3.255.0/27}
+    other:
+      addressSpace: [10.4.0.0/16]
+      subnets:
+        workload: {addressPrefix: 10.4.0.0/24}
+        GatewaySubnet: {addressPrefix: 10.4.255.0/27}
+  networkInterfaces:
+    hub-nic: {subnet: hub/workload, privateIPAddress: 10.1.0.4}
+    spoke-nic: {subnet: spoke/workload, privateIPAddress: 10.2.0.4}
+    other-nic: {subnet: other/workload, privateIPAddress: 10.4.0.4}
+  publicIPAddresses: {hub-pip: {}, branch-pip: {}, other-pip: {}}
+  virtualNetworkGateways:
+    hub-gw: {virtualNetwork: hub, publicIPAddress: hub-pip, privateIPAddress: 10.1.255.4, enableBgp: true, asn: 65010}
+    branch-gw: {virtualNetwork: branch, publicIPAddress: branch-pip, privateIPAddress: 10.3.255.4, enableBgp: true, asn: 65030}
+    other-gw: {virtualNetwork: other, publicIPAddress: other-pip, privateIPAddress: 10.4.255.4, enableBgp: true, asn: 65040}
+  connections:
+    hub-to-branch: {virtualNetworkGateway1: hub-gw, virtualNetworkGateway2: branch-gw, sharedKey: OneForThese, enableBgp: true}
+    branch-to-hub: {virtualNetworkGateway1: branch-gw, virtualNetworkGateway2: hub-gw, sharedKey: OneForThese, enableBgp: true}
+    hub-to-other: {virtualNetworkGateway1: hub-gw, virtualNetworkGateway2: other-gw, sharedKey: AnotherForThese, enableBgp: true}
+    other-to-hub: {virtualNetworkGateway1: other-gw, virtualNetworkGateway2: hub-gw, sharedKey: AnotherForThese, enableBgp: true}
+";
+
+/// Messages a second of each attacker, and for how long.
+const RATE: u32 = 2000;
+const TIME: Duration = Duration::from_secs(5);
+
+/// Times that tables may be built meanwhile: eight in the first ten seconds by the pace of one sender, and a few for links that come
+/// and go.
+const BUILT: u64 = 14;
+
+/// Lines that the log may grow by.
+const LINES: usize = 40;
+
+/// A number of an agent's view.
+async fn number(w: &World, host: &str, at: &str) -> Result<u64> {
+    let view: Value = w.agent_view(host).await?;
+    let number = view.pointer(at).and_then(Value::as_u64);
+    number.with_context(|| format!("{host} shows no {at}: {view}"))
+}
+
+/// Lines of an agent's log.
+fn lines(w: &World, host: &str) -> Result<usize> {
+    Ok(std::fs::read_to_string(w.log(host)?)?.lines().count())
+}
+
+fn hostile(w: &World, host: &str, peer: &str) -> Result<Hostile> {
+    ensure!(w.stop_agent(host)?, "the agent of {host} had to be killed");
+    let state = w.agent_dir(host)?;
+    inside(&w.hosts().netns(host), || Hostile::new(&state, peer))?
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
+    let w = World::of(&Topology::parse(TOPOLOGY)?).await?;
+    w.reach("spoke-vm", "hub-vm").await?;
+    w.reach_within("hub-vm", "other-vm", Duration::from_secs(10)).await?;
+    let mut neighbour = hostile(&w, "branch-gw", "hub-gw")?;
+    let mut vm = hostile(&w, "spoke-vm", "hub-vm")?;
+    // What the neighbour may do: advertise, and be heard.
+    let heard = number(&w, "hub-gw", "/routeAdvertisements/applied").await?;
+    let mut neighbour = tokio::task::spawn_blocking(move || {
+        let first = &tables(65_030, 1)[..1];
+        let advertised = neighbour.advertise(first, 10, Duration::from_secs(1));
+        advertised.map(|_| neighbour)
+    })
+    .await??;
+    let begin = Instant::now();
+    while number(&w, "hub-gw", "/routeAdvertisements/applied").await? <= heard {
+        ensure!(
+            begin.elapsed() < Duration::from_secs(10),
+            "what the neighbour advertises is not heard"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let victims = ["hub-gw", "hub-vm"];
+    let mut before = Vec::new();
+    for host in victims {
+        let built = number(&w, host, "/tableRebuilds").await?;
+        before.push((w.snapshot().processes[host].clone(), built, lines(&w, host)?));
+    }
+    let pinger = w.pinger("hub-vm", "other-vm", SPACING)?;
+    let first = tokio::task::spawn_blocking(move || neighbour.advertise(&tables(65_030, 3), RATE, TIME));
+    let second = tokio::task::spawn_blocking(move || vm.advertise(&tables(65_020, 3), RATE, TIME));
+    for attack in [first, second] {
+        let done = attack.await??;
+        ensure!(done.count > 500, "no attack: {done:?}");
+    }
+    let pinged = pinger.stop()?;
+    ensure!(pinged.all(), "packets between others were lost: {pinged:?}");
+    for (host, (process, built, said)) in victims.iter().zip(before) {
+        ensure!(process.alive(), "the agent of {host} ended:\n{}", process.tail(20));
+        let built = number(&w, host, "/tableRebuilds").await? - built;
+        ensure!(built <= BUILT, "{host} built its tables {built} times");
+        let said = lines(&w, host)?.saturating_sub(said);
+        ensure!(said <= LINES, "{host} wrote {said} lines");
+    }
+    // All of the neighbour's were read, and none of the VM's.
+    ensure!(number(&w, "hub-gw", "/routeAdvertisements/received").await? > 500);
+    ensure!(number(&w, "hub-vm", "/routeAdvertisements/refused").await? > 500);
+    w.down()
+}
