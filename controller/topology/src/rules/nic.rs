@@ -60,7 +60,7 @@ impl Draft<'_> {
             same.map(|c| c.address)
         };
         let current: Vec<Option<IpAddr>> = wanted.iter().map(kept_address).collect();
-        let addresses = self.allocate(&id, &wanted, &current);
+        let addresses = self.allocate(&id, &wanted, &current, None);
         let ip_configurations: Vec<NicIpConfiguration> = wanted
             .into_iter()
             .zip(addresses)
