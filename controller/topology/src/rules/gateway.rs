@@ -5,7 +5,7 @@ mod check;
 pub(super) use check::{is_apipa, is_reserved_for_customers};
 
 use super::address::WantedAddress;
-use super::{Draft, Problems, changed, echoed};
+use super::{Draft, Problems, changed, echoed, unsupported};
 use crate::arm::body::{Object, Shape};
 use crate::path::ArmPath;
 use crate::resource::{Binding, GatewayIpConfiguration, ResourceGroup, VirtualNetworkGateway};
@@ -40,6 +40,7 @@ impl Draft<'_> {
         let properties = root.object_or_empty("properties", &mut self.problems);
         let kept = echoed(&root, &[], &PROPERTIES, &mut self.problems);
         let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|g| &g.envelope), kept);
+        self.check_supported(&properties, unsupported::GATEWAY);
         let kind = self.gateway_kind(&properties, old.as_deref());
         let vpn_type = self.vpn_type(&properties, kind, old.as_deref());
         let active_active = properties.boolean("activeActive", &mut self.problems).unwrap_or(false);

@@ -2,7 +2,7 @@
 
 use super::address::{WantedAddress, find_subnet};
 use super::subnet::is_gateway_subnet;
-use super::{Draft, changed, echoed};
+use super::{Draft, changed, echoed, unsupported};
 use crate::arm::body::{Object, Shape, missing};
 use crate::path::{ArmPath, parent_id};
 use crate::resource::{Binding, NetworkInterface, NicIpConfiguration, ResourceGroup};
@@ -130,6 +130,7 @@ impl Draft<'_> {
         let address = inner.address("privateIPAddress", &mut self.problems);
         let at = inner.at("privateIPAddress");
         let primary = inner.boolean("primary", &mut self.problems).unwrap_or(false);
+        self.check_supported(inner, unsupported::IP_CONFIGURATION);
         for list in [
             "applicationSecurityGroups",
             "loadBalancerBackendAddressPools",
