@@ -22,7 +22,7 @@ use tombolo_topology::resource::{
 };
 use uuid::Uuid;
 
-fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
+pub(crate) fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
     let gateway = id("virtualNetworkGateways", name);
     let resource = VirtualNetworkGateway {
         envelope: World::envelope(gateway.clone(), "region1"),
@@ -49,7 +49,7 @@ fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, a
     w.bind(name, binding);
 }
 
-fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: ResourceId, tunnels: &str) {
+pub(crate) fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: ResourceId, tunnels: &str) {
     let resource = Connection {
         envelope: World::envelope(id("connections", name), "region1"),
         connection_type: kind,
@@ -66,7 +66,7 @@ fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: R
         .insert(resource.envelope.id.clone(), Arc::new(resource));
 }
 
-fn connection_mut<'w>(w: &'w mut World, name: &str) -> &'w mut Connection {
+pub(crate) fn connection_mut<'w>(w: &'w mut World, name: &str) -> &'w mut Connection {
     Arc::make_mut(w.topology.connections.get_mut(&id("connections", name)).unwrap())
 }
 
@@ -91,7 +91,7 @@ fn circuit(w: &mut World, name: &str, asn: u32, primary: &str, secondary: &str) 
     }
 }
 
-fn lab() -> World {
+pub(crate) fn lab() -> World {
     let mut w = World::default();
     w.vnet(
         "hub",
@@ -197,7 +197,7 @@ fn lab() -> World {
 }
 
 /// What the customers announce; `cut`: location 1 has lost its circuit.
-fn reports(cut: bool) -> Reports {
+pub(crate) fn reports(cut: bool) -> Reports {
     let route = |prefix: &str, asn| Route {
         prefix: prefix.parse().unwrap(),
         via: None,
