@@ -4,7 +4,7 @@
 
 use crate::packet::PacketInfo;
 use crate::tables::{
-    Group, Hop, LinkIndex, LinkTable, OwnerTable, RelationTable, RoleTable, SpaceTable, SubnetTable, Tables,
+    Group, Hop, LinkIndex, LinkTable, Onward, OwnerTable, RelationTable, RoleTable, SpaceTable, SubnetTable, Tables,
 };
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ impl Decision<'_> {
                 }
                 let outcome = match table.relation {
                     RelationTable::GatewayClient => self.relay_outward(ingress),
-                    RelationTable::Connection => self.relay_inward(table.exchange, ingress),
+                    RelationTable::Connection => self.relay_inward(table.onward, ingress),
                     _ => Err(DropReason::TransitNotAllowed),
                 }?;
                 self.with_ttl(outcome)
@@ -301,8 +301,9 @@ impl Decision<'_> {
     }
 
     /// At a gateway, from a connection: into its own VNet and its clients (D9); or on to another connection, where routes
-    /// are exchanged over both (G19), by VPN routes alone (G21).
-    fn relay_inward(&mut self, exchange: bool, ingress: Ingress) -> Outcome {
+    /// are exchanged over both (G19), or over one of them and the other leads to a site without BGP (G18), by VPN routes
+    /// alone (G21).
+    fn relay_inward(&mut self, may: Onward, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let RoleTable::Gateway {
             own_side,
@@ -320,7 +321,12 @@ impl Decision<'_> {
             if let Some(trace) = self.trace.as_deref_mut() {
                 trace.connection = Some(found.connection.clone());
             }
-            if !exchange || onward.get(destination).is_none() {
+            let allowed = match may {
+                Onward::All => true,
+                Onward::Exchanging => found.exchange,
+                Onward::None => false,
+            };
+            if !allowed || onward.get(destination).is_none() {
                 return Err(DropReason::TransitNotAllowed);
             }
             return self.use_link(found.link.ok_or(DropReason::NoGateway)?, ingress);

@@ -11,7 +11,9 @@ use sources::{Assigned, Sources};
 use std::cell::{Cell, LazyCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Probes, Relation, Role, SiteTtl, SpaceKind};
+use tombolo_proto::config::{
+    AgentConfig, ForeignSources, GatewayConnection, GatewayKind, Probes, Relation, Role, SiteTtl, SpaceKind,
+};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteOrigin, RouteSource, RouteState};
 
@@ -74,7 +76,8 @@ pub(crate) enum RoleTable {
         own_side: Lpm<()>,
         /// VPN routes alone, whatever the VNet prefers (G21).
         transit: Lpm<Transit>,
-        /// Those of connections over which routes are exchanged: the way on for what comes out of such a one (G19).
+        /// Those of connections over which routes are exchanged, and of sites without BGP (G18): the way on for what comes
+        /// out of another connection (G19).
         onward: Lpm<Transit>,
         /// Where sites are, if their packets keep their TTL (T6).
         sites: Lpm<()>,
@@ -99,6 +102,8 @@ pub(crate) enum RoleTable {
 pub(crate) struct Transit {
     pub(crate) connection: ResourceId,
     pub(crate) link: Option<LinkIndex>,
+    /// Routes are exchanged over the connection (G19).
+    pub(crate) exchange: bool,
 }
 
 /// A few links that share flows, or one.
@@ -214,10 +219,21 @@ pub(crate) struct LinkTable {
     pub(crate) foreign: ForeignSources,
     /// It does not answer, and something may stand in.
     pub(crate) down: bool,
-    /// Routes are exchanged over it (G19).
-    pub(crate) exchange: bool,
     /// The other end may advertise routes.
     pub(crate) advertises: bool,
+    /// What comes out of it may go on to other connections.
+    pub(crate) onward: Onward,
+}
+
+/// Where packets out of a connection may go, besides the gateway's own side (G18, G19).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Onward {
+    /// Routes are exchanged over it: to connections that exchange routes, and to sites without BGP.
+    All,
+    /// It leads to a site without BGP: to connections that exchange routes.
+    Exchanging,
+    /// Nowhere.
+    None,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -413,9 +429,17 @@ impl Tables {
             }
         };
 
-        let exchanging = |peer: &AgentId| match &config.role {
-            Role::VpnGateway { connections, .. } => connections.iter().any(|c| c.exchange && c.ends.contains(peer)),
-            Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => false,
+        let onward = |peer: &AgentId| {
+            let connections = match &config.role {
+                Role::VpnGateway { connections, .. } => connections.as_slice(),
+                Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => &[],
+            };
+            let of_peer = || connections.iter().filter(|c| c.ends.contains(peer));
+            match (of_peer().any(|c| c.exchange), of_peer().any(|c| c.site)) {
+                (true, _) => Onward::All,
+                (false, true) => Onward::Exchanging,
+                (false, false) => Onward::None,
+            }
         };
         let assigned = LazyCell::new(|| Assigned::of(config));
         let links = config
@@ -455,8 +479,8 @@ impl Tables {
                     sources,
                     foreign: link.foreign,
                     down: dynamic.down.contains(&link.peer),
-                    exchange: exchanging(&link.peer),
                     advertises: routing::may_advertise(&config.role, link),
+                    onward: onward(&link.peer),
                 })
             })
             .collect::<Result<_, BuildError>>()?;
@@ -531,12 +555,12 @@ impl Tables {
 }
 
 /// At a VPN gateway: what lies behind its connections, configured or learned; of one prefix what answers before what does
-/// not, the higher weight, the shorter path. `exchanged`: only of connections over which routes are exchanged.
+/// not, the higher weight, the shorter path. `advertised`: only of connections that other ends may use (G18, G19).
 fn transit(
     config: &AgentConfig,
     taken: &[Taken<'_>],
     usable: &impl Fn(&mut dyn Iterator<Item = &AgentId>) -> Option<LinkIndex>,
-    exchanged: bool,
+    advertised: bool,
 ) -> Lpm<Transit> {
     let Role::VpnGateway {
         transit, connections, ..
@@ -551,8 +575,9 @@ fn transit(
         let entry = Transit {
             connection: route.connection.clone(),
             link: usable(&mut route.via.iter()),
+            exchange: connection.is_some_and(|c| c.exchange),
         };
-        if exchanged && !connection.is_some_and(|c| c.exchange) {
+        if advertised && !connection.is_some_and(GatewayConnection::is_advertised) {
             continue;
         }
         let weight = connection.map_or(0, |c| c.weight);
@@ -564,6 +589,7 @@ fn transit(
         let entry = Transit {
             connection: connection.connection.clone(),
             link: usable(&mut std::iter::once(&t.via)),
+            exchange: connection.exchange,
         };
         let weight = std::cmp::Reverse(connection.weight);
         offers.push((t.route.prefix, t.down, weight, t.route.as_path.len(), entry));

@@ -8,12 +8,18 @@
 //! * `node`: one agent, deciding with the engine's tables.
 //! * `walk`: from agent to agent.
 //! * `stop`: what stops a packet, in words that say what to do.
-//! * `why`: why there is no way, from the topology.
+//! * `transit`: why a gateway or an edge does not pass a packet on.
+//! * `why`: why there is no way, from the topology: routes, peerings, owners.
+//! * `gateways`: the same for gateways, connections and circuits between VNets.
+//! * `sites`: the same for addresses outside all VNets.
 
 mod answer;
+mod gateways;
 mod names;
 mod node;
+mod sites;
 mod stop;
+mod transit;
 mod walk;
 mod why;
 

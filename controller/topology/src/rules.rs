@@ -18,6 +18,7 @@ mod route_table;
 mod subnet;
 #[cfg(test)]
 mod tests;
+mod unsupported;
 mod vnet;
 mod vpn;
 

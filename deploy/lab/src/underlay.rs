@@ -70,11 +70,9 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
         ],
     )?;
     inside(&netns, || {
-        for (number, (name, segment)) in topology.underlay.segments.iter().enumerate() {
+        for (name, segment) in topology.underlay.segments.iter() {
             let mtu = topology.underlay.mtu.to_string();
-            // One of its own: otherwise a bridge has its lowest port's and changes it when that port moves, and hosts go
-            // on talking to a router that is no longer there.
-            let address = format!("02:74:6d:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
+            let address = bridge_address(topology, name);
             run(&[
                 "ip",
                 "link",
@@ -103,6 +101,14 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     delay::build(hosts, topology)
 }
 
+/// The link-layer address of a segment's router. One of its own: otherwise a bridge has its lowest port's and changes it
+/// when that port moves, and hosts go on talking to a router that is no longer there.
+fn bridge_address(topology: &Topology, segment: &str) -> String {
+    let mut names = topology.underlay.segments.iter().map(|(name, _)| name);
+    let number = names.position(|name| name == segment).unwrap_or_default();
+    format!("02:74:6d:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff)
+}
+
 /// Joins a host to the underlay. The host must exist.
 ///
 /// # Errors
@@ -119,12 +125,18 @@ pub fn attach(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAdd
     })??;
     inside(&hosts.netns(host), || {
         run(&["ip", "link", "set", DEVICE, "up"])?;
-        settle(address, prefix, table(topology, host))
+        settle(
+            address,
+            prefix,
+            &bridge_address(topology, segment),
+            table(topology, host),
+        )
     })?
 }
 
-/// Gives the device its address, and the table the way into the underlay. For the namespace of the calling thread.
-fn settle(address: IpAddr, prefix: IpNet, table: &str) -> Result<()> {
+/// Gives the device its address, and the table the way into the underlay by the router with this link-layer address. For
+/// the namespace of the calling thread.
+fn settle(address: IpAddr, prefix: IpNet, router: &str, table: &str) -> Result<()> {
     let family = if prefix.addr().is_ipv4() { "-4" } else { "-6" };
     let address = format!("{address}/{}", prefix.prefix_len());
     if table == "main" {
@@ -136,6 +148,20 @@ fn settle(address: IpAddr, prefix: IpNet, table: &str) -> Result<()> {
     }
     let first = first_address(prefix).context("a segment without addresses")?;
     let first = first.to_string();
+    // Known for ever: a host that is cut off from its router would otherwise tell its own programs so, three seconds
+    // later, while a host on the internet sees silence.
+    run(&[
+        "ip",
+        "neighbour",
+        "replace",
+        &first,
+        "lladdr",
+        router,
+        "dev",
+        DEVICE,
+        "nud",
+        "permanent",
+    ])?;
     run(&[
         "ip", family, "route", "replace", "default", "via", &first, "dev", DEVICE, "table", table,
     ])
@@ -156,7 +182,12 @@ pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: Ip
     })??;
     inside(&hosts.netns(host), || {
         run(&["ip", "address", "flush", "dev", DEVICE, "scope", "global"])?;
-        settle(address, prefix, table(topology, host))
+        settle(
+            address,
+            prefix,
+            &bridge_address(topology, segment),
+            table(topology, host),
+        )
     })?
 }
 

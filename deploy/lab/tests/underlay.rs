@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::time::Duration;
+use tombolo_lab::probe::Pinged;
 use tombolo_lab::state::dir_of;
 use tombolo_lab::{Lab, Options, Topology};
 
@@ -66,6 +67,11 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
     lab.cut("b").unwrap();
     assert!(!answers(&lab, "a", "198.51.100.12").await, "b is cut off");
     assert!(answers(&lab, "a", "198.51.100.139").await, "nobody else is");
+    // T8: a host that is cut off sees silence, however long it asks, and not its own kernel's word that the way is gone.
+    let far = ["ping", "-n", "-c", "40", "-i", "0.1", "-W", "1", "203.0.113.9"];
+    let far = lab.exec("b", &far, Duration::from_secs(20)).await.unwrap();
+    let pinged = Pinged::read(&far.stdout).unwrap();
+    assert!(pinged.none() && pinged.refusals == 0, "{pinged}: {}", far.stdout);
     lab.restore("b").unwrap();
     assert!(answers(&lab, "a", "198.51.100.12").await, "b is back");
 

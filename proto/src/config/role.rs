@@ -180,6 +180,16 @@ pub struct GatewayConnection {
     pub weight: u32,
 }
 
+impl GatewayConnection {
+    /// Whether other ends of the gateway learn of what lies behind this connection, and packets come out of it that
+    /// other ends sent: routes are exchanged over it, or a site without BGP is at its end, whose prefixes are configured
+    /// (G18, G19).
+    #[must_use]
+    pub const fn is_advertised(&self) -> bool {
+        self.exchange || self.site
+    }
+}
+
 /// A circuit as an ExpressRoute gateway sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -8,5 +8,6 @@ mod failover;
 mod faults;
 mod hybrid;
 mod peering;
+mod plain_site;
 mod stream;
 mod transit;

@@ -162,8 +162,9 @@ fn order<'a>(t: &'a Taken<'_>) -> (std::cmp::Reverse<u32>, usize, Option<&'a Res
     )
 }
 
-/// G18, G19: what lies behind the other connections over which routes are exchanged. Never the default route, nothing
-/// that overlaps the own side, nothing that was learned from a circuit (G20), nothing that has been there (G22).
+/// G18, G19: what lies behind the other connections over which routes are exchanged, and the configured prefixes of sites
+/// without BGP. Never the default route, nothing that overlaps the own side, nothing that was learned from a circuit (G20),
+/// nothing that has been there (G22).
 fn beyond(config: &AgentConfig, dynamic: &Dynamic, to: &GatewayConnection, own_side: &[IpNet]) -> Vec<Route> {
     let Role::VpnGateway {
         connections,
@@ -181,13 +182,14 @@ fn beyond(config: &AgentConfig, dynamic: &Dynamic, to: &GatewayConnection, own_s
     for entry in transit.iter().filter(|t| !devices.contains(&t.prefix)) {
         let by = connections.iter().find(|c| c.connection == entry.connection);
         let answers = entry.via.iter().any(|end| !dynamic.down.contains(end));
-        let Some(by) = by.filter(|by| by.exchange && by.connection != to.connection && answers) else {
+        let Some(by) = by.filter(|by| by.is_advertised() && by.connection != to.connection && answers) else {
             continue;
         };
         routes.push(Route {
             prefix: entry.prefix,
             via: None,
-            as_path: vec![by.asn],
+            // A site without BGP has no AS here: the route originates at this gateway.
+            as_path: if by.exchange { vec![by.asn] } else { Vec::new() },
             weight: 0,
             origin: if by.site { RouteOrigin::Site } else { RouteOrigin::Vnet },
         });

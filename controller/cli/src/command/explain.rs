@@ -99,24 +99,38 @@ fn show(out: Output, from: &str, to: &str, answer: &Value) {
         let Some(stop) = answer.pointer(side).filter(|s| !s.is_null()) else {
             continue;
         };
-        out.title("\nWhat to do");
         let rule = at(stop, "/rule");
         let rule = if rule.is_empty() {
             String::new()
         } else {
             format!(" (rule {rule})")
         };
+        out.title("\nWhat stops it");
         out.line(&format!(
             "{} drops it: {}{rule}",
             at(stop, "/agent"),
             at(stop, "/reason")
         ));
-        out.line(&at(stop, "/text"));
+        out.title("\nWhat to do");
+        // A controller of an earlier version has one text for both.
+        let remedy = at(stop, "/remedy");
+        out.line(&if remedy.is_empty() {
+            at(stop, "/text")
+        } else {
+            capitalised(&remedy)
+        });
         let resource = at(stop, "/resource");
         if !resource.is_empty() {
             out.line(&format!("Look at: {resource}"));
         }
     }
+}
+
+/// With a capital letter in front.
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 fn walk(out: Output, title: &str, walk: Option<&Value>) {

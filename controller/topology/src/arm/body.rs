@@ -183,6 +183,35 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Calls `found` with the place and the value of every member at `path`: names joined by dots, with `[]` behind a list
+    /// for each of its items. Where the body has another shape than the path there is no such member.
+    pub(crate) fn find(&self, path: &str, found: &mut dyn FnMut(String, &'a Value)) {
+        let (first, rest) = path
+            .split_once('.')
+            .map_or((path, None), |(first, rest)| (first, Some(rest)));
+        let name = first.strip_suffix("[]").unwrap_or(first);
+        let (Some(value), at) = (self.get(name), self.at(name)) else {
+            return;
+        };
+        let Some(rest) = rest else {
+            return found(at, value);
+        };
+        let mut inward = |value: &'a Value, path: String| {
+            if let Value::Object(map) = value {
+                Self { map, path }.find(rest, found);
+            }
+        };
+        match value {
+            Value::Array(items) if name != first => {
+                for (i, item) in items.iter().enumerate() {
+                    inward(item, format!("{at}[{i}]"));
+                }
+            }
+            _ if name == first => inward(value, at),
+            _ => {}
+        }
+    }
+
     /// The id of a referenced object: `{"id": "…"}`, other members ignored (clients put whole objects there).
     pub(crate) fn reference(&self, name: &str, problems: &mut Problems) -> Option<(ArmPath, String)> {
         let object = self.object(name, problems)?;

@@ -128,9 +128,9 @@ pub(super) struct Site<'t> {
 }
 
 impl Site<'_> {
-    /// The device's address inside the tunnel, for the session alone: no route to it is made known.
+    /// The device's address inside the tunnel, for the session alone: no route to it is made known. None: no session.
     pub(super) fn bgp_address(&self) -> Option<IpNet> {
-        let bgp = self.local.bgp.filter(|_| self.connection.enable_bgp)?;
+        let bgp = self.local.bgp.filter(|_| self.exchange)?;
         Some(IpNet::from(bgp.address))
     }
 

@@ -149,8 +149,12 @@ pub struct Stop {
     /// The rule of Azure's semantics or the decision, e.g. `P18`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// What is wrong and what to do.
+    /// What is wrong and what to do, in one sentence: `cause` and `remedy` joined by a colon.
     pub text: String,
+    /// What is wrong.
+    pub cause: String,
+    /// What to do.
+    pub remedy: String,
 }
 
 /// One line of a traceroute.

@@ -4,6 +4,7 @@
 use super::answer::{Hop, Ingress, MatchedRoute, Walk};
 use super::node::{Decision, Node, Packet, Step};
 use super::stop;
+use super::why::Facts;
 use crate::compile::Compiler;
 use crate::moving::{Moving, Reports};
 use crate::topology::Topology;
@@ -15,7 +16,7 @@ use tombolo_proto::route::EffectiveRoute;
 
 /// The agents that packets have come to so far, each compiled once.
 pub(super) struct Fabric<'t> {
-    pub(super) topology: &'t Topology,
+    facts: Facts<'t>,
     compiler: Compiler<'t>,
     moving: Moving,
     nodes: BTreeMap<AgentId, Option<Node>>,
@@ -48,11 +49,15 @@ pub(super) struct Answer {
 }
 
 impl<'t> Fabric<'t> {
-    pub(super) fn new(topology: &'t Topology, reports: &Reports) -> Self {
+    pub(super) fn new(topology: &'t Topology, reports: &'t Reports) -> Self {
         let compiler = Compiler::new(topology);
         let moving = Moving::new(topology, &compiler, reports.clone());
         Self {
-            topology,
+            facts: Facts {
+                topology,
+                reports,
+                subnet: None,
+            },
             compiler,
             moving,
             nodes: BTreeMap::new(),
@@ -76,7 +81,7 @@ impl<'t> Fabric<'t> {
         let mut seen = BTreeSet::new();
         let (mut at, mut from) = (start.clone(), from.cloned());
         loop {
-            let topology = self.topology;
+            let facts = self.facts;
             let stopped = |hops, stop| {
                 let walk = Walk {
                     delivered: false,
@@ -86,7 +91,7 @@ impl<'t> Fabric<'t> {
                 (walk, End::Stopped)
             };
             let Some(node) = self.node(&at) else {
-                return stopped(hops, stop::no_configuration(topology, &at));
+                return stopped(hops, stop::no_configuration(facts.topology, &at));
             };
             // Where a packet goes depends on these alone: the same again means for ever (until its TTL is gone).
             if !seen.insert((at.clone(), from.clone())) {
@@ -186,7 +191,7 @@ impl<'t> Fabric<'t> {
                 }
                 Step::Drop(reason) => {
                     hop.verdict = format!("drops it: {reason}");
-                    let stop = stop::dropped(topology, node, from.as_ref(), packet, &trace, reason);
+                    let stop = stop::dropped(facts, node, from.as_ref(), packet, &trace, reason);
                     hops.push(hop);
                     return stopped(hops, stop);
                 }

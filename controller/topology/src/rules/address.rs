@@ -24,12 +24,14 @@ pub(super) struct WantedAddress {
 
 impl Draft<'_> {
     /// The address of each wanted ip configuration: static ones first, so that a dynamic one never takes theirs.
-    /// `current` has the addresses that dynamic ones keep.
+    /// `current` has the addresses that dynamic ones keep. `avoid` is for something else of the owner's: no dynamic one
+    /// gets it anew.
     pub(super) fn allocate(
         &mut self,
         owner: &ResourceId,
         wanted: &[WantedAddress],
         current: &[Option<IpAddr>],
+        avoid: Option<IpAddr>,
     ) -> Vec<Option<IpAddr>> {
         let mut used = BTreeSet::new();
         let vnets: BTreeSet<ResourceId> = wanted.iter().map(|w| parent_id(&w.subnet.id)).collect();
@@ -60,6 +62,7 @@ impl Draft<'_> {
                 *slot = Some(kept);
             }
         }
+        used.extend(avoid);
         for (slot, w) in result.iter_mut().zip(wanted) {
             if w.is_static || slot.is_some() {
                 continue;

@@ -5,7 +5,7 @@
 
 use super::peering::{counted_space, gateways_of};
 use super::{Draft, gateway::is_apipa, pairs, vnet_of};
-use crate::net::DisjointSet;
+use crate::net::{DisjointSet, overlaps_within};
 use crate::resource::{ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, PeeringState, VirtualNetworkGateway};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ use tombolo_proto::id::ResourceId;
 
 /// Networks by id, each with its prefixes.
 type Networks = BTreeMap<ResourceId, Vec<IpNet>>;
+/// An error code and its message.
+type Finding = (&'static str, String);
 
 impl Draft<'_> {
     /// G13, D16: by what packets of one gateway's sites are told apart. `joining`: one that is about to be connected.
@@ -83,43 +85,40 @@ impl Draft<'_> {
         let mut found = BTreeSet::new();
         for start in starts {
             let joined = self.joined_with(start);
+            let mut sites = BTreeMap::new();
             for vnet in &joined {
                 for gateway in gateways_of(&self.topology, vnet) {
-                    found.extend(self.overlaps_at(&gateway.envelope.id, vnet, &joined));
+                    let own = self.sites_of(&gateway.envelope.id);
+                    found.extend(self.overlaps_at(&gateway.envelope.id, &own, vnet, &joined));
+                    sites.extend(own.into_iter().map(|site| (site.envelope.id.clone(), site)));
                 }
             }
+            found.extend(overlapping_sites(&sites));
         }
         for (code, what) in found {
             self.problems.add(code, target, format!("{subject} {what}"));
         }
     }
 
+    /// What overlaps of all that is attached to one gateway: its sites with VNets, and the lines of its circuits.
     fn overlaps_at(
         &self,
         gateway: &ResourceId,
+        sites: &[Arc<LocalNetworkGateway>],
         vnet: &ResourceId,
         joined: &BTreeSet<ResourceId>,
-    ) -> Vec<(&'static str, String)> {
+    ) -> Vec<Finding> {
         let mut found = Vec::new();
-        let sites = self.sites_of(gateway);
         if !sites.is_empty() {
             let networks = self.networks_beside_sites(vnet, joined);
-            for (i, site) in sites.iter().enumerate() {
-                let own = site_prefixes(site);
-                let others = sites[..i].iter().map(|s| (&s.envelope.id, site_prefixes(s)));
-                let others = others.map(|(id, nets)| ("local network gateway", id, nets));
-                let vnets = networks.iter().map(|(id, nets)| ("virtual network", id, nets.clone()));
-                for (what, other, nets) in vnets.chain(others) {
-                    let overlaps = DisjointSet::new(&own).overlaps_with(&nets);
-                    if !overlaps.is_empty() {
-                        let message = format!(
-                            "Local network gateway {} and {what} {other} would be joined by VPN, and their addresses \
-                             overlap. Overlapping address prefixes: {} (G7, G16).",
-                            site.envelope.id,
-                            pairs(&overlaps)
-                        );
-                        found.push(("XLocalNetworkOverlap", message));
-                    }
+            for site in sites {
+                let own = DisjointSet::new(&site_prefixes(site));
+                for (other, nets) in &networks {
+                    found.extend(site_overlap(
+                        &site.envelope.id,
+                        ("virtual network", other),
+                        &own.overlaps_with(nets),
+                    ));
                 }
             }
         }
@@ -146,7 +145,7 @@ impl Draft<'_> {
     }
 
     /// The lines of a circuit against the VNet that is linked to it, and those that use its gateways.
-    fn line_overlaps(&self, circuit: &ExpressRouteCircuit, vnet: &ResourceId) -> Vec<(&'static str, String)> {
+    fn line_overlaps(&self, circuit: &ExpressRouteCircuit, vnet: &ResourceId) -> Vec<Finding> {
         let Some(peering) = &circuit.private_peering else {
             return Vec::new();
         };
@@ -171,6 +170,39 @@ impl Draft<'_> {
         }
         found
     }
+}
+
+/// G16: sites of one set of joined networks, be they behind one gateway or several, have no address in common. A site that
+/// several gateways serve is one.
+fn overlapping_sites(sites: &BTreeMap<ResourceId, Arc<LocalNetworkGateway>>) -> Vec<Finding> {
+    let with_owner = |(id, site): (&'_ ResourceId, &Arc<LocalNetworkGateway>)| -> Vec<(IpNet, ResourceId)> {
+        site_prefixes(site).into_iter().map(|net| (net, id.clone())).collect()
+    };
+    let all: Vec<(IpNet, ResourceId)> = sites.iter().flat_map(with_owner).collect();
+    let nets: Vec<IpNet> = all.iter().map(|(net, _)| *net).collect();
+    let mut by_pair: BTreeMap<(&ResourceId, &ResourceId), Vec<(IpNet, IpNet)>> = BTreeMap::new();
+    for (a, b) in overlaps_within(&nets) {
+        let ((net_a, site_a), (net_b, site_b)) = (&all[a], &all[b]);
+        if site_a != site_b {
+            by_pair.entry((site_b, site_a)).or_default().push((*net_b, *net_a));
+        }
+    }
+    let finding = |((site, other), overlaps): ((&ResourceId, &ResourceId), Vec<_>)| {
+        site_overlap(site, ("local network gateway", other), &overlaps)
+    };
+    by_pair.into_iter().filter_map(finding).collect()
+}
+
+/// None: there is no overlap.
+fn site_overlap(site: &ResourceId, (what, other): (&str, &ResourceId), overlaps: &[(IpNet, IpNet)]) -> Option<Finding> {
+    let message = || {
+        format!(
+            "Local network gateway {site} and {what} {other} would be joined by VPN, and their addresses overlap. \
+             Overlapping address prefixes: {} (G7, G16).",
+            pairs(overlaps)
+        )
+    };
+    (!overlaps.is_empty()).then(|| ("XLocalNetworkOverlap", message()))
 }
 
 /// The prefixes of a site, and the address of its BGP peer unless that is in one of them or stands beside real addresses.

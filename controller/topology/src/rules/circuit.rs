@@ -2,7 +2,7 @@
 
 mod peering;
 
-use super::{Draft, changed, echoed, without_default_properties};
+use super::{Draft, changed, echoed, unsupported, without_default_properties};
 use crate::arm::body::{Object, Shape};
 use crate::arm::view::{circuit_defaults, circuit_sku};
 use crate::path::ArmPath;
@@ -37,6 +37,7 @@ impl Draft<'_> {
         self.check_if_match(if_match, old.as_deref().map(|c| c.envelope.etag), &id);
         let root = Object::root(body, &mut self.problems);
         let properties = root.object_or_empty("properties", &mut self.problems);
+        self.check_supported(&properties, unsupported::CIRCUIT);
         let mut kept = echoed(&root, &TOP, &PROPERTIES, &mut self.problems);
         without_default_properties(&mut kept, &circuit_defaults());
         if kept.get("sku") == Some(&circuit_sku()) {

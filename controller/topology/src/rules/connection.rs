@@ -3,7 +3,7 @@
 mod ends;
 mod tunnels;
 
-use super::{Draft, changed, echoed};
+use super::{Draft, changed, echoed, unsupported};
 use crate::arm::body::{Object, Shape, missing};
 use crate::path::{ArmPath, Kind};
 use crate::resource::{Connection, ConnectionType, ResourceGroup, VirtualNetworkGateway};
@@ -36,7 +36,11 @@ impl Draft<'_> {
         let properties = root.object_or_empty("properties", &mut self.problems);
         let kept = echoed(&root, &[], &PROPERTIES, &mut self.problems);
         let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|c| &c.envelope), kept);
+        self.check_supported(&properties, unsupported::CONNECTION);
         let kind = self.connection_type(&id, &properties, old.as_deref());
+        if kind == Some(ConnectionType::ExpressRoute) {
+            self.check_supported(&properties, unsupported::CIRCUIT_CONNECTION);
+        }
         let routing_weight = properties
             .integer("routingWeight", 0..=32_000, &mut self.problems)
             .unwrap_or(0);
@@ -58,7 +62,7 @@ impl Draft<'_> {
             End::Gateway(_) | End::Site(_) => Vec::new(),
         };
         if self.problems.is_empty() {
-            // The key is never shown, so a body that was read and edited has none: it stays. A circuit needs none.
+            // The key is never shown, so a body that was read and edited has none: it stays.
             let kept_key = old.as_deref().and_then(|c| c.shared_key.clone());
             let key = key.map(str::to_owned).or(kept_key);
             self.commit_connection(Connection {

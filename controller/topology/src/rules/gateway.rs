@@ -5,7 +5,7 @@ mod check;
 pub(super) use check::{is_apipa, is_reserved_for_customers};
 
 use super::address::WantedAddress;
-use super::{Draft, changed, echoed};
+use super::{Draft, Problems, changed, echoed, unsupported};
 use crate::arm::body::{Object, Shape};
 use crate::path::ArmPath;
 use crate::resource::{Binding, GatewayIpConfiguration, ResourceGroup, VirtualNetworkGateway};
@@ -40,6 +40,7 @@ impl Draft<'_> {
         let properties = root.object_or_empty("properties", &mut self.problems);
         let kept = echoed(&root, &[], &PROPERTIES, &mut self.problems);
         let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|g| &g.envelope), kept);
+        self.check_supported(&properties, unsupported::GATEWAY);
         let kind = self.gateway_kind(&properties, old.as_deref());
         let vpn_type = self.vpn_type(&properties, kind, old.as_deref());
         let active_active = properties.boolean("activeActive", &mut self.problems).unwrap_or(false);
@@ -53,7 +54,11 @@ impl Draft<'_> {
         }
         self.check_gateway_place(&id, kind, vpn_type, &wanted, old.as_deref());
         let subnet = wanted.first().map(|w| w.subnet.clone());
-        let ip_configurations = self.gateway_addresses(&id, wanted, old.as_deref());
+        // No instance may get the address that the gateway speaks BGP from, be it given or kept (G4).
+        let given = properties.object("bgpSettings", &mut Problems::default());
+        let given = given.and_then(|bgp| bgp.address("bgpPeeringAddress", &mut Problems::default()));
+        let bgp_address = given.or_else(|| old.as_deref().map(|o| o.bgp_peering_address));
+        let ip_configurations = self.gateway_addresses(&id, wanted, old.as_deref(), bgp_address);
         let own: Vec<IpAddr> = ip_configurations.iter().map(|c| c.address).collect();
         let (asn, bgp) = self.bgp_settings(&id, &properties, kind, subnet.as_ref(), &own, old.as_deref());
         if let Some(old) = old.as_deref() {
@@ -81,6 +86,7 @@ impl Draft<'_> {
         id: &ResourceId,
         mut wanted: Vec<WantedAddress>,
         old: Option<&VirtualNetworkGateway>,
+        bgp_address: Option<IpAddr>,
     ) -> Vec<GatewayIpConfiguration> {
         // Stock clients say Dynamic always; an address that is given is meant.
         let dynamic: Vec<bool> = wanted.iter().map(|w| !w.is_static).collect();
@@ -97,7 +103,7 @@ impl Draft<'_> {
                     .map(|c| c.address)
             })
             .collect();
-        let addresses = self.allocate(id, &wanted, &current);
+        let addresses = self.allocate(id, &wanted, &current, bgp_address.filter(|a| !is_apipa(*a)));
         wanted
             .into_iter()
             .zip(addresses)

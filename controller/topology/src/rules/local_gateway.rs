@@ -1,7 +1,7 @@
 //! Local network gateways: sites as their operators describe them (G4, G7, G13, D16).
 
 use super::gateway::{is_apipa, is_reserved_for_customers};
-use super::{Draft, changed, echoed};
+use super::{Draft, changed, echoed, unsupported};
 use crate::arm::body::{Object, missing};
 use crate::net::{overlaps_within, special_use};
 use crate::path::{ArmPath, shown};
@@ -32,6 +32,7 @@ impl Draft<'_> {
         let properties = root.object_or_empty("properties", &mut self.problems);
         let kept = echoed(&root, &[], &[], &mut self.problems);
         let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|g| &g.envelope), kept);
+        self.check_supported(&properties, unsupported::LOCAL_GATEWAY);
         let port = properties.integer("wireGuardPort", 1..=65535, &mut self.problems);
         let new = LocalNetworkGateway {
             envelope,

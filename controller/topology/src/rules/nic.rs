@@ -2,7 +2,7 @@
 
 use super::address::{WantedAddress, find_subnet};
 use super::subnet::is_gateway_subnet;
-use super::{Draft, changed, echoed};
+use super::{Draft, changed, echoed, unsupported};
 use crate::arm::body::{Object, Shape, missing};
 use crate::path::{ArmPath, parent_id};
 use crate::resource::{Binding, NetworkInterface, NicIpConfiguration, ResourceGroup};
@@ -60,7 +60,7 @@ impl Draft<'_> {
             same.map(|c| c.address)
         };
         let current: Vec<Option<IpAddr>> = wanted.iter().map(kept_address).collect();
-        let addresses = self.allocate(&id, &wanted, &current);
+        let addresses = self.allocate(&id, &wanted, &current, None);
         let ip_configurations: Vec<NicIpConfiguration> = wanted
             .into_iter()
             .zip(addresses)
@@ -130,6 +130,7 @@ impl Draft<'_> {
         let address = inner.address("privateIPAddress", &mut self.problems);
         let at = inner.at("privateIPAddress");
         let primary = inner.boolean("primary", &mut self.problems).unwrap_or(false);
+        self.check_supported(inner, unsupported::IP_CONFIGURATION);
         for list in [
             "applicationSecurityGroups",
             "loadBalancerBackendAddressPools",

@@ -10,6 +10,7 @@ mod peerings;
 mod property;
 mod routes;
 mod sites;
+mod unsupported;
 mod views;
 mod vnets;
 

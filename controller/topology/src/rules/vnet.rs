@@ -1,7 +1,7 @@
 //! Virtual networks: address space, the set of subnets, inline peerings, deletion (P1 to P4, P26, P27).
 
 use super::subnet::MAX_SUBNETS;
-use super::{Draft, changed, echoed, pairs, without_default_properties};
+use super::{Draft, changed, echoed, pairs, unsupported, without_default_properties};
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing};
 use crate::arm::view::vnet_defaults;
 use crate::net::{listed, overlaps_within, same_set, special_use};
@@ -41,6 +41,7 @@ impl Draft<'_> {
         self.check_if_match(if_match, old.as_deref().map(|v| v.envelope.etag), &id);
         let root = Object::root(body, &mut self.problems);
         let properties = root.object_or_empty("properties", &mut self.problems);
+        self.check_supported(&properties, unsupported::VIRTUAL_NETWORK);
         let mut kept = echoed(&root, &TOP, &PROPERTIES, &mut self.problems);
         without_default_properties(&mut kept, &vnet_defaults());
         let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|v| &v.envelope), kept);

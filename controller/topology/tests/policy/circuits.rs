@@ -22,7 +22,7 @@ use tombolo_topology::resource::{
 };
 use uuid::Uuid;
 
-fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
+pub(crate) fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
     let gateway = id("virtualNetworkGateways", name);
     let resource = VirtualNetworkGateway {
         envelope: World::envelope(gateway.clone(), "region1"),
@@ -49,7 +49,7 @@ fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, a
     w.bind(name, binding);
 }
 
-fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: ResourceId, tunnels: &str) {
+pub(crate) fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: ResourceId, tunnels: &str) {
     let resource = Connection {
         envelope: World::envelope(id("connections", name), "region1"),
         connection_type: kind,
@@ -64,6 +64,10 @@ fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: R
     w.topology
         .connections
         .insert(resource.envelope.id.clone(), Arc::new(resource));
+}
+
+pub(crate) fn connection_mut<'w>(w: &'w mut World, name: &str) -> &'w mut Connection {
+    Arc::make_mut(w.topology.connections.get_mut(&id("connections", name)).unwrap())
 }
 
 fn circuit(w: &mut World, name: &str, asn: u32, primary: &str, secondary: &str) {
@@ -87,7 +91,7 @@ fn circuit(w: &mut World, name: &str, asn: u32, primary: &str, secondary: &str) 
     }
 }
 
-fn lab() -> World {
+pub(crate) fn lab() -> World {
     let mut w = World::default();
     w.vnet(
         "hub",
@@ -193,7 +197,7 @@ fn lab() -> World {
 }
 
 /// What the customers announce; `cut`: location 1 has lost its circuit.
-fn reports(cut: bool) -> Reports {
+pub(crate) fn reports(cut: bool) -> Reports {
     let route = |prefix: &str, asn| Route {
         prefix: prefix.parse().unwrap(),
         via: None,
@@ -679,8 +683,9 @@ fn d16_a_site_without_keys_has_no_link() {
 }
 
 /// Any mesh of VPN gateways, each VNet with a site behind it: who is joined by any chain of connections over which routes
-/// are exchanged reaches everything, both ways, and nobody else does (G18, G19, G22); no packet goes in circles.
-fn mesh(joined: &[(usize, usize, bool)], count: usize) {
+/// are exchanged reaches everything, both ways, and nobody else does (G18, G19, G22); no packet goes in circles. `plain`:
+/// which sites have no BGP, so that their prefixes are configured (G18).
+fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
     let mut w = World::default();
     let mut reports = Reports::default();
     for n in 0..count {
@@ -692,21 +697,28 @@ fn mesh(joined: &[(usize, usize, bool)], count: usize) {
         let asn = 65_100 + u32::try_from(n).unwrap();
         gateway(&mut w, &gw, &vnet, GatewayKind::Vpn, asn, &at, &bgp);
         let local = id("localNetworkGateways", &format!("site{n}"));
+        let is_plain = plain.get(n).copied().unwrap_or_default();
+        let prefix = format!("172.16.{n}.0/24");
         let site = LocalNetworkGateway {
             envelope: World::envelope(local.clone(), "region1"),
             address: None,
             port: 51_820,
             public_key: Some(PublicKey([u8::try_from(n).unwrap() + 1; 32])),
-            address_space: Vec::new(),
-            bgp: Some(SiteBgp {
+            address_space: if is_plain { nets(&prefix) } else { Vec::new() },
+            bgp: (!is_plain).then(|| SiteBgp {
                 asn: asn + 100,
                 address: ip(&format!("172.16.{n}.1")),
             }),
         };
         w.topology.local_gateways.insert(local.clone(), Arc::new(site));
-        connection(&mut w, &format!("c{n}"), ConnectionType::IPsec, &gw, local, "");
+        let name = format!("c{n}");
+        connection(&mut w, &name, ConnectionType::IPsec, &gw, local, "");
+        if is_plain {
+            connection_mut(&mut w, &name).enable_bgp = false;
+            continue;
+        }
         let announced = Route {
-            prefix: format!("172.16.{n}.0/24").parse().unwrap(),
+            prefix: prefix.parse().unwrap(),
             via: None,
             as_path: vec![asn + 100],
             weight: 0,
@@ -728,8 +740,7 @@ fn mesh(joined: &[(usize, usize, bool)], count: usize) {
             }
             let to = id("virtualNetworkGateways", &format!("gw{y}"));
             connection(&mut w, &name, ConnectionType::Vnet2Vnet, &format!("gw{x}"), to, "");
-            let c = w.topology.connections.get_mut(&id("connections", &name)).unwrap();
-            Arc::make_mut(c).enable_bgp = bgp;
+            connection_mut(&mut w, &name).enable_bgp = bgp;
         }
         if !near[a][b] {
             (near[a][b], near[b][a]) = (true, true);
@@ -773,9 +784,84 @@ fn mesh(joined: &[(usize, usize, bool)], count: usize) {
 
 #[test]
 fn g19_chains_and_rings_of_gateways_reach_all_they_join() {
-    mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4);
-    mesh(&[(0, 1, true), (1, 2, true), (2, 0, true), (3, 4, true)], 5);
-    mesh(&[(0, 1, true), (1, 2, false)], 3);
+    mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4, &[]);
+    mesh(&[(0, 1, true), (1, 2, true), (2, 0, true), (3, 4, true)], 5, &[]);
+    mesh(&[(0, 1, true), (1, 2, false)], 3, &[]);
+}
+
+/// G18: the prefixes of a site without BGP go as far as routes are exchanged, and no further.
+#[test]
+fn g18_sites_without_bgp_are_reached_from_further_gateways() {
+    mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4, &[true]);
+    mesh(&[(0, 1, true), (1, 2, true), (2, 0, true)], 3, &[false, true, true]);
+    mesh(&[(0, 1, true), (1, 2, false)], 3, &[false, true, false]);
+}
+
+/// G18, G19: a hub with a site without BGP, one with BGP, a branch with BGP and one without. Whoever exchanges routes with
+/// the hub learns the first site's prefix and reaches it; two ends without BGP do not reach each other.
+#[test]
+fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
+    let (mut w, reports) = (lab(), reports(false));
+    let plain = id("localNetworkGateways", "loc3");
+    let site = LocalNetworkGateway {
+        envelope: World::envelope(plain.clone(), "region1"),
+        address: Some(ip("192.0.2.78")),
+        port: 51_820,
+        public_key: Some(PublicKey([8; 32])),
+        address_space: nets("10.3.30.0/24"),
+        bgp: None,
+    };
+    w.topology.local_gateways.insert(plain.clone(), Arc::new(site));
+    connection(&mut w, "hub-loc3", ConnectionType::IPsec, "hub-vpn", plain, "");
+    connection_mut(&mut w, "hub-loc3").enable_bgp = false;
+    let told = |w: &World, reports: &Reports, to: &str| -> BTreeMap<String, Vec<u32>> {
+        let compiler = Compiler::new(&w.topology);
+        let moving = Moving::new(&w.topology, &compiler, reports.clone());
+        let config = w.config("hub-vpn");
+        let routes = tell_neighbour(&config, &moving.dynamic(&config), &id("connections", to));
+        routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
+    };
+    // The gateway originates it, as it does its own VNet's prefixes.
+    let to_loc1 = told(&w, &reports, "hub-loc1");
+    assert_eq!(to_loc1.get("10.3.30.0/24"), Some(&Vec::new()), "{to_loc1:?}");
+    let branch = gateway_routes(&w, &reports, "branch-vm");
+    assert!(branch.contains(&"10.3.30.0/24 10.11.30.100".to_owned()), "{branch:?}");
+
+    let (loc1, loc3) = (
+        AgentId::of_site(&id("connections", "hub-loc1")),
+        AgentId::of_site(&id("connections", "hub-loc3")),
+    );
+    let at_hub = |w: &World, from: &AgentId, source, to| fate(w, &reports, "hub-vpn", Some(from), source, to, 64);
+    assert_eq!(at_hub(&w, &loc1, "10.2.30.10", "10.3.30.10"), loc3.to_string());
+    assert_eq!(at_hub(&w, &loc3, "10.3.30.10", "10.2.30.10"), loc1.to_string());
+    let branch = agent("branch-vpn");
+    assert_eq!(at_hub(&w, &branch, "10.11.30.68", "10.3.30.10"), format!("{loc3} -1"));
+    assert_eq!(at_hub(&w, &loc3, "10.3.30.10", "10.11.30.68"), "branch-vpn");
+    let at_branch = fate(
+        &w,
+        &reports,
+        "branch-vpn",
+        Some(&agent("hub-vpn")),
+        "10.3.30.10",
+        "10.11.30.68",
+        64,
+    );
+    assert_eq!(at_branch, "branch-vm");
+    // E8: a circuit's sites neither learn of it nor reach it.
+    assert_eq!(at_hub(&w, &loc3, "10.3.30.10", "10.1.31.10"), "route_none");
+
+    // A device that does not answer is advertised to nobody.
+    let mut silent = reports.clone();
+    silent.down.entry(agent("hub-vpn")).or_default().insert(loc3.clone());
+    assert!(!told(&w, &silent, "hub-loc1").contains_key("10.3.30.0/24"));
+
+    // G19: with BGP off towards the branch, there are two ends without BGP.
+    for c in ["hub-branch", "branch-hub"] {
+        connection_mut(&mut w, c).enable_bgp = false;
+    }
+    assert_eq!(at_hub(&w, &branch, "10.11.30.68", "10.3.30.10"), "transit_not_allowed");
+    assert_eq!(at_hub(&w, &loc3, "10.3.30.10", "10.11.30.68"), "transit_not_allowed");
+    assert_eq!(at_hub(&w, &loc1, "10.2.30.10", "10.3.30.10"), loc3.to_string());
 }
 
 proptest::proptest! {
@@ -784,7 +870,8 @@ proptest::proptest! {
     fn g19_any_mesh_of_gateways(
         joined in proptest::collection::vec((0usize..6, 0usize..6, proptest::bool::weighted(0.8)), 0..9),
         count in 2usize..6,
+        plain in proptest::collection::vec(proptest::bool::ANY, 6),
     ) {
-        mesh(&joined, count);
+        mesh(&joined, count, &plain);
     }
 }

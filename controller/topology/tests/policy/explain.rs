@@ -30,9 +30,9 @@ fn trace(answer: &Explanation) -> Vec<String> {
     answer.trace.iter().map(line).collect()
 }
 
-/// Not reachable: the agent and reason of the stop, its rule; the text has all the words.
+/// Not reachable: the agent and reason of the stop, its rule; the text has all the words, and says what to do.
 #[track_caller]
-fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, words: &[&str]) {
+pub(crate) fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, words: &[&str]) {
     assert!(!answer.reachable, "{answer:#?}");
     let stop = answer.request.stop.as_ref();
     let stop = stop.or(answer.reply.as_ref().and_then(|r| r.stop.as_ref())).unwrap();
@@ -45,6 +45,12 @@ fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, words: &[&s
     for word in words {
         assert!(stop.text.contains(word), "'{word}' in: {}", stop.text);
     }
+    assert_eq!(stop.text, format!("{}: {}", stop.cause, stop.remedy));
+    assert!(!stop.cause.is_empty() && !stop.remedy.is_empty(), "{stop:?}");
+    assert!(
+        !stop.remedy.contains(reason) && !stop.remedy.contains("drops"),
+        "a remedy, not the verdict again: {stop:?}"
+    );
     assert!(answer.summary.contains(&stop.text));
 }
 

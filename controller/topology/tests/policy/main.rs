@@ -5,5 +5,6 @@ mod circuits;
 mod explain;
 mod links;
 mod locality;
+mod outside;
 mod routes;
 mod world;

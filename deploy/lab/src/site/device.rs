@@ -79,7 +79,10 @@ impl Printed {
                 let ["ip", "route", "add", net, "dev", "%i", ..] = words[..] else {
                     bail!("'{line}' is no route into the tunnel");
                 };
-                self.far.routes.push(net.parse().with_context(|| line.to_owned())?);
+                // Inside a site there is IPv4 alone, so nobody there sends to the IPv6 networks of a dual-stack gateway.
+                if let IpNet::V4(net) = net.parse().with_context(|| line.to_owned())? {
+                    self.far.routes.push(net);
+                }
             }
             // The key is the device's own; what is left is for wg-quick.
             ("[interface]", _) => {}
@@ -266,6 +269,17 @@ PersistentKeepalive = 25
             ]
         );
         assert_eq!(Printed::read(FILE).unwrap().far.gateway, None);
+    }
+
+    #[test]
+    fn ipv6_routes_of_a_dual_stack_gateway_are_left_out() {
+        let routes = "PostUp = ip route add 10.1.0.0/16 dev %i metric 100
+PostUp = ip route add fd5a:1f2b:3c4d::/48 dev %i metric 100
+";
+        let plain = FILE.replace("PostUp = ip route add 10.10.30.254/32 dev %i metric 100\n", routes);
+        let printed = Printed::read(&plain).unwrap();
+        assert_eq!(printed.far.routes, ["10.1.0.0/16".parse().unwrap()]);
+        assert!(Printed::read(&plain.replace("/48", "/148")).is_err());
     }
 
     #[test]

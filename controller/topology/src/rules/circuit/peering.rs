@@ -2,6 +2,7 @@
 
 use super::super::Draft;
 use super::super::gateway::is_reserved_for_customers;
+use super::super::unsupported;
 use crate::arm::body::{Item, Object, missing, prefix};
 use crate::net::{overlap, special_use};
 use crate::path::{ArmPath, child_id, parent_id, shown};
@@ -132,12 +133,7 @@ impl Draft<'_> {
                 format!("{at}: it has at most 80 printable ASCII characters without space and '\"' (RFC 2385)");
             self.problems.add("XInvalidSharedKey", at, message);
         }
-        // Not there, and what nobody acts on must not be taken for done.
-        if properties.get("ipv6PeeringConfig").is_some() {
-            let at = properties.at("ipv6PeeringConfig");
-            let message = format!("{at}: a second address family is not supported; both prefixes may be IPv6 /126");
-            self.problems.add("XNotSupported", at, message);
-        }
+        self.check_supported(properties, unsupported::CIRCUIT_PEERING);
         let state = properties.choice("state", &["Enabled", "Disabled"], &mut self.problems);
         if state == Some("Disabled") {
             let at = properties.at("state");

@@ -234,10 +234,18 @@ impl Draft<'_> {
             }
             let asker = format!("The BGP peer of gateway {id} (G4)");
             self.check_given(id, &asker, &at, subnet, address, &used);
+            if own.iter().skip(1).any(|instance| *instance == address) {
+                let message = format!(
+                    "{at}: {address} is the address of another instance of gateway {id}, which speaks BGP from it itself: \
+                     use the first instance's address or a free one of {}, or leave it out (G4)",
+                    listed(&subnet.prefixes)
+                );
+                self.problems.add("PrivateIPAddressInUse", at, message);
+            }
             return (asn, Some(address));
         }
-        let inside = |a: &IpAddr| subnet.prefixes.iter().any(|p| p.contains(a));
-        let kept = old.map(|o| o.bgp_peering_address).filter(inside);
+        let free = |a: &IpAddr| subnet.prefixes.iter().any(|p| p.contains(a)) && !own.iter().skip(1).any(|o| o == a);
+        let kept = old.map(|o| o.bgp_peering_address).filter(free);
         if kept.is_some() {
             return (asn, kept);
         }

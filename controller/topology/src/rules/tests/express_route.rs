@@ -173,9 +173,10 @@ fn g9_e1_a_connection_to_a_circuit() {
         codes(w.link("c", "hub", "bare", json!({}))),
         ["XCircuitHasNoPrivatePeering"]
     );
-    // The command line of Azure sends a key here too.
+    let keyed = w.link("c", "hub", "er1", json!({"sharedKey": "xy"}));
+    assert_eq!(codes(keyed), ["XSharedKeyNotUsed"]);
     let body = w
-        .link("c", "hub", "er1", json!({"sharedKey": "x-y", "routingWeight": 3}))
+        .link("c", "hub", "er1", json!({"sharedKey": null, "routingWeight": 3}))
         .unwrap();
     let p = &body["properties"];
     assert_eq!(p["connectionType"], "ExpressRoute");

@@ -78,6 +78,63 @@ fn g4_reserved_asns_and_peering_addresses() {
     );
 }
 
+/// G4: a gateway speaks BGP from its first instance's address or from a free one; the second instance has its own.
+#[test]
+fn g4_the_bgp_address_is_no_other_instances() {
+    let mut w = world();
+    w.subnet("hub", "GatewaySubnet", "10.1.255.0/28").unwrap();
+    let subnet = json!({"id": net("virtualNetworks/hub/subnets/GatewaySubnet")});
+    let with = |addresses: &[Option<&str>], bgp: Value| {
+        let configs = addresses.iter().enumerate().map(|(i, address)| {
+            let method = if address.is_some() { "Static" } else { "Dynamic" };
+            let properties = json!({
+                "subnet": subnet, "privateIPAddress": address, "privateIPAllocationMethod": method,
+            });
+            json!({"name": format!("i{i}"), "properties": properties})
+        });
+        let configs: Vec<Value> = configs.collect();
+        let more = json!({"activeActive": configs.len() > 1, "ipConfigurations": configs, "bgpSettings": bgp});
+        gateway_body("hub", more)
+    };
+    let bgp = |address: &str| json!({"bgpPeeringAddress": address});
+    let two = [Some("10.1.255.4"), Some("10.1.255.5")];
+    let refused = w.put(&gw("hub"), with(&two, bgp("10.1.255.5"))).unwrap_err();
+    let problem = &refused.problems[0];
+    assert_eq!(problem.code, "PrivateIPAddressInUse");
+    assert_eq!(
+        problem.target.as_deref(),
+        Some("properties.bgpSettings.bgpPeeringAddress")
+    );
+    for part in ["10.1.255.5", "another instance", "G4", "10.1.255.0/28"] {
+        assert!(problem.message.contains(part), "{part}: {}", problem.message);
+    }
+    assert!(w.view(&gw("hub")).is_none(), "nothing has changed");
+    w.put(&gw("hub"), with(&two, bgp("10.1.255.4"))).unwrap();
+    // The first instance goes, and the second becomes the first; a new one does not get the address.
+    let one = [Some("10.1.255.5")];
+    assert!(w.put(&gw("hub"), with(&one, bgp("10.1.255.5"))).is_ok());
+    w.delete(&gw("hub")).unwrap();
+    // An instance without a wish does not get the address either, at creation or later, given or not.
+    let body = w.put(&gw("hub"), with(&[None], bgp("10.1.255.5"))).unwrap();
+    let address =
+        |body: &Value, n: usize| body["properties"]["ipConfigurations"][n]["properties"]["privateIPAddress"].clone();
+    assert_eq!(address(&body, 0), "10.1.255.4");
+    let body = w.put(&gw("hub"), with(&[None, None], json!({"asn": 65515}))).unwrap();
+    assert_eq!(
+        (address(&body, 0), address(&body, 1)),
+        (json!("10.1.255.4"), json!("10.1.255.6"))
+    );
+    assert_eq!(body["properties"]["bgpSettings"]["bgpPeeringAddress"], "10.1.255.5");
+    // An instance that takes the address by name is refused as long as it is asked for, and else it moves away.
+    let onto = [Some("10.1.255.4"), Some("10.1.255.5")];
+    assert_eq!(
+        codes(w.put(&gw("hub"), with(&onto, bgp("10.1.255.5")))),
+        ["PrivateIPAddressInUse"]
+    );
+    let body = w.put(&gw("hub"), with(&onto, json!({}))).unwrap();
+    assert_eq!(body["properties"]["bgpSettings"]["bgpPeeringAddress"], "10.1.255.14");
+}
+
 #[test]
 fn g1_only_in_its_own_subnet() {
     let mut w = world();

@@ -228,12 +228,12 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
     // What the peer's address is counts too.
     w.site("bad", &[], bgp(65021, "10.1.0.9")).unwrap();
     assert_eq!(codes(w.connect_site("bad", "hub", "bad", json!({}))), overlap);
-    // Another site of the same gateway; not one of another gateway.
+    // Another site of the same gateway, and one of a gateway that is joined with it (G16).
     w.site("loc", &["10.7.0.0/16"], json!({})).unwrap();
     w.connect_site("loc", "hub", "loc", json!({})).unwrap();
     w.site("twin", &["10.7.9.0/24"], json!({})).unwrap();
     assert_eq!(codes(w.connect_site("twin", "hub", "twin", json!({}))), overlap);
-    w.connect_site("twin", "branch", "twin", json!({})).unwrap();
+    assert_eq!(codes(w.connect_site("twin", "branch", "twin", json!({}))), overlap);
     // And when the prefixes change.
     assert_eq!(codes(w.site("loc", &["10.3.0.0/16"], json!({}))), overlap);
     w.site("loc", &["10.9.0.0/16"], json!({})).unwrap();
@@ -247,6 +247,37 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
         w.vnet(vnet, &[own, &format!("10.{}.8.0/24", 20 + own.len() + vnet.len())])
             .unwrap();
     }
+}
+
+/// G16: sites behind different gateways of one set of joined networks are disjoint too, however the set came to be.
+#[test]
+fn g16_sites_of_joined_gateways_are_disjoint() {
+    let mut w = world();
+    w.vnet("far", &["10.4.0.0/16"]).unwrap();
+    w.gateway("far", "10.4.255.0/27").unwrap();
+    w.site("loc", &["10.7.0.0/16"], json!({})).unwrap();
+    w.connect_site("loc", "hub", "loc", json!({})).unwrap();
+    w.site("twin", &["10.7.9.0/24", "10.8.0.0/16"], json!({})).unwrap();
+    let overlap = ["XLocalNetworkOverlap"];
+    let refused = w.connect_site("twin", "branch", "twin", json!({})).unwrap_err();
+    let message = &refused.problems[0].message;
+    for part in [
+        "localNetworkGateways/loc",
+        "localNetworkGateways/twin",
+        "10.7.9.0/24, 10.7.0.0/16",
+        "G16",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    // A gateway that nothing joins with the hub may have it; then nothing may join them, over any number of steps.
+    w.connect_site("twin", "far", "twin", json!({})).unwrap();
+    assert_eq!(codes(w.connect("far-branch", "far", "branch")), overlap);
+    w.site("twin", &["10.8.0.0/16"], json!({})).unwrap();
+    w.connect("far-branch", "far", "branch").unwrap();
+    assert_eq!(codes(w.site("twin", &["10.7.9.0/24"], json!({}))), overlap);
+    assert_eq!(codes(w.site("twin", &["10.8.0.0/16"], bgp(65021, "10.7.9.1"))), overlap);
+    // One site behind two gateways is one network, not two.
+    w.connect_site("loc-branch", "branch", "loc", json!({})).unwrap();
 }
 
 #[test]

@@ -12,6 +12,7 @@ const POOLS: &[(&[&str], &str)] = &[
         &["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15"],
         "198.18.0.0/15",
     ),
+    (&["100.64.0.0/10"], "100.64.0.0/10"),
     (&["fc00::/7"], "fd00::/8"),
     (&["2001:db8::/32"], "2001:db8::/32"),
 ];
@@ -28,6 +29,8 @@ impl Addresses {
         networks.sort_by_key(|n| (n.prefix_len(), *n));
         networks.dedup();
         let known: BTreeSet<IpNet> = networks.iter().copied().collect();
+        // Those that stay are of two kinds: what one of no kind holds stays in its place too, what another one holds moves
+        // within it.
         let (mut moved, mut held): (Vec<(IpNet, IpNet)>, Vec<IpNet>) = (Vec::new(), Vec::new());
         for network in networks {
             if moved.iter().any(|(old, _)| old.contains(&network)) {
@@ -35,7 +38,7 @@ impl Addresses {
             }
             // The smallest of those that cannot move and hold it, or the kind's.
             let holder = held.iter().rev().find(|h| h.contains(&network)).copied();
-            let place = holder.filter(|h| h.prefix_len() > 0).or_else(|| pool(network));
+            let place = holder.filter(|h| pool(*h).is_some()).or_else(|| pool(network));
             let taken: Vec<IpNet> = moved.iter().map(|(_, new)| *new).collect();
             let new = place.and_then(|place| find(place, network, &taken, &known, random));
             match new {

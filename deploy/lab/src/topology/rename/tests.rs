@@ -125,6 +125,12 @@ fn a_network_that_cannot_move_keeps_its_own() {
         "10.1.2.4",
         "192.168.7.8",
         "8.8.8.8",
+        "9.9.0.0/16",
+        "9.9.3.0/24",
+        "9.9.3.7/24",
+        "100.64.0.0/10",
+        "100.70.1.0/24",
+        "100.70.1.9",
     ]
     .map(str::to_owned);
     let addresses = Addresses::new(&texts, &mut Random(3));
@@ -136,5 +142,14 @@ fn a_network_that_cannot_move_keeps_its_own() {
     assert_ne!(moved, "10.1.2.0/24".parse().unwrap());
     assert_eq!(map("10.1.2.4"), moved.hosts().nth(3).unwrap().to_string());
     assert_ne!(map("192.168.7.8"), "192.168.7.8");
+    // What is of no kind stays, with all that it holds.
+    for text in ["9.9.0.0/16", "9.9.3.0/24", "9.9.3.7/24"] {
+        assert_eq!(map(text), text);
+    }
+    // Shared address space is a kind of its own.
+    let block: IpNet = "100.64.0.0/10".parse().unwrap();
+    let moved: IpNet = map("100.70.1.0/24").parse().unwrap();
+    assert!(block.contains(&moved) && moved != "100.70.1.0/24".parse().unwrap());
+    assert_eq!(map("100.70.1.9"), moved.hosts().nth(8).unwrap().to_string());
     assert_eq!(addresses.map("hub"), None);
 }

@@ -1,0 +1,335 @@
+//! Why no gateway leads from one VNet to another: which object, flag or BGP setting is missing between the two.
+
+use super::why::{Facts, Why, connected, gateway_agents, half};
+use crate::resource::{Connection, ConnectionType, PeeringState, VirtualNetwork, VirtualNetworkGateway};
+use crate::rules::peering::gateways_of;
+use crate::topology::Topology;
+use std::collections::{BTreeMap, VecDeque};
+use tombolo_proto::config::GatewayKind;
+use tombolo_proto::id::{AgentId, ResourceId};
+
+/// The gateway of a kind in a VNet (X7: at most one of each).
+pub(super) fn in_vnet<'t>(
+    topology: &'t Topology,
+    vnet: &'t ResourceId,
+    kind: GatewayKind,
+) -> Option<&'t VirtualNetworkGateway> {
+    let mut all = gateways_of(topology, vnet).filter(|g| g.gateway_type == kind);
+    all.next().map(|gateway| &**gateway)
+}
+
+/// The gateway of a kind that a VNet uses, with the VNet that it is in: itself, or a peer (P19, P20, P23).
+pub(super) fn used<'t>(
+    topology: &'t Topology,
+    vnet: &'t VirtualNetwork,
+    kind: GatewayKind,
+) -> Option<(&'t ResourceId, &'t VirtualNetworkGateway)> {
+    let id = &vnet.envelope.id;
+    if gateways_of(topology, id).next().is_some() {
+        return Some((id, in_vnet(topology, id, kind)?));
+    }
+    let mut halves = vnet.peerings.iter();
+    let in_use = halves.find(|p| p.use_remote_gateways && p.state == PeeringState::Connected)?;
+    let hub = topology.vnets.get(&in_use.remote_vnet)?;
+    half(hub, id).filter(|p| p.allow_gateway_transit)?;
+    Some((&hub.envelope.id, in_vnet(topology, &hub.envelope.id, kind)?))
+}
+
+/// What keeps the gateways from joining two VNets without a peering. None: no gateway comes near to it.
+pub(super) fn between(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Why> {
+    by_vpn(facts, own, target).or_else(|| by_circuit(facts.topology, own, target))
+}
+
+/// A VPN that would lead to the target if a flag, an object or BGP were there.
+fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Why> {
+    const VPN: GatewayKind = GatewayKind::Vpn;
+    let topology = facts.topology;
+    let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
+    let joined = |a: &VirtualNetworkGateway, b: &VirtualNetworkGateway| {
+        let (a, b) = (&a.envelope.id, &b.envelope.id);
+        connection(topology, a, b).is_some() && connection(topology, b, a).is_some()
+    };
+    // The target's side: its own gateway, or the one that it uses; else one that it could use.
+    let Some((_, far)) = used(topology, target, VPN) else {
+        let (_, near) = used(topology, own, VPN)?;
+        let theirs = connected(target);
+        let leads = |hub: &&ResourceId| in_vnet(topology, hub, VPN).is_some_and(|far| joined(near, far));
+        return missing_flags(topology, target, theirs.iter().find(leads)?, here);
+    };
+    let Some((hub, near)) = used(topology, own, VPN) else {
+        // A peer has a gateway that leads there; the flags are missing.
+        let ours = connected(own);
+        let leads = |hub: &&ResourceId| in_vnet(topology, hub, VPN).is_some_and(|near| joined(near, far));
+        return missing_flags(topology, own, ours.iter().find(leads)?, there);
+    };
+    let (near, far) = (&near.envelope.id, &far.envelope.id);
+    if near == far {
+        return None;
+    }
+    match (connection(topology, near, far), connection(topology, far, near)) {
+        (Some(one), None) => Some(without_counterpart(one, far, near)),
+        (None, Some(one)) => Some(without_counterpart(one, near, far)),
+        (Some(out), Some(back)) => {
+            Some(equal_asns(topology, (out, back)).unwrap_or_else(|| not_in_force(facts, hub, there)))
+        }
+        // Over other gateways, as far as routes are exchanged (G19).
+        (None, None) => without_bgp(topology, &chain(topology, near, far)?, &there),
+    }
+}
+
+/// A gateway of `hub`, which the VNet uses, leads to `there`, and yet no route of the packet's subnet does.
+pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::fmt::Display) -> Why {
+    let hub = hub.name();
+    let table = facts.subnet.and_then(|id| {
+        let mut subnets = facts.topology.vnets.values().flat_map(|v| &v.subnets);
+        let table = subnets.find(|s| s.id == *id)?.route_table.as_ref()?;
+        facts.topology.route_tables.get(table)
+    });
+    match table.filter(|t| t.disable_bgp_route_propagation) {
+        Some(table) => Why::new(
+            "R15",
+            format!("the gateway of {hub} leads to {there}, but this subnet does not take its routes"),
+            format!(
+                "set disableBgpRoutePropagation of the route table {} to false, or add a route of its own to \
+                 VirtualNetworkGateway",
+                table.envelope.id.name()
+            ),
+        )
+        .at(&table.envelope.id),
+        None => Why::new(
+            "R7",
+            format!("the gateway of {hub} is joined with {there}, but no route of this subnet leads there now"),
+            "compare what the gateway has learned (tombolo gateway learned-routes) with the subnet's effective routes",
+        ),
+    }
+}
+
+fn without_counterpart(one: &Connection, from: &ResourceId, to: &ResourceId) -> Why {
+    Why::new(
+        "G10",
+        format!("the connection {} has no counterpart", one.envelope.id.name()),
+        format!("create one from gateway {} to {}", from.name(), to.name()),
+    )
+    .at(&one.envelope.id)
+}
+
+/// The two objects of a connection between gateways (G10).
+type Pair<'t> = (&'t Connection, &'t Connection);
+
+/// The connection object of one gateway to another.
+pub(super) fn connection<'t>(topology: &'t Topology, from: &ResourceId, to: &ResourceId) -> Option<&'t Connection> {
+    let mut all = topology.connections.values();
+    all.find(|c| c.connection_type == ConnectionType::Vnet2Vnet && c.gateway1 == *from && c.gateway2 == *to)
+        .map(|c| &**c)
+}
+
+/// The shortest way from one VPN gateway to another over connections that exist on both sides; none: there is no way.
+pub(super) fn chain<'t>(topology: &'t Topology, from: &'t ResourceId, to: &ResourceId) -> Option<Vec<Pair<'t>>> {
+    let mut ways: BTreeMap<&ResourceId, Vec<Pair<'t>>> = BTreeMap::from([(from, Vec::new())]);
+    let mut open = VecDeque::from([from]);
+    while let Some(at) = open.pop_front() {
+        if at == to {
+            return ways.remove(at);
+        }
+        let outward = topology
+            .connections
+            .values()
+            .filter(|c| c.connection_type == ConnectionType::Vnet2Vnet && c.gateway1 == *at);
+        for out in outward {
+            let Some(back) = connection(topology, &out.gateway2, at).filter(|_| !ways.contains_key(&out.gateway2))
+            else {
+                continue;
+            };
+            let mut way = ways[at].clone();
+            way.push((out, back));
+            ways.insert(&out.gateway2, way);
+            open.push_back(&out.gateway2);
+        }
+    }
+    None
+}
+
+/// G4: both ends of a connection with BGP have one ASN.
+fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Why> {
+    let asn = |id: &ResourceId| topology.gateways.get(id).map(|g| g.asn);
+    let asn = asn(&out.gateway1).filter(|own| out.enable_bgp && back.enable_bgp && asn(&out.gateway2) == Some(*own))?;
+    let (near, far) = (out.gateway1.name(), out.gateway2.name());
+    Some(
+        Why::new(
+            "G4",
+            format!("the gateways {near} and {far} both have ASN {asn}, and no BGP session comes up between equals"),
+            format!("give one of them another ASN, or set enableBgp to false on both connection objects"),
+        )
+        .at(&out.envelope.id),
+    )
+}
+
+/// G19: a way over several gateways leads to `there`, but routes are not exchanged all along. None: they are.
+pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std::fmt::Display) -> Option<Why> {
+    if let Some(why) = way.iter().find_map(|pair| equal_asns(topology, *pair)) {
+        return Some(why);
+    }
+    let objects = way.iter().flat_map(|(out, back)| [out, back]);
+    let silent: Vec<&Connection> = objects.filter(|c| !c.enable_bgp).copied().collect();
+    let first = silent.first()?;
+    let names: Vec<&str> = silent.iter().map(|c| c.envelope.id.name()).collect();
+    let cause = format!(
+        "gateways lead to {there}, but pass on routes and packets only along connections that use BGP at both ends"
+    );
+    let remedy = format!("set enableBgp on {}", names.join(", "));
+    Some(Why::new("G19", cause, remedy).at(&first.envelope.id))
+}
+
+/// Circuits that would lead to the target (E3, E6, E8).
+fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Why> {
+    const CIRCUIT: GatewayKind = GatewayKind::ExpressRoute;
+    let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
+    let near = used(topology, own, CIRCUIT).map(|(_, gateway)| gateway);
+    let far = used(topology, target, CIRCUIT).map(|(_, gateway)| gateway);
+    if let (Some(near), Some(far)) = (near, far) {
+        let shared = circuits(topology, near)
+            .into_iter()
+            .find(|c| circuits(topology, far).contains(c))?;
+        let name = shared.name();
+        let why = if topology.settings.circuit_vnet_to_vnet {
+            Why::new(
+                "E6",
+                format!("{here} and {there} are linked to the circuit {name}, but no edge of it announces {there} now"),
+                format!(
+                    "see that an agent of each edge of {name} and of the gateways {} and {} runs and is connected",
+                    near.envelope.id.name(),
+                    far.envelope.id.name()
+                ),
+            )
+        } else {
+            Why::new(
+                "E6",
+                format!("{here} and {there} are linked to the circuit {name}, which does not join virtual networks"),
+                "create a peering, both halves, or allow it everywhere: tombolo settings set circuitVnetToVnet=true",
+            )
+        };
+        return Some(why.at(shared));
+    }
+    // One of them hangs on a circuit, the other one is joined by VPN with a VNet that hangs on it too.
+    let (circuit_side, vpn_side) = match (near, far) {
+        (Some(near), None) => (near, target),
+        (None, Some(far)) => (far, own),
+        _ => return None,
+    };
+    let (_, vpn) = used(topology, vpn_side, GatewayKind::Vpn)?;
+    let shares = |hub: &ResourceId| {
+        let beside = in_vnet(topology, hub, CIRCUIT);
+        beside.is_some_and(|g| {
+            circuits(topology, g)
+                .iter()
+                .any(|c| circuits(topology, circuit_side).contains(c))
+        })
+    };
+    let hub = topology.vnets.keys().find(|vnet| {
+        let gateway = in_vnet(topology, vnet, GatewayKind::Vpn);
+        gateway.is_some_and(|g| chain(topology, &vpn.envelope.id, &g.envelope.id).is_some()) && shares(vnet)
+    })?;
+    Some(Why::new(
+        "E8",
+        format!(
+            "{here} and {there} meet in {} only, where one is attached by VPN and the other by a circuit, and gateways of \
+             the two types do not relay to each other",
+            hub.name()
+        ),
+        "create a peering, both halves, or attach both to the circuit or both by VPN",
+    ))
+}
+
+/// The circuits that an ExpressRoute gateway is connected to.
+pub(super) fn circuits<'t>(topology: &'t Topology, gateway: &VirtualNetworkGateway) -> Vec<&'t ResourceId> {
+    let links = topology
+        .connections
+        .values()
+        .filter(|c| c.gateway1 == gateway.envelope.id);
+    let links = links.filter(|c| c.connection_type == ConnectionType::ExpressRoute);
+    links.map(|c| &c.gateway2).collect()
+}
+
+/// What a VNet lacks to use the gateways of a peer, which lead to `there` (P19, P20). None: nothing.
+pub(super) fn missing_flags(
+    topology: &Topology,
+    spoke: &VirtualNetwork,
+    hub: &ResourceId,
+    there: impl std::fmt::Display,
+) -> Option<Why> {
+    let resource = topology.vnets.get(hub)?;
+    let (ours, theirs) = (half(spoke, hub)?, half(resource, &spoke.envelope.id)?);
+    let (name, hub) = (spoke.envelope.id.name(), hub.name());
+    let mut missing = Vec::new();
+    if !theirs.allow_gateway_transit {
+        missing.push(format!("allowGatewayTransit on {} of {hub}", theirs.id.name()));
+    }
+    if !ours.use_remote_gateways {
+        missing.push(format!("useRemoteGateways on {} of {name}", ours.id.name()));
+    }
+    let at = if theirs.allow_gateway_transit { ours } else { theirs };
+    (!missing.is_empty()).then(|| {
+        Why::new(
+            "P20",
+            format!("the gateway of {hub} leads to {there}, but {name} may not use it"),
+            format!("set {}", missing.join(", then ")),
+        )
+        .at(&at.id)
+    })
+}
+
+/// Why the far end of a connection cannot take a packet.
+pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Why {
+    let name = id.name();
+    let Some(connection) = topology.connections.get(id) else {
+        return Why::new("G10", format!("the connection {name} does not exist"), "create it");
+    };
+    if connection.shared_key.is_none() {
+        let cause = format!("the connection {name} has no shared key");
+        let remedy = match connection.connection_type {
+            ConnectionType::IPsec => "set it here and on the site's device",
+            ConnectionType::Vnet2Vnet | ConnectionType::ExpressRoute => "set it on both connection objects",
+        };
+        return Why::new("G11", cause, remedy).at(id);
+    }
+    if let Some(site) = topology.local_gateways.get(&connection.gateway2) {
+        let far = site.envelope.id.name();
+        return match site.public_key {
+            None => Why::new(
+                "D16",
+                format!("the local network gateway {far} has no wireGuardPublicKey"),
+                format!("set the key of the site's device: tombolo local-gateway update {far} --public-key KEY"),
+            )
+            .at(&site.envelope.id),
+            Some(_) => Why::new(
+                "G12",
+                format!("the device of {far} at the end of the connection {name} cannot be reached"),
+                format!("ask why: tombolo connection show {name}"),
+            )
+            .at(id),
+        };
+    }
+    let far = topology.gateways.get(&connection.gateway2);
+    far.and_then(|gateway| gateway_agents(topology, gateway))
+        .unwrap_or_else(|| {
+            Why::new(
+                "G10",
+                format!("no instance of the far gateway of the connection {name} can be reached"),
+                format!("ask why: tombolo connection show {name}"),
+            )
+            .at(id)
+        })
+}
+
+/// Whether all agents of a gateway report that another one does not answer.
+pub(super) fn reported_down(facts: Facts<'_>, gateway: &ResourceId, other: &AgentId) -> bool {
+    let stands_for = |b: &crate::resource::Binding| matches!(b, crate::resource::Binding::Gateway { gateway: g, .. } if g == gateway);
+    let agents = facts
+        .topology
+        .agents
+        .values()
+        .filter(|a| !a.revoked && stands_for(&a.binding));
+    let down = agents.map(|a| facts.reports.down.get(&a.id).is_some_and(|d| d.contains(other)));
+    let all: Vec<bool> = down.collect();
+    !all.is_empty() && all.iter().all(|d| *d)
+}

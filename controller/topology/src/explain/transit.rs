@@ -1,0 +1,253 @@
+//! Why a gateway or an edge does not pass a packet on, and what would let it.
+
+use super::gateways::{connection, missing_flags};
+use super::node::Node;
+use super::why::{Facts, Why};
+use crate::topology::Topology;
+use std::net::IpAddr;
+use tombolo_engine::decide::Trace;
+use tombolo_proto::config::{GatewayConnection, Relation, Role};
+use tombolo_proto::id::{AgentId, ResourceId};
+
+/// The transit that the packet needs is not allowed.
+pub(super) fn refused(
+    facts: Facts<'_>,
+    node: &Node,
+    from: Option<&AgentId>,
+    trace: &Trace,
+    destination: IpAddr,
+) -> Why {
+    let config = &node.config;
+    let name = config.agent.as_str();
+    match &config.role {
+        Role::VpnGateway { connections, .. } => {
+            let came_by = match from.and_then(|from| node.link(from)).map(|link| &link.relation) {
+                Some(Relation::Connection { connection } | Relation::Site { connection }) => Some(connection),
+                _ => None,
+            };
+            let of = |id: Option<&ResourceId>| id.and_then(|id| connections.iter().find(|c| c.connection == *id));
+            match (of(came_by), of(trace.connection.as_ref())) {
+                (Some(inward), Some(onward)) => between(facts.topology, name, inward, onward),
+                _ => no_client(facts, node, destination),
+            }
+        }
+        Role::ExpressRouteGateway { .. } => Why::new(
+            "E8",
+            format!(
+                "the ExpressRoute gateway {name} passes packets from its circuits to its own virtual network and those that \
+                 use it, and {destination} is in none of these"
+            ),
+            "let the virtual network use this gateway (useRemoteGateways with allowGatewayTransit), or attach both networks \
+             by VPN",
+        ),
+        Role::CircuitEdge { circuit, .. } => Why::new(
+            "E6",
+            format!(
+                "the circuit {} does not join virtual networks with each other",
+                circuit.name()
+            ),
+            "create a peering between the two, or allow it everywhere: tombolo settings set circuitVnetToVnet=true",
+        )
+        .at(circuit),
+        Role::Vm { .. } => no_client(facts, node, destination),
+    }
+}
+
+/// G18, G19: from one connection of a VPN gateway to another.
+fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: &GatewayConnection) -> Why {
+    let silent: Vec<&GatewayConnection> = [inward, onward].into_iter().filter(|c| !c.exchange).collect();
+    // A site without BGP is fine beside a connection with BGP: it is the other end that lacks it.
+    let lacking = silent.iter().find(|c| !c.site).or(silent.first());
+    let Some(lacking) = lacking else {
+        return Why::new(
+            "G21",
+            format!("the gateway {name} has no way on among the routes of its VPN connections"),
+            "look at what it has learned: tombolo gateway learned-routes",
+        );
+    };
+    Why::new(
+        "G19",
+        format!(
+            "the gateway {name} passes packets from the connection {} on to {} only where routes are exchanged by BGP over \
+             both, or over one of them and the other leads to a site",
+            inward.connection.name(),
+            onward.connection.name()
+        ),
+        remedy(topology, lacking),
+    )
+    .at(&lacking.connection)
+}
+
+/// What a connection lacks for routes to be exchanged over it (G4).
+fn remedy(topology: &Topology, lacking: &GatewayConnection) -> String {
+    let id = &lacking.connection;
+    let Some(own) = topology.connections.get(id) else {
+        return format!("set enableBgp on {}", id.name());
+    };
+    let asn = topology.gateways.get(&own.gateway1).map(|g| g.asn);
+    if let Some(site) = topology.local_gateways.get(&own.gateway2) {
+        let name = site.envelope.id.name();
+        return match site.bgp {
+            None => format!(
+                "give the local network gateway {name} bgpSettings (asn, bgpPeeringAddress), then set enableBgp on {}",
+                id.name()
+            ),
+            Some(bgp) if asn == Some(bgp.asn) => {
+                format!("give the local network gateway {name} an ASN other than {}", bgp.asn)
+            }
+            Some(_) => format!("set enableBgp on {}", id.name()),
+        };
+    }
+    let back = connection(topology, &own.gateway2, &own.gateway1);
+    let objects = [Some(&**own), back];
+    let off = objects.into_iter().flatten().filter(|c| !c.enable_bgp);
+    let off: Vec<&str> = off.map(|c| c.envelope.id.name()).collect();
+    match (off.as_slice(), asn) {
+        ([], Some(asn)) => format!("give one of its two gateways an ASN other than {asn}"),
+        ([], None) => format!("set enableBgp on {} and on its counterpart", id.name()),
+        (off, _) => format!("set enableBgp on {}", off.join(" and ")),
+    }
+}
+
+/// D9: into a virtual network that does not use the gateway.
+fn no_client(facts: Facts<'_>, node: &Node, destination: IpAddr) -> Why {
+    let (name, hub) = (node.config.agent.as_str(), &node.config.vnet);
+    let mut vnets = facts.topology.vnets.values();
+    let target = vnets.find(|v| v.address_space.iter().any(|p| p.contains(&destination)));
+    let flags = target.and_then(|target| missing_flags(facts.topology, target, hub, "where the packet comes from"));
+    let cause = format!(
+        "the gateway {name} does not relay to {destination}: it serves its own VNet, the VNets that use it and its \
+         connections, never a plain peering"
+    );
+    match flags {
+        Some(flags) => Why {
+            rule: "D9",
+            cause,
+            ..flags
+        },
+        None => Why::new(
+            "D9",
+            cause,
+            format!(
+                "let the VNet of {destination} use it (useRemoteGateways with allowGatewayTransit), or peer the two ends"
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Change;
+    use crate::path::ArmPath;
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
+
+    fn id(tail: &str) -> String {
+        format!("{GROUP}/providers/Microsoft.Network/{tail}")
+    }
+
+    /// Two gateways, each with a site that speaks BGP with its gateway's ASN, or not at all.
+    fn topology() -> Topology {
+        let mut topology = Topology::default();
+        let mut guids = 0;
+        let mut put = |id: &str, properties: Value| {
+            let change = Change::Put {
+                path: ArmPath::parse(id).unwrap(),
+                body: json!({"location": "region1", "properties": properties}),
+                if_match: None,
+                sync_remote_address_space: false,
+            };
+            let mut fresh = || {
+                guids += 1;
+                Uuid::from_u128(guids)
+            };
+            topology = topology.apply(&change, &mut fresh).unwrap().topology;
+        };
+        put(GROUP, json!({}));
+        for (vnet, second) in [("hub", 1), ("branch", 2)] {
+            let subnet =
+                json!({"name": "GatewaySubnet", "properties": {"addressPrefix": format!("10.{second}.255.0/27")}});
+            let space = json!({"addressPrefixes": [format!("10.{second}.0.0/16")]});
+            put(
+                &id(&format!("virtualNetworks/{vnet}")),
+                json!({"addressSpace": space, "subnets": [subnet]}),
+            );
+            let subnet = json!({"id": id(&format!("virtualNetworks/{vnet}/subnets/GatewaySubnet"))});
+            let configuration = json!({"name": "a", "properties": {"subnet": subnet}});
+            put(
+                &id(&format!("virtualNetworkGateways/{vnet}-gw")),
+                json!({"gatewayType": "Vpn", "ipConfigurations": [configuration], "bgpSettings": {"asn": 65_100 + second}}),
+            );
+        }
+        let gateway = |vnet: &str| json!({"id": id(&format!("virtualNetworkGateways/{vnet}-gw"))});
+        for (name, from, to, bgp) in [("there", "hub", "branch", true), ("back", "branch", "hub", false)] {
+            put(
+                &id(&format!("connections/{name}")),
+                json!({
+                    "connectionType": "Vnet2Vnet", "virtualNetworkGateway1": gateway(from),
+                    "virtualNetworkGateway2": gateway(to), "enableBgp": bgp,
+                }),
+            );
+        }
+        for (name, bgp) in [
+            ("plain", json!(null)),
+            ("twin", json!({"asn": 65_101, "bgpPeeringAddress": "10.8.0.1"})),
+        ] {
+            put(
+                &id(&format!("localNetworkGateways/{name}")),
+                json!({"bgpSettings": bgp}),
+            );
+            put(
+                &id(&format!("connections/to-{name}")),
+                json!({
+                    "connectionType": "IPsec", "virtualNetworkGateway1": gateway("hub"),
+                    "localNetworkGateway2": {"id": id(&format!("localNetworkGateways/{name}"))}, "enableBgp": bgp != json!(null),
+                }),
+            );
+        }
+        topology
+    }
+
+    fn ends(name: &str, site: bool, exchange: bool) -> GatewayConnection {
+        GatewayConnection {
+            connection: ResourceId::new(id(&format!("connections/{name}"))),
+            ends: Vec::new(),
+            exchange,
+            asn: 0,
+            site,
+            weight: 0,
+        }
+    }
+
+    /// G19: the connection that lacks BGP is named, with what it lacks.
+    #[test]
+    fn g19_what_a_connection_lacks_is_named() {
+        let topology = topology();
+        let (bgp, plain, twin) = (
+            ends("other", true, true),
+            ends("to-plain", true, false),
+            ends("to-twin", true, false),
+        );
+        let tunnel = ends("there", false, false);
+        for (inward, onward, at, words) in [
+            // The site without BGP is fine; the tunnel is what lacks it, and of its objects the one that has it off.
+            (&plain, &tunnel, "there", "set enableBgp on back"),
+            (&tunnel, &bgp, "there", "set enableBgp on back"),
+            (
+                &plain,
+                &twin,
+                "to-plain",
+                "give the local network gateway plain bgpSettings",
+            ),
+            (&twin, &plain, "to-twin", "an ASN other than 65101"),
+        ] {
+            let why = between(&topology, "hub-gw", inward, onward);
+            assert_eq!(why.rule, "G19");
+            assert!(why.remedy.contains(words), "{why:?}");
+            assert_eq!(why.resource.as_ref().map(ResourceId::name), Some(at), "{why:?}");
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Azure's properties that would change what packets do and that are not carried out here: set to anything but what asks
+//! for nothing, each is refused by its name. A property that only describes is kept and shown instead.
+//!
+//! Stock clients send back what they read, and fill bodies with empty values: null, `false`, 0, an empty text, and lists and
+//! objects with nothing but these are accepted everywhere.
+
+use super::Draft;
+use crate::arm::body::Object;
+use crate::path::shown;
+use crate::resource::Settings;
+use serde_json::Value;
+
+/// One property.
+pub(super) struct Unsupported {
+    /// Members from the object that is checked inwards, joined by dots; `[]` behind a list stands for each of its items.
+    path: &'static str,
+    /// The code of its error.
+    code: &'static str,
+    /// The rule, or the decision, by which it would work or need not.
+    rule: &'static str,
+    /// What Azure does with it.
+    effect: &'static str,
+    /// What to do here.
+    instead: &'static str,
+    /// Texts that ask for nothing besides an empty one, without regard to case.
+    harmless: &'static [&'static str],
+    /// Members of the object that do nothing alone.
+    ignored: &'static [&'static str],
+    /// The value is a secret, which no message shows.
+    secret: bool,
+    /// Settings with which it holds anyway.
+    held_by: fn(&Settings) -> bool,
+}
+
+const fn refuse(path: &'static str, rule: &'static str, effect: &'static str, instead: &'static str) -> Unsupported {
+    Unsupported {
+        path,
+        code: "XNotSupported",
+        rule,
+        effect,
+        instead,
+        harmless: &[],
+        ignored: &[],
+        secret: false,
+        held_by: |_| false,
+    }
+}
+
+impl Unsupported {
+    const fn harmless(self, harmless: &'static [&'static str]) -> Self {
+        Self { harmless, ..self }
+    }
+
+    const fn ignored(self, ignored: &'static [&'static str]) -> Self {
+        Self { ignored, ..self }
+    }
+
+    const fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+
+    const fn held_by(self, held_by: fn(&Settings) -> bool) -> Self {
+        Self { held_by, ..self }
+    }
+
+    /// Whether a value asks for nothing.
+    fn is_default(&self, value: &Value) -> bool {
+        match value {
+            Value::Null => true,
+            Value::Bool(on) => !on,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty() || self.harmless.iter().any(|h| h.eq_ignore_ascii_case(text)),
+            Value::Array(items) => items.iter().all(|item| self.is_default(item)),
+            Value::Object(members) => members.iter().all(|(name, value)| {
+                self.ignored.iter().any(|i| i.eq_ignore_ascii_case(name)) || self.is_default(value)
+            }),
+        }
+    }
+}
+
+/// `properties` of a virtual network.
+pub(super) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
+    "bgpCommunities.virtualNetworkCommunity",
+    "E6",
+    "edges would announce the network with that BGP community",
+    "leave it out, and match the network's prefixes in the customer edge's filters",
+)];
+
+/// `properties` of an ip configuration of a network interface or a gateway.
+pub(super) const IP_CONFIGURATION: &[Unsupported] = &[
+    refuse(
+        "gatewayLoadBalancer",
+        "R19",
+        "packets of the address would pass that load balancer first",
+        "leave it out, and send packets through an appliance with a route to VirtualAppliance",
+    ),
+    refuse(
+        "virtualNetworkTaps",
+        "P32",
+        "packets of the address would be copied to a collector",
+        "leave it out, and capture on the machine itself",
+    ),
+    refuse(
+        "applicationGatewayBackendAddressPools",
+        "L2",
+        "an application gateway would send requests to the address",
+        "leave it out",
+    ),
+    refuse(
+        "privateIPAddressPrefixLength",
+        "D8",
+        "the network interface would have a block of addresses",
+        "leave it out, and let the machine serve a whole subnet (tombolo token create --served)",
+    ),
+];
+
+/// `properties` of a virtual network gateway.
+pub(super) const GATEWAY: &[Unsupported] = &[
+    refuse(
+        "vpnClientConfiguration",
+        "G9",
+        "single machines could dial in (point-to-site)",
+        "leave it out, and join the machine as an agent or describe it as a site with a local network gateway",
+    )
+    .ignored(&["vpnClientProtocols", "vpnAuthenticationTypes"]),
+    refuse(
+        "gatewayDefaultSite",
+        "G24",
+        "what has no other route would go to that site",
+        "leave it out, and let the site announce 0.0.0.0/0 over a connection with BGP",
+    ),
+    refuse(
+        "customRoutes.addressPrefixes",
+        "G9",
+        "machines that dial in would be told these prefixes",
+        "leave it out: there is no point-to-site here",
+    ),
+    NAT_RULES_OF_GATEWAY,
+    CUSTOM_BGP_ADDRESSES,
+    PEER_WEIGHT,
+    POLICY_GROUPS,
+    refuse(
+        "policyGroups",
+        "G9",
+        "machines that dial in would get addresses by group",
+        "leave it out: there is no point-to-site here",
+    ),
+    refuse(
+        "disableIPSecReplayProtection",
+        "D6",
+        "packets that were recorded and sent again would be taken",
+        "leave it false: links always refuse them",
+    ),
+    refuse(
+        "enableDnsForwarding",
+        "P33",
+        "the gateway would answer DNS queries",
+        "leave it false, and run a DNS server in the virtual network",
+    ),
+    refuse(
+        "adminState",
+        "G2",
+        "the gateway would carry nothing beside another ExpressRoute gateway",
+        "leave it Enabled, and delete the gateway's connections to stop it",
+    )
+    .harmless(&["Enabled"]),
+    refuse(
+        "allowRemoteVnetTraffic",
+        "E6",
+        "virtual networks on one circuit would reach this one",
+        "create a peering between them, or allow it everywhere: tombolo settings set circuitVnetToVnet=true",
+    )
+    .held_by(|settings| settings.circuit_vnet_to_vnet),
+];
+
+const NAT_RULES_OF_GATEWAY: Unsupported = refuse(
+    "natRules",
+    "G16",
+    "addresses would be translated between the virtual network and its connections",
+    "leave it out, and join networks whose addresses do not overlap",
+);
+const CUSTOM_BGP_ADDRESSES: Unsupported = refuse(
+    "bgpSettings.bgpPeeringAddresses[].customBgpIpAddresses",
+    "G4",
+    "the gateway would speak BGP from these addresses too",
+    "leave it out, and set bgpSettings.bgpPeeringAddress, which may be in 169.254.21.0 to 169.254.22.255",
+);
+const PEER_WEIGHT: Unsupported = refuse(
+    "bgpSettings.peerWeight",
+    "R7",
+    "routes of this speaker would have that weight",
+    "leave it 0, and set routingWeight of the connection",
+);
+const POLICY_GROUPS: Unsupported = refuse(
+    "virtualNetworkGatewayPolicyGroups",
+    "G9",
+    "machines that dial in would get addresses by group",
+    "leave it out: there is no point-to-site here",
+);
+
+/// `properties` of a local network gateway.
+pub(super) const LOCAL_GATEWAY: &[Unsupported] = &[CUSTOM_BGP_ADDRESSES, PEER_WEIGHT];
+
+/// `properties` of a connection.
+pub(super) const CONNECTION: &[Unsupported] = &[
+    refuse(
+        "usePolicyBasedTrafficSelectors",
+        "G3",
+        "only packets between chosen prefixes would pass the tunnel",
+        "leave it false: what may pass follows from the prefixes of both ends",
+    ),
+    refuse(
+        "trafficSelectorPolicies",
+        "G3",
+        "only packets between these prefixes would pass the tunnel",
+        "leave it out: what may pass follows from the prefixes of both ends",
+    ),
+    refuse(
+        "ipsecPolicies",
+        "D16",
+        "the tunnel would use these algorithms and lifetimes",
+        "leave it out: tunnels are WireGuard's, which has one set of algorithms",
+    ),
+    refuse(
+        "authorizationKey",
+        "E3",
+        "the circuit of another subscription would accept the connection by it",
+        "leave it out: a connection to any circuit of this controller needs none",
+    )
+    .secret(),
+    refuse(
+        "ingressNatRules",
+        "G16",
+        "addresses would be translated at the gateway",
+        "leave it out, and join networks whose addresses do not overlap",
+    ),
+    refuse(
+        "egressNatRules",
+        "G16",
+        "addresses would be translated at the gateway",
+        "leave it out, and join networks whose addresses do not overlap",
+    ),
+    refuse(
+        "gatewayCustomBgpIpAddresses",
+        "G4",
+        "the gateway would speak BGP from these addresses on this connection",
+        "leave it out, and set bgpSettings.bgpPeeringAddress of the gateway",
+    ),
+    refuse(
+        "tunnelProperties",
+        "G4",
+        "each tunnel would have a BGP peer of its own",
+        "leave it out, and describe each device with a local network gateway and a connection",
+    ),
+    refuse(
+        "expressRouteGatewayBypass",
+        "T4",
+        "packets from the circuit would pass the gateway by (FastPath)",
+        "leave it false",
+    ),
+    refuse(
+        "enablePrivateLinkFastPath",
+        "T4",
+        "packets to private endpoints would pass the gateway by (FastPath)",
+        "leave it false",
+    ),
+    refuse(
+        "useLocalAzureIpAddress",
+        "E17",
+        "the tunnel would run between private addresses",
+        "leave it false, and give the gateway's agent the endpoint that the other end is to use (--endpoint)",
+    ),
+    refuse(
+        "connectionMode",
+        "D16",
+        "one end alone would start the tunnel",
+        "leave it Default: a gateway calls a site whose gatewayIpAddress is known, and waits for others",
+    )
+    .harmless(&["Default"]),
+    refuse(
+        "authenticationType",
+        "G11",
+        "the ends would prove themselves with certificates",
+        "leave it PSK, and set a shared key",
+    )
+    .harmless(&["PSK"]),
+    refuse(
+        "certificateAuthentication",
+        "G11",
+        "the ends would prove themselves with certificates",
+        "leave it out, and set a shared key",
+    ),
+];
+
+/// `properties` of a connection to a circuit, beside [`CONNECTION`].
+pub(super) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
+    code: "XSharedKeyNotUsed",
+    ..refuse(
+        "sharedKey",
+        "G11",
+        "the ends of a tunnel prove themselves with it, and a connection to a circuit has no tunnel of that kind",
+        "leave it out; the key that signs a circuit's BGP sessions is sharedKey of its peering",
+    )
+    .secret()
+}];
+
+/// `properties` of a circuit.
+pub(super) const CIRCUIT: &[Unsupported] = &[refuse(
+    "enableDirectPortRateLimit",
+    "X9",
+    "packets beyond the circuit's bandwidth would be dropped",
+    "leave it false, and limit the rate on the edge's customer interface",
+)];
+
+/// `properties` of the private peering of a circuit.
+pub(super) const CIRCUIT_PEERING: &[Unsupported] = &[
+    refuse(
+        "microsoftPeeringConfig",
+        "E1",
+        "public prefixes would be announced to the provider",
+        "leave it out: a circuit has its private peering only",
+    )
+    .harmless(&["NotConfigured", "NONE"]),
+    refuse(
+        "routeFilter",
+        "E1",
+        "only chosen public services would be announced",
+        "leave it out: a circuit has its private peering only",
+    ),
+    refuse(
+        "ipv6PeeringConfig",
+        "E1",
+        "each line would have a second address family",
+        "leave it out; both prefixes may be IPv6 /126",
+    ),
+    refuse(
+        "connections",
+        "E7",
+        "sites of two circuits would reach each other (Global Reach)",
+        "leave it out, and join the sites by VPN with BGP",
+    ),
+];
+
+impl Draft<'_> {
+    /// Refuses what `table` has of the members of `object`.
+    pub(super) fn check_supported(&mut self, object: &Object<'_>, table: &[Unsupported]) {
+        for entry in table.iter().filter(|entry| !(entry.held_by)(&self.topology.settings)) {
+            let mut found = Vec::new();
+            object.find(entry.path, &mut |at, value| {
+                if !entry.is_default(value) {
+                    found.push((at, value.clone()));
+                }
+            });
+            for (at, value) in found {
+                let value = if entry.secret {
+                    "a value".to_owned()
+                } else {
+                    shown(&value.to_string())
+                };
+                let message = format!(
+                    "{at}: {value} is not supported: in Azure {}. Here, {} ({}).",
+                    entry.effect, entry.instead, entry.rule
+                );
+                self.problems.add(entry.code, at, message);
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A site without BGP beside one that speaks BGP, behind a dual-stack hub, with a branch behind that (G18, G19, R6): real
+//! WireGuard devices and routing daemons.
+
+use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
+use std::time::{Duration, Instant};
+use tombolo_lab::topology::Topology;
+use tombolo_tests::live::World;
+
+/// How long routes may take to follow on a busy machine.
+const SETTLE: Duration = Duration::from_secs(40);
+
+const TOPOLOGY: &str = "
+name: e2e-plain-site
+underlay:
+  segments: {internet: {prefix: 203.0.113.0/24}}
+  controller: {address: 203.0.113.10, port: 8443}
+hosts:
+  hub-vm: {address: 203.0.113.11, vm: {nics: [hub-vm-nic]}}
+  hub-gw: {address: 203.0.113.12, gateway: {name: hub-gw}}
+  branch-vm: {address: 203.0.113.21, vm: {nics: [branch-vm-nic]}}
+  branch-gw: {address: 203.0.113.22, gateway: {name: branch-gw}}
+sites:
+  plain:
+    asn: 65021
+    prefixes: [10.3.30.0/24]
+    lan: {router: 10.3.30.3/24, hosts: {vm: 10.3.30.10}}
+    customerEdges:
+      ce: {lan: 192.168.33.0/31, address: 203.0.113.51, tunnels: [{connection: to-plain, address: 10.3.30.125}]}
+  spoken:
+    asn: 65022
+    prefixes: [10.2.30.0/24]
+    lan: {router: 10.2.30.3/24, hosts: {vm: 10.2.30.10}}
+    customerEdges:
+      ce: {lan: 192.168.32.0/31, address: 203.0.113.52, tunnels: [{connection: to-spoken, address: 10.2.30.125}]}
+resources:
+  resourceGroup: lab
+  location: region1
+  virtualNetworks:
+    hub:
+      addressSpace: [10.1.0.0/16, 'fd5a:1f2b:3c4d::/48']
+      subnets:
+        workload: {addressPrefixes: [10.1.0.0/24, 'fd5a:1f2b:3c4d::/64']}
+        GatewaySubnet: {addressPrefix: 10.1.255.0/27}
+    branch:
+      addressSpace: [10.9.0.0/16]
+      subnets:
+        workload: {addressPrefix: 10.9.0.0/24}
+        GatewaySubnet: {addressPrefix: 10.9.255.0/27}
+  networkInterfaces:
+    hub-vm-nic:
+      ipConfigurations:
+        v4: {subnet: hub/workload, privateIPAddress: 10.1.0.4}
+        v6: {subnet: hub/workload, privateIPAddress: 'fd5a:1f2b:3c4d::4'}
+    branch-vm-nic: {subnet: branch/workload, privateIPAddress: 10.9.0.4}
+  virtualNetworkGateways:
+    hub-gw: {virtualNetwork: hub}
+    branch-gw: {virtualNetwork: branch, asn: 65516}
+  localNetworkGateways:
+    plain: {gatewayIpAddress: 203.0.113.51, localNetworkAddressSpace: [10.3.30.0/24]}
+    spoken: {gatewayIpAddress: 203.0.113.52, asn: 65022, bgpPeeringAddress: 10.2.30.125}
+  connections:
+    hub-to-branch: {virtualNetworkGateway1: hub-gw, virtualNetworkGateway2: branch-gw, sharedKey: SameOnBothSides, enableBgp: true}
+    branch-to-hub: {virtualNetworkGateway1: branch-gw, virtualNetworkGateway2: hub-gw, sharedKey: SameOnBothSides, enableBgp: true}
+    to-plain: {connectionType: IPsec, virtualNetworkGateway1: hub-gw, localNetworkGateway2: plain, sharedKey: EqualOnBothEnds}
+    to-spoken:
+      connectionType: IPsec
+      virtualNetworkGateway1: hub-gw
+      localNetworkGateway2: spoken
+      sharedKey: EqualOnBothEnds
+      enableBgp: true
+";
+
+/// Waits until the machine of a VNet has a gateway route to the site without BGP, or none.
+async fn knows_the_site(w: &World, host: &str, known: bool) -> Result<()> {
+    let prefix: IpNet = "10.3.30.0/24".parse()?;
+    let end = Instant::now() + SETTLE;
+    loop {
+        let tables = w.agent_tables(host).await?;
+        let mut routes = tables.subnets.iter().flat_map(|s| &s.routes);
+        if routes.any(|r| r.prefix == prefix) == known {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{host}: known: {}, instead of {known}", !known);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Result<()> {
+    let w = World::of(&Topology::parse(TOPOLOGY)?).await?;
+    // Its router knows of the hub, by what was printed for it; the rest is its operator's to add (G20).
+    for net in ["10.9.0.0/16", "10.2.30.0/24"] {
+        let add = ["ip", "route", "add", net, "dev", "wg0"];
+        let done = w.exec("plain-ce", &add, Duration::from_secs(5)).await?;
+        ensure!(done.code == 0, "{add:?}: {done:?}");
+    }
+    for from in ["hub-vm", "branch-vm", "spoken-vm"] {
+        w.reach_within(from, "plain-vm", SETTLE).await?;
+        w.reach_within("plain-vm", from, SETTLE).await?;
+    }
+    // The gateway originates the prefix.
+    let show = [
+        "birdc",
+        "-s",
+        "/run/bird/bird.ctl",
+        "show",
+        "route",
+        "10.3.30.0/24",
+        "all",
+    ];
+    let learned = w.exec("spoken-ce", &show, Duration::from_secs(5)).await?.stdout;
+    let path = learned.lines().find(|l| l.contains("BGP.as_path"));
+    let path = path.with_context(|| format!("no such route: {learned}"))?;
+    ensure!(path.trim() == "BGP.as_path: 65515", "{learned}");
+    w.agree().await?;
+
+    // R6: with the tunnel down the configured route stays where it is configured; what was advertised is withdrawn.
+    knows_the_site(&w, "branch-vm", true).await?;
+    w.cut_pair("hub-gw", "plain-ce")?;
+    w.connection_is_because("to-plain", "NotConnected", "PeerReachability")
+        .await?;
+    knows_the_site(&w, "branch-vm", false).await?;
+    knows_the_site(&w, "hub-vm", true).await?;
+    w.restore_pair("hub-gw", "plain-ce")?;
+    w.reach_within("spoken-vm", "plain-vm", SETTLE).await?;
+    w.down()
+}
