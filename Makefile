@@ -20,7 +20,7 @@ help:
 	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE takes other addresses for the same hosts"
 	@echo "make demo LAB=interop  circuits, sites and VPNs: every path of the published interoperability lab"
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
-	@echo "make bench             all that is measured: change latency, zero-loss pings, failover, 200 x kill -9, and bench-peers"
+	@echo "make bench             all that is measured: change latency, zero-loss pings, failover, attacks, 200 x kill -9, and bench-peers"
 	@echo "make bench-peers       the data plane beside other user-space VPNs; the first run builds them (ROUNDS=5)"
 	@echo "make soak              half an hour at full load with restarts of the other end: no leak, no panic (MINUTES=30)"
 	@echo "make lint              formatting, unused dependencies, licences and bans, clippy, documentation"
@@ -44,7 +44,7 @@ test: build
 
 bench:
 	@.ci/prepare bench
-	@cargo build --locked --release --workspace --bins
+	@cargo build --locked --release --workspace --bins --example hostile-agent
 	@failed=0; \
 	$(AS_ROOT) tests/bench/run --binaries $(TARGET_DIR)/release all || failed=1; \
 	cargo build --locked --workspace --bins; \

@@ -9,11 +9,13 @@ Prints medians, and of the rounds' ratios to the first contender the median with
 """
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from interval import interval  # noqa: E402
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--rounds", type=int, default=20)
@@ -67,16 +69,6 @@ def stand(name):
 if a.one:
     stand(a.one)
     raise SystemExit
-
-def interval(values):
-    """A 95 % interval of the median, from order statistics: it assumes nothing about how values are distributed."""
-    values, n = sorted(values), len(values)
-    outside = 0  # how many values lie outside at either end
-    while sum(math.comb(n, k) for k in range(outside + 1)) / 2**n <= 0.025:
-        outside += 1
-    outside = max(outside - 1, 0)
-    return values[outside], values[n - 1 - outside]
-
 
 standing, results = {}, {}
 flags = ["--transit"] if a.transit else []

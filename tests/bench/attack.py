@@ -1,0 +1,214 @@
+"""What attacks cost: an established stream and the pings of its neighbours beside each, and who pays more, sender or receiver.
+
+Turns with and without the attack alternate. The ratio of throughputs is of neighbouring turns; attacker, victims and both ends
+of the stream share the machine's cores, so what the attacker itself computes is missing to the stream as well, and is printed.
+The costs are of the attack alone, without the stream: processor time of the attacker, and what the processes of the product
+spent more than when idle.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import time
+
+from interval import interval
+from lab import run
+
+GOAL = 0.95  # of the throughput without the attack
+HZ = os.sysconf("SC_CLK_TCK")
+SPACING = "0.02"  # seconds between pings
+
+
+def ticks(pid, children=False):
+    """Seconds of processor time of a process, and if asked of its children that have ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = [int(n) for n in file.read().rsplit(")", 1)[1].split()[11:15]]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(fields if children else fields[:2]) / HZ
+
+
+def parent(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rsplit(")", 1)[1].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+class Attack:
+    """`begin` starts processes that attack for so many seconds; `others` are further processes that work for the attacker."""
+
+    def __init__(self, name, begin, stream, pings, others=()):
+        self.name, self.begin, self.stream, self.pings, self.others = name, begin, stream, pings, others
+
+
+class Beside:
+    """One attack beside a stream."""
+
+    def __init__(self, lab, binaries, attack, seconds):
+        self.lab, self.attack, self.seconds = lab, attack, seconds
+        processes = {n: p["pid"] for n, p in lab.state()["processes"].items() if "." not in n} | lab.pids
+        self.victims = []
+        for pid in processes.values():
+            try:
+                name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+            except OSError:
+                continue
+            if name in ("tombolo-agent", "tombolo-controller"):
+                self.victims.append(pid)
+        # A gateway's BGP daemon is a child of its agent.
+        self.victims += [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent(pid) in self.victims]
+
+    def spent(self):
+        return sum(ticks(pid) for pid in self.victims)
+
+    def begin(self):
+        processes = self.attack.begin(self.lab, self.seconds + 2)
+        time.sleep(0.7)
+        return processes
+
+    def end(self, processes):
+        """Processor time that the attackers spent."""
+        spent = 0
+        for process in processes:
+            if process.poll() is None:
+                spent += ticks(process.pid)
+                process.terminate()
+            else:
+                spent += getattr(process, "spent", 0)
+            process.wait(10)
+        return spent
+
+    def turn(self, hostile):
+        """Megabits a second, pings sent and lost, the attackers' share of one core."""
+        processes = self.begin() if hostile else []
+        others = sum(ticks(pid, True) for pid in self.attack.others)
+        before = [ticks(p.pid) for p in processes]
+        begun = time.monotonic()
+        source, target = self.attack.pings
+        count = int(self.seconds / float(SPACING))
+        pings = self.lab.start(source, "ping", "-q", "-n", "-c", str(count), "-i", SPACING, "-W", "1", self.lab.address(target),
+                               stdout=subprocess.PIPE)
+        source, target = self.attack.stream
+        out = self.lab.on(source, "iperf3", "-c", self.lab.address(target), "-t", str(self.seconds), "-O", "0.3", "-J",
+                          timeout=self.seconds + 20)
+        took = time.monotonic() - begun
+        said = pings.communicate(timeout=20)[0]
+        received = int(said.split(" received")[0].split()[-1])
+        own = sum(ticks(p.pid) - b for p, b in zip(processes, before) if p.poll() is None)
+        own += sum(ticks(pid, True) for pid in self.attack.others) - others
+        self.end(processes)
+        return json.loads(out)["end"]["sum_received"]["bits_per_second"] / 1e6, count, count - received, own / took
+
+    def costs(self):
+        """Processor seconds in a second of the attack: the attacker's, and the victims' beyond those of idleness."""
+        before, begun = self.spent(), time.monotonic()
+        time.sleep(self.seconds)
+        idle = (self.spent() - before) / (time.monotonic() - begun)
+        processes = self.begin()
+        others = sum(ticks(pid, True) for pid in self.attack.others)
+        victims, own, begun = self.spent(), sum(ticks(p.pid) for p in processes), time.monotonic()
+        time.sleep(self.seconds)
+        took = time.monotonic() - begun
+        own = sum(ticks(p.pid) for p in processes) - own + sum(ticks(pid, True) for pid in self.attack.others) - others
+        victims = self.spent() - victims
+        self.end(processes)
+        return own / took, max(victims / took - idle, 0)
+
+    def measure(self, rounds):
+        quiet, ratios, lost, lost_quiet, sent, shares = [], [], 0, 0, 0, []
+        for number in range(rounds):
+            turns = {}
+            for hostile in (False, True) if number % 2 else (True, False):
+                turns[hostile] = self.turn(hostile)
+                time.sleep(0.3)
+            quiet.append(turns[False][0])
+            ratios.append(turns[True][0] / turns[False][0])
+            sent += turns[True][1]
+            lost += turns[True][2]
+            lost_quiet += turns[False][2]
+            shares.append(turns[True][3])
+        attacker, victims = self.costs()
+        low, high = interval(ratios)
+        ratio = statistics.median(ratios)
+        good = ratio >= GOAL and lost <= lost_quiet and victims <= attacker
+        print(f"  {self.attack.name:44} stream {statistics.median(quiet):5.0f} Mbit/s x {ratio:.3f} ({low:.3f} to {high:.3f}), "
+              f"{lost} of {sent} pings lost ({lost_quiet} without), attacker takes {100 * statistics.median(shares):.0f} % of a core; "
+              f"alone: sender {1000 * attacker:.0f} ms/s, receivers {1000 * victims:.0f} ms/s{'' if good else '   MISSED'}", flush=True)
+        return good
+
+
+def state_dir(command):
+    return command[command.index("--state-dir") + 1]
+
+
+def flood_routes(lab):
+    """Gives the site 2,000 more routes, in a protocol that can be switched; returns BIRD's pid."""
+    folder = next(f for f, _, files in os.walk(lab.folder) if "bird.conf" in files and "ce1" in f)
+    path = os.path.join(folder, "bird.conf")
+    with open(path) as file:
+        lines = file.read().splitlines()
+    lines = ['    export where proto ~ "flood" || proto = "announced";' if "export where proto = \"announced\"" in line else line
+             for line in lines]
+    routes = "".join(f"  route 172.{16 + n // 256}.{n % 256}.0/24 blackhole;\n" for n in range(2000))
+    with open(path, "w") as file:
+        file.write("\n".join(lines) + f"\nprotocol static flood {{\n  disabled;\n  ipv4;\n{routes}}}\n")
+    lab.cli("lab", "exec", "--lab", lab.name, "site-ce1", "--", "birdc", "configure")
+    return lab.state()["processes"]["site-ce1"]["pid"]
+
+
+FLAP = "end=$((SECONDS + $1)); while [ $SECONDS -lt $end ]; do birdc enable flood; sleep 0.05; birdc disable flood; sleep 0.05; done"
+
+
+def attacks(lab, binaries):
+    """The attacks; those agents that turn hostile are stopped."""
+    hostile = os.path.join(binaries, "examples", "hostile-agent")
+    stranger = os.path.join(binaries, "stranger")
+    controller = lab.state()["topology"]["underlay"]["controller"]
+    folders = {host: state_dir(lab.end(host)) for host in ("branch-gw", "evil-vm")}
+    bird = flood_routes(lab)
+    time.sleep(1)
+
+    def agent(host, *what):
+        def begin(lab, seconds):
+            return [lab.start(host, hostile, what[0], "--state", folders[host], "--seconds", str(seconds), *what[1:])]
+        return begin
+
+    def site(lab, seconds):
+        command = [lab.tombolo, "lab", "exec", "--lab", lab.name, "site-ce1", "--", "bash", "-c", FLAP, "flap", str(seconds)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=lab.environment)
+        lab.started.append(process)
+        return [process]
+
+    def connections(state):
+        def begin(lab, seconds):
+            return [lab.start("evil-vm", stranger, "--to", f"{controller['address']}:{controller['port']}", "--connections", "10000",
+                              "--state", state, "--seconds", str(seconds), "--rate", "1000")]
+        return begin
+
+    direct, gateways = ("spoke-vm", "hub-vm"), ("hub-vm", "other-vm")
+    return [
+        Attack("a neighbour advertises 2,000 tables/s", agent("branch-gw", "advertise", "--peer", "hub-gw", "--rate", "2000",
+                                                                "--asn", "65030", "--routes", "3"), gateways, direct),
+        Attack("the same with 500 routes each, 100/s", agent("branch-gw", "advertise", "--peer", "hub-gw", "--rate", "100",
+                                                              "--asn", "65030", "--routes", "500"), gateways, direct),
+        Attack("a VM advertises 2,000 tables/s", agent("evil-vm", "advertise", "--peer", "hub-vm", "--rate", "2000"),
+               direct, gateways),
+        Attack("an agent's QUIC connections flap", agent("evil-vm", "flap", "--peer", "hub-vm"), direct, gateways),
+        Attack("a site's 2,000 routes flap", site, gateways, direct, others=[bird]),
+        Attack("a stranger's idle connections", connections("tcp"), direct, gateways),
+        Attack("a stranger's TLS handshakes", connections("tls"), direct, gateways),
+    ]
+
+
+def attack(lab, binaries, rounds, seconds, only=""):
+    for pair in (("spoke-vm", "hub-vm"), ("hub-vm", "other-vm")):
+        lab.reach(pair[0], lab.address(pair[1]), 60)
+    for host in ("hub-vm", "other-vm"):
+        lab.start(host, "iperf3", "-s")
+    time.sleep(0.5)
+    chosen = [a for a in attacks(lab, binaries) if only in a.name]
+    return all([Beside(lab, binaries, a, seconds).measure(rounds) for a in chosen])
