@@ -80,7 +80,7 @@ advisories:
 	@.ci/prepare lint
 	@$(TARGET_DIR)/tools/bin/cargo-deny --locked fetch db || \
 		{ echo "NOT CHECKED: the database of known vulnerabilities is out of reach from here" >&2; exit 1; }
-	@$(TARGET_DIR)/tools/bin/cargo-deny --locked --all-features check --disable-fetch advisories
+	@$(TARGET_DIR)/tools/bin/cargo-deny --locked --offline --all-features check advisories
 
 fresh:
 	@.ci/prepare fresh
