@@ -352,5 +352,12 @@ fn appliance_and_gateways_on_shared_hosts() {
         wire.exec(0, "cat /proc/sys/net/ipv4/conf/all/send_redirects").1.trim(),
         "1"
     );
+    for host in &hosts.0 {
+        let program = env!("CARGO_BIN_EXE_tombolo-agent");
+        let side = AGENTS.iter().find(|a| a.0 == host.config.agent.as_str()).unwrap().1;
+        let (ok, text) = wire.exec(side, &format!("{program} clean --state-dir {}", host.path().display()));
+        assert!(ok, "{text}");
+    }
     assert!(!wire.exec(0, "ip rule").1.contains("fwmark"));
+    assert_eq!(wire.exec(0, "nft list tables").1, "");
 }
