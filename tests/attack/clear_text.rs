@@ -190,7 +190,7 @@ impl Container {
 /// A VM's own traffic and that of a container behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
-    let w = World::up("clear").await?;
+    let w = World::up("clear-vm").await?;
     let (vm, peer) = ("spoke-a-vm", "spoke-b-vm");
     let container = Container::publish(&w, vm).await?;
     let (vm_address, peer_address) = (w.address(vm)?, w.address(peer)?);
