@@ -91,6 +91,11 @@ impl Wire {
         }
     }
 
+    /// Runs a command where the bridge is, which can also be the hosts' router.
+    pub(crate) fn at_bridge(&self, command: &str) -> (bool, String) {
+        try_sh(&format!("ip netns exec {} {command}", self.bridge))
+    }
+
     /// Runs a command in a namespace.
     pub(crate) fn exec(&self, side: usize, command: &str) -> (bool, String) {
         try_sh(&format!("ip netns exec {} {command}", self.ns[side]))
