@@ -4,6 +4,7 @@
 //!
 //! Each agent has a table of its own. It stays when the agent ends, and `tombolo-agent clean` removes it.
 
+use crate::config::check_interface;
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,13 +64,13 @@ impl Filter {
         if let (true, Some(name)) = (self.line, customer_interface) {
             rules.push(format!("oifname \"{name}\" accept"));
         }
-        for (prefix, interfaces) in self.local.iter().filter(|(_, i)| !i.is_empty()) {
-            let names: Vec<_> = interfaces.iter().map(|i| format!("\"{i}\"")).collect();
-            let family = family(prefix.addr());
-            rules.push(format!(
-                "{family} daddr {prefix} oifname {{ {} }} accept",
-                names.join(", ")
-            ));
+        for (prefix, interfaces) in &self.local {
+            let plain = interfaces.iter().filter(|i| check_interface(i).is_ok());
+            let names: Vec<_> = plain.map(|i| format!("\"{i}\"")).collect();
+            if !names.is_empty() {
+                let (family, names) = (family(prefix.addr()), names.join(", "));
+                rules.push(format!("{family} daddr {prefix} oifname {{ {names} }} accept"));
+            }
         }
         let own: Vec<_> = self.own.iter().map(|a| IpNet::from(*a)).collect();
         let served: Vec<_> = self.served.iter().copied().collect();

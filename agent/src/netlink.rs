@@ -290,6 +290,7 @@ impl Netlink {
             Lookup::Default => message
                 .attributes
                 .push(RuleAttribute::Table(self.numbers.default_table)),
+            Lookup::Continue => message.header.action = RuleAction::Nop,
             Lookup::MainButDefault => {
                 message.header.table = netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN;
                 message.attributes.push(RuleAttribute::SuppressPrefixLen(0));

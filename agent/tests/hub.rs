@@ -352,5 +352,11 @@ fn appliance_and_gateways_on_shared_hosts() {
         wire.run(0, "cat /proc/sys/net/ipv4/conf/all/send_redirects").trim(),
         "1"
     );
+    for host in &hosts.0 {
+        let program = env!("CARGO_BIN_EXE_tombolo-agent");
+        let side = AGENTS.iter().find(|a| a.0 == host.config.agent.as_str()).unwrap().1;
+        wire.run(side, &format!("{program} clean --state-dir {}", host.path().display()));
+    }
     assert!(!wire.run(0, "ip rule").contains("fwmark"));
+    assert_eq!(wire.run(0, "nft list tables"), "");
 }

@@ -4,4 +4,5 @@
 //! and that others kept working. All scenarios together take at most three minutes.
 
 mod advertisements;
+mod clear_text;
 mod quic_flap;

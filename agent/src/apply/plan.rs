@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! rules, in the order the kernel tries them
-//!   from <own address>    → source table  packets that already have an overlay source: into the device, or nowhere
+//!   from <own address>    → own table     packets that already have an overlay source
 //!   from TUN              → source table  where the kernel forwards (exit table: where the host is an Internet exit)
-//!   from the host itself  → goto "not fwmark"                      only where a subnet is served
+//!   from <own address>    → source table  into the device, or nowhere
+//!   from the host itself  → skip the next                          only where subnets are served
 //!   from <served subnet>  → source table  (likewise: packets that the host forwards)
 //!   not fwmark            → own table     VM agents before gateway agents of the same host
 //!   not fwmark            → main, but not its default route        only with a default route of our own
@@ -93,6 +94,8 @@ pub enum Lookup {
     Exit,
     /// On with the rule of this priority.
     Goto(u32),
+    /// On with the next rule.
+    Continue,
     /// The host's main table without its default route.
     MainButDefault,
     /// The table with the agent's default route.
@@ -415,9 +418,8 @@ pub enum Step {
 /// Bands of rule priorities; all before the host's main table (32766).
 #[derive(Debug, Clone, Copy)]
 enum Band {
-    Source = 29_000,
-    OwnPackets = 29_500,
-    Served = 30_000,
+    Source = 28_000,
+    Confined = 28_500,
     Vm = 30_500,
     Gateway = 31_000,
     MainButDefault = 31_500,
@@ -425,10 +427,17 @@ enum Band {
     Nowhere = 32_250,
 }
 
+/// Priorities of the rules about served subnets, between those of [`Band::Confined`] and [`Band::Vm`]: the one that skips, those
+/// that it skips, and the one that it skips to. No other agent's rule is between them, which it would skip as well.
+const fn served_priorities(offset: u32) -> [u32; 3] {
+    let first = 29_000 + 3 * offset;
+    [first, first + 1, first + 2]
+}
+
 /// Whether a priority is that of an agent's rules that name no table of ours.
 #[must_use]
-pub const fn is_without_table(priority: u32, offset: u32) -> bool {
-    priority == Band::OwnPackets as u32 + offset
+pub fn is_without_table(priority: u32, offset: u32) -> bool {
+    served_priorities(offset).contains(&priority)
         || priority == Band::MainButDefault as u32 + offset
         || priority == Band::Nowhere as u32 + offset
 }
@@ -459,7 +468,10 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTr
             });
         };
         for address in plan.addresses.iter().filter(|a| a.is_ipv6() == v6) {
-            add(Band::Source, Some(IpNet::from(*address)), Lookup::Source);
+            // Not the source table at once: what the kernel learns of a path, its MTU for one, belongs to a route, and must be
+            // found with a source and without one.
+            add(Band::Source, Some(IpNet::from(*address)), Lookup::Own);
+            add(Band::Confined, Some(IpNet::from(*address)), Lookup::Source);
         }
         add(base, None, Lookup::Own);
         let default = plan.routes.keys().filter(family).any(|p| p.prefix_len() == 0);

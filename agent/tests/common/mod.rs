@@ -100,6 +100,11 @@ impl Wire {
         }
     }
 
+    /// Runs a command where the bridge is, which can also be the hosts' router.
+    pub(crate) fn at_bridge(&self, command: &str) -> (bool, String) {
+        try_sh(&format!("ip netns exec {} {command}", self.bridge))
+    }
+
     /// Runs a command in a namespace that may fail; returns whether it succeeded, and what it printed.
     #[must_use = "the command may have failed: use `run` where it must not"]
     pub(crate) fn exec(&self, side: usize, command: &str) -> (bool, String) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! the agent's table      a fallback for each prefix that leads into the device
-//! the source table       default → device; served and local networks → the host's own tables; the line's routes
+//! the source table       default → device; served and local networks → the host's own tables
 //! the exit table         as the source table, but public destinations → the host's own tables
 //! the packet filter      after source translation: what carries an overlay source leaves by the device or not at all
 //! ```
@@ -10,7 +10,7 @@
 //! A fallback is an `unreachable` route with a worse metric. It names no device, so it stays when the agent ends, however it
 //! ends, and the routes into the device vanish with the device.
 
-use super::{Band, Connected, KernelPlan, Lookup, Numbers, Port, Route, Rule};
+use super::{Band, Connected, KernelPlan, Lookup, Numbers, Port, Route, Rule, served_priorities};
 use crate::filter::Filter;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,8 @@ const PUBLIC_V6: &str = "2000::/3";
 pub enum Table {
     /// The agent's table; only fallbacks are placed there from here.
     Own,
-    /// For packets that have an overlay source, and for those that the kernel forwards out of the device.
+    /// For packets that have an overlay source and find no route in the agent's table, and for those that the kernel forwards out
+    /// of the device.
     Source,
     /// For forwarded packets where the host is an Internet exit.
     Exit,
@@ -125,14 +126,13 @@ impl KernelPlan {
             for (prefix, route) in &self.routes {
                 let inside_local = || local.keys().any(|l| l.contains(prefix));
                 match route {
-                    Route::Line(_) => drop(all.insert(place(table, *prefix, false), *route)),
                     // The default covers the others.
                     Route::Device(_) if table == Table::Exit && prefix.prefix_len() > 0 || inside_local() => {
                         all.insert(place(table, *prefix, false), Route::Device(None));
                         all.insert(place(table, *prefix, true), Route::Unreachable);
                     }
                     // A User route to the Internet is for packets of the host itself: the engine drops the others.
-                    Route::Device(_) | Route::Throw | Route::Unreachable => {}
+                    Route::Device(_) | Route::Throw | Route::Line(_) | Route::Unreachable => {}
                 }
             }
             for prefix in local.keys() {
@@ -171,22 +171,21 @@ impl KernelPlan {
             if !forwards || !self.has_family(v6) {
                 continue;
             }
-            let rule = |band: Band, source, port, lookup| Rule {
-                priority: band as u32 + numbers.offset,
+            let rule = |priority, source, port, lookup| Rule {
+                priority,
                 v6,
                 source,
                 port,
                 lookup,
             };
-            self.rules.insert(rule(Band::Source, None, Some(Port::Tun), lookup));
+            let from_device = Band::Source as u32 + numbers.offset;
+            self.rules.insert(rule(from_device, None, Some(Port::Tun), lookup));
+            let [skip, skipped, to] = served_priorities(numbers.offset);
             let served = self.served.iter().filter(|s| s.addr().is_ipv6() == v6);
-            let served: Vec<_> = served
-                .map(|s| rule(Band::Served, Some(s.trunc()), None, lookup))
-                .collect();
+            let served: Vec<_> = served.map(|s| rule(skipped, Some(s.trunc()), None, lookup)).collect();
             if !served.is_empty() {
-                let beyond = Lookup::Goto(Band::Vm as u32 + numbers.offset);
-                self.rules
-                    .insert(rule(Band::OwnPackets, None, Some(Port::Host), beyond));
+                self.rules.insert(rule(to, None, Some(Port::Host), Lookup::Continue));
+                self.rules.insert(rule(skip, None, Some(Port::Host), Lookup::Goto(to)));
                 self.rules.extend(served);
             }
         }

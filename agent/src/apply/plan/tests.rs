@@ -127,14 +127,25 @@ fn a_user_default_route_needs_the_hosts_consent() {
     let refused = KernelPlan::of(&config, &Dynamic::default(), numbers(), false);
     assert_eq!(refused.refused_defaults, [net("0.0.0.0/0")]);
     assert!(!refused.routes.contains_key(&net("0.0.0.0/0")));
-    assert!(refused.rules.iter().all(|r| r.lookup == Lookup::Own));
+    assert!(
+        refused
+            .rules
+            .iter()
+            .all(|r| matches!(r.lookup, Lookup::Own | Lookup::Source))
+    );
 
     let allowed = KernelPlan::of(&config, &Dynamic::default(), numbers(), true);
     assert!(allowed.routes.contains_key(&net("0.0.0.0/0")));
     let order: Vec<_> = allowed.rules.iter().filter(|r| !r.v6).map(|r| r.lookup).collect();
     assert_eq!(
         order,
-        [Lookup::Own, Lookup::Own, Lookup::MainButDefault, Lookup::Default]
+        [
+            Lookup::Own,
+            Lookup::Source,
+            Lookup::Own,
+            Lookup::MainButDefault,
+            Lookup::Default
+        ]
     );
 }
 
