@@ -555,12 +555,12 @@ impl Tables {
 }
 
 /// At a VPN gateway: what lies behind its connections, configured or learned; of one prefix what answers before what does
-/// not, the higher weight, the shorter path. `advertised`: only of connections that other ends may use (G18, G19).
+/// not, the higher weight, the shorter path. `exchanged`: only of connections that are known to others by exchange (G18, G19).
 fn transit(
     config: &AgentConfig,
     taken: &[Taken<'_>],
     usable: &impl Fn(&mut dyn Iterator<Item = &AgentId>) -> Option<LinkIndex>,
-    advertised: bool,
+    exchanged: bool,
 ) -> Lpm<Transit> {
     let Role::VpnGateway {
         transit, connections, ..
@@ -577,7 +577,7 @@ fn transit(
             link: usable(&mut route.via.iter()),
             exchange: connection.is_some_and(|c| c.exchange),
         };
-        if advertised && !connection.is_some_and(GatewayConnection::is_advertised) {
+        if exchanged && !connection.is_some_and(GatewayConnection::is_advertised) {
             continue;
         }
         let weight = connection.map_or(0, |c| c.weight);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
-use tombolo_proto::route::{RouteSource, RouteState};
+use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 use tombolo_topology::moving::{self, Reports};
 use tombolo_topology::resource::{Binding, NetworkInterface};
 use tombolo_topology::topology::Topology;
@@ -103,8 +103,13 @@ fn next_hop(topology: &Topology, reports: &Reports, body: &Value) -> Result<Resp
         RouteSource::User => subnet.and_then(|s| route_table(topology, s)),
         RouteSource::Default | RouteSource::VirtualNetworkGateway => None,
     };
+    // M3: Network Watcher has words of its own, and one for both kinds of peerings.
+    let kind = match &route.next_hop {
+        NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => "VnetPeering",
+        other => other.type_name(),
+    };
     Ok(ok(&json!({
-        "nextHopType": route.next_hop.type_name(),
+        "nextHopType": kind,
         "nextHopIpAddress": route.next_hop.addresses().first(),
         "routeTableId": table.as_ref().map_or("System Route", ResourceId::as_str),
     })))

@@ -215,7 +215,7 @@ async fn effective_routes_are_those_that_are_sent() {
     );
     let vm = format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/vm-a");
     for (to, kind, address, table) in [
-        ("10.2.0.4", "VNetPeering", json!(null), "System Route"),
+        ("10.2.0.4", "VnetPeering", json!(null), "System Route"),
         ("10.7.1.1", "VirtualAppliance", json!("10.1.0.9"), "routeTables/rt"),
         ("192.168.1.1", "None", json!(null), "System Route"),
     ] {

@@ -104,7 +104,7 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
 /// The link-layer address of a segment's router. One of its own: otherwise a bridge has its lowest port's and changes it
 /// when that port moves, and hosts go on talking to a router that is no longer there.
 fn bridge_address(topology: &Topology, segment: &str) -> String {
-    let mut names = topology.underlay.segments.iter().map(|(name, _)| name);
+    let mut names = topology.underlay.segments.keys();
     let number = names.position(|name| name == segment).unwrap_or_default();
     format!("02:74:6d:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff)
 }

@@ -158,7 +158,7 @@ fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Why> {
         Why::new(
             "G4",
             format!("the gateways {near} and {far} both have ASN {asn}, and no BGP session comes up between equals"),
-            format!("give one of them another ASN, or set enableBgp to false on both connection objects"),
+            "give one of them another ASN, or set enableBgp to false on both connection objects",
         )
         .at(&out.envelope.id),
     )

@@ -31,7 +31,7 @@ fn holder(facts: Facts<'_>, to: IpAddr) -> Option<Holder<'_>> {
     let mut found: Vec<(u8, Holder<'_>)> = Vec::new();
     for site in topology.local_gateways.values() {
         let around = site.address_space.iter().filter(|p| p.contains(&to));
-        found.extend(around.map(|p| (p.prefix_len(), Holder::Site(&**site))));
+        found.extend(around.map(|p| (p.prefix_len(), Holder::Site(site))));
     }
     for (neighbour, routes) in facts.reports.learned.values().flatten() {
         let around = routes

@@ -258,10 +258,8 @@ impl Draft<'_> {
         if starts || sync {
             half.remote_address_space.clone_from(&remote.address_space);
         }
-        if connects {
+        if starts {
             half.local_address_space.clone_from(&vnet.address_space);
-        } else if starts {
-            half.local_address_space.clear();
         }
         let mut new = (*vnet).clone();
         match new.peerings.iter_mut().find(|p| p.id == id) {

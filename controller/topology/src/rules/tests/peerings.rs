@@ -36,7 +36,11 @@ fn p5_defaults_and_body() {
         assert_eq!(p[off], false, "{off}");
     }
     assert_eq!(p["peerCompleteVnets"], true);
+    assert_eq!(p["peeringState"], "Initiated");
     assert_eq!(p["remoteAddressSpace"]["addressPrefixes"], json!(["10.2.0.0/16"]));
+    for own in ["localAddressSpace", "localVirtualNetworkAddressSpace"] {
+        assert_eq!(p[own]["addressPrefixes"], json!(["10.1.0.0/16"]), "{own}");
+    }
     assert_eq!(body["type"], "Microsoft.Network/virtualNetworks/virtualNetworkPeerings");
     assert_eq!(p["provisioningState"], "Succeeded");
     w.peer("b", "a", json!({})).unwrap();
