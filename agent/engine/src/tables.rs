@@ -435,17 +435,15 @@ impl Tables {
                 };
                 // D10: also the sources of the routes that were learned there. Of a VNet's gateways each may bring what
                 // another knows: a site that goes back to its circuit is heard there before that is told.
-                let learned: Vec<ipnet::IpNet> = match relation {
-                    RelationTable::Gateway => taken.iter().map(|t| t.route.prefix).collect(),
-                    RelationTable::Connection | RelationTable::Edge => {
-                        let of_link = taken.iter().filter(|t| t.from.as_ref() == Some(&link.peer));
-                        of_link.map(|t| t.route.prefix).collect()
-                    }
-                    _ => Vec::new(),
+                let of_link = |t: &&Taken<'_>| match relation {
+                    RelationTable::Gateway => true,
+                    RelationTable::Connection | RelationTable::Edge => t.from.as_ref() == Some(&link.peer),
+                    _ => false,
                 };
-                let sources = match learned.as_slice() {
-                    [] => Sources::configured(&link.sources),
-                    learned => assigned.sources(link, learned),
+                let learned = taken.iter().filter(of_link).map(|t| t.route);
+                let sources = match learned.clone().next() {
+                    None => Sources::configured(&link.sources),
+                    Some(_) => assigned.sources(link, learned),
                 };
                 Ok(LinkTable {
                     peer: link.peer.clone(),
