@@ -312,7 +312,7 @@ impl Decision<'_> {
         let RoleTable::Gateway { transit, .. } = &self.tables.role else {
             return Err(DropReason::TransitNotAllowed);
         };
-        if let Some(found) = transit.get(self.packet.destination) {
+        if let Some(Some(found)) = transit.get(self.packet.destination) {
             if let Some(trace) = self.trace.as_deref_mut() {
                 trace.connection = Some(found.connection.clone());
             }
@@ -336,7 +336,7 @@ impl Decision<'_> {
         };
         let destination = self.packet.destination;
         if own_side.get(destination).is_none()
-            && let Some(found) = onward.get(destination).or_else(|| transit.get(destination))
+            && let Some(Some(found)) = onward.get(destination).or_else(|| transit.get(destination))
         {
             if let Some(trace) = self.trace.as_deref_mut() {
                 trace.connection = Some(found.connection.clone());

@@ -72,10 +72,10 @@ pub(crate) enum RoleTable {
     Gateway {
         addresses: Vec<IpAddr>,
         own_side: Lpm<()>,
-        /// VPN routes alone, whatever the VNet prefers (G21).
-        transit: Lpm<Transit>,
+        /// VPN routes alone, whatever the VNet prefers (G21). None: of the own side, though a learned route contains it.
+        transit: Lpm<Option<Transit>>,
         /// Those of connections over which routes are exchanged: the way on for what comes out of such a one (G19).
-        onward: Lpm<Transit>,
+        onward: Lpm<Option<Transit>>,
         /// Where sites are, if their packets keep their TTL (T6).
         sites: Lpm<()>,
     },
@@ -532,9 +532,12 @@ fn transit(
     taken: &[Taken<'_>],
     usable: &impl Fn(&mut dyn Iterator<Item = &AgentId>) -> Option<LinkIndex>,
     exchanged: bool,
-) -> Lpm<Transit> {
+) -> Lpm<Option<Transit>> {
     let Role::VpnGateway {
-        transit, connections, ..
+        transit,
+        connections,
+        own_side,
+        ..
     } = &config.role
     else {
         return Lpm::default();
@@ -568,7 +571,19 @@ fn transit(
     let mut table = Lpm::default();
     for (prefix, .., entry) in offers {
         if table.exact(prefix).is_none() {
-            table.insert(prefix, entry);
+            table.insert(prefix, Some(entry));
+        }
+    }
+    // The longest prefix decides: a site that announces everything around the own side does not get what is sent there.
+    let configured = set(&transit.iter().map(|t| t.prefix).collect::<Vec<_>>());
+    let learned = taken.iter().filter(|t| t.connection.is_some()).map(|t| t.route.prefix);
+    let learned = set(&learned.collect::<Vec<_>>());
+    for own in own_side
+        .iter()
+        .filter(|p| learned.covers(**p) && !configured.covers(**p))
+    {
+        if table.exact(*own).is_none() {
+            table.insert(*own, None);
         }
     }
     table
