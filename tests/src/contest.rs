@@ -2,12 +2,13 @@
 
 use crate::model::walk::TTL;
 use crate::model::{Fate, Model, Ruling, Why};
-use crate::operation::{Operation, Origin, Packet, Universe, gateway_agent};
+use crate::operation::{Operation, Origin, Packet, Universe, gateway_agent, site_device};
 use crate::product::Product;
 use crate::world::{End, Mutation, Outcome, World};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
 use tombolo_engine::verdict::DropReason;
 use tombolo_topology::explain::{Protocol, Question, explain};
 use tombolo_topology::moving::Reports;
@@ -80,6 +81,16 @@ fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
                 };
                 gateway_agent(&plan.name)
             };
+            if rng.random_bool(0.15) {
+                let to = gateway(rng);
+                let from = site_device(to.trim_end_matches("-gw"));
+                let origin = Origin::Link { from, to };
+                return Packet {
+                    origin,
+                    source: universe.address(v4, rng),
+                    destination,
+                };
+            }
             let from = if rng.random_bool(0.25) {
                 gateway(rng)
             } else {
@@ -169,7 +180,7 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
         if number + 1 < script.quiet {
             continue;
         }
-        let world = world.get_or_insert_with(|| World::new(&product.topology, mutation));
+        let world = world.get_or_insert_with(|| World::new(&product.topology, &product.announced, mutation));
         for packet in &script.packets {
             let fate = model.fate(packet);
             let outcome = world.send(packet);
@@ -258,7 +269,7 @@ pub fn honest(script: &Script) -> Result<u32, String> {
         // Whether it may be refused is another test's question.
         let _ = product.perform(operation);
     }
-    let mut world = World::new(&product.topology, None);
+    let mut world = World::new(&product.topology, &BTreeMap::new(), None);
     let mut asked = 0;
     for packet in &script.packets {
         let Origin::Kernel { agent } = &packet.origin else {

@@ -3,10 +3,12 @@
 //! It shares no code with the product, has no trie, no cache and no index. Where the specification leaves a corner
 //! open it says [`Fate::Unspecified`] or [`Ruling::Either`], and the comparison follows the product.
 //! * [`change`]: which operations are refused, and what accepted ones do.
+//! * [`learned`]: which of the routes that sites announce count, and what they may speak for.
 //! * [`routes`]: which route a packet takes (R1 to R15).
 //! * [`walk`]: where a packet goes, agent by agent, and why it is lost.
 
 pub mod change;
+pub mod learned;
 pub mod routes;
 pub mod walk;
 
@@ -23,6 +25,18 @@ pub struct Model {
     pub gateways: Vec<Gateway>,
     pub connections: Vec<Connection>,
     pub agents: Vec<Agent>,
+    pub announced: Vec<Announced>,
+}
+
+/// What the site behind a VNet's gateway announces.
+#[derive(Debug, Clone)]
+pub struct Announced {
+    pub vnet: String,
+    pub prefixes: Vec<IpNet>,
+    /// The first AS of the paths is not the site's.
+    pub foreign_as: bool,
+    /// More than 4,000 IPv4 prefixes come with them.
+    pub flood: bool,
 }
 
 /// A VNet.

@@ -99,6 +99,15 @@ pub enum Operation {
     },
     /// A gateway's agent joins.
     JoinGateway { vnet: String },
+    /// The site behind a VNet's gateway announces this by BGP, and nothing else any more.
+    Announce {
+        vnet: String,
+        prefixes: Vec<IpNet>,
+        /// Paths begin with an ASN that is not the site's.
+        foreign_as: bool,
+        /// With 4,001 IPv4 prefixes of no use besides.
+        flood: bool,
+    },
     /// An agent is cut off.
     Revoke { agent: String },
     /// An agent is forgotten.
@@ -109,6 +118,12 @@ pub enum Operation {
 #[must_use]
 pub fn gateway_agent(vnet: &str) -> String {
     format!("{vnet}-gw")
+}
+
+/// The device of the site behind a VNet's gateway.
+#[must_use]
+pub fn site_device(vnet: &str) -> String {
+    format!("{vnet}-site")
 }
 
 /// The universe of one seed: which VNets, NICs and VMs there may be.
@@ -263,6 +278,11 @@ impl Universe {
                 }
             }
         }
+        for plan in [&self.vnets[0], &self.vnets[2]] {
+            if rng.random_bool(0.5) {
+                out.push(self.announcement(plan.name.clone(), rng));
+            }
+        }
         for (from, to) in [(hub, branch), (branch, hub)] {
             if rng.random_bool(0.9) {
                 out.push(Operation::PutConnection {
@@ -332,7 +352,11 @@ impl Universe {
                     forwarding: rng.random_bool(0.6),
                 }
             }
-            35..53 => self.table(rng),
+            35..46 => self.table(rng),
+            46..53 => {
+                let hubs = [&self.vnets[0].name, &self.vnets[2].name];
+                self.announcement(hubs[rng.random_range(0..2)].clone(), rng)
+            }
             53..65 => {
                 let (subnet, prefixes) = plan.subnets[rng.random_range(0..2_usize)].clone();
                 Operation::PutSubnet {
@@ -419,6 +443,42 @@ impl Universe {
         }
     }
 
+    /// What a site announces: what contains VNets, equals one, lies in one, or has nothing to do with them.
+    fn announcement(&self, vnet: String, rng: &mut impl Rng) -> Operation {
+        const SETS: [&[&str]; 13] = [
+            &["0.0.0.0/0"],
+            &["::/0"],
+            &["0.0.0.0/1", "128.0.0.0/1"],
+            &["::/1", "8000::/1"],
+            &["10.0.0.0/8"],
+            &["10.0.0.0/13"],
+            &["10.0.0.0/14", "10.4.0.0/14"],
+            &["fc00::/7"],
+            &["fd00::/29"],
+            &["172.16.0.0/12"],
+            &["198.51.100.0/24"],
+            &["169.254.0.0/16"],
+            &["169.254.3.0/24", "192.168.0.0/16"],
+        ];
+        let mut prefixes: Vec<IpNet> = Vec::new();
+        for _ in 0..rng.random_range(1..=4_u8) {
+            if rng.random_bool(0.5) {
+                let set = SETS[rng.random_range(0..SETS.len())];
+                prefixes.extend(set.iter().map(|p| net(p)));
+            } else {
+                prefixes.push(self.destination(rng));
+            }
+        }
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Operation::Announce {
+            vnet,
+            prefixes,
+            foreign_as: rng.random_bool(0.15),
+            flood: rng.random_bool(0.05),
+        }
+    }
+
     /// A prefix for a route: a VNet's range, a subnet, one address, everything, or somewhere else.
     fn destination(&self, rng: &mut impl Rng) -> IpNet {
         let plan = self.any(rng);
@@ -458,6 +518,7 @@ impl Universe {
             (15, _) if v4 => plan.gateway,
             (16, _) if v4 => IpAddr::V4(Ipv4Addr::new(172, 16, rng.random_range(1..7), 9)),
             (17, _) if v4 => IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
+            (18, _) if v4 && rng.random_bool(0.2) => IpAddr::V4(Ipv4Addr::new(169, 254, 3, 3)),
             (_, _) if v4 => IpAddr::V4(Ipv4Addr::new(
                 10,
                 rng.random_range(1..8),

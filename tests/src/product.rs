@@ -2,21 +2,31 @@
 
 use crate::arm;
 use crate::operation::{Operation, gateway_agent};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
 use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
+/// The ASN of every site.
+pub const SITE_ASN: u32 = 65_021;
+
+/// 100.96.0.0: a flood of prefixes from there on is in nobody's way.
+const FILLER: [u8; 4] = [100, 96, 0, 0];
+
 /// The product's state, and what a caller has to remember.
 #[derive(Debug, Clone)]
 pub struct Product {
     /// The state.
     pub topology: Topology,
+    /// What the site behind each VNet's gateway announces.
+    pub announced: BTreeMap<String, Vec<Route>>,
     regions: BTreeMap<String, &'static str>,
     ports: BTreeMap<String, u16>,
     fresh: u128,
@@ -31,6 +41,7 @@ impl Product {
     pub fn new() -> Self {
         let mut new = Self {
             topology: Topology::default(),
+            announced: BTreeMap::new(),
             regions: BTreeMap::new(),
             ports: BTreeMap::new(),
             fresh: 0,
@@ -63,8 +74,18 @@ impl Product {
         for change in after.changes(operation) {
             after.change(&change)?;
         }
-        if let Operation::PutVnet { vnet, region, .. } = operation {
-            after.regions.insert(vnet.clone(), region);
+        match operation {
+            Operation::PutVnet { vnet, region, .. } => drop(after.regions.insert(vnet.clone(), region)),
+            Operation::Announce {
+                vnet,
+                prefixes,
+                foreign_as,
+                flood,
+            } => {
+                let routes = announcement(prefixes, *foreign_as, *flood);
+                after.announced.insert(vnet.clone(), routes);
+            }
+            _ => {}
         }
         *self = after;
         Ok(())
@@ -175,10 +196,31 @@ impl Product {
                     ip_configuration: "default".into(),
                 },
             ),
+            Operation::Announce { .. } => Vec::new(),
             Operation::Revoke { agent } => vec![Change::RevokeAgent(agent_id(agent))],
             Operation::DeleteAgent { agent } => vec![Change::DeleteAgent(agent_id(agent))],
         }
     }
+}
+
+/// The routes of an announcement.
+fn announcement(prefixes: &[IpNet], foreign_as: bool, flood: bool) -> Vec<Route> {
+    let filler =
+        (0..if flood { 4001_u32 } else { 0 }).map(|n| IpNet::from(IpAddr::V4((u32::from_be_bytes(FILLER) + n).into())));
+    let route = |prefix| Route {
+        prefix,
+        via: None,
+        as_path: if foreign_as {
+            vec![SITE_ASN + 1, SITE_ASN]
+        } else {
+            vec![SITE_ASN]
+        },
+        weight: 0,
+        origin: RouteOrigin::Site,
+    };
+    let mut routes: Vec<Route> = prefixes.iter().copied().chain(filler).map(route).collect();
+    routes.sort();
+    routes
 }
 
 impl Default for Product {

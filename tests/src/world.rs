@@ -1,10 +1,11 @@
 //! All agents of a topology in one memory: each with the engine that real agents run, over unencrypted links, and a kernel
 //! that forwards what is not its own.
 
+use crate::arm;
 use crate::model::Why;
 use crate::model::walk::TTL;
-use crate::operation::{Origin, Packet};
-use crate::product::agent_id;
+use crate::operation::{Origin, Packet, gateway_agent, site_device};
+use crate::product::{SITE_ASN, agent_id};
 use etherparse::PacketBuilder;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +17,11 @@ use tombolo_engine::link::PlainLinks;
 use tombolo_engine::tables::{Dynamic, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{AgentConfig, Role};
-use tombolo_proto::id::AgentId;
-use tombolo_topology::compile::compile;
+use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use tombolo_proto::route::Route;
+use tombolo_topology::compile::{Compiler, compile};
+use tombolo_topology::moving::{Moving, Reports};
+use tombolo_topology::resource::{Connection, ConnectionType, Envelope, LocalNetworkGateway, SiteBgp};
 use tombolo_topology::topology::Topology;
 
 /// What the product did with a packet.
@@ -89,6 +93,8 @@ struct Host {
 pub struct World {
     hosts: BTreeMap<AgentId, Host>,
     addresses: BTreeMap<SocketAddr, AgentId>,
+    /// The devices of sites, by where they are.
+    sites: BTreeMap<SocketAddr, String>,
     now: Instant,
 }
 
@@ -99,6 +105,10 @@ pub enum Mutation {
     Config(fn(&mut AgentConfig)),
     /// The compiler is shown another topology.
     Topology(fn(&mut Topology)),
+    /// Sites announce something else.
+    Announced(fn(&mut Vec<Route>)),
+    /// Every agent's configuration is changed by what the agent has learned, before its tables are built.
+    Learned(fn(&mut AgentConfig, &Dynamic)),
 }
 
 impl World {
@@ -107,12 +117,27 @@ impl World {
     /// # Panics
     /// If a compiled configuration does not survive its own bytes, or gives no tables.
     #[must_use]
-    pub fn new(topology: &Topology, mutation: Option<Mutation>) -> Self {
+    pub fn new(topology: &Topology, announced: &BTreeMap<String, Vec<Route>>, mutation: Option<Mutation>) -> Self {
         let now = Instant::now();
         let mut shown = topology.clone();
         if let Some(Mutation::Topology(mutation)) = mutation {
             mutation(&mut shown);
         }
+        let mut reports = Reports::default();
+        let mut sites = BTreeMap::new();
+        for (number, (vnet, routes)) in (1..).zip(announced) {
+            let Some(connection) = join_site(&mut shown, vnet, number) else {
+                continue;
+            };
+            let mut routes = routes.clone();
+            if let Some(Mutation::Announced(mutation)) = mutation {
+                mutation(&mut routes);
+            }
+            sites.insert(SocketAddr::from(([203, 0, 113, number], SITE_PORT)), site_device(vnet));
+            let heard = [(connection, Arc::new(routes))].into();
+            reports.learned.insert(agent_id(&gateway_agent(vnet)), heard);
+        }
+        let moving = (!sites.is_empty()).then(|| Moving::new(&shown, &Compiler::new(&shown), reports));
         let mut hosts = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         for (id, agent) in &topology.agents {
@@ -122,10 +147,13 @@ impl World {
             let bytes = config.to_bytes();
             let again = AgentConfig::from_bytes(&bytes).unwrap_or_else(|e| panic!("{id}: {e}"));
             assert_eq!(again, config, "{id}");
-            if let Some(Mutation::Config(mutation)) = mutation {
-                mutation(&mut config);
+            let dynamic = moving.as_ref().map(|m| m.dynamic(&config)).unwrap_or_default();
+            match mutation {
+                Some(Mutation::Config(mutation)) => mutation(&mut config),
+                Some(Mutation::Learned(mutation)) => mutation(&mut config, &dynamic),
+                Some(Mutation::Topology(_) | Mutation::Announced(_)) | None => {}
             }
-            let tables = Tables::build(&config, &Dynamic::default()).unwrap_or_else(|e| panic!("{id}: {e}"));
+            let tables = Tables::build(&config, &dynamic).unwrap_or_else(|e| panic!("{id}: {e}"));
             let mut engine = Engine::new(PlainLinks::new(id.clone()), 1);
             engine.install(Arc::new(tables), &config.links, now);
             if let Some(endpoint) = agent.reach.endpoints.first() {
@@ -133,7 +161,12 @@ impl World {
             }
             hosts.insert(id.clone(), Host { config, engine });
         }
-        Self { hosts, addresses, now }
+        Self {
+            hosts,
+            addresses,
+            sites,
+            now,
+        }
     }
 
     /// The configuration of an agent.
@@ -151,11 +184,12 @@ impl World {
         let mut path = Vec::new();
         let (mut at, mut from) = match &packet.origin {
             Origin::Kernel { agent } => (agent_id(agent), None),
-            Origin::Link { from, to } => (agent_id(to), Some(agent_id(from))),
+            Origin::Link { from, to } => (agent_id(to), Some(self.name_of(from))),
         };
         loop {
             path.push(at.to_string());
             if let Some(from) = &from
+                && !from.as_str().starts_with(AgentId::SITE)
                 && self.key(from, &at) != self.key(&at, from)
             {
                 // It never gets there, unless it was put there.
@@ -216,6 +250,11 @@ impl World {
                 }
                 from = None;
             } else if let Some((to, datagram)) = out.datagrams.pop() {
+                if let Some(site) = self.sites.get(&to) {
+                    path.push(site.clone());
+                    let end = End::Delivered;
+                    return Some(Outcome { path, end });
+                }
                 let next = self.addresses.get(&to).cloned()?;
                 bytes = datagram[1 + usize::from(datagram[0])..].to_vec();
                 from = Some(at);
@@ -224,10 +263,63 @@ impl World {
         }
     }
 
+    /// The name under which links know an agent, or the device of a site.
+    fn name_of(&self, name: &str) -> AgentId {
+        match name.strip_suffix("-site") {
+            Some(vnet) => AgentId::of_site(&ResourceId::new(arm::network(&site_connection(vnet)))),
+            None => agent_id(name),
+        }
+    }
+
     fn key(&self, at: &AgentId, peer: &AgentId) -> Option<[u8; 32]> {
         let links = &self.hosts.get(at)?.config.links;
         links.iter().find(|l| l.peer == *peer)?.preshared_key.map(|k| k.0)
     }
+}
+
+/// The port of every site's device.
+const SITE_PORT: u16 = 51_820;
+
+fn site_connection(vnet: &str) -> String {
+    format!("connections/{vnet}-to-site")
+}
+
+/// Joins a site to a VNet's gateway by a connection with BGP. None: there is no gateway.
+fn join_site(topology: &mut Topology, vnet: &str, number: u8) -> Option<ResourceId> {
+    let gateway = ResourceId::new(arm::network(&format!("virtualNetworkGateways/{vnet}-gw")));
+    let envelope = topology.gateways.get(&gateway)?.envelope.clone();
+    let named = |path: &str| Envelope {
+        id: ResourceId::new(arm::network(path)),
+        ..envelope.clone()
+    };
+    let local = LocalNetworkGateway {
+        envelope: named(&format!("localNetworkGateways/{vnet}-site")),
+        address: Some(IpAddr::from([203, 0, 113, number])),
+        port: SITE_PORT,
+        public_key: Some(PublicKey([number; 32])),
+        address_space: Vec::new(),
+        bgp: Some(SiteBgp {
+            asn: SITE_ASN,
+            address: IpAddr::from([192, 168, number, 1]),
+        }),
+    };
+    let connection = Connection {
+        envelope: named(&site_connection(vnet)),
+        connection_type: ConnectionType::IPsec,
+        gateway1: gateway,
+        gateway2: local.envelope.id.clone(),
+        tunnel_addresses: Vec::new(),
+        shared_key: Some("key".into()),
+        routing_weight: 0,
+        enable_bgp: true,
+        dpd_timeout: None,
+    };
+    let id = connection.envelope.id.clone();
+    topology
+        .local_gateways
+        .insert(local.envelope.id.clone(), Arc::new(local));
+    topology.connections.insert(id.clone(), Arc::new(connection));
+    Some(id)
 }
 
 impl Host {

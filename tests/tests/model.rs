@@ -1,10 +1,12 @@
 //! The reference model against the product: random topologies, random operations, random packets.
 
 use std::collections::BTreeMap;
+use tombolo_engine::routing::{Dynamic, taken};
 use tombolo_proto::config::{AgentConfig, ForeignSources, Relation};
-use tombolo_proto::route::{RouteSource, RouteState};
+use tombolo_proto::route::{Route, RouteSource, RouteState};
 use tombolo_tests::contest::{Script, Tally, honest, play, rehearse, report};
 use tombolo_tests::model::{Fate, Why};
+use tombolo_tests::product::SITE_ASN;
 use tombolo_tests::world::Mutation;
 
 /// Seeds that are played every time, beside a fresh one.
@@ -171,6 +173,69 @@ fn switching_off_d10_is_caught() {
         Mutation::Config(|config: &mut AgentConfig| {
             for link in &mut config.links {
                 link.sources = ["0.0.0.0/0", "::/0"].map(|p| p.parse().expect("prefix")).to_vec();
+            }
+        }),
+    );
+}
+
+/// H1: a link may speak for all that a learned route leads to, whoever has it.
+#[test]
+fn switching_off_the_subtraction_from_learned_sources_is_caught() {
+    must_be_caught(
+        "D10, learned sources",
+        Mutation::Learned(|config: &mut AgentConfig, dynamic: &Dynamic| {
+            let learned: Vec<_> = taken(config, dynamic)
+                .iter()
+                .map(|t| (t.from.clone(), t.route.prefix))
+                .collect();
+            for link in &mut config.links {
+                let all = matches!(link.relation, Relation::Gateway {});
+                let of_link = learned
+                    .iter()
+                    .filter(|(from, _)| all || from.as_ref() == Some(&link.peer));
+                let prefixes: Vec<_> = of_link.map(|(_, prefix)| *prefix).collect();
+                link.sources.extend(prefixes);
+            }
+        }),
+    );
+}
+
+/// RFC 4271, 6.3: whoever announces, the path begins as it should.
+#[test]
+fn switching_off_the_first_as_is_caught() {
+    must_be_caught(
+        "first AS",
+        Mutation::Announced(|routes: &mut Vec<Route>| {
+            for route in routes {
+                route.as_path = vec![SITE_ASN];
+            }
+        }),
+    );
+}
+
+/// G23: however many there are, they count.
+#[test]
+fn switching_off_the_limit_of_prefixes_is_caught() {
+    must_be_caught(
+        "G23",
+        Mutation::Announced(|routes: &mut Vec<Route>| {
+            if routes.len() > 4000 {
+                routes.retain(|r| !(r.prefix.prefix_len() == 32 && r.prefix.to_string().starts_with("100.")));
+            }
+        }),
+    );
+}
+
+/// RFC 6890: a martian is a prefix as any other. One bit less makes it one that is not refused.
+#[test]
+fn switching_off_martians_is_caught() {
+    must_be_caught(
+        "martians",
+        Mutation::Announced(|routes: &mut Vec<Route>| {
+            for route in routes {
+                if route.prefix.to_string() == "169.254.0.0/16" {
+                    route.prefix = "169.254.0.0/15".parse().expect("prefix");
+                }
             }
         }),
     );

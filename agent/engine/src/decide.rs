@@ -137,13 +137,31 @@ impl Decision<'_> {
                 }
             }
             (RoleTable::Edge { .. }, Ingress::Tun) => self.leave_edge(),
-            (RoleTable::Edge { .. }, Ingress::Link(link)) => {
+            (
+                RoleTable::Edge {
+                    addresses,
+                    networks,
+                    vnet_to_vnet,
+                    ..
+                },
+                Ingress::Link(link),
+            ) => {
                 let table = &tables.links[link.get()];
                 self.check_source(table, |_| false)?;
-                // D23: the kernel is the router here, and takes the TTL.
-                match table.relation {
-                    RelationTable::CircuitClient => Ok(Verdict::Deliver),
-                    _ => Err(DropReason::TransitNotAllowed),
+                if table.relation != RelationTable::CircuitClient {
+                    return Err(DropReason::TransitNotAllowed);
+                }
+                let destination = self.packet.destination;
+                let network = networks.get(destination).filter(|_| !addresses.contains(&destination));
+                match network {
+                    // E6: on to another VNet at once. By way of the kernel it would look like a packet from the line.
+                    Some(gateway) if *vnet_to_vnet && self.packet.ttl > 1 => {
+                        let link = gateway.ok_or(DropReason::NoGateway)?;
+                        self.use_link(link, ingress)?;
+                        Ok(Verdict::Forward { link, take_ttl: true })
+                    }
+                    // D23: for the customer the kernel is the router, and takes the TTL; it also says that one is used up.
+                    _ => Ok(Verdict::Deliver),
                 }
             }
         }
@@ -250,7 +268,8 @@ impl Decision<'_> {
         self.use_link(group.pick(self.packet), ingress)
     }
 
-    /// At an edge, from its kernel: into a linked VNet, through the VNet's gateway.
+    /// At an edge, from its kernel, which is from the line to the customer, or the edge's own: into a linked VNet, through
+    /// the VNet's gateway.
     fn leave_edge(&mut self) -> Outcome {
         let RoleTable::Edge {
             addresses,
@@ -263,10 +282,12 @@ impl Decision<'_> {
         };
         let source = self.packet.source;
         if networks.get(source).is_some() && !addresses.contains(&source) {
-            // E6, section 12.
-            if !vnet_to_vnet {
-                return Err(DropReason::TransitNotAllowed);
-            }
+            // E6, section 12: while VNets do not reach each other, their packets get here as well. Otherwise they do not,
+            // and the customer speaks for none of them.
+            return Err(match vnet_to_vnet {
+                true => DropReason::SpoofedSource,
+                false => DropReason::TransitNotAllowed,
+            });
         } else if !addresses.contains(&source) && customer.get(source).is_none() {
             // T3, T7: what the customer did not announce is not spoken for, its routers' links among it.
             return Err(DropReason::SpoofedSource);
@@ -291,7 +312,7 @@ impl Decision<'_> {
         let RoleTable::Gateway { transit, .. } = &self.tables.role else {
             return Err(DropReason::TransitNotAllowed);
         };
-        if let Some(found) = transit.get(self.packet.destination) {
+        if let Some(Some(found)) = transit.get(self.packet.destination) {
             if let Some(trace) = self.trace.as_deref_mut() {
                 trace.connection = Some(found.connection.clone());
             }
@@ -316,7 +337,7 @@ impl Decision<'_> {
         };
         let destination = self.packet.destination;
         if own_side.get(destination).is_none()
-            && let Some(found) = onward.get(destination).or_else(|| transit.get(destination))
+            && let Some(Some(found)) = onward.get(destination).or_else(|| transit.get(destination))
         {
             if let Some(trace) = self.trace.as_deref_mut() {
                 trace.connection = Some(found.connection.clone());

@@ -74,11 +74,11 @@ pub(crate) enum RoleTable {
     Gateway {
         addresses: Vec<IpAddr>,
         own_side: Lpm<()>,
-        /// VPN routes alone, whatever the VNet prefers (G21).
-        transit: Lpm<Transit>,
+        /// VPN routes alone, whatever the VNet prefers (G21). None: of the own side, though a learned route contains it.
+        transit: Lpm<Option<Transit>>,
         /// Those of connections over which routes are exchanged, and of sites without BGP (G18): the way on for what comes
         /// out of another connection (G19).
-        onward: Lpm<Transit>,
+        onward: Lpm<Option<Transit>>,
         /// Where sites are, if their packets keep their TTL (T6).
         sites: Lpm<()>,
     },
@@ -461,17 +461,15 @@ impl Tables {
                 };
                 // D10: also the sources of the routes that were learned there. Of a VNet's gateways each may bring what
                 // another knows: a site that goes back to its circuit is heard there before that is told.
-                let learned: Vec<ipnet::IpNet> = match relation {
-                    RelationTable::Gateway => taken.iter().map(|t| t.route.prefix).collect(),
-                    RelationTable::Connection | RelationTable::Edge => {
-                        let of_link = taken.iter().filter(|t| t.from.as_ref() == Some(&link.peer));
-                        of_link.map(|t| t.route.prefix).collect()
-                    }
-                    _ => Vec::new(),
+                let of_link = |t: &&Taken<'_>| match relation {
+                    RelationTable::Gateway => true,
+                    RelationTable::Connection | RelationTable::Edge => t.from.as_ref() == Some(&link.peer),
+                    _ => false,
                 };
-                let sources = match learned.as_slice() {
-                    [] => Sources::configured(&link.sources),
-                    learned => assigned.sources(link, learned),
+                let learned = taken.iter().filter(of_link).map(|t| t.route);
+                let sources = match learned.clone().next() {
+                    None => Sources::configured(&link.sources),
+                    Some(_) => assigned.sources(link, learned),
                 };
                 Ok(LinkTable {
                     peer: link.peer.clone(),
@@ -561,9 +559,12 @@ fn transit(
     taken: &[Taken<'_>],
     usable: &impl Fn(&mut dyn Iterator<Item = &AgentId>) -> Option<LinkIndex>,
     exchanged: bool,
-) -> Lpm<Transit> {
+) -> Lpm<Option<Transit>> {
     let Role::VpnGateway {
-        transit, connections, ..
+        transit,
+        connections,
+        own_side,
+        ..
     } = &config.role
     else {
         return Lpm::default();
@@ -599,7 +600,19 @@ fn transit(
     let mut table = Lpm::default();
     for (prefix, .., entry) in offers {
         if table.exact(prefix).is_none() {
-            table.insert(prefix, entry);
+            table.insert(prefix, Some(entry));
+        }
+    }
+    // The longest prefix decides: a site that announces everything around the own side does not get what is sent there.
+    let configured = set(&transit.iter().map(|t| t.prefix).collect::<Vec<_>>());
+    let learned = taken.iter().filter(|t| t.connection.is_some()).map(|t| t.route.prefix);
+    let learned = set(&learned.collect::<Vec<_>>());
+    for own in own_side
+        .iter()
+        .filter(|p| learned.covers(**p) && !configured.covers(**p))
+    {
+        if table.exact(*own).is_none() {
+            table.insert(*own, None);
         }
     }
     table

@@ -1,6 +1,6 @@
 //! Which operations are refused, and what accepted ones do.
 
-use super::{Agent, Connection, Gateway, Model, Nic, Peering, Ruling, State, Subnet, Table, Vnet, overlap};
+use super::{Agent, Announced, Connection, Gateway, Model, Nic, Peering, Ruling, State, Subnet, Table, Vnet, overlap};
 use crate::operation::{Flags, GATEWAY_SUBNET, Operation, gateway_agent};
 use ipnet::IpNet;
 
@@ -83,6 +83,7 @@ impl Model {
                     Ruling::Accept
                 }
             }
+            Operation::Announce { .. } => Ruling::Accept,
             Operation::Revoke { agent } => match self.agents.iter().find(|a| a.name == *agent) {
                 Some(found) if !found.revoked => Ruling::Accept,
                 Some(_) => Ruling::Either,
@@ -376,6 +377,20 @@ impl Model {
                 gateway: true,
                 revoked: false,
             }),
+            Operation::Announce {
+                vnet,
+                prefixes,
+                foreign_as,
+                flood,
+            } => {
+                self.announced.retain(|a| a.vnet != vnet);
+                self.announced.push(Announced {
+                    vnet,
+                    prefixes,
+                    foreign_as,
+                    flood,
+                });
+            }
             Operation::Revoke { agent } => {
                 for found in self.agents.iter_mut().filter(|a| a.name == agent) {
                     found.revoked = true;

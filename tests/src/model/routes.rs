@@ -61,6 +61,9 @@ impl Model {
                     routes.push((prefix, Source::Gateway, Hop::Gateway));
                 }
             }
+            for prefix in self.heard(&hub) {
+                routes.push((prefix, Source::Gateway, Hop::Gateway));
+            }
         }
         // R1, R2, R9.
         let default: [IpNet; 2] = [everything(true), everything(false)];

@@ -2,7 +2,7 @@
 
 use super::routes::Hop;
 use super::{Agent, Fate, Model, State, Why, within};
-use crate::operation::{GATEWAY_SUBNET, Origin, Packet};
+use crate::operation::{GATEWAY_SUBNET, Origin, Packet, site_device};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -45,10 +45,15 @@ impl Model {
         };
         loop {
             path.push(at.clone());
+            if at.ends_with("-site") {
+                return Fate::Delivered { path };
+            }
             let Some(agent) = self.agent(&at) else {
                 return Fate::Unspecified("the agent has not joined");
             };
+            let site = from.as_deref().is_some_and(|f| f.ends_with("-site"));
             let step = match from.as_deref().map(|f| self.agent(f)) {
+                _ if site => self.enter_from_site(agent, packet),
                 None => self.leave(agent, packet),
                 Some(None) => return Fate::Unspecified("the far end has not joined"),
                 Some(Some(far)) => {
@@ -287,6 +292,10 @@ impl Model {
         if self.addresses_of(from).contains(&packet.source) {
             return None;
         }
+        // D10: nothing in the name of the receiver's own VNet, by whatever route.
+        if self.vnet(&to.vnet).is_some_and(|v| within(&v.space, packet.source)) {
+            return Some(lose(Why::Source));
+        }
         let far = self.connected_to(hub);
         if far.iter().any(|f| within(&self.behind(hub, f), packet.source)) {
             return None;
@@ -296,10 +305,8 @@ impl Model {
             let ranges = self.vnet(name).map(|v| v.space.clone()).unwrap_or_default();
             within(&ranges, packet.source)
         };
-        if own_side(&to.vnet) {
-            return Some(Step::Unspecified(
-                "a source of the receiver's VNet by way of the gateway",
-            ));
+        if self.heard_speaks_for(hub, &to.vnet, packet.source) {
+            return None;
         }
         if own_side(hub) || self.clients(hub).iter().any(|c| own_side(&c.name)) {
             return None;
@@ -330,6 +337,16 @@ impl Model {
         if from.gateway {
             return self.relay_inward(to, packet);
         }
+        // The longest prefix decides; of equal ones what is configured.
+        let configured: Vec<IpNet> = self
+            .connected_to(hub)
+            .iter()
+            .flat_map(|far| self.behind(hub, far))
+            .collect();
+        let known = Self::longest(&configured, destination).max(Self::longest(&self.own_side(hub), destination));
+        if Self::longest(&self.heard(hub), destination) > known {
+            return Step::Send(site_device(hub));
+        }
         for far in self.connected_to(hub) {
             if within(&self.behind(hub, far), destination) {
                 return match self.gateway_agent(far) {
@@ -350,6 +367,30 @@ impl Model {
             }
         }
         lose(Why::Unrouted)
+    }
+
+    /// A packet that a gateway takes from its site: into its own side, and never back.
+    fn enter_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
+        let hub = gateway.vnet.as_str();
+        if self.site(hub).is_none() || !gateway.gateway {
+            return Step::Unspecified("no site: there is no link");
+        }
+        match self.site_speaks_for(hub, packet.source) {
+            None => return Step::Unspecified("a source of a VNet that there is no link to"),
+            Some(false) => return lose(Why::Source),
+            Some(true) => {}
+        }
+        if self.addresses_of(gateway).contains(&packet.destination) {
+            return Step::Deliver;
+        }
+        if self.ambiguous(hub, packet.destination) {
+            return Step::Unspecified("two networks behind one gateway have the address (G16)");
+        }
+        let inside = within(&self.own_side(hub), packet.destination);
+        if !inside && within(&self.heard(hub), packet.destination) {
+            return lose(Why::Loop);
+        }
+        self.relay_inward(gateway, packet)
     }
 
     /// From the far gateway: by the routes of `GatewaySubnet` (G21, R20), into the own VNet and those that use this

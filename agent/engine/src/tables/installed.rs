@@ -26,10 +26,13 @@ impl Tables {
             RoleTable::Vm { .. } | RoleTable::CircuitGateway { .. } | RoleTable::Edge { .. } => Vec::new(),
             RoleTable::Gateway { transit, .. } => transit
                 .iter()
-                .map(|(prefix, found)| InstalledTransit {
-                    prefix,
-                    connection: found.connection.clone(),
-                    link: self.name(found.link),
+                .filter_map(|(prefix, found)| {
+                    let found = found.as_ref()?;
+                    Some(InstalledTransit {
+                        prefix,
+                        connection: found.connection.clone(),
+                        link: self.name(found.link),
+                    })
                 })
                 .collect(),
         };

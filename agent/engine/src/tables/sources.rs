@@ -5,6 +5,7 @@ use super::lpm::Lpm;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::config::{AgentConfig, Link, Relation, Role};
+use tombolo_proto::route::{Route, RouteOrigin};
 
 /// The sources that one link may use. One lookup decides.
 #[derive(Debug, Clone)]
@@ -73,39 +74,61 @@ impl<'a> Assigned<'a> {
         Self { spaces, others }
     }
 
-    /// The sources of a link: the configured ones, all of them; and of `learned` what is nobody else's.
-    pub(crate) fn sources(&self, link: &Link, learned: &[IpNet]) -> Sources {
+    /// The sources of a link: the configured ones, all of them; and of those of `learned` routes what is nobody else's.
+    ///
+    /// Two links of one kind may lead to the same place: the gateways of a VNet stand in for each other (E9, E11), and a
+    /// VNet behind one connection may send by way of another (G19). So what the configuration gives to a link of the same
+    /// kind is open to routes for just that, or for a part of it, but never to a route for everything around it; and not at
+    /// all to what a site announces to a VPN gateway.
+    pub(crate) fn sources<'r>(&self, link: &Link, learned: impl Iterator<Item = &'r Route> + Clone) -> Sources {
+        let kind = |link: &Link| match link.relation {
+            Relation::Gateway {} => Some(Kind::Gateway),
+            Relation::Connection { .. } | Relation::Site { .. } => Some(Kind::Connection),
+            _ => None,
+        };
+        let own_kind = kind(link);
+        let others = || self.others.iter().filter(|(other, _)| other.peer != link.peer);
+        let is_same = |other: &Link| own_kind.is_some() && kind(other) == own_kind;
+        let mut closed = self.spaces.clone();
+        for (_, prefix) in others().filter(|(other, _)| !is_same(other)) {
+            closed.insert(*prefix, ());
+        }
+        let mut same_kind = Lpm::default();
+        for (_, prefix) in others().filter(|(other, _)| is_same(other)) {
+            same_kind.insert(*prefix, ());
+        }
+
         let configured = super::set(&link.sources);
         let Sources { mut prefixes } = Sources::configured(&link.sources);
-        let is_gateway = |link: &Link| matches!(link.relation, Relation::Gateway {});
-        // A VNet's gateways stand in for each other (E9, E11). What one is configured for, another may bring if it knows a
-        // route to just that or to a part of it, but not by a route to everything around.
-        let (shared, foreign): (Vec<(&Link, IpNet)>, Vec<_>) = self
-            .others
-            .iter()
-            .copied()
-            .filter(|(other, _)| other.peer != link.peer)
-            .partition(|(other, _)| is_gateway(link) && is_gateway(other));
-        let mut taken = self.spaces.clone();
-        for (_, prefix) in foreign {
-            taken.insert(prefix, ());
-        }
-        let all_learned = super::set(learned);
-        for prefix in learned.iter().filter(|p| !taken.covers(**p)) {
-            prefixes.insert(*prefix, true);
+        let mut all_learned = Lpm::default();
+        for route in learned {
+            all_learned.insert(route.prefix, ());
+            let is_sites = own_kind == Some(Kind::Connection) && route.origin == RouteOrigin::Site;
+            if !closed.covers(route.prefix) && !(is_sites && same_kind.covers(route.prefix)) {
+                prefixes.insert(route.prefix, true);
+            }
         }
         // A shorter configured prefix of this link stays whole, so nothing is cut out of it.
         let cut = |prefix: IpNet| all_learned.covers(prefix) && !configured.covers(prefix);
-        for (prefix, ()) in taken.iter().filter(|(p, ())| cut(*p)) {
+        for (prefix, ()) in closed.iter().filter(|(p, ())| cut(*p)) {
             prefixes.insert(prefix, false);
         }
-        for (_, prefix) in shared.into_iter().filter(|(_, p)| cut(*p)) {
+        for (prefix, ()) in same_kind.iter().filter(|(p, ())| cut(*p)) {
             if prefixes.exact(prefix).is_none() {
                 prefixes.insert(prefix, false);
             }
         }
         Sources { prefixes }
     }
+}
+
+/// Links that may lead to the same place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// To a gateway that the own VNet uses.
+    Gateway,
+    /// At a VPN gateway: to what lies behind one of its connections.
+    Connection,
 }
 
 #[cfg(test)]

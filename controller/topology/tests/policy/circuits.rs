@@ -413,7 +413,15 @@ fn traces_from_vnets_are_the_published_ones() {
 }
 
 /// What an agent does with a packet: `deliver`, `agent` or `agent -1` (a TTL is taken), `answers`, or the drop's reason.
-fn fate(w: &World, reports: &Reports, at: &str, from: Option<&AgentId>, source: &str, to: &str, ttl: u8) -> String {
+pub(super) fn fate(
+    w: &World,
+    reports: &Reports,
+    at: &str,
+    from: Option<&AgentId>,
+    source: &str,
+    to: &str,
+    ttl: u8,
+) -> String {
     let compiler = Compiler::new(&w.topology);
     let config = w.config(at);
     let dynamic = Moving::new(&w.topology, &compiler, reports.clone()).dynamic(&config);
@@ -511,11 +519,24 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
 fn t4_circuits_bring_packets_in_through_the_gateway() {
     let (mut w, reports) = (lab(), reports(false));
     let edge = |w: &World, source, to| fate(w, &reports, "er1-1", None, source, to, 64);
-    // D23: its kernel takes the TTL, so the engine takes none.
+    // D23: for the customer its kernel takes the TTL, so the engine takes none.
     assert_eq!(edge(&w, "10.2.30.10", "10.10.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.11.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.17.30.4"), "remote-er");
-    assert_eq!(edge(&w, "10.10.30.4", "10.17.30.4"), "remote-er");
+    // Between VNets the engine is the router. What its kernel has comes from the line, whose customer is no VNet.
+    let between = |to, ttl| fate(&w, &reports, "er1-1", Some(&agent("hub-vm")), "10.10.30.4", to, ttl);
+    assert_eq!(
+        (between("10.17.30.4", 64), between("10.17.30.4", 2)),
+        ("remote-er -1".into(), "remote-er -1".into())
+    );
+    assert_eq!(
+        (between("10.17.30.4", 1), between("10.10.30.132", 64)),
+        ("deliver".into(), "deliver".into())
+    );
+    for linked in ["10.10.30.4", "10.11.30.4", "10.17.30.4"] {
+        assert_eq!(edge(&w, linked, "10.17.30.4"), "spoofed_source");
+        assert_eq!(edge(&w, linked, "10.10.30.4"), "spoofed_source");
+    }
     assert_eq!(edge(&w, "10.10.30.132", "10.10.30.4"), "hub-er", "its own answers");
     // T3: links of the customer's routers were not announced, and so nobody hears them.
     assert_eq!(edge(&w, "192.168.30.17", "10.10.30.4"), "spoofed_source");

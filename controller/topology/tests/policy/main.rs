@@ -3,6 +3,7 @@
 
 mod circuits;
 mod explain;
+mod learned;
 mod links;
 mod locality;
 mod outside;

@@ -45,7 +45,8 @@ proptest! {
     fn one_lookup_is_the_loops(
         spaces in prefixes(),
         own in prefixes(),
-        learned in prefixes(),
+        of_vnets in prefixes(),
+        of_sites in prefixes(),
         others in proptest::collection::vec((any::<bool>(), prefixes()), 0..3),
         gateway: bool,
     ) {
@@ -56,17 +57,30 @@ proptest! {
         let all = links.iter().flat_map(|l| l.sources.iter().map(move |p| (l, *p)));
         let outside = all.filter(|(_, p)| !space_set.covers(*p)).collect();
         let assigned = Assigned { spaces: space_set, others: outside };
-        let sources = assigned.sources(&own_link, &learned);
+        let of = |prefixes: &[IpNet], origin| -> Vec<Route> {
+            let route = |prefix: &IpNet| Route { prefix: *prefix, via: None, as_path: vec![], weight: 0, origin };
+            prefixes.iter().map(route).collect()
+        };
+        let learned = [of(&of_vnets, RouteOrigin::Vnet), of(&of_sites, RouteOrigin::Site)].concat();
+        let sources = assigned.sources(&own_link, learned.iter());
 
         let longest = |set: &[IpNet], a: IpAddr| set.iter().filter(|p| p.contains(&a)).map(IpNet::prefix_len).max();
+        let of_others = |same: bool| -> Vec<IpNet> {
+            let found = others.iter().filter(|(g, _)| (*g == gateway) == same);
+            found.flat_map(|(_, sources)| sources.clone()).collect()
+        };
+        let (same, foreign) = (of_others(true), of_others(false));
+        // What a site announces is as good as what another VNet's gateway says only where gateways stand in for each other.
+        let (trusted, rest) = match gateway {
+            true => ([&of_vnets[..], &of_sites].concat(), vec![]),
+            false => (of_vnets, of_sites),
+        };
         for last in 0..16_u8 {
             let a = IpAddr::from([10, 0, 0, last]);
             let is_in = |set: &[IpNet]| longest(set, a).is_some();
-            let foreign = others.iter().filter(|(g, _)| !(*g && gateway)).any(|(_, s)| is_in(s));
-            // Of another gateway of the same hub: the longer claim, and of equal ones the learned.
-            let shared: Vec<IpNet> = others.iter().filter(|(g, _)| *g && gateway).flat_map(|(_, s)| s.clone()).collect();
-            let heard = longest(&learned, a) >= longest(&shared, a) && is_in(&learned);
-            let allowed = is_in(&own) || heard && !is_in(&spaces) && !foreign;
+            // Of two claims the longer one, and of equal ones the learned.
+            let claimed = is_in(&trusted) && longest(&trusted, a) >= longest(&same, a) || is_in(&rest) && !is_in(&same);
+            let allowed = is_in(&own) || claimed && !is_in(&spaces) && !is_in(&foreign);
             prop_assert_eq!(sources.contains(a), allowed, "{} of {:?}", a, sources);
         }
     }
