@@ -225,6 +225,21 @@ impl World {
         }
     }
 
+    /// No ping may be answered, in this direction only; the host may even have lost the address to ping from.
+    pub async fn mute(&self, from: &str, to: &str) -> Result<()> {
+        if let Ok(pinged) = self.ping(from, to, Ping::UNREACHABLE).await {
+            ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
+        }
+        Ok(())
+    }
+
+    /// No ping may be answered, in this direction only (the other host may have no address now).
+    pub async fn silent_from(&self, from: &str, to: &str) -> Result<()> {
+        let pinged = self.ping(from, to, Ping::UNREACHABLE).await?;
+        ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
+        Ok(())
+    }
+
     /// The controller's routes and `explain` equal the agents' tables and live packets.
     pub async fn agree(&self) -> Result<check::Agreement> {
         let found = check::all(&self.lab).await?;

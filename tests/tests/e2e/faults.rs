@@ -172,20 +172,3 @@ async fn a_cut_underlay_stops_exactly_what_was_cut() -> Result<()> {
     w.wait_until_ready(Duration::from_secs(30)).await?;
     w.end().await
 }
-
-impl World {
-    /// No ping may be answered, in this direction only; the host may even have lost the address to ping from.
-    async fn mute(&self, from: &str, to: &str) -> Result<()> {
-        if let Ok(pinged) = self.ping(from, to, tombolo_lab::probe::Ping::UNREACHABLE).await {
-            ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
-        }
-        Ok(())
-    }
-
-    /// No ping may be answered, in this direction only (the other host may have no address now).
-    async fn silent_from(&self, from: &str, to: &str) -> Result<()> {
-        let pinged = self.ping(from, to, tombolo_lab::probe::Ping::UNREACHABLE).await?;
-        ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
-        Ok(())
-    }
-}
