@@ -2,3 +2,7 @@
 //!
 //! A scenario first shows that the attacker can do what it is entitled to, then attacks, and checks that the attack had no effect
 //! and that others kept working. All scenarios together take at most three minutes.
+
+mod controller_bodies;
+mod controller_connections;
+mod stranger;
