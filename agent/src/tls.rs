@@ -90,3 +90,47 @@ impl ServerCertVerifier for ControllerVerifier {
         self.0.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConfig, ServerConnection};
+
+    /// Configurations hold pre-shared keys: who records them must not read them when quantum computers come.
+    #[test]
+    fn the_key_exchange_with_the_controller_is_post_quantum() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = vec![CONTROLLER_NAME.to_owned()];
+        let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        let server = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+            .unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let config = anonymous(certificate.der()).unwrap();
+        let name = ServerName::try_from("192.0.2.1").unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            server.read_tls(&mut &bytes[..]).unwrap();
+            server.process_new_packets().unwrap();
+            let mut bytes = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        let group = client.negotiated_key_exchange_group().map(|g| g.name());
+        assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
+        assert_eq!(
+            client.handshake_kind(),
+            Some(HandshakeKind::Full),
+            "without another round trip"
+        );
+    }
+}

@@ -1,8 +1,10 @@
 //! What every request handler needs.
 
+use crate::admission::Limits;
 use crate::agents::Agents;
 use crate::ca::{self, Authority};
 use crate::compiled::{self, Compiled};
+use crate::connections::Connections;
 use crate::metrics::{self, Metrics};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, Transaction};
@@ -29,6 +31,8 @@ pub struct App {
     pub compiled: watch::Receiver<Compiled>,
     /// Numbers for operators.
     pub metrics: Arc<Metrics>,
+    /// The connections of the port.
+    pub connections: Arc<Connections>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
     /// Held as long as the data directory is ours.
@@ -38,11 +42,11 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the data directory, making it if it is new.
+    /// Opens the data directory, making it if it is new. `limits` are those of the port.
     ///
     /// # Errors
     /// What cannot be opened, and why.
-    pub fn open(data_dir: &Path, agent_certificate_lifetime: Duration) -> anyhow::Result<Arc<Self>> {
+    pub fn open(data_dir: &Path, agent_certificate_lifetime: Duration, limits: Limits) -> anyhow::Result<Arc<Self>> {
         use std::os::unix::fs::DirBuilderExt;
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
@@ -71,6 +75,7 @@ impl App {
             agents,
             compiled,
             metrics,
+            connections: Arc::new(Connections::new(limits)),
             data_dir: data_dir.to_owned(),
             _lock: lock,
             own_documents,

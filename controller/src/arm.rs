@@ -25,12 +25,12 @@ use uuid::Uuid;
 
 /// Serves everything that is not the fabric API.
 pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let (head, body) = request.into_parts();
-    let uri = head.uri.clone();
+    let (mut head, body) = request.into_parts();
+    let (uri, extensions) = (head.uri.clone(), std::mem::take(&mut head.extensions));
     let mut call = Call::read(head)?;
     let open = login::needs_no_token(&call);
     if !open {
-        rest.check(call.headers(), &uri)?;
+        rest.check(call.headers(), &uri, &extensions)?;
         call.check_api_version()?;
     }
     // Not before: strangers may not fill the memory.

@@ -5,45 +5,122 @@ use crate::ca;
 use crate::http::{PeerAddr, PeerCertificate};
 use crate::sync::{self, Session, closed};
 use crate::writer::WriteError;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request as HttpRequest, State};
+use axum::middleware::{self, Next};
+use axum::response::Response as HttpResponse;
+use http_body_util::{BodyExt, Limited};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::wire;
-use tombolo_proto::wire::control_server::Control;
+use tombolo_proto::wire::control_server::{Control, ControlServer};
 use tombolo_topology::change::Change;
 use tombolo_topology::sync::standing;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
+/// Largest configuration that travels, bytes.
+const MAX_CONFIG: usize = 64 << 20;
+
+/// Largest message of an agent, bytes.
+const MAX_FROM_AGENT: usize = 1 << 20;
+
+/// Where agents renew their certificates.
+const RENEW: &str = "/tombolo.v1.Control/Renew";
+
+/// Largest request for a renewal, bytes. A certificate signing request has some 500.
+const MAX_RENEWAL: usize = 16 << 10;
+
+/// For a whole request for a renewal to arrive.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The service of the agents. Who calls is found out before the body of a request is looked at: decoding it reserves as much
+/// memory as its first bytes say.
+pub fn router(app: &Arc<App>) -> Router {
+    let control = ControlServer::new(ControlService(app.clone()))
+        .max_decoding_message_size(MAX_FROM_AGENT)
+        .max_encoding_message_size(MAX_CONFIG);
+    Router::new()
+        .route_service("/tombolo.v1.Control/{*method}", control)
+        .route_layer(middleware::from_fn_with_state(app.clone(), admit))
+}
+
+/// Lets agents through, with [`Caller`] in the extensions of the request.
+async fn admit(State(app): State<Arc<App>>, mut request: HttpRequest, next: Next) -> HttpResponse {
+    let renewal = request.uri().path() == RENEW;
+    let caller = match request.extensions().get::<PeerCertificate>() {
+        Some(certificate) => identify(&app, certificate, renewal),
+        None => Err(Status::unauthenticated("a client certificate is required")),
+    };
+    match caller {
+        Ok(caller) => request.extensions_mut().insert(caller),
+        Err(status) => {
+            app.metrics.control_refused.fetch_add(1, Ordering::Relaxed);
+            return status.into_http();
+        }
+    };
+    if renewal {
+        let (head, body) = request.into_parts();
+        let whole = tokio::time::timeout(RENEWAL_TIMEOUT, Limited::new(body, MAX_RENEWAL).collect()).await;
+        let body = match whole {
+            Ok(Ok(whole)) => Body::from(whole.to_bytes()),
+            Ok(Err(error)) => {
+                let status = Status::resource_exhausted(format!(
+                    "the request is longer than {MAX_RENEWAL} bytes, or broke off: {error}"
+                ));
+                return status.into_http();
+            }
+            Err(_) => {
+                let status = Status::deadline_exceeded("the request did not arrive in time");
+                return status.into_http();
+            }
+        };
+        request = HttpRequest::from_parts(head, body);
+    }
+    next.run(request).await
+}
+
+/// The agent behind a request: an extension of the requests that [`router`] serves.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) agent: AgentId,
+    /// Fingerprint of the key, which the request stays bound to.
+    key: String,
+}
+
+/// The agent behind a certificate: the certificate is ours, names an agent that is not revoked, and has the key that was
+/// pinned when it joined.
+///
+/// # Errors
+/// Why not, for the agent.
+pub(crate) fn identify(app: &App, certificate: &PeerCertificate, may_be_expired: bool) -> Result<Caller, Status> {
+    let certificate = &certificate.0;
+    let bad = |e: anyhow::Error| Status::unauthenticated(format!("the client certificate is not usable: {e}"));
+    let (agent, expired) = ca::agent_of(certificate).map_err(bad)?;
+    if expired && !may_be_expired {
+        return Err(Status::unauthenticated("the certificate has expired: renew it"));
+    }
+    let key = ca::key_fingerprint(certificate).map_err(bad)?;
+    let topology = app.writer.current().topology;
+    match standing(topology.agents.get(&agent).map(|a| &**a), &key) {
+        Ok(()) => Ok(Caller { agent, key }),
+        Err(close) => Err(closed(&agent, close)),
+    }
+}
+
 /// Serves the control service.
 #[derive(Debug, Clone)]
-pub struct ControlService(Arc<App>);
+struct ControlService(Arc<App>);
 
-impl ControlService {
-    /// Over this state.
-    #[must_use]
-    pub const fn new(app: Arc<App>) -> Self {
-        Self(app)
-    }
-
-    /// The agent behind a request: its certificate is ours, names an agent that is not revoked, and has the key that was
-    /// pinned when it joined. With that key's fingerprint, which the request stays bound to.
-    fn identify(&self, extensions: &Extensions, may_be_expired: bool) -> Result<(AgentId, String), Status> {
-        let certificate = extensions.get::<PeerCertificate>().map(|c| &c.0);
-        let certificate = certificate.ok_or_else(|| Status::unauthenticated("a client certificate is required"))?;
-        let bad = |e: anyhow::Error| Status::unauthenticated(format!("the client certificate is not usable: {e}"));
-        let (agent, expired) = ca::agent_of(certificate).map_err(bad)?;
-        if expired && !may_be_expired {
-            return Err(Status::unauthenticated("the certificate has expired: renew it"));
-        }
-        let key = ca::key_fingerprint(certificate).map_err(bad)?;
-        let topology = self.0.writer.current().topology;
-        match standing(topology.agents.get(&agent).map(|a| &**a), &key) {
-            Ok(()) => Ok((agent, key)),
-            Err(close) => Err(closed(&agent, close)),
-        }
-    }
+/// Who was let through.
+fn caller(extensions: &Extensions) -> Result<Caller, Status> {
+    let caller = extensions.get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::internal("nobody looked who calls"))
 }
 
 #[tonic::async_trait]
@@ -54,7 +131,7 @@ impl Control for ControlService {
         &self,
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
-        let (agent, key) = self.identify(request.extensions(), false)?;
+        let Caller { agent, key } = caller(request.extensions())?;
         let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
         let peer = peer.ok_or_else(|| Status::internal("the connection has no address"))?;
         let (out, stream) = mpsc::channel(4);
@@ -78,7 +155,7 @@ impl Control for ControlService {
     }
 
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewReply>, Status> {
-        let (agent, key) = self.identify(request.extensions(), true)?;
+        let Caller { agent, key } = caller(request.extensions())?;
         let signed = self.0.authority.sign(&agent, &request.get_ref().csr);
         let (certificate, certificate_key) = signed.map_err(|e| Status::invalid_argument(format!("{e:#}")))?;
         if certificate_key != key {

@@ -1,23 +1,20 @@
 //! The one port: TLS, then REST and gRPC by path.
 
+mod connection;
+
 use crate::app::App;
 use crate::ca::Authority;
-use crate::grpc::ControlService;
+use crate::grpc;
 use crate::tls::{self, Resolver};
 use anyhow::Context;
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use connection::Service;
 use rustls_pki_types::CertificateDer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tombolo_proto::wire::control_server::ControlServer;
-use tower::ServiceExt;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
 
 /// Where a request comes from: an extension of every request.
 #[derive(Debug, Clone, Copy)]
@@ -27,23 +24,9 @@ pub struct PeerAddr(pub SocketAddr);
 #[derive(Debug, Clone)]
 pub struct PeerCertificate(pub CertificateDer<'static>);
 
-/// Largest configuration that travels, bytes.
-const MAX_CONFIG: usize = 64 << 20;
-
-/// Largest message of an agent, bytes. It is decoded before anybody looks who sent it.
-const MAX_FROM_AGENT: usize = 1 << 20;
-
-/// Connections whose TLS handshake is under way; further ones wait to be accepted.
-const MAX_HANDSHAKES: usize = 256;
-
-/// Connections without a client certificate; further ones are closed. Agents do not count, so nobody locks them out.
-const MAX_STRANGERS: usize = 4096;
-
-/// Requests of one connection at a time.
-const MAX_STREAMS: u32 = 32;
-
-/// For a TLS handshake, and for a request's headers.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that the kernel has established and that wait to be accepted. Each costs the kernel little, and all are accepted
+/// at once; the kernel itself limits this to `net.core.somaxconn`, usually 4,096.
+const BACKLOG: u32 = 4096;
 
 /// For connections to end by themselves at shutdown.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -95,10 +78,7 @@ fn own_addresses() -> Vec<IpAddr> {
 
 /// Everything that the port serves.
 pub fn router(app: &Arc<App>, rest: Router) -> Router {
-    let control = ControlServer::new(ControlService::new(app.clone()))
-        .max_decoding_message_size(MAX_FROM_AGENT)
-        .max_encoding_message_size(MAX_CONFIG);
-    rest.route_service("/tombolo.v1.Control/{*method}", control)
+    rest.merge(grpc::router(app))
 }
 
 /// A bound port.
@@ -119,9 +99,7 @@ impl Server {
         let names = names(listen, public_names);
         let resolver = Arc::new(Resolver::new(authority.server(&names)?));
         let acceptor_config = Arc::new(tls::server(authority, resolver.clone())?);
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen}"))?;
+        let listener = listener(listen).with_context(|| format!("cannot listen on {listen}"))?;
         Ok(Self {
             listener,
             acceptor_config,
@@ -140,33 +118,32 @@ impl Server {
 
     /// Serves until `stop` ends; then connections get a moment to end.
     pub async fn serve(self, app: Arc<App>, router: Router, stop: impl Future<Output = ()>) {
-        let acceptor = TlsAcceptor::from(self.acceptor_config);
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-        let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+        know_agents(&app);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let service = Arc::new(Service {
+            app: app.clone(),
+            router,
+            tls: self.acceptor_config,
+            computing: Semaphore::new((cores / 2).max(1)),
+        });
         let mut renewal = tokio::time::interval(Authority::server_renewal());
         renewal.tick().await;
-        let mut connections = tokio::task::JoinSet::new();
-        tokio::pin!(stop);
+        let mut tasks = tokio::task::JoinSet::new();
+        let expiring = app.connections.expire();
+        tokio::pin!(stop, expiring);
         loop {
             tokio::select! {
                 () = &mut stop => break,
+                () = &mut expiring => {}
                 _ = renewal.tick() => match app.authority.server(&self.names) {
                     Ok(next) => self.resolver.replace(next),
                     Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
                 },
-                Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                (handshake, accepted) = accept(&self.listener, &handshakes) => match accepted {
-                    Ok((stream, peer)) => {
-                        let acceptor = acceptor.clone();
-                        let (strangers, router) = (strangers.clone(), router.clone());
-                        connections.spawn(async move {
-                            let secured = secure(&acceptor, stream, peer).await;
-                            drop(handshake);
-                            if let Some(stream) = secured {
-                                connection(stream, peer, &strangers, router).await;
-                            }
-                        });
-                    }
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, peer)) => app.connections.admit(peer.ip(), |connection| {
+                        tasks.spawn(service.clone().serve(stream, peer, connection))
+                    }),
                     // Out of file descriptors, most likely: it passes, and must not turn into a busy loop.
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
@@ -176,70 +153,25 @@ impl Server {
             }
         }
         drop(self.listener);
-        let _ = tokio::time::timeout(FAREWELL, async { while connections.join_next().await.is_some() {} }).await;
+        let _ = tokio::time::timeout(FAREWELL, async { while tasks.join_next().await.is_some() {} }).await;
     }
 }
 
-/// Takes the next connection when there is room for its handshake.
-async fn accept(
-    listener: &TcpListener,
-    handshakes: &Arc<Semaphore>,
-) -> (Option<OwnedSemaphorePermit>, std::io::Result<(TcpStream, SocketAddr)>) {
-    // It is never closed, so there is always a permit in the end.
-    let permit = handshakes.clone().acquire_owned().await.ok();
-    (permit, listener.accept().await)
-}
-
-/// The TLS handshake.
-async fn secure(acceptor: &TlsAcceptor, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
-    let _ = stream.set_nodelay(true);
-    match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => return Some(stream),
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
-    }
-    None
-}
-
-async fn connection(stream: TlsStream<TcpStream>, peer: SocketAddr, strangers: &Arc<Semaphore>, router: Router) {
-    let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let certificate = certificate.map(|c| PeerCertificate(c.clone().into_owned()));
-    let _place = match &certificate {
-        Some(_) => None,
-        None => match strangers.clone().try_acquire_owned() {
-            Ok(place) => Some(place),
-            Err(_) => return tracing::warn!(%peer, "too many connections: this one is closed"),
-        },
+fn listener(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match listen {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (mut parts, body) = request.into_parts();
-        parts.extensions.insert(PeerAddr(peer));
-        if let Some(certificate) = &certificate {
-            parts.extensions.insert(certificate.clone());
+    socket.set_reuseaddr(true)?;
+    socket.bind(listen)?;
+    socket.listen(BACKLOG)
+}
+
+/// After a restart all agents come back at once: room is reserved at the addresses that they had.
+fn know_agents(app: &App) {
+    for agent in app.writer.current().topology.agents.values().filter(|a| !a.revoked) {
+        for endpoint in agent.reach.endpoints.iter().chain(&agent.reach.quic_endpoint) {
+            app.connections.know(&agent.id, endpoint.ip());
         }
-        router
-            .clone()
-            .oneshot(hyper::Request::from_parts(parts, axum::body::Body::new(body)))
-    });
-    // By what TLS agreed on, and not by the first bytes: those may never come.
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    if two {
-        builder = builder.http2_only();
-    } else {
-        builder = builder.http1_only();
-    }
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(20));
-    if let Err(error) = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .await
-    {
-        tracing::debug!(%peer, %error, "connection ended");
     }
 }

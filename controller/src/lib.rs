@@ -3,17 +3,21 @@
 //! * [`store`], [`writer`]: the desired state, durable; one writer.
 //! * [`compiled`], [`agents`], `sync`: what each agent should run, what it runs, and the push between them; `endpoints`:
 //!   where it is reached.
-//! * [`http`], [`grpc`]: the one port. [`tls`], [`ca`], [`secret`]: who is who.
+//! * [`http`], [`grpc`]: the one port. [`admission`]: which of its connections are kept; [`connections`]: the tasks that
+//!   serve them; [`descriptors`]: how many there may be. [`tls`], [`ca`], [`secret`]: who is who.
 //! * [`rest`]: bodies and errors; `arm`: the Azure Resource Manager dialect; `fabric`: what Azure has no word for;
 //!   `auth`: its tokens.
 //! * [`app`]: all of it together.
 
+pub mod admission;
 pub mod agents;
 pub mod app;
 mod arm;
 mod auth;
 pub mod ca;
 pub mod compiled;
+pub mod connections;
+pub mod descriptors;
 mod endpoints;
 mod fabric;
 pub mod grpc;

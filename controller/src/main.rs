@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tombolo_controller::admission::Limits;
 use tombolo_controller::app::{self, App, STORE_FILE};
 use tombolo_controller::http::Server;
 use tombolo_controller::store::Store;
 use tombolo_controller::store::sqlite::SqliteStore;
-use tombolo_controller::{http, rest, secret};
+use tombolo_controller::{descriptors, http, rest, secret};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
@@ -78,7 +79,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let app = App::open(&arguments.data_dir, arguments.agent_certificate_lifetime)?;
+    let limits = Limits::for_descriptors(descriptors::raise()?);
+    let app = App::open(&arguments.data_dir, arguments.agent_certificate_lifetime, limits)?;
     let rest = rest::router(&app).await?;
     let server = Server::bind(arguments.listen, &arguments.public_names, &app.authority).await?;
     let revision = app.writer.current().revision;

@@ -1,5 +1,6 @@
 //! Numbers for Prometheus: how far the agents are, how long compiling and converging take.
 
+use crate::admission::{Counts, Stage, Why};
 use crate::agents::Agents;
 use crate::compiled::Compiled;
 use crate::writer::Published;
@@ -57,12 +58,14 @@ pub struct Metrics {
     pub compile: Histogram,
     /// From a revision's publication until every connected agent has it in force.
     pub convergence: Histogram,
+    /// Requests to the agents' service without the certificate of an agent that may call.
+    pub control_refused: AtomicU64,
 }
 
 impl Metrics {
     /// Everything, in Prometheus' text format.
     #[must_use]
-    pub fn text(&self, published: &Published, agents: &Agents) -> String {
+    pub fn text(&self, published: &Published, agents: &Agents, connections: &Counts) -> String {
         let progress = agents.progress();
         let connected = || progress.iter().filter(|p| p.connected);
         let in_force = connected().map(|p| p.applied).min().unwrap_or(published.revision);
@@ -94,11 +97,54 @@ impl Metrics {
                 "Compiling one revision for all agents.",
             )?;
             let help = "From a change's commit until every connected agent has it in force.";
-            self.convergence.write(&mut out, "tombolo_convergence_seconds", help)
+            self.convergence.write(&mut out, "tombolo_convergence_seconds", help)?;
+            self.write_connections(&mut out, connections)
         };
         // Writing to a string does not fail.
         let _ = write();
         out
+    }
+
+    fn write_connections(&self, out: &mut String, counts: &Counts) -> fmt::Result {
+        let head = |out: &mut String, name: &str, help: &str, kind: &str| {
+            writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")
+        };
+        let name = "tombolo_connections";
+        head(out, name, "Connections of the port, by how far they are.", "gauge")?;
+        for (stage, n) in Stage::NAMES.iter().zip(counts.open) {
+            writeln!(out, "{name}{{stage=\"{stage}\"}} {n}")?;
+        }
+        let name = "tombolo_connections_accepted_total";
+        head(out, name, "Connections that were accepted.", "counter")?;
+        writeln!(out, "{name} {}", counts.accepted)?;
+        let name = "tombolo_connections_closed_total";
+        head(
+            out,
+            name,
+            "Connections that were refused, or closed for others or by a timeout.",
+            "counter",
+        )?;
+        for (stage, reasons) in Stage::NAMES.iter().zip(counts.closed) {
+            for (reason, n) in Why::NAMES.iter().zip(reasons) {
+                writeln!(out, "{name}{{stage=\"{stage}\",reason=\"{reason}\"}} {n}")?;
+            }
+        }
+        let name = "tombolo_stranger_body_bytes";
+        head(
+            out,
+            name,
+            "Bytes of request bodies that are held for connections without a token.",
+            "gauge",
+        )?;
+        writeln!(out, "{name} {}", counts.body_bytes)?;
+        let name = "tombolo_control_refused_total";
+        head(
+            out,
+            name,
+            "Requests to the agents' service without the certificate of an agent that may call.",
+            "counter",
+        )?;
+        writeln!(out, "{name} {}", self.control_refused.load(Ordering::Relaxed))
     }
 }
 

@@ -6,14 +6,14 @@ pub(crate) mod json;
 use crate::app::App;
 use crate::arm::Deployments;
 use crate::auth::{Auth, Refused};
-use crate::{arm, fabric};
+use crate::{arm, connections, fabric};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use failure::Failure;
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode, Uri};
+use http::{Extensions, HeaderMap, StatusCode, Uri};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -46,18 +46,23 @@ pub async fn router(app: &Arc<App>) -> anyhow::Result<Router> {
 
 /// Lets callers with a valid token through.
 async fn authorize(State(rest): State<Arc<Rest>>, request: Request, next: Next) -> Response {
-    match rest.check(request.headers(), request.uri()) {
+    match rest.check(request.headers(), request.uri(), request.extensions()) {
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
     }
 }
 
 impl Rest {
-    /// Whether a request carries a valid token.
-    pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Failure> {
+    /// Whether a request carries a valid token. If so, its connection is no stranger's any more.
+    pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri, extensions: &Extensions) -> Result<(), Failure> {
         let authorization = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let (code, message) = match self.auth.check(authorization) {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                if let Some(open) = extensions.get::<connections::Request>() {
+                    open.authorized();
+                }
+                return Ok(());
+            }
             Err(Refused::Expired) => (
                 "ExpiredAuthenticationToken",
                 "The access token has expired: log in again.",

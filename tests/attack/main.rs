@@ -5,4 +5,7 @@
 
 mod advertisements;
 mod clear_text;
+mod controller_bodies;
+mod controller_connections;
 mod quic_flap;
+mod stranger;

@@ -266,3 +266,28 @@ async fn an_unknown_certificate_is_told_apart() {
     assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
     assert!(server.seen().is_empty(), "no token was sent");
 }
+
+/// What the command line sends and reads (tokens, shared keys) stays secret when quantum computers come.
+#[tokio::test]
+async fn the_key_exchange_is_post_quantum() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = vec!["127.0.0.1".to_owned()];
+    let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("https://{}", listener.local_addr().unwrap());
+    let client = Client::new(&base, None, Some(&certificate.pem())).unwrap();
+    let asking = tokio::spawn(async move { client.health().await });
+    let (stream, _) = listener.accept().await.unwrap();
+    let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+    let session = stream.get_ref().1;
+    let group = session.negotiated_key_exchange_group().map(|g| g.name());
+    assert_eq!(group, Some(rustls::NamedGroup::X25519MLKEM768));
+    assert_eq!(session.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    drop(stream);
+    assert!(asking.await.unwrap().is_err(), "nobody answered");
+}

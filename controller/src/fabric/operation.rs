@@ -37,7 +37,9 @@ fn typed_body(body: Body, content_type: &'static str) -> Response {
 /// GET `/metrics`.
 pub(super) async fn metrics(State(rest): State<Arc<Rest>>) -> Response {
     let app = &rest.app;
-    let text = app.metrics.text(&app.writer.current(), &app.agents);
+    let text = app
+        .metrics
+        .text(&app.writer.current(), &app.agents, &app.connections.counts());
     typed_body(text.into(), "text/plain; version=0.0.4; charset=utf-8")
 }
 

@@ -16,13 +16,16 @@ pub(crate) const MAX_BODY: usize = 4 << 20;
 /// Largest request body where no token is needed, bytes.
 pub(crate) const MAX_OPEN_BODY: usize = 64 << 10;
 /// For a whole body to arrive.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// For a whole body to arrive where no token is needed: 64 KiB at 6.4 KiB/s.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Deeper than any body of this interface; serde_json stops at 128 by itself.
 const MAX_DEPTH: usize = 64;
 
 /// Reads a body as it is, of at most `most` bytes.
 pub(crate) async fn bytes(body: Body, most: usize) -> Result<bytes::Bytes, Failure> {
-    let collected = tokio::time::timeout(PATIENCE, Limited::new(body, most).collect()).await;
+    let timeout = if most <= MAX_OPEN_BODY { OPEN_TIMEOUT } else { TIMEOUT };
+    let collected = tokio::time::timeout(timeout, Limited::new(body, most).collect()).await;
     match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if is_too_long(&*error) => Err(Failure::new(
@@ -37,7 +40,7 @@ pub(crate) async fn bytes(body: Body, most: usize) -> Result<bytes::Bytes, Failu
         Err(_) => Err(Failure::new(
             StatusCode::REQUEST_TIMEOUT,
             "RequestTimeout",
-            format!("The request body did not arrive within {} seconds.", PATIENCE.as_secs()),
+            format!("The request body did not arrive within {} seconds.", timeout.as_secs()),
         )),
     }
 }

@@ -8,6 +8,7 @@ mod fabric;
 mod fake_agent;
 mod hybrid;
 mod login;
+mod port;
 mod refusals;
 mod resources;
 mod restart;

@@ -1,0 +1,145 @@
+//! The handshake of a QUIC link: its first flight is two datagrams, because the key exchange resists quantum computers. Either
+//! may be lost or late, and neither gives strangers more than RFC 9000 allows.
+
+mod common;
+
+use common::{Node, World, udp};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tombolo_proto::config::Transport;
+use tombolo_proto::status::LinkState;
+
+/// Bytes that a server may send to an address that it has not validated, for each byte from there (RFC 9000, section 8.1).
+const AMPLIFICATION: usize = 3;
+
+/// Half-open handshakes from which on strangers must show that they own their address.
+const BUSY: u16 = 64;
+
+type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
+
+fn pair() -> World {
+    let a = Node::new("a", "192.0.2.1:1000", 1).with_quic();
+    let b = Node::new("b", "192.0.2.2:1000", 2).with_quic();
+    let mut world = World::new(vec![a, b]);
+    world.join(0, 1, |link| link.transport = Transport::Quic);
+    world
+}
+
+/// A pair whose first flight is under way, taken off the wire.
+fn first_flight() -> (World, Vec<Datagram>) {
+    let mut world = pair();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
+    let flight: Vec<_> = world.wire.drain(..).collect();
+    assert_eq!(flight.len(), 2, "the ClientHello takes two datagrams");
+    assert!(flight.iter().all(|(_, _, bytes)| (1200..=1472).contains(&bytes.len())));
+    (world, flight)
+}
+
+/// Lets time pass until the connection is up, and checks that the packet that waited for it arrives.
+fn comes_up(world: &mut World) {
+    for _ in 0..50 {
+        if world.state(0, "b") == LinkState::Up && world.state(1, "a") == LinkState::Up {
+            break;
+        }
+        world.pass(Duration::from_millis(100));
+    }
+    assert_eq!(world.state(0, "b"), LinkState::Up);
+    assert_eq!(world.nodes[1].delivered.len(), 1);
+}
+
+fn sent_by(world: &World, node: usize) -> usize {
+    let at = world.nodes[node].at;
+    let sent = world.seen.iter().filter(|(from, _, _)| *from == at);
+    sent.map(|(_, _, bytes)| bytes.len()).sum()
+}
+
+#[test]
+fn a_lost_datagram_of_the_first_flight_is_sent_again() {
+    for lost in [0, 1] {
+        let (mut world, mut flight) = first_flight();
+        flight.remove(lost);
+        world.wire.extend(flight);
+        world.settle();
+        comes_up(&mut world);
+    }
+}
+
+#[test]
+fn the_first_flight_may_arrive_in_any_order() {
+    let (mut world, mut flight) = first_flight();
+    flight.reverse();
+    world.wire.extend(flight);
+    world.settle();
+    // Without a retransmission: no time has passed.
+    assert_eq!(world.state(0, "b"), LinkState::Up);
+    assert_eq!(world.nodes[1].delivered.len(), 1);
+}
+
+/// Whoever sends under a false address makes the answering end send no more than three times as much there, with either datagram
+/// or both, whatever time passes.
+#[test]
+fn nobody_is_flooded_through_an_answering_end() {
+    for which in [&[0][..], &[1], &[0, 1]] {
+        let (mut world, flight) = first_flight();
+        // The address is of somebody who never asked.
+        let victim: SocketAddr = "198.51.100.9:1000".parse().unwrap();
+        let mut received = 0;
+        for at in which {
+            received += flight[*at].2.len();
+            world.receive(1, victim, &flight[*at].2);
+        }
+        // Retransmissions count too; the real node's own attempts are not for here.
+        world.cut = vec![world.nodes[0].at];
+        world.pass(Duration::from_secs(20));
+        let sent = sent_by(&world, 1);
+        assert!(sent <= AMPLIFICATION * received, "{which:?}: {sent} for {received}");
+        let to_victim = world.seen.iter().filter(|(_, to, _)| *to == victim).count();
+        assert!(to_victim > 0, "{which:?}: it does answer");
+    }
+}
+
+/// Half-open handshakes of strangers, each by the first datagram alone: from some number on a Retry asks for the address, and one
+/// that owns its address gets through, with two datagrams again.
+#[test]
+fn a_retry_takes_two_datagrams_again() {
+    let mut world = pair();
+    for n in 0..BUSY + 10 {
+        let (_, flight) = first_flight();
+        let from = SocketAddr::from(([198, 51, 100, 1], 2000 + n));
+        world.receive(1, from, &flight[0].2);
+    }
+    world.wire.clear();
+    let before = world.seen.len();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
+    world.settle();
+    let (here, there) = (world.nodes[0].at, world.nodes[1].at);
+    let shapes: Vec<_> = world.seen[before..]
+        .iter()
+        .map(|(from, _, bytes)| (*from, bytes[0] & 0xf0, bytes.len() >= 1200))
+        .collect();
+    // The types of RFC 9000, section 17.2: 0xc_ Initial, 0xf_ Retry. Each datagram of the flight is answered by a Retry, of which
+    // the first counts.
+    let initial = (here, 0xc0, true);
+    let retry = (there, 0xf0, false);
+    assert_eq!(
+        shapes[..6],
+        [initial, initial, retry, retry, initial, initial],
+        "{shapes:?}"
+    );
+    assert_eq!(world.state(0, "b"), LinkState::Up);
+    assert_eq!(world.nodes[1].delivered.len(), 1);
+}
+
+/// Second halves alone occupy no more than other half-open handshakes do: the same limits hold, and they pass.
+#[test]
+fn second_halves_alone_pass() {
+    let mut world = pair();
+    for n in 0..BUSY * 20 {
+        let (_, flight) = first_flight();
+        world.receive(1, SocketAddr::from(([198, 51, 100, 1], 2000 + n)), &flight[1].2);
+    }
+    world.wire.clear();
+    world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
+    world.settle();
+    comes_up(&mut world);
+}

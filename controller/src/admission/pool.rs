@@ -1,0 +1,115 @@
+//! Connections in one stage, grouped by holder, with a limit for each holder and one for all together.
+
+use super::Id;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+
+/// How many connections a pool takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Of one holder.
+    pub each: usize,
+    /// Of all holders together.
+    pub total: usize,
+}
+
+/// A set of connections that never refuses a newcomer: at a limit it gives up the oldest connection of the holder that has too
+/// many, and at the limit for all, the oldest of the holder that has the most. A holder with few connections therefore loses
+/// none as long as another has more.
+#[derive(Debug)]
+pub(super) struct Pool<K> {
+    share: Share,
+    /// Of each holder, by the order of arrival in this pool.
+    holders: HashMap<K, BTreeMap<u64, Id>>,
+    /// The holders by their number of connections; among equals, the one whose oldest connection is the oldest comes last.
+    by_size: BTreeSet<(usize, Reverse<u64>, K)>,
+    len: usize,
+}
+
+impl<K: Clone + Eq + Hash + Ord> Pool<K> {
+    pub(super) fn new(share: Share) -> Self {
+        Self {
+            share,
+            holders: HashMap::new(),
+            by_size: BTreeSet::new(),
+            len: 0,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds a connection; `order` is larger than that of every connection added before. Returns the connection that has to
+    /// go for it, which is no longer in the pool. It is another one than the newcomer unless the pool's limits are 0.
+    pub(super) fn insert(&mut self, holder: K, order: u64, id: Id) -> Option<Id> {
+        let held = self.change(holder.clone(), |connections| {
+            connections.insert(order, id);
+            connections.len()
+        });
+        self.len += 1;
+        if held > self.share.each {
+            return self.take_oldest(&holder);
+        }
+        if self.len > self.share.total {
+            return self.take_from_largest();
+        }
+        None
+    }
+
+    /// Takes the oldest connection of the holder that has the most.
+    pub(super) fn take_from_largest(&mut self) -> Option<Id> {
+        let (_, _, holder) = self.by_size.last()?.clone();
+        self.take_oldest(&holder)
+    }
+
+    /// Removes a connection by the order under which it was added.
+    pub(super) fn remove(&mut self, holder: &K, order: u64) {
+        if self.holders.get(holder).is_some_and(|c| c.contains_key(&order)) {
+            self.change(holder.clone(), |connections| connections.remove(&order));
+            self.len -= 1;
+        }
+    }
+
+    fn take_oldest(&mut self, holder: &K) -> Option<Id> {
+        let taken = self.change(holder.clone(), BTreeMap::pop_first);
+        let (_, id) = taken?;
+        self.len -= 1;
+        Some(id)
+    }
+
+    /// Changes a holder's connections, and keeps `by_size` in step.
+    fn change<T>(&mut self, holder: K, change: impl FnOnce(&mut BTreeMap<u64, Id>) -> T) -> T {
+        let connections = self.holders.entry(holder.clone()).or_default();
+        if let Some(key) = size_key(&holder, connections) {
+            self.by_size.remove(&key);
+        }
+        let result = change(connections);
+        match size_key(&holder, connections) {
+            Some(key) => {
+                self.by_size.insert(key);
+            }
+            None => {
+                self.holders.remove(&holder);
+            }
+        }
+        result
+    }
+
+    /// The holder with the most connections, and how many it has.
+    pub(super) fn largest(&self) -> Option<(&K, usize)> {
+        self.by_size.last().map(|(size, _, holder)| (holder, *size))
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self, holder: &K) -> usize {
+        self.holders.get(holder).map_or(0, BTreeMap::len)
+    }
+}
+
+fn size_key<K: Clone>(holder: &K, connections: &BTreeMap<u64, Id>) -> Option<(usize, Reverse<u64>, K)> {
+    let (oldest, _) = connections.first_key_value()?;
+    Some((connections.len(), Reverse(*oldest), holder.clone()))
+}

@@ -1,0 +1,29 @@
+//! How many file descriptors the process may have.
+
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Raises the soft limit to the hard one, and returns it. The usual soft limit, 1,024, is for programs that use `select`.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise() -> anyhow::Result<usize> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+            .with_context(|| format!("cannot raise the limit of open files from {soft} to {hard}"))?;
+    }
+    Ok(usize::try_from(hard).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let raised = raise().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!((soft, usize::try_from(hard).unwrap()), (hard, raised));
+    }
+}

@@ -1,0 +1,61 @@
+//! Connections that do nothing: strangers try to hold 10,000 of them at the controller's port, and nobody else notices.
+
+use crate::stranger::Attacked;
+use anyhow::{Result, ensure};
+use std::time::Duration;
+use tombolo_lab::topology::INTERNET;
+
+/// Idle TCP connections, half-done TLS handshakes, HTTP/2 without requests, bodies that never end: a quarter each.
+const STATES: [&str; 4] = ["tcp", "tls", "h2", "body"];
+const EACH: u64 = 2_500;
+
+/// Resident memory that the controller may have, bytes: the limits of the port allow 300 MiB.
+const MEMORY: u64 = 400 << 20;
+
+async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
+    let mut attacked = Attacked::up(name).await?;
+    if !addresses.is_empty() {
+        let route = ["ip", "route", "add", "local", addresses, "dev", "lo"];
+        let added = attacked.world.exec(host, &route, Duration::from_secs(5)).await?;
+        ensure!(added.code == 0, "{added:?}");
+    }
+    let from = match addresses {
+        "" => String::new(),
+        addresses => format!("--addresses {addresses}"),
+    };
+    let mut strangers = Vec::new();
+    for state in STATES {
+        let arguments = format!("--state {state} --connections {EACH} --rate 500 --seconds 60 {from}");
+        strangers.push(attacked.stranger(host, &arguments)?);
+    }
+    for stranger in &mut strangers {
+        stranger.until(|r| r.attempts >= EACH).await?;
+    }
+    attacked.others_work().await?;
+    let memory = attacked.memory()?;
+    let mut attempts = 0;
+    for (state, stranger) in STATES.iter().zip(&mut strangers) {
+        // The attack lasted until here: it still opens connections, or holds all that it wants.
+        let before = stranger.report();
+        let report = stranger
+            .until(|r| r.attempts > before.attempts || r.held >= EACH)
+            .await?;
+        println!("{name}: {state}: {report:?}");
+        attempts += report.attempts;
+    }
+    println!("{name}: {attempts} attempts, the controller has {} MiB", memory >> 20);
+    ensure!(memory < MEMORY, "the controller has {} MiB", memory >> 20);
+    drop(strangers);
+    attacked.world.down()
+}
+
+/// The address is that of an agent: strangers sit behind the same NAT gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_connections_of_an_agents_address() -> Result<()> {
+    attack("one-address", "a", "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_connections_of_two_thousand_addresses() -> Result<()> {
+    attack("addresses", INTERNET, "198.18.0.0/21").await
+}
