@@ -174,7 +174,8 @@ fn nothing_leaks(wire: &Wire, when: &str, peered: bool) {
     // Without a route of the overlay, what the host sends from its own address is its own business (D22).
     attempts.extend(peered.then_some((GATE, "10.2.0.4")));
     for (side, to) in attempts {
-        wire.exec(side, &format!("ping -n -c 3 -i 0.05 -W 0.2 {to}"));
+        // Whether it is answered is not what matters here.
+        let _ = wire.exec(side, &format!("ping -n -c 3 -i 0.05 -W 0.2 {to}"));
         assert_eq!(leaks(wire), [""; 0], "{when}: host {side} to {to}");
     }
     for underlay in ["192.0.2.254", "198.51.100.254", "192.0.2.3"] {
