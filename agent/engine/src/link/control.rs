@@ -17,19 +17,10 @@ pub(super) const LONGEST_PROBE: usize = 9000;
 const NEXT_HEADER: u8 = 253;
 
 /// `fe80::746d:1` to `fe80::746d:2`, whichever end speaks.
-const ADDRESSES: [u8; 32] = {
-    let mut both = [0; 32];
-    let mut at = 0;
-    while at < 32 {
-        both[at] = 0xfe;
-        both[at + 1] = 0x80;
-        both[at + 12] = 0x74;
-        both[at + 13] = 0x6d;
-        both[at + 15] = 1 + (at / 16) as u8;
-        at += 16;
-    }
-    both
-};
+const ADDRESSES: [u8; 32] = [
+    0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x74, 0x6d, 0, 1, //
+    0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x74, 0x6d, 0, 2,
+];
 
 /// A message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

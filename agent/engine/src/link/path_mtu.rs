@@ -249,6 +249,21 @@ mod tests {
         assert!(limits[40].is_some_and(|l| l >= 1298), "{limits:?}");
     }
 
+    /// What the other end says of sizes that were never sent to it, above what is being looked for or anywhere, counts for nothing.
+    #[test]
+    fn answers_to_sizes_that_were_not_asked_for_are_ignored() {
+        let mut path = PathMtu::default();
+        let (mut now, _) = walk(&mut path, Instant::now(), 1000, 1420, 0, 300);
+        // It narrows: what is looked for is below what was known.
+        for step in 0..300u16 {
+            for size in [0, 701 + step, 1001, 1419, 1421, 9000, u16::MAX] {
+                path.answered(size);
+            }
+            (now, _) = walk(&mut path, now, 700, 1420, 0, 1);
+        }
+        assert!((699..=700).contains(&path.limit().unwrap()), "{path:?}");
+    }
+
     proptest! {
         /// Whatever the path: what is found passes, and no more than the precision is given away.
         #[test]

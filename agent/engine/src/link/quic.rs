@@ -430,3 +430,6 @@ fn put(transmit: &Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitS
     }
     tx.allow_fragments(true);
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ pub(super) fn pin_of(key: &[u8]) -> KeyPin {
 pub(super) struct Identity {
     provider: Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,
+    pin: KeyPin,
 }
 
 impl Identity {
@@ -50,6 +51,7 @@ impl Identity {
             .ok_or(Error::General("the key has no public half".into()))?;
         let public = CertificateDer::from(public.to_vec());
         Ok(Self {
+            pin: pin_of(&public),
             key: Arc::new(CertifiedKey::new(vec![public], key)),
             provider: Arc::new(provider),
         })
@@ -57,7 +59,7 @@ impl Identity {
 
     /// What others must pin.
     pub(super) fn pin(&self) -> KeyPin {
-        pin_of(&self.key.cert[0])
+        self.pin
     }
 
     /// For asking the holder of one key.

@@ -1,0 +1,101 @@
+#![allow(clippy::disallowed_methods, reason = "the clock is the test's")]
+
+use super::*;
+use crate::buffer::Collected;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use std::time::Duration;
+use tombolo_proto::config::{ForeignSources, Link, Relation, Transport};
+use tombolo_proto::id::PublicKey;
+
+const LINK: LinkIndex = LinkIndex(0);
+
+/// An end with an Ed25519 key (RFC 8410).
+fn end(seed: u8) -> Quic {
+    let mut key = vec![
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+    ];
+    key.extend_from_slice(&[seed; 32]);
+    Quic::new(PrivatePkcs8KeyDer::from(key).into(), [seed; 32]).unwrap()
+}
+
+fn address(seed: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, seed], 1000))
+}
+
+fn link_to(name: &str, pin: KeyPin) -> Link {
+    Link {
+        peer: AgentId::new(name).unwrap(),
+        public_key: PublicKey([7; 32]),
+        preshared_key: None,
+        endpoint: None,
+        quic_endpoint: None,
+        lanes: 1,
+        quic: Some(pin),
+        transport: Transport::Quic,
+        always_on: false,
+        initiator: false,
+        relation: Relation::VnetLocal {},
+        sources: Vec::new(),
+        foreign: ForeignSources::None,
+        watched: false,
+        stock: false,
+        dead_after: None,
+    }
+}
+
+/// Carries what both have to send until nothing is on its way.
+fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
+    loop {
+        let mut flying = Vec::new();
+        for (seed, end) in ends.iter_mut() {
+            let mut out = Collected::default();
+            end.handle_timeout(now, &mut out);
+            flying.extend(out.datagrams.into_iter().map(|(to, bytes)| (*seed, to, bytes)));
+        }
+        if flying.is_empty() {
+            return;
+        }
+        for (from, to, bytes) in flying {
+            let (_, end) = ends.iter_mut().find(|(seed, _)| address(*seed) == to).unwrap();
+            end.open(&bytes, address(from).into(), now, &mut Collected::default());
+        }
+    }
+}
+
+/// A hostile peer closes none of its connections, whoever is to decide.
+#[test]
+fn a_peer_has_few_connections() {
+    for seeds in [[1, 2], [2, 1]] {
+        let now = Instant::now();
+        let mut ends = seeds.map(|seed| (seed, end(seed)));
+        let pins = [ends[0].1.pin(), ends[1].1.pin()];
+        ends[0].1.update(&[link_to("b", pins[1])], now);
+        ends[1].1.update(&[link_to("a", pins[0])], now);
+        for _ in 0..20 {
+            ends[0].1.connect(LINK, Some(address(seeds[1]).into()), None, now);
+            carry(&mut ends, now);
+            // It does not care for those that it has.
+            ends[0].1.peers[0].connections.clear();
+            assert!(ends[1].1.is_up(LINK));
+            let open = ends[1].1.connections.iter().flatten().filter(|c| !c.over).count();
+            assert!(open <= 4, "{open} connections");
+        }
+    }
+}
+
+/// Nobody answers: the attempt is over after five seconds, long before an idle connection would be.
+#[test]
+fn a_handshake_that_is_not_answered_is_given_up() {
+    let (mut end, begin) = (end(1), Instant::now());
+    end.update(&[link_to("b", KeyPin([9; 32]))], begin);
+    end.connect(LINK, Some(address(2).into()), None, begin);
+    let mut now = begin;
+    while end.is_connecting(LINK) {
+        now += Duration::from_millis(100);
+        end.handle_timeout(now, &mut Collected::default());
+        assert!(now < begin + Duration::from_secs(6), "still under way");
+    }
+    assert!(now >= begin + Duration::from_secs(5));
+    assert_eq!(end.handshaking, 0);
+    assert!(matches!(end.news.pop_front(), Some(News::Down(..))));
+}
