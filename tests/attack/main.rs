@@ -2,3 +2,8 @@
 //!
 //! A scenario first shows that the attacker can do what it is entitled to, then attacks, and checks that the attack had no effect
 //! and that others kept working. All scenarios together take at most three minutes.
+
+mod customer_edge_source;
+mod learned_host_networks;
+mod learned_super_prefix;
+mod site;
