@@ -322,7 +322,12 @@ fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
     let next = |prefixes: &[&str], from: &str, source: &str, destination: &str| {
         let tables = Tables::build(&hub_gateway(), &learned("c-site", prefixes, &[65_021])).unwrap();
         let ingress = Ingress::Link(tables.link_with(&agent(from)).unwrap());
-        match decide(&tables, ingress, &parse(&udp(source, destination, 64, 8)).unwrap(), None) {
+        match decide(
+            &tables,
+            ingress,
+            &parse(&udp(source, destination, 64, 8)).unwrap(),
+            None,
+        ) {
             Verdict::Forward { link, .. } => tables.peer(link).to_string(),
             other => format!("{other:?}"),
         }
@@ -331,7 +336,11 @@ fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
     for prefixes in [&["10.0.0.0/8"][..], &["0.0.0.0/0"], &["0.0.0.0/1", "10.0.0.0/14"]] {
         assert_eq!(next(prefixes, "spoke", "10.1.0.4", "10.2.0.4"), "vm", "{prefixes:?}");
         assert_eq!(next(prefixes, "vm", "10.2.0.4", "10.1.0.4"), "spoke", "{prefixes:?}");
-        assert_eq!(next(prefixes, "spoke", "10.1.0.4", "10.9.0.4"), "branch", "{prefixes:?}");
+        assert_eq!(
+            next(prefixes, "spoke", "10.1.0.4", "10.9.0.4"),
+            "branch",
+            "{prefixes:?}"
+        );
         assert_eq!(next(prefixes, "spoke", "10.1.0.4", "10.77.0.4"), site, "{prefixes:?}");
     }
 }
