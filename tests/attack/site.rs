@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 use tombolo_lab::command::{Finished, LIMIT};
 use tombolo_lab::probe::Ping;
+use tombolo_proto::installed::InstalledHop;
 use tombolo_tests::live::World;
 
 /// Longest that a change of routes takes to get everywhere.
@@ -89,13 +90,22 @@ pub(crate) async fn must(w: &World, host: &str, argv: &[&str]) -> Result<Finishe
 /// Lets a site's router announce these besides, on all of its sessions.
 pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Result<()> {
     let routes: Vec<String> = prefixes.iter().map(|p| format!("route {p} unreachable;")).collect();
-    // In a table of its own that no kernel hears of: the router goes on to route as it did.
-    let script = format!(
-        "sed -i -e 's/export where proto = \"announced\" .*;/export where proto = \"announced\" || proto = \"attack\";/' \
-         -e 's/export where source ~ \\[ RTS_STATIC/export where proto != \"attack\" \\&\\& source ~ [ RTS_STATIC/' /run/bird/bird.conf && \
-         sed -i -e '/^protocol static attack/,/^}}/d' /run/bird/bird.conf && \
-         printf 'protocol static attack {{\\nipv4;\\n{}\\n}}\\n' >> /run/bird/bird.conf && birdc -s /run/bird/bird.ctl configure",
+    // No kernel hears of them, and the site's LAN of none but a default route: the router goes on to route as it did.
+    let edits = [
+        r#"s/export where proto = "announced" .*;/export where proto = "announced" || proto = "attack";/"#,
+        r#"s/export where source ~ \[ RTS_STATIC/export where proto != "attack" \&\& source ~ [ RTS_STATIC/"#,
+        r#"s/if proto = "way_out" then/if proto = "way_out" || net = 0.0.0.0\/0 then/"#,
+        "/^protocol static attack/,/^}/d",
+    ];
+    let edits: Vec<String> = edits.iter().map(|e| format!("-e '{e}'")).collect();
+    let protocol = format!(
+        "protocol static attack {{\\nipv4 {{ preference 210; }};\\n{}\\n}}\\n",
         routes.join("\\n")
+    );
+    let script = format!(
+        "sed -i {} /run/bird/bird.conf && printf '{protocol}' >> /run/bird/bird.conf && \
+         birdc -s /run/bird/bird.ctl configure",
+        edits.join(" ")
     );
     let done = must(w, router, &["sh", "-c", &script]).await?;
     ensure!(done.stdout.contains("Reconfigur"), "{router}: {done:?}");
@@ -143,7 +153,7 @@ pub(crate) async fn knows(w: &World, host: &str, prefix: &str) -> Result<()> {
             .subnets
             .iter()
             .flat_map(|s| &s.routes)
-            .any(|r| r.prefix.to_string() == prefix)
+            .any(|r| r.prefix.to_string() == prefix && matches!(r.hop, InstalledHop::Gateway { .. }))
         {
             return Ok(());
         }
