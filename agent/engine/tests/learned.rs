@@ -16,7 +16,7 @@ use tombolo_proto::config::{
     Relation, Role, SiteTtl, SpaceKind, Speaker, TransitRoute, UsedGateway,
 };
 use tombolo_proto::id::{AgentId, ResourceId};
-use tombolo_proto::route::{GatewayHop, Route, RouteOrigin};
+use tombolo_proto::route::{GatewayHop, NextHop, Route, RouteOrigin};
 
 fn route(prefix: &str, as_path: &[u32]) -> Route {
     Route {
@@ -254,10 +254,13 @@ fn hub_gateway() -> AgentConfig {
         &["10.1.0.0/16"],
         &[("10.1.0.4/32", "spoke")],
     ));
-    config.subnets[0].routes = vec![common::route(
-        "10.2.0.0/16",
-        tombolo_proto::route::NextHop::VnetLocal {},
-    )];
+    let peering = NextHop::VnetPeering {
+        peering: id("to-spoke"),
+    };
+    config.subnets[0].routes = vec![
+        common::route("10.2.0.0/16", NextHop::VnetLocal {}),
+        common::route("10.1.0.0/16", peering),
+    ];
     let connection = |name: &str, end: &AgentId, asn, site| GatewayConnection {
         connection: id(name),
         ends: vec![end.clone()],
