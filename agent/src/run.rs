@@ -235,5 +235,13 @@ fn write_view(out: &mut String, v: &AgentView) -> std::fmt::Result {
     for (reason, n) in &s.drops {
         writeln!(out, "dropped     {reason:<24} {n}")?;
     }
+    for refused in &s.refused_routes {
+        let sender = refused.sender.as_deref().unwrap_or("any, at this host");
+        writeln!(
+            out,
+            "not used    {:<24} {} routes of {sender}, {} first",
+            refused.reason, refused.count, refused.example
+        )?;
+    }
     Ok(())
 }

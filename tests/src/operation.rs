@@ -445,7 +445,7 @@ impl Universe {
 
     /// What a site announces: what contains VNets, equals one, lies in one, or has nothing to do with them.
     fn announcement(&self, vnet: String, rng: &mut impl Rng) -> Operation {
-        const SETS: [&[&str]; 13] = [
+        const SETS: [&[&str]; 14] = [
             &["0.0.0.0/0"],
             &["::/0"],
             &["0.0.0.0/1", "128.0.0.0/1"],
@@ -458,7 +458,8 @@ impl Universe {
             &["172.16.0.0/12"],
             &["198.51.100.0/24"],
             &["169.254.0.0/16"],
-            &["169.254.3.0/24", "192.168.0.0/16"],
+            &["169.254.0.0/16", "192.168.0.0/16"],
+            &["169.254.3.0/24"],
         ];
         let mut prefixes: Vec<IpNet> = Vec::new();
         for _ in 0..rng.random_range(1..=4_u8) {
@@ -518,7 +519,7 @@ impl Universe {
             (15, _) if v4 => plan.gateway,
             (16, _) if v4 => IpAddr::V4(Ipv4Addr::new(172, 16, rng.random_range(1..7), 9)),
             (17, _) if v4 => IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
-            (18, _) if v4 && rng.random_bool(0.2) => IpAddr::V4(Ipv4Addr::new(169, 254, 3, 3)),
+            (18, _) if v4 => IpAddr::V4(Ipv4Addr::new(169, 254, 3, 3)),
             (_, _) if v4 => IpAddr::V4(Ipv4Addr::new(
                 10,
                 rng.random_range(1..8),

@@ -16,7 +16,7 @@ use tombolo_proto::config::{
     Relation, Role, SiteTtl, SpaceKind, Speaker, TransitRoute, UsedGateway,
 };
 use tombolo_proto::id::{AgentId, ResourceId};
-use tombolo_proto::route::{GatewayHop, Route, RouteOrigin};
+use tombolo_proto::route::{GatewayHop, NextHop, Route, RouteOrigin};
 
 fn route(prefix: &str, as_path: &[u32]) -> Route {
     Route {
@@ -254,10 +254,13 @@ fn hub_gateway() -> AgentConfig {
         &["10.1.0.0/16"],
         &[("10.1.0.4/32", "spoke")],
     ));
-    config.subnets[0].routes = vec![common::route(
-        "10.2.0.0/16",
-        tombolo_proto::route::NextHop::VnetLocal {},
-    )];
+    let peering = NextHop::VnetPeering {
+        peering: id("to-spoke"),
+    };
+    config.subnets[0].routes = vec![
+        common::route("10.2.0.0/16", NextHop::VnetLocal {}),
+        common::route("10.1.0.0/16", peering),
+    ];
     let connection = |name: &str, end: &AgentId, asn, site| GatewayConnection {
         connection: id(name),
         ends: vec![end.clone()],
@@ -312,6 +315,36 @@ fn a_site_speaks_for_itself_alone() {
         // The other connection keeps what is configured, and gets nothing of what the site announced.
         assert!(may(&tables, &agent("branch"), "10.9.0.4", "10.2.0.4"));
         assert!(!may(&tables, &agent("branch"), "10.77.0.1", "10.2.0.4"));
+    }
+}
+
+/// P21d: a spoke sends to another, or to the hub, by a route of its own through the gateway. A site that announces everything
+/// around them does not get that.
+#[test]
+fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
+    let next = |prefixes: &[&str], from: &str, source: &str, destination: &str| {
+        let tables = Tables::build(&hub_gateway(), &learned("c-site", prefixes, &[65_021])).unwrap();
+        let ingress = Ingress::Link(tables.link_with(&agent(from)).unwrap());
+        match decide(
+            &tables,
+            ingress,
+            &parse(&udp(source, destination, 64, 8)).unwrap(),
+            None,
+        ) {
+            Verdict::Forward { link, .. } => tables.peer(link).to_string(),
+            other => format!("{other:?}"),
+        }
+    };
+    let site = AgentId::of_site(&id("c-site")).to_string();
+    for prefixes in [&["10.0.0.0/8"][..], &["0.0.0.0/0"], &["0.0.0.0/1", "10.0.0.0/14"]] {
+        assert_eq!(next(prefixes, "spoke", "10.1.0.4", "10.2.0.4"), "vm", "{prefixes:?}");
+        assert_eq!(next(prefixes, "vm", "10.2.0.4", "10.1.0.4"), "spoke", "{prefixes:?}");
+        assert_eq!(
+            next(prefixes, "spoke", "10.1.0.4", "10.9.0.4"),
+            "branch",
+            "{prefixes:?}"
+        );
+        assert_eq!(next(prefixes, "spoke", "10.1.0.4", "10.77.0.4"), site, "{prefixes:?}");
     }
 }
 

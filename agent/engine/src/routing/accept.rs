@@ -259,9 +259,10 @@ impl<'a> Acceptance<'a> {
         routes: &'r [Route],
     ) -> impl Iterator<Item = (&'r Route, Result<(), Refusal>)> {
         let family = |r: &Route| usize::from(r.prefix.addr().is_ipv6());
+        // Prefixes, not routes: a prefix may have two for a moment, while one replaces the other.
         let mut sent = [0; 2];
-        for route in routes {
-            sent[family(route)] += 1;
+        for same in routes.chunk_by(|a, b| a.prefix == b.prefix) {
+            sent[family(&same[0])] += 1;
         }
         let ends = self.most <= MAX_PREFIXES as usize;
         let mut accepted = [0; 2];

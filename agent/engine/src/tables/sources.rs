@@ -104,7 +104,8 @@ impl<'a> Assigned<'a> {
         for route in learned {
             all_learned.insert(route.prefix, ());
             let is_sites = own_kind == Some(Kind::Connection) && route.origin == RouteOrigin::Site;
-            if !closed.covers(route.prefix) && !(is_sites && same_kind.covers(route.prefix)) {
+            let belongs_to_others = closed.covers(route.prefix) || is_sites && same_kind.covers(route.prefix);
+            if !belongs_to_others {
                 prefixes.insert(route.prefix, true);
             }
         }

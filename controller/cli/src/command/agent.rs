@@ -152,6 +152,19 @@ fn show(c: &Context, agent: &AgentView) {
         .map(|(n, v)| vec![Cell::new(n), Cell::new(v)])
         .collect();
     c.out.table(&["Reason", "Packets"], drops, "none");
+    if !status.refused_routes.is_empty() {
+        c.out.title("\nRoutes of others that are not used");
+        let refused = status.refused_routes.iter().map(|r| {
+            vec![
+                Cell::new(r.sender.as_deref().unwrap_or("any, at its host")),
+                Cell::new(&r.reason),
+                Cell::new(r.count),
+                Cell::new(r.example),
+            ]
+        });
+        c.out
+            .table(&["Sender", "Reason", "Routes", "First"], refused.collect(), "none");
+    }
     c.out.title("\nLinks");
     let links = status.links.iter().map(|l| {
         vec![

@@ -1,0 +1,75 @@
+//! H1: a site announces everything around the VNets, gets the routes that it would get in Azure (G22, G24), and sends in the
+//! name of machines that are not its own.
+
+use super::site::{TOPOLOGY, announce, answers, arrived, knows, send_as, spoofed, watch};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+use tombolo_lab::Topology;
+use tombolo_tests::live::World;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_super_prefix_lets_a_site_speak_for_nobody_else() -> Result<()> {
+    let mut topology = Topology::parse(TOPOLOGY)?;
+    topology.name = "attack-super".into();
+    let w = World::of(&topology).await?;
+    answers(&w, "loc1-vm", "hub-vm").await?;
+    answers(&w, "loc1-vm", "spoke-vm").await?;
+
+    announce(&w, "loc1-ce1", &["10.0.0.0/8", "0.0.0.0/0"]).await?;
+    for vm in ["hub-vm", "spoke-vm"] {
+        knows(&w, vm, "10.0.0.0/8").await?;
+        knows(&w, vm, "0.0.0.0/0").await?;
+    }
+    // Another machine of the VNet, one of a peered VNet that does not use the gateway, one of a spoke that does; and what
+    // lies nowhere but behind the site.
+    let (strangers, own) = (["10.1.0.5", "10.4.0.4", "10.3.0.4"], ["10.77.0.1", "198.51.100.9"]);
+    let (spoke_strangers, to_spoke) = (["10.3.0.9", "10.1.0.4"], "10.3.0.4");
+    watch(&w, "hub-vm", &[&strangers[..], &own].concat()).await?;
+    watch(&w, "spoke-vm", &[&spoke_strangers[..], &own].concat()).await?;
+    let before = (spoofed(&w, "hub-vpn").await?, spoofed(&w, "hub-vm").await?);
+    for source in own.iter().chain(&strangers) {
+        send_as(&w, "loc1-ce1", source, "10.1.0.4").await?;
+    }
+    for source in own.iter().chain(&spoke_strangers) {
+        send_as(&w, "loc1-ce1", source, to_spoke).await?;
+    }
+    for vm in ["hub-vm", "spoke-vm"] {
+        for source in own {
+            ensure!(
+                arrived(&w, vm, source).await? > 0,
+                "{vm} does not get {source}, which is the site's"
+            );
+        }
+    }
+    for source in strangers {
+        let count = arrived(&w, "hub-vm", source).await?;
+        ensure!(
+            count == 0,
+            "hub-vm got {count} packets of the site in the name of {source}"
+        );
+    }
+    for source in spoke_strangers {
+        let count = arrived(&w, "spoke-vm", source).await?;
+        ensure!(
+            count == 0,
+            "spoke-vm got {count} packets of the site in the name of {source}"
+        );
+    }
+    // The gateway knows its own side, the machine its peers; both count.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let after = (spoofed(&w, "hub-vpn").await?, spoofed(&w, "hub-vm").await?);
+    ensure!(
+        after.0 > before.0 && after.1 > before.1,
+        "{before:?} dropped, then {after:?}"
+    );
+    // And nobody is worse off.
+    for (from, to) in [
+        ("loc1-vm", "hub-vm"),
+        ("loc1-vm", "spoke-vm"),
+        ("hub-vm", "peer-vm"),
+        ("spoke-vm", "hub-vm"),
+    ] {
+        answers(&w, from, to).await?;
+    }
+    w.down()
+}
