@@ -9,6 +9,9 @@ use tombolo_lab::topology::INTERNET;
 const STATES: [&str; 4] = ["tcp", "tls", "h2", "body"];
 const EACH: u64 = 2_500;
 
+/// Longest wait for the agents after the controller's restart.
+const LIMIT: Duration = Duration::from_secs(20);
+
 /// Resident memory that the controller may have, bytes: the limits of the port allow 300 MiB.
 const MEMORY: u64 = 400 << 20;
 
@@ -33,6 +36,10 @@ async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
     }
     attacked.others_work().await?;
     let memory = attacked.memory()?;
+    // A controller that starts in the middle of it knows from its store where agents were.
+    attacked.world.kill_controller()?;
+    attacked.world.start_controller().await?;
+    attacked.world.wait_until_ready(LIMIT).await?;
     let mut attempts = 0;
     for (state, stranger) in STATES.iter().zip(&mut strangers) {
         // The attack lasted until here: it still opens connections, or holds all that it wants.
