@@ -1,6 +1,7 @@
 //! The one port: TLS, then REST and gRPC by path.
 
 mod connection;
+mod turns;
 
 use crate::app::App;
 use crate::ca::Authority;
@@ -14,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use turns::Turns;
 
 /// Where a request comes from: an extension of every request.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +129,7 @@ impl Server {
             app: app.clone(),
             router,
             tls: self.acceptor_config,
-            computing: Semaphore::new((cores / 2).max(1)),
+            computing: Turns::new((cores / 2).max(1)),
         });
         let mut renewed = SystemTime::now();
         let mut look = tokio::time::interval(RENEWAL_CHECK_INTERVAL);
