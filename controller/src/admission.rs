@@ -127,12 +127,12 @@ impl Why {
 }
 
 /// What came of a new connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
     /// Its name from now on. None: it has to be closed at once.
     pub id: Option<Id>,
-    /// Another connection that has to be closed.
-    pub evicted: Option<Id>,
+    /// Other connections that have to be closed: one because the port is full, one because its pool is.
+    pub evicted: Vec<Id>,
 }
 
 /// Numbers for operators.
@@ -264,10 +264,13 @@ impl Admission {
     pub fn accept(&mut self, ip: IpAddr, now: Instant) -> Admitted {
         self.counts.accepted += 1;
         let full = self.connections.len() >= self.limits.total;
-        let evicted = if full { self.give_up_one() } else { None };
+        let mut evicted = Vec::new();
+        if full {
+            evicted.extend(self.give_up_one());
+        }
         // Connections that are being closed have their file descriptors still.
         let sockets = self.connections.len() + self.closing.len();
-        if full && evicted.is_none() || sockets >= self.limits.total + CLOSING_SLACK {
+        if full && evicted.is_empty() || sockets >= self.limits.total + CLOSING_SLACK {
             self.counts.closed[Stage::Silent.index()][Why::Refused.index()] += 1;
             return Admitted { id: None, evicted };
         }
@@ -287,11 +290,8 @@ impl Admission {
         };
         self.deadlines.insert((entry.deadline, id));
         self.connections.insert(id, entry);
-        let displaced = self.enter(id, Stage::Silent);
-        Admitted {
-            id: Some(id),
-            evicted: evicted.or(displaced),
-        }
+        evicted.extend(self.enter(id, Stage::Silent));
+        Admitted { id: Some(id), evicted }
     }
 
     /// The ClientHello of a connection is whole. Returns the connection to close for it.

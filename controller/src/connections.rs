@@ -59,7 +59,9 @@ impl Connections {
     pub fn admit(self: &Arc<Self>, ip: IpAddr, spawn: impl FnOnce(Connection) -> AbortHandle) {
         self.with(|state, now| {
             let admitted = state.admission.accept(ip, now);
-            state.end(admitted.evicted);
+            for evicted in admitted.evicted {
+                state.end(Some(evicted));
+            }
             if let Some(id) = admitted.id {
                 let reserved = state.admission.is_known(ip);
                 let connections = self.clone();

@@ -1,6 +1,7 @@
 //! The one port: TLS, then REST and gRPC by path.
 
 mod connection;
+mod turns;
 
 use crate::app::App;
 use crate::ca::Authority;
@@ -12,9 +13,9 @@ use connection::Service;
 use rustls_pki_types::CertificateDer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use turns::Turns;
 
 /// Where a request comes from: an extension of every request.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +28,10 @@ pub struct PeerCertificate(pub CertificateDer<'static>);
 /// Connections that the kernel has established and that wait to be accepted. Each costs the kernel little, and all are accepted
 /// at once; the kernel itself limits this to `net.core.somaxconn`, usually 4,096.
 const BACKLOG: u32 = 4096;
+
+/// How often it is looked whether the server's certificate has to be renewed: a suspended machine and a clock that was set do not
+/// wait for a timer.
+const RENEWAL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// For connections to end by themselves at shutdown.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -124,10 +129,10 @@ impl Server {
             app: app.clone(),
             router,
             tls: self.acceptor_config,
-            computing: Semaphore::new((cores / 2).max(1)),
+            computing: Turns::new((cores / 2).max(1)),
         });
-        let mut renewal = tokio::time::interval(Authority::server_renewal());
-        renewal.tick().await;
+        let mut renewed = SystemTime::now();
+        let mut look = tokio::time::interval(RENEWAL_CHECK_INTERVAL);
         let mut tasks = tokio::task::JoinSet::new();
         let expiring = app.connections.expire();
         tokio::pin!(stop, expiring);
@@ -135,9 +140,14 @@ impl Server {
             tokio::select! {
                 () = &mut stop => break,
                 () = &mut expiring => {}
-                _ = renewal.tick() => match app.authority.server(&self.names) {
-                    Ok(next) => self.resolver.replace(next),
-                    Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
+                _ = look.tick() => if is_renewal_due(renewed, SystemTime::now()) {
+                    match app.authority.server(&self.names) {
+                        Ok(next) => {
+                            self.resolver.replace(next);
+                            renewed = SystemTime::now();
+                        }
+                        Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
+                    }
                 },
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 accepted = self.listener.accept() => match accepted {
@@ -157,6 +167,12 @@ impl Server {
     }
 }
 
+/// Whether the server's certificate is old by the wall clock, or from a time that has not come.
+fn is_renewal_due(renewed: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(renewed)
+        .map_or(true, |age| age >= Authority::server_renewal())
+}
+
 fn listener(listen: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = match listen {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -173,5 +189,21 @@ fn know_agents(app: &App) {
         for endpoint in agent.reach.endpoints.iter().chain(&agent.reach.quic_endpoint) {
             app.connections.know(&agent.id, endpoint.ip());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_certificate_is_renewed_by_the_wall_clock() {
+        let renewed = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let life = Authority::server_renewal();
+        assert!(!is_renewal_due(renewed, renewed));
+        assert!(!is_renewal_due(renewed, renewed + life / 2));
+        assert!(is_renewal_due(renewed, renewed + life));
+        // The clock was set back: the certificate is not valid yet.
+        assert!(is_renewal_due(renewed, renewed - Duration::from_secs(60)));
     }
 }

@@ -143,3 +143,23 @@ fn second_halves_alone_pass() {
     world.settle();
     comes_up(&mut world);
 }
+
+/// The first datagram of either flight is a full one, which a narrow path drops without a word: what is sent again is shorter.
+#[test]
+fn a_narrow_path_gets_a_shorter_handshake() {
+    for longest in [1200, 1300, 1471] {
+        let mut world = pair();
+        world.longest = longest;
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 100));
+        world.settle();
+        assert_ne!(
+            world.state(0, "b"),
+            LinkState::Up,
+            "{longest}: full datagrams do not arrive"
+        );
+        comes_up(&mut world);
+        world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
+        world.settle();
+        assert_eq!(world.nodes[1].delivered.len(), 2, "{longest}");
+    }
+}

@@ -32,7 +32,8 @@ fn small() -> Limits {
 /// Accepts a connection that must be admitted.
 fn accept(admission: &mut Admission, from: IpAddr, now: Instant) -> (Id, Option<Id>) {
     let admitted = admission.accept(from, now);
-    (admitted.id.expect("admitted"), admitted.evicted)
+    assert!(admitted.evicted.len() <= 1);
+    (admitted.id.expect("admitted"), admitted.evicted.first().copied())
 }
 
 /// Brings a connection as far as this stage.
@@ -170,10 +171,26 @@ fn a_full_port_gives_up_strangers_and_then_refuses() {
     admission.secured(id, Some(&agent(3)), now);
     let refused = Admitted {
         id: None,
-        evicted: None,
+        evicted: Vec::new(),
     };
     assert_eq!(admission.accept(ip(5), now), refused);
     assert_eq!(admission.counts().closed[0][0], 1);
+}
+
+/// Nobody is forgotten: each that is given up is named, so that its socket is closed.
+#[test]
+fn a_newcomer_may_cost_two_connections() {
+    let now = Instant::now();
+    let limits = Limits { total: 6, ..small() };
+    let mut admission = Admission::new(limits);
+    admission.know(&agent(1), ip(1).into());
+    let first = bring(&mut admission, ip(1), &Stage::Silent, now);
+    for _ in 0..3 {
+        bring(&mut admission, ip(1), &Stage::Silent, now);
+    }
+    let strangers = [2, 3].map(|n| bring(&mut admission, ip(n), &Stage::Silent, now));
+    let admitted = admission.accept(ip(1), now);
+    assert_eq!(admitted.evicted, [strangers[0], first]);
 }
 
 #[test]
@@ -341,8 +358,10 @@ proptest! {
     /// a stranger, and an address that has less than another one keeps what it has.
     #[test]
     fn limits_hold_and_the_small_are_spared(steps in prop::collection::vec(step(), 1..400)) {
-        let limits = small();
+        // So few that the port is full before its pools are.
+        let limits = Limits { total: 24, ..small() };
         let mut admission = Admission::new(limits);
+        let mut given_up = HashSet::new();
         let mut now = Instant::now();
         let mut all: Vec<Known> = Vec::new();
         for step in steps {
@@ -362,7 +381,7 @@ proptest! {
                         all.push(Known { id, ip: ip(n), requests: Vec::new() });
                         newcomer = Some(id);
                     }
-                    admitted.evicted.into_iter().collect()
+                    admitted.evicted
                 }
                 _ if all.is_empty() => Vec::new(),
                 Step::Greet(n) => {
@@ -424,12 +443,15 @@ proptest! {
                 }
                 Step::Pass(seconds) => {
                     now += Duration::from_secs(seconds);
-                    admission.expire(now);
+                    given_up.extend(admission.expire(now));
                     prop_assert!(admission.next_deadline().is_none_or(|at| at > now));
                     Vec::new()
                 }
             };
-            prop_assert!(evicted.len() <= 1);
+            let full = before.len() >= limits.total;
+            prop_assert!(evicted.len() <= 1 + usize::from(full));
+            given_up.extend(evicted.iter().copied());
+            prop_assert!(admission.closing.is_subset(&given_up), "somebody has to close them");
             for id in evicted {
                 prop_assert!(admission.stage(id).is_none());
                 prop_assert!(Some(id) != newcomer, "a newcomer is never the one to go");
@@ -441,7 +463,7 @@ proptest! {
                     (Some(Stage::Agent(agent)), _) => prop_assert_eq!(&stage, &Stage::Agent(agent.clone())),
                     (_, _) => prop_assert!(matches!(stage, Stage::Silent | Stage::Handshake | Stage::Stranger)),
                 }
-                if matches!(stage, Stage::Silent | Stage::Handshake | Stage::Stranger) && !by_bytes {
+                if matches!(stage, Stage::Silent | Stage::Handshake | Stage::Stranger) && !by_bytes && !full {
                     // Nobody in its pool had more connections than its address, itself included.
                     let held = |of: Address| {
                         before.values().filter(|(s, a, r)| (s, a, r) == (&stage, &of, &reserved)).count()

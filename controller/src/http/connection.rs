@@ -1,5 +1,6 @@
 //! One connection: the TLS handshake, then HTTP/1.1 or HTTP/2, with little room for those who have not said who they are.
 
+use super::turns::Turns;
 use super::{PeerAddr, PeerCertificate};
 use crate::app::App;
 use crate::connections::{Connection, Request};
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
@@ -61,7 +61,7 @@ pub(super) struct Service {
     pub(super) router: Router,
     pub(super) tls: Arc<rustls::ServerConfig>,
     /// Key exchanges that are computed at a time for addresses that no agent is known at.
-    pub(super) computing: Semaphore,
+    pub(super) computing: Arc<Turns>,
 }
 
 impl Service {
@@ -83,7 +83,7 @@ impl Service {
         // sender nothing, so the answers to strangers must not take all cores.
         let turn = match connection.reserved {
             true => None,
-            false => self.computing.acquire().await.ok(),
+            false => Some(self.computing.take().await),
         };
         let mut handshake = hello.into_stream(self.tls.clone());
         let first = poll_immediate(&mut handshake).await;

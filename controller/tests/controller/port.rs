@@ -235,3 +235,51 @@ async fn a_token_promotes_its_connection() {
     assert_eq!((gauge("bearer").await, gauge("stranger").await), (bearers + 1, 2));
     assert_eq!(world.fabric(Method::GET, "health", None).await.status, 200);
 }
+
+/// After a restart all agents come back at once, from one address, where strangers open connections as fast as they can.
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_agents_behind_one_address_come_back() {
+    const AGENTS: usize = 200;
+    raise_descriptor_limit();
+    let mut world = World::start(&[]).await;
+    world.two_vnets().await;
+    let mut agents = Vec::new();
+    for first in (0..AGENTS).step_by(20) {
+        let some = (first..first + 20).map(|n| {
+            let world = &world;
+            async move {
+                let nic = format!("nic-{n}");
+                world.nic(&nic, "a", &format!("10.1.0.{}", n + 10)).await;
+                FakeAgent::join(world, &format!("vm-{n}"), &nic).await
+            }
+        });
+        agents.extend(futures::future::join_all(some).await);
+    }
+    let port = world.port;
+    let flood = tokio::spawn(async move {
+        let mut idle = std::collections::VecDeque::new();
+        loop {
+            idle.extend(TcpStream::connect(("127.0.0.1", port)).await.ok());
+            if idle.len() > 3000 {
+                idle.pop_front();
+            }
+        }
+    });
+    world.kill_and_restart().await;
+    let streams = agents.into_iter().map(|agent| async move {
+        // As agents do, again and again.
+        until("a stream and a configuration", async || {
+            let mut stream = agent.hello(0, "").await.ok()?;
+            stream.next().await.ok().map(|_| stream)
+        })
+        .await
+    });
+    let streams: Vec<_> = futures::future::join_all(streams).await;
+    assert_eq!(
+        metric(&world, "tombolo_agents{state=\"connected\"}").await,
+        AGENTS as u64
+    );
+    flood.abort();
+    drop(streams);
+    assert!(metric(&world, "tombolo_connections_accepted_total").await > 1000 + AGENTS as u64);
+}

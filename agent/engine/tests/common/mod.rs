@@ -260,6 +260,8 @@ pub struct World {
     pub lanes_cut: bool,
     /// WireGuard's datagrams do not arrive.
     pub no_wireguard: bool,
+    /// Longer datagrams are lost.
+    pub longest: usize,
     /// So many of WireGuard's datagrams are lost, by chance.
     pub shaped: Option<f64>,
     /// Datagrams arrive faster than nodes deal with them.
@@ -279,6 +281,7 @@ impl World {
             cut: Vec::new(),
             lanes_cut: false,
             no_wireguard: false,
+            longest: usize::MAX,
             shaped: None,
             busy: false,
             unasked: false,
@@ -402,7 +405,7 @@ impl World {
             let Some((from, to, bytes)) = self.wire.pop_front() else {
                 return self.check();
             };
-            if self.cut.contains(&to) || self.cut.contains(&from) {
+            if self.cut.contains(&to) || self.cut.contains(&from) || bytes.len() > self.longest {
                 continue;
             }
             let second = |at| self.nodes.iter().any(|n| n.second == Some(at));
