@@ -5,7 +5,7 @@ pub mod plan;
 
 use crate::filter;
 use crate::netlink::Netlink;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ipnet::IpNet;
 use plan::confine::Surroundings;
 use plan::{KernelPlan, Numbers, Route, Step};
@@ -129,7 +129,7 @@ impl Kernel {
             return;
         }
         let outcome = filter::load(&self.netlink.filter_script(wanted)).await;
-        let problem = outcome.err().map(|e| format!("{e:#}"));
+        let problem = outcome.err().map(|e| e.to_string());
         if problem.is_none() {
             self.current.filter = Some(wanted.clone());
         }
@@ -179,9 +179,8 @@ impl Kernel {
 /// The kernel refuses.
 pub async fn sweep(numbers: Numbers) -> Result<usize> {
     let count = Netlink::open(numbers, None)?.sweep().await?;
-    if let Err(e) = filter::remove(&filter::table_name(numbers.table)).await {
-        // Where nft is missing nothing was loaded.
-        tracing::debug!(error = %format!("{e:#}"), "no packet filter removed");
-    }
+    filter::remove(&filter::table_name(numbers.table))
+        .await
+        .context("removing the packet filter")?;
     Ok(count)
 }

@@ -5,7 +5,6 @@
 //! Each agent has a table of its own. It stays when the agent ends, and `tombolo-agent clean` removes it.
 
 use crate::config::check_interface;
-use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -22,6 +21,9 @@ pub const DEVICE_GROUP: u32 = 0x746d;
 
 /// Priority of the chain: 50 after `srcnat`.
 const PRIORITY: u32 = 150;
+
+/// The program that loads filters.
+const PROGRAM: &str = "nft";
 
 /// Longest that `nft` may take. It takes 5 ms on an idle machine.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -117,12 +119,33 @@ fn removal(table: &str) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }
 
+/// Why a filter is not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// This host has no such program.
+    #[error("the program {0} is missing: install the package nftables, then restart the agent")]
+    Missing(&'static str),
+    /// It cannot be run.
+    #[error("running nft: {0}")]
+    Run(#[from] std::io::Error),
+    /// It does not end.
+    #[error("nft did not end within {} s", NFT_TIMEOUT.as_secs())]
+    Timeout,
+    /// It, or the kernel, does not take the filter.
+    #[error("nft refused: {0}")]
+    Refused(String),
+}
+
 /// Loads a script, all of it or nothing, in the network namespace of the calling thread.
 ///
 /// # Errors
-/// There is no `nft` on this host, or the kernel refuses; the text says what to do.
-pub async fn load(script: &str) -> Result<()> {
-    let mut child = match Command::new("nft")
+/// There is no `nft` on this host, or it fails.
+pub async fn load(script: &str) -> Result<(), FilterError> {
+    run(PROGRAM, script).await
+}
+
+async fn run(program: &'static str, script: &str) -> Result<(), FilterError> {
+    let mut child = match Command::new(program)
         .args(["-f", "-"])
         .env("PATH", search_path())
         .stdin(Stdio::piped())
@@ -132,33 +155,35 @@ pub async fn load(script: &str) -> Result<()> {
         .spawn()
     {
         Ok(child) => child,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            bail!("the program nft is missing: install the package nftables, then restart the agent")
-        }
-        Err(e) => return Err(e).context("starting nft"),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(FilterError::Missing(program)),
+        Err(e) => return Err(e.into()),
     };
     let run = async {
-        let mut stdin = child.stdin.take().context("nft without an input")?;
-        stdin.write_all(script.as_bytes()).await?;
-        drop(stdin);
-        anyhow::Ok(child.wait_with_output().await?)
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(script.as_bytes()).await?;
+        }
+        child.wait_with_output().await
     };
     let output = tokio::time::timeout(NFT_TIMEOUT, run)
         .await
-        .with_context(|| format!("nft did not end within {} s", NFT_TIMEOUT.as_secs()))??;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("nft refused: {}", said.lines().next().unwrap_or("it did not say why"));
+        .map_err(|_| FilterError::Timeout)??;
+    if output.status.success() {
+        return Ok(());
     }
-    Ok(())
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().next().unwrap_or("it did not say why");
+    Err(FilterError::Refused(first.to_owned()))
 }
 
-/// Removes an agent's table, if it is there.
+/// Removes an agent's table, if it is there. Where there is no `nft`, none was loaded.
 ///
 /// # Errors
-/// As [`load`].
-pub async fn remove(table: &str) -> Result<()> {
-    load(&removal(table)).await
+/// `nft` fails.
+pub async fn remove(table: &str) -> Result<(), FilterError> {
+    match load(&removal(table)).await {
+        Err(FilterError::Missing(_)) => Ok(()),
+        other => other,
+    }
 }
 
 fn search_path() -> OsString {

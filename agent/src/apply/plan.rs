@@ -4,11 +4,11 @@
 //! ```text
 //! rules, in the order the kernel tries them
 //!   from <own address>    → own table     packets that already have an overlay source
-//!   from TUN              → source table  where the kernel forwards (exit table: where the host is an Internet exit)
-//!   from <own address>    → source table  into the device, or nowhere
+//!   not fwmark            → own table     VM agents before gateway agents of the same host
+//!   from <own address>    → source table  what no agent of the host has a route for: into the device, or nowhere
+//!   from TUN              → source table  likewise, where the kernel forwards (exit table: where the host is an Internet exit)
 //!   from the host itself  → skip the next                          only where subnets are served
 //!   from <served subnet>  → source table  (likewise: packets that the host forwards)
-//!   not fwmark            → own table     VM agents before gateway agents of the same host
 //!   not fwmark            → main, but not its default route        only with a default route of our own
 //!   not fwmark            → default table                          (likewise)
 //!   from TUN              → default table                          at the edge of a circuit, instead of both: where its
@@ -419,18 +419,18 @@ pub enum Step {
 #[derive(Debug, Clone, Copy)]
 enum Band {
     Source = 28_000,
-    Confined = 28_500,
-    Vm = 30_500,
-    Gateway = 31_000,
+    Vm = 28_500,
+    Gateway = 29_000,
+    Confined = 29_500,
     MainButDefault = 31_500,
     Default = 32_000,
     Nowhere = 32_250,
 }
 
-/// Priorities of the rules about served subnets, between those of [`Band::Confined`] and [`Band::Vm`]: the one that skips, those
-/// that it skips, and the one that it skips to. No other agent's rule is between them, which it would skip as well.
+/// Priorities of the rules about served subnets, between [`Band::Confined`] and [`Band::MainButDefault`]: the one that skips,
+/// those that it skips, and the one that it skips to. No other agent's rule is between them, which it would skip as well.
 const fn served_priorities(offset: u32) -> [u32; 3] {
-    let first = 29_000 + 3 * offset;
+    let first = 30_000 + 3 * offset;
     [first, first + 1, first + 2]
 }
 
@@ -468,8 +468,6 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTr
             });
         };
         for address in plan.addresses.iter().filter(|a| a.is_ipv6() == v6) {
-            // Not the source table at once: what the kernel learns of a path, its MTU for one, belongs to a route, and must be
-            // found with a source and without one.
             add(Band::Source, Some(IpNet::from(*address)), Lookup::Own);
             add(Band::Confined, Some(IpNet::from(*address)), Lookup::Source);
         }

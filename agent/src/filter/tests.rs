@@ -85,3 +85,10 @@ fn an_edge_may_send_down_its_line() {
     filter.line = true;
     assert!(rules(&filter.script("t", Some("eth1"))).contains(&"oifname \"eth1\" accept"));
 }
+
+#[tokio::test]
+async fn a_missing_program_is_named_with_the_cure() {
+    let error = run("nft-that-nobody-has", "").await.unwrap_err();
+    assert!(matches!(error, FilterError::Missing(_)));
+    assert!(error.to_string().contains("install the package nftables"), "{error}");
+}

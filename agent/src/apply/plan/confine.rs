@@ -12,7 +12,7 @@
 
 use super::{Band, Connected, KernelPlan, Lookup, Numbers, Port, Route, Rule, served_priorities};
 use crate::filter::Filter;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -38,8 +38,8 @@ const PUBLIC_V6: &str = "2000::/3";
 pub enum Table {
     /// The agent's table; only fallbacks are placed there from here.
     Own,
-    /// For packets that have an overlay source and find no route in the agent's table, and for those that the kernel forwards out
-    /// of the device.
+    /// For packets that have an overlay source, or that the kernel forwards out of the device, and that find no route in the table
+    /// of any agent of the host.
     Source,
     /// For forwarded packets where the host is an Internet exit.
     Exit,
@@ -112,32 +112,15 @@ impl KernelPlan {
         for (prefix, _) in self.routes.iter().filter(|(p, r)| p.prefix_len() > 0 && to_device(r)) {
             all.insert(place(Table::Own, *prefix, true), Route::Unreachable);
         }
-        let tables = [(Table::Source, true), (Table::Exit, exit)];
-        for (table, _) in tables.into_iter().filter(|(_, wanted)| *wanted) {
-            for default in [
-                IpNet::V4(ipnet::Ipv4Net::default()),
-                IpNet::V6(ipnet::Ipv6Net::default()),
-            ] {
+        // Routes into the device are found in the agent's table, which comes first.
+        let tables = [Some(Table::Source), exit.then_some(Table::Exit)];
+        for table in tables.into_iter().flatten() {
+            for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
                 if self.has_family(default.addr().is_ipv6()) {
-                    all.insert(place(table, default, false), Route::Device(None));
-                    all.insert(place(table, default, true), Route::Unreachable);
+                    confine_to_device(&mut all, table, default);
                 }
             }
-            for (prefix, route) in &self.routes {
-                let inside_local = || local.keys().any(|l| l.contains(prefix));
-                match route {
-                    // The default covers the others.
-                    Route::Device(_) if table == Table::Exit && prefix.prefix_len() > 0 || inside_local() => {
-                        all.insert(place(table, *prefix, false), Route::Device(None));
-                        all.insert(place(table, *prefix, true), Route::Unreachable);
-                    }
-                    // A User route to the Internet is for packets of the host itself: the engine drops the others.
-                    Route::Device(_) | Route::Throw | Route::Line(_) | Route::Unreachable => {}
-                }
-            }
-            for prefix in local.keys() {
-                all.insert(place(table, *prefix, false), Route::Throw);
-            }
+            all.extend(local.keys().map(|p| (place(table, *p, false), Route::Throw)));
         }
         if exit {
             self.open_exit(&mut all);
@@ -145,22 +128,20 @@ impl KernelPlan {
         all
     }
 
-    /// Turns the exit table's default around: private blocks stay, all else goes to the host's own tables.
+    /// Lets public destinations go from the exit table to the host's own tables.
     fn open_exit(&self, all: &mut BTreeMap<Place, Route>) {
         if self.has_family(false) {
-            let default = IpNet::V4(ipnet::Ipv4Net::default());
+            for block in private_blocks() {
+                confine_to_device(all, Table::Exit, block);
+            }
+            let default = IpNet::V4(Ipv4Net::default());
             all.insert(place(Table::Exit, default, false), Route::Throw);
             all.remove(&place(Table::Exit, default, true));
-            for block in PRIVATE_V4.iter().filter_map(|b| b.parse::<IpNet>().ok()) {
-                all.entry(place(Table::Exit, block, false))
-                    .or_insert(Route::Device(None));
-                all.insert(place(Table::Exit, block, true), Route::Unreachable);
-            }
         }
         if self.has_family(true)
-            && let Ok(public) = PUBLIC_V6.parse::<IpNet>()
+            && let Ok(public) = PUBLIC_V6.parse()
         {
-            all.entry(place(Table::Exit, public, false)).or_insert(Route::Throw);
+            all.insert(place(Table::Exit, public, false), Route::Throw);
         }
     }
 
@@ -178,7 +159,7 @@ impl KernelPlan {
                 port,
                 lookup,
             };
-            let from_device = Band::Source as u32 + numbers.offset;
+            let from_device = Band::Confined as u32 + numbers.offset;
             self.rules.insert(rule(from_device, None, Some(Port::Tun), lookup));
             let [skip, skipped, to] = served_priorities(numbers.offset);
             let served = self.served.iter().filter(|s| s.addr().is_ipv6() == v6);
@@ -203,7 +184,7 @@ impl KernelPlan {
         }
         let mut forwarded = BTreeSet::new();
         if forwards {
-            forwarded.extend(PRIVATE_V4.iter().filter_map(|b| b.parse::<IpNet>().ok()));
+            forwarded.extend(private_blocks());
             forwarded.extend("fc00::/7".parse::<IpNet>().ok());
             forwarded.extend(&self.spaces);
         }
@@ -216,6 +197,16 @@ impl KernelPlan {
             line: self.line.is_some(),
         })
     }
+}
+
+fn private_blocks() -> impl Iterator<Item = IpNet> {
+    PRIVATE_V4.iter().filter_map(|b| b.parse().ok())
+}
+
+/// Into the device while there is one, otherwise nowhere. A served subnet that is the same prefix stays with the host.
+fn confine_to_device(all: &mut BTreeMap<Place, Route>, table: Table, prefix: IpNet) {
+    all.entry(place(table, prefix, false)).or_insert(Route::Device(None));
+    all.insert(place(table, prefix, true), Route::Unreachable);
 }
 
 fn place(table: Table, prefix: IpNet, fallback: bool) -> Place {

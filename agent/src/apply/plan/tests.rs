@@ -141,8 +141,8 @@ fn a_user_default_route_needs_the_hosts_consent() {
         order,
         [
             Lookup::Own,
-            Lookup::Source,
             Lookup::Own,
+            Lookup::Source,
             Lookup::MainButDefault,
             Lookup::Default
         ]
@@ -171,6 +171,9 @@ fn a_vm_and_a_gateway_coexist() {
         KernelPlan::of(&gateway, &Dynamic::default(), b, false),
     );
     let of = |p: &KernelPlan, sourced: bool| p.rules.iter().find(|r| r.source.is_some() == sourced).unwrap().priority;
+    // An address that no route is found for with leads into the device only where no other agent has one.
+    let confined = |p: &KernelPlan| p.rules.iter().find(|r| r.lookup == Lookup::Source).unwrap().priority;
+    assert!(of(&gateway, false) < confined(&vm) && of(&vm, false) < confined(&gateway));
     assert!(of(&vm, true) < of(&vm, false) && of(&gateway, true) < of(&vm, false));
     assert!(of(&vm, false) < of(&gateway, false));
     assert!(vm.rules.iter().chain(&gateway.rules).all(|r| r.priority < 32_766));

@@ -132,7 +132,7 @@ fn served_subnets_concern_forwarded_packets_alone() {
     let served = at(&|r| r.source == Some(net("10.1.5.0/24")));
     let on = at(&|r| r.lookup == Lookup::Continue);
     let main = at(&|r| r.lookup == Lookup::Own && r.source.is_none());
-    assert!(past < served && served < on && on < main);
+    assert!(main < past && past < served && served < on);
     assert_eq!((served - past, on - past), (1, 2), "no other agent's rule is skipped");
     assert!(v4.iter().any(|r| r.lookup == Lookup::Goto(on)));
     assert_eq!(table(&plan, Table::Source)[0][&net("10.1.5.0/24")], Route::Throw);
@@ -163,7 +163,7 @@ fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
     for (public, route) in [("0.0.0.0/0", Route::Throw), ("2000::/3", Route::Throw)] {
         assert_eq!(routes[&net(public)], route);
     }
-    for overlay in ["10.0.0.0/8", "10.1.0.0/16", "192.168.0.0/16", "fd00:1::/48", "::/0"] {
+    for overlay in ["10.0.0.0/8", "192.168.0.0/16", "::/0"] {
         assert_eq!(routes[&net(overlay)], Route::Device(None), "{overlay}");
         assert_eq!(fallbacks[&net(overlay)], Route::Unreachable, "{overlay}");
     }
