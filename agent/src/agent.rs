@@ -266,9 +266,7 @@ impl Agent {
             }
             let dynamic = moving.borrow_and_update().clone();
             let plan = self.plan(&config, &dynamic, &host);
-            if learned {
-                self.announce(&config, &dynamic);
-            }
+            self.announce(&config, &dynamic);
             match kernel.advance(&plan).await {
                 Ok(leftovers) => {
                     kernel.finish(leftovers).await;
