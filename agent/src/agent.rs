@@ -279,9 +279,7 @@ impl Agent {
                 }
             }
             let dynamic = moving.borrow_and_update().clone();
-            if !only_host {
-                self.announce(&config, &dynamic);
-            }
+            self.announce(&config, &dynamic);
             if let Err(e) = self.adapt(&mut kernel, &config, &dynamic, around).await {
                 tracing::warn!(error = %format!("{e:#}"), "routes not set in the kernel");
             }

@@ -65,7 +65,9 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
     let mut claim = Claim::take(&config.interface, numbers)?;
     let before = last_used(state)?;
     let mut inherited = Inherited::default();
-    if let Some(before) = before.filter(|b| *b != numbers) {
+    // Under the same tables they are told from this run's one by one.
+    let other_tables = |b: &Numbers| !b.tables().iter().any(|t| numbers.tables().contains(t));
+    if let Some(before) = before.filter(other_tables) {
         match Claim::of_tables(before, &claim.tables) {
             Ok(held) => {
                 claim._sockets.extend(held._sockets);

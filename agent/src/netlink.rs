@@ -541,6 +541,7 @@ pub fn watch_host() -> Result<HostWatch> {
     Ok(HostWatch {
         driver: tokio::spawn(connection).abort_handle(),
         changed: Box::pin(messages.map(drop)),
+        is_due: false,
     })
 }
 
@@ -548,6 +549,8 @@ pub fn watch_host() -> Result<HostWatch> {
 pub struct HostWatch {
     driver: AbortHandle,
     changed: std::pin::Pin<Box<dyn futures::Stream<Item = ()> + Send>>,
+    /// A change was noticed and not reported yet.
+    is_due: bool,
 }
 
 impl Drop for HostWatch {
@@ -557,13 +560,18 @@ impl Drop for HostWatch {
 }
 
 impl HostWatch {
-    /// Returns when something has changed, [`HOST_DEBOUNCE`] after it was noticed; for ever waiting if that cannot be known.
+    /// Returns when something has changed, [`HOST_DEBOUNCE`] after it was noticed. Never returns once the kernel reports no more.
+    /// Nothing is lost if the future is dropped.
     pub async fn changed(&mut self) {
-        if self.changed.next().await.is_none() {
-            std::future::pending::<()>().await;
+        if !self.is_due {
+            if self.changed.next().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+            self.is_due = true;
         }
         tokio::time::sleep(HOST_DEBOUNCE).await;
         while let Some(Some(())) = futures::FutureExt::now_or_never(self.changed.next()) {}
+        self.is_due = false;
     }
 }
 

@@ -97,6 +97,17 @@ fn what_was_left_under_other_numbers_is_removed() {
     );
     assert!(kernel(&wire, 7777).contains("10.1.0.0/16"));
 
+    // Another mark alone: the tables are the same.
+    hosts[0].stop(Signal::SIGKILL);
+    hosts[0].config.fwmark = 0x1234;
+    hosts[0].config.save(&hosts[0].state).unwrap();
+    hosts[0].start();
+    let now = kernel(&wire, 7777);
+    assert!(
+        now.contains("10.1.0.0/16") && now.contains("0x1234") && !now.contains("0x746d"),
+        "{now}"
+    );
+
     // An end by SIGHUP is one like any other: what confines overlay packets stays until it is cleaned.
     assert!(wire.exec(0, &foreign(7777)).0);
     assert!(hosts[0].stop(Signal::SIGHUP), "{}", hosts[0].log());
