@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers soak lint advisories fresh clean-lab
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -22,6 +22,7 @@ help:
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
 	@echo "make bench             all that is measured: change latency, zero-loss pings, failover, attacks, 200 x kill -9, and bench-peers"
 	@echo "make bench-peers       the data plane beside other user-space VPNs; the first run builds them (ROUNDS=5)"
+	@echo "make bench-instructions  instructions of the engine per packet, beside an earlier commit (BASE=HEAD~1)"
 	@echo "make soak              half an hour at full load with restarts of the other end: no leak, no panic (MINUTES=30)"
 	@echo "make lint              formatting, unused dependencies, licences and bans, clippy, documentation"
 	@echo "make advisories        known vulnerabilities of dependencies; the database must be within reach"
@@ -56,6 +57,10 @@ bench-peers:
 	@.ci/prepare bench
 	@cargo build --locked --release --workspace --bins
 	@$(AS_ROOT) tests/bench/peers/all.sh $(TARGET_DIR)/release $(TARGET_DIR)/bench $(or $(ROUNDS),5)
+
+bench-instructions:
+	@.ci/prepare bench
+	@tests/bench/instructions.py $(or $(BASE),HEAD~1)
 
 soak:
 	@.ci/prepare bench

@@ -50,7 +50,8 @@ def main():
     parser.add_argument("commit")
     parser.add_argument("--count", type=int, default=9000)
     options = parser.parse_args()
-    folder = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "instructions")
+    target = os.path.abspath(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")))
+    folder = os.path.join(target, "instructions")
     before = os.path.join(folder, "before")
     if os.path.exists(before):
         run("git", "-C", ROOT, "worktree", "remove", "--force", before)
@@ -61,7 +62,7 @@ def main():
         binaries = {}
         for name, tree in (("before", before), ("now", ROOT)):
             binaries[name] = os.path.join(folder, f"packets-{name}")
-            shutil.copy(build(tree, os.path.join(folder, "target")), binaries[name])
+            shutil.copy(build(tree, target), binaries[name])
         good = True
         for kind in ("bulk", "lone"):
             old, new = (per_packet(binaries[name], kind, options.count) for name in ("before", "now"))
