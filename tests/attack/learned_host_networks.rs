@@ -54,7 +54,7 @@ async fn a_site_takes_no_networks_from_hosts() -> Result<()> {
         ("203.0.113.77", false),
         ("10.50.0.1", true),
     ] {
-        let found = must(&w, "hub-vm", &["ip", "route", "get", to]).await?.stdout;
+        let found = must(&w, "hub-vm", &["ip", "route", "get", to]).await?;
         ensure!(found.contains(&device) == overlay, "{to}: {found}");
     }
 

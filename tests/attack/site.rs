@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
-use tombolo_lab::command::{Finished, LIMIT};
+use tombolo_lab::command::LIMIT;
 use tombolo_lab::probe::Ping;
 use tombolo_proto::installed::InstalledHop;
 use tombolo_tests::live::World;
@@ -80,11 +80,11 @@ resources:
       enableBgp: true
 "#;
 
-/// Runs a command on a host; it must succeed.
-pub(crate) async fn must(w: &World, host: &str, argv: &[&str]) -> Result<Finished> {
+/// Runs a command on a host, which must succeed. Returns what it printed.
+pub(crate) async fn must(w: &World, host: &str, argv: &[&str]) -> Result<String> {
     let done = w.exec(host, argv, LIMIT).await?;
     ensure!(done.code == 0, "{host}: {argv:?}: {done:?}");
-    Ok(done)
+    Ok(done.stdout)
 }
 
 /// Lets a site's router announce these besides, on all of its sessions.
@@ -107,8 +107,8 @@ pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Resu
          birdc -s /run/bird/bird.ctl configure",
         edits.join(" ")
     );
-    let done = must(w, router, &["sh", "-c", &script]).await?;
-    ensure!(done.stdout.contains("Reconfigur"), "{router}: {done:?}");
+    let said = must(w, router, &["sh", "-c", &script]).await?;
+    ensure!(said.contains("Reconfigur"), "{router}: {said}");
     Ok(())
 }
 
@@ -126,7 +126,7 @@ pub(crate) async fn watch(w: &World, host: &str, sources: &[&str]) -> Result<()>
 
 /// How many packets from a source arrived since [`watch`].
 pub(crate) async fn arrived(w: &World, host: &str, source: &str) -> Result<u64> {
-    let listed = must(w, host, &["nft", "list table ip attack"]).await?.stdout;
+    let listed = must(w, host, &["nft", "list table ip attack"]).await?;
     let line = listed.lines().find(|l| l.contains(&format!("\"{source}\"")));
     let line = line.with_context(|| format!("{host} does not watch {source}: {listed}"))?;
     let count = line.split_once("packets ").and_then(|(_, rest)| rest.split(' ').next());
