@@ -1,4 +1,4 @@
-# Entry points for people and for CI. Everything is built once, in the dev profile, for `demo` and `test` alike.
+# Entry points for people and for CI. The demo and the tests use the dev profile: checks on, hot code optimised.
 
 SHELL := /bin/bash
 # ip and nft are here, and not on everybody's path.
@@ -39,7 +39,8 @@ build: prepare
 demo: build
 	@.ci/only demo $(TARGET_DIR)/debug/tombolo lab demo $(LAB) $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: build
+# cargo builds the programs that the tests start with them, so nothing is built twice where only the tests run.
+test: prepare
 	@echo "==> running all tests"
 	@cargo test --locked --workspace --no-fail-fast
 
