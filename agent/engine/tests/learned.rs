@@ -486,7 +486,7 @@ fn a_customer_announces_with_its_own_asn() {
             asn: EDGE_ASN,
             router_id: [192, 168, 30, 18].into(),
             neighbours: vec![Neighbour {
-                id: circuit.clone(),
+                id: circuit,
                 address: ip("192.168.30.17"),
                 local_address: ip("192.168.30.18"),
                 asn: 65_021,

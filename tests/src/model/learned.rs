@@ -41,7 +41,10 @@ impl Model {
         let inside = |prefix: &IpNet, of: &[IpNet]| of.iter().any(|o| o.contains(prefix));
         let (own, martians) = (self.own_side(hub), martians());
         let mut heard = site.prefixes.clone();
-        heard.retain(|p| !(site.flood && p.addr().is_ipv4()) && !inside(p, &own) && !inside(p, &martians));
+        heard.retain(|p| {
+            let too_many = site.flood && p.addr().is_ipv4();
+            !(too_many || inside(p, &own) || inside(p, &martians))
+        });
         heard
     }
 
