@@ -124,7 +124,9 @@ fn a_test_finds_the_listed_programs_and_no_others() {
 
     // One that is installed and not listed, and that no shell has built in, as `[`.
     let built_in = |name: &str| {
-        let shell = Command::new("sh").args(["-c", "PATH=; command -v \"$0\"", name]).output();
+        let shell = Command::new("sh")
+            .args(["-c", "PATH=; command -v \"$0\"", name])
+            .output();
         shell.expect("sh").status.success()
     };
     let mut installed = SYSTEM.into_iter().flat_map(|folder| names(Path::new(folder)));
