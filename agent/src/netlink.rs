@@ -29,7 +29,8 @@ const QUEUE_LENGTH: u32 = 5000;
 /// Alias of every agent's device, by which agents of one host know each other's.
 const ALIAS: &str = "tombolo";
 
-/// Containers come with half a dozen changes within some ten milliseconds: they are looked at once.
+/// Starting a container makes half a dozen changes to devices and addresses within tens of milliseconds. Waiting this long after
+/// the first one handles them together.
 const HOST_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// A netlink connection that knows which things are the agent's.

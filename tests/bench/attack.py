@@ -71,16 +71,9 @@ class Beside:
         return processes
 
     def end(self, processes):
-        """Processor time that the attackers spent."""
-        spent = 0
+        """Waits until the attack is over: what it started on other hosts must not reach into the next turn."""
         for process in processes:
-            if process.poll() is None:
-                spent += ticks(process.pid)
-                process.terminate()
-            else:
-                spent += getattr(process, "spent", 0)
-            process.wait(10)
-        return spent
+            process.wait(self.seconds + 20)
 
     def turn(self, hostile):
         """Megabits a second, pings sent and lost, the attackers' share of one core."""

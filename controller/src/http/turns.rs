@@ -6,9 +6,9 @@ use tokio::sync::oneshot;
 /// Waiters whose task may be gone by now are looked through when there are so many.
 const MANY: usize = 2048;
 
-/// A limited number of turns. Under overload the order matters: connections that wait too long are given up, the oldest first, so
-/// first come, first served would serve those alone that are about to be given up, and in the end nobody. The last one to come has
-/// the best chance, however many wait.
+/// A limited number of turns, given to the newest waiter first. Under overload the oldest waiting connections are closed, so
+/// first-in, first-out order would spend every turn on a connection that is about to be closed. In last-in, first-out order a
+/// newcomer has the best chance, however many wait.
 #[derive(Debug)]
 pub(super) struct Turns(Mutex<State>);
 

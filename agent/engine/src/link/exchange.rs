@@ -32,7 +32,7 @@ const SELDOM: Duration = Duration::from_secs(3);
 /// A listener says what it has so often.
 const SAY: Duration = Duration::from_secs(1);
 
-/// And what it has just taken not more often than this, however often that changes.
+/// Shortest time between two confirmations, however often the received table changes.
 const SAY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Bytes before the part of a table: kind, digest, index, count.
@@ -60,7 +60,7 @@ pub(super) struct Exchange {
     again: Duration,
     /// Whether the other end may advertise routes.
     accepts: bool,
-    /// The newest complete table, by digest; none: there was none yet.
+    /// Digest of the newest complete table; `None` until one has been received.
     have: Option<u64>,
     /// When that was said, and whether it is to be said once more.
     said: Option<Instant>,
