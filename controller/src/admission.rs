@@ -24,11 +24,12 @@ mod tests;
 pub use limits::{Limits, Unauthenticated};
 pub use pool::Share;
 
-use limits::{IDLE_TIMEOUT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
+use limits::{IDLE_TIMEOUT, LONGEST_WAIT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
 use pool::Pool;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tombolo_proto::budget::{Budgets, Rate};
 use tombolo_proto::id::AgentId;
 
 /// Connections that may be waiting to be closed while the port is full: part of [`limits::RESERVED_DESCRIPTORS`].
@@ -49,6 +50,15 @@ pub enum Address {
     V4(u32),
     /// The first 64 bits.
     V6(u64),
+}
+
+impl Address {
+    const fn is_loopback(self) -> bool {
+        match self {
+            Self::V4(bits) => bits >> 24 == 127,
+            Self::V6(bits) => bits == 0,
+        }
+    }
 }
 
 impl From<IpAddr> for Address {
@@ -110,11 +120,13 @@ pub enum Why {
     Timeout,
     /// Its address held the most bytes of request bodies.
     Bytes,
+    /// Its address asked for more key exchanges than it gets.
+    Rate,
 }
 
 impl Why {
     /// All reasons, as metrics name them.
-    pub const NAMES: [&str; 4] = ["refused", "displaced", "timeout", "body_bytes"];
+    pub const NAMES: [&str; 5] = ["refused", "displaced", "timeout", "body_bytes", "rate"];
 
     const fn index(self) -> usize {
         match self {
@@ -122,6 +134,7 @@ impl Why {
             Self::Displaced => 1,
             Self::Timeout => 2,
             Self::Bytes => 3,
+            Self::Rate => 4,
         }
     }
 }
@@ -201,6 +214,8 @@ pub struct Admission {
     /// Where each agent was seen, the latest last, and how many agents were seen at an address.
     seen: HashMap<AgentId, VecDeque<Address>>,
     known: HashMap<Address, usize>,
+    /// Key exchanges of each address.
+    exchanges: Budgets<Address>,
     deadlines: BTreeSet<(Instant, Id)>,
     /// Numbers connections and places in pools.
     next: u64,
@@ -226,6 +241,7 @@ impl Admission {
             }),
             seen: HashMap::new(),
             known: HashMap::new(),
+            exchanges: Budgets::default(),
             deadlines: BTreeSet::new(),
             next: 0,
             counts: Counts::default(),
@@ -260,9 +276,26 @@ impl Admission {
         ip.to_canonical().is_loopback() || self.known.contains_key(&ip.into())
     }
 
+    /// Key exchanges of an address; none: without limit.
+    fn exchange_rate(&self, address: Address) -> Option<Rate> {
+        let agents = self.known.get(&address).copied().unwrap_or_default();
+        let rate = self.limits.exchanges.and(self.limits.exchanges_of_agent, agents);
+        (!address.is_loopback()).then_some(rate)
+    }
+
     /// Takes a connection that was accepted.
     pub fn accept(&mut self, ip: IpAddr, now: Instant) -> Admitted {
         self.counts.accepted += 1;
+        let address = Address::from(ip);
+        let rate = self.exchange_rate(address);
+        // Its key exchange would be refused: nothing else is spent on it.
+        if rate.is_some_and(|rate| self.exchanges.wait(&address, rate, now) > LONGEST_WAIT) {
+            self.counts.closed[Stage::Silent.index()][Why::Rate.index()] += 1;
+            return Admitted {
+                id: None,
+                evicted: Vec::new(),
+            };
+        }
         let full = self.connections.len() >= self.limits.total;
         let mut evicted = Vec::new();
         if full {
@@ -278,7 +311,7 @@ impl Admission {
         let reserved = self.is_known(ip);
         let timeout = self.unauthenticated(reserved).handshake_timeout;
         let entry = Entry {
-            address: ip.into(),
+            address,
             reserved,
             stage: Stage::Silent,
             order: 0,
@@ -297,6 +330,20 @@ impl Admission {
     /// The ClientHello of a connection is whole. Returns the connection to close for it.
     pub fn greeted(&mut self, id: Id) -> Option<Id> {
         self.enter(id, Stage::Handshake)
+    }
+
+    /// The answer to a ClientHello is to be computed. Returns how long that has to wait for the rate of its address; none: too
+    /// long, and the connection has to be closed.
+    pub fn exchanging(&mut self, id: Id, now: Instant) -> Option<Duration> {
+        let address = self.connections.get(&id)?.address;
+        let Some(rate) = self.exchange_rate(address) else {
+            return Some(Duration::ZERO);
+        };
+        if self.exchanges.wait(&address, rate, now) > LONGEST_WAIT {
+            self.evict(id, Why::Rate);
+            return None;
+        }
+        Some(self.exchanges.take(address, rate, now))
     }
 
     /// The TLS handshake of a connection ended well, with the certificate of this agent perhaps. The caller has checked that

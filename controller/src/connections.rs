@@ -180,6 +180,19 @@ impl Connection {
         self.connections.report(|admission, _| admission.greeted(self.id));
     }
 
+    /// When the answer to the ClientHello may be computed.
+    ///
+    /// # Errors
+    /// Its address has asked for too many; the connection is to be dropped.
+    pub async fn exchange(&self) -> std::io::Result<()> {
+        let wait = self.connections.lock().admission.exchanging(self.id, Instant::now());
+        let wait = wait.ok_or_else(|| std::io::Error::other("too many key exchanges with this address"))?;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+
     /// TLS is up; with the certificate of this agent, which is not revoked.
     pub fn secured(&self, agent: Option<&AgentId>) {
         self.connections

@@ -1,5 +1,6 @@
 //! The contract between controller and agents.
 //!
+//! * [`budget`]: limits of rate, for what strangers and peers may cause on either side.
 //! * [`id`]: names of things.
 //! * [`route`]: effective routes in Azure's words.
 //! * [`config`]: [`AgentConfig`](config::AgentConfig), everything one agent must know; complete, never a delta.
@@ -8,6 +9,7 @@
 //! * [`status`]: what agents report.
 //! * [`wire`] (feature `grpc`): the generated messages of the control stream.
 
+pub mod budget;
 pub mod config;
 pub mod id;
 pub mod installed;

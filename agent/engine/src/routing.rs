@@ -12,11 +12,13 @@
 //! to show what agents do.
 
 mod accept;
+mod pace;
 mod select;
 mod tell;
 mod wire;
 
 pub use accept::{LONGEST_PATH, MARTIANS, MOST_FROM_GATEWAY, Refusal, RefusedRoutes, refused};
+pub use pace::Pace;
 pub use select::{Offer, effective, settle};
 pub use tell::{may_advertise, tables_to_tell, tell_neighbour, tell_peer};
 pub use wire::{MAX_AS_PATH, MAX_ROUTES, Unreadable, decode, encode};

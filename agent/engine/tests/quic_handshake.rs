@@ -105,7 +105,8 @@ fn a_retry_takes_two_datagrams_again() {
     let mut world = pair();
     for n in 0..BUSY + 10 {
         let (_, flight) = first_flight();
-        let from = SocketAddr::from(([198, 51, 100, 1], 2000 + n));
+        // Each from an address of its own: one address would be asked earlier.
+        let from = SocketAddr::from(([198, 51, 100, n as u8], 2000));
         world.receive(1, from, &flight[0].2);
     }
     world.wire.clear();

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
+use tombolo_engine::routing::Pace;
 use tombolo_proto::id::ResourceId;
 
 /// Room for what is read at once, bytes.
@@ -27,6 +28,9 @@ const FIRST_TRY: Duration = Duration::from_millis(20);
 const LAST_TRY: Duration = Duration::from_secs(1);
 /// Shortest time between two tables: while more keeps coming it is one table, not one for each UPDATE.
 const TOGETHER: Duration = Duration::from_millis(10);
+/// Tables after a quiet time that follow each other so fast: a long one comes in several UPDATEs. A neighbour that keeps changing
+/// what it announces is acted on ever more rarely ([`Pace`]).
+const FREE: u32 = 8;
 /// After BIRD said that it has told all: for neighbours without graceful restart it does not know that, and their routes are
 /// still coming.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -48,6 +52,7 @@ impl Feed {
     /// Runs until aborted.
     pub(super) async fn run(self) {
         let mut table = Table::default();
+        let mut pace = Pace::with_free(FREE);
         // When stale routes go.
         let mut forget = None;
         let mut wait = FIRST_TRY;
@@ -56,7 +61,7 @@ impl Feed {
             let outcome = match timeout(HANDSHAKE, self.meet()).await {
                 Ok(Ok(met)) => {
                     let begun = Instant::now();
-                    let ended = self.listen(met, &mut table, &mut forget).await;
+                    let ended = self.listen(met, &mut table, &mut pace, &mut forget).await;
                     if begun.elapsed() > LAST_TRY {
                         wait = FIRST_TRY;
                     }
@@ -124,14 +129,25 @@ impl Feed {
     }
 
     /// Takes in what BIRD tells, until the session ends: why.
-    async fn listen(&self, met: (TcpStream, Vec<u8>), table: &mut Table, forget: &mut Option<Instant>) -> String {
+    async fn listen(
+        &self,
+        met: (TcpStream, Vec<u8>),
+        table: &mut Table,
+        pace: &mut Pace,
+        forget: &mut Option<Instant>,
+    ) -> String {
         let (mut stream, mut received) = met;
         // Whether there is something to publish, and from when on.
         let (mut dirty, mut due) = (false, Instant::now());
         loop {
             loop {
                 match wire::take(&mut received) {
-                    Ok(Some(Message::Update(update))) => dirty |= table.apply(update),
+                    Ok(Some(Message::Update(update))) => {
+                        if table.apply(update) {
+                            pace.changed(now());
+                            dirty = true;
+                        }
+                    }
                     Ok(Some(Message::Notification(code, subcode))) => return format!("notification {code}/{subcode}"),
                     Ok(Some(Message::Keepalive | Message::Refresh)) => {}
                     Ok(Some(Message::Open(_))) => return "a second OPEN".into(),
@@ -145,7 +161,8 @@ impl Feed {
             }
             if dirty && Instant::now() >= due {
                 self.publish(table);
-                (dirty, due) = (false, Instant::now() + TOGETHER);
+                pace.used(now());
+                (dirty, due) = (false, Instant::now() + pace.wait(now()).max(TOGETHER));
             }
             // Acknowledged at once, what BIRD has to say next does not wait for that (Nagle).
             let _ = SockRef::from(&stream).set_tcp_quickack(true);
@@ -190,6 +207,10 @@ async fn next(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<Message,
             Err(e) => return Err(e.to_string()),
         }
     }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 async fn at(when: Option<Instant>) {

@@ -2,6 +2,7 @@
 
 use super::pool::Share;
 use std::time::Duration;
+use tombolo_proto::budget::Rate;
 
 /// File descriptors that are not for connections: the store, logs, the listener, resolvers, and connections that are being closed.
 pub(super) const RESERVED_DESCRIPTORS: usize = 256;
@@ -21,6 +22,11 @@ pub struct Limits {
     pub each_agent: usize,
     /// Bytes of request bodies of unauthenticated connections that are held at a time.
     pub body_bytes: usize,
+    /// Key exchanges of one address other than this host. A ClientHello costs its sender next to nothing, and the answer to it
+    /// a fraction of a millisecond.
+    pub exchanges: Rate,
+    /// As many more for each agent that is known at the address.
+    pub exchanges_of_agent: Rate,
 }
 
 /// Limits for connections that have not authenticated themselves, by stage.
@@ -35,6 +41,9 @@ pub struct Unauthenticated {
     /// For the whole TLS handshake, from the connection's acceptance.
     pub handshake_timeout: Duration,
 }
+
+/// Longest that a key exchange waits for its address's rate. A connection that would have to wait longer is closed.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// A stranger's request must have its answer by then: the bodies of requests that need no token are small.
 pub(super) const STRANGER_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -77,6 +86,16 @@ impl Limits {
             bearers: total / 4,
             each_agent: 8,
             body_bytes: 16 << 20,
+            // A pipeline that runs 30 commands a second behind one address has room.
+            exchanges: Rate {
+                burst: 128,
+                per_second: 32,
+            },
+            // All agents behind a NAT gateway come back at once, and again where the first connections failed.
+            exchanges_of_agent: Rate {
+                burst: 4,
+                per_second: 1,
+            },
         }
     }
 }

@@ -26,6 +26,14 @@ fn small() -> Limits {
         bearers: 5,
         each_agent: 2,
         body_bytes: 1000,
+        exchanges: Rate {
+            burst: 3,
+            per_second: 2,
+        },
+        exchanges_of_agent: Rate {
+            burst: 2,
+            per_second: 1,
+        },
     }
 }
 
@@ -290,6 +298,50 @@ fn the_last_addresses_of_an_agent_are_known() {
     }
     assert!(admission.is_known(ip(9)), "another agent is there");
     assert!(!admission.is_known(ip(8)));
+}
+
+/// A ClientHello costs its sender next to nothing: an address that sends many waits, then its connections are closed, and then are
+/// not even taken. Other addresses notice nothing, and agents' addresses have more.
+#[test]
+fn an_address_gets_key_exchanges_at_a_limited_rate() {
+    let now = Instant::now();
+    let mut admission = Admission::new(small());
+    let waits = |admission: &mut Admission, from, times, now| {
+        let ask = |_| {
+            let id = bring(admission, from, &Stage::Handshake, now);
+            admission.exchanging(id, now).map(|wait| wait.as_millis())
+        };
+        (0..times).map(ask).collect::<Vec<_>>()
+    };
+    let first = bring(&mut admission, ip(1), &Stage::Silent, now);
+    assert_eq!(waits(&mut admission, ip(1), 5, now), [0, 0, 0, 500, 1000].map(Some));
+    // It was admitted before, and asks too late.
+    admission.greeted(first);
+    assert_eq!(admission.exchanging(first, now), None);
+    assert_eq!(admission.stage(first), None);
+    admission.closed(first);
+    let refused = admission.accept(ip(1), now);
+    assert_eq!((refused.id, refused.evicted.len()), (None, 0));
+    assert_eq!(
+        admission.counts().closed[Stage::Handshake.index()][Why::Rate.index()],
+        1
+    );
+    assert_eq!(admission.counts().closed[Stage::Silent.index()][Why::Rate.index()], 1);
+    let later = now + Duration::from_secs(1);
+    assert_eq!(waits(&mut admission, ip(1), 2, later), [500, 1000].map(Some));
+    // This host, an agent's address, and one that is nobody's.
+    assert!(
+        waits(&mut admission, Ipv4Addr::LOCALHOST.into(), 50, now)
+            .iter()
+            .all(|w| *w == Some(0))
+    );
+    admission.know(&agent(1), ip(2).into());
+    admission.know(&agent(2), ip(2).into());
+    assert_eq!(
+        waits(&mut admission, ip(2), 8, now),
+        [0, 0, 0, 0, 0, 0, 0, 250].map(Some)
+    );
+    assert_eq!(waits(&mut admission, ip(3), 3, now), [0, 0, 0].map(Some));
 }
 
 #[test]

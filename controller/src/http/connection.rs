@@ -79,6 +79,7 @@ impl Service {
     async fn secure(&self, stream: TcpStream, connection: &Connection) -> std::io::Result<TlsStream<TcpStream>> {
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
         connection.greeted();
+        connection.exchange().await?;
         // The server's part of the key exchange, and its signature, are made in the first step. A ClientHello costs its
         // sender nothing, so the answers to strangers must not take all cores.
         let turn = match connection.reserved {

@@ -9,10 +9,8 @@
 //! The listener does not trust the other end to be sparing. It reads advertisements only where [`accept`](Exchange::accept) says so, keeps
 //! one complete table at most, and hands tables over at a [`Pace`] that a sender slows down by changing often.
 
-mod pace;
-
 use super::AdvertisementStats;
-use pace::Pace;
+use crate::routing::Pace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

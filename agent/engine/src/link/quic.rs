@@ -24,6 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 use tls::{Identity, Pins};
+use tombolo_proto::budget::{Budgets, Rate};
 use tombolo_proto::id::{AgentId, KeyPin};
 
 /// Chunk from which inner packets are cut, bytes: one allocation for hundreds of them.
@@ -44,6 +45,14 @@ const FULL: usize = 1024;
 /// Handshakes under way from one IPv4 address or IPv6 /64 that was shown to be the sender's, beyond which new ones from there are
 /// not answered.
 const MAX_HALF_OPEN: usize = 64;
+
+/// Connections that one IPv4 address or IPv6 /64 may open: a handshake costs this end as much as the other, and links that come
+/// and go cost it more. Several agents may be behind one NAT gateway. As an address that was not shown to be the sender's may be
+/// anybody's, those beyond the limit are made to show it, and counted by themselves.
+const CONNECTIONS: Rate = Rate {
+    burst: 32,
+    per_second: 4,
+};
 
 /// What happened to a link. It names the peer: a [`LinkIndex`] means something until the next
 /// [`update`](Quic::update) only, and news may wait longer.
@@ -79,6 +88,8 @@ pub(super) struct Quic {
     handshaking: usize,
     /// How many of these others opened from an address that is theirs, by its network.
     half_open: BTreeMap<IpAddr, usize>,
+    /// Connections that were opened lately, by network, and whether that was shown to be the sender's.
+    opened: Budgets<(IpAddr, bool)>,
     timers: BTreeSet<(Instant, usize)>,
     /// When connections to second ports are tried, and of which links.
     seconds: BTreeSet<(Instant, usize)>,
@@ -124,6 +135,7 @@ impl Quic {
             connections: Vec::new(),
             handshaking: 0,
             half_open: BTreeMap::new(),
+            opened: Budgets::default(),
             timers: BTreeSet::new(),
             seconds: BTreeSet::new(),
             own_second: Port::Lane,
@@ -242,13 +254,14 @@ impl Quic {
     fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
         self.buffer.clear();
         // Who has not shown that it owns its address is not counted there: it could shut out whoever does.
-        let source = incoming
-            .remote_address_validated()
-            .then(|| network_of(from.remote.ip()));
-        let from_there = source.and_then(|source| self.half_open.get(&source).copied());
-        if self.handshaking >= FULL || from_there.is_some_and(|count| count >= MAX_HALF_OPEN) {
+        let network = network_of(from.remote.ip());
+        let shown = incoming.remote_address_validated();
+        let half_open = self.half_open.get(&network).copied().unwrap_or_default();
+        let is_full = self.handshaking >= FULL || shown && half_open >= MAX_HALF_OPEN;
+        let is_in_time = !is_full && self.opened.try_take((network, shown), CONNECTIONS, now);
+        if is_full || shown && !is_in_time {
             self.endpoint.ignore(incoming);
-        } else if self.handshaking >= BUSY && incoming.may_retry() {
+        } else if (self.handshaking >= BUSY || !is_in_time) && incoming.may_retry() {
             if let Ok(transmit) = self.endpoint.retry(incoming, &mut self.buffer) {
                 put(&transmit, &self.buffer, from, tx);
             }
@@ -256,7 +269,7 @@ impl Quic {
             match self.endpoint.accept(incoming, now, &mut self.buffer, None) {
                 Ok((handle, inner)) => {
                     let mut connection = Connection::new(inner, from, None, None, now);
-                    connection.half_open = source;
+                    connection.half_open = shown.then_some(network);
                     self.keep(handle, connection);
                     self.listen(handle, now);
                 }

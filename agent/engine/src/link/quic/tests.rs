@@ -45,8 +45,8 @@ fn link_to(name: &str, pin: KeyPin) -> Link {
 
 /// Carries what both have to send until nothing is on its way.
 fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
+    let mut flying = Vec::new();
     loop {
-        let mut flying = Vec::new();
         for (seed, end) in ends.iter_mut() {
             let mut out = Collected::default();
             end.handle_timeout(now, &mut out);
@@ -55,9 +55,11 @@ fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
         if flying.is_empty() {
             return;
         }
-        for (from, to, bytes) in flying {
-            let (_, end) = ends.iter_mut().find(|(seed, _)| address(*seed) == to).unwrap();
-            end.open(&bytes, address(from).into(), now, &mut Collected::default());
+        for (from, to, bytes) in std::mem::take(&mut flying) {
+            let (seed, end) = ends.iter_mut().find(|(seed, _)| address(*seed) == to).unwrap();
+            let mut out = Collected::default();
+            end.open(&bytes, address(from).into(), now, &mut out);
+            flying.extend(out.datagrams.into_iter().map(|(to, bytes)| (*seed, to, bytes)));
         }
     }
 }
@@ -81,6 +83,51 @@ fn a_peer_has_few_connections() {
             assert!(open <= 4, "{open} connections");
         }
     }
+}
+
+/// Links that come and go cost this end as much as the peer: one that opens connections without end gets few answers. Addresses that
+/// nobody has shown to be his do not count against whoever owns them.
+#[test]
+fn a_peer_opens_connections_at_a_limited_rate() {
+    let (mut ends, begin) = ([1, 2].map(|seed| (seed, end(seed))), Instant::now());
+    let pins = [ends[0].1.pin(), ends[1].1.pin()];
+    ends[0].1.update(&[link_to("b", pins[1])], begin);
+    ends[1].1.update(&[link_to("a", pins[0])], begin);
+    // Anybody may send a first datagram in the peer's name.
+    let mut forged = Vec::new();
+    for n in 0..40 {
+        let mut anybody = end(100 + n);
+        anybody.update(&[link_to("b", pins[1])], begin);
+        anybody.connect(LINK, Some(address(2).into()), None, begin);
+        let mut out = Collected::default();
+        anybody.handle_timeout(begin, &mut out);
+        forged.push(out.datagrams.remove(0).1);
+    }
+    for datagram in forged {
+        ends[1]
+            .1
+            .open(&datagram, address(1).into(), begin, &mut Collected::default());
+    }
+    let answered = |ends: &mut [(u8, Quic); 2], times: u32, now| {
+        let mut up = 0;
+        for _ in 0..times {
+            ends[1].1.news.clear();
+            ends[0].1.connect(LINK, Some(address(2).into()), None, now);
+            carry(ends, now);
+            up += u32::from(ends[0].1.is_up(LINK));
+            ends[0].1.update(&[], now);
+            carry(ends, now);
+            ends[0].1.update(&[link_to("b", pins[1])], now);
+        }
+        up
+    };
+    assert_eq!(answered(&mut ends, 100, begin), CONNECTIONS.burst);
+    // Another address has a rate of its own.
+    let mut other = [(3, end(3)), ends.into_iter().next_back().unwrap()];
+    let third = other[0].1.pin();
+    other[1].1.update(&[link_to("a", pins[0]), link_to("c", third)], begin);
+    other[0].1.update(&[link_to("b", pins[1])], begin);
+    assert_eq!(answered(&mut other, 1, begin), 1);
 }
 
 /// Nobody answers: the attempt is over after five seconds, long before an idle connection would be.

@@ -1,5 +1,5 @@
 //! How often the changes of one sender are acted on: the first after a quiet time at once, and the more of them come the more
-//! rarely.
+//! rarely. For advertisements of other agents and for what BGP neighbours announce.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,9 @@ const RECOVERY: Duration = Duration::from_secs(2);
 
 /// The state of one sender.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub struct Pace {
+    /// Changes after a quiet time that are acted on without a pause.
+    free: u32,
     /// Changes lately, less what was forgiven for being quiet.
     recent: u32,
     /// When one came last, acted on or not.
@@ -27,8 +29,17 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// The pace of a sender who tells one change in several pieces perhaps: so many are acted on without a pause.
+    #[must_use]
+    pub fn with_free(free: u32) -> Self {
+        Self {
+            free,
+            ..Self::default()
+        }
+    }
+
     /// The sender changed what it says.
-    pub(super) fn changed(&mut self, now: Instant) {
+    pub fn changed(&mut self, now: Instant) {
         self.recent = self.recent.saturating_sub(self.forgiven(now));
         self.changed = Some(now);
     }
@@ -36,23 +47,32 @@ impl Pace {
     /// Doublings that the quiet time since the last change takes back.
     fn forgiven(&self, now: Instant) -> u32 {
         let quiet = self.changed.map(|t| now.saturating_duration_since(t).as_secs());
-        let forgiven = quiet.map_or(u64::from(MOST), |quiet| quiet / RECOVERY.as_secs());
-        forgiven.try_into().unwrap_or(MOST)
+        let forgiven = quiet.map_or(u64::from(self.most()), |quiet| quiet / RECOVERY.as_secs());
+        forgiven.try_into().unwrap_or(self.most())
+    }
+
+    const fn most(&self) -> u32 {
+        self.free + MOST
+    }
+
+    /// How long the next change has to wait.
+    #[must_use]
+    pub fn wait(&self, now: Instant) -> Duration {
+        let doublings = self.recent.min(self.most()).checked_sub(self.free + 1);
+        let pause = doublings.map_or(Duration::ZERO, |doublings| (FIRST * (1 << doublings)).min(LONGEST));
+        let since = self.used.map(|used| now.saturating_duration_since(used));
+        since.map_or(Duration::ZERO, |since| pause.saturating_sub(since))
     }
 
     /// Whether a change may be acted on.
-    pub(super) fn allows(&self, now: Instant) -> bool {
-        let pause = match self.recent.min(MOST).checked_sub(1) {
-            None => Duration::ZERO,
-            Some(doublings) => (FIRST * (1 << doublings)).min(LONGEST),
-        };
-        self.used
-            .is_none_or(|used| now.saturating_duration_since(used) >= pause)
+    #[must_use]
+    pub fn allows(&self, now: Instant) -> bool {
+        self.wait(now).is_zero()
     }
 
     /// One was acted on.
-    pub(super) fn used(&mut self, now: Instant) {
-        self.recent = (self.recent + 1).min(MOST);
+    pub fn used(&mut self, now: Instant) {
+        self.recent = (self.recent + 1).min(self.most());
         self.used = Some(now);
     }
 }
@@ -99,6 +119,22 @@ mod tests {
             let times = heard(Duration::from_millis(every), minute);
             assert!(times <= 31, "every {every} ms: {times} times a minute");
         }
+    }
+
+    /// A long table comes in several pieces.
+    #[test]
+    fn a_few_pieces_are_free() {
+        let (mut pace, begin) = (Pace::with_free(3), Instant::now());
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            pace.changed(begin);
+            pace.used(begin);
+            waits.push(pace.wait(begin).as_millis());
+        }
+        assert_eq!(waits, [0, 0, 0, 100, 200, 400]);
+        let later = begin + RECOVERY * 6;
+        pace.changed(later);
+        assert!(pace.allows(later));
     }
 
     #[test]
