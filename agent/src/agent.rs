@@ -6,6 +6,7 @@ use crate::apply::plan::Numbers;
 use crate::apply::plan::confine::Surroundings;
 use crate::bgp::{Bgp, Wanted};
 use crate::config::Config;
+use crate::identity::Certificate;
 use crate::keep::{Keeper, LastGood, Places};
 use crate::lane::LaneReport;
 use crate::lanes::Lanes;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::{Dynamic, refused, tell_neighbour};
@@ -64,6 +65,9 @@ pub struct AgentView {
     pub configurations_received: u64,
     /// Why the packet filter is not loaded that keeps translated packets with overlay addresses on this host; none: it is.
     pub filter_problem: Option<String>,
+    /// When the certificate expires, seconds of Unix time.
+    #[serde(default)]
+    pub certificate_expiry: Option<u64>,
     /// Writes to the device that the kernel refused.
     pub tun_errors: u64,
     /// Datagrams that the kernel refused to send.
@@ -422,6 +426,7 @@ impl Agent {
     pub async fn view(&self) -> AgentView {
         let report = self.lanes.report().await;
         let filter_problem = lock(&self.filter_problem).clone();
+        let certificate = Certificate::load(&self.state);
         AgentView {
             agent: self.config.agent.clone(),
             controller: self.config.controller.clone(),
@@ -431,6 +436,10 @@ impl Agent {
             last_apply_seconds: lock(&self.last_apply).as_secs_f64(),
             configurations_received: self.received.load(Ordering::Relaxed),
             filter_problem,
+            certificate_expiry: certificate
+                .ok()
+                .and_then(|c| c.not_after().duration_since(UNIX_EPOCH).ok())
+                .map(|t| t.as_secs()),
             tun_errors: report.tun_errors,
             udp_errors: report.udp_errors,
             udp_overflow: report.udp_overflow,

@@ -9,7 +9,7 @@
 //! * [`join`], [`control`]: the controller. [`identity`], [`tls`]: keys and trust.
 //! * [`state`], [`config`], [`keep`]: what is on disk. [`claim`], [`host`]: what an agent has for itself on its host,
 //!   and what it changes there.
-//! * [`admin`], [`probe`]: seeing inside.
+//! * [`admin`], [`metrics`], [`probe`]: seeing inside.
 
 pub mod admin;
 pub mod agent;
@@ -26,6 +26,7 @@ pub mod keep;
 pub mod lane;
 pub mod lanes;
 pub mod log_limit;
+pub mod metrics;
 pub mod netlink;
 pub mod outbox;
 pub mod ports;

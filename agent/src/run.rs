@@ -45,6 +45,10 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let agent = Arc::new(agent);
     // What can fail comes before anything forwards.
     let socket = admin::bind(state)?;
+    let scraped = match config.metrics_listen {
+        Some(address) => Some(admin::bind_metrics(address).await?),
+        None => None,
+    };
     let keeper = tokio::spawn({
         let keeper = agent.keeper().clone();
         async move { keeper.run().await }
@@ -77,6 +81,9 @@ pub async fn run(state: &StateDir) -> Result<()> {
         async move { agent.hear().await }
     });
     let local = tokio::spawn(admin::serve(socket, agent.clone()));
+    if let Some(listener) = scraped {
+        tokio::spawn(admin::serve_metrics(listener, agent.clone()));
+    }
     let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
         // Whoever forwards goes on: the controller is not needed for that (D21).
