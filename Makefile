@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -27,6 +27,8 @@ help:
 	@echo "make lint              formatting, unused dependencies, licences and bans, clippy, documentation"
 	@echo "make advisories        known vulnerabilities of dependencies; the database must be within reach"
 	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
+	@echo "make image             the container image, into the docker engine if one runs, and as an archive (BASE=image to build on)"
+	@echo "make image-test        deploy/compose.yaml with that image: packets, confinement, restarts; needs docker and compose"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
 
 prepare:
@@ -94,3 +96,12 @@ fresh:
 
 clean-lab:
 	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all
+
+image:
+	@.ci/prepare image
+	@cargo build --locked --release --workspace --bins
+	@deploy/docker/image.py --programs $(TARGET_DIR)/release --work $(TARGET_DIR)/image \
+		$(if $(BASE),--base $(BASE)) $(if $(ENGINE),--engine $(ENGINE))
+
+image-test: image
+	@tests/image/compose.py --archive $(TARGET_DIR)/image/tombolo.tar

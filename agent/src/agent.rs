@@ -63,6 +63,9 @@ pub struct AgentView {
     pub last_apply_seconds: f64,
     /// Configurations that the controller sent since start: none is sent to an agent that is up to date.
     pub configurations_received: u64,
+    /// Why the last configuration is not in force; none: it is.
+    #[serde(default)]
+    pub rejected: Option<String>,
     /// Why the packet filter is not loaded that keeps translated packets with overlay addresses on this host; none: it is.
     pub filter_problem: Option<String>,
     /// When the certificate expires, seconds of Unix time.
@@ -102,6 +105,7 @@ pub struct Agent {
     /// The host, as it was when the kernel was last set up.
     host: Mutex<Surroundings>,
     filter_problem: Mutex<Option<String>>,
+    rejected: Mutex<Option<String>>,
     connected: AtomicBool,
     status: watch::Sender<AgentStatus>,
     /// Wakes the reporter.
@@ -141,6 +145,7 @@ impl Agent {
             running: Mutex::default(),
             host: Mutex::default(),
             filter_problem: Mutex::default(),
+            rejected: Mutex::default(),
             connected: AtomicBool::new(false),
             status: watch::Sender::default(),
             news,
@@ -179,6 +184,12 @@ impl Agent {
     /// # Errors
     /// Why it cannot be in force; the one before stays.
     pub async fn apply(&self, revision: Revision, digest: &str, bytes: &[u8]) -> Result<()> {
+        let outcome = self.try_apply(revision, digest, bytes).await;
+        *lock(&self.rejected) = outcome.as_ref().err().map(|e| format!("{e:#}"));
+        outcome
+    }
+
+    async fn try_apply(&self, revision: Revision, digest: &str, bytes: &[u8]) -> Result<()> {
         let begun = Instant::now();
         let mut kernel = self.kernel.lock().await;
         if self.running().digest == digest {
@@ -204,10 +215,11 @@ impl Agent {
         filtered.configured.check_overlap(&around.connected)?;
         let plan = &filtered.plan;
         let prepared = self.lanes.prepare(config.clone()).await?;
+        // Where the switch stays on, the plan's step that needs it off says so.
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {
-            tracing::warn!(error = %format!("{e:#}"), "this host will send ICMP redirects while it forwards");
+            tracing::warn!(error = %format!("{e:#}"), "ICMP redirects not switched off");
         }
         let leftovers = kernel.advance(plan).await?;
         self.lanes.install(prepared).await?;
@@ -435,6 +447,7 @@ impl Agent {
             offload: report.offload,
             last_apply_seconds: lock(&self.last_apply).as_secs_f64(),
             configurations_received: self.received.load(Ordering::Relaxed),
+            rejected: lock(&self.rejected).clone(),
             filter_problem,
             certificate_expiry: certificate
                 .ok()

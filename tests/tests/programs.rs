@@ -101,6 +101,7 @@ fn callers(group: &str) -> &'static [&'static str] {
             "tests/tests",
         ],
         "bench" => &["tests/bench", "deploy/lab/src"],
+        "image" => &["deploy/docker"],
         _ => panic!("no group '{group}'"),
     }
 }
@@ -143,7 +144,7 @@ fn a_test_finds_the_listed_programs_and_no_others() {
 fn every_listed_program_is_called() {
     let own = root().join("tests/tests/programs.rs");
     let mut idle = Vec::new();
-    for group in ["build", "demo", "test", "bench", "lint", "fresh"] {
+    for group in ["build", "demo", "test", "bench", "lint", "fresh", "image"] {
         let sources = callers(group).iter().flat_map(|place| files(&root().join(place)));
         let sources = sources.filter(|f| *f != own && !f.ends_with(".ci/programs"));
         let text: Vec<String> = sources.map(|f| code(&f)).collect();

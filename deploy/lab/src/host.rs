@@ -94,8 +94,15 @@ pub trait Hosts: Send + Sync {
     ///
     /// # Errors
     /// It does not start.
-    fn start(&self, host: &str, argv: &[String], log: &Path, tied: bool) -> Result<Process> {
-        process::start(&self.wrap(host, argv), log, &[], tied)
+    fn start(
+        &self,
+        host: &str,
+        argv: &[String],
+        environment: &[(String, String)],
+        log: &Path,
+        tied: bool,
+    ) -> Result<Process> {
+        process::start(&self.wrap(host, argv), log, environment, tied)
     }
 
     /// The processes that run on the host.

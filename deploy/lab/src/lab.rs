@@ -355,7 +355,9 @@ impl Lab {
             std::fs::create_dir_all(folder)?;
         }
         let argv = at_home(&self.topology, self.path()?, host, argv);
-        let started = self.hosts.start(host, &argv, &log, tied);
+        // The ends of logs are shown to people.
+        let environment = [("TOMBOLO_LOG_FORMAT".to_owned(), "text".to_owned())];
+        let started = self.hosts.start(host, &argv, &environment, &log, tied);
         let process = started.with_context(|| format!("{name} on {host}"))?;
         self.change(|s| {
             s.processes.insert(name.to_owned(), process.clone());

@@ -230,10 +230,17 @@ impl Hosts for Docker {
         self.namespaces.program(host, name)
     }
 
-    fn start(&self, host: &str, argv: &[String], log: &Path, tied: bool) -> Result<Process> {
+    fn start(
+        &self,
+        host: &str,
+        argv: &[String],
+        environment: &[(String, String)],
+        log: &Path,
+        tied: bool,
+    ) -> Result<Process> {
         let (program, arguments) = argv.split_first().context("an empty command")?;
         if !self.is_own(host) {
-            return self.namespaces.start(host, argv, log, tied);
+            return self.namespaces.start(host, argv, environment, log, tied);
         }
         let name = self.program_container(host);
         // What was killed may be on its way out still.
@@ -250,6 +257,7 @@ impl Hosts for Docker {
                 run.push(format!("--group-add={BIRD}"));
             }
         }
+        run.extend(environment.iter().map(|(name, value)| format!("--env={name}={value}")));
         run.extend([format!("--entrypoint={program}"), self.image.clone()]);
         run.extend_from_slice(arguments);
         // The client stays: it carries the program's output to the log.
