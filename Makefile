@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh vm-test clean-lab
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -27,6 +27,7 @@ help:
 	@echo "make lint              formatting, unused dependencies, licences and bans, clippy, documentation"
 	@echo "make advisories        known vulnerabilities of dependencies; the database must be within reach"
 	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
+	@echo "make vm-test           the units in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, stop"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
 
 prepare:
@@ -91,6 +92,11 @@ advisories:
 fresh:
 	@.ci/prepare fresh
 	@$(AS_ROOT) env "PATH=$$PATH" KEEP=$(KEEP) .ci/fresh $(TARGETS)
+
+vm-test:
+	@.ci/prepare vm
+	@cargo build --locked --workspace --bins
+	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
 
 clean-lab:
 	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tombolo_agent::agent::AgentView;
+use tombolo_agent::bgp::BirdService;
+use tombolo_agent::bgp::service::become_bird;
 use tombolo_agent::join::{JoinOptions, JoinToken, join};
 use tombolo_agent::state::StateDir;
 use tombolo_agent::{admin, run};
@@ -67,6 +69,17 @@ enum Command {
         /// The directory that 'join' filled.
         #[arg(long)]
         state_dir: PathBuf,
+        #[command(flatten)]
+        bird: BirdArguments,
+    },
+    /// Becomes BIRD for an agent that was started with the same directories: what the unit tombolo-bird@ runs.
+    Bird {
+        /// The directory that the agent writes BIRD's configuration into.
+        #[arg(long, value_name = "DIR")]
+        config_dir: PathBuf,
+        /// The directory for BIRD's control socket.
+        #[arg(long, value_name = "DIR")]
+        run_dir: PathBuf,
     },
     /// Asks the running agent what it does.
     Status {
@@ -99,6 +112,32 @@ enum Command {
         #[arg(long)]
         state_dir: PathBuf,
     },
+}
+
+/// BIRD as a service of its own. Without these options BIRD is a child of the agent.
+#[derive(clap::Args)]
+struct BirdArguments {
+    /// The directory that BIRD's configuration is written into. A service manager starts 'tombolo-agent bird' when bird.conf
+    /// exists there, and ends it with the agent.
+    #[arg(long, value_name = "DIR", requires_all = ["bird_run_dir", "bird_user"])]
+    bird_config_dir: Option<PathBuf>,
+    /// The directory that BIRD has its control socket in.
+    #[arg(long, value_name = "DIR", requires = "bird_config_dir")]
+    bird_run_dir: Option<PathBuf>,
+    /// The user that BIRD runs as. The agent must be in its group.
+    #[arg(long, value_name = "USER", requires = "bird_config_dir")]
+    bird_user: Option<String>,
+}
+
+impl BirdArguments {
+    /// None: BIRD is a child.
+    fn service(self) -> Option<BirdService> {
+        Some(BirdService {
+            config_dir: self.bird_config_dir?,
+            run_dir: self.bird_run_dir?,
+            user: self.bird_user?,
+        })
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -160,7 +199,8 @@ fn dispatch(command: Command) -> Result<()> {
             tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "joined");
             Ok(())
         }
-        Command::Run { state_dir } => runtime()?.block_on(run::run(&StateDir::new(state_dir))),
+        Command::Run { state_dir, bird } => runtime()?.block_on(run::run(&StateDir::new(state_dir), bird.service())),
+        Command::Bird { config_dir, run_dir } => match become_bird(&config_dir, &run_dir)? {},
         Command::Status {
             state_dir,
             output,
