@@ -146,7 +146,11 @@ impl StateDir {
     /// symbolic link, and gives the file to the directory's owner.
     fn create_new(&self, path: &Path) -> std::io::Result<File> {
         let mut options = OpenOptions::new();
-        let options = options.write(true).create_new(true).custom_flags(O_NOFOLLOW).mode(0o600);
+        let options = options
+            .write(true)
+            .create_new(true)
+            .custom_flags(O_NOFOLLOW)
+            .mode(0o600);
         let file = options.open(path)?;
         let directory = fs::metadata(&self.0)?;
         if geteuid().is_root() && directory.uid() != 0 {

@@ -108,11 +108,18 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
     if own.has(SETPCAP) {
         command.arg(format!("--bounding-set={given}"));
     } else if geteuid().is_root() {
-        tracing::warn!("bird has all capabilities of the agent: grant the agent CAP_SETPCAP, which it needs to withhold them");
+        tracing::warn!(
+            "bird has all capabilities of the agent: grant the agent CAP_SETPCAP, which it needs to withhold them"
+        );
     }
     // BIRD is started in the directory and names its files without the way there, which it may not be allowed to go.
     let run = Path::new(RUN_DIR);
-    let arguments = bird_arguments(Path::new(CONFIG), &run.join(CONTROL_SOCKET), &run.join(PID_FILE), recovers);
+    let arguments = bird_arguments(
+        Path::new(CONFIG),
+        &run.join(CONTROL_SOCKET),
+        &run.join(PID_FILE),
+        recovers,
+    );
     command.arg("--").arg(bird).args(arguments);
     command
         .env_clear()
@@ -128,7 +135,12 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
 fn read_log(log: ChildStderr, events: &mpsc::Sender<Event>) {
     let mut log = BufReader::new(log);
     let mut line = Vec::new();
-    while log.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+    while log
+        .by_ref()
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut line)
+        .is_ok_and(|n| n > 0)
+    {
         let _ = events.try_send(Event::Log(printable(&line)));
         line.clear();
     }

@@ -48,7 +48,8 @@ impl Home {
     pub(super) fn of_service(service: &BirdService) -> Result<Self> {
         let name = &service.user;
         let user = User::from_name(name)?;
-        let user = user.with_context(|| format!("bird user: '{name}' is no user of this host: make it, or name another"))?;
+        let user =
+            user.with_context(|| format!("bird user: '{name}' is no user of this host: make it, or name another"))?;
         let config_dir = make_dir(&service.config_dir, 0o750, Some(&user))?;
         Self::new(config_dir, service.run_dir.clone(), Some(user))
     }
@@ -145,7 +146,10 @@ fn make_dir(path: &Path, mode: u32, user: Option<&User>) -> Result<PathBuf> {
             .custom_flags(O_DIRECTORY | O_NOFOLLOW)
             .open(path)?;
         let (owner, own) = (dir.metadata()?.uid(), geteuid().as_raw());
-        ensure!(owner == own, "belongs to the user {owner}, not to the agent's ({own}): remove it");
+        ensure!(
+            owner == own,
+            "belongs to the user {owner}, not to the agent's ({own}): remove it"
+        );
         if let Some(user) = user {
             fchown(&dir, None, Some(user.gid.as_raw()))?;
         }

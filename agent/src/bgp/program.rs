@@ -13,7 +13,9 @@ pub(super) fn find(program: &str) -> Result<PathBuf> {
     let system = OsString::from(SYSTEM_PATH);
     let mut candidates = std::env::split_paths(&path).chain(std::env::split_paths(&system));
     let found = candidates.find_map(|dir| Some(dir.join(program)).filter(|p| dir.is_absolute() && p.is_file()));
-    found.with_context(|| format!("{program}: no such program on this host: install it (Debian's package for BIRD is bird2)"))
+    found.with_context(|| {
+        format!("{program}: no such program on this host: install it (Debian's package for BIRD is bird2)")
+    })
 }
 
 /// BIRD's arguments. `recovers`: BIRD was there a moment ago, and its neighbours keep its routes (RFC 4724).

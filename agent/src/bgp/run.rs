@@ -255,7 +255,8 @@ impl Run {
                 let expected_since = *self.expected_since.get_or_insert_with(Instant::now);
                 if expected_since.elapsed() >= SERVICE_START_TIMEOUT {
                     let config = self.home.config_dir().display();
-                    let fault = format!("no service manager starts bird for {config}: see the state of the unit tombolo-bird@");
+                    let fault =
+                        format!("no service manager starts bird for {config}: see the state of the unit tombolo-bird@");
                     self.note(fault, "bird not started");
                 }
                 self.start_at = Some(Instant::now() + SERVICE_START_TIMEOUT);
@@ -458,7 +459,9 @@ impl Run {
             tracing::warn!("bird takes too long to end");
             bird.signal(Signal::SIGKILL);
             if timeout(KILL_TIMEOUT, gone(&mut bird)).await.is_err() {
-                tracing::error!("bird does not end: its sessions may be up still; end the process, or stop the unit tombolo-bird@");
+                tracing::error!(
+                    "bird does not end: its sessions may be up still; end the process, or stop the unit tombolo-bird@"
+                );
             }
         }
         self.home.clear();

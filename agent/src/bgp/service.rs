@@ -115,8 +115,12 @@ fn follow(stream: UnixStream) -> Process {
 /// No agent listens there, this host has no BIRD, or it cannot be executed.
 pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
     let socket = config_dir.join(START_SOCKET);
-    let mut agent = std::os::unix::net::UnixStream::connect(&socket)
-        .with_context(|| format!("{}: no agent listens: start it with --bird-config-dir", socket.display()))?;
+    let mut agent = std::os::unix::net::UnixStream::connect(&socket).with_context(|| {
+        format!(
+            "{}: no agent listens: start it with --bird-config-dir",
+            socket.display()
+        )
+    })?;
     let failed = |e: anyhow::Error| {
         // The agent shows it as the reason why there is no BGP.
         let _ = writeln!(&agent, "{e:#}");
@@ -143,11 +147,20 @@ fn prepare(agent: &std::os::unix::net::UnixStream, config_dir: &Path, run_dir: &
     let recovers = match word.as_str() {
         START => false,
         RESTART => true,
-        _ => bail!("{START_SOCKET}: the agent says '{}', not start or restart", word.escape_debug()),
+        _ => bail!(
+            "{START_SOCKET}: the agent says '{}', not start or restart",
+            word.escape_debug()
+        ),
     };
-    let paths = [config_dir.join(CONFIG), run_dir.join(CONTROL_SOCKET), run_dir.join(PID_FILE)];
+    let paths = [
+        config_dir.join(CONFIG),
+        run_dir.join(CONTROL_SOCKET),
+        run_dir.join(PID_FILE),
+    ];
     let [config, socket, pid] = &paths;
     let mut command = Command::new(find("bird")?);
-    command.args(bird_arguments(config, socket, pid, recovers)).stdin(Stdio::null());
+    command
+        .args(bird_arguments(config, socket, pid, recovers))
+        .stdin(Stdio::null());
     Ok(command)
 }

@@ -48,7 +48,11 @@ impl Manager {
         let given = "=-all,+net_bind_service,+net_raw";
         let bird = Command::new("setpriv")
             .args(["--no-new-privs", &format!("--bounding-set{given}")])
-            .args([&format!("--inh-caps{given}"), env!("CARGO_BIN_EXE_tombolo-agent"), "bird"])
+            .args([
+                &format!("--inh-caps{given}"),
+                env!("CARGO_BIN_EXE_tombolo-agent"),
+                "bird",
+            ])
             .arg("--config-dir")
             .arg(dir)
             .arg("--run-dir")

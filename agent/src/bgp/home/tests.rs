@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 /// The user that Debian's package of BIRD makes. Tests run as root.
 fn bird() -> User {
-    User::from_name("bird").unwrap().expect("the package bird2 makes a user")
+    User::from_name("bird")
+        .unwrap()
+        .expect("the package bird2 makes a user")
 }
 
 /// A directory that others may pass through, as the one of an agent that is not joined by `join`.
@@ -35,7 +37,10 @@ impl Hostile {
         let hostile = Self(child.unwrap());
         let begun = std::time::Instant::now();
         while fs::symlink_metadata(home.control_socket()).is_err() {
-            assert!(begun.elapsed().as_secs() < 10, "BIRD's user cannot write in its own directory");
+            assert!(
+                begun.elapsed().as_secs() < 10,
+                "BIRD's user cannot write in its own directory"
+            );
             std::thread::yield_now();
         }
         hostile
@@ -63,7 +68,11 @@ fn symbolic_links_of_a_hostile_bird_lead_the_agent_nowhere() {
         let config = dir.path().join("bgp/bird.conf");
         let written = fs::symlink_metadata(&config).unwrap();
         assert!(written.is_file(), "round {round}");
-        assert_eq!((written.uid(), written.gid()), (0, bird().gid.as_raw()), "round {round}");
+        assert_eq!(
+            (written.uid(), written.gid()),
+            (0, bird().gid.as_raw()),
+            "round {round}"
+        );
         assert_eq!(written.permissions().mode() & 0o777, 0o640, "round {round}");
         assert_eq!(fs::read_to_string(&config).unwrap(), format!("round {round}"));
         if round % 10 == 0 {
@@ -77,7 +86,10 @@ fn symbolic_links_of_a_hostile_bird_lead_the_agent_nowhere() {
     drop(hostile);
     let after = fs::metadata(&victim).unwrap();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "the host's");
-    assert_eq!((after.uid(), after.gid(), after.mode()), (before.uid(), before.gid(), before.mode()));
+    assert_eq!(
+        (after.uid(), after.gid(), after.mode()),
+        (before.uid(), before.gid(), before.mode())
+    );
 }
 
 #[test]
@@ -88,7 +100,10 @@ fn bird_reads_its_configuration_and_writes_nothing_there() {
     let as_bird = |script: &str| {
         let user = bird();
         let mut command = Command::new("sh");
-        command.args(["-c", script]).current_dir(home.config_dir()).stderr(Stdio::null());
+        command
+            .args(["-c", script])
+            .current_dir(home.config_dir())
+            .stderr(Stdio::null());
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         command.status().unwrap().success()
     };
@@ -122,6 +137,9 @@ fn a_directory_that_is_a_link_or_somebody_elses_is_refused() {
 #[test]
 fn a_path_too_long_for_a_socket_is_refused() {
     let dir = open_dir();
-    let error = format!("{:#}", Home::of_child(&dir.path().join("x".repeat(100)), None).unwrap_err());
+    let error = format!(
+        "{:#}",
+        Home::of_child(&dir.path().join("x".repeat(100)), None).unwrap_err()
+    );
     assert!(error.contains("107 bytes"), "{error}");
 }
