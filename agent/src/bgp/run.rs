@@ -245,12 +245,12 @@ impl Run {
         self.start_at = None;
         let recovers = self.recovers();
         let written = self.home.write(&self.rendered.text);
-        match (written, &self.starts) {
-            (Ok(()), None) => match child::start(&self.home, recovers).await {
+        match (written, self.starts.is_some()) {
+            (Ok(()), false) => match child::start(&self.home, recovers).await {
                 Ok(bird) => self.started(bird, recovers),
                 Err(e) => self.not_started(&e),
             },
-            (Ok(()), Some(_)) => {
+            (Ok(()), true) => {
                 self.behind = false;
                 let expected_since = *self.expected_since.get_or_insert_with(Instant::now);
                 if expected_since.elapsed() >= SERVICE_START_TIMEOUT {

@@ -115,7 +115,7 @@ fn follow(stream: UnixStream) -> Process {
 /// No agent listens there, this host has no BIRD, or it cannot be executed.
 pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
     let socket = config_dir.join(START_SOCKET);
-    let mut agent = std::os::unix::net::UnixStream::connect(&socket).with_context(|| {
+    let agent = std::os::unix::net::UnixStream::connect(&socket).with_context(|| {
         format!(
             "{}: no agent listens: start it with --bird-config-dir",
             socket.display()
@@ -135,7 +135,7 @@ pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
         Err(e) => return failed(e.into()),
     };
     let error = command.stdout(Stdio::null()).stderr(log).exec();
-    let _ = writeln!(agent, "bird cannot be executed: {error}");
+    let _ = writeln!(&agent, "bird cannot be executed: {error}");
     Err(error).context("executing bird")
 }
 
