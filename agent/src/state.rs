@@ -50,17 +50,20 @@ impl StateDir {
         Self(path.into())
     }
 
-    /// Creates the directory, readable by its owner only, unless it is there.
+    /// Creates the directory, open to its owner only, and those above it as usual, unless they are there.
     ///
     /// # Errors
     /// The directory cannot be made.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| format!("creating {}", path.display()))?;
+        let step = || -> std::io::Result<()> {
+            // A service's user passes through those above.
+            if let Some(above) = path.parent() {
+                fs::create_dir_all(above)?;
+            }
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)
+        };
+        step().with_context(|| format!("creating {}", path.display()))?;
         Ok(Self(path))
     }
 
