@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test vm-test
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -29,6 +29,7 @@ help:
 	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
 	@echo "make image             the container image, into the docker engine if one runs, and as an archive (BASE=image to build on)"
 	@echo "make image-test        deploy/compose.yaml with that image: packets, confinement, restarts; needs docker and compose"
+	@echo "make vm-test           the units in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, stop"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
 
 prepare:
@@ -93,6 +94,11 @@ advisories:
 fresh:
 	@.ci/prepare fresh
 	@$(AS_ROOT) env "PATH=$$PATH" KEEP=$(KEEP) .ci/fresh $(TARGETS)
+
+vm-test:
+	@.ci/prepare vm
+	@cargo build --locked --workspace --bins
+	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
 
 clean-lab:
 	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tombolo_agent::agent::AgentView;
+use tombolo_agent::bgp::BirdService;
+use tombolo_agent::bgp::service::become_bird;
 use tombolo_agent::first_join::{FirstJoin, has_joined};
 use tombolo_agent::join::{JoinOptions, JoinSettings, JoinToken, join};
 use tombolo_agent::state::StateDir;
@@ -63,6 +65,8 @@ enum Command {
         join_timeout: u64,
         #[command(flatten)]
         settings: Settings,
+        #[command(flatten)]
+        bird: BirdArguments,
         /// How log lines are written. Automatic: text on a terminal and in systemd's journal, JSON elsewhere.
         #[arg(long, env = "TOMBOLO_LOG_FORMAT", value_enum, default_value = "auto")]
         log_format: LogFormat,
@@ -72,6 +76,15 @@ enum Command {
         /// The directory that it runs from.
         #[arg(long, env = "TOMBOLO_STATE_DIR")]
         state_dir: PathBuf,
+    },
+    /// Becomes BIRD for an agent that was started with the same directories: what the unit tombolo-bird@ runs.
+    Bird {
+        /// The directory that the agent writes BIRD's configuration into.
+        #[arg(long, value_name = "DIR")]
+        config_dir: PathBuf,
+        /// The directory for BIRD's control socket.
+        #[arg(long, value_name = "DIR")]
+        run_dir: PathBuf,
     },
     /// Asks the running agent what it does.
     Status {
@@ -149,6 +162,32 @@ impl From<Settings> for JoinSettings {
     }
 }
 
+/// BIRD as a service of its own. Without these options BIRD is a child of the agent.
+#[derive(Args)]
+struct BirdArguments {
+    /// The directory that BIRD's configuration is written into. A service manager starts 'tombolo-agent bird' when bird.conf
+    /// exists there, and ends it with the agent.
+    #[arg(long, value_name = "DIR", requires_all = ["bird_run_dir", "bird_user"])]
+    bird_config_dir: Option<PathBuf>,
+    /// The directory that BIRD has its control socket in.
+    #[arg(long, value_name = "DIR", requires = "bird_config_dir")]
+    bird_run_dir: Option<PathBuf>,
+    /// The user that BIRD runs as. The agent must be in its group.
+    #[arg(long, value_name = "USER", requires = "bird_config_dir")]
+    bird_user: Option<String>,
+}
+
+impl BirdArguments {
+    /// None: BIRD is a child.
+    fn service(self) -> Option<BirdService> {
+        Some(BirdService {
+            config_dir: self.bird_config_dir?,
+            run_dir: self.bird_run_dir?,
+            user: self.bird_user?,
+        })
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
     Text,
@@ -205,6 +244,7 @@ fn dispatch(command: Command) -> Result<()> {
             controller,
             join_timeout,
             settings,
+            bird,
             log_format: _,
         } => {
             let state = StateDir::new(&state_dir);
@@ -220,11 +260,11 @@ fn dispatch(command: Command) -> Result<()> {
                 Some(first) => runtime()?.block_on(async {
                     let state = StateDir::create(state_dir)?;
                     if run::join(&state, &first).await? {
-                        run::run(&state).await?;
+                        run::run(&state, bird.service()).await?;
                     }
                     Ok(())
                 }),
-                None => runtime()?.block_on(run::run(&state)),
+                None => runtime()?.block_on(run::run(&state, bird.service())),
             }
         }
         Command::Health { state_dir } => {
@@ -232,6 +272,7 @@ fn dispatch(command: Command) -> Result<()> {
             println!("{}", run::health(&view)?);
             Ok(())
         }
+        Command::Bird { config_dir, run_dir } => match become_bird(&config_dir, &run_dir)? {},
         Command::Status {
             state_dir,
             output,

@@ -3,7 +3,7 @@
 use crate::agent::{Agent, AgentView};
 use crate::apply::Kernel;
 use crate::apply::plan::Numbers;
-use crate::bgp::Bgp;
+use crate::bgp::{Bgp, Bird, BirdService};
 use crate::claim::{clear_host, take_host};
 use crate::config::Config;
 use crate::control::Control;
@@ -21,12 +21,13 @@ use tokio::sync::Notify;
 /// What is needed only at the start has been needed by then.
 const STARTED: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Runs until SIGTERM, SIGINT or SIGHUP, or until a part that cannot be replaced fails.
+/// Runs until SIGTERM, SIGINT or SIGHUP, or until a part that cannot be replaced fails. BIRD is the agent's child unless it is a
+/// service of its own.
 ///
 /// # Errors
 /// The state directory is not usable, another agent has the device or a routing table, the host refuses the device or
 /// the port, or a lane ended.
-pub async fn run(state: &StateDir) -> Result<()> {
+pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
     // First of all, so that a start from a half-filled directory changes nothing.
@@ -41,7 +42,8 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let (lanes, mut ended) = Lanes::start(&config, keys, &news)?;
     let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index(), inherited).await?;
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
-    let bgp = Bgp::start(&state.path(file::BGP)).await?;
+    let bird = bird.map_or_else(|| Bird::Child(state.path(file::BGP)), Bird::Service);
+    let bgp = Bgp::start(&bird).await?;
     let agent = Agent::new(config.clone(), state.clone(), numbers, lanes, kernel, bgp, news);
     let agent = Arc::new(agent);
     // What can fail comes before anything forwards.

@@ -102,6 +102,7 @@ fn callers(group: &str) -> &'static [&'static str] {
         ],
         "bench" => &["tests/bench", "deploy/lab/src"],
         "image" => &["deploy/docker"],
+        "vm" => &["tests/vm"],
         _ => panic!("no group '{group}'"),
     }
 }
@@ -144,7 +145,7 @@ fn a_test_finds_the_listed_programs_and_no_others() {
 fn every_listed_program_is_called() {
     let own = root().join("tests/tests/programs.rs");
     let mut idle = Vec::new();
-    for group in ["build", "demo", "test", "bench", "lint", "fresh", "image"] {
+    for group in ["build", "demo", "test", "bench", "lint", "fresh", "image", "vm"] {
         let sources = callers(group).iter().flat_map(|place| files(&root().join(place)));
         let sources = sources.filter(|f| *f != own && !f.ends_with(".ci/programs"));
         let text: Vec<String> = sources.map(|f| code(&f)).collect();
@@ -172,7 +173,7 @@ fn every_listed_program_is_called() {
 #[test]
 fn packages_are_installed_from_the_list_alone() {
     let packages: BTreeSet<String> = list().into_iter().map(|e| e.package).collect();
-    for place in ["Makefile", ".ci", "tests/bench"] {
+    for place in ["Makefile", ".ci", "tests/bench", "tests/vm"] {
         for file in files(&root().join(place)) {
             if !file.ends_with(".ci/prepare") {
                 let installs = code(&file).contains("apt-get install");

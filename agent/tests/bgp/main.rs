@@ -6,6 +6,7 @@ mod common;
 mod far;
 mod hostile;
 mod near;
+mod service;
 
 use common::Wire;
 use far::Far;
