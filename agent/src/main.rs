@@ -39,9 +39,10 @@ enum Command {
         /// https://host:port of the controller.
         #[arg(long, env = "TOMBOLO_CONTROLLER")]
         controller: String,
-        /// The token, as 'tombolo token create' printed it.
-        #[arg(long, env = "TOMBOLO_JOIN_TOKEN", hide_env_values = true)]
-        token: String,
+        /// A file that only its owner may access (mode 0600), with the token that 'tombolo token create' printed in its
+        /// first line; '-' is standard input. Without this option the environment's TOMBOLO_JOIN_TOKEN is the token.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
         /// UDP port of the encrypted links.
         #[arg(long)]
         listen_port: Option<u16>,
@@ -135,7 +136,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Join {
             state_dir,
             controller,
-            token,
+            token_file,
             listen_port,
             endpoints,
             quic_port,
@@ -143,9 +144,9 @@ fn dispatch(command: Command) -> Result<()> {
             customer_interface,
             allow_default_route,
         } => {
+            let token = JoinToken::from_file_or_environment(token_file.as_deref())?;
             let state = StateDir::create(state_dir)?;
             let _lock = state.lock()?;
-            let token: JoinToken = token.parse()?;
             let options = JoinOptions {
                 controller,
                 token,

@@ -10,6 +10,10 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 use serde_json::json;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tombolo_client::fabric::Binding;
 use tombolo_client::path::last;
@@ -58,6 +62,9 @@ pub(crate) struct Create {
     /// How long the token is valid; the controller's default unless given
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ttl: Option<Duration>,
+    /// Write the token to this new file, of mode 0600, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
 }
 
 /// A link of a circuit.
@@ -114,30 +121,52 @@ impl Create {
             None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
                 .context("the agent needs a name of its own: --agent NAME")?,
         };
+        // Opened first: a token that cannot be saved is not made.
+        let file = self.save.as_deref().map(new_private).transpose()?;
         let token = c.client.create_token(&agent, &binding, self.ttl).await?;
+        if let (Some(mut file), Some(path)) = (file, &self.save) {
+            writeln!(file, "{}", token.token).with_context(|| format!("--save {}", path.display()))?;
+        }
         // The folder of the systemd unit tombolo-agent@.
         let folder = format!("/var/lib/tombolo-agent/{agent}");
+        // Not the token itself: every user of the machine sees the arguments of every process.
+        let from = self.save.as_deref().and_then(Path::file_name).unwrap_or("-".as_ref());
         let join = format!(
-            "tombolo-agent join --state-dir {folder} --controller {} --token {}",
+            "tombolo-agent join --state-dir {folder} --controller {} --token-file {}",
             c.client.base(),
-            token.token
+            from.display()
         );
-        let run = format!("tombolo-agent run --state-dir {folder}");
+        let (unit, run) = (
+            format!("systemctl enable --now tombolo-agent@{agent}"),
+            format!("tombolo-agent run --state-dir {folder}"),
+        );
         if c.out.is_json() {
-            c.out.json(&json!({
-                "id": token.id, "agent": token.agent, "token": token.token, "expires": token.expires,
-                "join": join, "run": run,
-            }))?;
+            let mut answer = json!({
+                "id": token.id, "agent": token.agent, "expires": token.expires, "join": join, "enable": unit, "run": run,
+            });
+            match &self.save {
+                Some(path) => answer["tokenFile"] = json!(path),
+                None => answer["token"] = json!(token.token),
+            }
+            c.out.json(&answer)?;
             return c.settle().await;
         }
-        c.out.line(&format!(
-            "Token {} for agent {agent}, good once, {}.",
-            token.id,
-            left(token.expires)
-        ));
-        c.out.line("On the machine, as root:\n");
+        let left = left(token.expires);
+        if let Some(path) = &self.save {
+            c.out.line(&format!(
+                "Token {} for agent {agent}, good once, {left}, is in {}. Copy the file to the machine, and there, as root:\n",
+                token.id,
+                path.display()
+            ));
+        } else {
+            c.out
+                .line(&format!("Token {} for agent {agent}, good once, {left}:\n", token.id));
+            c.out.line(&format!("  {}\n", token.token));
+            c.out.line("On the machine, as root; the first command asks for the token, or reads it from a file of mode 0600:\n");
+        }
         c.out.line(&format!("  {join}"));
-        c.out.line(&format!("  {run}"));
+        c.out.line(&format!("  {unit}"));
+        c.out.line(&format!("\nWithout systemd, instead of the second: {run}"));
         c.settle().await
     }
 
@@ -200,6 +229,13 @@ impl Create {
             }
         }
     }
+}
+
+/// Makes a file that only its owner may access. An existing file is left alone: it may be a token that is still good.
+fn new_private(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).with_context(|| format!("--save {}", path.display()))
 }
 
 /// How long until a moment in Unix seconds.
