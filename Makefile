@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab deb deb-test dist
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -27,6 +27,9 @@ help:
 	@echo "make lint              formatting, unused dependencies, licences and bans, clippy, documentation"
 	@echo "make advisories        known vulnerabilities of dependencies; the database must be within reach"
 	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
+	@echo "make deb               Debian packages of this commit, in target/dist"
+	@echo "make dist              the same, an archive, a software bill of materials and checksums"
+	@echo "make deb-test          install, upgrade and purge the packages in a minimal root of its own"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
 
 prepare:
@@ -91,6 +94,21 @@ advisories:
 fresh:
 	@.ci/prepare fresh
 	@$(AS_ROOT) env "PATH=$$PATH" KEEP=$(KEEP) .ci/fresh $(TARGETS)
+
+# Everything in the folder is of one build.
+deb:
+	@.ci/prepare package
+	@cargo build --locked --release --workspace --bins
+	@rm -rf $(TARGET_DIR)/dist
+	@deploy/packages/deb $(abspath $(TARGET_DIR)) $(abspath $(TARGET_DIR))/dist
+
+dist: deb
+	@deploy/packages/archive $(abspath $(TARGET_DIR))
+
+deb-test:
+	@.ci/prepare package-test
+	@cargo build --locked --release --workspace --bins
+	@$(AS_ROOT) env "PATH=$$PATH" deploy/packages/test $(abspath $(TARGET_DIR))
 
 clean-lab:
 	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all

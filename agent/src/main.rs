@@ -1,10 +1,11 @@
 //! `tombolo-agent`: flags, tracing, start and signals.
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tombolo_agent::agent::AgentView;
 use tombolo_agent::join::{JoinOptions, JoinToken, join};
@@ -100,6 +101,9 @@ enum Command {
         #[arg(long)]
         state_dir: PathBuf,
     },
+    /// Writes the manual pages and the completions of shells into a directory, for packages.
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -196,5 +200,14 @@ fn dispatch(command: Command) -> Result<()> {
             }
             runtime()?.block_on(run::leave(&StateDir::new(state_dir)))
         }
+        Command::Manual { dir } => Ok(write_manual(&dir)?),
     }
+}
+
+fn write_manual(dir: &Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(Arguments::command(), dir)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut Arguments::command(), "tombolo-agent", dir)?;
+    }
+    Ok(())
 }

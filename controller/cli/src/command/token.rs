@@ -123,7 +123,15 @@ impl Create {
         };
         // Opened first: a token that cannot be saved is not made.
         let file = self.save.as_deref().map(new_private).transpose()?;
-        let token = c.client.create_token(&agent, &binding, self.ttl).await?;
+        let token = match c.client.create_token(&agent, &binding, self.ttl).await {
+            Ok(token) => token,
+            Err(refused) => {
+                if let Some(path) = &self.save {
+                    let _ = std::fs::remove_file(path);
+                }
+                return Err(refused.into());
+            }
+        };
         if let (Some(mut file), Some(path)) = (file, &self.save) {
             writeln!(file, "{}", token.token).with_context(|| format!("--save {}", path.display()))?;
         }

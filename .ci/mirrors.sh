@@ -1,0 +1,20 @@
+# For scripts that make a root of this host's distribution with mmdebstrap; they source this file.
+
+# mirrors FOLDER: writes the package mirrors of this host into FOLDER/sources.list, as far as they carry its release (what others
+# serve is not on a bare machine), and the way to them into FOLDER/apt.conf. Sets VERSION_CODENAME.
+mirrors() {
+    local folder=$1 uri release component line
+    . /etc/os-release
+    while IFS='|' read -r uri release component; do
+        if [[ $release == "$VERSION_CODENAME" || $release == "$VERSION_CODENAME"-* ]]; then
+            echo "deb $uri $release $component"
+        fi
+    done < <(apt-get indextargets --format '$(REPO_URI)|$(RELEASE)|$(COMPONENT)' 'Created-By: Packages') >"$folder/sources.list"
+    [ -s "$folder/sources.list" ] ||
+        { echo "this host has no package mirror of $VERSION_CODENAME, or 'apt-get update' never ran" >&2; return 1; }
+    while IFS= read -r line; do
+        case $line in
+        Acquire::http::* | Acquire::https::* | Acquire::Check-* | Acquire::Retries*) echo "$line" ;;
+        esac
+    done < <(apt-config dump) >"$folder/apt.conf"
+}
