@@ -1,5 +1,7 @@
 //! One-time tokens with which agents join.
 
+mod cloud_init;
+
 use crate::args::{duration, name, reference, subnet};
 use crate::command::agent::binding;
 use crate::command::gateway::CONFIGURATIONS;
@@ -62,9 +64,18 @@ pub(crate) struct Create {
     /// How long the token is valid; the controller's default unless given
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ttl: Option<Duration>,
-    /// Write the token to this new file, of mode 0600, instead of printing it
+    /// Write the token, or the user-data, to this new file, of mode 0600, instead of printing it
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
+    /// Print user-data for cloud-init: a machine that is created with it joins by itself
+    #[arg(long)]
+    cloud_init: bool,
+    /// Where the machine gets the package tombolo-agent from; without it, the machine's image must have the package
+    #[arg(long, value_name = "URL", value_parser = cloud_init::url, requires_all = ["cloud_init", "package_sha256"])]
+    package_url: Option<String>,
+    /// The SHA-256 of the package, in hexadecimal digits
+    #[arg(long, value_name = "HEX", value_parser = cloud_init::sha256, requires = "package_url")]
+    package_sha256: Option<String>,
 }
 
 /// A link of a circuit.
@@ -132,49 +143,62 @@ impl Create {
                 return Err(refused.into());
             }
         };
+        let secret = if self.cloud_init {
+            let package = match (&self.package_url, &self.package_sha256) {
+                (Some(url), Some(sha256)) => Some(cloud_init::Package { url, sha256 }),
+                _ => None,
+            };
+            cloud_init::user_data(agent.as_str(), c.client.base(), &token.token, package)?
+        } else {
+            format!("{}\n", token.token)
+        };
         if let (Some(mut file), Some(path)) = (file, &self.save) {
-            writeln!(file, "{}", token.token).with_context(|| format!("--save {}", path.display()))?;
+            file.write_all(secret.as_bytes())
+                .with_context(|| format!("--save {}", path.display()))?;
         }
-        // The folder of the systemd unit tombolo-agent@.
-        let folder = format!("/var/lib/tombolo-agent/{agent}");
-        // Not the token itself: every user of the machine sees the arguments of every process.
-        let from = self.save.as_deref().and_then(Path::file_name).unwrap_or("-".as_ref());
-        let join = format!(
-            "tombolo-agent join --state-dir {folder} --controller {} --token-file {}",
-            c.client.base(),
-            from.display()
-        );
-        let (unit, run) = (
-            format!("systemctl enable --now tombolo-agent@{agent}"),
-            format!("tombolo-agent run --state-dir {folder}"),
-        );
+        let join = Join::new(&agent, c.client.base(), self.save.as_deref());
         if c.out.is_json() {
             let mut answer = json!({
-                "id": token.id, "agent": token.agent, "expires": token.expires, "join": join, "enable": unit, "run": run,
+                "id": token.id, "agent": token.agent, "expires": token.expires,
+                "join": join.join, "enable": join.enable, "run": join.run,
             });
+            let (content, file) = if self.cloud_init {
+                ("userData", "userDataFile")
+            } else {
+                ("token", "tokenFile")
+            };
             match &self.save {
-                Some(path) => answer["tokenFile"] = json!(path),
-                None => answer["token"] = json!(token.token),
+                Some(path) => answer[file] = json!(path),
+                None => answer[content] = json!(secret.trim_end()),
             }
             c.out.json(&answer)?;
             return c.settle().await;
         }
-        let left = left(token.expires);
-        if let Some(path) = &self.save {
-            c.out.line(&format!(
-                "Token {} for agent {agent}, good once, {left}, is in {}. Copy the file to the machine, and there, as root:\n",
-                token.id,
-                path.display()
-            ));
-        } else {
-            c.out
-                .line(&format!("Token {} for agent {agent}, good once, {left}:\n", token.id));
-            c.out.line(&format!("  {}\n", token.token));
-            c.out.line("On the machine, as root; the first command asks for the token, or reads it from a file of mode 0600:\n");
+        let what = format!(
+            "Token {} for agent {agent}, good once, {}",
+            token.id,
+            left(token.expires)
+        );
+        match (&self.save, self.cloud_init) {
+            // Nothing else, so that the output can be redirected into a file.
+            (None, true) => c.out.line(secret.trim_end()),
+            (Some(path), true) => c
+                .out
+                .line(&format!("{what}: the user-data in {} uses it.", path.display())),
+            (Some(path), false) => {
+                c.out.line(&format!(
+                    "{what}, is in {}. Copy the file to the machine, and there, as root:\n",
+                    path.display()
+                ));
+                join.print(c);
+            }
+            (None, false) => {
+                c.out.line(&format!("{what}:\n\n  {secret}"));
+                c.out
+                    .line("On the machine, as root; the first command asks for the token, or reads it from a file of mode 0600:\n");
+                join.print(c);
+            }
         }
-        c.out.line(&format!("  {join}"));
-        c.out.line(&format!("  {unit}"));
-        c.out.line(&format!("\nWithout systemd, instead of the second: {run}"));
         c.settle().await
     }
 
@@ -236,6 +260,34 @@ impl Create {
                 Err(Usage::new("the gateway has several instances", hint).into())
             }
         }
+    }
+}
+
+/// The commands that turn a token into a running agent, on the machine.
+struct Join {
+    join: String,
+    enable: String,
+    run: String,
+}
+
+impl Join {
+    fn new(agent: &AgentId, controller: &str, saved: Option<&Path>) -> Self {
+        // The folder of the systemd unit tombolo-agent@.
+        let folder = format!("/var/lib/tombolo-agent/{agent}");
+        // Not the token itself: every user of the machine sees the arguments of every process.
+        let from = saved.and_then(Path::file_name).unwrap_or("-".as_ref()).display();
+        Self {
+            join: format!("tombolo-agent join --state-dir {folder} --controller {controller} --token-file {from}"),
+            enable: format!("systemctl enable --now tombolo-agent@{agent}"),
+            run: format!("tombolo-agent run --state-dir {folder}"),
+        }
+    }
+
+    fn print(&self, c: &Context) {
+        c.out.line(&format!("  {}", self.join));
+        c.out.line(&format!("  {}", self.enable));
+        c.out
+            .line(&format!("\nWithout systemd, instead of the second: {}", self.run));
     }
 }
 
