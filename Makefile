@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test vm-test
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test vm-test deb deb-test dist
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -30,6 +30,9 @@ help:
 	@echo "make image             the container image, into the docker engine if one runs, and as an archive (BASE=image to build on)"
 	@echo "make image-test        deploy/compose.yaml with that image: packets, confinement, restarts; needs docker and compose"
 	@echo "make vm-test           the units in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, stop"
+	@echo "make deb               Debian packages of this commit, in target/dist"
+	@echo "make dist              the same, an archive, a software bill of materials and checksums"
+	@echo "make deb-test          install, upgrade and purge the packages in a minimal root of its own"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
 
 prepare:
@@ -99,6 +102,21 @@ vm-test:
 	@.ci/prepare vm
 	@cargo build --locked --workspace --bins
 	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
+
+# Everything in the folder is of one build.
+deb:
+	@.ci/prepare package
+	@cargo build --locked --release --workspace --bins
+	@rm -rf $(TARGET_DIR)/dist
+	@deploy/packages/deb $(abspath $(TARGET_DIR)) $(abspath $(TARGET_DIR))/dist
+
+dist: deb
+	@deploy/packages/archive $(abspath $(TARGET_DIR))
+
+deb-test:
+	@.ci/prepare package-test
+	@cargo build --locked --release --workspace --bins
+	@$(AS_ROOT) env "PATH=$$PATH" deploy/packages/test $(abspath $(TARGET_DIR))
 
 clean-lab:
 	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all

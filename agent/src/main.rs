@@ -1,9 +1,10 @@
 //! `tombolo-agent`: flags, tracing, start and signals.
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tombolo_agent::agent::AgentView;
@@ -42,9 +43,10 @@ enum Command {
         /// https://host:port of the controller.
         #[arg(long, env = "TOMBOLO_CONTROLLER")]
         controller: String,
-        /// The token, as 'tombolo token create' printed it.
-        #[arg(long, env = "TOMBOLO_JOIN_TOKEN", hide_env_values = true)]
-        token: String,
+        /// A file that only its owner may access (mode 0600), with the token that 'tombolo token create' printed in its
+        /// first line; '-' is standard input. Without this option the environment's TOMBOLO_JOIN_TOKEN is the token.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
         #[command(flatten)]
         settings: Settings,
     },
@@ -117,6 +119,9 @@ enum Command {
         #[arg(long)]
         state_dir: PathBuf,
     },
+    /// Writes the manual pages and the completions of shells into a directory, for packages.
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 /// Local settings, which `agent.toml` in the state directory keeps: they count when the agent joins.
@@ -223,12 +228,12 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Join {
             state_dir,
             controller,
-            token,
+            token_file,
             settings,
         } => {
+            let token = JoinToken::from_file_or_environment(token_file.as_deref())?;
             let state = StateDir::create(state_dir)?;
             let _lock = state.lock()?;
-            let token: JoinToken = token.parse()?;
             let options = JoinOptions {
                 controller,
                 token,
@@ -307,5 +312,14 @@ fn dispatch(command: Command) -> Result<()> {
             }
             runtime()?.block_on(run::leave(&StateDir::new(state_dir)))
         }
+        Command::Manual { dir } => Ok(write_manual(&dir)?),
     }
+}
+
+fn write_manual(dir: &Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(Arguments::command(), dir)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut Arguments::command(), "tombolo-agent", dir)?;
+    }
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! The controller's command line.
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ struct Arguments {
     public_names: Vec<String>,
 
     /// How long an agent's certificate is valid (90s, 15m, 24h, 7d); agents renew at two thirds of it.
-    #[arg(long, default_value = "24h", value_parser = duration)]
+    #[arg(long, env = "TOMBOLO_AGENT_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = duration)]
     agent_certificate_lifetime: Duration,
 
     /// How log lines are written. Automatic: text on a terminal and in systemd's journal, JSON elsewhere.
@@ -56,6 +57,9 @@ enum Command {
     },
     /// Asks the controller of this data directory and address whether it works; the exit code says so, for health checks.
     Health,
+    /// Writes the manual pages and the completions of shells into a directory, for packages.
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -77,6 +81,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::Restore { from, data_dir }) => restore(from, data_dir),
+        Some(Command::Manual { dir }) => Ok(write_manual(dir)?),
         None => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let result = runtime.block_on(run(&arguments));
@@ -107,6 +112,14 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // The store is closed before the process ends: nothing of it stays beside its file.
     anyhow::ensure!(writer.stop().await, "the store cannot be written any more, see above");
     tracing::info!("controller stopped");
+    Ok(())
+}
+
+fn write_manual(dir: &Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(Arguments::command(), dir)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut Arguments::command(), "tombolo-controller", dir)?;
+    }
     Ok(())
 }
 

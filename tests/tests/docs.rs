@@ -82,6 +82,7 @@ fn links_of_the_documents_lead_somewhere() {
         "docs/semantics.md",
         "docs/security.md",
         "docs/operations.md",
+        "docs/install.md",
         "CHANGELOG.md",
     ] {
         let path = root.join(document);

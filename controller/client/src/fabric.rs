@@ -52,7 +52,7 @@ pub enum Binding {
 pub struct NewToken {
     /// To delete it by.
     pub id: String,
-    /// What `tombolo-agent join --token` wants. A secret.
+    /// What `tombolo-agent join --token-file` reads. A secret.
     pub token: String,
     /// The name that the agent will have.
     pub agent: AgentId,
