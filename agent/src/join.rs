@@ -1,5 +1,9 @@
 //! Joining: a one-time token becomes a certificate and a state directory.
 
+mod token;
+
+pub use token::JoinToken;
+
 use crate::config::{Config, DEFAULT_LISTEN_PORT};
 use crate::identity::{LinkKey, TlsKey, certificate_from_pem};
 use crate::state::{StateDir, file};
@@ -9,7 +13,6 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 use tombolo_proto::id::{AgentId, PublicKey};
 
@@ -23,6 +26,13 @@ pub struct JoinOptions {
     pub controller: String,
     /// The one-time token.
     pub token: JoinToken,
+    /// What the operator of the host decides.
+    pub settings: JoinSettings,
+}
+
+/// What the operator of the host decides when joining; [`Config`] keeps it.
+#[derive(Debug, Clone, Default)]
+pub struct JoinSettings {
     /// UDP port of the links.
     pub listen_port: Option<u16>,
     /// Endpoints to advertise; empty: the listen port at "the address you see me from".
@@ -37,48 +47,20 @@ pub struct JoinOptions {
     pub allow_default_route: bool,
 }
 
-/// `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`: the last part lets an agent fetch the
-/// certificate without trusting the network.
-#[derive(Clone, PartialEq, Eq)]
-pub struct JoinToken {
-    text: String,
-    pin: [u8; 32],
+/// The controller did not take the token.
+#[derive(Debug, thiserror::Error)]
+#[error("the controller refused: {reason}")]
+pub struct Refused {
+    status: reqwest::StatusCode,
+    reason: String,
 }
 
-impl std::fmt::Debug for JoinToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JoinToken(…)")
+impl Refused {
+    /// Whether the controller may answer otherwise in a moment, with the same token.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.status.is_server_error() || self.status == reqwest::StatusCode::TOO_MANY_REQUESTS
     }
-}
-
-impl FromStr for JoinToken {
-    type Err = anyhow::Error;
-    fn from_str(text: &str) -> Result<Self> {
-        let text = text.trim();
-        let parts: Vec<_> = text.split('.').collect();
-        let ["tmb1", id, secret, pin] = parts[..] else {
-            bail!("not a join token: it has the form tmb1.ID.SECRET.PIN");
-        };
-        if id.is_empty() || secret.is_empty() {
-            bail!("not a join token: a part of it is empty");
-        }
-        let pin = unhex(pin).context("not a join token: its last part must be 64 hexadecimal digits")?;
-        Ok(Self {
-            text: text.to_owned(),
-            pin,
-        })
-    }
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[derive(Serialize)]
@@ -114,13 +96,14 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
         );
     }
     let controller = options.controller.trim_end_matches('/').to_owned();
+    let settings = options.settings;
     let mut config = Config::new(AgentId::new("unknown")?, controller.clone());
-    config.listen_port = options.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
-    config.endpoints = options.endpoints;
-    config.quic_port = options.quic_port;
-    config.customer_interface = options.customer_interface;
-    config.allow_default_route = options.allow_default_route;
-    if let Some(name) = &options.interface {
+    config.listen_port = settings.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
+    config.endpoints = settings.endpoints;
+    config.quic_port = settings.quic_port;
+    config.customer_interface = settings.customer_interface;
+    config.allow_default_route = settings.allow_default_route;
+    if let Some(name) = &settings.interface {
         config.interface.clone_from(name);
     }
     // The token works once: what can be found wrong is found before it is shown.
@@ -150,10 +133,8 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     let status = reply.status();
     let body = reply.bytes().await?;
     if !status.is_success() {
-        bail!(
-            "the controller refused: {}",
-            error_message(&body).unwrap_or_else(|| status.to_string())
-        );
+        let reason = error_message(&body).unwrap_or_else(|| status.to_string());
+        return Err(Refused { status, reason }.into());
     }
     let reply: JoinReply = serde_json::from_slice(&body).context("the controller's answer to join")?;
     if certificate_from_pem(reply.ca.as_bytes())? != authority {
@@ -161,8 +142,8 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     }
     certificate_from_pem(reply.certificate.as_bytes()).context("the certificate that the controller issued")?;
 
-    let settings = Config::new(reply.agent.clone(), controller);
-    config.interface = options.interface.unwrap_or(settings.interface);
+    let usual = Config::new(reply.agent.clone(), controller);
+    config.interface = settings.interface.unwrap_or(usual.interface);
     config.agent = reply.agent;
     state.write(file::CA, reply.ca.as_bytes())?;
     state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
@@ -214,23 +195,18 @@ mod tests {
         let options = JoinOptions {
             controller: "https://192.0.2.1:1/".into(),
             token: format!("tmb1.id.secret.{}", "ab".repeat(32)).parse().unwrap(),
-            listen_port: None,
-            endpoints: Vec::new(),
-            quic_port: None,
-            interface: None,
-            customer_interface: None,
-            allow_default_route: false,
+            settings: JoinSettings::default(),
         };
         let mut port = options.clone();
-        port.listen_port = Some(0);
+        port.settings.listen_port = Some(0);
         let mut endpoint = options.clone();
-        endpoint.endpoints = vec!["192.0.2.1:0".parse().unwrap()];
+        endpoint.settings.endpoints = vec!["192.0.2.1:0".parse().unwrap()];
         let mut quic = options.clone();
-        quic.quic_port = Some(DEFAULT_LISTEN_PORT);
+        quic.settings.quic_port = Some(DEFAULT_LISTEN_PORT);
         let mut interface = options.clone();
-        interface.interface = Some("a/b".into());
+        interface.settings.interface = Some("a/b".into());
         let mut line = options.clone();
-        line.customer_interface = Some("much-too-long-a-name".into());
+        line.settings.customer_interface = Some("much-too-long-a-name".into());
         for (options, what) in [
             (line, "customer_interface"),
             (port, "listen_port"),
@@ -242,22 +218,5 @@ mod tests {
             assert!(error.starts_with(what), "{error}");
         }
         assert!(state.read(file::LINK_KEY).unwrap().is_none());
-    }
-
-    #[test]
-    fn tokens_are_checked_and_do_not_print() {
-        let pin = "ab".repeat(32);
-        let token: JoinToken = format!("tmb1.id.secret.{pin}\n").parse().unwrap();
-        assert_eq!(token.pin, [0xab; 32]);
-        assert!(!format!("{token:?}").contains("secret"));
-        for bad in [
-            "",
-            "tmb1.id.secret",
-            "tmb2.id.secret.00",
-            &format!("tmb1..secret.{pin}"),
-            "tmb1.a.b.zz",
-        ] {
-            assert!(bad.parse::<JoinToken>().is_err(), "{bad}");
-        }
     }
 }

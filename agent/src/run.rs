@@ -7,11 +7,12 @@ use crate::bgp::{Bgp, Bird, BirdService};
 use crate::claim::{clear_host, take_host};
 use crate::config::Config;
 use crate::control::Control;
+use crate::first_join::{FirstJoin, join_when_possible};
 use crate::identity::LinkKeys;
 use crate::lanes::Lanes;
 use crate::state::{StateDir, file};
 use crate::{admin, host};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +48,10 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let agent = Arc::new(agent);
     // What can fail comes before anything forwards.
     let socket = admin::bind(state)?;
+    let scraped = match config.metrics_listen {
+        Some(address) => Some(admin::bind_metrics(address).await?),
+        None => None,
+    };
     let keeper = tokio::spawn({
         let keeper = agent.keeper().clone();
         async move { keeper.run().await }
@@ -79,6 +84,9 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
         async move { agent.hear().await }
     });
     let local = tokio::spawn(admin::serve(socket, agent.clone()));
+    if let Some(listener) = scraped {
+        tokio::spawn(admin::serve_metrics(listener, agent.clone()));
+    }
     let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
         // Whoever forwards goes on: the controller is not needed for that (D21).
@@ -132,6 +140,54 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");
     control.map(drop).and(outcome).and(kept).and(removed)
+}
+
+/// Joins before the first run, while token and controller may still be on their way. Returns whether the agent has joined; not,
+/// if it was told to end meanwhile.
+///
+/// # Errors
+/// Another process works in the state directory, or the agent cannot join.
+pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
+    let _lock = state.lock()?;
+    // The first process of a container has no default action for these.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        joined = join_when_possible(state, first) => {
+            let config = joined?;
+            tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "joined");
+            Ok(true)
+        }
+        _ = terminate.recv() => Ok(false),
+        _ = interrupt.recv() => Ok(false),
+    }
+}
+
+/// One line about an agent that does its work. A controller that is away does not make an agent unhealthy, nor does a new
+/// configuration that was rejected: packets are still forwarded, and a restart would interrupt that.
+///
+/// # Errors
+/// No configuration is in force; with the reason, if it is known.
+pub fn health(view: &AgentView) -> Result<String> {
+    let rejected = view.rejected.as_deref();
+    if view.status.digest.is_empty() {
+        match rejected {
+            Some(reason) => bail!("no configuration is in force: the last one was rejected: {reason}"),
+            None if view.connected => bail!("no configuration is in force yet"),
+            None => bail!(
+                "no configuration is in force yet, and {} is not reached",
+                view.controller
+            ),
+        }
+    }
+    let mut line = format!("revision {} is in force", view.status.applied);
+    if !view.connected {
+        line += &format!("; {} is not reached", view.controller);
+    }
+    if let Some(reason) = rejected {
+        line += &format!("; a newer configuration was rejected: {reason}");
+    }
+    Ok(line)
 }
 
 /// Puts back what a crashed agent with this device changed on the host.
@@ -212,6 +268,9 @@ fn write_view(out: &mut String, v: &AgentView) -> std::fmt::Result {
         writeln!(out, "revision    none yet")?;
     } else {
         writeln!(out, "revision    {} (digest {:.12})", s.applied, s.digest)?;
+    }
+    if let Some(reason) = &v.rejected {
+        writeln!(out, "rejected    {reason}")?;
     }
     let t = &s.totals;
     writeln!(

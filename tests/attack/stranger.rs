@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tombolo_client::fabric::Binding;
+use tombolo_lab::private::write_private;
 use tombolo_lab::{Topology, binary};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_tests::live::World;
@@ -136,6 +137,8 @@ impl Attacked {
             .await
             .context("REST: a join token")?;
         let state = world.path()?.join(id.as_str()).display().to_string();
+        let token_file = format!("{state}.token");
+        write_private(Path::new(&token_file), &token.token)?;
         let agent = binary::find("tombolo-agent")?.display().to_string();
         let join = [
             agent.as_str(),
@@ -144,8 +147,8 @@ impl Attacked {
             &state,
             "--controller",
             &url,
-            "--token",
-            &token.token,
+            "--token-file",
+            &token_file,
         ];
         let joined = world.exec("b", &join, LIMIT).await?;
         ensure!(joined.code == 0, "a new agent cannot join: {joined:?}");

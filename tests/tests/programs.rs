@@ -8,7 +8,7 @@ use std::process::Command;
 /// Programs of the system lie here.
 const SYSTEM: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
 /// Compilers and the builds of dependencies call these, no line of ours.
-const CALLED_BY_BUILDS: [&str; 3] = ["cc", "cmake", "protoc"];
+const CALLED_BY_BUILDS: [&str; 5] = ["cc", "cmake", "protoc", "dpkg-shlibdeps", "strip"];
 /// Packages whose names are words of nothing else.
 const TELLING: [&str; 4] = ["iproute2", "nftables", "iputils-ping", "bird2"];
 
@@ -91,6 +91,7 @@ fn callers(group: &str) -> &'static [&'static str] {
     match group {
         "build" | "lint" => &["Makefile", ".ci"],
         "fresh" => &[".ci"],
+        "package" | "package-test" => &[".ci", "deploy/packages"],
         "demo" => &["deploy/lab/src", "agent/src"],
         "test" => &[
             "agent",
@@ -101,6 +102,7 @@ fn callers(group: &str) -> &'static [&'static str] {
             "tests/tests",
         ],
         "bench" => &["tests/bench", "deploy/lab/src"],
+        "image" => &["deploy/docker"],
         "vm" => &["tests/vm"],
         _ => panic!("no group '{group}'"),
     }
@@ -144,7 +146,18 @@ fn a_test_finds_the_listed_programs_and_no_others() {
 fn every_listed_program_is_called() {
     let own = root().join("tests/tests/programs.rs");
     let mut idle = Vec::new();
-    for group in ["build", "demo", "test", "bench", "lint", "fresh", "vm"] {
+    for group in [
+        "build",
+        "demo",
+        "test",
+        "bench",
+        "lint",
+        "fresh",
+        "image",
+        "vm",
+        "package",
+        "package-test",
+    ] {
         let sources = callers(group).iter().flat_map(|place| files(&root().join(place)));
         let sources = sources.filter(|f| *f != own && !f.ends_with(".ci/programs"));
         let text: Vec<String> = sources.map(|f| code(&f)).collect();

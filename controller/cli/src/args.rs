@@ -144,6 +144,9 @@ pub(crate) enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages and the completions of shells into a directory, for packages
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 /// A resource's own name (P6).

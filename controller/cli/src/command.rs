@@ -29,6 +29,8 @@ use crate::args::{Arguments, Command, Format};
 use crate::context::Context;
 use anyhow::Result;
 use clap::CommandFactory as _;
+use clap_complete::Shell;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Does what the command line says.
@@ -41,11 +43,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Arguments::command(), "tombolo", &mut std::io::stdout());
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Manual { dir } => {
+            write_manual(&dir)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         other => other,
     };
     let context = &Context::new(global)?;
     match command {
-        Command::Login(_) | Command::Lab(_) | Command::Completions { .. } => Ok(()),
+        Command::Login(_) | Command::Lab(_) | Command::Completions { .. } | Command::Manual { .. } => Ok(()),
         Command::Status => status::run(context).await,
         Command::Apply(c) => c.run(context).await,
         Command::Diff(c) => return c.run(context).await,
@@ -73,4 +79,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Backup(c) => c.run(context).await,
     }
     .map(|()| ExitCode::SUCCESS)
+}
+
+fn write_manual(dir: &Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(Arguments::command(), dir)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut Arguments::command(), "tombolo", dir)?;
+    }
+    Ok(())
 }

@@ -100,6 +100,30 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["token", "create", "--circuit", "x", "--link", "third"],
             "primary, secondary",
         ),
+        (
+            &[
+                "token",
+                "create",
+                "--gateway",
+                "g",
+                "--cloud-init",
+                "--package-url",
+                "https://x/a.deb",
+            ],
+            "--package-sha256",
+        ),
+        (
+            &[
+                "token",
+                "create",
+                "--gateway",
+                "g",
+                "--cloud-init",
+                "--package-url",
+                "a.deb",
+            ],
+            "https://",
+        ),
         (&["connection", "create", "c", "--gateway1", "g"], "--local-gateway"),
         (
             &[
@@ -280,4 +304,25 @@ fn only_the_status_of_labs_is_json() {
     } else {
         assert!(stderr(&status).contains("as root"), "{}", stderr(&status));
     }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let (home, pages) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dir = pages.path().to_str().unwrap();
+    assert_eq!(code(&tombolo(home.path(), &["manual", dir])), 0);
+    let page = |name: &str| std::fs::read_to_string(pages.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let all = page("tombolo.1");
+    assert!(
+        all.contains("TOMBOLO_CONTROLLER") && all.contains("tombolo\\-token(1)"),
+        "{all}"
+    );
+    assert!(!all.contains("manual(1)"), "what only packages need is hidden: {all}");
+    assert!(page("tombolo-token-create.1").contains("cloud\\-init"));
+    for completions in ["tombolo.bash", "_tombolo", "tombolo.fish"] {
+        assert!(page(completions).contains("token"), "{completions}");
+    }
+    // A directory that is not there is not made.
+    assert_ne!(code(&tombolo(home.path(), &["manual", &format!("{dir}/none")])), 0);
+    assert!(!pages.path().join("none").exists());
 }

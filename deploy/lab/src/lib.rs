@@ -6,6 +6,7 @@
 //! * [`site`]: on-premises networks of stock routers and VPN devices.
 //! * [`process`], [`state`], [`command`]: what was started and made, so that all of it is removed again.
 //! * [`lab`]: [`Lab`], all of it together.
+//! * [`private`]: files with secrets.
 //! * [`probe`]: real ping and traceroute.
 //! * [`check`]: what is said, and what is expected, against what is.
 //! * [`cli`], [`demo`]: `tombolo lab`.
@@ -22,6 +23,7 @@ pub mod demo;
 pub mod host;
 pub mod lab;
 pub mod operator;
+pub mod private;
 pub mod probe;
 pub mod process;
 pub mod progress;

@@ -65,9 +65,11 @@ class Tombolo(Contender):
             vnet = NODES.get(node, ("hub",))[0]
             what = ["--gateway", "hub-gw"] if node == "h" else ["--vm", node, "--nic", f"{vnet}-nic"]
             out = self.tombolo(lab, "token", "create", *what, "--agent", node, "-o", "json")
-            token_text = json.loads(out)["token"]
+            join_token = f"{d}/{node}.token"
+            with open(os.open(join_token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
+                f.write(json.loads(out)["token"])
             lab.run(node, which("tombolo-agent"), "join", "--state-dir", f"{d}/{node}", "--controller", controller[node],
-                    "--token", token_text, "--interface", f"bptb{node}", "--endpoint", self.endpoint(lab, node))
+                    "--token-file", join_token, "--interface", f"bptb{node}", "--endpoint", self.endpoint(lab, node))
             self.settings(f"{d}/{node}/agent.toml")
 
     def endpoint(self, lab, node):

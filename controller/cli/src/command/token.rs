@@ -1,5 +1,7 @@
 //! One-time tokens with which agents join.
 
+mod cloud_init;
+
 use crate::args::{duration, name, reference, subnet};
 use crate::command::agent::binding;
 use crate::command::gateway::CONFIGURATIONS;
@@ -10,6 +12,10 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 use serde_json::json;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tombolo_client::fabric::Binding;
 use tombolo_client::path::last;
@@ -58,6 +64,18 @@ pub(crate) struct Create {
     /// How long the token is valid; the controller's default unless given
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ttl: Option<Duration>,
+    /// Write the token, or the user-data, to this new file, of mode 0600, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Print user-data for cloud-init: a machine that is created with it joins by itself
+    #[arg(long)]
+    cloud_init: bool,
+    /// Where the machine gets the package tombolo-agent from; without it, the machine's image must have the package
+    #[arg(long, value_name = "URL", value_parser = cloud_init::url, requires_all = ["cloud_init", "package_sha256"])]
+    package_url: Option<String>,
+    /// The SHA-256 of the package, in hexadecimal digits
+    #[arg(long, value_name = "HEX", value_parser = cloud_init::sha256, requires = "package_url")]
+    package_sha256: Option<String>,
 }
 
 /// A link of a circuit.
@@ -114,30 +132,73 @@ impl Create {
             None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
                 .context("the agent needs a name of its own: --agent NAME")?,
         };
-        let token = c.client.create_token(&agent, &binding, self.ttl).await?;
-        // The folder of the systemd unit tombolo-agent@.
-        let folder = format!("/var/lib/tombolo-agent/{agent}");
-        let join = format!(
-            "tombolo-agent join --state-dir {folder} --controller {} --token {}",
-            c.client.base(),
-            token.token
-        );
-        let run = format!("tombolo-agent run --state-dir {folder}");
+        // Opened first: a token that cannot be saved is not made.
+        let file = self.save.as_deref().map(new_private).transpose()?;
+        let token = match c.client.create_token(&agent, &binding, self.ttl).await {
+            Ok(token) => token,
+            Err(refused) => {
+                if let Some(path) = &self.save {
+                    let _ = std::fs::remove_file(path);
+                }
+                return Err(refused.into());
+            }
+        };
+        let secret = if self.cloud_init {
+            let package = match (&self.package_url, &self.package_sha256) {
+                (Some(url), Some(sha256)) => Some(cloud_init::Package { url, sha256 }),
+                _ => None,
+            };
+            cloud_init::user_data(agent.as_str(), c.client.base(), &token.token, package)?
+        } else {
+            format!("{}\n", token.token)
+        };
+        if let (Some(mut file), Some(path)) = (file, &self.save) {
+            file.write_all(secret.as_bytes())
+                .with_context(|| format!("--save {}", path.display()))?;
+        }
+        let join = Join::new(&agent, c.client.base(), self.save.as_deref());
         if c.out.is_json() {
-            c.out.json(&json!({
-                "id": token.id, "agent": token.agent, "token": token.token, "expires": token.expires,
-                "join": join, "run": run,
-            }))?;
+            let mut answer = json!({
+                "id": token.id, "agent": token.agent, "expires": token.expires,
+                "join": join.join, "enable": join.enable, "run": join.run,
+            });
+            let (content, file) = if self.cloud_init {
+                ("userData", "userDataFile")
+            } else {
+                ("token", "tokenFile")
+            };
+            match &self.save {
+                Some(path) => answer[file] = json!(path),
+                None => answer[content] = json!(secret.trim_end()),
+            }
+            c.out.json(&answer)?;
             return c.settle().await;
         }
-        c.out.line(&format!(
-            "Token {} for agent {agent}, good once, {}.",
+        let what = format!(
+            "Token {} for agent {agent}, good once, {}",
             token.id,
             left(token.expires)
-        ));
-        c.out.line("On the machine, as root:\n");
-        c.out.line(&format!("  {join}"));
-        c.out.line(&format!("  {run}"));
+        );
+        match (&self.save, self.cloud_init) {
+            // Nothing else, so that the output can be redirected into a file.
+            (None, true) => c.out.line(secret.trim_end()),
+            (Some(path), true) => c
+                .out
+                .line(&format!("{what}: the user-data in {} uses it.", path.display())),
+            (Some(path), false) => {
+                c.out.line(&format!(
+                    "{what}, is in {}. Copy the file to the machine, and there, as root:\n",
+                    path.display()
+                ));
+                join.print(c);
+            }
+            (None, false) => {
+                c.out.line(&format!("{what}:\n\n  {secret}"));
+                c.out
+                    .line("On the machine, as root; the first command asks for the token, or reads it from a file of mode 0600:\n");
+                join.print(c);
+            }
+        }
         c.settle().await
     }
 
@@ -200,6 +261,41 @@ impl Create {
             }
         }
     }
+}
+
+/// The commands that turn a token into a running agent, on the machine.
+struct Join {
+    join: String,
+    enable: String,
+    run: String,
+}
+
+impl Join {
+    fn new(agent: &AgentId, controller: &str, saved: Option<&Path>) -> Self {
+        // The folder of the systemd unit tombolo-agent@.
+        let folder = format!("/var/lib/tombolo-agent/{agent}");
+        // Not the token itself: every user of the machine sees the arguments of every process.
+        let from = saved.and_then(Path::file_name).unwrap_or("-".as_ref()).display();
+        Self {
+            join: format!("tombolo-agent join --state-dir {folder} --controller {controller} --token-file {from}"),
+            enable: format!("systemctl enable --now tombolo-agent@{agent}"),
+            run: format!("tombolo-agent run --state-dir {folder}"),
+        }
+    }
+
+    fn print(&self, c: &Context) {
+        c.out.line(&format!("  {}", self.join));
+        c.out.line(&format!("  {}", self.enable));
+        c.out
+            .line(&format!("\nWithout systemd, instead of the second: {}", self.run));
+    }
+}
+
+/// Makes a file that only its owner may access. An existing file is left alone: it may be a token that is still good.
+fn new_private(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).with_context(|| format!("--save {}", path.display()))
 }
 
 /// How long until a moment in Unix seconds.

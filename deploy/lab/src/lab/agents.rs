@@ -1,8 +1,8 @@
 //! The agents of a lab: they join with tokens, run, are killed and come back.
 
-use crate::binary;
 use crate::command;
 use crate::lab::Lab;
+use crate::private::write_private;
 use crate::site::EDGE_LINE;
 use crate::topology::Host;
 use anyhow::{Context, Result, bail};
@@ -48,7 +48,10 @@ impl Lab {
         let token = self.client()?.create_token(&id, &binding, None).await;
         let token = token.with_context(|| format!("a token for {name}"))?.token;
         let mut argv = self.agent_argv("join", name)?;
-        argv.extend(["--controller".to_owned(), self.url(), "--token".to_owned(), token]);
+        let token_file = self.path()?.join("agents").join(format!("{name}.token"));
+        write_private(&token_file, &token)?;
+        argv.extend(["--controller".to_owned(), self.url()]);
+        argv.extend(["--token-file".to_owned(), token_file.display().to_string()]);
         if let Some(port) = host.listen_port {
             argv.extend(["--listen-port".to_owned(), port.to_string()]);
         }
@@ -68,7 +71,7 @@ impl Lab {
         if let Some(parent) = dir.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let program = binary::find("tombolo-agent")?.display().to_string();
+        let program = self.hosts.program(name, "tombolo-agent")?;
         Ok(vec![
             program,
             verb.to_owned(),

@@ -2,6 +2,7 @@
 //! operator. The kernel's WireGuard where there is one, `wireguard-go` elsewhere.
 
 use crate::command::{self, LIMIT, run};
+use crate::private::write_private;
 use crate::site::TUNNEL_MARK;
 use crate::site::bird::{Far, Gateway};
 use anyhow::{Context, Result, bail};
@@ -173,14 +174,8 @@ pub fn set_up(device: &str, printed: &Printed, settings: &str) -> Vec<Vec<String
 /// # Errors
 /// The key cannot be read, or the file cannot be written.
 pub fn write_settings(printed: &Printed, key: &Path, file: &Path) -> Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
     let private = std::fs::read_to_string(key).with_context(|| key.display().to_string())?;
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut opened = options.open(file).with_context(|| file.display().to_string())?;
-    opened.write_all(printed.settings(private.trim()).as_bytes())?;
-    Ok(())
+    write_private(file, &printed.settings(private.trim()))
 }
 
 #[cfg(test)]
