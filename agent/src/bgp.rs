@@ -84,7 +84,7 @@ pub enum Bird {
 #[derive(Debug, Clone)]
 pub struct BirdService {
     /// The directory that gets its configuration. The service is to start whenever `bird.conf` exists there, and to end with
-    /// the agent. The agent must be in the group of BIRD's user.
+    /// the agent. The agent must have the group of BIRD's user.
     pub config_dir: PathBuf,
     /// BIRD's own directory, with its control socket.
     pub run_dir: PathBuf,

@@ -177,7 +177,7 @@ struct BirdArguments {
     /// The directory that BIRD has its control socket in.
     #[arg(long, value_name = "DIR", requires = "bird_config_dir")]
     bird_run_dir: Option<PathBuf>,
-    /// The user that BIRD runs as. The agent must be in its group.
+    /// The user that BIRD runs as. The agent must have that user's group.
     #[arg(long, value_name = "USER", requires = "bird_config_dir")]
     bird_user: Option<String>,
 }

@@ -8,7 +8,7 @@ use super::BirdService;
 use anyhow::{Context, Result, ensure};
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 use nix::unistd::{User, geteuid};
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ impl Home {
                 .mode(0o600)
                 .open(&new)?;
             if let Some(user) = &self.user {
-                fchown(&file, None, Some(user.gid.as_raw()))?;
+                give_to_group(&file, user)?;
                 file.set_permissions(Permissions::from_mode(0o640))?;
             }
             file.write_all(text.as_bytes())?;
@@ -126,6 +126,15 @@ impl Home {
             let _ = remove(&self.run_dir.join(name));
         }
     }
+}
+
+/// Gives a file to the group of BIRD's user. As a service the agent has that group itself, and no right to change groups.
+fn give_to_group(file: &File, user: &User) -> std::io::Result<()> {
+    let group = user.gid.as_raw();
+    if file.metadata()?.gid() != group {
+        fchown(file, None, Some(group))?;
+    }
+    Ok(())
 }
 
 /// Removes a name if it is there; not what a symbolic link points to.
@@ -151,7 +160,7 @@ fn make_dir(path: &Path, mode: u32, user: Option<&User>) -> Result<PathBuf> {
             "belongs to the user {owner}, not to the agent's ({own}): remove it"
         );
         if let Some(user) = user {
-            fchown(&dir, None, Some(user.gid.as_raw()))?;
+            give_to_group(&dir, user)?;
         }
         let mode = if user.is_some() { mode } else { mode & 0o700 };
         dir.set_permissions(Permissions::from_mode(mode))?;

@@ -17,7 +17,7 @@ use std::convert::Infallible;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -53,7 +53,10 @@ impl Starts {
             let _ = fs::remove_file(&path);
             let listener = UnixListener::bind(&path)?;
             if let Some(user) = home.user() {
-                chown(&path, None, Some(user.gid.as_raw()))?;
+                let group = user.gid.as_raw();
+                if fs::symlink_metadata(&path)?.gid() != group {
+                    lchown(&path, None, Some(group))?;
+                }
                 fs::set_permissions(&path, Permissions::from_mode(0o660))?;
             }
             Ok(listener)
