@@ -3,13 +3,13 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::io::{BufRead, BufReader, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 
 /// The environment variable that holds a token, for containers.
-pub const VARIABLE: &str = "TOMBOLO_JOIN_TOKEN";
+const VARIABLE: &str = "TOMBOLO_JOIN_TOKEN";
 
 /// Longest line that is read as a token, in bytes. Tokens have about 150.
 const MAX_LINE: u64 = 4096;
