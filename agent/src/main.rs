@@ -317,9 +317,22 @@ fn dispatch(command: Command) -> Result<()> {
 }
 
 fn write_manual(dir: &Path) -> std::io::Result<()> {
-    clap_mangen::generate_to(Arguments::command(), dir)?;
+    let mut all = Arguments::command().disable_help_subcommand(true);
+    all.build();
+    write_pages(&all, dir)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut Arguments::command(), "tombolo-agent", dir)?;
     }
     Ok(())
+}
+
+/// Writes the page of a command and those of its subcommands, in the section of daemons: tombolo-agent(1) is the command 'tombolo agent'.
+fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
+    for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+        write_pages(below, dir)?;
+    }
+    clap_mangen::Man::new(command.clone())
+        .section("8")
+        .generate_to(dir)
+        .map(drop)
 }

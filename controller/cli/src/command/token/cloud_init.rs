@@ -12,7 +12,7 @@ const INSTALL: &str = "\
 apt-get update
 /usr/lib/apt/apt-helper download-file \"$1\" /var/cache/apt/archives/tombolo-agent.deb \"SHA256:$2\"
 DEBIAN_FRONTEND=noninteractive apt-get install --yes /var/cache/apt/archives/tombolo-agent.deb
-rm /var/cache/apt/archives/tombolo-agent.deb
+rm -f /var/cache/apt/archives/tombolo-agent.deb
 ";
 
 /// Joins and starts: `$1` is the agent's name, `$2` the controller's URL, `$3` the file with the token.
