@@ -25,7 +25,7 @@ use tombolo_proto::id::{AgentId, ResourceId};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
     /// Make a token for one machine, one gateway instance or one link of a circuit, and print how to join with it
-    Create(Create),
+    Create(Box<Create>),
     /// List the tokens that were not used yet
     List,
     /// Withdraw a token
