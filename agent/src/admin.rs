@@ -3,7 +3,7 @@
 //!
 //! | Path | Answer |
 //! |---|---|
-//! | `/status` | [`AgentView`] |
+//! | `/status` | [`AgentView`](crate::agent::AgentView) |
 //! | `/config` | the configuration in force, without secrets |
 //! | `/tables` | [`Installed`](tombolo_proto::installed::Installed): what packets are looked up in, read back |
 //! | `/metrics` | Prometheus text |
