@@ -65,7 +65,15 @@ async fn attempt(state: &StateDir, first: &FirstJoin) -> Result<Config> {
         token,
         settings: first.settings.clone(),
     };
-    join(state, options).await
+    join(state, options)
+        .await
+        .map_err(|e| match e.downcast_ref::<Refused>() {
+            Some(refused) if !refused.is_passing() => e.context(format!(
+                "the token in {} does not do: put one there that 'tombolo token create' has just made",
+                first.token_file.display()
+            )),
+            _ => e,
+        })
 }
 
 /// Whoever writes the file may not have finished: an empty one is as good as none.
