@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab deb deb-test dist
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test vm-test deb deb-test dist
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -27,6 +27,9 @@ help:
 	@echo "make lint              formatting, unused dependencies, licences and bans, clippy, documentation"
 	@echo "make advisories        known vulnerabilities of dependencies; the database must be within reach"
 	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
+	@echo "make image             the container image, into the docker engine if one runs, and as an archive (BASE=image to build on)"
+	@echo "make image-test        deploy/compose.yaml with that image: packets, confinement, restarts; needs docker and compose"
+	@echo "make vm-test           the units in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, stop"
 	@echo "make deb               Debian packages of this commit, in target/dist"
 	@echo "make dist              the same, an archive, a software bill of materials and checksums"
 	@echo "make deb-test          install, upgrade and purge the packages in a minimal root of its own"
@@ -95,6 +98,11 @@ fresh:
 	@.ci/prepare fresh
 	@$(AS_ROOT) env "PATH=$$PATH" KEEP=$(KEEP) .ci/fresh $(TARGETS)
 
+vm-test:
+	@.ci/prepare vm
+	@cargo build --locked --workspace --bins
+	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
+
 # Everything in the folder is of one build.
 deb:
 	@.ci/prepare package
@@ -112,3 +120,12 @@ deb-test:
 
 clean-lab:
 	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all
+
+image:
+	@.ci/prepare image
+	@cargo build --locked --release --workspace --bins
+	@deploy/docker/image.py --programs $(TARGET_DIR)/release --work $(TARGET_DIR)/image \
+		$(if $(BASE),--base $(BASE)) $(if $(ENGINE),--engine $(ENGINE))
+
+image-test: image
+	@tests/image/compose.py --archive $(TARGET_DIR)/image/tombolo.tar

@@ -7,25 +7,32 @@
 //! | `/config` | the configuration in force, without secrets |
 //! | `/tables` | [`Installed`](tombolo_proto::installed::Installed): what packets are looked up in, read back |
 //! | `/metrics` | Prometheus text |
+//!
+//! `/metrics` is also served over TCP, where `metrics_listen` of `agent.toml` says so.
 
-use crate::agent::{Agent, AgentView};
+use crate::agent::Agent;
+use crate::metrics;
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, bail};
-use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::io::{Read, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
+use tombolo_proto::exposition;
 
 /// Longest request, bytes, and longest wait for it.
 const LARGEST_REQUEST: usize = 8192;
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Scrapers that are answered at a time.
+const SCRAPERS: usize = 8;
 
 /// Binds the socket, in place of one that a crash left.
 ///
@@ -39,6 +46,53 @@ pub fn bind(state: &StateDir) -> Result<UnixListener> {
     Ok(listener)
 }
 
+/// Binds the address that `metrics_listen` names.
+///
+/// # Errors
+/// It is taken, or not this host's.
+pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| {
+        format!("metrics_listen = \"{address}\": cannot listen there; name a free port at an address of this host")
+    })
+}
+
+/// Answers scrapers for ever; what they may ask for is `/metrics` alone.
+pub async fn serve_metrics(listener: TcpListener, agent: Arc<Agent>) {
+    let room = Arc::new(Semaphore::new(SCRAPERS));
+    loop {
+        // Beyond that many, they wait in the kernel's queue.
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let agent = agent.clone();
+                tokio::spawn(async move {
+                    let answered = timeout(PATIENCE, answer(stream, &agent, Audience::Scraper)).await;
+                    if let Err(e) = answered.unwrap_or_else(|e| Err(e.into())) {
+                        tracing::debug!(error = %e, "request for metrics failed");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "socket for metrics");
+                tokio::time::sleep(PATIENCE).await;
+            }
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    /// The agent's user, by the local socket.
+    User,
+    /// Anybody who reaches `metrics_listen`.
+    Scraper,
+}
+
 /// Answers for ever.
 pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
     loop {
@@ -46,7 +100,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
             Ok((stream, _)) => {
                 let agent = agent.clone();
                 tokio::spawn(async move {
-                    if let Err(e) = answer(stream, &agent).await {
+                    if let Err(e) = answer(stream, &agent, Audience::User).await {
                         tracing::debug!(error = %e, "local request failed");
                     }
                 });
@@ -59,7 +113,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
     }
 }
 
-async fn answer(mut stream: UnixStream, agent: &Agent) -> Result<()> {
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, audience: Audience) -> Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|w| w == b"\r\n\r\n") {
         let mut part = [0; 1024];
@@ -71,7 +125,11 @@ async fn answer(mut stream: UnixStream, agent: &Agent) -> Result<()> {
     }
     let line = request.split(|b| *b == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    let (status, kind, body) = match line.split(' ').collect::<Vec<_>>()[..] {
+    let asked = line.split(' ').collect::<Vec<_>>();
+    let (status, kind, body) = match asked[..] {
+        [_, path, ..] if audience == Audience::Scraper && path != "/metrics" => {
+            ("404 Not Found", "text/plain", "/metrics\n".to_owned())
+        }
         ["GET", "/status", _] => (
             "200 OK",
             "application/json",
@@ -83,7 +141,7 @@ async fn answer(mut stream: UnixStream, agent: &Agent) -> Result<()> {
             "application/json",
             serde_json::to_string(&agent.installed().await)?,
         ),
-        ["GET", "/metrics", _] => ("200 OK", "text/plain; version=0.0.4", metrics(&agent.view().await)?),
+        ["GET", "/metrics", _] => ("200 OK", exposition::CONTENT_TYPE, metrics::text(&agent.view().await)),
         _ => (
             "404 Not Found",
             "text/plain",
@@ -121,119 +179,4 @@ pub fn ask(state: &StateDir, path: &str) -> Result<String> {
         bail!("{path}: {}", head.lines().next().unwrap_or_default());
     }
     Ok(body.to_owned())
-}
-
-/// What a link's gauge shows, if there is anything to show.
-type Gauge = fn(&LinkStatus) -> Option<f64>;
-
-fn metrics(view: &AgentView) -> Result<String> {
-    let mut out = String::new();
-    let s = &view.status;
-    writeln!(out, "# TYPE tombolo_packets_total counter")?;
-    for (what, n) in [
-        ("tun_in", s.totals.tun_in),
-        ("tun_out", s.totals.tun_out),
-        ("link_in", s.totals.link_in),
-        ("link_out", s.totals.link_out),
-        ("replied", s.totals.replied),
-    ] {
-        writeln!(out, "tombolo_packets_total{{direction=\"{what}\"}} {n}")?;
-    }
-    writeln!(out, "# TYPE tombolo_lane_packets_total counter")?;
-    for (lane, totals) in view.lanes.iter().enumerate() {
-        for (what, n) in [("link_in", totals.link_in), ("link_out", totals.link_out)] {
-            writeln!(
-                out,
-                "tombolo_lane_packets_total{{lane=\"{lane}\",direction=\"{what}\"}} {n}"
-            )?;
-        }
-    }
-    writeln!(out, "# TYPE tombolo_drops_total counter")?;
-    for (reason, n) in &s.drops {
-        writeln!(out, "tombolo_drops_total{{reason=\"{reason}\"}} {n}")?;
-    }
-    writeln!(out, "# TYPE tombolo_routes_refused gauge")?;
-    for refused in &s.refused_routes {
-        writeln!(
-            out,
-            "tombolo_routes_refused{{sender=\"{}\",reason=\"{}\"}} {}",
-            refused.sender.as_deref().unwrap_or_default(),
-            refused.reason,
-            refused.count
-        )?;
-    }
-    writeln!(out, "# TYPE tombolo_route_advertisements_total counter")?;
-    let advertisements = view.route_advertisements;
-    for (what, n) in [
-        ("received", advertisements.received),
-        ("applied", advertisements.applied),
-        ("superseded", advertisements.superseded),
-        ("refused", advertisements.refused),
-        ("malformed", advertisements.malformed),
-    ] {
-        writeln!(out, "tombolo_route_advertisements_total{{outcome=\"{what}\"}} {n}")?;
-    }
-    writeln!(out, "# TYPE tombolo_table_rebuilds_total counter")?;
-    writeln!(out, "tombolo_table_rebuilds_total {}", view.table_rebuilds)?;
-    writeln!(out, "# TYPE tombolo_link_up gauge")?;
-    for l in &s.links {
-        writeln!(
-            out,
-            "tombolo_link_up{{peer=\"{}\"}} {}",
-            l.peer,
-            u8::from(l.state == LinkState::Up)
-        )?;
-    }
-    writeln!(out, "# TYPE tombolo_link_bytes_total counter")?;
-    for l in &s.links {
-        writeln!(
-            out,
-            "tombolo_link_bytes_total{{peer=\"{}\",direction=\"rx\"}} {}",
-            l.peer, l.rx_bytes
-        )?;
-        writeln!(
-            out,
-            "tombolo_link_bytes_total{{peer=\"{}\",direction=\"tx\"}} {}",
-            l.peer, l.tx_bytes
-        )?;
-    }
-    // Of links in use; the rest have nothing to tell.
-    let gauges: [(&str, Gauge); 5] = [
-        ("mtu_bytes", |l| l.mtu.map(f64::from)),
-        ("handshake_age_seconds", |l| l.handshake_age),
-        ("rtt_seconds", |l| l.rtt_ms.map(|ms| ms / 1000.0)),
-        ("loss_ratio", |l| l.loss),
-        ("quic", |l| Some(f64::from(u8::from(l.transport == Carrier::Quic)))),
-    ];
-    for (name, value) in gauges {
-        writeln!(out, "# TYPE tombolo_link_{name} gauge")?;
-        for link in &s.links {
-            if let Some(value) = value(link) {
-                writeln!(out, "tombolo_link_{name}{{peer=\"{}\"}} {value}", link.peer)?;
-            }
-        }
-    }
-    writeln!(
-        out,
-        "# TYPE tombolo_revision_applied gauge\ntombolo_revision_applied {}",
-        s.applied
-    )?;
-    writeln!(out, "# TYPE tombolo_controller_connected gauge")?;
-    writeln!(out, "tombolo_controller_connected {}", u8::from(view.connected))?;
-    writeln!(
-        out,
-        "# TYPE tombolo_apply_seconds gauge\ntombolo_apply_seconds {}",
-        view.last_apply_seconds
-    )?;
-    writeln!(
-        out,
-        "# TYPE tombolo_offload gauge\ntombolo_offload {}",
-        u8::from(view.offload)
-    )?;
-    writeln!(out, "# TYPE tombolo_socket_errors_total counter")?;
-    writeln!(out, "tombolo_socket_errors_total{{socket=\"tun\"}} {}", view.tun_errors)?;
-    writeln!(out, "tombolo_socket_errors_total{{socket=\"udp\"}} {}", view.udp_errors)?;
-    writeln!(out, "# TYPE tombolo_receive_overflow_total counter")?;
-    writeln!(out, "tombolo_receive_overflow_total {}", view.udp_overflow)?;
-    Ok(out)
 }

@@ -6,6 +6,7 @@ use crate::apply::plan::Numbers;
 use crate::apply::plan::confine::Surroundings;
 use crate::bgp::{Bgp, Wanted};
 use crate::config::Config;
+use crate::identity::Certificate;
 use crate::keep::{Keeper, LastGood, Places};
 use crate::lane::LaneReport;
 use crate::lanes::Lanes;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::{Dynamic, refused, tell_neighbour};
@@ -62,8 +63,14 @@ pub struct AgentView {
     pub last_apply_seconds: f64,
     /// Configurations that the controller sent since start: none is sent to an agent that is up to date.
     pub configurations_received: u64,
+    /// Why the last configuration is not in force; none: it is.
+    #[serde(default)]
+    pub rejected: Option<String>,
     /// Why the packet filter is not loaded that keeps translated packets with overlay addresses on this host; none: it is.
     pub filter_problem: Option<String>,
+    /// When the certificate expires, seconds of Unix time.
+    #[serde(default)]
+    pub certificate_expiry: Option<u64>,
     /// Writes to the device that the kernel refused.
     pub tun_errors: u64,
     /// Datagrams that the kernel refused to send.
@@ -98,6 +105,7 @@ pub struct Agent {
     /// The host, as it was when the kernel was last set up.
     host: Mutex<Surroundings>,
     filter_problem: Mutex<Option<String>>,
+    rejected: Mutex<Option<String>>,
     connected: AtomicBool,
     status: watch::Sender<AgentStatus>,
     /// Wakes the reporter.
@@ -137,6 +145,7 @@ impl Agent {
             running: Mutex::default(),
             host: Mutex::default(),
             filter_problem: Mutex::default(),
+            rejected: Mutex::default(),
             connected: AtomicBool::new(false),
             status: watch::Sender::default(),
             news,
@@ -175,6 +184,12 @@ impl Agent {
     /// # Errors
     /// Why it cannot be in force; the one before stays.
     pub async fn apply(&self, revision: Revision, digest: &str, bytes: &[u8]) -> Result<()> {
+        let outcome = self.try_apply(revision, digest, bytes).await;
+        *lock(&self.rejected) = outcome.as_ref().err().map(|e| format!("{e:#}"));
+        outcome
+    }
+
+    async fn try_apply(&self, revision: Revision, digest: &str, bytes: &[u8]) -> Result<()> {
         let begun = Instant::now();
         let mut kernel = self.kernel.lock().await;
         if self.running().digest == digest {
@@ -200,10 +215,11 @@ impl Agent {
         filtered.configured.check_overlap(&around.connected)?;
         let plan = &filtered.plan;
         let prepared = self.lanes.prepare(config.clone()).await?;
+        // Where the switch stays on, the plan's step that needs it off says so.
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {
-            tracing::warn!(error = %format!("{e:#}"), "this host will send ICMP redirects while it forwards");
+            tracing::warn!(error = %format!("{e:#}"), "ICMP redirects not switched off");
         }
         let leftovers = kernel.advance(plan).await?;
         self.lanes.install(prepared).await?;
@@ -422,6 +438,7 @@ impl Agent {
     pub async fn view(&self) -> AgentView {
         let report = self.lanes.report().await;
         let filter_problem = lock(&self.filter_problem).clone();
+        let certificate = Certificate::load(&self.state);
         AgentView {
             agent: self.config.agent.clone(),
             controller: self.config.controller.clone(),
@@ -430,7 +447,12 @@ impl Agent {
             offload: report.offload,
             last_apply_seconds: lock(&self.last_apply).as_secs_f64(),
             configurations_received: self.received.load(Ordering::Relaxed),
+            rejected: lock(&self.rejected).clone(),
             filter_problem,
+            certificate_expiry: certificate
+                .ok()
+                .and_then(|c| c.not_after().duration_since(UNIX_EPOCH).ok())
+                .map(|t| t.as_secs()),
             tun_errors: report.tun_errors,
             udp_errors: report.udp_errors,
             udp_overflow: report.udp_overflow,

@@ -1,5 +1,5 @@
-//! BGP with the devices of sites and with customer edges (D17). BIRD speaks it, as a child process; the agent says what is to
-//! be announced and hears what neighbours announce. What is taken of that is decided elsewhere
+//! BGP with the devices of sites and with customer edges (D17). BIRD speaks it, as a child process or as a service of its own
+//! ([`Bird`]); the agent says what is to be announced and hears what neighbours announce. What is taken of that is decided elsewhere
 //! ([`tombolo_engine::routing`]), and BIRD sets no routes in the kernel.
 //!
 //! ```text
@@ -12,12 +12,12 @@
 //!   follows the carrier.
 //! * BIRD runs while there are neighbours. When it dies it is started again, and both the neighbours (RFC 4724) and the agent
 //!   keep what they had meanwhile, for [`GRACE`] at most.
-//! * When the agent ends, in whatever way, BIRD closes its sessions with a Cease and ends: neighbours turn to another way at
+//! * When the agent ends, in whatever way, BIRD (by the kernel or by its service manager) closes its sessions with a Cease and ends: neighbours turn to another way at
 //!   once.
 //! * Several may run on a host: each has a directory, the own addresses of its neighbours, and addresses 127.x.y.0/24 that it
 //!   draws by lot.
-//! * A neighbour is hostile until proven otherwise. What it says is read by BIRD, which runs without privileges where
-//!   the agent can see to that; what BIRD passes on is read by [`wire`], which looks at paths and prefixes alone. Too
+//! * A neighbour is hostile until proven otherwise. What it says is read by BIRD, which runs as its own user where the agent
+//!   can see to that, with the rights to open port 179 and to send raw packets and no others; what BIRD passes on is read by [`wire`], which looks at paths and prefixes alone. Too
 //!   many prefixes of one family, or nonsense, cost the neighbour its own session.
 //!
 //! Decoding is the agent's own, against D17: of the codec crates at hand (2026) netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all
@@ -30,15 +30,19 @@ mod conf;
 mod control;
 mod feed;
 mod held;
+mod home;
 mod log;
+mod process;
+mod program;
 mod run;
+pub mod service;
 pub mod table;
 pub mod wire;
 
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -67,6 +71,27 @@ pub struct Wanted {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Who starts BIRD, and where its files are.
+#[derive(Debug, Clone)]
+pub enum Bird {
+    /// The agent, as a child with its files in this directory.
+    Child(PathBuf),
+    /// A service manager, as a service that [becomes BIRD](service::become_bird).
+    Service(BirdService),
+}
+
+/// BIRD as a service.
+#[derive(Debug, Clone)]
+pub struct BirdService {
+    /// The directory that gets its configuration. The service is to start whenever `bird.conf` exists there, and to end with
+    /// the agent. The agent must have the group of BIRD's user.
+    pub config_dir: PathBuf,
+    /// BIRD's own directory, with its control socket.
+    pub run_dir: PathBuf,
+    /// The user that it runs as.
+    pub user: String,
+}
+
 /// The speaker. Dropping it ends BIRD; [`stop`](Self::stop) also waits for that.
 #[derive(Debug)]
 pub struct Bgp {
@@ -77,15 +102,16 @@ pub struct Bgp {
 }
 
 impl Bgp {
-    /// Takes a directory for its own and gets ready. BIRD is started when there is somebody to speak with.
+    /// Takes BIRD's directories and gets ready. BIRD is started when there is somebody to speak with.
     ///
     /// # Errors
-    /// The directory cannot be made or given to BIRD's group, or its path is too long for a socket in it.
-    pub async fn start(dir: &Path) -> Result<Self> {
+    /// A directory cannot be made or given to BIRD's group, its path is too long for a socket in it, or BIRD's user does not
+    /// exist.
+    pub async fn start(bird: &Bird) -> Result<Self> {
         let (wanted, to_want) = watch::channel(Some(Wanted::default()));
         let (learned, to_learn) = watch::channel(Learned::new());
         let (status, to_see) = watch::channel(Vec::new());
-        tokio::spawn(run::Run::new(dir, to_want, learned, status).await?.run());
+        tokio::spawn(run::Run::new(bird, to_want, learned, status).await?.run());
         Ok(Self {
             wanted,
             learned: to_learn,

@@ -67,6 +67,10 @@ pub struct Config {
     /// through the first lane.
     #[serde(default)]
     pub lanes: u16,
+    /// Where `/metrics` is served to Prometheus, without encryption or a password: an address that only it reaches. None: on the
+    /// local socket alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Whether to hand super-packets to and from the TUN device where the kernel can.
     #[serde(default = "yes")]
     pub offload: bool,
@@ -105,6 +109,7 @@ impl Config {
             internet_exit: false,
             protected_networks: Vec::new(),
             lanes: 0,
+            metrics_listen: None,
             offload: yes(),
             receive_buffer: None,
             fwmark: fwmark(),

@@ -8,6 +8,7 @@
 //! switch back. A note without its device is that of a crash, and counts for nothing. The switch belongs to a network
 //! namespace, and so do the notes.
 
+use crate::switches::{ALL_SEND_REDIRECTS, ROOT};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use nix::net::if_::if_nametoindex;
@@ -16,7 +17,6 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-const ALL: &str = "/proc/sys/net/ipv4/conf/all/send_redirects";
 const NOTES: &str = "/run/tombolo/redirects";
 
 /// Lets devices decide for themselves about redirects, for as long as the agent with this device needs it.
@@ -51,12 +51,16 @@ impl Redirects {
             .context("network namespace")?
             .ino();
         Ok(Self {
-            switch: ALL.into(),
+            switch: Path::new(ROOT).join(ALL_SEND_REDIRECTS),
             notes: Path::new(NOTES).join(namespace.to_string()),
         })
     }
 
     fn quiet(&self, interface: &str, alive: impl Fn(&str) -> bool) -> Result<()> {
+        // Off, and no agent has been here: the operator's choice. Nothing needs to be writable then, as in a container.
+        if self.value()? != "1" && !self.notes.exists() {
+            return Ok(());
+        }
         fs::create_dir_all(&self.notes).with_context(|| self.notes.display().to_string())?;
         let _lock = self.lock()?;
         // Off, and not by one of us: the operator's choice, which stays.

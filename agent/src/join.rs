@@ -26,6 +26,13 @@ pub struct JoinOptions {
     pub controller: String,
     /// The one-time token.
     pub token: JoinToken,
+    /// What the operator of the host decides.
+    pub settings: JoinSettings,
+}
+
+/// What the operator of the host decides when joining; [`Config`] keeps it.
+#[derive(Debug, Clone, Default)]
+pub struct JoinSettings {
     /// UDP port of the links.
     pub listen_port: Option<u16>,
     /// Endpoints to advertise; empty: the listen port at "the address you see me from".
@@ -38,6 +45,22 @@ pub struct JoinOptions {
     pub customer_interface: Option<String>,
     /// Whether a user-defined default route may take the host's.
     pub allow_default_route: bool,
+}
+
+/// The controller did not take the token.
+#[derive(Debug, thiserror::Error)]
+#[error("the controller refused: {reason}")]
+pub struct Refused {
+    status: reqwest::StatusCode,
+    reason: String,
+}
+
+impl Refused {
+    /// Whether the controller may answer otherwise in a moment, with the same token.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.status.is_server_error() || self.status == reqwest::StatusCode::TOO_MANY_REQUESTS
+    }
 }
 
 #[derive(Serialize)]
@@ -73,13 +96,14 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
         );
     }
     let controller = options.controller.trim_end_matches('/').to_owned();
+    let settings = options.settings;
     let mut config = Config::new(AgentId::new("unknown")?, controller.clone());
-    config.listen_port = options.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
-    config.endpoints = options.endpoints;
-    config.quic_port = options.quic_port;
-    config.customer_interface = options.customer_interface;
-    config.allow_default_route = options.allow_default_route;
-    if let Some(name) = &options.interface {
+    config.listen_port = settings.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
+    config.endpoints = settings.endpoints;
+    config.quic_port = settings.quic_port;
+    config.customer_interface = settings.customer_interface;
+    config.allow_default_route = settings.allow_default_route;
+    if let Some(name) = &settings.interface {
         config.interface.clone_from(name);
     }
     // The token works once: what can be found wrong is found before it is shown.
@@ -109,10 +133,8 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     let status = reply.status();
     let body = reply.bytes().await?;
     if !status.is_success() {
-        bail!(
-            "the controller refused: {}",
-            error_message(&body).unwrap_or_else(|| status.to_string())
-        );
+        let reason = error_message(&body).unwrap_or_else(|| status.to_string());
+        return Err(Refused { status, reason }.into());
     }
     let reply: JoinReply = serde_json::from_slice(&body).context("the controller's answer to join")?;
     if certificate_from_pem(reply.ca.as_bytes())? != authority {
@@ -120,8 +142,8 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     }
     certificate_from_pem(reply.certificate.as_bytes()).context("the certificate that the controller issued")?;
 
-    let settings = Config::new(reply.agent.clone(), controller);
-    config.interface = options.interface.unwrap_or(settings.interface);
+    let usual = Config::new(reply.agent.clone(), controller);
+    config.interface = settings.interface.unwrap_or(usual.interface);
     config.agent = reply.agent;
     state.write(file::CA, reply.ca.as_bytes())?;
     state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
@@ -173,23 +195,18 @@ mod tests {
         let options = JoinOptions {
             controller: "https://192.0.2.1:1/".into(),
             token: format!("tmb1.id.secret.{}", "ab".repeat(32)).parse().unwrap(),
-            listen_port: None,
-            endpoints: Vec::new(),
-            quic_port: None,
-            interface: None,
-            customer_interface: None,
-            allow_default_route: false,
+            settings: JoinSettings::default(),
         };
         let mut port = options.clone();
-        port.listen_port = Some(0);
+        port.settings.listen_port = Some(0);
         let mut endpoint = options.clone();
-        endpoint.endpoints = vec!["192.0.2.1:0".parse().unwrap()];
+        endpoint.settings.endpoints = vec!["192.0.2.1:0".parse().unwrap()];
         let mut quic = options.clone();
-        quic.quic_port = Some(DEFAULT_LISTEN_PORT);
+        quic.settings.quic_port = Some(DEFAULT_LISTEN_PORT);
         let mut interface = options.clone();
-        interface.interface = Some("a/b".into());
+        interface.settings.interface = Some("a/b".into());
         let mut line = options.clone();
-        line.customer_interface = Some("much-too-long-a-name".into());
+        line.settings.customer_interface = Some("much-too-long-a-name".into());
         for (options, what) in [
             (line, "customer_interface"),
             (port, "listen_port"),

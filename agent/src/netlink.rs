@@ -2,8 +2,11 @@
 //! device by index, the rest by table number and protocol number.
 
 use crate::apply::plan::confine::{FALLBACK_METRIC, Place, Surroundings, Table};
-use crate::apply::plan::{Connected, KernelPlan, Lookup, Numbers, Port, Route, Rule, Step, is_without_table};
+use crate::apply::plan::{
+    Connected, Forwarding, KernelPlan, Lookup, Numbers, Port, Route, Rule, Step, is_without_table,
+};
 use crate::filter::{DEVICE_GROUP, Filter, table_name};
+use crate::switches::Switches;
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
@@ -70,12 +73,9 @@ impl Netlink {
     /// # Errors
     /// The device is missing, or the kernel refuses.
     pub async fn prepare_device(&self, name: &str, index: u32) -> Result<()> {
-        // 1: the kernel makes no link-local address, and so sends nothing by itself into the overlay.
-        sysctl("ipv6", name, "addr_gen_mode", "1");
-        sysctl("ipv6", name, "accept_ra", "0");
-        sysctl("ipv4", name, "send_redirects", "0");
-        // Loose: sources of the overlay are checked by the engine, link by link.
-        sysctl("ipv4", name, "rp_filter", "2");
+        let mut switches = Switches::here();
+        switches.prepare(name);
+        switches.finish()?;
         let link = LinkUnspec::new_with_index(index)
             .alias(ALIAS)
             .link_group(DEVICE_GROUP)
@@ -113,8 +113,13 @@ impl Netlink {
                 let link = LinkUnspec::new_with_index(index).mtu(u32::from(*mtu)).build();
                 self.handle.link().set(link).execute().await
             }
-            Step::Forwarding(on) => {
-                forwarding(name, *on);
+            Step::Forwarding(forwarding) => {
+                let mut switches = Switches::here();
+                match forwarding {
+                    Forwarding::Usual => switches.forward_as_usual(name),
+                    Forwarding::On { v6 } => switches.forward(name, *v6),
+                }
+                switches.finish()?;
                 Ok(())
             }
             Step::Line(address) => {
@@ -122,6 +127,11 @@ impl Netlink {
                 Ok(())
             }
             Step::AddAddress(address) => {
+                if address.is_ipv6() {
+                    let mut switches = Switches::here();
+                    switches.ipv6(name);
+                    switches.finish()?;
+                }
                 let length = if address.is_ipv4() { 32 } else { 128 };
                 let mut request = self.handle.address().add(index, *address, length).replace();
                 // No duplicate detection: the address is usable at once, nobody else can have it.
@@ -165,12 +175,9 @@ impl Netlink {
     /// The line has this address and no other of our making; its kernel side routes.
     async fn line_address(&self, address: IpNet) -> Result<()> {
         let (name, index) = self.customer()?;
-        sysctl("ipv4", name, "forwarding", "1");
-        sysctl("ipv6", name, "forwarding", "1");
-        // Strict would drop what comes back another way than it goes (E4).
-        sysctl("ipv4", name, "rp_filter", "2");
-        sysctl("ipv4", name, "send_redirects", "0");
-        sysctl("ipv6", name, "accept_ra", "0");
+        let mut switches = Switches::here();
+        switches.prepare_line(name);
+        switches.finish()?;
         self.up(index).await?;
         let request = self.handle.address().add(index, address.addr(), address.prefix_len());
         let mut request = request.replace();
@@ -601,33 +608,5 @@ fn absent_is_fine(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink:
             Ok(())
         }
         other => other,
-    }
-}
-
-/// Sets one of a device's own switches. A kernel without it (no IPv6) has nothing to switch off.
-fn sysctl(family: &str, device: &str, name: &str, value: &str) {
-    let path = format!("/proc/sys/net/{family}/conf/{device}/{name}");
-    if let Err(e) = std::fs::write(&path, value) {
-        tracing::debug!(path, error = %e, "switch not set");
-    }
-}
-
-/// Lets the kernel forward what arrives from the device. Otherwise it does what the host does with new devices: the engine
-/// delivers what is addressed to the host, which forwards it only where it translates the destination, as for a published
-/// container port.
-///
-/// IPv6 has a switch of its own per device only since 6.17; before, the host's `net.ipv6.conf.all.forwarding` decides, which
-/// is the operator's.
-fn forwarding(device: &str, on: bool) {
-    let usual = |family: &str| {
-        let path = format!("/proc/sys/net/{family}/conf/default/forwarding");
-        let value = std::fs::read_to_string(path).unwrap_or_default();
-        if value.trim() == "1" { "1" } else { "0" }
-    };
-    let value = |family: &str| if on { "1" } else { usual(family) };
-    sysctl("ipv4", device, "forwarding", value("ipv4"));
-    sysctl("ipv6", device, "force_forwarding", value("ipv6"));
-    if on {
-        sysctl("ipv6", device, "forwarding", "1");
     }
 }

@@ -3,15 +3,16 @@
 use crate::agent::{Agent, AgentView};
 use crate::apply::Kernel;
 use crate::apply::plan::Numbers;
-use crate::bgp::Bgp;
+use crate::bgp::{Bgp, Bird, BirdService};
 use crate::claim::{clear_host, take_host};
 use crate::config::Config;
 use crate::control::Control;
+use crate::first_join::{FirstJoin, join_when_possible};
 use crate::identity::LinkKeys;
 use crate::lanes::Lanes;
 use crate::state::{StateDir, file};
 use crate::{admin, host};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,12 +21,13 @@ use tokio::sync::Notify;
 /// What is needed only at the start has been needed by then.
 const STARTED: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Runs until SIGTERM, SIGINT or SIGHUP, or until a part that cannot be replaced fails.
+/// Runs until SIGTERM, SIGINT or SIGHUP, or until a part that cannot be replaced fails. BIRD is the agent's child unless it is a
+/// service of its own.
 ///
 /// # Errors
 /// The state directory is not usable, another agent has the device or a routing table, the host refuses the device or
 /// the port, or a lane ended.
-pub async fn run(state: &StateDir) -> Result<()> {
+pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
     // First of all, so that a start from a half-filled directory changes nothing.
@@ -40,11 +42,16 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let (lanes, mut ended) = Lanes::start(&config, keys, &news)?;
     let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index(), inherited).await?;
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
-    let bgp = Bgp::start(&state.path(file::BGP)).await?;
+    let bird = bird.map_or_else(|| Bird::Child(state.path(file::BGP)), Bird::Service);
+    let bgp = Bgp::start(&bird).await?;
     let agent = Agent::new(config.clone(), state.clone(), numbers, lanes, kernel, bgp, news);
     let agent = Arc::new(agent);
     // What can fail comes before anything forwards.
     let socket = admin::bind(state)?;
+    let scraped = match config.metrics_listen {
+        Some(address) => Some(admin::bind_metrics(address).await?),
+        None => None,
+    };
     let keeper = tokio::spawn({
         let keeper = agent.keeper().clone();
         async move { keeper.run().await }
@@ -77,6 +84,9 @@ pub async fn run(state: &StateDir) -> Result<()> {
         async move { agent.hear().await }
     });
     let local = tokio::spawn(admin::serve(socket, agent.clone()));
+    if let Some(listener) = scraped {
+        tokio::spawn(admin::serve_metrics(listener, agent.clone()));
+    }
     let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
         // Whoever forwards goes on: the controller is not needed for that (D21).
@@ -130,6 +140,54 @@ pub async fn run(state: &StateDir) -> Result<()> {
     let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");
     control.map(drop).and(outcome).and(kept).and(removed)
+}
+
+/// Joins before the first run, while token and controller may still be on their way. Returns whether the agent has joined; not,
+/// if it was told to end meanwhile.
+///
+/// # Errors
+/// Another process works in the state directory, or the agent cannot join.
+pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
+    let _lock = state.lock()?;
+    // The first process of a container has no default action for these.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        joined = join_when_possible(state, first) => {
+            let config = joined?;
+            tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "joined");
+            Ok(true)
+        }
+        _ = terminate.recv() => Ok(false),
+        _ = interrupt.recv() => Ok(false),
+    }
+}
+
+/// One line about an agent that does its work. A controller that is away does not make an agent unhealthy, nor does a new
+/// configuration that was rejected: packets are still forwarded, and a restart would interrupt that.
+///
+/// # Errors
+/// No configuration is in force; with the reason, if it is known.
+pub fn health(view: &AgentView) -> Result<String> {
+    let rejected = view.rejected.as_deref();
+    if view.status.digest.is_empty() {
+        match rejected {
+            Some(reason) => bail!("no configuration is in force: the last one was rejected: {reason}"),
+            None if view.connected => bail!("no configuration is in force yet"),
+            None => bail!(
+                "no configuration is in force yet, and {} is not reached",
+                view.controller
+            ),
+        }
+    }
+    let mut line = format!("revision {} is in force", view.status.applied);
+    if !view.connected {
+        line += &format!("; {} is not reached", view.controller);
+    }
+    if let Some(reason) = rejected {
+        line += &format!("; a newer configuration was rejected: {reason}");
+    }
+    Ok(line)
 }
 
 /// Puts back what a crashed agent with this device changed on the host.
@@ -210,6 +268,9 @@ fn write_view(out: &mut String, v: &AgentView) -> std::fmt::Result {
         writeln!(out, "revision    none yet")?;
     } else {
         writeln!(out, "revision    {} (digest {:.12})", s.applied, s.digest)?;
+    }
+    if let Some(reason) = &v.rejected {
+        writeln!(out, "rejected    {reason}")?;
     }
     let t = &s.totals;
     writeln!(

@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc::O_NOFOLLOW;
+use nix::unistd::geteuid;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Names of the files, in one place.
@@ -48,17 +50,20 @@ impl StateDir {
         Self(path.into())
     }
 
-    /// Creates the directory, readable by its owner only, unless it is there.
+    /// Creates the directory, open to its owner only, and those above it as usual, unless they are there.
     ///
     /// # Errors
     /// The directory cannot be made.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| format!("creating {}", path.display()))?;
+        let step = || -> std::io::Result<()> {
+            // A service's user passes through those above.
+            if let Some(above) = path.parent() {
+                fs::create_dir_all(above)?;
+            }
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)
+        };
+        step().with_context(|| format!("creating {}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -82,7 +87,7 @@ impl StateDir {
     }
 
     /// Replaces a file so that a crash leaves either the old or the new content, on disk before this returns.
-    /// The file is readable by its owner only.
+    /// The file is readable by its owner only, who is the directory's.
     ///
     /// # Errors
     /// Any step fails; the old content stays.
@@ -92,12 +97,12 @@ impl StateDir {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let (path, temporary) = (self.path(name), self.path(&format!(".{name}.{count}{UNFINISHED}")));
         let step = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
+            // Left over from a crash.
+            match fs::remove_file(&temporary) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let mut file = self.create_new(&temporary)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
@@ -124,13 +129,13 @@ impl StateDir {
     /// Another process has it.
     pub fn lock(&self) -> Result<StateLock> {
         let path = self.path(file::LOCK);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
+        let file = match self.create_new(&path) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                OpenOptions::new().write(true).custom_flags(O_NOFOLLOW).open(&path)
+            }
+            created => created,
+        };
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
                 self.sweep();
@@ -138,6 +143,23 @@ impl StateDir {
             }
             Err(_) => bail!("another agent runs from {}: stop it first", self.0.display()),
         }
+    }
+
+    /// Creates a file that must not exist. Root works in directories of other users (`join` for a service), so it follows no
+    /// symbolic link, and gives the file to the directory's owner.
+    fn create_new(&self, path: &Path) -> std::io::Result<File> {
+        let mut options = OpenOptions::new();
+        let options = options
+            .write(true)
+            .create_new(true)
+            .custom_flags(O_NOFOLLOW)
+            .mode(0o600);
+        let file = options.open(path)?;
+        let directory = fs::metadata(&self.0)?;
+        if geteuid().is_root() && directory.uid() != 0 {
+            fchown(&file, Some(directory.uid()), Some(directory.gid()))?;
+        }
+        Ok(file)
     }
 
     /// Removes files that a crash left unfinished.
@@ -200,6 +222,29 @@ mod tests {
         fs::write(state.path(".x.7.new"), "half").unwrap();
         let _lock = state.lock().unwrap();
         assert!(!state.path(".x.7.new").exists());
+    }
+
+    /// Tests run as root.
+    #[test]
+    fn root_gives_files_to_the_owner_of_the_directory_and_follows_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (victim, owner) = (dir.path().join("victim"), 12_345);
+        fs::write(&victim, "the host's").unwrap();
+        let state = StateDir::create(dir.path().join("state")).unwrap();
+        std::os::unix::fs::chown(dir.path().join("state"), Some(owner), Some(owner)).unwrap();
+        std::os::unix::fs::symlink(&victim, state.path(file::LOCK)).unwrap();
+        assert!(state.lock().is_err());
+        state.remove(file::LOCK).unwrap();
+        let _lock = state.lock().unwrap();
+        state.write("x", b"1").unwrap();
+        for name in ["x", file::LOCK] {
+            let file = fs::metadata(state.path(name)).unwrap();
+            assert_eq!((file.uid(), file.gid()), (owner, owner), "{name}");
+        }
+        std::os::unix::fs::symlink(&victim, state.path("y")).unwrap();
+        state.write("y", b"2").unwrap();
+        assert!(fs::symlink_metadata(state.path("y")).unwrap().is_file());
+        assert_eq!(fs::read(&victim).unwrap(), b"the host's");
     }
 
     #[test]

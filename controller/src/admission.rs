@@ -400,15 +400,26 @@ impl Admission {
         }
     }
 
-    /// A part of a request body is held for a connection. Returns the connection to close if all strangers together hold too
-    /// much: of the address that holds the most, the one that holds the most.
-    pub fn held(&mut self, id: Id, bytes: usize) -> Option<Id> {
-        let entry = self.connections.get_mut(&id)?;
+    /// A part of a request body is held for a connection. Returns the connections to close if all strangers together hold too
+    /// much: of the address that holds the most, the one that holds the most, until it is enough.
+    pub fn held(&mut self, id: Id, bytes: usize) -> Vec<Id> {
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return Vec::new();
+        };
         entry.bytes += bytes;
         self.counts.body_bytes += bytes;
-        if self.counts.body_bytes <= self.limits.body_bytes {
-            return None;
+        let mut victims = Vec::new();
+        while self.counts.body_bytes > self.limits.body_bytes
+            && let Some(victim) = self.most_bytes()
+        {
+            self.evict(victim, Why::Bytes);
+            victims.push(victim);
         }
+        victims
+    }
+
+    /// Of the address that holds the most bytes, the connection that holds the most.
+    fn most_bytes(&self) -> Option<Id> {
         let mut by_address = HashMap::<Address, (usize, Id)>::new();
         let holding = self.connections.iter().filter(|(_, e)| e.bytes > 0);
         for (id, entry) in holding {
@@ -418,9 +429,10 @@ impl Admission {
                 *largest = *id;
             }
         }
-        let (_, victim) = by_address.into_values().max_by_key(|(sum, _)| *sum)?;
-        self.evict(victim, Why::Bytes);
-        Some(victim)
+        by_address
+            .into_values()
+            .max_by_key(|(sum, _)| *sum)
+            .map(|(_, victim)| victim)
     }
 
     /// Bytes of a request body are no longer held.

@@ -120,11 +120,12 @@ impl Connections {
         }
     }
 
-    /// Reports something to the machine, and ends the connection that it gives up for it.
-    fn report(&self, report: impl FnOnce(&mut Admission, Instant) -> Option<Id>) {
+    /// Reports something to the machine, and ends the connections that it gives up for it.
+    fn report<I: IntoIterator<Item = Id>>(&self, report: impl FnOnce(&mut Admission, Instant) -> I) {
         self.with(|state, now| {
-            let evicted = report(&mut state.admission, now);
-            state.end(evicted);
+            for evicted in report(&mut state.admission, now) {
+                state.end(Some(evicted));
+            }
         });
     }
 }
@@ -255,7 +256,7 @@ impl Drop for InFlight {
         self.connections.report(|admission, now| {
             admission.released(id, held);
             admission.request_ends(id, authorized, now);
-            None
+            None::<Id>
         });
     }
 }

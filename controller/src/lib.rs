@@ -7,7 +7,7 @@
 //!   serve them; [`descriptors`]: how many there may be. [`tls`], [`ca`], [`secret`]: who is who.
 //! * [`rest`]: bodies and errors; `arm`: the Azure Resource Manager dialect; `fabric`: what Azure has no word for;
 //!   `auth`: its tokens.
-//! * [`app`]: all of it together.
+//! * [`app`]: all of it together. [`health`]: asking a running one.
 
 pub mod admission;
 pub mod agents;
@@ -21,6 +21,7 @@ pub mod descriptors;
 mod endpoints;
 mod fabric;
 pub mod grpc;
+pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod rest;

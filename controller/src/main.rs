@@ -12,9 +12,9 @@ use tombolo_controller::app::{self, App, STORE_FILE};
 use tombolo_controller::http::Server;
 use tombolo_controller::store::Store;
 use tombolo_controller::store::sqlite::SqliteStore;
-use tombolo_controller::{descriptors, http, rest, secret};
+use tombolo_controller::{descriptors, health, http, rest, secret};
+use tombolo_logging::LogFormat;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::prelude::*;
 
 /// Tombolo's controller: keeps the desired state and pushes it to agents.
 #[derive(Debug, Parser)]
@@ -39,9 +39,9 @@ struct Arguments {
     #[arg(long, env = "TOMBOLO_AGENT_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = duration)]
     agent_certificate_lifetime: Duration,
 
-    /// Logs as JSON lines.
-    #[arg(long)]
-    log_json: bool,
+    /// How log lines are written. Automatic: text on a terminal and in systemd's journal, JSON elsewhere.
+    #[arg(long, env = "TOMBOLO_LOG_FORMAT", value_enum, default_value = "auto")]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,6 +55,8 @@ enum Command {
         #[arg(long)]
         data_dir: PathBuf,
     },
+    /// Asks the controller of this data directory and address whether it works; the exit code says so, for health checks.
+    Health,
     /// Writes the manual pages and the completions of shells into a directory, for packages.
     #[command(hide = true)]
     Manual { dir: PathBuf },
@@ -63,15 +65,21 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
-    let wanted = std::env::var("TOMBOLO_LOG").ok().and_then(|text| text.parse().ok());
-    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if arguments.log_json {
-        tracing_subscriber::registry().with(lines.json()).with(filter).init();
-    } else {
-        tracing_subscriber::registry().with(lines).with(filter).init();
-    }
+    let format = match &arguments.command {
+        // Only what runs for long is for collectors.
+        Some(_) => LogFormat::Text,
+        None => arguments.log_format,
+    };
+    tombolo_logging::init(format, Targets::new().with_default(LevelFilter::INFO));
     match &arguments.command {
+        Some(Command::Health) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            println!(
+                "{}",
+                runtime.block_on(health::ask(&arguments.data_dir, arguments.listen))?
+            );
+            Ok(())
+        }
         Some(Command::Restore { from, data_dir }) => restore(from, data_dir),
         Some(Command::Manual { dir }) => Ok(write_manual(dir)?),
         None => {

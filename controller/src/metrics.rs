@@ -4,11 +4,11 @@ use crate::admission::{Counts, Stage, Why};
 use crate::agents::Agents;
 use crate::compiled::Compiled;
 use crate::writer::Published;
-use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tombolo_proto::exposition::{Kind, Text};
 
 /// Upper bounds of the buckets, microseconds: the target for convergence, 100 ms, is one of them.
 const BOUNDS: [u64; 12] = [
@@ -38,16 +38,17 @@ impl Histogram {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn write(&self, out: &mut String, name: &str, help: &str) -> fmt::Result {
+    fn write(&self, out: &mut Text, name: &'static str, help: &str) {
         let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram")?;
+        let mut samples = out.metric(name, Kind::Histogram, help);
         for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
-            writeln!(out, "{name}_bucket{{le=\"{}\"}} {}", seconds(bound), read(bucket))?;
+            samples.add_part("_bucket", &[("le", &seconds(bound).to_string())], read(bucket));
         }
-        writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {}", read(&self.count))?;
-        writeln!(out, "{name}_sum {}", seconds(read(&self.micros)))?;
-        writeln!(out, "{name}_count {}", read(&self.count))
+        samples
+            .add_part("_bucket", &[("le", "+Inf")], read(&self.count))
+            .add_part("_sum", &[], seconds(read(&self.micros)))
+            .add_part("_count", &[], read(&self.count));
     }
 }
 
@@ -63,7 +64,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Everything, in Prometheus' text format.
+    /// Everything, in Prometheus' text format. `docs/operations.md` describes each by name.
     #[must_use]
     pub fn text(&self, published: &Published, agents: &Agents, connections: &Counts) -> String {
         let progress = agents.progress();
@@ -71,80 +72,62 @@ impl Metrics {
         let in_force = connected().map(|p| p.applied).min().unwrap_or(published.revision);
         let behind = connected().filter(|p| !p.up_to_date).count();
         let refused = progress.iter().filter(|p| p.rejected.is_some()).count();
-        let mut out = String::new();
-        let mut write = || -> fmt::Result {
-            writeln!(
-                out,
-                "# HELP tombolo_revision Desired state, and what every connected agent has.\n# TYPE tombolo_revision gauge"
-            )?;
-            writeln!(out, "tombolo_revision{{state=\"desired\"}} {}", published.revision)?;
-            writeln!(out, "tombolo_revision{{state=\"in_force\"}} {in_force}")?;
-            writeln!(
-                out,
-                "# HELP tombolo_agents Agents that are not revoked.\n# TYPE tombolo_agents gauge"
-            )?;
-            for (state, n) in [
-                ("known", progress.len()),
-                ("connected", connected().count()),
-                ("behind", behind),
-                ("refusing", refused),
-            ] {
-                writeln!(out, "tombolo_agents{{state=\"{state}\"}} {n}")?;
-            }
-            self.compile.write(
-                &mut out,
-                "tombolo_compile_seconds",
-                "Compiling one revision for all agents.",
-            )?;
-            let help = "From a change's commit until every connected agent has it in force.";
-            self.convergence.write(&mut out, "tombolo_convergence_seconds", help)?;
-            self.write_connections(&mut out, connections)
-        };
-        // Writing to a string does not fail.
-        let _ = write();
-        out
+        let mut out = Text::default();
+        out.metric("tombolo_build_info", Kind::Gauge, "1, with the program's version.")
+            .add(&[("program", "controller"), ("version", env!("CARGO_PKG_VERSION"))], 1);
+        let help = "The revision of the desired state, and the one that every connected agent has in force.";
+        out.metric("tombolo_revision", Kind::Gauge, help)
+            .add(&[("state", "desired")], published.revision)
+            .add(&[("state", "in_force")], in_force);
+        let mut samples = out.metric("tombolo_agents", Kind::Gauge, "Agents that are not revoked, by state.");
+        for (state, n) in [
+            ("known", progress.len()),
+            ("connected", connected().count()),
+            ("behind", behind),
+            ("refusing", refused),
+        ] {
+            samples.add(&[("state", state)], n);
+        }
+        let help = "1: the agent's stream is up. Agents that are not revoked.";
+        let mut samples = out.metric("tombolo_agent_connected", Kind::Gauge, help);
+        for agent in &progress {
+            samples.add(&[("agent", agent.agent.as_str())], u8::from(agent.connected));
+        }
+        let help = "1: the agent has in force what it should.";
+        let mut samples = out.metric("tombolo_agent_up_to_date", Kind::Gauge, help);
+        for agent in &progress {
+            samples.add(&[("agent", agent.agent.as_str())], u8::from(agent.up_to_date));
+        }
+        let help = "Compiling one revision for all agents.";
+        self.compile.write(&mut out, "tombolo_compile_seconds", help);
+        let help = "From a change's commit until every connected agent has it in force.";
+        self.convergence.write(&mut out, "tombolo_convergence_seconds", help);
+        self.write_connections(&mut out, connections);
+        out.finish()
     }
 
-    fn write_connections(&self, out: &mut String, counts: &Counts) -> fmt::Result {
-        let head = |out: &mut String, name: &str, help: &str, kind: &str| {
-            writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")
-        };
-        let name = "tombolo_connections";
-        head(out, name, "Connections of the port, by how far they are.", "gauge")?;
+    fn write_connections(&self, out: &mut Text, counts: &Counts) {
+        let help = "Connections of the port, by how far they are.";
+        let mut samples = out.metric("tombolo_connections", Kind::Gauge, help);
         for (stage, n) in Stage::NAMES.iter().zip(counts.open) {
-            writeln!(out, "{name}{{stage=\"{stage}\"}} {n}")?;
+            samples.add(&[("stage", stage)], n);
         }
-        let name = "tombolo_connections_accepted_total";
-        head(out, name, "Connections that were accepted.", "counter")?;
-        writeln!(out, "{name} {}", counts.accepted)?;
-        let name = "tombolo_connections_closed_total";
-        head(
-            out,
-            name,
-            "Connections that were refused, or closed for others or by a timeout.",
-            "counter",
-        )?;
+        let help = "Connections that were accepted.";
+        out.metric("tombolo_connections_accepted_total", Kind::Counter, help)
+            .add(&[], counts.accepted);
+        let help = "Connections that were refused, or closed for others or by a limit of time or rate.";
+        let mut samples = out.metric("tombolo_connections_closed_total", Kind::Counter, help);
         for (stage, reasons) in Stage::NAMES.iter().zip(counts.closed) {
             for (reason, n) in Why::NAMES.iter().zip(reasons) {
-                writeln!(out, "{name}{{stage=\"{stage}\",reason=\"{reason}\"}} {n}")?;
+                samples.add(&[("stage", stage), ("reason", reason)], n);
             }
         }
-        let name = "tombolo_stranger_body_bytes";
-        head(
-            out,
-            name,
-            "Bytes of request bodies that are held for connections without a token.",
-            "gauge",
-        )?;
-        writeln!(out, "{name} {}", counts.body_bytes)?;
-        let name = "tombolo_control_refused_total";
-        head(
-            out,
-            name,
-            "Requests to the agents' service without the certificate of an agent that may call.",
-            "counter",
-        )?;
-        writeln!(out, "{name} {}", self.control_refused.load(Ordering::Relaxed))
+        let help = "Bytes of request bodies that are held for connections without a token.";
+        out.metric("tombolo_stranger_body_bytes", Kind::Gauge, help)
+            .add(&[], counts.body_bytes);
+        let help = "Requests to the agents' service without the certificate of an agent that may call.";
+        out.metric("tombolo_control_refused_total", Kind::Counter, help)
+            .add(&[], self.control_refused.load(Ordering::Relaxed));
     }
 }
 
@@ -170,8 +153,9 @@ mod tests {
         histogram.observe(Duration::from_millis(3));
         histogram.observe(Duration::from_millis(90));
         histogram.observe(Duration::from_secs(100));
-        let mut out = String::new();
-        histogram.write(&mut out, "x", "y").unwrap();
+        let mut out = Text::default();
+        histogram.write(&mut out, "x", "y");
+        let out = out.finish();
         for line in [
             "x_bucket{le=\"0.0025\"} 0",
             "x_bucket{le=\"0.005\"} 1",

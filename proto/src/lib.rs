@@ -4,6 +4,7 @@
 //! * [`id`]: names of things.
 //! * [`route`]: effective routes in Azure's words.
 //! * [`config`]: [`AgentConfig`](config::AgentConfig), everything one agent must know; complete, never a delta.
+//! * [`exposition`]: the text format of the metrics.
 //! * [`installed`]: what an agent has in force, read back.
 //! * [`probe`]: live ping and traceroute.
 //! * [`status`]: what agents report.
@@ -11,6 +12,7 @@
 
 pub mod budget;
 pub mod config;
+pub mod exposition;
 pub mod id;
 pub mod installed;
 pub mod probe;

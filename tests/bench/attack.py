@@ -52,6 +52,18 @@ def parent(pid):
         return None
 
 
+def tree(pid):
+    """Seconds of processor time of a process and of all that it started."""
+    children = {}
+    for other in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        children.setdefault(parent(other), []).append(other)
+    every, waiting = [], [pid]
+    while waiting:
+        every.append(waiting.pop())
+        waiting += children.get(every[-1], [])
+    return sum(ticks(p, True) for p in every)
+
+
 class Attack:
     """`begin` starts processes that attack for so many seconds; `others` are further processes that work for the attacker."""
 
@@ -99,7 +111,7 @@ class Beside:
         """Megabits a second, pings sent and lost, the attackers' share of one core."""
         processes = {"quiet": list, "attack": lambda: self.begin(self.seconds), "compute": lambda: self.compute(share)}[kind]()
         others = sum(ticks(pid, True) for pid in self.attack.others)
-        before = [ticks(p.pid) for p in processes]
+        before = [tree(p.pid) for p in processes]
         begun = time.monotonic()
         source, target = self.attack.pings
         count = int(self.seconds / float(SPACING))
@@ -111,7 +123,7 @@ class Beside:
         took = time.monotonic() - begun
         said = pings.communicate(timeout=20)[0]
         received = int(said.split(" received")[0].split()[-1])
-        own = sum(ticks(p.pid) - b for p, b in zip(processes, before) if p.poll() is None)
+        own = sum(tree(p.pid) - b for p, b in zip(processes, before) if p.poll() is None)
         own += sum(ticks(pid, True) for pid in self.attack.others) - others
         self.end(processes)
         return json.loads(out)["end"]["sum_received"]["bits_per_second"] / 1e6, count, count - received, own / took
@@ -123,10 +135,10 @@ class Beside:
         idle = (self.spent() - before) / (time.monotonic() - begun)
         processes = self.begin(COSTS)
         others = sum(ticks(pid, True) for pid in self.attack.others)
-        victims, own, begun = self.spent(), sum(ticks(p.pid) for p in processes), time.monotonic()
+        victims, own, begun = self.spent(), sum(tree(p.pid) for p in processes), time.monotonic()
         time.sleep(COSTS)
         took = time.monotonic() - begun
-        own = sum(ticks(p.pid) for p in processes) - own + sum(ticks(pid, True) for pid in self.attack.others) - others
+        own = sum(tree(p.pid) for p in processes) - own + sum(ticks(pid, True) for pid in self.attack.others) - others
         victims = self.spent() - victims
         self.end(processes)
         return own / took, max(victims / took - idle, 0)
@@ -165,7 +177,7 @@ def state_dir(command):
 
 
 def flood_routes(lab):
-    """Gives the site 2,000 more routes, in a protocol that can be switched; returns BIRD's pid."""
+    """Gives the site 2,000 more routes, in a protocol that can be switched; returns the pids of BIRD and of its WireGuard device."""
     folder = next(f for f, _, files in os.walk(lab.folder) if "bird.conf" in files and "ce1" in f)
     path = os.path.join(folder, "bird.conf")
     with open(path) as file:
@@ -176,7 +188,7 @@ def flood_routes(lab):
     with open(path, "w") as file:
         file.write("\n".join(lines) + f"\nprotocol static flood {{\n  disabled;\n  ipv4;\n{routes}}}\n")
     lab.cli("lab", "exec", "--lab", lab.name, "site-ce1", "--", "birdc", "configure")
-    return lab.state()["processes"]["site-ce1"]["pid"]
+    return [p["pid"] for name, p in lab.state()["processes"].items() if name.split(".")[0] == "site-ce1"]
 
 
 STRANGER = "203.0.113.99"
@@ -190,7 +202,7 @@ def attacks(lab, binaries):
     stranger = os.path.join(binaries, "stranger")
     controller = lab.state()["topology"]["underlay"]["controller"]
     folders = {host: state_dir(lab.end(host)) for host in ("branch-gw", "evil-vm")}
-    bird = flood_routes(lab)
+    devices = flood_routes(lab)
     time.sleep(1)
 
     def agent(host, *what):
@@ -223,7 +235,7 @@ def attacks(lab, binaries):
         Attack("a VM advertises 2,000 tables/s", agent("evil-vm", "advertise", "--peer", "hub-vm", "--rate", "2000"),
                direct, gateways),
         Attack("an agent's QUIC connections flap", agent("evil-vm", "flap", "--peer", "hub-vm"), direct, gateways),
-        Attack("a site's 2,000 routes flap", site, gateways, direct, others=[bird]),
+        Attack("a site's 2,000 routes flap", site, gateways, direct, others=devices),
         Attack("a stranger's idle connections", connections("tcp", *elsewhere), direct, gateways),
         Attack("a stranger's TLS handshakes", connections("tls", *elsewhere), direct, gateways),
         Attack("an agent's TLS handshakes", connections("tls"), direct, gateways),

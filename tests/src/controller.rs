@@ -45,6 +45,7 @@ impl Controller {
             .arg(data)
             .arg("--listen")
             .arg(listen.to_string())
+            .env("TOMBOLO_LOG_FORMAT", "text")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -81,6 +81,7 @@ fn links_of_the_documents_lead_somewhere() {
         "docs/architecture.md",
         "docs/semantics.md",
         "docs/security.md",
+        "docs/operations.md",
         "docs/install.md",
         "CHANGELOG.md",
     ] {

@@ -102,6 +102,8 @@ fn callers(group: &str) -> &'static [&'static str] {
             "tests/tests",
         ],
         "bench" => &["tests/bench", "deploy/lab/src"],
+        "image" => &["deploy/docker"],
+        "vm" => &["tests/vm"],
         _ => panic!("no group '{group}'"),
     }
 }
@@ -151,6 +153,8 @@ fn every_listed_program_is_called() {
         "bench",
         "lint",
         "fresh",
+        "image",
+        "vm",
         "package",
         "package-test",
     ] {
@@ -181,7 +185,7 @@ fn every_listed_program_is_called() {
 #[test]
 fn packages_are_installed_from_the_list_alone() {
     let packages: BTreeSet<String> = list().into_iter().map(|e| e.package).collect();
-    for place in ["Makefile", ".ci", "tests/bench"] {
+    for place in ["Makefile", ".ci", "tests/bench", "tests/vm"] {
         for file in files(&root().join(place)) {
             if !file.ends_with(".ci/prepare") {
                 let installs = code(&file).contains("apt-get install");

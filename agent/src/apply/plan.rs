@@ -319,6 +319,16 @@ impl KernelPlan {
         Ok(())
     }
 
+    /// What the kernel does with what arrives from the device for others.
+    fn forwarding(&self) -> Forwarding {
+        let served = self.served.iter().map(IpNet::addr);
+        let v6 = self.addresses.iter().copied().chain(served).any(|a| a.is_ipv6());
+        match self.forwarding {
+            true => Forwarding::On { v6 },
+            false => Forwarding::Usual,
+        }
+    }
+
     /// The steps from this plan to `to`: first everything that is added or changed, then everything that goes, so
     /// that what both have never stops.
     #[must_use]
@@ -340,8 +350,8 @@ impl KernelPlan {
             }
         }
         first.extend(to.rules.difference(&self.rules).map(|r| Step::AddRule(*r)));
-        if self.forwarding != to.forwarding || self.mtu == 0 {
-            first.push(Step::Forwarding(to.forwarding));
+        if self.forwarding() != to.forwarding() || self.mtu == 0 {
+            first.push(Step::Forwarding(to.forwarding()));
         }
         if self.line != to.line {
             first.extend(to.line.map(Step::Line));
@@ -374,7 +384,7 @@ impl KernelPlan {
     pub fn record(&mut self, step: &Step) {
         match step {
             Step::Mtu(m) => self.mtu = *m,
-            Step::Forwarding(on) => self.forwarding = *on,
+            Step::Forwarding(forwarding) => self.forwarding = *forwarding != Forwarding::Usual,
             Step::Line(address) => self.line = Some(*address),
             Step::AddAddress(a) => drop(self.addresses.insert(*a)),
             Step::DeleteAddress(a) => drop(self.addresses.remove(a)),
@@ -388,13 +398,25 @@ impl KernelPlan {
     }
 }
 
+/// What the kernel does with what arrives from the device for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarding {
+    /// As the host has it for new devices.
+    Usual,
+    /// It forwards IPv4, and perhaps IPv6.
+    On {
+        /// Whether also IPv6.
+        v6: bool,
+    },
+}
+
 /// One change of the kernel's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Sets the device's MTU.
     Mtu(u16),
-    /// Lets the kernel forward what arrives from the device, or not.
-    Forwarding(bool),
+    /// Says what the kernel does with what arrives from the device for others.
+    Forwarding(Forwarding),
     /// Gives the line to the customer edge this address and no other, and lets the kernel forward what arrives there.
     Line(IpNet),
     /// Gives the device an address.

@@ -1,212 +1,134 @@
-//! BIRD as a child process.
+//! BIRD as a child process, where no service manager starts it: in containers, labs and tests.
 //!
 //! A thread starts it, hands on what it logs, and waits for its end. That thread being its parent, the kernel ends BIRD when
 //! the agent dies, and for nothing else. It ends by SIGTERM, so that neighbours hear a Cease and turn to another way at once:
 //! without the agent nobody forwards.
 
+use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, RUN_DIR};
+use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, SharedPid, printable};
+use super::program::{SYSTEM_PATH, bird_arguments, find};
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, User};
-use std::ffi::OsString;
-use std::fs::{self, Permissions};
+use nix::unistd::{Pid, User, geteuid};
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
-
-/// Names in BIRD's directory. BIRD is started in it and has them without the way there, which it may not be allowed to go.
-pub(super) const CONF: &str = "bird.conf";
-const SOCKET: &str = "bird.ctl";
-const PID: &str = "bird.pid";
 
 /// Whom BIRD runs as where the agent may choose; Debian's package makes it.
 const USER: &str = "bird";
-/// What BIRD needs: port 179; signed sessions and its packets' priority.
-const NEEDED: [(&str, u32); 2] = [("net_bind_service", 10), ("net_admin", 12)];
-/// What it takes to give up the rest: CHOWN, SETGID, SETUID, SETPCAP.
-const TO_CHANGE: [u32; 4] = [0, 6, 7, 8];
 
-/// Longest line of BIRD's that is read, bytes.
-const LONGEST_LINE: u64 = 4096;
-/// Where programs are that a service's PATH may not name.
-const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+/// A Linux capability, by its number.
+type Capability = u32;
+const CHOWN: Capability = 0;
+const DAC_OVERRIDE: Capability = 1;
+const KILL: Capability = 5;
+const SETGID: Capability = 6;
+const SETUID: Capability = 7;
+const SETPCAP: Capability = 8;
 
-/// BIRD's directory, and whom it runs as.
-#[derive(Debug)]
-pub(super) struct Home {
-    dir: PathBuf,
-    user: Option<User>,
+/// What BIRD needs: port 179, and BFD's packets. Signed sessions (RFC 2385), TTL security and the packets' priority need no
+/// more (Linux 6.1 and 6.18).
+const NEEDED: [(&str, Capability); 2] = [("net_bind_service", 10), ("net_raw", 13)];
+/// What the agent needs to start BIRD as another user, to give it its files, to reach its socket and to end it.
+const TO_CHANGE_USER: [Capability; 6] = [CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID, SETPCAP];
+
+/// Capabilities of this process, one bit each.
+#[derive(Debug, Clone, Copy)]
+struct Capabilities(u64);
+
+impl Capabilities {
+    fn own() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let held = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+        Self(held.and_then(|h| u64::from_str_radix(h.trim(), 16).ok()).unwrap_or(0))
+    }
+
+    const fn has(self, capability: Capability) -> bool {
+        self.0 & (1 << capability) != 0
+    }
 }
 
-impl Home {
-    /// Makes the directory, for the agent and BIRD alone.
-    pub(super) fn make(dir: &Path) -> Result<Self> {
-        let failed = || dir.display().to_string();
-        fs::create_dir_all(dir).with_context(failed)?;
-        let dir = dir.canonicalize().with_context(failed)?;
-        let socket = dir.join(SOCKET);
-        // One byte of sun_path ends it.
-        if socket.as_os_str().len() >= 108 {
-            anyhow::bail!("{}: longer than the 107 bytes of a socket's path", socket.display());
-        }
-        let user = may_change_user().then(|| User::from_name(USER)).transpose()?.flatten();
-        let home = Self { dir, user };
-        home.share(&home.dir, 0o770).with_context(failed)?;
-        Ok(home)
+/// The user that BIRD is started as; none: the agent's own.
+pub(super) fn user() -> Result<Option<User>> {
+    let own = Capabilities::own();
+    if TO_CHANGE_USER.into_iter().all(|c| own.has(c)) {
+        return Ok(User::from_name(USER)?);
     }
+    Ok(None)
+}
 
-    /// Gives BIRD's group a file, where BIRD has a user of its own.
-    fn share(&self, path: &Path, mode: u32) -> std::io::Result<()> {
-        if let Some(user) = &self.user {
-            chown(path, None, Some(user.gid.as_raw()))?;
-        }
-        fs::set_permissions(path, Permissions::from_mode(mode))
-    }
-
-    /// Replaces the configuration. It has passwords.
-    pub(super) fn write(&self, text: &str) -> Result<()> {
-        let (path, new) = (self.dir.join(CONF), self.dir.join("bird.conf.new"));
-        let step = || -> std::io::Result<()> {
-            // A file that is left over has somebody's rights already.
-            let _ = fs::remove_file(&new);
-            fs::write(&new, "")?;
-            self.share(&new, 0o640)?;
-            fs::write(&new, text)?;
-            fs::rename(&new, &path)
+/// Starts BIRD. `recovers`: it was there a moment ago, and its neighbours keep its routes (RFC 4724).
+pub(super) async fn start(home: &Home, recovers: bool) -> Result<Process> {
+    let mut command = command(home, recovers)?;
+    let (begun, begins) = oneshot::channel();
+    let (events, receiver) = mpsc::channel(MAX_WAITING_LINES);
+    let pid = SharedPid::default();
+    let shared = pid.clone();
+    std::thread::Builder::new().name("bird".into()).spawn(move || {
+        let child = command.spawn().context("starting bird");
+        let mut child = match child {
+            Ok(child) => child,
+            Err(e) => return drop(begun.send(Err(e))),
         };
-        step().with_context(|| format!("writing {}", path.display()))
-    }
-
-    /// The control socket.
-    pub(super) fn socket(&self) -> PathBuf {
-        self.dir.join(SOCKET)
-    }
-
-    /// Removes what BIRD leaves.
-    pub(super) fn clear(&self) {
-        for name in [CONF, SOCKET, PID] {
-            let _ = fs::remove_file(self.dir.join(name));
+        let number = Pid::from_raw(child.id().cast_signed());
+        *shared.lock() = Some(number);
+        let _ = begun.send(Ok(()));
+        if let Some(log) = child.stderr.take() {
+            read_log(log, &events);
         }
+        // Ended, and not waited for yet: the number is still its own, until nobody can use it any more.
+        let _ = waitid(Id::Pid(number), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        let mut held = shared.lock();
+        *held = None;
+        let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        drop(held);
+        let _ = events.blocking_send(Event::Ended(how));
+    })?;
+    begins.await.context("starting bird")??;
+    Ok(Process::new(receiver, Some(pid)))
+}
+
+fn command(home: &Home, recovers: bool) -> Result<Command> {
+    let (setpriv, bird) = (find("setpriv")?, find("bird")?);
+    let own = Capabilities::own();
+    let given = NEEDED.into_iter().filter(|(_, c)| own.has(*c));
+    let given = given.fold("-all".to_owned(), |given, (name, _)| format!("{given},+{name}"));
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "TERM", "--no-new-privs"]);
+    if let Some(user) = home.user() {
+        let (user, group) = (user.uid.to_string(), user.gid.to_string());
+        command.args(["--reuid", &user, "--regid", &group, "--clear-groups"]);
     }
-
-    /// `recovers`: BIRD was there a moment ago, and its neighbours keep its routes (RFC 4724).
-    fn command(&self, recovers: bool) -> Result<Command> {
-        let (setpriv, bird) = (find("setpriv")?, find("bird")?);
-        let mut command = Command::new(setpriv);
-        command.args(["--pdeathsig", "TERM", "--no-new-privs"]);
-        if let Some(user) = &self.user {
-            let (user, group) = (user.uid.to_string(), user.gid.to_string());
-            command.args(["--reuid", &user, "--regid", &group, "--clear-groups"]);
-            let only = NEEDED.map(|(name, _)| format!(",+{name}")).concat();
-            for set in ["inh-caps", "ambient-caps", "bounding-set"] {
-                command.arg(format!("--{set}=-all{only}"));
-            }
-        }
-        command.arg("--").arg(bird);
-        command.args(["-f", "-c", CONF, "-s", SOCKET, "-P", PID]);
-        if recovers {
-            command.arg("-R");
-        }
-        command.env_clear().env("PATH", SYSTEM_PATH).current_dir(&self.dir);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        Ok(command)
+    for set in ["inh-caps", "ambient-caps"] {
+        command.arg(format!("--{set}={given}"));
     }
-}
-
-/// Whether this process may hand its child to another user, and give it what it needs there.
-fn may_change_user() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let held = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
-    let held = held.and_then(|h| u64::from_str_radix(h.trim(), 16).ok()).unwrap_or(0);
-    let needed = NEEDED.iter().map(|(_, bit)| bit).chain(&TO_CHANGE);
-    needed.copied().all(|bit| held & (1 << bit) != 0)
-}
-
-fn find(program: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = OsString::from(SYSTEM_PATH);
-    let mut candidates = std::env::split_paths(&path).chain(std::env::split_paths(&system));
-    let found = candidates.find_map(|dir| Some(dir.join(program)).filter(|p| dir.is_absolute() && p.is_file()));
-    found.with_context(|| format!("{program}: no such program on this host"))
-}
-
-/// What a running BIRD tells of itself.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// A line of its log.
-    Log(String),
-    /// It ended: how.
-    Ended(String),
-}
-
-/// A running BIRD. Dropped, it is told to end.
-#[derive(Debug)]
-pub(super) struct Child {
-    /// None once it was waited for: then the number may be another's.
-    pid: Arc<Mutex<Option<Pid>>>,
-    events: mpsc::Receiver<Event>,
-}
-
-impl Child {
-    pub(super) async fn start(home: &Home, recovers: bool) -> Result<Self> {
-        let mut command = home.command(recovers)?;
-        let (begun, begins) = oneshot::channel();
-        let (events, receiver) = mpsc::channel(256);
-        let pid = Arc::new(Mutex::new(None));
-        let shared = pid.clone();
-        std::thread::Builder::new().name("bird".into()).spawn(move || {
-            let child = command.spawn().context("starting bird");
-            let mut child = match child {
-                Ok(child) => child,
-                Err(e) => return drop(begun.send(Err(e))),
-            };
-            let number = Pid::from_raw(child.id().cast_signed());
-            *lock(&shared) = Some(number);
-            let _ = begun.send(Ok(()));
-            if let Some(log) = child.stderr.take() {
-                read_log(log, &events);
-            }
-            // Ended, and not waited for yet: the number is still its own, until nobody can use it any more.
-            let _ = waitid(Id::Pid(number), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
-            let mut held = lock(&shared);
-            *held = None;
-            let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-            drop(held);
-            let _ = events.blocking_send(Event::Ended(how));
-        })?;
-        begins.await.context("starting bird")??;
-        Ok(Self { pid, events: receiver })
+    // What root executes has all of the bounding set.
+    if own.has(SETPCAP) {
+        command.arg(format!("--bounding-set={given}"));
+    } else if geteuid().is_root() {
+        tracing::warn!(
+            "bird has all capabilities of the agent: grant the agent CAP_SETPCAP, which it needs to withhold them"
+        );
     }
-
-    /// What it tells next. Ends with [`Event::Ended`].
-    pub(super) async fn next(&mut self) -> Event {
-        let event = self.events.recv().await;
-        event.unwrap_or_else(|| Event::Ended("nobody waits for it".into()))
-    }
-
-    /// SIGTERM is an orderly end: sessions are closed with a Cease.
-    pub(super) fn signal(&self, signal: Signal) {
-        if let Some(pid) = *lock(&self.pid) {
-            let _ = kill(pid, signal);
-        }
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        self.signal(Signal::SIGTERM);
-    }
-}
-
-/// Nothing can panic while it is held.
-fn lock(pid: &Mutex<Option<Pid>>) -> std::sync::MutexGuard<'_, Option<Pid>> {
-    pid.lock().unwrap_or_else(PoisonError::into_inner)
+    // BIRD is started in the directory and names its files without the way there, which it may not be allowed to go.
+    let run = Path::new(RUN_DIR);
+    let arguments = bird_arguments(
+        Path::new(CONFIG),
+        &run.join(CONTROL_SOCKET),
+        &run.join(PID_FILE),
+        recovers,
+    );
+    command.arg("--").arg(bird).args(arguments);
+    command
+        .env_clear()
+        .env("PATH", SYSTEM_PATH)
+        .current_dir(home.config_dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    Ok(command)
 }
 
 /// Until BIRD closes it. Lines that nobody has time for are lost: BIRD must not wait for its log.
@@ -215,13 +137,11 @@ fn read_log(log: ChildStderr, events: &mpsc::Sender<Event>) {
     let mut line = Vec::new();
     while log
         .by_ref()
-        .take(LONGEST_LINE)
+        .take(MAX_LINE)
         .read_until(b'\n', &mut line)
         .is_ok_and(|n| n > 0)
     {
-        let text = String::from_utf8_lossy(&line);
-        let text: String = text.trim().chars().filter(|c| !c.is_control()).collect();
-        let _ = events.try_send(Event::Log(text));
+        let _ = events.try_send(Event::Log(printable(&line)));
         line.clear();
     }
 }

@@ -1,5 +1,6 @@
 //! BIRD's control socket: one command a connection, and what `show protocols` says of sessions.
 
+use super::home::Home;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -27,8 +28,9 @@ pub(super) enum Failure {
 ///
 /// # Errors
 /// Nobody answers, or BIRD refuses.
-pub(super) async fn ask(socket: &Path, command: &str) -> Result<Vec<String>, Failure> {
-    let asked = tokio::time::timeout(PATIENCE, converse(socket, command));
+pub(super) async fn ask(home: &Home, command: &str) -> Result<Vec<String>, Failure> {
+    let socket = home.control_socket();
+    let asked = tokio::time::timeout(PATIENCE, converse(&socket, home.uid(), command));
     match asked.await {
         Ok(Ok(answer)) => answer.map_err(Failure::Refused),
         Ok(Err(e)) => Err(Failure::Silent(e.to_string())),
@@ -36,8 +38,14 @@ pub(super) async fn ask(socket: &Path, command: &str) -> Result<Vec<String>, Fai
     }
 }
 
-async fn converse(socket: &Path, command: &str) -> std::io::Result<Result<Vec<String>, String>> {
+async fn converse(socket: &Path, uid: u32, command: &str) -> std::io::Result<Result<Vec<String>, String>> {
     let mut stream = UnixStream::connect(socket).await?;
+    // The directory is BIRD's own: the name could be a link to another program's socket.
+    let listener = stream.peer_cred()?.uid();
+    if listener != uid {
+        let message = format!("{}: the user {listener} listens, not BIRD's ({uid})", socket.display());
+        return Err(std::io::Error::other(message));
+    }
     stream.write_all(format!("{command}\n").as_bytes()).await?;
     let mut lines = BufReader::new(stream.take(MAX_ANSWER)).split(b'\n');
     let (mut greeted, mut said) = (false, Vec::new());

@@ -1,18 +1,19 @@
 //! Keeps BIRD running, and of one mind with what is wanted.
 
-use super::child::{Child, Event, Home};
 use super::conf::{self, Loopback, Rendered};
 use super::control::{self, Failure, Seen};
 use super::feed::Feed;
 use super::held::Held;
+use super::home::Home;
 use super::log::Log;
-use super::{GRACE, Learned, Wanted};
+use super::process::{Event, Process};
+use super::service::Starts;
+use super::{Bird, GRACE, Learned, Wanted, child};
 use crate::sys;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpSocket;
@@ -37,6 +38,10 @@ const FIRST_RESTART: Duration = Duration::from_millis(100);
 const LAST_RESTART: Duration = Duration::from_secs(30);
 /// How long BIRD may take to close its sessions.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long the kernel may take to end a killed BIRD. A process that waits for a disk cannot be killed; the agent goes on.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a service manager may take to start BIRD. It takes 50 ms on an idle machine.
+const SERVICE_START_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The task behind [`Bgp`](super::Bgp).
 pub(super) struct Run {
@@ -52,7 +57,11 @@ pub(super) struct Run {
     /// With the ASN that they speak for.
     feeds: BTreeMap<ResourceId, (u32, JoinHandle<()>)>,
     poke: Arc<Notify>,
-    bird: Option<Child>,
+    /// Where a service manager starts BIRD.
+    starts: Option<Starts>,
+    /// Since when it should.
+    expected_since: Option<Instant>,
+    bird: Option<Process>,
     /// BIRD does not have the newest configuration yet.
     behind: bool,
     /// What keeps BIRD from doing what is wanted.
@@ -71,15 +80,24 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) async fn new(
-        dir: &Path,
+        bird: &Bird,
         wanted: watch::Receiver<Option<Wanted>>,
         learned: watch::Sender<Learned>,
         status: watch::Sender<Vec<BgpPeerStatus>>,
     ) -> Result<Self> {
-        let home = Home::make(dir)?;
+        let home = match bird {
+            Bird::Child(dir) => Home::of_child(dir, child::user()?)?,
+            Bird::Service(service) => Home::of_service(service)?,
+        };
+        // A configuration of an earlier run would have a service manager start BIRD.
+        home.remove_config();
+        let starts = match bird {
+            Bird::Child(_) => None,
+            Bird::Service(_) => Some(Starts::listen(&home)?),
+        };
         // One that outlived an agent: it should be on its way out.
         for _ in 0..20 {
-            if control::ask(&home.socket(), "down").await.is_err() {
+            if control::ask(&home, "down").await.is_err() {
                 break;
             }
             sleep(LOOK / 10).await;
@@ -95,6 +113,8 @@ impl Run {
             slots: BTreeMap::new(),
             feeds: BTreeMap::new(),
             poke: Arc::new(Notify::new()),
+            starts,
+            expected_since: None,
             bird: None,
             behind: false,
             fault: None,
@@ -113,6 +133,7 @@ impl Run {
 
     pub(super) async fn run(mut self) {
         loop {
+            let recovers = self.recovers();
             tokio::select! {
                 changed = self.wanted.changed() => {
                     let is_over = self.wanted.borrow_and_update().is_none();
@@ -135,6 +156,7 @@ impl Run {
                     }
                     Event::Ended(how) => self.ended(&how),
                 },
+                bird = next_start(&mut self.starts, recovers) => self.started_by_service(bird, recovers).await,
                 () = at(self.start_at) => self.launch().await,
                 () = sleep_until(self.look_at) => self.look().await,
             }
@@ -162,11 +184,13 @@ impl Run {
         if self.rendered.names.is_empty() {
             self.end().await;
             (self.behind, self.start_at, self.fault, self.ended) = (false, None, None, None);
-            self.next_wait = FIRST_RESTART;
+            (self.next_wait, self.expected_since) = (FIRST_RESTART, None);
         } else if changed {
             self.behind = true;
             if self.bird.is_some() {
                 self.configure().await;
+            } else if self.starts.is_some() {
+                self.launch().await;
             } else if self.start_at.is_none() {
                 self.start_at = Some(Instant::now());
             }
@@ -216,28 +240,59 @@ impl Run {
         }
     }
 
+    /// Starts BIRD, or has the service manager start it: that happens when there is a configuration.
     async fn launch(&mut self) {
         self.start_at = None;
-        let recovers = self.ended.is_some_and(|e| e.elapsed() < GRACE);
+        let recovers = self.recovers();
         let written = self.home.write(&self.rendered.text);
-        let started = match written {
-            Ok(()) => Child::start(&self.home, recovers).await,
-            Err(e) => Err(e),
-        };
-        match started {
-            Ok(child) => {
-                tracing::info!(neighbours = self.rendered.names.len(), recovers, "bird started");
-                self.bird = Some(child);
-                self.started = Instant::now();
-                (self.behind, self.silent, self.fault) = (false, 0, None);
-                self.held = Held::default();
-                self.look_at = Instant::now() + FIRST_RESTART;
-                self.poke.notify_waiters();
+        match (written, self.starts.is_some()) {
+            (Ok(()), false) => match child::start(&self.home, recovers).await {
+                Ok(bird) => self.started(bird, recovers),
+                Err(e) => self.not_started(&e),
+            },
+            (Ok(()), true) => {
+                self.behind = false;
+                let expected_since = *self.expected_since.get_or_insert_with(Instant::now);
+                if expected_since.elapsed() >= SERVICE_START_TIMEOUT {
+                    let config = self.home.config_dir().display();
+                    let fault =
+                        format!("no service manager starts bird for {config}: see the state of the unit tombolo-bird@");
+                    self.note(fault, "bird not started");
+                }
+                self.start_at = Some(Instant::now() + SERVICE_START_TIMEOUT);
             }
-            Err(e) => {
-                self.note(format!("{e:#}"), "bird not started");
-                self.start_later();
-            }
+            (Err(e), _) => self.not_started(&e),
+        }
+    }
+
+    fn not_started(&mut self, error: &anyhow::Error) {
+        self.note(format!("{error:#}"), "bird not started");
+        self.start_later();
+    }
+
+    /// Whether a BIRD that starts now takes the place of one whose routes the neighbours keep (RFC 4724).
+    fn recovers(&self) -> bool {
+        self.ended.is_some_and(|e| e.elapsed() < GRACE)
+    }
+
+    fn started(&mut self, bird: Process, recovers: bool) {
+        tracing::info!(neighbours = self.rendered.names.len(), recovers, "bird started");
+        self.bird = Some(bird);
+        self.started = Instant::now();
+        (self.behind, self.silent, self.fault) = (false, 0, None);
+        self.held = Held::default();
+        self.look_at = Instant::now() + FIRST_RESTART;
+        self.poke.notify_waiters();
+    }
+
+    /// BIRD reads what the agent has written by now, unless writing failed.
+    async fn started_by_service(&mut self, bird: Process, recovers: bool) {
+        let behind = self.behind;
+        (self.start_at, self.expected_since) = (None, None);
+        self.started(bird, recovers);
+        self.behind = behind;
+        if self.rendered.names.is_empty() {
+            self.end().await;
         }
     }
 
@@ -254,6 +309,12 @@ impl Run {
         self.bird = None;
         self.ended = Some(Instant::now());
         self.fault = Some(format!("bird ended: {how}"));
+        if self.starts.is_some() {
+            self.expected_since = self.ended;
+            self.start_at = Some(Instant::now() + SERVICE_START_TIMEOUT);
+            self.look_at = Instant::now();
+            return;
+        }
         if self.started.elapsed() > LAST_RESTART {
             self.next_wait = FIRST_RESTART;
         }
@@ -270,7 +331,7 @@ impl Run {
     async fn configure(&mut self) {
         let begun = Instant::now();
         let told = match self.home.write(&self.rendered.text) {
-            Ok(()) => control::ask(&self.home.socket(), "configure").await,
+            Ok(()) => control::ask(&self.home, "configure").await,
             Err(e) => Err(Failure::Silent(format!("{e:#}"))),
         };
         self.rest_until = Instant::now() + begun.elapsed() * REST;
@@ -293,7 +354,7 @@ impl Run {
         self.look_at = Instant::now() + LOOK;
         let mut seen = BTreeMap::new();
         if self.bird.is_some() {
-            match control::ask(&self.home.socket(), "show protocols all \"n_*\"").await {
+            match control::ask(&self.home, "show protocols all \"n_*\"").await {
                 Ok(answer) => {
                     seen = control::sessions(&answer);
                     self.silent = 0;
@@ -327,7 +388,7 @@ impl Run {
     async fn command(&self, commands: Vec<String>) -> bool {
         let mut done = true;
         for command in commands {
-            if let Err(failure) = control::ask(&self.home.socket(), &command).await {
+            if let Err(failure) = control::ask(&self.home, &command).await {
                 tracing::warn!(error = %failure, command, "what a neighbour hears is not as it should be");
                 done = false;
             }
@@ -343,8 +404,11 @@ impl Run {
         }
         self.silent += 1;
         if let (SILENT_LOOKS, Some(bird)) = (self.silent, &self.bird) {
-            tracing::error!(error = %failure, "bird is stuck: it is ended");
-            bird.signal(Signal::SIGKILL);
+            if bird.signal(Signal::SIGKILL) {
+                tracing::error!(error = %failure, "bird is stuck: it is ended");
+            } else {
+                tracing::error!(error = %failure, "bird is stuck: restart the unit tombolo-bird@ of this agent");
+            }
             self.silent = 0;
         }
     }
@@ -382,18 +446,30 @@ impl Run {
         self.status.send_replace(neighbours.map(of).collect());
     }
 
-    /// Has BIRD close its sessions, and waits for its end.
+    /// Has BIRD close its sessions, and waits for its end; not for ever, as it may be stuck and out of reach.
     async fn end(&mut self) {
+        // Without it no service manager starts another one.
+        self.home.remove_config();
         let Some(mut bird) = self.bird.take() else { return };
-        let gone = async |bird: &mut Child| while !matches!(bird.next().await, Event::Ended(_)) {};
-        bird.signal(Signal::SIGTERM);
+        if !bird.signal(Signal::SIGTERM) {
+            // Within the time that it has for its farewell: what matters is whether it ends.
+            let _ = timeout(FAREWELL, control::ask(&self.home, "down")).await;
+        }
         if timeout(FAREWELL, gone(&mut bird)).await.is_err() {
             tracing::warn!("bird takes too long to end");
             bird.signal(Signal::SIGKILL);
-            gone(&mut bird).await;
+            if timeout(KILL_TIMEOUT, gone(&mut bird)).await.is_err() {
+                tracing::error!(
+                    "bird does not end: its sessions may be up still; end the process, or stop the unit tombolo-bird@"
+                );
+            }
         }
         self.home.clear();
     }
+}
+
+async fn gone(bird: &mut Process) {
+    while !matches!(bird.next().await, Event::Ended(_)) {}
 }
 
 impl Drop for Run {
@@ -402,7 +478,14 @@ impl Drop for Run {
     }
 }
 
-async fn next(bird: &mut Option<Child>) -> Event {
+async fn next_start(starts: &mut Option<Starts>, recovers: bool) -> Process {
+    match starts {
+        Some(starts) => starts.next(recovers).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next(bird: &mut Option<Process>) -> Event {
     match bird {
         Some(bird) => bird.next().await,
         None => std::future::pending().await,

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use tombolo_agent::bgp::{Bgp, Learned, Wanted};
+use tombolo_agent::bgp::{Bgp, Bird, Learned, Wanted};
 use tombolo_proto::config::{Neighbour, Speaker};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{Route, RouteOrigin};
@@ -83,7 +83,7 @@ pub(crate) fn learned(learned: &Learned, id: &str) -> Vec<(String, Vec<u32>)> {
 }
 
 pub(crate) fn pid_in(dir: &Path) -> Option<Pid> {
-    let pid = std::fs::read_to_string(dir.join("bird.pid")).ok()?;
+    let pid = std::fs::read_to_string(dir.join("run/bird.pid")).ok()?;
     pid.trim().parse().ok().map(Pid::from_raw)
 }
 
@@ -109,8 +109,14 @@ impl Near {
     }
 
     pub(crate) async fn start_in(dir: PathBuf) -> Self {
+        let bgp = Bgp::start(&Bird::Child(dir.clone())).await.unwrap();
+        Self::of(bgp, dir)
+    }
+
+    /// A speaker with its BIRD's files in a directory.
+    pub(crate) fn of(bgp: Bgp, dir: PathBuf) -> Self {
         Self {
-            bgp: Bgp::start(&dir).await.unwrap(),
+            bgp,
             wanted: Mutex::new(Wanted {
                 speaker: Some(Speaker {
                     asn: 65_515,

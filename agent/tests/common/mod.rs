@@ -148,6 +148,15 @@ impl Drop for Wire {
     }
 }
 
+/// Put before a command in a namespace: it cannot set kernel switches, as in a container. `ip netns exec` gives each command a
+/// mount namespace of its own.
+pub(crate) const READ_ONLY_SWITCHES: [&str; 4] = [
+    "sh",
+    "-c",
+    "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"",
+    "sh",
+];
+
 /// An agent's state directory and, perhaps, its process.
 pub(crate) struct Host {
     pub dir: tempfile::TempDir,
@@ -158,6 +167,8 @@ pub(crate) struct Host {
     own: KeyPair,
     ns: String,
     process: Option<Child>,
+    /// Whether it runs with /proc/sys read-only.
+    pub read_only_switches: bool,
 }
 
 impl Host {
@@ -182,6 +193,7 @@ impl Host {
             own,
             ns: ns.to_owned(),
             process: None,
+            read_only_switches: false,
         };
         host.state
             .write(file::CERTIFICATE, host.issue_own(false).as_bytes())
@@ -224,16 +236,17 @@ impl Host {
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
+        let before: &[&str] = if self.read_only_switches {
+            &READ_ONLY_SWITCHES
+        } else {
+            &[]
+        };
         let child = Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                &self.ns,
-                env!("CARGO_BIN_EXE_tombolo-agent"),
-                "run",
-                "--state-dir",
-            ])
+            .args(["netns", "exec", &self.ns])
+            .args(before)
+            .args([env!("CARGO_BIN_EXE_tombolo-agent"), "run", "--state-dir"])
             .arg(self.dir.path())
+            .env("TOMBOLO_LOG_FORMAT", "text")
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()

@@ -265,6 +265,18 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), "GET /fabric/v1/ca", &e))
     }
 
+    /// The controller's metrics, as Prometheus text.
+    ///
+    /// # Errors
+    /// Those of the controller.
+    pub async fn metrics(&self) -> Result<String, Error> {
+        let response = self.send(Method::GET, "/metrics", &[], Body::None, None).await?;
+        response
+            .text()
+            .await
+            .map_err(|e| Error::transport(self.base(), "GET /metrics", &e))
+    }
+
     /// Makes a one-time token with which an agent joins. Without `ttl` the controller chooses how long it lives.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ pub(super) async fn metrics(State(rest): State<Arc<Rest>>) -> Response {
     let text = app
         .metrics
         .text(&app.writer.current(), &app.agents, &app.connections.counts());
-    typed_body(text.into(), "text/plain; version=0.0.4; charset=utf-8")
+    typed_body(text.into(), tombolo_proto::exposition::CONTENT_TYPE)
 }
 
 /// GET `settings`.

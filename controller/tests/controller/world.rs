@@ -62,6 +62,7 @@ fn spawn(dir: &Path, port: u16, arguments: &[String]) -> Child {
             &format!("127.0.0.1:{port}"),
         ])
         .args(arguments)
+        .env("TOMBOLO_LOG_FORMAT", "text")
         .env("TOMBOLO_LOG", "debug,hyper=info,h2=info,rustls=info")
         .stdin(Stdio::null())
         .stderr(

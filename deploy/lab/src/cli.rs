@@ -13,7 +13,7 @@ mod status;
 pub(crate) mod words;
 
 use crate::demo::{self, Demo};
-use crate::host::{Hosts, Namespaces};
+use crate::host::{Namespaces, Runtime};
 use crate::lab::{Lab, Options, at_home};
 use crate::progress::Progress;
 use crate::topology::Topology;
@@ -47,6 +47,9 @@ enum LabCommand {
         /// Take down what is left of a lab of the same name first
         #[arg(long)]
         replace: bool,
+        /// What the hosts are
+        #[arg(long, value_enum, default_value_t)]
+        runtime: Runtime,
     },
     /// What is up, host by host
     Status {
@@ -124,6 +127,9 @@ enum LabCommand {
         /// Leave the lab up at the end
         #[arg(long)]
         keep: bool,
+        /// What the hosts are
+        #[arg(long, value_enum, default_value_t)]
+        runtime: Runtime,
     },
     /// Delay packets between segments that are far from each other
     #[command(hide = true, name = delay::COMMAND)]
@@ -150,16 +156,32 @@ pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
         bail!("of the lab's commands only 'tombolo lab status' writes JSON");
     }
     match args.command {
-        LabCommand::Up { topology, replace } => {
+        LabCommand::Up {
+            topology,
+            replace,
+            runtime,
+        } => {
             let (topology, progress) = (Topology::load(&topology)?, Progress::stderr());
-            let work = up(&topology, args.lab_dir.clone(), replace, progress.clone());
+            let options = Options {
+                state_dir: args.lab_dir.clone(),
+                detached: true,
+                replace,
+                runtime,
+                progress: progress.clone(),
+            };
+            let work = up(&topology, options);
             unless_interrupted(work, &progress, dir, &topology.name).await
         }
-        LabCommand::Demo { topology, keep } => {
+        LabCommand::Demo {
+            topology,
+            keep,
+            runtime,
+        } => {
             let (topology, progress) = (Topology::load(&topology)?, Progress::stderr());
             let demo = Demo {
                 progress: progress.clone(),
                 keep,
+                runtime,
                 state_dir: args.lab_dir.clone(),
             };
             let walk = async {
@@ -276,15 +298,10 @@ async fn unless_interrupted(
     Ok(ExitCode::from(128 + number))
 }
 
-async fn up(topology: &Topology, state_dir: Option<PathBuf>, replace: bool, progress: Progress) -> Result<ExitCode> {
+async fn up(topology: &Topology, options: Options) -> Result<ExitCode> {
     let start = Instant::now();
-    let command = words::command(state_dir.as_deref());
-    let options = Options {
-        state_dir,
-        detached: true,
-        replace,
-        progress: progress.clone(),
-    };
+    let command = words::command(options.state_dir.as_deref());
+    let progress = options.progress.clone();
     let lab = Lab::up(topology, options).await?;
     progress.finish();
     let name = &topology.name;
@@ -309,7 +326,7 @@ fn exec(dir: Option<&Path>, lab: Option<&str>, host: &str, command: &[String]) -
         bail!("there is no host '{host}': there are {}", state.hosts.join(", "));
     }
     let argv = at_home(&state.topology, &folder, host, command);
-    let argv = Namespaces::new(&state.topology.name).wrap(host, &argv);
+    let argv = state.runtime.hosts(&state.topology, &folder).wrap(host, &argv);
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let status = std::process::Command::new(program).args(arguments).status()?;
     Ok(ExitCode::from(

@@ -6,6 +6,7 @@ mod stage;
 mod steps;
 
 use crate::cli::{check, words};
+use crate::host::Runtime;
 use crate::lab::{Lab, Options};
 use crate::progress::Progress;
 use crate::topology::{CONTROLLER, Topology};
@@ -22,6 +23,8 @@ pub struct Demo {
     pub progress: Progress,
     /// Leave the lab up at the end, and say how to use it.
     pub keep: bool,
+    /// What its hosts are.
+    pub runtime: Runtime,
     /// Folder for the lab's state.
     pub state_dir: Option<PathBuf>,
 }
@@ -47,8 +50,12 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let dir = demo.state_dir.as_deref();
     let agents = topology.agents().count();
     report.title(&format!("Tombolo: {} on real tunnels, on this machine", topology.name));
+    let each = match demo.runtime {
+        Runtime::Netns => "a process in a network namespace",
+        Runtime::Docker => "a container with a network",
+    };
     report.dim(&format!(
-        "{agents} agents and a controller, each a process in a network namespace of its own, joined by an underlay alone."
+        "{agents} agents and a controller, each {each} of its own, joined by an underlay alone."
     ));
     let start = Instant::now();
     let options = Options {
@@ -56,6 +63,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
         // Kept, it must outlive this program.
         detached: demo.keep,
         replace: true,
+        runtime: demo.runtime,
         progress: progress.clone(),
     };
     let lab = Lab::up(topology, options).await?;
@@ -96,7 +104,10 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
                 .down()
                 .with_context(|| format!("'{} down {}' tries again", words::command(dir), topology.name))?;
         }
-        report.dim("The lab is gone: no namespace, process or file is left.");
+        report.dim(match demo.runtime {
+            Runtime::Netns => "The lab is gone: no namespace, process or file is left.",
+            Runtime::Docker => "The lab is gone: no container, namespace, process or file is left.",
+        });
     }
     progress.finish();
     Ok(good)

@@ -1,13 +1,58 @@
 //! What a host is: something with a network namespace in which programs can run. What runs on it is not known here.
-//!
-//! Network namespaces are the first kind; a container is a second that fits the same verbs, because it has a network
-//! namespace too and the underlay asks for nothing else.
 
-use crate::command::{self, run};
+mod docker;
+mod namespaces;
+
+pub use docker::Docker;
+pub use namespaces::Namespaces;
+
+use crate::binary;
+use crate::process::{self, Process};
+use crate::topology::Topology;
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use nix::sched::{CloneFlags, setns};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+/// What the hosts of a lab are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// Network namespaces of this machine, in which its own programs run
+    #[default]
+    Netns,
+    /// Docker containers from the image that `make image` makes; the underlay and sites stay namespaces
+    Docker,
+}
+
+impl Runtime {
+    /// Looks for what it needs, before anything is made.
+    ///
+    /// # Errors
+    /// What is missing, and what to do.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Netns => {
+                for program in ["tombolo-controller", "tombolo-agent"] {
+                    binary::find(program)?;
+                }
+                Ok(())
+            }
+            Self::Docker => Docker::check(),
+        }
+    }
+
+    /// The hosts of a lab whose state is in `dir`.
+    #[must_use]
+    pub fn hosts(self, topology: &Topology, dir: &Path) -> Box<dyn Hosts> {
+        match self {
+            Self::Netns => Box::new(Namespaces::new(&topology.name)),
+            Self::Docker => Box::new(Docker::new(topology, dir)),
+        }
+    }
+}
 
 /// Makes and removes hosts, and runs programs on them.
 pub trait Hosts: Send + Sync {
@@ -29,8 +74,36 @@ pub trait Hosts: Send + Sync {
     /// The file that stands for its network namespace.
     fn netns(&self, host: &str) -> PathBuf;
 
-    /// The command line that runs `argv` on the host.
+    /// The command line that runs `argv` on the host, and ends when that does.
     fn wrap(&self, host: &str, argv: &[String]) -> Vec<String>;
+
+    /// The command line that runs a program of this machine in the host's network namespace: it takes signals as the program
+    /// itself does.
+    fn wrap_network(&self, host: &str, argv: &[String]) -> Vec<String>;
+
+    /// A program of the product as it is called on the host.
+    ///
+    /// # Errors
+    /// It is not there.
+    fn program(&self, _host: &str, name: &str) -> Result<String> {
+        Ok(binary::find(name)?.display().to_string())
+    }
+
+    /// Starts a program on the host that goes on by itself, with its output appended to `log`. A `tied` one ends with the
+    /// calling program, however that ends.
+    ///
+    /// # Errors
+    /// It does not start.
+    fn start(
+        &self,
+        host: &str,
+        argv: &[String],
+        environment: &[(String, String)],
+        log: &Path,
+        tied: bool,
+    ) -> Result<Process> {
+        process::start(&self.wrap(host, argv), log, environment, tied)
+    }
 
     /// The processes that run on the host.
     fn processes(&self, host: &str) -> Vec<i32>;
@@ -38,66 +111,6 @@ pub trait Hosts: Send + Sync {
     /// How a person starts a shell on the host.
     fn enter(&self, host: &str) -> String {
         self.wrap(host, &["bash".to_owned()]).join(" ")
-    }
-}
-
-/// Hosts that are named network namespaces `tb-<lab>-<host>` of this machine.
-#[derive(Debug, Clone)]
-pub struct Namespaces {
-    lab: String,
-}
-
-impl Namespaces {
-    /// The hosts of one lab.
-    #[must_use]
-    pub fn new(lab: &str) -> Self {
-        Self { lab: lab.to_owned() }
-    }
-
-    /// The namespace's name.
-    #[must_use]
-    pub fn name(&self, host: &str) -> String {
-        format!("tb-{}-{host}", self.lab)
-    }
-}
-
-/// Where iproute2 keeps named namespaces.
-const NETNS_DIR: &str = "/run/netns";
-
-impl Hosts for Namespaces {
-    fn create(&self, host: &str) -> Result<()> {
-        run(&["ip", "netns", "add", &self.name(host)])?;
-        inside(&self.netns(host), || run(&["ip", "link", "set", "lo", "up"]))??;
-        Ok(())
-    }
-
-    fn remove(&self, host: &str) -> Result<()> {
-        if self.exists(host) {
-            run(&["ip", "netns", "del", &self.name(host)])?;
-        }
-        Ok(())
-    }
-
-    fn exists(&self, host: &str) -> bool {
-        self.netns(host).exists()
-    }
-
-    fn netns(&self, host: &str) -> PathBuf {
-        Path::new(NETNS_DIR).join(self.name(host))
-    }
-
-    fn wrap(&self, host: &str, argv: &[String]) -> Vec<String> {
-        let mut all = ["ip", "netns", "exec"].map(str::to_owned).to_vec();
-        all.push(self.name(host));
-        all.extend_from_slice(argv);
-        all
-    }
-
-    fn processes(&self, host: &str) -> Vec<i32> {
-        let argv = ["ip", "netns", "pids", &self.name(host)].map(str::to_owned);
-        let found = command::finish(&argv, command::LIMIT);
-        let pids = found.map(|f| f.stdout).unwrap_or_default();
-        pids.split_whitespace().filter_map(|p| p.parse().ok()).collect()
     }
 }
 

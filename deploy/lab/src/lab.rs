@@ -13,8 +13,8 @@ pub(crate) use sites::at_home;
 
 use crate::binary;
 use crate::delay;
-use crate::host::{Hosts, Namespaces};
-use crate::process::{self, Process};
+use crate::host::{Hosts, Runtime};
+use crate::process::Process;
 use crate::progress::Progress;
 use crate::site;
 use crate::state::{self, State, StateDir};
@@ -45,6 +45,8 @@ pub struct Options {
     pub detached: bool,
     /// Takes down what is left of a lab of the same name first. Otherwise that is an error.
     pub replace: bool,
+    /// What its hosts are.
+    pub runtime: Runtime,
     /// Where progress goes.
     pub progress: Progress,
 }
@@ -78,9 +80,7 @@ impl Lab {
             bail!("a lab makes network namespaces: run as root");
         }
         // Looked for before anything is made.
-        for program in ["tombolo-controller", "tombolo-agent"] {
-            binary::find(program)?;
-        }
+        options.runtime.check()?;
         site::find_programs(topology)?;
         let mut lab = Self::prepare(topology, options).await?;
         // On failure the lab is taken down even if it was to stay: half a lab is of no use.
@@ -107,7 +107,7 @@ impl Lab {
         let path = options.state_dir.unwrap_or_else(|| state::dir_of(None, &topology.name));
         let limit = if options.replace { EARLIER_ENDS } else { Duration::ZERO };
         let dir = StateDir::open_within(&path, limit).await?;
-        let hosts = Box::new(Namespaces::new(&topology.name));
+        let hosts = options.runtime.hosts(topology, &path);
         if let Some(old) = dir.load()? {
             if !options.replace {
                 bail!(
@@ -117,7 +117,7 @@ impl Lab {
                 );
             }
             options.progress.doing("removing what an earlier lab left");
-            teardown::all(&Namespaces::new(&old.topology.name), &old)?;
+            teardown::all(&*old.runtime.hosts(&old.topology, &path), &old)?;
         }
         // A controller that found an earlier one's store would know agents that are no more.
         dir.clear()?;
@@ -126,6 +126,7 @@ impl Lab {
         let state = State {
             id,
             topology: topology.clone(),
+            runtime: options.runtime,
             hosts: Vec::new(),
             processes: BTreeMap::new(),
             moved: BTreeMap::new(),
@@ -160,7 +161,7 @@ impl Lab {
             .load()?
             .with_context(|| format!("no lab is up in {}", path.display()))?;
         let mut lab = Self {
-            hosts: Box::new(Namespaces::new(&state.topology.name)),
+            hosts: state.runtime.hosts(&state.topology, path),
             topology: state.topology.clone(),
             group: group_of(&state.topology),
             dir: Some(dir),
@@ -353,8 +354,11 @@ impl Lab {
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let argv = self.wrap(host, argv)?;
-        let process = process::start(&argv, &log, &[], tied).with_context(|| format!("{name} on {host}"))?;
+        let argv = at_home(&self.topology, self.path()?, host, argv);
+        // The ends of logs are shown to people.
+        let environment = [("TOMBOLO_LOG_FORMAT".to_owned(), "text".to_owned())];
+        let started = self.hosts.start(host, &argv, &environment, &log, tied);
+        let process = started.with_context(|| format!("{name} on {host}"))?;
         self.change(|s| {
             s.processes.insert(name.to_owned(), process.clone());
         })?;

@@ -97,6 +97,16 @@ fn on_immortal_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'stati
 }
 
 impl Process {
+    /// A process that somebody else started; none if it has ended.
+    #[must_use]
+    pub fn of(pid: i32, log: &Path) -> Option<Self> {
+        Some(Self {
+            pid,
+            started: start_time(pid)?,
+            log: log.to_owned(),
+        })
+    }
+
     /// Whether it still runs.
     #[must_use]
     pub fn alive(&self) -> bool {

@@ -1,5 +1,6 @@
 //! What a lab has made so far, on disk before it is made, so that a later `down` finds everything after a crash.
 
+use crate::host::Runtime;
 use crate::process::Process;
 use crate::topology::Topology;
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,9 @@ pub struct State {
     pub id: String,
     /// The lab, as its file described it.
     pub topology: Topology,
+    /// What its hosts are.
+    #[serde(default)]
+    pub runtime: Runtime,
     /// Hosts that exist or are about to.
     pub hosts: Vec<String>,
     /// Running processes, by the name of what they are: `controller`, or the host of an agent.

@@ -5,7 +5,6 @@
 //! the program is gone, however that came.
 
 use crate::binary;
-use crate::host::Namespaces;
 use crate::lab::teardown;
 use crate::state::StateDir;
 use anyhow::{Context, Result};
@@ -83,7 +82,7 @@ pub async fn watch(dir: &Path, id: &str) -> Result<()> {
     }
     let name = &state.topology.name;
     eprintln!("the program that made lab {name} is gone without having taken it down: doing it now");
-    teardown::all(&Namespaces::new(name), &state)?;
+    teardown::all(&*state.runtime.hosts(&state.topology, dir.path()), &state)?;
     dir.remove()?;
     eprintln!("lab {name} is gone");
     Ok(())

@@ -6,6 +6,7 @@
 mod demo;
 mod failover;
 mod faults;
+mod first_join;
 mod hybrid;
 mod peering;
 mod plain_site;

@@ -1,6 +1,5 @@
 //! The agents of a lab: they join with tokens, run, are killed and come back.
 
-use crate::binary;
 use crate::command;
 use crate::lab::Lab;
 use crate::private::write_private;
@@ -72,7 +71,7 @@ impl Lab {
         if let Some(parent) = dir.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let program = binary::find("tombolo-agent")?.display().to_string();
+        let program = self.hosts.program(name, "tombolo-agent")?;
         Ok(vec![
             program,
             verb.to_owned(),

@@ -1,7 +1,6 @@
 //! The controller of a lab, and the operator's way to it.
 
 use super::Lab;
-use crate::binary;
 use crate::host::{Hosts as _, Namespaces};
 use crate::operator;
 use crate::topology::{CONTROLLER, Topology};
@@ -22,7 +21,7 @@ impl Lab {
     pub(super) fn launch_controller(&self, tied: bool) -> Result<()> {
         let at = &self.topology.underlay.controller;
         let argv = vec![
-            binary::find("tombolo-controller")?.display().to_string(),
+            self.hosts.program(CONTROLLER, "tombolo-controller")?,
             "--data-dir".to_owned(),
             self.controller_dir()?.display().to_string(),
             "--listen".to_owned(),

@@ -114,9 +114,9 @@ impl Lab {
         let (source, destination) = self.ends(from, to)?;
         let name = format!("{from} → {to}");
         let log = self.log(&format!("ping-{from}-{destination}-{:x}", rand_suffix()))?;
-        let argv = self
-            .hosts
-            .wrap(from, &probe::endless(source, destination, interval, 56));
+        let argv = probe::endless(source, destination, interval, 56);
+        // It is ended by a signal.
+        let argv = self.hosts.wrap_network(from, &argv);
         let process = process::start(&argv, &log, &[], true).with_context(|| format!("ping {name}"))?;
         Ok(Pinger {
             process,

@@ -1,6 +1,5 @@
 //! The sites of a lab: their stock programs are started, asked how they are, and disturbed.
 
-use crate::binary;
 use crate::host::inside;
 use crate::lab::Lab;
 use crate::site::bird::{self, Far, Protocol};
@@ -87,14 +86,14 @@ impl Lab {
 
     /// What the product prints for the operator of a site's device.
     async fn device_config(&self, connection: &str) -> Result<Printed> {
-        let (data, program) = (self.controller_dir()?, binary::find("tombolo")?);
+        let (data, program) = (self.controller_dir()?, self.hosts.program(CONTROLLER, "tombolo")?);
         let argv = [
             "env".to_owned(),
             format!("TOMBOLO_CONTROLLER={}", self.url()),
             format!("TOMBOLO_CA={}", data.join("ca.pem").display()),
             format!("TOMBOLO_TOKEN_FILE={}", data.join("admin.token").display()),
             format!("TOMBOLO_RESOURCE_GROUP={}", self.group.name),
-            program.display().to_string(),
+            program,
             "connection".to_owned(),
             "device-config".to_owned(),
             connection.to_owned(),

@@ -1,0 +1,144 @@
+//! Joining where nobody looks on, as in a container: the token file may come later than the agent, and so may the controller.
+//! Both are waited for, not without end. What no waiting mends fails at once.
+
+use crate::config::Config;
+use crate::join::{JoinOptions, JoinSettings, JoinToken, Refused, join};
+use crate::state::{StateDir, file};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Pauses between attempts: the first and the longest. The token file appears on the same machine, so looking is cheap.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+
+/// How an agent joins that has no identity yet.
+#[derive(Debug, Clone)]
+pub struct FirstJoin {
+    /// `https://host:port`.
+    pub controller: String,
+    /// The file that the token is or will be in.
+    pub token_file: PathBuf,
+    /// How long to wait for the token and the controller together.
+    pub timeout: Duration,
+    /// What the operator of the host decides.
+    pub settings: JoinSettings,
+}
+
+/// Whether the state directory has an identity.
+#[must_use]
+pub fn has_joined(state: &StateDir) -> bool {
+    state.path(file::CONFIG).exists()
+}
+
+/// Joins as soon as token and controller are there.
+///
+/// # Errors
+/// They are not in time, the token is malformed or used, or the controller refuses.
+pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<Config> {
+    let deadline = Instant::now() + first.timeout;
+    let (mut pause, mut said) = (BACKOFF.0, String::new());
+    loop {
+        let error = match attempt(state, first).await {
+            Ok(config) => return Ok(config),
+            Err(e) if !is_passing(&e) => return Err(e),
+            Err(e) => e,
+        };
+        if Instant::now() + pause > deadline {
+            return Err(error.context(format!("not joined within {:?}", first.timeout)));
+        }
+        let text = format!("{error:#}");
+        // The same again tells nothing new.
+        if text != said {
+            tracing::info!(reason = text, controller = first.controller, "waiting to join");
+            said = text;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+async fn attempt(state: &StateDir, first: &FirstJoin) -> Result<Config> {
+    let token = read_token(&first.token_file)?;
+    let options = JoinOptions {
+        controller: first.controller.clone(),
+        token,
+        settings: first.settings.clone(),
+    };
+    join(state, options).await
+}
+
+/// Whoever writes the file may not have finished: an empty one is as good as none.
+fn read_token(path: &Path) -> Result<JoinToken> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("the token file {}", path.display()))?;
+    if text.trim().is_empty() {
+        let empty = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(empty).with_context(|| format!("the token file {} is empty", path.display()));
+    }
+    text.parse()
+        .with_context(|| format!("the token file {}", path.display()))
+}
+
+/// Whether an error may go away by itself: no token yet, no controller yet, or one that is overloaded.
+fn is_passing(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let missing = cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+        let unreachable = cause.downcast_ref::<reqwest::Error>().is_some_and(|e| {
+            let overloaded = e.status().is_some_and(|s| s.is_server_error());
+            e.is_connect() || e.is_timeout() || e.is_request() || overloaded
+        });
+        let busy = cause.downcast_ref::<Refused>().is_some_and(Refused::is_passing);
+        missing || unreachable || busy
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(dir: &Path, milliseconds: u64) -> FirstJoin {
+        FirstJoin {
+            // Nobody listens on port 1.
+            controller: "https://127.0.0.1:1".into(),
+            token_file: dir.join("token"),
+            timeout: Duration::from_millis(milliseconds),
+            settings: JoinSettings::default(),
+        }
+    }
+
+    async fn outcome(dir: &Path, milliseconds: u64) -> (String, Duration) {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let begun = Instant::now();
+        let state = StateDir::new(dir);
+        let error = join_when_possible(&state, &first(dir, milliseconds)).await.unwrap_err();
+        (format!("{error:#}"), begun.elapsed())
+    }
+
+    #[tokio::test]
+    async fn token_and_controller_are_waited_for_and_not_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (text, took) = outcome(dir.path(), 700).await;
+        assert!(text.starts_with("not joined within 700ms: the token file"), "{text}");
+        assert!(took >= BACKOFF.0, "{took:?}");
+        std::fs::write(dir.path().join("token"), "\n").unwrap();
+        assert!(outcome(dir.path(), 300).await.0.contains("is empty"));
+        let token = format!("tmb1.id.secret.{}", "ab".repeat(32));
+        std::fs::write(dir.path().join("token"), token).unwrap();
+        let (text, _) = outcome(dir.path(), 700).await;
+        assert!(
+            text.starts_with("not joined within 700ms: asking https://127.0.0.1:1"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_waiting_does_not_mend_fails_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("token"), "no token").unwrap();
+        let (text, took) = outcome(dir.path(), 60_000).await;
+        assert!(text.contains("not a join token"), "{text}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+}

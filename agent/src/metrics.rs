@@ -1,0 +1,183 @@
+//! The agent's metrics, as Prometheus text. `docs/operations.md` describes each by name.
+
+use crate::agent::AgentView;
+use tombolo_proto::exposition::{Kind, Text};
+use tombolo_proto::status::{BgpPeerState, Carrier, LinkState, LinkStatus};
+
+/// What a link's gauge shows, if there is anything to show.
+type Gauge = fn(&LinkStatus) -> Option<f64>;
+
+/// All of them.
+#[must_use]
+pub fn text(view: &AgentView) -> String {
+    let mut out = Text::default();
+    out.metric("tombolo_build_info", Kind::Gauge, "1, with the program's version.")
+        .add(&[("program", "agent"), ("version", env!("CARGO_PKG_VERSION"))], 1);
+    configuration(&mut out, view);
+    packets(&mut out, view);
+    links(&mut out, view);
+    routes(&mut out, view);
+    out.finish()
+}
+
+fn configuration(out: &mut Text, view: &AgentView) {
+    out.metric(
+        "tombolo_controller_connected",
+        Kind::Gauge,
+        "1: the stream to the controller is up.",
+    )
+    .add(&[], u8::from(view.connected));
+    out.metric(
+        "tombolo_revision_applied",
+        Kind::Gauge,
+        "The revision that is in force here.",
+    )
+    .add(&[], view.status.applied);
+    let help = "From the arrival of the last configuration until it was in force.";
+    out.metric("tombolo_apply_seconds", Kind::Gauge, help)
+        .add(&[], view.last_apply_seconds);
+    let help = "When the certificate expires, Unix time; it is renewed when two thirds of its life are over.";
+    let mut samples = out.metric("tombolo_certificate_expiry_timestamp_seconds", Kind::Gauge, help);
+    if let Some(expiry) = view.certificate_expiry {
+        samples.add(&[], expiry);
+    }
+    let help = "1: the packet filter is loaded that keeps translated packets with overlay addresses on this host.";
+    out.metric("tombolo_filter_loaded", Kind::Gauge, help)
+        .add(&[], u8::from(view.filter_problem.is_none()));
+    out.metric("tombolo_offload", Kind::Gauge, "1: the device takes super-packets.")
+        .add(&[], u8::from(view.offload));
+}
+
+fn packets(out: &mut Text, view: &AgentView) {
+    let totals = &view.status.totals;
+    let mut samples = out.metric("tombolo_packets_total", Kind::Counter, "Packets by where they went.");
+    for (direction, n) in [
+        ("tun_in", totals.tun_in),
+        ("tun_out", totals.tun_out),
+        ("link_in", totals.link_in),
+        ("link_out", totals.link_out),
+        ("replied", totals.replied),
+    ] {
+        samples.add(&[("direction", direction)], n);
+    }
+    let mut samples = out.metric(
+        "tombolo_lane_packets_total",
+        Kind::Counter,
+        "Packets of each lane over links.",
+    );
+    for (lane, totals) in view.lanes.iter().enumerate() {
+        let lane = lane.to_string();
+        for (direction, n) in [("link_in", totals.link_in), ("link_out", totals.link_out)] {
+            samples.add(&[("lane", &lane), ("direction", direction)], n);
+        }
+    }
+    let mut samples = out.metric(
+        "tombolo_drops_total",
+        Kind::Counter,
+        "Packets that were dropped, by reason.",
+    );
+    for (reason, n) in &view.status.drops {
+        samples.add(&[("reason", reason)], n);
+    }
+    out.metric(
+        "tombolo_socket_errors_total",
+        Kind::Counter,
+        "Writes that the kernel refused.",
+    )
+    .add(&[("socket", "tun")], view.tun_errors)
+    .add(&[("socket", "udp")], view.udp_errors);
+    let help = "Datagrams that found the receive buffer full.";
+    out.metric("tombolo_receive_overflow_total", Kind::Counter, help)
+        .add(&[], view.udp_overflow);
+}
+
+fn links(out: &mut Text, view: &AgentView) {
+    let links = &view.status.links;
+    let help = "1: the link has a session. Links that nobody uses and that are not kept up are not listed.";
+    let mut samples = out.metric("tombolo_link_up", Kind::Gauge, help);
+    for link in links {
+        samples.add(&[("peer", link.peer.as_str())], u8::from(link.state == LinkState::Up));
+    }
+    let mut samples = out.metric(
+        "tombolo_link_bytes_total",
+        Kind::Counter,
+        "Bytes of inner packets of each link.",
+    );
+    for link in links {
+        for (direction, n) in [("rx", link.rx_bytes), ("tx", link.tx_bytes)] {
+            samples.add(&[("peer", link.peer.as_str()), ("direction", direction)], n);
+        }
+    }
+    // Of links in use; the rest have nothing to tell.
+    let gauges: [(&'static str, &str, Gauge); 5] = [
+        (
+            "tombolo_link_mtu_bytes",
+            "Longest inner packet that the path carries whole.",
+            |l| l.mtu.map(f64::from),
+        ),
+        ("tombolo_link_handshake_age_seconds", "Since the last handshake.", |l| {
+            l.handshake_age
+        }),
+        (
+            "tombolo_link_rtt_seconds",
+            "Round-trip time of the links' own probes.",
+            |l| l.rtt_ms.map(|ms| ms / 1000.0),
+        ),
+        (
+            "tombolo_link_loss_ratio",
+            "Share of the links' own probes that got no answer.",
+            |l| l.loss,
+        ),
+        (
+            "tombolo_link_quic",
+            "1: the link is carried by QUIC, not by WireGuard.",
+            |l| Some(f64::from(u8::from(l.transport == Carrier::Quic))),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let mut samples = out.metric(name, Kind::Gauge, help);
+        for link in links {
+            if let Some(value) = value(link) {
+                samples.add(&[("peer", link.peer.as_str())], value);
+            }
+        }
+    }
+}
+
+fn routes(out: &mut Text, view: &AgentView) {
+    let help = "1: the session with the BGP neighbour is established.";
+    let mut samples = out.metric("tombolo_bgp_session_up", Kind::Gauge, help);
+    for peer in &view.status.bgp {
+        let is_up = u8::from(peer.state == BgpPeerState::Connected);
+        samples.add(&[("neighbour", &peer.neighbour.to_string())], is_up);
+    }
+    let help = "Routes of a BGP neighbour: received from it, and sent to it.";
+    let mut samples = out.metric("tombolo_bgp_routes", Kind::Gauge, help);
+    for peer in &view.status.bgp {
+        let neighbour = peer.neighbour.to_string();
+        for (direction, n) in [("received", peer.received), ("sent", peer.sent)] {
+            samples.add(&[("neighbour", &neighbour), ("direction", direction)], n);
+        }
+    }
+    let help = "Routes that others send now and that are not used, by sender and reason.";
+    let mut samples = out.metric("tombolo_routes_refused", Kind::Gauge, help);
+    for refused in &view.status.refused_routes {
+        let sender = refused.sender.as_deref().unwrap_or_default();
+        samples.add(&[("sender", sender), ("reason", &refused.reason)], refused.count);
+    }
+    let told = view.route_advertisements;
+    let help = "Tables of routes that other agents advertised, by what became of them.";
+    let mut samples = out.metric("tombolo_route_advertisements_total", Kind::Counter, help);
+    for (outcome, n) in [
+        ("received", told.received),
+        ("applied", told.applied),
+        ("superseded", told.superseded),
+        ("refused", told.refused),
+        ("malformed", told.malformed),
+    ] {
+        samples.add(&[("outcome", outcome)], n);
+    }
+    let help = "Tables that were built because links or routes changed, without a new configuration.";
+    out.metric("tombolo_table_rebuilds_total", Kind::Counter, help)
+        .add(&[], view.table_rebuilds);
+}

@@ -1,0 +1,95 @@
+//! Asking a running controller whether it works, for the health checks of containers.
+
+use crate::app::AUTHORITY_FILE;
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Less than the 5 s that the image's health check has.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Asks the controller that has this data directory and listens there. Returns its answer.
+///
+/// # Errors
+/// It does not answer in time, is not the one of the data directory, or says that it does not work.
+pub async fn ask(data_dir: &Path, listen: SocketAddr) -> anyhow::Result<String> {
+    let at = reachable(listen);
+    tokio::time::timeout(TIMEOUT, request(data_dir, at))
+        .await
+        .map_err(|_| anyhow::anyhow!("no answer within {TIMEOUT:?}"))
+        .flatten()
+        .with_context(|| format!("the controller at {at} is not healthy"))
+}
+
+/// Where a program of the same host reaches a listener.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+async fn request(data_dir: &Path, at: SocketAddr) -> anyhow::Result<String> {
+    let file = data_dir.join(AUTHORITY_FILE);
+    let authority = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let authority = CertificateDer::from_pem_slice(&authority).with_context(|| file.display().to_string())?;
+    let mut roots = RootCertStore::empty();
+    roots.add(authority)?;
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(at).await?;
+    // The name that every server certificate of a controller carries.
+    let name = ServerName::try_from("localhost")?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get("/fabric/v1/health")
+        .header(http::header::HOST, "localhost")
+        .body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::pin!(connection);
+    let (status, body) = tokio::select! {
+        answer = exchange => answer?,
+        ended = &mut connection => {
+            ended?;
+            anyhow::bail!("the connection was closed without an answer");
+        }
+    };
+    ensure!(status == StatusCode::OK, "it answered {status}: {body}");
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_all_addresses_is_asked_on_loopback() {
+        for (listen, at) in [
+            ("0.0.0.0:8443", "127.0.0.1:8443"),
+            ("[::]:1", "[::1]:1"),
+            ("192.0.2.1:8443", "192.0.2.1:8443"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()), at.parse().unwrap());
+        }
+    }
+}

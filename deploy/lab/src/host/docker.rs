@@ -1,0 +1,287 @@
+//! Hosts that are Docker containers.
+//!
+//! ```text
+//! tb-LAB-HOST            stands for the machine: holds the network namespace, and runs commands (`docker exec`)
+//! tb-LAB-HOST.program    the controller or agent, in that network namespace, with the capabilities that compose.yaml gives it
+//! ```
+//! Two, because the network must outlive the program: agents are killed and come back. Each network namespace also has a name for
+//! iproute2, so that the underlay finds it as it finds any other. Machines of sites, and the underlay's router, which are not the
+//! product's, are plain namespaces.
+
+use super::{Hosts, Namespaces, inside, sysctl};
+use crate::command::{self, run};
+use crate::process::{self, Process};
+use crate::topology::{CONTROLLER, Topology};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The variable that names another image.
+const IMAGE: &str = "TOMBOLO_IMAGE";
+
+/// The image that `make image` makes.
+const DEFAULT_IMAGE: &str = "tombolo:latest";
+
+/// Longest that a container may take to start or to go.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What an agent needs: the device, raw sockets for probes, BGP's port; and what its BIRD needs to become another user.
+const AGENT: [&str; 8] = [
+    "NET_ADMIN",
+    "NET_RAW",
+    "NET_BIND_SERVICE",
+    "CHOWN",
+    "SETUID",
+    "SETGID",
+    "SETPCAP",
+    "KILL",
+];
+
+/// The group of BIRD's user in the image: the agent speaks with it over a socket.
+const BIRD: &str = "bird";
+
+/// What the commands on a host need beside: those of an operator's shell, for `ip`, `nft` and `ping`.
+const MACHINE: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
+
+/// Hosts that are containers of one lab.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    namespaces: Namespaces,
+    dir: PathBuf,
+    image: String,
+    /// The hosts that are containers.
+    own: BTreeSet<String>,
+}
+
+impl Docker {
+    /// The hosts of a lab whose state is in `dir`.
+    #[must_use]
+    pub fn new(topology: &Topology, dir: &Path) -> Self {
+        let agents = topology.agents().map(|(name, _)| name.to_owned());
+        Self {
+            namespaces: Namespaces::new(&topology.name),
+            dir: dir.to_owned(),
+            image: image(),
+            own: agents.chain([CONTROLLER.to_owned()]).collect(),
+        }
+    }
+
+    /// Looks for the engine and the image.
+    ///
+    /// # Errors
+    /// What is missing, and what to do.
+    pub(super) fn check() -> Result<()> {
+        let server = ["docker", "version", "--format", "{{.Server.Version}}"];
+        run(&server).context("--runtime docker needs a running Docker engine: install one and start it")?;
+        let image = image();
+        run(&["docker", "image", "inspect", "--format", "{{.Id}}", &image])
+            .with_context(|| format!("there is no image {image}: 'make image' makes it, or {IMAGE} names another"))?;
+        Ok(())
+    }
+
+    fn is_own(&self, host: &str) -> bool {
+        self.own.contains(host)
+    }
+
+    fn machine(&self, host: &str) -> String {
+        self.namespaces.name(host)
+    }
+
+    fn program_container(&self, host: &str) -> String {
+        format!("{}.program", self.machine(host))
+    }
+
+    /// What both containers of a host have: its folder of state, and no more of this machine.
+    fn common(&self, host: &str, capabilities: &[&str]) -> Result<Vec<String>> {
+        let state = match host {
+            CONTROLLER => self.dir.join(CONTROLLER),
+            _ => self.dir.join("agents").join(host),
+        };
+        let mut folder = fs::DirBuilder::new();
+        folder.recursive(true).mode(0o700).create(&state)?;
+        let state = state.display();
+        let mut all = vec![
+            "--read-only".to_owned(),
+            "--tmpfs=/run".to_owned(),
+            "--tmpfs=/tmp".to_owned(),
+            "--security-opt=no-new-privileges".to_owned(),
+            "--user=0:0".to_owned(),
+            "--cap-drop=ALL".to_owned(),
+            format!("--mount=type=bind,source={state},target={state}"),
+        ];
+        all.extend(capabilities.iter().map(|c| format!("--cap-add={c}")));
+        if host != CONTROLLER {
+            all.push("--device=/dev/net/tun".to_owned());
+        }
+        Ok(all)
+    }
+
+    fn remove_container(&self, name: &str) -> Result<()> {
+        let argv = ["docker", "rm", "--force", "--volumes", name].map(str::to_owned);
+        let done = command::finish(&argv, LIMIT)?;
+        // It is gone, or never was, or is just being removed.
+        let is_gone = done.stderr.contains("No such container") || done.stderr.contains("is already in progress");
+        if done.code != 0 && !is_gone {
+            bail!("removing container {name}: {}", done.stderr.trim());
+        }
+        Ok(())
+    }
+
+    /// The pid on this machine of what a container runs; none: it does not run.
+    fn pid(&self, name: &str) -> Option<i32> {
+        let found = run(&[
+            "docker",
+            "inspect",
+            "--type",
+            "container",
+            "--format",
+            "{{.State.Pid}}",
+            name,
+        ]);
+        found.ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+    }
+}
+
+fn image() -> String {
+    std::env::var(IMAGE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned())
+}
+
+impl Hosts for Docker {
+    fn create(&self, host: &str) -> Result<()> {
+        if !self.is_own(host) {
+            return self.namespaces.create(host);
+        }
+        let name = self.machine(host);
+        let mut argv = vec!["docker".to_owned(), "run".to_owned(), "--detach".to_owned()];
+        argv.extend([
+            format!("--name={name}"),
+            format!("--hostname={host}"),
+            "--network=none".to_owned(),
+        ]);
+        argv.extend(self.common(host, &MACHINE)?);
+        argv.extend([
+            "--entrypoint=sleep".to_owned(),
+            self.image.clone(),
+            "infinity".to_owned(),
+        ]);
+        let done = command::finish(&argv, LIMIT)?;
+        if done.code != 0 {
+            bail!("container {name}: {}", done.stderr.trim());
+        }
+        let pid = self
+            .pid(&name)
+            .with_context(|| format!("container {name} does not run"))?;
+        run(&["ip", "netns", "attach", &name, &pid.to_string()])?;
+        let netns = self.netns(host);
+        inside(&netns, || run(&["ip", "link", "set", "lo", "up"]))??;
+        // Switches of the kernel cannot be set from inside a container: the device's are inherited from these.
+        sysctl(
+            &netns,
+            &[
+                ("ipv4/conf/all/rp_filter", "2"),
+                ("ipv4/conf/default/rp_filter", "2"),
+                ("ipv4/conf/all/send_redirects", "0"),
+                ("ipv4/conf/default/send_redirects", "0"),
+                ("ipv6/conf/default/accept_ra", "0"),
+                ("ipv6/conf/default/addr_gen_mode", "1"),
+                // Docker switches IPv6 off where no network of its own has it.
+                ("ipv6/conf/all/disable_ipv6", "0"),
+                ("ipv6/conf/default/disable_ipv6", "0"),
+            ],
+        )
+    }
+
+    fn remove(&self, host: &str) -> Result<()> {
+        if self.is_own(host) {
+            self.remove_container(&self.program_container(host))?;
+            self.remove_container(&self.machine(host))?;
+        }
+        self.namespaces.remove(host)
+    }
+
+    fn exists(&self, host: &str) -> bool {
+        self.namespaces.exists(host)
+    }
+
+    fn netns(&self, host: &str) -> PathBuf {
+        self.namespaces.netns(host)
+    }
+
+    fn wrap(&self, host: &str, argv: &[String]) -> Vec<String> {
+        if !self.is_own(host) {
+            return self.namespaces.wrap(host, argv);
+        }
+        let mut all = vec!["docker".to_owned(), "exec".to_owned(), self.machine(host)];
+        all.extend_from_slice(argv);
+        all
+    }
+
+    fn wrap_network(&self, host: &str, argv: &[String]) -> Vec<String> {
+        self.namespaces.wrap(host, argv)
+    }
+
+    fn program(&self, host: &str, name: &str) -> Result<String> {
+        if self.is_own(host) {
+            return Ok(name.to_owned());
+        }
+        self.namespaces.program(host, name)
+    }
+
+    fn start(
+        &self,
+        host: &str,
+        argv: &[String],
+        environment: &[(String, String)],
+        log: &Path,
+        tied: bool,
+    ) -> Result<Process> {
+        let (program, arguments) = argv.split_first().context("an empty command")?;
+        if !self.is_own(host) {
+            return self.namespaces.start(host, argv, environment, log, tied);
+        }
+        let name = self.program_container(host);
+        // What was killed may be on its way out still.
+        self.remove_container(&name)?;
+        let mut run = vec!["docker".to_owned(), "run".to_owned(), "--rm".to_owned()];
+        run.extend([
+            format!("--name={name}"),
+            format!("--network=container:{}", self.machine(host)),
+        ]);
+        match host {
+            CONTROLLER => run.extend(self.common(host, &[])?),
+            _ => {
+                run.extend(self.common(host, &AGENT)?);
+                run.push(format!("--group-add={BIRD}"));
+            }
+        }
+        run.extend(environment.iter().map(|(name, value)| format!("--env={name}={value}")));
+        run.extend([format!("--entrypoint={program}"), self.image.clone()]);
+        run.extend_from_slice(arguments);
+        // The client stays: it carries the program's output to the log.
+        let client = process::start(&run, log, &[], tied)?;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(process) = self.pid(&name).and_then(|pid| Process::of(pid, log)) {
+                return Ok(process);
+            }
+            if !client.alive() || Instant::now() > deadline {
+                bail!("container {name} does not start:\n{}", client.tail(10));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn processes(&self, host: &str) -> Vec<i32> {
+        self.namespaces.processes(host)
+    }
+
+    fn enter(&self, host: &str) -> String {
+        if self.is_own(host) {
+            return format!("docker exec -it {} bash", self.machine(host));
+        }
+        self.namespaces.enter(host)
+    }
+}

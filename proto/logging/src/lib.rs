@@ -1,0 +1,92 @@
+//! How controller and agents log: lines for people on a terminal and in the journal, JSON elsewhere, where programs collect them.
+
+use clap::ValueEnum;
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal and in systemd's journal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    fn is_json(self) -> bool {
+        match self {
+            Self::Auto => {
+                !std::io::stderr().is_terminal() && !is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref())
+            }
+            Self::Text => false,
+            Self::Json => true,
+        }
+    }
+}
+
+/// Whether standard error is the stream that systemd connects with its journal, which is named by device and inode. Checked,
+/// because programs inherit the variable and may redirect the stream.
+fn is_journal(variable: Option<&str>) -> bool {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let Some((device, inode)) = variable.and_then(|v| v.split_once(':')) else {
+        return false;
+    };
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let Ok(stream) = stderr.and_then(|file| file.metadata()) else {
+        return false;
+    };
+    number(device) == Some(stream.dev()) && number(inode) == Some(stream.ino())
+}
+
+/// Logs to standard error from now on: what `TOMBOLO_LOG` says (levels by target), or else `default`.
+///
+/// # Panics
+/// If it was called before.
+pub fn init(format: LogFormat, default: Targets) {
+    let wanted = std::env::var("TOMBOLO_LOG").ok().and_then(|text| text.parse().ok());
+    let filter: Targets = wanted.unwrap_or(default);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry();
+    if format.is_json() {
+        registry.with(lines.json().flatten_event(true)).with(filter).init();
+    } else {
+        registry.with(lines).with(filter).init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_device_and_inode() {
+        let stream = File::from(std::io::stderr().as_fd().try_clone_to_owned().unwrap());
+        let stream = stream.metadata().unwrap();
+        let (device, inode) = (stream.dev(), stream.ino());
+        assert!(is_journal(Some(&format!("{device}:{inode}"))));
+        for other in [
+            format!("{device}:{}", inode + 1),
+            format!("{}:{inode}", device + 1),
+            String::new(),
+        ] {
+            assert!(!is_journal(Some(&other)), "{other}");
+        }
+        assert!(!is_journal(None));
+    }
+
+    #[test]
+    fn a_given_format_is_taken() {
+        assert!(LogFormat::Json.is_json());
+        assert!(!LogFormat::Text.is_json());
+    }
+}
