@@ -309,16 +309,16 @@ impl Run {
         self.bird = None;
         self.ended = Some(Instant::now());
         self.fault = Some(format!("bird ended: {how}"));
-        if self.starts.is_some() {
-            self.expected_since = self.ended;
-            self.start_at = Some(Instant::now() + SERVICE_START_TIMEOUT);
-            self.look_at = Instant::now();
-            return;
-        }
         if self.started.elapsed() > LAST_RESTART {
             self.next_wait = FIRST_RESTART;
         }
         self.start_later();
+        // A service manager starts it sooner: then it waits for the agent's answer.
+        if let (Some(starts), Some(at)) = (&mut self.starts, self.start_at) {
+            starts.none_before(at);
+            self.expected_since = Some(at);
+            self.start_at = Some(at + SERVICE_START_TIMEOUT);
+        }
     }
 
     fn start_later(&mut self) {

@@ -30,8 +30,8 @@ use tokio::time::{Instant, sleep_until};
 /// What the agent says to a BIRD that is about to start: afresh, or after another one whose routes neighbours keep.
 const START: &str = "start\n";
 const RESTART: &str = "restart\n";
-/// Longest that a starting BIRD waits for that. An agent is busy for 0.2 s with 40,000 routes.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest that a starting BIRD waits for that: twice the longest wait between two starts.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Shortest time between two starts; the service manager's own waits are longer. A BIRD that a neighbour has taken over can
 /// cause no more work than this.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(200);
@@ -66,6 +66,11 @@ impl Starts {
             uid: home.uid(),
             not_before: Instant::now(),
         })
+    }
+
+    /// Has BIRDs that would start before that time wait for it.
+    pub(super) const fn none_before(&mut self, time: Instant) {
+        self.not_before = time;
     }
 
     /// The next BIRD that is about to start. Nothing is lost if this is not waited for to its end.
