@@ -10,6 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
 KEEP ?=
+RUNTIME ?= netns
 # The lab makes network namespaces, so demo and tests run as root; only the build runs as the caller.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 # .ci/only puts it before the demo and before each test.
@@ -18,6 +19,7 @@ export TOMBOLO_AS_ROOT := $(AS_ROOT)
 help:
 	@echo "make demo              build, bring up a hub, two spokes and a branch on this machine, and walk through it"
 	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE takes other addresses for the same hosts"
+	@echo "make demo RUNTIME=docker  the same in containers of the image; needs a running docker engine"
 	@echo "make demo LAB=interop  circuits, sites and VPNs: every path of the published interoperability lab"
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
 	@echo "make bench             all that is measured: change latency, zero-loss pings, failover, attacks, 200 x kill -9, and bench-peers"
@@ -42,8 +44,9 @@ build: prepare
 	@echo "==> building (the first time takes some minutes)"
 	@cargo build --locked --workspace --bins
 
-demo: build
-	@.ci/only demo $(TARGET_DIR)/debug/tombolo lab demo $(LAB) $(if $(filter-out 0,$(KEEP)),--keep)
+# In containers the programs are those of the image, and docker is beside the listed programs.
+demo: build $(if $(filter docker,$(RUNTIME)),image)
+	@$(if $(filter docker,$(RUNTIME)),$(AS_ROOT),.ci/only demo) $(TARGET_DIR)/debug/tombolo lab demo $(LAB) --runtime $(RUNTIME) $(if $(filter-out 0,$(KEEP)),--keep)
 
 # cargo builds the programs that the tests start with them, so nothing is built twice where only the tests run.
 test: prepare

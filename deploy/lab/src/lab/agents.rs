@@ -8,7 +8,9 @@ use crate::topology::Host;
 use anyhow::{Context, Result, bail};
 use futures::future::try_join_all;
 use serde_json::Value;
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -48,7 +50,10 @@ impl Lab {
         let token = self.client()?.create_token(&id, &binding, None).await;
         let token = token.with_context(|| format!("a token for {name}"))?.token;
         let mut argv = self.agent_argv("join", name)?;
-        let token_file = self.path()?.join("agents").join(format!("{name}.token"));
+        // Of this machine's folders a container has this one.
+        let folder = self.agent_dir(name)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let token_file = folder.join("token");
         write_private(&token_file, &token)?;
         argv.extend(["--controller".to_owned(), self.url()]);
         argv.extend(["--token-file".to_owned(), token_file.display().to_string()]);
@@ -69,7 +74,7 @@ impl Lab {
     fn agent_argv(&self, verb: &str, name: &str) -> Result<Vec<String>> {
         let dir = self.agent_dir(name)?;
         if let Some(parent) = dir.parent() {
-            std::fs::create_dir_all(parent)?;
+            fs::create_dir_all(parent)?;
         }
         let program = self.hosts.program(name, "tombolo-agent")?;
         Ok(vec![
