@@ -17,6 +17,27 @@ fn open_dir() -> tempfile::TempDir {
     dir
 }
 
+/// A program where it really is. BIRD's user may not pass through the folder that the tests' PATH names.
+fn real(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let mut places = std::env::split_paths(&path).map(|folder| folder.join(program));
+    places.find_map(|place| place.canonicalize().ok()).unwrap()
+}
+
+/// A shell of BIRD's user in the directory of the configuration.
+fn shell(home: &Home, script: &str) -> Command {
+    let user = bird();
+    let folders = ["sh", "ln"].map(|program| real(program).parent().unwrap().to_owned());
+    let mut command = Command::new(real("sh"));
+    command
+        .args(["-c", script])
+        .env("PATH", std::env::join_paths(folders).unwrap())
+        .current_dir(home.config_dir())
+        .uid(user.uid.as_raw())
+        .gid(user.gid.as_raw());
+    command
+}
+
 /// A process of BIRD's user that puts symbolic links to a file wherever it can, as fast as it can.
 struct Hostile(Child);
 
@@ -25,15 +46,7 @@ impl Hostile {
         // Without its own links in the way it would be done after the first round.
         let script = "while :; do for name in bird.conf bird.conf.new bird.ctl bird.pid start.sock; do \
                       for dir in . run; do ln -sfn \"$0\" $dir/$name; ln -sfn \"$0\" $dir; done; done; done 2>/dev/null";
-        let user = bird();
-        let child = Command::new("sh")
-            .args(["-c", script])
-            .arg(victim)
-            .current_dir(home.config_dir())
-            .uid(user.uid.as_raw())
-            .gid(user.gid.as_raw())
-            .stdin(Stdio::null())
-            .spawn();
+        let child = shell(home, script).arg(victim).stdin(Stdio::null()).spawn();
         let hostile = Self(child.unwrap());
         let begun = std::time::Instant::now();
         while fs::symlink_metadata(home.control_socket()).is_err() {
@@ -100,16 +113,7 @@ fn bird_reads_its_configuration_and_writes_nothing_there() {
     let dir = open_dir();
     let home = Home::of_child(&dir.path().join("bgp"), Some(bird())).unwrap();
     home.write("secret").unwrap();
-    let as_bird = |script: &str| {
-        let user = bird();
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", script])
-            .current_dir(home.config_dir())
-            .stderr(Stdio::null());
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        command.status().unwrap().success()
-    };
+    let as_bird = |script: &str| shell(&home, script).stderr(Stdio::null()).status().unwrap().success();
     assert!(as_bird("read word < bird.conf || [ \"$word\" = secret ]"));
     assert!(as_bird("echo > run/bird.pid"));
     for script in ["echo > bird.conf", "echo > new", "ln -sfn . run"] {
