@@ -28,8 +28,8 @@ const FIRST_TRY: Duration = Duration::from_millis(20);
 const LAST_TRY: Duration = Duration::from_secs(1);
 /// Shortest time between two tables: while more keeps coming it is one table, not one for each UPDATE.
 const TOGETHER: Duration = Duration::from_millis(10);
-/// Tables after a quiet time that follow each other so fast: a long one comes in several UPDATEs. A neighbour that keeps changing
-/// what it announces is acted on ever more rarely ([`Pace`]).
+/// After a quiet time, so many changes are acted on at once: a long table comes in several UPDATEs. Further ones are acted on ever
+/// more rarely ([`Pace`]), until the neighbour is quiet again.
 const FREE: u32 = 8;
 /// After BIRD said that it has told all: for neighbours without graceful restart it does not know that, and their routes are
 /// still coming.
