@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test vm-test deb deb-test dist
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test vm-image vm-test deb deb-test dist check-release
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -20,6 +20,7 @@ help:
 	@echo "make demo              build, bring up a hub, two spokes and a branch on this machine, and walk through it"
 	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE takes other addresses for the same hosts"
 	@echo "make demo RUNTIME=docker  the same in containers of the image; needs a running docker engine"
+	@echo "make demo RUNTIME=vm   the same in virtual machines on Debian's kernel; emulated where KVM does not work"
 	@echo "make demo LAB=interop  circuits, sites and VPNs: every path of the published interoperability lab"
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
 	@echo "make bench             all that is measured: change latency, zero-loss pings, failover, attacks, 200 x kill -9, and bench-peers"
@@ -35,6 +36,7 @@ help:
 	@echo "make deb               Debian packages of this commit, in target/dist"
 	@echo "make dist              the same, an archive, a software bill of materials and checksums"
 	@echo "make deb-test          install, upgrade and purge the packages in a minimal root of its own"
+	@echo "make check-release     all that a release must pass: fresh, lint, packages, virtual machines, containers; needs docker and compose"
 	@echo "make clean-lab         remove whatever a crashed lab left behind"
 
 prepare:
@@ -44,9 +46,9 @@ build: prepare
 	@echo "==> building (the first time takes some minutes)"
 	@cargo build --locked --workspace --bins
 
-# In containers the programs are those of the image, and docker is beside the listed programs.
-demo: build $(if $(filter docker,$(RUNTIME)),image)
-	@$(if $(filter docker,$(RUNTIME)),$(AS_ROOT),.ci/only demo) $(TARGET_DIR)/debug/tombolo lab demo $(LAB) --runtime $(RUNTIME) $(if $(filter-out 0,$(KEEP)),--keep)
+# Containers and virtual machines have the programs of their image; docker and QEMU are beside the programs listed for the demo.
+demo: build $(if $(filter docker,$(RUNTIME)),image) $(if $(filter vm,$(RUNTIME)),vm-image)
+	@$(if $(filter docker vm,$(RUNTIME)),$(AS_ROOT),.ci/only demo) $(TARGET_DIR)/debug/tombolo lab demo $(LAB) --runtime $(RUNTIME) $(if $(filter-out 0,$(KEEP)),--keep)
 
 # cargo builds the programs that the tests start with them, so nothing is built twice where only the tests run.
 test: prepare
@@ -101,6 +103,11 @@ fresh:
 	@.ci/prepare fresh
 	@$(AS_ROOT) env "PATH=$$PATH" KEEP=$(KEEP) .ci/fresh $(TARGETS)
 
+vm-image:
+	@.ci/prepare vm
+	@cargo build --locked --workspace --bins
+	@$(AS_ROOT) deploy/vm/image.py --programs $(TARGET_DIR)/debug --work $(TARGET_DIR)/lab-vm
+
 vm-test:
 	@.ci/prepare vm
 	@cargo build --locked --workspace --bins
@@ -120,6 +127,9 @@ deb-test:
 	@.ci/prepare package-test
 	@cargo build --locked --release --workspace --bins
 	@$(AS_ROOT) env "PATH=$$PATH" deploy/packages/test $(abspath $(TARGET_DIR))
+
+check-release:
+	@.ci/check-release
 
 clean-lab:
 	@$(AS_ROOT) $(TARGET_DIR)/debug/tombolo lab down --all

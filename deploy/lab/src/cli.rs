@@ -13,7 +13,7 @@ mod status;
 pub(crate) mod words;
 
 use crate::demo::{self, Demo};
-use crate::host::{Namespaces, Runtime};
+use crate::host::{Runtime, remote};
 use crate::lab::{Lab, Options, at_home};
 use crate::progress::Progress;
 use crate::topology::Topology;
@@ -138,6 +138,13 @@ enum LabCommand {
         #[arg(required = true)]
         lines: Vec<delay::Line>,
     },
+    /// Run a program on a virtual machine as if it were a process of this one
+    #[command(hide = true, name = remote::COMMAND)]
+    Remote {
+        /// What starts it
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Take the lab down when the program at the other end of standard input is gone
     #[command(hide = true, name = watch::COMMAND)]
     Watch {
@@ -196,6 +203,7 @@ pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::DelayLine { lines } => delay::run(lines).await.map(|()| ExitCode::SUCCESS),
+        LabCommand::Remote { command } => remote::run(&command).await,
         LabCommand::Watch { id } => {
             let dir = dir.context("--lab-dir is missing")?;
             watch::watch(dir, &id).await.map(|()| ExitCode::SUCCESS)
@@ -219,23 +227,23 @@ async fn of_a_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result
         LabCommand::Status { lab } => status::status(dir, lab.as_deref(), json).await,
         LabCommand::Exec { lab, host, command } => exec(dir, lab.as_deref(), &host, &command),
         LabCommand::Cut { lab, host, other } => {
-            let state = one(dir, lab.as_deref())?.1;
-            let hosts = Namespaces::new(&state.topology.name);
+            let (folder, state) = one(dir, lab.as_deref())?;
+            let hosts = state.runtime.hosts(&state.topology, &folder);
             match other {
                 Some(other) => {
                     let (a, b) = (underlay_address(&state, &host)?, underlay_address(&state, &other)?);
-                    underlay::cut_pair(&hosts, (&host, a), (&other, b))?;
+                    underlay::cut_pair(&*hosts, (&host, a), (&other, b))?;
                 }
-                None => underlay::cut(&hosts, &state.topology, &host)?,
+                None => underlay::cut(&*hosts, &state.topology, &host)?,
             }
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::Restore { lab, host, other } => {
-            let state = one(dir, lab.as_deref())?.1;
-            let hosts = Namespaces::new(&state.topology.name);
+            let (folder, state) = one(dir, lab.as_deref())?;
+            let hosts = state.runtime.hosts(&state.topology, &folder);
             match other {
-                Some(other) => underlay::restore_pair(&hosts, &host, &other)?,
-                None => underlay::restore(&hosts, &state.topology, &host)?,
+                Some(other) => underlay::restore_pair(&*hosts, &host, &other)?,
+                None => underlay::restore(&*hosts, &state.topology, &host)?,
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -246,6 +254,7 @@ async fn of_a_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result
         | LabCommand::Demo { .. }
         | LabCommand::Rename { .. }
         | LabCommand::DelayLine { .. }
+        | LabCommand::Remote { .. }
         | LabCommand::Watch { .. } => {
             bail!("this is no command for a lab that is up")
         }

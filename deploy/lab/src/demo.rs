@@ -50,13 +50,17 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let dir = demo.state_dir.as_deref();
     let agents = topology.agents().count();
     report.title(&format!("Tombolo: {} on real tunnels, on this machine", topology.name));
-    let each = match demo.runtime {
-        Runtime::Netns => "a process in a network namespace",
-        Runtime::Docker => "a container with a network",
-    };
-    report.dim(&format!(
-        "{agents} agents and a controller, each {each} of its own, joined by an underlay alone."
-    ));
+    report.dim(&match demo.runtime {
+        Runtime::Netns => {
+            format!("{agents} agents and a controller, each a process in a network namespace of its own, joined by an underlay alone.")
+        }
+        Runtime::Docker => {
+            format!("{agents} agents and a controller, each a container with a network of its own, joined by an underlay alone.")
+        }
+        Runtime::Vm => format!(
+            "{agents} agents, each a virtual machine with a kernel of its own, and a controller, joined by an underlay alone."
+        ),
+    });
     let start = Instant::now();
     let options = Options {
         state_dir: demo.state_dir.clone(),
@@ -107,6 +111,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
         report.dim(match demo.runtime {
             Runtime::Netns => "The lab is gone: no namespace, process or file is left.",
             Runtime::Docker => "The lab is gone: no container, namespace, process or file is left.",
+            Runtime::Vm => "The lab is gone: no virtual machine, namespace, process or file is left.",
         });
     }
     progress.finish();

@@ -1,12 +1,16 @@
 //! What a host is: something with a network namespace in which programs can run. What runs on it is not known here.
 
 mod docker;
+mod machines;
 mod namespaces;
+pub(crate) mod remote;
 
 pub use docker::Docker;
+pub use machines::Machines;
 pub use namespaces::Namespaces;
 
 use crate::binary;
+use crate::command;
 use crate::process::{self, Process};
 use crate::topology::Topology;
 use anyhow::{Context, Result};
@@ -25,6 +29,8 @@ pub enum Runtime {
     Netns,
     /// Docker containers from the image that `make image` makes; the underlay and sites stay namespaces
     Docker,
+    /// QEMU virtual machines from the image that `make vm-image` makes; the controller, the underlay and sites stay namespaces
+    Vm,
 }
 
 impl Runtime {
@@ -41,6 +47,10 @@ impl Runtime {
                 Ok(())
             }
             Self::Docker => Docker::check(),
+            Self::Vm => {
+                binary::find("tombolo-controller")?;
+                Machines::check()
+            }
         }
     }
 
@@ -50,17 +60,39 @@ impl Runtime {
         match self {
             Self::Netns => Box::new(Namespaces::new(&topology.name)),
             Self::Docker => Box::new(Docker::new(topology, dir)),
+            Self::Vm => Box::new(Machines::new(topology, dir)),
         }
     }
 }
 
 /// Makes and removes hosts, and runs programs on them.
 pub trait Hosts: Send + Sync {
-    /// Makes a host with nothing but a loopback device.
+    /// Makes a host with nothing but a loopback device. One that boots is off until [`Self::power_on`].
     ///
     /// # Errors
     /// It exists already, or the system refuses.
     fn create(&self, host: &str) -> Result<()>;
+
+    /// Turns on a host whose cable to the underlay is there, if it is one that boots. Does not wait for it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn power_on(&self, _host: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether commands run on the host. Returns soon.
+    ///
+    /// # Errors
+    /// It is off, and will not turn on by itself.
+    fn is_booted(&self, _host: &str) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// What a host that boots said last.
+    fn last_words(&self, _host: &str) -> String {
+        String::new()
+    }
 
     /// Removes a host. One that does not exist is no error.
     ///
@@ -71,15 +103,47 @@ pub trait Hosts: Send + Sync {
     /// Whether the host exists.
     fn exists(&self, host: &str) -> bool;
 
-    /// The file that stands for its network namespace.
+    /// The file that stands for its network namespace on this machine: where its cables end.
     fn netns(&self, host: &str) -> PathBuf;
 
     /// The command line that runs `argv` on the host, and ends when that does.
     fn wrap(&self, host: &str, argv: &[String]) -> Vec<String>;
 
-    /// The command line that runs a program of this machine in the host's network namespace: it takes signals as the program
-    /// itself does.
-    fn wrap_network(&self, host: &str, argv: &[String]) -> Vec<String>;
+    /// As [`Self::wrap`], for a program that is ended by a signal: what starts so takes signals as the program itself does. It may
+    /// be a program of this machine that runs in the host's network.
+    fn wrap_signalled(&self, host: &str, argv: &[String]) -> Vec<String>;
+
+    /// Runs a helper on the host that must succeed; returns its standard output.
+    ///
+    /// # Errors
+    /// It fails; the message has what it said.
+    fn run(&self, host: &str, argv: &[&str]) -> Result<String> {
+        inside(&self.netns(host), || command::run(argv))?
+    }
+
+    /// Writes switches below `/proc/sys/net` of the host: `("ipv4/ip_forward", "1")`.
+    ///
+    /// # Errors
+    /// A switch that its kernel does not have.
+    fn set(&self, host: &str, switches: &[(&str, &str)]) -> Result<()> {
+        sysctl(&self.netns(host), switches)
+    }
+
+    /// Makes a file of this machine one of the host's, at the same path, for root alone.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    fn give(&self, _host: &str, _file: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// Where a Unix socket of the host is reached from this machine.
+    ///
+    /// # Errors
+    /// The host is out of reach.
+    fn socket(&self, _host: &str, path: &Path) -> Result<PathBuf> {
+        Ok(path.to_owned())
+    }
 
     /// A program of the product as it is called on the host.
     ///

@@ -26,13 +26,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tombolo_client::Client;
 use tombolo_client::manifest::{Manifest, Plan};
 use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
 
 /// How long an earlier lab that was killed may take to be tidied up after.
 const EARLIER_ENDS: Duration = Duration::from_secs(10);
+/// How long a host that boots may take: many may share a processor that is emulated.
+const BOOT: Duration = Duration::from_secs(240);
 /// The resource group if the topology names none.
 const GROUP: &str = "lab";
 
@@ -219,21 +221,45 @@ impl Lab {
         self.make_host(INTERNET)?;
         let netem = underlay::build(&*self.hosts, &self.topology)?;
         self.launch_delay_lines(netem)?;
-        for (host, address) in underlay::attached(&self.topology) {
+        let attached = underlay::attached(&self.topology);
+        for (host, address) in &attached {
             self.progress.doing(format!("making host {host}"));
-            self.make_host(&host)?;
-            underlay::attach(&*self.hosts, &self.topology, &host, address).with_context(|| format!("host {host}"))?;
-            let known = self.topology.hosts.get(&host);
-            let netns = self.hosts.netns(&host);
+            self.make_host(host)?;
+            underlay::plug(&*self.hosts, &self.topology, host, *address).with_context(|| format!("host {host}"))?;
+            self.hosts.power_on(host).with_context(|| format!("host {host}"))?;
+            tokio::task::yield_now().await;
+        }
+        for (host, address) in &attached {
+            self.wait_until_booted(host)
+                .await
+                .with_context(|| format!("host {host}"))?;
+            underlay::settle(&*self.hosts, &self.topology, host, *address).with_context(|| format!("host {host}"))?;
+            let known = self.topology.hosts.get(host);
             if known.and_then(|h| h.vm.as_ref()).is_some_and(|vm| vm.kernel_forwarding) {
-                network::forwarding(&netns)?;
+                network::forwarding(&*self.hosts, host)?;
             } else if known.is_some_and(|h| h.edge.is_some()) {
                 // Whether it routes is the agent's business (D23).
-                network::answering(&netns)?;
+                network::answering(&*self.hosts, host)?;
             }
             tokio::task::yield_now().await;
         }
         self.build_sites()?;
+        Ok(())
+    }
+
+    async fn wait_until_booted(&self, host: &str) -> Result<()> {
+        let deadline = Instant::now() + BOOT;
+        while !self.hosts.is_booted(host)? {
+            self.progress.doing(format!("host {host} boots"));
+            if Instant::now() > deadline {
+                bail!(
+                    "it did not boot within {} s:\n{}",
+                    BOOT.as_secs(),
+                    self.hosts.last_words(host)
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         Ok(())
     }
 

@@ -52,7 +52,7 @@ const STATE: &str = "lab.json";
 const NEW: &str = "lab.json.new";
 const LOCK: &str = "lock";
 /// What a lab puts into its folder.
-const OWN: &[&str] = &[STATE, NEW, LOCK, "controller", "agents", "sites", "logs"];
+const OWN: &[&str] = &[STATE, NEW, LOCK, "controller", "agents", "sites", "machines", "logs"];
 
 /// The folder of a lab: `root/name`.
 #[must_use]

@@ -9,7 +9,7 @@ use crate::command::run;
 use crate::host::{Hosts, inside, sysctl};
 use crate::topology::site::Part;
 use crate::topology::{CONTROLLER, INTERNET, Topology, first_address};
-use crate::wire::{add_address, connect};
+use crate::wire::{add_address, adding, connect};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -109,63 +109,69 @@ fn bridge_address(topology: &Topology, segment: &str) -> String {
     format!("02:74:6d:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff)
 }
 
-/// Joins a host to the underlay. The host must exist.
+/// Lays a host's cable to the underlay. The host must exist.
 ///
 /// # Errors
 /// The system refuses.
-pub fn attach(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
-    let (segment, prefix) = topology
-        .segment_of(address)
-        .with_context(|| format!("{address} is in no segment"))?;
+pub fn plug(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
+    let (segment, _) = segment_of(topology, address)?;
     let port = port(topology, host)?;
     connect(hosts, (INTERNET, &port), (host, DEVICE), topology.underlay.mtu)?;
     inside(&hosts.netns(INTERNET), || {
         run(&["ip", "link", "set", &port, "master", segment])?;
         run(&["ip", "link", "set", &port, "up"])
     })??;
-    inside(&hosts.netns(host), || {
-        run(&["ip", "link", "set", DEVICE, "up"])?;
-        settle(
-            address,
-            prefix,
-            &bridge_address(topology, segment),
-            table(topology, host),
-        )
-    })?
+    inside(&hosts.netns(host), || run(&["ip", "link", "set", DEVICE, "up"]))?.map(drop)
 }
 
-/// Gives the device its address, and the table the way into the underlay by the router with this link-layer address. For
-/// the namespace of the calling thread.
-fn settle(address: IpAddr, prefix: IpNet, router: &str, table: &str) -> Result<()> {
+fn segment_of(topology: &Topology, address: IpAddr) -> Result<(&str, IpNet)> {
+    let found = topology.segment_of(address);
+    found.with_context(|| format!("{address} is in no segment of the underlay"))
+}
+
+/// Gives a host its underlay address, and the way into the underlay. Its cable must be there.
+///
+/// # Errors
+/// The system refuses.
+pub fn settle(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
+    let (segment, prefix) = segment_of(topology, address)?;
+    let (router, table) = (bridge_address(topology, segment), table(topology, host));
     let family = if prefix.addr().is_ipv4() { "-4" } else { "-6" };
-    let address = format!("{address}/{}", prefix.prefix_len());
+    let own = format!("{address}/{}", prefix.prefix_len());
+    hosts.run(host, &["ip", "link", "set", DEVICE, "up"])?;
     if table == "main" {
-        add_address(&address, DEVICE)?;
+        hosts.run(host, &adding(&own, DEVICE))?;
     } else {
-        run(&["ip", "address", "add", &address, "dev", DEVICE, "noprefixroute"])?;
+        hosts.run(host, &["ip", "address", "add", &own, "dev", DEVICE, "noprefixroute"])?;
         let prefix = prefix.trunc().to_string();
-        run(&["ip", family, "route", "replace", &prefix, "dev", DEVICE, "table", table])?;
+        hosts.run(
+            host,
+            &["ip", family, "route", "replace", &prefix, "dev", DEVICE, "table", table],
+        )?;
     }
     let first = first_address(prefix).context("a segment without addresses")?;
     let first = first.to_string();
     // Known for ever: a host that is cut off from its router would otherwise tell its own programs so, three seconds
     // later, while a host on the internet sees silence.
-    run(&[
-        "ip",
-        "neighbour",
-        "replace",
-        &first,
-        "lladdr",
-        router,
-        "dev",
-        DEVICE,
-        "nud",
-        "permanent",
-    ])?;
-    run(&[
+    hosts.run(
+        host,
+        &[
+            "ip",
+            "neighbour",
+            "replace",
+            &first,
+            "lladdr",
+            &router,
+            "dev",
+            DEVICE,
+            "nud",
+            "permanent",
+        ],
+    )?;
+    let default = [
         "ip", family, "route", "replace", "default", "via", &first, "dev", DEVICE, "table", table,
-    ])
-    .map(drop)
+    ];
+    hosts.run(host, &default).map(drop)
 }
 
 /// Gives a host another underlay address, out of any segment of its own bridge's family; the old one is gone at once.
@@ -173,22 +179,13 @@ fn settle(address: IpAddr, prefix: IpNet, router: &str, table: &str) -> Result<(
 /// # Errors
 /// The address is in no segment, or the system refuses.
 pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
-    let (segment, prefix) = topology
-        .segment_of(address)
-        .with_context(|| format!("{address} is in no segment of the underlay"))?;
+    let (segment, _) = segment_of(topology, address)?;
     let port = port(topology, host)?;
     inside(&hosts.netns(INTERNET), || {
         run(&["ip", "link", "set", &port, "master", segment])
     })??;
-    inside(&hosts.netns(host), || {
-        run(&["ip", "address", "flush", "dev", DEVICE, "scope", "global"])?;
-        settle(
-            address,
-            prefix,
-            &bridge_address(topology, segment),
-            table(topology, host),
-        )
-    })?
+    hosts.run(host, &["ip", "address", "flush", "dev", DEVICE, "scope", "global"])?;
+    settle(hosts, topology, host, address)
 }
 
 /// Lets nothing through between a host and the underlay, in either direction; nobody is told.
@@ -234,15 +231,13 @@ fn cut_table(other: &str) -> String {
 fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()> {
     let (table, source) = (cut_table(other.0), other.1.to_string());
     let family = if other.1.is_ipv4() { "ip" } else { "ip6" };
-    inside(&hosts.netns(host), || {
-        run(&["nft", "add", "table", "inet", &table])?;
-        let chain = "{ type filter hook input priority 0; }";
-        run(&["nft", "add", "chain", "inet", &table, "input", chain])?;
-        run(&[
-            "nft", "add", "rule", "inet", &table, "input", family, "saddr", &source, "drop",
-        ])
-    })??;
-    Ok(())
+    hosts.run(host, &["nft", "add", "table", "inet", &table])?;
+    let chain = "{ type filter hook input priority 0; }";
+    hosts.run(host, &["nft", "add", "chain", "inet", &table, "input", chain])?;
+    let rule = [
+        "nft", "add", "rule", "inet", &table, "input", family, "saddr", &source, "drop",
+    ];
+    hosts.run(host, &rule).map(drop)
 }
 
 /// Undoes [`cut_pair`] of these two, and no other cut. None between them is no error.
@@ -252,13 +247,10 @@ fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()>
 pub fn restore_pair(hosts: &dyn Hosts, a: &str, b: &str) -> Result<()> {
     for (host, other) in [(a, b), (b, a)] {
         let table = cut_table(other);
-        inside(&hosts.netns(host), || {
-            let line = format!("table inet {table}");
-            if run(&["nft", "list", "tables"])?.lines().any(|l| l == line) {
-                run(&["nft", "delete", "table", "inet", &table])?;
-            }
-            anyhow::Ok(())
-        })??;
+        let line = format!("table inet {table}");
+        if hosts.run(host, &["nft", "list", "tables"])?.lines().any(|l| l == line) {
+            hosts.run(host, &["nft", "delete", "table", "inet", &table])?;
+        }
     }
     Ok(())
 }

@@ -23,15 +23,21 @@ pub fn connect(hosts: &dyn Hosts, (a, device): End<'_>, (b, other): End<'_>, mtu
     Ok(())
 }
 
-/// Gives a device an address with the length of its network. An IPv6 address is usable at once: nothing on this
-/// network can have it already. For the namespace of the calling thread.
-///
-/// # Errors
-/// The system refuses.
-pub fn add_address(address: &str, device: &str) -> Result<()> {
+/// The command that gives a device an address with the length of its network. An IPv6 address is usable at once: nothing on this
+/// network can have it already.
+#[must_use]
+pub fn adding<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
     let mut argv = vec!["ip", "address", "add", address, "dev", device];
     if address.contains(':') {
         argv.push("nodad");
     }
-    run(&argv).map(drop)
+    argv
+}
+
+/// Runs [`adding`] in the namespace of the calling thread.
+///
+/// # Errors
+/// The system refuses.
+pub fn add_address(address: &str, device: &str) -> Result<()> {
+    run(&adding(address, device)).map(drop)
 }

@@ -219,7 +219,7 @@ impl Hosts for Docker {
         all
     }
 
-    fn wrap_network(&self, host: &str, argv: &[String]) -> Vec<String> {
+    fn wrap_signalled(&self, host: &str, argv: &[String]) -> Vec<String> {
         self.namespaces.wrap(host, argv)
     }
 

@@ -57,7 +57,7 @@ impl Hosts for Namespaces {
         all
     }
 
-    fn wrap_network(&self, host: &str, argv: &[String]) -> Vec<String> {
+    fn wrap_signalled(&self, host: &str, argv: &[String]) -> Vec<String> {
         self.wrap(host, argv)
     }
 

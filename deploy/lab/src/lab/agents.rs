@@ -55,6 +55,7 @@ impl Lab {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let token_file = folder.join("token");
         write_private(&token_file, &token)?;
+        self.hosts.give(name, &token_file)?;
         argv.extend(["--controller".to_owned(), self.url()]);
         argv.extend(["--token-file".to_owned(), token_file.display().to_string()]);
         if let Some(port) = host.listen_port {
@@ -292,7 +293,7 @@ impl Lab {
     }
 
     async fn ask_agent(&self, host: &str, path: &str) -> Result<Vec<u8>> {
-        let socket = self.agent_dir(host)?.join("admin.sock");
+        let socket = self.hosts.socket(host, &self.agent_dir(host)?.join("admin.sock"))?;
         let ask = async {
             let mut stream = UnixStream::connect(&socket).await?;
             let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");

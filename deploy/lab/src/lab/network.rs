@@ -1,22 +1,21 @@
 //! What can be done to a lab's network, and seen of it, while it runs.
 
 use crate::command::{self, Finished};
-use crate::host::sysctl;
+use crate::host::Hosts;
 use crate::lab::Lab;
 use crate::probe::{self, Ping, Pinged, Pinger, Traced};
 use crate::process;
 use crate::underlay;
 use anyhow::{Context, Result};
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 /// What an appliance's kernel needs beside `enableIPForwarding` (R12): it routes, answers every expired packet and sends
 /// no redirects (D23).
-pub(super) fn forwarding(netns: &Path) -> Result<()> {
-    answering(netns)?;
-    sysctl(
-        netns,
+pub(super) fn forwarding(hosts: &dyn Hosts, host: &str) -> Result<()> {
+    answering(hosts, host)?;
+    hosts.set(
+        host,
         &[
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
@@ -27,9 +26,9 @@ pub(super) fn forwarding(netns: &Path) -> Result<()> {
 }
 
 /// The kernel answers every expired packet that it routes (D24).
-pub(super) fn answering(netns: &Path) -> Result<()> {
-    sysctl(
-        netns,
+pub(super) fn answering(hosts: &dyn Hosts, host: &str) -> Result<()> {
+    hosts.set(
+        host,
         &[
             ("ipv4/icmp_ratelimit", "0"),
             // The limit for all answers together knows no other way to be off.
@@ -116,7 +115,7 @@ impl Lab {
         let log = self.log(&format!("ping-{from}-{destination}-{:x}", rand_suffix()))?;
         let argv = probe::endless(source, destination, interval, 56);
         // It is ended by a signal.
-        let argv = self.hosts.wrap_network(from, &argv);
+        let argv = self.hosts.wrap_signalled(from, &argv);
         let process = process::start(&argv, &log, &[], true).with_context(|| format!("ping {name}"))?;
         Ok(Pinger {
             process,
