@@ -186,6 +186,7 @@ mod tests {
     #[test]
     fn d19_agents_are_told_what_they_would_take_anyway() {
         assert_eq!(Settings::default().probes(), Probes::default());
+        assert_eq!(Settings::default().bgp_hold_time, 180, "E4");
         let slow = read(r#"{"probeInterval":500,"bgpHoldTime":9}"#);
         assert_eq!(
             (slow.probes().interval, slow.probes().misses, slow.bgp_hold_time),
