@@ -43,8 +43,9 @@ pub fn fault_of(citation: &str) -> Option<String> {
     let Some(at) = source.find(&format!("fn {function}(")) else {
         return Some(format!("there is no {function} in {file}"));
     };
-    // Attributes and the beginning of the line itself.
-    let before: Vec<&str> = source[..at].lines().rev().take(4).collect();
+    // The beginning of the line itself and the attributes above it, up to the function before.
+    let above = source[..at].lines().rev().take(6);
+    let before: Vec<&str> = above.take_while(|line| line.trim() != "}").collect();
     if !before.iter().any(|l| l.contains("#[test]") || l.contains("::test")) {
         return Some(format!("{function} in {file} is not a test"));
     }

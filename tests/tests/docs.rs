@@ -20,7 +20,11 @@ fn cited_tests(document: &str, is_key: impl Fn(&str) -> bool) -> (usize, Vec<Str
         if quoted(tests).next().is_none() {
             wrong.push(format!("{key}: no test"));
         }
-        wrong.extend(quoted(tests).filter_map(fault_of).map(|fault| format!("{key}: {fault}")));
+        wrong.extend(
+            quoted(tests)
+                .filter_map(fault_of)
+                .map(|fault| format!("{key}: {fault}")),
+        );
     }
     (rows, wrong)
 }

@@ -99,7 +99,11 @@ fn every_tag_that_is_cited_is_a_rule() {
             }
             cited += tags.len();
             for tag in tags.iter().filter(|tag| !known.contains(*tag)) {
-                wrong.push(format!("{path}:{}: {tag} is no rule of docs/rules: {}", number + 1, line.trim()));
+                wrong.push(format!(
+                    "{path}:{}: {tag} is no rule of docs/rules: {}",
+                    number + 1,
+                    line.trim()
+                ));
             }
         }
     }
@@ -119,9 +123,13 @@ fn every_rule_is_complete_and_names_tests_that_exist() {
             fault("has no title, no text or no source".into());
         }
         let state = rule.field("State");
-        let in_part = state.strip_prefix("partly: ").is_some_and(|missing| !missing.is_empty());
+        let in_part = state
+            .strip_prefix("partly: ")
+            .is_some_and(|missing| !missing.is_empty());
         if !(state == "done" || state == "not yet" || in_part) {
-            fault(format!("its state is '{state}', and not 'done', 'partly: …' or 'not yet'"));
+            fault(format!(
+                "its state is '{state}', and not 'done', 'partly: …' or 'not yet'"
+            ));
         }
         let tests: Vec<&str> = quoted(rule.field("Tests")).collect();
         let needs_tests = state == "done" || in_part && state != UNPROVED;
@@ -157,10 +165,19 @@ fn the_index_leads_to_every_rule() {
 #[test]
 fn tags_are_told_from_other_words() {
     let of_text = [
-        ("/// P18, R12: an appliance (D22.2, P21d).", &["P18", "R12", "D22", "P21"][..]),
-        ("P19 to P21; E15,E16 and R7/R8, D8-D24: →T8…", &["P19", "P21", "E15", "E16", "R7", "R8", "D8", "D24", "T8"]),
+        (
+            "/// P18, R12: an appliance (D22.2, P21d).",
+            &["P18", "R12", "D22", "P21"][..],
+        ),
+        (
+            "P19 to P21; E15,E16 and R7/R8, D8-D24: →T8…",
+            &["P19", "P21", "E15", "E16", "R7", "R8", "D8", "D24", "T8"],
+        ),
         ("`X1` Meter-1, Meter-6", &["X1", "Meter-1", "Meter-6"]),
-        ("P256 X25519 E402 T0 GSO_UDP_L4 0xD5 aP1 P1x D2D2 p13 R P-256 Meter- IPv6 e2e", &[]),
+        (
+            "P256 X25519 E402 T0 GSO_UDP_L4 0xD5 aP1 P1x D2D2 p13 R P-256 Meter- IPv6 e2e",
+            &[],
+        ),
     ];
     for (text, expected) in of_text {
         assert_eq!(tags_in(text), expected, "{text}");

@@ -649,7 +649,12 @@ fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
         let mut reports = reports(false);
         for (at, circuit, path) in [("er1-1", "er1", er1), ("er2-1", "er2", er2)] {
             let neighbour = id("expressRouteCircuits", circuit);
-            let routes = reports.learned.entry(agent(at)).or_default().entry(neighbour).or_default();
+            let routes = reports
+                .learned
+                .entry(agent(at))
+                .or_default()
+                .entry(neighbour)
+                .or_default();
             Arc::make_mut(routes).push(Route {
                 prefix: nets(prefix)[0],
                 via: None,
