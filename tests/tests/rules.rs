@@ -1,8 +1,10 @@
 //! `docs/rules` defines every tag that code, documents, test names and messages cite, and each rule that is done names tests that
 //! exist. `docs/rules.md` leads to each of them.
 
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tombolo_tests::citations::{fault_of, quoted, root, tags_in, tags_of_function, texts};
+use tombolo_topology::resource::{Era, Settings};
 
 /// The state of a rule that is in without a test. Such a rule names none.
 const UNPROVED: &str = "partly: no test proves it";
@@ -160,6 +162,31 @@ fn the_index_leads_to_every_rule() {
     let stray = of_rules.iter().filter(|line| !expected.contains(**line));
     wrong.extend(stray.map(|line| format!("leads to no rule: {line}")));
     assert!(wrong.is_empty(), "docs/rules.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_of_eras_is_that_of_the_settings() {
+    let document = std::fs::read_to_string(root().join("docs/rules.md")).expect("docs/rules.md");
+    let of = |era| serde_json::to_value(Settings::of(era)).expect("settings as JSON");
+    let (old, today) = (of(Era::Azure2017), of(Era::AzureCurrent));
+    let shown = |value: &Value| match value {
+        Value::Bool(on) => (if *on { "on" } else { "off" }).to_owned(),
+        Value::String(word) => format!("`{word}`"),
+        other => other.to_string(),
+    };
+    let switches = old.as_object().expect("an object").iter();
+    let changed = switches.filter(|(name, value)| *name != "era" && today[*name] != **value);
+    let expected: BTreeSet<String> = changed
+        .map(|(name, value)| format!("| `{name}` | {} | {} |", shown(value), shown(&today[name])))
+        .collect();
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    // The last column has the rules.
+    let found: BTreeSet<String> = rows
+        .filter_map(|row| row.trim_end_matches('|').rsplit_once('|'))
+        .map(|(switch, _)| format!("{switch}|"))
+        .collect();
+    assert_eq!(found, expected, "the table of eras in docs/rules.md");
+    assert!(expected.len() > 3, "{expected:?}");
 }
 
 #[test]
