@@ -1,4 +1,5 @@
-//! M6: with `circuitVnetToVnet`, a customer's router sends down its line in the name of a VNet that is linked to the circuit.
+//! Finding 8 of docs/security.md: with `circuitVnetToVnet`, a customer's router sends down its line in the name of a VNet that is
+//! linked to the circuit.
 
 use super::site::{answers, arrived, send_as, spoofed, watch};
 use anyhow::{Result, ensure};

@@ -1,5 +1,5 @@
-//! H2: a site announces the networks that hosts live in: their underlay, the controller's address, all of the internet in
-//! halves. Hosts keep what is theirs, and configurations come through, revocations too.
+//! Finding 2 of docs/security.md: a site announces the networks that hosts live in: their underlay, the controller's address, all
+//! of the internet in halves. Hosts keep what is theirs, and configurations come through, revocations too.
 
 use super::site::{SOON, TOPOLOGY, announce, answers, knows, must};
 use anyhow::{Result, ensure};

@@ -1,5 +1,5 @@
-//! H1: a site announces everything around the VNets, gets the routes that it would get in Azure (G22, G24), and sends in the
-//! name of machines that are not its own.
+//! Finding 1 of docs/security.md: a site announces everything around the VNets, gets the routes that it would get in Azure (G22,
+//! G24), and sends in the name of machines that are not its own.
 
 use super::site::{TOPOLOGY, announce, answers, arrived, knows, send_as, spoofed, watch};
 use anyhow::{Result, ensure};

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A small model of the rules: who learns which prefix from whom, and what a trace then shows.
 
-Written from the rules alone (semantics P, R7, G, E, T; decisions D8-D24). It reads the published laboratory in its
+Written from the rules alone (docs/rules: P, R7, G, E, T, and D8-D24). It reads the published laboratory in its
 reference form and topology files of the lab, computes every row and compares it with the file's own rows:
 
     hybrid_model.py --reference interop-lab.yaml --topology two-hubs.yaml [--topology interop.yaml] [--tables]

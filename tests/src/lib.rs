@@ -9,12 +9,14 @@
 //! * [`corpus`]: kept inputs of the fuzz targets.
 //! * [`contest`]: one seed's run of both; what differs; the smallest run that still differs.
 //! * [`binary`]: the built programs.
+//! * [`citations`]: the tests and rules that documents and code cite.
 //! * [`controller`]: a real controller process with its certificate and token.
 //! * [`hostile`]: an agent that has joined and attacks its peers.
 //! * [`live`]: a lab of real processes in network namespaces, and the words in which tests speak of it.
 
 pub mod arm;
 pub mod binary;
+pub mod citations;
 pub mod contest;
 pub mod controller;
 pub mod corpus;

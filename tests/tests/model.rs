@@ -178,7 +178,7 @@ fn switching_off_d10_is_caught() {
     );
 }
 
-/// H1: a link may speak for all that a learned route leads to, whoever has it.
+/// Finding 1 of docs/security.md: a link may speak for all that a learned route leads to, whoever has it.
 #[test]
 fn switching_off_the_subtraction_from_learned_sources_is_caught() {
     must_be_caught(

@@ -282,7 +282,7 @@ impl Decision<'_> {
         };
         let source = self.packet.source;
         if networks.get(source).is_some() && !addresses.contains(&source) {
-            // E6, section 12: while VNets do not reach each other, their packets get here as well. Otherwise they do not,
+            // E6: while VNets do not reach each other, their packets get here as well. Otherwise they do not,
             // and the customer speaks for none of them.
             return Err(match vnet_to_vnet {
                 true => DropReason::SpoofedSource,

@@ -120,7 +120,8 @@ fn spoke_vm() -> AgentConfig {
     config
 }
 
-/// H1: whatever contains an assigned space, equals it or lies in it, at a VM that uses remote gateways.
+/// Finding 1 of docs/security.md: whatever contains an assigned space, equals it or lies in it, at a VM that uses remote
+/// gateways.
 #[test]
 fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     let announcements: [&[&str]; 7] = [
@@ -356,7 +357,8 @@ fn reasons(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(Refusal, usize)> {
         .collect()
 }
 
-/// M5 at a VPN gateway, of a BGP neighbour and of a far gateway alike: each reason, and its neighbour that is accepted.
+/// Finding 7 of docs/security.md at a VPN gateway, of a BGP neighbour and of a far gateway alike: each reason, and its neighbour
+/// that is accepted.
 #[test]
 fn routes_are_refused_by_reason() {
     let config = hub_gateway();

@@ -95,7 +95,7 @@ async fn explain_speaks_of_names() {
     assert_eq!(
         after.body["trace"].as_array().map(Vec::len),
         Some(1),
-        "a peering is one hop (T1)"
+        "a peering is one hop (T2)"
     );
 }
 

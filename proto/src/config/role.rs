@@ -73,7 +73,7 @@ pub enum Role {
         line: IpNet,
         /// The VNets that are linked to the circuit, ordered by connection.
         networks: Vec<CircuitNetwork>,
-        /// Whether linked VNets reach each other through the circuit (E6, section 12).
+        /// Whether linked VNets reach each other through the circuit (E6).
         vnet_to_vnet: bool,
         /// The BGP speaker towards the customer edge.
         bgp: Speaker,

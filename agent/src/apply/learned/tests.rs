@@ -147,7 +147,8 @@ fn filtered(config: &AgentConfig, prefixes: &str, allow_default: bool) -> Filter
     filter(config, &told(prefixes), &host(), numbers(), allow_default)
 }
 
-/// H2: each prefix for itself, whatever it is to what the host needs; the others are set, and nothing is an error.
+/// Finding 2 of docs/security.md: each prefix for itself, whatever it is to what the host needs; the others are set, and nothing
+/// is an error.
 #[test]
 fn what_the_host_needs_is_not_taken_from_it() {
     for (prefix, reason) in [

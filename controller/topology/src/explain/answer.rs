@@ -146,7 +146,7 @@ pub struct Stop {
     /// The resource to look at, where there is one: a peering half, a subnet, a network interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceId>,
-    /// The rule of Azure's semantics or the decision, e.g. `P18`.
+    /// The tag of the rule or decision in docs/rules, e.g. `P18`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// What is wrong and what to do, in one sentence: `cause` and `remedy` joined by a colon.

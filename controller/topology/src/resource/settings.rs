@@ -1,4 +1,4 @@
-//! The operator's switches, and the eras that give their defaults (D4, section 12 of the semantics).
+//! The operator's switches, and the eras that give their defaults (D4, "Eras" in docs/rules.md).
 
 use serde::{Deserialize, Serialize};
 use tombolo_proto::config::{DEFAULT_MTU, Probes, SiteTtl};
@@ -13,15 +13,15 @@ pub struct Settings {
     pub address_space_change: AddressSpaceChange,
     /// Gateway transit over global peering (P30).
     pub global_gateway_transit: bool,
-    /// X1.
+    /// Most peerings of a VNet (X1).
     pub peerings_per_vnet: u32,
-    /// X8.
+    /// Most tunnels of a gateway (X8).
     pub tunnels_per_gateway: u32,
     /// Inner MTU, bytes (D20). The same in every era.
     pub mtu: u16,
-    /// VNets linked to one circuit reach each other through it (E6, section 12).
+    /// VNets linked to one circuit reach each other through it (E6).
     pub circuit_vnet_to_vnet: bool,
-    /// T6, section 12.
+    /// What VPN gateways do with the TTL of packets that come from a site (T6).
     pub vpn_ttl_for_site_traffic: SiteTtl,
     /// Seconds without a word after which a BGP session with a site is over, 3 to 65,535 (RFC 4271). The same in every era.
     pub bgp_hold_time: u16,
@@ -72,7 +72,7 @@ impl Settings {
         }
     }
 
-    /// The switches as an era has them (section 12).
+    /// The switches as an era has them ("Eras" in docs/rules.md).
     #[must_use]
     pub const fn of(era: Era) -> Self {
         match era {
@@ -186,6 +186,7 @@ mod tests {
     #[test]
     fn d19_agents_are_told_what_they_would_take_anyway() {
         assert_eq!(Settings::default().probes(), Probes::default());
+        assert_eq!(Settings::default().bgp_hold_time, 180, "E4");
         let slow = read(r#"{"probeInterval":500,"bgpHoldTime":9}"#);
         assert_eq!(
             (slow.probes().interval, slow.probes().misses, slow.bgp_hold_time),

@@ -1,5 +1,5 @@
 //! The published interoperability lab through the compiled configurations, the agents' own telling of routes and their
-//! own packet decisions, as far as it lies between VNets and the doors of sites: E1 to E9, E11, E15, E16, G18 to G22,
+//! own packet decisions, as far as it lies between VNets and the doors of sites: E1 to E9, E11, E12, E15, E16, G18 to G22,
 //! R5, R7, T2 to T6. What sites do, and live packets, are the lab's matter.
 
 use crate::world::{World, agent, id, ip, nets, subnet_id};
@@ -589,7 +589,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     assert_eq!(edge(&w, "10.10.30.4", "10.17.30.4"), "transit_not_allowed");
 }
 
-/// E6, section 12: by default VNets on one circuit do not reach each other.
+/// E6: by default VNets on one circuit do not reach each other.
 #[test]
 fn e6_vnet_to_vnet_is_a_switch() {
     let mut w = lab();
@@ -637,6 +637,47 @@ fn e4_one_edge_down_leaves_the_other() {
     }
     let routes = gateway_routes(&w, &reports, "hub-vm");
     assert!(routes.contains(&"10.1.31.0/25 10.10.30.135".to_owned()), "{routes:?}");
+}
+
+/// E12, R7 step 4: of routes of two circuits for one prefix the higher weight wins, then the shorter AS path; equal ones share
+/// the flows.
+#[test]
+fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
+    let mut w = lab();
+    let prefix = "10.99.0.0/24";
+    let announced = |er1: &[u32], er2: &[u32]| {
+        let mut reports = reports(false);
+        for (at, circuit, path) in [("er1-1", "er1", er1), ("er2-1", "er2", er2)] {
+            let neighbour = id("expressRouteCircuits", circuit);
+            let routes = reports
+                .learned
+                .entry(agent(at))
+                .or_default()
+                .entry(neighbour)
+                .or_default();
+            Arc::make_mut(routes).push(Route {
+                prefix: nets(prefix)[0],
+                via: None,
+                as_path: path.to_vec(),
+                weight: 0,
+                origin: RouteOrigin::Site,
+            });
+        }
+        reports
+    };
+    let known = |w: &World, reports: &Reports| -> Vec<String> {
+        let routes = gateway_routes(w, reports, "hub-vm");
+        routes.into_iter().filter(|r| r.contains(prefix)).collect()
+    };
+    let equal = announced(&[65_021], &[65_020]);
+    assert_eq!(known(&w, &equal), ["10.99.0.0/24 10.10.30.132 10.10.30.134"]);
+    let longer = announced(&[65_021, 64_999], &[65_020]);
+    let [er1, er2] = ["10.99.0.0/24 10.10.30.132", "10.99.0.0/24 10.10.30.134"];
+    assert_eq!(known(&w, &longer), [er2.to_owned(), format!("!{er1}")]);
+    connection_mut(&mut w, "hub-er1").routing_weight = 5;
+    for reports in [equal, longer] {
+        assert_eq!(known(&w, &reports), [er1.to_owned(), format!("!{er2}")]);
+    }
 }
 
 /// G4: with equal ASNs on both ends there is no session, and nothing is known.

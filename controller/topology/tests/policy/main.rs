@@ -1,4 +1,4 @@
-//! What the rules say an agent must get, and what a packet must meet: compile and explain against the semantics.
+//! What the rules say an agent must get, and what a packet must meet: compile and explain against docs/rules.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod circuits;

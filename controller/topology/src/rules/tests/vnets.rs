@@ -439,6 +439,23 @@ fn absurd_sizes_are_refused() {
 }
 
 #[test]
+fn x3_subnets_of_a_vnet() {
+    let mut w = World::new();
+    let with = |count: u32| {
+        let prefix = |i: u32| format!("10.{}.{}.0/24", i / 256, i % 256);
+        let subnet = |i| json!({"name": format!("s{i}"), "properties": {"addressPrefix": prefix(i)}});
+        vnet_body(
+            &["10.0.0.0/8"],
+            json!({"subnets": (0..count).map(subnet).collect::<Vec<_>>()}),
+        )
+    };
+    assert_eq!(codes(w.put(&hub(), with(3001))), ["XTooManyItems"]);
+    assert!(w.view(&hub()).is_none());
+    w.put(&hub(), with(3000)).unwrap();
+    assert_eq!(codes(w.subnet("hub", "more", "10.200.0.0/24")), ["XTooManyItems"]);
+}
+
+#[test]
 fn groups_hold_their_location_and_their_name() {
     let mut w = World::new();
     let group = |name: &str| format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}");
