@@ -99,15 +99,8 @@ async fn probe_as_recorded(world: &World, stream: &mut Stream) -> Value {
     tokio::join!(ask(world, Method::POST, "probe", Some(request)), answer).0
 }
 
-/// VNets `a` and `b` with an agent each: `vm-a` has applied, with a full status; `vm-b` refuses.
-async fn two_agents(world: &World) -> (Stream, Stream) {
-    world.two_vnets().await;
-    let (a, b) = (
-        FakeAgent::join(world, "vm-a", "a-nic").await,
-        FakeAgent::join(world, "vm-b", "b-nic").await,
-    );
-    world.peer("a", "b").await;
-    world.peer("b", "a").await;
+/// `vm-a` applies the newest configuration and reports a full status, `vm-b` refuses.
+async fn connect(world: &World, [a, b]: [FakeAgent; 2]) -> [Stream; 2] {
     let mut refusing = b.hello(0, "").await.unwrap();
     let (config, _) = refusing.config().await;
     refusing
@@ -124,42 +117,49 @@ async fn two_agents(world: &World) -> (Stream, Stream) {
     let endpoints = vec!["0.0.0.0:51820".to_owned()];
     applied.send(FromAgent::Status(Status { status, endpoints })).await;
     until("status and refusal are shown", async || {
-        let [a, b] = ["a", "b"].map(|name| format!("agents/vm-{name}"));
-        let a = world.fabric(Method::GET, &a, None).await.body;
-        let b = world.fabric(Method::GET, &b, None).await.body;
-        let is_shown = a["status"]["links"].is_array() && a["appliedDigest"].is_string() && b["rejected"].is_object();
-        is_shown.then_some(())
+        let revisions = world.fabric(Method::GET, "revisions", None).await.body;
+        let [a, b] = [0, 1].map(|place| &revisions["agents"][place]);
+        let status = world.fabric(Method::GET, "agents/vm-a", None).await.body["status"]["links"].is_array();
+        (status && a["applied"] == revisions["desired"] && b["rejected"].is_object()).then_some(())
     })
     .await;
-    (applied, refusing)
+    [applied, refusing]
 }
 
 #[tokio::test]
 async fn golden_answers_of_the_fabric_api() {
     let world = World::start(&[]).await;
-    let (mut applied, _refusing) = two_agents(&world).await;
-    let metrics = world.client.get(world.url("/metrics")).bearer_auth(&world.token);
-    let metrics = metrics.send().await.unwrap().text().await.unwrap();
-    golden!().text("metrics.txt", &metrics_of(&metrics));
-
+    world.two_vnets().await;
     world.nic("c-nic", "a", "10.1.0.5").await;
     world.nic("d-nic", "a", "10.1.0.6").await;
+    world.peer("a", "b").await;
+    world.peer("b", "a").await;
+    let agents = [
+        FakeAgent::join(&world, "vm-a", "a-nic").await,
+        FakeAgent::join(&world, "vm-b", "b-nic").await,
+    ];
     golden!().document("join_reply", &masked(&join_as_recorded(&world).await));
-    // The configuration that came with the newcomer.
-    let (config, _) = applied.config().await;
-    applied.applied(&config).await;
-
     let requests: Map<String, Value> = golden!().read("fabric_requests");
     let request = |name: &str| Some(requests[name].clone());
     let get = async |path: &str| masked(&ask(&world, Method::GET, path, None).await);
     let post = async |path: &str, body| masked(&ask(&world, Method::POST, path, body).await);
+    let (token, api_token) = (
+        post("tokens", request("token")).await,
+        post("api-tokens", request("apiToken")).await,
+    );
+    // Nothing is written from here on, so revisions are the same in every run.
+    let [mut applied, _refusing] = connect(&world, agents).await;
+    let mut api_tokens = get("api-tokens").await;
+    // Their order is that of ids, which are random.
+    let listed = api_tokens["value"].as_array_mut().expect("a list");
+    listed.sort_by_key(|token| token["name"] != "admin");
     let explain = first(&format!("{CLIENT}/explain_request"));
     let answers = [
         ("health", get("health").await),
-        ("token", post("tokens", request("token")).await),
+        ("token", token),
         ("tokens", get("tokens").await),
-        ("apiToken", post("api-tokens", request("apiToken")).await),
-        ("apiTokens", get("api-tokens").await),
+        ("apiToken", api_token),
+        ("apiTokens", api_tokens),
         ("agents", get("agents").await),
         ("agent", get("agents/vm-a").await),
         ("agentConfig", get("agents/vm-a/config").await),
@@ -171,6 +171,9 @@ async fn golden_answers_of_the_fabric_api() {
         ("probed", masked(&probe_as_recorded(&world, &mut applied).await)),
     ];
     golden!().written("fabric_answers", &answers);
+    let metrics = world.client.get(world.url("/metrics")).bearer_auth(&world.token);
+    let metrics = metrics.send().await.unwrap().text().await.unwrap();
+    golden!().text("metrics.txt", &metrics_of(&metrics));
     let set = ask(&world, Method::PUT, "settings", request("settings")).await;
     assert_eq!(&set, &requests["settings"], "all settings are given, and all are shown");
 }

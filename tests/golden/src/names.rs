@@ -3,18 +3,22 @@
 use clap::{Arg, ArgAction, Command};
 use std::fmt::Write as _;
 
-/// The options of a program, one a line: those of each command below its name, with their environment variables.
+/// The options of a program, one a line: those of each command below its name, with their environment variables. Options
+/// that every command takes stand below the program's name alone.
 #[must_use]
 pub fn options_of(mut command: Command) -> String {
     command.build();
     let mut text = String::new();
-    describe(&command, &mut text);
+    describe(&command, true, &mut text);
     text
 }
 
-fn describe(command: &Command, text: &mut String) {
+fn describe(command: &Command, is_program: bool, text: &mut String) {
     let _ = writeln!(text, "{}", command.get_bin_name().unwrap_or_else(|| command.get_name()));
     for option in command.get_arguments().filter(|a| !is_of_clap(a)) {
+        if option.is_global_set() && !is_program {
+            continue;
+        }
         let _ = write!(text, "   ");
         if option.is_positional() {
             let _ = write!(text, " <{}>", option.get_id());
@@ -50,7 +54,7 @@ fn describe(command: &Command, text: &mut String) {
         text.push('\n');
     }
     for below in command.get_subcommands().filter(|c| c.get_name() != "help") {
-        describe(below, text);
+        describe(below, false, text);
     }
 }
 

@@ -261,7 +261,10 @@ fn answers_of_the_controller() {
     assert_eq!((answers.tokens.value.len(), answers.agents.value.len()), (1, 3));
     assert!(answers.agent.applied_revision.is_some() && answers.agent.status.is_some());
     assert_eq!(answers.revisions.agents.len(), 3);
-    assert!(answers.waited.in_force);
+    assert_eq!(
+        (answers.waited.in_force, answers.waited.waiting_for),
+        (false, vec![agent("vm-b")])
+    );
     assert_eq!(answers.probed.report.sent, 3);
     assert_eq!(answers.token.agent, agent("vm-d"));
     assert_eq!(answers.api_token.name, "ci");
