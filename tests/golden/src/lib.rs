@@ -12,6 +12,7 @@
 //! # When a test fails
 //! The message shows the difference. If the change is not wanted, keep the name with `#[serde(rename = "…")]`. If it is
 //! wanted, `TOMBOLO_GOLDEN=write` rewrites the file, and the diff of the file shows reviewers what other versions will see.
+//! Some tests read what another crate records (a client the answers of the controller): after a wanted change of both, write twice.
 //!
 //! # Why not insta
 //! A golden file here is read back, to prove that stored documents stay readable. insta compares one way, and its
