@@ -10,7 +10,7 @@ use tombolo_golden::{every_variant, golden};
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes {
-        write!(text, "{byte:02x}").unwrap();
+        write!(text, "{byte:02x}").expect("a string takes all");
     }
     text
 }
