@@ -204,3 +204,16 @@ fn restore(from: &Path, data_dir: &Path) -> anyhow::Result<()> {
     tracing::info!(%revision, data_dir = %data_dir.display(), "state restored, with the authority; the next start makes ca.pem and a new admin.token");
     Ok(())
 }
+
+#[cfg(test)]
+mod golden {
+    use super::Arguments;
+    use clap::CommandFactory as _;
+    use tombolo_golden::{golden, options_of};
+
+    /// Units, container images and people's scripts use these names.
+    #[test]
+    fn options_of_the_program() {
+        golden!().text("options.txt", &options_of(Arguments::command()));
+    }
+}

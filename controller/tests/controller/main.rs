@@ -6,6 +6,7 @@
 mod agents;
 mod fabric;
 mod fake_agent;
+mod golden;
 mod health;
 mod hybrid;
 mod login;

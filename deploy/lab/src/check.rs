@@ -211,3 +211,25 @@ async fn seen(
     };
     Ok((pinged, traced))
 }
+
+#[cfg(test)]
+mod golden {
+    use super::{Explained, TraceHop};
+    use std::collections::BTreeMap;
+    use tombolo_golden::golden;
+
+    /// The file is one that the controller's tests record.
+    #[test]
+    fn explanations_of_the_controller() {
+        let read: BTreeMap<String, Explained> =
+            golden!().read("../../../../controller/topology/tests/golden/explanation");
+        let Explained {
+            reachable,
+            summary,
+            trace,
+        } = &read["full"];
+        assert_eq!((*reachable, &**summary), (true, "summary"));
+        let addresses: Vec<_> = trace.iter().map(|TraceHop { address }| address.is_some()).collect();
+        assert_eq!(addresses, [true, false]);
+    }
+}

@@ -119,6 +119,13 @@ mod tests {
     }
 
     #[test]
+    fn golden_user_data() {
+        let package = Package { url: URL, sha256: "ab" };
+        let data = user_data("left-vm", CONTROLLER, "tmb1.a.b.c", Some(package)).unwrap();
+        tombolo_golden::golden!().text("user_data.yaml", &data);
+    }
+
+    #[test]
     fn without_a_package_nothing_is_downloaded() {
         let data = read(&user_data("left-vm", CONTROLLER, "tmb1.a.b.c", None).unwrap());
         assert_eq!(data["runcmd"].as_sequence().unwrap().len(), 1);
