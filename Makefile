@@ -31,7 +31,7 @@ help:
 	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
 	@echo "make image             the container image, into the docker engine if one runs, and as an archive (BASE=image to build on)"
 	@echo "make image-test        deploy/compose.yaml with that image: packets, confinement, restarts; needs docker and compose"
-	@echo "make vm-test           the units in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, stop"
+	@echo "make vm-test           the packages in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, upgrade, cloud-init"
 	@echo "make deb               Debian packages of this commit, in target/dist"
 	@echo "make dist              the same, an archive, a software bill of materials and checksums"
 	@echo "make deb-test          install, upgrade and purge the packages in a minimal root of its own"
@@ -101,9 +101,15 @@ fresh:
 	@.ci/prepare fresh
 	@$(AS_ROOT) env "PATH=$$PATH" KEEP=$(KEEP) .ci/fresh $(TARGETS)
 
+# Packages of the dev profile, which the other tests build anyway: a release build takes far longer. The second ones have the same
+# programs and a higher version.
 vm-test:
 	@.ci/prepare vm
 	@cargo build --locked --workspace --bins
+	@rm -rf $(TARGET_DIR)/vm-packages
+	@for revision in 1 2; do \
+		PROFILE=dev deploy/packages/deb $(abspath $(TARGET_DIR)) $(abspath $(TARGET_DIR))/vm-packages/$$revision $$revision --fast; \
+	done
 	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
 
 # Everything in the folder is of one build.

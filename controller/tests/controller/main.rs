@@ -9,6 +9,7 @@ mod fake_agent;
 mod health;
 mod hybrid;
 mod login;
+mod packages;
 mod port;
 mod refusals;
 mod resources;
