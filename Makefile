@@ -112,10 +112,11 @@ vm-test:
 	done
 	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
 
-# Everything in the folder is of one build.
+# Everything in the folder is of one build. PROFILE=dev makes packages to try, without the long release build.
+deb dist deb-test: export PROFILE ?= release
 deb:
 	@.ci/prepare package
-	@cargo build --locked --release --workspace --bins
+	@cargo build --locked --profile $(PROFILE) --workspace --bins
 	@rm -rf $(TARGET_DIR)/dist
 	@deploy/packages/deb $(abspath $(TARGET_DIR)) $(abspath $(TARGET_DIR))/dist
 
@@ -124,7 +125,7 @@ dist: deb
 
 deb-test:
 	@.ci/prepare package-test
-	@cargo build --locked --release --workspace --bins
+	@cargo build --locked --profile $(PROFILE) --workspace --bins
 	@$(AS_ROOT) env "PATH=$$PATH" deploy/packages/test $(abspath $(TARGET_DIR))
 
 clean-lab:
