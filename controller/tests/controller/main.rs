@@ -10,6 +10,7 @@ mod golden;
 mod health;
 mod hybrid;
 mod login;
+mod packages;
 mod port;
 mod refusals;
 mod resources;
