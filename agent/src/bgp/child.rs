@@ -9,7 +9,7 @@ use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, SharedPid, pri
 use super::program::{SYSTEM_PATH, bird_arguments, find};
 use anyhow::{Context, Result};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, User, geteuid};
+use nix::unistd::{Gid, Pid, User, geteuid, getgroups};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -31,8 +31,8 @@ const SETPCAP: Capability = 8;
 /// What BIRD needs: port 179, and BFD's packets. Signed sessions (RFC 2385), TTL security and the packets' priority need no
 /// more (Linux 6.1 and 6.18).
 const NEEDED: [(&str, Capability); 2] = [("net_bind_service", 10), ("net_raw", 13)];
-/// What the agent needs to start BIRD as another user, to give it its files, to reach its socket and to end it.
-const TO_CHANGE_USER: [Capability; 6] = [CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID, SETPCAP];
+/// What the agent needs to start BIRD as another user, to give it its files and to end it.
+const TO_CHANGE_USER: [Capability; 5] = [CHOWN, KILL, SETGID, SETUID, SETPCAP];
 
 /// Capabilities of this process, one bit each.
 #[derive(Debug, Clone, Copy)]
@@ -52,11 +52,16 @@ impl Capabilities {
 
 /// The user that BIRD is started as; none: the agent's own.
 pub(super) fn user() -> Result<Option<User>> {
-    let own = Capabilities::own();
-    if TO_CHANGE_USER.into_iter().all(|c| own.has(c)) {
-        return Ok(User::from_name(USER)?);
-    }
-    Ok(None)
+    let Some(user) = User::from_name(USER)? else {
+        return Ok(None);
+    };
+    Ok(may_choose(Capabilities::own(), &getgroups()?, user.gid).then_some(user))
+}
+
+/// Whether an agent with these capabilities, in these groups, can start BIRD as a user of that group. It reaches BIRD's socket as a
+/// member, or because no file's mode holds it off.
+fn may_choose(own: Capabilities, groups: &[Gid], group: Gid) -> bool {
+    TO_CHANGE_USER.into_iter().all(|c| own.has(c)) && (own.has(DAC_OVERRIDE) || groups.contains(&group))
 }
 
 /// Starts BIRD. `recovers`: it was there a moment ago, and its neighbours keep its routes (RFC 4724).
@@ -143,5 +148,33 @@ fn read_log(log: ChildStderr, events: &mpsc::Sender<Event>) {
     {
         let _ = events.try_send(Event::Log(printable(&line)));
         line.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_user_takes_the_capabilities_and_a_way_to_the_socket() {
+        let group = Gid::from_raw(101);
+        let of = |all: &[Capability]| Capabilities(all.iter().fold(0, |set, c| set | 1 << c));
+        // A container's agent, as deploy/compose.yaml starts it: in the group, and held off by the modes of files.
+        let container = of(&TO_CHANGE_USER);
+        assert!(may_choose(container, &[Gid::from_raw(0), group], group));
+        assert!(!may_choose(container, &[Gid::from_raw(0)], group));
+        assert!(may_choose(
+            of(&[&TO_CHANGE_USER[..], &[DAC_OVERRIDE]].concat()),
+            &[],
+            group
+        ));
+        for missing in TO_CHANGE_USER {
+            let others: Vec<_> = TO_CHANGE_USER.into_iter().filter(|c| *c != missing).collect();
+            assert!(!may_choose(
+                of(&[&others[..], &[DAC_OVERRIDE]].concat()),
+                &[group],
+                group
+            ));
+        }
     }
 }
