@@ -11,7 +11,6 @@ mod group;
 mod local_gateway;
 mod nic;
 pub(crate) mod peering;
-mod problems;
 mod public_ip;
 mod request;
 mod route_table;
@@ -22,14 +21,13 @@ mod unsupported;
 mod vnet;
 mod vpn;
 
-pub(crate) use problems::Problems;
 use request::{echoed, without_default_properties, without_defaults};
-pub(crate) use vpn::{behind, vnet_of};
 
 use crate::arm::body::Object;
-use crate::change::{Change, Outcome, Problem, Rejection};
+use crate::change::{Change, Outcome, Rejection};
 use crate::net::listed;
 use crate::path::{ArmPath, Kind, shown};
+use crate::problems::{Problems, group_not_found, not_found};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use serde_json::Value;
@@ -256,38 +254,6 @@ impl Draft<'_> {
                 shown(&parent)
             ),
         );
-    }
-}
-
-/// 404 of a group.
-pub(crate) fn group_not_found(group: &str) -> Problem {
-    Problem {
-        code: "ResourceGroupNotFound",
-        message: format!("Resource group '{}' could not be found.", shown(group)),
-        target: None,
-    }
-}
-
-/// 404 of an item.
-pub(crate) fn not_found(path: &ArmPath) -> Problem {
-    let (code, message) = if path.segments.len() > 1 {
-        ("NotFound", format!("Resource {} not found.", path.id()))
-    } else {
-        (
-            "ResourceNotFound",
-            format!(
-                "The Resource '{}/{}/{}' under resource group '{}' was not found.",
-                path.provider.as_deref().unwrap_or_default(),
-                path.types(),
-                path.name(),
-                path.resource_group
-            ),
-        )
-    };
-    Problem {
-        code,
-        message,
-        target: Some(path.id().to_string()),
     }
 }
 

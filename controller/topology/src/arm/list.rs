@@ -6,7 +6,7 @@ use super::view::{
 };
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
-use crate::rules::{group_not_found, not_found};
+use crate::problems::{group_not_found, not_found};
 use serde_json::Value;
 use tombolo_proto::id::ResourceId;
 

@@ -6,12 +6,12 @@ pub(crate) use hybrid::{
     circuit, circuit_defaults, circuit_peering, circuit_sku, gateway, gateway_ip_configuration, local_gateway,
 };
 
+use crate::lookup::{gateways_of, sync_level};
 use crate::path::{ArmPath, Kind, is_child_of, parent_id};
 use crate::resource::{
     Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, Peering, PublicIpAddress, ResourceGroup, Route,
     RouteTable, Subnet, UserNextHop, VirtualNetwork,
 };
-use crate::rules::peering::{gateways_of, sync_level};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};

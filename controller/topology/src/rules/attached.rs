@@ -3,8 +3,9 @@
 //!
 //! Looked at when a change stands in the draft: it holds before every change, so what is wrong came with this one.
 
-use super::peering::{counted_space, gateways_of};
-use super::{Draft, gateway::is_apipa, pairs, vnet_of};
+use super::peering::counted_space;
+use super::{Draft, gateway::is_apipa, pairs};
+use crate::lookup::{gateways_of, vnet_of};
 use crate::net::{DisjointSet, overlaps_within};
 use crate::resource::{ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, PeeringState, VirtualNetworkGateway};
 use ipnet::IpNet;

@@ -5,9 +5,10 @@ mod check;
 pub(super) use check::{is_apipa, is_reserved_for_customers};
 
 use super::address::WantedAddress;
-use super::{Draft, Problems, changed, echoed, unsupported};
+use super::{Draft, changed, echoed, unsupported};
 use crate::arm::body::{Object, Shape};
 use crate::path::ArmPath;
+use crate::problems::Problems;
 use crate::resource::{Binding, GatewayIpConfiguration, ResourceGroup, VirtualNetworkGateway};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};

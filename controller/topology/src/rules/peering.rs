@@ -6,10 +6,10 @@ pub(super) use check::counted_space;
 
 use super::Draft;
 use crate::arm::body::{Item, MAX_ITEMS, Object, missing};
-use crate::net::same_set;
-use crate::path::{ArmPath, Kind, child_id, is_child_of, parent_id};
-use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
-use crate::topology::Topology;
+use crate::lookup::half_towards;
+use crate::path::{ArmPath, Kind, child_id, parent_id};
+use crate::problems::Problems;
+use crate::resource::{Peering, PeeringState, VirtualNetwork};
 use serde_json::Value;
 use std::sync::Arc;
 use tombolo_proto::config::Transport;
@@ -29,7 +29,7 @@ struct Wanted {
 }
 
 /// `transport`, which is ours and not Azure's (D6).
-fn transport(properties: &Object<'_>, problems: &mut super::Problems) -> Option<Transport> {
+fn transport(properties: &Object<'_>, problems: &mut Problems) -> Option<Transport> {
     let text = properties.text("transport", problems)?;
     let known = [Transport::Automatic, Transport::WireGuard, Transport::Quic];
     let found = known.into_iter().find(|t| text.eq_ignore_ascii_case(&format!("{t:?}")));
@@ -112,9 +112,9 @@ impl Draft<'_> {
 
     fn same_half(&mut self, old: &Peering, properties: &Object<'_>) -> bool {
         // What is wrong in it is reported by the reading that follows.
-        let mut unused = super::Problems::default();
+        let mut unused = Problems::default();
         let remote = properties.reference("remoteVirtualNetwork", &mut unused);
-        let flag = |name, default, unused: &mut super::Problems| properties.boolean(name, unused).unwrap_or(default);
+        let flag = |name, default, unused: &mut Problems| properties.boolean(name, unused).unwrap_or(default);
         remote.is_some_and(|(path, _)| path.id() == old.remote_vnet)
             && flag("allowVirtualNetworkAccess", true, &mut unused) == old.allow_virtual_network_access
             && flag("allowForwardedTraffic", false, &mut unused) == old.allow_forwarded_traffic
@@ -338,33 +338,4 @@ fn half_id(vnet: &VirtualNetwork, name: &str) -> ResourceId {
         || child_id(&vnet.envelope.id, "virtualNetworkPeerings", name),
         |p| p.id.clone(),
     )
-}
-
-/// The half of `vnet` that points to `remote`.
-pub(crate) fn half_towards<'v>(vnet: &'v VirtualNetwork, remote: &ResourceId) -> Option<&'v Peering> {
-    vnet.peerings.iter().find(|p| p.remote_vnet == *remote)
-}
-
-/// The gateways of a VNet: at most one of each type (G2).
-pub(crate) fn gateways_of<'t>(
-    topology: &'t Topology,
-    vnet: &'t ResourceId,
-) -> impl Iterator<Item = &'t Arc<VirtualNetworkGateway>> + 't {
-    let inside = move |subnet: &ResourceId| is_child_of(subnet, vnet);
-    let all = topology.gateways.values();
-    all.filter(move |g| g.ip_configurations.first().is_some_and(|c| inside(&c.subnet)))
-}
-
-/// `peeringSyncLevel` (P27).
-pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peering) -> &'static str {
-    let remote = topology.vnets.get(&half.remote_vnet);
-    let local_stale = remote.is_some_and(|r| !same_set(&r.address_space, &half.remote_address_space));
-    let other = remote.and_then(|r| half_towards(r, &vnet.envelope.id));
-    let remote_stale = other.is_none_or(|o| !same_set(&o.remote_address_space, &vnet.address_space));
-    match (local_stale, remote_stale) {
-        (false, false) => "FullyInSync",
-        (false, true) => "RemoteNotInSync",
-        (true, false) => "LocalNotInSync",
-        (true, true) => "LocalAndRemoteNotInSync",
-    }
 }

@@ -1,9 +1,9 @@
 //! What all requests have in common: preconditions, names, envelopes, references, lists of prefixes.
 
 use super::Draft;
-use super::problems::{IntoTarget, Problems};
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
 use crate::path::{ArmPath, shown};
+use crate::problems::{IntoTarget, Problems};
 use crate::resource::{Envelope, ResourceGroup};
 use crate::topology::Topology;
 use ipnet::IpNet;

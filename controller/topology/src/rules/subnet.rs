@@ -1,10 +1,10 @@
 //! Subnets (P2, P3, G1, R16, R17).
 
-use super::peering::gateways_of;
 use super::vnet::find;
 use super::{Draft, without_defaults};
 use crate::arm::body::{Object, Shape, missing, prefix};
 use crate::arm::view::subnet_defaults;
+use crate::lookup::gateways_of;
 use crate::net::{DisjointSet, listed, overlaps_within, same_set};
 use crate::path::{ArmPath, child_id, parent_id};
 use crate::resource::{RouteTable, Subnet, VirtualNetwork};

@@ -2,37 +2,13 @@
 //! them, whose addresses it advertises as its own (P21b).
 
 use super::{Draft, pairs};
+use crate::lookup::vnet_of;
 use crate::net::overlaps_within;
-use crate::path::parent_id;
 use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
-use crate::topology::Topology;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
-
-/// The VNet that a gateway is in.
-pub(crate) fn vnet_of(gateway: &VirtualNetworkGateway) -> Option<ResourceId> {
-    gateway.ip_configurations.first().map(|c| parent_id(&c.subnet))
-}
-
-/// What a gateway speaks for: its VNet, and the VNets that use its gateways (P21b, E5).
-pub(crate) fn behind(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<IpNet> {
-    let vnet = vnet_of(gateway).and_then(|id| topology.vnets.get(&id));
-    let Some(vnet) = vnet else { return Vec::new() };
-    let mut prefixes = vnet.address_space.clone();
-    for half in &vnet.peerings {
-        let remote = topology.vnets.get(&half.remote_vnet);
-        let mut halves = remote.into_iter().flat_map(|r| &r.peerings);
-        let uses = halves.any(|p| p.remote_vnet == vnet.envelope.id && p.use_remote_gateways);
-        if uses && half.allow_gateway_transit && half.state == PeeringState::Connected {
-            prefixes.extend(&half.remote_address_space);
-        }
-    }
-    prefixes.sort();
-    prefixes.dedup();
-    prefixes
-}
 
 impl Draft<'_> {
     pub(super) fn check_vpn_before_joining(

@@ -2,9 +2,9 @@
 
 use super::super::Draft;
 use super::super::address::{WantedAddress, used_addresses};
-use super::super::peering::gateways_of;
 use super::super::subnet::is_gateway_subnet;
 use crate::arm::body::Object;
+use crate::lookup::gateways_of;
 use crate::net::{holds_32, last_free, listed};
 use crate::path::{parent_id, shown};
 use crate::resource::{Subnet, VirtualNetworkGateway};

@@ -2,7 +2,8 @@
 
 use super::super::vnet::overlap_message;
 use super::super::{Draft, pairs};
-use super::{Wanted, gateways_of};
+use super::Wanted;
+use crate::lookup::gateways_of;
 use crate::net::DisjointSet;
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
 use crate::topology::Topology;

@@ -1,6 +1,7 @@
-//! What is wrong with a change: gathered in order, bounded in number.
+//! What is wrong with a change: gathered in order, bounded in number. The errors that several requests share.
 
 use crate::change::{Problem, Rejection};
+use crate::path::{ArmPath, shown};
 use tombolo_proto::id::ResourceId;
 
 /// All that is wrong with a change, in the order in which it is checked.
@@ -76,5 +77,37 @@ impl IntoTarget for &str {
 impl IntoTarget for &ResourceId {
     fn into_target(self) -> Option<String> {
         Some(self.to_string())
+    }
+}
+
+/// The 404 error of a resource group.
+pub(crate) fn group_not_found(group: &str) -> Problem {
+    Problem {
+        code: "ResourceGroupNotFound",
+        message: format!("Resource group '{}' could not be found.", shown(group)),
+        target: None,
+    }
+}
+
+/// The 404 error of an item.
+pub(crate) fn not_found(path: &ArmPath) -> Problem {
+    let (code, message) = if path.segments.len() > 1 {
+        ("NotFound", format!("Resource {} not found.", path.id()))
+    } else {
+        (
+            "ResourceNotFound",
+            format!(
+                "The Resource '{}/{}/{}' under resource group '{}' was not found.",
+                path.provider.as_deref().unwrap_or_default(),
+                path.types(),
+                path.name(),
+                path.resource_group
+            ),
+        )
+    };
+    Problem {
+        code,
+        message,
+        target: Some(path.id().to_string()),
     }
 }
