@@ -2,51 +2,101 @@
 //!
 //! Each top-level resource is one document of the store; children (subnets, peerings, routes) live in their parent.
 //! Field names of the stored form are Azure's. Names and ids keep the casing of their creation.
+//!
+//! A kind is one file: its type, and the implementation of `frame::Resource`. A line of the registry below makes it known.
 
+mod agent;
+pub(crate) mod document;
+mod envelope;
+mod frame;
+mod public_ip_address;
 mod settings;
 
+pub use agent::{Agent, Binding, JoinToken, Reach};
+pub use envelope::{Envelope, ResourceGroup};
+pub use frame::Map;
+pub(crate) use frame::{Child, Echoed, Entry, Put, Request, Resource, Stored};
+pub use public_ip_address::PublicIpAddress;
 pub use settings::{AddressSpaceChange, Era, Settings};
 
+use crate::path::Kind;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use tombolo_proto::config::{CircuitLink, GatewayKind, Transport};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tombolo_proto::config::{GatewayKind, Transport};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use uuid::Uuid;
 
-/// What every top-level ARM resource has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Envelope {
-    /// The full id.
-    pub id: ResourceId,
-    /// The region.
-    pub location: String,
-    /// Tags.
-    #[serde(default)]
-    pub tags: BTreeMap<String, String>,
-    /// Changes with each change of the resource (children included).
-    pub etag: Uuid,
-    /// Never changes.
-    pub resource_guid: Uuid,
-    /// Properties that Tombolo keeps and echoes without acting on them (`dhcpOptions`, `sku`, …), in ARM's form,
-    /// as an object with `properties` and top-level members.
-    #[serde(default)]
-    pub echoed: serde_json::Map<String, serde_json::Value>,
+/// Defines [`Topology`], with one map for each kind, and [`ENTRIES`].
+macro_rules! registry {
+    ($($(#[$doc:meta])* $map:ident: $resource:ident,)*) => {
+        /// The desired state, valid as a whole, immutable. Cheap to clone in proportion to the number of resources.
+        #[derive(Debug, Clone, Default)]
+        pub struct Topology {
+            /// Resource groups.
+            pub resource_groups: Map<ResourceGroup>,
+            $($(#[$doc])* pub $map: Map<$resource>,)*
+            /// Virtual networks with their subnets and peerings.
+            pub vnets: Map<VirtualNetwork>,
+            /// Network interfaces.
+            pub nics: Map<NetworkInterface>,
+            /// Route tables.
+            pub route_tables: Map<RouteTable>,
+            /// Virtual network gateways.
+            pub gateways: Map<VirtualNetworkGateway>,
+            /// Connections.
+            pub connections: Map<Connection>,
+            /// Local network gateways.
+            pub local_gateways: Map<LocalNetworkGateway>,
+            /// Circuits with their peerings.
+            pub circuits: Map<ExpressRouteCircuit>,
+            /// Agents.
+            pub agents: BTreeMap<AgentId, Arc<Agent>>,
+            /// Join tokens, by their id.
+            pub tokens: BTreeMap<String, Arc<JoinToken>>,
+            /// The operator's switches.
+            pub settings: Arc<Settings>,
+        }
+
+        $(impl Stored for $resource {
+            fn map(topology: &Topology) -> &Map<Self> {
+                &topology.$map
+            }
+            fn map_mut(topology: &mut Topology) -> &mut Map<Self> {
+                &mut topology.$map
+            }
+            fn envelope(&self) -> &Envelope {
+                &self.envelope
+            }
+            fn envelope_mut(&mut self) -> &mut Envelope {
+                &mut self.envelope
+            }
+        })*
+
+        /// Every kind of top-level resource, in the order of the registry.
+        pub(crate) const ENTRIES: &[Entry] = &[$(Entry::of::<$resource>()),*];
+    };
 }
 
-/// A resource group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ResourceGroup {
-    /// `/subscriptions/{sub}/resourceGroups/{rg}`.
-    pub id: ResourceId,
-    /// The region.
-    pub location: String,
-    /// Tags.
-    #[serde(default)]
-    pub tags: BTreeMap<String, String>,
+// Users stand before what they use: a resource group is deleted in this order.
+registry! {
+    /// Public addresses.
+    public_ips: PublicIpAddress,
+}
+
+/// What is known of a kind; none: a child, or a resource group.
+pub(crate) fn entry(kind: Kind) -> Option<&'static Entry> {
+    ENTRIES.iter().find(|entry| entry.kind == kind)
+}
+
+/// What is known of a kind of children.
+pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
+    ENTRIES
+        .iter()
+        .flat_map(|entry| entry.children)
+        .find(|child| child.kind == Some(kind))
 }
 
 /// A virtual network (P1 to P4).
@@ -154,18 +204,6 @@ pub struct NicIpConfiguration {
     /// A public address resource, echoed.
     #[serde(default)]
     pub public_ip_address: Option<ResourceId>,
-}
-
-/// A public address. Kept so that stock requests work; the underlay endpoint of an agent is its own matter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PublicIpAddress {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// `ipAddress`, if the operator gave one.
-    #[serde(default)]
-    pub ip_address: Option<IpAddr>,
 }
 
 /// A route table (R17).
@@ -372,104 +410,4 @@ pub struct PrivatePeering {
     /// `sharedKey`: signs the sessions (RFC 2385).
     #[serde(default)]
     pub shared_key: Option<String>,
-}
-
-/// An agent: what joined, and what it stands for (D7).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Agent {
-    /// Its name.
-    pub id: AgentId,
-    /// What it stands for.
-    pub binding: Binding,
-    /// Its identity on links.
-    pub public_key: PublicKey,
-    /// SHA-256 of its certificate's SubjectPublicKeyInfo, hex: its identity towards the controller.
-    pub certificate_key: String,
-    /// How others reach it.
-    #[serde(flatten)]
-    pub reach: Reach,
-    /// Cut off. Kept so that the name and the reason stay visible; nobody gets a link to it.
-    pub revoked: bool,
-}
-
-/// How an agent is reached, as it says itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Reach {
-    /// Where its first lane is, best first.
-    pub endpoints: Vec<SocketAddr>,
-    /// Where it takes QUIC besides (D6).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quic_endpoint: Option<SocketAddr>,
-    /// How many lanes it runs, 1 to [`MAX_LANES`](tombolo_proto::config::MAX_LANES) (D15).
-    #[serde(default = "one_lane")]
-    pub lanes: u16,
-}
-
-const fn one_lane() -> u16 {
-    1
-}
-
-impl Reach {
-    /// An agent with one lane, at these endpoints alone.
-    #[must_use]
-    pub const fn at(endpoints: Vec<SocketAddr>) -> Self {
-        Self {
-            endpoints,
-            quic_endpoint: None,
-            lanes: one_lane(),
-        }
-    }
-}
-
-/// What a join token, and then an agent, stands for (D7): exactly one thing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "type",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase",
-    deny_unknown_fields
-)]
-pub enum Binding {
-    /// A virtual machine.
-    Vm {
-        /// `…/Microsoft.Compute/virtualMachines/{name}`: the read-only view that ARM clients look for.
-        vm: ResourceId,
-        /// Its NICs, the primary one first; all in one VNet, none bound elsewhere.
-        nics: Vec<ResourceId>,
-        /// Subnets of that VNet whose other machines sit behind this host (D8).
-        #[serde(default)]
-        served: Vec<ResourceId>,
-    },
-    /// One instance of a gateway.
-    Gateway {
-        /// The gateway.
-        gateway: ResourceId,
-        /// The name of the `ipConfiguration`.
-        ip_configuration: String,
-    },
-    /// The provider edge of one link of a circuit.
-    Edge {
-        /// The circuit.
-        circuit: ResourceId,
-        /// Which link.
-        link: CircuitLink,
-    },
-}
-
-/// A one-time token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct JoinToken {
-    /// Public part; the secret's hash stands in `hash`.
-    pub id: String,
-    /// BLAKE3 of the secret, hex.
-    pub hash: String,
-    /// The name that the agent gets.
-    pub agent: AgentId,
-    /// What it will stand for.
-    pub binding: Binding,
-    /// Unix seconds; not valid after.
-    pub expires: u64,
 }

@@ -1,33 +1,34 @@
 //! Applying a change: every operation works on a draft of the topology and notes all that is wrong with it. A draft
 //! with problems is thrown away.
 
-mod address;
+pub(crate) mod address;
 mod attached;
-mod circuit;
-mod connection;
+pub(crate) mod circuit;
+pub(crate) mod connection;
 mod fabric;
-mod gateway;
+pub(crate) mod gateway;
 mod group;
 mod local_gateway;
 mod nic;
 pub(crate) mod peering;
-mod public_ip;
-mod request;
+pub(crate) mod request;
 mod route_table;
-mod subnet;
+pub(crate) mod subnet;
 #[cfg(test)]
 mod tests;
-mod unsupported;
-mod vnet;
+pub(crate) mod unsupported;
+pub(crate) mod vnet;
 mod vpn;
 
-use request::{echoed, without_default_properties, without_defaults};
+pub(crate) use request::without_defaults;
+use request::{echoed, without_default_properties};
 
 use crate::arm::body::Object;
 use crate::change::{Change, Outcome, Rejection};
 use crate::net::listed;
 use crate::path::{ArmPath, Kind, shown};
 use crate::problems::{Problems, group_not_found, not_found};
+use crate::resource::{self, Request};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use serde_json::Value;
@@ -96,6 +97,20 @@ impl Draft<'_> {
             self.group_not_found(path);
             return false;
         };
+        let request = Request {
+            group: &group,
+            path,
+            body,
+            if_match,
+            sync_remote_address_space: sync,
+        };
+        if let Some(entry) = resource::entry(kind) {
+            let Some(stored) = &entry.stored else {
+                self.read_only(path);
+                return false;
+            };
+            return (stored.put)(self, &request);
+        }
         match kind {
             Kind::VirtualNetwork => self.put_vnet(&group, path, body, if_match),
             Kind::Subnet => self.put_subnet(path, body, if_match),
@@ -103,13 +118,13 @@ impl Draft<'_> {
             Kind::RouteTable => self.put_route_table(&group, path, body, if_match),
             Kind::Route => self.put_route(path, body, if_match),
             Kind::NetworkInterface => self.put_nic(&group, path, body, if_match),
-            Kind::PublicIpAddress => self.put_public_ip(&group, path, body, if_match),
             Kind::Gateway => self.put_gateway(&group, path, body, if_match),
             Kind::Connection => self.put_connection(&group, path, body, if_match),
             Kind::LocalNetworkGateway => self.put_local_gateway(&group, path, body, if_match),
             Kind::Circuit => self.put_circuit(&group, path, body, if_match),
             Kind::CircuitPeering => self.put_circuit_peering(path, body, if_match),
             Kind::ResourceGroup
+            | Kind::PublicIpAddress
             | Kind::NicIpConfiguration
             | Kind::GatewayIpConfiguration
             | Kind::CircuitAuthorization
@@ -124,6 +139,13 @@ impl Draft<'_> {
     fn delete(&mut self, path: &ArmPath, if_match: Option<&str>) -> bool {
         let Some(kind) = self.kind(path) else { return false };
         let id = path.id();
+        if let Some(entry) = resource::entry(kind) {
+            let Some(stored) = &entry.stored else {
+                self.read_only(path);
+                return false;
+            };
+            return (stored.delete)(self, &id, if_match);
+        }
         match kind {
             Kind::ResourceGroup => self.delete_group(path),
             Kind::VirtualNetwork => self.delete_vnet(&id, if_match),
@@ -132,13 +154,13 @@ impl Draft<'_> {
             Kind::RouteTable => self.delete_route_table(&id, if_match),
             Kind::Route => self.delete_route(&id, if_match),
             Kind::NetworkInterface => self.delete_nic(&id, if_match),
-            Kind::PublicIpAddress => self.delete_public_ip(&id, if_match),
             Kind::Gateway => self.delete_gateway(&id, if_match),
             Kind::Connection => self.delete_connection(&id, if_match),
             Kind::LocalNetworkGateway => self.delete_local_gateway(&id, if_match),
             Kind::Circuit => self.delete_circuit(&id, if_match),
             Kind::CircuitPeering => self.delete_circuit_peering(&id, if_match),
-            Kind::NicIpConfiguration
+            Kind::PublicIpAddress
+            | Kind::NicIpConfiguration
             | Kind::GatewayIpConfiguration
             | Kind::CircuitAuthorization
             | Kind::VirtualMachine
@@ -155,6 +177,10 @@ impl Draft<'_> {
         let given = root.get("tags").is_some_and(|t| !t.is_null());
         let tags = given.then(|| root.tags(&mut self.problems));
         let id = path.id();
+        if let Some(stored) = resource::entry(kind).and_then(|entry| entry.stored.as_ref()) {
+            (stored.patch_tags)(self, path, tags, if_match);
+            return false;
+        }
         // A macro, because the maps differ in their value's type only.
         macro_rules! patch {
             ($map:ident, $commit:ident) => {
@@ -183,12 +209,12 @@ impl Draft<'_> {
             Kind::VirtualNetwork => patch!(vnets, commit_vnet),
             Kind::RouteTable => patch!(route_tables, commit_route_table),
             Kind::NetworkInterface => patch!(nics, commit_nic),
-            Kind::PublicIpAddress => patch!(public_ips, commit_public_ip),
             Kind::Gateway => patch!(gateways, commit_gateway),
             Kind::Connection => patch!(connections, commit_connection),
             Kind::LocalNetworkGateway => patch!(local_gateways, commit_local_gateway),
             Kind::Circuit => patch!(circuits, commit_circuit),
             Kind::Subnet
+            | Kind::PublicIpAddress
             | Kind::Peering
             | Kind::Route
             | Kind::CircuitPeering

@@ -7,6 +7,7 @@ use super::view::{
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
 use crate::problems::{group_not_found, not_found};
+use crate::resource;
 use serde_json::Value;
 use tombolo_proto::id::ResourceId;
 
@@ -98,6 +99,9 @@ fn top_level(
 /// All top-level items of a kind.
 fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
     let topology = views.topology;
+    if let Some(entry) = resource::entry(kind) {
+        return Some((entry.list)(views, &|id| scope.holds(id)));
+    }
     // A macro, because the maps differ in their value's type only.
     macro_rules! all {
         ($map:ident, $view:expr) => {
@@ -113,7 +117,6 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         Kind::VirtualNetwork => all!(vnets, |v| views.vnet(v)),
         Kind::RouteTable => all!(route_tables, |t| views.route_table(t)),
         Kind::NetworkInterface => all!(nics, |n| views.nic(n)),
-        Kind::PublicIpAddress => all!(public_ips, |p| views.public_ip(p)),
         Kind::Gateway => all!(gateways, gateway),
         Kind::Connection => all!(connections, |c| views.connection(c)),
         Kind::LocalNetworkGateway => all!(local_gateways, local_gateway),
@@ -123,6 +126,7 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
             vms.map(|(_, agent)| views.vm(agent)).collect()
         }
         Kind::ResourceGroup
+        | Kind::PublicIpAddress
         | Kind::Subnet
         | Kind::Peering
         | Kind::Route
@@ -165,6 +169,10 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
     let id = parent.id();
     let missing = || rejected(not_found(&parent));
     let is = |word: &str| types.eq_ignore_ascii_case(word);
+    let entry = parent.kind().and_then(resource::entry);
+    if let Some(child) = entry.and_then(|e| e.children.iter().find(|c| is(c.name))) {
+        return (child.list)(views, &id).ok_or_else(missing);
+    }
     match parent.kind() {
         Some(Kind::VirtualNetwork) if is("subnets") => {
             let vnet = topology.vnets.get(&id).ok_or_else(missing)?;

@@ -9,8 +9,8 @@ pub(crate) use hybrid::{
 use crate::lookup::{gateways_of, sync_level};
 use crate::path::{ArmPath, Kind, is_child_of, parent_id};
 use crate::resource::{
-    Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, Peering, PublicIpAddress, ResourceGroup, Route,
-    RouteTable, Subnet, UserNextHop, VirtualNetwork,
+    self, Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, Peering, ResourceGroup, Route, RouteTable,
+    Subnet, UserNextHop, VirtualNetwork,
 };
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
@@ -49,28 +49,28 @@ impl Users {
     }
 }
 
-fn tag(etag: Uuid) -> String {
+pub(crate) fn tag(etag: Uuid) -> String {
     format!("W/\"{etag}\"")
 }
 
-fn reference(id: impl ToString) -> Value {
+pub(crate) fn reference(id: impl ToString) -> Value {
     json!({"id": id.to_string()})
 }
 
-fn space(prefixes: &[IpNet]) -> Value {
+pub(crate) fn space(prefixes: &[IpNet]) -> Value {
     json!({"addressPrefixes": prefixes})
 }
 
-fn version(address: IpAddr) -> &'static str {
+pub(crate) fn version(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-fn method(is_static: bool) -> &'static str {
+pub(crate) fn method(is_static: bool) -> &'static str {
     if is_static { "Static" } else { "Dynamic" }
 }
 
 /// The own members over those that are kept and echoed.
-fn over(own: Value, echoed: Option<&Value>) -> Value {
+pub(crate) fn over(own: Value, echoed: Option<&Value>) -> Value {
     let (Value::Object(own), Some(Value::Object(echoed))) = (&own, echoed) else {
         return own;
     };
@@ -93,22 +93,8 @@ pub(crate) fn subnet_defaults() -> Value {
     })
 }
 
-/// What Azure shows where a public address's body said nothing.
-pub(crate) fn public_ip_defaults() -> Value {
-    json!({
-        "publicIPAllocationMethod": "Dynamic",
-        "publicIPAddressVersion": "IPv4",
-        "idleTimeoutInMinutes": 4,
-    })
-}
-
-/// Likewise, beside its properties.
-pub(crate) fn public_ip_sku() -> Value {
-    json!({"name": "Standard", "tier": "Regional"})
-}
-
 /// A top-level resource.
-fn top(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
+pub(crate) fn top(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     properties["resourceGuid"] = envelope.resource_guid.to_string().into();
     let own = json!({
@@ -124,7 +110,7 @@ fn top(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
 }
 
 /// A child resource.
-fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Value) -> Value {
+pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     json!({
         "id": id,
@@ -172,6 +158,16 @@ impl<'t> Views<'t> {
         })
     }
 
+    /// The ids of the ip configurations in a subnet.
+    pub(crate) fn subnet_users(&self, subnet: &ResourceId) -> Option<&[String]> {
+        self.users().subnets.get(subnet).map(Vec::as_slice)
+    }
+
+    /// The id of the ip configuration that uses a public address.
+    pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<&String> {
+        self.users().public_ips.get(id)
+    }
+
     /// Virtual machines: what agents stand for.
     pub(crate) fn vms(&self) -> &BTreeMap<ResourceId, Arc<Agent>> {
         self.vms.get_or_init(|| {
@@ -188,7 +184,14 @@ impl<'t> Views<'t> {
     pub(crate) fn item(&self, path: &ArmPath) -> Option<Value> {
         let id = path.id();
         let topology = self.topology;
-        match path.kind()? {
+        let kind = path.kind()?;
+        if let Some(entry) = resource::entry(kind) {
+            return (entry.item)(self, &id);
+        }
+        if let Some(child) = resource::child(kind) {
+            return (child.item)(self, path);
+        }
+        match kind {
             Kind::ResourceGroup => topology.resource_groups.get(&id).map(|g| group(g)),
             Kind::VirtualNetwork => topology.vnets.get(&id).map(|v| self.vnet(v)),
             Kind::Subnet => {
@@ -213,7 +216,7 @@ impl<'t> Views<'t> {
                     .find(|(_, c)| c.name.eq_ignore_ascii_case(path.name()));
                 found.map(|(i, c)| nic_ip_configuration(nic, c, i == 0))
             }
-            Kind::PublicIpAddress => topology.public_ips.get(&id).map(|p| self.public_ip(p)),
+            Kind::PublicIpAddress => None,
             Kind::Gateway => topology.gateways.get(&id).map(|g| gateway(g)),
             Kind::GatewayIpConfiguration => {
                 let found = topology.gateways.get(&parent_id(&id))?;
@@ -337,26 +340,6 @@ impl<'t> Views<'t> {
             }
         }
         top(&nic.envelope, Kind::NetworkInterface, properties)
-    }
-
-    pub(crate) fn public_ip(&self, public: &PublicIpAddress) -> Value {
-        let mut properties = public_ip_defaults();
-        if let (Value::Object(slot), Some(Value::Object(kept))) =
-            (&mut properties, public.envelope.echoed.get("properties"))
-        {
-            slot.extend(kept.clone());
-        }
-        if let Some(address) = public.ip_address {
-            properties["ipAddress"] = address.to_string().into();
-        }
-        if let Some(user) = self.users().public_ips.get(&public.envelope.id) {
-            properties["ipConfiguration"] = reference(user);
-        }
-        let mut body = top(&public.envelope, Kind::PublicIpAddress, properties);
-        if body.get("sku").is_none() {
-            body["sku"] = public_ip_sku();
-        }
-        body
     }
 
     /// The read-only view of the machine that an agent stands for.

@@ -10,23 +10,23 @@ use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
 /// What a body asks of one address.
-pub(super) struct WantedAddress {
-    pub(super) name: String,
-    pub(super) subnet: Subnet,
-    pub(super) address: Option<IpAddr>,
-    pub(super) is_static: bool,
+pub(crate) struct WantedAddress {
+    pub(crate) name: String,
+    pub(crate) subnet: Subnet,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) is_static: bool,
     /// IPv6, if it was said.
-    pub(super) ipv6: Option<bool>,
-    pub(super) at: String,
-    pub(super) primary: bool,
-    pub(super) public_ip_address: Option<ResourceId>,
+    pub(crate) ipv6: Option<bool>,
+    pub(crate) at: String,
+    pub(crate) primary: bool,
+    pub(crate) public_ip_address: Option<ResourceId>,
 }
 
 impl Draft<'_> {
     /// The address of each wanted ip configuration: static ones first, so that a dynamic one never takes theirs.
     /// `current` has the addresses that dynamic ones keep. `avoid` is for something else of the owner's: no dynamic one
     /// gets it anew.
-    pub(super) fn allocate(
+    pub(crate) fn allocate(
         &mut self,
         owner: &ResourceId,
         wanted: &[WantedAddress],
@@ -94,7 +94,7 @@ impl Draft<'_> {
     }
 
     /// An address that somebody chose: in the subnet, not reserved (P2), nobody else's.
-    pub(super) fn check_given(
+    pub(crate) fn check_given(
         &mut self,
         owner: &ResourceId,
         asker: &str,
@@ -136,7 +136,7 @@ impl Draft<'_> {
     }
 
     /// Says that a subnet has no address left.
-    pub(super) fn subnet_is_full(&mut self, owner: &ResourceId, subnet: &Subnet, ipv6: bool) {
+    pub(crate) fn subnet_is_full(&mut self, owner: &ResourceId, subnet: &Subnet, ipv6: bool) {
         self.problems.add(
             "SubnetIsFull",
             owner,
@@ -151,7 +151,7 @@ impl Draft<'_> {
 }
 
 /// A subnet by its id.
-pub(super) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet> {
+pub(crate) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet> {
     let vnet = topology.vnets.get(&parent_id(id))?;
     vnet.subnets.iter().find(|s| s.id == *id).cloned()
 }
@@ -187,7 +187,7 @@ fn taken<'t>(
 }
 
 /// The addresses that others than `owner` have in a VNet.
-pub(super) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
+pub(crate) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
     taken(topology, vnet, owner).map(|(address, _)| address).collect()
 }
 

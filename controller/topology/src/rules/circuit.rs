@@ -23,7 +23,7 @@ const PROPERTIES: [(&str, Shape); 5] = [
 const MAX_PEERINGS: usize = 3;
 
 impl Draft<'_> {
-    pub(super) fn put_circuit(
+    pub(crate) fn put_circuit(
         &mut self,
         group: &ResourceGroup,
         path: &ArmPath,
@@ -94,7 +94,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn delete_circuit(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_circuit(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.circuits.get(id).cloned() else {
             return false;
         };
@@ -118,7 +118,7 @@ impl Draft<'_> {
     }
 
     /// Puts a circuit into the draft, with new etags for what differs.
-    pub(super) fn commit_circuit(&mut self, mut new: ExpressRouteCircuit) {
+    pub(crate) fn commit_circuit(&mut self, mut new: ExpressRouteCircuit) {
         let id = new.envelope.id.clone();
         let old = self.topology.circuits.get(&id).cloned();
         if let Some(peering) = &mut new.private_peering {
@@ -134,7 +134,7 @@ impl Draft<'_> {
 }
 
 /// Where a circuit ends: its peering location, or its region (X12).
-pub(super) fn location_of(circuit: &ExpressRouteCircuit) -> String {
+pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     let properties = circuit.envelope.echoed.get("properties");
     let location = properties.and_then(|p| p.pointer("/serviceProviderProperties/peeringLocation"));
     let location = location.and_then(Value::as_str);
@@ -142,7 +142,7 @@ pub(super) fn location_of(circuit: &ExpressRouteCircuit) -> String {
 }
 
 /// How many VNets may be linked to a circuit: 10, and with a premium one more, by its bandwidth (X13).
-pub(super) fn most_links(circuit: &ExpressRouteCircuit) -> usize {
+pub(crate) fn most_links(circuit: &ExpressRouteCircuit) -> usize {
     let echoed = &circuit.envelope.echoed;
     let tier = echoed.get("sku").and_then(|s| s.get("tier")).and_then(Value::as_str);
     if !tier.is_some_and(|t| t.eq_ignore_ascii_case("Premium")) {

@@ -20,7 +20,7 @@ const PROPERTIES: [(&str, Shape); 4] = [
 ];
 
 impl Draft<'_> {
-    pub(super) fn put_connection(
+    pub(crate) fn put_connection(
         &mut self,
         group: &ResourceGroup,
         path: &ArmPath,
@@ -157,7 +157,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn set_shared_key(&mut self, connection: &ResourceId, value: &str, if_match: Option<&str>) -> bool {
+    pub(crate) fn set_shared_key(&mut self, connection: &ResourceId, value: &str, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.connections.get(connection).cloned() else {
             match ArmPath::parse(connection.as_str()) {
                 Ok(path) if path.kind() == Some(Kind::Connection) => self.not_found(&path),
@@ -186,7 +186,7 @@ impl Draft<'_> {
         false
     }
 
-    pub(super) fn delete_connection(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_connection(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.connections.get(id).cloned() else {
             return false;
         };
@@ -195,7 +195,7 @@ impl Draft<'_> {
         true
     }
 
-    pub(super) fn commit_connection(&mut self, mut new: Connection) {
+    pub(crate) fn commit_connection(&mut self, mut new: Connection) {
         let old = self.topology.connections.get(&new.envelope.id).map(|a| &**a);
         if let Some(etag) = changed(old, &new, self.fresh) {
             new.envelope.etag = etag;

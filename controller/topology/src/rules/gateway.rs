@@ -2,7 +2,7 @@
 
 mod check;
 
-pub(super) use check::{is_apipa, is_reserved_for_customers};
+pub(crate) use check::{is_apipa, is_reserved_for_customers};
 
 use super::address::WantedAddress;
 use super::{Draft, changed, echoed, unsupported};
@@ -25,7 +25,7 @@ const PROPERTIES: [(&str, Shape); 6] = [
 ];
 
 impl Draft<'_> {
-    pub(super) fn put_gateway(
+    pub(crate) fn put_gateway(
         &mut self,
         group: &ResourceGroup,
         path: &ArmPath,
@@ -152,7 +152,7 @@ impl Draft<'_> {
         agents.find(|a| serves(&a.binding)).map(|a| a.id.to_string())
     }
 
-    pub(super) fn delete_gateway(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_gateway(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.gateways.get(id).cloned() else {
             return false;
         };
@@ -185,7 +185,7 @@ impl Draft<'_> {
         true
     }
 
-    pub(super) fn commit_gateway(&mut self, mut new: VirtualNetworkGateway) {
+    pub(crate) fn commit_gateway(&mut self, mut new: VirtualNetworkGateway) {
         let old = self.topology.gateways.get(&new.envelope.id).map(|a| &**a);
         if let Some(etag) = changed(old, &new, self.fresh) {
             new.envelope.etag = etag;

@@ -3,13 +3,13 @@
 use super::Draft;
 use crate::arm::body::Object;
 use crate::path::{ArmPath, shown};
-use crate::resource::{Binding, ResourceGroup};
+use crate::resource::{self, Binding, ResourceGroup};
 use serde_json::Value;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    pub(super) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
+    pub(crate) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
         let id = path.id();
         let old = self.topology.resource_groups.get(&id).cloned();
         if old.is_none() {
@@ -59,7 +59,7 @@ impl Draft<'_> {
 
     /// Deletes the contents in an order in which nothing stands in the way of its own, then the group. What is used
     /// from outside, or by an agent, refuses the whole.
-    pub(super) fn delete_group(&mut self, path: &ArmPath) -> bool {
+    pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
             self.group_not_found(path);
             return false;
@@ -89,7 +89,11 @@ impl Draft<'_> {
         delete_all!(nics, delete_nic);
         delete_all!(vnets, delete_vnet);
         delete_all!(route_tables, delete_route_table);
-        delete_all!(public_ips, delete_public_ip);
+        for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
+            for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
+                (stored.delete)(self, id, None);
+            }
+        }
         let blocking = std::mem::replace(&mut self.problems, before);
         if !blocking.is_empty() {
             self.problems.add_status(

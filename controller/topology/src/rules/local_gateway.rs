@@ -16,7 +16,7 @@ use tombolo_proto::id::{PublicKey, ResourceId};
 const DEFAULT_PORT: u16 = 51820;
 
 impl Draft<'_> {
-    pub(super) fn put_local_gateway(
+    pub(crate) fn put_local_gateway(
         &mut self,
         group: &ResourceGroup,
         path: &ArmPath,
@@ -171,7 +171,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn delete_local_gateway(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_local_gateway(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.local_gateways.get(id).cloned() else {
             return false;
         };
@@ -188,7 +188,7 @@ impl Draft<'_> {
         true
     }
 
-    pub(super) fn commit_local_gateway(&mut self, mut new: LocalNetworkGateway) {
+    pub(crate) fn commit_local_gateway(&mut self, mut new: LocalNetworkGateway) {
         let old = self.topology.local_gateways.get(&new.envelope.id).map(|a| &**a);
         if let Some(etag) = changed(old, &new, self.fresh) {
             new.envelope.etag = etag;

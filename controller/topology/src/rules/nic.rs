@@ -22,7 +22,7 @@ const PROPERTIES: [(&str, Shape); 5] = [
 const MAX_IP_CONFIGURATIONS: usize = 256;
 
 impl Draft<'_> {
-    pub(super) fn put_nic(
+    pub(crate) fn put_nic(
         &mut self,
         group: &ResourceGroup,
         path: &ArmPath,
@@ -85,7 +85,7 @@ impl Draft<'_> {
     }
 
     /// `ipConfigurations` of a NIC or a gateway.
-    pub(super) fn read_ip_configurations(
+    pub(crate) fn read_ip_configurations(
         &mut self,
         owner: &ResourceId,
         properties: &Object<'_>,
@@ -208,7 +208,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn delete_nic(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_nic(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.nics.get(id).cloned() else {
             return false;
         };
@@ -236,7 +236,7 @@ impl Draft<'_> {
         true
     }
 
-    pub(super) fn commit_nic(&mut self, mut new: NetworkInterface) {
+    pub(crate) fn commit_nic(&mut self, mut new: NetworkInterface) {
         let old = self.topology.nics.get(&new.envelope.id).map(|a| &**a);
         if let Some(etag) = changed(old, &new, self.fresh) {
             new.envelope.etag = etag;

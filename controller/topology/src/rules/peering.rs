@@ -2,7 +2,7 @@
 
 mod check;
 
-pub(super) use check::counted_space;
+pub(crate) use check::counted_space;
 
 use super::Draft;
 use crate::arm::body::{Item, MAX_ITEMS, Object, missing};
@@ -42,7 +42,7 @@ fn transport(properties: &Object<'_>, problems: &mut Problems) -> Option<Transpo
 }
 
 impl Draft<'_> {
-    pub(super) fn put_peering(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>, sync: bool) -> bool {
+    pub(crate) fn put_peering(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>, sync: bool) -> bool {
         let Some(vnet) = path.parent().and_then(|p| self.topology.vnets.get(&p.id()).cloned()) else {
             self.parent_not_found(path);
             return false;
@@ -61,7 +61,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
-    pub(super) fn delete_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let owner = parent_id(id);
         let Some(vnet) = self.topology.vnets.get(&owner).cloned() else {
             return false;
@@ -76,7 +76,7 @@ impl Draft<'_> {
 
     /// The `virtualNetworkPeerings` of a VNet's body: the whole set. Halves that are as they were stay untouched: an
     /// edit of something else in the VNet is not an update of them (P13).
-    pub(super) fn replace_peerings(&mut self, vnet_id: &ResourceId, items: &[Item<'_>]) {
+    pub(crate) fn replace_peerings(&mut self, vnet_id: &ResourceId, items: &[Item<'_>]) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).cloned() else {
             return;
         };
@@ -283,7 +283,7 @@ impl Draft<'_> {
     }
 
     /// Removes a half; the other one, if `Connected`, becomes `Disconnected` (P13).
-    pub(super) fn remove_half(&mut self, vnet_id: &ResourceId, name: &str) {
+    pub(crate) fn remove_half(&mut self, vnet_id: &ResourceId, name: &str) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).cloned() else {
             return;
         };
@@ -308,7 +308,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn edit_half(&mut self, vnet_id: &ResourceId, name: &str, edit: impl FnOnce(&mut Peering)) {
+    pub(crate) fn edit_half(&mut self, vnet_id: &ResourceId, name: &str, edit: impl FnOnce(&mut Peering)) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).map(Arc::clone) else {
             return;
         };
@@ -320,7 +320,7 @@ impl Draft<'_> {
     }
 
     /// The halves of other VNets that point to `vnet`, with their owners.
-    pub(super) fn halves_towards(&self, vnet: &ResourceId) -> Vec<(ResourceId, Peering)> {
+    pub(crate) fn halves_towards(&self, vnet: &ResourceId) -> Vec<(ResourceId, Peering)> {
         let halves = self.topology.vnets.values().flat_map(|owner| {
             let own = owner.peerings.iter().filter(|p| p.remote_vnet == *vnet);
             own.map(|p| (owner.envelope.id.clone(), p.clone()))

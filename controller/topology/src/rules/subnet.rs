@@ -25,18 +25,18 @@ const PROPERTIES: [(&str, Shape); 6] = [
 ];
 
 /// X3.
-pub(super) const MAX_SUBNETS: usize = 3_000;
+pub(crate) const MAX_SUBNETS: usize = 3_000;
 
 /// What uses each subnet, see [`Draft::subnet_usage`].
-pub(super) type Usage = BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>>;
+pub(crate) type Usage = BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>>;
 
 /// G1.
-pub(super) fn is_gateway_subnet(id: &ResourceId) -> bool {
+pub(crate) fn is_gateway_subnet(id: &ResourceId) -> bool {
     id.name().eq_ignore_ascii_case("GatewaySubnet")
 }
 
 impl Draft<'_> {
-    pub(super) fn put_subnet(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
+    pub(crate) fn put_subnet(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
         let Some(vnet) = path.parent().and_then(|p| self.topology.vnets.get(&p.id()).cloned()) else {
             self.parent_not_found(path);
             return false;
@@ -62,7 +62,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
-    pub(super) fn delete_subnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_subnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let vnet_id = parent_id(id);
         let Some(vnet) = self.topology.vnets.get(&vnet_id).cloned() else {
             return false;
@@ -80,7 +80,7 @@ impl Draft<'_> {
     }
 
     /// Reads a subnet's properties; none if its prefixes cannot be read.
-    pub(super) fn read_subnet(
+    pub(crate) fn read_subnet(
         &mut self,
         vnet: &ResourceId,
         name: &str,
@@ -126,7 +126,7 @@ impl Draft<'_> {
     }
 
     /// A reference to a resource type that does not exist here.
-    pub(super) fn unsupported_reference(&mut self, properties: &Object<'_>, name: &str, from: &ResourceId) {
+    pub(crate) fn unsupported_reference(&mut self, properties: &Object<'_>, name: &str, from: &ResourceId) {
         let at = properties.at(name);
         match properties.get(name) {
             Some(Value::Object(_)) => {
@@ -139,7 +139,7 @@ impl Draft<'_> {
     }
 
     /// The rules of the subnets of a VNet, against what they were.
-    pub(super) fn check_subnets(
+    pub(crate) fn check_subnets(
         &mut self,
         old: Option<&VirtualNetwork>,
         new: &VirtualNetwork,
@@ -261,7 +261,7 @@ impl Draft<'_> {
     }
 
     /// Refuses the end of a subnet with something in it.
-    pub(super) fn check_subnet_unused(&mut self, id: &ResourceId, usage: &Usage) {
+    pub(crate) fn check_subnet_unused(&mut self, id: &ResourceId, usage: &Usage) {
         let Some(users) = usage.get(id).filter(|u| !u.is_empty()) else {
             return;
         };
@@ -293,7 +293,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn check_table_for_gateway(&mut self, table: &RouteTable, subnet: &ResourceId) {
+    pub(crate) fn check_table_for_gateway(&mut self, table: &RouteTable, subnet: &ResourceId) {
         if table.disable_bgp_route_propagation {
             self.problems.add(
                 "XGatewaySubnetRestriction",

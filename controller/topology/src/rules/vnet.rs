@@ -27,7 +27,7 @@ const PROPERTIES: [(&str, Shape); 8] = [
 ];
 
 impl Draft<'_> {
-    pub(super) fn put_vnet(
+    pub(crate) fn put_vnet(
         &mut self,
         group: &ResourceGroup,
         path: &ArmPath,
@@ -132,7 +132,7 @@ impl Draft<'_> {
     }
 
     /// The rules of a VNet as a whole, against what it was.
-    pub(super) fn check_vnet(&mut self, old: Option<&VirtualNetwork>, new: &VirtualNetwork, space_is_known: bool) {
+    pub(crate) fn check_vnet(&mut self, old: Option<&VirtualNetwork>, new: &VirtualNetwork, space_is_known: bool) {
         if let Some(old) = old
             && space_is_known
             && !same_set(&old.address_space, &new.address_space)
@@ -169,7 +169,7 @@ impl Draft<'_> {
         self.check_vpn_after_space_change(new);
     }
 
-    pub(super) fn delete_vnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_vnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.vnets.get(id).cloned() else {
             return false;
         };
@@ -196,7 +196,7 @@ impl Draft<'_> {
     }
 
     /// Puts a VNet into the draft, with new etags for what differs.
-    pub(super) fn commit_vnet(&mut self, mut new: VirtualNetwork) {
+    pub(crate) fn commit_vnet(&mut self, mut new: VirtualNetwork) {
         let old = self.topology.vnets.get(&new.envelope.id).cloned();
         let (subnets, peerings) = old.as_deref().map_or((&[][..], &[][..]), |v| (&v.subnets, &v.peerings));
         for (i, subnet) in new.subnets.iter_mut().enumerate() {
@@ -214,7 +214,7 @@ impl Draft<'_> {
     }
 
     /// What has an address in each subnet of a VNet: the ids of ip configurations, or of agents that serve the subnet.
-    pub(super) fn subnet_usage(&self, vnet: &ResourceId) -> BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> {
+    pub(crate) fn subnet_usage(&self, vnet: &ResourceId) -> BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> {
         let mut usage: BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> = BTreeMap::new();
         let inside = |subnet: &ResourceId| is_child_of(subnet, vnet);
         for nic in self.topology.nics.values() {
@@ -267,12 +267,12 @@ fn same_id<T>(members: &[T], near: usize, is: impl Fn(&T) -> bool) -> Option<&T>
 }
 
 /// A subnet by name.
-pub(super) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
+pub(crate) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
     subnets.iter().find(|s| s.id.name().eq_ignore_ascii_case(name))
 }
 
 /// The message of P10.
-pub(super) fn overlap_message(subject: &str, a: &ResourceId, b: &ResourceId, overlaps: &[(IpNet, IpNet)]) -> String {
+pub(crate) fn overlap_message(subject: &str, a: &ResourceId, b: &ResourceId, overlaps: &[(IpNet, IpNet)]) -> String {
     format!(
         "{subject} Virtual networks {a} and {b} cannot be peered because their address spaces overlap. Overlapping \
          address prefixes: {}",

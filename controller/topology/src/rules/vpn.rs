@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    pub(super) fn check_vpn_before_joining(
+    pub(crate) fn check_vpn_before_joining(
         &mut self,
         id: &ResourceId,
         first: &VirtualNetworkGateway,
@@ -23,7 +23,7 @@ impl Draft<'_> {
     }
 
     /// A half that asks for `useRemoteGateways` joins its VNet with all that the remote gateway is joined with.
-    pub(super) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
+    pub(crate) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
         let subject = format!("Peering {id} cannot have UseRemoteGateways flag set to true.");
         self.check_union(id, &subject, vnet, remote);
     }
@@ -38,7 +38,7 @@ impl Draft<'_> {
         self.check_joined(target, subject, vnets.iter().map(|v| &**v));
     }
 
-    pub(super) fn check_vpn_after_space_change(&mut self, new: &VirtualNetwork) {
+    pub(crate) fn check_vpn_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let joined = self.joined_with(id);
         if joined.len() < 2 {
@@ -85,7 +85,7 @@ impl Draft<'_> {
 
     /// All VNets that connections, and the use of each other's gateways, join with `start`, over any number of steps;
     /// itself included. A half that is not `Connected` yet counts: nothing asks again when it gets there.
-    pub(super) fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
+    pub(crate) fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
         let mut edges: BTreeMap<ResourceId, Vec<ResourceId>> = BTreeMap::new();
         for vnet in self.topology.vnets.values() {
             let uses = |p: &&Peering| p.use_remote_gateways && p.state != PeeringState::Disconnected;

@@ -16,12 +16,7 @@ use uuid::Uuid;
 const PRIVATE: &str = "AzurePrivatePeering";
 
 impl Draft<'_> {
-    pub(in crate::rules) fn put_circuit_peering(
-        &mut self,
-        path: &ArmPath,
-        body: &Value,
-        if_match: Option<&str>,
-    ) -> bool {
+    pub(crate) fn put_circuit_peering(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
         let Some(circuit) = path.parent().and_then(|p| self.topology.circuits.get(&p.id()).cloned()) else {
             self.parent_not_found(path);
             return false;
@@ -43,7 +38,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
-    pub(in crate::rules) fn delete_circuit_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_circuit_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(circuit) = self.topology.circuits.get(&parent_id(id)).cloned() else {
             return false;
         };

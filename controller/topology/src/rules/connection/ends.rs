@@ -244,13 +244,13 @@ impl Draft<'_> {
     }
 
     /// The connections whose own side is a gateway.
-    pub(in crate::rules) fn connections_of(&self, gateway: &ResourceId) -> impl Iterator<Item = &Connection> {
+    pub(crate) fn connections_of(&self, gateway: &ResourceId) -> impl Iterator<Item = &Connection> {
         let all = self.topology.connections.values().map(|c| &**c);
         all.filter(move |c| c.gateway1 == *gateway)
     }
 
     /// The connections to a circuit, or to a site.
-    pub(in crate::rules) fn links_of(&self, far: &ResourceId) -> impl Iterator<Item = &Connection> {
+    pub(crate) fn links_of(&self, far: &ResourceId) -> impl Iterator<Item = &Connection> {
         let all = self.topology.connections.values().map(|c| &**c);
         all.filter(move |c| c.gateway2 == *far)
     }

@@ -19,12 +19,12 @@ fn is_reserved(asn: i64) -> bool {
 }
 
 /// ASNs that a site or a circuit's customer may not have (G4).
-pub(in crate::rules) fn is_reserved_for_customers(asn: i64) -> bool {
+pub(crate) fn is_reserved_for_customers(asn: i64) -> bool {
     is_reserved(asn) || asn == i64::from(DEFAULT_ASN)
 }
 
 /// 169.254.21.0 to 169.254.22.255, where BGP peers may be beside real addresses (G4).
-pub(in crate::rules) fn is_apipa(address: IpAddr) -> bool {
+pub(crate) fn is_apipa(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [169, 254, 21 | 22, _]))
 }
 
@@ -186,7 +186,7 @@ impl Draft<'_> {
     }
 
     /// G1: a `GatewaySubnet` with a VPN and an ExpressRoute gateway is a /27 or larger.
-    pub(in crate::rules) fn check_room_for_two_kinds(&mut self, target: &ResourceId, subnet: &Subnet) {
+    pub(crate) fn check_room_for_two_kinds(&mut self, target: &ResourceId, subnet: &Subnet) {
         if !subnet.prefixes.iter().any(holds_32) {
             let message = format!(
                 "{} with address prefix {} is too small for a VPN and an ExpressRoute gateway: they need a /27 or a \

@@ -138,7 +138,7 @@ impl Draft<'_> {
 
     /// P27: the checks of P10 and P11 for a VNet that changes its address space, with all it is peered with and all
     /// that wait for it.
-    pub(in crate::rules) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
+    pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let space = DisjointSet::new(&new.address_space);
         let subject = format!("Cannot change the address space of virtual network {id}.");
@@ -265,7 +265,7 @@ impl Draft<'_> {
 
 /// What a half takes of the addresses: what it has synced and routes, and what the remote VNet has now. A
 /// `Disconnected` half counts too, with what it had (P11 as Azure does it).
-pub(in crate::rules) fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
+pub(crate) fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
     let mut space = half.remote_address_space.clone();
     if half.state != PeeringState::Disconnected
         && let Some(remote) = topology.vnets.get(&half.remote_vnet)

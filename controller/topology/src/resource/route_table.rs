@@ -17,7 +17,7 @@ const MAX_ROUTES: usize = 400;
 const MAX_TABLES: usize = 200;
 
 impl Draft<'_> {
-    pub(super) fn put_route_table(
+    pub(crate) fn put_route_table(
         &mut self,
         group: &ResourceGroup,
         path: &ArmPath,
@@ -78,7 +78,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn put_route(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
+    pub(crate) fn put_route(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
         let Some(table) = path
             .parent()
             .and_then(|p| self.topology.route_tables.get(&p.id()).cloned())
@@ -239,7 +239,7 @@ impl Draft<'_> {
             .collect()
     }
 
-    pub(super) fn delete_route_table(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_route_table(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.route_tables.get(id).cloned() else {
             return false;
         };
@@ -261,7 +261,7 @@ impl Draft<'_> {
         true
     }
 
-    pub(super) fn delete_route(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    pub(crate) fn delete_route(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(table) = self.topology.route_tables.get(&parent_id(id)).cloned() else {
             return false;
         };
@@ -276,7 +276,7 @@ impl Draft<'_> {
     }
 
     /// Puts a route table into the draft, with new etags for what differs.
-    pub(super) fn commit_route_table(&mut self, mut new: RouteTable) {
+    pub(crate) fn commit_route_table(&mut self, mut new: RouteTable) {
         let old = self.topology.route_tables.get(&new.envelope.id).cloned();
         for route in &mut new.routes {
             let before = old.as_deref().and_then(|t| find(t, route.id.name()));
