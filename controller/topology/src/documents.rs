@@ -4,7 +4,7 @@ use crate::path::{ArmPath, Kind};
 use crate::resource::document::{ARM, arm_key, bytes, differences, read};
 use crate::resource::{
     self, Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, NetworkInterface, ResourceGroup,
-    RouteTable, VirtualNetwork, VirtualNetworkGateway,
+    VirtualNetwork, VirtualNetworkGateway,
 };
 use crate::topology::{DocumentChange, Topology};
 use std::sync::Arc;
@@ -21,7 +21,6 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     differences(&before.resource_groups, &after.resource_groups, arm, &mut changes);
     differences(&before.vnets, &after.vnets, arm, &mut changes);
     differences(&before.nics, &after.nics, arm, &mut changes);
-    differences(&before.route_tables, &after.route_tables, arm, &mut changes);
     differences(&before.gateways, &after.gateways, arm, &mut changes);
     differences(&before.connections, &after.connections, arm, &mut changes);
     differences(&before.local_gateways, &after.local_gateways, arm, &mut changes);
@@ -93,7 +92,6 @@ fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -
         }
         Some(Kind::VirtualNetwork) => insert!(vnets, VirtualNetwork),
         Some(Kind::NetworkInterface) => insert!(nics, NetworkInterface),
-        Some(Kind::RouteTable) => insert!(route_tables, RouteTable),
         Some(Kind::Gateway) => insert!(gateways, VirtualNetworkGateway),
         Some(Kind::Connection) => insert!(connections, Connection),
         Some(Kind::LocalNetworkGateway) => insert!(local_gateways, LocalNetworkGateway),

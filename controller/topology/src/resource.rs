@@ -10,13 +10,15 @@ pub(crate) mod document;
 mod envelope;
 mod frame;
 mod public_ip_address;
+mod route_table;
 mod settings;
 
 pub use agent::{Agent, Binding, JoinToken, Reach};
 pub use envelope::{Envelope, ResourceGroup};
 pub use frame::Map;
-pub(crate) use frame::{Child, Echoed, Entry, Put, Request, Resource, Stored};
+pub(crate) use frame::{Child, ChildWrites, Echoed, Entry, Put, Request, Resource, Stored};
 pub use public_ip_address::PublicIpAddress;
+pub use route_table::{Route, RouteTable, UserNextHop};
 pub use settings::{AddressSpaceChange, Era, Settings};
 
 use crate::path::Kind;
@@ -42,8 +44,6 @@ macro_rules! registry {
             pub vnets: Map<VirtualNetwork>,
             /// Network interfaces.
             pub nics: Map<NetworkInterface>,
-            /// Route tables.
-            pub route_tables: Map<RouteTable>,
             /// Virtual network gateways.
             pub gateways: Map<VirtualNetworkGateway>,
             /// Connections.
@@ -82,6 +82,8 @@ macro_rules! registry {
 
 // Users stand before what they use: a resource group is deleted in this order.
 registry! {
+    /// Route tables.
+    route_tables: RouteTable,
     /// Public addresses.
     public_ips: PublicIpAddress,
 }
@@ -204,52 +206,6 @@ pub struct NicIpConfiguration {
     /// A public address resource, echoed.
     #[serde(default)]
     pub public_ip_address: Option<ResourceId>,
-}
-
-/// A route table (R17).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteTable {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// R15.
-    pub disable_bgp_route_propagation: bool,
-    /// In order of creation.
-    pub routes: Vec<Route>,
-}
-
-/// A user-defined route (R10).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Route {
-    /// The full id.
-    pub id: ResourceId,
-    /// Changes with each change.
-    pub etag: Uuid,
-    /// The destination; no host bits.
-    pub prefix: IpNet,
-    /// What happens.
-    pub next_hop: UserNextHop,
-}
-
-/// The next hop types that a user may configure (R10).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type")]
-pub enum UserNextHop {
-    /// To this address.
-    VirtualAppliance {
-        /// `nextHopIpAddress`.
-        address: IpAddr,
-    },
-    /// To the VPN gateway, own or remote (R14).
-    VirtualNetworkGateway,
-    /// Inside the VNet.
-    VnetLocal,
-    /// Not carried.
-    Internet,
-    /// Dropped.
-    None,
 }
 
 /// A virtual network gateway.

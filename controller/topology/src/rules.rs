@@ -12,7 +12,6 @@ mod local_gateway;
 mod nic;
 pub(crate) mod peering;
 pub(crate) mod request;
-mod route_table;
 pub(crate) mod subnet;
 #[cfg(test)]
 mod tests;
@@ -111,12 +110,17 @@ impl Draft<'_> {
             };
             return (stored.put)(self, &request);
         }
+        if let Some(child) = resource::child(kind) {
+            let Some(writes) = &child.writes else {
+                self.read_only(path);
+                return false;
+            };
+            return (writes.put)(self, &request);
+        }
         match kind {
             Kind::VirtualNetwork => self.put_vnet(&group, path, body, if_match),
             Kind::Subnet => self.put_subnet(path, body, if_match),
             Kind::Peering => self.put_peering(path, body, if_match, sync),
-            Kind::RouteTable => self.put_route_table(&group, path, body, if_match),
-            Kind::Route => self.put_route(path, body, if_match),
             Kind::NetworkInterface => self.put_nic(&group, path, body, if_match),
             Kind::Gateway => self.put_gateway(&group, path, body, if_match),
             Kind::Connection => self.put_connection(&group, path, body, if_match),
@@ -125,6 +129,8 @@ impl Draft<'_> {
             Kind::CircuitPeering => self.put_circuit_peering(path, body, if_match),
             Kind::ResourceGroup
             | Kind::PublicIpAddress
+            | Kind::Route
+            | Kind::RouteTable
             | Kind::NicIpConfiguration
             | Kind::GatewayIpConfiguration
             | Kind::CircuitAuthorization
@@ -146,13 +152,18 @@ impl Draft<'_> {
             };
             return (stored.delete)(self, &id, if_match);
         }
+        if let Some(child) = resource::child(kind) {
+            let Some(writes) = &child.writes else {
+                self.read_only(path);
+                return false;
+            };
+            return (writes.delete)(self, &id, if_match);
+        }
         match kind {
             Kind::ResourceGroup => self.delete_group(path),
             Kind::VirtualNetwork => self.delete_vnet(&id, if_match),
             Kind::Subnet => self.delete_subnet(&id, if_match),
             Kind::Peering => self.delete_peering(&id, if_match),
-            Kind::RouteTable => self.delete_route_table(&id, if_match),
-            Kind::Route => self.delete_route(&id, if_match),
             Kind::NetworkInterface => self.delete_nic(&id, if_match),
             Kind::Gateway => self.delete_gateway(&id, if_match),
             Kind::Connection => self.delete_connection(&id, if_match),
@@ -160,6 +171,8 @@ impl Draft<'_> {
             Kind::Circuit => self.delete_circuit(&id, if_match),
             Kind::CircuitPeering => self.delete_circuit_peering(&id, if_match),
             Kind::PublicIpAddress
+            | Kind::Route
+            | Kind::RouteTable
             | Kind::NicIpConfiguration
             | Kind::GatewayIpConfiguration
             | Kind::CircuitAuthorization
@@ -207,7 +220,6 @@ impl Draft<'_> {
                 }
             },
             Kind::VirtualNetwork => patch!(vnets, commit_vnet),
-            Kind::RouteTable => patch!(route_tables, commit_route_table),
             Kind::NetworkInterface => patch!(nics, commit_nic),
             Kind::Gateway => patch!(gateways, commit_gateway),
             Kind::Connection => patch!(connections, commit_connection),
@@ -215,6 +227,7 @@ impl Draft<'_> {
             Kind::Circuit => patch!(circuits, commit_circuit),
             Kind::Subnet
             | Kind::PublicIpAddress
+            | Kind::RouteTable
             | Kind::Peering
             | Kind::Route
             | Kind::CircuitPeering

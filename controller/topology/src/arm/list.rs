@@ -2,7 +2,7 @@
 
 use super::view::{
     Views, circuit, circuit_peering, gateway, gateway_ip_configuration, generic, group, local_gateway,
-    nic_ip_configuration, route,
+    nic_ip_configuration,
 };
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
@@ -115,7 +115,6 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
     }
     Some(match kind {
         Kind::VirtualNetwork => all!(vnets, |v| views.vnet(v)),
-        Kind::RouteTable => all!(route_tables, |t| views.route_table(t)),
         Kind::NetworkInterface => all!(nics, |n| views.nic(n)),
         Kind::Gateway => all!(gateways, gateway),
         Kind::Connection => all!(connections, |c| views.connection(c)),
@@ -127,6 +126,7 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         }
         Kind::ResourceGroup
         | Kind::PublicIpAddress
+        | Kind::RouteTable
         | Kind::Subnet
         | Kind::Peering
         | Kind::Route
@@ -181,10 +181,6 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
         Some(Kind::VirtualNetwork) if is("virtualNetworkPeerings") => {
             let vnet = topology.vnets.get(&id).ok_or_else(missing)?;
             Ok(vnet.peerings.iter().map(|p| views.peering(vnet, p)).collect())
-        }
-        Some(Kind::RouteTable) if is("routes") => {
-            let table = topology.route_tables.get(&id).ok_or_else(missing)?;
-            Ok(table.routes.iter().map(route).collect())
         }
         Some(Kind::NetworkInterface) if is("ipConfigurations") => {
             let nic = topology.nics.get(&id).ok_or_else(missing)?;

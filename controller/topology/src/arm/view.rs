@@ -9,8 +9,8 @@ pub(crate) use hybrid::{
 use crate::lookup::{gateways_of, sync_level};
 use crate::path::{ArmPath, Kind, is_child_of, parent_id};
 use crate::resource::{
-    self, Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, Peering, ResourceGroup, Route, RouteTable,
-    Subnet, UserNextHop, VirtualNetwork,
+    self, Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, Peering, ResourceGroup, Subnet,
+    VirtualNetwork,
 };
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
@@ -202,11 +202,8 @@ impl<'t> Views<'t> {
                 let vnet = topology.vnets.get(&parent_id(&id))?;
                 vnet.peerings.iter().find(|p| p.id == id).map(|p| self.peering(vnet, p))
             }
-            Kind::RouteTable => topology.route_tables.get(&id).map(|t| self.route_table(t)),
-            Kind::Route => {
-                let table = topology.route_tables.get(&parent_id(&id))?;
-                table.routes.iter().find(|r| r.id == id).map(route)
-            }
+            Kind::RouteTable => None,
+            Kind::Route => None,
             Kind::NetworkInterface => topology.nics.get(&id).map(|n| self.nic(n)),
             Kind::NicIpConfiguration => {
                 let nic = topology.nics.get(&parent_id(&id))?;
@@ -301,23 +298,6 @@ impl<'t> Views<'t> {
         child(&half.id, Kind::Peering, half.etag, properties)
     }
 
-    pub(crate) fn route_table(&self, table: &RouteTable) -> Value {
-        let routes: Vec<Value> = table.routes.iter().map(route).collect();
-        let subnets = self.topology.vnets.values().flat_map(|v| &v.subnets);
-        let subnets: Vec<Value> = subnets
-            .filter(|s| s.route_table.as_ref() == Some(&table.envelope.id))
-            .map(|s| reference(&s.id))
-            .collect();
-        let mut properties = json!({
-            "disableBgpRoutePropagation": table.disable_bgp_route_propagation,
-            "routes": routes,
-        });
-        if !subnets.is_empty() {
-            properties["subnets"] = subnets.into();
-        }
-        top(&table.envelope, Kind::RouteTable, properties)
-    }
-
     pub(crate) fn nic(&self, nic: &NetworkInterface) -> Value {
         let configs: Vec<Value> = nic
             .ip_configurations
@@ -380,25 +360,6 @@ pub(crate) fn group(group: &ResourceGroup) -> Value {
         "tags": group.tags,
         "properties": {"provisioningState": "Succeeded"},
     })
-}
-
-pub(crate) fn route(route: &Route) -> Value {
-    let (hop, address) = match &route.next_hop {
-        UserNextHop::VirtualAppliance { address } => ("VirtualAppliance", Some(*address)),
-        UserNextHop::VirtualNetworkGateway => ("VirtualNetworkGateway", None),
-        UserNextHop::VnetLocal => ("VnetLocal", None),
-        UserNextHop::Internet => ("Internet", None),
-        UserNextHop::None => ("None", None),
-    };
-    let mut properties = json!({
-        "addressPrefix": route.prefix,
-        "nextHopType": hop,
-        "hasBgpOverride": false,
-    });
-    if let Some(address) = address {
-        properties["nextHopIpAddress"] = address.to_string().into();
-    }
-    child(&route.id, Kind::Route, route.etag, properties)
 }
 
 pub(crate) fn nic_ip_configuration(nic: &NetworkInterface, config: &NicIpConfiguration, primary: bool) -> Value {

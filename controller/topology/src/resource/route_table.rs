@@ -1,67 +1,188 @@
 //! Route tables and user-defined routes (R10, R14 to R17, X6).
 
-use super::{Draft, changed, echoed};
+use super::{Child, ChildWrites, Envelope, Put, Request, Resource};
 use crate::arm::body::{Object, missing, prefix};
-use crate::path::{ArmPath, child_id, parent_id, shown};
-use crate::resource::{ResourceGroup, Route, RouteTable, UserNextHop};
+use crate::arm::view::{Views, child, reference};
+use crate::path::{ArmPath, Kind, child_id, parent_id, shown};
 use crate::rules::subnet::is_gateway_subnet;
-use serde_json::Value;
+use crate::rules::{Draft, changed};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
+
+/// A route table (R17).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteTable {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// R15.
+    pub disable_bgp_route_propagation: bool,
+    /// In order of creation.
+    pub routes: Vec<Route>,
+}
+
+/// A user-defined route (R10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change.
+    pub etag: Uuid,
+    /// The destination; no host bits.
+    pub prefix: IpNet,
+    /// What happens.
+    pub next_hop: UserNextHop,
+}
+
+/// The next hop types that a user may configure (R10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum UserNextHop {
+    /// To this address.
+    VirtualAppliance {
+        /// `nextHopIpAddress`.
+        address: IpAddr,
+    },
+    /// To the VPN gateway, own or remote (R14).
+    VirtualNetworkGateway,
+    /// Inside the VNet.
+    VnetLocal,
+    /// Not carried.
+    Internet,
+    /// Dropped.
+    None,
+}
 
 /// X6.
 const MAX_ROUTES: usize = 400;
 /// X6, per subscription.
 const MAX_TABLES: usize = 200;
 
-impl Draft<'_> {
-    pub(crate) fn put_route_table(
-        &mut self,
-        group: &ResourceGroup,
-        path: &ArmPath,
-        body: &Value,
-        if_match: Option<&str>,
-    ) -> bool {
-        let old = self.topology.route_tables.get(&path.id()).cloned();
-        let id = old
-            .as_deref()
-            .map_or_else(|| Self::new_id(group, path), |t| t.envelope.id.clone());
-        self.check_if_match(if_match, old.as_deref().map(|t| t.envelope.etag), &id);
-        let root = Object::root(body, &mut self.problems);
-        let properties = root.object_or_empty("properties", &mut self.problems);
-        let kept = echoed(&root, &[], &[], &mut self.problems);
-        let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|t| &t.envelope), kept);
-        if old.is_none() {
-            self.check_table_count(path, &id);
+impl Resource for RouteTable {
+    const KIND: Kind = Kind::RouteTable;
+    const CHILDREN: &'static [Child] = &[ROUTES];
+
+    fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        let (id, properties) = (&put.id, &put.properties);
+        let kept = put.echoed(&mut draft.problems);
+        let envelope = put.envelope(draft, kept);
+        if put.old().is_none() {
+            draft.check_table_count(put.path, id);
         }
-        let mut new = RouteTable {
+        let mut new = Self {
             envelope,
             disable_bgp_route_propagation: properties
-                .boolean("disableBgpRoutePropagation", &mut self.problems)
+                .boolean("disableBgpRoutePropagation", &mut draft.problems)
                 .unwrap_or(false),
-            routes: old.as_deref().map_or_else(Vec::new, |t| t.routes.clone()),
+            routes: put.old().map_or_else(Vec::new, |t| t.routes.clone()),
         };
-        if let Some(items) = properties.list("routes", MAX_ROUTES, &mut self.problems) {
+        if let Some(items) = properties.list("routes", MAX_ROUTES, &mut draft.problems) {
             let mut routes = Vec::new();
             for item in items {
-                let Some(object) = item.object(&mut self.problems) else {
+                let Some(object) = item.object(&mut draft.problems) else {
                     continue;
                 };
-                let Some(name) = self.child_name(&object) else { continue };
-                let properties = object.object_or_empty("properties", &mut self.problems);
-                let before = old.as_deref().and_then(|t| find(t, &name));
-                routes.extend(self.read_route(&id, &name, &properties, before));
+                let Some(name) = draft.child_name(&object) else {
+                    continue;
+                };
+                let properties = object.object_or_empty("properties", &mut draft.problems);
+                let before = put.old().and_then(|t| find(t, &name));
+                routes.extend(draft.read_route(id, &name, &properties, before));
             }
-            self.check_unique_names(&id, "route", routes.iter().map(|r| r.id.name()));
+            draft.check_unique_names(id, "route", routes.iter().map(|r| r.id.name()));
             new.routes = routes;
         }
-        self.check_table(&new);
-        self.commit_route_table(new);
-        old.is_none()
+        draft.check_table(&new);
+        Some(new)
     }
 
+    fn renew_children(&mut self, old: Option<&Self>, fresh: &mut dyn FnMut() -> Uuid) {
+        for route in &mut self.routes {
+            let before = old.and_then(|t| find(t, route.id.name()));
+            route.etag = changed(before, route, fresh).unwrap_or(route.etag);
+        }
+    }
+
+    fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
+        let users = draft.subnets_with_table(id);
+        if !users.is_empty() {
+            let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
+            draft.problems.add(
+                "InUseRouteTableCannotBeDeleted",
+                id,
+                format!(
+                    "Route table {} is in use and cannot be deleted. It is used by: {} (R17).",
+                    id.name(),
+                    names.join(", ")
+                ),
+            );
+        }
+    }
+
+    fn properties(&self, views: &Views<'_>) -> Value {
+        let routes: Vec<Value> = self.routes.iter().map(Route::view).collect();
+        let subnets = views.topology.vnets.values().flat_map(|v| &v.subnets);
+        let subnets: Vec<Value> = subnets
+            .filter(|s| s.route_table.as_ref() == Some(&self.envelope.id))
+            .map(|s| reference(&s.id))
+            .collect();
+        let mut properties = json!({
+            "disableBgpRoutePropagation": self.disable_bgp_route_propagation,
+            "routes": routes,
+        });
+        if !subnets.is_empty() {
+            properties["subnets"] = subnets.into();
+        }
+        properties
+    }
+}
+
+const ROUTES: Child = Child {
+    name: "routes",
+    kind: Some(Kind::Route),
+    writes: Some(ChildWrites {
+        put: |draft, request| draft.put_route(request),
+        delete: |draft, id, if_match| draft.delete_route(id, if_match),
+    }),
+    item: |views, path| {
+        let table = views.topology.route_tables.get(&path.parent()?.id())?;
+        find(table, path.name()).map(Route::view)
+    },
+    list: |views, parent| {
+        let table = views.topology.route_tables.get(parent)?;
+        Some(table.routes.iter().map(Route::view).collect())
+    },
+};
+
+impl Route {
+    fn view(&self) -> Value {
+        let (hop, address) = match &self.next_hop {
+            UserNextHop::VirtualAppliance { address } => ("VirtualAppliance", Some(*address)),
+            UserNextHop::VirtualNetworkGateway => ("VirtualNetworkGateway", None),
+            UserNextHop::VnetLocal => ("VnetLocal", None),
+            UserNextHop::Internet => ("Internet", None),
+            UserNextHop::None => ("None", None),
+        };
+        let mut properties = json!({
+            "addressPrefix": self.prefix,
+            "nextHopType": hop,
+            "hasBgpOverride": false,
+        });
+        if let Some(address) = address {
+            properties["nextHopIpAddress"] = address.to_string().into();
+        }
+        child(&self.id, Kind::Route, self.etag, properties)
+    }
+}
+
+impl Draft<'_> {
     fn check_table_count(&mut self, path: &ArmPath, id: &ResourceId) {
         let mine = |t: &ResourceId| {
             ArmPath::parse(t.as_str()).is_ok_and(|p| p.subscription.eq_ignore_ascii_case(&path.subscription))
@@ -78,7 +199,8 @@ impl Draft<'_> {
         }
     }
 
-    pub(crate) fn put_route(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
+    fn put_route(&mut self, request: &Request<'_>) -> bool {
+        let (path, body) = (request.path, request.body);
         let Some(table) = path
             .parent()
             .and_then(|p| self.topology.route_tables.get(&p.id()).cloned())
@@ -87,7 +209,7 @@ impl Draft<'_> {
             return false;
         };
         let old = find(&table, path.name());
-        self.check_if_match(if_match, old.map(|r| r.etag), &path.id());
+        self.check_if_match(request.if_match, old.map(|r| r.etag), &path.id());
         if old.is_none() {
             self.check_name(path.name(), &path.id());
             if table.routes.len() >= MAX_ROUTES {
@@ -112,7 +234,7 @@ impl Draft<'_> {
             None => new.routes.push(route),
         }
         self.check_table(&new);
-        self.commit_route_table(new);
+        self.commit(new);
         old.is_none()
     }
 
@@ -239,29 +361,7 @@ impl Draft<'_> {
             .collect()
     }
 
-    pub(crate) fn delete_route_table(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
-        let Some(old) = self.topology.route_tables.get(id).cloned() else {
-            return false;
-        };
-        self.check_if_match(if_match, Some(old.envelope.etag), id);
-        let users = self.subnets_with_table(id);
-        if !users.is_empty() {
-            let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
-            self.problems.add(
-                "InUseRouteTableCannotBeDeleted",
-                id,
-                format!(
-                    "Route table {} is in use and cannot be deleted. It is used by: {} (R17).",
-                    id.name(),
-                    names.join(", ")
-                ),
-            );
-        }
-        self.topology.route_tables.remove(id);
-        true
-    }
-
-    pub(crate) fn delete_route(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    fn delete_route(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(table) = self.topology.route_tables.get(&parent_id(id)).cloned() else {
             return false;
         };
@@ -271,23 +371,8 @@ impl Draft<'_> {
         self.check_if_match(if_match, Some(old.etag), id);
         let mut new = (*table).clone();
         new.routes.retain(|r| r.id != *id);
-        self.commit_route_table(new);
+        self.commit(new);
         true
-    }
-
-    /// Puts a route table into the draft, with new etags for what differs.
-    pub(crate) fn commit_route_table(&mut self, mut new: RouteTable) {
-        let old = self.topology.route_tables.get(&new.envelope.id).cloned();
-        for route in &mut new.routes {
-            let before = old.as_deref().and_then(|t| find(t, route.id.name()));
-            route.etag = changed(before, route, self.fresh).unwrap_or(route.etag);
-        }
-        if let Some(etag) = changed(old.as_deref(), &new, self.fresh) {
-            new.envelope.etag = etag;
-            self.topology
-                .route_tables
-                .insert(new.envelope.id.clone(), Arc::new(new));
-        }
     }
 }
 
