@@ -12,6 +12,7 @@ mod frame;
 mod public_ip_address;
 mod route_table;
 mod settings;
+mod virtual_network;
 
 pub use agent::{Agent, Binding, JoinToken, Reach};
 pub use envelope::{Envelope, ResourceGroup};
@@ -20,6 +21,8 @@ pub(crate) use frame::{Child, ChildWrites, Echoed, Entry, Put, Request, Resource
 pub use public_ip_address::PublicIpAddress;
 pub use route_table::{Route, RouteTable, UserNextHop};
 pub use settings::{AddressSpaceChange, Era, Settings};
+pub use virtual_network::{Peering, PeeringState, Subnet, VirtualNetwork};
+pub(crate) use virtual_network::{counted_space, is_gateway_subnet};
 
 use crate::path::Kind;
 use ipnet::IpNet;
@@ -27,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tombolo_proto::config::{GatewayKind, Transport};
+use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use uuid::Uuid;
 
@@ -40,8 +43,6 @@ macro_rules! registry {
             /// Resource groups.
             pub resource_groups: Map<ResourceGroup>,
             $($(#[$doc])* pub $map: Map<$resource>,)*
-            /// Virtual networks with their subnets and peerings.
-            pub vnets: Map<VirtualNetwork>,
             /// Network interfaces.
             pub nics: Map<NetworkInterface>,
             /// Virtual network gateways.
@@ -82,6 +83,8 @@ macro_rules! registry {
 
 // Users stand before what they use: a resource group is deleted in this order.
 registry! {
+    /// Virtual networks with their subnets and peerings.
+    vnets: VirtualNetwork,
     /// Route tables.
     route_tables: RouteTable,
     /// Public addresses.
@@ -99,83 +102,6 @@ pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
         .iter()
         .flat_map(|entry| entry.children)
         .find(|child| child.kind == Some(kind))
-}
-
-/// A virtual network (P1 to P4).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VirtualNetwork {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// The address ranges, disjoint (P4), no host bits.
-    pub address_space: Vec<IpNet>,
-    /// In order of creation.
-    pub subnets: Vec<Subnet>,
-    /// In order of creation.
-    pub peerings: Vec<Peering>,
-}
-
-/// A subnet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Subnet {
-    /// The full id.
-    pub id: ResourceId,
-    /// Changes with each change.
-    pub etag: Uuid,
-    /// At least one; each inside one address range, disjoint from other subnets (P2).
-    pub prefixes: Vec<IpNet>,
-    /// At most one route table (R17).
-    #[serde(default)]
-    pub route_table: Option<ResourceId>,
-    /// Kept and echoed.
-    #[serde(default)]
-    pub echoed: serde_json::Map<String, serde_json::Value>,
-}
-
-/// One half of a peering (P5).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Peering {
-    /// The full id.
-    pub id: ResourceId,
-    /// Changes with each change, also of `state`.
-    pub etag: Uuid,
-    /// The same on both halves.
-    pub resource_guid: Uuid,
-    /// The other VNet. Immutable (P8).
-    pub remote_vnet: ResourceId,
-    /// P17.
-    pub allow_virtual_network_access: bool,
-    /// P18.
-    pub allow_forwarded_traffic: bool,
-    /// P19.
-    pub allow_gateway_transit: bool,
-    /// P20.
-    pub use_remote_gateways: bool,
-    /// P22.
-    pub do_not_verify_remote_gateways: bool,
-    /// What may carry the links between the two VNets (D6), as this half wants it.
-    #[serde(default)]
-    pub transport: Transport,
-    /// P13.
-    pub state: PeeringState,
-    /// `remoteAddressSpace`: the remote prefixes that this half has synced and routes (P27).
-    pub remote_address_space: Vec<IpNet>,
-    /// The local prefixes that the other half has synced, as far as this half knows (P5, P27).
-    pub local_address_space: Vec<IpNet>,
-}
-
-/// The state of a peering half (P13).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PeeringState {
-    /// The other side has no object that points here.
-    Initiated,
-    /// Both sides point at each other: traffic flows.
-    Connected,
-    /// The other side was deleted.
-    Disconnected,
 }
 
 /// A network interface.

@@ -10,13 +10,10 @@ pub(crate) mod gateway;
 mod group;
 mod local_gateway;
 mod nic;
-pub(crate) mod peering;
 pub(crate) mod request;
-pub(crate) mod subnet;
 #[cfg(test)]
 mod tests;
 pub(crate) mod unsupported;
-pub(crate) mod vnet;
 mod vpn;
 
 pub(crate) use request::without_defaults;
@@ -118,9 +115,6 @@ impl Draft<'_> {
             return (writes.put)(self, &request);
         }
         match kind {
-            Kind::VirtualNetwork => self.put_vnet(&group, path, body, if_match),
-            Kind::Subnet => self.put_subnet(path, body, if_match),
-            Kind::Peering => self.put_peering(path, body, if_match, sync),
             Kind::NetworkInterface => self.put_nic(&group, path, body, if_match),
             Kind::Gateway => self.put_gateway(&group, path, body, if_match),
             Kind::Connection => self.put_connection(&group, path, body, if_match),
@@ -129,6 +123,9 @@ impl Draft<'_> {
             Kind::CircuitPeering => self.put_circuit_peering(path, body, if_match),
             Kind::ResourceGroup
             | Kind::PublicIpAddress
+            | Kind::Peering
+            | Kind::Subnet
+            | Kind::VirtualNetwork
             | Kind::Route
             | Kind::RouteTable
             | Kind::NicIpConfiguration
@@ -161,9 +158,6 @@ impl Draft<'_> {
         }
         match kind {
             Kind::ResourceGroup => self.delete_group(path),
-            Kind::VirtualNetwork => self.delete_vnet(&id, if_match),
-            Kind::Subnet => self.delete_subnet(&id, if_match),
-            Kind::Peering => self.delete_peering(&id, if_match),
             Kind::NetworkInterface => self.delete_nic(&id, if_match),
             Kind::Gateway => self.delete_gateway(&id, if_match),
             Kind::Connection => self.delete_connection(&id, if_match),
@@ -171,6 +165,9 @@ impl Draft<'_> {
             Kind::Circuit => self.delete_circuit(&id, if_match),
             Kind::CircuitPeering => self.delete_circuit_peering(&id, if_match),
             Kind::PublicIpAddress
+            | Kind::Peering
+            | Kind::Subnet
+            | Kind::VirtualNetwork
             | Kind::Route
             | Kind::RouteTable
             | Kind::NicIpConfiguration
@@ -219,7 +216,6 @@ impl Draft<'_> {
                     }
                 }
             },
-            Kind::VirtualNetwork => patch!(vnets, commit_vnet),
             Kind::NetworkInterface => patch!(nics, commit_nic),
             Kind::Gateway => patch!(gateways, commit_gateway),
             Kind::Connection => patch!(connections, commit_connection),
@@ -227,6 +223,7 @@ impl Draft<'_> {
             Kind::Circuit => patch!(circuits, commit_circuit),
             Kind::Subnet
             | Kind::PublicIpAddress
+            | Kind::VirtualNetwork
             | Kind::RouteTable
             | Kind::Peering
             | Kind::Route

@@ -114,7 +114,6 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         };
     }
     Some(match kind {
-        Kind::VirtualNetwork => all!(vnets, |v| views.vnet(v)),
         Kind::NetworkInterface => all!(nics, |n| views.nic(n)),
         Kind::Gateway => all!(gateways, gateway),
         Kind::Connection => all!(connections, |c| views.connection(c)),
@@ -126,6 +125,7 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         }
         Kind::ResourceGroup
         | Kind::PublicIpAddress
+        | Kind::VirtualNetwork
         | Kind::RouteTable
         | Kind::Subnet
         | Kind::Peering
@@ -174,14 +174,6 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
         return (child.list)(views, &id).ok_or_else(missing);
     }
     match parent.kind() {
-        Some(Kind::VirtualNetwork) if is("subnets") => {
-            let vnet = topology.vnets.get(&id).ok_or_else(missing)?;
-            Ok(vnet.subnets.iter().map(|s| views.subnet(s)).collect())
-        }
-        Some(Kind::VirtualNetwork) if is("virtualNetworkPeerings") => {
-            let vnet = topology.vnets.get(&id).ok_or_else(missing)?;
-            Ok(vnet.peerings.iter().map(|p| views.peering(vnet, p)).collect())
-        }
         Some(Kind::NetworkInterface) if is("ipConfigurations") => {
             let nic = topology.nics.get(&id).ok_or_else(missing)?;
             let configs = nic.ip_configurations.iter().enumerate();

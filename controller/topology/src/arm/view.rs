@@ -6,12 +6,8 @@ pub(crate) use hybrid::{
     circuit, circuit_defaults, circuit_peering, circuit_sku, gateway, gateway_ip_configuration, local_gateway,
 };
 
-use crate::lookup::{gateways_of, sync_level};
 use crate::path::{ArmPath, Kind, is_child_of, parent_id};
-use crate::resource::{
-    self, Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, Peering, ResourceGroup, Subnet,
-    VirtualNetwork,
-};
+use crate::resource::{self, Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, ResourceGroup};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -77,20 +73,6 @@ pub(crate) fn over(own: Value, echoed: Option<&Value>) -> Value {
     let mut all = echoed.clone();
     all.extend(own.iter().map(|(k, v)| (k.clone(), v.clone())));
     Value::Object(all)
-}
-
-/// What Azure shows where a VNet's body said nothing.
-pub(crate) fn vnet_defaults() -> Value {
-    json!({"enableDdosProtection": false, "privateEndpointVNetPolicies": "Disabled"})
-}
-
-/// What Azure shows where a subnet's body said nothing.
-pub(crate) fn subnet_defaults() -> Value {
-    json!({
-        "delegations": [],
-        "privateEndpointNetworkPolicies": "Disabled",
-        "privateLinkServiceNetworkPolicies": "Enabled",
-    })
 }
 
 /// A top-level resource.
@@ -193,15 +175,9 @@ impl<'t> Views<'t> {
         }
         match kind {
             Kind::ResourceGroup => topology.resource_groups.get(&id).map(|g| group(g)),
-            Kind::VirtualNetwork => topology.vnets.get(&id).map(|v| self.vnet(v)),
-            Kind::Subnet => {
-                let vnet = topology.vnets.get(&parent_id(&id))?;
-                vnet.subnets.iter().find(|s| s.id == id).map(|s| self.subnet(s))
-            }
-            Kind::Peering => {
-                let vnet = topology.vnets.get(&parent_id(&id))?;
-                vnet.peerings.iter().find(|p| p.id == id).map(|p| self.peering(vnet, p))
-            }
+            Kind::VirtualNetwork => None,
+            Kind::Subnet => None,
+            Kind::Peering => None,
             Kind::RouteTable => None,
             Kind::Route => None,
             Kind::NetworkInterface => topology.nics.get(&id).map(|n| self.nic(n)),
@@ -231,71 +207,6 @@ impl<'t> Views<'t> {
             Kind::VirtualMachine => self.vms().get(&id).map(|agent| self.vm(agent)),
             Kind::CircuitAuthorization | Kind::VirtualMachineExtension => None,
         }
-    }
-
-    pub(crate) fn vnet(&self, vnet: &VirtualNetwork) -> Value {
-        let subnets: Vec<Value> = vnet.subnets.iter().map(|s| self.subnet(s)).collect();
-        let peerings: Vec<Value> = vnet.peerings.iter().map(|p| self.peering(vnet, p)).collect();
-        // Defaults that an echoed value may replace.
-        let mut properties = vnet_defaults();
-        if let (Value::Object(slot), Some(Value::Object(kept))) =
-            (&mut properties, vnet.envelope.echoed.get("properties"))
-        {
-            slot.extend(kept.clone());
-        }
-        properties["addressSpace"] = space(&vnet.address_space);
-        properties["subnets"] = subnets.into();
-        properties["virtualNetworkPeerings"] = peerings.into();
-        top(&vnet.envelope, Kind::VirtualNetwork, properties)
-    }
-
-    pub(crate) fn subnet(&self, subnet: &Subnet) -> Value {
-        let mut properties = subnet_defaults();
-        if let Value::Object(slot) = &mut properties {
-            slot.extend(subnet.echoed.clone());
-        }
-        match subnet.prefixes.as_slice() {
-            [one] => properties["addressPrefix"] = one.to_string().into(),
-            many => properties["addressPrefixes"] = json!(many),
-        }
-        if let Some(table) = &subnet.route_table {
-            properties["routeTable"] = reference(table);
-        }
-        if let Some(users) = self.users().subnets.get(&subnet.id) {
-            properties["ipConfigurations"] = users.iter().map(reference).collect::<Vec<_>>().into();
-        }
-        child(&subnet.id, Kind::Subnet, subnet.etag, properties)
-    }
-
-    pub(crate) fn peering(&self, vnet: &VirtualNetwork, half: &Peering) -> Value {
-        let remote = self.topology.vnets.get(&half.remote_vnet);
-        let remote_now = remote.map_or(half.remote_address_space.as_slice(), |r| &r.address_space);
-        let mut properties = json!({
-            "remoteVirtualNetwork": reference(&half.remote_vnet),
-            "allowVirtualNetworkAccess": half.allow_virtual_network_access,
-            "allowForwardedTraffic": half.allow_forwarded_traffic,
-            "allowGatewayTransit": half.allow_gateway_transit,
-            "useRemoteGateways": half.use_remote_gateways,
-            "doNotVerifyRemoteGateways": half.do_not_verify_remote_gateways,
-            "transport": half.transport,
-            "peerCompleteVnets": true,
-            "enableOnlyIPv6Peering": false,
-            "peeringState": format!("{:?}", half.state),
-            "peeringSyncLevel": sync_level(self.topology, vnet, half),
-            "resourceGuid": half.resource_guid.to_string(),
-            "remoteAddressSpace": space(&half.remote_address_space),
-            "remoteVirtualNetworkAddressSpace": space(remote_now),
-            "localAddressSpace": space(&half.local_address_space),
-            "localVirtualNetworkAddressSpace": space(&vnet.address_space),
-            "routeServiceVips": {},
-        });
-        if half.use_remote_gateways {
-            let gateways: Vec<Value> = gateways_of(self.topology, &half.remote_vnet)
-                .map(|g| reference(&g.envelope.id))
-                .collect();
-            properties["remoteGateways"] = gateways.into();
-        }
-        child(&half.id, Kind::Peering, half.etag, properties)
     }
 
     pub(crate) fn nic(&self, nic: &NetworkInterface) -> Value {

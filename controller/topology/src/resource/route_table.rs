@@ -1,10 +1,10 @@
 //! Route tables and user-defined routes (R10, R14 to R17, X6).
 
+use super::is_gateway_subnet;
 use super::{Child, ChildWrites, Envelope, Put, Request, Resource};
 use crate::arm::body::{Object, missing, prefix};
 use crate::arm::view::{Views, child, reference};
 use crate::path::{ArmPath, Kind, child_id, parent_id, shown};
-use crate::rules::subnet::is_gateway_subnet;
 use crate::rules::{Draft, changed};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};

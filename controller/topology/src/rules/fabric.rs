@@ -2,8 +2,8 @@
 
 use super::Draft;
 use super::address::find_subnet;
-use super::subnet::is_gateway_subnet;
 use crate::path::{ArmPath, Kind, parent_id, shown};
+use crate::resource::is_gateway_subnet;
 use crate::resource::{Agent, Binding, JoinToken, Reach, Settings};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,10 +1,10 @@
 //! Network interfaces: addresses out of subnets (P2, G1).
 
 use super::address::{WantedAddress, find_subnet};
-use super::subnet::is_gateway_subnet;
 use super::{Draft, changed, echoed, unsupported};
 use crate::arm::body::{Object, Shape, missing};
 use crate::path::{ArmPath, parent_id};
+use crate::resource::is_gateway_subnet;
 use crate::resource::{Binding, NetworkInterface, NicIpConfiguration, ResourceGroup};
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -2,11 +2,11 @@
 
 use super::super::Draft;
 use super::super::address::{WantedAddress, used_addresses};
-use super::super::subnet::is_gateway_subnet;
 use crate::arm::body::Object;
 use crate::lookup::gateways_of;
 use crate::net::{holds_32, last_free, listed};
 use crate::path::{parent_id, shown};
+use crate::resource::is_gateway_subnet;
 use crate::resource::{Subnet, VirtualNetworkGateway};
 use std::net::IpAddr;
 use tombolo_proto::config::{DEFAULT_ASN, GatewayKind};

@@ -1,11 +1,11 @@
 //! What a half may ask: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
 
-use super::super::vnet::overlap_message;
-use super::super::{Draft, pairs};
+use super::super::overlap_message;
 use super::Wanted;
 use crate::lookup::gateways_of;
 use crate::net::DisjointSet;
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
+use crate::rules::{Draft, pairs};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use tombolo_proto::config::Transport;

@@ -1,19 +1,38 @@
 //! Subnets (P2, P3, G1, R16, R17).
 
-use super::vnet::find;
-use super::{Draft, without_defaults};
+use super::{VirtualNetwork, find};
 use crate::arm::body::{Object, Shape, missing, prefix};
-use crate::arm::view::subnet_defaults;
+use crate::arm::view::{Views, child, reference};
 use crate::lookup::gateways_of;
 use crate::net::{DisjointSet, listed, overlaps_within, same_set};
-use crate::path::{ArmPath, child_id, parent_id};
-use crate::resource::{RouteTable, Subnet, VirtualNetwork};
+use crate::path::{Kind, child_id, parent_id};
+use crate::resource::{Child, ChildWrites, Request, RouteTable};
+use crate::rules::{Draft, without_defaults};
 use ipnet::IpNet;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
+
+/// A subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subnet {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change.
+    pub etag: Uuid,
+    /// At least one; each inside one address range, disjoint from other subnets (P2).
+    pub prefixes: Vec<IpNet>,
+    /// At most one route table (R17).
+    #[serde(default)]
+    pub route_table: Option<ResourceId>,
+    /// Kept and echoed.
+    #[serde(default)]
+    pub echoed: serde_json::Map<String, Value>,
+}
 
 const PROPERTIES: [(&str, Shape); 6] = [
     ("delegations", Shape::Objects),
@@ -35,15 +54,63 @@ pub(crate) fn is_gateway_subnet(id: &ResourceId) -> bool {
     id.name().eq_ignore_ascii_case("GatewaySubnet")
 }
 
+/// What Azure shows where a subnet's body said nothing.
+fn defaults() -> Value {
+    json!({
+        "delegations": [],
+        "privateEndpointNetworkPolicies": "Disabled",
+        "privateLinkServiceNetworkPolicies": "Enabled",
+    })
+}
+
+pub(super) const SUBNETS: Child = Child {
+    name: "subnets",
+    kind: Some(Kind::Subnet),
+    writes: Some(ChildWrites {
+        put: |draft, request| draft.put_subnet(request),
+        delete: |draft, id, if_match| draft.delete_subnet(id, if_match),
+    }),
+    item: |views, path| {
+        let id = path.id();
+        let vnet = views.topology.vnets.get(&parent_id(&id))?;
+        vnet.subnets.iter().find(|s| s.id == id).map(|s| s.view(views))
+    },
+    list: |views, parent| {
+        let vnet = views.topology.vnets.get(parent)?;
+        Some(vnet.subnets.iter().map(|s| s.view(views)).collect())
+    },
+};
+
+impl Subnet {
+    pub(super) fn view(&self, views: &Views<'_>) -> Value {
+        let mut properties = defaults();
+        if let Value::Object(slot) = &mut properties {
+            slot.extend(self.echoed.clone());
+        }
+        match self.prefixes.as_slice() {
+            [one] => properties["addressPrefix"] = one.to_string().into(),
+            many => properties["addressPrefixes"] = json!(many),
+        }
+        if let Some(table) = &self.route_table {
+            properties["routeTable"] = reference(table);
+        }
+        if let Some(users) = views.subnet_users(&self.id) {
+            properties["ipConfigurations"] = users.iter().map(reference).collect::<Vec<_>>().into();
+        }
+        child(&self.id, Kind::Subnet, self.etag, properties)
+    }
+}
+
 impl Draft<'_> {
-    pub(crate) fn put_subnet(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
+    fn put_subnet(&mut self, request: &Request<'_>) -> bool {
+        let (path, body) = (request.path, request.body);
         let Some(vnet) = path.parent().and_then(|p| self.topology.vnets.get(&p.id()).cloned()) else {
             self.parent_not_found(path);
             return false;
         };
         let name = path.name();
         let old = find(&vnet.subnets, name);
-        self.check_if_match(if_match, old.map(|s| s.etag), &path.id());
+        self.check_if_match(request.if_match, old.map(|s| s.etag), &path.id());
         if old.is_none() {
             self.check_name(name, &path.id());
         }
@@ -58,11 +125,11 @@ impl Draft<'_> {
             None => new.subnets.push(subnet),
         }
         self.check_vnet(Some(&vnet), &new, true);
-        self.commit_vnet(new);
+        self.commit(new);
         old.is_none()
     }
 
-    pub(crate) fn delete_subnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    fn delete_subnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let vnet_id = parent_id(id);
         let Some(vnet) = self.topology.vnets.get(&vnet_id).cloned() else {
             return false;
@@ -75,7 +142,7 @@ impl Draft<'_> {
         self.check_subnet_unused(id, &usage);
         let mut new = (*vnet).clone();
         new.subnets.retain(|s| s.id != *id);
-        self.commit_vnet(new);
+        self.commit(new);
         true
     }
 
@@ -115,7 +182,7 @@ impl Draft<'_> {
             }
         }
         let mut echoed = properties.echo(&PROPERTIES, &mut self.problems);
-        without_defaults(&mut echoed, &subnet_defaults());
+        without_defaults(&mut echoed, &defaults());
         (!prefixes.is_empty()).then(|| Subnet {
             etag: old.map_or(Uuid::nil(), |s| s.etag),
             id,

@@ -1,95 +1,171 @@
 //! Virtual networks: address space, the set of subnets, inline peerings, deletion (P1 to P4, P26, P27).
 
-use super::subnet::MAX_SUBNETS;
-use super::{Draft, changed, echoed, pairs, unsupported, without_default_properties};
+mod peering;
+mod subnet;
+
+pub(crate) use peering::counted_space;
+pub use peering::{Peering, PeeringState};
+pub use subnet::Subnet;
+pub(crate) use subnet::is_gateway_subnet;
+
+use super::{Binding, Child, Echoed, Envelope, Put, Resource, Stored};
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing};
-use crate::arm::view::vnet_defaults;
+use crate::arm::view::{Views, space};
 use crate::net::{listed, overlaps_within, same_set, special_use};
-use crate::path::{ArmPath, is_child_of};
-use crate::resource::{AddressSpaceChange, PeeringState, ResourceGroup, Subnet, VirtualNetwork};
+use crate::path::{Kind, is_child_of};
+use crate::resource::AddressSpaceChange;
+use crate::rules::{Draft, changed, pairs, unsupported};
 use ipnet::IpNet;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use subnet::MAX_SUBNETS;
 use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
 
-const TOP: [(&str, Shape); 1] = [("extendedLocation", Shape::Object)];
-const PROPERTIES: [(&str, Shape); 8] = [
-    ("dhcpOptions", Shape::Object),
-    ("enableDdosProtection", Shape::Bool),
-    ("enableVmProtection", Shape::Bool),
-    ("privateEndpointVNetPolicies", Shape::Text),
-    ("flowTimeoutInMinutes", Shape::Integer(4, 30)),
-    ("encryption", Shape::Object),
-    ("bgpCommunities", Shape::Object),
-    ("ddosProtectionPlan", Shape::Object),
-];
+/// A virtual network (P1 to P4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualNetwork {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// The address ranges, disjoint (P4), no host bits.
+    pub address_space: Vec<IpNet>,
+    /// In order of creation.
+    pub subnets: Vec<Subnet>,
+    /// In order of creation.
+    pub peerings: Vec<Peering>,
+}
 
-impl Draft<'_> {
-    pub(crate) fn put_vnet(
-        &mut self,
-        group: &ResourceGroup,
-        path: &ArmPath,
-        body: &Value,
-        if_match: Option<&str>,
-    ) -> bool {
-        let old = self.topology.vnets.get(&path.id()).cloned();
-        let id = old
-            .as_deref()
-            .map_or_else(|| Self::new_id(group, path), |v| v.envelope.id.clone());
-        self.check_if_match(if_match, old.as_deref().map(|v| v.envelope.etag), &id);
-        let root = Object::root(body, &mut self.problems);
-        let properties = root.object_or_empty("properties", &mut self.problems);
-        self.check_supported(&properties, unsupported::VIRTUAL_NETWORK);
-        let mut kept = echoed(&root, &TOP, &PROPERTIES, &mut self.problems);
-        without_default_properties(&mut kept, &vnet_defaults());
-        let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|v| &v.envelope), kept);
-        let space = self.address_space(&properties);
-        let mut new = VirtualNetwork {
+const ECHOED: Echoed = Echoed {
+    top: &[("extendedLocation", Shape::Object)],
+    properties: &[
+        ("dhcpOptions", Shape::Object),
+        ("enableDdosProtection", Shape::Bool),
+        ("enableVmProtection", Shape::Bool),
+        ("privateEndpointVNetPolicies", Shape::Text),
+        ("flowTimeoutInMinutes", Shape::Integer(4, 30)),
+        ("encryption", Shape::Object),
+        ("bgpCommunities", Shape::Object),
+        ("ddosProtectionPlan", Shape::Object),
+    ],
+    defaults: || json!({"enableDdosProtection": false, "privateEndpointVNetPolicies": "Disabled"}),
+    ..Echoed::NOTHING
+};
+
+impl Resource for VirtualNetwork {
+    const KIND: Kind = Kind::VirtualNetwork;
+    const ECHOED: Echoed = ECHOED;
+    const CHILDREN: &'static [Child] = &[subnet::SUBNETS, peering::PEERINGS];
+
+    fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        let (id, properties) = (&put.id, &put.properties);
+        draft.check_supported(properties, unsupported::VIRTUAL_NETWORK);
+        let kept = put.echoed(&mut draft.problems);
+        let envelope = put.envelope(draft, kept);
+        let space = draft.address_space(properties);
+        let mut new = Self {
             envelope,
             address_space: space.clone().unwrap_or_default(),
-            subnets: old.as_deref().map_or_else(Vec::new, |v| v.subnets.clone()),
-            peerings: old.as_deref().map_or_else(Vec::new, |v| v.peerings.clone()),
+            subnets: put.old().map_or_else(Vec::new, |v| v.subnets.clone()),
+            peerings: put.old().map_or_else(Vec::new, |v| v.peerings.clone()),
         };
-        if let Some(items) = properties.list("subnets", MAX_SUBNETS, &mut self.problems) {
+        if let Some(items) = properties.list("subnets", MAX_SUBNETS, &mut draft.problems) {
             let mut subnets = Vec::new();
             let mut all_named = true;
             for item in items {
-                let object = item.object(&mut self.problems);
-                let named = object.and_then(|o| self.child_name(&o).map(|name| (o, name)));
+                let object = item.object(&mut draft.problems);
+                let named = object.and_then(|o| draft.child_name(&o).map(|name| (o, name)));
                 let Some((object, name)) = named else {
                     all_named = false;
                     continue;
                 };
-                let properties = object.object_or_empty("properties", &mut self.problems);
-                let before = old.as_deref().and_then(|v| find(&v.subnets, &name));
+                let properties = object.object_or_empty("properties", &mut draft.problems);
+                let before = put.old().and_then(|v| find(&v.subnets, &name));
                 // One that is there and cannot be read is not one that goes away.
-                let read = self.read_subnet(&id, &name, &properties, before);
+                let read = draft.read_subnet(id, &name, &properties, before);
                 subnets.extend(read.or_else(|| before.cloned()));
             }
-            self.check_unique_names(&id, "subnet", subnets.iter().map(|s| s.id.name()));
-            if let Some(old) = old.as_deref().filter(|_| !all_named) {
+            draft.check_unique_names(id, "subnet", subnets.iter().map(|s| s.id.name()));
+            if let Some(old) = put.old().filter(|_| !all_named) {
                 let unlisted = old.subnets.iter().filter(|s| find(&subnets, s.id.name()).is_none());
                 let unlisted: Vec<_> = unlisted.cloned().collect();
                 subnets.extend(unlisted);
             }
             new.subnets = subnets;
         }
-        self.check_vnet(old.as_deref(), &new, space.is_some());
-        let moved = old
-            .as_deref()
-            .is_some_and(|o| !same_set(&o.address_space, &new.address_space));
-        self.commit_vnet(new);
-        if moved {
-            self.check_attached_after_space_change(&id);
-        }
-        if let Some(items) = properties.list("virtualNetworkPeerings", MAX_ITEMS, &mut self.problems) {
-            self.replace_peerings(&id, &items);
-        }
-        old.is_none()
+        draft.check_vnet(put.old(), &new, space.is_some());
+        Some(new)
     }
 
+    fn after_put(draft: &mut Draft<'_>, put: &Put<'_, Self>) {
+        let now = draft.topology.vnets.get(&put.id).map(|v| &v.address_space);
+        let moved = put
+            .old()
+            .zip(now)
+            .is_some_and(|(old, now)| !same_set(&old.address_space, now));
+        if moved {
+            draft.check_attached_after_space_change(&put.id);
+        }
+        if let Some(items) = put
+            .properties
+            .list("virtualNetworkPeerings", MAX_ITEMS, &mut draft.problems)
+        {
+            draft.replace_peerings(&put.id, &items);
+        }
+    }
+
+    fn renew_children(&mut self, old: Option<&Self>, fresh: &mut dyn FnMut() -> Uuid) {
+        let (subnets, peerings) = old.map_or((&[][..], &[][..]), |v| (&v.subnets, &v.peerings));
+        for (i, subnet) in self.subnets.iter_mut().enumerate() {
+            let before = same_id(subnets, i, |s| s.id == subnet.id);
+            subnet.etag = changed(before, subnet, fresh).unwrap_or(subnet.etag);
+        }
+        for (i, peering) in self.peerings.iter_mut().enumerate() {
+            let before = same_id(peerings, i, |p| p.id == peering.id);
+            peering.etag = changed(before, peering, fresh).unwrap_or(peering.etag);
+        }
+    }
+
+    fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
+        let usage = draft.subnet_usage(id);
+        for subnet in &old.subnets {
+            draft.check_subnet_unused(&subnet.id, &usage);
+        }
+    }
+
+    fn delete(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
+        let before = draft.problems.len();
+        Self::check_unused(draft, id, old);
+        if draft.problems.len() > before {
+            return;
+        }
+        for peering in &old.peerings {
+            draft.remove_half(id, peering.id.name());
+        }
+        // P13: halves that point here lose their other side, which does not come back with a new VNet of the same name.
+        for (owner, half) in draft.halves_towards(id) {
+            if half.state == PeeringState::Connected {
+                draft.edit_half(&owner, half.id.name(), |h| h.state = PeeringState::Disconnected);
+            }
+        }
+        Self::map_mut(&mut draft.topology).remove(id);
+    }
+
+    fn properties(&self, views: &Views<'_>) -> Value {
+        let subnets: Vec<Value> = self.subnets.iter().map(|s| s.view(views)).collect();
+        let peerings: Vec<Value> = self.peerings.iter().map(|p| p.view(views, self)).collect();
+        json!({
+            "addressSpace": space(&self.address_space),
+            "subnets": subnets,
+            "virtualNetworkPeerings": peerings,
+        })
+    }
+}
+
+impl Draft<'_> {
     /// `addressSpace.addressPrefixes`; none if something is wrong with it that hides what was meant.
     fn address_space(&mut self, properties: &Object<'_>) -> Option<Vec<IpNet>> {
         let before = self.problems.len();
@@ -167,50 +243,6 @@ impl Draft<'_> {
         }
         self.check_peers_after_space_change(new);
         self.check_vpn_after_space_change(new);
-    }
-
-    pub(crate) fn delete_vnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
-        let Some(old) = self.topology.vnets.get(id).cloned() else {
-            return false;
-        };
-        self.check_if_match(if_match, Some(old.envelope.etag), id);
-        let before = self.problems.len();
-        let usage = self.subnet_usage(id);
-        for subnet in &old.subnets {
-            self.check_subnet_unused(&subnet.id, &usage);
-        }
-        if self.problems.len() > before {
-            return false;
-        }
-        for peering in &old.peerings {
-            self.remove_half(id, peering.id.name());
-        }
-        // P13: halves that point here lose their other side, which does not come back with a new VNet of the same name.
-        for (owner, half) in self.halves_towards(id) {
-            if half.state == PeeringState::Connected {
-                self.edit_half(&owner, half.id.name(), |h| h.state = PeeringState::Disconnected);
-            }
-        }
-        self.topology.vnets.remove(id);
-        true
-    }
-
-    /// Puts a VNet into the draft, with new etags for what differs.
-    pub(crate) fn commit_vnet(&mut self, mut new: VirtualNetwork) {
-        let old = self.topology.vnets.get(&new.envelope.id).cloned();
-        let (subnets, peerings) = old.as_deref().map_or((&[][..], &[][..]), |v| (&v.subnets, &v.peerings));
-        for (i, subnet) in new.subnets.iter_mut().enumerate() {
-            let before = same_id(subnets, i, |s| s.id == subnet.id);
-            subnet.etag = changed(before, subnet, self.fresh).unwrap_or(subnet.etag);
-        }
-        for (i, peering) in new.peerings.iter_mut().enumerate() {
-            let before = same_id(peerings, i, |p| p.id == peering.id);
-            peering.etag = changed(before, peering, self.fresh).unwrap_or(peering.etag);
-        }
-        if let Some(etag) = changed(old.as_deref(), &new, self.fresh) {
-            new.envelope.etag = etag;
-            self.topology.vnets.insert(new.envelope.id.clone(), Arc::new(new));
-        }
     }
 
     /// What has an address in each subnet of a VNet: the ids of ip configurations, or of agents that serve the subnet.

@@ -4,17 +4,65 @@ mod check;
 
 pub(crate) use check::counted_space;
 
-use super::Draft;
+use super::VirtualNetwork;
 use crate::arm::body::{Item, MAX_ITEMS, Object, missing};
-use crate::lookup::half_towards;
-use crate::path::{ArmPath, Kind, child_id, parent_id};
+use crate::arm::view::{Views, child, reference, space};
+use crate::lookup::{gateways_of, half_towards, sync_level};
+use crate::path::{Kind, child_id, parent_id};
 use crate::problems::Problems;
-use crate::resource::{Peering, PeeringState, VirtualNetwork};
-use serde_json::Value;
+use crate::resource::{Child, ChildWrites, Request};
+use crate::rules::Draft;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::sync::Arc;
 use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
+
+/// One half of a peering (P5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peering {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change, also of `state`.
+    pub etag: Uuid,
+    /// The same on both halves.
+    pub resource_guid: Uuid,
+    /// The other VNet. Immutable (P8).
+    pub remote_vnet: ResourceId,
+    /// P17.
+    pub allow_virtual_network_access: bool,
+    /// P18.
+    pub allow_forwarded_traffic: bool,
+    /// P19.
+    pub allow_gateway_transit: bool,
+    /// P20.
+    pub use_remote_gateways: bool,
+    /// P22.
+    pub do_not_verify_remote_gateways: bool,
+    /// What may carry the links between the two VNets (D6), as this half wants it.
+    #[serde(default)]
+    pub transport: Transport,
+    /// P13.
+    pub state: PeeringState,
+    /// `remoteAddressSpace`: the remote prefixes that this half has synced and routes (P27).
+    pub remote_address_space: Vec<IpNet>,
+    /// The local prefixes that the other half has synced, as far as this half knows (P5, P27).
+    pub local_address_space: Vec<IpNet>,
+}
+
+/// The state of a peering half (P13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeeringState {
+    /// The other side has no object that points here.
+    Initiated,
+    /// Both sides point at each other: traffic flows.
+    Connected,
+    /// The other side was deleted.
+    Disconnected,
+}
 
 /// What a body asks of a half.
 struct Wanted {
@@ -41,14 +89,67 @@ fn transport(properties: &Object<'_>, problems: &mut Problems) -> Option<Transpo
     found
 }
 
+pub(super) const PEERINGS: Child = Child {
+    name: "virtualNetworkPeerings",
+    kind: Some(Kind::Peering),
+    writes: Some(ChildWrites {
+        put: |draft, request| draft.put_peering(request),
+        delete: |draft, id, if_match| draft.delete_peering(id, if_match),
+    }),
+    item: |views, path| {
+        let id = path.id();
+        let vnet = views.topology.vnets.get(&parent_id(&id))?;
+        let half = vnet.peerings.iter().find(|p| p.id == id)?;
+        Some(half.view(views, vnet))
+    },
+    list: |views, parent| {
+        let vnet = views.topology.vnets.get(parent)?;
+        Some(vnet.peerings.iter().map(|p| p.view(views, vnet)).collect())
+    },
+};
+
+impl Peering {
+    pub(super) fn view(&self, views: &Views<'_>, vnet: &VirtualNetwork) -> Value {
+        let remote = views.topology.vnets.get(&self.remote_vnet);
+        let remote_now = remote.map_or(self.remote_address_space.as_slice(), |r| &r.address_space);
+        let mut properties = json!({
+            "remoteVirtualNetwork": reference(&self.remote_vnet),
+            "allowVirtualNetworkAccess": self.allow_virtual_network_access,
+            "allowForwardedTraffic": self.allow_forwarded_traffic,
+            "allowGatewayTransit": self.allow_gateway_transit,
+            "useRemoteGateways": self.use_remote_gateways,
+            "doNotVerifyRemoteGateways": self.do_not_verify_remote_gateways,
+            "transport": self.transport,
+            "peerCompleteVnets": true,
+            "enableOnlyIPv6Peering": false,
+            "peeringState": format!("{:?}", self.state),
+            "peeringSyncLevel": sync_level(views.topology, vnet, self),
+            "resourceGuid": self.resource_guid.to_string(),
+            "remoteAddressSpace": space(&self.remote_address_space),
+            "remoteVirtualNetworkAddressSpace": space(remote_now),
+            "localAddressSpace": space(&self.local_address_space),
+            "localVirtualNetworkAddressSpace": space(&vnet.address_space),
+            "routeServiceVips": {},
+        });
+        if self.use_remote_gateways {
+            let gateways: Vec<Value> = gateways_of(views.topology, &self.remote_vnet)
+                .map(|g| reference(&g.envelope.id))
+                .collect();
+            properties["remoteGateways"] = gateways.into();
+        }
+        child(&self.id, Kind::Peering, self.etag, properties)
+    }
+}
+
 impl Draft<'_> {
-    pub(crate) fn put_peering(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>, sync: bool) -> bool {
+    fn put_peering(&mut self, request: &Request<'_>) -> bool {
+        let (path, body) = (request.path, request.body);
         let Some(vnet) = path.parent().and_then(|p| self.topology.vnets.get(&p.id()).cloned()) else {
             self.parent_not_found(path);
             return false;
         };
         let old = half_by_name(&vnet, path.name());
-        self.check_if_match(if_match, old.map(|p| p.etag), &path.id());
+        self.check_if_match(request.if_match, old.map(|p| p.etag), &path.id());
         if old.is_none() {
             self.check_name(path.name(), &path.id());
         }
@@ -56,12 +157,17 @@ impl Draft<'_> {
         let properties = root.object_or_empty("properties", &mut self.problems);
         let id = half_id(&vnet, path.name());
         if let Some(wanted) = self.read_half(&id, &properties) {
-            self.put_half(&vnet.envelope.id, path.name(), &wanted, sync);
+            self.put_half(
+                &vnet.envelope.id,
+                path.name(),
+                &wanted,
+                request.sync_remote_address_space,
+            );
         }
         old.is_none()
     }
 
-    pub(crate) fn delete_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    fn delete_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let owner = parent_id(id);
         let Some(vnet) = self.topology.vnets.get(&owner).cloned() else {
             return false;
@@ -266,7 +372,7 @@ impl Draft<'_> {
             Some(slot) => *slot = half,
             None => new.peerings.push(half),
         }
-        self.commit_vnet(new);
+        self.commit(new);
         if let Some(other) = other {
             self.edit_half(&remote.envelope.id, other.id.name(), |h| {
                 if connects {
@@ -292,7 +398,7 @@ impl Draft<'_> {
         };
         let mut new = (*vnet).clone();
         new.peerings.retain(|p| p.id != gone.id);
-        self.commit_vnet(new);
+        self.commit(new);
         let other = self
             .topology
             .vnets
@@ -316,7 +422,7 @@ impl Draft<'_> {
         if let Some(half) = new.peerings.iter_mut().find(|p| p.id.name().eq_ignore_ascii_case(name)) {
             edit(half);
         }
-        self.commit_vnet(new);
+        self.commit(new);
     }
 
     /// The halves of other VNets that point to `vnet`, with their owners.
