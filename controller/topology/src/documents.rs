@@ -3,8 +3,7 @@
 use crate::path::{ArmPath, Kind};
 use crate::resource::document::{ARM, arm_key, bytes, differences, read};
 use crate::resource::{
-    self, Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, NetworkInterface, ResourceGroup,
-    VirtualNetworkGateway,
+    self, Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, ResourceGroup, VirtualNetworkGateway,
 };
 use crate::topology::{DocumentChange, Topology};
 use std::sync::Arc;
@@ -19,7 +18,6 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     let mut changes = Vec::new();
     let arm = arm_key;
     differences(&before.resource_groups, &after.resource_groups, arm, &mut changes);
-    differences(&before.nics, &after.nics, arm, &mut changes);
     differences(&before.gateways, &after.gateways, arm, &mut changes);
     differences(&before.connections, &after.connections, arm, &mut changes);
     differences(&before.local_gateways, &after.local_gateways, arm, &mut changes);
@@ -89,7 +87,6 @@ fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -
             let group: Arc<ResourceGroup> = read(key, value)?;
             topology.resource_groups.insert(group.id.clone(), group);
         }
-        Some(Kind::NetworkInterface) => insert!(nics, NetworkInterface),
         Some(Kind::Gateway) => insert!(gateways, VirtualNetworkGateway),
         Some(Kind::Connection) => insert!(connections, Connection),
         Some(Kind::LocalNetworkGateway) => insert!(local_gateways, LocalNetworkGateway),

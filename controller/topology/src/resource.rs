@@ -9,6 +9,7 @@ mod agent;
 pub(crate) mod document;
 mod envelope;
 mod frame;
+mod network_interface;
 mod public_ip_address;
 mod route_table;
 mod settings;
@@ -18,6 +19,7 @@ pub use agent::{Agent, Binding, JoinToken, Reach};
 pub use envelope::{Envelope, ResourceGroup};
 pub use frame::Map;
 pub(crate) use frame::{Child, ChildWrites, Echoed, Entry, Put, Request, Resource, Stored};
+pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use public_ip_address::PublicIpAddress;
 pub use route_table::{Route, RouteTable, UserNextHop};
 pub use settings::{AddressSpaceChange, Era, Settings};
@@ -43,8 +45,6 @@ macro_rules! registry {
             /// Resource groups.
             pub resource_groups: Map<ResourceGroup>,
             $($(#[$doc])* pub $map: Map<$resource>,)*
-            /// Network interfaces.
-            pub nics: Map<NetworkInterface>,
             /// Virtual network gateways.
             pub gateways: Map<VirtualNetworkGateway>,
             /// Connections.
@@ -83,6 +83,8 @@ macro_rules! registry {
 
 // Users stand before what they use: a resource group is deleted in this order.
 registry! {
+    /// Network interfaces.
+    nics: NetworkInterface,
     /// Virtual networks with their subnets and peerings.
     vnets: VirtualNetwork,
     /// Route tables.
@@ -102,36 +104,6 @@ pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
         .iter()
         .flat_map(|entry| entry.children)
         .find(|child| child.kind == Some(kind))
-}
-
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NetworkInterface {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// At least one; the primary first. All in one subnet, as Azure has it.
-    pub ip_configurations: Vec<NicIpConfiguration>,
-    /// R12.
-    pub enable_ip_forwarding: bool,
-}
-
-/// One address of a NIC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NicIpConfiguration {
-    /// Its name.
-    pub name: String,
-    /// The subnet.
-    pub subnet: ResourceId,
-    /// The address; `Dynamic` ones are allocated at creation and kept.
-    pub address: IpAddr,
-    /// `Static` was asked for.
-    pub is_static: bool,
-    /// A public address resource, echoed.
-    #[serde(default)]
-    pub public_ip_address: Option<ResourceId>,
 }
 
 /// A virtual network gateway.

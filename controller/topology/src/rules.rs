@@ -9,7 +9,6 @@ mod fabric;
 pub(crate) mod gateway;
 mod group;
 mod local_gateway;
-mod nic;
 pub(crate) mod request;
 #[cfg(test)]
 mod tests;
@@ -115,7 +114,6 @@ impl Draft<'_> {
             return (writes.put)(self, &request);
         }
         match kind {
-            Kind::NetworkInterface => self.put_nic(&group, path, body, if_match),
             Kind::Gateway => self.put_gateway(&group, path, body, if_match),
             Kind::Connection => self.put_connection(&group, path, body, if_match),
             Kind::LocalNetworkGateway => self.put_local_gateway(&group, path, body, if_match),
@@ -123,6 +121,7 @@ impl Draft<'_> {
             Kind::CircuitPeering => self.put_circuit_peering(path, body, if_match),
             Kind::ResourceGroup
             | Kind::PublicIpAddress
+            | Kind::NetworkInterface
             | Kind::Peering
             | Kind::Subnet
             | Kind::VirtualNetwork
@@ -158,13 +157,13 @@ impl Draft<'_> {
         }
         match kind {
             Kind::ResourceGroup => self.delete_group(path),
-            Kind::NetworkInterface => self.delete_nic(&id, if_match),
             Kind::Gateway => self.delete_gateway(&id, if_match),
             Kind::Connection => self.delete_connection(&id, if_match),
             Kind::LocalNetworkGateway => self.delete_local_gateway(&id, if_match),
             Kind::Circuit => self.delete_circuit(&id, if_match),
             Kind::CircuitPeering => self.delete_circuit_peering(&id, if_match),
             Kind::PublicIpAddress
+            | Kind::NetworkInterface
             | Kind::Peering
             | Kind::Subnet
             | Kind::VirtualNetwork
@@ -216,13 +215,13 @@ impl Draft<'_> {
                     }
                 }
             },
-            Kind::NetworkInterface => patch!(nics, commit_nic),
             Kind::Gateway => patch!(gateways, commit_gateway),
             Kind::Connection => patch!(connections, commit_connection),
             Kind::LocalNetworkGateway => patch!(local_gateways, commit_local_gateway),
             Kind::Circuit => patch!(circuits, commit_circuit),
             Kind::Subnet
             | Kind::PublicIpAddress
+            | Kind::NetworkInterface
             | Kind::VirtualNetwork
             | Kind::RouteTable
             | Kind::Peering

@@ -1,9 +1,6 @@
 //! Collections: the bodies of all items under a group, a subscription or a parent.
 
-use super::view::{
-    Views, circuit, circuit_peering, gateway, gateway_ip_configuration, generic, group, local_gateway,
-    nic_ip_configuration,
-};
+use super::view::{Views, circuit, circuit_peering, gateway, gateway_ip_configuration, generic, group, local_gateway};
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
 use crate::problems::{group_not_found, not_found};
@@ -114,7 +111,6 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         };
     }
     Some(match kind {
-        Kind::NetworkInterface => all!(nics, |n| views.nic(n)),
         Kind::Gateway => all!(gateways, gateway),
         Kind::Connection => all!(connections, |c| views.connection(c)),
         Kind::LocalNetworkGateway => all!(local_gateways, local_gateway),
@@ -125,6 +121,7 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         }
         Kind::ResourceGroup
         | Kind::PublicIpAddress
+        | Kind::NetworkInterface
         | Kind::VirtualNetwork
         | Kind::RouteTable
         | Kind::Subnet
@@ -174,11 +171,6 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
         return (child.list)(views, &id).ok_or_else(missing);
     }
     match parent.kind() {
-        Some(Kind::NetworkInterface) if is("ipConfigurations") => {
-            let nic = topology.nics.get(&id).ok_or_else(missing)?;
-            let configs = nic.ip_configurations.iter().enumerate();
-            Ok(configs.map(|(i, c)| nic_ip_configuration(nic, c, i == 0)).collect())
-        }
         Some(Kind::Gateway) if is("ipConfigurations") => {
             let found = topology.gateways.get(&id).ok_or_else(missing)?;
             Ok(found

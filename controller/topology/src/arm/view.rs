@@ -7,7 +7,7 @@ pub(crate) use hybrid::{
 };
 
 use crate::path::{ArmPath, Kind, is_child_of, parent_id};
-use crate::resource::{self, Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, ResourceGroup};
+use crate::resource::{self, Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -180,15 +180,8 @@ impl<'t> Views<'t> {
             Kind::Peering => None,
             Kind::RouteTable => None,
             Kind::Route => None,
-            Kind::NetworkInterface => topology.nics.get(&id).map(|n| self.nic(n)),
-            Kind::NicIpConfiguration => {
-                let nic = topology.nics.get(&parent_id(&id))?;
-                let configs = nic.ip_configurations.iter().enumerate();
-                let found = configs
-                    .into_iter()
-                    .find(|(_, c)| c.name.eq_ignore_ascii_case(path.name()));
-                found.map(|(i, c)| nic_ip_configuration(nic, c, i == 0))
-            }
+            Kind::NetworkInterface => None,
+            Kind::NicIpConfiguration => None,
             Kind::PublicIpAddress => None,
             Kind::Gateway => topology.gateways.get(&id).map(|g| gateway(g)),
             Kind::GatewayIpConfiguration => {
@@ -207,30 +200,6 @@ impl<'t> Views<'t> {
             Kind::VirtualMachine => self.vms().get(&id).map(|agent| self.vm(agent)),
             Kind::CircuitAuthorization | Kind::VirtualMachineExtension => None,
         }
-    }
-
-    pub(crate) fn nic(&self, nic: &NetworkInterface) -> Value {
-        let configs: Vec<Value> = nic
-            .ip_configurations
-            .iter()
-            .enumerate()
-            .map(|(i, c)| nic_ip_configuration(nic, c, i == 0))
-            .collect();
-        let mut properties = json!({
-            "ipConfigurations": configs,
-            "enableIPForwarding": nic.enable_ip_forwarding,
-            "nicType": "Standard",
-        });
-        for (vm, agent) in self.vms() {
-            let Binding::Vm { nics, .. } = &agent.binding else {
-                continue;
-            };
-            if let Some(position) = nics.iter().position(|n| *n == nic.envelope.id) {
-                properties["virtualMachine"] = reference(vm);
-                properties["primary"] = (position == 0).into();
-            }
-        }
-        top(&nic.envelope, Kind::NetworkInterface, properties)
     }
 
     /// The read-only view of the machine that an agent stands for.
@@ -271,21 +240,6 @@ pub(crate) fn group(group: &ResourceGroup) -> Value {
         "tags": group.tags,
         "properties": {"provisioningState": "Succeeded"},
     })
-}
-
-pub(crate) fn nic_ip_configuration(nic: &NetworkInterface, config: &NicIpConfiguration, primary: bool) -> Value {
-    let mut properties = json!({
-        "privateIPAddress": config.address,
-        "privateIPAllocationMethod": method(config.is_static),
-        "privateIPAddressVersion": version(config.address),
-        "subnet": reference(&config.subnet),
-        "primary": primary,
-    });
-    if let Some(public) = &config.public_ip_address {
-        properties["publicIPAddress"] = reference(public);
-    }
-    let id = ResourceId::new(format!("{}/ipConfigurations/{}", nic.envelope.id, config.name));
-    child(&id, Kind::NicIpConfiguration, nic.envelope.etag, properties)
 }
 
 /// The members of [`Map`] that the generic resource lists have.

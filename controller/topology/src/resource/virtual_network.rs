@@ -281,7 +281,7 @@ impl Draft<'_> {
             }
         }
         for agent in self.topology.agents.values().filter(|a| !a.revoked) {
-            if let crate::resource::Binding::Vm { served, .. } = &agent.binding {
+            if let Binding::Vm { served, .. } = &agent.binding {
                 for subnet in served.iter().filter(|s| inside(s)) {
                     let user = format!("agent {} (serves it)", agent.id);
                     usage.entry(subnet.clone()).or_default().push((user, None));

@@ -86,7 +86,6 @@ impl Draft<'_> {
         delete_all!(local_gateways, delete_local_gateway);
         delete_all!(gateways, delete_gateway);
         delete_all!(circuits, delete_circuit);
-        delete_all!(nics, delete_nic);
         for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
                 (stored.delete)(self, id, None);
