@@ -2,9 +2,7 @@
 
 use crate::path::{ArmPath, Kind};
 use crate::resource::document::{ARM, arm_key, bytes, differences, read};
-use crate::resource::{
-    self, Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, ResourceGroup, VirtualNetworkGateway,
-};
+use crate::resource::{self, Agent, Connection, JoinToken, LocalNetworkGateway, ResourceGroup, VirtualNetworkGateway};
 use crate::topology::{DocumentChange, Topology};
 use std::sync::Arc;
 use tombolo_proto::id::AgentId;
@@ -21,7 +19,6 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     differences(&before.gateways, &after.gateways, arm, &mut changes);
     differences(&before.connections, &after.connections, arm, &mut changes);
     differences(&before.local_gateways, &after.local_gateways, arm, &mut changes);
-    differences(&before.circuits, &after.circuits, arm, &mut changes);
     for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
         (stored.differences)(before, after, &mut changes);
     }
@@ -90,7 +87,6 @@ fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -
         Some(Kind::Gateway) => insert!(gateways, VirtualNetworkGateway),
         Some(Kind::Connection) => insert!(connections, Connection),
         Some(Kind::LocalNetworkGateway) => insert!(local_gateways, LocalNetworkGateway),
-        Some(Kind::Circuit) => insert!(circuits, ExpressRouteCircuit),
         _ => return Err(format!("document '{key}': not a top-level resource that exists here")),
     }
     Ok(())

@@ -8,6 +8,7 @@
 mod agent;
 pub(crate) mod document;
 mod envelope;
+mod express_route_circuit;
 mod frame;
 mod network_interface;
 mod public_ip_address;
@@ -17,6 +18,8 @@ mod virtual_network;
 
 pub use agent::{Agent, Binding, JoinToken, Reach};
 pub use envelope::{Envelope, ResourceGroup};
+pub use express_route_circuit::{ExpressRouteCircuit, PrivatePeering};
+pub(crate) use express_route_circuit::{location_of, most_links};
 pub use frame::Map;
 pub(crate) use frame::{Child, ChildWrites, Echoed, Entry, Put, Request, Resource, Stored};
 pub use network_interface::{NetworkInterface, NicIpConfiguration};
@@ -34,7 +37,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
-use uuid::Uuid;
 
 /// Defines [`Topology`], with one map for each kind, and [`ENTRIES`].
 macro_rules! registry {
@@ -51,8 +53,6 @@ macro_rules! registry {
             pub connections: Map<Connection>,
             /// Local network gateways.
             pub local_gateways: Map<LocalNetworkGateway>,
-            /// Circuits with their peerings.
-            pub circuits: Map<ExpressRouteCircuit>,
             /// Agents.
             pub agents: BTreeMap<AgentId, Arc<Agent>>,
             /// Join tokens, by their id.
@@ -83,6 +83,8 @@ macro_rules! registry {
 
 // Users stand before what they use: a resource group is deleted in this order.
 registry! {
+    /// Circuits with their peerings.
+    circuits: ExpressRouteCircuit,
     /// Network interfaces.
     nics: NetworkInterface,
     /// Virtual networks with their subnets and peerings.
@@ -231,37 +233,4 @@ pub struct SiteBgp {
     pub asn: u32,
     /// `bgpPeeringAddress`: the device's address inside the tunnel.
     pub address: IpAddr,
-}
-
-/// A circuit (E1).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ExpressRouteCircuit {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// `AzurePrivatePeering`; none: nothing can be connected to it yet.
-    #[serde(default)]
-    pub private_peering: Option<PrivatePeering>,
-}
-
-/// A circuit's private peering: its two lines to the customer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PrivatePeering {
-    /// The full id.
-    pub id: ResourceId,
-    /// Changes with each change.
-    pub etag: Uuid,
-    /// `peerASN`: the customer's.
-    pub peer_asn: u32,
-    /// `primaryPeerAddressPrefix`, a /30: the first address is the customer's, the second the edge's (E1).
-    pub primary: IpNet,
-    /// `secondaryPeerAddressPrefix`.
-    pub secondary: IpNet,
-    /// `vlanId`, 0 to 4094: kept and shown; the operator makes the interface.
-    pub vlan_id: u16,
-    /// `sharedKey`: signs the sessions (RFC 2385).
-    #[serde(default)]
-    pub shared_key: Option<String>,
 }

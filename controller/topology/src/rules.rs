@@ -3,7 +3,6 @@
 
 pub(crate) mod address;
 mod attached;
-pub(crate) mod circuit;
 pub(crate) mod connection;
 mod fabric;
 pub(crate) mod gateway;
@@ -15,8 +14,8 @@ mod tests;
 pub(crate) mod unsupported;
 mod vpn;
 
+use request::echoed;
 pub(crate) use request::without_defaults;
-use request::{echoed, without_default_properties};
 
 use crate::arm::body::Object;
 use crate::change::{Change, Outcome, Rejection};
@@ -117,10 +116,10 @@ impl Draft<'_> {
             Kind::Gateway => self.put_gateway(&group, path, body, if_match),
             Kind::Connection => self.put_connection(&group, path, body, if_match),
             Kind::LocalNetworkGateway => self.put_local_gateway(&group, path, body, if_match),
-            Kind::Circuit => self.put_circuit(&group, path, body, if_match),
-            Kind::CircuitPeering => self.put_circuit_peering(path, body, if_match),
             Kind::ResourceGroup
             | Kind::PublicIpAddress
+            | Kind::CircuitPeering
+            | Kind::Circuit
             | Kind::NetworkInterface
             | Kind::Peering
             | Kind::Subnet
@@ -160,9 +159,9 @@ impl Draft<'_> {
             Kind::Gateway => self.delete_gateway(&id, if_match),
             Kind::Connection => self.delete_connection(&id, if_match),
             Kind::LocalNetworkGateway => self.delete_local_gateway(&id, if_match),
-            Kind::Circuit => self.delete_circuit(&id, if_match),
-            Kind::CircuitPeering => self.delete_circuit_peering(&id, if_match),
             Kind::PublicIpAddress
+            | Kind::CircuitPeering
+            | Kind::Circuit
             | Kind::NetworkInterface
             | Kind::Peering
             | Kind::Subnet
@@ -218,9 +217,9 @@ impl Draft<'_> {
             Kind::Gateway => patch!(gateways, commit_gateway),
             Kind::Connection => patch!(connections, commit_connection),
             Kind::LocalNetworkGateway => patch!(local_gateways, commit_local_gateway),
-            Kind::Circuit => patch!(circuits, commit_circuit),
             Kind::Subnet
             | Kind::PublicIpAddress
+            | Kind::Circuit
             | Kind::NetworkInterface
             | Kind::VirtualNetwork
             | Kind::RouteTable

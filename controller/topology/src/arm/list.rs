@@ -1,6 +1,6 @@
 //! Collections: the bodies of all items under a group, a subscription or a parent.
 
-use super::view::{Views, circuit, circuit_peering, gateway, gateway_ip_configuration, generic, group, local_gateway};
+use super::view::{Views, gateway, gateway_ip_configuration, generic, group, local_gateway};
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
 use crate::problems::{group_not_found, not_found};
@@ -114,13 +114,13 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         Kind::Gateway => all!(gateways, gateway),
         Kind::Connection => all!(connections, |c| views.connection(c)),
         Kind::LocalNetworkGateway => all!(local_gateways, local_gateway),
-        Kind::Circuit => all!(circuits, circuit),
         Kind::VirtualMachine => {
             let vms = views.vms().iter().filter(|(id, _)| scope.holds(id));
             vms.map(|(_, agent)| views.vm(agent)).collect()
         }
         Kind::ResourceGroup
         | Kind::PublicIpAddress
+        | Kind::Circuit
         | Kind::NetworkInterface
         | Kind::VirtualNetwork
         | Kind::RouteTable
@@ -184,14 +184,6 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
             let connections = topology.connections.values();
             let own = connections.filter(|c| c.gateway1 == id || c.gateway2 == id);
             Ok(own.map(|c| views.connection(c)).collect())
-        }
-        Some(Kind::Circuit) if is("peerings") => {
-            let found = topology.circuits.get(&id).ok_or_else(missing)?;
-            Ok(found.private_peering.iter().map(circuit_peering).collect())
-        }
-        Some(Kind::Circuit) if is("authorizations") => {
-            topology.circuits.get(&id).ok_or_else(missing)?;
-            Ok(Vec::new())
         }
         Some(Kind::VirtualMachine) if is("extensions") => {
             views.vms().get(&id).ok_or_else(missing)?;

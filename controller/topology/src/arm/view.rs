@@ -2,9 +2,7 @@
 
 mod hybrid;
 
-pub(crate) use hybrid::{
-    circuit, circuit_defaults, circuit_peering, circuit_sku, gateway, gateway_ip_configuration, local_gateway,
-};
+pub(crate) use hybrid::{gateway, gateway_ip_configuration, local_gateway};
 
 use crate::path::{ArmPath, Kind, is_child_of, parent_id};
 use crate::resource::{self, Agent, Binding, Envelope, ResourceGroup};
@@ -192,11 +190,8 @@ impl<'t> Views<'t> {
             }
             Kind::Connection => topology.connections.get(&id).map(|c| self.connection(c)),
             Kind::LocalNetworkGateway => topology.local_gateways.get(&id).map(|g| local_gateway(g)),
-            Kind::Circuit => topology.circuits.get(&id).map(|c| circuit(c)),
-            Kind::CircuitPeering => {
-                let peering = topology.circuits.get(&parent_id(&id))?.private_peering.as_ref();
-                peering.filter(|p| p.id == id).map(circuit_peering)
-            }
+            Kind::Circuit => None,
+            Kind::CircuitPeering => None,
             Kind::VirtualMachine => self.vms().get(&id).map(|agent| self.vm(agent)),
             Kind::CircuitAuthorization | Kind::VirtualMachineExtension => None,
         }

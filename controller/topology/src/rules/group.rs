@@ -85,7 +85,6 @@ impl Draft<'_> {
         delete_all!(connections, delete_connection);
         delete_all!(local_gateways, delete_local_gateway);
         delete_all!(gateways, delete_gateway);
-        delete_all!(circuits, delete_circuit);
         for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
                 (stored.delete)(self, id, None);

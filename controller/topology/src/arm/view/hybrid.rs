@@ -3,12 +3,9 @@
 use super::super::status;
 use super::{Views, child, method, reference, space, top};
 use crate::path::Kind;
-use crate::resource::{
-    Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, PrivatePeering,
-    VirtualNetworkGateway,
-};
+use crate::resource::{Connection, ConnectionType, GatewayIpConfiguration, LocalNetworkGateway, VirtualNetworkGateway};
 use serde_json::{Value, json};
-use tombolo_proto::config::{EDGE_ASN, GatewayKind};
+use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
 
 impl Views<'_> {
@@ -91,50 +88,4 @@ pub(crate) fn local_gateway(site: &LocalNetworkGateway) -> Value {
         properties["bgpSettings"] = json!({"asn": bgp.asn, "bgpPeeringAddress": bgp.address, "peerWeight": 0});
     }
     top(&site.envelope, Kind::LocalNetworkGateway, properties)
-}
-
-/// What Azure shows where a circuit's body said nothing.
-pub(crate) fn circuit_defaults() -> Value {
-    json!({"allowClassicOperations": false, "globalReachEnabled": false})
-}
-
-/// Likewise, beside its properties.
-pub(crate) fn circuit_sku() -> Value {
-    json!({"name": "Standard_MeteredData", "tier": "Standard", "family": "MeteredData"})
-}
-
-pub(crate) fn circuit(circuit: &ExpressRouteCircuit) -> Value {
-    let peerings: Vec<Value> = circuit.private_peering.iter().map(circuit_peering).collect();
-    let mut properties = circuit_defaults();
-    if let (Value::Object(slot), Some(Value::Object(kept))) =
-        (&mut properties, circuit.envelope.echoed.get("properties"))
-    {
-        slot.extend(kept.clone());
-    }
-    // There is no provider to wait for.
-    properties["circuitProvisioningState"] = "Enabled".into();
-    properties["serviceProviderProvisioningState"] = "Provisioned".into();
-    properties["serviceKey"] = circuit.envelope.resource_guid.to_string().into();
-    properties["peerings"] = peerings.into();
-    properties["authorizations"] = json!([]);
-    let mut body = top(&circuit.envelope, Kind::Circuit, properties);
-    if body.get("sku").is_none() {
-        body["sku"] = circuit_sku();
-    }
-    body
-}
-
-pub(crate) fn circuit_peering(peering: &PrivatePeering) -> Value {
-    let properties = json!({
-        "peeringType": "AzurePrivatePeering",
-        "state": "Enabled",
-        "azureASN": EDGE_ASN,
-        "peerASN": peering.peer_asn,
-        "primaryPeerAddressPrefix": peering.primary,
-        "secondaryPeerAddressPrefix": peering.secondary,
-        "vlanId": peering.vlan_id,
-        "connections": [],
-        "peeredConnections": [],
-    });
-    child(&peering.id, Kind::CircuitPeering, peering.etag, properties)
 }

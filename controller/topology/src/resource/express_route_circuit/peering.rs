@@ -1,22 +1,81 @@
 //! The private peering of a circuit: its two lines to the customer (E1, G4).
 
-use super::super::Draft;
-use super::super::gateway::is_reserved_for_customers;
-use super::super::unsupported;
 use crate::arm::body::{Item, Object, missing, prefix};
+use crate::arm::view::child;
 use crate::net::{overlap, special_use};
-use crate::path::{ArmPath, child_id, parent_id, shown};
-use crate::resource::PrivatePeering;
+use crate::path::{Kind, child_id, parent_id, shown};
+use crate::resource::{Child, ChildWrites, Request};
+use crate::rules::gateway::is_reserved_for_customers;
+use crate::rules::{Draft, unsupported};
 use ipnet::IpNet;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tombolo_proto::config::EDGE_ASN;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
+
+/// A circuit's private peering: its two lines to the customer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrivatePeering {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change.
+    pub etag: Uuid,
+    /// `peerASN`: the customer's.
+    pub peer_asn: u32,
+    /// `primaryPeerAddressPrefix`, a /30: the first address is the customer's, the second the edge's (E1).
+    pub primary: IpNet,
+    /// `secondaryPeerAddressPrefix`.
+    pub secondary: IpNet,
+    /// `vlanId`, 0 to 4094: kept and shown; the operator makes the interface.
+    pub vlan_id: u16,
+    /// `sharedKey`: signs the sessions (RFC 2385).
+    #[serde(default)]
+    pub shared_key: Option<String>,
+}
 
 /// The only type, and so the only name.
 const PRIVATE: &str = "AzurePrivatePeering";
 
+pub(super) const PEERINGS: Child = Child {
+    name: "peerings",
+    kind: Some(Kind::CircuitPeering),
+    writes: Some(ChildWrites {
+        put: |draft, request| draft.put_circuit_peering(request),
+        delete: |draft, id, if_match| draft.delete_circuit_peering(id, if_match),
+    }),
+    item: |views, path| {
+        let circuit = views.topology.circuits.get(&path.parent()?.id())?;
+        let peering = circuit.private_peering.as_ref().filter(|p| p.id == path.id());
+        peering.map(PrivatePeering::view)
+    },
+    list: |views, parent| {
+        let circuit = views.topology.circuits.get(parent)?;
+        Some(circuit.private_peering.iter().map(PrivatePeering::view).collect())
+    },
+};
+
+impl PrivatePeering {
+    pub(super) fn view(&self) -> Value {
+        let properties = json!({
+            "peeringType": "AzurePrivatePeering",
+            "state": "Enabled",
+            "azureASN": EDGE_ASN,
+            "peerASN": self.peer_asn,
+            "primaryPeerAddressPrefix": self.primary,
+            "secondaryPeerAddressPrefix": self.secondary,
+            "vlanId": self.vlan_id,
+            "connections": [],
+            "peeredConnections": [],
+        });
+        child(&self.id, Kind::CircuitPeering, self.etag, properties)
+    }
+}
+
 impl Draft<'_> {
-    pub(crate) fn put_circuit_peering(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
+    fn put_circuit_peering(&mut self, request: &Request<'_>) -> bool {
+        let (path, body) = (request.path, request.body);
         let Some(circuit) = path.parent().and_then(|p| self.topology.circuits.get(&p.id()).cloned()) else {
             self.parent_not_found(path);
             return false;
@@ -24,7 +83,7 @@ impl Draft<'_> {
         let id = &circuit.envelope.id;
         let named = path.name().eq_ignore_ascii_case(PRIVATE);
         let old = circuit.private_peering.as_ref().filter(|_| named);
-        self.check_if_match(if_match, old.map(|p| p.etag), &path.id());
+        self.check_if_match(request.if_match, old.map(|p| p.etag), &path.id());
         let root = Object::root(body, &mut self.problems);
         let properties = root.object_or_empty("properties", &mut self.problems);
         if !self.check_peering_type(path.name(), &path.id().to_string(), &properties) {
@@ -33,12 +92,12 @@ impl Draft<'_> {
         let mut new = (*circuit).clone();
         if let Some(peering) = self.read_peering(id, &properties, old) {
             new.private_peering = Some(peering);
-            self.commit_circuit(new);
+            self.commit(new);
         }
         old.is_none()
     }
 
-    pub(crate) fn delete_circuit_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+    fn delete_circuit_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(circuit) = self.topology.circuits.get(&parent_id(id)).cloned() else {
             return false;
         };
@@ -49,7 +108,7 @@ impl Draft<'_> {
         let mut new = (*circuit).clone();
         new.private_peering = None;
         self.check_circuit_in_use(Some(&circuit), &new);
-        self.commit_circuit(new);
+        self.commit(new);
         true
     }
 
