@@ -15,6 +15,7 @@ mod public_ip_address;
 mod route_table;
 mod settings;
 mod virtual_network;
+mod virtual_network_gateway;
 
 pub use agent::{Agent, Binding, JoinToken, Reach};
 pub use envelope::{Envelope, ResourceGroup};
@@ -28,6 +29,8 @@ pub use route_table::{Route, RouteTable, UserNextHop};
 pub use settings::{AddressSpaceChange, Era, Settings};
 pub use virtual_network::{Peering, PeeringState, Subnet, VirtualNetwork};
 pub(crate) use virtual_network::{counted_space, is_gateway_subnet};
+pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway};
+pub(crate) use virtual_network_gateway::{is_apipa, is_reserved_for_customers};
 
 use crate::path::Kind;
 use ipnet::IpNet;
@@ -35,7 +38,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 
 /// Defines [`Topology`], with one map for each kind, and [`ENTRIES`].
@@ -47,8 +49,6 @@ macro_rules! registry {
             /// Resource groups.
             pub resource_groups: Map<ResourceGroup>,
             $($(#[$doc])* pub $map: Map<$resource>,)*
-            /// Virtual network gateways.
-            pub gateways: Map<VirtualNetworkGateway>,
             /// Connections.
             pub connections: Map<Connection>,
             /// Local network gateways.
@@ -83,6 +83,8 @@ macro_rules! registry {
 
 // Users stand before what they use: a resource group is deleted in this order.
 registry! {
+    /// Virtual network gateways.
+    gateways: VirtualNetworkGateway,
     /// Circuits with their peerings.
     circuits: ExpressRouteCircuit,
     /// Network interfaces.
@@ -106,59 +108,6 @@ pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
         .iter()
         .flat_map(|entry| entry.children)
         .find(|child| child.kind == Some(kind))
-}
-
-/// A virtual network gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VirtualNetworkGateway {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// One in active-standby without a second instance, two otherwise. All in the same `GatewaySubnet` (G1).
-    pub ip_configurations: Vec<GatewayIpConfiguration>,
-    /// `gatewayType`. Immutable.
-    #[serde(default)]
-    pub gateway_type: GatewayKind,
-    /// `RouteBased` or `PolicyBased` (G3).
-    pub vpn_type: String,
-    /// Both instances carry tunnels (G6).
-    pub active_active: bool,
-    /// `enableBgp`.
-    pub enable_bgp: bool,
-    /// G4, default 65515.
-    pub asn: u32,
-    /// G4, `bgpPeeringAddress`: the last free address of `GatewaySubnet` unless given. An ExpressRoute gateway has none
-    /// that can be set or is shown: it is the address of its first instance.
-    pub bgp_peering_address: IpAddr,
-    /// `sku.name`.
-    pub sku: String,
-}
-
-impl VirtualNetworkGateway {
-    /// The address that an instance speaks BGP from: the first one from the gateway's BGP address, another one from its own.
-    #[must_use]
-    pub fn peering_address(&self, number: usize) -> IpAddr {
-        let other = self.ip_configurations.get(number).filter(|_| number > 0);
-        other.map_or(self.bgp_peering_address, |instance| instance.address)
-    }
-}
-
-/// One instance of a gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct GatewayIpConfiguration {
-    /// Its name.
-    pub name: String,
-    /// `…/subnets/GatewaySubnet`.
-    pub subnet: ResourceId,
-    /// Its address in there: what traceroute shows. Allocated at creation unless given.
-    pub address: IpAddr,
-    /// `Static` was asked for.
-    pub is_static: bool,
-    /// The public address resource.
-    #[serde(default)]
-    pub public_ip_address: Option<ResourceId>,
 }
 
 /// A connection object (G9); of type `Vnet2Vnet` it is one side's (G10).

@@ -5,7 +5,6 @@ pub(crate) mod address;
 mod attached;
 pub(crate) mod connection;
 mod fabric;
-pub(crate) mod gateway;
 mod group;
 mod local_gateway;
 pub(crate) mod request;
@@ -113,11 +112,11 @@ impl Draft<'_> {
             return (writes.put)(self, &request);
         }
         match kind {
-            Kind::Gateway => self.put_gateway(&group, path, body, if_match),
             Kind::Connection => self.put_connection(&group, path, body, if_match),
             Kind::LocalNetworkGateway => self.put_local_gateway(&group, path, body, if_match),
             Kind::ResourceGroup
             | Kind::PublicIpAddress
+            | Kind::Gateway
             | Kind::CircuitPeering
             | Kind::Circuit
             | Kind::NetworkInterface
@@ -156,10 +155,10 @@ impl Draft<'_> {
         }
         match kind {
             Kind::ResourceGroup => self.delete_group(path),
-            Kind::Gateway => self.delete_gateway(&id, if_match),
             Kind::Connection => self.delete_connection(&id, if_match),
             Kind::LocalNetworkGateway => self.delete_local_gateway(&id, if_match),
             Kind::PublicIpAddress
+            | Kind::Gateway
             | Kind::CircuitPeering
             | Kind::Circuit
             | Kind::NetworkInterface
@@ -214,11 +213,11 @@ impl Draft<'_> {
                     }
                 }
             },
-            Kind::Gateway => patch!(gateways, commit_gateway),
             Kind::Connection => patch!(connections, commit_connection),
             Kind::LocalNetworkGateway => patch!(local_gateways, commit_local_gateway),
             Kind::Subnet
             | Kind::PublicIpAddress
+            | Kind::Gateway
             | Kind::Circuit
             | Kind::NetworkInterface
             | Kind::VirtualNetwork

@@ -1,6 +1,6 @@
 //! Collections: the bodies of all items under a group, a subscription or a parent.
 
-use super::view::{Views, gateway, gateway_ip_configuration, generic, group, local_gateway};
+use super::view::{Views, generic, group, local_gateway};
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
 use crate::problems::{group_not_found, not_found};
@@ -111,7 +111,6 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         };
     }
     Some(match kind {
-        Kind::Gateway => all!(gateways, gateway),
         Kind::Connection => all!(connections, |c| views.connection(c)),
         Kind::LocalNetworkGateway => all!(local_gateways, local_gateway),
         Kind::VirtualMachine => {
@@ -120,6 +119,7 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
         }
         Kind::ResourceGroup
         | Kind::PublicIpAddress
+        | Kind::Gateway
         | Kind::Circuit
         | Kind::NetworkInterface
         | Kind::VirtualNetwork
@@ -156,7 +156,6 @@ fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
 }
 
 fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
-    let topology = views.topology;
     let Some((parent, types)) = collection.rsplit_once('/') else {
         return Err(unknown_type(collection));
     };
@@ -171,20 +170,6 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
         return (child.list)(views, &id).ok_or_else(missing);
     }
     match parent.kind() {
-        Some(Kind::Gateway) if is("ipConfigurations") => {
-            let found = topology.gateways.get(&id).ok_or_else(missing)?;
-            Ok(found
-                .ip_configurations
-                .iter()
-                .map(|c| gateway_ip_configuration(found, c))
-                .collect())
-        }
-        Some(Kind::Gateway) if is("connections") => {
-            topology.gateways.get(&id).ok_or_else(missing)?;
-            let connections = topology.connections.values();
-            let own = connections.filter(|c| c.gateway1 == id || c.gateway2 == id);
-            Ok(own.map(|c| views.connection(c)).collect())
-        }
         Some(Kind::VirtualMachine) if is("extensions") => {
             views.vms().get(&id).ok_or_else(missing)?;
             Ok(Vec::new())

@@ -2,9 +2,9 @@
 
 mod hybrid;
 
-pub(crate) use hybrid::{gateway, gateway_ip_configuration, local_gateway};
+pub(crate) use hybrid::local_gateway;
 
-use crate::path::{ArmPath, Kind, is_child_of, parent_id};
+use crate::path::{ArmPath, Kind, is_child_of};
 use crate::resource::{self, Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
@@ -181,13 +181,8 @@ impl<'t> Views<'t> {
             Kind::NetworkInterface => None,
             Kind::NicIpConfiguration => None,
             Kind::PublicIpAddress => None,
-            Kind::Gateway => topology.gateways.get(&id).map(|g| gateway(g)),
-            Kind::GatewayIpConfiguration => {
-                let found = topology.gateways.get(&parent_id(&id))?;
-                let mut configs = found.ip_configurations.iter();
-                let config = configs.find(|c| c.name.eq_ignore_ascii_case(path.name()));
-                config.map(|c| gateway_ip_configuration(found, c))
-            }
+            Kind::Gateway => None,
+            Kind::GatewayIpConfiguration => None,
             Kind::Connection => topology.connections.get(&id).map(|c| self.connection(c)),
             Kind::LocalNetworkGateway => topology.local_gateways.get(&id).map(|g| local_gateway(g)),
             Kind::Circuit => None,

@@ -3,10 +3,11 @@
 //!
 //! Looked at when a change stands in the draft: it holds before every change, so what is wrong came with this one.
 
-use super::{Draft, gateway::is_apipa, pairs};
+use super::{Draft, pairs};
 use crate::lookup::{gateways_of, vnet_of};
 use crate::net::{DisjointSet, overlaps_within};
 use crate::resource::counted_space;
+use crate::resource::is_apipa;
 use crate::resource::{ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, PeeringState, VirtualNetworkGateway};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,11 +1,11 @@
 //! Local network gateways: sites as their operators describe them (G4, G7, G13, D16).
 
-use super::gateway::{is_apipa, is_reserved_for_customers};
 use super::{Draft, changed, echoed, unsupported};
 use crate::arm::body::{Object, missing};
 use crate::net::{overlaps_within, special_use};
 use crate::path::{ArmPath, shown};
 use crate::resource::{LocalNetworkGateway, ResourceGroup, SiteBgp};
+use crate::resource::{is_apipa, is_reserved_for_customers};
 use ipnet::IpNet;
 use serde_json::Value;
 use std::net::IpAddr;

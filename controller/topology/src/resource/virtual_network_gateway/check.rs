@@ -1,13 +1,12 @@
 //! What a gateway may be and where: G1 to G4, G2's one of each kind, P20's converse, R16, X7.
 
-use super::super::Draft;
-use super::super::address::{WantedAddress, used_addresses};
 use crate::arm::body::Object;
 use crate::lookup::gateways_of;
 use crate::net::{holds_32, last_free, listed};
 use crate::path::{parent_id, shown};
-use crate::resource::is_gateway_subnet;
-use crate::resource::{Subnet, VirtualNetworkGateway};
+use crate::resource::{Subnet, VirtualNetworkGateway, is_gateway_subnet};
+use crate::rules::Draft;
+use crate::rules::address::{WantedAddress, used_addresses};
 use std::net::IpAddr;
 use tombolo_proto::config::{DEFAULT_ASN, GatewayKind};
 use tombolo_proto::id::ResourceId;
