@@ -2,7 +2,7 @@
 
 use crate::path::{ArmPath, Kind};
 use crate::resource::document::{ARM, arm_key, bytes, differences, read};
-use crate::resource::{self, Agent, Connection, JoinToken, LocalNetworkGateway, ResourceGroup};
+use crate::resource::{self, Agent, Connection, JoinToken, ResourceGroup};
 use crate::topology::{DocumentChange, Topology};
 use std::sync::Arc;
 use tombolo_proto::id::AgentId;
@@ -17,7 +17,6 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     let arm = arm_key;
     differences(&before.resource_groups, &after.resource_groups, arm, &mut changes);
     differences(&before.connections, &after.connections, arm, &mut changes);
-    differences(&before.local_gateways, &after.local_gateways, arm, &mut changes);
     for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
         (stored.differences)(before, after, &mut changes);
     }
@@ -84,7 +83,6 @@ fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -
             topology.resource_groups.insert(group.id.clone(), group);
         }
         Some(Kind::Connection) => insert!(connections, Connection),
-        Some(Kind::LocalNetworkGateway) => insert!(local_gateways, LocalNetworkGateway),
         _ => return Err(format!("document '{key}': not a top-level resource that exists here")),
     }
     Ok(())

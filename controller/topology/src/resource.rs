@@ -10,6 +10,7 @@ pub(crate) mod document;
 mod envelope;
 mod express_route_circuit;
 mod frame;
+mod local_network_gateway;
 mod network_interface;
 mod public_ip_address;
 mod route_table;
@@ -23,6 +24,7 @@ pub use express_route_circuit::{ExpressRouteCircuit, PrivatePeering};
 pub(crate) use express_route_circuit::{location_of, most_links};
 pub use frame::Map;
 pub(crate) use frame::{Child, ChildWrites, Echoed, Entry, Put, Request, Resource, Stored};
+pub use local_network_gateway::{LocalNetworkGateway, SiteBgp};
 pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use public_ip_address::PublicIpAddress;
 pub use route_table::{Route, RouteTable, UserNextHop};
@@ -33,12 +35,11 @@ pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway}
 pub(crate) use virtual_network_gateway::{is_apipa, is_reserved_for_customers};
 
 use crate::path::Kind;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use tombolo_proto::id::{AgentId, ResourceId};
 
 /// Defines [`Topology`], with one map for each kind, and [`ENTRIES`].
 macro_rules! registry {
@@ -51,8 +52,6 @@ macro_rules! registry {
             $($(#[$doc])* pub $map: Map<$resource>,)*
             /// Connections.
             pub connections: Map<Connection>,
-            /// Local network gateways.
-            pub local_gateways: Map<LocalNetworkGateway>,
             /// Agents.
             pub agents: BTreeMap<AgentId, Arc<Agent>>,
             /// Join tokens, by their id.
@@ -83,6 +82,8 @@ macro_rules! registry {
 
 // Users stand before what they use: a resource group is deleted in this order.
 registry! {
+    /// Local network gateways.
+    local_gateways: LocalNetworkGateway,
     /// Virtual network gateways.
     gateways: VirtualNetworkGateway,
     /// Circuits with their peerings.
@@ -150,36 +151,4 @@ pub enum ConnectionType {
     IPsec,
     /// ExpressRoute gateway to circuit.
     ExpressRoute,
-}
-
-/// A local network gateway: a site as its operator describes it (G7, D16).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LocalNetworkGateway {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// `gatewayIpAddress`: where its device is reached; none: the device calls.
-    #[serde(default)]
-    pub address: Option<IpAddr>,
-    /// UDP port of the device's WireGuard.
-    pub port: u16,
-    /// The device's WireGuard key; none until told: the tunnel cannot come up.
-    #[serde(default)]
-    pub public_key: Option<PublicKey>,
-    /// `localNetworkAddressSpace`: disjoint from the VNet, its peers, and the other sites of the same gateway.
-    pub address_space: Vec<IpNet>,
-    /// `bgpSettings`; none: no BGP.
-    #[serde(default)]
-    pub bgp: Option<SiteBgp>,
-}
-
-/// `bgpSettings` of a local network gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SiteBgp {
-    /// G4: none that is reserved.
-    pub asn: u32,
-    /// `bgpPeeringAddress`: the device's address inside the tunnel.
-    pub address: IpAddr,
 }

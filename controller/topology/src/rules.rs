@@ -6,7 +6,6 @@ mod attached;
 pub(crate) mod connection;
 mod fabric;
 mod group;
-mod local_gateway;
 pub(crate) mod request;
 #[cfg(test)]
 mod tests;
@@ -113,9 +112,9 @@ impl Draft<'_> {
         }
         match kind {
             Kind::Connection => self.put_connection(&group, path, body, if_match),
-            Kind::LocalNetworkGateway => self.put_local_gateway(&group, path, body, if_match),
             Kind::ResourceGroup
             | Kind::PublicIpAddress
+            | Kind::LocalNetworkGateway
             | Kind::Gateway
             | Kind::CircuitPeering
             | Kind::Circuit
@@ -156,8 +155,8 @@ impl Draft<'_> {
         match kind {
             Kind::ResourceGroup => self.delete_group(path),
             Kind::Connection => self.delete_connection(&id, if_match),
-            Kind::LocalNetworkGateway => self.delete_local_gateway(&id, if_match),
             Kind::PublicIpAddress
+            | Kind::LocalNetworkGateway
             | Kind::Gateway
             | Kind::CircuitPeering
             | Kind::Circuit
@@ -214,9 +213,9 @@ impl Draft<'_> {
                 }
             },
             Kind::Connection => patch!(connections, commit_connection),
-            Kind::LocalNetworkGateway => patch!(local_gateways, commit_local_gateway),
             Kind::Subnet
             | Kind::PublicIpAddress
+            | Kind::LocalNetworkGateway
             | Kind::Gateway
             | Kind::Circuit
             | Kind::NetworkInterface

@@ -1,6 +1,6 @@
 //! Collections: the bodies of all items under a group, a subscription or a parent.
 
-use super::view::{Views, generic, group, local_gateway};
+use super::view::{Views, generic, group};
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
 use crate::problems::{group_not_found, not_found};
@@ -112,13 +112,13 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
     }
     Some(match kind {
         Kind::Connection => all!(connections, |c| views.connection(c)),
-        Kind::LocalNetworkGateway => all!(local_gateways, local_gateway),
         Kind::VirtualMachine => {
             let vms = views.vms().iter().filter(|(id, _)| scope.holds(id));
             vms.map(|(_, agent)| views.vm(agent)).collect()
         }
         Kind::ResourceGroup
         | Kind::PublicIpAddress
+        | Kind::LocalNetworkGateway
         | Kind::Gateway
         | Kind::Circuit
         | Kind::NetworkInterface

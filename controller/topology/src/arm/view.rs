@@ -2,8 +2,6 @@
 
 mod hybrid;
 
-pub(crate) use hybrid::local_gateway;
-
 use crate::path::{ArmPath, Kind, is_child_of};
 use crate::resource::{self, Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{Live, Topology};
@@ -184,7 +182,7 @@ impl<'t> Views<'t> {
             Kind::Gateway => None,
             Kind::GatewayIpConfiguration => None,
             Kind::Connection => topology.connections.get(&id).map(|c| self.connection(c)),
-            Kind::LocalNetworkGateway => topology.local_gateways.get(&id).map(|g| local_gateway(g)),
+            Kind::LocalNetworkGateway => None,
             Kind::Circuit => None,
             Kind::CircuitPeering => None,
             Kind::VirtualMachine => self.vms().get(&id).map(|agent| self.vm(agent)),

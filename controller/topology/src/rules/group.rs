@@ -83,7 +83,6 @@ impl Draft<'_> {
         }
         self.check_no_agent_inside(&group);
         delete_all!(connections, delete_connection);
-        delete_all!(local_gateways, delete_local_gateway);
         for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
                 (stored.delete)(self, id, None);

@@ -1,9 +1,9 @@
 //! What joins VNets with what lies outside: gateways, connections, sites, circuits.
 
 use super::super::status;
-use super::{Views, reference, space, top};
+use super::{Views, reference, top};
 use crate::path::Kind;
-use crate::resource::{Connection, ConnectionType, LocalNetworkGateway};
+use crate::resource::{Connection, ConnectionType};
 use serde_json::{Value, json};
 
 impl Views<'_> {
@@ -34,21 +34,4 @@ impl Views<'_> {
         properties[far] = reference(&connection.gateway2);
         top(&connection.envelope, Kind::Connection, properties)
     }
-}
-
-pub(crate) fn local_gateway(site: &LocalNetworkGateway) -> Value {
-    let mut properties = json!({
-        "localNetworkAddressSpace": space(&site.address_space),
-        "wireGuardPort": site.port,
-    });
-    if let Some(address) = site.address {
-        properties["gatewayIpAddress"] = json!(address);
-    }
-    if let Some(key) = site.public_key {
-        properties["wireGuardPublicKey"] = json!(key);
-    }
-    if let Some(bgp) = site.bgp {
-        properties["bgpSettings"] = json!({"asn": bgp.asn, "bgpPeeringAddress": bgp.address, "peerWeight": 0});
-    }
-    top(&site.envelope, Kind::LocalNetworkGateway, properties)
 }

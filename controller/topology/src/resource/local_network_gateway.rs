@@ -1,54 +1,106 @@
 //! Local network gateways: sites as their operators describe them (G4, G7, G13, D16).
 
-use super::{Draft, changed, echoed, unsupported};
+use super::{Envelope, Put, Resource, is_apipa, is_reserved_for_customers};
 use crate::arm::body::{Object, missing};
+use crate::arm::view::{Views, space};
 use crate::net::{overlaps_within, special_use};
-use crate::path::{ArmPath, shown};
-use crate::resource::{LocalNetworkGateway, ResourceGroup, SiteBgp};
-use crate::resource::{is_apipa, is_reserved_for_customers};
+use crate::path::{Kind, shown};
+use crate::rules::{Draft, unsupported};
 use ipnet::IpNet;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::net::IpAddr;
-use std::sync::Arc;
 use tombolo_proto::id::{PublicKey, ResourceId};
+
+/// A local network gateway: a site as its operator describes it (G7, D16).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalNetworkGateway {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// `gatewayIpAddress`: where its device is reached; none: the device calls.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// UDP port of the device's WireGuard.
+    pub port: u16,
+    /// The device's WireGuard key; none until told: the tunnel cannot come up.
+    #[serde(default)]
+    pub public_key: Option<PublicKey>,
+    /// `localNetworkAddressSpace`: disjoint from the VNet, its peers, and the other sites of the same gateway.
+    pub address_space: Vec<IpNet>,
+    /// `bgpSettings`; none: no BGP.
+    #[serde(default)]
+    pub bgp: Option<SiteBgp>,
+}
+
+/// `bgpSettings` of a local network gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteBgp {
+    /// G4: none that is reserved.
+    pub asn: u32,
+    /// `bgpPeeringAddress`: the device's address inside the tunnel.
+    pub address: IpAddr,
+}
 
 /// WireGuard's own.
 const DEFAULT_PORT: u16 = 51820;
 
-impl Draft<'_> {
-    pub(crate) fn put_local_gateway(
-        &mut self,
-        group: &ResourceGroup,
-        path: &ArmPath,
-        body: &Value,
-        if_match: Option<&str>,
-    ) -> bool {
-        let old = self.topology.local_gateways.get(&path.id()).cloned();
-        let id = old
-            .as_deref()
-            .map_or_else(|| Self::new_id(group, path), |g| g.envelope.id.clone());
-        self.check_if_match(if_match, old.as_deref().map(|g| g.envelope.etag), &id);
-        let root = Object::root(body, &mut self.problems);
-        let properties = root.object_or_empty("properties", &mut self.problems);
-        let kept = echoed(&root, &[], &[], &mut self.problems);
-        let envelope = self.envelope(&root, id.clone(), old.as_deref().map(|g| &g.envelope), kept);
-        self.check_supported(&properties, unsupported::LOCAL_GATEWAY);
-        let port = properties.integer("wireGuardPort", 1..=65535, &mut self.problems);
-        let new = LocalNetworkGateway {
+impl Resource for LocalNetworkGateway {
+    const KIND: Kind = Kind::LocalNetworkGateway;
+
+    fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        let properties = &put.properties;
+        let kept = put.echoed(&mut draft.problems);
+        let envelope = put.envelope(draft, kept);
+        draft.check_supported(properties, unsupported::LOCAL_GATEWAY);
+        let port = properties.integer("wireGuardPort", 1..=65535, &mut draft.problems);
+        let new = Self {
             envelope,
-            address: self.site_address(&properties),
+            address: draft.site_address(properties),
             port: port.and_then(|p| u16::try_from(p).ok()).unwrap_or(DEFAULT_PORT),
-            public_key: self.site_key(&properties),
-            address_space: self.site_space(&properties),
-            bgp: self.site_bgp(&properties),
+            public_key: draft.site_key(properties),
+            address_space: draft.site_space(properties),
+            bgp: draft.site_bgp(properties),
         };
-        if self.problems.is_empty() {
-            self.commit_local_gateway(new);
-            self.check_site_in_use(&id);
-        }
-        old.is_none()
+        draft.problems.is_empty().then_some(new)
     }
 
+    fn after_put(draft: &mut Draft<'_>, put: &Put<'_, Self>) {
+        draft.check_site_in_use(&put.id);
+    }
+
+    fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
+        let users: Vec<String> = draft.links_of(id).map(|c| c.envelope.id.to_string()).collect();
+        if !users.is_empty() {
+            let message = format!(
+                "Local network gateway {id} cannot be deleted because it is still referenced by connections: {}.",
+                users.join(", ")
+            );
+            draft.problems.add("XLocalNetworkGatewayCannotBeDeleted", id, message);
+        }
+    }
+
+    fn properties(&self, _views: &Views<'_>) -> Value {
+        let mut properties = json!({
+            "localNetworkAddressSpace": space(&self.address_space),
+            "wireGuardPort": self.port,
+        });
+        if let Some(address) = self.address {
+            properties["gatewayIpAddress"] = json!(address);
+        }
+        if let Some(key) = self.public_key {
+            properties["wireGuardPublicKey"] = json!(key);
+        }
+        if let Some(bgp) = self.bgp {
+            properties["bgpSettings"] = json!({"asn": bgp.asn, "bgpPeeringAddress": bgp.address, "peerWeight": 0});
+        }
+        properties
+    }
+}
+
+impl Draft<'_> {
     /// `gatewayIpAddress`; none or empty: the device calls.
     fn site_address(&mut self, properties: &Object<'_>) -> Option<IpAddr> {
         let fqdn = properties.text("fqdn", &mut self.problems);
@@ -168,33 +220,6 @@ impl Draft<'_> {
             if let Some(gateway) = self.topology.gateways.get(&user.gateway1).cloned() {
                 self.check_attached_to(id, &format!("Local network gateway {id} cannot be changed."), &gateway);
             }
-        }
-    }
-
-    pub(crate) fn delete_local_gateway(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
-        let Some(old) = self.topology.local_gateways.get(id).cloned() else {
-            return false;
-        };
-        self.check_if_match(if_match, Some(old.envelope.etag), id);
-        let users: Vec<String> = self.links_of(id).map(|c| c.envelope.id.to_string()).collect();
-        if !users.is_empty() {
-            let message = format!(
-                "Local network gateway {id} cannot be deleted because it is still referenced by connections: {}.",
-                users.join(", ")
-            );
-            self.problems.add("XLocalNetworkGatewayCannotBeDeleted", id, message);
-        }
-        self.topology.local_gateways.remove(id);
-        true
-    }
-
-    pub(crate) fn commit_local_gateway(&mut self, mut new: LocalNetworkGateway) {
-        let old = self.topology.local_gateways.get(&new.envelope.id).map(|a| &**a);
-        if let Some(etag) = changed(old, &new, self.fresh) {
-            new.envelope.etag = etag;
-            self.topology
-                .local_gateways
-                .insert(new.envelope.id.clone(), Arc::new(new));
         }
     }
 }
