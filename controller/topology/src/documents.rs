@@ -2,7 +2,7 @@
 
 use crate::path::{ArmPath, Kind};
 use crate::resource::document::{ARM, arm_key, bytes, differences, read};
-use crate::resource::{self, Agent, Connection, JoinToken, ResourceGroup};
+use crate::resource::{self, Agent, JoinToken, ResourceGroup};
 use crate::topology::{DocumentChange, Topology};
 use std::sync::Arc;
 use tombolo_proto::id::AgentId;
@@ -16,7 +16,6 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     let mut changes = Vec::new();
     let arm = arm_key;
     differences(&before.resource_groups, &after.resource_groups, arm, &mut changes);
-    differences(&before.connections, &after.connections, arm, &mut changes);
     for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
         (stored.differences)(before, after, &mut changes);
     }
@@ -70,22 +69,12 @@ fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -
     {
         return (stored.load)(topology, key, value);
     }
-    // A macro, because the maps differ in their value's type only.
-    macro_rules! insert {
-        ($map:ident, $type:ty) => {{
-            let resource: Arc<$type> = read(key, value)?;
-            topology.$map.insert(resource.envelope.id.clone(), resource);
-        }};
+    if path.kind() == Some(Kind::ResourceGroup) {
+        let group: Arc<ResourceGroup> = read(key, value)?;
+        topology.resource_groups.insert(group.id.clone(), group);
+        return Ok(());
     }
-    match path.kind() {
-        Some(Kind::ResourceGroup) => {
-            let group: Arc<ResourceGroup> = read(key, value)?;
-            topology.resource_groups.insert(group.id.clone(), group);
-        }
-        Some(Kind::Connection) => insert!(connections, Connection),
-        _ => return Err(format!("document '{key}': not a top-level resource that exists here")),
-    }
-    Ok(())
+    Err(format!("document '{key}': not a top-level resource that exists here"))
 }
 
 #[cfg(test)]

@@ -96,6 +96,13 @@ impl Kind {
         KINDS.iter().find(same).map(|entry| entry.0)
     }
 
+    /// The types from the top down, e.g. `virtualNetworks/subnets`; `resourceGroups` for the group.
+    #[must_use]
+    pub fn types(self) -> &'static str {
+        let row = KINDS.iter().find(|entry| entry.0 == self);
+        row.map_or("resourceGroups", |row| row.2)
+    }
+
     /// ARM's type string, e.g. `Microsoft.Network/virtualNetworks/subnets`.
     #[must_use]
     pub fn type_name(self) -> String {

@@ -6,6 +6,7 @@
 //! A kind is one file: its type, and the implementation of `frame::Resource`. A line of the registry below makes it known.
 
 mod agent;
+mod connection;
 pub(crate) mod document;
 mod envelope;
 mod express_route_circuit;
@@ -15,15 +16,17 @@ mod network_interface;
 mod public_ip_address;
 mod route_table;
 mod settings;
+mod virtual_machine;
 mod virtual_network;
 mod virtual_network_gateway;
 
 pub use agent::{Agent, Binding, JoinToken, Reach};
+pub use connection::{Connection, ConnectionType};
 pub use envelope::{Envelope, ResourceGroup};
 pub use express_route_circuit::{ExpressRouteCircuit, PrivatePeering};
 pub(crate) use express_route_circuit::{location_of, most_links};
 pub use frame::Map;
-pub(crate) use frame::{Child, ChildWrites, Echoed, Entry, Put, Request, Resource, Stored};
+pub(crate) use frame::{Child, ChildWrites, Echoed, Entry, Put, Request, Resource, Stored, view};
 pub use local_network_gateway::{LocalNetworkGateway, SiteBgp};
 pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use public_ip_address::PublicIpAddress;
@@ -35,11 +38,9 @@ pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway}
 pub(crate) use virtual_network_gateway::{is_apipa, is_reserved_for_customers};
 
 use crate::path::Kind;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
-use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::id::AgentId;
 
 /// Defines [`Topology`], with one map for each kind, and [`ENTRIES`].
 macro_rules! registry {
@@ -50,8 +51,6 @@ macro_rules! registry {
             /// Resource groups.
             pub resource_groups: Map<ResourceGroup>,
             $($(#[$doc])* pub $map: Map<$resource>,)*
-            /// Connections.
-            pub connections: Map<Connection>,
             /// Agents.
             pub agents: BTreeMap<AgentId, Arc<Agent>>,
             /// Join tokens, by their id.
@@ -76,12 +75,14 @@ macro_rules! registry {
         })*
 
         /// Every kind of top-level resource, in the order of the registry.
-        pub(crate) const ENTRIES: &[Entry] = &[$(Entry::of::<$resource>()),*];
+        pub(crate) const ENTRIES: &[Entry] = &[$(Entry::of::<$resource>(),)* virtual_machine::VIRTUAL_MACHINES];
     };
 }
 
 // Users stand before what they use: a resource group is deleted in this order.
 registry! {
+    /// Connections.
+    connections: Connection,
     /// Local network gateways.
     local_gateways: LocalNetworkGateway,
     /// Virtual network gateways.
@@ -109,46 +110,4 @@ pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
         .iter()
         .flat_map(|entry| entry.children)
         .find(|child| child.kind == Some(kind))
-}
-
-/// A connection object (G9); of type `Vnet2Vnet` it is one side's (G10).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Connection {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// `connectionType`. Immutable.
-    #[serde(default)]
-    pub connection_type: ConnectionType,
-    /// This side's gateway.
-    pub gateway1: ResourceId,
-    /// The other end: a gateway, a local network gateway or a circuit, by `connection_type`. Immutable.
-    pub gateway2: ResourceId,
-    /// `ExpressRoute` only: the ends of the tunnels to the primary and the secondary edge, addresses of the gateway's
-    /// `GatewaySubnet`. Allocated at creation unless given.
-    #[serde(default)]
-    pub tunnel_addresses: Vec<IpAddr>,
-    /// G11; none until set: the tunnel cannot come up.
-    #[serde(default)]
-    pub shared_key: Option<String>,
-    /// `routingWeight`.
-    pub routing_weight: u32,
-    /// `enableBgp`.
-    pub enable_bgp: bool,
-    /// `dpdTimeoutSeconds`: silence of a site's device after which it is given up, seconds, 9 to 3600; none: the default.
-    #[serde(default)]
-    pub dpd_timeout: Option<u16>,
-}
-
-/// `connectionType` (G9).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum ConnectionType {
-    /// Gateway to gateway; needs a second object for the way back (G10).
-    #[default]
-    Vnet2Vnet,
-    /// Gateway to the device of a site.
-    IPsec,
-    /// ExpressRoute gateway to circuit.
-    ExpressRoute,
 }

@@ -3,7 +3,6 @@
 
 pub(crate) mod address;
 mod attached;
-pub(crate) mod connection;
 mod fabric;
 mod group;
 pub(crate) mod request;
@@ -12,7 +11,6 @@ mod tests;
 pub(crate) mod unsupported;
 mod vpn;
 
-use request::echoed;
 pub(crate) use request::without_defaults;
 
 use crate::arm::body::Object;
@@ -24,7 +22,6 @@ use crate::resource::{self, Request};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use serde_json::Value;
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// A topology in the middle of a change.
@@ -84,9 +81,17 @@ impl Draft<'_> {
         if kind == Kind::ResourceGroup {
             return self.put_group(path, body);
         }
-        let group = path.group_id();
-        let Some(group) = self.topology.resource_groups.get(&group).cloned() else {
+        let Some(group) = self.topology.resource_groups.get(&path.group_id()).cloned() else {
             self.group_not_found(path);
+            return false;
+        };
+        let put = match (resource::entry(kind), resource::child(kind)) {
+            (Some(entry), _) => entry.stored.as_ref().map(|writes| writes.put),
+            (None, Some(child)) => child.writes.as_ref().map(|writes| writes.put),
+            (None, None) => None,
+        };
+        let Some(put) = put else {
+            self.read_only(path);
             return false;
         };
         let request = Request {
@@ -96,85 +101,24 @@ impl Draft<'_> {
             if_match,
             sync_remote_address_space: sync,
         };
-        if let Some(entry) = resource::entry(kind) {
-            let Some(stored) = &entry.stored else {
-                self.read_only(path);
-                return false;
-            };
-            return (stored.put)(self, &request);
-        }
-        if let Some(child) = resource::child(kind) {
-            let Some(writes) = &child.writes else {
-                self.read_only(path);
-                return false;
-            };
-            return (writes.put)(self, &request);
-        }
-        match kind {
-            Kind::Connection => self.put_connection(&group, path, body, if_match),
-            Kind::ResourceGroup
-            | Kind::PublicIpAddress
-            | Kind::LocalNetworkGateway
-            | Kind::Gateway
-            | Kind::CircuitPeering
-            | Kind::Circuit
-            | Kind::NetworkInterface
-            | Kind::Peering
-            | Kind::Subnet
-            | Kind::VirtualNetwork
-            | Kind::Route
-            | Kind::RouteTable
-            | Kind::NicIpConfiguration
-            | Kind::GatewayIpConfiguration
-            | Kind::CircuitAuthorization
-            | Kind::VirtualMachine
-            | Kind::VirtualMachineExtension => {
-                self.read_only(path);
-                false
-            }
-        }
+        put(self, &request)
     }
 
     fn delete(&mut self, path: &ArmPath, if_match: Option<&str>) -> bool {
         let Some(kind) = self.kind(path) else { return false };
-        let id = path.id();
-        if let Some(entry) = resource::entry(kind) {
-            let Some(stored) = &entry.stored else {
-                self.read_only(path);
-                return false;
-            };
-            return (stored.delete)(self, &id, if_match);
+        if kind == Kind::ResourceGroup {
+            return self.delete_group(path);
         }
-        if let Some(child) = resource::child(kind) {
-            let Some(writes) = &child.writes else {
-                self.read_only(path);
-                return false;
-            };
-            return (writes.delete)(self, &id, if_match);
-        }
-        match kind {
-            Kind::ResourceGroup => self.delete_group(path),
-            Kind::Connection => self.delete_connection(&id, if_match),
-            Kind::PublicIpAddress
-            | Kind::LocalNetworkGateway
-            | Kind::Gateway
-            | Kind::CircuitPeering
-            | Kind::Circuit
-            | Kind::NetworkInterface
-            | Kind::Peering
-            | Kind::Subnet
-            | Kind::VirtualNetwork
-            | Kind::Route
-            | Kind::RouteTable
-            | Kind::NicIpConfiguration
-            | Kind::GatewayIpConfiguration
-            | Kind::CircuitAuthorization
-            | Kind::VirtualMachine
-            | Kind::VirtualMachineExtension => {
-                self.read_only(path);
-                false
-            }
-        }
+        let delete = match (resource::entry(kind), resource::child(kind)) {
+            (Some(entry), _) => entry.stored.as_ref().map(|writes| writes.delete),
+            (None, Some(child)) => child.writes.as_ref().map(|writes| writes.delete),
+            (None, None) => None,
+        };
+        let Some(delete) = delete else {
+            self.read_only(path);
+            return false;
+        };
+        delete(self, &path.id(), if_match)
     }
 
     fn patch_tags(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
@@ -182,57 +126,17 @@ impl Draft<'_> {
         let root = Object::root(body, &mut self.problems);
         let given = root.get("tags").is_some_and(|t| !t.is_null());
         let tags = given.then(|| root.tags(&mut self.problems));
-        let id = path.id();
-        if let Some(stored) = resource::entry(kind).and_then(|entry| entry.stored.as_ref()) {
-            (stored.patch_tags)(self, path, tags, if_match);
-            return false;
-        }
-        // A macro, because the maps differ in their value's type only.
-        macro_rules! patch {
-            ($map:ident, $commit:ident) => {
-                match self.topology.$map.get(&id).cloned() {
-                    None => self.not_found(path),
-                    Some(old) => {
-                        self.check_if_match(if_match, Some(old.envelope.etag), &id);
-                        let mut new = (*old).clone();
-                        new.envelope.tags = tags.unwrap_or(new.envelope.tags);
-                        self.$commit(new);
-                    }
-                }
-            };
-        }
-        match kind {
-            Kind::ResourceGroup => match self.topology.resource_groups.get(&id) {
-                None => self.group_not_found(path),
-                Some(old) => {
-                    let mut new = (**old).clone();
-                    new.tags = tags.unwrap_or(new.tags);
-                    if new != **old {
-                        self.topology.resource_groups.insert(id, Arc::new(new));
-                    }
-                }
-            },
-            Kind::Connection => patch!(connections, commit_connection),
-            Kind::Subnet
-            | Kind::PublicIpAddress
-            | Kind::LocalNetworkGateway
-            | Kind::Gateway
-            | Kind::Circuit
-            | Kind::NetworkInterface
-            | Kind::VirtualNetwork
-            | Kind::RouteTable
-            | Kind::Peering
-            | Kind::Route
-            | Kind::CircuitPeering
-            | Kind::CircuitAuthorization
-            | Kind::NicIpConfiguration
-            | Kind::GatewayIpConfiguration
-            | Kind::VirtualMachine
-            | Kind::VirtualMachineExtension => self.problems.add(
+        if kind == Kind::ResourceGroup {
+            self.patch_group(path, tags);
+        } else if let Some(writes) = resource::entry(kind).and_then(|entry| entry.stored.as_ref()) {
+            (writes.patch_tags)(self, path, tags, if_match);
+        } else {
+            let id = path.id();
+            self.problems.add(
                 "XPatchNotSupported",
                 &id,
                 format!("{id}: only the tags of top-level resources can be patched; PUT the whole body instead"),
-            ),
+            );
         }
         false
     }

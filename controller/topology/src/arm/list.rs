@@ -93,61 +93,15 @@ fn top_level(
         .ok_or_else(|| unknown_type(collection))
 }
 
-/// All top-level items of a kind.
+/// All top-level items of a kind. None: the kind has no items of its own.
 fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
-    let topology = views.topology;
-    if let Some(entry) = resource::entry(kind) {
-        return Some((entry.list)(views, &|id| scope.holds(id)));
-    }
-    // A macro, because the maps differ in their value's type only.
-    macro_rules! all {
-        ($map:ident, $view:expr) => {
-            topology
-                .$map
-                .iter()
-                .filter(|(id, _)| scope.holds(id))
-                .map(|(_, item)| $view(item))
-                .collect()
-        };
-    }
-    Some(match kind {
-        Kind::Connection => all!(connections, |c| views.connection(c)),
-        Kind::VirtualMachine => {
-            let vms = views.vms().iter().filter(|(id, _)| scope.holds(id));
-            vms.map(|(_, agent)| views.vm(agent)).collect()
-        }
-        Kind::ResourceGroup
-        | Kind::PublicIpAddress
-        | Kind::LocalNetworkGateway
-        | Kind::Gateway
-        | Kind::Circuit
-        | Kind::NetworkInterface
-        | Kind::VirtualNetwork
-        | Kind::RouteTable
-        | Kind::Subnet
-        | Kind::Peering
-        | Kind::Route
-        | Kind::NicIpConfiguration
-        | Kind::GatewayIpConfiguration
-        | Kind::CircuitPeering
-        | Kind::CircuitAuthorization
-        | Kind::VirtualMachineExtension => return None,
-    })
+    resource::entry(kind).map(|entry| (entry.list)(views, &|id| scope.holds(id)))
 }
 
-/// The generic list of all resources.
+/// The generic list of all resources, in order of type.
 fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
-    let kinds = [
-        Kind::Connection,
-        Kind::Circuit,
-        Kind::LocalNetworkGateway,
-        Kind::NetworkInterface,
-        Kind::PublicIpAddress,
-        Kind::RouteTable,
-        Kind::VirtualMachine,
-        Kind::Gateway,
-        Kind::VirtualNetwork,
-    ];
+    let mut kinds: Vec<Kind> = resource::ENTRIES.iter().map(|entry| entry.kind).collect();
+    kinds.sort_by_key(|kind| kind.types());
     let bodies = kinds
         .into_iter()
         .filter_map(|kind| of_kind(views, kind, scope))
@@ -169,11 +123,5 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
     if let Some(child) = entry.and_then(|e| e.children.iter().find(|c| is(c.name))) {
         return (child.list)(views, &id).ok_or_else(missing);
     }
-    match parent.kind() {
-        Some(Kind::VirtualMachine) if is("extensions") => {
-            views.vms().get(&id).ok_or_else(missing)?;
-            Ok(Vec::new())
-        }
-        _ => Err(unknown_type(collection)),
-    }
+    Err(unknown_type(collection))
 }

@@ -1,7 +1,5 @@
 //! ARM JSON out: the body of each item, in the types that strict clients insist on.
 
-mod hybrid;
-
 use crate::path::{ArmPath, Kind, is_child_of};
 use crate::resource::{self, Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{Live, Topology};
@@ -169,53 +167,7 @@ impl<'t> Views<'t> {
         if let Some(child) = resource::child(kind) {
             return (child.item)(self, path);
         }
-        match kind {
-            Kind::ResourceGroup => topology.resource_groups.get(&id).map(|g| group(g)),
-            Kind::VirtualNetwork => None,
-            Kind::Subnet => None,
-            Kind::Peering => None,
-            Kind::RouteTable => None,
-            Kind::Route => None,
-            Kind::NetworkInterface => None,
-            Kind::NicIpConfiguration => None,
-            Kind::PublicIpAddress => None,
-            Kind::Gateway => None,
-            Kind::GatewayIpConfiguration => None,
-            Kind::Connection => topology.connections.get(&id).map(|c| self.connection(c)),
-            Kind::LocalNetworkGateway => None,
-            Kind::Circuit => None,
-            Kind::CircuitPeering => None,
-            Kind::VirtualMachine => self.vms().get(&id).map(|agent| self.vm(agent)),
-            Kind::CircuitAuthorization | Kind::VirtualMachineExtension => None,
-        }
-    }
-
-    /// The read-only view of the machine that an agent stands for.
-    pub(crate) fn vm(&self, agent: &Agent) -> Value {
-        let Binding::Vm { vm, nics, .. } = &agent.binding else {
-            return Value::Null;
-        };
-        let interfaces: Vec<Value> = nics
-            .iter()
-            .enumerate()
-            .map(|(i, nic)| json!({"id": nic, "properties": {"primary": i == 0}}))
-            .collect();
-        let location = nics
-            .first()
-            .and_then(|n| self.topology.nics.get(n))
-            .map(|n| n.envelope.location.clone());
-        json!({
-            "id": vm,
-            "name": vm.name(),
-            "type": Kind::VirtualMachine.type_name(),
-            "location": location.unwrap_or_default(),
-            "tags": {},
-            "properties": {
-                "provisioningState": "Succeeded",
-                "networkProfile": {"networkInterfaces": interfaces},
-                "storageProfile": {"osDisk": {"osType": "Linux"}},
-            },
-        })
+        topology.resource_groups.get(&id).map(|g| group(g))
     }
 }
 

@@ -4,7 +4,7 @@ mod check;
 
 pub(crate) use check::{is_apipa, is_reserved_for_customers};
 
-use super::{Binding, Child, Echoed, Envelope, Put, Resource};
+use super::{Binding, Child, Echoed, Envelope, Put, Resource, view};
 use crate::arm::body::Shape;
 use crate::arm::view::{Views, child, method, reference};
 use crate::path::Kind;
@@ -196,7 +196,7 @@ const CONNECTIONS: Child = Child {
         views.topology.gateways.get(parent)?;
         let connections = views.topology.connections.values();
         let own = connections.filter(|c| c.gateway1 == *parent || c.gateway2 == *parent);
-        Some(own.map(|c| views.connection(c)).collect())
+        Some(own.map(|c| view(&**c, views)).collect())
     },
 };
 

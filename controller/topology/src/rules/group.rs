@@ -5,6 +5,7 @@ use crate::arm::body::Object;
 use crate::path::{ArmPath, shown};
 use crate::resource::{self, Binding, ResourceGroup};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
@@ -27,6 +28,18 @@ impl Draft<'_> {
             self.topology.resource_groups.insert(new.id.clone(), Arc::new(new));
         }
         old.is_none()
+    }
+
+    /// `None` leaves the tags as they are.
+    pub(crate) fn patch_group(&mut self, path: &ArmPath, tags: Option<BTreeMap<String, String>>) {
+        let Some(old) = self.topology.resource_groups.get(&path.id()).cloned() else {
+            return self.group_not_found(path);
+        };
+        let mut new = (*old).clone();
+        new.tags = tags.unwrap_or(new.tags);
+        if new != *old {
+            self.topology.resource_groups.insert(path.id(), Arc::new(new));
+        }
     }
 
     fn check_subscription(&mut self, subscription: &str) {
@@ -57,7 +70,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Deletes the contents in an order in which nothing stands in the way of its own, then the group. What is used
+    /// Deletes the contents, users before what they use (the order of the registry), then the group. What is used
     /// from outside, or by an agent, refuses the whole.
     pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
@@ -66,23 +79,7 @@ impl Draft<'_> {
         };
         let before = std::mem::take(&mut self.problems);
         let inside = |id: &ResourceId| ArmPath::parse(id.as_str()).is_ok_and(|p| p.group_id() == group.id);
-        // A macro, because the maps differ in their value's type only.
-        macro_rules! delete_all {
-            ($map:ident, $delete:ident) => {
-                for id in self
-                    .topology
-                    .$map
-                    .keys()
-                    .filter(|id| inside(id))
-                    .cloned()
-                    .collect::<Vec<_>>()
-                {
-                    self.$delete(&id, None);
-                }
-            };
-        }
         self.check_no_agent_inside(&group);
-        delete_all!(connections, delete_connection);
         for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
                 (stored.delete)(self, id, None);

@@ -1,11 +1,11 @@
 //! The ends of the tunnels to a circuit's edges: addresses of the gateway's `GatewaySubnet` (T4).
 
-use super::super::Draft;
-use super::super::address::{find_subnet, used_addresses};
 use crate::arm::body::Object;
 use crate::net::first_free;
 use crate::path::{parent_id, shown};
 use crate::resource::{Connection, ExpressRouteCircuit, VirtualNetworkGateway};
+use crate::rules::Draft;
+use crate::rules::address::{find_subnet, used_addresses};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
