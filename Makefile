@@ -32,7 +32,7 @@ help:
 	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
 	@echo "make image             the container image, into the docker engine if one runs, and as an archive (BASE=image to build on)"
 	@echo "make image-test        deploy/compose.yaml with that image: packets, confinement, restarts; needs docker and compose"
-	@echo "make vm-test           the units in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, stop"
+	@echo "make vm-test           the packages in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, upgrade, cloud-init"
 	@echo "make deb               Debian packages of this commit, in target/dist"
 	@echo "make dist              the same, an archive, a software bill of materials and checksums"
 	@echo "make deb-test          install, upgrade and purge the packages in a minimal root of its own"
@@ -108,15 +108,23 @@ vm-image:
 	@cargo build --locked --workspace --bins
 	@$(AS_ROOT) deploy/vm/image.py --programs $(TARGET_DIR)/debug --work $(TARGET_DIR)/lab-vm
 
+# Packages of the dev profile, which the other tests build anyway: a release build takes far longer. The second ones have the same
+# programs and a higher version. The emulated processor takes minutes for xz.
 vm-test:
 	@.ci/prepare vm
 	@cargo build --locked --workspace --bins
+	@rm -rf $(TARGET_DIR)/vm-packages
+	@for revision in 1 2; do \
+		PROFILE=dev deploy/packages/deb $(abspath $(TARGET_DIR)) $(abspath $(TARGET_DIR))/vm-packages/$$revision $$revision \
+			--compress-type gz --compress-system; \
+	done
 	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
 
-# Everything in the folder is of one build.
+# Everything in the folder is of one build. PROFILE=dev makes packages to try, without the long release build.
+deb dist deb-test: export PROFILE ?= release
 deb:
 	@.ci/prepare package
-	@cargo build --locked --release --workspace --bins
+	@cargo build --locked --profile $(PROFILE) --workspace --bins
 	@rm -rf $(TARGET_DIR)/dist
 	@deploy/packages/deb $(abspath $(TARGET_DIR)) $(abspath $(TARGET_DIR))/dist
 
@@ -125,7 +133,7 @@ dist: deb
 
 deb-test:
 	@.ci/prepare package-test
-	@cargo build --locked --release --workspace --bins
+	@cargo build --locked --profile $(PROFILE) --workspace --bins
 	@$(AS_ROOT) env "PATH=$$PATH" deploy/packages/test $(abspath $(TARGET_DIR))
 
 check-release:

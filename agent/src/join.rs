@@ -1,5 +1,7 @@
 //! Joining: a one-time token becomes a certificate and a state directory.
 
+#[cfg(test)]
+mod golden;
 mod token;
 
 pub use token::JoinToken;

@@ -336,3 +336,16 @@ fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
         .generate_to(dir)
         .map(drop)
 }
+
+#[cfg(test)]
+mod golden {
+    use super::Arguments;
+    use clap::CommandFactory as _;
+    use tombolo_golden::{golden, options_of};
+
+    /// Units, container images and people's scripts use these names.
+    #[test]
+    fn options_of_the_program() {
+        golden!().text("options.txt", &options_of(Arguments::command()));
+    }
+}

@@ -24,7 +24,7 @@ mod tests;
 pub use limits::{Limits, Unauthenticated};
 pub use pool::Share;
 
-use limits::{IDLE_TIMEOUT, LONGEST_WAIT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
+use limits::{DOWNLOAD_TIMEOUT, IDLE_TIMEOUT, LONGEST_WAIT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
 use pool::Pool;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -176,6 +176,8 @@ struct Entry {
     requests: usize,
     /// Of these, the ones with a valid token.
     authorized: usize,
+    /// Of these, the ones whose answer is a package.
+    downloads: usize,
     /// When the last of those came.
     last_authorized: Option<Instant>,
     /// Bytes of request bodies that are held.
@@ -318,6 +320,7 @@ impl Admission {
             deadline: now + timeout,
             requests: 0,
             authorized: 0,
+            downloads: 0,
             last_authorized: None,
             bytes: 0,
         };
@@ -389,6 +392,21 @@ impl Admission {
         };
         self.renew_deadline(id, now);
         evicted
+    }
+
+    /// The answer to a request is a package.
+    pub fn download_begins(&mut self, id: Id, now: Instant) {
+        if let Some(entry) = self.connections.get_mut(&id) {
+            entry.downloads += 1;
+            self.renew_deadline(id, now);
+        }
+    }
+
+    /// A package was sent, or given up. [`Self::request_ends`] follows.
+    pub fn download_ends(&mut self, id: Id) {
+        if let Some(entry) = self.connections.get_mut(&id) {
+            entry.downloads = entry.downloads.saturating_sub(1);
+        }
     }
 
     /// The answer to a request is complete, or given up. `authorized`: [`Self::authorized`] was called for it.
@@ -528,6 +546,7 @@ impl Admission {
         let timeout = match (&entry.stage, entry.requests) {
             (Stage::Silent | Stage::Handshake, _) => return,
             (Stage::Stranger, 0) => STRANGER_IDLE_TIMEOUT,
+            (Stage::Stranger, _) if entry.downloads > 0 => DOWNLOAD_TIMEOUT,
             (Stage::Stranger, _) => STRANGER_REQUEST_TIMEOUT,
             (Stage::Bearer | Stage::Agent(_), _) => IDLE_TIMEOUT,
         };

@@ -292,3 +292,38 @@ fn token_text(id: &str) -> String {
 pub(crate) fn public_part() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
+
+#[cfg(test)]
+mod golden {
+    use super::{ApiToken, Claims};
+    use tombolo_golden::golden;
+
+    #[test]
+    fn documents_of_api_tokens() {
+        let token = ApiToken {
+            id: "0123456789abcdef".into(),
+            name: "ci".into(),
+            hash: "ab".repeat(32),
+            created: 1_800_000_000,
+        };
+        golden!().document("api_token", &token);
+    }
+
+    /// A login outlives a restart of the controller by another version.
+    #[test]
+    fn claims_of_logins() {
+        let claims = Claims {
+            aud: "aud".into(),
+            iss: "iss".into(),
+            tid: "tid".into(),
+            appid: "appid".into(),
+            key: "key".into(),
+            oid: "oid".into(),
+            sub: "sub".into(),
+            iat: 1_800_000_000,
+            nbf: 1_800_000_000,
+            exp: 1_800_003_600,
+        };
+        golden!().document("login_claims", &claims);
+    }
+}

@@ -204,3 +204,18 @@ pub fn agent_of(certificate: &CertificateDer<'_>) -> anyhow::Result<(AgentId, bo
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+mod golden {
+    use super::Document;
+    use tombolo_golden::golden;
+
+    #[test]
+    fn documents_of_authorities() {
+        let document = Document {
+            certificate: "certificate".into(),
+            key: "key".into(),
+        };
+        golden!().document("authority", &document);
+    }
+}

@@ -209,6 +209,7 @@ impl Connection {
             connections: self.connections.clone(),
             id: self.id,
             authorized: AtomicBool::new(false),
+            downloading: AtomicBool::new(false),
             held: AtomicUsize::new(0),
         }))
     }
@@ -223,6 +224,8 @@ struct InFlight {
     connections: Arc<Connections>,
     id: Id,
     authorized: AtomicBool,
+    /// Its answer is a package.
+    downloading: AtomicBool,
     /// Bytes of its body.
     held: AtomicUsize,
 }
@@ -235,6 +238,17 @@ impl Request {
             self.0.connections.report(|admission, now| {
                 admission.released(id, held);
                 admission.authorized(id, now)
+            });
+        }
+    }
+
+    /// Its answer is a package, which takes longer to send than other answers to strangers.
+    pub fn downloading(&self) {
+        if !self.0.downloading.swap(true, Ordering::Relaxed) {
+            let id = self.0.id;
+            self.0.connections.report(|admission, now| {
+                admission.download_begins(id, now);
+                None::<Id>
             });
         }
     }
@@ -253,8 +267,12 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let (id, authorized) = (self.id, *self.authorized.get_mut());
         let held = *self.held.get_mut();
+        let downloading = *self.downloading.get_mut();
         self.connections.report(|admission, now| {
             admission.released(id, held);
+            if downloading {
+                admission.download_ends(id);
+            }
             admission.request_ends(id, authorized, now);
             None::<Id>
         });

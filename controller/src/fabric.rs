@@ -9,6 +9,7 @@ mod diagnosis;
 mod join;
 mod operation;
 
+use crate::packages;
 use crate::rest::Rest;
 use axum::Router;
 use axum::routing::{delete, get, post};
@@ -20,6 +21,7 @@ pub(crate) fn open() -> Router<Arc<Rest>> {
         .route("/fabric/v1/health", get(operation::health))
         .route("/fabric/v1/ca", get(operation::authority))
         .route("/fabric/v1/join", post(join::join))
+        .route("/packages/{name}", get(packages::download))
 }
 
 /// What needs one.
@@ -46,6 +48,7 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
             get(operation::api_tokens).post(operation::create_api_token),
         )
         .route("/fabric/v1/api-tokens/{id}", delete(operation::delete_api_token))
+        .route("/fabric/v1/packages", get(packages::list))
         .route("/metrics", get(operation::metrics))
         .route("/fabric/v1/backup", post(operation::backup))
 }

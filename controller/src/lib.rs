@@ -6,7 +6,7 @@
 //! * [`http`], [`grpc`]: the one port. [`admission`]: which of its connections are kept; [`connections`]: the tasks that
 //!   serve them; [`descriptors`]: how many there may be. [`tls`], [`ca`], [`secret`]: who is who.
 //! * [`rest`]: bodies and errors; `arm`: the Azure Resource Manager dialect; `fabric`: what Azure has no word for;
-//!   `auth`: its tokens.
+//!   `auth`: its tokens; [`packages`]: what new machines download.
 //! * [`app`]: all of it together. [`health`]: asking a running one.
 
 pub mod admission;
@@ -24,6 +24,7 @@ pub mod grpc;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod packages;
 pub mod rest;
 pub mod secret;
 pub mod store;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tombolo_controller::admission::Limits;
 use tombolo_controller::app::{self, App, STORE_FILE};
 use tombolo_controller::http::Server;
+use tombolo_controller::packages::Packages;
 use tombolo_controller::store::Store;
 use tombolo_controller::store::sqlite::SqliteStore;
 use tombolo_controller::{descriptors, health, http, rest, secret};
@@ -34,6 +35,10 @@ struct Arguments {
     /// Further names and addresses by which clients reach this controller; may be repeated.
     #[arg(long = "public-name", env = "TOMBOLO_PUBLIC_NAMES", value_delimiter = ',')]
     public_names: Vec<String>,
+
+    /// Packages of agents (`tombolo-agent_*.deb`), which anybody may download from this controller.
+    #[arg(long, env = "TOMBOLO_PACKAGES_DIR", default_value = "/usr/share/tombolo/packages")]
+    packages_dir: PathBuf,
 
     /// How long an agent's certificate is valid (90s, 15m, 24h, 7d); agents renew at two thirds of it.
     #[arg(long, env = "TOMBOLO_AGENT_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = duration)]
@@ -94,7 +99,7 @@ fn main() -> anyhow::Result<()> {
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let limits = Limits::for_descriptors(descriptors::raise()?);
     let app = App::open(&arguments.data_dir, arguments.agent_certificate_lifetime, limits)?;
-    let rest = rest::router(&app).await?;
+    let rest = rest::router(&app, Packages::new(arguments.packages_dir.clone())).await?;
     let server = Server::bind(arguments.listen, &arguments.public_names, &app.authority).await?;
     let revision = app.writer.current().revision;
     let address = server.address()?;
@@ -203,4 +208,17 @@ fn restore(from: &Path, data_dir: &Path) -> anyhow::Result<()> {
     std::fs::File::open(data_dir)?.sync_all()?;
     tracing::info!(%revision, data_dir = %data_dir.display(), "state restored, with the authority; the next start makes ca.pem and a new admin.token");
     Ok(())
+}
+
+#[cfg(test)]
+mod golden {
+    use super::Arguments;
+    use clap::CommandFactory as _;
+    use tombolo_golden::{golden, options_of};
+
+    /// Units, container images and people's scripts use these names.
+    #[test]
+    fn options_of_the_program() {
+        golden!().text("options.txt", &options_of(Arguments::command()));
+    }
 }

@@ -61,9 +61,45 @@ pub struct Metrics {
     pub convergence: Histogram,
     /// Requests to the agents' service without the certificate of an agent that may call.
     pub control_refused: AtomicU64,
+    /// Requests for packages, in the order of [`Download::NAMES`].
+    downloads: [AtomicU64; Download::NAMES.len()],
+}
+
+/// How a request for a package ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Download {
+    /// The whole package was sent.
+    Complete,
+    /// The connection ended before.
+    Incomplete,
+    /// Too many downloads were under way.
+    Busy,
+    /// There is no package of that name.
+    NotFound,
+}
+
+impl Download {
+    /// All of them, as metrics name them.
+    pub const NAMES: [&str; 4] = ["complete", "incomplete", "busy", "not_found"];
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Complete => 0,
+            Self::Incomplete => 1,
+            Self::Busy => 2,
+            Self::NotFound => 3,
+        }
+    }
 }
 
 impl Metrics {
+    /// Counts a request for a package.
+    pub fn downloaded(&self, how: Download) {
+        if let Some(counter) = self.downloads.get(how.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Everything, in Prometheus' text format. `docs/operations.md` describes each by name.
     #[must_use]
     pub fn text(&self, published: &Published, agents: &Agents, connections: &Counts) -> String {
@@ -128,6 +164,11 @@ impl Metrics {
         let help = "Requests to the agents' service without the certificate of an agent that may call.";
         out.metric("tombolo_control_refused_total", Kind::Counter, help)
             .add(&[], self.control_refused.load(Ordering::Relaxed));
+        let help = "Requests for packages of agents, by how they ended.";
+        let mut samples = out.metric("tombolo_package_downloads_total", Kind::Counter, help);
+        for (result, n) in Download::NAMES.iter().zip(&self.downloads) {
+            samples.add(&[("result", result)], n.load(Ordering::Relaxed));
+        }
     }
 }
 

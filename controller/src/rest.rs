@@ -6,6 +6,7 @@ pub(crate) mod json;
 use crate::app::App;
 use crate::arm::Deployments;
 use crate::auth::{Auth, Refused};
+use crate::packages::Packages;
 use crate::{arm, connections, fabric};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -23,17 +24,19 @@ pub(crate) struct Rest {
     pub(crate) app: Arc<App>,
     pub(crate) auth: Auth,
     pub(crate) deployments: Deployments,
+    pub(crate) packages: Arc<Packages>,
 }
 
 /// All routes of the REST interface.
 ///
 /// # Errors
 /// The admin token cannot be made or stored.
-pub async fn router(app: &Arc<App>) -> anyhow::Result<Router> {
+pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router> {
     let rest = Arc::new(Rest {
         app: app.clone(),
         auth: Auth::open(app).await?,
         deployments: Deployments::open(&app.own_documents),
+        packages: Arc::new(packages),
     });
     let guarded = fabric::guarded().route_layer(middleware::from_fn_with_state(rest.clone(), authorize));
     Ok(fabric::open()

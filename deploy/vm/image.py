@@ -34,6 +34,8 @@ BASE = [
 # What the lab calls there beside.
 LAB = ["openssh-server", "tcpdump", "traceroute"]
 PROGRAMS = ["tombolo", "tombolo-agent"]
+# Nobody reads these there.
+LEAN = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ["doc", "man", "locale"]]
 
 
 def fail(message):
@@ -70,22 +72,19 @@ def apt_options():
     return "".join(f"{line}\n" for line in output("apt-config", "dump").splitlines() if line.startswith(wanted))
 
 
-def make_root(work, packages):
+def make_root(work, packages, options=()):
     """A Debian root in the work directory; the one of the last run if it was made of the same packages."""
     release, root, stamp = codename(), work / "root", work / "root.stamp"
-    key = hashlib.sha256(" ".join([release, *packages]).encode()).hexdigest()
+    key = hashlib.sha256(" ".join([release, *packages, *options]).encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == key:
         return root
     print(f"==> making a root of {release}", flush=True)
     stamp.unlink(missing_ok=True)
     shutil.rmtree(root, ignore_errors=True)
-    mirrors, options = work / "sources.list", work / "apt.conf"
+    mirrors, apt = work / "sources.list", work / "apt.conf"
     mirrors.write_text(sources(release))
-    options.write_text(apt_options())
-    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--aptopt={options}"]
-    # A machine that is emulated reads every byte slowly, and nobody reads these there.
-    command += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]
-    command += ["--dpkgopt=path-exclude=/usr/share/locale/*"]
+    apt.write_text(apt_options())
+    command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--aptopt={apt}", *options]
     command += [f"--include={','.join(packages)}", release, str(root), str(mirrors)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=os.environ | {"TMPDIR": str(work)})
     stamp.write_text(key)
@@ -150,7 +149,7 @@ def main():
     work = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     work.chmod(0o700)
-    root = make_root(work, BASE + LAB)
+    root = make_root(work, BASE + LAB, LEAN)
     make_keys(work)
     furnish(root, arguments.programs, work)
     put(newest(root, "vmlinuz-*"), work / "kernel", 0o644)

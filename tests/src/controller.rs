@@ -33,6 +33,14 @@ impl Controller {
     /// # Panics
     /// If it does not answer in time.
     pub async fn start(data: &Path, listen: Option<SocketAddr>) -> Self {
+        Self::start_with(data, listen, &[]).await
+    }
+
+    /// As [`Self::start`], with further arguments.
+    ///
+    /// # Panics
+    /// If it does not answer in time.
+    pub async fn start_with(data: &Path, listen: Option<SocketAddr>, arguments: &[&str]) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listen = listen.unwrap_or_else(free_port);
         let log = std::fs::File::options()
@@ -45,6 +53,7 @@ impl Controller {
             .arg(data)
             .arg("--listen")
             .arg(listen.to_string())
+            .args(arguments)
             .env("TOMBOLO_LOG_FORMAT", "text")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

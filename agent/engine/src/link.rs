@@ -9,6 +9,8 @@ mod choice;
 mod control;
 #[cfg(feature = "links")]
 mod exchange;
+#[cfg(all(test, feature = "links"))]
+mod golden;
 #[cfg(feature = "links")]
 mod parts;
 #[cfg(feature = "links")]

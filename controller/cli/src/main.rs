@@ -5,6 +5,8 @@ mod command;
 mod config;
 mod context;
 mod failure;
+#[cfg(test)]
+mod golden;
 mod output;
 
 use clap::Parser;

@@ -124,6 +124,20 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             ],
             "https://",
         ),
+        (&["token", "create", "--gateway", "g", "--no-package"], "--cloud-init"),
+        (
+            &[
+                "token",
+                "create",
+                "--gateway",
+                "g",
+                "--cloud-init",
+                "--package",
+                "x",
+                "--no-package",
+            ],
+            "cannot be used with",
+        ),
         (&["connection", "create", "c", "--gateway1", "g"], "--local-gateway"),
         (
             &[

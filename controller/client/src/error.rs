@@ -218,6 +218,17 @@ mod tests {
         assert_eq!(e.to_string(), "(A) first\n(B) second");
     }
 
+    /// The file is one that the controller's tests record.
+    #[test]
+    fn golden_errors_of_the_controller_are_read() {
+        let golden: serde_json::Value = tombolo_golden::golden!().read("../../../tests/golden/errors");
+        for (case, details) in [("one", 0), ("several", 2)] {
+            let e = ApiError::read(400, "PUT /x", golden[case].to_string().as_bytes());
+            assert!(!e.code.is_empty() && !e.message.is_empty(), "{case}: {e:?}");
+            assert!(e.target.is_some() && e.details.len() == details, "{case}: {e:?}");
+        }
+    }
+
     #[test]
     fn a_body_that_is_no_error_object_is_shown_as_it_is() {
         let e = ApiError::read(502, "GET /x", b"<html>bad gateway");

@@ -230,6 +230,26 @@ pub struct NewApiToken {
     pub token: String,
 }
 
+/// The packages of agents that a controller serves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Packages {
+    /// The folder on the controller's host.
+    pub folder: String,
+    /// What is in it, by name.
+    pub value: Vec<Package>,
+}
+
+/// A package that anybody may download from the controller, at `/packages/NAME`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Package {
+    /// The file's name: `tombolo-agent_VERSION_ARCHITECTURE.deb`.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// In hexadecimal digits.
+    pub sha256: String,
+}
+
 /// `{"value": […]}`.
 #[derive(Deserialize)]
 struct Listed<T> {
@@ -312,6 +332,15 @@ impl Client {
         self.fabric(Method::DELETE, &format!("tokens/{id}"), Body::None)
             .await
             .map(drop)
+    }
+
+    /// The packages of agents that the controller serves.
+    ///
+    /// # Errors
+    /// Those of the controller.
+    pub async fn packages(&self) -> Result<Packages, Error> {
+        let response = self.fabric(Method::GET, "packages", Body::None).await?;
+        self.typed(response).await
     }
 
     /// All agents.

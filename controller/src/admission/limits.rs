@@ -48,6 +48,9 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A stranger's request must have its answer by then: the bodies of requests that need no token are small.
 pub(super) const STRANGER_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// A stranger's download of a package must end by then: 6 MB at 160 kbit/s.
+pub(super) const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// Idle time after which a stranger's connection ends. Between the two requests of a join lie milliseconds.
 pub(super) const STRANGER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 

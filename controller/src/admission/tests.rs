@@ -560,3 +560,23 @@ proptest! {
         prop_assert_eq!(admission.counts().body_bytes, 0);
     }
 }
+
+#[test]
+fn a_stranger_that_downloads_a_package_gets_more_time() {
+    let mut admission = Admission::new(small());
+    let now = Instant::now();
+    let id = bring(&mut admission, ip(1), &Stage::Stranger, now);
+    admission.request_begins(id, now);
+    admission.download_begins(id, now);
+    assert_eq!(admission.expire(now + STRANGER_REQUEST_TIMEOUT), []);
+    // When the package is sent, the connection is one without requests.
+    let later = now + STRANGER_REQUEST_TIMEOUT;
+    admission.download_ends(id);
+    admission.request_ends(id, false, later);
+    assert_eq!(admission.expire(later + STRANGER_IDLE_TIMEOUT), [id]);
+
+    let id = bring(&mut admission, ip(2), &Stage::Stranger, now);
+    admission.request_begins(id, now);
+    admission.download_begins(id, now);
+    assert_eq!(admission.expire(now + DOWNLOAD_TIMEOUT), [id], "but not for ever");
+}

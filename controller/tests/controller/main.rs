@@ -6,9 +6,11 @@
 mod agents;
 mod fabric;
 mod fake_agent;
+mod golden;
 mod health;
 mod hybrid;
 mod login;
+mod packages;
 mod port;
 mod refusals;
 mod resources;

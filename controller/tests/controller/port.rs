@@ -52,7 +52,7 @@ async fn connect(world: &World, config: ClientConfig) -> TlsStream<TcpStream> {
 }
 
 /// A connection of a stranger that offers this protocol.
-async fn stranger(world: &World, protocol: &[u8]) -> TlsStream<TcpStream> {
+pub(crate) async fn stranger(world: &World, protocol: &[u8]) -> TlsStream<TcpStream> {
     let mut config = trusting(world, aws_lc_rs::DEFAULT_KX_GROUPS, &rustls::version::TLS13);
     config.alpn_protocols = vec![protocol.to_vec()];
     connect(world, config).await

@@ -169,6 +169,11 @@ pub trait Hosts: Send + Sync {
         process::start(&self.wrap(host, argv), log, environment, tied)
     }
 
+    /// How many programs may run on the hosts at once before they answer too late.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// The processes that run on the host.
     fn processes(&self, host: &str) -> Vec<i32>;
 

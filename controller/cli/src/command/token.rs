@@ -70,7 +70,13 @@ pub(crate) struct Create {
     /// Print user-data for cloud-init: a machine that is created with it joins by itself
     #[arg(long)]
     cloud_init: bool,
-    /// Where the machine gets the package tombolo-agent from; without it, the machine's image must have the package
+    /// Which of the controller's packages the machine installs, by file name; needed if the controller has several
+    #[arg(long, value_name = "NAME", requires = "cloud_init", conflicts_with_all = ["package_url", "no_package"])]
+    package: Option<String>,
+    /// The machine's image has the package tombolo-agent: download nothing
+    #[arg(long, requires = "cloud_init", conflicts_with = "package_url")]
+    no_package: bool,
+    /// Where the machine gets the package tombolo-agent from, instead of the controller
     #[arg(long, value_name = "URL", value_parser = cloud_init::url, requires_all = ["cloud_init", "package_sha256"])]
     package_url: Option<String>,
     /// The SHA-256 of the package, in hexadecimal digits
@@ -132,6 +138,8 @@ impl Create {
             None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
                 .context("the agent needs a name of its own: --agent NAME")?,
         };
+        // Before the token is made, so that no token is left over when there is no package.
+        let package = self.package(c).await?;
         // Opened first: a token that cannot be saved is not made.
         let file = self.save.as_deref().map(new_private).transpose()?;
         let token = match c.client.create_token(&agent, &binding, self.ttl).await {
@@ -144,11 +152,7 @@ impl Create {
             }
         };
         let secret = if self.cloud_init {
-            let package = match (&self.package_url, &self.package_sha256) {
-                (Some(url), Some(sha256)) => Some(cloud_init::Package { url, sha256 }),
-                _ => None,
-            };
-            cloud_init::user_data(agent.as_str(), c.client.base(), &token.token, package)?
+            cloud_init::user_data(agent.as_str(), c.client.base(), &token.token, package.as_ref())?
         } else {
             format!("{}\n", token.token)
         };
@@ -200,6 +204,24 @@ impl Create {
             }
         }
         c.settle().await
+    }
+
+    /// The package that the user-data installs; none: the image has it, or no user-data is wanted.
+    async fn package(&self, c: &Context) -> Result<Option<cloud_init::Package>> {
+        if let (Some(url), Some(sha256)) = (&self.package_url, &self.package_sha256) {
+            let (url, sha256) = (url.clone(), sha256.clone());
+            return Ok(Some(cloud_init::Package { url, sha256, ca: None }));
+        }
+        if !self.cloud_init || self.no_package {
+            return Ok(None);
+        }
+        let served = c.client.packages().await?;
+        let package = cloud_init::choose(&served, self.package.as_deref())?;
+        Ok(Some(cloud_init::Package {
+            url: format!("{}/packages/{}", c.client.base(), package.name),
+            sha256: package.sha256.clone(),
+            ca: Some(c.client.ca().await?),
+        }))
     }
 
     /// What the agent will stand for, with a name for it.

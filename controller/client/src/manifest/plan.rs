@@ -461,3 +461,6 @@ fn references<'a>(value: &'a Value, out: &mut Vec<&'a str>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod golden;

@@ -129,3 +129,26 @@ async fn agents(folder: &Path, state: &State) -> BTreeMap<String, String> {
         .map(|a| (a.agent.to_string(), text(a)))
         .collect()
 }
+
+#[cfg(test)]
+mod golden {
+    use super::{Row, Status};
+    use tombolo_golden::golden;
+
+    #[test]
+    fn output_of_lab_status() {
+        let host = |underlay: Option<&str>| Row {
+            host: "vm".into(),
+            underlay: underlay.map(|a| a.parse().unwrap()),
+            overlay: vec!["10.1.0.4".parse().unwrap()],
+            state: "up".into(),
+        };
+        let status = Status {
+            name: "hub-spoke".into(),
+            state_dir: "/run/tombolo-lab/hub-spoke".into(),
+            complete: true,
+            hosts: vec![host(Some("198.51.100.10")), host(None)],
+        };
+        golden!().written("status", &[("lab", status)]);
+    }
+}

@@ -460,6 +460,10 @@ impl Hosts for Machines {
         process::start(&self.wrap_signalled(host, &all), log, &[], tied)
     }
 
+    fn at_once(&self) -> usize {
+        if self.accelerator() == "kvm" { usize::MAX } else { 3 }
+    }
+
     fn processes(&self, host: &str) -> Vec<i32> {
         self.namespaces.processes(host)
     }

@@ -6,7 +6,7 @@ use crate::private::write_private;
 use crate::site::EDGE_LINE;
 use crate::topology::Host;
 use anyhow::{Context, Result, bail};
-use futures::future::try_join_all;
+use futures::TryStreamExt as _;
 use serde_json::Value;
 use std::fs;
 use std::net::IpAddr;
@@ -36,7 +36,10 @@ impl Lab {
     pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
         let agents: Vec<_> = self.topology.agents().collect();
         self.progress.doing(format!("{} agents join", agents.len()));
-        try_join_all(agents.iter().map(|(name, host)| self.join(name, host))).await?;
+        futures::stream::iter(agents.iter().map(|(name, host)| Ok(self.join(name, host))))
+            .try_buffer_unordered(self.hosts.at_once())
+            .try_for_each(|()| std::future::ready(Ok(())))
+            .await?;
         for (name, _) in agents {
             self.launch_agent(name, tied)?;
             tokio::task::yield_now().await;

@@ -1,18 +1,36 @@
 //! User-data for cloud-init: a machine that is created with it installs the agent's package, joins, and runs.
 
+use crate::failure::{NotFound, Usage};
 use anyhow::Result;
 use serde::Serialize;
+use tombolo_client::fabric::{Package as Served, Packages};
 
 /// Where the token lies until it was used. The folder is in memory, and gone with the next boot.
 const TOKEN_FILE: &str = "/run/tombolo-join.token";
 
-/// Downloads and installs: `$1` is the package's URL, `$2` its SHA-256. apt's own helper is on every image, follows the image's
-/// proxy settings, and leaves no file whose hash differs.
+/// Where the controller's certificate authority lies for the download of the package. apt downloads as a user of its own, so
+/// everybody may read it.
+const CA_FILE: &str = "/run/tombolo-controller-ca.pem";
+
+/// The options with which apt trusts [`CA_FILE`] alone. The controller is called directly, as agents do it: the image's proxy may
+/// not reach it.
+const TRUST: [&str; 4] = [
+    "-o",
+    "Acquire::https::CAInfo=/run/tombolo-controller-ca.pem",
+    "-o",
+    "Acquire::https::Proxy=DIRECT",
+];
+
+/// Downloads and installs: `$1` is the package's URL, `$2` its SHA-256, the rest are options of apt's helper. The helper is on every
+/// image, follows the image's proxy settings, tries again after 1, 2, 4, … s where a server is busy or not there yet, and leaves no
+/// file whose hash differs.
 const INSTALL: &str = "\
+url=$1 sha256=$2
+shift 2
 apt-get update
-/usr/lib/apt/apt-helper download-file \"$1\" /var/cache/apt/archives/tombolo-agent.deb \"SHA256:$2\"
+/usr/lib/apt/apt-helper -o Acquire::Retries=6 \"$@\" download-file \"$url\" /var/cache/apt/archives/tombolo-agent.deb \"SHA256:$sha256\"
 DEBIAN_FRONTEND=noninteractive apt-get install --yes /var/cache/apt/archives/tombolo-agent.deb
-rm -f /var/cache/apt/archives/tombolo-agent.deb
+rm -f /var/cache/apt/archives/tombolo-agent.deb /run/tombolo-controller-ca.pem
 ";
 
 /// Joins and starts: `$1` is the agent's name, `$2` the controller's URL, `$3` the file with the token.
@@ -23,16 +41,48 @@ systemctl enable --now \"tombolo-agent@$1\"
 ";
 
 /// A Debian package that anybody may serve: its hash says which one it is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Package<'a> {
-    pub(super) url: &'a str,
+#[derive(Debug, Clone)]
+pub(super) struct Package {
+    pub(super) url: String,
     /// In hexadecimal digits.
-    pub(super) sha256: &'a str,
+    pub(super) sha256: String,
+    /// The authority of the server's certificate, PEM; without it, those of the image.
+    pub(super) ca: Option<String>,
+}
+
+/// Chooses one of the controller's packages: the named one, or the only one.
+///
+/// # Errors
+/// There is none, or none of that name, or a name is needed.
+pub(super) fn choose<'a>(served: &'a Packages, name: Option<&str>) -> Result<&'a Served> {
+    let names: Vec<&str> = served.value.iter().map(|p| p.name.as_str()).collect();
+    let all = names.join(", ");
+    match (name, served.value.as_slice()) {
+        (_, []) => {
+            let what = format!(
+                "the controller has no package of the agent in its folder {}",
+                served.folder
+            );
+            let hint = "install the package tombolo-controller there, which brings the agent's, or copy a \
+                        tombolo-agent_VERSION_ARCHITECTURE.deb into that folder; or give --package-url and \
+                        --package-sha256; or --no-package, if the machine's image has the package";
+            Err(Usage::new(what, hint).into())
+        }
+        (Some(name), all_served) => {
+            let found = all_served.iter().find(|p| p.name == name);
+            found.ok_or_else(|| NotFound(format!("--package {name}: the controller has {all}")).into())
+        }
+        (None, [only]) => Ok(only),
+        (None, _) => {
+            let hint = format!("--package with one of: {all}");
+            Err(Usage::new("the controller has several packages of the agent", hint).into())
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct UserData<'a> {
-    write_files: [File<'a>; 1],
+    write_files: Vec<File<'a>>,
     runcmd: Vec<Vec<&'a str>>,
 }
 
@@ -48,20 +98,32 @@ struct File<'a> {
 ///
 /// # Errors
 /// YAML cannot express one of the texts.
-pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Option<Package<'_>>) -> Result<String> {
+pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Option<&Package>) -> Result<String> {
+    let owner = "root:root";
+    let mut files = vec![File {
+        path: TOKEN_FILE,
+        owner,
+        permissions: "0600",
+        content: format!("{token}\n"),
+    }];
     // The values are arguments of the scripts and no part of them, so nothing in them is ever run.
     let mut steps = Vec::new();
-    if let Some(Package { url, sha256 }) = package {
-        steps.push(vec!["sh", "-euc", INSTALL, "sh", url, sha256]);
+    if let Some(Package { url, sha256, ca }) = package {
+        let mut install = vec!["sh", "-euc", INSTALL, "sh", url, sha256];
+        if let Some(ca) = ca {
+            files.push(File {
+                path: CA_FILE,
+                owner,
+                permissions: "0644",
+                content: ca.clone(),
+            });
+            install.extend(TRUST);
+        }
+        steps.push(install);
     }
     steps.push(vec!["sh", "-euc", JOIN, "sh", agent, controller, TOKEN_FILE]);
     let data = UserData {
-        write_files: [File {
-            path: TOKEN_FILE,
-            owner: "root:root",
-            permissions: "0600",
-            content: format!("{token}\n"),
-        }],
+        write_files: files,
         runcmd: steps,
     };
     Ok(format!("#cloud-config\n{}", serde_norway::to_string(&data)?))
@@ -102,10 +164,65 @@ mod tests {
         serde_norway::from_str(rest).unwrap()
     }
 
+    fn package(ca: Option<&str>) -> Package {
+        Package {
+            url: URL.to_owned(),
+            sha256: "ab".to_owned(),
+            ca: ca.map(str::to_owned),
+        }
+    }
+
+    fn served(names: &[&str]) -> Packages {
+        let package = |name: &&str| Served {
+            name: (*name).to_owned(),
+            size: 1,
+            sha256: "ab".to_owned(),
+        };
+        Packages {
+            folder: "/folder".to_owned(),
+            value: names.iter().map(package).collect(),
+        }
+    }
+
+    #[test]
+    fn the_only_package_is_chosen_and_of_several_the_named_one() {
+        let one = served(&["one"]);
+        assert_eq!(choose(&one, None).unwrap().name, "one");
+        let two = served(&["one", "two"]);
+        assert_eq!(choose(&two, Some("two")).unwrap().name, "two");
+        let refused = choose(&two, Some("three")).unwrap_err();
+        assert!(
+            refused.is::<NotFound>() && refused.to_string().contains("one, two"),
+            "{refused}"
+        );
+        for several_or_none in [&two, &served(&[])] {
+            assert!(choose(several_or_none, None).unwrap_err().is::<Usage>());
+        }
+        let none = choose(&served(&[]), Some("one")).unwrap_err();
+        assert!(none.to_string().contains("/folder"), "{none}");
+    }
+
+    #[test]
+    fn the_authority_of_the_controller_is_trusted_for_its_own_package_alone() {
+        let pem = "-----BEGIN CERTIFICATE-----\n";
+        let data = read(&user_data("left-vm", CONTROLLER, "t", Some(&package(Some(pem)))).unwrap());
+        let file = &data["write_files"][1];
+        assert_eq!(
+            (file["path"].as_str(), file["permissions"].as_str()),
+            (Some(CA_FILE), Some("0644"))
+        );
+        assert_eq!(file["content"], pem);
+        let words = data["runcmd"][0].as_sequence().unwrap();
+        let option = format!("Acquire::https::CAInfo={CA_FILE}");
+        assert!(words.iter().any(|w| *w == option.as_str()), "{words:?}");
+        let data = read(&user_data("left-vm", CONTROLLER, "t", Some(&package(None))).unwrap());
+        assert_eq!(data["write_files"].as_sequence().unwrap().len(), 1);
+        assert!(!serde_norway::to_string(&data).unwrap().contains("CAInfo"));
+    }
+
     #[test]
     fn the_token_is_in_a_private_file_and_in_no_command() {
-        let package = Package { url: URL, sha256: "ab" };
-        let data = read(&user_data("left-vm", CONTROLLER, "tmb1.a.b.c", Some(package)).unwrap());
+        let data = read(&user_data("left-vm", CONTROLLER, "tmb1.a.b.c", Some(&package(None))).unwrap());
         let file = &data["write_files"][0];
         assert_eq!(file["content"], "tmb1.a.b.c\n");
         assert_eq!(file["permissions"], "0600");
@@ -116,6 +233,13 @@ mod tests {
             commands.contains(URL) && commands.contains("systemctl enable --now"),
             "{commands}"
         );
+    }
+
+    #[test]
+    fn golden_user_data() {
+        let package = Package { url: URL, sha256: "ab" };
+        let data = user_data("left-vm", CONTROLLER, "tmb1.a.b.c", Some(package)).unwrap();
+        tombolo_golden::golden!().text("user_data.yaml", &data);
     }
 
     #[test]

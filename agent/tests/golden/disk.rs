@@ -1,0 +1,112 @@
+//! The files of the state directory.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use tombolo_agent::apply::plan::Numbers;
+use tombolo_agent::config::Config;
+use tombolo_agent::keep::LastGood;
+use tombolo_agent::state::file;
+use tombolo_golden::golden;
+use tombolo_proto::config::{AgentConfig, Probes, Role};
+use tombolo_proto::id::{AgentId, ResourceId, Revision};
+
+fn agent() -> AgentId {
+    "hub-vm".parse().unwrap()
+}
+
+fn settings() -> Config {
+    Config {
+        agent: agent(),
+        controller: "https://192.0.2.1:8443".into(),
+        listen_port: 51_821,
+        endpoints: vec!["192.0.2.7:51821".parse().unwrap()],
+        quic_port: Some(443),
+        interface: "tl-hub-vm".into(),
+        customer_interface: Some("eth1".into()),
+        allow_default_route: true,
+        internet_exit: true,
+        protected_networks: vec!["198.51.100.0/24".parse().unwrap()],
+        lanes: 4,
+        metrics_listen: Some("127.0.0.1:9469".parse().unwrap()),
+        offload: false,
+        receive_buffer: Some(1_000_000),
+        fwmark: 7,
+        table: Some(1000),
+    }
+}
+
+/// `agent.toml`: names that operators write.
+#[test]
+fn settings_of_the_operator() {
+    let minimal = Config::new(agent(), "https://192.0.2.1:8443".into());
+    for (name, settings) in [("full", settings()), ("new", minimal)] {
+        let text = toml::to_string(&settings).unwrap();
+        golden!().text(&format!("agent.{name}.toml"), &text);
+        let read: Config = toml::from_str(&text).unwrap();
+        assert_eq!(read, settings);
+    }
+}
+
+/// An `agent.toml` with nothing but what has no default.
+#[test]
+fn settings_without_any_option() {
+    let text =
+        "agent = \"hub-vm\"\ncontroller = \"https://192.0.2.1:8443\"\nlisten_port = 51820\ninterface = \"tl-hub-vm\"\n";
+    let read: Config = toml::from_str(text).unwrap();
+    assert_eq!(read, Config::new(agent(), "https://192.0.2.1:8443".into()));
+}
+
+#[test]
+fn files_of_the_state_directory() {
+    let names = [
+        ("config", file::CONFIG),
+        ("linkKey", file::LINK_KEY),
+        ("tlsKey", file::TLS_KEY),
+        ("certificate", file::CERTIFICATE),
+        ("ca", file::CA),
+        ("lastGood", file::LAST_GOOD),
+        ("endpoints", file::ENDPOINTS),
+        ("numbers", file::NUMBERS),
+        ("bgp", file::BGP),
+        ("adminSocket", file::ADMIN_SOCKET),
+        ("lock", file::LOCK),
+    ];
+    let names = names.map(|(name, file)| (name, file.to_owned()));
+    golden!().cases("file_names", &names);
+
+    let numbers = Numbers {
+        table: 1000,
+        default_table: 1001,
+        offset: 7,
+        fwmark: 9,
+    };
+    golden!().document("numbers", &numbers);
+    // Derived from the device's name: after an upgrade an agent must find the rules of the version before.
+    let derived = Numbers::of("tl-hub-vm", None, 0x746d);
+    golden!().document("derived_numbers", &derived);
+
+    let endpoints: BTreeMap<AgentId, SocketAddr> =
+        BTreeMap::from([("spoke-vm".parse().unwrap(), "192.0.2.8:51820".parse().unwrap())]);
+    golden!().document("endpoints", &endpoints);
+
+    let last_good = LastGood {
+        revision: Revision(7),
+        digest: "ab".into(),
+        config: AgentConfig {
+            agent: agent(),
+            vnet: ResourceId::new("/vnet"),
+            address_space: vec![],
+            mtu: 1420,
+            probes: Probes::default(),
+            role: Role::Vm {
+                nics: vec![],
+                served: vec![],
+                gateways: vec![],
+            },
+            subnets: vec![],
+            spaces: vec![],
+            links: vec![],
+        },
+    };
+    golden!().document("last_good", &last_good);
+}

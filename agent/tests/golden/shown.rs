@@ -1,0 +1,153 @@
+//! What the agent's socket shows: status and metrics.
+
+use std::collections::BTreeMap;
+use tombolo_agent::agent::AgentView;
+use tombolo_agent::apply::learned::{Clash, Need};
+use tombolo_agent::metrics;
+use tombolo_engine::link::AdvertisementStats;
+use tombolo_golden::{every_variant, golden, metrics_of};
+use tombolo_proto::id::{ResourceId, Revision};
+use tombolo_proto::status::{
+    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, RefusedRoutes, Totals,
+};
+
+fn totals() -> Totals {
+    Totals {
+        tun_in: 1,
+        tun_out: 2,
+        link_in: 3,
+        link_out: 4,
+        replied: 5,
+        dropped: 6,
+    }
+}
+
+/// Every metric has a sample: each list has an entry, and each option a value.
+fn status() -> AgentStatus {
+    AgentStatus {
+        applied: Revision(7),
+        digest: "ab".into(),
+        links: vec![LinkStatus {
+            peer: "spoke-vm".parse().unwrap(),
+            state: LinkState::Up,
+            reason: None,
+            endpoint: None,
+            transport: Carrier::Quic,
+            rtt_ms: Some(1.5),
+            mtu: Some(1420),
+            loss: Some(0.25),
+            handshake_age: Some(12.5),
+            rx_bytes: 1,
+            tx_bytes: 2,
+            rx_packets: 3,
+            tx_packets: 4,
+        }],
+        drops: BTreeMap::from([("no_route".into(), 3)]),
+        totals: totals(),
+        down: vec![],
+        learned: vec![],
+        bgp: vec![BgpPeerStatus {
+            neighbour: ResourceId::new("/connections/to-site"),
+            address: "172.16.0.1".parse().unwrap(),
+            local_address: "10.1.255.4".parse().unwrap(),
+            asn: 65_021,
+            state: BgpPeerState::Connected,
+            since: 60.5,
+            received: 5,
+            sent: 6,
+            last_error: None,
+        }],
+        refused_routes: vec![RefusedRoutes {
+            sender: Some("site-gw".into()),
+            reason: "martian".into(),
+            count: 7,
+            example: "127.0.0.0/8".parse().unwrap(),
+            detail: None,
+        }],
+    }
+}
+
+fn full() -> AgentView {
+    AgentView {
+        agent: "hub-vm".parse().unwrap(),
+        controller: "https://192.0.2.1:8443".into(),
+        connected: true,
+        interface: "tl-hub-vm".into(),
+        offload: true,
+        last_apply_seconds: 0.5,
+        configurations_received: 3,
+        rejected: Some("mtu".into()),
+        filter_problem: Some("no nft".into()),
+        certificate_expiry: Some(1_800_000_000),
+        tun_errors: 1,
+        udp_errors: 2,
+        udp_overflow: 3,
+        lanes: vec![totals()],
+        route_advertisements: AdvertisementStats {
+            received: 1,
+            applied: 2,
+            superseded: 3,
+            refused: 4,
+            malformed: 5,
+        },
+        table_rebuilds: 9,
+        status: status(),
+    }
+}
+
+#[test]
+fn status_of_the_agent() {
+    let minimal = AgentView {
+        agent: "hub-vm".parse().unwrap(),
+        controller: "https://192.0.2.1:8443".into(),
+        connected: false,
+        interface: "tl-hub-vm".into(),
+        offload: false,
+        last_apply_seconds: 0.0,
+        configurations_received: 0,
+        rejected: None,
+        filter_problem: None,
+        certificate_expiry: None,
+        tun_errors: 0,
+        udp_errors: 0,
+        udp_overflow: 0,
+        lanes: vec![],
+        route_advertisements: AdvertisementStats::default(),
+        table_rebuilds: 0,
+        status: AgentStatus::default(),
+    };
+    golden!().cases("agent_view", &[("full", full()), ("minimal", minimal)]);
+}
+
+#[test]
+fn metrics_of_the_agent() {
+    golden!().text("metrics.txt", &metrics_of(&metrics::text(&full())));
+}
+
+/// Reasons of `tombolo_routes_refused` for which the host is to blame.
+#[test]
+fn reasons_of_the_host() {
+    let network = || "192.0.2.0/24".parse().unwrap();
+    let needs = [Need::Controller, Need::NameServer, Need::Endpoint, Need::Protected];
+    every_variant!(
+        Need {
+            Controller,
+            NameServer,
+            Endpoint,
+            Protected
+        },
+        &needs
+    );
+    let mut clashes = vec![Clash::Connected(network(), "eth0".into()), Clash::Default];
+    clashes.extend(needs.map(|need| Clash::Needed(network(), need)));
+    every_variant!(
+        Clash {
+            Connected,
+            Needed,
+            Default
+        },
+        &clashes
+    );
+    let names: Vec<&str> = clashes.iter().map(Clash::name).collect();
+    golden!().written("host_reasons", &[("names", names)]);
+}

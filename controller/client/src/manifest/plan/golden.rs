@@ -1,0 +1,51 @@
+//! What `tombolo diff` and `tombolo apply` print as JSON, as recorded files.
+
+use super::{Action, Plan, Step};
+use crate::manifest::order::{Kind, Rank};
+use crate::path::Group;
+use serde_json::{Value, json};
+use tombolo_golden::{all_of, golden};
+
+fn step(action: Action, kind: Kind, note: Option<String>) -> Step {
+    let group = Group::new("s", "lab");
+    Step {
+        action,
+        kind,
+        name: "hub".into(),
+        path: group.path(),
+        group,
+        note,
+        before: Value::Null,
+        after: json!({"location": "region1"}),
+        body: json!({"secret": "not shown"}),
+        sync: true,
+        rank: Rank::Vnet,
+    }
+}
+
+#[test]
+fn plans() {
+    let kinds = all_of!(Kind {
+        ResourceGroup,
+        RouteTable,
+        PublicIpAddress,
+        VirtualNetwork,
+        Subnet,
+        VirtualNetworkGateway,
+        Peering,
+        NetworkInterface,
+        LocalNetworkGateway,
+        Circuit,
+        Connection
+    });
+    let actions = all_of!(Action {
+        Create,
+        Update,
+        Unchanged,
+        Delete
+    });
+    let steps = kinds.into_iter().zip(actions.into_iter().cycle());
+    let mut steps: Vec<_> = steps.map(|(kind, action)| step(action, kind, None)).collect();
+    steps.push(step(Action::Update, Kind::Peering, Some("is synced".into())));
+    golden!().written("plan", &[("steps", Plan { steps })]);
+}

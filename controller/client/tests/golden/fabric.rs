@@ -1,0 +1,271 @@
+//! Requests to the fabric API, and its answers as the client reads and shows them.
+
+use std::collections::BTreeMap;
+use tombolo_client::fabric::{
+    AgentRevision, AgentView, Binding, DeviceBgp, DeviceConfig, DeviceTunnel, ExplainRequest, NewApiToken, NewToken,
+    Probe, Probed, Rejected, Revisions, Token, Waited,
+};
+use tombolo_golden::{every_variant, golden};
+use tombolo_proto::config::CircuitLink;
+use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId, Revision};
+use tombolo_proto::probe::{ProbeKind, ProbeReport};
+use tombolo_proto::status::AgentStatus;
+
+/// One controller's golden files are another program's input: the client reads what the controller records.
+const CONTROLLER: &str = "../../../tests/golden";
+const TOPOLOGY: &str = "../../../topology/tests/golden";
+
+fn agent(name: &str) -> AgentId {
+    name.parse().unwrap()
+}
+
+fn bindings() -> Vec<(&'static str, Binding)> {
+    let bindings = vec![
+        (
+            "vm",
+            Binding::Vm {
+                vm: ResourceId::new("/vm"),
+                nics: vec![ResourceId::new("/nic")],
+                served: vec![ResourceId::new("/subnet")],
+            },
+        ),
+        (
+            "gateway",
+            Binding::Gateway {
+                gateway: ResourceId::new("/gateway"),
+                ip_configuration: "one".into(),
+            },
+        ),
+        (
+            "edge",
+            Binding::Edge {
+                circuit: ResourceId::new("/circuit"),
+                link: CircuitLink::Secondary,
+            },
+        ),
+    ];
+    every_variant!(
+        Binding { Vm, Gateway, Edge },
+        bindings.iter().map(|(_, binding)| binding)
+    );
+    bindings
+}
+
+fn binding() -> Binding {
+    bindings().swap_remove(0).1
+}
+
+#[test]
+fn tokens() {
+    golden!().cases("binding", &bindings());
+    let new = NewToken {
+        id: "0123456789abcdef".into(),
+        token: "tmb1.0123456789abcdef.secret.pin".into(),
+        agent: agent("vm"),
+        expires: 1_800_000_000,
+    };
+    golden!().document("new_token", &new);
+    let token = Token {
+        id: "0123456789abcdef".into(),
+        agent: agent("vm"),
+        binding: binding(),
+        expires: 1_800_000_000,
+    };
+    golden!().document("token", &token);
+    let new = NewApiToken {
+        id: "0123456789abcdef".into(),
+        name: "ci".into(),
+        token: "tmba.0123456789abcdef.secret".into(),
+    };
+    golden!().document("new_api_token", &new);
+}
+
+fn rejected() -> Rejected {
+    Rejected {
+        revision: Revision(7),
+        reason: "mtu".into(),
+    }
+}
+
+#[test]
+fn agents() {
+    let full = AgentView {
+        id: agent("vm"),
+        binding: binding(),
+        public_key: PublicKey([1; 32]),
+        endpoints: vec!["192.0.2.7:51820".parse().unwrap()],
+        quic_endpoint: Some("192.0.2.7:443".parse().unwrap()),
+        lanes: Some(4),
+        revoked: true,
+        connected: true,
+        applied_revision: Some(Revision(6)),
+        applied_digest: Some("ab".into()),
+        desired_digest: Some("cd".into()),
+        rejected: Some(rejected()),
+        status: Some(AgentStatus::default()),
+    };
+    let minimal = AgentView {
+        id: agent("vm"),
+        binding: binding(),
+        public_key: PublicKey([1; 32]),
+        endpoints: vec![],
+        quic_endpoint: None,
+        lanes: None,
+        revoked: false,
+        connected: false,
+        applied_revision: None,
+        applied_digest: None,
+        desired_digest: None,
+        rejected: None,
+        status: None,
+    };
+    golden!().cases("agent_view", &[("full", full), ("minimal", minimal)]);
+}
+
+#[test]
+fn revisions() {
+    let line = |applied, rejected| AgentRevision {
+        agent: agent("vm"),
+        connected: true,
+        applied,
+        up_to_date: false,
+        rejected,
+    };
+    let revisions = Revisions {
+        desired: Revision(7),
+        in_force: Revision(6),
+        agents: vec![line(Some(Revision(6)), Some(rejected())), line(None, None)],
+    };
+    golden!().document("revisions", &revisions);
+    let waited = Waited {
+        in_force: false,
+        waiting_for: vec![agent("vm")],
+    };
+    golden!().document("waited", &waited);
+}
+
+/// The controller's tests send these requests.
+#[test]
+fn questions() {
+    let full = ExplainRequest {
+        from: "vm-a".into(),
+        to: "vm-b".into(),
+        protocol: Some("tcp".into()),
+        destination_port: Some(443),
+        ttl: Some(2),
+    };
+    let minimal = ExplainRequest {
+        from: "vm-a".into(),
+        to: "vm-b".into(),
+        protocol: None,
+        destination_port: None,
+        ttl: None,
+    };
+    golden!().cases("explain_request", &[("full", full), ("minimal", minimal)]);
+    let full = Probe {
+        from: "vm-a".into(),
+        to: "vm-b".into(),
+        kind: ProbeKind::Trace,
+        count: Some(2),
+        interval_ms: Some(100),
+        timeout_ms: Some(200),
+        max_ttl: Some(8),
+    };
+    let minimal = Probe {
+        from: "vm-a".into(),
+        to: "vm-b".into(),
+        kind: ProbeKind::Ping,
+        count: None,
+        interval_ms: None,
+        timeout_ms: None,
+        max_ttl: None,
+    };
+    golden!().cases("probe", &[("full", full), ("minimal", minimal)]);
+    let report = || ProbeReport {
+        sent: 3,
+        received: 0,
+        rtts_ms: vec![],
+        hops: vec![],
+        error: None,
+    };
+    let full = Probed {
+        from: Some("10.1.0.4".parse().unwrap()),
+        to: Some("10.2.0.4".parse().unwrap()),
+        report: report(),
+    };
+    let minimal = Probed {
+        from: None,
+        to: None,
+        report: report(),
+    };
+    golden!().cases("probed", &[("full", full), ("minimal", minimal)]);
+}
+
+fn device(full: bool) -> DeviceConfig {
+    let tunnel = |endpoint: Option<&str>| DeviceTunnel {
+        agent: agent("hub-gw0"),
+        public_key: PublicKey([1; 32]),
+        endpoint: endpoint.map(|e| e.parse().unwrap()),
+    };
+    DeviceConfig {
+        connection: ResourceId::new("/connection"),
+        gateway: ResourceId::new("/gateway"),
+        site: ResourceId::new("/site"),
+        port: 51_820,
+        public_key: full.then_some(PublicKey([7; 32])),
+        mtu: 1420,
+        preshared_key: PresharedKey([2; 32]),
+        instances: vec![tunnel(full.then_some("192.0.2.7:51820"))],
+        prefixes: vec!["10.1.0.0/16".parse().unwrap()],
+        site_prefixes: vec!["10.9.0.0/16".parse().unwrap()],
+        bgp: full.then(|| DeviceBgp {
+            address: "172.16.0.1".parse().unwrap(),
+            asn: 65_021,
+            gateway_address: "10.1.255.254".parse().unwrap(),
+            gateway_asn: 65_515,
+        }),
+    }
+}
+
+#[test]
+fn configurations_of_devices() {
+    golden!().cases("device_config", &[("full", device(true)), ("minimal", device(false))]);
+}
+
+/// Every answer that the controller's tests record is one that the client reads.
+#[test]
+fn answers_of_the_controller() {
+    let golden = golden!();
+    let devices: BTreeMap<String, DeviceConfig> = golden.read(&format!("{TOPOLOGY}/device_config"));
+    assert_eq!(devices["full"].instances.len(), 2);
+    let bindings: BTreeMap<String, Binding> = golden.read(&format!("{TOPOLOGY}/binding"));
+    assert_eq!(bindings.len(), 3);
+
+    #[derive(serde::Deserialize)]
+    struct Answers {
+        tokens: Listed<Token>,
+        agents: Listed<AgentView>,
+        agent: AgentView,
+        revisions: Revisions,
+        waited: Waited,
+        probed: Probed,
+        token: NewToken,
+        #[serde(rename = "apiToken")]
+        api_token: NewApiToken,
+    }
+    #[derive(serde::Deserialize)]
+    struct Listed<T> {
+        value: Vec<T>,
+    }
+    let answers: Answers = golden.read(&format!("{CONTROLLER}/fabric_answers"));
+    assert_eq!((answers.tokens.value.len(), answers.agents.value.len()), (1, 3));
+    assert!(answers.agent.applied_revision.is_some() && answers.agent.status.is_some());
+    assert_eq!(answers.revisions.agents.len(), 3);
+    assert_eq!(
+        (answers.waited.in_force, answers.waited.waiting_for),
+        (false, vec![agent("vm-b")])
+    );
+    assert_eq!(answers.probed.report.sent, 3);
+    assert_eq!(answers.token.agent, agent("vm-d"));
+    assert_eq!(answers.api_token.name, "ci");
+}

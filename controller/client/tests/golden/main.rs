@@ -1,0 +1,7 @@
+//! What the client sends, and what people's files say, as recorded files.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod fabric;
+mod hybrid;
+mod network;

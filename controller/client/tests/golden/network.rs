@@ -1,0 +1,146 @@
+//! Declarative files: networks.
+
+use std::collections::BTreeMap;
+use tombolo_client::manifest::{
+    Document, Named, NetworkInterface, NextHopType, NicIpConfiguration, Peering, Prefix, PublicIpAddress, Route,
+    RouteTable, Subnet, VirtualNetwork,
+};
+use tombolo_golden::{all_of, golden};
+use tombolo_proto::config::Transport;
+
+pub(super) fn prefix(text: &str) -> Prefix {
+    Prefix(text.parse().unwrap())
+}
+
+pub(super) fn named<T>(items: impl IntoIterator<Item = (&'static str, T)>) -> Named<T> {
+    items.into_iter().map(|(name, item)| (name.to_owned(), item)).collect()
+}
+
+pub(super) fn tags() -> BTreeMap<String, String> {
+    BTreeMap::from([("owner".into(), "net".into())])
+}
+
+fn vnet() -> VirtualNetwork {
+    let one = Subnet {
+        address_prefix: Some(prefix("10.1.0.0/24")),
+        address_prefixes: vec![],
+        route_table: Some("table".into()),
+    };
+    let several = Subnet {
+        address_prefix: None,
+        address_prefixes: vec![prefix("10.1.1.0/24"), prefix("fd00:1::/64")],
+        route_table: None,
+    };
+    let peering = Peering {
+        remote_virtual_network: "spoke".into(),
+        allow_virtual_network_access: false,
+        allow_forwarded_traffic: true,
+        allow_gateway_transit: true,
+        use_remote_gateways: true,
+        do_not_verify_remote_gateways: true,
+        transport: Transport::WireGuard,
+    };
+    VirtualNetwork {
+        location: Some("region2".into()),
+        tags: tags(),
+        address_space: vec![prefix("10.1.0.0/16"), prefix("fd00:1::/48")],
+        subnets: named([("one", one), ("several", several)]),
+        peerings: named([("to-spoke", peering)]),
+    }
+}
+
+fn table() -> RouteTable {
+    let types = all_of!(NextHopType {
+        VirtualAppliance,
+        VirtualNetworkGateway,
+        VnetLocal,
+        Internet,
+        None
+    });
+    let names = ["appliance", "gateway", "local", "internet", "none"];
+    let route = |(name, next_hop_type): (&'static str, NextHopType)| {
+        let route = Route {
+            address_prefix: prefix("10.0.0.0/8"),
+            next_hop_type,
+            next_hop_ip_address: (name == "appliance").then(|| "10.1.0.9".parse().unwrap()),
+        };
+        (name, route)
+    };
+    RouteTable {
+        location: Some("region2".into()),
+        tags: tags(),
+        disable_bgp_route_propagation: true,
+        routes: named(names.into_iter().zip(types).map(route)),
+    }
+}
+
+fn interfaces() -> Named<NetworkInterface> {
+    let simple = NetworkInterface {
+        location: Some("region2".into()),
+        tags: tags(),
+        subnet: Some("hub/one".into()),
+        private_ip_address: Some("10.1.0.4".parse().unwrap()),
+        public_ip_address: Some("public".into()),
+        ip_configurations: Named::default(),
+        enable_ip_forwarding: true,
+    };
+    let configuration = |full: bool| NicIpConfiguration {
+        subnet: "hub/several".into(),
+        private_ip_address: full.then(|| "10.1.1.4".parse().unwrap()),
+        public_ip_address: full.then(|| "public".into()),
+    };
+    let several = NetworkInterface {
+        location: None,
+        tags: BTreeMap::new(),
+        subnet: None,
+        private_ip_address: None,
+        public_ip_address: None,
+        ip_configurations: named([("full", configuration(true)), ("minimal", configuration(false))]),
+        enable_ip_forwarding: false,
+    };
+    named([("simple", simple), ("several", several)])
+}
+
+fn public() -> PublicIpAddress {
+    PublicIpAddress {
+        location: Some("region2".into()),
+        tags: tags(),
+        ip_address: Some("192.0.2.9".parse().unwrap()),
+    }
+}
+
+#[test]
+fn declarative_files() {
+    let full = Document {
+        resource_group: Some("lab".into()),
+        location: Some("region1".into()),
+        virtual_networks: named([("hub", vnet())]),
+        route_tables: named([("table", table())]),
+        network_interfaces: interfaces(),
+        public_ip_addresses: named([("public", public())]),
+        virtual_network_gateways: super::hybrid::gateways(),
+        connections: super::hybrid::connections(),
+        local_network_gateways: super::hybrid::sites(),
+        express_route_circuits: super::hybrid::circuits(),
+    };
+    golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
+}
+
+/// Every property that has a default may be left out.
+#[test]
+fn declarative_files_without_any_option() {
+    let text = r#"{
+        "virtualNetworks": {"v": {"addressSpace": ["10.1.0.0/16"], "subnets": {"s": {}},
+            "peerings": {"p": {"remoteVirtualNetwork": "w"}}}},
+        "routeTables": {"t": {"routes": {"r": {"addressPrefix": "10.0.0.0/8", "nextHopType": "None"}}}},
+        "networkInterfaces": {"n": {"ipConfigurations": {"i": {"subnet": "v/s"}}}},
+        "publicIPAddresses": {"a": {}},
+        "virtualNetworkGateways": {"g": {"virtualNetwork": "v", "ipConfigurations": {"i": {}}}},
+        "connections": {"c": {"virtualNetworkGateway1": "g", "peer": "e"}},
+        "localNetworkGateways": {"l": {}},
+        "expressRouteCircuits": {"e": {"privatePeering":
+            {"peerAsn": 65030, "primary": "172.16.1.0/30", "secondary": "172.16.1.4/30"}}}
+    }"#;
+    let read: Document = serde_json::from_str(text).unwrap();
+    golden!().document("manifest_defaults", &read);
+}

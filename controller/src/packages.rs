@@ -1,0 +1,373 @@
+//! Packages for new machines: the files `tombolo-agent_*.deb` of one folder, served read-only to whoever asks.
+//!
+//! A package is no secret, and its SHA-256 is in the user-data of the machine that downloads it. What strangers can use up is
+//! bounded: the names that are looked up, the size of a file, the downloads at a time, and the time of each.
+
+use crate::admission::Address;
+use crate::connections;
+use crate::http::PeerAddr;
+use crate::metrics::{Download, Metrics};
+use crate::rest::Rest;
+use crate::rest::failure::{Failure, ok, shown};
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Method, StatusCode};
+use nix::fcntl::OFlag;
+use serde::Serialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::io::AsyncReadExt as _;
+
+/// Largest package that is served, bytes. An agent's package has less than a tenth of this.
+const MAX_SIZE: u64 = 64 << 20;
+/// Longest file name that is looked up. Longer ones are no names of Debian's packages.
+const MAX_NAME: usize = 128;
+/// Packages that are listed. A folder holds one for each architecture.
+const MAX_LISTED: usize = 16;
+/// Downloads at a time. Each holds a file descriptor and some 200 KiB of buffers.
+const MAX_DOWNLOADS: usize = 32;
+/// Downloads at a time of one address. More machines behind one address wait for each other: apt tries again.
+const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
+/// Seconds after which a client may ask again when all downloads are taken.
+const RETRY_SECONDS: u64 = 2;
+/// Bytes that are read at a time: what HTTP/2 buffers for a stranger's stream.
+const CHUNK: usize = 64 << 10;
+
+/// The folder with packages, and the downloads from it that are under way.
+#[derive(Debug)]
+pub struct Packages {
+    folder: PathBuf,
+    downloads: Mutex<HashMap<Address, usize>>,
+}
+
+/// A package as it is listed.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Package {
+    name: String,
+    size: u64,
+    sha256: String,
+}
+
+impl Packages {
+    /// Serves the packages of a folder. The folder is read at each request, and need not exist.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            downloads: Mutex::default(),
+        }
+    }
+
+    /// Opens a package for reading. Returns its size with it, or none if there is no such package.
+    fn open(&self, name: &str) -> io::Result<Option<(File, u64)>> {
+        if !is_package_name(name) {
+            return Ok(None);
+        }
+        // A link could lead out of the folder, and opening a pipe would wait for its writer.
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let opened = File::options()
+            .read(true)
+            .custom_flags(flags.bits())
+            .open(self.folder.join(name));
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            // A link.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        let served = metadata.is_file() && metadata.len() <= MAX_SIZE;
+        Ok(served.then_some((file, metadata.len())))
+    }
+
+    /// The packages of the folder by name, with their hashes. Reads every file.
+    fn list(&self) -> io::Result<Vec<Package>> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| is_package_name(name))
+            .collect();
+        names.sort();
+        names.truncate(MAX_LISTED);
+        let mut found = Vec::new();
+        for name in names {
+            if let Some((file, size)) = self.open(&name)? {
+                let sha256 = sha256(file)?;
+                found.push(Package { name, size, sha256 });
+            }
+        }
+        Ok(found)
+    }
+
+    fn downloads(&self) -> MutexGuard<'_, HashMap<Address, usize>> {
+        self.downloads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one of the downloads that may run at a time. None: all are taken, or all of this address.
+    fn begin(self: &Arc<Self>, address: Address) -> Option<Slot> {
+        let mut downloads = self.downloads();
+        if downloads.values().sum::<usize>() >= MAX_DOWNLOADS {
+            return None;
+        }
+        let of_address = downloads.entry(address).or_default();
+        if *of_address >= MAX_DOWNLOADS_OF_ADDRESS {
+            return None;
+        }
+        *of_address += 1;
+        drop(downloads);
+        let packages = self.clone();
+        Some(Slot { packages, address })
+    }
+}
+
+/// A download that is under way; dropping it makes room for another one.
+#[derive(Debug)]
+struct Slot {
+    packages: Arc<Packages>,
+    address: Address,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut downloads = self.packages.downloads();
+        if let Some(n) = downloads.get_mut(&self.address) {
+            *n -= 1;
+            if *n == 0 {
+                downloads.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it stays in its folder.
+fn is_package_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-".contains(&b);
+    let inner = name
+        .strip_prefix("tombolo-agent_")
+        .and_then(|rest| rest.strip_suffix(".deb"));
+    name.len() <= MAX_NAME && inner.is_some_and(|inner| !inner.is_empty() && inner.bytes().all(plain))
+}
+
+/// SHA-256 of a file, in hexadecimal digits.
+fn sha256(mut file: File) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect());
+        }
+        hash.update(buffer.get(..n).unwrap_or_default());
+    }
+}
+
+/// The body of a download. It is counted when it is dropped: as complete if all bytes were handed on.
+struct Transfer {
+    file: tokio::fs::File,
+    left: u64,
+    metrics: Arc<Metrics>,
+    _slot: Slot,
+}
+
+impl Transfer {
+    /// The next bytes; none at the end.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let mut chunk = BytesMut::with_capacity(CHUNK);
+        // A file that grew is cut at the size that was promised.
+        let read = (&mut self.file).take(self.left).read_buf(&mut chunk).await?;
+        if read == 0 {
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, "the package became shorter"));
+        }
+        self.left = self.left.saturating_sub(read as u64);
+        Ok(Some(chunk.freeze()))
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.metrics.downloaded(match self.left {
+            0 => Download::Complete,
+            _ => Download::Incomplete,
+        });
+    }
+}
+
+/// GET `/packages/{name}`: needs no token.
+pub(crate) async fn download(
+    State(rest): State<Arc<Rest>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (packages, asked) = (rest.packages.clone(), name.clone());
+    let opened = tokio::task::spawn_blocking(move || packages.open(&asked)).await;
+    let (file, size) = match opened.map_err(io::Error::from).flatten() {
+        Ok(Some(opened)) => opened,
+        Ok(None) => {
+            rest.app.metrics.downloaded(Download::NotFound);
+            let message = format!(
+                "{}: this controller has no such package. Packages are named tombolo-agent_VERSION_ARCHITECTURE.deb; \
+                 GET /fabric/v1/packages lists them.",
+                shown(&name)
+            );
+            return Err(Failure::missing("XPackageNotFound", message));
+        }
+        Err(error) => return Err(unreadable(&error)),
+    };
+    let head = |body: Body| {
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        let kind = HeaderValue::from_static("application/vnd.debian.binary-package");
+        headers.insert(CONTENT_TYPE, kind);
+        headers.insert(CONTENT_LENGTH, size.into());
+        response
+    };
+    if request.method() == Method::HEAD {
+        return Ok(head(Body::empty()));
+    }
+    let peer = request.extensions().get::<PeerAddr>();
+    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
+    let Some(slot) = rest.packages.begin(peer.into()) else {
+        rest.app.metrics.downloaded(Download::Busy);
+        let message = format!(
+            "{MAX_DOWNLOADS} packages are downloaded at a time, {MAX_DOWNLOADS_OF_ADDRESS} by one address: ask again \
+             in {RETRY_SECONDS} s."
+        );
+        let mut busy = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", message).into_response();
+        busy.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
+        return Ok(busy);
+    };
+    if let Some(open) = request.extensions().get::<connections::Request>() {
+        open.downloading();
+    }
+    let transfer = Transfer {
+        file: tokio::fs::File::from_std(file),
+        left: size,
+        metrics: rest.app.metrics.clone(),
+        _slot: slot,
+    };
+    let body = stream::try_unfold(transfer, |mut transfer| async move {
+        io::Result::Ok(transfer.next().await?.map(|chunk| (chunk, transfer)))
+    });
+    Ok(head(Body::from_stream(body)))
+}
+
+/// GET `/fabric/v1/packages`.
+pub(crate) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
+    let packages = rest.packages.clone();
+    let listed = tokio::task::spawn_blocking(move || packages.list()).await;
+    let value = listed
+        .map_err(io::Error::from)
+        .flatten()
+        .map_err(|error| unreadable(&error))?;
+    Ok(ok(&json!({"folder": rest.packages.folder, "value": value})))
+}
+
+/// The error is for the operator: strangers are not shown the folder.
+fn unreadable(error: &io::Error) -> Failure {
+    tracing::warn!(%error, "the folder of packages cannot be read: see --packages-dir");
+    let message = "The controller cannot read its folder of packages; its log says why.";
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "tombolo-agent_0.1.0-1_amd64.deb";
+
+    fn packages() -> (tempfile::TempDir, Arc<Packages>) {
+        let folder = tempfile::tempdir().unwrap();
+        let packages = Arc::new(Packages::new(folder.path().to_owned()));
+        (folder, packages)
+    }
+
+    #[test]
+    fn only_names_of_packages_are_looked_up() {
+        for good in [NAME, "tombolo-agent_1.0~rc1+b2-1_arm64.deb"] {
+            assert!(is_package_name(good), "{good}");
+        }
+        let long = format!("tombolo-agent_{}.deb", "1".repeat(MAX_NAME));
+        for bad in [
+            "",
+            "tombolo-agent_.deb",
+            "tombolo-agent.deb",
+            "tombolo_0.1.0-1_amd64.deb",
+            "tombolo-agent_1_amd64.deb.sig",
+            "../tombolo-agent_1_amd64.deb",
+            "tombolo-agent_/../x.deb",
+            "tombolo-agent_%2e.deb",
+            "tombolo-agent_\0.deb",
+            "tombolo-agent_ä.deb",
+            &long,
+        ] {
+            assert!(!is_package_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_plain_files_of_the_folder_are_listed() {
+        let (folder, packages) = packages();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path(NAME), b"abc").unwrap();
+        std::fs::write(path("secret.txt"), b"no package").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", path("tombolo-agent_2_amd64.deb")).unwrap();
+        std::fs::create_dir(path("tombolo-agent_3_amd64.deb")).unwrap();
+        nix::unistd::mkfifo(&path("tombolo-agent_4_amd64.deb"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let large = File::create(path("tombolo-agent_5_amd64.deb")).unwrap();
+        large.set_len(MAX_SIZE + 1).unwrap();
+        let listed = packages.list().unwrap();
+        // RFC 6234's test vector for "abc".
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".to_owned();
+        let (name, size) = (NAME.to_owned(), 3);
+        assert_eq!(listed, [Package { name, size, sha256 }]);
+        for n in 2..=5 {
+            let name = format!("tombolo-agent_{n}_amd64.deb");
+            assert!(packages.open(&name).unwrap().is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_has_no_packages() {
+        let packages = Packages::new("/nowhere/packages".into());
+        assert_eq!(packages.list().unwrap(), []);
+        assert!(packages.open(NAME).unwrap().is_none());
+    }
+
+    #[test]
+    fn downloads_are_limited_for_each_address_and_in_all() {
+        let (_folder, packages) = packages();
+        let address = |n: u8| Address::from(IpAddr::from([192, 0, 2, n]));
+        let mut slots = Vec::new();
+        for n in 0..MAX_DOWNLOADS / MAX_DOWNLOADS_OF_ADDRESS {
+            let n = u8::try_from(n).unwrap();
+            for _ in 0..MAX_DOWNLOADS_OF_ADDRESS {
+                slots.push(packages.begin(address(n)).unwrap());
+            }
+            assert!(packages.begin(address(n)).is_none(), "address {n} has its share");
+        }
+        assert!(packages.begin(address(200)).is_none(), "all are taken");
+        slots.pop();
+        slots.push(packages.begin(address(200)).unwrap());
+        slots.clear();
+        assert!(packages.downloads().is_empty(), "addresses are forgotten");
+    }
+}

@@ -1,0 +1,173 @@
+//! What the fabric API answers to `explain` and `device-config`.
+
+use super::{documents, id, ip, net};
+use tombolo_golden::{all_of, every_variant, golden};
+use tombolo_proto::id::{AgentId, PresharedKey, PublicKey};
+use tombolo_proto::route::RouteSource;
+use tombolo_topology::device::{self, DeviceBgp, DeviceConfig, DeviceTunnel};
+use tombolo_topology::explain::{Explanation, Hop, Ingress, MatchedRoute, Protocol, Question, Stop, TraceHop, Walk};
+
+fn agent(name: &str) -> AgentId {
+    name.parse().unwrap()
+}
+
+#[test]
+fn questions() {
+    let full = Question {
+        from: "vm-a".into(),
+        to: "10.3.0.4".into(),
+        protocol: Protocol::Tcp,
+        destination_port: Some(443),
+        ttl: Some(1),
+    };
+    let minimal = Question {
+        from: "vm-a".into(),
+        to: "vm-b".into(),
+        protocol: Protocol::Icmp,
+        destination_port: None,
+        ttl: None,
+    };
+    golden!().cases("question", &[("full", full), ("minimal", minimal)]);
+    golden!().document("protocol", &all_of!(Protocol { Icmp, Tcp, Udp }));
+}
+
+fn hops() -> Vec<Hop> {
+    let ingresses = [Ingress::Device {}, Ingress::Link { from: agent("vm-a") }];
+    every_variant!(Ingress { Device, Link }, &ingresses);
+    let [device, link] = ingresses;
+    let route = |name: Option<String>| MatchedRoute {
+        name,
+        source: RouteSource::User,
+        address_prefix: net("10.0.0.0/8"),
+        next_hop_type: "VirtualAppliance".into(),
+        next_hop_ip_address: vec![ip("10.1.0.9")],
+    };
+    golden!().cases(
+        "matched_route",
+        &[("full", route(Some("r".into()))), ("minimal", route(None))],
+    );
+    vec![
+        Hop {
+            agent: agent("vm-a"),
+            vnet: id("virtualNetworks/Hub"),
+            ingress: device,
+            ttl: 64,
+            subnet: Some(id("virtualNetworks/Hub/subnets/default")),
+            route: Some(route(Some("r".into()))),
+            verdict: "sends it on".into(),
+            next: Some(agent("vm-b")),
+            relation: Some("peering".into()),
+        },
+        Hop {
+            agent: agent("vm-b"),
+            vnet: id("virtualNetworks/Spoke1"),
+            ingress: link,
+            ttl: 64,
+            subnet: None,
+            route: None,
+            verdict: "delivers it".into(),
+            next: None,
+            relation: None,
+        },
+    ]
+}
+
+#[test]
+fn explanations() {
+    let stop = |resource, rule: Option<&str>| Stop {
+        agent: agent("vm-b"),
+        reason: "access_denied".into(),
+        resource,
+        rule: rule.map(Into::into),
+        text: "text".into(),
+        cause: "cause".into(),
+        remedy: "remedy".into(),
+    };
+    let explanation = |request, reply, trace| Explanation {
+        source: ip("10.1.0.4"),
+        destination: ip("10.3.0.4"),
+        protocol: Protocol::Udp,
+        reachable: true,
+        summary: "summary".into(),
+        request,
+        reply,
+        trace,
+    };
+    let full = explanation(
+        Walk {
+            delivered: true,
+            hops: hops(),
+            stop: None,
+        },
+        Some(Walk {
+            delivered: false,
+            hops: vec![],
+            stop: Some(stop(
+                Some(id("virtualNetworks/Hub/virtualNetworkPeerings/to-1")),
+                Some("P17"),
+            )),
+        }),
+        vec![
+            TraceHop {
+                ttl: 1,
+                agent: agent("vm-b"),
+                address: Some(ip("10.3.0.4")),
+            },
+            TraceHop {
+                ttl: 2,
+                agent: agent("vm-b"),
+                address: None,
+            },
+        ],
+    );
+    let minimal = explanation(
+        Walk {
+            delivered: false,
+            hops: vec![],
+            stop: Some(stop(None, None)),
+        },
+        None,
+        vec![],
+    );
+    golden!().cases("explanation", &[("full", full), ("minimal", minimal)]);
+}
+
+#[test]
+fn configurations_of_devices() {
+    let tunnel = |endpoint: Option<&str>| DeviceTunnel {
+        agent: agent("hub-gw0"),
+        public_key: PublicKey([1; 32]),
+        endpoint: endpoint.map(|e| e.parse().unwrap()),
+    };
+    let config = |public_key, instances, bgp| DeviceConfig {
+        connection: id("connections/site"),
+        gateway: id("virtualNetworkGateways/Vpn"),
+        site: id("localNetworkGateways/Site"),
+        port: 51_821,
+        public_key,
+        mtu: 1420,
+        preshared_key: PresharedKey([2; 32]),
+        instances,
+        prefixes: vec![net("10.1.0.0/16")],
+        site_prefixes: vec![net("10.9.0.0/16")],
+        bgp,
+    };
+    let bgp = DeviceBgp {
+        address: ip("172.16.0.1"),
+        asn: 65_021,
+        gateway_address: ip("10.1.255.254"),
+        gateway_asn: 65_515,
+    };
+    let full = config(
+        Some(PublicKey([7; 32])),
+        vec![tunnel(Some("192.0.2.7:51820")), tunnel(None)],
+        Some(bgp),
+    );
+    golden!().written(
+        "device_config",
+        &[("full", full), ("minimal", config(None, vec![], None))],
+    );
+    // Both ends of a connection derive the same key from its shared key, in every version.
+    let derived = device::config(&documents::topology(), &id("connections/site")).unwrap();
+    golden!().written("derived_device_config", &[("site", derived)]);
+}

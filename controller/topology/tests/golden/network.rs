@@ -1,0 +1,158 @@
+//! Documents of networks: groups, VNets, interfaces, public addresses, route tables.
+
+use super::{GROUP, bare, echoed, envelope, etag, id, ip, net};
+use serde_json::{Map, json};
+use std::collections::BTreeMap;
+use tombolo_golden::{all_of, every_variant, golden};
+use tombolo_proto::config::Transport;
+use tombolo_proto::id::ResourceId;
+use tombolo_topology::resource::{
+    NetworkInterface, NicIpConfiguration, Peering, PeeringState, PublicIpAddress, ResourceGroup, Route, RouteTable,
+    Subnet, UserNextHop, VirtualNetwork,
+};
+use uuid::Uuid;
+
+pub(super) fn group() -> ResourceGroup {
+    ResourceGroup {
+        id: ResourceId::new(GROUP),
+        location: "region1".into(),
+        tags: BTreeMap::from([("owner".into(), "net".into())]),
+    }
+}
+
+pub(super) fn vnet() -> VirtualNetwork {
+    let subnet = |name: &str, prefixes: &[&str]| Subnet {
+        id: id(&format!("virtualNetworks/Hub/subnets/{name}")),
+        etag: etag(),
+        prefixes: prefixes.iter().map(|p| net(p)).collect(),
+        route_table: Some(id("routeTables/Table")),
+        echoed: echoed(json!({"privateEndpointNetworkPolicies": "Disabled"})),
+    };
+    let gateways = Subnet {
+        id: id("virtualNetworks/Hub/subnets/GatewaySubnet"),
+        etag: etag(),
+        prefixes: vec![net("10.1.255.0/24")],
+        route_table: None,
+        echoed: Map::new(),
+    };
+    let states = all_of!(PeeringState {
+        Initiated,
+        Connected,
+        Disconnected
+    });
+    let transports = [Transport::Automatic, Transport::WireGuard, Transport::Quic];
+    let half = |(n, (state, transport)): (usize, (PeeringState, Transport))| Peering {
+        id: id(&format!("virtualNetworks/Hub/virtualNetworkPeerings/to-{n}")),
+        etag: etag(),
+        resource_guid: Uuid::from_u128(3),
+        remote_vnet: id(&format!("virtualNetworks/Spoke{n}")),
+        allow_virtual_network_access: true,
+        allow_forwarded_traffic: true,
+        allow_gateway_transit: true,
+        use_remote_gateways: false,
+        do_not_verify_remote_gateways: false,
+        transport,
+        state,
+        remote_address_space: vec![net("10.2.0.0/16")],
+        local_address_space: vec![net("10.1.0.0/16")],
+    };
+    VirtualNetwork {
+        envelope: envelope("virtualNetworks/Hub"),
+        address_space: vec![net("10.1.0.0/16"), net("fd00:1::/48")],
+        subnets: vec![subnet("default", &["10.1.0.0/24", "fd00:1::/64"]), gateways],
+        peerings: states.into_iter().zip(transports).enumerate().map(half).collect(),
+    }
+}
+
+pub(super) fn nic() -> NetworkInterface {
+    let configuration = |name: &str, address: &str, public: Option<ResourceId>| NicIpConfiguration {
+        name: name.into(),
+        subnet: id("virtualNetworks/Hub/subnets/default"),
+        address: ip(address),
+        is_static: public.is_some(),
+        public_ip_address: public,
+    };
+    NetworkInterface {
+        envelope: envelope("networkInterfaces/Vm"),
+        ip_configurations: vec![
+            configuration("one", "10.1.0.4", Some(id("publicIPAddresses/Public"))),
+            configuration("two", "fd00:1::4", None),
+        ],
+        enable_ip_forwarding: true,
+    }
+}
+
+pub(super) fn public_ip() -> PublicIpAddress {
+    PublicIpAddress {
+        envelope: envelope("publicIPAddresses/Public"),
+        ip_address: Some(ip("192.0.2.9")),
+    }
+}
+
+pub(super) fn route_table() -> RouteTable {
+    let hops = vec![
+        UserNextHop::VirtualAppliance {
+            address: ip("10.1.0.9"),
+        },
+        UserNextHop::VirtualNetworkGateway,
+        UserNextHop::VnetLocal,
+        UserNextHop::Internet,
+        UserNextHop::None,
+    ];
+    every_variant!(
+        UserNextHop {
+            VirtualAppliance,
+            VirtualNetworkGateway,
+            VnetLocal,
+            Internet,
+            None
+        },
+        &hops
+    );
+    let route = |(n, next_hop): (usize, UserNextHop)| Route {
+        id: id(&format!("routeTables/Table/routes/r{n}")),
+        etag: etag(),
+        prefix: net(&format!("10.{n}.0.0/16")),
+        next_hop,
+    };
+    RouteTable {
+        envelope: envelope("routeTables/Table"),
+        disable_bgp_route_propagation: true,
+        routes: hops.into_iter().enumerate().map(route).collect(),
+    }
+}
+
+#[test]
+fn documents_of_networks() {
+    let golden = golden!();
+    let without_tags = ResourceGroup {
+        id: ResourceId::new(GROUP),
+        location: "region1".into(),
+        tags: BTreeMap::new(),
+    };
+    golden.cases("resource_group", &[("full", group()), ("minimal", without_tags)]);
+    let empty = VirtualNetwork {
+        envelope: bare("virtualNetworks/Hub"),
+        address_space: vec![],
+        subnets: vec![],
+        peerings: vec![],
+    };
+    golden.cases("virtual_network", &[("full", vnet()), ("minimal", empty)]);
+    let empty = NetworkInterface {
+        envelope: bare("networkInterfaces/Vm"),
+        ip_configurations: vec![],
+        enable_ip_forwarding: false,
+    };
+    golden.cases("network_interface", &[("full", nic()), ("minimal", empty)]);
+    let empty = PublicIpAddress {
+        envelope: bare("publicIPAddresses/Public"),
+        ip_address: None,
+    };
+    golden.cases("public_ip_address", &[("full", public_ip()), ("minimal", empty)]);
+    let empty = RouteTable {
+        envelope: bare("routeTables/Table"),
+        disable_bgp_route_propagation: false,
+        routes: vec![],
+    };
+    golden.cases("route_table", &[("full", route_table()), ("minimal", empty)]);
+}

@@ -1,0 +1,293 @@
+//! The configuration of an agent, but for its role.
+
+use super::{agent, at, id, ip, net};
+use tombolo_golden::{every_variant, golden};
+use tombolo_proto::config::{
+    AgentConfig, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet, TransitRoute,
+    Transport,
+};
+use tombolo_proto::id::{KeyPin, PresharedKey, PublicKey};
+use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
+
+pub(super) fn nic() -> Nic {
+    Nic {
+        id: id("networkInterfaces/vm"),
+        addresses: vec![net("10.1.0.4/24"), net("fd00:1::4/64")],
+        subnet: id("virtualNetworks/hub/subnets/default"),
+        ip_forwarding: true,
+    }
+}
+
+pub(super) fn transit() -> TransitRoute {
+    TransitRoute {
+        prefix: net("10.2.0.0/16"),
+        connection: id("connections/to-branch"),
+        via: vec![agent("branch-gw0"), agent("branch-gw1")],
+    }
+}
+
+pub(super) fn hop() -> GatewayHop {
+    GatewayHop {
+        agent: agent("hub-gw0"),
+        address: ip("10.1.255.4"),
+    }
+}
+
+fn relations() -> Vec<(&'static str, Relation)> {
+    let connection = || id("connections/to-branch");
+    let relations = vec![
+        ("vnetLocal", Relation::VnetLocal {}),
+        (
+            "peering",
+            Relation::Peering {
+                peering: id("virtualNetworks/hub/virtualNetworkPeerings/to-spoke"),
+            },
+        ),
+        ("gateway", Relation::Gateway {}),
+        ("gatewayClient", Relation::GatewayClient {}),
+        (
+            "connection",
+            Relation::Connection {
+                connection: connection(),
+            },
+        ),
+        (
+            "site",
+            Relation::Site {
+                connection: connection(),
+            },
+        ),
+        (
+            "edge",
+            Relation::Edge {
+                connection: connection(),
+            },
+        ),
+        (
+            "circuitGateway",
+            Relation::CircuitGateway {
+                connection: connection(),
+            },
+        ),
+        (
+            "circuitClient",
+            Relation::CircuitClient {
+                connection: connection(),
+            },
+        ),
+        ("otherGateway", Relation::OtherGateway {}),
+    ];
+    every_variant!(
+        Relation {
+            VnetLocal,
+            Peering,
+            Gateway,
+            GatewayClient,
+            Connection,
+            Site,
+            Edge,
+            CircuitGateway,
+            CircuitClient,
+            OtherGateway
+        },
+        relations.iter().map(|(_, relation)| relation)
+    );
+    relations
+}
+
+#[test]
+fn relations_of_links() {
+    golden!().cases("relation", &relations());
+}
+
+fn full_link() -> Link {
+    Link {
+        peer: agent("spoke-vm"),
+        public_key: PublicKey([3; 32]),
+        preshared_key: Some(PresharedKey([4; 32])),
+        quic: Some(KeyPin([5; 32])),
+        transport: Transport::Quic,
+        endpoint: Some(at("192.0.2.7:51820")),
+        quic_endpoint: Some(at("[2001:db8::7]:443")),
+        lanes: 4,
+        always_on: true,
+        initiator: true,
+        relation: Relation::Peering {
+            peering: id("virtualNetworks/hub/virtualNetworkPeerings/to-spoke"),
+        },
+        sources: vec![net("10.3.0.4/32"), net("fd00:3::4/128")],
+        foreign: ForeignSources::OutsideOwnSpace,
+        watched: true,
+        stock: true,
+        dead_after: Some(45),
+    }
+}
+
+fn minimal_link() -> Link {
+    Link {
+        peer: agent("hub-vm2"),
+        public_key: PublicKey([6; 32]),
+        preshared_key: None,
+        quic: None,
+        transport: Transport::Automatic,
+        endpoint: None,
+        quic_endpoint: None,
+        lanes: 1,
+        always_on: false,
+        initiator: false,
+        relation: Relation::VnetLocal {},
+        sources: vec![],
+        foreign: ForeignSources::None,
+        watched: false,
+        stock: false,
+        dead_after: None,
+    }
+}
+
+#[test]
+fn links() {
+    golden!().cases("link", &[("full", full_link()), ("minimal", minimal_link())]);
+}
+
+fn routes() -> Vec<EffectiveRoute> {
+    let peering = || id("virtualNetworks/hub/virtualNetworkPeerings/to-spoke");
+    let hops = [
+        NextHop::VnetLocal {},
+        NextHop::VnetPeering { peering: peering() },
+        NextHop::VnetGlobalPeering { peering: peering() },
+        NextHop::VirtualNetworkGateway {
+            gateways: vec![hop()],
+            spread: true,
+        },
+        NextHop::VirtualNetworkGateway {
+            gateways: vec![],
+            spread: false,
+        },
+        NextHop::VirtualAppliance {
+            address: ip("10.1.0.9"),
+        },
+        NextHop::Internet {},
+        NextHop::None {},
+    ];
+    every_variant!(
+        NextHop {
+            VnetLocal,
+            VnetPeering,
+            VnetGlobalPeering,
+            VirtualNetworkGateway,
+            VirtualAppliance,
+            Internet,
+            None
+        },
+        &hops
+    );
+    let route = |next_hop| EffectiveRoute {
+        name: None,
+        source: RouteSource::Default,
+        state: RouteState::Active,
+        prefix: net("10.0.0.0/8"),
+        next_hop,
+    };
+    let mut routes: Vec<_> = hops.into_iter().map(route).collect();
+    routes.push(EffectiveRoute {
+        name: Some("to-appliance".into()),
+        source: RouteSource::User,
+        state: RouteState::Invalid,
+        prefix: net("fd00::/8"),
+        next_hop: NextHop::None {},
+    });
+    routes
+}
+
+#[test]
+fn effective_routes() {
+    golden!().document("effective_routes", &routes());
+}
+
+fn spaces() -> Vec<Space> {
+    let kinds = [
+        SpaceKind::Local {},
+        SpaceKind::Peered {
+            peering: id("virtualNetworks/hub/virtualNetworkPeerings/to-spoke"),
+            allow_access: true,
+            allow_forwarded: false,
+        },
+        SpaceKind::GatewayClient {},
+    ];
+    every_variant!(
+        SpaceKind {
+            Local,
+            Peered,
+            GatewayClient
+        },
+        &kinds
+    );
+    let owner = |ip_forwarding| Owner {
+        prefix: net("10.1.0.4/32"),
+        agent: agent("hub-vm"),
+        ip_forwarding,
+    };
+    let space = |kind| Space {
+        vnet: id("virtualNetworks/hub"),
+        kind,
+        prefixes: vec![net("10.1.0.0/16")],
+        owners: vec![owner(true), owner(false)],
+    };
+    kinds.into_iter().map(space).collect()
+}
+
+#[test]
+fn spaces_of_every_kind() {
+    golden!().document("spaces", &spaces());
+}
+
+fn subnet(isolated: bool) -> Subnet {
+    Subnet {
+        id: id("virtualNetworks/hub/subnets/default"),
+        prefixes: vec![net("10.1.0.0/24"), net("fd00:1::/64")],
+        routes: routes(),
+        isolated,
+    }
+}
+
+#[test]
+fn agent_configurations() {
+    let full = AgentConfig {
+        agent: agent("hub-vm"),
+        vnet: id("virtualNetworks/hub"),
+        address_space: vec![net("10.1.0.0/16"), net("fd00:1::/48")],
+        mtu: 1400,
+        probes: Probes {
+            interval: 200,
+            misses: 4,
+            answers: 5,
+            hold: 6000,
+        },
+        role: super::role::full_vm(),
+        subnets: vec![subnet(true), subnet(false)],
+        spaces: spaces(),
+        links: vec![minimal_link(), full_link()],
+    };
+    AgentConfig::from_bytes(&full.to_bytes()).unwrap();
+    let minimal = AgentConfig {
+        agent: agent("hub-vm"),
+        vnet: id("virtualNetworks/hub"),
+        address_space: vec![],
+        mtu: 1420,
+        probes: Probes::default(),
+        role: Role::Vm {
+            nics: vec![],
+            served: vec![],
+            gateways: vec![],
+        },
+        subnets: vec![],
+        spaces: vec![],
+        links: vec![],
+    };
+    // The order of fields is recorded as well: the digest of these bytes says whether an agent gets a configuration again.
+    let digests: Vec<_> = [&full, &minimal]
+        .map(|config| tombolo_proto::config::digest(&config.to_bytes()))
+        .into();
+    golden!().cases("agent_config", &[("full", full), ("minimal", minimal)]);
+    golden!().document("agent_config_digests", &digests);
+}

@@ -1,0 +1,114 @@
+//! The messages of the control stream as bytes: the numbers and types of fields are the format, their names are not.
+
+use prost::Message;
+use std::fmt::{Debug, Write as _};
+use tombolo_golden::{every_variant, golden};
+use tombolo_proto::wire::agent_message::Message as FromAgent;
+use tombolo_proto::wire::controller_message::Message as FromController;
+use tombolo_proto::wire::{
+    AgentMessage, Applied, Config, ControllerMessage, Hello, Probe, ProbeResult, Rejected, RenewReply, RenewRequest,
+    Status, UpToDate,
+};
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        write!(text, "{byte:02x}").unwrap();
+    }
+    text
+}
+
+/// The line of one message; panics unless the bytes are read as the same message.
+fn line<M: Message + PartialEq + Default + Debug>(name: &str, message: &M) -> String {
+    let bytes = message.encode_to_vec();
+    assert_eq!(M::decode(&*bytes).as_ref(), Ok(message), "{name}");
+    format!("{name} {}\n", hex(&bytes))
+}
+
+#[test]
+fn messages_of_the_control_stream() {
+    let from_agent = [
+        FromAgent::Hello(Hello {
+            agent: "hub-vm".into(),
+            revision: 7,
+            digest: "ab".into(),
+            endpoints: vec!["192.0.2.7:51820".into(), "[::]:51820".into()],
+            version: "0.1.0".into(),
+            quic_endpoint: "192.0.2.7:443".into(),
+            lanes: 4,
+        }),
+        FromAgent::Applied(Applied {
+            revision: 7,
+            digest: "ab".into(),
+        }),
+        FromAgent::Rejected(Rejected {
+            revision: 7,
+            digest: "ab".into(),
+            reason: "mtu".into(),
+        }),
+        FromAgent::Status(Status {
+            status: b"{}".to_vec(),
+            endpoints: vec!["192.0.2.7:51820".into()],
+        }),
+        FromAgent::ProbeResult(ProbeResult {
+            id: 9,
+            report: b"{}".to_vec(),
+        }),
+    ];
+    every_variant!(
+        FromAgent {
+            Hello,
+            Applied,
+            Rejected,
+            Status,
+            ProbeResult
+        },
+        &from_agent
+    );
+    let from_controller = [
+        FromController::Config(Config {
+            revision: 7,
+            digest: "ab".into(),
+            config: b"{}".to_vec(),
+        }),
+        FromController::UpToDate(UpToDate { revision: 7 }),
+        FromController::Probe(Probe {
+            id: 9,
+            request: b"{}".to_vec(),
+        }),
+    ];
+    every_variant!(
+        FromController {
+            Config,
+            UpToDate,
+            Probe
+        },
+        &from_controller
+    );
+
+    let names = ["hello", "applied", "rejected", "status", "probeResult"];
+    let mut text = String::new();
+    // Agents call the methods by these names.
+    let definition = include_str!("../../tombolo/v1/control.proto").lines();
+    for line in definition.filter(|l| {
+        ["package ", "service ", "  rpc "]
+            .iter()
+            .any(|start| l.starts_with(start))
+    }) {
+        writeln!(text, "{}", line.trim_end_matches(" {")).unwrap();
+    }
+    for (name, message) in names.into_iter().zip(from_agent) {
+        text += &line(name, &AgentMessage { message: Some(message) });
+    }
+    for (name, message) in ["config", "upToDate", "probe"].into_iter().zip(from_controller) {
+        text += &line(name, &ControllerMessage { message: Some(message) });
+    }
+    text += &line("renewRequest", &RenewRequest { csr: "csr".into() });
+    text += &line(
+        "renewReply",
+        &RenewReply {
+            certificate: "certificate".into(),
+        },
+    );
+    golden!().text("control_stream.txt", &text);
+}
