@@ -7,7 +7,7 @@ use crate::command::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
-use tombolo_client::path::check_name;
+use tombolo_client::path::{check_group_name, check_name};
 
 /// Azure-style virtual networks, peerings and gateways between your own machines.
 ///
@@ -39,7 +39,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// The resource group to work in [env: TOMBOLO_RESOURCE_GROUP]
-    #[arg(short = 'g', long, global = true, value_name = "NAME", value_parser = name)]
+    #[arg(short = 'g', long, global = true, value_name = "NAME", value_parser = group_name)]
     pub(crate) resource_group: Option<String>,
     /// The subscription to work in [env: TOMBOLO_SUBSCRIPTION]
     #[arg(long, global = true, value_name = "GUID", value_parser = name)]
@@ -152,6 +152,11 @@ pub(crate) enum Command {
 /// A resource's own name (P6).
 pub(crate) fn name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
+}
+
+/// A resource group's name.
+pub(crate) fn group_name(text: &str) -> Result<String, String> {
+    check_group_name(text).map(|()| text.to_owned())
 }
 
 /// A name, or a full id.

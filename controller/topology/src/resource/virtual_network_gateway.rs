@@ -83,7 +83,7 @@ const ECHOED: Echoed = Echoed {
 };
 
 impl Resource for VirtualNetworkGateway {
-    const KIND: Kind = Kind::Gateway;
+    const KIND: Kind = Kind::VirtualNetworkGateway;
     const ECHOED: Echoed = ECHOED;
     const CHILDREN: &'static [Child] = &[IP_CONFIGURATIONS, CONNECTIONS];
 

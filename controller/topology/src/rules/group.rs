@@ -7,6 +7,7 @@ use crate::resource::{self, Binding, ResourceGroup};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tombolo_proto::arm::check_group_name;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
@@ -56,8 +57,7 @@ impl Draft<'_> {
     }
 
     fn check_group_name(&mut self, name: &str) {
-        let good = |c: char| c.is_ascii_alphanumeric() || "_-.()".contains(c);
-        if name.len() > 90 || name.ends_with('.') || !name.chars().all(good) {
+        if check_group_name(name).is_err() {
             self.problems.add(
                 "InvalidResourceName",
                 None::<String>,
