@@ -67,6 +67,7 @@ struct Row {
     title: &'static str,
     listed: bool,
     writable: bool,
+    command: Option<&'static str>,
 }
 
 impl Row {
@@ -78,6 +79,15 @@ impl Row {
             title,
             listed: true,
             writable: true,
+            command: None,
+        }
+    }
+
+    /// Region and tags are all that can be said of it: the command line has this command for it, from this table alone.
+    const fn command(self, name: &'static str) -> Self {
+        Self {
+            command: Some(name),
+            ..self
         }
     }
 
@@ -228,6 +238,12 @@ impl Kind {
     #[must_use]
     pub fn is_writable(self) -> bool {
         self.row().writable
+    }
+
+    /// The command of the command line, for a kind of which nothing but region and tags can be said.
+    #[must_use]
+    pub fn plain_command(self) -> Option<&'static str> {
+        self.row().command
     }
 
     /// Whether its provider lists it among its types.

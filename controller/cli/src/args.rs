@@ -2,7 +2,7 @@
 
 use crate::command::{
     address, agent, api_token, apply, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
-    nic, peering, probe, route_table, routes, settings, subnet, token, vnet, wait,
+    nic, peering, plain, probe, route_table, routes, settings, subnet, token, vnet, wait,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -111,6 +111,8 @@ pub(crate) enum Command {
     /// ExpressRoute circuits
     #[command(subcommand)]
     Circuit(circuit::Circuit),
+    #[command(flatten)]
+    Plain(plain::Plain),
     /// Agents: what runs on the machines
     #[command(subcommand)]
     Agent(agent::Agent),

@@ -15,6 +15,7 @@ pub(crate) mod local_gateway;
 pub(crate) mod login;
 pub(crate) mod nic;
 pub(crate) mod peering;
+pub(crate) mod plain;
 pub(crate) mod probe;
 pub(crate) mod route_table;
 pub(crate) mod routes;
@@ -66,6 +67,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Connection(c) => c.run(context).await,
         Command::LocalGateway(c) => c.run(context).await,
         Command::Circuit(c) => c.run(context).await,
+        Command::Plain(c) => c.run(context).await,
         Command::Agent(c) => c.run(context).await,
         Command::Token(c) => c.run(context).await,
         Command::ApiToken(c) => c.run(context).await,

@@ -22,8 +22,8 @@ pub use named::Named;
 pub use plan::{Action, Plan, Server, Step};
 pub use schema::{
     Connection, ConnectionType, Document, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
-    NetworkInterface, NextHopType, NicIpConfiguration, Peering, Prefix, PrivatePeering, PublicIpAddress, Route,
-    RouteTable, SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
+    NetworkInterface, NextHopType, NicIpConfiguration, Peering, PlainResource, Prefix, PrivatePeering, PublicIpAddress,
+    Route, RouteTable, SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
 };
 pub use tombolo_proto::arm::Kind;
 

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use tombolo_client::path::segment;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peering {
@@ -139,7 +140,7 @@ impl Peering {
                 )
             }
             Self::List { vnet: None } => {
-                let vnets = c.list("virtualNetworks").await?;
+                let vnets = c.list(Kind::VirtualNetwork).await?;
                 let all: Vec<_> = vnets
                     .iter()
                     .flat_map(|v| items(v, "/properties/virtualNetworkPeerings"))

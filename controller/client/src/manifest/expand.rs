@@ -90,6 +90,12 @@ impl<'a> Expansion<'a> {
                 json!({"location": self.location}),
             );
         }
+        for (kind, all) in document.plain() {
+            for (name, plain) in all.iter() {
+                let body = json!({"properties": {}});
+                self.top(kind, name, plain.location.as_ref(), &plain.tags, body);
+            }
+        }
         for (name, table) in document.route_tables.iter() {
             self.route_table(name, table);
         }
