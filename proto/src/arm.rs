@@ -47,6 +47,8 @@ pub enum Kind {
     CircuitPeering,
     /// `expressRouteCircuits/authorizations`: always empty.
     CircuitAuthorization,
+    /// `applicationSecurityGroups`.
+    ApplicationSecurityGroup,
     /// `Microsoft.Compute/virtualMachines`, read-only.
     VirtualMachine,
     /// `virtualMachines/extensions`: always empty.
@@ -168,6 +170,13 @@ const KINDS: &[Row] = &[
         "circuit authorization",
     )
     .read_only(),
+    Row::of(
+        Kind::ApplicationSecurityGroup,
+        NETWORK,
+        "applicationSecurityGroups",
+        "application security group",
+    )
+    .command("asg"),
     Row::of(Kind::VirtualMachine, COMPUTE, "virtualMachines", "virtual machine").read_only(),
     Row::of(
         Kind::VirtualMachineExtension,

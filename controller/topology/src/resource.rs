@@ -6,6 +6,7 @@
 //! A kind is one file: its type, and the implementation of `frame::Resource`. A line of the registry below makes it known.
 
 mod agent;
+mod application_security_group;
 mod connection;
 pub(crate) mod document;
 mod envelope;
@@ -21,6 +22,7 @@ mod virtual_network;
 mod virtual_network_gateway;
 
 pub use agent::{Agent, Binding, JoinToken, Reach};
+pub use application_security_group::ApplicationSecurityGroup;
 pub use connection::{Connection, ConnectionType};
 pub use envelope::{Envelope, ResourceGroup};
 pub use express_route_circuit::{ExpressRouteCircuit, PrivatePeering};
@@ -97,6 +99,8 @@ registry! {
     route_tables: RouteTable,
     /// Public addresses.
     public_ips: PublicIpAddress,
+    /// Application security groups.
+    application_security_groups: ApplicationSecurityGroup,
 }
 
 /// What is known of a kind; none: a child, or a resource group.

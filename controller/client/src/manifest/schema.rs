@@ -69,12 +69,14 @@ pub struct Document {
     pub local_network_gateways: Named<LocalNetworkGateway>,
     /// By name.
     pub express_route_circuits: Named<ExpressRouteCircuit>,
+    /// By name.
+    pub application_security_groups: Named<PlainResource>,
 }
 
 impl Document {
     /// The resources of which nothing but region and tags can be said, by kind.
-    pub(super) fn plain(&self) -> [(Kind, &Named<PlainResource>); 0] {
-        []
+    pub(super) fn plain(&self) -> [(Kind, &Named<PlainResource>); 1] {
+        [(Kind::ApplicationSecurityGroup, &self.application_security_groups)]
     }
 }
 
