@@ -13,10 +13,9 @@ use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
 /// Types of `Microsoft.Network` that stock clients ask for: lists are empty, items missing, as long as they are no [`Kind`].
-const ABSENT: [&str; 12] = [
+const ABSENT: [&str; 11] = [
     "networksecuritygroups",
     "natgateways",
-    "applicationsecuritygroups",
     "loadbalancers",
     "expressroutegateways",
     "publicipprefixes",
