@@ -93,6 +93,18 @@ impl Row {
         }
     }
 
+    /// Lies directly in a group, and can be written.
+    const fn is_writable_at_top(&self) -> bool {
+        let (types, mut i) = (self.types.as_bytes(), 0);
+        while i < types.len() {
+            if types[i] == b'/' {
+                return false;
+            }
+            i += 1;
+        }
+        self.writable && !matches!(self.kind, Kind::ResourceGroup)
+    }
+
     /// A view of other resources: it can be read only.
     const fn read_only(self) -> Self {
         Self {
@@ -187,7 +199,29 @@ const KINDS: &[Row] = &[
     .read_only(),
 ];
 
+const TOP_COUNT: usize = {
+    let (mut count, mut i) = (0, 0);
+    while i < KINDS.len() {
+        count += KINDS[i].is_writable_at_top() as usize;
+        i += 1;
+    }
+    count
+};
+
 impl Kind {
+    /// Everything that lies directly in a group and can be written.
+    pub const TOP: [Self; TOP_COUNT] = {
+        let (mut all, mut count, mut i) = ([Self::ResourceGroup; TOP_COUNT], 0, 0);
+        while i < KINDS.len() {
+            if KINDS[i].is_writable_at_top() {
+                all[count] = KINDS[i].kind;
+                count += 1;
+            }
+            i += 1;
+        }
+        all
+    };
+
     fn row(self) -> &'static Row {
         &KINDS[self as usize]
     }
@@ -278,6 +312,8 @@ mod tests {
             assert_eq!(row.kind as usize, position, "{:?}", row.kind);
             let found = Kind::of(&row.provider.to_uppercase(), &row.types.to_uppercase());
             assert_eq!(found, Some(row.kind).filter(|k| *k != Kind::ResourceGroup));
+            let top = row.kind.is_top_level() && row.kind.is_writable();
+            assert_eq!(Kind::TOP.contains(&row.kind), top, "{:?}", row.kind);
         }
     }
 }

@@ -44,11 +44,6 @@ pub(super) enum Rank {
     DeleteGroup,
 }
 
-/// The kinds that lie directly in a group and can be written.
-pub(super) fn top_level() -> impl Iterator<Item = Kind> {
-    Kind::all().filter(|kind| kind.is_top_level() && kind.is_writable())
-}
-
 /// When to create a resource, if nothing exists yet.
 pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
     match kind {

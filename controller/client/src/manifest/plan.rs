@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::manifest::ManifestError;
 use crate::manifest::compare::{counterpart, holds, merge, name, project, tidy};
 use crate::manifest::expand::Expanded;
-use crate::manifest::order::{Rank, creation_rank, deletion_rank, top_level, update_rank};
+use crate::manifest::order::{Rank, creation_rank, deletion_rank, update_rank};
 use crate::path::{Group, last};
 use ipnet::IpNet;
 use serde::Serialize;
@@ -88,7 +88,7 @@ impl Server {
                 continue;
             };
             server.insert(Kind::ResourceGroup, &group.path(), found);
-            for kind in top_level() {
+            for kind in Kind::TOP {
                 for mut item in client.arm_list(&group.collection(kind.collection())).await? {
                     let path = group.item(kind.collection(), name(&item).unwrap_or_default());
                     read_key(client, kind, &path, &mut item).await?;
