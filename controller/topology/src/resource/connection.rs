@@ -92,7 +92,7 @@ impl Resource for Connection {
         }
         let kind = kind?;
         let first = draft.connection_gateway(id, properties, "virtualNetworkGateway1");
-        let far = draft.far_end(id, kind, &properties);
+        let far = draft.far_end(id, kind, properties);
         let (first, far) = (first?, far?);
         draft.check_ends(id, &first, &far, enable_bgp, put.old());
         let tunnel_addresses = match &far {

@@ -22,6 +22,12 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
+/// Tags by name.
+pub(crate) type Tags = BTreeMap<String, String>;
+
+/// Whether a scope, such as a resource group, holds an item.
+pub(crate) type Holds<'s> = &'s dyn Fn(&ResourceId) -> bool;
+
 /// All resources of a kind.
 pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
 
@@ -142,7 +148,7 @@ pub(crate) struct Entry {
     pub(crate) stored: Option<Writes>,
     pub(crate) item: fn(&Views<'_>, &ResourceId) -> Option<Value>,
     /// The bodies of all items that a scope holds, in order of id.
-    pub(crate) list: fn(&Views<'_>, &dyn Fn(&ResourceId) -> bool) -> Vec<Value>,
+    pub(crate) list: fn(&Views<'_>, Holds<'_>) -> Vec<Value>,
     pub(crate) children: &'static [Child],
 }
 
@@ -150,7 +156,8 @@ pub(crate) struct Entry {
 pub(crate) struct Writes {
     /// True: created.
     pub(crate) put: fn(&mut Draft<'_>, &Request<'_>) -> bool,
-    pub(crate) patch_tags: fn(&mut Draft<'_>, &ArmPath, Option<BTreeMap<String, String>>, Option<&str>),
+    /// Without tags nothing changes.
+    pub(crate) patch_tags: fn(&mut Draft<'_>, &ArmPath, Option<Tags>, Option<&str>),
     /// True: removed.
     pub(crate) delete: fn(&mut Draft<'_>, &ResourceId, Option<&str>) -> bool,
     pub(crate) ids: fn(&Topology) -> Vec<ResourceId>,
@@ -228,12 +235,7 @@ fn put<R: Resource>(draft: &mut Draft<'_>, request: &Request<'_>) -> bool {
     put.old.is_none()
 }
 
-fn patch_tags<R: Resource>(
-    draft: &mut Draft<'_>,
-    path: &ArmPath,
-    tags: Option<BTreeMap<String, String>>,
-    if_match: Option<&str>,
-) {
+fn patch_tags<R: Resource>(draft: &mut Draft<'_>, path: &ArmPath, tags: Option<Tags>, if_match: Option<&str>) {
     let id = path.id();
     let Some(old) = R::map(&draft.topology).get(&id).cloned() else {
         return draft.not_found(path);
