@@ -6,6 +6,7 @@
 //! * [`route`]: effective routes in Azure's words.
 //! * [`config`]: [`AgentConfig`](config::AgentConfig), everything one agent must know; complete, never a delta.
 //! * [`exposition`]: the text format of the metrics.
+//! * [`fabric`]: requests and answers of the fabric API.
 //! * [`installed`]: what an agent has in force, read back.
 //! * [`net`]: arithmetic of prefixes.
 //! * [`probe`]: live ping and traceroute.
@@ -16,6 +17,7 @@ pub mod arm;
 pub mod budget;
 pub mod config;
 pub mod exposition;
+pub mod fabric;
 pub mod id;
 pub mod installed;
 pub mod net;

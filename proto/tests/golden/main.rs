@@ -4,6 +4,7 @@
 
 mod arm;
 mod config;
+mod fabric;
 mod report;
 mod role;
 #[cfg(feature = "grpc")]
