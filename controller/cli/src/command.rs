@@ -26,8 +26,9 @@ pub(crate) mod token;
 pub(crate) mod vnet;
 pub(crate) mod wait;
 
-use crate::args::{Arguments, Command, Format};
+use crate::args::{Arguments, Command};
 use crate::context::Context;
+use crate::options::Format;
 use anyhow::Result;
 use clap::CommandFactory as _;
 use clap_complete::Shell;

@@ -1,8 +1,8 @@
 //! What every command needs: the client, the group, the output, and waiting for a change to be in force.
 
-use crate::args::Global;
 use crate::config::Config;
 use crate::failure::{No, Usage};
+use crate::options::Global;
 use crate::output::{Column, Output};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};

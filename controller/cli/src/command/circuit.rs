@@ -3,9 +3,9 @@
 use super::connection::Key;
 use super::gateway::ask;
 use super::token::Link;
-use crate::args::name;
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};

@@ -2,9 +2,9 @@
 
 mod device;
 
-use crate::args::{name, reference};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{name, reference};
 use crate::output::{Column, at, bytes, items, name_at, state};
 use anyhow::{Context as _, Result};
 use clap::{ArgAction, ArgGroup, Args, Subcommand};

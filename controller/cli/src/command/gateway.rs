@@ -1,8 +1,8 @@
 //! Gateways: VPN and ExpressRoute.
 
-use crate::args::{name, reference};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{name, reference};
 use crate::output::{Column, at, items, state, text};
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};

@@ -1,7 +1,7 @@
 //! Resource groups.
 
-use crate::args::group_name;
 use crate::context::Context;
+use crate::options::group_name;
 use crate::output::{Column, at};
 use anyhow::Result;
 use clap::Subcommand;

@@ -1,8 +1,8 @@
 //! Local network gateways: sites as their operators describe them.
 
-use crate::args::name;
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
 use clap::{Args, Subcommand};

@@ -1,8 +1,8 @@
 //! Network interfaces.
 
-use crate::args::{name, reference, subnet};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{name, reference, subnet};
 use crate::output::{Column, at, items, name_at, text};
 use anyhow::Result;
 use clap::Subcommand;

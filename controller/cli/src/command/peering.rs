@@ -1,8 +1,8 @@
 //! Peerings. Each VNet has its own half; traffic flows when both say Connected.
 
-use crate::args::{Child, child, name, reference};
 use crate::context::Context;
 use crate::failure::NotFound;
+use crate::options::{Child, child, name, reference};
 use crate::output::{Column, at, items, name_at, state};
 use anyhow::Result;
 use clap::{Args, Subcommand};

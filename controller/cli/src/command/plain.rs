@@ -1,7 +1,7 @@
 //! Kinds of which nothing but region and tags can be said. Their commands come from the table of kinds.
 
-use crate::args::name;
 use crate::context::Context;
+use crate::options::name;
 use crate::output::{Column, at, text};
 use anyhow::Result;
 use clap::{ArgMatches, Command, Error, FromArgMatches, Subcommand};

@@ -1,8 +1,8 @@
 //! Route tables and their routes.
 
-use crate::args::{Child, child, name};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{Child, child, name};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};

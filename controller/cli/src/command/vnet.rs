@@ -1,9 +1,9 @@
 //! Virtual networks.
 
-use crate::args::name;
 use crate::command::{peering, subnet};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::name;
 use crate::output::{Column, at, items, text};
 use anyhow::Result;
 use clap::Subcommand;
