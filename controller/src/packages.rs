@@ -292,6 +292,16 @@ fn unreadable(error: &io::Error) -> Failure {
 mod tests {
     use super::*;
 
+    #[test]
+    fn golden_package() {
+        let package = Package {
+            name: "tombolo-agent_0.1.0-1_amd64.deb".into(),
+            size: 4_000_000,
+            sha256: "ab".repeat(32),
+        };
+        tombolo_golden::golden!().written("package", &[("package", package)]);
+    }
+
     const NAME: &str = "tombolo-agent_0.1.0-1_amd64.deb";
 
     fn packages() -> (tempfile::TempDir, Arc<Packages>) {

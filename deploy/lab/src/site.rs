@@ -62,7 +62,10 @@ pub fn find_programs(topology: &Topology) -> Result<()> {
         needed.extend([("bird", "bird2"), ("birdc", "bird2")]);
     }
     if topology.tunnels().next().is_some() {
-        needed.extend([("wg", "wireguard-tools"), ("wireguard-go", "wireguard-go")]);
+        needed.push(("wg", "wireguard-tools"));
+        if !device::is_in_kernel()? {
+            needed.push(("wireguard-go", "wireguard-go"));
+        }
     }
     for (program, package) in needed {
         let found = run(&["sh", "-c", "command -v \"$0\"", program]);

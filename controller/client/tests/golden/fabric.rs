@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use tombolo_client::fabric::{
     AgentRevision, AgentView, Binding, DeviceBgp, DeviceConfig, DeviceTunnel, ExplainRequest, NewApiToken, NewToken,
-    Probe, Probed, Rejected, Revisions, Token, Waited,
+    Package, Packages, Probe, Probed, Rejected, Revisions, Token, Waited,
 };
 use tombolo_golden::{every_variant, golden};
 use tombolo_proto::config::CircuitLink;
@@ -142,6 +142,16 @@ fn revisions() {
         waiting_for: vec![agent("vm")],
     };
     golden!().document("waited", &waited);
+    let package = Package {
+        name: "tombolo-agent_0.1.0-1_amd64.deb".into(),
+        size: 4_000_000,
+        sha256: "ab".repeat(32),
+    };
+    let packages = Packages {
+        folder: "/usr/share/tombolo/packages".into(),
+        value: vec![package],
+    };
+    golden!().document("packages", &packages);
 }
 
 /// The controller's tests send these requests.

@@ -7,6 +7,7 @@ use crate::site::TUNNEL_MARK;
 use crate::site::bird::{Far, Gateway};
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
+use nix::sched::{CloneFlags, unshare};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -148,6 +149,18 @@ pub fn make_in_kernel(device: &str) -> Result<bool> {
         _ if unknown.iter().any(|u| done.stderr.contains(u)) => Ok(false),
         _ => bail!("{}", done.stderr.trim()),
     }
+}
+
+/// Whether the kernel has WireGuard: tried in a network namespace that goes with the thread.
+///
+/// # Errors
+/// There can be no namespace.
+pub fn is_in_kernel() -> Result<bool> {
+    let tried = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace (root is needed)")?;
+        make_in_kernel("probe")
+    });
+    tried.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The program that is the device where the kernel has none. It ends when the device is deleted.

@@ -254,7 +254,7 @@ fn states_of_labs() {
         addresses: BTreeMap::from([("vm".into(), vec!["10.1.0.4".parse().unwrap()])]),
         complete: true,
     };
-    let runtimes = all_of!(Runtime { Netns, Docker });
+    let runtimes = all_of!(Runtime { Netns, Docker, Vm });
     let states: Vec<_> = ["netns", "docker"]
         .into_iter()
         .zip(runtimes.into_iter().map(state))

@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn golden_user_data() {
-        let package = Package { url: URL, sha256: "ab" };
-        let data = user_data("left-vm", CONTROLLER, "tmb1.a.b.c", Some(package)).unwrap();
+        let pem = "-----BEGIN CERTIFICATE-----\n";
+        let data = user_data("left-vm", CONTROLLER, "tmb1.a.b.c", Some(&package(Some(pem)))).unwrap();
         tombolo_golden::golden!().text("user_data.yaml", &data);
     }
 
