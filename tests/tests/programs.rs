@@ -103,7 +103,7 @@ fn callers(group: &str) -> &'static [&'static str] {
         ],
         "bench" => &["tests/bench", "deploy/lab/src"],
         "image" => &["deploy/docker"],
-        "vm" => &["tests/vm"],
+        "vm" => &["tests/vm", "deploy/vm", "deploy/lab/src/host"],
         _ => panic!("no group '{group}'"),
     }
 }
