@@ -19,7 +19,7 @@ use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use call::Call;
-pub(crate) use deployment::{DOCUMENTS as DEPLOYMENTS, Deployments};
+pub(crate) use deployment::Deployments;
 use std::sync::Arc;
 use uuid::Uuid;
 

@@ -2,9 +2,9 @@
 //! for them after a login.
 
 use crate::app::App;
-use crate::arm::DEPLOYMENTS;
 use crate::ca;
 use crate::secret;
+use crate::writer::DEPLOYMENTS;
 use crate::writer::{WriteError, Writer};
 use anyhow::Context;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};

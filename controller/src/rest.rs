@@ -2,30 +2,23 @@
 
 pub(crate) mod failure;
 pub(crate) mod json;
+mod state;
+
+pub(crate) use state::{Rest, base};
 
 use crate::app::App;
 use crate::arm::Deployments;
-use crate::auth::{Auth, Refused};
+use crate::auth::Auth;
 use crate::packages::Packages;
-use crate::{arm, connections, fabric};
+use crate::{arm, fabric};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use failure::Failure;
-use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
-use http::{Extensions, HeaderMap, StatusCode, Uri};
+use http::header::{HeaderName, HeaderValue};
 use std::sync::Arc;
 use uuid::Uuid;
-
-/// What every request handler needs.
-#[derive(Debug)]
-pub(crate) struct Rest {
-    pub(crate) app: Arc<App>,
-    pub(crate) auth: Auth,
-    pub(crate) deployments: Deployments,
-    pub(crate) packages: Arc<Packages>,
-}
 
 /// All routes of the REST interface.
 ///
@@ -53,44 +46,6 @@ async fn authorize(State(rest): State<Arc<Rest>>, request: Request, next: Next) 
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
     }
-}
-
-impl Rest {
-    /// Whether a request carries a valid token. If so, its connection is no stranger's any more.
-    pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri, extensions: &Extensions) -> Result<(), Failure> {
-        let authorization = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let (code, message) = match self.auth.check(authorization) {
-            Ok(_) => {
-                if let Some(open) = extensions.get::<connections::Request>() {
-                    open.authorized();
-                }
-                return Ok(());
-            }
-            Err(Refused::Expired) => (
-                "ExpiredAuthenticationToken",
-                "The access token has expired: log in again.",
-            ),
-            Err(Refused::Invalid) if authorization.is_none() => (
-                "AuthenticationFailed",
-                "Authentication failed. The 'Authorization' header is missing.",
-            ),
-            Err(Refused::Invalid) => ("AuthenticationFailed", "Authentication failed. The token is not valid."),
-        };
-        let challenge = format!(
-            "Bearer authorization_uri=\"{}/{}\", error=\"invalid_token\"",
-            base(headers, uri),
-            self.auth.tenant
-        );
-        Err(Failure::new(StatusCode::UNAUTHORIZED, code, message).challenge(challenge))
-    }
-}
-
-/// The base of URLs that are handed out: the one that the caller used.
-pub(crate) fn base(headers: &HeaderMap, uri: &Uri) -> String {
-    let named = headers.get(HOST).and_then(|v| v.to_str().ok());
-    let authority = uri.authority().map(http::uri::Authority::as_str).or(named);
-    let plain = |a: &&str| a.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c));
-    format!("https://{}", authority.filter(plain).unwrap_or("localhost"))
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");

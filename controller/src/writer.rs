@@ -185,6 +185,8 @@ impl Writer {
 
 /// Keys of the controller's own documents (tokens of the REST interface), which are no part of the topology.
 pub const OWN: &str = "own/";
+/// What the keys of deployments begin with, below [`OWN`].
+pub(crate) const DEPLOYMENTS: &str = "own/deployments/";
 
 struct Worker {
     store: Box<dyn Store>,

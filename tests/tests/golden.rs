@@ -294,7 +294,7 @@ async fn golden_output_of_the_command_line() {
 
 /// In this order: later ones show what earlier ones made. What agents report is not among them: their golden files are
 /// those of the client and of the contract.
-const COMMANDS: [&str; 53] = [
+const COMMANDS: [&str; 58] = [
     "login",
     "diff -f MANIFEST",
     "apply -f MANIFEST",
@@ -345,6 +345,11 @@ const COMMANDS: [&str; 53] = [
     "route-table route show table/r",
     "route-table show table",
     "route-table delete table",
+    "asg create web --tags tier=front",
+    "asg list",
+    "asg show web",
+    "asg update web --tags tier=back,owner=net",
+    "asg delete web",
     "peering delete hub/to-spoke",
     "wait",
     "backup BACKUP",

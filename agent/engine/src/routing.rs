@@ -24,7 +24,6 @@ pub use tell::{may_advertise, tables_to_tell, tell_neighbour, tell_peer};
 pub use wire::{MAX_AS_PATH, MAX_ROUTES, Unreadable, decode, encode};
 
 use accept::Acceptance;
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_proto::config::{AgentConfig, GatewayConnection, GatewayKind, Role};
@@ -118,9 +117,4 @@ pub fn taken<'a>(config: &'a AgentConfig, dynamic: &'a Dynamic) -> Vec<Taken<'a>
         }
     }
     taken
-}
-
-/// Whether two prefixes have an address in common.
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
 }

@@ -1,13 +1,12 @@
-//! What may stand on the command line.
+//! The tree of commands.
 
 use crate::command::{
     address, agent, api_token, apply, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
-    nic, peering, probe, route_table, routes, settings, subnet, token, vnet, wait,
+    nic, peering, plain, probe, route_table, routes, settings, subnet, token, vnet, wait,
 };
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::options::Global;
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
-use std::time::Duration;
-use tombolo_client::path::check_name;
 
 /// Azure-style virtual networks, peerings and gateways between your own machines.
 ///
@@ -20,52 +19,6 @@ pub(crate) struct Arguments {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// Options that every command takes.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct Global {
-    /// The controller, https://HOST:PORT [env: TOMBOLO_CONTROLLER]
-    #[arg(long, global = true, value_name = "URL")]
-    pub(crate) controller: Option<String>,
-    /// The API token; better in a file [env: TOMBOLO_TOKEN]
-    #[arg(long, global = true, value_name = "TOKEN", conflicts_with = "token_file")]
-    pub(crate) token: Option<String>,
-    /// A file with the API token [env: TOMBOLO_TOKEN_FILE]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// The controller's CA certificate, PEM; without it the system's authorities [env: TOMBOLO_CA]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) ca: Option<PathBuf>,
-    /// The resource group to work in [env: TOMBOLO_RESOURCE_GROUP]
-    #[arg(short = 'g', long, global = true, value_name = "NAME", value_parser = name)]
-    pub(crate) resource_group: Option<String>,
-    /// The subscription to work in [env: TOMBOLO_SUBSCRIPTION]
-    #[arg(long, global = true, value_name = "GUID", value_parser = name)]
-    pub(crate) subscription: Option<String>,
-    /// The configuration file [env: TOMBOLO_CONFIG] [default: ~/.config/tombolo/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// For people, or for programs
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
-    /// After a change: wait until every connected agent has it in force
-    #[arg(long, global = true)]
-    pub(crate) wait: bool,
-    /// How long --wait and `tombolo wait` wait
-    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub(crate) timeout: Duration,
-    /// Do not ask
-    #[arg(short, long, global = true)]
-    pub(crate) yes: bool,
-}
-
-/// How results are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    Table,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,6 +64,8 @@ pub(crate) enum Command {
     /// ExpressRoute circuits
     #[command(subcommand)]
     Circuit(circuit::Circuit),
+    #[command(flatten)]
+    Plain(plain::Plain),
     /// Agents: what runs on the machines
     #[command(subcommand)]
     Agent(agent::Agent),
@@ -149,63 +104,6 @@ pub(crate) enum Command {
     Manual { dir: PathBuf },
 }
 
-/// A resource's own name (P6).
-pub(crate) fn name(text: &str) -> Result<String, String> {
-    check_name(text).map(|()| text.to_owned())
-}
-
-/// A name, or a full id.
-pub(crate) fn reference(text: &str) -> Result<String, String> {
-    if text.starts_with('/') {
-        Ok(text.to_owned())
-    } else {
-        name(text)
-    }
-}
-
-/// PARENT/CHILD.
-#[derive(Debug, Clone)]
-pub(crate) struct Child {
-    pub(crate) parent: String,
-    pub(crate) name: String,
-}
-
-/// `PARENT/CHILD`, e.g. `hub/workload`.
-pub(crate) fn child(text: &str) -> Result<Child, String> {
-    let (parent, own) = text
-        .split_once('/')
-        .ok_or("must be written as PARENT/NAME, e.g. hub/workload")?;
-    Ok(Child {
-        parent: name(parent)?,
-        name: name(own)?,
-    })
-}
-
-/// `VNET/SUBNET`, or a full id.
-pub(crate) fn subnet(text: &str) -> Result<String, String> {
-    if !text.starts_with('/') {
-        child(text)?;
-    }
-    Ok(text.to_owned())
-}
-
-/// `500ms`, `30s`, `5m`, `2h`, `7d`; a bare number is seconds.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let wrong = || format!("'{text}' is not a time such as 500ms, 30s, 5m, 2h or 7d");
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = match unit {
-        "ms" => return Ok(Duration::from_millis(number)),
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,23 +112,5 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
-        for bad in ["", "s", "-1s", "1y", "1.5s", "99999999999999999999d"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn names_of_children_have_two_parts() {
-        assert!(child("hub/workload").is_ok());
-        for bad in ["hub", "hub/", "/x", "hub/a/b", "hub/.."] {
-            assert!(child(bad).is_err(), "{bad}");
-        }
     }
 }

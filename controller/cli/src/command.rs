@@ -15,6 +15,7 @@ pub(crate) mod local_gateway;
 pub(crate) mod login;
 pub(crate) mod nic;
 pub(crate) mod peering;
+pub(crate) mod plain;
 pub(crate) mod probe;
 pub(crate) mod route_table;
 pub(crate) mod routes;
@@ -25,8 +26,9 @@ pub(crate) mod token;
 pub(crate) mod vnet;
 pub(crate) mod wait;
 
-use crate::args::{Arguments, Command, Format};
+use crate::args::{Arguments, Command};
 use crate::context::Context;
+use crate::options::Format;
 use anyhow::Result;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
@@ -66,6 +68,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Connection(c) => c.run(context).await,
         Command::LocalGateway(c) => c.run(context).await,
         Command::Circuit(c) => c.run(context).await,
+        Command::Plain(c) => c.run(context).await,
         Command::Agent(c) => c.run(context).await,
         Command::Token(c) => c.run(context).await,
         Command::ApiToken(c) => c.run(context).await,

@@ -1,7 +1,7 @@
 //! Where the controller, the token and the defaults come from: option, environment, file.
 
-use crate::args::Global;
 use crate::failure::Usage;
+use crate::options::Global;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};

@@ -1,9 +1,9 @@
 //! What every command needs: the client, the group, the output, and waiting for a change to be in force.
 
-use crate::args::Global;
 use crate::config::Config;
 use crate::failure::{No, Usage};
-use crate::output::Output;
+use crate::options::Global;
+use crate::output::{Column, Output};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 use tombolo_client::Client;
 use tombolo_client::path::Group;
+use tombolo_proto::arm::Kind;
 use tombolo_proto::id::Revision;
 
 /// What every command needs.
@@ -51,18 +52,47 @@ impl Context {
         format!("/subscriptions/{}", self.config.subscription)
     }
 
-    /// The resources of a type: of the group if one is given, of the whole subscription otherwise.
-    pub(crate) async fn list(&self, kind: &str) -> Result<Vec<Value>> {
+    /// The path of a resource in the group.
+    pub(crate) fn item(&self, kind: Kind, name: &str) -> Result<String> {
+        Ok(self.group()?.item(kind.collection(), name))
+    }
+
+    /// The resources of a kind: of the group if one is given, of the whole subscription otherwise.
+    pub(crate) async fn list(&self, kind: Kind) -> Result<Vec<Value>> {
         match &self.config.resource_group {
-            Some(_) => Ok(self.client.arm_list(&self.group()?.collection(kind)).await?),
+            Some(_) => Ok(self
+                .client
+                .arm_list(&self.group()?.collection(kind.collection()))
+                .await?),
             None => self.list_all(kind).await,
         }
     }
 
-    /// The resources of a type in the whole subscription.
-    pub(crate) async fn list_all(&self, kind: &str) -> Result<Vec<Value>> {
-        let path = format!("{}/providers/Microsoft.Network/{kind}", self.subscription());
+    /// The resources of a kind in the whole subscription.
+    pub(crate) async fn list_all(&self, kind: Kind) -> Result<Vec<Value>> {
+        let path = format!("{}/providers/{}", self.subscription(), kind.type_name());
         Ok(self.client.arm_list(&path).await?)
+    }
+
+    /// A resource of the group.
+    pub(crate) async fn get(&self, kind: Kind, name: &str) -> Result<Value> {
+        Ok(self.client.arm_get(&self.item(kind, name)?).await?)
+    }
+
+    /// Shows a resource of the group.
+    pub(crate) async fn show(&self, kind: Kind, name: &str, columns: &[Column]) -> Result<()> {
+        self.out.item(&self.get(kind, name).await?, columns)
+    }
+
+    /// GET, edit and PUT of a resource of the group.
+    pub(crate) async fn update(&self, kind: Kind, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+        self.edit(&self.item(kind, name)?, &format!("Updated {kind} {name}."), change)
+            .await
+    }
+
+    /// Deletes a resource of the group.
+    pub(crate) async fn remove(&self, kind: Kind, name: &str) -> Result<()> {
+        self.delete(&self.item(kind, name)?, kind.title()).await
     }
 
     /// The given region, or the group's.

@@ -7,6 +7,7 @@ mod context;
 mod failure;
 #[cfg(test)]
 mod golden;
+mod options;
 mod output;
 
 use clap::Parser;

@@ -1,6 +1,6 @@
 //! Tables for people, JSON for programs. Colours only on a terminal.
 
-use crate::args::Format;
+use crate::options::Format;
 use anyhow::Result;
 use comfy_table::{Attribute, Cell, Color, Table, presets};
 use serde::Serialize;

@@ -3,6 +3,7 @@
 mod device;
 
 pub use device::{DeviceBgp, DeviceConfig, DeviceTunnel};
+pub use tombolo_proto::fabric::{AgentRevision, NewApiToken, NewToken, Probe, Rejected, Revisions, Waited};
 
 use crate::client::{Body, Client};
 use crate::error::Error;
@@ -45,19 +46,6 @@ pub enum Binding {
         /// Which link.
         link: CircuitLink,
     },
-}
-
-/// A join token as it is handed out: the only time that its text is seen.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NewToken {
-    /// To delete it by.
-    pub id: String,
-    /// What `tombolo-agent join --token-file` reads. A secret.
-    pub token: String,
-    /// The name that the agent will have.
-    pub agent: AgentId,
-    /// Unix seconds.
-    pub expires: u64,
 }
 
 /// A join token that waits to be used.
@@ -112,56 +100,6 @@ pub struct AgentView {
     pub status: Option<AgentStatus>,
 }
 
-/// A configuration that an agent refused.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Rejected {
-    /// Which.
-    pub revision: Revision,
-    /// In the agent's words.
-    pub reason: String,
-}
-
-/// Which revision holds where.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Revisions {
-    /// Of the desired state.
-    pub desired: Revision,
-    /// The largest that every connected agent has applied.
-    pub in_force: Revision,
-    /// One entry an agent.
-    pub agents: Vec<AgentRevision>,
-}
-
-/// Which revision holds at one agent.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AgentRevision {
-    /// Which agent.
-    pub agent: AgentId,
-    /// Its control stream is up.
-    pub connected: bool,
-    /// What it has applied.
-    #[serde(default)]
-    pub applied: Option<Revision>,
-    /// It has what it should have.
-    pub up_to_date: bool,
-    /// The last configuration that it refused.
-    #[serde(default)]
-    pub rejected: Option<Rejected>,
-}
-
-/// Whether a revision is in force.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Waited {
-    /// Every connected agent has it.
-    pub in_force: bool,
-    /// Those that do not have it yet.
-    #[serde(default)]
-    pub waiting_for: Vec<AgentId>,
-}
-
 /// What packet to explain.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -181,30 +119,6 @@ pub struct ExplainRequest {
     pub ttl: Option<u8>,
 }
 
-/// What to probe, live.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Probe {
-    /// Name or id of a VM, a NIC or an agent.
-    pub from: String,
-    /// The same, or an address.
-    pub to: String,
-    /// Ping or traceroute.
-    pub kind: ProbeKind,
-    /// Ping: echoes; trace: probes a TTL.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub count: Option<u32>,
-    /// Between two echoes, milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval_ms: Option<u32>,
-    /// For an answer, milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout_ms: Option<u32>,
-    /// Trace: the largest TTL.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_ttl: Option<u8>,
-}
-
 /// What a probe brought.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Probed {
@@ -217,17 +131,6 @@ pub struct Probed {
     /// What came back.
     #[serde(flatten)]
     pub report: ProbeReport,
-}
-
-/// A token for the REST interface, as it is handed out: the only time that its text is seen.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NewApiToken {
-    /// To delete it by.
-    pub id: String,
-    /// Chosen by its maker.
-    pub name: String,
-    /// What `Authorization: Bearer` wants. A secret.
-    pub token: String,
 }
 
 /// The packages of agents that a controller serves.

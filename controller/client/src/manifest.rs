@@ -19,13 +19,13 @@ mod schema;
 pub use apply::{Applied, ApplyError};
 pub use expand::{Expanded, GATEWAY_IP_CONFIGURATION, NIC_IP_CONFIGURATION};
 pub use named::Named;
-pub use order::Kind;
 pub use plan::{Action, Plan, Server, Step};
 pub use schema::{
     Connection, ConnectionType, Document, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
-    NetworkInterface, NextHopType, NicIpConfiguration, Peering, Prefix, PrivatePeering, PublicIpAddress, Route,
-    RouteTable, SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
+    NetworkInterface, NextHopType, NicIpConfiguration, Peering, PlainResource, Prefix, PrivatePeering, PublicIpAddress,
+    Route, RouteTable, SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
 };
+pub use tombolo_proto::arm::Kind;
 
 use crate::path::Group;
 use serde::Deserialize;

@@ -1,5 +1,6 @@
 //! How paths of resources are written.
 
+pub use tombolo_proto::arm::{check_group_name, check_name};
 use tombolo_proto::id::ResourceId;
 
 /// Sent with every ARM call; the controller accepts any date.
@@ -100,23 +101,6 @@ pub fn segment<'a>(id: &'a str, name: &str) -> Option<&'a str> {
 #[must_use]
 pub fn last(id: &str) -> &str {
     id.trim_end_matches('/').rsplit('/').next().unwrap_or(id)
-}
-
-/// What may name a resource (P6): 1 to 80 letters, digits, `.`, `_`, `-`, `(`, `)`; no dot or hyphen first, no dot last.
-///
-/// # Errors
-/// Which rule the name breaks.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let inside = |c: char| word(c) || matches!(c, '.' | '-' | '(' | ')');
-    let ends_well = !name.ends_with('.');
-    if (1..=80).contains(&name.len()) && name.starts_with(word) && ends_well && name.chars().all(inside) {
-        Ok(())
-    } else {
-        Err(format!(
-            "'{name}' cannot be a name: 1 to 80 letters, digits, '.', '_', '-', starting with a letter, digit or '_'"
-        ))
-    }
 }
 
 #[cfg(test)]

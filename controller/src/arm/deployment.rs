@@ -9,6 +9,7 @@ use super::call::Call;
 use super::resource::missing;
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, empty, ok, reply, shown};
+use crate::writer::DEPLOYMENTS;
 use crate::writer::{WriteError, Writer};
 use axum::response::Response;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
@@ -24,8 +25,6 @@ use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
 use uuid::Uuid;
 
-/// Where their documents stand in the store.
-pub(crate) const DOCUMENTS: &str = "own/deployments/";
 /// Most that are kept; the oldest ones go.
 const MOST: usize = 200;
 
@@ -50,7 +49,7 @@ impl Deployments {
     /// Reads those of the store.
     pub(crate) fn open(documents: &BTreeMap<String, Vec<u8>>) -> Self {
         let own = documents.iter().filter_map(|(key, value)| {
-            let id = key.strip_prefix(DOCUMENTS)?;
+            let id = key.strip_prefix(DEPLOYMENTS)?;
             // History alone: one that cannot be read any more is as good as forgotten.
             Some((id.to_owned(), serde_json::from_slice(value).ok()?))
         });
@@ -110,7 +109,7 @@ impl Deployments {
 
     async fn write_one(&self, writer: &Writer, id: String, body: Option<Value>) -> Result<(), WriteError> {
         let document = body.as_ref().map(|b| b.to_string().into_bytes());
-        writer.set_document(format!("{DOCUMENTS}{id}"), document).await?;
+        writer.set_document(format!("{DEPLOYMENTS}{id}"), document).await?;
         let mut all = self.0.all.write().unwrap_or_else(PoisonError::into_inner);
         match body {
             Some(body) => all.insert(id, body),

@@ -12,11 +12,10 @@ use tombolo_topology::path::{ArmPath, Kind};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// Types of `Microsoft.Network` that stock clients ask for and that do not exist here: lists are empty, items missing.
-const ABSENT: [&str; 12] = [
+/// Types of `Microsoft.Network` that stock clients ask for: lists are empty, items missing, as long as they are no [`Kind`].
+const ABSENT: [&str; 11] = [
     "networksecuritygroups",
     "natgateways",
-    "applicationsecuritygroups",
     "loadbalancers",
     "expressroutegateways",
     "publicipprefixes",
@@ -31,7 +30,7 @@ const ABSENT: [&str; 12] = [
 /// Whether a type is one of [`ABSENT`], given in any case.
 fn absent(provider: &str, types: &str) -> bool {
     let known = ABSENT.iter().any(|t| t.eq_ignore_ascii_case(types));
-    provider.eq_ignore_ascii_case("Microsoft.Network") && known
+    provider.eq_ignore_ascii_case("Microsoft.Network") && known && Kind::of(provider, types).is_none()
 }
 
 /// GET of a collection: in a group, a subscription or a parent.

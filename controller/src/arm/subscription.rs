@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use tombolo_topology::path::ArmPath;
+use tombolo_topology::path::{ArmPath, Kind};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
@@ -16,31 +16,18 @@ const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 /// The region that is shown when no resource names one.
 const DEFAULT_LOCATION: &str = "region1";
 
-/// Resource types that exist, by provider.
-const TYPES: [(&str, &[&str]); 3] = [
+/// The providers, with what they list beside the kinds of [`Kind`].
+const PROVIDERS: [(&str, &[&str]); 3] = [
     (
         "Microsoft.Network",
         &[
-            "virtualNetworks",
-            "virtualNetworks/subnets",
-            "virtualNetworks/virtualNetworkPeerings",
-            "routeTables",
-            "routeTables/routes",
-            "networkInterfaces",
-            "publicIPAddresses",
-            "virtualNetworkGateways",
-            "connections",
-            "localNetworkGateways",
-            "expressRouteCircuits",
-            "expressRouteCircuits/peerings",
-            "expressRouteCircuits/authorizations",
             "networkWatchers",
             "locations",
             "locations/operations",
             "locations/operationResults",
         ],
     ),
-    ("Microsoft.Compute", &["virtualMachines", "virtualMachines/extensions"]),
+    ("Microsoft.Compute", &[]),
     (
         "Microsoft.Resources",
         &[
@@ -53,6 +40,13 @@ const TYPES: [(&str, &[&str]); 3] = [
         ],
     ),
 ];
+
+/// The resource types of a provider.
+fn types(namespace: &'static str, further: &[&'static str]) -> Vec<&'static str> {
+    let kinds = Kind::all().filter(|kind| kind.is_listed() && kind.provider() == namespace);
+    kinds.map(Kind::types).chain(further.iter().copied()).collect()
+}
+
 /// Shown to clients that choose from a list; any date is accepted.
 const API_VERSIONS: [&str; 8] = [
     "2025-07-01",
@@ -215,9 +209,9 @@ pub(super) fn providers(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let register = call.lower.len() == 5;
     only(call, if register { &Method::POST } else { &Method::GET })?;
     let regions: Vec<_> = locations(&rest.app.writer.current().topology).into_iter().collect();
-    let view = |(namespace, types): &(&str, &[&str])| {
-        let types: Vec<_> = types
-            .iter()
+    let view = |(namespace, further): &(&'static str, &[&'static str])| {
+        let types: Vec<_> = types(namespace, further)
+            .into_iter()
             .map(|t| json!({"resourceType": t, "locations": regions, "apiVersions": API_VERSIONS}))
             .collect();
         json!({
@@ -229,10 +223,10 @@ pub(super) fn providers(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         })
     };
     let Some(wanted) = call.segments.get(3) else {
-        let value: Vec<_> = TYPES.iter().map(view).collect();
+        let value: Vec<_> = PROVIDERS.iter().map(view).collect();
         return Ok(ok(&json!({"value": value})));
     };
-    let found = TYPES
+    let found = PROVIDERS
         .iter()
         .find(|(namespace, _)| namespace.eq_ignore_ascii_case(wanted));
     let found = found.map(view).ok_or_else(|| {

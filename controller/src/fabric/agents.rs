@@ -1,6 +1,6 @@
 //! Agents: what joined, how far each is, waiting until a change is in force; cutting off and forgetting.
 
-use crate::agents::AgentProgress;
+use crate::agents::{AgentProgress, Refusal};
 use crate::compiled::Compiled;
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, at_revision, empty, ok, shown};
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tombolo_proto::config::AgentConfig;
+use tombolo_proto::fabric::{AgentRevision, Rejected, Revisions, Waited};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::change::Change;
 use tombolo_topology::moving::{self, Reports};
@@ -145,17 +146,26 @@ pub(super) async fn revisions(State(rest): State<Arc<Rest>>) -> Response {
     let progress = rest.app.agents.progress();
     let connected = progress.iter().filter(|p| p.connected);
     let in_force = connected.map(|p| p.applied).min().unwrap_or(desired);
-    let line = |p: &AgentProgress| {
-        json!({
-            "agent": p.agent,
-            "connected": p.connected,
-            "applied": p.applied,
-            "upToDate": p.up_to_date,
-            "rejected": p.rejected,
-        })
+    let line = |p: &AgentProgress| AgentRevision {
+        agent: p.agent.clone(),
+        connected: p.connected,
+        applied: Some(p.applied),
+        up_to_date: p.up_to_date,
+        rejected: p.rejected.as_ref().map(rejected),
     };
-    let agents: Vec<_> = progress.iter().map(line).collect();
-    ok(&json!({"desired": desired, "inForce": in_force, "agents": agents}))
+    let agents = progress.iter().map(line).collect();
+    ok(&json!(Revisions {
+        desired,
+        in_force,
+        agents
+    }))
+}
+
+fn rejected(refusal: &Refusal) -> Rejected {
+    Rejected {
+        revision: refusal.revision,
+        reason: refusal.reason.clone(),
+    }
 }
 
 /// GET `revisions/{n}/wait`.
@@ -184,7 +194,8 @@ pub(super) async fn wait(
     let agents = &rest.app.agents;
     let waiting = agents.wait(revision, Duration::from_secs(limit)).await;
     let reached = rest.app.compiled.borrow().revision >= revision;
-    Ok(ok(
-        &json!({"inForce": waiting.is_empty() && reached, "waitingFor": waiting}),
-    ))
+    Ok(ok(&json!(Waited {
+        in_force: waiting.is_empty() && reached,
+        waiting_for: waiting,
+    })))
 }

@@ -5,9 +5,9 @@ use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
-use serde::Deserialize;
 use serde_json::{Value, json as object};
 use std::sync::Arc;
+use tombolo_proto::fabric::Probe;
 use tombolo_proto::probe::{ProbeKind, ProbeRequest};
 use tombolo_topology::explain::{self, Question};
 use tombolo_topology::moving::Reports;
@@ -31,18 +31,6 @@ async fn answer(rest: &Rest, question: Question) -> Result<explain::Explanation,
         )
     })?;
     walked.map_err(|message| Failure::bad("InvalidResourceReference", message))
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Probe {
-    from: String,
-    to: String,
-    kind: ProbeKind,
-    count: Option<u32>,
-    interval_ms: Option<u32>,
-    timeout_ms: Option<u32>,
-    max_ttl: Option<u8>,
 }
 
 /// POST `probe`.

@@ -11,6 +11,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json as object;
 use std::sync::Arc;
+use tombolo_proto::fabric;
 use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach};
@@ -49,7 +50,12 @@ pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> R
     let committed = rest.app.writer.change(Change::PutToken(token)).await?;
     let text = format!("{KIND}.{id}.{secret}.{}", rest.app.authority.pin());
     tracing::info!(token = id, agent = %wanted.agent, "join token made");
-    let body = object!({"id": id, "token": text, "agent": wanted.agent, "expires": expires});
+    let body = object!(fabric::NewToken {
+        id,
+        token: text,
+        agent: wanted.agent,
+        expires,
+    });
     Ok(at_revision(
         reply(StatusCode::CREATED, &body),
         committed.published.revision,

@@ -12,6 +12,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use serde::Deserialize;
 use serde_json::json as object;
 use std::sync::Arc;
+use tombolo_proto::fabric;
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::Settings;
 use uuid::Uuid;
@@ -70,7 +71,11 @@ pub(super) async fn create_api_token(State(rest): State<Arc<Rest>>, request: Req
         return Err(Failure::bad("InvalidRequestFormat", message).at("name"));
     }
     let (token, text) = rest.auth.create(&rest.app.writer, &name).await?;
-    let body = object!({"id": token.id, "name": token.name, "token": text});
+    let body = object!(fabric::NewApiToken {
+        id: token.id,
+        name: token.name,
+        token: text,
+    });
     let revision = rest.app.writer.current().revision;
     Ok(at_revision(reply(StatusCode::CREATED, &body), revision))
 }

@@ -9,6 +9,7 @@ mod fake_agent;
 mod golden;
 mod health;
 mod hybrid;
+mod kinds;
 mod login;
 mod packages;
 mod port;

@@ -1,10 +1,11 @@
 //! What the device of a site has to be told (D16): everything but its own private key.
 
 use crate::change::{Problem, Rejection};
+use crate::lookup;
+use crate::path::ArmPath;
+use crate::problems::not_found;
 use crate::resource::{Agent, Binding, ConnectionType, VirtualNetworkGateway};
-use crate::rules::not_found;
 use crate::topology::Topology;
-use crate::{path::ArmPath, rules};
 use ipnet::IpNet;
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
@@ -106,7 +107,7 @@ pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConf
         mtu: topology.settings.mtu,
         preshared_key,
         instances: instances(topology, gateway),
-        prefixes: rules::behind(topology, gateway),
+        prefixes: lookup::behind(topology, gateway),
         site_prefixes: site.address_space.clone(),
         bgp,
     })

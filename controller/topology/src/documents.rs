@@ -1,67 +1,24 @@
 //! The stored form: each top-level resource, agent and token is one JSON document; the settings are one more.
 
 use crate::path::{ArmPath, Kind};
-use crate::resource::{
-    Agent, Connection, ExpressRouteCircuit, JoinToken, LocalNetworkGateway, NetworkInterface, PublicIpAddress,
-    ResourceGroup, RouteTable, VirtualNetwork, VirtualNetworkGateway,
-};
+use crate::resource::document::{ARM, arm_key, bytes, differences, read};
+use crate::resource::{self, Agent, JoinToken, ResourceGroup};
 use crate::topology::{DocumentChange, Topology};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::id::AgentId;
 
-const ARM: &str = "arm";
 const AGENTS: &str = "fabric/agents/";
 const TOKENS: &str = "fabric/tokens/";
 const SETTINGS: &str = "fabric/settings";
 
-fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
-    #[expect(
-        clippy::unwrap_used,
-        reason = "no resource type has a map with non-text keys or a failing serializer"
-    )]
-    serde_json::to_vec(value).unwrap()
-}
-
-/// What differs between two maps, as documents.
-fn differences<K: Ord, V: Serialize + PartialEq>(
-    before: &BTreeMap<K, Arc<V>>,
-    after: &BTreeMap<K, Arc<V>>,
-    key: impl Fn(&K) -> String,
-    changes: &mut Vec<DocumentChange>,
-) {
-    for gone in before.keys().filter(|k| !after.contains_key(*k)) {
-        changes.push(DocumentChange {
-            key: key(gone),
-            value: None,
-        });
-    }
-    for (id, new) in after {
-        let same = before.get(id).is_some_and(|old| Arc::ptr_eq(old, new) || old == new);
-        if !same {
-            changes.push(DocumentChange {
-                key: key(id),
-                value: Some(bytes(&**new)),
-            });
-        }
-    }
-}
-
 /// See [`Topology::documents_since`].
 pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> {
     let mut changes = Vec::new();
-    let arm = |id: &ResourceId| format!("{ARM}{}", id.key());
+    let arm = arm_key;
     differences(&before.resource_groups, &after.resource_groups, arm, &mut changes);
-    differences(&before.vnets, &after.vnets, arm, &mut changes);
-    differences(&before.nics, &after.nics, arm, &mut changes);
-    differences(&before.public_ips, &after.public_ips, arm, &mut changes);
-    differences(&before.route_tables, &after.route_tables, arm, &mut changes);
-    differences(&before.gateways, &after.gateways, arm, &mut changes);
-    differences(&before.connections, &after.connections, arm, &mut changes);
-    differences(&before.local_gateways, &after.local_gateways, arm, &mut changes);
-    differences(&before.circuits, &after.circuits, arm, &mut changes);
+    for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
+        (stored.differences)(before, after, &mut changes);
+    }
     differences(
         &before.agents,
         &after.agents,
@@ -82,12 +39,6 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     }
     changes.sort_by(|a, b| a.key.cmp(&b.key));
     changes
-}
-
-fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, String> {
-    serde_json::from_slice(value)
-        .map(Arc::new)
-        .map_err(|e| format!("document '{key}': {e}"))
 }
 
 /// See [`Topology::from_documents`].
@@ -111,29 +62,19 @@ pub(crate) fn load<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> 
 
 fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -> Result<(), String> {
     let path = ArmPath::parse(path).map_err(|e| format!("document '{key}': {e}"))?;
-    // A macro, because the maps differ in their value's type only.
-    macro_rules! insert {
-        ($map:ident, $type:ty) => {{
-            let resource: Arc<$type> = read(key, value)?;
-            topology.$map.insert(resource.envelope.id.clone(), resource);
-        }};
+    if let Some(stored) = path
+        .kind()
+        .and_then(resource::entry)
+        .and_then(|entry| entry.stored.as_ref())
+    {
+        return (stored.load)(topology, key, value);
     }
-    match path.kind() {
-        Some(Kind::ResourceGroup) => {
-            let group: Arc<ResourceGroup> = read(key, value)?;
-            topology.resource_groups.insert(group.id.clone(), group);
-        }
-        Some(Kind::VirtualNetwork) => insert!(vnets, VirtualNetwork),
-        Some(Kind::NetworkInterface) => insert!(nics, NetworkInterface),
-        Some(Kind::PublicIpAddress) => insert!(public_ips, PublicIpAddress),
-        Some(Kind::RouteTable) => insert!(route_tables, RouteTable),
-        Some(Kind::Gateway) => insert!(gateways, VirtualNetworkGateway),
-        Some(Kind::Connection) => insert!(connections, Connection),
-        Some(Kind::LocalNetworkGateway) => insert!(local_gateways, LocalNetworkGateway),
-        Some(Kind::Circuit) => insert!(circuits, ExpressRouteCircuit),
-        _ => return Err(format!("document '{key}': not a top-level resource that exists here")),
+    if path.kind() == Some(Kind::ResourceGroup) {
+        let group: Arc<ResourceGroup> = read(key, value)?;
+        topology.resource_groups.insert(group.id.clone(), group);
+        return Ok(());
     }
-    Ok(())
+    Err(format!("document '{key}': not a top-level resource that exists here"))
 }
 
 #[cfg(test)]

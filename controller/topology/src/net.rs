@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+pub(crate) use tombolo_proto::net::overlap;
 
 /// The first and last address of a prefix as numbers, after its family.
 fn span(net: &IpNet) -> (bool, u128, u128) {
@@ -14,11 +15,6 @@ fn span(net: &IpNet) -> (bool, u128, u128) {
         ),
         IpNet::V6(v6) => (true, u128::from(v6.network()), u128::from(v6.broadcast())),
     }
-}
-
-/// True when the two prefixes have an address in common.
-pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
 }
 
 /// A set of pairwise disjoint prefixes, ready to be asked for overlaps.

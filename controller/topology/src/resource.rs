@@ -2,474 +2,116 @@
 //!
 //! Each top-level resource is one document of the store; children (subnets, peerings, routes) live in their parent.
 //! Field names of the stored form are Azure's. Names and ids keep the casing of their creation.
+//!
+//! A kind is one file: its type, and the implementation of `frame::Resource`. A line of the registry below makes it known.
 
+mod agent;
+mod application_security_group;
+mod connection;
+pub(crate) mod document;
+mod envelope;
+mod express_route_circuit;
+mod frame;
+mod local_network_gateway;
+mod network_interface;
+mod public_ip_address;
+mod route_table;
 mod settings;
+mod virtual_machine;
+mod virtual_network;
+mod virtual_network_gateway;
 
+pub use agent::{Agent, Binding, JoinToken, Reach};
+pub use application_security_group::ApplicationSecurityGroup;
+pub use connection::{Connection, ConnectionType};
+pub use envelope::{Envelope, ResourceGroup};
+pub use express_route_circuit::{ExpressRouteCircuit, PrivatePeering};
+pub(crate) use express_route_circuit::{location_of, most_links};
+pub use frame::Map;
+pub(crate) use frame::{Child, ChildWrites, Echoed, Entry, Put, Request, Resource, Stored, view};
+pub use local_network_gateway::{LocalNetworkGateway, SiteBgp};
+pub use network_interface::{NetworkInterface, NicIpConfiguration};
+pub use public_ip_address::PublicIpAddress;
+pub use route_table::{Route, RouteTable, UserNextHop};
 pub use settings::{AddressSpaceChange, Era, Settings};
+pub use virtual_network::{Peering, PeeringState, Subnet, VirtualNetwork};
+pub(crate) use virtual_network::{counted_space, is_gateway_subnet};
+pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway};
+pub(crate) use virtual_network_gateway::{is_apipa, is_reserved_for_customers};
 
-use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use crate::path::Kind;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use tombolo_proto::config::{CircuitLink, GatewayKind, Transport};
-use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
-use uuid::Uuid;
+use std::sync::Arc;
+use tombolo_proto::id::AgentId;
 
-/// What every top-level ARM resource has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Envelope {
-    /// The full id.
-    pub id: ResourceId,
-    /// The region.
-    pub location: String,
-    /// Tags.
-    #[serde(default)]
-    pub tags: BTreeMap<String, String>,
-    /// Changes with each change of the resource (children included).
-    pub etag: Uuid,
-    /// Never changes.
-    pub resource_guid: Uuid,
-    /// Properties that Tombolo keeps and echoes without acting on them (`dhcpOptions`, `sku`, …), in ARM's form,
-    /// as an object with `properties` and top-level members.
-    #[serde(default)]
-    pub echoed: serde_json::Map<String, serde_json::Value>,
-}
-
-/// A resource group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ResourceGroup {
-    /// `/subscriptions/{sub}/resourceGroups/{rg}`.
-    pub id: ResourceId,
-    /// The region.
-    pub location: String,
-    /// Tags.
-    #[serde(default)]
-    pub tags: BTreeMap<String, String>,
-}
-
-/// A virtual network (P1 to P4).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VirtualNetwork {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// The address ranges, disjoint (P4), no host bits.
-    pub address_space: Vec<IpNet>,
-    /// In order of creation.
-    pub subnets: Vec<Subnet>,
-    /// In order of creation.
-    pub peerings: Vec<Peering>,
-}
-
-/// A subnet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Subnet {
-    /// The full id.
-    pub id: ResourceId,
-    /// Changes with each change.
-    pub etag: Uuid,
-    /// At least one; each inside one address range, disjoint from other subnets (P2).
-    pub prefixes: Vec<IpNet>,
-    /// At most one route table (R17).
-    #[serde(default)]
-    pub route_table: Option<ResourceId>,
-    /// Kept and echoed.
-    #[serde(default)]
-    pub echoed: serde_json::Map<String, serde_json::Value>,
-}
-
-/// One half of a peering (P5).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Peering {
-    /// The full id.
-    pub id: ResourceId,
-    /// Changes with each change, also of `state`.
-    pub etag: Uuid,
-    /// The same on both halves.
-    pub resource_guid: Uuid,
-    /// The other VNet. Immutable (P8).
-    pub remote_vnet: ResourceId,
-    /// P17.
-    pub allow_virtual_network_access: bool,
-    /// P18.
-    pub allow_forwarded_traffic: bool,
-    /// P19.
-    pub allow_gateway_transit: bool,
-    /// P20.
-    pub use_remote_gateways: bool,
-    /// P22.
-    pub do_not_verify_remote_gateways: bool,
-    /// What may carry the links between the two VNets (D6), as this half wants it.
-    #[serde(default)]
-    pub transport: Transport,
-    /// P13.
-    pub state: PeeringState,
-    /// `remoteAddressSpace`: the remote prefixes that this half has synced and routes (P27).
-    pub remote_address_space: Vec<IpNet>,
-    /// The local prefixes that the other half has synced, as far as this half knows (P5, P27).
-    pub local_address_space: Vec<IpNet>,
-}
-
-/// The state of a peering half (P13).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PeeringState {
-    /// The other side has no object that points here.
-    Initiated,
-    /// Both sides point at each other: traffic flows.
-    Connected,
-    /// The other side was deleted.
-    Disconnected,
-}
-
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NetworkInterface {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// At least one; the primary first. All in one subnet, as Azure has it.
-    pub ip_configurations: Vec<NicIpConfiguration>,
-    /// R12.
-    pub enable_ip_forwarding: bool,
-}
-
-/// One address of a NIC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NicIpConfiguration {
-    /// Its name.
-    pub name: String,
-    /// The subnet.
-    pub subnet: ResourceId,
-    /// The address; `Dynamic` ones are allocated at creation and kept.
-    pub address: IpAddr,
-    /// `Static` was asked for.
-    pub is_static: bool,
-    /// A public address resource, echoed.
-    #[serde(default)]
-    pub public_ip_address: Option<ResourceId>,
-}
-
-/// A public address. Kept so that stock requests work; the underlay endpoint of an agent is its own matter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PublicIpAddress {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// `ipAddress`, if the operator gave one.
-    #[serde(default)]
-    pub ip_address: Option<IpAddr>,
-}
-
-/// A route table (R17).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteTable {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// R15.
-    pub disable_bgp_route_propagation: bool,
-    /// In order of creation.
-    pub routes: Vec<Route>,
-}
-
-/// A user-defined route (R10).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Route {
-    /// The full id.
-    pub id: ResourceId,
-    /// Changes with each change.
-    pub etag: Uuid,
-    /// The destination; no host bits.
-    pub prefix: IpNet,
-    /// What happens.
-    pub next_hop: UserNextHop,
-}
-
-/// The next hop types that a user may configure (R10).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type")]
-pub enum UserNextHop {
-    /// To this address.
-    VirtualAppliance {
-        /// `nextHopIpAddress`.
-        address: IpAddr,
-    },
-    /// To the VPN gateway, own or remote (R14).
-    VirtualNetworkGateway,
-    /// Inside the VNet.
-    VnetLocal,
-    /// Not carried.
-    Internet,
-    /// Dropped.
-    None,
-}
-
-/// A virtual network gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VirtualNetworkGateway {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// One in active-standby without a second instance, two otherwise. All in the same `GatewaySubnet` (G1).
-    pub ip_configurations: Vec<GatewayIpConfiguration>,
-    /// `gatewayType`. Immutable.
-    #[serde(default)]
-    pub gateway_type: GatewayKind,
-    /// `RouteBased` or `PolicyBased` (G3).
-    pub vpn_type: String,
-    /// Both instances carry tunnels (G6).
-    pub active_active: bool,
-    /// `enableBgp`.
-    pub enable_bgp: bool,
-    /// G4, default 65515.
-    pub asn: u32,
-    /// G4, `bgpPeeringAddress`: the last free address of `GatewaySubnet` unless given. An ExpressRoute gateway has none
-    /// that can be set or is shown: it is the address of its first instance.
-    pub bgp_peering_address: IpAddr,
-    /// `sku.name`.
-    pub sku: String,
-}
-
-impl VirtualNetworkGateway {
-    /// The address that an instance speaks BGP from: the first one from the gateway's BGP address, another one from its own.
-    #[must_use]
-    pub fn peering_address(&self, number: usize) -> IpAddr {
-        let other = self.ip_configurations.get(number).filter(|_| number > 0);
-        other.map_or(self.bgp_peering_address, |instance| instance.address)
-    }
-}
-
-/// One instance of a gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct GatewayIpConfiguration {
-    /// Its name.
-    pub name: String,
-    /// `…/subnets/GatewaySubnet`.
-    pub subnet: ResourceId,
-    /// Its address in there: what traceroute shows. Allocated at creation unless given.
-    pub address: IpAddr,
-    /// `Static` was asked for.
-    pub is_static: bool,
-    /// The public address resource.
-    #[serde(default)]
-    pub public_ip_address: Option<ResourceId>,
-}
-
-/// A connection object (G9); of type `Vnet2Vnet` it is one side's (G10).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Connection {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// `connectionType`. Immutable.
-    #[serde(default)]
-    pub connection_type: ConnectionType,
-    /// This side's gateway.
-    pub gateway1: ResourceId,
-    /// The other end: a gateway, a local network gateway or a circuit, by `connection_type`. Immutable.
-    pub gateway2: ResourceId,
-    /// `ExpressRoute` only: the ends of the tunnels to the primary and the secondary edge, addresses of the gateway's
-    /// `GatewaySubnet`. Allocated at creation unless given.
-    #[serde(default)]
-    pub tunnel_addresses: Vec<IpAddr>,
-    /// G11; none until set: the tunnel cannot come up.
-    #[serde(default)]
-    pub shared_key: Option<String>,
-    /// `routingWeight`.
-    pub routing_weight: u32,
-    /// `enableBgp`.
-    pub enable_bgp: bool,
-    /// `dpdTimeoutSeconds`: silence of a site's device after which it is given up, seconds, 9 to 3600; none: the default.
-    #[serde(default)]
-    pub dpd_timeout: Option<u16>,
-}
-
-/// `connectionType` (G9).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum ConnectionType {
-    /// Gateway to gateway; needs a second object for the way back (G10).
-    #[default]
-    Vnet2Vnet,
-    /// Gateway to the device of a site.
-    IPsec,
-    /// ExpressRoute gateway to circuit.
-    ExpressRoute,
-}
-
-/// A local network gateway: a site as its operator describes it (G7, D16).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LocalNetworkGateway {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// `gatewayIpAddress`: where its device is reached; none: the device calls.
-    #[serde(default)]
-    pub address: Option<IpAddr>,
-    /// UDP port of the device's WireGuard.
-    pub port: u16,
-    /// The device's WireGuard key; none until told: the tunnel cannot come up.
-    #[serde(default)]
-    pub public_key: Option<PublicKey>,
-    /// `localNetworkAddressSpace`: disjoint from the VNet, its peers, and the other sites of the same gateway.
-    pub address_space: Vec<IpNet>,
-    /// `bgpSettings`; none: no BGP.
-    #[serde(default)]
-    pub bgp: Option<SiteBgp>,
-}
-
-/// `bgpSettings` of a local network gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SiteBgp {
-    /// G4: none that is reserved.
-    pub asn: u32,
-    /// `bgpPeeringAddress`: the device's address inside the tunnel.
-    pub address: IpAddr,
-}
-
-/// A circuit (E1).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ExpressRouteCircuit {
-    /// Id, location, tags, etag.
-    #[serde(flatten)]
-    pub envelope: Envelope,
-    /// `AzurePrivatePeering`; none: nothing can be connected to it yet.
-    #[serde(default)]
-    pub private_peering: Option<PrivatePeering>,
-}
-
-/// A circuit's private peering: its two lines to the customer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PrivatePeering {
-    /// The full id.
-    pub id: ResourceId,
-    /// Changes with each change.
-    pub etag: Uuid,
-    /// `peerASN`: the customer's.
-    pub peer_asn: u32,
-    /// `primaryPeerAddressPrefix`, a /30: the first address is the customer's, the second the edge's (E1).
-    pub primary: IpNet,
-    /// `secondaryPeerAddressPrefix`.
-    pub secondary: IpNet,
-    /// `vlanId`, 0 to 4094: kept and shown; the operator makes the interface.
-    pub vlan_id: u16,
-    /// `sharedKey`: signs the sessions (RFC 2385).
-    #[serde(default)]
-    pub shared_key: Option<String>,
-}
-
-/// An agent: what joined, and what it stands for (D7).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Agent {
-    /// Its name.
-    pub id: AgentId,
-    /// What it stands for.
-    pub binding: Binding,
-    /// Its identity on links.
-    pub public_key: PublicKey,
-    /// SHA-256 of its certificate's SubjectPublicKeyInfo, hex: its identity towards the controller.
-    pub certificate_key: String,
-    /// How others reach it.
-    #[serde(flatten)]
-    pub reach: Reach,
-    /// Cut off. Kept so that the name and the reason stay visible; nobody gets a link to it.
-    pub revoked: bool,
-}
-
-/// How an agent is reached, as it says itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Reach {
-    /// Where its first lane is, best first.
-    pub endpoints: Vec<SocketAddr>,
-    /// Where it takes QUIC besides (D6).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quic_endpoint: Option<SocketAddr>,
-    /// How many lanes it runs, 1 to [`MAX_LANES`](tombolo_proto::config::MAX_LANES) (D15).
-    #[serde(default = "one_lane")]
-    pub lanes: u16,
-}
-
-const fn one_lane() -> u16 {
-    1
-}
-
-impl Reach {
-    /// An agent with one lane, at these endpoints alone.
-    #[must_use]
-    pub const fn at(endpoints: Vec<SocketAddr>) -> Self {
-        Self {
-            endpoints,
-            quic_endpoint: None,
-            lanes: one_lane(),
+/// Defines [`Topology`], with one map for each kind, and [`ENTRIES`].
+macro_rules! registry {
+    ($($(#[$doc:meta])* $map:ident: $resource:ident,)*) => {
+        /// The desired state, valid as a whole, immutable. Cheap to clone in proportion to the number of resources.
+        #[derive(Debug, Clone, Default)]
+        pub struct Topology {
+            /// Resource groups.
+            pub resource_groups: Map<ResourceGroup>,
+            $($(#[$doc])* pub $map: Map<$resource>,)*
+            /// Agents.
+            pub agents: BTreeMap<AgentId, Arc<Agent>>,
+            /// Join tokens, by their id.
+            pub tokens: BTreeMap<String, Arc<JoinToken>>,
+            /// The operator's switches.
+            pub settings: Arc<Settings>,
         }
-    }
+
+        $(impl Stored for $resource {
+            fn map(topology: &Topology) -> &Map<Self> {
+                &topology.$map
+            }
+            fn map_mut(topology: &mut Topology) -> &mut Map<Self> {
+                &mut topology.$map
+            }
+            fn envelope(&self) -> &Envelope {
+                &self.envelope
+            }
+            fn envelope_mut(&mut self) -> &mut Envelope {
+                &mut self.envelope
+            }
+        })*
+
+        /// Every kind of top-level resource, in the order of the registry.
+        pub(crate) const ENTRIES: &[Entry] = &[$(Entry::of::<$resource>(),)* virtual_machine::VIRTUAL_MACHINES];
+    };
 }
 
-/// What a join token, and then an agent, stands for (D7): exactly one thing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "type",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase",
-    deny_unknown_fields
-)]
-pub enum Binding {
-    /// A virtual machine.
-    Vm {
-        /// `…/Microsoft.Compute/virtualMachines/{name}`: the read-only view that ARM clients look for.
-        vm: ResourceId,
-        /// Its NICs, the primary one first; all in one VNet, none bound elsewhere.
-        nics: Vec<ResourceId>,
-        /// Subnets of that VNet whose other machines sit behind this host (D8).
-        #[serde(default)]
-        served: Vec<ResourceId>,
-    },
-    /// One instance of a gateway.
-    Gateway {
-        /// The gateway.
-        gateway: ResourceId,
-        /// The name of the `ipConfiguration`.
-        ip_configuration: String,
-    },
-    /// The provider edge of one link of a circuit.
-    Edge {
-        /// The circuit.
-        circuit: ResourceId,
-        /// Which link.
-        link: CircuitLink,
-    },
+// Users stand before what they use: a resource group is deleted in this order.
+registry! {
+    /// Connections.
+    connections: Connection,
+    /// Local network gateways.
+    local_gateways: LocalNetworkGateway,
+    /// Virtual network gateways.
+    gateways: VirtualNetworkGateway,
+    /// Circuits with their peerings.
+    circuits: ExpressRouteCircuit,
+    /// Network interfaces.
+    nics: NetworkInterface,
+    /// Virtual networks with their subnets and peerings.
+    vnets: VirtualNetwork,
+    /// Route tables.
+    route_tables: RouteTable,
+    /// Public addresses.
+    public_ips: PublicIpAddress,
+    /// Application security groups.
+    application_security_groups: ApplicationSecurityGroup,
 }
 
-/// A one-time token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct JoinToken {
-    /// Public part; the secret's hash stands in `hash`.
-    pub id: String,
-    /// BLAKE3 of the secret, hex.
-    pub hash: String,
-    /// The name that the agent gets.
-    pub agent: AgentId,
-    /// What it will stand for.
-    pub binding: Binding,
-    /// Unix seconds; not valid after.
-    pub expires: u64,
+/// What is known of a kind; none: a child, or a resource group.
+pub(crate) fn entry(kind: Kind) -> Option<&'static Entry> {
+    ENTRIES.iter().find(|entry| entry.kind == kind)
+}
+
+/// What is known of a kind of children.
+pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
+    ENTRIES
+        .iter()
+        .flat_map(|entry| entry.children)
+        .find(|child| child.kind == Some(kind))
 }

@@ -1,39 +1,27 @@
 //! Applying a change: every operation works on a draft of the topology and notes all that is wrong with it. A draft
 //! with problems is thrown away.
 
-mod address;
+pub(crate) mod address;
 mod attached;
-mod circuit;
-mod connection;
 mod fabric;
-mod gateway;
 mod group;
-mod local_gateway;
-mod nic;
-pub(crate) mod peering;
-mod problems;
-mod public_ip;
-mod request;
-mod route_table;
-mod subnet;
+pub(crate) mod request;
 #[cfg(test)]
 mod tests;
-mod unsupported;
-mod vnet;
+pub(crate) mod unsupported;
 mod vpn;
 
-pub(crate) use problems::Problems;
-use request::{echoed, without_default_properties, without_defaults};
-pub(crate) use vpn::{behind, vnet_of};
+pub(crate) use request::without_defaults;
 
 use crate::arm::body::Object;
-use crate::change::{Change, Outcome, Problem, Rejection};
+use crate::change::{Change, Outcome, Rejection};
 use crate::net::listed;
 use crate::path::{ArmPath, Kind, shown};
+use crate::problems::{Problems, group_not_found, not_found};
+use crate::resource::{self, Request};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use serde_json::Value;
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// A topology in the middle of a change.
@@ -93,62 +81,44 @@ impl Draft<'_> {
         if kind == Kind::ResourceGroup {
             return self.put_group(path, body);
         }
-        let group = path.group_id();
-        let Some(group) = self.topology.resource_groups.get(&group).cloned() else {
+        let Some(group) = self.topology.resource_groups.get(&path.group_id()).cloned() else {
             self.group_not_found(path);
             return false;
         };
-        match kind {
-            Kind::VirtualNetwork => self.put_vnet(&group, path, body, if_match),
-            Kind::Subnet => self.put_subnet(path, body, if_match),
-            Kind::Peering => self.put_peering(path, body, if_match, sync),
-            Kind::RouteTable => self.put_route_table(&group, path, body, if_match),
-            Kind::Route => self.put_route(path, body, if_match),
-            Kind::NetworkInterface => self.put_nic(&group, path, body, if_match),
-            Kind::PublicIpAddress => self.put_public_ip(&group, path, body, if_match),
-            Kind::Gateway => self.put_gateway(&group, path, body, if_match),
-            Kind::Connection => self.put_connection(&group, path, body, if_match),
-            Kind::LocalNetworkGateway => self.put_local_gateway(&group, path, body, if_match),
-            Kind::Circuit => self.put_circuit(&group, path, body, if_match),
-            Kind::CircuitPeering => self.put_circuit_peering(path, body, if_match),
-            Kind::ResourceGroup
-            | Kind::NicIpConfiguration
-            | Kind::GatewayIpConfiguration
-            | Kind::CircuitAuthorization
-            | Kind::VirtualMachine
-            | Kind::VirtualMachineExtension => {
-                self.read_only(path);
-                false
-            }
-        }
+        let put = match (resource::entry(kind), resource::child(kind)) {
+            (Some(entry), _) => entry.stored.as_ref().map(|writes| writes.put),
+            (None, Some(child)) => child.writes.as_ref().map(|writes| writes.put),
+            (None, None) => None,
+        };
+        let Some(put) = put else {
+            self.read_only(path);
+            return false;
+        };
+        let request = Request {
+            group: &group,
+            path,
+            body,
+            if_match,
+            sync_remote_address_space: sync,
+        };
+        put(self, &request)
     }
 
     fn delete(&mut self, path: &ArmPath, if_match: Option<&str>) -> bool {
         let Some(kind) = self.kind(path) else { return false };
-        let id = path.id();
-        match kind {
-            Kind::ResourceGroup => self.delete_group(path),
-            Kind::VirtualNetwork => self.delete_vnet(&id, if_match),
-            Kind::Subnet => self.delete_subnet(&id, if_match),
-            Kind::Peering => self.delete_peering(&id, if_match),
-            Kind::RouteTable => self.delete_route_table(&id, if_match),
-            Kind::Route => self.delete_route(&id, if_match),
-            Kind::NetworkInterface => self.delete_nic(&id, if_match),
-            Kind::PublicIpAddress => self.delete_public_ip(&id, if_match),
-            Kind::Gateway => self.delete_gateway(&id, if_match),
-            Kind::Connection => self.delete_connection(&id, if_match),
-            Kind::LocalNetworkGateway => self.delete_local_gateway(&id, if_match),
-            Kind::Circuit => self.delete_circuit(&id, if_match),
-            Kind::CircuitPeering => self.delete_circuit_peering(&id, if_match),
-            Kind::NicIpConfiguration
-            | Kind::GatewayIpConfiguration
-            | Kind::CircuitAuthorization
-            | Kind::VirtualMachine
-            | Kind::VirtualMachineExtension => {
-                self.read_only(path);
-                false
-            }
+        if kind == Kind::ResourceGroup {
+            return self.delete_group(path);
         }
+        let delete = match (resource::entry(kind), resource::child(kind)) {
+            (Some(entry), _) => entry.stored.as_ref().map(|writes| writes.delete),
+            (None, Some(child)) => child.writes.as_ref().map(|writes| writes.delete),
+            (None, None) => None,
+        };
+        let Some(delete) = delete else {
+            self.read_only(path);
+            return false;
+        };
+        delete(self, &path.id(), if_match)
     }
 
     fn patch_tags(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
@@ -156,53 +126,17 @@ impl Draft<'_> {
         let root = Object::root(body, &mut self.problems);
         let given = root.get("tags").is_some_and(|t| !t.is_null());
         let tags = given.then(|| root.tags(&mut self.problems));
-        let id = path.id();
-        // A macro, because the maps differ in their value's type only.
-        macro_rules! patch {
-            ($map:ident, $commit:ident) => {
-                match self.topology.$map.get(&id).cloned() {
-                    None => self.not_found(path),
-                    Some(old) => {
-                        self.check_if_match(if_match, Some(old.envelope.etag), &id);
-                        let mut new = (*old).clone();
-                        new.envelope.tags = tags.unwrap_or(new.envelope.tags);
-                        self.$commit(new);
-                    }
-                }
-            };
-        }
-        match kind {
-            Kind::ResourceGroup => match self.topology.resource_groups.get(&id) {
-                None => self.group_not_found(path),
-                Some(old) => {
-                    let mut new = (**old).clone();
-                    new.tags = tags.unwrap_or(new.tags);
-                    if new != **old {
-                        self.topology.resource_groups.insert(id, Arc::new(new));
-                    }
-                }
-            },
-            Kind::VirtualNetwork => patch!(vnets, commit_vnet),
-            Kind::RouteTable => patch!(route_tables, commit_route_table),
-            Kind::NetworkInterface => patch!(nics, commit_nic),
-            Kind::PublicIpAddress => patch!(public_ips, commit_public_ip),
-            Kind::Gateway => patch!(gateways, commit_gateway),
-            Kind::Connection => patch!(connections, commit_connection),
-            Kind::LocalNetworkGateway => patch!(local_gateways, commit_local_gateway),
-            Kind::Circuit => patch!(circuits, commit_circuit),
-            Kind::Subnet
-            | Kind::Peering
-            | Kind::Route
-            | Kind::CircuitPeering
-            | Kind::CircuitAuthorization
-            | Kind::NicIpConfiguration
-            | Kind::GatewayIpConfiguration
-            | Kind::VirtualMachine
-            | Kind::VirtualMachineExtension => self.problems.add(
+        if kind == Kind::ResourceGroup {
+            self.patch_group(path, tags);
+        } else if let Some(writes) = resource::entry(kind).and_then(|entry| entry.stored.as_ref()) {
+            (writes.patch_tags)(self, path, tags, if_match);
+        } else {
+            let id = path.id();
+            self.problems.add(
                 "XPatchNotSupported",
                 &id,
                 format!("{id}: only the tags of top-level resources can be patched; PUT the whole body instead"),
-            ),
+            );
         }
         false
     }
@@ -256,38 +190,6 @@ impl Draft<'_> {
                 shown(&parent)
             ),
         );
-    }
-}
-
-/// 404 of a group.
-pub(crate) fn group_not_found(group: &str) -> Problem {
-    Problem {
-        code: "ResourceGroupNotFound",
-        message: format!("Resource group '{}' could not be found.", shown(group)),
-        target: None,
-    }
-}
-
-/// 404 of an item.
-pub(crate) fn not_found(path: &ArmPath) -> Problem {
-    let (code, message) = if path.segments.len() > 1 {
-        ("NotFound", format!("Resource {} not found.", path.id()))
-    } else {
-        (
-            "ResourceNotFound",
-            format!(
-                "The Resource '{}/{}/{}' under resource group '{}' was not found.",
-                path.provider.as_deref().unwrap_or_default(),
-                path.types(),
-                path.name(),
-                path.resource_group
-            ),
-        )
-    };
-    Problem {
-        code,
-        message,
-        target: Some(path.id().to_string()),
     }
 }
 

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+mod arm;
 mod config;
+mod fabric;
 mod report;
 mod role;
 #[cfg(feature = "grpc")]

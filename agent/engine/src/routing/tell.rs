@@ -1,12 +1,13 @@
 //! Who is told of what. The rules of what must not leak stand here, one line each.
 
-use super::{Dynamic, MAX_ROUTES, Taken, encode, overlap, taken};
+use super::{Dynamic, MAX_ROUTES, Taken, encode, taken};
 use crate::tables::LinkIndex;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::config::{AgentConfig, CircuitNetwork, GatewayConnection, GatewayKind, Link, Relation, Role};
 use tombolo_proto::id::ResourceId;
+use tombolo_proto::net::overlap;
 use tombolo_proto::route::{Route, RouteOrigin};
 
 /// The tables that an agent tells, as bytes, for every link whose other end is to hear one, be it empty.

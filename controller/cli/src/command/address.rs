@@ -1,13 +1,14 @@
 //! Public addresses.
 
-use crate::args::name;
 use crate::context::Context;
+use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
 use clap::Subcommand;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use std::net::IpAddr;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PublicIp {
@@ -52,7 +53,7 @@ const COLUMNS: &[Column] = &[
 
 impl PublicIp {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
-        let path = |name: &str| Ok::<_, anyhow::Error>(c.group()?.item("publicIPAddresses", name));
+        let path = |name: &str| c.item(Kind::PublicIpAddress, name);
         match self {
             Self::Create {
                 name,
@@ -72,14 +73,13 @@ impl PublicIp {
                 let change = |address: &mut Value| {
                     address["properties"]["ipAddress"] = json!(ip_address);
                 };
-                c.edit(&path(name)?, &format!("Updated public address {name}."), change)
-                    .await
+                c.update(Kind::PublicIpAddress, name, change).await
             }
             Self::List => c
                 .out
-                .list(&c.list("publicIPAddresses").await?, COLUMNS, "No public addresses."),
-            Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
-            Self::Delete { name } => c.delete(&path(name)?, "public address").await,
+                .list(&c.list(Kind::PublicIpAddress).await?, COLUMNS, "No public addresses."),
+            Self::Show { name } => c.show(Kind::PublicIpAddress, name, COLUMNS).await,
+            Self::Delete { name } => c.remove(Kind::PublicIpAddress, name).await,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Tokens for people and programs that use the controller.
 
-use crate::args::name;
 use crate::context::Context;
+use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
 use clap::Subcommand;

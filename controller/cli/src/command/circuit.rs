@@ -3,15 +3,16 @@
 use super::connection::Key;
 use super::gateway::ask;
 use super::token::Link;
-use crate::args::name;
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use tombolo_proto::arm::Kind;
 use tombolo_proto::config::CircuitLink;
 
 #[derive(Debug, Subcommand)]
@@ -182,18 +183,15 @@ impl Circuit {
                         "--peering-location, --bandwidth or --sku-tier; its lines: tombolo circuit peering create";
                     return Err(Usage::new("nothing to change", hint).into());
                 }
-                c.edit(&path(c, name)?, &format!("Updated circuit {name}."), |body| {
-                    size.set(body)
-                })
-                .await
+                c.update(Kind::Circuit, name, |body| size.set(body)).await
             }
             Self::List => c.out.list(
-                &c.list("expressRouteCircuits").await?,
+                &c.list(Kind::Circuit).await?,
                 COLUMNS,
                 "No circuits. Create one: tombolo circuit create NAME",
             ),
-            Self::Show { name } => c.out.item(&c.client.arm_get(&path(c, name)?).await?, COLUMNS),
-            Self::Delete { name } => c.delete(&path(c, name)?, "circuit").await,
+            Self::Show { name } => c.show(Kind::Circuit, name, COLUMNS).await,
+            Self::Delete { name } => c.remove(Kind::Circuit, name).await,
             Self::Peering(peering) => peering.run(c).await,
             Self::Routes { name, link, summary } => {
                 let (what, columns) = if *summary {
@@ -247,7 +245,7 @@ impl Peering {
 }
 
 fn path(c: &Context, name: &str) -> Result<String> {
-    Ok(c.group()?.item("expressRouteCircuits", name))
+    c.item(Kind::Circuit, name)
 }
 
 fn private(c: &Context, circuit: &str) -> Result<String> {

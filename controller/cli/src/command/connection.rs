@@ -2,9 +2,9 @@
 
 mod device;
 
-use crate::args::{name, reference};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{name, reference};
 use crate::output::{Column, at, bytes, items, name_at, state};
 use anyhow::{Context as _, Result};
 use clap::{ArgAction, ArgGroup, Args, Subcommand};
@@ -12,6 +12,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Connection {
@@ -227,15 +228,14 @@ impl Connection {
                         connection["properties"]["dpdTimeoutSeconds"] = json!(seconds);
                     }
                 };
-                c.edit(&path(c, name)?, &format!("Updated connection {name}."), change)
-                    .await
+                c.update(Kind::Connection, name, change).await
             }
-            Self::List => list(c, &c.list("connections").await?),
+            Self::List => list(c, &c.list(Kind::Connection).await?),
             Self::Show { name } => {
-                let one = c.client.arm_get(&path(c, name)?).await?;
+                let one = c.get(Kind::Connection, name).await?;
                 c.out.item(&one, COLUMNS)
             }
-            Self::Delete { name } => c.delete(&path(c, name)?, "connection").await,
+            Self::Delete { name } => c.remove(Kind::Connection, name).await,
             Self::DeviceConfig { name } => device::run(c, &path(c, name)?).await,
             Self::SharedKey(key) => key.run(c).await,
         }
@@ -322,7 +322,7 @@ fn reason(connection: &Value) -> String {
 }
 
 fn path(c: &Context, name: &str) -> Result<String> {
-    Ok(c.group()?.item("connections", name))
+    c.item(Kind::Connection, name)
 }
 
 fn key_path(c: &Context, name: &str) -> Result<String> {

@@ -1,8 +1,8 @@
 //! Gateways: VPN and ExpressRoute.
 
-use crate::args::{name, reference};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{name, reference};
 use crate::output::{Column, at, items, state, text};
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
 use tombolo_client::path::segment;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Gateway {
@@ -134,7 +135,7 @@ pub(crate) const CONFIGURATIONS: &str = "/properties/ipConfigurations";
 
 impl Gateway {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
-        let path = |name: &str| Ok::<_, anyhow::Error>(c.group()?.item("virtualNetworkGateways", name));
+        let path = |name: &str| c.item(Kind::VirtualNetworkGateway, name);
         match self {
             Self::Create {
                 name,
@@ -184,18 +185,18 @@ impl Gateway {
                         gateway["properties"]["sku"] = json!({"name": sku, "tier": sku});
                     }
                 };
-                c.edit(&path(name)?, &format!("Updated gateway {name}."), change).await
+                c.update(Kind::VirtualNetworkGateway, name, change).await
             }
             Self::List => {
-                let all = c.list("virtualNetworkGateways").await?;
+                let all = c.list(Kind::VirtualNetworkGateway).await?;
                 c.out.list(
                     &all,
                     COLUMNS,
                     "No gateways. Create one: tombolo gateway create NAME --vnet VNET",
                 )
             }
-            Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
-            Self::Delete { name } => c.delete(&path(name)?, "gateway").await,
+            Self::Show { name } => c.show(Kind::VirtualNetworkGateway, name, COLUMNS).await,
+            Self::Delete { name } => c.remove(Kind::VirtualNetworkGateway, name).await,
             Self::LearnedRoutes { name } => {
                 let all = ask(c, &format!("{}/getLearnedRoutes", path(name)?), &[]).await?;
                 c.out

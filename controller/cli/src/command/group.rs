@@ -1,7 +1,7 @@
 //! Resource groups.
 
-use crate::args::name;
 use crate::context::Context;
+use crate::options::group_name;
 use crate::output::{Column, at};
 use anyhow::Result;
 use clap::Subcommand;
@@ -14,7 +14,7 @@ use tombolo_client::path::Group as Path;
 pub(crate) enum Group {
     /// Create a group
     Create {
-        #[arg(value_parser = name)]
+        #[arg(value_parser = group_name)]
         name: String,
         /// Its region: resources in it have it unless they say otherwise
         #[arg(short, long, default_value = DEFAULT_LOCATION)]
@@ -24,12 +24,12 @@ pub(crate) enum Group {
     List,
     /// Show a group
     Show {
-        #[arg(value_parser = name)]
+        #[arg(value_parser = group_name)]
         name: String,
     },
     /// Delete a group and everything in it
     Delete {
-        #[arg(value_parser = name)]
+        #[arg(value_parser = group_name)]
         name: String,
     },
 }

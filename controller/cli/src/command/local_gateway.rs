@@ -1,8 +1,8 @@
 //! Local network gateways: sites as their operators describe them.
 
-use crate::args::name;
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -10,6 +10,7 @@ use comfy_table::Cell;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
+use tombolo_proto::arm::Kind;
 use tombolo_proto::id::PublicKey;
 
 #[derive(Debug, Subcommand)]
@@ -122,7 +123,7 @@ const COLUMNS: &[Column] = &[
 
 impl LocalGateway {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
-        let path = |name: &str| Ok::<_, anyhow::Error>(c.group()?.item("localNetworkGateways", name));
+        let path = |name: &str| c.item(Kind::LocalNetworkGateway, name);
         match self {
             Self::Create { name, site, location } => {
                 let mut body = json!({"location": c.location(location.as_deref()).await?, "properties": {}});
@@ -137,16 +138,15 @@ impl LocalGateway {
                 if site.says_nothing() {
                     return Err(Usage::new("nothing to change", "one of the options of --help").into());
                 }
-                let what = format!("Updated local network gateway {name}.");
-                c.edit(&path(name)?, &what, |body| site.set(body)).await
+                c.update(Kind::LocalNetworkGateway, name, |body| site.set(body)).await
             }
             Self::List => c.out.list(
-                &c.list("localNetworkGateways").await?,
+                &c.list(Kind::LocalNetworkGateway).await?,
                 COLUMNS,
                 "No local network gateways. Describe a site: tombolo local-gateway create NAME -p PREFIX",
             ),
-            Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
-            Self::Delete { name } => c.delete(&path(name)?, "local network gateway").await,
+            Self::Show { name } => c.show(Kind::LocalNetworkGateway, name, COLUMNS).await,
+            Self::Delete { name } => c.remove(Kind::LocalNetworkGateway, name).await,
         }
     }
 }

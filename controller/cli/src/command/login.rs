@@ -1,7 +1,7 @@
 //! `tombolo login`: remembers a controller and a token, after trying them.
 
-use crate::args::Global;
 use crate::config::{self, Config};
+use crate::options::Global;
 use crate::output::Output;
 use anyhow::Result;
 use clap::Args;

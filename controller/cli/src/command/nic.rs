@@ -1,8 +1,8 @@
 //! Network interfaces.
 
-use crate::args::{name, reference, subnet};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{name, reference, subnet};
 use crate::output::{Column, at, items, name_at, text};
 use anyhow::Result;
 use clap::Subcommand;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_client::manifest::NIC_IP_CONFIGURATION;
 use tombolo_client::path::{last, segment};
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nic {
@@ -91,7 +92,7 @@ const COLUMNS: &[Column] = &[
 
 impl Nic {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
-        let path = |name: &str| Ok::<_, anyhow::Error>(c.group()?.item("networkInterfaces", name));
+        let path = |name: &str| c.item(Kind::NetworkInterface, name);
         match self {
             Self::Create {
                 name,
@@ -123,14 +124,14 @@ impl Nic {
                 .await
             }
             Self::List => {
-                let all = c.list("networkInterfaces").await?;
+                let all = c.list(Kind::NetworkInterface).await?;
                 c.out.list(
                     &all,
                     COLUMNS,
                     "No network interfaces. Create one: tombolo nic create NAME -s VNET/SUBNET",
                 )
             }
-            Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
+            Self::Show { name } => c.show(Kind::NetworkInterface, name, COLUMNS).await,
             Self::Update {
                 name,
                 ip_forwarding,
@@ -149,10 +150,9 @@ impl Nic {
                         properties["privateIPAddress"] = json!(address);
                     }
                 };
-                c.edit(&path(name)?, &format!("Updated network interface {name}."), change)
-                    .await
+                c.update(Kind::NetworkInterface, name, change).await
             }
-            Self::Delete { name } => c.delete(&path(name)?, "network interface").await,
+            Self::Delete { name } => c.remove(Kind::NetworkInterface, name).await,
         }
     }
 }

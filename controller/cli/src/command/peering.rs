@@ -1,14 +1,15 @@
 //! Peerings. Each VNet has its own half; traffic flows when both say Connected.
 
-use crate::args::{Child, child, name, reference};
 use crate::context::Context;
 use crate::failure::NotFound;
+use crate::options::{Child, child, name, reference};
 use crate::output::{Column, at, items, name_at, state};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use tombolo_client::path::segment;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peering {
@@ -139,7 +140,7 @@ impl Peering {
                 )
             }
             Self::List { vnet: None } => {
-                let vnets = c.list("virtualNetworks").await?;
+                let vnets = c.list(Kind::VirtualNetwork).await?;
                 let all: Vec<_> = vnets
                     .iter()
                     .flat_map(|v| items(v, "/properties/virtualNetworkPeerings"))

@@ -1,8 +1,8 @@
 //! `tombolo ping` and `tombolo trace`: live, from the source's agent.
 
-use crate::args::duration;
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::duration;
 use anyhow::Result;
 use clap::Args;
 use std::process::ExitCode;

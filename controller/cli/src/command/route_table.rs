@@ -1,8 +1,8 @@
 //! Route tables and their routes.
 
-use crate::args::{Child, child, name};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{Child, child, name};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_client::path::segment;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RouteTable {
@@ -165,7 +166,7 @@ impl RouteTable {
                     .await
             }
             Self::List => {
-                let all = c.list("routeTables").await?;
+                let all = c.list(Kind::RouteTable).await?;
                 c.out.list(
                     &all,
                     COLUMNS,
@@ -173,7 +174,7 @@ impl RouteTable {
                 )
             }
             Self::Show { name } => {
-                let table = c.client.arm_get(&path(c, name)?).await?;
+                let table = c.get(Kind::RouteTable, name).await?;
                 c.out.item(&table, COLUMNS)?;
                 if !c.out.is_json() {
                     let routes: Vec<_> = items(&table, "/properties/routes").cloned().collect();
@@ -189,10 +190,9 @@ impl RouteTable {
                 let change = |table: &mut Value| {
                     table["properties"]["disableBgpRoutePropagation"] = json!(disable_bgp_route_propagation);
                 };
-                c.edit(&path(c, name)?, &format!("Updated route table {name}."), change)
-                    .await
+                c.update(Kind::RouteTable, name, change).await
             }
-            Self::Delete { name } => c.delete(&path(c, name)?, "route table").await,
+            Self::Delete { name } => c.remove(Kind::RouteTable, name).await,
             Self::Route(route) => route.run(c).await,
         }
     }
@@ -259,5 +259,5 @@ impl Route {
 }
 
 fn path(c: &Context, name: &str) -> Result<String> {
-    Ok(c.group()?.item("routeTables", name))
+    c.item(Kind::RouteTable, name)
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use tombolo_client::fabric::Binding;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Args)]
 pub(crate) struct Routes {
@@ -53,7 +54,7 @@ impl Routes {
         if lower.contains("/networkinterfaces/") {
             return Ok(vec![self.name.clone()]);
         }
-        let all = c.list("networkInterfaces").await?;
+        let all = c.list(Kind::NetworkInterface).await?;
         let found: Vec<_> = all
             .iter()
             .filter(|n| at(n, "/name").eq_ignore_ascii_case(&self.name))

@@ -5,13 +5,14 @@ use crate::context::Context;
 use crate::output::{at, items};
 use anyhow::Result;
 use serde_json::json;
+use tombolo_proto::arm::Kind;
 
 pub(crate) async fn run(c: &Context) -> Result<()> {
     let (health, revisions) = tokio::try_join!(c.client.health(), c.client.revisions())?;
     let agents = c.client.agents().await?;
-    let vnets = c.list_all("virtualNetworks").await?;
-    let gateways = c.list_all("virtualNetworkGateways").await?;
-    let connections = c.list_all("connections").await?;
+    let vnets = c.list_all(Kind::VirtualNetwork).await?;
+    let gateways = c.list_all(Kind::VirtualNetworkGateway).await?;
+    let connections = c.list_all(Kind::Connection).await?;
     let peerings: Vec<_> = vnets
         .iter()
         .flat_map(|v| items(v, "/properties/virtualNetworkPeerings"))

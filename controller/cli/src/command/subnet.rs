@@ -1,8 +1,8 @@
 //! Subnets.
 
-use crate::args::{Child, child, name, reference};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{Child, child, name, reference};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
 use clap::Subcommand;

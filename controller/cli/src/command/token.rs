@@ -2,11 +2,11 @@
 
 mod cloud_init;
 
-use crate::args::{duration, name, reference, subnet};
 use crate::command::agent::binding;
 use crate::command::gateway::CONFIGURATIONS;
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::{duration, name, reference, subnet};
 use crate::output::{at, items};
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};

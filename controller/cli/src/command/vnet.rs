@@ -1,9 +1,9 @@
 //! Virtual networks.
 
-use crate::args::name;
 use crate::command::{peering, subnet};
 use crate::context::Context;
 use crate::failure::Usage;
+use crate::options::name;
 use crate::output::{Column, at, items, text};
 use anyhow::Result;
 use clap::Subcommand;
@@ -11,6 +11,7 @@ use comfy_table::Cell;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tombolo_client::path::segment;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Vnet {
@@ -96,7 +97,7 @@ impl Vnet {
                     .await
             }
             Self::List => {
-                let all = c.list("virtualNetworks").await?;
+                let all = c.list(Kind::VirtualNetwork).await?;
                 c.out.list(
                     &all,
                     COLUMNS,
@@ -104,7 +105,7 @@ impl Vnet {
                 )
             }
             Self::Show { name } => {
-                let vnet = c.client.arm_get(&path(c, name)?).await?;
+                let vnet = c.get(Kind::VirtualNetwork, name).await?;
                 c.out.item(&vnet, COLUMNS)?;
                 if !c.out.is_json() {
                     let subnets: Vec<_> = items(&vnet, "/properties/subnets").cloned().collect();
@@ -149,14 +150,13 @@ impl Vnet {
                         properties.remove("virtualNetworkPeerings");
                     }
                 };
-                c.edit(&path(c, name)?, &format!("Updated virtual network {name}."), change)
-                    .await
+                c.update(Kind::VirtualNetwork, name, change).await
             }
-            Self::Delete { name } => c.delete(&path(c, name)?, "virtual network").await,
+            Self::Delete { name } => c.remove(Kind::VirtualNetwork, name).await,
         }
     }
 }
 
 fn path(c: &Context, name: &str) -> Result<String> {
-    Ok(c.group()?.item("virtualNetworks", name))
+    c.item(Kind::VirtualNetwork, name)
 }

@@ -4,16 +4,17 @@
 mod hybrid;
 
 use crate::manifest::named::Named;
-use crate::manifest::order::Kind;
+use crate::manifest::order::creation_rank;
 use crate::manifest::schema::{
     Document, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PublicIpAddress, RouteTable, Subnet,
     VirtualNetwork,
 };
 use crate::manifest::{DEFAULT_LOCATION, ManifestError};
-use crate::path::{Group, check_name};
+use crate::path::{Group, check_group_name};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use tombolo_proto::arm::Kind;
 
 /// The name of a gateway's only `ipConfiguration`.
 pub const GATEWAY_IP_CONFIGURATION: &str = "default";
@@ -62,7 +63,7 @@ pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Resul
     to.refuse_duplicates();
     if to.problems.is_empty() {
         let mut out = to.out;
-        out.sort_by_key(|e| e.kind.creation_rank(&e.body));
+        out.sort_by_key(|e| creation_rank(e.kind, &e.body));
         Ok(out)
     } else {
         Err(ManifestError::Invalid(to.problems))
@@ -75,7 +76,7 @@ impl<'a> Expansion<'a> {
         self.location = document.location.as_deref().unwrap_or(DEFAULT_LOCATION);
         let name = document.resource_group.as_deref().unwrap_or(&self.default.name);
         self.group = Group::new(&self.default.subscription, name);
-        if let Err(e) = check_name(name) {
+        if let Err(e) = check_group_name(name) {
             self.problems.push(format!("{origin}: resourceGroup: {e}"));
             return;
         }
@@ -88,6 +89,12 @@ impl<'a> Expansion<'a> {
                 path,
                 json!({"location": self.location}),
             );
+        }
+        for (kind, all) in document.plain() {
+            for (name, plain) in all.iter() {
+                let body = json!({"properties": {}});
+                self.top(kind, name, plain.location.as_ref(), &plain.tags, body);
+            }
         }
         for (name, table) in document.route_tables.iter() {
             self.route_table(name, table);

@@ -1,36 +1,7 @@
 //! In which order resources are written and deleted.
 
-use serde::Serialize;
 use serde_json::Value;
-use std::fmt;
-
-/// What a manifest can hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Kind {
-    /// A resource group.
-    ResourceGroup,
-    /// A route table with its routes.
-    RouteTable,
-    /// A public address.
-    PublicIpAddress,
-    /// A virtual network with its subnets.
-    VirtualNetwork,
-    /// A subnet by itself: only ever deleted, after its NICs have moved.
-    Subnet,
-    /// A gateway.
-    VirtualNetworkGateway,
-    /// One half of a peering.
-    Peering,
-    /// A network interface.
-    NetworkInterface,
-    /// A site.
-    LocalNetworkGateway,
-    /// A circuit with its peering.
-    Circuit,
-    /// A connection; between two gateways it is one side's.
-    Connection,
-}
+use tombolo_proto::arm::Kind;
 
 /// The place of a step among all steps; the order of the variants is the order of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +15,8 @@ pub(super) enum Rank {
     DeleteGateway,
     DeleteVnet,
     Group,
+    /// Refers to nothing.
+    Independent,
     RouteTable,
     PublicIp,
     Vnet,
@@ -67,113 +40,61 @@ pub(super) enum Rank {
     DeleteSubnet,
     DeleteRouteTable,
     DeletePublicIp,
+    DeleteIndependent,
     DeleteGroup,
 }
 
-impl Kind {
-    /// Everything that lies directly in a group.
-    pub const TOP: [Self; 8] = [
-        Self::RouteTable,
-        Self::PublicIpAddress,
-        Self::VirtualNetwork,
-        Self::VirtualNetworkGateway,
-        Self::NetworkInterface,
-        Self::LocalNetworkGateway,
-        Self::Circuit,
-        Self::Connection,
-    ];
-
-    /// The segment of its path.
-    #[must_use]
-    pub fn collection(self) -> &'static str {
-        match self {
-            Self::ResourceGroup => "resourceGroups",
-            Self::RouteTable => "routeTables",
-            Self::PublicIpAddress => "publicIPAddresses",
-            Self::VirtualNetwork => "virtualNetworks",
-            Self::Subnet => "subnets",
-            Self::VirtualNetworkGateway => "virtualNetworkGateways",
-            Self::Peering => "virtualNetworkPeerings",
-            Self::NetworkInterface => "networkInterfaces",
-            Self::LocalNetworkGateway => "localNetworkGateways",
-            Self::Circuit => "expressRouteCircuits",
-            Self::Connection => "connections",
-        }
-    }
-
-    /// For people, in lower case.
-    #[must_use]
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::ResourceGroup => "resource group",
-            Self::RouteTable => "route table",
-            Self::PublicIpAddress => "public address",
-            Self::VirtualNetwork => "virtual network",
-            Self::Subnet => "subnet",
-            Self::VirtualNetworkGateway => "gateway",
-            Self::Peering => "peering",
-            Self::NetworkInterface => "network interface",
-            Self::LocalNetworkGateway => "local network gateway",
-            Self::Circuit => "circuit",
-            Self::Connection => "connection",
-        }
-    }
-
-    /// When to create it, if nothing exists yet.
-    pub(super) fn creation_rank(self, body: &Value) -> Rank {
-        match self {
-            Self::ResourceGroup => Rank::Group,
-            Self::RouteTable => Rank::RouteTable,
-            Self::PublicIpAddress => Rank::PublicIp,
-            Self::VirtualNetwork | Self::Subnet => Rank::Vnet,
-            Self::VirtualNetworkGateway => Rank::Gateway,
-            Self::Peering if flag(body, "useRemoteGateways") => Rank::PeeringUse,
-            Self::Peering if flag(body, "allowGatewayTransit") => Rank::PeeringTransit,
-            Self::Peering => Rank::Peering,
-            Self::NetworkInterface => Rank::Nic,
-            Self::LocalNetworkGateway => Rank::Site,
-            Self::Circuit => Rank::Circuit,
-            Self::Connection => Rank::Connection,
-        }
-    }
-
-    /// When to bring an existing one to `desired`.
-    pub(super) fn update_rank(self, current: &Value, desired: &Value) -> Rank {
-        if self == Self::Peering {
-            if flag(current, "useRemoteGateways") && !flag(desired, "useRemoteGateways") {
-                return Rank::PeeringOff;
-            }
-            if current.pointer("/properties/peeringState").and_then(Value::as_str) == Some("Disconnected") {
-                return Rank::PeeringReset;
-            }
-        }
-        if self == Self::Connection && flag(current, "enableBgp") && !flag(desired, "enableBgp") {
-            return Rank::ConnectionOff;
-        }
-        self.creation_rank(desired)
-    }
-
-    /// When to delete it.
-    pub(super) fn deletion_rank(self) -> Rank {
-        match self {
-            Self::Connection => Rank::DeleteConnection,
-            Self::LocalNetworkGateway => Rank::DeleteSite,
-            Self::Circuit => Rank::DeleteCircuit,
-            Self::Peering => Rank::DeletePeering,
-            Self::NetworkInterface => Rank::DeleteNic,
-            Self::VirtualNetworkGateway => Rank::DeleteGateway,
-            Self::VirtualNetwork => Rank::DeleteVnet,
-            Self::Subnet => Rank::DeleteSubnet,
-            Self::RouteTable => Rank::DeleteRouteTable,
-            Self::PublicIpAddress => Rank::DeletePublicIp,
-            Self::ResourceGroup => Rank::DeleteGroup,
-        }
+/// When to create a resource, if nothing exists yet.
+pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
+    match kind {
+        Kind::ResourceGroup => Rank::Group,
+        Kind::RouteTable => Rank::RouteTable,
+        Kind::PublicIpAddress => Rank::PublicIp,
+        Kind::VirtualNetwork | Kind::Subnet => Rank::Vnet,
+        Kind::VirtualNetworkGateway => Rank::Gateway,
+        Kind::Peering if flag(body, "useRemoteGateways") => Rank::PeeringUse,
+        Kind::Peering if flag(body, "allowGatewayTransit") => Rank::PeeringTransit,
+        Kind::Peering => Rank::Peering,
+        Kind::NetworkInterface => Rank::Nic,
+        Kind::LocalNetworkGateway => Rank::Site,
+        Kind::Circuit => Rank::Circuit,
+        Kind::Connection => Rank::Connection,
+        // Nothing that a manifest can say of them needs an order.
+        _ => Rank::Independent,
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.title())
+/// When to bring an existing resource to `desired`.
+pub(super) fn update_rank(kind: Kind, current: &Value, desired: &Value) -> Rank {
+    if kind == Kind::Peering {
+        if flag(current, "useRemoteGateways") && !flag(desired, "useRemoteGateways") {
+            return Rank::PeeringOff;
+        }
+        if current.pointer("/properties/peeringState").and_then(Value::as_str) == Some("Disconnected") {
+            return Rank::PeeringReset;
+        }
+    }
+    if kind == Kind::Connection && flag(current, "enableBgp") && !flag(desired, "enableBgp") {
+        return Rank::ConnectionOff;
+    }
+    creation_rank(kind, desired)
+}
+
+/// When to delete a resource.
+pub(super) fn deletion_rank(kind: Kind) -> Rank {
+    match kind {
+        Kind::Connection => Rank::DeleteConnection,
+        Kind::LocalNetworkGateway => Rank::DeleteSite,
+        Kind::Circuit => Rank::DeleteCircuit,
+        Kind::Peering => Rank::DeletePeering,
+        Kind::NetworkInterface => Rank::DeleteNic,
+        Kind::VirtualNetworkGateway => Rank::DeleteGateway,
+        Kind::VirtualNetwork => Rank::DeleteVnet,
+        Kind::Subnet => Rank::DeleteSubnet,
+        Kind::RouteTable => Rank::DeleteRouteTable,
+        Kind::PublicIpAddress => Rank::DeletePublicIp,
+        Kind::ResourceGroup => Rank::DeleteGroup,
+        _ => Rank::DeleteIndependent,
     }
 }
 

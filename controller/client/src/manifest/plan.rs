@@ -5,12 +5,13 @@ use crate::error::Error;
 use crate::manifest::ManifestError;
 use crate::manifest::compare::{counterpart, holds, merge, name, project, tidy};
 use crate::manifest::expand::Expanded;
-use crate::manifest::order::{Kind, Rank};
+use crate::manifest::order::{Rank, creation_rank, deletion_rank, update_rank};
 use crate::path::{Group, last};
 use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use tombolo_proto::arm::Kind;
 
 /// What the controller has in the groups of a manifest.
 #[derive(Debug, Clone, Default)]
@@ -207,7 +208,7 @@ fn create(e: &Expanded) -> Step {
         after: shown(&e.body, None),
         body: e.body.clone(),
         sync: false,
-        rank: e.kind.creation_rank(&e.body),
+        rank: creation_rank(e.kind, &e.body),
     }
 }
 
@@ -275,7 +276,7 @@ fn update(e: &Expanded, current: &Value, wanted: &[Expanded], doomed: Option<&BT
         after: shown(&drop_kept(&desired), Some(current)),
         body: merge(current, &desired),
         sync,
-        rank: e.kind.update_rank(current, &e.body),
+        rank: update_rank(e.kind, current, &e.body),
     };
     (step, later)
 }
@@ -314,7 +315,7 @@ fn delete_steps(wanted: &[Expanded], server: &Server, steps: &mut Vec<Step>) -> 
             after: Value::Null,
             body: Value::Null,
             sync: false,
-            rank: kind.deletion_rank(),
+            rank: deletion_rank(*kind),
         });
     }
     doomed
@@ -334,7 +335,7 @@ fn delete_subnet(vnet: &Expanded, subnet: &Value) -> Step {
         after: Value::Null,
         body: Value::Null,
         sync: false,
-        rank: Kind::Subnet.deletion_rank(),
+        rank: deletion_rank(Kind::Subnet),
     }
 }
 

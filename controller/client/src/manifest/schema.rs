@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use tombolo_proto::arm::Kind;
 use tombolo_proto::config::Transport;
 
 /// An address prefix without host bits.
@@ -68,6 +69,25 @@ pub struct Document {
     pub local_network_gateways: Named<LocalNetworkGateway>,
     /// By name.
     pub express_route_circuits: Named<ExpressRouteCircuit>,
+    /// By name.
+    pub application_security_groups: Named<PlainResource>,
+}
+
+impl Document {
+    /// The resources of which nothing but region and tags can be said, by kind.
+    pub(super) fn plain(&self) -> [(Kind, &Named<PlainResource>); 1] {
+        [(Kind::ApplicationSecurityGroup, &self.application_security_groups)]
+    }
+}
+
+/// A resource of which nothing but region and tags can be said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PlainResource {
+    /// The region.
+    pub location: Option<String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// A virtual network.

@@ -318,6 +318,29 @@ fn remote_gateways_are_let_go_of_before_an_own_one_comes() {
 }
 
 #[test]
+fn resources_with_tags_alone_are_planned_from_the_table_of_kinds() {
+    let text = "applicationSecurityGroups:\n  web: {tags: {tier: front}}\n  data: {location: region2}\n";
+    let wanted = expanded(text);
+    let groups: Vec<_> = wanted
+        .iter()
+        .filter(|e| e.kind == Kind::ApplicationSecurityGroup)
+        .collect();
+    assert_eq!(groups.iter().map(|e| &*e.name).collect::<Vec<_>>(), ["web", "data"]);
+    assert_eq!(groups[0].body["tags"], json!({"tier": "front"}));
+    assert_eq!(groups[1].body["location"], "region2");
+
+    let server = server_after(&wanted);
+    assert!(Plan::make(&wanted, &server, true).unwrap().is_empty());
+    let changed = expanded(&text.replace("front", "back"));
+    let plan = Plan::make(&changed, &server, true).unwrap();
+    assert_eq!((plan.changes().count(), plan.count(Action::Update)), (1, 1));
+    let fewer = expanded("applicationSecurityGroups:\n  web: {tags: {tier: front}}\n");
+    let plan = Plan::make(&fewer, &server, true).unwrap();
+    let gone: Vec<_> = plan.changes().map(|step| (step.action, &*step.name)).collect();
+    assert_eq!(gone, [(Action::Delete, "data")]);
+}
+
+#[test]
 fn names_that_lead_nowhere_are_refused_before_anything_is_written() {
     let wrong = HUB_SPOKE
         .replace("remoteVirtualNetwork: hub", "remoteVirtualNetwork: hob")

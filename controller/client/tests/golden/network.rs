@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use tombolo_client::manifest::{
-    Document, Named, NetworkInterface, NextHopType, NicIpConfiguration, Peering, Prefix, PublicIpAddress, Route,
-    RouteTable, Subnet, VirtualNetwork,
+    Document, Named, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PlainResource, Prefix,
+    PublicIpAddress, Route, RouteTable, Subnet, VirtualNetwork,
 };
 use tombolo_golden::{all_of, golden};
 use tombolo_proto::config::Transport;
@@ -109,6 +109,13 @@ fn public() -> PublicIpAddress {
     }
 }
 
+fn plain() -> PlainResource {
+    PlainResource {
+        location: Some("region2".into()),
+        tags: tags(),
+    }
+}
+
 #[test]
 fn declarative_files() {
     let full = Document {
@@ -122,6 +129,7 @@ fn declarative_files() {
         connections: super::hybrid::connections(),
         local_network_gateways: super::hybrid::sites(),
         express_route_circuits: super::hybrid::circuits(),
+        application_security_groups: named([("group", plain())]),
     };
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }
@@ -135,6 +143,7 @@ fn declarative_files_without_any_option() {
         "routeTables": {"t": {"routes": {"r": {"addressPrefix": "10.0.0.0/8", "nextHopType": "None"}}}},
         "networkInterfaces": {"n": {"ipConfigurations": {"i": {"subnet": "v/s"}}}},
         "publicIPAddresses": {"a": {}},
+        "applicationSecurityGroups": {"g": {}},
         "virtualNetworkGateways": {"g": {"virtualNetwork": "v", "ipConfigurations": {"i": {}}}},
         "connections": {"c": {"virtualNetworkGateway1": "g", "peer": "e"}},
         "localNetworkGateways": {"l": {}},

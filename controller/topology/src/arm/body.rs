@@ -1,7 +1,7 @@
 //! Reads ARM request bodies: null is absent, unknown members are ignored, wrong types are named by their field.
 
 use crate::path::{ArmPath, shown};
-use crate::rules::Problems;
+use crate::problems::Problems;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

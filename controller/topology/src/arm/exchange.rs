@@ -10,9 +10,9 @@ pub(crate) use circuit::{circuit_routes, circuit_summary};
 pub(crate) use session::bgp_peers;
 
 use crate::compile::Compiler;
+use crate::lookup::{behind, vnet_of};
 use crate::moving::{Moving, Reports};
 use crate::resource::{Binding, Connection, VirtualNetworkGateway};
-use crate::rules::{behind, vnet_of};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
 use serde_json::{Value, json};

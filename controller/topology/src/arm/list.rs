@@ -1,12 +1,10 @@
 //! Collections: the bodies of all items under a group, a subscription or a parent.
 
-use super::view::{
-    Views, circuit, circuit_peering, gateway, gateway_ip_configuration, generic, group, local_gateway,
-    nic_ip_configuration, route,
-};
+use super::view::{Views, generic, group};
 use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
-use crate::rules::{group_not_found, not_found};
+use crate::problems::{group_not_found, not_found};
+use crate::resource;
 use serde_json::Value;
 use tombolo_proto::id::ResourceId;
 
@@ -95,58 +93,15 @@ fn top_level(
         .ok_or_else(|| unknown_type(collection))
 }
 
-/// All top-level items of a kind.
+/// All top-level items of a kind. None: the kind has no items of its own.
 fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
-    let topology = views.topology;
-    // A macro, because the maps differ in their value's type only.
-    macro_rules! all {
-        ($map:ident, $view:expr) => {
-            topology
-                .$map
-                .iter()
-                .filter(|(id, _)| scope.holds(id))
-                .map(|(_, item)| $view(item))
-                .collect()
-        };
-    }
-    Some(match kind {
-        Kind::VirtualNetwork => all!(vnets, |v| views.vnet(v)),
-        Kind::RouteTable => all!(route_tables, |t| views.route_table(t)),
-        Kind::NetworkInterface => all!(nics, |n| views.nic(n)),
-        Kind::PublicIpAddress => all!(public_ips, |p| views.public_ip(p)),
-        Kind::Gateway => all!(gateways, gateway),
-        Kind::Connection => all!(connections, |c| views.connection(c)),
-        Kind::LocalNetworkGateway => all!(local_gateways, local_gateway),
-        Kind::Circuit => all!(circuits, circuit),
-        Kind::VirtualMachine => {
-            let vms = views.vms().iter().filter(|(id, _)| scope.holds(id));
-            vms.map(|(_, agent)| views.vm(agent)).collect()
-        }
-        Kind::ResourceGroup
-        | Kind::Subnet
-        | Kind::Peering
-        | Kind::Route
-        | Kind::NicIpConfiguration
-        | Kind::GatewayIpConfiguration
-        | Kind::CircuitPeering
-        | Kind::CircuitAuthorization
-        | Kind::VirtualMachineExtension => return None,
-    })
+    resource::entry(kind).map(|entry| (entry.list)(views, &|id| scope.holds(id)))
 }
 
-/// The generic list of all resources.
+/// The generic list of all resources, in order of type.
 fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
-    let kinds = [
-        Kind::Connection,
-        Kind::Circuit,
-        Kind::LocalNetworkGateway,
-        Kind::NetworkInterface,
-        Kind::PublicIpAddress,
-        Kind::RouteTable,
-        Kind::VirtualMachine,
-        Kind::Gateway,
-        Kind::VirtualNetwork,
-    ];
+    let mut kinds: Vec<Kind> = resource::ENTRIES.iter().map(|entry| entry.kind).collect();
+    kinds.sort_by_key(|kind| kind.types());
     let bodies = kinds
         .into_iter()
         .filter_map(|kind| of_kind(views, kind, scope))
@@ -155,7 +110,6 @@ fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
 }
 
 fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
-    let topology = views.topology;
     let Some((parent, types)) = collection.rsplit_once('/') else {
         return Err(unknown_type(collection));
     };
@@ -165,50 +119,9 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
     let id = parent.id();
     let missing = || rejected(not_found(&parent));
     let is = |word: &str| types.eq_ignore_ascii_case(word);
-    match parent.kind() {
-        Some(Kind::VirtualNetwork) if is("subnets") => {
-            let vnet = topology.vnets.get(&id).ok_or_else(missing)?;
-            Ok(vnet.subnets.iter().map(|s| views.subnet(s)).collect())
-        }
-        Some(Kind::VirtualNetwork) if is("virtualNetworkPeerings") => {
-            let vnet = topology.vnets.get(&id).ok_or_else(missing)?;
-            Ok(vnet.peerings.iter().map(|p| views.peering(vnet, p)).collect())
-        }
-        Some(Kind::RouteTable) if is("routes") => {
-            let table = topology.route_tables.get(&id).ok_or_else(missing)?;
-            Ok(table.routes.iter().map(route).collect())
-        }
-        Some(Kind::NetworkInterface) if is("ipConfigurations") => {
-            let nic = topology.nics.get(&id).ok_or_else(missing)?;
-            let configs = nic.ip_configurations.iter().enumerate();
-            Ok(configs.map(|(i, c)| nic_ip_configuration(nic, c, i == 0)).collect())
-        }
-        Some(Kind::Gateway) if is("ipConfigurations") => {
-            let found = topology.gateways.get(&id).ok_or_else(missing)?;
-            Ok(found
-                .ip_configurations
-                .iter()
-                .map(|c| gateway_ip_configuration(found, c))
-                .collect())
-        }
-        Some(Kind::Gateway) if is("connections") => {
-            topology.gateways.get(&id).ok_or_else(missing)?;
-            let connections = topology.connections.values();
-            let own = connections.filter(|c| c.gateway1 == id || c.gateway2 == id);
-            Ok(own.map(|c| views.connection(c)).collect())
-        }
-        Some(Kind::Circuit) if is("peerings") => {
-            let found = topology.circuits.get(&id).ok_or_else(missing)?;
-            Ok(found.private_peering.iter().map(circuit_peering).collect())
-        }
-        Some(Kind::Circuit) if is("authorizations") => {
-            topology.circuits.get(&id).ok_or_else(missing)?;
-            Ok(Vec::new())
-        }
-        Some(Kind::VirtualMachine) if is("extensions") => {
-            views.vms().get(&id).ok_or_else(missing)?;
-            Ok(Vec::new())
-        }
-        _ => Err(unknown_type(collection)),
+    let entry = parent.kind().and_then(resource::entry);
+    if let Some(child) = entry.and_then(|e| e.children.iter().find(|c| is(c.name))) {
+        return (child.list)(views, &id).ok_or_else(missing);
     }
+    Err(unknown_type(collection))
 }

@@ -1,17 +1,7 @@
 //! ARM JSON out: the body of each item, in the types that strict clients insist on.
 
-mod hybrid;
-
-pub(crate) use hybrid::{
-    circuit, circuit_defaults, circuit_peering, circuit_sku, gateway, gateway_ip_configuration, local_gateway,
-};
-
-use crate::path::{ArmPath, Kind, is_child_of, parent_id};
-use crate::resource::{
-    Agent, Binding, Envelope, NetworkInterface, NicIpConfiguration, Peering, PublicIpAddress, ResourceGroup, Route,
-    RouteTable, Subnet, UserNextHop, VirtualNetwork,
-};
-use crate::rules::peering::{gateways_of, sync_level};
+use crate::path::{ArmPath, Kind, is_child_of};
+use crate::resource::{self, Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -49,28 +39,28 @@ impl Users {
     }
 }
 
-fn tag(etag: Uuid) -> String {
+pub(crate) fn tag(etag: Uuid) -> String {
     format!("W/\"{etag}\"")
 }
 
-fn reference(id: impl ToString) -> Value {
+pub(crate) fn reference(id: impl ToString) -> Value {
     json!({"id": id.to_string()})
 }
 
-fn space(prefixes: &[IpNet]) -> Value {
+pub(crate) fn space(prefixes: &[IpNet]) -> Value {
     json!({"addressPrefixes": prefixes})
 }
 
-fn version(address: IpAddr) -> &'static str {
+pub(crate) fn version(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-fn method(is_static: bool) -> &'static str {
+pub(crate) fn method(is_static: bool) -> &'static str {
     if is_static { "Static" } else { "Dynamic" }
 }
 
 /// The own members over those that are kept and echoed.
-fn over(own: Value, echoed: Option<&Value>) -> Value {
+pub(crate) fn over(own: Value, echoed: Option<&Value>) -> Value {
     let (Value::Object(own), Some(Value::Object(echoed))) = (&own, echoed) else {
         return own;
     };
@@ -79,36 +69,8 @@ fn over(own: Value, echoed: Option<&Value>) -> Value {
     Value::Object(all)
 }
 
-/// What Azure shows where a VNet's body said nothing.
-pub(crate) fn vnet_defaults() -> Value {
-    json!({"enableDdosProtection": false, "privateEndpointVNetPolicies": "Disabled"})
-}
-
-/// What Azure shows where a subnet's body said nothing.
-pub(crate) fn subnet_defaults() -> Value {
-    json!({
-        "delegations": [],
-        "privateEndpointNetworkPolicies": "Disabled",
-        "privateLinkServiceNetworkPolicies": "Enabled",
-    })
-}
-
-/// What Azure shows where a public address's body said nothing.
-pub(crate) fn public_ip_defaults() -> Value {
-    json!({
-        "publicIPAllocationMethod": "Dynamic",
-        "publicIPAddressVersion": "IPv4",
-        "idleTimeoutInMinutes": 4,
-    })
-}
-
-/// Likewise, beside its properties.
-pub(crate) fn public_ip_sku() -> Value {
-    json!({"name": "Standard", "tier": "Regional"})
-}
-
 /// A top-level resource.
-fn top(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
+pub(crate) fn top(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     properties["resourceGuid"] = envelope.resource_guid.to_string().into();
     let own = json!({
@@ -124,7 +86,7 @@ fn top(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
 }
 
 /// A child resource.
-fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Value) -> Value {
+pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     json!({
         "id": id,
@@ -172,6 +134,16 @@ impl<'t> Views<'t> {
         })
     }
 
+    /// The ids of the ip configurations in a subnet.
+    pub(crate) fn subnet_users(&self, subnet: &ResourceId) -> Option<&[String]> {
+        self.users().subnets.get(subnet).map(Vec::as_slice)
+    }
+
+    /// The id of the ip configuration that uses a public address.
+    pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<&String> {
+        self.users().public_ips.get(id)
+    }
+
     /// Virtual machines: what agents stand for.
     pub(crate) fn vms(&self) -> &BTreeMap<ResourceId, Arc<Agent>> {
         self.vms.get_or_init(|| {
@@ -188,203 +160,14 @@ impl<'t> Views<'t> {
     pub(crate) fn item(&self, path: &ArmPath) -> Option<Value> {
         let id = path.id();
         let topology = self.topology;
-        match path.kind()? {
-            Kind::ResourceGroup => topology.resource_groups.get(&id).map(|g| group(g)),
-            Kind::VirtualNetwork => topology.vnets.get(&id).map(|v| self.vnet(v)),
-            Kind::Subnet => {
-                let vnet = topology.vnets.get(&parent_id(&id))?;
-                vnet.subnets.iter().find(|s| s.id == id).map(|s| self.subnet(s))
-            }
-            Kind::Peering => {
-                let vnet = topology.vnets.get(&parent_id(&id))?;
-                vnet.peerings.iter().find(|p| p.id == id).map(|p| self.peering(vnet, p))
-            }
-            Kind::RouteTable => topology.route_tables.get(&id).map(|t| self.route_table(t)),
-            Kind::Route => {
-                let table = topology.route_tables.get(&parent_id(&id))?;
-                table.routes.iter().find(|r| r.id == id).map(route)
-            }
-            Kind::NetworkInterface => topology.nics.get(&id).map(|n| self.nic(n)),
-            Kind::NicIpConfiguration => {
-                let nic = topology.nics.get(&parent_id(&id))?;
-                let configs = nic.ip_configurations.iter().enumerate();
-                let found = configs
-                    .into_iter()
-                    .find(|(_, c)| c.name.eq_ignore_ascii_case(path.name()));
-                found.map(|(i, c)| nic_ip_configuration(nic, c, i == 0))
-            }
-            Kind::PublicIpAddress => topology.public_ips.get(&id).map(|p| self.public_ip(p)),
-            Kind::Gateway => topology.gateways.get(&id).map(|g| gateway(g)),
-            Kind::GatewayIpConfiguration => {
-                let found = topology.gateways.get(&parent_id(&id))?;
-                let mut configs = found.ip_configurations.iter();
-                let config = configs.find(|c| c.name.eq_ignore_ascii_case(path.name()));
-                config.map(|c| gateway_ip_configuration(found, c))
-            }
-            Kind::Connection => topology.connections.get(&id).map(|c| self.connection(c)),
-            Kind::LocalNetworkGateway => topology.local_gateways.get(&id).map(|g| local_gateway(g)),
-            Kind::Circuit => topology.circuits.get(&id).map(|c| circuit(c)),
-            Kind::CircuitPeering => {
-                let peering = topology.circuits.get(&parent_id(&id))?.private_peering.as_ref();
-                peering.filter(|p| p.id == id).map(circuit_peering)
-            }
-            Kind::VirtualMachine => self.vms().get(&id).map(|agent| self.vm(agent)),
-            Kind::CircuitAuthorization | Kind::VirtualMachineExtension => None,
+        let kind = path.kind()?;
+        if let Some(entry) = resource::entry(kind) {
+            return (entry.item)(self, &id);
         }
-    }
-
-    pub(crate) fn vnet(&self, vnet: &VirtualNetwork) -> Value {
-        let subnets: Vec<Value> = vnet.subnets.iter().map(|s| self.subnet(s)).collect();
-        let peerings: Vec<Value> = vnet.peerings.iter().map(|p| self.peering(vnet, p)).collect();
-        // Defaults that an echoed value may replace.
-        let mut properties = vnet_defaults();
-        if let (Value::Object(slot), Some(Value::Object(kept))) =
-            (&mut properties, vnet.envelope.echoed.get("properties"))
-        {
-            slot.extend(kept.clone());
+        if let Some(child) = resource::child(kind) {
+            return (child.item)(self, path);
         }
-        properties["addressSpace"] = space(&vnet.address_space);
-        properties["subnets"] = subnets.into();
-        properties["virtualNetworkPeerings"] = peerings.into();
-        top(&vnet.envelope, Kind::VirtualNetwork, properties)
-    }
-
-    pub(crate) fn subnet(&self, subnet: &Subnet) -> Value {
-        let mut properties = subnet_defaults();
-        if let Value::Object(slot) = &mut properties {
-            slot.extend(subnet.echoed.clone());
-        }
-        match subnet.prefixes.as_slice() {
-            [one] => properties["addressPrefix"] = one.to_string().into(),
-            many => properties["addressPrefixes"] = json!(many),
-        }
-        if let Some(table) = &subnet.route_table {
-            properties["routeTable"] = reference(table);
-        }
-        if let Some(users) = self.users().subnets.get(&subnet.id) {
-            properties["ipConfigurations"] = users.iter().map(reference).collect::<Vec<_>>().into();
-        }
-        child(&subnet.id, Kind::Subnet, subnet.etag, properties)
-    }
-
-    pub(crate) fn peering(&self, vnet: &VirtualNetwork, half: &Peering) -> Value {
-        let remote = self.topology.vnets.get(&half.remote_vnet);
-        let remote_now = remote.map_or(half.remote_address_space.as_slice(), |r| &r.address_space);
-        let mut properties = json!({
-            "remoteVirtualNetwork": reference(&half.remote_vnet),
-            "allowVirtualNetworkAccess": half.allow_virtual_network_access,
-            "allowForwardedTraffic": half.allow_forwarded_traffic,
-            "allowGatewayTransit": half.allow_gateway_transit,
-            "useRemoteGateways": half.use_remote_gateways,
-            "doNotVerifyRemoteGateways": half.do_not_verify_remote_gateways,
-            "transport": half.transport,
-            "peerCompleteVnets": true,
-            "enableOnlyIPv6Peering": false,
-            "peeringState": format!("{:?}", half.state),
-            "peeringSyncLevel": sync_level(self.topology, vnet, half),
-            "resourceGuid": half.resource_guid.to_string(),
-            "remoteAddressSpace": space(&half.remote_address_space),
-            "remoteVirtualNetworkAddressSpace": space(remote_now),
-            "localAddressSpace": space(&half.local_address_space),
-            "localVirtualNetworkAddressSpace": space(&vnet.address_space),
-            "routeServiceVips": {},
-        });
-        if half.use_remote_gateways {
-            let gateways: Vec<Value> = gateways_of(self.topology, &half.remote_vnet)
-                .map(|g| reference(&g.envelope.id))
-                .collect();
-            properties["remoteGateways"] = gateways.into();
-        }
-        child(&half.id, Kind::Peering, half.etag, properties)
-    }
-
-    pub(crate) fn route_table(&self, table: &RouteTable) -> Value {
-        let routes: Vec<Value> = table.routes.iter().map(route).collect();
-        let subnets = self.topology.vnets.values().flat_map(|v| &v.subnets);
-        let subnets: Vec<Value> = subnets
-            .filter(|s| s.route_table.as_ref() == Some(&table.envelope.id))
-            .map(|s| reference(&s.id))
-            .collect();
-        let mut properties = json!({
-            "disableBgpRoutePropagation": table.disable_bgp_route_propagation,
-            "routes": routes,
-        });
-        if !subnets.is_empty() {
-            properties["subnets"] = subnets.into();
-        }
-        top(&table.envelope, Kind::RouteTable, properties)
-    }
-
-    pub(crate) fn nic(&self, nic: &NetworkInterface) -> Value {
-        let configs: Vec<Value> = nic
-            .ip_configurations
-            .iter()
-            .enumerate()
-            .map(|(i, c)| nic_ip_configuration(nic, c, i == 0))
-            .collect();
-        let mut properties = json!({
-            "ipConfigurations": configs,
-            "enableIPForwarding": nic.enable_ip_forwarding,
-            "nicType": "Standard",
-        });
-        for (vm, agent) in self.vms() {
-            let Binding::Vm { nics, .. } = &agent.binding else {
-                continue;
-            };
-            if let Some(position) = nics.iter().position(|n| *n == nic.envelope.id) {
-                properties["virtualMachine"] = reference(vm);
-                properties["primary"] = (position == 0).into();
-            }
-        }
-        top(&nic.envelope, Kind::NetworkInterface, properties)
-    }
-
-    pub(crate) fn public_ip(&self, public: &PublicIpAddress) -> Value {
-        let mut properties = public_ip_defaults();
-        if let (Value::Object(slot), Some(Value::Object(kept))) =
-            (&mut properties, public.envelope.echoed.get("properties"))
-        {
-            slot.extend(kept.clone());
-        }
-        if let Some(address) = public.ip_address {
-            properties["ipAddress"] = address.to_string().into();
-        }
-        if let Some(user) = self.users().public_ips.get(&public.envelope.id) {
-            properties["ipConfiguration"] = reference(user);
-        }
-        let mut body = top(&public.envelope, Kind::PublicIpAddress, properties);
-        if body.get("sku").is_none() {
-            body["sku"] = public_ip_sku();
-        }
-        body
-    }
-
-    /// The read-only view of the machine that an agent stands for.
-    pub(crate) fn vm(&self, agent: &Agent) -> Value {
-        let Binding::Vm { vm, nics, .. } = &agent.binding else {
-            return Value::Null;
-        };
-        let interfaces: Vec<Value> = nics
-            .iter()
-            .enumerate()
-            .map(|(i, nic)| json!({"id": nic, "properties": {"primary": i == 0}}))
-            .collect();
-        let location = nics
-            .first()
-            .and_then(|n| self.topology.nics.get(n))
-            .map(|n| n.envelope.location.clone());
-        json!({
-            "id": vm,
-            "name": vm.name(),
-            "type": Kind::VirtualMachine.type_name(),
-            "location": location.unwrap_or_default(),
-            "tags": {},
-            "properties": {
-                "provisioningState": "Succeeded",
-                "networkProfile": {"networkInterfaces": interfaces},
-                "storageProfile": {"osDisk": {"osType": "Linux"}},
-            },
-        })
+        topology.resource_groups.get(&id).map(|g| group(g))
     }
 }
 
@@ -397,40 +180,6 @@ pub(crate) fn group(group: &ResourceGroup) -> Value {
         "tags": group.tags,
         "properties": {"provisioningState": "Succeeded"},
     })
-}
-
-pub(crate) fn route(route: &Route) -> Value {
-    let (hop, address) = match &route.next_hop {
-        UserNextHop::VirtualAppliance { address } => ("VirtualAppliance", Some(*address)),
-        UserNextHop::VirtualNetworkGateway => ("VirtualNetworkGateway", None),
-        UserNextHop::VnetLocal => ("VnetLocal", None),
-        UserNextHop::Internet => ("Internet", None),
-        UserNextHop::None => ("None", None),
-    };
-    let mut properties = json!({
-        "addressPrefix": route.prefix,
-        "nextHopType": hop,
-        "hasBgpOverride": false,
-    });
-    if let Some(address) = address {
-        properties["nextHopIpAddress"] = address.to_string().into();
-    }
-    child(&route.id, Kind::Route, route.etag, properties)
-}
-
-pub(crate) fn nic_ip_configuration(nic: &NetworkInterface, config: &NicIpConfiguration, primary: bool) -> Value {
-    let mut properties = json!({
-        "privateIPAddress": config.address,
-        "privateIPAllocationMethod": method(config.is_static),
-        "privateIPAddressVersion": version(config.address),
-        "subnet": reference(&config.subnet),
-        "primary": primary,
-    });
-    if let Some(public) = &config.public_ip_address {
-        properties["publicIPAddress"] = reference(public);
-    }
-    let id = ResourceId::new(format!("{}/ipConfigurations/{}", nic.envelope.id, config.name));
-    child(&id, Kind::NicIpConfiguration, nic.envelope.etag, properties)
 }
 
 /// The members of [`Map`] that the generic resource lists have.

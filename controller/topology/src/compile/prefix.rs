@@ -16,11 +16,6 @@ pub(super) fn covered(prefix: &IpNet, by: &[IpNet]) -> bool {
     by.iter().any(|b| b.contains(prefix))
 }
 
-/// Whether the two have an address in common: prefixes are nested or disjoint.
-pub(super) fn overlaps(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
-}
-
 /// The address with the length of the prefix that it lies in; on its own if in none.
 pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
     prefixes

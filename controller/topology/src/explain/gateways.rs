@@ -1,8 +1,8 @@
 //! Why no gateway leads from one VNet to another: which object, flag or BGP setting is missing between the two.
 
 use super::why::{Facts, Why, connected, gateway_agents, half};
+use crate::lookup::gateways_of;
 use crate::resource::{Connection, ConnectionType, PeeringState, VirtualNetwork, VirtualNetworkGateway};
-use crate::rules::peering::gateways_of;
 use crate::topology::Topology;
 use std::collections::{BTreeMap, VecDeque};
 use tombolo_proto::config::GatewayKind;

@@ -2,9 +2,9 @@
 
 use super::names::agent_of;
 use super::{gateways, sites};
+use crate::lookup::gateways_of;
 use crate::moving::Reports;
 use crate::resource::{Binding, Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
-use crate::rules::peering::gateways_of;
 use crate::topology::Topology;
 use ipnet::IpNet;
 use std::net::IpAddr;

@@ -1,32 +1,123 @@
 //! Addresses out of subnets (P2): of NICs, of gateways, and of tunnels to circuits.
 
-use super::Draft;
+use super::{Draft, unsupported};
+use crate::arm::body::{Object, missing};
 use crate::net::{first_free, is_reserved, listed};
 use crate::path::{is_child_of, parent_id};
 use crate::resource::Subnet;
 use crate::topology::Topology;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
 /// What a body asks of one address.
-pub(super) struct WantedAddress {
-    pub(super) name: String,
-    pub(super) subnet: Subnet,
-    pub(super) address: Option<IpAddr>,
-    pub(super) is_static: bool,
+pub(crate) struct WantedAddress {
+    pub(crate) name: String,
+    pub(crate) subnet: Subnet,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) is_static: bool,
     /// IPv6, if it was said.
-    pub(super) ipv6: Option<bool>,
-    pub(super) at: String,
-    pub(super) primary: bool,
-    pub(super) public_ip_address: Option<ResourceId>,
+    pub(crate) ipv6: Option<bool>,
+    pub(crate) at: String,
+    pub(crate) primary: bool,
+    pub(crate) public_ip_address: Option<ResourceId>,
 }
 
 impl Draft<'_> {
+    /// `ipConfigurations` of a NIC or a gateway.
+    pub(crate) fn read_ip_configurations(
+        &mut self,
+        owner: &ResourceId,
+        properties: &Object<'_>,
+        max: usize,
+    ) -> Vec<WantedAddress> {
+        let before = self.problems.len();
+        let items = properties
+            .list("ipConfigurations", max, &mut self.problems)
+            .unwrap_or_default();
+        if items.is_empty() && self.problems.len() == before {
+            missing(&mut self.problems, &properties.at("ipConfigurations"));
+        }
+        let mut wanted = Vec::new();
+        let mut names = Vec::new();
+        let mut publics: BTreeSet<ResourceId> = BTreeSet::new();
+        for item in items {
+            let Some(object) = item.object(&mut self.problems) else {
+                continue;
+            };
+            let name = self.child_name(&object);
+            let inner = object.object_or_empty("properties", &mut self.problems);
+            names.extend(name.clone());
+            let Some(one) = self.read_ip_configuration(owner, name.unwrap_or_default(), &inner) else {
+                continue;
+            };
+            if let Some(public) = one.public_ip_address.clone()
+                && !publics.insert(public.clone())
+            {
+                let at = inner.at("publicIPAddress.id");
+                let message = format!("{at}: {public} is used by another ip configuration of the same resource");
+                self.problems.add("PublicIPAddressInUse", at, message);
+            }
+            wanted.push(one);
+        }
+        self.check_unique_names(owner, "ip configuration", names.iter().map(String::as_str));
+        wanted
+    }
+
+    fn read_ip_configuration(&mut self, owner: &ResourceId, name: String, inner: &Object<'_>) -> Option<WantedAddress> {
+        let method = inner.choice("privateIPAllocationMethod", &["Dynamic", "Static"], &mut self.problems);
+        let version = inner.choice("privateIPAddressVersion", &["IPv4", "IPv6"], &mut self.problems);
+        let address = inner.address("privateIPAddress", &mut self.problems);
+        let at = inner.at("privateIPAddress");
+        let primary = inner.boolean("primary", &mut self.problems).unwrap_or(false);
+        self.check_supported(inner, unsupported::IP_CONFIGURATION);
+        for list in [
+            "applicationSecurityGroups",
+            "loadBalancerBackendAddressPools",
+            "loadBalancerInboundNatRules",
+        ] {
+            if inner.get(list).and_then(Value::as_array).is_some_and(|a| !a.is_empty()) {
+                self.unsupported_reference(inner, list, owner);
+            }
+        }
+        let is_static = match method {
+            Some(method) => method == "Static",
+            None => address.is_some(),
+        };
+        if is_static && inner.get("privateIPAddress").is_none_or(|v| v.as_str() == Some("")) {
+            missing(&mut self.problems, &at);
+        }
+        if let (Some(version), Some(address)) = (version, address.filter(|_| is_static))
+            && address.is_ipv6() != (version == "IPv6")
+        {
+            self.problems.add(
+                "InvalidRequestFormat",
+                at.clone(),
+                format!("{at}: {address} is not an {version} address, as privateIPAddressVersion says"),
+            );
+        }
+        let public_ip_address = self.resolve_public_ip(inner, owner, &name);
+        if inner.get("subnet").is_none() {
+            missing(&mut self.problems, &inner.at("subnet"));
+        }
+        let subnet = self.resolve(inner, "subnet", owner, find_subnet)?;
+        Some(WantedAddress {
+            name,
+            subnet,
+            address,
+            is_static,
+            ipv6: version.map(|v| v == "IPv6"),
+            at,
+            primary,
+            public_ip_address,
+        })
+    }
+
     /// The address of each wanted ip configuration: static ones first, so that a dynamic one never takes theirs.
     /// `current` has the addresses that dynamic ones keep. `avoid` is for something else of the owner's: no dynamic one
     /// gets it anew.
-    pub(super) fn allocate(
+    pub(crate) fn allocate(
         &mut self,
         owner: &ResourceId,
         wanted: &[WantedAddress],
@@ -94,7 +185,7 @@ impl Draft<'_> {
     }
 
     /// An address that somebody chose: in the subnet, not reserved (P2), nobody else's.
-    pub(super) fn check_given(
+    pub(crate) fn check_given(
         &mut self,
         owner: &ResourceId,
         asker: &str,
@@ -136,7 +227,7 @@ impl Draft<'_> {
     }
 
     /// Says that a subnet has no address left.
-    pub(super) fn subnet_is_full(&mut self, owner: &ResourceId, subnet: &Subnet, ipv6: bool) {
+    pub(crate) fn subnet_is_full(&mut self, owner: &ResourceId, subnet: &Subnet, ipv6: bool) {
         self.problems.add(
             "SubnetIsFull",
             owner,
@@ -151,7 +242,7 @@ impl Draft<'_> {
 }
 
 /// A subnet by its id.
-pub(super) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet> {
+pub(crate) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet> {
     let vnet = topology.vnets.get(&parent_id(id))?;
     vnet.subnets.iter().find(|s| s.id == *id).cloned()
 }
@@ -187,7 +278,7 @@ fn taken<'t>(
 }
 
 /// The addresses that others than `owner` have in a VNet.
-pub(super) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
+pub(crate) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
     taken(topology, vnet, owner).map(|(address, _)| address).collect()
 }
 

@@ -3,9 +3,11 @@
 //!
 //! Looked at when a change stands in the draft: it holds before every change, so what is wrong came with this one.
 
-use super::peering::{counted_space, gateways_of};
-use super::{Draft, gateway::is_apipa, pairs, vnet_of};
+use super::{Draft, pairs};
+use crate::lookup::{gateways_of, vnet_of};
 use crate::net::{DisjointSet, overlaps_within};
+use crate::resource::counted_space;
+use crate::resource::is_apipa;
 use crate::resource::{ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, PeeringState, VirtualNetworkGateway};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +21,7 @@ type Finding = (&'static str, String);
 
 impl Draft<'_> {
     /// G13, D16: by what packets of one gateway's sites are told apart. `joining`: one that is about to be connected.
-    pub(super) fn check_sites_apart(
+    pub(crate) fn check_sites_apart(
         &mut self,
         target: &ResourceId,
         gateway: &ResourceId,
@@ -60,14 +62,14 @@ impl Draft<'_> {
     }
 
     /// As [`Self::check_attached`], from the VNet of a gateway.
-    pub(super) fn check_attached_to(&mut self, target: &ResourceId, subject: &str, gateway: &VirtualNetworkGateway) {
+    pub(crate) fn check_attached_to(&mut self, target: &ResourceId, subject: &str, gateway: &VirtualNetworkGateway) {
         if let Some(vnet) = vnet_of(gateway) {
             self.check_attached(target, subject, &[vnet]);
         }
     }
 
     /// As [`Self::check_attached`], for a VNet that has another address space now, and all that are peered with it.
-    pub(super) fn check_attached_after_space_change(&mut self, vnet: &ResourceId) {
+    pub(crate) fn check_attached_after_space_change(&mut self, vnet: &ResourceId) {
         let own = self.topology.vnets.get(vnet).into_iter().flat_map(|v| &v.peerings);
         let mut around: Vec<ResourceId> = own.map(|p| p.remote_vnet.clone()).collect();
         around.extend(self.halves_towards(vnet).into_iter().map(|(owner, _)| owner));
@@ -77,7 +79,7 @@ impl Draft<'_> {
     }
 
     /// What is attached to the gateways of these VNets, and of all that VPN joins them with, overlaps nothing.
-    pub(super) fn check_attached(&mut self, target: &ResourceId, subject: &str, starts: &[ResourceId]) {
+    pub(crate) fn check_attached(&mut self, target: &ResourceId, subject: &str, starts: &[ResourceId]) {
         let mut all = self.topology.connections.values();
         if !all.any(|c| c.connection_type != ConnectionType::Vnet2Vnet) {
             return;

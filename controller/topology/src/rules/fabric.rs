@@ -2,8 +2,8 @@
 
 use super::Draft;
 use super::address::find_subnet;
-use super::subnet::is_gateway_subnet;
 use crate::path::{ArmPath, Kind, parent_id, shown};
+use crate::resource::is_gateway_subnet;
 use crate::resource::{Agent, Binding, JoinToken, Reach, Settings};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ const MAX_NICS: usize = 64;
 const MAX_SERVED: usize = 256;
 
 impl Draft<'_> {
-    pub(super) fn put_token(&mut self, token: &JoinToken) -> bool {
+    pub(crate) fn put_token(&mut self, token: &JoinToken) -> bool {
         if token.id.is_empty() || self.topology.tokens.contains_key(&token.id) {
             self.problems.add_status(
                 409,
@@ -53,7 +53,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn join(&mut self, token: &str, agent: &Agent) -> bool {
+    pub(crate) fn join(&mut self, token: &str, agent: &Agent) -> bool {
         let Some(found) = self.topology.tokens.get(token).cloned() else {
             self.problems.add(
                 "XTokenInvalid",
@@ -143,13 +143,13 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn set_reach(&mut self, id: &AgentId, reach: &Reach) -> bool {
+    pub(crate) fn set_reach(&mut self, id: &AgentId, reach: &Reach) -> bool {
         self.check_reach(reach);
         self.edit_agent(id, true, |agent| agent.reach = reach.clone());
         false
     }
 
-    pub(super) fn set_certificate_key(&mut self, id: &AgentId, expected: &str, key: &str) -> bool {
+    pub(crate) fn set_certificate_key(&mut self, id: &AgentId, expected: &str, key: &str) -> bool {
         let known = self.topology.agents.get(id).filter(|a| !a.revoked);
         if known.is_some_and(|a| !a.certificate_key.eq_ignore_ascii_case(expected)) {
             self.problems.add_status(
@@ -173,7 +173,7 @@ impl Draft<'_> {
         false
     }
 
-    pub(super) fn revoke(&mut self, id: &AgentId) -> bool {
+    pub(crate) fn revoke(&mut self, id: &AgentId) -> bool {
         self.edit_agent(id, false, |agent| agent.revoked = true);
         false
     }
@@ -200,7 +200,7 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn set_settings(&mut self, settings: &Settings) -> bool {
+    pub(crate) fn set_settings(&mut self, settings: &Settings) -> bool {
         if !(1280..=9000).contains(&settings.mtu) {
             self.problems.add(
                 "InvalidRequestFormat",

@@ -3,13 +3,15 @@
 use super::Draft;
 use crate::arm::body::Object;
 use crate::path::{ArmPath, shown};
-use crate::resource::{Binding, ResourceGroup};
+use crate::resource::{self, Binding, ResourceGroup};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use tombolo_proto::arm::check_group_name;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    pub(super) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
+    pub(crate) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
         let id = path.id();
         let old = self.topology.resource_groups.get(&id).cloned();
         if old.is_none() {
@@ -29,6 +31,18 @@ impl Draft<'_> {
         old.is_none()
     }
 
+    /// `None` leaves the tags as they are.
+    pub(crate) fn patch_group(&mut self, path: &ArmPath, tags: Option<BTreeMap<String, String>>) {
+        let Some(old) = self.topology.resource_groups.get(&path.id()).cloned() else {
+            return self.group_not_found(path);
+        };
+        let mut new = (*old).clone();
+        new.tags = tags.unwrap_or(new.tags);
+        if new != *old {
+            self.topology.resource_groups.insert(path.id(), Arc::new(new));
+        }
+    }
+
     fn check_subscription(&mut self, subscription: &str) {
         if subscription.parse::<uuid::Uuid>().is_err() {
             self.problems.add(
@@ -43,8 +57,7 @@ impl Draft<'_> {
     }
 
     fn check_group_name(&mut self, name: &str) {
-        let good = |c: char| c.is_ascii_alphanumeric() || "_-.()".contains(c);
-        if name.len() > 90 || name.ends_with('.') || !name.chars().all(good) {
+        if check_group_name(name).is_err() {
             self.problems.add(
                 "InvalidResourceName",
                 None::<String>,
@@ -57,39 +70,21 @@ impl Draft<'_> {
         }
     }
 
-    /// Deletes the contents in an order in which nothing stands in the way of its own, then the group. What is used
+    /// Deletes the contents, users before what they use (the order of the registry), then the group. What is used
     /// from outside, or by an agent, refuses the whole.
-    pub(super) fn delete_group(&mut self, path: &ArmPath) -> bool {
+    pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
             self.group_not_found(path);
             return false;
         };
         let before = std::mem::take(&mut self.problems);
         let inside = |id: &ResourceId| ArmPath::parse(id.as_str()).is_ok_and(|p| p.group_id() == group.id);
-        // A macro, because the maps differ in their value's type only.
-        macro_rules! delete_all {
-            ($map:ident, $delete:ident) => {
-                for id in self
-                    .topology
-                    .$map
-                    .keys()
-                    .filter(|id| inside(id))
-                    .cloned()
-                    .collect::<Vec<_>>()
-                {
-                    self.$delete(&id, None);
-                }
-            };
-        }
         self.check_no_agent_inside(&group);
-        delete_all!(connections, delete_connection);
-        delete_all!(local_gateways, delete_local_gateway);
-        delete_all!(gateways, delete_gateway);
-        delete_all!(circuits, delete_circuit);
-        delete_all!(nics, delete_nic);
-        delete_all!(vnets, delete_vnet);
-        delete_all!(route_tables, delete_route_table);
-        delete_all!(public_ips, delete_public_ip);
+        for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
+            for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
+                (stored.delete)(self, id, None);
+            }
+        }
         let blocking = std::mem::replace(&mut self.problems, before);
         if !blocking.is_empty() {
             self.problems.add_status(

@@ -1,14 +1,15 @@
 //! What all requests have in common: preconditions, names, envelopes, references, lists of prefixes.
 
 use super::Draft;
-use super::problems::{IntoTarget, Problems};
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
 use crate::path::{ArmPath, shown};
+use crate::problems::{IntoTarget, Problems};
 use crate::resource::{Envelope, ResourceGroup};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use tombolo_proto::arm::check_name;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -47,12 +48,7 @@ impl Draft<'_> {
     /// Checks a name by ARM's common rule, which for peerings is P6: 1 to 80 characters; starts with a letter or
     /// digit, ends with one or `_`, between them also `.` and `-`.
     pub(crate) fn check_name(&mut self, name: &str, target: impl IntoTarget) {
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let good = name.len() <= 80
-            && name.starts_with(word)
-            && name.ends_with(word)
-            && name.chars().all(|c| word(c) || c == '.' || c == '-');
-        if !good {
+        if check_name(name).is_err() {
             self.problems.add(
                 "InvalidResourceName",
                 target,

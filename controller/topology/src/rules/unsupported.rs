@@ -11,7 +11,7 @@ use crate::resource::Settings;
 use serde_json::Value;
 
 /// One property.
-pub(super) struct Unsupported {
+pub(crate) struct Unsupported {
     /// Members from the object that is checked inwards, joined by dots; `[]` behind a list stands for each of its items.
     path: &'static str,
     /// The code of its error.
@@ -79,7 +79,7 @@ impl Unsupported {
 }
 
 /// `properties` of a virtual network.
-pub(super) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
+pub(crate) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
     "bgpCommunities.virtualNetworkCommunity",
     "E6",
     "edges would announce the network with that BGP community",
@@ -87,7 +87,7 @@ pub(super) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
 )];
 
 /// `properties` of an ip configuration of a network interface or a gateway.
-pub(super) const IP_CONFIGURATION: &[Unsupported] = &[
+pub(crate) const IP_CONFIGURATION: &[Unsupported] = &[
     refuse(
         "gatewayLoadBalancer",
         "R19",
@@ -115,7 +115,7 @@ pub(super) const IP_CONFIGURATION: &[Unsupported] = &[
 ];
 
 /// `properties` of a virtual network gateway.
-pub(super) const GATEWAY: &[Unsupported] = &[
+pub(crate) const GATEWAY: &[Unsupported] = &[
     refuse(
         "vpnClientConfiguration",
         "G9",
@@ -199,10 +199,10 @@ const POLICY_GROUPS: Unsupported = refuse(
 );
 
 /// `properties` of a local network gateway.
-pub(super) const LOCAL_GATEWAY: &[Unsupported] = &[CUSTOM_BGP_ADDRESSES, PEER_WEIGHT];
+pub(crate) const LOCAL_GATEWAY: &[Unsupported] = &[CUSTOM_BGP_ADDRESSES, PEER_WEIGHT];
 
 /// `properties` of a connection.
-pub(super) const CONNECTION: &[Unsupported] = &[
+pub(crate) const CONNECTION: &[Unsupported] = &[
     refuse(
         "usePolicyBasedTrafficSelectors",
         "G3",
@@ -293,7 +293,7 @@ pub(super) const CONNECTION: &[Unsupported] = &[
 ];
 
 /// `properties` of a connection to a circuit, beside [`CONNECTION`].
-pub(super) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
+pub(crate) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
     code: "XSharedKeyNotUsed",
     ..refuse(
         "sharedKey",
@@ -305,7 +305,7 @@ pub(super) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
 }];
 
 /// `properties` of a circuit.
-pub(super) const CIRCUIT: &[Unsupported] = &[refuse(
+pub(crate) const CIRCUIT: &[Unsupported] = &[refuse(
     "enableDirectPortRateLimit",
     "X9",
     "packets beyond the circuit's bandwidth would be dropped",
@@ -313,7 +313,7 @@ pub(super) const CIRCUIT: &[Unsupported] = &[refuse(
 )];
 
 /// `properties` of the private peering of a circuit.
-pub(super) const CIRCUIT_PEERING: &[Unsupported] = &[
+pub(crate) const CIRCUIT_PEERING: &[Unsupported] = &[
     refuse(
         "microsoftPeeringConfig",
         "E1",
@@ -343,7 +343,7 @@ pub(super) const CIRCUIT_PEERING: &[Unsupported] = &[
 
 impl Draft<'_> {
     /// Refuses what `table` has of the members of `object`.
-    pub(super) fn check_supported(&mut self, object: &Object<'_>, table: &[Unsupported]) {
+    pub(crate) fn check_supported(&mut self, object: &Object<'_>, table: &[Unsupported]) {
         for entry in table.iter().filter(|entry| !(entry.held_by)(&self.topology.settings)) {
             let mut found = Vec::new();
             object.find(entry.path, &mut |at, value| {

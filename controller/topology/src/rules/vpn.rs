@@ -2,40 +2,16 @@
 //! them, whose addresses it advertises as its own (P21b).
 
 use super::{Draft, pairs};
+use crate::lookup::vnet_of;
 use crate::net::overlaps_within;
-use crate::path::parent_id;
 use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
-use crate::topology::Topology;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
-/// The VNet that a gateway is in.
-pub(crate) fn vnet_of(gateway: &VirtualNetworkGateway) -> Option<ResourceId> {
-    gateway.ip_configurations.first().map(|c| parent_id(&c.subnet))
-}
-
-/// What a gateway speaks for: its VNet, and the VNets that use its gateways (P21b, E5).
-pub(crate) fn behind(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<IpNet> {
-    let vnet = vnet_of(gateway).and_then(|id| topology.vnets.get(&id));
-    let Some(vnet) = vnet else { return Vec::new() };
-    let mut prefixes = vnet.address_space.clone();
-    for half in &vnet.peerings {
-        let remote = topology.vnets.get(&half.remote_vnet);
-        let mut halves = remote.into_iter().flat_map(|r| &r.peerings);
-        let uses = halves.any(|p| p.remote_vnet == vnet.envelope.id && p.use_remote_gateways);
-        if uses && half.allow_gateway_transit && half.state == PeeringState::Connected {
-            prefixes.extend(&half.remote_address_space);
-        }
-    }
-    prefixes.sort();
-    prefixes.dedup();
-    prefixes
-}
-
 impl Draft<'_> {
-    pub(super) fn check_vpn_before_joining(
+    pub(crate) fn check_vpn_before_joining(
         &mut self,
         id: &ResourceId,
         first: &VirtualNetworkGateway,
@@ -47,7 +23,7 @@ impl Draft<'_> {
     }
 
     /// A half that asks for `useRemoteGateways` joins its VNet with all that the remote gateway is joined with.
-    pub(super) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
+    pub(crate) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
         let subject = format!("Peering {id} cannot have UseRemoteGateways flag set to true.");
         self.check_union(id, &subject, vnet, remote);
     }
@@ -62,7 +38,7 @@ impl Draft<'_> {
         self.check_joined(target, subject, vnets.iter().map(|v| &**v));
     }
 
-    pub(super) fn check_vpn_after_space_change(&mut self, new: &VirtualNetwork) {
+    pub(crate) fn check_vpn_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let joined = self.joined_with(id);
         if joined.len() < 2 {
@@ -109,7 +85,7 @@ impl Draft<'_> {
 
     /// All VNets that connections, and the use of each other's gateways, join with `start`, over any number of steps;
     /// itself included. A half that is not `Connected` yet counts: nothing asks again when it gets there.
-    pub(super) fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
+    pub(crate) fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
         let mut edges: BTreeMap<ResourceId, Vec<ResourceId>> = BTreeMap::new();
         for vnet in self.topology.vnets.values() {
             let uses = |p: &&Peering| p.use_remote_gateways && p.state != PeeringState::Disconnected;

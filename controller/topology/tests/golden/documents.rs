@@ -13,6 +13,7 @@ pub(super) fn topology() -> Topology {
     let group = network::group();
     let (vnet, nic) = (network::vnet(), network::nic());
     let (public, table) = (network::public_ip(), network::route_table());
+    let security_group = network::application_security_group();
     let gateways = [("Vpn", GatewayKind::Vpn), ("Express", GatewayKind::ExpressRoute)];
     let gateways = gateways.map(|(name, kind)| hybrid::gateway(name, kind));
     let connections = hybrid::connections().into_iter().map(|(_, c)| c);
@@ -29,6 +30,7 @@ pub(super) fn topology() -> Topology {
         connections: connections.map(|c| (c.envelope.id.clone(), Arc::new(c))).collect(),
         local_gateways: [(site.envelope.id.clone(), Arc::new(site))].into(),
         circuits: [(circuit.envelope.id.clone(), Arc::new(circuit))].into(),
+        application_security_groups: [(security_group.envelope.id.clone(), Arc::new(security_group))].into(),
         agents: agents.map(|a| (a.id.clone(), Arc::new(a))).collect(),
         tokens: [(token.id.clone(), Arc::new(token))].into(),
         settings: Arc::new(fabric::settings()),
@@ -74,6 +76,7 @@ fn views_of_every_resource() {
             "circuitPeering",
             arm("expressRouteCircuits/Circuit/peerings/AzurePrivatePeering"),
         ),
+        ("applicationSecurityGroup", arm("applicationSecurityGroups/Group")),
         (
             "virtualMachine",
             format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/Vm"),

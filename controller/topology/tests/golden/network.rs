@@ -7,8 +7,8 @@ use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 use tombolo_topology::resource::{
-    NetworkInterface, NicIpConfiguration, Peering, PeeringState, PublicIpAddress, ResourceGroup, Route, RouteTable,
-    Subnet, UserNextHop, VirtualNetwork,
+    ApplicationSecurityGroup, NetworkInterface, NicIpConfiguration, Peering, PeeringState, PublicIpAddress,
+    ResourceGroup, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork,
 };
 use uuid::Uuid;
 
@@ -89,6 +89,12 @@ pub(super) fn public_ip() -> PublicIpAddress {
     }
 }
 
+pub(super) fn application_security_group() -> ApplicationSecurityGroup {
+    ApplicationSecurityGroup {
+        envelope: envelope("applicationSecurityGroups/Group"),
+    }
+}
+
 pub(super) fn route_table() -> RouteTable {
     let hops = vec![
         UserNextHop::VirtualAppliance {
@@ -149,6 +155,13 @@ fn documents_of_networks() {
         ip_address: None,
     };
     golden.cases("public_ip_address", &[("full", public_ip()), ("minimal", empty)]);
+    let empty = ApplicationSecurityGroup {
+        envelope: bare("applicationSecurityGroups/Group"),
+    };
+    golden.cases(
+        "application_security_group",
+        &[("full", application_security_group()), ("minimal", empty)],
+    );
     let empty = RouteTable {
         envelope: bare("routeTables/Table"),
         disable_bgp_route_propagation: false,

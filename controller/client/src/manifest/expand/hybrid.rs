@@ -2,12 +2,12 @@
 
 use super::{Expansion, GATEWAY_IP_CONFIGURATION, address};
 use crate::manifest::named::Named;
-use crate::manifest::order::Kind;
 use crate::manifest::schema::{
     Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, SkuTier,
     VirtualNetworkGateway,
 };
 use serde_json::json;
+use tombolo_proto::arm::Kind;
 use tombolo_proto::config::GatewayKind;
 
 /// The name of the only peering that a circuit may have.

@@ -1,7 +1,8 @@
 //! What `tombolo diff` and `tombolo apply` print as JSON, as recorded files.
 
 use super::{Action, Plan, Step};
-use crate::manifest::order::{Kind, Rank};
+use crate::manifest::Kind;
+use crate::manifest::order::Rank;
 use crate::path::Group;
 use serde_json::{Value, json};
 use tombolo_golden::{all_of, golden};
@@ -36,7 +37,16 @@ fn plans() {
         NetworkInterface,
         LocalNetworkGateway,
         Circuit,
-        Connection
+        Connection,
+        ApplicationSecurityGroup,
+        // No manifest holds these: the table of kinds is that of the whole interface.
+        Route,
+        NicIpConfiguration,
+        GatewayIpConfiguration,
+        CircuitPeering,
+        CircuitAuthorization,
+        VirtualMachine,
+        VirtualMachineExtension
     });
     let actions = all_of!(Action {
         Create,

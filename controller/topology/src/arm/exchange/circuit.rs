@@ -1,8 +1,8 @@
 //! The route tables of circuits: what their edges know.
 
 use super::{duration, edge, instances};
+use crate::lookup::behind;
 use crate::resource::{Connection, ExpressRouteCircuit, PrivatePeering};
-use crate::rules::behind;
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
 use serde_json::{Value, json};

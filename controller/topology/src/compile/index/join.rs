@@ -6,6 +6,7 @@ use crate::resource::{Binding, Connection, ConnectionType, PeeringState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
+use tombolo_proto::net::overlap;
 
 impl<'t> Index<'t> {
     /// Pairs of halves that are both `Connected` (P13), and from these who uses whose gateway (P19, P20, P23).
@@ -81,7 +82,7 @@ impl<'t> Index<'t> {
                 let asn = |vnet: usize| self.vnets[vnet].gateway.map(|g| g.asn);
                 let exchange = bgp && asn(own) != asn(remote);
                 let mut prefixes = self.vnets[remote].advertised();
-                prefixes.retain(|p| !own_space.iter().any(|o| prefix::overlaps(o, p)));
+                prefixes.retain(|p| !own_space.iter().any(|o| overlap(o, p)));
                 if bgp && !exchange {
                     // G4: with equal ASNs there is no session, and so nothing is known.
                     prefixes.clear();
@@ -117,7 +118,7 @@ impl<'t> Index<'t> {
                 };
                 let own_space = &vnet.resource.address_space;
                 let mut prefixes = local.address_space.clone();
-                prefixes.retain(|p| !own_space.iter().any(|o| prefix::overlaps(o, p)));
+                prefixes.retain(|p| !own_space.iter().any(|o| overlap(o, p)));
                 let asn = local.bgp.map(|b| b.asn).filter(|asn| *asn != gateway.asn);
                 vnet.sites.push(Site {
                     connection,

@@ -1,0 +1,155 @@
+//! Kinds of which nothing but region and tags can be said. Their commands come from the table of kinds.
+
+use crate::context::Context;
+use crate::options::name;
+use crate::output::{Column, at, text};
+use anyhow::Result;
+use clap::{ArgMatches, Command, Error, FromArgMatches, Subcommand};
+use comfy_table::Cell;
+use serde_json::{Value, json};
+use tombolo_proto::arm::Kind;
+
+/// A kind, and what to do with it.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    kind: Kind,
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create {
+        #[arg(value_parser = name)]
+        name: String,
+        /// The region; the group's unless given
+        #[arg(short, long)]
+        location: Option<String>,
+        /// Its tags
+        #[arg(long, value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',', value_parser = tag)]
+        tags: Vec<(String, String)>,
+    },
+    List,
+    Show {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    Update {
+        #[arg(value_parser = name)]
+        name: String,
+        /// Its tags from now on, in place of those that it has; none given: it has none
+        #[arg(long, required = true, value_name = "NAME=VALUE", num_args = 0.., value_delimiter = ',', value_parser = tag)]
+        tags: Vec<(String, String)>,
+    },
+    Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
+}
+
+/// `NAME=VALUE`.
+fn tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is not a tag: write it as NAME=VALUE")),
+    }
+}
+
+/// The kinds that are served here, with their commands.
+fn kinds() -> impl Iterator<Item = (Kind, &'static str)> {
+    Kind::all().filter_map(|kind| Some((kind, kind.plain_command()?)))
+}
+
+/// The command of a kind with its verbs.
+fn command(kind: Kind, name: &'static str) -> Command {
+    let title = kind.title();
+    let article = if title.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    };
+    let mut plural = format!("{title}s");
+    let verbs = [
+        ("create", format!("Create {article} {title}")),
+        ("list", format!("List {plural}")),
+        ("show", format!("Show {article} {title}")),
+        ("update", format!("Change {article} {title}")),
+        ("delete", format!("Delete {article} {title}")),
+    ];
+    plural[..1].make_ascii_uppercase();
+    let command = Command::new(name)
+        .about(plural)
+        .subcommand_required(true)
+        .arg_required_else_help(true);
+    let command = Verb::augment_subcommands(command);
+    verbs.into_iter().fold(command, |command, (verb, about)| {
+        command.mut_subcommand(verb, |c| c.about(about))
+    })
+}
+
+impl FromArgMatches for Plain {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let (name, below) = matches
+            .subcommand()
+            .ok_or_else(|| Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+        let (kind, _) = kinds()
+            .find(|(_, command)| *command == name)
+            .ok_or_else(|| Error::new(clap::error::ErrorKind::InvalidSubcommand))?;
+        Ok(Self {
+            kind,
+            verb: Verb::from_arg_matches(below)?,
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Subcommand for Plain {
+    fn augment_subcommands(all: Command) -> Command {
+        kinds().fold(all, |all, (kind, name)| all.subcommand(command(kind, name)))
+    }
+
+    fn augment_subcommands_for_update(all: Command) -> Command {
+        Self::augment_subcommands(all)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        kinds().any(|(_, command)| command == name)
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    ("Name", |v| Cell::new(at(v, "/name"))),
+    ("Location", |v| Cell::new(at(v, "/location"))),
+    ("Tags", |v| {
+        let tags = v.get("tags").and_then(Value::as_object).into_iter().flatten();
+        let tags: Vec<_> = tags
+            .map(|(name, value)| format!("{name}={}", text(Some(value))))
+            .collect();
+        Cell::new(tags.join(", "))
+    }),
+];
+
+fn object(tags: &[(String, String)]) -> Value {
+    tags.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
+}
+
+impl Plain {
+    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
+        let kind = self.kind;
+        match &self.verb {
+            Verb::Create { name, location, tags } => {
+                let location = c.location(location.as_deref()).await?;
+                let body = json!({"location": location, "tags": object(tags), "properties": {}});
+                c.put(&c.item(kind, name)?, &body, &format!("Created {kind} {name}."))
+                    .await
+            }
+            Verb::List => c.out.list(&c.list(kind).await?, COLUMNS, &format!("No {kind}s.")),
+            Verb::Show { name } => c.show(kind, name, COLUMNS).await,
+            Verb::Update { name, tags } => c.update(kind, name, |body| body["tags"] = object(tags)).await,
+            Verb::Delete { name } => c.remove(kind, name).await,
+        }
+    }
+}

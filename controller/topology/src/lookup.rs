@@ -1,0 +1,61 @@
+//! Look-ups across resources that rules, views and explanations share.
+
+use crate::net::same_set;
+use crate::path::{is_child_of, parent_id};
+use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
+use crate::topology::Topology;
+use ipnet::IpNet;
+use std::sync::Arc;
+use tombolo_proto::id::ResourceId;
+
+/// The VNet that a gateway is in.
+pub(crate) fn vnet_of(gateway: &VirtualNetworkGateway) -> Option<ResourceId> {
+    gateway.ip_configurations.first().map(|c| parent_id(&c.subnet))
+}
+
+/// The prefixes that a gateway advertises for its side: its VNet, and the VNets that use its gateways (P21b, E5).
+pub(crate) fn behind(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<IpNet> {
+    let vnet = vnet_of(gateway).and_then(|id| topology.vnets.get(&id));
+    let Some(vnet) = vnet else { return Vec::new() };
+    let mut prefixes = vnet.address_space.clone();
+    for half in &vnet.peerings {
+        let remote = topology.vnets.get(&half.remote_vnet);
+        let mut halves = remote.into_iter().flat_map(|r| &r.peerings);
+        let uses = halves.any(|p| p.remote_vnet == vnet.envelope.id && p.use_remote_gateways);
+        if uses && half.allow_gateway_transit && half.state == PeeringState::Connected {
+            prefixes.extend(&half.remote_address_space);
+        }
+    }
+    prefixes.sort();
+    prefixes.dedup();
+    prefixes
+}
+
+/// The half of `vnet` that points to `remote`.
+pub(crate) fn half_towards<'v>(vnet: &'v VirtualNetwork, remote: &ResourceId) -> Option<&'v Peering> {
+    vnet.peerings.iter().find(|p| p.remote_vnet == *remote)
+}
+
+/// The gateways of a VNet: at most one of each type (G2).
+pub(crate) fn gateways_of<'t>(
+    topology: &'t Topology,
+    vnet: &'t ResourceId,
+) -> impl Iterator<Item = &'t Arc<VirtualNetworkGateway>> + 't {
+    let inside = move |subnet: &ResourceId| is_child_of(subnet, vnet);
+    let all = topology.gateways.values();
+    all.filter(move |g| g.ip_configurations.first().is_some_and(|c| inside(&c.subnet)))
+}
+
+/// `peeringSyncLevel` (P27).
+pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peering) -> &'static str {
+    let remote = topology.vnets.get(&half.remote_vnet);
+    let local_stale = remote.is_some_and(|r| !same_set(&r.address_space, &half.remote_address_space));
+    let other = remote.and_then(|r| half_towards(r, &vnet.envelope.id));
+    let remote_stale = other.is_none_or(|o| !same_set(&o.remote_address_space, &vnet.address_space));
+    match (local_stale, remote_stale) {
+        (false, false) => "FullyInSync",
+        (false, true) => "RemoteNotInSync",
+        (true, false) => "LocalNotInSync",
+        (true, true) => "LocalAndRemoteNotInSync",
+    }
+}

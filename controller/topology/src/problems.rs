@@ -1,0 +1,113 @@
+//! What is wrong with a change: gathered in order, bounded in number. The errors that several requests share.
+
+use crate::change::{Problem, Rejection};
+use crate::path::{ArmPath, shown};
+use tombolo_proto::id::ResourceId;
+
+/// All that is wrong with a change, in the order in which it is checked.
+#[derive(Default)]
+pub(crate) struct Problems {
+    status: Option<u16>,
+    list: Vec<Problem>,
+    unlisted: usize,
+}
+
+/// Beyond this many, problems are only counted.
+const MAX_PROBLEMS: usize = 100;
+
+impl Problems {
+    /// Notes a problem with status 400.
+    pub(crate) fn add(&mut self, code: &'static str, target: impl IntoTarget, message: String) {
+        self.add_status(400, code, target, message);
+    }
+
+    /// Notes a problem; the first one gives the status of the answer.
+    pub(crate) fn add_status(&mut self, status: u16, code: &'static str, target: impl IntoTarget, message: String) {
+        self.status.get_or_insert(status);
+        let target = target.into_target();
+        if self.list.len() == MAX_PROBLEMS {
+            self.unlisted += 1;
+        } else {
+            self.list.push(Problem { code, message, target });
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len() + self.unlisted
+    }
+
+    pub(crate) fn into_rejection(mut self) -> Rejection {
+        if self.unlisted > 0 {
+            self.list.push(Problem {
+                code: "XMoreProblems",
+                message: format!("and {} more problems", self.unlisted),
+                target: None,
+            });
+        }
+        Rejection {
+            status: self.status.unwrap_or(400),
+            problems: self.list,
+        }
+    }
+}
+
+/// What can stand as a problem's target.
+pub(crate) trait IntoTarget {
+    fn into_target(self) -> Option<String>;
+}
+impl IntoTarget for Option<String> {
+    fn into_target(self) -> Option<String> {
+        self
+    }
+}
+impl IntoTarget for String {
+    fn into_target(self) -> Option<String> {
+        Some(self)
+    }
+}
+impl IntoTarget for &str {
+    fn into_target(self) -> Option<String> {
+        Some(self.to_owned())
+    }
+}
+impl IntoTarget for &ResourceId {
+    fn into_target(self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+/// The 404 error of a resource group.
+pub(crate) fn group_not_found(group: &str) -> Problem {
+    Problem {
+        code: "ResourceGroupNotFound",
+        message: format!("Resource group '{}' could not be found.", shown(group)),
+        target: None,
+    }
+}
+
+/// The 404 error of an item.
+pub(crate) fn not_found(path: &ArmPath) -> Problem {
+    let (code, message) = if path.segments.len() > 1 {
+        ("NotFound", format!("Resource {} not found.", path.id()))
+    } else {
+        (
+            "ResourceNotFound",
+            format!(
+                "The Resource '{}/{}/{}' under resource group '{}' was not found.",
+                path.provider.as_deref().unwrap_or_default(),
+                path.types(),
+                path.name(),
+                path.resource_group
+            ),
+        )
+    };
+    Problem {
+        code,
+        message,
+        target: Some(path.id().to_string()),
+    }
+}

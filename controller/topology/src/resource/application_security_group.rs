@@ -1,0 +1,36 @@
+//! Application security groups: kept and shown. No rule refers to one yet (N9).
+
+use super::{Envelope, Put, Resource};
+use crate::arm::view::Views;
+use crate::path::Kind;
+use crate::rules::Draft;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tombolo_proto::id::ResourceId;
+
+/// An application security group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApplicationSecurityGroup {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+}
+
+impl Resource for ApplicationSecurityGroup {
+    const KIND: Kind = Kind::ApplicationSecurityGroup;
+
+    fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        let kept = put.echoed(&mut draft.problems);
+        Some(Self {
+            envelope: put.envelope(draft, kept),
+        })
+    }
+
+    /// Network interfaces and security rules cannot refer to one, so nothing uses it.
+    fn check_unused(_draft: &mut Draft<'_>, _id: &ResourceId, _old: &Self) {}
+
+    fn properties(&self, _views: &Views<'_>) -> Value {
+        json!({})
+    }
+}

@@ -1,0 +1,181 @@
+//! ExpressRoute circuits (E1, X13) and their private peering (E1, G4).
+
+mod peering;
+
+pub use peering::PrivatePeering;
+
+use super::{Binding, Child, Echoed, Envelope, Put, Resource};
+use crate::arm::body::Shape;
+use crate::arm::view::Views;
+use crate::path::Kind;
+use crate::rules::{Draft, changed, unsupported};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
+
+/// A circuit (E1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpressRouteCircuit {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// `AzurePrivatePeering`; none: nothing can be connected to it yet.
+    #[serde(default)]
+    pub private_peering: Option<PrivatePeering>,
+}
+
+/// Most members of a list of peerings: one a type.
+const MAX_PEERINGS: usize = 3;
+
+const ECHOED: Echoed = Echoed {
+    top: &[("sku", Shape::Object)],
+    top_defaults: || json!({"sku": {"name": "Standard_MeteredData", "tier": "Standard", "family": "MeteredData"}}),
+    properties: &[
+        ("serviceProviderProperties", Shape::Object),
+        ("allowClassicOperations", Shape::Bool),
+        ("globalReachEnabled", Shape::Bool),
+        ("enableDirectPortRateLimit", Shape::Bool),
+        ("expressRoutePort", Shape::Object),
+    ],
+    defaults: || json!({"allowClassicOperations": false, "globalReachEnabled": false}),
+};
+
+impl Resource for ExpressRouteCircuit {
+    const KIND: Kind = Kind::Circuit;
+    const ECHOED: Echoed = ECHOED;
+    const CHILDREN: &'static [Child] = &[peering::PEERINGS, AUTHORIZATIONS];
+
+    fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        draft.check_supported(&put.properties, unsupported::CIRCUIT);
+        let kept = put.echoed(&mut draft.problems);
+        let before = put.old().and_then(|c| c.private_peering.as_ref());
+        let private_peering = match put.properties.list("peerings", MAX_PEERINGS, &mut draft.problems) {
+            // As with VNets: what is left out stays.
+            None => before.cloned(),
+            Some(items) => draft.read_peerings(&put.id, &items, before),
+        };
+        let new = Self {
+            envelope: put.envelope(draft, kept),
+            private_peering,
+        };
+        draft.check_circuit_in_use(put.old(), &new);
+        Some(new)
+    }
+
+    fn renew_children(&mut self, old: Option<&Self>, fresh: &mut dyn FnMut() -> Uuid) {
+        if let Some(peering) = &mut self.private_peering {
+            let before = old.and_then(|c| c.private_peering.as_ref());
+            peering.etag = changed(before, peering, fresh).unwrap_or(peering.etag);
+        }
+    }
+
+    fn after_change(draft: &mut Draft<'_>, id: &ResourceId) {
+        draft.check_lines(id);
+    }
+
+    fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
+        let users: Vec<String> = draft.links_of(id).map(|c| c.envelope.id.to_string()).collect();
+        if !users.is_empty() {
+            let message = format!(
+                "Circuit {id} cannot be deleted because it is still referenced by connections: {}.",
+                users.join(", ")
+            );
+            draft.problems.add("XCircuitCannotBeDeleted", id, message);
+        }
+        let serves = |binding: &Binding| matches!(binding, Binding::Edge { circuit, .. } if circuit == id);
+        let mut agents = draft.topology.agents.values().filter(|a| !a.revoked);
+        if let Some(agent) = agents.find(|a| serves(&a.binding)).map(|a| a.id.clone()) {
+            let message = format!("Circuit {id} is served by agent '{agent}'. Delete the agent first.");
+            draft.problems.add("XCircuitInUseByAgent", id, message);
+        }
+    }
+
+    fn properties(&self, _views: &Views<'_>) -> Value {
+        let peerings: Vec<Value> = self.private_peering.iter().map(PrivatePeering::view).collect();
+        json!({
+            // There is no provider to wait for.
+            "circuitProvisioningState": "Enabled",
+            "serviceProviderProvisioningState": "Provisioned",
+            "serviceKey": self.envelope.resource_guid.to_string(),
+            "peerings": peerings,
+            "authorizations": [],
+        })
+    }
+}
+
+/// There are none: nobody but the operator has gateways to connect.
+const AUTHORIZATIONS: Child = Child {
+    name: "authorizations",
+    kind: Some(Kind::CircuitAuthorization),
+    writes: None,
+    item: |_, _| None,
+    list: |views, parent| views.topology.circuits.contains_key(parent).then(Vec::new),
+};
+
+impl Draft<'_> {
+    /// What connections to a circuit ask of it: its peering, its size (X13), lines that overlap no linked VNet.
+    fn check_circuit_in_use(&mut self, old: Option<&ExpressRouteCircuit>, new: &ExpressRouteCircuit) {
+        let id = &new.envelope.id;
+        let users: Vec<_> = self.links_of(id).cloned().collect();
+        if users.is_empty() {
+            return;
+        }
+        let had = old.is_some_and(|o| o.private_peering.is_some());
+        if had && new.private_peering.is_none() {
+            let names: Vec<&str> = users.iter().map(|c| c.envelope.id.as_str()).collect();
+            let message = format!(
+                "The AzurePrivatePeering of circuit {id} cannot be deleted because connections use it: {} (E1).",
+                names.join(", ")
+            );
+            self.problems.add("XCircuitPeeringCannotBeDeleted", id, message);
+        }
+        if users.len() > most_links(new) {
+            let message = format!(
+                "Circuit {id} has {} virtual networks linked to it, and {} are the most that its SKU allows (X13).",
+                users.len(),
+                most_links(new)
+            );
+            self.problems.add("XCircuitLinkLimitReached", "sku", message);
+        }
+    }
+
+    /// After a change of a circuit: its lines against the VNets that are linked to it.
+    fn check_lines(&mut self, id: &ResourceId) {
+        let gateways: Vec<ResourceId> = self.links_of(id).map(|c| c.gateway1.clone()).collect();
+        for gateway in gateways {
+            if let Some(gateway) = self.topology.gateways.get(&gateway).cloned() {
+                self.check_attached_to(id, &format!("Circuit {id} cannot be changed."), &gateway);
+            }
+        }
+    }
+}
+
+/// Where a circuit ends: its peering location, or its region (X12).
+pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
+    let properties = circuit.envelope.echoed.get("properties");
+    let location = properties.and_then(|p| p.pointer("/serviceProviderProperties/peeringLocation"));
+    let location = location.and_then(Value::as_str);
+    location.unwrap_or(&circuit.envelope.location).to_owned()
+}
+
+/// How many VNets may be linked to a circuit: 10, and with a premium one more, by its bandwidth (X13).
+pub(crate) fn most_links(circuit: &ExpressRouteCircuit) -> usize {
+    let echoed = &circuit.envelope.echoed;
+    let tier = echoed.get("sku").and_then(|s| s.get("tier")).and_then(Value::as_str);
+    if !tier.is_some_and(|t| t.eq_ignore_ascii_case("Premium")) {
+        return 10;
+    }
+    let properties = echoed.get("properties");
+    let mbps = properties.and_then(|p| p.pointer("/serviceProviderProperties/bandwidthInMbps"));
+    match mbps.and_then(Value::as_u64).unwrap_or_default() {
+        0..100 => 20,
+        100..500 => 25,
+        500..1_000 => 40,
+        1_000..2_000 => 50,
+        2_000..5_000 => 60,
+        5_000..10_000 => 75,
+        10_000.. => 100,
+    }
+}

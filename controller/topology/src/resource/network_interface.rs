@@ -1,0 +1,222 @@
+//! Network interfaces: addresses out of subnets (P2, G1).
+
+use super::{Binding, Child, Echoed, Envelope, Put, Resource, is_gateway_subnet};
+use crate::arm::body::Shape;
+use crate::arm::view::{Views, child, method, reference, version};
+use crate::path::{Kind, parent_id};
+use crate::rules::Draft;
+use crate::rules::address::WantedAddress;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use tombolo_proto::id::ResourceId;
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkInterface {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// At least one; the primary first. All in one subnet, as Azure has it.
+    pub ip_configurations: Vec<NicIpConfiguration>,
+    /// R12.
+    pub enable_ip_forwarding: bool,
+}
+
+/// One address of a NIC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NicIpConfiguration {
+    /// Its name.
+    pub name: String,
+    /// The subnet.
+    pub subnet: ResourceId,
+    /// The address; `Dynamic` ones are allocated at creation and kept.
+    pub address: IpAddr,
+    /// `Static` was asked for.
+    pub is_static: bool,
+    /// A public address resource, echoed.
+    #[serde(default)]
+    pub public_ip_address: Option<ResourceId>,
+}
+
+const MAX_IP_CONFIGURATIONS: usize = 256;
+
+const ECHOED: Echoed = Echoed {
+    properties: &[
+        ("enableAcceleratedNetworking", Shape::Bool),
+        ("disableTcpStateTracking", Shape::Bool),
+        ("dnsSettings", Shape::Object),
+        ("auxiliaryMode", Shape::Text),
+        ("auxiliarySku", Shape::Text),
+    ],
+    ..Echoed::NOTHING
+};
+
+impl Resource for NetworkInterface {
+    const KIND: Kind = Kind::NetworkInterface;
+    const ECHOED: Echoed = ECHOED;
+    const CHILDREN: &'static [Child] = &[IP_CONFIGURATIONS];
+
+    fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        let (id, properties) = (&put.id, &put.properties);
+        let kept = put.echoed(&mut draft.problems);
+        let envelope = put.envelope(draft, kept);
+        let enable_ip_forwarding = properties
+            .boolean("enableIPForwarding", &mut draft.problems)
+            .unwrap_or(false);
+        if properties.get("networkSecurityGroup").is_some() {
+            draft.unsupported_reference(properties, "networkSecurityGroup", id);
+        }
+        let mut wanted = draft.read_ip_configurations(id, properties, MAX_IP_CONFIGURATIONS);
+        if wanted.iter().filter(|w| w.primary).count() > 1 {
+            let at = properties.at("ipConfigurations");
+            let message = format!("{at}: more than one ip configuration is primary");
+            draft.problems.add("InvalidRequestFormat", at, message);
+        }
+        wanted.sort_by_key(|w| !w.primary);
+        draft.check_nic_subnets(id, &wanted, put.old());
+        let before = put.old().map_or(&[][..], |n| &n.ip_configurations);
+        let kept_address = |w: &WantedAddress| {
+            let same = before
+                .iter()
+                .find(|c| c.name.eq_ignore_ascii_case(&w.name) && c.subnet == w.subnet.id);
+            same.map(|c| c.address)
+        };
+        let current: Vec<Option<IpAddr>> = wanted.iter().map(kept_address).collect();
+        let addresses = draft.allocate(id, &wanted, &current, None);
+        let ip_configurations: Vec<NicIpConfiguration> = wanted
+            .into_iter()
+            .zip(addresses)
+            .filter_map(|(w, address)| {
+                Some(NicIpConfiguration {
+                    name: w.name,
+                    subnet: w.subnet.id,
+                    address: address?,
+                    is_static: w.is_static,
+                    public_ip_address: w.public_ip_address,
+                })
+            })
+            .collect();
+        draft.problems.is_empty().then_some(Self {
+            envelope,
+            ip_configurations,
+            enable_ip_forwarding,
+        })
+    }
+
+    fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
+        let bound = draft
+            .topology
+            .agents
+            .values()
+            .filter(|a| !a.revoked)
+            .find_map(|a| match &a.binding {
+                Binding::Vm { vm, nics, .. } if nics.contains(id) => Some((a.id.clone(), vm.clone())),
+                _ => None,
+            });
+        if let Some((agent, vm)) = bound {
+            draft.problems.add(
+                "NicInUse",
+                id,
+                format!(
+                    "Network Interface {id} is used by existing resource {vm} and cannot be deleted. Delete agent \
+                     '{agent}' first."
+                ),
+            );
+        }
+    }
+
+    fn properties(&self, views: &Views<'_>) -> Value {
+        let mut properties = json!({
+            "ipConfigurations": self.ip_configuration_views(),
+            "enableIPForwarding": self.enable_ip_forwarding,
+            "nicType": "Standard",
+        });
+        for (vm, agent) in views.vms() {
+            let Binding::Vm { nics, .. } = &agent.binding else {
+                continue;
+            };
+            if let Some(position) = nics.iter().position(|n| *n == self.envelope.id) {
+                properties["virtualMachine"] = reference(vm);
+                properties["primary"] = (position == 0).into();
+            }
+        }
+        properties
+    }
+}
+
+const IP_CONFIGURATIONS: Child = Child {
+    name: "ipConfigurations",
+    kind: Some(Kind::NicIpConfiguration),
+    writes: None,
+    item: |views, path| {
+        let nic = views.topology.nics.get(&path.parent()?.id())?;
+        let mut configs = nic.ip_configurations.iter().enumerate();
+        let (i, found) = configs.find(|(_, c)| c.name.eq_ignore_ascii_case(path.name()))?;
+        Some(found.view(nic, i == 0))
+    },
+    list: |views, parent| Some(views.topology.nics.get(parent)?.ip_configuration_views()),
+};
+
+impl NetworkInterface {
+    fn ip_configuration_views(&self) -> Vec<Value> {
+        let configs = self.ip_configurations.iter().enumerate();
+        configs.map(|(i, c)| c.view(self, i == 0)).collect()
+    }
+}
+
+impl NicIpConfiguration {
+    fn view(&self, nic: &NetworkInterface, primary: bool) -> Value {
+        let mut properties = json!({
+            "privateIPAddress": self.address,
+            "privateIPAllocationMethod": method(self.is_static),
+            "privateIPAddressVersion": version(self.address),
+            "subnet": reference(&self.subnet),
+            "primary": primary,
+        });
+        if let Some(public) = &self.public_ip_address {
+            properties["publicIPAddress"] = reference(public);
+        }
+        let id = ResourceId::new(format!("{}/ipConfigurations/{}", nic.envelope.id, self.name));
+        child(&id, Kind::NicIpConfiguration, nic.envelope.etag, properties)
+    }
+}
+
+impl Draft<'_> {
+    fn check_nic_subnets(&mut self, id: &ResourceId, wanted: &[WantedAddress], old: Option<&NetworkInterface>) {
+        let Some(first) = wanted.first() else { return };
+        if let Some(gateway) = wanted.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {
+            self.problems.add(
+                "GatewaySubnet",
+                id,
+                format!(
+                    "Network interface {id} cannot be in subnet {}: it is for virtual network gateways alone (G1).",
+                    gateway.subnet.id
+                ),
+            );
+        }
+        if let Some(other) = wanted.iter().find(|w| w.subnet.id != first.subnet.id) {
+            self.problems.add(
+                "IpConfigurationsOnSameNicCannotUseDifferentSubnets",
+                id,
+                format!(
+                    "IpConfigurations on the same network interface {id} cannot use different subnets: {} and {}.",
+                    first.subnet.id, other.subnet.id
+                ),
+            );
+        }
+        let was = old
+            .and_then(|n| n.ip_configurations.first())
+            .map(|c| parent_id(&c.subnet));
+        let vnet = parent_id(&first.subnet.id);
+        if let Some(was) = was.filter(|w| *w != vnet) {
+            self.problems.add(
+                "XNicVirtualNetworkImmutable",
+                id,
+                format!("Network interface {id} is in {was} and cannot move to {vnet}: delete it and create it anew."),
+            );
+        }
+    }
+}

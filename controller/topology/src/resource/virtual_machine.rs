@@ -1,0 +1,53 @@
+//! Virtual machines: read-only views of what agents stand for (D7).
+
+use super::{Agent, Binding, Child, Entry};
+use crate::arm::view::Views;
+use crate::path::Kind;
+use serde_json::{Value, json};
+
+pub(super) const VIRTUAL_MACHINES: Entry = Entry {
+    kind: Kind::VirtualMachine,
+    stored: None,
+    item: |views, id| views.vms().get(id).map(|agent| view(agent, views)),
+    list: |views, holds| {
+        let vms = views.vms().iter().filter(|(id, _)| holds(id));
+        vms.map(|(_, agent)| view(agent, views)).collect()
+    },
+    children: &[EXTENSIONS],
+};
+
+/// Always empty: nothing is installed through ARM.
+const EXTENSIONS: Child = Child {
+    name: "extensions",
+    kind: Some(Kind::VirtualMachineExtension),
+    writes: None,
+    item: |_, _| None,
+    list: |views, parent| views.vms().contains_key(parent).then(Vec::new),
+};
+
+fn view(agent: &Agent, views: &Views<'_>) -> Value {
+    let Binding::Vm { vm, nics, .. } = &agent.binding else {
+        return Value::Null;
+    };
+    let interfaces: Vec<Value> = nics
+        .iter()
+        .enumerate()
+        .map(|(i, nic)| json!({"id": nic, "properties": {"primary": i == 0}}))
+        .collect();
+    let location = nics
+        .first()
+        .and_then(|n| views.topology.nics.get(n))
+        .map(|n| n.envelope.location.clone());
+    json!({
+        "id": vm,
+        "name": vm.name(),
+        "type": Kind::VirtualMachine.type_name(),
+        "location": location.unwrap_or_default(),
+        "tags": {},
+        "properties": {
+            "provisioningState": "Succeeded",
+            "networkProfile": {"networkInterfaces": interfaces},
+            "storageProfile": {"osDisk": {"osType": "Linux"}},
+        },
+    })
+}

@@ -1,0 +1,313 @@
+//! Virtual networks: address space, the set of subnets, inline peerings, deletion (P1 to P4, P26, P27).
+
+mod peering;
+mod subnet;
+
+pub(crate) use peering::counted_space;
+pub use peering::{Peering, PeeringState};
+pub use subnet::Subnet;
+pub(crate) use subnet::is_gateway_subnet;
+
+use super::{Binding, Child, Echoed, Envelope, Put, Resource, Stored};
+use crate::arm::body::{MAX_ITEMS, Object, Shape, missing};
+use crate::arm::view::{Views, space};
+use crate::net::{listed, overlaps_within, same_set, special_use};
+use crate::path::{Kind, is_child_of};
+use crate::resource::AddressSpaceChange;
+use crate::rules::{Draft, changed, pairs, unsupported};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use subnet::MAX_SUBNETS;
+use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
+
+/// A virtual network (P1 to P4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualNetwork {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// The address ranges, disjoint (P4), no host bits.
+    pub address_space: Vec<IpNet>,
+    /// In order of creation.
+    pub subnets: Vec<Subnet>,
+    /// In order of creation.
+    pub peerings: Vec<Peering>,
+}
+
+const ECHOED: Echoed = Echoed {
+    top: &[("extendedLocation", Shape::Object)],
+    properties: &[
+        ("dhcpOptions", Shape::Object),
+        ("enableDdosProtection", Shape::Bool),
+        ("enableVmProtection", Shape::Bool),
+        ("privateEndpointVNetPolicies", Shape::Text),
+        ("flowTimeoutInMinutes", Shape::Integer(4, 30)),
+        ("encryption", Shape::Object),
+        ("bgpCommunities", Shape::Object),
+        ("ddosProtectionPlan", Shape::Object),
+    ],
+    defaults: || json!({"enableDdosProtection": false, "privateEndpointVNetPolicies": "Disabled"}),
+    ..Echoed::NOTHING
+};
+
+impl Resource for VirtualNetwork {
+    const KIND: Kind = Kind::VirtualNetwork;
+    const ECHOED: Echoed = ECHOED;
+    const CHILDREN: &'static [Child] = &[subnet::SUBNETS, peering::PEERINGS];
+
+    fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        let (id, properties) = (&put.id, &put.properties);
+        draft.check_supported(properties, unsupported::VIRTUAL_NETWORK);
+        let kept = put.echoed(&mut draft.problems);
+        let envelope = put.envelope(draft, kept);
+        let space = draft.address_space(properties);
+        let mut new = Self {
+            envelope,
+            address_space: space.clone().unwrap_or_default(),
+            subnets: put.old().map_or_else(Vec::new, |v| v.subnets.clone()),
+            peerings: put.old().map_or_else(Vec::new, |v| v.peerings.clone()),
+        };
+        if let Some(items) = properties.list("subnets", MAX_SUBNETS, &mut draft.problems) {
+            let mut subnets = Vec::new();
+            let mut all_named = true;
+            for item in items {
+                let object = item.object(&mut draft.problems);
+                let named = object.and_then(|o| draft.child_name(&o).map(|name| (o, name)));
+                let Some((object, name)) = named else {
+                    all_named = false;
+                    continue;
+                };
+                let properties = object.object_or_empty("properties", &mut draft.problems);
+                let before = put.old().and_then(|v| find(&v.subnets, &name));
+                // One that is there and cannot be read is not one that goes away.
+                let read = draft.read_subnet(id, &name, &properties, before);
+                subnets.extend(read.or_else(|| before.cloned()));
+            }
+            draft.check_unique_names(id, "subnet", subnets.iter().map(|s| s.id.name()));
+            if let Some(old) = put.old().filter(|_| !all_named) {
+                let unlisted = old.subnets.iter().filter(|s| find(&subnets, s.id.name()).is_none());
+                let unlisted: Vec<_> = unlisted.cloned().collect();
+                subnets.extend(unlisted);
+            }
+            new.subnets = subnets;
+        }
+        draft.check_vnet(put.old(), &new, space.is_some());
+        Some(new)
+    }
+
+    fn after_put(draft: &mut Draft<'_>, put: &Put<'_, Self>) {
+        let now = draft.topology.vnets.get(&put.id).map(|v| &v.address_space);
+        let moved = put
+            .old()
+            .zip(now)
+            .is_some_and(|(old, now)| !same_set(&old.address_space, now));
+        if moved {
+            draft.check_attached_after_space_change(&put.id);
+        }
+        if let Some(items) = put
+            .properties
+            .list("virtualNetworkPeerings", MAX_ITEMS, &mut draft.problems)
+        {
+            draft.replace_peerings(&put.id, &items);
+        }
+    }
+
+    fn renew_children(&mut self, old: Option<&Self>, fresh: &mut dyn FnMut() -> Uuid) {
+        let (subnets, peerings) = old.map_or((&[][..], &[][..]), |v| (&v.subnets, &v.peerings));
+        for (i, subnet) in self.subnets.iter_mut().enumerate() {
+            let before = same_id(subnets, i, |s| s.id == subnet.id);
+            subnet.etag = changed(before, subnet, fresh).unwrap_or(subnet.etag);
+        }
+        for (i, peering) in self.peerings.iter_mut().enumerate() {
+            let before = same_id(peerings, i, |p| p.id == peering.id);
+            peering.etag = changed(before, peering, fresh).unwrap_or(peering.etag);
+        }
+    }
+
+    fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
+        let usage = draft.subnet_usage(id);
+        for subnet in &old.subnets {
+            draft.check_subnet_unused(&subnet.id, &usage);
+        }
+    }
+
+    fn delete(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
+        let before = draft.problems.len();
+        Self::check_unused(draft, id, old);
+        if draft.problems.len() > before {
+            return;
+        }
+        for peering in &old.peerings {
+            draft.remove_half(id, peering.id.name());
+        }
+        // P13: halves that point here lose their other side, which does not come back with a new VNet of the same name.
+        for (owner, half) in draft.halves_towards(id) {
+            if half.state == PeeringState::Connected {
+                draft.edit_half(&owner, half.id.name(), |h| h.state = PeeringState::Disconnected);
+            }
+        }
+        Self::map_mut(&mut draft.topology).remove(id);
+    }
+
+    fn properties(&self, views: &Views<'_>) -> Value {
+        let subnets: Vec<Value> = self.subnets.iter().map(|s| s.view(views)).collect();
+        let peerings: Vec<Value> = self.peerings.iter().map(|p| p.view(views, self)).collect();
+        json!({
+            "addressSpace": space(&self.address_space),
+            "subnets": subnets,
+            "virtualNetworkPeerings": peerings,
+        })
+    }
+}
+
+impl Draft<'_> {
+    /// `addressSpace.addressPrefixes`; none if something is wrong with it that hides what was meant.
+    fn address_space(&mut self, properties: &Object<'_>) -> Option<Vec<IpNet>> {
+        let before = self.problems.len();
+        let space = properties.object_or_empty("addressSpace", &mut self.problems);
+        let prefixes = self.prefixes(&space, "addressPrefixes");
+        let complete = self.problems.len() == before;
+        let Some(prefixes) = prefixes.filter(|p| !p.is_empty() || !complete) else {
+            if complete {
+                missing(&mut self.problems, &space.at("addressPrefixes"));
+            }
+            return None;
+        };
+        for (net, at) in &prefixes {
+            let block = special_use(net);
+            let long = net.max_prefix_len() - net.prefix_len() < 3;
+            if let Some(block) = block {
+                self.problems.add(
+                    "XAddressPrefixNotAllowed",
+                    at.clone(),
+                    format!("{at}: {net} touches {block}, which no virtual network can have"),
+                );
+            } else if long {
+                self.problems.add(
+                    "XAddressPrefixNotAllowed",
+                    at.clone(),
+                    format!("{at}: {net} has fewer than 8 addresses and cannot hold a subnet (P2)"),
+                );
+            }
+        }
+        let nets: Vec<IpNet> = prefixes.iter().map(|(net, _)| *net).collect();
+        for (a, b) in overlaps_within(&nets) {
+            let (net, at) = &prefixes[b];
+            self.problems.add(
+                "XAddressRangesOverlap",
+                at.clone(),
+                format!("{at}: {net} overlaps {} of the same virtual network (P4)", nets[a]),
+            );
+        }
+        Some(nets)
+    }
+
+    /// The rules of a VNet as a whole, against what it was.
+    pub(crate) fn check_vnet(&mut self, old: Option<&VirtualNetwork>, new: &VirtualNetwork, space_is_known: bool) {
+        if let Some(old) = old
+            && space_is_known
+            && !same_set(&old.address_space, &new.address_space)
+        {
+            self.check_space_change(old, new);
+        }
+        let usage = if old.is_some() {
+            self.subnet_usage(&new.envelope.id)
+        } else {
+            BTreeMap::new()
+        };
+        self.check_subnets(old, new, space_is_known, &usage);
+    }
+
+    /// P26, P27, and the VPN's rule G16.
+    fn check_space_change(&mut self, old: &VirtualNetwork, new: &VirtualNetwork) {
+        let id = &new.envelope.id;
+        if self.topology.settings.address_space_change == AddressSpaceChange::Strict && !old.peerings.is_empty() {
+            let names: Vec<&str> = old.peerings.iter().map(|p| p.id.name()).collect();
+            self.problems.add(
+                "VnetAddressSpaceCannotChangeDueToPeerings",
+                "properties.addressSpace",
+                format!(
+                    "Address space of the virtual network {id} cannot change ({} to {}) when the virtual network has \
+                     peerings ({}).",
+                    listed(&old.address_space),
+                    listed(&new.address_space),
+                    names.join(", ")
+                ),
+            );
+            return;
+        }
+        self.check_peers_after_space_change(new);
+        self.check_vpn_after_space_change(new);
+    }
+
+    /// What has an address in each subnet of a VNet: the ids of ip configurations, or of agents that serve the subnet.
+    pub(crate) fn subnet_usage(&self, vnet: &ResourceId) -> BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> {
+        let mut usage: BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> = BTreeMap::new();
+        let inside = |subnet: &ResourceId| is_child_of(subnet, vnet);
+        for nic in self.topology.nics.values() {
+            for config in nic.ip_configurations.iter().filter(|c| inside(&c.subnet)) {
+                let id = format!("{}/ipConfigurations/{}", nic.envelope.id, config.name);
+                usage
+                    .entry(config.subnet.clone())
+                    .or_default()
+                    .push((id, Some(config.address)));
+            }
+        }
+        for gateway in self.topology.gateways.values() {
+            let Some(subnet) = gateway.ip_configurations.first().map(|c| &c.subnet) else {
+                continue;
+            };
+            if !inside(subnet) {
+                continue;
+            }
+            let here = usage.entry(subnet.clone()).or_default();
+            let owner = &gateway.envelope.id;
+            for config in &gateway.ip_configurations {
+                here.push((
+                    format!("{owner}/ipConfigurations/{}", config.name),
+                    Some(config.address),
+                ));
+            }
+            here.push((owner.to_string(), Some(gateway.bgp_peering_address)));
+            let connections = self.topology.connections.values();
+            for connection in connections.filter(|c| c.gateway1 == *owner) {
+                let id = connection.envelope.id.to_string();
+                here.extend(connection.tunnel_addresses.iter().map(|a| (id.clone(), Some(*a))));
+            }
+        }
+        for agent in self.topology.agents.values().filter(|a| !a.revoked) {
+            if let Binding::Vm { served, .. } = &agent.binding {
+                for subnet in served.iter().filter(|s| inside(s)) {
+                    let user = format!("agent {} (serves it)", agent.id);
+                    usage.entry(subnet.clone()).or_default().push((user, None));
+                }
+            }
+        }
+        usage
+    }
+}
+
+/// The member that `is` it: mostly at the same place, or one on after a removal; searched otherwise.
+fn same_id<T>(members: &[T], near: usize, is: impl Fn(&T) -> bool) -> Option<&T> {
+    let close = members.get(near..).unwrap_or_default().iter().take(2).find(|m| is(m));
+    close.or_else(|| members.iter().find(|m| is(m)))
+}
+
+/// A subnet by name.
+pub(crate) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
+    subnets.iter().find(|s| s.id.name().eq_ignore_ascii_case(name))
+}
+
+/// The message of P10.
+pub(crate) fn overlap_message(subject: &str, a: &ResourceId, b: &ResourceId, overlaps: &[(IpNet, IpNet)]) -> String {
+    format!(
+        "{subject} Virtual networks {a} and {b} cannot be peered because their address spaces overlap. Overlapping \
+         address prefixes: {}",
+        pairs(overlaps)
+    )
+}

@@ -1,0 +1,281 @@
+//! What a half may ask: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
+
+use super::super::overlap_message;
+use super::Wanted;
+use crate::lookup::gateways_of;
+use crate::net::DisjointSet;
+use crate::resource::{Peering, PeeringState, VirtualNetwork};
+use crate::rules::{Draft, pairs};
+use crate::topology::Topology;
+use ipnet::IpNet;
+use tombolo_proto::config::Transport;
+use tombolo_proto::id::ResourceId;
+
+impl Draft<'_> {
+    pub(super) fn check_half(
+        &mut self,
+        id: &ResourceId,
+        vnet: &VirtualNetwork,
+        remote: &VirtualNetwork,
+        wanted: &Wanted,
+        old: Option<&Peering>,
+        other: Option<&Peering>,
+    ) {
+        if let Some(twin) = vnet
+            .peerings
+            .iter()
+            .find(|p| p.id != *id && p.remote_vnet == remote.envelope.id)
+        {
+            self.problems.add(
+                "AnotherPeeringAlreadyReferencesRemoteVnet",
+                id,
+                format!(
+                    "Peering {id} cannot be created: peering {} already references remote virtual network {} (P7).",
+                    twin.id, remote.envelope.id
+                ),
+            );
+        }
+        let disjoint = self.check_overlap(id, vnet, remote);
+        if old.is_none() && other.is_some_and(|o| o.state == PeeringState::Disconnected) {
+            self.problems.add(
+                "RemotePeeringIsDisconnected",
+                id,
+                format!(
+                    "Cannot create or update peering {id} because remote peering {} referencing parent virtual network \
+                     {} is in Disconnected state. Update or re-create the remote peering to get it back to Initiated \
+                     state. Peering gets Disconnected when remote vnet or remote peering is deleted and re-created \
+                     (P14).",
+                    other.map(|o| o.id.to_string()).unwrap_or_default(),
+                    vnet.envelope.id
+                ),
+            );
+        }
+        let limit = self.topology.settings.peerings_per_vnet as usize;
+        if old.is_none() && vnet.peerings.len() >= limit {
+            self.problems.add(
+                "XPeeringLimitReached",
+                id,
+                format!(
+                    "Virtual network {} has {limit} peerings, the most it may have (X1).",
+                    vnet.envelope.id
+                ),
+            );
+        }
+        self.check_transit(id, vnet, remote, wanted, old, other);
+        self.check_transport(id, wanted, old, other);
+        // The two themselves are P10's matter, with a better message.
+        if wanted.use_remote_gateways && disjoint {
+            self.check_vpn_before_using(id, &vnet.envelope.id, &remote.envelope.id);
+        }
+    }
+
+    /// D6: one link has one transport, so the halves may not want different ones.
+    fn check_transport(&mut self, id: &ResourceId, wanted: &Wanted, old: Option<&Peering>, other: Option<&Peering>) {
+        let own = wanted.transport.or(old.map(|o| o.transport)).unwrap_or_default();
+        let Some(other) = other.filter(|o| o.transport != Transport::Automatic && o.transport != own) else {
+            return;
+        };
+        if own != Transport::Automatic {
+            let message = format!(
+                "Peering {id} cannot have transport {own:?} because remote peering {} has {:?} (D6).",
+                other.id, other.transport
+            );
+            self.problems
+                .add("XPeeringTransportConflict", "properties.transport", message);
+        }
+    }
+
+    /// P10, P11, P12: the two VNets, and each with the other's peers. Says whether the two are disjoint.
+    fn check_overlap(&mut self, id: &ResourceId, vnet: &VirtualNetwork, remote: &VirtualNetwork) -> bool {
+        let (own, far) = (
+            DisjointSet::new(&vnet.address_space),
+            DisjointSet::new(&remote.address_space),
+        );
+        let common = own.overlaps_with(&remote.address_space);
+        let subject = format!("Cannot create or update peering {id}.");
+        if !common.is_empty() {
+            self.problems.add(
+                "VnetAddressSpacesOverlap",
+                id,
+                overlap_message(&subject, &vnet.envelope.id, &remote.envelope.id, &common),
+            );
+        }
+        let ids = (&vnet.envelope.id, &remote.envelope.id);
+        for third in remote.peerings.iter().filter(|p| p.remote_vnet != *ids.0) {
+            self.check_third(&subject, id, &own, ids.0, ids.1, third);
+        }
+        for third in vnet.peerings.iter().filter(|p| p.remote_vnet != *ids.1 && p.id != *id) {
+            self.check_third(&subject, id, &far, ids.1, ids.0, third);
+        }
+        common.is_empty()
+    }
+
+    /// P11: `candidate`, about to be a peer of `middle`, against another peer of it.
+    fn check_third(
+        &mut self,
+        subject: &str,
+        target: &ResourceId,
+        space: &DisjointSet,
+        candidate: &ResourceId,
+        middle: &ResourceId,
+        third: &Peering,
+    ) {
+        let overlaps = space.overlaps_with(&counted_space(&self.topology, third));
+        if !overlaps.is_empty() {
+            self.problems.add(
+                "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet",
+                target,
+                format!(
+                    "{subject} Virtual networks {candidate} and {middle} cannot be peered because address space of the first \
+                     virtual network overlaps with address space of virtual network {} already peered with the second \
+                     virtual network. Overlapping address prefixes: {} (P11).",
+                    third.remote_vnet,
+                    pairs(&overlaps)
+                ),
+            );
+        }
+    }
+
+    /// P27: the checks of P10 and P11 for a VNet that changes its address space, with all it is peered with and all
+    /// that wait for it.
+    pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
+        let id = &new.envelope.id;
+        let space = DisjointSet::new(&new.address_space);
+        let subject = format!("Cannot change the address space of virtual network {id}.");
+        let mut neighbours: Vec<(ResourceId, Vec<IpNet>, bool)> = new
+            .peerings
+            .iter()
+            .map(|p| {
+                let alive = p.state != PeeringState::Disconnected;
+                (p.remote_vnet.clone(), counted_space(&self.topology, p), alive)
+            })
+            .collect();
+        for (owner, half) in self.halves_towards(id) {
+            let known = neighbours.iter().any(|(n, ..)| *n == owner);
+            if half.state != PeeringState::Disconnected && !known {
+                let current = self.topology.vnets.get(&owner).map(|v| v.address_space.clone());
+                neighbours.push((owner, current.unwrap_or_default(), true));
+            }
+        }
+        for (neighbour, counted, alive) in neighbours {
+            let overlaps = space.overlaps_with(&counted);
+            if !overlaps.is_empty() {
+                self.problems.add(
+                    "VnetAddressSpacesOverlap",
+                    "properties.addressSpace",
+                    overlap_message(&subject, id, &neighbour, &overlaps),
+                );
+            }
+            let remote = self.topology.vnets.get(&neighbour).cloned().filter(|_| alive);
+            for third in remote.iter().flat_map(|r| &r.peerings).filter(|p| p.remote_vnet != *id) {
+                self.check_third(&subject, id, &space, id, &neighbour, third);
+            }
+        }
+    }
+
+    /// P19, P20, P22, P23, P30.
+    fn check_transit(
+        &mut self,
+        id: &ResourceId,
+        vnet: &VirtualNetwork,
+        remote: &VirtualNetwork,
+        wanted: &Wanted,
+        old: Option<&Peering>,
+        other: Option<&Peering>,
+    ) {
+        let global = vnet.envelope.location != remote.envelope.location;
+        if global && !self.topology.settings.global_gateway_transit {
+            for (flag, on) in [
+                ("allowGatewayTransit", wanted.allow_gateway_transit),
+                ("useRemoteGateways", wanted.use_remote_gateways),
+            ] {
+                if on {
+                    self.problems.add(
+                        "XGlobalPeeringFeatureNotAllowed",
+                        format!("properties.{flag}"),
+                        format!(
+                            "Peering {id} crosses regions ({} and {}): {flag} must be false while the setting \
+                             globalGatewayTransit is off (P30).",
+                            vnet.envelope.location, remote.envelope.location
+                        ),
+                    );
+                }
+            }
+        }
+        // The other side waits with useRemoteGateways: its transit check runs when this side appears.
+        if old.is_none()
+            && !wanted.allow_gateway_transit
+            && let Some(other) = other.filter(|o| o.use_remote_gateways)
+        {
+            self.transit_not_allowed(&other.id, id);
+        }
+        if !wanted.use_remote_gateways {
+            return;
+        }
+        if gateways_of(&self.topology, &remote.envelope.id).next().is_none() {
+            self.problems.add(
+                "RemoteVnetHasNoGateways",
+                "properties.useRemoteGateways",
+                format!(
+                    "Peering {id} cannot have UseRemoteGateways flag set to true because remote virtual network {} \
+                     referenced by the peering does not have any gateways (P20).",
+                    remote.envelope.id
+                ),
+            );
+        }
+        if let Some(other) = other.filter(|o| !o.allow_gateway_transit) {
+            self.transit_not_allowed(id, &other.id);
+        }
+        let own = gateways_of(&self.topology, &vnet.envelope.id).next();
+        if let Some(own) = own.map(|g| g.envelope.id.clone()) {
+            self.problems.add(
+                "XVnetHasOwnGateway",
+                "properties.useRemoteGateways",
+                format!(
+                    "Peering {id} cannot have UseRemoteGateways flag set to true because virtual network {} has a \
+                     gateway of its own, {own} (P20, P23).",
+                    vnet.envelope.id
+                ),
+            );
+        }
+        if let Some(twin) = vnet.peerings.iter().find(|p| p.id != *id && p.use_remote_gateways) {
+            self.problems.add(
+                "XAnotherPeeringUsesRemoteGateways",
+                "properties.useRemoteGateways",
+                format!(
+                    "Peering {id} cannot have UseRemoteGateways flag set to true because peering {} already has it \
+                     (P20).",
+                    twin.id
+                ),
+            );
+        }
+    }
+
+    fn transit_not_allowed(&mut self, user: &ResourceId, owner: &ResourceId) {
+        self.problems.add(
+            "XRemotePeeringTransitNotAllowed",
+            "properties.useRemoteGateways",
+            format!(
+                "Peering {user} cannot have UseRemoteGateways flag set to true, because corresponding remote peering \
+                 {owner} has AllowGatewayTransit flag set to false (P20)."
+            ),
+        );
+    }
+}
+
+/// What a half takes of the addresses: what it has synced and routes, and what the remote VNet has now. A
+/// `Disconnected` half counts too, with what it had (P11 as Azure does it).
+pub(crate) fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
+    let mut space = half.remote_address_space.clone();
+    if half.state != PeeringState::Disconnected
+        && let Some(remote) = topology.vnets.get(&half.remote_vnet)
+    {
+        space.extend(
+            remote
+                .address_space
+                .iter()
+                .filter(|net| !half.remote_address_space.contains(net)),
+        );
+    }
+    space
+}

@@ -1,0 +1,388 @@
+//! Subnets (P2, P3, G1, R16, R17).
+
+use super::{VirtualNetwork, find};
+use crate::arm::body::{Object, Shape, missing, prefix};
+use crate::arm::view::{Views, child, reference};
+use crate::lookup::gateways_of;
+use crate::net::{DisjointSet, listed, overlaps_within, same_set};
+use crate::path::{Kind, child_id, parent_id};
+use crate::resource::{Child, ChildWrites, Request, RouteTable};
+use crate::rules::{Draft, without_defaults};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
+
+/// A subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subnet {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change.
+    pub etag: Uuid,
+    /// At least one; each inside one address range, disjoint from other subnets (P2).
+    pub prefixes: Vec<IpNet>,
+    /// At most one route table (R17).
+    #[serde(default)]
+    pub route_table: Option<ResourceId>,
+    /// Kept and echoed.
+    #[serde(default)]
+    pub echoed: serde_json::Map<String, Value>,
+}
+
+const PROPERTIES: [(&str, Shape); 6] = [
+    ("delegations", Shape::Objects),
+    ("serviceEndpoints", Shape::Objects),
+    ("privateEndpointNetworkPolicies", Shape::Text),
+    ("privateLinkServiceNetworkPolicies", Shape::Text),
+    ("defaultOutboundAccess", Shape::Bool),
+    ("sharingScope", Shape::Text),
+];
+
+/// X3.
+pub(crate) const MAX_SUBNETS: usize = 3_000;
+
+/// What uses each subnet, see [`Draft::subnet_usage`].
+pub(crate) type Usage = BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>>;
+
+/// G1.
+pub(crate) fn is_gateway_subnet(id: &ResourceId) -> bool {
+    id.name().eq_ignore_ascii_case("GatewaySubnet")
+}
+
+/// What Azure shows where a subnet's body said nothing.
+fn defaults() -> Value {
+    json!({
+        "delegations": [],
+        "privateEndpointNetworkPolicies": "Disabled",
+        "privateLinkServiceNetworkPolicies": "Enabled",
+    })
+}
+
+pub(super) const SUBNETS: Child = Child {
+    name: "subnets",
+    kind: Some(Kind::Subnet),
+    writes: Some(ChildWrites {
+        put: |draft, request| draft.put_subnet(request),
+        delete: |draft, id, if_match| draft.delete_subnet(id, if_match),
+    }),
+    item: |views, path| {
+        let id = path.id();
+        let vnet = views.topology.vnets.get(&parent_id(&id))?;
+        vnet.subnets.iter().find(|s| s.id == id).map(|s| s.view(views))
+    },
+    list: |views, parent| {
+        let vnet = views.topology.vnets.get(parent)?;
+        Some(vnet.subnets.iter().map(|s| s.view(views)).collect())
+    },
+};
+
+impl Subnet {
+    pub(super) fn view(&self, views: &Views<'_>) -> Value {
+        let mut properties = defaults();
+        if let Value::Object(slot) = &mut properties {
+            slot.extend(self.echoed.clone());
+        }
+        match self.prefixes.as_slice() {
+            [one] => properties["addressPrefix"] = one.to_string().into(),
+            many => properties["addressPrefixes"] = json!(many),
+        }
+        if let Some(table) = &self.route_table {
+            properties["routeTable"] = reference(table);
+        }
+        if let Some(users) = views.subnet_users(&self.id) {
+            properties["ipConfigurations"] = users.iter().map(reference).collect::<Vec<_>>().into();
+        }
+        child(&self.id, Kind::Subnet, self.etag, properties)
+    }
+}
+
+impl Draft<'_> {
+    fn put_subnet(&mut self, request: &Request<'_>) -> bool {
+        let (path, body) = (request.path, request.body);
+        let Some(vnet) = path.parent().and_then(|p| self.topology.vnets.get(&p.id()).cloned()) else {
+            self.parent_not_found(path);
+            return false;
+        };
+        let name = path.name();
+        let old = find(&vnet.subnets, name);
+        self.check_if_match(request.if_match, old.map(|s| s.etag), &path.id());
+        if old.is_none() {
+            self.check_name(name, &path.id());
+        }
+        let root = Object::root(body, &mut self.problems);
+        let properties = root.object_or_empty("properties", &mut self.problems);
+        let Some(subnet) = self.read_subnet(&vnet.envelope.id, name, &properties, old) else {
+            return false;
+        };
+        let mut new = (*vnet).clone();
+        match new.subnets.iter_mut().find(|s| s.id == subnet.id) {
+            Some(slot) => *slot = subnet,
+            None => new.subnets.push(subnet),
+        }
+        self.check_vnet(Some(&vnet), &new, true);
+        self.commit(new);
+        old.is_none()
+    }
+
+    fn delete_subnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+        let vnet_id = parent_id(id);
+        let Some(vnet) = self.topology.vnets.get(&vnet_id).cloned() else {
+            return false;
+        };
+        let Some(old) = vnet.subnets.iter().find(|s| s.id == *id) else {
+            return false;
+        };
+        self.check_if_match(if_match, Some(old.etag), id);
+        let usage = self.subnet_usage(&vnet_id);
+        self.check_subnet_unused(id, &usage);
+        let mut new = (*vnet).clone();
+        new.subnets.retain(|s| s.id != *id);
+        self.commit(new);
+        true
+    }
+
+    /// Reads a subnet's properties; none if its prefixes cannot be read.
+    pub(crate) fn read_subnet(
+        &mut self,
+        vnet: &ResourceId,
+        name: &str,
+        properties: &Object<'_>,
+        old: Option<&Subnet>,
+    ) -> Option<Subnet> {
+        let id = old.map_or_else(|| child_id(vnet, "subnets", name), |s| s.id.clone());
+        let before = self.problems.len();
+        let listed_prefixes: Option<Vec<IpNet>> = self
+            .prefixes(properties, "addressPrefixes")
+            .map(|list| list.into_iter().map(|(net, _)| net).collect());
+        let at = properties.at("addressPrefix");
+        let single = properties.text("addressPrefix", &mut self.problems);
+        let prefixes = match (listed_prefixes.filter(|l| !l.is_empty()), single) {
+            (Some(list), _) => list,
+            (None, Some(text)) => prefix(text, &at, &mut self.problems).into_iter().collect(),
+            (None, None) => Vec::new(),
+        };
+        if prefixes.is_empty() && self.problems.len() == before {
+            missing(&mut self.problems, &at);
+        }
+        let route_table = self.resolve(properties, "routeTable", &id, |t, table| {
+            t.route_tables.get(table).map(|t| t.envelope.id.clone())
+        });
+        // Not there yet, and a policy that nobody enforces must not be taken for one.
+        for name in ["networkSecurityGroup", "natGateway", "serviceEndpointPolicies"] {
+            if properties
+                .get(name)
+                .is_some_and(|v| v.as_array().is_none_or(|a| !a.is_empty()))
+            {
+                self.unsupported_reference(properties, name, &id);
+            }
+        }
+        let mut echoed = properties.echo(&PROPERTIES, &mut self.problems);
+        without_defaults(&mut echoed, &defaults());
+        (!prefixes.is_empty()).then(|| Subnet {
+            etag: old.map_or(Uuid::nil(), |s| s.etag),
+            id,
+            prefixes,
+            route_table,
+            echoed,
+        })
+    }
+
+    /// A reference to a resource type that does not exist here.
+    pub(crate) fn unsupported_reference(&mut self, properties: &Object<'_>, name: &str, from: &ResourceId) {
+        let at = properties.at(name);
+        match properties.get(name) {
+            Some(Value::Object(_)) => {
+                let _: Option<()> = self.resolve(properties, name, from, |_, _| None);
+            }
+            _ => self
+                .problems
+                .add("XNotSupported", at.clone(), format!("{at}: {name} is not supported")),
+        }
+    }
+
+    /// The rules of the subnets of a VNet, against what they were.
+    pub(crate) fn check_subnets(
+        &mut self,
+        old: Option<&VirtualNetwork>,
+        new: &VirtualNetwork,
+        space_is_known: bool,
+        usage: &Usage,
+    ) {
+        if new.subnets.len() > MAX_SUBNETS {
+            self.problems.add(
+                "XTooManyItems",
+                &new.envelope.id,
+                format!(
+                    "Virtual network {} has {} subnets, at most {MAX_SUBNETS} are allowed (X3).",
+                    new.envelope.id,
+                    new.subnets.len()
+                ),
+            );
+        }
+        let ranges = DisjointSet::new(&new.address_space);
+        let mut all = Vec::new();
+        for subnet in &new.subnets {
+            let before = old.and_then(|v| find(&v.subnets, subnet.id.name()));
+            for net in &subnet.prefixes {
+                all.push((*net, &subnet.id));
+                if net.max_prefix_len() - net.prefix_len() < 3 {
+                    self.problems.add(
+                        "NetcfgInvalidSubnet",
+                        &subnet.id,
+                        format!(
+                            "Subnet '{}' is not valid in virtual network '{}': {net} has fewer than 8 addresses, the \
+                             first four and the last are reserved (P2).",
+                            subnet.id.name(),
+                            new.envelope.id.name()
+                        ),
+                    );
+                } else if space_is_known && ranges.containing(net).is_none() {
+                    self.subnet_outside(subnet, before, net, new);
+                }
+            }
+            self.check_gateway_subnet_table(subnet, before);
+            let kinds = || gateways_of(&self.topology, &new.envelope.id).count();
+            let resized = before.is_some_and(|b| !same_set(&b.prefixes, &subnet.prefixes));
+            if resized && is_gateway_subnet(&subnet.id) && kinds() > 1 {
+                self.check_room_for_two_kinds(&subnet.id, subnet);
+            }
+        }
+        let nets: Vec<IpNet> = all.iter().map(|(net, _)| *net).collect();
+        for (a, b) in overlaps_within(&nets) {
+            self.problems.add(
+                "NetcfgSubnetRangesOverlap",
+                all[b].1,
+                format!(
+                    "Subnet '{}' is not valid because its IP address range {} overlaps with that of subnet '{}' ({}).",
+                    all[b].1.name(),
+                    nets[b],
+                    all[a].1.name(),
+                    nets[a]
+                ),
+            );
+        }
+        let Some(old) = old else { return };
+        for before in &old.subnets {
+            match find(&new.subnets, before.id.name()) {
+                None => self.check_subnet_unused(&before.id, usage),
+                Some(after) if !same_set(&before.prefixes, &after.prefixes) => {
+                    self.check_prefixes_unused(before, after, usage);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// P2 for what is new, P3 for what was there before its range went away.
+    fn subnet_outside(&mut self, subnet: &Subnet, before: Option<&Subnet>, net: &IpNet, vnet: &VirtualNetwork) {
+        if before.is_some_and(|b| b.prefixes.contains(net)) {
+            self.problems.add(
+                "InUsePrefixCannotBeDeleted",
+                "properties.addressSpace.addressPrefixes",
+                format!(
+                    "The address range of subnet {} ({net}) cannot be removed from virtual network {} while the subnet \
+                     exists; address space: {} (P3).",
+                    subnet.id,
+                    vnet.envelope.id,
+                    listed(&vnet.address_space)
+                ),
+            );
+        } else {
+            self.problems.add(
+                "NetcfgInvalidSubnet",
+                &subnet.id,
+                format!(
+                    "Subnet '{}' is not valid in virtual network '{}': {net} is not inside one range of its address \
+                     space {} (P2).",
+                    subnet.id.name(),
+                    vnet.envelope.id.name(),
+                    listed(&vnet.address_space)
+                ),
+            );
+        }
+    }
+
+    /// P3: a removed prefix with allocations in it.
+    fn check_prefixes_unused(&mut self, before: &Subnet, after: &Subnet, usage: &Usage) {
+        let users = usage.get(&before.id).map_or(&[][..], Vec::as_slice);
+        for gone in before.prefixes.iter().filter(|p| !after.prefixes.contains(p)) {
+            let user = users
+                .iter()
+                .find(|(_, address)| address.is_some_and(|a| gone.contains(&a)));
+            if let Some((user, _)) = user {
+                self.problems.add(
+                    "InUsePrefixCannotBeDeleted",
+                    &before.id,
+                    format!(
+                        "IpPrefix {gone} on Subnet {} has active allocations and cannot be deleted: {user}.",
+                        before.id.name()
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Refuses the end of a subnet with something in it.
+    pub(crate) fn check_subnet_unused(&mut self, id: &ResourceId, usage: &Usage) {
+        let Some(users) = usage.get(id).filter(|u| !u.is_empty()) else {
+            return;
+        };
+        let names: Vec<&str> = users.iter().take(10).map(|(user, _)| user.as_str()).collect();
+        self.problems.add(
+            "InUseSubnetCannotBeDeleted",
+            id,
+            format!(
+                "Subnet {} is in use by {} and cannot be deleted. In order to delete the subnet, delete all the \
+                 resources within the subnet.",
+                id.name(),
+                names.join(", ")
+            ),
+        );
+    }
+
+    /// R15, R16: what the route table of a `GatewaySubnet` may not have.
+    fn check_gateway_subnet_table(&mut self, subnet: &Subnet, before: Option<&Subnet>) {
+        if !is_gateway_subnet(&subnet.id) || before.is_some_and(|b| b.route_table == subnet.route_table) {
+            return;
+        }
+        let table = subnet
+            .route_table
+            .as_ref()
+            .and_then(|t| self.topology.route_tables.get(t))
+            .cloned();
+        if let Some(table) = table {
+            self.check_table_for_gateway(&table, &subnet.id);
+        }
+    }
+
+    pub(crate) fn check_table_for_gateway(&mut self, table: &RouteTable, subnet: &ResourceId) {
+        if table.disable_bgp_route_propagation {
+            self.problems.add(
+                "XGatewaySubnetRestriction",
+                &table.envelope.id,
+                format!(
+                    "Route table {} serves {subnet}: disableBgpRoutePropagation must stay false there, the gateway \
+                     would stop (R15).",
+                    table.envelope.id
+                ),
+            );
+        }
+        for route in table.routes.iter().filter(|r| r.prefix.prefix_len() == 0) {
+            self.problems.add(
+                "XGatewaySubnetRestriction",
+                &route.id,
+                format!(
+                    "Route {} of route table {} is a default route ({}), which {subnet} cannot have (R16).",
+                    route.id.name(),
+                    table.envelope.id,
+                    route.prefix
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Virtual network gateways: reading, addresses, deletion (G1, G4, G6).
+
+mod check;
+
+pub(crate) use check::{is_apipa, is_reserved_for_customers};
+
+use super::{Binding, Child, Echoed, Envelope, Put, Resource, view};
+use crate::arm::body::Shape;
+use crate::arm::view::{Views, child, method, reference};
+use crate::path::Kind;
+use crate::problems::Problems;
+use crate::rules::address::WantedAddress;
+use crate::rules::{Draft, unsupported};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr};
+use tombolo_proto::config::GatewayKind;
+use tombolo_proto::id::ResourceId;
+
+/// A virtual network gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualNetworkGateway {
+    /// Id, location, tags, etag.
+    #[serde(flatten)]
+    pub envelope: Envelope,
+    /// One in active-standby without a second instance, two otherwise. All in the same `GatewaySubnet` (G1).
+    pub ip_configurations: Vec<GatewayIpConfiguration>,
+    /// `gatewayType`. Immutable.
+    #[serde(default)]
+    pub gateway_type: GatewayKind,
+    /// `RouteBased` or `PolicyBased` (G3).
+    pub vpn_type: String,
+    /// Both instances carry tunnels (G6).
+    pub active_active: bool,
+    /// `enableBgp`.
+    pub enable_bgp: bool,
+    /// G4, default 65515.
+    pub asn: u32,
+    /// G4, `bgpPeeringAddress`: the last free address of `GatewaySubnet` unless given. An ExpressRoute gateway has none
+    /// that can be set or is shown: it is the address of its first instance.
+    pub bgp_peering_address: IpAddr,
+    /// `sku.name`.
+    pub sku: String,
+}
+
+impl VirtualNetworkGateway {
+    /// The address that an instance speaks BGP from: the first one from the gateway's BGP address, another one from its own.
+    #[must_use]
+    pub fn peering_address(&self, number: usize) -> IpAddr {
+        let other = self.ip_configurations.get(number).filter(|_| number > 0);
+        other.map_or(self.bgp_peering_address, |instance| instance.address)
+    }
+}
+
+/// One instance of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayIpConfiguration {
+    /// Its name.
+    pub name: String,
+    /// `…/subnets/GatewaySubnet`.
+    pub subnet: ResourceId,
+    /// Its address in there: what traceroute shows. Allocated at creation unless given.
+    pub address: IpAddr,
+    /// `Static` was asked for.
+    pub is_static: bool,
+    /// The public address resource.
+    #[serde(default)]
+    pub public_ip_address: Option<ResourceId>,
+}
+
+const ECHOED: Echoed = Echoed {
+    properties: &[
+        ("vpnGatewayGeneration", Shape::Text),
+        ("enablePrivateIpAddress", Shape::Bool),
+        ("enableDnsForwarding", Shape::Bool),
+        ("disableIPSecReplayProtection", Shape::Bool),
+        ("adminState", Shape::Text),
+        ("enableBgpRouteTranslationForNat", Shape::Bool),
+    ],
+    ..Echoed::NOTHING
+};
+
+impl Resource for VirtualNetworkGateway {
+    const KIND: Kind = Kind::VirtualNetworkGateway;
+    const ECHOED: Echoed = ECHOED;
+    const CHILDREN: &'static [Child] = &[IP_CONFIGURATIONS, CONNECTIONS];
+
+    fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        let (id, properties) = (&put.id, &put.properties);
+        let kept = put.echoed(&mut draft.problems);
+        let envelope = put.envelope(draft, kept);
+        draft.check_supported(properties, unsupported::GATEWAY);
+        let kind = draft.gateway_kind(properties, put.old());
+        let vpn_type = draft.vpn_type(properties, kind, put.old());
+        let active_active = properties.boolean("activeActive", &mut draft.problems).unwrap_or(false);
+        let enable_bgp = properties.boolean("enableBgp", &mut draft.problems).unwrap_or(false);
+        let sku = draft.gateway_sku(properties, kind, put.old());
+        let wanted = draft.read_ip_configurations(id, properties, 2);
+        if active_active && wanted.len() == 1 {
+            let at = properties.at("activeActive");
+            let message = format!("{at}: an active-active gateway needs two ip configurations, found 1 (G6)");
+            draft.problems.add("XActiveActiveNeedsTwoIpConfigurations", at, message);
+        }
+        draft.check_gateway_place(id, kind, vpn_type, &wanted, put.old());
+        let subnet = wanted.first().map(|w| w.subnet.clone());
+        // No instance may get the address that the gateway speaks BGP from, be it given or kept (G4).
+        let given = properties.object("bgpSettings", &mut Problems::default());
+        let given = given.and_then(|bgp| bgp.address("bgpPeeringAddress", &mut Problems::default()));
+        let bgp_address = given.or_else(|| put.old().map(|o| o.bgp_peering_address));
+        let ip_configurations = draft.gateway_addresses(id, wanted, put.old(), bgp_address);
+        let own: Vec<IpAddr> = ip_configurations.iter().map(|c| c.address).collect();
+        let (asn, bgp) = draft.bgp_settings(id, properties, kind, subnet.as_ref(), &own, put.old());
+        if let Some(old) = put.old() {
+            draft.check_instances_unused(old, &ip_configurations);
+        }
+        // Both are there when nothing is wrong; the fallback is never stored.
+        draft.problems.is_empty().then(|| Self {
+            envelope,
+            ip_configurations,
+            gateway_type: kind,
+            vpn_type: vpn_type.to_owned(),
+            active_active,
+            enable_bgp,
+            asn,
+            bgp_peering_address: bgp.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            sku,
+        })
+    }
+
+    fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
+        let users: Vec<String> = draft
+            .topology
+            .connections
+            .values()
+            .filter(|c| c.gateway1 == *id || c.gateway2 == *id)
+            .map(|c| c.envelope.id.to_string())
+            .collect();
+        if !users.is_empty() {
+            draft.problems.add(
+                "VirtualNetworkGatewayCannotBeDeleted",
+                id,
+                format!(
+                    "Virtual network gateway {id} cannot be deleted because it is still referenced by connections: {}.",
+                    users.join(", ")
+                ),
+            );
+        }
+        if let Some(agent) = draft.gateway_agent(id, None) {
+            draft.problems.add(
+                "XGatewayInUseByAgent",
+                id,
+                format!("Virtual network gateway {id} is served by agent '{agent}'. Delete the agent first."),
+            );
+        }
+    }
+
+    fn properties(&self, _views: &Views<'_>) -> Value {
+        let mut bgp = json!({"asn": self.asn, "peerWeight": 0});
+        if self.gateway_type == GatewayKind::Vpn {
+            bgp["bgpPeeringAddress"] = json!(self.bgp_peering_address);
+        }
+        json!({
+            "gatewayType": self.gateway_type,
+            "vpnType": self.vpn_type,
+            "sku": {"name": self.sku, "tier": self.sku},
+            "activeActive": self.active_active,
+            "enableBgp": self.enable_bgp,
+            "bgpSettings": bgp,
+            "ipConfigurations": self.ip_configuration_views(),
+        })
+    }
+}
+
+const IP_CONFIGURATIONS: Child = Child {
+    name: "ipConfigurations",
+    kind: Some(Kind::GatewayIpConfiguration),
+    writes: None,
+    item: |views, path| {
+        let gateway = views.topology.gateways.get(&path.parent()?.id())?;
+        let mut configs = gateway.ip_configurations.iter();
+        let found = configs.find(|c| c.name.eq_ignore_ascii_case(path.name()))?;
+        Some(found.view(gateway))
+    },
+    list: |views, parent| Some(views.topology.gateways.get(parent)?.ip_configuration_views()),
+};
+
+/// Those at either end of which the gateway is.
+const CONNECTIONS: Child = Child {
+    name: "connections",
+    kind: None,
+    writes: None,
+    item: |_, _| None,
+    list: |views, parent| {
+        views.topology.gateways.get(parent)?;
+        let connections = views.topology.connections.values();
+        let own = connections.filter(|c| c.gateway1 == *parent || c.gateway2 == *parent);
+        Some(own.map(|c| view(&**c, views)).collect())
+    },
+};
+
+impl VirtualNetworkGateway {
+    fn ip_configuration_views(&self) -> Vec<Value> {
+        self.ip_configurations.iter().map(|c| c.view(self)).collect()
+    }
+}
+
+impl GatewayIpConfiguration {
+    fn view(&self, gateway: &VirtualNetworkGateway) -> Value {
+        let mut properties = json!({
+            "privateIPAddress": self.address,
+            "privateIPAllocationMethod": method(self.is_static),
+            "subnet": reference(&self.subnet),
+        });
+        if let Some(public) = &self.public_ip_address {
+            properties["publicIPAddress"] = reference(public);
+        }
+        let id = ResourceId::new(format!("{}/ipConfigurations/{}", gateway.envelope.id, self.name));
+        child(&id, Kind::GatewayIpConfiguration, gateway.envelope.etag, properties)
+    }
+}
+
+impl Draft<'_> {
+    fn gateway_addresses(
+        &mut self,
+        id: &ResourceId,
+        mut wanted: Vec<WantedAddress>,
+        old: Option<&VirtualNetworkGateway>,
+        bgp_address: Option<IpAddr>,
+    ) -> Vec<GatewayIpConfiguration> {
+        // Stock clients say Dynamic always; an address that is given is meant.
+        let dynamic: Vec<bool> = wanted.iter().map(|w| !w.is_static).collect();
+        for w in wanted.iter_mut().filter(|w| w.address.is_some()) {
+            w.is_static = true;
+        }
+        let before = old.map_or(&[][..], |g| &g.ip_configurations);
+        let current: Vec<Option<IpAddr>> = wanted
+            .iter()
+            .map(|w| {
+                before
+                    .iter()
+                    .find(|c| c.name.eq_ignore_ascii_case(&w.name))
+                    .map(|c| c.address)
+            })
+            .collect();
+        let addresses = self.allocate(id, &wanted, &current, bgp_address.filter(|a| !is_apipa(*a)));
+        wanted
+            .into_iter()
+            .zip(addresses)
+            .zip(dynamic)
+            .filter_map(|((w, address), dynamic)| {
+                Some(GatewayIpConfiguration {
+                    name: w.name,
+                    subnet: w.subnet.id,
+                    address: address?,
+                    is_static: !dynamic,
+                    public_ip_address: w.public_ip_address,
+                })
+            })
+            .collect()
+    }
+
+    /// An instance that an agent stands for stays.
+    fn check_instances_unused(&mut self, old: &VirtualNetworkGateway, new: &[GatewayIpConfiguration]) {
+        for gone in &old.ip_configurations {
+            if new.iter().any(|c| c.name.eq_ignore_ascii_case(&gone.name)) {
+                continue;
+            }
+            if let Some(agent) = self.gateway_agent(&old.envelope.id, Some(&gone.name)) {
+                self.problems.add(
+                    "XGatewayInUseByAgent",
+                    &old.envelope.id,
+                    format!(
+                        "Ip configuration '{}' of {} is served by agent '{agent}'. Delete the agent first.",
+                        gone.name, old.envelope.id
+                    ),
+                );
+            }
+        }
+    }
+
+    fn gateway_agent(&self, id: &ResourceId, config: Option<&str>) -> Option<String> {
+        let serves = |binding: &Binding| match binding {
+            Binding::Gateway {
+                gateway,
+                ip_configuration,
+            } => gateway == id && config.is_none_or(|c| c.eq_ignore_ascii_case(ip_configuration)),
+            Binding::Vm { .. } | Binding::Edge { .. } => false,
+        };
+        let mut agents = self.topology.agents.values().filter(|a| !a.revoked);
+        agents.find(|a| serves(&a.binding)).map(|a| a.id.to_string())
+    }
+}

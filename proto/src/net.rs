@@ -1,0 +1,9 @@
+//! Arithmetic of prefixes.
+
+use ipnet::IpNet;
+
+/// Whether two prefixes have an address in common.
+#[must_use]
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
