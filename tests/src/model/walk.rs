@@ -308,10 +308,22 @@ impl Model {
         if self.heard_speaks_for(hub, &to.vnet, packet.source) {
             return None;
         }
-        if own_side(hub) || self.clients(hub).iter().any(|c| own_side(&c.name)) {
+        if own_side(hub) {
             return None;
         }
-        Some(lose(Why::Source))
+        let mut clients = self.clients(hub);
+        clients.retain(|c| own_side(&c.name));
+        if clients.is_empty() {
+            return Some(lose(Why::Source));
+        }
+        let is_known = |client: &str| {
+            let half = self.half(hub, client);
+            half.is_some_and(|h| within(&h.remote_space, packet.source))
+        };
+        if clients.iter().any(|c| is_known(&c.name)) {
+            return None;
+        }
+        Some(Step::Unspecified("a source in a range that is not synced yet"))
     }
 
     /// A packet that a VM takes from a link.
