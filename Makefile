@@ -104,7 +104,7 @@ fresh:
 	@$(AS_ROOT) env "PATH=$$PATH" KEEP=$(KEEP) .ci/fresh $(TARGETS)
 
 vm-image:
-	@.ci/prepare vm
+	@.ci/prepare vm-image
 	@cargo build --locked --workspace --bins
 	@$(AS_ROOT) deploy/vm/image.py --programs $(TARGET_DIR)/debug --work $(TARGET_DIR)/lab-vm
 

@@ -178,7 +178,8 @@ fn switching_off_d10_is_caught() {
     );
 }
 
-/// Finding 1 of docs/security.md: a link may speak for all that a learned route leads to, whoever has it.
+/// Breaks the repair of finding 1 of docs/security.md: a link may send with every source that a learned route covers, also with
+/// addresses that the configuration gives to another.
 #[test]
 fn switching_off_the_subtraction_from_learned_sources_is_caught() {
     must_be_caught(

@@ -357,7 +357,7 @@ fn reasons(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(Refusal, usize)> {
         .collect()
 }
 
-/// Finding 7 of docs/security.md at a VPN gateway, of a BGP neighbour and of a far gateway alike: each reason, and its neighbour
+/// Finding 7 of docs/security.md: a VPN gateway refuses routes of a BGP neighbour and of a far gateway alike: each reason, and its neighbour
 /// that is accepted.
 #[test]
 fn routes_are_refused_by_reason() {

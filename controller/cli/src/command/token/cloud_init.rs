@@ -8,7 +8,7 @@ use tombolo_client::fabric::{Package as Served, Packages};
 /// Where the token lies until it was used. The folder is in memory, and gone with the next boot.
 const TOKEN_FILE: &str = "/run/tombolo-join.token";
 
-/// Where the controller's certificate authority lies for the download of the package. apt downloads as a user of its own, so
+/// The file, on the new machine, with the certificate of the controller's authority, for the download of the package. apt downloads as a user of its own, so
 /// everybody may read it.
 const CA_FILE: &str = "/run/tombolo-controller-ca.pem";
 
