@@ -1,6 +1,6 @@
-//! The kinds of ARM items and their paths: what controller, client and command line have in common.
+//! The kinds of ARM items and their paths, shared by controller, client and command line.
 //!
-//! A kind is a variant of [`Kind`] and a line of its table.
+//! A kind is a variant of [`Kind`] and a row of its table.
 
 mod name;
 mod path;
@@ -11,7 +11,7 @@ pub use path::{ArmPath, child_id, is_child_of, parent_id, shown};
 use serde::Serialize;
 use std::fmt;
 
-/// The kinds of items. Their JSON form is the name that plans of manifests use.
+/// The kinds of ARM items. The JSON form is the name that plans of manifests use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
@@ -58,10 +58,10 @@ pub enum Kind {
 const NETWORK: &str = "Microsoft.Network";
 const COMPUTE: &str = "Microsoft.Compute";
 const RESOURCES: &str = "Microsoft.Resources";
-/// Those with resources inside of groups.
+/// The providers whose resources lie in resource groups.
 const PROVIDERS: [&str; 2] = [NETWORK, COMPUTE];
 
-/// What is fixed of a kind.
+/// The fixed properties of a kind.
 struct Row {
     kind: Kind,
     provider: &'static str,
@@ -85,7 +85,8 @@ impl Row {
         }
     }
 
-    /// Region and tags are all that can be said of it: the command line has this command for it, from this table alone.
+    /// Marks a kind whose only properties are region and tags. The command line derives the command `name` from this
+    /// row.
     const fn command(self, name: &'static str) -> Self {
         Self {
             command: Some(name),
@@ -93,7 +94,7 @@ impl Row {
         }
     }
 
-    /// Lies directly in a group, and can be written.
+    /// Whether items of the kind lie directly in a resource group and can be written.
     const fn is_writable_at_top(&self) -> bool {
         let (types, mut i) = (self.types.as_bytes(), 0);
         while i < types.len() {
@@ -105,7 +106,7 @@ impl Row {
         self.writable && !matches!(self.kind, Kind::ResourceGroup)
     }
 
-    /// A view of other resources: it can be read only.
+    /// Marks a kind that can only be read, because it is a view of other resources.
     const fn read_only(self) -> Self {
         Self {
             writable: false,
@@ -113,13 +114,14 @@ impl Row {
         }
     }
 
-    /// Not among the types that a provider lists: Azure has no path of its own for it, or another provider lists it.
+    /// Marks a kind that its provider does not list among its types: Azure has no path of its own for it, or another
+    /// provider lists it.
     const fn unlisted(self) -> Self {
         Self { listed: false, ..self }
     }
 }
 
-/// One line for each variant of [`Kind`], in the same order.
+/// One row for each variant of [`Kind`], in the same order.
 const KINDS: &[Row] = &[
     Row::of(Kind::ResourceGroup, RESOURCES, "resourceGroups", "resource group").unlisted(),
     Row::of(Kind::VirtualNetwork, NETWORK, "virtualNetworks", "virtual network"),
@@ -209,7 +211,7 @@ const TOP_COUNT: usize = {
 };
 
 impl Kind {
-    /// Everything that lies directly in a group and can be written.
+    /// The kinds that lie directly in a resource group and can be written.
     pub const TOP: [Self; TOP_COUNT] = {
         let (mut all, mut count, mut i) = ([Self::ResourceGroup; TOP_COUNT], 0, 0);
         while i < KINDS.len() {
@@ -226,12 +228,13 @@ impl Kind {
         &KINDS[self as usize]
     }
 
-    /// All kinds.
+    /// All kinds, in the order of the variants.
     pub fn all() -> impl Iterator<Item = Self> {
         KINDS.iter().map(|row| row.kind)
     }
 
-    /// The kind of a provider's type path, e.g. `Microsoft.Network` and `virtualNetworks/subnets`, without regard to case.
+    /// The kind of a provider's type path, e.g. `Microsoft.Network` and `virtualNetworks/subnets`; case is ignored.
+    /// `None`: the type is unknown.
     #[must_use]
     pub fn of(provider: &str, types: &str) -> Option<Self> {
         let inside = KINDS.iter().filter(|row| row.kind != Self::ResourceGroup);
@@ -240,56 +243,56 @@ impl Kind {
         same.next().map(|row| row.kind)
     }
 
-    /// The provider, e.g. `Microsoft.Network`.
+    /// The resource provider, e.g. `Microsoft.Network`.
     #[must_use]
     pub fn provider(self) -> &'static str {
         self.row().provider
     }
 
-    /// The types from the top down, e.g. `virtualNetworks/subnets`.
+    /// The type path without the provider, e.g. `virtualNetworks/subnets`.
     #[must_use]
     pub fn types(self) -> &'static str {
         self.row().types
     }
 
-    /// ARM's type string, e.g. `Microsoft.Network/virtualNetworks/subnets`.
+    /// The full type of ARM, e.g. `Microsoft.Network/virtualNetworks/subnets`.
     #[must_use]
     pub fn type_name(self) -> String {
         format!("{}/{}", self.provider(), self.types())
     }
 
-    /// The last type: the segment of a path that stands before the item's name.
+    /// The last segment of the type path, which precedes the item's name in a resource id.
     #[must_use]
     pub fn collection(self) -> &'static str {
         let types = self.types();
         types.rsplit_once('/').map_or(types, |(_, last)| last)
     }
 
-    /// For people, in lower case, e.g. `virtual network`.
+    /// The name in messages, in lower case, e.g. `virtual network`.
     #[must_use]
     pub fn title(self) -> &'static str {
         self.row().title
     }
 
-    /// Whether it lies directly in a resource group.
+    /// Whether items of the kind lie directly in a resource group.
     #[must_use]
     pub fn is_top_level(self) -> bool {
         self != Self::ResourceGroup && !self.types().contains('/')
     }
 
-    /// Whether it can be written; if not, it is a view of other resources.
+    /// Whether items of the kind can be written. If not, they are a view of other resources.
     #[must_use]
     pub fn is_writable(self) -> bool {
         self.row().writable
     }
 
-    /// The command of the command line, for a kind of which nothing but region and tags can be said.
+    /// The command of the command line for a kind whose only properties are region and tags; `None` for other kinds.
     #[must_use]
     pub fn plain_command(self) -> Option<&'static str> {
         self.row().command
     }
 
-    /// Whether its provider lists it among its types.
+    /// Whether the resource provider lists the kind among its types.
     #[must_use]
     pub fn is_listed(self) -> bool {
         self.row().listed

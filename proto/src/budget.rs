@@ -1,23 +1,23 @@
-//! How often each of many holders may ask for something that costs: the generic cell rate algorithm. Without IO or clock.
+//! Rate limits for many holders: the generic cell rate algorithm (GCRA), without IO and without a clock of its own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Holders that are remembered before those with a whole budget are looked for.
-const MANY: usize = 1024;
+/// Smallest number of remembered holders at which full budgets are removed. A sweep costs time in proportion to it.
+const MIN_SWEEP: usize = 1024;
 
-/// So many at once, and then so many a second.
+/// A rate with a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// That a holder without recent ones gets at once.
+    /// Number of requests that a holder with a full budget may make at once.
     pub burst: u32,
-    /// That become due each second.
+    /// Number of requests that are added to the budget each second.
     pub per_second: u32,
 }
 
 impl Rate {
-    /// This, and `each` for each of so many.
+    /// The rate for a group of `number` members: this rate plus `number` times `each`. Saturates.
     #[must_use]
     pub fn and(self, each: Self, number: usize) -> Self {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
@@ -32,54 +32,54 @@ impl Rate {
     }
 }
 
-/// What each of many holders has used of its budget.
+/// The used budget of each holder. Holders with a full budget are removed whenever the number of holders has doubled.
 #[derive(Debug)]
 pub struct Budgets<K> {
-    /// When the budget is whole again, of those who used some.
-    whole: HashMap<K, Instant>,
-    /// So many are remembered before it is looked who may be forgotten.
-    look_at: usize,
+    /// Time at which the budget of a holder is full again. A holder that is not in here has a full budget.
+    full_at: HashMap<K, Instant>,
+    /// Number of holders at which those with a full budget are removed.
+    sweep_at: usize,
 }
 
 impl<K> Default for Budgets<K> {
     fn default() -> Self {
         Self {
-            whole: HashMap::new(),
-            look_at: MANY,
+            full_at: HashMap::new(),
+            sweep_at: MIN_SWEEP,
         }
     }
 }
 
 impl<K: Eq + Hash> Budgets<K> {
-    /// How long the next one of a holder has to wait.
+    /// The time until the budget of `holder` allows the next request; zero if it does now.
     #[must_use]
     pub fn wait(&self, holder: &K, rate: Rate, now: Instant) -> Duration {
-        let Some(whole) = self.whole.get(holder) else {
+        let Some(full_at) = self.full_at.get(holder) else {
             return Duration::ZERO;
         };
         let free = rate.interval() * rate.burst.max(1).saturating_sub(1);
-        whole.saturating_duration_since(now).saturating_sub(free)
+        full_at.saturating_duration_since(now).saturating_sub(free)
     }
 
-    /// Takes one, and says how long it has to wait.
+    /// Uses one unit of the budget, also if there is none left, and returns the time that the request must wait.
     pub fn take(&mut self, holder: K, rate: Rate, now: Instant) -> Duration {
         let wait = self.wait(&holder, rate, now);
-        if self.whole.len() >= self.look_at {
-            self.whole.retain(|_, whole| *whole > now);
-            self.look_at = (2 * self.whole.len()).max(MANY);
+        if self.full_at.len() >= self.sweep_at {
+            self.full_at.retain(|_, full_at| *full_at > now);
+            self.sweep_at = (2 * self.full_at.len()).max(MIN_SWEEP);
         }
-        let whole = self.whole.entry(holder).or_insert(now);
-        *whole = (*whole).max(now) + rate.interval();
+        let full_at = self.full_at.entry(holder).or_insert(now);
+        *full_at = (*full_at).max(now) + rate.interval();
         wait
     }
 
-    /// Takes one if it does not have to wait.
+    /// Uses one unit of the budget if there is one; otherwise returns false and leaves the budget unchanged.
     pub fn try_take(&mut self, holder: K, rate: Rate, now: Instant) -> bool {
-        let now_or_never = self.wait(&holder, rate, now).is_zero();
-        if now_or_never {
+        let allowed = self.wait(&holder, rate, now).is_zero();
+        if allowed {
             self.take(holder, rate, now);
         }
-        now_or_never
+        allowed
     }
 }
 
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn holders_whose_budget_is_whole_are_forgotten() {
         let (mut budgets, now) = (Budgets::default(), Instant::now());
-        for holder in 0..10 * MANY {
+        for holder in 0..10 * MIN_SWEEP {
             budgets.take(holder, RATE, now + Duration::from_millis(holder as u64));
         }
-        assert!(budgets.whole.len() <= 2 * MANY, "{}", budgets.whole.len());
+        assert!(budgets.full_at.len() <= 2 * MIN_SWEEP, "{}", budgets.full_at.len());
     }
 }

@@ -1,8 +1,8 @@
-//! What one agent must know: complete, self-contained, the same bytes for the same input.
+//! The configuration of one agent: complete, self-contained, and the same bytes for the same input.
 //!
-//! [`AgentConfig`] is policy and comes from the controller alone. What agents learn by themselves (link health,
-//! endpoints) is another input of the engine's tables and never stands here (decision D11).
-//! An agent refuses a configuration with a field that it does not know: half-understood policy is not policy.
+//! [`AgentConfig`] is policy, and only the controller writes it. State that agents learn, such as link health and
+//! endpoints, is a separate input of the engine's tables (D11).
+//! An agent refuses a configuration with an unknown field: applying policy in part could open what it closes.
 
 mod link;
 mod role;
@@ -19,50 +19,51 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
-/// Inner MTU of every TUN device unless set otherwise, bytes (D20).
+/// Default MTU of the overlay in bytes (D20): 1500 less the 80 bytes that WireGuard over IPv6 adds.
 pub const DEFAULT_MTU: u16 = 1420;
 
-/// Most lanes of an agent (D15).
+/// Largest number of lanes of one agent (D15).
 pub const MAX_LANES: u16 = 64;
 
-/// Everything one agent must know.
+/// Everything that one agent has to know. The controller compiles it; [`check`](Self::check) states what must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentConfig {
-    /// Whom this is for.
+    /// The agent that this configuration is for.
     pub agent: AgentId,
-    /// The VNet that the agent stands for (a part of); the circuit of an edge.
+    /// The VNet that the agent belongs to; at an edge, the circuit.
     pub vnet: ResourceId,
-    /// The VNet's address space; no host bits set. Empty at an edge.
+    /// The VNet's address space, without host bits. Empty at an edge.
     pub address_space: Vec<IpNet>,
-    /// MTU of the TUN device, bytes, 1280 to 9000.
+    /// MTU of the TUN device in bytes, 1280 to 9000. The controller's default is [`DEFAULT_MTU`].
     pub mtu: u16,
-    /// How the silence of a link is noticed.
+    /// How fast the agent detects that a link failed or recovered.
     #[serde(default, skip_serializing_if = "Probes::is_default")]
     pub probes: Probes,
-    /// What the agent is in its VNet.
+    /// The role of the agent in its VNet.
     pub role: Role,
-    /// The subnets that packets leave through at this agent, each with its effective routes (R20): those of the
-    /// agent's NICs, or `GatewaySubnet`.
+    /// The subnets whose effective routes apply to packets that leave at this agent (R20): those of the agent's NICs,
+    /// or `GatewaySubnet` at a gateway.
     pub subnets: Vec<Subnet>,
-    /// Address → agent, one space for the own VNet and one for each VNet that packets may be delivered to directly.
-    /// Exactly one is [`SpaceKind::Local`]; at an edge it is empty.
+    /// Owners of addresses: one space for the agent's own VNet, and one for each VNet that the agent delivers into
+    /// directly. Exactly one is [`SpaceKind::Local`]; at an edge that one is empty.
     pub spaces: Vec<Space>,
-    /// The agents that this one may have links with, ordered by `peer`.
+    /// The peers of this agent, ordered by `peer` without duplicates; at most 65,536. A link's position in this list is
+    /// its number in the engine.
     pub links: Vec<Link>,
 }
 
-/// How it is noticed that a link with an alternative does not answer, and that it does again (D19).
+/// Failure detection of links that have an alternative (D19). On other links probes are sent once a second at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Probes {
-    /// From one to the next, milliseconds, 50 to 10,000.
+    /// Interval between two probes in milliseconds, 50 to 10,000. Default 100.
     pub interval: u32,
-    /// So many in a row without an answer, and the link is down: 1 to 100.
+    /// Consecutive unanswered probes after which a link is down, 1 to 100. Default 3.
     pub misses: u32,
-    /// So many in a row with an answer, 1 to 1000,
+    /// Consecutive answered probes that a failed link needs to be up again, 1 to 1000. Default 10.
     pub answers: u32,
-    /// for so long, milliseconds, up to 600,000, and it is back.
+    /// Shortest time that those answers must span, in milliseconds, 0 to 600,000. Default 3000.
     pub hold: u32,
 }
 
@@ -82,7 +83,7 @@ impl Probes {
         *self == Self::default()
     }
 
-    /// What is out of range: the name, the value, and the range.
+    /// The first value out of range: its name in the controller's settings, the value, and the allowed range.
     #[must_use]
     pub fn out_of_range(&self) -> Option<(&'static str, u32, RangeInclusive<u32>)> {
         [
@@ -100,13 +101,14 @@ impl Probes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Nic {
-    /// The network interface resource.
+    /// Its resource id.
     pub id: ResourceId,
-    /// Its private addresses, the primary one first, with the prefix length of their subnet.
+    /// Its private addresses, the primary one first, each with the prefix length of its subnet. Never empty.
     pub addresses: Vec<IpNet>,
-    /// The subnet, one of [`AgentConfig::subnets`].
+    /// Its subnet, one of [`AgentConfig::subnets`].
     pub subnet: ResourceId,
-    /// `enableIPForwarding`: may take packets for others, and emit packets with foreign sources (R12, D10).
+    /// `enableIPForwarding`: the NIC may receive packets for other destinations and send packets with other sources
+    /// (R12, D10).
     pub ip_forwarding: bool,
 }
 
@@ -114,45 +116,45 @@ pub struct Nic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subnet {
-    /// The subnet resource.
+    /// Its resource id.
     pub id: ResourceId,
-    /// Its prefixes.
+    /// Its address prefixes, without host bits.
     pub prefixes: Vec<IpNet>,
-    /// All effective routes that are configured, `Invalid` ones included, ordered as they are shown. The engine uses
-    /// `Active` ones; among these a prefix occurs once. Learned routes come on top, by the same precedence (R7).
+    /// All configured effective routes in the order of display, `Invalid` ones included. The engine uses the `Active`
+    /// ones, of which each prefix has at most one. Learned routes are added by the same precedence (R7).
     pub routes: Vec<EffectiveRoute>,
-    /// `disableBgpRoutePropagation` (R15): no learned routes here.
+    /// `disableBgpRoutePropagation` (R15): learned routes do not apply to this subnet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
 }
 
-/// A gateway's forwarding entry: a prefix behind a VPN connection.
+/// One configured prefix behind a VPN connection, at a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TransitRoute {
-    /// The destination.
+    /// The destination prefix.
     pub prefix: IpNet,
-    /// The connection that it lies behind.
+    /// The connection that leads to it.
     pub connection: ResourceId,
-    /// The far gateway's instances, in order of preference.
+    /// The instances of the remote gateway, or the device of the site, in order of preference.
     pub via: Vec<AgentId>,
 }
 
-/// The addresses of one VNet and who owns them.
+/// The addresses of one VNet and their owners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Space {
-    /// The VNet.
+    /// The VNet's resource id.
     pub vnet: ResourceId,
-    /// What it is to this agent's VNet.
+    /// The relation of that VNet to the agent's VNet.
     pub kind: SpaceKind,
-    /// The prefixes in use: the own address space, or the peering's `remoteAddressSpace` (as last synced, P27).
+    /// The prefixes in use: the VNet's own address space, or `remoteAddressSpace` of the peering as last synced (P27).
     pub prefixes: Vec<IpNet>,
-    /// Address → agent; longest prefix wins, so that a NIC's /32 comes before "subnet served by" (D8).
+    /// Owners of addresses. The longest prefix wins, so the /32 of a NIC overrides a served subnet (D8).
     pub owners: Vec<Owner>,
 }
 
-/// What a space is to this agent's VNet.
+/// The relation of a space to the agent's VNet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -161,46 +163,47 @@ pub struct Space {
     deny_unknown_fields
 )]
 pub enum SpaceKind {
-    /// The own VNet.
+    /// The agent's own VNet.
     Local {},
     /// A VNet with a `Connected` peering.
     Peered {
-        /// The own half of the peering.
+        /// This VNet's half of the peering.
         peering: ResourceId,
-        /// `allowVirtualNetworkAccess` of the own half (P17): off, packets that cross this peering are dropped, both ways.
+        /// `allowVirtualNetworkAccess` of this half (P17). If it is off, packets across this peering are dropped in
+        /// both directions.
         allow_access: bool,
-        /// `allowForwardedTraffic` of the own half (P18).
+        /// `allowForwardedTraffic` of this half (P18). For display only: [`Link::foreign`] has the effect of the flag.
         allow_forwarded: bool,
     },
-    /// On a gateway only: a spoke that uses it as remote gateway (P21). The gateway delivers into it.
+    /// Only at a gateway: a spoke that uses this gateway (`useRemoteGateways`, P21). The gateway delivers into it.
     GatewayClient {},
 }
 
-/// Who has an address.
+/// An agent that owns a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Owner {
-    /// A NIC's address as /32 or /128, a gateway instance's address, or a served prefix.
+    /// The address of a NIC or of a gateway instance as /32 or /128, or a served prefix.
     pub prefix: IpNet,
-    /// The agent.
+    /// The owning agent. It may be one that this agent has no link with.
     pub agent: AgentId,
-    /// The NIC has `enableIPForwarding`. Diagnosis only: the owner itself enforces it.
+    /// The NIC has `enableIPForwarding`. For display only: the owner itself enforces the flag.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ip_forwarding: bool,
 }
 
 impl AgentConfig {
-    /// The canonical bytes: what travels, what is cached, what the digest is taken of.
+    /// Serializes to the canonical bytes, which are sent, cached and hashed by [`digest`].
     ///
     /// # Panics
-    /// Never: the types have no map with non-text keys and no failing serializer.
+    /// Never: no type in here has a map with non-text keys or a serializer that can fail.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         #[expect(clippy::unwrap_used, reason = "no type in here can fail to serialize")]
         serde_json::to_vec(self).unwrap()
     }
 
-    /// Makes the secrets in it unreadable, for showing it: zeros for preshared keys, `…` for passwords.
+    /// Replaces the secrets before the configuration is displayed: preshared keys by zeros, passwords by `…`.
     pub fn blank_secrets(&mut self) {
         for link in &mut self.links {
             link.preshared_key = link.preshared_key.map(|_| PresharedKey([0; 32]));
@@ -215,20 +218,20 @@ impl AgentConfig {
         }
     }
 
-    /// Reads canonical bytes.
+    /// Parses bytes of [`to_bytes`](Self::to_bytes) and [checks](Self::check) them.
     ///
     /// # Errors
-    /// What is wrong and where, in words for the controller's log.
+    /// The position and reason of the first error, as text for the controller's log.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidConfig> {
         let config: Self = serde_json::from_slice(bytes).map_err(|e| InvalidConfig(e.to_string()))?;
         config.check()?;
         Ok(config)
     }
 
-    /// Checks what the types alone do not say.
+    /// Checks the invariants that the types do not express: ranges, order, and references between lists.
     ///
     /// # Errors
-    /// The first broken promise.
+    /// The first violated invariant.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         let fail = |what: String| Err(InvalidConfig(what));
         if !(1280..=9000).contains(&self.mtu) {
@@ -286,12 +289,12 @@ impl AgentConfig {
     }
 }
 
-/// A configuration that breaks a promise of its type.
+/// A configuration that cannot be parsed or violates an invariant, as text that names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidConfig(pub String);
 
-/// BLAKE3 of a configuration's canonical bytes, as lower-case hex.
+/// The BLAKE3 hash of a configuration's [canonical bytes](AgentConfig::to_bytes), in lower-case hex.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()

@@ -1,18 +1,18 @@
-//! Prometheus' text format (version 0.0.4), in which controller and agents show their metrics.
+//! Writes metrics in the text format of Prometheus (version 0.0.4).
 
 use std::fmt::{Display, Write as _};
 
 /// The content type of [`Text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows, from the start of the process.
+    /// A value that only grows while the process runs.
     Counter,
-    /// Grows and shrinks.
+    /// A value that grows and shrinks.
     Gauge,
-    /// Counts by buckets.
+    /// Numbers of observations, by bucket.
     Histogram,
 }
 
@@ -26,12 +26,12 @@ impl Kind {
     }
 }
 
-/// Metrics as text.
+/// Builds the text of a response with metrics.
 #[derive(Debug, Default)]
 pub struct Text(String);
 
 impl Text {
-    /// Begins a metric. `help` is one line.
+    /// Starts a metric and writes its `HELP` and `TYPE` lines. `help` must be one line without backslashes.
     pub fn metric(&mut self, name: &'static str, kind: Kind, help: &str) -> Samples<'_> {
         // Writing to a string does not fail, here and below.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {}", kind.name());
@@ -41,14 +41,14 @@ impl Text {
         }
     }
 
-    /// All of it.
+    /// The complete text.
     #[must_use]
     pub fn finish(self) -> String {
         self.0
     }
 }
 
-/// The samples of one metric.
+/// Adds samples to one metric.
 #[derive(Debug)]
 pub struct Samples<'a> {
     text: &'a mut String,
@@ -61,7 +61,7 @@ impl Samples<'_> {
         self.add_part("", labels, value)
     }
 
-    /// Adds a sample of a part of a histogram, such as `_sum`.
+    /// Adds a sample with a suffix after the metric's name, such as `_sum` of a histogram.
     pub fn add_part(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         let (text, name) = (&mut *self.text, self.name);
         let _ = write!(text, "{name}{suffix}");
@@ -74,7 +74,7 @@ impl Samples<'_> {
     }
 }
 
-/// Names that others chose may have any character.
+/// Escapes a label's value; names chosen by others may contain any character.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

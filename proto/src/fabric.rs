@@ -1,104 +1,104 @@
-//! Requests and answers of the fabric API that client and controller share. Requests refuse unknown fields (D3); answers
-//! do not, so that a client reads those of a later controller.
+//! Requests and responses of the fabric API that client and controller share. Requests refuse unknown fields (D3).
+//! Responses ignore them, so that a client can read the responses of a newer controller.
 
 use crate::id::{AgentId, Revision};
 use crate::probe::ProbeKind;
 use serde::{Deserialize, Serialize};
 
-/// A join token as it is handed out: the only time that its text is seen.
+/// A new join token. Only this response has its text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewToken {
-    /// To delete it by.
+    /// Name of the token in later requests, e.g. to delete it.
     pub id: String,
-    /// What `tombolo-agent join --token-file` reads. A secret.
+    /// The text for `tombolo-agent join --token-file`. A secret.
     pub token: String,
-    /// The name that the agent will have.
+    /// The name of the agent that joins with the token.
     pub agent: AgentId,
-    /// Unix seconds.
+    /// End of validity, in seconds since 1970-01-01 UTC.
     pub expires: u64,
 }
 
 /// A configuration that an agent refused.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rejected {
-    /// Which.
+    /// The revision of that configuration.
     pub revision: Revision,
-    /// In the agent's words.
+    /// The reason, as the agent gave it.
     pub reason: String,
 }
 
-/// Which revision holds where.
+/// The revisions of the desired state and of all agents.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Revisions {
-    /// Of the desired state.
+    /// The newest revision of the desired state.
     pub desired: Revision,
-    /// The largest that every connected agent has applied.
+    /// The newest revision that every connected agent has applied.
     pub in_force: Revision,
-    /// One entry an agent.
+    /// One entry for each agent.
     pub agents: Vec<AgentRevision>,
 }
 
-/// Which revision holds at one agent.
+/// The revision of one agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentRevision {
-    /// Which agent.
+    /// The name of the agent.
     pub agent: AgentId,
-    /// Its control stream is up.
+    /// Whether its control stream is connected.
     pub connected: bool,
-    /// What it has applied.
+    /// The newest revision that it has applied; `None` before the first.
     #[serde(default)]
     pub applied: Option<Revision>,
-    /// It has what it should have.
+    /// Whether it has applied the newest configuration that is meant for it.
     pub up_to_date: bool,
     /// The last configuration that it refused.
     #[serde(default)]
     pub rejected: Option<Rejected>,
 }
 
-/// Whether a revision is in force.
+/// The result of waiting for a revision.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Waited {
-    /// Every connected agent has it.
+    /// Whether every connected agent has applied the revision.
     pub in_force: bool,
-    /// Those that do not have it yet.
+    /// The agents that have not applied it yet.
     #[serde(default)]
     pub waiting_for: Vec<AgentId>,
 }
 
-/// What to probe, live.
+/// A request for a live ping or traceroute. For ranges see [`ProbeRequest`](crate::probe::ProbeRequest).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {
-    /// Name or id of a VM, a NIC or an agent.
+    /// Name or resource id of a VM or NIC, or the name of an agent.
     pub from: String,
-    /// The same, or an address.
+    /// The same, or an IP address.
     pub to: String,
-    /// Ping or traceroute.
+    /// Whether it is a ping or a traceroute.
     pub kind: ProbeKind,
-    /// Ping: echoes; trace: probes a TTL.
+    /// Ping: number of echo requests, default 5. Trace: number of probes for each TTL, default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
-    /// Between two echoes, milliseconds.
+    /// Ping: time between two echo requests in milliseconds, default 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_ms: Option<u32>,
-    /// For an answer, milliseconds.
+    /// Time to wait for each reply in milliseconds, default 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u32>,
-    /// Trace: the largest TTL.
+    /// Trace: the largest TTL, default 30. Ping: the TTL of the echo requests, default 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ttl: Option<u8>,
 }
 
-/// A token for the REST interface, as it is handed out: the only time that its text is seen.
+/// A new token for the REST API. Only this response has its text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewApiToken {
-    /// To delete it by.
+    /// Name of the token in later requests, e.g. to delete it.
     pub id: String,
-    /// Chosen by its maker.
+    /// The name that its creator chose.
     pub name: String,
-    /// What `Authorization: Bearer` wants. A secret.
+    /// The text for `Authorization: Bearer`. A secret.
     pub token: String,
 }

@@ -1,4 +1,4 @@
-//! Names of things: newtypes, nothing else.
+//! Identifiers: names, keys and secrets as newtypes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Why a name or key was refused.
+/// The reason why a name or key was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// The agent id is not 1 to 63 characters of `a-z`, `0-9`, `-`, `.`, starting and ending with a letter or digit.
@@ -29,10 +29,10 @@ pub enum InvalidId {
 pub struct AgentId(String);
 
 impl AgentId {
-    /// Checks and takes a name.
+    /// Creates an id from a name.
     ///
     /// # Errors
-    /// [`InvalidId::Agent`] if it breaks the rule of the type.
+    /// [`InvalidId::Agent`] if the name breaks the rule of the type.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidId> {
         let name = name.into();
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -44,7 +44,7 @@ impl AgentId {
         }
     }
 
-    /// The name under which links know the device of a site, which is not an agent: no agent may have one that begins
+    /// The name of the device of a site in links. The device is not an agent, and no agent may have a name that begins
     /// with [`SITE`](Self::SITE).
     #[must_use]
     pub fn of_site(connection: &ResourceId) -> Self {
@@ -52,7 +52,7 @@ impl AgentId {
         Self(format!("{}{}", Self::SITE, &hash[..16]))
     }
 
-    /// How names of site devices begin.
+    /// Prefix of the names of site devices.
     pub const SITE: &'static str = "site.";
 
     /// The name as text.
@@ -81,39 +81,39 @@ impl<'de> Deserialize<'de> for AgentId {
     }
 }
 
-/// An Azure resource id, in the casing that was stored at creation. Compares and hashes without regard to case; cheap to
-/// clone.
+/// An Azure resource id, in the casing of its creation. Comparison, order and hash ignore case. Cloning copies a
+/// pointer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ResourceId(Arc<str>);
 
 impl ResourceId {
-    /// Takes an id as it is.
+    /// Creates an id from a text, which is not checked.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into().into())
     }
 
-    /// The id as text, in stored casing.
+    /// The id in the casing of its creation.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The last segment: the resource's own name.
+    /// The last segment, which is the resource's own name.
     #[must_use]
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// The id in lower case: the form to compare, sort and store under.
+    /// The id in lower case: the key for maps and for the store.
     #[must_use]
     pub fn key(&self) -> String {
         self.0.to_ascii_lowercase()
     }
 }
 
-/// The tails of two texts after the blocks in which they are equal byte for byte: ids share long prefixes, mostly in
-/// the same casing, and whole blocks compare at memory speed.
+/// Returns both texts without their longest common sequence of equal 16-byte blocks at the start. Ids share long
+/// prefixes, mostly in the same casing, and comparing whole blocks is much faster than comparing letters without case.
 fn unlike_tails<'a>(a: &'a str, b: &'a str) -> (&'a [u8], &'a [u8]) {
     const BLOCK: usize = 16;
     let (a, b) = (a.as_bytes(), b.as_bytes());
@@ -156,7 +156,7 @@ impl fmt::Display for ResourceId {
     }
 }
 
-/// A number of the desired state; each committed change has the next one.
+/// The number of a state of the controller's store. Each committed change increments it.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
@@ -206,8 +206,8 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
-/// SHA-256 of a public key's SubjectPublicKeyInfo: the identity of an agent on QUIC links and towards the controller.
-/// Text form is lower-case hex.
+/// SHA-256 of the SubjectPublicKeyInfo of a public key: the identity of an agent on QUIC links and towards the
+/// controller. Text form is lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyPin(pub [u8; 32]);
 
@@ -246,7 +246,7 @@ impl<'de> Deserialize<'de> for KeyPin {
     }
 }
 
-/// A WireGuard preshared key. A secret: it does not print.
+/// A WireGuard preshared key. A secret: `Debug` does not show it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PresharedKey(pub [u8; 32]);
 
@@ -266,7 +266,7 @@ impl<'de> Deserialize<'de> for PresharedKey {
     }
 }
 
-/// A secret in text form. It does not print.
+/// A secret in text form. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);

@@ -1,5 +1,5 @@
-//! What an agent has in force, read back from where packets are looked up. Not what it was told: comparing the two finds
-//! what went wrong in between.
+//! The state that an agent has in force, read back from the structures that packets use. Comparing it with the agent's
+//! configuration finds errors in between.
 
 use crate::config::ForeignSources;
 use crate::id::{AgentId, ResourceId, Revision};
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// What an agent's admin socket shows as its tables.
+/// The tables of an agent, as its admin socket returns them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Installed {
     /// The revision in force.
     pub revision: Revision,
-    /// Digest of the configuration in force; empty: none yet.
+    /// Digest of the configuration in force; empty before the first configuration.
     pub digest: String,
-    /// The engine's tables; none before the first configuration.
+    /// The tables of the engine; `None` before the first configuration.
     pub tables: Option<InstalledTables>,
-    /// What the agent has set in its host's kernel.
+    /// The routes of the agent in its host's kernel.
     pub kernel: InstalledKernel,
 }
 
@@ -26,37 +26,37 @@ pub struct Installed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledTables {
-    /// The subnets that packets leave through.
+    /// The subnets whose routes apply to packets that leave at this agent.
     pub subnets: Vec<InstalledSubnet>,
-    /// At a gateway: what lies behind its connections.
+    /// At a VPN gateway: the prefixes behind its connections.
     pub transit: Vec<InstalledTransit>,
-    /// Prefixes that nothing is exchanged with on any path (P17).
+    /// Prefixes of peerings without access: packets from and to them are dropped on every path (P17).
     pub denied: Vec<IpNet>,
     /// The links, ordered by peer.
     pub links: Vec<InstalledLink>,
 }
 
-/// The routes of one subnet.
+/// The active routes of one subnet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledSubnet {
-    /// The subnet.
+    /// The subnet's resource id.
     pub id: ResourceId,
-    /// Its routes.
+    /// The routes, IPv4 before IPv6, in the order of addresses.
     pub routes: Vec<InstalledRoute>,
 }
 
-/// One route.
+/// One active route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledRoute {
-    /// The destination.
+    /// The destination prefix.
     pub prefix: IpNet,
-    /// Where it leads.
+    /// Its next hop.
     pub hop: InstalledHop,
 }
 
-/// Where a route leads, looked up as far as it can be without a packet.
+/// A next hop, resolved as far as possible without a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -65,83 +65,84 @@ pub struct InstalledRoute {
     deny_unknown_fields
 )]
 pub enum InstalledHop {
-    /// To the owner of the address in the own VNet.
+    /// The owner of the destination in the own VNet.
     Local {},
-    /// To the owner of the address in a peered VNet.
+    /// The owner of the destination in a peered VNet.
     Peering {
-        /// The VNet; none: packets are not delivered into it from here.
+        /// The peered VNet. `None`: this agent does not deliver into it.
         vnet: Option<ResourceId>,
     },
-    /// To a gateway.
+    /// A gateway, or the edges of a circuit behind it.
     Gateway {
-        /// The instance or edge in use; none: there is none.
+        /// The first instance or edge in use. `None`: there is no link to any.
         link: Option<AgentId>,
-        /// Others that share the flows with it (E4, G6).
+        /// Further instances or edges that share the flows with it (E4, G6).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         also: Vec<AgentId>,
     },
-    /// To an appliance.
+    /// A virtual appliance.
     Appliance {
         /// Its address.
         address: IpAddr,
-        /// The VNet that has the address; none: out of reach (R11).
+        /// The VNet that contains the address. `None`: neither the own VNet nor a directly peered one, so packets are
+        /// dropped (R11).
         vnet: Option<ResourceId>,
     },
-    /// Not carried.
+    /// The Internet: packets are dropped.
     Internet {},
-    /// Dropped.
+    /// Packets are dropped silently (R13).
     None {},
 }
 
-/// A prefix behind a connection.
+/// One prefix behind a VPN connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledTransit {
-    /// The destination.
+    /// The destination prefix.
     pub prefix: IpNet,
     /// The connection.
     pub connection: ResourceId,
-    /// The far instance in use; none: there is none.
+    /// The remote instance or device in use. `None`: there is no link to any.
     pub link: Option<AgentId>,
 }
 
-/// A link.
+/// One link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledLink {
     /// The other end.
     pub peer: AgentId,
-    /// What it may speak for (D10), in the order of addresses.
+    /// Sources that the peer may use (D10), in the order of addresses.
     pub sources: Vec<IpNet>,
-    /// What it may not, though a shorter prefix of `sources` contains it: others have it. The longest prefix decides.
+    /// Exceptions from `sources`: longer prefixes that belong to others. The longest prefix of both lists decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<IpNet>,
-    /// What it may carry beyond that.
+    /// Further sources that the peer may use because it forwards packets of others.
     pub foreign: ForeignSources,
 }
 
-/// What an agent has set in its host's kernel.
+/// The agent's routes in its host's kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledKernel {
-    /// The TUN device.
+    /// Name of the TUN device.
     pub device: String,
-    /// The agent's routing table.
+    /// Number of the agent's routing table.
     pub table: u32,
-    /// Its second table, which has routes of prefix length 0 and no others.
+    /// Number of its second table, which holds only default routes.
     pub default_table: u32,
-    /// The routes of both.
+    /// The routes of both tables, by destination.
     pub routes: BTreeMap<IpNet, KernelRoute>,
 }
 
-/// What a kernel route does.
+/// The action of a kernel route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KernelRoute {
-    /// Into the TUN device.
+    /// Send into the TUN device.
     Device,
-    /// Back to the host's own tables.
+    /// Continue with the host's own tables (`throw`).
     Throw,
-    /// Down the line to the customer edge.
+    /// Send to the customer edge on the line.
     Line,
 }

@@ -1,17 +1,17 @@
 //! The contract between controller, agents, client and command line.
 //!
-//! * [`arm`]: kinds and paths of ARM items, and what may name them.
-//! * [`budget`]: limits of rate, for what strangers and peers may cause on either side.
-//! * [`id`]: names of things.
-//! * [`route`]: effective routes in Azure's words.
-//! * [`config`]: [`AgentConfig`](config::AgentConfig), everything one agent must know; complete, never a delta.
-//! * [`exposition`]: the text format of the metrics.
-//! * [`fabric`]: requests and answers of the fabric API.
-//! * [`installed`]: what an agent has in force, read back.
+//! * [`arm`]: kinds of ARM items, their paths and names.
+//! * [`budget`]: rate limits for requests of clients and peers.
+//! * [`config`]: [`AgentConfig`](config::AgentConfig), the complete configuration of one agent.
+//! * [`control_stream`] (feature `grpc`): generated messages of the control stream.
+//! * [`exposition`]: the text format of metrics.
+//! * [`fabric`]: requests and responses of the fabric API.
+//! * [`id`]: names, keys and secrets.
+//! * [`installed`]: the state that an agent has in force.
 //! * [`net`]: arithmetic of prefixes.
 //! * [`probe`]: live ping and traceroute.
-//! * [`status`]: what agents report.
-//! * [`wire`] (feature `grpc`): the generated messages of the control stream.
+//! * [`route`]: effective and advertised routes.
+//! * [`status`]: the status that agents report.
 
 pub mod arm;
 pub mod budget;

@@ -1,25 +1,25 @@
-//! Live ping and traceroute between two addresses, run by the agent that owns the source.
+//! Live ping and traceroute between two addresses, run by the agent that has the source address.
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// What to send.
+/// A ping or traceroute that an agent runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProbeRequest {
-    /// One of the agent's NIC addresses.
+    /// Source address: one of the agent's NIC addresses.
     pub source: IpAddr,
-    /// Any address of the same family.
+    /// Destination address, of the same family as `source`.
     pub destination: IpAddr,
-    /// Ping or traceroute.
+    /// Whether it is a ping or a traceroute.
     pub kind: ProbeKind,
-    /// Ping: echoes to send, 1 to 100. Trace: probes a TTL, 1 to 10.
+    /// Ping: number of echo requests, 1 to 100. Trace: number of probes for each TTL, 1 to 10.
     pub count: u32,
-    /// Between two echoes of a ping, milliseconds, at least 10.
+    /// Ping: time between two echo requests in milliseconds, 10 to 60,000.
     pub interval_ms: u32,
-    /// For an answer to each echo, milliseconds, 10 to 10,000.
+    /// Time to wait for the reply to each echo request, in milliseconds, 10 to 10,000.
     pub timeout_ms: u32,
-    /// Trace: the largest TTL, 1 to 64. Ping: the TTL to send with.
+    /// Trace: the largest TTL, 1 to 64. Ping: the TTL of the echo requests.
     pub max_ttl: u8,
 }
 
@@ -27,35 +27,35 @@ pub struct ProbeRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ProbeKind {
-    /// Echoes with a full TTL.
+    /// Echo requests with TTL `max_ttl`.
     Ping,
-    /// Echoes with TTL 1, 2, … until the destination answers or `max_ttl` is reached.
+    /// Echo requests with TTL 1, 2, … until the destination replies or `max_ttl` is reached.
     Trace,
 }
 
-/// What came back.
+/// The result of a ping or traceroute.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProbeReport {
-    /// Echoes sent.
+    /// Number of echo requests sent.
     pub sent: u32,
-    /// Answers of the destination itself.
+    /// Number of replies from the destination itself.
     pub received: u32,
-    /// Round-trip time of each answer of the destination, milliseconds.
+    /// Round-trip time of each reply from the destination, in milliseconds.
     pub rtts_ms: Vec<f64>,
-    /// Trace: one entry a TTL, from 1.
+    /// Trace: one entry for each TTL, starting at 1. Empty for a ping.
     pub hops: Vec<Hop>,
-    /// Why nothing could be sent.
+    /// The reason why nothing could be sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// One TTL of a trace.
+/// The replies to one TTL of a traceroute.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hop {
-    /// Who answered; none: silent (`*`).
+    /// The address that replied; `None` if nothing replied (`*`).
     pub address: Option<IpAddr>,
-    /// Round-trip times, milliseconds.
+    /// Round-trip time of each reply, in milliseconds.
     pub rtts_ms: Vec<f64>,
 }

@@ -1,107 +1,108 @@
-//! Effective routes, in Azure's words (rules R1 to R21).
+//! Routes: effective routes in Azure's terms (R1 to R21), and the routes that agents advertise to each other.
 
 use crate::id::{AgentId, ResourceId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// Where a route comes from (R21).
+/// The origin of an effective route (R21).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RouteSource {
     /// A system route: VNet, peering, `Internet`, `None`.
     Default,
     /// A user-defined route of the subnet's route table.
     User,
-    /// A route that a gateway contributes, own or remote.
+    /// A route of a gateway, of the own VNet or of a peered one.
     VirtualNetworkGateway,
 }
 
-/// Whether a route takes part in the lookup (R8).
+/// Whether a route takes part in lookups (R8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RouteState {
-    /// Won its prefix; longest prefix decides among active routes.
+    /// The best route of its prefix. Lookups use the longest prefix among active routes.
     Active,
-    /// Overridden; shown, never used.
+    /// Overridden by another route. Displayed; lookups ignore it, unless it is a gateway route that replaces a failed
+    /// peering.
     Invalid,
 }
 
-/// A route as gateways, edges and sites tell each other of it (G18, E5, E6).
+/// A route that agents advertise inside links, or that a BGP neighbour announces (G18, E5, E6).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// The destination; no host bits set.
+    /// The destination, without host bits.
     pub prefix: IpNet,
-    /// The agent to send to where that is not the one who tells: an edge, told by the ExpressRoute gateway (T4).
+    /// Next hop, if it is not the agent that advertises the route: an edge in a route of the ExpressRoute gateway (T4).
     #[serde(default)]
     pub via: Option<AgentId>,
-    /// AS path, the nearest first; without the teller's own ASN inside a VNet.
+    /// AS path, the neighbouring AS first. Inside a VNet the advertising gateway does not add its own ASN.
     pub as_path: Vec<u32>,
-    /// `routingWeight` of the connection that it came by, inside a VNet; 0 elsewhere.
+    /// `routingWeight` of the connection that the gateway learned the route from. Used inside a VNet; 0 elsewhere.
     pub weight: u32,
-    /// Whose address space it is.
+    /// The owner of the address space.
     pub origin: RouteOrigin,
 }
 
-/// Whose address space a route leads to.
+/// The owner of the address space that a route leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RouteOrigin {
-    /// A VNet's.
+    /// A VNet.
     Vnet,
-    /// A site's (T6).
+    /// A site (T6).
     Site,
 }
 
-/// One instance of a gateway, or one edge of a circuit behind it, as a next hop.
+/// A next hop: an instance of a gateway, or an edge of a circuit behind the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayHop {
-    /// The agent.
+    /// The agent to send to.
     pub agent: AgentId,
-    /// Its address in `GatewaySubnet`; of an edge, its end of the tunnel.
+    /// Its address in `GatewaySubnet`; for an edge, its end of the tunnel. For display.
     pub address: IpAddr,
 }
 
-/// What a route does with a packet (R1, R3, R10).
+/// The next hop of a route, as a type and perhaps an address (R1, R3, R10).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum NextHop {
-    /// To the owner of the address in the own VNet.
+    /// The owner of the destination in the own VNet.
     VnetLocal {},
-    /// To the owner of the address in the peered VNet of the same region.
+    /// The owner of the destination in a peered VNet of the same region.
     #[serde(rename = "VNetPeering")]
     VnetPeering {
-        /// The own half of the peering: the [`Space`](crate::config::Space) to look the owner up in.
+        /// The own half of the peering; it selects the [`Space`](crate::config::Space) that has the owner.
         peering: ResourceId,
     },
-    /// To the owner of the address in the peered VNet of another region.
+    /// The owner of the destination in a peered VNet of another region.
     #[serde(rename = "VNetGlobalPeering")]
     VnetGlobalPeering {
-        /// As for `VnetPeering`.
+        /// See [`VnetPeering`](Self::VnetPeering).
         peering: ResourceId,
     },
-    /// To a gateway, own or a peer's, or to the edges of a circuit behind it; in order of preference. Empty: nobody
-    /// serves it now.
+    /// A gateway of the own VNet or of a peered one, or the edges of a circuit behind it.
     VirtualNetworkGateway {
-        /// Where to.
+        /// The instances or edges in order of preference. Empty: none has an agent.
         gateways: Vec<GatewayHop>,
-        /// All of them at once, flow by flow (E4, G6); otherwise the first that answers.
+        /// Whether all of them share the flows (E4, G6). Otherwise the first reachable one carries all.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         spread: bool,
     },
-    /// To the owner of this address, in the own VNet or a directly peered one (R11); otherwise a black hole.
+    /// The owner of this address in the own VNet or in a directly peered one. Packets are dropped if there is none
+    /// (R11).
     VirtualAppliance {
         /// `nextHopIpAddress` of the route.
         address: IpAddr,
     },
-    /// Not carried by the overlay.
+    /// The Internet, which the overlay does not carry: packets are dropped.
     Internet {},
-    /// Dropped silently (R13).
+    /// Packets are dropped silently (R13).
     None {},
 }
 
 impl NextHop {
-    /// Azure's word for the type, as `nextHopType` has it.
+    /// Azure's name of the type, as in `nextHopType`.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -115,7 +116,7 @@ impl NextHop {
         }
     }
 
-    /// `nextHopIpAddress`: the addresses that Azure shows, none for most types.
+    /// `nextHopIpAddress`: the addresses that Azure displays. Empty for most types.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         match self {
@@ -130,19 +131,19 @@ impl NextHop {
     }
 }
 
-/// One line of a subnet's effective routes: one prefix, after precedence.
+/// One effective route of a subnet, after selection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EffectiveRoute {
-    /// The user-defined route's name; none for others.
+    /// The name of a user-defined route; `None` for all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Where it comes from.
+    /// The origin of the route.
     pub source: RouteSource,
-    /// Whether it is used.
+    /// Whether lookups use the route.
     pub state: RouteState,
-    /// The destination; no host bits set.
+    /// The destination, without host bits.
     pub prefix: IpNet,
-    /// What happens to a packet.
+    /// Where packets to the destination go.
     pub next_hop: NextHop,
 }

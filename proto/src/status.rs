@@ -1,4 +1,4 @@
-//! What agents report, and what their local admin socket shows.
+//! The status that agents report to the controller, and that their admin socket shows.
 
 use crate::id::{AgentId, ResourceId, Revision};
 use crate::route::Route;
@@ -7,84 +7,84 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-/// What an agent says of itself, on change and every few seconds.
+/// The status of one agent, which it reports on each change and at least every 2 seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AgentStatus {
-    /// The revision whose tables and kernel routes are in force (D2).
+    /// The revision whose tables and kernel routes are in force (D2); 0 before the first.
     pub applied: Revision,
-    /// Digest of the configuration in force; empty: none yet.
+    /// Digest of the configuration in force; empty before the first.
     pub digest: String,
-    /// One entry a link that was used or is `always_on`, ordered by `peer`.
+    /// Links that were used or are `always_on`, ordered by `peer`.
     pub links: Vec<LinkStatus>,
-    /// Packets dropped, by the reason's name; zero ones left out.
+    /// Dropped packets by reason since the start of the agent. Reasons without a drop are omitted.
     pub drops: BTreeMap<String, u64>,
-    /// Packets and bytes since start.
+    /// Packets since the start of the agent.
     pub totals: Totals,
-    /// Agents and devices that this one has links with and that do not answer, ordered.
+    /// Agents and devices that the agent has links with and that do not respond, ordered by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub down: Vec<AgentId>,
-    /// What BGP neighbours announce, ordered by neighbour.
+    /// Routes that BGP neighbours announce now, ordered by neighbour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<Heard>,
-    /// The sessions with them, ordered by neighbour.
+    /// Sessions with BGP neighbours, ordered by neighbour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bgp: Vec<BgpPeerStatus>,
-    /// Routes that others send now and that are not used, by sender and reason.
+    /// Routes that neighbours and other agents announce now and that the agent does not use, by sender and reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_routes: Vec<RefusedRoutes>,
 }
 
-/// Routes that an agent does not use, for one reason.
+/// The unused routes of one sender with the same reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedRoutes {
-    /// The agent or the BGP neighbour that sends them. None: whoever does, the agent's host does not take them into its
-    /// own routing (D22); packets of the overlay use them.
+    /// The agent or BGP neighbour that sends the routes. `None`: the agent's host does not install them, whoever sends
+    /// them; packets of the overlay use them all the same (D22).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,
-    /// Why: a stable name, such as `first_as`, `martian` or `host_connected`.
+    /// The reason: a stable name, e.g. `first_as`, `martian` or `host_connected`.
     pub reason: String,
-    /// How many there are.
+    /// Number of these routes.
     pub count: u64,
-    /// The first of them.
+    /// The first of these routes.
     pub example: IpNet,
-    /// Why the first one, in words.
+    /// Why the first route is not used, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// What one BGP neighbour announces.
+/// The routes of one BGP neighbour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Heard {
-    /// [`Neighbour::id`](crate::config::Neighbour::id).
+    /// The neighbour: [`Neighbour::id`](crate::config::Neighbour::id).
     pub neighbour: ResourceId,
-    /// All of it, ordered.
+    /// All routes that it announces, ordered.
     pub routes: Vec<Route>,
 }
 
-/// A BGP session, in the words of `getBgpPeerStatus`.
+/// A BGP session, with the fields of Azure's `getBgpPeerStatus`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BgpPeerStatus {
-    /// [`Neighbour::id`](crate::config::Neighbour::id).
+    /// The neighbour: [`Neighbour::id`](crate::config::Neighbour::id).
     pub neighbour: ResourceId,
     /// The neighbour's address.
     pub address: IpAddr,
-    /// The own one.
+    /// The agent's own address on this session.
     pub local_address: IpAddr,
-    /// Its ASN.
+    /// The neighbour's ASN.
     pub asn: u32,
-    /// How far the session has come.
+    /// The state of the session.
     pub state: BgpPeerState,
-    /// For how long, seconds.
+    /// Seconds since the session entered that state.
     pub since: f64,
-    /// Routes that it announces, and that are announced to it.
+    /// Number of routes that the neighbour announces.
     pub received: u64,
-    /// See `received`.
+    /// Number of routes that the agent announces to the neighbour.
     pub sent: u64,
-    /// What ended it last, in words.
+    /// The error that ended the previous session, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
@@ -92,69 +92,69 @@ pub struct BgpPeerStatus {
 /// Azure's `BgpPeerState`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BgpPeerState {
-    /// Nobody says.
+    /// No state is known, e.g. because the routing daemon does not answer.
     #[default]
     Unknown,
-    /// Shut: too many prefixes, or the operator's wish.
+    /// Shut down, because the neighbour announced too many prefixes or because an operator stopped it.
     Stopped,
-    /// Not trying.
+    /// Waits before the next attempt to connect.
     Idle,
-    /// Trying.
+    /// Tries to establish the session.
     Connecting,
-    /// Established.
+    /// The session is established.
     Connected,
 }
 
-/// Packets and bytes since start.
+/// Packets by fate since the start of the agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Totals {
-    /// Read from the TUN device.
+    /// Packets read from the TUN device.
     pub tun_in: u64,
-    /// Written to the TUN device.
+    /// Packets written to the TUN device.
     pub tun_out: u64,
-    /// Opened from links.
+    /// Packets received from links.
     pub link_in: u64,
-    /// Sealed into links.
+    /// Packets sent into links, those that wait for a handshake included.
     pub link_out: u64,
-    /// Answered by the engine itself (ICMP).
+    /// Packets answered by the engine with an ICMP error.
     pub replied: u64,
-    /// Dropped, all reasons.
+    /// Packets dropped, for any reason.
     pub dropped: u64,
 }
 
-/// One link as its agent sees it.
+/// The state of one link at one end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkStatus {
     /// The other end.
     pub peer: AgentId,
-    /// What state it is in.
+    /// The state of the session.
     pub state: LinkState,
-    /// Why it is not up, in words; none when it is.
+    /// Why the link is not up, in words; `None` if it is up or was never used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Where packets go now.
+    /// The peer's address and port that packets are sent to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
-    /// What carries packets now.
+    /// The transport in use.
     #[serde(default)]
     pub transport: Carrier,
-    /// Round-trip time inside the link, milliseconds; while it is in use.
+    /// Round-trip time inside the link in milliseconds. `None` while the link is not in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_ms: Option<f64>,
-    /// Longest packet that the path carries whole, bytes; while it is known.
+    /// Longest packet that the path carries without fragmentation, in bytes. `None` while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
-    /// Share of echoes inside the link that were lost lately, 0 to 1; while it is in use.
+    /// Share of the last 64 probes inside the link that were lost, 0 to 1. `None` while fewer than ten are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
-    /// Seconds since the last handshake ended well.
+    /// Seconds since the last completed handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake_age: Option<f64>,
-    /// Inner bytes received.
+    /// Bytes of inner packets received.
     pub rx_bytes: u64,
-    /// Inner bytes sent.
+    /// Bytes of inner packets sent.
     pub tx_bytes: u64,
     /// Inner packets received.
     pub rx_packets: u64,
@@ -163,7 +163,7 @@ pub struct LinkStatus {
 }
 
 impl LinkStatus {
-    /// A link that nothing is known of yet.
+    /// The status of a link before its first use.
     #[must_use]
     pub const fn new(peer: AgentId) -> Self {
         Self {
@@ -184,13 +184,13 @@ impl LinkStatus {
     }
 }
 
-/// What carries a link's packets.
+/// The transport that carries a link's packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Carrier {
     /// WireGuard.
     #[default]
     WireGuard,
-    /// QUIC datagrams.
+    /// QUIC datagrams (RFC 9221).
     Quic,
 }
 
@@ -198,16 +198,16 @@ pub enum Carrier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LinkState {
-    /// Never needed so far.
+    /// No packet needed the link so far.
     Idle,
-    /// A handshake is running.
+    /// A handshake is in progress.
     Connecting,
-    /// A session is in force.
+    /// A session exists.
     Up,
-    /// No session: the other end does not answer (`PeerReachability`, M8).
+    /// No session: the peer does not respond (Azure's `PeerReachability`, M8).
     Unreachable,
-    /// The other end answers, and its answer does not verify: the shared keys differ (`Authentication`, M8, G11).
+    /// The peer responds, and its response does not verify: the shared keys differ (Azure's `Authentication`, M8, G11).
     AuthenticationFailed,
-    /// Neither end knows where the other is (D18).
+    /// No address of the peer is known, and the peer has not sent a packet (D18).
     NoEndpoint,
 }

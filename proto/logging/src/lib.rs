@@ -1,4 +1,4 @@
-//! How controller and agents log: lines for people on a terminal and in the journal, JSON elsewhere, where programs collect them.
+//! Logging of controller and agents: text on a terminal and in the systemd journal, JSON elsewhere for log collectors.
 
 use clap::ValueEnum;
 use std::fs::File;
@@ -8,15 +8,15 @@ use std::os::unix::fs::MetadataExt as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal and in systemd's journal, JSON elsewhere.
     #[default]
     Auto,
-    /// Lines for people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object for each line.
     Json,
 }
 
@@ -32,8 +32,9 @@ impl LogFormat {
     }
 }
 
-/// Whether standard error is the stream that systemd connects with its journal, which is named by device and inode. Checked,
-/// because programs inherit the variable and may redirect the stream.
+/// Whether standard error is the stream that systemd connected to its journal. systemd names it by device and inode in
+/// `JOURNAL_STREAM` (systemd.exec(5)). They are compared with the actual stream, because child processes inherit the
+/// variable and may redirect standard error.
 fn is_journal(variable: Option<&str>) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     let Some((device, inode)) = variable.and_then(|v| v.split_once(':')) else {
@@ -46,13 +47,14 @@ fn is_journal(variable: Option<&str>) -> bool {
     number(device) == Some(stream.dev()) && number(inode) == Some(stream.ino())
 }
 
-/// Logs to standard error from now on: what `TOMBOLO_LOG` says (levels by target), or else `default`.
+/// Starts logging to standard error. `TOMBOLO_LOG` sets the level of each target and overrides `default`; a value that
+/// cannot be parsed is ignored.
 ///
 /// # Panics
-/// If it was called before.
+/// If a logger is installed already.
 pub fn init(format: LogFormat, default: Targets) {
-    let wanted = std::env::var("TOMBOLO_LOG").ok().and_then(|text| text.parse().ok());
-    let filter: Targets = wanted.unwrap_or(default);
+    let configured = std::env::var("TOMBOLO_LOG").ok().and_then(|text| text.parse().ok());
+    let filter: Targets = configured.unwrap_or(default);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());

@@ -1,10 +1,10 @@
-//! What may name resources and resource groups.
+//! The rules for names of resources and resource groups.
 
-/// Checks a resource's own name by ARM's common rule, which for peerings is P6: 1 to 80 letters, digits, `.`, `_` and `-`,
-/// with a letter, a digit or `_` first and last.
+/// Checks the name of a resource by ARM's common rule: 1 to 80 letters, digits, `.`, `_` and `-`, with a letter, a
+/// digit or `_` as first and last character. For peerings this is rule P6.
 ///
 /// # Errors
-/// Which rule the name breaks.
+/// A sentence with the name and the rule.
 pub fn check_name(name: &str) -> Result<(), String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let inside = |c: char| word(c) || c == '.' || c == '-';
@@ -16,10 +16,10 @@ pub fn check_name(name: &str) -> Result<(), String> {
     ))
 }
 
-/// Checks the name of a resource group: 1 to 90 letters, digits, `_`, `-`, `.`, `(` and `)`, not ending with `.`.
+/// Checks the name of a resource group: 1 to 90 letters, digits, `_`, `-`, `.`, `(` and `)`, without `.` at the end.
 ///
 /// # Errors
-/// Which rule the name breaks.
+/// A sentence with the name and the rule.
 pub fn check_group_name(name: &str) -> Result<(), String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "_-.()".contains(c);
     if (1..=90).contains(&name.len()) && !name.ends_with('.') && name.chars().all(good) {

@@ -3,24 +3,24 @@
 use super::{Kind, PROVIDERS};
 use crate::id::ResourceId;
 
-/// A parsed path of one ARM item. Fixed segments are canonical, names as written; compares without regard to case.
+/// A parsed resource id. Fixed segments have canonical casing, names are as written. Comparison ignores case.
 #[derive(Debug, Clone)]
 pub struct ArmPath {
     /// The subscription.
     pub subscription: String,
     /// The resource group.
     pub resource_group: String,
-    /// `Microsoft.Network` or `Microsoft.Compute`; none for the group itself.
+    /// `Microsoft.Network` or `Microsoft.Compute`; `None` for a resource group.
     pub provider: Option<String>,
-    /// (type, name) pairs from the top down: `[("virtualNetworks", "v"), ("subnets", "n")]`.
+    /// Pairs of type and name from the top down, e.g. `[("virtualNetworks", "v"), ("subnets", "n")]`.
     pub segments: Vec<(String, String)>,
 }
 
 impl ArmPath {
-    /// Parses a path of an item; a trailing `/` is tolerated.
+    /// Parses the id of an item of at most 2048 characters; a trailing `/` is accepted.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// A sentence with the text and what is wrong with it.
     pub fn parse(path: &str) -> Result<Self, String> {
         let fail = |why: &str| Err(format!("'{}' is not a resource id: {why}", shown(path)));
         let inner = path.strip_suffix('/').unwrap_or(path);
@@ -67,7 +67,7 @@ impl ArmPath {
         Ok(parsed)
     }
 
-    /// The id in canonical casing of fixed segments.
+    /// The resource id, with canonical casing of fixed segments.
     #[must_use]
     pub fn id(&self) -> ResourceId {
         let mut id = format!(
@@ -87,7 +87,7 @@ impl ArmPath {
         ResourceId::new(id)
     }
 
-    /// What the path names; none: a type that the topology does not know.
+    /// The kind of the item; `None` if the topology does not know the type.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
         match &self.provider {
@@ -96,20 +96,20 @@ impl ArmPath {
         }
     }
 
-    /// The item's own name.
+    /// The last name: that of the resource, or of the resource group.
     #[must_use]
     pub fn name(&self) -> &str {
         self.segments.last().map_or(&self.resource_group, |(_, name)| name)
     }
 
-    /// The types from the top down, e.g. `virtualNetworks/subnets`.
+    /// The type path without the provider, e.g. `virtualNetworks/subnets`. Empty for a resource group.
     #[must_use]
     pub fn types(&self) -> String {
         let types: Vec<&str> = self.segments.iter().map(|(kind, _)| kind.as_str()).collect();
         types.join("/")
     }
 
-    /// The resource group's id.
+    /// The id of the resource group.
     #[must_use]
     pub fn group_id(&self) -> ResourceId {
         ResourceId::new(format!(
@@ -118,7 +118,7 @@ impl ArmPath {
         ))
     }
 
-    /// The item that this one is a child of; a top-level resource and a group have none.
+    /// The item that this one is a child of; `None` for a top-level resource and for a resource group.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         (self.segments.len() > 1).then(|| Self {
@@ -144,7 +144,7 @@ pub fn parent_id(id: &ResourceId) -> ResourceId {
     ResourceId::new(&without_name[..cut(without_name)])
 }
 
-/// True when `id` names a child of `parent`: the same text, and one more type and name.
+/// Whether `id` names a direct child of `parent`, i.e. is the same text with one more type and name.
 #[must_use]
 pub fn is_child_of(id: &ResourceId, parent: &ResourceId) -> bool {
     let (id, parent) = (id.as_str().as_bytes(), parent.as_str().as_bytes());
@@ -154,13 +154,13 @@ pub fn is_child_of(id: &ResourceId, parent: &ResourceId) -> bool {
         && id[..parent.len()].eq_ignore_ascii_case(parent)
 }
 
-/// The id of a child.
+/// The id of the child with this type and name.
 #[must_use]
 pub fn child_id(parent: &ResourceId, kind: &str, name: &str) -> ResourceId {
     ResourceId::new(format!("{parent}/{kind}/{name}"))
 }
 
-/// Provider and types in canonical casing where they are known, as far down as they are.
+/// Provider and types in canonical casing, for the longest prefix of the type path that is known.
 fn canonical(provider: &str, types: &[&str]) -> (String, Vec<String>) {
     let known = PROVIDERS.into_iter().find(|k| k.eq_ignore_ascii_case(provider));
     let mut result: Vec<String> = types.iter().map(|t| (*t).to_owned()).collect();
@@ -175,7 +175,7 @@ fn canonical(provider: &str, types: &[&str]) -> (String, Vec<String>) {
     (known.unwrap_or(provider).to_owned(), result)
 }
 
-/// A caller's text, cut for a message.
+/// The first 300 characters of a text from outside, for use in a message.
 #[must_use]
 pub fn shown(text: &str) -> String {
     let mut short: String = text.chars().take(300).collect();

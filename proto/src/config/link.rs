@@ -1,55 +1,62 @@
-//! The links of an agent: with whom, over what, and what may come out of them.
+//! The links of an agent: peers, keys, transports, and the sources that each peer may use.
 
 use crate::id::{AgentId, KeyPin, PresharedKey, PublicKey, ResourceId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// One agent that this one may have an encrypted link with. Brought up by the first packet unless `always_on`.
+/// One agent or third-party device that this agent may have an encrypted link with. The first packet brings the link
+/// up, unless `always_on` does so earlier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Link {
-    /// The other end.
+    /// The other end of the link: an agent, or [`AgentId::of_site`] for the device of a site.
     pub peer: AgentId,
-    /// Its pinned identity (D14).
+    /// The WireGuard key that the peer must prove; pinned, never learned (D14).
     pub public_key: PublicKey,
-    /// Derived from the connection's shared key (D14); only on links of VPN connections.
+    /// WireGuard preshared key, derived from the shared key of the connection (D14). Only on links of VPN connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preshared_key: Option<PresharedKey>,
-    /// Its pinned key for QUIC; none: it has no QUIC, or must not use it here (links of VPN connections).
+    /// Pin of the TLS key that the peer must prove over QUIC. `None`: the peer has no QUIC, or the link must not use
+    /// it, as on links of VPN connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic: Option<KeyPin>,
-    /// What may carry the link.
+    /// The transports that may carry this link (D6). Default: [`Transport::Automatic`].
     #[serde(default)]
     pub transport: Transport,
-    /// Where to send the first packet; none: wait for the other end.
+    /// Address and port for the first packet. `None`: this end waits until the peer sends first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
-    /// Where the other end takes QUIC besides (D6): tried when no connection comes up at its `endpoint`.
+    /// Second address and port at which the peer accepts QUIC (D6). Tried when no QUIC connection comes up at
+    /// `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_endpoint: Option<SocketAddr>,
-    /// Lanes of the other end, 1 to [`MAX_LANES`](super::MAX_LANES) (D15): a lane of this end beyond them has no counterpart there, and
-    /// leaves its packets to the first.
+    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). A local lane with a higher
+    /// number has no counterpart there; lane 0 carries its packets.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub lanes: u16,
-    /// Keep a session up without traffic (VPN connections).
+    /// Keep a session up without traffic. Both ends send a keepalive after 5 s in which they sent nothing else. Set on
+    /// links that carry advertised routes, and on links of VPN connections.
     pub always_on: bool,
-    /// This end starts handshakes of an `always_on` link and sends its keepalives (one end only, chosen by id).
+    /// This end starts the handshakes of an `always_on` link, so that two ends do not collide; exactly one end has it.
+    /// The other end starts one only after a longer silence.
     pub initiator: bool,
-    /// What the other end is to this one.
+    /// The role of the peer towards this agent.
     pub relation: Relation,
-    /// What the other end may speak for: sources of packets that may arrive on this link (D10).
+    /// Sources of packets that may arrive on this link (D10). Learned routes of the peer add theirs.
     pub sources: Vec<IpNet>,
-    /// What it may carry beyond `sources`, being an appliance.
+    /// Sources beyond `sources`, for a peer that forwards packets of others.
     pub foreign: ForeignSources,
-    /// Another way stands in for it: while it is in use its silence is noticed within 300 ms (D19).
+    /// Another path can replace this link, so its failure must be detected fast while it is in use: after
+    /// [`Probes::misses`](super::Probes::misses) unanswered probes (D19).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub watched: bool,
-    /// The other end is a stock WireGuard device: it understands WireGuard and nothing of what agents say inside (D16).
+    /// The peer is a WireGuard device of a third party (D16): this agent sends it no probes and no routes inside the
+    /// link.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stock: bool,
-    /// `dpdTimeoutSeconds` of the connection with a stock device: silence after which it is given up, seconds, 9 to 3600. None: six
-    /// seconds where packets want an answer, else fifteen.
+    /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: after this time without an
+    /// answer the link is down. `None`: 6 seconds while sent packets stay unanswered, 15 seconds on an idle link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_after: Option<u16>,
 }
@@ -63,19 +70,19 @@ const fn is_one(n: &u16) -> bool {
     *n == 1
 }
 
-/// What may carry a link (D6).
+/// The transports that may carry a link (D6).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Transport {
-    /// WireGuard first, QUIC where that is blocked or shaped, and back when it works again.
+    /// WireGuard first; QUIC while the network blocks or rate-limits WireGuard; WireGuard again once it works.
     #[default]
     Automatic,
-    /// WireGuard alone.
+    /// Only WireGuard.
     WireGuard,
-    /// QUIC alone.
+    /// Only QUIC.
     Quic,
 }
 
-/// What the other end of a link is to this one.
+/// The role of a peer towards this agent. `connection` is the connection resource on this agent's side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -93,34 +100,36 @@ pub enum Relation {
     },
     /// A gateway that this agent's VNet uses, its own or a peer's.
     Gateway {},
-    /// This agent is a gateway, the other end a VM of its VNet or of a spoke that uses it.
+    /// This agent is a gateway; the peer is a VM of its VNet or of a spoke that uses this gateway.
     GatewayClient {},
     /// Both ends are gateways, joined by a VPN connection.
     Connection {
         /// This side's connection resource.
         connection: ResourceId,
     },
-    /// This agent is a VPN gateway, the other end the device of a site (D16).
+    /// This agent is a VPN gateway; the peer is the device of a site (D16).
     Site {
         /// The connection resource.
         connection: ResourceId,
     },
-    /// The other end is an edge of a circuit: of a gateway that is connected to it, or of a VM that uses that gateway.
+    /// The peer is an edge of a circuit. This agent is a gateway connected to that circuit, or a VM that uses such a
+    /// gateway.
     Edge {
         /// The connection resource.
         connection: ResourceId,
     },
-    /// This agent is an edge, the other end an instance of an ExpressRoute gateway.
+    /// This agent is an edge; the peer is an instance of an ExpressRoute gateway.
     CircuitGateway {
         /// The connection resource.
         connection: ResourceId,
     },
-    /// This agent is an edge, the other end a VM of a linked VNet or of a spoke of it: packets come, none go (T4).
+    /// This agent is an edge; the peer is a VM of a linked VNet, or of a spoke of one. The VM sends to the edge
+    /// directly; the edge sends nothing back on this link (T4).
     CircuitClient {
         /// The connection resource.
         connection: ResourceId,
     },
-    /// The VNet's other gateway, of the other kind (G2).
+    /// The VNet's other gateway, of the other [`GatewayKind`] (G2).
     OtherGateway {},
 }
 
@@ -134,13 +143,15 @@ pub enum GatewayKind {
     ExpressRoute,
 }
 
-/// Sources beyond `sources` that a link may carry because its far end has a NIC with `enableIPForwarding` (D10, P18).
+/// Sources that a link may carry beyond [`Link::sources`], because its peer has a NIC with `enableIPForwarding` (D10,
+/// P18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ForeignSources {
-    /// Nothing.
+    /// No further source.
     None,
-    /// An appliance in a peered VNet, `allowForwardedTraffic` on: anything outside the receiver's own address space.
+    /// The peer is an appliance in a peered VNet with `allowForwardedTraffic` on: any source outside of the receiver's
+    /// own address space.
     OutsideOwnSpace,
     /// An appliance in the own VNet: anything but the receiver's own addresses.
     Any,

@@ -1,4 +1,4 @@
-//! What an agent stands for, and what it needs to know for that.
+//! The role of an agent and the configuration of each role.
 
 use super::{GatewayKind, Nic, TransitRoute};
 use crate::id::{AgentId, ResourceId, Secret};
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// What an agent is in its VNet (D7).
+/// The role of an agent in its VNet (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -16,64 +16,67 @@ use std::net::{IpAddr, Ipv4Addr};
     deny_unknown_fields
 )]
 pub enum Role {
-    /// A virtual machine: some NICs of one VNet.
+    /// A virtual machine with NICs in one VNet.
     Vm {
-        /// The NICs, the primary one first. Never empty.
+        /// The NICs of the host, the primary one first. Never empty.
         nics: Vec<Nic>,
-        /// Whole subnets (or parts of them) whose other machines sit behind this host (D8). May be empty.
+        /// Subnets, or parts of subnets, whose machines have no agent and are reached through this host (D8). May be
+        /// empty.
         served: Vec<IpNet>,
-        /// The gateways that the VNet uses, its own or a peer's (P23): what these tell of routes is taken.
+        /// The gateways that the VNet uses, its own or those of a peered VNet (P23). The agent accepts their advertised
+        /// routes.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         gateways: Vec<UsedGateway>,
     },
-    /// One `ipConfiguration` of a VPN gateway.
+    /// One instance of a VPN gateway: one of its `ipConfigurations`.
     VpnGateway {
         /// The virtual network gateway.
         gateway: ResourceId,
-        /// Addresses of this instance in `GatewaySubnet`: the engine answers traceroute with the first of the
-        /// packet's family, and packets to any of them go to the host's kernel.
+        /// Addresses of this instance in `GatewaySubnet`. ICMP errors come from the first one of the packet's family.
+        /// Packets to any of these addresses are delivered to the host's kernel.
         addresses: Vec<IpAddr>,
-        /// Prefixes of the own side: the own VNet and the spokes that use this gateway. Packets from these that run
-        /// out of TTL here are answered; others are dropped silently and counted (T5, D23).
+        /// Prefixes of the own VNet and of the spokes that use this gateway. Packets from these whose TTL expires here
+        /// are answered by an ICMP error; other expired packets are dropped silently and counted (T5, D23).
         own_side: Vec<IpNet>,
-        /// The gateway's ASN (G4).
+        /// The gateway's ASN (G4). Default [`DEFAULT_ASN`].
         #[serde(default = "default_asn")]
         asn: u32,
-        /// What lies behind each VPN connection, as far as it is configured: the far VNet and its spokes, the prefixes of a
-        /// local network gateway. What is learned comes on top (D11).
+        /// Configured prefixes behind the VPN connections: the remote VNet and its spokes, or the prefixes of a local
+        /// network gateway. Learned routes are added to them (D11).
         transit: Vec<TransitRoute>,
-        /// The connections, ordered by id.
+        /// The connections, ordered by resource id.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         connections: Vec<GatewayConnection>,
-        /// The BGP speaker towards sites; none: no connection to a site uses BGP.
+        /// The BGP speaker towards sites. `None`: no connection to a site uses BGP.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bgp: Option<Speaker>,
-        /// What a VPN gateway does with the TTL of packets that come from a site (T6).
+        /// Handling of the TTL of packets from a site (T6). Default [`SiteTtl::SilentHop`].
         #[serde(default, skip_serializing_if = "SiteTtl::is_silent_hop")]
         site_ttl: SiteTtl,
     },
-    /// One `ipConfiguration` of an ExpressRoute gateway: it brings packets from circuits into its VNet (T4).
+    /// One instance of an ExpressRoute gateway: one of its `ipConfigurations`. It forwards packets from circuits into
+    /// its VNet; the opposite direction bypasses it (T4).
     ExpressRouteGateway {
         /// The virtual network gateway.
         gateway: ResourceId,
-        /// Addresses of this instance in `GatewaySubnet`.
+        /// Addresses of this instance in `GatewaySubnet`. Packets to them are delivered to the host's kernel.
         addresses: Vec<IpAddr>,
-        /// Prefixes of the own side: the own VNet and the spokes that use this gateway.
+        /// Prefixes of the own VNet and of the spokes that use this gateway.
         own_side: Vec<IpNet>,
-        /// The circuits that it is connected to, ordered by connection.
+        /// The circuits that the gateway is connected to, ordered by connection.
         circuits: Vec<LinkedCircuit>,
     },
-    /// The provider edge of one link of a circuit, the MSEE (E1). Its kernel forwards (D23).
+    /// The provider's edge of one line of a circuit, an MSEE (E1). Its host's kernel forwards packets (D23).
     CircuitEdge {
         /// The circuit.
         circuit: ResourceId,
-        /// Which of its two links.
+        /// The line of the circuit that ends here.
         link: CircuitLink,
-        /// The own address on the line to the customer edge, with the length of the line's prefix.
+        /// The edge's address on the line to the customer edge, with the prefix length of that network.
         line: IpNet,
         /// The VNets that are linked to the circuit, ordered by connection.
         networks: Vec<CircuitNetwork>,
-        /// Whether linked VNets reach each other through the circuit (E6).
+        /// Whether linked VNets reach each other through the circuit (E6). Set for all edges of a circuit together.
         vnet_to_vnet: bool,
         /// The BGP speaker towards the customer edge.
         bgp: Speaker,
@@ -81,7 +84,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether it carries others' packets: gateways and edges do.
+    /// Whether the agent forwards packets of others: true for gateways and edges, false for VMs.
     #[must_use]
     pub const fn relays(&self) -> bool {
         match self {
@@ -91,49 +94,50 @@ impl Role {
     }
 }
 
-/// G4.
+/// ASN of a gateway without a configured one (G4): Azure's default.
 pub const DEFAULT_ASN: u32 = 65_515;
 
-/// E1: the ASN of every edge.
+/// ASN of every edge (E1): Microsoft's ASN on ExpressRoute.
 pub const EDGE_ASN: u32 = 12_076;
 
-/// Most prefixes of one family that a neighbour may announce (E13, G23).
+/// Largest number of prefixes of one address family that a BGP neighbour may announce: Azure's limit (E13, G23).
 pub const MAX_PREFIXES: u32 = 4000;
 
 const fn default_asn() -> u32 {
     DEFAULT_ASN
 }
 
-/// A gateway as a VM of its VNet, or of a spoke, sees it.
+/// A gateway from the perspective of a VM in its VNet or in a spoke.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UsedGateway {
     /// The virtual network gateway.
     pub gateway: ResourceId,
-    /// Which of the two that a VNet may have (G2).
+    /// The kind of the gateway. A VNet has at most one of each kind (G2).
     pub kind: GatewayKind,
-    /// Its instances share the flows (active-active, G6); otherwise the first that answers has all.
+    /// Whether the instances share the flows (active-active, G6). Otherwise the first reachable instance carries all.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spread: bool,
-    /// Its instances, in order of preference.
+    /// The instances, in order of preference.
     pub instances: Vec<GatewayHop>,
-    /// The edges of the circuits that it is connected to, with their tunnel addresses: packets go to them directly (T4).
+    /// The edges of the circuits that the gateway is connected to, with the addresses of their tunnels. Packets go to
+    /// the edges directly (T4).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edges: Vec<GatewayHop>,
 }
 
-/// One of the two links of a circuit (E1).
+/// One of the two lines of a circuit (E1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CircuitLink {
-    /// The first.
+    /// The primary line.
     Primary,
-    /// The second.
+    /// The secondary line.
     Secondary,
 }
 
 impl CircuitLink {
-    /// `primary` or `secondary`.
+    /// The name in JSON and on the command line: `primary` or `secondary`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -143,46 +147,46 @@ impl CircuitLink {
     }
 }
 
-/// What VPN gateways do with the TTL of packets whose source is a site's (T6).
+/// Handling of the TTL of packets from a site, at VPN gateways (T6).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum SiteTtl {
-    /// They take one and are silent.
+    /// Decrement the TTL, and drop an expired packet silently.
     #[default]
     SilentHop,
-    /// They take none.
+    /// Leave the TTL unchanged.
     Transparent,
 }
 
 impl SiteTtl {
-    /// Whether it is the default.
+    /// Whether it is the default; serde leaves it out then.
     #[must_use]
     pub fn is_silent_hop(&self) -> bool {
         *self == Self::SilentHop
     }
 }
 
-/// A connection of a VPN gateway.
+/// One connection of a VPN gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayConnection {
-    /// The connection resource.
+    /// Its resource id.
     pub connection: ResourceId,
-    /// The links that it consists of, in order of preference: the far gateway's instances, or the site's device.
+    /// The peers of its links in order of preference: instances of the remote gateway, or the device of the site.
     pub ends: Vec<AgentId>,
-    /// Whether routes are exchanged over it (G18, G19): BGP is on at both ends, with unlike ASNs (G4).
+    /// Whether both ends exchange routes (G18, G19): BGP is enabled at both, with different ASNs (G4).
     pub exchange: bool,
-    /// The ASN of the far end.
+    /// The ASN of the remote end.
     pub asn: u32,
-    /// The far end is a site: its packets are a site's (T6).
+    /// Whether the remote end is a site; [`SiteTtl`] applies to its packets then (T6).
     pub site: bool,
-    /// `routingWeight` (R7).
+    /// `routingWeight` (R7): the higher value is preferred.
     pub weight: u32,
 }
 
 impl GatewayConnection {
-    /// Whether other ends of the gateway learn of what lies behind this connection, and packets come out of it that
-    /// other ends sent: routes are exchanged over it, or a site without BGP is at its end, whose prefixes are configured
+    /// Whether the gateway advertises the prefixes behind this connection to its other connections, and forwards
+    /// packets between them. True if routes are exchanged, and for a site without BGP, whose prefixes are configured
     /// (G18, G19).
     #[must_use]
     pub const fn is_advertised(&self) -> bool {
@@ -190,21 +194,21 @@ impl GatewayConnection {
     }
 }
 
-/// A circuit as an ExpressRoute gateway sees it.
+/// A circuit from the perspective of an ExpressRoute gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LinkedCircuit {
-    /// The connection resource.
+    /// The connection of the gateway to the circuit.
     pub connection: ResourceId,
     /// The circuit.
     pub circuit: ResourceId,
-    /// `routingWeight` (E12).
+    /// `routingWeight` of the connection (E12): the higher value is preferred.
     pub weight: u32,
-    /// Its edges with their tunnel addresses, the primary one first; those that have no agent are left out.
+    /// The edges with the addresses of their tunnels, the primary line first. An edge without an agent is omitted.
     pub edges: Vec<GatewayHop>,
 }
 
-/// A VNet that is linked to a circuit, as the edge sees it.
+/// A VNet that is linked to a circuit, from the perspective of an edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CircuitNetwork {
@@ -212,25 +216,26 @@ pub struct CircuitNetwork {
     pub connection: ResourceId,
     /// The VNet.
     pub vnet: ResourceId,
-    /// What its gateway advertises: whole ranges of its own and of the spokes that use it, nothing else (E5).
+    /// Prefixes that its gateway advertises: the whole address spaces of the VNet and of the spokes that use the
+    /// gateway (E5).
     pub prefixes: Vec<IpNet>,
     /// The gateway's ASN.
     pub asn: u32,
-    /// The own end of the tunnel: an address of the VNet's `GatewaySubnet` (T4).
+    /// The edge's end of the tunnel: an address of the VNet's `GatewaySubnet` (T4).
     pub address: IpAddr,
     /// The instances of the VNet's ExpressRoute gateway, in order of preference.
     pub gateways: Vec<AgentId>,
 }
 
-/// What an agent's BGP speaker is and whom it speaks with.
+/// The BGP speaker of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Speaker {
-    /// The own ASN.
+    /// Its ASN.
     pub asn: u32,
-    /// BGP identifier.
+    /// Its BGP identifier (RFC 4271, 4.2).
     pub router_id: Ipv4Addr,
-    /// Ordered by id.
+    /// Its neighbours, ordered by id.
     pub neighbours: Vec<Neighbour>,
 }
 
@@ -238,24 +243,25 @@ pub struct Speaker {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Neighbour {
-    /// What it belongs to: the connection to the site, or the circuit.
+    /// The connection to the site, or the circuit.
     pub id: ResourceId,
     /// Its address.
     pub address: IpAddr,
-    /// The own address towards it.
+    /// The speaker's own address on this session.
     pub local_address: IpAddr,
-    /// Its ASN; never the own one (G4).
+    /// The neighbour's ASN; it differs from the speaker's (G4).
     pub asn: u32,
-    /// It is not on a network of the host: sessions may pass routers.
+    /// The neighbour is on no network of the host, so the session passes routers (EBGP multihop).
     pub multihop: bool,
-    /// Forwarding towards it is judged by BFD (RFC 5880), every 300 ms, where it speaks that too. Not with `multihop`.
+    /// Run BFD with the neighbour (RFC 5880), with an interval of 300 ms, if the neighbour supports it. Never together
+    /// with `multihop`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bfd: bool,
-    /// Signs the session (RFC 2385); at most 80 characters.
+    /// Key of the TCP MD5 signature (RFC 2385); at most 80 characters, the limit of Linux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
-    /// More prefixes than this cost the session (G23, E13).
+    /// Prefixes of one family above which the session is closed (G23, E13).
     pub max_prefixes: u32,
-    /// Hold time to ask for, seconds, 3 to 65535 (E4). Keepalives come three times as often.
+    /// Proposed hold time in seconds, 3 to 65,535 (E4). Keepalives are sent at a third of it.
     pub hold_time: u16,
 }
