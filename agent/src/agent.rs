@@ -22,12 +22,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tombolo_engine::link::AdvertisementStats;
-use tombolo_engine::routing::{Dynamic, refused, tell_neighbour};
+use tombolo_engine::routing::{RoutingState, refused, routes_for_neighbour};
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
-use tombolo_proto::status::{AgentStatus, Heard, RefusedRoutes, Totals};
+use tombolo_proto::status::{AgentStatus, NeighbourRoutes, RefusedRoutes, Totals};
 
 /// The controller hears from an agent at least this often.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
@@ -309,7 +309,7 @@ impl Agent {
         &self,
         kernel: &mut Kernel,
         config: &AgentConfig,
-        dynamic: &Dynamic,
+        dynamic: &RoutingState,
         around: Surroundings,
     ) -> Result<()> {
         let filtered = self.plan(config, dynamic, &self.host(&around, config).await, &around);
@@ -322,7 +322,7 @@ impl Agent {
 
     /// The plan for a configuration and what was learned, as far as that leaves the host its own networks, with what confines
     /// packets with overlay addresses.
-    fn plan(&self, config: &AgentConfig, dynamic: &Dynamic, host: &Host, around: &Surroundings) -> Filtered {
+    fn plan(&self, config: &AgentConfig, dynamic: &RoutingState, host: &Host, around: &Surroundings) -> Filtered {
         let mut filtered = learned::filter(config, dynamic, host, self.numbers, self.config.allow_default_route);
         filtered.plan = filtered.plan.confine(around, self.numbers, self.config.internet_exit);
         filtered
@@ -376,14 +376,14 @@ impl Agent {
     }
 
     /// Says what BGP neighbours are to hear.
-    fn announce(&self, config: &AgentConfig, dynamic: &Dynamic) {
+    fn announce(&self, config: &AgentConfig, dynamic: &RoutingState) {
         let (speaker, addresses) = match &config.role {
             Role::VpnGateway { bgp, addresses, .. } => (bgp.clone(), addresses.clone()),
             Role::CircuitEdge { bgp, line, .. } => (Some(bgp.clone()), vec![line.addr()]),
             Role::Vm { .. } | Role::ExpressRouteGateway { .. } => (None, Vec::new()),
         };
         let neighbours = speaker.iter().flat_map(|s| &s.neighbours);
-        let announce = neighbours.map(|n| (n.id.clone(), tell_neighbour(config, dynamic, &n.id)));
+        let announce = neighbours.map(|n| (n.id.clone(), routes_for_neighbour(config, dynamic, &n.id)));
         self.bgp.want(Wanted {
             announce: announce.collect(),
             speaker,
@@ -537,7 +537,7 @@ impl Agent {
     }
 
     /// The routes of others that are not used, by sender and reason; then those that the host does not take.
-    fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &Dynamic) -> Vec<RefusedRoutes> {
+    fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &RoutingState) -> Vec<RefusedRoutes> {
         let refused = config.map(|config| refused(config, dynamic)).unwrap_or_default();
         let mut all: Vec<RefusedRoutes> = refused
             .into_iter()
@@ -567,7 +567,7 @@ impl Agent {
     fn status_of(&self, report: LaneReport) -> AgentStatus {
         let running = self.running();
         let dynamic = self.lanes.moving().borrow().clone();
-        let heard = |(neighbour, routes): (&ResourceId, &Arc<Vec<Route>>)| Heard {
+        let heard = |(neighbour, routes): (&ResourceId, &Arc<Vec<Route>>)| NeighbourRoutes {
             neighbour: neighbour.clone(),
             routes: routes.to_vec(),
         };

@@ -275,7 +275,7 @@ mod tests {
         let gateway = Role::ExpressRouteGateway {
             gateway: tombolo_proto::id::ResourceId::new("/g"),
             addresses: Vec::new(),
-            own_side: Vec::new(),
+            local_prefixes: Vec::new(),
             circuits: Vec::new(),
         };
         let mut c = config();

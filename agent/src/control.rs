@@ -27,14 +27,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::config::digest;
-use tombolo_proto::id::Revision;
-use tombolo_proto::probe::ProbeRequest;
-use tombolo_proto::wire::agent_message::Message as FromAgent;
-use tombolo_proto::wire::control_client::ControlClient;
-use tombolo_proto::wire::controller_message::Message as FromController;
-use tombolo_proto::wire::{
+use tombolo_proto::control_stream::agent_message::Message as FromAgent;
+use tombolo_proto::control_stream::control_client::ControlClient;
+use tombolo_proto::control_stream::controller_message::Message as FromController;
+use tombolo_proto::control_stream::{
     AgentMessage, Applied, Config as ConfigMessage, Hello, Probe, ProbeResult, Rejected, RenewRequest, Status,
 };
+use tombolo_proto::id::Revision;
+use tombolo_proto::probe::ProbeRequest;
 use tonic::transport::{Channel, Endpoint};
 
 /// Shortest and longest wait before another attempt.

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tombolo_engine::link::AdvertisementStats;
-use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
@@ -55,7 +55,7 @@ pub struct Inspection {
     /// None: no configuration yet.
     pub tables: Option<Arc<Tables>>,
     /// What it has learned (D11).
-    pub dynamic: Dynamic,
+    pub dynamic: RoutingState,
 }
 
 /// A configuration with its tables, ready to be installed.
@@ -96,7 +96,7 @@ pub struct Parts {
     /// What it wakes when a link changes.
     pub news: Arc<Notify>,
     /// Where the first lane shows what it has learned.
-    pub moving: watch::Sender<Dynamic>,
+    pub moving: watch::Sender<RoutingState>,
     /// The device that it adds a queue to.
     pub device: Arc<Device>,
     /// The first lane's inbox for packets that others are not ready for: its two ends.

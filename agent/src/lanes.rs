@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, mpsc, watch};
 use tombolo_engine::link::AdvertisementStats;
-use tombolo_engine::routing::Dynamic;
+use tombolo_engine::routing::RoutingState;
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
@@ -30,7 +30,7 @@ const HANDED: usize = 512;
 pub struct Lanes {
     /// The first one first; never empty.
     lanes: Vec<Lane>,
-    moving: watch::Receiver<Dynamic>,
+    moving: watch::Receiver<RoutingState>,
     /// Configurations that were prepared so far.
     generation: AtomicU64,
 }
@@ -50,7 +50,7 @@ impl Lanes {
         let device = Arc::new(Device::create(&config.interface, config.offload)?);
         let (end, ended) = mpsc::unbounded_channel();
         let (sender, receiver) = mpsc::channel(HANDED);
-        let (moving, moves) = watch::channel(Dynamic::default());
+        let (moving, moves) = watch::channel(RoutingState::default());
         let keys = Arc::new(keys);
         let (requests, inbox) = builder::requests();
         let start = |number: u16, handed: Inbox, others: Vec<Lane>, requests: Option<Requests>| {
@@ -126,7 +126,7 @@ impl Lanes {
 
     /// What the lanes have learned, as it changes.
     #[must_use]
-    pub fn moving(&self) -> watch::Receiver<Dynamic> {
+    pub fn moving(&self) -> watch::Receiver<RoutingState> {
         self.moving.clone()
     }
 

@@ -84,7 +84,7 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
             preshared_key: None,
             endpoint: Some(endpoint.parse().unwrap()),
             quic_endpoint: None,
-            lanes: 1,
+            peer_lanes: 1,
             quic: None,
             transport: tombolo_proto::config::Transport::WireGuard,
             always_on: false,
@@ -92,9 +92,9 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
             relation: Relation::Peering { peering },
             sources: sources.iter().map(|p| net(p)).collect(),
             foreign: ForeignSources::None,
-            watched: false,
-            stock: false,
-            dead_after: None,
+            monitored: false,
+            third_party: false,
+            dpd_timeout: None,
         });
     }
     let subnet = ResourceId::new("/subnet");

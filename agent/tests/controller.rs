@@ -13,11 +13,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tombolo_agent::state::file;
 use tombolo_proto::config::digest;
+use tombolo_proto::control_stream::agent_message::Message as FromAgent;
+use tombolo_proto::control_stream::control_server::{Control, ControlServer};
+use tombolo_proto::control_stream::controller_message::Message as ToAgent;
+use tombolo_proto::control_stream::{
+    AgentMessage, Config, ControllerMessage, Hello, Probe, RenewReply, RenewRequest, UpToDate,
+};
 use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
-use tombolo_proto::wire::agent_message::Message as FromAgent;
-use tombolo_proto::wire::control_server::{Control, ControlServer};
-use tombolo_proto::wire::controller_message::Message as ToAgent;
-use tombolo_proto::wire::{AgentMessage, Config, ControllerMessage, Hello, Probe, RenewReply, RenewRequest, UpToDate};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 

@@ -96,11 +96,11 @@ fn vm(address: &str, forwarding: bool) -> Role {
         gateways: Vec::new(),
     }
 }
-fn vpn(address: &str, own_side: &[&str], transit: &[(&str, &str)]) -> Role {
+fn vpn(address: &str, local_prefixes: &[&str], transit: &[(&str, &str)]) -> Role {
     Role::VpnGateway {
         gateway: id("gateway"),
         addresses: vec![address.parse().unwrap()],
-        own_side: own_side.iter().map(|p| net(p)).collect(),
+        local_prefixes: local_prefixes.iter().map(|p| net(p)).collect(),
         transit: transit
             .iter()
             .map(|(p, via)| TransitRoute {
@@ -142,7 +142,7 @@ impl Hosts {
                     .unwrap(),
             ),
             quic_endpoint: None,
-            lanes: 1,
+            peer_lanes: 1,
             quic: None,
             transport: tombolo_proto::config::Transport::WireGuard,
             always_on: connection,
@@ -150,9 +150,9 @@ impl Hosts {
             relation,
             sources: sources.iter().map(|p| net(p)).collect(),
             foreign,
-            watched: false,
-            stock: false,
-            dead_after: None,
+            monitored: false,
+            third_party: false,
+            dpd_timeout: None,
         }
     }
 

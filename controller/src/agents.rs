@@ -11,10 +11,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tombolo_proto::control_stream;
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
-use tombolo_proto::wire;
 use tombolo_topology::topology::Live;
 
 /// For a stream to take a probe.
@@ -77,7 +77,7 @@ struct Entry {
 #[derive(Debug)]
 struct Connection {
     number: u64,
-    messages: mpsc::Sender<wire::ControllerMessage>,
+    messages: mpsc::Sender<control_stream::ControllerMessage>,
     /// Dropped when a newer stream of the same agent takes over.
     _hold: oneshot::Sender<()>,
 }
@@ -91,7 +91,7 @@ pub struct Stream {
     /// Ends when a newer stream of the same agent takes over.
     pub superseded: oneshot::Receiver<()>,
     /// What others want to have sent: probes.
-    pub outgoing: mpsc::Receiver<wire::ControllerMessage>,
+    pub outgoing: mpsc::Receiver<control_stream::ControllerMessage>,
 }
 
 impl Agents {
@@ -309,11 +309,11 @@ impl Agents {
         };
         let messages = messages.ok_or_else(|| format!("agent {agent} is not connected"))?;
         let request_json = serde_json::to_vec(request).map_err(|e| e.to_string())?;
-        let message = wire::controller_message::Message::Probe(wire::Probe {
+        let message = control_stream::controller_message::Message::Probe(control_stream::Probe {
             id,
             request: request_json,
         });
-        let sent = messages.send_timeout(wire::ControllerMessage { message: Some(message) }, SENDING);
+        let sent = messages.send_timeout(control_stream::ControllerMessage { message: Some(message) }, SENDING);
         sent.await.map_err(|e| match e {
             SendTimeoutError::Timeout(_) => format!("agent {agent} takes nothing"),
             SendTimeoutError::Closed(_) => format!("agent {agent} went away"),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tombolo_proto::config::MAX_LANES;
+use tombolo_proto::control_stream::Hello;
 use tombolo_proto::id::AgentId;
-use tombolo_proto::wire::Hello;
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::Reach;
 

@@ -17,9 +17,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tombolo_proto::control_stream;
+use tombolo_proto::control_stream::control_server::{Control, ControlServer};
 use tombolo_proto::id::AgentId;
-use tombolo_proto::wire;
-use tombolo_proto::wire::control_server::{Control, ControlServer};
 use tombolo_topology::change::Change;
 use tombolo_topology::sync::standing;
 use tonic::{Extensions, Request, Response, Status, Streaming};
@@ -125,11 +125,12 @@ fn caller(extensions: &Extensions) -> Result<Caller, Status> {
 
 #[tonic::async_trait]
 impl Control for ControlService {
-    type SyncStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<wire::ControllerMessage, Status>> + Send>>;
+    type SyncStream =
+        Pin<Box<dyn tokio_stream::Stream<Item = Result<control_stream::ControllerMessage, Status>> + Send>>;
 
     async fn sync(
         &self,
-        request: Request<Streaming<wire::AgentMessage>>,
+        request: Request<Streaming<control_stream::AgentMessage>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
         let Caller { agent, key } = caller(request.extensions())?;
         let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
@@ -154,7 +155,10 @@ impl Control for ControlService {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewReply>, Status> {
+    async fn renew(
+        &self,
+        request: Request<control_stream::RenewRequest>,
+    ) -> Result<Response<control_stream::RenewReply>, Status> {
         let Caller { agent, key } = caller(request.extensions())?;
         let signed = self.0.authority.sign(&agent, &request.get_ref().csr);
         let (certificate, certificate_key) = signed.map_err(|e| Status::invalid_argument(format!("{e:#}")))?;
@@ -171,6 +175,6 @@ impl Control for ControlService {
             })?;
         }
         tracing::info!(%agent, "certificate renewed");
-        Ok(Response::new(wire::RenewReply { certificate }))
+        Ok(Response::new(control_stream::RenewReply { certificate }))
     }
 }

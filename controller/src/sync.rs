@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
+use tombolo_proto::control_stream::{self, agent_message, controller_message};
 use tombolo_proto::id::{AgentId, Revision};
-use tombolo_proto::wire::{self, agent_message, controller_message};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, standing};
 use tonic::{Status, Streaming};
 
@@ -28,7 +28,7 @@ pub(crate) struct Session<'a> {
     pub(crate) key: String,
     /// Where the agent is seen from.
     pub(crate) peer: IpAddr,
-    pub(crate) out: mpsc::Sender<Result<wire::ControllerMessage, Status>>,
+    pub(crate) out: mpsc::Sender<Result<control_stream::ControllerMessage, Status>>,
 }
 
 /// One that may not speak for the agent.
@@ -41,7 +41,7 @@ impl Session<'_> {
     pub(crate) async fn run(
         mut self,
         agent: &AgentId,
-        incoming: &mut Streaming<wire::AgentMessage>,
+        incoming: &mut Streaming<control_stream::AgentMessage>,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(PATIENCE, incoming.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
@@ -71,8 +71,8 @@ impl Session<'_> {
         &mut self,
         stream: &mut Stream,
         mut sync: AgentSync,
-        hello: &wire::Hello,
-        incoming: &mut Streaming<wire::AgentMessage>,
+        hello: &control_stream::Hello,
+        incoming: &mut Streaming<control_stream::AgentMessage>,
     ) -> Result<(), Status> {
         let reports = Reports::start(self.writer.clone(), stream.agent.clone(), self.peer, hello);
         self.compiled.mark_changed();
@@ -113,12 +113,12 @@ impl Session<'_> {
                 (Push::Close(close), _) => return Err(closed(agent, close)),
                 (Push::UpToDate, _) => {
                     let revision = compiled.revision.0;
-                    controller_message::Message::UpToDate(wire::UpToDate { revision })
+                    controller_message::Message::UpToDate(control_stream::UpToDate { revision })
                 }
                 (Push::Config, Some(config)) => {
                     self.agents.sent(stream, &config.digest);
                     tracing::debug!(%agent, revision = %compiled.revision, bytes = config.bytes.len(), "configuration sent");
-                    controller_message::Message::Config(wire::Config {
+                    controller_message::Message::Config(control_stream::Config {
                         revision: compiled.revision.0,
                         digest: config.digest.clone(),
                         config: config.bytes.clone(),
@@ -127,7 +127,8 @@ impl Session<'_> {
                 (Push::Nothing, _) | (Push::Config, None) => return Ok(()),
             }
         };
-        self.send(wire::ControllerMessage { message: Some(message) }).await
+        self.send(control_stream::ControllerMessage { message: Some(message) })
+            .await
     }
 
     fn receive(
@@ -135,7 +136,7 @@ impl Session<'_> {
         stream: &Stream,
         sync: &mut AgentSync,
         reports: &Reports,
-        message: wire::AgentMessage,
+        message: control_stream::AgentMessage,
     ) -> Result<(), Status> {
         let invalid = |e: serde_json::Error| Status::invalid_argument(e.to_string());
         match message.message {
@@ -166,7 +167,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn send(&self, message: wire::ControllerMessage) -> Result<(), Status> {
+    async fn send(&self, message: control_stream::ControllerMessage) -> Result<(), Status> {
         let sent = tokio::time::timeout(PATIENCE, self.out.send(Ok(message))).await;
         let sent = sent.map_err(|_| Status::deadline_exceeded("the agent takes nothing"))?;
         sent.map_err(|_| Status::cancelled("the agent went away"))

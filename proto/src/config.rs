@@ -272,10 +272,10 @@ impl AgentConfig {
             return fail(format!("links: {} is the agent itself", own.peer));
         }
         for link in &self.links {
-            if !(1..=MAX_LANES).contains(&link.lanes) {
+            if !(1..=MAX_LANES).contains(&link.peer_lanes) {
                 return fail(format!(
                     "links: {} has {} lanes, not within 1 to {MAX_LANES}",
-                    link.peer, link.lanes
+                    link.peer, link.peer_lanes
                 ));
             }
             if let Relation::Peering { peering } = &link.relation {

@@ -16,6 +16,8 @@
 pub mod arm;
 pub mod budget;
 pub mod config;
+#[cfg(feature = "grpc")]
+pub mod control_stream;
 pub mod exposition;
 pub mod fabric;
 pub mod id;
@@ -24,5 +26,3 @@ pub mod net;
 pub mod probe;
 pub mod route;
 pub mod status;
-#[cfg(feature = "grpc")]
-pub mod wire;

@@ -26,7 +26,7 @@ pub struct AgentStatus {
     pub down: Vec<AgentId>,
     /// Routes that BGP neighbours announce now, ordered by neighbour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub learned: Vec<Heard>,
+    pub learned: Vec<NeighbourRoutes>,
     /// Sessions with BGP neighbours, ordered by neighbour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bgp: Vec<BgpPeerStatus>,
@@ -57,7 +57,7 @@ pub struct RefusedRoutes {
 /// The routes of one BGP neighbour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Heard {
+pub struct NeighbourRoutes {
     /// The neighbour: [`Neighbour::id`](crate::config::Neighbour::id).
     pub neighbour: ResourceId,
     /// All routes that it announces, ordered.

@@ -8,7 +8,7 @@ use crate::product::Product;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
-use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_proto::config::{AgentConfig, digest};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::compile::compile;
@@ -263,7 +263,7 @@ impl Simulation {
             match message {
                 Message::Config(next) => {
                     let config = AgentConfig::from_bytes(&next.bytes).map_err(|e| format!("{id}: {e}"))?;
-                    Tables::build(&config, &Dynamic::default()).map_err(|e| format!("{id}: {e}"))?;
+                    Tables::build(&config, &RoutingState::default()).map_err(|e| format!("{id}: {e}"))?;
                     agent.received += 1;
                     agent.changing = Some((self.later(), next));
                 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use tombolo_engine::buffer::{Collected, TransmitSink};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::PlainLinks;
-use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
@@ -108,7 +108,7 @@ pub enum Mutation {
     /// Sites announce something else.
     Announced(fn(&mut Vec<Route>)),
     /// Every agent's configuration is changed by what the agent has learned, before its tables are built.
-    Learned(fn(&mut AgentConfig, &Dynamic)),
+    Learned(fn(&mut AgentConfig, &RoutingState)),
 }
 
 impl World {
@@ -245,7 +245,7 @@ impl World {
                     });
                 }
                 bytes = delivered;
-                if take_ttl(&mut bytes).is_none() {
+                if decrement_ttl(&mut bytes).is_none() {
                     return Some(Outcome { path, end: End::Kernel });
                 }
                 from = None;
@@ -356,7 +356,7 @@ fn build(packet: &Packet) -> Vec<u8> {
 }
 
 /// What a forwarding kernel does. None: the last one is gone.
-fn take_ttl(packet: &mut [u8]) -> Option<()> {
+fn decrement_ttl(packet: &mut [u8]) -> Option<()> {
     let v4 = packet[0] >> 4 == 4;
     let ttl = &mut packet[if v4 { 8 } else { 7 }];
     if *ttl <= 1 {

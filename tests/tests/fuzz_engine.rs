@@ -10,7 +10,7 @@ use tombolo_engine::buffer::Collected;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::packet;
-use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::PublicKey;
 use tombolo_tests::fuzz;
@@ -132,7 +132,7 @@ fn pair() -> Pair {
         for link in &mut config.links {
             link.public_key = public(SECRETS[1 - number]);
         }
-        let tables = Tables::build(config, &Dynamic::default()).expect("tables");
+        let tables = Tables::build(config, &RoutingState::default()).expect("tables");
         let mut engine = Engine::new(SecureLinks::new(SECRETS[number]), 1);
         engine.install(Arc::new(tables), &config.links, now);
         engines.push(engine);

@@ -167,7 +167,7 @@ impl<'a> World<'a> {
             preshared_key: None,
             endpoint: (flags & 16 == 0).then(|| address(name)),
             quic_endpoint: None,
-            lanes: 1 + u16::from(flags >> 7),
+            peer_lanes: 1 + u16::from(flags >> 7),
             quic: (flags & 3 != 1).then_some(quic),
             transport: match flags & 3 {
                 0 | 3 => Transport::Quic,
@@ -179,9 +179,9 @@ impl<'a> World<'a> {
             relation: Relation::Gateway {},
             sources: Vec::new(),
             foreign: ForeignSources::None,
-            watched: flags & 32 != 0,
-            stock: flags & 0x7f == 0x41,
-            dead_after: None,
+            monitored: flags & 32 != 0,
+            third_party: flags & 0x7f == 0x41,
+            dpd_timeout: None,
         }
     }
 

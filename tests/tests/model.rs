@@ -1,7 +1,7 @@
 //! The reference model against the product: random topologies, random operations, random packets.
 
 use std::collections::BTreeMap;
-use tombolo_engine::routing::{Dynamic, taken};
+use tombolo_engine::routing::{RoutingState, accept_routes};
 use tombolo_proto::config::{AgentConfig, ForeignSources, Relation};
 use tombolo_proto::route::{Route, RouteSource, RouteState};
 use tombolo_tests::contest::{Script, Tally, honest, play, rehearse, report};
@@ -184,8 +184,8 @@ fn switching_off_d10_is_caught() {
 fn switching_off_the_subtraction_from_learned_sources_is_caught() {
     must_be_caught(
         "D10, learned sources",
-        Mutation::Learned(|config: &mut AgentConfig, dynamic: &Dynamic| {
-            let learned: Vec<_> = taken(config, dynamic)
+        Mutation::Learned(|config: &mut AgentConfig, dynamic: &RoutingState| {
+            let learned: Vec<_> = accept_routes(config, dynamic)
                 .iter()
                 .map(|t| (t.from.clone(), t.route.prefix))
                 .collect();

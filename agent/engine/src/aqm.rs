@@ -1,28 +1,29 @@
-//! Keeping the queue in front of a lane short, as CoDel does it (RFC 8289), so that a ping does not wait behind a bulk
-//! transfer.
+//! Active queue management in the style of CoDel (RFC 8289), which keeps the queue in front of a lane short: a ping
+//! must not wait behind a bulk transfer.
 //!
-//! CoDel acts on a queue that stands: the least time that a packet waited within an interval is too long. Here that is
-//! seen without a clock on each packet: a queue that was found empty within the interval does not stand. While it stands,
-//! one long packet after the other is marked (RFC 3168) where its sender understands that, or dropped, at a growing rate,
-//! until the senders have slowed down. Short packets (acknowledgements, echoes, names, voice) are left alone: they are
-//! not what fills a queue.
+//! CoDel acts on a standing queue, i.e. one in which even the shortest delay of an interval is too long. This
+//! implementation needs no clock reading per packet: a queue that was empty during the interval is not a standing one.
+//! While a queue stands, long packets are marked (RFC 3168) if their senders support ECN, or dropped, at a growing
+//! rate, until the senders have slowed down. Short packets (acknowledgements, echoes, DNS, voice) pass unchanged,
+//! because they do not fill a queue.
 
 use crate::packet::{self, Ecn};
 use std::time::{Duration, Instant};
 
-/// A queue that was not empty for so long stands. CoDel's interval is 100 ms, an ocean's round trip, and it tolerates a
-/// short queue for ever; this one has to see it empty, which costs throughput if it is asked for too often (a tenth at 8 ms).
+/// A queue that was not empty for this long is a standing queue. CoDel's interval is 100 ms, an intercontinental
+/// round-trip time, but CoDel tolerates a short permanent queue. This implementation requires an empty queue, and a
+/// shorter interval costs throughput: a tenth at 8 ms.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Shorter packets are left alone, bytes.
-const LONG: usize = 512;
+/// Packets below this length pass unchanged, in bytes.
+const MIN_LEN: usize = 512;
 
-/// What to do with a packet.
+/// The treatment of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
-    /// Nothing.
+    /// Forward it.
     Keep,
-    /// It was marked: its sender will slow down.
+    /// Forward it; it is marked now, so that its sender slows down.
     Marked,
     /// Drop it.
     Drop,
@@ -31,44 +32,44 @@ pub(crate) enum Advice {
 /// The state of one queue.
 #[derive(Debug, Default)]
 pub(crate) struct Codel {
-    /// When it was last empty, since it was not.
-    standing: Option<Instant>,
-    /// When the next packet is to go; none: not dropping.
-    next: Option<Instant>,
-    /// How many went since it began to stand.
+    /// Time since which the queue has not been empty; `None`: it is empty.
+    not_empty_since: Option<Instant>,
+    /// Time of the next mark or drop. `None`: the queue does not stand.
+    next_drop: Option<Instant>,
+    /// Number of marks and drops since the queue stands.
     count: u32,
-    /// When dropping ended, and at which count.
-    left: Option<(Instant, u32)>,
+    /// Time and count at the end of the last standing queue.
+    last_run: Option<(Instant, u32)>,
 }
 
 impl Codel {
-    /// The queue is empty.
+    /// Records that the queue is empty.
     pub(crate) fn drained(&mut self, now: Instant) {
-        if self.next.take().is_some() {
-            self.left = Some((now, self.count));
+        if self.next_drop.take().is_some() {
+            self.last_run = Some((now, self.count));
         }
-        self.standing = None;
+        self.not_empty_since = None;
     }
 
-    /// What to do with a packet that left the queue.
+    /// Decides on a packet that leaves the queue, and marks it if that is the decision.
     pub(crate) fn advise(&mut self, packet: &mut [u8], now: Instant) -> Advice {
-        let since = *self.standing.get_or_insert(now);
-        if packet.len() < LONG || now.saturating_duration_since(since) < INTERVAL {
+        let since = *self.not_empty_since.get_or_insert(now);
+        if packet.len() < MIN_LEN || now.saturating_duration_since(since) < INTERVAL {
             return Advice::Keep;
         }
-        match self.next {
+        match self.next_drop {
             None => {
-                // Soon after the last time it goes on about where it was.
+                // A queue that stands again soon continues near its last rate, as in RFC 8289.
                 let soon = |(at, _): &(Instant, u32)| now.saturating_duration_since(*at) < 16 * INTERVAL;
                 self.count = self
-                    .left
+                    .last_run
                     .filter(soon)
                     .map_or(1, |(_, count)| count.saturating_sub(2).max(1));
             }
             Some(next) if next <= now => self.count = self.count.saturating_add(1),
             Some(_) => return Advice::Keep,
         }
-        self.next = Some(now + INTERVAL.div_f64(f64::from(self.count).sqrt()));
+        self.next_drop = Some(now + INTERVAL.div_f64(f64::from(self.count).sqrt()));
         match packet::ecn(packet) {
             Ecn::Capable => {
                 packet::mark(packet);
@@ -93,7 +94,7 @@ mod tests {
         packet
     }
 
-    /// How many of the long packets that leave a standing queue in so many steps are dropped.
+    /// Number of long packets dropped in `steps` steps while the queue stands.
     fn drops(codel: &mut Codel, now: &mut Instant, steps: u32) -> usize {
         let mut dropped = 0;
         for _ in 0..steps {

@@ -1,10 +1,10 @@
-//! The packet decisions: one pure function over the tables.
+//! The packet decision: one pure function of tables and packet.
 //!
-//! Each rule stands at one place, marked with its number.
+//! Each rule is applied at one place, which cites it.
 
 use crate::packet::PacketInfo;
 use crate::tables::{
-    Group, Hop, LinkIndex, LinkTable, Onward, OwnerTable, RelationTable, RoleTable, SpaceTable, SubnetTable, Tables,
+    AddressSpace, AgentRole, Hop, LinkGroup, LinkIndex, LinkPolicy, Owner, PeerRole, SubnetRoutes, Tables, TransitScope,
 };
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
@@ -13,32 +13,34 @@ use tombolo_proto::config::{ForeignSources, SpaceKind};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::EffectiveRoute;
 
-/// Where a packet came in.
+/// The interface that a packet arrived on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ingress {
-    /// From this host: read from the TUN device.
+    /// The TUN device: the packet comes from this host.
     Tun,
-    /// Opened from a link.
+    /// A link: the packet comes from a peer.
     Link(LinkIndex),
 }
 
-/// What a decision was made from, recorded on request.
+/// The entries that a decision used, recorded on request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trace {
-    /// The subnet whose routes were used.
+    /// The subnet whose routes applied.
     pub subnet: Option<ResourceId>,
-    /// The route that won.
+    /// The route that was selected.
     pub route: Option<EffectiveRoute>,
-    /// The connection whose prefix covers the destination, at a gateway.
+    /// At a VPN gateway: the connection that leads to the destination.
     pub connection: Option<ResourceId>,
-    /// The VNet in which the next agent was looked up.
+    /// The VNet whose owners were searched for the next agent.
     pub vnet: Option<ResourceId>,
     /// The next agent.
     pub next: Option<AgentId>,
 }
 
-/// Decides what happens to a packet. The same code forwards packets and answers "why can't A reach B?".
+/// Decides what happens to a packet. `trace` records the entries that led to the verdict.
+///
+/// Agents forward packets by this function, and the controller's `explain` calls it too, so that both always agree.
 #[must_use]
 pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Option<&mut Trace>) -> Verdict {
     let mut decision = Decision { tables, packet, trace };
@@ -60,16 +62,16 @@ impl Decision<'_> {
     fn run(&mut self, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         match (&tables.role, ingress) {
-            (RoleTable::Vm { own, forwarding, .. }, Ingress::Tun) => {
-                // R12: a foreign source needs a NIC that forwards.
+            (AgentRole::Vm { own, forwarding, .. }, Ingress::Tun) => {
+                // R12: only a NIC with IP forwarding may send a foreign source.
                 let subnet = own.get(self.packet.source).copied().or(*forwarding);
                 let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
-                // P17: an appliance does not forward for them either.
+                // P17: an appliance may not forward for a peer without access either.
                 self.check_access(self.packet.source)?;
                 self.route(subnet, ingress)
             }
             (
-                RoleTable::Vm {
+                AgentRole::Vm {
                     own,
                     forwarding,
                     addresses,
@@ -79,66 +81,67 @@ impl Decision<'_> {
                 let table = &tables.links[link.get()];
                 let own_source = |a: IpAddr| addresses.contains(&a);
                 self.check_source(table, own_source)?;
-                // P17, the receiving side.
-                if let RelationTable::Peering(space) = table.relation
+                // P17 at the receiver: the packet crosses a peering without access.
+                if let PeerRole::Peering(space) = table.relation
                     && !tables.spaces[space].access()
                 {
                     return Err(DropReason::AccessDenied);
                 }
-                // P17, for packets that come by way of a gateway or an appliance.
+                // P17 at the receiver: the packet came through a gateway or an appliance.
                 self.check_access(self.packet.source)?;
                 if own.get(self.packet.destination).is_some() || forwarding.is_some() {
                     return Ok(Verdict::Deliver);
                 }
                 Err(DropReason::NotForwarding)
             }
-            (RoleTable::Gateway { addresses, .. }, Ingress::Tun) => {
+            (AgentRole::Gateway { addresses, .. }, Ingress::Tun) => {
                 if !addresses.contains(&self.packet.source) {
                     return Err(DropReason::SpoofedSource);
                 }
                 self.relay_outward(ingress)
             }
-            (RoleTable::Gateway { addresses, .. }, Ingress::Link(link)) => {
+            (AgentRole::Gateway { addresses, .. }, Ingress::Link(link)) => {
                 let table = &tables.links[link.get()];
                 self.check_source(table, |a| addresses.contains(&a))?;
                 if addresses.contains(&self.packet.destination) {
                     return Ok(Verdict::Deliver);
                 }
                 let outcome = match table.relation {
-                    RelationTable::GatewayClient => self.relay_outward(ingress),
-                    RelationTable::Connection => self.relay_inward(table.onward, ingress),
+                    PeerRole::GatewayClient => self.relay_outward(ingress),
+                    PeerRole::Connection => self.relay_inward(table.transit_scope, ingress),
                     _ => Err(DropReason::TransitNotAllowed),
                 }?;
-                self.with_ttl(outcome)
+                self.apply_ttl(outcome)
             }
-            (RoleTable::CircuitGateway { addresses }, Ingress::Tun) => {
+            (AgentRole::CircuitGateway { addresses }, Ingress::Tun) => {
                 if !addresses.contains(&self.packet.source) {
                     return Err(DropReason::SpoofedSource);
                 }
-                self.enter_own_side(ingress)
+                self.relay_to_local(ingress)
             }
-            (RoleTable::CircuitGateway { addresses }, Ingress::Link(link)) => {
+            (AgentRole::CircuitGateway { addresses }, Ingress::Link(link)) => {
                 let table = &tables.links[link.get()];
                 self.check_source(table, |a| addresses.contains(&a))?;
                 if addresses.contains(&self.packet.destination) {
                     return Ok(Verdict::Deliver);
                 }
-                // T4: VMs send to the edges themselves.
-                if table.relation != RelationTable::Edge {
+                // T4: VMs send to the edges directly, not through this gateway.
+                if table.relation != PeerRole::Edge {
                     return Err(DropReason::TransitNotAllowed);
                 }
-                match self.enter_own_side(ingress)? {
-                    Verdict::Forward { link, .. } if self.packet.ttl > 1 => {
-                        Ok(Verdict::Forward { link, take_ttl: true })
-                    }
-                    // T4: it takes one and is silent.
+                match self.relay_to_local(ingress)? {
+                    Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward {
+                        link,
+                        decrement_ttl: true,
+                    }),
+                    // T4: an ExpressRoute gateway decrements the TTL and sends no ICMP error.
                     Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
                     other => Ok(other),
                 }
             }
-            (RoleTable::Edge { .. }, Ingress::Tun) => self.leave_edge(),
+            (AgentRole::Edge { .. }, Ingress::Tun) => self.relay_from_customer(),
             (
-                RoleTable::Edge {
+                AgentRole::Edge {
                     addresses,
                     networks,
                     vnet_to_vnet,
@@ -148,32 +151,37 @@ impl Decision<'_> {
             ) => {
                 let table = &tables.links[link.get()];
                 self.check_source(table, |_| false)?;
-                if table.relation != RelationTable::CircuitClient {
+                if table.relation != PeerRole::CircuitClient {
                     return Err(DropReason::TransitNotAllowed);
                 }
                 let destination = self.packet.destination;
                 let network = networks.get(destination).filter(|_| !addresses.contains(&destination));
                 match network {
-                    // E6: on to another VNet at once. By way of the kernel it would look like a packet from the line.
+                    // E6: forward to the other VNet here. Through the kernel, the packet would return as if it came
+                    // from the line.
                     Some(gateway) if *vnet_to_vnet && self.packet.ttl > 1 => {
                         let link = gateway.ok_or(DropReason::NoGateway)?;
                         self.use_link(link, ingress)?;
-                        Ok(Verdict::Forward { link, take_ttl: true })
+                        Ok(Verdict::Forward {
+                            link,
+                            decrement_ttl: true,
+                        })
                     }
-                    // D23: for the customer the kernel is the router, and takes the TTL; it also says that one is used up.
+                    // D23: towards the customer the kernel is the router. It decrements the TTL and sends the ICMP
+                    // errors.
                     _ => Ok(Verdict::Deliver),
                 }
             }
         }
     }
 
-    /// D10: a packet from a link must come from what that link may speak for.
-    fn check_source(&self, link: &LinkTable, own_address: impl Fn(IpAddr) -> bool) -> Result<(), DropReason> {
+    /// D10: the source must be one that the link may use.
+    fn check_source(&self, link: &LinkPolicy, own_address: impl Fn(IpAddr) -> bool) -> Result<(), DropReason> {
         let source = self.packet.source;
         let allowed = link.sources.contains(source)
             || match link.foreign {
                 ForeignSources::None => false,
-                // P18, the receiver's flag; never a source inside the receiver's own space.
+                // P18: the receiver's flag decides, and never for a source in the receiver's own address space.
                 ForeignSources::OutsideOwnSpace => self.tables.own_space.get(source).is_none(),
                 ForeignSources::Any => !own_address(source),
             };
@@ -184,7 +192,7 @@ impl Decision<'_> {
         }
     }
 
-    /// P17: an address that left the `VirtualNetwork` tag is not spoken with, whatever path the packet takes.
+    /// P17: an address of a peering without access is unreachable on every path.
     fn check_access(&self, address: IpAddr) -> Result<(), DropReason> {
         match self.tables.denied.get(address) {
             Some(()) => Err(DropReason::AccessDenied),
@@ -192,7 +200,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Through the effective routes of a subnet of a VM (R7, R20).
+    /// Forwards by the effective routes of a VM's subnet (R7, R20).
     fn route(&mut self, subnet: usize, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let table = &tables.subnets[subnet];
@@ -204,55 +212,55 @@ impl Decision<'_> {
         match found.ok_or(DropReason::NoRoute)?.hop {
             Hop::Space(space) => match self.reach_owner(space, self.packet.destination, ingress) {
                 Ok(Verdict::Forward { link, .. }) if tables.links[link.get()].down => {
-                    self.stand_in(table, link, ingress)
+                    self.use_standby(table, link, ingress)
                 }
                 other => other,
             },
-            Hop::NoSpace => Err(DropReason::TransitNotAllowed),
+            Hop::PeeringNotDelivered => Err(DropReason::TransitNotAllowed),
             Hop::Gateway(group) => {
                 self.check_access(self.packet.destination)?;
                 self.use_group(group, ingress)
             }
             Hop::Appliance(space, address) => {
                 self.check_access(self.packet.destination)?;
-                // R11: own VNet or directly peered, otherwise a black hole.
+                // R11: an appliance outside of the own VNet and of directly peered ones is a black hole.
                 self.reach_owner(space.ok_or(DropReason::ApplianceUnreachable)?, address, ingress)
             }
             Hop::Internet => Err(DropReason::RouteInternet),
-            // R13
+            // R13: the next hop `None` drops packets silently.
             Hop::None => Err(DropReason::RouteNone),
         }
     }
 
-    /// D8, second stage: address → agent.
+    /// D8, second stage: forwards to the owner of an address within a space.
     fn reach_owner(&mut self, space: usize, address: IpAddr, ingress: Ingress) -> Outcome {
         let tables = self.tables;
-        let space: &SpaceTable = &tables.spaces[space];
+        let space: &AddressSpace = &tables.spaces[space];
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.vnet = Some(space.vnet.clone());
         }
-        // P17, the sending side.
+        // P17 at the sender.
         if !space.access() {
             return Err(DropReason::AccessDenied);
         }
         match space.owners.get(address).ok_or(DropReason::NoOwner)? {
-            OwnerTable::Own => match ingress {
+            Owner::Own => match ingress {
                 Ingress::Tun => Err(DropReason::Hairpin),
                 Ingress::Link(_) => Ok(Verdict::Deliver),
             },
-            OwnerTable::Link(link) => self.use_link(*link, ingress),
-            OwnerTable::NoLink => Err(DropReason::NoLink),
+            Owner::Link(link) => self.use_link(*link, ingress),
+            Owner::NoLink => Err(DropReason::NoLink),
         }
     }
 
-    /// The owner's link does not answer: by the gateways, where these lead to the same prefix (P25 the other way round).
-    fn stand_in(&mut self, table: &SubnetTable, direct: LinkIndex, ingress: Ingress) -> Outcome {
+    /// The direct link is down: falls back to the gateways if they reach the same prefix (the reverse of P25).
+    fn use_standby(&mut self, table: &SubnetRoutes, direct: LinkIndex, ingress: Ingress) -> Outcome {
         let found = table.standby.get(self.packet.destination);
         let group = match found.map(|r| r.hop) {
             Some(Hop::Gateway(Some(group))) => Some(group),
             _ => None,
         };
-        let answers = |group: &Group| group.links().iter().any(|l| !self.tables.links[l.get()].down);
+        let answers = |group: &LinkGroup| group.links().iter().any(|l| !self.tables.links[l.get()].down);
         let Some(group) = group.filter(answers) else {
             return self.use_link(direct, ingress);
         };
@@ -263,15 +271,15 @@ impl Decision<'_> {
         self.use_group(Some(group), ingress)
     }
 
-    fn use_group(&mut self, group: Option<Group>, ingress: Ingress) -> Outcome {
+    fn use_group(&mut self, group: Option<LinkGroup>, ingress: Ingress) -> Outcome {
         let group = group.ok_or(DropReason::NoGateway)?;
         self.use_link(group.pick(self.packet), ingress)
     }
 
-    /// At an edge, from its kernel, which is from the line to the customer, or the edge's own: into a linked VNet, through
-    /// the VNet's gateway.
-    fn leave_edge(&mut self) -> Outcome {
-        let RoleTable::Edge {
+    /// At an edge, a packet from its kernel: it comes from the customer's line or from the edge itself. Forwards it to
+    /// a linked VNet through that VNet's gateway.
+    fn relay_from_customer(&mut self) -> Outcome {
+        let AgentRole::Edge {
             addresses,
             networks,
             customer,
@@ -282,14 +290,15 @@ impl Decision<'_> {
         };
         let source = self.packet.source;
         if networks.get(source).is_some() && !addresses.contains(&source) {
-            // E6: while VNets do not reach each other, their packets get here as well. Otherwise they do not,
-            // and the customer speaks for none of them.
+            // E6: while linked VNets may not reach each other, the kernel returns their packets to this place.
+            // Otherwise the packet comes from the customer, who may use no source of a VNet.
             return Err(match vnet_to_vnet {
                 true => DropReason::SpoofedSource,
                 false => DropReason::TransitNotAllowed,
             });
         } else if !addresses.contains(&source) && customer.get(source).is_none() {
-            // T3, T7: what the customer did not announce is not spoken for, its routers' links among it.
+            // T3, T7: the customer may use only sources that it announced; the networks between its routers are not
+            // among them.
             return Err(DropReason::SpoofedSource);
         }
         let link = networks.get(self.packet.destination).ok_or(DropReason::NoRoute)?;
@@ -303,13 +312,17 @@ impl Decision<'_> {
         if ingress == Ingress::Link(link) {
             return Err(DropReason::Hairpin);
         }
-        Ok(Verdict::Forward { link, take_ttl: false })
+        Ok(Verdict::Forward {
+            link,
+            decrement_ttl: false,
+        })
     }
 
-    /// At a gateway, from its VNet or a client: what lies behind its connections, also where the own VNet prefers a
-    /// peering for it (D9); then its own VNet and its clients (P21d), by `GatewaySubnet`'s routes (R16, R20).
+    /// At a VPN gateway, a packet from its VNet or a client VNet. Routes of connections come first, even where the VNet
+    /// itself would use a peering (D9); then the gateway's VNet and its clients (P21d), by `GatewaySubnet`'s routes
+    /// (R16, R20).
     fn relay_outward(&mut self, ingress: Ingress) -> Outcome {
-        let RoleTable::Gateway { transit, .. } = &self.tables.role else {
+        let AgentRole::Gateway { transit, .. } = &self.tables.role else {
             return Err(DropReason::TransitNotAllowed);
         };
         if let Some(Some(found)) = transit.get(self.packet.destination) {
@@ -318,45 +331,45 @@ impl Decision<'_> {
             }
             return self.use_link(found.link.ok_or(DropReason::NoGateway)?, ingress);
         }
-        self.enter_own_side(ingress)
+        self.relay_to_local(ingress)
     }
 
-    /// At a gateway, from a connection: into its own VNet and its clients (D9); or on to another connection, where routes
-    /// are exchanged over both (G19), or over one of them and the other leads to a site without BGP (G18), by VPN routes
-    /// alone (G21).
-    fn relay_inward(&mut self, may: Onward, ingress: Ingress) -> Outcome {
+    /// At a VPN gateway, a packet from a connection: to the gateway's VNet and its clients (D9), or to another
+    /// connection. The latter requires that both exchange routes (G19), or one does and the other leads to a site
+    /// without BGP (G18). Only VPN routes apply (G21).
+    fn relay_inward(&mut self, may: TransitScope, ingress: Ingress) -> Outcome {
         let tables = self.tables;
-        let RoleTable::Gateway {
-            own_side,
+        let AgentRole::Gateway {
+            local_prefixes,
             transit,
-            onward,
+            bgp_transit,
             ..
         } = &tables.role
         else {
             return Err(DropReason::TransitNotAllowed);
         };
         let destination = self.packet.destination;
-        if own_side.get(destination).is_none()
-            && let Some(Some(found)) = onward.get(destination).or_else(|| transit.get(destination))
+        if local_prefixes.get(destination).is_none()
+            && let Some(Some(found)) = bgp_transit.get(destination).or_else(|| transit.get(destination))
         {
             if let Some(trace) = self.trace.as_deref_mut() {
                 trace.connection = Some(found.connection.clone());
             }
             let allowed = match may {
-                Onward::All => true,
-                Onward::Exchanging => found.exchange,
-                Onward::None => false,
+                TransitScope::AllConnections => true,
+                TransitScope::BgpConnections => found.exchange,
+                TransitScope::None => false,
             };
-            if !allowed || onward.get(destination).is_none() {
+            if !allowed || bgp_transit.get(destination).is_none() {
                 return Err(DropReason::TransitNotAllowed);
             }
             return self.use_link(found.link.ok_or(DropReason::NoGateway)?, ingress);
         }
-        self.enter_own_side(ingress)
+        self.relay_to_local(ingress)
     }
 
-    /// By `GatewaySubnet`'s routes, into the own VNet or a client.
-    fn enter_own_side(&mut self, ingress: Ingress) -> Outcome {
+    /// Forwards by `GatewaySubnet`'s routes, into the gateway's VNet or a client VNet.
+    fn relay_to_local(&mut self, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let Some(table) = tables.subnets.first() else {
             return Err(DropReason::NoRoute);
@@ -368,8 +381,8 @@ impl Decision<'_> {
         }
         match found.ok_or(DropReason::NoRoute)?.hop {
             Hop::Space(space) => self.reach_owner(space, self.packet.destination, ingress),
-            // D9: a peering of the own VNet, entered only where its other side uses this gateway.
-            Hop::NoSpace => {
+            // D9: the gateway delivers into a peered VNet only if that VNet uses this gateway.
+            Hop::PeeringNotDelivered => {
                 let client = tables.spaces.iter().position(|s| {
                     matches!(s.kind, SpaceKind::GatewayClient {}) && s.prefixes.get(self.packet.destination).is_some()
                 });
@@ -388,16 +401,23 @@ impl Decision<'_> {
         }
     }
 
-    /// T5, D23: a gateway takes one TTL; it answers its own side and keeps silent beyond.
-    fn with_ttl(&self, verdict: Verdict) -> Outcome {
-        let RoleTable::Gateway { own_side, sites, .. } = &self.tables.role else {
+    /// T5, D23: a VPN gateway decrements the TTL. It answers an expired packet of its local prefixes and drops others
+    /// silently.
+    fn apply_ttl(&self, verdict: Verdict) -> Outcome {
+        let AgentRole::Gateway {
+            local_prefixes, sites, ..
+        } = &self.tables.role
+        else {
             return Ok(verdict);
         };
         match verdict {
-            // T6
+            // T6: packets of these sites keep their TTL.
             Verdict::Forward { .. } if sites.get(self.packet.source).is_some() => Ok(verdict),
-            Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward { link, take_ttl: true }),
-            Verdict::Forward { .. } if own_side.get(self.packet.source).is_some() => Ok(Verdict::TimeExceeded),
+            Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward {
+                link,
+                decrement_ttl: true,
+            }),
+            Verdict::Forward { .. } if local_prefixes.get(self.packet.source).is_some() => Ok(Verdict::TimeExceeded),
             Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
             Verdict::Deliver | Verdict::TimeExceeded | Verdict::Drop(_) => Ok(verdict),
         }

@@ -1,9 +1,9 @@
-//! The verbs of an engine: packets in, packets out, counters.
+//! The engine of one lane: packets and datagrams in, packets and datagrams out, counters.
 
 use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, Path, TransmitSink};
 use crate::decide::{Ingress, decide};
-use crate::flow::Flows;
+use crate::flow::FlowCache;
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::{self, PacketInfo};
@@ -15,26 +15,26 @@ use std::sync::Arc;
 use std::time::Instant;
 use tombolo_proto::config::Link;
 
-/// Longest datagram, bytes.
+/// Longest accepted datagram, in bytes. UDP allows no longer one.
 const MAX_DATAGRAM: usize = 65_536;
 
-/// The packet decisions and links of one lane. Knows no socket, no clock, no thread.
+/// The packet decisions and links of one lane. It has no socket, no clock and no thread of its own.
 #[derive(Debug)]
 pub struct Engine<L> {
     tables: Option<Arc<Tables>>,
     links: L,
     stats: Stats,
     limiter: Limiter,
-    flows: Flows,
-    /// The queue of datagrams in front of the engine.
+    flows: FlowCache,
+    /// Queue management for the datagrams that wait in front of the engine.
     queue: Codel,
-    /// Where datagrams are opened into; taken out while it is used.
+    /// Buffer for decrypted packets; taken out while in use, to satisfy the borrow checker.
     scratch: Vec<u8>,
 }
 
 impl<L: LinkSet> Engine<L> {
-    /// An engine without tables: it drops everything until [`install`](Self::install). `seed` is any number that
-    /// strangers do not know.
+    /// An engine without tables, which drops all packets until [`install`](Self::install). `seed` must be a secret
+    /// random number: it keys the hash of the flow cache.
     #[must_use]
     pub fn new(links: L, seed: u64) -> Self {
         Self {
@@ -42,13 +42,13 @@ impl<L: LinkSet> Engine<L> {
             links,
             stats: Stats::new(),
             limiter: Limiter::new(),
-            flows: Flows::new(seed),
+            flows: FlowCache::new(seed),
             queue: Codel::default(),
             scratch: vec![0; MAX_DATAGRAM + 64],
         }
     }
 
-    /// Takes a new revision: tables, and the links of the same configuration.
+    /// Installs a new configuration: its tables, and its links in the same order. Sessions of unchanged links continue.
     pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
         self.links.set_mtu(tables.mtu);
         self.links.set_probes(tables.probes);
@@ -60,19 +60,19 @@ impl<L: LinkSet> Engine<L> {
         self.refresh(tables);
     }
 
-    /// Takes tables built from the configuration in force and newly learned facts (D11).
+    /// Replaces the tables by others that were built from the same configuration and a newer routing state (D11).
     pub fn refresh(&mut self, tables: Arc<Tables>) {
-        self.flows.forget();
+        self.flows.clear();
         self.tables = Some(tables);
     }
 
-    /// The tables in use; none before the first [`install`](Self::install).
+    /// The installed tables; `None` before the first [`install`](Self::install).
     #[must_use]
     pub const fn tables(&self) -> Option<&Arc<Tables>> {
         self.tables.as_ref()
     }
 
-    /// One packet from the TUN device.
+    /// Processes one packet that was read from the TUN device.
     pub fn handle_tun(
         &mut self,
         packet: &mut [u8],
@@ -81,11 +81,11 @@ impl<L: LinkSet> Engine<L> {
         rx: &mut impl DeliverSink,
     ) {
         self.stats.totals.tun_in += 1;
-        self.turn(now).run(Ingress::Tun, packet, tx, rx);
+        self.context(now).run(Ingress::Tun, packet, tx, rx);
     }
 
-    /// One packet that another lane was not ready for, as it came in there.
-    pub fn handle_handed(
+    /// Processes one packet that another lane redirected to this one, as it arrived there at `ingress`.
+    pub fn handle_redirected(
         &mut self,
         ingress: Ingress,
         packet: &mut [u8],
@@ -93,17 +93,17 @@ impl<L: LinkSet> Engine<L> {
         tx: &mut impl TransmitSink,
         rx: &mut impl DeliverSink,
     ) {
-        self.stats.taken += 1;
-        self.turn(now).run(ingress, packet, tx, rx);
+        self.stats.redirected_in += 1;
+        self.context(now).run(ingress, packet, tx, rx);
     }
 
-    /// A packet that another lane handed over was of another configuration.
-    pub fn refuse_handed(&mut self) {
-        self.stats.taken += 1;
+    /// Counts and drops a redirected packet whose link index belongs to another configuration.
+    pub fn refuse_redirected(&mut self) {
+        self.stats.redirected_in += 1;
         self.stats.dropped(DropReason::NoLink);
     }
 
-    /// One datagram from the wire, to the lane's port, whose outer header says nothing else.
+    /// Processes one datagram that arrived at the lane's own port without ECN bits in its outer header.
     pub fn handle_udp(
         &mut self,
         datagram: &[u8],
@@ -115,7 +115,7 @@ impl<L: LinkSet> Engine<L> {
         self.handle_datagram(datagram, from.into(), 0, now, tx, rx);
     }
 
-    /// One datagram from the wire, with the ECN bits of its outer header.
+    /// Processes one received datagram. `from` is its path, `ecn` the two ECN bits of its outer IP header.
     pub fn handle_datagram(
         &mut self,
         datagram: &[u8],
@@ -133,9 +133,9 @@ impl<L: LinkSet> Engine<L> {
         match self.links.open(datagram, from, now, &mut scratch, tx) {
             Opened::Packet(link, range) => {
                 self.stats.totals.link_in += 1;
-                let mut turn = self.turn(now);
-                turn.outer = ecn;
-                turn.run(Ingress::Link(link), &mut scratch[range], tx, rx);
+                let mut context = self.context(now);
+                context.outer = ecn;
+                context.run(Ingress::Link(link), &mut scratch[range], tx, rx);
             }
             Opened::Control => self.stats.control_datagrams += 1,
             Opened::Refused(reason) => self.stats.refused(reason),
@@ -143,23 +143,23 @@ impl<L: LinkSet> Engine<L> {
         while let Some((link, range)) = self.links.next_packet(now, &mut scratch, tx) {
             self.stats.totals.link_in += 1;
             self.stats.bundled += 1;
-            self.turn(now).run(Ingress::Link(link), &mut scratch[range], tx, rx);
+            self.context(now).run(Ingress::Link(link), &mut scratch[range], tx, rx);
         }
         self.scratch = scratch;
     }
 
-    /// No datagram waits.
+    /// Tells queue management that no datagram waits in front of the engine.
     pub fn drained(&mut self, now: Instant) {
         self.queue.drained(now);
     }
 
-    /// A datagram that cannot be anybody's: empty, or from where nobody can be answered.
+    /// Counts a datagram that no peer can have sent: it is empty, or its source address cannot be replied to.
     pub fn refuse(&mut self) {
         self.stats.datagrams += 1;
         self.stats.refused(DropReason::BadDatagram);
     }
 
-    /// The kernel did not take so many datagrams that were committed.
+    /// Counts committed datagrams that the kernel refused to send.
     pub fn not_sent(&mut self, datagrams: u64) {
         self.stats.not_sent(datagrams);
     }
@@ -169,12 +169,12 @@ impl<L: LinkSet> Engine<L> {
         self.links.local_refused(local);
     }
 
-    /// The kernel did not take so many packets that were delivered.
+    /// Counts delivered packets that the TUN device refused.
     pub fn not_delivered(&mut self, packets: u64) {
         self.stats.not_delivered(packets);
     }
 
-    /// The end of a batch: what links held back for it goes into `tx`.
+    /// Ends a batch: writes to `tx` what links held back to bundle it.
     pub fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.flush(now, tx);
     }
@@ -184,19 +184,20 @@ impl<L: LinkSet> Engine<L> {
         self.links.leave(now, tx);
     }
 
-    /// Time has passed.
+    /// Runs all timers that expired before `now`, and sends what is due.
     pub fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.handle_timeout(now, tx);
         self.count_lost();
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) next; none: not before something else happens.
+    /// The time of the next [`handle_timeout`](Self::handle_timeout). `None`: not before another call changes
+    /// something.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.links.poll_timeout()
     }
 
-    /// The next event of the links.
+    /// Takes the next event of the links.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.links.poll_event()
     }
@@ -213,13 +214,13 @@ impl<L: LinkSet> Engine<L> {
         &self.links
     }
 
-    /// The links, to tell them what is known.
+    /// The links, for changes.
     pub const fn links_mut(&mut self) -> &mut L {
         &mut self.links
     }
 
-    fn turn(&mut self, now: Instant) -> Turn<'_, L> {
-        Turn {
+    fn context(&mut self, now: Instant) -> PacketContext<'_, L> {
+        PacketContext {
             tables: self.tables.as_deref(),
             links: &mut self.links,
             stats: &mut self.stats,
@@ -236,21 +237,21 @@ impl<L: LinkSet> Engine<L> {
     }
 }
 
-/// One packet's way through the engine.
-struct Turn<'a, L> {
+/// The state of the engine while it processes one packet.
+struct PacketContext<'a, L> {
     tables: Option<&'a Tables>,
     links: &'a mut L,
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
-    flows: &'a mut Flows,
+    flows: &'a mut FlowCache,
     queue: &'a mut Codel,
-    /// ECN bits of the outer header that it came with.
+    /// ECN bits of the outer header of the datagram that held the packet.
     outer: u8,
     now: Instant,
 }
 
-impl<L: LinkSet> Turn<'_, L> {
-    /// Decides and acts; every packet ends in one counter.
+impl<L: LinkSet> PacketContext<'_, L> {
+    /// Decides and acts on the packet, which ends up in exactly one counter.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
         let Some(info) = packet::parse(packet) else {
             return self.stats.dropped(DropReason::Malformed);
@@ -277,30 +278,28 @@ impl<L: LinkSet> Turn<'_, L> {
             }
             Verdict::Forward { link, .. } if !self.links.is_ready(link, self.now) => {
                 if tx.hand_over(ingress, packet) {
-                    self.stats.given += 1;
+                    self.stats.redirected_out += 1;
                 } else {
                     self.stats.dropped(DropReason::QueueFull);
                 }
             }
-            Verdict::Forward { link, take_ttl } => {
+            Verdict::Forward { link, decrement_ttl } => {
                 let room = self
                     .links
                     .max_packet(link)
                     .map_or(tables.mtu, |most| most.min(tables.mtu));
-                // D20: IPv6 knows no shorter packet than 1,280 bytes: on a narrower path it goes in pieces.
-                let least = if info.source.is_ipv6() {
-                    packet::IPV6_LEAST_MTU
-                } else {
-                    0
-                };
+                // D20: no IPv6 path may be narrower than 1,280 bytes, so packets of that size are fragmented inside the
+                // link.
+                let least = if info.source.is_ipv6() { packet::IPV6_MIN_MTU } else { 0 };
                 let most = room.max(least);
-                // A host keeps to its device's MTU by itself; a gateway and a narrower link have to say so.
-                let too_big = packet.len() > usize::from(most) && (take_ttl || most < tables.mtu);
+                // A host respects the MTU of its TUN device by itself. A gateway must send the ICMP error, and so must
+                // a path that is narrower than the device.
+                let too_big = packet.len() > usize::from(most) && (decrement_ttl || most < tables.mtu);
                 if too_big && packet::may_not_fragment(packet) {
                     return self.answer(IcmpError::TooBig(most), tables, ingress, packet, &info, tx, rx);
                 }
-                if take_ttl {
-                    packet::take_ttl(packet);
+                if decrement_ttl {
+                    packet::decrement_ttl(packet);
                 }
                 packet::clamp_mss(packet, &info, room);
                 if tx.is_full() {
@@ -326,15 +325,18 @@ impl<L: LinkSet> Turn<'_, L> {
         }
     }
 
-    /// T5: the gateway answers its own side, from its own address, the way the packet came; others get silence. The own
-    /// host hears in the destination's name that a packet is too big for the link: whoever forwards there could say so.
+    /// Answers a packet with an ICMP error, or counts it as dropped.
+    ///
+    /// T5: a gateway answers packets of its local prefixes, from its own address, through the link that they came from.
+    /// A packet from the own host that is too big for the path is answered in the name of its destination, because a
+    /// host accepts that error from any router on the way.
     #[expect(
         clippy::too_many_arguments,
         reason = "the packet, where it came from, and both ways out"
     )]
     fn answer(
         &mut self,
-        what: IcmpError,
+        error: IcmpError,
         tables: &Tables,
         ingress: Ingress,
         packet: &[u8],
@@ -342,7 +344,7 @@ impl<L: LinkSet> Turn<'_, L> {
         tx: &mut impl TransmitSink,
         rx: &mut impl DeliverSink,
     ) {
-        let reason = match what {
+        let reason = match error {
             IcmpError::TimeExceeded => DropReason::TtlExceeded,
             IcmpError::TooBig(_) => DropReason::TooBig,
         };
@@ -350,7 +352,7 @@ impl<L: LinkSet> Turn<'_, L> {
             let answer = Some(info.destination)
                 .filter(|_| reason == DropReason::TooBig && icmp::may_answer(packet, info))
                 .filter(|_| self.limiter.allow(self.now))
-                .and_then(|from| icmp::error(from, packet, info, what));
+                .and_then(|from| icmp::error(from, packet, info, error));
             let Some(answer) = answer else {
                 return self.stats.dropped(reason);
             };
@@ -360,9 +362,9 @@ impl<L: LinkSet> Turn<'_, L> {
         };
         let answer = tables
             .gateway_address(info.source)
-            .filter(|_| tables.on_own_side(info.source) && icmp::may_answer(packet, info))
+            .filter(|_| tables.is_local(info.source) && icmp::may_answer(packet, info))
             .filter(|_| self.limiter.allow(self.now))
-            .and_then(|from| icmp::error(from, packet, info, what));
+            .and_then(|from| icmp::error(from, packet, info, error));
         let sent = answer.is_some_and(|a| self.links.seal(back, &a, self.now, tx) == Sealed::Sent);
         if sent {
             self.stats.totals.replied += 1;

@@ -1,7 +1,7 @@
-//! Decisions that are remembered: most packets are like one shortly before.
+//! A cache of decisions, because most packets belong to the flow of a recent one.
 //!
-//! A decision depends on where a packet came in and on its two addresses alone, and on its ports where tables spread flows over
-//! links; TTL is looked at only when it runs out, and such packets are decided afresh. New tables forget everything.
+//! A decision depends on ingress, source and destination. It depends on ports too where the tables share flows between
+//! links. The TTL matters only when it expires, and such packets bypass the cache. New tables clear the cache.
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
@@ -10,8 +10,8 @@ use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 
-/// Decisions that are kept; a power of two. Two that fall on the same place take turns.
-const PLACES: usize = 2048;
+/// Number of cache slots; a power of two. Flows with equal hashes overwrite each other.
+const SLOTS: usize = 2048;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -21,23 +21,23 @@ struct Key {
     ports: u32,
 }
 
-/// The table.
+/// The cache: one decision in each slot.
 #[derive(Debug)]
-pub(crate) struct Flows {
-    places: Box<[Option<(Key, Verdict)>]>,
+pub(crate) struct FlowCache {
+    slots: Box<[Option<(Key, Verdict)>]>,
     hash: FixedState,
 }
 
-impl Flows {
-    /// An empty one. `seed` keeps strangers from choosing addresses that fall on one place.
+impl FlowCache {
+    /// An empty cache. `seed` must be secret, so that senders cannot choose addresses that fall into one slot.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            places: vec![None; PLACES].into_boxed_slice(),
+            slots: vec![None; SLOTS].into_boxed_slice(),
             hash: FixedState::with_seed(seed),
         }
     }
 
-    /// The decision for a packet: remembered, or made by `decide`. `by_ports`: it may be another one for other ports.
+    /// The cached decision for a packet, or the result of `decide`. `by_ports`: the decision depends on ports.
     pub(crate) fn decide(
         &mut self,
         ingress: Ingress,
@@ -55,20 +55,20 @@ impl Flows {
             ports: if by_ports { packet.ports } else { 0 },
         };
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
-        let place = &mut self.places[self.hash.hash_one(key) as usize & (PLACES - 1)];
-        match place {
+        let slot = &mut self.slots[self.hash.hash_one(key) as usize & (SLOTS - 1)];
+        match slot {
             Some((known, verdict)) if *known == key => *verdict,
             Some(_) | None => {
                 let verdict = decide();
-                *place = Some((key, verdict));
+                *slot = Some((key, verdict));
                 verdict
             }
         }
     }
 
-    /// Forgets all decisions: there are other tables now.
-    pub(crate) fn forget(&mut self) {
-        self.places.fill(None);
+    /// Removes all decisions, because other tables are in use.
+    pub(crate) fn clear(&mut self) {
+        self.slots.fill(None);
     }
 }
 
@@ -92,10 +92,10 @@ mod tests {
 
     #[test]
     fn remembered_until_forgotten_and_never_for_the_last_ttl() {
-        let mut flows = Flows::new(7);
+        let mut flows = FlowCache::new(7);
         let forward = Verdict::Forward {
             link: LinkIndex(3),
-            take_ttl: true,
+            decrement_ttl: true,
         };
         let none = || -> Verdict { panic!("known") };
         assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), true, || forward), forward);
@@ -106,23 +106,23 @@ mod tests {
         let dropped = Verdict::Drop(DropReason::SpoofedSource);
         let elsewhere = Ingress::Link(LinkIndex(0));
         assert_eq!(flows.decide(elsewhere, &packet(2, 64), true, || dropped), dropped);
-        flows.forget();
+        flows.clear();
         assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), true, || dropped), dropped);
     }
 
     #[test]
     fn ports_count_where_flows_are_spread() {
-        let mut flows = Flows::new(7);
+        let mut flows = FlowCache::new(7);
         let forward = |link| Verdict::Forward {
             link: LinkIndex(link),
-            take_ttl: false,
+            decrement_ttl: false,
         };
         let other = PacketInfo {
             ports: 9,
             ..packet(2, 64)
         };
         for (by_ports, expected) in [(true, 2), (false, 1)] {
-            flows.forget();
+            flows.clear();
             assert_eq!(
                 flows.decide(Ingress::Tun, &packet(2, 64), by_ports, || forward(1)),
                 forward(1)
@@ -136,14 +136,14 @@ mod tests {
 
     #[test]
     fn more_flows_than_places_are_all_decided_rightly() {
-        let mut flows = Flows::new(1);
+        let mut flows = FlowCache::new(1);
         for round in 0..2 {
-            for n in 0..3 * PLACES as u32 {
+            for n in 0..3 * SLOTS as u32 {
                 let mut p = packet(0, 64);
                 p.source = std::net::Ipv4Addr::from(n).into();
                 let verdict = Verdict::Forward {
                     link: LinkIndex(n),
-                    take_ttl: false,
+                    decrement_ttl: false,
                 };
                 assert_eq!(
                     flows.decide(Ingress::Tun, &p, true, || verdict),

@@ -1,4 +1,4 @@
-//! A checked view of an IP packet: parsed once, then trusted.
+//! A checked view of an IP packet: parsed once, and trusted afterwards.
 
 pub mod icmp;
 
@@ -13,27 +13,27 @@ pub const ICMP: u8 = 1;
 /// ICMPv6's protocol number.
 pub const ICMPV6: u8 = 58;
 
-/// What the engine knows of a packet. Made by [`parse`]; all offsets lie inside the packet.
+/// The header fields that the engine uses. [`parse`] creates it; all offsets lie inside of the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketInfo {
     /// The source address.
     pub source: IpAddr,
     /// The destination address.
     pub destination: IpAddr,
-    /// TTL or hop limit.
+    /// TTL (IPv4) or hop limit (IPv6).
     pub ttl: u8,
-    /// The transport protocol's number, after IPv6 extension headers.
+    /// Number of the transport protocol, after IPv6 extension headers.
     pub protocol: u8,
-    /// Where the transport header begins; none in a later fragment, or when it cannot be told.
+    /// Offset of the transport header. `None` in a later fragment, and after unknown extension headers.
     pub transport: Option<usize>,
-    /// What tells flows between the same addresses apart: the ports of TCP and UDP. 0 for all else, and for every fragment, since
-    /// later ones have none (D13).
+    /// Source and destination port of TCP and UDP, to distinguish flows. 0 for other protocols and for all fragments,
+    /// because later fragments have no ports (D13).
     pub ports: u32,
-    /// Length by the IP header, bytes; the rest of the buffer is padding.
+    /// Length of the packet according to its IP header, in bytes. Further bytes in the buffer are padding.
     pub len: usize,
 }
 
-/// Reads the headers of an IP packet. None: not IP, or shorter than its headers say.
+/// Parses the headers of an IP packet. `None`: it is no IP packet, or shorter than its headers claim.
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
     match packet.first()? >> 4 {
@@ -79,7 +79,7 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
         IpAddr::V6(Ipv6Addr::from(octets))
     };
     let (mut protocol, mut at, mut fragment, mut later_fragment) = (header[6], 40usize, false, false);
-    // Hop-by-hop, routing, fragment, authentication and destination options; a bounded number of them.
+    // Hop-by-hop, routing, fragment, authentication and destination options. The limit bounds the work per packet.
     for _ in 0..8 {
         let Some(next) = p[..len].get(at..at + 8) else { break };
         let extension_len = match protocol {
@@ -111,7 +111,7 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
     })
 }
 
-/// The ports of TCP and UDP; 0: there are none.
+/// The ports of TCP and UDP; 0 if there are none.
 fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
     let ports = packet.get(at..).and_then(|transport| transport.first_chunk());
     match (protocol, ports) {
@@ -120,34 +120,34 @@ fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
     }
 }
 
-/// Whether routers may not cut the packet: IPv6, or IPv4 with the flag. The packet must have been parsed.
+/// Whether routers may not fragment the packet: IPv6, or IPv4 with the DF flag. The packet must have been parsed.
 #[must_use]
 pub fn may_not_fragment(packet: &[u8]) -> bool {
     packet[0] >> 4 == 6 || packet[6] & 0x40 != 0
 }
 
-/// Every link of IPv6 carries packets of so many bytes (RFC 8200).
-pub const IPV6_LEAST_MTU: u16 = 1280;
+/// Smallest MTU of an IPv6 link, in bytes (RFC 8200, section 5).
+pub const IPV6_MIN_MTU: u16 = 1280;
 
-/// What a packet says of congestion (RFC 3168).
+/// The ECN field of a packet (RFC 3168).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ecn {
-    /// Its sender does not understand marks.
+    /// Not-ECT: the sender does not support ECN.
     Not,
-    /// It does.
+    /// ECT: the sender supports ECN.
     Capable,
-    /// It is marked.
+    /// CE: congestion was experienced.
     Marked,
 }
 
-/// The ECN bits of a packet. The packet must have been parsed.
+/// The two ECN bits of a packet, which must have been parsed.
 #[must_use]
 pub fn ecn_bits(packet: &[u8]) -> u8 {
     let class = if packet[0] >> 4 == 4 { packet[1] } else { packet[1] >> 4 };
     class & 3
 }
 
-/// What a packet says of congestion. The packet must have been parsed.
+/// The ECN field of a packet, which must have been parsed.
 #[must_use]
 pub fn ecn(packet: &[u8]) -> Ecn {
     match ecn_bits(packet) {
@@ -157,12 +157,13 @@ pub fn ecn(packet: &[u8]) -> Ecn {
     }
 }
 
-/// The ECN bits that mark congestion.
+/// The ECN bits for CE, congestion experienced.
 pub const CONGESTION: u8 = 3;
 
-/// Takes what the tunnel's outer header says of congestion into a packet that came out of it (RFC 6040, section 4.2); the
-/// packet must have been parsed. False: it must be dropped, because congestion was met and its sender does not
-/// understand marks.
+/// Combines the ECN bits of the tunnel's outer header with those of the inner packet (RFC 6040, section 4.2). The
+/// packet must have been parsed.
+///
+/// Returns false if the packet must be dropped: the outer header has CE, and the inner sender does not support ECN.
 #[must_use]
 pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     match (outer, ecn(packet)) {
@@ -173,7 +174,7 @@ pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     true
 }
 
-/// Marks a packet: congestion was met. The packet must have been parsed.
+/// Sets CE in a packet, which must have been parsed.
 pub fn mark(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
         let before = u32::from(u16::from_be_bytes([packet[0], packet[1]]));
@@ -189,13 +190,13 @@ pub fn mark(packet: &mut [u8]) {
     }
 }
 
-/// Takes one TTL. The packet must have been parsed and its TTL be at least 1.
-pub fn take_ttl(packet: &mut [u8]) {
+/// Decrements the TTL. The packet must have been parsed.
+pub fn decrement_ttl(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
         packet[8] = packet[8].saturating_sub(1);
-        // RFC 1141: the checksum grows by what the word lost.
+        // RFC 1141: the checksum grows by the amount that the header word shrinks.
         let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
-        // The carry goes around, and 0xffff is written as 0, its only form in a fresh checksum.
+        // End-around carry; 0xffff becomes 0, as a newly computed checksum would be.
         let folded = (sum + u32::from(sum >= 0xffff)) & 0xffff;
         packet[10..12].copy_from_slice(&folded.to_be_bytes()[2..]);
     } else {
@@ -203,7 +204,7 @@ pub fn take_ttl(packet: &mut [u8]) {
     }
 }
 
-/// Lowers the MSS of a TCP SYN to what fits `mtu`, bytes. Says whether it changed the packet.
+/// Lowers the MSS option of a TCP SYN to the value that fits `mtu`, in bytes. Returns whether it changed the packet.
 pub fn clamp_mss(packet: &mut [u8], info: &PacketInfo, mtu: u16) -> bool {
     const SYN: u8 = 0x02;
     let Some(tcp) = info.transport.filter(|_| info.protocol == TCP) else {
@@ -245,7 +246,7 @@ pub fn clamp_mss(packet: &mut [u8], info: &PacketInfo, mtu: u16) -> bool {
     false
 }
 
-/// RFC 1624: a 16-bit value changed from `old` to `new`; `odd`: it does not stand on a word boundary.
+/// Updates a checksum after a 16-bit value changed (RFC 1624). `odd`: the value is not aligned to 16 bits.
 fn adjust_checksum(field: &mut [u8], old: u16, new: u16, odd: bool) {
     let (old, new) = if odd {
         (old.swap_bytes(), new.swap_bytes())

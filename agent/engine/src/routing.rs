@@ -1,6 +1,6 @@
-//! Routes that move (D11): which of those that were told or learned are taken, which one is used, and who is told of what.
+//! Learned routes (D11): which ones an agent accepts, uses and advertises.
 //!
-//! Three kinds of agents tell each other of routes inside their links, within what the configuration allows:
+//! Three kinds of agents advertise routes to each other inside their links, within what their configurations allow:
 //!
 //! ```text
 //! customer edge ─BGP─▶ circuit edge ─▶ ExpressRoute gateway ─▶ VMs of its VNet and its spokes, which send to the edge
@@ -8,45 +8,53 @@
 //! site's device ─BGP─▶ VPN gateway ─▶ VMs of its VNet and its spokes, which send to the gateway
 //!                           └───────▶ VPN gateways that it has a connection with, and its other sites (G18, G19)
 //! ```
-//! All of it is plain functions over the configuration and what was learned: agents run them, and so does the controller
-//! to show what agents do.
+//! All functions are pure: results depend on the configuration and the [`RoutingState`] alone. Agents call them to route
+//! packets, and the controller calls them to show what agents do.
+//!
+//! | Module | Contents |
+//! |---|---|
+//! | `accept` | Import: which routes of others are accepted, and why others are refused |
+//! | `select` | Selection: the effective routes of a subnet |
+//! | `export` | Export: which routes go to which peer and BGP neighbour |
+//! | `encoding` | The bytes of an advertised table |
+//! | `pace` | Rate limit for changes of one sender |
 
 mod accept;
+mod encoding;
+mod export;
 mod pace;
 mod select;
-mod tell;
-mod wire;
 
-pub use accept::{LONGEST_PATH, MARTIANS, MOST_FROM_GATEWAY, Refusal, RefusedRoutes, refused};
+pub use accept::{MARTIANS, MAX_AS_PATH, MAX_ROUTES_FROM_GATEWAY, Refusal, RefusedRoutes, refused};
+pub use encoding::{DecodeError, MAX_ROUTES, decode, encode};
+pub use export::{may_advertise, route_advertisements, routes_for_neighbour, routes_for_peer};
 pub use pace::Pace;
-pub use select::{Offer, effective, settle};
-pub use tell::{may_advertise, tables_to_tell, tell_neighbour, tell_peer};
-pub use wire::{MAX_AS_PATH, MAX_ROUTES, Unreadable, decode, encode};
+pub use select::{Candidate, effective, select_best};
 
-use accept::Acceptance;
+use accept::ImportPolicy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_proto::config::{AgentConfig, GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 
-/// What agents learn by themselves (D11).
+/// The state that agents learn by themselves (D11).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dynamic {
-    /// Agents that do not answer: passed over where another one can stand in.
+pub struct RoutingState {
+    /// Peers that are down. Next hops of routes avoid them if another one is up.
     pub down: BTreeSet<AgentId>,
-    /// What other agents told inside their links.
-    pub told: BTreeMap<AgentId, Arc<Vec<Route>>>,
-    /// What BGP neighbours announced, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id).
+    /// Routes that other agents advertised inside their links, as received: every table whole, unfiltered.
+    pub received: BTreeMap<AgentId, Arc<Vec<Route>>>,
+    /// Routes that BGP neighbours announced, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id); unfiltered.
     pub learned: BTreeMap<ResourceId, Arc<Vec<Route>>>,
 }
 
-impl Dynamic {
-    /// Forgets what was learned of agents and neighbours that the configuration does not have.
+impl RoutingState {
+    /// Removes the state of agents and neighbours that are not in the configuration.
     pub fn keep(&mut self, config: &AgentConfig) {
         let linked = |a: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(a)).is_ok();
         self.down.retain(|a| linked(a));
-        self.told.retain(|a, _| linked(a));
+        self.received.retain(|a, _| linked(a));
         let speaker = match &config.role {
             Role::VpnGateway { bgp, .. } => bgp.as_ref(),
             Role::CircuitEdge { bgp, .. } => Some(bgp),
@@ -57,64 +65,65 @@ impl Dynamic {
     }
 }
 
-/// A route that was told or learned, and taken.
+/// An accepted route, with its next hop.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken<'a> {
-    /// The route.
+pub struct AcceptedRoute<'a> {
+    /// The route as it was received.
     pub route: &'a Route,
-    /// Whose word it is: an agent, or the device of a site. None at an edge: its customer's.
+    /// The agent or site device that sent it. `None` at an edge: the customer.
     pub from: Option<AgentId>,
-    /// Where packets go.
+    /// The agent or site device to send packets to. At an edge, the edge itself.
     pub via: AgentId,
-    /// By what kind of gateway.
+    /// The kind of gateway that the route belongs to.
     pub kind: GatewayKind,
-    /// The connection that it came by, at a VPN gateway.
+    /// At a VPN gateway: the connection that the route was received from.
     pub connection: Option<&'a GatewayConnection>,
-    /// Nobody is there now to send to, or who told it is gone.
+    /// The sender or the next hop is down.
     pub down: bool,
 }
 
-/// Whether anything that an agent advertises is taken. Otherwise it changes nothing.
+/// Whether the import policy accepts any route of this sender. If not, its advertisements change nothing.
 #[must_use]
-pub fn listens_to(config: &AgentConfig, sender: &AgentId) -> bool {
-    Acceptance::of(config, sender).is_some()
+pub fn accepts_routes_from(config: &AgentConfig, sender: &AgentId) -> bool {
+    ImportPolicy::of(config, sender).is_some()
 }
 
-/// What is taken of all that was told and learned, in a fixed order.
+/// The accepted routes of all received and learned ones: first those of agents, then those of BGP neighbours, each in
+/// the order of the senders' names.
 #[must_use]
-pub fn taken<'a>(config: &'a AgentConfig, dynamic: &'a Dynamic) -> Vec<Taken<'a>> {
-    let mut taken = Vec::new();
-    let is_down = |a: &AgentId| dynamic.down.contains(a);
-    for (teller, routes) in &dynamic.told {
-        let Some(how) = Acceptance::of(config, teller) else {
+pub fn accept_routes<'a>(config: &'a AgentConfig, state: &'a RoutingState) -> Vec<AcceptedRoute<'a>> {
+    let mut accepted = Vec::new();
+    let is_down = |a: &AgentId| state.down.contains(a);
+    for (sender, routes) in &state.received {
+        let Some(policy) = ImportPolicy::of(config, sender) else {
             continue;
         };
-        for route in how.accepted(config, routes) {
-            let via = route.via.as_ref().unwrap_or(teller);
-            taken.push(Taken {
+        for route in policy.accepted(config, routes) {
+            let via = route.via.as_ref().unwrap_or(sender);
+            accepted.push(AcceptedRoute {
                 route,
-                from: Some(teller.clone()),
+                from: Some(sender.clone()),
                 via: via.clone(),
-                kind: how.kind,
-                connection: how.connection,
-                down: is_down(teller) || is_down(via),
+                kind: policy.kind,
+                connection: policy.connection,
+                down: is_down(sender) || is_down(via),
             });
         }
     }
-    for (neighbour, routes) in &dynamic.learned {
-        let Some((how, via)) = Acceptance::of_neighbour(config, neighbour) else {
+    for (neighbour, routes) in &state.learned {
+        let Some((policy, via)) = ImportPolicy::of_neighbour(config, neighbour) else {
             continue;
         };
-        for route in how.accepted(config, routes) {
-            taken.push(Taken {
+        for route in policy.accepted(config, routes) {
+            accepted.push(AcceptedRoute {
                 route,
-                from: how.connection.map(|_| via.clone()),
+                from: policy.connection.map(|_| via.clone()),
                 down: is_down(&via),
                 via: via.clone(),
-                kind: how.kind,
-                connection: how.connection,
+                kind: policy.kind,
+                connection: policy.connection,
             });
         }
     }
-    taken
+    accepted
 }

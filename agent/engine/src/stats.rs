@@ -1,32 +1,35 @@
-//! Plain counters: one owner, no atomics; copied out by the owner when somebody asks.
+//! The counters of one engine: plain numbers with one owner, who copies them out on request.
 
 use crate::verdict::DropReason;
 use tombolo_proto::status::Totals;
 
 /// Counters of one engine. Two sums hold at all times ([`conserved`](Self::conserved)):
-/// `tun_in + link_in + taken = tun_out + link_out + replied + dropped + given`, where `link_out` counts packets and not datagrams, those
-/// that wait for a handshake among them; and `datagrams + bundled = link_in + control_datagrams + refused_datagrams`.
+///
+/// * `tun_in + link_in + redirected_in = tun_out + link_out + replied + dropped + redirected_out`. `link_out` counts packets, not
+///   datagrams, and includes those that wait for a handshake.
+/// * `datagrams + bundled = link_in + control_datagrams + refused_datagrams`.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
     /// Packets by fate.
     pub totals: Totals,
     drops: Box<[u64]>,
-    /// Datagrams read from the wire.
+    /// Datagrams read from the sockets.
     pub datagrams: u64,
-    /// Datagrams whose packets, if any, are counted as `bundled`: handshakes, cookies, keepalives, all of QUIC's.
+    /// Datagrams that yielded no packet at once: handshakes, cookies, keepalives, and all of QUIC, whose packets
+    /// `bundled` counts.
     pub control_datagrams: u64,
-    /// Packets of QUIC's datagrams, of which one may hold several.
+    /// Packets out of QUIC datagrams, of which one may hold several.
     pub bundled: u64,
-    /// Packets that another lane gave to this one. They were counted there when they came in.
-    pub taken: u64,
-    /// Packets that this lane gave away. They are counted there when they end.
-    pub given: u64,
-    /// Datagrams that were refused, by reason `bad_datagram` or `replayed`.
+    /// Packets that another lane redirected to this one. That lane counted their arrival.
+    pub redirected_in: u64,
+    /// Packets that this lane redirected to another one, which counts their fate.
+    pub redirected_out: u64,
+    /// Refused datagrams, e.g. for the reasons `bad_datagram` and `replayed`.
     pub refused_datagrams: u64,
 }
 
 impl Stats {
-    /// All zero.
+    /// Counters that are all zero.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -41,20 +44,21 @@ impl Stats {
         self.totals.dropped += 1;
     }
 
-    /// Counts a refused datagram under its reason; no packet was lost that anyone can name.
+    /// Counts a refused datagram under its reason. It counts as no dropped packet, because what it held is unknown.
     pub fn refused(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
         self.refused_datagrams += 1;
     }
 
-    /// Packets that waited for a handshake were dropped after all.
+    /// Counts packets as dropped that were counted as sent while they waited for a handshake, which failed.
     pub fn lost(&mut self, packets: u64) {
         self.totals.link_out = self.totals.link_out.saturating_sub(packets);
         self.totals.dropped += packets;
         self.drops[DropReason::LinkDown as usize] += packets;
     }
 
-    /// Datagrams that the kernel refused to send, counted as packets: a handshake among them is rare.
+    /// Counts datagrams that the kernel refused to send, each as one dropped packet. Handshakes among them are few
+    /// enough to ignore.
     pub fn not_sent(&mut self, datagrams: u64) {
         let packets = datagrams.min(self.totals.link_out);
         self.totals.link_out -= packets;
@@ -62,7 +66,7 @@ impl Stats {
         self.drops[DropReason::SendRefused as usize] += packets;
     }
 
-    /// Packets that the kernel refused to take from the device.
+    /// Counts packets that the TUN device refused, as dropped instead of delivered.
     pub fn not_delivered(&mut self, packets: u64) {
         let packets = packets.min(self.totals.tun_out);
         self.totals.tun_out -= packets;
@@ -70,21 +74,22 @@ impl Stats {
         self.drops[DropReason::DeviceRefused as usize] += packets;
     }
 
-    /// Whether the sums hold.
+    /// Whether both sums of the type's documentation hold.
     #[must_use]
     pub fn conserved(&self) -> bool {
         let t = &self.totals;
-        t.tun_in + t.link_in + self.taken == t.tun_out + t.link_out + t.replied + t.dropped + self.given
+        t.tun_in + t.link_in + self.redirected_in
+            == t.tun_out + t.link_out + t.replied + t.dropped + self.redirected_out
             && self.datagrams + self.bundled == t.link_in + self.control_datagrams + self.refused_datagrams
     }
 
-    /// How often a reason occurred.
+    /// Number of packets and datagrams that were dropped or refused for this reason.
     #[must_use]
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]
     }
 
-    /// Reasons that occurred, with their counts.
+    /// All reasons with a number above zero, in the order of [`DropReason::ALL`].
     pub fn drops_by_reason(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL
             .iter()

@@ -1,4 +1,4 @@
-//! What one agent's lookups run on: built once from policy and from what agents learn by themselves, never edited.
+//! The lookup tables of one agent: built from its configuration and routing state, never modified afterwards.
 
 mod installed;
 pub mod lpm;
@@ -15,109 +15,112 @@ use tombolo_proto::config::{ForeignSources, Probes, SpaceKind};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::EffectiveRoute;
 
-pub use crate::routing::Dynamic;
+pub use crate::routing::RoutingState;
 
-/// A position in [`AgentConfig::links`](tombolo_proto::config::AgentConfig::links), and so in [`Tables`].
+/// The position of a link in [`AgentConfig::links`](tombolo_proto::config::AgentConfig::links) and in [`Tables`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(pub u32);
 
 impl LinkIndex {
-    /// As an array index.
+    /// The position as an array index.
     #[must_use]
     pub const fn get(self) -> usize {
         self.0 as usize
     }
 }
 
-/// Most links of one agent: what the 16 bits of a datagram's link number tell apart.
+/// Largest number of links of one agent: a link's number has 16 bits in datagrams.
 pub const MAX_LINKS: usize = 65_536;
 
-/// A configuration from which no tables can be built.
+/// The reason why no tables can be built from a configuration, as text that names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BuildError(String);
 
-/// Ready for lookup; shared as `Arc`.
+/// The lookup tables of one agent. Lanes share them as an `Arc`.
 #[derive(Debug, Clone)]
 pub struct Tables {
-    /// The agent itself.
+    /// The agent that the tables are for.
     pub agent: AgentId,
-    /// MTU of the TUN device, bytes.
+    /// MTU of the TUN device, in bytes.
     pub mtu: u16,
-    /// How the silence of a link is noticed.
+    /// How fast a failed link is detected.
     pub probes: Probes,
-    pub(crate) role: RoleTable,
-    pub(crate) subnets: Vec<SubnetTable>,
-    pub(crate) spaces: Vec<SpaceTable>,
+    pub(crate) role: AgentRole,
+    pub(crate) subnets: Vec<SubnetRoutes>,
+    pub(crate) spaces: Vec<AddressSpace>,
     pub(crate) own_space: Lpm<()>,
-    /// P17: addresses of peered VNets with `allowVirtualNetworkAccess` off here. They left the `VirtualNetwork` tag,
-    /// whatever path their packets take.
+    /// Addresses of peered VNets with `allowVirtualNetworkAccess` off here. They are not in the `VirtualNetwork`
+    /// service tag, so packets from and to them are dropped on every path (P17).
     pub(crate) denied: Lpm<()>,
-    pub(crate) links: Vec<LinkTable>,
-    /// Some route shares flows between links.
+    pub(crate) links: Vec<LinkPolicy>,
+    /// Whether a route shares flows between links, so that decisions depend on ports.
     pub(crate) spreads: bool,
 }
 
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "one to a set of tables")]
-pub(crate) enum RoleTable {
+pub(crate) enum AgentRole {
     Vm {
-        /// NIC address or served prefix → position of its subnet. These are delivered to the TUN device.
+        /// Address of a NIC, or served prefix, to the position of its subnet. Packets to these are delivered to the TUN
+        /// device.
         own: Lpm<usize>,
-        /// The NICs' addresses alone.
+        /// The addresses of the NICs, without served prefixes.
         addresses: BTreeSet<IpAddr>,
-        /// The subnet of the first NIC with `enableIPForwarding`: packets with foreign sources leave through it.
+        /// The subnet of the first NIC with `enableIPForwarding`. Its routes apply to packets with foreign sources.
         forwarding: Option<usize>,
     },
     Gateway {
         addresses: Vec<IpAddr>,
-        own_side: Lpm<()>,
-        /// VPN routes alone, whatever the VNet prefers (G21). None: of the own side, though a learned route contains it.
+        local_prefixes: Lpm<()>,
+        /// Prefixes behind the connections, by VPN routes alone, whatever routes the VNet itself prefers (G21). `None`:
+        /// a prefix of the local side within a learned route, which must not attract its packets.
         transit: Lpm<Option<Transit>>,
-        /// Those of connections over which routes are exchanged, and of sites without BGP (G18): the way on for what comes
-        /// out of another connection (G19).
-        onward: Lpm<Option<Transit>>,
-        /// Where sites are, if their packets keep their TTL (T6).
+        /// The part of `transit` that packets from another connection may use: connections with route exchange, and
+        /// sites without BGP, whose prefixes are configured (G18, G19).
+        bgp_transit: Lpm<Option<Transit>>,
+        /// The prefixes of sites whose packets keep their TTL; empty unless [`SiteTtl`](tombolo_proto::config::SiteTtl)
+        /// says so (T6).
         sites: Lpm<()>,
     },
     CircuitGateway {
         addresses: Vec<IpAddr>,
     },
     Edge {
-        /// The own ends of the tunnels.
+        /// The edge's ends of its tunnels.
         addresses: BTreeSet<IpAddr>,
-        /// The linked VNets: what each is reached over.
+        /// The prefixes of the linked VNets, each with the link to its gateway; `None` if there is no link.
         networks: Lpm<Option<LinkIndex>>,
-        /// What the customer announced.
+        /// The prefixes that the customer announced.
         customer: Lpm<()>,
-        /// E6.
+        /// Whether linked VNets reach each other through the circuit (E6).
         vnet_to_vnet: bool,
     },
 }
 
-/// What lies behind a connection.
+/// The way to a prefix behind a VPN connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Transit {
     pub(crate) connection: ResourceId,
     pub(crate) link: Option<LinkIndex>,
-    /// Routes are exchanged over the connection (G19).
+    /// Whether routes are exchanged over the connection (G19).
     pub(crate) exchange: bool,
 }
 
-/// A few links that share flows, or one.
+/// The links of one gateway route: one, or several that share its flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Group {
-    links: [LinkIndex; Self::MOST],
+pub(crate) struct LinkGroup {
+    links: [LinkIndex; Self::MAX_MEMBERS],
     count: u8,
 }
 
-impl Group {
-    /// More than two edges of each of 16 circuits share no prefix.
-    const MOST: usize = 8;
+impl LinkGroup {
+    /// The two edges of each of four circuits. Further links of a route carry no flows.
+    const MAX_MEMBERS: usize = 8;
 
     fn of(links: &[LinkIndex]) -> Option<Self> {
         let mut group = Self {
-            links: [*links.first()?; Self::MOST],
+            links: [*links.first()?; Self::MAX_MEMBERS],
             count: 0,
         };
         for (place, link) in group.links.iter_mut().zip(links) {
@@ -127,7 +130,7 @@ impl Group {
         Some(group)
     }
 
-    /// The link of a flow (E4), by addresses and ports.
+    /// The link that carries the flow of a packet, by addresses and ports (E4). Every engine computes the same.
     pub(crate) fn pick(&self, packet: &PacketInfo) -> LinkIndex {
         if self.count == 1 {
             return self.links[0];
@@ -136,7 +139,8 @@ impl Group {
             IpAddr::V4(a) => u128::from(u32::from(a)),
             IpAddr::V6(a) => u128::from(a),
         };
-        // Any fixed mixing does; it must be the same wherever somebody asks which way a flow takes.
+        // The constant is odd, so that multiplication loses no bits. Any fixed one will do: agents and the controller's
+        // `explain` must agree on the link of a flow.
         const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
         let mixed = bits(packet.source)
             .wrapping_mul(ODD)
@@ -154,45 +158,45 @@ impl Group {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct SubnetTable {
+pub(crate) struct SubnetRoutes {
     pub(crate) id: ResourceId,
-    /// The active routes; positions refer to `all`.
-    pub(crate) routes: Lpm<RouteTable>,
+    /// The active routes. Positions refer to `all`.
+    pub(crate) routes: Lpm<RouteEntry>,
     pub(crate) all: Vec<EffectiveRoute>,
-    /// Gateway routes that a peering's covers: used while the peering's link does not answer.
-    pub(crate) standby: Lpm<RouteTable>,
+    /// Gateway routes that a peering's route overrides. Used while the peering's link is down.
+    pub(crate) standby: Lpm<RouteEntry>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct RouteTable {
+pub(crate) struct RouteEntry {
     pub(crate) position: usize,
     pub(crate) hop: Hop,
 }
 
-/// A next hop, looked up as far as it can be without a packet.
+/// A next hop, resolved as far as possible without a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hop {
-    /// To the owner in this space.
+    /// To the owner of the destination in this space.
     Space(usize),
-    /// A peering that packets are not delivered into from here.
-    NoSpace,
-    Gateway(Option<Group>),
-    /// The space that the appliance's address lies in, and the address.
+    /// To a peered VNet that this agent does not deliver into.
+    PeeringNotDelivered,
+    Gateway(Option<LinkGroup>),
+    /// To the owner of the appliance's address in this space. `None`: no space has the address.
     Appliance(Option<usize>, IpAddr),
     Internet,
     None,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct SpaceTable {
+pub(crate) struct AddressSpace {
     pub(crate) vnet: ResourceId,
     pub(crate) kind: SpaceKind,
     pub(crate) prefixes: Lpm<()>,
-    pub(crate) owners: Lpm<OwnerTable>,
+    pub(crate) owners: Lpm<Owner>,
 }
 
-impl SpaceTable {
-    /// P17: a peering with the flag off carries nothing.
+impl AddressSpace {
+    /// Whether packets may cross: false for a peering with `allowVirtualNetworkAccess` off (P17).
     pub(crate) fn access(&self) -> bool {
         match &self.kind {
             SpaceKind::Peered { allow_access, .. } => *allow_access,
@@ -202,42 +206,42 @@ impl SpaceTable {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OwnerTable {
+pub(crate) enum Owner {
     Own,
     Link(LinkIndex),
-    /// Owned by an agent that there is no link to.
+    /// An agent that this one has no link with.
     NoLink,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct LinkTable {
+pub(crate) struct LinkPolicy {
     pub(crate) peer: AgentId,
-    pub(crate) relation: RelationTable,
+    pub(crate) relation: PeerRole,
     pub(crate) sources: Sources,
     pub(crate) foreign: ForeignSources,
-    /// It does not answer, and something may stand in.
+    /// The link is down, and another path may replace it.
     pub(crate) down: bool,
-    /// The other end may advertise routes.
+    /// The peer may advertise routes.
     pub(crate) advertises: bool,
-    /// What comes out of it may go on to other connections.
-    pub(crate) onward: Onward,
+    /// Where packets from this link may go, at a VPN gateway.
+    pub(crate) transit_scope: TransitScope,
 }
 
-/// Where packets out of a connection may go, besides the gateway's own side (G18, G19).
+/// The connections that packets from a connection may be forwarded to, besides the gateway's local prefixes (G18, G19).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Onward {
-    /// Routes are exchanged over it: to connections that exchange routes, and to sites without BGP.
-    All,
-    /// It leads to a site without BGP: to connections that exchange routes.
-    Exchanging,
-    /// Nowhere.
+pub(crate) enum TransitScope {
+    /// The source connection exchanges routes: to connections that exchange routes, and to sites without BGP.
+    AllConnections,
+    /// The source connection leads to a site without BGP: to connections that exchange routes.
+    BgpConnections,
+    /// To no other connection.
     None,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RelationTable {
+pub(crate) enum PeerRole {
     VnetLocal,
-    /// The peering's space.
+    /// The position of the peering's space.
     Peering(usize),
     Gateway,
     GatewayClient,
@@ -252,51 +256,52 @@ impl Tables {
     /// The agent at the other end of a link.
     ///
     /// # Panics
-    /// With an index that is not from these tables.
+    /// If the index is not from these tables.
     #[must_use]
     pub fn peer(&self, link: LinkIndex) -> &AgentId {
         &self.links[link.get()].peer
     }
 
-    /// The link with an agent.
+    /// The link with an agent; `None` if there is none.
     #[must_use]
     pub fn link_with(&self, peer: &AgentId) -> Option<LinkIndex> {
         let position = self.links.binary_search_by(|l| l.peer.cmp(peer)).ok()?;
         u32::try_from(position).ok().map(LinkIndex)
     }
 
-    /// How many links there are; indices run from 0.
+    /// Number of links; indices are below it.
     #[must_use]
     pub fn link_count(&self) -> usize {
         self.links.len()
     }
 
-    /// Whether a gateway answers packets with this source when it cannot pass them on (T5, D23). False at a VM.
+    /// Whether the source is a local prefix of this VPN gateway, which answers its packets with ICMP errors (T5, D23).
+    /// Always false for other roles.
     #[must_use]
-    pub fn on_own_side(&self, source: IpAddr) -> bool {
+    pub fn is_local(&self, source: IpAddr) -> bool {
         match &self.role {
-            RoleTable::Gateway { own_side, .. } => own_side.get(source).is_some(),
-            RoleTable::Vm { .. } | RoleTable::CircuitGateway { .. } | RoleTable::Edge { .. } => false,
+            AgentRole::Gateway { local_prefixes, .. } => local_prefixes.get(source).is_some(),
+            AgentRole::Vm { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => false,
         }
     }
 
-    /// At an edge: whether its customer announced the address.
+    /// Whether the customer of this edge announced the address. Always false for other roles.
     #[must_use]
     pub fn is_customers(&self, address: IpAddr) -> bool {
         match &self.role {
-            RoleTable::Edge { customer, networks, .. } => {
+            AgentRole::Edge { customer, networks, .. } => {
                 networks.get(address).is_none() && customer.get(address).is_some()
             }
-            RoleTable::Vm { .. } | RoleTable::Gateway { .. } | RoleTable::CircuitGateway { .. } => false,
+            AgentRole::Vm { .. } | AgentRole::Gateway { .. } | AgentRole::CircuitGateway { .. } => false,
         }
     }
 
-    /// The address that a gateway answers from, of the family of `like`.
+    /// The address that this VPN gateway sends ICMP errors from, of the same family as `like`. `None` for other roles.
     #[must_use]
     pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
         match &self.role {
-            RoleTable::Gateway { addresses, .. } => addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4()),
-            RoleTable::Vm { .. } | RoleTable::CircuitGateway { .. } | RoleTable::Edge { .. } => None,
+            AgentRole::Gateway { addresses, .. } => addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4()),
+            AgentRole::Vm { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => None,
         }
     }
 }

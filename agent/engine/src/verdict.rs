@@ -1,39 +1,39 @@
-//! What happens to a packet, and why.
+//! The outcomes of the packet decision.
 
 use crate::tables::LinkIndex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What happens to one packet.
+/// The outcome for one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// To the TUN device: it is for this host, or for its kernel to forward (D23).
+    /// Write it to the TUN device: it is for this host, or for the host's kernel to forward (D23).
     Deliver,
-    /// Into a link.
+    /// Send it into a link.
     Forward {
-        /// Which.
+        /// The link.
         link: LinkIndex,
-        /// This engine is a router on the way and takes one TTL.
-        take_ttl: bool,
+        /// Decrement the TTL first, because this agent is a router on the path.
+        decrement_ttl: bool,
     },
-    /// Dropped, and answered with an ICMP error from the gateway's own address (T5).
+    /// Drop it, and send an ICMP error from the gateway's own address (T5).
     TimeExceeded,
-    /// Dropped silently and counted.
+    /// Drop and count it.
     Drop(DropReason),
 }
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why a packet was dropped: a closed list, each counted by its name.
+        /// The reason why a packet or datagram was dropped. Metrics and reports use its stable name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum DropReason { $($(#[$doc])* $name,)* }
 
         impl DropReason {
-            /// All reasons, in order.
+            /// All reasons, in the order of the variants.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The stable name, as counters and reports have it.
+            /// The stable name in metrics and reports.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
@@ -45,49 +45,49 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Not an IP packet, or shorter than its headers say.
     Malformed = "malformed",
-    /// The source is not one that the link, or this host, may speak for (D10).
+    /// The link, or this host, may not use the source address (D10).
     SpoofedSource = "spoofed_source",
-    /// No active route covers the destination (T8).
+    /// No active route contains the destination (T8).
     NoRoute = "no_route",
     /// The route's next hop is `None` (R13).
     RouteNone = "route_none",
     /// The route's next hop is `Internet`, which the overlay does not carry.
     RouteInternet = "route_internet",
-    /// The VNet has the address, but nobody owns it (D8).
+    /// The address is in the VNet, and no agent owns it (D8).
     NoOwner = "no_owner",
     /// The virtual appliance's address is neither in this VNet nor in a directly peered one (R11).
     ApplianceUnreachable = "appliance_unreachable",
     /// `allowVirtualNetworkAccess` is off on this side of the peering (P17).
     AccessDenied = "access_denied",
-    /// The route leads to a gateway, and no instance of it is there.
+    /// The route leads to a gateway without a reachable instance.
     NoGateway = "no_gateway",
-    /// Not for this host, and none of its NICs has `enableIPForwarding` (R12).
+    /// The destination is not this host, and none of its NICs has `enableIPForwarding` (R12).
     NotForwarding = "not_forwarding",
-    /// A gateway does not relay between these two (D9, P24).
+    /// The gateway does not forward between these two networks (D9, P24).
     TransitNotAllowed = "transit_not_allowed",
-    /// The next hop is where the packet came from, or this host itself.
+    /// The next hop is the link that the packet came from, or this host itself.
     Hairpin = "hairpin",
-    /// TTL ran out at a gateway that keeps silent towards this source (T5).
+    /// The TTL expired at a gateway that sends no ICMP error to this source (T5).
     TtlExceededSilent = "ttl_exceeded_silent",
-    /// TTL ran out; answered, or the answer was held back by the limiter.
+    /// The TTL expired; an ICMP error was due, but was not sent, e.g. because of the rate limit.
     TtlExceeded = "ttl_exceeded",
-    /// The route leads to an agent that there is no link to.
+    /// The route leads to an agent that this one has no link with.
     NoLink = "no_link",
-    /// The link has no session, and its queue is full.
+    /// The link has no session, and either its queue is full or its handshake failed.
     LinkDown = "link_down",
-    /// Too big for the link.
+    /// The packet exceeds the MTU of the link and may not be fragmented.
     TooBig = "too_big",
-    /// A datagram from nobody we know, or one that does not verify.
+    /// A datagram from an unknown sender, or one that does not verify.
     BadDatagram = "bad_datagram",
-    /// A datagram that repeats an earlier one.
+    /// A datagram that was received before.
     Replayed = "replayed",
-    /// The socket has no room, and enough waits for it already.
+    /// The socket's buffer is full, and so is the queue in front of it.
     QueueFull = "queue_full",
-    /// The queue in front of the agent stood for too long (RFC 8289): the sender is to slow down.
+    /// The queue in front of the agent stood for too long (RFC 8289), and the sender supports no ECN.
     Congestion = "congestion",
-    /// The kernel refused to send it.
+    /// The kernel refused to send the datagram.
     SendRefused = "send_refused",
-    /// The kernel refused to take it from the device.
+    /// The TUN device refused the packet.
     DeviceRefused = "device_refused",
 }
 

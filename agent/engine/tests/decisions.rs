@@ -11,7 +11,7 @@ mod common;
 use common::{agent, id, ip, link, nets, owner, route, space, udp, vm};
 use tombolo_engine::decide::{Ingress, Trace, decide};
 use tombolo_engine::packet::{PacketInfo, parse};
-use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{
     AgentConfig, ForeignSources, Probes, Relation, Role, Space, SpaceKind, Subnet, TransitRoute,
@@ -23,14 +23,14 @@ fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
 }
 
 /// `deliver`, `answer`, the next agent (`gw1`), the next agent with one TTL taken (`gw1 -1`), or the drop's name.
-fn fate(config: &AgentConfig, dynamic: &Dynamic, from: Option<&str>, packet: &PacketInfo) -> String {
-    let tables = Tables::build(config, dynamic).unwrap();
+fn fate(config: &AgentConfig, state: &RoutingState, from: Option<&str>, packet: &PacketInfo) -> String {
+    let tables = Tables::build(config, state).unwrap();
     let ingress = from.map_or(Ingress::Tun, |a| Ingress::Link(tables.link_with(&agent(a)).unwrap()));
     match decide(&tables, ingress, packet, None) {
         Verdict::Deliver => "deliver".into(),
         Verdict::TimeExceeded => "answer".into(),
-        Verdict::Forward { link, take_ttl } => {
-            format!("{}{}", tables.peer(link), if take_ttl { " -1" } else { "" })
+        Verdict::Forward { link, decrement_ttl } => {
+            format!("{}{}", tables.peer(link), if decrement_ttl { " -1" } else { "" })
         }
         Verdict::Drop(reason) => reason.name().into(),
     }
@@ -38,7 +38,7 @@ fn fate(config: &AgentConfig, dynamic: &Dynamic, from: Option<&str>, packet: &Pa
 
 fn expect(config: &AgentConfig, from: Option<&str>, rows: &[(&str, &str, &str)]) {
     for (source, destination, expected) in rows {
-        let got = fate(config, &Dynamic::default(), from, &info(source, destination, 64));
+        let got = fate(config, &RoutingState::default(), from, &info(source, destination, 64));
         assert_eq!(got, *expected, "{source} → {destination} from {from:?}");
     }
 }
@@ -269,11 +269,11 @@ fn a_gateway_that_is_down_gives_way_to_the_next() {
         (vec!["gw2"], "gw1"),
         (vec!["gw1", "gw2"], "gw1"),
     ] {
-        let dynamic = Dynamic {
+        let state = RoutingState {
             down: down.iter().map(|a| agent(a)).collect(),
-            ..Dynamic::default()
+            ..RoutingState::default()
         };
-        assert_eq!(fate(&hub_vm(), &dynamic, None, &packet), expected, "{down:?}");
+        assert_eq!(fate(&hub_vm(), &state, None, &packet), expected, "{down:?}");
     }
 }
 
@@ -408,7 +408,7 @@ fn hub_gateway() -> AgentConfig {
         role: Role::VpnGateway {
             gateway: id("gw"),
             addresses: vec![ip("10.1.255.4")],
-            own_side: nets(&["10.1.0.0/16", "10.2.0.0/16"]),
+            local_prefixes: nets(&["10.1.0.0/16", "10.2.0.0/16"]),
             transit: vec![
                 transit("10.8.0.0/16", "to-eight", &["eight"]),
                 transit("10.9.0.0/16", "to-nine", &["nine1", "nine2"]),
@@ -497,9 +497,9 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         ],
     );
     let packet = info("10.2.0.4", "10.9.0.1", 64);
-    let down = Dynamic {
+    let down = RoutingState {
         down: [agent("nine1")].into(),
-        ..Dynamic::default()
+        ..RoutingState::default()
     };
     assert_eq!(fate(&config, &down, Some("spoke-vm"), &packet), "nine2 -1", "D11");
     // The gateway's own host: its replies, and nothing in another's name.
@@ -530,7 +530,7 @@ fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
     ] {
         let got = fate(
             &config,
-            &Dynamic::default(),
+            &RoutingState::default(),
             Some(from),
             &info(source, destination, ttl),
         );
@@ -540,7 +540,7 @@ fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
 
 #[test]
 fn the_trace_says_what_was_decided_from() {
-    let tables = Tables::build(&hub_vm(), &Dynamic::default()).unwrap();
+    let tables = Tables::build(&hub_vm(), &RoutingState::default()).unwrap();
     let mut trace = Trace::default();
     let verdict = decide(
         &tables,
@@ -548,11 +548,17 @@ fn the_trace_says_what_was_decided_from() {
         &info("10.1.0.4", "10.2.4.9", 64),
         Some(&mut trace),
     );
-    assert!(matches!(verdict, Verdict::Forward { take_ttl: false, .. }));
+    assert!(matches!(
+        verdict,
+        Verdict::Forward {
+            decrement_ttl: false,
+            ..
+        }
+    ));
     assert_eq!(trace.subnet, Some(id("workload")));
     assert_eq!(trace.route.unwrap().prefix, common::net("10.2.4.0/24"));
     assert_eq!((trace.vnet, trace.next), (Some(id("vnet")), Some(agent("nva"))));
-    let tables = Tables::build(&hub_gateway(), &Dynamic::default()).unwrap();
+    let tables = Tables::build(&hub_gateway(), &RoutingState::default()).unwrap();
     let mut trace = Trace::default();
     let spoke = Ingress::Link(tables.link_with(&agent("spoke-vm")).unwrap());
     let _ = decide(&tables, spoke, &info("10.2.0.4", "10.9.0.1", 64), Some(&mut trace));
@@ -566,12 +572,14 @@ fn the_trace_says_what_was_decided_from() {
 fn a_broken_configuration_is_refused_with_its_place() {
     let mut config = hub_vm();
     config.subnets[0].routes.push(route("10.2.0.0/16", NextHop::None {}));
-    let error = Tables::build(&config, &Dynamic::default()).unwrap_err().to_string();
+    let error = Tables::build(&config, &RoutingState::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("subnets") && error.contains("10.2.0.0/16"), "{error}");
     let mut config = hub_vm();
     config.mtu = 100;
     assert!(
-        Tables::build(&config, &Dynamic::default())
+        Tables::build(&config, &RoutingState::default())
             .unwrap_err()
             .to_string()
             .contains("mtu")
@@ -581,10 +589,10 @@ fn a_broken_configuration_is_refused_with_its_place() {
         unreachable!()
     };
     *served = nets(&["172.16.0.0/24"]);
-    assert!(Tables::build(&config, &Dynamic::default()).is_err());
+    assert!(Tables::build(&config, &RoutingState::default()).is_err());
     let mut config = hub_vm();
     config.spaces[0].owners.push(owner("10.1.0.4/32", "vm"));
-    assert!(Tables::build(&config, &Dynamic::default()).is_ok());
+    assert!(Tables::build(&config, &RoutingState::default()).is_ok());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use common::{agent, id, ip, link, net, nets, space, udp, vm};
 use std::sync::Arc;
 use tombolo_engine::decide::{Ingress, decide};
 use tombolo_engine::packet::parse;
-use tombolo_engine::routing::{Dynamic, MOST_FROM_GATEWAY, Refusal, refused, taken};
+use tombolo_engine::routing::{MAX_ROUTES_FROM_GATEWAY, Refusal, RoutingState, refused, taken};
 use tombolo_engine::tables::Tables;
 use tombolo_engine::verdict::Verdict;
 use tombolo_proto::config::{
@@ -32,17 +32,17 @@ fn routes(prefixes: &[&str], as_path: &[u32]) -> Arc<Vec<Route>> {
     Arc::new(prefixes.iter().map(|p| route(p, as_path)).collect())
 }
 
-fn told(by: &[(&str, &[&str], &[u32])]) -> Dynamic {
-    Dynamic {
-        told: by.iter().map(|(a, p, path)| (agent(a), routes(p, path))).collect(),
-        ..Dynamic::default()
+fn told(by: &[(&str, &[&str], &[u32])]) -> RoutingState {
+    RoutingState {
+        received: by.iter().map(|(a, p, path)| (agent(a), routes(p, path))).collect(),
+        ..RoutingState::default()
     }
 }
 
-fn learned(by: &str, prefixes: &[&str], as_path: &[u32]) -> Dynamic {
-    Dynamic {
+fn learned(by: &str, prefixes: &[&str], as_path: &[u32]) -> RoutingState {
+    RoutingState {
         learned: [(id(by), routes(prefixes, as_path))].into(),
-        ..Dynamic::default()
+        ..RoutingState::default()
     }
 }
 
@@ -214,8 +214,8 @@ fn configured_sources_stay_whole() {
             link.sources.extend(nets(&["10.3.0.0/16", "10.0.0.0/12"]));
         }
     }
-    let dynamic = told(&[("gw1", &["10.0.0.0/8", "10.3.0.0/24", "0.0.0.0/0"], &[65_021])]);
-    let tables = Tables::build(&config, &dynamic).unwrap();
+    let state = told(&[("gw1", &["10.0.0.0/8", "10.3.0.0/24", "0.0.0.0/0"], &[65_021])]);
+    let tables = Tables::build(&config, &state).unwrap();
     for source in ["10.3.0.4", "10.3.255.1", "10.1.0.9", "10.2.0.4", "10.9.0.1"] {
         assert!(may(&tables, &agent("gw1"), source, "10.1.0.4"), "{source}");
         let configured = source.starts_with("10.2.") || source.starts_with("10.9.");
@@ -273,7 +273,7 @@ fn hub_gateway() -> AgentConfig {
     config.role = Role::VpnGateway {
         gateway: id("gw"),
         addresses: vec![ip("10.2.255.4"), ip("169.254.21.1")],
-        own_side: nets(&["10.1.0.0/16", "10.2.0.0/16"]),
+        local_prefixes: nets(&["10.1.0.0/16", "10.2.0.0/16"]),
         asn: 65_515,
         transit: vec![TransitRoute {
             prefix: net("10.9.0.0/16"),
@@ -350,8 +350,8 @@ fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
 }
 
 /// What one sender's announcement costs: by reason, as they are counted.
-fn reasons(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(Refusal, usize)> {
-    refused(config, dynamic)
+fn reasons(config: &AgentConfig, state: &RoutingState) -> Vec<(Refusal, usize)> {
+    refused(config, state)
         .into_iter()
         .map(|r| (r.reason, r.count))
         .collect()
@@ -397,11 +397,11 @@ fn routes_are_refused_by_reason() {
         ("2001:db8::/32", &[65_021], None),
     ];
     for (prefix, path, expected) in cases {
-        let dynamic = learned("c-site", &[prefix], path);
+        let state = learned("c-site", &[prefix], path);
         let expected: Vec<_> = expected.map(|reason| (reason, 1)).into_iter().collect();
-        assert_eq!(reasons(&config, &dynamic), expected, "{prefix} by {path:?}");
+        assert_eq!(reasons(&config, &state), expected, "{prefix} by {path:?}");
         assert_eq!(
-            taken(&config, &dynamic).is_empty(),
+            taken(&config, &state).is_empty(),
             !expected.is_empty(),
             "{prefix} by {path:?}"
         );
@@ -420,9 +420,9 @@ fn inside_a_vnet_paths_are_as_they_came() {
     assert_eq!((of(&[]), of(&[65_021])), (vec![], vec![]));
     let mut astray = route("10.77.0.0/16", &[EDGE_ASN]);
     astray.via = Some(agent("three"));
-    let mut dynamic = Dynamic::default();
-    dynamic.told.insert(agent("er"), Arc::new(vec![astray]));
-    assert_eq!(reasons(&config, &dynamic), [(Refusal::NextHop, 1)]);
+    let mut state = RoutingState::default();
+    state.received.insert(agent("er"), Arc::new(vec![astray]));
+    assert_eq!(reasons(&config, &state), [(Refusal::NextHop, 1)]);
 }
 
 fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
@@ -434,36 +434,36 @@ fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
 /// neighbours: of its routes the first are accepted.
 #[test]
 fn too_many_routes_are_refused() {
-    let counts = |config: &AgentConfig, dynamic: &Dynamic| (taken(config, dynamic).len(), reasons(config, dynamic));
+    let counts = |config: &AgentConfig, state: &RoutingState| (taken(config, state).len(), reasons(config, state));
     for (count, accepted) in [(MAX_PREFIXES, true), (MAX_PREFIXES + 1, false)] {
         for of_site in [true, false] {
-            let mut dynamic = Dynamic::default();
+            let mut state = RoutingState::default();
             match of_site {
-                true => drop(dynamic.learned.insert(id("c-site"), many(count, &[65_021]))),
-                false => drop(dynamic.told.insert(agent("branch"), many(count, &[65_516]))),
+                true => drop(state.learned.insert(id("c-site"), many(count, &[65_021]))),
+                false => drop(state.received.insert(agent("branch"), many(count, &[65_516]))),
             }
             let expected = match accepted {
                 true => (count as usize, vec![]),
                 false => (0, vec![(Refusal::Count, count as usize)]),
             };
-            assert_eq!(counts(&hub_gateway(), &dynamic), expected);
+            assert_eq!(counts(&hub_gateway(), &state), expected);
         }
     }
-    let mut dynamic = Dynamic::default();
-    let most = u32::try_from(MOST_FROM_GATEWAY).unwrap();
-    dynamic.told.insert(agent("gw1"), many(most + 7, &[65_021]));
+    let mut state = RoutingState::default();
+    let most = u32::try_from(MAX_ROUTES_FROM_GATEWAY).unwrap();
+    state.received.insert(agent("gw1"), many(most + 7, &[65_021]));
     assert_eq!(
-        counts(&spoke_vm(), &dynamic),
-        (MOST_FROM_GATEWAY, vec![(Refusal::Count, 7)])
+        counts(&spoke_vm(), &state),
+        (MAX_ROUTES_FROM_GATEWAY, vec![(Refusal::Count, 7)])
     );
     // The other family is not to blame.
     let mut both = many(MAX_PREFIXES + 1, &[65_021]).to_vec();
     both.push(route("2001:db8::/32", &[65_021]));
-    let dynamic = Dynamic {
+    let state = RoutingState {
         learned: [(id("c-site"), Arc::new(both))].into(),
-        ..Dynamic::default()
+        ..RoutingState::default()
     };
-    assert_eq!(counts(&hub_gateway(), &dynamic).0, 1);
+    assert_eq!(counts(&hub_gateway(), &state).0, 1);
 }
 
 /// The edge of a circuit: a customer announces its own, with its own ASN first.

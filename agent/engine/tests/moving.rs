@@ -95,7 +95,7 @@ fn advertisements_of_whoever_is_no_gateway_are_refused() {
 fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     for watched in [true, false] {
         let mut world = World::strangers();
-        world.join(0, 1, |link| link.watched = watched);
+        world.join(0, 1, |link| link.monitored = watched);
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
         world.settle();
         run(&mut world, Duration::from_secs(1));
@@ -129,7 +129,7 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
 fn who_is_about_to_stop_is_left_at_once() {
     for watched in [true, false] {
         let mut world = World::strangers();
-        world.join(0, 1, |link| link.watched = watched);
+        world.join(0, 1, |link| link.monitored = watched);
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
         run(&mut world, Duration::from_secs(5));
         world.leave(1);
@@ -156,7 +156,7 @@ fn who_is_about_to_stop_is_left_at_once() {
 #[test]
 fn a_watched_link_that_never_comes_up_is_down_soon() {
     let mut world = World::strangers();
-    world.join(0, 1, |link| link.watched = true);
+    world.join(0, 1, |link| link.monitored = true);
     let b = world.nodes[1].at;
     world.cut.push(b);
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
@@ -169,8 +169,8 @@ fn with_a_device(dead_after: Option<u16>) -> World {
     let mut world = World::strangers();
     world.join(0, 1, |link| {
         link.always_on = true;
-        (link.initiator, link.stock) = (link.peer == agent("b"), link.peer == agent("b"));
-        link.dead_after = dead_after.filter(|_| link.stock);
+        (link.initiator, link.third_party) = (link.peer == agent("b"), link.peer == agent("b"));
+        link.dpd_timeout = dead_after.filter(|_| link.third_party);
     });
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
     run(&mut world, Duration::from_secs(1));
@@ -217,7 +217,7 @@ fn a_stock_device_that_has_nothing_to_say_stays() {
 fn a_stock_device_hears_nothing_but_wireguard() {
     let mut world = World::strangers();
     world.join(0, 1, |link| {
-        (link.stock, link.always_on) = (true, true);
+        (link.third_party, link.always_on) = (true, true);
         link.initiator = link.peer == agent("b");
     });
     world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(50));

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 use tombolo_engine::buffer::Collected;
 use tombolo_engine::packet::icmp::{IcmpError, Limiter, error, may_answer};
-use tombolo_engine::packet::{Ecn, ICMP, ICMPV6, TCP, UDP, clamp_mss, ecn, mark, parse, take_ttl};
+use tombolo_engine::packet::{Ecn, ICMP, ICMPV6, TCP, UDP, clamp_mss, decrement_ttl, ecn, mark, parse};
 use tombolo_engine::tables::lpm::Lpm;
 use tombolo_engine::verdict::DropReason;
 
@@ -277,7 +277,7 @@ proptest! {
             packet[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
         }
         for left in (0..ttl).rev() {
-            take_ttl(&mut packet);
+            decrement_ttl(&mut packet);
             prop_assert_eq!(parse(&packet).unwrap().ttl, left);
             prop_assert!(sound(&packet));
         }
@@ -309,7 +309,7 @@ proptest! {
             let _ = may_answer(&bytes, &info);
             let _ = error(ip("10.0.0.1"), &bytes, &info, IcmpError::TimeExceeded);
             clamp_mss(&mut bytes, &info, 1420);
-            if info.ttl > 0 { take_ttl(&mut bytes); }
+            if info.ttl > 0 { decrement_ttl(&mut bytes); }
         }
     }
 

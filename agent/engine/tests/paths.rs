@@ -13,7 +13,7 @@ use tombolo_engine::decide::Ingress;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::Event;
 use tombolo_engine::link::secure::SecureLinks;
-use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::Transport;
 use tombolo_proto::status::Carrier;
@@ -244,7 +244,7 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
         let what = format!("{lanes} lanes, {transport:?}, {always_on}");
         let mut world = pair(transport, [false, true]);
         world.join(0, 1, |link| {
-            (link.transport, link.lanes) = (transport, lanes);
+            (link.transport, link.peer_lanes) = (transport, lanes);
             (link.always_on, link.initiator) = (always_on, true);
         });
         // The third lane of the first node.
@@ -253,7 +253,7 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
         let links = SecureLinks::new(node.secret);
         let links = links.with_quic(key.into(), node.secret).unwrap().of_lane(2);
         let mut engine = Engine::new(links, 1);
-        let tables = Tables::build(&node.config, &Dynamic::default()).unwrap();
+        let tables = Tables::build(&node.config, &RoutingState::default()).unwrap();
         let mut now = world.now;
         engine.install(Arc::new(tables), &node.config.links, now);
         let (mut tx, mut rx) = (Lane::default(), Collected::default());

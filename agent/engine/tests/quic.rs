@@ -272,7 +272,7 @@ fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
     let mut world = pair(Transport::Automatic);
     world.join(0, 1, |link| {
         link.transport = Transport::Automatic;
-        link.watched = true;
+        link.monitored = true;
     });
     let busy = |world: &mut World, steps| {
         for _ in 0..steps {

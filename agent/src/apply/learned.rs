@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tombolo_engine::routing::Dynamic;
+use tombolo_engine::routing::RoutingState;
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::route::Route;
 
@@ -96,8 +96,14 @@ pub struct Filtered {
 
 /// Plans for a configuration and what was learned, and leaves out of the latter what clashes with the host.
 #[must_use]
-pub fn filter(config: &AgentConfig, dynamic: &Dynamic, host: &Host, numbers: Numbers, allow_default: bool) -> Filtered {
-    let configured = KernelPlan::of(config, &Dynamic::default(), numbers, allow_default);
+pub fn filter(
+    config: &AgentConfig,
+    dynamic: &RoutingState,
+    host: &Host,
+    numbers: Numbers,
+    allow_default: bool,
+) -> Filtered {
+    let configured = KernelPlan::of(config, &RoutingState::default(), numbers, allow_default);
     let plan = KernelPlan::of(config, dynamic, numbers, allow_default);
     let learned: BTreeSet<IpNet> = plan
         .routes
@@ -157,15 +163,15 @@ impl Host {
 }
 
 /// What was learned, less the routes to these prefixes.
-fn without(dynamic: &Dynamic, left_out: &BTreeMap<IpNet, Clash>) -> Dynamic {
+fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> RoutingState {
     let keep = |routes: &Arc<Vec<Route>>| {
         let kept = routes.iter().filter(|r| !left_out.contains_key(&r.prefix.trunc()));
         Arc::new(kept.cloned().collect::<Vec<_>>())
     };
-    Dynamic {
+    RoutingState {
         down: dynamic.down.clone(),
-        told: dynamic
-            .told
+        received: dynamic
+            .received
             .iter()
             .map(|(k, routes)| (k.clone(), keep(routes)))
             .collect(),

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use tombolo_engine::routing::{Dynamic, effective, taken};
+use tombolo_engine::routing::{RoutingState, accept_routes, effective};
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
@@ -202,7 +202,7 @@ pub struct Overlap {
 impl KernelPlan {
     /// What `config` asks for on this host.
     #[must_use]
-    pub fn of(config: &AgentConfig, dynamic: &Dynamic, numbers: Numbers, allow_default: bool) -> Self {
+    pub fn of(config: &AgentConfig, dynamic: &RoutingState, numbers: Numbers, allow_default: bool) -> Self {
         let (ordered, base, forwarding, served) = match &config.role {
             Role::Vm { nics, served, .. } => {
                 let addresses = nics
@@ -278,7 +278,7 @@ impl KernelPlan {
                     plan.routes.insert(prefix.trunc(), Route::Device(Some(network.address)));
                 }
             }
-            for taken in taken(config, dynamic) {
+            for taken in accept_routes(config, dynamic) {
                 let prefix = taken.route.prefix;
                 let next = bgp.neighbours.iter().map(|n| n.address);
                 if let Some(next) = next.into_iter().find(|a| a.is_ipv6() == prefix.addr().is_ipv6()) {

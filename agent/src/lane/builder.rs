@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::WeakUnboundedSender;
 use tombolo_engine::routing;
-use tombolo_engine::tables::{BuildError, Dynamic, LinkIndex, Tables};
+use tombolo_engine::tables::{BuildError, LinkIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 
 /// Tables that are built without a pause: the changes of one failover come within moments.
@@ -31,7 +31,7 @@ pub struct Request {
     /// The configuration in force.
     pub config: Arc<AgentConfig>,
     /// What was learned since.
-    pub dynamic: Dynamic,
+    pub dynamic: RoutingState,
 }
 
 /// Tables, and what follows from the same knowledge.
@@ -44,7 +44,7 @@ pub struct Built {
     /// The routes that each link's other end is to hear.
     pub advertisements: Vec<(LinkIndex, Arc<[u8]>)>,
     /// What they were built from.
-    pub dynamic: Dynamic,
+    pub dynamic: RoutingState,
 }
 
 impl Built {
@@ -61,7 +61,7 @@ impl Built {
         Ok(Self {
             generation,
             tables: Arc::new(Tables::build(&config, &dynamic)?),
-            advertisements: routing::tables_to_tell(&config, &dynamic),
+            advertisements: routing::route_advertisements(&config, &dynamic),
             dynamic,
         })
     }

@@ -27,7 +27,7 @@ use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{AdvertisementStats, Event, LinkSet};
 use tombolo_engine::routing;
-use tombolo_engine::tables::{Dynamic, LinkIndex};
+use tombolo_engine::tables::{LinkIndex, RoutingState};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::AgentId;
 
@@ -57,9 +57,9 @@ pub(super) struct Worker {
     others: Vec<Lane>,
     number: u16,
     news: Arc<Notify>,
-    moving: watch::Sender<Dynamic>,
+    moving: watch::Sender<RoutingState>,
     config: Option<Arc<AgentConfig>>,
-    dynamic: Dynamic,
+    dynamic: RoutingState,
     /// Where tables are built, in the first lane.
     requests: Option<Requests>,
     /// Tables that were built because something was learned.
@@ -109,7 +109,7 @@ impl Worker {
             news,
             moving,
             config: None,
-            dynamic: Dynamic::default(),
+            dynamic: RoutingState::default(),
             requests,
             rebuilds: 0,
             unreadable: 0,
@@ -257,10 +257,10 @@ impl Worker {
         if handed.generation == self.outbox.generation {
             let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
-                .handle_handed(handed.ingress, &mut handed.packet, now, outbox, tun);
+                .handle_redirected(handed.ingress, &mut handed.packet, now, outbox, tun);
         } else {
             // Of another configuration, whose links have other numbers: rare, and at a change only.
-            self.engine.refuse_handed();
+            self.engine.refuse_redirected();
         }
         handed.done();
     }
@@ -490,13 +490,18 @@ impl Worker {
                 return false;
             }
         };
-        if self.dynamic.told.get(&peer).is_some_and(|before| **before == routes) {
+        if self
+            .dynamic
+            .received
+            .get(&peer)
+            .is_some_and(|before| **before == routes)
+        {
             return false;
         }
         tracing::debug!(link = %peer, routes = routes.len(), "told of routes");
         let config = self.config.as_ref();
-        let counts = config.is_some_and(|config| routing::listens_to(config, &peer));
-        self.dynamic.told.insert(peer, Arc::new(routes));
+        let counts = config.is_some_and(|config| routing::accepts_routes_from(config, &peer));
+        self.dynamic.received.insert(peer, Arc::new(routes));
         counts
     }
 
@@ -513,7 +518,7 @@ impl Worker {
     }
 
     /// Shows the rest of the agent what was learned, and is in force.
-    fn show(&self, dynamic: Dynamic) {
+    fn show(&self, dynamic: RoutingState) {
         self.moving.send_if_modified(|shown| {
             let news = *shown != dynamic;
             if news {
@@ -533,7 +538,7 @@ impl Worker {
 }
 
 /// What tables are built from now; none: there is no configuration yet.
-fn request(config: Option<&Arc<AgentConfig>>, dynamic: &Dynamic, generation: u64) -> Option<Request> {
+fn request(config: Option<&Arc<AgentConfig>>, dynamic: &RoutingState, generation: u64) -> Option<Request> {
     let config = config?.clone();
     Some(Request {
         generation,

@@ -373,7 +373,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             preshared_key: None,
             endpoint: Some(format!("192.0.2.{}:51820", other + 1).parse().unwrap()),
             quic_endpoint: None,
-            lanes: hosts[other].config.lanes.max(1),
+            peer_lanes: hosts[other].config.lanes.max(1),
             quic: None,
             transport: tombolo_proto::config::Transport::WireGuard,
             always_on: false,
@@ -381,9 +381,9 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             relation: Relation::VnetLocal {},
             sources: addresses(other).map(|a| a.addr().into()).to_vec(),
             foreign: ForeignSources::None,
-            watched: false,
-            stock: false,
-            dead_after: None,
+            monitored: false,
+            third_party: false,
+            dpd_timeout: None,
         }],
     }
 }

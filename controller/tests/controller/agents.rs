@@ -7,12 +7,12 @@ use reqwest::Method;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio_stream::wrappers::ReceiverStream;
+use tombolo_proto::control_stream::agent_message::Message as FromAgent;
+use tombolo_proto::control_stream::controller_message::Message as FromController;
+use tombolo_proto::control_stream::{AgentMessage, Hello, ProbeResult, Rejected, Status};
 use tombolo_proto::id::PublicKey;
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
-use tombolo_proto::wire::agent_message::Message as FromAgent;
-use tombolo_proto::wire::controller_message::Message as FromController;
-use tombolo_proto::wire::{AgentMessage, Hello, ProbeResult, Rejected, Status};
 use tonic::Code;
 
 #[tokio::test]

@@ -12,11 +12,11 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::config::{AgentConfig, digest};
+use tombolo_proto::control_stream::agent_message::Message as FromAgent;
+use tombolo_proto::control_stream::control_client::ControlClient;
+use tombolo_proto::control_stream::controller_message::Message as FromController;
+use tombolo_proto::control_stream::{AgentMessage, Applied, Config, ControllerMessage, Hello, RenewRequest};
 use tombolo_proto::id::PublicKey;
-use tombolo_proto::wire::agent_message::Message as FromAgent;
-use tombolo_proto::wire::control_client::ControlClient;
-use tombolo_proto::wire::controller_message::Message as FromController;
-use tombolo_proto::wire::{AgentMessage, Applied, Config, ControllerMessage, Hello, RenewRequest};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 

@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use tombolo_controller::agents::{AgentProgress, Refusal};
 use tombolo_golden::{golden, metrics_of};
+use tombolo_proto::control_stream::agent_message::Message as FromAgent;
+use tombolo_proto::control_stream::controller_message::Message as FromController;
+use tombolo_proto::control_stream::{ProbeResult, Rejected, Status};
 use tombolo_proto::id::{PublicKey, Revision};
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
-use tombolo_proto::wire::agent_message::Message as FromAgent;
-use tombolo_proto::wire::controller_message::Message as FromController;
-use tombolo_proto::wire::{ProbeResult, Rejected, Status};
 
 /// Golden files of other crates are requests that exist.
 const AGENT: &str = "../../../agent/tests/golden";

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tombolo_proto::wire::RenewRequest;
+use tombolo_proto::control_stream::RenewRequest;
 use tonic::Code;
 
 /// A test holds more connections than the usual soft limit allows.

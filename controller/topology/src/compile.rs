@@ -188,7 +188,7 @@ impl<'t> Compiler<'t> {
         let instance = &vnet.instances[number];
         let gateway = vnet.gateway?;
         let (_, subnet) = self.index.subnet(instance.subnet)?;
-        let (spaces, own_side) = self.own_side(vnet);
+        let (spaces, local_prefixes) = self.local_prefixes(vnet);
 
         let mut transit: BTreeMap<IpNet, TransitRoute> = BTreeMap::new();
         for tunnel in &vnet.tunnels {
@@ -229,7 +229,7 @@ impl<'t> Compiler<'t> {
             role: Role::VpnGateway {
                 gateway: gateway.envelope.id.clone(),
                 addresses,
-                own_side,
+                local_prefixes,
                 asn: gateway.asn,
                 connections: self.connections(vnet),
                 bgp: speaker(
@@ -248,12 +248,12 @@ impl<'t> Compiler<'t> {
     }
 
     /// The spaces that a gateway delivers into, its own first, and their prefixes together.
-    fn own_side(&self, vnet: &Vnet<'t>) -> (Vec<Space>, Vec<IpNet>) {
+    fn local_prefixes(&self, vnet: &Vnet<'t>) -> (Vec<Space>, Vec<IpNet>) {
         let mut spaces = vec![local_space(vnet)];
-        let mut own_side = vnet.resource.address_space.clone();
+        let mut local_prefixes = vnet.resource.address_space.clone();
         for client in &vnet.clients {
             let spoke = &self.index.vnets[client.vnet];
-            own_side.extend(&client.half.remote_address_space);
+            local_prefixes.extend(&client.half.remote_address_space);
             spaces.push(Space {
                 vnet: spoke.resource.envelope.id.clone(),
                 kind: SpaceKind::GatewayClient {},
@@ -262,7 +262,7 @@ impl<'t> Compiler<'t> {
             });
         }
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
-        (spaces, prefix::sorted(&own_side))
+        (spaces, prefix::sorted(&local_prefixes))
     }
 
     /// The connections of a VPN gateway, ordered by id.

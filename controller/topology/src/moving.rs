@@ -6,7 +6,7 @@ use crate::resource::{Agent, Binding};
 use crate::topology::{Live, Topology};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tombolo_engine::routing::{self, Dynamic, tell_peer};
+use tombolo_engine::routing::{self, RoutingState, routes_for_peer};
 use tombolo_engine::tables::Tables;
 use tombolo_proto::config::{AgentConfig, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -80,7 +80,7 @@ const ROUNDS: usize = 64;
 #[derive(Debug)]
 pub struct Moving {
     configs: BTreeMap<AgentId, AgentConfig>,
-    dynamics: BTreeMap<AgentId, Dynamic>,
+    dynamics: BTreeMap<AgentId, RoutingState>,
     reports: Reports,
 }
 
@@ -102,7 +102,7 @@ impl Moving {
             }
         }
         for _ in 0..ROUNDS {
-            let next: BTreeMap<AgentId, Dynamic> = moving
+            let next: BTreeMap<AgentId, RoutingState> = moving
                 .configs
                 .values()
                 .map(|config| (config.agent.clone(), moving.dynamic(config)))
@@ -117,9 +117,9 @@ impl Moving {
 
     /// What an agent with this configuration knows: what it reports itself, and what its neighbours tell it.
     #[must_use]
-    pub fn dynamic(&self, config: &AgentConfig) -> Dynamic {
+    pub fn dynamic(&self, config: &AgentConfig) -> RoutingState {
         let mut dynamic = self.reported(config);
-        for link in config.links.iter().filter(|l| l.always_on && !l.stock) {
+        for link in config.links.iter().filter(|l| l.always_on && !l.third_party) {
             let heard = matches!(
                 link.relation,
                 Relation::Gateway {} | Relation::Connection { .. } | Relation::Edge { .. } | Relation::OtherGateway {}
@@ -129,9 +129,9 @@ impl Moving {
             let Some((teller, known)) = known else { continue };
             let back = teller.links.binary_search_by(|l| l.peer.cmp(&config.agent));
             if let Ok(back) = back {
-                let told = tell_peer(teller, known, &teller.links[back]);
+                let told = routes_for_peer(teller, known, &teller.links[back]);
                 if !told.is_empty() {
-                    dynamic.told.insert(link.peer.clone(), Arc::new(told));
+                    dynamic.received.insert(link.peer.clone(), Arc::new(told));
                 }
             }
         }
@@ -144,11 +144,11 @@ impl Moving {
         self.configs.get(agent)
     }
 
-    fn reported(&self, config: &AgentConfig) -> Dynamic {
-        let mut dynamic = Dynamic {
+    fn reported(&self, config: &AgentConfig) -> RoutingState {
+        let mut dynamic = RoutingState {
             down: self.reports.down.get(&config.agent).cloned().unwrap_or_default(),
             learned: self.reports.learned.get(&config.agent).cloned().unwrap_or_default(),
-            ..Dynamic::default()
+            ..RoutingState::default()
         };
         dynamic.keep(config);
         dynamic

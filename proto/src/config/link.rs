@@ -33,8 +33,8 @@ pub struct Link {
     pub quic_endpoint: Option<SocketAddr>,
     /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). A local lane with a higher
     /// number has no counterpart there; lane 0 carries its packets.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub lanes: u16,
+    #[serde(rename = "lanes", default = "one", skip_serializing_if = "is_one")]
+    pub peer_lanes: u16,
     /// Keep a session up without traffic. Both ends send a keepalive after 5 s in which they sent nothing else. Set on
     /// links that carry advertised routes, and on links of VPN connections.
     pub always_on: bool,
@@ -49,16 +49,16 @@ pub struct Link {
     pub foreign: ForeignSources,
     /// Another path can replace this link, so its failure must be detected fast while it is in use: after
     /// [`Probes::misses`](super::Probes::misses) unanswered probes (D19).
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub watched: bool,
+    #[serde(rename = "watched", default, skip_serializing_if = "std::ops::Not::not")]
+    pub monitored: bool,
     /// The peer is a WireGuard device of a third party (D16): this agent sends it no probes and no routes inside the
     /// link.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stock: bool,
+    #[serde(rename = "stock", default, skip_serializing_if = "std::ops::Not::not")]
+    pub third_party: bool,
     /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: after this time without an
     /// answer the link is down. `None`: 6 seconds while sent packets stay unanswered, 15 seconds on an idle link.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dead_after: Option<u16>,
+    #[serde(rename = "deadAfter", default, skip_serializing_if = "Option::is_none")]
+    pub dpd_timeout: Option<u16>,
 }
 
 const fn one() -> u16 {

@@ -37,7 +37,8 @@ pub enum Role {
         addresses: Vec<IpAddr>,
         /// Prefixes of the own VNet and of the spokes that use this gateway. Packets from these whose TTL expires here
         /// are answered by an ICMP error; other expired packets are dropped silently and counted (T5, D23).
-        own_side: Vec<IpNet>,
+        #[serde(rename = "ownSide")]
+        local_prefixes: Vec<IpNet>,
         /// The gateway's ASN (G4). Default [`DEFAULT_ASN`].
         #[serde(default = "default_asn")]
         asn: u32,
@@ -62,7 +63,8 @@ pub enum Role {
         /// Addresses of this instance in `GatewaySubnet`. Packets to them are delivered to the host's kernel.
         addresses: Vec<IpAddr>,
         /// Prefixes of the own VNet and of the spokes that use this gateway.
-        own_side: Vec<IpNet>,
+        #[serde(rename = "ownSide")]
+        local_prefixes: Vec<IpNet>,
         /// The circuits that the gateway is connected to, ordered by connection.
         circuits: Vec<LinkedCircuit>,
     },

@@ -109,7 +109,7 @@ fn full_link() -> Link {
         transport: Transport::Quic,
         endpoint: Some(at("192.0.2.7:51820")),
         quic_endpoint: Some(at("[2001:db8::7]:443")),
-        lanes: 4,
+        peer_lanes: 4,
         always_on: true,
         initiator: true,
         relation: Relation::Peering {
@@ -117,9 +117,9 @@ fn full_link() -> Link {
         },
         sources: vec![net("10.3.0.4/32"), net("fd00:3::4/128")],
         foreign: ForeignSources::OutsideOwnSpace,
-        watched: true,
-        stock: true,
-        dead_after: Some(45),
+        monitored: true,
+        third_party: true,
+        dpd_timeout: Some(45),
     }
 }
 
@@ -132,15 +132,15 @@ fn minimal_link() -> Link {
         transport: Transport::Automatic,
         endpoint: None,
         quic_endpoint: None,
-        lanes: 1,
+        peer_lanes: 1,
         always_on: false,
         initiator: false,
         relation: Relation::VnetLocal {},
         sources: vec![],
         foreign: ForeignSources::None,
-        watched: false,
-        stock: false,
-        dead_after: None,
+        monitored: false,
+        third_party: false,
+        dpd_timeout: None,
     }
 }
 

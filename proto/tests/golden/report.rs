@@ -12,7 +12,7 @@ use tombolo_proto::installed::{
 use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{
-    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, Heard, LinkState, LinkStatus, RefusedRoutes, Totals,
+    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, NeighbourRoutes, RefusedRoutes, Totals,
 };
 
 fn route() -> Route {
@@ -103,7 +103,7 @@ fn agent_statuses() {
             dropped: 6,
         },
         down: vec![agent("branch-gw0")],
-        learned: vec![Heard {
+        learned: vec![NeighbourRoutes {
             neighbour: id("connections/to-site"),
             routes: vec![route()],
         }],

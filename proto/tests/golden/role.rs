@@ -81,7 +81,7 @@ fn roles_of_agents() {
             Role::VpnGateway {
                 gateway: gateway(),
                 addresses: vec![ip("10.1.255.4"), ip("fd00:1::4")],
-                own_side: vec![net("10.1.0.0/16")],
+                local_prefixes: vec![net("10.1.0.0/16")],
                 asn: 65_001,
                 transit: vec![transit()],
                 connections: vec![GatewayConnection {
@@ -101,7 +101,7 @@ fn roles_of_agents() {
             Role::VpnGateway {
                 gateway: gateway(),
                 addresses: vec![],
-                own_side: vec![],
+                local_prefixes: vec![],
                 asn: 65_515,
                 transit: vec![],
                 connections: vec![],
@@ -114,7 +114,7 @@ fn roles_of_agents() {
             Role::ExpressRouteGateway {
                 gateway: gateway(),
                 addresses: vec![ip("10.1.255.5")],
-                own_side: vec![net("10.1.0.0/16")],
+                local_prefixes: vec![net("10.1.0.0/16")],
                 circuits: vec![LinkedCircuit {
                     connection: id("connections/to-circuit"),
                     circuit: id("expressRouteCircuits/er1"),

@@ -3,9 +3,9 @@
 use prost::Message;
 use std::fmt::{Debug, Write as _};
 use tombolo_golden::{every_variant, golden};
-use tombolo_proto::wire::agent_message::Message as FromAgent;
-use tombolo_proto::wire::controller_message::Message as FromController;
-use tombolo_proto::wire::{
+use tombolo_proto::control_stream::agent_message::Message as FromAgent;
+use tombolo_proto::control_stream::controller_message::Message as FromController;
+use tombolo_proto::control_stream::{
     AgentMessage, Applied, Config, ControllerMessage, Hello, Probe, ProbeResult, Rejected, RenewReply, RenewRequest,
     Status, UpToDate,
 };

@@ -319,7 +319,7 @@ impl LinkSet for SecureLinks {
                 way.observed = Some(Box::new(Observed::new(self.probes)));
                 self.next.get_or_insert(now + STEP);
             }
-            way.lanes = link.lanes;
+            way.lanes = link.peer_lanes;
             self.ways.push(way);
         }
         self.events.retain(|event| known.contains(event.peer()));

@@ -334,7 +334,7 @@ impl LinkSet for WireGuard {
             let here = Link {
                 endpoint: link.endpoint.map(|e| above(e, self.lane)),
                 // Nobody is there to keep a session with (D15).
-                always_on: link.always_on && self.lane < link.lanes,
+                always_on: link.always_on && self.lane < link.peer_lanes,
                 ..link.clone()
             };
             let link = &here;

@@ -1,24 +1,24 @@
-//! The ICMP errors that the engine answers with, and how many of them.
+//! The ICMP errors that the engine sends, and their rate limit.
 
 use crate::packet::{ICMP, ICMPV6, PacketInfo};
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-/// Longest answer, bytes: an IPv6 error never exceeds the minimum MTU (RFC 4443, 2.4).
+/// Longest error, in bytes: an ICMPv6 error may not exceed the minimum MTU (RFC 4443, 2.4).
 pub const MAX_ERROR: usize = 1280;
 
-/// What to say.
+/// The type of an ICMP error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IcmpError {
-    /// TTL or hop limit ran out.
+    /// The TTL or hop limit expired.
     TimeExceeded,
-    /// The packet does not fit; the MTU of the way on, bytes.
+    /// The packet is too big; holds the MTU of the path in bytes.
     TooBig(u16),
 }
 
-/// Whether a packet may be answered with an error at all: not an ICMP error itself, not a later fragment, not to a
-/// group (RFC 1122, 3.2.2; RFC 4443, 2.4).
+/// Whether an ICMP error may be sent for a packet: not for an ICMP error, a later fragment, or a packet from or to a
+/// multicast, unspecified or broadcast address (RFC 1122, 3.2.2; RFC 4443, 2.4).
 #[must_use]
 pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     let group = |a: IpAddr| a.is_multicast() || a.is_unspecified() || a == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -26,22 +26,22 @@ pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     let kind = packet.get(transport).copied();
     let is_error = match info.protocol {
         ICMP => matches!(kind, Some(3 | 4 | 5 | 11 | 12)),
-        // 137 is a redirect.
+        // 137 is an ICMPv6 redirect.
         ICMPV6 => kind.is_some_and(|k| k < 128 || k == 137),
         _ => false,
     };
     !group(info.source) && !group(info.destination) && !is_error
 }
 
-/// Writes the error that `from` answers to `packet` with. None: `from` is of another family.
+/// The ICMP error that `from` sends for `packet`. `None`: the addresses belong to different families.
 #[must_use]
-pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, what: IcmpError) -> Option<Vec<u8>> {
+pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(MAX_ERROR);
     match (from, info.source) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            // RFC 1812, 4.3.2.3: as much of the packet as fits 576 bytes.
+            // RFC 1812, 4.3.2.3: quote as much of the packet as fits into 576 bytes.
             let quote = &packet[..info.len.min(576 - 28)];
-            let kind = match what {
+            let kind = match cause {
                 IcmpError::TimeExceeded => Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit),
                 IcmpError::TooBig(mtu) => {
                     Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded {
@@ -56,11 +56,11 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, what: IcmpError) ->
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             let quote = &packet[..info.len.min(MAX_ERROR - 48)];
-            let kind = match what {
+            let kind = match cause {
                 IcmpError::TimeExceeded => Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded),
                 IcmpError::TooBig(mtu) => Icmpv6Type::PacketTooBig {
-                    // The least that IPv6 knows (RFC 8200, 5).
-                    mtu: u32::from(mtu.max(super::IPV6_LEAST_MTU)),
+                    // No path MTU is below the minimum of IPv6 (RFC 8200, 5).
+                    mtu: u32::from(mtu.max(super::IPV6_MIN_MTU)),
                 },
             };
             PacketBuilder::ipv6(from.octets(), to.octets(), 64)
@@ -73,7 +73,8 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, what: IcmpError) ->
     Some(out)
 }
 
-/// Holds back floods of errors, and lets a traceroute through: three probes a TTL from 30 sources at once (D23).
+/// Token bucket that limits ICMP errors and still serves traceroutes: three probes for each TTL, from 30 sources at
+/// once (D23).
 #[derive(Debug)]
 pub struct Limiter {
     tokens: f64,
@@ -81,12 +82,12 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Three probes from each of 30 sources at 30 TTLs, all at once.
+    /// Three probes from each of 30 sources for each of 30 TTLs, all at once.
     const BURST: f64 = 2700.0;
-    /// Errors a second after that.
+    /// Sustained rate, in errors per second.
     const RATE: f64 = 1000.0;
 
-    /// Starts full.
+    /// A full bucket.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -95,7 +96,7 @@ impl Limiter {
         }
     }
 
-    /// Whether one more error may be sent now.
+    /// Whether another error may be sent now; uses one token if so.
     pub fn allow(&mut self, now: Instant) -> bool {
         let passed = self
             .last

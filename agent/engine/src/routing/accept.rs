@@ -1,19 +1,19 @@
-//! What is accepted of the routes that others send: from BGP neighbours and from agents. All of it is hostile input.
+//! Import policy: which received routes are accepted. They come from BGP neighbours and agents and are untrusted input.
 //!
 //! | [`Refusal`] | A route is refused if | Rule |
 //! |---|---|---|
-//! | `own_space` | it lies in an address space of the own side; more than that is fine | G22, G24 |
-//! | `loop` | its AS path has the own ASN | G22 |
-//! | `first_as` | its AS path does not begin with the ASN of the neighbour | RFC 4271, 6.3 |
-//! | `path_length` | its AS path has more than 255 ASNs | |
-//! | `martian` | all of it lies in a block of [`MARTIANS`]; the default route does not | RFC 6890 |
-//! | `next_hop` | it leads to an agent that the sender has no say over | T4 |
-//! | `count` | its sender sends more routes than it may | G23, E13 |
+//! | `own_space` | it lies within an own address space; a larger prefix is accepted | G22, G24 |
+//! | `loop` | its AS path contains the receiver's ASN | G22 |
+//! | `first_as` | its AS path does not start with the sender's ASN | RFC 4271, 6.3 |
+//! | `path_length` | its AS path has more than [`MAX_AS_PATH`] ASNs | |
+//! | `martian` | it lies within one of [`MARTIANS`]; the default route does not | RFC 6890 |
+//! | `next_hop` | its next hop is an agent that the sender may not name | T4 |
+//! | `count` | its sender exceeds the limit of routes | G23, E13 |
 //!
-//! A prefix that only contains such a block is accepted: aggregates like 0.0.0.0/1 do. Sources in the block are not
-//! (see `tables::sources`).
+//! A prefix that contains such a block is accepted, as aggregates like 0.0.0.0/1 do. Sources within the block are still
+//! refused (see `tables::sources`).
 
-use super::Dynamic;
+use super::RoutingState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,15 +22,15 @@ use tombolo_proto::config::{AgentConfig, EDGE_ASN, GatewayConnection, GatewayKin
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 
-/// Longest AS path that is accepted, ASNs. Real ones stay below a hundred.
-pub const LONGEST_PATH: usize = 255;
+/// Largest number of ASNs in an accepted AS path, as many as one segment holds (RFC 4271, 4.3). Real paths stay below 100.
+pub const MAX_AS_PATH: usize = 255;
 
-/// Most routes of one family that a gateway of the own VNet may pass on: ten neighbours (G15) at their limit.
-pub const MOST_FROM_GATEWAY: usize = 10 * MAX_PREFIXES as usize;
+/// Largest number of routes of one address family from a gateway of the own VNet: ten neighbours (G15) at their limit.
+pub const MAX_ROUTES_FROM_GATEWAY: usize = 10 * MAX_PREFIXES as usize;
 
-/// Blocks that no route leads to and no packet comes from (RFC 6890): this network, loopback, link-local, protocol
-/// assignments, multicast, reserved and broadcast; IPv6 also mapped IPv4. Private, shared (100.64.0.0/10), benchmarking
-/// and documentation blocks are not among them: sites and labs use these.
+/// Blocks that no route may lead to and that are no source (RFC 6890): this network, loopback, link-local, protocol
+/// assignments, multicast, reserved and broadcast, and IPv4-mapped IPv6 addresses. Private, shared (100.64.0.0/10),
+/// benchmarking and documentation blocks are missing on purpose: sites and labs use them.
 pub const MARTIANS: [IpNet; 10] = [
     v4(0, 0, 0, 8),
     v4(127, 0, 0, 8),
@@ -52,27 +52,27 @@ const fn v6(bits: u128, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), length))
 }
 
-/// Why a route is not accepted.
+/// The reason why a route is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// It lies in an address space of the own side (G22).
+    /// It lies within an own address space (G22).
     OwnSpace,
-    /// Its AS path has the own ASN (G22).
+    /// Its AS path contains the receiver's ASN (G22).
     Loop,
-    /// Its AS path does not begin with the neighbour's ASN (RFC 4271, 6.3).
+    /// Its AS path does not start with the sender's ASN (RFC 4271, 6.3).
     FirstAs,
-    /// Its AS path is longer than [`LONGEST_PATH`].
+    /// Its AS path has more than [`MAX_AS_PATH`] ASNs.
     PathLength,
-    /// It lies in one of [`MARTIANS`].
+    /// It lies within one of [`MARTIANS`].
     Martian,
-    /// It leads to an agent that the sender has no say over (T4).
+    /// Its next hop is an agent that the sender may not name (T4).
     NextHop,
-    /// The sender sends more routes than it may (G23, E13).
+    /// The sender exceeds its limit of routes (G23, E13).
     Count,
 }
 
 impl Refusal {
-    /// The stable name, as counters and reports have it.
+    /// The stable name in metrics and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -93,35 +93,38 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The routes of one sender that are refused for one reason.
+/// The refused routes of one sender with the same reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedRoutes {
-    /// An agent, or the [`id`](tombolo_proto::config::Neighbour::id) of a BGP neighbour.
+    /// The agent, or the [`id`](tombolo_proto::config::Neighbour::id) of the BGP neighbour.
     pub sender: String,
-    /// Why.
+    /// The reason.
     pub reason: Refusal,
-    /// How many.
+    /// Number of refused routes.
     pub count: usize,
-    /// The first of them.
+    /// The first refused route.
     pub example: IpNet,
 }
 
-/// What is refused of all that agents and BGP neighbours send now, by sender and reason. What is accepted is
-/// [`taken`](super::taken).
+/// The refused routes of all senders, by sender and reason. [`accept_routes`](super::accept_routes) returns the
+/// accepted ones.
 #[must_use]
-pub fn refused(config: &AgentConfig, dynamic: &Dynamic) -> Vec<RefusedRoutes> {
-    let agents = dynamic
-        .told
+pub fn refused(config: &AgentConfig, state: &RoutingState) -> Vec<RefusedRoutes> {
+    let agents = state
+        .received
         .iter()
-        .filter_map(|(sender, routes)| Some((sender.to_string(), Acceptance::of(config, sender)?, routes)));
-    let neighbours = dynamic
-        .learned
-        .iter()
-        .filter_map(|(sender, routes)| Some((sender.to_string(), Acceptance::of_neighbour(config, sender)?.0, routes)));
+        .filter_map(|(sender, routes)| Some((sender.to_string(), ImportPolicy::of(config, sender)?, routes)));
+    let neighbours = state.learned.iter().filter_map(|(sender, routes)| {
+        Some((
+            sender.to_string(),
+            ImportPolicy::of_neighbour(config, sender)?.0,
+            routes,
+        ))
+    });
     let mut all = Vec::new();
-    for (sender, how, routes) in agents.chain(neighbours) {
+    for (sender, policy, routes) in agents.chain(neighbours) {
         let mut found: BTreeMap<Refusal, (usize, IpNet)> = BTreeMap::new();
-        for (route, verdict) in how.judged(config, routes) {
+        for (route, verdict) in policy.evaluate(config, routes) {
             if let Err(reason) = verdict {
                 found.entry(reason).or_insert((0, route.prefix)).0 += 1;
             }
@@ -136,23 +139,23 @@ pub fn refused(config: &AgentConfig, dynamic: &Dynamic) -> Vec<RefusedRoutes> {
     all
 }
 
-/// What is accepted of one sender.
-pub(super) struct Acceptance<'a> {
+/// The rules for routes of one sender.
+pub(super) struct ImportPolicy<'a> {
     pub(super) kind: GatewayKind,
     pub(super) connection: Option<&'a GatewayConnection>,
-    /// A path that has this ASN has been here before (G22).
+    /// The receiver's ASN; a path that contains it is a loop (G22).
     own_asn: Option<u32>,
-    /// Nothing inside these (G22): they are nobody else's to speak for.
+    /// The receiver's address spaces; no route within them is accepted (G22).
     own: &'a [IpNet],
-    /// The ASN that paths begin with. None inside a VNet, whose gateways do not add their own.
+    /// The ASN that AS paths must start with. `None` inside a VNet, whose gateways do not add their own.
     first_as: Option<u32>,
-    /// Most routes of one family.
-    most: usize,
-    /// Where routes may lead besides the sender itself.
-    vias: Vec<&'a AgentId>,
+    /// Largest number of routes of one address family.
+    max_routes: usize,
+    /// Agents that routes may name as next hop, besides the sender.
+    next_hops: Vec<&'a AgentId>,
 }
 
-impl<'a> Acceptance<'a> {
+impl<'a> ImportPolicy<'a> {
     pub(super) fn of(config: &'a AgentConfig, sender: &AgentId) -> Option<Self> {
         let link = config.links.binary_search_by(|l| l.peer.cmp(sender)).ok();
         let link = &config.links[link?];
@@ -162,8 +165,8 @@ impl<'a> Acceptance<'a> {
             own_asn,
             own,
             first_as: None,
-            most: MOST_FROM_GATEWAY,
-            vias: Vec::new(),
+            max_routes: MAX_ROUTES_FROM_GATEWAY,
+            next_hops: Vec::new(),
         };
         match (&config.role, &link.relation) {
             (Role::Vm { gateways, .. }, Relation::Gateway {}) => {
@@ -171,7 +174,7 @@ impl<'a> Acceptance<'a> {
                     .iter()
                     .find(|g| g.instances.iter().any(|i| i.agent == *sender))?;
                 Some(Self {
-                    vias: used.edges.iter().map(|e| &e.agent).collect(),
+                    next_hops: used.edges.iter().map(|e| &e.agent).collect(),
                     ..from(used.kind, None, &config.address_space)
                 })
             }
@@ -179,7 +182,7 @@ impl<'a> Acceptance<'a> {
                 Role::VpnGateway {
                     connections,
                     asn,
-                    own_side,
+                    local_prefixes,
                     ..
                 },
                 Relation::Connection { connection },
@@ -188,90 +191,92 @@ impl<'a> Acceptance<'a> {
                 Some(Self {
                     connection: Some(connection),
                     first_as: Some(connection.asn),
-                    most: MAX_PREFIXES as usize,
-                    ..from(GatewayKind::Vpn, Some(*asn), own_side)
+                    max_routes: MAX_PREFIXES as usize,
+                    ..from(GatewayKind::Vpn, Some(*asn), local_prefixes)
                 })
             }
-            // Seen, and used for nothing (G20, G21).
-            (Role::VpnGateway { own_side, .. }, Relation::OtherGateway {}) => Some(Self {
-                vias: Vec::new(),
-                ..from(GatewayKind::ExpressRoute, None, own_side)
+            // Accepted for display only: a VPN gateway does not use circuits (G20, G21).
+            (Role::VpnGateway { local_prefixes, .. }, Relation::OtherGateway {}) => Some(Self {
+                next_hops: Vec::new(),
+                ..from(GatewayKind::ExpressRoute, None, local_prefixes)
             }),
-            // The edge adds its own ASN (E6), and what the other VNets of the circuit have to what the customer announced.
-            (Role::ExpressRouteGateway { own_side, .. }, Relation::Edge { .. }) => Some(Self {
+            // E6: the edge adds its own ASN to the customer's routes and to those of other VNets of the circuit.
+            (Role::ExpressRouteGateway { local_prefixes, .. }, Relation::Edge { .. }) => Some(Self {
                 first_as: Some(EDGE_ASN),
-                ..from(GatewayKind::ExpressRoute, None, own_side)
+                ..from(GatewayKind::ExpressRoute, None, local_prefixes)
             }),
             _ => None,
         }
     }
 
-    /// And where packets go: to the device of a site, or, at an edge, down its line.
+    /// The policy for a BGP neighbour, and the next hop of its routes: the device of the site or, at an edge, the edge
+    /// itself.
     pub(super) fn of_neighbour(config: &'a AgentConfig, neighbour: &ResourceId) -> Option<(Self, AgentId)> {
         match &config.role {
             Role::VpnGateway {
                 connections,
                 asn,
-                own_side,
+                local_prefixes,
                 ..
             } => {
                 let connection = connections
                     .iter()
                     .find(|c| c.site && c.exchange && c.connection == *neighbour)?;
-                let how = Self {
+                let policy = Self {
                     kind: GatewayKind::Vpn,
                     connection: Some(connection),
                     own_asn: Some(*asn),
-                    own: own_side,
+                    own: local_prefixes,
                     first_as: Some(connection.asn),
-                    most: MAX_PREFIXES as usize,
-                    vias: Vec::new(),
+                    max_routes: MAX_PREFIXES as usize,
+                    next_hops: Vec::new(),
                 };
-                Some((how, AgentId::of_site(neighbour)))
+                Some((policy, AgentId::of_site(neighbour)))
             }
             Role::CircuitEdge { circuit, bgp, .. } if circuit == neighbour => {
-                let how = Self {
+                let policy = Self {
                     kind: GatewayKind::ExpressRoute,
                     connection: None,
                     own_asn: Some(bgp.asn),
                     own: &[],
                     first_as: bgp.neighbours.iter().find(|n| n.id == *neighbour).map(|n| n.asn),
-                    most: MAX_PREFIXES as usize,
-                    vias: Vec::new(),
+                    max_routes: MAX_PREFIXES as usize,
+                    next_hops: Vec::new(),
                 };
-                Some((how, config.agent.clone()))
+                Some((policy, config.agent.clone()))
             }
             Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => None,
         }
     }
 
-    /// The routes that are accepted, in order.
+    /// The accepted routes, in the given order.
     pub(super) fn accepted<'r>(&self, config: &AgentConfig, routes: &'r [Route]) -> impl Iterator<Item = &'r Route> {
-        let judged = self.judged(config, routes);
-        judged.filter_map(|(route, verdict)| verdict.ok().map(|()| route))
+        let evaluate = self.evaluate(config, routes);
+        evaluate.filter_map(|(route, verdict)| verdict.ok().map(|()| route))
     }
 
-    /// Every route with what is said to it. A BGP neighbour or a far gateway that sends too many loses all, as its session
-    /// would end (G23); of the own VNet's gateway, whose other neighbours are not to blame, the first are accepted.
-    fn judged<'r>(
+    /// Checks every route. A BGP neighbour or remote gateway above its limit loses all of its routes, as its BGP
+    /// session would be closed (G23). A gateway of the own VNet keeps the first ones, because it passes on routes of
+    /// several neighbours.
+    fn evaluate<'r>(
         &self,
         config: &AgentConfig,
         routes: &'r [Route],
     ) -> impl Iterator<Item = (&'r Route, Result<(), Refusal>)> {
         let family = |r: &Route| usize::from(r.prefix.addr().is_ipv6());
-        // Prefixes, not routes: a prefix may have two for a moment, while one replaces the other.
+        // Prefixes are counted instead of routes: while a route is being replaced, its prefix has two.
         let mut sent = [0; 2];
         for same in routes.chunk_by(|a, b| a.prefix == b.prefix) {
             sent[family(&same[0])] += 1;
         }
-        let ends = self.most <= MAX_PREFIXES as usize;
+        let all_or_nothing = self.max_routes <= MAX_PREFIXES as usize;
         let mut accepted = [0; 2];
         routes.iter().map(move |route| {
             let counted = &mut accepted[family(route)];
-            let exceeds = if ends {
-                sent[family(route)] > self.most
+            let exceeds = if all_or_nothing {
+                sent[family(route)] > self.max_routes
             } else {
-                *counted >= self.most
+                *counted >= self.max_routes
             };
             let verdict = match self.check(config, route) {
                 Ok(()) if exceeds => Err(Refusal::Count),
@@ -287,22 +292,23 @@ impl<'a> Acceptance<'a> {
             Role::CircuitEdge { networks, .. } => networks.as_slice(),
             Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => &[],
         };
-        let mut taken = self.own.iter().chain(networks.iter().flat_map(|n| &n.prefixes));
-        let leads = route.via.as_ref().is_none_or(|via| self.vias.contains(&via));
-        // At the VPN gateway an edge is no next hop, and the routes over it are for show.
-        let leads = leads || (self.kind == GatewayKind::ExpressRoute && matches!(config.role, Role::VpnGateway { .. }));
-        // G22: neither a VNet's range nor a part of it; more than it is fine.
-        if taken.any(|own| own.contains(&route.prefix)) {
+        let mut own = self.own.iter().chain(networks.iter().flat_map(|n| &n.prefixes));
+        let has_next_hop = route.via.as_ref().is_none_or(|via| self.next_hops.contains(&via));
+        // At a VPN gateway, routes over an edge are for display only and need no usable next hop.
+        let has_next_hop =
+            has_next_hop || (self.kind == GatewayKind::ExpressRoute && matches!(config.role, Role::VpnGateway { .. }));
+        // G22: neither a VNet's address space nor a part of it; a larger prefix is accepted.
+        if own.any(|own| own.contains(&route.prefix)) {
             Err(Refusal::OwnSpace)
         } else if MARTIANS.iter().any(|m| m.contains(&route.prefix)) {
             Err(Refusal::Martian)
-        } else if route.as_path.len() > LONGEST_PATH {
+        } else if route.as_path.len() > MAX_AS_PATH {
             Err(Refusal::PathLength)
         } else if self.own_asn.is_some_and(|asn| route.as_path.contains(&asn)) {
             Err(Refusal::Loop)
         } else if self.first_as.is_some_and(|asn| route.as_path.first() != Some(&asn)) {
             Err(Refusal::FirstAs)
-        } else if !leads {
+        } else if !has_next_hop {
             Err(Refusal::NextHop)
         } else {
             Ok(())

@@ -1,35 +1,36 @@
-//! How often the changes of one sender are acted on: the first after a quiet time at once, and the more of them come the more
-//! rarely. For advertisements of other agents and for what BGP neighbours announce.
+//! Rate limit for the changes of one sender: exponential backoff with recovery. The first change after a quiet time is
+//! processed at once, and the pause doubles with each further one. Used for advertisements of agents and for routes of
+//! BGP neighbours.
 
 use std::time::{Duration, Instant};
 
-/// The pause after a first change; it doubles with each further one.
-const FIRST: Duration = Duration::from_millis(100);
+/// Pause after the first change without a free one. It doubles with each further change.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest pause.
-const LONGEST: Duration = Duration::from_secs(10);
+/// Upper limit of the pause, and so of the delay of a real change.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// Doublings after which it is reached.
-const MOST: u32 = 8;
+/// Number of doublings that are counted: 100 ms × 2⁷ exceeds [`MAX_PAUSE`].
+const MAX_DOUBLINGS: u32 = 8;
 
-/// A quiet time that takes one doubling back.
-const RECOVERY: Duration = Duration::from_secs(2);
+/// Quiet time that takes back one doubling.
+const RECOVERY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The state of one sender.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Changes after a quiet time that are acted on without a pause.
+    /// Number of changes after a quiet time that cause no pause.
     free: u32,
-    /// Changes lately, less what was forgiven for being quiet.
+    /// Number of recent changes that were processed, less those taken back by quiet time.
     recent: u32,
-    /// When one came last, acted on or not.
+    /// Time of the last change, processed or not.
     changed: Option<Instant>,
-    /// When one was acted on last.
+    /// Time of the last processed change.
     used: Option<Instant>,
 }
 
 impl Pace {
-    /// The pace of a sender who tells one change in several pieces perhaps: so many are acted on without a pause.
+    /// A sender whose one change may arrive in several pieces: `free` of them cause no pause.
     #[must_use]
     pub fn with_free(free: u32) -> Self {
         Self {
@@ -38,41 +39,45 @@ impl Pace {
         }
     }
 
-    /// The sender changed what it says.
+    /// Records that the sender changed its routes.
     pub fn changed(&mut self, now: Instant) {
-        self.recent = self.recent.saturating_sub(self.forgiven(now));
+        self.recent = self.recent.saturating_sub(self.recovered(now));
         self.changed = Some(now);
     }
 
-    /// Doublings that the quiet time since the last change takes back.
-    fn forgiven(&self, now: Instant) -> u32 {
+    /// Number of doublings that the quiet time before `now` takes back.
+    fn recovered(&self, now: Instant) -> u32 {
         let quiet = self.changed.map(|t| now.saturating_duration_since(t).as_secs());
-        let forgiven = quiet.map_or(u64::from(self.most()), |quiet| quiet / RECOVERY.as_secs());
-        forgiven.try_into().unwrap_or(self.most())
+        let recovered = quiet.map_or(u64::from(self.max_recent()), |quiet| {
+            quiet / RECOVERY_INTERVAL.as_secs()
+        });
+        recovered.try_into().unwrap_or(self.max_recent())
     }
 
-    const fn most(&self) -> u32 {
-        self.free + MOST
+    const fn max_recent(&self) -> u32 {
+        self.free + MAX_DOUBLINGS
     }
 
-    /// How long the next change has to wait.
+    /// Time until the next change may be processed; zero if it may be now.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
-        let doublings = self.recent.min(self.most()).checked_sub(self.free + 1);
-        let pause = doublings.map_or(Duration::ZERO, |doublings| (FIRST * (1 << doublings)).min(LONGEST));
+        let doublings = self.recent.min(self.max_recent()).checked_sub(self.free + 1);
+        let pause = doublings.map_or(Duration::ZERO, |doublings| {
+            (FIRST_PAUSE * (1 << doublings)).min(MAX_PAUSE)
+        });
         let since = self.used.map(|used| now.saturating_duration_since(used));
         since.map_or(Duration::ZERO, |since| pause.saturating_sub(since))
     }
 
-    /// Whether a change may be acted on.
+    /// Whether a change may be processed now.
     #[must_use]
     pub fn allows(&self, now: Instant) -> bool {
         self.wait(now).is_zero()
     }
 
-    /// One was acted on.
+    /// Records that a change was processed.
     pub fn used(&mut self, now: Instant) {
-        self.recent = (self.recent + 1).min(self.most());
+        self.recent = (self.recent + 1).min(self.max_recent());
         self.used = Some(now);
     }
 }
@@ -82,8 +87,8 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// How often a sender is heard that changes what it says every `every` for `total`.
-    fn heard(every: Duration, total: Duration) -> u32 {
+    /// How many changes of a sender are processed that changes every `every`, within `total`.
+    fn processed(every: Duration, total: Duration) -> u32 {
         let (mut pace, begin) = (Pace::default(), Instant::now());
         let mut now = begin;
         let mut times = 0;
@@ -105,7 +110,7 @@ mod tests {
             pace.changed(now);
             assert!(pace.allows(now));
             pace.used(now);
-            now += RECOVERY;
+            now += RECOVERY_INTERVAL;
         }
     }
 
@@ -113,15 +118,15 @@ mod tests {
     fn a_sender_that_never_rests_is_heard_ever_more_rarely() {
         let minute = Duration::from_secs(60);
         // 0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 12.7, 22.7 and so on.
-        let flooding = heard(Duration::from_millis(1), minute);
+        let flooding = processed(Duration::from_millis(1), minute);
         assert_eq!(flooding, 12);
         for every in [20, 100, 500, 1000, 1900, 2500] {
-            let times = heard(Duration::from_millis(every), minute);
+            let times = processed(Duration::from_millis(every), minute);
             assert!(times <= 31, "every {every} ms: {times} times a minute");
         }
     }
 
-    /// A long table comes in several pieces.
+    /// A long table arrives in several pieces.
     #[test]
     fn a_few_pieces_are_free() {
         let (mut pace, begin) = (Pace::with_free(3), Instant::now());
@@ -132,7 +137,7 @@ mod tests {
             waits.push(pace.wait(begin).as_millis());
         }
         assert_eq!(waits, [0, 0, 0, 100, 200, 400]);
-        let later = begin + RECOVERY * 6;
+        let later = begin + RECOVERY_INTERVAL * 6;
         pace.changed(later);
         assert!(pace.allows(later));
     }
@@ -148,7 +153,7 @@ mod tests {
             now += Duration::from_millis(10);
         }
         assert!(!pace.allows(now));
-        now += RECOVERY * MOST;
+        now += RECOVERY_INTERVAL * MAX_DOUBLINGS;
         pace.changed(now);
         assert!(pace.allows(now));
     }

@@ -1,84 +1,85 @@
-//! The effective routes of a subnet: those that are configured, and those that were taken, by one precedence (R7, R8).
+//! The effective routes of a subnet: configured and accepted ones, selected by one precedence (R7, R8).
 
-use super::{Dynamic, Taken, taken};
+use super::{AcceptedRoute, RoutingState, accept_routes};
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use tombolo_proto::config::{AgentConfig, GatewayKind, Role, Subnet, UsedGateway};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
-/// All effective routes of a subnet, ordered as they are shown. With nothing learned: those that are configured.
+/// All effective routes of a subnet in the order of display. Without accepted routes these are the configured ones.
 #[must_use]
-pub fn effective(config: &AgentConfig, subnet: &Subnet, dynamic: &Dynamic) -> Vec<EffectiveRoute> {
+pub fn effective(config: &AgentConfig, subnet: &Subnet, state: &RoutingState) -> Vec<EffectiveRoute> {
     let gateways = match &config.role {
         Role::Vm { gateways, .. } if !subnet.isolated => gateways.as_slice(),
         _ => &[],
     };
     let learned = match gateways {
         [] => Vec::new(),
-        gateways => learned(gateways, &taken(config, dynamic)),
+        gateways => learned_candidates(gateways, &accept_routes(config, state)),
     };
     if learned.is_empty() {
         return subnet.routes.clone();
     }
-    let answers = |hop: &GatewayHop| !dynamic.down.contains(&hop.agent);
+    let is_up = |hop: &GatewayHop| !state.down.contains(&hop.agent);
     let configured = subnet.routes.iter().map(|route| {
         let up = match &route.next_hop {
-            NextHop::VirtualNetworkGateway { gateways, .. } => gateways.iter().any(answers),
+            NextHop::VirtualNetworkGateway { gateways, .. } => gateways.iter().any(is_up),
             _ => true,
         };
-        Offer::configured(route.clone(), up)
+        Candidate::configured(route.clone(), up)
     });
-    let mut offers: Vec<Offer> = configured.collect();
-    // Behind a VPN gateway it is the gateway's choice which way packets go on: there is one route to it.
-    let known = |offer: &Offer| {
-        let same =
-            |o: &Offer| o.route.prefix == offer.route.prefix && o.route.source == RouteSource::VirtualNetworkGateway;
-        offer.worth.kind == GatewayKind::Vpn && offers.iter().any(same)
+    let mut candidates: Vec<Candidate> = configured.collect();
+    // A VPN gateway chooses itself between its connections, so the VM needs one route to the gateway for each prefix.
+    let known = |candidate: &Candidate| {
+        let same = |o: &Candidate| {
+            o.route.prefix == candidate.route.prefix && o.route.source == RouteSource::VirtualNetworkGateway
+        };
+        candidate.preference.kind == GatewayKind::Vpn && candidates.iter().any(same)
     };
-    let new: Vec<Offer> = learned.into_iter().filter(|offer| !known(offer)).collect();
-    offers.extend(new);
-    settle(offers)
+    let new: Vec<Candidate> = learned.into_iter().filter(|candidate| !known(candidate)).collect();
+    candidates.extend(new);
+    select_best(candidates)
 }
 
-/// A route before precedence.
+/// A route before selection.
 #[derive(Debug, Clone)]
-pub struct Offer {
+pub struct Candidate {
     route: EffectiveRoute,
-    worth: Worth,
+    preference: Preference,
 }
 
-impl Offer {
-    /// A route that is configured; `up`: somebody is there to send to.
+impl Candidate {
+    /// A candidate from the configuration. `up`: its next hop can be reached.
     #[must_use]
     pub const fn configured(route: EffectiveRoute, up: bool) -> Self {
-        let worth = Worth {
+        let preference = Preference {
             down: !up,
             kind: GatewayKind::Vpn,
             weight: Reverse(0),
             hops: 0,
         };
-        Self { route, worth }
+        Self { route, preference }
     }
 }
 
-/// R7, fourth step, for gateway routes of one prefix: what answers before what does not, ExpressRoute before VPN (E9),
-/// the higher weight, the shorter AS path (E12). What is equal shares the flows.
+/// The fourth step of R7, between gateway routes of one prefix: reachable ones first, then ExpressRoute before VPN
+/// (E9), the higher weight, and the shorter AS path (E12). Routes of equal preference share the flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Worth {
+struct Preference {
     down: bool,
     kind: GatewayKind,
     weight: Reverse<u32>,
     hops: usize,
 }
 
-impl Worth {
-    fn of(taken: &Taken<'_>) -> Self {
+impl Preference {
+    fn of(accepted: &AcceptedRoute<'_>) -> Self {
         Self {
-            down: taken.down,
-            kind: taken.kind,
-            weight: Reverse(taken.route.weight),
-            hops: taken.route.as_path.len(),
+            down: accepted.down,
+            kind: accepted.kind,
+            weight: Reverse(accepted.route.weight),
+            hops: accepted.route.as_path.len(),
         }
     }
 
@@ -92,16 +93,16 @@ impl Worth {
     }
 }
 
-/// What was taken, as routes of a subnet: those of one prefix and worth together.
-fn learned(gateways: &[UsedGateway], taken: &[Taken<'_>]) -> Vec<Offer> {
-    let mut sorted: Vec<(&Taken<'_>, Worth)> = taken.iter().map(|t| (t, Worth::of(t))).collect();
-    sorted.sort_by_key(|(t, worth)| (t.route.prefix, worth.key()));
-    let mut offers = Vec::new();
+/// Converts accepted routes to candidates: one for all routes of the same prefix and preference.
+fn learned_candidates(gateways: &[UsedGateway], accepted: &[AcceptedRoute<'_>]) -> Vec<Candidate> {
+    let mut sorted: Vec<(&AcceptedRoute<'_>, Preference)> = accepted.iter().map(|t| (t, Preference::of(t))).collect();
+    sorted.sort_by_key(|(t, preference)| (t.route.prefix, preference.key()));
+    let mut candidates = Vec::new();
     for group in sorted.chunk_by(|(a, x), (b, y)| a.route.prefix == b.route.prefix && x == y) {
-        let (first, worth) = &group[0];
-        // In the order of the configuration, which is that of preference.
+        let (first, preference) = &group[0];
+        // In the order of the configuration, which is the order of preference.
         let among = |hop: &&GatewayHop| group.iter().any(|(t, _)| t.via == hop.agent);
-        let (hops, spread): (Vec<GatewayHop>, bool) = match worth.kind {
+        let (hops, spread): (Vec<GatewayHop>, bool) = match preference.kind {
             GatewayKind::ExpressRoute => {
                 let edges = gateways.iter().flat_map(|g| &g.edges);
                 (edges.filter(among).cloned().collect(), true)
@@ -112,7 +113,7 @@ fn learned(gateways: &[UsedGateway], taken: &[Taken<'_>]) -> Vec<Offer> {
                 (instances.filter(among).cloned().collect(), spread)
             }
         };
-        offers.push(Offer {
+        candidates.push(Candidate {
             route: EffectiveRoute {
                 name: None,
                 source: RouteSource::VirtualNetworkGateway,
@@ -120,25 +121,27 @@ fn learned(gateways: &[UsedGateway], taken: &[Taken<'_>]) -> Vec<Offer> {
                 prefix: first.route.prefix,
                 next_hop: NextHop::VirtualNetworkGateway { gateways: hops, spread },
             },
-            worth: *worth,
+            preference: *preference,
         });
     }
-    offers
+    candidates
 }
 
-/// Azure's precedence. R7: gateway routes that a VNet or peering route covers are discarded, however long; of equal
-/// prefixes one stays, user before gateway before system. R8: the others stay visible, as `Invalid`. Then all are
-/// ordered as they are shown: system, gateway, user routes; each by kind and prefix.
+/// Selects the best route of each prefix by Azure's precedence.
+///
+/// R7: gateway routes within a VNet or peering route are discarded, whatever their length. Of equal prefixes one is
+/// selected: user routes before gateway routes before system routes. R8: all others stay in the result as `Invalid`.
+/// The result is in the order of display: system, gateway and user routes, each by type of next hop and prefix.
 #[must_use]
-pub fn settle(mut offers: Vec<Offer>) -> Vec<EffectiveRoute> {
-    let covering: Vec<IpNet> = offers
+pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
+    let covering: Vec<IpNet> = candidates
         .iter()
         .map(|o| &o.route)
         .filter(|r| r.source == RouteSource::Default && kind(&r.next_hop) <= PEERING)
         .map(|r| r.prefix)
         .collect();
-    for offer in &mut offers {
-        let route = &mut offer.route;
+    for candidate in &mut candidates {
+        let route = &mut candidate.route;
         let covered = || covering.iter().any(|c| c.contains(&route.prefix));
         let discarded = route.source == RouteSource::VirtualNetworkGateway && covered();
         route.state = if discarded {
@@ -152,20 +155,20 @@ pub fn settle(mut offers: Vec<Offer>) -> Vec<EffectiveRoute> {
         RouteSource::VirtualNetworkGateway => 1,
         RouteSource::Default => 2,
     };
-    // Stable sorts: among equals the order of creation decides.
-    offers.sort_by_key(|o| {
+    // The sort is stable, so the order of creation decides between equal routes.
+    candidates.sort_by_key(|o| {
         let route = &o.route;
         (
             route.prefix,
             precedence(route.source),
             kind(&route.next_hop),
-            o.worth.key(),
+            o.preference.key(),
         )
     });
     let mut won = BTreeSet::new();
-    for offer in &mut offers {
-        if offer.route.state == RouteState::Active && !won.insert(offer.route.prefix) {
-            offer.route.state = RouteState::Invalid;
+    for candidate in &mut candidates {
+        if candidate.route.state == RouteState::Active && !won.insert(candidate.route.prefix) {
+            candidate.route.state = RouteState::Invalid;
         }
     }
     let shown = |source| match source {
@@ -173,7 +176,7 @@ pub fn settle(mut offers: Vec<Offer>) -> Vec<EffectiveRoute> {
         RouteSource::VirtualNetworkGateway => 1,
         RouteSource::User => 2,
     };
-    let mut routes: Vec<EffectiveRoute> = offers.into_iter().map(|o| o.route).collect();
+    let mut routes: Vec<EffectiveRoute> = candidates.into_iter().map(|o| o.route).collect();
     routes.sort_by(|a, b| {
         let key = |r: &EffectiveRoute| (shown(r.source), kind(&r.next_hop), r.prefix);
         key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
@@ -183,7 +186,7 @@ pub fn settle(mut offers: Vec<Offer>) -> Vec<EffectiveRoute> {
 
 const PEERING: u8 = 1;
 
-/// Rank of a next hop among system routes of one prefix, and in the order of showing.
+/// Rank of a next hop: among system routes of one prefix, and in the order of display.
 const fn kind(hop: &NextHop) -> u8 {
     match hop {
         NextHop::VnetLocal {} => 0,

@@ -1,6 +1,6 @@
-//! Tables read back, for people and for comparisons.
+//! Reads tables back, for display and for comparison with the configuration.
 
-use super::{Hop, LinkIndex, RoleTable, Tables};
+use super::{AgentRole, Hop, LinkIndex, Tables};
 use tombolo_proto::config::SpaceKind;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::{
@@ -8,7 +8,7 @@ use tombolo_proto::installed::{
 };
 
 impl Tables {
-    /// What lookups find, prefix by prefix. Nothing of it is what the configuration said.
+    /// The contents of the tables, prefix by prefix, as lookups find them. Nothing is copied from the configuration.
     #[must_use]
     pub fn installed(&self) -> InstalledTables {
         let subnets = self.subnets.iter().map(|subnet| InstalledSubnet {
@@ -23,8 +23,8 @@ impl Tables {
                 .collect(),
         });
         let transit = match &self.role {
-            RoleTable::Vm { .. } | RoleTable::CircuitGateway { .. } | RoleTable::Edge { .. } => Vec::new(),
-            RoleTable::Gateway { transit, .. } => transit
+            AgentRole::Vm { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => Vec::new(),
+            AgentRole::Gateway { transit, .. } => transit
                 .iter()
                 .filter_map(|(prefix, found)| {
                     let found = found.as_ref()?;
@@ -58,7 +58,7 @@ impl Tables {
                     vnet: Some(self.vnet(space)),
                 },
             },
-            Hop::NoSpace => InstalledHop::Peering { vnet: None },
+            Hop::PeeringNotDelivered => InstalledHop::Peering { vnet: None },
             Hop::Gateway(group) => InstalledHop::Gateway {
                 link: self.name(group.map(|g| g.links()[0])),
                 also: group.map_or_else(Vec::new, |g| {

@@ -1,10 +1,10 @@
-//! Longest-prefix match over both families.
+//! Longest-prefix match for IPv4 and IPv6.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use std::net::IpAddr;
 
-/// A map from prefixes to values.
+/// A map from prefixes to values. Host bits of prefixes are ignored.
 #[derive(Debug, Clone)]
 pub struct Lpm<T> {
     v4: PrefixMap<Ipv4Net, T>,
@@ -21,7 +21,7 @@ impl<T> Default for Lpm<T> {
 }
 
 impl<T> Lpm<T> {
-    /// Adds a value; the old one of the same prefix comes back.
+    /// Inserts a value, and returns the previous one of the same prefix.
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
         match prefix.trunc() {
             IpNet::V4(p) => self.v4.insert(p, value),
@@ -29,7 +29,7 @@ impl<T> Lpm<T> {
         }
     }
 
-    /// The value of the longest prefix that covers the address.
+    /// The value of the longest prefix that contains the address.
     #[must_use]
     pub fn get(&self, address: IpAddr) -> Option<&T> {
         match address {
@@ -47,7 +47,7 @@ impl<T> Lpm<T> {
         }
     }
 
-    /// Whether a prefix in it contains the whole of this one.
+    /// Whether some prefix of the map contains all of `prefix`.
     #[must_use]
     pub fn covers(&self, prefix: IpNet) -> bool {
         match prefix.trunc() {
@@ -56,13 +56,13 @@ impl<T> Lpm<T> {
         }
     }
 
-    /// All prefixes with their values, IPv4 before IPv6, in the order of addresses.
+    /// All prefixes with their values: IPv4 before IPv6, each in the order of addresses.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
         let v4 = self.v4.iter().map(|(p, v)| (IpNet::V4(p), v));
         v4.chain(self.v6.iter().map(|(p, v)| (IpNet::V6(p), v)))
     }
 
-    /// Whether no prefix is in it.
+    /// Whether the map has no prefix.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.v4.len() == 0 && self.v6.len() == 0

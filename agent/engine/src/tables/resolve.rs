@@ -1,13 +1,13 @@
-//! Builds [`Tables`] from a configuration and the routing state: names become positions, routes become lookups.
+//! Builds [`Tables`] from a configuration and the routing state: names become positions, routes become next hops.
 
 use super::lpm::Lpm;
 use super::sources::{Assigned, Sources};
 use super::transit::{site_prefixes, transit_table};
 use super::{
-    BuildError, Dynamic, Group, Hop, LinkIndex, LinkTable, MAX_LINKS, Onward, OwnerTable, RelationTable, RoleTable,
-    RouteTable, SpaceTable, SubnetTable, Tables, set,
+    AddressSpace, AgentRole, BuildError, Hop, LinkGroup, LinkIndex, LinkPolicy, MAX_LINKS, Owner, PeerRole, RouteEntry,
+    RoutingState, SubnetRoutes, Tables, TransitScope, set,
 };
-use crate::routing::{self, Taken, taken};
+use crate::routing::{self, AcceptedRoute, accept_routes};
 use ipnet::IpNet;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,13 +19,14 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
 impl Tables {
-    /// Builds tables from policy and from what was learned.
+    /// Builds the tables of one agent. The result depends on the arguments alone.
     ///
     /// # Errors
-    /// A promise of the configuration's types is broken; see [`AgentConfig::check`].
-    pub fn build(config: &AgentConfig, dynamic: &Dynamic) -> Result<Self, BuildError> {
+    /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, or has two
+    /// active routes for one prefix of a subnet.
+    pub fn build(config: &AgentConfig, state: &RoutingState) -> Result<Self, BuildError> {
         config.check().map_err(|e| BuildError(e.0))?;
-        let resolver = Resolver::new(config, dynamic)?;
+        let resolver = Resolver::new(config, state)?;
         let spaces = resolver.build_spaces();
         let subnets = resolver.build_subnets(&spaces)?;
         let role = resolver.build_role()?;
@@ -36,7 +37,7 @@ impl Tables {
             probes: config.probes,
             own_space: set(&config.address_space),
             denied: resolver.build_denied(&spaces),
-            spreads: subnets.iter().any(SubnetTable::spreads),
+            spreads: subnets.iter().any(SubnetRoutes::spreads),
             role,
             subnets,
             spaces: spaces.all,
@@ -45,7 +46,7 @@ impl Tables {
     }
 }
 
-impl SubnetTable {
+impl SubnetRoutes {
     /// Whether a route of the subnet shares flows between links.
     fn spreads(&self) -> bool {
         let mut routes = self.routes.iter().chain(self.standby.iter());
@@ -53,21 +54,21 @@ impl SubnetTable {
     }
 }
 
-/// The spaces of a configuration, in its order.
+/// The spaces in the order of the configuration.
 struct Spaces {
-    all: Vec<SpaceTable>,
-    /// Position of the local one.
+    all: Vec<AddressSpace>,
+    /// Position of the agent's own VNet.
     local: usize,
 }
 
 impl Spaces {
-    /// The position of a peering's space.
+    /// The position of the space that belongs to a peering.
     fn of_peering(&self, peering: &ResourceId) -> Option<usize> {
-        let is_it = |s: &SpaceTable| matches!(&s.kind, SpaceKind::Peered { peering: p, .. } if p == peering);
+        let is_it = |s: &AddressSpace| matches!(&s.kind, SpaceKind::Peered { peering: p, .. } if p == peering);
         self.all.iter().position(is_it)
     }
 
-    /// The position of the first space with this address, the local one before all others.
+    /// The position of the first space that contains the address; the own VNet comes before all others.
     fn covering(&self, address: IpAddr) -> Option<usize> {
         let covers = |i: &usize| self.all[*i].prefixes.get(address).is_some();
         let others = (0..self.all.len()).filter(|i| *i != self.local);
@@ -75,16 +76,16 @@ impl Spaces {
     }
 }
 
-/// Resolves the names of one configuration.
+/// Resolves the references within one configuration.
 pub(super) struct Resolver<'a> {
     pub(super) config: &'a AgentConfig,
-    dynamic: &'a Dynamic,
+    state: &'a RoutingState,
     by_peer: BTreeMap<&'a AgentId, LinkIndex>,
-    pub(super) taken: Vec<Taken<'a>>,
+    pub(super) accepted: Vec<AcceptedRoute<'a>>,
 }
 
 impl<'a> Resolver<'a> {
-    fn new(config: &'a AgentConfig, dynamic: &'a Dynamic) -> Result<Self, BuildError> {
+    fn new(config: &'a AgentConfig, state: &'a RoutingState) -> Result<Self, BuildError> {
         if config.links.len() > MAX_LINKS {
             let links = config.links.len();
             return Err(BuildError(format!("links: {links} are more than {MAX_LINKS}")));
@@ -93,17 +94,17 @@ impl<'a> Resolver<'a> {
         let by_peer = positions.map(|(link, position)| (&link.peer, LinkIndex(position)));
         Ok(Self {
             config,
-            dynamic,
+            state,
             by_peer: by_peer.collect(),
-            taken: taken(config, dynamic),
+            accepted: accept_routes(config, state),
         })
     }
 
-    /// The links to those of `agents` that answer, in the given order. With every candidate down it is the link to the
-    /// first one: its own state says why packets are lost.
-    fn answering<'b>(&self, agents: impl Iterator<Item = &'b AgentId>) -> Vec<LinkIndex> {
+    /// The links to those of `agents` that are up, in the given order. If all are down, the link to the first one:
+    /// packets are then dropped there, and the link's status says why.
+    fn links_up<'b>(&self, agents: impl Iterator<Item = &'b AgentId>) -> Vec<LinkIndex> {
         let linked: Vec<_> = agents.filter_map(|a| Some((a, *self.by_peer.get(a)?))).collect();
-        let up = linked.iter().filter(|(a, _)| !self.dynamic.down.contains(*a));
+        let up = linked.iter().filter(|(a, _)| !self.state.down.contains(*a));
         let up: Vec<LinkIndex> = up.map(|(_, link)| *link).collect();
         match (up.is_empty(), linked.first()) {
             (true, Some((_, first))) => vec![*first],
@@ -111,15 +112,15 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The first link of [`answering`](Self::answering).
+    /// The first link of [`links_up`](Self::links_up).
     pub(super) fn usable<'b>(&self, agents: impl Iterator<Item = &'b AgentId>) -> Option<LinkIndex> {
-        self.answering(agents).first().copied()
+        self.links_up(agents).first().copied()
     }
 
-    /// The links of a gateway route: all that answer if it spreads flows, otherwise the first.
-    fn group(&self, gateways: &[GatewayHop], spread: bool) -> Option<Group> {
-        let links = self.answering(gateways.iter().map(|g| &g.agent));
-        Group::of(if spread { &links } else { &links[..links.len().min(1)] })
+    /// The links of a gateway route: all that are up if the route spreads flows, otherwise the first.
+    fn group(&self, gateways: &[GatewayHop], spread: bool) -> Option<LinkGroup> {
+        let links = self.links_up(gateways.iter().map(|g| &g.agent));
+        LinkGroup::of(if spread { &links } else { &links[..links.len().min(1)] })
     }
 
     fn build_spaces(&self) -> Spaces {
@@ -128,13 +129,13 @@ impl<'a> Resolver<'a> {
             let mut owners = Lpm::default();
             for owner in &space.owners {
                 let target = match self.by_peer.get(&owner.agent) {
-                    _ if owner.agent == self.config.agent => OwnerTable::Own,
-                    Some(link) => OwnerTable::Link(*link),
-                    None => OwnerTable::NoLink,
+                    _ if owner.agent == self.config.agent => Owner::Own,
+                    Some(link) => Owner::Link(*link),
+                    None => Owner::NoLink,
                 };
                 owners.insert(owner.prefix, target);
             }
-            SpaceTable {
+            AddressSpace {
                 vnet: space.vnet.clone(),
                 kind: space.kind.clone(),
                 prefixes: set(&space.prefixes),
@@ -147,7 +148,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// P17: the prefixes of peerings that are closed here.
+    /// The prefixes of peerings without access (P17).
     fn build_denied(&self, spaces: &Spaces) -> Lpm<()> {
         let closed = spaces.all.iter().zip(&self.config.spaces);
         let closed = closed.filter(|(table, _)| !table.access());
@@ -155,18 +156,18 @@ impl<'a> Resolver<'a> {
         set(&denied)
     }
 
-    fn build_subnets(&self, spaces: &Spaces) -> Result<Vec<SubnetTable>, BuildError> {
+    fn build_subnets(&self, spaces: &Spaces) -> Result<Vec<SubnetRoutes>, BuildError> {
         let subnets = self.config.subnets.iter();
         subnets.map(|subnet| self.build_subnet(subnet, spaces)).collect()
     }
 
-    fn build_subnet(&self, subnet: &Subnet, spaces: &Spaces) -> Result<SubnetTable, BuildError> {
-        let all = routing::effective(self.config, subnet, self.dynamic);
+    fn build_subnet(&self, subnet: &Subnet, spaces: &Spaces) -> Result<SubnetRoutes, BuildError> {
+        let all = routing::effective(self.config, subnet, self.state);
         let mut routes = Lpm::default();
         let mut standby = Lpm::default();
         for (position, route) in all.iter().enumerate() {
             let hop = self.hop(route, spaces);
-            let entry = RouteTable { position, hop };
+            let entry = RouteEntry { position, hop };
             if route.state == RouteState::Invalid {
                 if route.source == RouteSource::VirtualNetworkGateway && standby.exact(route.prefix).is_none() {
                     standby.insert(route.prefix, entry);
@@ -180,7 +181,7 @@ impl<'a> Resolver<'a> {
                 )));
             }
         }
-        Ok(SubnetTable {
+        Ok(SubnetRoutes {
             id: subnet.id.clone(),
             routes,
             all,
@@ -192,7 +193,7 @@ impl<'a> Resolver<'a> {
         match &route.next_hop {
             NextHop::VnetLocal {} => Hop::Space(spaces.local),
             NextHop::VnetPeering { peering } | NextHop::VnetGlobalPeering { peering } => {
-                spaces.of_peering(peering).map_or(Hop::NoSpace, Hop::Space)
+                spaces.of_peering(peering).map_or(Hop::PeeringNotDelivered, Hop::Space)
             }
             NextHop::VirtualNetworkGateway { gateways, spread } => Hop::Gateway(self.group(gateways, *spread)),
             NextHop::VirtualAppliance { address } => Hop::Appliance(spaces.covering(*address), *address),
@@ -201,25 +202,25 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn build_role(&self) -> Result<RoleTable, BuildError> {
+    fn build_role(&self) -> Result<AgentRole, BuildError> {
         Ok(match &self.config.role {
             Role::Vm { nics, served, .. } => self.build_vm(nics, served)?,
             Role::VpnGateway {
                 addresses,
-                own_side,
+                local_prefixes,
                 site_ttl,
                 ..
-            } => RoleTable::Gateway {
+            } => AgentRole::Gateway {
                 addresses: addresses.clone(),
-                own_side: set(own_side),
+                local_prefixes: set(local_prefixes),
                 transit: transit_table(self, false),
-                onward: transit_table(self, true),
+                bgp_transit: transit_table(self, true),
                 sites: match site_ttl {
                     SiteTtl::SilentHop => Lpm::default(),
                     SiteTtl::Transparent => site_prefixes(self),
                 },
             },
-            Role::ExpressRouteGateway { addresses, .. } => RoleTable::CircuitGateway {
+            Role::ExpressRouteGateway { addresses, .. } => AgentRole::CircuitGateway {
                 addresses: addresses.clone(),
             },
             Role::CircuitEdge {
@@ -228,7 +229,7 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    fn build_vm(&self, nics: &[Nic], served: &[IpNet]) -> Result<RoleTable, BuildError> {
+    fn build_vm(&self, nics: &[Nic], served: &[IpNet]) -> Result<AgentRole, BuildError> {
         let subnets = &self.config.subnets;
         let mut own = Lpm::default();
         for prefix in served {
@@ -250,14 +251,14 @@ impl<'a> Resolver<'a> {
                 forwarding.get_or_insert(subnet);
             }
         }
-        Ok(RoleTable::Vm {
+        Ok(AgentRole::Vm {
             own,
             addresses,
             forwarding,
         })
     }
 
-    fn build_edge(&self, networks: &[CircuitNetwork], vnet_to_vnet: bool) -> RoleTable {
+    fn build_edge(&self, networks: &[CircuitNetwork], vnet_to_vnet: bool) -> AgentRole {
         let mut reached = Lpm::default();
         for network in networks {
             let link = self.usable(network.gateways.iter());
@@ -265,8 +266,8 @@ impl<'a> Resolver<'a> {
                 reached.insert(*prefix, link);
             }
         }
-        let customer: Vec<_> = self.taken.iter().map(|t| t.route.prefix).collect();
-        RoleTable::Edge {
+        let customer: Vec<_> = self.accepted.iter().map(|t| t.route.prefix).collect();
+        AgentRole::Edge {
             addresses: networks.iter().map(|n| n.address).collect(),
             networks: reached,
             customer: set(&customer),
@@ -274,61 +275,60 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn build_links(&self, spaces: &Spaces) -> Result<Vec<LinkTable>, BuildError> {
-        // Only links with learned routes need it, and most agents have none.
+    fn build_links(&self, spaces: &Spaces) -> Result<Vec<LinkPolicy>, BuildError> {
+        // Computed on first use: most agents have no link with learned routes.
         let assigned = LazyCell::new(|| Assigned::of(self.config));
         let build = |link: &Link| {
             let relation = match &link.relation {
-                Relation::VnetLocal {} => RelationTable::VnetLocal,
+                Relation::VnetLocal {} => PeerRole::VnetLocal,
                 Relation::Peering { peering } => {
                     let space = spaces.of_peering(peering);
-                    RelationTable::Peering(
-                        space.ok_or_else(|| BuildError(format!("links: unknown peering {peering}")))?,
-                    )
+                    PeerRole::Peering(space.ok_or_else(|| BuildError(format!("links: unknown peering {peering}")))?)
                 }
-                Relation::Gateway {} => RelationTable::Gateway,
-                Relation::GatewayClient {} => RelationTable::GatewayClient,
-                Relation::Connection { .. } | Relation::Site { .. } => RelationTable::Connection,
-                Relation::Edge { .. } => RelationTable::Edge,
-                Relation::CircuitGateway { .. } => RelationTable::CircuitGateway,
-                Relation::CircuitClient { .. } => RelationTable::CircuitClient,
-                Relation::OtherGateway {} => RelationTable::OtherGateway,
+                Relation::Gateway {} => PeerRole::Gateway,
+                Relation::GatewayClient {} => PeerRole::GatewayClient,
+                Relation::Connection { .. } | Relation::Site { .. } => PeerRole::Connection,
+                Relation::Edge { .. } => PeerRole::Edge,
+                Relation::CircuitGateway { .. } => PeerRole::CircuitGateway,
+                Relation::CircuitClient { .. } => PeerRole::CircuitClient,
+                Relation::OtherGateway {} => PeerRole::OtherGateway,
             };
-            // D10: also the sources of the routes that were learned there. Of a VNet's gateways each may bring what
-            // another knows: a site that goes back to its circuit is heard there before that is told.
-            let of_link = |t: &&Taken<'_>| match relation {
-                RelationTable::Gateway => true,
-                RelationTable::Connection | RelationTable::Edge => t.from.as_ref() == Some(&link.peer),
+            // D10: learned routes extend the sources of a link. All gateways of a VNet share their learned routes,
+            // because they can replace each other: a site that returns to its circuit sends through the edge before the
+            // agent learns of it.
+            let of_link = |t: &&AcceptedRoute<'_>| match relation {
+                PeerRole::Gateway => true,
+                PeerRole::Connection | PeerRole::Edge => t.from.as_ref() == Some(&link.peer),
                 _ => false,
             };
-            let learned = self.taken.iter().filter(of_link).map(|t| t.route);
+            let learned = self.accepted.iter().filter(of_link).map(|t| t.route);
             let sources = match learned.clone().next() {
                 None => Sources::configured(&link.sources),
                 Some(_) => assigned.sources(link, learned),
             };
-            Ok(LinkTable {
+            Ok(LinkPolicy {
                 peer: link.peer.clone(),
                 relation,
                 sources,
                 foreign: link.foreign,
-                down: self.dynamic.down.contains(&link.peer),
+                down: self.state.down.contains(&link.peer),
                 advertises: routing::may_advertise(&self.config.role, link),
-                onward: self.onward(&link.peer),
+                transit_scope: self.transit_scope(&link.peer),
             })
         };
         self.config.links.iter().map(build).collect()
     }
 
-    fn onward(&self, peer: &AgentId) -> Onward {
+    fn transit_scope(&self, peer: &AgentId) -> TransitScope {
         let connections = match &self.config.role {
             Role::VpnGateway { connections, .. } => connections.as_slice(),
             Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => &[],
         };
         let of_peer = || connections.iter().filter(|c| c.ends.contains(peer));
         match (of_peer().any(|c| c.exchange), of_peer().any(|c| c.site)) {
-            (true, _) => Onward::All,
-            (false, true) => Onward::Exchanging,
-            (false, false) => Onward::None,
+            (true, _) => TransitScope::AllConnections,
+            (false, true) => TransitScope::BgpConnections,
+            (false, false) => TransitScope::None,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Which sources may come out of a link (D10): those that the configuration gives to it, and those of routes that were
-//! learned there. A learned route never gives a link what the configuration gives to somebody else.
+//! The sources that packets from a link may have (D10): configured sources, and prefixes of routes learned from that
+//! peer. A learned route never grants a source that the configuration assigns to another link.
 
 use super::lpm::Lpm;
 use ipnet::IpNet;
@@ -7,15 +7,15 @@ use std::net::IpAddr;
 use tombolo_proto::config::{AgentConfig, Link, Relation, Role};
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// The sources that one link may use. One lookup decides.
+/// The sources that one link may use.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
-    /// The longest prefix decides: true for one that the link may use, false for one that belongs to others.
+    /// The longest matching prefix decides: true if the link may use it, false if it belongs to others.
     prefixes: Lpm<bool>,
 }
 
 impl Sources {
-    /// Those of a link where nothing was learned.
+    /// The sources of a link without learned routes.
     pub(crate) fn configured(prefixes: &[IpNet]) -> Self {
         let mut table = Lpm::default();
         for prefix in prefixes {
@@ -24,23 +24,23 @@ impl Sources {
         Self { prefixes: table }
     }
 
-    /// Whether a packet from `source` may come out of the link.
+    /// Whether packets from this link may have this source.
     pub(crate) fn contains(&self, source: IpAddr) -> bool {
         self.prefixes.get(source).copied().unwrap_or_default()
     }
 
-    /// The prefixes with this answer, in the order of addresses.
+    /// The prefixes with this value, in the order of addresses.
     pub(crate) fn listed(&self, allowed: bool) -> Vec<IpNet> {
         let found = self.prefixes.iter().filter(|(_, answer)| **answer == allowed);
         found.map(|(prefix, _)| prefix).collect()
     }
 }
 
-/// What the configuration of one agent gives to whom.
+/// The owners of prefixes according to the configuration of one agent.
 pub(crate) struct Assigned<'a> {
-    /// The own addresses, the VNets that packets are delivered into directly, and what is no host's address.
+    /// Prefixes that no learned route may claim: the agent's own addresses, VNets that it delivers into, and martians.
     spaces: Lpm<()>,
-    /// Configured sources of links that lie in none of these.
+    /// The configured sources of all links that lie outside of `spaces`.
     others: Vec<(&'a Link, IpNet)>,
 }
 
@@ -58,14 +58,18 @@ impl<'a> Assigned<'a> {
             add(&space.prefixes);
         }
         if let Role::VpnGateway {
-            own_side, addresses, ..
+            local_prefixes,
+            addresses,
+            ..
         }
         | Role::ExpressRouteGateway {
-            own_side, addresses, ..
+            local_prefixes,
+            addresses,
+            ..
         } = &config.role
         {
-            add(own_side);
-            // The address for BGP may lie outside the VNet.
+            add(local_prefixes);
+            // The gateway's BGP address may lie outside of its VNet.
             add(&addresses.iter().copied().map(IpNet::from).collect::<Vec<_>>());
         }
         let sources = |link: &'a Link| link.sources.iter().map(move |prefix| (link, *prefix));
@@ -74,12 +78,12 @@ impl<'a> Assigned<'a> {
         Self { spaces, others }
     }
 
-    /// The sources of a link: the configured ones, all of them; and of those of `learned` routes what is nobody else's.
+    /// The sources of a link: all configured ones, and the prefixes of `learned` routes that belong to nobody else.
     ///
-    /// Two links of one kind may lead to the same place: the gateways of a VNet stand in for each other (E9, E11), and a
-    /// VNet behind one connection may send by way of another (G19). So what the configuration gives to a link of the same
-    /// kind is open to routes for just that, or for a part of it, but never to a route for everything around it; and not at
-    /// all to what a site announces to a VPN gateway.
+    /// Two links of one [kind](Kind) may lead to the same place: the gateways of a VNet replace each other (E9, E11),
+    /// and a VNet behind one connection may send through another (G19). A learned route may therefore claim a
+    /// configured source of a link of the same kind, or a part of it, but not by a route for a larger prefix. Routes of
+    /// a site may claim none of them.
     pub(crate) fn sources<'r>(&self, link: &Link, learned: impl Iterator<Item = &'r Route> + Clone) -> Sources {
         let kind = |link: &Link| match link.relation {
             Relation::Gateway {} => Some(Kind::Gateway),
@@ -109,7 +113,7 @@ impl<'a> Assigned<'a> {
                 prefixes.insert(route.prefix, true);
             }
         }
-        // A shorter configured prefix of this link stays whole, so nothing is cut out of it.
+        // A configured prefix of this link has precedence over exceptions inside of it.
         let cut = |prefix: IpNet| all_learned.covers(prefix) && !configured.covers(prefix);
         for (prefix, ()) in closed.iter().filter(|(p, ())| cut(*p)) {
             prefixes.insert(prefix, false);
@@ -123,12 +127,12 @@ impl<'a> Assigned<'a> {
     }
 }
 
-/// Links that may lead to the same place.
+/// Links of one kind may lead to the same place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// To a gateway that the own VNet uses.
     Gateway,
-    /// At a VPN gateway: to what lies behind one of its connections.
+    /// At a VPN gateway: to the remote end of a connection.
     Connection,
 }
 

@@ -1,4 +1,4 @@
-//! At a VPN gateway: which connection leads to a destination.
+//! The transit tables of a VPN gateway: the connection that leads to a destination.
 
 use super::lpm::Lpm;
 use super::resolve::Resolver;
@@ -10,20 +10,20 @@ use tombolo_proto::config::{GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::RouteOrigin;
 
-/// At a VPN gateway: what lies behind its connections, configured or learned; of one prefix what answers before what does
-/// not, the higher weight, the shorter path. `exchanged`: only of connections that are known to others by exchange (G18, G19).
-pub(super) fn transit_table(resolver: &Resolver<'_>, exchanged: bool) -> Lpm<Option<Transit>> {
+/// The best connection for each prefix, configured or learned. Links that are up come first, then the higher weight,
+/// then the shorter AS path. `advertised`: only connections that the gateway advertises (G18, G19).
+pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Option<Transit>> {
     let Role::VpnGateway {
         transit,
         connections,
-        own_side,
+        local_prefixes,
         ..
     } = &resolver.config.role
     else {
         return Lpm::default();
     };
     let of = |id: &ResourceId| connections.iter().find(|c| c.connection == *id);
-    let mut offers = Vec::new();
+    let mut candidates = Vec::new();
     for route in transit {
         let connection = of(&route.connection);
         let entry = Transit {
@@ -31,14 +31,14 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, exchanged: bool) -> Lpm<Opt
             link: resolver.usable(route.via.iter()),
             exchange: connection.is_some_and(|c| c.exchange),
         };
-        if exchanged && !connection.is_some_and(GatewayConnection::is_advertised) {
+        if advertised && !connection.is_some_and(GatewayConnection::is_advertised) {
             continue;
         }
         let weight = connection.map_or(0, |c| c.weight);
-        offers.push((route.prefix, false, Reverse(weight), 1, entry));
+        candidates.push((route.prefix, false, Reverse(weight), 1, entry));
     }
-    // G21: what was learned from a circuit is no way on from here.
-    for t in resolver.taken.iter().filter(|t| t.kind == GatewayKind::Vpn) {
+    // Routes learned from a circuit are excluded: this gateway does not forward to circuits (G21).
+    for t in resolver.accepted.iter().filter(|t| t.kind == GatewayKind::Vpn) {
         let Some(connection) = t.connection else { continue };
         let entry = Transit {
             connection: connection.connection.clone(),
@@ -46,25 +46,26 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, exchanged: bool) -> Lpm<Opt
             exchange: connection.exchange,
         };
         let weight = Reverse(connection.weight);
-        offers.push((t.route.prefix, t.down, weight, t.route.as_path.len(), entry));
+        candidates.push((t.route.prefix, t.down, weight, t.route.as_path.len(), entry));
     }
-    // Stable: configured before learned, then in the order of names.
-    offers.sort_by_key(|(prefix, down, weight, hops, _)| (*prefix, *down, *weight, *hops));
+    // The sort is stable, so configured routes come before learned ones, and these in the order of names.
+    candidates.sort_by_key(|(prefix, down, weight, hops, _)| (*prefix, *down, *weight, *hops));
     let mut table = Lpm::default();
-    for (prefix, .., entry) in offers {
+    for (prefix, .., entry) in candidates {
         if table.exact(prefix).is_none() {
             table.insert(prefix, Some(entry));
         }
     }
-    // The longest prefix decides: a site that announces everything around the own side does not get what is sent there.
+    // The longest prefix wins. An entry without a connection keeps a site that announces a larger prefix from receiving
+    // the packets to a local one.
     let configured = set(&transit.iter().map(|t| t.prefix).collect::<Vec<_>>());
     let learned = resolver
-        .taken
+        .accepted
         .iter()
         .filter(|t| t.connection.is_some())
         .map(|t| t.route.prefix);
     let learned = set(&learned.collect::<Vec<_>>());
-    for own in own_side
+    for own in local_prefixes
         .iter()
         .filter(|p| learned.covers(**p) && !configured.covers(**p))
     {
@@ -75,10 +76,10 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, exchanged: bool) -> Lpm<Opt
     table
 }
 
-/// T6: the prefixes of sites, as far as a VPN gateway knows them.
+/// The configured and learned prefixes of sites (T6).
 pub(super) fn site_prefixes(resolver: &Resolver<'_>) -> Lpm<()> {
     let mut prefixes: Vec<IpNet> = resolver
-        .taken
+        .accepted
         .iter()
         .filter(|t| t.kind == GatewayKind::Vpn && t.route.origin == RouteOrigin::Site)
         .map(|t| t.route.prefix)

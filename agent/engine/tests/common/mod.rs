@@ -17,7 +17,7 @@ use tombolo_engine::buffer::{Collected, Path, Port};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{Event, LinkSet};
-use tombolo_engine::tables::{Dynamic, LinkIndex, Tables};
+use tombolo_engine::tables::{LinkIndex, RoutingState, Tables};
 use tombolo_proto::config::{
     AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet,
 };
@@ -79,7 +79,7 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         preshared_key: None,
         endpoint: None,
         quic_endpoint: None,
-        lanes: 1,
+        peer_lanes: 1,
         quic: None,
         transport: tombolo_proto::config::Transport::WireGuard,
         always_on: false,
@@ -87,9 +87,9 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         relation,
         sources: nets(sources),
         foreign: ForeignSources::None,
-        watched: false,
-        stock: false,
-        dead_after: None,
+        monitored: false,
+        third_party: false,
+        dpd_timeout: None,
     }
 }
 
@@ -225,7 +225,7 @@ impl Node {
     }
 
     pub fn install(&mut self, config: AgentConfig, now: Instant) {
-        let tables = Tables::build(&config, &Dynamic::default()).unwrap();
+        let tables = Tables::build(&config, &RoutingState::default()).unwrap();
         self.engine.install(Arc::new(tables), &config.links, now);
         self.config = config;
     }

@@ -95,15 +95,15 @@ fn vm() -> AgentConfig {
             transport: Transport::Automatic,
             endpoint: None,
             quic_endpoint: None,
-            lanes: 1,
+            peer_lanes: 1,
             always_on: true,
             initiator: true,
             relation: Relation::Gateway {},
             sources: nets("10.1.255.4/32 10.9.0.0/16"),
             foreign: ForeignSources::None,
-            watched: false,
-            stock: false,
-            dead_after: None,
+            monitored: false,
+            third_party: false,
+            dpd_timeout: None,
         }],
     }
 }
@@ -119,10 +119,10 @@ fn routes(prefixes: &str) -> Arc<Vec<Route>> {
     Arc::new(nets(prefixes).into_iter().map(route).collect())
 }
 
-fn told(prefixes: &str) -> Dynamic {
-    Dynamic {
-        told: [(AgentId::new("gw").unwrap(), routes(prefixes))].into(),
-        ..Dynamic::default()
+fn told(prefixes: &str) -> RoutingState {
+    RoutingState {
+        received: [(AgentId::new("gw").unwrap(), routes(prefixes))].into(),
+        ..RoutingState::default()
     }
 }
 
@@ -299,13 +299,13 @@ fn a_customers_routes_are_not_the_edges_own() {
             }],
         },
     };
-    let dynamic = Dynamic {
+    let dynamic = RoutingState {
         learned: [(
             circuit,
             routes("172.20.0.0/30 10.50.0.0/16 192.168.7.0/24 203.0.113.5/32 0.0.0.0/0"),
         )]
         .into(),
-        ..Dynamic::default()
+        ..RoutingState::default()
     };
     let next = KernelRoute::Line("172.20.0.1".parse().unwrap());
     let all = filter(&config, &dynamic, &host(), numbers(), false);

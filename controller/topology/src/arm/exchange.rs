@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
-use tombolo_engine::routing::{self, tell_neighbour, tell_peer};
+use tombolo_engine::routing::{self, routes_for_neighbour, routes_for_peer};
 use tombolo_proto::config::{CircuitLink, GatewayKind, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
 
@@ -51,16 +51,23 @@ pub(crate) fn learned(topology: &Topology, live: &Live, gateway: &ResourceId) ->
         let local = gateway.peering_address(number).to_string();
         let Some(config) = moving.config(&agent) else { continue };
         let dynamic = moving.dynamic(config);
-        for taken in routing::taken(config, &dynamic).iter().filter(|t| !t.down) {
+        for accepted in routing::accept_routes(config, &dynamic).iter().filter(|t| !t.down) {
             let address = |agent: &AgentId| address_of(topology, gateway, agent);
-            let source = taken.from.as_ref().map_or_else(String::new, address);
-            let origin = match &taken.from {
+            let source = accepted.from.as_ref().map_or_else(String::new, address);
+            let origin = match &accepted.from {
                 Some(from) if is_beside(topology, gateway, from) => "IBgp",
                 _ => "EBgp",
             };
-            let (hop, path) = (address(&taken.via), &taken.route.as_path);
-            let prefix = taken.route.prefix;
-            all.push(route(&local, prefix, [&hop, &source], origin, path, weight(taken.kind)));
+            let (hop, path) = (address(&accepted.via), &accepted.route.as_path);
+            let prefix = accepted.route.prefix;
+            all.push(route(
+                &local,
+                prefix,
+                [&hop, &source],
+                origin,
+                path,
+                weight(accepted.kind),
+            ));
         }
     }
     Some(all)
@@ -82,7 +89,7 @@ pub(crate) fn advertised(topology: &Topology, live: &Live, gateway: &ResourceId,
             }
             match &link.relation {
                 Relation::Site { connection } => {
-                    let routes = tell_neighbour(config, &dynamic, connection);
+                    let routes = routes_for_neighbour(config, &dynamic, connection);
                     // The own ASN comes into the path on the way.
                     let seen = routes
                         .into_iter()
@@ -93,7 +100,7 @@ pub(crate) fn advertised(topology: &Topology, live: &Live, gateway: &ResourceId,
                 Relation::Connection { connection } if exchanges(topology, connection) => {
                     told.extend(own_side(topology, gateway));
                     told.extend(
-                        tell_peer(config, &dynamic, link)
+                        routes_for_peer(config, &dynamic, link)
                             .into_iter()
                             .map(|r| (r.prefix, r.as_path)),
                     );

@@ -14,7 +14,7 @@ use tombolo_proto::id::Secret;
 pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &Instance<'t>) -> Option<AgentConfig> {
     let index = &compiler.index;
     let (_, subnet) = index.subnet(instance.subnet)?;
-    let (spaces, own_side) = compiler.own_side(vnet);
+    let (spaces, local_prefixes) = compiler.local_prefixes(vnet);
     let circuits = index.circuits_of(vnet).map(|(circuit, connection)| LinkedCircuit {
         connection: connection.envelope.id.clone(),
         circuit: circuit.resource.envelope.id.clone(),
@@ -30,7 +30,7 @@ pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &I
         role: Role::ExpressRouteGateway {
             gateway: vnet.er_gateway?.envelope.id.clone(),
             addresses: vec![instance.address],
-            own_side,
+            local_prefixes,
             circuits: circuits.collect(),
         },
         subnets: compiler.subnets(vnet, std::iter::once(subnet)),

@@ -49,7 +49,7 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
             let relation = Relation::Gateway {};
             links.add(instance.agent, relation, transport, sources, ForeignSources::None);
             links.with(instance.agent, |link| {
-                link.watched = alternatives;
+                link.monitored = alternatives;
                 // D11: who is to hear of routes keeps the link open; machines may be where nobody reaches them first.
                 (link.always_on, link.initiator) = (hub.hears(), hub.hears());
             });
@@ -66,7 +66,7 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
             let relation = Relation::Gateway {};
             links.add(instance.agent, relation, transport, sources, ForeignSources::None);
             links.with(instance.agent, |link| {
-                (link.watched, link.always_on, link.initiator) = (alternatives, true, true);
+                (link.monitored, link.always_on, link.initiator) = (alternatives, true, true);
             });
         }
         for (circuit, connection) in index.circuits_of(hub) {
@@ -76,7 +76,7 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
                 };
                 let none = ForeignSources::None;
                 links.add(edge, relation, Transport::Automatic, Vec::new(), none);
-                links.with(edge, |link| link.watched = true);
+                links.with(edge, |link| link.monitored = true);
             }
         }
         // P25 the other way round: while the direct way is closed, the gateways' way to the same VNet is used.
@@ -84,7 +84,7 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
         for peer in &vnet.peers {
             let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
             for machine in index.vnets[peer.remote].machines.iter().filter(|_| stands_in) {
-                links.with(machine.agent, |link| link.watched = true);
+                links.with(machine.agent, |link| link.monitored = true);
             }
         }
     }
@@ -108,9 +108,9 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             foreign,
         );
     }
-    let mut own_side = own_space.clone();
+    let mut local_prefixes = own_space.clone();
     for client in &vnet.clients {
-        own_side.extend(&client.half.remote_address_space);
+        local_prefixes.extend(&client.half.remote_address_space);
         for machine in &index.vnets[client.vnet].machines {
             let sources = known(machine, &client.half.remote_address_space, own_space);
             let foreign = foreign_of_peer(machine, client.half.allow_forwarded_traffic);
@@ -131,7 +131,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
         let relation = Relation::Connection {
             connection: tunnel.connection.envelope.id.clone(),
         };
-        let sources = prefix::subtract(&tunnel.prefixes, &own_side);
+        let sources = prefix::subtract(&tunnel.prefixes, &local_prefixes);
         for end in tunnel_ends(index, tunnel) {
             // Only WireGuard's handshake proves the shared key (D14).
             let transport = Transport::WireGuard;
@@ -146,7 +146,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
                 link.always_on = true;
                 link.initiator = own.agent.id < end.agent.id;
                 link.preshared_key = tunnel.connection.preshared_key();
-                link.watched = true;
+                link.monitored = true;
             });
         }
     }
@@ -182,7 +182,7 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
             links.add(edge, relation, Transport::Automatic, sources, ForeignSources::None);
             links.with(edge, |link| {
                 (link.always_on, link.initiator) = (true, own.agent.id < edge.id);
-                link.watched = true;
+                link.monitored = true;
             });
         }
     }
@@ -207,7 +207,7 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
             links.add(instance.agent, relation, Transport::Automatic, Vec::new(), none);
             links.with(instance.agent, |link| {
                 (link.always_on, link.initiator) = (true, own.id < instance.agent.id);
-                link.watched = true;
+                link.monitored = true;
             });
         }
         let clients = vnet.clients.iter().map(|client| client.vnet);
@@ -306,15 +306,15 @@ impl<'a> Links<'a> {
             transport,
             endpoint: peer.reach.endpoints.first().copied(),
             quic_endpoint: peer.reach.quic_endpoint.filter(|_| transport != Transport::WireGuard),
-            lanes: peer.reach.lanes,
+            peer_lanes: peer.reach.lanes,
             always_on: false,
             initiator: false,
             relation,
             sources,
             foreign,
-            watched: false,
-            stock: false,
-            dead_after: None,
+            monitored: false,
+            third_party: false,
+            dpd_timeout: None,
         });
     }
 
@@ -358,7 +358,7 @@ impl<'a> Links<'a> {
             endpoint,
             quic_endpoint: None,
             // D15: one session, held by the first lane.
-            lanes: 1,
+            peer_lanes: 1,
             always_on: true,
             initiator: endpoint.is_some(),
             relation: Relation::Site {
@@ -366,9 +366,9 @@ impl<'a> Links<'a> {
             },
             sources,
             foreign: ForeignSources::None,
-            watched: false,
-            stock: true,
-            dead_after: site.connection.dpd_timeout,
+            monitored: false,
+            third_party: true,
+            dpd_timeout: site.connection.dpd_timeout,
         };
         self.links.insert(peer, link);
     }

@@ -5,7 +5,7 @@ use super::prefix;
 use crate::resource::{RouteTable, Subnet, UserNextHop};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use tombolo_engine::routing::{Offer, settle};
+use tombolo_engine::routing::{Candidate, select_best};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
 /// 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and 100.64.0.0/10 (R1).
@@ -25,7 +25,12 @@ pub(super) fn effective(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &Subnet) -> 
     let mut routes = system(vnet, table);
     routes.extend(gateway(index, vnet, table));
     routes.extend(user(index, vnet, table));
-    settle(routes.into_iter().map(|route| Offer::configured(route, true)).collect())
+    select_best(
+        routes
+            .into_iter()
+            .map(|route| Candidate::configured(route, true))
+            .collect(),
+    )
 }
 
 /// The route table of a subnet (R17).

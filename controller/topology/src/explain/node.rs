@@ -5,7 +5,7 @@ use etherparse::PacketBuilder;
 use std::net::IpAddr;
 use tombolo_engine::decide::{Ingress, Trace, decide};
 use tombolo_engine::packet;
-use tombolo_engine::tables::{Dynamic, Tables};
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{AgentConfig, Link, Role};
 use tombolo_proto::id::AgentId;
@@ -36,7 +36,7 @@ pub(super) enum Step {
 }
 
 impl Node {
-    pub(super) fn new(config: AgentConfig, dynamic: &Dynamic) -> Self {
+    pub(super) fn new(config: AgentConfig, dynamic: &RoutingState) -> Self {
         let tables = Tables::build(&config, dynamic).map_err(|e| e.to_string());
         Self { config, tables }
     }
@@ -59,9 +59,9 @@ impl Node {
         let mut trace = Trace::default();
         let step = match decide(tables, ingress, &info, Some(&mut trace)) {
             Verdict::Deliver => Step::Deliver,
-            Verdict::Forward { link, take_ttl } => {
-                if take_ttl {
-                    packet::take_ttl(&mut packet.bytes);
+            Verdict::Forward { link, decrement_ttl } => {
+                if decrement_ttl {
+                    packet::decrement_ttl(&mut packet.bytes);
                 }
                 Step::Forward(tables.peer(link).clone())
             }
@@ -169,7 +169,7 @@ impl Packet {
     }
 
     /// What a kernel that forwards does.
-    pub(super) fn take_ttl(&mut self) {
-        packet::take_ttl(&mut self.bytes);
+    pub(super) fn decrement_ttl(&mut self) {
+        packet::decrement_ttl(&mut self.bytes);
     }
 }

@@ -121,7 +121,7 @@ impl<'t> Fabric<'t> {
                     hop.verdict = format!("forwards to {next}");
                     hop.next = Some(next.clone());
                     hop.relation = node.link(&next).map(|link| relation(&link.relation).to_owned());
-                    if node.link(&next).is_some_and(|link| link.stock) {
+                    if node.link(&next).is_some_and(|link| link.third_party) {
                         hop.verdict = "forwards to the site's device".into();
                         hops.push(hop);
                         let end = End::Left {
@@ -159,7 +159,7 @@ impl<'t> Fabric<'t> {
                         hops.push(hop);
                         return (stopped(hops, stop).0, End::Expired(at, answer));
                     }
-                    packet.take_ttl();
+                    packet.decrement_ttl();
                     if node.sends_down(packet.destination) {
                         hop.verdict = "its kernel forwards it down the line to the customer edge".into();
                         hops.push(hop);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_engine::decide::{Ingress, decide};
 use tombolo_engine::packet::PacketInfo;
-use tombolo_engine::routing::{self, tell_neighbour};
+use tombolo_engine::routing::{self, routes_for_neighbour};
 use tombolo_engine::tables::Tables;
 use tombolo_engine::verdict::Verdict;
 use tombolo_proto::config::{CircuitLink, GatewayKind, Role, SiteTtl};
@@ -332,7 +332,7 @@ fn sites_hear_exactly_what_they_may() {
     let moving = Moving::new(&w.topology, &compiler, reports);
     let told = |at: &str, neighbour: ResourceId| -> BTreeMap<String, Vec<u32>> {
         let config = w.config(at);
-        let routes = tell_neighbour(&config, &moving.dynamic(&config), &neighbour);
+        let routes = routes_for_neighbour(&config, &moving.dynamic(&config), &neighbour);
         routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
     };
     let of = |routes: &[(&str, &[u32])]| -> BTreeMap<String, Vec<u32>> {
@@ -438,8 +438,8 @@ pub(super) fn fate(
     };
     match decide(&tables, ingress, &packet, None) {
         Verdict::Deliver => "deliver".into(),
-        Verdict::Forward { link, take_ttl } => {
-            format!("{}{}", tables.peer(link), if take_ttl { " -1" } else { "" })
+        Verdict::Forward { link, decrement_ttl } => {
+            format!("{}{}", tables.peer(link), if decrement_ttl { " -1" } else { "" })
         }
         Verdict::TimeExceeded => "answers".into(),
         Verdict::Drop(reason) => reason.name().into(),
@@ -733,7 +733,7 @@ fn d16_a_site_without_keys_has_no_link() {
     let mut w = lab();
     let site = AgentId::of_site(&id("connections", "hub-loc1"));
     let link = w.config("hub-vpn").links.into_iter().find(|l| l.peer == site).unwrap();
-    assert!(link.stock && link.always_on && link.preshared_key.is_some());
+    assert!(link.third_party && link.always_on && link.preshared_key.is_some());
     assert_eq!(link.sources, nets("10.2.30.125/32"));
     let connection = w.topology.connections.get_mut(&id("connections", "hub-loc1")).unwrap();
     Arc::make_mut(connection).shared_key = None;
@@ -880,7 +880,7 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
         let compiler = Compiler::new(&w.topology);
         let moving = Moving::new(&w.topology, &compiler, reports.clone());
         let config = w.config("hub-vpn");
-        let routes = tell_neighbour(&config, &moving.dynamic(&config), &id("connections", to));
+        let routes = routes_for_neighbour(&config, &moving.dynamic(&config), &id("connections", to));
         routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
     };
     // The gateway originates it, as it does its own VNet's prefixes.

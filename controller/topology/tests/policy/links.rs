@@ -97,7 +97,10 @@ fn d6_d15_second_ports_and_lanes_of_links() {
         let reach = &mut w.agent_mut(name).reach;
         (reach.quic_endpoint, reach.lanes) = (Some("192.0.2.1:443".parse().unwrap()), 4);
     }
-    let link = |w: &World, of: &str, to: &str| w.link(of, to).map(|l| (l.quic_endpoint.map(|e| e.port()), l.lanes));
+    let link = |w: &World, of: &str, to: &str| {
+        w.link(of, to)
+            .map(|l| (l.quic_endpoint.map(|e| e.port()), l.peer_lanes))
+    };
     assert_eq!(link(&w, "a-vm", "hub-vm"), Some((Some(443), 4)));
     assert_eq!(link(&w, "hub-vm", "a-vm"), Some((None, 1)));
     assert_eq!(link(&w, "branch-gw", "hub-gw"), Some((None, 4)), "a VPN connection");
@@ -204,7 +207,7 @@ fn p21_gateway_links() {
 
     let Role::VpnGateway {
         addresses,
-        own_side,
+        local_prefixes,
         transit,
         ..
     } = w.config("hub-gw").role
@@ -212,7 +215,7 @@ fn p21_gateway_links() {
         panic!("a gateway")
     };
     assert_eq!(addresses, [ip("10.1.255.4")]);
-    assert_eq!(own_side, nets("10.1.0.0/16 10.2.0.0/16 10.3.0.0/16"));
+    assert_eq!(local_prefixes, nets("10.1.0.0/16 10.2.0.0/16 10.3.0.0/16"));
     assert_eq!(transit.len(), 1);
     assert_eq!(transit[0].prefix, nets("10.4.0.0/16")[0]);
     assert_eq!(transit[0].via, [agent("branch-gw")]);

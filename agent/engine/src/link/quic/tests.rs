@@ -29,7 +29,7 @@ fn link_to(name: &str, pin: KeyPin) -> Link {
         preshared_key: None,
         endpoint: None,
         quic_endpoint: None,
-        lanes: 1,
+        peer_lanes: 1,
         quic: Some(pin),
         transport: Transport::Quic,
         always_on: false,
@@ -37,9 +37,9 @@ fn link_to(name: &str, pin: KeyPin) -> Link {
         relation: Relation::VnetLocal {},
         sources: Vec::new(),
         foreign: ForeignSources::None,
-        watched: false,
-        stock: false,
-        dead_after: None,
+        monitored: false,
+        third_party: false,
+        dpd_timeout: None,
     }
 }
 

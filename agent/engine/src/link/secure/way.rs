@@ -82,16 +82,16 @@ impl Way {
             pin: link.quic,
             transport: link.transport,
             quic: link.quic.is_some(),
-            lanes: link.lanes,
+            lanes: link.peer_lanes,
             choice: Choice::default(),
             observed: None,
             used: None,
             limit: None,
             ready: false,
             up: None,
-            always: link.always_on && !link.stock,
-            watched: link.watched,
-            stock: link.stock,
+            always: link.always_on && !link.third_party,
+            watched: link.monitored,
+            stock: link.third_party,
             dead: false,
             exchange: Exchange::default(),
             packets: [0; 2],
@@ -108,10 +108,10 @@ impl Way {
     /// Takes what may change without a new session.
     pub(super) fn settle(&mut self, link: &Link) {
         self.pin = link.quic;
-        self.always = link.always_on && !link.stock;
-        self.watched = link.watched;
-        self.stock = link.stock;
-        self.dead &= link.watched;
+        self.always = link.always_on && !link.third_party;
+        self.watched = link.monitored;
+        self.stock = link.third_party;
+        self.dead &= link.monitored;
     }
 
     pub(super) fn carrier(&self) -> Carrier {

@@ -15,7 +15,7 @@ fn link(peer: usize, gateway: bool, sources: &[IpNet]) -> Link {
         transport: Transport::Automatic,
         endpoint: None,
         quic_endpoint: None,
-        lanes: 1,
+        peer_lanes: 1,
         always_on: false,
         initiator: false,
         relation: match gateway {
@@ -26,9 +26,9 @@ fn link(peer: usize, gateway: bool, sources: &[IpNet]) -> Link {
         },
         sources: sources.to_vec(),
         foreign: ForeignSources::None,
-        watched: false,
-        stock: false,
-        dead_after: None,
+        monitored: false,
+        third_party: false,
+        dpd_timeout: None,
     }
 }
 

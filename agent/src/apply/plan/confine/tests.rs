@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::apply::plan::Step;
-use tombolo_engine::routing::Dynamic;
+use tombolo_engine::routing::RoutingState;
 use tombolo_proto::config::{AgentConfig, Nic, Probes, Role, Space, SpaceKind, Subnet};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
@@ -69,7 +69,7 @@ fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
 }
 
 fn plan(config: &AgentConfig, host: &Surroundings, internet_exit: bool) -> KernelPlan {
-    KernelPlan::of(config, &Dynamic::default(), numbers(), false).confine(host, numbers(), internet_exit)
+    KernelPlan::of(config, &RoutingState::default(), numbers(), false).confine(host, numbers(), internet_exit)
 }
 
 fn connected(interface: &str, network: &str) -> Connected {

@@ -5,7 +5,7 @@ use crate::resource::{Connection, ConnectionType, VirtualNetworkGateway};
 use crate::topology::{Live, Topology};
 use serde_json::{Value, json};
 use std::net::IpAddr;
-use tombolo_engine::routing::Dynamic;
+use tombolo_engine::routing::RoutingState;
 use tombolo_proto::config::{CircuitLink, EDGE_ASN};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
@@ -102,7 +102,7 @@ type Seen = (BgpPeerState, Option<f64>, u64);
 
 impl Session {
     /// As one instance sees it; none: it has not said.
-    fn seen(&self, status: &AgentStatus, dynamic: &Dynamic) -> Option<Seen> {
+    fn seen(&self, status: &AgentStatus, dynamic: &RoutingState) -> Option<Seen> {
         match &self.by {
             By::Bgp(id) => {
                 let peer = status.bgp.iter().find(|p| p.neighbour == *id)?;
@@ -119,7 +119,7 @@ impl Session {
                     | LinkState::AuthenticationFailed
                     | LinkState::NoEndpoint => BgpPeerState::Idle,
                 };
-                let received = dynamic.told.get(end).map_or(0, |routes| routes.len());
+                let received = dynamic.received.get(end).map_or(0, |routes| routes.len());
                 Some((state, None, u64::try_from(received).unwrap_or(u64::MAX)))
             }
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin};
-use tombolo_proto::status::{AgentStatus, BgpPeerState, BgpPeerStatus, Heard, LinkState, LinkStatus};
+use tombolo_proto::status::{AgentStatus, BgpPeerState, BgpPeerStatus, LinkState, LinkStatus, NeighbourRoutes};
 
 fn gw(name: &str) -> ResourceId {
     ResourceId::new(net(&format!("virtualNetworkGateways/{name}")))
@@ -81,7 +81,7 @@ fn world() -> World {
 fn session(neighbour: &str, address: &str, since: f64) -> AgentStatus {
     let neighbour = ResourceId::new(net(neighbour));
     AgentStatus {
-        learned: vec![Heard {
+        learned: vec![NeighbourRoutes {
             neighbour: neighbour.clone(),
             routes: vec![route("10.2.30.0/25", &[65021])],
         }],

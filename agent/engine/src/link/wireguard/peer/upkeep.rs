@@ -74,7 +74,7 @@ impl Peer {
             SILENCE_RESPONDER
         };
         let silent = self.sealing && past(self.last_received, now, silence);
-        let unheard = self.config.stock && self.sealing && past_some(self.unheard, now, self.patience().0);
+        let unheard = self.config.third_party && self.sealing && past_some(self.unheard, now, self.patience().0);
         let unconfirmed = past_some(self.answered, now, UNCONFIRMED);
         let missing = self.config.initiator && !self.sealing && self.answered.is_none();
         silent || unheard || unconfirmed || missing
@@ -82,12 +82,12 @@ impl Peer {
 
     /// How long the other end may be silent before it is asked, and how long it may leave that unanswered.
     fn patience(&self) -> (Duration, Duration) {
-        match self.config.dead_after {
+        match self.config.dpd_timeout {
             Some(seconds) => {
                 let third = Duration::from_secs(seconds.into()) / 3;
                 (third, 2 * third)
             }
-            None if self.config.stock => (UNHEARD, STOCK_UNREACHABLE_AFTER),
+            None if self.config.third_party => (UNHEARD, STOCK_UNREACHABLE_AFTER),
             None => (SILENCE, UNREACHABLE_AFTER),
         }
     }

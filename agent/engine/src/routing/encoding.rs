@@ -1,35 +1,33 @@
-//! Tables of routes as bytes, for [`exchange`](crate::link) inside links.
+//! The encoding of advertised tables of routes inside links.
 
+use super::MAX_AS_PATH;
 use ipnet::IpNet;
 use tombolo_proto::route::Route;
 
-/// The first byte: another way of writing would have another.
+/// First byte of the encoding. A change of the format needs another value.
 const VERSION: u8 = 1;
 
-/// Most routes that one agent advertises to another (G23).
+/// Largest number of routes in one advertised table; equal to the limit of BGP neighbours (G23).
 pub const MAX_ROUTES: usize = 4000;
 
-/// Longest AS path of a route, ASNs.
-pub const MAX_AS_PATH: usize = 255;
-
-/// Bytes that are no table of routes.
+/// The reason why received bytes are no table of routes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
-    /// Written in a way that this program does not know.
-    #[error("version {0}, this program reads version 1")]
+pub enum DecodeError {
+    /// The sender uses an encoding that this agent does not know.
+    #[error("encoding version {0}; this agent reads version 1")]
     Version(u8),
-    /// Cut off, or not such bytes at all.
-    #[error("malformed")]
+    /// The bytes are truncated or otherwise not decodable.
+    #[error("not an encoded table of routes")]
     Malformed,
-    /// More routes than anyone has to advertise.
-    #[error("{0} routes, at most 4000 are taken (G23)")]
+    /// The table has more than [`MAX_ROUTES`] routes; holds their number.
+    #[error("{0} routes; at most 4000 are accepted (G23)")]
     TooMany(usize),
-    /// A path that no route on the Internet comes near to.
-    #[error("{0}: an AS path of {1}, at most 255 are taken")]
+    /// The AS path of this prefix has more than [`MAX_AS_PATH`] ASNs; holds their number.
+    #[error("{0}: an AS path of {1} ASNs; at most 255 are accepted")]
     LongPath(IpNet, usize),
 }
 
-/// As bytes. No routes are no bytes.
+/// Encodes a table. An empty table has no bytes.
 #[must_use]
 pub fn encode(routes: &[Route]) -> Vec<u8> {
     if routes.is_empty() {
@@ -42,29 +40,29 @@ pub fn encode(routes: &[Route]) -> Vec<u8> {
     postcard::to_extend(routes, vec![VERSION]).unwrap()
 }
 
-/// Reads what [`encode`] wrote. Host bits are cleared.
+/// Decodes the result of [`encode`]. Host bits of prefixes are cleared.
 ///
 /// # Errors
-/// It was not.
-pub fn decode(bytes: &[u8]) -> Result<Vec<Route>, Unreadable> {
+/// See [`DecodeError`]; the table is refused as a whole.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Route>, DecodeError> {
     let Some((version, bytes)) = bytes.split_first() else {
         return Ok(Vec::new());
     };
     if *version != VERSION {
-        return Err(Unreadable::Version(*version));
+        return Err(DecodeError::Version(*version));
     }
-    // Before anything is made of them.
-    let (count, _) = postcard::take_from_bytes::<usize>(bytes).map_err(|_| Unreadable::Malformed)?;
+    // Checked before decoding, so that a forged count cannot cause a large allocation.
+    let (count, _) = postcard::take_from_bytes::<usize>(bytes).map_err(|_| DecodeError::Malformed)?;
     if count > MAX_ROUTES {
-        return Err(Unreadable::TooMany(count));
+        return Err(DecodeError::TooMany(count));
     }
-    let (mut routes, rest) = postcard::take_from_bytes::<Vec<Route>>(bytes).map_err(|_| Unreadable::Malformed)?;
+    let (mut routes, rest) = postcard::take_from_bytes::<Vec<Route>>(bytes).map_err(|_| DecodeError::Malformed)?;
     if !rest.is_empty() {
-        return Err(Unreadable::Malformed);
+        return Err(DecodeError::Malformed);
     }
     for route in &mut routes {
         if route.as_path.len() > MAX_AS_PATH {
-            return Err(Unreadable::LongPath(route.prefix, route.as_path.len()));
+            return Err(DecodeError::LongPath(route.prefix, route.as_path.len()));
         }
         route.prefix = route.prefix.trunc();
     }
@@ -109,13 +107,13 @@ mod tests {
             decode(&encode(&[routes, vec![path]].concat())).map(|routes| routes.len())
         };
         assert_eq!(long(MAX_ROUTES - 1, MAX_AS_PATH), Ok(MAX_ROUTES));
-        assert_eq!(long(MAX_ROUTES, 0), Err(Unreadable::TooMany(MAX_ROUTES + 1)));
+        assert_eq!(long(MAX_ROUTES, 0), Err(DecodeError::TooMany(MAX_ROUTES + 1)));
         let prefix = route(0).prefix;
-        assert_eq!(long(0, MAX_AS_PATH + 1), Err(Unreadable::LongPath(prefix, 256)));
-        assert_eq!(decode(&[2, 0]), Err(Unreadable::Version(2)));
+        assert_eq!(long(0, MAX_AS_PATH + 1), Err(DecodeError::LongPath(prefix, 256)));
+        assert_eq!(decode(&[2, 0]), Err(DecodeError::Version(2)));
         let bytes = encode(&[route(3)]);
-        assert_eq!(decode(&bytes[..bytes.len() - 1]), Err(Unreadable::Malformed));
-        assert_eq!(decode(&[&bytes[..], &[0]].concat()), Err(Unreadable::Malformed));
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), Err(DecodeError::Malformed));
+        assert_eq!(decode(&[&bytes[..], &[0]].concat()), Err(DecodeError::Malformed));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
-//! Who is told of what. The rules of what must not leak stand here, one line each.
+//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule against a leak is one line here.
 
-use super::{Dynamic, MAX_ROUTES, Taken, encode, taken};
+use super::{AcceptedRoute, MAX_ROUTES, RoutingState, accept_routes, encode};
 use crate::tables::LinkIndex;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -10,28 +10,29 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::net::overlap;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// The tables that an agent tells, as bytes, for every link whose other end is to hear one, be it empty.
+/// The encoded tables that an agent advertises, one for each link whose peer accepts routes from it. A table may be
+/// empty, which withdraws all routes.
 #[must_use]
-pub fn tables_to_tell(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(LinkIndex, Arc<[u8]>)> {
+pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
-    // Clients are many, and told the same.
+    // All clients receive the same table, and there may be thousands, so it is encoded once.
     let mut to_clients: Option<Arc<[u8]>> = None;
     for (position, link) in config.links.iter().enumerate() {
         let client = matches!(link.relation, Relation::GatewayClient {});
-        let tells = match (&config.role, &link.relation) {
+        let advertises = match (&config.role, &link.relation) {
             (Role::VpnGateway { .. }, Relation::GatewayClient {} | Relation::Connection { .. })
             | (Role::ExpressRouteGateway { .. }, Relation::GatewayClient {} | Relation::OtherGateway {})
-            | (Role::CircuitEdge { .. }, Relation::CircuitGateway { .. }) => !link.stock && link.always_on,
+            | (Role::CircuitEdge { .. }, Relation::CircuitGateway { .. }) => !link.third_party && link.always_on,
             _ => false,
         };
-        let (true, Ok(position)) = (tells, u32::try_from(position)) else {
+        let (true, Ok(position)) = (advertises, u32::try_from(position)) else {
             continue;
         };
         let table = match &to_clients {
             Some(table) if client => table.clone(),
             _ => {
-                let mut routes = tell_peer(config, dynamic, link);
-                // More would not be taken at all.
+                let mut routes = routes_for_peer(config, state, link);
+                // The peer refuses a table with more routes as a whole.
                 routes.truncate(MAX_ROUTES);
                 encode(&routes).into()
             }
@@ -44,7 +45,8 @@ pub fn tables_to_tell(config: &AgentConfig, dynamic: &Dynamic) -> Vec<(LinkIndex
     tables
 }
 
-/// Whether the other end of a link may advertise routes to an agent with this role: the other side of [`tables_to_tell`].
+/// Whether the peer of a link may advertise routes to an agent with this role. It is the receiver's side of
+/// [`route_advertisements`].
 #[must_use]
 pub fn may_advertise(role: &Role, link: &Link) -> bool {
     let sender = match role {
@@ -53,25 +55,26 @@ pub fn may_advertise(role: &Role, link: &Link) -> bool {
         Role::ExpressRouteGateway { .. } => matches!(link.relation, Relation::Edge { .. }),
         Role::CircuitEdge { .. } => false,
     };
-    sender && !link.stock
+    sender && !link.third_party
 }
 
-/// What an agent tells the other end of a link, ordered. A pure function: the same at both ends of a look.
+/// The routes that an agent advertises to the peer of a link, ordered. Pure: agents and the controller compute the
+/// same.
 #[must_use]
-pub fn tell_peer(config: &AgentConfig, dynamic: &Dynamic, link: &Link) -> Vec<Route> {
+pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) -> Vec<Route> {
     let mut routes = match (&config.role, &link.relation) {
-        (Role::VpnGateway { .. }, Relation::GatewayClient {}) => to_client(config, dynamic),
+        (Role::VpnGateway { .. }, Relation::GatewayClient {}) => routes_for_clients(config, state),
         (
             Role::VpnGateway {
                 connections,
                 asn,
-                own_side,
+                local_prefixes,
                 ..
             },
             Relation::Connection { connection },
         ) => match connections.iter().find(|c| c.connection == *connection && c.exchange) {
             Some(to) => {
-                let mut routes = beyond(config, dynamic, to, own_side);
+                let mut routes = reachable_via(config, state, to, local_prefixes);
                 for route in &mut routes {
                     route.as_path.insert(0, *asn);
                 }
@@ -79,9 +82,10 @@ pub fn tell_peer(config: &AgentConfig, dynamic: &Dynamic, link: &Link) -> Vec<Ro
             }
             None => Vec::new(),
         },
-        // E5, E8: the ExpressRoute gateway hears nothing from the VPN gateway.
+        // E5, E8: the VPN gateway advertises nothing to the ExpressRoute gateway, which therefore has nothing to pass
+        // on.
         (Role::ExpressRouteGateway { .. }, Relation::GatewayClient {} | Relation::OtherGateway {}) => {
-            over_circuits(config, dynamic)
+            circuit_routes(config, state)
         }
         (
             Role::CircuitEdge {
@@ -92,7 +96,7 @@ pub fn tell_peer(config: &AgentConfig, dynamic: &Dynamic, link: &Link) -> Vec<Ro
             },
             Relation::CircuitGateway { connection },
         ) => match networks.iter().find(|n| n.connection == *connection) {
-            Some(to) => through_circuit(config, dynamic, networks, *vnet_to_vnet, bgp.asn, to),
+            Some(to) => routes_for_circuit_gateway(config, state, networks, *vnet_to_vnet, bgp.asn, to),
             None => Vec::new(),
         },
         _ => Vec::new(),
@@ -102,23 +106,25 @@ pub fn tell_peer(config: &AgentConfig, dynamic: &Dynamic, link: &Link) -> Vec<Ro
     routes
 }
 
-/// What an agent announces to a BGP neighbour, ordered; its own ASN is not in the paths.
+/// The routes that an agent announces to a BGP neighbour, ordered, one for each prefix. The speaker adds its own ASN.
 #[must_use]
-pub fn tell_neighbour(config: &AgentConfig, dynamic: &Dynamic, neighbour: &ResourceId) -> Vec<Route> {
+pub fn routes_for_neighbour(config: &AgentConfig, state: &RoutingState, neighbour: &ResourceId) -> Vec<Route> {
     let mut routes = match &config.role {
         Role::VpnGateway {
-            connections, own_side, ..
+            connections,
+            local_prefixes,
+            ..
         } => match connections.iter().find(|c| c.connection == *neighbour && c.exchange) {
             Some(to) => {
-                // G18: the own address space, and the spokes that use this gateway.
-                let own = own_side.iter().map(|p| vnet(*p, Vec::new()));
-                own.chain(beyond(config, dynamic, to, own_side)).collect()
+                // G18: the VNet's address space, and the spokes that use this gateway.
+                let own = local_prefixes.iter().map(|p| vnet(*p, Vec::new()));
+                own.chain(reachable_via(config, state, to, local_prefixes)).collect()
             }
             None => Vec::new(),
         },
-        // E6: the prefixes of all linked VNets; the customer sees the edge's ASN alone.
+        // E6: the prefixes of all linked VNets. The customer sees only the edge's ASN.
         Role::CircuitEdge { networks, .. } => {
-            let reached = networks.iter().filter(|n| is_reached(dynamic, n));
+            let reached = networks.iter().filter(|n| is_reached(state, n));
             reached
                 .flat_map(|n| &n.prefixes)
                 .map(|p| vnet(*p, Vec::new()))
@@ -131,30 +137,30 @@ pub fn tell_neighbour(config: &AgentConfig, dynamic: &Dynamic, neighbour: &Resou
     routes
 }
 
-/// R5: what the VPN gateway knows beyond its configuration, best of each prefix, to VMs of its VNet and its spokes.
-fn to_client(config: &AgentConfig, dynamic: &Dynamic) -> Vec<Route> {
-    let taken = taken(config, dynamic);
-    let mut best: BTreeMap<IpNet, &Taken<'_>> = BTreeMap::new();
-    for t in taken.iter().filter(|t| t.kind == GatewayKind::Vpn && !t.down) {
+/// R5: the best learned VPN route of each prefix, for VMs of the gateway's VNet and of its spokes.
+fn routes_for_clients(config: &AgentConfig, state: &RoutingState) -> Vec<Route> {
+    let accepted = accept_routes(config, state);
+    let mut best: BTreeMap<IpNet, &AcceptedRoute<'_>> = BTreeMap::new();
+    for t in accepted.iter().filter(|t| t.kind == GatewayKind::Vpn && !t.down) {
         let slot = best.entry(t.route.prefix).or_insert(t);
-        if order(t) < order(slot) {
+        if preference(t) < preference(slot) {
             *slot = t;
         }
     }
-    let tell = |t: &Taken<'_>| Route {
+    let advertised = |t: &AcceptedRoute<'_>| Route {
         via: None,
         weight: weight(t),
         ..t.route.clone()
     };
-    best.into_values().map(tell).collect()
+    best.into_values().map(advertised).collect()
 }
 
-fn weight(t: &Taken<'_>) -> u32 {
+fn weight(t: &AcceptedRoute<'_>) -> u32 {
     t.connection.map_or(t.route.weight, |c| c.weight)
 }
 
-/// The best first: the higher weight, the shorter path, then any fixed order.
-fn order<'a>(t: &'a Taken<'_>) -> (std::cmp::Reverse<u32>, usize, Option<&'a ResourceId>, &'a str) {
+/// Sort key, best first: higher weight, shorter AS path, then names for a fixed order.
+fn preference<'a>(t: &'a AcceptedRoute<'_>) -> (std::cmp::Reverse<u32>, usize, Option<&'a ResourceId>, &'a str) {
     (
         std::cmp::Reverse(weight(t)),
         t.route.as_path.len(),
@@ -163,10 +169,15 @@ fn order<'a>(t: &'a Taken<'_>) -> (std::cmp::Reverse<u32>, usize, Option<&'a Res
     )
 }
 
-/// G18, G19: what lies behind the other connections over which routes are exchanged, and the configured prefixes of sites
-/// without BGP. Never the default route, nothing that overlaps the own side, nothing that was learned from a circuit (G20),
-/// nothing that has been there (G22).
-fn beyond(config: &AgentConfig, dynamic: &Dynamic, to: &GatewayConnection, own_side: &[IpNet]) -> Vec<Route> {
+/// The routes that are reachable via other connections than `to` (G18, G19): learned ones of connections with route
+/// exchange, and configured ones of sites without BGP. The result has no default route, nothing that overlaps the local
+/// prefixes, nothing learned from a circuit (G20), and no AS path with the ASN of `to` (G22).
+fn reachable_via(
+    config: &AgentConfig,
+    state: &RoutingState,
+    to: &GatewayConnection,
+    local_prefixes: &[IpNet],
+) -> Vec<Route> {
     let Role::VpnGateway {
         connections,
         transit,
@@ -176,55 +187,56 @@ fn beyond(config: &AgentConfig, dynamic: &Dynamic, to: &GatewayConnection, own_s
     else {
         return Vec::new();
     };
-    // The address of a site's device is for the session alone.
+    // The address of a site's device serves the BGP session only.
     let neighbours = bgp.iter().flat_map(|b| &b.neighbours);
     let devices: Vec<IpNet> = neighbours.map(|n| IpNet::from(n.address)).collect();
     let mut routes = Vec::new();
     for entry in transit.iter().filter(|t| !devices.contains(&t.prefix)) {
         let by = connections.iter().find(|c| c.connection == entry.connection);
-        let answers = entry.via.iter().any(|end| !dynamic.down.contains(end));
-        let Some(by) = by.filter(|by| by.is_advertised() && by.connection != to.connection && answers) else {
+        let is_up = entry.via.iter().any(|end| !state.down.contains(end));
+        let Some(by) = by.filter(|by| by.is_advertised() && by.connection != to.connection && is_up) else {
             continue;
         };
         routes.push(Route {
             prefix: entry.prefix,
             via: None,
-            // A site without BGP has no AS here: the route originates at this gateway.
+            // A site without BGP has no ASN here, so the route originates at this gateway.
             as_path: if by.exchange { vec![by.asn] } else { Vec::new() },
             weight: 0,
             origin: if by.site { RouteOrigin::Site } else { RouteOrigin::Vnet },
         });
     }
-    let taken = taken(config, dynamic);
-    let passed_on = taken.iter().filter(|t| {
-        // G20
+    let accepted = accept_routes(config, state);
+    let forwarded = accepted.iter().filter(|t| {
+        // G20: routes of circuits stay out.
         let learned_here = t.kind == GatewayKind::Vpn;
         let elsewhere = t.connection.is_some_and(|c| c.connection != to.connection);
         learned_here && elsewhere && !t.down
     });
-    routes.extend(passed_on.map(|t| Route {
+    routes.extend(forwarded.map(|t| Route {
         via: None,
         weight: 0,
         ..t.route.clone()
     }));
     routes.retain(|r| {
         let default = r.prefix.prefix_len() == 0;
-        let overlaps = own_side.iter().any(|own| overlap(own, &r.prefix));
+        let overlaps = local_prefixes.iter().any(|own| overlap(own, &r.prefix));
         !default && !overlaps && !r.as_path.contains(&to.asn)
     });
-    // One of each prefix: the shortest path.
+    // One route for each prefix: that with the shortest AS path.
     routes.sort_by(|a, b| (a.prefix, a.as_path.len(), a).cmp(&(b.prefix, b.as_path.len(), b)));
     routes.dedup_by(|later, earlier| later.prefix == earlier.prefix);
     routes
 }
 
-/// What lies behind circuits, to the VMs, which send to the edges themselves (T4); and to the VPN gateway, which shows it.
-fn over_circuits(config: &AgentConfig, dynamic: &Dynamic) -> Vec<Route> {
+/// The routes of circuits: for VMs, which send to the edges directly (T4), and for the VPN gateway, which displays
+/// them.
+fn circuit_routes(config: &AgentConfig, state: &RoutingState) -> Vec<Route> {
     let Role::ExpressRouteGateway { circuits, .. } = &config.role else {
         return Vec::new();
     };
-    let taken = taken(config, dynamic);
-    let up = taken.iter().filter(|t| !t.down);
+    let accepted = accept_routes(config, state);
+    let up = accepted.iter().filter(|t| !t.down);
     up.filter_map(|t| {
         let circuit = circuits.iter().find(|c| c.edges.iter().any(|e| e.agent == t.via))?;
         Some(Route {
@@ -236,16 +248,17 @@ fn over_circuits(config: &AgentConfig, dynamic: &Dynamic) -> Vec<Route> {
     .collect()
 }
 
-/// E6: the site's prefixes to all linked gateways; those of the other linked VNets where that is switched on.
-fn through_circuit(
+/// E6: the customer's routes for all linked gateways, and the prefixes of other linked VNets if these may reach each
+/// other.
+fn routes_for_circuit_gateway(
     config: &AgentConfig,
-    dynamic: &Dynamic,
+    state: &RoutingState,
     networks: &[CircuitNetwork],
     vnet_to_vnet: bool,
     asn: u32,
     to: &CircuitNetwork,
 ) -> Vec<Route> {
-    let mut routes: Vec<Route> = taken(config, dynamic)
+    let mut routes: Vec<Route> = accept_routes(config, state)
         .into_iter()
         .map(|t| {
             let mut route = t.route.clone();
@@ -259,16 +272,16 @@ fn through_circuit(
         })
         .collect();
     let others = networks.iter().filter(|n| n.connection != to.connection);
-    for other in others.filter(|n| vnet_to_vnet && is_reached(dynamic, n)) {
+    for other in others.filter(|n| vnet_to_vnet && is_reached(state, n)) {
         routes.extend(other.prefixes.iter().map(|p| vnet(*p, vec![asn, other.asn])));
     }
     routes.retain(|r| !to.prefixes.iter().any(|own| own.contains(&r.prefix)));
     routes
 }
 
-/// An instance of the VNet's gateway answers.
-fn is_reached(dynamic: &Dynamic, network: &CircuitNetwork) -> bool {
-    network.gateways.iter().any(|g| !dynamic.down.contains(g))
+/// Whether an instance of the VNet's gateway is up.
+fn is_reached(state: &RoutingState, network: &CircuitNetwork) -> bool {
+    network.gateways.iter().any(|g| !state.down.contains(g))
 }
 
 const fn vnet(prefix: IpNet, as_path: Vec<u32>) -> Route {
