@@ -1,7 +1,7 @@
-//! A load for `tests/bench/instructions.py`: two engines in one process, a WireGuard link between them, and nothing else.
+//! A load for `tests/bench/instructions.py`: two engines in one process with a WireGuard link between them.
 //!
-//! `packets bulk N` passes N segments of TCP, 45 to a read of the device, from one device through the link to the other device.
-//! `packets lone N` does so with N UDP packets of 128 bytes, each read, sealed, opened and written for itself.
+//! `packets bulk N` sends N TCP segments from one device through the link to the other device, in reads of 45 segments.
+//! `packets lone N` sends N UDP packets of 128 bytes, one per read, datagram and write.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -17,11 +17,11 @@ use std::process::ExitCode;
 use tombolo_engine::buffer::{DeliverSink, Path, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 
-/// Segments of TCP in one read of the device, each of `SEGMENT` bytes.
+/// Number of TCP segments in one read of the device, each of `SEGMENT` bytes.
 const SEGMENTS: usize = 45;
 const SEGMENT: usize = 1380;
 
-/// Datagrams one after the other, in memory that is used again.
+/// Datagrams in sequence, in a buffer that is reused.
 struct Datagrams {
     bytes: Vec<u8>,
     len: usize,
@@ -83,7 +83,7 @@ impl Device {
     }
 }
 
-/// A read of the device that stands for `SEGMENTS` segments.
+/// One read of the device with `SEGMENTS` segments.
 fn super_packet() -> (VnetHeader, Vec<u8>) {
     let mut packet = Vec::new();
     PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)

@@ -1,11 +1,11 @@
-//! Super-packets at the TUN device: the virtio-net header, splitting what the kernel hands over whole, and putting
-//! together again what arrives in pieces.
+//! Offloads at the TUN device (GSO and GRO): splits super-packets that the kernel passes to the agent, and joins
+//! packets that the agent passes to the kernel.
 //!
-//! Pure: bytes in, bytes out. The device itself is the agent's.
+//! Pure functions from bytes to bytes; the agent owns the device.
 //!
 //! * [`VnetHeader`]: the ten bytes before each packet of a device with `IFF_VNET_HDR`.
-//! * [`mod@split`]: one read from the device → the packets that it stands for, with finished checksums.
-//! * [`Coalescer`]: packets → as few writes to the device as their order allows.
+//! * [`mod@split`]: from one read of the device to the packets in it, with complete checksums.
+//! * [`Coalescer`]: from packets to as few writes to the device as their order allows.
 
 mod checksum;
 mod coalesce;
@@ -16,17 +16,17 @@ pub use coalesce::Coalescer;
 pub use header::VnetHeader;
 pub use split::{SplitError, split};
 
-/// Longest IP packet, and so longest super-packet, bytes.
+/// Longest IP packet, and so longest super-packet, in bytes.
 pub const MAX_PACKET: usize = 65_535;
 
-/// Where the parts of a TCP or UDP packet begin, if it is one that can be split or joined: no IPv4 options, no IPv6
-/// extension headers, no fragment.
+/// The header offsets of a TCP or UDP packet that may be split or joined: without IPv4 options, IPv6 extension headers
+/// and fragmentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
     protocol: Protocol,
-    /// Length of the IP header: 20 is IPv4, 40 is IPv6.
+    /// Length of the IP header: 20 for IPv4, 40 for IPv6.
     ip: usize,
-    /// Length of all headers.
+    /// Length of IP and transport header together.
     all: usize,
 }
 
@@ -77,7 +77,7 @@ impl Layout {
         })
     }
 
-    /// Sum of the pseudo header for a transport part of `len` bytes.
+    /// Sum of the pseudo header for a transport header and payload of `len` bytes together.
     fn pseudo(self, packet: &[u8], len: usize) -> u64 {
         let addresses = if self.ip == Self::V4 {
             &packet[12..20]
@@ -87,7 +87,7 @@ impl Layout {
         checksum::sum(addresses) + u64::from(self.protocol.number()) + len as u64
     }
 
-    /// Writes the IP header's length, and for IPv4 its checksum.
+    /// Sets the length in the IP header and, for IPv4, its checksum.
     fn set_ip_length(self, packet: &mut [u8], len: usize) {
         if self.ip == Self::V4 {
             put16(packet, 2, len);
@@ -99,7 +99,7 @@ impl Layout {
         }
     }
 
-    /// The length that the IP header claims.
+    /// The packet's length according to its IP header.
     fn ip_length(self, packet: &[u8]) -> usize {
         if self.ip == Self::V4 {
             be16(packet, 2)

@@ -1,4 +1,4 @@
-//! What the engine asks of the allocator: nothing per packet, and a bounded amount per link.
+//! Memory allocation of the engine: none per packet, and a bounded amount per link.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use tombolo_proto::id::{AgentId, PublicKey};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Datagrams one after the other in a buffer that is there already.
+/// Datagrams in sequence, in a buffer that is reused.
 struct Buffer {
     bytes: Vec<u8>,
     len: usize,
@@ -51,7 +51,7 @@ impl Buffer {
 
 impl TransmitSink for Buffer {
     fn reserve(&mut self, _to: Path, len: usize) -> &mut [u8] {
-        // What is of no interest is overwritten.
+        // The test does not need the oldest datagrams; they are overwritten.
         if self.bytes.len() - self.len < len {
             self.clear();
         }
@@ -64,7 +64,7 @@ impl TransmitSink for Buffer {
     }
 }
 
-/// The device's end: puts packets together, as the agent does, and counts writes and what they stand for.
+/// The receiving device: joins packets as the agent does, and counts writes and packets.
 struct Device {
     coalescer: Coalescer,
     writes: usize,
@@ -81,7 +81,7 @@ impl DeliverSink for Device {
     }
 }
 
-/// A read from the device that stands for 45 segments of TCP.
+/// One read from the device with 45 TCP segments.
 fn super_packet() -> (VnetHeader, Vec<u8>) {
     let (segment, count) = (1380, 45);
     let mut packet = Vec::new();
@@ -101,7 +101,7 @@ fn super_packet() -> (VnetHeader, Vec<u8>) {
     (header, packet)
 }
 
-/// The counters are the process's, so one thing after the other.
+/// The counters belong to the process, so all cases are in one test.
 #[test]
 fn packets_allocate_nothing_and_links_are_bounded() {
     packets_allocate_nothing();
@@ -149,7 +149,7 @@ fn packets_allocate_nothing() {
         (std::mem::take(&mut device.writes), std::mem::take(&mut device.packets))
     };
     bulk(&mut world, 3);
-    // The harness's own thread allocates now and then: what packets cost is there every time.
+    // The test harness's own thread allocates at times. Packets would allocate in each round, so the minimum counts.
     let mut least = None;
     for _ in 0..3 {
         let region = Region::new(ALLOCATOR);
@@ -205,7 +205,7 @@ fn ten_thousand_links_are_bounded() {
     );
     assert!(idle / LINKS < 8_000, "{idle}");
 
-    // A packet to each: a session is made, and the packet waits in it.
+    // One packet to each peer: a handshake starts, and the packet waits for it.
     let mut out = Buffer::new();
     let mut device = Device {
         coalescer: Coalescer::new(true),
@@ -222,7 +222,7 @@ fn ten_thousand_links_are_bounded() {
     println!("{} bytes a link that asks for a session", asked / LINKS);
     assert!(asked / LINKS < 64_000, "{asked}");
 
-    // Nobody answers, and everybody is given up: what waited is dropped and counted, and nothing grows.
+    // No peer responds: the waiting packets are dropped and counted, and memory does not grow.
     let mut then = now;
     for _ in 0..30 {
         then += Duration::from_secs(5);
@@ -234,13 +234,13 @@ fn ten_thousand_links_are_bounded() {
     assert!(later <= asked + LINKS * 1000, "{later} after {asked}");
 }
 
-/// Bytes in use beyond those at the beginning.
+/// Bytes allocated since the start of the test.
 fn live(region: &Region<'_, System>) -> usize {
     let change = region.change();
     change.bytes_allocated.saturating_sub(change.bytes_deallocated)
 }
 
-/// A key that nobody here has.
+/// A key that no node of the test has.
 fn key(n: usize) -> PublicKey {
     let mut secret = [7; 32];
     secret[..8].copy_from_slice(&n.to_le_bytes());

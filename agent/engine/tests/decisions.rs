@@ -1,4 +1,4 @@
-//! What becomes of a packet, rule by rule: tables of source, destination and verdict.
+//! Packet decisions, rule by rule: tables of source, destination and verdict.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,8 @@ fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
     parse(&udp(from, to, ttl, 8)).unwrap()
 }
 
-/// `deliver`, `answer`, the next agent (`gw1`), the next agent with one TTL taken (`gw1 -1`), or the drop's name.
+/// The verdict as text: `deliver`, `answer`, the next agent (`gw1`), the next agent after decrementing the TTL (`gw1
+/// -1`), or the drop reason.
 fn fate(config: &AgentConfig, state: &RoutingState, from: Option<&str>, packet: &PacketInfo) -> String {
     let tables = Tables::build(config, state).unwrap();
     let ingress = from.map_or(Ingress::Tun, |a| Ingress::Link(tables.link_with(&agent(a)).unwrap()));
@@ -79,7 +80,7 @@ fn of_peering(vnet: &str) -> Relation {
     }
 }
 
-/// 10.1.0.4 in a hub of 10.1.0.0/16 and fd01::/48; `two` is peered, `three` is peered with access off.
+/// The VM 10.1.0.4 in a hub of 10.1.0.0/16 and fd01::/48. `two` is a peered VNet, `three` one with access off.
 fn hub_vm() -> AgentConfig {
     let owners = [
         ("10.1.0.4/32", "vm"),
@@ -155,7 +156,7 @@ fn a_vm_sends_by_the_longest_active_route() {
         &[
             ("10.1.0.4", "10.1.0.5", "nva"),
             ("fd01::4", "fd01::5", "nva"),
-            // D8: a NIC's own entry comes before "subnet served by".
+            // D8: the entry of a NIC has precedence over a served subnet.
             ("10.1.0.4", "10.1.9.6", "server"),
             ("10.1.0.4", "10.1.9.7", "nva"),
             ("10.1.0.4", "10.1.0.200", "no_owner"),
@@ -163,18 +164,19 @@ fn a_vm_sends_by_the_longest_active_route() {
             ("10.1.0.4", "10.2.0.4", "two"),
             ("fd01::4", "fd02::4", "two"),
             ("10.1.0.4", "10.2.0.5", "no_owner"),
-            // P17, the sending side.
+            // P17 at the sender.
             ("10.1.0.4", "10.3.0.4", "access_denied"),
             ("10.1.0.4", "10.9.1.1", "gw1"),
             ("10.1.0.4", "10.10.1.1", "no_gateway"),
-            // R13, R1.
+            // R13: next hop `None`; R1: the system route to the Internet.
             ("10.1.0.4", "192.168.1.1", "route_none"),
             ("10.1.0.4", "8.8.8.8", "route_internet"),
-            // T8: no IPv6 default route here.
+            // T8: this subnet has no default route for IPv6.
             ("fd01::4", "2001:db8::1", "no_route"),
-            // R7: longer than the peering's route.
+            // R7: this user route is longer than the peering's route.
             ("10.1.0.4", "10.2.4.1", "nva"),
-            // R11: in a peered VNet; with access off; in no VNet around; in the VNet and nobody's; oneself.
+            // R11: an appliance in a peered VNet, in one with access off, in no known VNet, without an owner, and the
+            // VM itself.
             ("10.1.0.4", "10.20.0.1", "two"),
             ("10.1.0.4", "10.30.0.1", "access_denied"),
             ("10.1.0.4", "10.40.0.1", "appliance_unreachable"),
@@ -187,7 +189,7 @@ fn a_vm_sends_by_the_longest_active_route() {
 
 #[test]
 fn routes_that_lost_are_never_used() {
-    // R8.
+    // R8: a lookup ignores `Invalid` routes.
     let mut config = hub_vm();
     let mut invalid = route("10.2.0.0/24", NextHop::None {});
     invalid.state = RouteState::Invalid;
@@ -199,7 +201,7 @@ fn routes_that_lost_are_never_used() {
 
 #[test]
 fn a_host_speaks_for_itself_unless_it_forwards() {
-    // R12, D10.
+    // R12, D10: only a NIC with IP forwarding may send foreign sources.
     let rows = |foreign| {
         [
             ("10.1.0.4", "10.2.0.4", "two"),
@@ -209,7 +211,7 @@ fn a_host_speaks_for_itself_unless_it_forwards() {
     };
     expect(&hub_vm(), None, &rows("spoofed_source"));
     expect(&forwarding(hub_vm()), None, &rows("two"));
-    // Machines behind the host (D8).
+    // D8: sources of machines behind the host.
     let mut config = hub_vm();
     let Role::Vm { served, .. } = &mut config.role else {
         unreachable!()
@@ -235,7 +237,7 @@ fn a_host_speaks_for_itself_unless_it_forwards() {
 
 #[test]
 fn each_nic_has_its_own_subnets_routes() {
-    // R20.
+    // R20: the source's subnet selects the routes.
     let mut config = hub_vm();
     let mut other = config.subnets[0].clone();
     (other.id, other.prefixes) = (id("other"), nets(&["10.1.1.0/24"]));
@@ -253,7 +255,7 @@ fn each_nic_has_its_own_subnets_routes() {
         &[
             ("10.1.0.4", "10.2.0.4", "two"),
             ("10.1.1.4", "10.2.0.4", "route_internet"),
-            // A foreign source leaves through the subnet of the NIC that forwards.
+            // A foreign source uses the routes of the subnet of the NIC that forwards.
             ("172.16.0.1", "10.2.0.4", "route_internet"),
         ],
     );
@@ -261,7 +263,7 @@ fn each_nic_has_its_own_subnets_routes() {
 
 #[test]
 fn a_gateway_that_is_down_gives_way_to_the_next() {
-    // D11.
+    // D11: gateways that are down are skipped.
     let packet = info("10.1.0.4", "10.9.0.1", 64);
     for (down, expected) in [
         (vec![], "gw1"),
@@ -279,7 +281,7 @@ fn a_gateway_that_is_down_gives_way_to_the_next() {
 
 #[test]
 fn a_link_carries_what_its_other_end_may_speak_for() {
-    // D10: each row from `two` and `nva`.
+    // D10: each row arrives from `two` and from `nva`.
     let config = hub_vm();
     expect(
         &config,
@@ -290,11 +292,11 @@ fn a_link_carries_what_its_other_end_may_speak_for() {
             ("10.2.0.5", "10.1.0.4", "spoofed_source"),
             ("10.5.0.1", "10.1.0.4", "spoofed_source"),
             ("10.1.0.5", "10.1.0.4", "spoofed_source"),
-            // R12: not for this host.
+            // R12: the destination is not this host.
             ("10.2.0.4", "10.1.0.5", "not_forwarding"),
         ],
     );
-    // P17, the receiving side.
+    // P17 at the receiver.
     expect(
         &config,
         Some("three"),
@@ -313,8 +315,8 @@ fn a_link_carries_what_its_other_end_may_speak_for() {
     );
 }
 
-/// P17: addresses of a VNet with access off left the tag, whatever path their packets take: by a gateway that serves
-/// both (P21d), or by an appliance.
+/// P17: addresses of a peering without access are unreachable on every path: through a gateway that serves both VNets
+/// (P21d), and through an appliance.
 #[test]
 fn access_that_is_off_is_off_on_every_path() {
     let mut config = forwarding(hub_vm());
@@ -333,10 +335,10 @@ fn access_that_is_off_is_off_on_every_path() {
         ("10.1.0.4", "10.3.0.4", "access_denied"),
         ("10.1.0.4", "10.3.1.4", "access_denied"),
         ("10.1.0.4", "10.3.2.4", "access_denied"),
-        // Forwarded for it, in either direction.
+        // Forwarded packets, in either direction.
         ("10.3.0.4", "10.1.0.5", "access_denied"),
         ("10.9.0.1", "10.3.0.4", "access_denied"),
-        // And nobody else's packets.
+        // Packets of other VNets are not affected.
         ("10.1.0.4", "10.9.1.1", "gw1"),
         ("10.1.0.4", "10.2.4.1", "nva"),
     ];
@@ -345,7 +347,7 @@ fn access_that_is_off_is_off_on_every_path() {
         ("10.3.0.4", "10.1.0.4", "access_denied"),
         ("10.2.0.4", "10.1.0.4", "deliver"),
         ("10.9.0.1", "10.1.0.4", "deliver"),
-        // D10 comes first.
+        // The source check (D10) precedes P17.
         ("10.4.0.1", "10.1.0.4", "spoofed_source"),
     ];
     expect(&config, Some("gw1"), &from_gateway);
@@ -358,7 +360,8 @@ fn access_that_is_off_is_off_on_every_path() {
 
 #[test]
 fn appliances_bring_foreign_sources_where_that_is_allowed() {
-    // P18: from a peered VNet, and never a source inside the receiver's own space. R12: own VNet, all but own addresses.
+    // P18: from a peered VNet, no source in the receiver's own address space. R12: from the own VNet, any source but
+    // the receiver's addresses.
     let mut config = hub_vm();
     for link in &mut config.links {
         link.foreign = match link.peer.as_str() {
@@ -390,8 +393,8 @@ fn appliances_bring_foreign_sources_where_that_is_allowed() {
     expect(&config, Some("server"), &[("10.5.0.1", "10.1.0.4", "spoofed_source")]);
 }
 
-/// The gateway of the hub 10.1.0.0/16 at 10.1.255.4: a client spoke 10.2.0.0/16, a peered VNet 10.3.0.0/16 that does not
-/// use it, and connections to 10.8.0.0/16 (which is peered as well) and 10.9.0.0/16.
+/// The gateway of the hub 10.1.0.0/16, at 10.1.255.4. Spoke 10.2.0.0/16 uses it, peered VNet 10.3.0.0/16 does not. It
+/// has connections to 10.8.0.0/16, which is peered too, and to 10.9.0.0/16.
 fn hub_gateway() -> AgentConfig {
     let connection = |name: &str| Relation::Connection { connection: id(name) };
     let transit = |prefix: &str, name: &str, via: &[&str]| TransitRoute {
@@ -465,11 +468,11 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         Some("spoke-vm"),
         &[
             ("10.2.0.4", "10.9.0.1", "nine1 -1"),
-            // D9: through the connection, although the hub itself is peered with it.
+            // D9: through the connection, although the hub itself is peered with the destination.
             ("10.2.0.4", "10.8.0.1", "eight -1"),
-            // P21d: a user-defined route brings a spoke to another client or to the hub.
+            // P21d: a user-defined route leads a spoke to another client or to the hub.
             ("10.2.0.4", "10.1.0.4", "vm -1"),
-            // Its own address goes to the kernel and costs nothing.
+            // A packet to the gateway's own address goes to the kernel without decrementing the TTL.
             ("10.2.0.4", "10.1.255.4", "deliver"),
             ("10.2.0.4", "10.3.0.4", "transit_not_allowed"),
             ("10.2.0.4", "10.1.0.9", "no_owner"),
@@ -485,9 +488,9 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
             ("10.9.0.1", "10.1.0.4", "vm -1"),
             ("10.9.0.1", "10.2.0.4", "spoke-vm -1"),
             ("10.9.0.1", "10.1.255.4", "deliver"),
-            // R16: a route table on GatewaySubnet may lead through an appliance.
+            // R16: a route table of GatewaySubnet may lead through an appliance.
             ("10.9.0.1", "10.2.7.4", "nva -1"),
-            // D9: never into a peering that does not use this gateway, nor on to another connection.
+            // D9: neither into a peered VNet that does not use this gateway, nor to another connection.
             ("10.9.0.1", "10.3.0.4", "transit_not_allowed"),
             ("10.9.0.1", "10.8.0.1", "transit_not_allowed"),
             ("10.9.0.1", "10.9.0.2", "transit_not_allowed"),
@@ -502,7 +505,7 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         ..RoutingState::default()
     };
     assert_eq!(fate(&config, &down, Some("spoke-vm"), &packet), "nine2 -1", "D11");
-    // The gateway's own host: its replies, and nothing in another's name.
+    // The gateway's own host may send its replies, with no source but its own.
     expect(
         &config,
         None,
@@ -516,7 +519,7 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
 
 #[test]
 fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
-    // T5, D23.
+    // T5, D23: the gateway decrements the TTL, and answers only its local prefixes.
     let config = hub_gateway();
     for (from, source, destination, ttl, expected) in [
         ("spoke-vm", "10.2.0.4", "10.9.0.1", 2, "nine1 -1"),
@@ -524,7 +527,8 @@ fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
         ("spoke-vm", "10.2.0.4", "10.9.0.1", 0, "answer"),
         ("nine1", "10.9.0.1", "10.2.0.4", 2, "spoke-vm -1"),
         ("nine1", "10.9.0.1", "10.2.0.4", 1, "ttl_exceeded_silent"),
-        // What is for itself is no hop; what goes nowhere is dropped for that and not for its TTL.
+        // A packet for the gateway itself needs no TTL. One without a route is dropped for that reason, not for its
+        // TTL.
         ("spoke-vm", "10.2.0.4", "10.1.255.4", 1, "deliver"),
         ("spoke-vm", "10.2.0.4", "10.3.0.4", 1, "transit_not_allowed"),
     ] {

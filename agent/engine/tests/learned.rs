@@ -1,4 +1,5 @@
-//! Learned routes are hostile input: what a link may speak for because of them (D10), and which are refused.
+//! Learned routes are untrusted input: which sources a link may use because of them (D10), and which routes are
+//! refused.
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -46,7 +47,7 @@ fn learned(by: &str, prefixes: &[&str], as_path: &[u32]) -> RoutingState {
     }
 }
 
-/// Whether a packet that `from` brings passes the check of its source.
+/// Whether a packet from `from` passes the source check.
 fn may(tables: &Tables, from: &AgentId, source: &str, destination: &str) -> bool {
     let packet = parse(&udp(source, destination, 64, 8)).unwrap();
     let ingress = Ingress::Link(tables.link_with(from).unwrap());
@@ -56,8 +57,9 @@ fn may(tables: &Tables, from: &AgentId, source: &str, destination: &str) -> bool
     }
 }
 
-/// 10.1.0.4 in a spoke of 10.1.0.0/16 and fd01::/48. Its hub 10.2.0.0/16 has two VPN instances, which by configuration
-/// relay 10.2.0.0/16 and what lies behind a connection, 10.9.0.0/16; and an ExpressRoute gateway. 10.3.0.0/16 is peered.
+/// 10.1.0.4 in a spoke of 10.1.0.0/16 and fd01::/48. Its hub 10.2.0.0/16 has two VPN instances, which are configured to
+/// forward for 10.2.0.0/16 and for 10.9.0.0/16 behind a connection, and an ExpressRoute gateway. The spoke is also peered
+/// with 10.3.0.0/16.
 fn spoke_vm() -> AgentConfig {
     let relayed = ["10.2.0.0/16", "10.9.0.0/16"];
     let links = vec![
@@ -120,8 +122,8 @@ fn spoke_vm() -> AgentConfig {
     config
 }
 
-/// Finding 1 of docs/security.md: whatever contains an assigned space, equals it or lies in it, at a VM that uses remote
-/// gateways.
+/// Finding 1 of docs/security.md, at a VM that uses remote gateways: a route that contains, equals or lies within an
+/// assigned prefix.
 #[test]
 fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     let announcements: [&[&str]; 7] = [
@@ -172,7 +174,7 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
                 ] {
                     assert!(!may(other, "fd01::4"), "{prefixes:?} of {teller}: {other} by {gateway}");
                 }
-                // What is configured stays as it is.
+                // Configured sources stay unchanged.
                 for relayed in ["10.2.0.4", "10.9.0.1"] {
                     assert_eq!(
                         may(relayed, "10.1.0.4"),
@@ -185,7 +187,7 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     }
 }
 
-/// And the legitimate: a site behind a default route, a failover between the gateways of one hub, an aggregate with more.
+/// Legitimate routes: a site behind a default route, a failover between the gateways of one hub, a larger aggregate.
 #[test]
 fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
     let by = |prefixes: &[&str], teller: &str, gateway: &str, source: &str| {
@@ -198,14 +200,14 @@ fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
         }
         assert!(by(&["10.0.0.0/8"], "er", gateway, "10.77.0.1") && !by(&["10.0.0.0/8"], "er", gateway, "11.0.0.1"));
         assert!(by(&["172.16.0.0/12"], "gw2", gateway, "172.16.9.9"));
-        // E9, E11: what one gateway is configured for, another knows as well.
+        // E9, E11: one gateway may learn what another one is configured for.
         for prefix in ["10.9.0.0/16", "10.9.7.0/24"] {
             assert!(by(&[prefix], "er", gateway, "10.9.7.1"), "{prefix} by {gateway}");
         }
     }
 }
 
-/// P25: the VNet is peered and lies behind the connection too, by configuration. Learned routes take nothing from that.
+/// P25: the VNet is peered, and configured behind the connection too. Learned routes do not restrict that.
 #[test]
 fn configured_sources_stay_whole() {
     let mut config = spoke_vm();
@@ -223,7 +225,8 @@ fn configured_sources_stay_whole() {
     }
 }
 
-/// The gateway of hub 10.2.0.0/16 and of client 10.1.0.0/16: with a site by BGP, and a connection to 10.9.0.0/16.
+/// The gateway of hub 10.2.0.0/16 and of client 10.1.0.0/16, with a BGP session to a site and a connection to
+/// 10.9.0.0/16.
 fn hub_gateway() -> AgentConfig {
     let site = AgentId::of_site(&id("c-site"));
     let mut links = vec![
@@ -290,7 +293,7 @@ fn hub_gateway() -> AgentConfig {
     config
 }
 
-/// In transit: a gateway takes from a site nothing in the name of its own side, of another connection, or of itself.
+/// In transit: from a site, a gateway accepts no source of its local prefixes, of another connection, or of its own.
 #[test]
 fn a_site_speaks_for_itself_alone() {
     let site = AgentId::of_site(&id("c-site"));
@@ -313,14 +316,14 @@ fn a_site_speaks_for_itself_alone() {
         }
         assert!(may(&tables, &site, "10.77.0.1", "10.2.0.4"), "{prefixes:?}");
         assert!(may(&tables, &site, "172.31.0.1", "10.2.0.4"), "its own address");
-        // The other connection keeps what is configured, and gets nothing of what the site announced.
+        // The other connection keeps its configured sources, and gains none that the site announced.
         assert!(may(&tables, &agent("branch"), "10.9.0.4", "10.2.0.4"));
         assert!(!may(&tables, &agent("branch"), "10.77.0.1", "10.2.0.4"));
     }
 }
 
-/// P21d: a spoke sends to another, or to the hub, by a route of its own through the gateway. A site that announces everything
-/// around them does not get that.
+/// P21d: a spoke reaches another one, or the hub, by its own route through the gateway. A site that announces a larger
+/// prefix does not attract these packets.
 #[test]
 fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
     let next = |prefixes: &[&str], from: &str, source: &str, destination: &str| {
@@ -349,7 +352,7 @@ fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
     }
 }
 
-/// What one sender's announcement costs: by reason, as they are counted.
+/// The refused routes of one sender, by reason, with their counts.
 fn reasons(config: &AgentConfig, state: &RoutingState) -> Vec<(Refusal, usize)> {
     refused(config, state)
         .into_iter()
@@ -357,8 +360,8 @@ fn reasons(config: &AgentConfig, state: &RoutingState) -> Vec<(Refusal, usize)> 
         .collect()
 }
 
-/// Finding 7 of docs/security.md: a VPN gateway refuses routes of a BGP neighbour and of a far gateway alike: each reason, and its neighbour
-/// that is accepted.
+/// Finding 7 of docs/security.md: a VPN gateway refuses routes of a BGP neighbour and of a remote gateway for the same
+/// reasons. Each refused route has a similar one that is accepted.
 #[test]
 fn routes_are_refused_by_reason() {
     let config = hub_gateway();
@@ -390,7 +393,7 @@ fn routes_are_refused_by_reason() {
         ("::ffff:10.0.0.0/104", &[65_021], Some(Refusal::Martian)),
         ("fe80::/64", &[65_021], Some(Refusal::Martian)),
         ("ff02::/16", &[65_021], Some(Refusal::Martian)),
-        // Laboratories use these.
+        // Labs use these prefixes.
         ("192.0.2.0/24", &[65_021], None),
         ("198.18.0.0/15", &[65_021], None),
         ("100.64.0.0/10", &[65_021], None),
@@ -412,7 +415,7 @@ fn routes_are_refused_by_reason() {
     assert_eq!(of_far_gateway(&[65_021]), [(Refusal::FirstAs, 1)]);
 }
 
-/// The gateways of the own VNet add no ASN, and a VM may be told of routes only to those that it knows.
+/// The gateways of the own VNet add no ASN, and a VM accepts only next hops that it knows.
 #[test]
 fn inside_a_vnet_paths_are_as_they_came() {
     let config = spoke_vm();
@@ -430,8 +433,8 @@ fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
     Arc::new((0..count).map(|n| route(&prefix(n), path)).collect())
 }
 
-/// G23: a neighbour above its limit loses all of that family, as its session would end. A VNet's own gateway has other
-/// neighbours: of its routes the first are accepted.
+/// G23: a neighbour above its limit loses all routes of that family, as its session would be closed. A gateway of the
+/// own VNet passes on routes of several neighbours, so the first ones are accepted.
 #[test]
 fn too_many_routes_are_refused() {
     let counts = |config: &AgentConfig, state: &RoutingState| (taken(config, state).len(), reasons(config, state));
@@ -456,7 +459,7 @@ fn too_many_routes_are_refused() {
         counts(&spoke_vm(), &state),
         (MAX_ROUTES_FROM_GATEWAY, vec![(Refusal::Count, 7)])
     );
-    // The other family is not to blame.
+    // The other address family is not affected.
     let mut both = many(MAX_PREFIXES + 1, &[65_021]).to_vec();
     both.push(route("2001:db8::/32", &[65_021]));
     let state = RoutingState {
@@ -466,7 +469,7 @@ fn too_many_routes_are_refused() {
     assert_eq!(counts(&hub_gateway(), &state).0, 1);
 }
 
-/// The edge of a circuit: a customer announces its own, with its own ASN first.
+/// The edge of a circuit: a customer announces its prefixes with its own ASN first.
 #[test]
 fn a_customer_announces_with_its_own_asn() {
     let circuit = ResourceId::new("circuit");

@@ -1,8 +1,8 @@
-//! The Internet checksum (RFC 1071) over long runs of bytes.
+//! The Internet checksum (RFC 1071), vectorized for long packets.
 
 /// Sum of the 16-bit big-endian words, not inverted, folded to 16 bits; an odd last byte counts as a word's high half.
 pub(super) fn sum(bytes: &[u8]) -> u64 {
-    // Eight independent accumulators of 32-bit words: the compiler makes vector code of it.
+    // Eight independent accumulators of 32-bit words, which the compiler turns into vector instructions.
     let mut lanes = [0u64; 8];
     let (wide, rest) = bytes.as_chunks::<32>();
     for block in wide {
@@ -21,7 +21,7 @@ pub(super) fn sum(bytes: &[u8]) -> u64 {
     u64::from(fold(total).to_be())
 }
 
-/// Folds carries until 16 bits remain.
+/// Folds the carries until 16 bits remain.
 #[expect(clippy::cast_possible_truncation, reason = "the loop ends when 16 bits are left")]
 pub(super) fn fold(mut sum: u64) -> u16 {
     while sum >> 16 != 0 {
@@ -30,7 +30,7 @@ pub(super) fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// The checksum of a sum.
+/// The checksum for a sum: its folded complement.
 pub(super) fn finish(sum: u64) -> u16 {
     !fold(sum)
 }

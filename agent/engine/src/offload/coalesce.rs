@@ -1,29 +1,30 @@
-//! Packets → as few writes to the device as their order allows.
+//! Joins packets into super-packets, so that a batch needs few writes to the device (GRO).
 
 use super::{Layout, MAX_PACKET, Protocol, VnetHeader, be32, checksum, put16};
 
-/// TCP flags with which a packet may join: ACK, with or without PSH.
+/// TCP flags of a packet that may be joined: ACK, with or without PSH.
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
-/// Flows that are put together side by side: enough for the streams of one batch, few enough for a linear search.
+/// Number of flows that are joined in parallel: enough for the streams of one batch, few enough for a linear search.
 const SLOTS: usize = 8;
 
-/// Most datagrams of one super-packet: the kernel refuses more (`UDP_MAX_SEGMENTS`; since 6.9 it would take 128).
-const MOST_DATAGRAMS: usize = 64;
+/// Largest number of datagrams in a super-packet: `UDP_MAX_SEGMENTS` of the kernel, 64 before Linux 6.9 and 128 since.
+/// The kernel refuses a write with more.
+const MAX_DATAGRAMS: usize = 64;
 
-/// One super-packet that is being put together.
+/// A super-packet under construction.
 #[derive(Debug)]
 struct Slot {
-    /// [`VnetHeader::LEN`] bytes of room, then the packet.
+    /// [`VnetHeader::LEN`] bytes for the header, then the packet.
     buffer: Vec<u8>,
     layout: Option<Layout>,
-    /// Payload of each packet but the last.
+    /// Payload length of each packet but the last, in bytes.
     size: usize,
     count: usize,
-    /// Sequence number that a TCP packet must have to join.
+    /// TCP sequence number that the next packet must have.
     next: u32,
-    /// Nothing may join any more.
+    /// No further packet may be joined.
     closed: bool,
 }
 
@@ -33,21 +34,21 @@ impl Slot {
     }
 }
 
-/// Joins consecutive packets of a flow into super-packets. Order within a flow is kept; packets of different flows may
-/// change places within one batch, as they may on any network.
+/// Joins consecutive packets of a flow into super-packets. Packets of one flow keep their order; packets of different
+/// flows may change their order within a batch, as on any network.
 ///
-/// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). `out` gets virtio header and packet,
-/// ready to be written to the device, and how many packets it stands for.
+/// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). `out` receives the bytes of one
+/// write, virtio header and packet, and the number of packets in it.
 #[derive(Debug)]
 pub struct Coalescer {
     slots: Vec<Slot>,
     used: usize,
-    /// The kernel takes joined UDP datagrams (USO, 6.2 and later).
+    /// The kernel accepts joined UDP datagrams (USO, since Linux 6.2).
     udp: bool,
 }
 
 impl Coalescer {
-    /// Makes one; `udp`: whether the device takes joined UDP datagrams.
+    /// Creates an empty one. `udp`: whether the device accepts joined UDP datagrams.
     #[must_use]
     pub fn new(udp: bool) -> Self {
         Self {
@@ -57,11 +58,11 @@ impl Coalescer {
         }
     }
 
-    /// Takes one packet.
+    /// Adds one packet. Calls `out` for packets that must not wait any longer.
     pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         let layout = Layout::of(packet).filter(|l| self.udp || l.protocol == Protocol::Tcp);
         let Some(layout) = layout else {
-            return self.push_alone(packet, out);
+            return self.write_alone(packet, out);
         };
         let joinable = joinable(layout, packet);
         if let Some(i) = self.slots[..self.used]
@@ -71,7 +72,7 @@ impl Coalescer {
             if joinable && join(&mut self.slots[i], layout, packet) {
                 return;
             }
-            // A packet of this flow that cannot join must not overtake what waits: that goes first.
+            // A packet that cannot be joined must not overtake earlier ones of its flow, so those are written first.
             write_slot(&mut self.slots[i], out);
             if joinable {
                 start(&mut self.slots[i], layout, packet);
@@ -102,7 +103,7 @@ impl Coalescer {
         self.used += 1;
     }
 
-    /// Writes out everything that waits.
+    /// Writes all waiting packets.
     pub fn flush(&mut self, out: &mut impl FnMut(&[u8], usize)) {
         for slot in &mut self.slots[..self.used] {
             write_slot(slot, out);
@@ -110,8 +111,9 @@ impl Coalescer {
         self.used = 0;
     }
 
-    /// A packet whose flow cannot be told (fragment, other protocol): everything before it goes first.
-    fn push_alone(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
+    /// Writes a packet without a known flow, i.e. a fragment or another protocol. All waiting packets are written
+    /// before it.
+    fn write_alone(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         self.flush(out);
         self.write_single(packet, out);
     }
@@ -127,7 +129,7 @@ impl Coalescer {
                 closed: false,
             });
         }
-        // A slot beyond those in use is only borrowed for its buffer.
+        // This slot is not in use; only its buffer is borrowed.
         let buffer = &mut self.slots[self.used].buffer;
         buffer.clear();
         buffer.extend_from_slice(&[0; VnetHeader::LEN]);
@@ -136,8 +138,8 @@ impl Coalescer {
     }
 }
 
-/// Whether a packet may be part of a super-packet at all: its lengths agree, and its checksum holds (the super-packet's
-/// would hide damage).
+/// Whether a packet may be part of a super-packet: its lengths agree, and its checksums are right. A super-packet gets
+/// new checksums, which would hide damage.
 fn joinable(layout: Layout, packet: &[u8]) -> bool {
     let Layout { protocol, ip, all } = layout;
     let payload = packet.len() - all;
@@ -167,7 +169,7 @@ fn same_flow(slot: &Slot, layout: Layout, packet: &[u8]) -> bool {
         }
 }
 
-/// Begins a super-packet with its first packet.
+/// Starts a super-packet with its first packet.
 fn start(slot: &mut Slot, layout: Layout, packet: &[u8]) {
     slot.buffer.clear();
     slot.buffer.extend_from_slice(&[0; VnetHeader::LEN]);
@@ -185,7 +187,7 @@ fn start(slot: &mut Slot, layout: Layout, packet: &[u8]) {
     }
 }
 
-/// Adds a packet of the same flow, if its headers allow it.
+/// Appends a packet of the same flow if its headers allow it. Returns whether it did.
 fn join(slot: &mut Slot, layout: Layout, packet: &[u8]) -> bool {
     let Layout { protocol, ip, all } = layout;
     let payload = packet.len() - all;
@@ -197,14 +199,15 @@ fn join(slot: &mut Slot, layout: Layout, packet: &[u8]) -> bool {
         return false;
     }
     let (a, b) = (slot.packet(), packet);
-    // TOS (with ECN), TTL, DF; for IPv6 traffic class, flow label and hop limit.
+    // These fields must be equal: TOS (with ECN), TTL and DF; for IPv6 traffic class, flow label and hop limit.
     let ip_same = if ip == Layout::V4 {
         a[1] == b[1] && a[6..9] == b[6..9]
     } else {
         a[0..4] == b[0..4] && a[7] == b[7]
     };
     let transport_same = match protocol {
-        // Acknowledgement, data offset, window, urgent pointer and options alike; sequence follows on.
+        // These must be equal: acknowledgement, data offset, window, urgent pointer and options. The sequence must
+        // continue.
         Protocol::Tcp => {
             be32(b, ip + 4) == slot.next
                 && a[ip + 8..ip + 13] == b[ip + 8..ip + 13]
@@ -226,11 +229,11 @@ fn join(slot: &mut Slot, layout: Layout, packet: &[u8]) -> bool {
         slot.buffer[VnetHeader::LEN + ip + 13] |= push;
         slot.closed = push != 0;
     }
-    slot.closed |= payload < slot.size || protocol == Protocol::Udp && slot.count == MOST_DATAGRAMS;
+    slot.closed |= payload < slot.size || protocol == Protocol::Udp && slot.count == MAX_DATAGRAMS;
     true
 }
 
-/// Finishes the headers and hands the super-packet out.
+/// Completes the headers and passes the super-packet to `out`.
 fn write_slot(slot: &mut Slot, out: &mut impl FnMut(&[u8], usize)) {
     let Some(layout) = slot.layout.take() else { return };
     if slot.count > 1 {

@@ -1,19 +1,19 @@
-//! `struct virtio_net_hdr` as a TUN device with `IFF_VNET_HDR` has it: ten bytes, native byte order.
+//! `struct virtio_net_hdr` of a TUN device with `IFF_VNET_HDR`: ten bytes in native byte order.
 
-/// What stands before each packet that is read from or written to the device.
+/// The header before each packet that is read from or written to the device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VnetHeader {
     /// Bit 0, [`Self::NEEDS_CSUM`]: the checksum at `csum_start + csum_offset` is a partial sum.
     pub flags: u8,
-    /// What kind of super-packet; one of the `GSO_` constants.
+    /// The kind of super-packet; one of the `GSO_` constants.
     pub gso_type: u8,
-    /// Length of all headers, bytes; a hint.
+    /// Length of all headers, in bytes. A hint for the kernel.
     pub hdr_len: u16,
-    /// Payload of each packet but the last, bytes.
+    /// Payload of each packet but the last, in bytes.
     pub gso_size: u16,
-    /// Where the checksummed part begins.
+    /// Offset of the first byte that the checksum covers.
     pub csum_start: u16,
-    /// Where the checksum stands in it.
+    /// Offset of the checksum, relative to `csum_start`.
     pub csum_offset: u16,
 }
 
@@ -22,15 +22,15 @@ impl VnetHeader {
     pub const LEN: usize = 10;
     /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
     pub const NEEDS_CSUM: u8 = 1;
-    /// One packet.
+    /// `VIRTIO_NET_HDR_GSO_NONE`: a single packet.
     pub const GSO_NONE: u8 = 0;
-    /// TCP over IPv4.
+    /// `VIRTIO_NET_HDR_GSO_TCPV4`: TCP over IPv4.
     pub const GSO_TCPV4: u8 = 1;
-    /// TCP over IPv6.
+    /// `VIRTIO_NET_HDR_GSO_TCPV6`: TCP over IPv6.
     pub const GSO_TCPV6: u8 = 4;
-    /// UDP, split into datagrams (USO), either family.
+    /// `VIRTIO_NET_HDR_GSO_UDP_L4`: UDP datagrams (USO) of either family.
     pub const GSO_UDP_L4: u8 = 5;
-    /// Flag in `gso_type`: the first packet carries CWR.
+    /// `VIRTIO_NET_HDR_GSO_ECN`, a flag in `gso_type`: the first packet has the TCP flag CWR.
     pub const GSO_ECN: u8 = 0x80;
 
     /// Decodes the header.

@@ -1,32 +1,33 @@
-//! One read from the device → the packets that it stands for.
+//! Splits one read from the device into its packets (GSO in software).
 
 use super::{Layout, Protocol, VnetHeader, be16, be32, checksum, put16};
 
-/// Longest headers that are kept aside while splitting: IPv6 + TCP with all options.
+/// Longest headers that are split: IPv6, and TCP with all options.
 const MAX_HEADERS: usize = 40 + 60;
 
-/// TCP flags that only the first packet keeps (CWR), and that only the last keeps (FIN, PSH).
+/// TCP flags that only the first packet keeps (CWR), and those that only the last one keeps (FIN, PSH).
 const FIRST_ONLY: u8 = 0x80;
 const LAST_ONLY: u8 = 0x09;
 
-/// Why a read from the device was not a packet. Each is a counted drop.
+/// The reason why a read from the device holds no usable packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
-    /// Shorter than its headers say, or the checksum position lies outside.
+    /// The packet is shorter than its headers claim, or the checksum lies outside of it.
     #[error("the packet is shorter than its headers say")]
     Short,
-    /// A super-packet of a kind that was not asked for, or that does not match its headers.
+    /// A super-packet of a kind that was not negotiated, or that does not match its headers.
     #[error("super-packet of unexpected kind {0}")]
     Kind(u8),
 }
 
-/// Calls `each` with every packet that a read from the device stands for, in order, checksums finished.
+/// Calls `each` with every packet in one read from the device, in order and with complete checksums. Returns their
+/// number.
 ///
-/// Works in place: a packet's headers are written over the tail of the one before, which `each` has by then dealt
-/// with. `each` may change the packet that it gets.
+/// Works in place: the headers of a packet overwrite the end of the previous one, which `each` has processed by then.
+/// `each` may modify the packet.
 ///
 /// # Errors
-/// See [`SplitError`]; `each` was not called.
+/// See [`SplitError`]; `each` was not called then.
 pub fn split(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut [u8])) -> Result<usize, SplitError> {
     match header.gso_type & !VnetHeader::GSO_ECN {
         VnetHeader::GSO_NONE => {
@@ -41,14 +42,14 @@ pub fn split(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut [
     }
 }
 
-/// The kernel left the pseudo header's sum in the checksum field: adds the rest.
+/// Completes a checksum whose field holds the sum of the pseudo header, as the kernel leaves it.
 fn finish_partial(header: &VnetHeader, packet: &mut [u8]) -> Result<(), SplitError> {
     let (start, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
     if start + offset + 2 > packet.len() {
         return Err(SplitError::Short);
     }
     let sum = checksum::finish(checksum::sum(&packet[start..]));
-    // A UDP checksum of zero means "none": its other form is sent instead (RFC 768). Harmless for TCP.
+    // A UDP checksum of 0 means that there is none, so 0xffff is sent instead (RFC 768). TCP accepts both.
     put16(packet, start + offset, usize::from(if sum == 0 { 0xffff } else { sum }));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Splitting and joining against plain implementations, made with another library.
+//! Splitting and joining, compared with plain implementations; packets are built by another library.
 
 use super::*;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
@@ -35,7 +35,7 @@ fn udp(v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
 
 const PSH: u8 = 8;
 
-/// All checksums of a whole packet hold.
+/// Whether all checksums of a packet are right.
 fn sound(packet: &[u8]) -> bool {
     let layout = Layout::of(packet).unwrap();
     layout.ip_length(packet) == packet.len()
@@ -93,7 +93,7 @@ fn a_stream_becomes_one_write() {
     assert_eq!((header.gso_type, header.gso_size), (VnetHeader::GSO_TCPV4, 1000));
 }
 
-/// The kernel refuses a write that is more, and all of it would be lost.
+/// The kernel refuses a larger write as a whole, and all its packets would be lost.
 #[test]
 fn no_write_is_more_datagrams_than_the_kernel_takes() {
     let packets: Vec<_> = (0..200u8).map(|i| udp(i % 2 == 0, 1, &[i; 64])).collect();
@@ -198,7 +198,7 @@ fn piece() -> impl Strategy<Value = Piece> {
         1..1400usize,
     )
         .prop_map(|(v6, udp, port, gap, psh, len)| {
-            // Most of a bulk flow has one size.
+            // Most packets of a bulk flow have the same size.
             let len = if len % 3 == 0 { len } else { 600 };
             Piece {
                 v6,
@@ -214,7 +214,7 @@ fn piece() -> impl Strategy<Value = Piece> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// What the kernel would make of the writes is what was pushed: same packets, same order within each flow.
+    /// Splitting the writes, as the kernel does, returns the pushed packets, in the same order within each flow.
     #[test]
     fn joined_then_split_is_the_same(pieces in proptest::collection::vec(piece(), 1..120)) {
         let mut seqs = std::collections::BTreeMap::<(bool, u16), u32>::new();
@@ -244,13 +244,13 @@ proptest! {
         for f in flows {
             let strip = |p: &Vec<u8>| { let l = Layout::of(p).unwrap();
                 (payload_of(p), if l.protocol == Protocol::Tcp { be32(p, l.ip + 4) } else { 0 }) };
-            let want: Vec<_> = packets.iter().filter(|p| flow(p) == f).map(strip).collect();
+            let expected: Vec<_> = packets.iter().filter(|p| flow(p) == f).map(strip).collect();
             let got: Vec<_> = seen.iter().filter(|p| flow(p) == f).map(strip).collect();
-            prop_assert_eq!(want, got);
+            prop_assert_eq!(expected, got);
         }
     }
 
-    /// Random bytes with a random header never panic, whatever they claim.
+    /// Random bytes with a random header cause no panic.
     #[test]
     fn garbage_is_refused_or_split(header in any::<[u8; 10]>(), kind in 0..7u8, mut packet in proptest::collection::vec(any::<u8>(), 0..400), start in prop::sample::select(vec![0x45u8, 0x60, 0x46, 0])) {
         let mut h = VnetHeader::decode(&header);

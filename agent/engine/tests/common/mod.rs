@@ -1,4 +1,4 @@
-//! Configurations and packets for tests, and engines on a wire that the test holds in its hands.
+//! Configurations and packets for tests, and a simulated network between engines on the test's clock.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(
     clippy::unwrap_used,
@@ -93,7 +93,7 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
     }
 }
 
-/// A VM with one NIC, in a VNet that has its address as /24 and the whole of 10.0.0.0/8 and fd00::/8 besides.
+/// A VM with one NIC, in a VNet of 10.0.0.0/8 and fd00::/8 whose only subnet has the same prefixes.
 pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &str)]) -> AgentConfig {
     AgentConfig {
         agent: agent(name),
@@ -143,18 +143,18 @@ pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
     out
 }
 
-/// One agent with real links.
+/// One agent with encrypted links.
 pub struct Node {
     pub name: &'static str,
     pub at: SocketAddr,
-    /// Its second port.
+    /// Its second port, for QUIC.
     pub second: Option<SocketAddr>,
-    /// The own address at which datagrams arrive, as the kernel tells.
+    /// The local address at which datagrams arrive, as the kernel reports it.
     pub local: Option<IpAddr>,
-    /// The way of each datagram that it sent.
+    /// The path of each datagram that it sent.
     pub paths: Vec<Path>,
     pub secret: [u8; 32],
-    /// For QUIC, PKCS #8.
+    /// Its key for QUIC in PKCS #8.
     pub key: Option<Vec<u8>>,
     pub engine: Engine<SecureLinks>,
     pub config: AgentConfig,
@@ -180,7 +180,7 @@ impl Node {
         }
     }
 
-    /// The same node with a key for QUIC.
+    /// Adds a key for QUIC.
     pub fn with_quic(mut self) -> Self {
         let random = aws_lc_rs::rand::SystemRandom::new();
         let algorithm = &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
@@ -202,7 +202,7 @@ impl Node {
         }
     }
 
-    /// The same node with a second port, for QUIC.
+    /// Adds a second port, for QUIC.
     pub fn with_second_port(mut self, at: &str) -> Self {
         self.second = Some(at.parse().unwrap());
         self.engine = Engine::new(self.links(), 1);
@@ -213,7 +213,7 @@ impl Node {
         PublicKey(DhPublic::from(&StaticSecret::from(self.secret)).to_bytes())
     }
 
-    /// A link to this node, for another one's configuration.
+    /// The entry for this node in the configuration of another one.
     pub fn as_link(&self, sources: &[&str]) -> Link {
         Link {
             public_key: self.public(),
@@ -230,7 +230,7 @@ impl Node {
         self.config = config;
     }
 
-    /// Loses all memory but its key and its configuration.
+    /// Restarts the agent: only its key and its configuration remain.
     pub fn restart(&mut self, now: Instant) {
         self.engine = Engine::new(self.links(), 2);
         self.install(self.config.clone(), now);
@@ -246,27 +246,27 @@ impl Node {
     }
 }
 
-/// Engines and the datagrams between them.
+/// Engines and the datagrams in flight between them.
 pub struct World {
     pub nodes: Vec<Node>,
     pub now: Instant,
-    /// On their way: from, to, bytes.
+    /// Datagrams in flight: source, destination, bytes.
     pub wire: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
-    /// All that were ever sent.
+    /// All datagrams that were ever sent.
     pub seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
-    /// Addresses that nothing reaches.
+    /// Addresses that are unreachable.
     pub cut: Vec<SocketAddr>,
-    /// Nothing passes but what comes from, or goes to, somebody's second port.
+    /// Only datagrams from or to a second port arrive.
     pub lanes_cut: bool,
-    /// WireGuard's datagrams do not arrive.
+    /// The network drops the datagrams of WireGuard.
     pub no_wireguard: bool,
-    /// Longer datagrams are lost.
+    /// The network drops longer datagrams.
     pub longest: usize,
-    /// So many of WireGuard's datagrams are lost, by chance.
+    /// The share of WireGuard's datagrams that the network drops, at random.
     pub shaped: Option<f64>,
-    /// Datagrams arrive faster than nodes deal with them.
+    /// Nodes always have datagrams waiting.
     pub busy: bool,
-    /// Nobody asks the nodes for events.
+    /// The test does not poll the nodes for events.
     pub unasked: bool,
     chance: u64,
 }
@@ -289,20 +289,20 @@ impl World {
         }
     }
 
-    /// Two VMs of one VNet, `a` 10.0.0.1 and `b` 10.0.0.2, that know each other.
+    /// Two VMs of one VNet, `a` 10.0.0.1 and `b` 10.0.0.2, with a link.
     pub fn pair() -> Self {
         let mut world = Self::strangers();
         world.join(0, 1, |_| {});
         world
     }
 
-    /// The same two before they know of each other.
+    /// The same two without a link.
     pub fn strangers() -> Self {
         let (a, b) = (Node::new("a", "192.0.2.1:1000", 1), Node::new("b", "192.0.2.2:1000", 2));
         Self::new(vec![a, b])
     }
 
-    /// Configures two nodes for each other; `change` may alter each link.
+    /// Configures a link between two nodes; `change` may alter either end of it.
     pub fn join(&mut self, a: usize, b: usize, change: impl Fn(&mut Link)) {
         let owners = [
             ("10.0.0.1/32", "a"),
@@ -345,7 +345,7 @@ impl World {
         }
     }
 
-    /// A packet from a node's host.
+    /// Sends a packet from a node's host.
     pub fn send(&mut self, node: usize, mut packet: Vec<u8>) {
         let (mut tx, mut rx) = (Collected::default(), Collected::default());
         self.nodes[node]
@@ -356,7 +356,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// A node says that it is about to stop.
+    /// A node announces that it is about to stop.
     pub fn leave(&mut self, node: usize) {
         let mut tx = Collected::default();
         self.nodes[node].engine.leave(self.now, &mut tx);
@@ -364,7 +364,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// A node tells of routes, as an agent does: at once.
+    /// A node advertises a table of routes at once, as an agent does.
     pub fn tell(&mut self, node: usize, link: LinkIndex, table: Arc<[u8]>) {
         let mut tx = Collected::default();
         let engine = &mut self.nodes[node].engine;
@@ -375,12 +375,12 @@ impl World {
         self.take(node, tx);
     }
 
-    /// A datagram to a node.
+    /// Delivers a datagram to a node.
     pub fn receive(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) {
         self.receive_at(node, from, Port::Lane, bytes);
     }
 
-    /// A datagram to one of a node's ports.
+    /// Delivers a datagram to one of a node's ports.
     pub fn receive_at(&mut self, node: usize, from: SocketAddr, port: Port, bytes: &[u8]) {
         let (mut tx, mut rx) = (Collected::default(), Collected::default());
         let from = Path {
@@ -399,7 +399,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// Carries datagrams until none is on its way.
+    /// Delivers datagrams until none is in flight.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
             let Some((from, to, bytes)) = self.wire.pop_front() else {
@@ -428,7 +428,7 @@ impl World {
         panic!("the engines never come to rest");
     }
 
-    /// Lets the engines' time pass in steps of their timers. boringtun's own clock stays with the wall.
+    /// Advances the engines' clock and runs their timers. boringtun's own clock is the system's.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
@@ -438,7 +438,7 @@ impl World {
         }
     }
 
-    /// Lets timers run that are due.
+    /// Runs the timers that are due.
     pub fn serve(&mut self) {
         for node in 0..self.nodes.len() {
             let mut tx = Collected::default();
