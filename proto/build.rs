@@ -1,4 +1,4 @@
-//! Compiles the schema when the feature `grpc` is on.
+//! Generates the messages of the control stream if the feature `grpc` is enabled.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=tombolo/v1/control.proto");

@@ -241,35 +241,40 @@ impl AgentConfig {
             let (least, most) = range.into_inner();
             return fail(format!("probes: {name}: {value} is not within {least} to {most}"));
         }
-        if self
-            .spaces
-            .iter()
-            .filter(|s| matches!(s.kind, SpaceKind::Local {}))
-            .count()
-            != 1
-        {
-            return fail("spaces: exactly one must be local".into());
+        let is_local = |s: &&Space| matches!(s.kind, SpaceKind::Local {});
+        let local = self.spaces.iter().filter(is_local).count();
+        if local != 1 {
+            return fail(format!("spaces: {local} are local; exactly one must be"));
         }
         if let Role::Vm { nics, .. } = &self.role {
             if nics.is_empty() {
-                return fail("role.nics: a VM has at least one NIC".into());
+                return fail("role.nics: the list is empty; a VM needs at least one NIC".into());
             }
             for nic in nics {
                 if nic.addresses.is_empty() {
                     return fail(format!("role.nics: {} has no address", nic.id));
                 }
                 if !self.subnets.iter().any(|s| s.id == nic.subnet) {
-                    return fail(format!("role.nics: {} is in unknown subnet {}", nic.id, nic.subnet));
+                    return fail(format!(
+                        "role.nics: {} is in {}, which is not in subnets",
+                        nic.id, nic.subnet
+                    ));
                 }
             }
         }
         for pair in self.links.windows(2) {
             if pair[0].peer >= pair[1].peer {
-                return fail(format!("links: not ordered, or twice, at {}", pair[1].peer));
+                return fail(format!(
+                    "links: {} is listed twice or out of order; links are ordered by peer",
+                    pair[1].peer
+                ));
             }
         }
         if let Some(own) = self.links.iter().find(|l| l.peer == self.agent) {
-            return fail(format!("links: {} is the agent itself", own.peer));
+            return fail(format!(
+                "links: {} is the agent itself; a link needs another peer",
+                own.peer
+            ));
         }
         for link in &self.links {
             if !(1..=MAX_LANES).contains(&link.peer_lanes) {
@@ -281,7 +286,10 @@ impl AgentConfig {
             if let Relation::Peering { peering } = &link.relation {
                 let known = |s: &Space| matches!(&s.kind, SpaceKind::Peered { peering: p, .. } if p == peering);
                 if !self.spaces.iter().any(known) {
-                    return fail(format!("links: {} belongs to unknown peering {peering}", link.peer));
+                    return fail(format!(
+                        "links: {} belongs to peering {peering}, which has no entry in spaces",
+                        link.peer
+                    ));
                 }
             }
         }

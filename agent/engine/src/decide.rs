@@ -3,11 +3,13 @@
 //! Each rule is applied at one place, which cites it.
 
 use crate::packet::PacketInfo;
+use crate::tables::lpm::Lpm;
 use crate::tables::{
     AddressSpace, AgentRole, Hop, LinkGroup, LinkIndex, LinkPolicy, Owner, PeerRole, SubnetRoutes, Tables, TransitScope,
 };
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tombolo_proto::config::{ForeignSources, SpaceKind};
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -60,84 +62,27 @@ type Outcome = Result<Verdict, DropReason>;
 
 impl Decision<'_> {
     fn run(&mut self, ingress: Ingress) -> Outcome {
-        let tables = self.tables;
-        match (&tables.role, ingress) {
-            (AgentRole::Vm { own, forwarding, .. }, Ingress::Tun) => {
-                // R12: only a NIC with IP forwarding may send a foreign source.
-                let subnet = own.get(self.packet.source).copied().or(*forwarding);
-                let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
-                // P17: an appliance may not forward for a peer without access either.
-                self.check_access(self.packet.source)?;
-                self.route(subnet, ingress)
-            }
+        match (&self.tables.role, ingress) {
+            (AgentRole::Vm { own, forwarding, .. }, Ingress::Tun) => self.leave_vm(own, *forwarding),
             (
                 AgentRole::Vm {
                     own,
-                    forwarding,
                     addresses,
+                    forwarding,
                 },
                 Ingress::Link(link),
-            ) => {
-                let table = &tables.links[link.get()];
-                let own_source = |a: IpAddr| addresses.contains(&a);
-                self.check_source(table, own_source)?;
-                // P17 at the receiver: the packet crosses a peering without access.
-                if let PeerRole::Peering(space) = table.relation
-                    && !tables.spaces[space].access()
-                {
-                    return Err(DropReason::AccessDenied);
-                }
-                // P17 at the receiver: the packet came through a gateway or an appliance.
-                self.check_access(self.packet.source)?;
-                if own.get(self.packet.destination).is_some() || forwarding.is_some() {
-                    return Ok(Verdict::Deliver);
-                }
-                Err(DropReason::NotForwarding)
-            }
+            ) => self.enter_vm(own, addresses, *forwarding, link),
             (AgentRole::Gateway { addresses, .. }, Ingress::Tun) => {
-                if !addresses.contains(&self.packet.source) {
-                    return Err(DropReason::SpoofedSource);
-                }
+                self.check_own_source(addresses)?;
                 self.relay_outward(ingress)
             }
-            (AgentRole::Gateway { addresses, .. }, Ingress::Link(link)) => {
-                let table = &tables.links[link.get()];
-                self.check_source(table, |a| addresses.contains(&a))?;
-                if addresses.contains(&self.packet.destination) {
-                    return Ok(Verdict::Deliver);
-                }
-                let outcome = match table.relation {
-                    PeerRole::GatewayClient => self.relay_outward(ingress),
-                    PeerRole::Connection => self.relay_inward(table.transit_scope, ingress),
-                    _ => Err(DropReason::TransitNotAllowed),
-                }?;
-                self.apply_ttl(outcome)
-            }
+            (AgentRole::Gateway { addresses, .. }, Ingress::Link(link)) => self.cross_vpn_gateway(addresses, link),
             (AgentRole::CircuitGateway { addresses }, Ingress::Tun) => {
-                if !addresses.contains(&self.packet.source) {
-                    return Err(DropReason::SpoofedSource);
-                }
+                self.check_own_source(addresses)?;
                 self.relay_to_local(ingress)
             }
             (AgentRole::CircuitGateway { addresses }, Ingress::Link(link)) => {
-                let table = &tables.links[link.get()];
-                self.check_source(table, |a| addresses.contains(&a))?;
-                if addresses.contains(&self.packet.destination) {
-                    return Ok(Verdict::Deliver);
-                }
-                // T4: VMs send to the edges directly, not through this gateway.
-                if table.relation != PeerRole::Edge {
-                    return Err(DropReason::TransitNotAllowed);
-                }
-                match self.relay_to_local(ingress)? {
-                    Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward {
-                        link,
-                        decrement_ttl: true,
-                    }),
-                    // T4: an ExpressRoute gateway decrements the TTL and sends no ICMP error.
-                    Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
-                    other => Ok(other),
-                }
+                self.cross_circuit_gateway(addresses, link)
             }
             (AgentRole::Edge { .. }, Ingress::Tun) => self.relay_from_customer(),
             (
@@ -148,30 +93,118 @@ impl Decision<'_> {
                     ..
                 },
                 Ingress::Link(link),
-            ) => {
-                let table = &tables.links[link.get()];
-                self.check_source(table, |_| false)?;
-                if table.relation != PeerRole::CircuitClient {
-                    return Err(DropReason::TransitNotAllowed);
-                }
-                let destination = self.packet.destination;
-                let network = networks.get(destination).filter(|_| !addresses.contains(&destination));
-                match network {
-                    // E6: forward to the other VNet here. Through the kernel, the packet would return as if it came
-                    // from the line.
-                    Some(gateway) if *vnet_to_vnet && self.packet.ttl > 1 => {
-                        let link = gateway.ok_or(DropReason::NoGateway)?;
-                        self.use_link(link, ingress)?;
-                        Ok(Verdict::Forward {
-                            link,
-                            decrement_ttl: true,
-                        })
-                    }
-                    // D23: towards the customer the kernel is the router. It decrements the TTL and sends the ICMP
-                    // errors.
-                    _ => Ok(Verdict::Deliver),
-                }
+            ) => self.relay_to_customer(addresses, networks, *vnet_to_vnet, link),
+        }
+    }
+
+    /// At a VM, from its host. Machines behind the host are part of it.
+    fn leave_vm(&mut self, own: &Lpm<usize>, forwarding: Option<usize>) -> Outcome {
+        // R12: only a NIC with IP forwarding may send a foreign source.
+        let subnet = own.get(self.packet.source).copied().or(forwarding);
+        let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
+        // P17: an appliance may not forward for a peer without access either.
+        self.check_access(self.packet.source)?;
+        self.route(subnet, Ingress::Tun)
+    }
+
+    /// At a VM, from a link.
+    fn enter_vm(
+        &self,
+        own: &Lpm<usize>,
+        addresses: &BTreeSet<IpAddr>,
+        forwarding: Option<usize>,
+        link: LinkIndex,
+    ) -> Outcome {
+        let peer = &self.tables.links[link.get()];
+        self.check_source(peer, |a| addresses.contains(&a))?;
+        // P17 at the receiver: the packet crosses a peering without access.
+        if let PeerRole::Peering(space) = peer.relation
+            && !self.tables.spaces[space].access()
+        {
+            return Err(DropReason::AccessDenied);
+        }
+        // P17 at the receiver: the packet came through a gateway or an appliance.
+        self.check_access(self.packet.source)?;
+        if own.get(self.packet.destination).is_some() || forwarding.is_some() {
+            return Ok(Verdict::Deliver);
+        }
+        Err(DropReason::NotForwarding)
+    }
+
+    /// At a VPN gateway, from a link.
+    fn cross_vpn_gateway(&mut self, addresses: &[IpAddr], link: LinkIndex) -> Outcome {
+        let peer = &self.tables.links[link.get()];
+        self.check_source(peer, |a| addresses.contains(&a))?;
+        if addresses.contains(&self.packet.destination) {
+            return Ok(Verdict::Deliver);
+        }
+        let ingress = Ingress::Link(link);
+        let outcome = match peer.relation {
+            PeerRole::GatewayClient => self.relay_outward(ingress),
+            PeerRole::Connection => self.relay_inward(peer.transit_scope, ingress),
+            _ => Err(DropReason::TransitNotAllowed),
+        }?;
+        self.apply_ttl(outcome)
+    }
+
+    /// At an ExpressRoute gateway, from a link.
+    fn cross_circuit_gateway(&mut self, addresses: &[IpAddr], link: LinkIndex) -> Outcome {
+        let peer = &self.tables.links[link.get()];
+        self.check_source(peer, |a| addresses.contains(&a))?;
+        if addresses.contains(&self.packet.destination) {
+            return Ok(Verdict::Deliver);
+        }
+        // T4: VMs send to the edges directly, not through this gateway.
+        if peer.relation != PeerRole::Edge {
+            return Err(DropReason::TransitNotAllowed);
+        }
+        match self.relay_to_local(Ingress::Link(link))? {
+            Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward {
+                link,
+                decrement_ttl: true,
+            }),
+            // T4: an ExpressRoute gateway decrements the TTL and sends no ICMP error.
+            Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
+            other => Ok(other),
+        }
+    }
+
+    /// At an edge, from a VM of a linked VNet.
+    fn relay_to_customer(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        networks: &Lpm<Option<LinkIndex>>,
+        vnet_to_vnet: bool,
+        link: LinkIndex,
+    ) -> Outcome {
+        let peer = &self.tables.links[link.get()];
+        self.check_source(peer, |_| false)?;
+        if peer.relation != PeerRole::CircuitClient {
+            return Err(DropReason::TransitNotAllowed);
+        }
+        let destination = self.packet.destination;
+        let network = networks.get(destination).filter(|_| !addresses.contains(&destination));
+        match network {
+            // E6: forward to the other VNet here. Through the kernel, the packet would return as if it came from the
+            // line.
+            Some(gateway) if vnet_to_vnet && self.packet.ttl > 1 => {
+                let gateway = gateway.ok_or(DropReason::NoGateway)?;
+                self.use_link(gateway, Ingress::Link(link))?;
+                Ok(Verdict::Forward {
+                    link: gateway,
+                    decrement_ttl: true,
+                })
             }
+            // D23: towards the customer the kernel is the router. It decrements the TTL and sends the ICMP errors.
+            _ => Ok(Verdict::Deliver),
+        }
+    }
+
+    /// The host of a gateway may send only from the gateway's own addresses.
+    fn check_own_source(&self, addresses: &[IpAddr]) -> Result<(), DropReason> {
+        match addresses.contains(&self.packet.source) {
+            true => Ok(()),
+            false => Err(DropReason::SpoofedSource),
         }
     }
 

@@ -22,8 +22,7 @@ fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
     parse(&udp(from, to, ttl, 8)).unwrap()
 }
 
-/// The verdict as text: `deliver`, `answer`, the next agent (`gw1`), the next agent after decrementing the TTL (`gw1
-/// -1`), or the drop reason.
+/// The verdict: `deliver`, `answer`, the next agent (`gw1`), the same with a decremented TTL (`gw1 -1`), or the drop reason.
 fn fate(config: &AgentConfig, state: &RoutingState, from: Option<&str>, packet: &PacketInfo) -> String {
     let tables = Tables::build(config, state).unwrap();
     let ingress = from.map_or(Ingress::Tun, |a| Ingress::Link(tables.link_with(&agent(a)).unwrap()));
@@ -175,8 +174,7 @@ fn a_vm_sends_by_the_longest_active_route() {
             ("fd01::4", "2001:db8::1", "no_route"),
             // R7: this user route is longer than the peering's route.
             ("10.1.0.4", "10.2.4.1", "nva"),
-            // R11: an appliance in a peered VNet, in one with access off, in no known VNet, without an owner, and the
-            // VM itself.
+            // R11: an appliance in a peered VNet, with access off, in no known VNet, without an owner, the VM itself.
             ("10.1.0.4", "10.20.0.1", "two"),
             ("10.1.0.4", "10.30.0.1", "access_denied"),
             ("10.1.0.4", "10.40.0.1", "appliance_unreachable"),
@@ -527,17 +525,12 @@ fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
         ("spoke-vm", "10.2.0.4", "10.9.0.1", 0, "answer"),
         ("nine1", "10.9.0.1", "10.2.0.4", 2, "spoke-vm -1"),
         ("nine1", "10.9.0.1", "10.2.0.4", 1, "ttl_exceeded_silent"),
-        // A packet for the gateway itself needs no TTL. One without a route is dropped for that reason, not for its
-        // TTL.
+        // A packet for the gateway itself needs no TTL. A missing route is reported before an expired TTL.
         ("spoke-vm", "10.2.0.4", "10.1.255.4", 1, "deliver"),
         ("spoke-vm", "10.2.0.4", "10.3.0.4", 1, "transit_not_allowed"),
     ] {
-        let got = fate(
-            &config,
-            &RoutingState::default(),
-            Some(from),
-            &info(source, destination, ttl),
-        );
+        let packet = info(source, destination, ttl);
+        let got = fate(&config, &RoutingState::default(), Some(from), &packet);
         assert_eq!(got, expected, "{source} → {destination} with TTL {ttl}");
     }
 }
@@ -576,27 +569,21 @@ fn the_trace_says_what_was_decided_from() {
 fn a_broken_configuration_is_refused_with_its_place() {
     let mut config = hub_vm();
     config.subnets[0].routes.push(route("10.2.0.0/16", NextHop::None {}));
-    let error = Tables::build(&config, &RoutingState::default())
-        .unwrap_err()
-        .to_string();
+    let build = |config: &AgentConfig| Tables::build(config, &RoutingState::default()).map_err(|e| e.to_string());
+    let error = build(&config).unwrap_err();
     assert!(error.contains("subnets") && error.contains("10.2.0.0/16"), "{error}");
     let mut config = hub_vm();
     config.mtu = 100;
-    assert!(
-        Tables::build(&config, &RoutingState::default())
-            .unwrap_err()
-            .to_string()
-            .contains("mtu")
-    );
+    assert!(build(&config).unwrap_err().contains("mtu"));
     let mut config = hub_vm();
     let Role::Vm { served, .. } = &mut config.role else {
         unreachable!()
     };
     *served = nets(&["172.16.0.0/24"]);
-    assert!(Tables::build(&config, &RoutingState::default()).is_err());
+    assert!(build(&config).is_err());
     let mut config = hub_vm();
     config.spaces[0].owners.push(owner("10.1.0.4/32", "vm"));
-    assert!(Tables::build(&config, &RoutingState::default()).is_ok());
+    assert!(build(&config).is_ok());
 }
 
 #[test]

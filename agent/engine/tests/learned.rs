@@ -9,7 +9,7 @@ use common::{agent, id, ip, link, net, nets, space, udp, vm};
 use std::sync::Arc;
 use tombolo_engine::decide::{Ingress, decide};
 use tombolo_engine::packet::parse;
-use tombolo_engine::routing::{MAX_ROUTES_FROM_GATEWAY, Refusal, RoutingState, refused, taken};
+use tombolo_engine::routing::{MAX_ROUTES_FROM_GATEWAY, Refusal, RoutingState, accept_routes, refused};
 use tombolo_engine::tables::Tables;
 use tombolo_engine::verdict::Verdict;
 use tombolo_proto::config::{
@@ -404,7 +404,7 @@ fn routes_are_refused_by_reason() {
         let expected: Vec<_> = expected.map(|reason| (reason, 1)).into_iter().collect();
         assert_eq!(reasons(&config, &state), expected, "{prefix} by {path:?}");
         assert_eq!(
-            taken(&config, &state).is_empty(),
+            accept_routes(&config, &state).is_empty(),
             !expected.is_empty(),
             "{prefix} by {path:?}"
         );
@@ -437,7 +437,8 @@ fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
 /// own VNet passes on routes of several neighbours, so the first ones are accepted.
 #[test]
 fn too_many_routes_are_refused() {
-    let counts = |config: &AgentConfig, state: &RoutingState| (taken(config, state).len(), reasons(config, state));
+    let counts =
+        |config: &AgentConfig, state: &RoutingState| (accept_routes(config, state).len(), reasons(config, state));
     for (count, accepted) in [(MAX_PREFIXES, true), (MAX_PREFIXES + 1, false)] {
         for of_site in [true, false] {
             let mut state = RoutingState::default();

@@ -38,7 +38,7 @@ pub struct Link {
     /// Keep a session up without traffic. Both ends send a keepalive after 5 s in which they sent nothing else. Set on
     /// links that carry advertised routes, and on links of VPN connections.
     pub always_on: bool,
-    /// This end starts the handshakes of an `always_on` link, so that two ends do not collide; exactly one end has it.
+    /// This end starts the handshakes of an `always_on` link, so that two ends do not collide; of two agents one has it.
     /// The other end starts one only after a longer silence.
     pub initiator: bool,
     /// The role of the peer towards this agent.
@@ -47,8 +47,8 @@ pub struct Link {
     pub sources: Vec<IpNet>,
     /// Sources beyond `sources`, for a peer that forwards packets of others.
     pub foreign: ForeignSources,
-    /// Another path can replace this link, so its failure must be detected fast while it is in use: after
-    /// [`Probes::misses`](super::Probes::misses) unanswered probes (D19).
+    /// Another path can replace this link, so its failure must be detected fast while it is in use (D19): after
+    /// [`Probes::misses`](super::Probes::misses) unanswered probes, or later where the round-trip time is long.
     #[serde(rename = "watched", default, skip_serializing_if = "std::ops::Not::not")]
     pub monitored: bool,
     /// The peer is a WireGuard device of a third party (D16): this agent sends it no probes and no routes inside the

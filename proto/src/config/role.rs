@@ -78,7 +78,7 @@ pub enum Role {
         line: IpNet,
         /// The VNets that are linked to the circuit, ordered by connection.
         networks: Vec<CircuitNetwork>,
-        /// Whether linked VNets reach each other through the circuit (E6). Set for all edges of a circuit together.
+        /// Whether linked VNets reach each other through the circuit (E6): the operator's setting `circuitVnetToVnet`.
         vnet_to_vnet: bool,
         /// The BGP speaker towards the customer edge.
         bgp: Speaker,

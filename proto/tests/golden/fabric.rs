@@ -1,4 +1,4 @@
-//! Requests and answers of the fabric API.
+//! Requests and responses of the fabric API.
 
 use super::agent;
 use tombolo_golden::golden;

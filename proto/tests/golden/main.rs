@@ -1,4 +1,4 @@
-//! What controller and agents write for each other and for disks, as recorded files.
+//! The formats on the network and on disk, compared with recorded files.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 

@@ -1,4 +1,4 @@
-//! What agents report: status, installed tables, probes, routes.
+//! The reports of agents: status, installed tables, probes, routes.
 
 use super::{agent, at, id, ip, net};
 use std::collections::BTreeMap;

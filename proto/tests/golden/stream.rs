@@ -1,4 +1,4 @@
-//! The messages of the control stream as bytes: the numbers and types of fields are the format, their names are not.
+//! The encoded messages of the control stream. The format is the numbers and types of fields, not their names.
 
 use prost::Message;
 use std::fmt::{Debug, Write as _};
@@ -18,7 +18,7 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// The line of one message; panics unless the bytes are read as the same message.
+/// Returns the recorded line of a message, and panics unless its bytes decode to the same message.
 fn line<M: Message + PartialEq + Default + Debug>(name: &str, message: &M) -> String {
     let bytes = message.encode_to_vec();
     assert_eq!(M::decode(&*bytes).as_ref(), Ok(message), "{name}");
@@ -88,7 +88,7 @@ fn messages_of_the_control_stream() {
 
     let names = ["hello", "applied", "rejected", "status", "probeResult"];
     let mut text = String::new();
-    // Agents call the methods by these names.
+    // The names of the methods are part of the format too.
     let definition = include_str!("../../tombolo/v1/control.proto").lines();
     for line in definition.filter(|l| {
         ["package ", "service ", "  rpc "]

@@ -1,4 +1,4 @@
-//! Enums without fields, and the text form of keys.
+//! Enums without fields, and keys in text form.
 
 use super::id;
 use serde::{Deserialize, Serialize};

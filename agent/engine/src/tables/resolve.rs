@@ -88,7 +88,9 @@ impl<'a> Resolver<'a> {
     fn new(config: &'a AgentConfig, state: &'a RoutingState) -> Result<Self, BuildError> {
         if config.links.len() > MAX_LINKS {
             let links = config.links.len();
-            return Err(BuildError(format!("links: {links} are more than {MAX_LINKS}")));
+            return Err(BuildError(format!(
+                "links: {links} links; at most {MAX_LINKS} are possible"
+            )));
         }
         let positions = config.links.iter().zip(0..);
         let by_peer = positions.map(|(link, position)| (&link.peer, LinkIndex(position)));
@@ -235,14 +237,20 @@ impl<'a> Resolver<'a> {
         for prefix in served {
             let contains = |s: &Subnet| s.prefixes.iter().any(|p| p.contains(prefix));
             let subnet = subnets.iter().position(contains);
-            let subnet = subnet.ok_or_else(|| BuildError(format!("served: {prefix} is in no subnet")))?;
+            let subnet =
+                subnet.ok_or_else(|| BuildError(format!("served: {prefix} is within no prefix of a subnet")))?;
             own.insert(*prefix, subnet);
         }
         let mut addresses = BTreeSet::new();
         let mut forwarding = None;
         for nic in nics {
             let subnet = subnets.iter().position(|s| s.id == nic.subnet);
-            let subnet = subnet.ok_or_else(|| BuildError(format!("nics: {} is in an unknown subnet", nic.id)))?;
+            let subnet = subnet.ok_or_else(|| {
+                BuildError(format!(
+                    "nics: {} is in {}, which is not in subnets",
+                    nic.id, nic.subnet
+                ))
+            })?;
             for address in &nic.addresses {
                 own.insert(address.addr().into(), subnet);
                 addresses.insert(address.addr());
