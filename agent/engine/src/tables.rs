@@ -58,8 +58,9 @@ pub struct Tables {
     pub(crate) spreads: bool,
 }
 
+/// The role of the agent, prepared for lookups; see [`Role`](tombolo_proto::config::Role).
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one to a set of tables")]
+#[expect(clippy::large_enum_variant, reason = "each set of tables has one")]
 pub(crate) enum AgentRole {
     Vm {
         /// Address of a NIC, or served prefix, to the position of its subnet. Packets to these are delivered to the TUN
@@ -70,11 +71,12 @@ pub(crate) enum AgentRole {
         /// The subnet of the first NIC with `enableIPForwarding`. Its routes apply to packets with foreign sources.
         forwarding: Option<usize>,
     },
+    /// An instance of a VPN gateway.
     Gateway {
         addresses: Vec<IpAddr>,
         local_prefixes: Lpm<()>,
         /// Prefixes behind the connections, by VPN routes alone, whatever routes the VNet itself prefers (G21). `None`:
-        /// a prefix of the local side within a learned route, which must not attract its packets.
+        /// a local prefix within a learned route, which must not attract the packets to it.
         transit: Lpm<Option<Transit>>,
         /// The part of `transit` that packets from another connection may use: connections with route exchange, and
         /// sites without BGP, whose prefixes are configured (G18, G19).
@@ -83,9 +85,8 @@ pub(crate) enum AgentRole {
         /// says so (T6).
         sites: Lpm<()>,
     },
-    CircuitGateway {
-        addresses: Vec<IpAddr>,
-    },
+    /// An instance of an ExpressRoute gateway.
+    CircuitGateway { addresses: Vec<IpAddr> },
     Edge {
         /// The edge's ends of its tunnels.
         addresses: BTreeSet<IpAddr>,
@@ -157,6 +158,7 @@ impl LinkGroup {
     }
 }
 
+/// The effective routes of one subnet, prepared for lookups.
 #[derive(Debug, Clone)]
 pub(crate) struct SubnetRoutes {
     pub(crate) id: ResourceId,
@@ -167,6 +169,7 @@ pub(crate) struct SubnetRoutes {
     pub(crate) standby: Lpm<RouteEntry>,
 }
 
+/// One route: its position in [`SubnetRoutes::all`], and its next hop.
 #[derive(Debug, Clone)]
 pub(crate) struct RouteEntry {
     pub(crate) position: usize,
@@ -187,6 +190,7 @@ pub(crate) enum Hop {
     None,
 }
 
+/// One VNet whose owners of addresses are known (D8).
 #[derive(Debug, Clone)]
 pub(crate) struct AddressSpace {
     pub(crate) vnet: ResourceId,
@@ -205,14 +209,17 @@ impl AddressSpace {
     }
 }
 
+/// The agent that owns a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
+    /// This agent.
     Own,
     Link(LinkIndex),
     /// An agent that this one has no link with.
     NoLink,
 }
 
+/// The rules for packets and routes that come out of one link.
 #[derive(Debug, Clone)]
 pub(crate) struct LinkPolicy {
     pub(crate) peer: AgentId,
@@ -238,6 +245,7 @@ pub(crate) enum TransitScope {
     None,
 }
 
+/// The role of the peer of a link; see [`Relation`](tombolo_proto::config::Relation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PeerRole {
     VnetLocal,

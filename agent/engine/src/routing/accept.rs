@@ -156,6 +156,7 @@ pub(super) struct ImportPolicy<'a> {
 }
 
 impl<'a> ImportPolicy<'a> {
+    /// The policy for the peer of a link. `None`: no route of this peer is accepted.
     pub(super) fn of(config: &'a AgentConfig, sender: &AgentId) -> Option<Self> {
         let link = config.links.binary_search_by(|l| l.peer.cmp(sender)).ok();
         let link = &config.links[link?];
@@ -209,7 +210,7 @@ impl<'a> ImportPolicy<'a> {
         }
     }
 
-    /// The policy for a BGP neighbour, and the next hop of its routes: the device of the site or, at an edge, the edge
+    /// The policy for a BGP neighbour, if it is one of the configuration, and the next hop of its routes: the device of the site or, at an edge, the edge
     /// itself.
     pub(super) fn of_neighbour(config: &'a AgentConfig, neighbour: &ResourceId) -> Option<(Self, AgentId)> {
         match &config.role {
@@ -251,8 +252,8 @@ impl<'a> ImportPolicy<'a> {
 
     /// The accepted routes, in the given order.
     pub(super) fn accepted<'r>(&self, config: &AgentConfig, routes: &'r [Route]) -> impl Iterator<Item = &'r Route> {
-        let evaluate = self.evaluate(config, routes);
-        evaluate.filter_map(|(route, verdict)| verdict.ok().map(|()| route))
+        let evaluated = self.evaluate(config, routes);
+        evaluated.filter_map(|(route, verdict)| verdict.ok().map(|()| route))
     }
 
     /// Checks every route. A BGP neighbour or remote gateway above its limit loses all of its routes, as its BGP
@@ -293,10 +294,9 @@ impl<'a> ImportPolicy<'a> {
             Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => &[],
         };
         let mut own = self.own.iter().chain(networks.iter().flat_map(|n| &n.prefixes));
-        let has_next_hop = route.via.as_ref().is_none_or(|via| self.next_hops.contains(&via));
-        // At a VPN gateway, routes over an edge are for display only and need no usable next hop.
-        let has_next_hop =
-            has_next_hop || (self.kind == GatewayKind::ExpressRoute && matches!(config.role, Role::VpnGateway { .. }));
+        // At a VPN gateway, routes of circuits are for display only and need no usable next hop.
+        let is_display_only = self.kind == GatewayKind::ExpressRoute && matches!(config.role, Role::VpnGateway { .. });
+        let has_next_hop = is_display_only || route.via.as_ref().is_none_or(|via| self.next_hops.contains(&via));
         // G22: neither a VNet's address space nor a part of it; a larger prefix is accepted.
         if own.any(|own| own.contains(&route.prefix)) {
             Err(Refusal::OwnSpace)

@@ -169,9 +169,9 @@ fn preference<'a>(t: &'a AcceptedRoute<'_>) -> (std::cmp::Reverse<u32>, usize, O
     )
 }
 
-/// The routes that are reachable via other connections than `to` (G18, G19): learned ones of connections with route
-/// exchange, and configured ones of sites without BGP. The result has no default route, nothing that overlaps the local
-/// prefixes, nothing learned from a circuit (G20), and no AS path with the ASN of `to` (G22).
+/// The routes that are reachable via other connections than `to` (G18, G19): all of connections with route exchange, and
+/// the configured ones of sites without BGP. The result has no default route, nothing that overlaps the local prefixes,
+/// nothing learned from a circuit (G20), and no AS path with the ASN of `to` (G22).
 fn reachable_via(
     config: &AgentConfig,
     state: &RoutingState,
