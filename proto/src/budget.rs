@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(waits(&mut budgets, now), [0, 0, 0, 0, 100, 200]);
         // Others have a budget of their own.
         assert_eq!(budgets.take(2, RATE, now), Duration::ZERO);
-        // Asking takes nothing.
+        // `wait` uses no budget.
         assert_eq!(budgets.wait(&1, RATE, now), Duration::from_millis(300));
         assert_eq!(budgets.wait(&1, RATE, now), Duration::from_millis(300));
         let later = now + Duration::from_millis(300);
@@ -112,7 +112,7 @@ mod tests {
         assert!(!budgets.try_take(1, RATE, later));
         assert_eq!(budgets.wait(&1, RATE, later), Duration::from_millis(200));
         assert!(budgets.try_take(1, RATE, later + Duration::from_millis(200)));
-        // What was not used does not add up to more than a burst.
+        // An unused budget does not grow beyond the burst.
         let much_later = now + Duration::from_secs(3600);
         assert_eq!(waits(&mut budgets, much_later), [0, 0, 0, 0, 100, 200]);
     }

@@ -104,8 +104,8 @@ fn super_packet() -> (VnetHeader, Vec<u8>) {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    let wanted: Option<usize> = arguments.get(2).and_then(|n| n.parse().ok());
-    let (Some(kind), Some(wanted)) = (arguments.get(1), wanted) else {
+    let total: Option<usize> = arguments.get(2).and_then(|n| n.parse().ok());
+    let (Some(kind), Some(total)) = (arguments.get(1), total) else {
         eprintln!("packets bulk|lone COUNT");
         return ExitCode::from(2);
     };
@@ -126,7 +126,7 @@ fn main() -> ExitCode {
     let [a, b] = &mut world.nodes[..] else {
         return ExitCode::FAILURE;
     };
-    while device.packets < wanted {
+    while device.packets < total {
         out.clear();
         if kind == "bulk" {
             packet.copy_from_slice(&bulk);

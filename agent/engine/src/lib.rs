@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! AgentConfig ──Tables::build──▶ Tables ──decide──▶ Verdict
-//!     RoutingState ──────┘
+//! RoutingState ─────┘
 //! ```
 //!
 //! * [`packet`]: a checked view of an IP packet; ICMP errors.

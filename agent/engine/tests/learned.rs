@@ -33,7 +33,7 @@ fn routes(prefixes: &[&str], as_path: &[u32]) -> Arc<Vec<Route>> {
     Arc::new(prefixes.iter().map(|p| route(p, as_path)).collect())
 }
 
-fn told(by: &[(&str, &[&str], &[u32])]) -> RoutingState {
+fn received(by: &[(&str, &[&str], &[u32])]) -> RoutingState {
     RoutingState {
         received: by.iter().map(|(a, p, path)| (agent(a), routes(p, path))).collect(),
         ..RoutingState::default()
@@ -143,12 +143,12 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
         &["0.0.0.0/0", "10.0.0.0/8", "10.3.0.0/30", "::/0"],
     ];
     for prefixes in announcements {
-        for teller in ["er", "gw1", "gw2"] {
-            let tables = Tables::build(&spoke_vm(), &told(&[(teller, prefixes, &[65_021])])).unwrap();
+        for sender in ["er", "gw1", "gw2"] {
+            let tables = Tables::build(&spoke_vm(), &received(&[(sender, prefixes, &[65_021])])).unwrap();
             for gateway in ["er", "gw1", "gw2"] {
                 let may = |source: &str, destination| may(&tables, &agent(gateway), source, destination);
                 for own in ["10.1.0.4", "10.1.0.5", "10.1.255.255"] {
-                    assert!(!may(own, "10.1.0.4"), "{prefixes:?} of {teller}: {own} by {gateway}");
+                    assert!(!may(own, "10.1.0.4"), "{prefixes:?} of {sender}: {own} by {gateway}");
                 }
                 for other in [
                     "10.3.0.4",
@@ -160,7 +160,7 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
                 ] {
                     assert!(
                         !may(other, "10.1.0.4"),
-                        "{prefixes:?} of {teller}: {other} by {gateway}"
+                        "{prefixes:?} of {sender}: {other} by {gateway}"
                     );
                 }
                 for other in [
@@ -172,14 +172,14 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
                     "ff02::1",
                     "::ffff:10.3.0.4",
                 ] {
-                    assert!(!may(other, "fd01::4"), "{prefixes:?} of {teller}: {other} by {gateway}");
+                    assert!(!may(other, "fd01::4"), "{prefixes:?} of {sender}: {other} by {gateway}");
                 }
                 // Configured sources stay unchanged.
                 for relayed in ["10.2.0.4", "10.9.0.1"] {
                     assert_eq!(
                         may(relayed, "10.1.0.4"),
                         gateway != "er",
-                        "{prefixes:?} of {teller}: {relayed}"
+                        "{prefixes:?} of {sender}: {relayed}"
                     );
                 }
             }
@@ -190,8 +190,8 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
 /// Legitimate routes: a site behind a default route, a failover between the gateways of one hub, a larger aggregate.
 #[test]
 fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
-    let by = |prefixes: &[&str], teller: &str, gateway: &str, source: &str| {
-        let tables = Tables::build(&spoke_vm(), &told(&[(teller, prefixes, &[65_021])])).unwrap();
+    let by = |prefixes: &[&str], sender: &str, gateway: &str, source: &str| {
+        let tables = Tables::build(&spoke_vm(), &received(&[(sender, prefixes, &[65_021])])).unwrap();
         may(&tables, &agent(gateway), source, "10.1.0.4")
     };
     for gateway in ["er", "gw1", "gw2"] {
@@ -216,7 +216,7 @@ fn configured_sources_stay_whole() {
             link.sources.extend(nets(&["10.3.0.0/16", "10.0.0.0/12"]));
         }
     }
-    let state = told(&[("gw1", &["10.0.0.0/8", "10.3.0.0/24", "0.0.0.0/0"], &[65_021])]);
+    let state = received(&[("gw1", &["10.0.0.0/8", "10.3.0.0/24", "0.0.0.0/0"], &[65_021])]);
     let tables = Tables::build(&config, &state).unwrap();
     for source in ["10.3.0.4", "10.3.255.1", "10.1.0.9", "10.2.0.4", "10.9.0.1"] {
         assert!(may(&tables, &agent("gw1"), source, "10.1.0.4"), "{source}");
@@ -409,7 +409,7 @@ fn routes_are_refused_by_reason() {
             "{prefix} by {path:?}"
         );
     }
-    let of_far_gateway = |path: &[u32]| reasons(&config, &told(&[("branch", &["10.77.0.0/16"], path)]));
+    let of_far_gateway = |path: &[u32]| reasons(&config, &received(&[("branch", &["10.77.0.0/16"], path)]));
     assert_eq!(of_far_gateway(&[65_516, 64_999]), []);
     assert_eq!(of_far_gateway(&[]), [(Refusal::FirstAs, 1)]);
     assert_eq!(of_far_gateway(&[65_021]), [(Refusal::FirstAs, 1)]);
@@ -419,7 +419,7 @@ fn routes_are_refused_by_reason() {
 #[test]
 fn inside_a_vnet_paths_are_as_they_came() {
     let config = spoke_vm();
-    let of = |path: &[u32]| reasons(&config, &told(&[("gw1", &["10.77.0.0/16"], path)]));
+    let of = |path: &[u32]| reasons(&config, &received(&[("gw1", &["10.77.0.0/16"], path)]));
     assert_eq!((of(&[]), of(&[65_021])), (vec![], vec![]));
     let mut astray = route("10.77.0.0/16", &[EDGE_ASN]);
     astray.via = Some(agent("three"));
