@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use tombolo_engine::verdict::DropReason;
 use tombolo_topology::explain::{Protocol, Question, explain};
-use tombolo_topology::moving::Reports;
+use tombolo_topology::learned_routes::Reports;
 
 /// What a seed stands for.
 #[derive(Debug, Clone)]

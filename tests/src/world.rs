@@ -20,7 +20,7 @@ use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::Route;
 use tombolo_topology::compile::{Compiler, compile};
-use tombolo_topology::moving::{Moving, Reports};
+use tombolo_topology::learned_routes::{Moving, Reports};
 use tombolo_topology::resource::{Connection, ConnectionType, Envelope, LocalNetworkGateway, SiteBgp};
 use tombolo_topology::topology::Topology;
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::EffectiveRoute;
 use tombolo_topology::change::Change;
-use tombolo_topology::moving::{self, Reports};
+use tombolo_topology::learned_routes::{self as moving, Reports};
 use tombolo_topology::path::{ArmPath, Kind, parent_id};
 use tombolo_topology::resource::NetworkInterface;
 use tombolo_topology::topology::Topology;

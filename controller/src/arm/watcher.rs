@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
-use tombolo_topology::moving::{self, Reports};
+use tombolo_topology::learned_routes::{self as moving, Reports};
 use tombolo_topology::resource::{Binding, NetworkInterface};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;

@@ -15,7 +15,7 @@ use tombolo_proto::config::AgentConfig;
 use tombolo_proto::fabric::{AgentRevision, Rejected, Revisions, Waited};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::change::Change;
-use tombolo_topology::moving::{self, Reports};
+use tombolo_topology::learned_routes::{self as moving, Reports};
 use tombolo_topology::resource::Agent;
 use tombolo_topology::topology::Live;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tombolo_proto::fabric::Probe;
 use tombolo_proto::probe::{ProbeKind, ProbeRequest};
 use tombolo_topology::explain::{self, Question};
-use tombolo_topology::moving::Reports;
+use tombolo_topology::learned_routes::Reports;
 
 /// POST `explain`.
 pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {

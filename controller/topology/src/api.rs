@@ -1,9 +1,10 @@
 //! What a shell asks of a topology: apply a change, stored documents, ARM bodies.
 
 use crate::arm::view::Views;
-use crate::arm::{exchange, list};
-use crate::change::{Change, Outcome, Rejection};
+use crate::arm::{bgp, list};
+use crate::change::{Change, Outcome};
 use crate::path::{ArmPath, Kind, parent_id};
+use crate::problems::Rejection;
 use crate::topology::{DocumentChange, Live, Topology};
 use crate::{documents, rules};
 use serde_json::Value;
@@ -43,37 +44,37 @@ impl Topology {
             Kind::Subnet | Kind::Peering => Views::within(self, live, parent_id(&path.id())),
             _ => Views::new(self, live),
         };
-        views.item(path)
+        list::item(&views, path)
     }
 
     /// `getLearnedRoutes` of a gateway: its own prefixes, and what its agents were told. None: no such gateway.
     #[must_use]
     pub fn learned_routes(&self, gateway: &ResourceId, live: &Live) -> Option<Vec<Value>> {
-        exchange::learned(self, live, gateway)
+        bgp::learned(self, live, gateway)
     }
 
     /// `getAdvertisedRoutes` of a gateway: what its agents told a peer, named by its address. None: no such gateway.
     #[must_use]
     pub fn advertised_routes(&self, gateway: &ResourceId, peer: IpAddr, live: &Live) -> Option<Vec<Value>> {
-        exchange::advertised(self, live, gateway, peer)
+        bgp::advertised(self, live, gateway, peer)
     }
 
     /// `getBgpPeerStatus` of a gateway: the sessions that there should be, as its agents see them. None: no such gateway.
     #[must_use]
     pub fn bgp_peers(&self, gateway: &ResourceId, live: &Live) -> Option<Vec<Value>> {
-        exchange::bgp_peers(self, live, gateway)
+        bgp::bgp_peers(self, live, gateway)
     }
 
     /// The route table of a circuit's private peering at one of its links. None: no such circuit, or no peering.
     #[must_use]
     pub fn circuit_routes(&self, circuit: &ResourceId, link: CircuitLink, live: &Live) -> Option<Vec<Value>> {
-        exchange::circuit_routes(self, live, circuit, link)
+        bgp::circuit_routes(self, live, circuit, link)
     }
 
     /// The neighbours of a circuit's private peering at one of its links. None: no such circuit, or no peering.
     #[must_use]
     pub fn circuit_routes_summary(&self, circuit: &ResourceId, link: CircuitLink, live: &Live) -> Option<Vec<Value>> {
-        exchange::circuit_summary(self, live, circuit, link)
+        bgp::circuit_summary(self, live, circuit, link)
     }
 
     /// The ARM bodies of a collection, in order of id. `collection` is an item path without its last name:

@@ -1,5 +1,7 @@
 //! What may be asked of the topology, and what comes of it.
 
+pub use crate::problems::{Problem, Rejection};
+
 use crate::path::ArmPath;
 use crate::resource::{Agent, JoinToken, Reach, Settings};
 use crate::topology::Topology;
@@ -87,26 +89,4 @@ pub struct Outcome {
     pub topology: Topology,
     /// The resource is new (201 instead of 200), or for a delete: it was there (200 instead of 204).
     pub created_or_removed: bool,
-}
-
-/// A change that was refused, and so changed nothing. All problems at once, in a fixed order; the first gives the
-/// error's code and message, all stand in `details`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", problems.first().map_or("refused", |p| p.message.as_str()))]
-pub struct Rejection {
-    /// 400, 404, 409 or 412.
-    pub status: u16,
-    /// Never empty.
-    pub problems: Vec<Problem>,
-}
-
-/// One broken rule.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// Azure's code, or an own one that starts with `X`.
-    pub code: &'static str,
-    /// Names the field, the value and the rule.
-    pub message: String,
-    /// The field or resource, in ARM's words (`properties.addressSpace.addressPrefixes[0]`).
-    pub target: Option<String>,
 }

@@ -15,15 +15,15 @@ mod index;
 mod links;
 mod prefix;
 mod routes;
+mod spaces;
+mod speaker;
 
 use crate::topology::Topology;
 use index::{Index, Instance, Machine, Place, Vnet};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, MAX_PREFIXES, Neighbour, Nic, Owner, Role, Space,
-    SpaceKind, Speaker, Subnet, TransitRoute, UsedGateway,
+    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, Nic, Role, Space, SpaceKind, TransitRoute, UsedGateway,
 };
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
@@ -73,7 +73,7 @@ impl<'t> Compiler<'t> {
             }
             Place::CircuitGateway { vnet, instance } => {
                 let vnet = &index.vnets[vnet];
-                circuit::gateway(self, vnet, &vnet.er_instances[instance])
+                circuit::gateway(index, vnet, &vnet.er_instances[instance])
             }
             Place::Edge { circuit, link } => circuit::edge(index, &index.circuits[circuit], link),
         }
@@ -117,7 +117,7 @@ impl<'t> Compiler<'t> {
         // Packets of machines behind this host leave through their own subnet (R20, D8).
         subnets.extend(machine.served.iter().map(|subnet| (&subnet.id, *subnet)));
 
-        let mut spaces = vec![local_space(vnet)];
+        let mut spaces = vec![spaces::local_space(vnet)];
         for peer in &vnet.peers {
             spaces.push(Space {
                 vnet: self.index.vnets[peer.remote].resource.envelope.id.clone(),
@@ -127,7 +127,7 @@ impl<'t> Compiler<'t> {
                     allow_forwarded: peer.half.allow_forwarded_traffic,
                 },
                 prefixes: prefix::sorted(&peer.half.remote_address_space),
-                owners: owners_within(&self.index.vnets[peer.remote], &peer.half.remote_address_space),
+                owners: spaces::owners_within(&self.index.vnets[peer.remote], &peer.half.remote_address_space),
             });
         }
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
@@ -143,7 +143,7 @@ impl<'t> Compiler<'t> {
                 served: prefix::sorted(&machine.served_prefixes()),
                 gateways: self.used_gateways(vnet),
             },
-            subnets: self.subnets(vnet, subnets.into_values()),
+            subnets: spaces::subnets(&self.index, vnet, subnets.into_values()),
             spaces,
             links: links::of_machine(&self.index, vnet, machine),
         }
@@ -188,7 +188,7 @@ impl<'t> Compiler<'t> {
         let instance = &vnet.instances[number];
         let gateway = vnet.gateway?;
         let (_, subnet) = self.index.subnet(instance.subnet)?;
-        let (spaces, own_side) = self.own_side(vnet);
+        let (spaces, own_side) = spaces::own_side(&self.index, vnet);
 
         let mut transit: BTreeMap<IpNet, TransitRoute> = BTreeMap::new();
         for tunnel in &vnet.tunnels {
@@ -232,7 +232,7 @@ impl<'t> Compiler<'t> {
                 own_side,
                 asn: gateway.asn,
                 connections: self.connections(vnet),
-                bgp: speaker(
+                bgp: speaker::speaker(
                     vnet,
                     gateway.asn,
                     bgp_address,
@@ -241,28 +241,10 @@ impl<'t> Compiler<'t> {
                 site_ttl: self.index.topology.settings.vpn_ttl_for_site_traffic,
                 transit: transit.into_values().collect(),
             },
-            subnets: self.subnets(vnet, std::iter::once(subnet)),
+            subnets: spaces::subnets(&self.index, vnet, std::iter::once(subnet)),
             spaces,
             links: links::of_gateway(&self.index, vnet, instance),
         })
-    }
-
-    /// The spaces that a gateway delivers into, its own first, and their prefixes together.
-    fn own_side(&self, vnet: &Vnet<'t>) -> (Vec<Space>, Vec<IpNet>) {
-        let mut spaces = vec![local_space(vnet)];
-        let mut own_side = vnet.resource.address_space.clone();
-        for client in &vnet.clients {
-            let spoke = &self.index.vnets[client.vnet];
-            own_side.extend(&client.half.remote_address_space);
-            spaces.push(Space {
-                vnet: spoke.resource.envelope.id.clone(),
-                kind: SpaceKind::GatewayClient {},
-                prefixes: prefix::sorted(&client.half.remote_address_space),
-                owners: owners_within(spoke, &client.half.remote_address_space),
-            });
-        }
-        spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
-        (spaces, prefix::sorted(&own_side))
     }
 
     /// The connections of a VPN gateway, ordered by id.
@@ -289,77 +271,4 @@ impl<'t> Compiler<'t> {
         all.sort_by(|a, b| a.connection.cmp(&b.connection));
         all
     }
-
-    fn subnets<'s>(&self, vnet: &Vnet<'t>, subnets: impl Iterator<Item = &'s crate::resource::Subnet>) -> Vec<Subnet> {
-        subnets
-            .map(|subnet| Subnet {
-                id: subnet.id.clone(),
-                prefixes: prefix::sorted(&subnet.prefixes),
-                routes: routes::effective(&self.index, vnet, subnet),
-                isolated: routes::table_of(&self.index, subnet).is_some_and(|t| t.disable_bgp_route_propagation),
-            })
-            .collect()
-    }
-}
-
-/// The BGP speaker of a VPN gateway's instance towards sites. None: no site speaks BGP.
-fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16) -> Option<Speaker> {
-    let sites = vnet.sites.iter().filter(|site| site.exchange);
-    let neighbours: Vec<Neighbour> = sites
-        .filter_map(|site| {
-            Some(Neighbour {
-                id: site.connection.envelope.id.clone(),
-                address: site.local.bgp?.address,
-                local_address: address,
-                asn: site.local.bgp?.asn,
-                multihop: true,
-                // The tunnel has a judgement of its own.
-                bfd: false,
-                password: None,
-                max_prefixes: MAX_PREFIXES,
-                hold_time,
-            })
-        })
-        .collect();
-    let router_id = router_id(address, asn);
-    (!neighbours.is_empty()).then_some(Speaker {
-        asn,
-        router_id,
-        neighbours,
-    })
-}
-
-/// Any number that two speakers of one neighbour do not share: the address, where it is an IPv4 one.
-fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
-    match address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(address) => {
-            let [.., a, b, c, d] = address.octets();
-            Ipv4Addr::from(u32::from_be_bytes([a, b, c, d]) ^ asn | 1)
-        }
-    }
-}
-
-/// The own VNet's space: its machines, and the instances of its gateways.
-fn local_space(vnet: &Vnet<'_>) -> Space {
-    let mut owners = vnet.owners.clone();
-    let instances = vnet.instances.iter().chain(&vnet.er_instances);
-    owners.extend(instances.map(|instance| Owner {
-        prefix: IpNet::from(instance.address),
-        agent: instance.agent.id.clone(),
-        ip_forwarding: false,
-    }));
-    index::order_owners(&mut owners);
-    Space {
-        vnet: vnet.resource.envelope.id.clone(),
-        kind: SpaceKind::Local {},
-        prefixes: prefix::sorted(&vnet.resource.address_space),
-        owners,
-    }
-}
-
-/// The owners of another VNet as far as its addresses are known here: what was not synced yet does not exist (P27).
-fn owners_within(vnet: &Vnet<'_>, prefixes: &[IpNet]) -> Vec<Owner> {
-    let known = |owner: &&Owner| prefix::covered(&owner.prefix, prefixes);
-    vnet.owners.iter().filter(known).cloned().collect()
 }

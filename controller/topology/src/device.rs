@@ -1,9 +1,8 @@
 //! What the device of a site has to be told (D16): everything but its own private key.
 
-use crate::change::{Problem, Rejection};
 use crate::lookup;
 use crate::path::ArmPath;
-use crate::problems::not_found;
+use crate::problems::{Problem, Rejection, not_found};
 use crate::resource::{Agent, Binding, ConnectionType, VirtualNetworkGateway};
 use crate::topology::Topology;
 use ipnet::IpNet;

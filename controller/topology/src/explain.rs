@@ -16,6 +16,7 @@
 mod answer;
 mod gateways;
 mod names;
+mod no_route;
 mod node;
 mod sites;
 mod stop;
@@ -23,7 +24,7 @@ mod transit;
 mod walk;
 mod why;
 
-use crate::moving::Reports;
+use crate::learned_routes::Reports;
 use crate::topology::Topology;
 pub use answer::{DEFAULT_TTL, Explanation, Hop, Ingress, MatchedRoute, Protocol, Question, Stop, TraceHop, Walk};
 use node::Packet;

@@ -59,3 +59,25 @@ pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peer
         (true, true) => "LocalAndRemoteNotInSync",
     }
 }
+
+/// What a half takes of the addresses: what it has synced and routes, and what the remote VNet has now. A
+/// `Disconnected` half counts too, with what it had (P11 as Azure does it).
+pub(crate) fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
+    let mut space = half.remote_address_space.clone();
+    if half.state != PeeringState::Disconnected
+        && let Some(remote) = topology.vnets.get(&half.remote_vnet)
+    {
+        space.extend(
+            remote
+                .address_space
+                .iter()
+                .filter(|net| !half.remote_address_space.contains(net)),
+        );
+    }
+    space
+}
+
+/// G1.
+pub(crate) fn is_gateway_subnet(id: &ResourceId) -> bool {
+    id.name().eq_ignore_ascii_case("GatewaySubnet")
+}

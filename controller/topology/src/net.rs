@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use tombolo_proto::config::DEFAULT_ASN;
 pub(crate) use tombolo_proto::net::overlap;
 
 /// The first and last address of a prefix as numbers, after its family.
@@ -94,6 +95,19 @@ pub(crate) fn listed<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>) -> Strin
     texts.join(", ")
 }
 
+/// Pairs of overlapping prefixes for a message.
+pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
+    let mut texts: Vec<String> = pairs
+        .iter()
+        .take(20)
+        .map(|(a, b)| if a == b { a.to_string() } else { listed([a, b]) })
+        .collect();
+    if pairs.len() > texts.len() {
+        texts.push("…".to_owned());
+    }
+    texts.join(", ")
+}
+
 /// The block of special use that `net` touches and that no VNet can have: loopback, link-local, multicast, unspecified.
 pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
     const BLOCKS: [&str; 9] = [
@@ -110,6 +124,22 @@ pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
     BLOCKS
         .into_iter()
         .find(|block| block.parse::<IpNet>().is_ok_and(|block| overlap(&block, net)))
+}
+
+/// ASNs that nobody may have here (G4). The default, [`DEFAULT_ASN`], is for gateways alone: see
+/// [`is_reserved_for_customers`].
+pub(crate) fn is_reserved_asn(asn: i64) -> bool {
+    matches!(asn, 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
+}
+
+/// ASNs that a site or a circuit's customer may not have (G4).
+pub(crate) fn is_reserved_for_customers(asn: i64) -> bool {
+    is_reserved_asn(asn) || asn == i64::from(DEFAULT_ASN)
+}
+
+/// 169.254.21.0 to 169.254.22.255, where BGP peers may be beside real addresses (G4).
+pub(crate) fn is_apipa(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [169, 254, 21 | 22, _]))
 }
 
 fn address(family_v6: bool, number: u128) -> IpAddr {

@@ -1,8 +1,29 @@
 //! What is wrong with a change: gathered in order, bounded in number. The errors that several requests share.
 
-use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, shown};
 use tombolo_proto::id::ResourceId;
+
+/// A change that was refused, and so changed nothing. All problems at once, in a fixed order; the first gives the
+/// error's code and message, all stand in `details`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.first().map_or("refused", |p| p.message.as_str()))]
+pub struct Rejection {
+    /// 400, 404, 409 or 412.
+    pub status: u16,
+    /// Never empty.
+    pub problems: Vec<Problem>,
+}
+
+/// One broken rule.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Azure's code, or an own one that starts with `X`.
+    pub code: &'static str,
+    /// Names the field, the value and the rule.
+    pub message: String,
+    /// The field or resource, in ARM's words (`properties.addressSpace.addressPrefixes[0]`).
+    pub target: Option<String>,
+}
 
 /// All that is wrong with a change, in the order in which it is checked.
 #[derive(Default)]

@@ -1,10 +1,9 @@
 //! Collections: the bodies of all items under a group, a subscription or a parent.
 
 use super::view::{Views, generic, group};
-use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
-use crate::problems::{group_not_found, not_found};
-use crate::resource;
+use crate::problems::{Problem, Rejection, group_not_found, not_found};
+use crate::resource::registry;
 use serde_json::Value;
 use tombolo_proto::id::ResourceId;
 
@@ -41,6 +40,19 @@ fn unknown_type(collection: &str) -> Rejection {
         message: format!("'{}' is not a collection that exists here.", shown(collection)),
         target: None,
     })
+}
+
+/// The body of one item. None: it does not exist.
+pub(crate) fn item(views: &Views<'_>, path: &ArmPath) -> Option<Value> {
+    let id = path.id();
+    let kind = path.kind()?;
+    if let Some(entry) = registry::entry(kind) {
+        return (entry.item)(views, &id);
+    }
+    if let Some(child) = registry::child(kind) {
+        return (child.item)(views, path);
+    }
+    views.topology.resource_groups.get(&id).map(|g| group(g))
 }
 
 /// Lists a collection; see [`crate::topology::Topology::list`].
@@ -95,12 +107,12 @@ fn top_level(
 
 /// All top-level items of a kind. None: the kind has no items of its own.
 fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
-    resource::entry(kind).map(|entry| (entry.list)(views, &|id| scope.holds(id)))
+    registry::entry(kind).map(|entry| (entry.list)(views, &|id| scope.holds(id)))
 }
 
 /// The generic list of all resources, in order of type.
 fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
-    let mut kinds: Vec<Kind> = resource::ENTRIES.iter().map(|entry| entry.kind).collect();
+    let mut kinds: Vec<Kind> = registry::ENTRIES.iter().map(|entry| entry.kind).collect();
     kinds.sort_by_key(|kind| kind.types());
     let bodies = kinds
         .into_iter()
@@ -119,7 +131,7 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
     let id = parent.id();
     let missing = || rejected(not_found(&parent));
     let is = |word: &str| types.eq_ignore_ascii_case(word);
-    let entry = parent.kind().and_then(resource::entry);
+    let entry = parent.kind().and_then(registry::entry);
     if let Some(child) = entry.and_then(|e| e.children.iter().find(|c| is(c.name))) {
         return (child.list)(views, &id).ok_or_else(missing);
     }

@@ -1,7 +1,7 @@
 //! ARM JSON out: the body of each item, in the types that strict clients insist on.
 
-use crate::path::{ArmPath, Kind, is_child_of};
-use crate::resource::{self, Agent, Binding, Envelope, ResourceGroup};
+use crate::path::{Kind, is_child_of};
+use crate::resource::{Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -154,20 +154,6 @@ impl<'t> Views<'t> {
             });
             vms.collect()
         })
-    }
-
-    /// The body of one item.
-    pub(crate) fn item(&self, path: &ArmPath) -> Option<Value> {
-        let id = path.id();
-        let topology = self.topology;
-        let kind = path.kind()?;
-        if let Some(entry) = resource::entry(kind) {
-            return (entry.item)(self, &id);
-        }
-        if let Some(child) = resource::child(kind) {
-            return (child.item)(self, path);
-        }
-        topology.resource_groups.get(&id).map(|g| group(g))
     }
 }
 

@@ -1,7 +1,8 @@
 //! ExpressRoute gateways and the edges of circuits.
 
 use super::index::{Circuit, Index, Instance, Vnet};
-use super::{Compiler, links, prefix, router_id};
+use super::speaker::router_id;
+use super::{links, prefix, spaces};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::config::{
@@ -11,10 +12,9 @@ use tombolo_proto::config::{
 use tombolo_proto::id::Secret;
 
 /// One instance of an ExpressRoute gateway.
-pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &Instance<'t>) -> Option<AgentConfig> {
-    let index = &compiler.index;
+pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_>) -> Option<AgentConfig> {
     let (_, subnet) = index.subnet(instance.subnet)?;
-    let (spaces, own_side) = compiler.own_side(vnet);
+    let (delivered, own_side) = spaces::own_side(index, vnet);
     let circuits = index.circuits_of(vnet).map(|(circuit, connection)| LinkedCircuit {
         connection: connection.envelope.id.clone(),
         circuit: circuit.resource.envelope.id.clone(),
@@ -33,8 +33,8 @@ pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &I
             own_side,
             circuits: circuits.collect(),
         },
-        subnets: compiler.subnets(vnet, std::iter::once(subnet)),
-        spaces,
+        subnets: spaces::subnets(index, vnet, std::iter::once(subnet)),
+        spaces: delivered,
         links: links::of_circuit_gateway(index, vnet, instance),
     })
 }

@@ -1,7 +1,7 @@
 //! Why no gateway leads from one VNet to another: which object, flag or BGP setting is missing between the two.
 
-use super::why::{Facts, Why, connected, gateway_agents, half};
-use crate::lookup::gateways_of;
+use super::why::{Facts, Why, connected, gateway_agents};
+use crate::lookup::{gateways_of, half_towards};
 use crate::resource::{Connection, ConnectionType, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, VecDeque};
@@ -31,7 +31,7 @@ pub(super) fn used<'t>(
     let mut halves = vnet.peerings.iter();
     let in_use = halves.find(|p| p.use_remote_gateways && p.state == PeeringState::Connected)?;
     let hub = topology.vnets.get(&in_use.remote_vnet)?;
-    half(hub, id).filter(|p| p.allow_gateway_transit)?;
+    half_towards(hub, id).filter(|p| p.allow_gateway_transit)?;
     Some((&hub.envelope.id, in_vnet(topology, &hub.envelope.id, kind)?))
 }
 
@@ -258,7 +258,7 @@ pub(super) fn missing_flags(
     there: impl std::fmt::Display,
 ) -> Option<Why> {
     let resource = topology.vnets.get(hub)?;
-    let (ours, theirs) = (half(spoke, hub)?, half(resource, &spoke.envelope.id)?);
+    let (ours, theirs) = (half_towards(spoke, hub)?, half_towards(resource, &spoke.envelope.id)?);
     let (name, hub) = (spoke.envelope.id.name(), hub.name());
     let mut missing = Vec::new();
     if !theirs.allow_gateway_transit {

@@ -3,7 +3,8 @@
 use super::answer::Stop;
 use super::node::{Node, Packet};
 use super::why::{self, Facts, Why};
-use super::{gateways, transit};
+use super::{gateways, no_route, transit};
+use crate::lookup::half_towards;
 use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_engine::decide::Trace;
@@ -233,7 +234,7 @@ fn no_way(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: Ip
             None => why,
         };
     }
-    why::no_route(facts, &config.vnet, destination)
+    no_route::no_route(facts, &config.vnet, destination)
 }
 
 fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Why {
@@ -380,5 +381,5 @@ fn client_half(topology: &Topology, config: &AgentConfig, agent: &AgentId) -> Op
     let of_agent = |space: &&Space| space.owners.iter().any(|o| o.agent == *agent);
     let client = config.spaces.iter().find(of_agent)?;
     let vnet = topology.vnets.get(&config.vnet)?;
-    why::half(vnet, &client.vnet).map(|half| half.id.clone())
+    half_towards(vnet, &client.vnet).map(|half| half.id.clone())
 }

@@ -6,7 +6,7 @@ use super::node::{Decision, Node, Packet, Step};
 use super::stop;
 use super::why::Facts;
 use crate::compile::Compiler;
-use crate::moving::{Moving, Reports};
+use crate::learned_routes::{Moving, Reports};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,9 +1,10 @@
 //! Application security groups: kept and shown. No rule refers to one yet (N9).
 
-use super::{Envelope, Put, Resource};
 use crate::arm::view::Views;
+use crate::draft::Draft;
 use crate::path::Kind;
-use crate::rules::Draft;
+use crate::resource::Envelope;
+use crate::resource::frame::{Put, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;

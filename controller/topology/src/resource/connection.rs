@@ -3,12 +3,14 @@
 mod ends;
 mod tunnels;
 
-use super::{Echoed, Envelope, Put, Resource, VirtualNetworkGateway};
 use crate::arm::body::{Object, Shape, missing};
 use crate::arm::status;
 use crate::arm::view::{Views, reference};
+use crate::draft::Draft;
 use crate::path::{ArmPath, Kind};
-use crate::rules::{Draft, unsupported};
+use crate::resource::frame::{Echoed, Put, Resource};
+use crate::resource::{Envelope, VirtualNetworkGateway};
+use crate::rules::unsupported;
 use ends::End;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

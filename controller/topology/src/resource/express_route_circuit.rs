@@ -4,11 +4,13 @@ mod peering;
 
 pub use peering::PrivatePeering;
 
-use super::{Binding, Child, Echoed, Envelope, Put, Resource};
 use crate::arm::body::Shape;
 use crate::arm::view::Views;
+use crate::draft::{Draft, changed};
 use crate::path::Kind;
-use crate::rules::{Draft, changed, unsupported};
+use crate::resource::frame::{Child, Echoed, Put, Resource};
+use crate::resource::{Binding, Envelope};
+use crate::rules::unsupported;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;

@@ -6,16 +6,15 @@
 //! GET ─▶ Views ─▶ Entry ─▶ frame::view ─▶ Resource::properties
 //! ```
 
-use super::{Envelope, ResourceGroup, document};
+use super::document;
 use crate::arm::body::{Object, Shape};
 use crate::arm::view::{Views, top};
+use crate::draft::{Draft, changed};
 use crate::path::{ArmPath, Kind};
 use crate::problems::Problems;
+use crate::resource::{Envelope, ResourceGroup};
 use crate::rules::request::{echoed, without_default_properties, without_defaults};
-use crate::rules::{Draft, changed};
-use crate::topology::{DocumentChange, Topology};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use crate::topology::{DocumentChange, Stored, Topology};
 use serde_json::{Map as JsonMap, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,17 +26,6 @@ pub(crate) type Tags = BTreeMap<String, String>;
 
 /// Whether a scope, such as a resource group, holds an item.
 pub(crate) type Holds<'s> = &'s dyn Fn(&ResourceId) -> bool;
-
-/// All resources of a kind.
-pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
-
-/// Where the resources of a kind are kept, and the envelope of one. The registry implements it.
-pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'static {
-    fn map(topology: &Topology) -> &Map<Self>;
-    fn map_mut(topology: &mut Topology) -> &mut Map<Self>;
-    fn envelope(&self) -> &Envelope;
-    fn envelope_mut(&mut self) -> &mut Envelope;
-}
 
 /// What Azure says about one kind of top-level resource.
 pub(crate) trait Resource: Stored {

@@ -1,11 +1,15 @@
 //! Local network gateways: sites as their operators describe them (G4, G7, G13, D16).
 
-use super::{Envelope, Put, Resource, is_apipa, is_reserved_for_customers};
 use crate::arm::body::{Object, missing};
 use crate::arm::view::{Views, space};
+use crate::draft::Draft;
+use crate::net::is_apipa;
+use crate::net::is_reserved_for_customers;
 use crate::net::{overlaps_within, special_use};
 use crate::path::{Kind, shown};
-use crate::rules::{Draft, unsupported};
+use crate::resource::Envelope;
+use crate::resource::frame::{Put, Resource};
+use crate::rules::unsupported;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,10 +1,12 @@
 //! Network interfaces: addresses out of subnets (P2, G1).
 
-use super::{Binding, Child, Echoed, Envelope, Put, Resource, is_gateway_subnet};
 use crate::arm::body::Shape;
 use crate::arm::view::{Views, child, method, reference, version};
+use crate::draft::Draft;
+use crate::lookup::is_gateway_subnet;
 use crate::path::{Kind, parent_id};
-use crate::rules::Draft;
+use crate::resource::frame::{Child, Echoed, Put, Resource};
+use crate::resource::{Binding, Envelope};
 use crate::rules::address::WantedAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

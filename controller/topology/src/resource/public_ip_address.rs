@@ -1,10 +1,11 @@
 //! Public IP addresses: kept so that stock gateway requests work.
 
-use super::{Echoed, Envelope, Put, Resource};
 use crate::arm::body::{Object, Shape};
 use crate::arm::view::{Views, reference};
+use crate::draft::Draft;
 use crate::path::Kind;
-use crate::rules::Draft;
+use crate::resource::Envelope;
+use crate::resource::frame::{Echoed, Put, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::IpAddr;

@@ -1,11 +1,12 @@
 //! Route tables and user-defined routes (R10, R14 to R17, X6).
 
-use super::is_gateway_subnet;
-use super::{Child, ChildWrites, Envelope, Put, Request, Resource};
 use crate::arm::body::{Object, missing, prefix};
 use crate::arm::view::{Views, child, reference};
+use crate::draft::{Draft, changed};
+use crate::lookup::is_gateway_subnet;
 use crate::path::{ArmPath, Kind, child_id, parent_id, shown};
-use crate::rules::{Draft, changed};
+use crate::resource::Envelope;
+use crate::resource::frame::{Child, ChildWrites, Put, Request, Resource};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,8 +1,9 @@
 //! Virtual machines: read-only views of what agents stand for (D7).
 
-use super::{Agent, Binding, Child, Entry};
 use crate::arm::view::Views;
 use crate::path::Kind;
+use crate::resource::frame::{Child, Entry};
+use crate::resource::{Agent, Binding};
 use serde_json::{Value, json};
 
 pub(super) const VIRTUAL_MACHINES: Entry = Entry {

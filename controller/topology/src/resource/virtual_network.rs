@@ -3,24 +3,24 @@
 mod peering;
 mod subnet;
 
-pub(crate) use peering::counted_space;
 pub use peering::{Peering, PeeringState};
 pub use subnet::Subnet;
-pub(crate) use subnet::is_gateway_subnet;
 
-use super::{Binding, Child, Echoed, Envelope, Put, Resource, Stored};
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing};
 use crate::arm::view::{Views, space};
+use crate::draft::{Draft, changed};
 use crate::net::{listed, overlaps_within, same_set, special_use};
 use crate::path::{Kind, is_child_of};
-use crate::resource::AddressSpaceChange;
-use crate::rules::{Draft, changed, pairs, unsupported};
+use crate::resource::frame::{Child, Echoed, Put, Resource};
+use crate::resource::{AddressSpaceChange, Binding, Envelope};
+use crate::rules::unsupported;
+use crate::topology::Stored;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use subnet::MAX_SUBNETS;
+use subnet::{MAX_SUBNETS, find};
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -296,18 +296,4 @@ impl Draft<'_> {
 fn same_id<T>(members: &[T], near: usize, is: impl Fn(&T) -> bool) -> Option<&T> {
     let close = members.get(near..).unwrap_or_default().iter().take(2).find(|m| is(m));
     close.or_else(|| members.iter().find(|m| is(m)))
-}
-
-/// A subnet by name.
-pub(crate) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
-    subnets.iter().find(|s| s.id.name().eq_ignore_ascii_case(name))
-}
-
-/// The message of P10.
-pub(crate) fn overlap_message(subject: &str, a: &ResourceId, b: &ResourceId, overlaps: &[(IpNet, IpNet)]) -> String {
-    format!(
-        "{subject} Virtual networks {a} and {b} cannot be peered because their address spaces overlap. Overlapping \
-         address prefixes: {}",
-        pairs(overlaps)
-    )
 }

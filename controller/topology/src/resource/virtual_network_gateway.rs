@@ -2,15 +2,16 @@
 
 mod check;
 
-pub(crate) use check::{is_apipa, is_reserved_for_customers};
-
-use super::{Binding, Child, Echoed, Envelope, Put, Resource, view};
 use crate::arm::body::Shape;
 use crate::arm::view::{Views, child, method, reference};
+use crate::draft::Draft;
+use crate::net::is_apipa;
 use crate::path::Kind;
 use crate::problems::Problems;
+use crate::resource::frame::{Child, Echoed, Put, Resource, view};
+use crate::resource::{Binding, Envelope};
 use crate::rules::address::WantedAddress;
-use crate::rules::{Draft, unsupported};
+use crate::rules::unsupported;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};

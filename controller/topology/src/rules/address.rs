@@ -1,10 +1,11 @@
 //! Addresses out of subnets (P2): of NICs, of gateways, and of tunnels to circuits.
 
-use super::{Draft, unsupported};
 use crate::arm::body::{Object, missing};
+use crate::draft::Draft;
 use crate::net::{first_free, is_reserved, listed};
 use crate::path::{is_child_of, parent_id};
 use crate::resource::Subnet;
+use crate::rules::unsupported;
 use crate::topology::Topology;
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -3,11 +3,12 @@
 //!
 //! Looked at when a change stands in the draft: it holds before every change, so what is wrong came with this one.
 
-use super::{Draft, pairs};
+use crate::draft::Draft;
+use crate::lookup::counted_space;
 use crate::lookup::{gateways_of, vnet_of};
+use crate::net::is_apipa;
+use crate::net::pairs;
 use crate::net::{DisjointSet, overlaps_within};
-use crate::resource::counted_space;
-use crate::resource::is_apipa;
 use crate::resource::{ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, PeeringState, VirtualNetworkGateway};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};

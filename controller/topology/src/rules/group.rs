@@ -1,9 +1,9 @@
 //! Resource groups: creation, and deletion with all they hold.
 
-use super::Draft;
 use crate::arm::body::Object;
+use crate::draft::Draft;
 use crate::path::{ArmPath, shown};
-use crate::resource::{self, Binding, ResourceGroup};
+use crate::resource::{Binding, ResourceGroup, registry};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Draft<'_> {
         let before = std::mem::take(&mut self.problems);
         let inside = |id: &ResourceId| ArmPath::parse(id.as_str()).is_ok_and(|p| p.group_id() == group.id);
         self.check_no_agent_inside(&group);
-        for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
+        for stored in registry::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
                 (stored.delete)(self, id, None);
             }

@@ -1,7 +1,7 @@
 //! What all requests have in common: preconditions, names, envelopes, references, lists of prefixes.
 
-use super::Draft;
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
+use crate::draft::Draft;
 use crate::path::{ArmPath, shown};
 use crate::problems::{IntoTarget, Problems};
 use crate::resource::{Envelope, ResourceGroup};

@@ -4,8 +4,8 @@
 //! Stock clients send back what they read, and fill bodies with empty values: null, `false`, 0, an empty text, and lists and
 //! objects with nothing but these are accepted everywhere.
 
-use super::Draft;
 use crate::arm::body::Object;
+use crate::draft::Draft;
 use crate::path::shown;
 use crate::resource::Settings;
 use serde_json::Value;

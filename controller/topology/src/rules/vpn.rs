@@ -1,9 +1,10 @@
 //! Networks that are joined by VPN are pairwise disjoint (G16): gateways with a connection, and VNets that use one of
 //! them, whose addresses it advertises as its own (P21b).
 
-use super::{Draft, pairs};
+use crate::draft::Draft;
 use crate::lookup::vnet_of;
 use crate::net::overlaps_within;
+use crate::net::pairs;
 use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};

@@ -15,7 +15,7 @@ use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin, RouteState};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::explain::{Question, explain};
-use tombolo_topology::moving::{self, Moving, Reports};
+use tombolo_topology::learned_routes::{self as moving, Moving, Reports};
 use tombolo_topology::resource::{
     Binding, Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
     PrivatePeering, Settings, SiteBgp, VirtualNetworkGateway,

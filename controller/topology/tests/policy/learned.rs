@@ -6,7 +6,7 @@ use crate::world::{agent, id, nets};
 use std::sync::Arc;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::route::{Route, RouteOrigin};
-use tombolo_topology::moving::Reports;
+use tombolo_topology::learned_routes::Reports;
 
 /// Location 1 and the customer of circuit 1 announce these besides.
 fn announcing(prefixes: &str) -> Reports {

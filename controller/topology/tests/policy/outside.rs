@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_topology::explain::{Explanation, Question, explain};
-use tombolo_topology::moving::Reports;
+use tombolo_topology::learned_routes::Reports;
 use tombolo_topology::resource::{ConnectionType, LocalNetworkGateway};
 
 fn ask(w: &World, reports: &Reports, from: &str, to: &str) -> Explanation {

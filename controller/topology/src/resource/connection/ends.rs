@@ -1,11 +1,10 @@
 //! What a connection may join (G3, G9, G13, E2, E3, X8, X12, X13).
 
 use crate::arm::body::{Object, missing};
-use crate::resource::{
-    Connection, ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, VirtualNetworkGateway, location_of,
-    most_links,
-};
-use crate::rules::Draft;
+use crate::draft::Draft;
+use crate::resource::express_route_circuit::location_of;
+use crate::resource::express_route_circuit::most_links;
+use crate::resource::{Connection, ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, VirtualNetworkGateway};
 use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;

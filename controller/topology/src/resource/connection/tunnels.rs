@@ -1,10 +1,10 @@
 //! The ends of the tunnels to a circuit's edges: addresses of the gateway's `GatewaySubnet` (T4).
 
 use crate::arm::body::Object;
+use crate::draft::Draft;
 use crate::net::first_free;
 use crate::path::{parent_id, shown};
 use crate::resource::{Connection, ExpressRouteCircuit, VirtualNetworkGateway};
-use crate::rules::Draft;
 use crate::rules::address::{find_subnet, used_addresses};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;

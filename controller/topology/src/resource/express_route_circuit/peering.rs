@@ -2,11 +2,11 @@
 
 use crate::arm::body::{Item, Object, missing, prefix};
 use crate::arm::view::child;
-use crate::net::{overlap, special_use};
+use crate::draft::Draft;
+use crate::net::{is_reserved_for_customers, overlap, special_use};
 use crate::path::{Kind, child_id, parent_id, shown};
-use crate::resource::is_reserved_for_customers;
-use crate::resource::{Child, ChildWrites, Request};
-use crate::rules::{Draft, unsupported};
+use crate::resource::frame::{Child, ChildWrites, Request};
+use crate::rules::unsupported;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -2,16 +2,14 @@
 
 mod check;
 
-pub(crate) use check::counted_space;
-
-use super::VirtualNetwork;
 use crate::arm::body::{Item, MAX_ITEMS, Object, missing};
 use crate::arm::view::{Views, child, reference, space};
+use crate::draft::Draft;
 use crate::lookup::{gateways_of, half_towards, sync_level};
 use crate::path::{Kind, child_id, parent_id};
 use crate::problems::Problems;
-use crate::resource::{Child, ChildWrites, Request};
-use crate::rules::Draft;
+use crate::resource::VirtualNetwork;
+use crate::resource::frame::{Child, ChildWrites, Request};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,13 +1,14 @@
 //! Subnets (P2, P3, G1, R16, R17).
 
-use super::{VirtualNetwork, find};
 use crate::arm::body::{Object, Shape, missing, prefix};
 use crate::arm::view::{Views, child, reference};
-use crate::lookup::gateways_of;
+use crate::draft::Draft;
+use crate::lookup::{gateways_of, is_gateway_subnet};
 use crate::net::{DisjointSet, listed, overlaps_within, same_set};
 use crate::path::{Kind, child_id, parent_id};
-use crate::resource::{Child, ChildWrites, Request, RouteTable};
-use crate::rules::{Draft, without_defaults};
+use crate::resource::frame::{Child, ChildWrites, Request};
+use crate::resource::{RouteTable, VirtualNetwork};
+use crate::rules::request::without_defaults;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -48,11 +49,6 @@ pub(crate) const MAX_SUBNETS: usize = 3_000;
 
 /// What uses each subnet, see [`Draft::subnet_usage`].
 pub(crate) type Usage = BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>>;
-
-/// G1.
-pub(crate) fn is_gateway_subnet(id: &ResourceId) -> bool {
-    id.name().eq_ignore_ascii_case("GatewaySubnet")
-}
 
 /// What Azure shows where a subnet's body said nothing.
 fn defaults() -> Value {
@@ -385,4 +381,9 @@ impl Draft<'_> {
             );
         }
     }
+}
+
+/// A subnet by name.
+pub(super) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
+    subnets.iter().find(|s| s.id.name().eq_ignore_ascii_case(name))
 }

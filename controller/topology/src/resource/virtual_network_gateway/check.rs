@@ -1,31 +1,15 @@
 //! What a gateway may be and where: G1 to G4, G2's one of each kind, P20's converse, R16, X7.
 
 use crate::arm::body::Object;
-use crate::lookup::gateways_of;
-use crate::net::{holds_32, last_free, listed};
+use crate::draft::Draft;
+use crate::lookup::{gateways_of, is_gateway_subnet};
+use crate::net::{holds_32, is_apipa, is_reserved_asn, last_free, listed};
 use crate::path::{parent_id, shown};
-use crate::resource::{Subnet, VirtualNetworkGateway, is_gateway_subnet};
-use crate::rules::Draft;
+use crate::resource::{Subnet, VirtualNetworkGateway};
 use crate::rules::address::{WantedAddress, used_addresses};
 use std::net::IpAddr;
 use tombolo_proto::config::{DEFAULT_ASN, GatewayKind};
 use tombolo_proto::id::ResourceId;
-
-/// ASNs that nobody may have here (G4). The default, [`DEFAULT_ASN`], is for gateways alone: see
-/// [`is_reserved_for_customers`].
-fn is_reserved(asn: i64) -> bool {
-    matches!(asn, 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
-}
-
-/// ASNs that a site or a circuit's customer may not have (G4).
-pub(crate) fn is_reserved_for_customers(asn: i64) -> bool {
-    is_reserved(asn) || asn == i64::from(DEFAULT_ASN)
-}
-
-/// 169.254.21.0 to 169.254.22.255, where BGP peers may be beside real addresses (G4).
-pub(crate) fn is_apipa(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [169, 254, 21 | 22, _]))
-}
 
 impl Draft<'_> {
     /// `gatewayType`: immutable.
@@ -212,7 +196,7 @@ impl Draft<'_> {
         let asn = bgp
             .integer("asn", 1..=i64::from(u32::MAX), &mut self.problems)
             .unwrap_or_else(|| i64::from(default));
-        if is_reserved(asn) {
+        if is_reserved_asn(asn) {
             let at = bgp.at("asn");
             let message = format!("{at}: {asn} is reserved (G4)");
             self.problems.add("XReservedAsn", at, message);

@@ -1,12 +1,11 @@
 //! What a half may ask: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
 
-use super::super::overlap_message;
 use super::Wanted;
-use crate::lookup::gateways_of;
+use crate::draft::Draft;
+use crate::lookup::{counted_space, gateways_of};
 use crate::net::DisjointSet;
+use crate::net::pairs;
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
-use crate::rules::{Draft, pairs};
-use crate::topology::Topology;
 use ipnet::IpNet;
 use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
@@ -263,19 +262,11 @@ impl Draft<'_> {
     }
 }
 
-/// What a half takes of the addresses: what it has synced and routes, and what the remote VNet has now. A
-/// `Disconnected` half counts too, with what it had (P11 as Azure does it).
-pub(crate) fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
-    let mut space = half.remote_address_space.clone();
-    if half.state != PeeringState::Disconnected
-        && let Some(remote) = topology.vnets.get(&half.remote_vnet)
-    {
-        space.extend(
-            remote
-                .address_space
-                .iter()
-                .filter(|net| !half.remote_address_space.contains(net)),
-        );
-    }
-    space
+/// The message of P10.
+fn overlap_message(subject: &str, a: &ResourceId, b: &ResourceId, overlaps: &[(IpNet, IpNet)]) -> String {
+    format!(
+        "{subject} Virtual networks {a} and {b} cannot be peered because their address spaces overlap. Overlapping \
+         address prefixes: {}",
+        pairs(overlaps)
+    )
 }

@@ -1,6 +1,7 @@
 //! The sessions of a gateway: BGP with sites, and the exchange inside links with other gateways and with edges.
 
-use super::{duration, edge, exchanges, instances, moving};
+use super::instances::{edge, exchanges, instances, moving};
+use super::time::duration;
 use crate::resource::{Connection, ConnectionType, VirtualNetworkGateway};
 use crate::topology::{Live, Topology};
 use serde_json::{Value, json};

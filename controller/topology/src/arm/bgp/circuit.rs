@@ -1,6 +1,7 @@
 //! The route tables of circuits: what their edges know.
 
-use super::{duration, edge, instances};
+use super::instances::{edge, instances};
+use super::time::duration;
 use crate::lookup::behind;
 use crate::resource::{Connection, ExpressRouteCircuit, PrivatePeering};
 use crate::topology::{Live, Topology};

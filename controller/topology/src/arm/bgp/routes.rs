@@ -1,17 +1,7 @@
-//! Routes and sessions of gateways and circuits, in ARM's words (M7).
-//!
-//! Which sessions there should be is desired state; how they are is what agents last reported. What agents tell each other
-//! inside their links follows from that by their own rules (see [`crate::moving`]).
+//! The routes that gateways learn and advertise.
 
-mod circuit;
-mod session;
-
-pub(crate) use circuit::{circuit_routes, circuit_summary};
-pub(crate) use session::bgp_peers;
-
-use crate::compile::Compiler;
+use super::instances::{exchanges, instances, moving};
 use crate::lookup::{behind, vnet_of};
-use crate::moving::{Moving, Reports};
 use crate::resource::{Binding, Connection, VirtualNetworkGateway};
 use crate::topology::{Live, Topology};
 use ipnet::IpNet;
@@ -113,21 +103,6 @@ fn own_side(topology: &Topology, gateway: &VirtualNetworkGateway) -> impl Iterat
     behind(topology, gateway).into_iter().map(move |net| (net, vec![asn]))
 }
 
-/// Routes are exchanged over a connection between two gateways: BGP is on at both ends, with unlike ASNs (G4).
-fn exchanges(topology: &Topology, connection: &ResourceId) -> bool {
-    let Some(own) = topology.connections.get(connection) else {
-        return false;
-    };
-    let asn = |gateway: &ResourceId| topology.gateways.get(gateway).map(|g| g.asn);
-    let back = |c: &&Arc<Connection>| c.gateway1 == own.gateway2 && c.gateway2 == own.gateway1;
-    let back = topology.connections.values().find(back);
-    own.enable_bgp && back.is_some_and(|b| b.enable_bgp) && asn(&own.gateway1) != asn(&own.gateway2)
-}
-
-fn moving(topology: &Topology, live: &Live) -> Moving {
-    Moving::new(topology, &Compiler::new(topology), Reports::of(live))
-}
-
 /// `hops`: the next hop, and who told.
 fn route(local: &str, network: IpNet, hops: [&str; 2], origin: &str, path: &[u32], weight: u32) -> Value {
     let path: Vec<String> = path.iter().map(ToString::to_string).collect();
@@ -183,54 +158,4 @@ fn is_beside(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &A
     };
     let far = topology.gateways.get(far);
     far.is_some_and(|far| far.envelope.id != gateway.envelope.id && vnet_of(far) == vnet_of(gateway))
-}
-
-/// The agents of a gateway's instances, with the instances' numbers.
-fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<(usize, AgentId)> {
-    let configurations = gateway.ip_configurations.iter().enumerate();
-    let agent = |name: &str| {
-        let serves = |binding: &Binding| {
-            matches!(binding, Binding::Gateway { gateway: g, ip_configuration }
-                if *g == gateway.envelope.id && ip_configuration.eq_ignore_ascii_case(name))
-        };
-        let mut agents = topology.agents.values().filter(|a| !a.revoked);
-        agents.find(|a| serves(&a.binding)).map(|a| a.id.clone())
-    };
-    configurations
-        .filter_map(|(number, c)| Some((number, agent(&c.name)?)))
-        .collect()
-}
-
-/// The agent of a circuit's edge.
-fn edge(topology: &Topology, circuit: &ResourceId, link: CircuitLink) -> Option<AgentId> {
-    let serves =
-        |binding: &Binding| matches!(binding, Binding::Edge { circuit: c, link: l } if c == circuit && *l == link);
-    let mut agents = topology.agents.values().filter(|a| !a.revoked);
-    agents.find(|a| serves(&a.binding)).map(|a| a.id.clone())
-}
-
-/// Seconds as ARM writes time spans: `1.02:03:04`.
-fn duration(seconds: f64) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "whole seconds; what is no time saturates"
-    )]
-    let seconds = seconds as u64;
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let clock = format!("{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
-    if days > 0 { format!("{days}.{clock}") } else { clock }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_are_written_as_arm_does() {
-        assert_eq!(duration(0.9), "00:00:00");
-        assert_eq!(duration(3_723.0), "01:02:03");
-        assert_eq!(duration(90_123.0), "1.01:02:03");
-        assert_eq!(duration(-1.0), "00:00:00");
-    }
 }

@@ -1,0 +1,48 @@
+//! The agents behind gateways and circuits, and whether two gateways exchange routes.
+
+use crate::compile::Compiler;
+use crate::learned_routes::{Moving, Reports};
+use crate::resource::{Binding, Connection, VirtualNetworkGateway};
+use crate::topology::{Live, Topology};
+use std::sync::Arc;
+use tombolo_proto::config::CircuitLink;
+use tombolo_proto::id::{AgentId, ResourceId};
+
+pub(super) fn moving(topology: &Topology, live: &Live) -> Moving {
+    Moving::new(topology, &Compiler::new(topology), Reports::of(live))
+}
+
+/// Routes are exchanged over a connection between two gateways: BGP is on at both ends, with unlike ASNs (G4).
+pub(super) fn exchanges(topology: &Topology, connection: &ResourceId) -> bool {
+    let Some(own) = topology.connections.get(connection) else {
+        return false;
+    };
+    let asn = |gateway: &ResourceId| topology.gateways.get(gateway).map(|g| g.asn);
+    let back = |c: &&Arc<Connection>| c.gateway1 == own.gateway2 && c.gateway2 == own.gateway1;
+    let back = topology.connections.values().find(back);
+    own.enable_bgp && back.is_some_and(|b| b.enable_bgp) && asn(&own.gateway1) != asn(&own.gateway2)
+}
+
+/// The agents of a gateway's instances, with the instances' numbers.
+pub(super) fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<(usize, AgentId)> {
+    let configurations = gateway.ip_configurations.iter().enumerate();
+    let agent = |name: &str| {
+        let serves = |binding: &Binding| {
+            matches!(binding, Binding::Gateway { gateway: g, ip_configuration }
+                if *g == gateway.envelope.id && ip_configuration.eq_ignore_ascii_case(name))
+        };
+        let mut agents = topology.agents.values().filter(|a| !a.revoked);
+        agents.find(|a| serves(&a.binding)).map(|a| a.id.clone())
+    };
+    configurations
+        .filter_map(|(number, c)| Some((number, agent(&c.name)?)))
+        .collect()
+}
+
+/// The agent of a circuit's edge.
+pub(super) fn edge(topology: &Topology, circuit: &ResourceId, link: CircuitLink) -> Option<AgentId> {
+    let serves =
+        |binding: &Binding| matches!(binding, Binding::Edge { circuit: c, link: l } if c == circuit && *l == link);
+    let mut agents = topology.agents.values().filter(|a| !a.revoked);
+    agents.find(|a| serves(&a.binding)).map(|a| a.id.clone())
+}

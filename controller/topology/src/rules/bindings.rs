@@ -1,0 +1,236 @@
+//! What an agent or a join token may be bound to (D7, D8).
+
+use super::address::find_subnet;
+use crate::draft::Draft;
+use crate::lookup::is_gateway_subnet;
+use crate::path::{ArmPath, Kind, parent_id, shown};
+use crate::resource::Binding;
+use std::collections::BTreeSet;
+use tombolo_proto::config::CircuitLink;
+use tombolo_proto::id::{AgentId, ResourceId};
+
+const MAX_NICS: usize = 64;
+const MAX_SERVED: usize = 256;
+
+impl Draft<'_> {
+    /// D7, D8: what is bound exists, fits together, and is nobody else's. Gives the binding with ids as they are stored.
+    pub(super) fn check_binding(&mut self, binding: &Binding) -> Binding {
+        match binding {
+            Binding::Vm { vm, nics, served } => self.check_vm(vm, nics, served),
+            Binding::Gateway {
+                gateway,
+                ip_configuration,
+            } => self.check_instance(gateway, ip_configuration),
+            Binding::Edge { circuit, link } => self.check_edge(circuit, *link),
+        }
+    }
+
+    fn check_vm(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) -> Binding {
+        let mut result = (vm.clone(), Vec::new(), Vec::new());
+        match ArmPath::parse(vm.as_str()) {
+            Ok(path) if path.kind() == Some(Kind::VirtualMachine) => {
+                self.check_name(path.name(), "binding.vm");
+                match self.topology.resource_groups.get(&path.group_id()).cloned() {
+                    Some(group) => result.0 = Self::new_id(&group, &path),
+                    None => self.group_not_found(&path),
+                }
+            }
+            _ => self.problems.add(
+                "InvalidRequestFormat",
+                "binding.vm",
+                format!(
+                    "binding.vm: '{}' is not the id of a virtual machine \
+                     (…/providers/Microsoft.Compute/virtualMachines/{{name}})",
+                    shown(vm.as_str())
+                ),
+            ),
+        }
+        if nics.is_empty() || nics.len() > MAX_NICS || served.len() > MAX_SERVED {
+            self.problems.add(
+                "InvalidRequestFormat",
+                "binding.nics",
+                format!(
+                    "binding: {} nics and {} served subnets; 1 to {MAX_NICS} and at most {MAX_SERVED} are allowed",
+                    nics.len(),
+                    served.len()
+                ),
+            );
+            return Binding::Vm {
+                vm: result.0,
+                nics: result.1,
+                served: result.2,
+            };
+        }
+        let mut vnets = BTreeSet::new();
+        for (i, id) in nics.iter().enumerate() {
+            let at = format!("binding.nics[{i}]");
+            match self.topology.nics.get(id) {
+                None => self.dangling_id(id, &at),
+                Some(_) if nics[..i].contains(id) => {
+                    self.problems.add(
+                        "InvalidRequestFormat",
+                        at.clone(),
+                        format!("{at}: {id} is listed twice"),
+                    );
+                }
+                Some(nic) => {
+                    vnets.extend(nic.ip_configurations.first().map(|c| parent_id(&c.subnet)));
+                    result.1.push(nic.envelope.id.clone());
+                }
+            }
+        }
+        for (i, id) in served.iter().enumerate() {
+            let at = format!("binding.served[{i}]");
+            match find_subnet(&self.topology, id) {
+                None => self.dangling_id(id, &at),
+                Some(_) if served[..i].contains(id) => {
+                    self.problems.add(
+                        "InvalidRequestFormat",
+                        at.clone(),
+                        format!("{at}: {id} is listed twice"),
+                    );
+                }
+                Some(subnet) if is_gateway_subnet(&subnet.id) => self.problems.add(
+                    "GatewaySubnet",
+                    at.clone(),
+                    format!("{at}: {id} is for virtual network gateways alone (G1)"),
+                ),
+                Some(subnet) => {
+                    vnets.insert(parent_id(&subnet.id));
+                    result.2.push(subnet.id);
+                }
+            }
+        }
+        if vnets.len() > 1 {
+            let names: Vec<&str> = vnets.iter().map(ResourceId::as_str).collect();
+            self.problems.add(
+                "XBindingInDifferentVnets",
+                "binding",
+                format!(
+                    "binding: all nics and served subnets must be of one virtual network, found {}",
+                    names.join(", ")
+                ),
+            );
+        }
+        self.check_vm_is_free(&result.0, nics, served);
+        Binding::Vm {
+            vm: result.0,
+            nics: result.1,
+            served: result.2,
+        }
+    }
+
+    fn check_vm_is_free(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) {
+        let taken: Vec<(AgentId, String)> = self
+            .topology
+            .agents
+            .values()
+            .filter(|a| !a.revoked)
+            .flat_map(|agent| {
+                let Binding::Vm {
+                    vm: v,
+                    nics: n,
+                    served: s,
+                } = &agent.binding
+                else {
+                    return Vec::new();
+                };
+                let own_vm = (v == vm).then_some(v);
+                let nics = n.iter().filter(|n| nics.contains(n));
+                let served = s.iter().filter(|s| served.contains(s));
+                own_vm
+                    .into_iter()
+                    .chain(nics)
+                    .chain(served)
+                    .map(|id| (agent.id.clone(), id.to_string()))
+                    .collect()
+            })
+            .collect();
+        for (agent, what) in taken {
+            self.bound_elsewhere(&what, &agent);
+        }
+    }
+
+    fn check_instance(&mut self, gateway: &ResourceId, ip_configuration: &str) -> Binding {
+        let found = self.topology.gateways.get(gateway).cloned();
+        let config = found.as_deref().and_then(|g| {
+            g.ip_configurations
+                .iter()
+                .find(|c| c.name.eq_ignore_ascii_case(ip_configuration))
+        });
+        match (&found, config) {
+            (None, _) => self.dangling_id(gateway, "binding.gateway"),
+            (Some(found), None) => {
+                let names: Vec<&str> = found.ip_configurations.iter().map(|c| c.name.as_str()).collect();
+                self.problems.add(
+                    "InvalidResourceReference",
+                    "binding.ipConfiguration",
+                    format!(
+                        "binding.ipConfiguration: gateway {gateway} has no ip configuration '{}'; it has {}",
+                        shown(ip_configuration),
+                        names.join(", ")
+                    ),
+                );
+            }
+            (Some(_), Some(_)) => {}
+        }
+        let taken = self
+            .topology
+            .agents
+            .values()
+            .filter(|a| !a.revoked)
+            .find(|a| match &a.binding {
+                Binding::Gateway {
+                    gateway: g,
+                    ip_configuration: c,
+                } => g == gateway && c.eq_ignore_ascii_case(ip_configuration),
+                Binding::Vm { .. } | Binding::Edge { .. } => false,
+            });
+        if let Some(agent) = taken.map(|a| a.id.clone()) {
+            self.bound_elsewhere(
+                &format!("{gateway}/ipConfigurations/{}", shown(ip_configuration)),
+                &agent,
+            );
+        }
+        Binding::Gateway {
+            gateway: found
+                .as_deref()
+                .map_or_else(|| gateway.clone(), |g| g.envelope.id.clone()),
+            ip_configuration: config.map_or_else(|| ip_configuration.to_owned(), |c| c.name.clone()),
+        }
+    }
+
+    fn check_edge(&mut self, circuit: &ResourceId, link: CircuitLink) -> Binding {
+        let found = self.topology.circuits.get(circuit).map(|c| c.envelope.id.clone());
+        if found.is_none() {
+            self.dangling_id(circuit, "binding.circuit");
+        }
+        let same =
+            |binding: &Binding| matches!(binding, Binding::Edge { circuit: c, link: l } if c == circuit && *l == link);
+        let mut agents = self.topology.agents.values().filter(|a| !a.revoked);
+        if let Some(agent) = agents.find(|a| same(&a.binding)).map(|a| a.id.clone()) {
+            self.bound_elsewhere(&format!("the {} link of {circuit}", link.name()), &agent);
+        }
+        Binding::Edge {
+            circuit: found.unwrap_or_else(|| circuit.clone()),
+            link,
+        }
+    }
+
+    fn bound_elsewhere(&mut self, what: &str, agent: &AgentId) {
+        self.problems.add_status(
+            409,
+            "XBoundElsewhere",
+            "binding",
+            format!("binding: agent '{agent}' stands for {what} already; delete or revoke it first"),
+        );
+    }
+
+    fn dangling_id(&mut self, id: &ResourceId, at: &str) {
+        self.problems.add(
+            "InvalidResourceReference",
+            at,
+            format!("{at}: Resource {} was not found.", shown(id.as_str())),
+        );
+    }
+}
