@@ -1,14 +1,16 @@
-//! `(Topology, agent) → AgentConfig`; effective routes.
+//! Compiles a topology into the configuration of each agent, and into the effective routes of each subnet.
 //!
-//! A pure function: the same topology gives the same bytes, and what an agent gets depends only on its own VNet, the
-//! VNets with a `Connected` peering, the gateway in use and what that gateway joins. A change elsewhere leaves its
-//! configuration as it is.
+//! Compilation is a pure function: equal topologies result in equal bytes. The configuration of an agent depends only
+//! on its own VNet, the VNets with a `Connected` peering, the gateway in use, and the networks that this gateway joins.
+//! A change elsewhere leaves the configuration as it is, so it is not pushed.
 //!
 //! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
-//! * `index`: who is where in one revision, computed once for all agents.
+//! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
 //! * `routes`: a subnet's effective routes (R1 to R9, R14, R15).
-//! * `links`: which agents may talk, and what each may speak for (D9, D10, D14).
-//! * `prefix`: arithmetic on sets of prefixes.
+//! * `links`: which agents may have a link, and which sources each end may use (D9, D10, D14).
+//! * `prefix`: set arithmetic on prefixes.
+//! * `spaces`: the address spaces and subnets of a configuration.
+//! * `speaker`: the BGP speakers of VPN gateways.
 
 mod circuit;
 mod index;
@@ -28,29 +30,28 @@ use tombolo_proto::config::{
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
 
-/// The policy of one agent: a pure function of the stored state. None: unknown, revoked, or bound to something that is
-/// gone.
+/// The configuration of one agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
 ///
-/// To compile for many agents of one revision, make one [`Compiler`].
+/// For many agents of one revision, create one [`Compiler`] and use it for all of them.
 #[must_use]
 pub fn compile(topology: &Topology, agent: &AgentId) -> Option<AgentConfig> {
     Compiler::new(topology).compile(agent)
 }
 
-/// The effective routes of a subnet, as they are shown and as they are sent (R1 to R22). None: unknown subnet.
+/// The effective routes of a subnet, equal in the API and in configurations (R1 to R22). `None`: the subnet is unknown.
 #[must_use]
 pub fn effective_routes(topology: &Topology, subnet: &ResourceId) -> Option<Vec<EffectiveRoute>> {
     Compiler::new(topology).effective_routes(subnet)
 }
 
-/// Compiles for the agents of one revision.
+/// Compiles the configurations of one revision.
 #[derive(Debug)]
 pub struct Compiler<'t> {
     index: Index<'t>,
 }
 
 impl<'t> Compiler<'t> {
-    /// Looks through the topology once; time in proportion to its size.
+    /// Indexes the topology, in time proportional to its size.
     #[must_use]
     pub fn new(topology: &'t Topology) -> Self {
         Self {
@@ -58,7 +59,7 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// The policy of one agent. None: unknown, revoked, or bound to something that is gone.
+    /// The configuration of one agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
     #[must_use]
     pub fn compile(&self, agent: &AgentId) -> Option<AgentConfig> {
         let index = &self.index;
@@ -85,13 +86,14 @@ impl<'t> Compiler<'t> {
         !matches!(self.index.place(agent), None | Some(Place::Machine { .. }))
     }
 
-    /// The effective routes of a subnet. None: unknown subnet.
+    /// The effective routes of a subnet. `None`: the subnet is unknown.
     #[must_use]
     pub fn effective_routes(&self, subnet: &ResourceId) -> Option<Vec<EffectiveRoute>> {
         let (vnet, subnet) = self.index.subnet(subnet)?;
         Some(routes::effective(&self.index, vnet, subnet))
     }
 
+    /// The configuration of a VM's agent.
     fn machine(&self, vnet: &Vnet<'t>, machine: &Machine<'t>) -> AgentConfig {
         let mut subnets = BTreeMap::new();
         let mut nics = Vec::with_capacity(machine.nics.len());
@@ -114,7 +116,7 @@ impl<'t> Compiler<'t> {
                 ip_forwarding: nic.enable_ip_forwarding,
             });
         }
-        // Packets of machines behind this host leave through their own subnet (R20, D8).
+        // Packets of machines behind this host use the routes of their own subnet (R20, D8).
         subnets.extend(machine.served.iter().map(|subnet| (&subnet.id, *subnet)));
 
         let mut spaces = vec![spaces::local_space(vnet)];
@@ -149,7 +151,7 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// The gateways that a VNet's machines use, its own or its hub's (P23).
+    /// The gateways that a VNet's machines use: its own or its hub's, ExpressRoute first (P23).
     fn used_gateways(&self, vnet: &Vnet<'t>) -> Vec<UsedGateway> {
         let Some(hub) = vnet.hub.map(|hub| &self.index.vnets[hub]) else {
             return Vec::new();
@@ -172,7 +174,7 @@ impl<'t> Compiler<'t> {
                     .collect(),
             });
         }
-        if let Some(gateway) = hub.gateway.filter(|_| hub.hears()) {
+        if let Some(gateway) = hub.gateway.filter(|_| hub.learns_routes()) {
             used.push(UsedGateway {
                 gateway: gateway.envelope.id.clone(),
                 kind: GatewayKind::Vpn,
@@ -184,6 +186,7 @@ impl<'t> Compiler<'t> {
         used
     }
 
+    /// The configuration of instance `number` of a VPN gateway. `None`: the gateway or its subnet does not exist.
     fn gateway(&self, vnet: &Vnet<'t>, number: usize) -> Option<AgentConfig> {
         let instance = &vnet.instances[number];
         let gateway = vnet.gateway?;
@@ -193,7 +196,8 @@ impl<'t> Compiler<'t> {
         let mut transit: BTreeMap<IpNet, TransitRoute> = BTreeMap::new();
         for tunnel in &vnet.tunnels {
             for prefix in &tunnel.prefixes {
-                // Two connections that lead to one prefix break G16; the first by id stays, whatever the order of creation.
+                // Two connections to one prefix would violate G16. If they exist anyway, the first id is used, so that
+                // the result does not depend on the order of creation.
                 transit.entry(*prefix).or_insert_with(|| TransitRoute {
                     prefix: *prefix,
                     connection: tunnel.connection.envelope.id.clone(),

@@ -1,4 +1,5 @@
-//! The stored form: each top-level resource, agent and token is one JSON document; the settings are one more.
+//! The stored form of a topology: one JSON document for each top-level resource, agent and token, and one for the
+//! settings.
 
 use crate::path::{ArmPath, Kind};
 use crate::resource::document::{ARM, arm_key, bytes, differences, read};
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
     use crate::resource::Reach;
 
-    /// What was stored before there were lanes and second ports.
+    /// Documents of versions without `lanes` and `quicEndpoint`.
     #[test]
     fn agents_of_earlier_versions_are_read() {
         let document = br#"{"id":"vm","binding":{"type":"gateway","gateway":"/g","ipConfiguration":"one"},

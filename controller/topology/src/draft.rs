@@ -1,18 +1,19 @@
-//! A topology in the middle of a change, and the errors that every request can meet.
+//! The draft of a change, and the errors that every request can meet.
 
 use crate::path::{ArmPath, Kind, shown};
 use crate::problems::{Problems, group_not_found, not_found};
 use crate::topology::Topology;
 use uuid::Uuid;
 
-/// A topology in the middle of a change.
+/// The state that a change works on, with the problems found so far. A draft with problems is discarded.
 pub(crate) struct Draft<'a> {
     pub(crate) topology: Topology,
     pub(crate) problems: Problems,
-    pub(crate) fresh: &'a mut dyn FnMut() -> Uuid,
+    pub(crate) new_guid: &'a mut dyn FnMut() -> Uuid,
 }
 
 impl Draft<'_> {
+    /// The kind of item that a path names. `None`: the type is unknown, and a problem with status 404 says so.
     pub(crate) fn kind(&mut self, path: &ArmPath) -> Option<Kind> {
         let kind = path.kind();
         if kind.is_none() {
@@ -30,6 +31,7 @@ impl Draft<'_> {
         kind
     }
 
+    /// Refuses a write of an item that is only a view of other resources.
     pub(crate) fn read_only(&mut self, path: &ArmPath) {
         self.problems.add(
             "XReadOnlyResource",
@@ -38,19 +40,21 @@ impl Draft<'_> {
         );
     }
 
+    /// Adds the 404 problem of a missing resource group.
     pub(crate) fn group_not_found(&mut self, path: &ArmPath) {
         let problem = group_not_found(&path.resource_group);
         self.problems
             .add_status(404, problem.code, problem.target, problem.message);
     }
 
+    /// Adds the 404 problem of a missing item.
     pub(crate) fn not_found(&mut self, path: &ArmPath) {
         let problem = not_found(path);
         self.problems
             .add_status(404, problem.code, problem.target, problem.message);
     }
 
-    /// The parent of a child is missing.
+    /// Adds the 404 problem of a child whose parent is missing.
     pub(crate) fn parent_not_found(&mut self, path: &ArmPath) {
         let parent = path.parent().map(|p| p.id().to_string()).unwrap_or_default();
         self.problems.add_status(
@@ -65,7 +69,7 @@ impl Draft<'_> {
     }
 }
 
-/// Keeps `etag` where nothing changed: `None` if `new` equals `old`, else a fresh one.
-pub(crate) fn changed<T: PartialEq>(old: Option<&T>, new: &T, fresh: &mut dyn FnMut() -> Uuid) -> Option<Uuid> {
-    (old != Some(new)).then(fresh)
+/// A new etag if `new` differs from `old`; `None` if the two are equal and the old etag stays valid.
+pub(crate) fn changed<T: PartialEq>(old: Option<&T>, new: &T, new_guid: &mut dyn FnMut() -> Uuid) -> Option<Uuid> {
+    (old != Some(new)).then(new_guid)
 }

@@ -1,9 +1,10 @@
-//! The resources as typed data. What stands here is valid: parsing and the rules are the only doors in.
+//! The resources as typed data. Every value is valid: only the rules and the store's documents create one.
 //!
-//! Each top-level resource is one document of the store; children (subnets, peerings, routes) live in their parent.
+//! Each top-level resource is one document of the store. Children (subnets, peerings, routes) are part of their parent.
 //! Field names of the stored form are Azure's. Names and ids keep the casing of their creation.
 //!
-//! A kind is one file: its type, and the implementation of `frame::Resource`. A line of the registry below makes it known.
+//! Each kind has one file with its type and its implementation of [`frame::Resource`]. A line of the registry below
+//! makes the kind known.
 
 mod agent;
 mod application_security_group;
@@ -35,8 +36,8 @@ pub use settings::{AddressSpaceChange, Era, Settings};
 pub use virtual_network::{Peering, PeeringState, Subnet, VirtualNetwork};
 pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway};
 
-/// Passes every kind that the store keeps to the macro `define`: the name of its map in `Topology`, and its type. Kinds
-/// stand before the kinds that they refer to: a resource group is deleted in this order.
+/// Passes every kind with stored documents to the macro `define`, as pairs of the map's name in `Topology` and the
+/// type. Kinds come before the kinds that they refer to: a resource group is deleted in this order.
 macro_rules! each_kind {
     ($define:ident) => {
         $define! {

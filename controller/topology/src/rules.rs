@@ -1,5 +1,5 @@
-//! Applying a change: every operation works on a draft of the topology and notes all that is wrong with it. A draft
-//! with problems is thrown away.
+//! Applies a change. Every operation works on a draft of the topology and notes all problems; a draft with problems is
+//! discarded.
 
 pub(crate) mod address;
 mod agents;
@@ -25,12 +25,16 @@ use crate::topology::Topology;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Applies a change.
-pub(crate) fn apply(before: &Topology, change: &Change, fresh: &mut dyn FnMut() -> Uuid) -> Result<Outcome, Rejection> {
+/// See [`Topology::apply`].
+pub(crate) fn apply(
+    before: &Topology,
+    change: &Change,
+    new_guid: &mut dyn FnMut() -> Uuid,
+) -> Result<Outcome, Rejection> {
     let mut draft = Draft {
         topology: before.clone(),
         problems: Problems::default(),
-        fresh,
+        new_guid,
     };
     let created_or_removed = match change {
         Change::Put {
@@ -70,6 +74,7 @@ pub(crate) fn apply(before: &Topology, change: &Change, fresh: &mut dyn FnMut() 
 }
 
 impl Draft<'_> {
+    /// PUT of an item of any kind. True: the item is new.
     fn put(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>, sync: bool) -> bool {
         let Some(kind) = self.kind(path) else { return false };
         if kind == Kind::ResourceGroup {
@@ -98,6 +103,7 @@ impl Draft<'_> {
         put(self, &request)
     }
 
+    /// DELETE of an item of any kind. True: the item existed.
     fn delete(&mut self, path: &ArmPath, if_match: Option<&str>) -> bool {
         let Some(kind) = self.kind(path) else { return false };
         if kind == Kind::ResourceGroup {
@@ -115,6 +121,7 @@ impl Draft<'_> {
         delete(self, &path.id(), if_match)
     }
 
+    /// PATCH of tags. Always false: nothing is created.
     fn patch_tags(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
         let Some(kind) = self.kind(path) else { return false };
         let root = Object::root(body, &mut self.problems);

@@ -1,4 +1,4 @@
-//! All resources of one revision, as data. `api.rs` has its methods.
+//! The state of one revision, as data. `api.rs` has its operations.
 
 use crate::resource::{Agent, Envelope, JoinToken, ResourceGroup, Settings, each_kind};
 use serde::Serialize;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::AgentStatus;
 
-/// All resources of a kind.
+/// All resources of a kind, by id.
 pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
 
-/// Where the resources of a kind are kept, and the envelope of one. The registry implements it.
+/// Access to the map of a kind in [`Topology`], and to the envelope of a resource. [`define_topology`] implements it.
 pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'static {
     fn map(topology: &Topology) -> &Map<Self>;
     fn map_mut(topology: &mut Topology) -> &mut Map<Self>;
@@ -19,10 +19,11 @@ pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'sta
     fn envelope_mut(&mut self) -> &mut Envelope;
 }
 
-/// Defines [`Topology`], with one map for each kind.
+/// Defines [`Topology`] with one map for each kind, and implements [`Stored`] for the kinds.
 macro_rules! define_topology {
     ($($(#[$doc:meta])* $map:ident: $resource:ident,)*) => {
-        /// The desired state, valid as a whole, immutable. Cheap to clone in proportion to the number of resources.
+        /// The desired state. It is immutable and valid as a whole: only accepted changes create a new one. A clone
+        /// copies the maps but shares the resources.
         #[derive(Debug, Clone, Default)]
         pub struct Topology {
             /// Resource groups.
@@ -32,7 +33,7 @@ macro_rules! define_topology {
             pub agents: BTreeMap<AgentId, Arc<Agent>>,
             /// Join tokens, by their id.
             pub tokens: BTreeMap<String, Arc<JoinToken>>,
-            /// The operator's switches.
+            /// The operator's settings.
             pub settings: Arc<Settings>,
         }
 
@@ -54,12 +55,13 @@ macro_rules! define_topology {
 }
 each_kind!(define_topology);
 
-/// What the agents report now, for the parts of a view that are not desired state (`connectionStatus`, byte counters).
+/// The state that agents report, for the properties of a view that are not desired state (`connectionStatus`, byte
+/// counters).
 #[derive(Debug, Clone, Default)]
-pub struct Live {
+pub struct AgentStatuses {
     /// The last status of each agent.
     pub agents: BTreeMap<AgentId, AgentStatus>,
-    /// Agents whose control stream is up.
+    /// The agents with an open control stream.
     pub connected: BTreeSet<AgentId>,
 }
 
@@ -68,6 +70,6 @@ pub struct Live {
 pub struct DocumentChange {
     /// The key, e.g. `arm/…` or `fabric/agents/…`.
     pub key: String,
-    /// JSON; none: delete.
+    /// The new JSON text. `None`: delete the document.
     pub value: Option<Vec<u8>>,
 }

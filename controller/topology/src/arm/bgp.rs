@@ -1,7 +1,8 @@
-//! Routes and sessions of gateways and circuits, in ARM's words (M7).
+//! Routes and BGP sessions of gateways and circuits in ARM's format (M7).
 //!
-//! Which sessions there should be is desired state; how they are is what agents last reported. What agents tell each other
-//! inside their links follows from that by their own rules (see [`crate::learned_routes`]).
+//! The configured sessions follow from the desired state, their status from the last reports of the agents. The routes
+//! that agents advertise to each other are computed from these reports by the agents' own rules; see
+//! [`crate::learned_routes`].
 
 mod circuit;
 mod instances;

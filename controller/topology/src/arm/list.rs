@@ -1,4 +1,4 @@
-//! Collections: the bodies of all items under a group, a subscription or a parent.
+//! The bodies of single items, and of all items of a collection: below a group, a subscription or a parent.
 
 use super::view::{Views, generic, group};
 use crate::path::{ArmPath, Kind, shown};
@@ -7,15 +7,16 @@ use crate::resource::registry;
 use serde_json::Value;
 use tombolo_proto::id::ResourceId;
 
-/// Below what top-level items are listed.
+/// The scope of a list of top-level items.
 enum Scope {
-    /// A resource group's id.
+    /// The resource group with this id.
     Group(ResourceId),
-    /// A subscription.
+    /// The subscription with this id.
     Subscription(String),
 }
 
 impl Scope {
+    /// Whether the scope contains an item.
     fn holds(&self, id: &ResourceId) -> bool {
         let Ok(path) = ArmPath::parse(id.as_str()) else {
             return false;
@@ -42,7 +43,7 @@ fn unknown_type(collection: &str) -> Rejection {
     })
 }
 
-/// The body of one item. None: it does not exist.
+/// The body of one item. `None`: it does not exist.
 pub(crate) fn item(views: &Views<'_>, path: &ArmPath) -> Option<Value> {
     let id = path.id();
     let kind = path.kind()?;
@@ -55,7 +56,7 @@ pub(crate) fn item(views: &Views<'_>, path: &ArmPath) -> Option<Value> {
     views.topology.resource_groups.get(&id).map(|g| group(g))
 }
 
-/// Lists a collection; see [`crate::topology::Topology::list`].
+/// The bodies of a collection; see [`crate::topology::Topology::list`].
 pub(crate) fn list(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
     let trimmed = collection.strip_suffix('/').unwrap_or(collection);
     let parts: Vec<&str> = trimmed.split('/').skip(1).collect();
@@ -105,12 +106,12 @@ fn top_level(
         .ok_or_else(|| unknown_type(collection))
 }
 
-/// All top-level items of a kind. None: the kind has no items of its own.
+/// All top-level items of a kind in a scope. `None`: the kind has no top-level items.
 fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
     registry::entry(kind).map(|entry| (entry.list)(views, &|id| scope.holds(id)))
 }
 
-/// The generic list of all resources, in order of type.
+/// The generic list of all resources in a scope, ordered by type.
 fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
     let mut kinds: Vec<Kind> = registry::ENTRIES.iter().map(|entry| entry.kind).collect();
     kinds.sort_by_key(|kind| kind.types());
@@ -121,6 +122,7 @@ fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
     bodies.map(|body| generic(&body)).collect()
 }
 
+/// The bodies of all children of an item.
 fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
     let Some((parent, types)) = collection.rsplit_once('/') else {
         return Err(unknown_type(collection));

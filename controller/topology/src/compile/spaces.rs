@@ -1,4 +1,5 @@
-//! Spaces and subnets of a configuration: which prefixes a VNet has, which agent owns which address.
+//! The spaces and subnets of a configuration: the prefixes of each VNet, the owners of its addresses, the routes of its
+//! subnets.
 
 use super::index::{self, Index, Vnet};
 use super::{prefix, routes};
@@ -6,7 +7,7 @@ use crate::resource;
 use ipnet::IpNet;
 use tombolo_proto::config::{Owner, Space, SpaceKind, Subnet};
 
-/// The own VNet's space: its machines, and the instances of its gateways.
+/// The space of the agent's own VNet, owned by its machines and the instances of its gateways.
 pub(super) fn local_space(vnet: &Vnet<'_>) -> Space {
     let mut owners = vnet.owners.clone();
     let instances = vnet.instances.iter().chain(&vnet.er_instances);
@@ -24,13 +25,15 @@ pub(super) fn local_space(vnet: &Vnet<'_>) -> Space {
     }
 }
 
-/// The owners of another VNet as far as its addresses are known here: what was not synced yet does not exist (P27).
+/// The owners of another VNet's addresses within `prefixes`, the synced address space. An address that is not synced
+/// yet has no owner here (P27).
 pub(super) fn owners_within(vnet: &Vnet<'_>, prefixes: &[IpNet]) -> Vec<Owner> {
     let known = |owner: &&Owner| prefix::covered(&owner.prefix, prefixes);
     vnet.owners.iter().filter(known).cloned().collect()
 }
 
-/// The spaces that a gateway delivers into, its own first, and their prefixes together.
+/// The spaces that a gateway delivers into, its own first and the others ordered by VNet; and the union of their
+/// prefixes.
 pub(super) fn own_side(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>, Vec<IpNet>) {
     let mut spaces = vec![local_space(vnet)];
     let mut own_side = vnet.resource.address_space.clone();

@@ -1,10 +1,10 @@
-//! The BGP speakers of gateways towards sites.
+//! The BGP speakers of VPN gateways towards sites, and the router ids of all speakers.
 
 use super::index::Vnet;
 use std::net::{IpAddr, Ipv4Addr};
 use tombolo_proto::config::{MAX_PREFIXES, Neighbour, Speaker};
 
-/// The BGP speaker of a VPN gateway's instance towards sites. None: no site speaks BGP.
+/// The BGP speaker of a VPN gateway's instance towards its sites. `None`: no site uses BGP.
 pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16) -> Option<Speaker> {
     let sites = vnet.sites.iter().filter(|site| site.exchange);
     let neighbours: Vec<Neighbour> = sites
@@ -15,7 +15,7 @@ pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16
                 local_address: address,
                 asn: site.local.bgp?.asn,
                 multihop: true,
-                // The tunnel has a judgement of its own.
+                // WireGuard's handshake already detects a dead device, so the session needs no BFD.
                 bfd: false,
                 password: None,
                 max_prefixes: MAX_PREFIXES,
@@ -31,7 +31,8 @@ pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16
     })
 }
 
-/// Any number that two speakers of one neighbour do not share: the address, where it is an IPv4 one.
+/// A BGP router id, which two speakers of one neighbour must not share: the address itself if it is IPv4, otherwise its
+/// last 32 bits combined with the ASN, and never zero.
 pub(super) fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
     match address {
         IpAddr::V4(address) => address,

@@ -1,6 +1,7 @@
-//! Why no route of a VNet leads to an address: the state of its peerings, else gateways, a common peer or sites.
+//! Explains why no route of a VNet leads to an address: the state of its peerings, otherwise gateways, a common peer or
+//! sites.
 
-use super::why::{Facts, Why, connected};
+use super::finding::{Facts, Finding, connected};
 use super::{gateways, sites};
 use crate::lookup::half_towards;
 use crate::resource::{PeeringState, VirtualNetwork};
@@ -8,14 +9,14 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// Why packets from a VNet have no route to an address but the system's `Internet` or `None`.
-pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Why {
+/// Explains why the only route from a VNet to an address is the system route to `Internet` or `None`.
+pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let Some(own) = topology.vnets.get(vnet) else {
-        return Why::new(
+        return Finding::new(
             "R1",
             format!("{vnet} does not exist"),
-            "delete the agents that stand for it and join them for another one",
+            "delete the agents that are bound to it and join them to another VNet",
         );
     };
     let mut targets = topology.vnets.values();
@@ -25,13 +26,13 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Why {
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     let (half, other) = (half_towards(own, &target.envelope.id), half_towards(target, vnet));
     match (half.map(|half| (half, half.state)), other) {
-        (Some((half, PeeringState::Initiated)), _) => Why::new(
+        (Some((half, PeeringState::Initiated)), _) => Finding::new(
             "P13",
             format!("the peering {} of {here} is Initiated", half.id.name()),
             format!("create the other half in {there}"),
         )
         .at(&half.id),
-        (Some((half, PeeringState::Disconnected)), _) => Why::new(
+        (Some((half, PeeringState::Disconnected)), _) => Finding::new(
             "P14",
             format!(
                 "the peering {} of {here} is Disconnected, its other half was deleted",
@@ -42,7 +43,7 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Why {
             ),
         )
         .at(&half.id),
-        (Some((half, PeeringState::Connected)), _) if !contains(&half.remote_address_space, to) => Why::new(
+        (Some((half, PeeringState::Connected)), _) if !contains(&half.remote_address_space, to) => Finding::new(
             "P27",
             format!(
                 "{there} has {to} in a range that the peering {} of {here} has not synced",
@@ -51,16 +52,16 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Why {
             "sync that peering (PUT with syncRemoteAddressSpace=true)",
         )
         .at(&half.id),
-        (Some((half, PeeringState::Connected)), _) => Why::new(
+        (Some((half, PeeringState::Connected)), _) => Finding::new(
             "R7",
             format!(
-                "the peering {} of {here} leads to {to}, but another route comes first",
+                "the peering {} of {here} leads to {to}, but another route takes precedence",
                 half.id.name()
             ),
-            format!("look for a longer or a user-defined route to {to} in the effective routes, and remove it"),
+            format!("find a longer or a user-defined route to {to} in the effective routes, and remove it"),
         )
         .at(&half.id),
-        (None, Some(other)) => Why::new(
+        (None, Some(other)) => Finding::new(
             "P13",
             format!(
                 "{there} has a peering to {here} ({}, {:?}), {here} has none to {there}",
@@ -74,8 +75,8 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Why {
     }
 }
 
-/// There is no peering between the two: perhaps a gateway could do it, or a common peer.
-fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Why {
+/// Explains the missing route between two VNets without a peering: a gateway or a common peer may connect them.
+fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Finding {
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     if let Some(why) = gateways::between(facts, own, target) {
         return why;
@@ -83,7 +84,7 @@ fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwo
     let theirs = connected(target);
     if let Some(hub) = connected(own).iter().find(|hub| theirs.contains(hub)) {
         let hub = hub.name();
-        return Why::new(
+        return Finding::new(
             "P24",
             format!("{here} and {there} are both peered with {hub}, but peering is not transitive"),
             format!(
@@ -92,7 +93,7 @@ fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwo
             ),
         );
     }
-    Why::new(
+    Finding::new(
         "P24",
         format!("{here} has neither a peering with {there} nor a gateway that leads there"),
         "create a peering, both halves",

@@ -1,12 +1,12 @@
-//! A packet's way from agent to agent. Each agent decides by its own configuration, and the kernel of an appliance
-//! forwards in between (R12, D23).
+//! Walks a packet from agent to agent. Each agent decides with its own configuration; between two decisions the kernel
+//! of an appliance forwards (R12, D23).
 
 use super::answer::{Hop, Ingress, MatchedRoute, Walk};
+use super::finding::Facts;
 use super::node::{Decision, Node, Packet, Step};
 use super::stop;
-use super::why::Facts;
 use crate::compile::Compiler;
-use crate::learned_routes::{Moving, Reports};
+use crate::learned_routes::{LearnedReports, LearnedRoutes};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,44 +14,44 @@ use tombolo_proto::config::Relation;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::route::EffectiveRoute;
 
-/// The agents that packets have come to so far, each compiled once.
+/// The agents that packets have reached so far, each compiled once.
 pub(super) struct Fabric<'t> {
     facts: Facts<'t>,
     compiler: Compiler<'t>,
-    moving: Moving,
+    learned: LearnedRoutes,
     nodes: BTreeMap<AgentId, Option<Node>>,
 }
 
-/// How a walk ended.
+/// The end of a walk.
 pub(super) enum End {
-    /// At an agent that has the destination.
+    /// The packet reached the agent that has the destination.
     Delivered(AgentId),
-    /// Its TTL ran out at an agent.
+    /// The TTL expired at this agent, which may answer.
     Expired(AgentId, Option<Answer>),
-    /// It went on into a site: from this agent, over the link with its device or down the line of an edge.
-    Left {
-        /// The last agent.
+    /// The packet left the fabric into a site: over the link with its device, or down the line of an edge.
+    LeftFabric {
+        /// The last agent of the walk.
         agent: AgentId,
-        /// The site's device; none: down the line.
+        /// The site's device. `None`: down the line.
         device: Option<AgentId>,
     },
-    /// It is lost.
+    /// The packet was dropped.
     Stopped,
 }
 
-/// An ICMP error on its way back.
+/// An ICMP error that an agent sends.
 pub(super) struct Answer {
-    /// Its source.
+    /// The source address of the error.
     pub(super) address: IpAddr,
-    /// Where it comes first, and over which link: a kernel's answer comes out of its own device, an engine's goes back
-    /// the way the packet came.
+    /// The agent that decides on the error first, and the link over which the error arrives there. A kernel's error
+    /// comes out of its own TUN device; an engine's error returns over the link of the packet.
     pub(super) start: (AgentId, Option<AgentId>),
 }
 
 impl<'t> Fabric<'t> {
-    pub(super) fn new(topology: &'t Topology, reports: &'t Reports) -> Self {
+    pub(super) fn new(topology: &'t Topology, reports: &'t LearnedReports) -> Self {
         let compiler = Compiler::new(topology);
-        let moving = Moving::new(topology, &compiler, reports.clone());
+        let learned = LearnedRoutes::new(topology, &compiler, reports.clone());
         Self {
             facts: Facts {
                 topology,
@@ -59,23 +59,23 @@ impl<'t> Fabric<'t> {
                 subnet: None,
             },
             compiler,
-            moving,
+            learned,
             nodes: BTreeMap::new(),
         }
     }
 
-    /// None: revoked, unknown, or bound to something that is gone.
+    /// An agent, compiled at first use. `None`: it is revoked, unknown, or bound to a deleted resource.
     pub(super) fn node(&mut self, agent: &AgentId) -> Option<&Node> {
-        let (compiler, moving) = (&self.compiler, &self.moving);
+        let (compiler, learned) = (&self.compiler, &self.learned);
         let make = || {
             let config = compiler.compile(agent)?;
-            let dynamic = moving.dynamic(&config);
+            let dynamic = learned.routing_state(&config);
             Some(Node::new(config, &dynamic))
         };
         self.nodes.entry(agent.clone()).or_insert_with(make).as_ref()
     }
 
-    /// Follows a packet from an agent on, where it comes over the link with `from`, or from the host itself.
+    /// Walks a packet from the agent `start`, where it arrives over the link with `from`; `None`: from the host itself.
     pub(super) fn walk(&mut self, start: &AgentId, from: Option<&AgentId>, packet: &mut Packet) -> (Walk, End) {
         let mut hops = Vec::new();
         let mut seen = BTreeSet::new();
@@ -93,9 +93,10 @@ impl<'t> Fabric<'t> {
             let Some(node) = self.node(&at) else {
                 return stopped(hops, stop::no_configuration(facts.topology, &at));
             };
-            // Where a packet goes depends on these alone: the same again means for ever (until its TTL is gone).
+            // The decision depends on agent and link only, so the same pair again means a routing loop, which the TTL
+            // ends.
             if !seen.insert((at.clone(), from.clone())) {
-                return stopped(hops, stop::round(node, packet));
+                return stopped(hops, stop::routing_loop(node, packet));
             }
             let ttl = packet.ttl();
             let (step, trace) = match node.decide(from.as_ref(), packet) {
@@ -124,11 +125,11 @@ impl<'t> Fabric<'t> {
                     if node.link(&next).is_some_and(|link| link.stock) {
                         hop.verdict = "forwards to the site's device".into();
                         hops.push(hop);
-                        let end = End::Left {
+                        let end = End::LeftFabric {
                             agent: at,
                             device: Some(next),
                         };
-                        return (left(hops), end);
+                        return (left_fabric(hops), end);
                     }
                     let one_sided = stop::one_sided(node, &next);
                     if self.node(&next).is_some_and(|far| far.link(&at).is_none()) {
@@ -154,7 +155,7 @@ impl<'t> Fabric<'t> {
                         start: (at.clone(), None),
                     });
                     if ttl <= 1 {
-                        hop.verdict = "its kernel forwards no further: the TTL is used up".into();
+                        hop.verdict = "its kernel does not forward it: the TTL expires".into();
                         let stop = stop::expired(node, packet);
                         hops.push(hop);
                         return (stopped(hops, stop).0, End::Expired(at, answer));
@@ -163,23 +164,23 @@ impl<'t> Fabric<'t> {
                     if node.sends_down(packet.destination) {
                         hop.verdict = "its kernel forwards it down the line to the customer edge".into();
                         hops.push(hop);
-                        let end = End::Left {
+                        let end = End::LeftFabric {
                             agent: at,
                             device: None,
                         };
-                        return (left(hops), end);
+                        return (left_fabric(hops), end);
                     }
                     hop.verdict = if node.is_edge() {
                         "its kernel forwards it (E6)".into()
                     } else {
-                        "hands it to its kernel, which forwards it (enableIPForwarding)".into()
+                        "passes it to its kernel, which forwards it (enableIPForwarding)".into()
                     };
                     from = None;
                 }
                 Step::Expired(answer) => {
                     hop.verdict = match answer {
-                        Some(answer) => format!("the TTL is used up: answers from {answer}"),
-                        None => "the TTL is used up: silent".into(),
+                        Some(answer) => format!("the TTL expires: answers from {answer}"),
+                        None => "the TTL expires: no answer".into(),
                     };
                     let stop = stop::expired(node, packet);
                     let answer = answer.zip(from).map(|(address, back)| Answer {
@@ -201,8 +202,8 @@ impl<'t> Fabric<'t> {
     }
 }
 
-/// A walk that goes on where no agent is.
-fn left(hops: Vec<Hop>) -> Walk {
+/// The packet leaves the fabric, to a site or a customer edge.
+fn left_fabric(hops: Vec<Hop>) -> Walk {
     Walk {
         delivered: true,
         hops,
@@ -210,7 +211,7 @@ fn left(hops: Vec<Hop>) -> Walk {
     }
 }
 
-/// A route in Azure's words (R21).
+/// A route in Azure's terms (R21).
 fn matched(route: &EffectiveRoute) -> MatchedRoute {
     MatchedRoute {
         name: route.name.clone(),
@@ -221,6 +222,7 @@ fn matched(route: &EffectiveRoute) -> MatchedRoute {
     }
 }
 
+/// The name of a relation in the JSON form.
 fn relation(relation: &Relation) -> &'static str {
     match relation {
         Relation::VnetLocal {} => "vnetLocal",

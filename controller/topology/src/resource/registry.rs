@@ -14,12 +14,12 @@ macro_rules! define_entries {
 }
 each_kind!(define_entries);
 
-/// What is known of a kind; none: a child, or a resource group.
+/// The registry entry of a kind. `None`: a child, or a resource group.
 pub(crate) fn entry(kind: Kind) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.kind == kind)
 }
 
-/// What is known of a kind of children.
+/// The registry entry of a kind of children. `None`: a top-level kind, or a resource group.
 pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
     ENTRIES
         .iter()

@@ -1,4 +1,4 @@
-//! Agents: joining, how they are reached, their keys, revocation (D7, D16).
+//! Agents: joining, endpoints, keys, revocation (D7, D16).
 
 use crate::draft::Draft;
 use crate::resource::{Agent, Reach};
@@ -7,10 +7,12 @@ use std::sync::Arc;
 use tombolo_proto::config::MAX_LANES;
 use tombolo_proto::id::AgentId;
 
-/// Most addresses that one agent may be reached at.
+/// The maximum number of underlay endpoints of an agent. It bounds the size of an agent's document; peers get the first
+/// endpoint only.
 const MAX_ENDPOINTS: usize = 16;
 
 impl Draft<'_> {
+    /// Checks the name of a new agent: unused, and not in the form of a site's device (D16).
     pub(super) fn check_agent_is_new(&mut self, agent: &AgentId) {
         if agent.as_str().starts_with(AgentId::SITE) {
             let message = format!(
@@ -30,12 +32,13 @@ impl Draft<'_> {
         }
     }
 
+    /// An agent joins with a token, which is used up. True: the agent was added.
     pub(crate) fn join(&mut self, token: &str, agent: &Agent) -> bool {
         let Some(found) = self.topology.tokens.get(token).cloned() else {
             self.problems.add(
                 "XTokenInvalid",
                 "token",
-                "token: it does not exist, was used already, or was deleted".to_owned(),
+                "token: it does not exist, was used already, or was deleted; create a new one".to_owned(),
             );
             return false;
         };
@@ -44,7 +47,7 @@ impl Draft<'_> {
                 "XTokenInvalid",
                 "token",
                 format!(
-                    "token: it is for agent '{}' and what it stands for, not for '{}'",
+                    "token: it is valid for agent '{}' with its binding only, not for agent '{}'",
                     found.agent, agent.id
                 ),
             );
@@ -61,7 +64,7 @@ impl Draft<'_> {
                     "XKeyInUse",
                     what,
                     format!(
-                        "{what}: agent '{}' has the same key; every agent makes its own",
+                        "{what}: agent '{}' has the same key; every agent must generate its own",
                         other.id
                     ),
                 );
@@ -71,7 +74,7 @@ impl Draft<'_> {
         let mut sites = self.topology.local_gateways.values();
         if let Some(site) = sites.find(|s| s.public_key == Some(agent.public_key)) {
             let message = format!(
-                "publicKey: the device of local network gateway {} has the same key; every agent makes its own",
+                "publicKey: the device of local network gateway {} has the same key; every agent must generate its own",
                 site.envelope.id
             );
             self.problems.add_status(409, "XKeyInUse", "publicKey", message);
@@ -84,6 +87,7 @@ impl Draft<'_> {
         true
     }
 
+    /// Checks the endpoints and the number of lanes that an agent reports.
     fn check_reach(&mut self, reach: &Reach) {
         let Reach {
             endpoints,
@@ -112,20 +116,23 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks that an endpoint is a unicast address with a port.
     fn check_endpoint(&mut self, what: &str, endpoint: SocketAddr) {
         let ip = endpoint.ip();
         if ip.is_unspecified() || ip.is_multicast() || endpoint.port() == 0 {
-            let message = format!("{what}: nobody can be reached at {endpoint}");
+            let message = format!("{what}: {endpoint} is not a unicast address with a port other than 0");
             self.problems.add("XInvalidEndpoint", what, message);
         }
     }
 
+    /// Sets the endpoints of an agent. Always false: nothing is created.
     pub(crate) fn set_reach(&mut self, id: &AgentId, reach: &Reach) -> bool {
         self.check_reach(reach);
         self.edit_agent(id, true, |agent| agent.reach = reach.clone());
         false
     }
 
+    /// Sets the key of a renewed certificate. Always false: nothing is created.
     pub(crate) fn set_certificate_key(&mut self, id: &AgentId, expected: &str, key: &str) -> bool {
         let known = self.topology.agents.get(id).filter(|a| !a.revoked);
         if known.is_some_and(|a| !a.certificate_key.eq_ignore_ascii_case(expected)) {
@@ -133,7 +140,7 @@ impl Draft<'_> {
                 409,
                 "XAgentHasOtherKey",
                 "csr",
-                format!("csr: agent '{id}' has another key by now"),
+                format!("csr: agent '{id}' has another key by now; use its present one"),
             );
             return false;
         }
@@ -143,18 +150,23 @@ impl Draft<'_> {
                 409,
                 "XKeyInUse",
                 "csr",
-                format!("csr: agent '{}' has the same key; every agent makes its own", other.id),
+                format!(
+                    "csr: agent '{}' has the same key; every agent must generate its own",
+                    other.id
+                ),
             );
         }
         self.edit_agent(id, true, |agent| key.clone_into(&mut agent.certificate_key));
         false
     }
 
+    /// Revokes an agent. Always false: nothing is created.
     pub(crate) fn revoke(&mut self, id: &AgentId) -> bool {
         self.edit_agent(id, false, |agent| agent.revoked = true);
         false
     }
 
+    /// Changes an agent. A missing agent is a problem, and a revoked one if `must_be_trusted`.
     fn edit_agent(&mut self, id: &AgentId, must_be_trusted: bool, edit: impl FnOnce(&mut Agent)) {
         let Some(old) = self.topology.agents.get(id) else {
             self.problems

@@ -1,4 +1,4 @@
-//! What an agent or a join token may be bound to (D7, D8).
+//! The rules of bindings, which tie an agent or a join token to one thing (D7, D8).
 
 use super::address::find_subnet;
 use crate::draft::Draft;
@@ -9,11 +9,14 @@ use std::collections::BTreeSet;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
+/// The maximum number of NICs of a VM. It bounds the size of a binding.
 const MAX_NICS: usize = 64;
+/// The maximum number of subnets that one host serves. It bounds the size of a binding and of the host's configuration.
 const MAX_SERVED: usize = 256;
 
 impl Draft<'_> {
-    /// D7, D8: what is bound exists, fits together, and is nobody else's. Gives the binding with ids as they are stored.
+    /// Checks that everything bound exists, fits together, and is not bound to another agent (D7, D8). Returns the
+    /// binding with ids in the stored casing.
     pub(super) fn check_binding(&mut self, binding: &Binding) -> Binding {
         match binding {
             Binding::Vm { vm, nics, served } => self.check_vm(vm, nics, served),
@@ -25,6 +28,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks a VM's binding: its id, its NICs and served subnets, all of one VNet.
     fn check_vm(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) -> Binding {
         let mut result = (vm.clone(), Vec::new(), Vec::new());
         match ArmPath::parse(vm.as_str()) {
@@ -93,7 +97,7 @@ impl Draft<'_> {
                 Some(subnet) if is_gateway_subnet(&subnet.id) => self.problems.add(
                     "GatewaySubnet",
                     at.clone(),
-                    format!("{at}: {id} is for virtual network gateways alone (G1)"),
+                    format!("{at}: {id} is for virtual network gateways only (G1)"),
                 ),
                 Some(subnet) => {
                     vnets.insert(parent_id(&subnet.id));
@@ -120,6 +124,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks that no other agent has the VM, one of the NICs or one of the served subnets.
     fn check_vm_is_free(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) {
         let taken: Vec<(AgentId, String)> = self
             .topology
@@ -151,6 +156,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks the binding of a gateway's instance.
     fn check_instance(&mut self, gateway: &ResourceId, ip_configuration: &str) -> Binding {
         let found = self.topology.gateways.get(gateway).cloned();
         let config = found.as_deref().and_then(|g| {
@@ -200,6 +206,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks the binding of a circuit's edge.
     fn check_edge(&mut self, circuit: &ResourceId, link: CircuitLink) -> Binding {
         let found = self.topology.circuits.get(circuit).map(|c| c.envelope.id.clone());
         if found.is_none() {
@@ -217,15 +224,17 @@ impl Draft<'_> {
         }
     }
 
+    /// Adds the problem that another agent has the binding.
     fn bound_elsewhere(&mut self, what: &str, agent: &AgentId) {
         self.problems.add_status(
             409,
             "XBoundElsewhere",
             "binding",
-            format!("binding: agent '{agent}' stands for {what} already; delete or revoke it first"),
+            format!("binding: agent '{agent}' is bound to {what} already; delete or revoke it first"),
         );
     }
 
+    /// Adds the problem that a bound resource does not exist.
     fn dangling_id(&mut self, id: &ResourceId, at: &str) {
         self.problems.add(
             "InvalidResourceReference",

@@ -1,4 +1,4 @@
-//! The operator's settings: ranges, and what the present topology allows (D4, P30).
+//! The operator's settings: their ranges, and the rules that forbid a change (D4, P30).
 
 use crate::draft::Draft;
 use crate::resource::Settings;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
+    /// Replaces the settings. Always false: nothing is created.
     pub(crate) fn set_settings(&mut self, settings: &Settings) -> bool {
         if !(1280..=9000).contains(&settings.mtu) {
             self.problems.add(
@@ -50,7 +51,7 @@ impl Draft<'_> {
         false
     }
 
-    /// P30: switched off only when nothing uses it.
+    /// Refuses to switch global gateway transit off while a peering uses it across regions (P30).
     fn check_no_global_transit(&mut self) {
         let topology = &self.topology;
         let crosses = |here: &str, to: &ResourceId| topology.vnets.get(to).is_some_and(|r| r.envelope.location != here);

@@ -6,6 +6,7 @@ use crate::resource::JoinToken;
 use std::sync::Arc;
 
 impl Draft<'_> {
+    /// Adds a join token. True: a token is always new.
     pub(crate) fn put_token(&mut self, token: &JoinToken) -> bool {
         if token.id.is_empty() || self.topology.tokens.contains_key(&token.id) {
             self.problems.add_status(

@@ -1,4 +1,5 @@
-//! What the rules say an agent must get, and what a packet must meet: compile and explain against docs/rules.
+//! Compiled configurations and explanations, compared with docs/rules: the configuration that each agent gets, and the
+//! fate of packets.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod circuits;

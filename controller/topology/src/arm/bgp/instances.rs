@@ -1,18 +1,19 @@
-//! The agents behind gateways and circuits, and whether two gateways exchange routes.
+//! The agents of gateways and circuits, and whether two gateways exchange routes.
 
 use crate::compile::Compiler;
-use crate::learned_routes::{Moving, Reports};
+use crate::learned_routes::{LearnedReports, LearnedRoutes};
 use crate::resource::{Binding, Connection, VirtualNetworkGateway};
-use crate::topology::{Live, Topology};
+use crate::topology::{AgentStatuses, Topology};
 use std::sync::Arc;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-pub(super) fn moving(topology: &Topology, live: &Live) -> Moving {
-    Moving::new(topology, &Compiler::new(topology), Reports::of(live))
+/// The routes that all agents have learned, by their last statuses.
+pub(super) fn learned_routes(topology: &Topology, statuses: &AgentStatuses) -> LearnedRoutes {
+    LearnedRoutes::new(topology, &Compiler::new(topology), LearnedReports::of(statuses))
 }
 
-/// Routes are exchanged over a connection between two gateways: BGP is on at both ends, with unlike ASNs (G4).
+/// Whether two gateways exchange routes over a connection: both objects have BGP enabled, and the ASNs differ (G4).
 pub(super) fn exchanges(topology: &Topology, connection: &ResourceId) -> bool {
     let Some(own) = topology.connections.get(connection) else {
         return false;
@@ -23,7 +24,7 @@ pub(super) fn exchanges(topology: &Topology, connection: &ResourceId) -> bool {
     own.enable_bgp && back.is_some_and(|b| b.enable_bgp) && asn(&own.gateway1) != asn(&own.gateway2)
 }
 
-/// The agents of a gateway's instances, with the instances' numbers.
+/// The instances of a gateway that have an agent, each with its number.
 pub(super) fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<(usize, AgentId)> {
     let configurations = gateway.ip_configurations.iter().enumerate();
     let agent = |name: &str| {
@@ -39,7 +40,7 @@ pub(super) fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) ->
         .collect()
 }
 
-/// The agent of a circuit's edge.
+/// The agent of a circuit's edge. `None`: no agent that is not revoked.
 pub(super) fn edge(topology: &Topology, circuit: &ResourceId, link: CircuitLink) -> Option<AgentId> {
     let serves =
         |binding: &Binding| matches!(binding, Binding::Edge { circuit: c, link: l } if c == circuit && *l == link);

@@ -1,9 +1,9 @@
-//! The routes that gateways learn and advertise.
+//! `getLearnedRoutes` and `getAdvertisedRoutes` of gateways.
 
-use super::instances::{exchanges, instances, moving};
-use crate::lookup::{behind, vnet_of};
+use super::instances::{exchanges, instances, learned_routes};
+use crate::lookup::{advertised_prefixes, vnet_of};
 use crate::resource::{Binding, Connection, VirtualNetworkGateway};
-use crate::topology::{Live, Topology};
+use crate::topology::{AgentStatuses, Topology};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use tombolo_engine::routing::{self, tell_neighbour, tell_peer};
 use tombolo_proto::config::{CircuitLink, GatewayKind, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// E9: observed weights, by the kind of gateway that a route came by.
+/// The weight that Azure shows for a route, by the type of gateway that it was learned from (E9: observed values).
 const fn weight(kind: GatewayKind) -> u32 {
     match kind {
         GatewayKind::Vpn => 32_768,
@@ -20,13 +20,13 @@ const fn weight(kind: GatewayKind) -> u32 {
     }
 }
 
-/// `getLearnedRoutes`: the own VNet and those that use the gateway, and what its instances have taken of all that they were
-/// told. None: no such gateway.
-pub(crate) fn learned(topology: &Topology, live: &Live, gateway: &ResourceId) -> Option<Vec<Value>> {
+/// `getLearnedRoutes`: the prefixes of the gateway's VNet and clients, and the routes that its instances have accepted.
+/// `None`: the gateway does not exist.
+pub(crate) fn learned(topology: &Topology, statuses: &AgentStatuses, gateway: &ResourceId) -> Option<Vec<Value>> {
     let gateway = topology.gateways.get(gateway)?;
     let local = gateway.peering_address(0).to_string();
     let mut all = Vec::new();
-    for net in behind(topology, gateway) {
+    for net in advertised_prefixes(topology, gateway) {
         all.push(route(
             &local,
             net,
@@ -36,16 +36,16 @@ pub(crate) fn learned(topology: &Topology, live: &Live, gateway: &ResourceId) ->
             weight(GatewayKind::Vpn),
         ));
     }
-    let moving = moving(topology, live);
+    let learned = learned_routes(topology, statuses);
     for (number, agent) in instances(topology, gateway) {
         let local = gateway.peering_address(number).to_string();
-        let Some(config) = moving.config(&agent) else { continue };
-        let dynamic = moving.dynamic(config);
+        let Some(config) = learned.config(&agent) else { continue };
+        let dynamic = learned.routing_state(config);
         for taken in routing::taken(config, &dynamic).iter().filter(|t| !t.down) {
             let address = |agent: &AgentId| address_of(topology, gateway, agent);
             let source = taken.from.as_ref().map_or_else(String::new, address);
             let origin = match &taken.from {
-                Some(from) if is_beside(topology, gateway, from) => "IBgp",
+                Some(from) if is_in_same_vnet(topology, gateway, from) => "IBgp",
                 _ => "EBgp",
             };
             let (hop, path) = (address(&taken.via), &taken.route.as_path);
@@ -56,15 +56,20 @@ pub(crate) fn learned(topology: &Topology, live: &Live, gateway: &ResourceId) ->
     Some(all)
 }
 
-/// `getAdvertisedRoutes` to a peer, by its address. None: no such gateway.
-pub(crate) fn advertised(topology: &Topology, live: &Live, gateway: &ResourceId, peer: IpAddr) -> Option<Vec<Value>> {
+/// `getAdvertisedRoutes` to the peer with the address `peer`. `None`: the gateway does not exist.
+pub(crate) fn advertised(
+    topology: &Topology,
+    statuses: &AgentStatuses,
+    gateway: &ResourceId,
+    peer: IpAddr,
+) -> Option<Vec<Value>> {
     let gateway = topology.gateways.get(gateway)?;
-    let moving = moving(topology, live);
+    let learned = learned_routes(topology, statuses);
     let mut all = Vec::new();
     for (number, agent) in instances(topology, gateway) {
         let local = gateway.peering_address(number).to_string();
-        let Some(config) = moving.config(&agent) else { continue };
-        let dynamic = moving.dynamic(config);
+        let Some(config) = learned.config(&agent) else { continue };
+        let dynamic = learned.routing_state(config);
         let mut told: Vec<(IpNet, Vec<u32>)> = Vec::new();
         for link in &config.links {
             if address_of(topology, gateway, &link.peer) != peer.to_string() {
@@ -73,13 +78,14 @@ pub(crate) fn advertised(topology: &Topology, live: &Live, gateway: &ResourceId,
             match &link.relation {
                 Relation::Site { connection } => {
                     let routes = tell_neighbour(config, &dynamic, connection);
-                    // The own ASN comes into the path on the way.
+                    // BIRD prepends the gateway's ASN when it sends the route.
                     let seen = routes
                         .into_iter()
                         .map(|r| (r.prefix, [&[gateway.asn], &*r.as_path].concat()));
                     told.extend(seen);
                 }
-                // The own side needs no telling inside links: both ends have it from the controller.
+                // The controller configures the gateway's own prefixes at both ends of a link, so the link does not
+                // advertise them.
                 Relation::Connection { connection } if exchanges(topology, connection) => {
                     told.extend(own_side(topology, gateway));
                     told.extend(
@@ -98,12 +104,15 @@ pub(crate) fn advertised(topology: &Topology, live: &Live, gateway: &ResourceId,
     Some(all)
 }
 
+/// The prefixes of the gateway's VNet and clients, with the AS path that a peer sees.
 fn own_side(topology: &Topology, gateway: &VirtualNetworkGateway) -> impl Iterator<Item = (IpNet, Vec<u32>)> {
     let asn = gateway.asn;
-    behind(topology, gateway).into_iter().map(move |net| (net, vec![asn]))
+    advertised_prefixes(topology, gateway)
+        .into_iter()
+        .map(move |net| (net, vec![asn]))
 }
 
-/// `hops`: the next hop, and who told.
+/// A route in ARM's format. `hops`: the next hop, and the peer that advertised the route.
 fn route(local: &str, network: IpNet, hops: [&str; 2], origin: &str, path: &[u32], weight: u32) -> Value {
     let path: Vec<String> = path.iter().map(ToString::to_string).collect();
     json!({
@@ -117,7 +126,7 @@ fn route(local: &str, network: IpNet, hops: [&str; 2], origin: &str, path: &[u32
     })
 }
 
-/// The address by which ARM's words know a neighbour of a gateway; its name if there is none.
+/// The address that ARM shows for a neighbour of a gateway; the neighbour's name if it has no address.
 fn address_of(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &AgentId) -> String {
     let found = match topology.agents.get(neighbour).map(|a| &a.binding) {
         Some(Binding::Gateway {
@@ -129,7 +138,7 @@ fn address_of(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &
             Some(far.peering_address(number))
         }),
         Some(Binding::Edge { circuit, link }) => {
-            // Of this gateway, or of the VNet's other one, which tells of it.
+            // The edge belongs to this gateway, or to the VNet's other gateway, which advertises the edge's routes.
             let beside = |c: &&Arc<Connection>| {
                 let theirs = topology.gateways.get(&c.gateway1);
                 c.gateway2 == *circuit && theirs.is_some_and(|g| vnet_of(g) == vnet_of(gateway))
@@ -150,8 +159,8 @@ fn address_of(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &
     found.map_or_else(|| neighbour.to_string(), |address| address.to_string())
 }
 
-/// It is an instance of the other gateway of the same VNet (G2).
-fn is_beside(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &AgentId) -> bool {
+/// Whether a neighbour is an instance of the other gateway of the same VNet (G2).
+fn is_in_same_vnet(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &AgentId) -> bool {
     let binding = topology.agents.get(neighbour).map(|a| &a.binding);
     let Some(Binding::Gateway { gateway: far, .. }) = binding else {
         return false;

@@ -1,11 +1,11 @@
-//! Time spans in ARM's notation.
+//! Time spans in ARM's format.
 
-/// Seconds as ARM writes time spans: `1.02:03:04`.
+/// A time span in ARM's format, `1.02:03:04`, cut to whole seconds. A negative one is shown as zero.
 pub(super) fn duration(seconds: f64) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "whole seconds; what is no time saturates"
+        reason = "cut to whole seconds; the cast saturates negative and huge values"
     )]
     let seconds = seconds as u64;
     let (days, rest) = (seconds / 86_400, seconds % 86_400);

@@ -1,6 +1,6 @@
-//! What a half may ask: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
+//! The rules of a half: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
 
-use super::Wanted;
+use super::PeeringSpec;
 use crate::draft::Draft;
 use crate::lookup::{counted_space, gateways_of};
 use crate::net::DisjointSet;
@@ -11,12 +11,13 @@ use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
+    /// Checks a new or changed half. `other` is the half of the remote VNet, if it exists.
     pub(super) fn check_half(
         &mut self,
         id: &ResourceId,
         vnet: &VirtualNetwork,
         remote: &VirtualNetwork,
-        wanted: &Wanted,
+        spec: &PeeringSpec,
         old: Option<&Peering>,
         other: Option<&Peering>,
     ) {
@@ -60,17 +61,17 @@ impl Draft<'_> {
                 ),
             );
         }
-        self.check_transit(id, vnet, remote, wanted, old, other);
-        self.check_transport(id, wanted, old, other);
-        // The two themselves are P10's matter, with a better message.
-        if wanted.use_remote_gateways && disjoint {
+        self.check_transit(id, vnet, remote, spec, old, other);
+        self.check_transport(id, spec, old, other);
+        // If the two VNets overlap each other, P10 has reported it already.
+        if spec.use_remote_gateways && disjoint {
             self.check_vpn_before_using(id, &vnet.envelope.id, &remote.envelope.id);
         }
     }
 
-    /// D6: one link has one transport, so the halves may not want different ones.
-    fn check_transport(&mut self, id: &ResourceId, wanted: &Wanted, old: Option<&Peering>, other: Option<&Peering>) {
-        let own = wanted.transport.or(old.map(|o| o.transport)).unwrap_or_default();
+    /// A link has one transport, so the halves must not request different ones (D6).
+    fn check_transport(&mut self, id: &ResourceId, spec: &PeeringSpec, old: Option<&Peering>, other: Option<&Peering>) {
+        let own = spec.transport.or(old.map(|o| o.transport)).unwrap_or_default();
         let Some(other) = other.filter(|o| o.transport != Transport::Automatic && o.transport != own) else {
             return;
         };
@@ -84,7 +85,8 @@ impl Draft<'_> {
         }
     }
 
-    /// P10, P11, P12: the two VNets, and each with the other's peers. Says whether the two are disjoint.
+    /// Checks the two VNets against each other and each against the other's peers (P10, P11, P12). True: the two are
+    /// disjoint.
     fn check_overlap(&mut self, id: &ResourceId, vnet: &VirtualNetwork, remote: &VirtualNetwork) -> bool {
         let (own, far) = (
             DisjointSet::new(&vnet.address_space),
@@ -109,7 +111,7 @@ impl Draft<'_> {
         common.is_empty()
     }
 
-    /// P11: `candidate`, about to be a peer of `middle`, against another peer of it.
+    /// Checks that `candidate`, a new peer of `middle`, does not overlap another peer of `middle` (P11).
     fn check_third(
         &mut self,
         subject: &str,
@@ -135,8 +137,8 @@ impl Draft<'_> {
         }
     }
 
-    /// P27: the checks of P10 and P11 for a VNet that changes its address space, with all it is peered with and all
-    /// that wait for it.
+    /// Repeats the checks of P10 and P11 for a VNet with a new address space, against all VNets that it is peered with
+    /// or that have a half towards it (P27).
     pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let space = DisjointSet::new(&new.address_space);
@@ -172,21 +174,21 @@ impl Draft<'_> {
         }
     }
 
-    /// P19, P20, P22, P23, P30.
+    /// Checks the gateway flags of a half (P19, P20, P22, P23, P30).
     fn check_transit(
         &mut self,
         id: &ResourceId,
         vnet: &VirtualNetwork,
         remote: &VirtualNetwork,
-        wanted: &Wanted,
+        spec: &PeeringSpec,
         old: Option<&Peering>,
         other: Option<&Peering>,
     ) {
         let global = vnet.envelope.location != remote.envelope.location;
         if global && !self.topology.settings.global_gateway_transit {
             for (flag, on) in [
-                ("allowGatewayTransit", wanted.allow_gateway_transit),
-                ("useRemoteGateways", wanted.use_remote_gateways),
+                ("allowGatewayTransit", spec.allow_gateway_transit),
+                ("useRemoteGateways", spec.use_remote_gateways),
             ] {
                 if on {
                     self.problems.add(
@@ -201,14 +203,14 @@ impl Draft<'_> {
                 }
             }
         }
-        // The other side waits with useRemoteGateways: its transit check runs when this side appears.
+        // The other half was created first, with useRemoteGateways. Its transit check runs when this half appears.
         if old.is_none()
-            && !wanted.allow_gateway_transit
+            && !spec.allow_gateway_transit
             && let Some(other) = other.filter(|o| o.use_remote_gateways)
         {
             self.transit_not_allowed(&other.id, id);
         }
-        if !wanted.use_remote_gateways {
+        if !spec.use_remote_gateways {
             return;
         }
         if gateways_of(&self.topology, &remote.envelope.id).next().is_none() {
@@ -250,6 +252,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Adds the problem that `user` uses remote gateways while `owner` does not allow transit (P20).
     fn transit_not_allowed(&mut self, user: &ResourceId, owner: &ResourceId) {
         self.problems.add(
             "XRemotePeeringTransitNotAllowed",
@@ -262,7 +265,7 @@ impl Draft<'_> {
     }
 }
 
-/// The message of P10.
+/// The message of the problem that two VNets overlap (P10).
 fn overlap_message(subject: &str, a: &ResourceId, b: &ResourceId, overlaps: &[(IpNet, IpNet)]) -> String {
     format!(
         "{subject} Virtual networks {a} and {b} cannot be peered because their address spaces overlap. Overlapping \
