@@ -5,8 +5,10 @@
 //! re-export, or by a path such as `crate::net::overlap`. A declaration (`mod net;`) is not an import, test code is left
 //! out, and method calls are invisible.
 
+#![allow(clippy::unwrap_used, reason = "a file that cannot be read fails the test")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
+use tombolo_tests::citations::root;
 
 /// The source trees that are checked.
 const TREES: [&str; 3] = ["controller/topology/src", "controller/src", "controller/cli/src"];
@@ -215,11 +217,6 @@ fn use_tree(code: &[Token], at: &mut usize, prefix: &[String], found: &mut Vec<V
     if path.len() > prefix.len() {
         found.push(path);
     }
-}
-
-/// The root of the repository.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// All Rust files of a tree, by module path: `crate` is the empty one.

@@ -139,6 +139,7 @@ impl LearnedRoutes {
             let sender = self.configs.get(&link.peer).filter(|_| advertises);
             let known = sender.and_then(|t| Some((t, self.states.get(&t.agent)?)));
             let Some((sender, known)) = known else { continue };
+            // The compiler orders the links of a configuration by peer.
             let back = sender.links.binary_search_by(|l| l.peer.cmp(&config.agent));
             if let Ok(back) = back {
                 let routes = tell_peer(sender, known, &sender.links[back]);

@@ -39,6 +39,7 @@ impl DisjointSet {
     /// The members that overlap `net`, in order of address.
     pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
         let (family, first, last) = span(net);
+        // Disjoint members are also ordered by their last address, so a binary search finds the first overlap.
         let from = self.0.partition_point(|s| (s.0, s.2) < (family, first));
         self.0[from..]
             .iter()
@@ -67,6 +68,7 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     let mut order: Vec<usize> = (0..prefixes.len()).collect();
     order.sort_by_key(|&i| (span(&prefixes[i]).0, span(&prefixes[i]).1, prefixes[i].prefix_len(), i));
     let mut pairs = Vec::new();
+    // In order of the first address, a prefix overlaps an earlier one only if it overlaps the one that ends last.
     let mut widest: Option<usize> = None;
     for &i in &order {
         let (family, first, last) = span(&prefixes[i]);
@@ -113,11 +115,14 @@ pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
 /// No VNet can contain it.
 pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
     const BLOCKS: [&str; 9] = [
+        // "This network" (RFC 1122), loopback, link-local (RFC 3927), Azure's virtual public IP address, and multicast with
+        // the reserved class E and the broadcast address.
         "0.0.0.0/8",
         "127.0.0.0/8",
         "169.254.0.0/16",
         "168.63.129.16/32",
         "224.0.0.0/3",
+        // Unspecified and loopback, IPv4-mapped, link-local, multicast (RFC 4291).
         "::/127",
         "::ffff:0:0/96",
         "fe80::/10",
@@ -131,6 +136,8 @@ pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
 /// ASNs that Azure or IANA reserves (G4). The default, [`DEFAULT_ASN`], is valid for gateways only: see
 /// [`is_reserved_for_customers`].
 pub(crate) fn is_reserved_asn(asn: i64) -> bool {
+    // Microsoft's public ASNs; AS_TRANS (RFC 6793); documentation (RFC 5398); Azure's private ASNs; the last two-byte ASN
+    // (RFC 7300) and documentation (RFC 5398).
     matches!(asn, 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
 }
 
@@ -153,7 +160,8 @@ fn address(family_v6: bool, number: u128) -> IpAddr {
     }
 }
 
-/// True for the first four and the last address of a subnet's prefix (P2).
+/// Whether an address is reserved in a subnet's prefix, as in Azure: the first four (network, gateway, two for DNS) and the
+/// last one (broadcast) (P2).
 pub(crate) fn is_reserved(prefix: &IpNet, address: IpAddr) -> bool {
     let (_, first, last) = span(prefix);
     let (_, own, _) = span(&IpNet::from(address));

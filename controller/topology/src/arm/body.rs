@@ -14,6 +14,16 @@ use std::sync::LazyLock;
 /// which compare pairs.
 pub(crate) const MAX_ITEMS: usize = 1_000;
 
+/// The maximum JSON size of one echoed property. It bounds the size of stored documents.
+const MAX_ECHOED_BYTES: usize = 64 * 1024;
+
+/// Azure's limit of tags of a resource.
+const MAX_TAGS: usize = 50;
+
+/// Azure's limit of a tag's name. The limit of a value is larger than Azure's 256.
+const MAX_TAG_NAME: usize = 512;
+const MAX_TAG_VALUE: usize = 1024;
+
 /// An object of a body, and its path in the body.
 #[derive(Clone)]
 pub(crate) struct Object<'a> {
@@ -269,11 +279,11 @@ impl<'a> Object<'a> {
         let Some(tags) = self.object("tags", problems) else {
             return BTreeMap::new();
         };
-        if tags.map.len() > 50 {
+        if tags.map.len() > MAX_TAGS {
             problems.add(
                 "XTooManyItems",
                 "tags".to_owned(),
-                format!("tags: {} tags, at most 50 are allowed", tags.map.len()),
+                format!("tags: {} tags, at most {MAX_TAGS} are allowed", tags.map.len()),
             );
             return BTreeMap::new();
         }
@@ -282,11 +292,12 @@ impl<'a> Object<'a> {
             let at = tags.at(&shown(name));
             match value {
                 Value::Null => {}
-                Value::String(text) if name.len() <= 512 && text.len() <= 1024 => {
+                Value::String(text) if name.len() <= MAX_TAG_NAME && text.len() <= MAX_TAG_VALUE => {
                     result.insert(name.clone(), text.clone());
                 }
                 Value::String(_) => {
-                    let message = format!("{at}: a tag's name has at most 512 characters, its value 1024");
+                    let message =
+                        format!("{at}: a tag's name has at most {MAX_TAG_NAME} bytes, its value {MAX_TAG_VALUE}");
                     problems.add("InvalidRequestFormat", at, message);
                 }
                 other => wrong_type(problems, &at, "a string", other),
@@ -316,7 +327,7 @@ impl<'a> Object<'a> {
             };
             if !good {
                 wrong_type(problems, &at, expected, value);
-            } else if value.to_string().len() > 64 * 1024 {
+            } else if value.to_string().len() > MAX_ECHOED_BYTES {
                 problems.add("XTooManyItems", at.clone(), format!("{at}: larger than 64 KiB"));
             } else {
                 kept.insert((*name).to_owned(), value.clone());

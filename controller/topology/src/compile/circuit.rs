@@ -48,6 +48,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
         CircuitLink::Secondary => peering.secondary,
     };
     // The first host address of the line is the customer's, the second one is the edge's (E1).
+    // `hosts` of an IPv6 prefix includes the subnet-router anycast address, which no host has.
     let mut hosts = prefix.hosts().skip(usize::from(prefix.addr().is_ipv6()));
     let (customer, own) = (hosts.next()?, hosts.next()?);
     let mut networks = Vec::new();

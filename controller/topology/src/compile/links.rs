@@ -94,8 +94,8 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
     links.finish()
 }
 
-/// The links of an instance of a VPN gateway: to the machines of its VNet and of its clients, to the VNet's
-/// ExpressRoute gateway, and to the other ends of its connections.
+/// The links of an instance of a VPN gateway. Its peers are the machines of its VNet and of its clients, the VNet's
+/// ExpressRoute gateway, and the other ends of its connections.
 pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>) -> Vec<Link> {
     let own_space = &vnet.resource.address_space;
     let mut links = Links::of(&own.agent.id);
@@ -157,8 +157,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
     links.finish()
 }
 
-/// The links of an instance of an ExpressRoute gateway: to the machines of its VNet and of its clients, to the edges of
-/// its circuits, and to the VNet's VPN gateway.
+/// The links of an instance of an ExpressRoute gateway. Its peers are the machines of its VNet and of its clients, the
+/// edges of its circuits, and the VNet's VPN gateway.
 pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>) -> Vec<Link> {
     let mut links = Links::of(&own.agent.id);
     let clients = vnet.clients.iter().map(|client| client.vnet);
@@ -193,8 +193,8 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
     links.finish()
 }
 
-/// The links of an edge: to the gateways that are connected to its circuit, and to the machines of their VNets and
-/// clients, which send to the edge directly (T4).
+/// The links of an edge. Its peers are the gateways that are connected to its circuit, and the machines of their VNets
+/// and clients, which send to the edge directly (T4).
 pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Vec<Link> {
     let Some(own) = circuit.edges[link as usize] else {
         return Vec::new();
@@ -347,7 +347,7 @@ impl<'a> Links<'a> {
         });
     }
 
-    /// Adds the device of a site: a third-party peer that only speaks WireGuard (D16).
+    /// Adds the device of a site: a third-party peer that supports WireGuard only (D16).
     fn add_site(&mut self, site: &Site<'_>) {
         let (Some(peer), Some(public_key)) = (site.device(), site.local.public_key) else {
             return;

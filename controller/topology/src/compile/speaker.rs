@@ -31,8 +31,8 @@ pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16
     })
 }
 
-/// A BGP router id, which two speakers of one neighbour must not share: the address itself if it is IPv4, otherwise its
-/// last 32 bits combined with the ASN, and never zero.
+/// A BGP router id, which two speakers of one neighbour must not share. It is the address itself if it is IPv4,
+/// otherwise the address's last 32 bits combined with the ASN. It is never zero.
 pub(super) fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
     match address {
         IpAddr::V4(address) => address,

@@ -121,7 +121,7 @@ pub(super) fn no_owner(topology: &Topology, vnet: &ResourceId, address: IpAddr) 
     .at(vnet)
 }
 
-/// Explains why no instance of a gateway can take a packet. `None`: at least one has an agent that is not revoked.
+/// Explains why no instance of a gateway can forward a packet. `None`: at least one has an agent that is not revoked.
 pub(super) fn gateway_agents(topology: &Topology, gateway: &VirtualNetworkGateway) -> Option<Finding> {
     let id = &gateway.envelope.id;
     let stands_for = |binding: &Binding| matches!(binding, Binding::Gateway { gateway, .. } if gateway == id);

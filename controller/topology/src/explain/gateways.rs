@@ -285,7 +285,7 @@ pub(super) fn missing_flags(
     })
 }
 
-/// Explains why the far end of a connection cannot take a packet.
+/// Explains why the far end of a connection cannot accept a packet.
 pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
     let name = id.name();
     let Some(connection) = topology.connections.get(id) else {

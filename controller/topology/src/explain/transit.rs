@@ -1,4 +1,4 @@
-//! Explains why a gateway or an edge does not forward a packet, and which change would let it.
+//! Explains why a gateway or an edge does not forward a packet, and which change would permit it.
 
 use super::finding::{Facts, Finding};
 use super::gateways::{connection, missing_flags};
@@ -56,7 +56,8 @@ pub(super) fn refused(
 /// Explains a packet from one connection of a VPN gateway to another (G18, G19).
 fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: &GatewayConnection) -> Finding {
     let silent: Vec<&GatewayConnection> = [inward, onward].into_iter().filter(|c| !c.exchange).collect();
-    // A site without BGP works beside a connection with BGP, so the other connection is the one that lacks it.
+    // A site without BGP is allowed together with a connection with BGP, so the other connection is the one that lacks
+    // it.
     let lacking = silent.iter().find(|c| !c.site).or(silent.first());
     let Some(lacking) = lacking else {
         return Finding::new(

@@ -43,8 +43,8 @@ pub(super) enum End {
 pub(super) struct Answer {
     /// The source address of the error.
     pub(super) address: IpAddr,
-    /// The agent that decides on the error first, and the link over which the error arrives there. A kernel's error
-    /// comes out of its own TUN device; an engine's error returns over the link of the packet.
+    /// The agent that decides on the error first, and the link over which the error arrives there. The TUN device of
+    /// the agent delivers a kernel's error; an engine's error returns over the link of the packet.
     pub(super) start: (AgentId, Option<AgentId>),
 }
 

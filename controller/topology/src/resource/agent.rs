@@ -55,7 +55,7 @@ impl Reach {
     }
 }
 
-/// The one thing that a join token, and later its agent, stands for (D7).
+/// The one thing that a join token, and later its agent, represents (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",

@@ -1,5 +1,5 @@
-//! The external networks of gateways: the prefixes of sites overlap no joined network (G7, G16), devices of sites are
-//! distinguishable (G13), and the lines of circuits overlap no linked VNet (E1).
+//! The external networks of gateways. The prefixes of sites overlap no joined network (G7, G16), the devices of sites
+//! are distinguishable (G13), and the lines of circuits overlap no linked VNet (E1).
 //!
 //! The checks run on the draft after the change. The invariant held before, so any violation comes from this change.
 

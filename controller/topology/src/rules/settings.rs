@@ -8,6 +8,7 @@ use tombolo_proto::id::ResourceId;
 impl Draft<'_> {
     /// Replaces the settings. Always false: nothing is created.
     pub(crate) fn set_settings(&mut self, settings: &Settings) -> bool {
+        // 1280 is the minimum MTU of IPv6 (RFC 8200, section 5), 9000 the usual size of jumbo frames.
         if !(1280..=9000).contains(&settings.mtu) {
             self.problems.add(
                 "InvalidRequestFormat",
@@ -15,6 +16,7 @@ impl Draft<'_> {
                 format!("mtu: {} is not within 1280 to 9000 (D20)", settings.mtu),
             );
         }
+        // Each bounds the size of configurations, at twice Azure's present limit of peerings or more (X1, X8).
         for (name, value, most) in [
             ("peeringsPerVnet", settings.peerings_per_vnet, 1_000),
             ("tunnelsPerGateway", settings.tunnels_per_gateway, 1_000),

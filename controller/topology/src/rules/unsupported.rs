@@ -22,7 +22,7 @@ pub(crate) struct Unsupported {
     effect: &'static str,
     /// The alternative in this product, as the end of a sentence.
     instead: &'static str,
-    /// Strings without effect besides the empty one, ignoring case.
+    /// Strings without effect in addition to the empty one, ignoring case.
     harmless: &'static [&'static str],
     /// Members of the object without effect of their own.
     ignored: &'static [&'static str],
@@ -293,7 +293,7 @@ pub(crate) const CONNECTION: &[Unsupported] = &[
     ),
 ];
 
-/// `properties` of a connection to a circuit, beside [`CONNECTION`].
+/// `properties` of a connection to a circuit, in addition to [`CONNECTION`].
 pub(crate) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
     code: "XSharedKeyNotUsed",
     ..refuse(

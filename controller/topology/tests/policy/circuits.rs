@@ -752,9 +752,9 @@ fn d16_a_site_without_keys_has_no_link() {
     assert_eq!(bgp.unwrap().neighbours[0].address, ip("10.2.30.125"));
 }
 
-/// Any mesh of VPN gateways, each VNet with a site: networks that are joined by a chain of connections with route
-/// exchange reach each other in both directions, and no other does (G18, G19, G22). No packet loops. `plain`: the sites
-/// without BGP, whose prefixes are configured (G18).
+/// Any mesh of VPN gateways, each VNet with a site. Networks that a chain of connections with route exchange joins
+/// reach each other in both directions, and no others do (G18, G19, G22). No packet loops. `plain`: the sites without
+/// BGP, whose prefixes are configured (G18).
 fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
     let mut w = World::default();
     let mut reports = LearnedReports::default();

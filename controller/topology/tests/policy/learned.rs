@@ -1,5 +1,5 @@
-//! A site's announcements do not let it send from other networks' addresses, wherever its routes are learned: at the
-//! gateway, at VMs of the hub and its spokes, behind another gateway (D10, G22, G24).
+//! A site's announcements do not permit it to send from other networks' addresses (D10, G22, G24). This holds wherever
+//! its routes are learned: at the gateway, at VMs of the hub and its spokes, behind another gateway.
 
 use crate::circuits::{fate, lab, reports};
 use crate::world::{agent, id, nets};

@@ -1,6 +1,6 @@
 //! Compiled configurations and explanations, compared with docs/rules: the configuration that each agent gets, and the
 //! fate of packets.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod circuits;
 mod explain;

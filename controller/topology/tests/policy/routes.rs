@@ -146,8 +146,8 @@ fn p24_not_transitive() {
     assert!(!w.shown("c/s").iter().any(|l| l.contains("10.1.")));
 }
 
-/// R5, P21: (a) the spoke gets the routes of the hub's gateway, with the hub's gateway as next hop; (b) the branch gets
-/// the spokes as part of the hub; (d) spokes do not learn each other. Without either flag, (a) and (b) are withdrawn.
+/// R5, P21: (a) the spoke gets the routes of the hub's gateway, with that gateway as next hop. (b) The branch gets the
+/// spokes as part of the hub. (d) Spokes do not learn each other. Without either flag, (a) and (b) are withdrawn.
 #[test]
 fn p21_gateway_transit() {
     let w = hub_and_spokes();

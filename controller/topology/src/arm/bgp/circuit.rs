@@ -119,6 +119,7 @@ fn customer(peering: &PrivatePeering, link: CircuitLink) -> IpAddr {
         CircuitLink::Primary => peering.primary,
         CircuitLink::Secondary => peering.secondary,
     };
+    // `hosts` of an IPv6 prefix includes the subnet-router anycast address, which no host has.
     let mut hosts = line.hosts().skip(usize::from(line.addr().is_ipv6()));
     hosts.next().unwrap_or_else(|| line.addr())
 }

@@ -70,7 +70,7 @@ pub(crate) fn advertised(
         let local = gateway.peering_address(number).to_string();
         let Some(config) = learned.config(&agent) else { continue };
         let dynamic = learned.routing_state(config);
-        let mut told: Vec<(IpNet, Vec<u32>)> = Vec::new();
+        let mut advertised: Vec<(IpNet, Vec<u32>)> = Vec::new();
         for link in &config.links {
             if address_of(topology, gateway, &link.peer) != peer.to_string() {
                 continue;
@@ -82,23 +82,23 @@ pub(crate) fn advertised(
                     let seen = routes
                         .into_iter()
                         .map(|r| (r.prefix, [&[gateway.asn], &*r.as_path].concat()));
-                    told.extend(seen);
+                    advertised.extend(seen);
                 }
                 // The controller configures the gateway's own prefixes at both ends of a link, so the link does not
                 // advertise them.
                 Relation::Connection { connection } if exchanges(topology, connection) => {
-                    told.extend(own_side(topology, gateway));
-                    told.extend(
+                    advertised.extend(own_side(topology, gateway));
+                    advertised.extend(
                         tell_peer(config, &dynamic, link)
                             .into_iter()
                             .map(|r| (r.prefix, r.as_path)),
                     );
                 }
-                Relation::Edge { .. } => told.extend(own_side(topology, gateway)),
+                Relation::Edge { .. } => advertised.extend(own_side(topology, gateway)),
                 _ => {}
             }
         }
-        let lines = told.into_iter();
+        let lines = advertised.into_iter();
         all.extend(lines.map(|(net, path)| route(&local, net, [&local, &local], "Igp", &path, 0)));
     }
     Some(all)

@@ -78,27 +78,25 @@ impl<'t> Index<'t> {
             let Some(back) = pairs.get(&(remote, own)).filter(|_| own != remote) else {
                 continue;
             };
-            {
-                let own_space = &self.vnets[own].resource.address_space;
-                let bgp = connection.enable_bgp && back.enable_bgp;
-                let asn = |vnet: usize| self.vnets[vnet].gateway.map(|g| g.asn);
-                let exchange = bgp && asn(own) != asn(remote);
-                let mut prefixes = self.vnets[remote].advertised();
-                prefixes.retain(|p| !own_space.iter().any(|o| overlap(o, p)));
-                if bgp && !exchange {
-                    // With equal ASNs no BGP session comes up, so the tunnel has no routes (G4).
-                    prefixes.clear();
-                }
-                tunnels.push((
-                    own,
-                    Tunnel {
-                        connection,
-                        remote,
-                        exchange,
-                        prefixes,
-                    },
-                ));
+            let own_space = &self.vnets[own].resource.address_space;
+            let bgp = connection.enable_bgp && back.enable_bgp;
+            let asn = |vnet: usize| self.vnets[vnet].gateway.map(|g| g.asn);
+            let exchange = bgp && asn(own) != asn(remote);
+            let mut prefixes = self.vnets[remote].advertised();
+            prefixes.retain(|p| !own_space.iter().any(|o| overlap(o, p)));
+            if bgp && !exchange {
+                // With equal ASNs no BGP session comes up, so the tunnel has no routes (G4).
+                prefixes.clear();
             }
+            tunnels.push((
+                own,
+                Tunnel {
+                    connection,
+                    remote,
+                    exchange,
+                    prefixes,
+                },
+            ));
         }
         for (own, tunnel) in tunnels {
             self.vnets[own].tunnels.push(tunnel);

@@ -193,6 +193,8 @@ impl Draft<'_> {
         let at = properties.at(name);
         match properties.get(name) {
             Some(Value::Object(_)) => {
+                // The type of the target does not exist here, so the reference never resolves and only adds its
+                // problem.
                 let _: Option<()> = self.resolve(properties, name, from, |_, _| None);
             }
             _ => self

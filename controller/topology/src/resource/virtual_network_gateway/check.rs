@@ -146,7 +146,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks a gateway beside the VNet's other gateways: one of each type (G2, X7), enough addresses (G1), and no
+    /// Checks a gateway against the VNet's other gateways: one of each type (G2, X7), enough addresses (G1), and no
     /// PolicyBased one (G3).
     fn check_beside_others(&mut self, id: &ResourceId, kind: GatewayKind, vpn_type: &str, subnet: &Subnet) {
         let vnet = parent_id(&subnet.id);

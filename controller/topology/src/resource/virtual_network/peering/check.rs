@@ -137,8 +137,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Repeats the checks of P10 and P11 for a VNet with a new address space, against all VNets that it is peered with
-    /// or that have a half towards it (P27).
+    /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). They cover all VNets that it is
+    /// peered with, and those that have a half towards it.
     pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let space = DisjointSet::new(&new.address_space);
