@@ -31,16 +31,16 @@ pub enum Change {
         /// The `If-Match` header of the request.
         if_match: Option<String>,
     },
-    /// ARM DELETE.
+    /// ARM DELETE of a resource, a child or a resource group.
     Delete {
         /// The path of the item.
         path: ArmPath,
         /// The `If-Match` header of the request.
         if_match: Option<String>,
     },
-    /// PUT `…/connections/{name}/sharedkey`.
+    /// PUT of the shared key at `…/connections/{name}/sharedkey`.
     SetSharedKey {
-        /// The connection.
+        /// The id of the connection.
         connection: ResourceId,
         /// The shared key: 1 to 128 characters (G11).
         value: String,
@@ -53,7 +53,7 @@ pub enum Change {
     DeleteToken(String),
     /// An agent joins with a token. The same change uses up the token.
     Join {
-        /// The token's id.
+        /// The id of the token, which is not secret.
         token: String,
         /// The new agent. Its name and binding must equal those of the token.
         agent: Agent,

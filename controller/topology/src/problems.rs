@@ -14,7 +14,7 @@ pub struct Rejection {
     pub problems: Vec<Problem>,
 }
 
-/// One broken rule.
+/// One broken rule of a refused change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Azure's error code, or a code of this project, which starts with `X`.

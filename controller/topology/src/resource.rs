@@ -41,23 +41,23 @@ pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway}
 macro_rules! each_kind {
     ($define:ident) => {
         $define! {
-            /// Connections.
+            /// Connections of gateways, by id.
             connections: Connection,
-            /// Local network gateways.
+            /// Local network gateways, which describe sites, by id.
             local_gateways: LocalNetworkGateway,
-            /// Virtual network gateways.
+            /// Virtual network gateways of both types, by id.
             gateways: VirtualNetworkGateway,
-            /// Circuits with their peerings.
+            /// ExpressRoute circuits with their peerings, by id.
             circuits: ExpressRouteCircuit,
-            /// Network interfaces.
+            /// Network interfaces, by id.
             nics: NetworkInterface,
-            /// Virtual networks with their subnets and peerings.
+            /// Virtual networks with their subnets and peerings, by id.
             vnets: VirtualNetwork,
-            /// Route tables.
+            /// Route tables with their routes, by id.
             route_tables: RouteTable,
-            /// Public addresses.
+            /// Public IP addresses, by id.
             public_ips: PublicIpAddress,
-            /// Application security groups.
+            /// Application security groups, by id.
             application_security_groups: ApplicationSecurityGroup,
         }
     };

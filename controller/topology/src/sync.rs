@@ -50,7 +50,7 @@ pub fn authorize(agent: Option<&Agent>, key: &str) -> Result<(), Close> {
 /// The configuration that was compiled for the stream's agent at one revision.
 #[derive(Debug, Clone, Copy)]
 pub struct Desired<'a> {
-    /// The compiled revision.
+    /// The revision that was compiled.
     pub revision: Revision,
     /// The agent with the stream's name at that revision.
     pub agent: Option<&'a Agent>,
@@ -68,7 +68,7 @@ pub enum Push {
     UpToDate,
     /// Send the configuration of [`Desired::digest`], which counts as in flight now.
     Config,
-    /// Close the stream.
+    /// Close the stream for this reason.
     Close(Close),
 }
 

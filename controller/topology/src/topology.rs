@@ -26,14 +26,14 @@ macro_rules! define_topology {
         /// copies the maps but shares the resources.
         #[derive(Debug, Clone, Default)]
         pub struct Topology {
-            /// Resource groups.
+            /// Resource groups, by id.
             pub resource_groups: Map<ResourceGroup>,
             $($(#[$doc])* pub $map: Map<crate::resource::$resource>,)*
-            /// Agents.
+            /// Agents by name, including revoked ones.
             pub agents: BTreeMap<AgentId, Arc<Agent>>,
             /// Join tokens, by their id.
             pub tokens: BTreeMap<String, Arc<JoinToken>>,
-            /// The operator's settings.
+            /// The operator's settings, with the era's defaults filled in.
             pub settings: Arc<Settings>,
         }
 

@@ -54,12 +54,12 @@ pub(crate) fn address_space(prefixes: &[IpNet]) -> Value {
     json!({"addressPrefixes": prefixes})
 }
 
-/// `privateIPAddressVersion`.
+/// The value of `privateIPAddressVersion`.
 pub(crate) fn address_version(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-/// `privateIPAllocationMethod`.
+/// The value of `privateIPAllocationMethod`.
 pub(crate) fn allocation_method(is_static: bool) -> &'static str {
     if is_static { "Static" } else { "Dynamic" }
 }

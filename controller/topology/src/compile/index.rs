@@ -32,13 +32,13 @@ pub(super) struct Index<'t> {
 /// The position of an agent in the index.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
-    /// `vnets[vnet].machines[machine]`.
+    /// The agent of a VM: `vnets[vnet].machines[machine]`.
     Machine { vnet: usize, machine: usize },
-    /// `vnets[vnet].instances[instance]`.
+    /// An instance of a VPN gateway: `vnets[vnet].instances[instance]`.
     Gateway { vnet: usize, instance: usize },
-    /// `vnets[vnet].er_instances[instance]`.
+    /// An instance of an ExpressRoute gateway: `vnets[vnet].er_instances[instance]`.
     CircuitGateway { vnet: usize, instance: usize },
-    /// `circuits[circuit].edges[link]`.
+    /// The edge of a circuit: `circuits[circuit].edges[link]`.
     Edge { circuit: usize, link: CircuitLink },
 }
 
@@ -147,7 +147,7 @@ impl Site<'_> {
     }
 }
 
-/// A `Connected` peering.
+/// A peering whose halves are both `Connected`.
 #[derive(Debug)]
 pub(super) struct Peer<'t> {
     /// The half of this VNet.

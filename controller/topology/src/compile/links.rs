@@ -38,60 +38,66 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
             }
         }
     }
-    let transport = vnet.hub.map_or(Transport::Automatic, |hub| vnet.transport_to(hub));
-    if let Some(hub) = vnet.hub.map(|hub| &index.vnets[hub]) {
-        let relayed = relayed(hub, own_space);
-        let alternatives = hub.instances.len() + hub.er_instances.len() > 1;
-        for instance in &hub.instances {
-            let mut sources = relayed.clone();
-            sources.push(IpNet::from(instance.address));
-            let sources = prefix::sorted(&sources);
-            let relation = Relation::Gateway {};
-            links.add(instance.agent, relation, transport, sources, ForeignSources::None);
-            links.with(instance.agent, |link| {
-                link.watched = alternatives;
-                // A client of advertised routes keeps its link open. It is the initiator because a machine may be
-                // behind address translation (D11).
-                (link.always_on, link.initiator) = (hub.learns_routes(), hub.learns_routes());
-            });
-        }
-        // Machines send to the edges directly. Packets from a circuit, and answers of the edges themselves, come
-        // through the gateway (T4).
-        let edges: Vec<IpNet> = index
-            .circuits_of(hub)
-            .flat_map(|(_, connection)| connection.tunnel_addresses.iter().copied().map(IpNet::from))
-            .collect();
-        for instance in &hub.er_instances {
-            let mut sources = edges.clone();
-            sources.push(IpNet::from(instance.address));
-            let sources = prefix::sorted(&sources);
-            let relation = Relation::Gateway {};
-            links.add(instance.agent, relation, transport, sources, ForeignSources::None);
-            links.with(instance.agent, |link| {
-                (link.watched, link.always_on, link.initiator) = (alternatives, true, true);
-            });
-        }
-        for (circuit, connection) in index.circuits_of(hub) {
-            for (edge, _) in circuit.ends(connection) {
-                let relation = Relation::Edge {
-                    connection: connection.envelope.id.clone(),
-                };
-                let none = ForeignSources::None;
-                links.add(edge, relation, Transport::Automatic, Vec::new(), none);
-                links.with(edge, |link| link.watched = true);
-            }
-        }
-        // While the direct link is down, packets use the gateways if they lead to the same prefix; so the direct link
-        // is monitored (P25 reversed).
-        let contributed = hub.connection_prefixes();
-        for peer in &vnet.peers {
-            let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
-            for machine in index.vnets[peer.remote].machines.iter().filter(|_| stands_in) {
-                links.with(machine.agent, |link| link.watched = true);
-            }
-        }
+    if let Some(hub) = vnet.hub {
+        links_to_gateways(&mut links, index, vnet, hub);
     }
     links.finish()
+}
+
+/// Adds the links of a VM to the gateways in use, those of the VNet at position `hub`, and to the edges behind them.
+fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, hub: usize) {
+    let (own_space, transport) = (&vnet.resource.address_space, vnet.transport_to(hub));
+    let hub = &index.vnets[hub];
+    let relayed = relayed(hub, own_space);
+    let alternatives = hub.instances.len() + hub.er_instances.len() > 1;
+    for instance in &hub.instances {
+        let mut sources = relayed.clone();
+        sources.push(IpNet::from(instance.address));
+        let sources = prefix::sorted(&sources);
+        let relation = Relation::Gateway {};
+        links.add(instance.agent, relation, transport, sources, ForeignSources::None);
+        links.with(instance.agent, |link| {
+            link.watched = alternatives;
+            // A client of advertised routes keeps its link open. It is the initiator because a machine may be
+            // behind address translation (D11).
+            (link.always_on, link.initiator) = (hub.learns_routes(), hub.learns_routes());
+        });
+    }
+    // Machines send to the edges directly. Packets from a circuit, and answers of the edges themselves, come
+    // through the gateway (T4).
+    let edges: Vec<IpNet> = index
+        .circuits_of(hub)
+        .flat_map(|(_, connection)| connection.tunnel_addresses.iter().copied().map(IpNet::from))
+        .collect();
+    for instance in &hub.er_instances {
+        let mut sources = edges.clone();
+        sources.push(IpNet::from(instance.address));
+        let sources = prefix::sorted(&sources);
+        let relation = Relation::Gateway {};
+        links.add(instance.agent, relation, transport, sources, ForeignSources::None);
+        links.with(instance.agent, |link| {
+            (link.watched, link.always_on, link.initiator) = (alternatives, true, true);
+        });
+    }
+    for (circuit, connection) in index.circuits_of(hub) {
+        for (edge, _) in circuit.ends(connection) {
+            let relation = Relation::Edge {
+                connection: connection.envelope.id.clone(),
+            };
+            let none = ForeignSources::None;
+            links.add(edge, relation, Transport::Automatic, Vec::new(), none);
+            links.with(edge, |link| link.watched = true);
+        }
+    }
+    // While the direct link is down, packets use the gateways if they lead to the same prefix; so the direct link
+    // is monitored (P25 reversed).
+    let contributed = hub.connection_prefixes();
+    for peer in &vnet.peers {
+        let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
+        for machine in index.vnets[peer.remote].machines.iter().filter(|_| stands_in) {
+            links.with(machine.agent, |link| link.watched = true);
+        }
+    }
 }
 
 /// The links of an instance of a VPN gateway. Its peers are the machines of its VNet and of its clients, the VNet's

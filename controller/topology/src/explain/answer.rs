@@ -114,7 +114,7 @@ pub enum Ingress {
     Device {},
     /// A link with another agent.
     Link {
-        /// The other agent.
+        /// The agent at the other end of the link.
         from: AgentId,
     },
 }
@@ -152,9 +152,9 @@ pub struct Stop {
     pub rule: Option<String>,
     /// Cause and remedy in one sentence, joined by a colon.
     pub text: String,
-    /// The cause.
+    /// The cause: the state that stops the packet.
     pub cause: String,
-    /// The remedy.
+    /// The remedy: the change that would let the packet pass.
     pub remedy: String,
 }
 

@@ -165,7 +165,7 @@ impl Packet {
         })
     }
 
-    /// The present TTL.
+    /// The present TTL of the packet.
     pub(super) fn ttl(&self) -> u8 {
         packet::parse(&self.bytes).map_or(0, |info| info.ttl)
     }

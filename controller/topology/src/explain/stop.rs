@@ -122,7 +122,6 @@ pub(super) fn dropped(
     };
     let name = config.agent.as_str();
     let (source, destination) = (packet.source, packet.destination);
-    let next_hop = trace.route.as_ref().map(|route| &route.next_hop);
     let why = match reason {
         DropReason::SpoofedSource => source_refused(topology, node, from, source),
         DropReason::NotForwarding => Finding::new(
@@ -136,18 +135,7 @@ pub(super) fn dropped(
         DropReason::NoRoute | DropReason::RouteNone | DropReason::RouteInternet => {
             no_way(facts, config, trace, destination)
         }
-        DropReason::NoOwner => {
-            let sought = match next_hop {
-                Some(NextHop::VirtualAppliance { address }) => *address,
-                _ => destination,
-            };
-            let vnet = trace.vnet.as_ref().unwrap_or(&config.vnet);
-            let mut why = finding::no_owner(topology, vnet, sought);
-            if sought != destination {
-                why.cause = format!("the next hop {sought} of {}: {}", route_name(trace), why.cause);
-            }
-            why
-        }
+        DropReason::NoOwner => no_owner(topology, config, trace, destination),
         DropReason::ApplianceUnreachable => Finding::new(
             "R11",
             format!(
@@ -188,6 +176,20 @@ pub(super) fn dropped(
         ),
     };
     stop(&config.agent, reason.name(), why)
+}
+
+/// Explains a destination, or a next hop, that no agent owns.
+fn no_owner(topology: &Topology, config: &AgentConfig, trace: &Trace, destination: IpAddr) -> Finding {
+    let sought = match trace.route.as_ref().map(|route| &route.next_hop) {
+        Some(NextHop::VirtualAppliance { address }) => *address,
+        _ => destination,
+    };
+    let vnet = trace.vnet.as_ref().unwrap_or(&config.vnet);
+    let mut why = finding::no_owner(topology, vnet, sought);
+    if sought != destination {
+        why.cause = format!("the next hop {sought} of {}: {}", route_name(trace), why.cause);
+    }
+    why
 }
 
 /// The matched route for a message, with its source, prefix and subnet.

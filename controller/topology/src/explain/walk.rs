@@ -1,7 +1,7 @@
 //! Walks a packet from agent to agent. Each agent decides with its own configuration; between two decisions the kernel
 //! of an appliance forwards (R12, D23).
 
-use super::answer::{Hop, Ingress, MatchedRoute, Walk};
+use super::answer::{Hop, Ingress, MatchedRoute, Stop, Walk};
 use super::finding::Facts;
 use super::node::{Decision, Node, Packet, Step};
 use super::stop;
@@ -37,6 +37,14 @@ pub(super) enum End {
     },
     /// The packet was dropped.
     Stopped,
+}
+
+/// Where a packet goes after a hop.
+enum Next {
+    /// To this agent, over the link with another one; `None`: out of its own TUN device.
+    Agent(AgentId, Option<AgentId>),
+    /// The walk ends, with a stop if the packet does not arrive.
+    End(Option<Stop>, End),
 }
 
 /// An ICMP error that an agent sends.
@@ -80,135 +88,128 @@ impl<'t> Fabric<'t> {
         let mut hops = Vec::new();
         let mut seen = BTreeSet::new();
         let (mut at, mut from) = (start.clone(), from.cloned());
-        loop {
-            let facts = self.facts;
-            let stopped = |hops, stop| {
-                let walk = Walk {
-                    delivered: false,
-                    hops,
-                    stop: Some(stop),
-                };
-                (walk, End::Stopped)
-            };
-            let Some(node) = self.node(&at) else {
-                return stopped(hops, stop::no_configuration(facts.topology, &at));
-            };
+        let (stop, end) = loop {
             // The decision depends on agent and link only, so the same pair again means a routing loop, which the TTL
             // ends.
-            if !seen.insert((at.clone(), from.clone())) {
-                return stopped(hops, stop::routing_loop(node, packet));
+            let repeated = !seen.insert((at.clone(), from.clone()));
+            match self.visit(&at, from.as_ref(), packet, repeated, &mut hops) {
+                Next::Agent(next, link) => (at, from) = (next, link),
+                Next::End(stop, end) => break (stop, end),
             }
-            let ttl = packet.ttl();
-            let (step, trace) = match node.decide(from.as_ref(), packet) {
-                Ok(Decision { step, trace }) => (step, trace),
-                Err(what) => return stopped(hops, stop::unusable(&at, &what)),
-            };
-            let mut hop = Hop {
-                agent: at.clone(),
-                vnet: node.config.vnet.clone(),
-                ingress: match &from {
-                    Some(from) => Ingress::Link { from: from.clone() },
-                    None => Ingress::Device {},
-                },
-                ttl,
-                subnet: trace.subnet.clone(),
-                route: trace.route.as_ref().map(matched),
-                verdict: String::new(),
-                next: None,
-                relation: None,
-            };
-            match step {
-                Step::Forward(next) => {
-                    hop.verdict = format!("forwards to {next}");
-                    hop.next = Some(next.clone());
-                    hop.relation = node.link(&next).map(|link| relation(&link.relation).to_owned());
-                    if node.link(&next).is_some_and(|link| link.stock) {
-                        hop.verdict = "forwards to the site's device".into();
-                        hops.push(hop);
-                        let end = End::LeftFabric {
-                            agent: at,
-                            device: Some(next),
-                        };
-                        return (left_fabric(hops), end);
-                    }
-                    let one_sided = stop::one_sided(node, &next);
-                    if self.node(&next).is_some_and(|far| far.link(&at).is_none()) {
-                        hops.push(hop);
-                        return stopped(hops, one_sided);
-                    }
-                    from = Some(at);
-                    at = next;
-                }
-                Step::Deliver if node.has(packet.destination) => {
-                    hop.verdict = format!("delivers to {}", packet.destination);
-                    hops.push(hop);
-                    let walk = Walk {
-                        delivered: true,
-                        hops,
-                        stop: None,
-                    };
-                    return (walk, End::Delivered(at));
-                }
-                Step::Deliver => {
-                    let answer = node.kernel_address(packet.source).map(|address| Answer {
-                        address,
-                        start: (at.clone(), None),
-                    });
-                    if ttl <= 1 {
-                        hop.verdict = "its kernel does not forward it: the TTL expires".into();
-                        let stop = stop::expired(node, packet);
-                        hops.push(hop);
-                        return (stopped(hops, stop).0, End::Expired(at, answer));
-                    }
-                    packet.take_ttl();
-                    if node.sends_down(packet.destination) {
-                        hop.verdict = "its kernel forwards it down the line to the customer edge".into();
-                        hops.push(hop);
-                        let end = End::LeftFabric {
-                            agent: at,
-                            device: None,
-                        };
-                        return (left_fabric(hops), end);
-                    }
-                    hop.verdict = if node.is_edge() {
-                        "its kernel forwards it (E6)".into()
-                    } else {
-                        "passes it to its kernel, which forwards it (enableIPForwarding)".into()
-                    };
-                    from = None;
-                }
-                Step::Expired(answer) => {
-                    hop.verdict = match answer {
-                        Some(answer) => format!("the TTL expires: answers from {answer}"),
-                        None => "the TTL expires: no answer".into(),
-                    };
-                    let stop = stop::expired(node, packet);
-                    let answer = answer.zip(from).map(|(address, back)| Answer {
-                        address,
-                        start: (back, Some(at.clone())),
-                    });
-                    hops.push(hop);
-                    return (stopped(hops, stop).0, End::Expired(at, answer));
-                }
-                Step::Drop(reason) => {
-                    hop.verdict = format!("drops it: {reason}");
-                    let stop = stop::dropped(facts, node, from.as_ref(), packet, &trace, reason);
-                    hops.push(hop);
-                    return stopped(hops, stop);
-                }
-            }
-            hops.push(hop);
+        };
+        let walk = Walk {
+            delivered: stop.is_none(),
+            hops,
+            stop,
+        };
+        (walk, end)
+    }
+
+    /// Lets one agent decide on a packet, and adds the hop. `repeated`: the walk has been here before.
+    fn visit(
+        &mut self,
+        at: &AgentId,
+        from: Option<&AgentId>,
+        packet: &mut Packet,
+        repeated: bool,
+        hops: &mut Vec<Hop>,
+    ) -> Next {
+        let facts = self.facts;
+        let stopped = |stop| Next::End(Some(stop), End::Stopped);
+        let Some(node) = self.node(at) else {
+            return stopped(stop::no_configuration(facts.topology, at));
+        };
+        if repeated {
+            return stopped(stop::routing_loop(node, packet));
         }
+        let ttl = packet.ttl();
+        let Decision { step, trace } = match node.decide(from, packet) {
+            Ok(decision) => decision,
+            Err(what) => return stopped(stop::unusable(at, &what)),
+        };
+        let mut hop = Hop {
+            agent: at.clone(),
+            vnet: node.config.vnet.clone(),
+            ingress: from.map_or(Ingress::Device {}, |from| Ingress::Link { from: from.clone() }),
+            ttl,
+            subnet: trace.subnet.clone(),
+            route: trace.route.as_ref().map(matched),
+            verdict: String::new(),
+            next: None,
+            relation: None,
+        };
+        let next = match step {
+            Step::Forward(next) => {
+                hop.verdict = format!("forwards to {next}");
+                hop.next = Some(next.clone());
+                hop.relation = node.link(&next).map(|link| relation(&link.relation).to_owned());
+                let to_site = node.link(&next).is_some_and(|link| link.stock);
+                let one_sided = stop::one_sided(node, &next);
+                if to_site {
+                    hop.verdict = "forwards to the site's device".into();
+                    Next::left_fabric(at, Some(next))
+                } else if self.node(&next).is_some_and(|far| far.link(at).is_none()) {
+                    stopped(one_sided)
+                } else {
+                    Next::Agent(next, Some(at.clone()))
+                }
+            }
+            Step::Deliver if node.has(packet.destination) => {
+                hop.verdict = format!("delivers to {}", packet.destination);
+                Next::End(None, End::Delivered(at.clone()))
+            }
+            Step::Deliver => forward_by_kernel(node, packet, &mut hop),
+            Step::Expired(answer) => {
+                hop.verdict = match answer {
+                    Some(answer) => format!("the TTL expires: answers from {answer}"),
+                    None => "the TTL expires: no answer".into(),
+                };
+                let answer = answer.zip(from).map(|(address, back)| Answer {
+                    address,
+                    start: (back.clone(), Some(at.clone())),
+                });
+                Next::End(Some(stop::expired(node, packet)), End::Expired(at.clone(), answer))
+            }
+            Step::Drop(reason) => {
+                hop.verdict = format!("drops it: {reason}");
+                stopped(stop::dropped(facts, node, from, packet, &trace, reason))
+            }
+        };
+        hops.push(hop);
+        next
     }
 }
 
-/// The packet leaves the fabric, to a site or a customer edge.
-fn left_fabric(hops: Vec<Hop>) -> Walk {
-    Walk {
-        delivered: true,
-        hops,
-        stop: None,
+impl Next {
+    /// The packet leaves the fabric, to a site or a customer edge.
+    fn left_fabric(agent: &AgentId, device: Option<AgentId>) -> Self {
+        let agent = agent.clone();
+        Self::End(None, End::LeftFabric { agent, device })
     }
+}
+
+/// The host of an appliance or an edge forwards a packet that its agent delivered to it.
+fn forward_by_kernel(node: &Node, packet: &mut Packet, hop: &mut Hop) -> Next {
+    let at = &node.config.agent;
+    if hop.ttl <= 1 {
+        hop.verdict = "its kernel does not forward it: the TTL expires".into();
+        let answer = node.kernel_address(packet.source).map(|address| Answer {
+            address,
+            start: (at.clone(), None),
+        });
+        return Next::End(Some(stop::expired(node, packet)), End::Expired(at.clone(), answer));
+    }
+    packet.take_ttl();
+    if node.sends_down(packet.destination) {
+        hop.verdict = "its kernel forwards it down the line to the customer edge".into();
+        return Next::left_fabric(at, None);
+    }
+    hop.verdict = if node.is_edge() {
+        "its kernel forwards it (E6)".into()
+    } else {
+        "passes it to its kernel, which forwards it (enableIPForwarding)".into()
+    };
+    Next::Agent(at.clone(), None)
 }
 
 /// A route in Azure's terms (R21).

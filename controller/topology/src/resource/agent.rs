@@ -64,7 +64,7 @@ impl Reach {
     deny_unknown_fields
 )]
 pub enum Binding {
-    /// A virtual machine.
+    /// A virtual machine with its NICs.
     Vm {
         /// `…/Microsoft.Compute/virtualMachines/{name}`, which ARM clients see as a read-only resource.
         vm: ResourceId,

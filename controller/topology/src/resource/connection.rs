@@ -39,9 +39,10 @@ pub struct Connection {
     /// The shared key. `None`: not set, so the tunnel cannot come up (G11).
     #[serde(default)]
     pub shared_key: Option<String>,
-    /// `routingWeight`.
+    /// `routingWeight`, 0 to 32,000: among the routes of several connections for one prefix, the higher weight wins
+    /// (E12).
     pub routing_weight: u32,
-    /// `enableBgp`.
+    /// `enableBgp`: this side exchanges routes over the connection (G4).
     pub enable_bgp: bool,
     /// `dpdTimeoutSeconds`: the dead-peer-detection timeout of a site's device in seconds, 9 to 3600. `None`: the
     /// default.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// A network interface.
+/// A network interface (NIC).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkInterface {

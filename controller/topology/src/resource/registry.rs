@@ -5,7 +5,7 @@ use super::frame::{Child, Entry};
 use super::virtual_machine::VIRTUAL_MACHINES;
 use crate::path::Kind;
 
-/// Defines [`ENTRIES`].
+/// Defines [`ENTRIES`] from the list of kinds.
 macro_rules! define_entries {
     ($($(#[$doc:meta])* $map:ident: $resource:ident,)*) => {
         /// Every kind of top-level resource, in the order of the registry.

@@ -48,7 +48,7 @@ pub struct Route {
 pub enum UserNextHop {
     /// The appliance with this address.
     VirtualAppliance {
-        /// `nextHopIpAddress`.
+        /// `nextHopIpAddress`: the address of the appliance.
         address: IpAddr,
     },
     /// The VPN gateway of the VNet or of its hub (R14).

@@ -35,14 +35,14 @@ pub struct VirtualNetworkGateway {
     pub vpn_type: String,
     /// `activeActive`: both instances carry traffic (G6).
     pub active_active: bool,
-    /// `enableBgp`.
+    /// `enableBgp`: kept and shown; a session depends on `enableBgp` of the connection.
     pub enable_bgp: bool,
     /// The ASN, by default 65515 (G4).
     pub asn: u32,
     /// `bgpPeeringAddress`: by default the last free address of `GatewaySubnet` (G4). On an ExpressRoute gateway it
     /// cannot be set and is not shown: it is the address of the first instance.
     pub bgp_peering_address: IpAddr,
-    /// `sku.name`.
+    /// `sku.name`: kept and shown only.
     pub sku: String,
 }
 

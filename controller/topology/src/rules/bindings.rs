@@ -30,12 +30,52 @@ impl Draft<'_> {
 
     /// Checks a VM's binding: its id, its NICs and served subnets, all of one VNet.
     fn check_vm(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) -> Binding {
-        let mut result = (vm.clone(), Vec::new(), Vec::new());
+        let id = self.check_vm_id(vm);
+        if nics.is_empty() || nics.len() > MAX_NICS || served.len() > MAX_SERVED {
+            self.problems.add(
+                "InvalidRequestFormat",
+                "binding.nics",
+                format!(
+                    "binding: {} nics and {} served subnets; 1 to {MAX_NICS} and at most {MAX_SERVED} are allowed",
+                    nics.len(),
+                    served.len()
+                ),
+            );
+            return Binding::Vm {
+                vm: id,
+                nics: Vec::new(),
+                served: Vec::new(),
+            };
+        }
+        let mut vnets = BTreeSet::new();
+        let found_nics = self.check_nics(nics, &mut vnets);
+        let found_served = self.check_served(served, &mut vnets);
+        if vnets.len() > 1 {
+            let names: Vec<&str> = vnets.iter().map(ResourceId::as_str).collect();
+            self.problems.add(
+                "XBindingInDifferentVnets",
+                "binding",
+                format!(
+                    "binding: all nics and served subnets must be of one virtual network, found {}",
+                    names.join(", ")
+                ),
+            );
+        }
+        self.check_vm_is_free(&id, nics, served);
+        Binding::Vm {
+            vm: id,
+            nics: found_nics,
+            served: found_served,
+        }
+    }
+
+    /// Checks the id of a VM. Returns it with its group in the stored casing.
+    fn check_vm_id(&mut self, vm: &ResourceId) -> ResourceId {
         match ArmPath::parse(vm.as_str()) {
             Ok(path) if path.kind() == Some(Kind::VirtualMachine) => {
                 self.check_name(path.name(), "binding.vm");
                 match self.topology.resource_groups.get(&path.group_id()).cloned() {
-                    Some(group) => result.0 = Self::new_id(&group, &path),
+                    Some(group) => return Self::new_id(&group, &path),
                     None => self.group_not_found(&path),
                 }
             }
@@ -49,51 +89,35 @@ impl Draft<'_> {
                 ),
             ),
         }
-        if nics.is_empty() || nics.len() > MAX_NICS || served.len() > MAX_SERVED {
-            self.problems.add(
-                "InvalidRequestFormat",
-                "binding.nics",
-                format!(
-                    "binding: {} nics and {} served subnets; 1 to {MAX_NICS} and at most {MAX_SERVED} are allowed",
-                    nics.len(),
-                    served.len()
-                ),
-            );
-            return Binding::Vm {
-                vm: result.0,
-                nics: result.1,
-                served: result.2,
-            };
-        }
-        let mut vnets = BTreeSet::new();
+        vm.clone()
+    }
+
+    /// Checks that NICs exist and none is listed twice. Returns the stored ids, and adds their VNets to `vnets`.
+    fn check_nics(&mut self, nics: &[ResourceId], vnets: &mut BTreeSet<ResourceId>) -> Vec<ResourceId> {
+        let mut found = Vec::new();
         for (i, id) in nics.iter().enumerate() {
             let at = format!("binding.nics[{i}]");
             match self.topology.nics.get(id) {
                 None => self.dangling_id(id, &at),
-                Some(_) if nics[..i].contains(id) => {
-                    self.problems.add(
-                        "InvalidRequestFormat",
-                        at.clone(),
-                        format!("{at}: {id} is listed twice"),
-                    );
-                }
+                Some(_) if nics[..i].contains(id) => self.listed_twice(id, &at),
                 Some(nic) => {
                     vnets.extend(nic.ip_configurations.first().map(|c| parent_id(&c.subnet)));
-                    result.1.push(nic.envelope.id.clone());
+                    found.push(nic.envelope.id.clone());
                 }
             }
         }
+        found
+    }
+
+    /// Checks that served subnets exist, are no `GatewaySubnet`, and none is listed twice. Returns the stored ids, and
+    /// adds their VNets to `vnets`.
+    fn check_served(&mut self, served: &[ResourceId], vnets: &mut BTreeSet<ResourceId>) -> Vec<ResourceId> {
+        let mut found = Vec::new();
         for (i, id) in served.iter().enumerate() {
             let at = format!("binding.served[{i}]");
             match find_subnet(&self.topology, id) {
                 None => self.dangling_id(id, &at),
-                Some(_) if served[..i].contains(id) => {
-                    self.problems.add(
-                        "InvalidRequestFormat",
-                        at.clone(),
-                        format!("{at}: {id} is listed twice"),
-                    );
-                }
+                Some(_) if served[..i].contains(id) => self.listed_twice(id, &at),
                 Some(subnet) if is_gateway_subnet(&subnet.id) => self.problems.add(
                     "GatewaySubnet",
                     at.clone(),
@@ -101,27 +125,17 @@ impl Draft<'_> {
                 ),
                 Some(subnet) => {
                     vnets.insert(parent_id(&subnet.id));
-                    result.2.push(subnet.id);
+                    found.push(subnet.id);
                 }
             }
         }
-        if vnets.len() > 1 {
-            let names: Vec<&str> = vnets.iter().map(ResourceId::as_str).collect();
-            self.problems.add(
-                "XBindingInDifferentVnets",
-                "binding",
-                format!(
-                    "binding: all nics and served subnets must be of one virtual network, found {}",
-                    names.join(", ")
-                ),
-            );
-        }
-        self.check_vm_is_free(&result.0, nics, served);
-        Binding::Vm {
-            vm: result.0,
-            nics: result.1,
-            served: result.2,
-        }
+        found
+    }
+
+    /// Adds the problem that a list of a binding has an id twice.
+    fn listed_twice(&mut self, id: &ResourceId, at: &str) {
+        let message = format!("{at}: {id} is listed twice");
+        self.problems.add("InvalidRequestFormat", at, message);
     }
 
     /// Checks that no other agent has the VM, one of the NICs or one of the served subnets.

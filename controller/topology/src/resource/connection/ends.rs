@@ -15,11 +15,11 @@ const CIRCUITS_PER_GATEWAY: (usize, usize) = (4, 16);
 
 /// The far end of a connection.
 pub(super) enum End {
-    /// `Vnet2Vnet`.
+    /// The other gateway of a `Vnet2Vnet` connection.
     Gateway(Arc<VirtualNetworkGateway>),
-    /// `IPsec`.
+    /// The site of an `IPsec` connection.
     Site(Arc<LocalNetworkGateway>),
-    /// `ExpressRoute`.
+    /// The circuit of an `ExpressRoute` connection.
     Circuit(Arc<ExpressRouteCircuit>),
 }
 

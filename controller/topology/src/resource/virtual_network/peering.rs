@@ -74,6 +74,18 @@ struct PeeringSpec {
     transport: Option<Transport>,
 }
 
+impl PeeringSpec {
+    /// Sets the requested properties of a half.
+    fn apply(&self, half: &mut Peering) {
+        half.allow_virtual_network_access = self.allow_virtual_network_access;
+        half.allow_forwarded_traffic = self.allow_forwarded_traffic;
+        half.allow_gateway_transit = self.allow_gateway_transit;
+        half.use_remote_gateways = self.use_remote_gateways;
+        half.do_not_verify_remote_gateways = self.do_not_verify_remote_gateways;
+        half.transport = self.transport.unwrap_or(half.transport);
+    }
+}
+
 /// Reads `transport`, a property of this product that Azure does not have (D6).
 fn transport(properties: &Object<'_>, problems: &mut Problems) -> Option<Transport> {
     let text = properties.text("transport", problems)?;
@@ -351,12 +363,7 @@ impl Draft<'_> {
             remote_address_space: Vec::new(),
             local_address_space: Vec::new(),
         });
-        half.allow_virtual_network_access = spec.allow_virtual_network_access;
-        half.allow_forwarded_traffic = spec.allow_forwarded_traffic;
-        half.allow_gateway_transit = spec.allow_gateway_transit;
-        half.use_remote_gateways = spec.use_remote_gateways;
-        half.do_not_verify_remote_gateways = spec.do_not_verify_remote_gateways;
-        half.transport = spec.transport.unwrap_or(half.transport);
+        spec.apply(&mut half);
         half.state = state;
         if starts || sync {
             half.remote_address_space.clone_from(&remote.address_space);

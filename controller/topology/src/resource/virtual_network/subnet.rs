@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A subnet.
+/// A subnet of a virtual network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subnet {
@@ -250,6 +250,21 @@ impl Draft<'_> {
                 self.check_room_for_two_kinds(&subnet.id, subnet);
             }
         }
+        self.check_subnets_disjoint(&all);
+        let Some(old) = old else { return };
+        for before in &old.subnets {
+            match find(&new.subnets, before.id.name()) {
+                None => self.check_subnet_unused(&before.id, usage),
+                Some(after) if !same_set(&before.prefixes, &after.prefixes) => {
+                    self.check_prefixes_unused(before, after, usage);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Checks that the prefixes of all subnets, each with its subnet, are disjoint (P2).
+    fn check_subnets_disjoint(&mut self, all: &[(IpNet, &ResourceId)]) {
         let nets: Vec<IpNet> = all.iter().map(|(net, _)| *net).collect();
         for (a, b) in overlaps_within(&nets) {
             self.problems.add(
@@ -263,16 +278,6 @@ impl Draft<'_> {
                     nets[a]
                 ),
             );
-        }
-        let Some(old) = old else { return };
-        for before in &old.subnets {
-            match find(&new.subnets, before.id.name()) {
-                None => self.check_subnet_unused(&before.id, usage),
-                Some(after) if !same_set(&before.prefixes, &after.prefixes) => {
-                    self.check_prefixes_unused(before, after, usage);
-                }
-                Some(_) => {}
-            }
         }
     }
 

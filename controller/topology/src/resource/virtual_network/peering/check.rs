@@ -184,25 +184,7 @@ impl Draft<'_> {
         old: Option<&Peering>,
         other: Option<&Peering>,
     ) {
-        let global = vnet.envelope.location != remote.envelope.location;
-        if global && !self.topology.settings.global_gateway_transit {
-            for (flag, on) in [
-                ("allowGatewayTransit", spec.allow_gateway_transit),
-                ("useRemoteGateways", spec.use_remote_gateways),
-            ] {
-                if on {
-                    self.problems.add(
-                        "XGlobalPeeringFeatureNotAllowed",
-                        format!("properties.{flag}"),
-                        format!(
-                            "Peering {id} crosses regions ({} and {}): {flag} must be false while the setting \
-                             globalGatewayTransit is off (P30).",
-                            vnet.envelope.location, remote.envelope.location
-                        ),
-                    );
-                }
-            }
-        }
+        self.check_global_transit(id, vnet, remote, spec);
         // The other half was created first, with useRemoteGateways. Its transit check runs when this half appears.
         if old.is_none()
             && !spec.allow_gateway_transit
@@ -249,6 +231,35 @@ impl Draft<'_> {
                     twin.id
                 ),
             );
+        }
+    }
+
+    /// Refuses gateway transit across regions while the setting forbids it (P30).
+    fn check_global_transit(
+        &mut self,
+        id: &ResourceId,
+        vnet: &VirtualNetwork,
+        remote: &VirtualNetwork,
+        spec: &PeeringSpec,
+    ) {
+        let global = vnet.envelope.location != remote.envelope.location;
+        if global && !self.topology.settings.global_gateway_transit {
+            for (flag, on) in [
+                ("allowGatewayTransit", spec.allow_gateway_transit),
+                ("useRemoteGateways", spec.use_remote_gateways),
+            ] {
+                if on {
+                    self.problems.add(
+                        "XGlobalPeeringFeatureNotAllowed",
+                        format!("properties.{flag}"),
+                        format!(
+                            "Peering {id} crosses regions ({} and {}): {flag} must be false while the setting \
+                             globalGatewayTransit is off (P30).",
+                            vnet.envelope.location, remote.envelope.location
+                        ),
+                    );
+                }
+            }
         }
     }
 
