@@ -69,7 +69,7 @@ pub fn explain(topology: &Topology, reports: &LearnedReports, question: &Questio
         let (line, last) = match end {
             End::Expired(agent, answer) => {
                 let address = match answer {
-                    Some(answer) if comes_back(&mut fabric, &answer, source)? => Some(answer.address),
+                    Some(answer) if reaches_source(&mut fabric, &answer, source)? => Some(answer.address),
                     _ => None,
                 };
                 (TraceHop { ttl, agent, address }, false)
@@ -99,7 +99,7 @@ pub fn explain(topology: &Topology, reports: &LearnedReports, question: &Questio
 }
 
 /// Whether an ICMP error reaches the source of the packet.
-fn comes_back(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> Result<bool, String> {
+fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> Result<bool, String> {
     let mut error = Packet::new(answer.address, source, Protocol::Icmp, None, DEFAULT_TTL)?;
     let (at, from) = &answer.start;
     Ok(matches!(

@@ -63,7 +63,7 @@ pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peer
 
 /// The prefixes that a half occupies in overlap checks: those that it has synced, and the remote VNet's present ones. A
 /// `Disconnected` half still occupies the synced ones, as in Azure (P11).
-pub(crate) fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
+pub(crate) fn occupied_prefixes(topology: &Topology, half: &Peering) -> Vec<IpNet> {
     let mut space = half.remote_address_space.clone();
     if half.state != PeeringState::Disconnected
         && let Some(remote) = topology.vnets.get(&half.remote_vnet)

@@ -73,7 +73,7 @@ fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connectio
             format!("no agent of gateway {} has reported yet", connection.gateway1.name()),
         );
     }
-    if let Some(reason) = lacking(topology, connection) {
+    if let Some(reason) = missing_requirement(topology, connection) {
         return alone("NotConnected", reason);
     }
     let (far, end) = match connection.connection_type {
@@ -102,7 +102,7 @@ fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connectio
 }
 
 /// The reason why a connection cannot come up, whatever the state of its links. `None`: nothing is missing.
-fn lacking(topology: &Topology, connection: &Connection) -> Option<String> {
+fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<String> {
     let far = connection.gateway2.name();
     let own_asn = topology.gateways.get(&connection.gateway1).map(|g| g.asn);
     let keyless = || {

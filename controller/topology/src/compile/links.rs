@@ -31,8 +31,8 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
             peering: peer.half.id.clone(),
         };
         for machine in &index.vnets[peer.remote].machines {
-            let sources = known(machine, &peer.half.remote_address_space, own_space);
-            let foreign = foreign_of_peer(machine, peer.half.allow_forwarded_traffic);
+            let sources = allowed_sources(machine, &peer.half.remote_address_space, own_space);
+            let foreign = foreign_sources_of_peer(machine, peer.half.allow_forwarded_traffic);
             if !sources.is_empty() {
                 links.add(machine.agent, relation.clone(), peer.transport(), sources, foreign);
             }
@@ -56,7 +56,7 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         let sources = prefix::sorted(&sources);
         let relation = Relation::Gateway {};
         links.add(instance.agent, relation, transport, sources, ForeignSources::None);
-        links.with(instance.agent, |link| {
+        links.edit(instance.agent, |link| {
             link.watched = alternatives;
             // A client of advertised routes keeps its link open. It is the initiator because a machine may be
             // behind address translation (D11).
@@ -75,7 +75,7 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         let sources = prefix::sorted(&sources);
         let relation = Relation::Gateway {};
         links.add(instance.agent, relation, transport, sources, ForeignSources::None);
-        links.with(instance.agent, |link| {
+        links.edit(instance.agent, |link| {
             (link.watched, link.always_on, link.initiator) = (alternatives, true, true);
         });
     }
@@ -86,7 +86,7 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
             };
             let none = ForeignSources::None;
             links.add(edge, relation, Transport::Automatic, Vec::new(), none);
-            links.with(edge, |link| link.watched = true);
+            links.edit(edge, |link| link.watched = true);
         }
     }
     // While the direct link is down, packets use the gateways if they lead to the same prefix; so the direct link
@@ -95,7 +95,7 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
     for peer in &vnet.peers {
         let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
         for machine in index.vnets[peer.remote].machines.iter().filter(|_| stands_in) {
-            links.with(machine.agent, |link| link.watched = true);
+            links.edit(machine.agent, |link| link.watched = true);
         }
     }
 }
@@ -122,8 +122,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
     for client in &vnet.clients {
         own_side.extend(&client.half.remote_address_space);
         for machine in &index.vnets[client.vnet].machines {
-            let sources = known(machine, &client.half.remote_address_space, own_space);
-            let foreign = foreign_of_peer(machine, client.half.allow_forwarded_traffic);
+            let sources = allowed_sources(machine, &client.half.remote_address_space, own_space);
+            let foreign = foreign_sources_of_peer(machine, client.half.allow_forwarded_traffic);
             if !sources.is_empty() {
                 let (relation, transport) = (Relation::GatewayClient {}, vnet.transport_to(client.vnet));
                 links.add(machine.agent, relation, transport, sources, foreign);
@@ -152,7 +152,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
                 sources.clone(),
                 ForeignSources::None,
             );
-            links.with(end.agent, |link| {
+            links.edit(end.agent, |link| {
                 link.always_on = true;
                 link.initiator = own.agent.id < end.agent.id;
                 link.preshared_key = tunnel.connection.preshared_key();
@@ -190,7 +190,7 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
             };
             let sources = vec![IpNet::from(hop.address)];
             links.add(edge, relation, Transport::Automatic, sources, ForeignSources::None);
-            links.with(edge, |link| {
+            links.edit(edge, |link| {
                 (link.always_on, link.initiator) = (true, own.agent.id < edge.id);
                 link.watched = true;
             });
@@ -215,7 +215,7 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
             };
             let none = ForeignSources::None;
             links.add(instance.agent, relation, Transport::Automatic, Vec::new(), none);
-            links.with(instance.agent, |link| {
+            links.edit(instance.agent, |link| {
                 (link.always_on, link.initiator) = (true, own.id < instance.agent.id);
                 link.watched = true;
             });
@@ -253,7 +253,7 @@ pub(super) fn tunnel_ends<'i, 't>(index: &'i Index<'t>, tunnel: &Tunnel<'t>) -> 
 /// The source addresses that a machine of another VNet may use here: its own, as far as they are synced (P27). An
 /// appliance may use those of its whole VNet, even without `allowForwardedTraffic` (P18). Addresses of the receiver's
 /// own space are never among them (D10).
-fn known(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<IpNet> {
+fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<IpNet> {
     if machine.forwards() {
         return prefix::subtract(synced, own_space);
     }
@@ -263,7 +263,7 @@ fn known(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<Ip
 }
 
 /// The foreign sources of a peer's machine: the receiver's half decides whether an appliance may forward them (P18).
-fn foreign_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> ForeignSources {
+fn foreign_sources_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> ForeignSources {
     match machine.forwards() && allow_forwarded {
         true => ForeignSources::OutsideOwnSpace,
         false => ForeignSources::None,
@@ -331,7 +331,7 @@ impl<'a> Links<'a> {
     }
 
     /// Changes the link with an agent, if it exists.
-    fn with(&mut self, peer: &Agent, change: impl FnOnce(&mut Link)) {
+    fn edit(&mut self, peer: &Agent, change: impl FnOnce(&mut Link)) {
         if let Some(link) = self.links.get_mut(&peer.id) {
             change(link);
         }
@@ -348,7 +348,7 @@ impl<'a> Links<'a> {
     fn add_other(&mut self, other: &Agent, own: &Agent) {
         let none = ForeignSources::None;
         self.add(other, Relation::OtherGateway {}, Transport::Automatic, Vec::new(), none);
-        self.with(other, |link| {
+        self.edit(other, |link| {
             (link.always_on, link.initiator) = (true, own.id < other.id);
         });
     }

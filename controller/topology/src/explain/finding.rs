@@ -126,7 +126,7 @@ pub(super) fn gateway_agents(topology: &Topology, gateway: &VirtualNetworkGatewa
     let id = &gateway.envelope.id;
     let stands_for = |binding: &Binding| matches!(binding, Binding::Gateway { gateway, .. } if gateway == id);
     let agents: Vec<_> = topology.agents.values().filter(|a| stands_for(&a.binding)).collect();
-    let why = match agents.first() {
+    let finding = match agents.first() {
         None => Finding::new(
             "D7",
             format!("the gateway {} has no agent", id.name()),
@@ -139,5 +139,5 @@ pub(super) fn gateway_agents(topology: &Topology, gateway: &VirtualNetworkGatewa
             "delete it and join again",
         ),
     };
-    Some(why.at(id))
+    Some(finding.at(id))
 }

@@ -128,24 +128,24 @@ pub(super) fn connection<'t>(topology: &'t Topology, from: &ResourceId, to: &Res
 /// The shortest chain of connections, each existing on both sides, from one VPN gateway to another (breadth-first).
 /// `None`: no chain exists.
 pub(super) fn chain<'t>(topology: &'t Topology, from: &'t ResourceId, to: &ResourceId) -> Option<Vec<Pair<'t>>> {
-    let mut ways: BTreeMap<&ResourceId, Vec<Pair<'t>>> = BTreeMap::from([(from, Vec::new())]);
+    let mut chains: BTreeMap<&ResourceId, Vec<Pair<'t>>> = BTreeMap::from([(from, Vec::new())]);
     let mut open = VecDeque::from([from]);
     while let Some(at) = open.pop_front() {
         if at == to {
-            return ways.remove(at);
+            return chains.remove(at);
         }
         let outward = topology
             .connections
             .values()
             .filter(|c| c.connection_type == ConnectionType::Vnet2Vnet && c.gateway1 == *at);
         for out in outward {
-            let Some(back) = connection(topology, &out.gateway2, at).filter(|_| !ways.contains_key(&out.gateway2))
+            let Some(back) = connection(topology, &out.gateway2, at).filter(|_| !chains.contains_key(&out.gateway2))
             else {
                 continue;
             };
-            let mut way = ways[at].clone();
-            way.push((out, back));
-            ways.insert(&out.gateway2, way);
+            let mut chain = chains[at].clone();
+            chain.push((out, back));
+            chains.insert(&out.gateway2, chain);
             open.push_back(&out.gateway2);
         }
     }
@@ -171,8 +171,8 @@ fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Finding> {
 
 /// Explains why no routes are exchanged along a chain of gateways to `there` (G19). `None`: they are exchanged.
 pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std::fmt::Display) -> Option<Finding> {
-    if let Some(why) = way.iter().find_map(|pair| equal_asns(topology, *pair)) {
-        return Some(why);
+    if let Some(finding) = way.iter().find_map(|pair| equal_asns(topology, *pair)) {
+        return Some(finding);
     }
     let objects = way.iter().flat_map(|(out, back)| [out, back]);
     let silent: Vec<&Connection> = objects.filter(|c| !c.enable_bgp).copied().collect();
@@ -196,7 +196,7 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
             .into_iter()
             .find(|c| circuits(topology, far).contains(c))?;
         let name = shared.name();
-        let why = if topology.settings.circuit_vnet_to_vnet {
+        let finding = if topology.settings.circuit_vnet_to_vnet {
             Finding::new(
                 "E6",
                 format!("{here} and {there} are linked to the circuit {name}, but no edge of it announces {there} now"),
@@ -213,7 +213,7 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
                 "create a peering, both halves, or allow it everywhere: tombolo settings set circuitVnetToVnet=true",
             )
         };
-        return Some(why.at(shared));
+        return Some(finding.at(shared));
     }
     // One VNet is connected to a circuit, the other one is joined by VPN with a VNet that is connected to the same
     // circuit.

@@ -86,9 +86,9 @@ fn named(topology: &Topology, name: &str) -> Found {
             }
     };
     let hits: Vec<&Arc<Agent>> = topology.agents.values().filter(hit).collect();
-    let current = hits.iter().any(|a| !succeeded(topology, a));
+    let current = hits.iter().any(|a| !is_replaced(topology, a));
     let mut found = Found::new();
-    for agent in hits.into_iter().filter(|a| !current || !succeeded(topology, a)) {
+    for agent in hits.into_iter().filter(|a| !current || !is_replaced(topology, a)) {
         found.insert(agent.id.to_string(), of_agent(topology, agent));
     }
     for nic in topology.nics.values().filter(|nic| is(&nic.envelope.id)) {
@@ -153,7 +153,7 @@ fn of_agent(topology: &Topology, agent: &Agent) -> Endpoint {
 }
 
 /// Whether another agent has the binding of a revoked one. Names then refer to the new agent only.
-fn succeeded(topology: &Topology, agent: &Agent) -> bool {
+fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
     let place = |a: &Agent| match &a.binding {
         Binding::Vm { vm, .. } => vm.key(),
         Binding::Gateway {

@@ -78,8 +78,8 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Findi
 /// Explains the missing route between two VNets without a peering: a gateway or a common peer may connect them.
 fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Finding {
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
-    if let Some(why) = gateways::between(facts, own, target) {
-        return why;
+    if let Some(finding) = gateways::between(facts, own, target) {
+        return finding;
     }
     let theirs = connected(target);
     if let Some(hub) = connected(own).iter().find(|hub| theirs.contains(hub)) {

@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// At an edge, whether its kernel sends packets for an address down the line to the customer.
-    pub(super) fn sends_down(&self, address: IpAddr) -> bool {
+    pub(super) fn sends_to_customer(&self, address: IpAddr) -> bool {
         self.tables.as_ref().is_ok_and(|t| t.is_customers(address))
     }
 

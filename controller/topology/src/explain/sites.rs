@@ -84,8 +84,9 @@ fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, t
         return at_connection(facts, (hub, near), connection, site);
     }
     // Over other gateways, along connections that exchange routes (G18, G19).
-    let ways = connections().filter_map(|connection| Some((connection, chain(topology, near, &connection.gateway1)?)));
-    match ways.min_by_key(|(_, way)| way.len()) {
+    let chains =
+        connections().filter_map(|connection| Some((connection, chain(topology, near, &connection.gateway1)?)));
+    match chains.min_by_key(|(_, way)| way.len()) {
         Some((connection, way)) => {
             without_bgp(topology, &way, &there).unwrap_or_else(|| at_connection(facts, (hub, near), connection, site))
         }
@@ -118,8 +119,8 @@ fn at_connection(
     let topology = facts.topology;
     let there = format!("the site {}", site.envelope.id.name());
     let gateway = topology.gateways.get(near);
-    if let Some(why) = gateway.and_then(|gateway| gateway_agents(topology, gateway)) {
-        return why;
+    if let Some(finding) = gateway.and_then(|gateway| gateway_agents(topology, gateway)) {
+        return finding;
     }
     if connection.shared_key.is_none() || site.public_key.is_none() {
         return gateways::far_end(topology, &connection.envelope.id);
@@ -174,12 +175,12 @@ fn to_circuit(facts: Facts<'_>, own: &VirtualNetwork, circuit: &ExpressRouteCirc
         let gateway = gateways::in_vnet(topology, peer, GatewayKind::ExpressRoute);
         gateway.is_some_and(|g| circuits(topology, g).contains(&id))
     };
-    if let Some(why) = peers
+    if let Some(finding) = peers
         .iter()
         .find(leads)
         .and_then(|hub| missing_flags(topology, own, hub, &there))
     {
-        return why;
+        return finding;
     }
     if used(topology, own, GatewayKind::Vpn).is_some() {
         return Finding::new(

@@ -13,15 +13,15 @@ use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Relation, 
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{NextHop, RouteSource};
 
-fn stop(agent: &AgentId, reason: impl Into<String>, why: Finding) -> Stop {
+fn stop(agent: &AgentId, reason: impl Into<String>, finding: Finding) -> Stop {
     Stop {
         agent: agent.clone(),
         reason: reason.into(),
-        resource: why.resource,
-        rule: Some(why.rule.to_owned()),
-        text: format!("{}: {}", why.cause, why.remedy),
-        cause: why.cause,
-        remedy: why.remedy,
+        resource: finding.resource,
+        rule: Some(finding.rule.to_owned()),
+        text: format!("{}: {}", finding.cause, finding.remedy),
+        cause: finding.cause,
+        remedy: finding.remedy,
     }
 }
 
@@ -44,18 +44,18 @@ pub(super) fn no_configuration(topology: &Topology, agent: &AgentId) -> Stop {
 /// The stop at an agent whose configuration is unusable.
 pub(super) fn unusable(agent: &AgentId, what: &str) -> Stop {
     let cause = format!("the configuration of {agent} cannot be used: {what}");
-    let why = Finding::new(
+    let finding = Finding::new(
         "D2",
         cause,
         "undo the last change of the resource that the agent is bound to",
     );
-    stop(agent, "unusable_configuration", why)
+    stop(agent, "unusable_configuration", finding)
 }
 
 /// The stop at an agent that forwards to one without a link back.
 pub(super) fn one_sided(node: &Node, far: &AgentId) -> Stop {
     let agent = &node.config.agent;
-    let why = match node.link(far).map(|link| &link.relation) {
+    let finding = match node.link(far).map(|link| &link.relation) {
         Some(Relation::Connection { connection }) => Finding::new(
             "G11",
             format!(
@@ -77,12 +77,12 @@ pub(super) fn one_sided(node: &Node, far: &AgentId) -> Stop {
             "check that both agents run the newest revision: tombolo status",
         ),
     };
-    stop(agent, DropReason::NoLink.name(), why)
+    stop(agent, DropReason::NoLink.name(), finding)
 }
 
 /// The stop of a packet that reaches the same agent over the same link twice.
 pub(super) fn routing_loop(node: &Node, packet: &Packet) -> Stop {
-    let why = Finding::new(
+    let finding = Finding::new(
         "R12",
         format!(
             "routing loop until the TTL expires: the route of {} for {} leads back to it",
@@ -90,12 +90,12 @@ pub(super) fn routing_loop(node: &Node, packet: &Packet) -> Stop {
         ),
         "keep an appliance out of the subnets that it serves",
     );
-    stop(&node.config.agent, "loop", why)
+    stop(&node.config.agent, "loop", finding)
 }
 
 /// The stop of a packet whose TTL expired.
 pub(super) fn expired(node: &Node, packet: &Packet) -> Stop {
-    let why = Finding::new(
+    let finding = Finding::new(
         "T1",
         format!(
             "the TTL expires at {} before {} is reached",
@@ -103,7 +103,7 @@ pub(super) fn expired(node: &Node, packet: &Packet) -> Stop {
         ),
         "start with a higher TTL",
     );
-    stop(&node.config.agent, DropReason::TtlExceeded.name(), why)
+    stop(&node.config.agent, DropReason::TtlExceeded.name(), finding)
 }
 
 /// The stop at an agent that drops the packet.
@@ -122,7 +122,7 @@ pub(super) fn dropped(
     };
     let name = config.agent.as_str();
     let (source, destination) = (packet.source, packet.destination);
-    let why = match reason {
+    let finding = match reason {
         DropReason::SpoofedSource => source_refused(topology, node, from, source),
         DropReason::NotForwarding => Finding::new(
             "R12",
@@ -133,7 +133,7 @@ pub(super) fn dropped(
              net.ipv4.ip_forward=1)",
         ),
         DropReason::NoRoute | DropReason::RouteNone | DropReason::RouteInternet => {
-            no_way(facts, config, trace, destination)
+            no_usable_route(facts, config, trace, destination)
         }
         DropReason::NoOwner => no_owner(topology, config, trace, destination),
         DropReason::ApplianceUnreachable => Finding::new(
@@ -175,7 +175,7 @@ pub(super) fn dropped(
             "check the counters of that agent: run tombolo-agent status on its host",
         ),
     };
-    stop(&config.agent, reason.name(), why)
+    stop(&config.agent, reason.name(), finding)
 }
 
 /// Explains a destination, or a next hop, that no agent owns.
@@ -185,11 +185,11 @@ fn no_owner(topology: &Topology, config: &AgentConfig, trace: &Trace, destinatio
         _ => destination,
     };
     let vnet = trace.vnet.as_ref().unwrap_or(&config.vnet);
-    let mut why = finding::no_owner(topology, vnet, sought);
+    let mut finding = finding::no_owner(topology, vnet, sought);
     if sought != destination {
-        why.cause = format!("the next hop {sought} of {}: {}", route_name(trace), why.cause);
+        finding.cause = format!("the next hop {sought} of {}: {}", route_name(trace), finding.cause);
     }
-    why
+    finding
 }
 
 /// The matched route for a message, with its source, prefix and subnet.
@@ -214,7 +214,7 @@ fn route_name(trace: &Trace) -> String {
 }
 
 /// Explains a packet without a usable route: none matches, or the matching one leads to `Internet` or `None`.
-fn no_way(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: IpAddr) -> Finding {
+fn no_usable_route(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: IpAddr) -> Finding {
     if let Role::CircuitEdge { circuit, .. } = &config.role {
         return Finding::new(
             "E7",
@@ -232,14 +232,14 @@ fn no_way(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: Ip
             _ => "R10",
         };
         let name = route.name.as_deref().unwrap_or_default();
-        let why = Finding::new(
+        let finding = Finding::new(
             rule,
             format!("{} sends {destination} outside of the VNets", route_name(trace)),
             format!("change or delete the route '{name}', or add one with a longer prefix for {destination}"),
         );
         return match &trace.subnet {
-            Some(subnet) => why.at(subnet),
-            None => why,
+            Some(subnet) => finding.at(subnet),
+            None => finding,
         };
     }
     no_route::no_route(facts, &config.vnet, destination)
@@ -303,7 +303,7 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
             _ => None,
         }),
     };
-    let why = |name: &str| {
+    let finding = |name: &str| {
         let cause = format!(
             "allowVirtualNetworkAccess is off on the peering {name} of {}, so its two VNets cannot reach each other \
              on any path",
@@ -312,8 +312,8 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
         Finding::new("P17", cause, "set it to true on both halves")
     };
     match peering {
-        Some(peering) => why(peering.name()).at(peering),
-        None => why(""),
+        Some(peering) => finding(peering.name()).at(peering),
+        None => finding(""),
     }
 }
 
@@ -351,7 +351,7 @@ fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, sour
         }
         Relation::GatewayClient {} if link.foreign == ForeignSources::None => {
             let half = client_half(topology, config, from);
-            let why = Finding::new(
+            let finding = Finding::new(
                 "P18",
                 format!("{from} sends from {source}, which is not an allowed source here"),
                 format!(
@@ -360,8 +360,8 @@ fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, sour
                 ),
             );
             match half {
-                Some(half) => why.at(&half),
-                None => why,
+                Some(half) => finding.at(&half),
+                None => finding,
             }
         }
         Relation::Gateway {} | Relation::Connection { .. } => Finding::new(

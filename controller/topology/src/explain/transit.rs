@@ -245,10 +245,10 @@ mod tests {
             ),
             (&twin, &plain, "to-twin", "an ASN other than 65101"),
         ] {
-            let why = between(&topology, "hub-gw", inward, onward);
-            assert_eq!(why.rule, "G19");
-            assert!(why.remedy.contains(words), "{why:?}");
-            assert_eq!(why.resource.as_ref().map(ResourceId::name), Some(at), "{why:?}");
+            let finding = between(&topology, "hub-gw", inward, onward);
+            assert_eq!(finding.rule, "G19");
+            assert!(finding.remedy.contains(words), "{finding:?}");
+            assert_eq!(finding.resource.as_ref().map(ResourceId::name), Some(at), "{finding:?}");
         }
     }
 }

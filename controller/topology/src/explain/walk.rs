@@ -44,7 +44,7 @@ enum Next {
     /// To this agent, over the link with another one; `None`: out of its own TUN device.
     Agent(AgentId, Option<AgentId>),
     /// The walk ends, with a stop if the packet does not arrive.
-    End(Option<Stop>, End),
+    End(Option<Box<Stop>>, End),
 }
 
 /// An ICMP error that an agent sends.
@@ -94,7 +94,7 @@ impl<'t> Fabric<'t> {
             let repeated = !seen.insert((at.clone(), from.clone()));
             match self.visit(&at, from.as_ref(), packet, repeated, &mut hops) {
                 Next::Agent(next, link) => (at, from) = (next, link),
-                Next::End(stop, end) => break (stop, end),
+                Next::End(stop, end) => break (stop.map(|stop| *stop), end),
             }
         };
         let walk = Walk {
@@ -115,7 +115,7 @@ impl<'t> Fabric<'t> {
         hops: &mut Vec<Hop>,
     ) -> Next {
         let facts = self.facts;
-        let stopped = |stop| Next::End(Some(stop), End::Stopped);
+        let stopped = |stop| Next::End(Some(Box::new(stop)), End::Stopped);
         let Some(node) = self.node(at) else {
             return stopped(stop::no_configuration(facts.topology, at));
         };
@@ -168,7 +168,10 @@ impl<'t> Fabric<'t> {
                     address,
                     start: (back.clone(), Some(at.clone())),
                 });
-                Next::End(Some(stop::expired(node, packet)), End::Expired(at.clone(), answer))
+                Next::End(
+                    Some(Box::new(stop::expired(node, packet))),
+                    End::Expired(at.clone(), answer),
+                )
             }
             Step::Drop(reason) => {
                 hop.verdict = format!("drops it: {reason}");
@@ -197,10 +200,13 @@ fn forward_by_kernel(node: &Node, packet: &mut Packet, hop: &mut Hop) -> Next {
             address,
             start: (at.clone(), None),
         });
-        return Next::End(Some(stop::expired(node, packet)), End::Expired(at.clone(), answer));
+        return Next::End(
+            Some(Box::new(stop::expired(node, packet))),
+            End::Expired(at.clone(), answer),
+        );
     }
     packet.take_ttl();
-    if node.sends_down(packet.destination) {
+    if node.sends_to_customer(packet.destination) {
         hop.verdict = "its kernel forwards it down the line to the customer edge".into();
         return Next::left_fabric(at, None);
     }

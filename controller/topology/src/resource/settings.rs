@@ -5,7 +5,7 @@ use tombolo_proto::config::{DEFAULT_MTU, Probes, SiteTtl};
 
 /// The operator's settings. A setting that is not given has the default of the era.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", from = "Given")]
+#[serde(rename_all = "camelCase", from = "SettingsBody")]
 pub struct Settings {
     /// The era, which defines the default of every other setting.
     pub era: Era,
@@ -116,7 +116,7 @@ impl Default for Settings {
 /// The settings of a request or document, in which every setting is optional.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Given {
+struct SettingsBody {
     era: Era,
     address_space_change: Option<AddressSpaceChange>,
     global_gateway_transit: Option<bool>,
@@ -132,8 +132,8 @@ struct Given {
     probe_hold: Option<u32>,
 }
 
-impl From<Given> for Settings {
-    fn from(given: Given) -> Self {
+impl From<SettingsBody> for Settings {
+    fn from(given: SettingsBody) -> Self {
         let era = Self::of(given.era);
         Self {
             era: given.era,

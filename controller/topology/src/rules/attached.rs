@@ -4,7 +4,7 @@
 //! The checks run on the draft after the change. The invariant held before, so any violation comes from this change.
 
 use crate::draft::Draft;
-use crate::lookup::counted_space;
+use crate::lookup::occupied_prefixes;
 use crate::lookup::{gateways_of, vnet_of};
 use crate::net::is_apipa;
 use crate::net::pairs;
@@ -146,7 +146,7 @@ impl Draft<'_> {
         let own = self.topology.vnets.get(vnet).into_iter().flat_map(|v| &v.peerings);
         for half in own.filter(|p| p.state != PeeringState::Disconnected) {
             let known = networks.entry(half.remote_vnet.clone()).or_default();
-            known.extend(counted_space(&self.topology, half));
+            known.extend(occupied_prefixes(&self.topology, half));
         }
         networks
     }

@@ -65,15 +65,15 @@ impl Unsupported {
     }
 
     /// Whether a value has no effect.
-    fn is_default(&self, value: &Value) -> bool {
+    fn has_no_effect(&self, value: &Value) -> bool {
         match value {
             Value::Null => true,
             Value::Bool(on) => !on,
             Value::Number(number) => number.as_f64() == Some(0.0),
             Value::String(text) => text.is_empty() || self.harmless.iter().any(|h| h.eq_ignore_ascii_case(text)),
-            Value::Array(items) => items.iter().all(|item| self.is_default(item)),
+            Value::Array(items) => items.iter().all(|item| self.has_no_effect(item)),
             Value::Object(members) => members.iter().all(|(name, value)| {
-                self.ignored.iter().any(|i| i.eq_ignore_ascii_case(name)) || self.is_default(value)
+                self.ignored.iter().any(|i| i.eq_ignore_ascii_case(name)) || self.has_no_effect(value)
             }),
         }
     }
@@ -348,7 +348,7 @@ impl Draft<'_> {
         for entry in table.iter().filter(|entry| !(entry.held_by)(&self.topology.settings)) {
             let mut found = Vec::new();
             object.find(entry.path, &mut |at, value| {
-                if !entry.is_default(value) {
+                if !entry.has_no_effect(value) {
                     found.push((at, value.clone()));
                 }
             });

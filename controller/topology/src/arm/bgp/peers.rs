@@ -48,9 +48,9 @@ pub(crate) fn bgp_peers(topology: &Topology, statuses: &AgentStatuses, gateway: 
             .and_then(|agent| learned.config(agent))
             .map(|config| learned.routing_state(config));
         for session in &sessions {
-            let seen = status.zip(dynamic.as_ref());
-            let seen = seen.and_then(|(status, dynamic)| session.seen(status, dynamic));
-            all.push(session.view(gateway, number, seen));
+            let observed = status.zip(dynamic.as_ref());
+            let observed = observed.and_then(|(status, dynamic)| session.observed_by(status, dynamic));
+            all.push(session.view(gateway, number, observed));
         }
     }
     Some(all)
@@ -106,7 +106,7 @@ type Observed = (BgpPeerState, Option<f64>, u64);
 
 impl Session {
     /// The session as one instance reports it. `None`: the instance has not reported it.
-    fn seen(&self, status: &AgentStatus, dynamic: &Dynamic) -> Option<Observed> {
+    fn observed_by(&self, status: &AgentStatus, dynamic: &Dynamic) -> Option<Observed> {
         match &self.kind {
             SessionKind::Bgp(id) => {
                 let peer = status.bgp.iter().find(|p| p.neighbour == *id)?;
@@ -129,8 +129,8 @@ impl Session {
         }
     }
 
-    fn view(&self, gateway: &VirtualNetworkGateway, number: usize, seen: Option<Observed>) -> Value {
-        let (state, since, received) = seen.unwrap_or_default();
+    fn view(&self, gateway: &VirtualNetworkGateway, number: usize, observed: Option<Observed>) -> Value {
+        let (state, since, received) = observed.unwrap_or_default();
         json!({
             "localAddress": gateway.peering_address(number),
             "neighbor": self.address,

@@ -2,7 +2,7 @@
 
 use super::PeeringSpec;
 use crate::draft::Draft;
-use crate::lookup::{counted_space, gateways_of};
+use crate::lookup::{gateways_of, occupied_prefixes};
 use crate::net::DisjointSet;
 use crate::net::pairs;
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
@@ -121,7 +121,7 @@ impl Draft<'_> {
         middle: &ResourceId,
         third: &Peering,
     ) {
-        let overlaps = space.overlaps_with(&counted_space(&self.topology, third));
+        let overlaps = space.overlaps_with(&occupied_prefixes(&self.topology, third));
         if !overlaps.is_empty() {
             self.problems.add(
                 "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet",
@@ -148,7 +148,7 @@ impl Draft<'_> {
             .iter()
             .map(|p| {
                 let alive = p.state != PeeringState::Disconnected;
-                (p.remote_vnet.clone(), counted_space(&self.topology, p), alive)
+                (p.remote_vnet.clone(), occupied_prefixes(&self.topology, p), alive)
             })
             .collect();
         for (owner, half) in self.halves_towards(id) {
