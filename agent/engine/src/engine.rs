@@ -1,14 +1,14 @@
 //! The verbs of an engine: packets in, packets out, counters.
 
 use crate::aqm::{Advice, Codel};
-use crate::buffer::{DeliverSink, Path, TransmitSink};
+use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
 use crate::decide::{Ingress, decide};
 use crate::flow::Flows;
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::{self, PacketInfo};
 use crate::stats::Stats;
-use crate::tables::{LinkIndex, Tables};
+use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,9 +20,10 @@ const MAX_DATAGRAM: usize = 65_536;
 
 /// The packet decisions and links of one lane. Knows no socket, no clock, no thread.
 #[derive(Debug)]
-pub struct Engine<L> {
+pub struct Engine<L, R = NoRedirect> {
     tables: Option<Arc<Tables>>,
     links: L,
+    redirect: R,
     stats: Stats,
     limiter: Limiter,
     flows: Flows,
@@ -37,9 +38,18 @@ impl<L: LinkSet> Engine<L> {
     /// strangers do not know.
     #[must_use]
     pub fn new(links: L, seed: u64) -> Self {
+        Self::with_redirect(links, seed, NoRedirect)
+    }
+}
+
+impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
+    /// The same for a lane that redirects packets to lane 0 where it has no session itself (D15).
+    #[must_use]
+    pub fn with_redirect(links: L, seed: u64, redirect: R) -> Self {
         Self {
             tables: None,
             links,
+            redirect,
             stats: Stats::new(),
             limiter: Limiter::new(),
             flows: Flows::new(seed),
@@ -50,12 +60,8 @@ impl<L: LinkSet> Engine<L> {
 
     /// Takes a new revision: tables, and the links of the same configuration.
     pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
-        self.links.set_mtu(tables.mtu);
-        self.links.set_probes(tables.probes);
         self.links.update(links, now);
-        for (position, link) in (0..).zip(&tables.links) {
-            self.links.accept_routes(LinkIndex(position), link.advertises);
-        }
+        self.links.configure(&tables);
         self.count_lost();
         self.refresh(tables);
     }
@@ -166,7 +172,7 @@ impl<L: LinkSet> Engine<L> {
 
     /// The kernel sends nothing from this address of ours any more: no link insists on it until it is heard there again.
     pub fn local_refused(&mut self, local: IpAddr) {
-        self.links.local_refused(local);
+        self.links.source_unavailable(local);
     }
 
     /// The kernel did not take so many packets that were delivered.
@@ -180,8 +186,8 @@ impl<L: LinkSet> Engine<L> {
     }
 
     /// Says on all links that this agent is about to stop.
-    pub fn leave(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        self.links.leave(now, tx);
+    pub fn drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.links.drain(now, tx);
     }
 
     /// Time has passed.
@@ -218,10 +224,16 @@ impl<L: LinkSet> Engine<L> {
         &mut self.links
     }
 
-    fn turn(&mut self, now: Instant) -> Turn<'_, L> {
+    /// Where packets for lane 0 go.
+    pub const fn redirect_mut(&mut self) -> &mut R {
+        &mut self.redirect
+    }
+
+    fn turn(&mut self, now: Instant) -> Turn<'_, L, R> {
         Turn {
             tables: self.tables.as_deref(),
             links: &mut self.links,
+            redirect: &mut self.redirect,
             stats: &mut self.stats,
             limiter: &mut self.limiter,
             flows: &mut self.flows,
@@ -237,9 +249,10 @@ impl<L: LinkSet> Engine<L> {
 }
 
 /// One packet's way through the engine.
-struct Turn<'a, L> {
+struct Turn<'a, L, R> {
     tables: Option<&'a Tables>,
     links: &'a mut L,
+    redirect: &'a mut R,
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
     flows: &'a mut Flows,
@@ -249,7 +262,7 @@ struct Turn<'a, L> {
     now: Instant,
 }
 
-impl<L: LinkSet> Turn<'_, L> {
+impl<L: LinkSet, R: RedirectSink> Turn<'_, L, R> {
     /// Decides and acts; every packet ends in one counter.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
         let Some(info) = packet::parse(packet) else {
@@ -276,7 +289,7 @@ impl<L: LinkSet> Turn<'_, L> {
                 self.stats.totals.tun_out += 1;
             }
             Verdict::Forward { link, .. } if !self.links.is_ready(link, self.now) => {
-                if tx.hand_over(ingress, packet) {
+                if self.redirect.redirect_to_lane0(ingress, packet) {
                     self.stats.given += 1;
                 } else {
                     self.stats.dropped(DropReason::QueueFull);
@@ -308,15 +321,9 @@ impl<L: LinkSet> Turn<'_, L> {
                 }
                 // RFC 6040: what the network may do to the packet it may do to the datagram around it.
                 let ecn = packet::ecn_bits(packet);
-                if ecn != 0 {
-                    tx.set_ecn(ecn);
-                }
-                match self.links.seal(link, packet, self.now, tx) {
+                match self.links.seal(link, packet, ecn, self.now, tx) {
                     Sealed::Sent => self.stats.totals.link_out += 1,
                     Sealed::Dropped(reason) => self.stats.dropped(reason),
-                }
-                if ecn != 0 {
-                    tx.set_ecn(0);
                 }
             }
             Verdict::TimeExceeded => {
@@ -363,7 +370,7 @@ impl<L: LinkSet> Turn<'_, L> {
             .filter(|_| tables.on_own_side(info.source) && icmp::may_answer(packet, info))
             .filter(|_| self.limiter.allow(self.now))
             .and_then(|from| icmp::error(from, packet, info, what));
-        let sent = answer.is_some_and(|a| self.links.seal(back, &a, self.now, tx) == Sealed::Sent);
+        let sent = answer.is_some_and(|a| self.links.seal(back, &a, 0, self.now, tx) == Sealed::Sent);
         if sent {
             self.stats.totals.replied += 1;
         } else {

@@ -7,7 +7,7 @@ mod common;
 use common::{World, agent, udp};
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_engine::link::{Event, LinkSet};
+use tombolo_engine::link::Event;
 use tombolo_engine::tables::LinkIndex;
 use tombolo_proto::config::Relation;
 
@@ -20,7 +20,7 @@ fn table(len: usize) -> Arc<[u8]> {
 
 fn told(world: &World, node: usize) -> Vec<Vec<u8>> {
     let told = |e: &Event| match e {
-        Event::Told(_, table) => Some(table.clone()),
+        Event::RoutesReceived(_, table) => Some(table.clone()),
         _ => None,
     };
     world.nodes[node].events.iter().filter_map(told).collect()
@@ -56,11 +56,11 @@ fn routes_are_told_over_links_that_are_always_on() {
             link.relation = Relation::Gateway {};
         }
     });
-    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(5000));
+    world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(5000));
     run(&mut world, Duration::from_secs(1));
     assert_eq!(told(&world, 1), [table(5000).to_vec()]);
     // Before any time has passed: each agent on a route's way would add what it waits.
-    world.tell(0, LinkIndex(0), table(0));
+    world.advertise(0, LinkIndex(0), table(0));
     world.settle();
     assert_eq!(told(&world, 1).last(), Some(&Vec::new()));
     assert!(world.nodes[1].delivered.is_empty() && told(&world, 0).is_empty());
@@ -69,7 +69,7 @@ fn routes_are_told_over_links_that_are_always_on() {
         let now = world.now;
         world.nodes[1].restart(now);
         world.nodes[1].events.clear();
-        world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(70));
+        world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(70));
         run(&mut world, Duration::from_secs(20));
         assert_eq!(told(&world, 1), [table(70).to_vec()]);
     }
@@ -83,7 +83,7 @@ fn advertisements_of_whoever_is_no_gateway_are_refused() {
         link.always_on = true;
         link.initiator = link.peer == agent("b");
     });
-    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(5000));
+    world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(5000));
     run(&mut world, Duration::from_secs(1));
     assert_eq!(told(&world, 1), Vec::<Vec<u8>>::new());
     let stats = world.nodes[1].engine.links().advertisements();
@@ -132,7 +132,7 @@ fn who_is_about_to_stop_is_left_at_once() {
         world.join(0, 1, |link| link.watched = watched);
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
         run(&mut world, Duration::from_secs(5));
-        world.leave(1);
+        world.drain(1);
         world.settle();
         let mut expected = vec![Event::Up(agent("b"))];
         if watched {
@@ -220,7 +220,7 @@ fn a_stock_device_hears_nothing_but_wireguard() {
         (link.stock, link.always_on) = (true, true);
         link.initiator = link.peer == agent("b");
     });
-    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(50));
+    world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(50));
     run(&mut world, Duration::from_secs(3));
     let packets = |n: usize, peer: &str| {
         world.nodes[n]

@@ -8,7 +8,7 @@ use common::{Node, World, udp};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_engine::buffer::{Collected, Path, Port, TransmitSink};
+use tombolo_engine::buffer::{Collected, Port, RedirectSink};
 use tombolo_engine::decide::Ingress;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::Event;
@@ -149,7 +149,10 @@ fn quic_is_found_at_the_second_port() {
             "{what}"
         );
         assert!(
-            !world.nodes[1].events.iter().any(|e| matches!(e, Event::Moved(..))),
+            !world.nodes[1]
+                .events
+                .iter()
+                .any(|e| matches!(e, Event::EndpointChanged(..))),
             "a second port says nothing of the lanes' ports"
         );
         if transport == Transport::Automatic {
@@ -209,22 +212,13 @@ fn the_second_port_takes_quic_alone() {
     world.check();
 }
 
-/// Takes datagrams and what is handed over.
+/// Counts redirected packets.
 #[derive(Default)]
-struct Lane {
-    sent: Collected,
-    handed: usize,
-}
+struct Redirected(usize);
 
-impl TransmitSink for Lane {
-    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
-        self.sent.reserve(to, len)
-    }
-    fn commit(&mut self, len: usize) {
-        self.sent.commit(len);
-    }
-    fn hand_over(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
-        self.handed += 1;
+impl RedirectSink for Redirected {
+    fn redirect_to_lane0(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
+        self.0 += 1;
         true
     }
 }
@@ -252,11 +246,11 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(node.key.clone().unwrap());
         let links = SecureLinks::new(node.secret);
         let links = links.with_quic(key.into(), node.secret).unwrap().of_lane(2);
-        let mut engine = Engine::new(links, 1);
+        let mut engine = Engine::with_redirect(links, 1, Redirected::default());
         let tables = Tables::build(&node.config, &Dynamic::default()).unwrap();
         let mut now = world.now;
         engine.install(Arc::new(tables), &node.config.links, now);
-        let (mut tx, mut rx) = (Lane::default(), Collected::default());
+        let (mut tx, mut rx) = (Collected::default(), Collected::default());
         for _ in 0..100 {
             let mut packet = udp("10.0.0.1", "10.0.0.2", 64, 100);
             engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
@@ -264,8 +258,8 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
             now += STEP;
             engine.handle_timeout(now, &mut tx);
         }
-        assert_eq!(tx.handed, 100, "{what}");
-        let to: Vec<_> = tx.sent.datagrams.iter().map(|(to, _)| to.port()).collect();
+        assert_eq!(engine.redirect_mut().0, 100, "{what}");
+        let to: Vec<_> = tx.datagrams.iter().map(|(to, _)| to.port()).collect();
         if lanes > 2 {
             assert!(!to.is_empty() && to.iter().all(|port| *port == 1002), "{what}: {to:?}");
         } else {

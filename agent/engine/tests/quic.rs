@@ -40,7 +40,7 @@ fn carrier(world: &World, node: usize) -> Carrier {
 fn switches(world: &World, node: usize) -> Vec<Carrier> {
     let to = |e: &Event| match e {
         Event::Switched(_, to, _) => Some(*to),
-        Event::Up(_) | Event::Down(_) | Event::Moved(..) | Event::Told(..) => None,
+        Event::Up(_) | Event::Down(_) | Event::EndpointChanged(..) | Event::RoutesReceived(..) => None,
     };
     world.nodes[node].events.iter().filter_map(to).collect()
 }
@@ -134,7 +134,7 @@ fn an_address_may_change() {
         world.nodes[1]
             .events
             .iter()
-            .any(|e| matches!(e, Event::Moved(_, to) if to.port() == 4000))
+            .any(|e| matches!(e, Event::EndpointChanged(_, to) if to.port() == 4000))
     );
 }
 

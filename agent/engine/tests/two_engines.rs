@@ -217,7 +217,7 @@ fn a_place_is_learned_from_data_and_from_nothing_less() {
     world.nodes[0].at = at("198.51.100.9:4500");
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
-    let moved = Event::Moved(common::agent("a"), at("198.51.100.9:4500"));
+    let moved = Event::EndpointChanged(common::agent("a"), at("198.51.100.9:4500"));
     assert!(world.nodes[1].events.contains(&moved), "{:?}", world.nodes[1].events);
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
@@ -300,13 +300,13 @@ fn a_wrong_configured_place_gives_way_to_where_the_peer_was_heard() {
     let known = [(common::agent("b"), at("192.0.2.2:1000"))].into();
     let (config, now) = (world.nodes[0].config.clone(), world.now);
     let mut fresh = Node::new("a", "192.0.2.1:1000", 1);
-    tombolo_engine::link::LinkSet::remember_endpoints(fresh.engine.links_mut(), &known);
+    fresh.engine.links_mut().remember_endpoints(&known);
     fresh.install(config, now);
     world.nodes[0] = fresh;
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
     assert_eq!(world.state(0, "b"), LinkState::Up);
-    let kept = tombolo_engine::link::LinkSet::endpoints(world.nodes[0].engine.links());
+    let kept = world.nodes[0].engine.links().endpoints();
     assert_eq!(kept, known);
 }
 

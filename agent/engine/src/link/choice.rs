@@ -10,6 +10,7 @@
 //! Each end decides for what it sends; both transports are always heard. An end whose peer sends over QUIC follows it, and
 //! goes back when the peer has.
 
+use super::transport::SessionState;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::Carrier;
 
@@ -41,10 +42,8 @@ const SPARE: Duration = Duration::from_secs(20);
 /// What is known of one transport.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Side {
-    /// It has a session.
-    pub(super) up: bool,
-    /// It is getting one, since when.
-    pub(super) asking: Option<Instant>,
+    /// Its session.
+    pub(super) session: SessionState,
     /// How long nothing has been heard, if it is too long.
     pub(super) silent: Option<Duration>,
     /// When anything was heard last, if ever.
@@ -99,6 +98,13 @@ impl Default for Choice {
     }
 }
 
+impl Side {
+    /// Whether packets can go.
+    pub(super) fn is_up(&self) -> bool {
+        self.session == SessionState::Up
+    }
+}
+
 impl Choice {
     /// What is used now.
     pub(super) fn current(&self) -> Carrier {
@@ -111,7 +117,7 @@ impl Choice {
             Carrier::WireGuard => {
                 let Some((trouble, shaped)) = trouble(now, wireguard) else {
                     let alone = self.back.is_some_and(|t| now.saturating_duration_since(t) < ALONE);
-                    if quic.up && quic.used && !alone {
+                    if quic.is_up() && quic.used && !alone {
                         self.followed = true;
                         return Some(self.switch(now, Carrier::Quic, "the other end uses QUIC".into()));
                     }
@@ -121,10 +127,10 @@ impl Choice {
                 // A connection that has said nothing since either is not better: the whole path may be cut.
                 let since = wireguard.silent.and_then(|silence| now.checked_sub(silence));
                 let as_silent = quic.heard.zip(since).is_some_and(|(heard, since)| heard < since);
-                if quic.up && quic.silent.is_none() && as_silent {
+                if quic.is_up() && quic.silent.is_none() && as_silent {
                     return None;
                 }
-                if quic.up && quic.silent.is_none() {
+                if quic.is_up() && quic.silent.is_none() {
                     self.followed = false;
                     self.not_before = shaped.then_some(now + SHAPED);
                     return Some(self.switch(now, Carrier::Quic, trouble));
@@ -134,22 +140,22 @@ impl Choice {
             Carrier::Quic => {
                 let answering = |count, time| {
                     let enough = |(n, since)| n >= count && now.saturating_duration_since(since) >= time;
-                    wireguard.up && wireguard.answers.is_some_and(enough)
+                    wireguard.is_up() && wireguard.answers.is_some_and(enough)
                 };
-                if !quic.up && answering(1, Duration::ZERO) {
+                if !quic.is_up() && answering(1, Duration::ZERO) {
                     return Some(self.switch(now, Carrier::WireGuard, "the QUIC connection is gone".into()));
                 }
                 if let Some(silence) = quic.silent.filter(|_| answering(1, Duration::ZERO)) {
                     let reason = format!("nothing heard over QUIC for {} ms", silence.as_millis());
                     return Some(self.switch(now, Carrier::WireGuard, reason));
                 }
-                if self.followed && quic.up && quic.used {
+                if self.followed && quic.is_up() && quic.used {
                     return None;
                 }
                 if self.not_before.is_none_or(|t| t <= now) && answering(ANSWERS, ANSWERING) {
                     return Some(self.switch(now, Carrier::WireGuard, "WireGuard works again".into()));
                 }
-                if quic.up { None } else { self.connect(now, quic) }
+                if quic.is_up() { None } else { self.connect(now, quic) }
             }
         }
     }
@@ -157,7 +163,7 @@ impl Choice {
     /// Nothing is wrong with WireGuard.
     fn at_ease(&mut self, now: Instant, quic: Side) -> Option<Step> {
         (self.attempt, self.wait) = (None, FIRST_WAIT);
-        if !quic.up && quic.asking.is_none() {
+        if quic.session == SessionState::Down {
             self.spare = None;
             return None;
         }
@@ -169,7 +175,8 @@ impl Choice {
     }
 
     fn connect(&mut self, now: Instant, quic: Side) -> Option<Step> {
-        if quic.asking.is_some() || self.attempt.is_some_and(|t| now < t) {
+        let is_connecting = matches!(quic.session, SessionState::Connecting { .. });
+        if is_connecting || self.attempt.is_some_and(|t| now < t) {
             return None;
         }
         self.attempt = Some(now + self.wait);
@@ -188,8 +195,11 @@ impl Choice {
 
 /// Why WireGuard is not good enough, and whether it is because of loss.
 fn trouble(now: Instant, side: Side) -> Option<(String, bool)> {
-    if !side.up {
-        let waited = now.saturating_duration_since(side.asking?);
+    if !side.is_up() {
+        let SessionState::Connecting { since: Some(since) } = side.session else {
+            return None;
+        };
+        let waited = now.saturating_duration_since(since);
         let reason = || format!("WireGuard's handshake is not answered since {} ms", waited.as_millis());
         return (waited >= UNANSWERED).then(|| (reason(), false));
     }
@@ -209,15 +219,17 @@ mod tests {
     use super::*;
 
     const UP: Side = Side {
-        up: true,
-        asking: None,
+        session: SessionState::Up,
         silent: None,
         heard: None,
         answers: None,
         loss: None,
         used: false,
     };
-    const GONE: Side = Side { up: false, ..UP };
+    const GONE: Side = Side {
+        session: SessionState::Down,
+        ..UP
+    };
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -228,13 +240,15 @@ mod tests {
         let begin = Instant::now();
         let mut choice = Choice::default();
         let asking = Side {
-            asking: Some(begin),
+            session: SessionState::Connecting { since: Some(begin) },
             ..GONE
         };
         assert_eq!(choice.step(begin + ms(700), asking, GONE), None);
         assert_eq!(choice.step(begin + ms(800), asking, GONE), Some(Step::Connect));
         let connecting = Side {
-            asking: Some(begin + ms(800)),
+            session: SessionState::Connecting {
+                since: Some(begin + ms(800)),
+            },
             ..GONE
         };
         assert_eq!(choice.step(begin + ms(850), asking, connecting), None);
@@ -368,7 +382,7 @@ mod tests {
         let begin = Instant::now();
         let mut choice = Choice::default();
         let asking = Side {
-            asking: Some(begin),
+            session: SessionState::Connecting { since: Some(begin) },
             ..GONE
         };
         let steps = (1..1200).filter(|i| choice.step(begin + ms(100 * i), asking, GONE).is_some());

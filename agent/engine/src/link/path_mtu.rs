@@ -83,7 +83,7 @@ impl PathMtu {
     }
 
     /// The path may be another one now: look at once.
-    pub(super) fn look(&mut self) {
+    pub(super) fn check_now(&mut self) {
         if !matches!(self.phase, Phase::Search { .. }) {
             self.enter(Phase::Check);
         }

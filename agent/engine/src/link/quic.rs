@@ -9,23 +9,26 @@ mod peers;
 mod settings;
 mod tls;
 
-use super::Sealed;
+use super::transport::{NoSession, PathHint, SecureTransport, SessionState, TransportEvent};
 use super::wireguard::network_of;
-use crate::buffer::{Path, Port, TransmitSink};
+use super::{Opened, Sealed, commit};
+use crate::buffer::{Outer, Path, Port, Transmit, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use bytes::{Bytes, BytesMut};
 use connection::{Connection, Heard};
 use peers::Peer;
-use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, Incoming, Transmit, TransportConfig};
+use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, Incoming, TransportConfig};
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tls::{Identity, Pins};
 use tombolo_proto::budget::{Budgets, Rate};
-use tombolo_proto::id::{AgentId, KeyPin};
+use tombolo_proto::config::Link;
+use tombolo_proto::id::KeyPin;
+use tombolo_proto::status::{LinkState, LinkStatus};
 
 /// Chunk from which inner packets are cut, bytes: one allocation for hundreds of them.
 const CHUNK: usize = 256 << 10;
@@ -54,27 +57,6 @@ const CONNECTIONS: Rate = Rate {
     per_second: 4,
 };
 
-/// What happened to a link. It names the peer: a [`LinkIndex`] means something until the next
-/// [`update`](Quic::update) only, and news may wait longer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum News {
-    /// A connection is up.
-    Up(AgentId),
-    /// The last connection is gone, and why.
-    Down(AgentId, String),
-    /// The peer is heard from elsewhere.
-    Moved(AgentId, SocketAddr),
-}
-
-/// What a datagram held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// Something of a connection; packets in it wait for [`Quic::next_packet`].
-    Known,
-    /// Nothing that may be used.
-    Refused,
-}
-
 /// All QUIC links of one engine.
 pub(super) struct Quic {
     endpoint: Endpoint,
@@ -100,8 +82,8 @@ pub(super) struct Quic {
     /// Connections that may have something to send.
     dirty: Vec<ConnectionHandle>,
     packets: VecDeque<(LinkIndex, Bytes)>,
-    pub(super) news: VecDeque<News>,
-    /// Packets that waited in vain, not told yet.
+    events: VecDeque<TransportEvent>,
+    /// Packets that waited in vain for a connection.
     lost: u64,
     incoming: BytesMut,
     outgoing: BytesMut,
@@ -142,22 +124,12 @@ impl Quic {
             lane: 0,
             dirty: Vec::new(),
             packets: VecDeque::new(),
-            news: VecDeque::new(),
+            events: VecDeque::new(),
             lost: 0,
             incoming: BytesMut::with_capacity(CHUNK),
             outgoing: BytesMut::with_capacity(CHUNK),
             buffer: Vec::new(),
         })
-    }
-
-    /// This is another lane than the first: second ports are the first lanes'.
-    pub(super) fn set_lane(&mut self, lane: u16) {
-        self.lane = lane;
-    }
-
-    /// The agent has a second port itself: whoever lets it through one way lets it through the other.
-    pub(super) fn set_second_port(&mut self) {
-        self.own_second = Port::Quic;
     }
 
     /// What others must pin.
@@ -172,83 +144,6 @@ impl Quic {
         {
             self.dirty.push(handle);
         }
-    }
-
-    /// Takes a packet; it leaves with the next [`flush`](Self::flush), or when congestion allows.
-    pub(super) fn seal(&mut self, link: LinkIndex, packet: &[u8]) -> Sealed {
-        let Some(peer) = self.peers.get_mut(link.get()) else {
-            return Sealed::Dropped(DropReason::NoLink);
-        };
-        if self.outgoing.capacity() < packet.len() {
-            self.outgoing.reserve(CHUNK);
-        }
-        self.outgoing.extend_from_slice(packet);
-        let packet = self.outgoing.split().freeze();
-        let active = peer.active;
-        let active = active.and_then(|h| Some((h, self.connections.get_mut(h.0)?.as_mut()?)));
-        let Some((handle, connection)) = active else {
-            if !peer.is_asking() || peer.waiting.len() >= MAX_WAITING {
-                return Sealed::Dropped(DropReason::LinkDown);
-            }
-            peer.waiting.push(packet);
-            return Sealed::Sent;
-        };
-        let sealed = connection.send(packet);
-        self.touch(handle);
-        sealed
-    }
-
-    /// Packets that [`seal`](Self::seal) took and that were dropped since the last call.
-    pub(super) fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
-    }
-
-    /// Takes a datagram.
-    pub(super) fn open(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Taken {
-        // A handshake's bytes may be kept for long, a chunk as long as any of its parts: these get memory of their own.
-        let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
-            BytesMut::from(datagram)
-        } else {
-            if self.incoming.capacity() < datagram.len() {
-                self.incoming.reserve(CHUNK);
-            }
-            self.incoming.extend_from_slice(datagram);
-            self.incoming.split()
-        };
-        self.buffer.clear();
-        let event = self
-            .endpoint
-            .handle(now, from.remote, None, None, datagram, &mut self.buffer);
-        match event {
-            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
-                    return Taken::Refused;
-                };
-                connection.handle(event, from);
-                if let Some(link) = connection.link {
-                    while let Some(packet) = connection.inner.datagrams().recv() {
-                        self.packets.push_back((link, packet));
-                    }
-                }
-                self.touch(handle);
-                self.listen(handle, now);
-                Taken::Known
-            }
-            Some(DatagramEvent::NewConnection(incoming)) => {
-                self.accept(incoming, from, now, tx);
-                Taken::Known
-            }
-            Some(DatagramEvent::Response(transmit)) => {
-                put(&transmit, &self.buffer, from, tx);
-                Taken::Refused
-            }
-            None => Taken::Refused,
-        }
-    }
-
-    /// The next packet that arrived.
-    pub(super) fn next_packet(&mut self) -> Option<(LinkIndex, Bytes)> {
-        self.packets.pop_front()
     }
 
     fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
@@ -271,7 +166,7 @@ impl Quic {
                     let mut connection = Connection::new(inner, from, None, None, now);
                     connection.half_open = shown.then_some(network);
                     self.keep(handle, connection);
-                    self.listen(handle, now);
+                    self.take_events(handle, now);
                 }
                 Err(error) => {
                     if let Some(transmit) = error.response {
@@ -283,7 +178,7 @@ impl Quic {
     }
 
     /// Takes what a connection has to say.
-    fn listen(&mut self, handle: ConnectionHandle, now: Instant) {
+    fn take_events(&mut self, handle: ConnectionHandle, now: Instant) {
         loop {
             let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
                 return;
@@ -302,18 +197,11 @@ impl Quic {
                     // What comes to the second port comes from one perhaps: it says nothing of the lanes' ports.
                     let link = connection.link.filter(|_| to.port == Port::Lane);
                     if let Some(peer) = link.and_then(|link| self.peers.get(link.get())) {
-                        self.news.push_back(News::Moved(peer.name.clone(), to.remote));
+                        let event = TransportEvent::EndpointChanged(peer.name.clone(), to.remote);
+                        self.events.push_back(event);
                     }
                 }
             }
-        }
-    }
-
-    /// Sends what connections have to send; call at the end of each batch.
-    pub(super) fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        // Connections that become dirty on the way wait for the next batch.
-        for handle in std::mem::take(&mut self.dirty) {
-            self.serve(handle, now, tx);
         }
     }
 
@@ -353,7 +241,7 @@ impl Quic {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
             connection.measure();
         }
-        self.listen(handle, now);
+        self.take_events(handle, now);
         self.set_timer(handle);
         if tx.is_full() {
             self.touch(handle);
@@ -385,8 +273,163 @@ impl Quic {
         }
     }
 
-    /// Time has passed.
-    pub(super) fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+    /// A handshake takes too long.
+    fn give_up(&mut self, handle: ConnectionHandle, now: Instant) {
+        let connection = self.connections.get(handle.0).and_then(Option::as_ref);
+        let Some(connection) = connection.filter(|c| c.deadline.is_some() && !c.over) else {
+            return;
+        };
+        let link = connection.link;
+        self.end(handle, now, "the handshake took too long");
+        if let Some(link) = link.filter(|link| self.needs_connect(*link)) {
+            self.say_down(link, "the handshake took too long".to_owned());
+        }
+    }
+}
+
+impl SecureTransport for Quic {
+    // RFC 9000, section 14.3.
+    const DISCOVERS_PATH_MTU: bool = true;
+
+    fn update(&mut self, links: &[Link], now: Instant) {
+        self.update_peers(links, now);
+    }
+
+    fn set_lane(&mut self, lane: u16) {
+        self.lane = lane;
+    }
+
+    /// Connections to second ports of peers leave by the own one: a firewall that lets it in probably lets it out.
+    fn set_second_port(&mut self) {
+        self.own_second = Port::Quic;
+    }
+
+    fn session(&self, link: LinkIndex) -> SessionState {
+        match self.peers.get(link.get()) {
+            Some(peer) if peer.active.is_some() => SessionState::Up,
+            Some(peer) if peer.is_asking() => SessionState::Connecting { since: None },
+            Some(_) | None => SessionState::Down,
+        }
+    }
+
+    fn needs_connect(&self, link: LinkIndex) -> bool {
+        self.session(link) == SessionState::Down
+    }
+
+    /// To the peer's endpoint, and a little later also to its second port if it has one (D6). The first connection that is
+    /// up is kept.
+    fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
+        self.dial_peer(link, hint, now)
+    }
+
+    fn close(&mut self, link: LinkIndex, now: Instant, reason: &'static str) {
+        let connections = self.peers.get(link.get()).map(|p| p.connections.clone());
+        for handle in connections.into_iter().flatten() {
+            self.end(handle, now, reason);
+        }
+    }
+
+    fn max_packet(&self, link: LinkIndex) -> Option<u16> {
+        self.active(link)?.max_packet
+    }
+
+    /// Queues the packet; it leaves with the next [`flush`](SecureTransport::flush), or when congestion control allows.
+    /// `outer` is ignored: quinn chooses the IP header, and an acknowledged connection has a congestion control of its own.
+    fn seal(
+        &mut self,
+        link: LinkIndex,
+        packet: &[u8],
+        _outer: Outer,
+        _now: Instant,
+        _tx: &mut impl TransmitSink,
+    ) -> Result<Sealed, NoSession> {
+        let Some(peer) = self.peers.get_mut(link.get()) else {
+            return Ok(Sealed::Dropped(DropReason::NoLink));
+        };
+        let active = peer.active;
+        if active.is_none() && !peer.is_asking() {
+            return Err(NoSession);
+        }
+        if self.outgoing.capacity() < packet.len() {
+            self.outgoing.reserve(CHUNK);
+        }
+        self.outgoing.extend_from_slice(packet);
+        let packet = self.outgoing.split().freeze();
+        let active = active.and_then(|h| Some((h, self.connections.get_mut(h.0)?.as_mut()?)));
+        let Some((handle, connection)) = active else {
+            if peer.waiting.len() >= MAX_WAITING {
+                return Ok(Sealed::Dropped(DropReason::LinkDown));
+            }
+            peer.waiting.push(packet);
+            return Ok(Sealed::Sent);
+        };
+        let sealed = connection.send(packet);
+        self.touch(handle);
+        Ok(sealed)
+    }
+
+    /// Packets of the datagram wait for [`next_packet`](SecureTransport::next_packet); `buffer` is not used.
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        from: Path,
+        now: Instant,
+        _buffer: &mut [u8],
+        tx: &mut impl TransmitSink,
+    ) -> Opened {
+        // A handshake's bytes may be kept for long, and a chunk as long as any part of it: they get memory of their own.
+        let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
+            BytesMut::from(datagram)
+        } else {
+            if self.incoming.capacity() < datagram.len() {
+                self.incoming.reserve(CHUNK);
+            }
+            self.incoming.extend_from_slice(datagram);
+            self.incoming.split()
+        };
+        self.buffer.clear();
+        let event = self
+            .endpoint
+            .handle(now, from.remote, None, None, datagram, &mut self.buffer);
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
+                    return Opened::Refused(DropReason::BadDatagram);
+                };
+                connection.handle(event, from);
+                if let Some(link) = connection.link {
+                    while let Some(packet) = connection.inner.datagrams().recv() {
+                        self.packets.push_back((link, packet));
+                    }
+                }
+                self.touch(handle);
+                self.take_events(handle, now);
+                Opened::Control
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                self.accept(incoming, from, now, tx);
+                Opened::Control
+            }
+            Some(DatagramEvent::Response(transmit)) => {
+                put(&transmit, &self.buffer, from, tx);
+                Opened::Refused(DropReason::BadDatagram)
+            }
+            None => Opened::Refused(DropReason::BadDatagram),
+        }
+    }
+
+    fn next_packet(&mut self) -> Option<(LinkIndex, Bytes)> {
+        self.packets.pop_front()
+    }
+
+    fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        // Connections that become dirty meanwhile wait for the next batch.
+        for handle in std::mem::take(&mut self.dirty) {
+            self.serve(handle, now, tx);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.dial_due(now);
         while let Some((at, number)) = self.timers.first().copied() {
             if at > now {
@@ -397,9 +440,9 @@ impl Quic {
             if let Some(connection) = self.connections.get_mut(number).and_then(Option::as_mut) {
                 connection.timer = None;
                 connection.inner.handle_timeout(now);
-                let given_up = connection.deadline.is_some_and(|deadline| deadline <= now);
-                self.listen(handle, now);
-                if given_up {
+                let is_overdue = connection.deadline.is_some_and(|deadline| deadline <= now);
+                self.take_events(handle, now);
+                if is_overdue {
                     self.give_up(handle, now);
                 }
                 self.serve(handle, now, tx);
@@ -408,40 +451,59 @@ impl Quic {
         self.flush(now, tx);
     }
 
-    /// A handshake takes too long.
-    fn give_up(&mut self, handle: ConnectionHandle, now: Instant) {
-        let connection = self.connections.get(handle.0).and_then(Option::as_ref);
-        let Some(connection) = connection.filter(|c| c.deadline.is_some() && !c.over) else {
-            return;
-        };
-        let link = connection.link;
-        self.end(handle, now, "the handshake took too long");
-        if let Some(link) = link.filter(|link| !self.is_up(*link) && !self.is_connecting(*link)) {
-            self.say_down(link, "the handshake took too long".to_owned());
-        }
-    }
-
-    /// When to call [`handle_timeout`](Self::handle_timeout) next.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    fn poll_timeout(&self) -> Option<Instant> {
         let first = [self.timers.first(), self.seconds.first()];
         first.into_iter().flatten().map(|(at, _)| *at).min()
+    }
+
+    fn poll_event(&mut self) -> Option<TransportEvent> {
+        self.events.pop_front()
+    }
+
+    fn describe(&self, link: LinkIndex, now: Instant, status: &mut LinkStatus) -> bool {
+        if let Some(connection) = self.active(link)
+            && let Some(since) = connection.established
+        {
+            (status.state, status.reason) = (LinkState::Up, None);
+            status.endpoint = Some(connection.inner.remote_address());
+            status.handshake_age = Some(now.saturating_duration_since(since).as_secs_f64());
+            status.rtt_ms = Some(connection.inner.rtt().as_secs_f64() * 1000.0);
+            return true;
+        }
+        let is_connecting = matches!(self.session(link), SessionState::Connecting { .. });
+        if is_connecting {
+            (status.state, status.reason) = (LinkState::Connecting, None);
+        }
+        is_connecting
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn source_unavailable(&mut self, local: IpAddr) {
+        self.clear_source(local);
     }
 }
 
 /// Hands on what quinn has to send, from where `path` says.
-fn put(transmit: &Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
+fn put(transmit: &quinn_proto::Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
     let contents = contents.get(..transmit.size).unwrap_or(contents);
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
-    let to = Path {
-        remote: transmit.destination,
-        ..path
+    let to = Transmit {
+        path: Path {
+            remote: transmit.destination,
+            ..path
+        },
+        // Path MTU discovery needs it (RFC 9000, section 14).
+        outer: Outer {
+            ecn: 0,
+            dont_fragment: true,
+        },
     };
-    // RFC 9000, section 14: it finds the path's MTU by itself.
-    tx.allow_fragments(false);
     for datagram in contents.chunks(segment) {
-        super::commit(tx, to, datagram);
+        commit(tx, &to, datagram);
     }
-    tx.allow_fragments(true);
 }
 
 #[cfg(test)]

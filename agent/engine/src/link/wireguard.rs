@@ -5,11 +5,13 @@
 //!
 //! boringtun reads the clock and the system's randomness itself; that stays in here.
 
+mod handshake;
 mod peer;
 mod sources;
 
-use super::{Event, LinkSet, Opened, Sealed};
-use crate::buffer::{Path, TransmitSink};
+use super::transport::{NoSession, PathHint, SecureTransport, SessionState, TransportEvent};
+use super::{Opened, Sealed, commit};
+use crate::buffer::{Outer, Path, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -71,33 +73,33 @@ impl Identity {
     }
 }
 
-/// What the links have to say.
+/// What the owner of the links has not read yet.
 #[derive(Default)]
-struct News {
-    events: VecDeque<Event>,
-    /// Packets that waited for a handshake in vain, not told yet.
+struct TransportEvents {
+    queue: VecDeque<TransportEvent>,
+    /// Packets that waited in vain for a handshake.
     lost: u64,
 }
 
-impl News {
-    /// Says where a peer is now. A peer that moves with every datagram makes one event of many.
-    fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
-        match self.events.back_mut() {
-            Some(Event::Moved(before, at)) if before == peer => *at = to,
-            _ => self.events.push_back(Event::Moved(peer.clone(), to)),
+impl TransportEvents {
+    /// A peer that moves with every datagram makes one event of many.
+    fn endpoint_changed(&mut self, peer: &AgentId, to: SocketAddr) {
+        match self.queue.back_mut() {
+            Some(TransportEvent::EndpointChanged(before, at)) if before == peer => *at = to,
+            _ => self.queue.push_back(TransportEvent::EndpointChanged(peer.clone(), to)),
         }
     }
 }
 
 /// All WireGuard links of one engine.
-pub struct WireGuard {
+pub(super) struct WireGuard {
     identity: Identity,
     /// By slot.
     peers: Vec<Option<Peer>>,
     /// By [`LinkIndex`]: the slot.
     slots: Vec<usize>,
     by_key: BTreeMap<[u8; 32], usize>,
-    news: News,
+    events: TransportEvents,
     next_tick: Option<Instant>,
     /// When a datagram of an unknown session was last looked into.
     stranger: Option<Instant>,
@@ -119,8 +121,7 @@ impl std::fmt::Debug for WireGuard {
 
 impl WireGuard {
     /// The links of the agent with this private key; none yet.
-    #[must_use]
-    pub fn new(private_key: [u8; 32]) -> Self {
+    pub(super) fn new(private_key: [u8; 32]) -> Self {
         let private = x25519::StaticSecret::from(private_key);
         let public = x25519::PublicKey::from(&private);
         Self {
@@ -134,7 +135,7 @@ impl WireGuard {
             peers: Vec::new(),
             slots: Vec::new(),
             by_key: BTreeMap::new(),
-            news: News::default(),
+            events: TransportEvents::default(),
             next_tick: None,
             stranger: None,
             sources: Sources::new(),
@@ -143,34 +144,8 @@ impl WireGuard {
         }
     }
 
-    /// This is another lane than the first: peers are reached so many ports above their endpoints.
-    pub(super) fn set_lane(&mut self, lane: u16) {
-        self.lane = lane;
-    }
-
-    /// A session is wanted, and no packet waits for it.
-    pub(super) fn want(&mut self, link: LinkIndex, now: Instant) {
-        let slot = self.slots.get(link.get()).copied();
-        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
-            return;
-        };
-        if peer.want() {
-            peer.ensure_open(&mut self.identity, slot);
-            self.next_tick = Some(now);
-        }
-    }
-
-    /// The first lane heard the peer there.
-    pub(super) fn moved(&mut self, link: LinkIndex, to: SocketAddr) {
-        let (slot, to) = (self.slots.get(link.get()).copied(), above(to, self.lane));
-        if let Some(peer) = slot.and_then(|s| self.peers.get_mut(s)?.as_mut()) {
-            peer.set_endpoint(to);
-        }
-    }
-
     /// The key that others must pin.
-    #[must_use]
-    pub fn public_key(&self) -> PublicKey {
+    pub(super) fn public_key(&self) -> PublicKey {
         PublicKey(self.identity.public.to_bytes())
     }
 
@@ -178,19 +153,11 @@ impl WireGuard {
         self.peers.get(*self.slots.get(link.get())?)?.as_ref()
     }
 
-    /// Where datagrams for a peer go.
-    pub(super) fn endpoint(&self, link: LinkIndex) -> Option<Path> {
-        self.peer(link)?.endpoint()
-    }
-
-    /// Whether a link has a session, and since when it asks for one in vain.
-    pub(super) fn session(&self, link: LinkIndex) -> (bool, Option<Instant>) {
-        self.peer(link).map_or((false, None), Peer::session)
-    }
-
-    /// The status of one link; none: never used.
-    pub(super) fn status_of(&self, link: LinkIndex, now: Instant) -> Option<LinkStatus> {
-        self.peer(link)?.status(now)
+    /// The peer of a link with its slot, and all that its methods need besides.
+    fn peer_mut(&mut self, link: LinkIndex) -> Option<(usize, &mut Peer, &mut Identity, &mut TransportEvents)> {
+        let slot = *self.slots.get(link.get())?;
+        let peer = self.peers.get_mut(slot)?.as_mut()?;
+        Some((slot, peer, &mut self.identity, &mut self.events))
     }
 
     fn slot_of(&self, receiver_index: u32) -> Option<usize> {
@@ -212,7 +179,7 @@ impl WireGuard {
         let init = match checked {
             Ok(Packet::HandshakeInit(init)) => init,
             Err(TunnResult::WriteToNetwork(reply)) => {
-                send(reply, from, tx);
+                commit(tx, &from.into(), reply);
                 return Opened::Control;
             }
             _ => return Opened::Refused(DropReason::BadDatagram),
@@ -230,14 +197,14 @@ impl WireGuard {
         };
         let was_open = peer.is_open();
         peer.ensure_open(&mut self.identity, slot);
-        let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.news);
+        let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.events);
         // Anyone can put a known public key into a handshake: what cannot prove it leaves nothing behind.
         if !was_open && matches!(reply, Reply::Refused(_) | Reply::NoSession) {
-            peer.close(&mut self.news);
+            peer.close(now, &mut self.events);
         }
         let opened = match reply {
             Reply::Send(len) => {
-                send(cookie.get(..len).unwrap_or_default(), from, tx);
+                commit(tx, &from.into(), cookie.get(..len).unwrap_or_default());
                 Opened::Control
             }
             Reply::Nothing => Opened::Control,
@@ -251,13 +218,13 @@ impl WireGuard {
     /// Answers to our handshakes, and cookies.
     fn answer(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
         let at = if datagram.first() == Some(&3) { 4 } else { 8 };
-        let Some((peer, news)) = self.receiver(datagram, at) else {
+        let Some((peer, events)) = self.receiver(datagram, at) else {
             return Opened::Refused(DropReason::BadDatagram);
         };
         let mut out = [0; LONGEST_CONTROL];
-        match peer.receive(datagram, from, now, &mut out, news) {
+        match peer.receive(datagram, from, now, &mut out, events) {
             Reply::Send(len) => {
-                send(out.get(..len).unwrap_or_default(), from, tx);
+                commit(tx, &from.into(), out.get(..len).unwrap_or_default());
                 peer.flush(now, tx);
                 Opened::Control
             }
@@ -268,10 +235,10 @@ impl WireGuard {
     }
 
     /// The peer whose index stands at `at` of the datagram.
-    fn receiver(&mut self, datagram: &[u8], at: usize) -> Option<(&mut Peer, &mut News)> {
+    fn receiver(&mut self, datagram: &[u8], at: usize) -> Option<(&mut Peer, &mut TransportEvents)> {
         let index = u32::from_le_bytes(*datagram.get(at..)?.first_chunk()?);
         let slot = self.slot_of(index)?;
-        Some((self.peers.get_mut(slot)?.as_mut()?, &mut self.news))
+        Some((self.peers.get_mut(slot)?.as_mut()?, &mut self.events))
     }
 
     /// Data for a session that we do not have, from where a peer is: that peer does not know that we restarted, and a
@@ -293,7 +260,7 @@ impl WireGuard {
             && peer.may_restart(now)
         {
             peer.ensure_open(&mut self.identity, slot);
-            peer.initiate(now, tx, &mut self.news);
+            peer.initiate(now, tx, &mut self.events);
             self.tick_soon(now);
         }
     }
@@ -308,7 +275,10 @@ impl WireGuard {
     }
 }
 
-impl LinkSet for WireGuard {
+impl SecureTransport for WireGuard {
+    // Probes inside the link find it (D20).
+    const DISCOVERS_PATH_MTU: bool = false;
+
     fn update(&mut self, links: &[Link], now: Instant) {
         let mut before: BTreeMap<AgentId, usize> = BTreeMap::new();
         for (slot, peer) in self.peers.iter().enumerate() {
@@ -321,7 +291,7 @@ impl LinkSet for WireGuard {
             if links.binary_search_by(|l| l.peer.cmp(name)).is_err()
                 && let Some(mut gone) = self.peers.get_mut(*slot).and_then(Option::take)
             {
-                gone.close(&mut self.news);
+                gone.close(now, &mut self.events);
                 // It may come back, and be where it was.
                 self.remembered.extend(gone.heard().map(|at| (name.clone(), at)));
             }
@@ -356,25 +326,72 @@ impl LinkSet for WireGuard {
                 continue;
             };
             peer.index = super::index_of(position);
-            peer.reconfigure(link, now, &mut self.news);
+            peer.reconfigure(link, now, &mut self.events);
         }
         // Whoever wants a handshake starts it now and not at the next tick.
         self.next_tick = Some(now);
     }
 
-    fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed {
-        let slot = self.slots.get(link.get()).copied();
-        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
-            return Sealed::Dropped(DropReason::NoLink);
+    fn set_lane(&mut self, lane: u16) {
+        self.lane = lane;
+    }
+
+    fn session(&self, link: LinkIndex) -> SessionState {
+        self.peer(link).map_or(SessionState::Down, Peer::session)
+    }
+
+    fn needs_connect(&self, link: LinkIndex) -> bool {
+        self.peer(link).is_some_and(Peer::may_request_session)
+    }
+
+    fn connect(&mut self, link: LinkIndex, _hint: PathHint, now: Instant) -> bool {
+        let Some((slot, peer, identity, _)) = self.peer_mut(link) else {
+            return false;
         };
-        if let Some(sealed) = peer.seal(packet, now, tx) {
-            return sealed;
+        let is_new = peer.request_session(now);
+        if is_new {
+            peer.ensure_open(identity, slot);
+            self.next_tick = Some(now);
         }
-        // No session: the slow way.
-        peer.ensure_open(&mut self.identity, slot);
-        let sealed = peer.wait(packet, now, tx, &mut self.news);
+        is_new
+    }
+
+    /// Drops the session state; WireGuard has no message that would tell the peer.
+    fn close(&mut self, link: LinkIndex, now: Instant, _reason: &'static str) {
+        if let Some((_, peer, _, events)) = self.peer_mut(link) {
+            peer.close(now, events);
+        }
+    }
+
+    fn endpoint(&self, link: LinkIndex) -> Option<Path> {
+        self.peer(link)?.endpoint()
+    }
+
+    fn set_endpoint(&mut self, link: LinkIndex, to: SocketAddr) {
+        let to = above(to, self.lane);
+        if let Some((_, peer, _, _)) = self.peer_mut(link) {
+            peer.set_endpoint(to);
+        }
+    }
+
+    fn seal(
+        &mut self,
+        link: LinkIndex,
+        packet: &[u8],
+        outer: Outer,
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) -> Result<Sealed, NoSession> {
+        let Some((slot, peer, identity, events)) = self.peer_mut(link) else {
+            return Ok(Sealed::Dropped(DropReason::NoLink));
+        };
+        if let Some(sealed) = peer.seal(packet, outer, now, tx) {
+            return Ok(sealed);
+        }
+        peer.ensure_open(identity, slot);
+        let sealed = peer.wait(packet, outer, now, tx, events);
         self.tick_soon(now);
-        sealed
+        Ok(sealed)
     }
 
     fn open(
@@ -388,12 +405,12 @@ impl LinkSet for WireGuard {
         // Data first: nearly everything is. Type and three zero bytes, index, counter, tag.
         match (datagram.first_chunk::<4>(), datagram.len()) {
             (Some([4, 0, 0, 0]), 32..) => {
-                let Some((peer, news)) = self.receiver(datagram, 4) else {
+                let Some((peer, events)) = self.receiver(datagram, 4) else {
                     self.unknown_session(from.remote, now, tx);
                     return Opened::Refused(DropReason::BadDatagram);
                 };
                 let link = peer.index;
-                let reply = peer.receive(datagram, from, now, output, news);
+                let reply = peer.receive(datagram, from, now, output, events);
                 peer.flush(now, tx);
                 match reply {
                     Reply::NoSession => {
@@ -419,12 +436,12 @@ impl LinkSet for WireGuard {
         let mut open = false;
         for (slot, peer) in self.peers.iter_mut().enumerate() {
             let Some(peer) = peer else { continue };
-            if peer.asks() {
+            if peer.is_handshake_requested() {
                 peer.ensure_open(&mut self.identity, slot);
             }
             if peer.is_open() {
                 open = true;
-                peer.tick(now, tx, &mut self.news);
+                peer.tick(now, tx, &mut self.events);
             }
         }
         self.next_tick = open.then_some(now + TICK);
@@ -434,13 +451,17 @@ impl LinkSet for WireGuard {
         self.next_tick
     }
 
-    fn poll_event(&mut self) -> Option<Event> {
-        self.news.events.pop_front()
+    fn poll_event(&mut self) -> Option<TransportEvent> {
+        self.events.queue.pop_front()
     }
 
-    fn status(&self, now: Instant) -> Vec<LinkStatus> {
-        let links = (0..self.slots.len()).map(super::index_of);
-        links.filter_map(|link| self.status_of(link, now)).collect()
+    fn describe(&self, link: LinkIndex, now: Instant, status: &mut LinkStatus) -> bool {
+        let described = self.peer(link).and_then(|peer| peer.status(now));
+        let is_used = described.is_some();
+        if let Some(described) = described {
+            *status = described;
+        }
+        is_used
     }
 
     fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
@@ -453,22 +474,18 @@ impl LinkSet for WireGuard {
         self.remembered.extend(here);
     }
 
-    fn local_refused(&mut self, local: IpAddr) {
+    fn source_unavailable(&mut self, local: IpAddr) {
         for peer in self.peers.iter_mut().flatten() {
-            peer.local_refused(local);
+            peer.source_unavailable(local);
         }
     }
 
     fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.news.lost)
+        std::mem::take(&mut self.events.lost)
     }
 }
 
 /// Where a lane of an agent is: so many ports above its first.
 fn above(first: SocketAddr, lane: u16) -> SocketAddr {
     SocketAddr::new(first.ip(), first.port().saturating_add(lane))
-}
-
-fn send(message: &[u8], to: Path, tx: &mut impl TransmitSink) {
-    super::commit(tx, to, message);
 }

@@ -1,8 +1,9 @@
 //! Which connections a link has, and which of them its packets go to.
 
 use super::connection::Connection;
-use super::{News, Quic, settings};
+use super::{Quic, settings};
 use crate::buffer::Path;
+use crate::link::transport::{PathHint, SecureTransport, TransportEvent};
 use crate::link::{Sealed, index_of};
 use crate::tables::LinkIndex;
 use bytes::Bytes;
@@ -67,7 +68,7 @@ struct Attempt {
 
 impl Quic {
     /// Takes a new set of links. Connections of keys that stay go on, others are closed.
-    pub(in crate::link) fn update(&mut self, links: &[Link], now: Instant) {
+    pub(super) fn update_peers(&mut self, links: &[Link], now: Instant) {
         // Opened under the links of before, whose indices end here.
         self.packets.clear();
         self.by_pin.clear();
@@ -116,48 +117,19 @@ impl Quic {
         }
     }
 
-    /// Whether packets can go.
-    pub(in crate::link) fn is_up(&self, link: LinkIndex) -> bool {
-        self.peers.get(link.get()).is_some_and(|p| p.active.is_some())
-    }
-
-    /// Whether a connection is being opened.
-    pub(in crate::link) fn is_connecting(&self, link: LinkIndex) -> bool {
-        self.peers
-            .get(link.get())
-            .is_some_and(|p| p.active.is_none() && p.is_asking())
-    }
-
-    /// Longest inner packet that the link takes now, bytes.
-    pub(in crate::link) fn max_packet(&self, link: LinkIndex) -> Option<u16> {
+    /// The connection that a link's packets go to.
+    pub(super) fn active(&self, link: LinkIndex) -> Option<&Connection> {
         let active = self.peers.get(link.get())?.active?;
-        self.connections.get(active.0)?.as_ref()?.max_packet
+        self.connections.get(active.0)?.as_ref()
     }
 
-    /// Where the peer is, the round-trip time as the connection has it, and since when it is established.
-    pub(in crate::link) fn path(&self, link: LinkIndex) -> Option<(SocketAddr, Duration, Instant)> {
-        let active = self.peers.get(link.get())?.active?;
-        let connection = self.connections.get(active.0)?.as_ref()?;
-        Some((
-            connection.inner.remote_address(),
-            connection.inner.rtt(),
-            connection.established?,
-        ))
-    }
-
-    /// Opens a connection, beside those that exist: to where the other end is, if that is known, and a little later also to
-    /// its second port, if it has one (D6). The first that is up is kept. Whether there was anywhere to try.
-    /// `longest`: the longest packet that goes whole over WireGuard on the same path, if the path is known to be narrow.
-    pub(in crate::link) fn connect(
-        &mut self,
-        link: LinkIndex,
-        to: Option<Path>,
-        longest: Option<u16>,
-        now: Instant,
-    ) -> bool {
+    /// Opens a connection to the peer's endpoint now, and to its second port a little later. Where no endpoint is known, it
+    /// tries the second port at once. Returns `false` if neither is known.
+    pub(super) fn dial_peer(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         let Some(peer) = self.peers.get(link.get()).filter(|p| p.pin.is_some()) else {
             return false;
         };
+        let (to, longest) = (hint.endpoint, hint.max_packet);
         let elsewhere = peer.elsewhere.filter(|e| to.is_none_or(|t| t.remote != *e));
         let elsewhere = elsewhere.map(|remote| Path {
             remote,
@@ -228,15 +200,8 @@ impl Quic {
     /// Says that a link has no connection.
     pub(super) fn say_down(&mut self, link: LinkIndex, reason: String) {
         if let Some(peer) = self.peers.get(link.get()) {
-            self.news.push_back(News::Down(peer.name.clone(), reason));
-        }
-    }
-
-    /// Closes all connections of a link.
-    pub(in crate::link) fn close(&mut self, link: LinkIndex, now: Instant, why: &'static str) {
-        let connections = self.peers.get(link.get()).map(|p| p.connections.clone());
-        for handle in connections.into_iter().flatten() {
-            self.end(handle, now, why);
+            self.events
+                .push_back(TransportEvent::Down(peer.name.clone(), Some(reason)));
         }
     }
 
@@ -329,7 +294,7 @@ impl Quic {
         if let Some(planned) = peer.second.take() {
             self.seconds.remove(&(planned.at, link.get()));
         }
-        self.news.push_back(News::Up(peer.name.clone()));
+        self.events.push_back(TransportEvent::Up(peer.name.clone()));
         let decides = pin.is_some_and(|pin| self.identity.pin() < pin);
         let established = |h: &ConnectionHandle| {
             let connection = self.connections.get(h.0).and_then(Option::as_ref);
@@ -353,13 +318,13 @@ impl Quic {
             return;
         };
         self.leave(link, handle);
-        if self.peers.get(link.get()).is_some_and(|p| p.active.is_none()) && !self.is_connecting(link) {
+        if self.peers.get(link.get()).is_some() && self.needs_connect(link) {
             self.say_down(link, reason);
         }
     }
 
     /// Nothing can be sent from this address of ours any more.
-    pub(in crate::link) fn local_refused(&mut self, local: IpAddr) {
+    pub(super) fn clear_source(&mut self, local: IpAddr) {
         let paths = self.connections.iter_mut().flatten().map(|c| &mut c.path);
         let planned = self.peers.iter_mut().flat_map(|p| &mut p.second).map(|a| &mut a.to);
         for path in paths.chain(planned) {

@@ -6,7 +6,7 @@
 //!   parts of table d ──────────────▶  puts them together
 //!   ◀────────────────────── have d    at once, and every second
 //! ```
-//! The listener does not trust the other end to be sparing. It reads advertisements only where [`accept`](Exchange::accept) says so, keeps
+//! The listener does not trust the other end to be sparing. It reads advertisements only where [`accept`](RouteSync::accept) says so, keeps
 //! one complete table at most, and hands tables over at a [`Pace`] that a sender slows down by changing often.
 
 use super::AdvertisementStats;
@@ -37,7 +37,7 @@ const SAY_AGAIN: Duration = Duration::from_millis(20);
 const HEAD: usize = 1 + 8 + 2 + 2;
 
 /// Longest message, bytes.
-pub(super) const LONGEST_MESSAGE: usize = HEAD + PART;
+pub(super) const MAX_MESSAGE_LEN: usize = HEAD + PART;
 
 const TABLE: u8 = 1;
 const HAVE: u8 = 2;
@@ -47,7 +47,7 @@ const NOTHING: u64 = 0;
 
 /// Both sides of one link's exchange.
 #[derive(Debug, Default)]
-pub(super) struct Exchange {
+pub(super) struct RouteSync {
     /// What this end tells, with its digest.
     mine: Option<(u64, Arc<[u8]>)>,
     /// What the other end said it has.
@@ -79,7 +79,7 @@ struct Coming {
     missing: usize,
 }
 
-impl Exchange {
+impl RouteSync {
     /// Whether the other end may advertise routes from now on. What it advertises otherwise is not read.
     pub(super) fn accept(&mut self, accepts: bool) {
         self.accepts = accepts;
@@ -91,7 +91,7 @@ impl Exchange {
     }
 
     /// From now on this is what the other end is to be told.
-    pub(super) fn tell(&mut self, table: Arc<[u8]>) {
+    pub(super) fn advertise(&mut self, table: Arc<[u8]>) {
         let digest = digest(&table);
         if self.mine.as_ref().is_none_or(|(d, _)| *d != digest) && table.len() <= LONGEST {
             self.mine = Some((digest, table));
@@ -100,7 +100,7 @@ impl Exchange {
     }
 
     /// What is to be sent now.
-    pub(super) fn messages(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
+    pub(super) fn poll_messages(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         if let Some((digest, table)) = self.mine.as_ref().filter(|(d, _)| self.confirmed != Some(*d)) {
             let count = table.len().div_ceil(PART).max(1);
             let due = |sent| now.saturating_duration_since(sent) >= self.again;
@@ -108,7 +108,7 @@ impl Exchange {
                 self.next = 0;
                 self.again = (2 * self.again).min(SELDOM);
             }
-            let mut message = Vec::with_capacity(LONGEST_MESSAGE);
+            let mut message = Vec::with_capacity(MAX_MESSAGE_LEN);
             // A table without bytes has one part, which is empty.
             let parts = table.chunks(PART).chain(table.is_empty().then_some(&[][..]));
             for (index, part) in parts.enumerate().skip(self.next).take(AT_ONCE) {
@@ -125,11 +125,11 @@ impl Exchange {
                 self.sent = Some(now);
             }
         }
-        self.confirmation(now, send);
+        self.poll_confirmation(now, send);
     }
 
     /// Says what this end has, if that is due.
-    pub(super) fn confirmation(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
+    pub(super) fn poll_confirmation(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         let pause = if self.say { SAY_AGAIN } else { SAY };
         let due = |said| now.saturating_duration_since(said) >= pause;
         // Whoever has nothing says so as well: after a restart the other end would believe that everything is there.
@@ -143,7 +143,7 @@ impl Exchange {
     }
 
     /// A message of the other end.
-    pub(super) fn take(&mut self, message: &[u8], now: Instant, stats: &mut AdvertisementStats) {
+    pub(super) fn receive(&mut self, message: &[u8], now: Instant, stats: &mut AdvertisementStats) {
         let Some((kind, rest)) = message.split_first() else {
             return stats.malformed += 1;
         };
@@ -213,7 +213,7 @@ impl Exchange {
     }
 
     /// The table to act on now, if there is one and the pace allows it.
-    pub(super) fn due(&mut self, now: Instant, stats: &mut AdvertisementStats) -> Option<Vec<u8>> {
+    pub(super) fn next_table(&mut self, now: Instant, stats: &mut AdvertisementStats) -> Option<Vec<u8>> {
         let table = self.waiting.take_if(|_| self.pace.allows(now))?;
         self.pace.used(now);
         self.handed = self.have;
@@ -222,7 +222,7 @@ impl Exchange {
     }
 
     /// Whether a table waits for its time.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub(super) fn has_table(&self) -> bool {
         self.waiting.is_some()
     }
 }
