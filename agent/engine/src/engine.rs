@@ -91,7 +91,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     }
 
     /// One packet that another lane was not ready for, as it came in there.
-    pub fn handle_handed(
+    pub fn handle_redirected(
         &mut self,
         ingress: Ingress,
         packet: &mut [u8],
@@ -104,7 +104,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     }
 
     /// A packet that another lane handed over was of another configuration.
-    pub fn refuse_handed(&mut self) {
+    pub fn refuse_redirected(&mut self) {
         self.stats.taken += 1;
         self.stats.dropped(DropReason::NoLink);
     }

@@ -260,10 +260,10 @@ impl Worker {
         if handed.generation == self.generation {
             let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
-                .handle_handed(handed.ingress, &mut handed.packet, now, outbox, tun);
+                .handle_redirected(handed.ingress, &mut handed.packet, now, outbox, tun);
         } else {
             // Of another configuration, whose links have other numbers: rare, and at a change only.
-            self.engine.refuse_handed();
+            self.engine.refuse_redirected();
         }
         handed.done();
     }

@@ -1,25 +1,25 @@
-//! Packets that are too long for a path and may not be refused: IPv6 up to 1,280 bytes, and IPv4 whose sender allows
-//! fragments (D20). They travel through the link in parts.
+//! Fragmentation inside a link, for packets that are too long for the path and may not be refused: IPv6 up to 1,280 bytes,
+//! and IPv4 without don't-fragment (D20).
 //!
-//! Cut outer datagrams would do the same where the kernel knows the path's MTU and nobody on the way drops fragments;
-//! this needs neither.
+//! Fragments of the outer datagram are no alternative: the kernel would have to know the path MTU, and firewalls drop them.
 
 use super::in_band::{MESSAGE_LEN, Message};
 
-/// Longest packet that is put together, bytes.
-const LONGEST: usize = 9000;
+/// Length of the longest packet that is reassembled, bytes: the highest MTU of a configuration.
+const MAX_PACKET_LEN: usize = 9000;
 
-/// Hands out the parts of a packet, each a message of at most `limit` bytes; none if it would be too many.
+/// Splits a packet into messages of at most `limit` bytes, and passes each to `each`. Returns `false`, and passes none, if
+/// more than 255 would be needed.
 pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnMut(&[u8])) -> bool {
-    let room = limit.min(LONGEST).saturating_sub(MESSAGE_LEN);
+    let room = limit.min(MAX_PACKET_LEN).saturating_sub(MESSAGE_LEN);
     let Some(count) = packet.len().checked_div(room).map(|_| packet.len().div_ceil(room)) else {
         return false;
     };
     let Ok(count) = u8::try_from(count) else {
         return false;
     };
-    let mut message = [0; LONGEST];
-    // Parts of one length: the last is as likely to fit as the first.
+    let mut message = [0; MAX_PACKET_LEN];
+    // All fragments have one length, so that each is as likely to fit as the others.
     let size = packet.len().div_ceil(usize::from(count.max(1)));
     for (index, bytes) in (0..count).zip(packet.chunks(size)) {
         let Some(message) = message.get_mut(..MESSAGE_LEN + bytes.len()) else {
@@ -39,7 +39,8 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
     true
 }
 
-/// Parts of one link that arrived. They come one after the other; a packet of which one is missing or late is lost.
+/// The fragments of one link that have arrived. A packet of which a fragment is missing or out of order is lost, so that one
+/// buffer is enough.
 #[derive(Debug, Default)]
 pub(super) struct Reassembly {
     packet: u32,
@@ -48,7 +49,7 @@ pub(super) struct Reassembly {
 }
 
 impl Reassembly {
-    /// Takes a part; the packet, when it was the last.
+    /// Takes a fragment. Returns the packet if it was the last one.
     pub(super) fn take(&mut self, packet: u32, (index, count): (u8, u8), bytes: &[u8]) -> Option<&[u8]> {
         if index == 0 {
             self.bytes.clear();
@@ -57,7 +58,7 @@ impl Reassembly {
             return None;
         }
         (self.packet, self.next) = (packet, index.checked_add(1)?);
-        if self.bytes.len() + bytes.len() > LONGEST {
+        if self.bytes.len() + bytes.len() > MAX_PACKET_LEN {
             self.next = 0;
             return None;
         }
@@ -75,10 +76,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn take(assembly: &mut Reassembly, message: &[u8]) -> Option<Vec<u8>> {
+    fn take(reassembly: &mut Reassembly, message: &[u8]) -> Option<Vec<u8>> {
         assert!(Message::is_in_band(message));
         match Message::decode(message) {
-            Some(Message::Fragment { packet, index, count }) => assembly
+            Some(Message::Fragment { packet, index, count }) => reassembly
                 .take(packet, (index, count), &message[MESSAGE_LEN..])
                 .map(<[u8]>::to_vec),
             other => panic!("{other:?}"),
@@ -92,33 +93,37 @@ mod tests {
             limit in 100usize..1500,
             lost in any::<prop::sample::Index>(),
         ) {
-            let mut parts = Vec::new();
-            prop_assert!(split(&packet, limit, 7, |part| parts.push(part.to_vec())));
-            prop_assert!(parts.iter().all(|p| p.len() <= limit));
-            let mut assembly = Reassembly::default();
-            // Without one of them there is no packet, and the next one is not harmed.
-            let lost = lost.index(parts.len());
-            for (n, part) in parts.iter().enumerate() {
+            let mut fragments = Vec::new();
+            prop_assert!(split(&packet, limit, 7, |fragment| fragments.push(fragment.to_vec())));
+            prop_assert!(fragments.iter().all(|p| p.len() <= limit));
+            let mut reassembly = Reassembly::default();
+            // Without one of them there is no packet, and the next packet is complete.
+            let lost = lost.index(fragments.len());
+            for (n, fragment) in fragments.iter().enumerate() {
                 if n != lost {
-                    prop_assert_eq!(take(&mut assembly, part), None);
+                    prop_assert_eq!(take(&mut reassembly, fragment), None);
                 }
             }
-            let mut whole = None;
-            for part in &parts {
-                prop_assert!(whole.is_none());
-                whole = take(&mut assembly, part);
+            let mut reassembled = None;
+            for fragment in &fragments {
+                prop_assert!(reassembled.is_none());
+                reassembled = take(&mut reassembly, fragment);
             }
-            prop_assert_eq!(whole, Some(packet));
+            prop_assert_eq!(reassembled, Some(packet));
         }
     }
 
     #[test]
     fn absurd_limits_and_sizes_are_refused() {
-        assert!(!split(&[0; 100], MESSAGE_LEN, 1, |_| panic!("a part without bytes")));
-        assert!(!split(&[0; 60_000], MESSAGE_LEN + 10, 1, |_| panic!("too many parts")));
-        let mut assembly = Reassembly::default();
+        assert!(!split(&[0; 100], MESSAGE_LEN, 1, |_| panic!(
+            "a fragment without bytes"
+        )));
+        assert!(!split(&[0; 60_000], MESSAGE_LEN + 10, 1, |_| panic!(
+            "too many fragments"
+        )));
+        let mut reassembly = Reassembly::default();
         for index in 0..=255 {
-            assert_eq!(assembly.take(1, (index, 255), &[0; 1000]), None);
+            assert_eq!(reassembly.take(1, (index, 255), &[0; 1000]), None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What engines write to each other inside links, byte by byte, as a recorded file.
+//! The bytes that engines exchange inside links, compared with recorded files.
 
 use super::in_band::{MAX_PROBE_LEN, MESSAGE_LEN, Message};
 use super::route_sync::{MAX_MESSAGE_LEN, RouteSync};

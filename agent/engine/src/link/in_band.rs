@@ -1,19 +1,26 @@
-//! What the two ends of a link say to each other inside it (D11): an echo, by which each knows that the way is open,
-//! how long it takes and how much is lost; and probes of how long a packet may be ([`path_mtu`](super::path_mtu)).
+//! The messages that two agents exchange inside a link (D11), and their encoding.
 //!
-//! A message is an IPv6 packet with a next header for experiments (RFC 3692) between two link-local addresses, so that it
-//! travels through any link that carries packets. It never leaves the engine, and a stock device drops it.
+//! ```text
+//! bytes 0..40  IPv6 header: next header 253, hop limit 1, fe80::746d:1 to fe80::746d:2
+//!          40  kind
+//!      41..43  index and count of a fragment; else 0
+//!          43  0
+//!      44..48  number, big-endian
+//!        48..  contents of a fragment or route message, padding of a probe
+//! ```
+//! A message is an IP packet, so any link that carries packets carries messages. It never leaves the engine. A third-party
+//! device drops it, as the addresses are link-local and the next header is for experiments (RFC 3692).
 
-/// Bytes of a message, but for a probe's padding.
+/// Length of a message without contents and padding, bytes.
 pub(super) const MESSAGE_LEN: usize = 40 + 8;
 
-/// Longest probe, bytes: the longest MTU that a configuration may have.
+/// Length of the longest probe, bytes: the highest MTU of a configuration.
 pub(super) const MAX_PROBE_LEN: usize = 9000;
 
-/// RFC 3692: for experiments.
+/// The first of the two numbers for experiments (RFC 3692).
 const NEXT_HEADER: u8 = 253;
 
-/// `fe80::746d:1` to `fe80::746d:2`, whichever end speaks.
+/// Source `fe80::746d:1` and destination `fe80::746d:2`, in both directions.
 const ADDRESSES: [u8; 32] = [
     0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x74, 0x6d, 0, 1, //
     0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x74, 0x6d, 0, 2,
@@ -22,40 +29,40 @@ const ADDRESSES: [u8; 32] = [
 /// A message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Message {
-    /// Answer this.
+    /// A request for a reply with the same number.
     Echo(u32),
-    /// The answer.
+    /// The reply.
     Reply(u32),
-    /// A packet of so many bytes: say that it arrived.
+    /// A packet of this length, bytes, whose arrival the other end acknowledges.
     Probe(u16),
-    /// It arrived.
+    /// A probe of this length has arrived.
     ProbeAck(u16),
-    /// A part of a packet: the bytes after the message ([`parts`](super::parts)).
+    /// A fragment of a packet, in the bytes after the message ([`fragment`](super::fragment)).
     Fragment {
-        /// Which packet's.
+        /// The packet's number.
         packet: u32,
-        /// Its place, from 0.
+        /// Position of the fragment, from 0.
         index: u8,
-        /// How many there are.
+        /// Number of fragments.
         count: u8,
     },
-    /// Of routes: the bytes after the message ([`exchange`](super::exchange)).
+    /// Part of the route exchange, in the bytes after the message ([`route_sync`](super::route_sync)).
     Routes,
-    /// This end is about to stop: whoever has another way takes it now.
+    /// The sender is about to stop: its peer moves to another link if it has one.
     Drain,
 }
 
 impl Message {
-    /// As a packet.
+    /// Encodes the message as a packet.
     pub(super) fn encode(self) -> [u8; MESSAGE_LEN] {
-        let mut places = [0, 0];
+        let mut position = [0, 0];
         let (kind, number) = match self {
             Self::Echo(n) => (1, n),
             Self::Reply(n) => (2, n),
             Self::Probe(n) => (3, u32::from(n)),
             Self::ProbeAck(n) => (4, u32::from(n)),
             Self::Fragment { packet, index, count } => {
-                places = [index, count];
+                position = [index, count];
                 (5, packet)
             }
             Self::Routes => (6, 0),
@@ -68,22 +75,23 @@ impl Message {
         packet[7] = 1;
         packet[8..40].copy_from_slice(&ADDRESSES);
         packet[40] = kind;
-        packet[41..43].copy_from_slice(&places);
+        packet[41..43].copy_from_slice(&position);
         packet[44..48].copy_from_slice(&number.to_be_bytes());
         packet
     }
 
-    /// A probe, in a packet of its size. Sizes are from [`MESSAGE_LEN`] to [`MAX_PROBE_LEN`].
+    /// Writes a probe, as a packet of this length, from [`MESSAGE_LEN`] to [`MAX_PROBE_LEN`].
     pub(super) fn probe(size: u16, buffer: &mut [u8; MAX_PROBE_LEN]) -> &[u8] {
         let size = usize::from(size).clamp(MESSAGE_LEN, MAX_PROBE_LEN);
         #[expect(clippy::cast_possible_truncation, reason = "clamped")]
-        let said = size as u16;
+        let number = size as u16;
         let packet = buffer.get_mut(..size).unwrap_or_default();
-        Self::Probe(said).put(packet);
+        Self::Probe(number).put(packet);
         packet
     }
 
-    /// Writes it to the front of a packet, whose other bytes are its own; at least [`MESSAGE_LEN`] bytes.
+    /// Writes the message to the front of a packet of at least [`MESSAGE_LEN`] bytes, and keeps the contents behind it. A
+    /// shorter packet stays as it is.
     pub(super) fn put(self, packet: &mut [u8]) {
         let payload = u16::try_from(packet.len().saturating_sub(40)).unwrap_or(u16::MAX);
         if let Some(head) = packet.first_chunk_mut() {
@@ -92,13 +100,14 @@ impl Message {
         }
     }
 
-    /// Whether a packet is one: then it goes no further, understood or not.
+    /// Whether a packet is a message. Then it ends here, also if it is of an unknown kind.
     pub(super) fn is_in_band(packet: &[u8]) -> bool {
         let head = packet.first_chunk::<MESSAGE_LEN>();
         head.is_some_and(|head| head[6] == NEXT_HEADER && head[0] >> 4 == 6 && head[8..40] == ADDRESSES)
     }
 
-    /// Reads a packet that [`is_in_band`](Self::is_in_band).
+    /// Decodes a packet that [`is_in_band`](Self::is_in_band). `None`: of a kind that this version does not know, or a probe
+    /// whose length is wrong.
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
         let head = packet.first_chunk::<MESSAGE_LEN>()?;
         let number = u32::from_be_bytes([head[44], head[45], head[46], head[47]]);

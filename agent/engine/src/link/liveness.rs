@@ -4,36 +4,37 @@ use super::in_band::Message;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Probes;
 
-/// Liveness that are remembered.
+/// Echoes that are remembered: 6.4 s of them at the default interval.
 const WINDOW: usize = 64;
 
-/// A reply later than this is none.
-const LATE: Duration = Duration::from_secs(1);
+/// A reply that takes longer counts as lost.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the round trip is not known, a way does not count as closed before.
-const UNKNOWN: Duration = Duration::from_millis(1000);
+/// Least silence that counts while the round-trip time is not known: the time after which a reply counts as lost.
+const UNKNOWN_RTT_SILENCE: Duration = REPLY_TIMEOUT;
 
-/// A way that was silent for so long was closed, or its other end away, and not shaped: what was lost then says nothing of how
-/// it is now. Shorter than what it takes to lose a quarter of the fewest echoes that a share is taken of.
-const CLOSED: Duration = Duration::from_millis(600);
+/// After this much silence the path was down, not rate-limited: the losses of that period are ignored. Loss by chance rarely
+/// takes six echoes in a row.
+const DOWN_SILENCE: Duration = Duration::from_millis(600);
 
-/// The echoes of one link over one transport.
+/// The echoes of one link over one transport, and what they say about it.
 #[derive(Debug, Clone)]
 pub(super) struct Liveness {
-    /// By number modulo [`WINDOW`]: when it went out, and what the reply took.
+    /// By number modulo [`WINDOW`]: when the echo went out, and the time until its reply.
     sent: [Option<(Instant, Option<Duration>)>; WINDOW],
+    /// Number of the next echo.
     next: u32,
-    /// Smoothed as TCP does (RFC 6298).
+    /// Smoothed round-trip time (RFC 6298).
     rtt: Option<Duration>,
-    /// Liveness in a row that were answered, and since when.
+    /// Number of echoes in a row that were answered, and since when.
     answered: Option<(u32, Instant)>,
-    /// When anything was heard last over this transport.
-    heard: Option<Instant>,
-    /// The oldest echo that was sent after that.
-    waiting: Option<(u32, Instant)>,
-    /// Liveness in a row without anything heard after which a way counts as closed (D19), and how long they take.
+    /// When anything was received last.
+    last_rx: Option<Instant>,
+    /// Number of echoes sent after that, and when the first of them was.
+    unanswered: Option<(u32, Instant)>,
+    /// Unanswered echoes from which the peer is silent (D19), and the time that they take.
     misses: u32,
-    patience: Duration,
+    misses_take: Duration,
 }
 
 impl Default for Liveness {
@@ -43,10 +44,10 @@ impl Default for Liveness {
             next: 0,
             rtt: None,
             answered: None,
-            heard: None,
-            waiting: None,
+            last_rx: None,
+            unanswered: None,
             misses: 0,
-            patience: Duration::ZERO,
+            misses_take: Duration::ZERO,
         }
         .with(Probes::default())
     }
@@ -58,20 +59,20 @@ impl Liveness {
         self
     }
 
-    /// How silence is noticed from now on.
+    /// Sets how silence is noticed.
     pub(super) fn set_probes(&mut self, probes: Probes) {
         self.misses = probes.misses;
-        self.patience = Duration::from_millis(u64::from(probes.interval)) * probes.misses;
+        self.misses_take = Duration::from_millis(u64::from(probes.interval)) * probes.misses;
     }
 
-    /// The next echo to send.
+    /// Returns the next echo, which the caller sends now.
     pub(super) fn send(&mut self, now: Instant) -> Message {
         let number = self.next;
         self.next = number.wrapping_add(1);
         if let Some(place) = self.sent.get_mut(number as usize % WINDOW) {
             *place = Some((now, None));
         }
-        self.waiting.get_or_insert((0, now)).0 += 1;
+        self.unanswered.get_or_insert((0, now)).0 += 1;
         if self.silent(now).is_some() {
             self.answered = None;
         }
@@ -84,11 +85,12 @@ impl Liveness {
         self.sent.get(last as usize % WINDOW)?.map(|(at, _)| at)
     }
 
-    /// Anything arrived over this transport.
-    pub(super) fn heard(&mut self, now: Instant) {
-        let closed = self.silent(now).is_some_and(|silence| silence >= CLOSED);
-        if let Some((_, since)) = self.waiting.filter(|_| closed) {
-            let under_way = 2 * self.rtt.unwrap_or(LATE);
+    /// Notes that anything was received over this transport.
+    pub(super) fn received(&mut self, now: Instant) {
+        let was_down = self.silent(now).is_some_and(|silence| silence >= DOWN_SILENCE);
+        if let Some((_, since)) = self.unanswered.filter(|_| was_down) {
+            // Replies to younger echoes may be under way.
+            let under_way = 2 * self.rtt.unwrap_or(REPLY_TIMEOUT);
             let missed = |(at, reply): &mut (Instant, Option<Duration>)| {
                 reply.is_none() && *at >= since && now.saturating_duration_since(*at) > under_way
             };
@@ -96,27 +98,28 @@ impl Liveness {
                 echo.take_if(missed);
             }
         }
-        self.heard = Some(now);
-        self.waiting = None;
+        self.last_rx = Some(now);
+        self.unanswered = None;
     }
 
-    /// When anything was heard last over this transport.
-    pub(super) fn last_heard(&self) -> Option<Instant> {
-        self.heard
+    /// When anything was received last.
+    pub(super) fn last_rx(&self) -> Option<Instant> {
+        self.last_rx
     }
 
-    /// A reply arrived.
+    /// Takes the reply to the echo with this number. Replies that are late, repeated, or to an unknown number count as
+    /// received packets only.
     pub(super) fn reply(&mut self, number: u32, now: Instant) {
-        self.replied(number, now);
-        self.heard(now);
+        self.measure(number, now);
+        self.received(now);
     }
 
-    fn replied(&mut self, number: u32, now: Instant) {
+    fn measure(&mut self, number: u32, now: Instant) {
         let Some(Some((at, reply @ None))) = self.sent.get_mut(number as usize % WINDOW) else {
             return;
         };
         let took = now.saturating_duration_since(*at);
-        if self.next.wrapping_sub(number) > WINDOW as u32 || took > LATE {
+        if self.next.wrapping_sub(number) > WINDOW as u32 || took > REPLY_TIMEOUT {
             return;
         }
         *reply = Some(took);
@@ -125,21 +128,21 @@ impl Liveness {
         *count += 1;
     }
 
-    /// What a round trip takes, as long as none was measured: that of another transport over the same path.
+    /// Sets the round-trip time unless one was measured: that of the other transport over the same path.
     pub(super) fn assume_rtt(&mut self, rtt: Option<Duration>) {
         self.rtt = self.rtt.or(rtt);
     }
 
-    /// Smoothed round-trip time.
+    /// The smoothed round-trip time.
     pub(super) fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
 
-    /// Share of the remembered echoes that were not answered, and how many they are; those of the last second are
-    /// under way. None: too few to say.
+    /// Share of the remembered echoes that were lost, from 0 to 1, and the number of echoes that it is taken of. Echoes of
+    /// the last second may still be answered and do not count. `None`: fewer than ten.
     pub(super) fn loss(&self, now: Instant) -> Option<(f64, u32)> {
         let due = self.sent.iter().flatten();
-        let due = due.filter(|(at, reply)| reply.is_some() || now.saturating_duration_since(*at) > LATE);
+        let due = due.filter(|(at, reply)| reply.is_some() || now.saturating_duration_since(*at) > REPLY_TIMEOUT);
         let (mut all, mut lost) = (0u32, 0u32);
         for (_, reply) in due {
             all += 1;
@@ -148,22 +151,22 @@ impl Liveness {
         (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
     }
 
-    /// How long nothing has been heard, if it is too long: some echoes (D19), and longer than a reply may take.
+    /// How long the peer has been silent, if it is too long: as many echoes as configured (D19), and two round trips more.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
-        let (count, since) = self.waiting?;
+        let (count, since) = self.unanswered?;
         let silence = now.saturating_duration_since(since);
-        let allowed = self
-            .rtt
-            .map_or(UNKNOWN.max(self.patience), |rtt| self.patience + 2 * rtt);
+        let allowed = self.rtt.map_or(UNKNOWN_RTT_SILENCE.max(self.misses_take), |rtt| {
+            self.misses_take + 2 * rtt
+        });
         (count >= self.misses && silence >= allowed).then_some(silence)
     }
 
-    /// What was answered so far says nothing of what comes.
+    /// Starts to count answers from zero.
     pub(super) fn forget_answers(&mut self) {
         self.answered = None;
     }
 
-    /// How many echoes in a row were answered, and since when.
+    /// Number of echoes in a row that were answered, and since when. `None`: none since the last silence.
     pub(super) fn answers(&self) -> Option<(u32, Instant)> {
         self.answered
     }
@@ -208,11 +211,11 @@ mod tests {
             loss > 0.1 && loss < 0.3 && of < 60,
             "{loss} of {of}: the last second is under way"
         );
-        liveness.heard(now);
-        assert_eq!(liveness.silent(now), None, "any packet shows that the way is open");
+        liveness.received(now);
+        assert_eq!(liveness.silent(now), None, "any packet shows that the path is open");
     }
 
-    /// What was lost while a way was closed is not held against it when it is open again.
+    /// Losses from while a path was down do not count when it is up again.
     #[test]
     fn a_way_that_opens_again_begins_anew() {
         let mut now = Instant::now();
@@ -234,7 +237,7 @@ mod tests {
         assert!(loss < 0.05, "{loss}");
     }
 
-    /// The other end was started again, which takes a second or two: its way is not shaped.
+    /// A restart of the peer takes a second or two: its path is not rate-limited.
     #[test]
     fn an_end_that_was_away_for_a_moment_lost_nothing() {
         for away in [3, 7, 15, 29] {
@@ -254,7 +257,7 @@ mod tests {
         }
     }
 
-    /// One in two is lost at random: that is shaping, whatever longer runs of losses there are among them.
+    /// Random loss of a half is noticed as such, although it has longer runs of losses.
     #[test]
     fn a_way_that_loses_half_loses_more_than_a_quarter() {
         let (mut now, mut chance) = (Instant::now(), 7u64);
@@ -275,7 +278,7 @@ mod tests {
         assert!(10 * noticed > 9 * looked, "{noticed} of {looked}");
     }
 
-    /// A spare connection to an end that is gone is found out as soon as the main one was.
+    /// The silence of a standby connection is noticed as fast as that of the one in use.
     #[test]
     fn silence_needs_no_round_trip_of_its_own() {
         for assumed in [None, Some(Duration::from_millis(2))] {
@@ -298,7 +301,7 @@ mod tests {
         liveness.send(now);
         liveness.reply(64, now);
         assert_eq!((liveness.rtt(), liveness.answers()), (None, None));
-        liveness.reply(0, now + 2 * LATE);
+        liveness.reply(0, now + 2 * REPLY_TIMEOUT);
         assert_eq!(liveness.rtt(), None, "too late");
     }
 }

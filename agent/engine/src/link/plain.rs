@@ -1,5 +1,5 @@
-//! Unencrypted links for tests and simulations: a datagram is the sender's name and the packet. Not in the product:
-//! nothing in a configuration can ask for them.
+//! Unencrypted links for tests and simulations: a datagram is the sender's name and the packet. The product has no way to
+//! use them.
 
 use super::{Event, LinkSet, Opened, Sealed};
 use crate::buffer::{Outer, Path, Transmit, TransmitSink};
@@ -9,7 +9,7 @@ use std::time::Instant;
 use tombolo_proto::config::Link;
 use tombolo_proto::id::AgentId;
 
-/// Links that trust everyone's word.
+/// Links without encryption and authentication. A datagram belongs to the link of the agent that it names.
 #[derive(Debug)]
 pub struct PlainLinks {
     own: AgentId,
@@ -17,7 +17,7 @@ pub struct PlainLinks {
 }
 
 impl PlainLinks {
-    /// The links of one agent.
+    /// For the agent of this name; without links.
     #[must_use]
     pub const fn new(own: AgentId) -> Self {
         Self { own, links: Vec::new() }

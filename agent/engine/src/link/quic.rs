@@ -1,8 +1,8 @@
 //! Links over QUIC: inner packets as datagrams (RFC 9221) of connections between agents that pin each other's keys.
 //!
-//! `quinn-proto` is driven here by hand: what arrives goes in, what is to be sent is taken at the end of each batch
-//! ([`Quic::flush`]), timers are ours. Either end may open a connection. Where two exist with one peer, each end sends on
-//! the one that was established last, and the end with the smaller key closes the others.
+//! This module drives `quinn-proto`: it passes datagrams in, takes those to send at the end of each batch
+//! ([`flush`](SecureTransport::flush)), and serves the timers. Either end may open a connection. If two exist with one
+//! peer, each end sends on the one that was established last, and the end with the smaller key closes the others.
 
 mod connection;
 mod peers;
@@ -16,7 +16,7 @@ use crate::buffer::{Outer, Path, Port, Transmit, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use bytes::{Bytes, BytesMut};
-use connection::{Connection, Heard};
+use connection::{Connection, ConnectionEvent};
 use peers::Peer;
 use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, Incoming, TransportConfig};
 use rustls::pki_types::PrivateKeyDer;
@@ -30,29 +30,29 @@ use tombolo_proto::config::Link;
 use tombolo_proto::id::KeyPin;
 use tombolo_proto::status::{LinkState, LinkStatus};
 
-/// Chunk from which inner packets are cut, bytes: one allocation for hundreds of them.
-const CHUNK: usize = 256 << 10;
+/// Size of the buffers that packets are allocated from, bytes: one allocation serves about 180 full-sized packets.
+const CHUNK_LEN: usize = 256 << 10;
 
-/// The bit of the first byte that says that a datagram belongs to a handshake (RFC 9000, section 17.2).
+/// The bit of the first byte that marks a long header, as handshakes have (RFC 9000, section 17.2).
 const LONG_HEADER: u8 = 0x80;
 
-/// Packets that wait for a connection. A flow that starts sends few before its first answer.
+/// Packets that wait for a connection. A flow sends few packets before its first answer.
 const MAX_WAITING: usize = 64;
 
-/// Handshakes under way beyond which strangers must show that they own their address.
-const BUSY: usize = 64;
+/// Handshakes in progress from which on senders must validate their address by a Retry packet (RFC 9000, section 8.1.2).
+const RETRY_THRESHOLD: usize = 64;
 
-/// Handshakes under way beyond which new ones are not answered.
-const FULL: usize = 1024;
+/// Handshakes in progress from which on new ones are ignored: bounds the memory that strangers can use.
+const MAX_HANDSHAKES: usize = 1024;
 
-/// Handshakes under way from one IPv4 address or IPv6 /64 that was shown to be the sender's, beyond which new ones from there are
-/// not answered.
+/// Handshakes in progress from one network (IPv4 address or IPv6 /64) with a validated address, from which on new ones of
+/// that network are ignored.
 const MAX_HALF_OPEN: usize = 64;
 
-/// Connections that one IPv4 address or IPv6 /64 may open: a handshake costs this end as much as the other, and links that come
-/// and go cost it more. Several agents may be behind one NAT gateway. As an address that was not shown to be the sender's may be
-/// anybody's, those beyond the limit are made to show it, and counted by themselves.
-const CONNECTIONS: Rate = Rate {
+/// Connections that one network may open: a handshake costs this end as much as its peer. The burst allows for several
+/// agents behind one NAT gateway. An address that is not validated may be forged: beyond the limit it must be validated,
+/// and validated addresses have a limit of their own.
+const CONNECTION_RATE: Rate = Rate {
     burst: 32,
     per_second: 4,
 };
@@ -66,32 +66,36 @@ pub(super) struct Quic {
     peers: Vec<Peer>,
     by_pin: BTreeMap<KeyPin, LinkIndex>,
     connections: Vec<Option<Connection>>,
-    /// How many of them are not established.
+    /// Number of connections whose handshake is in progress.
     handshaking: usize,
-    /// How many of these others opened from an address that is theirs, by its network.
+    /// Number of those that peers opened from a validated address, by its network.
     half_open: BTreeMap<IpAddr, usize>,
-    /// Connections that were opened lately, by network, and whether that was shown to be the sender's.
+    /// Budgets for opening connections, by network and whether the address was validated.
     opened: Budgets<(IpAddr, bool)>,
+    /// Timers of connections, by handle.
     timers: BTreeSet<(Instant, usize)>,
-    /// When connections to second ports are tried, and of which links.
-    seconds: BTreeSet<(Instant, usize)>,
-    /// The own port that these leave by.
+    /// When connections to second ports of peers are opened, by link.
+    planned: BTreeSet<(Instant, usize)>,
+    /// The port of this agent that these leave by.
     own_second: Port,
     /// Which of the agent's lanes this is.
     lane: u16,
     /// Connections that may have something to send.
     dirty: Vec<ConnectionHandle>,
+    /// Packets that arrived, oldest first.
     packets: VecDeque<(LinkIndex, Bytes)>,
     events: VecDeque<TransportEvent>,
     /// Packets that waited in vain for a connection.
     lost: u64,
+    /// Where arriving and departing packets are allocated from.
     incoming: BytesMut,
     outgoing: BytesMut,
+    /// Where quinn writes datagrams.
     buffer: Vec<u8>,
 }
 
 impl Quic {
-    /// The links of the agent with this private key (PKCS #8); none yet. `seed` is any secret number.
+    /// For the agent with this private key (PKCS #8); without links. `seed` is any secret number.
     ///
     /// # Errors
     /// The key is of no kind that TLS 1.3 knows.
@@ -119,25 +123,25 @@ impl Quic {
             half_open: BTreeMap::new(),
             opened: Budgets::default(),
             timers: BTreeSet::new(),
-            seconds: BTreeSet::new(),
+            planned: BTreeSet::new(),
             own_second: Port::Lane,
             lane: 0,
             dirty: Vec::new(),
             packets: VecDeque::new(),
             events: VecDeque::new(),
             lost: 0,
-            incoming: BytesMut::with_capacity(CHUNK),
-            outgoing: BytesMut::with_capacity(CHUNK),
+            incoming: BytesMut::with_capacity(CHUNK_LEN),
+            outgoing: BytesMut::with_capacity(CHUNK_LEN),
             buffer: Vec::new(),
         })
     }
 
-    /// What others must pin.
+    /// The pin of the agent's key.
     pub(super) fn pin(&self) -> KeyPin {
         self.identity.pin()
     }
 
-    /// Notes that there may be something to send.
+    /// Marks a connection that may have something to send.
     fn touch(&mut self, handle: ConnectionHandle) {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut)
             && !std::mem::replace(&mut connection.dirty, true)
@@ -146,17 +150,18 @@ impl Quic {
         }
     }
 
+    /// Answers the first datagram of a peer, asks for validation of its address, or ignores it, as the load demands.
     fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
         self.buffer.clear();
-        // Who has not shown that it owns its address is not counted there: it could shut out whoever does.
         let network = network_of(from.remote.ip());
-        let shown = incoming.remote_address_validated();
+        let is_validated = incoming.remote_address_validated();
         let half_open = self.half_open.get(&network).copied().unwrap_or_default();
-        let is_full = self.handshaking >= FULL || shown && half_open >= MAX_HALF_OPEN;
-        let is_in_time = !is_full && self.opened.try_take((network, shown), CONNECTIONS, now);
-        if is_full || shown && !is_in_time {
+        // Forged addresses are not counted as half-open: they would shut out the owner of the address.
+        let is_full = self.handshaking >= MAX_HANDSHAKES || is_validated && half_open >= MAX_HALF_OPEN;
+        let is_in_budget = !is_full && self.opened.try_take((network, is_validated), CONNECTION_RATE, now);
+        if is_full || is_validated && !is_in_budget {
             self.endpoint.ignore(incoming);
-        } else if (self.handshaking >= BUSY || !is_in_time) && incoming.may_retry() {
+        } else if (self.handshaking >= RETRY_THRESHOLD || !is_in_budget) && incoming.may_retry() {
             if let Ok(transmit) = self.endpoint.retry(incoming, &mut self.buffer) {
                 put(&transmit, &self.buffer, from, tx);
             }
@@ -164,7 +169,7 @@ impl Quic {
             match self.endpoint.accept(incoming, now, &mut self.buffer, None) {
                 Ok((handle, inner)) => {
                     let mut connection = Connection::new(inner, from, None, None, now);
-                    connection.half_open = shown.then_some(network);
+                    connection.half_open = is_validated.then_some(network);
                     self.keep(handle, connection);
                     self.take_events(handle, now);
                 }
@@ -177,24 +182,24 @@ impl Quic {
         }
     }
 
-    /// Takes what a connection has to say.
+    /// Handles the events of a connection.
     fn take_events(&mut self, handle: ConnectionHandle, now: Instant) {
         loop {
             let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
                 return;
             };
-            match connection.hear(now) {
-                Heard::Nothing => break,
-                Heard::Established(pin) => {
+            match connection.poll_event(now) {
+                None => break,
+                Some(ConnectionEvent::Established(pin)) => {
                     self.handshake_over(handle);
                     self.established(handle, pin, now);
                 }
-                Heard::Lost(reason) => {
+                Some(ConnectionEvent::Lost(reason)) => {
                     self.handshake_over(handle);
                     self.lost(handle, reason);
                 }
-                Heard::Moved(to) => {
-                    // What comes to the second port comes from one perhaps: it says nothing of the lanes' ports.
+                Some(ConnectionEvent::PathChanged(to)) => {
+                    // A peer that sends to the second port may send from its own second port: its lanes have others.
                     let link = connection.link.filter(|_| to.port == Port::Lane);
                     if let Some(peer) = link.and_then(|link| self.peers.get(link.get())) {
                         let event = TransportEvent::EndpointChanged(peer.name.clone(), to.remote);
@@ -205,6 +210,7 @@ impl Quic {
         }
     }
 
+    /// Sends what a connection has to send, and sets its timer. With a full sink the rest follows with a later batch.
     fn serve(&mut self, handle: ConnectionHandle, now: Instant, tx: &mut impl TransmitSink) {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
             connection.dirty = false;
@@ -239,7 +245,7 @@ impl Quic {
             }
         }
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
-            connection.measure();
+            connection.update_max_packet();
         }
         self.take_events(handle, now);
         self.set_timer(handle);
@@ -248,6 +254,7 @@ impl Quic {
         }
     }
 
+    /// Keeps `timers` in step with a connection's own timer.
     fn set_timer(&mut self, handle: ConnectionHandle) {
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
             return;
@@ -264,6 +271,7 @@ impl Quic {
         }
     }
 
+    /// Removes a connection that quinn is done with.
     fn forget(&mut self, handle: ConnectionHandle) {
         self.handshake_over(handle);
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::take)
@@ -273,7 +281,7 @@ impl Quic {
         }
     }
 
-    /// A handshake takes too long.
+    /// Ends a connection whose handshake takes too long.
     fn give_up(&mut self, handle: ConnectionHandle, now: Instant) {
         let connection = self.connections.get(handle.0).and_then(Option::as_ref);
         let Some(connection) = connection.filter(|c| c.deadline.is_some() && !c.over) else {
@@ -282,7 +290,7 @@ impl Quic {
         let link = connection.link;
         self.end(handle, now, "the handshake took too long");
         if let Some(link) = link.filter(|link| self.needs_connect(*link)) {
-            self.say_down(link, "the handshake took too long".to_owned());
+            self.report_down(link, "the handshake took too long".to_owned());
         }
     }
 }
@@ -299,7 +307,8 @@ impl SecureTransport for Quic {
         self.lane = lane;
     }
 
-    /// Connections to second ports of peers leave by the own one: a firewall that lets it in probably lets it out.
+    /// Connections to second ports of peers leave by this agent's second port: a firewall that admits the port in one
+    /// direction probably does so in the other.
     fn set_second_port(&mut self) {
         self.own_second = Port::Quic;
     }
@@ -307,7 +316,7 @@ impl SecureTransport for Quic {
     fn session(&self, link: LinkIndex) -> SessionState {
         match self.peers.get(link.get()) {
             Some(peer) if peer.active.is_some() => SessionState::Up,
-            Some(peer) if peer.is_asking() => SessionState::Connecting { since: None },
+            Some(peer) if peer.is_connecting() => SessionState::Connecting { since: None },
             Some(_) | None => SessionState::Down,
         }
     }
@@ -334,7 +343,7 @@ impl SecureTransport for Quic {
     }
 
     /// Queues the packet; it leaves with the next [`flush`](SecureTransport::flush), or when congestion control allows.
-    /// `outer` is ignored: quinn chooses the IP header, and an acknowledged connection has a congestion control of its own.
+    /// `outer` is ignored: a datagram holds packets of several flows, so [`put`] sets its IP header.
     fn seal(
         &mut self,
         link: LinkIndex,
@@ -347,11 +356,11 @@ impl SecureTransport for Quic {
             return Ok(Sealed::Dropped(DropReason::NoLink));
         };
         let active = peer.active;
-        if active.is_none() && !peer.is_asking() {
+        if active.is_none() && !peer.is_connecting() {
             return Err(NoSession);
         }
         if self.outgoing.capacity() < packet.len() {
-            self.outgoing.reserve(CHUNK);
+            self.outgoing.reserve(CHUNK_LEN);
         }
         self.outgoing.extend_from_slice(packet);
         let packet = self.outgoing.split().freeze();
@@ -377,12 +386,12 @@ impl SecureTransport for Quic {
         _buffer: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // A handshake's bytes may be kept for long, and a chunk as long as any part of it: they get memory of their own.
+        // quinn may keep bytes of a handshake for long, and with them the whole chunk. They get an allocation of their own.
         let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
             BytesMut::from(datagram)
         } else {
             if self.incoming.capacity() < datagram.len() {
-                self.incoming.reserve(CHUNK);
+                self.incoming.reserve(CHUNK_LEN);
             }
             self.incoming.extend_from_slice(datagram);
             self.incoming.split()
@@ -452,7 +461,7 @@ impl SecureTransport for Quic {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let first = [self.timers.first(), self.seconds.first()];
+        let first = [self.timers.first(), self.planned.first()];
         first.into_iter().flatten().map(|(at, _)| *at).min()
     }
 
@@ -486,7 +495,7 @@ impl SecureTransport for Quic {
     }
 }
 
-/// Hands on what quinn has to send, from where `path` says.
+/// Passes datagrams of quinn's to the sink. They leave by the local address and port of `path`.
 fn put(transmit: &quinn_proto::Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
     let contents = contents.get(..transmit.size).unwrap_or(contents);
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);

@@ -37,8 +37,7 @@ use tombolo_proto::config::{DEFAULT_MTU, Link, Probes};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_proto::status::{Carrier, LinkStatus};
 
-/// How often a link in use is looked after: half the shortest interval of probes by default (D19), so that none is late by
-/// more than that.
+/// How often a link in use is monitored: half the default interval of echoes (100 ms, D19).
 const MONITOR_INTERVAL: Duration = Duration::from_millis(50);
 
 /// First bytes from this one on are QUIC's: its fixed bit (RFC 9000, section 17) is never greased here. WireGuard's are 1
@@ -189,15 +188,15 @@ impl SecureLinks {
     }
 
     /// Prepares a session with a peer that lane 0 has reached: flows of this lane may follow. Does nothing in lane 0, for
-    /// unknown peers, and where a session is up or under way.
+    /// unknown peers, and where a session is up or in progress.
     pub fn prepare_session(&mut self, peer: &AgentId, now: Instant) {
         if let Some(link) = self.position(peer) {
             self.is_ready(link, now);
         }
     }
 
-    /// Lane 0 has heard a peer at this address. It is the address of the peer's lane 0; the port of this lane follows
-    /// from it.
+    /// Sets the endpoint at which lane 0 has received from a peer. It is that of the peer's lane 0; the port of this lane
+    /// follows from it.
     pub fn set_endpoint(&mut self, peer: &AgentId, to: SocketAddr) {
         if let Some(link) = self.position(peer) {
             for transport in &mut self.transports {
@@ -206,7 +205,7 @@ impl SecureLinks {
         }
     }
 
-    /// Where peers were heard last, for [`remember_endpoints`](Self::remember_endpoints) after a restart.
+    /// The endpoints that peers have sent from last, for [`remember_endpoints`](Self::remember_endpoints) after a restart.
     #[must_use]
     pub fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
         let endpoints = self.transports.iter().map(AnyTransport::endpoints);

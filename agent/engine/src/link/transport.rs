@@ -84,11 +84,11 @@ pub(super) trait SecureTransport {
     /// Whether the transport has a session for a link.
     fn session(&self, link: LinkIndex) -> SessionState;
 
-    /// Whether [`connect`](Self::connect) is needed to get a session: none is up or under way, and none failed just now.
+    /// Whether [`connect`](Self::connect) is needed to get a session: none is up or in progress, and no attempt has just failed.
     fn needs_connect(&self, link: LinkIndex) -> bool;
 
     /// Starts to establish a session, beside those that exist. Returns `false` if no endpoint is known, or a handshake is
-    /// under way already.
+    /// in progress.
     fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool;
 
     /// Ends all sessions of a link, with a reason for the peer.
@@ -104,10 +104,10 @@ pub(super) trait SecureTransport {
         None
     }
 
-    /// Another lane has heard the peer at this address.
+    /// Sets the endpoint at which another lane has received from the peer.
     fn set_endpoint(&mut self, _link: LinkIndex, _to: SocketAddr) {}
 
-    /// Where peers were heard, for [`remember_endpoints`](Self::remember_endpoints) after a restart.
+    /// The endpoints that peers have sent from, for [`remember_endpoints`](Self::remember_endpoints) after a restart.
     fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
         BTreeMap::new()
     }

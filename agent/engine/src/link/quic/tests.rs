@@ -56,7 +56,7 @@ fn to(seed: u8) -> PathHint {
     }
 }
 
-/// Carries what both have to send until nothing is on its way.
+/// Carries datagrams between both ends until none is left.
 fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
     let mut flying = Vec::new();
     loop {
@@ -77,7 +77,7 @@ fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
     }
 }
 
-/// A hostile peer closes none of its connections, whoever is to decide.
+/// A hostile peer closes none of its connections, also where it is the end that has to.
 #[test]
 fn a_peer_has_few_connections() {
     for seeds in [[1, 2], [2, 1]] {
@@ -89,7 +89,7 @@ fn a_peer_has_few_connections() {
         for _ in 0..20 {
             ends[0].1.connect(LINK, to(seeds[1]), now);
             carry(&mut ends, now);
-            // It does not care for those that it has.
+            // The hostile end keeps connections that it should close.
             ends[0].1.peers[0].connections.clear();
             assert!(is_up(&ends[1].1));
             let open = ends[1].1.connections.iter().flatten().filter(|c| !c.over).count();
@@ -98,15 +98,15 @@ fn a_peer_has_few_connections() {
     }
 }
 
-/// Links that come and go cost this end as much as the peer: one that opens connections without end gets few answers. Addresses that
-/// nobody has shown to be his do not count against whoever owns them.
+/// A peer that opens and closes connections all the time gets few answers. Datagrams with a forged source do not count
+/// against the owner of the address.
 #[test]
 fn a_peer_opens_connections_at_a_limited_rate() {
     let (mut ends, begin) = ([1, 2].map(|seed| (seed, end(seed))), Instant::now());
     let pins = [ends[0].1.pin(), ends[1].1.pin()];
     ends[0].1.update(&[link_to("b", pins[1])], begin);
     ends[1].1.update(&[link_to("a", pins[0])], begin);
-    // Anybody may send a first datagram in the peer's name.
+    // First datagrams that others send with the peer's source address.
     let mut forged = Vec::new();
     for n in 0..40 {
         let mut anybody = end(100 + n);
@@ -134,7 +134,7 @@ fn a_peer_opens_connections_at_a_limited_rate() {
         }
         up
     };
-    assert_eq!(answered(&mut ends, 100, begin), CONNECTIONS.burst);
+    assert_eq!(answered(&mut ends, 100, begin), CONNECTION_RATE.burst);
     // Another address has a rate of its own.
     let mut other = [(3, end(3)), ends.into_iter().next_back().unwrap()];
     let third = other[0].1.pin();
@@ -143,7 +143,7 @@ fn a_peer_opens_connections_at_a_limited_rate() {
     assert_eq!(answered(&mut other, 1, begin), 1);
 }
 
-/// Nobody answers: the attempt is over after five seconds, long before an idle connection would be.
+/// Without an answer an attempt ends after five seconds; an established connection would last for 30 s of silence.
 #[test]
 fn a_handshake_that_is_not_answered_is_given_up() {
     let (mut end, begin) = (end(1), Instant::now());

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Runs both ends for `steps` of 50 ms; every message is lost that `lost` says so of. Gives what `b` took.
+/// Runs both ends for `steps` of 50 ms. `lost` decides about each message. Returns the tables that `b` passed on.
 fn run(
     a: &mut RouteSync,
     b: &mut RouteSync,
@@ -31,11 +31,11 @@ fn run(
     taken
 }
 
-/// An end that the other one may advertise to.
-fn listener() -> RouteSync {
-    let mut listener = RouteSync::default();
-    listener.accept(true);
-    listener
+/// An end that accepts routes.
+fn receiver() -> RouteSync {
+    let mut receiver = RouteSync::default();
+    receiver.accept(true);
+    receiver
 }
 
 fn table(len: usize, seed: u8) -> Arc<[u8]> {
@@ -47,8 +47,8 @@ fn table(len: usize, seed: u8) -> Arc<[u8]> {
 
 #[test]
 fn a_table_arrives_whole_and_once_and_then_there_is_silence() {
-    let (mut a, mut b, mut now) = (RouteSync::default(), listener(), Instant::now());
-    for len in [0, 1, PART, PART + 1, 300 * PART] {
+    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
+    for len in [0, 1, FRAGMENT_LEN, FRAGMENT_LEN + 1, 300 * FRAGMENT_LEN] {
         let table = table(len, 7);
         a.advertise(table.clone());
         assert_eq!(run(&mut a, &mut b, &mut now, 40, || false), [table.to_vec()]);
@@ -64,30 +64,30 @@ fn a_table_arrives_whole_and_once_and_then_there_is_silence() {
 
 #[test]
 fn half_of_all_messages_lost_is_no_obstacle() {
-    let (mut a, mut b, mut now) = (RouteSync::default(), listener(), Instant::now());
+    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
     let mut seed = 1u64;
     let mut lost = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         seed >> 63 == 1
     };
-    a.advertise(table(10 * PART, 1));
+    a.advertise(table(10 * FRAGMENT_LEN, 1));
     let taken = run(&mut a, &mut b, &mut now, 1000, &mut lost);
-    assert_eq!(taken, [table(10 * PART, 1).to_vec()]);
-    assert_eq!(a.confirmed, a.mine.as_ref().map(|m| m.0));
+    assert_eq!(taken, [table(10 * FRAGMENT_LEN, 1).to_vec()]);
+    assert_eq!(a.confirmed, a.advertised.as_ref().map(|m| m.0));
 }
 
 #[test]
 fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
-    let (mut a, mut b, mut now) = (RouteSync::default(), listener(), Instant::now());
+    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
     a.advertise(table(5000, 1));
     run(&mut a, &mut b, &mut now, 10, || false);
-    // The listener restarts: it has something else, or nothing, and says so.
+    // The receiver restarts: it has another table, or none, and confirms that.
     for seed in [2, 2] {
-        b = listener();
+        b = receiver();
         a.advertise(table(5000, seed));
         assert_eq!(run(&mut a, &mut b, &mut now, 10, || false), [table(5000, 2).to_vec()]);
     }
-    // The teller restarts with less.
+    // The sender restarts with fewer routes.
     let mut a = RouteSync::default();
     a.advertise(table(0, 0));
     assert_eq!(run(&mut a, &mut b, &mut now, 10, || false), [Vec::<u8>::new()]);
@@ -95,7 +95,7 @@ fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
 
 #[test]
 fn nonsense_is_no_table() {
-    let mut b = listener();
+    let mut b = receiver();
     let (now, mut stats) = (Instant::now(), AdvertisementStats::default());
     for message in [
         &[][..],
@@ -108,7 +108,7 @@ fn nonsense_is_no_table() {
         b.receive(message, now, &mut stats);
         assert_eq!(b.next_table(now, &mut stats), None, "{message:?}");
     }
-    assert_eq!((b.have, stats.malformed, stats.received), (None, 6, 0));
+    assert_eq!((b.received, stats.malformed, stats.received), (None, 6, 0));
 }
 
 /// All messages of a table.
@@ -116,7 +116,7 @@ fn parts(table: Arc<[u8]>) -> Vec<Vec<u8>> {
     let mut sender = RouteSync::default();
     sender.advertise(table);
     let mut messages = Vec::new();
-    while sender.next * PART < sender.mine.as_ref().map_or(0, |(_, table)| table.len()) {
+    while sender.next * FRAGMENT_LEN < sender.advertised.as_ref().map_or(0, |(_, table)| table.len()) {
         sender.poll_messages(Instant::now(), &mut |m| messages.push(m.to_vec()));
     }
     messages
@@ -130,27 +130,27 @@ fn an_end_that_may_not_advertise_is_not_read() {
     for message in &messages {
         b.receive(message, now, &mut stats);
     }
-    // Nor is what it says of a table that it was never told.
-    b.receive(&[HAVE; 9], now, &mut stats);
-    assert!(b.coming.is_none() && b.next_table(now, &mut stats).is_none() && b.confirmed.is_none());
+    // A confirmation of a table that this end never advertised is not read either.
+    b.receive(&[CONFIRM; 9], now, &mut stats);
+    assert!(b.incomplete.is_none() && b.next_table(now, &mut stats).is_none() && b.confirmed.is_none());
     let refused = messages.len() as u64 + 1;
     let expected = AdvertisementStats {
         refused,
         ..AdvertisementStats::default()
     };
     assert_eq!(stats, expected);
-    // And what it said before it may no longer is forgotten.
+    // Fragments from before the permission ended are forgotten.
     b.accept(true);
     b.receive(&messages[0], now, &mut stats);
     b.accept(false);
-    assert!(b.coming.is_none());
+    assert!(b.incomplete.is_none());
 }
 
-/// Two tables in turn, a thousand times: few are acted on, the last one is what counts in the end, and one after a quiet time
-/// is acted on at once.
+/// Two tables in turn, a thousand times: few are passed on, the last one is among them, and a table after a quiet time is
+/// passed on at once.
 #[test]
 fn a_sender_that_changes_its_mind_all_the_time_is_acted_on_rarely() {
-    let (mut b, begin) = (listener(), Instant::now());
+    let (mut b, begin) = (receiver(), Instant::now());
     let mut stats = AdvertisementStats::default();
     let tables = [table(70, 1), table(70, 2), table(70, 3)];
     let messages = tables.clone().map(parts);
@@ -180,12 +180,12 @@ fn a_sender_that_changes_its_mind_all_the_time_is_acted_on_rarely() {
 #[test]
 fn a_table_that_is_too_long_is_neither_sent_nor_kept() {
     let mut a = RouteSync::default();
-    a.advertise(table(LONGEST + 1, 1));
-    assert!(a.mine.is_none());
-    let (mut b, mut stats) = (listener(), AdvertisementStats::default());
+    a.advertise(table(MAX_TABLE_LEN + 1, 1));
+    assert!(a.advertised.is_none());
+    let (mut b, mut stats) = (receiver(), AdvertisementStats::default());
     let mut message = parts(table(10, 1))[0].clone();
-    let count = u16::try_from(LONGEST.div_ceil(PART) + 1).unwrap();
+    let count = u16::try_from(MAX_TABLE_LEN.div_ceil(FRAGMENT_LEN) + 1).unwrap();
     message[11..13].copy_from_slice(&count.to_be_bytes());
     b.receive(&message, Instant::now(), &mut stats);
-    assert!(b.coming.is_none() && stats.malformed == 1);
+    assert!(b.incomplete.is_none() && stats.malformed == 1);
 }

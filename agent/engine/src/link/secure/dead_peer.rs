@@ -3,7 +3,7 @@
 use super::SecureLinks;
 use crate::buffer::TransmitSink;
 use crate::link::Event;
-use crate::link::choice::Side;
+use crate::link::choice::TransportHealth;
 use crate::link::route_sync::RouteSync;
 use crate::link::transport::{SessionState, TransportEvent};
 use crate::tables::LinkIndex;
@@ -12,17 +12,18 @@ use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 use tombolo_proto::status::Carrier;
 
-/// Interval of echoes on a link that has no alternative: nothing can be decided by them, they serve the statistics. The
-/// others use the configured one ([`Probes`](tombolo_proto::config::Probes)).
+/// Least interval of echoes on a link that has no alternative: they serve path MTU discovery and statistics only. Other
+/// links use the configured interval ([`Probes`](tombolo_proto::config::Probes)).
 const IDLE_ECHO_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The peer's packets came over a transport this recently: the peer uses that transport.
 const RECENT_RX_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Age of an unanswered handshake from which a monitored link is down: the time after which silence would be noticed.
+/// Age of an unanswered handshake from which a monitored link is down: failover takes half a second at most (D19).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A link counts as used for this time after its last packet.
+/// A link counts as used for this time after its last packet. Then its monitor is dropped, so that links cost nothing while
+/// they are idle.
 const USED_TIMEOUT: Duration = Duration::from_secs(5);
 
 const fn millis(number: u32) -> Duration {
@@ -74,7 +75,7 @@ impl SecureLinks {
             return;
         };
         let (carrier, has_choice, monitored) = (entry.carrier(), entry.has_choice(), entry.monitored);
-        let is_up = |this: &Self, carrier| this.side(link, carrier, now).is_up();
+        let is_up = |this: &Self, carrier| this.health(link, carrier, now).is_up();
         let standby = match carrier {
             // A QUIC connection that exists is probed: when it is needed, it must be known whether it works.
             Carrier::WireGuard => (has_choice && is_up(self, Carrier::Quic)).then_some(Carrier::Quic),
@@ -111,15 +112,15 @@ impl SecureLinks {
         let Some(entry) = self.links.get(link.get()).filter(|entry| entry.monitored) else {
             return;
         };
-        let (is_dead, side) = (entry.is_dead, self.side(link, entry.carrier(), now));
-        let is_unanswered = match side.session {
+        let (is_dead, health) = (entry.is_dead, self.health(link, entry.carrier(), now));
+        let is_unanswered = match health.session {
             SessionState::Connecting { since: Some(since) } => elapsed(since, now) >= HANDSHAKE_TIMEOUT,
             SessionState::Connecting { since: None } | SessionState::Down | SessionState::Up => false,
         };
-        let is_lost = side.silent.is_some() || is_unanswered;
+        let is_lost = health.silent.is_some() || is_unanswered;
         let (answers, hold) = (self.probes.answers, millis(self.probes.hold));
         let is_enough = |(count, since)| count >= answers && elapsed(since, now) >= hold;
-        let is_back = side.is_up() && side.silent.is_none() && side.answers.is_some_and(is_enough);
+        let is_back = health.is_up() && health.silent.is_none() && health.answers.is_some_and(is_enough);
         if is_lost && !is_dead || is_back && is_dead {
             if let Some(entry) = self.links.get_mut(link.get()) {
                 entry.is_dead = is_lost;
@@ -148,9 +149,9 @@ impl SecureLinks {
         let Some(carrier) = self.links.get(link.get()).map(|entry| entry.carrier()) else {
             return;
         };
-        let side = self.side(link, carrier, now);
+        let health = self.health(link, carrier, now);
         if let Some(entry) = self.links.get_mut(link.get()) {
-            entry.is_ready = side.is_up() && side.silent.is_none();
+            entry.is_ready = health.is_up() && health.silent.is_none();
         }
     }
 
@@ -160,19 +161,19 @@ impl SecureLinks {
     }
 
     /// What is known about one transport of a link.
-    pub(super) fn side(&self, link: LinkIndex, carrier: Carrier, now: Instant) -> Side {
+    pub(super) fn health(&self, link: LinkIndex, carrier: Carrier, now: Instant) -> TransportHealth {
         let session = self.transport(carrier).map(|transport| transport.session(link));
         let monitor = self.links.get(link.get()).and_then(|entry| entry.monitor.as_deref());
         let last_rx = monitor.and_then(|monitor| monitor.last_rx);
         let is_recent = |(by, at)| by == carrier && elapsed(at, now) < RECENT_RX_TIMEOUT;
         let liveness = monitor.map(|monitor| monitor.of(carrier));
-        Side {
+        TransportHealth {
             session: session.unwrap_or_default(),
             silent: liveness.and_then(|l| l.silent(now)),
-            heard: liveness.and_then(|l| l.last_heard()),
+            last_rx: liveness.and_then(|l| l.last_rx()),
             answers: liveness.and_then(|l| l.answers()),
             loss: liveness.and_then(|l| l.loss(now)),
-            used: last_rx.is_some_and(is_recent),
+            used_by_peer: last_rx.is_some_and(is_recent),
         }
     }
 
@@ -183,7 +184,7 @@ impl SecureLinks {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
         };
-        // A third-party device's session outlives the device: WireGuard's word counts alone.
+        // The session with a third-party device outlives the device, so its events decide, not the session.
         let is_up = is_any_up && !entry.is_dead && (is_up || !entry.third_party);
         if entry.reported_up != Some(is_up) {
             entry.reported_up = Some(is_up);

@@ -1,5 +1,4 @@
-//! Packets that come out of a link: those for the engine, and the agents' own messages; also the messages that this end
-//! sends of itself.
+//! Packets that come out of a link, for the engine or as messages between agents, and the messages that this end sends.
 
 use super::SecureLinks;
 use crate::buffer::{Outer, TransmitSink};
@@ -37,7 +36,7 @@ impl SecureLinks {
         }
         self.mark_used(link, now);
         if let Some(monitor) = self.monitor_mut(link) {
-            monitor.of_mut(carrier).heard(now);
+            monitor.of_mut(carrier).received(now);
             monitor.last_rx = Some((carrier, now));
         }
         true
@@ -66,14 +65,14 @@ impl SecureLinks {
             }
             Message::ProbeAck(size) => {
                 if let Some(monitor) = self.monitor_mut(link) {
-                    monitor.path_mtu.answered(size);
+                    monitor.path_mtu.acknowledged(size);
                 }
             }
             Message::Fragment { packet, index, count } => {
                 self.mark_used(link, now);
                 let entry = self.links.get_mut(link.get());
                 if let Some(monitor) = entry.and_then(|entry| entry.monitor_mut()) {
-                    monitor.of_mut(carrier).heard(now);
+                    monitor.of_mut(carrier).received(now);
                     if let Some(packet) = monitor.reassembly.take(packet, (index, count), contents) {
                         self.reassembled.extend_from_slice(packet);
                     }
@@ -101,7 +100,7 @@ impl SecureLinks {
 
     fn heard(&mut self, link: LinkIndex, carrier: Carrier, now: Instant) {
         if let Some(monitor) = self.monitor_mut(link) {
-            monitor.of_mut(carrier).heard(now);
+            monitor.of_mut(carrier).received(now);
         }
     }
 
@@ -174,7 +173,7 @@ impl SecureLinks {
     pub(super) fn announce_drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         for position in 0..self.links.len() {
             let link = index_of(position);
-            // A third-party device knows no such message (D16).
+            // D16: a third-party device does not understand the message.
             if self.links.get(position).is_some_and(|entry| entry.third_party) {
                 continue;
             }

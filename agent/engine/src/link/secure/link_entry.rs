@@ -46,7 +46,7 @@ impl LinkMonitor {
         &mut self.liveness[position_of(carrier)]
     }
 
-    /// The peer has to earn its place again as after silence.
+    /// Forgets past answers: the peer has to answer for a while before its link is used again, as after silence.
     pub(super) fn forget_answers(&mut self) {
         for liveness in &mut self.liveness {
             liveness.forget_answers();

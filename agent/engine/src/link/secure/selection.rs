@@ -11,7 +11,7 @@ use tombolo_proto::status::Carrier;
 impl SecureLinks {
     /// Takes the next step of the link's choice, if there is one.
     pub(super) fn select(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
-        let [wireguard, quic] = [Carrier::WireGuard, Carrier::Quic].map(|carrier| self.side(link, carrier, now));
+        let [wireguard, quic] = [Carrier::WireGuard, Carrier::Quic].map(|carrier| self.health(link, carrier, now));
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
         };

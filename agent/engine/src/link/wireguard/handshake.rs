@@ -66,7 +66,8 @@ const RESPONDER_SILENCE_TIMEOUT: Duration = Duration::from_secs(17);
 /// asks whether the device is there (D19).
 const THIRD_PARTY_SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Age of that handshake from which the device counts as unreachable.
+/// Age of that handshake from which the device counts as unreachable: with the silence before it, six seconds, as
+/// `Link::dead_after` documents.
 const THIRD_PARTY_UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A session whose keys the peer has proven to hold.
@@ -97,7 +98,7 @@ pub(super) enum Handshake {
     Initiated {
         /// When the first unanswered initiation went out.
         since: Instant,
-        /// When to send the next one, beside boringtun's own repetitions.
+        /// When to send the next one, in addition to boringtun's repetitions.
         retry_at: Option<Instant>,
         /// When this end answered an initiation of the peer meanwhile.
         response_sent: Option<Instant>,
@@ -113,7 +114,7 @@ pub(super) enum Handshake {
         /// The session of before.
         session: Option<Session>,
     },
-    /// The peer has proven that it holds the session's keys, and no handshake is under way.
+    /// The peer has proven that it holds the session's keys, and no handshake is in progress.
     Confirmed {
         /// The newest one.
         session: Session,
@@ -324,7 +325,7 @@ impl Handshakes {
                     session: None,
                 }
             }
-            // The response ends the own handshake in boringtun: without data on this session, initiate again.
+            // The response ends this end's handshake in boringtun: without data on this session, initiate again.
             Handshake::Initiated {
                 retry_at,
                 response_sent,
@@ -422,12 +423,12 @@ impl Handshakes {
         self.is_requested
     }
 
-    /// Whether a request would start something new: no handshake is under way, requested, rejected or given up.
+    /// Whether a request would start something new: no handshake is in progress, requested, rejected or given up.
     pub(super) const fn may_be_requested(&self) -> bool {
         !self.is_requested && !self.is_rejected && self.initiated_since().is_none() && self.gave_up().is_none()
     }
 
-    /// Whether this end initiates now, beside boringtun's own repetitions. `state`: the link's, as reported last.
+    /// Whether this end initiates now, in addition to boringtun's repetitions. `state` is what was reported last.
     pub(super) fn is_due(&self, now: Instant, policy: &Policy, traffic: &Traffic, state: LinkState) -> bool {
         let is_past = |since: Option<Instant>, timeout| since.is_some_and(|since| elapsed(since, now) >= timeout);
         match self.state {
@@ -453,7 +454,7 @@ impl Handshakes {
     }
 
     /// The state to report, after `before`. `Unreachable` and `AuthenticationFailed` last until a handshake succeeds.
-    /// `Idle` also stands for `NoEndpoint`, which only the owner can know.
+    /// The owner reports `NoEndpoint` in the place of `Idle` where it knows no endpoint.
     pub(super) fn link_state(&self, before: LinkState, now: Instant, policy: &Policy) -> LinkState {
         let (has_session, initiated) = (self.session().is_some(), self.initiated_since());
         let is_overdue = initiated.is_some_and(|since| elapsed(since, now) >= policy.unreachable_timeout());

@@ -36,7 +36,7 @@ const MAX_WAITING: usize = 64;
 /// Least time between handshakes that datagrams of unknown sessions bring about: anybody can send such datagrams.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The peer was heard from its endpoint this recently: a newly configured endpoint does not replace it.
+/// An endpoint that the peer has sent from this recently is not replaced by a newly configured one.
 const ROAMED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What boringtun made of a datagram.
@@ -69,7 +69,7 @@ pub(super) struct Peer {
     /// Where the last datagram that verified came from, and which address of this host it came to: the source of answers.
     heard: Option<Path>,
     last_tx: Option<Instant>,
-    /// A packet was dropped because nobody knows where the peer is.
+    /// A packet was dropped because no endpoint is known.
     is_endpoint_missing: bool,
     /// Lengths of the packets in boringtun's queue, oldest first.
     waiting: VecDeque<usize>,
@@ -80,7 +80,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// A peer without session state. `heard`: where it was before this agent restarted.
+    /// A peer without session state. `heard` is the endpoint that it sent from before this agent restarted.
     pub(super) fn new(link: &Link, heard: Option<SocketAddr>) -> Self {
         Self {
             index: LinkIndex(0),
@@ -117,7 +117,7 @@ impl Peer {
         }
     }
 
-    /// Where the peer was heard last.
+    /// Where the last datagram that verified came from.
     pub(super) fn heard(&self) -> Option<SocketAddr> {
         self.heard.map(|path| path.remote)
     }
@@ -218,7 +218,7 @@ impl Peer {
         self.handshakes.may_be_requested() && self.endpoint.is_some()
     }
 
-    /// Starts a handshake with the next tick. Returns `false`, and does nothing, while one is under way, or after it failed.
+    /// Starts a handshake with the next tick. Returns `false`, and does nothing, while one is in progress, or after one failed.
     pub(super) fn request_session(&mut self, now: Instant) -> bool {
         let is_new = self.may_request_session();
         if is_new {
@@ -227,8 +227,8 @@ impl Peer {
         is_new
     }
 
-    /// Another lane has heard the peer at this address. The port that this lane has heard itself is the better one behind a
-    /// NAT, so it stays while the address does.
+    /// Sets the endpoint at which another lane has received from the peer. While the address is the same, the port stays as
+    /// this lane has learned it: behind a NAT it may differ from the configured one.
     pub(super) fn set_endpoint(&mut self, to: SocketAddr) {
         if self.endpoint.map(|e| e.remote.ip()) != Some(to.ip()) {
             self.endpoint = Some(to.into());
@@ -241,7 +241,7 @@ impl Peer {
         !self.traffic.can_seal && self.handshakes.initiated_since().is_none() && self.last_tx.is_none_or(is_rested)
     }
 
-    /// Sends an initiation, also while a handshake is under way.
+    /// Sends an initiation, also while a handshake is in progress.
     pub(super) fn initiate(&mut self, now: Instant, tx: &mut impl TransmitSink, events: &mut TransportEvents) {
         let to = self.next_target(now);
         let (Some(tunn), Some(to)) = (self.tunn.as_mut(), to) else {

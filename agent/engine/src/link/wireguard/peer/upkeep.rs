@@ -126,7 +126,7 @@ impl Peer {
             LinkState::Connecting => Some("a handshake is running"),
             LinkState::Unreachable => Some("the other end does not answer handshakes"),
             LinkState::AuthenticationFailed => Some("the other end answers with another shared key"),
-            LinkState::NoEndpoint => Some("nobody has told where the other end is, and it has not called"),
+            LinkState::NoEndpoint => Some("no endpoint is known, and the other end has sent no handshake"),
         };
         let age = |since| now.saturating_duration_since(since).as_secs_f64();
         Some(LinkStatus {
