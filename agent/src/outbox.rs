@@ -5,7 +5,7 @@
 //! more from the device: the queue is the device's then, where the host's senders feel it.
 
 use tokio::sync::mpsc;
-use tombolo_engine::buffer::{Path, TransmitSink};
+use tombolo_engine::buffer::{RedirectSink, Transmit, TransmitSink};
 use tombolo_engine::decide::Ingress;
 
 /// Most bytes of a batch: a UDP payload before it is cut.
@@ -20,7 +20,7 @@ const MAX_WAITING: usize = 12;
 /// Datagrams that go one way, one after the other.
 #[derive(Debug)]
 struct Batch {
-    to: Path,
+    transmit: Transmit,
     buffer: Vec<u8>,
     len: usize,
     /// Length of all but the last.
@@ -28,25 +28,17 @@ struct Batch {
     count: usize,
     /// A shorter one has ended it.
     closed: bool,
-    /// They may be cut on their way.
-    fragments: bool,
-    /// ECN bits of their outer header.
-    ecn: u8,
 }
 
 /// What one system call can send.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagrams<'a> {
-    /// Where they go, and where from.
-    pub to: Path,
+    /// Where they go, where from, and their IP header.
+    pub transmit: Transmit,
     /// One after the other.
     pub bytes: &'a [u8],
     /// Length of each; the last may be shorter.
     pub segment: usize,
-    /// Whether they may be cut on their way.
-    pub fragments: bool,
-    /// ECN bits of their outer header.
-    pub ecn: u8,
 }
 
 /// A packet for the first lane.
@@ -70,10 +62,44 @@ impl Handed {
 
 /// The way to the first lane, in other lanes. Buffers come back and are used again: packets allocate nothing.
 #[derive(Debug)]
-struct First {
+pub struct RedirectSender {
     inbox: mpsc::Sender<Handed>,
     back: mpsc::Sender<Vec<u8>>,
     spare: mpsc::Receiver<Vec<u8>>,
+    /// The number of the configuration that is installed, the same in all lanes; 0: none yet.
+    pub generation: u64,
+}
+
+impl RedirectSender {
+    /// The way into this inbox of the first lane.
+    #[must_use]
+    pub fn new(inbox: mpsc::Sender<Handed>) -> Self {
+        let (back, spare) = mpsc::channel(inbox.max_capacity());
+        Self {
+            inbox,
+            back,
+            spare,
+            generation: 0,
+        }
+    }
+}
+
+impl RedirectSink for RedirectSender {
+    fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
+        let Ok(room) = self.inbox.try_reserve() else {
+            return false;
+        };
+        let mut buffer = self.spare.try_recv().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(packet);
+        room.send(Handed {
+            generation: self.generation,
+            ingress,
+            packet: buffer,
+            back: self.back.clone(),
+        });
+        true
+    }
 }
 
 /// Datagrams that wait. Order per address is kept: a datagram joins the newest batch of its address or begins one.
@@ -87,29 +113,9 @@ pub struct Outbox {
     stuck: bool,
     /// Where the reserved slot is.
     slot: usize,
-    /// Datagrams that are reserved now must stay whole.
-    whole: bool,
-    /// ECN bits of what is reserved now.
-    ecn: u8,
-    first: Option<First>,
-    /// The number of the configuration that is installed, the same in all lanes; 0: none yet.
-    pub generation: u64,
 }
 
 impl Outbox {
-    /// An empty one; `first`: the first lane's inbox, in other lanes.
-    #[must_use]
-    pub fn new(first: Option<mpsc::Sender<Handed>>) -> Self {
-        let first = first.map(|inbox| {
-            let (back, spare) = mpsc::channel(inbox.max_capacity());
-            First { inbox, back, spare }
-        });
-        Self {
-            first,
-            ..Self::default()
-        }
-    }
-
     /// How many batches wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -132,11 +138,9 @@ impl Outbox {
     pub fn flush(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> Room) {
         while let Some(batch) = self.batches[..self.used].get(self.sent) {
             let datagrams = Datagrams {
-                to: batch.to,
+                transmit: batch.transmit,
                 bytes: &batch.buffer[..batch.len],
                 segment: batch.segment,
-                fragments: batch.fragments,
-                ecn: batch.ecn,
             };
             if batch.count > 0 && send(&datagrams) == Room::None {
                 self.stuck = true;
@@ -164,23 +168,21 @@ impl Outbox {
     }
 
     /// Opens an empty batch with room for `len` bytes; returns its position.
-    fn begin(&mut self, to: Path, len: usize) -> usize {
+    fn begin(&mut self, transmit: Transmit, len: usize) -> usize {
         if self.used == self.batches.len() {
             let buffer = vec![0; MAX_BATCH];
             self.batches.push(Batch {
-                to,
+                transmit,
                 buffer,
                 len: 0,
                 segment: 0,
                 count: 0,
                 closed: false,
-                fragments: true,
-                ecn: 0,
             });
         }
         let batch = &mut self.batches[self.used];
-        (batch.to, batch.len, batch.segment, batch.count, batch.closed) = (to, 0, 0, 0, false);
-        (batch.fragments, batch.ecn) = (!self.whole, self.ecn);
+        batch.transmit = transmit;
+        (batch.len, batch.segment, batch.count, batch.closed) = (0, 0, 0, false);
         if batch.buffer.len() < len {
             batch.buffer.resize(len, 0);
         }
@@ -199,50 +201,17 @@ pub enum Room {
 }
 
 impl TransmitSink for Outbox {
-    fn allow_fragments(&mut self, allow: bool) {
-        self.whole = !allow;
-    }
-
     fn is_full(&self) -> bool {
         self.stuck && self.used - self.sent >= MAX_WAITING
     }
 
-    fn set_ecn(&mut self, bits: u8) {
-        self.ecn = bits;
-    }
-
-    fn hand_over(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
-        let Some(First { inbox, back, spare }) = &mut self.first else {
-            return false;
-        };
-        let Ok(room) = inbox.try_reserve() else {
-            return false;
-        };
-        let mut buffer = spare.try_recv().unwrap_or_default();
-        buffer.clear();
-        buffer.extend_from_slice(packet);
-        room.send(Handed {
-            generation: self.generation,
-            ingress,
-            packet: buffer,
-            back: back.clone(),
-        });
-        true
-    }
-
-    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
-        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].to.remote == to.remote);
-        let fits = |b: &Batch| {
-            !b.closed
-                && b.to == to
-                && b.fragments != self.whole
-                && b.ecn == self.ecn
-                && b.count < MAX_COUNT
-                && b.len + len <= MAX_BATCH
-        };
+    fn reserve(&mut self, transmit: &Transmit, len: usize) -> &mut [u8] {
+        let remote = transmit.path.remote;
+        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].transmit.path.remote == remote);
+        let fits = |b: &Batch| !b.closed && b.transmit == *transmit && b.count < MAX_COUNT && b.len + len <= MAX_BATCH;
         self.slot = match newest.filter(|i| fits(&self.batches[*i])) {
             Some(i) => i,
-            None => self.begin(to, len),
+            None => self.begin(*transmit, len),
         };
         let batch = &mut self.batches[self.slot];
         &mut batch.buffer[batch.len..]
@@ -259,8 +228,8 @@ impl TransmitSink for Outbox {
         } else {
             // Longer than those before it: only known now. It begins the next batch.
             batch.closed = true;
-            let (to, from, at) = (batch.to, self.slot, batch.len);
-            let next = self.begin(to, len);
+            let (transmit, from, at) = (batch.transmit, self.slot, batch.len);
+            let next = self.begin(transmit, len);
             let (before, after) = self.batches.split_at_mut(next);
             let new = &mut after[0];
             new.buffer[..len].copy_from_slice(&before[from].buffer[at..at + len]);
@@ -273,11 +242,14 @@ impl TransmitSink for Outbox {
 mod tests {
     use super::*;
     use std::net::SocketAddr;
-    use tombolo_engine::buffer::Port;
+    use tombolo_engine::buffer::{Outer, Path, Port};
 
     fn put(outbox: &mut Outbox, to: impl Into<Path>, bytes: &[u8]) {
-        let to = to.into();
-        let slot = outbox.reserve(to, bytes.len().max(256));
+        put_as(outbox, Transmit::from(to), bytes);
+    }
+
+    fn put_as(outbox: &mut Outbox, transmit: Transmit, bytes: &[u8]) {
+        let slot = outbox.reserve(&transmit, bytes.len().max(256));
         slot[..bytes.len()].copy_from_slice(bytes);
         outbox.commit(bytes.len());
     }
@@ -285,7 +257,7 @@ mod tests {
     fn sent(outbox: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
         outbox.flush(&mut |d| {
-            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.to.remote, c.to_vec())));
+            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.transmit.path.remote, c.to_vec())));
             Room::Taken
         });
         sent
@@ -334,13 +306,17 @@ mod tests {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
         let mut outbox = Outbox::default();
         for (n, fragments, ecn) in [(1, true, 0), (2, true, 0), (3, false, 0), (4, true, 0), (5, true, 2)] {
-            outbox.allow_fragments(fragments);
-            outbox.set_ecn(ecn);
-            put(&mut outbox, to, &[n; 100]);
+            let dont_fragment = !fragments;
+            let transmit = Transmit {
+                path: to.into(),
+                outer: Outer { ecn, dont_fragment },
+            };
+            put_as(&mut outbox, transmit, &[n; 100]);
         }
         let mut seen = Vec::new();
         outbox.flush(&mut |d| {
-            seen.push((d.bytes[0], d.bytes.len(), d.fragments, d.ecn));
+            let Outer { ecn, dont_fragment } = d.transmit.outer;
+            seen.push((d.bytes[0], d.bytes.len(), !dont_fragment, ecn));
             Room::Taken
         });
         assert_eq!(
@@ -372,7 +348,7 @@ mod tests {
         }
         let mut seen = Vec::new();
         outbox.flush(&mut |d| {
-            seen.push((d.bytes[0], d.bytes.len(), d.to));
+            seen.push((d.bytes[0], d.bytes.len(), d.transmit.path));
             Room::Taken
         });
         assert_eq!(seen, [(1, 100, any), (2, 200, pinned), (4, 100, any), (5, 200, second)]);
@@ -382,7 +358,7 @@ mod tests {
     fn a_slot_that_is_not_committed_is_forgotten() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
         let mut outbox = Outbox::default();
-        outbox.reserve(to.into(), 9000)[0] = 1;
+        outbox.reserve(&to.into(), 9000)[0] = 1;
         put(&mut outbox, to, &[7; 100]);
         assert_eq!(sent(&mut outbox), [(to, vec![7; 100])]);
     }
@@ -419,13 +395,13 @@ mod tests {
     #[test]
     fn buffers_of_handed_packets_are_used_again() {
         let (inbox, mut first) = mpsc::channel(4);
-        let mut outbox = Outbox::new(Some(inbox));
+        let mut outbox = RedirectSender::new(inbox);
         let mut buffers = std::collections::BTreeSet::new();
         for n in 0..20u8 {
             for _ in 0..4 {
-                assert!(outbox.hand_over(Ingress::Tun, &[n; 1400]));
+                assert!(outbox.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
             }
-            assert!(!outbox.hand_over(Ingress::Tun, &[n; 1400]));
+            assert!(!outbox.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
             while let Ok(handed) = first.try_recv() {
                 assert_eq!(handed.packet, [n; 1400]);
                 buffers.insert(handed.packet.as_ptr());

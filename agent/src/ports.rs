@@ -16,7 +16,7 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tombolo_engine::buffer::{Path, Port};
+use tombolo_engine::buffer::{Outer, Path, Port};
 
 /// Most paths with a socket of their own. Each may hold a receive buffer of its own.
 const MOST: usize = 8;
@@ -157,10 +157,10 @@ impl Ports {
     /// # Errors
     /// The send buffer is full.
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, NoRoom> {
-        let path = datagrams.to;
+        let path = datagrams.transmit.path;
         self.full = None;
         // With anything else to say to the kernel, a connected socket looks for its route as well.
-        let plain = datagrams.fragments && datagrams.ecn == 0 && path.port == Port::Lane;
+        let plain = datagrams.transmit.outer == Outer::default() && path.port == Port::Lane;
         if plain && path.local.is_some_and(has_no_scope) {
             if let Some((number, own)) = self.own.iter_mut().enumerate().find(|(_, own)| own.path == path) {
                 match own.udp.send_connected(datagrams.bytes, datagrams.segment) {
@@ -302,11 +302,9 @@ mod tests {
         bytes[..2].copy_from_slice(&number.to_be_bytes());
         bytes[100..102].copy_from_slice(&number.to_be_bytes());
         let datagrams = Datagrams {
-            to: path,
+            transmit: path.into(),
             bytes: &bytes,
             segment: 100,
-            fragments: true,
-            ecn: 0,
         };
         while ports.send(&datagrams).is_err() {
             ports.writable().await.unwrap();

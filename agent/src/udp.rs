@@ -290,9 +290,9 @@ impl Udp {
     /// # Errors
     /// The send buffer is full.
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, NoRoom> {
-        let mut path = datagrams.to;
+        let mut path = datagrams.transmit.path;
         let refused = self.send_by(&mut path, datagrams)?;
-        let not_from = datagrams.to.local.filter(|_| path.local.is_none());
+        let not_from = datagrams.transmit.path.local.filter(|_| path.local.is_none());
         Ok(Sent { refused, not_from })
     }
 
@@ -318,10 +318,9 @@ impl Udp {
 
     /// The path loses its own address if the kernel sends from others only.
     fn send_by(&mut self, path: &mut Path, datagrams: &Datagrams<'_>) -> Result<usize, NoRoom> {
-        let Datagrams {
-            bytes, fragments, ecn, ..
-        } = *datagrams;
-        let ecn = EcnCodepoint::from_bits(ecn);
+        let Datagrams { bytes, transmit, .. } = *datagrams;
+        let fragments = !transmit.outer.dont_fragment;
+        let ecn = EcnCodepoint::from_bits(transmit.outer.ecn);
         let segment = datagrams.segment.clamp(1, MAX_BATCH);
         if fragments != self.fragments {
             match sys::allow_fragments(&self.socket, self.dual, fragments) {
@@ -457,11 +456,9 @@ mod tests {
     /// Sends three datagrams as one batch. What became of it, and who the receiver says sent them, to which address.
     async fn exchange(from: &mut Udp, to: &mut Udp, path: Path) -> (Sent, IpAddr, Option<IpAddr>) {
         let datagrams = Datagrams {
-            to: path,
+            transmit: path.into(),
             bytes: &[7; 250],
             segment: 100,
-            fragments: true,
-            ecn: 0,
         };
         from.writable().await.unwrap();
         let sent = from.send(&datagrams).unwrap();

@@ -145,7 +145,7 @@ impl Hostile {
             match event {
                 Event::Up(_) => self.up = true,
                 Event::Down(_) => self.up = false,
-                Event::Moved(..) | Event::Switched(..) | Event::Told(..) => {}
+                Event::EndpointChanged(..) | Event::Switched(..) | Event::RoutesReceived(..) => {}
             }
         }
         Ok(())
@@ -190,9 +190,9 @@ impl Hostile {
         let mut count = 0;
         while begin.elapsed() < time {
             if let Some(table) = tables.next() {
-                self.links.tell(LINK, table);
+                self.links.advertise(LINK, table);
             }
-            self.links.hurry(now());
+            self.links.advertise_now(now());
             self.timeout()?;
             count += 1;
             let due = begin + Duration::from_secs(count) / rate.max(1);
@@ -223,7 +223,7 @@ impl Hostile {
             self.open(Transport::Quic);
             let mut out = Collected::default();
             // Whatever is sent opens one.
-            self.links.seal(LINK, &[0x45; 40], now(), &mut out);
+            self.links.seal(LINK, &[0x45; 40], 0, now(), &mut out);
             self.send(out)?;
             let opened = now();
             // Whom the peer does not know is not answered.
@@ -233,7 +233,7 @@ impl Hostile {
             count += u64::from(self.up);
             for _ in 0..PACKETS {
                 let mut out = Collected::default();
-                self.links.seal(LINK, &[0x45; 1000], now(), &mut out);
+                self.links.seal(LINK, &[0x45; 1000], 0, now(), &mut out);
                 self.send(out)?;
             }
             self.links.update(&[], now());

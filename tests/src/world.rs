@@ -208,7 +208,10 @@ impl World {
                 Some(from) => {
                     let mut wire = Collected::default();
                     let name = from.as_str().as_bytes();
-                    let slot = wire.reserve(SocketAddr::from(([0, 0, 0, 0], 0)).into(), 1 + name.len() + bytes.len());
+                    let slot = wire.reserve(
+                        &SocketAddr::from(([0, 0, 0, 0], 0)).into(),
+                        1 + name.len() + bytes.len(),
+                    );
                     slot[0] = u8::try_from(name.len()).unwrap_or(u8::MAX);
                     slot[1..=name.len()].copy_from_slice(name);
                     slot[1 + name.len()..].copy_from_slice(&bytes);

@@ -227,7 +227,7 @@ impl<'a> World<'a> {
             let Some((name, _)) = known else {
                 panic!("{event:?} is about nobody in the configuration");
             };
-            if let Event::Told(_, table) = &event {
+            if let Event::RoutesReceived(_, table) = &event {
                 let by = table.first().is_none_or(|by| usize::from(*by) == *name);
                 assert!(by, "{}'s table came from {}", NAMES[*name], table[0]);
             }
@@ -267,7 +267,7 @@ impl<'a> World<'a> {
         let links = &mut self.nodes[node].links;
         links.is_ready(link, self.now);
         links.max_packet(link);
-        links.seal(link, packet, self.now, &mut out);
+        links.seal(link, packet, 0, self.now, &mut out);
         self.take(node, out);
     }
 
@@ -389,8 +389,8 @@ impl<'a> World<'a> {
                 let name = u8::try_from(self.nodes[number].name).expect("few names");
                 let table = vec![name; 40 * input.below(64)];
                 let link = u32::try_from(input.below(links + 1)).expect("few links");
-                self.nodes[number].links.tell(LinkIndex(link), Arc::from(table));
-                self.nodes[number].links.hurry(self.now);
+                self.nodes[number].links.advertise(LinkIndex(link), Arc::from(table));
+                self.nodes[number].links.advertise_now(self.now);
                 self.pass(Duration::ZERO);
             }
             13 => {
@@ -443,16 +443,16 @@ impl<'a> World<'a> {
             }
             17 => {
                 let mut out = Collected::default();
-                self.nodes[number].links.leave(self.now, &mut out);
+                self.nodes[number].links.drain(self.now, &mut out);
                 self.take(number, out);
             }
             18 => {
                 let peer = AgentId::new(NAMES[input.below(NAMES.len())]).expect("a name");
                 let to = address(input.below(NAMES.len()));
                 let links = &mut self.nodes[number].links;
-                links.moved(&peer, to);
-                links.expect(&peer, self.now);
-                links.local_refused([192, 0, 2, 1].into());
+                links.set_endpoint(&peer, to);
+                links.prepare_session(&peer, self.now);
+                links.source_unavailable([192, 0, 2, 1].into());
                 links.remember_endpoints(&[(peer, to)].into());
             }
             _ => {
@@ -460,7 +460,7 @@ impl<'a> World<'a> {
                 links.set_mtu(1280 + 8 * u16::from(input.byte()));
                 links.set_probes(Probes::default());
                 links.take_lost();
-                links.endpoints();
+                let _ = links.endpoints();
             }
         }
     }

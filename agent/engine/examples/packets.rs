@@ -14,7 +14,7 @@ mod common;
 use common::{World, udp};
 use etherparse::PacketBuilder;
 use std::process::ExitCode;
-use tombolo_engine::buffer::{DeliverSink, Path, TransmitSink};
+use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 
 /// Number of TCP segments in one read of the device, each of `SEGMENT` bytes.
@@ -50,7 +50,7 @@ impl Datagrams {
 }
 
 impl TransmitSink for Datagrams {
-    fn reserve(&mut self, _to: Path, len: usize) -> &mut [u8] {
+    fn reserve(&mut self, _transmit: &Transmit, len: usize) -> &mut [u8] {
         if self.bytes.len() - self.len < len {
             self.clear();
         }

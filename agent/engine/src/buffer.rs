@@ -1,4 +1,4 @@
-//! Where the engine writes: slots for datagrams, and packets for the TUN device.
+//! Where the engine writes: datagrams for the network, packets for the TUN device, packets for lane 0.
 
 use crate::decide::Ingress;
 use std::net::{IpAddr, SocketAddr};
@@ -6,26 +6,26 @@ use std::net::{IpAddr, SocketAddr};
 /// One of the agent's own UDP ports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Port {
-    /// The lane's.
+    /// The lane's port, for WireGuard and QUIC.
     #[default]
     Lane,
-    /// The second one of the first lane, for QUIC alone (D6).
+    /// The second port of lane 0, for QUIC alone (D6).
     Quic,
 }
 
-/// The way of a datagram between this host and another.
+/// The two ends of a datagram's journey through the underlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
-    /// The other end.
+    /// Address and port of the other end.
     pub remote: SocketAddr,
-    /// The own address; none: the kernel chooses.
+    /// Address of this end; `None`: the kernel chooses it.
     pub local: Option<IpAddr>,
-    /// The own port.
+    /// Port of this end.
     pub port: Port,
 }
 
 impl From<SocketAddr> for Path {
-    /// By the lane's port, from whichever address the kernel chooses.
+    /// From the lane's port, and from the address that the kernel chooses.
     fn from(remote: SocketAddr) -> Self {
         Self {
             remote,
@@ -35,27 +35,43 @@ impl From<SocketAddr> for Path {
     }
 }
 
-/// Takes datagrams, written in place. The owner may put consecutive ones of the same path into one system call.
-pub trait TransmitSink {
-    /// A slot of at least `len` bytes for a datagram that goes this way. A slot that is not committed is forgotten.
-    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8];
+/// The fields of a datagram's IP header that the sender chooses. Default: not ECN-capable, fragments allowed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outer {
+    /// ECN codepoint (RFC 6040), in the two low bits.
+    pub ecn: u8,
+    /// Neither this host nor a router may fragment the datagram; where it does not fit it is lost.
+    pub dont_fragment: bool,
+}
 
-    /// The last reserved slot holds a datagram of `len` bytes.
+/// How a datagram is sent. The owner may put consecutive datagrams with equal values into one system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transmit {
+    /// From where, and where to.
+    pub path: Path,
+    /// Its IP header.
+    pub outer: Outer,
+}
+
+impl<P: Into<Path>> From<P> for Transmit {
+    /// With the default IP header.
+    fn from(path: P) -> Self {
+        Self {
+            path: path.into(),
+            outer: Outer::default(),
+        }
+    }
+}
+
+/// Takes datagrams, which the engine writes in place.
+pub trait TransmitSink {
+    /// Returns a slot of at least `len` bytes for one datagram. The next `reserve` discards a slot that was not committed.
+    fn reserve(&mut self, transmit: &Transmit, len: usize) -> &mut [u8];
+
+    /// Completes the slot of the last [`reserve`](Self::reserve): its first `len` bytes are a datagram.
     fn commit(&mut self, len: usize);
 
-    /// Whether datagrams reserved from now on may be cut on their way (they may at first); those that may not and are too
-    /// long for it are lost.
-    fn allow_fragments(&mut self, _allow: bool) {}
-
-    /// The ECN bits of the outer header of datagrams reserved from now on (RFC 6040); 0 at first.
-    fn set_ecn(&mut self, _bits: u8) {}
-
-    /// Gives a packet, as it came in, to the first lane, which has the session that it needs. Whether there was room.
-    fn hand_over(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
-        false
-    }
-
-    /// Whether so much waits that packets should rather be dropped than sealed.
+    /// Whether backpressure is such that the engine should drop a packet instead of sealing it.
     fn is_full(&self) -> bool {
         false
     }
@@ -67,6 +83,30 @@ pub trait DeliverSink {
     fn deliver(&mut self, packet: &[u8]);
 }
 
+/// Takes packets whose next hop this lane has no session with. Lane 0 has one, or establishes it (D15).
+pub trait RedirectSink {
+    /// Copies a packet, unchanged since it came in, into the queue of lane 0. Returns `false` if the queue has no room.
+    fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool;
+}
+
+/// The redirect sink of an engine that is lane 0, or has no other lanes: it refuses every packet.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoRedirect;
+
+impl RedirectSink for NoRedirect {
+    fn redirect_to_lane0(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
+        false
+    }
+}
+
+/// `None` refuses every packet.
+impl<R: RedirectSink> RedirectSink for Option<R> {
+    fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
+        self.as_mut()
+            .is_some_and(|sink| sink.redirect_to_lane0(ingress, packet))
+    }
+}
+
 /// Keeps everything, for tests and simulations.
 #[derive(Debug, Default)]
 pub struct Collected {
@@ -74,41 +114,34 @@ pub struct Collected {
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
     /// Packets for the TUN device.
     pub packets: Vec<Vec<u8>>,
-    /// Longest datagram that may not be cut and is not lost, bytes; none: any.
+    /// Path MTU: a longer datagram with don't-fragment is lost; bytes of UDP payload. `None`: no limit.
     pub narrow: Option<usize>,
-    /// ECN bits of each datagram.
+    /// ECN codepoint of each datagram.
     pub ecn: Vec<u8>,
-    /// The way that each goes.
+    /// Path of each datagram.
     pub paths: Vec<Path>,
-    bits: u8,
-    whole: bool,
     slot: Vec<u8>,
-    to: Option<Path>,
+    reserved: Option<Transmit>,
 }
 
 impl TransmitSink for Collected {
-    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
-        self.to = Some(to);
+    fn reserve(&mut self, transmit: &Transmit, len: usize) -> &mut [u8] {
+        self.reserved = Some(*transmit);
         self.slot.clear();
         self.slot.resize(len, 0);
         &mut self.slot
     }
 
     fn commit(&mut self, len: usize) {
-        let lost = self.whole && self.narrow.is_some_and(|most| len > most);
-        if let Some(to) = self.to.take().filter(|_| !lost) {
-            self.datagrams.push((to.remote, self.slot[..len].to_vec()));
-            self.paths.push(to);
-            self.ecn.push(self.bits);
+        let is_too_long = self.narrow.is_some_and(|max| len > max);
+        let Some(Transmit { path, outer }) = self.reserved.take() else {
+            return;
+        };
+        if !(outer.dont_fragment && is_too_long) {
+            self.datagrams.push((path.remote, self.slot[..len].to_vec()));
+            self.paths.push(path);
+            self.ecn.push(outer.ecn);
         }
-    }
-
-    fn set_ecn(&mut self, bits: u8) {
-        self.bits = bits;
-    }
-
-    fn allow_fragments(&mut self, allow: bool) {
-        self.whole = !allow;
     }
 }
 

@@ -1,14 +1,14 @@
 //! The engine of one lane: packets and datagrams in, packets and datagrams out, counters.
 
 use crate::aqm::{Advice, Codel};
-use crate::buffer::{DeliverSink, Path, TransmitSink};
+use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
 use crate::decide::{Ingress, decide};
 use crate::flow::FlowCache;
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::{self, PacketInfo};
 use crate::stats::Stats;
-use crate::tables::{LinkIndex, Tables};
+use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,9 +20,10 @@ const MAX_DATAGRAM: usize = 65_536;
 
 /// The packet decisions and links of one lane. It has no socket, no clock and no thread of its own.
 #[derive(Debug)]
-pub struct Engine<L> {
+pub struct Engine<L, R = NoRedirect> {
     tables: Option<Arc<Tables>>,
     links: L,
+    redirect: R,
     stats: Stats,
     limiter: Limiter,
     flows: FlowCache,
@@ -37,9 +38,18 @@ impl<L: LinkSet> Engine<L> {
     /// random number: it keys the hash of the flow cache.
     #[must_use]
     pub fn new(links: L, seed: u64) -> Self {
+        Self::with_redirect(links, seed, NoRedirect)
+    }
+}
+
+impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
+    /// The same for a lane that redirects packets to lane 0 where it has no session itself (D15).
+    #[must_use]
+    pub fn with_redirect(links: L, seed: u64, redirect: R) -> Self {
         Self {
             tables: None,
             links,
+            redirect,
             stats: Stats::new(),
             limiter: Limiter::new(),
             flows: FlowCache::new(seed),
@@ -50,12 +60,8 @@ impl<L: LinkSet> Engine<L> {
 
     /// Installs a new configuration: its tables, and its links in the same order. Sessions of unchanged links continue.
     pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
-        self.links.set_mtu(tables.mtu);
-        self.links.set_probes(tables.probes);
         self.links.update(links, now);
-        for (position, link) in (0..).zip(&tables.links) {
-            self.links.accept_routes(LinkIndex(position), link.advertises);
-        }
+        self.links.configure(&tables);
         self.count_lost();
         self.refresh(tables);
     }
@@ -84,7 +90,7 @@ impl<L: LinkSet> Engine<L> {
         self.context(now).run(Ingress::Tun, packet, tx, rx);
     }
 
-    /// Processes one packet that another lane redirected to this one, as it arrived there at `ingress`.
+    /// One packet that another lane was not ready for, as it came in there.
     pub fn handle_redirected(
         &mut self,
         ingress: Ingress,
@@ -97,9 +103,9 @@ impl<L: LinkSet> Engine<L> {
         self.context(now).run(ingress, packet, tx, rx);
     }
 
-    /// Counts and drops a redirected packet whose link index belongs to another configuration.
+    /// A packet that another lane handed over was of another configuration.
     pub fn refuse_redirected(&mut self) {
-        self.stats.redirected_in += 1;
+        self.stats.taken += 1;
         self.stats.dropped(DropReason::NoLink);
     }
 
@@ -166,7 +172,7 @@ impl<L: LinkSet> Engine<L> {
 
     /// The kernel sends nothing from this address of ours any more: no link insists on it until it is heard there again.
     pub fn local_refused(&mut self, local: IpAddr) {
-        self.links.local_refused(local);
+        self.links.source_unavailable(local);
     }
 
     /// Counts delivered packets that the TUN device refused.
@@ -180,8 +186,8 @@ impl<L: LinkSet> Engine<L> {
     }
 
     /// Says on all links that this agent is about to stop.
-    pub fn leave(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        self.links.leave(now, tx);
+    pub fn drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.links.drain(now, tx);
     }
 
     /// Runs all timers that expired before `now`, and sends what is due.
@@ -219,10 +225,16 @@ impl<L: LinkSet> Engine<L> {
         &mut self.links
     }
 
-    fn context(&mut self, now: Instant) -> PacketContext<'_, L> {
-        PacketContext {
+    /// Where packets for lane 0 go.
+    pub const fn redirect_mut(&mut self) -> &mut R {
+        &mut self.redirect
+    }
+
+    fn turn(&mut self, now: Instant) -> Turn<'_, L, R> {
+        Turn {
             tables: self.tables.as_deref(),
             links: &mut self.links,
+            redirect: &mut self.redirect,
             stats: &mut self.stats,
             limiter: &mut self.limiter,
             flows: &mut self.flows,
@@ -237,10 +249,11 @@ impl<L: LinkSet> Engine<L> {
     }
 }
 
-/// The state of the engine while it processes one packet.
-struct PacketContext<'a, L> {
+/// One packet's way through the engine.
+struct Turn<'a, L, R> {
     tables: Option<&'a Tables>,
     links: &'a mut L,
+    redirect: &'a mut R,
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
     flows: &'a mut FlowCache,
@@ -250,8 +263,8 @@ struct PacketContext<'a, L> {
     now: Instant,
 }
 
-impl<L: LinkSet> PacketContext<'_, L> {
-    /// Decides and acts on the packet, which ends up in exactly one counter.
+impl<L: LinkSet, R: RedirectSink> Turn<'_, L, R> {
+    /// Decides and acts; every packet ends in one counter.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
         let Some(info) = packet::parse(packet) else {
             return self.stats.dropped(DropReason::Malformed);
@@ -277,8 +290,8 @@ impl<L: LinkSet> PacketContext<'_, L> {
                 self.stats.totals.tun_out += 1;
             }
             Verdict::Forward { link, .. } if !self.links.is_ready(link, self.now) => {
-                if tx.hand_over(ingress, packet) {
-                    self.stats.redirected_out += 1;
+                if self.redirect.redirect_to_lane0(ingress, packet) {
+                    self.stats.given += 1;
                 } else {
                     self.stats.dropped(DropReason::QueueFull);
                 }
@@ -307,15 +320,9 @@ impl<L: LinkSet> PacketContext<'_, L> {
                 }
                 // RFC 6040: what the network may do to the packet it may do to the datagram around it.
                 let ecn = packet::ecn_bits(packet);
-                if ecn != 0 {
-                    tx.set_ecn(ecn);
-                }
-                match self.links.seal(link, packet, self.now, tx) {
+                match self.links.seal(link, packet, ecn, self.now, tx) {
                     Sealed::Sent => self.stats.totals.link_out += 1,
                     Sealed::Dropped(reason) => self.stats.dropped(reason),
-                }
-                if ecn != 0 {
-                    tx.set_ecn(0);
                 }
             }
             Verdict::TimeExceeded => {
@@ -364,8 +371,8 @@ impl<L: LinkSet> PacketContext<'_, L> {
             .gateway_address(info.source)
             .filter(|_| tables.is_local(info.source) && icmp::may_answer(packet, info))
             .filter(|_| self.limiter.allow(self.now))
-            .and_then(|from| icmp::error(from, packet, info, error));
-        let sent = answer.is_some_and(|a| self.links.seal(back, &a, self.now, tx) == Sealed::Sent);
+            .and_then(|from| icmp::error(from, packet, info, what));
+        let sent = answer.is_some_and(|a| self.links.seal(back, &a, 0, self.now, tx) == Sealed::Sent);
         if sent {
             self.stats.totals.replied += 1;
         } else {

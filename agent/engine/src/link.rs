@@ -1,118 +1,122 @@
-//! All encrypted links of one engine, behind few verbs.
+//! All encrypted links of one engine, behind one trait.
 
-// What strangers and peers send is read here, and links come and go with the configuration: no place is taken for granted.
+// Datagrams of strangers and of peers are parsed here, and links come and go with the configuration: no index is trusted.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 #[cfg(feature = "links")]
 mod choice;
 #[cfg(feature = "links")]
-mod control;
-#[cfg(feature = "links")]
-mod exchange;
+mod fragment;
 #[cfg(all(test, feature = "links"))]
 mod golden;
 #[cfg(feature = "links")]
-mod parts;
+mod in_band;
+#[cfg(feature = "links")]
+mod liveness;
 #[cfg(feature = "links")]
 mod path_mtu;
 #[allow(
     clippy::indexing_slicing,
-    reason = "for tests and simulations, whose datagrams are their own"
+    reason = "for tests and simulations, which make the datagrams themselves"
 )]
 mod plain;
 #[cfg(feature = "links")]
 mod quic;
 #[cfg(feature = "links")]
+mod route_sync;
+#[cfg(feature = "links")]
 pub mod secure;
 #[cfg(feature = "links")]
-pub mod wireguard;
+mod transport;
+#[cfg(feature = "links")]
+mod wireguard;
 
 pub use plain::PlainLinks;
 
+#[cfg(feature = "links")]
+use crate::buffer::Transmit;
 use crate::buffer::{Path, TransmitSink};
-use crate::tables::LinkIndex;
+use crate::tables::{LinkIndex, Tables};
 use crate::verdict::DropReason;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
-use tombolo_proto::config::{Link, Probes};
+use tombolo_proto::config::Link;
 use tombolo_proto::id::AgentId;
-use tombolo_proto::status::{Carrier, LinkStatus};
+use tombolo_proto::status::Carrier;
 
-/// What became of a packet that was to be sealed.
+/// The result of sealing a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealed {
-    /// On its way, or waiting for the handshake to end.
+    /// The packet is on its way, or queued until the handshake ends.
     Sent,
-    /// Not sent.
+    /// The packet was not sent.
     Dropped(DropReason),
 }
 
-/// What a datagram held.
+/// The contents of a datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
-    /// A packet, in this part of the caller's buffer.
+    /// A packet from this link, in this part of the caller's buffer.
     Packet(LinkIndex, Range<usize>),
-    /// A handshake, a keepalive: dealt with.
+    /// A handshake, a keepalive, or packets for [`LinkSet::next_packet`].
     Control,
     /// Nothing that may be used.
     Refused(DropReason),
 }
 
-/// Something that others may want to know.
+/// A change that the owner acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A session came up.
+    /// The link has a session and its peer answers.
     Up(AgentId),
-    /// The last session is gone, or handshakes fail.
+    /// The last session is gone, handshakes fail, or the peer is silent or drains (D19).
     Down(AgentId),
-    /// The other end is reached at another address now.
-    Moved(AgentId, SocketAddr),
-    /// Packets go over another transport now, and why.
+    /// The peer sends from another address or port.
+    EndpointChanged(AgentId, SocketAddr),
+    /// Packets go over another transport, for this reason.
     Switched(AgentId, Carrier, String),
-    /// The other end told this table, whole ([`LinkSet::tell`]).
-    Told(AgentId, Vec<u8>),
+    /// The peer advertises this table of routes, complete (D11).
+    RoutesReceived(AgentId, Vec<u8>),
 }
 
 impl Event {
-    /// The other end of the link that it is about.
+    /// The other end of the link that the event is about.
     #[must_use]
     pub const fn peer(&self) -> &AgentId {
         match self {
             Self::Up(peer)
             | Self::Down(peer)
-            | Self::Moved(peer, _)
+            | Self::EndpointChanged(peer, _)
             | Self::Switched(peer, ..)
-            | Self::Told(peer, _) => peer,
+            | Self::RoutesReceived(peer, _) => peer,
         }
     }
 }
 
 /// Writes a datagram.
 #[cfg(feature = "links")]
-fn commit(tx: &mut impl TransmitSink, to: Path, datagram: &[u8]) {
-    if let Some(slot) = tx.reserve(to, datagram.len()).get_mut(..datagram.len()) {
+fn commit(tx: &mut impl TransmitSink, transmit: &Transmit, datagram: &[u8]) {
+    if let Some(slot) = tx.reserve(transmit, datagram.len()).get_mut(..datagram.len()) {
         slot.copy_from_slice(datagram);
         tx.commit(datagram.len());
     }
 }
 
-/// What became of route advertisements since start.
+/// Counters of route advertisements since start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdvertisementStats {
-    /// Complete tables that were not the newest one known.
+    /// Complete tables that were new.
     pub received: u64,
-    /// Tables that were acted on ([`Event::Told`]).
+    /// Tables that were reported ([`Event::RoutesReceived`]).
     pub applied: u64,
-    /// Tables that were not, because the sender changed its mind before their time had come.
+    /// Tables that were not reported, because the peer replaced or withdrew them before their time had come.
     pub superseded: u64,
-    /// Messages of ends that have no routes to advertise.
+    /// Messages of peers that may not advertise routes.
     pub refused: u64,
-    /// Messages that are no part of a table, and tables that no table is made of.
+    /// Messages that are no part of a table, and tables whose digest is wrong.
     pub malformed: u64,
 }
 
@@ -123,47 +127,35 @@ const fn index_of(position: usize) -> LinkIndex {
     LinkIndex(position as u32)
 }
 
-/// The set of links. Two implementations: `SecureLinks` (the product), [`PlainLinks`] (tests and simulations).
+/// A set of links, as an [`Engine`](crate::engine::Engine) drives it. There are two: `SecureLinks`, the product's, and
+/// [`PlainLinks`] for tests and simulations.
+///
+/// Implementations are sans-IO: time is an argument and never goes back, datagrams go into a [`TransmitSink`].
 pub trait LinkSet {
-    /// Opens, keeps and closes links; positions become [`LinkIndex`]es. Sessions whose keys stay the same go on.
+    /// Takes a new configuration: opens, keeps and closes links. Their positions become [`LinkIndex`]es. Sessions survive
+    /// while the keys stay the same.
     fn update(&mut self, links: &[Link], now: Instant);
 
-    /// From now on the other end is to be told this table, whole and again whenever it may have lost it (D11).
-    fn tell(&mut self, _link: LinkIndex, _table: Arc<[u8]>) {}
+    /// Takes from the tables of the same configuration what holds for links: MTU, probes, and which peers may advertise
+    /// routes. To be called after [`update`](Self::update).
+    fn configure(&mut self, _tables: &Tables) {}
 
-    /// What is to be told goes out with the next [`handle_timeout`](Self::handle_timeout), which is due now.
-    fn hurry(&mut self, _now: Instant) {}
-
-    /// Longest packet that the device hands over, bytes.
-    fn set_mtu(&mut self, _mtu: u16) {}
-
-    /// Whether the other end may advertise routes from now on; after an [`update`](Self::update) what was said before holds for links
-    /// that stay. At first it may not.
-    fn accept_routes(&mut self, _link: LinkIndex, _accepts: bool) {}
-
-    /// What became of route advertisements so far.
-    fn advertisements(&self) -> AdvertisementStats {
-        AdvertisementStats::default()
-    }
-
-    /// How the silence of a link is noticed (D19).
-    fn set_probes(&mut self, _probes: Probes) {}
-
-    /// Plain → wire.
-    fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed;
-
-    /// Whether this lane may send on a link; if not, the first lane does ([`TransmitSink::hand_over`]), and this one tries
-    /// to get a session.
+    /// Whether this lane may send on a link. If not, the packet is for lane 0
+    /// ([`RedirectSink`](crate::buffer::RedirectSink)), and this lane tries to establish a session.
     fn is_ready(&mut self, _link: LinkIndex, _now: Instant) -> bool {
         true
     }
 
-    /// Longest packet that a link takes now, bytes; none: any.
+    /// Longest packet that a link takes now, bytes; `None`: no limit is known.
     fn max_packet(&mut self, _link: LinkIndex) -> Option<u16> {
         None
     }
 
-    /// Wire → plain, into `buffer`, which must be at least as long as the datagram and 256 bytes.
+    /// Seals a packet and sends it, or queues it until there is a session. `ecn` is the codepoint for the outer header.
+    fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed;
+
+    /// Opens a datagram into `buffer`, which must have room for the datagram, and for 256 bytes. Further packets may wait
+    /// for [`next_packet`](Self::next_packet), whatever the result.
     fn open(
         &mut self,
         datagram: &[u8],
@@ -173,7 +165,7 @@ pub trait LinkSet {
         tx: &mut impl TransmitSink,
     ) -> Opened;
 
-    /// A further packet of the datagrams that were opened, in this part of the buffer.
+    /// The next packet of the datagrams that were opened, in this part of the buffer.
     fn next_packet(
         &mut self,
         _now: Instant,
@@ -183,39 +175,26 @@ pub trait LinkSet {
         None
     }
 
-    /// The end of a batch: what was held back for it leaves.
+    /// Sends datagrams that were held back until the end of a batch.
     fn flush(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// Time has passed.
+    /// Serves timers that are due.
     fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink);
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    /// When to call [`handle_timeout`](Self::handle_timeout) next; `None`: not before another call.
     fn poll_timeout(&self) -> Option<Instant>;
 
-    /// The next event.
+    /// The next event, oldest first.
     fn poll_event(&mut self) -> Option<Event>;
 
-    /// Links that were used or are always on, ordered by peer.
-    fn status(&self, now: Instant) -> Vec<LinkStatus>;
-
-    /// Where peers are reached now, for keeping over a restart.
-    fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr>;
-
-    /// Packets that [`seal`](Self::seal) took and that were dropped since the last call, because no handshake ended well.
+    /// Number of packets that [`seal`](Self::seal) queued and that were dropped since the last call, because no handshake
+    /// succeeded.
     fn take_lost(&mut self) -> u64;
 
-    /// Says on all links that this end is about to stop: those with another way take it at once.
-    fn leave(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
+    /// Announces to all peers that this agent is about to stop. Peers with another link move to it at once (D19).
+    fn drain(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// Nothing can be sent from this address of ours any more.
-    fn local_refused(&mut self, _local: IpAddr) {}
-
-    /// The first lane reaches this peer now, and packets for it may come to this lane: it gets a session before they do.
-    fn expect(&mut self, _peer: &AgentId, _now: Instant) {}
-
-    /// The first lane heard a peer at this address.
-    fn moved(&mut self, _peer: &AgentId, _to: SocketAddr) {}
-
-    /// Endpoints known from before a restart: used where policy gives none, or until something better is learned.
-    fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>);
+    /// The kernel sends nothing from this address of the host any more: no link uses it as source until the peer sends to
+    /// it again.
+    fn source_unavailable(&mut self, _local: IpAddr) {}
 }

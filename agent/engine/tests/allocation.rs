@@ -14,7 +14,7 @@ use etherparse::PacketBuilder;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::time::Duration;
-use tombolo_engine::buffer::{DeliverSink, Path, TransmitSink};
+use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 use tombolo_proto::config::Relation;
 use tombolo_proto::id::{AgentId, PublicKey};
@@ -50,8 +50,8 @@ impl Buffer {
 }
 
 impl TransmitSink for Buffer {
-    fn reserve(&mut self, _to: Path, len: usize) -> &mut [u8] {
-        // The test does not need the oldest datagrams; they are overwritten.
+    fn reserve(&mut self, _transmit: &Transmit, len: usize) -> &mut [u8] {
+        // What is of no interest is overwritten.
         if self.bytes.len() - self.len < len {
             self.clear();
         }

@@ -1,4 +1,4 @@
-//! Two engines and a wire: what links tell of routes (D11), and whose silence is noticed (D19).
+//! Two engines and a wire: route advertisements inside links (D11), and detection of silence (D19).
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the clock is the test's")]
 
@@ -7,7 +7,7 @@ mod common;
 use common::{World, agent, udp};
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_engine::link::{Event, LinkSet};
+use tombolo_engine::link::Event;
 use tombolo_engine::tables::LinkIndex;
 use tombolo_proto::config::Relation;
 
@@ -20,13 +20,13 @@ fn table(len: usize) -> Arc<[u8]> {
 
 fn told(world: &World, node: usize) -> Vec<Vec<u8>> {
     let told = |e: &Event| match e {
-        Event::Told(_, table) => Some(table.clone()),
+        Event::RoutesReceived(_, table) => Some(table.clone()),
         _ => None,
     };
     world.nodes[node].events.iter().filter_map(told).collect()
 }
 
-/// Events of coming and going.
+/// The `Up` and `Down` events of a node.
 fn changes(world: &World, node: usize) -> Vec<Event> {
     let events = world.nodes[node].events.iter();
     events
@@ -35,7 +35,7 @@ fn changes(world: &World, node: usize) -> Vec<Event> {
         .collect()
 }
 
-/// Runs in steps of 50 ms.
+/// Passes time in steps of 50 ms.
 fn run(world: &mut World, time: Duration) {
     let end = world.now + time;
     while world.now < end {
@@ -44,7 +44,7 @@ fn run(world: &mut World, time: Duration) {
     }
 }
 
-/// Without a packet of anybody's; a change is told at once, and what is told is no packet for the host.
+/// Routes are advertised without traffic, a change at once. Advertisements are not delivered to the host.
 #[test]
 fn routes_are_told_over_links_that_are_always_on() {
     let mut world = World::strangers();
@@ -56,26 +56,26 @@ fn routes_are_told_over_links_that_are_always_on() {
             link.relation = Relation::Gateway {};
         }
     });
-    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(5000));
+    world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(5000));
     run(&mut world, Duration::from_secs(1));
     assert_eq!(told(&world, 1), [table(5000).to_vec()]);
-    // Before any time has passed: each agent on a route's way would add what it waits.
-    world.tell(0, LinkIndex(0), table(0));
+    // No time passes: a delay would add up along the agents of a route.
+    world.advertise(0, LinkIndex(0), table(0));
     world.settle();
     assert_eq!(told(&world, 1).last(), Some(&Vec::new()));
     assert!(world.nodes[1].delivered.is_empty() && told(&world, 0).is_empty());
-    // Who restarts is told again, be it the same.
+    // A peer that restarted gets the table again, also if it is the same.
     for _ in 0..2 {
         let now = world.now;
         world.nodes[1].restart(now);
         world.nodes[1].events.clear();
-        world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(70));
+        world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(70));
         run(&mut world, Duration::from_secs(20));
         assert_eq!(told(&world, 1), [table(70).to_vec()]);
     }
 }
 
-/// A peer that is no gateway has no routes to advertise: nothing of what it says is kept, and all of it is counted.
+/// A peer that is no gateway may not advertise routes: its messages are not kept, and are counted.
 #[test]
 fn advertisements_of_whoever_is_no_gateway_are_refused() {
     let mut world = World::strangers();
@@ -83,14 +83,15 @@ fn advertisements_of_whoever_is_no_gateway_are_refused() {
         link.always_on = true;
         link.initiator = link.peer == agent("b");
     });
-    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(5000));
+    world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(5000));
     run(&mut world, Duration::from_secs(1));
     assert_eq!(told(&world, 1), Vec::<Vec<u8>>::new());
     let stats = world.nodes[1].engine.links().advertisements();
     assert!(stats.refused >= 6 && stats.received == 0, "{stats:?}");
 }
 
-/// D19: three misses are down, ten answers and three seconds are back; a link that nobody watches says nothing.
+/// D19: three missed echoes take a monitored link down, ten answers and three seconds bring it back. Other links report
+/// nothing.
 #[test]
 fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     for watched in [true, false] {
@@ -110,7 +111,7 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
             expected.push(Event::Down(agent("b")));
         }
         assert_eq!(changes(&world, 0), expected);
-        // Long after the last packet it is still looked for.
+        // Long after the last packet the link is still probed.
         run(&mut world, Duration::from_secs(7));
         world.cut.clear();
         run(&mut world, Duration::from_millis(2800));
@@ -123,8 +124,8 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     }
 }
 
-/// A planned stop: others turn away at once, while the one that leaves still carries packets, and do not come back
-/// because of what it answers meanwhile.
+/// A planned stop: peers move to other links at once, while the agent still carries packets. Its answers meanwhile do not
+/// bring the link back.
 #[test]
 fn who_is_about_to_stop_is_left_at_once() {
     for watched in [true, false] {
@@ -132,7 +133,7 @@ fn who_is_about_to_stop_is_left_at_once() {
         world.join(0, 1, |link| link.monitored = watched);
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
         run(&mut world, Duration::from_secs(5));
-        world.leave(1);
+        world.drain(1);
         world.settle();
         let mut expected = vec![Event::Up(agent("b"))];
         if watched {
@@ -141,18 +142,18 @@ fn who_is_about_to_stop_is_left_at_once() {
         assert_eq!(changes(&world, 0), expected);
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
         world.settle();
-        assert_eq!(world.nodes[1].delivered.len(), 2, "it goes on for a while");
+        assert_eq!(world.nodes[1].delivered.len(), 2, "it carries packets for a while");
         run(&mut world, Duration::from_millis(2500));
         assert_eq!(changes(&world, 0), expected);
         run(&mut world, Duration::from_secs(1));
         if watched {
             expected.push(Event::Up(agent("b")));
         }
-        assert_eq!(changes(&world, 0), expected, "it stayed after all");
+        assert_eq!(changes(&world, 0), expected, "it did not stop after all");
     }
 }
 
-/// Nobody there from the beginning: known within a second, where something may stand in.
+/// A peer that never answers is noticed within a second, if another link can take over.
 #[test]
 fn a_watched_link_that_never_comes_up_is_down_soon() {
     let mut world = World::strangers();
@@ -164,7 +165,7 @@ fn a_watched_link_that_never_comes_up_is_down_soon() {
     assert_eq!(changes(&world, 0), [Event::Down(agent("b"))]);
 }
 
-/// A link with a stock device that both ends have used.
+/// A link with a third-party device, with traffic in both directions.
 fn with_a_device(dead_after: Option<u16>) -> World {
     let mut world = World::strangers();
     world.join(0, 1, |link| {
@@ -178,15 +179,15 @@ fn with_a_device(dead_after: Option<u16>) -> World {
     world
 }
 
-/// D19: a device that leaves packets and handshakes without an answer is given up long before its session expires, and
-/// taken up again when it answers.
+/// D19: a device that answers neither packets nor handshakes is down long before its session expires, and up again when it
+/// answers.
 #[test]
 fn a_stock_device_that_goes_silent_is_given_up() {
     for (dead_after, seconds) in [(None, 6), (Some(30), 30)] {
         let mut world = with_a_device(dead_after);
         let b = world.nodes[1].at;
         world.cut.push(b);
-        // It was sent to a second ago, and has said nothing since.
+        // The last packet to the device was sent a second ago, and nothing has come back since.
         let since = world.now - Duration::from_secs(1);
         while changes(&world, 0).len() == 1 && world.now < since + Duration::from_mins(1) {
             world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));
@@ -201,7 +202,7 @@ fn a_stock_device_that_goes_silent_is_given_up() {
     }
 }
 
-/// It need not answer everything: a handshake is enough.
+/// A device that answers handshakes only is up.
 #[test]
 fn a_stock_device_that_has_nothing_to_say_stays() {
     let mut world = with_a_device(None);
@@ -212,7 +213,7 @@ fn a_stock_device_that_has_nothing_to_say_stays() {
     assert_eq!(changes(&world, 0).len(), 1);
 }
 
-/// D16: what agents say to each other means nothing to a stock device.
+/// D16: a third-party device gets none of the messages between agents.
 #[test]
 fn a_stock_device_hears_nothing_but_wireguard() {
     let mut world = World::strangers();
@@ -220,7 +221,7 @@ fn a_stock_device_hears_nothing_but_wireguard() {
         (link.third_party, link.always_on) = (true, true);
         link.initiator = link.peer == agent("b");
     });
-    world.nodes[0].engine.links_mut().tell(LinkIndex(0), table(50));
+    world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(50));
     run(&mut world, Duration::from_secs(3));
     let packets = |n: usize, peer: &str| {
         world.nodes[n]

@@ -1,4 +1,4 @@
-//! Which way datagrams go: from which of the own addresses, by which port (D6), and from which lane (D15).
+//! The path of datagrams: from which address and port of the agent (D6), and from which lane (D15).
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -8,7 +8,7 @@ use common::{Node, World, udp};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_engine::buffer::{Collected, Path, Port, TransmitSink};
+use tombolo_engine::buffer::{Collected, Port, RedirectSink};
 use tombolo_engine::decide::Ingress;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::Event;
@@ -36,7 +36,7 @@ fn pair(transport: Transport, second_ports: [bool; 2]) -> World {
     world
 }
 
-/// A packet each way. How many of the two arrive.
+/// Sends a packet each way, one after the other. Returns how many of the two arrive.
 fn both_ways(world: &mut World) -> usize {
     let before: usize = world.nodes.iter().map(|n| n.delivered.len()).sum();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
@@ -46,7 +46,7 @@ fn both_ways(world: &mut World) -> usize {
     world.nodes.iter().map(|n| n.delivered.len()).sum::<usize>() - before
 }
 
-/// Own addresses that a node has sent from since it was asked last, each once.
+/// The source addresses that a node has used since the last call, without repetitions in a row. `None`: the kernel chose.
 fn sent_from(node: &mut Node) -> Vec<Option<IpAddr>> {
     let mut all: Vec<_> = node.paths.drain(..).map(|path| path.local).collect();
     all.dedup();
@@ -72,16 +72,20 @@ fn replies_leave_from_where_they_were_asked() {
             [two],
             "{transport:?}: from the first on"
         );
-        assert_eq!(sent_from(&mut world.nodes[0]), [None], "{transport:?}: nobody told");
+        assert_eq!(
+            sent_from(&mut world.nodes[0]),
+            [None],
+            "{transport:?}: the kernel chooses"
+        );
 
-        // Asked at another address from now on.
+        // The peer's datagrams arrive at another address from now on.
         world.nodes[1].local = one;
         both_ways(&mut world);
         sent_from(&mut world.nodes[1]);
         assert_eq!(both_ways(&mut world), 2);
         assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}");
 
-        // What is not genuine moves nothing: noise of the same session, and what was taken already.
+        // Datagrams that are not authentic change nothing: damaged ones of the same session, and replays.
         world.nodes[1].local = two;
         let to = world.nodes[1].at;
         let old: Vec<_> = world.seen.iter().filter(|(_, at, _)| *at == to).cloned().collect();
@@ -97,7 +101,7 @@ fn replies_leave_from_where_they_were_asked() {
         assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}: nothing learned");
         world.settle();
 
-        // An address that the kernel refuses is given up until it is asked there again.
+        // A source address that the kernel refuses is not used until a datagram arrives there again.
         world.nodes[1].local = None;
         world.nodes[1].engine.local_refused(one.unwrap());
         world.nodes[1].engine.local_refused(two.unwrap());
@@ -113,7 +117,7 @@ fn replies_leave_from_where_they_were_asked() {
     }
 }
 
-/// All UDP is blocked but what concerns port 443: one end's, or both ends'.
+/// A firewall blocks all UDP but port 443, at one end or at both.
 #[test]
 fn quic_is_found_at_the_second_port() {
     for (second_ports, transport) in [
@@ -130,7 +134,7 @@ fn quic_is_found_at_the_second_port() {
                 world.pass(STEP);
             }
         }
-        // Between the lanes' ports nothing passes; between one of them and a second port, or two of these, all does.
+        // Nothing passes between two lane ports. All passes where at least one port is a second port.
         world.lanes_cut = true;
         let mut steps = 0;
         while both_ways(&mut world) < 2 {
@@ -149,8 +153,11 @@ fn quic_is_found_at_the_second_port() {
             "{what}"
         );
         assert!(
-            !world.nodes[1].events.iter().any(|e| matches!(e, Event::Moved(..))),
-            "a second port says nothing of the lanes' ports"
+            !world.nodes[1]
+                .events
+                .iter()
+                .any(|e| matches!(e, Event::EndpointChanged(..))),
+            "a second port is not the peer's endpoint"
         );
         if transport == Transport::Automatic {
             world.lanes_cut = false;
@@ -165,7 +172,7 @@ fn quic_is_found_at_the_second_port() {
     }
 }
 
-/// Where the ordinary port answers, the second one is not bothered.
+/// Where the lane's port answers, the second one gets no datagrams.
 #[test]
 fn the_second_port_is_tried_second() {
     let mut world = pair(Transport::Quic, [true, true]);
@@ -177,7 +184,7 @@ fn the_second_port_is_tried_second() {
     assert!(!world.seen.iter().any(|(from, to, _)| second(from) || second(to)));
 }
 
-/// An end whose place nobody knows may have a second port all the same.
+/// A peer without a known endpoint may have a second port.
 #[test]
 fn a_second_port_is_enough() {
     let mut world = pair(Transport::Quic, [false, true]);
@@ -209,27 +216,18 @@ fn the_second_port_takes_quic_alone() {
     world.check();
 }
 
-/// Takes datagrams and what is handed over.
+/// Counts redirected packets.
 #[derive(Default)]
-struct Lane {
-    sent: Collected,
-    handed: usize,
-}
+struct Redirected(usize);
 
-impl TransmitSink for Lane {
-    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
-        self.sent.reserve(to, len)
-    }
-    fn commit(&mut self, len: usize) {
-        self.sent.commit(len);
-    }
-    fn hand_over(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
-        self.handed += 1;
+impl RedirectSink for Redirected {
+    fn redirect_to_lane0(&mut self, _ingress: Ingress, _packet: &[u8]) -> bool {
+        self.0 += 1;
         true
     }
 }
 
-/// D15: a lane that has no counterpart asks for no session, and its packets go to the first lane at once.
+/// D15: a lane that the peer does not have sends no handshakes, and redirects its packets to lane 0 at once.
 #[test]
 fn a_lane_beyond_the_other_ends_asks_for_nothing() {
     for (lanes, transport, always_on) in [
@@ -247,16 +245,16 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
             (link.transport, link.peer_lanes) = (transport, lanes);
             (link.always_on, link.initiator) = (always_on, true);
         });
-        // The third lane of the first node.
+        // Lane 2 of the first node.
         let node = &world.nodes[0];
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(node.key.clone().unwrap());
         let links = SecureLinks::new(node.secret);
         let links = links.with_quic(key.into(), node.secret).unwrap().of_lane(2);
-        let mut engine = Engine::new(links, 1);
-        let tables = Tables::build(&node.config, &RoutingState::default()).unwrap();
+        let mut engine = Engine::with_redirect(links, 1, Redirected::default());
+        let tables = Tables::build(&node.config, &Dynamic::default()).unwrap();
         let mut now = world.now;
         engine.install(Arc::new(tables), &node.config.links, now);
-        let (mut tx, mut rx) = (Lane::default(), Collected::default());
+        let (mut tx, mut rx) = (Collected::default(), Collected::default());
         for _ in 0..100 {
             let mut packet = udp("10.0.0.1", "10.0.0.2", 64, 100);
             engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
@@ -264,8 +262,8 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
             now += STEP;
             engine.handle_timeout(now, &mut tx);
         }
-        assert_eq!(tx.handed, 100, "{what}");
-        let to: Vec<_> = tx.sent.datagrams.iter().map(|(to, _)| to.port()).collect();
+        assert_eq!(engine.redirect_mut().0, 100, "{what}");
+        let to: Vec<_> = tx.datagrams.iter().map(|(to, _)| to.port()).collect();
         if lanes > 2 {
             assert!(!to.is_empty() && to.iter().all(|port| *port == 1002), "{what}: {to:?}");
         } else {

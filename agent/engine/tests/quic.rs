@@ -1,4 +1,4 @@
-//! Links over QUIC, and the choice between it and WireGuard.
+//! Links over QUIC, and the choice between QUIC and WireGuard.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn pair(transport: Transport) -> World {
     world
 }
 
-/// A packet each way, as an echo and its answer would be. How many of the two arrive.
+/// Sends a packet each way, one after the other. Returns how many of the two arrive.
 fn both_ways(world: &mut World) -> usize {
     let before: usize = world.nodes.iter().map(|n| n.delivered.len()).sum();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
@@ -40,7 +40,7 @@ fn carrier(world: &World, node: usize) -> Carrier {
 fn switches(world: &World, node: usize) -> Vec<Carrier> {
     let to = |e: &Event| match e {
         Event::Switched(_, to, _) => Some(*to),
-        Event::Up(_) | Event::Down(_) | Event::Moved(..) | Event::Told(..) => None,
+        Event::Up(_) | Event::Down(_) | Event::EndpointChanged(..) | Event::RoutesReceived(..) => None,
     };
     world.nodes[node].events.iter().filter_map(to).collect()
 }
@@ -57,15 +57,15 @@ fn the_first_packet_brings_a_connection_up_and_arrives() {
     }
     assert!(
         world.seen.iter().all(|(_, _, bytes)| bytes[0] >= 0x40),
-        "nothing of WireGuard's shape"
+        "no datagram is WireGuard's"
     );
-    // Whatever the length, up to the device's.
+    // Packets of any length up to the device's MTU.
     for len in [0, 1, 700, 1391, 1392] {
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, len));
     }
     world.settle();
     assert_eq!(world.nodes[1].delivered.len(), 6);
-    // Longer than the path, and its sender does not mind: it goes in parts.
+    // A packet that is too long for the path, without don't-fragment: it is sent in fragments.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1500));
     world.settle();
     assert_eq!(world.nodes[1].delivered.len(), 7);
@@ -111,7 +111,7 @@ fn an_end_that_restarts_is_taken_up_again() {
     world.pass(Duration::from_secs(1));
     let now = world.now;
     world.nodes[1].restart(now);
-    // The first packet tells that the connection is gone, the next opens another.
+    // The answer to the first packet is a stateless reset. The next packet opens another connection.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 100));
     world.settle();
     world.pass(STEP);
@@ -134,7 +134,7 @@ fn an_address_may_change() {
         world.nodes[1]
             .events
             .iter()
-            .any(|e| matches!(e, Event::Moved(_, to) if to.port() == 4000))
+            .any(|e| matches!(e, Event::EndpointChanged(_, to) if to.port() == 4000))
     );
 }
 
@@ -150,8 +150,8 @@ fn links_that_leave_the_configuration_are_closed() {
     assert_eq!(both_ways(&mut world), 0);
 }
 
-/// What connections had to say, and nobody had asked for yet when the configuration changed, is not said of a link that has the
-/// place of the one before, and asks for no place that is not there.
+/// Events of connections that nobody had read when the configuration changed are not attributed to the link that has the
+/// old index now. An old index beyond the last link does no harm.
 #[test]
 fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
     for (was_up, goes_down) in [(false, false), (true, true)] {
@@ -163,7 +163,7 @@ fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
             }
             world.unasked = true;
             if goes_down {
-                // The other end closes its connection.
+                // The peer closes its connection.
                 let (now, mut config) = (world.now, world.nodes[0].config.clone());
                 config.links.clear();
                 world.nodes[0].install(config, now);
@@ -183,7 +183,7 @@ fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
     }
 }
 
-/// The same peer with other keys is another one.
+/// A peer with the same name and other keys is another peer.
 #[test]
 fn pending_news_of_a_peer_that_has_another_key_now_is_dropped() {
     let mut world = pair(Transport::Quic);
@@ -229,13 +229,13 @@ fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
     world.no_wireguard = false;
     for _ in 0..60 {
         world.pass(STEP);
-        assert_eq!(both_ways(&mut world), 2, "the way back loses nothing");
+        assert_eq!(both_ways(&mut world), 2, "the return loses nothing");
     }
     assert_eq!([carrier(&world, 0), carrier(&world, 1)], [Carrier::WireGuard; 2]);
     assert_eq!(switches(&world, 0), [Carrier::Quic, Carrier::WireGuard]);
 }
 
-/// A connection that is not needed any more is closed, and another one is found when it is.
+/// A connection that is not needed any more is closed, and another one is opened when it is needed.
 #[test]
 fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
     let mut world = pair(Transport::Automatic);
@@ -251,13 +251,13 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
             away += 1;
             assert!(away < 15, "round {round}");
         }
-        // For however long.
+        // WireGuard is blocked for different times.
         for _ in 0..round * 200 {
             world.pass(STEP);
             both_ways(&mut world);
         }
         world.no_wireguard = false;
-        // Back after three seconds, and closed after twenty more.
+        // The link returns after three seconds, and closes the connection after twenty more.
         for _ in 0..260 {
             world.pass(STEP);
             assert_eq!(both_ways(&mut world), 2, "round {round}");
@@ -266,7 +266,7 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
     }
 }
 
-/// D19: where the whole path is cut, a connection that happened to stand is no reason to wait for its silence as well.
+/// D19: where the whole path is cut, a standby connection does not delay the report until its silence is noticed as well.
 #[test]
 fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
     let mut world = pair(Transport::Automatic);
@@ -285,7 +285,7 @@ fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
         events.filter(|e| matches!(e, Event::Down(_))).count()
     };
     busy(&mut world, 40);
-    // Trouble opens a connection, which stays for a while.
+    // A short outage of WireGuard opens a connection, which stays up for a while.
     world.no_wireguard = true;
     busy(&mut world, 60);
     world.no_wireguard = false;
@@ -341,7 +341,7 @@ fn a_link_out_of_use_is_quiet() {
     world.pass(Duration::from_secs(8));
     let sent = world.seen.len();
     world.pass(Duration::from_secs(5));
-    assert!(world.seen.len() <= sent + 2, "no echo is sent for nobody");
+    assert!(world.seen.len() <= sent + 2, "no echoes without traffic");
 }
 
 #[test]

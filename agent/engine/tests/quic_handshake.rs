@@ -1,5 +1,5 @@
-//! The handshake of a QUIC link: its first flight is two datagrams, because the key exchange resists quantum computers. Either
-//! may be lost or late, and neither gives strangers more than RFC 9000 allows.
+//! The handshake of a QUIC link. Its first flight is two datagrams, because the post-quantum key exchange makes it long. Either
+//! may be lost or late, and strangers must not get more than RFC 9000 allows.
 
 mod common;
 
@@ -9,11 +9,11 @@ use std::time::Duration;
 use tombolo_proto::config::Transport;
 use tombolo_proto::status::LinkState;
 
-/// Bytes that a server may send to an address that it has not validated, for each byte from there (RFC 9000, section 8.1).
+/// Bytes that a server may send to an address that is not validated, per byte received from it (RFC 9000, section 8.1).
 const AMPLIFICATION: usize = 3;
 
-/// Half-open handshakes from which on strangers must show that they own their address.
-const BUSY: u16 = 64;
+/// Half-open handshakes from which on senders must validate their address, as `RETRY_THRESHOLD` of the engine.
+const RETRY_THRESHOLD: u16 = 64;
 
 type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
 
@@ -25,7 +25,7 @@ fn pair() -> World {
     world
 }
 
-/// A pair whose first flight is under way, taken off the wire.
+/// A pair, and the datagrams of a first flight, taken off the wire.
 fn first_flight() -> (World, Vec<Datagram>) {
     let mut world = pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
@@ -35,7 +35,7 @@ fn first_flight() -> (World, Vec<Datagram>) {
     (world, flight)
 }
 
-/// Lets time pass until the connection is up, and checks that the packet that waited for it arrives.
+/// Passes time until the connection is up, and checks that the waiting packet arrives.
 fn comes_up(world: &mut World) {
     for _ in 0..50 {
         if world.state(0, "b") == LinkState::Up && world.state(1, "a") == LinkState::Up {
@@ -70,25 +70,25 @@ fn the_first_flight_may_arrive_in_any_order() {
     flight.reverse();
     world.wire.extend(flight);
     world.settle();
-    // Without a retransmission: no time has passed.
+    // There was no retransmission, as no time has passed.
     assert_eq!(world.state(0, "b"), LinkState::Up);
     assert_eq!(world.nodes[1].delivered.len(), 1);
 }
 
-/// Whoever sends under a false address makes the answering end send no more than three times as much there, with either datagram
-/// or both, whatever time passes.
+/// A forged source address gets at most three times the bytes that were sent in its name, by either datagram or both, and
+/// for all time.
 #[test]
 fn nobody_is_flooded_through_an_answering_end() {
     for which in [&[0][..], &[1], &[0, 1]] {
         let (mut world, flight) = first_flight();
-        // The address is of somebody who never asked.
+        // This address sent nothing.
         let victim: SocketAddr = "198.51.100.9:1000".parse().unwrap();
         let mut received = 0;
         for at in which {
             received += flight[*at].2.len();
             world.receive(1, victim, &flight[*at].2);
         }
-        // Retransmissions count too; the real node's own attempts are not for here.
+        // Retransmissions count too. The attempts of the real node are cut off.
         world.cut = vec![world.nodes[0].at];
         world.pass(Duration::from_secs(20));
         let sent = sent_by(&world, 1);
@@ -98,14 +98,14 @@ fn nobody_is_flooded_through_an_answering_end() {
     }
 }
 
-/// Half-open handshakes of strangers, each by the first datagram alone: from some number on a Retry asks for the address, and one
-/// that owns its address gets through, with two datagrams again.
+/// Strangers send the first datagrams of many handshakes. From the threshold on the answer is a Retry, and a peer that owns its
+/// address connects with a second flight, again of two datagrams.
 #[test]
 fn a_retry_takes_two_datagrams_again() {
     let mut world = pair();
-    for n in 0..BUSY + 10 {
+    for n in 0..RETRY_THRESHOLD + 10 {
         let (_, flight) = first_flight();
-        // Each from an address of its own: one address would be asked earlier.
+        // Each has an address of its own: one address alone would get a Retry earlier.
         let from = SocketAddr::from(([198, 51, 100, n as u8], 2000));
         world.receive(1, from, &flight[0].2);
     }
@@ -118,8 +118,8 @@ fn a_retry_takes_two_datagrams_again() {
         .iter()
         .map(|(from, _, bytes)| (*from, bytes[0] & 0xf0, bytes.len() >= 1200))
         .collect();
-    // The types of RFC 9000, section 17.2: 0xc_ Initial, 0xf_ Retry. Each datagram of the flight is answered by a Retry, of which
-    // the first counts.
+    // Packet types (RFC 9000, section 17.2): 0xc_ is Initial, 0xf_ is Retry. Each datagram of the flight gets a Retry; the
+    // client uses the first one.
     let initial = (here, 0xc0, true);
     let retry = (there, 0xf0, false);
     assert_eq!(
@@ -131,11 +131,11 @@ fn a_retry_takes_two_datagrams_again() {
     assert_eq!(world.nodes[1].delivered.len(), 1);
 }
 
-/// Second halves alone occupy no more than other half-open handshakes do: the same limits hold, and they pass.
+/// Second datagrams without the first are limited as other half-open handshakes are, and they time out.
 #[test]
 fn second_halves_alone_pass() {
     let mut world = pair();
-    for n in 0..BUSY * 20 {
+    for n in 0..RETRY_THRESHOLD * 20 {
         let (_, flight) = first_flight();
         world.receive(1, SocketAddr::from(([198, 51, 100, 1], 2000 + n)), &flight[1].2);
     }
@@ -145,7 +145,7 @@ fn second_halves_alone_pass() {
     comes_up(&mut world);
 }
 
-/// The first datagram of either flight is a full one, which a narrow path drops without a word: what is sent again is shorter.
+/// The first datagram of each flight has full size, and a path with a low MTU drops it silently. Retransmissions are shorter.
 #[test]
 fn a_narrow_path_gets_a_shorter_handshake() {
     for longest in [1200, 1300, 1471] {

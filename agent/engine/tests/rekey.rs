@@ -1,6 +1,5 @@
-//! What takes WireGuard's minutes, in no time: handshakes of running sessions.
-//!
-//! boringtun reads the clock itself, so this program has a clock of its own in place of the C library's.
+//! Handshakes that renew running sessions. WireGuard renews after minutes, which pass at once here: boringtun reads the clock
+//! itself, so this program replaces the C library's clock.
 #![cfg(all(feature = "links", target_pointer_width = "64"))]
 #![allow(unsafe_code, reason = "the C library's clock is replaced")]
 #![allow(
@@ -18,7 +17,7 @@ use std::time::Duration;
 use tombolo_proto::status::LinkState;
 
 thread_local! {
-    /// Nanoseconds. Each test has a thread, and so a clock.
+    /// The time in nanoseconds. Each test runs in a thread, and so has a clock of its own.
     static CLOCK: Cell<u64> = const { Cell::new(1_800_000_000_000_000_000) };
 }
 
@@ -29,14 +28,14 @@ pub struct Time {
     nanoseconds: i64,
 }
 
-/// Every clock shows the same, and moves when a test says so.
+/// Replaces the C library's function. All clocks show the same time, which the test advances.
 ///
 /// # Safety
-/// `time` points to a `timespec` that may be written.
+/// `time` must point to a `timespec` that may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn clock_gettime(_clock: i32, time: *mut Time) -> i32 {
     let now = CLOCK.get().cast_signed();
-    // SAFETY: as the caller promises.
+    // SAFETY: the caller passes a pointer to a writable `timespec`.
     unsafe {
         *time = Time {
             seconds: now / 1_000_000_000,
@@ -48,7 +47,7 @@ pub unsafe extern "C" fn clock_gettime(_clock: i32, time: *mut Time) -> i32 {
 
 const STEP: Duration = Duration::from_millis(50);
 
-/// Lets time pass for everybody, and timers run.
+/// Passes time at both ends, and serves their timers.
 fn step(world: &mut World) {
     CLOCK.set(CLOCK.get() + u64::try_from(STEP.as_nanos()).unwrap());
     world.now = std::time::Instant::now();
@@ -59,7 +58,7 @@ fn is_init(datagram: &[u8]) -> bool {
     datagram[0] == 1
 }
 
-/// A packet each way.
+/// Sends a packet each way.
 fn exchange(world: &mut World) {
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 56));
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 56));
@@ -94,12 +93,12 @@ fn new_keys_lose_nothing() {
     assert!(age < 121.0, "{age}");
 }
 
-/// The configuration knows another place for the peer than where it is. A handshake for new keys that is lost is tried
-/// there as well; the packets of the session that works stay where they arrive.
+/// The configured endpoint of a peer is wrong. When a handshake that renews the session is lost, the next one goes to that
+/// endpoint. Packets of the session stay with the address that works.
 #[test]
 fn a_lost_handshake_does_not_move_a_session_that_works() {
     let mut world = World::pair();
-    // `a` begins, and so it is the one that asks for new keys.
+    // `a` initiates first, so it is the end that renews the session.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 56));
     world.settle();
     exchange(&mut world);
@@ -111,7 +110,7 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
         }
     });
     let (mut lost, before) = (0, world.nodes[1].delivered.len());
-    // Nothing is heard before the handshake is repeated: what the other end says then is lost as well.
+    // Until the handshake is repeated nothing comes from the peer: data of the peer would end the handshake.
     let (mut exchanged, mut deaf, there) = (0, 0, world.nodes[1].at);
     for round in 1..=150 * 20 {
         step(&mut world);
@@ -140,14 +139,14 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
     }
     assert_eq!(lost, 1);
     let tried = |to| world.seen.iter().filter(|(_, at, b)| *at == to && is_init(b)).count();
-    assert!(tried(stale) >= 1, "the other place was asked");
+    assert!(tried(stale) >= 1, "the configured endpoint was tried");
     let link = world.nodes[0].link("b", world.now).unwrap();
     assert_eq!(link.endpoint, Some(world.nodes[1].at));
     assert!(link.handshake_age.unwrap() < 40.0, "{link:?}");
 }
 
-/// Both ask, the answer to the other's handshake is lost, and the other is gone: answering ended our own handshake, so
-/// it is begun again.
+/// Both ends initiate, the response to the peer's initiation is lost, and the peer is gone. The response ended this end's own
+/// handshake in boringtun, so this end initiates again.
 #[test]
 fn answering_does_not_strand_ones_own_handshake() {
     let mut world = World::pair();
@@ -162,10 +161,10 @@ fn answering_does_not_strand_ones_own_handshake() {
     world.receive(0, from, &init);
     world.wire.clear();
     world.nodes.truncate(1);
-    let mut asked = 0;
+    let mut initiations = 0;
     for _ in 0..3 * 20 {
         step(&mut world);
-        asked += world.wire.drain(..).filter(|(_, _, b)| is_init(b)).count();
+        initiations += world.wire.drain(..).filter(|(_, _, b)| is_init(b)).count();
     }
-    assert!(asked >= 1, "no handshake in three seconds");
+    assert!(initiations >= 1, "no handshake in three seconds");
 }

@@ -1,4 +1,4 @@
-//! Two engines and a wire: handshakes, keys, places, changes, and what strangers may do.
+//! Two engines and a wire: handshakes, keys, endpoints, changes of the configuration, and attacks by strangers.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -108,13 +108,13 @@ fn a_silent_peer_is_unreachable_and_what_waited_is_counted() {
     assert_eq!(world.state(0, "b"), LinkState::Unreachable);
     assert!(world.nodes[0].link("b", world.now).unwrap().reason.is_some());
     assert_eq!(world.nodes[0].events, [Event::Down(common::agent("b"))]);
-    // It comes back by itself, from either side.
+    // The link comes back without intervention, by a packet of either end.
     world.cut.clear();
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
     assert_eq!(world.state(0, "b"), LinkState::Up);
     assert_eq!(world.nodes[0].events.last(), Some(&Event::Up(common::agent("b"))));
-    // A link that goes while packets wait gives them up.
+    // Packets that wait when their link is removed are counted as dropped.
     let mut world = World::pair();
     world.cut.push(world.nodes[1].at);
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
@@ -127,7 +127,7 @@ fn a_silent_peer_is_unreachable_and_what_waited_is_counted() {
 
 #[test]
 fn different_shared_keys_are_an_authentication_failure_at_the_end_that_asks_until_mended() {
-    // D14, G11, M8.
+    // D14, G11, M8: ends with different preshared keys report that authentication failed.
     let mut world = World::pair();
     world.join(0, 1, |l| {
         (l.always_on, l.initiator) = (true, l.peer.as_str() == "b");
@@ -135,18 +135,26 @@ fn different_shared_keys_are_an_authentication_failure_at_the_end_that_asks_unti
     });
     world.pass(Duration::from_millis(200));
     assert_eq!(world.state(0, "b"), LinkState::AuthenticationFailed);
-    assert_ne!(world.state(1, "a"), LinkState::Up, "an unproven session is none");
+    assert_ne!(
+        world.state(1, "a"),
+        LinkState::Up,
+        "a session that nobody has proven does not count"
+    );
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.pass(Duration::from_secs(3));
     assert!(world.nodes[0].delivered.is_empty() && world.nodes[1].delivered.is_empty());
-    assert_eq!(world.state(0, "b"), LinkState::AuthenticationFailed, "sticky");
+    assert_eq!(
+        world.state(0, "b"),
+        LinkState::AuthenticationFailed,
+        "until a handshake succeeds"
+    );
     assert_eq!(
         world.state(1, "a"),
         LinkState::AuthenticationFailed,
-        "the other end asked for itself"
+        "the other end initiated as well"
     );
-    // Mended at one end: it asks at once.
+    // The key is corrected at one end, which initiates at once.
     let (mut config, now) = (world.nodes[1].config.clone(), world.now);
     config.links[0].preshared_key = psk(1);
     world.nodes[1].install(config, now);
@@ -210,19 +218,19 @@ fn links_that_are_always_on_need_no_packet_and_notice_silence() {
 
 #[test]
 fn a_place_is_learned_from_data_and_from_nothing_less() {
-    // D18. Data from a new place moves the link.
+    // D18: data from a new address moves the endpoint.
     let mut world = World::pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
     world.nodes[0].at = at("198.51.100.9:4500");
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
-    let moved = Event::Moved(common::agent("a"), at("198.51.100.9:4500"));
+    let moved = Event::EndpointChanged(common::agent("a"), at("198.51.100.9:4500"));
     assert!(world.nodes[1].events.contains(&moved), "{:?}", world.nodes[1].events);
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
     assert_eq!(world.nodes[0].delivered.len(), 1);
-    // A recorded handshake, replayed from elsewhere to an engine that has forgotten everything, moves nothing.
+    // A recorded initiation that is replayed from another address, to an engine that restarted, moves nothing.
     let recorded = world.seen[0].2.clone();
     assert_eq!(recorded[0], 1);
     let now = world.now;
@@ -300,13 +308,13 @@ fn a_wrong_configured_place_gives_way_to_where_the_peer_was_heard() {
     let known = [(common::agent("b"), at("192.0.2.2:1000"))].into();
     let (config, now) = (world.nodes[0].config.clone(), world.now);
     let mut fresh = Node::new("a", "192.0.2.1:1000", 1);
-    tombolo_engine::link::LinkSet::remember_endpoints(fresh.engine.links_mut(), &known);
+    fresh.engine.links_mut().remember_endpoints(&known);
     fresh.install(config, now);
     world.nodes[0] = fresh;
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
     assert_eq!(world.state(0, "b"), LinkState::Up);
-    let kept = tombolo_engine::link::LinkSet::endpoints(world.nodes[0].engine.links());
+    let kept = world.nodes[0].engine.links().endpoints();
     assert_eq!(kept, known);
 }
 
@@ -317,7 +325,7 @@ fn installing_spares_sessions_and_loses_nothing() {
     world.settle();
     let handshakes = |w: &World| w.seen.iter().filter(|(_, _, b)| b[0] == 1).count();
     for round in 0u8..20 {
-        // Other links come and go, before and after in order: positions change.
+        // Other links are added and removed, before and after this one in order, so that its index changes.
         let mut config = world.nodes[0].config.clone();
         config.links.retain(|l| l.peer.as_str() == "b");
         for name in ["aa", "c", "d"].into_iter().take(usize::from(round % 4)) {
@@ -347,7 +355,7 @@ fn a_restarted_end_is_noticed_by_the_other() {
     let now = world.now;
     world.nodes[1].restart(now);
     world.nodes[1].delivered.clear();
-    // The first datagram is for a session that is gone; it makes the restarted end ask.
+    // The first datagram belongs to a session that is gone. It makes the restarted end initiate.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
@@ -379,14 +387,14 @@ fn what_was_taken_once_is_not_taken_again() {
     assert_eq!(
         world.nodes[1].delivered.len(),
         delivered + 1,
-        "and the session is none the worse"
+        "the session is not harmed"
     );
 }
 
 #[test]
 fn strangers_and_damage_are_dropped_and_counted() {
     let mut world = World::pair();
-    // A stranger whose key nobody pinned (D14).
+    // D14: a stranger whose key is not pinned.
     let mut stranger = Node::new("a", "192.0.2.66:1", 66);
     let mut config = world.nodes[0].config.clone();
     config.links[0].endpoint = Some(world.nodes[1].at);
@@ -396,7 +404,7 @@ fn strangers_and_damage_are_dropped_and_counted() {
     world.settle();
     assert_eq!(world.nodes[1].delivered.len(), 0);
     assert_eq!(world.nodes[1].engine.stats().drops(DropReason::BadDatagram), 1);
-    // Damage to each kind of message.
+    // Damaged messages of each kind.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
     let before = world.nodes[1].delivered.len();
@@ -419,14 +427,14 @@ fn strangers_and_damage_are_dropped_and_counted() {
     assert_eq!(world.nodes[1].delivered.len(), before + 1);
 }
 
-/// Anyone who knows two public keys can begin a handshake in another's name. It leaves no session state behind.
+/// Anybody who knows two public keys can send an initiation in another's name. It leaves no session state behind.
 #[test]
 fn a_handshake_that_proves_nothing_leaves_nothing() {
     let mut world = World::pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     let (from, _, genuine) = world.wire.pop_front().unwrap();
     let mut forged = genuine.clone();
-    // The seal of the time stamp needs the private key.
+    // Encrypting the timestamp needs the private key.
     forged[90] ^= 1;
     let sum = mac1(&world.nodes[1].public().0, &forged[..116]);
     forged[116..132].copy_from_slice(&sum);
@@ -436,12 +444,12 @@ fn a_handshake_that_proves_nothing_leaves_nothing() {
     world.receive(1, from, &genuine);
     world.settle();
     assert_eq!(world.state(1, "a"), LinkState::Up);
-    // And takes nothing from one that is there.
+    // It does not harm a session that exists.
     world.receive(1, from, &forged);
     assert_eq!(world.state(1, "a"), LinkState::Up);
 }
 
-/// One address cannot keep an agent busy with handshakes; what others send is still looked at.
+/// One address cannot occupy an agent with handshakes: those of other addresses are still handled.
 #[test]
 fn an_address_begins_a_limited_number_of_handshakes() {
     let mut world = World::pair();
@@ -457,7 +465,7 @@ fn an_address_begins_a_limited_number_of_handshakes() {
     assert_eq!(
         counts,
         [199, 200],
-        "the first is taken, a burst is looked into, the rest is not"
+        "the first is accepted, a burst is decrypted, the rest is not"
     );
     world.wire.clear();
     world.now += Duration::from_secs(1);
@@ -473,7 +481,7 @@ fn an_answer_from_elsewhere_does_not_count_as_an_authentication_failure() {
     let (from, _, init) = world.wire.pop_front().unwrap();
     world.receive(1, from, &init);
     let (_, _, mut answer) = world.wire.pop_front().unwrap();
-    // The empty seal is damaged, the outer check is anybody's to make.
+    // The encrypted part is damaged. The outer check (mac1) can be computed by anybody.
     answer[50] ^= 1;
     let sum = mac1(&world.nodes[0].public().0, &answer[..60]);
     answer[60..76].copy_from_slice(&sum);
@@ -483,7 +491,7 @@ fn an_answer_from_elsewhere_does_not_count_as_an_authentication_failure() {
     assert_eq!(world.state(0, "b"), LinkState::AuthenticationFailed);
 }
 
-/// WireGuard's first check sum: anyone who knows the public key can make it.
+/// WireGuard's mac1: anybody who knows the public key can compute it.
 fn mac1(public: &[u8; 32], message: &[u8]) -> [u8; 16] {
     use blake2::digest::{FixedOutput, KeyInit, Update};
     use blake2::{Blake2s256, Blake2sMac, Digest};

@@ -11,7 +11,7 @@ use super::builder::{Built, Request, Requests};
 use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared};
 use crate::config::Config;
 use crate::log_limit::LogLimiter;
-use crate::outbox::{Datagrams, Handed, Outbox, Room};
+use crate::outbox::{Datagrams, Handed, Outbox, RedirectSender, Room};
 use crate::ports::{Ports, Which};
 use crate::tun::{self, TunQueue};
 use crate::udp::{self, NoRoom, Sent};
@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
-use tombolo_engine::link::{AdvertisementStats, Event, LinkSet};
+use tombolo_engine::link::{AdvertisementStats, Event};
 use tombolo_engine::routing;
 use tombolo_engine::tables::{LinkIndex, RoutingState};
 use tombolo_proto::config::AgentConfig;
@@ -48,8 +48,10 @@ pub(super) struct Worker {
     pub(super) tun: TunQueue,
     udp: Ports,
     settings: Config,
-    engine: Engine<SecureLinks>,
+    engine: Engine<SecureLinks, Option<RedirectSender>>,
     outbox: Outbox,
+    /// The number of the configuration that is installed, the same in all lanes; 0: none yet.
+    generation: u64,
     orders: mpsc::UnboundedReceiver<Order>,
     /// Packets that other lanes are not ready for, in the first.
     handed: Option<mpsc::Receiver<Handed>>,
@@ -100,8 +102,9 @@ impl Worker {
             udp: Ports::bind(&config, number)?,
             tun: device.queue()?,
             settings: config,
-            engine: Engine::new(links, rand::random()),
-            outbox: Outbox::new(first),
+            engine: Engine::with_redirect(links, rand::random(), first.map(RedirectSender::new)),
+            outbox: Outbox::default(),
+            generation: 0,
             orders,
             handed,
             others,
@@ -254,7 +257,7 @@ impl Worker {
 
     /// One packet that another lane was not ready for.
     fn take(&mut self, mut handed: Handed, now: Instant) {
-        if handed.generation == self.outbox.generation {
+        if handed.generation == self.generation {
             let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
                 .handle_redirected(handed.ingress, &mut handed.packet, now, outbox, tun);
@@ -329,7 +332,7 @@ impl Worker {
             }
             Order::Refresh(built) => self.refresh(*built),
             Order::Ready => {
-                let (config, dynamic, generation) = (&self.config, &self.dynamic, self.outbox.generation);
+                let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
                 if let Some(requests) = &mut self.requests {
                     requests.ready(|| request(config.as_ref(), dynamic, generation));
                 }
@@ -341,8 +344,8 @@ impl Worker {
                 });
             }
             Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
-            Order::Expect(peer) => self.engine.links_mut().expect(&peer, Instant::now()),
-            Order::Moved(peer, to) => self.engine.links_mut().moved(&peer, to),
+            Order::Expect(peer) => self.engine.links_mut().prepare_session(&peer, Instant::now()),
+            Order::Moved(peer, to) => self.engine.links_mut().set_endpoint(&peer, to),
             Order::Learned(routes) => {
                 let before = std::mem::replace(&mut self.dynamic.learned, routes);
                 if let Some(config) = &self.config {
@@ -354,7 +357,7 @@ impl Worker {
             }
             Order::Leave => {
                 let now = Instant::now();
-                self.engine.leave(now, &mut self.outbox);
+                self.engine.drain(now, &mut self.outbox);
                 self.send(now);
             }
             Order::Report(answer) => {
@@ -368,7 +371,10 @@ impl Worker {
     fn install(&mut self, prepared: Prepared) {
         let Prepared { config, built } = prepared;
         self.engine.install(built.tables, &config.links, Instant::now());
-        self.outbox.generation = built.generation;
+        self.generation = built.generation;
+        if let Some(first) = self.engine.redirect_mut() {
+            first.generation = built.generation;
+        }
         let buffer = self.settings.receive_buffer(Some(&config.role));
         if let Err(error) = self.udp.set_receive_buffer(buffer) {
             tracing::warn!(buffer, %error, "receive_buffer stays as it is");
@@ -390,7 +396,7 @@ impl Worker {
     /// Takes tables that were built from what was learned.
     fn refresh(&mut self, built: Built) {
         // They may be of the configuration before.
-        if built.generation != self.outbox.generation {
+        if built.generation != self.generation {
             return;
         }
         self.engine.refresh(built.tables);
@@ -455,7 +461,7 @@ impl Worker {
                     }
                     changed |= self.dynamic.down.insert(peer);
                 }
-                Event::Moved(peer, to) => {
+                Event::EndpointChanged(peer, to) => {
                     tracing::debug!(link = %peer, lane = self.number, "link moved");
                     for other in &self.others {
                         other.moved(&peer, to);
@@ -466,8 +472,8 @@ impl Worker {
                         tracing::info!(link = %peer, ?to, reason, left_out = permit.left_out, "link switched");
                     }
                 }
-                Event::Told(..) if self.number > 0 => {}
-                Event::Told(peer, table) => changed |= self.told(peer, &table),
+                Event::RoutesReceived(..) if self.number > 0 => {}
+                Event::RoutesReceived(peer, table) => changed |= self.told(peer, &table),
             }
         }
         if any {
@@ -508,11 +514,11 @@ impl Worker {
     /// Tells the other ends of links what they are to know of routes.
     fn advertise(&mut self, advertisements: Vec<(LinkIndex, Arc<[u8]>)>) {
         for (link, table) in advertisements {
-            self.engine.links_mut().tell(link, table);
+            self.engine.links_mut().advertise(link, table);
         }
         // At once: each agent on a route's way would add what it waits.
         let now = Instant::now();
-        self.engine.links_mut().hurry(now);
+        self.engine.links_mut().advertise_now(now);
         self.engine.handle_timeout(now, &mut self.outbox);
         self.send(now);
     }
@@ -530,7 +536,7 @@ impl Worker {
 
     /// Has the tables built again: something was learned.
     fn rebuild(&mut self) {
-        let (config, dynamic, generation) = (&self.config, &self.dynamic, self.outbox.generation);
+        let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
         if let Some(requests) = &mut self.requests {
             requests.want(|| request(config.as_ref(), dynamic, generation));
         }

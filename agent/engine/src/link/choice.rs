@@ -1,206 +1,234 @@
 //! Which transport a link uses: a pure state machine (D6).
 //!
 //! ```text
-//!               nothing heard, or too much lost, and QUIC is up
+//!               silence or loss on WireGuard, and QUIC is up
 //!   WireGuard ───────────────────────────────────────────────────▶ QUIC
 //!       ▲                                                            │
 //!       └────────────────────────────────────────────────────────────┘
-//!          WireGuard has answered for a while, or QUIC is gone
+//!          WireGuard has answered for 3 s, or QUIC is gone
 //! ```
-//! Each end decides for what it sends; both transports are always heard. An end whose peer sends over QUIC follows it, and
-//! goes back when the peer has.
+//! Each end decides about the packets that it sends, and receives on both transports at any time. An end whose peer sends
+//! over QUIC follows, and returns to WireGuard after the peer.
 
+use super::transport::SessionState;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::Carrier;
 
-/// A WireGuard handshake unanswered for so long is a reason to try QUIC.
-const UNANSWERED: Duration = Duration::from_millis(800);
+/// Age of an unanswered WireGuard handshake from which QUIC is tried: time for the first repetition, which goes out after
+/// 400 ms, and its answer.
+const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Share of echoes lost above which WireGuard counts as shaped, and of how many at least.
-const LOSS: f64 = 0.25;
-const OF: u32 = 20;
+/// Share of lost echoes from which WireGuard counts as rate-limited, and the least number of echoes that a share is taken
+/// of: 2 s of echoes.
+const MAX_LOSS: f64 = 0.25;
+const MIN_LOSS_SAMPLES: u32 = 20;
 
-/// WireGuard must have answered so many echoes, for so long, before it is used again (D19).
-const ANSWERS: u32 = 10;
-const ANSWERING: Duration = Duration::from_secs(3);
+/// WireGuard must have answered this many echoes in a row, for this time, before it is used again (D19).
+const MIN_ANSWERS: u32 = 10;
+const MIN_ANSWERING: Duration = Duration::from_secs(3);
 
-/// After a change because of loss: what polices a flow lets it begin again each time.
-const SHAPED: Duration = Duration::from_secs(60);
+/// Least time over QUIC after a change because of loss: a policer lets a new flow pass at first, each time.
+const RATE_LIMITED_HOLD: Duration = Duration::from_secs(60);
 
-/// Waits between attempts to connect that came to nothing.
-const FIRST_WAIT: Duration = Duration::from_secs(2);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Pauses between attempts to connect that fail; they double from the first to the last.
+const MIN_CONNECT_BACKOFF: Duration = Duration::from_secs(2);
+const MAX_CONNECT_BACKOFF: Duration = Duration::from_secs(30);
 
-/// After going back to WireGuard the other end is not followed for so long: it finds out by itself, a little later, that
-/// WireGuard works again. Only if it does not, the way back must be closed for it.
-const ALONE: Duration = Duration::from_secs(6);
+/// For this long after returning to WireGuard, ignore that the peer still sends over QUIC: the peer returns by itself after
+/// its own [`MIN_ANSWERING`]. If it does not, WireGuard does not work in the other direction.
+const RETURN_GRACE: Duration = Duration::from_secs(6);
 
-/// A connection that is not needed is kept for so long: the trouble may come back.
-const SPARE: Duration = Duration::from_secs(20);
+/// A QUIC connection that is not needed any more is kept for this time, as the trouble may return.
+const STANDBY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What is known of one transport.
+/// What is known about one transport of a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Side {
-    /// It has a session.
-    pub(super) up: bool,
-    /// It is getting one, since when.
-    pub(super) asking: Option<Instant>,
-    /// How long nothing has been heard, if it is too long.
+pub(super) struct TransportHealth {
+    /// Its session.
+    pub(super) session: SessionState,
+    /// The length of the peer's silence, if it is too long ([`Liveness::silent`](super::liveness::Liveness::silent)).
     pub(super) silent: Option<Duration>,
-    /// When anything was heard last, if ever.
-    pub(super) heard: Option<Instant>,
-    /// Echoes in a row that were answered, and since when.
+    /// When anything was received last.
+    pub(super) last_rx: Option<Instant>,
+    /// Number of echoes in a row that were answered, and since when.
     pub(super) answers: Option<(u32, Instant)>,
-    /// Share of echoes lost, and of how many.
+    /// Share of lost echoes, and the number of echoes that it was taken of.
     pub(super) loss: Option<(f64, u32)>,
-    /// The other end's packets come this way.
-    pub(super) used: bool,
+    /// The peer sends its packets over this transport.
+    pub(super) used_by_peer: bool,
 }
 
-/// What is to be done.
+/// What the owner does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// Open a QUIC connection.
     Connect,
-    /// Close it.
+    /// Close the QUIC connections.
     Disconnect,
-    /// Use the other transport, for this reason.
+    /// Send over this transport from now on; with the reason.
     Switch(Carrier, String),
 }
 
-/// The state of one link's choice.
+/// The choice of one link.
 #[derive(Debug, Clone)]
 pub(super) struct Choice {
     current: Carrier,
-    /// QUIC is used because the other end does.
-    followed: bool,
-    /// WireGuard is not used again before.
-    not_before: Option<Instant>,
-    /// When WireGuard was taken up again.
-    back: Option<Instant>,
-    /// No attempt to connect before; and the wait after it.
-    attempt: Option<Instant>,
-    wait: Duration,
+    /// QUIC is used because the peer uses it.
+    follows: bool,
+    /// WireGuard is not used again before this time.
+    return_not_before: Option<Instant>,
+    /// When this end returned to WireGuard.
+    returned_at: Option<Instant>,
+    /// No attempt to connect before this time.
+    next_attempt: Option<Instant>,
+    /// The pause after the next attempt.
+    backoff: Duration,
     /// Since when QUIC is up and not needed.
-    spare: Option<Instant>,
+    standby_since: Option<Instant>,
 }
 
 impl Default for Choice {
     fn default() -> Self {
         Self {
             current: Carrier::WireGuard,
-            followed: false,
-            not_before: None,
-            back: None,
-            attempt: None,
-            wait: FIRST_WAIT,
-            spare: None,
+            follows: false,
+            return_not_before: None,
+            returned_at: None,
+            next_attempt: None,
+            backoff: MIN_CONNECT_BACKOFF,
+            standby_since: None,
         }
     }
 }
 
+impl TransportHealth {
+    /// Whether packets can go.
+    pub(super) fn is_up(&self) -> bool {
+        self.session == SessionState::Up
+    }
+}
+
 impl Choice {
-    /// What is used now.
+    /// The transport that packets go over.
     pub(super) fn current(&self) -> Carrier {
         self.current
     }
 
-    /// The next step, if there is one.
-    pub(super) fn step(&mut self, now: Instant, wireguard: Side, quic: Side) -> Option<Step> {
+    /// Takes the state of both transports, and returns the next step, if there is one. A `Switch` has taken place.
+    pub(super) fn step(&mut self, now: Instant, wireguard: TransportHealth, quic: TransportHealth) -> Option<Step> {
         match self.current {
-            Carrier::WireGuard => {
-                let Some((trouble, shaped)) = trouble(now, wireguard) else {
-                    let alone = self.back.is_some_and(|t| now.saturating_duration_since(t) < ALONE);
-                    if quic.up && quic.used && !alone {
-                        self.followed = true;
-                        return Some(self.switch(now, Carrier::Quic, "the other end uses QUIC".into()));
-                    }
-                    return self.at_ease(now, quic);
-                };
-                self.spare = None;
-                // A connection that has said nothing since either is not better: the whole path may be cut.
-                let since = wireguard.silent.and_then(|silence| now.checked_sub(silence));
-                let as_silent = quic.heard.zip(since).is_some_and(|(heard, since)| heard < since);
-                if quic.up && quic.silent.is_none() && as_silent {
-                    return None;
-                }
-                if quic.up && quic.silent.is_none() {
-                    self.followed = false;
-                    self.not_before = shaped.then_some(now + SHAPED);
-                    return Some(self.switch(now, Carrier::Quic, trouble));
-                }
-                self.connect(now, quic)
-            }
-            Carrier::Quic => {
-                let answering = |count, time| {
-                    let enough = |(n, since)| n >= count && now.saturating_duration_since(since) >= time;
-                    wireguard.up && wireguard.answers.is_some_and(enough)
-                };
-                if !quic.up && answering(1, Duration::ZERO) {
-                    return Some(self.switch(now, Carrier::WireGuard, "the QUIC connection is gone".into()));
-                }
-                if let Some(silence) = quic.silent.filter(|_| answering(1, Duration::ZERO)) {
-                    let reason = format!("nothing heard over QUIC for {} ms", silence.as_millis());
-                    return Some(self.switch(now, Carrier::WireGuard, reason));
-                }
-                if self.followed && quic.up && quic.used {
-                    return None;
-                }
-                if self.not_before.is_none_or(|t| t <= now) && answering(ANSWERS, ANSWERING) {
-                    return Some(self.switch(now, Carrier::WireGuard, "WireGuard works again".into()));
-                }
-                if quic.up { None } else { self.connect(now, quic) }
-            }
+            Carrier::WireGuard => self.step_from_wireguard(now, wireguard, quic),
+            Carrier::Quic => self.step_from_quic(now, wireguard, quic),
         }
     }
 
-    /// Nothing is wrong with WireGuard.
-    fn at_ease(&mut self, now: Instant, quic: Side) -> Option<Step> {
-        (self.attempt, self.wait) = (None, FIRST_WAIT);
-        if !quic.up && quic.asking.is_none() {
-            self.spare = None;
+    fn step_from_wireguard(&mut self, now: Instant, wireguard: TransportHealth, quic: TransportHealth) -> Option<Step> {
+        let Some((trouble, is_rate_limited)) = trouble(now, wireguard) else {
+            let is_recent = |at| now.saturating_duration_since(at) < RETURN_GRACE;
+            if quic.is_up() && quic.used_by_peer && !self.returned_at.is_some_and(is_recent) {
+                self.follows = true;
+                return Some(self.switch(now, Carrier::Quic, "the other end uses QUIC".into()));
+            }
+            return self.retire_quic(now, quic);
+        };
+        self.standby_since = None;
+        if !quic.is_up() || quic.silent.is_some() {
+            return self.connect(now, quic);
+        }
+        // A connection that has received nothing since WireGuard's silence began is not better: the path may be cut.
+        let silent_since = wireguard.silent.and_then(|silence| now.checked_sub(silence));
+        if quic
+            .last_rx
+            .zip(silent_since)
+            .is_some_and(|(last_rx, since)| last_rx < since)
+        {
             return None;
         }
-        let since = *self.spare.get_or_insert(now);
-        (now.saturating_duration_since(since) >= SPARE).then(|| {
-            self.spare = None;
+        self.follows = false;
+        self.return_not_before = is_rate_limited.then_some(now + RATE_LIMITED_HOLD);
+        Some(self.switch(now, Carrier::Quic, trouble))
+    }
+
+    fn step_from_quic(&mut self, now: Instant, wireguard: TransportHealth, quic: TransportHealth) -> Option<Step> {
+        let has_answered = |min_count, min_time| {
+            let is_enough = |(count, since)| count >= min_count && now.saturating_duration_since(since) >= min_time;
+            wireguard.is_up() && wireguard.answers.is_some_and(is_enough)
+        };
+        if !quic.is_up() && has_answered(1, Duration::ZERO) {
+            return Some(self.switch(now, Carrier::WireGuard, "the QUIC connection is gone".into()));
+        }
+        if let Some(silence) = quic.silent.filter(|_| has_answered(1, Duration::ZERO)) {
+            let reason = format!("nothing received over QUIC for {} ms", silence.as_millis());
+            return Some(self.switch(now, Carrier::WireGuard, reason));
+        }
+        if self.follows && quic.is_up() && quic.used_by_peer {
+            return None;
+        }
+        let may_return = self.return_not_before.is_none_or(|at| at <= now);
+        if may_return && has_answered(MIN_ANSWERS, MIN_ANSWERING) {
+            return Some(self.switch(now, Carrier::WireGuard, "WireGuard works again".into()));
+        }
+        if quic.is_up() { None } else { self.connect(now, quic) }
+    }
+
+    /// Closes QUIC connections that were not needed for [`STANDBY_TIMEOUT`].
+    fn retire_quic(&mut self, now: Instant, quic: TransportHealth) -> Option<Step> {
+        (self.next_attempt, self.backoff) = (None, MIN_CONNECT_BACKOFF);
+        if quic.session == SessionState::Down {
+            self.standby_since = None;
+            return None;
+        }
+        let since = *self.standby_since.get_or_insert(now);
+        (now.saturating_duration_since(since) >= STANDBY_TIMEOUT).then(|| {
+            self.standby_since = None;
             Step::Disconnect
         })
     }
 
-    fn connect(&mut self, now: Instant, quic: Side) -> Option<Step> {
-        if quic.asking.is_some() || self.attempt.is_some_and(|t| now < t) {
+    fn connect(&mut self, now: Instant, quic: TransportHealth) -> Option<Step> {
+        let is_connecting = matches!(quic.session, SessionState::Connecting { .. });
+        if is_connecting || self.next_attempt.is_some_and(|at| now < at) {
             return None;
         }
-        self.attempt = Some(now + self.wait);
-        self.wait = (2 * self.wait).min(LONGEST_WAIT);
+        self.next_attempt = Some(now + self.backoff);
+        self.backoff = (2 * self.backoff).min(MAX_CONNECT_BACKOFF);
         Some(Step::Connect)
     }
 
     fn switch(&mut self, now: Instant, to: Carrier, reason: String) -> Step {
         self.current = to;
-        self.back = (to == Carrier::WireGuard).then_some(now);
-        self.spare = None;
-        (self.attempt, self.wait) = (None, FIRST_WAIT);
+        self.returned_at = (to == Carrier::WireGuard).then_some(now);
+        self.standby_since = None;
+        (self.next_attempt, self.backoff) = (None, MIN_CONNECT_BACKOFF);
         Step::Switch(to, reason)
     }
 }
 
-/// Why WireGuard is not good enough, and whether it is because of loss.
-fn trouble(now: Instant, side: Side) -> Option<(String, bool)> {
-    if !side.up {
-        let waited = now.saturating_duration_since(side.asking?);
-        let reason = || format!("WireGuard's handshake is not answered since {} ms", waited.as_millis());
-        return (waited >= UNANSWERED).then(|| (reason(), false));
+/// Why WireGuard is not good enough, and whether the reason is loss.
+fn trouble(now: Instant, wireguard: TransportHealth) -> Option<(String, bool)> {
+    if !wireguard.is_up() {
+        let SessionState::Connecting { since: Some(since) } = wireguard.session else {
+            return None;
+        };
+        let waited = now.saturating_duration_since(since);
+        let reason = || {
+            format!(
+                "WireGuard's handshake has not been answered for {} ms",
+                waited.as_millis()
+            )
+        };
+        return (waited >= UNANSWERED_TIMEOUT).then(|| (reason(), false));
     }
-    if let Some(silence) = side.silent {
-        return Some((
-            format!("nothing heard over WireGuard for {} ms", silence.as_millis()),
-            false,
-        ));
+    if let Some(silence) = wireguard.silent {
+        let reason = format!("nothing received over WireGuard for {} ms", silence.as_millis());
+        return Some((reason, false));
     }
-    let (share, of) = side.loss.filter(|(share, of)| *share >= LOSS && *of >= OF)?;
-    Some((format!("WireGuard loses {:.0} % of {of} echoes", share * 100.0), true))
+    let is_lossy = |(share, samples): &(f64, u32)| *share >= MAX_LOSS && *samples >= MIN_LOSS_SAMPLES;
+    let (share, samples) = wireguard.loss.filter(is_lossy)?;
+    Some((
+        format!("WireGuard loses {:.0} % of {samples} echoes", share * 100.0),
+        true,
+    ))
 }
 
 #[cfg(test)]
@@ -208,16 +236,18 @@ fn trouble(now: Instant, side: Side) -> Option<(String, bool)> {
 mod tests {
     use super::*;
 
-    const UP: Side = Side {
-        up: true,
-        asking: None,
+    const UP: TransportHealth = TransportHealth {
+        session: SessionState::Up,
         silent: None,
-        heard: None,
+        last_rx: None,
         answers: None,
         loss: None,
-        used: false,
+        used_by_peer: false,
     };
-    const GONE: Side = Side { up: false, ..UP };
+    const GONE: TransportHealth = TransportHealth {
+        session: SessionState::Down,
+        ..UP
+    };
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -227,14 +257,16 @@ mod tests {
     fn blocked_from_the_start() {
         let begin = Instant::now();
         let mut choice = Choice::default();
-        let asking = Side {
-            asking: Some(begin),
+        let asking = TransportHealth {
+            session: SessionState::Connecting { since: Some(begin) },
             ..GONE
         };
         assert_eq!(choice.step(begin + ms(700), asking, GONE), None);
         assert_eq!(choice.step(begin + ms(800), asking, GONE), Some(Step::Connect));
-        let connecting = Side {
-            asking: Some(begin + ms(800)),
+        let connecting = TransportHealth {
+            session: SessionState::Connecting {
+                since: Some(begin + ms(800)),
+            },
             ..GONE
         };
         assert_eq!(choice.step(begin + ms(850), asking, connecting), None);
@@ -246,7 +278,7 @@ mod tests {
     fn back_when_wireguard_has_answered_for_a_while() {
         let now = Instant::now();
         let mut choice = Choice::default();
-        let silent = Side {
+        let silent = TransportHealth {
             silent: Some(ms(350)),
             ..UP
         };
@@ -254,7 +286,7 @@ mod tests {
             choice.step(now, silent, UP),
             Some(Step::Switch(Carrier::Quic, _))
         ));
-        let answering = |n, since| Side {
+        let answering = |n, since| TransportHealth {
             answers: Some((n, since)),
             ..UP
         };
@@ -276,12 +308,12 @@ mod tests {
     #[test]
     fn a_connection_that_is_as_silent_is_no_way_out() {
         let now = Instant::now();
-        let silent = Side {
+        let silent = TransportHealth {
             silent: Some(ms(350)),
             ..UP
         };
-        let heard = |ago| Side {
-            heard: Some(now - ms(ago)),
+        let heard = |ago| TransportHealth {
+            last_rx: Some(now - ms(ago)),
             ..UP
         };
         assert_eq!(Choice::default().step(now, silent, heard(380)), None);
@@ -292,13 +324,13 @@ mod tests {
     fn what_is_shaped_is_left_for_longer() {
         let now = Instant::now();
         let mut choice = Choice::default();
-        let lossy = Side {
+        let lossy = TransportHealth {
             loss: Some((0.3, 40)),
             ..UP
         };
         let step = choice.step(now, lossy, UP);
         assert!(matches!(step, Some(Step::Switch(Carrier::Quic, reason)) if reason.contains("30 %")));
-        let fine = Side {
+        let fine = TransportHealth {
             answers: Some((100, now)),
             ..UP
         };
@@ -310,12 +342,15 @@ mod tests {
     fn one_end_follows_the_other() {
         let now = Instant::now();
         let mut choice = Choice::default();
-        let used = Side { used: true, ..UP };
+        let used = TransportHealth {
+            used_by_peer: true,
+            ..UP
+        };
         assert!(matches!(
             choice.step(now, UP, used),
             Some(Step::Switch(Carrier::Quic, _))
         ));
-        let fine = Side {
+        let fine = TransportHealth {
             answers: Some((100, now)),
             ..UP
         };
@@ -328,13 +363,13 @@ mod tests {
         assert!(matches!(back, Some(Step::Switch(Carrier::WireGuard, _))));
     }
 
-    /// Both ends find out at about the same time that WireGuard works again, and neither is taken along by the other, which
-    /// has not yet.
+    /// Both ends notice at about the same time that WireGuard works again. The first one to return does not follow the other,
+    /// which still uses QUIC for a moment.
     #[test]
     fn two_ends_that_go_back_do_not_chase_each_other() {
         let begin = Instant::now();
         let mut ends = [Choice::default(), Choice::default()];
-        let silent = Side {
+        let silent = TransportHealth {
             silent: Some(ms(350)),
             ..UP
         };
@@ -344,15 +379,15 @@ mod tests {
         let mut switches = 0;
         for n in 1..400u64 {
             let now = begin + ms(50 * n);
-            // The second one's echoes began to be answered a little later.
+            // The echoes of the second end were answered a little later.
             for (i, lag) in [(0, 0), (1, 700)] {
                 let other = ends[1 - i].current();
-                let wireguard = Side {
+                let wireguard = TransportHealth {
                     answers: Some((n as u32, begin + ms(lag))),
                     ..UP
                 };
-                let quic = Side {
-                    used: other == Carrier::Quic,
+                let quic = TransportHealth {
+                    used_by_peer: other == Carrier::Quic,
                     ..UP
                 };
                 let step = ends[i].step(now, wireguard, quic);
@@ -367,8 +402,8 @@ mod tests {
     fn a_peer_that_is_simply_gone_is_asked_more_and_more_rarely() {
         let begin = Instant::now();
         let mut choice = Choice::default();
-        let asking = Side {
-            asking: Some(begin),
+        let asking = TransportHealth {
+            session: SessionState::Connecting { since: Some(begin) },
             ..GONE
         };
         let steps = (1..1200).filter(|i| choice.step(begin + ms(100 * i), asking, GONE).is_some());
@@ -383,14 +418,14 @@ mod tests {
     #[test]
     fn a_dead_connection_gives_way_to_what_answers() {
         let now = Instant::now();
-        let silent = Side {
+        let silent = TransportHealth {
             silent: Some(ms(350)),
             ..UP
         };
         for quic in [GONE, silent] {
             let mut choice = Choice::default();
             choice.step(now, silent, UP);
-            let answering = Side {
+            let answering = TransportHealth {
                 answers: Some((1, now)),
                 ..UP
             };

@@ -1,8 +1,8 @@
-//! What engines write to each other inside links, byte by byte, as a recorded file.
+//! The bytes that engines exchange inside links, compared with recorded files.
 
-use super::control::{LEN, LONGEST_PROBE, Message};
-use super::exchange::{Exchange, LONGEST_MESSAGE};
-use super::{AdvertisementStats, parts};
+use super::in_band::{MAX_PROBE_LEN, MESSAGE_LEN, Message};
+use super::route_sync::{MAX_MESSAGE_LEN, RouteSync};
+use super::{AdvertisementStats, fragment};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 use tombolo_golden::{every_variant, golden};
@@ -20,17 +20,17 @@ fn messages_inside_links() {
     let messages = [
         ("echo", Message::Echo(0x0102_0304)),
         ("reply", Message::Reply(0x0102_0304)),
-        ("arrived", Message::Arrived(1400)),
+        ("arrived", Message::ProbeAck(1400)),
         (
             "part",
-            Message::Part {
+            Message::Fragment {
                 packet: 0x0102_0304,
                 index: 5,
                 count: 6,
             },
         ),
         ("routes", Message::Routes),
-        ("leaving", Message::Leaving),
+        ("leaving", Message::Drain),
         ("probe", Message::Probe(1400)),
     ];
     every_variant!(
@@ -38,10 +38,10 @@ fn messages_inside_links() {
             Echo,
             Reply,
             Probe,
-            Arrived,
-            Part,
+            ProbeAck,
+            Fragment,
             Routes,
-            Leaving
+            Drain
         },
         messages.iter().map(|(_, message)| message)
     );
@@ -49,15 +49,15 @@ fn messages_inside_links() {
     for (name, message) in messages {
         let mut packet = message.encode().to_vec();
         if let Message::Probe(size) = message {
-            packet = Message::probe(size, &mut [0; LONGEST_PROBE]).to_vec();
+            packet = Message::probe(size, &mut [0; MAX_PROBE_LEN]).to_vec();
             assert_eq!(packet.len(), usize::from(size));
         }
-        assert!(Message::is_one(&packet));
+        assert!(Message::is_in_band(&packet));
         assert_eq!(Message::decode(&packet), Some(message), "{name}");
-        writeln!(text, "{name} {}", hex(&packet[..LEN])).unwrap();
+        writeln!(text, "{name} {}", hex(&packet[..MESSAGE_LEN])).unwrap();
     }
     let packet: Vec<u8> = (0..100).collect();
-    assert!(parts::split(&packet, LEN + 40, 7, |part| {
+    assert!(fragment::split(&packet, MESSAGE_LEN + 40, 7, |part| {
         writeln!(text, "partOfPacket {}", hex(part)).unwrap();
     }));
     golden!().text("messages_inside_links.txt", &text);
@@ -69,20 +69,20 @@ fn messages_inside_links() {
 fn messages_of_route_advertisements() {
     let now = Instant::now();
     let mut stats = AdvertisementStats::default();
-    let (mut sender, mut receiver) = (Exchange::default(), Exchange::default());
+    let (mut sender, mut receiver) = (RouteSync::default(), RouteSync::default());
     receiver.accept(true);
     let table: Vec<u8> = (0..1200u32).map(|n| (n % 251) as u8).collect();
-    sender.tell(table.clone().into());
+    sender.advertise(table.clone().into());
     let mut text = String::new();
     let mut sent = Vec::new();
-    sender.messages(now, &mut |message| sent.push(message.to_vec()));
+    sender.poll_messages(now, &mut |message| sent.push(message.to_vec()));
     for message in &sent {
-        assert!(message.len() <= LONGEST_MESSAGE);
+        assert!(message.len() <= MAX_MESSAGE_LEN);
         writeln!(text, "table {}", hex(message)).unwrap();
-        receiver.take(message, now, &mut stats);
+        receiver.receive(message, now, &mut stats);
     }
-    assert_eq!(receiver.due(now, &mut stats), Some(table));
+    assert_eq!(receiver.next_table(now, &mut stats), Some(table));
     let later = now + Duration::from_secs(1);
-    receiver.messages(later, &mut |message| writeln!(text, "have {}", hex(message)).unwrap());
+    receiver.poll_messages(later, &mut |message| writeln!(text, "have {}", hex(message)).unwrap());
     golden!().text("messages_of_route_advertisements.txt", &text);
 }

@@ -1,62 +1,70 @@
-//! How long a packet a path carries whole, found by probes inside the link (RFC 8899, D20): no ICMP is needed.
+//! Path MTU discovery by probes inside the link (RFC 8899, D20), without ICMP. Sizes are those of inner packets, bytes.
 //!
 //! ```text
-//!   Check ── full size answered ──▶ Rest ── a while later ──▶ Check
-//!     │ only the known size answered ──▶ Rest
-//!     │ neither
+//!   Check ── full size answered ──────────▶ Done ── 10 s ──▶ Check
+//!     │ ──── only the known size answered ──▶ Done
+//!     │ neither answered
 //!     ▼
-//!   Search: sixteen sizes at once between what passes and what does not, again between two neighbours, ──▶ Rest
+//!   Search ── neighbouring sizes found ──▶ Done
 //! ```
-//! Probes may not be cut on their way; packets may, until the size is known, so that a path that carries pieces carries
-//! everything in the meantime. Sizes are those of inner packets.
+//! A search probes up to 15 sizes at once, between one that passes and one that does not, and then the interval between two
+//! neighbours. Probes are sent with don't-fragment. Packets are sent without, so that a path that carries fragments carries
+//! all packets before the limit is known.
 
 use std::time::{Duration, Instant};
 
-/// What is taken to pass where nothing else is known, bytes: an underlay of 1,280 less the tunnel's own over IPv6.
+/// The limit during a search, until a longer probe is answered: an underlay of 1,280 bytes (the least IPv6 MTU), less IPv6,
+/// UDP and WireGuard.
 pub(super) const BASE: u16 = 1280 - 40 - 8 - 32;
 
-/// No path is narrower: the smallest that IPv4 hosts must take, 576 bytes, less the tunnel's own.
-const FLOOR: u16 = 576 - 20 - 8 - 32;
+/// The least limit: the 576 bytes that every IPv4 host must accept (RFC 791), less IPv4, UDP and WireGuard.
+const MIN_SIZE: u16 = 576 - 20 - 8 - 32;
 
-/// Sizes that are tried at once.
+/// Parts into which a search divides its interval: two rounds find a limit among 256 sizes.
 const GRID: u16 = 16;
 
-/// A size that is so near to one that does not pass is good enough.
+/// A search ends when the limit is known up to this number of bytes.
 const PRECISION: u16 = 2;
 
-/// How often a size is tried.
-const TRIES: u32 = 3;
+/// Attempts with each size, as RFC 8899 recommends (`MAX_PROBES`).
+const MAX_PROBES: u32 = 3;
 
-/// Least time for an answer, besides three round trips.
-const PATIENCE: Duration = Duration::from_millis(150);
+/// Time for an acknowledgement, in addition to three round trips: the peer may be busy, and calls come every 50 ms.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(150);
 
-/// What is known is looked at again so often.
-const REST: Duration = Duration::from_secs(10);
+/// How often the result is checked. RFC 8899 recommends 10 minutes; a limit that is too high loses packets meanwhile.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// Probes the full size and the known limit.
     Check,
-    /// Between a size that passes (or is taken to) and one that does not.
+    /// Probes sizes between one that passes, or is assumed to, and one that does not.
     Search {
+        /// The least size that does not pass.
         below: u16,
     },
-    Rest {
+    /// The limit is known.
+    Done {
+        /// When to check it.
         until: Instant,
     },
 }
 
-/// The path of one link.
+/// Path MTU discovery of one link.
 #[derive(Debug, Clone)]
 pub(super) struct PathMtu {
     phase: Phase,
-    /// Longest packet that is known to pass.
+    /// The limit that was found.
     known: Option<u16>,
-    /// Longest answered in this phase.
+    /// Longest size that was acknowledged in this phase; 0: none.
     best: u16,
-    tries: u32,
-    sent: Option<Instant>,
-    /// Sizes that were sent in this phase: nothing else can have been answered.
-    asked: Vec<u16>,
+    /// Attempts in this phase.
+    attempts: u32,
+    /// When the probes in flight were sent.
+    sent_at: Option<Instant>,
+    /// Sizes that were probed in this phase. Acknowledgements of other sizes are ignored.
+    probed: Vec<u16>,
 }
 
 impl Default for PathMtu {
@@ -65,88 +73,91 @@ impl Default for PathMtu {
             phase: Phase::Check,
             known: None,
             best: 0,
-            tries: 0,
-            sent: None,
-            asked: Vec::new(),
+            attempts: 0,
+            sent_at: None,
+            probed: Vec::new(),
         }
     }
 }
 
 impl PathMtu {
-    /// Longest packet that is sent whole: what is known to pass, or, while it is being looked for, what surely does.
-    /// None: there is no sign of a limit.
+    /// Longest packet that may be sent whole: during a search the longest that is known to pass, else the result of the last
+    /// one. `None`: there is no sign of a limit.
     pub(super) fn limit(&self) -> Option<u16> {
         match self.phase {
             Phase::Search { .. } => Some(self.best.max(BASE)),
-            Phase::Check | Phase::Rest { .. } => self.known,
+            Phase::Check | Phase::Done { .. } => self.known,
         }
     }
 
-    /// The path may be another one now: look at once.
-    pub(super) fn look(&mut self) {
+    /// The path may have changed: checks the limit with the next probes.
+    pub(super) fn check_now(&mut self) {
         if !matches!(self.phase, Phase::Search { .. }) {
             self.enter(Phase::Check);
         }
     }
 
-    /// A probe of this size was answered, as the other end says. Sizes that were not sent are ignored.
-    pub(super) fn answered(&mut self, size: u16) {
-        if self.asked.contains(&size) {
+    /// Takes the peer's acknowledgement of a probe of this size.
+    pub(super) fn acknowledged(&mut self, size: u16) {
+        if self.probed.contains(&size) {
             self.best = self.best.max(size);
         }
     }
 
-    /// What to send now, for packets of up to `full` bytes: nothing most of the time. To be called only while the other
-    /// end answers short messages.
+    /// Returns the sizes to probe now, none most of the time. `full` is the longest packet that the device hands over. Call
+    /// it only while the peer answers short messages: lost probes must mean that they were too long.
     pub(super) fn probes(&mut self, now: Instant, full: u16, rtt: Option<Duration>) -> Vec<u16> {
-        // The known size is of another time.
+        // The device's MTU has been lowered since.
         if self.known.is_some_and(|known| known > full) {
             self.known = Some(full);
         }
-        if matches!(self.phase, Phase::Rest { until } if until <= now) {
+        if matches!(self.phase, Phase::Done { until } if until <= now) {
             self.enter(Phase::Check);
         }
-        if !matches!(self.phase, Phase::Rest { .. }) {
+        if !matches!(self.phase, Phase::Done { .. }) {
             self.conclude(now, full, rtt);
         }
         let due = match self.phase {
-            Phase::Rest { .. } => return Vec::new(),
-            Phase::Check | Phase::Search { .. } => self.sent.is_none(),
+            Phase::Done { .. } => return Vec::new(),
+            Phase::Check | Phase::Search { .. } => self.sent_at.is_none(),
         };
         if !due {
             return Vec::new();
         }
-        self.sent = Some(now);
-        self.tries += 1;
+        self.sent_at = Some(now);
+        self.attempts += 1;
         let sizes = match self.phase {
             Phase::Search { below } => grid(self.low(), below),
-            Phase::Check | Phase::Rest { .. } => self.known.filter(|k| *k < full).into_iter().chain([full]).collect(),
+            Phase::Check | Phase::Done { .. } => self.known.filter(|k| *k < full).into_iter().chain([full]).collect(),
         };
         let sizes: Vec<u16> = sizes.into_iter().filter(|size| *size > self.best).collect();
         for size in &sizes {
-            if !self.asked.contains(size) {
-                self.asked.push(*size);
+            if !self.probed.contains(size) {
+                self.probed.push(*size);
             }
         }
         sizes
     }
 
-    /// Ends a phase if there is nothing more to wait for, and a try if it is over.
+    /// Ends the phase if its result is certain, and the attempt if its time is over.
     fn conclude(&mut self, now: Instant, full: u16, rtt: Option<Duration>) {
         if self.best >= full {
-            return self.rest(now, full);
+            return self.finish(now, full);
         }
-        let wait = PATIENCE + 3 * rtt.unwrap_or_default();
-        if self.sent.is_none_or(|sent| now.saturating_duration_since(sent) < wait) {
+        let wait = PROBE_TIMEOUT + 3 * rtt.unwrap_or_default();
+        if self
+            .sent_at
+            .is_none_or(|sent| now.saturating_duration_since(sent) < wait)
+        {
             return;
         }
-        self.sent = None;
-        if self.tries < TRIES {
+        self.sent_at = None;
+        if self.attempts < MAX_PROBES {
             return;
         }
         match self.phase {
             Phase::Check => match self.known {
-                Some(known) if self.best >= known => self.rest(now, known),
+                Some(known) if self.best >= known => self.finish(now, known),
                 Some(known) => self.enter(Phase::Search { below: known }),
                 None => self.enter(Phase::Search { below: full }),
             },
@@ -155,33 +166,35 @@ impl PathMtu {
                 let above = grid(low, below).into_iter().find(|s| *s > self.best).unwrap_or(below);
                 let best = self.best.max(low);
                 if above.saturating_sub(best) <= PRECISION {
-                    self.rest(now, best);
+                    self.finish(now, best);
                 } else {
-                    (self.phase, self.tries, self.known) = (Phase::Search { below: above }, 0, Some(best));
-                    self.asked.clear();
+                    (self.phase, self.attempts, self.known) = (Phase::Search { below: above }, 0, Some(best));
+                    self.probed.clear();
                 }
             }
-            Phase::Rest { .. } => {}
+            Phase::Done { .. } => {}
         }
     }
 
-    /// The lower end of a search.
+    /// The lower end of a search: the known limit if it still passes.
     fn low(&self) -> u16 {
-        self.known.filter(|k| self.best >= *k).unwrap_or(FLOOR)
+        self.known.filter(|k| self.best >= *k).unwrap_or(MIN_SIZE)
     }
 
-    fn rest(&mut self, now: Instant, known: u16) {
+    fn finish(&mut self, now: Instant, known: u16) {
         self.known = Some(known);
-        self.enter(Phase::Rest { until: now + REST });
+        self.enter(Phase::Done {
+            until: now + CHECK_INTERVAL,
+        });
     }
 
     fn enter(&mut self, phase: Phase) {
-        (self.phase, self.best, self.tries, self.sent) = (phase, 0, 0, None);
-        self.asked.clear();
+        (self.phase, self.best, self.attempts, self.sent_at) = (phase, 0, 0, None);
+        self.probed.clear();
     }
 }
 
-/// Sizes between two, ascending, without the upper one.
+/// At most 15 sizes between `low` and `below`, ascending, without either.
 fn grid(low: u16, below: u16) -> Vec<u16> {
     let width = below.saturating_sub(low);
     let step = width.div_ceil(GRID).max(1);
@@ -197,14 +210,15 @@ mod tests {
 
     const STEP: Duration = Duration::from_millis(50);
 
-    /// A path of a width, which loses every `lose`th probe, and the limits it was given, in order.
+    /// Runs discovery on a path that carries `width` bytes, and loses every `lose`th probe (0: none). Returns the time at the
+    /// end, and the number of probes.
     fn walk(path: &mut PathMtu, mut now: Instant, width: u16, full: u16, lose: usize, steps: u32) -> (Instant, usize) {
         let mut sent = 0;
         for _ in 0..steps {
             for size in path.probes(now, full, Some(STEP / 5)) {
                 sent += 1;
                 if size <= width && (lose == 0 || sent % lose != 0) {
-                    path.answered(size);
+                    path.acknowledged(size);
                 }
             }
             now += STEP;
@@ -249,15 +263,15 @@ mod tests {
         assert!(limits[40].is_some_and(|l| l >= 1298), "{limits:?}");
     }
 
-    /// What the other end says of sizes that were never sent to it, above what is being looked for or anywhere, counts for nothing.
+    /// Acknowledgements of sizes that were never probed are ignored, below and above the limit.
     #[test]
     fn answers_to_sizes_that_were_not_asked_for_are_ignored() {
         let mut path = PathMtu::default();
         let (mut now, _) = walk(&mut path, Instant::now(), 1000, 1420, 0, 300);
-        // It narrows: what is looked for is below what was known.
+        // The path narrows: the search is below the known limit.
         for step in 0..300u16 {
             for size in [0, 701 + step, 1001, 1419, 1421, 9000, u16::MAX] {
-                path.answered(size);
+                path.acknowledged(size);
             }
             (now, _) = walk(&mut path, now, 700, 1420, 0, 1);
         }
@@ -265,14 +279,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the path: what is found passes, and no more than the precision is given away.
+        /// On any path the limit that is found passes, and is at most the precision below the width.
         #[test]
         fn any_width_is_found(width in 600u16..1500, full in 1280u16..1500, lose in prop_oneof![Just(0), 4usize..9]) {
             let mut path = PathMtu::default();
             walk(&mut path, Instant::now(), width, full, lose, 190);
             let limit = path.limit().unwrap();
             prop_assert!(limit <= width.min(full), "{} over {}", limit, width);
-            // What is lost every time by bad luck is taken for too long.
+            // A size whose probes are all lost by chance counts as too long.
             let given_away = if lose == 0 { PRECISION } else { 60 };
             prop_assert!(limit + given_away >= width.min(full), "{} of {}", limit, width);
         }

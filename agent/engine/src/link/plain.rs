@@ -1,18 +1,15 @@
-//! Unencrypted links for tests and simulations: a datagram is the sender's name and the packet. Not in the product:
-//! nothing in a configuration can ask for them.
+//! Unencrypted links for tests and simulations: a datagram is the sender's name and the packet. The product has no way to
+//! use them.
 
 use super::{Event, LinkSet, Opened, Sealed};
-use crate::buffer::{Path, TransmitSink};
+use crate::buffer::{Outer, Path, Transmit, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 use tombolo_proto::config::Link;
 use tombolo_proto::id::AgentId;
-use tombolo_proto::status::LinkStatus;
 
-/// Links that trust everyone's word.
+/// Links without encryption and authentication. A datagram belongs to the link of the agent that it names.
 #[derive(Debug)]
 pub struct PlainLinks {
     own: AgentId,
@@ -20,7 +17,7 @@ pub struct PlainLinks {
 }
 
 impl PlainLinks {
-    /// The links of one agent.
+    /// For the agent of this name; without links.
     #[must_use]
     pub const fn new(own: AgentId) -> Self {
         Self { own, links: Vec::new() }
@@ -32,12 +29,19 @@ impl LinkSet for PlainLinks {
         self.links = links.to_vec();
     }
 
-    fn seal(&mut self, link: LinkIndex, packet: &[u8], _now: Instant, tx: &mut impl TransmitSink) -> Sealed {
+    fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, _now: Instant, tx: &mut impl TransmitSink) -> Sealed {
         let Some(to) = self.links.get(link.get()).and_then(|link| link.endpoint) else {
             return Sealed::Dropped(DropReason::LinkDown);
         };
         let name = self.own.as_str().as_bytes();
-        let slot = tx.reserve(to.into(), 1 + name.len() + packet.len());
+        let transmit = Transmit {
+            path: to.into(),
+            outer: Outer {
+                ecn,
+                dont_fragment: false,
+            },
+        };
+        let slot = tx.reserve(&transmit, 1 + name.len() + packet.len());
         #[expect(clippy::cast_possible_truncation, reason = "names have at most 63 characters")]
         {
             slot[0] = name.len() as u8;
@@ -77,17 +81,7 @@ impl LinkSet for PlainLinks {
         None
     }
 
-    fn status(&self, _now: Instant) -> Vec<LinkStatus> {
-        Vec::new()
-    }
-
-    fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
-        BTreeMap::new()
-    }
-
     fn take_lost(&mut self) -> u64 {
         0
     }
-
-    fn remember_endpoints(&mut self, _endpoints: &BTreeMap<AgentId, SocketAddr>) {}
 }

@@ -1,79 +1,61 @@
 //! Links over QUIC: inner packets as datagrams (RFC 9221) of connections between agents that pin each other's keys.
 //!
-//! `quinn-proto` is driven here by hand: what arrives goes in, what is to be sent is taken at the end of each batch
-//! ([`Quic::flush`]), timers are ours. Either end may open a connection. Where two exist with one peer, each end sends on
-//! the one that was established last, and the end with the smaller key closes the others.
+//! This module drives `quinn-proto`: it passes datagrams in, takes those to send at the end of each batch
+//! ([`flush`](SecureTransport::flush)), and serves the timers. Either end may open a connection. If two exist with one
+//! peer, each end sends on the one that was established last, and the end with the smaller key closes the others.
 
 mod connection;
 mod peers;
 mod settings;
 mod tls;
 
-use super::Sealed;
+use super::transport::{NoSession, PathHint, SecureTransport, SessionState, TransportEvent};
 use super::wireguard::network_of;
-use crate::buffer::{Path, Port, TransmitSink};
+use super::{Opened, Sealed, commit};
+use crate::buffer::{Outer, Path, Port, Transmit, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use bytes::{Bytes, BytesMut};
-use connection::{Connection, Heard};
+use connection::{Connection, ConnectionEvent};
 use peers::Peer;
-use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, Incoming, Transmit, TransportConfig};
+use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, Incoming, TransportConfig};
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tls::{Identity, Pins};
 use tombolo_proto::budget::{Budgets, Rate};
-use tombolo_proto::id::{AgentId, KeyPin};
+use tombolo_proto::config::Link;
+use tombolo_proto::id::KeyPin;
+use tombolo_proto::status::{LinkState, LinkStatus};
 
-/// Chunk from which inner packets are cut, bytes: one allocation for hundreds of them.
-const CHUNK: usize = 256 << 10;
+/// Size of the buffers that packets are allocated from, bytes: one allocation serves about 180 full-sized packets.
+const CHUNK_LEN: usize = 256 << 10;
 
-/// The bit of the first byte that says that a datagram belongs to a handshake (RFC 9000, section 17.2).
+/// The bit of the first byte that marks a long header, as handshakes have (RFC 9000, section 17.2).
 const LONG_HEADER: u8 = 0x80;
 
-/// Packets that wait for a connection. A flow that starts sends few before its first answer.
+/// Packets that wait for a connection. A flow sends few packets before its first answer.
 const MAX_WAITING: usize = 64;
 
-/// Handshakes under way beyond which strangers must show that they own their address.
-const BUSY: usize = 64;
+/// Handshakes in progress from which on senders must validate their address by a Retry packet (RFC 9000, section 8.1.2).
+const RETRY_THRESHOLD: usize = 64;
 
-/// Handshakes under way beyond which new ones are not answered.
-const FULL: usize = 1024;
+/// Handshakes in progress from which on new ones are ignored: bounds the memory that strangers can use.
+const MAX_HANDSHAKES: usize = 1024;
 
-/// Handshakes under way from one IPv4 address or IPv6 /64 that was shown to be the sender's, beyond which new ones from there are
-/// not answered.
+/// Handshakes in progress from one network (IPv4 address or IPv6 /64) with a validated address, from which on new ones of
+/// that network are ignored.
 const MAX_HALF_OPEN: usize = 64;
 
-/// Connections that one IPv4 address or IPv6 /64 may open: a handshake costs this end as much as the other, and links that come
-/// and go cost it more. Several agents may be behind one NAT gateway. As an address that was not shown to be the sender's may be
-/// anybody's, those beyond the limit are made to show it, and counted by themselves.
-const CONNECTIONS: Rate = Rate {
+/// Connections that one network may open: a handshake costs this end as much as its peer. The burst allows for several
+/// agents behind one NAT gateway. An address that is not validated may be forged: beyond the limit it must be validated,
+/// and validated addresses have a limit of their own.
+const CONNECTION_RATE: Rate = Rate {
     burst: 32,
     per_second: 4,
 };
-
-/// What happened to a link. It names the peer: a [`LinkIndex`] means something until the next
-/// [`update`](Quic::update) only, and news may wait longer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum News {
-    /// A connection is up.
-    Up(AgentId),
-    /// The last connection is gone, and why.
-    Down(AgentId, String),
-    /// The peer is heard from elsewhere.
-    Moved(AgentId, SocketAddr),
-}
-
-/// What a datagram held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// Something of a connection; packets in it wait for [`Quic::next_packet`].
-    Known,
-    /// Nothing that may be used.
-    Refused,
-}
 
 /// All QUIC links of one engine.
 pub(super) struct Quic {
@@ -84,32 +66,36 @@ pub(super) struct Quic {
     peers: Vec<Peer>,
     by_pin: BTreeMap<KeyPin, LinkIndex>,
     connections: Vec<Option<Connection>>,
-    /// How many of them are not established.
+    /// Number of connections whose handshake is in progress.
     handshaking: usize,
-    /// How many of these others opened from an address that is theirs, by its network.
+    /// Number of those that peers opened from a validated address, by its network.
     half_open: BTreeMap<IpAddr, usize>,
-    /// Connections that were opened lately, by network, and whether that was shown to be the sender's.
+    /// Budgets for opening connections, by network and whether the address was validated.
     opened: Budgets<(IpAddr, bool)>,
+    /// Timers of connections, by handle.
     timers: BTreeSet<(Instant, usize)>,
-    /// When connections to second ports are tried, and of which links.
-    seconds: BTreeSet<(Instant, usize)>,
-    /// The own port that these leave by.
+    /// When connections to second ports of peers are opened, by link.
+    planned: BTreeSet<(Instant, usize)>,
+    /// The port of this agent that these leave by.
     own_second: Port,
     /// Which of the agent's lanes this is.
     lane: u16,
     /// Connections that may have something to send.
     dirty: Vec<ConnectionHandle>,
+    /// Packets that arrived, oldest first.
     packets: VecDeque<(LinkIndex, Bytes)>,
-    pub(super) news: VecDeque<News>,
-    /// Packets that waited in vain, not told yet.
+    events: VecDeque<TransportEvent>,
+    /// Packets that waited in vain for a connection.
     lost: u64,
+    /// Where arriving and departing packets are allocated from.
     incoming: BytesMut,
     outgoing: BytesMut,
+    /// Where quinn writes datagrams.
     buffer: Vec<u8>,
 }
 
 impl Quic {
-    /// The links of the agent with this private key (PKCS #8); none yet. `seed` is any secret number.
+    /// For the agent with this private key (PKCS #8); without links. `seed` is any secret number.
     ///
     /// # Errors
     /// The key is of no kind that TLS 1.3 knows.
@@ -137,35 +123,25 @@ impl Quic {
             half_open: BTreeMap::new(),
             opened: Budgets::default(),
             timers: BTreeSet::new(),
-            seconds: BTreeSet::new(),
+            planned: BTreeSet::new(),
             own_second: Port::Lane,
             lane: 0,
             dirty: Vec::new(),
             packets: VecDeque::new(),
-            news: VecDeque::new(),
+            events: VecDeque::new(),
             lost: 0,
-            incoming: BytesMut::with_capacity(CHUNK),
-            outgoing: BytesMut::with_capacity(CHUNK),
+            incoming: BytesMut::with_capacity(CHUNK_LEN),
+            outgoing: BytesMut::with_capacity(CHUNK_LEN),
             buffer: Vec::new(),
         })
     }
 
-    /// This is another lane than the first: second ports are the first lanes'.
-    pub(super) fn set_lane(&mut self, lane: u16) {
-        self.lane = lane;
-    }
-
-    /// The agent has a second port itself: whoever lets it through one way lets it through the other.
-    pub(super) fn set_second_port(&mut self) {
-        self.own_second = Port::Quic;
-    }
-
-    /// What others must pin.
+    /// The pin of the agent's key.
     pub(super) fn pin(&self) -> KeyPin {
         self.identity.pin()
     }
 
-    /// Notes that there may be something to send.
+    /// Marks a connection that may have something to send.
     fn touch(&mut self, handle: ConnectionHandle) {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut)
             && !std::mem::replace(&mut connection.dirty, true)
@@ -174,94 +150,18 @@ impl Quic {
         }
     }
 
-    /// Takes a packet; it leaves with the next [`flush`](Self::flush), or when congestion allows.
-    pub(super) fn seal(&mut self, link: LinkIndex, packet: &[u8]) -> Sealed {
-        let Some(peer) = self.peers.get_mut(link.get()) else {
-            return Sealed::Dropped(DropReason::NoLink);
-        };
-        if self.outgoing.capacity() < packet.len() {
-            self.outgoing.reserve(CHUNK);
-        }
-        self.outgoing.extend_from_slice(packet);
-        let packet = self.outgoing.split().freeze();
-        let active = peer.active;
-        let active = active.and_then(|h| Some((h, self.connections.get_mut(h.0)?.as_mut()?)));
-        let Some((handle, connection)) = active else {
-            if !peer.is_asking() || peer.waiting.len() >= MAX_WAITING {
-                return Sealed::Dropped(DropReason::LinkDown);
-            }
-            peer.waiting.push(packet);
-            return Sealed::Sent;
-        };
-        let sealed = connection.send(packet);
-        self.touch(handle);
-        sealed
-    }
-
-    /// Packets that [`seal`](Self::seal) took and that were dropped since the last call.
-    pub(super) fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
-    }
-
-    /// Takes a datagram.
-    pub(super) fn open(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Taken {
-        // A handshake's bytes may be kept for long, a chunk as long as any of its parts: these get memory of their own.
-        let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
-            BytesMut::from(datagram)
-        } else {
-            if self.incoming.capacity() < datagram.len() {
-                self.incoming.reserve(CHUNK);
-            }
-            self.incoming.extend_from_slice(datagram);
-            self.incoming.split()
-        };
-        self.buffer.clear();
-        let event = self
-            .endpoint
-            .handle(now, from.remote, None, None, datagram, &mut self.buffer);
-        match event {
-            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
-                    return Taken::Refused;
-                };
-                connection.handle(event, from);
-                if let Some(link) = connection.link {
-                    while let Some(packet) = connection.inner.datagrams().recv() {
-                        self.packets.push_back((link, packet));
-                    }
-                }
-                self.touch(handle);
-                self.listen(handle, now);
-                Taken::Known
-            }
-            Some(DatagramEvent::NewConnection(incoming)) => {
-                self.accept(incoming, from, now, tx);
-                Taken::Known
-            }
-            Some(DatagramEvent::Response(transmit)) => {
-                put(&transmit, &self.buffer, from, tx);
-                Taken::Refused
-            }
-            None => Taken::Refused,
-        }
-    }
-
-    /// The next packet that arrived.
-    pub(super) fn next_packet(&mut self) -> Option<(LinkIndex, Bytes)> {
-        self.packets.pop_front()
-    }
-
+    /// Answers the first datagram of a peer, asks for validation of its address, or ignores it, as the load demands.
     fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
         self.buffer.clear();
-        // Who has not shown that it owns its address is not counted there: it could shut out whoever does.
         let network = network_of(from.remote.ip());
-        let shown = incoming.remote_address_validated();
+        let is_validated = incoming.remote_address_validated();
         let half_open = self.half_open.get(&network).copied().unwrap_or_default();
-        let is_full = self.handshaking >= FULL || shown && half_open >= MAX_HALF_OPEN;
-        let is_in_time = !is_full && self.opened.try_take((network, shown), CONNECTIONS, now);
-        if is_full || shown && !is_in_time {
+        // Forged addresses are not counted as half-open: they would shut out the owner of the address.
+        let is_full = self.handshaking >= MAX_HANDSHAKES || is_validated && half_open >= MAX_HALF_OPEN;
+        let is_in_budget = !is_full && self.opened.try_take((network, is_validated), CONNECTION_RATE, now);
+        if is_full || is_validated && !is_in_budget {
             self.endpoint.ignore(incoming);
-        } else if (self.handshaking >= BUSY || !is_in_time) && incoming.may_retry() {
+        } else if (self.handshaking >= RETRY_THRESHOLD || !is_in_budget) && incoming.may_retry() {
             if let Ok(transmit) = self.endpoint.retry(incoming, &mut self.buffer) {
                 put(&transmit, &self.buffer, from, tx);
             }
@@ -269,9 +169,9 @@ impl Quic {
             match self.endpoint.accept(incoming, now, &mut self.buffer, None) {
                 Ok((handle, inner)) => {
                     let mut connection = Connection::new(inner, from, None, None, now);
-                    connection.half_open = shown.then_some(network);
+                    connection.half_open = is_validated.then_some(network);
                     self.keep(handle, connection);
-                    self.listen(handle, now);
+                    self.take_events(handle, now);
                 }
                 Err(error) => {
                     if let Some(transmit) = error.response {
@@ -282,41 +182,35 @@ impl Quic {
         }
     }
 
-    /// Takes what a connection has to say.
-    fn listen(&mut self, handle: ConnectionHandle, now: Instant) {
+    /// Handles the events of a connection.
+    fn take_events(&mut self, handle: ConnectionHandle, now: Instant) {
         loop {
             let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
                 return;
             };
-            match connection.hear(now) {
-                Heard::Nothing => break,
-                Heard::Established(pin) => {
+            match connection.poll_event(now) {
+                None => break,
+                Some(ConnectionEvent::Established(pin)) => {
                     self.handshake_over(handle);
                     self.established(handle, pin, now);
                 }
-                Heard::Lost(reason) => {
+                Some(ConnectionEvent::Lost(reason)) => {
                     self.handshake_over(handle);
                     self.lost(handle, reason);
                 }
-                Heard::Moved(to) => {
-                    // What comes to the second port comes from one perhaps: it says nothing of the lanes' ports.
+                Some(ConnectionEvent::PathChanged(to)) => {
+                    // A peer that sends to the second port may send from its own second port: its lanes have others.
                     let link = connection.link.filter(|_| to.port == Port::Lane);
                     if let Some(peer) = link.and_then(|link| self.peers.get(link.get())) {
-                        self.news.push_back(News::Moved(peer.name.clone(), to.remote));
+                        let event = TransportEvent::EndpointChanged(peer.name.clone(), to.remote);
+                        self.events.push_back(event);
                     }
                 }
             }
         }
     }
 
-    /// Sends what connections have to send; call at the end of each batch.
-    pub(super) fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        // Connections that become dirty on the way wait for the next batch.
-        for handle in std::mem::take(&mut self.dirty) {
-            self.serve(handle, now, tx);
-        }
-    }
-
+    /// Sends what a connection has to send, and sets its timer. With a full sink the rest follows with a later batch.
     fn serve(&mut self, handle: ConnectionHandle, now: Instant, tx: &mut impl TransmitSink) {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
             connection.dirty = false;
@@ -351,15 +245,16 @@ impl Quic {
             }
         }
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
-            connection.measure();
+            connection.update_max_packet();
         }
-        self.listen(handle, now);
+        self.take_events(handle, now);
         self.set_timer(handle);
         if tx.is_full() {
             self.touch(handle);
         }
     }
 
+    /// Keeps `timers` in step with a connection's own timer.
     fn set_timer(&mut self, handle: ConnectionHandle) {
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
             return;
@@ -376,6 +271,7 @@ impl Quic {
         }
     }
 
+    /// Removes a connection that quinn is done with.
     fn forget(&mut self, handle: ConnectionHandle) {
         self.handshake_over(handle);
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::take)
@@ -385,8 +281,164 @@ impl Quic {
         }
     }
 
-    /// Time has passed.
-    pub(super) fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+    /// Ends a connection whose handshake takes too long.
+    fn give_up(&mut self, handle: ConnectionHandle, now: Instant) {
+        let connection = self.connections.get(handle.0).and_then(Option::as_ref);
+        let Some(connection) = connection.filter(|c| c.deadline.is_some() && !c.over) else {
+            return;
+        };
+        let link = connection.link;
+        self.end(handle, now, "the handshake took too long");
+        if let Some(link) = link.filter(|link| self.needs_connect(*link)) {
+            self.report_down(link, "the handshake took too long".to_owned());
+        }
+    }
+}
+
+impl SecureTransport for Quic {
+    // RFC 9000, section 14.3.
+    const DISCOVERS_PATH_MTU: bool = true;
+
+    fn update(&mut self, links: &[Link], now: Instant) {
+        self.update_peers(links, now);
+    }
+
+    fn set_lane(&mut self, lane: u16) {
+        self.lane = lane;
+    }
+
+    /// Connections to second ports of peers leave by this agent's second port: a firewall that admits the port in one
+    /// direction probably does so in the other.
+    fn set_second_port(&mut self) {
+        self.own_second = Port::Quic;
+    }
+
+    fn session(&self, link: LinkIndex) -> SessionState {
+        match self.peers.get(link.get()) {
+            Some(peer) if peer.active.is_some() => SessionState::Up,
+            Some(peer) if peer.is_connecting() => SessionState::Connecting { since: None },
+            Some(_) | None => SessionState::Down,
+        }
+    }
+
+    fn needs_connect(&self, link: LinkIndex) -> bool {
+        self.session(link) == SessionState::Down
+    }
+
+    /// To the peer's endpoint, and a little later also to its second port if it has one (D6). The first connection that is
+    /// up is kept.
+    fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
+        self.dial_peer(link, hint, now)
+    }
+
+    fn close(&mut self, link: LinkIndex, now: Instant, reason: &'static str) {
+        let connections = self.peers.get(link.get()).map(|p| p.connections.clone());
+        for handle in connections.into_iter().flatten() {
+            self.end(handle, now, reason);
+        }
+    }
+
+    fn max_packet(&self, link: LinkIndex) -> Option<u16> {
+        self.active(link)?.max_packet
+    }
+
+    /// Queues the packet; it leaves with the next [`flush`](SecureTransport::flush), or when congestion control allows.
+    /// `outer` is ignored: a datagram holds packets of several flows, so [`put`] sets its IP header.
+    fn seal(
+        &mut self,
+        link: LinkIndex,
+        packet: &[u8],
+        _outer: Outer,
+        _now: Instant,
+        _tx: &mut impl TransmitSink,
+    ) -> Result<Sealed, NoSession> {
+        let Some(peer) = self.peers.get_mut(link.get()) else {
+            return Ok(Sealed::Dropped(DropReason::NoLink));
+        };
+        let active = peer.active;
+        if active.is_none() && !peer.is_connecting() {
+            return Err(NoSession);
+        }
+        if self.outgoing.capacity() < packet.len() {
+            self.outgoing.reserve(CHUNK_LEN);
+        }
+        self.outgoing.extend_from_slice(packet);
+        let packet = self.outgoing.split().freeze();
+        let active = active.and_then(|h| Some((h, self.connections.get_mut(h.0)?.as_mut()?)));
+        let Some((handle, connection)) = active else {
+            if peer.waiting.len() >= MAX_WAITING {
+                return Ok(Sealed::Dropped(DropReason::LinkDown));
+            }
+            peer.waiting.push(packet);
+            return Ok(Sealed::Sent);
+        };
+        let sealed = connection.send(packet);
+        self.touch(handle);
+        Ok(sealed)
+    }
+
+    /// Packets of the datagram wait for [`next_packet`](SecureTransport::next_packet); `buffer` is not used.
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        from: Path,
+        now: Instant,
+        _buffer: &mut [u8],
+        tx: &mut impl TransmitSink,
+    ) -> Opened {
+        // quinn may keep bytes of a handshake for long, and with them the whole chunk. They get an allocation of their own.
+        let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
+            BytesMut::from(datagram)
+        } else {
+            if self.incoming.capacity() < datagram.len() {
+                self.incoming.reserve(CHUNK_LEN);
+            }
+            self.incoming.extend_from_slice(datagram);
+            self.incoming.split()
+        };
+        self.buffer.clear();
+        let event = self
+            .endpoint
+            .handle(now, from.remote, None, None, datagram, &mut self.buffer);
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
+                    return Opened::Refused(DropReason::BadDatagram);
+                };
+                connection.handle(event, from);
+                if let Some(link) = connection.link {
+                    while let Some(packet) = connection.inner.datagrams().recv() {
+                        self.packets.push_back((link, packet));
+                    }
+                }
+                self.touch(handle);
+                self.take_events(handle, now);
+                Opened::Control
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                self.accept(incoming, from, now, tx);
+                Opened::Control
+            }
+            Some(DatagramEvent::Response(transmit)) => {
+                put(&transmit, &self.buffer, from, tx);
+                Opened::Refused(DropReason::BadDatagram)
+            }
+            None => Opened::Refused(DropReason::BadDatagram),
+        }
+    }
+
+    fn next_packet(&mut self) -> Option<(LinkIndex, Bytes)> {
+        self.packets.pop_front()
+    }
+
+    fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        // Connections that become dirty meanwhile wait for the next batch.
+        for handle in std::mem::take(&mut self.dirty) {
+            self.serve(handle, now, tx);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.dial_due(now);
         while let Some((at, number)) = self.timers.first().copied() {
             if at > now {
@@ -397,9 +449,9 @@ impl Quic {
             if let Some(connection) = self.connections.get_mut(number).and_then(Option::as_mut) {
                 connection.timer = None;
                 connection.inner.handle_timeout(now);
-                let given_up = connection.deadline.is_some_and(|deadline| deadline <= now);
-                self.listen(handle, now);
-                if given_up {
+                let is_overdue = connection.deadline.is_some_and(|deadline| deadline <= now);
+                self.take_events(handle, now);
+                if is_overdue {
                     self.give_up(handle, now);
                 }
                 self.serve(handle, now, tx);
@@ -408,40 +460,59 @@ impl Quic {
         self.flush(now, tx);
     }
 
-    /// A handshake takes too long.
-    fn give_up(&mut self, handle: ConnectionHandle, now: Instant) {
-        let connection = self.connections.get(handle.0).and_then(Option::as_ref);
-        let Some(connection) = connection.filter(|c| c.deadline.is_some() && !c.over) else {
-            return;
-        };
-        let link = connection.link;
-        self.end(handle, now, "the handshake took too long");
-        if let Some(link) = link.filter(|link| !self.is_up(*link) && !self.is_connecting(*link)) {
-            self.say_down(link, "the handshake took too long".to_owned());
-        }
+    fn poll_timeout(&self) -> Option<Instant> {
+        let first = [self.timers.first(), self.planned.first()];
+        first.into_iter().flatten().map(|(at, _)| *at).min()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) next.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let first = [self.timers.first(), self.seconds.first()];
-        first.into_iter().flatten().map(|(at, _)| *at).min()
+    fn poll_event(&mut self) -> Option<TransportEvent> {
+        self.events.pop_front()
+    }
+
+    fn describe(&self, link: LinkIndex, now: Instant, status: &mut LinkStatus) -> bool {
+        if let Some(connection) = self.active(link)
+            && let Some(since) = connection.established
+        {
+            (status.state, status.reason) = (LinkState::Up, None);
+            status.endpoint = Some(connection.inner.remote_address());
+            status.handshake_age = Some(now.saturating_duration_since(since).as_secs_f64());
+            status.rtt_ms = Some(connection.inner.rtt().as_secs_f64() * 1000.0);
+            return true;
+        }
+        let is_connecting = matches!(self.session(link), SessionState::Connecting { .. });
+        if is_connecting {
+            (status.state, status.reason) = (LinkState::Connecting, None);
+        }
+        is_connecting
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn source_unavailable(&mut self, local: IpAddr) {
+        self.clear_source(local);
     }
 }
 
-/// Hands on what quinn has to send, from where `path` says.
-fn put(transmit: &Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
+/// Passes datagrams of quinn's to the sink. They leave by the local address and port of `path`.
+fn put(transmit: &quinn_proto::Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
     let contents = contents.get(..transmit.size).unwrap_or(contents);
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
-    let to = Path {
-        remote: transmit.destination,
-        ..path
+    let to = Transmit {
+        path: Path {
+            remote: transmit.destination,
+            ..path
+        },
+        // Path MTU discovery needs it (RFC 9000, section 14).
+        outer: Outer {
+            ecn: 0,
+            dont_fragment: true,
+        },
     };
-    // RFC 9000, section 14: it finds the path's MTU by itself.
-    tx.allow_fragments(false);
     for datagram in contents.chunks(segment) {
-        super::commit(tx, to, datagram);
+        commit(tx, &to, datagram);
     }
-    tx.allow_fragments(true);
 }
 
 #[cfg(test)]

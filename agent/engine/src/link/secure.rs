@@ -1,19 +1,32 @@
-//! The encrypted links of one engine: each goes over WireGuard or QUIC, as its peering says and as the network allows.
+//! The encrypted links of one engine. Each uses WireGuard or QUIC, as its configuration says and the network allows.
 //!
-//! Both share one UDP port: the first byte of a datagram tells them apart. Links in use are kept under observation by
-//! echoes inside them ([`control`](super::control)); what is seen decides which transport is used ([`choice`](super::choice)).
+//! ```text
+//!   packet ──▶ LinkEntry ── carrier ──▶ transports[carrier] ──▶ datagram        seal: this file
+//!   datagram ── first byte ──▶ transports[carrier] ──▶ packet ──▶ engine        open: this file
+//!                                            └──▶ in-band message               dispatch.rs
+//!   every 50 ms, for each link in use:
+//!     echoes, silence, up and down        dead_peer.rs
+//!     path MTU                            path_probe.rs
+//!     which transport is used             selection.rs
+//! ```
+//! Both transports share a UDP port. The first byte of a datagram says which one it belongs to.
 
-mod observe;
-mod way;
+mod dead_peer;
+mod dispatch;
+mod link_entry;
+mod path_probe;
+mod selection;
 
-use super::control::LONGEST_PROBE;
-use super::parts;
-use super::quic::{Quic, Taken};
+use super::fragment;
+use super::in_band::MAX_PROBE_LEN;
+use super::quic::Quic;
+use super::transport::{AnyTransport, PathHint, position_of};
 use super::wireguard::WireGuard;
 use super::{AdvertisementStats, Event, LinkSet, Opened, Sealed, index_of};
-use crate::buffer::{Path, Port, TransmitSink};
-use crate::tables::LinkIndex;
+use crate::buffer::{Outer, Path, Port, TransmitSink};
+use crate::tables::{LinkIndex, Tables};
 use crate::verdict::DropReason;
+use link_entry::{LinkEntry, LinkMonitor};
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -22,337 +35,430 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::{DEFAULT_MTU, Link, Probes};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
-use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
-use way::{Observed, Way};
+use tombolo_proto::status::{Carrier, LinkStatus};
 
-/// Links in use are looked at so often.
-const STEP: Duration = Duration::from_millis(50);
+/// How often a link in use is monitored: half the default interval of echoes (100 ms, D19).
+const MONITOR_INTERVAL: Duration = Duration::from_millis(50);
 
-/// First bytes from here on are QUIC's: its fixed bit is kept.
-const QUIC: u8 = 0x40;
+/// First bytes from this one on are QUIC's: its fixed bit (RFC 9000, section 17) is never greased here. WireGuard's are 1
+/// to 4.
+const FIRST_QUIC_BYTE: u8 = 0x40;
 
 /// All encrypted links of one engine.
 pub struct SecureLinks {
-    wireguard: WireGuard,
-    quic: Option<Quic>,
+    /// In the order of preference of [`CARRIERS`](super::transport::CARRIERS); without a key for QUIC it ends before it.
+    transports: Vec<AnyTransport>,
+    public_key: PublicKey,
+    pin: Option<KeyPin>,
     /// By [`LinkIndex`].
-    ways: Vec<Way>,
+    links: Vec<LinkEntry>,
+    /// Links that have a monitor.
     in_use: Vec<LinkIndex>,
-    next: Option<Instant>,
+    /// When those are due.
+    monitor_at: Option<Instant>,
     events: VecDeque<Event>,
     /// Which of the agent's lanes this is.
     lane: u16,
-    /// The device's.
+    /// MTU of the device, bytes.
     mtu: u16,
-    /// How silence is noticed.
     probes: Probes,
-    probe: Box<[u8; LONGEST_PROBE]>,
-    /// Number of the next packet that goes in parts.
-    cut: u32,
-    /// A packet whose last part has just come.
-    whole: Vec<u8>,
+    /// Where probes for the path MTU are written.
+    probe: Box<[u8; MAX_PROBE_LEN]>,
+    /// Number of the last packet that was sent in fragments.
+    fragmented: u32,
+    /// A packet whose last fragment has just come; else empty.
+    reassembled: Vec<u8>,
     advertisements: AdvertisementStats,
 }
 
 impl std::fmt::Debug for SecureLinks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SecureLinks")
-            .field("links", &self.ways.len())
+            .field("links", &self.links.len())
             .finish_non_exhaustive()
     }
 }
 
 impl SecureLinks {
-    /// The links of the agent with this WireGuard key; none yet. Without a key for QUIC all go over WireGuard.
+    /// An empty set for the agent with this WireGuard key. Without a key for QUIC all links use WireGuard.
     #[must_use]
     pub fn new(private_key: [u8; 32]) -> Self {
+        let wireguard = WireGuard::new(private_key);
         Self {
-            wireguard: WireGuard::new(private_key),
-            quic: None,
-            ways: Vec::new(),
+            public_key: wireguard.public_key(),
+            transports: vec![AnyTransport::WireGuard(Box::new(wireguard))],
+            pin: None,
+            links: Vec::new(),
             in_use: Vec::new(),
-            next: None,
+            monitor_at: None,
             events: VecDeque::new(),
             lane: 0,
             mtu: DEFAULT_MTU,
             probes: Probes::default(),
-            probe: Box::new([0; LONGEST_PROBE]),
-            cut: 0,
-            whole: Vec::new(),
+            probe: Box::new([0; MAX_PROBE_LEN]),
+            fragmented: 0,
+            reassembled: Vec::new(),
             advertisements: AdvertisementStats::default(),
         }
     }
 
-    /// The same with a key for QUIC, a private one in PKCS #8. `seed` is any secret number.
+    /// Adds QUIC, with a private key in PKCS #8. `seed` is any secret number. Call before [`of_lane`](Self::of_lane) and
+    /// [`with_second_port`](Self::with_second_port).
     ///
     /// # Errors
     /// The key is of no kind that TLS 1.3 knows.
     pub fn with_quic(mut self, key: PrivateKeyDer<'static>, seed: [u8; 32]) -> Result<Self, rustls::Error> {
-        self.quic = Some(Quic::new(key, seed)?);
+        let quic = Quic::new(key, seed)?;
+        self.pin = Some(quic.pin());
+        self.transports.truncate(position_of(Carrier::Quic));
+        self.transports.push(AnyTransport::Quic(Box::new(quic)));
         Ok(self)
     }
 
-    /// The same for another lane than the first: its sessions are with the same lane of other agents, whose ports follow
-    /// one another (D15).
+    /// Selects a lane: its sessions are with the same lane of other agents, whose ports follow one another (D15).
     #[must_use]
     pub fn of_lane(mut self, lane: u16) -> Self {
         self.lane = lane;
-        self.wireguard.set_lane(lane);
-        if let Some(quic) = &mut self.quic {
-            quic.set_lane(lane);
+        for transport in &mut self.transports {
+            transport.set_lane(lane);
         }
         self
     }
 
-    /// The same for an agent that has a second port, for QUIC alone (D6).
+    /// The agent has a second UDP port, for QUIC alone (D6).
     #[must_use]
     pub fn with_second_port(mut self) -> Self {
-        if let Some(quic) = &mut self.quic {
-            quic.set_second_port();
+        for transport in &mut self.transports {
+            transport.set_second_port();
         }
         self
     }
 
-    /// The WireGuard key that others must pin.
+    /// The WireGuard key that peers must pin.
     #[must_use]
-    pub fn public_key(&self) -> PublicKey {
-        self.wireguard.public_key()
+    pub const fn public_key(&self) -> PublicKey {
+        self.public_key
     }
 
-    /// What others must pin for QUIC.
+    /// The pin of the QUIC key; `None`: there is no such key.
     #[must_use]
-    pub fn pin(&self) -> Option<KeyPin> {
-        self.quic.as_ref().map(Quic::pin)
+    pub const fn pin(&self) -> Option<KeyPin> {
+        self.pin
     }
 
-    /// Notes that a packet went or came; from now on the link is observed.
-    fn used(&mut self, link: LinkIndex, now: Instant) {
-        let Some(way) = self.ways.get_mut(link.get()) else {
-            return;
-        };
-        way.used = Some(now);
-        if way.observed.is_none() {
-            way.observed = Some(Box::new(Observed::new(self.probes)));
-            self.in_use.push(link);
-            self.next.get_or_insert(now + STEP);
+    /// Advertises this table of routes to the other end, complete, and again whenever the other end may have lost it
+    /// (D11). It goes out within 50 ms, or with [`advertise_now`](Self::advertise_now).
+    pub fn advertise(&mut self, link: LinkIndex, table: Arc<[u8]>) {
+        if let Some(entry) = self.links.get_mut(link.get()) {
+            entry.route_sync.advertise(table);
         }
     }
 
+    /// Schedules pending route advertisements for the next [`handle_timeout`](LinkSet::handle_timeout), which becomes due
+    /// immediately.
+    pub fn advertise_now(&mut self, now: Instant) {
+        self.monitor_at = self.monitor_at.map(|_| now);
+    }
+
+    /// Counters of route advertisements since start.
+    #[must_use]
+    pub const fn advertisements(&self) -> AdvertisementStats {
+        self.advertisements
+    }
+
+    /// Whether the other end may advertise routes. After an [`update`](LinkSet::update) the setting of before holds for links that stay; at
+    /// first it may not. Lane 0 alone exchanges routes, and with agents only.
+    pub fn accept_routes(&mut self, link: LinkIndex, accepts: bool) {
+        if let Some(entry) = self.links.get_mut(link.get()) {
+            entry.route_sync.accept(accepts && self.lane == 0 && !entry.third_party);
+        }
+    }
+
+    /// Sets the longest packet that the device hands over, bytes.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+    }
+
+    /// Sets how the silence of a link is noticed (D19).
+    pub fn set_probes(&mut self, probes: Probes) {
+        self.probes = probes;
+        for monitor in self.links.iter_mut().filter_map(LinkEntry::monitor_mut) {
+            monitor.set_probes(probes);
+        }
+    }
+
+    /// Prepares a session with a peer that lane 0 has reached: flows of this lane may follow. Does nothing in lane 0, for
+    /// unknown peers, and where a session is up or in progress.
+    pub fn prepare_session(&mut self, peer: &AgentId, now: Instant) {
+        if let Some(link) = self.position(peer) {
+            self.is_ready(link, now);
+        }
+    }
+
+    /// Sets the endpoint at which lane 0 has received from a peer. It is that of the peer's lane 0; the port of this lane
+    /// follows from it.
+    pub fn set_endpoint(&mut self, peer: &AgentId, to: SocketAddr) {
+        if let Some(link) = self.position(peer) {
+            for transport in &mut self.transports {
+                transport.set_endpoint(link, to);
+            }
+        }
+    }
+
+    /// The endpoints that peers have sent from last, for [`remember_endpoints`](Self::remember_endpoints) after a restart.
+    #[must_use]
+    pub fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
+        let endpoints = self.transports.iter().map(AnyTransport::endpoints);
+        endpoints.flatten().collect()
+    }
+
+    /// Endpoints from before a restart: used where the configuration has none, until a better one is learned.
+    pub fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>) {
+        for transport in &mut self.transports {
+            transport.remember_endpoints(endpoints);
+        }
+    }
+
+    /// Status of the links that were used or are always on, ordered by peer.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Vec<LinkStatus> {
+        let links = (0..self.links.len()).map(index_of);
+        links.filter_map(|link| self.status_of(link, now)).collect()
+    }
+
+    /// WireGuard's view, which has the counters, and over it that of the transport in use.
+    fn status_of(&self, link: LinkIndex, now: Instant) -> Option<LinkStatus> {
+        let entry = self.links.get(link.get())?;
+        let carrier = entry.carrier();
+        let mut status = LinkStatus::new(entry.peer.clone());
+        let base = self.transports.first();
+        if !base.is_some_and(|base| base.describe(link, now, &mut status)) && entry.last_used.is_none() {
+            return None;
+        }
+        if carrier != Carrier::WireGuard
+            && let Some(transport) = self.transport(carrier)
+        {
+            transport.describe(link, now, &mut status);
+        }
+        status.transport = carrier;
+        status.mtu = self.limit_of(link).map(|limit| limit.min(self.mtu));
+        status.rx_packets += entry.rx.packets;
+        status.tx_packets += entry.tx.packets;
+        status.rx_bytes += entry.rx.bytes;
+        status.tx_bytes += entry.tx.bytes;
+        if let Some(liveness) = entry.monitor.as_deref().map(|monitor| monitor.of(carrier)) {
+            let rtt = liveness.rtt().map(|rtt| rtt.as_secs_f64() * 1000.0);
+            status.rtt_ms = rtt.or(status.rtt_ms);
+            status.loss = liveness.loss(now).map(|(share, _)| share);
+        }
+        Some(status)
+    }
+
+    fn transport(&self, carrier: Carrier) -> Option<&AnyTransport> {
+        self.transports.get(position_of(carrier))
+    }
+
+    fn transport_mut(&mut self, carrier: Carrier) -> Option<&mut AnyTransport> {
+        self.transports.get_mut(position_of(carrier))
+    }
+
+    /// Notes that a packet went or came. From now on the link is monitored.
+    fn mark_used(&mut self, link: LinkIndex, now: Instant) {
+        let Some(entry) = self.links.get_mut(link.get()) else {
+            return;
+        };
+        entry.last_used = Some(now);
+        if entry.monitor.is_none() {
+            entry.monitor = Some(Box::new(LinkMonitor::new(self.probes)));
+            self.in_use.push(link);
+            self.monitor_at.get_or_insert(now + MONITOR_INTERVAL);
+        }
+    }
+
+    /// Sends a packet, which fits, over one of the transports. Where that has no session it is made to connect.
     fn send(
         &mut self,
         link: LinkIndex,
         carrier: Carrier,
         packet: &[u8],
+        outer: Outer,
         now: Instant,
         tx: &mut impl TransmitSink,
     ) -> Sealed {
-        match carrier {
-            Carrier::WireGuard => self.wireguard.seal(link, packet, now, tx),
-            Carrier::Quic => {
-                if self.lacks_connection(link) && !self.connect(link, now) {
-                    return Sealed::Dropped(DropReason::LinkDown);
-                }
-                let quic = self.quic.as_mut();
-                quic.map_or(Sealed::Dropped(DropReason::LinkDown), |quic| quic.seal(link, packet))
-            }
+        let Some(transport) = self.transport_mut(carrier) else {
+            return Sealed::Dropped(DropReason::LinkDown);
+        };
+        if let Ok(sealed) = transport.seal(link, packet, outer, now, tx) {
+            return sealed;
+        }
+        if !self.connect(link, carrier, now) {
+            return Sealed::Dropped(DropReason::LinkDown);
+        }
+        self.transport_mut(carrier)
+            .and_then(|transport| transport.seal(link, packet, outer, now, tx).ok())
+            .unwrap_or(Sealed::Dropped(DropReason::LinkDown))
+    }
+
+    /// Starts to establish a session. Returns `false` if no endpoint is known.
+    fn connect(&mut self, link: LinkIndex, carrier: Carrier, now: Instant) -> bool {
+        let entry = self.links.get(link.get());
+        let hint = PathHint {
+            endpoint: self.transports.iter().find_map(|transport| transport.endpoint(link)),
+            max_packet: entry.and_then(|entry| entry.limit_below(self.mtu)),
+        };
+        self.transport_mut(carrier)
+            .is_some_and(|transport| transport.connect(link, hint, now))
+    }
+
+    /// The monitor of a link, if it is in use.
+    fn monitor_mut(&mut self, link: LinkIndex) -> Option<&mut LinkMonitor> {
+        self.links.get_mut(link.get())?.monitor_mut()
+    }
+
+    /// Longest packet that a link takes now, bytes: as its transport says, or as probes have found.
+    fn limit_of(&self, link: LinkIndex) -> Option<u16> {
+        let entry = self.links.get(link.get())?;
+        let transport = self.transport(entry.carrier())?;
+        if transport.discovers_path_mtu() {
+            transport.max_packet(link)
+        } else {
+            entry.path_limit
         }
     }
 
-    /// Neither is a QUIC connection there, nor under way.
-    fn lacks_connection(&self, link: LinkIndex) -> bool {
-        let quic = self.quic.as_ref();
-        quic.is_some_and(|quic| !quic.is_up(link) && !quic.is_connecting(link))
-    }
-
-    /// Opens a QUIC connection. Whether it is known where to.
-    fn connect(&mut self, link: LinkIndex, now: Instant) -> bool {
-        let longest = self.ways.get(link.get()).and_then(|way| way.narrow(self.mtu));
-        let to = self.wireguard.endpoint(link);
-        let quic = self.quic.as_mut();
-        quic.is_some_and(|quic| quic.connect(link, to, longest, now))
-    }
-
-    /// What is observed of a link, if it is in use.
-    fn observed(&mut self, link: LinkIndex) -> Option<&mut Observed> {
-        self.ways.get_mut(link.get())?.observed.as_deref_mut()
-    }
-
     /// Sends a packet that is too long for the path.
-    fn in_parts(
+    fn send_fragmented(
         &mut self,
         link: LinkIndex,
         carrier: Carrier,
         packet: &[u8],
-        limit: u16,
+        (limit, outer): (u16, Outer),
         now: Instant,
         tx: &mut impl TransmitSink,
     ) -> Sealed {
-        self.cut = self.cut.wrapping_add(1);
+        self.fragmented = self.fragmented.wrapping_add(1);
         let mut sealed = Sealed::Sent;
-        let possible = parts::split(packet, usize::from(limit), self.cut, |part| {
+        let fits = fragment::split(packet, usize::from(limit), self.fragmented, |fragment| {
             if sealed == Sealed::Sent {
-                sealed = self.send(link, carrier, part, now, tx);
+                sealed = self.send(link, carrier, fragment, outer, now, tx);
             }
         });
-        if possible {
+        if fits {
             sealed
         } else {
             Sealed::Dropped(DropReason::TooBig)
         }
     }
 
-    /// The packet whose last part has just come, in the front of the buffer.
-    fn whole(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
-        let len = self.whole.len();
+    /// Moves the packet whose last fragment has just come to the front of the buffer.
+    fn take_reassembled(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
+        let len = self.reassembled.len();
         let room = buffer.get_mut(..len).filter(|_| len > 0)?;
-        room.copy_from_slice(&self.whole);
-        self.whole.clear();
+        room.copy_from_slice(&self.reassembled);
+        self.reassembled.clear();
         Some(0..len)
     }
 
     fn position(&self, peer: &AgentId) -> Option<LinkIndex> {
-        self.ways.binary_search_by(|w| w.peer.cmp(peer)).ok().map(index_of)
+        let found = self.links.binary_search_by(|entry| entry.peer.cmp(peer));
+        found.ok().map(index_of)
     }
 }
 
 impl LinkSet for SecureLinks {
-    fn set_mtu(&mut self, mtu: u16) {
-        self.mtu = mtu;
+    fn update(&mut self, links: &[Link], now: Instant) {
+        // Events that wait in the transports are about the links of before.
+        self.take_transport_events();
+        for transport in &mut self.transports {
+            transport.update(links, now);
+        }
+        let mut before: BTreeMap<AgentId, LinkEntry> = self.links.drain(..).map(|e| (e.peer.clone(), e)).collect();
+        let mut known: BTreeSet<&AgentId> = BTreeSet::new();
+        let has_quic = self.transport(Carrier::Quic).is_some();
+        for link in links {
+            // A peer with another key is another peer: nothing that is known about the one before holds for it.
+            let same = before.remove(&link.peer).filter(|entry| entry.is_with(link));
+            if same.is_some() {
+                known.insert(&link.peer);
+            }
+            let same = same.filter(|entry| entry.transport == link.transport);
+            let mut entry = same.unwrap_or_else(|| LinkEntry::new(link));
+            entry.has_quic = link.quic.is_some() && has_quic;
+            entry.reconfigure(link);
+            if entry.always_on && entry.monitor.is_none() && self.lane == 0 {
+                entry.monitor = Some(Box::new(LinkMonitor::new(self.probes)));
+                self.monitor_at.get_or_insert(now + MONITOR_INTERVAL);
+            }
+            self.links.push(entry);
+        }
+        self.events.retain(|event| known.contains(event.peer()));
+        let in_use = self
+            .links
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.monitor.is_some());
+        self.in_use = in_use.map(|(position, _)| index_of(position)).collect();
     }
 
-    fn set_probes(&mut self, probes: Probes) {
-        self.probes = probes;
-        for observed in self.ways.iter_mut().filter_map(|way| way.observed.as_mut()) {
-            observed.wireguard.set_probes(probes);
-            observed.quic.set_probes(probes);
+    fn configure(&mut self, tables: &Tables) {
+        self.set_mtu(tables.mtu);
+        self.set_probes(tables.probes);
+        for (position, link) in tables.links.iter().enumerate() {
+            self.accept_routes(index_of(position), link.advertises);
         }
     }
 
     fn is_ready(&mut self, link: LinkIndex, now: Instant) -> bool {
-        let Some(way) = self.ways.get(link.get()).filter(|_| self.lane > 0) else {
+        let Some(entry) = self.links.get(link.get()).filter(|_| self.lane > 0) else {
             return true;
         };
-        // D15: the other end has no such lane.
-        if self.lane >= way.lanes {
+        // D15: the peer has no such lane.
+        if self.lane >= entry.peer_lanes {
             return false;
         }
-        if way.observed.is_none() {
-            self.look_whether_ready(link, now);
+        if entry.monitor.is_none() {
+            self.update_readiness(link, now);
         }
-        let Some((false, carrier)) = self.ways.get(link.get()).map(|way| (way.ready, way.carrier())) else {
+        let Some((false, carrier)) = self
+            .links
+            .get(link.get())
+            .map(|entry| (entry.is_ready, entry.carrier()))
+        else {
             return true;
         };
-        self.used(link, now);
-        match carrier {
-            Carrier::WireGuard => self.wireguard.want(link, now),
-            Carrier::Quic if self.lacks_connection(link) => {
-                self.connect(link, now);
-            }
-            Carrier::Quic => {}
+        self.mark_used(link, now);
+        if self
+            .transport(carrier)
+            .is_some_and(|transport| transport.needs_connect(link))
+        {
+            self.connect(link, carrier, now);
         }
         false
     }
 
-    fn accept_routes(&mut self, link: LinkIndex, accepts: bool) {
-        if let Some(way) = self.ways.get_mut(link.get()) {
-            way.exchange.accept(accepts && self.lane == 0 && !way.stock);
-        }
-    }
-
-    fn advertisements(&self) -> AdvertisementStats {
-        self.advertisements
-    }
-
-    fn tell(&mut self, link: LinkIndex, table: Arc<[u8]>) {
-        if let Some(way) = self.ways.get_mut(link.get()) {
-            way.exchange.tell(table);
-        }
-    }
-
-    fn leave(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        self.say_leaving(now, tx);
-    }
-
-    fn hurry(&mut self, now: Instant) {
-        self.next = self.next.map(|_| now);
-    }
-
-    fn local_refused(&mut self, local: IpAddr) {
-        self.wireguard.local_refused(local);
-        if let Some(quic) = &mut self.quic {
-            quic.local_refused(local);
-        }
-    }
-
-    fn expect(&mut self, peer: &AgentId, now: Instant) {
-        if let Some(link) = self.position(peer) {
-            self.is_ready(link, now);
-        }
-    }
-
-    fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
-        if let Some(link) = self.position(peer) {
-            self.wireguard.moved(link, to);
-        }
-    }
-
-    fn update(&mut self, links: &[Link], now: Instant) {
-        // What the transports have to say is about the links of before.
-        self.listen();
-        self.wireguard.update(links, now);
-        if let Some(quic) = &mut self.quic {
-            quic.update(links, now);
-        }
-        let mut before: BTreeMap<AgentId, Way> = self.ways.drain(..).map(|w| (w.peer.clone(), w)).collect();
-        let mut known: BTreeSet<&AgentId> = BTreeSet::new();
-        for link in links {
-            // With another key it is somebody else: nothing that is known of the one before holds for it.
-            let same = before.remove(&link.peer).filter(|way| way.is_with(link));
-            if same.is_some() {
-                known.insert(&link.peer);
-            }
-            let same = same.filter(|way| way.transport == link.transport);
-            let mut way = same.unwrap_or_else(|| Way::new(link));
-            way.quic = link.quic.is_some() && self.quic.is_some();
-            way.settle(link);
-            if way.always && way.observed.is_none() && self.lane == 0 {
-                way.observed = Some(Box::new(Observed::new(self.probes)));
-                self.next.get_or_insert(now + STEP);
-            }
-            way.lanes = link.peer_lanes;
-            self.ways.push(way);
-        }
-        self.events.retain(|event| known.contains(event.peer()));
-        self.in_use.clear();
-        for (position, way) in self.ways.iter().enumerate() {
-            if way.observed.is_some() {
-                self.in_use.push(index_of(position));
-            }
-        }
-    }
-
-    fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed {
-        let Some(way) = self.ways.get_mut(link.get()) else {
+    fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed {
+        let Some(entry) = self.links.get_mut(link.get()) else {
             return Sealed::Dropped(DropReason::NoLink);
         };
-        let carrier = way.carrier();
+        let carrier = entry.carrier();
         if carrier == Carrier::Quic {
-            way.packets[1] += 1;
-            way.bytes[1] += packet.len() as u64;
+            entry.tx.count(packet);
         }
-        self.used(link, now);
-        match self.max_packet(link) {
-            Some(limit) if packet.len() > usize::from(limit) => self.in_parts(link, carrier, packet, limit, now, tx),
-            Some(_) | None => self.send(link, carrier, packet, now, tx),
+        self.mark_used(link, now);
+        let outer = Outer {
+            ecn,
+            dont_fragment: false,
+        };
+        match self.limit_of(link) {
+            Some(limit) if packet.len() > usize::from(limit) => {
+                self.send_fragmented(link, carrier, packet, (limit, outer), now, tx)
+            }
+            Some(_) | None => self.send(link, carrier, packet, outer, now, tx),
         }
     }
 
     fn max_packet(&mut self, link: LinkIndex) -> Option<u16> {
-        let way = self.ways.get(link.get())?;
-        match way.carrier() {
-            Carrier::WireGuard => way.limit,
-            Carrier::Quic => self.quic.as_ref()?.max_packet(link),
-        }
+        self.limit_of(link)
     }
 
     fn open(
@@ -363,24 +469,23 @@ impl LinkSet for SecureLinks {
         buffer: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        if datagram.first().is_some_and(|first| *first >= QUIC) {
-            return match self.quic.as_mut().map(|q| q.open(datagram, from, now, tx)) {
-                Some(Taken::Known) => Opened::Control,
-                Some(Taken::Refused) | None => Opened::Refused(DropReason::BadDatagram),
-            };
-        }
-        if from.port == Port::Quic {
+        let is_quic = datagram.first().is_some_and(|first| *first >= FIRST_QUIC_BYTE);
+        let carrier = match from.port {
+            _ if is_quic => Carrier::Quic,
+            Port::Lane => Carrier::WireGuard,
+            Port::Quic => return Opened::Refused(DropReason::BadDatagram),
+        };
+        let Some(transport) = self.transport_mut(carrier) else {
             return Opened::Refused(DropReason::BadDatagram);
-        }
-        match self.wireguard.open(datagram, from, now, buffer, tx) {
+        };
+        match transport.open(datagram, from, now, buffer, tx) {
             Opened::Packet(link, range) => {
                 let packet = buffer.get(range.clone()).unwrap_or_default();
-                if self.arrived(link, Carrier::WireGuard, packet, now, tx) {
-                    Opened::Packet(link, range)
-                } else {
-                    self.whole(buffer)
-                        .map_or(Opened::Control, |range| Opened::Packet(link, range))
+                if self.receive(link, carrier, packet, now, tx) {
+                    return Opened::Packet(link, range);
                 }
+                self.take_reassembled(buffer)
+                    .map_or(Opened::Control, |range| Opened::Packet(link, range))
             }
             other => other,
         }
@@ -393,111 +498,62 @@ impl LinkSet for SecureLinks {
         tx: &mut impl TransmitSink,
     ) -> Option<(LinkIndex, Range<usize>)> {
         loop {
-            let (link, packet) = self.quic.as_mut()?.next_packet()?;
+            // WireGuard has no further packets: each of its datagrams holds one.
+            let (link, packet) = self.transport_mut(Carrier::Quic)?.next_packet()?;
             let Some(room) = buffer.get_mut(..packet.len()) else {
                 continue;
             };
-            if self.ways.len() > link.get() && self.arrived(link, Carrier::Quic, &packet, now, tx) {
+            if self.links.len() > link.get() && self.receive(link, Carrier::Quic, &packet, now, tx) {
                 room.copy_from_slice(&packet);
                 return Some((link, 0..packet.len()));
             }
-            if let Some(range) = self.whole(buffer) {
+            if let Some(range) = self.take_reassembled(buffer) {
                 return Some((link, range));
             }
         }
     }
 
     fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        if let Some(quic) = &mut self.quic {
-            quic.flush(now, tx);
+        for transport in &mut self.transports {
+            transport.flush(now, tx);
         }
     }
 
     fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        self.wireguard.handle_timeout(now, tx);
-        if let Some(quic) = &mut self.quic {
-            quic.handle_timeout(now, tx);
+        for transport in &mut self.transports {
+            transport.handle_timeout(now, tx);
         }
-        self.listen();
-        if self.next.is_some_and(|t| t <= now) {
+        self.take_transport_events();
+        if self.monitor_at.is_some_and(|at| at <= now) {
             let mut in_use = std::mem::take(&mut self.in_use);
-            in_use.retain(|link| self.observe(*link, now, tx));
+            in_use.retain(|link| self.monitor(*link, now, tx));
             self.in_use = in_use;
-            self.next = (!self.in_use.is_empty()).then_some(now + STEP);
+            self.monitor_at = (!self.in_use.is_empty()).then_some(now + MONITOR_INTERVAL);
             self.flush(now, tx);
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let quic = self.quic.as_ref().and_then(Quic::poll_timeout);
-        [self.wireguard.poll_timeout(), quic, self.next]
-            .into_iter()
-            .flatten()
-            .min()
+        let transports = self.transports.iter().filter_map(AnyTransport::poll_timeout);
+        transports.chain(self.monitor_at).min()
     }
 
     fn poll_event(&mut self) -> Option<Event> {
-        self.listen();
+        self.take_transport_events();
         self.events.pop_front()
     }
 
-    fn status(&self, now: Instant) -> Vec<LinkStatus> {
-        let one = |(position, way): (usize, &Way)| {
-            let link = index_of(position);
-            let wireguard = self.wireguard.status_of(link, now);
-            let quic = self.quic.as_ref().and_then(|q| q.path(link));
-            let mut status = match (wireguard, way.used) {
-                (Some(status), _) => status,
-                (None, Some(_)) => LinkStatus::new(way.peer.clone()),
-                (None, None) => return None,
-            };
-            status.transport = way.carrier();
-            status.mtu = match (way.carrier(), &self.quic) {
-                (Carrier::Quic, Some(quic)) => quic.max_packet(link),
-                (Carrier::Quic, None) => None,
-                (Carrier::WireGuard, _) => way.limit,
-            }
-            .map(|most: u16| most.min(self.mtu));
-            status.rx_packets += way.packets[0];
-            status.tx_packets += way.packets[1];
-            status.rx_bytes += way.bytes[0];
-            status.tx_bytes += way.bytes[1];
-            if way.carrier() == Carrier::Quic {
-                match quic {
-                    Some((endpoint, rtt, since)) => {
-                        (status.state, status.reason) = (LinkState::Up, None);
-                        status.endpoint = Some(endpoint);
-                        status.handshake_age = Some(now.saturating_duration_since(since).as_secs_f64());
-                        status.rtt_ms = Some(rtt.as_secs_f64() * 1000.0);
-                    }
-                    None if self.quic.as_ref().is_some_and(|q| q.is_connecting(link)) => {
-                        (status.state, status.reason) = (LinkState::Connecting, None);
-                    }
-                    None => {}
-                }
-            }
-            if let Some(observed) = &way.observed {
-                let echoes = match way.carrier() {
-                    Carrier::WireGuard => &observed.wireguard,
-                    Carrier::Quic => &observed.quic,
-                };
-                status.rtt_ms = echoes.rtt().map(|t| t.as_secs_f64() * 1000.0).or(status.rtt_ms);
-                status.loss = echoes.loss(now).map(|(share, _)| share);
-            }
-            Some(status)
-        };
-        self.ways.iter().enumerate().filter_map(one).collect()
-    }
-
-    fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
-        self.wireguard.endpoints()
-    }
-
     fn take_lost(&mut self) -> u64 {
-        self.wireguard.take_lost() + self.quic.as_mut().map_or(0, Quic::take_lost)
+        self.transports.iter_mut().map(AnyTransport::take_lost).sum()
     }
 
-    fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>) {
-        self.wireguard.remember_endpoints(endpoints);
+    fn drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        self.announce_drain(now, tx);
+    }
+
+    fn source_unavailable(&mut self, local: IpAddr) {
+        for transport in &mut self.transports {
+            transport.source_unavailable(local);
+        }
     }
 }

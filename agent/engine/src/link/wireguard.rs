@@ -1,15 +1,18 @@
-//! The links of one engine over WireGuard: who a datagram belongs to, and which links exist.
+//! WireGuard for all links of one engine: which peer a datagram belongs to, and which peers exist. One peer is in [`peer`],
+//! the states of its handshakes in [`handshake`].
 //!
-//! Data is told apart by the receiver index, whose upper 24 bits are ours: a generation and a slot. Handshakes are told
-//! apart by the static key inside. What one link does stands in [`peer`].
+//! The receiver index of a data message selects the peer: its upper 24 bits are a generation and a slot. For an initiation
+//! it is the static key inside.
 //!
-//! boringtun reads the clock and the system's randomness itself; that stays in here.
+//! boringtun reads the clock and the random numbers of the system itself. Nothing outside of this module depends on that.
 
+mod handshake;
 mod peer;
 mod sources;
 
-use super::{Event, LinkSet, Opened, Sealed};
-use crate::buffer::{Path, TransmitSink};
+use super::transport::{NoSession, PathHint, SecureTransport, SessionState, TransportEvent};
+use super::{Opened, Sealed, commit};
+use crate::buffer::{Outer, Path, TransmitSink};
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -28,84 +31,86 @@ use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_proto::status::LinkStatus;
 
-/// How often boringtun's timers run: time stands still inside it in between.
-const TICK: Duration = Duration::from_millis(200);
+/// How often boringtun's timers run. Its clock stands still in between, so this is their precision, fine enough for
+/// retries after 400 ms.
+const TICK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Handshake messages a second beyond which strangers must show that they own their address (cookies). Each is counted
-/// twice: before the key inside is looked at, and by the peer's own check.
-const HANDSHAKES_A_SECOND: u64 = 2 * 1000;
+/// Handshake messages per second beyond which senders must prove that they own their address (cookie replies). boringtun
+/// counts each message twice: before the key inside is decrypted, and in the peer's own check.
+const MAX_HANDSHAKES_PER_SECOND: u64 = 2 * 1000;
 
-/// The part of a receiver index that is the slot.
+/// Bits of a receiver index for the slot. Above them are 8 bits for the generation, below them 8 for the session.
 const SLOT_BITS: u32 = 16;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 
-/// Datagrams of unknown sessions are looked into at most this often.
-const STRANGERS: Duration = Duration::from_millis(50);
+/// Least time between two searches for the sender of an unknown session: each looks at all peers.
+const UNKNOWN_SESSION_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Longest message that is not data, bytes.
-const LONGEST_CONTROL: usize = 148;
+/// Length of the longest message that is not data, an initiation, bytes.
+const MAX_CONTROL_LEN: usize = 148;
 
-/// Own identity, shared by all peers.
+/// The agent's identity, shared by all peers.
 struct Identity {
     private: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: Arc<RateLimiter>,
-    /// Counted up with each session state made, so that a late answer to an earlier one of the same slot is not
-    /// taken for one to this.
+    /// Counts the session states made. A late response to an earlier state of the same slot has another generation, and is
+    /// not mistaken for a response to the present one.
     generation: u8,
 }
 
 impl Identity {
-    /// Makes the session state of a link. Costs a Diffie-Hellman.
+    /// Makes the session state of a peer. It costs a Diffie-Hellman operation.
     fn tunn(&mut self, link: &Link, slot: usize) -> Tunn {
         self.generation = self.generation.wrapping_add(1);
-        // 24 bits: generation and slot; boringtun adds eight for the session.
+        // boringtun appends eight bits for the session.
         #[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
         let index = u32::from(self.generation) << SLOT_BITS | slot as u32 & SLOT_MASK;
         let (key, psk) = (
             x25519::PublicKey::from(link.public_key.0),
             link.preshared_key.map(|k| k.0),
         );
-        // Keepalives are ours: boringtun's, on at both ends, make both fight to be initiator.
+        // Without boringtun's keepalives: if both ends use them, both initiate handshakes at the same time.
         Tunn::new(self.private.clone(), key, psk, None, index, Some(self.limiter.clone()))
     }
 }
 
-/// What the links have to say.
+/// What the owner of the links has not read yet.
 #[derive(Default)]
-struct News {
-    events: VecDeque<Event>,
-    /// Packets that waited for a handshake in vain, not told yet.
+struct TransportEvents {
+    queue: VecDeque<TransportEvent>,
+    /// Packets that waited in vain for a handshake.
     lost: u64,
 }
 
-impl News {
-    /// Says where a peer is now. A peer that moves with every datagram makes one event of many.
-    fn moved(&mut self, peer: &AgentId, to: SocketAddr) {
-        match self.events.back_mut() {
-            Some(Event::Moved(before, at)) if before == peer => *at = to,
-            _ => self.events.push_back(Event::Moved(peer.clone(), to)),
+impl TransportEvents {
+    /// A peer that moves with every datagram makes one event of many.
+    fn endpoint_changed(&mut self, peer: &AgentId, to: SocketAddr) {
+        match self.queue.back_mut() {
+            Some(TransportEvent::EndpointChanged(before, at)) if before == peer => *at = to,
+            _ => self.queue.push_back(TransportEvent::EndpointChanged(peer.clone(), to)),
         }
     }
 }
 
-/// All WireGuard links of one engine.
-pub struct WireGuard {
+/// WireGuard for all links of one engine.
+pub(super) struct WireGuard {
     identity: Identity,
-    /// By slot.
+    /// By slot. A peer keeps its slot, which its receiver indices contain, while it is configured.
     peers: Vec<Option<Peer>>,
-    /// By [`LinkIndex`]: the slot.
+    /// The slot of each [`LinkIndex`].
     slots: Vec<usize>,
+    /// The slot of each public key.
     by_key: BTreeMap<[u8; 32], usize>,
-    news: News,
+    events: TransportEvents,
     next_tick: Option<Instant>,
-    /// When a datagram of an unknown session was last looked into.
-    stranger: Option<Instant>,
-    /// How many handshakes each address may still begin.
+    /// When the sender of an unknown session was last searched for.
+    last_unknown_session: Option<Instant>,
+    /// Limits the handshakes of each address.
     sources: Sources,
     /// Which of the agent's lanes this is.
     lane: u16,
-    /// Places where peers were last heard, from an earlier run.
+    /// The endpoints that peers sent from before a restart, or before they left the configuration.
     remembered: BTreeMap<AgentId, SocketAddr>,
 }
 
@@ -118,59 +123,32 @@ impl std::fmt::Debug for WireGuard {
 }
 
 impl WireGuard {
-    /// The links of the agent with this private key; none yet.
-    #[must_use]
-    pub fn new(private_key: [u8; 32]) -> Self {
+    /// For the agent with this private key; without links.
+    pub(super) fn new(private_key: [u8; 32]) -> Self {
         let private = x25519::StaticSecret::from(private_key);
         let public = x25519::PublicKey::from(&private);
         Self {
             identity: Identity {
-                limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_A_SECOND)),
+                limiter: Arc::new(RateLimiter::new(&public, MAX_HANDSHAKES_PER_SECOND)),
                 private,
                 public,
-                // Another start than the last run's, whose handshakes may still be answered.
+                // Random, as responses to handshakes from before a restart may still come.
                 generation: RandomState::new().build_hasher().finish() as u8,
             },
             peers: Vec::new(),
             slots: Vec::new(),
             by_key: BTreeMap::new(),
-            news: News::default(),
+            events: TransportEvents::default(),
             next_tick: None,
-            stranger: None,
+            last_unknown_session: None,
             sources: Sources::new(),
             lane: 0,
             remembered: BTreeMap::new(),
         }
     }
 
-    /// This is another lane than the first: peers are reached so many ports above their endpoints.
-    pub(super) fn set_lane(&mut self, lane: u16) {
-        self.lane = lane;
-    }
-
-    /// A session is wanted, and no packet waits for it.
-    pub(super) fn want(&mut self, link: LinkIndex, now: Instant) {
-        let slot = self.slots.get(link.get()).copied();
-        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
-            return;
-        };
-        if peer.want() {
-            peer.ensure_open(&mut self.identity, slot);
-            self.next_tick = Some(now);
-        }
-    }
-
-    /// The first lane heard the peer there.
-    pub(super) fn moved(&mut self, link: LinkIndex, to: SocketAddr) {
-        let (slot, to) = (self.slots.get(link.get()).copied(), above(to, self.lane));
-        if let Some(peer) = slot.and_then(|s| self.peers.get_mut(s)?.as_mut()) {
-            peer.set_endpoint(to);
-        }
-    }
-
-    /// The key that others must pin.
-    #[must_use]
-    pub fn public_key(&self) -> PublicKey {
+    /// The key that peers must pin.
+    pub(super) fn public_key(&self) -> PublicKey {
         PublicKey(self.identity.public.to_bytes())
     }
 
@@ -178,33 +156,27 @@ impl WireGuard {
         self.peers.get(*self.slots.get(link.get())?)?.as_ref()
     }
 
-    /// Where datagrams for a peer go.
-    pub(super) fn endpoint(&self, link: LinkIndex) -> Option<Path> {
-        self.peer(link)?.endpoint()
+    /// The peer of a link with its slot, and all that its methods need besides.
+    fn peer_mut(&mut self, link: LinkIndex) -> Option<(usize, &mut Peer, &mut Identity, &mut TransportEvents)> {
+        let slot = *self.slots.get(link.get())?;
+        let peer = self.peers.get_mut(slot)?.as_mut()?;
+        Some((slot, peer, &mut self.identity, &mut self.events))
     }
 
-    /// Whether a link has a session, and since when it asks for one in vain.
-    pub(super) fn session(&self, link: LinkIndex) -> (bool, Option<Instant>) {
-        self.peer(link).map_or((false, None), Peer::session)
-    }
-
-    /// The status of one link; none: never used.
-    pub(super) fn status_of(&self, link: LinkIndex, now: Instant) -> Option<LinkStatus> {
-        self.peer(link)?.status(now)
-    }
-
+    /// The slot in a receiver index, if it has a peer.
     fn slot_of(&self, receiver_index: u32) -> Option<usize> {
         let slot = (receiver_index >> 8 & SLOT_MASK) as usize;
         self.peers.get(slot)?.as_ref().map(|_| slot)
     }
 
     fn tick_soon(&mut self, now: Instant) {
-        self.next_tick.get_or_insert(now + TICK);
+        self.next_tick.get_or_insert(now + TICK_INTERVAL);
     }
 
-    fn handshake(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
+    /// Takes an initiation, in order of cost: rate limit, source limit, decryption of the key inside, the peer.
+    fn handle_initiation(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
         self.identity.limiter.reset_count();
-        let mut cookie = [0; LONGEST_CONTROL];
+        let mut cookie = [0; MAX_CONTROL_LEN];
         let checked = self
             .identity
             .limiter
@@ -212,7 +184,7 @@ impl WireGuard {
         let init = match checked {
             Ok(Packet::HandshakeInit(init)) => init,
             Err(TunnResult::WriteToNetwork(reply)) => {
-                send(reply, from, tx);
+                commit(tx, &from.into(), reply);
                 return Opened::Control;
             }
             _ => return Opened::Refused(DropReason::BadDatagram),
@@ -221,23 +193,23 @@ impl WireGuard {
             return Opened::Refused(DropReason::BadDatagram);
         }
         let Identity { private, public, .. } = &self.identity;
-        let Ok(half) = parse_handshake_anon(private, public, &init) else {
+        let Ok(initiation) = parse_handshake_anon(private, public, &init) else {
             return Opened::Refused(DropReason::BadDatagram);
         };
-        let slot = self.by_key.get(&half.peer_static_public).copied();
+        let slot = self.by_key.get(&initiation.peer_static_public).copied();
         let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
             return Opened::Refused(DropReason::BadDatagram);
         };
         let was_open = peer.is_open();
         peer.ensure_open(&mut self.identity, slot);
-        let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.news);
-        // Anyone can put a known public key into a handshake: what cannot prove it leaves nothing behind.
+        let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.events);
+        // Anybody can put a public key into an initiation. One that does not verify must not leave session state behind.
         if !was_open && matches!(reply, Reply::Refused(_) | Reply::NoSession) {
-            peer.close(&mut self.news);
+            peer.close(now, &mut self.events);
         }
         let opened = match reply {
             Reply::Send(len) => {
-                send(cookie.get(..len).unwrap_or_default(), from, tx);
+                commit(tx, &from.into(), cookie.get(..len).unwrap_or_default());
                 Opened::Control
             }
             Reply::Nothing => Opened::Control,
@@ -248,16 +220,17 @@ impl WireGuard {
         opened
     }
 
-    /// Answers to our handshakes, and cookies.
-    fn answer(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
+    /// Takes a response to an initiation of ours, or a cookie reply.
+    fn handle_response(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
+        // The receiver index of a cookie reply (type 3) comes after four bytes, that of a response after eight.
         let at = if datagram.first() == Some(&3) { 4 } else { 8 };
-        let Some((peer, news)) = self.receiver(datagram, at) else {
+        let Some((peer, events)) = self.receiver(datagram, at) else {
             return Opened::Refused(DropReason::BadDatagram);
         };
-        let mut out = [0; LONGEST_CONTROL];
-        match peer.receive(datagram, from, now, &mut out, news) {
+        let mut out = [0; MAX_CONTROL_LEN];
+        match peer.receive(datagram, from, now, &mut out, events) {
             Reply::Send(len) => {
-                send(out.get(..len).unwrap_or_default(), from, tx);
+                commit(tx, &from.into(), out.get(..len).unwrap_or_default());
                 peer.flush(now, tx);
                 Opened::Control
             }
@@ -267,23 +240,21 @@ impl WireGuard {
         }
     }
 
-    /// The peer whose index stands at `at` of the datagram.
-    fn receiver(&mut self, datagram: &[u8], at: usize) -> Option<(&mut Peer, &mut News)> {
+    /// The peer of the receiver index at byte `at` of the datagram.
+    fn receiver(&mut self, datagram: &[u8], at: usize) -> Option<(&mut Peer, &mut TransportEvents)> {
         let index = u32::from_le_bytes(*datagram.get(at..)?.first_chunk()?);
         let slot = self.slot_of(index)?;
-        Some((self.peers.get_mut(slot)?.as_mut()?, &mut self.news))
+        Some((self.peers.get_mut(slot)?.as_mut()?, &mut self.events))
     }
 
-    /// Data for a session that we do not have, from where a peer is: that peer does not know that we restarted, and a
-    /// handshake from our side ends its silence. Anyone can send such a datagram, so this is done rarely.
+    /// Takes data of an unknown session. If it comes from a peer's endpoint, that peer does not know yet that this agent
+    /// restarted: a handshake replaces the session. Anybody can send such datagrams, so the rate is limited.
     fn unknown_session(&mut self, from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) {
-        if self
-            .stranger
-            .is_some_and(|t| now.saturating_duration_since(t) < STRANGERS)
-        {
+        let is_recent = |at| now.saturating_duration_since(at) < UNKNOWN_SESSION_INTERVAL;
+        if self.last_unknown_session.is_some_and(is_recent) {
             return;
         }
-        self.stranger = Some(now);
+        self.last_unknown_session = Some(now);
         let here = |(slot, peer): (usize, &mut Option<Peer>)| match peer {
             Some(found) if found.is_at(from) => Some(slot),
             Some(_) | None => None,
@@ -293,13 +264,13 @@ impl WireGuard {
             && peer.may_restart(now)
         {
             peer.ensure_open(&mut self.identity, slot);
-            peer.initiate(now, tx, &mut self.news);
+            peer.initiate(now, tx, &mut self.events);
             self.tick_soon(now);
         }
     }
 
-    /// The first free slot from `at` on.
-    fn vacant(&mut self, at: usize) -> usize {
+    /// The first free slot from `at` on, which is made if there is none.
+    fn free_slot(&mut self, at: usize) -> usize {
         let free = self.peers.iter().enumerate().skip(at).find(|(_, peer)| peer.is_none());
         free.map(|(slot, _)| slot).unwrap_or_else(|| {
             self.peers.push(None);
@@ -308,7 +279,10 @@ impl WireGuard {
     }
 }
 
-impl LinkSet for WireGuard {
+impl SecureTransport for WireGuard {
+    // Probes inside the link find it (D20).
+    const DISCOVERS_PATH_MTU: bool = false;
+
     fn update(&mut self, links: &[Link], now: Instant) {
         let mut before: BTreeMap<AgentId, usize> = BTreeMap::new();
         for (slot, peer) in self.peers.iter().enumerate() {
@@ -316,32 +290,32 @@ impl LinkSet for WireGuard {
                 before.insert(peer.name().clone(), slot);
             }
         }
-        // Old ones go first: their slots are free for new ones.
+        // Peers that are gone are removed first: their slots are for new ones.
         for (name, slot) in &before {
             if links.binary_search_by(|l| l.peer.cmp(name)).is_err()
                 && let Some(mut gone) = self.peers.get_mut(*slot).and_then(Option::take)
             {
-                gone.close(&mut self.news);
-                // It may come back, and be where it was.
+                gone.close(now, &mut self.events);
+                // The peer may be configured again, and still have that address.
                 self.remembered.extend(gone.heard().map(|at| (name.clone(), at)));
             }
         }
         self.slots.clear();
         self.by_key.clear();
-        // No slot before this one is free.
+        // All slots before this one are in use.
         let mut cursor = 0;
         for (position, link) in links.iter().enumerate() {
             let here = Link {
                 endpoint: link.endpoint.map(|e| above(e, self.lane)),
-                // Nobody is there to keep a session with (D15).
-                always_on: link.always_on && self.lane < link.peer_lanes,
+                // D15: the peer has no such lane.
+                always_on: link.always_on && self.lane < link.lanes,
                 ..link.clone()
             };
             let link = &here;
             let slot = match before.get(&link.peer) {
                 Some(slot) => *slot,
                 None => {
-                    let slot = self.vacant(cursor);
+                    let slot = self.free_slot(cursor);
                     cursor = slot + 1;
                     let heard = self.remembered.get(&link.peer).copied();
                     if let Some(place) = self.peers.get_mut(slot) {
@@ -356,25 +330,72 @@ impl LinkSet for WireGuard {
                 continue;
             };
             peer.index = super::index_of(position);
-            peer.reconfigure(link, now, &mut self.news);
+            peer.reconfigure(link, now, &mut self.events);
         }
-        // Whoever wants a handshake starts it now and not at the next tick.
+        // Requested handshakes start now, not with the next tick.
         self.next_tick = Some(now);
     }
 
-    fn seal(&mut self, link: LinkIndex, packet: &[u8], now: Instant, tx: &mut impl TransmitSink) -> Sealed {
-        let slot = self.slots.get(link.get()).copied();
-        let Some((slot, peer)) = slot.and_then(|s| Some((s, self.peers.get_mut(s)?.as_mut()?))) else {
-            return Sealed::Dropped(DropReason::NoLink);
+    fn set_lane(&mut self, lane: u16) {
+        self.lane = lane;
+    }
+
+    fn session(&self, link: LinkIndex) -> SessionState {
+        self.peer(link).map_or(SessionState::Down, Peer::session)
+    }
+
+    fn needs_connect(&self, link: LinkIndex) -> bool {
+        self.peer(link).is_some_and(Peer::may_request_session)
+    }
+
+    fn connect(&mut self, link: LinkIndex, _hint: PathHint, now: Instant) -> bool {
+        let Some((slot, peer, identity, _)) = self.peer_mut(link) else {
+            return false;
         };
-        if let Some(sealed) = peer.seal(packet, now, tx) {
-            return sealed;
+        let is_new = peer.request_session(now);
+        if is_new {
+            peer.ensure_open(identity, slot);
+            self.next_tick = Some(now);
         }
-        // No session: the slow way.
-        peer.ensure_open(&mut self.identity, slot);
-        let sealed = peer.wait(packet, now, tx, &mut self.news);
+        is_new
+    }
+
+    /// Drops the session state. WireGuard has no message that closes a session, so the peer notices its silence.
+    fn close(&mut self, link: LinkIndex, now: Instant, _reason: &'static str) {
+        if let Some((_, peer, _, events)) = self.peer_mut(link) {
+            peer.close(now, events);
+        }
+    }
+
+    fn endpoint(&self, link: LinkIndex) -> Option<Path> {
+        self.peer(link)?.endpoint()
+    }
+
+    fn set_endpoint(&mut self, link: LinkIndex, to: SocketAddr) {
+        let to = above(to, self.lane);
+        if let Some((_, peer, _, _)) = self.peer_mut(link) {
+            peer.set_endpoint(to);
+        }
+    }
+
+    fn seal(
+        &mut self,
+        link: LinkIndex,
+        packet: &[u8],
+        outer: Outer,
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) -> Result<Sealed, NoSession> {
+        let Some((slot, peer, identity, events)) = self.peer_mut(link) else {
+            return Ok(Sealed::Dropped(DropReason::NoLink));
+        };
+        if let Some(sealed) = peer.seal(packet, outer, now, tx) {
+            return Ok(sealed);
+        }
+        peer.ensure_open(identity, slot);
+        let sealed = peer.wait(packet, outer, now, tx, events);
         self.tick_soon(now);
-        sealed
+        Ok(sealed)
     }
 
     fn open(
@@ -385,15 +406,15 @@ impl LinkSet for WireGuard {
         output: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // Data first: nearly everything is. Type and three zero bytes, index, counter, tag.
+        // Data first, as nearly every datagram is: type and three zero bytes, receiver index, counter, tag.
         match (datagram.first_chunk::<4>(), datagram.len()) {
             (Some([4, 0, 0, 0]), 32..) => {
-                let Some((peer, news)) = self.receiver(datagram, 4) else {
+                let Some((peer, events)) = self.receiver(datagram, 4) else {
                     self.unknown_session(from.remote, now, tx);
                     return Opened::Refused(DropReason::BadDatagram);
                 };
                 let link = peer.index;
-                let reply = peer.receive(datagram, from, now, output, news);
+                let reply = peer.receive(datagram, from, now, output, events);
                 peer.flush(now, tx);
                 match reply {
                     Reply::NoSession => {
@@ -405,8 +426,8 @@ impl LinkSet for WireGuard {
                     Reply::Refused(reason) => Opened::Refused(reason),
                 }
             }
-            (Some([1, 0, 0, 0]), 148) => self.handshake(datagram, from, now, tx),
-            (Some([2, 0, 0, 0]), 92) | (Some([3, 0, 0, 0]), 64) => self.answer(datagram, from, now, tx),
+            (Some([1, 0, 0, 0]), 148) => self.handle_initiation(datagram, from, now, tx),
+            (Some([2, 0, 0, 0]), 92) | (Some([3, 0, 0, 0]), 64) => self.handle_response(datagram, from, now, tx),
             _ => Opened::Refused(DropReason::BadDatagram),
         }
     }
@@ -419,28 +440,32 @@ impl LinkSet for WireGuard {
         let mut open = false;
         for (slot, peer) in self.peers.iter_mut().enumerate() {
             let Some(peer) = peer else { continue };
-            if peer.asks() {
+            if peer.is_handshake_requested() {
                 peer.ensure_open(&mut self.identity, slot);
             }
             if peer.is_open() {
                 open = true;
-                peer.tick(now, tx, &mut self.news);
+                peer.tick(now, tx, &mut self.events);
             }
         }
-        self.next_tick = open.then_some(now + TICK);
+        self.next_tick = open.then_some(now + TICK_INTERVAL);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.next_tick
     }
 
-    fn poll_event(&mut self) -> Option<Event> {
-        self.news.events.pop_front()
+    fn poll_event(&mut self) -> Option<TransportEvent> {
+        self.events.queue.pop_front()
     }
 
-    fn status(&self, now: Instant) -> Vec<LinkStatus> {
-        let links = (0..self.slots.len()).map(super::index_of);
-        links.filter_map(|link| self.status_of(link, now)).collect()
+    fn describe(&self, link: LinkIndex, now: Instant, status: &mut LinkStatus) -> bool {
+        let described = self.peer(link).and_then(|peer| peer.status(now));
+        let is_used = described.is_some();
+        if let Some(described) = described {
+            *status = described;
+        }
+        is_used
     }
 
     fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
@@ -453,22 +478,18 @@ impl LinkSet for WireGuard {
         self.remembered.extend(here);
     }
 
-    fn local_refused(&mut self, local: IpAddr) {
+    fn source_unavailable(&mut self, local: IpAddr) {
         for peer in self.peers.iter_mut().flatten() {
-            peer.local_refused(local);
+            peer.source_unavailable(local);
         }
     }
 
     fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.news.lost)
+        std::mem::take(&mut self.events.lost)
     }
 }
 
-/// Where a lane of an agent is: so many ports above its first.
+/// The address of an agent's lane: its port is the one of lane 0 plus the lane's number (D15).
 fn above(first: SocketAddr, lane: u16) -> SocketAddr {
     SocketAddr::new(first.ip(), first.port().saturating_add(lane))
-}
-
-fn send(message: &[u8], to: Path, tx: &mut impl TransmitSink) {
-    super::commit(tx, to, message);
 }

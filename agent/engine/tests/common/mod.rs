@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_engine::buffer::{Collected, Path, Port};
 use tombolo_engine::engine::Engine;
+use tombolo_engine::link::Event;
 use tombolo_engine::link::secure::SecureLinks;
-use tombolo_engine::link::{Event, LinkSet};
-use tombolo_engine::tables::{LinkIndex, RoutingState, Tables};
+use tombolo_engine::tables::{Dynamic, LinkIndex, Tables};
 use tombolo_proto::config::{
     AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet,
 };
@@ -356,20 +356,20 @@ impl World {
         self.take(node, tx);
     }
 
-    /// A node announces that it is about to stop.
-    pub fn leave(&mut self, node: usize) {
+    /// A node says that it is about to stop.
+    pub fn drain(&mut self, node: usize) {
         let mut tx = Collected::default();
-        self.nodes[node].engine.leave(self.now, &mut tx);
+        self.nodes[node].engine.drain(self.now, &mut tx);
         self.nodes[node].engine.flush(self.now, &mut tx);
         self.take(node, tx);
     }
 
-    /// A node advertises a table of routes at once, as an agent does.
-    pub fn tell(&mut self, node: usize, link: LinkIndex, table: Arc<[u8]>) {
+    /// A node tells of routes, as an agent does: at once.
+    pub fn advertise(&mut self, node: usize, link: LinkIndex, table: Arc<[u8]>) {
         let mut tx = Collected::default();
         let engine = &mut self.nodes[node].engine;
-        engine.links_mut().tell(link, table);
-        engine.links_mut().hurry(self.now);
+        engine.links_mut().advertise(link, table);
+        engine.links_mut().advertise_now(self.now);
         engine.handle_timeout(self.now, &mut tx);
         engine.flush(self.now, &mut tx);
         self.take(node, tx);

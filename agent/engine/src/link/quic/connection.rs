@@ -1,4 +1,4 @@
-//! One QUIC connection, and what is known of it.
+//! One QUIC connection and its state.
 
 use super::tls::pin_of;
 use crate::buffer::Path;
@@ -6,49 +6,48 @@ use crate::link::Sealed;
 use crate::tables::LinkIndex;
 use crate::verdict::DropReason;
 use bytes::Bytes;
-use quinn_proto::{ConnectionEvent, Event, SendDatagramError, VarInt};
+use quinn_proto::{Event, SendDatagramError, VarInt};
 use rustls::pki_types::CertificateDer;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::KeyPin;
 
-/// A handshake that takes longer is given up.
+/// A handshake that takes longer is given up: time for three transmissions of the first flight at quinn's initial timeout
+/// of one second, doubled each time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something that a connection said.
-pub(super) enum Heard {
-    /// Nothing more.
-    Nothing,
-    /// The other end has proven to hold this key.
+/// Something that happened to a connection.
+pub(super) enum ConnectionEvent {
+    /// The handshake is complete: the peer has proven to hold this key.
     Established(Option<KeyPin>),
-    /// It is over, and why it ended.
+    /// The connection ended, not by this end, for this reason.
     Lost(String),
-    /// The other end is elsewhere.
-    Moved(Path),
+    /// The peer migrated to this path.
+    PathChanged(Path),
 }
 
 /// A connection.
 pub(super) struct Connection {
     pub(super) inner: quinn_proto::Connection,
-    /// Whose it is; none: not known yet, or not in the configuration any more.
+    /// Its link; `None`: not known yet, or not configured any more.
     pub(super) link: Option<LinkIndex>,
-    /// The key that the other end has, or must have.
+    /// The key that the peer has proven, or has to prove.
     pin: Option<KeyPin>,
-    /// Closed by either end, or given up: it carries nothing more.
+    /// Closed by either end, or given up: it carries no more packets.
     pub(super) over: bool,
     /// Since when it carries packets.
     pub(super) established: Option<Instant>,
-    /// May have something to send.
+    /// It may have something to send.
     pub(super) dirty: bool,
-    /// The timer that is set.
+    /// The timer that is set for it.
     pub(super) timer: Option<Instant>,
-    /// When it is given up, while its handshake is under way.
+    /// When the handshake is given up; `None`: it is complete or over.
     pub(super) deadline: Option<Instant>,
-    /// The network that the other end opened it from, if that was shown, while its handshake is under way.
+    /// While the handshake of a peer is in progress: the peer's network, if the address was validated.
     pub(super) half_open: Option<IpAddr>,
     /// Longest packet that it takes now, bytes.
     pub(super) max_packet: Option<u16>,
-    /// Where the other end is, and where it is answered from.
+    /// The peer's address, and the address and port of this agent that the peer uses.
     pub(super) path: Path,
 }
 
@@ -75,31 +74,31 @@ impl Connection {
         }
     }
 
-    /// The key of the other end, once it is known.
+    /// The key that the peer has proven, or has to prove; `None`: the peer opened the connection and has proven none yet.
     pub(super) fn pin(&self) -> Option<KeyPin> {
         self.pin
     }
 
-    /// When its timers are due.
+    /// When its timers, or its handshake's deadline, are due.
     pub(super) fn timeout(&mut self) -> Option<Instant> {
         let deadline = self.deadline.filter(|_| !self.over);
         self.inner.poll_timeout().into_iter().chain(deadline).min()
     }
 
-    /// Ends it, in words for the other end.
+    /// Closes it, with a reason for the peer.
     pub(super) fn close(&mut self, now: Instant, why: &'static str) {
         self.over = true;
         self.inner
             .close(now, VarInt::from_u32(0), Bytes::from_static(why.as_bytes()));
     }
 
-    /// Looks how long packets may be now.
-    pub(super) fn measure(&mut self) {
-        let most = self.inner.datagrams().max_size();
-        self.max_packet = most.map(|most| most.try_into().unwrap_or(u16::MAX));
+    /// Updates `max_packet`, which path MTU discovery changes.
+    pub(super) fn update_max_packet(&mut self) {
+        let max_size = self.inner.datagrams().max_size();
+        self.max_packet = max_size.map(|size| size.try_into().unwrap_or(u16::MAX));
     }
 
-    /// Queues a packet.
+    /// Queues a packet. If the queue is full, its oldest packet is dropped.
     pub(super) fn send(&mut self, packet: Bytes) -> Sealed {
         match self.inner.datagrams().send(packet, true) {
             Ok(()) => Sealed::Sent,
@@ -108,23 +107,23 @@ impl Connection {
         }
     }
 
-    /// What happened since it was asked last.
-    pub(super) fn hear(&mut self, now: Instant) -> Heard {
+    /// The next event.
+    pub(super) fn poll_event(&mut self, now: Instant) -> Option<ConnectionEvent> {
         while let Some(event) = self.inner.poll() {
             match event {
                 Event::Connected => {
                     self.established = Some(now);
-                    self.measure();
+                    self.update_max_packet();
                     let peer = self.inner.crypto_session().peer_identity();
                     let keys = peer.and_then(|p| p.downcast::<Vec<CertificateDer<'static>>>().ok());
                     self.pin = keys.and_then(|keys| keys.first().map(|k| pin_of(k)));
-                    return Heard::Established(self.pin);
+                    return Some(ConnectionEvent::Established(self.pin));
                 }
                 Event::ConnectionLost { .. } if self.over => {}
                 Event::ConnectionLost { reason } => {
                     self.over = true;
                     self.established = None;
-                    return Heard::Lost(reason.to_string());
+                    return Some(ConnectionEvent::Lost(reason.to_string()));
                 }
                 Event::HandshakeDataReady | Event::Stream(_) | Event::DatagramReceived | Event::DatagramsUnblocked => {}
             }
@@ -132,26 +131,27 @@ impl Connection {
         let remote = self.inner.remote_address();
         if remote != self.path.remote {
             self.path.remote = remote;
-            return Heard::Moved(self.path);
+            return Some(ConnectionEvent::PathChanged(self.path));
         }
-        Heard::Nothing
+        None
     }
 
-    /// Takes what a datagram held; `from` is the way that it came. What is genuine is answered from where it came in.
-    pub(super) fn handle(&mut self, event: ConnectionEvent, from: Path) {
+    /// Takes the contents of a datagram, which came over the path `from`. If they are authentic, answers leave by the same
+    /// address and port of this agent: those of an old path may have stopped working.
+    pub(super) fn handle(&mut self, event: quinn_proto::ConnectionEvent, from: Path) {
         let here = (from.local, from.port);
         if (self.path.local, self.path.port) == here || self.established.is_none() {
             return self.inner.handle_event(event);
         }
-        let before = self.genuine();
+        let before = self.authentic_frames();
         self.inner.handle_event(event);
-        if self.genuine() != before {
+        if self.authentic_frames() != before {
             (self.path.local, self.path.port) = here;
         }
     }
 
-    /// Counts with every packet that was authenticated.
-    fn genuine(&self) -> u64 {
+    /// A count that grows with every authentic packet: each has at least one of these frames.
+    fn authentic_frames(&self) -> u64 {
         let f = self.inner.stats().frame_rx;
         f.datagram + f.acks + f.ping + f.immediate_ack + f.path_challenge + f.path_response + f.new_connection_id
     }

@@ -1,8 +1,9 @@
-//! Which connections a link has, and which of them its packets go to.
+//! The connections of each link, and which of them its packets go to.
 
 use super::connection::Connection;
-use super::{News, Quic, settings};
+use super::{Quic, settings};
 use crate::buffer::Path;
+use crate::link::transport::{PathHint, SecureTransport, TransportEvent};
 use crate::link::{Sealed, index_of};
 use crate::tables::LinkIndex;
 use bytes::Bytes;
@@ -14,25 +15,26 @@ use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, KeyPin};
 
-/// A connection that is not up after so long is tried at the other end's second port as well. Long enough for a round trip
-/// around the world, short enough for nobody to give up.
-const SECOND: Duration = Duration::from_millis(300);
+/// If no connection is up after this time, another one is opened to the peer's second port. The time is longer than a round
+/// trip around the world, and short for a user who waits.
+const SECOND_PORT_DELAY: Duration = Duration::from_millis(300);
 
-/// Most established connections with one peer. One is needed; two exist for a moment when both ends open one.
-const MAX_STANDING: usize = 4;
+/// Established connections with one peer at most. One is needed; two exist for a moment if both ends open one. A hostile
+/// peer could open any number.
+const MAX_ESTABLISHED: usize = 4;
 
-/// The own end of a link.
+/// One link.
 pub(super) struct Peer {
-    /// Who the other end is.
+    /// The other end.
     pub(super) name: AgentId,
     pin: Option<KeyPin>,
-    /// The other end's second port.
-    elsewhere: Option<SocketAddr>,
-    /// What is tried there, and when, if no connection is up by then.
-    second: Option<Attempt>,
-    /// Connections with it that are not over, in the order in which they were established; those under way first.
+    /// The peer's second port.
+    second_port: Option<SocketAddr>,
+    /// The connection to open there if none is up by then.
+    planned: Option<Attempt>,
+    /// Connections that are not over, those whose handshake is in progress first, the others by age.
     pub(super) connections: Vec<ConnectionHandle>,
-    /// The one that packets go to.
+    /// The connection that packets go to.
     pub(super) active: Option<ConnectionHandle>,
     /// Packets for the first connection.
     pub(super) waiting: Vec<Bytes>,
@@ -43,17 +45,17 @@ impl Peer {
         Self {
             name: link.peer.clone(),
             pin: link.quic,
-            elsewhere: None,
-            second: None,
+            second_port: None,
+            planned: None,
             connections: Vec::new(),
             active: None,
             waiting: Vec::new(),
         }
     }
 
-    /// A connection is there, under way or planned.
-    pub(super) fn is_asking(&self) -> bool {
-        !self.connections.is_empty() || self.second.is_some()
+    /// Whether a connection exists, is in progress or is planned.
+    pub(super) fn is_connecting(&self) -> bool {
+        !self.connections.is_empty() || self.planned.is_some()
     }
 }
 
@@ -62,13 +64,14 @@ impl Peer {
 struct Attempt {
     at: Instant,
     to: Path,
-    longest: Option<u16>,
+    /// See [`PathHint::max_packet`].
+    max_packet: Option<u16>,
 }
 
 impl Quic {
-    /// Takes a new set of links. Connections of keys that stay go on, others are closed.
-    pub(in crate::link) fn update(&mut self, links: &[Link], now: Instant) {
-        // Opened under the links of before, whose indices end here.
+    /// Takes a new configuration. Connections of unchanged keys survive, others are closed.
+    pub(super) fn update_peers(&mut self, links: &[Link], now: Instant) {
+        // These packets have link indices of the configuration before.
         self.packets.clear();
         self.by_pin.clear();
         for (position, link) in links.iter().enumerate() {
@@ -79,16 +82,16 @@ impl Quic {
         self.pins.replace(self.by_pin.keys().copied());
         let waiting = self.peers.iter().map(|p| p.waiting.len() as u64);
         self.lost += waiting.sum::<u64>();
-        let planned = self.peers.drain(..).filter_map(|p| Some((p.pin?, p.second?)));
+        let planned = self.peers.drain(..).filter_map(|p| Some((p.pin?, p.planned?)));
         let mut planned: BTreeMap<KeyPin, Attempt> = planned.collect();
         self.peers.extend(links.iter().map(|link| Peer {
-            // The first lane alone has a second port.
-            elsewhere: link.quic_endpoint.filter(|_| self.lane == 0),
-            second: link.quic.and_then(|pin| planned.remove(&pin)),
+            // The second port is lane 0's.
+            second_port: link.quic_endpoint.filter(|_| self.lane == 0),
+            planned: link.quic.and_then(|pin| planned.remove(&pin)),
             ..Peer::new(link)
         }));
-        let seconds = self.peers.iter().enumerate();
-        self.seconds = seconds.filter_map(|(n, p)| Some((p.second?.at, n))).collect();
+        let peers = self.peers.iter().enumerate();
+        self.planned = peers.filter_map(|(n, p)| Some((p.planned?.at, n))).collect();
         for number in 0..self.connections.len() {
             let Some(connection) = self.connections.get_mut(number).and_then(Option::as_mut) else {
                 continue;
@@ -103,7 +106,7 @@ impl Quic {
             let handle = ConnectionHandle(number);
             match (pin, link.and_then(|link| self.peers.get_mut(link.get()))) {
                 (_, Some(peer)) => peer.connections.push(handle),
-                // One whose other end is not known yet: the verifier will ask for the new pins.
+                // The peer is not known yet: the verifier will check it against the new pins.
                 (None, None) => {}
                 (Some(_), None) => self.end(handle, now, "not in the configuration"),
             }
@@ -116,98 +119,71 @@ impl Quic {
         }
     }
 
-    /// Whether packets can go.
-    pub(in crate::link) fn is_up(&self, link: LinkIndex) -> bool {
-        self.peers.get(link.get()).is_some_and(|p| p.active.is_some())
-    }
-
-    /// Whether a connection is being opened.
-    pub(in crate::link) fn is_connecting(&self, link: LinkIndex) -> bool {
-        self.peers
-            .get(link.get())
-            .is_some_and(|p| p.active.is_none() && p.is_asking())
-    }
-
-    /// Longest inner packet that the link takes now, bytes.
-    pub(in crate::link) fn max_packet(&self, link: LinkIndex) -> Option<u16> {
+    /// The connection that a link's packets go to.
+    pub(super) fn active(&self, link: LinkIndex) -> Option<&Connection> {
         let active = self.peers.get(link.get())?.active?;
-        self.connections.get(active.0)?.as_ref()?.max_packet
+        self.connections.get(active.0)?.as_ref()
     }
 
-    /// Where the peer is, the round-trip time as the connection has it, and since when it is established.
-    pub(in crate::link) fn path(&self, link: LinkIndex) -> Option<(SocketAddr, Duration, Instant)> {
-        let active = self.peers.get(link.get())?.active?;
-        let connection = self.connections.get(active.0)?.as_ref()?;
-        Some((
-            connection.inner.remote_address(),
-            connection.inner.rtt(),
-            connection.established?,
-        ))
-    }
-
-    /// Opens a connection, beside those that exist: to where the other end is, if that is known, and a little later also to
-    /// its second port, if it has one (D6). The first that is up is kept. Whether there was anywhere to try.
-    /// `longest`: the longest packet that goes whole over WireGuard on the same path, if the path is known to be narrow.
-    pub(in crate::link) fn connect(
-        &mut self,
-        link: LinkIndex,
-        to: Option<Path>,
-        longest: Option<u16>,
-        now: Instant,
-    ) -> bool {
+    /// Opens a connection to the peer's endpoint now, and to its second port a little later. Where no endpoint is known, it
+    /// tries the second port at once. Returns `false` if neither is known.
+    pub(super) fn dial_peer(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         let Some(peer) = self.peers.get(link.get()).filter(|p| p.pin.is_some()) else {
             return false;
         };
-        let elsewhere = peer.elsewhere.filter(|e| to.is_none_or(|t| t.remote != *e));
-        let elsewhere = elsewhere.map(|remote| Path {
+        let (to, max_packet) = (hint.endpoint, hint.max_packet);
+        let second_port = peer.second_port.filter(|e| to.is_none_or(|t| t.remote != *e));
+        let second_port = second_port.map(|remote| Path {
             remote,
             local: to.filter(|t| t.remote.ip() == remote.ip()).and_then(|t| t.local),
             port: self.own_second,
         });
-        match (to, elsewhere) {
-            (Some(to), _) => self.dial(link, to, longest, now),
-            (None, Some(elsewhere)) => self.dial(link, elsewhere, longest, now),
+        match (to, second_port) {
+            (Some(to), _) => self.dial(link, to, max_packet, now),
+            (None, Some(second_port)) => self.dial(link, second_port, max_packet, now),
             (None, None) => return false,
         }
-        if let (Some(_), Some(elsewhere)) = (to, elsewhere) {
-            self.plan(link, elsewhere, longest, now + SECOND);
+        if let (Some(_), Some(to)) = (to, second_port) {
+            let at = now + SECOND_PORT_DELAY;
+            self.plan(link, Attempt { at, to, max_packet });
         }
         true
     }
 
-    fn plan(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, at: Instant) {
+    fn plan(&mut self, link: LinkIndex, attempt: Attempt) {
         let Some(peer) = self.peers.get_mut(link.get()) else {
             return;
         };
-        if let Some(before) = peer.second.replace(Attempt { at, to, longest }) {
-            self.seconds.remove(&(before.at, link.get()));
+        if let Some(before) = peer.planned.replace(attempt) {
+            self.planned.remove(&(before.at, link.get()));
         }
-        self.seconds.insert((at, link.get()));
+        self.planned.insert((attempt.at, link.get()));
     }
 
-    /// Opens connections that have been put off until now.
+    /// Opens the planned connections that are due, where none is up meanwhile.
     pub(super) fn dial_due(&mut self, now: Instant) {
-        while let Some((at, number)) = self.seconds.first().copied().filter(|(at, _)| *at <= now) {
-            self.seconds.remove(&(at, number));
+        while let Some((at, number)) = self.planned.first().copied().filter(|(at, _)| *at <= now) {
+            self.planned.remove(&(at, number));
             let Some(peer) = self.peers.get_mut(number) else {
                 continue;
             };
-            if let Some(Attempt { to, longest, .. }) = peer.second.take_if(|second| second.at <= now)
+            if let Some(Attempt { to, max_packet, .. }) = peer.planned.take_if(|planned| planned.at <= now)
                 && peer.active.is_none()
             {
-                self.dial(index_of(number), to, longest, now);
+                self.dial(index_of(number), to, max_packet, now);
             }
         }
     }
 
-    fn dial(&mut self, link: LinkIndex, to: Path, longest: Option<u16>, now: Instant) {
+    /// Opens a connection to this path.
+    fn dial(&mut self, link: LinkIndex, to: Path, max_packet: Option<u16>, now: Instant) {
         let Some(pin) = self.peers.get(link.get()).and_then(|peer| peer.pin) else {
             return;
         };
         let opened = self.identity.client(pin).map_err(|e| e.to_string()).and_then(|crypto| {
             let mut config = ClientConfig::new(crypto);
-            config.transport_config(match longest {
-                Some(longest) => Arc::new(settings::narrow(longest)),
+            config.transport_config(match max_packet {
+                Some(max_packet) => Arc::new(settings::narrow(max_packet)),
                 None => self.transport.clone(),
             });
             self.endpoint
@@ -221,27 +197,20 @@ impl Quic {
                     peer.connections.insert(0, handle);
                 }
             }
-            Err(reason) => self.say_down(link, reason),
+            Err(reason) => self.report_down(link, reason),
         }
     }
 
-    /// Says that a link has no connection.
-    pub(super) fn say_down(&mut self, link: LinkIndex, reason: String) {
+    /// Reports that a link has no connection.
+    pub(super) fn report_down(&mut self, link: LinkIndex, reason: String) {
         if let Some(peer) = self.peers.get(link.get()) {
-            self.news.push_back(News::Down(peer.name.clone(), reason));
+            self.events
+                .push_back(TransportEvent::Down(peer.name.clone(), Some(reason)));
         }
     }
 
-    /// Closes all connections of a link.
-    pub(in crate::link) fn close(&mut self, link: LinkIndex, now: Instant, why: &'static str) {
-        let connections = self.peers.get(link.get()).map(|p| p.connections.clone());
-        for handle in connections.into_iter().flatten() {
-            self.end(handle, now, why);
-        }
-    }
-
-    /// Ends one connection. It is forgotten here and now: quinn says nothing of what its owner has closed, and gives the
-    /// handle to another connection later.
+    /// Ends a connection, and removes it from its link. quinn sends no event for a connection that its owner has closed, and
+    /// reuses the handle later.
     pub(super) fn end(&mut self, handle: ConnectionHandle, now: Instant, why: &'static str) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(connection) = connection.filter(|c| !c.over) else {
@@ -252,12 +221,12 @@ impl Quic {
         self.handshake_over(handle);
         self.touch(handle);
         if let Some(link) = link {
-            self.leave(link, handle);
+            self.remove_connection(link, handle);
         }
     }
 
-    /// A link has a connection less.
-    fn leave(&mut self, link: LinkIndex, handle: ConnectionHandle) {
+    /// Removes a connection from its link. The newest of those that remain becomes the active one.
+    fn remove_connection(&mut self, link: LinkIndex, handle: ConnectionHandle) {
         let connections = &self.connections;
         let Some(peer) = self.peers.get_mut(link.get()) else {
             return;
@@ -270,11 +239,12 @@ impl Quic {
             };
             peer.active = peer.connections.iter().rfind(established).copied();
         }
-        if !peer.is_asking() {
+        if !peer.is_connecting() {
             self.lost += peer.waiting.drain(..).count() as u64;
         }
     }
 
+    /// Keeps a new connection, whose handshake is in progress.
     pub(super) fn keep(&mut self, handle: ConnectionHandle, connection: Connection) {
         if self.connections.len() <= handle.0 {
             self.connections.resize_with(handle.0 + 1, || None);
@@ -289,8 +259,7 @@ impl Quic {
         self.touch(handle);
     }
 
-    /// A connection is established, or over before it was: it counts no longer as a handshake. Called again it does
-    /// nothing.
+    /// Ends the bookkeeping of a connection's handshake, which has succeeded or failed. A second call does nothing.
     pub(super) fn handshake_over(&mut self, handle: ConnectionHandle) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(connection) = connection.filter(|c| c.deadline.is_some()) else {
@@ -309,7 +278,8 @@ impl Quic {
         }
     }
 
-    /// The other end has proven its key.
+    /// Takes a connection into use whose peer has proven its key. Of several connections with the peer, this end closes
+    /// those that it has to.
     pub(super) fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
         let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
@@ -326,42 +296,42 @@ impl Quic {
         for packet in peer.waiting.drain(..) {
             self.lost += u64::from(connection.send(packet) != Sealed::Sent);
         }
-        if let Some(planned) = peer.second.take() {
-            self.seconds.remove(&(planned.at, link.get()));
+        if let Some(planned) = peer.planned.take() {
+            self.planned.remove(&(planned.at, link.get()));
         }
-        self.news.push_back(News::Up(peer.name.clone()));
+        self.events.push_back(TransportEvent::Up(peer.name.clone()));
         let decides = pin.is_some_and(|pin| self.identity.pin() < pin);
         let established = |h: &ConnectionHandle| {
             let connection = self.connections.get(h.0).and_then(Option::as_ref);
             connection.is_some_and(|c| c.established.is_some())
         };
-        let (standing, under_way): (Vec<_>, Vec<_>) = others.into_iter().partition(established);
-        // The end that does not decide bounds what the other one leaves open.
-        let kept = if decides { 0 } else { MAX_STANDING - 1 };
-        for other in standing.iter().rev().skip(kept) {
+        let (older, handshaking): (Vec<_>, Vec<_>) = others.into_iter().partition(established);
+        // The end with the smaller key closes all older ones. The other end only bounds their number.
+        let kept = if decides { 0 } else { MAX_ESTABLISHED - 1 };
+        for other in older.iter().rev().skip(kept) {
             self.end(*other, now, "a newer connection took over");
         }
-        for other in under_way {
+        for other in handshaking {
             self.end(other, now, "another connection was up sooner");
         }
     }
 
-    /// A connection is over, not by us.
+    /// Handles a connection that the peer, or a timeout, has ended.
     pub(super) fn lost(&mut self, handle: ConnectionHandle, reason: String) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(link) = connection.and_then(|c| c.link.take()) else {
             return;
         };
-        self.leave(link, handle);
-        if self.peers.get(link.get()).is_some_and(|p| p.active.is_none()) && !self.is_connecting(link) {
-            self.say_down(link, reason);
+        self.remove_connection(link, handle);
+        if self.peers.get(link.get()).is_some() && self.needs_connect(link) {
+            self.report_down(link, reason);
         }
     }
 
-    /// Nothing can be sent from this address of ours any more.
-    pub(in crate::link) fn local_refused(&mut self, local: IpAddr) {
+    /// Stops using this address of the host as a source.
+    pub(super) fn clear_source(&mut self, local: IpAddr) {
         let paths = self.connections.iter_mut().flatten().map(|c| &mut c.path);
-        let planned = self.peers.iter_mut().flat_map(|p| &mut p.second).map(|a| &mut a.to);
+        let planned = self.peers.iter_mut().flat_map(|p| &mut p.planned).map(|a| &mut a.to);
         for path in paths.chain(planned) {
             path.local = path.local.filter(|l| *l != local);
         }

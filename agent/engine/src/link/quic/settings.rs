@@ -1,4 +1,4 @@
-//! How QUIC is set up for carrying packets.
+//! Settings of QUIC for carrying packets.
 
 use aws_lc_rs::hmac;
 use quinn_proto::crypto::rustls::QuicServerConfig;
@@ -11,82 +11,92 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Datagrams of one transmit: as many full ones as one system call sends.
+/// Datagrams of one transmit: this many full-sized ones fit into one GSO call (65,507 bytes).
 pub(super) const MAX_SEGMENTS: usize = 44;
 
-/// Silence after which a connection is over. A link that is used again opens another within a round trip or two.
-const IDLE: Duration = Duration::from_secs(30);
+/// Silence after which a connection ends. A link that is used again opens another one within two round trips.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes of a connection id: long enough not to be hit by chance, short enough to leave a full inner packet its room.
-const CONNECTION_ID: usize = 5;
+/// Bytes of a connection ID: long enough that nobody guesses one, short enough that a packet of the default MTU fits into
+/// a datagram on an Ethernet.
+const CONNECTION_ID_LEN: usize = 5;
 
-/// UDP payload of a full-sized packet on an Ethernet over IPv4. Tried first; a narrower path is found out.
-const FIRST_MTU: u16 = 1472;
+/// UDP payload of a full-sized IPv4 packet on an Ethernet (1,500 - 20 - 8). Connections begin with it; path MTU discovery
+/// lowers it.
+const INITIAL_MTU: u16 = 1472;
 
-/// What may wait for congestion control, bytes. The oldest goes first: what waits behind it is worth more. A quarter of it
-/// dropped so much that a stream got a third less; this much is 2 ms of waiting.
-const SEND_QUEUE: usize = 1 << 20;
+/// Bytes that may wait for congestion control. When it is full, the oldest packet is dropped. A quarter of this size cost a
+/// TCP stream a third of its throughput; this size adds 2 ms of latency.
+const SEND_QUEUE_LEN: usize = 1 << 20;
 
-/// Whatever arrives is taken at once.
-const RECEIVE_QUEUE: usize = 1 << 20;
+/// Bytes that may wait for [`Quic`](super::Quic), which takes packets out of quinn after each datagram.
+const RECEIVE_QUEUE_LEN: usize = 1 << 20;
 
-/// Packets that one acknowledgement may stand for: each costs a packet and both ends a cipher.
-const ACKNOWLEDGE: u32 = 24;
+/// Packets per acknowledgement: each acknowledgement costs a datagram, and encryption at both ends.
+const PACKETS_PER_ACK: u32 = 24;
 
-/// What WireGuard adds, bytes.
-const WIREGUARD: u16 = 32;
+/// Longest delay of an acknowledgement while fewer packets have come: a fifth of the default (RFC 9000, section 18.2).
+const MAX_ACK_DELAY: Duration = Duration::from_millis(5);
 
-/// Least UDP payload of a path for QUIC (RFC 9000, section 14).
-const LEAST_MTU: u16 = 1200;
+/// Bytes that WireGuard adds to a packet.
+const WIREGUARD_OVERHEAD: u16 = 32;
 
-/// Settings for a path that is narrower than usual: over WireGuard it carries packets of so many bytes whole.
-pub(super) fn narrow(longest: u16) -> TransportConfig {
+/// Least UDP payload that a path for QUIC must carry (RFC 9000, section 14).
+const MIN_MTU: u16 = 1200;
+
+/// Settings for a path with a low MTU, which carries packets of at most `max_packet` bytes whole inside WireGuard.
+pub(super) fn narrow(max_packet: u16) -> TransportConfig {
     let mut transport = transport();
-    transport.initial_mtu(longest.saturating_add(WIREGUARD).clamp(LEAST_MTU, FIRST_MTU));
+    transport.initial_mtu(
+        max_packet
+            .saturating_add(WIREGUARD_OVERHEAD)
+            .clamp(MIN_MTU, INITIAL_MTU),
+    );
     transport
 }
 
-/// The transport's settings, for both roles.
+/// Settings of connections, for both roles: datagrams only, no streams.
 pub(super) fn transport() -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(FIRST_MTU);
+    discovery.upper_bound(INITIAL_MTU);
     let mut acknowledge = AckFrequencyConfig::default();
     acknowledge
-        .ack_eliciting_threshold(VarInt::from_u32(ACKNOWLEDGE))
-        .max_ack_delay(Some(Duration::from_millis(5)));
+        .ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK))
+        .max_ack_delay(Some(MAX_ACK_DELAY));
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .max_idle_timeout(IDLE.try_into().ok())
-        .initial_mtu(FIRST_MTU)
+        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
+        .initial_mtu(INITIAL_MTU)
         .mtu_discovery_config(Some(discovery))
         .ack_frequency_config(Some(acknowledge))
-        .datagram_receive_buffer_size(Some(RECEIVE_QUEUE))
-        .datagram_send_buffer_size(SEND_QUEUE)
+        .datagram_receive_buffer_size(Some(RECEIVE_QUEUE_LEN))
+        .datagram_send_buffer_size(SEND_QUEUE_LEN)
         .allow_spin(false);
     transport
 }
 
-/// The endpoint's settings. Its first byte never has the shape of a WireGuard message: the fixed bit stays.
+/// Settings of the endpoint. The fixed bit is never greased, so that the first byte of a datagram tells QUIC from WireGuard.
 pub(super) fn endpoint(reset: hmac::Key) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(reset));
     config
         .grease_quic_bit(false)
-        .cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CONNECTION_ID)));
-    // Cannot fail: it is within the protocol's bounds.
+        .cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CONNECTION_ID_LEN)));
+    // The longest payload that the protocol allows; an error would mean that it does not.
     let _ = config.max_udp_payload_size(65_527);
     config
 }
 
-/// The answering side's settings.
+/// Settings for connections that peers open.
 pub(super) fn server(crypto: Arc<QuicServerConfig>, transport: Arc<TransportConfig>) -> ServerConfig {
     let mut config = ServerConfig::with_crypto(crypto);
     config.transport_config(transport).migration(true);
     config
 }
 
-/// The same after a restart, so that peers hear at once that their connection is gone.
+/// The key for stateless resets (RFC 9000, section 10.3). It is derived from the private key, so that peers of an agent that
+/// restarted learn at once that their connection is gone.
 pub(super) fn reset_key(key: &PrivateKeyDer<'_>) -> hmac::Key {
     let mut hash = Sha256::new();
     hash.update(b"tombolo stateless reset");

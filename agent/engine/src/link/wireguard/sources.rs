@@ -1,22 +1,23 @@
-//! How many handshakes an address may begin: a bucket of tokens for each, in bounded memory.
+//! Limits the handshakes that an address may begin: token buckets by source address, in bounded memory.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Handshakes that an address may begin at once: as many agents behind one address that come up together.
+/// Handshakes that an address may begin at once: this many agents behind one NAT may start together.
 const BURST: u32 = 200;
 
-/// Time in which an address earns another one.
-const REFILL: Duration = Duration::from_millis(20);
+/// Time in which an address gets another token: 50 handshakes per second.
+const REFILL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Buckets, a power of two. Addresses share one by a hash that nobody outside can compute, so nothing is ever evicted.
+/// Number of buckets; 64 KB. Addresses share a bucket by a keyed hash, so that nothing is evicted, and nobody can choose an
+/// address that shares the bucket of another.
 const BUCKETS: usize = 4096;
 
-/// Buckets by source address.
+/// Token buckets by source address.
 pub(super) struct Sources {
     hasher: RandomState,
-    /// When the bucket will be full again. In the past: it is full.
+    /// When each bucket is full again; a time in the past means that it is full.
     full_at: Vec<Option<Instant>>,
 }
 
@@ -28,7 +29,7 @@ impl Sources {
         }
     }
 
-    /// Takes a token; false: there is none left.
+    /// Takes a token. Returns `false` if the bucket is empty.
     pub(super) fn take(&mut self, source: IpAddr, now: Instant) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash will do")]
         let slot = self.hasher.hash_one(network_of(source)) as usize % BUCKETS;
@@ -36,15 +37,15 @@ impl Sources {
             return false;
         };
         let full = full_at.map_or(now, |t| t.max(now));
-        if full + REFILL > now + REFILL * BURST {
+        if full + REFILL_INTERVAL > now + REFILL_INTERVAL * BURST {
             return false;
         }
-        *full_at = Some(full + REFILL);
+        *full_at = Some(full + REFILL_INTERVAL);
         true
     }
 }
 
-/// Whoever has an IPv6 address has its whole /64.
+/// The network that counts as one source: an IPv4 address, or an IPv6 /64, as a host can use all addresses of its /64.
 pub(in crate::link) fn network_of(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(a) => IpAddr::V4(a),
@@ -65,10 +66,10 @@ mod tests {
         let taken = (0..2 * BURST).filter(|_| sources.take(source, now)).count();
         assert_eq!(taken, BURST as usize);
         assert!(!sources.take(neighbour, now), "the same /64");
-        let later = now + REFILL * 3;
+        let later = now + REFILL_INTERVAL * 3;
         let taken = (0..BURST).filter(|_| sources.take(source, later)).count();
         assert_eq!(taken, 3);
-        // Whoever else asks is heard.
+        // Other addresses have buckets of their own; one of twenty may share the empty one by chance.
         let others = (0..20u8)
             .filter(|i| sources.take(IpAddr::from([192, 0, 2, *i]), now))
             .count();

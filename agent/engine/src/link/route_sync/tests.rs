@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Runs both ends for `steps` of 50 ms; every message is lost that `lost` says so of. Gives what `b` took.
+/// Runs both ends for `steps` of 50 ms. `lost` decides about each message. Returns the tables that `b` passed on.
 fn run(
-    a: &mut Exchange,
-    b: &mut Exchange,
+    a: &mut RouteSync,
+    b: &mut RouteSync,
     now: &mut Instant,
     steps: u32,
     mut lost: impl FnMut() -> bool,
@@ -14,16 +14,16 @@ fn run(
     for _ in 0..steps {
         let (mut to_a, mut to_b) = (Vec::new(), Vec::new());
         let mut stats = AdvertisementStats::default();
-        a.messages(*now, &mut |m| to_b.push(m.to_vec()));
+        a.poll_messages(*now, &mut |m| to_b.push(m.to_vec()));
         for m in to_b.iter().filter(|_| !lost()) {
-            b.take(m, *now, &mut stats);
-            taken.extend(b.due(*now, &mut stats));
+            b.receive(m, *now, &mut stats);
+            taken.extend(b.next_table(*now, &mut stats));
         }
-        taken.extend(b.due(*now, &mut stats));
-        b.messages(*now, &mut |m| to_a.push(m.to_vec()));
+        taken.extend(b.next_table(*now, &mut stats));
+        b.poll_messages(*now, &mut |m| to_a.push(m.to_vec()));
         for m in to_a.iter().filter(|_| !lost()) {
-            a.take(m, *now, &mut stats);
-            assert_eq!(a.due(*now, &mut stats), None);
+            a.receive(m, *now, &mut stats);
+            assert_eq!(a.next_table(*now, &mut stats), None);
         }
         assert_eq!((stats.refused, stats.malformed), (0, 0));
         *now += Duration::from_millis(50);
@@ -31,11 +31,11 @@ fn run(
     taken
 }
 
-/// An end that the other one may advertise to.
-fn listener() -> Exchange {
-    let mut listener = Exchange::default();
-    listener.accept(true);
-    listener
+/// An end that accepts routes.
+fn receiver() -> RouteSync {
+    let mut receiver = RouteSync::default();
+    receiver.accept(true);
+    receiver
 }
 
 fn table(len: usize, seed: u8) -> Arc<[u8]> {
@@ -47,15 +47,15 @@ fn table(len: usize, seed: u8) -> Arc<[u8]> {
 
 #[test]
 fn a_table_arrives_whole_and_once_and_then_there_is_silence() {
-    let (mut a, mut b, mut now) = (Exchange::default(), listener(), Instant::now());
-    for len in [0, 1, PART, PART + 1, 300 * PART] {
+    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
+    for len in [0, 1, FRAGMENT_LEN, FRAGMENT_LEN + 1, 300 * FRAGMENT_LEN] {
         let table = table(len, 7);
-        a.tell(table.clone());
+        a.advertise(table.clone());
         assert_eq!(run(&mut a, &mut b, &mut now, 40, || false), [table.to_vec()]);
         let mut said = 0;
         for _ in 0..20 {
-            a.messages(now, &mut |_| panic!("it was confirmed"));
-            b.messages(now, &mut |_| said += 1);
+            a.poll_messages(now, &mut |_| panic!("it was confirmed"));
+            b.poll_messages(now, &mut |_| said += 1);
             now += Duration::from_millis(50);
         }
         assert!(said <= 2, "{said}");
@@ -64,38 +64,38 @@ fn a_table_arrives_whole_and_once_and_then_there_is_silence() {
 
 #[test]
 fn half_of_all_messages_lost_is_no_obstacle() {
-    let (mut a, mut b, mut now) = (Exchange::default(), listener(), Instant::now());
+    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
     let mut seed = 1u64;
     let mut lost = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         seed >> 63 == 1
     };
-    a.tell(table(10 * PART, 1));
+    a.advertise(table(10 * FRAGMENT_LEN, 1));
     let taken = run(&mut a, &mut b, &mut now, 1000, &mut lost);
-    assert_eq!(taken, [table(10 * PART, 1).to_vec()]);
-    assert_eq!(a.confirmed, a.mine.as_ref().map(|m| m.0));
+    assert_eq!(taken, [table(10 * FRAGMENT_LEN, 1).to_vec()]);
+    assert_eq!(a.confirmed, a.advertised.as_ref().map(|m| m.0));
 }
 
 #[test]
 fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
-    let (mut a, mut b, mut now) = (Exchange::default(), listener(), Instant::now());
-    a.tell(table(5000, 1));
+    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
+    a.advertise(table(5000, 1));
     run(&mut a, &mut b, &mut now, 10, || false);
-    // The listener restarts: it has something else, or nothing, and says so.
+    // The receiver restarts: it has another table, or none, and confirms that.
     for seed in [2, 2] {
-        b = listener();
-        a.tell(table(5000, seed));
+        b = receiver();
+        a.advertise(table(5000, seed));
         assert_eq!(run(&mut a, &mut b, &mut now, 10, || false), [table(5000, 2).to_vec()]);
     }
-    // The teller restarts with less.
-    let mut a = Exchange::default();
-    a.tell(table(0, 0));
+    // The sender restarts with fewer routes.
+    let mut a = RouteSync::default();
+    a.advertise(table(0, 0));
     assert_eq!(run(&mut a, &mut b, &mut now, 10, || false), [Vec::<u8>::new()]);
 }
 
 #[test]
 fn nonsense_is_no_table() {
-    let mut b = listener();
+    let mut b = receiver();
     let (now, mut stats) = (Instant::now(), AdvertisementStats::default());
     for message in [
         &[][..],
@@ -105,87 +105,87 @@ fn nonsense_is_no_table() {
         &[TABLE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
         &[TABLE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 5],
     ] {
-        b.take(message, now, &mut stats);
-        assert_eq!(b.due(now, &mut stats), None, "{message:?}");
+        b.receive(message, now, &mut stats);
+        assert_eq!(b.next_table(now, &mut stats), None, "{message:?}");
     }
-    assert_eq!((b.have, stats.malformed, stats.received), (None, 6, 0));
+    assert_eq!((b.received, stats.malformed, stats.received), (None, 6, 0));
 }
 
 /// All messages of a table.
 fn parts(table: Arc<[u8]>) -> Vec<Vec<u8>> {
-    let mut sender = Exchange::default();
-    sender.tell(table);
+    let mut sender = RouteSync::default();
+    sender.advertise(table);
     let mut messages = Vec::new();
-    while sender.next * PART < sender.mine.as_ref().map_or(0, |(_, table)| table.len()) {
-        sender.messages(Instant::now(), &mut |m| messages.push(m.to_vec()));
+    while sender.next * FRAGMENT_LEN < sender.advertised.as_ref().map_or(0, |(_, table)| table.len()) {
+        sender.poll_messages(Instant::now(), &mut |m| messages.push(m.to_vec()));
     }
     messages
 }
 
 #[test]
 fn an_end_that_may_not_advertise_is_not_read() {
-    let (mut b, now) = (Exchange::default(), Instant::now());
+    let (mut b, now) = (RouteSync::default(), Instant::now());
     let mut stats = AdvertisementStats::default();
     let messages = parts(table(5000, 1));
     for message in &messages {
-        b.take(message, now, &mut stats);
+        b.receive(message, now, &mut stats);
     }
-    // Nor is what it says of a table that it was never told.
-    b.take(&[HAVE; 9], now, &mut stats);
-    assert!(b.coming.is_none() && b.due(now, &mut stats).is_none() && b.confirmed.is_none());
+    // A confirmation of a table that this end never advertised is not read either.
+    b.receive(&[CONFIRM; 9], now, &mut stats);
+    assert!(b.incomplete.is_none() && b.next_table(now, &mut stats).is_none() && b.confirmed.is_none());
     let refused = messages.len() as u64 + 1;
     let expected = AdvertisementStats {
         refused,
         ..AdvertisementStats::default()
     };
     assert_eq!(stats, expected);
-    // And what it said before it may no longer is forgotten.
+    // Fragments from before the permission ended are forgotten.
     b.accept(true);
-    b.take(&messages[0], now, &mut stats);
+    b.receive(&messages[0], now, &mut stats);
     b.accept(false);
-    assert!(b.coming.is_none());
+    assert!(b.incomplete.is_none());
 }
 
-/// Two tables in turn, a thousand times: few are acted on, the last one is what counts in the end, and one after a quiet time
-/// is acted on at once.
+/// Two tables in turn, a thousand times: few are passed on, the last one is among them, and a table after a quiet time is
+/// passed on at once.
 #[test]
 fn a_sender_that_changes_its_mind_all_the_time_is_acted_on_rarely() {
-    let (mut b, begin) = (listener(), Instant::now());
+    let (mut b, begin) = (receiver(), Instant::now());
     let mut stats = AdvertisementStats::default();
     let tables = [table(70, 1), table(70, 2), table(70, 3)];
     let messages = tables.clone().map(parts);
     let (mut now, mut acted, mut said) = (begin, Vec::new(), 0);
     for round in 0..3000 {
         for message in &messages[round % 2] {
-            b.take(message, now, &mut stats);
+            b.receive(message, now, &mut stats);
         }
-        b.confirmation(now, &mut |_| said += 1);
-        acted.extend(b.due(now, &mut stats));
+        b.poll_confirmation(now, &mut |_| said += 1);
+        acted.extend(b.next_table(now, &mut stats));
         now += Duration::from_millis(1);
     }
     assert!((1..=7).contains(&acted.len()), "{} in three seconds", acted.len());
     assert!(said <= 151, "{said} confirmations");
-    b.take(&messages[2][0], now, &mut stats);
+    b.receive(&messages[2][0], now, &mut stats);
     for _ in 0..200 {
         now += Duration::from_millis(50);
-        acted.extend(b.due(now, &mut stats));
+        acted.extend(b.next_table(now, &mut stats));
     }
     assert_eq!(acted.last().map(Vec::as_slice), Some(&*tables[2]));
     assert_eq!(stats.received, stats.applied + stats.superseded);
     now += Duration::from_secs(20);
-    b.take(&messages[0][0], now, &mut stats);
-    assert_eq!(b.due(now, &mut stats), Some(tables[0].to_vec()));
+    b.receive(&messages[0][0], now, &mut stats);
+    assert_eq!(b.next_table(now, &mut stats), Some(tables[0].to_vec()));
 }
 
 #[test]
 fn a_table_that_is_too_long_is_neither_sent_nor_kept() {
-    let mut a = Exchange::default();
-    a.tell(table(LONGEST + 1, 1));
-    assert!(a.mine.is_none());
-    let (mut b, mut stats) = (listener(), AdvertisementStats::default());
+    let mut a = RouteSync::default();
+    a.advertise(table(MAX_TABLE_LEN + 1, 1));
+    assert!(a.advertised.is_none());
+    let (mut b, mut stats) = (receiver(), AdvertisementStats::default());
     let mut message = parts(table(10, 1))[0].clone();
-    let count = u16::try_from(LONGEST.div_ceil(PART) + 1).unwrap();
+    let count = u16::try_from(MAX_TABLE_LEN.div_ceil(FRAGMENT_LEN) + 1).unwrap();
     message[11..13].copy_from_slice(&count.to_be_bytes());
-    b.take(&message, Instant::now(), &mut stats);
-    assert!(b.coming.is_none() && stats.malformed == 1);
+    b.receive(&message, Instant::now(), &mut stats);
+    assert!(b.incomplete.is_none() && stats.malformed == 1);
 }

@@ -1,0 +1,161 @@
+//! The messages that two agents exchange inside a link (D11), and their encoding.
+//!
+//! ```text
+//! bytes 0..40  IPv6 header: next header 253, hop limit 1, fe80::746d:1 to fe80::746d:2
+//!          40  kind
+//!      41..43  index and count of a fragment; else 0
+//!          43  0
+//!      44..48  number, big-endian
+//!        48..  contents of a fragment or route message, padding of a probe
+//! ```
+//! A message is an IP packet, so any link that carries packets carries messages. It never leaves the engine. A third-party
+//! device drops it, as the addresses are link-local and the next header is for experiments (RFC 3692).
+
+/// Length of a message without contents and padding, bytes.
+pub(super) const MESSAGE_LEN: usize = 40 + 8;
+
+/// Length of the longest probe, bytes: the highest MTU of a configuration.
+pub(super) const MAX_PROBE_LEN: usize = 9000;
+
+/// The first of the two numbers for experiments (RFC 3692).
+const NEXT_HEADER: u8 = 253;
+
+/// Source `fe80::746d:1` and destination `fe80::746d:2`, in both directions.
+const ADDRESSES: [u8; 32] = [
+    0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x74, 0x6d, 0, 1, //
+    0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x74, 0x6d, 0, 2,
+];
+
+/// A message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Message {
+    /// A request for a reply with the same number.
+    Echo(u32),
+    /// The reply.
+    Reply(u32),
+    /// A packet of this length, bytes, whose arrival the other end acknowledges.
+    Probe(u16),
+    /// A probe of this length has arrived.
+    ProbeAck(u16),
+    /// A fragment of a packet, in the bytes after the message ([`fragment`](super::fragment)).
+    Fragment {
+        /// The packet's number.
+        packet: u32,
+        /// Position of the fragment, from 0.
+        index: u8,
+        /// Number of fragments.
+        count: u8,
+    },
+    /// Part of the route exchange, in the bytes after the message ([`route_sync`](super::route_sync)).
+    Routes,
+    /// The sender is about to stop: its peer moves to another link if it has one.
+    Drain,
+}
+
+impl Message {
+    /// Encodes the message as a packet.
+    pub(super) fn encode(self) -> [u8; MESSAGE_LEN] {
+        let mut position = [0, 0];
+        let (kind, number) = match self {
+            Self::Echo(n) => (1, n),
+            Self::Reply(n) => (2, n),
+            Self::Probe(n) => (3, u32::from(n)),
+            Self::ProbeAck(n) => (4, u32::from(n)),
+            Self::Fragment { packet, index, count } => {
+                position = [index, count];
+                (5, packet)
+            }
+            Self::Routes => (6, 0),
+            Self::Drain => (7, 0),
+        };
+        let mut packet = [0; MESSAGE_LEN];
+        packet[0] = 0x60;
+        packet[5] = 8;
+        packet[6] = NEXT_HEADER;
+        packet[7] = 1;
+        packet[8..40].copy_from_slice(&ADDRESSES);
+        packet[40] = kind;
+        packet[41..43].copy_from_slice(&position);
+        packet[44..48].copy_from_slice(&number.to_be_bytes());
+        packet
+    }
+
+    /// Writes a probe, as a packet of this length, from [`MESSAGE_LEN`] to [`MAX_PROBE_LEN`].
+    pub(super) fn probe(size: u16, buffer: &mut [u8; MAX_PROBE_LEN]) -> &[u8] {
+        let size = usize::from(size).clamp(MESSAGE_LEN, MAX_PROBE_LEN);
+        #[expect(clippy::cast_possible_truncation, reason = "clamped")]
+        let number = size as u16;
+        let packet = buffer.get_mut(..size).unwrap_or_default();
+        Self::Probe(number).put(packet);
+        packet
+    }
+
+    /// Writes the message to the front of a packet of at least [`MESSAGE_LEN`] bytes, and keeps the contents behind it. A
+    /// shorter packet stays as it is.
+    pub(super) fn put(self, packet: &mut [u8]) {
+        let payload = u16::try_from(packet.len().saturating_sub(40)).unwrap_or(u16::MAX);
+        if let Some(head) = packet.first_chunk_mut() {
+            *head = self.encode();
+            head[4..6].copy_from_slice(&payload.to_be_bytes());
+        }
+    }
+
+    /// Whether a packet is a message. Then it ends here, also if it is of an unknown kind.
+    pub(super) fn is_in_band(packet: &[u8]) -> bool {
+        let head = packet.first_chunk::<MESSAGE_LEN>();
+        head.is_some_and(|head| head[6] == NEXT_HEADER && head[0] >> 4 == 6 && head[8..40] == ADDRESSES)
+    }
+
+    /// Decodes a packet that [`is_in_band`](Self::is_in_band). `None`: of a kind that this version does not know, or a probe
+    /// whose length is wrong.
+    pub(super) fn decode(packet: &[u8]) -> Option<Self> {
+        let head = packet.first_chunk::<MESSAGE_LEN>()?;
+        let number = u32::from_be_bytes([head[44], head[45], head[46], head[47]]);
+        match head[40] {
+            1 => Some(Self::Echo(number)),
+            2 => Some(Self::Reply(number)),
+            3 => Some(Self::Probe(
+                number.try_into().ok().filter(|n| usize::from(*n) == packet.len())?,
+            )),
+            4 => Some(Self::ProbeAck(number.try_into().ok()?)),
+            5 => Some(Self::Fragment {
+                packet: number,
+                index: head[41],
+                count: head[42],
+            }),
+            6 => Some(Self::Routes),
+            7 => Some(Self::Drain),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::parse;
+
+    #[test]
+    fn a_message_is_a_packet_and_no_other_packet_is_in_band() {
+        for message in [Message::Echo(7), Message::Reply(u32::MAX), Message::Drain] {
+            let packet = message.encode();
+            assert!(Message::is_in_band(&packet));
+            assert_eq!(Message::decode(&packet), Some(message));
+            let info = parse(&packet).unwrap();
+            assert_eq!((info.len, info.ttl, info.protocol), (MESSAGE_LEN, 1, NEXT_HEADER));
+        }
+        let mut packet = Message::Echo(7).encode();
+        packet[39] ^= 1;
+        assert!(
+            !Message::is_in_band(&packet)
+                && !Message::is_in_band(&packet[..MESSAGE_LEN - 1])
+                && !Message::is_in_band(&[])
+        );
+        packet[39] ^= 1;
+        packet[40] = 9;
+        assert!(
+            Message::is_in_band(&packet) && Message::decode(&packet).is_none(),
+            "of a later version"
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! How one end of a link sends its table of routes to the other (D11): the whole table with its digest, until the other end
+//! confirms the digest. Sans-IO. Loss, reordering and restarts of either end heal by themselves.
+//!
+//! ```text
+//! sender                                       receiver
+//!   fragments of the table, digest d ──────────▶  reassembles the table
+//!   ◀───────────────────────────── confirms d     at once, then every second
+//! ```
+//! The receiver does not trust the sender. It reads advertisements only where [`accept`](RouteSync::accept) allows them,
+//! keeps one complete table at most, and passes tables on at a [`Pace`] that slows down a sender whose table keeps changing.
+
+use super::AdvertisementStats;
+use crate::routing::Pace;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes of a table in one message. With its headers and those of the tunnel (141 over IPv6) it fits the least IPv6 MTU.
+const FRAGMENT_LEN: usize = 1000;
+
+/// Longest table, bytes: [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
+const MAX_TABLE_LEN: usize = 512 << 10;
+
+/// Messages of one call, so that a long table is no burst of 500 datagrams. The next call is 50 ms later.
+const MAX_MESSAGES: usize = 64;
+
+/// Pauses before an unconfirmed table is sent again; they double from the first to the last.
+const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(3);
+
+/// How often a receiver repeats its confirmation: so fast a sender notices that the receiver restarted.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Least time between two confirmations, however often the received table changes.
+const MIN_CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Bytes of a message before the fragment: kind, digest, index, count.
+const HEADER_LEN: usize = 1 + 8 + 2 + 2;
+
+/// Length of the longest message, bytes.
+pub(super) const MAX_MESSAGE_LEN: usize = HEADER_LEN + FRAGMENT_LEN;
+
+/// Kinds of messages, the first byte.
+const TABLE: u8 = 1;
+const CONFIRM: u8 = 2;
+
+/// Confirmed by a receiver that has no table. A table has this digest with a probability of 2⁻⁶⁴.
+const NO_TABLE: u64 = 0;
+
+/// Both roles of one end of a link.
+#[derive(Debug, Default)]
+pub(super) struct RouteSync {
+    /// The table that this end advertises, with its digest.
+    advertised: Option<(u64, Arc<[u8]>)>,
+    /// The digest that the other end confirmed last.
+    confirmed: Option<u64>,
+    /// Index of the next fragment to send, and when the last one was sent.
+    next: usize,
+    last_sent: Option<Instant>,
+    /// The pause before the table is sent again.
+    backoff: Duration,
+    /// The other end may advertise routes.
+    accepts: bool,
+    /// Digest of the newest complete table; `None` until one has been received.
+    received: Option<u64>,
+    /// When that was confirmed last.
+    confirmed_at: Option<Instant>,
+    /// The next confirmation does not wait for [`CONFIRM_INTERVAL`].
+    confirm_soon: bool,
+    /// A table of which fragments are missing.
+    incomplete: Option<Incomplete>,
+    /// The newest complete table, until it is passed on.
+    pending: Option<Vec<u8>>,
+    /// Digest of the table that was passed on last.
+    passed_on: Option<u64>,
+    pace: Pace,
+}
+
+#[derive(Debug)]
+struct Incomplete {
+    digest: u64,
+    fragments: Vec<Option<Box<[u8]>>>,
+    missing: usize,
+}
+
+impl RouteSync {
+    /// Sets whether the other end may advertise routes. Its advertisements are not read otherwise.
+    pub(super) fn accept(&mut self, accepts: bool) {
+        self.accepts = accepts;
+        if !accepts {
+            (self.incomplete, self.pending) = (None, None);
+            // If it may again, it has to send its table again.
+            (self.received, self.passed_on) = (None, None);
+        }
+    }
+
+    /// Sets the table that this end advertises. A table of more than 512 KiB is ignored.
+    pub(super) fn advertise(&mut self, table: Arc<[u8]>) {
+        let digest = digest_of(&table);
+        if self.advertised.as_ref().is_none_or(|(d, _)| *d != digest) && table.len() <= MAX_TABLE_LEN {
+            self.advertised = Some((digest, table));
+            (self.next, self.backoff) = (0, MIN_RETRY_BACKOFF);
+        }
+    }
+
+    /// Passes the messages that are due now to `send`.
+    pub(super) fn poll_messages(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
+        if let Some((digest, table)) = self.advertised.as_ref().filter(|(d, _)| self.confirmed != Some(*d)) {
+            let count = table.len().div_ceil(FRAGMENT_LEN).max(1);
+            let is_due = |sent| now.saturating_duration_since(sent) >= self.backoff;
+            if self.next >= count && self.last_sent.is_none_or(is_due) {
+                self.next = 0;
+                self.backoff = (2 * self.backoff).min(MAX_RETRY_BACKOFF);
+            }
+            let mut message = Vec::with_capacity(MAX_MESSAGE_LEN);
+            // A table without bytes has one fragment, which is empty.
+            let fragments = table.chunks(FRAGMENT_LEN).chain(table.is_empty().then_some(&[][..]));
+            for (index, fragment) in fragments.enumerate().skip(self.next).take(MAX_MESSAGES) {
+                #[expect(clippy::cast_possible_truncation, reason = "MAX_TABLE_LEN / FRAGMENT_LEN fits")]
+                let (index, count) = (index as u16, count as u16);
+                message.clear();
+                message.push(TABLE);
+                message.extend_from_slice(&digest.to_be_bytes());
+                message.extend_from_slice(&index.to_be_bytes());
+                message.extend_from_slice(&count.to_be_bytes());
+                message.extend_from_slice(fragment);
+                send(&message);
+                self.next += 1;
+                self.last_sent = Some(now);
+            }
+        }
+        self.poll_confirmation(now, send);
+    }
+
+    /// Passes the confirmation to `send`, if it is due.
+    pub(super) fn poll_confirmation(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
+        let interval = if self.confirm_soon {
+            MIN_CONFIRM_INTERVAL
+        } else {
+            CONFIRM_INTERVAL
+        };
+        let is_due = |at| now.saturating_duration_since(at) >= interval;
+        // A receiver without a table confirms that too: otherwise the sender would not notice its restart.
+        let received = self.received.or(self.accepts.then_some(NO_TABLE));
+        if let Some(digest) = received.filter(|_| self.confirmed_at.is_none_or(is_due)) {
+            let mut message = [CONFIRM; 9];
+            message[1..].copy_from_slice(&digest.to_be_bytes());
+            send(&message);
+            (self.confirmed_at, self.confirm_soon) = (Some(now), false);
+        }
+    }
+
+    /// Takes a message of the other end, and counts it if it is of no use.
+    pub(super) fn receive(&mut self, message: &[u8], now: Instant, stats: &mut AdvertisementStats) {
+        let Some((kind, rest)) = message.split_first() else {
+            return stats.malformed += 1;
+        };
+        let Some((digest, rest)) = rest.split_first_chunk() else {
+            return stats.malformed += 1;
+        };
+        let digest = u64::from_be_bytes(*digest);
+        match *kind {
+            CONFIRM if self.advertised.is_some() => self.confirmed = Some(digest),
+            TABLE if self.accepts => {
+                if self.receive_fragment(digest, rest, now, stats).is_none() {
+                    stats.malformed += 1;
+                }
+            }
+            CONFIRM | TABLE => stats.refused += 1,
+            _ => stats.malformed += 1,
+        }
+    }
+
+    /// Takes a fragment of the table with this digest. `None`: it is malformed, or completes a table with another digest.
+    fn receive_fragment(
+        &mut self,
+        digest: u64,
+        message: &[u8],
+        now: Instant,
+        stats: &mut AdvertisementStats,
+    ) -> Option<()> {
+        let (index, rest) = message.split_first_chunk()?;
+        let (count, fragment) = rest.split_first_chunk()?;
+        let index = usize::from(u16::from_be_bytes(*index));
+        let count = usize::from(u16::from_be_bytes(*count));
+        let max_count = MAX_TABLE_LEN.div_ceil(FRAGMENT_LEN);
+        if index >= count || count > max_count || fragment.len() > FRAGMENT_LEN {
+            return None;
+        }
+        if self.received == Some(digest) {
+            // The sender repeats the table: the confirmation was lost.
+            self.confirm_soon = true;
+            return Some(());
+        }
+        let incomplete = match &mut self.incomplete {
+            Some(same) if same.digest == digest && same.fragments.len() == count => same,
+            other => other.insert(Incomplete {
+                digest,
+                fragments: vec![None; count],
+                missing: count,
+            }),
+        };
+        let slot = incomplete.fragments.get_mut(index)?;
+        if slot.is_none() {
+            *slot = Some(fragment.into());
+            incomplete.missing = incomplete.missing.saturating_sub(1);
+        }
+        if incomplete.missing > 0 {
+            return Some(());
+        }
+        let fragments = self.incomplete.take()?.fragments;
+        let table = fragments.into_iter().flatten().collect::<Vec<_>>().concat();
+        (digest_of(&table) == digest).then(|| self.completed(digest, table, now, stats))
+    }
+
+    /// Takes a complete table, in the place of one that is pending.
+    fn completed(&mut self, digest: u64, table: Vec<u8>, now: Instant, stats: &mut AdvertisementStats) {
+        stats.received += 1;
+        (self.received, self.confirm_soon) = (Some(digest), true);
+        self.pace.changed(now);
+        stats.superseded += u64::from(self.pending.take().is_some());
+        if self.passed_on == Some(digest) {
+            // The sender is back at the table that is in use.
+            stats.superseded += 1;
+        } else {
+            self.pending = Some(table);
+        }
+    }
+
+    /// The newest table, if it was not passed on yet and the pace allows it now.
+    pub(super) fn next_table(&mut self, now: Instant, stats: &mut AdvertisementStats) -> Option<Vec<u8>> {
+        let table = self.pending.take_if(|_| self.pace.allows(now))?;
+        self.pace.used(now);
+        self.passed_on = self.received;
+        stats.applied += 1;
+        Some(table)
+    }
+
+    /// Whether a table waits for [`next_table`](Self::next_table).
+    pub(super) fn has_table(&self) -> bool {
+        self.pending.is_some()
+    }
+}
+
+/// FNV-1a, the same on every machine. It protects against chance, not against attacks: the link is authenticated.
+fn digest_of(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Dead-peer detection (D19): echoes on the links in use, and which links are reported as up and down.
+
+use super::SecureLinks;
+use crate::buffer::TransmitSink;
+use crate::link::Event;
+use crate::link::choice::TransportHealth;
+use crate::link::route_sync::RouteSync;
+use crate::link::transport::{SessionState, TransportEvent};
+use crate::tables::LinkIndex;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tombolo_proto::id::AgentId;
+use tombolo_proto::status::Carrier;
+
+/// Least interval of echoes on a link that has no alternative: they serve path MTU discovery and statistics only. Other
+/// links use the configured interval ([`Probes`](tombolo_proto::config::Probes)).
+const IDLE_ECHO_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The peer's packets came over a transport this recently: the peer uses that transport.
+const RECENT_RX_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Age of an unanswered handshake from which a monitored link is down: failover takes half a second at most (D19).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A link counts as used for this time after its last packet. Then its monitor is dropped, so that links cost nothing while
+/// they are idle.
+const USED_TIMEOUT: Duration = Duration::from_secs(5);
+
+const fn millis(number: u32) -> Duration {
+    Duration::from_millis(number as u64)
+}
+
+fn elapsed(since: Instant, now: Instant) -> Duration {
+    now.saturating_duration_since(since)
+}
+
+impl SecureLinks {
+    /// Serves one link in use, every 50 ms. Returns whether it is still in use.
+    pub(super) fn monitor(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) -> bool {
+        let Some(entry) = self.links.get_mut(link.get()) else {
+            return false;
+        };
+        let is_first = self.lane == 0;
+        let is_used = entry.last_used.is_some_and(|at| elapsed(at, now) <= USED_TIMEOUT);
+        let is_needed = is_first && (entry.always_on || entry.is_dead || entry.route_sync.has_table());
+        if !(is_used || is_needed) {
+            entry.monitor = None;
+            return false;
+        }
+        // D16: a third-party device answers no messages of ours.
+        if entry.third_party {
+            return true;
+        }
+        let (carrier, has_choice) = (entry.carrier(), entry.has_choice());
+        self.send_echoes(link, now, tx);
+        if !self.discovers_path_mtu(carrier) {
+            self.probe_path(link, carrier, now, tx);
+        }
+        if has_choice {
+            self.select(link, now, tx);
+        }
+        if is_first {
+            self.detect_dead_peer(link, now);
+            self.report_routes(link, now);
+            self.sync_routes(link, now, tx, RouteSync::poll_messages);
+        } else {
+            self.update_readiness(link, now);
+        }
+        true
+    }
+
+    /// Sends those echoes that are due: over the transport in use, and over the other one where it may be needed.
+    fn send_echoes(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
+        let Some(entry) = self.links.get(link.get()) else {
+            return;
+        };
+        let (carrier, has_choice, monitored) = (entry.carrier(), entry.has_choice(), entry.monitored);
+        let is_up = |this: &Self, carrier| this.health(link, carrier, now).is_up();
+        let standby = match carrier {
+            // A QUIC connection that exists is probed: when it is needed, it must be known whether it works.
+            Carrier::WireGuard => (has_choice && is_up(self, Carrier::Quic)).then_some(Carrier::Quic),
+            Carrier::Quic => has_choice.then_some(Carrier::WireGuard),
+        };
+        for (carrier, is_main) in [(Some(carrier), true), (standby, false)] {
+            let Some(carrier) = carrier else { continue };
+            // Packets establish the session in use. An echo over the standby establishes that one's.
+            if is_main && !is_up(self, carrier) {
+                continue;
+            }
+            let (interval, lane) = (millis(self.probes.interval), self.lane);
+            let Some(monitor) = self.monitor_mut(link) else {
+                continue;
+            };
+            let liveness = monitor.of_mut(carrier);
+            // D19: often where there is an alternative. For a lane beside lane 0, lane 0 is one.
+            let has_alternative = (has_choice || monitored) && (is_main || liveness.answers().is_some()) || lane > 0;
+            let interval = if has_alternative {
+                interval
+            } else {
+                interval.max(IDLE_ECHO_INTERVAL)
+            };
+            if liveness.last_sent().is_none_or(|at| elapsed(at, now) >= interval) {
+                let echo = liveness.send(now);
+                self.send_message(link, carrier, echo, now, tx);
+            }
+        }
+    }
+
+    /// D19: by default three missed echoes take a monitored link down, and ten answers and three seconds bring it back. A
+    /// handshake that nobody answers takes it down too.
+    fn detect_dead_peer(&mut self, link: LinkIndex, now: Instant) {
+        let Some(entry) = self.links.get(link.get()).filter(|entry| entry.monitored) else {
+            return;
+        };
+        let (is_dead, health) = (entry.is_dead, self.health(link, entry.carrier(), now));
+        let is_unanswered = match health.session {
+            SessionState::Connecting { since: Some(since) } => elapsed(since, now) >= HANDSHAKE_TIMEOUT,
+            SessionState::Connecting { since: None } | SessionState::Down | SessionState::Up => false,
+        };
+        let is_lost = health.silent.is_some() || is_unanswered;
+        let (answers, hold) = (self.probes.answers, millis(self.probes.hold));
+        let is_enough = |(count, since)| count >= answers && elapsed(since, now) >= hold;
+        let is_back = health.is_up() && health.silent.is_none() && health.answers.is_some_and(is_enough);
+        if is_lost && !is_dead || is_back && is_dead {
+            if let Some(entry) = self.links.get_mut(link.get()) {
+                entry.is_dead = is_lost;
+            }
+            self.report(link, !is_lost);
+        }
+    }
+
+    /// The peer is about to stop. It still answers for a moment, and after its return it has to earn trust like a peer that
+    /// was silent.
+    pub(super) fn peer_drains(&mut self, link: LinkIndex) {
+        let Some(entry) = self.links.get_mut(link.get()) else {
+            return;
+        };
+        if let Some(monitor) = entry.monitor_mut() {
+            monitor.forget_answers();
+        }
+        if entry.monitored && self.lane == 0 && !entry.is_dead {
+            entry.is_dead = true;
+            self.report(link, false);
+        }
+    }
+
+    /// Another lane than 0 sends over a link while it has a session, and the peer is not silent.
+    pub(super) fn update_readiness(&mut self, link: LinkIndex, now: Instant) {
+        let Some(carrier) = self.links.get(link.get()).map(|entry| entry.carrier()) else {
+            return;
+        };
+        let health = self.health(link, carrier, now);
+        if let Some(entry) = self.links.get_mut(link.get()) {
+            entry.is_ready = health.is_up() && health.silent.is_none();
+        }
+    }
+
+    fn discovers_path_mtu(&self, carrier: Carrier) -> bool {
+        self.transport(carrier)
+            .is_none_or(|transport| transport.discovers_path_mtu())
+    }
+
+    /// What is known about one transport of a link.
+    pub(super) fn health(&self, link: LinkIndex, carrier: Carrier, now: Instant) -> TransportHealth {
+        let session = self.transport(carrier).map(|transport| transport.session(link));
+        let monitor = self.links.get(link.get()).and_then(|entry| entry.monitor.as_deref());
+        let last_rx = monitor.and_then(|monitor| monitor.last_rx);
+        let is_recent = |(by, at)| by == carrier && elapsed(at, now) < RECENT_RX_TIMEOUT;
+        let liveness = monitor.map(|monitor| monitor.of(carrier));
+        TransportHealth {
+            session: session.unwrap_or_default(),
+            silent: liveness.and_then(|l| l.silent(now)),
+            last_rx: liveness.and_then(|l| l.last_rx()),
+            answers: liveness.and_then(|l| l.answers()),
+            loss: liveness.and_then(|l| l.loss(now)),
+            used_by_peer: last_rx.is_some_and(is_recent),
+        }
+    }
+
+    /// Reports that a link is up or down, if that is new. A link is up while any of its transports has a session.
+    fn report(&mut self, link: LinkIndex, is_up: bool) {
+        let has_session = |transport: &super::AnyTransport| transport.session(link) == SessionState::Up;
+        let is_any_up = is_up || self.transports.iter().any(has_session);
+        let Some(entry) = self.links.get_mut(link.get()) else {
+            return;
+        };
+        // The session with a third-party device outlives the device, so its events decide, not the session.
+        let is_up = is_any_up && !entry.is_dead && (is_up || !entry.third_party);
+        if entry.reported_up != Some(is_up) {
+            entry.reported_up = Some(is_up);
+            let peer = entry.peer.clone();
+            self.events
+                .push_back(if is_up { Event::Up(peer) } else { Event::Down(peer) });
+        }
+    }
+
+    /// Reports the peer's address. A peer that roams with every datagram makes one event of many.
+    fn report_endpoint(&mut self, peer: AgentId, to: SocketAddr) {
+        match self.events.back_mut() {
+            Some(Event::EndpointChanged(before, at)) if *before == peer => *at = to,
+            _ => self.events.push_back(Event::EndpointChanged(peer, to)),
+        }
+    }
+
+    /// Turns the transports' events into those of links.
+    pub(super) fn take_transport_events(&mut self) {
+        for number in 0..self.transports.len() {
+            while let Some((event, has_path_mtu)) = self.transports.get_mut(number).and_then(|transport| {
+                let event = transport.poll_event()?;
+                Some((event, transport.discovers_path_mtu()))
+            }) {
+                self.take_transport_event(event, has_path_mtu);
+            }
+        }
+    }
+
+    fn take_transport_event(&mut self, event: TransportEvent, has_path_mtu: bool) {
+        match event {
+            TransportEvent::Up(peer) => {
+                if let Some(link) = self.position(&peer) {
+                    self.report(link, true);
+                }
+            }
+            TransportEvent::Down(peer, reason) => {
+                if let Some(reason) = reason {
+                    tracing::debug!(link = %peer, reason, "QUIC connection gone");
+                }
+                if let Some(link) = self.position(&peer) {
+                    self.report(link, false);
+                }
+            }
+            TransportEvent::EndpointChanged(peer, to) => {
+                let link = self.position(&peer).filter(|_| !has_path_mtu);
+                if let Some(monitor) = link.and_then(|link| self.monitor_mut(link)) {
+                    monitor.path_mtu.check_now();
+                }
+                self.report_endpoint(peer, to);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Packets that come out of a link, for the engine or as messages between agents, and the messages that this end sends.
+
+use super::SecureLinks;
+use crate::buffer::{Outer, TransmitSink};
+use crate::link::in_band::{MESSAGE_LEN, Message};
+use crate::link::route_sync::{MAX_MESSAGE_LEN, RouteSync};
+use crate::link::transport::SessionState;
+use crate::link::{Event, Sealed, index_of};
+use crate::tables::LinkIndex;
+use std::time::Instant;
+use tombolo_proto::status::Carrier;
+
+impl SecureLinks {
+    /// Takes a packet that came out of a link. Returns whether it is for the engine; messages between agents end here. A
+    /// packet whose last fragment it was waits in `reassembled`.
+    pub(super) fn receive(
+        &mut self,
+        link: LinkIndex,
+        carrier: Carrier,
+        packet: &[u8],
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) -> bool {
+        if Message::is_in_band(packet) {
+            let contents = packet.get(MESSAGE_LEN..).unwrap_or_default();
+            if let Some(message) = Message::decode(packet) {
+                self.handle_message(link, carrier, (message, contents), now, tx);
+            }
+            return false;
+        }
+        let Some(entry) = self.links.get_mut(link.get()) else {
+            return false;
+        };
+        if carrier == Carrier::Quic {
+            entry.rx.count(packet);
+        }
+        self.mark_used(link, now);
+        if let Some(monitor) = self.monitor_mut(link) {
+            monitor.of_mut(carrier).received(now);
+            monitor.last_rx = Some((carrier, now));
+        }
+        true
+    }
+
+    fn handle_message(
+        &mut self,
+        link: LinkIndex,
+        carrier: Carrier,
+        (message, contents): (Message, &[u8]),
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) {
+        match message {
+            Message::Echo(number) => {
+                self.send_message(link, carrier, Message::Reply(number), now, tx);
+                self.heard(link, carrier, now);
+            }
+            Message::Reply(number) => {
+                if let Some(monitor) = self.monitor_mut(link) {
+                    monitor.of_mut(carrier).reply(number, now);
+                }
+            }
+            Message::Probe(size) => {
+                self.send_message(link, carrier, Message::ProbeAck(size), now, tx);
+            }
+            Message::ProbeAck(size) => {
+                if let Some(monitor) = self.monitor_mut(link) {
+                    monitor.path_mtu.acknowledged(size);
+                }
+            }
+            Message::Fragment { packet, index, count } => {
+                self.mark_used(link, now);
+                let entry = self.links.get_mut(link.get());
+                if let Some(monitor) = entry.and_then(|entry| entry.monitor_mut()) {
+                    monitor.of_mut(carrier).received(now);
+                    if let Some(packet) = monitor.reassembly.take(packet, (index, count), contents) {
+                        self.reassembled.extend_from_slice(packet);
+                    }
+                }
+            }
+            Message::Routes => {
+                self.heard(link, carrier, now);
+                self.receive_routes(link, contents, now, tx);
+            }
+            Message::Drain => self.peer_drains(link),
+        }
+    }
+
+    /// Sends a message that is nothing but its header.
+    pub(super) fn send_message(
+        &mut self,
+        link: LinkIndex,
+        carrier: Carrier,
+        message: Message,
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) -> Sealed {
+        self.send(link, carrier, &message.encode(), Outer::default(), now, tx)
+    }
+
+    fn heard(&mut self, link: LinkIndex, carrier: Carrier, now: Instant) {
+        if let Some(monitor) = self.monitor_mut(link) {
+            monitor.of_mut(carrier).received(now);
+        }
+    }
+
+    /// Takes a message about routes, and confirms what it completes.
+    fn receive_routes(&mut self, link: LinkIndex, message: &[u8], now: Instant, tx: &mut impl TransmitSink) {
+        let Some(entry) = self.links.get_mut(link.get()) else {
+            return;
+        };
+        entry.route_sync.receive(message, now, &mut self.advertisements);
+        self.report_routes(link, now);
+        if self
+            .links
+            .get(link.get())
+            .is_some_and(|entry| entry.route_sync.has_table())
+        {
+            // The pace of the peer's changes is limited: the monitor reports the table later.
+            self.mark_used(link, now);
+        }
+        self.sync_routes(link, now, tx, RouteSync::poll_confirmation);
+    }
+
+    /// Reports the newest table of the peer, if there is one and its time has come.
+    pub(super) fn report_routes(&mut self, link: LinkIndex, now: Instant) {
+        if let Some(entry) = self.links.get_mut(link.get())
+            && let Some(table) = entry.route_sync.next_table(now, &mut self.advertisements)
+        {
+            self.events.push_back(Event::RoutesReceived(entry.peer.clone(), table));
+        }
+    }
+
+    /// Sends the messages that `poll` gives, if there is a session.
+    pub(super) fn sync_routes(
+        &mut self,
+        link: LinkIndex,
+        now: Instant,
+        tx: &mut impl TransmitSink,
+        poll: impl FnOnce(&mut RouteSync, Instant, &mut dyn FnMut(&[u8])),
+    ) {
+        let Some(carrier) = self.established(link) else {
+            return;
+        };
+        let Some(entry) = self.links.get_mut(link.get()) else {
+            return;
+        };
+        let mut route_sync = std::mem::take(&mut entry.route_sync);
+        poll(&mut route_sync, now, &mut |message| {
+            let mut packet = [0; MESSAGE_LEN + MAX_MESSAGE_LEN];
+            let Some(packet) = packet.get_mut(..MESSAGE_LEN + message.len()) else {
+                return;
+            };
+            if let Some(contents) = packet.get_mut(MESSAGE_LEN..) {
+                contents.copy_from_slice(message);
+            }
+            Message::Routes.put(packet);
+            self.send(link, carrier, packet, Outer::default(), now, tx);
+        });
+        if let Some(entry) = self.links.get_mut(link.get()) {
+            entry.route_sync = route_sync;
+        }
+    }
+
+    /// The transport that a link's packets go over, if it has a session.
+    fn established(&self, link: LinkIndex) -> Option<Carrier> {
+        let carrier = self.links.get(link.get())?.carrier();
+        let transport = self.transport(carrier)?;
+        (transport.session(link) == SessionState::Up).then_some(carrier)
+    }
+
+    /// Tells all peers that this agent is about to stop.
+    pub(super) fn announce_drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
+        for position in 0..self.links.len() {
+            let link = index_of(position);
+            // D16: a third-party device does not understand the message.
+            if self.links.get(position).is_some_and(|entry| entry.third_party) {
+                continue;
+            }
+            if let Some(carrier) = self.established(link) {
+                self.send_message(link, carrier, Message::Drain, now, tx);
+            }
+        }
+    }
+}
