@@ -1,4 +1,4 @@
-//! Starting and stopping: the order in which the parts come and go.
+//! Lifecycle of the agent: the order in which its parts start and stop.
 
 use crate::agent::{Agent, AgentView};
 use crate::apply::Kernel;
@@ -18,19 +18,20 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-/// What is needed only at the start has been needed by then.
-const STARTED: std::time::Duration = std::time::Duration::from_secs(2);
+/// Delay before the pages of code used only at the start are released: by then, the first configuration is usually in
+/// force.
+const RELEASE_TEXT_DELAY: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Runs until SIGTERM, SIGINT or SIGHUP, or until a part that cannot be replaced fails. BIRD is the agent's child unless it is a
-/// service of its own.
+/// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane fails. BIRD is a child process of the agent unless
+/// `bird` names a service.
 ///
 /// # Errors
-/// The state directory is not usable, another agent has the device or a routing table, the host refuses the device or
-/// the port, or a lane ended.
+/// The state directory is not usable, another agent has the device or a routing table, the kernel refuses the device or
+/// a port, or a lane ended.
 pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
-    // First of all, so that a start from a half-filled directory changes nothing.
+    // Before anything changes on the host: a start from an incomplete directory must have no effect.
     let keys = LinkKeys::load(state)?;
     let (_claim, netlink, inherited) = take_host(state, &config)?;
     restore_switch(&config.interface);
@@ -38,23 +39,31 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
-    let news = Arc::new(Notify::new());
-    let (lanes, mut ended) = Lanes::start(&config, keys, &news)?;
+    let status_changed = Arc::new(Notify::new());
+    let (lanes, mut ended) = Lanes::start(&config, keys, &status_changed)?;
     let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index(), inherited).await?;
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
     let bird = bird.map_or_else(|| Bird::Child(state.path(file::BGP)), Bird::Service);
     let bgp = Bgp::start(&bird).await?;
-    let agent = Agent::new(config.clone(), state.clone(), numbers, lanes, kernel, bgp, news);
+    let agent = Agent::new(
+        config.clone(),
+        state.clone(),
+        numbers,
+        lanes,
+        kernel,
+        bgp,
+        status_changed,
+    );
     let agent = Arc::new(agent);
-    // What can fail comes before anything forwards.
+    // Steps that can fail come before anything is forwarded.
     let socket = admin::bind(state)?;
-    let scraped = match config.metrics_listen {
+    let metrics_listener = match config.metrics_listen {
         Some(address) => Some(admin::bind_metrics(address).await?),
         None => None,
     };
-    let keeper = tokio::spawn({
-        let keeper = agent.keeper().clone();
-        async move { keeper.run().await }
+    let last_good_writer = tokio::spawn({
+        let last_good = agent.last_good().clone();
+        async move { last_good.run().await }
     });
     let forwards = match agent.resume().await {
         Ok(true) => {
@@ -73,33 +82,33 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
 
     let reporter = tokio::spawn({
         let agent = agent.clone();
-        async move { agent.report().await }
+        async move { agent.run_reporter().await }
     });
-    let follower = tokio::spawn({
+    let kernel_sync = tokio::spawn({
         let agent = agent.clone();
-        async move { agent.follow().await }
+        async move { agent.sync_kernel().await }
     });
-    let listener = tokio::spawn({
+    let bgp_routes = tokio::spawn({
         let agent = agent.clone();
-        async move { agent.hear().await }
+        async move { agent.forward_bgp_routes().await }
     });
-    let local = tokio::spawn(admin::serve(socket, agent.clone()));
-    if let Some(listener) = scraped {
+    let admin_server = tokio::spawn(admin::serve(socket, agent.clone()));
+    if let Some(listener) = metrics_listener {
         tokio::spawn(admin::serve_metrics(listener, agent.clone()));
     }
     let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
-        // Whoever forwards goes on: the controller is not needed for that (D21).
+        // D21: an agent that forwards needs no controller.
         Err(e) if forwards => {
-            tracing::error!(error = %format!("{e:#}"), "the controller cannot be spoken to: forwarding goes on without it");
+            tracing::error!(error = %format!("{e:#}"), "no connection to the controller possible; forwarding continues from the last good configuration");
             Ok(None)
         }
         Err(e) => Err(e),
     };
     tokio::spawn(async {
-        tokio::time::sleep(STARTED).await;
+        tokio::time::sleep(RELEASE_TEXT_DELAY).await;
         if let Err(e) = crate::sys::release_text() {
-            tracing::debug!(error = %e, "what the start needed stays in memory");
+            tracing::debug!(error = %e, "code pages of the start not released");
         }
     });
     let outcome = match &control {
@@ -117,12 +126,12 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
             }
         }
     };
-    // What neighbours announced is kept: packets still come.
-    listener.abort();
+    // The routes of BGP neighbours stay in use: packets still arrive during the drain.
+    bgp_routes.abort();
     if outcome.is_ok() {
         tokio::select! {
-            () = agent.leave() => {}
-            // Asked twice it leaves at once.
+            () = agent.drain() => {}
+            // A second signal ends the drain.
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
@@ -130,26 +139,26 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     if let Ok(Some(control)) = &control {
         control.abort();
     }
-    local.abort();
+    admin_server.abort();
     reporter.abort();
-    follower.abort();
-    keeper.abort();
-    agent.end();
-    // All of it is tried, whatever fails.
-    let kept = agent.keeper().flush().context("the last good configuration");
+    kernel_sync.abort();
+    last_good_writer.abort();
+    agent.shut_down();
+    // Every step is attempted, even after an error.
+    let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");
-    control.map(drop).and(outcome).and(kept).and(removed)
+    control.map(drop).and(outcome).and(saved).and(removed)
 }
 
-/// Joins before the first run, while token and controller may still be on their way. Returns whether the agent has joined; not,
-/// if it was told to end meanwhile.
+/// Joins before the first run; waits for the token file and the controller. Returns whether the agent has joined: false
+/// if a signal ended the wait.
 ///
 /// # Errors
-/// Another process works in the state directory, or the agent cannot join.
+/// Another process uses the state directory, or joining failed for good.
 pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
     let _lock = state.lock()?;
-    // The first process of a container has no default action for these.
+    // In a container the agent may be PID 1, for which signals have no default action.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -163,11 +172,11 @@ pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
     }
 }
 
-/// One line about an agent that does its work. A controller that is away does not make an agent unhealthy, nor does a new
-/// configuration that was rejected: packets are still forwarded, and a restart would interrupt that.
+/// One line about a healthy agent. A lost controller or a rejected configuration does not make an agent unhealthy:
+/// packets are still forwarded, and a restart would interrupt that.
 ///
 /// # Errors
-/// No configuration is in force; with the reason, if it is known.
+/// No configuration is in force; the error has the reason, if it is known.
 pub fn health(view: &AgentView) -> Result<String> {
     let rejected = view.rejected.as_deref();
     if view.status.digest.is_empty() {
@@ -190,7 +199,7 @@ pub fn health(view: &AgentView) -> Result<String> {
     Ok(line)
 }
 
-/// Puts back what a crashed agent with this device changed on the host.
+/// Restores the ICMP redirect switch that a crashed agent with this device changed. Returns whether it did.
 fn restore_switch(interface: &str) -> bool {
     host::restore(interface).unwrap_or_else(|e| {
         tracing::warn!(error = %format!("{e:#}"), "host not restored");
@@ -198,10 +207,11 @@ fn restore_switch(interface: &str) -> bool {
     })
 }
 
-/// Removes what keeps packets with overlay addresses on the host, and everything else that agents leave there when they end.
+/// Removes everything that agents leave on the host when they end: the rules, routes and packet filter that confine
+/// overlay packets.
 ///
 /// # Errors
-/// The agent runs, another one has its device or a routing table, or the kernel refuses.
+/// The agent is running, another one has its device or a routing table, or the kernel refuses.
 pub async fn clean(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
@@ -212,16 +222,16 @@ pub async fn clean(state: &StateDir) -> Result<()> {
     Ok(())
 }
 
-/// Cleans and forgets the identity.
+/// Removes everything from the host as [`clean`] does, and deletes the agent's identity.
 ///
 /// # Errors
-/// The agent runs, the kernel refuses, or a file cannot be deleted.
+/// The agent is running, the kernel refuses, or a file cannot be deleted.
 pub async fn leave(state: &StateDir) -> Result<()> {
     if state.path(file::CONFIG).exists() {
         clean(state).await?;
     }
     let _lock = state.lock()?;
-    // The settings go first: without them the rest is not an identity any more.
+    // The settings go first: a directory without them counts as not joined, even if a later step fails.
     for name in [
         file::CONFIG,
         file::CERTIFICATE,
@@ -237,7 +247,7 @@ pub async fn leave(state: &StateDir) -> Result<()> {
     Ok(())
 }
 
-/// The view as lines for people.
+/// The status as text for people.
 #[must_use]
 pub fn describe(view: &AgentView) -> String {
     let mut out = String::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_agent::apply::plan::Numbers;
 use tombolo_agent::config::Config;
-use tombolo_agent::keep::LastGood;
+use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::file;
 use tombolo_golden::golden;
 use tombolo_proto::config::{AgentConfig, Probes, Role};

@@ -1,0 +1,490 @@
+//! The UDP sockets of a lane. Every lane has a port of its own; lane 0 may have a second one, for QUIC only (D6).
+//!
+//! A heavily used path gets a connected socket on the same port. The kernel caches the route of a connected socket, in
+//! both directions. An unconnected socket pays a lookup through the host's routing rules per packet, which is most of
+//! the cost of a lone packet. Packets that a connected socket cannot send go through the shared socket of the port.
+
+mod heavy_hitters;
+
+use crate::config::Config;
+use crate::outbox::Datagrams;
+use crate::udp::{Sent, Udp, WouldBlock};
+use anyhow::Result;
+use heavy_hitters::HeavyHitters;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tombolo_engine::buffer::{Path, Port};
+
+/// Connected sockets per lane. A trade-off: each one may hold a receive buffer of its own, up to 2 MB in a gateway.
+const MAX_CONNECTED: usize = 8;
+
+/// A connected socket that carried nothing for this long is closed, which frees its receive buffer.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// With all connected sockets in use, a heavy path evicts the one that was idle longest, if for at least this long: ten
+/// times the 100 ms at which a lane notices use.
+const EVICTION_IDLE: Duration = Duration::from_secs(1);
+
+/// Interval at which path counts restart, so that slow, long-lived paths never reach the threshold. With 16 batches per
+/// interval a path must average about three batches a second.
+const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Pause after a failed connect or a broken connected socket. A trade-off: a lasting cause, such as a missing route,
+/// costs one attempt a minute, and the shared socket works meanwhile.
+const RETRY_BACKOFF: Duration = Duration::from_secs(60);
+
+/// Identifies one socket of [`LaneSockets`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketId {
+    /// The unconnected socket of a port, which receives from any address.
+    Shared(Port),
+    /// The connected socket of a path, by index. Indexes change in [`LaneSockets::maintain`] only.
+    Connected(usize),
+}
+
+/// A path with its connected socket.
+struct ConnectedSocket {
+    path: Path,
+    udp: Udp,
+    /// When the socket last carried a datagram, at the granularity of [`LaneSockets::maintain`] calls.
+    last_used: Instant,
+    /// Sending failed with an error other than a full buffer: closed at the next [`LaneSockets::maintain`].
+    broken: bool,
+}
+
+/// The shared and connected UDP sockets of one lane.
+pub struct LaneSockets {
+    lane: Udp,
+    quic: Option<Udp>,
+    connected: Vec<ConnectedSocket>,
+    heavy_hitters: HeavyHitters,
+    counting_since: Instant,
+    no_connect_before: Option<Instant>,
+    fwmark: u32,
+    receive_buffer: usize,
+    /// The socket whose full send buffer refused the last batch.
+    backpressured: Option<SocketId>,
+    /// Receive overflows counted by connected sockets that have been closed.
+    overflow: u64,
+}
+
+impl LaneSockets {
+    /// Binds the port of lane `number` (`listen_port` + `number`), and for lane 0 also `quic_port`. Needs a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// A port is taken, or the process lacks CAP_NET_ADMIN, which `SO_MARK` and the buffer sizes need.
+    pub fn bind(config: &Config, number: u16) -> Result<Self> {
+        let receive_buffer = config.receive_buffer(None);
+        let bind = |of, port| Udp::bind(of, port, config.fwmark, receive_buffer);
+        let second = config.quic_port.filter(|_| number == 0);
+        let lane = bind(Port::Lane, config.listen_port.saturating_add(number))?;
+        let quic = second.map(|port| bind(Port::Quic, port)).transpose()?;
+        Ok(Self::new(lane, quic, config.fwmark, receive_buffer))
+    }
+
+    fn new(lane: Udp, quic: Option<Udp>, fwmark: u32, receive_buffer: usize) -> Self {
+        Self {
+            lane,
+            quic,
+            connected: Vec::with_capacity(MAX_CONNECTED),
+            heavy_hitters: HeavyHitters::default(),
+            counting_since: Instant::now(),
+            no_connect_before: None,
+            fwmark,
+            receive_buffer,
+            backpressured: None,
+            overflow: 0,
+        }
+    }
+
+    /// Sets the receive buffer of every socket, and of sockets opened later, to `bytes`.
+    ///
+    /// # Errors
+    /// The process lacks CAP_NET_ADMIN.
+    pub fn set_receive_buffer(&mut self, bytes: usize) -> io::Result<()> {
+        self.receive_buffer = bytes;
+        self.all().try_for_each(|id| self.at(id).set_receive_buffer(bytes))
+    }
+
+    /// All sockets: the lane's port, the QUIC port if there is one, then the connected sockets.
+    pub fn all(&self) -> impl Iterator<Item = SocketId> + use<> {
+        let quic = self.quic.as_ref().map(|_| SocketId::Shared(Port::Quic));
+        std::iter::once(SocketId::Shared(Port::Lane))
+            .chain(quic)
+            .chain((0..self.connected.len()).map(SocketId::Connected))
+    }
+
+    fn at(&self, id: SocketId) -> &Udp {
+        match id {
+            SocketId::Shared(Port::Lane) => &self.lane,
+            SocketId::Shared(Port::Quic) => self.quic.as_ref().unwrap_or(&self.lane),
+            SocketId::Connected(number) => self
+                .connected
+                .get(number)
+                .map_or(&self.lane, |connected| &connected.udp),
+        }
+    }
+
+    /// The socket `id`, or the lane's shared socket if `id` does not exist.
+    pub fn get(&mut self, id: SocketId) -> &mut Udp {
+        match id {
+            SocketId::Shared(Port::Lane) => &mut self.lane,
+            SocketId::Shared(Port::Quic) => self.quic.as_mut().unwrap_or(&mut self.lane),
+            SocketId::Connected(number) => self
+                .connected
+                .get_mut(number)
+                .map_or(&mut self.lane, |connected| &mut connected.udp),
+        }
+    }
+
+    /// Waits until at least one socket may be readable. Cancel safe.
+    ///
+    /// # Errors
+    /// Polling a socket failed.
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|context| {
+            let mut ready = self.all().map(|id| self.at(id).poll_readable(context));
+            ready.find(Poll::is_ready).unwrap_or(Poll::Pending)
+        })
+        .await
+    }
+
+    /// Waits until the socket that refused the last batch may accept it. Cancel safe.
+    ///
+    /// # Errors
+    /// Polling the socket failed.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.at(self.backpressured.unwrap_or(SocketId::Shared(Port::Lane)))
+            .writable()
+            .await
+    }
+
+    /// Sends a batch through the connected socket of its path if there is one, otherwise through the shared socket of
+    /// its port. Counts the path if it has no connected socket.
+    ///
+    /// # Errors
+    /// [`WouldBlock`]: the send buffer is full; nothing was sent, and the caller repeats the batch after
+    /// [`writable`](Self::writable).
+    pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
+        let path = datagrams.to;
+        self.backpressured = None;
+        // Control messages (ECN) and the port of QUIC need the shared socket: with them the kernel looks up a route for
+        // a connected socket as well.
+        let needs_no_cmsg = datagrams.fragments && datagrams.ecn == 0 && path.port == Port::Lane;
+        if needs_no_cmsg && path.local.is_some_and(has_no_scope) {
+            if let Some((number, connected)) = self
+                .connected
+                .iter_mut()
+                .enumerate()
+                .find(|(_, connected)| connected.path == path)
+            {
+                match connected.udp.send_connected(datagrams.bytes, datagrams.segment) {
+                    Ok(()) => return Ok(Sent::default()),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                        self.backpressured = Some(SocketId::Connected(number));
+                        return Err(WouldBlock);
+                    }
+                    // ECONNREFUSED reports an ICMP error for an earlier datagram; this batch was not sent, so the
+                    // shared socket sends it.
+                    Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
+                    Err(error) => {
+                        tracing::debug!(?path, %error, "connected socket refused to send; falling back to the shared one");
+                        connected.broken = true;
+                    }
+                }
+            } else {
+                self.heavy_hitters.record(path);
+            }
+        }
+        let id = SocketId::Shared(path.port);
+        let sent = self.get(id).send(datagrams);
+        if sent.is_err() {
+            self.backpressured = Some(id);
+        }
+        sent
+    }
+
+    /// Periodic work: retries GSO and source addresses given up a while ago, closes idle and broken connected sockets,
+    /// and opens one for a heavy path.
+    pub fn maintain(&mut self, now: Instant) {
+        self.lane.maintain(now);
+        if let Some(quic) = &mut self.quic {
+            quic.maintain(now);
+        }
+        // [`writable`](Self::writable) refers to a socket by index, which closing another one would change.
+        if self.backpressured.is_some() {
+            return;
+        }
+        for connected in &mut self.connected {
+            if connected.udp.take_used() {
+                connected.last_used = now;
+            }
+        }
+        self.close(now, |connected, unused| connected.broken || unused >= IDLE_TIMEOUT);
+        if now.saturating_duration_since(self.counting_since) >= COUNTING_INTERVAL {
+            self.heavy_hitters.reset();
+            self.counting_since = now;
+        }
+        if self.no_connect_before.is_some_and(|until| now < until) {
+            return;
+        }
+        if let Some(path) = self.heavy_hitters.take_heavy() {
+            self.open(path, now);
+        }
+    }
+
+    fn open(&mut self, path: Path, now: Instant) {
+        if self.connected.len() >= MAX_CONNECTED {
+            let longest = self.connected.iter().map(|connected| connected.last_used).min();
+            self.close(now, |connected, unused| {
+                Some(connected.last_used) == longest && unused >= EVICTION_IDLE
+            });
+        }
+        if self.connected.len() >= MAX_CONNECTED {
+            return;
+        }
+        match Udp::connect(path, &self.lane, self.fwmark, self.receive_buffer) {
+            Ok(udp) => {
+                tracing::debug!(?path, "connected a socket to a heavily used path");
+                self.connected.push(ConnectedSocket {
+                    path,
+                    udp,
+                    last_used: now,
+                    broken: false,
+                });
+            }
+            Err(error) => {
+                tracing::debug!(?path, %error, "connecting a socket to a heavily used path failed");
+                self.no_connect_before = Some(now + RETRY_BACKOFF);
+            }
+        }
+    }
+
+    /// Closes the connected sockets that `should_close` selects by the socket and its idle time.
+    fn close(&mut self, now: Instant, should_close: impl Fn(&ConnectedSocket, Duration) -> bool) {
+        self.connected.retain(|connected| {
+            let closes = should_close(connected, now.saturating_duration_since(connected.last_used));
+            if closes {
+                tracing::debug!(path = ?connected.path, broken = connected.broken, "connected socket closed");
+                self.overflow += connected.udp.overflow();
+                if connected.broken {
+                    self.no_connect_before = Some(now + RETRY_BACKOFF);
+                }
+            }
+            !closes
+        });
+    }
+
+    /// Datagrams dropped by the kernel because a receive buffer was full, since the start, over all sockets.
+    #[must_use]
+    pub fn overflow(&self) -> u64 {
+        self.overflow + self.all().map(|id| self.at(id).overflow()).sum::<u64>()
+    }
+
+    /// Datagrams that the kernel refused to send, since the start. Datagrams that a connected socket refuses are not
+    /// counted: the shared socket sends them.
+    #[must_use]
+    pub fn send_errors(&self) -> u64 {
+        self.lane.send_errors + self.quic.as_ref().map_or(0, |quic| quic.send_errors)
+    }
+}
+
+/// Whether an address is valid without a scope ID. A link-local one needs its interface, which [`Path`] does not have.
+fn has_no_scope(address: IpAddr) -> bool {
+    !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::udp::BUFFER;
+    use std::net::SocketAddr;
+
+    const MARK: u32 = 0x746d;
+    const LOCAL: [u8; 4] = [127, 0, 0, 1];
+
+    /// A lane's sockets on a free port of loopback, and their address. Needs root to mark packets.
+    fn bound() -> (LaneSockets, SocketAddr) {
+        let lane = Udp::bind(Port::Lane, 0, MARK, 100_000).unwrap();
+        let at = SocketAddr::from((LOCAL, lane.port().unwrap()));
+        (LaneSockets::new(lane, None, MARK, 100_000), at)
+    }
+
+    fn to(remote: SocketAddr) -> Path {
+        Path {
+            local: Some(LOCAL.into()),
+            ..Path::from(remote)
+        }
+    }
+
+    /// Sends a batch of two datagrams with this number in each.
+    async fn send(ports: &mut LaneSockets, path: Path, number: u16) {
+        let mut bytes = [0; 150];
+        bytes[..2].copy_from_slice(&number.to_be_bytes());
+        bytes[100..102].copy_from_slice(&number.to_be_bytes());
+        let datagrams = Datagrams {
+            to: path,
+            bytes: &bytes,
+            segment: 100,
+            fragments: true,
+            ecn: 0,
+        };
+        while ports.send(&datagrams).is_err() {
+            ports.writable().await.unwrap();
+        }
+    }
+
+    /// Receives `count` datagrams. Returns the number in each, its sender and the socket that received it.
+    async fn take(ports: &mut LaneSockets, count: usize) -> Vec<(u16, SocketAddr, SocketId)> {
+        let mut buffer: Box<[u8; BUFFER]> = vec![0; BUFFER].try_into().unwrap();
+        let mut taken = vec![];
+        while taken.len() < count {
+            let patience = Duration::from_secs(5);
+            let ready = tokio::time::timeout(patience, ports.readable()).await;
+            ready.unwrap_or_else(|_| panic!("{taken:?}")).unwrap();
+            for id in ports.all() {
+                let Ok(batches) = ports.get(id).try_recv(&mut buffer, 64) else {
+                    continue;
+                };
+                for batch in 0..batches {
+                    let (received, bytes) = ports.get(id).received(batch, &buffer);
+                    for datagram in bytes.chunks(received.stride) {
+                        let number = u16::from_be_bytes([datagram[0], datagram[1]]);
+                        taken.push((number, received.from.remote, id));
+                    }
+                }
+            }
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn a_busy_path_gets_a_socket_and_everybody_else_is_heard_as_before() {
+        let ((mut a, at_a), (mut b, at_b), (mut c, at_c)) = (bound(), bound(), bound());
+        let now = Instant::now();
+        for number in 0..200 {
+            send(&mut a, to(at_b), number).await;
+            a.maintain(now);
+            let taken = take(&mut b, 2).await;
+            assert!(
+                taken.iter().all(|(n, from, _)| (*n, *from) == (number, at_a)),
+                "{taken:?}"
+            );
+            send(&mut b, to(at_a), number).await;
+            b.maintain(now);
+            let taken = take(&mut a, 2).await;
+            assert!(
+                taken.iter().all(|(n, from, _)| (*n, *from) == (number, at_b)),
+                "{taken:?}"
+            );
+            if number == 150 {
+                assert!(taken.iter().all(|(.., id)| *id == SocketId::Connected(0)), "{taken:?}");
+                // A third peer arrives at the shared socket and is answered from it.
+                send(&mut c, to(at_a), 7).await;
+                assert_eq!(take(&mut a, 2).await, [(7, at_c, SocketId::Shared(Port::Lane)); 2]);
+                send(&mut a, to(at_c), 8).await;
+                assert_eq!(take(&mut c, 2).await[0].1, at_a);
+            }
+        }
+        assert_eq!((a.connected.len(), b.connected.len(), c.connected.len()), (1, 1, 0));
+        // An idle connected socket is closed, and traffic continues through the shared one.
+        a.maintain(now);
+        a.maintain(now + IDLE_TIMEOUT);
+        assert!(a.connected.is_empty());
+        send(&mut b, to(at_a), 9).await;
+        assert_eq!(take(&mut a, 2).await, [(9, at_b, SocketId::Shared(Port::Lane)); 2]);
+    }
+
+    /// A second agent on the same port must get EADDRINUSE, although connected sockets set SO_REUSEPORT.
+    #[tokio::test]
+    async fn a_port_with_connected_sockets_is_taken() {
+        let ((mut a, at_a), (_b, at_b)) = (bound(), bound());
+        for number in 0..100 {
+            send(&mut a, to(at_b), number).await;
+            a.maintain(Instant::now());
+        }
+        assert_eq!(a.connected.len(), 1);
+        let error = Udp::bind(Port::Lane, at_a.port(), MARK, 100_000).err().unwrap();
+        assert!(error.to_string().contains("is taken"), "{error:#}");
+    }
+
+    /// While the peer's port is closed, ICMP errors cost only the datagrams sent meanwhile.
+    #[tokio::test]
+    async fn an_end_that_was_away_is_reached_again() {
+        let ((mut a, at_a), (b, at_b)) = (bound(), bound());
+        let now = Instant::now();
+        for number in 0..100 {
+            send(&mut a, to(at_b), number).await;
+            a.maintain(now);
+        }
+        drop(b);
+        for number in 0..100 {
+            send(&mut a, to(at_b), number).await;
+            a.maintain(now);
+        }
+        let lane = Udp::bind(Port::Lane, at_b.port(), MARK, 100_000).unwrap();
+        let mut b = LaneSockets::new(lane, None, MARK, 100_000);
+        let mut arrived = vec![];
+        for number in 0..3 {
+            send(&mut a, to(at_b), number).await;
+            arrived.extend(take(&mut b, 2).await);
+        }
+        assert!(arrived.iter().all(|(_, from, _)| *from == at_a), "{arrived:?}");
+        assert_eq!((a.connected.len(), a.send_errors()), (1, 0));
+    }
+
+    /// Binding a link-local address without a scope fails, and that failure would delay other paths by the backoff.
+    #[tokio::test]
+    async fn a_path_from_a_link_local_address_stays_with_the_port() {
+        let (mut a, _) = bound();
+        let path = Path {
+            local: Some("fe80::1".parse().unwrap()),
+            ..Path::from("[fe80::2]:4789".parse::<SocketAddr>().unwrap())
+        };
+        for number in 0..40 {
+            send(&mut a, path, number).await;
+        }
+        assert!(a.heavy_hitters.take_heavy().is_none());
+    }
+
+    #[tokio::test]
+    async fn paths_beyond_the_most_share_the_port() {
+        let (mut a, _) = bound();
+        let (mut others, begun) = (vec![], Instant::now());
+        for _ in 0..MAX_CONNECTED + 2 {
+            others.push(bound());
+        }
+        let heavy_hitters = |ports: &mut LaneSockets, at: SocketAddr, now| {
+            let path = to(at);
+            for _ in 0..20 {
+                ports.heavy_hitters.record(path);
+            }
+            ports.maintain(now);
+        };
+        for (_, at) in &others {
+            heavy_hitters(&mut a, *at, begun);
+        }
+        assert_eq!(a.connected.len(), MAX_CONNECTED);
+        assert!(
+            !a.connected
+                .iter()
+                .any(|connected| connected.path.remote == others[MAX_CONNECTED].1)
+        );
+        // An idle path is evicted.
+        for (n, (_, at)) in others.iter().take(MAX_CONNECTED).enumerate() {
+            if n != 3 {
+                send(&mut a, to(*at), 1).await;
+            }
+        }
+        heavy_hitters(&mut a, others[MAX_CONNECTED].1, begun + EVICTION_IDLE);
+        let has = |at: SocketAddr| a.connected.iter().any(|connected| connected.path.remote == at);
+        assert_eq!(
+            (a.connected.len(), has(others[3].1), has(others[MAX_CONNECTED].1)),
+            (MAX_CONNECTED, false, true)
+        );
+    }
+}
