@@ -1,6 +1,6 @@
 //! The agent: connects the engine to a TUN device, UDP sockets, a clock and its configuration.
 //!
-//! * [`run`]: start and stop of all parts.
+//! * [`run`]: start and stop of all parts. [`clean`]: removal of what stays on the host.
 //! * [`agent`]: the configuration in force and its replacement; [`apply`]: its kernel side ([`apply::plan`] is pure,
 //!   [`netlink`] has the system calls).
 //! * [`lane`]: packets. One thread with [`tun`], [`sockets`] ([`udp`] each), the [`outbox`] between them and the engine.
@@ -9,13 +9,14 @@
 //! * [`join`], [`first_join`], [`control`]: the controller. [`identity`], [`tls`]: keys and certificates.
 //! * [`state`], [`config`], [`persist`]: files. [`claim`]: exclusive use of device and tables. [`host`]: the ICMP
 //!   redirect switch. `switches`: the kernel switches of the agent's devices.
-//! * [`admin`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
+//! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
 pub mod admin;
 pub mod agent;
 pub mod apply;
 pub mod bgp;
 pub mod claim;
+pub mod clean;
 pub mod config;
 pub mod control;
 pub mod filter;
@@ -34,6 +35,7 @@ pub mod probe;
 pub mod run;
 pub mod sockets;
 pub mod state;
+pub mod status_text;
 mod switches;
 mod sys;
 pub mod tls;

@@ -13,7 +13,7 @@ use tombolo_agent::bgp::service::become_bird;
 use tombolo_agent::first_join::{FirstJoin, has_joined};
 use tombolo_agent::join::{JoinOptions, JoinSettings, JoinToken, join};
 use tombolo_agent::state::StateDir;
-use tombolo_agent::{admin, run};
+use tombolo_agent::{admin, clean, run, status_text};
 use tombolo_logging::LogFormat;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -275,7 +275,7 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Health { state_dir } => {
             let view: AgentView = serde_json::from_str(&admin::ask(&StateDir::new(state_dir), "/status")?)?;
-            println!("{}", run::health(&view)?);
+            println!("{}", status_text::health(&view)?);
             Ok(())
         }
         Command::Bird { config_dir, run_dir } => match become_bird(&config_dir, &run_dir)? {},
@@ -300,18 +300,18 @@ fn dispatch(command: Command) -> Result<()> {
             match output {
                 Output::Text if path == "/status" => {
                     let view: AgentView = serde_json::from_str(&answer)?;
-                    print!("{}", run::describe(&view));
+                    print!("{}", status_text::describe(&view));
                 }
                 Output::Text | Output::Json => println!("{}", answer.trim_end()),
             }
             Ok(())
         }
-        Command::Clean { state_dir } => runtime()?.block_on(run::clean(&StateDir::new(state_dir))),
+        Command::Clean { state_dir } => runtime()?.block_on(clean::clean(&StateDir::new(state_dir))),
         Command::Leave { state_dir } => {
             if !state_dir.is_dir() {
                 bail!("{} is not a directory", state_dir.display());
             }
-            runtime()?.block_on(run::leave(&StateDir::new(state_dir)))
+            runtime()?.block_on(clean::leave(&StateDir::new(state_dir)))
         }
         Command::Manual { dir } => Ok(write_manual(&dir)?),
     }

@@ -1,10 +1,10 @@
 //! Lifecycle of the agent: the order in which its parts start and stop.
 
-use crate::agent::{Agent, AgentView};
+use crate::agent::Agent;
 use crate::apply::Kernel;
 use crate::apply::plan::Numbers;
 use crate::bgp::{Bgp, Bird, BirdService};
-use crate::claim::{clear_host, take_host};
+use crate::claim::take_host;
 use crate::config::Config;
 use crate::control::Control;
 use crate::first_join::{FirstJoin, join_when_possible};
@@ -12,8 +12,7 @@ use crate::identity::LinkKeys;
 use crate::lanes::Lanes;
 use crate::state::{StateDir, file};
 use crate::{admin, host};
-use anyhow::{Context, Result, bail};
-use std::fmt::Write as _;
+use anyhow::{Context, Result};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -172,147 +171,10 @@ pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
     }
 }
 
-/// One line about a healthy agent. A lost controller or a rejected configuration does not make an agent unhealthy:
-/// packets are still forwarded, and a restart would interrupt that.
-///
-/// # Errors
-/// No configuration is in force; the error has the reason, if it is known.
-pub fn health(view: &AgentView) -> Result<String> {
-    let rejected = view.rejected.as_deref();
-    if view.status.digest.is_empty() {
-        match rejected {
-            Some(reason) => bail!("no configuration is in force: the last one was rejected: {reason}"),
-            None if view.connected => bail!("no configuration is in force yet"),
-            None => bail!(
-                "no configuration is in force yet, and {} is not reached",
-                view.controller
-            ),
-        }
-    }
-    let mut line = format!("revision {} is in force", view.status.applied);
-    if !view.connected {
-        line += &format!("; {} is not reached", view.controller);
-    }
-    if let Some(reason) = rejected {
-        line += &format!("; a newer configuration was rejected: {reason}");
-    }
-    Ok(line)
-}
-
 /// Restores the ICMP redirect switch that a crashed agent with this device changed. Returns whether it did.
-fn restore_switch(interface: &str) -> bool {
+pub(crate) fn restore_switch(interface: &str) -> bool {
     host::restore(interface).unwrap_or_else(|e| {
         tracing::warn!(error = %format!("{e:#}"), "host not restored");
         false
     })
-}
-
-/// Removes everything that agents leave on the host when they end: the rules, routes and packet filter that confine
-/// overlay packets.
-///
-/// # Errors
-/// The agent is running, another one has its device or a routing table, or the kernel refuses.
-pub async fn clean(state: &StateDir) -> Result<()> {
-    let config = Config::load(state)?;
-    let _lock = state.lock()?;
-    let count = clear_host(state, &config).await?;
-    let switched = restore_switch(&config.interface);
-    state.remove(file::ADMIN_SOCKET)?;
-    tracing::info!(rules_and_routes = count, redirects_restored = switched, "clean");
-    Ok(())
-}
-
-/// Removes everything from the host as [`clean`] does, and deletes the agent's identity.
-///
-/// # Errors
-/// The agent is running, the kernel refuses, or a file cannot be deleted.
-pub async fn leave(state: &StateDir) -> Result<()> {
-    if state.path(file::CONFIG).exists() {
-        clean(state).await?;
-    }
-    let _lock = state.lock()?;
-    // The settings go first: a directory without them counts as not joined, even if a later step fails.
-    for name in [
-        file::CONFIG,
-        file::CERTIFICATE,
-        file::TLS_KEY,
-        file::LINK_KEY,
-        file::CA,
-        file::LAST_GOOD,
-        file::ENDPOINTS,
-        file::NUMBERS,
-    ] {
-        state.remove(name)?;
-    }
-    Ok(())
-}
-
-/// The status as text for people.
-#[must_use]
-pub fn describe(view: &AgentView) -> String {
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_view(&mut out, view);
-    out
-}
-
-fn write_view(out: &mut String, v: &AgentView) -> std::fmt::Result {
-    let s = &v.status;
-    writeln!(out, "agent       {}", v.agent)?;
-    writeln!(
-        out,
-        "controller  {} ({})",
-        v.controller,
-        if v.connected { "connected" } else { "not connected" }
-    )?;
-    writeln!(
-        out,
-        "device      {}{}",
-        v.interface,
-        if v.offload { " (offload)" } else { "" }
-    )?;
-    if let Some(problem) = &v.filter_problem {
-        writeln!(out, "filter      not loaded: {problem}")?;
-    }
-    if s.digest.is_empty() {
-        writeln!(out, "revision    none yet")?;
-    } else {
-        writeln!(out, "revision    {} (digest {:.12})", s.applied, s.digest)?;
-    }
-    if let Some(reason) = &v.rejected {
-        writeln!(out, "rejected    {reason}")?;
-    }
-    let t = &s.totals;
-    writeln!(
-        out,
-        "packets     {} from the device, {} to it; {} from links, {} to them; {} answered, {} dropped",
-        t.tun_in, t.tun_out, t.link_in, t.link_out, t.replied, t.dropped
-    )?;
-    for l in &s.links {
-        let endpoint = l.endpoint.map_or_else(|| "-".to_owned(), |e| e.to_string());
-        let age = l.handshake_age.map_or_else(|| "-".to_owned(), |a| format!("{a:.0} s"));
-        let state = format!("{:?}", l.state);
-        write!(
-            out,
-            "link        {:<20} {state:<20} {endpoint:<24} handshake {age}",
-            l.peer.as_str()
-        )?;
-        writeln!(
-            out,
-            "{}",
-            l.reason.as_deref().map_or_else(String::new, |r| format!("  ({r})"))
-        )?;
-    }
-    for (reason, n) in &s.drops {
-        writeln!(out, "dropped     {reason:<24} {n}")?;
-    }
-    for refused in &s.refused_routes {
-        let sender = refused.sender.as_deref().unwrap_or("any, at this host");
-        writeln!(
-            out,
-            "not used    {:<24} {} routes of {sender}, {} first",
-            refused.reason, refused.count, refused.example
-        )?;
-    }
-    Ok(())
 }
