@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `/status` | [`AgentView`](crate::agent::AgentView) |
 //! | `/config` | the configuration in force, without secrets |
-//! | `/tables` | [`Installed`](tombolo_proto::installed::Installed): what packets are looked up in, read back |
+//! | `/tables` | [`Installed`](tombolo_proto::installed::Installed): the lookup tables and kernel routes in use |
 //! | `/metrics` | Prometheus text |
 //!
 //! `/metrics` is also served over TCP if `metrics_listen` is set in `agent.toml`.
@@ -35,10 +35,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed `accept`, which usually means that file descriptors ran out.
 const ACCEPT_BACKOFF: Duration = REQUEST_TIMEOUT;
 
-/// Timeout of each read of an answer: an agent that is busy applying a configuration may take as long as a request.
+/// Timeout of each read of an answer. `/tables` is answered only when a configuration that is being applied is in
+/// force.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Scrapers served at a time. Few enough to bound memory, enough for Prometheus and a few people with a browser.
+/// Scrapers served at a time: bounds the memory and file descriptors that anyone who reaches the port can take.
 const MAX_SCRAPERS: usize = 8;
 
 /// Binds the local socket with mode 0600. Replaces a socket file that a crash left.

@@ -413,9 +413,7 @@ impl Agent {
     /// Ends the lanes, which removes the TUN device and its routes. The rules that confine overlay packets stay, since
     /// applications may still use overlay addresses.
     pub fn shut_down(&self) {
-        if let Err(e) = crate::host::restore(&self.config.interface) {
-            tracing::warn!(error = %format!("{e:#}"), "host not restored");
-        }
+        crate::host::restore_or_warn(&self.config.interface);
         self.lanes.stop();
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::claim::clear_host;
 use crate::config::Config;
-use crate::run::restore_switch;
+use crate::host;
 use crate::state::{StateDir, file};
 use anyhow::Result;
 
@@ -15,7 +15,7 @@ pub async fn clean(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
     let count = clear_host(state, &config).await?;
-    let switched = restore_switch(&config.interface);
+    let switched = host::restore_or_warn(&config.interface);
     state.remove(file::ADMIN_SOCKET)?;
     tracing::info!(rules_and_routes = count, redirects_restored = switched, "clean");
     Ok(())

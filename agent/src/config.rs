@@ -24,8 +24,7 @@ const RECEIVE_BUFFER: usize = 600_000;
 /// work.
 const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 
-/// Lanes at most unless `lanes` is set: measured speed still grows from 4 to 8 lanes with 16 flows
-/// (docs/performance.md).
+/// Lanes at most unless `lanes` is set: speed was measured for up to 8 (docs/performance.md).
 const MAX_AUTOMATIC: u16 = 8;
 
 /// Local settings, which the operator of the host decides. The controller decides everything else.

@@ -41,10 +41,12 @@ use tonic::transport::{Channel, Endpoint};
 /// restart of the controller, and the jitter spreads their load.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Timeout of a TCP connection, and half the timeout of the connection with its TLS and HTTP/2 handshakes.
+/// Timeout of a TCP connection over all addresses, and half the timeout of a connection with its TLS and HTTP/2
+/// handshakes. Leaves time for two retransmissions of a lost SYN (after 1 s and 3 s).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// HTTP/2 keepalive: a silent connection is pinged after this time, and closed after the same time without an answer.
+/// HTTP/2 keepalive: a silent connection is pinged after this time, and closed after the same time without an answer. A
+/// dead controller is noticed within ten seconds.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Largest message from the controller, bytes: enough for a configuration with some 50,000 links.

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 /// Directory of notes, one subdirectory per network namespace. `/run` is empty after a reboot, as the switch is reset.
 const NOTES: &str = "/run/tombolo/redirects";
 
-/// Turns `all/send_redirects` off for as long as the agent with this device needs it. Leaves a switch that the operator
-/// turned off alone.
+/// Turns `all/send_redirects` off for as long as the agent with this device needs it. Does nothing if the operator
+/// turned it off.
 ///
 /// # Errors
 /// The note cannot be written, or the switch cannot be set.
@@ -36,6 +36,14 @@ pub fn quiet_redirects(interface: &str) -> Result<()> {
 /// The note cannot be removed, or the switch cannot be set.
 pub fn restore(interface: &str) -> Result<bool> {
     Redirects::here()?.restore(interface, device_exists)
+}
+
+/// Calls [`restore`], and logs an error as a warning. Returns whether the switch was turned on again.
+pub fn restore_or_warn(interface: &str) -> bool {
+    restore(interface).unwrap_or_else(|e| {
+        tracing::warn!(error = %format!("{e:#}"), "ICMP redirect switch not restored");
+        false
+    })
 }
 
 fn device_exists(name: &str) -> bool {

@@ -235,6 +235,7 @@ impl Lane {
 
     /// Passes the endpoint at which lane 0 last heard `peer`.
     fn endpoint_changed(&self, peer: &AgentId, to: SocketAddr) {
+        // As in `prepare_session`.
         let _ = self.send_command(Command::EndpointChanged(peer.clone(), to));
     }
 
@@ -257,11 +258,13 @@ impl Lane {
 
     /// Announces on all links that the agent is about to stop.
     pub fn announce_drain(&self) {
+        // A lane that has ended has no links left to announce it on.
         let _ = self.send_command(Command::AnnounceDrain);
     }
 
     /// Ends the lane. The kernel removes the TUN device with its last queue.
     pub fn stop(&self) {
+        // A lane that has ended is stopped already.
         let _ = self.send_command(Command::Stop);
     }
 

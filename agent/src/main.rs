@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tombolo_agent::agent::AgentView;
 use tombolo_agent::bgp::BirdService;
 use tombolo_agent::bgp::service::become_bird;
@@ -221,29 +222,13 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<()> {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build().context("starting the runtime")
-    };
     match command {
         Command::Join {
             state_dir,
             controller,
             token_file,
             settings,
-        } => {
-            let token = JoinToken::from_file_or_environment(token_file.as_deref())?;
-            let state = StateDir::create(state_dir)?;
-            let _lock = state.lock()?;
-            let options = JoinOptions {
-                controller,
-                token,
-                settings: settings.into(),
-            };
-            let config = runtime()?.block_on(join(&state, options))?;
-            tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "joined");
-            Ok(())
-        }
+        } => join_now(state_dir, controller, token_file.as_deref(), settings),
         Command::Run {
             state_dir,
             join_token_file,
@@ -253,7 +238,6 @@ fn dispatch(command: Command) -> Result<()> {
             bird,
             log_format: _,
         } => {
-            let state = StateDir::new(&state_dir);
             let first = join_token_file
                 .zip(controller)
                 .map(|(token_file, controller)| FirstJoin {
@@ -262,16 +246,7 @@ fn dispatch(command: Command) -> Result<()> {
                     timeout: Duration::from_secs(join_timeout),
                     settings: settings.into(),
                 });
-            match first.filter(|_| !has_joined(&state)) {
-                Some(first) => runtime()?.block_on(async {
-                    let state = StateDir::create(state_dir)?;
-                    if run::join(&state, &first).await? {
-                        run::run(&state, bird.service()).await?;
-                    }
-                    Ok(())
-                }),
-                None => runtime()?.block_on(run::run(&state, bird.service())),
-            }
+            join_and_run(state_dir, first, bird.service())
         }
         Command::Health { state_dir } => {
             let view: AgentView = serde_json::from_str(&admin::ask(&StateDir::new(state_dir), "/status")?)?;
@@ -286,25 +261,13 @@ fn dispatch(command: Command) -> Result<()> {
             config,
             metrics,
         } => {
-            let state = StateDir::new(state_dir);
-            let path = if tables {
-                "/tables"
-            } else if config {
-                "/config"
-            } else if metrics {
-                "/metrics"
-            } else {
-                "/status"
+            let path = match (tables, config, metrics) {
+                (true, ..) => "/tables",
+                (_, true, _) => "/config",
+                (.., true) => "/metrics",
+                _ => "/status",
             };
-            let answer = admin::ask(&state, path)?;
-            match output {
-                Output::Text if path == "/status" => {
-                    let view: AgentView = serde_json::from_str(&answer)?;
-                    print!("{}", status_text::describe(&view));
-                }
-                Output::Text | Output::Json => println!("{}", answer.trim_end()),
-            }
-            Ok(())
+            show_status(&StateDir::new(state_dir), path, output)
         }
         Command::Clean { state_dir } => runtime()?.block_on(clean::clean(&StateDir::new(state_dir))),
         Command::Leave { state_dir } => {
@@ -315,6 +278,54 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Manual { dir } => Ok(write_manual(&dir)?),
     }
+}
+
+/// One thread serves everything but the lanes, which have threads of their own.
+fn runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("starting the runtime")
+}
+
+fn join_now(state_dir: PathBuf, controller: String, token_file: Option<&Path>, settings: Settings) -> Result<()> {
+    let token = JoinToken::from_file_or_environment(token_file)?;
+    let state = StateDir::create(state_dir)?;
+    let _lock = state.lock()?;
+    let options = JoinOptions {
+        controller,
+        token,
+        settings: settings.into(),
+    };
+    let config = runtime()?.block_on(join(&state, options))?;
+    tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "joined");
+    Ok(())
+}
+
+/// Runs the agent; joins first if `first` says how and the state directory has no identity.
+fn join_and_run(state_dir: PathBuf, first: Option<FirstJoin>, bird: Option<BirdService>) -> Result<()> {
+    let state = StateDir::new(&state_dir);
+    match first.filter(|_| !has_joined(&state)) {
+        Some(first) => runtime()?.block_on(async {
+            let state = StateDir::create(state_dir)?;
+            if run::join(&state, &first).await? {
+                run::run(&state, bird).await?;
+            }
+            Ok(())
+        }),
+        None => runtime()?.block_on(run::run(&state, bird)),
+    }
+}
+
+/// Prints what the running agent serves at `path` of its local socket.
+fn show_status(state: &StateDir, path: &str, output: Output) -> Result<()> {
+    let answer = admin::ask(state, path)?;
+    match output {
+        Output::Text if path == "/status" => {
+            let view: AgentView = serde_json::from_str(&answer)?;
+            print!("{}", status_text::describe(&view));
+        }
+        Output::Text | Output::Json => println!("{}", answer.trim_end()),
+    }
+    Ok(())
 }
 
 fn write_manual(dir: &Path) -> std::io::Result<()> {

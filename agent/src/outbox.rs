@@ -72,7 +72,7 @@ impl RedirectedPacket {
 /// Redirects packets to lane 0, from other lanes. Buffers return and are reused, so that redirecting allocates nothing
 /// in steady state.
 #[derive(Debug)]
-struct Lane0Queue {
+struct RedirectSender {
     inbox: mpsc::Sender<RedirectedPacket>,
     back: mpsc::Sender<Vec<u8>>,
     spare: mpsc::Receiver<Vec<u8>>,
@@ -94,7 +94,7 @@ pub struct Outbox {
     whole: bool,
     /// ECN bits of datagrams reserved from now on.
     ecn: u8,
-    lane0: Option<Lane0Queue>,
+    lane0: Option<RedirectSender>,
     /// Number of the installed configuration, the same in all lanes; 0: none yet.
     pub generation: u64,
 }
@@ -105,7 +105,7 @@ impl Outbox {
     pub fn new(lane0: Option<mpsc::Sender<RedirectedPacket>>) -> Self {
         let lane0 = lane0.map(|inbox| {
             let (back, spare) = mpsc::channel(inbox.max_capacity());
-            Lane0Queue { inbox, back, spare }
+            RedirectSender { inbox, back, spare }
         });
         Self {
             lane0,
@@ -217,7 +217,7 @@ impl TransmitSink for Outbox {
     }
 
     fn hand_over(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
-        let Some(Lane0Queue { inbox, back, spare }) = &mut self.lane0 else {
+        let Some(RedirectSender { inbox, back, spare }) = &mut self.lane0 else {
             return false;
         };
         let Ok(room) = inbox.try_reserve() else {

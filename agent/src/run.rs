@@ -14,12 +14,16 @@ use crate::state::{StateDir, file};
 use crate::{admin, host};
 use anyhow::{Context, Result};
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
 
 /// Delay before the pages of code used only at the start are released: by then, the first configuration is usually in
 /// force.
-const RELEASE_TEXT_DELAY: std::time::Duration = std::time::Duration::from_secs(2);
+const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 
 /// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane fails. BIRD is a child process of the agent unless
 /// `bird` names a service.
@@ -30,13 +34,11 @@ const RELEASE_TEXT_DELAY: std::time::Duration = std::time::Duration::from_secs(2
 pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
-    // Before anything changes on the host: a start from an incomplete directory must have no effect.
+    // Keys come first: a start from an incomplete directory must not change the host.
     let keys = LinkKeys::load(state)?;
     let (_claim, netlink, inherited) = take_host(state, &config)?;
-    restore_switch(&config.interface);
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    host::restore_or_warn(&config.interface);
+    let mut signals = Signals::new()?;
 
     let status_changed = Arc::new(Notify::new());
     let (lanes, mut ended) = Lanes::start(&config, keys, &status_changed)?;
@@ -64,7 +66,87 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
         let last_good = agent.last_good().clone();
         async move { last_good.run().await }
     });
-    let forwards = match agent.resume().await {
+    let forwards = resume(&agent).await;
+    let tasks = Tasks::start(&agent, last_good_writer, socket, metrics_listener);
+    let control = start_control(&agent, state, &config, forwards);
+    let outcome = match &control {
+        Err(_) => Ok(()),
+        Ok(_) => {
+            tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "running");
+            wait_for_end(&mut signals, &mut ended).await
+        }
+    };
+    // The routes of BGP neighbours stay in use: packets still arrive during the drain.
+    tasks.bgp_routes.abort();
+    if outcome.is_ok() {
+        tokio::select! {
+            () = agent.drain() => {}
+            () = signals.cancel_drain() => {}
+        }
+    }
+    if let Ok(Some(control)) = &control {
+        control.abort();
+    }
+    tasks.abort();
+    agent.shut_down();
+    // Every step is attempted, even after an error.
+    let saved = agent.last_good().flush().context("the last good configuration");
+    let removed = state.remove(file::ADMIN_SOCKET);
+    tracing::info!("stopped");
+    control.map(drop).and(outcome).and(saved).and(removed)
+}
+
+/// Waits for a signal, or for a lane to end.
+///
+/// # Errors
+/// A lane ended.
+async fn wait_for_end(signals: &mut Signals, ended: &mut UnboundedReceiver<String>) -> Result<()> {
+    tokio::select! {
+        () = signals.stop() => Ok(()),
+        reason = ended.recv() => {
+            let reason = reason.unwrap_or_else(|| "panic".to_owned());
+            Err(anyhow::anyhow!("the data path ended: {reason}"))
+        }
+    }
+}
+
+/// The signals that stop the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the first signal.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+
+    /// Waits for a signal that ends the drain.
+    async fn cancel_drain(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Puts the last good configuration in force. Returns whether the agent forwards packets.
+async fn resume(agent: &Agent) -> bool {
+    match agent.resume().await {
         Ok(true) => {
             tracing::info!("forwarding from the last good configuration");
             true
@@ -77,77 +159,79 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
             tracing::warn!(error = %format!("{e:#}"), "last good configuration not usable: waiting for the controller");
             false
         }
-    };
-
-    let reporter = tokio::spawn({
-        let agent = agent.clone();
-        async move { agent.run_reporter().await }
-    });
-    let kernel_sync = tokio::spawn({
-        let agent = agent.clone();
-        async move { agent.sync_kernel().await }
-    });
-    let bgp_routes = tokio::spawn({
-        let agent = agent.clone();
-        async move { agent.forward_bgp_routes().await }
-    });
-    let admin_server = tokio::spawn(admin::serve(socket, agent.clone()));
-    if let Some(listener) = metrics_listener {
-        tokio::spawn(admin::serve_metrics(listener, agent.clone()));
     }
-    let control = match Control::new(agent.clone(), state.clone(), config.clone()) {
+}
+
+/// Connects to the controller. Returns no task if that is impossible and the agent forwards nevertheless.
+///
+/// # Errors
+/// A key or certificate is unusable, and there is no configuration to forward by.
+fn start_control(
+    agent: &Arc<Agent>,
+    state: &StateDir,
+    config: &Config,
+    forwards: bool,
+) -> Result<Option<JoinHandle<()>>> {
+    match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
         // D21: an agent that forwards needs no controller.
         Err(e) if forwards => {
-            tracing::error!(error = %format!("{e:#}"), "no connection to the controller possible; forwarding continues from the last good configuration");
+            tracing::error!(
+                error = %format!("{e:#}"),
+                "no connection to the controller possible; forwarding continues from the last good configuration"
+            );
             Ok(None)
         }
         Err(e) => Err(e),
-    };
-    tokio::spawn(async {
-        tokio::time::sleep(RELEASE_TEXT_DELAY).await;
-        if let Err(e) = crate::sys::release_text() {
-            tracing::debug!(error = %e, "code pages of the start not released");
+    }
+}
+
+/// Tasks that run until the agent stops.
+struct Tasks {
+    /// Passes the routes of BGP neighbours to the lanes.
+    bgp_routes: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
+}
+
+impl Tasks {
+    fn start(
+        agent: &Arc<Agent>,
+        last_good_writer: JoinHandle<()>,
+        socket: UnixListener,
+        metrics_listener: Option<TcpListener>,
+    ) -> Self {
+        let reporter = tokio::spawn({
+            let agent = agent.clone();
+            async move { agent.run_reporter().await }
+        });
+        let kernel_sync = tokio::spawn({
+            let agent = agent.clone();
+            async move { agent.sync_kernel().await }
+        });
+        let bgp_routes = tokio::spawn({
+            let agent = agent.clone();
+            async move { agent.forward_bgp_routes().await }
+        });
+        let admin_server = tokio::spawn(admin::serve(socket, agent.clone()));
+        if let Some(listener) = metrics_listener {
+            tokio::spawn(admin::serve_metrics(listener, agent.clone()));
         }
-    });
-    let outcome = match &control {
-        Err(_) => Ok(()),
-        Ok(_) => {
-            tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "running");
-            tokio::select! {
-                _ = terminate.recv() => Ok(()),
-                _ = interrupt.recv() => Ok(()),
-                _ = hangup.recv() => Ok(()),
-                reason = ended.recv() => {
-                    let reason = reason.unwrap_or_else(|| "panic".to_owned());
-                    Err(anyhow::anyhow!("the data path ended: {reason}"))
-                }
+        tokio::spawn(async {
+            tokio::time::sleep(RELEASE_TEXT_DELAY).await;
+            if let Err(e) = crate::sys::release_text() {
+                tracing::debug!(error = %e, "code pages of the start not released");
             }
-        }
-    };
-    // The routes of BGP neighbours stay in use: packets still arrive during the drain.
-    bgp_routes.abort();
-    if outcome.is_ok() {
-        tokio::select! {
-            () = agent.drain() => {}
-            // A second signal ends the drain.
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        });
+        Self {
+            bgp_routes,
+            others: vec![admin_server, reporter, kernel_sync, last_good_writer],
         }
     }
-    if let Ok(Some(control)) = &control {
-        control.abort();
+
+    /// Ends the tasks.
+    fn abort(&self) {
+        self.others.iter().for_each(JoinHandle::abort);
     }
-    admin_server.abort();
-    reporter.abort();
-    kernel_sync.abort();
-    last_good_writer.abort();
-    agent.shut_down();
-    // Every step is attempted, even after an error.
-    let saved = agent.last_good().flush().context("the last good configuration");
-    let removed = state.remove(file::ADMIN_SOCKET);
-    tracing::info!("stopped");
-    control.map(drop).and(outcome).and(saved).and(removed)
 }
 
 /// Joins before the first run; waits for the token file and the controller. Returns whether the agent has joined: false
@@ -169,12 +253,4 @@ pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
         _ = terminate.recv() => Ok(false),
         _ = interrupt.recv() => Ok(false),
     }
-}
-
-/// Restores the ICMP redirect switch that a crashed agent with this device changed. Returns whether it did.
-pub(crate) fn restore_switch(interface: &str) -> bool {
-    host::restore(interface).unwrap_or_else(|e| {
-        tracing::warn!(error = %format!("{e:#}"), "host not restored");
-        false
-    })
 }

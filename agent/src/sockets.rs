@@ -322,7 +322,7 @@ mod tests {
     }
 
     /// Sends a batch of two datagrams with this number in each.
-    async fn send(ports: &mut LaneSockets, path: Path, number: u16) {
+    async fn send(sockets: &mut LaneSockets, path: Path, number: u16) {
         let mut bytes = [0; 150];
         bytes[..2].copy_from_slice(&number.to_be_bytes());
         bytes[100..102].copy_from_slice(&number.to_be_bytes());
@@ -333,25 +333,25 @@ mod tests {
             fragments: true,
             ecn: 0,
         };
-        while ports.send(&datagrams).is_err() {
-            ports.writable().await.unwrap();
+        while sockets.send(&datagrams).is_err() {
+            sockets.writable().await.unwrap();
         }
     }
 
     /// Receives `count` datagrams. Returns the number in each, its sender and the socket that received it.
-    async fn take(ports: &mut LaneSockets, count: usize) -> Vec<(u16, SocketAddr, SocketId)> {
+    async fn take(sockets: &mut LaneSockets, count: usize) -> Vec<(u16, SocketAddr, SocketId)> {
         let mut buffer: Box<[u8; BUFFER]> = vec![0; BUFFER].try_into().unwrap();
         let mut taken = vec![];
         while taken.len() < count {
             let patience = Duration::from_secs(5);
-            let ready = tokio::time::timeout(patience, ports.readable()).await;
+            let ready = tokio::time::timeout(patience, sockets.readable()).await;
             ready.unwrap_or_else(|_| panic!("{taken:?}")).unwrap();
-            for id in ports.all() {
-                let Ok(batches) = ports.get(id).try_recv(&mut buffer, 64) else {
+            for id in sockets.all() {
+                let Ok(batches) = sockets.get(id).try_recv(&mut buffer, 64) else {
                     continue;
                 };
                 for batch in 0..batches {
-                    let (received, bytes) = ports.get(id).received(batch, &buffer);
+                    let (received, bytes) = sockets.get(id).received(batch, &buffer);
                     for datagram in bytes.chunks(received.stride) {
                         let number = u16::from_be_bytes([datagram[0], datagram[1]]);
                         taken.push((number, received.from.remote, id));
@@ -458,12 +458,12 @@ mod tests {
         for _ in 0..MAX_CONNECTED + 2 {
             others.push(bound());
         }
-        let heavy_hitters = |ports: &mut LaneSockets, at: SocketAddr, now| {
+        let heavy_hitters = |sockets: &mut LaneSockets, at: SocketAddr, now| {
             let path = to(at);
             for _ in 0..20 {
-                ports.heavy_hitters.record(path);
+                sockets.heavy_hitters.record(path);
             }
-            ports.maintain(now);
+            sockets.maintain(now);
         };
         for (_, at) in &others {
             heavy_hitters(&mut a, *at, begun);

@@ -163,12 +163,13 @@ impl StateDir {
         Ok(file)
     }
 
-    /// Removes temporary files that a crash left. Failures only waste space.
+    /// Removes temporary files that a crash left.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let unfinished = |name: &str| name.starts_with('.') && name.ends_with(UNFINISHED);
             if name.to_str().is_some_and(unfinished) {
+                // A file that stays does no harm; the next start tries again.
                 let _ = fs::remove_file(entry.path());
             }
         }

@@ -334,6 +334,7 @@ impl Worker {
         match command {
             Command::Install(prepared, done) => {
                 self.install(prepared);
+                // The caller may have been cancelled; the configuration is in force anyway.
                 let _ = done.send(());
             }
             Command::Refresh(built) => self.refresh(*built),
@@ -344,6 +345,7 @@ impl Worker {
                 }
             }
             Command::Inspect(answer) => {
+                // The caller may have been cancelled.
                 let _ = answer.send(Inspection {
                     tables: self.engine.tables().cloned(),
                     dynamic: self.dynamic.clone(),
@@ -367,6 +369,7 @@ impl Worker {
                 self.send(now);
             }
             Command::Report(answer) => {
+                // The caller may have been cancelled.
                 let _ = answer.send(self.report());
             }
             // Both callers handle it before they call this function.
