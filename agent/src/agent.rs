@@ -173,6 +173,7 @@ impl Agent {
         {
             tracing::warn!(error = %format!("{e:#}"), "ICMP redirects not switched off");
         }
+        // Additions come before the lanes switch, removals after: each packet finds a route at any time.
         let leftovers = kernel.advance(plan).await?;
         self.lanes.install(prepared).await?;
         kernel.finish(leftovers).await;
@@ -180,7 +181,10 @@ impl Agent {
         if kernel.inherits_nothing()
             && let Err(e) = crate::claim::record_numbers(&self.state, self.numbers)
         {
-            tracing::warn!(error = %format!("{e:#}"), "numbers.json not written; after a change of `table` or `fwmark`, rules of this run will not be removed");
+            tracing::warn!(
+                error = %format!("{e:#}"),
+                "numbers.json not written: rules of this run will stay if `table` or `fwmark` changes"
+            );
         }
         self.record_left_out(filtered.left_out);
         self.configure_bgp(&config, &dynamic);
@@ -214,7 +218,10 @@ impl Agent {
         let mut host_watch = match watch_host() {
             Ok(watch) => Some(watch),
             Err(e) => {
-                tracing::warn!(error = %format!("{e:#}"), "cannot watch the host's networks; changes are noticed with the next route change");
+                tracing::warn!(
+                    error = %format!("{e:#}"),
+                    "cannot watch the host's networks: changes are noticed with the next route change"
+                );
                 None
             }
         };
@@ -241,7 +248,10 @@ impl Agent {
                     Ok(now) if only_host && now == surroundings => continue,
                     Ok(now) => surroundings = now,
                     Err(e) => {
-                        tracing::warn!(error = %format!("{e:#}"), "cannot list the host's networks; will retry with the next change");
+                        tracing::warn!(
+                            error = %format!("{e:#}"),
+                            "cannot list the host's networks; will retry with the next change"
+                        );
                         continue;
                     }
                 }
@@ -249,7 +259,7 @@ impl Agent {
             let dynamic = routing_state.borrow_and_update().clone();
             self.configure_bgp(&config, &dynamic);
             if let Err(e) = self.update_kernel(&mut kernel, &config, &dynamic, surroundings).await {
-                tracing::warn!(error = %format!("{e:#}"), "routes not set in the kernel");
+                tracing::warn!(error = %format!("{e:#}"), "routes not set in the kernel; will retry with the next change");
             }
             self.status_changed.notify_one();
         }

@@ -74,7 +74,7 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
                 inherited.before = Some(before);
             }
             Err(e) => {
-                tracing::info!(reason = %format!("{e:#}"), "rules and routes of the last run not removed: its tables are in use")
+                tracing::info!(reason = %format!("{e:#}"), "rules of the last run not removed: its tables are in use")
             }
         }
     }
@@ -115,6 +115,6 @@ fn last_used(state: &StateDir) -> Result<Option<Numbers>> {
     };
     let numbers = serde_json::from_slice(&bytes);
     Ok(numbers
-        .inspect_err(|e| tracing::warn!(error = %e, "{} not read; rules and routes under earlier numbers are not removed", file::NUMBERS))
+        .inspect_err(|e| tracing::warn!(error = %e, "{} not read: rules of an earlier run may stay", file::NUMBERS))
         .ok())
 }

@@ -171,7 +171,8 @@ async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<Certificate
     let authority = certificate_from_pem(&reply.bytes().await?)?;
     if Sha256::digest(&authority).as_slice() != pin {
         bail!(
-            "the authority of {controller} is not the one that the token names: check the URL and the token; otherwise the connection is being intercepted"
+            "the authority of {controller} is not the one that the token names: \
+             check the controller's URL; if it is right, the connection is being intercepted"
         );
     }
     Ok(authority)

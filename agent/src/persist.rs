@@ -64,7 +64,7 @@ impl LastGoodStore {
             let store = self.clone();
             let written = tokio::task::spawn_blocking(move || store.flush()).await;
             if let Err(e) = written.context("writer").flatten() {
-                tracing::error!(error = %format!("{e:#}"), "configuration not stored: a restart without the controller would use an older one");
+                tracing::error!(error = %format!("{e:#}"), "configuration not stored: a restart would use an older one");
             }
         }
     }

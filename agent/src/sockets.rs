@@ -192,7 +192,7 @@ impl LaneSockets {
                     // shared socket sends it.
                     Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
                     Err(error) => {
-                        tracing::debug!(?path, %error, "connected socket refused to send; falling back to the shared one");
+                        tracing::debug!(?path, %error, "connected socket refused to send; using the shared one");
                         connected.broken = true;
                     }
                 }

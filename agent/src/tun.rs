@@ -38,7 +38,10 @@ impl Device {
             match sys::prime(name, true) {
                 Ok(primer) => (true, primer),
                 Err(e) => {
-                    tracing::warn!(error = %format!("{e:#}"), "TUN offload unavailable; falling back to single packets");
+                    tracing::warn!(
+                        error = %format!("{e:#}"),
+                        "TUN offload unavailable; falling back to single packets"
+                    );
                     (false, plain()?)
                 }
             }

@@ -160,7 +160,7 @@ impl Udp {
     }
 
     fn new(of: Port, socket: Socket, dual: bool, receive_buffer: usize) -> Result<Self> {
-        // The `FORCE` options exceed `rmem_max` and `wmem_max`; they need CAP_NET_ADMIN, as the mark does.
+        // The `FORCE` options allow more than `rmem_max` and `wmem_max`. They need CAP_NET_ADMIN, as the mark does.
         setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).context("receive_buffer")?;
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)?;
         let socket = UdpSocket::from_std(socket.into())?;
@@ -224,16 +224,16 @@ impl Udp {
         self.socket.poll_recv_ready(task)
     }
 
-    /// Reads with one system call, up to about `most` datagrams, into `buffer`. Returns the number of batches, at least
-    /// 1.
+    /// Reads with one system call, up to about `max_datagrams` datagrams, into `buffer`. Returns the number of batches,
+    /// at least 1.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is queued; otherwise the error of the system call.
-    pub fn try_recv(&mut self, buffer: &mut [u8; BUFFER], most: usize) -> io::Result<usize> {
-        let mut rooms = buffer.chunks_exact_mut(BATCH_BUFFER);
+    pub fn try_recv(&mut self, buffer: &mut [u8; BUFFER], max_datagrams: usize) -> io::Result<usize> {
+        let mut buffers = buffer.chunks_exact_mut(BATCH_BUFFER);
         let mut slices: [IoSliceMut<'_>; MAX_BATCHES] =
-            std::array::from_fn(|_| IoSliceMut::new(rooms.next().unwrap_or_default()));
-        let batches_to_read = self.batches_to_read.min(most.max(1));
+            std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
+        let batches_to_read = self.batches_to_read.min(max_datagrams.max(1));
         let received = &mut self.received;
         let count = self.socket.try_io(Interest::READABLE, || {
             self.state.recv(
@@ -282,10 +282,7 @@ impl Udp {
             stride: stride.max(1),
             from: Path {
                 remote,
-                local: local.filter(|ip| {
-                    self.unusable_source
-                        .is_none_or(|(unusable_source, _)| unusable_source != *ip)
-                }),
+                local: local.filter(|ip| self.unusable_source.is_none_or(|(source, _)| source != *ip)),
                 port: self.port,
             },
             ecn: ecn.map_or(0, |code| code as u8),
@@ -507,7 +504,7 @@ mod tests {
     #[tokio::test]
     async fn a_batch_leaves_from_the_address_that_is_wanted_or_from_any() {
         let ((mut a, _), (mut b, port)) = (bound(), bound());
-        let initial_segments = a.state.max_gso_segments();
+        let segments = a.state.max_gso_segments();
         for (to, own, gone) in [
             ("127.0.0.1", "127.0.0.9", "198.51.100.77"),
             ("::1", "::1", "2001:db8::77"),
@@ -532,11 +529,7 @@ mod tests {
                     to
                 )
             );
-            assert_eq!(
-                a.state.max_gso_segments(),
-                initial_segments,
-                "batches are cut as before"
-            );
+            assert_eq!(a.state.max_gso_segments(), segments, "GSO stays on");
             let (sent, source, _) = exchange(&mut a, &mut b, path(None)).await;
             assert_eq!((sent, source), (fine, to));
         }

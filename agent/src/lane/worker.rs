@@ -498,7 +498,7 @@ impl Worker {
             Err(error) => {
                 self.unreadable += 1;
                 if let Some(permit) = self.log.permit(&peer, "unreadable", Instant::now()) {
-                    tracing::warn!(link = %peer, %error, left_out = permit.suppressed, "malformed route advertisement ignored");
+                    tracing::warn!(link = %peer, %error, left_out = permit.suppressed, "malformed route advertisement");
                 }
                 return false;
             }
