@@ -179,7 +179,7 @@ impl Agent {
         kernel.finish(leftovers).await;
         self.record_host(&kernel, surroundings);
         if kernel.inherits_nothing()
-            && let Err(e) = crate::claim::record_numbers(&self.state, self.numbers)
+            && let Err(e) = crate::claim::record_kernel_ids(&self.state, self.numbers)
         {
             tracing::warn!(
                 error = %format!("{e:#}"),

@@ -87,7 +87,7 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
 ///
 /// # Errors
 /// The file cannot be read or written.
-pub fn record_numbers(state: &StateDir, numbers: Numbers) -> Result<()> {
+pub fn record_kernel_ids(state: &StateDir, numbers: Numbers) -> Result<()> {
     if last_used(state)? != Some(numbers) {
         state.write(file::NUMBERS, &serde_json::to_vec(&numbers)?)?;
     }
@@ -105,7 +105,7 @@ pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
     if let Some(before) = inherited.before {
         count += sweep(before).await?;
     }
-    record_numbers(state, numbers)?;
+    record_kernel_ids(state, numbers)?;
     Ok(count)
 }
 

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_takes_longer_bursts_unless_told_otherwise() {
+    fn relays_have_a_larger_receive_buffer_by_default() {
         let vm = Role::Vm {
             nics: Vec::new(),
             served: Vec::new(),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_port_is_none_of_the_lanes() {
+    fn the_quic_port_differs_from_the_ports_of_lanes() {
         let mut c = config();
         c.lanes = 3;
         for (port, fine) in [

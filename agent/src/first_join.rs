@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn token_and_controller_are_waited_for_and_not_without_end() {
+    async fn waits_for_token_and_controller_up_to_the_timeout() {
         let dir = tempfile::tempdir().unwrap();
         let (text, took) = outcome(dir.path(), 700).await;
         assert!(text.starts_with("not joined within 700ms: the token file"), "{text}");
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waiting_does_not_mend_fails_at_once() {
+    async fn permanent_errors_fail_at_once() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "no token").unwrap();
         let (text, took) = outcome(dir.path(), 60_000).await;

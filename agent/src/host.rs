@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_set_stays() {
+    fn the_operators_choice_stays() {
         let dir = tempfile::tempdir().unwrap();
         let r = redirects(dir.path(), "0");
         r.quiet("a", |_| true).unwrap();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_holds_nobody_up() {
+    fn notes_of_crashed_agents_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let r = redirects(dir.path(), "1");
         r.quiet("crashed", |_| true).unwrap();

@@ -41,7 +41,7 @@ pub struct LaneReport {
     pub tun_errors: u64,
     /// Datagrams that the kernel refused to send.
     pub udp_errors: u64,
-    /// Datagrams that found the receive buffer full.
+    /// Datagrams dropped because a receive buffer was full.
     pub udp_overflow: u64,
     /// Route advertisements by outcome.
     pub advertisements: AdvertisementStats,

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn places_are_written_once_a_second_at_most() {
+    async fn endpoints_are_written_once_a_second_at_most() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path());
         let mut endpoints = EndpointStore::new(state.clone());

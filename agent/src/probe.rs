@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn absurd_requests_are_refused_by_field() {
+    async fn values_out_of_range_are_refused_by_field() {
         let refused = |change: fn(&mut ProbeRequest), field: &'static str| async move {
             let mut r = ping_loopback(false);
             change(&mut r);

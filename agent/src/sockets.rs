@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_busy_path_gets_a_socket_and_everybody_else_is_heard_as_before() {
+    async fn a_heavy_path_gets_a_connected_socket_and_others_use_the_shared_one() {
         let ((mut a, at_a), (mut b, at_b), (mut c, at_c)) = (bound(), bound(), bound());
         let now = Instant::now();
         for number in 0..200 {
@@ -414,7 +414,7 @@ mod tests {
 
     /// While the peer's port is closed, ICMP errors cost only the datagrams sent meanwhile.
     #[tokio::test]
-    async fn an_end_that_was_away_is_reached_again() {
+    async fn a_peer_is_reached_again_after_icmp_errors() {
         let ((mut a, at_a), (b, at_b)) = (bound(), bound());
         let now = Instant::now();
         for number in 0..100 {
@@ -439,7 +439,7 @@ mod tests {
 
     /// Binding a link-local address without a scope fails, and that failure would delay other paths by the backoff.
     #[tokio::test]
-    async fn a_path_from_a_link_local_address_stays_with_the_port() {
+    async fn a_link_local_path_uses_the_shared_socket() {
         let (mut a, _) = bound();
         let path = Path {
             local: Some("fe80::1".parse().unwrap()),
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn paths_beyond_the_most_share_the_port() {
+    async fn paths_beyond_the_maximum_use_the_shared_socket() {
         let (mut a, _) = bound();
         let (mut others, begun) = (vec![], Instant::now());
         for _ in 0..MAX_CONNECTED + 2 {

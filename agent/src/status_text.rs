@@ -91,10 +91,10 @@ fn write_view(out: &mut String, v: &AgentView) -> std::fmt::Result {
         writeln!(out, "dropped     {reason:<24} {n}")?;
     }
     for refused in &s.refused_routes {
-        let sender = refused.sender.as_deref().unwrap_or("any, at this host");
+        let sender = refused.sender.as_deref().unwrap_or("any sender, left out by this host");
         writeln!(
             out,
-            "not used    {:<24} {} routes of {sender}, {} first",
+            "not used    {:<24} {} routes of {sender}, such as {}",
             refused.reason, refused.count, refused.example
         )?;
     }

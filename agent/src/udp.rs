@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_leaves_from_the_address_that_is_wanted_or_from_any() {
+    async fn a_batch_is_sent_from_the_requested_address_or_from_any() {
         let ((mut a, _), (mut b, port)) = (bound(), bound());
         let segments = a.state.max_gso_segments();
         for (to, own, gone) in [
@@ -537,7 +537,7 @@ mod tests {
 
     /// A source address that failed is not reported as local for a while.
     #[tokio::test]
-    async fn an_address_that_was_refused_is_not_told_for_a_while() {
+    async fn a_refused_source_address_is_not_reported_for_a_while() {
         let ((mut a, _), (mut b, port)) = (bound(), bound());
         let at: IpAddr = "127.0.0.5".parse().unwrap();
         let to = Path::from(SocketAddr::new(at, port));

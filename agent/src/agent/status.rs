@@ -23,7 +23,7 @@ use tombolo_proto::status::{AgentStatus, Heard, RefusedRoutes, Totals};
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Debounce of status reports: one failover changes several links within moments, which one report carries. A fifth of
-/// the 100 ms that a change may take until it is in force and reported.
+/// the convergence target, 100 ms.
 const STATUS_DEBOUNCE: Duration = Duration::from_millis(20);
 
 /// The agent's status on the local socket, as `tombolo-agent status` shows it.

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_is_under_way_and_what_changes_meanwhile_is_the_next() {
+    fn changes_during_a_build_go_into_one_next_request() {
         let (mut requests, inbox) = queue();
         let mut made = 0;
         let mut request = || {

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_much_used_is_busy_once() {
+    fn a_heavy_path_is_reported_once() {
         let mut heavy = HeavyHitters::default();
         for n in 1..THRESHOLD {
             heavy.record(path(1));
