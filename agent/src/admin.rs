@@ -27,8 +27,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tombolo_proto::exposition;
 
-/// Bytes of a request head at most, and the timeout of each read. Four fixed paths need far less than the 8 KiB that
-/// HTTP servers usually accept.
+/// Bytes of a request head at most, and the timeout of each read; for scrapers also of the whole exchange. Four fixed
+/// paths need far less than the 8 KiB that HTTP servers usually accept.
 const MAX_REQUEST: usize = 8192;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -227,7 +227,7 @@ impl Lane {
     }
 
     /// Has the lane start a session with `peer`, which lane 0 reaches now. Flows that begin before the session is up
-    /// stay in lane 0, because the kernel sends their answers to lane 0's queue.
+    /// stay in lane 0: the kernel queues a flow's packets where it saw the other direction.
     fn prepare_session(&self, peer: &AgentId) {
         // A lane that has ended ends the agent, which reports it.
         let _ = self.send_command(Command::PrepareSession(peer.clone()));
