@@ -4,37 +4,20 @@
 //! both directions. An unconnected socket pays a lookup through the host's routing rules per packet, which is most of
 //! the cost of a lone packet. Packets that a connected socket cannot send go through the shared socket of the port.
 
+mod connected;
 mod heavy_hitters;
 
 use crate::config::Config;
 use crate::outbox::Datagrams;
 use crate::udp::{Sent, Udp, WouldBlock};
 use anyhow::Result;
-use heavy_hitters::HeavyHitters;
+use connected::{ConnectedSockets, Outcome};
 use std::future::poll_fn;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::IpAddr;
 use std::task::Poll;
-use std::time::{Duration, Instant};
-use tombolo_engine::buffer::{Path, Port};
-
-/// Connected sockets per lane. A trade-off: each one may hold a receive buffer of its own, up to 2 MB in a gateway.
-const MAX_CONNECTED: usize = 8;
-
-/// A connected socket that carried nothing for this long is closed, which frees its receive buffer.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// With all connected sockets in use, a heavy path evicts the one that was idle longest, if for at least this long: ten
-/// times the 100 ms at which a lane notices use.
-const EVICTION_IDLE: Duration = Duration::from_secs(1);
-
-/// Interval at which path counts restart, so that slow, long-lived paths never reach the threshold. With 16 batches per
-/// interval a path must average about three batches a second.
-const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Pause after a failed connect or a broken connected socket. A trade-off: a lasting cause, such as a missing route,
-/// costs one attempt a minute, and the shared socket works meanwhile.
-const RETRY_BACKOFF: Duration = Duration::from_secs(60);
+use std::time::Instant;
+use tombolo_engine::buffer::Port;
 
 /// Identifies one socket of [`LaneSockets`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,30 +28,13 @@ pub enum SocketId {
     Connected(usize),
 }
 
-/// A path with its connected socket.
-struct ConnectedSocket {
-    path: Path,
-    udp: Udp,
-    /// When the socket last carried a datagram, at the granularity of [`LaneSockets::maintain`] calls.
-    last_used: Instant,
-    /// Sending failed with an error other than a full buffer: closed at the next [`LaneSockets::maintain`].
-    broken: bool,
-}
-
 /// The shared and connected UDP sockets of one lane.
 pub struct LaneSockets {
     lane: Udp,
     quic: Option<Udp>,
-    connected: Vec<ConnectedSocket>,
-    heavy_hitters: HeavyHitters,
-    counting_since: Instant,
-    no_connect_before: Option<Instant>,
-    fwmark: u32,
-    receive_buffer: usize,
+    connected: ConnectedSockets,
     /// The socket whose full send buffer refused the last batch.
     backpressured: Option<SocketId>,
-    /// Receive overflows counted by connected sockets that have been closed.
-    overflow: u64,
 }
 
 impl LaneSockets {
@@ -90,14 +56,8 @@ impl LaneSockets {
         Self {
             lane,
             quic,
-            connected: Vec::with_capacity(MAX_CONNECTED),
-            heavy_hitters: HeavyHitters::default(),
-            counting_since: Instant::now(),
-            no_connect_before: None,
-            fwmark,
-            receive_buffer,
+            connected: ConnectedSockets::new(fwmark, receive_buffer),
             backpressured: None,
-            overflow: 0,
         }
     }
 
@@ -106,7 +66,7 @@ impl LaneSockets {
     /// # Errors
     /// The process lacks CAP_NET_ADMIN.
     pub fn set_receive_buffer(&mut self, bytes: usize) -> io::Result<()> {
-        self.receive_buffer = bytes;
+        self.connected.receive_buffer = bytes;
         self.all().try_for_each(|id| self.at(id).set_receive_buffer(bytes))
     }
 
@@ -122,10 +82,7 @@ impl LaneSockets {
         match id {
             SocketId::Shared(Port::Lane) => &self.lane,
             SocketId::Shared(Port::Quic) => self.quic.as_ref().unwrap_or(&self.lane),
-            SocketId::Connected(number) => self
-                .connected
-                .get(number)
-                .map_or(&self.lane, |connected| &connected.udp),
+            SocketId::Connected(number) => self.connected.get(number).unwrap_or(&self.lane),
         }
     }
 
@@ -134,10 +91,7 @@ impl LaneSockets {
         match id {
             SocketId::Shared(Port::Lane) => &mut self.lane,
             SocketId::Shared(Port::Quic) => self.quic.as_mut().unwrap_or(&mut self.lane),
-            SocketId::Connected(number) => self
-                .connected
-                .get_mut(number)
-                .map_or(&mut self.lane, |connected| &mut connected.udp),
+            SocketId::Connected(number) => self.connected.get_mut(number).unwrap_or(&mut self.lane),
         }
     }
 
@@ -175,29 +129,14 @@ impl LaneSockets {
         // Control messages (ECN) and the port of QUIC need the shared socket: with them the kernel looks up a route for
         // a connected socket as well.
         let needs_no_cmsg = datagrams.fragments && datagrams.ecn == 0 && path.port == Port::Lane;
-        if needs_no_cmsg && path.local.is_some_and(has_no_scope) {
-            if let Some((number, connected)) = self
-                .connected
-                .iter_mut()
-                .enumerate()
-                .find(|(_, connected)| connected.path == path)
-            {
-                match connected.udp.send_connected(datagrams.bytes, datagrams.segment) {
-                    Ok(()) => return Ok(Sent::default()),
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                        self.backpressured = Some(SocketId::Connected(number));
-                        return Err(WouldBlock);
-                    }
-                    // ECONNREFUSED reports an ICMP error for an earlier datagram; this batch was not sent, so the
-                    // shared socket sends it.
-                    Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
-                    Err(error) => {
-                        tracing::debug!(?path, %error, "connected socket refused to send; using the shared one");
-                        connected.broken = true;
-                    }
+        if needs_no_cmsg && path.local.is_some_and(needs_no_scope) {
+            match self.connected.send(path, datagrams) {
+                Outcome::Sent => return Ok(Sent::default()),
+                Outcome::WouldBlock(number) => {
+                    self.backpressured = Some(SocketId::Connected(number));
+                    return Err(WouldBlock);
                 }
-            } else {
-                self.heavy_hitters.record(path);
+                Outcome::NotSent => {}
             }
         }
         let id = SocketId::Shared(path.port);
@@ -219,70 +158,13 @@ impl LaneSockets {
         if self.backpressured.is_some() {
             return;
         }
-        for connected in &mut self.connected {
-            if connected.udp.take_used() {
-                connected.last_used = now;
-            }
-        }
-        self.close(now, |connected, unused| connected.broken || unused >= IDLE_TIMEOUT);
-        if now.saturating_duration_since(self.counting_since) >= COUNTING_INTERVAL {
-            self.heavy_hitters.reset();
-            self.counting_since = now;
-        }
-        if self.no_connect_before.is_some_and(|until| now < until) {
-            return;
-        }
-        if let Some(path) = self.heavy_hitters.take_heavy() {
-            self.open(path, now);
-        }
-    }
-
-    fn open(&mut self, path: Path, now: Instant) {
-        if self.connected.len() >= MAX_CONNECTED {
-            let longest = self.connected.iter().map(|connected| connected.last_used).min();
-            self.close(now, |connected, unused| {
-                Some(connected.last_used) == longest && unused >= EVICTION_IDLE
-            });
-        }
-        if self.connected.len() >= MAX_CONNECTED {
-            return;
-        }
-        match Udp::connect(path, &self.lane, self.fwmark, self.receive_buffer) {
-            Ok(udp) => {
-                tracing::debug!(?path, "connected a socket to a heavily used path");
-                self.connected.push(ConnectedSocket {
-                    path,
-                    udp,
-                    last_used: now,
-                    broken: false,
-                });
-            }
-            Err(error) => {
-                tracing::debug!(?path, %error, "connecting a socket to a heavily used path failed");
-                self.no_connect_before = Some(now + RETRY_BACKOFF);
-            }
-        }
-    }
-
-    /// Closes the connected sockets that `should_close` selects by the socket and its idle time.
-    fn close(&mut self, now: Instant, should_close: impl Fn(&ConnectedSocket, Duration) -> bool) {
-        self.connected.retain(|connected| {
-            let closes = should_close(connected, now.saturating_duration_since(connected.last_used));
-            if closes {
-                tracing::debug!(path = ?connected.path, broken = connected.broken, "connected socket closed");
-                self.overflow += connected.udp.overflow();
-                if connected.broken {
-                    self.no_connect_before = Some(now + RETRY_BACKOFF);
-                }
-            }
-            !closes
-        });
+        self.connected.maintain(&self.lane, now);
     }
 
     /// Datagrams dropped by the kernel because a receive buffer was full, since the start, over all sockets.
     #[must_use]
     pub fn overflow(&self) -> u64 {
-        self.overflow + self.all().map(|id| self.at(id).overflow()).sum::<u64>()
+        self.connected.closed_overflow + self.all().map(|id| self.at(id).overflow()).sum::<u64>()
     }
 
     /// Datagrams that the kernel refused to send, since the start. Datagrams that a connected socket refuses are not
@@ -293,16 +175,20 @@ impl LaneSockets {
     }
 }
 
-/// Whether an address is valid without a scope ID. A link-local one needs its interface, which [`Path`] does not have.
-fn has_no_scope(address: IpAddr) -> bool {
+/// Whether an address is valid without a scope ID. A link-local one needs its interface, which
+/// [`Path`](tombolo_engine::buffer::Path) does not have.
+fn needs_no_scope(address: IpAddr) -> bool {
     !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::connected::{EVICTION_IDLE, IDLE_TIMEOUT, MAX_CONNECTED};
     use super::*;
     use crate::udp::BUFFER;
     use std::net::SocketAddr;
+    use std::time::Duration;
+    use tombolo_engine::buffer::Path;
 
     const MARK: u32 = 0x746d;
     const LOCAL: [u8; 4] = [127, 0, 0, 1];
@@ -394,7 +280,7 @@ mod tests {
         // An idle connected socket is closed, and traffic continues through the shared one.
         a.maintain(now);
         a.maintain(now + IDLE_TIMEOUT);
-        assert!(a.connected.is_empty());
+        assert_eq!(a.connected.len(), 0);
         send(&mut b, to(at_a), 9).await;
         assert_eq!(take(&mut a, 2).await, [(9, at_b, SocketId::Shared(Port::Lane)); 2]);
     }
@@ -448,7 +334,7 @@ mod tests {
         for number in 0..40 {
             send(&mut a, path, number).await;
         }
-        assert!(a.heavy_hitters.take_heavy().is_none());
+        assert!(a.connected.heavy_hitters.take_heavy().is_none());
     }
 
     #[tokio::test]
@@ -461,7 +347,7 @@ mod tests {
         let heavy_hitters = |sockets: &mut LaneSockets, at: SocketAddr, now| {
             let path = to(at);
             for _ in 0..20 {
-                sockets.heavy_hitters.record(path);
+                sockets.connected.heavy_hitters.record(path);
             }
             sockets.maintain(now);
         };
@@ -471,6 +357,7 @@ mod tests {
         assert_eq!(a.connected.len(), MAX_CONNECTED);
         assert!(
             !a.connected
+                .sockets
                 .iter()
                 .any(|connected| connected.path.remote == others[MAX_CONNECTED].1)
         );
@@ -481,7 +368,7 @@ mod tests {
             }
         }
         heavy_hitters(&mut a, others[MAX_CONNECTED].1, begun + EVICTION_IDLE);
-        let has = |at: SocketAddr| a.connected.iter().any(|connected| connected.path.remote == at);
+        let has = |at: SocketAddr| a.connected.sockets.iter().any(|connected| connected.path.remote == at);
         assert_eq!(
             (a.connected.len(), has(others[3].1), has(others[MAX_CONNECTED].1)),
             (MAX_CONNECTED, false, true)
