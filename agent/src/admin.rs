@@ -1,14 +1,14 @@
-//! The local socket `admin.sock`: what runs here, as JSON or as Prometheus text. HTTP/1.1, so that `curl
-//! --unix-socket` and scrapers can ask; readable by the agent's user only.
+//! The local socket `admin.sock`: status, configuration, tables and metrics of the running agent. It speaks HTTP/1.1,
+//! for `curl --unix-socket` and scrapers. Only the agent's user has access.
 //!
 //! | Path | Answer |
 //! |---|---|
 //! | `/status` | [`AgentView`](crate::agent::AgentView) |
 //! | `/config` | the configuration in force, without secrets |
-//! | `/tables` | [`Installed`](tombolo_proto::installed::Installed): what packets are looked up in, read back |
+//! | `/tables` | [`Installed`](tombolo_proto::installed::Installed): the lookup tables and kernel routes in use |
 //! | `/metrics` | Prometheus text |
 //!
-//! `/metrics` is also served over TCP, where `metrics_listen` of `agent.toml` says so.
+//! `/metrics` is also served over TCP if `metrics_listen` is set in `agent.toml`.
 
 use crate::agent::Agent;
 use crate::metrics;
@@ -27,17 +27,25 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tombolo_proto::exposition;
 
-/// Longest request, bytes, and longest wait for it.
-const LARGEST_REQUEST: usize = 8192;
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of a request head at most, and the timeout of each read; for scrapers also of the whole exchange. Four fixed
+/// paths need far less than the 8 KiB that HTTP servers usually accept.
+const MAX_REQUEST: usize = 8192;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Scrapers that are answered at a time.
-const SCRAPERS: usize = 8;
+/// Pause after a failed `accept`, which usually means that file descriptors ran out.
+const ACCEPT_BACKOFF: Duration = REQUEST_TIMEOUT;
 
-/// Binds the socket, in place of one that a crash left.
+/// Timeout of each read of an answer. `/tables` is answered only when a configuration that is being applied is in
+/// force.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Scrapers served at a time: bounds the memory and file descriptors that anyone who reaches the port can take.
+const MAX_SCRAPERS: usize = 8;
+
+/// Binds the local socket with mode 0600. Replaces a socket file that a crash left.
 ///
 /// # Errors
-/// The path is too long or the directory not writable.
+/// The path is longer than a Unix socket's address may be, or the directory is not writable.
 pub fn bind(state: &StateDir) -> Result<UnixListener> {
     state.remove(file::ADMIN_SOCKET)?;
     let path = state.path(file::ADMIN_SOCKET);
@@ -46,10 +54,10 @@ pub fn bind(state: &StateDir) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Binds the address that `metrics_listen` names.
+/// Binds the TCP address of `metrics_listen`.
 ///
 /// # Errors
-/// It is taken, or not this host's.
+/// The port is taken, or the address is not one of this host.
 pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
     bound.with_context(|| {
@@ -57,11 +65,11 @@ pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Answers scrapers for ever; what they may ask for is `/metrics` alone.
+/// Serves `/metrics`, and nothing else, over TCP. Never returns.
 pub async fn serve_metrics(listener: TcpListener, agent: Arc<Agent>) {
-    let room = Arc::new(Semaphore::new(SCRAPERS));
+    let room = Arc::new(Semaphore::new(MAX_SCRAPERS));
     loop {
-        // Beyond that many, they wait in the kernel's queue.
+        // Further connections wait in the kernel's accept queue.
         let Ok(permit) = room.clone().acquire_owned().await else {
             return;
         };
@@ -69,7 +77,7 @@ pub async fn serve_metrics(listener: TcpListener, agent: Arc<Agent>) {
             Ok((stream, _)) => {
                 let agent = agent.clone();
                 tokio::spawn(async move {
-                    let answered = timeout(PATIENCE, answer(stream, &agent, Audience::Scraper)).await;
+                    let answered = timeout(REQUEST_TIMEOUT, answer(stream, &agent, Audience::Scraper)).await;
                     if let Err(e) = answered.unwrap_or_else(|e| Err(e.into())) {
                         tracing::debug!(error = %e, "request for metrics failed");
                     }
@@ -78,22 +86,22 @@ pub async fn serve_metrics(listener: TcpListener, agent: Arc<Agent>) {
             }
             Err(e) => {
                 tracing::warn!(error = %e, "socket for metrics");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
 }
 
-/// Who asks.
+/// The origin of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Audience {
-    /// The agent's user, by the local socket.
+    /// The agent's user, through the local socket.
     User,
-    /// Anybody who reaches `metrics_listen`.
+    /// Anyone who reaches `metrics_listen`: gets `/metrics` only.
     Scraper,
 }
 
-/// Answers for ever.
+/// Serves the local socket. Never returns.
 pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
     loop {
         match listener.accept().await {
@@ -107,7 +115,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
             }
             Err(e) => {
                 tracing::warn!(error = %e, "local socket");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
@@ -117,16 +125,16 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, 
     let mut request = Vec::new();
     while !request.windows(4).any(|w| w == b"\r\n\r\n") {
         let mut part = [0; 1024];
-        let n = timeout(PATIENCE, stream.read(&mut part)).await??;
-        if n == 0 || request.len() + n > LARGEST_REQUEST {
+        let n = timeout(REQUEST_TIMEOUT, stream.read(&mut part)).await??;
+        if n == 0 || request.len() + n > MAX_REQUEST {
             bail!("not a request");
         }
         request.extend_from_slice(&part[..n]);
     }
     let line = request.split(|b| *b == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    let asked = line.split(' ').collect::<Vec<_>>();
-    let (status, kind, body) = match asked[..] {
+    let words = line.split(' ').collect::<Vec<_>>();
+    let (status, kind, body) = match words[..] {
         [_, path, ..] if audience == Audience::Scraper && path != "/metrics" => {
             ("404 Not Found", "text/plain", "/metrics\n".to_owned())
         }
@@ -158,10 +166,11 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, 
     Ok(())
 }
 
-/// Asks a running agent, from another process.
+/// Requests `path` from the running agent, from another process. Blocks for up to 4 s per read. Returns the response
+/// body.
 ///
 /// # Errors
-/// No agent runs from this directory, or it does not know the path.
+/// No agent runs from this directory, or it answers with another status than 200.
 pub fn ask(state: &StateDir, path: &str) -> Result<String> {
     let socket = state.path(file::ADMIN_SOCKET);
     let mut stream = BlockingStream::connect(&socket).with_context(|| {
@@ -170,7 +179,7 @@ pub fn ask(state: &StateDir, path: &str) -> Result<String> {
             socket.display()
         )
     })?;
-    stream.set_read_timeout(Some(PATIENCE * 2))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply)?;

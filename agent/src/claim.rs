@@ -1,8 +1,8 @@
-//! What a running agent has for itself on its host: its device and its routing tables. Nothing of another agent's is
-//! ever swept.
+//! Exclusive claims of a running agent on its host: its device and its routing tables. They ensure that no agent
+//! removes rules or routes of another.
 //!
-//! A TUN device vanishes with its process, so one that exists is in use. Tables are claimed by abstract sockets, which
-//! belong to the network namespace as tables do, and vanish with their process as well.
+//! A TUN device vanishes with its process, so a device that exists is in use. Routing tables are claimed by abstract
+//! sockets, which belong to the network namespace as the tables do, and vanish with their process.
 
 use crate::apply::plan::Numbers;
 use crate::apply::{Inherited, sweep};
@@ -15,7 +15,7 @@ use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-/// Proof that no other agent uses the device or the tables; given up with the value.
+/// Exclusive use of a device name and of routing tables, until the value is dropped.
 #[derive(Debug)]
 pub struct Claim {
     tables: [u32; 4],
@@ -23,10 +23,10 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Claims the device's name and all tables.
+    /// Claims the device name and all tables of `numbers`.
     ///
     /// # Errors
-    /// The device exists, or another agent has one of the tables.
+    /// The device exists, or another agent has claimed one of the tables.
     pub fn take(interface: &str, numbers: Numbers) -> Result<Self> {
         if if_nametoindex(interface).is_ok() {
             bail!("interface: a device {interface} exists: another agent or program has it");
@@ -55,17 +55,17 @@ fn claim_table(table: u32) -> Result<UnixListener> {
     }
 }
 
-/// Claims the host for an agent that starts. What earlier runs left stays, to be removed when the first configuration is in
-/// force: until then it keeps packets with overlay addresses on the host.
+/// Claims device and tables for an agent that starts. Rules and routes of earlier runs stay until the first
+/// configuration is in force, because they confine overlay packets until then.
 ///
 /// # Errors
-/// Another agent has the device or a table: nothing was touched then. Or the kernel refuses.
+/// Another agent has the device or a table, and nothing was changed; or the kernel refuses.
 pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, Inherited)> {
     let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
     let mut claim = Claim::take(&config.interface, numbers)?;
     let before = last_used(state)?;
     let mut inherited = Inherited::default();
-    // Under the same tables they are told from this run's one by one.
+    // With shared tables, rules and routes of the last run are compared with this run's one by one instead.
     let other_tables = |b: &Numbers| !b.tables().iter().any(|t| numbers.tables().contains(t));
     if let Some(before) = before.filter(other_tables) {
         match Claim::of_tables(before, &claim.tables) {
@@ -73,25 +73,28 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
                 claim._sockets.extend(held._sockets);
                 inherited.before = Some(before);
             }
-            Err(e) => tracing::info!(reason = %format!("{e:#}"), "tables of the last run not swept"),
+            Err(e) => {
+                tracing::info!(reason = %format!("{e:#}"), "rules of the last run not removed: its tables are in use")
+            }
         }
     }
     let netlink = Netlink::open(numbers, config.customer_interface.clone())?;
     Ok((claim, netlink, inherited))
 }
 
-/// Notes the numbers of this run for the next one; to be called when nothing is left of a run with others.
+/// Records this run's numbers (tables, rule priorities, mark) on disk for the next run. Call only after rules and
+/// routes under other numbers have been removed.
 ///
 /// # Errors
-/// The file cannot be written.
-pub fn note_numbers(state: &StateDir, numbers: Numbers) -> Result<()> {
+/// The file cannot be read or written.
+pub fn record_kernel_ids(state: &StateDir, numbers: Numbers) -> Result<()> {
     if last_used(state)? != Some(numbers) {
         state.write(file::NUMBERS, &serde_json::to_vec(&numbers)?)?;
     }
     Ok(())
 }
 
-/// Claims the host, then removes all that earlier runs left. Returns how many rules and routes there were.
+/// Claims device and tables, then removes the rules and routes of earlier runs. Returns how many there were.
 ///
 /// # Errors
 /// As [`take_host`].
@@ -102,7 +105,7 @@ pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
     if let Some(before) = inherited.before {
         count += sweep(before).await?;
     }
-    note_numbers(state, numbers)?;
+    record_kernel_ids(state, numbers)?;
     Ok(count)
 }
 
@@ -112,6 +115,6 @@ fn last_used(state: &StateDir) -> Result<Option<Numbers>> {
     };
     let numbers = serde_json::from_slice(&bytes);
     Ok(numbers
-        .inspect_err(|e| tracing::warn!(error = %e, "{} not read", file::NUMBERS))
+        .inspect_err(|e| tracing::warn!(error = %e, "{} not read: rules of an earlier run may stay", file::NUMBERS))
         .ok())
 }

@@ -8,79 +8,81 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tombolo_proto::config::{MAX_LANES, Role};
 use tombolo_proto::id::AgentId;
 
-/// UDP port of the links unless set otherwise: WireGuard's usual one.
+/// Default UDP port of the links: WireGuard's usual port.
 pub const DEFAULT_LISTEN_PORT: u16 = 51820;
 
-/// Mark of underlay packets, the same for all agents of a host: what one agent seals never enters another's device.
+/// Mark of underlay packets ("tm" in ASCII), the same for all agents of a host: packets that one agent has encrypted
+/// never enter the device of another.
 const DEFAULT_FWMARK: u32 = 0x746d;
 
-/// Receive buffer of the UDP socket, bytes. It is the queue that a ping waits in beside bulk traffic, and what takes bursts
-/// while a busy host runs the lane late: twice as much is twice the wait (1.5 ms at 5 Gbit/s) for hardly more speed.
-/// Of an agent that stands for VMs: what a ping under load waits in.
+/// Receive buffer of a UDP socket, bytes, in an agent that stands for VMs. It absorbs bursts while a busy host delays
+/// the lane, and a ping under load waits in it: twice the buffer is twice the wait (1.5 ms at 5 Gbit/s) for hardly more
+/// speed.
 const RECEIVE_BUFFER: usize = 600_000;
 
-/// Of a gateway or an edge, which many send to at once, and where each packet costs twice the work.
+/// Receive buffer in a gateway or an edge, which many agents send to at once, and where each packet costs twice the
+/// work.
 const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 
-/// Most lanes that are run unless more are asked for.
+/// Lanes at most unless `lanes` is set: speed was measured for up to 8 (docs/performance.md).
 const MAX_AUTOMATIC: u16 = 8;
 
-/// Local settings. What the operator of the host decides, as against what the controller does.
+/// Local settings, which the operator of the host decides. The controller decides everything else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The agent's name, as the join token had it.
+    /// Name of the agent, from its join token.
     pub agent: AgentId,
     /// `https://host:port` of the controller.
     pub controller: String,
     /// UDP port of the links.
     pub listen_port: u16,
-    /// Where other agents reach this one, best first; an unspecified address means "the address the controller sees
-    /// me from".
+    /// Endpoints at which other agents reach this one, best first. An unspecified address stands for the address from
+    /// which the agent connects to the controller.
     #[serde(default)]
     pub endpoints: Vec<SocketAddr>,
-    /// A second UDP port, where QUIC alone is taken: 443 gets through where everything else is blocked (D6). It is reached
-    /// at the address of the first endpoint. None: QUIC is taken on `listen_port` alone.
+    /// A second UDP port, for QUIC only: 443 passes firewalls that block everything else (D6). Peers reach it at the
+    /// address of the first endpoint. None: QUIC uses `listen_port` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_port: Option<u16>,
-    /// Name of the TUN device, at most 15 characters.
+    /// Name of the TUN device, 1 to 15 characters.
     pub interface: String,
-    /// At the edge of a circuit: the interface that faces the customer's router. The agent sets its address and lets the
-    /// kernel forward what arrives there; a VLAN is the operator's to make.
+    /// At the edge of a circuit: the interface that faces the customer's router. The agent sets its address and enables
+    /// forwarding on it. A VLAN interface must exist already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_interface: Option<String>,
-    /// Whether a user-defined or learned 0.0.0.0/0 or ::/0, or routes that together are as good as one, may take the
-    /// host's default route (D22).
+    /// Whether a user-defined or learned 0.0.0.0/0 or ::/0 may replace the host's default route (D22). Routes that
+    /// together amount to a default route count as one.
     #[serde(default)]
     pub allow_default_route: bool,
-    /// Whether this host is an Internet exit: an appliance, or a host of served subnets, that forwards packets to public
-    /// destinations by its own routes. It must translate their sources to an address of its own; with an overlay address as
-    /// the source they are dropped.
+    /// Whether this host is an Internet exit: an appliance, or a host of served subnets, that forwards packets to
+    /// public destinations by its own routes. It must translate their sources to an address of its own: packets with an
+    /// overlay source are dropped.
     #[serde(default)]
     pub internet_exit: bool,
-    /// Networks that the host reaches by its own routes, whatever sites announce: those that it is managed from. The
-    /// networks that it is connected to, the controller, name servers and other agents are protected without that.
+    /// Networks that the host reaches by its own routes, whatever sites announce, such as the network that it is
+    /// managed from. Connected networks, the controller, name servers and other agents are protected anyway (D22).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protected_networks: Vec<IpNet>,
-    /// Lanes to run, each with a core, a queue of the device and a UDP port: `listen_port` and those after it. 0: one for
-    /// every two cores, at most 8. Where another agent has fewer, or a port of it cannot be reached, its packets go
-    /// through the first lane.
+    /// Lanes to run, at most [`MAX_LANES`]. Each has a thread, a TUN queue and a UDP port: `listen_port` and those
+    /// after it. 0: one lane for every two cores, at most 8. Packets for a peer with fewer lanes, or with an
+    /// unreachable port, go through lane 0.
     #[serde(default)]
     pub lanes: u16,
-    /// Where `/metrics` is served to Prometheus, without encryption or a password: an address that only it reaches. None: on the
-    /// local socket alone.
+    /// Address at which `/metrics` is served over plain HTTP, without authentication: choose one that only Prometheus
+    /// reaches. None: metrics are on the local socket only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Whether to hand super-packets to and from the TUN device where the kernel can.
+    /// Whether to use GSO packets (TSO, USO) on the TUN device where the kernel supports them.
     #[serde(default = "yes")]
     pub offload: bool,
-    /// Receive buffer of a UDP socket, bytes; 600,000 unless set, 2,000,000 for a gateway or an edge.
+    /// Receive buffer of a UDP socket, bytes. Default: 600,000, and 2,000,000 in a gateway or an edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receive_buffer: Option<usize>,
-    /// Mark of underlay packets. All agents of a host must have the same.
+    /// Mark of underlay packets (SO_MARK), not 0. All agents of a host must use the same.
     #[serde(default = "fwmark")]
     pub fwmark: u32,
-    /// Number of the routing table; derived from the interface's name unless set.
+    /// Number of the agent's routing table, at least 256. Default: derived from the interface's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
 }
@@ -93,7 +95,7 @@ const fn fwmark() -> u32 {
 }
 
 impl Config {
-    /// Settings of a newly joined agent.
+    /// Default settings of an agent.
     #[must_use]
     pub fn new(agent: AgentId, controller: String) -> Self {
         let interface = default_interface(&agent);
@@ -117,10 +119,10 @@ impl Config {
         }
     }
 
-    /// Reads and checks the file.
+    /// Reads and checks `agent.toml`.
     ///
     /// # Errors
-    /// It is missing, malformed, has an unknown field, or a value is out of range.
+    /// The file is missing or malformed, has an unknown field, or a value is out of range.
     pub fn load(state: &StateDir) -> Result<Self> {
         let path = state.path(file::CONFIG);
         let bytes = state
@@ -132,7 +134,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Writes the file.
+    /// Checks the settings and writes `agent.toml`.
     ///
     /// # Errors
     /// A value is out of range, or the file cannot be written.
@@ -141,7 +143,7 @@ impl Config {
         state.write(file::CONFIG, toml::to_string(self)?.as_bytes())
     }
 
-    /// The receive buffer of a UDP socket, bytes: as set, or by the agent's role, as far as it is known.
+    /// The receive buffer of a UDP socket, bytes: as set, or the default for `role`. None: the role is not known yet.
     #[must_use]
     pub fn receive_buffer(&self, role: Option<&Role>) -> usize {
         let relays = role.is_some_and(Role::relays);
@@ -149,7 +151,7 @@ impl Config {
         self.receive_buffer.unwrap_or(usual)
     }
 
-    /// How many lanes to run: as set, or by the number of cores.
+    /// The number of lanes to run: as set, or derived from the number of cores. At least 1.
     #[must_use]
     pub fn lane_count(&self) -> u16 {
         let automatic = || {
@@ -163,7 +165,8 @@ impl Config {
         if self.lanes == 0 { automatic() } else { self.lanes }
     }
 
-    /// Endpoints to advertise: those set, or the listen port at "the address you see me from".
+    /// Endpoints to advertise: those set, or `0.0.0.0:<listen_port>`, which stands for the address that the controller
+    /// sees.
     #[must_use]
     pub fn advertised(&self) -> Vec<String> {
         if self.endpoints.is_empty() {
@@ -173,7 +176,7 @@ impl Config {
         }
     }
 
-    /// Where QUIC is taken besides, as it is advertised.
+    /// The endpoint of the second port, for QUIC only, as it is advertised; none without `quic_port`.
     #[must_use]
     pub fn quic_endpoint(&self) -> Option<String> {
         let ip = self
@@ -183,52 +186,53 @@ impl Config {
         Some(SocketAddr::new(ip, self.quic_port?).to_string())
     }
 
-    /// Checks every value.
+    /// Checks every value for its range.
     ///
     /// # Errors
-    /// The first one that is out of range.
+    /// Names the first value that is out of range.
     pub fn check(&self) -> Result<()> {
         check_interface(&self.interface)?;
         if let Some(name) = &self.customer_interface {
             check_interface(name).context("customer_interface")?;
         }
         if self.listen_port == 0 {
-            bail!("listen_port: 0 is not a port that others can be told of");
+            bail!("listen_port: 0 is not within 1 to 65535");
         }
         if self.lanes > MAX_LANES {
-            bail!("lanes: {} is more than {MAX_LANES}", self.lanes);
+            bail!("lanes: {} is not within 0 to {MAX_LANES}", self.lanes);
         }
         if self.listen_port.checked_add(self.lanes.saturating_sub(1)).is_none() {
             bail!(
-                "lanes: {} do not fit above listen_port {}",
+                "lanes: {} lanes need as many ports from listen_port {} on, and ports end at 65535",
                 self.lanes,
                 self.listen_port
             );
         }
         let of_lanes = self.listen_port..=self.listen_port.saturating_add(self.lane_count().saturating_sub(1));
         if let Some(port) = self.quic_port.filter(|p| *p == 0 || of_lanes.contains(p)) {
-            bail!("quic_port: {port} is no port beside those of the lanes, {of_lanes:?}");
+            bail!("quic_port: {port} must be within 1 to 65535 and outside the ports of the lanes, {of_lanes:?}");
         }
         if !self.controller.starts_with("https://") {
             bail!("controller: '{}' must start with https://", self.controller);
         }
         if self.fwmark == 0 {
-            bail!("fwmark: 0 marks nothing");
+            bail!("fwmark: 0 is not within 1 to 4294967295: 0 means unmarked");
         }
         if self.table.is_some_and(|t| t < 256) {
-            bail!("table: must be 256 or more, lower numbers are the system's");
+            bail!("table: must be 256 or more; lower numbers are reserved for the system");
         }
         if let Some(e) = self.endpoints.iter().find(|e| e.port() == 0) {
-            bail!("endpoints: {e} has no port");
+            bail!("endpoints: {e} needs a port within 1 to 65535");
         }
         Ok(())
     }
 }
 
-/// Checks a device name: the kernel's rules, and no characters that a path or a shell would mind.
+/// Checks a device name: 1 to 15 ASCII letters, digits, `-`, `_` and `.`, not starting with `.`. That is the kernel's
+/// limit, without characters that are special in paths or shells.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The name breaks this rule.
 pub fn check_interface(name: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 15 || !name.chars().all(fits) || name.starts_with('.') {
@@ -237,7 +241,7 @@ pub fn check_interface(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A device name that two agents of a host do not share: the agent's name, shortened with a hash where it must be.
+/// The default device name, unique per agent: the agent's name, shortened and hashed if it is too long.
 fn default_interface(agent: &AgentId) -> String {
     let name = agent.as_str();
     if name.len() <= 12 {
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_takes_longer_bursts_unless_told_otherwise() {
+    fn relays_have_a_larger_receive_buffer_by_default() {
         let vm = Role::Vm {
             nics: Vec::new(),
             served: Vec::new(),
@@ -322,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_port_is_none_of_the_lanes() {
+    fn the_quic_port_differs_from_the_ports_of_lanes() {
         let mut c = config();
         c.lanes = 3;
         for (port, fine) in [

@@ -1,4 +1,4 @@
-//! The stream to the controller: says what runs here, takes configurations, answers probes, renews the certificate.
+//! The control stream: reports status, receives configurations, answers probes and renews the certificate.
 //!
 //! ```text
 //! connect ──▶ certificate past 2/3 of its life? renew ──▶ Hello ──▶ Config → apply → Applied | Rejected
@@ -6,7 +6,7 @@
 //!    └──────────── wait 0.1 s … 2 s, jittered ◀── anything breaks ───────┘
 //! ```
 //!
-//! Forwarding never depends on any of it.
+//! Forwarding never depends on the control stream (D21).
 
 use crate::agent::Agent;
 use crate::config::Config;
@@ -37,31 +37,35 @@ use tombolo_proto::id::Revision;
 use tombolo_proto::probe::ProbeRequest;
 use tonic::transport::{Channel, Endpoint};
 
-/// Shortest and longest wait before another attempt.
+/// First and longest wait between connection attempts, doubled each time. Agents reconnect within seconds after a
+/// restart of the controller, and the jitter spreads their load.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Longest wait for a connection with its handshakes.
-const CONNECT: Duration = Duration::from_secs(5);
+/// Timeout of a TCP connection over all addresses, and half the timeout of a connection with its TLS and HTTP/2
+/// handshakes. Leaves time for two retransmissions of a lost SYN (after 1 s and 3 s).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A silent connection is tested after this, and given up after as long again.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// HTTP/2 keepalive: a silent connection is pinged after this time, and closed after the same time without an answer. A
+/// dead controller is noticed within ten seconds.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Largest message from the controller, bytes: a configuration with some 50,000 links.
-const LARGEST_MESSAGE: usize = 32 << 20;
+/// Largest message from the controller, bytes: enough for a configuration with some 50,000 links.
+const MAX_MESSAGE: usize = 32 << 20;
 
-/// Shortest and longest wait before another attempt to renew the certificate.
-const RENEW_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// First and longest wait between attempts to renew the certificate. A third of its lifetime is left, so minutes do not
+/// matter.
+const RENEW_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// Longest sleep before the clock is looked at again: it may jump.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+/// Longest sleep before the wall clock is read again, which may have jumped since.
+const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
-/// Longest wait for one address of the controller while there are others.
-const ONE_ADDRESS: Duration = Duration::from_secs(2);
+/// Timeout per address of the controller while others are left to try.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Probes that run at once.
-const PROBES: usize = 16;
+/// Probes that run at a time. Each has a raw socket and a bounded number of packets; others wait.
+const MAX_PROBES: usize = 16;
 
-/// Keeps the stream up for ever.
+/// The task that keeps the control stream connected.
 pub struct Control {
     agent: Arc<Agent>,
     state: StateDir,
@@ -71,13 +75,13 @@ pub struct Control {
 }
 
 impl Control {
-    /// Takes what [`join`](crate::join::join) left in the state directory.
+    /// Loads key and certificate, which [`join`](crate::join::join) wrote, from the state directory.
     ///
     /// # Errors
-    /// A key or certificate is missing or malformed.
+    /// A key or certificate is missing or malformed, or they do not belong together.
     pub fn new(agent: Arc<Agent>, state: StateDir, config: Config) -> Result<Self> {
         let (key, certificate) = (TlsKey::load(&state)?, Certificate::load(&state)?);
-        // Here, so that a broken pair of files is an error at the start and not an endless retry.
+        // Checked once here: a mismatch is an error at the start, not an endless retry.
         tls::mutual(&certificate, &key)?;
         Ok(Self {
             agent,
@@ -88,18 +92,18 @@ impl Control {
         })
     }
 
-    /// Connects, serves and reconnects; never returns.
+    /// Connects, serves the stream and reconnects. Never returns.
     pub async fn run(mut self) {
         let mut wait = BACKOFF.0;
         loop {
             let begun = Instant::now();
             let Err(e) = self.session().await;
             if self.agent.set_connected(false) {
-                tracing::warn!(error = %format!("{e:#}"), "controller lost: forwarding goes on");
+                tracing::warn!(error = %format!("{e:#}"), "connection to the controller lost; forwarding continues");
             } else {
                 tracing::debug!(error = %format!("{e:#}"), "controller not reached");
             }
-            if begun.elapsed() > CONNECT * 2 {
+            if begun.elapsed() > CONNECT_TIMEOUT * 2 {
                 wait = BACKOFF.0;
             }
             let jitter = rand::rng().random_range(0.5..1.0);
@@ -110,15 +114,15 @@ impl Control {
 
     async fn session(&mut self) -> Result<std::convert::Infallible> {
         let mut client = self.client().await?;
-        let mut again = RENEW_AGAIN.0;
+        let mut again = RENEW_BACKOFF.0;
         if self.renewal_due() && self.renew_or_warn(&mut client).await {
-            // The connection stands for the old certificate.
+            // The connection was authenticated with the old certificate.
             client = self.client().await?;
         }
-        // Not measured from the last message: a busy stream has one every moment.
+        // A fixed time, because a timer that each message restarts would never fire on a busy stream.
         let mut renew_at = self.next_renewal(again);
 
-        let (outbox, messages) = mpsc::channel(PROBES * 2);
+        let (outbox, messages) = mpsc::channel(MAX_PROBES * 2);
         let running = self.agent.running();
         let hello = Hello {
             agent: self.config.agent.to_string(),
@@ -140,7 +144,7 @@ impl Control {
 
         let mut status = self.agent.watch_status();
         self.agent.publish().await;
-        let probes = Arc::new(tokio::sync::Semaphore::new(PROBES));
+        let probes = Arc::new(tokio::sync::Semaphore::new(MAX_PROBES));
         loop {
             tokio::select! {
                 received = inbox.message() => match received?.and_then(|m| m.message) {
@@ -161,7 +165,7 @@ impl Control {
                 () = sleep_until(renew_at) => {
                     if self.renewal_due() {
                         let done = self.renew_or_warn(&mut client).await;
-                        again = if done { RENEW_AGAIN.0 } else { (again * 2).min(RENEW_AGAIN.1) };
+                        again = if done { RENEW_BACKOFF.0 } else { (again * 2).min(RENEW_BACKOFF.1) };
                     }
                     renew_at = self.next_renewal(again);
                 }
@@ -169,7 +173,7 @@ impl Control {
         }
     }
 
-    /// Applies a configuration and says what came of it.
+    /// Applies a configuration. Returns the acknowledgement or rejection for the controller.
     async fn apply(&self, c: ConfigMessage) -> FromAgent {
         let ConfigMessage {
             revision,
@@ -181,7 +185,9 @@ impl Control {
         let outcome = if actual == announced {
             self.agent.apply(Revision(revision), &actual, &bytes).await
         } else {
-            Err(anyhow::anyhow!("the digest is of other bytes: {actual}"))
+            Err(anyhow::anyhow!(
+                "digest: the controller announced {announced}, but the configuration's digest is {actual}"
+            ))
         };
         match outcome {
             Ok(()) => FromAgent::Applied(Applied {
@@ -190,7 +196,11 @@ impl Control {
             }),
             Err(e) => {
                 let reason = format!("{e:#}");
-                tracing::warn!(revision, reason, "configuration rejected: the one before stays");
+                tracing::warn!(
+                    revision,
+                    reason,
+                    "configuration rejected; the previous one stays in force"
+                );
                 FromAgent::Rejected(Rejected {
                     revision,
                     digest: announced,
@@ -200,7 +210,7 @@ impl Control {
         }
     }
 
-    /// Runs a probe beside the stream.
+    /// Runs a probe in a task of its own, and sends its report on `outbox`.
     fn probe(&self, p: Probe, probes: &Arc<tokio::sync::Semaphore>, outbox: &mpsc::Sender<AgentMessage>) {
         let (probes, outbox, device) = (probes.clone(), outbox.clone(), self.config.interface.clone());
         tokio::spawn(async move {
@@ -215,7 +225,8 @@ impl Control {
                     }
                 }
             };
-            // A report is plain numbers and text: it always has a JSON form. A stream that is gone wants no answer.
+            // Serialization cannot fail: a report consists of numbers and strings. If the stream is gone, nobody waits
+            // for the report.
             let report = serde_json::to_vec(&report).unwrap_or_default();
             let _ = outbox
                 .send(message(FromAgent::ProbeResult(ProbeResult { id: p.id, report })))
@@ -223,18 +234,19 @@ impl Control {
         });
     }
 
-    /// When to look at the certificate next: when it is due, or `again` from now if it is already.
+    /// When to check the certificate next: when renewal is due, or `again` from now if it is due already. At most
+    /// [`MAX_SLEEP`] from now.
     fn next_renewal(&self, again: Duration) -> Instant {
         let due = self.certificate.renew_at().duration_since(SystemTime::now());
         let wait = due.ok().filter(|d| !d.is_zero()).unwrap_or(again);
-        Instant::now() + wait.min(LONGEST_SLEEP)
+        Instant::now() + wait.min(MAX_SLEEP)
     }
 
     fn renewal_due(&self) -> bool {
         SystemTime::now() >= self.certificate.renew_at()
     }
 
-    /// Returns whether it worked. Failing is never a reason to stop: the stream may work without.
+    /// Renews the certificate. Returns whether that worked. A failure never ends the stream, which may work without.
     async fn renew_or_warn(&mut self, client: &mut ControlClient<Channel>) -> bool {
         match self.renew(client).await {
             Ok(()) => {
@@ -242,7 +254,7 @@ impl Control {
                 true
             }
             Err(e) => {
-                tracing::warn!(error = %format!("{e:#}"), "certificate not renewed: another attempt follows");
+                tracing::warn!(error = %format!("{e:#}"), "certificate not renewed; will retry");
                 false
             }
         }
@@ -252,9 +264,9 @@ impl Control {
         let request = RenewRequest {
             csr: self.key.request()?,
         };
-        let reply = timeout(CONNECT, client.renew(request)).await??.into_inner();
+        let reply = timeout(CONNECT_TIMEOUT, client.renew(request)).await??.into_inner();
         let renewed = self.certificate.renewed(reply.certificate.as_bytes())?;
-        // One that does not fit the key would lock the agent out.
+        // A certificate that does not match the key would lock the agent out.
         tls::mutual(&renewed, &self.key).context("the renewed certificate")?;
         self.state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
         self.certificate = renewed;
@@ -264,8 +276,8 @@ impl Control {
     async fn client(&self) -> Result<ControlClient<Channel>> {
         let client = ControlClient::new(self.connect().await?);
         Ok(client
-            .max_decoding_message_size(LARGEST_MESSAGE)
-            .max_encoding_message_size(LARGEST_MESSAGE))
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE))
     }
 
     async fn connect(&self) -> Result<Channel> {
@@ -281,19 +293,19 @@ impl Control {
                 Ok::<_, anyhow::Error>(TokioIo::new(stream))
             }
         });
-        // The connector does the TLS, so tonic is told of a plain scheme.
+        // TLS is in the connector, so the URL for tonic has a plain scheme.
         let endpoint = Endpoint::from_static("http://tombolo-controller")
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_INTERVAL)
             .keep_alive_while_idle(true);
-        timeout(CONNECT * 2, endpoint.connect_with_connector(connector))
+        timeout(CONNECT_TIMEOUT * 2, endpoint.connect_with_connector(connector))
             .await
             .context("connecting")?
             .map_err(chain)
     }
 }
 
-/// tonic says "transport error" and hides the cause one level down.
+/// Keeps the cause: tonic's message is "transport error", with the cause one level down.
 fn chain(e: tonic::transport::Error) -> anyhow::Error {
     anyhow::Error::new(e).context("connecting to the controller")
 }
@@ -302,7 +314,8 @@ fn message(m: FromAgent) -> AgentMessage {
     AgentMessage { message: Some(m) }
 }
 
-/// Opens a marked TCP connection to the first address that answers. Marked, so that a default route of the overlay does not catch it.
+/// Opens a TCP connection to the first address that answers. It carries the underlay's mark, so that a default route of
+/// the overlay does not capture it.
 async fn dial(url: &str, mark: u32) -> Result<(String, TcpStream)> {
     let uri: http::Uri = url.parse().context("controller: not a URL")?;
     let host = uri
@@ -314,24 +327,25 @@ async fn dial(url: &str, mark: u32) -> Result<(String, TcpStream)> {
     let addresses = tokio::net::lookup_host((host.as_str(), port)).await;
     let addresses: Vec<_> = addresses.with_context(|| format!("resolving {host}"))?.collect();
     let mut last = anyhow::anyhow!("{host} has no address");
-    let end = Instant::now() + CONNECT;
+    let end = Instant::now() + CONNECT_TIMEOUT;
     for (tried, address) in addresses.iter().enumerate() {
-        let patience = patience(end.saturating_duration_since(Instant::now()), addresses.len() - tried);
-        match timeout(patience, dial_one(*address, mark)).await {
+        let limit = address_timeout(end.saturating_duration_since(Instant::now()), addresses.len() - tried);
+        match timeout(limit, dial_one(*address, mark)).await {
             Ok(Ok(stream)) => return Ok((host, stream)),
             Ok(Err(e)) => last = e.context(format!("connecting to {address}")),
-            Err(_) => last = anyhow::anyhow!("connecting to {address}: no answer"),
+            Err(_) => last = anyhow::anyhow!("connecting to {address}: no answer within {limit:?}"),
         }
     }
     Err(last)
 }
 
-/// How long to wait for an address, so that one that swallows packets does not take the time of those after it.
-fn patience(rest: Duration, addresses: usize) -> Duration {
+/// Timeout for one address with `rest` time left for `addresses` addresses: an unreachable one must not use up the time
+/// of those after it.
+fn address_timeout(rest: Duration, addresses: usize) -> Duration {
     match u32::try_from(addresses) {
         Ok(0 | 1) => rest,
-        Ok(n) => (rest / n).min(ONE_ADDRESS),
-        Err(_) => ONE_ADDRESS,
+        Ok(n) => (rest / n).min(ADDRESS_TIMEOUT),
+        Err(_) => ADDRESS_TIMEOUT,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Joining where nobody looks on, as in a container: the token file may come later than the agent, and so may the controller.
-//! Both are waited for, not without end. What no waiting mends fails at once.
+//! Unattended joining, as in a container. Token file and controller may appear after the agent starts; both are waited
+//! for, up to a timeout. An error that waiting cannot cure ends joining at once.
 
 use crate::config::Config;
 use crate::join::{JoinOptions, JoinSettings, JoinToken, Refused, join};
@@ -9,19 +9,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Pauses between attempts: the first and the longest. The token file appears on the same machine, so looking is cheap.
+/// First and longest pause between attempts, doubled each time. Checking for the token file is cheap, since it is on
+/// the same machine.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
-/// How an agent joins that has no identity yet.
+/// Parameters of unattended joining.
 #[derive(Debug, Clone)]
 pub struct FirstJoin {
-    /// `https://host:port`.
+    /// `https://host:port` of the controller.
     pub controller: String,
-    /// The file that the token is or will be in.
+    /// Path of the token file, which may not exist yet.
     pub token_file: PathBuf,
-    /// How long to wait for the token and the controller together.
+    /// Total time to wait for token and controller.
     pub timeout: Duration,
-    /// What the operator of the host decides.
+    /// Local settings for `agent.toml`.
     pub settings: JoinSettings,
 }
 
@@ -31,10 +32,10 @@ pub fn has_joined(state: &StateDir) -> bool {
     state.path(file::CONFIG).exists()
 }
 
-/// Joins as soon as token and controller are there.
+/// Joins as soon as the token file exists and the controller answers. Returns the settings that were written.
 ///
 /// # Errors
-/// They are not in time, the token is malformed or used, or the controller refuses.
+/// Token or controller did not appear in time, the token is malformed or used, or the controller refuses.
 pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<Config> {
     let deadline = Instant::now() + first.timeout;
     let (mut pause, mut said) = (BACKOFF.0, String::new());
@@ -48,7 +49,7 @@ pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<C
             return Err(error.context(format!("not joined within {:?}", first.timeout)));
         }
         let text = format!("{error:#}");
-        // The same again tells nothing new.
+        // Each new reason is logged once, not at every attempt.
         if text != said {
             tracing::info!(reason = text, controller = first.controller, "waiting to join");
             said = text;
@@ -69,14 +70,14 @@ async fn attempt(state: &StateDir, first: &FirstJoin) -> Result<Config> {
         .await
         .map_err(|e| match e.downcast_ref::<Refused>() {
             Some(refused) if !refused.is_passing() => e.context(format!(
-                "the token in {} does not do: put one there that 'tombolo token create' has just made",
+                "the token in {} is not usable: replace it by a new one from 'tombolo token create'",
                 first.token_file.display()
             )),
             _ => e,
         })
 }
 
-/// Whoever writes the file may not have finished: an empty one is as good as none.
+/// Reads the token file. An empty file counts as missing: its writer may not have finished.
 fn read_token(path: &Path) -> Result<JoinToken> {
     let text = std::fs::read_to_string(path).with_context(|| format!("the token file {}", path.display()))?;
     if text.trim().is_empty() {
@@ -87,7 +88,7 @@ fn read_token(path: &Path) -> Result<JoinToken> {
         .with_context(|| format!("the token file {}", path.display()))
 }
 
-/// Whether an error may go away by itself: no token yet, no controller yet, or one that is overloaded.
+/// Whether an error may disappear by itself: a missing token file, or a controller that is unreachable or overloaded.
 fn is_passing(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let missing = cause
@@ -108,7 +109,7 @@ mod tests {
 
     fn first(dir: &Path, milliseconds: u64) -> FirstJoin {
         FirstJoin {
-            // Nobody listens on port 1.
+            // No service listens on port 1.
             controller: "https://127.0.0.1:1".into(),
             token_file: dir.join("token"),
             timeout: Duration::from_millis(milliseconds),
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn token_and_controller_are_waited_for_and_not_without_end() {
+    async fn waits_for_token_and_controller_up_to_the_timeout() {
         let dir = tempfile::tempdir().unwrap();
         let (text, took) = outcome(dir.path(), 700).await;
         assert!(text.starts_with("not joined within 700ms: the token file"), "{text}");
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waiting_does_not_mend_fails_at_once() {
+    async fn permanent_errors_fail_at_once() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "no token").unwrap();
         let (text, took) = outcome(dir.path(), 60_000).await;

@@ -1,12 +1,13 @@
-//! The one thing that an agent changes on its host outside its own device, table and rules, and how it is undone.
+//! The ICMP redirect switch: the only host setting that an agent changes outside its own device, tables and rules, and
+//! how it is restored.
 //!
-//! Linux sends ICMP redirects on a device if that device *or* `all` says so. An appliance forwards out of the device
-//! that a packet came in on, so it would send one for every packet (D23 forbids it). Setting `all` to 0 leaves every
-//! other device to its own switch, which is on unless somebody turned it off.
+//! Linux sends ICMP redirects on a device if the switch of that device or of `all` is on. An appliance forwards packets
+//! out of the device that they arrived on, so it would send a redirect for each, which D23 forbids. With `all` at 0,
+//! each other device follows its own switch, which is on by default.
 //!
-//! Several agents of one host may need it: each leaves a note named after its device, and the last one to go sets the
-//! switch back. A note without its device is that of a crash, and counts for nothing. The switch belongs to a network
-//! namespace, and so do the notes.
+//! Several agents of a host may need `all` off. Each creates a note named after its device, and the last agent to end
+//! restores the switch. A note without a device is that of a crashed agent and is ignored. Switch and notes belong to a
+//! network namespace.
 
 use crate::switches::{ALL_SEND_REDIRECTS, ROOT};
 use anyhow::{Context, Result};
@@ -17,29 +18,39 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// Directory of notes, one subdirectory per network namespace. `/run` is empty after a reboot, as the switch is reset.
 const NOTES: &str = "/run/tombolo/redirects";
 
-/// Lets devices decide for themselves about redirects, for as long as the agent with this device needs it.
+/// Turns `all/send_redirects` off for as long as the agent with this device needs it. Does nothing if the operator
+/// turned it off.
 ///
 /// # Errors
-/// The note cannot be written, or the switch not set.
+/// The note cannot be written, or the switch cannot be set.
 pub fn quiet_redirects(interface: &str) -> Result<()> {
     Redirects::here()?.quiet(interface, device_exists)
 }
 
-/// Undoes [`quiet_redirects`] if it was done, and nobody else needs it. Returns whether the switch was set back.
+/// Undoes [`quiet_redirects`] if no other agent needs it. Returns whether the switch was turned on again.
 ///
 /// # Errors
-/// The note cannot be removed, or the switch not set.
+/// The note cannot be removed, or the switch cannot be set.
 pub fn restore(interface: &str) -> Result<bool> {
     Redirects::here()?.restore(interface, device_exists)
+}
+
+/// Calls [`restore`], and logs an error as a warning. Returns whether the switch was turned on again.
+pub fn restore_or_warn(interface: &str) -> bool {
+    restore(interface).unwrap_or_else(|e| {
+        tracing::warn!(error = %format!("{e:#}"), "ICMP redirect switch not restored");
+        false
+    })
 }
 
 fn device_exists(name: &str) -> bool {
     if_nametoindex(name).is_ok()
 }
 
-/// The switch and the notes of those who need it off.
+/// The switch, and the notes of agents that need it off.
 struct Redirects {
     switch: PathBuf,
     notes: PathBuf,
@@ -57,13 +68,14 @@ impl Redirects {
     }
 
     fn quiet(&self, interface: &str, alive: impl Fn(&str) -> bool) -> Result<()> {
-        // Off, and no agent has been here: the operator's choice. Nothing needs to be writable then, as in a container.
+        // Off without any note: the operator turned it off. Return before writing, since a container may have a
+        // read-only /proc and /run.
         if self.value()? != "1" && !self.notes.exists() {
             return Ok(());
         }
         fs::create_dir_all(&self.notes).with_context(|| self.notes.display().to_string())?;
         let _lock = self.lock()?;
-        // Off, and not by one of us: the operator's choice, which stays.
+        // Off, and not by an agent: the operator turned it off, and it stays off.
         if self.value()? != "1" && self.others(interface, &alive)? == 0 {
             return Ok(());
         }
@@ -82,7 +94,7 @@ impl Redirects {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(note.display().to_string()),
             _ => {}
         }
-        // Whoever switched it on meanwhile wanted it so.
+        // On already: the operator turned it on meanwhile.
         if self.others(interface, &alive)? > 0 || self.value()? != "0" {
             return Ok(false);
         }
@@ -90,7 +102,7 @@ impl Redirects {
         Ok(true)
     }
 
-    /// How many others need the switch off; removes the notes of crashes.
+    /// The number of other agents that need the switch off. Removes the notes of crashed agents.
     fn others(&self, interface: &str, alive: &impl Fn(&str) -> bool) -> Result<usize> {
         let mut count = 0;
         for entry in fs::read_dir(&self.notes).with_context(|| self.notes.display().to_string())? {
@@ -104,7 +116,7 @@ impl Redirects {
         Ok(count)
     }
 
-    /// Held while notes and switch are changed together.
+    /// Locks the notes, so that notes and switch change together.
     fn lock(&self) -> Result<Flock<File>> {
         let file = File::open(&self.notes).with_context(|| self.notes.display().to_string())?;
         Flock::lock(file, FlockArg::LockExclusive)
@@ -148,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_set_stays() {
+    fn the_operators_choice_stays() {
         let dir = tempfile::tempdir().unwrap();
         let r = redirects(dir.path(), "0");
         r.quiet("a", |_| true).unwrap();
@@ -161,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_holds_nobody_up() {
+    fn notes_of_crashed_agents_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let r = redirects(dir.path(), "1");
         r.quiet("crashed", |_| true).unwrap();

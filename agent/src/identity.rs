@@ -1,4 +1,5 @@
-//! The agent's keys. Made here, kept in files of mode 0600; private halves never leave this file's types.
+//! The agent's keys and certificate. Keys are generated here and stored in files of mode 0600. Private keys never leave
+//! the types of this file.
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result};
@@ -12,10 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_proto::id::PublicKey;
 
-/// What to do about a key that is gone.
+/// What the operator must do if a key is missing.
 const AGAIN: &str = "run 'tombolo-agent leave', then join again";
 
-/// The X25519 key that this agent is known by on its links.
+/// The X25519 key that identifies this agent on its links.
 #[derive(Clone)]
 pub struct LinkKey(x25519::StaticSecret);
 
@@ -34,7 +35,7 @@ impl LinkKey {
         let path = state.path(file::LINK_KEY);
         let missing = || {
             format!(
-                "{} is missing, and others know this agent by it: {AGAIN}",
+                "{} is missing, and peers identify this agent by it: {AGAIN}",
                 path.display()
             )
         };
@@ -45,7 +46,7 @@ impl LinkKey {
         Ok(Self(key.into()))
     }
 
-    /// Reads the key, or makes one: for joining, which tells others of it.
+    /// Reads the key, or generates and stores one. For joining only, which registers the public key at the controller.
     ///
     /// # Errors
     /// The file is unreadable, malformed or cannot be written.
@@ -58,20 +59,20 @@ impl LinkKey {
         Ok(Self(key.into()))
     }
 
-    /// The public half.
+    /// The public key.
     #[must_use]
     pub fn public(&self) -> PublicKey {
         PublicKey(x25519::PublicKey::from(&self.0).to_bytes())
     }
 
-    /// The private half, for the engine's handshakes.
+    /// The private key, for the engine's handshakes.
     #[must_use]
     pub fn secret(&self) -> &x25519::StaticSecret {
         &self.0
     }
 }
 
-/// The ECDSA P-256 key with which the agent proves itself to the controller.
+/// The ECDSA P-256 key of the agent's certificate, for TLS with the controller and for QUIC links.
 #[derive(Debug)]
 pub struct TlsKey(KeyPair);
 
@@ -88,7 +89,7 @@ impl TlsKey {
         Ok(Self(KeyPair::from_pem(&pem).context("tls.key")?))
     }
 
-    /// Reads the key, or makes one: for joining.
+    /// Reads the key, or generates and stores one. For joining only.
     ///
     /// # Errors
     /// The file is unreadable, malformed or cannot be written.
@@ -101,7 +102,8 @@ impl TlsKey {
         Ok(Self(key))
     }
 
-    /// A PKCS#10 request, PEM. Its subject is empty: the controller decides what the certificate says.
+    /// A certificate request (PKCS#10), PEM. Its subject is empty, since the controller decides the certificate's
+    /// contents.
     ///
     /// # Errors
     /// The request cannot be signed.
@@ -111,28 +113,28 @@ impl TlsKey {
         Ok(params.serialize_request(&self.0)?.pem()?)
     }
 
-    /// The private half, for TLS.
+    /// The private key, for TLS.
     pub(crate) fn der(&self) -> Result<PrivateKeyDer<'static>> {
         PrivateKeyDer::try_from(self.0.serialize_der()).map_err(|e| anyhow::anyhow!("tls.key: {e}"))
     }
 }
 
-/// What an agent proves itself with on its links.
+/// The keys that authenticate an agent on its links.
 pub struct LinkKeys {
     wireguard: LinkKey,
-    /// None: unusable, so that all links go over WireGuard.
+    /// None: the key is unusable, and all links use WireGuard.
     quic: Option<PrivateKeyDer<'static>>,
 }
 
 impl LinkKeys {
-    /// Reads both keys. Without a usable one for QUIC it says so and goes on.
+    /// Reads both keys. Without a usable key for QUIC it logs an error, and all links use WireGuard.
     ///
     /// # Errors
     /// The key for WireGuard is missing, unreadable or malformed.
     pub fn load(state: &StateDir) -> Result<Self> {
         let quic = TlsKey::load(state).and_then(|key| key.der());
         if let Err(e) = &quic {
-            tracing::error!(error = %format!("{e:#}"), "no key for QUIC: all links go over WireGuard");
+            tracing::error!(error = %format!("{e:#}"), "no usable key for QUIC; all links use WireGuard");
         }
         Ok(Self {
             wireguard: LinkKey::load(state)?,
@@ -140,34 +142,34 @@ impl LinkKeys {
         })
     }
 
-    /// The links of a lane; none yet.
+    /// An empty set of links for a lane, with the agent's keys.
     #[must_use]
     pub fn links(&self) -> SecureLinks {
         let links = || SecureLinks::new(self.wireguard.secret().to_bytes());
         let Some(key) = &self.quic else { return links() };
         links().with_quic(key.clone_key(), rand::random()).unwrap_or_else(|e| {
-            tracing::error!(error = %e, "the key is not usable for QUIC: all links go over WireGuard");
+            tracing::error!(error = %e, "the key is not usable for QUIC; all links use WireGuard");
             links()
         })
     }
 }
 
-/// The agent's certificate with the authority that issued it.
+/// The agent's certificate, and that of the authority that issued it.
 #[derive(Debug, Clone)]
 pub struct Certificate {
-    /// The agent's own, DER.
+    /// The agent's certificate, DER.
     pub own: CertificateDer<'static>,
-    /// The controller's authority, DER.
+    /// The certificate of the controller's authority, DER.
     pub authority: CertificateDer<'static>,
     not_before: SystemTime,
     not_after: SystemTime,
 }
 
 impl Certificate {
-    /// Reads both files.
+    /// Reads both certificates.
     ///
     /// # Errors
-    /// One is missing or malformed.
+    /// A file is missing or malformed.
     pub fn load(state: &StateDir) -> Result<Self> {
         let read = |name: &str| -> Result<CertificateDer<'static>> {
             let path = state.path(name);
@@ -179,10 +181,10 @@ impl Certificate {
         Self::new(read(file::CERTIFICATE)?, read(file::CA)?)
     }
 
-    /// A new certificate of the agent's, PEM, by the same authority.
+    /// This certificate replaced by a renewed one of the same authority. `pem`: the new certificate.
     ///
     /// # Errors
-    /// It is malformed.
+    /// The new certificate is malformed.
     pub fn renewed(&self, pem: &[u8]) -> Result<Self> {
         Self::new(certificate_from_pem(pem)?, self.authority.clone())
     }
@@ -197,24 +199,25 @@ impl Certificate {
         })
     }
 
-    /// Two thirds of its life are over: time to renew. An expired certificate stays usable for that (D21).
+    /// When to renew: after two thirds of the certificate's lifetime. An expired certificate may still be renewed
+    /// (D21).
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {
         let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + life * 2 / 3
     }
 
-    /// When it expires.
+    /// When the certificate expires.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
 }
 
-/// The first certificate of a PEM text.
+/// Decodes the first certificate in a PEM text.
 ///
 /// # Errors
-/// There is none.
+/// The text contains no valid certificate.
 pub fn certificate_from_pem(pem: &[u8]) -> Result<CertificateDer<'static>> {
     CertificateDer::from_pem_slice(pem).map_err(|e| anyhow::anyhow!("not a certificate in PEM: {e}"))
 }

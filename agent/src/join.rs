@@ -1,4 +1,4 @@
-//! Joining: a one-time token becomes a certificate and a state directory.
+//! Joining: exchanges a one-time token for a certificate and fills the state directory.
 
 #[cfg(test)]
 mod golden;
@@ -18,38 +18,39 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tombolo_proto::id::{AgentId, PublicKey};
 
-/// Longest wait for each of the two requests.
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// Timeout of each of the two requests. The controller writes to its store before it answers, and may be busy with
+/// other agents that join.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What the operator says when joining.
+/// Parameters of joining.
 #[derive(Debug, Clone)]
 pub struct JoinOptions {
-    /// `https://host:port`.
+    /// `https://host:port` of the controller.
     pub controller: String,
     /// The one-time token.
     pub token: JoinToken,
-    /// What the operator of the host decides.
+    /// Local settings for `agent.toml`.
     pub settings: JoinSettings,
 }
 
-/// What the operator of the host decides when joining; [`Config`] keeps it.
+/// Local settings that the operator chooses when joining; [`Config`] stores them.
 #[derive(Debug, Clone, Default)]
 pub struct JoinSettings {
     /// UDP port of the links.
     pub listen_port: Option<u16>,
-    /// Endpoints to advertise; empty: the listen port at "the address you see me from".
+    /// Endpoints to advertise, best first; empty: the listen port at the address that the controller sees.
     pub endpoints: Vec<SocketAddr>,
-    /// A second UDP port, for QUIC alone.
+    /// A second UDP port, for QUIC only.
     pub quic_port: Option<u16>,
     /// Name of the TUN device.
     pub interface: Option<String>,
-    /// The interface of an edge that faces the customer's router.
+    /// At the edge of a circuit: the interface that faces the customer's router.
     pub customer_interface: Option<String>,
-    /// Whether a user-defined default route may take the host's.
+    /// Whether a user-defined default route may replace the host's.
     pub allow_default_route: bool,
 }
 
-/// The controller did not take the token.
+/// The controller refused to let the agent join.
 #[derive(Debug, thiserror::Error)]
 #[error("the controller refused: {reason}")]
 pub struct Refused {
@@ -58,7 +59,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether the controller may answer otherwise in a moment, with the same token.
+    /// Whether a later attempt with the same token may succeed: the controller failed or limits the rate.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.status.is_server_error() || self.status == reqwest::StatusCode::TOO_MANY_REQUESTS
@@ -86,10 +87,12 @@ struct JoinReply {
     ca: String,
 }
 
-/// Fetches and pins the authority, proves the token, and leaves a state directory that an agent can run from.
+/// Joins: fetches the authority's certificate, compares it with the token's pin, sends the token with a certificate
+/// request, and writes the state directory. Returns the settings that were written.
 ///
 /// # Errors
-/// The directory has joined already, the controller is not the one of the token, or it refuses.
+/// The directory has joined already, a setting is out of range, the controller is not the one of the token, or it
+/// refuses. Settings are checked before the token is sent, since it works once.
 pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if state.path(file::CONFIG).exists() {
         bail!(
@@ -108,7 +111,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if let Some(name) = &settings.interface {
         config.interface.clone_from(name);
     }
-    // The token works once: what can be found wrong is found before it is shown.
+    // The token works once, so the settings are checked before it is sent.
     config.check()?;
     let authority = fetch_authority(&controller, &options.token.pin).await?;
 
@@ -116,7 +119,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls::anonymous(&authority)?)
         .no_proxy()
-        .timeout(TIMEOUT)
+        .timeout(REQUEST_TIMEOUT)
         .build()?;
     let request = JoinRequest {
         token: &options.token.text,
@@ -140,7 +143,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     }
     let reply: JoinReply = serde_json::from_slice(&body).context("the controller's answer to join")?;
     if certificate_from_pem(reply.ca.as_bytes())? != authority {
-        bail!("the controller answered with another authority than the token's");
+        bail!("the controller answered with a certificate authority other than the token's");
     }
     certificate_from_pem(reply.certificate.as_bytes()).context("the certificate that the controller issued")?;
 
@@ -149,17 +152,17 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     config.agent = reply.agent;
     state.write(file::CA, reply.ca.as_bytes())?;
     state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
-    // Last: its presence says that the rest is whole.
+    // Written last: its presence marks the directory as joined.
     config.save(state)?;
     Ok(config)
 }
 
-/// Gets the authority's certificate over an unverified connection and compares it with the token's pin.
+/// Fetches the authority's certificate over an unverified connection, and compares it with the token's pin.
 async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<CertificateDer<'static>> {
     let client = reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
         .no_proxy()
-        .timeout(TIMEOUT)
+        .timeout(REQUEST_TIMEOUT)
         .build()?;
     let reply = client.get(format!("{controller}/fabric/v1/ca")).send().await;
     let reply = reply
@@ -168,13 +171,14 @@ async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<Certificate
     let authority = certificate_from_pem(&reply.bytes().await?)?;
     if Sha256::digest(&authority).as_slice() != pin {
         bail!(
-            "the authority of {controller} is not the one that the token names: wrong controller, or somebody in between"
+            "the authority of {controller} is not the one that the token names: \
+             check the controller's URL; if it is right, the connection is being intercepted"
         );
     }
     Ok(authority)
 }
 
-/// The message of ARM's error object.
+/// Code and message of ARM's error object; none if the body has another form.
 fn error_message(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let error = value.get("error")?;
@@ -189,7 +193,7 @@ fn error_message(body: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A mistyped setting is refused before anything is sent: the token works once.
+    /// Settings are checked before anything is sent: the token works once.
     #[tokio::test]
     async fn settings_are_checked_before_the_token_is_shown() {
         let dir = tempfile::tempdir().unwrap();

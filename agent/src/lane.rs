@@ -1,15 +1,15 @@
-//! One lane: a TUN queue, a UDP socket, an engine and the thread that runs them to completion, as the rest of the agent
-//! sees it. What the thread does stands in `worker`.
+//! A lane as the rest of the agent sees it: one thread with a TUN queue, UDP sockets and an engine. The thread itself
+//! is in `worker`.
 
 pub mod builder;
 mod worker;
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
-use crate::outbox::Handed;
+use crate::outbox::RedirectedPacket;
 use crate::tun::Device;
 use anyhow::{Context, Result};
-use builder::{Built, Request, Requests};
+use builder::{BuildQueue, BuildRequest, Built};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,40 +22,40 @@ use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 use worker::Worker;
 
-/// What a lane says of itself.
+/// Status and counters of one lane, or of all lanes added up.
 #[derive(Debug, Default)]
 pub struct LaneReport {
-    /// Links that were used or are always on.
+    /// Links that were used or are always on, ordered by peer.
     pub links: Vec<LinkStatus>,
-    /// Where peers were heard from.
+    /// Endpoints of peers, as last authenticated.
     pub endpoints: BTreeMap<AgentId, SocketAddr>,
-    /// Packets dropped, by reason.
+    /// Dropped packets by the name of the drop reason.
     pub drops: BTreeMap<String, u64>,
-    /// Packets by fate.
+    /// Packets by outcome.
     pub totals: Totals,
-    /// The same of each lane.
+    /// `totals` of each lane, lane 0 first.
     pub lanes: Vec<Totals>,
-    /// Whether super-packets are in use.
+    /// Whether the TUN device uses GSO packets.
     pub offload: bool,
-    /// Writes to the device that the kernel refused.
+    /// Writes to the TUN device that the kernel refused.
     pub tun_errors: u64,
     /// Datagrams that the kernel refused to send.
     pub udp_errors: u64,
-    /// Datagrams that found the receive buffer full.
+    /// Datagrams dropped because a receive buffer was full.
     pub udp_overflow: u64,
-    /// What became of route advertisements.
+    /// Route advertisements by outcome.
     pub advertisements: AdvertisementStats,
-    /// Tables that were built because something was learned.
+    /// Table builds without a new configuration, because routes or links changed.
     pub rebuilds: u64,
 }
 
-/// What a lane decides by.
+/// A lane's tables and routing state.
 #[derive(Debug, Default)]
 pub struct Inspection {
-    /// None: no configuration yet.
+    /// The tables in use; none before the first configuration.
     pub tables: Option<Arc<Tables>>,
-    /// What it has learned (D11).
-    pub dynamic: RoutingState,
+    /// Learned routes and unreachable agents (D11).
+    pub dynamic: Dynamic,
 }
 
 /// A configuration with its tables, ready to be installed.
@@ -65,83 +65,85 @@ pub struct Prepared {
     built: Built,
 }
 
-enum Order {
+enum Command {
     Install(Prepared, oneshot::Sender<()>),
     Refresh(Box<Built>),
-    Ready,
+    BuilderReady,
     Inspect(oneshot::Sender<Inspection>),
-    Remember(BTreeMap<AgentId, SocketAddr>),
-    Moved(AgentId, SocketAddr),
-    Expect(AgentId),
-    Learned(BTreeMap<ResourceId, Arc<Vec<Route>>>),
+    RememberEndpoints(BTreeMap<AgentId, SocketAddr>),
+    EndpointChanged(AgentId, SocketAddr),
+    PrepareSession(AgentId),
+    SetBgpRoutes(BTreeMap<ResourceId, Arc<Vec<Route>>>),
     Report(oneshot::Sender<LaneReport>),
-    Leave,
+    AnnounceDrain,
     Stop,
 }
 
-/// The rest of the agent's side of a lane.
+/// Handle of a lane's thread. Clones command the same lane.
+#[derive(Clone)]
 pub struct Lane {
-    orders: mpsc::UnboundedSender<Order>,
+    commands: mpsc::UnboundedSender<Command>,
     index: u32,
 }
 
-/// What a lane is made of.
-pub struct Parts {
-    /// Which it is, from 0.
+/// Everything that a lane's thread is started with.
+pub struct LaneSetup {
+    /// Number of the lane, from 0.
     pub number: u16,
     /// The agent's settings.
     pub config: Config,
-    /// The keys of its links.
+    /// The keys of the agent's links.
     pub keys: Arc<LinkKeys>,
-    /// What it wakes when a link changes.
-    pub news: Arc<Notify>,
-    /// Where the first lane shows what it has learned.
-    pub moving: watch::Sender<RoutingState>,
-    /// The device that it adds a queue to.
+    /// Notified when a link changes, so that the status is reported.
+    pub status_changed: Arc<Notify>,
+    /// Where lane 0 publishes the routing state in use.
+    pub routing_state: watch::Sender<Dynamic>,
+    /// The TUN device, to which the lane adds a queue.
     pub device: Arc<Device>,
-    /// The first lane's inbox for packets that others are not ready for: its two ends.
-    pub handed: Inbox,
-    /// The other lanes, which hear from the first where peers are.
-    pub others: Vec<Lane>,
-    /// Where the first lane has tables built.
-    pub requests: Option<Requests>,
-    /// Hears why the lane ended.
-    pub end: mpsc::UnboundedSender<String>,
+    /// The lane's end of the queue of redirected packets.
+    pub redirected: RedirectQueue,
+    /// In lane 0: the other lanes, which lane 0 informs of endpoints and sessions. Empty elsewhere.
+    pub other_lanes: Vec<Lane>,
+    /// In lane 0: the queue to the table builder.
+    pub build_queue: Option<BuildQueue>,
+    /// Receives the reason when the lane ends.
+    pub ended: mpsc::UnboundedSender<String>,
 }
 
-/// Packets for the first lane.
-pub enum Inbox {
-    /// It takes them,
-    First(mpsc::Receiver<Handed>),
-    /// and others give them.
-    Other(mpsc::Sender<Handed>),
+/// A lane's end of the queue of packets that lanes without a session redirect to lane 0.
+pub enum RedirectQueue {
+    /// Lane 0: receives redirected packets.
+    Receiver(mpsc::Receiver<RedirectedPacket>),
+    /// Other lanes: send them to lane 0.
+    Sender(mpsc::Sender<RedirectedPacket>),
 }
 
-/// Says why a lane ended, also where that was a panic.
-struct Farewell(mpsc::UnboundedSender<String>, String);
+/// Sends the reason when a lane's thread ends, including by a panic.
+struct EndReporter(mpsc::UnboundedSender<String>, String);
 
-impl Farewell {
-    fn because(&mut self, reason: String) {
+impl EndReporter {
+    fn set_reason(&mut self, reason: String) {
         self.1 = reason;
     }
 }
 
-impl Drop for Farewell {
+impl Drop for EndReporter {
     fn drop(&mut self) {
+        // The receiver is gone if the agent is stopping already.
         let _ = self.0.send(std::mem::take(&mut self.1));
     }
 }
 
 impl Lane {
-    /// Adds a queue, binds the port and starts the thread.
+    /// Starts the lane's thread. Returns when it has added its TUN queue and bound its ports.
     ///
     /// # Errors
-    /// The host refuses the queue or the port.
-    pub fn start(parts: Parts) -> Result<Self> {
-        let (orders, inbox) = mpsc::unbounded_channel();
+    /// The kernel refuses the queue, a port or the thread.
+    pub fn start(setup: LaneSetup) -> Result<Self> {
+        let (commands, inbox) = mpsc::unbounded_channel();
         let (ready, started) = std::sync::mpsc::channel();
-        let name = format!("lane-{}", parts.number);
-        let mut farewell = Farewell(parts.end.clone(), format!("{name}: panic"));
+        let name = format!("lane-{}", setup.number);
+        let mut end_reporter = EndReporter(setup.ended.clone(), format!("{name}: panic"));
         let thread_name = name.clone();
         let body = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -150,9 +152,10 @@ impl Lane {
                 Err(e) => return drop(ready.send(Err(e))),
             };
             let outcome = runtime.block_on(async {
-                let worker = match Worker::new(parts, inbox) {
+                let worker = match Worker::new(setup, inbox) {
                     Ok(worker) => worker,
                     Err(e) => {
+                        // `start` waits for this answer; its receiver cannot be gone.
                         let _ = ready.send(Err(e));
                         return Ok(());
                     }
@@ -160,7 +163,7 @@ impl Lane {
                 let _ = ready.send(Ok(worker.tun.index()));
                 worker.run().await
             });
-            farewell.because(
+            end_reporter.set_reason(
                 outcome
                     .err()
                     .map_or_else(|| format!("{name}: stopped"), |e| format!("{name}: {e:#}")),
@@ -171,32 +174,24 @@ impl Lane {
             .spawn(body)
             .context("starting the lane")?;
         let index = started.recv().context("the lane ended before it started")??;
-        Ok(Self { orders, index })
+        Ok(Self { commands, index })
     }
 
-    /// The same lane once more.
-    #[must_use]
-    pub fn another(&self) -> Self {
-        Self {
-            orders: self.orders.clone(),
-            index: self.index,
-        }
-    }
-
-    /// The device's index.
+    /// The interface index of the TUN device.
     #[must_use]
     pub fn device_index(&self) -> u32 {
         self.index
     }
 
-    /// Builds the tables of a configuration, beside the data path. `generation`: a number that no configuration had before.
+    /// Builds the tables of a configuration on the calling thread, beside the data path. `generation` must not have
+    /// been used before.
     ///
     /// # Errors
-    /// None can be built from it.
+    /// The configuration is invalid.
     pub async fn prepare(&self, config: Arc<AgentConfig>, generation: u64) -> Result<Prepared> {
         let mut dynamic = self.inspect().await.dynamic;
         dynamic.keep(&config);
-        let built = Built::of(Request {
+        let built = Built::of(BuildRequest {
             generation,
             config: config.clone(),
             dynamic,
@@ -204,72 +199,76 @@ impl Lane {
         Ok(Prepared { config, built })
     }
 
-    /// Puts a configuration in force; returns when the lane has switched.
+    /// Installs a configuration. Returns when the lane forwards by it.
     ///
     /// # Errors
-    /// The lane is gone.
+    /// The lane has ended.
     pub async fn install(&self, prepared: Prepared) -> Result<()> {
         let (done, answer) = oneshot::channel();
-        self.order(Order::Install(prepared, done))?;
+        self.send_command(Command::Install(prepared, done))?;
         answer.await.context("the lane ended")
     }
 
-    /// What the lane decides by; nothing if it is gone.
+    /// The lane's tables and routing state; empty if the lane has ended.
     pub async fn inspect(&self) -> Inspection {
         let (sender, answer) = oneshot::channel();
-        if self.order(Order::Inspect(sender)).is_err() {
+        if self.send_command(Command::Inspect(sender)).is_err() {
             return Inspection::default();
         }
         answer.await.unwrap_or_default()
     }
 
-    /// Tells where peers were before a restart.
+    /// Passes the endpoints that peers had before a restart.
     ///
     /// # Errors
-    /// The lane is gone.
+    /// The lane has ended.
     pub fn remember_endpoints(&self, endpoints: BTreeMap<AgentId, SocketAddr>) -> Result<()> {
-        self.order(Order::Remember(endpoints))
+        self.send_command(Command::RememberEndpoints(endpoints))
     }
 
-    /// Tells that the first lane reaches a peer now: flows of this lane will follow, and those that begin before it has a session
-    /// stay in the first lane, where the kernel sees their answers.
-    fn expect(&self, peer: &AgentId) {
-        let _ = self.order(Order::Expect(peer.clone()));
+    /// Has the lane start a session with `peer`, which lane 0 reaches now. Flows that begin before the session is up
+    /// stay in lane 0: the kernel queues a flow's packets where it saw the other direction.
+    fn prepare_session(&self, peer: &AgentId) {
+        // A lane that has ended ends the agent, which reports it.
+        let _ = self.send_command(Command::PrepareSession(peer.clone()));
     }
 
-    /// Tells where the first lane heard a peer.
-    fn moved(&self, peer: &AgentId, to: SocketAddr) {
-        let _ = self.order(Order::Moved(peer.clone(), to));
+    /// Passes the endpoint at which lane 0 last heard `peer`.
+    fn endpoint_changed(&self, peer: &AgentId, to: SocketAddr) {
+        // As in `prepare_session`.
+        let _ = self.send_command(Command::EndpointChanged(peer.clone(), to));
     }
 
-    /// Tells what BGP neighbours announce, all of it.
+    /// Replaces the routes learned from BGP neighbours.
     ///
     /// # Errors
-    /// The lane is gone.
-    pub fn learned(&self, routes: BTreeMap<ResourceId, Arc<Vec<Route>>>) -> Result<()> {
-        self.order(Order::Learned(routes))
+    /// The lane has ended.
+    pub fn set_bgp_routes(&self, routes: BTreeMap<ResourceId, Arc<Vec<Route>>>) -> Result<()> {
+        self.send_command(Command::SetBgpRoutes(routes))
     }
 
-    /// What the lane says of itself; nothing if it is gone.
+    /// Status and counters of the lane; empty if the lane has ended.
     pub async fn report(&self) -> LaneReport {
         let (sender, answer) = oneshot::channel();
-        if self.order(Order::Report(sender)).is_err() {
+        if self.send_command(Command::Report(sender)).is_err() {
             return LaneReport::default();
         }
         answer.await.unwrap_or_default()
     }
 
-    /// Says on all links that the agent is about to stop.
-    pub fn leave(&self) {
-        let _ = self.order(Order::Leave);
+    /// Announces on all links that the agent is about to stop.
+    pub fn announce_drain(&self) {
+        // A lane that has ended has no links left to announce it on.
+        let _ = self.send_command(Command::AnnounceDrain);
     }
 
-    /// Ends the lane; the device vanishes with it.
+    /// Ends the lane. The kernel removes the TUN device with its last queue.
     pub fn stop(&self) {
-        let _ = self.order(Order::Stop);
+        // A lane that has ended is stopped already.
+        let _ = self.send_command(Command::Stop);
     }
 
-    fn order(&self, order: Order) -> Result<()> {
-        self.orders.send(order).ok().context("the lane is gone")
+    fn send_command(&self, command: Command) -> Result<()> {
+        self.commands.send(command).ok().context("the lane has ended")
     }
 }

@@ -1,14 +1,14 @@
-//! All lanes of an agent, as one (D15): the kernel spreads flows over the queues of the device, a queue belongs to a lane,
-//! and a lane talks with the same lane of other agents, over sessions of its own. So a flow stays in one lane from end to
-//! end, and no lane waits for another.
+//! All lanes of an agent (D15). The kernel spreads flows over the TUN queues, and each queue belongs to one lane. A
+//! lane has sessions of its own with the lane of the same number in other agents. A flow therefore stays in one lane
+//! from end to end, and no lane waits for another.
 //!
-//! The first lane is the agent for those that have only one, and for what another lane has no session for (yet): such
-//! packets are handed over to it.
+//! Lane 0 serves agents that have one lane only, and flows for which another lane has no session yet: such packets are
+//! redirected to lane 0.
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
-use crate::lane::builder::{self, Requests};
-use crate::lane::{Inbox, Inspection, Lane, LaneReport, Parts, Prepared};
+use crate::lane::builder::{self, BuildQueue};
+use crate::lane::{Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
 use crate::tun::Device;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -23,95 +23,100 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 
-/// Packets that wait for the first lane: what exceeds this it could not take either.
-const HANDED: usize = 512;
+/// Redirected packets that may wait for lane 0. Lane 0 handles 144 per turn and could not keep up with more; packets
+/// beyond the queue are dropped.
+const REDIRECT_QUEUE: usize = 512;
 
-/// All lanes.
+/// Handle of all lanes of the agent.
 pub struct Lanes {
-    /// The first one first; never empty.
+    /// Never empty; the index is the lane's number.
     lanes: Vec<Lane>,
-    moving: watch::Receiver<RoutingState>,
-    /// Configurations that were prepared so far.
+    routing_state: watch::Receiver<Dynamic>,
+    /// Number of the last configuration that was prepared.
     generation: AtomicU64,
 }
 
 impl Lanes {
-    /// Creates the device, binds the ports and starts the threads. The receiver hears why the first of them that ends
-    /// ended.
+    /// Creates the TUN device, binds the ports and starts the lanes' threads. The receiver gets the reason when a lane
+    /// ends.
     ///
     /// # Errors
-    /// The host refuses the device or a port.
+    /// The device name or a port is taken, or the kernel refuses one.
     pub fn start(
         config: &Config,
         keys: LinkKeys,
-        news: &Arc<Notify>,
+        status_changed: &Arc<Notify>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<String>)> {
         let count = config.lane_count();
         let device = Arc::new(Device::create(&config.interface, config.offload)?);
-        let (end, ended) = mpsc::unbounded_channel();
-        let (sender, receiver) = mpsc::channel(HANDED);
-        let (moving, moves) = watch::channel(RoutingState::default());
+        let (ended, first_end) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(REDIRECT_QUEUE);
+        let (routing_state, shared_state) = watch::channel(Dynamic::default());
         let keys = Arc::new(keys);
-        let (requests, inbox) = builder::requests();
-        let start = |number: u16, handed: Inbox, others: Vec<Lane>, requests: Option<Requests>| {
-            Lane::start(Parts {
-                number,
-                config: config.clone(),
-                keys: keys.clone(),
-                news: news.clone(),
-                moving: moving.clone(),
-                device: device.clone(),
-                handed,
-                others,
-                requests,
-                end: end.clone(),
-            })
-            .with_context(|| format!("lane {number}"))
-        };
+        let (build_queue, build_receiver) = builder::queue();
+        let start =
+            |number: u16, redirected: RedirectQueue, other_lanes: Vec<Lane>, build_queue: Option<BuildQueue>| {
+                Lane::start(LaneSetup {
+                    number,
+                    config: config.clone(),
+                    keys: keys.clone(),
+                    status_changed: status_changed.clone(),
+                    routing_state: routing_state.clone(),
+                    device: device.clone(),
+                    redirected,
+                    other_lanes,
+                    build_queue,
+                    ended: ended.clone(),
+                })
+                .with_context(|| format!("lane {number}"))
+            };
         let mut lanes = Vec::new();
         for number in 1..count {
-            lanes.push(start(number, Inbox::Other(sender.clone()), Vec::new(), None)?);
+            lanes.push(start(number, RedirectQueue::Sender(sender.clone()), Vec::new(), None)?);
         }
-        let others = lanes.iter().map(Lane::another).collect();
-        lanes.insert(0, start(0, Inbox::First(receiver), others, Some(requests))?);
-        builder::start(inbox, &lanes)?;
+        let other_lanes = lanes.clone();
+        lanes.insert(
+            0,
+            start(0, RedirectQueue::Receiver(receiver), other_lanes, Some(build_queue))?,
+        );
+        builder::start(build_receiver, &lanes)?;
         let lanes = Self {
             lanes,
-            moving: moves,
+            routing_state: shared_state,
             generation: AtomicU64::new(0),
         };
-        Ok((lanes, ended))
+        Ok((lanes, first_end))
     }
 
-    fn first(&self) -> &Lane {
+    fn lane0(&self) -> &Lane {
         &self.lanes[0]
     }
 
-    /// How many there are.
+    /// The number of lanes.
     #[must_use]
     pub fn count(&self) -> usize {
         self.lanes.len()
     }
 
-    /// The device's index.
+    /// The interface index of the TUN device.
     #[must_use]
     pub fn device_index(&self) -> u32 {
-        self.first().device_index()
+        self.lane0().device_index()
     }
 
-    /// Builds the tables of a configuration, beside the data path.
+    /// Builds the tables of a configuration on the calling thread, beside the data path.
     ///
     /// # Errors
-    /// None can be built from it.
+    /// The configuration is invalid.
     pub async fn prepare(&self, config: Arc<AgentConfig>) -> Result<Prepared> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        self.first().prepare(config, generation).await
+        self.lane0().prepare(config, generation).await
     }
 
-    /// Puts a configuration in force; returns when every lane has switched.
+    /// Installs a configuration. Returns when every lane forwards by it (D2).
     ///
     /// # Errors
-    /// A lane is gone.
+    /// A lane has ended.
     pub async fn install(&self, prepared: Prepared) -> Result<()> {
         for lane in &self.lanes {
             lane.install(prepared.clone()).await?;
@@ -119,55 +124,56 @@ impl Lanes {
         Ok(())
     }
 
-    /// What the first lane decides by; nothing if it is gone.
+    /// Lane 0's tables and routing state; empty if the lane has ended.
     pub async fn inspect(&self) -> Inspection {
-        self.first().inspect().await
+        self.lane0().inspect().await
     }
 
-    /// What the lanes have learned, as it changes.
+    /// Watches the routing state that the tables in use were built from.
     #[must_use]
-    pub fn moving(&self) -> watch::Receiver<RoutingState> {
-        self.moving.clone()
+    pub fn routing_state(&self) -> watch::Receiver<Dynamic> {
+        self.routing_state.clone()
     }
 
-    /// Tells what BGP neighbours announce, all of it.
+    /// Replaces the routes learned from BGP neighbours.
     ///
     /// # Errors
-    /// The first lane is gone.
-    pub fn learned(&self, routes: BTreeMap<ResourceId, Arc<Vec<Route>>>) -> Result<()> {
-        self.first().learned(routes)
+    /// Lane 0 has ended.
+    pub fn set_bgp_routes(&self, routes: BTreeMap<ResourceId, Arc<Vec<Route>>>) -> Result<()> {
+        self.lane0().set_bgp_routes(routes)
     }
 
-    /// Tells where peers were before a restart.
+    /// Passes the endpoints that peers had before a restart to every lane.
     ///
     /// # Errors
-    /// A lane is gone.
+    /// A lane has ended.
     pub fn remember_endpoints(&self, endpoints: &BTreeMap<AgentId, SocketAddr>) -> Result<()> {
-        let tell = |lane: &Lane| lane.remember_endpoints(endpoints.clone());
-        self.lanes.iter().try_for_each(tell)
+        let remember = |lane: &Lane| lane.remember_endpoints(endpoints.clone());
+        self.lanes.iter().try_for_each(remember)
     }
 
-    /// What the lanes say together.
+    /// Status and counters of all lanes together. A lane that has ended contributes nothing.
     pub async fn report(&self) -> LaneReport {
-        let mut all = self.first().report().await;
+        let mut all = self.lane0().report().await;
         for lane in &self.lanes[1..] {
             merge(&mut all, lane.report().await);
         }
         all
     }
 
-    /// Says on all links that the agent is about to stop.
-    pub fn leave(&self) {
-        self.first().leave();
+    /// Announces on all links that the agent is about to stop. Lane 0 announces, since it has a session with a peer
+    /// before any other lane does.
+    pub fn announce_drain(&self) {
+        self.lane0().announce_drain();
     }
 
-    /// Ends all; the device vanishes with them.
+    /// Ends all lanes. The kernel removes the TUN device with its last queue.
     pub fn stop(&self) {
         self.lanes.iter().for_each(Lane::stop);
     }
 }
 
-/// Adds what another lane says. A link is what the first lane says of it; its counters are those of all.
+/// Adds the report of another lane. Lane 0 determines a link's state; counters are summed over lanes.
 fn merge(all: &mut LaneReport, other: LaneReport) {
     for link in other.links {
         match all.links.binary_search_by(|l| l.peer.cmp(&link.peer)) {

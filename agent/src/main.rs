@@ -1,4 +1,4 @@
-//! `tombolo-agent`: flags, tracing, start and signals.
+//! The program `tombolo-agent`: command line and logging.
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
@@ -7,25 +7,26 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tombolo_agent::agent::AgentView;
 use tombolo_agent::bgp::BirdService;
 use tombolo_agent::bgp::service::become_bird;
 use tombolo_agent::first_join::{FirstJoin, has_joined};
 use tombolo_agent::join::{JoinOptions, JoinSettings, JoinToken, join};
 use tombolo_agent::state::StateDir;
-use tombolo_agent::{admin, run};
+use tombolo_agent::{admin, clean, run, status_text};
 use tombolo_logging::LogFormat;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// What is logged unless `TOMBOLO_LOG` says otherwise. boringtun reports as errors what is no error: a session that
-/// ended because nobody used it. What matters of a link, the lane reports.
+/// Default log levels, which `TOMBOLO_LOG` replaces. boringtun is silenced: it logs an error for every session that
+/// ends unused. The lane logs changes of links.
 fn default_log() -> Targets {
     Targets::new()
         .with_default(LevelFilter::INFO)
         .with_target("boringtun", LevelFilter::OFF)
 }
 
-/// Stands for a machine, or a VPN gateway, of a virtual network on this host.
+/// Connects this host to a virtual network, as a machine, a gateway or the edge of a circuit.
 #[derive(Parser)]
 #[command(name = "tombolo-agent", version)]
 struct Arguments {
@@ -35,104 +36,105 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Turns a one-time join token into an identity in the state directory.
+    /// Joins a network: exchanges a one-time join token for an identity in the state directory.
     Join {
-        /// Where the agent keeps its keys, certificate and configuration.
+        /// Directory for the agent's keys, certificate and configuration.
         #[arg(long)]
         state_dir: PathBuf,
         /// https://host:port of the controller.
         #[arg(long, env = "TOMBOLO_CONTROLLER")]
         controller: String,
-        /// A file that only its owner may access (mode 0600), with the token that 'tombolo token create' printed in its
-        /// first line; '-' is standard input. Without this option the environment's TOMBOLO_JOIN_TOKEN is the token.
+        /// File with the token that 'tombolo token create' printed, in its first line; mode 0600. '-' reads standard
+        /// input. Without this option the token comes from the environment variable TOMBOLO_JOIN_TOKEN.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
         #[command(flatten)]
         settings: Settings,
     },
-    /// Runs the agent in the foreground until SIGTERM, SIGINT or SIGHUP. Given a token file, it joins first if the state
-    /// directory has no identity yet.
+    /// Runs the agent in the foreground until SIGTERM, SIGINT or SIGHUP. With a token file it joins first, unless the
+    /// state directory has an identity.
     Run {
-        /// The directory that 'join' filled.
+        /// State directory that 'join' has filled.
         #[arg(long, env = "TOMBOLO_STATE_DIR")]
         state_dir: PathBuf,
-        /// A file with a join token. It is waited for, as the controller is, and needed only until the agent has joined.
+        /// File with a join token, needed until the agent has joined. The agent waits for the file and for the
+        /// controller.
         #[arg(long, env = "TOMBOLO_JOIN_TOKEN_FILE", requires = "controller")]
         join_token_file: Option<PathBuf>,
-        /// https://host:port of the controller that the token is of.
+        /// https://host:port of the controller that issued the token.
         #[arg(long, env = "TOMBOLO_CONTROLLER")]
         controller: Option<String>,
-        /// How long to wait for the token file and the controller, seconds.
+        /// Seconds to wait for the token file and the controller.
         #[arg(long, env = "TOMBOLO_JOIN_TIMEOUT", default_value = "300", value_name = "SECONDS")]
         join_timeout: u64,
         #[command(flatten)]
         settings: Settings,
         #[command(flatten)]
         bird: BirdArguments,
-        /// How log lines are written. Automatic: text on a terminal and in systemd's journal, JSON elsewhere.
+        /// Format of log lines. auto: text on a terminal and in systemd's journal, JSON elsewhere.
         #[arg(long, env = "TOMBOLO_LOG_FORMAT", value_enum, default_value = "auto")]
         log_format: LogFormat,
     },
-    /// Says whether the agent runs and has a configuration in force; the exit code says the same, for health checks.
+    /// Checks that the agent runs and has a configuration in force. The exit code is 0 if so, for health checks.
     Health {
         /// The directory that it runs from.
         #[arg(long, env = "TOMBOLO_STATE_DIR")]
         state_dir: PathBuf,
     },
-    /// Becomes BIRD for an agent that was started with the same directories: what the unit tombolo-bird@ runs.
+    /// Becomes BIRD, for an agent that was started with the same directories. The unit tombolo-bird@ runs this command.
     Bird {
-        /// The directory that the agent writes BIRD's configuration into.
+        /// Directory into which the agent writes BIRD's configuration.
         #[arg(long, value_name = "DIR")]
         config_dir: PathBuf,
-        /// The directory for BIRD's control socket.
+        /// Directory of BIRD's control socket.
         #[arg(long, value_name = "DIR")]
         run_dir: PathBuf,
     },
-    /// Asks the running agent what it does.
+    /// Shows the status of the running agent.
     Status {
         /// The directory that it runs from.
         #[arg(long, env = "TOMBOLO_STATE_DIR")]
         state_dir: PathBuf,
-        /// How to print it.
+        /// Output format.
         #[arg(short, long, value_enum, default_value = "text")]
         output: Output,
-        /// The tables that packets are looked up in instead, as JSON.
+        /// Show the lookup tables instead, as JSON.
         #[arg(long)]
         tables: bool,
-        /// The configuration in force instead, as JSON.
+        /// Show the configuration in force instead, as JSON.
         #[arg(long, conflicts_with = "tables")]
         config: bool,
-        /// Prometheus metrics instead.
+        /// Show Prometheus metrics instead.
         #[arg(long, conflicts_with_all = ["tables", "config"])]
         metrics: bool,
     },
-    /// Removes the rules, routes and packet filter that an agent leaves on the host when it ends. They keep packets with
-    /// overlay addresses from leaving in clear text: run this when the host is to have no part in the overlay any more.
+    /// Removes the rules, routes and packet filter that an agent leaves on the host when it ends. They keep packets
+    /// with overlay addresses from leaving in clear text: run this only when the host leaves the overlay for good.
     Clean {
         /// The directory that it ran from.
         #[arg(long)]
         state_dir: PathBuf,
     },
-    /// As 'clean', and forgets the identity: keys, certificate and configuration are deleted.
+    /// Cleans as 'clean' does, and deletes the identity: keys, certificate and configuration.
     Leave {
         /// The directory that it ran from.
         #[arg(long)]
         state_dir: PathBuf,
     },
-    /// Writes the manual pages and the completions of shells into a directory, for packages.
+    /// Writes manual pages and shell completions into a directory, for packages.
     #[command(hide = true)]
     Manual { dir: PathBuf },
 }
 
-/// Local settings, which `agent.toml` in the state directory keeps: they count when the agent joins.
+/// Local settings, stored in `agent.toml` when the agent joins.
 #[derive(Args)]
 #[command(next_help_heading = "Settings, kept when the agent joins")]
 struct Settings {
     /// UDP port of the encrypted links.
     #[arg(long, env = "TOMBOLO_LISTEN_PORT")]
     listen_port: Option<u16>,
-    /// Where other agents reach this one, best first. Default: the listen port at the address that the controller
-    /// sees.
+    /// Endpoints at which other agents reach this one, best first. Default: the listen port at the address that the
+    /// controller sees.
     #[arg(
         long = "endpoint",
         value_name = "IP:PORT",
@@ -140,7 +142,7 @@ struct Settings {
         value_delimiter = ','
     )]
     endpoints: Vec<SocketAddr>,
-    /// A second UDP port, for QUIC alone: 443 gets through where everything else is blocked.
+    /// A second UDP port, for QUIC only: 443 passes firewalls that block other ports.
     #[arg(long, env = "TOMBOLO_QUIC_PORT")]
     quic_port: Option<u16>,
     /// Name of the TUN device.
@@ -149,7 +151,7 @@ struct Settings {
     /// At the edge of a circuit: the interface that faces the customer's router.
     #[arg(long, env = "TOMBOLO_CUSTOMER_INTERFACE")]
     customer_interface: Option<String>,
-    /// Lets a user-defined 0.0.0.0/0 or ::/0 take this host's default route.
+    /// Lets a user-defined 0.0.0.0/0 or ::/0 replace this host's default route.
     #[arg(long, env = "TOMBOLO_ALLOW_DEFAULT_ROUTE")]
     allow_default_route: bool,
 }
@@ -167,23 +169,23 @@ impl From<Settings> for JoinSettings {
     }
 }
 
-/// BIRD as a service of its own. Without these options BIRD is a child of the agent.
+/// Options of BIRD as a service of its own. Without them BIRD is a child process of the agent.
 #[derive(Args)]
 struct BirdArguments {
-    /// The directory that BIRD's configuration is written into. A service manager starts 'tombolo-agent bird' when bird.conf
-    /// exists there, and ends it with the agent.
+    /// Directory for BIRD's configuration. A service manager starts 'tombolo-agent bird' when bird.conf appears there,
+    /// and stops it with the agent.
     #[arg(long, value_name = "DIR", requires_all = ["bird_run_dir", "bird_user"])]
     bird_config_dir: Option<PathBuf>,
-    /// The directory that BIRD has its control socket in.
+    /// Directory of BIRD's control socket.
     #[arg(long, value_name = "DIR", requires = "bird_config_dir")]
     bird_run_dir: Option<PathBuf>,
-    /// The user that BIRD runs as. The agent must have that user's group.
+    /// User that BIRD runs as. The agent must be a member of that user's group.
     #[arg(long, value_name = "USER", requires = "bird_config_dir")]
     bird_user: Option<String>,
 }
 
 impl BirdArguments {
-    /// None: BIRD is a child.
+    /// The service's directories and user; none: BIRD is a child process.
     fn service(self) -> Option<BirdService> {
         Some(BirdService {
             config_dir: self.bird_config_dir?,
@@ -200,13 +202,13 @@ enum Output {
 }
 
 fn main() -> ExitCode {
-    // The first of all: with two providers in the tree rustls cannot choose by itself.
+    // First of all, because rustls cannot choose between the two providers that are linked.
     let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     debug_assert!(installed.is_ok(), "nothing installs a provider before main");
     let command = Arguments::parse().command;
     let format = match &command {
         Command::Run { log_format, .. } => *log_format,
-        // Only what runs for long is for collectors.
+        // Only the long-running command writes logs for collectors.
         _ => LogFormat::Text,
     };
     tombolo_logging::init(format, default_log());
@@ -220,29 +222,13 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<()> {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build().context("starting the runtime")
-    };
     match command {
         Command::Join {
             state_dir,
             controller,
             token_file,
             settings,
-        } => {
-            let token = JoinToken::from_file_or_environment(token_file.as_deref())?;
-            let state = StateDir::create(state_dir)?;
-            let _lock = state.lock()?;
-            let options = JoinOptions {
-                controller,
-                token,
-                settings: settings.into(),
-            };
-            let config = runtime()?.block_on(join(&state, options))?;
-            tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "joined");
-            Ok(())
-        }
+        } => join_now(state_dir, controller, token_file.as_deref(), settings),
         Command::Run {
             state_dir,
             join_token_file,
@@ -252,7 +238,6 @@ fn dispatch(command: Command) -> Result<()> {
             bird,
             log_format: _,
         } => {
-            let state = StateDir::new(&state_dir);
             let first = join_token_file
                 .zip(controller)
                 .map(|(token_file, controller)| FirstJoin {
@@ -261,20 +246,11 @@ fn dispatch(command: Command) -> Result<()> {
                     timeout: Duration::from_secs(join_timeout),
                     settings: settings.into(),
                 });
-            match first.filter(|_| !has_joined(&state)) {
-                Some(first) => runtime()?.block_on(async {
-                    let state = StateDir::create(state_dir)?;
-                    if run::join(&state, &first).await? {
-                        run::run(&state, bird.service()).await?;
-                    }
-                    Ok(())
-                }),
-                None => runtime()?.block_on(run::run(&state, bird.service())),
-            }
+            join_and_run(state_dir, first, bird.service())
         }
         Command::Health { state_dir } => {
             let view: AgentView = serde_json::from_str(&admin::ask(&StateDir::new(state_dir), "/status")?)?;
-            println!("{}", run::health(&view)?);
+            println!("{}", status_text::health(&view)?);
             Ok(())
         }
         Command::Bird { config_dir, run_dir } => match become_bird(&config_dir, &run_dir)? {},
@@ -285,35 +261,71 @@ fn dispatch(command: Command) -> Result<()> {
             config,
             metrics,
         } => {
-            let state = StateDir::new(state_dir);
-            let path = if tables {
-                "/tables"
-            } else if config {
-                "/config"
-            } else if metrics {
-                "/metrics"
-            } else {
-                "/status"
+            let path = match (tables, config, metrics) {
+                (true, ..) => "/tables",
+                (_, true, _) => "/config",
+                (.., true) => "/metrics",
+                _ => "/status",
             };
-            let answer = admin::ask(&state, path)?;
-            match output {
-                Output::Text if path == "/status" => {
-                    let view: AgentView = serde_json::from_str(&answer)?;
-                    print!("{}", run::describe(&view));
-                }
-                Output::Text | Output::Json => println!("{}", answer.trim_end()),
-            }
-            Ok(())
+            show_status(&StateDir::new(state_dir), path, output)
         }
-        Command::Clean { state_dir } => runtime()?.block_on(run::clean(&StateDir::new(state_dir))),
+        Command::Clean { state_dir } => runtime()?.block_on(clean::clean(&StateDir::new(state_dir))),
         Command::Leave { state_dir } => {
             if !state_dir.is_dir() {
                 bail!("{} is not a directory", state_dir.display());
             }
-            runtime()?.block_on(run::leave(&StateDir::new(state_dir)))
+            runtime()?.block_on(clean::leave(&StateDir::new(state_dir)))
         }
         Command::Manual { dir } => Ok(write_manual(&dir)?),
     }
+}
+
+/// One thread serves everything but the lanes, which have threads of their own.
+fn runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("starting the runtime")
+}
+
+fn join_now(state_dir: PathBuf, controller: String, token_file: Option<&Path>, settings: Settings) -> Result<()> {
+    let token = JoinToken::from_file_or_environment(token_file)?;
+    let state = StateDir::create(state_dir)?;
+    let _lock = state.lock()?;
+    let options = JoinOptions {
+        controller,
+        token,
+        settings: settings.into(),
+    };
+    let config = runtime()?.block_on(join(&state, options))?;
+    tracing::info!(agent = %config.agent, interface = config.interface, port = config.listen_port, "joined");
+    Ok(())
+}
+
+/// Runs the agent; joins first if `first` says how and the state directory has no identity.
+fn join_and_run(state_dir: PathBuf, first: Option<FirstJoin>, bird: Option<BirdService>) -> Result<()> {
+    let state = StateDir::new(&state_dir);
+    match first.filter(|_| !has_joined(&state)) {
+        Some(first) => runtime()?.block_on(async {
+            let state = StateDir::create(state_dir)?;
+            if run::join(&state, &first).await? {
+                run::run(&state, bird).await?;
+            }
+            Ok(())
+        }),
+        None => runtime()?.block_on(run::run(&state, bird)),
+    }
+}
+
+/// Prints what the running agent serves at `path` of its local socket.
+fn show_status(state: &StateDir, path: &str, output: Output) -> Result<()> {
+    let answer = admin::ask(state, path)?;
+    match output {
+        Output::Text if path == "/status" => {
+            let view: AgentView = serde_json::from_str(&answer)?;
+            print!("{}", status_text::describe(&view));
+        }
+        Output::Text | Output::Json => println!("{}", answer.trim_end()),
+    }
+    Ok(())
 }
 
 fn write_manual(dir: &Path) -> std::io::Result<()> {
@@ -326,7 +338,8 @@ fn write_manual(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes the page of a command and those of its subcommands, in the section of daemons: tombolo-agent(1) is the command 'tombolo agent'.
+/// Writes the manual page of a command and those of its subcommands. Section 8 (daemons), since tombolo-agent(1) would
+/// be the command 'tombolo agent'.
 fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
     for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         write_pages(below, dir)?;
@@ -343,7 +356,7 @@ mod golden {
     use clap::CommandFactory as _;
     use tombolo_golden::{golden, options_of};
 
-    /// Units, container images and people's scripts use these names.
+    /// Units, container images and operators' scripts use these names.
     #[test]
     fn options_of_the_program() {
         golden!().text("options.txt", &options_of(Arguments::command()));

@@ -1,13 +1,13 @@
-//! The agent's metrics, as Prometheus text. `docs/operations.md` describes each by name.
+//! The agent's metrics as Prometheus text. `docs/operations.md` describes each by name.
 
 use crate::agent::AgentView;
 use tombolo_proto::exposition::{Kind, Text};
 use tombolo_proto::status::{BgpPeerState, Carrier, LinkState, LinkStatus};
 
-/// What a link's gauge shows, if there is anything to show.
+/// Value of a gauge for a link; none: no sample.
 type Gauge = fn(&LinkStatus) -> Option<f64>;
 
-/// All of them.
+/// All metrics of the agent, in the Prometheus text format.
 #[must_use]
 pub fn text(view: &AgentView) -> String {
     let mut out = Text::default();
@@ -33,24 +33,24 @@ fn configuration(out: &mut Text, view: &AgentView) {
         "The revision that is in force here.",
     )
     .add(&[], view.status.applied);
-    let help = "From the arrival of the last configuration until it was in force.";
+    let help = "Time from the arrival of the last configuration until it was in force.";
     out.metric("tombolo_apply_seconds", Kind::Gauge, help)
         .add(&[], view.last_apply_seconds);
-    let help = "When the certificate expires, Unix time; it is renewed when two thirds of its life are over.";
+    let help = "Expiry of the certificate, Unix time; it is renewed after two thirds of its lifetime.";
     let mut samples = out.metric("tombolo_certificate_expiry_timestamp_seconds", Kind::Gauge, help);
     if let Some(expiry) = view.certificate_expiry {
         samples.add(&[], expiry);
     }
-    let help = "1: the packet filter is loaded that keeps translated packets with overlay addresses on this host.";
+    let help = "1: the packet filter that confines translated packets with overlay addresses is loaded.";
     out.metric("tombolo_filter_loaded", Kind::Gauge, help)
         .add(&[], u8::from(view.filter_problem.is_none()));
-    out.metric("tombolo_offload", Kind::Gauge, "1: the device takes super-packets.")
+    out.metric("tombolo_offload", Kind::Gauge, "1: the TUN device uses GSO packets.")
         .add(&[], u8::from(view.offload));
 }
 
 fn packets(out: &mut Text, view: &AgentView) {
     let totals = &view.status.totals;
-    let mut samples = out.metric("tombolo_packets_total", Kind::Counter, "Packets by where they went.");
+    let mut samples = out.metric("tombolo_packets_total", Kind::Counter, "Packets by direction.");
     for (direction, n) in [
         ("tun_in", totals.tun_in),
         ("tun_out", totals.tun_out),
@@ -86,14 +86,14 @@ fn packets(out: &mut Text, view: &AgentView) {
     )
     .add(&[("socket", "tun")], view.tun_errors)
     .add(&[("socket", "udp")], view.udp_errors);
-    let help = "Datagrams that found the receive buffer full.";
+    let help = "Datagrams dropped because the receive buffer was full.";
     out.metric("tombolo_receive_overflow_total", Kind::Counter, help)
         .add(&[], view.udp_overflow);
 }
 
 fn links(out: &mut Text, view: &AgentView) {
     let links = &view.status.links;
-    let help = "1: the link has a session. Links that nobody uses and that are not kept up are not listed.";
+    let help = "1: the link has a session. Links that are neither used nor kept up are not listed.";
     let mut samples = out.metric("tombolo_link_up", Kind::Gauge, help);
     for link in links {
         samples.add(&[("peer", link.peer.as_str())], u8::from(link.state == LinkState::Up));
@@ -108,24 +108,26 @@ fn links(out: &mut Text, view: &AgentView) {
             samples.add(&[("peer", link.peer.as_str()), ("direction", direction)], n);
         }
     }
-    // Of links in use; the rest have nothing to tell.
+    // Links that carry no traffic have no values for these gauges.
     let gauges: [(&'static str, &str, Gauge); 5] = [
         (
             "tombolo_link_mtu_bytes",
             "Longest inner packet that the path carries whole.",
             |l| l.mtu.map(f64::from),
         ),
-        ("tombolo_link_handshake_age_seconds", "Since the last handshake.", |l| {
-            l.handshake_age
-        }),
+        (
+            "tombolo_link_handshake_age_seconds",
+            "Time since the last handshake.",
+            |l| l.handshake_age,
+        ),
         (
             "tombolo_link_rtt_seconds",
-            "Round-trip time of the links' own probes.",
+            "Round-trip time of the link's probes.",
             |l| l.rtt_ms.map(|ms| ms / 1000.0),
         ),
         (
             "tombolo_link_loss_ratio",
-            "Share of the links' own probes that got no answer.",
+            "Share of the link's probes that got no answer.",
             |l| l.loss,
         ),
         (
@@ -159,21 +161,21 @@ fn routes(out: &mut Text, view: &AgentView) {
             samples.add(&[("neighbour", &neighbour), ("direction", direction)], n);
         }
     }
-    let help = "Routes that others send now and that are not used, by sender and reason.";
+    let help = "Routes that peers advertise and that are not used, by sender and reason.";
     let mut samples = out.metric("tombolo_routes_refused", Kind::Gauge, help);
     for refused in &view.status.refused_routes {
         let sender = refused.sender.as_deref().unwrap_or_default();
         samples.add(&[("sender", sender), ("reason", &refused.reason)], refused.count);
     }
-    let told = view.route_advertisements;
-    let help = "Tables of routes that other agents advertised, by what became of them.";
+    let advertisements = view.route_advertisements;
+    let help = "Route advertisements of other agents, by outcome.";
     let mut samples = out.metric("tombolo_route_advertisements_total", Kind::Counter, help);
     for (outcome, n) in [
-        ("received", told.received),
-        ("applied", told.applied),
-        ("superseded", told.superseded),
-        ("refused", told.refused),
-        ("malformed", told.malformed),
+        ("received", advertisements.received),
+        ("applied", advertisements.applied),
+        ("superseded", advertisements.superseded),
+        ("refused", advertisements.refused),
+        ("malformed", advertisements.malformed),
     ] {
         samples.add(&[("outcome", outcome)], n);
     }

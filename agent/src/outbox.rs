@@ -1,69 +1,79 @@
-//! Datagrams on their way to the socket, in the shape that one system call sends many of them: equal lengths, one way, the
-//! last perhaps shorter.
+//! Queue of outgoing datagrams, grouped into batches that one system call can send (GSO): one path and one segment
+//! length, the last segment perhaps shorter.
 //!
-//! A turn fills it and empties it. What the socket has no room for stays, and while something stays the lane reads no
-//! more from the device: the queue is the device's then, where the host's senders feel it.
+//! Each turn of the lane fills the outbox and flushes it. Batches that the socket refuses stay. While any stay, the
+//! lane stops reading the device, so that backpressure builds up in the TUN queue, where the host's senders feel it.
 
 use tokio::sync::mpsc;
 use tombolo_engine::buffer::{RedirectSink, Transmit, TransmitSink};
 use tombolo_engine::decide::Ingress;
 
-/// Most bytes of a batch: a UDP payload before it is cut.
+/// Bytes of a batch at most: before segmentation it is one UDP payload, 65,535 − 20 (IPv4) − 8 (UDP).
 const MAX_BATCH: usize = 65_507;
 
-/// Most datagrams of a batch: the kernel's limit.
+/// Datagrams of a batch at most: the kernel's `UDP_MAX_SEGMENTS`.
 const MAX_COUNT: usize = 64;
 
-/// Batches beyond which nothing more is taken while the socket has no room: some milliseconds at gigabit speed.
-const MAX_WAITING: usize = 12;
+/// Batches queued behind a full socket before packets are dropped: about 6 ms at 1 Gbit/s.
+const MAX_QUEUED_BATCHES: usize = 12;
 
-/// Datagrams that go one way, one after the other.
+/// Consecutive datagrams of one path.
 #[derive(Debug)]
 struct Batch {
     transmit: Transmit,
     buffer: Vec<u8>,
     len: usize,
-    /// Length of all but the last.
+    /// Length of every datagram but the last.
     segment: usize,
     count: usize,
-    /// A shorter one has ended it.
+    /// The last datagram is shorter than the others, or a longer one follows: GSO allows no more.
     closed: bool,
+    /// Whether the datagrams may be fragmented.
+    fragments: bool,
+    /// ECN bits of their outer header.
+    ecn: u8,
 }
 
-/// What one system call can send.
+/// A batch as it is handed to the socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagrams<'a> {
-    /// Where they go, where from, and their IP header.
-    pub transmit: Transmit,
-    /// One after the other.
+    /// Remote and local address, and port.
+    pub to: Path,
+    /// The datagrams, concatenated.
     pub bytes: &'a [u8],
-    /// Length of each; the last may be shorter.
+    /// Length of each datagram; the last one may be shorter.
     pub segment: usize,
+    /// Whether the datagrams may be fragmented.
+    pub fragments: bool,
+    /// ECN bits of their outer header.
+    pub ecn: u8,
 }
 
-/// A packet for the first lane.
+/// A packet that another lane redirects to lane 0, which has the session for it.
 #[derive(Debug)]
-pub struct Handed {
-    /// The configuration that the giving lane had installed: an index of a link means something in one only.
+pub struct RedirectedPacket {
+    /// Configuration number of the redirecting lane: a link index is valid within one configuration only.
     pub generation: u64,
-    /// Where it came in.
+    /// Where the packet entered the agent.
     pub ingress: Ingress,
-    /// As it came in.
+    /// The packet, unchanged.
     pub packet: Vec<u8>,
     back: mpsc::Sender<Vec<u8>>,
 }
 
-impl Handed {
-    /// Gives the buffer back to the lane that the packet came from.
-    pub fn done(self) {
+impl RedirectedPacket {
+    /// Returns the buffer to the redirecting lane for reuse.
+    pub fn return_buffer(self) {
+        // A full or closed return queue only costs a later allocation.
         let _ = self.back.try_send(self.packet);
     }
 }
 
-/// The way to the first lane, in other lanes. Buffers come back and are used again: packets allocate nothing.
+/// Redirects packets to lane 0, from other lanes. Buffers return and are reused, so that redirecting allocates nothing
+/// in steady state.
 #[derive(Debug)]
-pub struct RedirectSender {
-    inbox: mpsc::Sender<Handed>,
+struct RedirectSender {
+    inbox: mpsc::Sender<RedirectedPacket>,
     back: mpsc::Sender<Vec<u8>>,
     spare: mpsc::Receiver<Vec<u8>>,
     /// The number of the configuration that is installed, the same in all lanes; 0: none yet.
@@ -102,47 +112,69 @@ impl RedirectSink for RedirectSender {
     }
 }
 
-/// Datagrams that wait. Order per address is kept: a datagram joins the newest batch of its address or begins one.
+/// Queue of outgoing datagrams. A datagram joins the newest batch of its remote address or starts one, so the order per
+/// address is kept.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Kept with their buffers; those from `sent` to `used` hold something.
+    /// Batches, reused with their buffers. Those from `sent` to `used` are queued.
     batches: Vec<Batch>,
     sent: usize,
     used: usize,
-    /// The socket had no room for what waits.
+    /// The socket refused the oldest queued batch.
     stuck: bool,
-    /// Where the reserved slot is.
+    /// Index of the batch with the reserved slot.
     slot: usize,
+    /// Datagrams reserved from now on must not be fragmented.
+    whole: bool,
+    /// ECN bits of datagrams reserved from now on.
+    ecn: u8,
+    lane0: Option<RedirectSender>,
+    /// Number of the installed configuration, the same in all lanes; 0: none yet.
+    pub generation: u64,
 }
 
 impl Outbox {
-    /// How many batches wait.
+    /// An empty outbox. `lane0` is lane 0's queue of redirected packets, and none in lane 0 itself.
+    #[must_use]
+    pub fn new(lane0: Option<mpsc::Sender<RedirectedPacket>>) -> Self {
+        let lane0 = lane0.map(|inbox| {
+            let (back, spare) = mpsc::channel(inbox.max_capacity());
+            RedirectSender { inbox, back, spare }
+        });
+        Self {
+            lane0,
+            ..Self::default()
+        }
+    }
+
+    /// Number of queued batches.
     #[must_use]
     pub fn len(&self) -> usize {
         self.used - self.sent
     }
 
-    /// Whether nothing waits.
+    /// Whether no batch is queued.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.used == self.sent
     }
 
-    /// Whether the socket had no room for what waits.
+    /// Whether the socket refused the oldest queued batch.
     #[must_use]
-    pub fn is_stuck(&self) -> bool {
+    pub fn is_backpressured(&self) -> bool {
         self.stuck
     }
 
-    /// Hands out batches in order until `send` says that there is no room. Batches for which it said so stay.
-    pub fn flush(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> Room) {
+    /// Passes batches to `send` in order, until `send` returns [`SendOutcome::WouldBlock`]. That batch and those after
+    /// it stay queued.
+    pub fn flush(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         while let Some(batch) = self.batches[..self.used].get(self.sent) {
             let datagrams = Datagrams {
                 transmit: batch.transmit,
                 bytes: &batch.buffer[..batch.len],
                 segment: batch.segment,
             };
-            if batch.count > 0 && send(&datagrams) == Room::None {
+            if batch.count > 0 && send(&datagrams) == SendOutcome::WouldBlock {
                 self.stuck = true;
                 return;
             }
@@ -151,8 +183,9 @@ impl Outbox {
         (self.sent, self.used, self.stuck) = (0, 0, false);
     }
 
-    /// The same for all but the newest batch, which may still grow. Buffers are used again while they are in the cache.
-    pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> Room) {
+    /// As [`flush`](Self::flush), but keeps the newest batch, which may still grow. Buffers are reused while they are
+    /// in the CPU cache.
+    pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         if self.len() < 2 {
             return;
         }
@@ -167,8 +200,8 @@ impl Outbox {
         }
     }
 
-    /// Opens an empty batch with room for `len` bytes; returns its position.
-    fn begin(&mut self, transmit: Transmit, len: usize) -> usize {
+    /// Starts an empty batch with room for `len` bytes. Returns its index.
+    fn begin(&mut self, to: Path, len: usize) -> usize {
         if self.used == self.batches.len() {
             let buffer = vec![0; MAX_BATCH];
             self.batches.push(Batch {
@@ -191,24 +224,53 @@ impl Outbox {
     }
 }
 
-/// What the socket said to a batch.
+/// Result of passing a batch to the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// The batch was dealt with.
-    Taken,
-    /// There is no room now; the same batch comes again.
-    None,
+pub enum SendOutcome {
+    /// The batch is done: sent, or dropped and counted.
+    Accepted,
+    /// The send buffer is full; the batch stays queued.
+    WouldBlock,
 }
 
 impl TransmitSink for Outbox {
     fn is_full(&self) -> bool {
-        self.stuck && self.used - self.sent >= MAX_WAITING
+        self.stuck && self.used - self.sent >= MAX_QUEUED_BATCHES
     }
 
-    fn reserve(&mut self, transmit: &Transmit, len: usize) -> &mut [u8] {
-        let remote = transmit.path.remote;
-        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].transmit.path.remote == remote);
-        let fits = |b: &Batch| !b.closed && b.transmit == *transmit && b.count < MAX_COUNT && b.len + len <= MAX_BATCH;
+    fn set_ecn(&mut self, bits: u8) {
+        self.ecn = bits;
+    }
+
+    fn hand_over(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
+        let Some(RedirectSender { inbox, back, spare }) = &mut self.lane0 else {
+            return false;
+        };
+        let Ok(room) = inbox.try_reserve() else {
+            return false;
+        };
+        let mut buffer = spare.try_recv().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(packet);
+        room.send(RedirectedPacket {
+            generation: self.generation,
+            ingress,
+            packet: buffer,
+            back: back.clone(),
+        });
+        true
+    }
+
+    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
+        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].to.remote == to.remote);
+        let fits = |b: &Batch| {
+            !b.closed
+                && b.to == to
+                && b.fragments != self.whole
+                && b.ecn == self.ecn
+                && b.count < MAX_COUNT
+                && b.len + len <= MAX_BATCH
+        };
         self.slot = match newest.filter(|i| fits(&self.batches[*i])) {
             Some(i) => i,
             None => self.begin(*transmit, len),
@@ -226,7 +288,8 @@ impl TransmitSink for Outbox {
             batch.len += len;
             batch.count += 1;
         } else {
-            // Longer than those before it: only known now. It begins the next batch.
+            // The length is known only now, and GSO allows no longer segment than the first. The datagram moves to a
+            // new batch.
             batch.closed = true;
             let (transmit, from, at) = (batch.transmit, self.slot, batch.len);
             let next = self.begin(transmit, len);
@@ -257,13 +320,13 @@ mod tests {
     fn sent(outbox: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
         outbox.flush(&mut |d| {
-            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.transmit.path.remote, c.to_vec())));
-            Room::Taken
+            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.to.remote, c.to_vec())));
+            SendOutcome::Accepted
         });
         sent
     }
 
-    /// Whatever the lengths: every datagram leaves whole, and those to one address in order.
+    /// With any mix of lengths, every datagram arrives whole and in order per address.
     #[test]
     fn nothing_is_lost_or_reordered() {
         let to: Vec<SocketAddr> = (1..4).map(|i| format!("192.0.2.{i}:5").parse().unwrap()).collect();
@@ -300,7 +363,7 @@ mod tests {
         assert_eq!(outbox.len(), 2 + usize::from(90 * 1452 > 2 * MAX_BATCH));
     }
 
-    /// What must stay whole, or has other ECN bits, is in batches of its own, in order with the rest.
+    /// Datagrams with other fragmentation or ECN settings get batches of their own, in order with the rest.
     #[test]
     fn a_batch_has_one_kind_of_outer_header() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
@@ -315,9 +378,8 @@ mod tests {
         }
         let mut seen = Vec::new();
         outbox.flush(&mut |d| {
-            let Outer { ecn, dont_fragment } = d.transmit.outer;
-            seen.push((d.bytes[0], d.bytes.len(), !dont_fragment, ecn));
-            Room::Taken
+            seen.push((d.bytes[0], d.bytes.len(), d.fragments, d.ecn));
+            SendOutcome::Accepted
         });
         assert_eq!(
             seen,
@@ -330,7 +392,7 @@ mod tests {
         );
     }
 
-    /// One way each, and in order with what goes to the same host another way.
+    /// A batch has one path; order per remote address is kept across paths.
     #[test]
     fn a_batch_leaves_from_one_address_by_one_port() {
         let any = Path::from(SocketAddr::from(([192, 0, 2, 1], 5)));
@@ -348,8 +410,8 @@ mod tests {
         }
         let mut seen = Vec::new();
         outbox.flush(&mut |d| {
-            seen.push((d.bytes[0], d.bytes.len(), d.transmit.path));
-            Room::Taken
+            seen.push((d.bytes[0], d.bytes.len(), d.to));
+            SendOutcome::Accepted
         });
         assert_eq!(seen, [(1, 100, any), (2, 200, pinned), (4, 100, any), (5, 200, second)]);
     }
@@ -363,7 +425,7 @@ mod tests {
         assert_eq!(sent(&mut outbox), [(to, vec![7; 100])]);
     }
 
-    /// Sent as soon as they are full: order is kept, the newest waits for more, and few buffers are in use.
+    /// Full batches are sent early: order is kept, the newest batch waits for more, and few buffers are used.
     #[test]
     fn full_batches_go_before_the_turn_ends() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
@@ -375,43 +437,43 @@ mod tests {
             }
             outbox.flush_full(&mut |d| {
                 order.extend(d.bytes.chunks(d.segment).map(|c| c[0]));
-                Room::Taken
+                SendOutcome::Accepted
             });
             assert_eq!(outbox.len(), 1);
         }
         assert!(outbox.batches.len() <= 3, "{}", outbox.batches.len());
         outbox.flush_full(&mut |_| panic!("the newest waits"));
-        // One that finds no room stays, with all after it.
+        // A refused batch stays, with all after it.
         put(&mut outbox, to, &[10; 1400]);
         put(&mut outbox, to, &[11; 1452]);
-        outbox.flush_full(&mut |_| Room::None);
-        assert!(outbox.is_stuck() && outbox.len() == 2);
+        outbox.flush_full(&mut |_| SendOutcome::WouldBlock);
+        assert!(outbox.is_backpressured() && outbox.len() == 2);
         order.extend(sent(&mut outbox).iter().map(|(_, bytes)| bytes[0]));
         assert_eq!(order.len(), 10 * 48 + 2);
         assert!(order.is_sorted());
     }
 
-    /// A packet for the first lane takes a buffer that has come back; without room there it is refused.
+    /// Redirecting reuses returned buffers, and fails if lane 0's queue is full.
     #[test]
     fn buffers_of_handed_packets_are_used_again() {
-        let (inbox, mut first) = mpsc::channel(4);
-        let mut outbox = RedirectSender::new(inbox);
+        let (inbox, mut lane0) = mpsc::channel(4);
+        let mut outbox = Outbox::new(Some(inbox));
         let mut buffers = std::collections::BTreeSet::new();
         for n in 0..20u8 {
             for _ in 0..4 {
                 assert!(outbox.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
             }
-            assert!(!outbox.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
-            while let Ok(handed) = first.try_recv() {
-                assert_eq!(handed.packet, [n; 1400]);
-                buffers.insert(handed.packet.as_ptr());
-                handed.done();
+            assert!(!outbox.hand_over(Ingress::Tun, &[n; 1400]));
+            while let Ok(redirected) = lane0.try_recv() {
+                assert_eq!(redirected.packet, [n; 1400]);
+                buffers.insert(redirected.packet.as_ptr());
+                redirected.return_buffer();
             }
         }
         assert_eq!(buffers.len(), 4);
     }
 
-    /// A socket without room stops the flow, loses nothing and reorders nothing, and more than enough is refused.
+    /// A full socket stops the flow without loss or reordering; beyond the limit datagrams are refused.
     #[test]
     fn what_finds_no_room_waits() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
@@ -422,27 +484,27 @@ mod tests {
                 put(&mut outbox, to, &[taken; 1452]);
             }
             taken += 1;
-            outbox.flush(&mut |_| Room::None);
+            outbox.flush(&mut |_| SendOutcome::WouldBlock);
         }
-        assert_eq!(outbox.len(), MAX_WAITING);
+        assert_eq!(outbox.len(), MAX_QUEUED_BATCHES);
         let mut first = true;
         let mut left = Vec::new();
         outbox.flush(&mut |d| {
             left.push(d.bytes[0]);
             if std::mem::take(&mut first) {
-                Room::Taken
+                SendOutcome::Accepted
             } else {
-                Room::None
+                SendOutcome::WouldBlock
             }
         });
         assert_eq!(
             (left, outbox.len(), outbox.is_full()),
-            (vec![0, 1], MAX_WAITING - 1, false)
+            (vec![0, 1], MAX_QUEUED_BATCHES - 1, false)
         );
         let rest: Vec<u8> = sent(&mut outbox).iter().map(|(_, bytes)| bytes[0]).collect();
         assert_eq!(
             (rest.len(), rest.first(), rest.last()),
-            (45 * (MAX_WAITING - 1), Some(&1), Some(&(taken - 1)))
+            (45 * (MAX_QUEUED_BATCHES - 1), Some(&1), Some(&(taken - 1)))
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Live ping and traceroute from one of the host's overlay addresses: ICMP echoes on a raw socket.
+//! Ping and traceroute from an overlay address of the host: ICMP echoes on a raw socket.
 
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -10,16 +10,16 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout_at;
 use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 
-/// Payload of an echo, bytes: as `ping` has it.
-const PAYLOAD: usize = 56;
+/// Payload of an echo request, bytes: the default of `ping`.
+const ECHO_PAYLOAD: usize = 56;
 
-/// Between two probes of a trace: routers limit how fast they answer.
+/// Pause between two probes of a trace: routers limit the rate of their ICMP errors.
 const TRACE_SPACING: Duration = Duration::from_millis(5);
 
-/// TTLs of a trace that are probed at once.
+/// TTLs of a trace that are probed together: one timeout serves four silent hops.
 const TRACE_WINDOW: u8 = 4;
 
-/// Runs a probe from `device`. Whatever prevents it is in the report's `error`.
+/// Runs a probe through `device`. Never fails: an error is in the report's `error`.
 pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
     let outcome = match check(request) {
         Ok(()) => match request.kind {
@@ -37,17 +37,17 @@ pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
 fn check(r: &ProbeRequest) -> Result<()> {
     if r.source.is_ipv4() != r.destination.is_ipv4() {
         bail!(
-            "destination: {} is not of the family of source {}",
+            "destination: {} must be of the same address family as source {}",
             r.destination,
             r.source
         );
     }
-    let most = match r.kind {
+    let max_count = match r.kind {
         ProbeKind::Ping => 100,
         ProbeKind::Trace => 10,
     };
-    if !(1..=most).contains(&r.count) {
-        bail!("count: {} is not within 1 to {most}", r.count);
+    if !(1..=max_count).contains(&r.count) {
+        bail!("count: {} is not within 1 to {max_count}", r.count);
     }
     if !(10..=60_000).contains(&r.interval_ms) {
         bail!("intervalMs: {} is not within 10 to 60000", r.interval_ms);
@@ -67,14 +67,14 @@ fn check(r: &ProbeRequest) -> Result<()> {
 
 async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
     let mut echoes = Echoes::open(r, device)?;
-    let patience = Duration::from_millis(r.timeout_ms.into());
+    let timeout = Duration::from_millis(r.timeout_ms.into());
     let mut next = Instant::now();
     for _ in 0..r.count {
         echoes.collect_until(next, false).await?;
         echoes.send(r.max_ttl)?;
         next = Instant::now() + Duration::from_millis(r.interval_ms.into());
     }
-    echoes.collect_until(Instant::now() + patience, true).await?;
+    echoes.collect_until(Instant::now() + timeout, true).await?;
     let mut report = ProbeReport {
         sent: r.count,
         ..ProbeReport::default()
@@ -82,7 +82,7 @@ async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
     for answer in echoes
         .answers
         .values()
-        .filter(|a| a.from == r.destination && a.rtt <= patience)
+        .filter(|a| a.from == r.destination && a.rtt <= timeout)
     {
         report.received += 1;
         report.rtts_ms.push(millis(answer.rtt));
@@ -92,7 +92,7 @@ async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
 
 async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
     let mut echoes = Echoes::open(r, device)?;
-    let patience = Duration::from_millis(r.timeout_ms.into());
+    let timeout = Duration::from_millis(r.timeout_ms.into());
     let mut report = ProbeReport::default();
     let mut ttl = 1;
     while ttl <= r.max_ttl {
@@ -104,7 +104,7 @@ async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
                 echoes.collect_until(Instant::now() + TRACE_SPACING, false).await?;
             }
         }
-        echoes.collect_until(Instant::now() + patience, true).await?;
+        echoes.collect_until(Instant::now() + timeout, true).await?;
         echoes.waiting.clear();
         for t in window.clone() {
             let answers = sent
@@ -125,7 +125,7 @@ async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
             }
             report.hops.push(hop);
             if arrived {
-                // What is still on its way belongs to TTLs beyond the destination.
+                // Outstanding answers belong to TTLs beyond the destination.
                 return Ok(report);
             }
         }
@@ -147,9 +147,9 @@ struct Answer {
     rtt: Duration,
 }
 
-/// Echoes of one probe, told from others' by their identifier.
+/// The echo requests of one probe and their answers. A random identifier distinguishes them from those of other probes.
 struct Echoes {
-    /// A raw socket: tokio's type for datagrams serves any socket that has `recvfrom` and `sendto`.
+    /// A raw socket. tokio's `UdpSocket` works with any socket that has `recvfrom` and `sendto`.
     socket: UdpSocket,
     destination: IpAddr,
     id: u16,
@@ -164,9 +164,11 @@ impl Echoes {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
         };
-        let socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw socket: CAP_NET_RAW is needed")?;
+        let socket =
+            Socket::new(domain, Type::RAW, Some(protocol)).context("opening a raw socket: CAP_NET_RAW is needed")?;
         socket.set_nonblocking(true)?;
-        // Through the engine or not at all; only an address of the host itself is not behind the device.
+        // Probes must go through the engine. An address of the host itself is the exception, which is not behind the
+        // device.
         if r.source != r.destination {
             socket
                 .bind_device(Some(device.as_bytes()))
@@ -186,7 +188,7 @@ impl Echoes {
         })
     }
 
-    /// Sends one echo; returns its sequence number.
+    /// Sends one echo request with this TTL. Returns its sequence number.
     fn send(&mut self, ttl: u8) -> Result<u16> {
         let socket = SockRef::from(&self.socket);
         let v6 = self.destination.is_ipv6();
@@ -196,7 +198,7 @@ impl Echoes {
             socket.set_ttl_v4(ttl.into())?;
         }
         self.sequence = self.sequence.wrapping_add(1);
-        let mut packet = vec![0u8; 8 + PAYLOAD];
+        let mut packet = vec![0u8; 8 + ECHO_PAYLOAD];
         packet[0] = if v6 { 128 } else { 8 };
         packet[4..6].copy_from_slice(&self.id.to_be_bytes());
         packet[6..8].copy_from_slice(&self.sequence.to_be_bytes());
@@ -207,14 +209,14 @@ impl Echoes {
         self.waiting.insert(self.sequence, Instant::now());
         match socket.send_to(&packet, &SocketAddr::new(self.destination, 0).into()) {
             Ok(_) => {}
-            // Lost on the way out is lost, as anywhere else on the way.
+            // A full queue counts as loss, as it would anywhere on the path.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(e) => return Err(e).with_context(|| format!("sending to {}", self.destination)),
         }
         Ok(self.sequence)
     }
 
-    /// Takes answers until `deadline`, or, if asked to, until none is awaited any more.
+    /// Collects answers until `deadline`; with `until_complete` only until every request is answered.
     async fn collect_until(&mut self, deadline: Instant, until_complete: bool) -> Result<()> {
         let mut buffer = [0u8; 1500];
         loop {
@@ -226,7 +228,7 @@ impl Echoes {
             };
             let (n, from) = match received {
                 Ok((n, from)) => (n, from.ip()),
-                // An ICMP error that the kernel reports on the socket itself: the message comes as well.
+                // The kernel also reports an ICMP error as an error of the socket; the ICMP message itself follows.
                 Err(e) if e.kind() == io::ErrorKind::HostUnreachable => continue,
                 Err(e) => return Err(e).context("receiving answers"),
             };
@@ -243,7 +245,8 @@ impl Echoes {
     }
 }
 
-/// The sequence number of our echo that an ICMP message answers: an echo reply, or an error that quotes it.
+/// The sequence number of the echo request that an ICMP message answers: an echo reply, or an error that quotes the
+/// request.
 fn answer_v4(packet: &[u8], id: u16) -> Option<u16> {
     let icmp = packet.get(usize::from(packet.first()? & 0xf) * 4..)?;
     match icmp.first()? {
@@ -273,7 +276,7 @@ fn sequence(echo: &[u8], id: u16) -> Option<u16> {
     (word(4)? == id).then(|| word(6))?
 }
 
-/// RFC 1071.
+/// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = bytes
         .chunks(2)
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn absurd_requests_are_refused_by_field() {
+    async fn values_out_of_range_are_refused_by_field() {
         let refused = |change: fn(&mut ProbeRequest), field: &'static str| async move {
             let mut r = ping_loopback(false);
             change(&mut r);

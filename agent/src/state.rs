@@ -1,4 +1,4 @@
-//! Files of the state directory: written whole or not at all, secrets readable by their owner only.
+//! Files of the state directory. They are replaced atomically, and only their owner has access.
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -10,54 +10,54 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Names of the files, in one place.
+/// File names in the state directory.
 pub mod file {
     /// Local settings.
     pub const CONFIG: &str = "agent.toml";
-    /// X25519 private key of the links.
+    /// X25519 private key of the links, base64.
     pub const LINK_KEY: &str = "link.key";
-    /// ECDSA P-256 private key towards the controller.
+    /// ECDSA P-256 private key for TLS with the controller and for QUIC, PEM.
     pub const TLS_KEY: &str = "tls.key";
-    /// The agent's certificate.
+    /// The agent's certificate, PEM.
     pub const CERTIFICATE: &str = "agent.pem";
-    /// The controller's certificate authority.
+    /// The certificate of the controller's authority, PEM.
     pub const CA: &str = "ca.pem";
-    /// The last configuration that was applied.
+    /// The last configuration that was applied, with revision and digest.
     pub const LAST_GOOD: &str = "last-good.json";
-    /// Where peers were last heard from.
+    /// Last known endpoints of peers.
     pub const ENDPOINTS: &str = "endpoints.json";
-    /// The numbers by which the last run's rules and routes are known.
+    /// Routing tables, rule priorities and mark of the last run.
     pub const NUMBERS: &str = "numbers.json";
-    /// The folder of the BGP speaker.
+    /// Directory of the BGP speaker.
     pub const BGP: &str = "bgp";
-    /// The local socket.
+    /// The local HTTP socket.
     pub const ADMIN_SOCKET: &str = "admin.sock";
-    /// Held while an agent runs.
+    /// Lock file, locked while an agent runs.
     pub const LOCK: &str = "lock";
 }
 
-/// How names of files end that are not whole yet.
+/// Suffix of temporary files, which are renamed when complete.
 const UNFINISHED: &str = ".new";
 
-/// The state directory.
+/// An agent's state directory.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// Takes a directory that must exist.
+    /// The state directory at `path`, which must exist.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Creates the directory, open to its owner only, and those above it as usual, unless they are there.
+    /// Creates the directory with mode 0700, and missing parents with the usual mode.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let step = || -> std::io::Result<()> {
-            // A service's user passes through those above.
+            // The parents need their usual mode, because the user of a service must traverse them.
             if let Some(above) = path.parent() {
                 fs::create_dir_all(above)?;
             }
@@ -67,16 +67,16 @@ impl StateDir {
         Ok(Self(path))
     }
 
-    /// Path of a file in it.
+    /// The path of a file in the directory.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Reads a file; none if it does not exist.
+    /// The contents of a file; none if it does not exist.
     ///
     /// # Errors
-    /// It exists and cannot be read.
+    /// The file exists and cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path(name);
         match fs::read(&path) {
@@ -86,18 +86,18 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file so that a crash leaves either the old or the new content, on disk before this returns.
-    /// The file is readable by its owner only, who is the directory's.
+    /// Replaces a file atomically: a crash leaves either the old or the new content. The new content is on disk
+    /// (`fsync`) when the function returns. The file has mode 0600 and the directory's owner.
     ///
     /// # Errors
-    /// Any step fails; the old content stays.
+    /// A step failed; the old content stays.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        // Two writers of one name must not write into the same file.
+        // Concurrent writers of one name need distinct temporary files.
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let (path, temporary) = (self.path(name), self.path(&format!(".{name}.{count}{UNFINISHED}")));
         let step = || -> std::io::Result<()> {
-            // Left over from a crash.
+            // A crash may have left one.
             match fs::remove_file(&temporary) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -111,10 +111,10 @@ impl StateDir {
         step().with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Removes a file if it is there.
+    /// Removes a file; does nothing if it does not exist.
     ///
     /// # Errors
-    /// It is there and cannot be removed.
+    /// The file exists and cannot be removed.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.path(name);
         match fs::remove_file(&path) {
@@ -123,10 +123,11 @@ impl StateDir {
         }
     }
 
-    /// Takes the directory for one process; released when the value is dropped or the process ends.
+    /// Locks the directory for this process, and removes temporary files that a crash left. The lock is released when
+    /// the value is dropped or the process ends.
     ///
     /// # Errors
-    /// Another process has it.
+    /// Another process holds the lock.
     pub fn lock(&self) -> Result<StateLock> {
         let path = self.path(file::LOCK);
         let file = match self.create_new(&path) {
@@ -141,12 +142,12 @@ impl StateDir {
                 self.sweep();
                 Ok(StateLock { _lock: lock })
             }
-            Err(_) => bail!("another agent runs from {}: stop it first", self.0.display()),
+            Err(_) => bail!("{} is in use by another agent: stop that agent first", self.0.display()),
         }
     }
 
-    /// Creates a file that must not exist. Root works in directories of other users (`join` for a service), so it follows no
-    /// symbolic link, and gives the file to the directory's owner.
+    /// Creates a file that must not exist. Root may run `join` for a service in another user's directory. The function
+    /// therefore follows no symbolic link, and gives the file to the directory's owner.
     fn create_new(&self, path: &Path) -> std::io::Result<File> {
         let mut options = OpenOptions::new();
         let options = options
@@ -162,19 +163,20 @@ impl StateDir {
         Ok(file)
     }
 
-    /// Removes files that a crash left unfinished.
+    /// Removes temporary files that a crash left.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let unfinished = |name: &str| name.starts_with('.') && name.ends_with(UNFINISHED);
             if name.to_str().is_some_and(unfinished) {
+                // A file that stays does no harm; the next start tries again.
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 }
 
-/// Proof that no other process works in the state directory.
+/// Exclusive lock on the state directory.
 #[derive(Debug)]
 pub struct StateLock {
     _lock: Flock<File>,
@@ -218,7 +220,7 @@ mod tests {
         }
         let content = state.read("x").unwrap().unwrap();
         assert!(content.len() == 10_000 && content.iter().all(|b| *b == content[0]));
-        // What a crash left half-written goes with the next start.
+        // Locking removes a temporary file that a crash left.
         fs::write(state.path(".x.7.new"), "half").unwrap();
         let _lock = state.lock().unwrap();
         assert!(!state.path(".x.7.new").exists());

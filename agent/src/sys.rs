@@ -1,5 +1,5 @@
-//! System calls that no crate of the workspace offers: the one file with `unsafe`.
-#![allow(unsafe_code)]
+//! System calls without a safe wrapper in the workspace's crates: the only file with `unsafe`.
+#![allow(unsafe_code, reason = "each block names the contract of its system call")]
 
 use anyhow::{Result, bail};
 use std::fs::{File, OpenOptions};
@@ -8,12 +8,12 @@ use std::mem::size_of_val;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// `TUN_F_*` that are asked for: finished checksums are ours to make, and so is the splitting of TCP.
+/// Offloads requested with `TUN_F_*`: the agent completes checksums and segments TCP itself.
 const CHECKSUM_AND_TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-/// And of UDP, since kernel 6.2.
+/// The same for UDP, since Linux 6.2.
 const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// `struct ifreq` as far as the tun driver reads it.
+/// `struct ifreq` as the TUN driver reads it.
 #[repr(C)]
 struct Request {
     name: [u8; libc::IFNAMSIZ],
@@ -40,8 +40,8 @@ impl Request {
     }
 }
 
-/// Makes a TUN device of several queues, with one queue; with a virtio-net header also switches its offloads on. Returns that
-/// queue, to be closed when others have joined, and whether UDP super-packets are among the offloads.
+/// Creates a multi-queue TUN device with one queue; with a virtio-net header if `header`, and then with its offloads
+/// enabled. Returns the queue, to be closed when others have joined, and whether UDP is among the offloads.
 pub(crate) fn prime(name: &str, header: bool) -> Result<(File, bool)> {
     let file = OpenOptions::new()
         .read(true)
@@ -71,7 +71,7 @@ pub(crate) fn prime(name: &str, header: bool) -> Result<(File, bool)> {
     Err(io::Error::last_os_error().into())
 }
 
-/// Whether a queue's reads and writes carry the header.
+/// Whether reads and writes of a queue have a virtio-net header.
 pub(crate) fn has_header(queue: &impl AsRawFd) -> Result<bool> {
     let mut request = Request::new("", 0)?;
     // SAFETY: the descriptor is open; TUNGETIFF writes an ifreq, which `request` is laid out as and outlives.
@@ -81,8 +81,8 @@ pub(crate) fn has_header(queue: &impl AsRawFd) -> Result<bool> {
     Ok(libc::c_int::from(request.flags) & libc::IFF_VNET_HDR != 0)
 }
 
-/// Lets the kernel, and routers of IPv4, cut datagrams that are too long for the way (D20), or forbids it; then what the
-/// kernel has heard of the path does not count either (RFC 8899).
+/// Allows or forbids fragments of outer datagrams, by this host and by IPv4 routers (D20). If forbidden, the kernel's
+/// path MTU cache is ignored, too, since a probe must be able to exceed it (RFC 8899).
 pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool, allow: bool) -> io::Result<()> {
     let (v4_way, v6_way) = if allow {
         (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_DONT)
@@ -102,8 +102,8 @@ pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool, allow: bool) -> io::
     Ok(())
 }
 
-/// Unmaps the program's text, which comes back page by page as it is used: what only the start needed (and what the
-/// kernel mapped beside it) is no longer held in memory by this process.
+/// Drops the program's code pages, which the kernel reloads on use: pages used only at the start no longer count as
+/// this process's memory.
 pub(crate) fn release_text() -> io::Result<()> {
     let exe = std::fs::read_link("/proc/self/exe")?;
     for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
@@ -127,9 +127,9 @@ pub(crate) fn release_text() -> io::Result<()> {
     Ok(())
 }
 
-/// Datagrams that the kernel dropped because the socket's receive buffer was full.
+/// Datagrams dropped by the kernel because the socket's receive buffer was full.
 pub(crate) fn overflow(socket: &impl AsFd) -> io::Result<u64> {
-    /// `SK_MEMINFO_DROPS` of `linux/sock_diag.h`, and how many values there are.
+    /// `SK_MEMINFO_DROPS` of `linux/sock_diag.h`, the last of the values.
     const DROPS: usize = 8;
     let mut values = [0u32; DROPS + 1];
     let mut len = size_of_val(&values) as libc::socklen_t;
@@ -158,12 +158,12 @@ fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c
     }
 }
 
-/// Longest key of RFC 2385 that the kernel takes, bytes.
+/// Longest TCP-MD5 key that the kernel accepts, bytes: `TCP_MD5SIG_MAXKEYLEN`.
 const MD5_KEY: usize = 80;
 
 /// `struct tcp_md5sig` of `linux/tcp.h`.
 #[repr(C)]
-struct Signature {
+struct TcpMd5Sig {
     /// `sockaddr_storage`: family, port, address, zeros.
     family: libc::sa_family_t,
     port: u16,
@@ -176,9 +176,9 @@ struct Signature {
     key: [u8; MD5_KEY],
 }
 
-/// Signs what a TCP socket and its peer say to each other with a key (RFC 2385).
+/// Sets the TCP-MD5 key (RFC 2385) of a socket for connections with `peer`.
 pub(crate) fn sign(socket: &impl AsFd, peer: std::net::Ipv4Addr, key: &[u8]) -> io::Result<()> {
-    let mut signature = Signature {
+    let mut signature = TcpMd5Sig {
         family: libc::AF_INET as libc::sa_family_t,
         port: 0,
         address: peer.octets(),

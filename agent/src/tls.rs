@@ -1,4 +1,4 @@
-//! TLS towards the controller: its authority is pinned, the agent shows its certificate.
+//! TLS to the controller. The agent pins the controller's certificate authority and presents its own certificate.
 
 use crate::identity::{Certificate, TlsKey};
 use anyhow::Result;
@@ -8,10 +8,10 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;
 
-/// The name that every controller certificate carries, so that an agent may reach its controller by any address.
+/// The name in every controller certificate, which lets an agent reach its controller at any address.
 const CONTROLLER_NAME: &str = "tombolo-controller";
 
-/// A configuration that trusts one authority and shows no certificate.
+/// A client configuration that trusts one authority and presents no certificate.
 ///
 /// # Errors
 /// The authority's certificate is malformed.
@@ -22,10 +22,10 @@ pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
         .with_no_client_auth())
 }
 
-/// A configuration that trusts one authority and shows the agent's certificate, for gRPC.
+/// A client configuration for gRPC that trusts one authority and presents the agent's certificate.
 ///
 /// # Errors
-/// A certificate or the key is malformed, or they do not belong together.
+/// A certificate or the key is malformed, or the key does not belong to the certificate.
 pub fn mutual(certificate: &Certificate, key: &TlsKey) -> Result<ClientConfig> {
     let mut config = ClientConfig::builder()
         .dangerous()
@@ -35,7 +35,8 @@ pub fn mutual(certificate: &Certificate, key: &TlsKey) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// Accepts a certificate of the pinned authority that is valid for the address in use or for [`CONTROLLER_NAME`].
+/// Accepts a certificate issued by the pinned authority that is valid for the address in use or for
+/// [`CONTROLLER_NAME`].
 #[derive(Debug)]
 struct ControllerVerifier(Arc<WebPkiServerVerifier>);
 
@@ -96,7 +97,8 @@ mod tests {
     use super::*;
     use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConfig, ServerConnection};
 
-    /// Configurations hold pre-shared keys: who records them must not read them when quantum computers come.
+    /// Configurations contain pre-shared keys: an attacker must not decrypt recorded traffic with a future quantum
+    /// computer.
     #[test]
     fn the_key_exchange_with_the_controller_is_post_quantum() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

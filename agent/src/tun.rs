@@ -1,4 +1,4 @@
-//! The TUN device: queues on tokio-tun, with super-packets where the kernel has them.
+//! The TUN device: queues by tokio-tun, with GSO packets where the kernel supports them.
 
 use crate::sys;
 use anyhow::{Context, Result, bail};
@@ -9,26 +9,26 @@ use tokio_tun::Tun;
 use tombolo_engine::buffer::DeliverSink;
 use tombolo_engine::offload::{Coalescer, MAX_PACKET, SplitError, VnetHeader, split};
 
-/// Bytes to read into: the longest packet with its virtio header.
+/// Bytes of a read buffer: the longest packet with its virtio-net header.
 pub const BUFFER: usize = VnetHeader::LEN + MAX_PACKET;
 
-/// The device while its queues are being made. It is down and bare, and vanishes with its last queue.
+/// The device while queues are added. It is down and has no addresses. The kernel removes it with its last queue.
 pub struct Device {
     name: String,
-    /// Reads and writes carry a virtio header.
+    /// Whether reads and writes have a virtio-net header.
     offload: bool,
-    /// Super-packets of UDP too.
+    /// Whether the device also accepts UDP GSO packets (USO).
     udp: bool,
-    /// The first queue. What a queue is like belongs to the device, and those that join inherit it; this one is nobody's,
-    /// and goes when the others are there.
+    /// The first queue, which sets the device's flags and offloads. Later queues inherit them. It is never read, and
+    /// closes with this value.
     _primer: File,
 }
 
 impl Device {
-    /// Creates the device.
+    /// Creates the TUN device. Falls back to single packets with a warning if the kernel refuses offloads.
     ///
     /// # Errors
-    /// A device of that name exists, or the kernel refuses to make one.
+    /// A device of that name exists, or the kernel refuses to create one.
     pub fn create(name: &str, want_offload: bool) -> Result<Self> {
         if if_nametoindex(name).is_ok() {
             bail!("interface: a device {name} exists: another agent or program has it");
@@ -38,7 +38,10 @@ impl Device {
             match sys::prime(name, true) {
                 Ok(primer) => (true, primer),
                 Err(e) => {
-                    tracing::warn!(error = %format!("{e:#}"), "no super-packets on the device: packet by packet");
+                    tracing::warn!(
+                        error = %format!("{e:#}"),
+                        "TUN offload unavailable; falling back to single packets"
+                    );
                     (false, plain()?)
                 }
             }
@@ -53,12 +56,13 @@ impl Device {
         })
     }
 
-    /// Adds a queue, for the runtime that this is called in.
+    /// Adds a queue, registered with the current tokio runtime.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn queue(&self) -> Result<TunQueue> {
-        // Two, because one would be asked for without IFF_MULTI_QUEUE, which does not match the device.
+        // Two queues, because tokio-tun requests a single one without IFF_MULTI_QUEUE, which does not match the device.
+        // The second closes at once.
         let tuns = Tun::builder()
             .name(&self.name)
             .queues(2)
@@ -66,7 +70,10 @@ impl Device {
             .with_context(|| format!("joining device {}", self.name))?;
         let tun = tuns.into_iter().next().context("the device has no queue")?;
         if sys::has_header(&tun)? != self.offload {
-            bail!("device {}: a queue is not like the device", self.name);
+            bail!(
+                "device {}: the new queue has other flags than the device: another program may have replaced it",
+                self.name
+            );
         }
         let index = tun.index().with_context(|| format!("device {}", self.name))?;
         Ok(TunQueue {
@@ -80,49 +87,50 @@ impl Device {
     }
 }
 
-/// One queue of the device.
+/// One queue of the TUN device.
 pub struct TunQueue {
     tun: Tun,
     index: u32,
-    /// Reads and writes carry a virtio header.
+    /// Whether reads and writes have a virtio-net header.
     offload: bool,
     coalescer: Coalescer,
     /// Writes that the kernel refused.
     pub write_errors: u64,
-    /// Packets in them that the owner has not counted yet.
+    /// Packets lost in refused writes since the owner last reset this counter.
     pub lost: u64,
 }
 
 impl TunQueue {
-    /// The device's index.
+    /// The interface index of the device.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// Whether super-packets are in use.
+    /// Whether reads and writes may be GSO packets.
     #[must_use]
     pub fn offload(&self) -> bool {
         self.offload
     }
 
-    /// Waits for something to read and reads it. Nothing is lost if the future is dropped.
+    /// Reads one packet, waiting for it. Cancel safe: no packet is lost if the future is dropped.
     ///
     /// # Errors
-    /// The device is gone or down.
+    /// The device is down or was removed.
     pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.tun.recv(buffer).await
     }
 
-    /// Reads what is there, `WouldBlock` if nothing is.
+    /// Reads one packet without waiting.
     ///
     /// # Errors
-    /// The device is gone or down, or nothing is there.
+    /// `WouldBlock` if no packet is queued; otherwise the device is down or was removed.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.tun.try_recv(buffer)
     }
 
-    /// Takes a packet for the kernel; with super-packets it may wait for [`flush`](Self::flush).
+    /// Writes a packet to the device. With GSO it may be held back until [`flush`](Self::flush), to be coalesced with
+    /// later packets.
     pub fn push(&mut self, packet: &[u8]) {
         let mut out = Out {
             tun: &self.tun,
@@ -136,7 +144,7 @@ impl TunQueue {
         }
     }
 
-    /// Writes what waits.
+    /// Writes the packets that [`push`](Self::push) held back.
     pub fn flush(&mut self) {
         let mut out = Out {
             tun: &self.tun,
@@ -147,7 +155,7 @@ impl TunQueue {
     }
 }
 
-/// Where writes go, and what is counted of them.
+/// Destination and counters of writes.
 struct Out<'a> {
     tun: &'a Tun,
     errors: &'a mut u64,
@@ -155,7 +163,7 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
-    /// Writes what stands for `count` packets.
+    /// Writes one buffer that represents `count` packets.
     fn write(&mut self, bytes: &[u8], count: usize) {
         if let Err(e) = self.tun.try_send(bytes) {
             *self.errors += 1;
@@ -165,10 +173,11 @@ impl Out<'_> {
     }
 }
 
-/// Calls `each` with every packet that one read stands for; `offload` as the queue has it.
+/// Calls `each` with every packet of one read, and returns their number. `offload`: whether the read has a virtio-net
+/// header.
 ///
 /// # Errors
-/// The read was not a packet.
+/// The read is malformed.
 pub fn packets(offload: bool, read: &mut [u8], mut each: impl FnMut(&mut [u8])) -> Result<usize, SplitError> {
     if !offload {
         each(read);

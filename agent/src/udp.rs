@@ -1,4 +1,5 @@
-//! A UDP socket of a lane: batches in both directions where the kernel has them, one datagram at a time elsewhere.
+//! A UDP socket of a lane. It sends and receives batches (GSO, GRO) where the kernel has them, and single datagrams
+//! elsewhere.
 
 use crate::outbox::Datagrams;
 use crate::sys;
@@ -14,31 +15,34 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tombolo_engine::buffer::{Path, Port};
 
-/// Most batches of one receive call. Where the kernel joins nothing, a batch is one datagram.
-const BATCHES: usize = 16;
+/// Messages per `recvmmsg` call. Without GRO each message is one datagram; several per call are worth a third of the
+/// throughput on a plain NIC's path (docs/performance.md).
+const MAX_BATCHES: usize = 16;
 
-/// Room for one batch, bytes: more than GRO makes of datagrams, and a multiple of a cache line.
-const ROOM: usize = 1 << 16;
+/// Buffer for one batch, bytes. GRO builds at most 65,535 bytes; the next power of two keeps batches aligned to cache
+/// lines.
+const BATCH_BUFFER: usize = 1 << 16;
 
-/// Bytes of a receive buffer. What is not used of it takes no memory.
-pub const BUFFER: usize = BATCHES * ROOM;
+/// Bytes of a lane's receive buffer. Untouched pages of it take no memory.
+pub const BUFFER: usize = MAX_BATCHES * BATCH_BUFFER;
 
-/// Most bytes of one send: a GSO batch is a UDP payload before it is cut.
+/// Bytes of one GSO batch at most: before segmentation it is one UDP payload, 65,535 − 20 (IPv4) − 8 (UDP).
 const MAX_BATCH: usize = 65_507;
 
-/// Send buffer, bytes: a few batches, some milliseconds at gigabit speed. What finds no room waits where its sender feels
-/// it.
+/// Send buffer, bytes: a few batches, some milliseconds at 1 Gbit/s. Packets beyond it wait in the TUN queue, where the
+/// host's TCP senders feel backpressure.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Bytes of a control message's header, and of one with a `u16`, which takes a machine word.
-const HEADER: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
-const CONTROL: usize = HEADER + size_of::<usize>();
+/// Length of `struct cmsghdr`, and of a control message with a `u16`, which is padded to a machine word.
+const CMSG_HEADER: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
+const CMSG_LEN: usize = CMSG_HEADER + size_of::<usize>();
 
-/// What was given up (segmentation, an own address as source) is tried again after so long.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Pause before GSO or a source address that failed is tried again. A trade-off: a lasting cause costs one refused
+/// batch a minute, and a transient one costs a minute without GSO.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the kernel says where it cannot send from the address that it was told.
-const NOT_FROM_THERE: [i32; 5] = [
+/// Error numbers with which the kernel refuses the source address of a datagram.
+const BAD_SOURCE_ERRNOS: [i32; 5] = [
     libc::EINVAL,
     libc::EADDRNOTAVAIL,
     libc::ENETUNREACH,
@@ -46,68 +50,69 @@ const NOT_FROM_THERE: [i32; 5] = [
     libc::ENODEV,
 ];
 
-/// The socket, bound once and kept.
+/// A UDP socket, either shared (bound to a port) or connected to one path.
 pub struct Udp {
-    /// Which of the agent's ports it is.
+    /// The port of the agent that the socket belongs to.
     port: Port,
     socket: UdpSocket,
     state: UdpSocketState,
-    /// Bound to `[::]` for both families; IPv4 addresses appear as mapped ones.
+    /// Bound to `[::]` for both families: IPv4 addresses appear as mapped ones.
     dual: bool,
-    /// Datagrams may be cut on their way, as the socket is set now.
+    /// Whether outer datagrams may be fragmented, as the socket options are set now.
     fragments: bool,
-    /// Datagrams of a batch when the socket was new, and since when it is fewer.
-    segments: usize,
-    narrowed: Option<Instant>,
-    /// Batches to ask for in the next call: as many as there were lately, and one where each is many datagrams.
-    ask: usize,
-    received: [RecvMeta; BATCHES],
-    /// An own address that nothing could be sent from, and since when.
-    barred: Option<(IpAddr, Instant)>,
-    /// Something was received, or sent to the other end that it is connected to, since this was asked.
+    /// Segments per GSO batch when the socket was new, and since when `quinn-udp` allows fewer.
+    initial_segments: usize,
+    gso_reduced_since: Option<Instant>,
+    /// Messages to request in the next receive call: as many as arrived lately, and one where GRO joins datagrams.
+    batches_to_read: usize,
+    received: [RecvMeta; MAX_BATCHES],
+    /// A local address that the kernel refused as a source, and when.
+    unusable_source: Option<(IpAddr, Instant)>,
+    /// Whether anything was received, or sent with [`send_connected`](Self::send_connected), since
+    /// [`take_used`](Self::take_used).
     used: bool,
-    /// Datagrams that could not be sent.
+    /// Datagrams that the kernel refused to send, since the start.
     pub send_errors: u64,
 }
 
-/// What became of a batch.
+/// Result of a batch that the socket accepted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// How many of its datagrams the kernel refused.
+    /// Datagrams of the batch that the kernel refused.
     pub refused: usize,
-    /// The address that it was to leave from, where the kernel sent it from another one only.
-    pub not_from: Option<IpAddr>,
+    /// The requested source address, if the kernel refused it and the batch left from another one.
+    pub failed_source: Option<IpAddr>,
 }
 
-/// The socket's send buffer is full.
+/// The socket's send buffer is full; nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoRoom;
+pub struct WouldBlock;
 
-/// One batch: datagrams of one source.
+/// One received batch: datagrams of one sender.
 #[derive(Debug, Clone, Copy)]
 pub struct Received {
-    /// Bytes in the buffer.
+    /// Bytes of the batch.
     pub len: usize,
-    /// Length of each datagram in it; the last may be shorter. At least 1.
+    /// Length of each datagram, at least 1; the last one may be shorter.
     pub stride: usize,
-    /// Who sent them, and where they came in.
+    /// Sender, local address and port of the datagrams.
     pub from: Path,
-    /// ECN bits of their outer header.
+    /// ECN bits of the outer header (RFC 3168).
     pub ecn: u8,
 }
 
-/// Whether a datagram's source can be answered and looks like a host's.
+/// Whether a datagram's source can be answered: it has a port, and its address is neither unspecified nor multicast.
 #[must_use]
 pub fn is_usable(source: SocketAddr) -> bool {
     source.port() != 0 && !source.ip().is_unspecified() && !source.ip().is_multicast()
 }
 
 impl Udp {
-    /// Binds a port on all addresses of both families, or of IPv4 where the host has no IPv6: the lane's, or the second one
-    /// as `of` says. Needs a tokio runtime.
+    /// Binds `port` on all addresses of both families, or of IPv4 only where the host has no IPv6. `of` is the role of
+    /// the port. Needs a tokio runtime.
     ///
     /// # Errors
-    /// The port is taken, or the process may not mark packets.
+    /// The port is taken, or the process lacks CAP_NET_ADMIN, which `SO_MARK` and the buffer sizes need.
     pub fn bind(of: Port, port: u16, fwmark: u32, receive_buffer: usize) -> Result<Self> {
         let setting = match of {
             Port::Lane => "listen_port",
@@ -129,15 +134,17 @@ impl Udp {
         socket
             .set_mark(fwmark)
             .context("marking the UDP socket: CAP_NET_ADMIN is needed")?;
-        // Now that the port is ours, sockets that this process connects may have it too.
+        // Set only after the exclusive bind, so that another process gets EADDRINUSE while sockets connected by this
+        // one may share the port.
         socket.set_reuse_port(true)?;
         Self::new(of, socket, dual, receive_buffer)
     }
 
-    /// Connects another socket of the port of `beside` to the other end of a path, whose own address must be known.
+    /// Opens a socket on the port of `beside`, connected to `path.remote`. The path's local address must be known.
+    /// Needs a tokio runtime.
     ///
     /// # Errors
-    /// The own address is not to be had, or there is no route.
+    /// The local address cannot be bound, or there is no route to the remote one.
     pub fn connect(path: Path, beside: &Self, fwmark: u32, receive_buffer: usize) -> Result<Self> {
         let local = path.local.context("the path's own address is not known")?;
         let at = SocketAddr::new(local, beside.port()?);
@@ -145,48 +152,49 @@ impl Udp {
         socket.set_nonblocking(true)?;
         socket.set_mark(fwmark)?;
         socket.set_reuse_port(true)?;
-        // Until it is connected it gets what is for the other one. All the same: whatever comes is read, with its source.
+        // Between bind and connect the socket receives datagrams meant for the shared one. The lane reads these too,
+        // with their sender.
         socket.bind(&at.into())?;
         socket.connect(&path.remote.into())?;
         Self::new(path.port, socket, at.is_ipv6(), receive_buffer)
     }
 
     fn new(of: Port, socket: Socket, dual: bool, receive_buffer: usize) -> Result<Self> {
-        // Beyond the host's limits, which the same capability allows as the mark.
+        // The `FORCE` options allow more than `rmem_max` and `wmem_max`. They need CAP_NET_ADMIN, as the mark does.
         setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).context("receive_buffer")?;
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)?;
         let socket = UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        // quinn-udp forbids fragments; a tunnel rather delivers late than never.
+        // quinn-udp sets "don't fragment"; a tunnel prefers fragments to loss on paths of unknown MTU (D20).
         sys::allow_fragments(&socket, dual, true)?;
         Ok(Self {
             port: of,
-            segments: state.max_gso_segments(),
+            initial_segments: state.max_gso_segments(),
             socket,
             state,
             dual,
             fragments: true,
-            narrowed: None,
-            ask: 1,
-            received: [RecvMeta::default(); BATCHES],
-            barred: None,
+            gso_reduced_since: None,
+            batches_to_read: 1,
+            received: [RecvMeta::default(); MAX_BATCHES],
+            unusable_source: None,
             used: false,
             send_errors: 0,
         })
     }
 
-    /// The port's number.
+    /// The local port number.
     ///
     /// # Errors
-    /// The socket is broken.
+    /// Polling the socket failed.
     pub fn port(&self) -> io::Result<u16> {
         Ok(self.socket.local_addr()?.port())
     }
 
-    /// Changes the receive buffer, bytes, beyond the host's limit too.
+    /// Sets the receive buffer to `bytes`, beyond the host's limit if necessary.
     ///
     /// # Errors
-    /// The process may not.
+    /// The process lacks CAP_NET_ADMIN.
     pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
         Ok(setsockopt(&self.socket, sockopt::RcvBufForce, &bytes)?)
     }
@@ -201,53 +209,58 @@ impl Udp {
         Ok(socket)
     }
 
-    /// Datagrams that the kernel dropped because the receive buffer was full; 0 where it does not say.
+    /// Datagrams dropped by the kernel because the receive buffer was full, since the socket was opened; 0 if the
+    /// kernel does not report it.
     #[must_use]
     pub fn overflow(&self) -> u64 {
         sys::overflow(&self.socket).unwrap_or_default()
     }
 
-    /// Whether something may be read; if not, the task is woken when it is.
+    /// Ready if the socket may be readable; otherwise wakes the task when it becomes so.
     ///
     /// # Errors
-    /// The socket is broken.
+    /// Polling the socket failed.
     pub fn poll_readable(&self, task: &mut Task<'_>) -> Poll<io::Result<()>> {
         self.socket.poll_recv_ready(task)
     }
 
-    /// Reads what is there, as far as one call does, and about `most` datagrams; returns how many batches that are,
-    /// `WouldBlock` if none is there.
-    /// [`received`](Self::received) says what they are.
+    /// Reads with one system call, up to about `max_datagrams` datagrams, into `buffer`. Returns the number of batches,
+    /// at least 1.
     ///
     /// # Errors
-    /// Nothing is there, or the socket is broken.
-    pub fn try_recv(&mut self, buffer: &mut [u8; BUFFER], most: usize) -> io::Result<usize> {
-        let mut rooms = buffer.chunks_exact_mut(ROOM);
-        let mut slices: [IoSliceMut<'_>; BATCHES] =
-            std::array::from_fn(|_| IoSliceMut::new(rooms.next().unwrap_or_default()));
-        let ask = self.ask.min(most.max(1));
+    /// `WouldBlock` if nothing is queued; otherwise the error of the system call.
+    pub fn try_recv(&mut self, buffer: &mut [u8; BUFFER], max_datagrams: usize) -> io::Result<usize> {
+        let mut buffers = buffer.chunks_exact_mut(BATCH_BUFFER);
+        let mut slices: [IoSliceMut<'_>; MAX_BATCHES] =
+            std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
+        let batches_to_read = self.batches_to_read.min(max_datagrams.max(1));
         let received = &mut self.received;
         let count = self.socket.try_io(Interest::READABLE, || {
-            self.state
-                .recv(UdpSockRef::from(&self.socket), &mut slices[..ask], &mut received[..ask])
+            self.state.recv(
+                UdpSockRef::from(&self.socket),
+                &mut slices[..batches_to_read],
+                &mut received[..batches_to_read],
+            )
         })?;
         self.used = true;
-        // Where the kernel joins datagrams one batch is work enough.
+        // With GRO one message already holds many datagrams, and more messages per call would overrun the lane's budget
+        // per turn.
         let joined = received[..count].iter().any(|meta| meta.len > meta.stride);
-        self.ask = match (joined, count == ask) {
+        self.batches_to_read = match (joined, count == batches_to_read) {
             (true, _) => 1,
-            (false, true) => (2 * ask).min(BATCHES),
+            (false, true) => (2 * batches_to_read).min(MAX_BATCHES),
             (false, false) => count.max(1),
         };
         Ok(count)
     }
 
-    /// Whether something was received, or sent by [`send_connected`](Self::send_connected), since this was asked.
+    /// Whether anything was received, or sent with [`send_connected`](Self::send_connected), since the last call of
+    /// this function.
     pub fn take_used(&mut self) -> bool {
         std::mem::take(&mut self.used)
     }
 
-    /// What a batch of the last receive call is, and its datagrams one after the other.
+    /// Describes batch number `batch` of the last receive call, and returns its datagrams, concatenated.
     #[must_use]
     pub fn received<'a>(&self, batch: usize, buffer: &'a [u8; BUFFER]) -> (Received, &'a [u8]) {
         let RecvMeta {
@@ -258,7 +271,7 @@ impl Udp {
             dst_ip,
             ..
         } = self.received[batch];
-        // A link-local address means nothing without its scope.
+        // IPv6 addresses keep their scope ID: a link-local one is meaningless without it.
         let remote = match addr.ip().to_canonical() {
             IpAddr::V6(_) => addr,
             v4 => SocketAddr::new(v4, addr.port()),
@@ -269,38 +282,39 @@ impl Udp {
             stride: stride.max(1),
             from: Path {
                 remote,
-                local: local.filter(|ip| self.barred.is_none_or(|(barred, _)| barred != *ip)),
+                local: local.filter(|ip| self.unusable_source.is_none_or(|(source, _)| source != *ip)),
                 port: self.port,
             },
             ecn: ecn.map_or(0, |code| code as u8),
         };
-        (received, &buffer[batch * ROOM..][..len.min(ROOM)])
+        (received, &buffer[batch * BATCH_BUFFER..][..len.min(BATCH_BUFFER)])
     }
 
-    /// Waits until there may be room for a batch.
+    /// Waits until the socket may accept a batch. Cancel safe.
     ///
     /// # Errors
-    /// The socket is broken.
+    /// Polling the socket failed.
     pub async fn writable(&self) -> io::Result<()> {
         self.socket.writable().await
     }
 
-    /// Sends a batch, or says that there is no room now.
+    /// Sends a batch from the path's local address, or from any if the kernel refuses that one. Falls back to single
+    /// datagrams if the kernel refuses the batch.
     ///
     /// # Errors
-    /// The send buffer is full.
-    pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, NoRoom> {
-        let mut path = datagrams.transmit.path;
+    /// [`WouldBlock`]: the send buffer is full, and nothing was sent.
+    pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
+        let mut path = datagrams.to;
         let refused = self.send_by(&mut path, datagrams)?;
-        let not_from = datagrams.transmit.path.local.filter(|_| path.local.is_none());
-        Ok(Sent { refused, not_from })
+        let failed_source = datagrams.to.local.filter(|_| path.local.is_none());
+        Ok(Sent { refused, failed_source })
     }
 
-    /// Sends a batch by a connected socket, all of it or nothing.
+    /// Sends a batch through a connected socket, as a whole or not at all.
     ///
     /// # Errors
-    /// `WouldBlock`: the send buffer is full. `ConnectionRefused`: of an earlier batch, this one was not sent. Any other: what
-    /// the kernel has against the batch, or the path.
+    /// `WouldBlock`: the send buffer is full. `ConnectionRefused`: an ICMP error for an earlier batch; this one was not
+    /// sent. Other errors: the kernel refuses the batch or the path.
     pub fn send_connected(&mut self, bytes: &[u8], segment: usize) -> io::Result<()> {
         self.used = true;
         if bytes.len() <= segment {
@@ -316,34 +330,38 @@ impl Udp {
             .map(drop)
     }
 
-    /// The path loses its own address if the kernel sends from others only.
-    fn send_by(&mut self, path: &mut Path, datagrams: &Datagrams<'_>) -> Result<usize, NoRoom> {
-        let Datagrams { bytes, transmit, .. } = *datagrams;
-        let fragments = !transmit.outer.dont_fragment;
-        let ecn = EcnCodepoint::from_bits(transmit.outer.ecn);
+    /// Clears `path.local` if the kernel refused that source. Returns the number of refused datagrams.
+    fn send_by(&mut self, path: &mut Path, datagrams: &Datagrams<'_>) -> Result<usize, WouldBlock> {
+        let Datagrams {
+            bytes, fragments, ecn, ..
+        } = *datagrams;
+        let ecn = EcnCodepoint::from_bits(ecn);
         let segment = datagrams.segment.clamp(1, MAX_BATCH);
         if fragments != self.fragments {
             match sys::allow_fragments(&self.socket, self.dual, fragments) {
                 Ok(()) => self.fragments = fragments,
-                Err(e) => tracing::debug!(error = %e, "fragments stay as they are"),
+                Err(e) => tracing::debug!(error = %e, "fragmentation setting not changed"),
             }
         }
         let count = bytes.len().div_ceil(segment);
         if self.state.max_gso_segments() >= count {
             match self.send_batch(path, bytes, segment, ecn) {
                 Ok(()) => return Ok(0),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(NoRoom),
-                // Whoever asks how long a datagram may be hears it by the silence.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(WouldBlock),
+                // A path MTU probe learns from silence that it was too long; sending it again would change nothing.
                 Err(_) if count == 1 && !fragments => return Ok(1),
-                Err(e) => tracing::debug!(to = %path.remote, count, error = %e, "batch refused: one by one"),
+                Err(e) => {
+                    tracing::debug!(to = %path.remote, count, error = %e, "batch refused; sending single datagrams")
+                }
             }
         }
-        // A device that cannot cut, a path too narrow for the batch's segments, or one datagram too long among them.
-        Ok(self.one_by_one(path, bytes, segment, ecn))
+        // The causes: a device without GSO, a path MTU below the segment size, or one oversized datagram in the batch.
+        Ok(self.send_singly(path, bytes, segment, ecn))
     }
 
-    /// What is left when a batch was refused. What finds no room here is lost: it cannot be told what has gone already.
-    fn one_by_one(&mut self, path: &mut Path, batch: &[u8], segment: usize, ecn: Option<EcnCodepoint>) -> usize {
+    /// Sends the datagrams of a refused batch one at a time. A datagram that meets a full buffer is lost: a retry of
+    /// the batch would duplicate those that were sent.
+    fn send_singly(&mut self, path: &mut Path, batch: &[u8], segment: usize, ecn: Option<EcnCodepoint>) -> usize {
         let mut refused = 0;
         for datagram in batch.chunks(segment) {
             if let Err(e) = self.send_batch(path, datagram, segment, ecn) {
@@ -355,7 +373,7 @@ impl Udp {
         refused
     }
 
-    /// From the path's own address, or from any where the kernel refuses that one.
+    /// Sends from `path.local`, or from any address if the kernel refuses that one; then clears `path.local`.
     fn send_batch(
         &mut self,
         path: &mut Path,
@@ -364,25 +382,25 @@ impl Udp {
         ecn: Option<EcnCodepoint>,
     ) -> io::Result<()> {
         let error = match (self.transmit(*path, contents, segment, ecn), path.local) {
-            (Err(e), Some(_)) if e.raw_os_error().is_some_and(|e| NOT_FROM_THERE.contains(&e)) => e,
+            (Err(e), Some(_)) if e.raw_os_error().is_some_and(|e| BAD_SOURCE_ERRNOS.contains(&e)) => e,
             (done, _) => return done,
         };
         if error.raw_os_error() == Some(libc::EINVAL) {
-            // quinn-udp takes it for a kernel that can neither cut batches nor mark them.
-            self.renew();
+            // quinn-udp interprets EINVAL as a kernel without GSO and ECN, and turns both off.
+            self.reset_state();
         }
         let anywhere = Path { local: None, ..*path };
-        // If that is refused too, the address was not the reason.
+        // If this fails too, the source address was not the cause.
         self.transmit(anywhere, contents, segment, ecn)?;
-        tracing::debug!(?path, %error, "the kernel sends from another address only");
-        self.barred = path.local.map(|local| (local, Instant::now()));
+        tracing::debug!(?path, %error, "source address refused; sent from another one");
+        self.unusable_source = path.local.map(|local| (local, Instant::now()));
         *path = anywhere;
         Ok(())
     }
 
     fn transmit(&self, path: Path, contents: &[u8], segment: usize, ecn: Option<EcnCodepoint>) -> io::Result<()> {
         let transmit = Transmit {
-            destination: self.native(path.remote),
+            destination: self.to_native(path.remote),
             ecn,
             contents,
             segment_size: (contents.len() > segment).then_some(segment),
@@ -393,34 +411,35 @@ impl Udp {
         })
     }
 
-    /// One refused send makes `quinn-udp` give up segmentation for all destinations, for good: it may have been one path
-    /// that is too narrow, so look again now and then. And an address that was refused may be the host's again.
-    pub fn look_again(&mut self, now: Instant) {
-        self.barred = self
-            .barred
-            .filter(|(_, since)| now.saturating_duration_since(*since) < LOOK_AGAIN);
-        if self.state.max_gso_segments() >= self.segments {
+    /// Re-enables GSO, and clears the unusable source address, [`RETRY_INTERVAL`] after they failed. One refused send
+    /// makes `quinn-udp` give up GSO for all destinations, although perhaps only one path was too narrow.
+    pub fn maintain(&mut self, now: Instant) {
+        self.unusable_source = self
+            .unusable_source
+            .filter(|(_, since)| now.saturating_duration_since(*since) < RETRY_INTERVAL);
+        if self.state.max_gso_segments() >= self.initial_segments {
             return;
         }
-        let since = *self.narrowed.get_or_insert(now);
-        if now.saturating_duration_since(since) < LOOK_AGAIN {
+        let since = *self.gso_reduced_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < RETRY_INTERVAL {
             return;
         }
-        self.narrowed = None;
-        self.renew();
+        self.gso_reduced_since = None;
+        self.reset_state();
     }
 
-    fn renew(&mut self) {
+    /// Re-creates the `quinn-udp` state, which re-enables GSO and ECN, and restores the fragmentation setting.
+    fn reset_state(&mut self) {
         let renewed = UdpSocketState::new(UdpSockRef::from(&self.socket))
             .and_then(|state| sys::allow_fragments(&self.socket, self.dual, self.fragments).map(|()| state));
         match renewed {
             Ok(state) => self.state = state,
-            Err(e) => tracing::debug!(error = %e, "segmentation stays off"),
+            Err(e) => tracing::debug!(error = %e, "GSO not re-enabled"),
         }
     }
 
-    /// The form that the socket's family wants.
-    fn native(&self, a: SocketAddr) -> SocketAddr {
+    /// Maps an IPv4 address to IPv6 if the socket is dual-stack.
+    fn to_native(&self, a: SocketAddr) -> SocketAddr {
         match a.ip() {
             IpAddr::V4(ip) if self.dual => SocketAddr::new(ip.to_ipv6_mapped().into(), a.port()),
             IpAddr::V4(_) | IpAddr::V6(_) => a,
@@ -428,16 +447,16 @@ impl Udp {
     }
 }
 
-/// The control message that has the kernel cut a batch into datagrams of this length: `struct cmsghdr`, and a `u16`.
-fn gso(segment: u16) -> [u8; CONTROL] {
-    let mut control = [0; CONTROL];
+/// The control message `UDP_SEGMENT`: `struct cmsghdr` and the segment length as a `u16`.
+fn gso(segment: u16) -> [u8; CMSG_LEN] {
+    let mut control = [0; CMSG_LEN];
     let (len, rest) = control.split_at_mut(size_of::<usize>());
-    len.copy_from_slice(&(HEADER + size_of::<u16>()).to_ne_bytes());
+    len.copy_from_slice(&(CMSG_HEADER + size_of::<u16>()).to_ne_bytes());
     let words = [libc::SOL_UDP.to_ne_bytes(), libc::UDP_SEGMENT.to_ne_bytes()];
     for (room, word) in rest.chunks_exact_mut(size_of::<libc::c_int>()).zip(words) {
         room.copy_from_slice(&word);
     }
-    control[HEADER..HEADER + size_of::<u16>()].copy_from_slice(&segment.to_ne_bytes());
+    control[CMSG_HEADER..CMSG_HEADER + size_of::<u16>()].copy_from_slice(&segment.to_ne_bytes());
     control
 }
 
@@ -446,14 +465,15 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
 
-    /// A socket with its port. Marking packets needs root.
+    /// A socket with its port. Needs root to mark packets.
     fn bound() -> (Udp, u16) {
         let udp = Udp::bind(Port::Lane, 0, 0x746d, 100_000).unwrap();
         let port = udp.port().unwrap();
         (udp, port)
     }
 
-    /// Sends three datagrams as one batch. What became of it, and who the receiver says sent them, to which address.
+    /// Sends three datagrams as one batch. Returns the send result, and the sender and destination address that the
+    /// receiver saw.
     async fn exchange(from: &mut Udp, to: &mut Udp, path: Path) -> (Sent, IpAddr, Option<IpAddr>) {
         let datagrams = Datagrams {
             transmit: path.into(),
@@ -480,7 +500,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_leaves_from_the_address_that_is_wanted_or_from_any() {
+    async fn a_batch_is_sent_from_the_requested_address_or_from_any() {
         let ((mut a, _), (mut b, port)) = (bound(), bound());
         let segments = a.state.max_gso_segments();
         for (to, own, gone) in [
@@ -496,26 +516,35 @@ mod tests {
             let (sent, source, local) = exchange(&mut a, &mut b, path(Some(own))).await;
             assert_eq!((sent, source, local), (fine, own.parse().unwrap(), Some(to)));
             let (sent, source, _) = exchange(&mut a, &mut b, path(Some(gone))).await;
-            let not_from = Some(gone.parse().unwrap());
-            assert_eq!((sent, source), (Sent { refused: 0, not_from }, to));
-            assert_eq!(a.state.max_gso_segments(), segments, "batches are cut as before");
+            let failed_source = Some(gone.parse().unwrap());
+            assert_eq!(
+                (sent, source),
+                (
+                    Sent {
+                        refused: 0,
+                        failed_source
+                    },
+                    to
+                )
+            );
+            assert_eq!(a.state.max_gso_segments(), segments, "GSO stays on");
             let (sent, source, _) = exchange(&mut a, &mut b, path(None)).await;
             assert_eq!((sent, source), (fine, to));
         }
     }
 
-    /// An address that is not to be had is not proposed again for a while.
+    /// A source address that failed is not reported as local for a while.
     #[tokio::test]
-    async fn an_address_that_was_refused_is_not_told_for_a_while() {
+    async fn a_refused_source_address_is_not_reported_for_a_while() {
         let ((mut a, _), (mut b, port)) = (bound(), bound());
         let at: IpAddr = "127.0.0.5".parse().unwrap();
         let to = Path::from(SocketAddr::new(at, port));
         let now = Instant::now();
-        b.barred = Some((at, now));
+        b.unusable_source = Some((at, now));
         assert_eq!(exchange(&mut a, &mut b, to).await.2, None);
-        b.look_again(now + LOOK_AGAIN / 2);
+        b.maintain(now + RETRY_INTERVAL / 2);
         assert_eq!(exchange(&mut a, &mut b, to).await.2, None);
-        b.look_again(now + LOOK_AGAIN);
+        b.maintain(now + RETRY_INTERVAL);
         assert_eq!(exchange(&mut a, &mut b, to).await.2, Some(at));
     }
 }

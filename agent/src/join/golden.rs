@@ -1,4 +1,4 @@
-//! The request and the answer of joining, as recorded files. The controller's tests send the recorded request.
+//! Request and response of joining as recorded files. The controller's tests send the recorded request.
 
 use super::{JoinReply, JoinRequest};
 use tombolo_golden::golden;
@@ -25,7 +25,7 @@ fn requests_to_join() {
     golden!().written("join_request", &[("full", full), ("minimal", minimal)]);
 }
 
-/// The file is one that the controller's tests record.
+/// The controller's tests record this file.
 #[test]
 fn answers_to_joining() {
     let JoinReply { agent, certificate, ca } = golden!().read("../../../controller/tests/golden/join_reply");

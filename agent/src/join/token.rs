@@ -1,5 +1,5 @@
-//! The one-time join token: its form, and the places that it is read from. An argument is none of them, since every user of
-//! the host sees the arguments of every process.
+//! The one-time join token: its format, and the places it is read from. It is never an argument, since every user of
+//! the host can see the arguments of every process.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -8,14 +8,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 
-/// The environment variable that holds a token, for containers.
+/// The environment variable with a token, for containers.
 const VARIABLE: &str = "TOMBOLO_JOIN_TOKEN";
 
-/// Longest line that is read as a token, in bytes. Tokens have about 150.
+/// Longest line that is read as a token, bytes. Tokens have about 150; the limit bounds memory if the file is something
+/// else.
 const MAX_LINE: u64 = 4096;
 
-/// `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`: the last part lets an agent fetch the
-/// certificate without trusting the network.
+/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. The last part lets an agent fetch
+/// that certificate over an untrusted network. `Debug` does not print the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     pub(super) text: String,
@@ -23,10 +24,11 @@ pub struct JoinToken {
 }
 
 impl JoinToken {
-    /// Reads the token from a file, where `-` is standard input, or without a file from the environment.
+    /// Reads the token from a file, or from the environment without one; `-` is standard input.
     ///
     /// # Errors
-    /// There is neither a file nor a variable, group or others may access the file, or its first line is no token.
+    /// There is neither a file nor a variable, others than the owner have access to the file, or its first line is not
+    /// a token.
     pub fn from_file_or_environment(file: Option<&Path>) -> Result<Self> {
         match file {
             Some(path) if path == Path::new("-") => Self::from_stdin(),
@@ -59,7 +61,7 @@ impl JoinToken {
         Self::from_line(BufReader::new(file)).with_context(|| format!("--token-file {shown}"))
     }
 
-    /// The first line is the token: whoever pastes it into a terminal ends it with Enter.
+    /// Reads the first line, so that input from a terminal ends with Enter.
     fn from_line(input: impl BufRead) -> Result<Self> {
         let mut line = String::new();
         input.take(MAX_LINE).read_line(&mut line)?;
@@ -82,7 +84,7 @@ impl FromStr for JoinToken {
             bail!("not a join token: it has the form tmb1.ID.SECRET.PIN");
         };
         if id.is_empty() || secret.is_empty() {
-            bail!("not a join token: a part of it is empty");
+            bail!("not a join token: ID or SECRET in tmb1.ID.SECRET.PIN is empty");
         }
         let pin = unhex(pin).context("not a join token: its last part must be 64 hexadecimal digits")?;
         Ok(Self {
@@ -163,7 +165,7 @@ mod tests {
             error.contains("none") && error.contains("tmb1.ID.SECRET.PIN"),
             "{error}"
         );
-        // What the file holds may be another secret.
+        // The file may hold another secret, so errors must not quote it.
         assert!(!error.contains("words"), "{error}");
     }
 

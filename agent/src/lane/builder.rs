@@ -1,14 +1,14 @@
-//! Builds tables beside the data path, when agents or neighbours have something new to say.
+//! Builds lookup tables beside the data path when routes or links change.
 //!
 //! ```text
 //! first lane ──request──▶ builder ──tables──▶ all lanes
 //!      ▲                     │
 //!      └────────ready────────┘   a pause later, if many were built lately
 //! ```
-//! The first lane has at most one request under way. What changes meanwhile goes into the next one, so that a flood of changes costs
+//! Lane 0 has at most one request outstanding. Changes meanwhile go into the next request, so a flood of changes costs
 //! the lanes nothing and the builder a bounded share of its time.
 
-use super::{Lane, Order};
+use super::{Command, Lane};
 use anyhow::{Context, Result};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,42 +18,43 @@ use tombolo_engine::routing;
 use tombolo_engine::tables::{BuildError, LinkIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 
-/// Tables that are built without a pause: the changes of one failover come within moments.
-const BURST: u32 = 4;
+/// Builds allowed back to back. A failover causes several changes within moments, and each must take effect at once.
+const MAX_BURST: u32 = 4;
 
-/// Further ones are built so often.
-const INTERVAL: Duration = Duration::from_millis(100);
+/// Interval of further builds. A trade-off: a flapping neighbour costs ten builds a second at most, and delays a change
+/// by a tenth of a second.
+const BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What tables are to be built from.
-pub struct Request {
-    /// The configuration's number: tables mean something together with its links only.
+/// Input of a table build.
+pub struct BuildRequest {
+    /// Number of the configuration. Tables refer to links by index, which is valid within one configuration only.
     pub generation: u64,
     /// The configuration in force.
     pub config: Arc<AgentConfig>,
-    /// What was learned since.
-    pub dynamic: RoutingState,
+    /// Learned routes and unreachable agents.
+    pub dynamic: Dynamic,
 }
 
-/// Tables, and what follows from the same knowledge.
+/// Result of a table build.
 #[derive(Clone)]
 pub struct Built {
-    /// See [`Request`].
+    /// Number of the configuration, from the [`BuildRequest`].
     pub generation: u64,
-    /// What packets are looked up in.
+    /// The lookup tables.
     pub tables: Arc<Tables>,
-    /// The routes that each link's other end is to hear.
+    /// Encoded routes to advertise on each link.
     pub advertisements: Vec<(LinkIndex, Arc<[u8]>)>,
-    /// What they were built from.
-    pub dynamic: RoutingState,
+    /// The routing state that the tables were built from.
+    pub dynamic: Dynamic,
 }
 
 impl Built {
-    /// Builds them.
+    /// Builds tables and route advertisements.
     ///
     /// # Errors
-    /// No tables can be built from the configuration.
-    pub fn of(request: Request) -> Result<Self, BuildError> {
-        let Request {
+    /// The configuration is invalid.
+    pub fn of(request: BuildRequest) -> Result<Self, BuildError> {
+        let BuildRequest {
             generation,
             config,
             dynamic,
@@ -67,67 +68,69 @@ impl Built {
     }
 }
 
-/// The first lane's side.
-pub struct Requests<R = Request> {
+/// Lane 0's end of the channel to the builder.
+pub struct BuildQueue<R = BuildRequest> {
     sender: Sender<R>,
-    /// The builder waits for a request.
+    /// The builder is idle.
     ready: bool,
-    /// There is something new.
-    wanted: bool,
+    /// Something changed since the last request.
+    pending: bool,
 }
 
-/// The builder's side.
-pub struct Inbox<R = Request>(Receiver<R>);
+/// The builder's end of the channel.
+pub struct BuildReceiver<R = BuildRequest>(Receiver<R>);
 
-/// Both sides of a builder that has not been started.
+/// Both ends of the channel to a builder that has not been started.
 #[must_use]
-pub fn requests<R>() -> (Requests<R>, Inbox<R>) {
+pub fn queue<R>() -> (BuildQueue<R>, BuildReceiver<R>) {
     let (sender, receiver) = channel();
-    let requests = Requests {
+    let queue = BuildQueue {
         sender,
         ready: true,
-        wanted: false,
+        pending: false,
     };
-    (requests, Inbox(receiver))
+    (queue, BuildReceiver(receiver))
 }
 
-impl<R> Requests<R> {
-    /// Tables are to be built: now, or when the builder is ready.
-    pub fn want(&mut self, request: impl FnOnce() -> Option<R>) {
-        self.wanted = true;
+impl<R> BuildQueue<R> {
+    /// Requests a build: now if the builder is idle, otherwise when it becomes so. `request` is called at most once,
+    /// when the request is sent; none: there is no configuration to build from.
+    pub fn request(&mut self, request: impl FnOnce() -> Option<R>) {
+        self.pending = true;
         self.send(request);
     }
 
-    /// The builder is ready.
-    pub fn ready(&mut self, request: impl FnOnce() -> Option<R>) {
+    /// Records that the builder is idle, and sends a pending request.
+    pub fn builder_ready(&mut self, request: impl FnOnce() -> Option<R>) {
         self.ready = true;
         self.send(request);
     }
 
     fn send(&mut self, request: impl FnOnce() -> Option<R>) {
-        if self.wanted && self.ready {
-            self.wanted = false;
-            // Without a builder the lanes are about to end.
+        if self.pending && self.ready {
+            self.pending = false;
+            // Sending fails only if the builder has ended, which happens when the lanes end.
             self.ready = request().is_none_or(|request| self.sender.send(request).is_err());
         }
     }
 }
 
-/// Starts the builder. It ends with the first lane.
+/// Starts the builder's thread. It ends when lane 0 drops its [`BuildQueue`].
 ///
 /// # Errors
-/// The host has no room for a thread.
-pub fn start(inbox: Inbox, lanes: &[Lane]) -> Result<()> {
-    let lanes: Vec<_> = lanes.iter().map(|lane| lane.orders.downgrade()).collect();
+/// The thread cannot be started.
+pub fn start(inbox: BuildReceiver, lanes: &[Lane]) -> Result<()> {
+    let lanes: Vec<_> = lanes.iter().map(|lane| lane.commands.downgrade()).collect();
     let body = move || run(&inbox, &lanes);
     let thread = std::thread::Builder::new().name("tables".into()).spawn(body);
     thread.context("starting the builder of tables").map(drop)
 }
 
-fn run(inbox: &Inbox, lanes: &[WeakUnboundedSender<Order>]) {
-    let order = |lane: &WeakUnboundedSender<Order>, order| {
+fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>]) {
+    let send_command = |lane: &WeakUnboundedSender<Command>, command| {
         if let Some(lane) = lane.upgrade() {
-            let _ = lane.send(order);
+            // A lane that has ended takes no tables.
+            let _ = lane.send(command);
         }
     };
     let mut budget = Budget::default();
@@ -136,30 +139,34 @@ fn run(inbox: &Inbox, lanes: &[WeakUnboundedSender<Order>]) {
         match Built::of(request) {
             Ok(built) => lanes
                 .iter()
-                .for_each(|lane| order(lane, Order::Refresh(Box::new(built.clone())))),
-            // The same configuration was accepted when it was installed.
+                .for_each(|lane| send_command(lane, Command::Refresh(Box::new(built.clone())))),
+            // Unreachable in practice: the same configuration was accepted when it was installed.
             Err(error) => tracing::error!(%error, "tables not rebuilt"),
         }
         let now = Instant::now();
-        // Large tables leave the processor to others for as long as they took.
+        // A build of large tables is followed by a pause as long as the build, which leaves half of a core to other
+        // work.
         std::thread::sleep(budget.pause(now).max(now - begun));
-        lanes.first().into_iter().for_each(|first| order(first, Order::Ready));
+        lanes
+            .first()
+            .into_iter()
+            .for_each(|lane0| send_command(lane0, Command::BuilderReady));
     }
 }
 
-/// How often tables may be built: [`BURST`] at once, then one in each [`INTERVAL`].
+/// Token bucket of builds: [`MAX_BURST`] at once, then one per [`BUILD_INTERVAL`].
 #[derive(Debug, Default)]
 struct Budget {
-    /// When it is whole again.
-    whole: Option<Instant>,
+    /// When the bucket is full again; none: it is full.
+    full_at: Option<Instant>,
 }
 
 impl Budget {
-    /// Takes one; how long to wait before the next.
+    /// Takes a token. Returns how long to wait before the next build.
     fn pause(&mut self, now: Instant) -> Duration {
-        let whole = self.whole.map_or(now, |whole| whole.max(now)) + INTERVAL;
-        self.whole = Some(whole);
-        whole.saturating_duration_since(now + INTERVAL * (BURST - 1))
+        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + BUILD_INTERVAL;
+        self.full_at = Some(full_at);
+        full_at.saturating_duration_since(now + BUILD_INTERVAL * (MAX_BURST - 1))
     }
 }
 
@@ -182,22 +189,22 @@ mod tests {
     }
 
     #[test]
-    fn one_request_is_under_way_and_what_changes_meanwhile_is_the_next() {
-        let (mut requests, inbox) = requests();
+    fn changes_during_a_build_go_into_one_next_request() {
+        let (mut requests, inbox) = queue();
         let mut made = 0;
         let mut request = || {
             made += 1;
             Some(made)
         };
         for _ in 0..100 {
-            requests.want(&mut request);
+            requests.request(&mut request);
         }
         assert_eq!(inbox.0.try_iter().collect::<Vec<_>>(), [1]);
-        requests.ready(&mut request);
+        requests.builder_ready(&mut request);
         assert_eq!(inbox.0.try_iter().collect::<Vec<_>>(), [2]);
-        requests.ready(&mut request);
+        requests.builder_ready(&mut request);
         assert!(inbox.0.try_iter().next().is_none());
-        requests.want(&mut request);
+        requests.request(&mut request);
         assert_eq!(inbox.0.try_iter().collect::<Vec<_>>(), [3]);
     }
 }

@@ -5,16 +5,16 @@
 //!   ▲                                                                             │
 //!   └────────── timers, events ◀───────────────────────────────────────────────────┘
 //! ```
-//! Orders from the rest of the agent are taken between turns, so a configuration changes between two batches.
+//! Commands from the rest of the agent are handled between turns, so that a configuration changes between two batches.
 
-use super::builder::{Built, Request, Requests};
-use super::{Inbox, Inspection, Lane, LaneReport, Order, Parts, Prepared};
+use super::builder::{BuildQueue, BuildRequest, Built};
+use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
 use crate::config::Config;
 use crate::log_limit::LogLimiter;
-use crate::outbox::{Datagrams, Handed, Outbox, RedirectSender, Room};
-use crate::ports::{Ports, Which};
+use crate::outbox::{Datagrams, Outbox, RedirectedPacket, SendOutcome};
+use crate::sockets::{LaneSockets, SocketId};
 use crate::tun::{self, TunQueue};
-use crate::udp::{self, NoRoom, Sent};
+use crate::udp::{self, Sent, WouldBlock};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -31,89 +31,88 @@ use tombolo_engine::tables::{LinkIndex, RoutingState};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::AgentId;
 
-/// WireGuard's timers stand still unless they are served this often.
-const TICK: Duration = Duration::from_millis(100);
+/// Interval of timer service. boringtun's timers advance only when they are served, at least this often.
+const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A busy lane looks after its timers this often.
-const BUSY: Duration = Duration::from_millis(50);
+/// Longest time without timer and event handling under load: half of [`TIMER_INTERVAL`], so that load delays timers by
+/// half an interval at most.
+const MAX_BUSY: Duration = Duration::from_millis(50);
 
-/// Datagrams of one turn. Counted in datagrams and not in calls: without GRO a call is one datagram.
-const DATAGRAMS: usize = 144;
+/// Datagrams of one turn and socket: about three GRO batches of full-size datagrams. Counted in datagrams, not calls:
+/// without GRO a call returns one datagram.
+const MAX_DATAGRAMS: usize = 144;
 
-/// Reads from the device in one turn, with and without super-packets: about as many packets as [`DATAGRAMS`].
-const SUPER_READS: usize = 4;
-const PLAIN_READS: usize = 64;
+/// Reads from the TUN device in one turn, with GSO packets and without: about as many packets as [`MAX_DATAGRAMS`].
+const MAX_SUPER_READS: usize = 4;
+const MAX_PLAIN_READS: usize = 64;
 
 pub(super) struct Worker {
     pub(super) tun: TunQueue,
-    udp: Ports,
+    udp: LaneSockets,
     settings: Config,
     engine: Engine<SecureLinks, Option<RedirectSender>>,
     outbox: Outbox,
-    /// The number of the configuration that is installed, the same in all lanes; 0: none yet.
-    generation: u64,
-    orders: mpsc::UnboundedReceiver<Order>,
-    /// Packets that other lanes are not ready for, in the first.
-    handed: Option<mpsc::Receiver<Handed>>,
-    /// The other lanes, in the first.
-    others: Vec<Lane>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// In lane 0: packets that other lanes redirect.
+    redirected: Option<mpsc::Receiver<RedirectedPacket>>,
+    /// In lane 0: the other lanes.
+    other_lanes: Vec<Lane>,
     number: u16,
-    news: Arc<Notify>,
-    moving: watch::Sender<RoutingState>,
+    status_changed: Arc<Notify>,
+    routing_state: watch::Sender<Dynamic>,
     config: Option<Arc<AgentConfig>>,
-    dynamic: RoutingState,
-    /// Where tables are built, in the first lane.
-    requests: Option<Requests>,
-    /// Tables that were built because something was learned.
+    dynamic: Dynamic,
+    /// In lane 0: the queue to the table builder.
+    build_queue: Option<BuildQueue>,
+    /// Table builds without a new configuration.
     rebuilds: u64,
-    /// Tables of other agents that could not be read.
+    /// Route advertisements that could not be decoded.
     unreadable: u64,
     log: LogLimiter,
     from_tun: Vec<u8>,
     from_udp: Box<[u8; udp::BUFFER]>,
     malformed: u64,
-    /// Nothing was read since the lane waited.
+    /// Nothing was read since the last wake-up.
     woken: bool,
 }
 
 impl Worker {
-    pub(super) fn new(parts: Parts, orders: mpsc::UnboundedReceiver<Order>) -> Result<Self> {
-        let Parts {
+    pub(super) fn new(setup: LaneSetup, commands: mpsc::UnboundedReceiver<Command>) -> Result<Self> {
+        let LaneSetup {
             number,
             config,
             keys,
-            news,
-            moving,
+            status_changed,
+            routing_state,
             device,
-            handed,
-            others,
-            requests,
-            end: _,
-        } = parts;
-        let (handed, first) = match handed {
-            Inbox::First(handed) => (Some(handed), None),
-            Inbox::Other(first) => (None, Some(first)),
+            redirected,
+            other_lanes,
+            build_queue,
+            ended: _,
+        } = setup;
+        let (redirected, lane0) = match redirected {
+            RedirectQueue::Receiver(redirected) => (Some(redirected), None),
+            RedirectQueue::Sender(lane0) => (None, Some(lane0)),
         };
         let mut links = keys.links().of_lane(number);
         if number == 0 && config.quic_port.is_some() {
             links = links.with_second_port();
         }
         Ok(Self {
-            udp: Ports::bind(&config, number)?,
+            udp: LaneSockets::bind(&config, number)?,
             tun: device.queue()?,
             settings: config,
-            engine: Engine::with_redirect(links, rand::random(), first.map(RedirectSender::new)),
-            outbox: Outbox::default(),
-            generation: 0,
-            orders,
-            handed,
-            others,
+            engine: Engine::new(links, rand::random()),
+            outbox: Outbox::new(lane0),
+            commands,
+            redirected,
+            other_lanes,
             number,
-            news,
-            moving,
+            status_changed,
+            routing_state,
             config: None,
-            dynamic: RoutingState::default(),
-            requests,
+            dynamic: Dynamic::default(),
+            build_queue,
             rebuilds: 0,
             unreadable: 0,
             log: LogLimiter::default(),
@@ -126,68 +125,68 @@ impl Worker {
         })
     }
 
-    /// Runs until it is told to stop, or the device is gone.
+    /// Runs until a stop command. An error means that the TUN device or a socket failed.
     pub(super) async fn run(mut self) -> Result<()> {
-        let mut tick = interval(TICK);
+        let mut tick = interval(TIMER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Whatever wakes the lane, it looks after everything below. What a lone packet waits for is asked first: the rest
-            // would be cold in the cache.
+            // Every wake-up services all sources below. The TUN read is polled first, so that a single packet is
+            // handled with warm caches.
             tokio::select! {
                 biased;
-                read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_stuck() => {
+                read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_backpressured() => {
                     let len = read.context("TUN device")?;
                     let now = Instant::now();
-                    self.packets(len, now);
-                    // After a wait one packet is the rule: it does not wait for the look for another.
+                    self.handle_read(len, now);
+                    // An idle lane usually gets one packet per wake-up: send it before polling for another.
                     self.send(now);
                 }
                 ready = self.udp.readable() => ready.context("UDP socket")?,
-                ready = self.udp.writable(), if self.outbox.is_stuck() => ready.context("UDP socket")?,
-                Some(handed) = next(&mut self.handed) => {
+                ready = self.udp.writable(), if self.outbox.is_backpressured() => ready.context("UDP socket")?,
+                Some(redirected) = next_redirected(&mut self.redirected) => {
                     let now = Instant::now();
-                    self.take(handed, now);
+                    self.handle_redirected(redirected, now);
                 }
-                order = self.orders.recv() => match order {
-                    None | Some(Order::Stop) => return Ok(()),
-                    Some(order) => self.obey(order),
+                command = self.commands.recv() => match command {
+                    None | Some(Command::Stop) => return Ok(()),
+                    Some(command) => self.handle_command(command),
                 },
                 _ = tick.tick() => {}
             }
             self.woken = true;
-            let end = Instant::now() + BUSY;
+            let end = Instant::now() + MAX_BUSY;
             loop {
                 loop {
-                    match self.orders.try_recv() {
-                        Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return Ok(()),
-                        Ok(order) => self.obey(order),
+                    match self.commands.try_recv() {
+                        Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(()),
+                        Ok(command) => self.handle_command(command),
                         Err(TryRecvError::Empty) => break,
                     }
                 }
                 let now = Instant::now();
-                let worked = self.turn(now)?;
+                let worked = self.run_once(now)?;
                 self.send(now);
                 if !worked || now > end {
                     break;
                 }
             }
             let now = Instant::now();
-            self.udp.look_again(now);
+            self.udp.maintain(now);
             if self.engine.poll_timeout().is_some_and(|t| t <= now) {
                 self.engine.handle_timeout(now, &mut self.outbox);
                 self.send(now);
             }
-            self.events();
+            self.handle_events();
         }
     }
 
-    /// One batch from each side. Returns whether there was anything.
-    fn turn(&mut self, now: Instant) -> Result<bool> {
-        // After a wait one packet is the rule, from either side: it goes on before the lane looks for another.
+    /// Reads and handles one turn's budget from each source. Returns whether any source had input.
+    fn run_once(&mut self, now: Instant) -> Result<bool> {
+        // An idle lane usually gets one packet per wake-up, from either side: send it before reading the next.
         let mut woken = std::mem::take(&mut self.woken);
         let (mut datagrams, mut drained) = (0, true);
         for socket in self.udp.all() {
-            let (count, empty) = self.datagrams(socket, &mut woken, now);
+            let (count, empty) = self.receive_from(socket, &mut woken, now);
             datagrams += count;
             drained &= empty;
         }
@@ -196,12 +195,16 @@ impl Worker {
         }
         self.deliver();
         let mut reads = 0;
-        let most = if self.tun.offload() { SUPER_READS } else { PLAIN_READS };
-        // While the socket has no room the queue is the device's, where the host's senders feel it.
-        while reads < most && !self.outbox.is_stuck() {
+        let max_reads = if self.tun.offload() {
+            MAX_SUPER_READS
+        } else {
+            MAX_PLAIN_READS
+        };
+        // Backpressure: while the socket is full, packets stay in the TUN queue, where the host's senders notice.
+        while reads < max_reads && !self.outbox.is_backpressured() {
             match self.tun.try_recv(&mut self.from_tun) {
                 Ok(len) => {
-                    self.packets(len, now);
+                    self.handle_read(len, now);
                     if std::mem::take(&mut woken) {
                         self.send(now);
                     } else {
@@ -214,25 +217,26 @@ impl Worker {
             }
             reads += 1;
         }
-        let mut taken = 0;
-        while taken < DATAGRAMS && !self.outbox.is_stuck() {
-            let Some(handed) = self.handed.as_mut().and_then(|h| h.try_recv().ok()) else {
+        let mut redirects = 0;
+        while redirects < MAX_DATAGRAMS && !self.outbox.is_backpressured() {
+            let Some(redirected) = self.redirected.as_mut().and_then(|h| h.try_recv().ok()) else {
                 break;
             };
-            self.take(handed, now);
-            taken += 1;
+            self.handle_redirected(redirected, now);
+            redirects += 1;
         }
-        // Packets that the host sent to itself through the device.
+        // Flushes packets that the host sent to its own overlay address.
         self.deliver();
-        Ok(datagrams + reads + taken > 0)
+        Ok(datagrams + reads + redirects > 0)
     }
 
-    /// A turn's datagrams of one socket. Returns how many they were, and whether no more wait.
-    fn datagrams(&mut self, socket: Which, woken: &mut bool, now: Instant) -> (usize, bool) {
+    /// Reads and handles one turn's budget of datagrams from one socket. Returns their number, and whether the socket
+    /// is drained.
+    fn receive_from(&mut self, socket: SocketId, woken: &mut bool, now: Instant) -> (usize, bool) {
         let mut datagrams = 0;
-        while datagrams < DATAGRAMS {
+        while datagrams < MAX_DATAGRAMS {
             let udp = self.udp.get(socket);
-            let batches = match udp.try_recv(&mut self.from_udp, DATAGRAMS - datagrams) {
+            let batches = match udp.try_recv(&mut self.from_udp, MAX_DATAGRAMS - datagrams) {
                 Ok(batches) => batches,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return (datagrams, true),
                 Err(e) => {
@@ -241,8 +245,9 @@ impl Worker {
                 }
             };
             for batch in 0..batches {
-                datagrams += self.batch(socket, batch, now);
-                // What only passes through is in the cache now.
+                datagrams += self.handle_batch(socket, batch, now);
+                // Transit packets are still in the CPU cache: sending them now is worth an eighth of a gateway's
+                // throughput.
                 self.transmit(Outbox::flush_full);
             }
             *woken &= datagrams == 1;
@@ -255,23 +260,24 @@ impl Worker {
         (datagrams, false)
     }
 
-    /// One packet that another lane was not ready for.
-    fn take(&mut self, mut handed: Handed, now: Instant) {
-        if handed.generation == self.generation {
+    /// Handles one packet that another lane redirected.
+    fn handle_redirected(&mut self, mut redirected: RedirectedPacket, now: Instant) {
+        if redirected.generation == self.outbox.generation {
             let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
-                .handle_redirected(handed.ingress, &mut handed.packet, now, outbox, tun);
+                .handle_handed(redirected.ingress, &mut redirected.packet, now, outbox, tun);
         } else {
-            // Of another configuration, whose links have other numbers: rare, and at a change only.
-            self.engine.refuse_redirected();
+            // The link index belongs to another configuration. This happens only while lanes switch, one after the
+            // other.
+            self.engine.refuse_handed();
         }
-        handed.done();
+        redirected.return_buffer();
     }
 
-    /// One batch of the last receive call. Returns how many datagrams it was.
-    fn batch(&mut self, socket: Which, batch: usize, now: Instant) -> usize {
+    /// Handles one batch of the last receive call. Returns its number of datagrams.
+    fn handle_batch(&mut self, socket: SocketId, batch: usize, now: Instant) -> usize {
         let (received, bytes) = self.udp.get(socket).received(batch, &self.from_udp);
-        // Nobody can be answered there; an empty one is a datagram too, and costs its share of the turn.
+        // The source cannot be answered. An empty datagram counts too, so that a flood of them uses up the budget.
         if received.len == 0 || !udp::is_usable(received.from.remote) {
             self.engine.refuse();
             return 1;
@@ -286,8 +292,8 @@ impl Worker {
         count
     }
 
-    /// One read from the device.
-    fn packets(&mut self, len: usize, now: Instant) {
+    /// Handles the first `len` bytes of the read buffer: one packet, or a GSO packet.
+    fn handle_read(&mut self, len: usize, now: Instant) {
         let (engine, outbox, tun) = (&mut self.engine, &mut self.outbox, &mut self.tun);
         let split = tun::packets(tun.offload(), &mut self.from_tun[..len], |packet| {
             engine.handle_tun(packet, now, outbox, tun);
@@ -297,74 +303,77 @@ impl Worker {
         }
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Flushes the links and sends queued batches until the socket is full.
     fn send(&mut self, now: Instant) {
         self.engine.flush(now, &mut self.outbox);
         self.transmit(Outbox::flush);
     }
 
-    /// Gives the socket what `flush` hands out.
-    fn transmit(&mut self, flush: impl FnOnce(&mut Outbox, &mut dyn FnMut(&Datagrams<'_>) -> Room)) {
+    /// Passes the batches that `flush` selects to the socket, and counts losses.
+    fn transmit(&mut self, flush: impl FnOnce(&mut Outbox, &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome)) {
         let (udp, engine) = (&mut self.udp, &mut self.engine);
         flush(&mut self.outbox, &mut |datagrams| match udp.send(datagrams) {
-            Ok(Sent { refused, not_from }) => {
+            Ok(Sent { refused, failed_source }) => {
                 engine.not_sent(refused as u64);
-                if let Some(local) = not_from {
+                if let Some(local) = failed_source {
                     engine.local_refused(local);
                 }
-                Room::Taken
+                SendOutcome::Accepted
             }
-            Err(NoRoom) => Room::None,
+            Err(WouldBlock) => SendOutcome::WouldBlock,
         });
     }
 
-    /// Hands the kernel what waits for it.
+    /// Writes coalesced packets to the TUN device, and counts losses.
     fn deliver(&mut self) {
         self.tun.flush();
         self.engine.not_delivered(std::mem::take(&mut self.tun.lost));
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Install(prepared, done) => {
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Install(prepared, done) => {
                 self.install(prepared);
+                // The caller may have been cancelled; the configuration is in force anyway.
                 let _ = done.send(());
             }
-            Order::Refresh(built) => self.refresh(*built),
-            Order::Ready => {
-                let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
-                if let Some(requests) = &mut self.requests {
-                    requests.ready(|| request(config.as_ref(), dynamic, generation));
+            Command::Refresh(built) => self.refresh(*built),
+            Command::BuilderReady => {
+                let (config, dynamic, generation) = (&self.config, &self.dynamic, self.outbox.generation);
+                if let Some(build_queue) = &mut self.build_queue {
+                    build_queue.builder_ready(|| build_request(config.as_ref(), dynamic, generation));
                 }
             }
-            Order::Inspect(answer) => {
+            Command::Inspect(answer) => {
+                // The caller may have been cancelled.
                 let _ = answer.send(Inspection {
                     tables: self.engine.tables().cloned(),
                     dynamic: self.dynamic.clone(),
                 });
             }
-            Order::Remember(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
-            Order::Expect(peer) => self.engine.links_mut().prepare_session(&peer, Instant::now()),
-            Order::Moved(peer, to) => self.engine.links_mut().set_endpoint(&peer, to),
-            Order::Learned(routes) => {
+            Command::RememberEndpoints(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
+            Command::PrepareSession(peer) => self.engine.links_mut().expect(&peer, Instant::now()),
+            Command::EndpointChanged(peer, to) => self.engine.links_mut().moved(&peer, to),
+            Command::SetBgpRoutes(routes) => {
                 let before = std::mem::replace(&mut self.dynamic.learned, routes);
                 if let Some(config) = &self.config {
                     self.dynamic.keep(config);
                 }
                 if before != self.dynamic.learned {
-                    self.rebuild();
+                    self.on_routes_changed();
                 }
             }
-            Order::Leave => {
+            Command::AnnounceDrain => {
                 let now = Instant::now();
                 self.engine.drain(now, &mut self.outbox);
                 self.send(now);
             }
-            Order::Report(answer) => {
+            Command::Report(answer) => {
+                // The caller may have been cancelled.
                 let _ = answer.send(self.report());
             }
-            // Both callers see to it.
-            Order::Stop => {}
+            // Both callers handle it before they call this function.
+            Command::Stop => {}
         }
     }
 
@@ -377,7 +386,7 @@ impl Worker {
         }
         let buffer = self.settings.receive_buffer(Some(&config.role));
         if let Err(error) = self.udp.set_receive_buffer(buffer) {
-            tracing::warn!(buffer, %error, "receive_buffer stays as it is");
+            tracing::warn!(buffer, %error, "receive_buffer not changed; check that the agent has CAP_NET_ADMIN");
         }
         self.dynamic.keep(&config);
         let linked = |agent: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(agent)).is_ok();
@@ -385,25 +394,25 @@ impl Worker {
         self.config = Some(config);
         if self.number == 0 {
             self.advertise(built.advertisements);
-            // A link went up or down since the tables were built.
+            // Routes or links changed while the tables were built.
             if built.dynamic != self.dynamic {
-                self.rebuild();
+                self.on_routes_changed();
             }
-            self.show(built.dynamic);
+            self.share_routing_state(built.dynamic);
         }
     }
 
-    /// Takes tables that were built from what was learned.
+    /// Installs tables that were built because routes or links changed.
     fn refresh(&mut self, built: Built) {
-        // They may be of the configuration before.
-        if built.generation != self.generation {
+        // A build for the previous configuration may finish after the switch.
+        if built.generation != self.outbox.generation {
             return;
         }
         self.engine.refresh(built.tables);
         if self.number == 0 {
             self.rebuilds += 1;
             self.advertise(built.advertisements);
-            self.show(built.dynamic);
+            self.share_routing_state(built.dynamic);
         }
     }
 
@@ -436,62 +445,63 @@ impl Worker {
         }
     }
 
-    /// What the links have to say: for the log, for the controller, and for the tables where another agent can stand
-    /// in for one that went down (D11).
-    fn events(&mut self) {
+    /// Handles link events: logs them, reports them to the controller, and rebuilds tables when a link goes up or down,
+    /// since another agent may take over (D11).
+    fn handle_events(&mut self) {
         let mut changed = false;
         let mut any = false;
         while let Some(event) = self.engine.poll_event() {
             any = true;
             match event {
-                // What another lane than the first cannot reach, the first one serves: it alone tells who is down.
+                // Lane 0 carries packets for peers that other lanes have no session with, so only lane 0 reports a peer
+                // as down.
                 Event::Up(peer) | Event::Down(peer) if self.number > 0 => {
-                    tracing::debug!(link = %peer, lane = self.number, "session came or went");
+                    tracing::debug!(link = %peer, lane = self.number, "session changed");
                 }
                 Event::Up(peer) => {
                     if let Some(permit) = self.log.permit(&peer, "up", Instant::now()) {
-                        tracing::info!(link = %peer, left_out = permit.left_out, "link up");
+                        tracing::info!(link = %peer, left_out = permit.suppressed, "link up");
                     }
-                    self.others.iter().for_each(|lane| lane.expect(&peer));
+                    self.other_lanes.iter().for_each(|lane| lane.prepare_session(&peer));
                     changed |= self.dynamic.down.remove(&peer);
                 }
                 Event::Down(peer) => {
                     if let Some(permit) = self.log.permit(&peer, "down", Instant::now()) {
-                        tracing::info!(link = %peer, left_out = permit.left_out, "link down");
+                        tracing::info!(link = %peer, left_out = permit.suppressed, "link down");
                     }
                     changed |= self.dynamic.down.insert(peer);
                 }
-                Event::EndpointChanged(peer, to) => {
-                    tracing::debug!(link = %peer, lane = self.number, "link moved");
-                    for other in &self.others {
-                        other.moved(&peer, to);
+                Event::Moved(peer, to) => {
+                    tracing::debug!(link = %peer, lane = self.number, "endpoint of the link changed");
+                    for other in &self.other_lanes {
+                        other.endpoint_changed(&peer, to);
                     }
                 }
                 Event::Switched(peer, to, reason) => {
                     if let Some(permit) = self.log.permit(&peer, "switched", Instant::now()) {
-                        tracing::info!(link = %peer, ?to, reason, left_out = permit.left_out, "link switched");
+                        tracing::info!(link = %peer, ?to, reason, left_out = permit.suppressed, "link switched");
                     }
                 }
-                Event::RoutesReceived(..) if self.number > 0 => {}
-                Event::RoutesReceived(peer, table) => changed |= self.told(peer, &table),
+                Event::Told(..) if self.number > 0 => {}
+                Event::Told(peer, table) => changed |= self.receive_routes(peer, &table),
             }
         }
         if any {
-            self.news.notify_one();
+            self.status_changed.notify_one();
         }
         if changed {
-            self.rebuild();
+            self.on_routes_changed();
         }
     }
 
-    /// Takes the routes that an agent advertises. Whether that changes anything.
-    fn told(&mut self, peer: AgentId, table: &[u8]) -> bool {
+    /// Stores the routes that a peer advertises. Returns whether tables depend on them and have to be rebuilt.
+    fn receive_routes(&mut self, peer: AgentId, table: &[u8]) -> bool {
         let routes = match routing::decode(table) {
             Ok(routes) => routes,
             Err(error) => {
                 self.unreadable += 1;
                 if let Some(permit) = self.log.permit(&peer, "unreadable", Instant::now()) {
-                    tracing::warn!(link = %peer, %error, left_out = permit.left_out, "its route advertisement is refused");
+                    tracing::warn!(link = %peer, %error, left_out = permit.suppressed, "malformed route advertisement");
                 }
                 return false;
             }
@@ -504,59 +514,59 @@ impl Worker {
         {
             return false;
         }
-        tracing::debug!(link = %peer, routes = routes.len(), "told of routes");
+        tracing::debug!(link = %peer, routes = routes.len(), "routes received");
         let config = self.config.as_ref();
         let counts = config.is_some_and(|config| routing::accepts_routes_from(config, &peer));
         self.dynamic.received.insert(peer, Arc::new(routes));
         counts
     }
 
-    /// Tells the other ends of links what they are to know of routes.
+    /// Advertises routes on links.
     fn advertise(&mut self, advertisements: Vec<(LinkIndex, Arc<[u8]>)>) {
         for (link, table) in advertisements {
             self.engine.links_mut().advertise(link, table);
         }
-        // At once: each agent on a route's way would add what it waits.
+        // Advertises immediately: every hop of a route would otherwise add the wait for the next timer.
         let now = Instant::now();
         self.engine.links_mut().advertise_now(now);
         self.engine.handle_timeout(now, &mut self.outbox);
         self.send(now);
     }
 
-    /// Shows the rest of the agent what was learned, and is in force.
-    fn show(&self, dynamic: RoutingState) {
-        self.moving.send_if_modified(|shown| {
-            let news = *shown != dynamic;
-            if news {
+    /// Publishes the routing state that the tables in use were built from.
+    fn share_routing_state(&self, dynamic: Dynamic) {
+        self.routing_state.send_if_modified(|shown| {
+            let changed = *shown != dynamic;
+            if changed {
                 *shown = dynamic;
             }
-            news
+            changed
         });
     }
 
-    /// Has the tables built again: something was learned.
-    fn rebuild(&mut self) {
-        let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
-        if let Some(requests) = &mut self.requests {
-            requests.want(|| request(config.as_ref(), dynamic, generation));
+    /// Requests new tables, because routes or links changed.
+    fn on_routes_changed(&mut self) {
+        let (config, dynamic, generation) = (&self.config, &self.dynamic, self.outbox.generation);
+        if let Some(build_queue) = &mut self.build_queue {
+            build_queue.request(|| build_request(config.as_ref(), dynamic, generation));
         }
     }
 }
 
-/// What tables are built from now; none: there is no configuration yet.
-fn request(config: Option<&Arc<AgentConfig>>, dynamic: &RoutingState, generation: u64) -> Option<Request> {
+/// The input of a table build; none without a configuration.
+fn build_request(config: Option<&Arc<AgentConfig>>, dynamic: &Dynamic, generation: u64) -> Option<BuildRequest> {
     let config = config?.clone();
-    Some(Request {
+    Some(BuildRequest {
         generation,
         config,
         dynamic: dynamic.clone(),
     })
 }
 
-/// The next packet that another lane is not ready for; never, in those lanes.
-async fn next(handed: &mut Option<mpsc::Receiver<Handed>>) -> Option<Handed> {
-    match handed {
-        Some(handed) => handed.recv().await,
+/// The next redirected packet; never ready in lanes other than lane 0.
+async fn next_redirected(redirected: &mut Option<mpsc::Receiver<RedirectedPacket>>) -> Option<RedirectedPacket> {
+    match redirected {
+        Some(redirected) => redirected.recv().await,
         None => std::future::pending().await,
     }
 }

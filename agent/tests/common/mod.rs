@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tombolo_agent::config::Config;
 use tombolo_agent::identity::LinkKey;
-use tombolo_agent::keep::LastGood;
+use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::{StateDir, file};
 use tombolo_proto::config::{
     AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet,

@@ -1,10 +1,10 @@
-//! The files of the state directory.
+//! Files of the state directory.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_agent::apply::plan::Numbers;
 use tombolo_agent::config::Config;
-use tombolo_agent::keep::LastGood;
+use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::file;
 use tombolo_golden::golden;
 use tombolo_proto::config::{AgentConfig, Probes, Role};
@@ -35,7 +35,7 @@ fn settings() -> Config {
     }
 }
 
-/// `agent.toml`: names that operators write.
+/// Operators write `agent.toml` by these names.
 #[test]
 fn settings_of_the_operator() {
     let minimal = Config::new(agent(), "https://192.0.2.1:8443".into());
@@ -47,7 +47,7 @@ fn settings_of_the_operator() {
     }
 }
 
-/// An `agent.toml` with nothing but what has no default.
+/// An `agent.toml` with required settings only.
 #[test]
 fn settings_without_any_option() {
     let text =
@@ -81,7 +81,7 @@ fn files_of_the_state_directory() {
         fwmark: 9,
     };
     golden!().document("numbers", &numbers);
-    // Derived from the device's name: after an upgrade an agent must find the rules of the version before.
+    // Derived from the device's name: after an upgrade the agent must find the rules of the previous version.
     let derived = Numbers::of("tl-hub-vm", None, 0x746d);
     golden!().document("derived_numbers", &derived);
 

@@ -1,6 +1,6 @@
-//! What an agent keeps on disk and shows on its socket, as recorded files.
+//! Golden tests: the agent's files on disk, and the answers of its local socket.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod disk;
 mod shown;

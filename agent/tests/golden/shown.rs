@@ -1,4 +1,4 @@
-//! What the agent's socket shows: status and metrics.
+//! Answers of the local socket: status and metrics.
 
 use std::collections::BTreeMap;
 use tombolo_agent::agent::AgentView;
@@ -22,7 +22,7 @@ fn totals() -> Totals {
     }
 }
 
-/// Every metric has a sample: each list has an entry, and each option a value.
+/// A status in which every metric has a sample: each list has an entry, and each option a value.
 fn status() -> AgentStatus {
     AgentStatus {
         applied: Revision(7),
@@ -124,7 +124,7 @@ fn metrics_of_the_agent() {
     golden!().text("metrics.txt", &metrics_of(&metrics::text(&full())));
 }
 
-/// Reasons of `tombolo_routes_refused` for which the host is to blame.
+/// Reasons of `tombolo_routes_refused` that concern the host, not the sender.
 #[test]
 fn reasons_of_the_host() {
     let network = || "192.0.2.0/24".parse().unwrap();

@@ -1,0 +1,195 @@
+//! Status of the running agent, for the controller, the local socket and metrics.
+
+use super::{Agent, lock};
+use crate::identity::Certificate;
+use crate::lane::LaneReport;
+use crate::persist::EndpointStore;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, UNIX_EPOCH};
+use tombolo_engine::link::AdvertisementStats;
+use tombolo_engine::routing::{Dynamic, refused};
+use tombolo_proto::config::AgentConfig;
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::installed::Installed;
+use tombolo_proto::route::Route;
+use tombolo_proto::status::{AgentStatus, Heard, RefusedRoutes, Totals};
+
+/// Interval of status reports without changes. A trade-off between fresh counters and load on the controller.
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Debounce of status reports: one failover changes several links within moments, which one report carries. A fifth of
+/// the convergence target, 100 ms.
+const STATUS_DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// The agent's status on the local socket, as `tombolo-agent status` shows it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentView {
+    /// Name of the agent.
+    pub agent: AgentId,
+    /// URL of the controller.
+    pub controller: String,
+    /// Whether the control stream is up.
+    pub connected: bool,
+    /// Name of the TUN device.
+    pub interface: String,
+    /// Whether the TUN device uses GSO packets.
+    pub offload: bool,
+    /// Time from the arrival of the last configuration until it was in force, seconds.
+    pub last_apply_seconds: f64,
+    /// Configurations received since the start. The controller sends none to an agent that is up to date.
+    pub configurations_received: u64,
+    /// Why the last configuration was rejected; none: it is in force.
+    #[serde(default)]
+    pub rejected: Option<String>,
+    /// Why the packet filter that confines translated packets with overlay addresses is not loaded; none: it is.
+    pub filter_problem: Option<String>,
+    /// Expiry of the certificate, seconds of Unix time.
+    #[serde(default)]
+    pub certificate_expiry: Option<u64>,
+    /// Writes to the TUN device that the kernel refused.
+    pub tun_errors: u64,
+    /// Datagrams that the kernel refused to send.
+    pub udp_errors: u64,
+    /// Datagrams dropped because a receive buffer was full.
+    pub udp_overflow: u64,
+    /// Packets by outcome, for each lane.
+    pub lanes: Vec<Totals>,
+    /// Route advertisements of other agents, by outcome.
+    #[serde(default)]
+    pub route_advertisements: AdvertisementStats,
+    /// Table builds without a new configuration, because links or routes changed.
+    #[serde(default)]
+    pub table_rebuilds: u64,
+    /// The status that the controller gets.
+    pub status: AgentStatus,
+}
+
+impl Agent {
+    /// The present status, for the local socket.
+    pub async fn view(&self) -> AgentView {
+        let report = self.lanes.report().await;
+        let filter_problem = lock(&self.filter_problem).clone();
+        let certificate = Certificate::load(&self.state);
+        AgentView {
+            agent: self.config.agent.clone(),
+            controller: self.config.controller.clone(),
+            connected: self.connected.load(Ordering::Relaxed),
+            interface: self.config.interface.clone(),
+            offload: report.offload,
+            last_apply_seconds: lock(&self.last_apply).as_secs_f64(),
+            configurations_received: self.configurations_received.load(Ordering::Relaxed),
+            rejected: lock(&self.rejected).clone(),
+            filter_problem,
+            certificate_expiry: certificate
+                .ok()
+                .and_then(|c| c.not_after().duration_since(UNIX_EPOCH).ok())
+                .map(|t| t.as_secs()),
+            tun_errors: report.tun_errors,
+            udp_errors: report.udp_errors,
+            udp_overflow: report.udp_overflow,
+            lanes: report.lanes.clone(),
+            route_advertisements: report.advertisements,
+            table_rebuilds: report.rebuilds,
+            status: self.status_of(report),
+        }
+    }
+
+    /// The configuration in force as JSON, without secrets; `null` if there is none.
+    ///
+    /// # Errors
+    /// The configuration cannot be serialized, which its type excludes.
+    pub fn config_text(&self) -> Result<String> {
+        let Some(config) = self.running().config else {
+            return Ok("null".to_owned());
+        };
+        let mut config = (*config).clone();
+        config.blank_secrets();
+        Ok(serde_json::to_string(&config)?)
+    }
+
+    /// The lookup tables of lane 0, and the routes set in the kernel.
+    pub async fn installed(&self) -> Installed {
+        // The lock excludes a half-applied configuration.
+        let kernel = self.kernel.lock().await;
+        let running = self.running();
+        Installed {
+            revision: running.revision,
+            digest: running.digest,
+            tables: self.lanes.inspect().await.tables.map(|t| t.installed()),
+            kernel: kernel.installed(self.numbers),
+        }
+    }
+
+    /// Publishes the present status to watchers. Returns the endpoints of peers.
+    pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
+        let report = self.lanes.report().await;
+        let endpoints = report.endpoints.clone();
+        self.status.send_replace(self.status_of(report));
+        endpoints
+    }
+
+    /// Publishes the status after changes and every 2 s, and stores peers' endpoints. Never returns.
+    pub async fn run_reporter(&self) {
+        let mut endpoints = EndpointStore::new(self.state.clone());
+        loop {
+            // A timeout is as good as a notification: both publish.
+            let _ = tokio::time::timeout(STATUS_INTERVAL, self.status_changed.notified()).await;
+            tokio::time::sleep(STATUS_DEBOUNCE).await;
+            endpoints.update(self.publish().await).await;
+        }
+    }
+
+    /// Routes of other agents that are not used, by sender and reason, then learned routes that the host leaves out.
+    fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &Dynamic) -> Vec<RefusedRoutes> {
+        let refused = config.map(|config| refused(config, dynamic)).unwrap_or_default();
+        let mut all: Vec<RefusedRoutes> = refused
+            .into_iter()
+            .map(|r| RefusedRoutes {
+                sender: Some(r.sender),
+                reason: r.reason.name().to_owned(),
+                count: r.count as u64,
+                example: r.example,
+                detail: None,
+            })
+            .collect();
+        let mut by_reason: BTreeMap<&str, RefusedRoutes> = BTreeMap::new();
+        for (prefix, clash) in &*lock(&self.left_out) {
+            let entry = by_reason.entry(clash.name()).or_insert_with(|| RefusedRoutes {
+                sender: None,
+                reason: clash.name().to_owned(),
+                count: 0,
+                example: *prefix,
+                detail: Some(clash.to_string()),
+            });
+            entry.count += 1;
+        }
+        all.extend(by_reason.into_values());
+        all
+    }
+
+    fn status_of(&self, report: LaneReport) -> AgentStatus {
+        let running = self.running();
+        let dynamic = self.lanes.routing_state().borrow().clone();
+        let heard = |(neighbour, routes): (&ResourceId, &Arc<Vec<Route>>)| Heard {
+            neighbour: neighbour.clone(),
+            routes: routes.to_vec(),
+        };
+        AgentStatus {
+            applied: running.revision,
+            digest: running.digest,
+            links: report.links,
+            drops: report.drops,
+            totals: report.totals,
+            down: dynamic.down.iter().cloned().collect(),
+            learned: dynamic.learned.iter().map(heard).collect(),
+            bgp: self.bgp.status(),
+            refused_routes: self.refused_routes(running.config.as_deref(), &dynamic),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Connected sockets of a lane, and the policy that decides which paths get one.
+
+use super::heavy_hitters::HeavyHitters;
+use crate::outbox::Datagrams;
+use crate::udp::Udp;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+use tombolo_engine::buffer::Path;
+
+/// Connected sockets per lane. A trade-off: each one may hold a receive buffer of its own, up to 2 MB in a gateway.
+pub(super) const MAX_CONNECTED: usize = 8;
+
+/// A connected socket that carried nothing for this long is closed, which frees its receive buffer.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// With all connected sockets in use, a heavy path evicts the one that was idle longest, if for at least this long: ten
+/// times the 100 ms at which a lane notices use.
+pub(super) const EVICTION_IDLE: Duration = Duration::from_secs(1);
+
+/// Interval at which path counts restart, so that slow, long-lived paths never reach the threshold. With 16 batches per
+/// interval a path must average about three batches a second.
+const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Pause after a failed connect or a broken connected socket. A trade-off: a lasting cause, such as a missing route,
+/// costs one attempt a minute, and the shared socket works meanwhile.
+const RETRY_BACKOFF: Duration = Duration::from_secs(60);
+
+/// A path with its connected socket.
+pub(super) struct ConnectedSocket {
+    pub(super) path: Path,
+    udp: Udp,
+    /// When the socket last carried a datagram, at the granularity of [`ConnectedSockets::maintain`] calls.
+    last_used: Instant,
+    /// Sending failed with an error other than a full buffer: closed at the next [`ConnectedSockets::maintain`].
+    broken: bool,
+}
+
+/// The connected sockets of a lane.
+pub(super) struct ConnectedSockets {
+    pub(super) sockets: Vec<ConnectedSocket>,
+    pub(super) heavy_hitters: HeavyHitters,
+    counting_since: Instant,
+    no_connect_before: Option<Instant>,
+    fwmark: u32,
+    /// Receive buffer of sockets opened from now on, bytes.
+    pub(super) receive_buffer: usize,
+    /// Receive overflows counted by sockets that have been closed.
+    pub(super) closed_overflow: u64,
+}
+
+/// Result of sending through the connected socket of a path.
+pub(super) enum Outcome {
+    Sent,
+    /// The send buffer of the socket with this index is full.
+    WouldBlock(usize),
+    /// The path has no connected socket, or that socket refused the batch: the shared socket has to send it.
+    NotSent,
+}
+
+impl ConnectedSockets {
+    pub(super) fn new(fwmark: u32, receive_buffer: usize) -> Self {
+        Self {
+            sockets: Vec::with_capacity(MAX_CONNECTED),
+            heavy_hitters: HeavyHitters::default(),
+            counting_since: Instant::now(),
+            no_connect_before: None,
+            fwmark,
+            receive_buffer,
+            closed_overflow: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    pub(super) fn get(&self, number: usize) -> Option<&Udp> {
+        self.sockets.get(number).map(|connected| &connected.udp)
+    }
+
+    pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Udp> {
+        self.sockets.get_mut(number).map(|connected| &mut connected.udp)
+    }
+
+    /// Sends a batch through the connected socket of its path. Counts the path if it has none.
+    pub(super) fn send(&mut self, path: Path, datagrams: &Datagrams<'_>) -> Outcome {
+        let mut sockets = self.sockets.iter_mut().enumerate();
+        let Some((number, connected)) = sockets.find(|(_, connected)| connected.path == path) else {
+            self.heavy_hitters.record(path);
+            return Outcome::NotSent;
+        };
+        match connected.udp.send_connected(datagrams.bytes, datagrams.segment) {
+            Ok(()) => Outcome::Sent,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Outcome::WouldBlock(number),
+            // ECONNREFUSED reports an ICMP error for an earlier datagram; the socket itself is fine.
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => Outcome::NotSent,
+            Err(error) => {
+                tracing::debug!(?path, %error, "connected socket refused to send; using the shared one");
+                connected.broken = true;
+                Outcome::NotSent
+            }
+        }
+    }
+
+    /// Closes idle and broken sockets, and opens one for a heavy path on the port of `lane`. Indexes change.
+    pub(super) fn maintain(&mut self, lane: &Udp, now: Instant) {
+        for connected in &mut self.sockets {
+            if connected.udp.take_used() {
+                connected.last_used = now;
+            }
+        }
+        self.close(now, |connected, unused| connected.broken || unused >= IDLE_TIMEOUT);
+        if now.saturating_duration_since(self.counting_since) >= COUNTING_INTERVAL {
+            self.heavy_hitters.reset();
+            self.counting_since = now;
+        }
+        if self.no_connect_before.is_some_and(|until| now < until) {
+            return;
+        }
+        if let Some(path) = self.heavy_hitters.take_heavy() {
+            self.open(path, lane, now);
+        }
+    }
+
+    /// Opens a socket for `path` on the port of `lane`, if there is room or an idle socket can be evicted.
+    fn open(&mut self, path: Path, lane: &Udp, now: Instant) {
+        if self.sockets.len() >= MAX_CONNECTED {
+            let longest = self.sockets.iter().map(|connected| connected.last_used).min();
+            self.close(now, |connected, unused| {
+                Some(connected.last_used) == longest && unused >= EVICTION_IDLE
+            });
+        }
+        if self.sockets.len() >= MAX_CONNECTED {
+            return;
+        }
+        match Udp::connect(path, lane, self.fwmark, self.receive_buffer) {
+            Ok(udp) => {
+                tracing::debug!(?path, "connected a socket to a heavily used path");
+                self.sockets.push(ConnectedSocket {
+                    path,
+                    udp,
+                    last_used: now,
+                    broken: false,
+                });
+            }
+            Err(error) => {
+                tracing::debug!(?path, %error, "connecting a socket to a heavily used path failed");
+                self.no_connect_before = Some(now + RETRY_BACKOFF);
+            }
+        }
+    }
+
+    /// Closes the connected sockets that `should_close` selects by the socket and its idle time.
+    fn close(&mut self, now: Instant, should_close: impl Fn(&ConnectedSocket, Duration) -> bool) {
+        self.sockets.retain(|connected| {
+            let closes = should_close(connected, now.saturating_duration_since(connected.last_used));
+            if closes {
+                tracing::debug!(path = ?connected.path, broken = connected.broken, "connected socket closed");
+                self.closed_overflow += connected.udp.overflow();
+                if connected.broken {
+                    self.no_connect_before = Some(now + RETRY_BACKOFF);
+                }
+            }
+            !closes
+        });
+    }
+}
