@@ -17,7 +17,7 @@
 //! * Several may run on a host: each has a directory, the own addresses of its neighbours, and addresses 127.x.y.0/24 that it
 //!   draws by lot.
 //! * A neighbour is hostile until proven otherwise. What it says is read by BIRD, which runs as its own user where the agent
-//!   can see to that, with the rights to open port 179 and to send raw packets and no others; what BIRD passes on is read by [`wire`], which looks at paths and prefixes alone. Too
+//!   can see to that, with the rights to open port 179 and to send raw packets and no others; what BIRD passes on is read by [`message`], which looks at paths and prefixes alone. Too
 //!   many prefixes of one family, or nonsense, cost the neighbour its own session.
 //!
 //! Decoding is the agent's own, against D17: of the codec crates at hand (2026) netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all
@@ -27,17 +27,17 @@
 
 mod child;
 mod conf;
-mod control;
+mod bird_socket;
 mod feed;
-mod held;
+mod export_hold;
 mod home;
 mod log;
 mod process;
 mod program;
-mod run;
+mod supervisor;
 pub mod service;
 pub mod table;
-pub mod wire;
+pub mod message;
 
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ impl Bgp {
         let (wanted, to_want) = watch::channel(Some(Wanted::default()));
         let (learned, to_learn) = watch::channel(Learned::new());
         let (status, to_see) = watch::channel(Vec::new());
-        tokio::spawn(run::Run::new(bird, to_want, learned, status).await?.run());
+        tokio::spawn(supervisor::Supervisor::new(bird, to_want, learned, status).await?.run());
         Ok(Self {
             wanted,
             learned: to_learn,

@@ -3,7 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use tombolo_agent::bgp::table::Table;
-use tombolo_agent::bgp::wire::{self, Message};
+use tombolo_agent::bgp::message::{self, Message};
 
 /// What BIRD 2.0.12 says in a session: OPEN, KEEPALIVE, routes of both families, ends of tables, withdrawals, a farewell.
 const SAID: [&str; 9] = [
@@ -38,7 +38,7 @@ fn hear(bytes: &[u8], piece: usize) -> usize {
         received.extend(piece);
         loop {
             let before = received.len();
-            match wire::take(&mut received) {
+            match message::take(&mut received) {
                 Ok(Some(message)) => {
                     assert!(received.len() + 19 <= before, "nothing was taken");
                     messages += 1;

@@ -3,7 +3,7 @@
 
 use super::conf::Loopback;
 use super::table::Table;
-use super::wire::{self, Family, Message};
+use super::message::{self, Family, Message};
 use super::{GRACE, Learned};
 use crate::sys;
 use socket2::SockRef;
@@ -91,7 +91,7 @@ impl Feed {
     async fn meet(&self) -> Result<(TcpStream, Vec<u8>), String> {
         let mut stream = self.connect().await.map_err(|e| e.to_string())?;
         let mut received = Vec::new();
-        self.send(&mut stream, &wire::open(self.asn, self.own())).await?;
+        self.send(&mut stream, &message::open(self.asn, self.own())).await?;
         match next(&mut stream, &mut received).await? {
             Message::Open(open) if open.asn != self.asn => return Err(format!("AS{} answers", open.asn)),
             Message::Open(open) if !open.four_octets || !Family::ALL.iter().all(|f| open.sends_paths.contains(f)) => {
@@ -100,12 +100,12 @@ impl Feed {
             Message::Open(_) => {}
             other => return Err(format!("{other:?} instead of OPEN")),
         }
-        self.send(&mut stream, &wire::keepalive()).await?;
+        self.send(&mut stream, &message::keepalive()).await?;
         match next(&mut stream, &mut received).await? {
             Message::Keepalive => {}
             other => return Err(format!("{other:?} instead of KEEPALIVE")),
         }
-        self.send(&mut stream, &wire::nothing_to_tell()).await?;
+        self.send(&mut stream, &message::nothing_to_tell()).await?;
         Ok((stream, received))
     }
 
@@ -141,7 +141,7 @@ impl Feed {
         let (mut dirty, mut due) = (false, Instant::now());
         loop {
             loop {
-                match wire::take(&mut received) {
+                match message::take(&mut received) {
                     Ok(Some(Message::Update(update))) => {
                         if table.apply(update) {
                             pace.changed(now());
@@ -197,7 +197,7 @@ impl Feed {
 /// The next message of the handshake.
 async fn next(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<Message, String> {
     loop {
-        if let Some(message) = wire::take(received).map_err(|e| e.to_string())? {
+        if let Some(message) = message::take(received).map_err(|e| e.to_string())? {
             return Ok(message);
         }
         received.reserve(READ);

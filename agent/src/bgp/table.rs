@@ -1,6 +1,6 @@
 //! What one neighbour announces, as BIRD tells it.
 
-use super::wire::{Family, Path, Update};
+use super::message::{Family, Path, Update};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Keeps BIRD running, and of one mind with what is wanted.
 
 use super::conf::{self, Loopback, Rendered};
-use super::control::{self, Failure, Seen};
+use super::bird_socket::{self, Failure, Seen};
 use super::feed::Feed;
-use super::held::Held;
+use super::export_hold::ExportHold;
 use super::home::Home;
 use super::log::Log;
 use super::process::{Event, Process};
@@ -44,7 +44,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 const SERVICE_START_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The task behind [`Bgp`](super::Bgp).
-pub(super) struct Run {
+pub(super) struct Supervisor {
     home: Home,
     loopback: Loopback,
     wanted: watch::Receiver<Option<Wanted>>,
@@ -75,10 +75,10 @@ pub(super) struct Run {
     next_wait: Duration,
     look_at: Instant,
     silent: u32,
-    held: Held,
+    held: ExportHold,
 }
 
-impl Run {
+impl Supervisor {
     pub(super) async fn new(
         bird: &Bird,
         wanted: watch::Receiver<Option<Wanted>>,
@@ -97,7 +97,7 @@ impl Run {
         };
         // One that outlived an agent: it should be on its way out.
         for _ in 0..20 {
-            if control::ask(&home, "down").await.is_err() {
+            if bird_socket::ask(&home, "down").await.is_err() {
                 break;
             }
             sleep(LOOK / 10).await;
@@ -127,7 +127,7 @@ impl Run {
             next_wait: FIRST_RESTART,
             look_at: now,
             silent: 0,
-            held: Held::default(),
+            held: ExportHold::default(),
         })
     }
 
@@ -280,7 +280,7 @@ impl Run {
         self.bird = Some(bird);
         self.started = Instant::now();
         (self.behind, self.silent, self.fault) = (false, 0, None);
-        self.held = Held::default();
+        self.held = ExportHold::default();
         self.look_at = Instant::now() + FIRST_RESTART;
         self.poke.notify_waiters();
     }
@@ -331,7 +331,7 @@ impl Run {
     async fn configure(&mut self) {
         let begun = Instant::now();
         let told = match self.home.write(&self.rendered.text) {
-            Ok(()) => control::ask(&self.home, "configure").await,
+            Ok(()) => bird_socket::ask(&self.home, "configure").await,
             Err(e) => Err(Failure::Silent(format!("{e:#}"))),
         };
         self.rest_until = Instant::now() + begun.elapsed() * REST;
@@ -354,9 +354,9 @@ impl Run {
         self.look_at = Instant::now() + LOOK;
         let mut seen = BTreeMap::new();
         if self.bird.is_some() {
-            match control::ask(&self.home, "show protocols all \"n_*\"").await {
+            match bird_socket::ask(&self.home, "show protocols all \"n_*\"").await {
                 Ok(answer) => {
-                    seen = control::sessions(&answer);
+                    seen = bird_socket::sessions(&answer);
                     self.silent = 0;
                     if self.behind {
                         self.configure().await;
@@ -388,7 +388,7 @@ impl Run {
     async fn command(&self, commands: Vec<String>) -> bool {
         let mut done = true;
         for command in commands {
-            if let Err(failure) = control::ask(&self.home, &command).await {
+            if let Err(failure) = bird_socket::ask(&self.home, &command).await {
                 tracing::warn!(error = %failure, command, "what a neighbour hears is not as it should be");
                 done = false;
             }
@@ -453,7 +453,7 @@ impl Run {
         let Some(mut bird) = self.bird.take() else { return };
         if !bird.signal(Signal::SIGTERM) {
             // Within the time that it has for its farewell: what matters is whether it ends.
-            let _ = timeout(FAREWELL, control::ask(&self.home, "down")).await;
+            let _ = timeout(FAREWELL, bird_socket::ask(&self.home, "down")).await;
         }
         if timeout(FAREWELL, gone(&mut bird)).await.is_err() {
             tracing::warn!("bird takes too long to end");
@@ -472,7 +472,7 @@ async fn gone(bird: &mut Process) {
     while !matches!(bird.next().await, Event::Ended(_)) {}
 }
 
-impl Drop for Run {
+impl Drop for Supervisor {
     fn drop(&mut self) {
         self.home.clear();
     }

@@ -3,7 +3,7 @@
 //!
 //! Not so with one that restarts gracefully (RFC 4724): it has kept what it heard, and hears it again at once.
 
-use super::control::Seen;
+use super::bird_socket::Seen;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::BgpPeerState;
@@ -13,18 +13,18 @@ const HOLD_BACK: Duration = Duration::from_millis(500);
 
 /// What each session hears; by the protocol's name, for those that have stood since BIRD started.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Held {
-    stood: BTreeMap<String, Hears>,
+pub(super) struct ExportHold {
+    stood: BTreeMap<String, Export>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hears {
+enum Export {
     Everything,
     /// Nothing; the session stands again and hears everything from then on, or does not stand.
     Nothing(Option<Instant>),
 }
 
-impl Held {
+impl ExportHold {
     /// The commands that what was seen calls for.
     pub(super) fn step(&mut self, seen: &BTreeMap<String, Seen>, now: Instant) -> Vec<String> {
         self.stood.retain(|name, _| seen.contains_key(name));
@@ -33,15 +33,15 @@ impl Held {
             let stands = seen.state == BgpPeerState::Connected;
             let before = self.stood.get(name).copied();
             let hears = match before {
-                None if stands => Hears::Everything,
+                None if stands => Export::Everything,
                 None => continue,
-                Some(Hears::Everything) if stands || seen.restarting => Hears::Everything,
-                Some(Hears::Nothing(Some(due))) if stands && due <= now => Hears::Everything,
-                Some(Hears::Nothing(None)) if stands => Hears::Nothing(Some(now + HOLD_BACK)),
-                Some(kept @ Hears::Nothing(Some(_))) if stands => kept,
-                Some(_) => Hears::Nothing(None),
+                Some(Export::Everything) if stands || seen.restarting => Export::Everything,
+                Some(Export::Nothing(Some(due))) if stands && due <= now => Export::Everything,
+                Some(Export::Nothing(None)) if stands => Export::Nothing(Some(now + HOLD_BACK)),
+                Some(kept @ Export::Nothing(Some(_))) if stands => kept,
+                Some(_) => Export::Nothing(None),
             };
-            let everything = |hears| hears == Hears::Everything;
+            let everything = |hears| hears == Export::Everything;
             let was = before.is_none_or(everything);
             if was != everything(hears) {
                 commands.push(command(name, !was));
@@ -58,15 +58,15 @@ impl Held {
 
     /// The commands that a BIRD which has read its configuration anew needs: it has enabled all.
     pub(super) fn again(&self) -> Vec<String> {
-        let held = self.stood.iter().filter(|(_, hears)| **hears != Hears::Everything);
+        let held = self.stood.iter().filter(|(_, hears)| **hears != Export::Everything);
         held.map(|(name, _)| command(name, false)).collect()
     }
 
     /// When the next one may hear everything.
     pub(super) fn due(&self) -> Option<Instant> {
-        let due = |hears: &Hears| match hears {
-            Hears::Nothing(due) => *due,
-            Hears::Everything => None,
+        let due = |hears: &Export| match hears {
+            Export::Nothing(due) => *due,
+            Export::Everything => None,
         };
         self.stood.values().filter_map(due).min()
     }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn who_was_gone_hears_nothing_for_a_moment() {
         use BgpPeerState::{Connected, Connecting};
-        let (mut held, start) = (Held::default(), Instant::now());
+        let (mut held, start) = (ExportHold::default(), Instant::now());
         let mut at = |state, restarting, millis| {
             let now = start + Duration::from_millis(millis);
             let commands = held.step(&seen(state, restarting), now);
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_bird_did_not_do_is_called_for_again() {
-        let (mut held, start) = (Held::default(), Instant::now());
+        let (mut held, start) = (ExportHold::default(), Instant::now());
         let connected = seen(BgpPeerState::Connected, false);
         held.step(&connected, start);
         held.step(&seen(BgpPeerState::Connecting, false), start);
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn who_is_not_configured_any_more_is_forgotten() {
-        let (mut held, now) = (Held::default(), Instant::now());
+        let (mut held, now) = (ExportHold::default(), Instant::now());
         held.step(&seen(BgpPeerState::Connected, false), now);
         held.step(&seen(BgpPeerState::Stopped, false), now);
         assert_eq!(held.again(), ["disable \"s?_x\""]);
