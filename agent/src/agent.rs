@@ -2,9 +2,9 @@
 
 use crate::apply::Kernel;
 use crate::apply::learned::{self, Clash, Filtered, Host, Need};
-use crate::apply::plan::Numbers;
+use crate::apply::plan::KernelIds;
 use crate::apply::plan::confine::Surroundings;
-use crate::bgp::{Bgp, Wanted};
+use crate::bgp::{Bgp, BgpSpec};
 use crate::config::Config;
 use crate::identity::Certificate;
 use crate::keep::{Keeper, LastGood, Places};
@@ -97,7 +97,7 @@ const FAREWELL: Duration = Duration::from_millis(100);
 pub struct Agent {
     config: Config,
     state: StateDir,
-    numbers: Numbers,
+    numbers: KernelIds,
     lanes: Lanes,
     /// Held while a configuration is applied.
     kernel: tokio::sync::Mutex<Kernel>,
@@ -129,7 +129,7 @@ impl Agent {
     pub fn new(
         config: Config,
         state: StateDir,
-        numbers: Numbers,
+        numbers: KernelIds,
         lanes: Lanes,
         kernel: Kernel,
         bgp: Bgp,
@@ -221,9 +221,9 @@ impl Agent {
         {
             tracing::warn!(error = %format!("{e:#}"), "ICMP redirects not switched off");
         }
-        let leftovers = kernel.advance(plan).await?;
+        let leftovers = kernel.apply_additions(plan).await?;
         self.lanes.install(prepared).await?;
-        kernel.finish(leftovers).await;
+        kernel.apply_removals(leftovers).await;
         self.note_host(&kernel, around);
         if kernel.inherits_nothing()
             && let Err(e) = crate::claim::note_numbers(&self.state, self.numbers)
@@ -313,8 +313,8 @@ impl Agent {
         around: Surroundings,
     ) -> Result<()> {
         let filtered = self.plan(config, dynamic, &self.host(&around, config).await, &around);
-        let leftovers = kernel.advance(&filtered.plan).await?;
-        kernel.finish(leftovers).await;
+        let leftovers = kernel.apply_additions(&filtered.plan).await?;
+        kernel.apply_removals(leftovers).await;
         self.note_host(kernel, around);
         self.show_left_out(filtered.left_out);
         Ok(())
@@ -384,7 +384,7 @@ impl Agent {
         };
         let neighbours = speaker.iter().flat_map(|s| &s.neighbours);
         let announce = neighbours.map(|n| (n.id.clone(), tell_neighbour(config, dynamic, &n.id)));
-        self.bgp.want(Wanted {
+        self.bgp.configure(BgpSpec {
             announce: announce.collect(),
             speaker,
             addresses,

@@ -1,9 +1,9 @@
-//! The kernel's side of an agent: its device, its routing table, its rules. Touches nothing that is not its own: the
-//! device by index, the rest by table number and protocol number.
+//! Netlink requests for the agent's device, routes and policy rules (`rtnetlink(7)`). Changes only the agent's own objects: the
+//! device by its index, routes and rules by their table and protocol numbers.
 
-use crate::apply::plan::confine::{FALLBACK_METRIC, Place, Surroundings, Table};
+use crate::apply::plan::confine::{FALLBACK_METRIC, RouteKey, Surroundings, Table};
 use crate::apply::plan::{
-    Connected, Forwarding, KernelPlan, Lookup, Numbers, Port, Route, Rule, Step, is_without_table,
+    Connected, Forwarding, Ingress, KernelIds, KernelPlan, Lookup, Route, Rule, Step, is_without_table,
 };
 use crate::filter::{DEVICE_GROUP, Filter, table_name};
 use crate::switches::Switches;
@@ -23,26 +23,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tokio::task::AbortHandle;
 
-/// Protocol number of our routes and rules: not one that `rtnetlink.h` or a routing daemon uses.
+/// Protocol number of the agent's routes and rules (`rtm_protocol` and `FRA_PROTOCOL`). Neither `linux/rtnetlink.h` nor a routing daemon uses it, so it
+/// tells the agent's objects from others.
 const PROTOCOL: u8 = 116;
 
-/// Transmit queue of the device, packets. The kernel drops what does not fit, so it holds the window of a TCP stream.
+/// Length of the device's transmit queue in packets. The kernel drops packets that do not fit, so the queue must hold the window of
+/// a TCP stream.
 const QUEUE_LENGTH: u32 = 5000;
 
-/// Alias of every agent's device, by which agents of one host know each other's.
+/// Interface alias of every agent's device. Agents of one host recognise each other's devices by it.
 const ALIAS: &str = "tombolo";
 
-/// Starting a container makes half a dozen changes to devices and addresses within tens of milliseconds. Waiting this long after
-/// the first one handles them together.
+/// Wait after the first change of the host's devices and addresses. The start of a container makes half a dozen changes within tens
+/// of milliseconds, which are handled together.
 const HOST_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// A netlink connection that knows which things are the agent's.
+/// A netlink connection of one agent. Dropping it closes the socket.
 #[derive(Debug)]
 pub struct Netlink {
     handle: Handle,
-    numbers: Numbers,
-    /// The interface that faces the customer edge of a circuit.
+    ids: KernelIds,
+    /// The name of the interface to the customer edge of a circuit, from `agent.toml`.
     line: Option<String>,
+    /// The task that reads and writes the socket.
     driver: AbortHandle,
 }
 
@@ -53,25 +56,26 @@ impl Drop for Netlink {
 }
 
 impl Netlink {
-    /// Opens the connection, in the network namespace of the calling thread.
+    /// Opens the connection in the network namespace of the calling thread. Must run inside a Tokio runtime.
     ///
     /// # Errors
-    /// The kernel refuses the socket.
-    pub fn open(numbers: Numbers, line: Option<String>) -> Result<Self> {
+    /// The socket cannot be opened.
+    pub fn open(ids: KernelIds, line: Option<String>) -> Result<Self> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let driver = tokio::spawn(connection).abort_handle();
         Ok(Self {
             handle,
-            numbers,
+            ids,
             line,
             driver,
         })
     }
 
-    /// Prepares a new device: alias, queue length, no addresses of its own making.
+    /// Prepares a new device: sysctls, alias, device group and queue length. To be called before the device is
+    /// [up](Self::up): then the kernel would generate an IPv6 link-local address.
     ///
     /// # Errors
-    /// The device is missing, or the kernel refuses.
+    /// A sysctl has a wrong value, the device does not exist, or the request fails.
     pub async fn prepare_device(&self, name: &str, index: u32) -> Result<()> {
         let mut switches = Switches::here();
         switches.prepare(name);
@@ -89,10 +93,10 @@ impl Netlink {
             .with_context(|| format!("preparing device {name}"))
     }
 
-    /// Brings the device up.
+    /// Brings a device up.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The request fails.
     pub async fn up(&self, index: u32) -> Result<()> {
         let link = LinkUnspec::new_with_index(index).up().build();
         self.handle
@@ -103,10 +107,11 @@ impl Netlink {
             .context("bringing the device up")
     }
 
-    /// Carries out one step of a plan.
+    /// Executes one step of a plan. Adding an object that exists, or deleting one that does not, is no error: another program may
+    /// have changed it, and the result is as requested.
     ///
     /// # Errors
-    /// The kernel refuses; nothing of the step was done.
+    /// The kernel refuses the change. Steps of a single netlink request then had no effect.
     pub async fn execute(&self, name: &str, index: u32, step: &Step) -> Result<()> {
         let done = match step {
             Step::Mtu(mtu) => {
@@ -116,7 +121,7 @@ impl Netlink {
             Step::Forwarding(forwarding) => {
                 let mut switches = Switches::here();
                 match forwarding {
-                    Forwarding::Usual => switches.forward_as_usual(name),
+                    Forwarding::HostDefault => switches.forward_as_host(name),
                     Forwarding::On { v6 } => switches.forward(name, *v6),
                 }
                 switches.finish()?;
@@ -134,7 +139,8 @@ impl Netlink {
                 }
                 let length = if address.is_ipv4() { 32 } else { 128 };
                 let mut request = self.handle.address().add(index, *address, length).replace();
-                // No duplicate detection: the address is usable at once, nobody else can have it.
+                // Without duplicate address detection (RFC 4862) the address is usable at once. The controller assigns
+                // addresses, so there are no duplicates.
                 request.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
                 request.execute().await
             }
@@ -144,35 +150,39 @@ impl Netlink {
                 message.header.family = family(address.is_ipv6());
                 message.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
                 message.attributes.push(AddressAttribute::Local(*address));
-                absent_is_fine(self.handle.address().del(message).execute().await)
+                tolerate_absent(self.handle.address().del(message).execute().await)
             }
             Step::SetRoute(prefix, route) => self.set_route(self.route(*prefix, *route, index)?).await,
             Step::DeleteRoute(prefix, route) => self.delete_route(self.route(*prefix, *route, index)?).await,
             Step::SetConfining(place, route) => self.set_route(self.confining(*place, *route, index)?).await,
             Step::DeleteConfining(place, route) => self.delete_route(self.confining(*place, *route, index)?).await,
             Step::AddRule(rule) => {
+                // The request has NLM_F_EXCL. Without it the kernel would add an equal rule a second time.
                 let mut request = self.handle.rule().add();
                 *request.message_mut() = self.rule(name, *rule)?;
                 match request.execute().await {
-                    Err(e) if is(&e, libc::EEXIST) => Ok(()),
+                    Err(e) if is_errno(&e, libc::EEXIST) => Ok(()),
                     other => other,
                 }
             }
-            Step::DeleteRule(rule) => absent_is_fine(self.handle.rule().del(self.rule(name, *rule)?).execute().await),
+            Step::DeleteRule(rule) => tolerate_absent(self.handle.rule().del(self.rule(name, *rule)?).execute().await),
         };
         done.with_context(|| format!("kernel: {step:?}"))
     }
 
-    /// The interface that faces the customer edge: its name and index.
+    /// The name and the index of the interface to the customer edge.
+    ///
+    /// # Errors
+    /// `agent.toml` names none, or it does not exist.
     fn customer(&self) -> Result<(&str, u32)> {
         let name = self.line.as_deref();
         let name =
-            name.context("customer_interface: agent.toml does not say which interface faces the customer edge")?;
+            name.context("customer_interface: set it in agent.toml to the interface that faces the customer edge")?;
         let index = if_nametoindex(name).with_context(|| format!("customer_interface: {name}"))?;
         Ok((name, index))
     }
 
-    /// The line has this address and no other of our making; its kernel side routes.
+    /// Prepares the line: sysctls for forwarding, device up, and this address. Earlier addresses of the interface stay.
     async fn line_address(&self, address: IpNet) -> Result<()> {
         let (name, index) = self.customer()?;
         let mut switches = Switches::here();
@@ -181,6 +191,7 @@ impl Netlink {
         self.up(index).await?;
         let request = self.handle.address().add(index, address.addr(), address.prefix_len());
         let mut request = request.replace();
+        // Without duplicate address detection BIRD can use the address at once.
         request.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
         request
             .execute()
@@ -188,42 +199,46 @@ impl Netlink {
             .with_context(|| format!("giving {name} the address {address}"))
     }
 
-    /// The script that loads a filter into the agent's table.
+    /// The `nft` script that loads a filter into the agent's nftables table.
     #[must_use]
     pub fn filter_script(&self, filter: &Filter) -> String {
-        filter.script(&table_name(self.numbers.table), self.line.as_deref())
+        filter.script(&table_name(self.ids.table), self.line.as_deref())
     }
 
+    /// Adds a route, or replaces the one with the same table, destination and metric (NLM_F_REPLACE). IPv6 replaces only a route of
+    /// the same type; [`KernelPlan::steps`] deletes the old one first if the type differs.
     async fn set_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
         self.handle.route().add(route).replace().execute().await
     }
 
     async fn delete_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
-        absent_is_fine(self.handle.route().del(route).execute().await)
+        tolerate_absent(self.handle.route().del(route).execute().await)
     }
 
+    /// A route of the own table, or of the default table if it is a default route.
     fn route(&self, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
         let table = if prefix.prefix_len() == 0 {
-            self.numbers.default_table
+            self.ids.default_table
         } else {
-            self.numbers.table
+            self.ids.table
         };
         self.route_in(table, prefix, route, index)
     }
 
-    fn confining(&self, place: Place, route: Route, index: u32) -> Result<RouteMessage> {
-        let mut message = self.route_in(self.number(place.table), place.prefix, route, index)?;
-        if place.fallback {
+    /// A route that confines packets.
+    fn confining(&self, key: RouteKey, route: Route, index: u32) -> Result<RouteMessage> {
+        let mut message = self.route_in(self.table_number(key.table), key.prefix, route, index)?;
+        if key.fallback {
             message.attributes.push(RouteAttribute::Priority(FALLBACK_METRIC));
         }
         Ok(message)
     }
 
-    const fn number(&self, table: Table) -> u32 {
+    const fn table_number(&self, table: Table) -> u32 {
         match table {
-            Table::Own => self.numbers.table,
-            Table::Source => self.numbers.source_table(),
-            Table::Exit => self.numbers.exit_table(),
+            Table::Own => self.ids.table,
+            Table::Source => self.ids.source_table(),
+            Table::Exit => self.ids.exit_table(),
         }
     }
 
@@ -241,6 +256,7 @@ impl Netlink {
         }
         match route {
             Route::Device(source) => {
+                // The TUN device has no neighbours, so the route has no gateway: scope link.
                 message.header.scope = RouteScope::Link;
                 message.attributes.push(RouteAttribute::Oif(index));
                 if let Some(source) = source {
@@ -257,6 +273,7 @@ impl Netlink {
         Ok(message)
     }
 
+    /// The message for a policy rule.
     fn rule(&self, device: &str, rule: Rule) -> Result<RuleMessage> {
         let mut message = RuleMessage::default();
         message.header.family = family(rule.v6);
@@ -266,18 +283,19 @@ impl Netlink {
         message
             .attributes
             .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-        // "not" inverts the whole selector, so a rule by source or device cannot also be by mark. It need not be: underlay
-        // packets have no overlay source, and come from the host itself.
-        if rule.port.is_some() || rule.source.is_some() {
+        // The flag `Invert` ("not") inverts the whole selector, so a rule cannot combine "not fwmark" with a source or a device. It
+        // need not: the links' marked datagrams have no overlay source, and the host itself sends them.
+        if rule.ingress.is_some() || rule.source.is_some() {
             message.header.flags = RuleFlags::empty();
         } else {
-            message.attributes.push(RuleAttribute::FwMark(self.numbers.fwmark));
+            message.attributes.push(RuleAttribute::FwMark(self.ids.fwmark));
         }
-        if let Some(port) = rule.port {
-            let name = match port {
-                Port::Tun => device,
-                Port::Line => self.customer()?.0,
-                Port::Host => "lo",
+        if let Some(ingress) = rule.ingress {
+            let name = match ingress {
+                Ingress::Tun => device,
+                Ingress::Line => self.customer()?.0,
+                // The kernel looks up routes of locally generated packets with the loopback device as input interface.
+                Ingress::Local => "lo",
             };
             message.attributes.push(RuleAttribute::Iifname(name.to_owned()));
         }
@@ -286,32 +304,29 @@ impl Netlink {
             message.attributes.push(RuleAttribute::Source(source.network()));
         }
         match rule.lookup {
-            Lookup::Own => message.attributes.push(RuleAttribute::Table(self.numbers.table)),
-            Lookup::Source => message
-                .attributes
-                .push(RuleAttribute::Table(self.numbers.source_table())),
-            Lookup::Exit => message.attributes.push(RuleAttribute::Table(self.numbers.exit_table())),
+            Lookup::Own => message.attributes.push(RuleAttribute::Table(self.ids.table)),
+            Lookup::Source => message.attributes.push(RuleAttribute::Table(self.ids.source_table())),
+            Lookup::Exit => message.attributes.push(RuleAttribute::Table(self.ids.exit_table())),
             Lookup::Goto(priority) => {
                 message.header.action = RuleAction::Goto;
                 message.attributes.push(RuleAttribute::Goto(priority));
             }
-            Lookup::Default => message
-                .attributes
-                .push(RuleAttribute::Table(self.numbers.default_table)),
-            Lookup::Continue => message.header.action = RuleAction::Nop,
+            Lookup::Default => message.attributes.push(RuleAttribute::Table(self.ids.default_table)),
+            Lookup::Nop => message.header.action = RuleAction::Nop,
             Lookup::MainButDefault => {
                 message.header.table = netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN;
+                // Ignores a result whose prefix length is 0, so the kernel continues with the next rule.
                 message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
             }
-            Lookup::Nowhere => message.header.action = RuleAction::Blackhole,
+            Lookup::Blackhole => message.header.action = RuleAction::Blackhole,
         }
         Ok(message)
     }
 
-    /// The networks that the host is connected to; not loopback, not link-local, not the devices of agents.
+    /// The networks of the host's addresses, except loopback devices, link-local addresses and the devices of agents.
     ///
     /// # Errors
-    /// The kernel refuses to list.
+    /// A request fails.
     pub async fn connected(&self) -> Result<Vec<Connected>> {
         let mut names = BTreeMap::new();
         let mut links = self.handle.link().get().execute();
@@ -341,7 +356,8 @@ impl Netlink {
             if message.header.scope == AddressScope::Link {
                 continue;
             }
-            // On a point-to-point device the network is the other end's.
+            // On a point-to-point device IFA_ADDRESS is the peer's address, which determines the network. Otherwise it equals
+            // IFA_LOCAL (`linux/if_addr.h`).
             let address = message.attributes.iter().find_map(|a| match a {
                 AddressAttribute::Address(a) => Some(*a),
                 _ => None,
@@ -356,10 +372,10 @@ impl Netlink {
         Ok(out)
     }
 
-    /// What the agent must know of its host.
+    /// The host's connected networks, and its bridges to containers and guests.
     ///
     /// # Errors
-    /// The kernel refuses to list.
+    /// A request fails.
     pub async fn surroundings(&self) -> Result<Surroundings> {
         Ok(Surroundings {
             connected: self.connected().await?,
@@ -367,7 +383,8 @@ impl Netlink {
         })
     }
 
-    /// The bridges whose ports are all virtual: they lead to containers and guests of this host.
+    /// The names of the bridges whose ports are all virtual (veth, TUN or dummy devices). They lead only to containers and guests of
+    /// this host.
     async fn inner_bridges(&self) -> Result<BTreeSet<String>> {
         let (mut bridges, mut outward) = (BTreeMap::new(), BTreeSet::new());
         let mut links = self.handle.link().get().execute();
@@ -398,11 +415,10 @@ impl Netlink {
         Ok(bridges.into_values().collect())
     }
 
-    /// Removes the rules and routes that are the agent's by its numbers and that `plan` does not have: those of an earlier run.
-    /// Returns how many there were.
+    /// Removes the agent's rules and routes that `plan` does not have: those of earlier runs. Returns how many were removed.
     ///
     /// # Errors
-    /// The kernel refuses to list or to delete.
+    /// A request fails; some objects may be removed already.
     pub async fn sweep_except(&self, device: &str, index: u32, plan: &KernelPlan) -> Result<usize> {
         let rules = plan.rules.iter().map(|r| Ok(rule_key(&self.rule(device, *r)?)));
         let rules: BTreeSet<String> = rules.collect::<Result<_>>()?;
@@ -414,18 +430,19 @@ impl Netlink {
             .await
     }
 
-    /// Removes every rule and route that is the agent's by its numbers. Returns how many there were.
+    /// Removes all rules and routes of the agent. Returns how many were removed.
     ///
     /// # Errors
-    /// The kernel refuses to list or to delete.
+    /// A request fails; some objects may be removed already.
     pub async fn sweep(&self) -> Result<usize> {
         self.sweep_where(|_| true, |_| true).await
     }
 
+    /// Removes those of the agent's rules and routes that satisfy the predicates.
     async fn sweep_where(
         &self,
-        of_rules: impl Fn(&RuleMessage) -> bool,
-        of_routes: impl Fn(&RouteMessage) -> bool,
+        remove_rule: impl Fn(&RuleMessage) -> bool,
+        remove_route: impl Fn(&RouteMessage) -> bool,
     ) -> Result<usize> {
         let mut count = 0;
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -437,8 +454,8 @@ impl Netlink {
                 .try_collect()
                 .await
                 .context("listing rules")?;
-            for rule in rules.into_iter().filter(|r| self.owns_rule(r) && of_rules(r)) {
-                absent_is_fine(self.handle.rule().del(rule).execute().await).context("deleting a rule")?;
+            for rule in rules.into_iter().filter(|r| self.owns_rule(r) && remove_rule(r)) {
+                tolerate_absent(self.handle.rule().del(rule).execute().await).context("deleting a rule")?;
                 count += 1;
             }
         }
@@ -453,34 +470,36 @@ impl Netlink {
                 .try_collect()
                 .await
                 .context("listing routes")?;
-            for route in routes.into_iter().filter(|r| self.owns_route(r) && of_routes(r)) {
-                absent_is_fine(self.handle.route().del(route).execute().await).context("deleting a route")?;
+            for route in routes.into_iter().filter(|r| self.owns_route(r) && remove_route(r)) {
+                tolerate_absent(self.handle.route().del(route).execute().await).context("deleting a route")?;
                 count += 1;
             }
         }
         Ok(count)
     }
 
-    /// By table where the rule names ours; the one that looks in the main table by the protocol and our priority.
+    /// Whether a rule is the agent's: it has the protocol number, and names a table of the agent or has a priority that the agent uses
+    /// for rules without such a table.
     fn owns_rule(&self, rule: &RuleMessage) -> bool {
-        let is_ours = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
-        let looks = |a: &RuleAttribute| match a {
-            RuleAttribute::Table(t) => self.numbers.tables().contains(t),
-            RuleAttribute::Priority(p) => is_without_table(*p, self.numbers.offset),
+        let has_protocol = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
+        let has_id = |a: &RuleAttribute| match a {
+            RuleAttribute::Table(t) => self.ids.tables().contains(t),
+            RuleAttribute::Priority(p) => is_without_table(*p, self.ids.offset),
             _ => false,
         };
-        rule.attributes.iter().any(is_ours) && rule.attributes.iter().any(looks)
+        rule.attributes.iter().any(has_protocol) && rule.attributes.iter().any(has_id)
     }
 
-    /// By table and protocol: what somebody else put into the table stays.
+    /// Whether a route is the agent's, by table and protocol number. Routes that others put into the table stay.
     fn owns_route(&self, route: &RouteMessage) -> bool {
         if u8::from(route.header.protocol) != PROTOCOL {
             return false;
         }
-        self.numbers.tables().contains(&table_of(route))
+        self.ids.tables().contains(&table_of(route))
     }
 }
 
+/// The table of a route. Numbers above 255 do not fit the header and are in an attribute.
 fn table_of(route: &RouteMessage) -> u32 {
     let table = route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Table(t) => Some(*t),
@@ -489,7 +508,8 @@ fn table_of(route: &RouteMessage) -> u32 {
     table.unwrap_or_else(|| u32::from(route.header.table))
 }
 
-/// What tells one of our routes from another: table, destination, kind, metric where it is that of a fallback, and device.
+/// A key that distinguishes the agent's routes: table, destination, type, output device, and the metric if it is a fallback's. The
+/// kernel fills in other attributes, such as the default metric of IPv6, so they must not count.
 fn route_key(route: &RouteMessage) -> String {
     let (mut destination, mut metric, mut device) = (None, 0, None);
     for attribute in &route.attributes {
@@ -510,7 +530,7 @@ fn route_key(route: &RouteMessage) -> String {
     )
 }
 
-/// What tells one of our rules from another. The kernel fills in attributes that we leave out, so only ours count.
+/// A key that distinguishes the agent's rules, made of the attributes that [`Netlink::rule`] sets. The kernel adds others.
 fn rule_key(rule: &RuleMessage) -> String {
     let (mut mark, mut table) = (None, u32::from(rule.header.table));
     let mut rest = BTreeSet::new();
@@ -535,10 +555,10 @@ fn rule_key(rule: &RuleMessage) -> String {
     )
 }
 
-/// Reports that devices or addresses of the host have changed, after the fact and without saying how.
+/// Subscribes to changes of the host's devices and addresses (netlink multicast groups). Must run inside a Tokio runtime.
 ///
 /// # Errors
-/// The kernel refuses the socket.
+/// The socket cannot be opened.
 pub fn watch_host() -> Result<HostWatch> {
     let groups = [
         MulticastGroup::Link,
@@ -553,11 +573,11 @@ pub fn watch_host() -> Result<HostWatch> {
     })
 }
 
-/// A watch on the host's devices and addresses; it ends when dropped.
+/// A subscription to changes of the host's devices and addresses. Dropping it ends the subscription.
 pub struct HostWatch {
     driver: AbortHandle,
     changed: std::pin::Pin<Box<dyn futures::Stream<Item = ()> + Send>>,
-    /// A change was noticed and not reported yet.
+    /// A change was received that [`changed`](Self::changed) has not reported yet.
     is_due: bool,
 }
 
@@ -568,8 +588,8 @@ impl Drop for HostWatch {
 }
 
 impl HostWatch {
-    /// Returns when something has changed, [`HOST_DEBOUNCE`] after it was noticed. Never returns once the kernel reports no more.
-    /// Nothing is lost if the future is dropped.
+    /// Waits for a change, and returns [`HOST_DEBOUNCE`] after the first one, without its content. Never returns once the socket has
+    /// failed. Cancel safe.
     pub async fn changed(&mut self) {
         if !self.is_due {
             if self.changed.next().await.is_none() {
@@ -578,6 +598,7 @@ impl HostWatch {
             self.is_due = true;
         }
         tokio::time::sleep(HOST_DEBOUNCE).await;
+        // All changes until now belong to this report.
         while let Some(Some(())) = futures::FutureExt::now_or_never(self.changed.next()) {}
         self.is_due = false;
     }
@@ -594,16 +615,19 @@ fn address(a: IpAddr) -> RouteAddress {
     }
 }
 
-fn is(error: &rtnetlink::Error, errno: i32) -> bool {
+/// Whether the kernel answered with this error.
+fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(e) if e.raw_code() == -errno)
 }
 
-fn absent_is_fine(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+/// Treats the errors for objects that do not exist as success. The kernel answers ENOENT for a missing rule, ESRCH for a missing
+/// route, EADDRNOTAVAIL for a missing address and ENODEV for a missing device.
+fn tolerate_absent(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
     match result {
         Err(e)
             if [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV]
                 .iter()
-                .any(|n| is(&e, *n)) =>
+                .any(|n| is_errno(&e, *n)) =>
         {
             Ok(())
         }

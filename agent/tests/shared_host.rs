@@ -5,7 +5,7 @@ mod common;
 
 use common::{Host, Wire, config, eventually};
 use nix::sys::signal::Signal;
-use tombolo_agent::apply::plan::Numbers;
+use tombolo_agent::apply::plan::KernelIds;
 use tombolo_agent::state::file;
 
 fn pair(wire: &Wire) -> [Host; 2] {
@@ -17,7 +17,7 @@ fn pair(wire: &Wire) -> [Host; 2] {
 }
 
 fn table(host: &Host) -> u32 {
-    Numbers::of(&host.config.interface, host.config.table, host.config.fwmark).table
+    KernelIds::of(&host.config.interface, host.config.table, host.config.fwmark).table
 }
 
 /// Runs a command of the agent's in the first namespace, for five seconds at most.

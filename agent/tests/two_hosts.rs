@@ -5,7 +5,7 @@ mod common;
 
 use common::{Host, Server, Wire, config, eventually};
 use nix::sys::signal::Signal;
-use tombolo_agent::apply::plan::Numbers;
+use tombolo_agent::apply::plan::KernelIds;
 use tombolo_proto::config::DEFAULT_MTU;
 
 fn pair(wire: &Wire) -> [Host; 2] {
@@ -18,7 +18,7 @@ fn pair(wire: &Wire) -> [Host; 2] {
 
 /// Our rules and routes in a namespace, as `ip` shows them.
 fn ours(wire: &Wire, side: usize, host: &Host) -> String {
-    let numbers = Numbers::of(&host.config.interface, None, host.config.fwmark);
+    let numbers = KernelIds::of(&host.config.interface, None, host.config.fwmark);
     let mut out = Vec::new();
     for family in ["-4", "-6"] {
         let rules = wire.run(side, &format!("ip {family} rule list"));

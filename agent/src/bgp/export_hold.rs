@@ -1,80 +1,85 @@
-//! A neighbour that was gone and comes back is told nothing for a moment. It sends packets as soon as it hears of routes, and
-//! whoever receives those checks their sources by the neighbour's own routes, which are on their way from agent to agent.
+//! Holds back announcements to a neighbour for a moment after its session came back. A neighbour sends packets as soon as it has
+//! routes. Receivers check the sources of these packets against the neighbour's own routes, which must first spread from agent
+//! to agent: packets that arrive earlier are dropped as spoofed.
 //!
-//! Not so with one that restarts gracefully (RFC 4724): it has kept what it heard, and hears it again at once.
+//! A neighbour that restarts gracefully (RFC 4724) is not held back, because it kept the routes that were announced to it.
 
-use super::bird_socket::Seen;
+use super::bird_socket::Session;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::BgpPeerState;
 
-/// Ten times what routes take to the last agent.
-const HOLD_BACK: Duration = Duration::from_millis(500);
+/// How long announcements are held back. Ten times as long as routes take to spread to the last agent.
+const EXPORT_HOLD: Duration = Duration::from_millis(500);
 
-/// What each session hears; by the protocol's name, for those that have stood since BIRD started.
+/// The state of the exports to each session that was established at least once since BIRD started, by protocol name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExportHold {
-    stood: BTreeMap<String, Export>,
+    sessions: BTreeMap<String, Export>,
 }
 
+/// Whether routes are announced to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Export {
-    Everything,
-    /// Nothing; the session stands again and hears everything from then on, or does not stand.
-    Nothing(Option<Instant>),
+    Enabled,
+    /// Disabled because the session is down.
+    Down,
+    /// Disabled until this time; the session is up again.
+    HeldUntil(Instant),
 }
 
 impl ExportHold {
-    /// The commands that what was seen calls for.
-    pub(super) fn step(&mut self, seen: &BTreeMap<String, Seen>, now: Instant) -> Vec<String> {
-        self.stood.retain(|name, _| seen.contains_key(name));
+    /// Advances to the present state of all sessions. Returns the commands for BIRD that enable or disable exports.
+    pub(super) fn update(&mut self, sessions: &BTreeMap<String, Session>, now: Instant) -> Vec<String> {
+        self.sessions.retain(|name, _| sessions.contains_key(name));
         let mut commands = Vec::new();
-        for (name, seen) in seen {
-            let stands = seen.state == BgpPeerState::Connected;
-            let before = self.stood.get(name).copied();
-            let hears = match before {
-                None if stands => Export::Everything,
+        for (name, session) in sessions {
+            let is_up = session.state == BgpPeerState::Connected;
+            let before = self.sessions.get(name).copied();
+            let export = match before {
+                // The first session is not held back: perhaps this agent restarted, and the neighbour did not.
+                None if is_up => Export::Enabled,
                 None => continue,
-                Some(Export::Everything) if stands || seen.restarting => Export::Everything,
-                Some(Export::Nothing(Some(due))) if stands && due <= now => Export::Everything,
-                Some(Export::Nothing(None)) if stands => Export::Nothing(Some(now + HOLD_BACK)),
-                Some(kept @ Export::Nothing(Some(_))) if stands => kept,
-                Some(_) => Export::Nothing(None),
+                Some(Export::Enabled) if is_up || session.restarting => Export::Enabled,
+                Some(Export::HeldUntil(due)) if is_up && due <= now => Export::Enabled,
+                Some(Export::Down) if is_up => Export::HeldUntil(now + EXPORT_HOLD),
+                Some(held @ Export::HeldUntil(_)) if is_up => held,
+                Some(_) => Export::Down,
             };
-            let everything = |hears| hears == Export::Everything;
-            let was = before.is_none_or(everything);
-            if was != everything(hears) {
-                commands.push(command(name, !was));
+            let enabled = |export| export == Export::Enabled;
+            let was_enabled = before.is_none_or(enabled);
+            if was_enabled != enabled(export) {
+                commands.push(command(name, !was_enabled));
             }
-            self.stood.insert(name.clone(), hears);
+            self.sessions.insert(name.clone(), export);
         }
         commands
     }
 
-    /// BIRD did not carry out what this step called for: the next one calls for it again.
-    pub(super) fn failed(&mut self, before: Self) {
+    /// Returns to the state before an update whose commands failed, so that the next update returns them again.
+    pub(super) fn revert(&mut self, before: Self) {
         *self = before;
     }
 
-    /// The commands that a BIRD which has read its configuration anew needs: it has enabled all.
-    pub(super) fn again(&self) -> Vec<String> {
-        let held = self.stood.iter().filter(|(_, hears)| **hears != Export::Everything);
-        held.map(|(name, _)| command(name, false)).collect()
+    /// The commands to repeat after BIRD has reloaded its configuration, which enables all protocols.
+    pub(super) fn commands_after_reload(&self) -> Vec<String> {
+        let disabled = self.sessions.iter().filter(|(_, export)| **export != Export::Enabled);
+        disabled.map(|(name, _)| command(name, false)).collect()
     }
 
-    /// When the next one may hear everything.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let due = |hears: &Export| match hears {
-            Export::Nothing(due) => *due,
-            Export::Everything => None,
+    /// The earliest time at which [`update`](Self::update) will enable the exports to a session. None: no session is held back.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let due = |export: &Export| match export {
+            Export::HeldUntil(due) => Some(*due),
+            Export::Enabled | Export::Down => None,
         };
-        self.stood.values().filter_map(due).min()
+        self.sessions.values().filter_map(due).min()
     }
 }
 
-/// Has BIRD announce to a session, or not: what it announces are static protocols.
-fn command(session: &str, hears: bool) -> String {
-    let verb = if hears { "enable" } else { "disable" };
+/// The command that enables or disables the announcements to a session, which are its static protocols `s4_…` and `s6_…`.
+fn command(session: &str, enable: bool) -> String {
+    let verb = if enable { "enable" } else { "disable" };
     format!("{verb} \"s?_{}\"", session.strip_prefix("n_").unwrap_or(session))
 }
 
@@ -82,26 +87,27 @@ fn command(session: &str, hears: bool) -> String {
 mod tests {
     use super::*;
 
-    fn seen(state: BgpPeerState, restarting: bool) -> BTreeMap<String, Seen> {
-        let one = Seen {
+    /// One session.
+    fn sessions(state: BgpPeerState, restarting: bool) -> BTreeMap<String, Session> {
+        let session = Session {
             state,
             restarting,
-            ..Seen::default()
+            ..Session::default()
         };
-        BTreeMap::from([("n_x".to_owned(), one)])
+        BTreeMap::from([("n_x".to_owned(), session)])
     }
 
     #[test]
-    fn who_was_gone_hears_nothing_for_a_moment() {
+    fn a_session_that_comes_back_is_held_for_a_moment() {
         use BgpPeerState::{Connected, Connecting};
-        let (mut held, start) = (ExportHold::default(), Instant::now());
+        let (mut hold, start) = (ExportHold::default(), Instant::now());
         let mut at = |state, restarting, millis| {
             let now = start + Duration::from_millis(millis);
-            let commands = held.step(&seen(state, restarting), now);
-            (commands, held.due())
+            let commands = hold.update(&sessions(state, restarting), now);
+            (commands, hold.next_due())
         };
         let none = (Vec::new(), None);
-        // The first time it hears all from the beginning: it may be us who restart.
+        // The first session is not held back, nor is one after a graceful restart.
         assert_eq!(at(Connecting, false, 0), none);
         assert_eq!(at(Connected, false, 10), none);
         assert_eq!(at(Connecting, true, 20), none);
@@ -112,7 +118,7 @@ mod tests {
         assert_eq!(at(Connected, false, 60), (vec![], due));
         assert_eq!(at(Connected, false, 559), (vec![], due));
         assert_eq!(at(Connected, false, 560), (vec!["enable \"s?_x\"".into()], None));
-        // Gone again before its time.
+        // Down again before the hold has passed: the hold starts anew.
         assert_eq!(at(Connecting, false, 600).0.len(), 1);
         assert_eq!(at(Connected, false, 700).0.len(), 0);
         assert_eq!(at(Connecting, false, 800), none);
@@ -123,27 +129,27 @@ mod tests {
     }
 
     #[test]
-    fn what_bird_did_not_do_is_called_for_again() {
-        let (mut held, start) = (ExportHold::default(), Instant::now());
-        let connected = seen(BgpPeerState::Connected, false);
-        held.step(&connected, start);
-        held.step(&seen(BgpPeerState::Connecting, false), start);
-        held.step(&connected, start);
-        let (before, later) = (held.clone(), start + HOLD_BACK);
-        assert_eq!(held.step(&connected, later), ["enable \"s?_x\""]);
-        assert!(held.step(&connected, later).is_empty());
-        held.failed(before);
-        assert_eq!(held.step(&connected, later), ["enable \"s?_x\""]);
+    fn a_command_that_failed_is_repeated() {
+        let (mut hold, start) = (ExportHold::default(), Instant::now());
+        let connected = sessions(BgpPeerState::Connected, false);
+        hold.update(&connected, start);
+        hold.update(&sessions(BgpPeerState::Connecting, false), start);
+        hold.update(&connected, start);
+        let (before, later) = (hold.clone(), start + EXPORT_HOLD);
+        assert_eq!(hold.update(&connected, later), ["enable \"s?_x\""]);
+        assert!(hold.update(&connected, later).is_empty());
+        hold.revert(before);
+        assert_eq!(hold.update(&connected, later), ["enable \"s?_x\""]);
     }
 
     #[test]
-    fn who_is_not_configured_any_more_is_forgotten() {
-        let (mut held, now) = (ExportHold::default(), Instant::now());
-        held.step(&seen(BgpPeerState::Connected, false), now);
-        held.step(&seen(BgpPeerState::Stopped, false), now);
-        assert_eq!(held.again(), ["disable \"s?_x\""]);
-        held.step(&BTreeMap::new(), now);
-        assert!(held.again().is_empty());
-        assert!(held.step(&seen(BgpPeerState::Connecting, false), now).is_empty());
+    fn a_session_that_is_no_longer_configured_is_forgotten() {
+        let (mut hold, now) = (ExportHold::default(), Instant::now());
+        hold.update(&sessions(BgpPeerState::Connected, false), now);
+        hold.update(&sessions(BgpPeerState::Stopped, false), now);
+        assert_eq!(hold.commands_after_reload(), ["disable \"s?_x\""]);
+        hold.update(&BTreeMap::new(), now);
+        assert!(hold.commands_after_reload().is_empty());
+        assert!(hold.update(&sessions(BgpPeerState::Connecting, false), now).is_empty());
     }
 }

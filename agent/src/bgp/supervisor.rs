@@ -1,14 +1,14 @@
-//! Keeps BIRD running, and of one mind with what is wanted.
+//! The task that keeps BIRD running with the present configuration, and collects its routes and the state of its sessions.
 
+use super::bird_socket::{self, Failure, Session};
 use super::conf::{self, Loopback, Rendered};
-use super::bird_socket::{self, Failure, Seen};
-use super::feed::Feed;
 use super::export_hold::ExportHold;
+use super::feed::Feed;
 use super::home::Home;
 use super::log::Log;
 use super::process::{Event, Process};
-use super::service::Starts;
-use super::{Bird, GRACE, Learned, Wanted, child};
+use super::service::StartListener;
+use super::{BgpSpec, Bird, GRACE, Learned, child};
 use crate::sys;
 use anyhow::Result;
 use nix::sys::signal::Signal;
@@ -23,65 +23,80 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 
-/// What changes together is told to BIRD together.
-const TOGETHER: Duration = Duration::from_millis(50);
-/// BIRD speaks with nobody while it reads its configuration (0.2 s for 40,000 routes): for so many times as long as that took
-/// it is left alone.
-const REST: u32 = 4;
-/// How often the sessions are looked at, and how soon after BIRD said that one of them changed.
-const LOOK: Duration = Duration::from_secs(1);
-const LOOK_SOON: Duration = Duration::from_millis(20);
-/// A BIRD that did not answer so many looks is ended.
-const SILENT_LOOKS: u32 = 6;
-/// Waits before BIRD is started again: the first and the longest. One that ran for longer than the latter begins anew.
-const FIRST_RESTART: Duration = Duration::from_millis(100);
-const LAST_RESTART: Duration = Duration::from_secs(30);
-/// How long BIRD may take to close its sessions.
-const FAREWELL: Duration = Duration::from_secs(3);
-/// How long the kernel may take to end a killed BIRD. A process that waits for a disk cannot be killed; the agent goes on.
+/// Changes within this time reach BIRD as one configuration, because each reload interrupts BIRD.
+const CONFIGURE_DEBOUNCE: Duration = Duration::from_millis(50);
+/// BIRD processes no messages while it reads its configuration (0.2 s for 40,000 routes). The pause before the next reload is this
+/// many times as long as the last one took, so BIRD spends at most a fifth of the time on reloads.
+const RELOAD_PAUSE_FACTOR: u32 = 4;
+/// How often the state of the sessions is read. [`Bgp::status`](super::Bgp::status) promises this age.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon the sessions are read after BIRD logged a state change. Changes of several sessions are read together.
+const CHANGE_DEBOUNCE: Duration = Duration::from_millis(20);
+/// BIRD is killed after this many polls without a reply. Each may take the timeout of a command (5 s), so a BIRD that is merely
+/// slow has 30 s.
+const MAX_MISSED_POLLS: u32 = 6;
+/// First and longest wait before a restart of BIRD. The wait doubles with each failure, and starts over once BIRD ran for longer
+/// than the longest wait. Neighbours keep routes for [`GRACE`], twice the longest wait.
+const MIN_RESTART_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_RESTART_BACKOFF: Duration = Duration::from_secs(30);
+/// Timeout of an orderly end of BIRD, which closes its sessions with a Cease.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Timeout of the end of BIRD after SIGKILL. A process in uninterruptible sleep cannot be killed: the agent gives up then.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a service manager may take to start BIRD. It takes 50 ms on an idle machine.
+/// Attempts to end a BIRD that outlived an earlier agent, and the wait after each: 2 s in all.
+const LEFTOVER_POLLS: u32 = 20;
+const LEFTOVER_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a service manager may take to start BIRD before a fault is reported. systemd takes 50 ms on an idle machine.
 const SERVICE_START_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The task behind [`Bgp`](super::Bgp).
 pub(super) struct Supervisor {
     home: Home,
     loopback: Loopback,
-    wanted: watch::Receiver<Option<Wanted>>,
+    /// The requested configuration. None: stop.
+    spec: watch::Receiver<Option<BgpSpec>>,
     learned: watch::Sender<Learned>,
     status: watch::Sender<Vec<BgpPeerStatus>>,
-    /// What is wanted, as BIRD is to have it.
+    /// The rendered configuration, which BIRD has unless `config_pending`.
     rendered: Rendered,
-    /// Last octets of the agent's loopback addresses.
+    /// The last octet of the agent's loopback address, by neighbour.
     slots: BTreeMap<ResourceId, u8>,
-    /// With the ASN that they speak for.
+    /// The feed task of each configured neighbour, with the speaker's ASN that it uses.
     feeds: BTreeMap<ResourceId, (u32, JoinHandle<()>)>,
-    poke: Arc<Notify>,
-    /// Where a service manager starts BIRD.
-    starts: Option<Starts>,
-    /// Since when it should.
-    expected_since: Option<Instant>,
+    /// Tells the feeds to connect again at once.
+    reconnect: Arc<Notify>,
+    /// Accepts the BIRDs that a service manager starts. None: BIRD is a child.
+    start_listener: Option<StartListener>,
+    /// Since when the service manager should have started BIRD.
+    start_expected_since: Option<Instant>,
     bird: Option<Process>,
-    /// BIRD does not have the newest configuration yet.
-    behind: bool,
-    /// What keeps BIRD from doing what is wanted.
+    /// Whether BIRD still has to get `rendered`.
+    config_pending: bool,
+    /// Why BIRD does not run or does not have the configuration. Neighbours without an error of their own report it.
     fault: Option<String>,
     log: Log,
-    started: Instant,
-    ended: Option<Instant>,
-    adopt_at: Option<Instant>,
-    rest_until: Instant,
+    started_at: Instant,
+    /// When BIRD ended unexpectedly.
+    ended_at: Option<Instant>,
+    /// When to apply a changed `spec`.
+    apply_at: Option<Instant>,
+    reload_not_before: Instant,
     start_at: Option<Instant>,
-    next_wait: Duration,
-    look_at: Instant,
-    silent: u32,
-    held: ExportHold,
+    restart_backoff: Duration,
+    poll_at: Instant,
+    /// Polls without a reply, in a row.
+    missed_polls: u32,
+    export_hold: ExportHold,
 }
 
 impl Supervisor {
+    /// Creates BIRD's directories, and ends a BIRD that a killed agent left behind.
+    ///
+    /// # Errors
+    /// A directory or the socket for starts cannot be created, or BIRD's user does not exist.
     pub(super) async fn new(
         bird: &Bird,
-        wanted: watch::Receiver<Option<Wanted>>,
+        spec: watch::Receiver<Option<BgpSpec>>,
         learned: watch::Sender<Learned>,
         status: watch::Sender<Vec<BgpPeerStatus>>,
     ) -> Result<Self> {
@@ -89,138 +104,142 @@ impl Supervisor {
             Bird::Child(dir) => Home::of_child(dir, child::user()?)?,
             Bird::Service(service) => Home::of_service(service)?,
         };
-        // A configuration of an earlier run would have a service manager start BIRD.
+        // With a leftover configuration of an earlier run, the service manager would start BIRD.
         home.remove_config();
-        let starts = match bird {
+        let start_listener = match bird {
             Bird::Child(_) => None,
-            Bird::Service(_) => Some(Starts::listen(&home)?),
+            Bird::Service(_) => Some(StartListener::bind(&home)?),
         };
-        // One that outlived an agent: it should be on its way out.
-        for _ in 0..20 {
-            if bird_socket::ask(&home, "down").await.is_err() {
+        // A BIRD of a killed agent is ending already (see `child`). `down` makes sure; the socket vanishes with BIRD.
+        for _ in 0..LEFTOVER_POLLS {
+            if bird_socket::send_command(&home, "down").await.is_err() {
                 break;
             }
-            sleep(LOOK / 10).await;
+            sleep(LEFTOVER_POLL_INTERVAL).await;
         }
         let now = Instant::now();
         Ok(Self {
             home,
             loopback: draw_loopback(),
-            wanted,
+            spec,
             learned,
             status,
             rendered: Rendered::default(),
             slots: BTreeMap::new(),
             feeds: BTreeMap::new(),
-            poke: Arc::new(Notify::new()),
-            starts,
-            expected_since: None,
+            reconnect: Arc::new(Notify::new()),
+            start_listener,
+            start_expected_since: None,
             bird: None,
-            behind: false,
+            config_pending: false,
             fault: None,
             log: Log::default(),
-            started: now,
-            ended: None,
-            adopt_at: None,
-            rest_until: now,
+            started_at: now,
+            ended_at: None,
+            apply_at: None,
+            reload_not_before: now,
             start_at: None,
-            next_wait: FIRST_RESTART,
-            look_at: now,
-            silent: 0,
-            held: ExportHold::default(),
+            restart_backoff: MIN_RESTART_BACKOFF,
+            poll_at: now,
+            missed_polls: 0,
+            export_hold: ExportHold::default(),
         })
     }
 
+    /// Runs until the specification is set to none or its sender is dropped. Then closes the sessions, ends BIRD, and publishes
+    /// empty routes and states.
     pub(super) async fn run(mut self) {
         loop {
             let recovers = self.recovers();
             tokio::select! {
-                changed = self.wanted.changed() => {
-                    let is_over = self.wanted.borrow_and_update().is_none();
-                    if changed.is_err() || is_over {
+                changed = self.spec.changed() => {
+                    let is_stopped = self.spec.borrow_and_update().is_none();
+                    if changed.is_err() || is_stopped {
                         break;
                     }
-                    let together = (Instant::now() + TOGETHER).max(self.rest_until);
-                    self.adopt_at = Some(self.adopt_at.unwrap_or(together));
+                    let apply_at = (Instant::now() + CONFIGURE_DEBOUNCE).max(self.reload_not_before);
+                    self.apply_at = Some(self.apply_at.unwrap_or(apply_at));
                 }
-                () = at(self.adopt_at) => {
-                    self.adopt_at = None;
-                    let wanted = self.wanted.borrow().clone();
-                    self.adopt(wanted.unwrap_or_default()).await;
+                () = at(self.apply_at) => {
+                    self.apply_at = None;
+                    let spec = self.spec.borrow().clone();
+                    self.apply(spec.unwrap_or_default()).await;
                 }
-                event = next(&mut self.bird) => match event {
+                event = next_event(&mut self.bird) => match event {
                     Event::Log(line) => {
                         if self.log.write(&line, &self.rendered.names) {
-                            self.look_at = self.look_at.min(Instant::now() + LOOK_SOON);
+                            self.poll_at = self.poll_at.min(Instant::now() + CHANGE_DEBOUNCE);
                         }
                     }
-                    Event::Ended(how) => self.ended(&how),
+                    Event::Ended(how) => self.on_ended(&how),
                 },
-                bird = next_start(&mut self.starts, recovers) => self.started_by_service(bird, recovers).await,
+                bird = next_start(&mut self.start_listener, recovers) => self.on_started_by_service(bird, recovers).await,
                 () = at(self.start_at) => self.launch().await,
-                () = sleep_until(self.look_at) => self.look().await,
+                () = sleep_until(self.poll_at) => self.poll().await,
             }
         }
         for (_, (_, feed)) in std::mem::take(&mut self.feeds) {
-            end(feed).await;
+            abort(feed).await;
         }
-        self.end().await;
+        self.stop_bird().await;
         self.learned.send_replace(Learned::new());
         self.status.send_replace(Vec::new());
     }
 
-    /// Makes what is wanted now what BIRD and the feeds do.
-    async fn adopt(&mut self, wanted: Wanted) {
-        self.assign(&wanted);
-        let rendered = conf::render(&wanted, &self.loopback, &self.slots);
+    /// Applies a specification to BIRD and the feeds.
+    async fn apply(&mut self, spec: BgpSpec) {
+        self.assign_slots(&spec);
+        let rendered = conf::render(&spec, &self.loopback, &self.slots);
         for (neighbour, why) in &rendered.refused {
             if self.rendered.refused.get(neighbour) != Some(why) {
-                tracing::error!(%neighbour, reason = why, "no BGP with this neighbour");
+                tracing::error!(%neighbour, reason = why, "BGP neighbour left out: its configuration is invalid");
             }
         }
         let changed = rendered.text != self.rendered.text;
         self.rendered = rendered;
-        self.follow(&wanted).await;
+        self.update_feeds(&spec).await;
         if self.rendered.names.is_empty() {
-            self.end().await;
-            (self.behind, self.start_at, self.fault, self.ended) = (false, None, None, None);
-            (self.next_wait, self.expected_since) = (FIRST_RESTART, None);
+            self.stop_bird().await;
+            (self.config_pending, self.start_at, self.fault, self.ended_at) = (false, None, None, None);
+            (self.restart_backoff, self.start_expected_since) = (MIN_RESTART_BACKOFF, None);
         } else if changed {
-            self.behind = true;
+            self.config_pending = true;
             if self.bird.is_some() {
                 self.configure().await;
-            } else if self.starts.is_some() {
+            } else if self.start_listener.is_some() {
                 self.launch().await;
             } else if self.start_at.is_none() {
                 self.start_at = Some(Instant::now());
             }
         }
-        self.look_at = Instant::now();
+        self.poll_at = Instant::now();
     }
 
-    /// Gives each neighbour the lowest octet that is free, and lets it keep that.
-    fn assign(&mut self, wanted: &Wanted) {
-        let neighbours = wanted.speaker.as_ref().map(|s| s.neighbours.as_slice());
+    /// Assigns the lowest free slot to each new neighbour. The others keep theirs, so that their sessions are not reset.
+    fn assign_slots(&mut self, spec: &BgpSpec) {
+        let neighbours = spec.speaker.as_ref().map(|s| s.neighbours.as_slice());
         let neighbours = neighbours.unwrap_or_default();
         self.slots.retain(|id, _| neighbours.iter().any(|n| n.id == *id));
         for n in neighbours {
-            let free = (2..=254).find(|slot| !self.slots.values().any(|s| s == slot));
+            let free = conf::SLOTS
+                .into_iter()
+                .find(|slot| !self.slots.values().any(|s| s == slot));
             if let (false, Some(free)) = (self.slots.contains_key(&n.id), free) {
                 self.slots.insert(n.id.clone(), free);
             }
         }
     }
 
-    /// Starts feeds for the neighbours that BIRD is to have, and ends those of others.
-    async fn follow(&mut self, wanted: &Wanted) {
-        let asn = wanted.speaker.as_ref().map_or(0, |s| s.asn);
+    /// Starts a feed for each configured neighbour that has none, and ends the feeds of others. A changed ASN restarts all feeds.
+    async fn update_feeds(&mut self, spec: &BgpSpec) {
+        let asn = spec.speaker.as_ref().map_or(0, |s| s.asn);
         let stays = |id: &ResourceId| self.rendered.names.values().any(|n| n == id);
         let feeds = std::mem::take(&mut self.feeds);
         let (keep, go) = feeds.into_iter().partition(|(id, (of, _))| *of == asn && stays(id));
         self.feeds = keep;
         let gone: BTreeMap<ResourceId, (u32, JoinHandle<()>)> = go;
         for (id, (_, feed)) in gone {
-            end(feed).await;
+            abort(feed).await;
             self.learned.send_if_modified(|l| l.remove(&id).is_some());
         }
         for id in self.rendered.names.values() {
@@ -233,194 +252,199 @@ impl Supervisor {
                 loopback: self.loopback.clone(),
                 slot: *slot,
                 learned: self.learned.clone(),
-                poke: self.poke.clone(),
+                reconnect: self.reconnect.clone(),
             };
             self.learned.send_modify(|l| drop(l.insert(id.clone(), Arc::default())));
             self.feeds.insert(id.clone(), (asn, tokio::spawn(feed.run())));
         }
     }
 
-    /// Starts BIRD, or has the service manager start it: that happens when there is a configuration.
+    /// Writes the configuration, and starts BIRD if it is a child. A service manager starts BIRD once the file exists; a fault is
+    /// reported if that takes longer than [`SERVICE_START_TIMEOUT`].
     async fn launch(&mut self) {
         self.start_at = None;
         let recovers = self.recovers();
         let written = self.home.write(&self.rendered.text);
-        match (written, self.starts.is_some()) {
+        match (written, self.start_listener.is_some()) {
             (Ok(()), false) => match child::start(&self.home, recovers).await {
-                Ok(bird) => self.started(bird, recovers),
-                Err(e) => self.not_started(&e),
+                Ok(bird) => self.on_started(bird, recovers),
+                Err(e) => self.on_start_failed(&e),
             },
             (Ok(()), true) => {
-                self.behind = false;
-                let expected_since = *self.expected_since.get_or_insert_with(Instant::now);
-                if expected_since.elapsed() >= SERVICE_START_TIMEOUT {
+                self.config_pending = false;
+                let since = *self.start_expected_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= SERVICE_START_TIMEOUT {
                     let config = self.home.config_dir().display();
                     let fault =
-                        format!("no service manager starts bird for {config}: see the state of the unit tombolo-bird@");
-                    self.note(fault, "bird not started");
+                        format!("the service manager does not start bird for {config}: check the unit tombolo-bird@");
+                    self.report_fault(fault, "bird not started");
                 }
                 self.start_at = Some(Instant::now() + SERVICE_START_TIMEOUT);
             }
-            (Err(e), _) => self.not_started(&e),
+            (Err(e), _) => self.on_start_failed(&e),
         }
     }
 
-    fn not_started(&mut self, error: &anyhow::Error) {
-        self.note(format!("{error:#}"), "bird not started");
-        self.start_later();
+    fn on_start_failed(&mut self, error: &anyhow::Error) {
+        self.report_fault(format!("{error:#}"), "bird not started");
+        self.schedule_restart();
     }
 
-    /// Whether a BIRD that starts now takes the place of one whose routes the neighbours keep (RFC 4724).
+    /// Whether a BIRD that starts now must restart gracefully, because neighbours still keep its predecessor's routes (RFC 4724).
     fn recovers(&self) -> bool {
-        self.ended.is_some_and(|e| e.elapsed() < GRACE)
+        self.ended_at.is_some_and(|e| e.elapsed() < GRACE)
     }
 
-    fn started(&mut self, bird: Process, recovers: bool) {
+    fn on_started(&mut self, bird: Process, recovers: bool) {
         tracing::info!(neighbours = self.rendered.names.len(), recovers, "bird started");
         self.bird = Some(bird);
-        self.started = Instant::now();
-        (self.behind, self.silent, self.fault) = (false, 0, None);
-        self.held = ExportHold::default();
-        self.look_at = Instant::now() + FIRST_RESTART;
-        self.poke.notify_waiters();
+        self.started_at = Instant::now();
+        (self.config_pending, self.missed_polls, self.fault) = (false, 0, None);
+        self.export_hold = ExportHold::default();
+        self.poll_at = Instant::now() + MIN_RESTART_BACKOFF;
+        self.reconnect.notify_waiters();
     }
 
-    /// BIRD reads what the agent has written by now, unless writing failed.
-    async fn started_by_service(&mut self, bird: Process, recovers: bool) {
-        let behind = self.behind;
-        (self.start_at, self.expected_since) = (None, None);
-        self.started(bird, recovers);
-        self.behind = behind;
+    /// A service manager started BIRD, which reads the configuration that is on disk. That is the present one unless writing it
+    /// failed, so `config_pending` stays as it was.
+    async fn on_started_by_service(&mut self, bird: Process, recovers: bool) {
+        let config_pending = self.config_pending;
+        (self.start_at, self.start_expected_since) = (None, None);
+        self.on_started(bird, recovers);
+        self.config_pending = config_pending;
+        // The last neighbour was removed while BIRD was starting.
         if self.rendered.names.is_empty() {
-            self.end().await;
+            self.stop_bird().await;
         }
     }
 
-    /// Says once what goes wrong again and again.
-    fn note(&mut self, fault: String, what: &str) {
+    /// Records a fault, and logs it unless it is the same as before.
+    fn report_fault(&mut self, fault: String, what: &str) {
         if self.fault.as_ref() != Some(&fault) {
             tracing::error!(error = fault, "{what}");
         }
         self.fault = Some(fault);
     }
 
-    fn ended(&mut self, how: &str) {
-        tracing::warn!(how, "bird ended; it is started again");
+    fn on_ended(&mut self, how: &str) {
+        tracing::warn!(how, "bird ended unexpectedly and will be restarted");
         self.bird = None;
-        self.ended = Some(Instant::now());
+        self.ended_at = Some(Instant::now());
         self.fault = Some(format!("bird ended: {how}"));
-        if self.started.elapsed() > LAST_RESTART {
-            self.next_wait = FIRST_RESTART;
+        if self.started_at.elapsed() > MAX_RESTART_BACKOFF {
+            self.restart_backoff = MIN_RESTART_BACKOFF;
         }
-        self.start_later();
-        // A service manager starts it sooner: then it waits for the agent's answer.
-        if let (Some(starts), Some(at)) = (&mut self.starts, self.start_at) {
-            starts.none_before(at);
-            self.expected_since = Some(at);
+        self.schedule_restart();
+        // The service manager may start BIRD earlier. BIRD then waits for the agent's answer until the backoff has passed.
+        if let (Some(listener), Some(at)) = (&mut self.start_listener, self.start_at) {
+            listener.delay_until(at);
+            self.start_expected_since = Some(at);
             self.start_at = Some(at + SERVICE_START_TIMEOUT);
         }
     }
 
-    fn start_later(&mut self) {
-        self.start_at = Some(Instant::now() + self.next_wait);
-        self.next_wait = (self.next_wait * 2).min(LAST_RESTART);
-        self.look_at = Instant::now();
+    fn schedule_restart(&mut self) {
+        self.start_at = Some(Instant::now() + self.restart_backoff);
+        self.restart_backoff = (self.restart_backoff * 2).min(MAX_RESTART_BACKOFF);
+        self.poll_at = Instant::now();
     }
 
-    /// Tells a running BIRD of a new configuration.
+    /// Writes the configuration and makes a running BIRD reload it.
     async fn configure(&mut self) {
-        let begun = Instant::now();
-        let told = match self.home.write(&self.rendered.text) {
-            Ok(()) => bird_socket::ask(&self.home, "configure").await,
-            Err(e) => Err(Failure::Silent(format!("{e:#}"))),
+        let begin = Instant::now();
+        let outcome = match self.home.write(&self.rendered.text) {
+            Ok(()) => bird_socket::send_command(&self.home, "configure").await,
+            Err(e) => Err(Failure::NoReply(format!("{e:#}"))),
         };
-        self.rest_until = Instant::now() + begun.elapsed() * REST;
-        match told {
+        self.reload_not_before = Instant::now() + begin.elapsed() * RELOAD_PAUSE_FACTOR;
+        match outcome {
             Ok(_) => {
-                (self.behind, self.fault) = (false, None);
-                self.poke.notify_waiters();
-                self.command(self.held.again()).await;
+                (self.config_pending, self.fault) = (false, None);
+                self.reconnect.notify_waiters();
+                self.send_commands(self.export_hold.commands_after_reload()).await;
             }
             Err(failure) => {
-                // What it refused once it would refuse again.
-                self.behind = matches!(failure, Failure::Silent(_));
-                self.note(failure.to_string(), "BGP not configured");
+                // BIRD would refuse the same text again.
+                self.config_pending = matches!(failure, Failure::NoReply(_));
+                self.report_fault(failure.to_string(), "BGP not configured");
             }
         }
     }
 
-    /// Brings the status up to date, and catches up on what failed.
-    async fn look(&mut self) {
-        self.look_at = Instant::now() + LOOK;
-        let mut seen = BTreeMap::new();
+    /// Reads the state of the sessions and publishes it. Also retries a reload and export commands that failed.
+    async fn poll(&mut self) {
+        self.poll_at = Instant::now() + POLL_INTERVAL;
+        let mut sessions = BTreeMap::new();
         if self.bird.is_some() {
-            match bird_socket::ask(&self.home, "show protocols all \"n_*\"").await {
-                Ok(answer) => {
-                    seen = bird_socket::sessions(&answer);
-                    self.silent = 0;
-                    if self.behind {
+            match bird_socket::send_command(&self.home, "show protocols all \"n_*\"").await {
+                Ok(reply) => {
+                    sessions = bird_socket::parse_sessions(&reply);
+                    self.missed_polls = 0;
+                    if self.config_pending {
                         self.configure().await;
                     }
-                    self.hold_back(&seen).await;
+                    self.update_export_hold(&sessions).await;
                 }
-                Err(failure) => self.missed(&failure),
+                Err(failure) => self.on_missed_poll(&failure),
             }
         }
-        self.report(&seen);
+        self.publish_status(&sessions);
     }
 
-    /// Sees to it that a neighbour which comes back hears nothing before its own routes are where they belong.
-    async fn hold_back(&mut self, seen: &BTreeMap<String, Seen>) {
+    /// Enables and disables exports as [`ExportHold`] demands.
+    async fn update_export_hold(&mut self, sessions: &BTreeMap<String, Session>) {
         let now = Instant::now();
-        let before = self.held.clone();
-        let commands = self.held.step(seen, now.into_std());
-        if !self.command(commands).await {
-            // A neighbour that is held back for good would hear of nothing: at the next look again.
-            self.held.failed(before);
+        let before = self.export_hold.clone();
+        let commands = self.export_hold.update(sessions, now.into_std());
+        if !self.send_commands(commands).await {
+            // Retried at the next poll: otherwise a neighbour could be held back for ever.
+            self.export_hold.revert(before);
             return;
         }
-        if let Some(due) = self.held.due() {
-            self.look_at = self.look_at.min(due.into());
+        if let Some(due) = self.export_hold.next_due() {
+            self.poll_at = self.poll_at.min(due.into());
         }
     }
 
-    /// Whether BIRD has done all of it.
-    async fn command(&self, commands: Vec<String>) -> bool {
+    /// Sends commands that enable or disable exports. Returns whether BIRD carried out all of them.
+    async fn send_commands(&self, commands: Vec<String>) -> bool {
         let mut done = true;
         for command in commands {
-            if let Err(failure) = bird_socket::ask(&self.home, &command).await {
-                tracing::warn!(error = %failure, command, "what a neighbour hears is not as it should be");
+            if let Err(failure) = bird_socket::send_command(&self.home, &command).await {
+                tracing::warn!(error = %failure, command, "bird did not change the exports to a neighbour");
                 done = false;
             }
         }
         done
     }
 
-    fn missed(&mut self, failure: &Failure) {
-        // A BIRD that was started just now has no socket yet.
-        if self.started.elapsed() < LOOK {
-            self.look_at = Instant::now() + FIRST_RESTART;
+    /// BIRD did not reply to a poll. After [`MAX_MISSED_POLLS`] in a row a child is killed; its end causes a restart.
+    fn on_missed_poll(&mut self, failure: &Failure) {
+        // A BIRD that was just started has no control socket yet.
+        if self.started_at.elapsed() < POLL_INTERVAL {
+            self.poll_at = Instant::now() + MIN_RESTART_BACKOFF;
             return;
         }
-        self.silent += 1;
-        if let (SILENT_LOOKS, Some(bird)) = (self.silent, &self.bird) {
+        self.missed_polls += 1;
+        if let (MAX_MISSED_POLLS, Some(bird)) = (self.missed_polls, &self.bird) {
             if bird.signal(Signal::SIGKILL) {
-                tracing::error!(error = %failure, "bird is stuck: it is ended");
+                tracing::error!(error = %failure, "bird does not answer and is killed");
             } else {
-                tracing::error!(error = %failure, "bird is stuck: restart the unit tombolo-bird@ of this agent");
+                tracing::error!(error = %failure, "bird does not answer: restart the unit tombolo-bird@ of this agent");
             }
-            self.silent = 0;
+            self.missed_polls = 0;
         }
     }
 
-    fn report(&self, seen: &BTreeMap<String, Seen>) {
-        let wanted = self.wanted.borrow();
-        let speaker = wanted.iter().filter_map(|w| w.speaker.as_ref());
+    /// Publishes the state of each configured neighbour, with those that were refused.
+    fn publish_status(&self, sessions: &BTreeMap<String, Session>) {
+        let spec = self.spec.borrow();
+        let speaker = spec.iter().filter_map(|s| s.speaker.as_ref());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0.0, |d| d.as_secs_f64());
         let names: BTreeMap<&ResourceId, &String> = self.rendered.names.iter().map(|(name, id)| (id, name)).collect();
-        let of = |n: &tombolo_proto::config::Neighbour| {
-            let session = names.get(&n.id).and_then(|name| seen.get(*name)).cloned();
+        let status = |n: &tombolo_proto::config::Neighbour| {
+            let session = names.get(&n.id).and_then(|name| sessions.get(*name)).cloned();
             let session = session.unwrap_or_default();
             let refused = self.rendered.refused.get(&n.id);
             BgpPeerStatus {
@@ -443,24 +467,25 @@ impl Supervisor {
             }
         };
         let neighbours = speaker.flat_map(|s| &s.neighbours);
-        self.status.send_replace(neighbours.map(of).collect());
+        self.status.send_replace(neighbours.map(status).collect());
     }
 
-    /// Has BIRD close its sessions, and waits for its end; not for ever, as it may be stuck and out of reach.
-    async fn end(&mut self) {
-        // Without it no service manager starts another one.
+    /// Makes BIRD close its sessions, and waits until it has ended. Gives up after the timeouts: BIRD may be stuck, and a service
+    /// cannot be killed by the agent.
+    async fn stop_bird(&mut self) {
+        // Without a configuration the service manager does not start BIRD again.
         self.home.remove_config();
         let Some(mut bird) = self.bird.take() else { return };
         if !bird.signal(Signal::SIGTERM) {
-            // Within the time that it has for its farewell: what matters is whether it ends.
-            let _ = timeout(FAREWELL, bird_socket::ask(&self.home, "down")).await;
+            // The reply does not matter: the wait below checks whether BIRD ends.
+            let _ = timeout(SHUTDOWN_TIMEOUT, bird_socket::send_command(&self.home, "down")).await;
         }
-        if timeout(FAREWELL, gone(&mut bird)).await.is_err() {
-            tracing::warn!("bird takes too long to end");
+        if timeout(SHUTDOWN_TIMEOUT, ended(&mut bird)).await.is_err() {
+            tracing::warn!("bird did not end within {} s", SHUTDOWN_TIMEOUT.as_secs());
             bird.signal(Signal::SIGKILL);
-            if timeout(KILL_TIMEOUT, gone(&mut bird)).await.is_err() {
+            if timeout(KILL_TIMEOUT, ended(&mut bird)).await.is_err() {
                 tracing::error!(
-                    "bird does not end: its sessions may be up still; end the process, or stop the unit tombolo-bird@"
+                    "bird does not end and may keep its sessions: kill the process, or stop the unit tombolo-bird@"
                 );
             }
         }
@@ -468,7 +493,7 @@ impl Supervisor {
     }
 }
 
-async fn gone(bird: &mut Process) {
+async fn ended(bird: &mut Process) {
     while !matches!(bird.next().await, Event::Ended(_)) {}
 }
 
@@ -478,20 +503,23 @@ impl Drop for Supervisor {
     }
 }
 
-async fn next_start(starts: &mut Option<Starts>, recovers: bool) -> Process {
-    match starts {
-        Some(starts) => starts.next(recovers).await,
+/// The next BIRD that a service manager starts; never returns where BIRD is a child.
+async fn next_start(listener: &mut Option<StartListener>, recovers: bool) -> Process {
+    match listener {
+        Some(listener) => listener.accept(recovers).await,
         None => std::future::pending().await,
     }
 }
 
-async fn next(bird: &mut Option<Process>) -> Event {
+/// The next event of BIRD; never returns while BIRD does not run.
+async fn next_event(bird: &mut Option<Process>) -> Event {
     match bird {
         Some(bird) => bird.next().await,
         None => std::future::pending().await,
     }
 }
 
+/// Waits until a time; without one, for ever.
 async fn at(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
@@ -499,24 +527,30 @@ async fn at(when: Option<Instant>) {
     }
 }
 
-/// Ends a task and waits until it does nothing any more.
-async fn end(task: JoinHandle<()>) {
+/// Aborts a task and waits until it has ended, so that it publishes nothing afterwards.
+async fn abort(task: JoinHandle<()>) {
     task.abort();
+    // An error says that the task was aborted.
     let _ = task.await;
 }
 
-/// Addresses that nobody else on the host has for BGP, and a password that nobody knows.
+/// Draws a random loopback network in which no program listens on the BGP port, and a random password. Other agents of the host
+/// draw theirs independently.
 fn draw_loopback() -> Loopback {
+    const MAX_DRAWS: usize = 16;
     let draw = || Ipv4Addr::new(127, rand::random_range(1..255), rand::random(), 1);
     let taken = |a: &Ipv4Addr| TcpListener::bind((*a, 179)).is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse);
     let bird = std::iter::repeat_with(draw)
-        .take(16)
+        .take(MAX_DRAWS)
         .find(|a| !taken(a))
         .unwrap_or_else(draw);
     let password = format!("{:032x}", rand::random::<u128>());
     let signed = TcpSocket::new_v4().and_then(|s| sys::sign(&s, bird, password.as_bytes()));
     if let Err(e) = &signed {
-        tracing::warn!(error = %e, "the kernel signs no TCP sessions: anyone on this host can pretend to be BIRD");
+        tracing::warn!(
+            error = %e,
+            "the kernel has no TCP MD5 signatures: any local user can pose as BIRD or as the agent towards BIRD"
+        );
     }
     Loopback {
         bird,
