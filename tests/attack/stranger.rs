@@ -181,7 +181,7 @@ pub(crate) struct Report {
     pub(crate) held: u64,
     /// Connections that it tried to open.
     pub(crate) attempts: u64,
-    /// Connections, or streams on them, that the controller refused.
+    /// Requests that the controller refused.
     pub(crate) refused: u64,
 }
 
