@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 pub use steps::{Forwarding, Step};
 use tombolo_engine::routing::{Dynamic, effective, taken};
-use tombolo_proto::config::{AgentConfig, Role};
+use tombolo_proto::config::{AgentConfig, CircuitNetwork, Role, Speaker, TransitRoute};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
 /// The numbers by which an agent recognises its own routes, rules and packets on a host. Stored on disk, so that the next run
@@ -203,49 +203,96 @@ pub struct Overlap {
     pub interface: String,
 }
 
+/// The parts of a plan that follow from the agent's role alone.
+struct RoleParts {
+    /// The overlay addresses of the host, the preferred one of each family first.
+    addresses: Vec<IpAddr>,
+    /// The band of the rule for packets without an overlay source.
+    band: Band,
+    forwarding: bool,
+    served: Vec<IpNet>,
+}
+
+impl RoleParts {
+    fn of(role: &Role) -> Self {
+        match role {
+            Role::Vm { nics, served, .. } => Self {
+                addresses: nics.iter().flat_map(|n| &n.addresses).map(IpNet::addr).collect(),
+                band: Band::Vm,
+                forwarding: nics.iter().any(|n| n.ip_forwarding) || !served.is_empty(),
+                served: served.clone(),
+            },
+            Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => Self {
+                addresses: addresses.clone(),
+                band: Band::Gateway,
+                forwarding: false,
+                served: Vec::new(),
+            },
+            Role::CircuitEdge { networks, .. } => Self {
+                addresses: networks.iter().map(|n| n.address).collect(),
+                band: Band::Gateway,
+                forwarding: true,
+                served: Vec::new(),
+            },
+        }
+    }
+
+    /// The source address for a route to this prefix: the first address of its family.
+    fn source(&self, prefix: &IpNet) -> Option<IpAddr> {
+        let mut addresses = self.addresses.iter().copied();
+        addresses.find(|a| a.is_ipv6() == prefix.addr().is_ipv6())
+    }
+}
+
 impl KernelPlan {
     /// Computes the plan of a configuration with learned routes. `allow_default` is the host's setting `allow_default_route`. The
     /// result confines no packets yet: see [`confine`](Self::confine).
     #[must_use]
     pub fn of(config: &AgentConfig, dynamic: &Dynamic, ids: KernelIds, allow_default: bool) -> Self {
-        let (ordered, base, forwarding, served) = match &config.role {
-            Role::Vm { nics, served, .. } => {
-                let addresses = nics
-                    .iter()
-                    .flat_map(|n| &n.addresses)
-                    .map(IpNet::addr)
-                    .collect::<Vec<_>>();
-                let forwards = nics.iter().any(|n| n.ip_forwarding) || !served.is_empty();
-                (addresses, Band::Vm, forwards, served.clone())
-            }
-            Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
-                (addresses.clone(), Band::Gateway, false, Vec::new())
-            }
-            Role::CircuitEdge { networks, .. } => {
-                let addresses = networks.iter().map(|n| n.address).collect();
-                (addresses, Band::Gateway, true, Vec::new())
-            }
-        };
-        let source = |p: &IpNet| ordered.iter().find(|a| a.is_ipv6() == p.addr().is_ipv6()).copied();
+        let role = RoleParts::of(&config.role);
+        let spaces = config.spaces.iter().flat_map(|s| &s.prefixes);
         let mut plan = Self {
             mtu: config.mtu,
-            addresses: ordered.iter().copied().collect(),
-            forwarding,
-            served,
-            spaces: config.address_space.iter().map(IpNet::trunc).collect(),
+            addresses: role.addresses.iter().copied().collect(),
+            forwarding: role.forwarding,
+            served: role.served.clone(),
+            spaces: config.address_space.iter().chain(spaces).map(IpNet::trunc).collect(),
             ..Self::default()
         };
-        let spaces = config.spaces.iter().flat_map(|s| &s.prefixes);
-        plan.spaces.extend(spaces.map(IpNet::trunc));
+        plan.add_effective_routes(config, dynamic, &role, allow_default);
+        match &config.role {
+            Role::VpnGateway { transit, .. } => plan.add_transit_routes(transit, &role),
+            Role::CircuitEdge {
+                networks, line, bgp, ..
+            } => {
+                plan.line = Some(*line);
+                plan.add_circuit_routes(networks);
+                let learned = taken(config, dynamic).into_iter().map(|taken| taken.route.prefix);
+                plan.add_customer_routes(learned, bgp);
+            }
+            Role::Vm { .. } | Role::ExpressRouteGateway { .. } => {}
+        }
+        for served in &plan.served {
+            plan.routes.insert(served.trunc(), Route::Throw);
+        }
+        plan.rules = rules(&plan, role.band, ids.offset, allow_default);
+        plan
+    }
+
+    /// Adds the effective routes of the agent's subnets. Of several routes to one prefix the first one counts.
+    fn add_effective_routes(&mut self, config: &AgentConfig, dynamic: &Dynamic, role: &RoleParts, allow_default: bool) {
         let pieces = match allow_default {
             true => BTreeSet::new(),
             false => pieces_of_default(user_routes(config)),
         };
         let routes = config.subnets.iter().flat_map(|s| effective(config, s, dynamic));
         for route in routes.filter(|r| r.state == RouteState::Active) {
+            let to_device = Route::Device(role.source(&route.prefix));
             let action = match (&route.next_hop, route.source) {
                 (NextHop::Internet {}, RouteSource::User) => Route::Throw,
-                (NextHop::None {}, RouteSource::User) => Route::Device(source(&route.prefix)),
+                // The engine drops and counts packets of user-defined routes to None. System routes to None and Internet are
+                // left to the host (D22).
+                (NextHop::None {}, RouteSource::User) => to_device,
                 (NextHop::Internet {} | NextHop::None {}, _) => continue,
                 (
                     NextHop::VnetLocal {}
@@ -254,48 +301,46 @@ impl KernelPlan {
                     | NextHop::VirtualNetworkGateway { .. }
                     | NextHop::VirtualAppliance { .. },
                     _,
-                ) => Route::Device(source(&route.prefix)),
+                ) => to_device,
             };
+            // The lookup continues in the host's tables anyway.
             if route.prefix.prefix_len() == 0 && action == Route::Throw {
                 continue;
             }
             let is_default = route.prefix.prefix_len() == 0 || pieces.contains(&route.prefix.trunc());
             if is_default && !allow_default {
-                plan.refused_defaults.push(route.prefix);
+                self.refused_defaults.push(route.prefix);
                 continue;
             }
-            plan.routes.entry(route.prefix.trunc()).or_insert(action);
+            self.routes.entry(route.prefix.trunc()).or_insert(action);
         }
-        if let Role::VpnGateway { transit, .. } = &config.role {
-            for t in transit.iter().filter(|t| t.prefix.prefix_len() > 0) {
-                plan.routes
-                    .entry(t.prefix.trunc())
-                    .or_insert_with(|| Route::Device(source(&t.prefix)));
+    }
+
+    /// Adds the configured routes behind the connections of a VPN gateway, except default routes.
+    fn add_transit_routes(&mut self, transit: &[TransitRoute], role: &RoleParts) {
+        for route in transit.iter().filter(|t| t.prefix.prefix_len() > 0) {
+            let to_device = Route::Device(role.source(&route.prefix));
+            self.routes.entry(route.prefix.trunc()).or_insert(to_device);
+        }
+    }
+
+    /// Adds the routes of a circuit edge to the VNets that are linked to the circuit. Their source is the tunnel's address.
+    fn add_circuit_routes(&mut self, networks: &[CircuitNetwork]) {
+        for network in networks {
+            for prefix in &network.prefixes {
+                self.routes.insert(prefix.trunc(), Route::Device(Some(network.address)));
             }
         }
-        if let Role::CircuitEdge {
-            networks, line, bgp, ..
-        } = &config.role
-        {
-            plan.line = Some(*line);
-            for network in networks {
-                for prefix in &network.prefixes {
-                    plan.routes.insert(prefix.trunc(), Route::Device(Some(network.address)));
-                }
-            }
-            for taken in taken(config, dynamic) {
-                let prefix = taken.route.prefix;
-                let next = bgp.neighbours.iter().map(|n| n.address);
-                if let Some(next) = next.into_iter().find(|a| a.is_ipv6() == prefix.addr().is_ipv6()) {
-                    plan.routes.entry(prefix.trunc()).or_insert(Route::Line(next));
-                }
+    }
+
+    /// Adds the routes that the customer of a circuit announced, with the customer edge of their family as next hop.
+    fn add_customer_routes(&mut self, learned: impl Iterator<Item = IpNet>, bgp: &Speaker) {
+        for prefix in learned {
+            let mut next_hops = bgp.neighbours.iter().map(|n| n.address);
+            if let Some(next_hop) = next_hops.find(|a| a.is_ipv6() == prefix.addr().is_ipv6()) {
+                self.routes.entry(prefix.trunc()).or_insert(Route::Line(next_hop));
             }
         }
-        for served in &plan.served {
-            plan.routes.insert(served.trunc(), Route::Throw);
-        }
-        plan.rules = rules(&plan, base, ids.offset, allow_default);
-        plan
     }
 
     /// Checks that no route into the device and no own address overlaps a network that the host is connected to: the host would

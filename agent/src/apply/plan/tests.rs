@@ -266,7 +266,7 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
         circuit: circuit.clone(),
         link: tombolo_proto::config::CircuitLink::Primary,
         line,
-        networks: vec![tombolo_proto::config::CircuitNetwork {
+        networks: vec![CircuitNetwork {
             connection: ResourceId::new("/c"),
             vnet: ResourceId::new("/hub"),
             prefixes: vec!["10.10.30.0/24".parse().unwrap()],
@@ -275,7 +275,7 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
             gateways: vec![],
         }],
         vnet_to_vnet: true,
-        bgp: tombolo_proto::config::Speaker {
+        bgp: Speaker {
             asn: 12_076,
             router_id: [192, 168, 30, 18].into(),
             neighbours: vec![tombolo_proto::config::Neighbour {
