@@ -79,7 +79,7 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     assert!(text.contains("was rejected"), "{text}");
     assert!(
         !wire.run(0, "ip -o addr").contains("10.1.0.4"),
-        "the rest is not in force either"
+        "no part of a rejected configuration is applied"
     );
     assert!(host.stop(nix::sys::signal::Signal::SIGTERM), "{}", host.log());
 

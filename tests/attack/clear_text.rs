@@ -285,7 +285,10 @@ async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     let outside = w.underlay_address(tombolo_lab::topology::CONTROLLER)?.to_string();
     w.route("spoke-a-routes", "internet", "0.0.0.0/0", appliance).await?;
     let pinged = w.ping(vm, &outside, Ping::UNREACHABLE).await?;
-    ensure!(pinged.none(), "an appliance is an exit unasked: {pinged}");
+    ensure!(
+        pinged.none(),
+        "an appliance forwards to the internet without internet_exit: {pinged}"
+    );
     ensure!(w.stop_agent(appliance)?, "the agent had to be killed");
     let settings = w.agent_dir(appliance)?.join("agent.toml");
     let text = std::fs::read_to_string(&settings)?.replace("internet_exit = false", "internet_exit = true");
@@ -293,7 +296,10 @@ async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     w.start_agent(appliance)?;
     w.wait_until_ready(TIMEOUT).await?;
     let pinged = w.ping(vm, &outside, Ping::UNREACHABLE).await?;
-    ensure!(pinged.none(), "no source was translated: {pinged}");
+    ensure!(
+        pinged.none(),
+        "packets with an untranslated source were answered: {pinged}"
+    );
     nothing_in_clear(&w, "without a translation").await?;
     let masquerade = "table ip exit {
         chain out { type nat hook postrouting priority 100; ip saddr 10.0.0.0/8 oifname \"underlay0\" masquerade; }

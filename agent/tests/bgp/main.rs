@@ -396,10 +396,11 @@ fn bird_dies_with_its_agent() {
     agent.start();
     let received = |count: u64| {
         let status = agent.status().unwrap();
+        // None before the configuration is applied.
         let peer = &status["status"]["bgp"][0];
         peer["state"] == "Connected" && peer["received"] == count
     };
-    common::eventually("session", || received(3));
+    common::eventually_within("session", 20, || received(3));
     // BIRD must have read the ends of the initial tables: a socket that is closed with unread bytes resets its connection, and
     // the neighbour would lose the NOTIFICATION. A route that arrives after them proves it.
     far.replace(&format!("{SITE}\nroute 10.10.0.0/16 blackhole;"), SITE_V6);

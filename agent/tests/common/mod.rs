@@ -57,7 +57,7 @@ impl Wire {
 
     pub(crate) fn with_hosts(name: &str, count: usize) -> Self {
         // An error, because a skipped test would look like one that passed.
-        assert!(nix::unistd::geteuid().is_root(), "network namespaces: run as root");
+        assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
         let ns = (0..count).map(|i| format!("tlagent-{name}-{i}")).collect();
         let wire = Self {
             ns,
@@ -302,10 +302,14 @@ impl Drop for Host {
 }
 
 /// Waits until a condition holds, for ten seconds at most.
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_within(what, 10, condition);
+}
+
+pub(crate) fn eventually_within(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "{what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
