@@ -1,6 +1,6 @@
 //! The nftables filter that keeps packets with overlay addresses off other networks (D22), in addition to the agent's routes and
 //! rules. It runs after source translation (SNAT). A reply of a published container port gets its overlay source address only
-//! there, after the kernel has routed it, so routes and rules cannot confine it.
+//! there, after the kernel has routed it. Routes and rules cannot confine such a packet.
 //!
 //! Each agent loads a table of its own with the program `nft`. The table outlives the agent; `tombolo-agent clean` removes it.
 

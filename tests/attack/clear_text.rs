@@ -1,5 +1,5 @@
-//! Packets with overlay addresses never enter the underlay in clear text (D22), whether sent by the VM, a container behind a published
-//! port, or an appliance. All wires of the underlay are watched while peerings are added and deleted and agents crash.
+//! Packets with overlay addresses never enter the underlay in clear text (D22). The senders are a VM, a container behind a published
+//! port, and an appliance. All wires of the underlay are watched while peerings are added and deleted and agents crash.
 
 use anyhow::{Context as _, Result, ensure};
 use std::net::{SocketAddr, UdpSocket};

@@ -26,7 +26,7 @@ use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 /// Changes within this time reach BIRD as one configuration, because each reload interrupts BIRD.
 const CONFIGURE_DEBOUNCE: Duration = Duration::from_millis(50);
 /// BIRD processes no messages while it reads its configuration (0.2 s for 40,000 routes). The pause before the next reload is this
-/// many times as long as the last one took, so BIRD spends at most a fifth of the time on reloads.
+/// many times as long as the last one took. BIRD thus spends at most a fifth of the time on reloads.
 const RELOAD_PAUSE_FACTOR: u32 = 4;
 /// How often the state of the sessions is read. [`Bgp::status`](super::Bgp::status) promises this age.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

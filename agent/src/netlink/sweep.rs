@@ -74,8 +74,8 @@ impl Netlink {
         Ok(count)
     }
 
-    /// Whether a rule is the agent's: it has the protocol number, and names a table of the agent or has a priority that the agent uses
-    /// for rules without such a table.
+    /// Whether a rule is the agent's. It has the protocol number, and either names a table of the agent or has a priority that the
+    /// agent uses for rules without such a table.
     fn owns_rule(&self, rule: &RuleMessage) -> bool {
         let has_protocol = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
         let has_id = |a: &RuleAttribute| match a {

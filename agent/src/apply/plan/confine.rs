@@ -40,8 +40,7 @@ const PUBLIC_V6: &str = "2000::/3";
 pub enum Table {
     /// The agent's own table, which gets fallbacks.
     Own,
-    /// For packets with an overlay source and for packets that arrive from the device, if no agent of the host has a route for
-    /// their destination.
+    /// For packets with an overlay source or from the device, if no agent of the host has a route for their destination.
     Source,
     /// As [`Source`](Self::Source), for packets that an Internet exit forwards.
     Exit,
