@@ -23,7 +23,8 @@
 //!
 //! The agent decodes BGP itself (D17). Of the codec crates available in 2026, netgauze-bgp-pkt 0.13 and zettabgp 0.6
 //! decode all attributes. A test fed netgauze 2 million UPDATEs with noise in one optional attribute, which BIRD forwards
-//! unchanged. Of those with attribute 25, 29 or 40 it refused nine in ten, or lost the AS path and with it loop detection. routecore 0.7 decodes lazily, but adds a dozen crates. The agent's decoder has two hundred lines.
+//! unchanged. Of those with attribute 25, 29 or 40 it refused nine in ten, or lost the AS path and with it loop detection.
+//! routecore 0.7 decodes lazily, but adds a dozen crates. The agent's decoder has two hundred lines.
 
 mod bird_socket;
 mod child;
