@@ -6,9 +6,9 @@ pub use status::AgentView;
 
 use crate::apply::Kernel;
 use crate::apply::learned::{self, Clash, Filtered, Host, Need};
-use crate::apply::plan::Numbers;
+use crate::apply::plan::KernelIds;
 use crate::apply::plan::confine::Surroundings;
-use crate::bgp::{Bgp, Wanted};
+use crate::bgp::{Bgp, BgpSpec};
 use crate::config::Config;
 use crate::lanes::Lanes;
 use crate::netlink::watch_host;
@@ -46,7 +46,7 @@ const DRAIN_NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Agent {
     config: Config,
     state: StateDir,
-    numbers: Numbers,
+    numbers: KernelIds,
     lanes: Lanes,
     /// Locked while a configuration is applied, which serializes all changes.
     kernel: tokio::sync::Mutex<Kernel>,
@@ -78,7 +78,7 @@ impl Agent {
     pub fn new(
         config: Config,
         state: StateDir,
-        numbers: Numbers,
+        numbers: KernelIds,
         lanes: Lanes,
         kernel: Kernel,
         bgp: Bgp,
@@ -173,11 +173,10 @@ impl Agent {
         {
             tracing::warn!(error = %format!("{e:#}"), "ICMP redirects not switched off");
         }
-        // Additions come before the lanes switch, removals after: each packet finds a route at any time.
-        let leftovers = kernel.advance(plan).await?;
+        let leftovers = kernel.apply_additions(plan).await?;
         self.lanes.install(prepared).await?;
-        kernel.finish(leftovers).await;
-        self.record_host(&kernel, surroundings);
+        kernel.apply_removals(leftovers).await;
+        self.note_host(&kernel, around);
         if kernel.inherits_nothing()
             && let Err(e) = crate::claim::record_kernel_ids(&self.state, self.numbers)
         {
@@ -274,11 +273,11 @@ impl Agent {
         dynamic: &Dynamic,
         surroundings: Surroundings,
     ) -> Result<()> {
-        let filtered = self.plan(config, dynamic, &self.host(&surroundings, config).await, &surroundings);
-        let leftovers = kernel.advance(&filtered.plan).await?;
-        kernel.finish(leftovers).await;
-        self.record_host(kernel, surroundings);
-        self.record_left_out(filtered.left_out);
+        let filtered = self.plan(config, dynamic, &self.host(&around, config).await, &around);
+        let leftovers = kernel.apply_additions(&filtered.plan).await?;
+        kernel.apply_removals(leftovers).await;
+        self.note_host(kernel, around);
+        self.show_left_out(filtered.left_out);
         Ok(())
     }
 
@@ -348,8 +347,8 @@ impl Agent {
             Role::Vm { .. } | Role::ExpressRouteGateway { .. } => (None, Vec::new()),
         };
         let neighbours = speaker.iter().flat_map(|s| &s.neighbours);
-        let announce = neighbours.map(|n| (n.id.clone(), routes_for_neighbour(config, dynamic, &n.id)));
-        self.bgp.want(Wanted {
+        let announce = neighbours.map(|n| (n.id.clone(), tell_neighbour(config, dynamic, &n.id)));
+        self.bgp.configure(BgpSpec {
             announce: announce.collect(),
             speaker,
             addresses,

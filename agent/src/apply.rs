@@ -1,4 +1,4 @@
-//! Carrying out a plan in the kernel: additions first, removals last, back to where it was if a step fails.
+//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. A failed addition rolls back.
 
 pub mod learned;
 pub mod plan;
@@ -8,34 +8,35 @@ use crate::netlink::Netlink;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use plan::confine::Surroundings;
-use plan::{KernelPlan, Numbers, Route, Step};
+use plan::{KernelIds, KernelPlan, Route, Step};
 use tombolo_proto::installed::{InstalledKernel, KernelRoute};
 
-/// The kernel's side, with the plan that is in force there.
+/// The kernel's state as far as the agent sets it.
 pub struct Kernel {
     netlink: Netlink,
     device: String,
     index: u32,
+    /// The plan that the kernel has: every step that succeeded is recorded here.
     current: KernelPlan,
-    /// What earlier runs left is still there. It confines packets until this run's first configuration is in force.
+    /// The state of earlier runs, until it is removed. It keeps overlay packets on this host until this run's first configuration
+    /// is applied.
     inherited: Option<Inherited>,
-    /// Why the packet filter is not loaded.
+    /// Why the packet filter is not loaded. None: it is loaded, or no plan needs it.
     filter_problem: Option<String>,
 }
 
-/// What earlier runs may have left in the kernel, under the present numbers; and under those of the last run, where these were
-/// others and no other agent has taken them since.
+/// Identifies the kernel state that earlier runs of this agent may have left. State with this run's IDs is always included.
 #[derive(Debug, Clone, Default)]
 pub struct Inherited {
-    /// The numbers of the last run.
-    pub before: Option<Numbers>,
+    /// The IDs of the last run, if they differ from this run's and no other agent has claimed them since.
+    pub before: Option<KernelIds>,
 }
 
 impl Kernel {
-    /// Takes a device that is new: nothing is set on it yet.
+    /// Prepares a new TUN device, and brings it up. The device must have no addresses and no routes yet.
     ///
     /// # Errors
-    /// The kernel refuses to prepare it.
+    /// A sysctl or an attribute of the device cannot be set.
     pub async fn new(netlink: Netlink, device: String, index: u32, inherited: Inherited) -> Result<Self> {
         netlink.prepare_device(&device, index).await?;
         netlink.up(index).await?;
@@ -49,44 +50,46 @@ impl Kernel {
         })
     }
 
-    /// What the agent must know of its host, now.
+    /// Reads the host's connected networks and bridges from the kernel.
     ///
     /// # Errors
-    /// The kernel refuses to list it.
+    /// A netlink request fails.
     pub async fn surroundings(&self) -> Result<Surroundings> {
         self.netlink.surroundings().await
     }
 
-    /// Sets everything that `plan` adds or changes. Returns the steps that remove what it no longer has, for
-    /// [`finish`](Self::finish).
+    /// Applies everything that `plan` adds or changes. Returns the steps that remove the rest, for
+    /// [`apply_removals`](Self::apply_removals). A packet filter that cannot be loaded is not an error: see
+    /// [`filter_problem`](Self::filter_problem).
     ///
     /// # Errors
-    /// A step failed; what was done before it is undone.
-    pub async fn advance(&mut self, plan: &KernelPlan) -> Result<Vec<Step>> {
+    /// A step failed. The steps before it were rolled back, and the previous plan is in force.
+    pub async fn apply_additions(&mut self, plan: &KernelPlan) -> Result<Vec<Step>> {
         let before = self.current.clone();
-        let (first, then) = before.steps(plan);
+        let (additions, removals) = before.steps(plan);
+        // The filter comes first: no packet may leave between the first new address and its filter.
         self.load_filter(plan).await;
-        for step in &first {
-            if let Err(e) = self.take(step).await {
+        for step in &additions {
+            if let Err(e) = self.execute(step).await {
                 self.load_filter(&before).await;
-                let (back, away) = self.current.clone().steps(&before);
-                for step in back.iter().chain(&away) {
-                    if let Err(e) = self.take(step).await {
-                        tracing::error!(error = %format!("{e:#}"), "step not undone");
+                let (restored, removed) = self.current.clone().steps(&before);
+                for step in restored.iter().chain(&removed) {
+                    if let Err(e) = self.execute(step).await {
+                        tracing::error!(error = %format!("{e:#}"), "rollback of a kernel change failed");
                     }
                 }
                 return Err(e);
             }
         }
-        Ok(then)
+        Ok(removals)
     }
 
-    /// Removes what is no longer wanted, of this run and of earlier ones. A step that fails is tried again with the next
-    /// configuration.
-    pub async fn finish(&mut self, steps: Vec<Step>) {
+    /// Removes stale state of this run (`steps`, from [`apply_additions`](Self::apply_additions)) and of earlier runs. Failures are
+    /// logged. The next configuration retries them, because a failed step is not recorded as done.
+    pub async fn apply_removals(&mut self, steps: Vec<Step>) {
         for step in &steps {
-            if let Err(e) = self.take(step).await {
-                tracing::warn!(error = %format!("{e:#}"), "left behind for now");
+            if let Err(e) = self.execute(step).await {
+                tracing::warn!(error = %format!("{e:#}"), "stale route, rule or address not removed yet; will retry");
             }
         }
         if let Some(inherited) = self.inherited.take()
@@ -109,77 +112,78 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether all that earlier runs left was removed.
+    /// Whether the state of earlier runs was removed, or there was none.
     #[must_use]
     pub fn inherits_nothing(&self) -> bool {
         self.inherited.is_none()
     }
 
-    /// Why packets with overlay addresses are not filtered, if they should be and are not.
+    /// Why the packet filter is not loaded although the plan has one. None: it is loaded, or the plan has none.
     #[must_use]
     pub fn filter_problem(&self) -> Option<&str> {
         self.filter_problem.as_deref()
     }
 
-    /// Loads the filter of `plan`, if it is not loaded. Without it the agent goes on: routes and rules confine all but
-    /// translated packets.
+    /// Loads the filter of `plan` unless it is loaded. A failure is recorded and logged once, and the agent continues: routes and
+    /// rules still confine all packets except those whose source is translated.
     async fn load_filter(&mut self, plan: &KernelPlan) {
-        let Some(wanted) = &plan.filter else { return };
-        if self.current.filter.as_ref() == Some(wanted) {
+        let Some(filter) = &plan.filter else { return };
+        if self.current.filter.as_ref() == Some(filter) {
             return;
         }
-        let outcome = filter::load(&self.netlink.filter_script(wanted)).await;
+        let outcome = filter::load(&self.netlink.filter_script(filter)).await;
         let problem = outcome.err().map(|e| e.to_string());
         if problem.is_none() {
-            self.current.filter = Some(wanted.clone());
+            self.current.filter = Some(filter.clone());
         }
         if problem != self.filter_problem
             && let Some(reason) = &problem
         {
             tracing::warn!(
                 reason,
-                "packets whose source becomes an overlay address by translation may leave this host in clear text"
+                "packet filter not loaded: packets whose source is translated to an overlay address may leave this host in clear text"
             );
         }
         self.filter_problem = problem;
     }
 
-    /// What was set and not removed since.
+    /// The device, the tables and the routes that are set now. Routes that only confine packets are left out.
     #[must_use]
-    pub fn installed(&self, numbers: Numbers) -> InstalledKernel {
+    pub fn installed(&self, ids: KernelIds) -> InstalledKernel {
         let kind = |(prefix, route): (&IpNet, &Route)| {
             let kind = match route {
                 Route::Device(_) => KernelRoute::Device,
                 Route::Throw => KernelRoute::Throw,
                 Route::Line(_) => KernelRoute::Line,
-                // Only what confines packets has it, which is not shown.
+                // Only confining routes are unreachable, and they are not shown.
                 Route::Unreachable => return None,
             };
             Some((*prefix, kind))
         };
         InstalledKernel {
             device: self.device.clone(),
-            table: numbers.table,
-            default_table: numbers.default_table,
+            table: ids.table,
+            default_table: ids.default_table,
             routes: self.current.routes.iter().filter_map(kind).collect(),
         }
     }
 
-    async fn take(&mut self, step: &Step) -> Result<()> {
+    /// Executes a step and records it.
+    async fn execute(&mut self, step: &Step) -> Result<()> {
         self.netlink.execute(&self.device, self.index, step).await?;
         self.current.record(step);
         Ok(())
     }
 }
 
-/// Removes everything that an agent with these numbers has set and that does not end with its device. Returns how many rules
-/// and routes there were.
+/// Removes the rules, routes and packet filter that an agent with these IDs has set. Addresses vanish with the device. Returns
+/// the number of removed rules and routes.
 ///
 /// # Errors
-/// The kernel refuses.
-pub async fn sweep(numbers: Numbers) -> Result<usize> {
-    let count = Netlink::open(numbers, None)?.sweep().await?;
-    filter::remove(&filter::table_name(numbers.table))
+/// A netlink request or `nft` fails.
+pub async fn sweep(ids: KernelIds) -> Result<usize> {
+    let count = Netlink::open(ids, None)?.sweep().await?;
+    filter::remove(&filter::table_name(ids.table))
         .await
         .context("removing the packet filter")?;
     Ok(count)

@@ -1,43 +1,44 @@
-//! BGP with the devices of sites and with customer edges (D17). BIRD speaks it, as a child process or as a service of its own
-//! ([`Bird`]); the agent says what is to be announced and hears what neighbours announce. What is taken of that is decided elsewhere
-//! ([`tombolo_engine::routing`]), and BIRD sets no routes in the kernel.
+//! BGP sessions with site devices and customer edges (D17). BIRD speaks the protocol, as a child process or as a separate
+//! service ([`Bird`]). The agent configures the announcements and reads the routes that neighbours announce.
+//! [`tombolo_engine::routing`] decides which of these routes to accept. BIRD installs no routes in the kernel.
 //!
 //! ```text
 //! neighbour ◀── eBGP ──▶ BIRD ── iBGP on loopback, one session for each neighbour ──▶ feed ──▶ Bgp::learned
 //!                         ▲
-//!                         └── bird.conf, `configure` on the control socket ◀── conf ◀── Bgp::want
+//!                         └── bird.conf, `configure` on the control socket ◀── conf ◀── Bgp::configure
 //! ```
 //!
-//! * A withdrawal reaches [`Bgp::learned`] within milliseconds of BIRD's hearing of it. On a line to a customer edge BIRD also
-//!   follows the carrier.
-//! * BIRD runs while there are neighbours. When it dies it is started again, and both the neighbours (RFC 4724) and the agent
-//!   keep what they had meanwhile, for [`GRACE`] at most.
-//! * When the agent ends, in whatever way, BIRD (by the kernel or by its service manager) closes its sessions with a Cease and ends: neighbours turn to another way at
-//!   once.
-//! * Several may run on a host: each has a directory, the own addresses of its neighbours, and addresses 127.x.y.0/24 that it
-//!   draws by lot.
-//! * A neighbour is hostile until proven otherwise. What it says is read by BIRD, which runs as its own user where the agent
-//!   can see to that, with the rights to open port 179 and to send raw packets and no others; what BIRD passes on is read by [`wire`], which looks at paths and prefixes alone. Too
-//!   many prefixes of one family, or nonsense, cost the neighbour its own session.
+//! * [`Bgp::learned`] shows a withdrawal milliseconds after BIRD received it. On the line to a customer edge BIRD also
+//!   follows the carrier state.
+//! * BIRD runs only while a neighbour is configured. If it dies, the agent or the service manager restarts it. Meanwhile
+//!   the neighbours (RFC 4724) and the agent keep their routes, for [`GRACE`] at most.
+//! * BIRD ends with the agent, even after `kill -9`: the kernel (child) or the service manager (service) sends SIGTERM.
+//!   BIRD then closes its sessions with a Cease (RFC 4486), so neighbours switch to another path at once.
+//! * Several agents may run on one host. Each has its own directory, its own local addresses towards neighbours and its
+//!   own random loopback network 127.x.y.0/24.
+//! * Neighbours are untrusted. Only BIRD parses their messages. Where the agent may change users, BIRD runs as its own user
+//!   with two capabilities: to bind port 179 and to send raw packets. The agent reads BIRD's output with [`message`],
+//!   which decodes AS paths and prefixes only. Malformed messages, or too many prefixes of one family, end that
+//!   neighbour's session and no other.
 //!
-//! Decoding is the agent's own, against D17: of the codec crates at hand (2026) netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all
-//! attributes. Of 2 million UPDATEs in which one optional attribute held noise, netgauze gave up nine in ten of those with
-//! attribute 25, 29 or 40, or lost the AS path and with it the check for loops; BIRD passes these on as they are.
-//! routecore 0.7 decodes when asked, for a dozen more crates. What is needed here takes two hundred lines.
+//! The agent decodes BGP itself (D17). Of the codec crates available in 2026, netgauze-bgp-pkt 0.13 and zettabgp 0.6
+//! decode all attributes. A test fed netgauze 2 million UPDATEs with noise in one optional attribute, which BIRD forwards
+//! unchanged. Of those with attribute 25, 29 or 40 it refused nine in ten, or lost the AS path and with it loop detection.
+//! routecore 0.7 decodes lazily, but adds a dozen crates. The agent's decoder has two hundred lines.
 
+mod bird_socket;
 mod child;
 mod conf;
-mod control;
+mod export_hold;
 mod feed;
-mod held;
 mod home;
 mod log;
+pub mod message;
 mod process;
 mod program;
-mod run;
 pub mod service;
+mod supervisor;
 pub mod table;
-pub mod wire;
 
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -51,103 +52,106 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::BgpPeerStatus;
 
-/// For how long neighbours are asked to keep routes while BIRD is being restarted, and the agent keeps theirs.
+/// How long neighbours (the Restart Time of RFC 4724) and the agent keep routes while BIRD restarts. Twice the longest
+/// restart backoff (30 s), so that a restart after the longest wait is still graceful.
 pub const GRACE: Duration = Duration::from_secs(60);
 
-/// What neighbours announce, all of it, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id); each ordered. AS paths are
-/// as they came: the neighbour's ASN first. Every neighbour that is spoken with is in it.
+/// The routes that each configured neighbour announces, by
+/// [`Neighbour::id`](tombolo_proto::config::Neighbour::id), in ascending order. AS paths are as received, with the
+/// neighbour's ASN first. A neighbour without a session has an entry with no or stale routes.
 pub type Learned = BTreeMap<ResourceId, Arc<Vec<Route>>>;
 
-/// All that is wanted of BGP.
+/// The complete BGP configuration: speaker, neighbours and announcements.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Who speaks with whom; none: nobody.
+pub struct BgpSpec {
+    /// The local speaker and its neighbours. None: no BGP, and BIRD does not run.
     pub speaker: Option<Speaker>,
-    /// What is announced, by neighbour: the own ASN, then the route's path; the next hop is the own address. `via`, `weight`
-    /// and `origin` are not BGP's. Of several routes of one prefix the first one is; paths of more than 255 ASNs are not.
+    /// The routes to announce to each neighbour. BIRD prepends the local ASN to a route's path and sets the local address
+    /// as next hop. `via`, `weight` and `origin` are ignored. Of several routes to one prefix the first is announced.
+    /// Routes whose path has more than 255 ASNs or ASN 0 are not announced.
     pub announce: BTreeMap<ResourceId, Vec<Route>>,
-    /// Own addresses, at most one of each family needed: the next hop of IPv6 routes in a session over IPv4, and the other way
-    /// round. Without one it is an address of the interface, and without that such routes are not announced.
+    /// Local next hops, at most one of each family. A session over IPv4 takes the next hop of IPv6 routes from here, and
+    /// the reverse. Without one BIRD takes an address of the interface. Without that, such routes are not announced.
     pub addresses: Vec<IpAddr>,
 }
 
 /// Who starts BIRD, and where its files are.
 #[derive(Debug, Clone)]
 pub enum Bird {
-    /// The agent, as a child with its files in this directory.
+    /// The agent starts BIRD as a child process with its files in this directory.
     Child(PathBuf),
-    /// A service manager, as a service that [becomes BIRD](service::become_bird).
+    /// A service manager starts a service that [becomes BIRD](service::become_bird).
     Service(BirdService),
 }
 
-/// BIRD as a service.
+/// The directories and the user of a BIRD that a service manager starts.
 #[derive(Debug, Clone)]
 pub struct BirdService {
-    /// The directory that gets its configuration. The service is to start whenever `bird.conf` exists there, and to end with
-    /// the agent. The agent must have the group of BIRD's user.
+    /// The agent writes `bird.conf` here. The service manager must start the service whenever that file exists, and end it
+    /// with the agent. The agent must be a member of the group of BIRD's user.
     pub config_dir: PathBuf,
     /// BIRD's own directory, with its control socket.
     pub run_dir: PathBuf,
-    /// The user that it runs as.
+    /// The name of BIRD's user. The agent accepts start requests and control sockets of this user only.
     pub user: String,
 }
 
-/// The speaker. Dropping it ends BIRD; [`stop`](Self::stop) also waits for that.
+/// A BGP speaker. Dropping it ends BIRD in the background; [`stop`](Self::stop) also waits until BIRD has ended.
 #[derive(Debug)]
 pub struct Bgp {
-    /// None: the end.
-    wanted: watch::Sender<Option<Wanted>>,
+    /// None asks the supervisor to stop.
+    spec: watch::Sender<Option<BgpSpec>>,
     learned: watch::Receiver<Learned>,
     status: watch::Receiver<Vec<BgpPeerStatus>>,
 }
 
 impl Bgp {
-    /// Takes BIRD's directories and gets ready. BIRD is started when there is somebody to speak with.
+    /// Creates the agent's directory for BIRD and starts the supervisor task. BIRD itself starts with the first neighbour
+    /// that [`configure`](Self::configure) names.
     ///
     /// # Errors
-    /// A directory cannot be made or given to BIRD's group, its path is too long for a socket in it, or BIRD's user does not
-    /// exist.
+    /// A directory cannot be created or given to BIRD's group, its path is too long for a socket in it, or BIRD's user does
+    /// not exist.
     pub async fn start(bird: &Bird) -> Result<Self> {
-        let (wanted, to_want) = watch::channel(Some(Wanted::default()));
-        let (learned, to_learn) = watch::channel(Learned::new());
-        let (status, to_see) = watch::channel(Vec::new());
-        tokio::spawn(run::Run::new(bird, to_want, learned, status).await?.run());
-        Ok(Self {
-            wanted,
-            learned: to_learn,
-            status: to_see,
-        })
+        let (spec, spec_receiver) = watch::channel(Some(BgpSpec::default()));
+        let (learned_sender, learned) = watch::channel(Learned::new());
+        let (status_sender, status) = watch::channel(Vec::new());
+        let supervisor = supervisor::Supervisor::new(bird, spec_receiver, learned_sender, status_sender).await?;
+        tokio::spawn(supervisor.run());
+        Ok(Self { spec, learned, status })
     }
 
-    /// Says all that is wanted from now on. It is in force some 50 ms later; a session is disturbed only if what it is made of
-    /// changed. A neighbour that cannot be spoken with is left out, and [`status`](Self::status) says why.
-    pub fn want(&self, wanted: Wanted) {
-        self.wanted.send_if_modified(|old| {
-            let is_new = old.as_ref().is_some_and(|old| *old != wanted);
+    /// Replaces the whole configuration. BIRD gets it about 50 ms later, or after the pause that
+    /// follows a slow reload. A session is reset only if its own parameters
+    /// changed. A neighbour with invalid parameters is left out, and [`status`](Self::status) says why.
+    pub fn configure(&self, spec: BgpSpec) {
+        self.spec.send_if_modified(|old| {
+            let is_new = old.as_ref().is_some_and(|old| *old != spec);
             if is_new {
-                *old = Some(wanted);
+                *old = Some(spec);
             }
             is_new
         });
     }
 
-    /// What neighbours announce, now and from now on.
+    /// The routes that neighbours announce, now and after each change. The channel closes when BIRD has ended.
     #[must_use]
     pub fn learned(&self) -> watch::Receiver<Learned> {
         self.learned.clone()
     }
 
-    /// The sessions, ordered as they are wanted; at most a second old.
+    /// The sessions in the order of the configuration, normally at most a second old.
     #[must_use]
     pub fn status(&self) -> Vec<BgpPeerStatus> {
         self.status.borrow().clone()
     }
 
-    /// Closes all sessions and waits until BIRD has ended. Nothing is wanted after that.
+    /// Closes all sessions and waits until BIRD has ended, or until its shutdown timeouts have passed. Later calls of
+    /// [`configure`](Self::configure) have no effect.
     pub async fn stop(&self) {
-        self.wanted.send_replace(None);
+        self.spec.send_replace(None);
         let mut learned = self.learned.clone();
-        // Until those who could still say something are gone.
+        // The channel closes when the supervisor, its last sender, has ended.
         while learned.changed().await.is_ok() {}
     }
 }

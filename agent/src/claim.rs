@@ -4,7 +4,7 @@
 //! A TUN device vanishes with its process, so a device that exists is in use. Routing tables are claimed by abstract
 //! sockets, which belong to the network namespace as the tables do, and vanish with their process.
 
-use crate::apply::plan::Numbers;
+use crate::apply::plan::KernelIds;
 use crate::apply::{Inherited, sweep};
 use crate::config::Config;
 use crate::netlink::Netlink;
@@ -26,15 +26,15 @@ impl Claim {
     /// Claims the device name and all tables of `numbers`.
     ///
     /// # Errors
-    /// The device exists, or another agent has claimed one of the tables.
-    pub fn take(interface: &str, numbers: Numbers) -> Result<Self> {
+    /// The device exists, or another agent has one of the tables.
+    pub fn take(interface: &str, numbers: KernelIds) -> Result<Self> {
         if if_nametoindex(interface).is_ok() {
             bail!("interface: a device {interface} exists: another agent or program has it");
         }
         Self::of_tables(numbers, &[])
     }
 
-    fn of_tables(numbers: Numbers, held: &[u32]) -> Result<Self> {
+    fn of_tables(numbers: KernelIds, held: &[u32]) -> Result<Self> {
         let tables = numbers.tables();
         let free = tables.iter().filter(|t| !held.contains(t));
         Ok(Self {
@@ -61,12 +61,12 @@ fn claim_table(table: u32) -> Result<UnixListener> {
 /// # Errors
 /// Another agent has the device or a table, and nothing was changed; or the kernel refuses.
 pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, Inherited)> {
-    let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
+    let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);
     let mut claim = Claim::take(&config.interface, numbers)?;
     let before = last_used(state)?;
     let mut inherited = Inherited::default();
-    // With shared tables, rules and routes of the last run are compared with this run's one by one instead.
-    let other_tables = |b: &Numbers| !b.tables().iter().any(|t| numbers.tables().contains(t));
+    // Under the same tables they are told from this run's one by one.
+    let other_tables = |b: &KernelIds| !b.tables().iter().any(|t| numbers.tables().contains(t));
     if let Some(before) = before.filter(other_tables) {
         match Claim::of_tables(before, &claim.tables) {
             Ok(held) => {
@@ -86,8 +86,8 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
 /// routes under other numbers have been removed.
 ///
 /// # Errors
-/// The file cannot be read or written.
-pub fn record_kernel_ids(state: &StateDir, numbers: Numbers) -> Result<()> {
+/// The file cannot be written.
+pub fn note_numbers(state: &StateDir, numbers: KernelIds) -> Result<()> {
     if last_used(state)? != Some(numbers) {
         state.write(file::NUMBERS, &serde_json::to_vec(&numbers)?)?;
     }
@@ -100,7 +100,7 @@ pub fn record_kernel_ids(state: &StateDir, numbers: Numbers) -> Result<()> {
 /// As [`take_host`].
 pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
     let (_claim, _netlink, inherited) = take_host(state, config)?;
-    let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
+    let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);
     let mut count = sweep(numbers).await?;
     if let Some(before) = inherited.before {
         count += sweep(before).await?;
@@ -109,7 +109,7 @@ pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
     Ok(count)
 }
 
-fn last_used(state: &StateDir) -> Result<Option<Numbers>> {
+fn last_used(state: &StateDir) -> Result<Option<KernelIds>> {
     let Some(bytes) = state.read(file::NUMBERS)? else {
         return Ok(None);
     };

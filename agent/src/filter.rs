@@ -1,8 +1,8 @@
-//! The packet filter that an agent loads into its host's kernel, by the program `nft`: the last line of what keeps packets
-//! with overlay addresses off other networks (D22). It stands after source translation, because a packet of a published
-//! container port gets its overlay source only there, when its way is already chosen.
+//! The nftables filter that keeps packets with overlay addresses off other networks (D22), in addition to the agent's routes and
+//! rules. It runs after source translation (SNAT). A reply of a published container port gets its overlay source address only
+//! there, after the kernel has routed it. Routes and rules cannot confine such a packet.
 //!
-//! Each agent has a table of its own. It stays when the agent ends, and `tombolo-agent clean` removes it.
+//! Each agent loads a table of its own with the program `nft`. The table outlives the agent; `tombolo-agent clean` removes it.
 
 use crate::config::check_interface;
 use ipnet::IpNet;
@@ -16,46 +16,48 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// Device group of every agent's TUN device ("tm"): a packet may pass from one agent of a host to another.
+/// Device group of the TUN devices of all agents: the ASCII codes of "tm". The filter accepts packets into any device of the group,
+/// because packets may pass from one agent of a host to another.
 pub const DEVICE_GROUP: u32 = 0x746d;
 
-/// Priority of the chain: 50 after `srcnat`.
+/// Priority of the chain. `srcnat` has 100 (`nft(8)`), and larger numbers run later, so this chain sees translated sources.
 const PRIORITY: u32 = 150;
 
-/// The program that loads filters.
+/// The nftables command-line program. It loads a script as one transaction.
 const PROGRAM: &str = "nft";
 
-/// Longest that `nft` may take. It takes 5 ms on an idle machine.
+/// Timeout of `nft`, which takes 5 ms on an idle machine. The margin covers a loaded one.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where `nft` is looked for beside `PATH`, which often lacks the folders of system programs.
+/// Folders that are searched for `nft` after `PATH`, which often lacks those that end in `sbin`.
 const SYSTEM_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 
-/// What the filter drops, and what it lets pass.
+/// The addresses, networks and interfaces of a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
-    /// Mark of the links' encrypted datagrams, which always pass.
+    /// Firewall mark of the links' encrypted datagrams, which are always accepted.
     pub fwmark: u32,
-    /// The agent's addresses: nothing that has one as its source leaves by another device than a TUN device.
+    /// The agent's overlay addresses. Packets from them may leave by TUN devices and loopback only.
     pub own: BTreeSet<IpAddr>,
-    /// Served subnets: the same for packets from there that the host forwards.
+    /// Served subnets. Forwarded packets from them may leave by TUN devices and loopback only.
     pub served: BTreeSet<IpNet>,
-    /// Overlay prefixes: the same for packets that the host forwards out of a TUN device.
+    /// Overlay prefixes. Packets from them that arrived from a TUN device may leave by TUN devices and loopback only.
     pub forwarded: Vec<IpNet>,
-    /// Destinations that are no other network: a prefix, and the interfaces that lead there.
+    /// Exceptions for networks inside the host and served subnets: packets to the prefix may leave by these interfaces.
     pub local: BTreeMap<IpNet, BTreeSet<String>>,
-    /// Whether the host forwards to a customer edge. What leaves by that interface passes.
+    /// Whether the host is a circuit edge. Packets that leave by the interface to the customer edge are accepted then.
     pub line: bool,
 }
 
-/// Name of an agent's table, by the number of its routing table.
+/// The name of an agent's nftables table. The number of its routing table makes it unique on the host.
 #[must_use]
 pub fn table_name(routing_table: u32) -> String {
     format!("tombolo-{routing_table}")
 }
 
 impl Filter {
-    /// What `nft -f` takes to put this filter in the place of whatever the table holds now, in one transaction.
+    /// The `nft` script that replaces the content of `table` by this filter, in one transaction. Interface names that `nft` could
+    /// interpret are left out. `customer_interface` is the interface to the customer edge.
     #[must_use]
     pub fn script(&self, table: &str, customer_interface: Option<&str>) -> String {
         let mut rules = vec![
@@ -67,6 +69,7 @@ impl Filter {
             rules.push(format!("oifname \"{name}\" accept"));
         }
         for (prefix, interfaces) in &self.local {
+            // The kernel permits nearly every character in a name, and `nft` gives some of them a meaning.
             let plain = interfaces.iter().filter(|i| check_interface(i).is_ok());
             let names: Vec<_> = plain.map(|i| format!("\"{i}\"")).collect();
             if !names.is_empty() {
@@ -76,7 +79,7 @@ impl Filter {
         }
         let own: Vec<_> = self.own.iter().map(|a| IpNet::from(*a)).collect();
         let served: Vec<_> = self.served.iter().copied().collect();
-        // A packet that the host forwards has come in somewhere.
+        // `meta iif != 0` matches forwarded packets: those of the host itself have no input interface in postrouting.
         let forwarded_from_device = format!("meta iifgroup {DEVICE_GROUP} ");
         for (condition, sources) in [
             ("", &own),
@@ -110,11 +113,12 @@ impl Filter {
     }
 }
 
+/// The keyword of `nft` for an address family.
 const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
-/// Removes a table that may not exist: deleting one that does not would be an error.
+/// The script that removes a table. It creates the table first, because `delete` fails on a table that does not exist.
 fn removal(table: &str) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }
@@ -122,24 +126,24 @@ fn removal(table: &str) -> String {
 /// Why a filter is not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// This host has no such program.
+    /// The program is not installed.
     #[error("the program {0} is missing: install the package nftables, then restart the agent")]
     Missing(&'static str),
-    /// It cannot be run.
+    /// The program could not be started, or its pipes failed.
     #[error("running nft: {0}")]
     Run(#[from] std::io::Error),
-    /// It does not end.
+    /// The program did not end in time and was killed.
     #[error("nft did not end within {} s", NFT_TIMEOUT.as_secs())]
     Timeout,
-    /// It, or the kernel, does not take the filter.
+    /// `nft` or the kernel refused the script; with the first line of the error.
     #[error("nft refused: {0}")]
     Refused(String),
 }
 
-/// Loads a script, all of it or nothing, in the network namespace of the calling thread.
+/// Runs a script with `nft`, in the network namespace of the calling thread. Either all of it takes effect or nothing.
 ///
 /// # Errors
-/// There is no `nft` on this host, or it fails.
+/// `nft` is not installed, fails, or does not end in time.
 pub async fn load(script: &str) -> Result<(), FilterError> {
     run(PROGRAM, script).await
 }
@@ -170,15 +174,15 @@ async fn run(program: &'static str, script: &str) -> Result<(), FilterError> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().next().unwrap_or("it did not say why");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let first = errors.lines().next().unwrap_or("no reason given");
     Err(FilterError::Refused(first.to_owned()))
 }
 
-/// Removes an agent's table, if it is there. Where there is no `nft`, none was loaded.
+/// Removes an agent's table if it exists. A host without `nft` has no table, so that is no error.
 ///
 /// # Errors
-/// `nft` fails.
+/// `nft` fails or does not end in time.
 pub async fn remove(table: &str) -> Result<(), FilterError> {
     match load(&removal(table)).await {
         Err(FilterError::Missing(_)) => Ok(()),
@@ -186,6 +190,7 @@ pub async fn remove(table: &str) -> Result<(), FilterError> {
     }
 }
 
+/// `PATH` followed by [`SYSTEM_PATH`].
 fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     if !path.is_empty() {

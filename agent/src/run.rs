@@ -2,7 +2,7 @@
 
 use crate::agent::Agent;
 use crate::apply::Kernel;
-use crate::apply::plan::Numbers;
+use crate::apply::plan::KernelIds;
 use crate::bgp::{Bgp, Bird, BirdService};
 use crate::claim::take_host;
 use crate::config::Config;
@@ -43,7 +43,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let status_changed = Arc::new(Notify::new());
     let (lanes, mut ended) = Lanes::start(&config, keys, &status_changed)?;
     let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index(), inherited).await?;
-    let numbers = Numbers::of(&config.interface, config.table, config.fwmark);
+    let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);
     let bird = bird.map_or_else(|| Bird::Child(state.path(file::BGP)), Bird::Service);
     let bgp = Bgp::start(&bird).await?;
     let agent = Agent::new(

@@ -1,36 +1,38 @@
-//! Kernel switches (sysctls) of the agent's devices. Each one is set where that is allowed, and then read back: in a container
-//! `/proc/sys` is read-only, and an appliance whose kernel does not forward would drop its packets silently. There the switches
-//! must be right from the start, and the error says which options of the container do that.
+//! Kernel switches (sysctls) of the agent's devices. The kernel documents them in `Documentation/networking/ip-sysctl.rst`.
+//!
+//! The agent sets each switch if it can, and then reads it back. In a container `/proc/sys` is read-only, so the switches must
+//! have the right values from the start. A wrong value is an error, because an appliance whose kernel does not forward would drop
+//! packets silently. The error names the container options that set the right values.
 
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
-/// Where the kernel shows them, for the network namespace of whoever looks.
+/// The sysctls of the network namespace of the process that reads them.
 pub(crate) const ROOT: &str = "/proc/sys/net";
 
-/// The switch that makes every device send ICMP redirects.
+/// Enables ICMP redirects on all devices: the kernel sends them on a device if this switch or the device's own is 1.
 pub(crate) const ALL_SEND_REDIRECTS: &str = "ipv4/conf/all/send_redirects";
 
-/// What a new device is given by the host's defaults.
+/// The pseudo device with the values that the kernel gives to new devices.
 const DEFAULT: &str = "default";
 
-/// A switch that is not as the agent needs it, and that the agent could not set.
+/// A switch with a wrong value that the agent may not or could not change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wrong {
-    /// In the notation of `sysctl`.
+pub(crate) struct WrongSwitch {
+    /// The name in the notation of `sysctl(8)`.
     switch: String,
     found: String,
     needed: &'static str,
-    /// Why it could not be set; none: the kernel took the value and kept another one.
+    /// Why it could not be set. None: the agent does not set this switch, or the kernel kept another value without an error.
     refusal: Option<String>,
-    /// `name=value`: set before the agent starts, it makes the switch right.
+    /// The assignment `name=value` that gives the switch the right value, if set before the agent starts.
     option: String,
 }
 
-/// All switches that keep the agent from doing what it should.
+/// All switches that have a wrong value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WrongSwitches(Vec<Wrong>);
+pub(crate) struct WrongSwitches(Vec<WrongSwitch>);
 
 impl fmt::Display for WrongSwitches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,10 +61,10 @@ impl fmt::Display for WrongSwitches {
 
 impl std::error::Error for WrongSwitches {}
 
-/// Sets switches and collects those that are wrong after that.
+/// Sets switches, and collects those that still have a wrong value.
 pub(crate) struct Switches {
     root: PathBuf,
-    wrong: Vec<Wrong>,
+    wrong: Vec<WrongSwitch>,
 }
 
 impl Switches {
@@ -71,6 +73,7 @@ impl Switches {
         Self::below(ROOT)
     }
 
+    /// The switches below another folder than [`ROOT`], for tests.
     fn below(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -78,10 +81,10 @@ impl Switches {
         }
     }
 
-    /// Reports all switches that are wrong.
+    /// Reports the switches that have a wrong value.
     ///
     /// # Errors
-    /// At least one is.
+    /// There is at least one.
     pub(crate) fn finish(self) -> Result<(), WrongSwitches> {
         if self.wrong.is_empty() {
             Ok(())
@@ -90,34 +93,37 @@ impl Switches {
         }
     }
 
-    /// What every TUN device needs.
+    /// Sets what every TUN device needs: a loose source check, no ICMP redirects, and no IPv6 autoconfiguration.
     pub(crate) fn prepare(&mut self, device: &str) {
         self.loose_source_check(device);
-        // Only a device that forwards sends redirects: see `forward`. A host may forward what it translates without an
-        // appliance, so the switch is set where that is allowed.
+        // The kernel sends redirects only for packets that it forwards. Where the agent forwards, `forward` requires this value.
+        // Otherwise the host may still forward packets that it translates, so a failure to set it is tolerated.
         let _ = self.set(&path("ipv4", device, "send_redirects"), "0");
         if self.has_ipv6(device) {
-            // 1: the kernel makes no link-local address, and so sends nothing by itself into the overlay.
+            // 1 (none): the kernel generates no link-local address. With one it would send neighbour and multicast listener
+            // messages into the overlay.
             let option = "net.ipv6.conf.default.addr_gen_mode=1";
             self.need("ipv6", device, "addr_gen_mode", "1", option, |_, value| value == "1");
             self.no_advertisements(device, "net.ipv6.conf.default.accept_ra=0");
         }
     }
 
-    /// Lets the kernel forward what arrives from the device. `v6`: also IPv6.
+    /// Lets the kernel forward IPv4 packets that arrive from the device, and IPv6 packets too if `v6` is set.
     pub(crate) fn forward(&mut self, device: &str, v6: bool) {
         let is_on = |_: &Self, value: &str| value == "1";
         self.need("ipv4", device, "forwarding", "1", "net.ipv4.ip_forward=1", is_on);
         let option = "net.ipv4.conf.default.send_redirects=0";
         self.need("ipv4", device, "send_redirects", "0", option, |_, value| value == "0");
-        // The agents of a host set this one together, before.
+        // `host::quiet_redirects` sets this switch, in agreement with the other agents of the host.
         self.require(ALL_SEND_REDIRECTS, "0", "net.ipv4.conf.all.send_redirects=0");
         if !self.has_ipv6(device) {
             return;
         }
-        // The kernel has a switch of its own per device only since 6.17; before, that of all devices decides, which is the
-        // operator's.
+        // `force_forwarding` makes the kernel forward IPv6 from this device alone, since Linux 6.17. Before that, only
+        // `all/forwarding` decides, which the operator must set: it turns the whole host into a router.
         let _ = self.set(&path("ipv6", device, "force_forwarding"), "1");
+        // A device's own `forwarding` does not make the kernel forward. It selects router behaviour, such as ignoring router
+        // advertisements, so a failure does no harm.
         let _ = self.set(&path("ipv6", device, "forwarding"), "1");
         let forced = self.value(&path("ipv6", device, "force_forwarding"));
         if v6 && forced.as_deref() != Some("1") {
@@ -126,41 +132,43 @@ impl Switches {
         }
     }
 
-    /// Has the device do what the host does with new devices. The engine delivers what is addressed to the host, which forwards
-    /// it only where it translates the destination, as for a published container port.
-    pub(crate) fn forward_as_usual(&mut self, device: &str) {
+    /// Gives the device the host's default for forwarding. Without an appliance the engine delivers only packets for this host. The
+    /// host forwards such a packet only if it translates the destination, as for a published container port.
+    pub(crate) fn forward_as_host(&mut self, device: &str) {
         for (family, name) in [("ipv4", "forwarding"), ("ipv6", "force_forwarding")] {
-            let usual = self.value(&path(family, DEFAULT, "forwarding"));
-            let value = if usual.as_deref() == Some("1") { "1" } else { "0" };
+            let default = self.value(&path(family, DEFAULT, "forwarding"));
+            let value = if default.as_deref() == Some("1") { "1" } else { "0" };
+            // A new device has this value already, so a failure matters only after an appliance became an ordinary machine.
             let _ = self.set(&path(family, device, name), value);
         }
     }
 
-    /// What the line to a customer edge needs: the kernel routes there.
+    /// Sets what the line to a customer edge needs. The kernel of the edge routes packets there.
     pub(crate) fn prepare_line(&mut self, device: &str) {
         let is_on = |_: &Self, value: &str| value == "1";
         self.need("ipv4", device, "forwarding", "1", "net.ipv4.ip_forward=1", is_on);
-        // Strict would drop what comes back another way than it goes (E4).
+        // A strict check would drop packets of a customer that returns them by the other line of the circuit (E4).
         self.loose_source_check(device);
         let option = format!("net.ipv4.conf.{device}.send_redirects=0");
         self.need("ipv4", device, "send_redirects", "0", &option, |_, value| value == "0");
         if self.has_ipv6(device) {
+            // Selects router behaviour; see `forward`.
             let _ = self.set(&path("ipv6", device, "forwarding"), "1");
             self.no_advertisements(device, &format!("net.ipv6.conf.{device}.accept_ra=0"));
         }
     }
 
-    /// Requires IPv6 to be on, which an address of the device takes.
+    /// Requires that IPv6 is enabled on the device: the kernel refuses IPv6 addresses otherwise.
     pub(crate) fn ipv6(&mut self, device: &str) {
-        // Whether a host has IPv6 is its operator's to say: the agent does not switch it on.
+        // The operator decides whether a host has IPv6, so the agent does not enable it.
         let off = path("ipv6", device, "disable_ipv6");
         self.require(&off, "0", "net.ipv6.conf.default.disable_ipv6=0");
     }
 
-    /// Requires a value that the agent does not set.
+    /// Checks a switch that the agent does not set. A kernel without the switch passes.
     fn require(&mut self, path: &str, needed: &'static str, option: &str) {
         if let Some(found) = self.value(path).filter(|v| v != needed) {
-            self.wrong.push(Wrong {
+            self.wrong.push(WrongSwitch {
                 switch: dotted(path),
                 found,
                 needed,
@@ -170,7 +178,8 @@ impl Switches {
         }
     }
 
-    /// Loose: sources of the overlay are checked by the engine, link by link.
+    /// Sets the source check (RFC 3704) to loose. The engine checks the sources of overlay packets for each link; the strict check
+    /// would also drop packets whose return route differs. The kernel uses the larger value of the device and of `all`.
     fn loose_source_check(&mut self, device: &str) {
         let is_not_strict = |s: &Self, value: &str| {
             let all = s.value(&path("ipv4", "all", "rp_filter"));
@@ -180,7 +189,8 @@ impl Switches {
         self.need("ipv4", device, "rp_filter", "2", option, is_not_strict);
     }
 
-    /// Router advertisements set no routes. With 1 they do where the device is not a router's.
+    /// Makes the kernel ignore router advertisements, which could set routes. The value 1 has the same effect on a device with
+    /// router behaviour (`forwarding` = 1), while 2 accepts them even there.
     fn no_advertisements(&mut self, device: &str, option: &str) {
         let routes = path("ipv6", device, "forwarding");
         self.need("ipv6", device, "accept_ra", "0", option, |s, value| {
@@ -188,11 +198,13 @@ impl Switches {
         });
     }
 
+    /// Whether the kernel has IPv6 and it is enabled on the device.
     fn has_ipv6(&self, device: &str) -> bool {
         self.value(&path("ipv6", device, "disable_ipv6")).as_deref() == Some("0")
     }
 
-    /// Sets a switch unless it is right, and reads it back. A kernel without it has nothing to switch.
+    /// Sets a switch to `needed`, reads it back, and records it as wrong unless `is_right`. `option` is the assignment to recommend. A
+    /// kernel without the switch passes.
     fn need(
         &mut self,
         family: &str,
@@ -206,7 +218,7 @@ impl Switches {
         let refusal = self.set(&path, needed);
         let Some(found) = self.value(&path) else { return };
         if !is_right(self, &found) {
-            self.wrong.push(Wrong {
+            self.wrong.push(WrongSwitch {
                 switch: dotted(&path),
                 found,
                 needed,
@@ -216,6 +228,7 @@ impl Switches {
         }
     }
 
+    /// Writes a switch unless it has the value already: a read-only file with the right value is no error.
     fn set(&self, path: &str, value: &str) -> std::io::Result<()> {
         if self.value(path).is_none_or(|now| now == value) {
             return Ok(());
@@ -223,14 +236,15 @@ impl Switches {
         fs::write(self.root.join(path), value)
     }
 
+    /// The value of a switch; none if the kernel does not have it.
     fn value(&self, path: &str) -> Option<String> {
         let text = fs::read_to_string(self.root.join(path)).ok()?;
         Some(text.trim().to_owned())
     }
 }
 
-/// Whether the kernel drops what comes back another way than it goes: it takes the larger one of the value for all devices and
-/// the device's own; 1 is strict.
+/// Whether the kernel's source check (`rp_filter`) is strict. The kernel uses the larger one of the value for all devices and the
+/// device's own: 0 is off, 1 is strict, 2 is loose.
 fn is_strict(all: &str, own: &str) -> bool {
     let value = |text: &str| text.parse::<u8>().unwrap_or(0);
     value(all).max(value(own)) == 1
@@ -240,7 +254,7 @@ fn path(family: &str, device: &str, name: &str) -> String {
     format!("{family}/conf/{device}/{name}")
 }
 
-/// In the notation of `sysctl`, which exchanges dots in a device's name and the separators of the path.
+/// The name of a switch in the notation of `sysctl(8)`, which swaps dots in a device's name with the separators of the path.
 fn dotted(path: &str) -> String {
     let swap = |c| match c {
         '/' => '.',
@@ -255,7 +269,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    /// Switches as a kernel shows them: path below `net` and value.
+    /// A folder with switches, by path below `net` and value.
     fn kernel(values: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (path, value) in values {
@@ -301,7 +315,7 @@ mod tests {
         }
     }
 
-    /// A switch that nobody may set, root included.
+    /// A switch that not even root can set.
     const FIXED: &str = "/proc/sys/kernel/ngroups_max";
 
     #[test]

@@ -1,12 +1,12 @@
-//! Several lanes an agent (D15): flows spread over them, and whatever the other end or the network makes of it, every
-//! packet finds its way.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! Agents with several lanes (D15): flows spread over the lanes, and packets arrive even if the other end has fewer lanes or the
+//! network blocks ports of some.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
 
 use common::{Host, Server, Wire, config, eventually};
 
-/// Two hosts with so many lanes each.
+/// Two hosts with these numbers of lanes.
 fn pair(wire: &Wire, lanes: [u16; 2]) -> [Host; 2] {
     let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     for (host, lanes) in hosts.iter_mut().zip(lanes) {
@@ -20,14 +20,14 @@ fn pair(wire: &Wire, lanes: [u16; 2]) -> [Host; 2] {
     hosts
 }
 
-/// Packets that each lane of a host sent into links.
+/// The number of packets that each lane of a host sent into links.
 fn sent(host: &Host) -> Vec<u64> {
     let status = host.status().unwrap();
     let lanes = status["lanes"].as_array().unwrap();
     lanes.iter().map(|l| l["linkOut"].as_u64().unwrap()).collect()
 }
 
-/// Many streams at once, and pings beside them, from the first packet on.
+/// Sends 16 parallel streams, and pings beside them of which none may be lost.
 fn streams(wire: &Wire, hosts: &[Host; 2], what: &str) {
     let server = Server::start(wire, 1);
     let pings = std::thread::spawn({
@@ -47,7 +47,7 @@ fn streams(wire: &Wire, hosts: &[Host; 2], what: &str) {
 fn flows_spread_over_lanes() {
     let wire = Wire::new("lanes");
     let hosts = pair(&wire, [3, 3]);
-    // Flows that began before a lane had its sessions stay in the first.
+    // Flows that began before a lane had its sessions stay in lane 0, so a second run is needed.
     streams(&wire, &hosts, "three and three, at the start");
     streams(&wire, &hosts, "three and three");
     for host in &hosts {
@@ -60,12 +60,13 @@ fn flows_spread_over_lanes() {
     }
 }
 
-/// A flow that begins in the first lane stays there: its answers come that way. So all lanes have sessions as soon as one has.
+/// All lanes establish sessions as soon as one has: a flow that begins in lane 0 stays there, because its replies arrive there.
 #[test]
 fn a_link_that_comes_up_does_so_in_all_lanes() {
     let wire = Wire::new("allup");
     let hosts = pair(&wire, [3, 3]);
     eventually("the link is up", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
+    // The status does not show the sessions of single lanes, so the test cannot wait for them.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let counts = || {
         let status = hosts[0].status().unwrap();
@@ -82,7 +83,7 @@ fn a_link_that_comes_up_does_so_in_all_lanes() {
         .map(|(a, b)| [a[0] - b[0], a[1] - b[1]])
         .collect();
     assert!(more.iter().all(|[read, _]| *read > 2), "{more:?}");
-    // None sent for another one.
+    // No lane sent packets of another one.
     assert!(more.iter().all(|[read, sent]| sent <= read), "{more:?}");
 }
 
@@ -109,7 +110,7 @@ fn ports_that_a_firewall_closes_are_not_missed() {
     streams(&wire, &hosts, "closed from the start");
     let before = sent(&hosts[0]);
     assert_eq!(before[1..], [0, 0], "{before:?}");
-    // Opened, and closed again under way: flows move over, each within a second or two.
+    // When the ports are opened or closed, flows move to other lanes within a second or two.
     common::sh(&format!("ip netns exec {} {}", wire.ns[1], rules("")));
     eventually("lanes are used once their ports are open", || {
         streams(&wire, &hosts, "open");
@@ -122,7 +123,7 @@ fn ports_that_a_firewall_closes_are_not_missed() {
     });
 }
 
-/// Whether a dozen connections can be made and used.
+/// Whether a dozen single pings and a series of pings are all answered.
 fn streams_alive(wire: &Wire) -> bool {
     (0..12).all(|_| wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0)
         && wire

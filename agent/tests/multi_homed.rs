@@ -1,5 +1,5 @@
-//! A host with several addresses answers from the one that it was asked at: with a real filter that lets nothing else pass.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! A host with several addresses replies from the address that received the request. An nftables filter drops other replies.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tombolo_agent::identity::LinkKeys;
 use tombolo_proto::config::Transport;
 
-/// Two hosts, the second one known at these addresses.
+/// Two hosts. The first one knows the second one's endpoint `at`.
 fn pair(wire: &Wire, transport: Transport, at: &str) -> [Host; 2] {
     let hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     let pin = |host: &Host| LinkKeys::load(&host.state).unwrap().links().pin();
@@ -20,7 +20,7 @@ fn pair(wire: &Wire, transport: Transport, at: &str) -> [Host; 2] {
         if i == 0 {
             link.endpoint = Some(at.parse().unwrap());
         } else {
-            // It waits to be called.
+            // The second one does not know the first one and waits for its handshake.
             link.endpoint = None;
         }
         hosts[i].remember(config);
@@ -40,7 +40,7 @@ fn strict(wire: &Wire, not_from: &str) {
 #[test]
 fn replies_leave_from_the_address_that_was_asked() {
     let wire = Wire::new("homed");
-    // Addresses of the same networks: the kernel chooses the first one of each.
+    // Second addresses in the same networks: by default the kernel chooses the first one as source.
     for side in 0..2 {
         assert!(
             wire.exec(side, &format!("ip addr add 2001:db8::{}/64 dev wire0 nodad", side + 1))
@@ -63,7 +63,7 @@ fn replies_leave_from_the_address_that_was_asked() {
             eventually(&format!("{transport:?} at {at}"), || {
                 wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0
             });
-            // From either end, each first after a pause.
+            // Pings from either end.
             for (side, to) in [(1, "10.1.0.4"), (0, "10.1.0.5"), (1, "10.1.0.4")] {
                 let (ok, text) = wire.exec(side, &format!("ping -i 0.01 -c 100 -q {to}"));
                 assert!(
@@ -80,8 +80,7 @@ fn replies_leave_from_the_address_that_was_asked() {
     }
 }
 
-/// The address that the other end was answered from is taken away: the next datagram leaves from another one, and the other
-/// end follows.
+/// D18: if the local address of a link is removed, the next datagram leaves from another address, and the other end roams.
 #[test]
 fn an_address_that_is_gone_is_not_insisted_on() {
     let wire = Wire::new("gone");
@@ -96,7 +95,7 @@ fn an_address_that_is_gone_is_not_insisted_on() {
     let (ok, text) = wire.exec(1, "ping -i 0.01 -c 100 -q 10.1.0.4");
     assert!(ok && text.contains("100 received"), "{text}");
     assert!(begun.elapsed() < Duration::from_secs(3));
-    assert_eq!(place(), "\"192.0.2.2:51820\"", "it followed");
+    assert_eq!(place(), "\"192.0.2.2:51820\"", "the endpoint roamed");
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 100 -q 10.1.0.5");
     assert!(ok && text.contains("100 received"), "{text}");
 }

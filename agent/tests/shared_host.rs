@@ -1,11 +1,12 @@
-//! What an agent leaves alone on its host, what it takes back, and what does not stop it.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! An agent on a host with other agents and other programs: what it must not change, what it cleans up, and which faults do not stop
+//! it.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
 
 use common::{Host, Wire, config, eventually};
 use nix::sys::signal::Signal;
-use tombolo_agent::apply::plan::Numbers;
+use tombolo_agent::apply::plan::KernelIds;
 use tombolo_agent::state::file;
 
 fn pair(wire: &Wire) -> [Host; 2] {
@@ -17,7 +18,7 @@ fn pair(wire: &Wire) -> [Host; 2] {
 }
 
 fn table(host: &Host) -> u32 {
-    Numbers::of(&host.config.interface, host.config.table, host.config.fwmark).table
+    KernelIds::of(&host.config.interface, host.config.table, host.config.fwmark).table
 }
 
 /// Runs a command of the agent's in the first namespace, for five seconds at most.
@@ -37,7 +38,7 @@ fn kernel(wire: &Wire, table: u32) -> String {
     [rules("-4"), rules("-6"), routes("-4"), routes("-6")].concat()
 }
 
-/// One that is started with the device or the table of another one is refused before it has touched anything.
+/// An agent with the device or the routing table of another one refuses to start and changes nothing.
 #[test]
 fn a_second_agent_with_the_same_numbers_is_refused() {
     let wire = Wire::new("second");
@@ -66,7 +67,7 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 20 -q 10.1.0.5");
     assert!(ok && text.contains("20 received"), "{text}");
 
-    // With numbers of its own it runs beside the other, and goes alone.
+    // With IDs of its own it runs beside the other agent, and removes only its own state.
     second.config.table = None;
     second.config.save(&second.state).unwrap();
     second.start();
@@ -74,8 +75,8 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     assert_eq!(kernel(&wire, table(&hosts[0])), before);
 }
 
-/// The numbers were changed between a crash and the next start: the old ones are swept too. What others put into the
-/// agent's table stays.
+/// If the IDs change between a crash and the next start, the state under the old IDs is removed too. Routes of other programs in
+/// the agent's table stay.
 #[test]
 fn what_was_left_under_other_numbers_is_removed() {
     let wire = Wire::new("numbers");
@@ -97,7 +98,7 @@ fn what_was_left_under_other_numbers_is_removed() {
     );
     assert!(kernel(&wire, 7777).contains("10.1.0.0/16"));
 
-    // Another mark alone: the tables are the same.
+    // Only the firewall mark changes; the tables stay the same.
     hosts[0].stop(Signal::SIGKILL);
     hosts[0].config.fwmark = 0x1234;
     hosts[0].config.save(&hosts[0].state).unwrap();
@@ -108,7 +109,7 @@ fn what_was_left_under_other_numbers_is_removed() {
         "{now}"
     );
 
-    // An end by SIGHUP is one like any other: what confines overlay packets stays until it is cleaned.
+    // SIGHUP ends the agent in an orderly way. The confining state stays until `clean`.
     assert!(wire.exec(0, &foreign(7777)).0);
     assert!(hosts[0].stop(Signal::SIGHUP), "{}", hosts[0].log());
     let left = kernel(&wire, 7777);
@@ -119,7 +120,7 @@ fn what_was_left_under_other_numbers_is_removed() {
     assert!(!left.contains("fwmark") && left.contains("203.0.113.0/24"), "{left}");
 }
 
-/// D21: what is needed for the controller alone does not stop an overlay that works.
+/// D21: an agent without a usable certificate still forwards by its last good configuration.
 #[test]
 fn a_damaged_certificate_does_not_stop_forwarding() {
     let wire = Wire::new("damaged");
@@ -129,14 +130,14 @@ fn a_damaged_certificate_does_not_stop_forwarding() {
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
     assert!(hosts[0].log().contains("ERROR"), "{}", hosts[0].log());
     assert!(hosts[0].stop(Signal::SIGTERM), "{}", hosts[0].log());
-    // Without a configuration there is nothing to keep up.
+    // Without a last good configuration a damaged certificate is fatal.
     hosts[0].state.remove(file::LAST_GOOD).unwrap();
     let (ok, text) = agent(&wire, "run", &hosts[0]);
     assert!(!ok && text.contains("agent.pem"), "{text}");
     assert!(!hosts[0].path().join("admin.sock").exists());
 }
 
-/// Others know the agent by its key: a new one would only look as if it worked.
+/// A missing key is an error: other agents know this agent by its key, so a new one could establish no link.
 #[test]
 fn a_missing_key_is_not_made_anew() {
     let wire = Wire::new("nokey");
@@ -147,7 +148,7 @@ fn a_missing_key_is_not_made_anew() {
     assert!(!hosts[0].path().join(file::LINK_KEY).exists());
 }
 
-/// `/tables` is read back from the engine and from the kernel's plan; `/config` is what was said.
+/// `/tables` shows the installed tables of engine and kernel, `/config` the received configuration.
 #[test]
 fn tables_show_what_is_installed() {
     let wire = Wire::new("tables");

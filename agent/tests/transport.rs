@@ -1,5 +1,5 @@
-//! WireGuard where it works, QUIC where something on the way blocks it, and back (D6): with a real filter between real hosts.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! Links use WireGuard, switch to QUIC where the network blocks it, and switch back (D6). An nftables filter blocks real packets.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tombolo_agent::identity::LinkKeys;
 use tombolo_proto::config::Transport;
 
-/// Blocks what looks like WireGuard: a first byte of 1 to 4. Or nothing.
+/// Blocks datagrams of WireGuard, whose first byte is 1 to 4, or stops blocking.
 fn block(wire: &Wire, on: bool) {
     filter(
         wire,
@@ -22,7 +22,7 @@ fn block(wire: &Wire, on: bool) {
     );
 }
 
-/// Rules for what arrives, at both hosts.
+/// Replaces the filter rules for incoming packets at both hosts.
 fn filter(wire: &Wire, rules: &[&str]) {
     let rules: String = rules.iter().map(|rule| format!("; add rule inet t c {rule}")).collect();
     for ns in &wire.ns {
@@ -32,7 +32,7 @@ fn filter(wire: &Wire, rules: &[&str]) {
     }
 }
 
-/// Two hosts, those with a second port as `second_ports` says, which know each other's keys for QUIC.
+/// Two hosts that know each other's QUIC keys. `second_ports` says which of them listen on UDP port 443 too.
 fn pair(wire: &Wire, second_ports: [bool; 2]) -> [Host; 2] {
     let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     for (host, has) in hosts.iter_mut().zip(second_ports) {
@@ -52,7 +52,7 @@ fn pair(wire: &Wire, second_ports: [bool; 2]) -> [Host; 2] {
     hosts
 }
 
-/// Where the peer is, as the status has it.
+/// The peer's endpoint in the agent's status.
 fn endpoint(host: &Host) -> String {
     let status = host.status().unwrap();
     status["status"]["links"][0]["endpoint"]
@@ -69,7 +69,7 @@ fn transport(host: &Host) -> String {
         .to_owned()
 }
 
-/// Waits until the link goes over something; how long it took.
+/// Waits until both hosts use a transport. Returns how long it took.
 fn switched(hosts: &[Host; 2], to: &str) -> Duration {
     let begun = Instant::now();
     eventually(&format!("over {to}"), || hosts.iter().all(|h| transport(h) == to));
@@ -83,7 +83,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     hosts.iter_mut().for_each(Host::start);
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
 
-    // One TCP connection lives through all of it, with pings beside it.
+    // One TCP connection and a series of pings run through both switches.
     let server = Server::start(&wire, 1);
     let run = |command: &'static str| {
         let ns = wire.ns[0].clone();
@@ -91,11 +91,13 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     };
     let flow = run("timeout 60 iperf3 -c 10.1.0.5 -t 12 -b 5M -f m");
     let pings = run("timeout 60 ping -i 0.01 -c 1100 -q 10.1.0.5");
+    // Lets the flows run over WireGuard for a while.
     std::thread::sleep(Duration::from_secs(1));
     switched(&hosts, "WireGuard");
 
     block(&wire, true);
     let there = switched(&hosts, "Quic");
+    // Lets packets that were under way during the switch arrive.
     std::thread::sleep(Duration::from_secs(1));
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 100 -q 10.1.0.5");
     assert!(ok && text.contains("100 received"), "over QUIC: {text}");
@@ -109,7 +111,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     let (_, pings) = pings.join().unwrap();
     let received = pings.split(" received").next().and_then(|t| t.rsplit(' ').next());
     let received: u32 = received.unwrap().parse().unwrap();
-    // What was on its way when the filter came, until the switch.
+    // Packets between the start of the filter and the switch are lost.
     assert!(received > 1100 - 300, "{pings}");
     let (ok, text) = flow.join().unwrap();
     drop(server);
@@ -122,8 +124,8 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     }
 }
 
-/// D6: all UDP is dropped but that of port 443, under way and from the start. Where both ends have a second port, what goes to
-/// port 443 is enough; where one end has, its answers must pass too.
+/// D6: the network drops all UDP except port 443, during a link and from its start. If both ends listen on port 443, packets to that
+/// port suffice; if one does, packets from that port must pass too.
 #[test]
 fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
     let wire = Wire::new("second");
@@ -147,6 +149,7 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
                 .1
             }
         });
+        // Lets the pings run over WireGuard for a while.
         std::thread::sleep(Duration::from_secs(1));
         switched(&hosts, "WireGuard");
 
@@ -182,7 +185,7 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
             assert!(switches.iter().all(|l| l.contains("reason=")), "{switches:?}");
         }
 
-        // Blocked before anything else was ever tried.
+        // The network blocks other ports from the start.
         for host in &mut hosts {
             host.stop(Signal::SIGTERM);
         }
@@ -195,7 +198,7 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
     }
 }
 
-/// What comes to the second port and is not QUIC is dropped and counted, and a port that is taken is named.
+/// The second port drops and counts datagrams that are not QUIC. An agent whose second port is in use fails and names it.
 #[test]
 fn the_second_port_takes_quic_alone() {
     let wire = Wire::new("alone");

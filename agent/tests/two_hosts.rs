@@ -1,11 +1,11 @@
 //! Two VMs of one VNet on two hosts, without a controller: real processes, real TUN devices, real pings.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
 
 use common::{Host, Server, Wire, config, eventually};
 use nix::sys::signal::Signal;
-use tombolo_agent::apply::plan::Numbers;
+use tombolo_agent::apply::plan::KernelIds;
 use tombolo_proto::config::DEFAULT_MTU;
 
 fn pair(wire: &Wire) -> [Host; 2] {
@@ -16,15 +16,15 @@ fn pair(wire: &Wire) -> [Host; 2] {
     hosts
 }
 
-/// Our rules and routes in a namespace, as `ip` shows them.
+/// The agent's rules and routes in a namespace, as `ip` shows them.
 fn ours(wire: &Wire, side: usize, host: &Host) -> String {
-    let numbers = Numbers::of(&host.config.interface, None, host.config.fwmark);
+    let ids = KernelIds::of(&host.config.interface, None, host.config.fwmark);
     let mut out = Vec::new();
     for family in ["-4", "-6"] {
         let rules = wire.run(side, &format!("ip {family} rule list"));
-        for table in numbers.tables().map(|t| t.to_string()) {
+        for table in ids.tables().map(|t| t.to_string()) {
             out.extend(rules.lines().filter(|l| l.contains(&table)).map(str::to_owned));
-            // Fails where the table is empty.
+            // `ip` fails if the table is empty.
             if let (true, routes) = wire.exec(side, &format!("ip {family} route show table {table}")) {
                 out.extend(routes.lines().map(str::to_owned));
             }
@@ -33,7 +33,7 @@ fn ours(wire: &Wire, side: usize, host: &Host) -> String {
     out.join("\n")
 }
 
-/// The tables of nftables in a namespace.
+/// The nftables tables in a namespace.
 fn filters(wire: &Wire, side: usize) -> String {
     wire.exec(side, "nft list tables").1
 }
@@ -49,7 +49,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     let mut hosts = pair(&wire);
     hosts.iter_mut().for_each(Host::start);
 
-    // The kernel picks the NIC's address as source; the first packet brings the link up.
+    // The kernel chooses the NIC's address as source. The first packet brings the link up.
     for address in ["10.1.0.5", "fd00:1::5"] {
         eventually(&format!("ping {address}"), || {
             wire.exec(0, &format!("ping -c 1 -W 1 {address}")).0
@@ -59,7 +59,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     assert!(ok && text.contains("200 received"), "{text}");
     let (ok, text) = wire.exec(1, "ping -i 0.01 -c 50 -s 5000 -q 10.1.0.4");
     assert!(ok && text.contains("50 received"), "fragmented: {text}");
-    // Nobody has this address: dropped and counted, not answered.
+    // Packets to an address without an owner are dropped and counted without a reply.
     assert!(!wire.exec(0, "ping -c 1 -W 1 10.1.0.77").0);
     let status = hosts[0].status().unwrap();
     assert_eq!(status["status"]["drops"]["no_owner"], 1, "{status}");
@@ -68,7 +68,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     let metrics = tombolo_agent::admin::ask(&hosts[0].state, "/metrics").unwrap();
     assert!(metrics.contains("tombolo_link_up{peer=\"vm-b\"} 1"), "{metrics}");
 
-    // A crash leaves rules; the next start takes them over and forwards again.
+    // Rules outlive a crash. The next start takes them over and forwards again.
     let before = ours(&wire, 0, &hosts[0]);
     assert!(before.contains("10.1.0.0/16") && before.contains("fwmark"), "{before}");
     assert!(!hosts[0].stop(Signal::SIGKILL));
@@ -77,7 +77,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     eventually("ping after a crash", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
     assert_eq!(ours(&wire, 0, &hosts[0]), before);
 
-    // The other side, restarted, is found as well, by traffic from either end.
+    // After a restart of the other host, traffic from either end brings the link up.
     assert!(hosts[1].stop(Signal::SIGTERM));
     hosts[1].start();
     eventually("ping from the restarted host", || {
@@ -86,7 +86,7 @@ fn pings_cross_and_nothing_is_left_behind() {
 
     for (side, host) in hosts.iter_mut().enumerate() {
         assert!(host.stop(Signal::SIGTERM), "{}", host.log());
-        // What keeps overlay packets on the host outlives the agent (D22).
+        // The state that keeps overlay packets on the host outlives the agent (D22).
         assert!(
             ours(&wire, side, host).contains("unreachable 10.1.0.0/16"),
             "{}",
@@ -109,7 +109,7 @@ fn clean_removes_what_a_crash_left() {
     assert!(!clean(&wire, 0, &hosts[0]).0, "cleaned under a running agent");
     hosts[0].stop(Signal::SIGKILL);
     assert!(ours(&wire, 0, &hosts[0]).contains("fwmark"));
-    // Somebody else's rule stays.
+    // A rule of another program stays.
     assert!(wire.exec(0, "ip rule add from 198.51.100.1 lookup 100").0);
     let (ok, text) = clean(&wire, 0, &hosts[0]);
     assert!(ok, "{text}");
@@ -117,7 +117,7 @@ fn clean_removes_what_a_crash_left() {
     assert!(wire.run(0, "ip rule").contains("198.51.100.1"));
 }
 
-/// D22: rather no overlay than a host that lost its own network.
+/// D22: the agent rejects a configuration that would take the host's own network from it.
 #[test]
 fn a_configuration_over_the_hosts_own_network_is_rejected() {
     let wire = Wire::new("overlap");
@@ -129,7 +129,7 @@ fn a_configuration_over_the_hosts_own_network_is_rejected() {
     assert_eq!(ours(&wire, 0, &hosts[0]), "");
 }
 
-/// The configuration says nothing about the peer's place; what was learned before the restart does.
+/// D18: without a configured endpoint, the agent uses the one that it learned before a restart.
 #[test]
 fn learned_endpoints_survive_a_restart() {
     let wire = Wire::new("endpoint");
@@ -142,7 +142,7 @@ fn learned_endpoints_survive_a_restart() {
     hosts[0].remember_endpoint("vm-b", "192.0.2.2:51820".parse().unwrap());
     hosts.iter_mut().for_each(Host::start);
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
-    // vm-b learned vm-a's place from its packets, and keeps it.
+    // vm-b learned vm-a's endpoint from its packets and stores it.
     eventually("endpoint on disk", || {
         std::fs::read_to_string(hosts[1].path().join("endpoints.json")).is_ok_and(|t| t.contains("192.0.2.1:51820"))
     });
@@ -155,7 +155,7 @@ fn learned_endpoints_survive_a_restart() {
     });
 }
 
-/// D20: an underlay too small for the tunnel's packets carries them in pieces, and the host hears what fits.
+/// D20: over an underlay with a small MTU, links fragment packets, and the host is told the path MTU by ICMP.
 #[test]
 fn a_small_underlay_carries_full_packets() {
     let wire = Wire::new("small");
@@ -166,38 +166,38 @@ fn a_small_underlay_carries_full_packets() {
     hosts.iter_mut().for_each(Host::start);
     for (address, size) in [("10.1.0.5", 1392), ("fd00:1::5", 1372)] {
         eventually("ping", || wire.exec(0, &format!("ping -c 1 -W 1 {address}")).0);
-        // One of them may be answered with what fits, when that becomes known.
+        // One packet may be answered with an ICMP error when the path MTU becomes known.
         eventually(&format!("full packets to {address}"), || {
             let (_, text) = wire.exec(0, &format!("ping -M dont -c 20 -i 0.01 -s {size} {address}"));
             text.contains("20 received")
         });
     }
-    // 1,300 less 20 of IPv4, 8 of UDP and 32 of WireGuard.
+    // 1,300 bytes minus 20 for IPv4, 8 for UDP and 32 for WireGuard.
     eventually("a measured path", || {
         mtu(&hosts[0]).is_some_and(|m| (1238..=1240).contains(&m))
     });
-    let most = mtu(&hosts[0]).unwrap();
+    let path_mtu = mtu(&hosts[0]).unwrap();
     let (ok, text) = wire.exec(0, "ping -M do -c 5 -i 0.01 -s 1392 10.1.0.5");
     assert!(
-        !ok && text.contains(&format!("mtu={most}")) || text.contains(&format!("mtu = {most}")),
+        !ok && text.contains(&format!("mtu={path_mtu}")) || text.contains(&format!("mtu = {path_mtu}")),
         "{text}"
     );
-    let (ok, text) = wire.exec(0, &format!("ping -M do -c 5 -i 0.01 -s {} 10.1.0.5", most - 28));
+    let (ok, text) = wire.exec(0, &format!("ping -M do -c 5 -i 0.01 -s {} 10.1.0.5", path_mtu - 28));
     assert!(ok && text.contains("5 received"), "{text}");
 }
 
-/// The longest packet that the path of the only link carries whole, as the agent says it.
+/// The path MTU of the only link in the agent's status.
 fn mtu(host: &Host) -> Option<u64> {
     host.status()?["status"]["links"][0]["mtu"].as_u64()
 }
 
-/// D20: a path of any width, which loses what is too long and every fragment and tells nobody, is no black hole: neither
-/// for TCP, which hears or is told by its MSS, nor for datagrams that may be cut, nor for IPv6's 1,280 bytes.
+/// D20: a path that drops long packets and fragments without an ICMP error is no black hole at any MTU. TCP adapts by ICMP or by its
+/// MSS. Datagrams without DF and IPv6 packets of up to 1,280 bytes are fragmented inside the link.
 #[test]
 fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     let wire = Wire::new("hole");
     for side in 0..2 {
-        // The host believes in 9,000 bytes, and cuts batches itself so that the path sees single datagrams.
+        // The host assumes an MTU of 9,000 bytes. Without segmentation offload the bridge sees single datagrams.
         wire.run(side, "ip link set wire0 mtu 9000");
         wire.run(side, "ethtool -K wire0 gso off tso off tx-udp-segmentation off");
     }
@@ -237,8 +237,8 @@ fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     }
 }
 
-/// TCP crosses each way, with and without super-packets, and over an underlay that takes it in pieces; pings beside it
-/// are answered. How fast is a question for a measurement.
+/// TCP works in both directions with and without offload, and over an underlay that needs fragmentation. Pings beside it are answered.
+/// Benchmarks measure the throughput.
 #[test]
 fn tcp_crosses_with_and_without_super_packets() {
     let wire = Wire::new("speed");

@@ -1,5 +1,5 @@
-//! Two agents that advertise a few tables of routes in turn, as fast as a busy attacker may: a VM of a peered VNet, which has no routes to
-//! advertise at all, and a gateway's BGP neighbour, which has. Tables of lookups are built again a few times, not with each message.
+//! Two hostile agents advertise a few sets of routes in turn at a high rate: a VM of a peered VNet, which may advertise no routes, and
+//! the gateway of a VPN connection with BGP, which may. Their peers rebuild their lookup tables a few times, not for each message.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -64,29 +64,30 @@ resources:
     other-to-hub: {virtualNetworkGateway1: other-gw, virtualNetworkGateway2: hub-gw, sharedKey: AnotherForThese, enableBgp: true}
 ";
 
-/// Messages a second of each attacker, and for how long.
+/// Messages per second of each attacker, and the duration of the attack.
 const RATE: u32 = 2000;
-const TIME: Duration = Duration::from_secs(5);
+const ATTACK_TIME: Duration = Duration::from_secs(5);
 
-/// Times that tables may be built meanwhile: eight in the first ten seconds by the pace of one sender, and a few for links that come
-/// and go.
-const BUILT: u64 = 14;
+/// Limit for rebuilds during the attack: the pace of one sender allows eight in the first ten seconds, and changes of links cause a
+/// few more.
+const MAX_REBUILDS: u64 = 14;
 
-/// Lines that the log may grow by.
-const LINES: usize = 40;
+/// Limit for new log lines during the attack: the log limiter writes a few of each kind.
+const MAX_LOG_LINES: usize = 40;
 
-/// A number of an agent's view.
+/// A number in an agent's view, by JSON pointer.
 async fn number(w: &World, host: &str, at: &str) -> Result<u64> {
     let view: Value = w.agent_view(host).await?;
     let number = view.pointer(at).and_then(Value::as_u64);
     number.with_context(|| format!("{host} shows no {at}: {view}"))
 }
 
-/// Lines of an agent's log.
+/// The number of lines in an agent's log.
 fn lines(w: &World, host: &str) -> Result<usize> {
     Ok(std::fs::read_to_string(w.log(host)?)?.lines().count())
 }
 
+/// Stops a host's agent, and starts a hostile one with its identity and one peer.
 fn hostile(w: &World, host: &str, peer: &str) -> Result<Hostile> {
     ensure!(w.stop_agent(host)?, "the agent of {host} had to be killed");
     let state = w.agent_dir(host)?;
@@ -100,8 +101,8 @@ async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
     w.reach_within("hub-vm", "other-vm", Duration::from_secs(10)).await?;
     let mut neighbour = hostile(&w, "branch-gw", "hub-gw")?;
     let mut vm = hostile(&w, "spoke-vm", "hub-vm")?;
-    // What the neighbour may do: advertise, and be heard.
-    let heard = number(&w, "hub-gw", "/routeAdvertisements/applied").await?;
+    // The neighbour may advertise routes, and they are applied.
+    let applied = number(&w, "hub-gw", "/routeAdvertisements/applied").await?;
     let mut neighbour = tokio::task::spawn_blocking(move || {
         let first = &tables(65_030, 1)[..1];
         let advertised = neighbour.advertise(first, 10, Duration::from_secs(1));
@@ -109,10 +110,10 @@ async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
     })
     .await??;
     let begin = Instant::now();
-    while number(&w, "hub-gw", "/routeAdvertisements/applied").await? <= heard {
+    while number(&w, "hub-gw", "/routeAdvertisements/applied").await? <= applied {
         ensure!(
             begin.elapsed() < Duration::from_secs(10),
-            "what the neighbour advertises is not heard"
+            "the neighbour's routes are not applied"
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -123,22 +124,22 @@ async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
         before.push((w.snapshot().processes[host].clone(), built, lines(&w, host)?));
     }
     let pinger = w.pinger("hub-vm", "other-vm", SPACING)?;
-    let first = tokio::task::spawn_blocking(move || neighbour.advertise(&tables(65_030, 3), RATE, TIME));
-    let second = tokio::task::spawn_blocking(move || vm.advertise(&tables(65_020, 3), RATE, TIME));
+    let first = tokio::task::spawn_blocking(move || neighbour.advertise(&tables(65_030, 3), RATE, ATTACK_TIME));
+    let second = tokio::task::spawn_blocking(move || vm.advertise(&tables(65_020, 3), RATE, ATTACK_TIME));
     for attack in [first, second] {
         let done = attack.await??;
         ensure!(done.count > 500, "no attack: {done:?}");
     }
     let pinged = pinger.stop()?;
     ensure!(pinged.all(), "packets between others were lost: {pinged:?}");
-    for (host, (process, built, said)) in victims.iter().zip(before) {
+    for (host, (process, built, lines_before)) in victims.iter().zip(before) {
         ensure!(process.alive(), "the agent of {host} ended:\n{}", process.tail(20));
         let built = number(&w, host, "/tableRebuilds").await? - built;
-        ensure!(built <= BUILT, "{host} built its tables {built} times");
-        let said = lines(&w, host)?.saturating_sub(said);
-        ensure!(said <= LINES, "{host} wrote {said} lines");
+        ensure!(built <= MAX_REBUILDS, "{host} built its tables {built} times");
+        let written = lines(&w, host)?.saturating_sub(lines_before);
+        ensure!(written <= MAX_LOG_LINES, "{host} wrote {written} lines");
     }
-    // All of the neighbour's were read, and none of the VM's.
+    // The neighbour's advertisements were processed, the VM's refused.
     ensure!(number(&w, "hub-gw", "/routeAdvertisements/received").await? > 500);
     ensure!(number(&w, "hub-vm", "/routeAdvertisements/refused").await? > 500);
     w.down()

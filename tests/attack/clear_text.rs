@@ -1,5 +1,5 @@
-//! Packets with overlay addresses stay off the underlay, whoever sends them: the VM itself, a container behind a published port,
-//! an appliance. They are looked for on every wire of the underlay while peerings come and go and agents crash (D22).
+//! Packets with overlay addresses never enter the underlay in clear text (D22). The senders are a VM, a container behind a published
+//! port, and an appliance. All wires of the underlay are watched while peerings are added and deleted and agents crash.
 
 use anyhow::{Context as _, Result, ensure};
 use std::net::{SocketAddr, UdpSocket};
@@ -14,11 +14,12 @@ use tombolo_lab::probe::Ping;
 use tombolo_lab::topology::INTERNET;
 use tombolo_tests::live::{FORWARDED, SPACING, World};
 
-/// How long packets flow in each situation. The senders send every 10 ms.
+/// How long packets flow in each situation. The senders send every 10 ms, so each sends 40 packets.
 const PERIOD: Duration = Duration::from_millis(400);
-const LIMIT: Duration = Duration::from_secs(5);
+/// Timeout of commands, and of changes that must take effect.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Notes source and destination of every packet with an overlay address that enters the underlay, on any of its wires.
+/// Records source and destination of each packet with an overlay address that enters the underlay on any wire.
 const WATCH: &str = "table bridge watch {
     set four { type ipv4_addr . ipv4_addr; size 1024; flags dynamic; }
     set six { type ipv6_addr . ipv6_addr; size 1024; flags dynamic; }
@@ -31,21 +32,21 @@ const WATCH: &str = "table bridge watch {
     }
 }";
 
-/// Loads rules of nftables on a host.
+/// Loads nftables rules on a host.
 async fn nft(lab: &Lab, host: &str, rules: &str) -> Result<()> {
     let file = lab.path()?.join(format!("rules-{host}.nft"));
     std::fs::write(&file, rules)?;
     let done = lab
-        .exec(host, &["nft", "-f", &file.display().to_string()], LIMIT)
+        .exec(host, &["nft", "-f", &file.display().to_string()], TIMEOUT)
         .await?;
     ensure!(done.code == 0, "nft on {host}: {}", done.stderr);
     Ok(())
 }
 
-/// The overlay packets that the underlay has seen, if any, as pairs of addresses with a count.
+/// The overlay packets that entered the underlay, as pairs of addresses with a count; none if there are none.
 async fn seen(lab: &Lab) -> Result<Option<String>> {
     let done = lab
-        .exec(INTERNET, &["nft", "list", "table", "bridge", "watch"], LIMIT)
+        .exec(INTERNET, &["nft", "list", "table", "bridge", "watch"], TIMEOUT)
         .await?;
     ensure!(done.code == 0, "nft: {}", done.stderr);
     let pairs = done.stdout.lines().filter(|l| l.contains("packets"));
@@ -55,7 +56,7 @@ async fn seen(lab: &Lab) -> Result<Option<String>> {
     Ok((!pairs.is_empty()).then(|| pairs.join("\n")))
 }
 
-/// Lets packets flow for a moment, then checks that none was seen in clear text.
+/// Lets packets flow for [`PERIOD`], then checks that none entered the underlay in clear text.
 async fn nothing_in_clear(lab: &Lab, when: &str) -> Result<()> {
     tokio::time::sleep(PERIOD).await;
     match seen(lab).await? {
@@ -64,13 +65,13 @@ async fn nothing_in_clear(lab: &Lab, when: &str) -> Result<()> {
     }
 }
 
-/// A ping from whatever address the host chooses.
+/// Sends pings from the source address that the host's kernel chooses.
 async fn ping_unbound(lab: &Lab, host: &str, to: &str) -> Result<()> {
     let argv = ["ping", "-n", "-c", "3", "-i", "0.1", "-W", "0.3", to];
-    lab.exec(host, &argv, LIMIT).await.map(drop)
+    lab.exec(host, &argv, TIMEOUT).await.map(drop)
 }
 
-/// Threads with sockets in namespaces; they end when this is dropped.
+/// A client and a server in threads. Dropping it ends them.
 struct Sockets {
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicU64>,
@@ -87,7 +88,8 @@ impl Drop for Sockets {
 }
 
 impl Sockets {
-    /// A server that sends to its last client every 10 ms, asked or not, and a client that asks `published` for that.
+    /// Starts a server that sends to its last client every 10 ms even without requests, and a client that sends requests to
+    /// `published`.
     fn start(server: UdpSocket, client: UdpSocket, published: SocketAddr) -> Result<Self> {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         for socket in [&server, &client] {
@@ -100,7 +102,7 @@ impl Sockets {
             while !ended.load(Relaxed) {
                 last = server.recv_from(&mut buffer).ok().map(|(_, from)| from).or(last);
                 if let Some(client) = last {
-                    // Where the network refuses it, that is as good as lost.
+                    // A refused packet counts as lost.
                     let _ = server.send_to(b"answer", client);
                 }
             }
@@ -109,6 +111,7 @@ impl Sockets {
         let ask = std::thread::spawn(move || {
             let mut buffer = [0; 64];
             while !ended.load(Relaxed) {
+                // As above.
                 let _ = client.send_to(b"question", published);
                 if client.recv(&mut buffer).is_ok() {
                     count.fetch_add(1, Relaxed);
@@ -122,19 +125,19 @@ impl Sockets {
         })
     }
 
-    /// Waits for new answers.
+    /// Waits for new replies.
     async fn answered(&self, when: &str) -> Result<()> {
         let (before, start) = (self.answers.load(Relaxed), Instant::now());
-        // The first few may have been under way.
+        // The first replies may have been under way before the call.
         while self.answers.load(Relaxed) < before + 5 {
-            ensure!(start.elapsed() < LIMIT, "{when}, the published port does not answer");
+            ensure!(start.elapsed() < TIMEOUT, "{when}, the published port does not answer");
             tokio::time::sleep(SPACING).await;
         }
         Ok(())
     }
 }
 
-/// A namespace that stands for a container behind a bridge of a host; gone when dropped.
+/// A namespace in the role of a container behind a bridge of a host. Dropping it removes the namespace.
 struct Container(String);
 
 impl Drop for Container {
@@ -144,7 +147,7 @@ impl Drop for Container {
 }
 
 impl Container {
-    /// Makes it, with UDP port 8080 of the host's overlay address published as container engines do it.
+    /// Creates a container, and publishes its UDP port 8080 at the host's overlay address as container engines do.
     async fn publish(w: &World, host: &str) -> Result<Self> {
         let name = format!("tb-{}-box", w.topology().name);
         let netns = w.hosts().netns(host);
@@ -187,7 +190,7 @@ impl Container {
     }
 }
 
-/// A VM's own traffic and that of a container behind it.
+/// Traffic of a VM and of a container behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     let w = World::up("clear-vm").await?;
@@ -202,9 +205,9 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     nothing_in_clear(&w, "never peered").await?;
 
     w.join("spoke-a", "spoke-b").await?;
-    w.reach_within(vm, peer, LIMIT).await?;
+    w.reach_within(vm, peer, TIMEOUT).await?;
     sockets.answered("peered").await?;
-    // The host's own services are in the container's reach, and the other way round.
+    // The container reaches the host's own address, and the host reaches the container.
     for (from, to) in [("172.17.0.2", "10.2.0.4"), ("10.2.0.4", "172.17.0.2")] {
         let netns = if from == "172.17.0.2" {
             container.netns()
@@ -220,7 +223,7 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     nothing_in_clear(&w, "when the peering was deleted").await?;
     w.unpeer("spoke-b", "spoke-a").await?;
     w.join("spoke-a", "spoke-b").await?;
-    w.reach_within(vm, peer, LIMIT).await?;
+    w.reach_within(vm, peer, TIMEOUT).await?;
     sockets.answered("peered again").await?;
 
     w.kill_agent(vm)?;
@@ -228,8 +231,8 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     ping_unbound(&w, vm, &peer_text).await?;
     nothing_in_clear(&w, "after a crash").await?;
     w.start_agent(vm)?;
-    w.wait_until_ready(LIMIT).await?;
-    w.reach_within(vm, peer, LIMIT).await?;
+    w.wait_until_ready(TIMEOUT).await?;
+    w.reach_within(vm, peer, TIMEOUT).await?;
     sockets.answered("after a restart").await?;
     nothing_in_clear(&w, "after a restart").await?;
 
@@ -240,10 +243,10 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
         drop(ping?);
     }
 
-    // Only this undoes it; and what the host does then is seen.
+    // Only `clean` removes the confinement. Packets leak then, which proves that the watch works.
     let (program, dir) = (tombolo_lab::binary::find("tombolo-agent")?, w.agent_dir(vm)?);
     let (program, dir) = (program.display().to_string(), dir.display().to_string());
-    let done = w.exec(vm, &[&program, "clean", "--state-dir", &dir], LIMIT).await?;
+    let done = w.exec(vm, &[&program, "clean", "--state-dir", &dir], TIMEOUT).await?;
     ensure!(done.code == 0, "clean: {}", done.stderr);
     ping_unbound(&w, vm, &peer_text).await?;
     let seen = seen(&w).await?.context("the watch on the underlay sees nothing")?;
@@ -252,7 +255,7 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     w.down()
 }
 
-/// What an appliance's kernel forwards; and an Internet exit.
+/// Packets that an appliance's kernel forwards, without and with an Internet exit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     let w = World::up("clear-fw").await?;
@@ -266,7 +269,7 @@ async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
         w.route(table, "other", prefix, appliance).await?;
     }
     w.route("spoke-a-routes", "unknown", "10.77.0.0/16", appliance).await?;
-    w.reach_within(vm, "spoke-b-vm", LIMIT).await?;
+    w.reach_within(vm, "spoke-b-vm", TIMEOUT).await?;
     nft(&w, INTERNET, WATCH).await?;
     let pings = ["spoke-b-vm", "10.77.0.1"].map(|to| w.pinger(vm, to, SPACING));
     nothing_in_clear(&w, "with all peerings").await?;
@@ -275,28 +278,34 @@ async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     w.kill_agent(appliance)?;
     nothing_in_clear(&w, "after a crash").await?;
     w.start_agent(appliance)?;
-    w.wait_until_ready(LIMIT).await?;
+    w.wait_until_ready(TIMEOUT).await?;
     nothing_in_clear(&w, "after a restart").await?;
 
-    // An Internet exit: public destinations leave, with a source that was translated.
+    // With an Internet exit, packets to public destinations leave if their source was translated.
     let outside = w.underlay_address(tombolo_lab::topology::CONTROLLER)?.to_string();
     w.route("spoke-a-routes", "internet", "0.0.0.0/0", appliance).await?;
     let pinged = w.ping(vm, &outside, Ping::UNREACHABLE).await?;
-    ensure!(pinged.none(), "an appliance is an exit unasked: {pinged}");
+    ensure!(
+        pinged.none(),
+        "an appliance forwards to the internet without internet_exit: {pinged}"
+    );
     ensure!(w.stop_agent(appliance)?, "the agent had to be killed");
     let settings = w.agent_dir(appliance)?.join("agent.toml");
     let text = std::fs::read_to_string(&settings)?.replace("internet_exit = false", "internet_exit = true");
     std::fs::write(&settings, text)?;
     w.start_agent(appliance)?;
-    w.wait_until_ready(LIMIT).await?;
+    w.wait_until_ready(TIMEOUT).await?;
     let pinged = w.ping(vm, &outside, Ping::UNREACHABLE).await?;
-    ensure!(pinged.none(), "no source was translated: {pinged}");
+    ensure!(
+        pinged.none(),
+        "packets with an untranslated source were answered: {pinged}"
+    );
     nothing_in_clear(&w, "without a translation").await?;
     let masquerade = "table ip exit {
         chain out { type nat hook postrouting priority 100; ip saddr 10.0.0.0/8 oifname \"underlay0\" masquerade; }
     }";
     nft(&w, appliance, masquerade).await?;
-    w.reach_within(vm, &outside, LIMIT).await?;
+    w.reach_within(vm, &outside, TIMEOUT).await?;
     nothing_in_clear(&w, "as an Internet exit").await?;
     for ping in pings {
         drop(ping?);

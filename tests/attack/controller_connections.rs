@@ -1,12 +1,13 @@
-//! Connections that do nothing: strangers try to hold 10,000 of them at the controller's port, and nobody else notices.
+//! Clients without a certificate try to hold 10,000 idle connections at the controller's port. Agents and users are not affected.
 
 use crate::stranger::Attacked;
 use anyhow::{Result, ensure};
 use std::time::Duration;
 use tombolo_lab::topology::INTERNET;
 
-/// Idle TCP connections, half-done TLS handshakes, HTTP/2 without requests, bodies that never end: how many of each are wanted, and
-/// how many are opened a second. The first two cost the attacker nothing but packets, the others its computing time.
+/// Kinds of connections, with their number and how many are opened per second: idle TCP connections, incomplete TLS handshakes,
+/// HTTP/2 without requests, and request bodies that never end. The last two need TLS handshakes and so computing time of the
+/// attacker, hence the smaller numbers.
 const STATES: [(&str, u64, u32); 4] = [
     ("tcp", 6_000, 1_000),
     ("tls", 2_400, 350),
@@ -14,11 +15,11 @@ const STATES: [(&str, u64, u32); 4] = [
     ("body", 800, 100),
 ];
 
-/// Longest wait for the agents after the controller's restart.
-const LIMIT: Duration = Duration::from_secs(20);
+/// Timeout of the agents' reconnection after the controller's restart.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Resident memory that the controller may have, bytes: the limits of the port allow 300 MiB.
-const MEMORY: u64 = 400 << 20;
+/// Limit for the controller's resident memory in bytes. The connection limits of the port allow 300 MiB.
+const MAX_MEMORY: u64 = 400 << 20;
 
 async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
     let mut attacked = Attacked::up(name).await?;
@@ -41,13 +42,13 @@ async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
     }
     attacked.others_work().await?;
     let memory = attacked.memory()?;
-    // A controller that starts in the middle of it knows from its store where agents were.
+    // A controller that restarts during the attack knows the agents' addresses from its store.
     attacked.world.kill_controller()?;
     attacked.world.start_controller().await?;
-    attacked.world.wait_until_ready(LIMIT).await?;
+    attacked.world.wait_until_ready(READY_TIMEOUT).await?;
     let mut attempts = 0;
     for ((state, wanted, _), stranger) in STATES.iter().zip(&mut strangers) {
-        // The attack lasted until here: it still opens connections, or holds all that it wants.
+        // The attack has lasted until here: it still opens connections, or holds all of them.
         let before = stranger.report();
         let report = stranger
             .until(|r| r.attempts > before.attempts || r.held >= *wanted)
@@ -56,12 +57,12 @@ async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
         attempts += report.attempts;
     }
     println!("{name}: {attempts} attempts, the controller has {} MiB", memory >> 20);
-    ensure!(memory < MEMORY, "the controller has {} MiB", memory >> 20);
+    ensure!(memory < MAX_MEMORY, "the controller has {} MiB", memory >> 20);
     drop(strangers);
     attacked.world.down()
 }
 
-/// The address is that of an agent: strangers sit behind the same NAT gateway.
+/// The attack comes from an agent's address, as from behind the same NAT gateway.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_connections_of_an_agents_address() -> Result<()> {
     attack("one-address", "a", "").await

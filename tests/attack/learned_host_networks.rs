@@ -1,7 +1,7 @@
-//! Finding 2 of docs/security.md: a site announces the networks that hosts live in: their underlay, the controller's address, all
-//! of the internet in halves. Hosts keep what is theirs, and configurations come through, revocations too.
+//! Finding 2 of docs/security.md: a site announces the hosts' underlay network, the controller's address, and the internet in two
+//! halves. Hosts keep their own routes to these, and still get configurations and revocations.
 
-use super::site::{SOON, TOPOLOGY, announce, answers, knows, must};
+use super::site::{ROUTES_TIMEOUT, TOPOLOGY, announce, answers, knows, must};
 use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tombolo_lab::Topology;
 use tombolo_proto::id::AgentId;
 use tombolo_tests::live::{PLAIN, World};
 
-/// The routes that a host's agent leaves out of its host, by reason.
+/// The number of learned routes that an agent did not install on its host, by reason.
 async fn left_out(w: &World, host: &str) -> Result<BTreeMap<String, u64>> {
     let refused = w.agent_status(host).await?.refused_routes;
     let of_host = refused.into_iter().filter(|r| r.sender.is_none());
@@ -36,9 +36,9 @@ async fn a_site_takes_no_networks_from_hosts() -> Result<()> {
         knows(&w, vm, "203.0.113.10/32").await?;
         knows(&w, vm, "10.50.0.0/16").await?;
     }
-    // Each is dropped alone, counted, and shown.
+    // Each of them is left out alone, and counted by its reason.
     let expected = BTreeMap::from([("host_connected".to_owned(), 3), ("host_default".to_owned(), 2)]);
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
         let seen = left_out(&w, "hub-vm").await?;
         if seen == expected {
@@ -58,7 +58,7 @@ async fn a_site_takes_no_networks_from_hosts() -> Result<()> {
         ensure!(found.contains(&device) == overlay, "{to}: {found}");
     }
 
-    // Configurations come through while all that is announced: a change, then a revocation.
+    // Configurations arrive while these routes are announced: a change, then a revocation.
     w.unpeer("hub", "peer").await?;
     w.silent("hub-vm", "peer-vm").await?;
     ensure!(

@@ -1,6 +1,6 @@
-//! Attacks on real processes in network namespaces: one scenario for each finding of `docs/security.md`. Needs root.
+//! Attacks on real processes in network namespaces: scenarios for findings of `docs/security.md`. Needs root.
 //!
-//! A scenario first shows that the attacker can do what it is entitled to, then attacks, and checks that the attack had no effect
+//! A scenario first shows that the attacker can do what it is entitled to. Then it attacks, and checks that the attack had no effect
 //! and that others kept working. All scenarios together take at most three minutes.
 
 mod advertisements;

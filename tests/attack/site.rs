@@ -1,4 +1,4 @@
-//! A site that turns hostile, for the scenarios: what it announces, and in whose name it sends.
+//! A hostile site for the scenarios: announces routes, and sends packets with spoofed sources.
 
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use tombolo_lab::probe::Ping;
 use tombolo_proto::installed::InstalledHop;
 use tombolo_tests::live::World;
 
-/// Longest that a change of routes takes to get everywhere.
-pub(crate) const SOON: Duration = Duration::from_secs(15);
+/// Timeout until a change of routes has reached all agents.
+pub(crate) const ROUTES_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A hub with a VPN gateway and two machines, a spoke that uses it, a VNet that is peered and does not; and a site with BGP.
+/// A hub with a VPN gateway and two VMs, a spoke that uses the gateway, a peered VNet that does not, and a site with BGP.
 pub(crate) const TOPOLOGY: &str = r#"
 name: attack
 underlay:
@@ -80,17 +80,18 @@ resources:
       enableBgp: true
 "#;
 
-/// Runs a command on a host, which must succeed. Returns what it printed.
+/// Runs a command on a host that must succeed. Returns its standard output.
 pub(crate) async fn must(w: &World, host: &str, argv: &[&str]) -> Result<String> {
     let done = w.exec(host, argv, LIMIT).await?;
     ensure!(done.code == 0, "{host}: {argv:?}: {done:?}");
     Ok(done.stdout)
 }
 
-/// Lets a site's router announce these besides, on all of its sessions.
+/// Makes a site's router announce further prefixes on all of its sessions.
 pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Result<()> {
     let routes: Vec<String> = prefixes.iter().map(|p| format!("route {p} unreachable;")).collect();
-    // No kernel hears of them, and the site's LAN of none but a default route: the router goes on to route as it did.
+    // BIRD must not install these routes in the router's kernel, and the site's LAN gets only a default route: the router keeps
+    // routing as before.
     let edits = [
         r#"s/export where proto = "announced" .*;/export where proto = "announced" || proto = "attack";/"#,
         r#"s/export where source ~ \[ RTS_STATIC/export where proto != "attack" \&\& source ~ [ RTS_STATIC/"#,
@@ -107,12 +108,12 @@ pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Resu
          birdc -s /run/bird/bird.ctl configure",
         edits.join(" ")
     );
-    let said = must(w, router, &["sh", "-c", &script]).await?;
-    ensure!(said.contains("Reconfigur"), "{router}: {said}");
+    let reply = must(w, router, &["sh", "-c", &script]).await?;
+    ensure!(reply.contains("Reconfigur"), "{router}: {reply}");
     Ok(())
 }
 
-/// Counts on a host what arrives from these sources, before anything else sees it.
+/// Counts packets from these sources on a host. The chain runs before all others (priority -400).
 pub(crate) async fn watch(w: &World, host: &str, sources: &[&str]) -> Result<()> {
     must(w, host, &["nft", "add table ip attack"]).await?;
     let chain = "add chain ip attack input { type filter hook prerouting priority -400; }";
@@ -124,7 +125,7 @@ pub(crate) async fn watch(w: &World, host: &str, sources: &[&str]) -> Result<()>
     Ok(())
 }
 
-/// How many packets from a source arrived since [`watch`].
+/// The number of packets from a source that arrived since [`watch`].
 pub(crate) async fn arrived(w: &World, host: &str, source: &str) -> Result<u64> {
     let listed = must(w, host, &["nft", "list table ip attack"]).await?;
     let line = listed.lines().find(|l| l.contains(&format!("\"{source}\"")));
@@ -133,13 +134,12 @@ pub(crate) async fn arrived(w: &World, host: &str, source: &str) -> Result<u64> 
     Ok(count.context("a counter")?.parse()?)
 }
 
-/// Sends some packets from a router in the name of `source`.
+/// Sends three packets from a router with the given source address.
 pub(crate) async fn send_as(w: &World, router: &str, source: &str, to: &str) -> Result<()> {
     let own = format!("{source}/32");
     must(w, router, &["ip", "addr", "add", &own, "dev", "lo"]).await?;
-    // Answers go to whom the address belongs to.
+    // Replies go to the owner of the address, so the command fails.
     let ping = ["ping", "-n", "-c", "3", "-i", "0.05", "-W", "1", "-I", source, to];
-    // Whoever answers, answers somebody else.
     let _ = w.exec(router, &ping, LIMIT).await?;
     must(w, router, &["ip", "addr", "del", &own, "dev", "lo"]).await?;
     Ok(())
@@ -147,7 +147,7 @@ pub(crate) async fn send_as(w: &World, router: &str, source: &str, to: &str) -> 
 
 /// Waits until a host's agent has a route to a prefix through its gateway.
 pub(crate) async fn knows(w: &World, host: &str, prefix: &str) -> Result<()> {
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
         let tables = w.agent_tables(host).await?;
         if tables
@@ -163,16 +163,16 @@ pub(crate) async fn knows(w: &World, host: &str, prefix: &str) -> Result<()> {
     }
 }
 
-/// Waits until one host reaches another.
+/// Waits until all pings from one host to another are answered.
 pub(crate) async fn answers(w: &World, from: &str, to: &str) -> Result<()> {
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + ROUTES_TIMEOUT;
     while !w.ping(from, to, Ping::UNREACHABLE).await?.all() {
         ensure!(Instant::now() < end, "{from} does not reach {to}");
     }
     Ok(())
 }
 
-/// Packets that a host's agent dropped because of their source.
+/// The number of packets that a host's agent dropped because of a spoofed source.
 pub(crate) async fn spoofed(w: &World, host: &str) -> Result<u64> {
     let drops = w.agent_status(host).await?.drops;
     Ok(drops.get("spoofed_source").copied().unwrap_or_default())

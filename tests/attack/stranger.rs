@@ -1,4 +1,4 @@
-//! The controller's lab, and strangers that attack its port.
+//! A lab with a controller, and strangers that attack its port: clients without a certificate (the program `stranger`).
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -12,8 +12,8 @@ use tombolo_lab::{Topology, binary};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_tests::live::World;
 
-/// Longest wait for anything.
-const LIMIT: Duration = Duration::from_secs(20);
+/// Timeout of each wait and each command.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Two agents of one VNet, and a NIC for a third.
 fn topology(name: &str) -> Topology {
@@ -78,8 +78,8 @@ impl Attacked {
         Ok(Stranger { child, log })
     }
 
-    /// What everybody else wants of a controller, in the middle of an attack: an agent that was away comes back and gets what
-    /// changed meanwhile, the command line and REST answer, a new agent joins.
+    /// Checks that legitimate clients are served during an attack: a restarted agent gets a configuration that changed meanwhile, the
+    /// command line and REST answer, and a new agent can join.
     pub(crate) async fn others_work(&mut self) -> Result<()> {
         let world = &self.world;
         world.kill_agent("b")?;
@@ -95,7 +95,7 @@ impl Attacked {
         world.start_agent("b")?;
         let start = Instant::now();
         while world.configurations_received("b").await.unwrap_or(0) == 0 {
-            ensure!(start.elapsed() < LIMIT, "agent b did not get its new configuration");
+            ensure!(start.elapsed() < TIMEOUT, "agent b did not get its new configuration");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         world.in_force().await.context("the change at both agents")?;
@@ -119,7 +119,7 @@ impl Attacked {
             "agent",
             "list",
         ];
-        let listed = world.exec("b", &listed, LIMIT).await?;
+        let listed = world.exec("b", &listed, TIMEOUT).await?;
         ensure!(
             listed.code == 0 && listed.stdout.contains('b'),
             "the command line: {listed:?}"
@@ -150,7 +150,7 @@ impl Attacked {
             "--token-file",
             &token_file,
         ];
-        let joined = world.exec("b", &join, LIMIT).await?;
+        let joined = world.exec("b", &join, TIMEOUT).await?;
         ensure!(joined.code == 0, "a new agent cannot join: {joined:?}");
         world
             .client()?
@@ -173,12 +173,15 @@ impl Attacked {
     }
 }
 
-/// What a stranger says of itself.
+/// A stranger's report of its own connections.
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
+    /// Connections that are open now.
     pub(crate) held: u64,
+    /// Connections that it tried to open.
     pub(crate) attempts: u64,
+    /// Requests that the controller refused.
     pub(crate) refused: u64,
 }
 
@@ -196,24 +199,24 @@ impl Drop for Stranger {
 }
 
 impl Stranger {
-    /// Its last report.
+    /// The stranger's last report.
     pub(crate) fn report(&self) -> Report {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let mut reports = text.lines().rev().filter_map(|l| serde_json::from_str(l).ok());
         reports.next().unwrap_or_default()
     }
 
-    /// Waits until a report is as wished.
-    pub(crate) async fn until(&mut self, wished: impl Fn(&Report) -> bool) -> Result<Report> {
+    /// Waits until a report satisfies a condition, and returns it.
+    pub(crate) async fn until(&mut self, condition: impl Fn(&Report) -> bool) -> Result<Report> {
         let start = Instant::now();
         loop {
             let report = self.report();
-            if wished(&report) {
+            if condition(&report) {
                 return Ok(report);
             }
             ensure!(
-                start.elapsed() < LIMIT && self.child.try_wait()?.is_none(),
-                "a stranger stays behind: {report:?}, {}",
+                start.elapsed() < TIMEOUT && self.child.try_wait()?.is_none(),
+                "a stranger ended or does not get that far: {report:?}, {}",
                 std::fs::read_to_string(&self.log).unwrap_or_default()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;

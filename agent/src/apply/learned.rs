@@ -1,8 +1,8 @@
-//! Learned routes and the host's own networks (D22). Others announce what they like: what would take from the host what
-//! it must reach by its own routes is left out of the kernel, each prefix for itself. The configuration is in force
-//! all the same, and the engine uses these routes for packets of the overlay. Pure.
+//! Checks learned routes against the host's own networks (D22). Sites and other agents may announce any prefix. A prefix that
+//! overlaps an address which the host must reach by its own routes is left out of the kernel. Other prefixes are installed, and
+//! the configuration is applied all the same. The engine still uses the omitted routes for packets of the overlay. Pure.
 
-use super::plan::{Connected, KernelPlan, Numbers};
+use super::plan::{Connected, KernelIds, KernelPlan};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,41 +12,41 @@ use tombolo_engine::routing::RoutingState;
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::route::Route;
 
-/// What a host reaches by its own routes.
+/// The networks and addresses that a host must reach by its own routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
-    /// The networks that it is connected to.
+    /// The networks that the host is directly connected to.
     pub connected: Vec<Connected>,
-    /// What else it must reach.
+    /// Other destinations, each with the reason.
     pub needed: Vec<(IpNet, Need)>,
 }
 
-/// Why a host must reach an address.
+/// Why a host must reach an address by its own routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// The controller is there.
+    /// It is the controller's address.
     Controller,
-    /// A name server of `/etc/resolv.conf`.
+    /// It is a name server in `/etc/resolv.conf`.
     NameServer,
-    /// The other end of a link is there.
+    /// It is the endpoint of another agent.
     Endpoint,
-    /// `protected_networks` of `agent.toml`.
+    /// It is listed in `protected_networks` of `agent.toml`.
     Protected,
 }
 
 /// Why a learned route is left out of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Clash {
-    /// It overlaps a network that the host is connected to, on this interface.
+    /// It overlaps this network, to which the host is connected on this interface.
     Connected(IpNet, String),
-    /// It overlaps something that the host must reach.
+    /// It overlaps this destination, which the host must reach.
     Needed(IpNet, Need),
-    /// It is a default route, or one of several that together are one, and `allow_default_route` is off.
+    /// It is a default route, or one of several prefixes that together cover as much, and `allow_default_route` is off.
     Default,
 }
 
 impl Clash {
-    /// The stable name, as counters and reports have it.
+    /// The stable name for counters and reports.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -83,28 +83,22 @@ impl fmt::Display for Clash {
     }
 }
 
-/// The plan of a configuration with what was learned, and the learned prefixes that are not in it.
+/// The plan of a configuration with learned routes, and the learned prefixes that were left out of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filtered {
-    /// The plan.
+    /// The plan to apply: configured and accepted learned routes.
     pub plan: KernelPlan,
-    /// The plan of the configuration alone: what must not overlap the host's networks.
+    /// The plan of the configuration alone. An overlap of this plan with the host's networks is an error of the configuration.
     pub configured: KernelPlan,
-    /// What is left out, and why.
+    /// The learned prefixes that were left out, with the reason.
     pub left_out: BTreeMap<IpNet, Clash>,
 }
 
-/// Plans for a configuration and what was learned, and leaves out of the latter what clashes with the host.
+/// Computes the plan of a configuration with learned routes (`dynamic`), without those that clash with the host.
 #[must_use]
-pub fn filter(
-    config: &AgentConfig,
-    dynamic: &RoutingState,
-    host: &Host,
-    numbers: Numbers,
-    allow_default: bool,
-) -> Filtered {
-    let configured = KernelPlan::of(config, &RoutingState::default(), numbers, allow_default);
-    let plan = KernelPlan::of(config, dynamic, numbers, allow_default);
+pub fn filter(config: &AgentConfig, dynamic: &Dynamic, host: &Host, ids: KernelIds, allow_default: bool) -> Filtered {
+    let configured = KernelPlan::of(config, &Dynamic::default(), ids, allow_default);
+    let plan = KernelPlan::of(config, dynamic, ids, allow_default);
     let learned: BTreeSet<IpNet> = plan
         .routes
         .iter()
@@ -113,7 +107,7 @@ pub fn filter(
         .collect();
     let mut left_out: BTreeMap<IpNet, Clash> = BTreeMap::new();
     if !allow_default {
-        // The engine's tables have it, the kernel's do not.
+        // The plan refuses learned default routes itself; here they only get their reason.
         let whole = plan.refused_defaults.iter();
         let whole = whole.filter(|p| !configured.refused_defaults.contains(*p));
         left_out.extend(whole.map(|p| (*p, Clash::Default)));
@@ -125,7 +119,7 @@ pub fn filter(
         Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => None,
     };
     for prefix in learned {
-        // A default route is looked up after the host's networks.
+        // Rules look up the host's main table before an allowed default route, so that route clashes with nothing.
         if prefix.prefix_len() == 0 || left_out.contains_key(&prefix) {
             continue;
         }
@@ -136,7 +130,7 @@ pub fn filter(
     let plan = if left_out.is_empty() {
         plan
     } else {
-        KernelPlan::of(config, &without(dynamic, &left_out), numbers, allow_default)
+        KernelPlan::of(config, &without(dynamic, &left_out), ids, allow_default)
     };
     Filtered {
         plan,
@@ -146,14 +140,15 @@ pub fn filter(
 }
 
 impl Host {
-    /// `line`: the network between an edge and its customer, which the customer may announce.
+    /// The first clash of a prefix with the host; none if it may be installed. `line` is the network between a circuit edge and its
+    /// customer, which the customer may announce.
     fn clash(&self, prefix: &IpNet, plan: &KernelPlan, line: Option<IpNet>) -> Option<Clash> {
         let overlaps = |network: &IpNet| prefix.contains(network) || network.contains(prefix);
-        let kept = |network: &IpNet| plan.served.iter().any(|s| s.contains(network)) || line == Some(*network);
+        let may_overlap = |network: &IpNet| plan.served.iter().any(|s| s.contains(network)) || line == Some(*network);
         let connected = self
             .connected
             .iter()
-            .find(|c| overlaps(&c.network) && !kept(&c.network));
+            .find(|c| overlaps(&c.network) && !may_overlap(&c.network));
         if let Some(c) = connected {
             return Some(Clash::Connected(c.network, c.interface.clone()));
         }
@@ -162,8 +157,8 @@ impl Host {
     }
 }
 
-/// What was learned, less the routes to these prefixes.
-fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> RoutingState {
+/// The learned routes without those to the given prefixes.
+fn without(dynamic: &Dynamic, left_out: &BTreeMap<IpNet, Clash>) -> Dynamic {
     let keep = |routes: &Arc<Vec<Route>>| {
         let kept = routes.iter().filter(|r| !left_out.contains_key(&r.prefix.trunc()));
         Arc::new(kept.cloned().collect::<Vec<_>>())
@@ -183,9 +178,9 @@ fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> Routing
     }
 }
 
-/// Of these prefixes those that together are as good as a default route: where three quarters of a family's addresses
-/// are covered, the shortest ones, until what the rest covers is less than an eighth. Of IPv6 only 2000::/3 counts,
-/// which all global addresses are in (RFC 4291). A prefix of length 0 is no piece.
+/// Returns the prefixes that together act as a default route. A family has such prefixes if all of its prefixes cover at least
+/// three quarters of its addresses. Then the shortest prefixes are returned, until the rest covers less than an eighth. For IPv6
+/// only addresses in 2000::/3 count, the block of global unicast addresses (RFC 4291). Prefixes of length 0 are ignored.
 #[must_use]
 pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<IpNet> {
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = prefixes
@@ -195,10 +190,10 @@ pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<
     let mut pieces = BTreeSet::new();
     for mut rest in [v4, v6] {
         rest.sort_unstable_by_key(IpNet::prefix_len);
-        if share(&rest) < 6 {
+        if covered_eighths(&rest) < 6 {
             continue;
         }
-        while share(&rest) >= 1 {
+        while covered_eighths(&rest) >= 1 {
             let Some(shortest) = rest.first().map(IpNet::prefix_len) else {
                 break;
             };
@@ -209,8 +204,9 @@ pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<
     pieces
 }
 
-/// How many eighths of their family's addresses the prefixes cover together, rounded down.
-fn share(prefixes: &[IpNet]) -> u128 {
+/// The share of a family's addresses that the prefixes cover together, in eighths, rounded down. All prefixes must be of one
+/// family.
+fn covered_eighths(prefixes: &[IpNet]) -> u128 {
     let mut spans: Vec<(u128, u128)> = prefixes.iter().filter_map(span).collect();
     spans.sort_unstable();
     let (mut covered, mut next) = (0, 0);
@@ -220,6 +216,7 @@ fn share(prefixes: &[IpNet]) -> u128 {
             next = last + 1;
         }
     }
+    // An eighth of 2^32 addresses, or of the 2^125 in 2000::/3.
     let eighth = match prefixes.first() {
         Some(IpNet::V6(_)) => 1 << 122,
         _ => 1 << 29,
@@ -227,7 +224,8 @@ fn share(prefixes: &[IpNet]) -> u128 {
     covered / eighth
 }
 
-/// The first and the last address of a prefix, of IPv6 counted from the begin of 2000::/3.
+/// The first and the last address of a prefix as numbers. For IPv6 they are relative to the start of 2000::/3; none if the prefix is
+/// outside of it.
 fn span(prefix: &IpNet) -> Option<(u128, u128)> {
     match prefix {
         IpNet::V4(p) => Some((u32::from(p.network()).into(), u32::from(p.broadcast()).into())),
@@ -240,7 +238,7 @@ fn span(prefix: &IpNet) -> Option<(u128, u128)> {
     }
 }
 
-/// The name servers in the text of `resolv.conf`; none that is on this host.
+/// Parses the name servers of a `resolv.conf` (`resolv.conf(5)`). Loopback addresses and invalid lines are skipped.
 #[must_use]
 pub fn name_servers(text: &str) -> Vec<IpAddr> {
     let servers = text.lines().filter_map(|line| {

@@ -1,189 +1,193 @@
-//! What a configuration asks of the host's kernel, as data: addresses, routes and rules; and the way from one plan to
-//! another. Pure.
+//! The kernel state that a configuration needs, as data: addresses, routes, policy rules and the packet filter. Also the steps
+//! from one plan to another. Pure.
 //!
 //! ```text
-//! rules, in the order the kernel tries them
+//! policy rules, in the order of their priorities (`ip rule`)
 //!   from <own address>    → own table     packets that already have an overlay source
-//!   not fwmark            → own table     VM agents before gateway agents of the same host
-//!   from <own address>    → source table  what no agent of the host has a route for: into the device, or nowhere
-//!   from TUN              → source table  likewise, where the kernel forwards (exit table: where the host is an Internet exit)
-//!   from the host itself  → skip the next                          only where subnets are served
-//!   from <served subnet>  → source table  (likewise: packets that the host forwards)
-//!   not fwmark            → main, but not its default route        only with a default route of our own
+//!   not fwmark            → own table     other packets, except the links' datagrams; VM agents before gateway agents of a host
+//!   from <own address>    → source table  packets without a route in any agent's table: into the device, or unreachable
+//!   from TUN              → source table  likewise for forwarded packets (exit table if the host is an Internet exit)
+//!   from the host itself  → skip the next rule                     only if subnets are served
+//!   from <served subnet>  → source table  packets of served machines that the host forwards
+//!   not fwmark            → main without its default route         only with a default route of the agent
 //!   not fwmark            → default table                          (likewise)
-//!   from TUN              → default table                          at the edge of a circuit, instead of both: where its
-//!                                                                   host does not allow the customer's default route
-//!   from TUN or the line  → nowhere       at the edge of a circuit: its host's own routes are nobody's way (T8)
+//!   from TUN              → default table                          at a circuit edge, instead of the two rules above, if the
+//!                                                                  host does not allow the customer's default route
+//!   from TUN or the line  → blackhole     at a circuit edge: the host's own routes forward no overlay packets (T8)
 //! ```
 
 pub mod confine;
+mod steps;
 
 use super::learned::pieces_of_default;
 use crate::filter::Filter;
-use confine::Place;
+use confine::RouteKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use tombolo_engine::routing::{RoutingState, accept_routes, effective};
-use tombolo_proto::config::{AgentConfig, Role};
+pub use steps::{Forwarding, Step};
+use tombolo_engine::routing::{Dynamic, effective, taken};
+use tombolo_proto::config::{AgentConfig, CircuitNetwork, Role, Speaker, TransitRoute};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
-/// Numbers by which an agent tells its own things on the host from others'.
+/// The numbers by which an agent recognises its own routes, rules and packets on a host. Stored on disk, so that the next run
+/// finds the state of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Numbers {
+pub struct KernelIds {
     /// The agent's routing table.
     pub table: u32,
-    /// Its second table, which holds a default route and nothing else.
+    /// The default table: holds the agent's default route and nothing else.
     pub default_table: u32,
-    /// Added to the base of every rule's priority, below 500.
+    /// Added to the base priority of every rule; below 500. It keeps the rules of several agents of a host apart.
     pub offset: u32,
-    /// Mark of underlay packets.
+    /// The firewall mark of the links' encrypted datagrams, which must not be routed into the overlay.
     pub fwmark: u32,
 }
 
-impl Numbers {
-    /// Width of each band of rule priorities.
-    const SPREAD: u32 = 500;
+impl KernelIds {
+    /// Width of each band of rule priorities: the distance between the first three bases of [`Band`].
+    const BAND_WIDTH: u32 = 500;
 
-    /// Numbers that two agents with different devices do not share (but for one chance in 65,536; then `table` is to
-    /// be set by hand).
+    /// Derives the IDs from the name of the device. Two devices get the same table with a probability of 1 in 65,536; `table`
+    /// overrides it then. An upgrade must not change the derivation: the new version removes the rules of the old one.
     #[must_use]
     pub fn of(interface: &str, table: Option<u32>, fwmark: u32) -> Self {
         let hash = blake3::hash(interface.as_bytes());
         let [a, b, ..] = *hash.as_bytes();
         let hash = u32::from(u16::from_be_bytes([a, b]));
-        // "tm", then the hash: recognisable in `ip rule`, far from numbers that people choose.
+        // The ASCII codes of "tm" and the hash: recognisable in `ip rule`, and far from the table numbers that people choose.
         let table = table.unwrap_or(0x746d_0000 | hash);
         Self {
             table,
             default_table: table ^ 0x0100_0000,
-            offset: hash % Self::SPREAD,
+            offset: hash % Self::BAND_WIDTH,
             fwmark,
         }
     }
 
-    /// Number of the source table.
+    /// The number of the source table, for packets with an overlay source (see [`confine`]).
     #[must_use]
     pub const fn source_table(&self) -> u32 {
         self.table ^ 0x0200_0000
     }
 
-    /// Number of the exit table.
+    /// The number of the exit table, for packets that an Internet exit forwards (see [`confine`]).
     #[must_use]
     pub const fn exit_table(&self) -> u32 {
         self.table ^ 0x0300_0000
     }
 
-    /// Numbers of all routing tables of the agent.
+    /// The numbers of all routing tables of the agent.
     #[must_use]
     pub const fn tables(&self) -> [u32; 4] {
         [self.table, self.default_table, self.source_table(), self.exit_table()]
     }
 }
 
-/// Where a rule sends a lookup.
+/// The action of a policy rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lookup {
-    /// The agent's table.
+    /// Looks up the agent's own table.
     Own,
-    /// The table for packets with an overlay source.
+    /// Looks up the table for packets with an overlay source.
     Source,
-    /// The table for packets that an Internet exit forwards.
+    /// Looks up the table for packets that an Internet exit forwards.
     Exit,
-    /// On with the rule of this priority.
+    /// Continues with the rule of this priority.
     Goto(u32),
-    /// On with the next rule.
-    Continue,
-    /// The host's main table without its default route.
+    /// Does nothing: the target of a `Goto`.
+    Nop,
+    /// Looks up the host's main table without its default route (`suppress_prefixlength 0`).
     MainButDefault,
-    /// The table with the agent's default route.
+    /// Looks up the table with the agent's default route.
     Default,
-    /// Silently dropped.
-    Nowhere,
+    /// Drops the packet without an ICMP error.
+    Blackhole,
 }
 
-/// A device that packets come from.
+/// The device on which a packet arrived (`iif`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Port {
+pub enum Ingress {
     /// The TUN device.
     Tun,
     /// The line to the customer edge.
     Line,
-    /// None: packets of the host itself.
-    Host,
+    /// The packet is of the host itself. The kernel routes such packets with the loopback device as `iif`.
+    Local,
 }
 
-/// A policy rule: packets without the mark, or those from some sources, or those that came in at some device.
+/// A policy rule. Without `source` and `ingress` it matches packets that lack the agent's firewall mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// Lower ones are tried first.
+    /// Rules with lower numbers are tried first.
     pub priority: u32,
-    /// IPv6, else IPv4.
+    /// True: an IPv6 rule; false: an IPv4 rule.
     pub v6: bool,
-    /// Only packets with a source in here, with or without the mark.
+    /// Matches packets with a source in this prefix, with or without the mark.
     pub source: Option<IpNet>,
-    /// Only packets that came in there, with or without the mark.
-    pub port: Option<Port>,
-    /// Where to look.
+    /// Matches packets that arrived there, with or without the mark.
+    pub ingress: Option<Ingress>,
+    /// The action for packets that match.
     pub lookup: Lookup,
 }
 
-/// What a kernel route does.
+/// The action of a kernel route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    /// Into the TUN device, with this source unless the packet has one.
+    /// Sends into the TUN device. The kernel takes this source address for sockets that are not bound to one.
     Device(Option<IpAddr>),
-    /// Back to the host's own tables.
+    /// Ends the lookup in this table; the kernel continues with the next rule, towards the host's own tables.
     Throw,
-    /// Down the line, to this neighbour.
+    /// Sends down the line to the customer edge, to this next hop.
     Line(IpAddr),
-    /// Nowhere; the sender gets an error.
+    /// Drops the packet and answers with an ICMP error.
     Unreachable,
 }
 
 impl Route {
-    /// Whether setting `new` at the same place replaces this one. IPv6 would keep both: there, another kind is no replacement.
+    /// Whether setting `new` with the same key replaces this route in the kernel. IPv6 keeps routes of different types side by
+    /// side, so this route must be deleted first if the type differs.
     fn is_replaced_by(&self, new: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(new)
     }
 }
 
-/// Everything that an agent sets in the kernel.
+/// The complete kernel state of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelPlan {
     /// MTU of the device, bytes.
     pub mtu: u16,
-    /// Addresses of the device, as /32 or /128.
+    /// Addresses of the device. They are set as /32 or /128.
     pub addresses: BTreeSet<IpAddr>,
-    /// Routes of the agent's table; a prefix of length 0 goes to the second table.
+    /// Routes of the agent's own table. Those with prefix length 0 go into the default table.
     pub routes: BTreeMap<IpNet, Route>,
-    /// The rules.
+    /// The policy rules.
     pub rules: BTreeSet<Rule>,
-    /// Whether the kernel forwards what arrives from the device.
+    /// Whether the kernel forwards packets that arrive from the device.
     pub forwarding: bool,
-    /// The own address on the line to a customer edge.
+    /// The agent's address on the line to a customer edge. None: this is no circuit edge.
     pub line: Option<IpNet>,
-    /// Prefixes that the host itself may be connected to.
+    /// Served subnets: prefixes of the overlay that the host itself is connected to (D8).
     pub served: Vec<IpNet>,
-    /// What keeps packets with overlay addresses from leaving by the host's own routes.
-    pub confining: BTreeMap<Place, Route>,
-    /// What drops those that would leave nevertheless; none: there is no overlay address yet.
+    /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]).
+    pub confining: BTreeMap<RouteKey, Route>,
+    /// The packet filter for packets that routes cannot confine. None: there is no overlay address yet.
     pub filter: Option<Filter>,
-    /// The address spaces of the configuration: the own VNet's and those it is peered with.
+    /// The address spaces of the configuration: of the agent's VNet and of the VNets that it reaches.
     pub spaces: Vec<IpNet>,
-    /// Default routes, and user-defined ones that together are one, that were left out because the host's configuration
-    /// does not allow them (D22).
+    /// Default routes that were left out because `allow_default_route` is off (D22). Includes user-defined routes that together
+    /// cover the address space like a default route.
     pub refused_defaults: Vec<IpNet>,
 }
 
-/// One network that the host is connected to.
+/// A network that the host is directly connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connected {
-    /// The interface.
+    /// The name of the interface.
     pub interface: String,
-    /// Its network.
+    /// The network of one of its addresses.
     pub network: IpNet,
 }
 
@@ -191,56 +195,104 @@ pub struct Connected {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("prefix {prefix} overlaps {network}, to which this host is connected on {interface} (D22)")]
 pub struct Overlap {
-    /// The configuration's.
+    /// The prefix of the configuration.
     pub prefix: IpNet,
-    /// The host's.
+    /// The network of the host.
     pub network: IpNet,
-    /// Where.
+    /// The interface that is connected to it.
     pub interface: String,
 }
 
+/// The parts of a plan that follow from the agent's role alone.
+struct RoleParts {
+    /// The overlay addresses of the host, the preferred one of each family first.
+    addresses: Vec<IpAddr>,
+    /// The band of the rule for packets without an overlay source.
+    band: Band,
+    forwarding: bool,
+    served: Vec<IpNet>,
+}
+
+impl RoleParts {
+    fn of(role: &Role) -> Self {
+        match role {
+            Role::Vm { nics, served, .. } => Self {
+                addresses: nics.iter().flat_map(|n| &n.addresses).map(IpNet::addr).collect(),
+                band: Band::Vm,
+                forwarding: nics.iter().any(|n| n.ip_forwarding) || !served.is_empty(),
+                served: served.clone(),
+            },
+            Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => Self {
+                addresses: addresses.clone(),
+                band: Band::Gateway,
+                forwarding: false,
+                served: Vec::new(),
+            },
+            Role::CircuitEdge { networks, .. } => Self {
+                addresses: networks.iter().map(|n| n.address).collect(),
+                band: Band::Gateway,
+                forwarding: true,
+                served: Vec::new(),
+            },
+        }
+    }
+
+    /// The source address for a route to this prefix: the first address of its family.
+    fn source(&self, prefix: &IpNet) -> Option<IpAddr> {
+        let mut addresses = self.addresses.iter().copied();
+        addresses.find(|a| a.is_ipv6() == prefix.addr().is_ipv6())
+    }
+}
+
 impl KernelPlan {
-    /// What `config` asks for on this host.
+    /// Computes the plan of a configuration with learned routes. `allow_default` is the host's setting `allow_default_route`. The
+    /// result confines no packets yet: see [`confine`](Self::confine).
     #[must_use]
-    pub fn of(config: &AgentConfig, dynamic: &RoutingState, numbers: Numbers, allow_default: bool) -> Self {
-        let (ordered, base, forwarding, served) = match &config.role {
-            Role::Vm { nics, served, .. } => {
-                let addresses = nics
-                    .iter()
-                    .flat_map(|n| &n.addresses)
-                    .map(IpNet::addr)
-                    .collect::<Vec<_>>();
-                let forwards = nics.iter().any(|n| n.ip_forwarding) || !served.is_empty();
-                (addresses, Band::Vm, forwards, served.clone())
-            }
-            Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
-                (addresses.clone(), Band::Gateway, false, Vec::new())
-            }
-            Role::CircuitEdge { networks, .. } => {
-                let addresses = networks.iter().map(|n| n.address).collect();
-                (addresses, Band::Gateway, true, Vec::new())
-            }
-        };
-        let source = |p: &IpNet| ordered.iter().find(|a| a.is_ipv6() == p.addr().is_ipv6()).copied();
+    pub fn of(config: &AgentConfig, dynamic: &Dynamic, ids: KernelIds, allow_default: bool) -> Self {
+        let role = RoleParts::of(&config.role);
+        let spaces = config.spaces.iter().flat_map(|s| &s.prefixes);
         let mut plan = Self {
             mtu: config.mtu,
-            addresses: ordered.iter().copied().collect(),
-            forwarding,
-            served,
-            spaces: config.address_space.iter().map(IpNet::trunc).collect(),
+            addresses: role.addresses.iter().copied().collect(),
+            forwarding: role.forwarding,
+            served: role.served.clone(),
+            spaces: config.address_space.iter().chain(spaces).map(IpNet::trunc).collect(),
             ..Self::default()
         };
-        let spaces = config.spaces.iter().flat_map(|s| &s.prefixes);
-        plan.spaces.extend(spaces.map(IpNet::trunc));
+        plan.add_effective_routes(config, dynamic, &role, allow_default);
+        match &config.role {
+            Role::VpnGateway { transit, .. } => plan.add_transit_routes(transit, &role),
+            Role::CircuitEdge {
+                networks, line, bgp, ..
+            } => {
+                plan.line = Some(*line);
+                plan.add_circuit_routes(networks);
+                let learned = taken(config, dynamic).into_iter().map(|taken| taken.route.prefix);
+                plan.add_customer_routes(learned, bgp);
+            }
+            Role::Vm { .. } | Role::ExpressRouteGateway { .. } => {}
+        }
+        for served in &plan.served {
+            plan.routes.insert(served.trunc(), Route::Throw);
+        }
+        plan.rules = rules(&plan, role.band, ids.offset, allow_default);
+        plan
+    }
+
+    /// Adds the effective routes of the agent's subnets. Of several routes to one prefix the first one counts.
+    fn add_effective_routes(&mut self, config: &AgentConfig, dynamic: &Dynamic, role: &RoleParts, allow_default: bool) {
         let pieces = match allow_default {
             true => BTreeSet::new(),
             false => pieces_of_default(user_routes(config)),
         };
         let routes = config.subnets.iter().flat_map(|s| effective(config, s, dynamic));
         for route in routes.filter(|r| r.state == RouteState::Active) {
+            let to_device = Route::Device(role.source(&route.prefix));
             let action = match (&route.next_hop, route.source) {
                 (NextHop::Internet {}, RouteSource::User) => Route::Throw,
-                (NextHop::None {}, RouteSource::User) => Route::Device(source(&route.prefix)),
+                // The engine drops and counts packets of user-defined routes to None. System routes to None and Internet are
+                // left to the host (D22).
+                (NextHop::None {}, RouteSource::User) => to_device,
                 (NextHop::Internet {} | NextHop::None {}, _) => continue,
                 (
                     NextHop::VnetLocal {}
@@ -249,55 +301,54 @@ impl KernelPlan {
                     | NextHop::VirtualNetworkGateway { .. }
                     | NextHop::VirtualAppliance { .. },
                     _,
-                ) => Route::Device(source(&route.prefix)),
+                ) => to_device,
             };
+            // The lookup continues in the host's tables anyway.
             if route.prefix.prefix_len() == 0 && action == Route::Throw {
                 continue;
             }
             let is_default = route.prefix.prefix_len() == 0 || pieces.contains(&route.prefix.trunc());
             if is_default && !allow_default {
-                plan.refused_defaults.push(route.prefix);
+                self.refused_defaults.push(route.prefix);
                 continue;
             }
-            plan.routes.entry(route.prefix.trunc()).or_insert(action);
+            self.routes.entry(route.prefix.trunc()).or_insert(action);
         }
-        if let Role::VpnGateway { transit, .. } = &config.role {
-            for t in transit.iter().filter(|t| t.prefix.prefix_len() > 0) {
-                plan.routes
-                    .entry(t.prefix.trunc())
-                    .or_insert_with(|| Route::Device(source(&t.prefix)));
-            }
-        }
-        if let Role::CircuitEdge {
-            networks, line, bgp, ..
-        } = &config.role
-        {
-            plan.line = Some(*line);
-            for network in networks {
-                for prefix in &network.prefixes {
-                    plan.routes.insert(prefix.trunc(), Route::Device(Some(network.address)));
-                }
-            }
-            for taken in accept_routes(config, dynamic) {
-                let prefix = taken.route.prefix;
-                let next = bgp.neighbours.iter().map(|n| n.address);
-                if let Some(next) = next.into_iter().find(|a| a.is_ipv6() == prefix.addr().is_ipv6()) {
-                    plan.routes.entry(prefix.trunc()).or_insert(Route::Line(next));
-                }
-            }
-        }
-        for served in &plan.served {
-            plan.routes.insert(served.trunc(), Route::Throw);
-        }
-        plan.rules = rules(&plan, base, numbers.offset, allow_default);
-        plan
     }
 
-    /// Refuses a plan whose prefixes overlap what the host is connected to: the host would lose its own network.
-    /// A default route does not count, and neither does what the agent serves.
+    /// Adds the configured routes behind the connections of a VPN gateway, except default routes.
+    fn add_transit_routes(&mut self, transit: &[TransitRoute], role: &RoleParts) {
+        for route in transit.iter().filter(|t| t.prefix.prefix_len() > 0) {
+            let to_device = Route::Device(role.source(&route.prefix));
+            self.routes.entry(route.prefix.trunc()).or_insert(to_device);
+        }
+    }
+
+    /// Adds the routes of a circuit edge to the VNets that are linked to the circuit. Their source is the tunnel's address.
+    fn add_circuit_routes(&mut self, networks: &[CircuitNetwork]) {
+        for network in networks {
+            for prefix in &network.prefixes {
+                self.routes.insert(prefix.trunc(), Route::Device(Some(network.address)));
+            }
+        }
+    }
+
+    /// Adds the routes that the customer of a circuit announced, with the customer edge of their family as next hop.
+    fn add_customer_routes(&mut self, learned: impl Iterator<Item = IpNet>, bgp: &Speaker) {
+        for prefix in learned {
+            let mut next_hops = bgp.neighbours.iter().map(|n| n.address);
+            if let Some(next_hop) = next_hops.find(|a| a.is_ipv6() == prefix.addr().is_ipv6()) {
+                self.routes.entry(prefix.trunc()).or_insert(Route::Line(next_hop));
+            }
+        }
+    }
+
+    /// Checks that no route into the device and no own address overlaps a network that the host is connected to: the host would
+    /// lose that network. Default routes may overlap, because the host's main table is looked up before them. Served subnets may
+    /// overlap as well.
     ///
     /// # Errors
-    /// The first overlap.
+    /// The first overlap that is found.
     pub fn check_overlap(&self, connected: &[Connected]) -> Result<(), Overlap> {
         let routed = self
             .routes
@@ -318,126 +369,10 @@ impl KernelPlan {
         }
         Ok(())
     }
-
-    /// What the kernel does with what arrives from the device for others.
-    fn forwarding(&self) -> Forwarding {
-        let served = self.served.iter().map(IpNet::addr);
-        let v6 = self.addresses.iter().copied().chain(served).any(|a| a.is_ipv6());
-        match self.forwarding {
-            true => Forwarding::On { v6 },
-            false => Forwarding::Usual,
-        }
-    }
-
-    /// The steps from this plan to `to`: first everything that is added or changed, then everything that goes, so
-    /// that what both have never stops.
-    #[must_use]
-    pub fn steps(&self, to: &Self) -> (Vec<Step>, Vec<Step>) {
-        let (mut first, mut then) = (Vec::new(), Vec::new());
-        // 0: no plan yet. Going back to that, the device keeps what it has.
-        if self.mtu != to.mtu && to.mtu != 0 {
-            first.push(Step::Mtu(to.mtu));
-        }
-        // What confines packets comes before any address that they could have, and goes after it.
-        for (place, route) in &to.confining {
-            match self.confining.get(place) {
-                Some(old) if old == route => {}
-                Some(old) if !old.is_replaced_by(route) => {
-                    first.push(Step::DeleteConfining(*place, *old));
-                    first.push(Step::SetConfining(*place, *route));
-                }
-                _ => first.push(Step::SetConfining(*place, *route)),
-            }
-        }
-        first.extend(to.rules.difference(&self.rules).map(|r| Step::AddRule(*r)));
-        if self.forwarding() != to.forwarding() || self.mtu == 0 {
-            first.push(Step::Forwarding(to.forwarding()));
-        }
-        if self.line != to.line {
-            first.extend(to.line.map(Step::Line));
-        }
-        first.extend(to.addresses.difference(&self.addresses).map(|a| Step::AddAddress(*a)));
-        for (prefix, route) in &to.routes {
-            match self.routes.get(prefix) {
-                Some(old) if old == route => {}
-                Some(old) if !old.is_replaced_by(route) => {
-                    first.push(Step::DeleteRoute(*prefix, *old));
-                    first.push(Step::SetRoute(*prefix, *route));
-                }
-                _ => first.push(Step::SetRoute(*prefix, *route)),
-            }
-        }
-        let gone = self.routes.iter().filter(|(p, _)| !to.routes.contains_key(*p));
-        then.extend(gone.map(|(p, r)| Step::DeleteRoute(*p, *r)));
-        then.extend(
-            self.addresses
-                .difference(&to.addresses)
-                .map(|a| Step::DeleteAddress(*a)),
-        );
-        then.extend(self.rules.difference(&to.rules).map(|r| Step::DeleteRule(*r)));
-        let gone = self.confining.iter().filter(|(p, _)| !to.confining.contains_key(*p));
-        then.extend(gone.map(|(p, r)| Step::DeleteConfining(*p, *r)));
-        (first, then)
-    }
-
-    /// Records that a step was carried out.
-    pub fn record(&mut self, step: &Step) {
-        match step {
-            Step::Mtu(m) => self.mtu = *m,
-            Step::Forwarding(forwarding) => self.forwarding = *forwarding != Forwarding::Usual,
-            Step::Line(address) => self.line = Some(*address),
-            Step::AddAddress(a) => drop(self.addresses.insert(*a)),
-            Step::DeleteAddress(a) => drop(self.addresses.remove(a)),
-            Step::SetRoute(p, r) => drop(self.routes.insert(*p, *r)),
-            Step::DeleteRoute(p, _) => drop(self.routes.remove(p)),
-            Step::SetConfining(p, r) => drop(self.confining.insert(*p, *r)),
-            Step::DeleteConfining(p, _) => drop(self.confining.remove(p)),
-            Step::AddRule(r) => drop(self.rules.insert(*r)),
-            Step::DeleteRule(r) => drop(self.rules.remove(r)),
-        }
-    }
 }
 
-/// What the kernel does with what arrives from the device for others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwarding {
-    /// As the host has it for new devices.
-    Usual,
-    /// It forwards IPv4, and perhaps IPv6.
-    On {
-        /// Whether also IPv6.
-        v6: bool,
-    },
-}
-
-/// One change of the kernel's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Sets the device's MTU.
-    Mtu(u16),
-    /// Says what the kernel does with what arrives from the device for others.
-    Forwarding(Forwarding),
-    /// Gives the line to the customer edge this address and no other, and lets the kernel forward what arrives there.
-    Line(IpNet),
-    /// Gives the device an address.
-    AddAddress(IpAddr),
-    /// Takes an address from the device.
-    DeleteAddress(IpAddr),
-    /// Adds or replaces a route.
-    SetRoute(IpNet, Route),
-    /// Removes a route.
-    DeleteRoute(IpNet, Route),
-    /// Adds or replaces a route that confines packets.
-    SetConfining(Place, Route),
-    /// Removes one.
-    DeleteConfining(Place, Route),
-    /// Adds a rule.
-    AddRule(Rule),
-    /// Removes a rule.
-    DeleteRule(Rule),
-}
-
-/// Bands of rule priorities; all before the host's main table (32766).
+/// Base priorities of the rules, to which [`KernelIds::offset`] is added. All precede the kernel's rule for the main table, which
+/// has priority 32766 (`ip-rule(8)`).
 #[derive(Debug, Clone, Copy)]
 enum Band {
     Source = 28_000,
@@ -446,25 +381,25 @@ enum Band {
     Confined = 29_500,
     MainButDefault = 31_500,
     Default = 32_000,
-    Nowhere = 32_250,
+    Blackhole = 32_250,
 }
 
-/// Priorities of the rules about served subnets, between [`Band::Confined`] and [`Band::MainButDefault`]: the one that skips,
-/// those that it skips, and the one that it skips to. No other agent's rule is between them, which it would skip as well.
+/// Priorities of the rules for served subnets, between [`Band::Confined`] and [`Band::MainButDefault`]: the `Goto`, the rules that
+/// it skips, and its target. Each agent has three consecutive numbers, so that the `Goto` skips no rule of another agent.
 const fn served_priorities(offset: u32) -> [u32; 3] {
     let first = 30_000 + 3 * offset;
     [first, first + 1, first + 2]
 }
 
-/// Whether a priority is that of an agent's rules that name no table of ours.
+/// Whether the agent with this offset uses the priority for rules that name none of its own tables.
 #[must_use]
 pub fn is_without_table(priority: u32, offset: u32) -> bool {
     served_priorities(offset).contains(&priority)
         || priority == Band::MainButDefault as u32 + offset
-        || priority == Band::Nowhere as u32 + offset
+        || priority == Band::Blackhole as u32 + offset
 }
 
-/// The prefixes of user-defined routes into the device.
+/// The prefixes of active user-defined routes into the device. Routes with next hop Internet stay with the host.
 fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
     let routes = config.subnets.iter().flat_map(|s| &s.routes);
     let users = routes.filter(|r| r.state == RouteState::Active && r.source == RouteSource::User);
@@ -473,6 +408,8 @@ fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
         .map(|r| r.prefix.trunc())
 }
 
+/// The policy rules of a plan, without those that depend on the host's networks. `base` is the band of the rule for packets
+/// without an overlay source.
 fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
     for v6 in [false, true] {
@@ -485,7 +422,7 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTr
                 priority: band as u32 + offset,
                 v6,
                 source,
-                port: None,
+                ingress: None,
                 lookup,
             });
         };
@@ -500,23 +437,23 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTr
             add(Band::Default, None, Lookup::Default);
         }
         if default && !allow_default && plan.line.is_some() {
-            // The customer's default route is the way of packets from VNets, and not the edge's own (D22).
+            // The customer's default route applies to packets from VNets only, not to the edge's own packets (D22).
             rules.insert(Rule {
                 priority: Band::Default as u32 + offset,
                 v6,
                 source: None,
-                port: Some(Port::Tun),
+                ingress: Some(Ingress::Tun),
                 lookup: Lookup::Default,
             });
         }
         if plan.line.is_some() {
-            for port in [Port::Tun, Port::Line] {
+            for ingress in [Ingress::Tun, Ingress::Line] {
                 rules.insert(Rule {
-                    priority: Band::Nowhere as u32 + offset,
+                    priority: Band::Blackhole as u32 + offset,
                     v6,
                     source: None,
-                    port: Some(port),
-                    lookup: Lookup::Nowhere,
+                    ingress: Some(ingress),
+                    lookup: Lookup::Blackhole,
                 });
             }
         }

@@ -1,8 +1,9 @@
 //! BIRD as a child process, where no service manager starts it: in containers, labs and tests.
 //!
-//! A thread starts it, hands on what it logs, and waits for its end. That thread being its parent, the kernel ends BIRD when
-//! the agent dies, and for nothing else. It ends by SIGTERM, so that neighbours hear a Cease and turn to another way at once:
-//! without the agent nobody forwards.
+//! A dedicated thread starts BIRD, forwards its log and waits for its end. The parent-death signal (`prctl(2)`,
+//! `PR_SET_PDEATHSIG`) is sent when the *thread* that created the process ends, so this thread lives as long as BIRD. The
+//! signal is SIGTERM: BIRD then sends a Cease, and neighbours switch to another path at once. Without the agent nothing
+//! forwards their packets.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, RUN_DIR};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, SharedPid, printable};
@@ -16,10 +17,10 @@ use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
 use tokio::sync::{mpsc, oneshot};
 
-/// Whom BIRD runs as where the agent may choose; Debian's package makes it.
+/// The user that BIRD runs as where the agent may change users. Debian's package `bird2` creates it.
 const USER: &str = "bird";
 
-/// A Linux capability, by its number.
+/// The number of a capability in `linux/capability.h`.
 type Capability = u32;
 const CHOWN: Capability = 0;
 const DAC_OVERRIDE: Capability = 1;
@@ -28,21 +29,26 @@ const SETGID: Capability = 6;
 const SETUID: Capability = 7;
 const SETPCAP: Capability = 8;
 
-/// What BIRD needs: port 179, and BFD's packets. Signed sessions (RFC 2385), TTL security and the packets' priority need no
-/// more (Linux 6.1 and 6.18).
+/// BIRD's capabilities: it binds port 179 and sends BFD packets. TCP MD5 signatures (RFC 2385), TTL security and packet
+/// priority need no other capability (tested on Linux 6.1 and 6.18).
 const NEEDED: [(&str, Capability); 2] = [("net_bind_service", 10), ("net_raw", 13)];
-/// What the agent needs to start BIRD as another user, to give it its files and to end it.
+/// Capabilities that the agent needs to start BIRD as another user, to change the group of its files and to signal it.
 const TO_CHANGE_USER: [Capability; 5] = [CHOWN, KILL, SETGID, SETUID, SETPCAP];
 
-/// Capabilities of this process, one bit each.
+/// A capability set, one bit for each capability.
 #[derive(Debug, Clone, Copy)]
 struct Capabilities(u64);
 
 impl Capabilities {
+    /// The effective set of this process; empty if `/proc` does not show it.
     fn own() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let held = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
-        Self(held.and_then(|h| u64::from_str_radix(h.trim(), 16).ok()).unwrap_or(0))
+        let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+        Self(
+            effective
+                .and_then(|h| u64::from_str_radix(h.trim(), 16).ok())
+                .unwrap_or(0),
+        )
     }
 
     const fn has(self, capability: Capability) -> bool {
@@ -50,24 +56,28 @@ impl Capabilities {
     }
 }
 
-/// The user that BIRD is started as; none: the agent's own.
+/// The user that BIRD runs as. None: the agent's own user, because there is no user `bird` or the agent may not change users.
 pub(super) fn user() -> Result<Option<User>> {
     let Some(user) = User::from_name(USER)? else {
         return Ok(None);
     };
-    Ok(may_choose(Capabilities::own(), &getgroups()?, user.gid).then_some(user))
+    Ok(may_change_user(Capabilities::own(), &getgroups()?, user.gid).then_some(user))
 }
 
-/// Whether an agent with these capabilities, in these groups, can start BIRD as a user of that group. It reaches BIRD's socket as a
-/// member, or because no file's mode holds it off.
-fn may_choose(own: Capabilities, groups: &[Gid], group: Gid) -> bool {
+/// Whether an agent with these capabilities and groups can run BIRD as a user of `group`. To connect to BIRD's socket the
+/// agent must be a member of the group or have CAP_DAC_OVERRIDE.
+fn may_change_user(own: Capabilities, groups: &[Gid], group: Gid) -> bool {
     TO_CHANGE_USER.into_iter().all(|c| own.has(c)) && (own.has(DAC_OVERRIDE) || groups.contains(&group))
 }
 
-/// Starts BIRD. `recovers`: it was there a moment ago, and its neighbours keep its routes (RFC 4724).
+/// Starts BIRD. With `recovers` it starts as after a graceful restart (RFC 4724): neighbours still keep the routes of its
+/// predecessor.
+///
+/// # Errors
+/// `bird` or `setpriv` is not installed, or the process cannot be started.
 pub(super) async fn start(home: &Home, recovers: bool) -> Result<Process> {
     let mut command = command(home, recovers)?;
-    let (begun, begins) = oneshot::channel();
+    let (started_sender, started) = oneshot::channel();
     let (events, receiver) = mpsc::channel(MAX_WAITING_LINES);
     let pid = SharedPid::default();
     let shared = pid.clone();
@@ -75,31 +85,33 @@ pub(super) async fn start(home: &Home, recovers: bool) -> Result<Process> {
         let child = command.spawn().context("starting bird");
         let mut child = match child {
             Ok(child) => child,
-            Err(e) => return drop(begun.send(Err(e))),
+            Err(e) => return drop(started_sender.send(Err(e))),
         };
         let number = Pid::from_raw(child.id().cast_signed());
         *shared.lock() = Some(number);
-        let _ = begun.send(Ok(()));
+        // Fails only when the runtime shuts down while `start` waits; the process then ends anyway.
+        let _ = started_sender.send(Ok(()));
         if let Some(log) = child.stderr.take() {
             read_log(log, &events);
         }
-        // Ended, and not waited for yet: the number is still its own, until nobody can use it any more.
+        // WNOWAIT leaves a zombie, which keeps its process ID. `SharedPid` is cleared before the ID can be reused.
         let _ = waitid(Id::Pid(number), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
-        let mut held = shared.lock();
-        *held = None;
+        let mut pid = shared.lock();
+        *pid = None;
         let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-        drop(held);
+        drop(pid);
+        // Fails if the supervisor has gone: nobody needs the event then.
         let _ = events.blocking_send(Event::Ended(how));
     })?;
-    begins.await.context("starting bird")??;
+    started.await.context("starting bird")??;
     Ok(Process::new(receiver, Some(pid)))
 }
 
 fn command(home: &Home, recovers: bool) -> Result<Command> {
     let (setpriv, bird) = (find("setpriv")?, find("bird")?);
     let own = Capabilities::own();
-    let given = NEEDED.into_iter().filter(|(_, c)| own.has(*c));
-    let given = given.fold("-all".to_owned(), |given, (name, _)| format!("{given},+{name}"));
+    let granted = NEEDED.into_iter().filter(|(_, c)| own.has(*c));
+    let granted = granted.fold("-all".to_owned(), |all, (name, _)| format!("{all},+{name}"));
     let mut command = Command::new(setpriv);
     command.args(["--pdeathsig", "TERM", "--no-new-privs"]);
     if let Some(user) = home.user() {
@@ -107,17 +119,17 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
         command.args(["--reuid", &user, "--regid", &group, "--clear-groups"]);
     }
     for set in ["inh-caps", "ambient-caps"] {
-        command.arg(format!("--{set}={given}"));
+        command.arg(format!("--{set}={granted}"));
     }
-    // What root executes has all of the bounding set.
+    // A program that root executes gets the whole bounding set as its permitted set (`capabilities(7)`).
     if own.has(SETPCAP) {
-        command.arg(format!("--bounding-set={given}"));
+        command.arg(format!("--bounding-set={granted}"));
     } else if geteuid().is_root() {
         tracing::warn!(
             "bird has all capabilities of the agent: grant the agent CAP_SETPCAP, which it needs to withhold them"
         );
     }
-    // BIRD is started in the directory and names its files without the way there, which it may not be allowed to go.
+    // BIRD gets relative paths and its directory as working directory: its user may not have access to the parent directories.
     let run = Path::new(RUN_DIR);
     let arguments = bird_arguments(
         Path::new(CONFIG),
@@ -136,7 +148,8 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
     Ok(command)
 }
 
-/// Until BIRD closes it. Lines that nobody has time for are lost: BIRD must not wait for its log.
+/// Forwards log lines until BIRD closes the pipe. Lines that do not fit the channel are dropped: BIRD must never block on
+/// its log.
 fn read_log(log: ChildStderr, events: &mpsc::Sender<Event>) {
     let mut log = BufReader::new(log);
     let mut line = Vec::new();
@@ -156,21 +169,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_user_takes_the_capabilities_and_a_way_to_the_socket() {
+    fn changing_the_user_needs_capabilities_and_access_to_the_socket() {
         let group = Gid::from_raw(101);
         let of = |all: &[Capability]| Capabilities(all.iter().fold(0, |set, c| set | 1 << c));
-        // A container's agent, as deploy/compose.yaml starts it: in the group, and held off by the modes of files.
+        // A container's agent as deploy/compose.yaml starts it: in the group, without CAP_DAC_OVERRIDE.
         let container = of(&TO_CHANGE_USER);
-        assert!(may_choose(container, &[Gid::from_raw(0), group], group));
-        assert!(!may_choose(container, &[Gid::from_raw(0)], group));
-        assert!(may_choose(
+        assert!(may_change_user(container, &[Gid::from_raw(0), group], group));
+        assert!(!may_change_user(container, &[Gid::from_raw(0)], group));
+        assert!(may_change_user(
             of(&[&TO_CHANGE_USER[..], &[DAC_OVERRIDE]].concat()),
             &[],
             group
         ));
         for missing in TO_CHANGE_USER {
             let others: Vec<_> = TO_CHANGE_USER.into_iter().filter(|c| *c != missing).collect();
-            assert!(!may_choose(
+            assert!(!may_change_user(
                 of(&[&others[..], &[DAC_OVERRIDE]].concat()),
                 &[group],
                 group

@@ -1,82 +1,98 @@
-//! BIRD's configuration as a pure function of what is wanted.
+//! Renders BIRD's configuration from a [`BgpSpec`]. Pure: equal specifications give equal texts.
 //!
-//! Each neighbour has a pair of tables, one for each family. Its session puts what it announces into them; a static protocol puts
-//! what is announced to it beside that; and a session on loopback, one for each neighbour, carries what came from it to the
-//! agent. ADD-PATH on that one, because the best path of a prefix may be the announced one. No next hop is looked up: packets
-//! go where the agent sends them. There is no kernel protocol.
+//! Each neighbour has two routing tables in BIRD, one for each address family, and these protocols:
 //!
-//! Names are made of hashes, numbers are numbers, and passwords have no quotes: nothing that is configured can become
-//! configuration of another kind.
+//! * an eBGP session, which imports the neighbour's routes into the tables;
+//! * a static protocol for each family, with the routes to announce to the neighbour;
+//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. It uses ADD-PATH (RFC 7911): the best
+//!   path of a prefix may be the one that the agent announces, and plain BGP would hide the neighbour's path then.
+//!
+//! BIRD resolves no next hops, and there is no kernel protocol: the agent routes packets itself.
+//!
+//! No input can inject configuration. Protocol names are hashes, numbers are formatted integers, and passwords with quotes or
+//! control characters are refused.
 
-use super::{GRACE, Wanted};
+use super::{BgpSpec, GRACE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use tombolo_proto::config::{Neighbour, Speaker};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 
-/// Longest AS path that is taken or announced. Real ones stay below a hundred.
-const LONGEST_PATH: usize = 255;
-/// ASNs that nobody has: 0, AS_TRANS (RFC 6793), and the last of both sizes (RFC 7300).
-const NOBODYS: [u32; 4] = [0, 23_456, 65_535, u32::MAX];
-/// RFC 2385's key as the kernel takes it, bytes.
-const LONGEST_PASSWORD: usize = 80;
-/// BFD as Azure's edges have it: every 300 ms, and three in a row are a failure. `strict bind`: an address of its own each, as
-/// another speaker may live on the host.
+/// Longest AS path to import or announce: the most ASNs in one AS_PATH segment (RFC 4271, section 4.3), whose length is one
+/// octet. Paths on the internet stay below a hundred.
+const MAX_AS_PATH: usize = 255;
+/// ASNs that no network may use: 0 (RFC 7607), AS_TRANS (RFC 6793), and the last ASN of 16 and of 32 bits (RFC 7300).
+const RESERVED_ASNS: [u32; 4] = [0, 23_456, 65_535, u32::MAX];
+/// Longest key of a TCP MD5 signature (RFC 2385) in bytes: Linux's `TCP_MD5SIG_MAXKEYLEN`.
+const MAX_PASSWORD: usize = 80;
+/// Shortest hold time in seconds that RFC 4271 (section 4.2) permits besides 0.
+const MIN_HOLD_TIME: u16 = 3;
+/// BFD with the timers of Azure's ExpressRoute edges: 300 ms interval, multiplier 3. `strict bind` binds BFD to single local
+/// addresses, because another BFD speaker may run on this host.
 const BFD: &str =
     "protocol bfd {\naccept direct;\nstrict bind yes;\ninterface \"*\" { interval 300 ms; multiplier 3; };\n}\n";
 
-/// Where BIRD and the agent meet.
+/// Last octets of the agent's loopback addresses, one for each neighbour. 1 is BIRD's; 0 and 255 are the network and the
+/// broadcast address of the /24.
+pub(super) const SLOTS: RangeInclusive<u8> = 2..=254;
+
+/// The loopback endpoints of the iBGP sessions between BIRD and the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loopback {
-    /// BIRD's address, `127.x.y.1`. The others of its /24 are the agent's, one for each neighbour.
+    /// BIRD's address, `127.x.y.1`. The agent uses other addresses of the same /24, one for each neighbour.
     pub bird: Ipv4Addr,
-    /// Signs the sessions, so that no other user of the host can be one end; none where the kernel cannot.
+    /// The TCP MD5 key of the sessions. It keeps other local users from posing as one end. None if the kernel lacks support.
     pub password: Option<String>,
 }
 
 impl Loopback {
-    /// The agent's end of a neighbour's session.
+    /// The agent's address for the neighbour with this slot.
     pub(super) fn agent(&self, slot: u8) -> Ipv4Addr {
         let [a, b, c, _] = self.bird.octets();
         Ipv4Addr::new(a, b, c, slot)
     }
 }
 
-/// A configuration, and what it leaves out.
+/// A configuration text, and which neighbours it has and lacks.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Rendered {
     pub text: String,
-    /// The neighbours in it, by the name of their session.
+    /// The configured neighbours, by the name of their eBGP protocol.
     pub names: BTreeMap<String, ResourceId>,
-    /// The others, and why.
+    /// The refused neighbours, each with the reason.
     pub refused: BTreeMap<ResourceId, String>,
 }
 
-/// Renders what is wanted; `slots` gives each neighbour's loopback session its last octet.
-pub(super) fn render(wanted: &Wanted, loopback: &Loopback, slots: &BTreeMap<ResourceId, u8>) -> Rendered {
+/// Renders a specification. `slots` has the last octet of each neighbour's loopback address at the agent's end. A neighbour
+/// with invalid parameters, or without a slot, is refused and left out.
+pub(super) fn render(spec: &BgpSpec, loopback: &Loopback, slots: &BTreeMap<ResourceId, u8>) -> Rendered {
     let mut out = Rendered::default();
-    let Some(speaker) = &wanted.speaker else { return out };
-    let general = check_speaker(speaker);
+    let Some(speaker) = &spec.speaker else { return out };
+    let speaker_ok = check_speaker(speaker);
     let mut pairs = BTreeSet::new();
     for n in &speaker.neighbours {
         let mut admit = || {
-            general.clone()?;
-            check(speaker, n)?;
+            speaker_ok.clone()?;
+            check_neighbour(speaker, n)?;
             if !pairs.insert((n.address, n.local_address)) {
-                return Err(format!("address: another neighbour has {} too", n.address));
+                return Err(format!(
+                    "address: another neighbour already uses {} with the local address {}",
+                    n.address, n.local_address
+                ));
             }
             let slot = slots.get(&n.id).copied();
-            slot.ok_or_else(|| "neighbours: there are too many".to_owned())
+            slot.ok_or_else(|| format!("neighbours: more than {} are configured: remove some", SLOTS.len()))
         };
         match admit() {
             Ok(slot) => {
                 let name = name(&n.id);
-                let announced = wanted.announce.get(&n.id).map(Vec::as_slice).unwrap_or_default();
+                let announced = spec.announce.get(&n.id).map(Vec::as_slice).unwrap_or_default();
                 // Writing to a String cannot fail.
-                let _ = neighbour(&mut out.text, speaker, n, announced, &name, wanted);
-                let _ = feed(&mut out.text, speaker, loopback, slot, &name);
+                let _ = write_neighbour(&mut out.text, speaker, n, announced, &name, spec);
+                let _ = write_feed(&mut out.text, speaker, loopback, slot, &name);
                 out.names.insert(format!("n_{name}"), n.id.clone());
             }
             Err(why) => {
@@ -84,18 +100,19 @@ pub(super) fn render(wanted: &Wanted, loopback: &Loopback, slots: &BTreeMap<Reso
             }
         }
     }
-    let judges = speaker.neighbours.iter().any(judged);
-    out.text = head(speaker) + if judges { BFD } else { "" } + &out.text;
+    let bfd = speaker.neighbours.iter().any(uses_bfd);
+    out.text = global_options(speaker) + if bfd { BFD } else { "" } + &out.text;
     out
 }
 
-/// A name that is the same for the same neighbour, always.
+/// A stable name for a neighbour's protocols, made of the hash of its ID. It must not change between renderings: BIRD resets
+/// protocols that change their name.
 fn name(id: &ResourceId) -> String {
     let hash = blake3::hash(id.key().as_bytes()).to_hex();
     hash.get(..16).unwrap_or_default().to_owned()
 }
 
-fn head(speaker: &Speaker) -> String {
+fn global_options(speaker: &Speaker) -> String {
     format!(
         "log stderr all;\n\
          debug protocols {{ states }};\n\
@@ -103,23 +120,24 @@ fn head(speaker: &Speaker) -> String {
          router id {};\n\
          graceful restart wait 10;\n\
          protocol device {{ }}\n\
-         filter sane {{ if bgp_path.len > {LONGEST_PATH} then reject; accept; }}\n",
+         filter sane {{ if bgp_path.len > {MAX_AS_PATH} then reject; accept; }}\n",
         speaker.router_id
     )
 }
 
-/// Whether BFD judges the way to a neighbour; one that does not speak it is judged by its session alone.
-const fn judged(n: &Neighbour) -> bool {
+/// Whether BFD monitors a session. Only single-hop sessions use it (D19); without it the hold timer detects failures.
+const fn uses_bfd(n: &Neighbour) -> bool {
     n.bfd && !n.multihop
 }
 
-fn neighbour(
+/// Writes a neighbour's tables, its static protocols and its eBGP session.
+fn write_neighbour(
     out: &mut String,
     speaker: &Speaker,
     n: &Neighbour,
     announced: &[Route],
     name: &str,
-    wanted: &Wanted,
+    spec: &BgpSpec,
 ) -> std::fmt::Result {
     for (family, v6) in [(4, false), (6, true)] {
         let routes = announced.iter().filter(|r| r.prefix.addr().is_ipv6() == v6);
@@ -129,7 +147,7 @@ fn neighbour(
             "protocol static s{family}_{name} {{ ipv{family} {{ table t{family}_{name}; }};"
         )?;
         let mut seen = BTreeSet::new();
-        for route in routes.filter(|r| seen.insert(r.prefix.trunc()) && tellable(r)) {
+        for route in routes.filter(|r| seen.insert(r.prefix.trunc()) && is_exportable(r)) {
             write!(out, "route {} blackhole {{", route.prefix.trunc())?;
             for asn in route.as_path.iter().rev() {
                 write!(out, " bgp_path.prepend({asn});")?;
@@ -161,7 +179,7 @@ fn neighbour(
         n.hold_time,
         GRACE.as_secs(),
     )?;
-    if judged(n) {
+    if uses_bfd(n) {
         writeln!(out, "bfd on;")?;
     }
     if let Some(password) = &n.password {
@@ -174,9 +192,9 @@ fn neighbour(
              import filter sane; export where source = RTS_STATIC;",
             n.max_prefixes
         )?;
-        // Over a session of the other family BIRD would look for an address of this one on the interface.
+        // Without `next hop address`, BIRD takes the next hop of the other family from the interface, which may have none.
         let foreign = n.local_address.is_ipv6() != v6;
-        let own = wanted.addresses.iter().find(|a| a.is_ipv6() == v6);
+        let own = spec.addresses.iter().find(|a| a.is_ipv6() == v6);
         match own.filter(|_| foreign) {
             Some(own) => write!(out, " extended next hop yes; next hop address {own};")?,
             None if foreign && !v6 => write!(out, " extended next hop yes;")?,
@@ -187,8 +205,9 @@ fn neighbour(
     writeln!(out, "}}")
 }
 
-/// The session that carries what came from a neighbour to the agent, which connects.
-fn feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8, name: &str) -> std::fmt::Result {
+/// Writes the passive iBGP session that exports a neighbour's routes to the agent. `hold time 0` turns keepalives off: neither
+/// end of a loopback connection can vanish without closing it.
+fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8, name: &str) -> std::fmt::Result {
     writeln!(
         out,
         "protocol bgp a_{name} {{\n\
@@ -214,70 +233,88 @@ fn feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8, name
     writeln!(out, "}}")
 }
 
-/// Whether BIRD can say it. What should be said is decided elsewhere.
-fn tellable(route: &Route) -> bool {
-    route.as_path.len() <= LONGEST_PATH && !route.as_path.contains(&0)
+/// Whether BIRD can announce a route: its path has at most [`MAX_AS_PATH`] ASNs, and none of them is 0 (RFC 7607).
+/// [`tombolo_engine::routing`] decides whether it should be announced.
+fn is_exportable(route: &Route) -> bool {
+    route.as_path.len() <= MAX_AS_PATH && !route.as_path.contains(&0)
 }
 
 fn check_speaker(speaker: &Speaker) -> Result<(), String> {
-    if NOBODYS.contains(&speaker.asn) {
-        return Err(format!("speaker.asn: {} is nobody's", speaker.asn));
+    if RESERVED_ASNS.contains(&speaker.asn) {
+        return Err(format!(
+            "speaker.asn: {} is reserved: choose an ASN that the neighbours expect",
+            speaker.asn
+        ));
     }
     if speaker.router_id.is_unspecified() {
-        return Err(format!("speaker.routerId: {} is none", speaker.router_id));
+        return Err(format!(
+            "speaker.routerId: {} is not a router ID: choose an IPv4 address of the agent",
+            speaker.router_id
+        ));
     }
     Ok(())
 }
 
-fn check(speaker: &Speaker, n: &Neighbour) -> Result<(), String> {
+fn check_neighbour(speaker: &Speaker, n: &Neighbour) -> Result<(), String> {
     for (field, address) in [("address", n.address), ("localAddress", n.local_address)] {
         if !is_usable(address) {
-            return Err(format!("{field}: {address} is not an address of one host"));
+            return Err(format!(
+                "{field}: {address} is not a unicast address that BGP can use; link-local is allowed in 169.254.21.0/24 \
+                 and 169.254.22.0/24 only"
+            ));
         }
     }
     if n.address.is_ipv6() != n.local_address.is_ipv6() || n.address == n.local_address {
         return Err(format!(
-            "localAddress: {} cannot speak with {}",
+            "localAddress: {} must be another address of the same family as the neighbour's {}",
             n.local_address, n.address
         ));
     }
-    if NOBODYS.contains(&n.asn) || n.asn == speaker.asn {
-        return Err(format!("asn: {} is nobody's, or the own one", n.asn));
+    if RESERVED_ASNS.contains(&n.asn) || n.asn == speaker.asn {
+        return Err(format!(
+            "asn: {} is reserved or the speaker's own: eBGP needs another ASN",
+            n.asn
+        ));
     }
-    if n.hold_time < 3 {
-        return Err(format!("holdTime: {} is not 3 to 65535 seconds", n.hold_time));
+    if n.hold_time < MIN_HOLD_TIME {
+        return Err(format!(
+            "holdTime: {} is not within {MIN_HOLD_TIME} to 65535 seconds",
+            n.hold_time
+        ));
     }
     if n.max_prefixes == 0 {
-        return Err("maxPrefixes: 0 is none".into());
+        return Err("maxPrefixes: 0 must be at least 1".into());
     }
     match &n.password {
-        // Its value is not for messages.
+        // The message must not show the password.
         Some(p) if !is_quotable(&p.0) => Err(format!(
-            "password: not 1 to {LONGEST_PASSWORD} printable ASCII characters without '\"'"
+            "password: must have 1 to {MAX_PASSWORD} printable ASCII characters, none of them '\"'"
         )),
         _ => Ok(()),
     }
 }
 
-/// BIRD's strings have no escapes: they end at the first quote, and must not have a line's end.
+/// Whether a password can stand in a quoted string. BIRD's strings have no escape sequences: they end at the first quote and
+/// must not contain a line break.
 fn is_quotable(password: &str) -> bool {
-    (1..=LONGEST_PASSWORD).contains(&password.len())
+    (1..=MAX_PASSWORD).contains(&password.len())
         && password
             .bytes()
             .all(|b| (b == b' ' || b.is_ascii_graphic()) && b != b'"')
 }
 
-/// Link-local addresses would need an interface.
+/// Whether an address can be one end of a session. Link-local addresses are refused because they need an interface, except those
+/// that Azure uses for BGP ([`is_azure_apipa`]).
 fn is_usable(address: IpAddr) -> bool {
     let odd = match address {
-        IpAddr::V4(a) => a.is_loopback() || a.is_link_local() && !is_apipa(a) || a.is_broadcast(),
+        IpAddr::V4(a) => a.is_loopback() || a.is_link_local() && !is_azure_apipa(a) || a.is_broadcast(),
         IpAddr::V6(a) => a.is_loopback() || a.is_unicast_link_local() || a.to_ipv4_mapped().is_some(),
     };
     !odd && !address.is_unspecified() && !address.is_multicast()
 }
 
-/// G4: where peer addresses may be 169.254.x.y.
-fn is_apipa(address: Ipv4Addr) -> bool {
+/// Whether an address is in Azure's APIPA ranges for BGP peers, 169.254.21.0/24 and 169.254.22.0/24 (G4).
+fn is_azure_apipa(address: Ipv4Addr) -> bool {
     matches!(address.octets(), [169, 254, 21..=22, _])
 }
 

@@ -1,9 +1,9 @@
-//! The session on loopback by which BIRD tells what one neighbour announces. One for each neighbour: what one of them
-//! does to it costs the others nothing.
+//! The agent's end of the loopback iBGP session over which BIRD passes on the routes of one neighbour. Each neighbour has a
+//! session of its own, so that a neighbour that disturbs its session does not affect the others.
 
 use super::conf::Loopback;
+use super::message::{self, Family, Message};
 use super::table::Table;
-use super::wire::{self, Family, Message};
 use super::{GRACE, Learned};
 use crate::sys;
 use socket2::SockRef;
@@ -17,99 +17,107 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tombolo_engine::routing::Pace;
 use tombolo_proto::id::ResourceId;
 
-/// Room for what is read at once, bytes.
-const READ: usize = 16 << 10;
-/// BGP's port.
-const PORT: u16 = 179;
-/// How long connecting and the first words may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Waits between tries: the first, and the longest.
-const FIRST_TRY: Duration = Duration::from_millis(20);
-const LAST_TRY: Duration = Duration::from_secs(1);
-/// Shortest time between two tables: while more keeps coming it is one table, not one for each UPDATE.
-const TOGETHER: Duration = Duration::from_millis(10);
-/// After a quiet time, so many changes are acted on at once: a long table comes in several UPDATEs. Further ones are acted on ever
-/// more rarely ([`Pace`]), until the neighbour is quiet again.
-const FREE: u32 = 8;
-/// After BIRD said that it has told all: for neighbours without graceful restart it does not know that, and their routes are
-/// still coming.
-const SETTLE: Duration = Duration::from_secs(3);
+/// Free space in the read buffer before each read, in bytes: four messages of the greatest length.
+const READ_SIZE: usize = 16 << 10;
+/// TCP port of BGP (RFC 4271).
+const BGP_PORT: u16 = 179;
+/// Timeout of connecting and of the exchange of OPEN and KEEPALIVE. Both ends are on this host; BIRD answers late only while
+/// it reads its configuration (0.2 s for 40,000 routes).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// First and longest wait between two attempts to connect. BIRD accepts connections shortly after it started.
+const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
+const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
+/// Shortest time between two published tables: a burst of UPDATEs is published as one table.
+const MIN_PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
+/// Changes after a quiet period that are published without delay, because a long table arrives in several UPDATEs. [`Pace`]
+/// delays further changes more and more until the neighbour is quiet again.
+const FREE_CHANGES: u32 = 8;
+/// How long stale routes stay after BIRD sent End-of-RIB (RFC 4724). BIRD cannot know when a neighbour without graceful restart
+/// has sent its whole table, so routes may still arrive after End-of-RIB.
+const STALE_DELAY: Duration = Duration::from_secs(3);
 
-/// One neighbour's session.
+/// The session for one neighbour.
 #[derive(Debug)]
 pub(super) struct Feed {
     pub neighbour: ResourceId,
+    /// The speaker's ASN, at both ends of this iBGP session.
     pub asn: u32,
     pub loopback: Loopback,
-    /// The own end's last octet.
+    /// The last octet of the agent's loopback address.
     pub slot: u8,
+    /// Gets the neighbour's routes.
     pub learned: watch::Sender<Learned>,
-    /// BIRD was started or told of something new.
-    pub poke: Arc<Notify>,
+    /// Notified when BIRD was started or reconfigured: connect again at once.
+    pub reconnect: Arc<Notify>,
 }
 
 impl Feed {
-    /// Runs until aborted.
+    /// Connects, publishes the neighbour's routes and reconnects, until the task is aborted. After the session ended its routes
+    /// stay for [`GRACE`], or for [`STALE_DELAY`] after the next session sent its whole table.
     pub(super) async fn run(self) {
         let mut table = Table::default();
-        let mut pace = Pace::with_free(FREE);
-        // When stale routes go.
-        let mut forget = None;
-        let mut wait = FIRST_TRY;
+        let mut pace = Pace::with_free(FREE_CHANGES);
+        // When stale routes are removed.
+        let mut stale_until = None;
+        let mut backoff = MIN_RETRY_BACKOFF;
         loop {
-            let poked = self.poke.notified();
-            let outcome = match timeout(HANDSHAKE, self.meet()).await {
-                Ok(Ok(met)) => {
-                    let begun = Instant::now();
-                    let ended = self.listen(met, &mut table, &mut pace, &mut forget).await;
-                    if begun.elapsed() > LAST_TRY {
-                        wait = FIRST_TRY;
+            // Created before the attempt, so that a notification during the attempt is not lost.
+            let reconnect = self.reconnect.notified();
+            let outcome = match timeout(HANDSHAKE_TIMEOUT, self.establish()).await {
+                Ok(Ok(session)) => {
+                    let established = Instant::now();
+                    let reason = self.receive(session, &mut table, &mut pace, &mut stale_until).await;
+                    if established.elapsed() > MAX_RETRY_BACKOFF {
+                        backoff = MIN_RETRY_BACKOFF;
                     }
                     table.end_session();
                     self.publish(&table);
-                    forget = Some(Instant::now() + GRACE);
-                    ended
+                    stale_until = Some(Instant::now() + GRACE);
+                    reason
                 }
                 Ok(Err(e)) => e,
-                Err(_) => "no answer".into(),
+                Err(_) => format!("no handshake within {} s", HANDSHAKE_TIMEOUT.as_secs()),
             };
             tracing::debug!(neighbour = %self.neighbour, reason = %outcome, "no session with bird");
-            let again = Instant::now() + wait;
+            let retry_at = Instant::now() + backoff;
             tokio::select! {
-                () = sleep_until(again) => wait = (wait * 2).min(LAST_TRY),
-                () = poked => wait = FIRST_TRY,
-                () = at(forget) => {
-                    table.forget_stale();
-                    forget = None;
+                () = sleep_until(retry_at) => backoff = (backoff * 2).min(MAX_RETRY_BACKOFF),
+                () = reconnect => backoff = MIN_RETRY_BACKOFF,
+                () = at(stale_until) => {
+                    table.remove_stale();
+                    stale_until = None;
                     self.publish(&table);
                 }
             }
         }
     }
 
-    /// Connects and agrees. Returns the stream and what came on it already.
-    async fn meet(&self) -> Result<(TcpStream, Vec<u8>), String> {
+    /// Connects and establishes the BGP session. Returns the stream, and bytes that were received after the handshake.
+    async fn establish(&self) -> Result<(TcpStream, Vec<u8>), String> {
         let mut stream = self.connect().await.map_err(|e| e.to_string())?;
         let mut received = Vec::new();
-        self.send(&mut stream, &wire::open(self.asn, self.own())).await?;
-        match next(&mut stream, &mut received).await? {
-            Message::Open(open) if open.asn != self.asn => return Err(format!("AS{} answers", open.asn)),
+        self.send(&mut stream, &message::open(self.asn, self.local_address()))
+            .await?;
+        match next_message(&mut stream, &mut received).await? {
+            Message::Open(open) if open.asn != self.asn => {
+                return Err(format!("OPEN has AS{} instead of AS{}", open.asn, self.asn));
+            }
             Message::Open(open) if !open.four_octets || !Family::ALL.iter().all(|f| open.sends_paths.contains(f)) => {
-                return Err("ADD-PATH or 4-octet ASNs missing".into());
+                return Err("OPEN lacks ADD-PATH or 4-octet ASNs".into());
             }
             Message::Open(_) => {}
             other => return Err(format!("{other:?} instead of OPEN")),
         }
-        self.send(&mut stream, &wire::keepalive()).await?;
-        match next(&mut stream, &mut received).await? {
+        self.send(&mut stream, &message::keepalive()).await?;
+        match next_message(&mut stream, &mut received).await? {
             Message::Keepalive => {}
             other => return Err(format!("{other:?} instead of KEEPALIVE")),
         }
-        self.send(&mut stream, &wire::nothing_to_tell()).await?;
+        self.send(&mut stream, &message::end_of_rib()).await?;
         Ok((stream, received))
     }
 
-    fn own(&self) -> Ipv4Addr {
+    fn local_address(&self) -> Ipv4Addr {
         self.loopback.agent(self.slot)
     }
 
@@ -118,8 +126,9 @@ impl Feed {
         if let Some(password) = &self.loopback.password {
             sys::sign(&socket, self.loopback.bird, password.as_bytes())?;
         }
-        socket.bind(SocketAddr::from((self.own(), 0)))?;
-        let stream = socket.connect((self.loopback.bird, PORT).into()).await?;
+        socket.bind(SocketAddr::from((self.local_address(), 0)))?;
+        let stream = socket.connect((self.loopback.bird, BGP_PORT).into()).await?;
+        // Nagle's algorithm would hold back the short messages of the handshake.
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -128,60 +137,64 @@ impl Feed {
         stream.write_all(bytes).await.map_err(|e| e.to_string())
     }
 
-    /// Takes in what BIRD tells, until the session ends: why.
-    async fn listen(
+    /// Receives UPDATEs and publishes the table until the session ends. Returns the reason.
+    async fn receive(
         &self,
-        met: (TcpStream, Vec<u8>),
+        session: (TcpStream, Vec<u8>),
         table: &mut Table,
         pace: &mut Pace,
-        forget: &mut Option<Instant>,
+        stale_until: &mut Option<Instant>,
     ) -> String {
-        let (mut stream, mut received) = met;
-        // Whether there is something to publish, and from when on.
+        let (mut stream, mut received) = session;
+        // Whether the table changed since it was published, and the earliest time to publish it.
         let (mut dirty, mut due) = (false, Instant::now());
         loop {
             loop {
-                match wire::take(&mut received) {
+                match message::parse_next(&mut received) {
                     Ok(Some(Message::Update(update))) => {
                         if table.apply(update) {
                             pace.changed(now());
                             dirty = true;
                         }
                     }
-                    Ok(Some(Message::Notification(code, subcode))) => return format!("notification {code}/{subcode}"),
+                    Ok(Some(Message::Notification(code, subcode))) => {
+                        return format!("NOTIFICATION {code}/{subcode}");
+                    }
                     Ok(Some(Message::Keepalive | Message::Refresh)) => {}
-                    Ok(Some(Message::Open(_))) => return "a second OPEN".into(),
+                    Ok(Some(Message::Open(_))) => return "second OPEN".into(),
                     Ok(None) => break,
                     Err(e) => return e.to_string(),
                 }
             }
             if dirty && table.is_complete() && table.has_stale() {
-                let settled = Instant::now() + SETTLE;
-                *forget = Some(forget.map_or(settled, |f| f.min(settled)));
+                let remove_at = Instant::now() + STALE_DELAY;
+                *stale_until = Some(stale_until.map_or(remove_at, |at| at.min(remove_at)));
             }
             if dirty && Instant::now() >= due {
                 self.publish(table);
                 pace.used(now());
-                (dirty, due) = (false, Instant::now() + pace.wait(now()).max(TOGETHER));
+                (dirty, due) = (false, Instant::now() + pace.wait(now()).max(MIN_PUBLISH_INTERVAL));
             }
-            // Acknowledged at once, what BIRD has to say next does not wait for that (Nagle).
+            // BIRD's socket uses Nagle's algorithm: a delayed acknowledgement would delay its next UPDATE. The kernel resets the
+            // option, so it is set before each read. A failure only costs latency.
             let _ = SockRef::from(&stream).set_tcp_quickack(true);
-            received.reserve(READ);
+            received.reserve(READ_SIZE);
             tokio::select! {
                 read = stream.read_buf(&mut received) => match read {
-                    Ok(0) => return "closed".into(),
+                    Ok(0) => return "connection closed".into(),
                     Ok(_) => {}
                     Err(e) => return e.to_string(),
                 },
                 () = sleep_until(due), if dirty => {}
-                () = at(*forget) => {
-                    table.forget_stale();
-                    (*forget, dirty) = (None, true);
+                () = at(*stale_until) => {
+                    table.remove_stale();
+                    (*stale_until, dirty) = (None, true);
                 }
             }
         }
     }
 
+    /// Publishes the routes of the table if they differ from those that are published.
     fn publish(&self, table: &Table) {
         let routes = table.routes();
         self.learned.send_if_modified(|learned| {
@@ -194,15 +207,15 @@ impl Feed {
     }
 }
 
-/// The next message of the handshake.
-async fn next(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<Message, String> {
+/// Receives the next message of the handshake. `received` keeps what follows it.
+async fn next_message(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<Message, String> {
     loop {
-        if let Some(message) = wire::take(received).map_err(|e| e.to_string())? {
+        if let Some(message) = message::parse_next(received).map_err(|e| e.to_string())? {
             return Ok(message);
         }
-        received.reserve(READ);
+        received.reserve(READ_SIZE);
         match stream.read_buf(received).await {
-            Ok(0) => return Err("closed".into()),
+            Ok(0) => return Err("connection closed".into()),
             Ok(_) => {}
             Err(e) => return Err(e.to_string()),
         }
@@ -213,6 +226,7 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// Waits until a time; without one, for ever.
 async fn at(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,

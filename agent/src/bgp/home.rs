@@ -1,8 +1,8 @@
-//! BIRD's files: a directory that the agent writes and BIRD's group may read, and one of BIRD's own.
+//! BIRD's files: a configuration directory that the agent writes and BIRD's group may read, and BIRD's own run directory.
 //!
-//! BIRD parses what neighbours send. A BIRD that a neighbour has taken over must not have the agent write anywhere else, so
-//! the agent writes only where BIRD cannot change a name. In BIRD's own directory the agent removes names and connects to
-//! the control socket, nothing more.
+//! BIRD parses the messages of untrusted neighbours. A compromised BIRD could place symbolic links where the agent writes, and so
+//! redirect these writes. Therefore the agent writes only into a directory whose entries BIRD cannot change. In BIRD's run
+//! directory it only removes names and connects to the control socket.
 
 use super::BirdService;
 use anyhow::{Context, Result, ensure};
@@ -13,20 +13,20 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Names in the agent's directory.
+/// Names in the configuration directory.
 pub(super) const CONFIG: &str = "bird.conf";
 const NEW_CONFIG: &str = "bird.conf.new";
 pub(super) const START_SOCKET: &str = "start.sock";
-/// BIRD's own directory in it, where BIRD is the agent's child.
+/// The run directory of a BIRD that is a child, below the configuration directory.
 pub(super) const RUN_DIR: &str = "run";
-/// Names in BIRD's own directory.
+/// Names in the run directory.
 pub(super) const CONTROL_SOCKET: &str = "bird.ctl";
 pub(super) const PID_FILE: &str = "bird.pid";
 
-/// Longest path of a socket, bytes: one byte of `sun_path` ends it.
+/// Longest path of a Unix socket in bytes: `sun_path` has 108 bytes (`unix(7)`), the last of which is 0.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// The two directories, and the user that BIRD runs as.
+/// The configuration directory, the run directory, and BIRD's user.
 #[derive(Debug)]
 pub(super) struct Home {
     config_dir: PathBuf,
@@ -36,20 +36,27 @@ pub(super) struct Home {
 }
 
 impl Home {
-    /// Makes the directories of a BIRD that is the agent's child.
+    /// Creates the directories of a BIRD that is the agent's child.
+    ///
+    /// # Errors
+    /// A directory cannot be created, is a symbolic link, belongs to another user, or is too long for a socket's path.
     pub(super) fn of_child(dir: &Path, user: Option<User>) -> Result<Self> {
         let config_dir = make_dir(dir, 0o750, user.as_ref())?;
-        // BIRD makes its socket and its file there. Nothing that the agent writes is in it.
+        // BIRD creates its control socket and PID file here. The agent writes nothing here.
         let run_dir = make_dir(&config_dir.join(RUN_DIR), 0o770, user.as_ref())?;
         Self::new(config_dir, run_dir, user)
     }
 
-    /// Makes the agent's directory for a BIRD that a service manager starts. BIRD's own is the service manager's to make.
+    /// Creates the configuration directory of a BIRD that a service manager starts. The service manager creates the run
+    /// directory.
+    ///
+    /// # Errors
+    /// As [`of_child`](Self::of_child), or the user does not exist.
     pub(super) fn of_service(service: &BirdService) -> Result<Self> {
         let name = &service.user;
         let user = User::from_name(name)?;
         let user =
-            user.with_context(|| format!("bird user: '{name}' is no user of this host: make it, or name another"))?;
+            user.with_context(|| format!("bird user: no user '{name}' on this host: create it, or name another user"))?;
         let config_dir = make_dir(&service.config_dir, 0o750, Some(&user))?;
         Self::new(config_dir, service.run_dir.clone(), Some(user))
     }
@@ -64,7 +71,7 @@ impl Home {
             let length = socket.as_os_str().len();
             ensure!(
                 length <= MAX_SOCKET_PATH,
-                "{}: longer than the {MAX_SOCKET_PATH} bytes of a socket's path: choose a shorter directory",
+                "{}: a socket's path has at most {MAX_SOCKET_PATH} bytes, this one has {length}: choose a shorter directory",
                 socket.display()
             );
         }
@@ -87,16 +94,19 @@ impl Home {
         self.user.as_ref()
     }
 
-    /// The user ID of a BIRD that the agent may talk to.
+    /// The user ID that BIRD runs as. The agent accepts connections with this user only.
     pub(super) fn uid(&self) -> u32 {
         self.user.as_ref().map_or(geteuid(), |user| user.uid).as_raw()
     }
 
-    /// Replaces the configuration. It contains passwords.
+    /// Replaces the configuration atomically. It contains passwords, so only the agent and BIRD's group may read it.
+    ///
+    /// # Errors
+    /// The file cannot be written; the old configuration stays.
     pub(super) fn write(&self, text: &str) -> Result<()> {
         let (path, new) = (self.config_dir.join(CONFIG), self.config_dir.join(NEW_CONFIG));
         let step = || -> std::io::Result<()> {
-            // A killed agent leaves one behind, with its old owner and mode.
+            // A leftover file of a killed agent would keep its old owner and mode.
             remove(&new)?;
             let mut file = OpenOptions::new()
                 .write(true)
@@ -114,21 +124,24 @@ impl Home {
         step().with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Takes the configuration away: no service manager starts BIRD from then on.
+    /// Removes the configuration. The service manager starts BIRD only while it exists.
     pub(super) fn remove_config(&self) {
+        // The agent owns the directory, so removal fails only with the disk.
         let _ = remove(&self.config_dir.join(CONFIG));
     }
 
-    /// Removes the configuration and the files that BIRD leaves.
+    /// Removes the configuration, and BIRD's control socket and PID file.
     pub(super) fn clear(&self) {
         self.remove_config();
         for name in [CONTROL_SOCKET, PID_FILE] {
+            // A service's run directory may not be writable for the agent; BIRD replaces these files at its next start.
             let _ = remove(&self.run_dir.join(name));
         }
     }
 }
 
-/// Gives a file to the group of BIRD's user. As a service the agent has that group itself, and no right to change groups.
+/// Changes the group of a file to that of BIRD's user, if necessary: an agent without CAP_CHOWN whose own group it is creates
+/// its files with this group.
 fn give_to_group(file: &File, user: &User) -> std::io::Result<()> {
     let group = user.gid.as_raw();
     if file.metadata()?.gid() != group {
@@ -137,7 +150,7 @@ fn give_to_group(file: &File, user: &User) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Removes a name if it is there; not what a symbolic link points to.
+/// Removes a name if it exists. Of a symbolic link it removes the link, not its target.
 fn remove(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
@@ -145,11 +158,15 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Makes a directory of the agent's unless it is there, and gives BIRD's group the rights of `mode`. Returns its absolute path.
+/// Creates a directory unless it exists, and sets its mode. Without a user for BIRD, the group gets no rights. Returns the
+/// absolute path.
+///
+/// # Errors
+/// The directory cannot be created, is a symbolic link, or belongs to another user than the agent's.
 fn make_dir(path: &Path, mode: u32, user: Option<&User>) -> Result<PathBuf> {
     let step = || -> Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        // The group gets its rights by descriptor: in a directory that BIRD may write, the name could become a link.
+        // Group and mode are set by descriptor: BIRD could replace a name in its own directory by a link at any moment.
         let dir = OpenOptions::new()
             .read(true)
             .custom_flags(O_DIRECTORY | O_NOFOLLOW)
@@ -157,7 +174,7 @@ fn make_dir(path: &Path, mode: u32, user: Option<&User>) -> Result<PathBuf> {
         let (owner, own) = (dir.metadata()?.uid(), geteuid().as_raw());
         ensure!(
             owner == own,
-            "belongs to the user {owner}, not to the agent's ({own}): remove it"
+            "belongs to the user {owner}, not to the agent's user {own}: remove it"
         );
         if let Some(user) = user {
             give_to_group(&dir, user)?;

@@ -1,47 +1,50 @@
-//! BIRD's log lines in the agent's log, not more of them than anybody reads: neighbours can cause them.
+//! Copies BIRD's log lines into the agent's log, at a limited rate: a hostile neighbour can cause any number of them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::ResourceId;
 
-/// Most lines within `SPAN`.
-const MOST: u32 = 20;
-const SPAN: Duration = Duration::from_secs(1);
+/// Lines that are copied within [`RATE_INTERVAL`]; further ones are only counted. A trade-off: enough lines to diagnose a
+/// session, too few to fill a disk.
+const MAX_LINES: u32 = 20;
+const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes lines, and counts those that it leaves out.
+/// The rate limit, and the count of lines that it suppressed.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    since: Option<Instant>,
+    interval_start: Option<Instant>,
     written: u32,
-    left_out: u32,
+    suppressed: u32,
 }
 
 impl Log {
-    /// Writes a line, with the neighbour that it is about. Returns whether it says that a session changed.
+    /// Copies a line, with the neighbour whose protocol it names (`names`: neighbours by protocol name). Returns whether the line
+    /// reports a state change of a neighbour's session.
     pub(super) fn write(&mut self, line: &str, names: &BTreeMap<String, ResourceId>) -> bool {
         let (level, text) = split(line);
-        let (name, said) = text.split_once(": ").unwrap_or(("", text));
+        let (name, message) = text.split_once(": ").unwrap_or(("", text));
         let neighbour = names.get(name);
-        let text = if neighbour.is_some() { said } else { text };
-        let is_change = neighbour.is_some() && said.starts_with("State changed");
+        let text = if neighbour.is_some() { message } else { text };
+        let is_change = neighbour.is_some() && message.starts_with("State changed");
         if matches!(level, "TRACE" | "DBG" | "INFO" | "FATAL") {
-            // FATAL is how BIRD says goodbye.
+            // BIRD logs each orderly shutdown as FATAL.
             tracing::debug!(neighbour = neighbour.map(tracing::field::display), "bird: {text}");
             return is_change;
         }
-        if self.since.is_none_or(|s| s.elapsed() > SPAN) {
-            if self.left_out > 0 {
-                tracing::warn!(lines = self.left_out, "bird said more than was written here");
+        if self.interval_start.is_none_or(|s| s.elapsed() > RATE_INTERVAL) {
+            if self.suppressed > 0 {
+                tracing::warn!(lines = self.suppressed, "log lines of bird were suppressed");
             }
-            (self.since, self.written, self.left_out) = (Some(Instant::now()), 0, 0);
+            (self.interval_start, self.written, self.suppressed) = (Some(Instant::now()), 0, 0);
         }
-        if self.written >= MOST {
-            self.left_out += 1;
+        if self.written >= MAX_LINES {
+            self.suppressed += 1;
             return is_change;
         }
         self.written += 1;
         let neighbour = neighbour.map(tracing::field::display);
         match level {
+            // A message of the neighbour, such as the reason of its NOTIFICATION.
             "RMT" => tracing::info!(neighbour, "bird: {text}"),
             _ => tracing::warn!(neighbour, "bird: {text}"),
         }
@@ -49,7 +52,8 @@ impl Log {
     }
 }
 
-/// `2026-11-26 08:30:16.233 <TRACE> n_x: State changed to up`: the level, and what comes after it.
+/// Splits `2026-11-26 08:30:16.233 <TRACE> n_x: State changed to up` into the level and the text after it. A line without a level
+/// is all text.
 fn split(line: &str) -> (&str, &str) {
     let level = line.split_once('<').and_then(|(_, rest)| rest.split_once("> "));
     level.unwrap_or(("", line))
@@ -78,7 +82,7 @@ mod tests {
         for _ in 0..100 {
             log.write("x <RMT> n_a: Invalid route", &names);
         }
-        assert_eq!((log.written, log.left_out), (MOST, 83));
+        assert_eq!((log.written, log.suppressed), (MAX_LINES, 83));
         assert_eq!(split("a <WARN> b: <c> d"), ("WARN", "b: <c> d"));
     }
 }

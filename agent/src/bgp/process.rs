@@ -1,29 +1,29 @@
-//! A running BIRD, whoever started it: its log lines, its end, and signals where the agent may send them.
+//! Handle of a running BIRD, whether a child process or a service: its log, its end, and signals if it is a child.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
-/// Longest line of BIRD's log that is read as one, bytes.
+/// Longest log line in bytes. A longer line is split; this bounds the memory that BIRD can make the agent use.
 pub(super) const MAX_LINE: u64 = 4096;
-/// Lines that wait for the agent. More are lost: BIRD must not wait for its log.
+/// Log lines that are queued for the supervisor. Further lines are dropped: BIRD must never block on its log.
 pub(super) const MAX_WAITING_LINES: usize = 256;
 
-/// What a running BIRD reports.
+/// An event of a running BIRD.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A line of its log.
+    /// BIRD wrote this log line.
     Log(String),
-    /// It ended: how.
+    /// BIRD ended; with its exit status, or the reason why that is unknown.
     Ended(String),
 }
 
-/// A running BIRD. A child that is dropped is told to end.
+/// A running BIRD. Dropping the handle sends SIGTERM to a child.
 #[derive(Debug)]
 pub(super) struct Process {
     events: mpsc::Receiver<Event>,
-    /// Of a child only: the agent has no right to signal a service.
+    /// The process ID of a child. None for a service, which the agent may not signal.
     pid: Option<SharedPid>,
 }
 
@@ -32,16 +32,17 @@ impl Process {
         Self { events, pid }
     }
 
-    /// What it reports next. The last event is [`Event::Ended`].
+    /// Waits for the next event. The last one is [`Event::Ended`]; further calls return it again. Cancel safe.
     pub(super) async fn next(&mut self) -> Event {
         let event = self.events.recv().await;
         event.unwrap_or_else(|| Event::Ended("its log was closed".into()))
     }
 
-    /// Signals a child. Returns false for a service. SIGTERM is an orderly end: sessions are closed with a Cease.
+    /// Sends a signal to a child. Returns false for a service. On SIGTERM BIRD closes its sessions with a Cease.
     pub(super) fn signal(&self, signal: Signal) -> bool {
         let Some(pid) = &self.pid else { return false };
         if let Some(pid) = *pid.lock() {
+            // Fails only if the child has ended, which is what both signals in use ask for.
             let _ = kill(pid, signal);
         }
         true
@@ -54,18 +55,18 @@ impl Drop for Process {
     }
 }
 
-/// A child's process ID; none once it was waited for, because the number may then be another's.
+/// A child's process ID. None after the child was reaped, because the kernel may then reuse the ID for another process.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SharedPid(Arc<Mutex<Option<Pid>>>);
 
 impl SharedPid {
-    /// Nothing can panic while it is held.
+    /// Locks the ID. Holding the lock keeps the child from being reaped. A poisoned lock is used anyway: the ID is always valid.
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<Pid>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A line of the log as text on one line.
+/// A log line as printable text: trimmed, without control characters, invalid UTF-8 replaced.
 pub(super) fn printable(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     text.trim().chars().filter(|c| !c.is_control()).collect()

@@ -1,24 +1,26 @@
-//! BIRD's program and the arguments that it gets.
+//! Where BIRD's program is, and its command line.
 
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where programs are that a service's PATH may not name.
+/// Standard folders for programs. A service's PATH may lack those that end in `sbin`.
 pub(super) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 
-/// Finds a program on PATH or in the system's folders. Returns its absolute path.
+/// Finds a program on PATH or in [`SYSTEM_PATH`]. Returns its absolute path; relative entries of PATH are ignored.
+///
+/// # Errors
+/// The program is in none of these folders.
 pub(super) fn find(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = OsString::from(SYSTEM_PATH);
     let mut candidates = std::env::split_paths(&path).chain(std::env::split_paths(&system));
     let found = candidates.find_map(|dir| Some(dir.join(program)).filter(|p| dir.is_absolute() && p.is_file()));
-    found.with_context(|| {
-        format!("{program}: no such program on this host: install it (Debian's package for BIRD is bird2)")
-    })
+    found.with_context(|| format!("program '{program}' not found: install it (Debian's package of BIRD is bird2)"))
 }
 
-/// BIRD's arguments. `recovers`: BIRD was there a moment ago, and its neighbours keep its routes (RFC 4724).
+/// BIRD's arguments: in the foreground, with these files. With `recovers`, BIRD starts as after a graceful restart (`-R`): its
+/// neighbours still keep the routes of its predecessor (RFC 4724).
 pub(super) fn bird_arguments(config: &Path, socket: &Path, pid: &Path, recovers: bool) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["-f".into()];
     for (option, path) in [("-c", config), ("-s", socket), ("-P", pid)] {

@@ -1,4 +1,4 @@
-//! BIRD as a service of its own, which a service manager starts when there is a configuration for it.
+//! BIRD as a separate service. A service manager starts it while a configuration exists.
 //!
 //! ```text
 //! service manager ── starts ──▶ tombolo-agent bird ── connects ──▶ start.sock of the agent
@@ -6,8 +6,9 @@
 //!                                      └── becomes BIRD, which writes its log into that connection
 //! ```
 //!
-//! The agent so learns of each BIRD's start, log and end, and says whether it restarts gracefully, without any right over it.
-//! Neither of the two makes the service manager, which may do everything, open a file that the other one could replace.
+//! Over this connection the agent learns of each start, log line and end of BIRD, and tells it whether to restart gracefully. The
+//! agent needs no rights over BIRD's process. The service manager runs as root, so it opens no file that the agent or BIRD could
+//! replace by a link.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, START_SOCKET};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, printable};
@@ -27,29 +28,34 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// What the agent says to a BIRD that is about to start: afresh, or after another one whose routes neighbours keep.
+/// The agent's answer to a BIRD that is about to start: a cold start, or a graceful restart (RFC 4724) whose routes neighbours
+/// still keep.
 const START: &str = "start\n";
 const RESTART: &str = "restart\n";
-/// Longest that a starting BIRD waits for that: twice the longest wait between two starts.
+/// How long a starting BIRD waits for the agent's answer. Twice the agent's longest restart backoff (30 s).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Shortest time between two starts; the service manager's own waits are longer. A BIRD that a neighbour has taken over can
-/// cause no more work than this.
+/// Shortest time between two accepted starts. It limits the work that a compromised BIRD can cause by connecting. The service
+/// manager's own restart delay is longer, so it delays no proper start.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The agent's end.
+/// The agent's listener for BIRDs that a service manager starts.
 #[derive(Debug)]
-pub(super) struct Starts {
+pub(super) struct StartListener {
     listener: UnixListener,
+    /// BIRD's user ID; other users are refused.
     uid: u32,
     not_before: Instant,
 }
 
-impl Starts {
-    /// Waits for BIRDs from now on.
-    pub(super) fn listen(home: &Home) -> Result<Self> {
+impl StartListener {
+    /// Binds the socket, readable and writable for BIRD's group.
+    ///
+    /// # Errors
+    /// The socket cannot be bound or given to the group.
+    pub(super) fn bind(home: &Home) -> Result<Self> {
         let path = home.start_socket();
         let step = || -> std::io::Result<UnixListener> {
-            // A killed agent leaves one behind.
+            // A killed agent leaves its socket behind. If removal fails, `bind` reports it.
             let _ = fs::remove_file(&path);
             let listener = UnixListener::bind(&path)?;
             if let Some(user) = home.user() {
@@ -68,38 +74,41 @@ impl Starts {
         })
     }
 
-    /// Has BIRDs that would start before that time wait for it.
-    pub(super) const fn none_before(&mut self, time: Instant) {
+    /// Delays starts until the given time: a BIRD that starts earlier waits for the agent's answer.
+    pub(super) const fn delay_until(&mut self, time: Instant) {
         self.not_before = time;
     }
 
-    /// The next BIRD that is about to start. Nothing is lost if this is not waited for to its end.
-    pub(super) async fn next(&mut self, recovers: bool) -> Process {
+    /// Waits for the next BIRD that starts, and answers it. Cancel safe.
+    pub(super) async fn accept(&mut self, recovers: bool) -> Process {
         loop {
             sleep_until(self.not_before).await;
             let accepted = self.listener.accept().await;
             self.not_before = Instant::now() + ACCEPT_INTERVAL;
-            match accepted.and_then(|(stream, _)| greet(stream, self.uid, recovers)) {
-                Ok(stream) => return follow(stream),
-                Err(e) => tracing::debug!(error = %e, "a start of bird failed"),
+            match accepted.and_then(|(stream, _)| answer(stream, self.uid, recovers)) {
+                Ok(stream) => return read_log(stream),
+                Err(e) => tracing::debug!(error = %e, "refused a start of bird"),
             }
         }
     }
 }
 
-fn greet(stream: UnixStream, uid: u32, recovers: bool) -> std::io::Result<UnixStream> {
+/// Checks that BIRD's user connected, and sends the answer.
+fn answer(stream: UnixStream, uid: u32, recovers: bool) -> std::io::Result<UnixStream> {
     let peer = stream.peer_cred()?.uid();
     if peer != uid {
-        return Err(std::io::Error::other(format!("the user {peer} is not BIRD's ({uid})")));
+        return Err(std::io::Error::other(format!(
+            "user {peer} connected, not BIRD's user {uid}"
+        )));
     }
-    let word = if recovers { RESTART } else { START };
-    // Nothing was written before, so there is room.
-    stream.try_write(word.as_bytes())?;
+    let answer = if recovers { RESTART } else { START };
+    // The socket buffer of a new connection is empty, so a short write succeeds at once.
+    stream.try_write(answer.as_bytes())?;
     Ok(stream)
 }
 
-/// Reads the log until BIRD, and nobody else, has ended.
-fn follow(stream: UnixStream) -> Process {
+/// Reads the log. Only BIRD holds the other end of the connection, so end of file means that BIRD has ended.
+fn read_log(stream: UnixStream) -> Process {
     let (events, receiver) = mpsc::channel(MAX_WAITING_LINES);
     tokio::spawn(async move {
         let mut log = tokio::io::BufReader::new(stream);
@@ -109,28 +118,31 @@ fn follow(stream: UnixStream) -> Process {
             if limited.read_until(b'\n', &mut line).await.unwrap_or(0) == 0 {
                 break;
             }
+            // Dropped if the queue is full: BIRD must never block on its log.
             let _ = events.try_send(Event::Log(printable(&line)));
             line.clear();
         }
+        // Fails if the supervisor has gone: nobody needs the event then.
         let _ = events.send(Event::Ended("its log was closed".into())).await;
     });
     Process::new(receiver, None)
 }
 
-/// Becomes BIRD for an agent that listens in `config_dir`; `run_dir` gets BIRD's own files. Returns only if that fails.
+/// Replaces the calling process by BIRD (`execve(2)`), for the agent that listens in `config_dir`. BIRD's own files go into
+/// `run_dir`. Waits for the agent's answer first. Returns only on failure, and sends the reason to the agent as a log line.
 ///
 /// # Errors
-/// No agent listens there, this host has no BIRD, or it cannot be executed.
+/// No agent listens there or answers within [`ANSWER_TIMEOUT`], BIRD is not installed, or it cannot be executed.
 pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
     let socket = config_dir.join(START_SOCKET);
     let agent = std::os::unix::net::UnixStream::connect(&socket).with_context(|| {
         format!(
-            "{}: no agent listens: start it with --bird-config-dir",
+            "{}: no agent listens here: start the agent with --bird-config-dir",
             socket.display()
         )
     })?;
     let failed = |e: anyhow::Error| {
-        // The agent shows it as the reason why there is no BGP.
+        // The agent logs this line. If the connection is gone, the returned error still says why.
         let _ = writeln!(&agent, "{e:#}");
         Err(e)
     };
@@ -143,21 +155,23 @@ pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
         Err(e) => return failed(e.into()),
     };
     let error = command.stdout(Stdio::null()).stderr(log).exec();
+    // As above.
     let _ = writeln!(&agent, "bird cannot be executed: {error}");
     Err(error).context("executing bird")
 }
 
+/// Reads the agent's answer and builds BIRD's command line.
 fn prepare(agent: &std::os::unix::net::UnixStream, config_dir: &Path, run_dir: &Path) -> Result<Command> {
     agent.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    let mut word = String::new();
+    let mut answer = String::new();
     let longest = RESTART.len().max(START.len()) as u64;
-    BufReader::new(agent.take(longest)).read_line(&mut word)?;
-    let recovers = match word.as_str() {
+    BufReader::new(agent.take(longest)).read_line(&mut answer)?;
+    let recovers = match answer.as_str() {
         START => false,
         RESTART => true,
         _ => bail!(
-            "{START_SOCKET}: the agent says '{}', not start or restart",
-            word.escape_debug()
+            "{START_SOCKET}: the agent answered '{}' instead of 'start' or 'restart'",
+            answer.escape_debug()
         ),
     };
     let paths = [

@@ -1,33 +1,35 @@
-//! What one neighbour announces, as BIRD tells it.
+//! The routes of one neighbour, as received from BIRD: an Adj-RIB-In (RFC 4271) that survives a restart of BIRD.
 
-use super::wire::{Family, Path, Update};
+use super::message::{Family, Path, Update};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// One neighbour's routes. When the session with BIRD ends they stay, as stale ones, until a new session has told anew what
-/// there is: BIRD's death is not the neighbour's (RFC 4724, seen from the one who waits).
+/// One neighbour's routes. When the session with BIRD ends, they become stale instead of being removed, because the neighbour
+/// may be unaffected: the agent acts as the Receiving Speaker of RFC 4724. The owner removes stale routes by
+/// [`remove_stale`](Self::remove_stale).
 #[derive(Debug, Default)]
 pub struct Table {
-    /// The session's, by path: one prefix may have two for a moment, while one replaces the other.
-    told: BTreeMap<Path, Arc<[u32]>>,
-    /// What earlier sessions told.
+    /// AS paths of the present session, by prefix and path identifier. A prefix may briefly have two paths while one replaces the
+    /// other.
+    current: BTreeMap<Path, Arc<[u32]>>,
+    /// AS paths of earlier sessions.
     stale: BTreeMap<IpNet, Arc<[u32]>>,
-    /// The families in which the session has told all that there is.
+    /// The families for which the present session has sent End-of-RIB.
     complete: BTreeSet<Family>,
 }
 
 impl Table {
-    /// Takes an UPDATE in. Returns whether it changed what is told, or said that a first table is complete.
+    /// Applies an UPDATE: first withdrawals, then new paths. Returns whether a path changed, or a family became complete.
     pub fn apply(&mut self, update: Update) -> bool {
         let mut changed = false;
         for path in &update.withdrawn {
-            changed |= self.told.remove(path).is_some();
+            changed |= self.current.remove(path).is_some();
         }
         let as_path: Arc<[u32]> = update.as_path.into();
         for path in update.reached {
-            changed |= self.told.insert(path, as_path.clone()).as_ref() != Some(&as_path);
+            changed |= self.current.insert(path, as_path.clone()).as_ref() != Some(&as_path);
         }
         if let Some(family) = update.end_of_rib {
             changed |= self.complete.insert(family);
@@ -35,41 +37,41 @@ impl Table {
         changed
     }
 
-    /// Whether the session has told all that there is.
+    /// Whether the present session has sent End-of-RIB for both families.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete.len() == Family::ALL.len()
     }
 
-    /// Whether there is something that only an earlier session told.
+    /// Whether routes of an earlier session are kept.
     #[must_use]
     pub fn has_stale(&self) -> bool {
         !self.stale.is_empty()
     }
 
-    /// The session ended: what it told is stale now.
+    /// Makes the routes of the present session stale. To be called when the session ended. Stale routes of earlier sessions stay.
     pub fn end_session(&mut self) {
         self.complete.clear();
-        for ((prefix, _), as_path) in std::mem::take(&mut self.told) {
+        for ((prefix, _), as_path) in std::mem::take(&mut self.current) {
             self.stale.insert(prefix, as_path);
         }
     }
 
-    /// Forgets what only earlier sessions told.
-    pub fn forget_stale(&mut self) {
+    /// Removes the routes of earlier sessions.
+    pub fn remove_stale(&mut self) {
         self.stale.clear();
     }
 
-    /// All routes, ordered: those of the session, and stale ones for prefixes that it has not told of.
+    /// All routes in ascending order, without duplicates: those of the present session, and stale ones for other prefixes.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
-        let told: BTreeSet<&IpNet> = match self.stale.is_empty() {
+        let present: BTreeSet<&IpNet> = match self.stale.is_empty() {
             true => BTreeSet::new(),
-            false => self.told.keys().map(|(prefix, _)| prefix).collect(),
+            false => self.current.keys().map(|(prefix, _)| prefix).collect(),
         };
-        let stale = self.stale.iter().filter(|(prefix, _)| !told.contains(prefix));
-        let told = self.told.iter().map(|((prefix, _), as_path)| (prefix, as_path));
-        let mut routes: Vec<Route> = told
+        let stale = self.stale.iter().filter(|(prefix, _)| !present.contains(prefix));
+        let current = self.current.iter().map(|((prefix, _), as_path)| (prefix, as_path));
+        let mut routes: Vec<Route> = current
             .chain(stale)
             .map(|(prefix, as_path)| route(*prefix, as_path))
             .collect();
@@ -91,7 +93,7 @@ fn route(prefix: IpNet, as_path: &[u32]) -> Route {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
     use super::*;
 
@@ -133,7 +135,7 @@ mod tests {
             shown(&table),
             [line("10.1.0.0/16", &[65021, 7]), line("fd00::/64", &[65021])]
         );
-        // The neighbour's session was renewed: the new path comes before the old one goes.
+        // After the neighbour's session was reset, BIRD sends the new path before it withdraws the old one.
         table.apply(reach(&[path("10.1.0.0/16", 2)], &[65021, 7]));
         assert_eq!(shown(&table).len(), 2);
         table.apply(withdraw(&[path("10.1.0.0/16", 1)]));
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_routes_fill_in_until_they_are_forgotten() {
+    fn stale_routes_fill_in_until_they_are_removed() {
         let mut table = Table::default();
         table.apply(reach(&[path("10.1.0.0/16", 1), path("10.2.0.0/16", 1)], &[1]));
         table.end_session();
@@ -157,11 +159,11 @@ mod tests {
         };
         assert!(table.apply(complete(Family::V4)) && !table.is_complete());
         assert!(table.apply(complete(Family::V6)) && table.is_complete());
-        // A second crash before that: what the first one left is as good as ever.
+        // A second crash: stale routes of the first one stay.
         table.end_session();
         assert!(!table.is_complete() && table.has_stale());
         assert_eq!(shown(&table).len(), 2);
-        table.forget_stale();
+        table.remove_stale();
         assert_eq!(shown(&table), []);
     }
 }

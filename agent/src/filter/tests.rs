@@ -1,4 +1,4 @@
-//! Scripts for `nft`; whether it takes them is seen in namespaces (`agent/tests/clear_text.rs`).
+//! The scripts for `nft`. `agent/tests/clear_text.rs` loads them in namespaces.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn filter() -> Filter {
     }
 }
 
-/// The rules of a script, in order.
+/// The rules of a script in their order, without the lines around them.
 fn rules(script: &str) -> Vec<&str> {
     let lines = script.lines().map(str::trim);
     lines.filter(|l| l.ends_with("accept") || l.ends_with("drop")).collect()
@@ -62,7 +62,7 @@ fn only_forwarded_packets_of_served_machines_are_dropped() {
     );
 }
 
-/// A served subnet whose interface is gone is reached by no other one.
+/// A served subnet without an interface gets no exception.
 #[test]
 fn a_local_network_without_an_interface_opens_nothing() {
     let mut filter = filter();
@@ -70,7 +70,7 @@ fn a_local_network_without_an_interface_opens_nothing() {
     assert!(!filter.script("t", None).contains("10.1.5.0"));
 }
 
-/// Names come from the kernel, which takes nearly every character; `nft` reads some of them as its own.
+/// Interface names can contain nearly every character. Names that `nft` could interpret get no exception.
 #[test]
 fn odd_names_of_interfaces_open_nothing() {
     let mut filter = filter();

@@ -1,4 +1,4 @@
-//! A neighbour that means ill: raw TCP, no BIRD. It costs its own session and nothing else.
+//! A hostile BGP neighbour that sends raw messages over TCP. It loses its own session and affects no other.
 
 use crate::common::Wire;
 use crate::far::Far;
@@ -55,13 +55,13 @@ fn update(withdrawn: &[(Ipv4Addr, u8)], attributes: &[u8], reached: &[(Ipv4Addr,
     message(UPDATE, &body)
 }
 
-/// A good route, but for what is added to its attributes.
+/// An UPDATE with one valid route and additional attributes.
 fn route(third: u8, path: &[u32], more: &[u8]) -> Vec<u8> {
     let attributes = [&ORIGIN[..], &as_path(path), &NEXT_HOP, more].concat();
     update(&[], &attributes, &[(Ipv4Addr::new(11, 0, third, 0), 24)])
 }
 
-/// Where the neighbour lives, for one thread.
+/// Moves the calling thread into the neighbour's namespace.
 fn enter(wire: &Wire) {
     let namespace = File::open(format!("/run/netns/{}", wire.ns[2])).unwrap();
     setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -75,7 +75,7 @@ fn connect() -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Tries until there is a session.
+/// Establishes a session, with retries for a minute: BIRD refuses connections for a while after an error.
 fn session() -> TcpStream {
     let begun = Instant::now();
     loop {
@@ -107,7 +107,7 @@ fn greet(stream: &mut TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// The next message's type.
+/// Reads the next message and returns its type.
 fn read(stream: &mut TcpStream) -> std::io::Result<u8> {
     let mut header = [0; 19];
     stream.read_exact(&mut header)?;
@@ -116,15 +116,15 @@ fn read(stream: &mut TcpStream) -> std::io::Result<u8> {
     Ok(header[18])
 }
 
-/// Reads until the other end hangs up.
-fn is_hung_up_on(mut stream: TcpStream) {
+/// Waits until the other end closes the session.
+fn expect_close(mut stream: TcpStream) {
     let begun = Instant::now();
     while read(&mut stream).is_ok_and(|kind| kind != NOTIFICATION) {
-        assert!(begun.elapsed() < Duration::from_secs(20), "still there");
+        assert!(begun.elapsed() < Duration::from_secs(20), "the session is still open");
     }
 }
 
-/// Attributes that are wrong, or that nobody knows; nothing that ends the session.
+/// UPDATEs with unknown or invalid attributes. None of them ends the session.
 fn strange() -> Vec<Vec<u8>> {
     let long: Vec<u32> = std::iter::once(ASN).chain(1..=254).collect();
     let mut longer = as_path(&long);
@@ -143,7 +143,7 @@ fn strange() -> Vec<Vec<u8>> {
     let bad_origin = [&[0x40, 1, 1, 9][..], &as_path(&[ASN]), &NEXT_HOP].concat();
     let at = |third| [(Ipv4Addr::new(11, 0, third, 0), 24)];
     vec![
-        // Taken, each with its path: what nobody knows is passed on.
+        // Accepted with their AS paths: BIRD forwards unknown attributes.
         route(1, &[ASN, 7], &[]),
         route(2, &[ASN, 7], &[0xc0, 40, 3, 0xff, 0xff, 0xff]),
         route(3, &[ASN, 7], &[0xc0, 25, 5, 1, 2, 3, 4, 5]),
@@ -151,7 +151,7 @@ fn strange() -> Vec<Vec<u8>> {
         route(5, &[ASN, 7], &[0xc0, 128, 2, 0, 0]),
         route(6, &[ASN, 7], &[0xc0, 16, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]),
         update(&[], &set, &at(7)),
-        // Not taken.
+        // Rejected: loop, wrong first AS, too long or malformed path, no path, invalid origin, martian prefixes.
         route(20, &[ASN, 65_515], &[]),
         route(21, &[65_099, ASN], &[]),
         update(&[], &too_long, &at(22)),
@@ -181,7 +181,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
         let (said, seen) = (strange_said.0, strange_seen.1);
         let (wire, over) = (&wire, &over);
         scope.spawn(move || {
-            // However this ends, the other half is told.
+            // Sets the flag even if this thread panics, so that the other part of the test ends.
             struct Over<'a>(&'a AtomicBool);
             impl Drop for Over<'_> {
                 fn drop(&mut self) {
@@ -194,7 +194,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
             strange().iter().for_each(|m| stream.write_all(m).unwrap());
             said.send(()).unwrap();
             seen.blocking_recv().unwrap();
-            // Up and down, as fast as it goes.
+            // Announcements and withdrawals as fast as possible, then an invalid message.
             for i in 0..2000_u32 {
                 let prefix = [(Ipv4Addr::from(0x0b01_0000 | (i % 7) << 8), 24)];
                 let attributes = [&ORIGIN[..], &as_path(&[ASN, i]), &NEXT_HOP].concat();
@@ -202,7 +202,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
                 stream.write_all(&update(&prefix, &[], &[])).unwrap();
             }
             stream.write_all(&[0; 100]).unwrap();
-            is_hung_up_on(stream);
+            expect_close(stream);
 
             let mut stream = session();
             let attributes = [&ORIGIN[..], &as_path(&[ASN]), &NEXT_HOP].concat();
@@ -210,14 +210,14 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
                 .map(|i| (Ipv4Addr::from(0x0c00_0000 | i), 32))
                 .collect();
             for some in all.chunks(700) {
-                // Hung up on in the middle of it, most likely.
+                // BIRD closes the session at the prefix limit, long before the end.
                 if stream.write_all(&update(&[], &attributes, some)).is_err() {
                     break;
                 }
             }
-            is_hung_up_on(stream);
+            expect_close(stream);
 
-            // There and away, with nonsense and without a word.
+            // Connections that send noise or nothing and are closed at once.
             for i in 0..300_u16 {
                 if let Ok(mut stream) = connect() {
                     let noise: Vec<u8> = (0..i).map(|b| (b.wrapping_mul(31) ^ i) as u8).collect();
@@ -227,10 +227,10 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
         });
         within(&wire.ns[0], async || {
             let near = Near::start().await;
-            near.want(|w| {
+            near.configure(|spec| {
                 let hostile = neighbour("/c/hostile", "192.0.2.3", ASN);
-                w.speaker.as_mut().unwrap().neighbours = vec![neighbour("/c/1", "192.0.2.2", 65_021), hostile];
-                w.announce.insert(id("/c/1"), announced());
+                spec.speaker.as_mut().unwrap().neighbours = vec![neighbour("/c/1", "192.0.2.2", 65_021), hostile];
+                spec.announce.insert(id("/c/1"), announced());
             });
             near.learns("/c/1", &site(65_021)).await;
             let pid = near.pid();
@@ -260,8 +260,8 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
             near.learns("/c/hostile", &[]).await;
             assert_eq!((far.ups("n0"), near.pid()), (1, pid));
             near.is("/c/1", BgpPeerState::Connected).await;
-            // And it still hears.
-            near.want(|w| w.announce.clear());
+            // Withdrawals still reach the other neighbour.
+            near.configure(|spec| spec.announce.clear());
             eventually("withdrawn", async || far.path_of("10.1.0.0/16").is_none()).await;
             near.stop().await;
         });

@@ -1,4 +1,4 @@
-//! The speaker under test, in a namespace.
+//! The BGP speaker under test, in a network namespace.
 
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
@@ -6,13 +6,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use tombolo_agent::bgp::{Bgp, Bird, Learned, Wanted};
+use tombolo_agent::bgp::{Bgp, BgpSpec, Bird, Learned};
 use tombolo_proto::config::{Neighbour, Speaker};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 
-/// Runs a part of a test in a namespace.
+/// Runs a part of a test in a namespace, on a thread of its own. A panic of the part panics here.
 pub(crate) fn within<F: AsyncFnOnce() + Send>(namespace: &str, part: F) {
     std::thread::scope(|scope| {
         let inside = move || {
@@ -36,7 +36,7 @@ pub(crate) fn route(prefix: &str, as_path: &[u32]) -> Route {
     }
 }
 
-/// Something to announce: own ranges, and a route from elsewhere.
+/// Routes to announce: two own prefixes, and one with an AS path.
 pub(crate) fn announced() -> Vec<Route> {
     vec![
         route("10.1.0.0/16", &[]),
@@ -45,7 +45,7 @@ pub(crate) fn announced() -> Vec<Route> {
     ]
 }
 
-/// A neighbour on the wire.
+/// A neighbour on the wire, with a hold time of 9 s.
 pub(crate) fn neighbour(id: &str, address: &str, asn: u32) -> Neighbour {
     let own = if address.contains(':') {
         "fd00:5::1"
@@ -69,7 +69,7 @@ pub(crate) fn id(text: &str) -> ResourceId {
     ResourceId::new(text)
 }
 
-/// Of what is learned, one neighbour's prefixes and paths.
+/// The prefixes and AS paths that one neighbour announces.
 pub(crate) fn learned(learned: &Learned, id: &str) -> Vec<(String, Vec<u32>)> {
     let routes = learned
         .get(&ResourceId::new(id))
@@ -82,42 +82,41 @@ pub(crate) fn learned(learned: &Learned, id: &str) -> Vec<(String, Vec<u32>)> {
     routes.into_iter().map(line).collect()
 }
 
+/// The process ID of the BIRD with its files in this directory.
 pub(crate) fn pid_in(dir: &Path) -> Option<Pid> {
     let pid = std::fs::read_to_string(dir.join("run/bird.pid")).ok()?;
     pid.trim().parse().ok().map(Pid::from_raw)
 }
 
-/// Whether a process has ended, waited for or not.
+/// Whether a process has ended; it may still be a zombie.
 pub(crate) fn is_gone(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.map_or(true, |s| s.contains(") Z "))
 }
 
+/// A speaker and its present configuration.
 pub(crate) struct Near {
     pub bgp: Bgp,
-    wanted: Mutex<Wanted>,
+    spec: Mutex<BgpSpec>,
+    /// BIRD's configuration directory.
     dir: PathBuf,
-    _kept: Option<tempfile::TempDir>,
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl Near {
     pub(crate) async fn start() -> Self {
-        let kept = tempfile::tempdir().unwrap();
-        let mut near = Self::start_in(kept.path().join("bgp")).await;
-        near._kept = Some(kept);
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("bgp");
+        let mut near = Self::of(Bgp::start(&Bird::Child(dir.clone())).await.unwrap(), dir);
+        near._temporary = Some(temporary);
         near
     }
 
-    pub(crate) async fn start_in(dir: PathBuf) -> Self {
-        let bgp = Bgp::start(&Bird::Child(dir.clone())).await.unwrap();
-        Self::of(bgp, dir)
-    }
-
-    /// A speaker with its BIRD's files in a directory.
+    /// A speaker whose BIRD has its files in a directory.
     pub(crate) fn of(bgp: Bgp, dir: PathBuf) -> Self {
         Self {
             bgp,
-            wanted: Mutex::new(Wanted {
+            spec: Mutex::new(BgpSpec {
                 speaker: Some(Speaker {
                     asn: 65_515,
                     router_id: [192, 0, 2, 1].into(),
@@ -127,50 +126,65 @@ impl Near {
                 addresses: vec!["192.0.2.1".parse().unwrap(), "fd00:5::1".parse().unwrap()],
             }),
             dir,
-            _kept: None,
+            _temporary: None,
         }
     }
 
-    pub(crate) fn want(&self, change: impl FnOnce(&mut Wanted)) {
-        let mut wanted = self.wanted.lock().unwrap();
-        change(&mut wanted);
-        self.bgp.want(wanted.clone());
+    /// Changes the configuration. It takes effect later.
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut BgpSpec)) {
+        let mut spec = self.spec.lock().unwrap();
+        change(&mut spec);
+        self.bgp.configure(spec.clone());
     }
 
     pub(crate) fn learned(&self, id: &str) -> Vec<(String, Vec<u32>)> {
         learned(&self.bgp.learned().borrow(), id)
     }
 
+    /// Waits until a neighbour announces exactly these routes.
     pub(crate) async fn learns(&self, id: &str, expected: &[(String, Vec<u32>)]) {
-        let begun = Instant::now();
+        let begin = Instant::now();
         while self.learned(id) != expected {
-            let late = begun.elapsed() > Duration::from_secs(20);
+            let late = begin.elapsed() > Duration::from_secs(20);
             assert!(!late, "learned {:?}; {:?}", self.learned(id), self.bgp.status());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    pub(crate) async fn status(&self, id: &str) -> BgpPeerStatus {
-        // At most a second old.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+    /// The last published status of a neighbour, up to a second old; none before the first one.
+    pub(crate) fn status(&self, id: &str) -> Option<BgpPeerStatus> {
         let all = self.bgp.status();
-        all.into_iter().find(|s| s.neighbour == ResourceId::new(id)).unwrap()
+        all.into_iter().find(|s| s.neighbour == ResourceId::new(id))
     }
 
+    /// Waits until the status of a neighbour satisfies a condition, and returns that status.
+    pub(crate) async fn status_with(
+        &self,
+        id: &str,
+        seconds: u64,
+        condition: impl Fn(&BgpPeerStatus) -> bool,
+    ) -> BgpPeerStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.status(id).filter(|s| condition(s)) {
+                return status;
+            }
+            let late = begin.elapsed() > Duration::from_secs(seconds);
+            assert!(!late, "{id} has another status: {:?}", self.bgp.status());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until a session has this state.
     pub(crate) async fn is(&self, id: &str, state: BgpPeerState) {
         self.is_within(id, state, 20).await;
     }
 
     pub(crate) async fn is_within(&self, id: &str, state: BgpPeerState, seconds: u64) {
-        let begun = Instant::now();
-        let is = |s: &BgpPeerStatus| s.neighbour == ResourceId::new(id) && s.state == state;
-        while !self.bgp.status().iter().any(is) {
-            let late = begun.elapsed() > Duration::from_secs(seconds);
-            assert!(!late, "{state:?}: {:?}", self.bgp.status());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.status_with(id, seconds, |s| s.state == state).await;
     }
 
+    /// The process ID of BIRD, while it runs.
     pub(crate) fn running(&self) -> Option<Pid> {
         pid_in(&self.dir).filter(|pid| !is_gone(*pid))
     }
@@ -188,11 +202,15 @@ impl Near {
     }
 }
 
-/// Tries until it works or 20 seconds are over.
-pub(crate) async fn eventually(what: &str, f: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !f().await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+/// Waits until a condition holds, for 20 seconds at most.
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    eventually_within(what, 20, condition).await;
+}
+
+pub(crate) async fn eventually_within(what: &str, seconds: u64, condition: impl AsyncFn() -> bool) {
+    let begin = Instant::now();
+    while !condition().await {
+        assert!(begin.elapsed() < Duration::from_secs(seconds), "{what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

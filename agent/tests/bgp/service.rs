@@ -1,4 +1,4 @@
-//! BIRD as a service of its own: a thread does what a service manager does. The units themselves are tested in `tests/vm`.
+//! BIRD as a separate service. A thread acts as the service manager; `tests/vm` tests the systemd units themselves.
 
 use crate::far::Far;
 use crate::near::{self, Near, announced, eventually, id, neighbour, within};
@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use tombolo_agent::bgp::{Bgp, Bird, BirdService};
 use tombolo_proto::status::BgpPeerState;
 
-/// Runs BIRD with the capabilities that its unit has, for as long as it has a configuration.
+/// Starts BIRD with the capabilities of its unit whenever it does not run and a configuration exists.
 struct Manager {
     child: Arc<Mutex<Option<Child>>>,
     starts: Arc<AtomicUsize>,
+    /// How often it has checked whether to start BIRD.
+    checks: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -25,7 +27,8 @@ impl Manager {
     fn start(dir: PathBuf) -> Self {
         let (child, starts) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
         let over = Arc::new(AtomicBool::new(false));
-        let (shared, count, end) = (child.clone(), starts.clone(), over.clone());
+        let checks = Arc::new(AtomicUsize::new(0));
+        let (shared, count, checked, end) = (child.clone(), starts.clone(), checks.clone(), over.clone());
         let thread = std::thread::spawn(move || {
             let is_running = || matches!(shared.lock().unwrap().as_mut().map(Child::try_wait), Some(Ok(None)));
             while !end.load(Ordering::Relaxed) {
@@ -33,12 +36,14 @@ impl Manager {
                     *shared.lock().unwrap() = Some(Self::bird(&dir));
                     count.fetch_add(1, Ordering::Relaxed);
                 }
+                checked.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
         Self {
             child,
             starts,
+            checks,
             over,
             thread: Some(thread),
         }
@@ -76,7 +81,7 @@ impl Drop for Manager {
     }
 }
 
-/// A speaker whose BIRD is a service, and a directory that goes with it.
+/// A speaker whose BIRD is a service, and its directory.
 async fn start() -> (Near, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("run")).unwrap();
@@ -97,47 +102,51 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
     within(&wire.ns[0], async || {
         let (near, dir) = start().await;
         let manager = Manager::start(dir.path().to_owned());
-        near.want(|w| {
+        near.configure(|spec| {
             let mut n = neighbour("/c/1", "192.0.2.2", 65_021);
             n.password = Some(tombolo_proto::id::Secret("the same".into()));
-            w.speaker.as_mut().unwrap().neighbours = vec![n];
-            w.announce.insert(id("/c/1"), announced());
+            spec.speaker.as_mut().unwrap().neighbours = vec![n];
+            spec.announce.insert(id("/c/1"), announced());
         });
         near.learns("/c/1", &site(65_021)).await;
         near.is("/c/1", BgpPeerState::Connected).await;
         eventually("announced", async || far.path_of("fd01::/48").is_some()).await;
 
-        // It restarts gracefully, by what the agent tells it at its start.
+        // After a crash the agent makes it restart gracefully.
         let mut changes = near.bgp.learned();
         changes.mark_unchanged();
         let before = near.pid();
         kill(before, Signal::SIGKILL).unwrap();
         let begun = Instant::now();
+        // Eight seconds are longer than the restart and the removal of stale routes 3 s after it.
         while begun.elapsed() < Duration::from_secs(8) {
-            assert!(far.path_of("10.8.0.0/16").is_some(), "the neighbour forgot");
+            assert!(far.path_of("10.8.0.0/16").is_some(), "the neighbour removed the routes");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert!(!changes.has_changed().unwrap(), "what is learned flickered");
+        assert!(!changes.has_changed().unwrap(), "learned routes changed");
         assert_ne!(near.pid(), before);
         eventually("established again", async || far.state("n0") == "Established").await;
 
-        // What is wanted changes without another start, and the end of BGP is the end of BIRD.
-        near.want(|w| w.announce.clear());
+        // A new configuration needs no restart. Without a speaker the agent ends BIRD.
+        near.configure(|spec| spec.announce.clear());
         eventually("withdrawn", async || far.path_of("10.8.0.0/16").is_none()).await;
         let pid = near.pid();
-        near.want(|w| w.speaker = None);
+        near.configure(|spec| spec.speaker = None);
         eventually("gone", async || near::is_gone(pid)).await;
-        eventually("hung up", async || far.state("n0") != "Established").await;
+        eventually("session closed", async || far.state("n0") != "Established").await;
         let log = far.log();
         assert!(log.contains("Received: Administrative shutdown"), "{log}");
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // The manager has checked again since then, and has not started BIRD a third time.
+        let checks = manager.checks.load(Ordering::Relaxed);
+        let checked_twice = async || manager.checks.load(Ordering::Relaxed) >= checks + 2;
+        eventually("checks of the manager", checked_twice).await;
         assert_eq!(manager.starts.load(Ordering::Relaxed), 2);
         assert!(!dir.path().join("bird.conf").exists());
         near.stop().await;
     });
 }
 
-/// The agent may not signal it, and does not wait for ever.
+/// The agent may not signal a service. It gives up after its timeouts if BIRD does not react.
 #[test]
 fn a_service_that_is_stuck_does_not_hold_up_the_agents_end() {
     let wire = wire("stuck", 2);
@@ -145,8 +154,8 @@ fn a_service_that_is_stuck_does_not_hold_up_the_agents_end() {
     within(&wire.ns[0], async || {
         let (near, dir) = start().await;
         let _manager = Manager::start(dir.path().to_owned());
-        near.want(|w| {
-            w.speaker.as_mut().unwrap().neighbours = vec![neighbour("/c/1", "192.0.2.2", 65_021)];
+        near.configure(|spec| {
+            spec.speaker.as_mut().unwrap().neighbours = vec![neighbour("/c/1", "192.0.2.2", 65_021)];
         });
         near.learns("/c/1", &site(65_021)).await;
         kill(near.pid(), Signal::SIGSTOP).unwrap();
@@ -158,7 +167,7 @@ fn a_service_that_is_stuck_does_not_hold_up_the_agents_end() {
     });
 }
 
-/// Another user's program on the name of BIRD's socket gets no commands.
+/// The agent sends no commands to a control socket on which another user listens.
 #[test]
 fn who_is_not_bird_gets_no_commands() {
     let wire = wire("other", 1);
@@ -166,7 +175,7 @@ fn who_is_not_bird_gets_no_commands() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         std::fs::create_dir(&run).unwrap();
-        // This process is root and not that user.
+        // This process runs as root, not as the user `bird`.
         let listener = std::os::unix::net::UnixListener::bind(run.join("bird.ctl")).unwrap();
         listener.set_nonblocking(true).unwrap();
         let service = BirdService {

@@ -1,7 +1,7 @@
-//! Hosts as network namespaces on one bridge, and agents on them that start from a cached configuration:
-//! no controller is needed to forward.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+//! Hosts as network namespaces on one bridge, and agents on them. The agents start from a stored configuration, so no test needs
+//! a controller to forward packets.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+#![allow(dead_code, reason = "each test binary uses a part of this module")]
 
 use ipnet::IpNet;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -21,31 +21,31 @@ use tombolo_proto::config::{
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId, Revision};
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
 
-/// Runs a command; returns what it printed, or panics with it.
+/// Runs a command that must succeed. Returns its output, or panics with it.
 pub(crate) fn sh(command: &str) -> String {
     let (ok, text) = try_sh(command);
     assert!(ok, "{command}: {text}");
     text
 }
 
-/// Runs a command that may fail; returns whether it succeeded, and what it printed. Panics if a program is not there: no test
-/// expects that.
+/// Runs a command that may fail. Returns whether it succeeded, and its output. Panics if a program is not installed: no test expects
+/// that.
 #[must_use = "the command may have failed: use `sh` or `Wire::run` where it must not"]
 pub(crate) fn try_sh(command: &str) -> (bool, String) {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    // Shells and `timeout` exit with 127; `ip netns exec` says it.
+    // Shells and `timeout` exit with 127; `ip netns exec` prints this text instead.
     let absent = out.status.code() == Some(127) || text.contains("exec of \"");
     assert!(
         !absent,
-        "{command}: a program is not on the PATH that tests have; .ci/programs lists those that are: {text}"
+        "{command}: a program is missing from the tests' PATH; add it to .ci/programs: {text}"
     );
     (out.status.success(), text)
 }
 
-/// Namespaces on one bridge: `192.0.2.1`, `192.0.2.2`, … Gone when dropped.
+/// Namespaces on one bridge, with the addresses `192.0.2.1`, `192.0.2.2`, … Dropping it removes them.
 pub(crate) struct Wire {
-    /// Names of the namespaces.
+    /// The names of the namespaces.
     pub ns: Vec<String>,
     bridge: String,
 }
@@ -56,8 +56,8 @@ impl Wire {
     }
 
     pub(crate) fn with_hosts(name: &str, count: usize) -> Self {
-        // Not skipped: a test that did not run must not look like one that passed.
-        assert!(nix::unistd::geteuid().is_root(), "network namespaces: run as root");
+        // An error, because a skipped test would look like one that passed.
+        assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
         let ns = (0..count).map(|i| format!("tlagent-{name}-{i}")).collect();
         let wire = Self {
             ns,
@@ -81,7 +81,7 @@ impl Wire {
         wire
     }
 
-    /// What is longer than this is lost between the hosts, and nobody hears of it. The bridge also drops fragments.
+    /// Makes the bridge drop packets longer than this, and fragments, without an ICMP error.
     pub(crate) fn set_path_mtu(&self, bytes: u64) {
         let bridge = &self.bridge;
         for i in 0..self.ns.len() {
@@ -95,29 +95,29 @@ impl Wire {
 
     fn remove(&self) {
         for n in self.ns.iter().chain([&self.bridge]) {
-            // Fails where there is none: nothing was left of an earlier run.
+            // Fails if the namespace does not exist, as after an orderly run.
             let _ = Command::new("ip").args(["netns", "del", n]).output();
         }
     }
 
-    /// Runs a command where the bridge is, which can also be the hosts' router.
+    /// Runs a command in the bridge's namespace, which can also be the hosts' router.
     pub(crate) fn at_bridge(&self, command: &str) -> (bool, String) {
         try_sh(&format!("ip netns exec {} {command}", self.bridge))
     }
 
-    /// Runs a command in a namespace that may fail; returns whether it succeeded, and what it printed.
+    /// Runs a command in a namespace that may fail. Returns whether it succeeded, and its output.
     #[must_use = "the command may have failed: use `run` where it must not"]
     pub(crate) fn exec(&self, side: usize, command: &str) -> (bool, String) {
         try_sh(&format!("ip netns exec {} {command}", self.ns[side]))
     }
 
-    /// Runs a command in a namespace; returns what it printed, or panics with it.
+    /// Runs a command in a namespace that must succeed. Returns its output, or panics with it.
     pub(crate) fn run(&self, side: usize, command: &str) -> String {
         sh(&format!("ip netns exec {} {command}", self.ns[side]))
     }
 }
 
-/// An iperf3 server for one client; ended when dropped, if nobody came.
+/// An iperf3 server for one client. Dropping it ends it if no client has connected.
 pub(crate) struct Server(Child);
 
 impl Server {
@@ -137,6 +137,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Both fail only if the server has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -148,8 +149,8 @@ impl Drop for Wire {
     }
 }
 
-/// Put before a command in a namespace: it cannot set kernel switches, as in a container. `ip netns exec` gives each command a
-/// mount namespace of its own.
+/// A prefix for commands in a namespace that makes `/proc/sys` read-only, as in a container. The remount affects the command alone,
+/// because `ip netns exec` gives each command a mount namespace of its own.
 pub(crate) const READ_ONLY_SWITCHES: [&str; 4] = [
     "sh",
     "-c",
@@ -157,7 +158,7 @@ pub(crate) const READ_ONLY_SWITCHES: [&str; 4] = [
     "sh",
 ];
 
-/// An agent's state directory and, perhaps, its process.
+/// An agent's state directory, and its process while it runs.
 pub(crate) struct Host {
     pub dir: tempfile::TempDir,
     pub state: StateDir,
@@ -167,12 +168,12 @@ pub(crate) struct Host {
     own: KeyPair,
     ns: String,
     process: Option<Child>,
-    /// Whether it runs with /proc/sys read-only.
+    /// Whether the agent runs with a read-only `/proc/sys`.
     pub read_only_switches: bool,
 }
 
 impl Host {
-    /// Makes what joining leaves: keys, certificates, settings. The controller is one that nobody runs.
+    /// Creates the files that a join creates: keys, certificates, settings. No controller runs at the configured address.
     pub(crate) fn new(ns: &str, agent: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path());
@@ -201,7 +202,7 @@ impl Host {
         host
     }
 
-    /// A certificate for the agent's key, perhaps one that has expired.
+    /// Issues a certificate for the agent's key, valid or expired.
     pub(crate) fn issue_own(&self, expired: bool) -> String {
         let mut params = CertificateParams::default();
         if expired {
@@ -211,7 +212,7 @@ impl Host {
         params.signed_by(&self.own, &self.authority).unwrap().pem()
     }
 
-    /// Leaves a configuration as if it had been applied before.
+    /// Stores a configuration as the last good one, which the agent applies when it starts.
     pub(crate) fn remember(&self, config: AgentConfig) {
         config.check().unwrap();
         let last = LastGood {
@@ -224,12 +225,13 @@ impl Host {
             .unwrap();
     }
 
-    /// Leaves the place where a peer was last heard from.
+    /// Stores the last known endpoint of a peer.
     pub(crate) fn remember_endpoint(&self, peer: &str, endpoint: SocketAddr) {
         let json = format!("{{\"{peer}\":\"{endpoint}\"}}");
         self.state.write(file::ENDPOINTS, json.as_bytes()).unwrap();
     }
 
+    /// Starts the agent and waits until its admin socket answers.
     pub(crate) fn start(&mut self) {
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -263,7 +265,7 @@ impl Host {
         }
     }
 
-    /// Ends the process with a signal; returns whether it ended well.
+    /// Sends a signal to the agent and waits for its end. Returns whether it exited with success.
     pub(crate) fn stop(&mut self, signal: nix::sys::signal::Signal) -> bool {
         let Some(mut child) = self.process.take() else {
             return true;
@@ -273,6 +275,7 @@ impl Host {
         child.wait().unwrap().success()
     }
 
+    /// The agent's view as JSON; none while its admin socket does not answer.
     pub(crate) fn status(&self) -> Option<serde_json::Value> {
         serde_json::from_str(&tombolo_agent::admin::ask(&self.state, "/status").ok()?).ok()
     }
@@ -298,11 +301,15 @@ impl Drop for Host {
     }
 }
 
-/// Tries until it works or ten seconds are over.
-pub(crate) fn eventually(what: &str, mut f: impl FnMut() -> bool) {
+/// Waits until a condition holds, for ten seconds at most.
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_within(what, 10, condition);
+}
+
+pub(crate) fn eventually_within(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
-    while !f() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "{what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -313,7 +320,7 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-/// One of the two: `me` is 0 or 1, with the addresses `10.1.0.4` and `fd00:1::4`, or `…5`.
+/// The configuration of one of two VMs in one VNet. `me` is 0 with the addresses `10.1.0.4` and `fd00:1::4`, or 1 with `…5`.
 pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
     let (vnet, subnet) = (ResourceId::new("/vnets/v"), ResourceId::new("/vnets/v/subnets/s"));
     let id = |i: usize| hosts[i].config.agent.clone();
@@ -395,7 +402,7 @@ fn authority_params() -> CertificateParams {
     params
 }
 
-/// Key and certificate, PEM, of a server that the host's authority vouches for.
+/// A key and a certificate (PEM) for a server, signed by the host's authority.
 pub(crate) fn signed_by_authority(host: &Host, name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec![name.to_owned()]).unwrap();

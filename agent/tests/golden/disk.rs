@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use tombolo_agent::apply::plan::Numbers;
+use tombolo_agent::apply::plan::KernelIds;
 use tombolo_agent::config::Config;
 use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::file;
@@ -74,15 +74,15 @@ fn files_of_the_state_directory() {
     let names = names.map(|(name, file)| (name, file.to_owned()));
     golden!().cases("file_names", &names);
 
-    let numbers = Numbers {
+    let numbers = KernelIds {
         table: 1000,
         default_table: 1001,
         offset: 7,
         fwmark: 9,
     };
     golden!().document("numbers", &numbers);
-    // Derived from the device's name: after an upgrade the agent must find the rules of the previous version.
-    let derived = Numbers::of("tl-hub-vm", None, 0x746d);
+    // Derived from the device's name: after an upgrade an agent must find the rules of the version before.
+    let derived = KernelIds::of("tl-hub-vm", None, 0x746d);
     golden!().document("derived_numbers", &derived);
 
     let endpoints: BTreeMap<AgentId, SocketAddr> =

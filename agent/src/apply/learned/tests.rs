@@ -1,7 +1,7 @@
-//! What of the learned routes a host takes, without a kernel.
-#![allow(clippy::unwrap_used, reason = "tests")]
+//! Which learned routes a host installs, without a kernel.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
-use super::super::plan::{Lookup, Port, Route as KernelRoute};
+use super::super::plan::{Ingress, Lookup, Route as KernelRoute};
 use super::*;
 use tombolo_proto::config::{
     CircuitLink, EDGE_ASN, ForeignSources, GatewayKind, Link, Nic, Probes, Relation, Space, SpaceKind, Speaker, Subnet,
@@ -18,8 +18,8 @@ fn nets(text: &str) -> Vec<IpNet> {
     text.split_whitespace().map(net).collect()
 }
 
-fn numbers() -> Numbers {
-    Numbers::of("tl-a", None, 1)
+fn ids() -> KernelIds {
+    KernelIds::of("tl-a", None, 1)
 }
 
 fn effective(source: RouteSource, prefix: &str, next_hop: NextHop) -> EffectiveRoute {
@@ -39,7 +39,7 @@ fn hop() -> GatewayHop {
     }
 }
 
-/// A VM of 10.1.0.0/16 with a gateway that passes routes on, and a configured route to 10.9.0.0/16 behind it.
+/// A VM of 10.1.0.0/16 that uses a gateway with BGP, and a configured route to 10.9.0.0/16 behind that gateway.
 fn vm() -> AgentConfig {
     let (vnet, subnet) = (ResourceId::new("/vnet"), ResourceId::new("/vnet/subnets/a"));
     AgentConfig {
@@ -126,7 +126,7 @@ fn told(prefixes: &str) -> RoutingState {
     }
 }
 
-/// On 192.168.7.0/24 and 172.20.0.0/30; the controller is at 203.0.113.5.
+/// A host in 192.168.7.0/24 and 172.20.0.0/30. The controller is at 203.0.113.5.
 fn host() -> Host {
     let connected = |interface: &str, network: &str| Connected {
         interface: interface.into(),
@@ -144,11 +144,11 @@ fn host() -> Host {
 }
 
 fn filtered(config: &AgentConfig, prefixes: &str, allow_default: bool) -> Filtered {
-    filter(config, &told(prefixes), &host(), numbers(), allow_default)
+    filter(config, &told(prefixes), &host(), ids(), allow_default)
 }
 
-/// Finding 2 of docs/security.md: each prefix for itself, whatever it is to what the host needs; the others are set, and nothing
-/// is an error.
+/// Finding 2 of docs/security.md: each prefix that clashes is left out alone, whether it is inside, around or equal to the network
+/// that the host needs. The other prefixes are installed, and there is no error.
 #[test]
 fn what_the_host_needs_is_not_taken_from_it() {
     for (prefix, reason) in [
@@ -180,7 +180,7 @@ fn what_the_host_needs_is_not_taken_from_it() {
     );
 }
 
-/// D22: a configured prefix still refuses the configuration, with or without something learned.
+/// D22: a configured prefix that overlaps the host's network is an error, with and without learned routes.
 #[test]
 fn a_configured_overlap_is_an_error_as_before() {
     let mut config = vm();
@@ -207,10 +207,10 @@ fn a_default_route_in_pieces_is_a_default_route() {
         let mut expected = nets(together);
         expected.sort_unstable();
         assert_eq!(pieces(together), expected);
-        // And nothing else is taken along.
+        // Other prefixes are not returned.
         assert_eq!(pieces(&format!("{together} 10.0.0.0/8 fd00::/8")), expected);
     }
-    // All but one network is no way round.
+    // All addresses except one /24 are refused as well.
     let mut all_but_one: Vec<IpNet> = Vec::new();
     let mut rest = net("0.0.0.0/0");
     while rest.prefix_len() < 24 {
@@ -249,7 +249,7 @@ fn learned_defaults_need_the_hosts_consent() {
     assert!(allowed.left_out.is_empty() && allowed.plan.routes.contains_key(&net("0.0.0.0/0")));
 }
 
-/// A user's half and a learned half: the user's was there before, and stays.
+/// A user-defined half and a learned half: the learned one is left out, the user-defined one stays.
 #[test]
 fn a_learned_half_does_not_turn_a_users_half_into_a_default() {
     let mut config = vm();
@@ -258,19 +258,19 @@ fn a_learned_half_does_not_turn_a_users_half_into_a_default() {
         effective(RouteSource::User, prefix, NextHop::VirtualAppliance { address })
     };
     config.subnets[0].routes.push(user("0.0.0.0/1"));
-    let all = filter(&config, &told("128.0.0.0/1"), &Host::default(), numbers(), false);
+    let all = filter(&config, &told("128.0.0.0/1"), &Host::default(), ids(), false);
     assert_eq!(all.left_out, [(net("128.0.0.0/1"), Clash::Default)].into());
     assert!(all.plan.routes.contains_key(&net("0.0.0.0/1")));
-    // With the other half of the user's own it is one.
+    // Two user-defined halves are a default route.
     config.subnets[0].routes.push(user("128.0.0.0/1"));
-    let all = filter(&config, &told(""), &host(), numbers(), false);
+    let all = filter(&config, &told(""), &host(), ids(), false);
     assert_eq!(all.configured.refused_defaults, nets("0.0.0.0/1 128.0.0.0/1"));
     all.configured.check_overlap(&host().connected).unwrap();
-    let allowed = filter(&config, &told(""), &Host::default(), numbers(), true);
+    let allowed = filter(&config, &told(""), &Host::default(), ids(), true);
     assert!(allowed.plan.routes.contains_key(&net("128.0.0.0/1")) && allowed.left_out.is_empty());
 }
 
-/// The edge of a circuit: its customer may announce the line, and a default route that the edge's own packets do not take.
+/// The customer of a circuit may announce the line's network, and a default route. The edge's own packets do not use the latter.
 #[test]
 fn a_customers_routes_are_not_the_edges_own() {
     let circuit = ResourceId::new("/er");
@@ -308,7 +308,7 @@ fn a_customers_routes_are_not_the_edges_own() {
         ..RoutingState::default()
     };
     let next = KernelRoute::Line("172.20.0.1".parse().unwrap());
-    let all = filter(&config, &dynamic, &host(), numbers(), false);
+    let all = filter(&config, &dynamic, &host(), ids(), false);
     let set: Vec<_> = nets("0.0.0.0/0 10.50.0.0/16 172.20.0.0/30")
         .into_iter()
         .map(|p| (p, next))
@@ -318,17 +318,17 @@ fn a_customers_routes_are_not_the_edges_own() {
     assert_eq!(names, ["host_connected", "host_controller"]);
     let default: Vec<_> = all.plan.rules.iter().filter(|r| r.lookup == Lookup::Default).collect();
     assert!(
-        matches!(default[..], [rule] if rule.port == Some(Port::Tun) && !rule.v6),
+        matches!(default[..], [rule] if rule.ingress == Some(Ingress::Tun) && !rule.v6),
         "{default:?}"
     );
     assert!(all.plan.rules.iter().all(|r| r.lookup != Lookup::MainButDefault));
-    // Where the host allows it, all of its packets do.
-    let all = filter(&config, &dynamic, &host(), numbers(), true);
+    // With `allow_default_route` the edge's own packets use it.
+    let all = filter(&config, &dynamic, &host(), ids(), true);
     assert!(
         all.plan
             .rules
             .iter()
-            .any(|r| r.lookup == Lookup::Default && r.port.is_none())
+            .any(|r| r.lookup == Lookup::Default && r.ingress.is_none())
     );
 }
 

@@ -1,26 +1,28 @@
-//! What keeps packets with overlay addresses off the host's other networks, as data (D22). Pure.
+//! Keeps packets with overlay addresses off the host's other networks (D22): the routes, rules and packet filter for that, as
+//! data. Pure.
 //!
 //! ```text
-//! the agent's table      a fallback for each prefix that leads into the device
-//! the source table       default → device; served and local networks → the host's own tables
-//! the exit table         as the source table, but public destinations → the host's own tables
-//! the packet filter      after source translation: what carries an overlay source leaves by the device or not at all
+//! own table       an unreachable fallback for each prefix that leads into the device
+//! source table    default → device; served subnets and bridges inside the host → the host's own tables
+//! exit table      as the source table, but public destinations → the host's own tables
+//! packet filter   after source translation: drops packets with an overlay source that leave by another device
 //! ```
 //!
-//! A fallback is an `unreachable` route with a worse metric. It names no device, so it stays when the agent ends, however it
-//! ends, and the routes into the device vanish with the device.
+//! A fallback is an `unreachable` route with a worse metric than the route into the device. The kernel removes routes of a device
+//! together with the device. A fallback names no device, so it outlives the agent, even after `kill -9`.
 
-use super::{Band, Connected, KernelPlan, Lookup, Numbers, Port, Route, Rule, served_priorities};
+use super::{Band, Connected, Ingress, KernelIds, KernelPlan, Lookup, Route, Rule, served_priorities};
 use crate::filter::Filter;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Metric of a fallback: worse than what people and routing daemons use, better than "never" (2^32 - 1).
+/// Metric of a fallback: larger, and so worse, than the metrics of administrators and routing daemons, and below the largest
+/// value, 2^32 - 1.
 pub const FALLBACK_METRIC: u32 = 2_000_000_000;
 
-/// Private address blocks (RFC 1918, 6598, 3927, 2544): an Internet exit lets nothing out to them. Of IPv6 it lets out
-/// [`PUBLIC_V6`] alone.
+/// IPv4 blocks that are not public (RFC 1918, 6598, 3927, 2544): an Internet exit forwards no packets to them. For IPv6 it
+/// forwards to [`PUBLIC_V6`] only.
 const PRIVATE_V4: [&str; 6] = [
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -30,59 +32,58 @@ const PRIVATE_V4: [&str; 6] = [
     "198.18.0.0/15",
 ];
 
-/// Global unicast addresses (RFC 4291).
+/// The block from which IANA assigns global unicast addresses (RFC 4291).
 const PUBLIC_V6: &str = "2000::/3";
 
-/// One of the agent's routing tables that confine packets.
+/// A routing table of the agent that has confining routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
-    /// The agent's table; only fallbacks are placed there from here.
+    /// The agent's own table, which gets fallbacks.
     Own,
-    /// For packets that have an overlay source, or that the kernel forwards out of the device, and that find no route in the table
-    /// of any agent of the host.
+    /// For packets with an overlay source or from the device, if no agent of the host has a route for their destination.
     Source,
-    /// For forwarded packets where the host is an Internet exit.
+    /// As [`Source`](Self::Source), for packets that an Internet exit forwards.
     Exit,
 }
 
-/// Where a confining route stands.
+/// The key of a confining route: the kernel keeps one route for each key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct RouteKey {
     /// The table.
     pub table: Table,
     /// The destination.
     pub prefix: IpNet,
-    /// Whether it has the metric of a fallback.
+    /// Whether the route has [`FALLBACK_METRIC`].
     pub fallback: bool,
 }
 
-/// What an agent knows of its host.
+/// The host's networks, as far as they decide how packets are confined.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
-    /// The networks that the host is connected to.
+    /// The networks that the host is directly connected to.
     pub connected: Vec<Connected>,
-    /// Bridges that lead to containers and guests of this host alone: all their ports are virtual.
+    /// Names of bridges whose ports are all virtual. They lead only to containers and guests of this host.
     pub inner_bridges: BTreeSet<String>,
 }
 
 impl KernelPlan {
-    /// Adds what keeps packets with overlay addresses from leaving the host in clear text: fallback routes, the source table,
-    /// rules for forwarded packets and the packet filter. With `internet_exit`, forwarded packets may leave to public
-    /// destinations by the host's own routes; a source that is still an overlay address then is dropped.
+    /// Adds the routes, rules and packet filter that keep packets with overlay addresses from leaving the host in clear text. With
+    /// `internet_exit`, forwarded packets may leave to public destinations by the host's own routes. The packet filter still drops
+    /// them if their source was not translated.
     #[must_use]
-    pub fn confine(mut self, host: &Surroundings, numbers: Numbers, internet_exit: bool) -> Self {
+    pub fn confine(mut self, host: &Surroundings, ids: KernelIds, internet_exit: bool) -> Self {
         let local = self.local_networks(host);
-        // At an edge, rules of its own end what arrives from the device or the line and has no route (T8).
+        // A circuit edge has blackhole rules for packets without a route instead (T8).
         let forwards = self.forwarding && self.line.is_none();
         let exit = forwards && internet_exit;
         self.confining = self.confining_routes(&local, exit);
-        self.forwarding_rules(forwards, if exit { Lookup::Exit } else { Lookup::Source }, numbers);
-        self.filter = self.packet_filter(local, forwards, numbers);
+        self.forwarding_rules(forwards, if exit { Lookup::Exit } else { Lookup::Source }, ids);
+        self.filter = self.packet_filter(local, forwards, ids);
         self
     }
 
-    /// The networks that packets with overlay addresses may enter besides the device, with the interfaces that lead there:
-    /// served subnets, and bridges inside the host.
+    /// The networks besides the overlay that packets with overlay addresses may enter, with their interfaces: served subnets, and
+    /// networks of bridges inside the host.
     fn local_networks(&self, host: &Surroundings) -> BTreeMap<IpNet, BTreeSet<String>> {
         let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
         let mut local = BTreeMap::<IpNet, BTreeSet<String>>::new();
@@ -106,13 +107,14 @@ impl KernelPlan {
         self.addresses.iter().any(|a| a.is_ipv6() == v6) || self.routes.keys().any(|p| p.addr().is_ipv6() == v6)
     }
 
-    fn confining_routes(&self, local: &BTreeMap<IpNet, BTreeSet<String>>, exit: bool) -> BTreeMap<Place, Route> {
+    /// The confining routes: fallbacks in the own table, the source table, and the exit table if `exit`.
+    fn confining_routes(&self, local: &BTreeMap<IpNet, BTreeSet<String>>, exit: bool) -> BTreeMap<RouteKey, Route> {
         let mut all = BTreeMap::new();
         let to_device = |r: &Route| matches!(r, Route::Device(_));
         for (prefix, _) in self.routes.iter().filter(|(p, r)| p.prefix_len() > 0 && to_device(r)) {
-            all.insert(place(Table::Own, *prefix, true), Route::Unreachable);
+            all.insert(key(Table::Own, *prefix, true), Route::Unreachable);
         }
-        // Routes into the device are found in the agent's table, which comes first.
+        // Rules look up the own table before these tables, so they need no more than a default route into the device.
         let tables = [Some(Table::Source), exit.then_some(Table::Exit)];
         for table in tables.into_iter().flatten() {
             for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
@@ -120,7 +122,7 @@ impl KernelPlan {
                     confine_to_device(&mut all, table, default);
                 }
             }
-            all.extend(local.keys().map(|p| (place(table, *p, false), Route::Throw)));
+            all.extend(local.keys().map(|p| (key(table, *p, false), Route::Throw)));
         }
         if exit {
             self.open_exit(&mut all);
@@ -128,55 +130,57 @@ impl KernelPlan {
         all
     }
 
-    /// Lets public destinations go from the exit table to the host's own tables.
-    fn open_exit(&self, all: &mut BTreeMap<Place, Route>) {
+    /// Sends public destinations of the exit table to the host's own tables.
+    fn open_exit(&self, all: &mut BTreeMap<RouteKey, Route>) {
         if self.has_family(false) {
             for block in private_blocks() {
                 confine_to_device(all, Table::Exit, block);
             }
             let default = IpNet::V4(Ipv4Net::default());
-            all.insert(place(Table::Exit, default, false), Route::Throw);
-            all.remove(&place(Table::Exit, default, true));
+            all.insert(key(Table::Exit, default, false), Route::Throw);
+            all.remove(&key(Table::Exit, default, true));
         }
         if self.has_family(true)
             && let Ok(public) = PUBLIC_V6.parse()
         {
-            all.insert(place(Table::Exit, public, false), Route::Throw);
+            all.insert(key(Table::Exit, public, false), Route::Throw);
         }
     }
 
-    /// Rules for packets that the kernel forwards: out of the device, and from the machines of served subnets. Packets of the
-    /// host itself never meet the latter, whatever their source: a served subnet may contain the host's own address.
-    fn forwarding_rules(&mut self, forwards: bool, lookup: Lookup, numbers: Numbers) {
+    /// Adds rules for packets that the kernel forwards: those from the device, and those from machines of served subnets. A served
+    /// subnet may contain the host's own address, so packets of the host itself skip the rules by source.
+    fn forwarding_rules(&mut self, forwards: bool, lookup: Lookup, ids: KernelIds) {
         for v6 in [false, true] {
             if !forwards || !self.has_family(v6) {
                 continue;
             }
-            let rule = |priority, source, port, lookup| Rule {
+            let rule = |priority, source, ingress, lookup| Rule {
                 priority,
                 v6,
                 source,
-                port,
+                ingress,
                 lookup,
             };
-            let from_device = Band::Confined as u32 + numbers.offset;
-            self.rules.insert(rule(from_device, None, Some(Port::Tun), lookup));
-            let [skip, skipped, to] = served_priorities(numbers.offset);
+            let from_device = Band::Confined as u32 + ids.offset;
+            self.rules.insert(rule(from_device, None, Some(Ingress::Tun), lookup));
+            let [skip, skipped, to] = served_priorities(ids.offset);
             let served = self.served.iter().filter(|s| s.addr().is_ipv6() == v6);
             let served: Vec<_> = served.map(|s| rule(skipped, Some(s.trunc()), None, lookup)).collect();
             if !served.is_empty() {
-                self.rules.insert(rule(to, None, Some(Port::Host), Lookup::Continue));
-                self.rules.insert(rule(skip, None, Some(Port::Host), Lookup::Goto(to)));
+                self.rules.insert(rule(to, None, Some(Ingress::Local), Lookup::Nop));
+                self.rules
+                    .insert(rule(skip, None, Some(Ingress::Local), Lookup::Goto(to)));
                 self.rules.extend(served);
             }
         }
     }
 
+    /// The packet filter; none without an overlay address or a served subnet.
     fn packet_filter(
         &self,
         local: BTreeMap<IpNet, BTreeSet<String>>,
         forwards: bool,
-        numbers: Numbers,
+        ids: KernelIds,
     ) -> Option<Filter> {
         let own: BTreeSet<IpAddr> = self.addresses.clone();
         if own.is_empty() && self.served.is_empty() {
@@ -189,7 +193,7 @@ impl KernelPlan {
             forwarded.extend(&self.spaces);
         }
         Some(Filter {
-            fwmark: numbers.fwmark,
+            fwmark: ids.fwmark,
             own,
             served: self.served.iter().map(IpNet::trunc).collect(),
             forwarded: IpNet::aggregate(&forwarded.into_iter().collect()),
@@ -199,18 +203,20 @@ impl KernelPlan {
     }
 }
 
+/// The prefixes of [`PRIVATE_V4`].
 fn private_blocks() -> impl Iterator<Item = IpNet> {
     PRIVATE_V4.iter().filter_map(|b| b.parse().ok())
 }
 
-/// Into the device while there is one, otherwise nowhere. A served subnet that is the same prefix stays with the host.
-fn confine_to_device(all: &mut BTreeMap<Place, Route>, table: Table, prefix: IpNet) {
-    all.entry(place(table, prefix, false)).or_insert(Route::Device(None));
-    all.insert(place(table, prefix, true), Route::Unreachable);
+/// Adds a route into the device with an unreachable fallback. A route that exists for the prefix, such as that of a served subnet,
+/// takes precedence.
+fn confine_to_device(all: &mut BTreeMap<RouteKey, Route>, table: Table, prefix: IpNet) {
+    all.entry(key(table, prefix, false)).or_insert(Route::Device(None));
+    all.insert(key(table, prefix, true), Route::Unreachable);
 }
 
-fn place(table: Table, prefix: IpNet, fallback: bool) -> Place {
-    Place {
+fn key(table: Table, prefix: IpNet, fallback: bool) -> RouteKey {
+    RouteKey {
         table,
         prefix,
         fallback,

@@ -1,4 +1,4 @@
-//! Plans and the steps between them, without a kernel.
+//! Plans, and the steps from one to another, without a kernel.
 
 use super::*;
 use tombolo_proto::config::{Nic, Probes, Space, SpaceKind, Subnet};
@@ -53,8 +53,8 @@ fn config(routes: Vec<EffectiveRoute>) -> AgentConfig {
     }
 }
 
-fn numbers() -> Numbers {
-    Numbers::of("tl-a", None, 1)
+fn ids() -> KernelIds {
+    KernelIds::of("tl-a", None, 1)
 }
 
 fn system_routes() -> Vec<EffectiveRoute> {
@@ -88,10 +88,10 @@ fn system_routes() -> Vec<EffectiveRoute> {
     ]
 }
 
-/// D22: what is installed, and what never is.
+/// D22: system routes to Internet and None are not installed; user-defined ones are.
 #[test]
 fn system_none_and_internet_never_reach_the_kernel() {
-    let plan = KernelPlan::of(&config(system_routes()), &RoutingState::default(), numbers(), true);
+    let plan = KernelPlan::of(&config(system_routes()), &Dynamic::default(), ids(), true);
     let source = Some("10.1.0.4".parse().unwrap());
     let expected = BTreeMap::from([
         (net("10.1.0.0/16"), Route::Device(source)),
@@ -109,7 +109,7 @@ fn overridden_routes_are_not_installed() {
     let mut routes = system_routes();
     routes[1].state = RouteState::Invalid;
     assert!(
-        !KernelPlan::of(&config(routes), &RoutingState::default(), numbers(), false)
+        !KernelPlan::of(&config(routes), &Dynamic::default(), ids(), false)
             .routes
             .contains_key(&net("10.2.0.0/16"))
     );
@@ -124,7 +124,7 @@ fn a_user_default_route_needs_the_hosts_consent() {
     routes[6] = route(RouteSource::User, "0.0.0.0/0", appliance);
     let config = config(routes);
 
-    let refused = KernelPlan::of(&config, &RoutingState::default(), numbers(), false);
+    let refused = KernelPlan::of(&config, &Dynamic::default(), ids(), false);
     assert_eq!(refused.refused_defaults, [net("0.0.0.0/0")]);
     assert!(!refused.routes.contains_key(&net("0.0.0.0/0")));
     assert!(
@@ -134,7 +134,7 @@ fn a_user_default_route_needs_the_hosts_consent() {
             .all(|r| matches!(r.lookup, Lookup::Own | Lookup::Source))
     );
 
-    let allowed = KernelPlan::of(&config, &RoutingState::default(), numbers(), true);
+    let allowed = KernelPlan::of(&config, &Dynamic::default(), ids(), true);
     assert!(allowed.routes.contains_key(&net("0.0.0.0/0")));
     let order: Vec<_> = allowed.rules.iter().filter(|r| !r.v6).map(|r| r.lookup).collect();
     assert_eq!(
@@ -149,7 +149,7 @@ fn a_user_default_route_needs_the_hosts_consent() {
     );
 }
 
-/// A VM and a gateway on one host: each finds its own table by its own source, the VM's comes first for the rest.
+/// A VM and a gateway on one host: packets with an own source use the agent's own table, others the VM's table first.
 #[test]
 fn a_vm_and_a_gateway_coexist() {
     let vm = config(system_routes());
@@ -164,14 +164,14 @@ fn a_vm_and_a_gateway_coexist() {
         bgp: None,
         site_ttl: tombolo_proto::config::SiteTtl::SilentHop,
     };
-    let (a, b) = (Numbers::of("tl-a", None, 1), Numbers::of("tl-b", None, 1));
+    let (a, b) = (KernelIds::of("tl-a", None, 1), KernelIds::of("tl-b", None, 1));
     assert!(a.table != b.table && a.default_table != b.table);
     let (vm, gateway) = (
         KernelPlan::of(&vm, &RoutingState::default(), a, false),
         KernelPlan::of(&gateway, &RoutingState::default(), b, false),
     );
     let of = |p: &KernelPlan, sourced: bool| p.rules.iter().find(|r| r.source.is_some() == sourced).unwrap().priority;
-    // An address that no route is found for with leads into the device only where no other agent has one.
+    // The source table follows the own tables of all agents: another agent may have the route.
     let confined = |p: &KernelPlan| p.rules.iter().find(|r| r.lookup == Lookup::Source).unwrap().priority;
     assert!(of(&gateway, false) < confined(&vm) && of(&vm, false) < confined(&gateway));
     assert!(of(&vm, true) < of(&vm, false) && of(&gateway, true) < of(&vm, false));
@@ -181,7 +181,7 @@ fn a_vm_and_a_gateway_coexist() {
 
 #[test]
 fn an_overlap_with_the_hosts_network_is_named() {
-    let plan = KernelPlan::of(&config(system_routes()), &RoutingState::default(), numbers(), false);
+    let plan = KernelPlan::of(&config(system_routes()), &Dynamic::default(), ids(), false);
     let host = |n: &str| {
         vec![Connected {
             interface: "eth0".into(),
@@ -193,11 +193,11 @@ fn an_overlap_with_the_hosts_network_is_named() {
         let e = plan.check_overlap(&host(inside_or_around)).unwrap_err().to_string();
         assert!(e.contains(inside_or_around) && e.contains("eth0"), "{e}");
     }
-    // Not carried by the overlay: thrown back to the host.
+    // The host routes this prefix (`throw`), so an overlap does no harm.
     plan.check_overlap(&host("10.8.1.0/24")).unwrap();
 }
 
-/// D8: machines behind this host; their network is the host's own.
+/// D8: the host itself is connected to a served subnet and keeps routing it.
 #[test]
 fn served_prefixes_stay_the_hosts() {
     let mut config = config(system_routes());
@@ -205,7 +205,7 @@ fn served_prefixes_stay_the_hosts() {
         unreachable!()
     };
     served.push(net("10.1.5.0/24"));
-    let plan = KernelPlan::of(&config, &RoutingState::default(), numbers(), false);
+    let plan = KernelPlan::of(&config, &Dynamic::default(), ids(), false);
     assert_eq!(plan.routes[&net("10.1.5.0/24")], Route::Throw);
     assert!(plan.forwarding);
     let host = [Connected {
@@ -217,11 +217,11 @@ fn served_prefixes_stay_the_hosts() {
 
 #[test]
 fn steps_lead_from_any_plan_to_any_other() {
-    let full = KernelPlan::of(&config(system_routes()), &RoutingState::default(), numbers(), false);
+    let full = KernelPlan::of(&config(system_routes()), &Dynamic::default(), ids(), false);
     let mut routes = system_routes();
     routes.remove(1);
     routes[4] = route(RouteSource::User, "10.8.0.0/16", NextHop::None {});
-    let other = KernelPlan::of(&config(routes), &RoutingState::default(), numbers(), false);
+    let other = KernelPlan::of(&config(routes), &Dynamic::default(), ids(), false);
     let empty = KernelPlan::default();
     for (from, to) in [
         (&empty, &full),
@@ -243,10 +243,10 @@ fn steps_lead_from_any_plan_to_any_other() {
     }
 }
 
-/// A first plan that fails is taken back; no MTU goes with it, for a device cannot have none.
+/// The rollback of a failed first plan sets no MTU, because a device cannot have MTU 0.
 #[test]
 fn going_back_to_no_plan_leaves_the_mtu() {
-    let full = KernelPlan::of(&config(system_routes()), &RoutingState::default(), numbers(), false);
+    let full = KernelPlan::of(&config(system_routes()), &Dynamic::default(), ids(), false);
     let (first, then) = full.steps(&KernelPlan::default());
     assert!(
         !first.iter().chain(&then).any(|s| matches!(s, Step::Mtu(_))),
@@ -254,8 +254,8 @@ fn going_back_to_no_plan_leaves_the_mtu() {
     );
 }
 
-/// D23, E1: the edge's kernel is the router: VNets through the device, each answered from the own end of its tunnel;
-/// what the customer announced down the line; nothing else anywhere (T8).
+/// D23, E1: the kernel of a circuit edge routes VNets through the device, with the address of their tunnel as source, and the
+/// customer's routes down the line. All other packets are dropped (T8).
 #[test]
 fn an_edge_routes_between_its_line_and_its_vnets() {
     let line: IpNet = "192.168.30.18/30".parse().unwrap();
@@ -266,7 +266,7 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
         circuit: circuit.clone(),
         link: tombolo_proto::config::CircuitLink::Primary,
         line,
-        networks: vec![tombolo_proto::config::CircuitNetwork {
+        networks: vec![CircuitNetwork {
             connection: ResourceId::new("/c"),
             vnet: ResourceId::new("/hub"),
             prefixes: vec!["10.10.30.0/24".parse().unwrap()],
@@ -275,7 +275,7 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
             gateways: vec![],
         }],
         vnet_to_vnet: true,
-        bgp: tombolo_proto::config::Speaker {
+        bgp: Speaker {
             asn: 12_076,
             router_id: [192, 168, 30, 18].into(),
             neighbours: vec![tombolo_proto::config::Neighbour {
@@ -291,14 +291,14 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
             }],
         },
     };
-    let before = KernelPlan::of(&edge, &RoutingState::default(), numbers(), false);
+    let before = KernelPlan::of(&edge, &Dynamic::default(), ids(), false);
     let device = Route::Device(Some("10.10.30.132".parse().unwrap()));
     assert_eq!(before.routes, [("10.10.30.0/24".parse().unwrap(), device)].into());
     assert_eq!((before.line, before.forwarding), (Some(line), true));
-    let nowhere = before.rules.iter().filter(|r| r.lookup == Lookup::Nowhere);
+    let nowhere = before.rules.iter().filter(|r| r.lookup == Lookup::Blackhole);
     assert_eq!(
-        nowhere.map(|r| r.port).collect::<Vec<_>>(),
-        [Some(Port::Tun), Some(Port::Line)]
+        nowhere.map(|r| r.ingress).collect::<Vec<_>>(),
+        [Some(Ingress::Tun), Some(Ingress::Line)]
     );
 
     let route = tombolo_proto::route::Route {
@@ -312,7 +312,7 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
         learned: [(circuit, std::sync::Arc::new(vec![route]))].into(),
         ..RoutingState::default()
     };
-    let after = KernelPlan::of(&edge, &learned, numbers(), false);
+    let after = KernelPlan::of(&edge, &learned, ids(), false);
     let down = (
         "10.2.30.0/25".parse().unwrap(),
         Route::Line("192.168.30.17".parse().unwrap()),

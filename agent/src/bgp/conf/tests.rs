@@ -1,5 +1,5 @@
-//! What is rendered, and that nothing gets in which is not what it says it is.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! The rendered text, refused neighbours, and attempts to inject configuration.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use super::*;
 use proptest::prelude::*;
@@ -22,25 +22,25 @@ fn neighbour(id: &str, address: &str) -> Neighbour {
     }
 }
 
-fn wanted(neighbours: Vec<Neighbour>) -> Wanted {
-    Wanted {
+fn spec(neighbours: Vec<Neighbour>) -> BgpSpec {
+    BgpSpec {
         speaker: Some(Speaker {
             asn: 65_515,
             router_id: Ipv4Addr::new(192, 0, 2, 1),
             neighbours,
         }),
-        ..Wanted::default()
+        ..BgpSpec::default()
     }
 }
 
-fn rendered(wanted: &Wanted) -> Rendered {
+fn rendered(spec: &BgpSpec) -> Rendered {
     let loopback = Loopback {
         bird: Ipv4Addr::new(127, 3, 4, 1),
         password: Some("0123456789abcdef".into()),
     };
-    let neighbours = wanted.speaker.iter().flat_map(|s| &s.neighbours);
+    let neighbours = spec.speaker.iter().flat_map(|s| &s.neighbours);
     let slots = (2..).zip(neighbours).map(|(slot, n)| (n.id.clone(), slot)).collect();
-    render(wanted, &loopback, &slots)
+    render(spec, &loopback, &slots)
 }
 
 fn route(prefix: &str, as_path: &[u32]) -> Route {
@@ -53,7 +53,7 @@ fn route(prefix: &str, as_path: &[u32]) -> Route {
     }
 }
 
-/// Strings in quotes taken out, what is left has only these.
+/// Whether a text has balanced quotes, and outside of them only characters that BIRD's grammar needs here.
 fn is_plain(text: &str) -> bool {
     let outside: String = text.split('"').step_by(2).collect();
     text.matches('"').count().is_multiple_of(2)
@@ -64,11 +64,11 @@ fn is_plain(text: &str) -> bool {
 
 #[test]
 fn a_neighbour_is_its_tables_its_session_and_its_feed() {
-    let mut wanted = wanted(vec![neighbour("/c/1", "192.0.2.2"), neighbour("/c/2", "fd00::2")]);
-    let speaker = wanted.speaker.as_mut().unwrap();
+    let mut spec = spec(vec![neighbour("/c/1", "192.0.2.2"), neighbour("/c/2", "fd00::2")]);
+    let speaker = spec.speaker.as_mut().unwrap();
     speaker.neighbours[0].password = Some(Secret("it's {a} #secret".into()));
     speaker.neighbours[1].multihop = true;
-    wanted.addresses = vec!["192.0.2.1".parse().unwrap()];
+    spec.addresses = vec!["192.0.2.1".parse().unwrap()];
     let routes = vec![
         route("10.1.0.0/16", &[]),
         route("10.2.0.0/16", &[65_099, 7]),
@@ -76,8 +76,8 @@ fn a_neighbour_is_its_tables_its_session_and_its_feed() {
         route("10.3.0.0/16", &[0]),
         route("fd01::/64", &[]),
     ];
-    wanted.announce.insert(ResourceId::new("/c/1"), routes);
-    let Rendered { text, names, refused } = rendered(&wanted);
+    spec.announce.insert(ResourceId::new("/c/1"), routes);
+    let Rendered { text, names, refused } = rendered(&spec);
     assert_eq!((names.len(), refused.len()), (2, 0));
     assert!(is_plain(&text), "{text}");
     for expected in [
@@ -97,16 +97,16 @@ fn a_neighbour_is_its_tables_its_session_and_its_feed() {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(!text.contains("prepend(8)") && !text.contains("10.3.0.0"), "{text}");
-    // The same for the same: otherwise sessions would be disturbed for nothing.
-    assert_eq!(rendered(&wanted).text, text);
+    // Rendering is deterministic. A text that changed without need would make BIRD reload.
+    assert_eq!(rendered(&spec).text, text);
 }
 
-/// D19: where a neighbour is on a network of the host, and that alone.
+/// D19: BFD monitors single-hop sessions whose neighbour supports it, and no others.
 #[test]
-fn bfd_judges_the_way_to_neighbours_next_door() {
+fn bfd_monitors_single_hop_neighbours() {
     let mut near = neighbour("/c/1", "192.0.2.2");
     let bfd = |n: Neighbour| {
-        let text = rendered(&wanted(vec![n])).text;
+        let text = rendered(&spec(vec![n])).text;
         assert!(is_plain(&text), "{text}");
         (text.contains("protocol bfd {"), text.contains("\nbfd on;\n"))
     };
@@ -123,7 +123,7 @@ fn a_bad_neighbour_costs_itself_only() {
     let change = |f: &dyn Fn(&mut Neighbour)| {
         let mut bad = neighbour("/c/bad", "192.0.2.3");
         f(&mut bad);
-        let rendered = rendered(&wanted(vec![bad, good.clone()]));
+        let rendered = rendered(&spec(vec![bad, good.clone()]));
         assert_eq!(rendered.names.values().collect::<Vec<_>>(), [&good.id]);
         rendered.refused[&ResourceId::new("/c/bad")].clone()
     };
@@ -157,29 +157,29 @@ fn a_bad_neighbour_costs_itself_only() {
     assert!(change(&|n| n.hold_time = 2).starts_with("holdTime: "));
     assert!(change(&|n| n.max_prefixes = 0).starts_with("maxPrefixes: "));
 
-    // Of two with the same addresses the first one stays.
+    // Of two neighbours with the same addresses the first is configured.
     let mut twin = good.clone();
     twin.id = ResourceId::new("/c/twin");
-    let refused = rendered(&wanted(vec![good.clone(), twin])).refused;
+    let refused = rendered(&spec(vec![good.clone(), twin])).refused;
     assert!(refused[&ResourceId::new("/c/twin")].contains("192.0.2.2"));
 
-    let mut without_id = wanted(vec![good]);
+    let mut without_id = spec(vec![good]);
     without_id.speaker.as_mut().unwrap().router_id = Ipv4Addr::UNSPECIFIED;
     let rendered = rendered(&without_id);
     assert!(rendered.names.is_empty() && rendered.refused.values().all(|r| r.starts_with("speaker.routerId: ")));
 }
 
 proptest! {
-    /// Whatever the words are that come from outside, they are in quotes or nowhere.
+    /// Strings from outside appear inside quotes or not at all.
     #[test]
     fn nothing_is_injected(id in "\\PC{0,40}", password in "[ -~\\n\"äÿ]{0,90}", asn: u32, hold_time: u16, max_prefixes: u32, path: Vec<u32>) {
         let mut n = neighbour(&format!("/c/{id}"), "192.0.2.2");
         (n.asn, n.hold_time, n.max_prefixes) = (asn, hold_time, max_prefixes);
         n.password = Some(Secret(password.clone()));
         let id = n.id.clone();
-        let mut wanted = wanted(vec![n]);
-        wanted.announce.insert(id, vec![route("10.0.0.0/8", &path)]);
-        let text = rendered(&wanted).text;
+        let mut spec = spec(vec![n]);
+        spec.announce.insert(id, vec![route("10.0.0.0/8", &path)]);
+        let text = rendered(&spec).text;
         prop_assert!(is_plain(&text), "{}", text);
         let quoted: Vec<&str> = text.split('"').skip(1).step_by(2).collect();
         prop_assert!(quoted.iter().all(|q| ["%s", "0123456789abcdef", &password].contains(q)), "{:?}", quoted);

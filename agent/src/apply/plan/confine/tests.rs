@@ -1,4 +1,4 @@
-//! What confines packets, without a kernel.
+//! Confining routes, rules and filters, without a kernel.
 
 use super::*;
 use crate::apply::plan::Step;
@@ -11,8 +11,8 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn numbers() -> Numbers {
-    Numbers::of("tl-a", None, 1)
+fn ids() -> KernelIds {
+    KernelIds::of("tl-a", None, 1)
 }
 
 fn route(source: RouteSource, prefix: &str, next_hop: NextHop) -> EffectiveRoute {
@@ -25,7 +25,7 @@ fn route(source: RouteSource, prefix: &str, next_hop: NextHop) -> EffectiveRoute
     }
 }
 
-/// A VM of a dual-stack VNet, peered with 10.2.0.0/16, with a User route to the Internet.
+/// A VM of a dual-stack VNet that is peered with 10.2.0.0/16, with a user-defined route to the Internet.
 fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
     let (vnet, subnet) = (ResourceId::new("/vnet"), ResourceId::new("/vnet/subnets/a"));
     let peering = NextHop::VnetPeering {
@@ -69,7 +69,7 @@ fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
 }
 
 fn plan(config: &AgentConfig, host: &Surroundings, internet_exit: bool) -> KernelPlan {
-    KernelPlan::of(config, &RoutingState::default(), numbers(), false).confine(host, numbers(), internet_exit)
+    KernelPlan::of(config, &Dynamic::default(), ids(), false).confine(host, ids(), internet_exit)
 }
 
 fn connected(interface: &str, network: &str) -> Connected {
@@ -79,7 +79,7 @@ fn connected(interface: &str, network: &str) -> Connected {
     }
 }
 
-/// The routes of a table, those that are no fallbacks, then the fallbacks.
+/// The routes of a table: first those that are no fallbacks, then the fallbacks.
 fn table(plan: &KernelPlan, table: Table) -> [BTreeMap<IpNet, Route>; 2] {
     [false, true].map(|fallback| {
         let here = plan
@@ -90,8 +90,8 @@ fn table(plan: &KernelPlan, table: Table) -> [BTreeMap<IpNet, Route>; 2] {
     })
 }
 
-/// D22.2 and D22.6: with the device go the routes into it; then each of their prefixes leads nowhere, and so does everything
-/// from an own address.
+/// D22.2 and D22.6: without the device, fallbacks make its prefixes unreachable, and all destinations for packets from an own
+/// address.
 #[test]
 fn own_sources_and_overlay_destinations_stay_without_the_device() {
     let plan = plan(&config(false, &[]), &Surroundings::default(), false);
@@ -107,18 +107,18 @@ fn own_sources_and_overlay_destinations_stay_without_the_device() {
     assert_eq!(source, [(net("0.0.0.0/0"), device), (net("::/0"), device)].into());
     assert_eq!(source_fallbacks, unreachable(&["0.0.0.0/0", "::/0"]));
     let sourced = plan.rules.iter().filter(|r| r.lookup == Lookup::Source);
-    let sources: Vec<_> = sourced.map(|r| (r.source, r.port)).collect();
+    let sources: Vec<_> = sourced.map(|r| (r.source, r.ingress)).collect();
     assert_eq!(
         sources,
         [(Some(net("10.1.0.4/32")), None), (Some(net("fd00:1::4/128")), None)]
     );
-    // The agent's table comes first: its routes are used with a source and without one.
+    // The own table is looked up before the source table.
     let own = |r: &&Rule| r.source == Some(net("10.1.0.4/32"));
     let lookups: Vec<_> = plan.rules.iter().filter(own).map(|r| r.lookup).collect();
     assert_eq!(lookups, [Lookup::Own, Lookup::Source]);
 }
 
-/// D22.3: rules for served machines are behind one that takes the host's own packets past them.
+/// D22.3: the rules for served machines come after a rule by which the host's own packets skip them.
 #[test]
 fn served_subnets_concern_forwarded_packets_alone() {
     let host = Surroundings {
@@ -130,7 +130,7 @@ fn served_subnets_concern_forwarded_packets_alone() {
     let at = |what: &dyn Fn(&Rule) -> bool| v4.iter().find(|r| what(r)).unwrap().priority;
     let past = at(&|r| matches!(r.lookup, Lookup::Goto(_)));
     let served = at(&|r| r.source == Some(net("10.1.5.0/24")));
-    let on = at(&|r| r.lookup == Lookup::Continue);
+    let on = at(&|r| r.lookup == Lookup::Nop);
     let main = at(&|r| r.lookup == Lookup::Own && r.source.is_none());
     assert!(main < past && past < served && served < on);
     assert_eq!((served - past, on - past), (1, 2), "no other agent's rule is skipped");
@@ -145,12 +145,12 @@ fn served_subnets_concern_forwarded_packets_alone() {
     );
 }
 
-/// D22.4: what an appliance's kernel forwards goes back into the device; where the host is an Internet exit, public
-/// destinations do not.
+/// D22.4: packets that an appliance's kernel forwards go back into the device, except to public destinations if the host is an
+/// Internet exit.
 #[test]
 fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
     let forwarded = |plan: &KernelPlan| -> Vec<_> {
-        let rules = plan.rules.iter().filter(|r| r.port == Some(Port::Tun));
+        let rules = plan.rules.iter().filter(|r| r.ingress == Some(Ingress::Tun));
         rules.map(|r| r.lookup).collect()
     };
     let inside = plan(&config(true, &[]), &Surroundings::default(), false);
@@ -168,7 +168,7 @@ fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
         assert_eq!(fallbacks[&net(overlay)], Route::Unreachable, "{overlay}");
     }
     assert!(!fallbacks.contains_key(&net("0.0.0.0/0")));
-    // The host's own packets with an overlay source are not forwarded ones.
+    // Packets of the host itself with an overlay source do not use the exit table.
     let own = net("10.1.0.4/32");
     let own = exit.rules.iter().filter(|r| r.source == Some(own));
     assert!(own.clone().count() == 2 && own.clone().all(|r| r.lookup != Lookup::Exit));
@@ -177,7 +177,7 @@ fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
     assert_eq!(forwarded(&no_appliance), []);
 }
 
-/// Containers and guests are inside the host: their bridge is no other network, one with a physical port is.
+/// A bridge to containers and guests is inside the host. A bridge with a physical port is another network.
 #[test]
 fn bridges_inside_the_host_stay_in_reach() {
     let host = Surroundings {
@@ -197,7 +197,7 @@ fn bridges_inside_the_host_stay_in_reach() {
     assert_eq!(local, [(net("172.17.0.0/16"), ["docker0".to_owned()].into())].into());
 }
 
-/// What confines comes first and goes last.
+/// Confining routes and rules are set first and removed last.
 #[test]
 fn nothing_is_reachable_before_it_is_confined() {
     let plan = plan(&config(true, &["10.1.5.0/24"]), &Surroundings::default(), false);

@@ -1,54 +1,59 @@
-//! The part of BGP that BIRD and the agent speak on loopback: IPv4 and IPv6 unicast with ADD-PATH (RFC 7911) and 4-octet ASNs.
+//! Parser and writer of BGP messages, as far as BIRD and the agent exchange them on loopback: IPv4 and IPv6 unicast with
+//! ADD-PATH (RFC 7911) and 4-octet ASNs (RFC 6793).
 //!
-//! Of an UPDATE's attributes only three are looked at: AS_PATH, MP_REACH_NLRI and MP_UNREACH_NLRI. All others are skipped
-//! by their length alone, because BIRD passes on what it does not know with whatever a neighbour, or somebody behind it,
-//! has put there: it must not be able to cost a route its path, or the session its life.
+//! Three attributes of an UPDATE are decoded: AS_PATH, MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760). All others are skipped by
+//! their length. BIRD forwards unknown attributes unchanged, so their content is under the control of the neighbour and of
+//! networks behind it. Such content must not make a route lose its path, nor end the session.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::Ipv4Addr;
 
-const HEADER: usize = 19;
-/// Longest message without RFC 8654, which is not offered.
-const MAX: usize = 4096;
-/// Stands for an ASN that does not fit 16 bits (RFC 6793).
+/// Length of the header in bytes: marker, length and type (RFC 4271, section 4.1).
+const HEADER_LENGTH: usize = 19;
+/// Longest message in bytes (RFC 4271). The agent does not offer extended messages (RFC 8654).
+const MAX_LENGTH: usize = 4096;
+/// The 2-octet placeholder for an ASN that does not fit 16 bits (RFC 6793).
 const AS_TRANS: u16 = 23_456;
 
+// Message types.
 const OPEN: u8 = 1;
 const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;
 const KEEPALIVE: u8 = 4;
 const ROUTE_REFRESH: u8 = 5;
 
+// The optional parameter of OPEN that has the capabilities (RFC 5492), and capability codes.
 const CAPABILITIES: u8 = 2;
 const MULTIPROTOCOL: u8 = 1;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_ASN: u8 = 65;
 const ADD_PATH: u8 = 69;
 
+// The attribute flag for a 2-octet length, and attribute type codes.
 const EXTENDED_LENGTH: u8 = 0x10;
 const AS_PATH: u8 = 2;
 const MP_REACH: u8 = 14;
 const MP_UNREACH: u8 = 15;
 
-/// What cannot be understood: the session that it came by ends.
+/// A message that cannot be parsed. The session must be closed, because the next message cannot be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
 pub struct Malformed(&'static str);
 
-/// An address family, always with unicast.
+/// An address family with SAFI unicast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
-    /// IPv4.
+    /// IPv4 unicast (AFI 1).
     V4,
-    /// IPv6.
+    /// IPv6 unicast (AFI 2).
     V6,
 }
 
 impl Family {
-    /// Both.
+    /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// AFI and SAFI on the wire.
+    /// AFI (2 octets) and SAFI (1 octet) as encoded in messages.
     const fn code(self) -> [u8; 3] {
         match self {
             Self::V4 => [0, 1, 1],
@@ -61,53 +66,53 @@ impl Family {
     }
 }
 
-/// A message.
+/// A BGP message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// The first of each side.
+    /// Session parameters, the first message of each side.
     Open(Open),
-    /// Routes.
+    /// New, changed and withdrawn routes.
     Update(Update),
-    /// The session ends; code and subcode (RFC 4271, 4.5).
+    /// An error that ends the session: code and subcode (RFC 4271, section 4.5).
     Notification(u8, u8),
-    /// Nothing new.
+    /// Sign of life, and confirmation of OPEN.
     Keepalive,
-    /// Asks for all routes again; not offered, so not heeded.
+    /// ROUTE-REFRESH (RFC 2918). The agent does not offer the capability and ignores it.
     Refresh,
 }
 
-/// What an OPEN says, as far as it matters here.
+/// The decoded part of an OPEN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
-    /// 4 octets if the sender can, else the 2 of the header.
+    /// The ASN of the 4-octet capability, else the 2-octet one of the fixed part.
     pub asn: u32,
-    /// The sender writes ASNs in 4 octets.
+    /// Whether the sender encodes ASNs in 4 octets.
     pub four_octets: bool,
-    /// The families in which the sender writes path identifiers.
+    /// The families for which the sender sends path identifiers (RFC 7911).
     pub sends_paths: Vec<Family>,
 }
 
-/// A prefix and the identifier of one path to it.
+/// A prefix and the path identifier (RFC 7911) of one path to it.
 pub type Path = (IpNet, u32);
 
-/// What an UPDATE says, as far as it matters here.
+/// The decoded part of an UPDATE.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Paths that are gone.
+    /// Withdrawn paths.
     pub withdrawn: Vec<Path>,
-    /// Paths that are there, all of them with `as_path`; each replaces what there was under its identifier.
+    /// Announced paths, all with `as_path`. Each replaces the path with the same prefix and identifier.
     pub reached: Vec<Path>,
-    /// The nearest first; members of a set as they stand.
+    /// The AS path, nearest AS first. Members of an AS_SET are listed in their order in the message.
     pub as_path: Vec<u32>,
-    /// The first table of this family is complete (RFC 4724).
+    /// End-of-RIB (RFC 4724) for this family: the initial table is complete.
     pub end_of_rib: Option<Family>,
 }
 
-/// Takes the first message from received bytes; none while it is not complete.
+/// Removes the first message from the received bytes and parses it. Returns none while the message is incomplete.
 ///
 /// # Errors
-/// Not a message, or one that breaks its own lengths. What follows cannot be told apart then.
-pub fn take(received: &mut Vec<u8>) -> Result<Option<Message>, Malformed> {
+/// The header is invalid, or a length inside the message exceeds its container. The session must then be closed.
+pub fn parse_next(received: &mut Vec<u8>) -> Result<Option<Message>, Malformed> {
     let Some((marker, rest)) = received.split_first_chunk::<16>() else {
         return Ok(None);
     };
@@ -115,14 +120,14 @@ pub fn take(received: &mut Vec<u8>) -> Result<Option<Message>, Malformed> {
         return Ok(None);
     };
     let length = usize::from(u16::from_be_bytes(*length));
-    if *marker != [0xff; 16] || !(HEADER..=MAX).contains(&length) {
+    if *marker != [0xff; 16] || !(HEADER_LENGTH..=MAX_LENGTH).contains(&length) {
         return Err(Malformed("header"));
     }
     if received.len() < length {
         return Ok(None);
     }
     let message: Vec<u8> = received.drain(..length).collect();
-    let (kind, body) = message[HEADER - 1..].split_first().ok_or(Malformed("header"))?;
+    let (kind, body) = message[HEADER_LENGTH - 1..].split_first().ok_or(Malformed("header"))?;
     decode(*kind, body).map(Some)
 }
 
@@ -137,14 +142,14 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, Malformed> {
     }
 }
 
-/// What is left to read of a message.
-struct Rest<'a>(&'a [u8]);
+/// A cursor over bytes of a message. Each method returns none if too few bytes remain.
+struct Reader<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> Reader<'a> {
     fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
+        let (bytes, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
-        Some(taken)
+        Some(bytes)
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -163,29 +168,30 @@ impl<'a> Rest<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// As many bytes as the two before them say.
-    fn counted(&mut self) -> Option<Self> {
+    /// A field with a 2-octet length before it.
+    fn field_u16(&mut self) -> Option<Self> {
         let count = self.u16()?;
         self.bytes(count.into()).map(Self)
     }
 
-    /// As many bytes as the one before them says.
-    fn shortly_counted(&mut self) -> Option<Self> {
+    /// A field with a 1-octet length before it.
+    fn field_u8(&mut self) -> Option<Self> {
         let count = self.u8()?;
         self.bytes(count.into()).map(Self)
     }
 
-    fn more(&self) -> bool {
+    fn has_more(&self) -> bool {
         !self.0.is_empty()
     }
 }
 
 fn decode_open(body: &[u8]) -> Result<Open, Malformed> {
-    read_open(&mut Rest(body)).ok_or(Malformed("OPEN"))
+    read_open(&mut Reader(body)).ok_or(Malformed("OPEN"))
 }
 
-fn read_open(body: &mut Rest<'_>) -> Option<Open> {
-    if body.u8()? != 4 {
+fn read_open(body: &mut Reader<'_>) -> Option<Open> {
+    const VERSION: u8 = 4;
+    if body.u8()? != VERSION {
         return None;
     }
     let mut open = Open {
@@ -194,17 +200,17 @@ fn read_open(body: &mut Rest<'_>) -> Option<Open> {
         sends_paths: Vec::new(),
     };
     let _hold_time_and_identifier = body.bytes(6)?;
-    let mut parameters = body.shortly_counted()?;
-    while parameters.more() {
-        let (kind, mut value) = (parameters.u8()?, parameters.shortly_counted()?);
-        while kind == CAPABILITIES && value.more() {
-            let (code, mut value) = (value.u8()?, value.shortly_counted()?);
+    let mut parameters = body.field_u8()?;
+    while parameters.has_more() {
+        let (kind, mut value) = (parameters.u8()?, parameters.field_u8()?);
+        while kind == CAPABILITIES && value.has_more() {
+            let (code, mut value) = (value.u8()?, value.field_u8()?);
             match code {
                 FOUR_OCTET_ASN => (open.asn, open.four_octets) = (value.u32()?, true),
                 ADD_PATH => {
-                    while value.more() {
+                    while value.has_more() {
                         let (family, direction) = (Family::of(value.array()?), value.u8()?);
-                        // 2: sends; 3: sends and receives.
+                        // Send/Receive field: 1 receives, 2 sends, 3 does both.
                         open.sends_paths.extend(family.filter(|_| direction & 2 != 0));
                     }
                 }
@@ -216,20 +222,20 @@ fn read_open(body: &mut Rest<'_>) -> Option<Open> {
 }
 
 fn decode_update(body: &[u8]) -> Result<Update, Malformed> {
-    read_update(&mut Rest(body)).ok_or(Malformed("UPDATE"))
+    read_update(&mut Reader(body)).ok_or(Malformed("UPDATE"))
 }
 
-fn read_update(body: &mut Rest<'_>) -> Option<Update> {
+fn read_update(body: &mut Reader<'_>) -> Option<Update> {
     let mut update = Update::default();
-    read_paths(Family::V4, &mut body.counted()?, &mut update.withdrawn)?;
-    let mut attributes = body.counted()?;
-    let (mut has_path, mut any, mut unreached) = (false, attributes.more(), None);
-    while attributes.more() {
+    read_paths(Family::V4, &mut body.field_u16()?, &mut update.withdrawn)?;
+    let mut attributes = body.field_u16()?;
+    let (mut has_path, mut any, mut unreached) = (false, attributes.has_more(), None);
+    while attributes.has_more() {
         let (flags, code) = (attributes.u8()?, attributes.u8()?);
         let mut value = if flags & EXTENDED_LENGTH == 0 {
-            attributes.shortly_counted()?
+            attributes.field_u8()?
         } else {
-            attributes.counted()?
+            attributes.field_u16()?
         };
         match code {
             AS_PATH if !has_path => {
@@ -237,11 +243,11 @@ fn read_update(body: &mut Rest<'_>) -> Option<Update> {
                 update.as_path = read_as_path(&mut value)?;
             }
             MP_REACH => {
-                // Families that were not agreed on are nobody's here.
+                // BIRD should not send a family that was not negotiated. It is skipped.
                 let Some(family) = Family::of(value.array()?) else {
                     continue;
                 };
-                let _next_hop = value.shortly_counted()?;
+                let _next_hop = value.field_u8()?;
                 let _reserved = value.u8()?;
                 read_paths(family, &mut value, &mut update.reached)?;
             }
@@ -255,18 +261,19 @@ fn read_update(body: &mut Rest<'_>) -> Option<Update> {
             _ => {}
         }
     }
-    any |= body.more();
+    any |= body.has_more();
     read_paths(Family::V4, body, &mut update.reached)?;
     if update.reached.is_empty() && update.withdrawn.is_empty() {
         update.end_of_rib = if any { unreached } else { Some(Family::V4) };
     }
-    // A route without a path would pass every check for loops.
+    // A route without an AS path would pass every loop check.
     (update.reached.is_empty() || has_path).then_some(update)
 }
 
-fn read_as_path(value: &mut Rest<'_>) -> Option<Vec<u32>> {
+/// Reads an AS_PATH with 4-octet ASNs. Sequences and sets are concatenated.
+fn read_as_path(value: &mut Reader<'_>) -> Option<Vec<u32>> {
     let mut path = Vec::new();
-    while value.more() {
+    while value.has_more() {
         let _set_or_sequence = value.u8()?;
         for _ in 0..value.u8()? {
             path.push(value.u32()?);
@@ -275,38 +282,45 @@ fn read_as_path(value: &mut Rest<'_>) -> Option<Vec<u32>> {
     Some(path)
 }
 
-fn read_paths(family: Family, from: &mut Rest<'_>, to: &mut Vec<Path>) -> Option<()> {
-    while from.more() {
+/// Appends all prefixes with path identifiers that remain in `from`. Host bits that are set are cleared.
+fn read_paths(family: Family, from: &mut Reader<'_>, to: &mut Vec<Path>) -> Option<()> {
+    while from.has_more() {
         let (identifier, length) = (from.u32()?, from.u8()?);
         let bytes = from.bytes(usize::from(length).div_ceil(8))?;
         let prefix = match family {
-            Family::V4 => Ipv4Net::new(fill::<4>(bytes)?.into(), length).ok()?.trunc().into(),
-            Family::V6 => Ipv6Net::new(fill::<16>(bytes)?.into(), length).ok()?.trunc().into(),
+            Family::V4 => Ipv4Net::new(pad::<4>(bytes)?.into(), length).ok()?.trunc().into(),
+            Family::V6 => Ipv6Net::new(pad::<16>(bytes)?.into(), length).ok()?.trunc().into(),
         };
         to.push((prefix, identifier));
     }
     Some(())
 }
 
-/// The bytes, and zeros after them.
-fn fill<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+/// Pads bytes with zeros at the end; none if there are more than `N`.
+fn pad<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     let mut full = [0; N];
     full.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Some(full)
 }
 
+/// Encodes a message: header and body.
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![0xff; 16];
-    // No body in here comes near the 4,077 bytes that fit.
-    out.extend(u16::try_from(HEADER + body.len()).unwrap_or(u16::MAX).to_be_bytes());
+    // The messages of this module are far shorter than the 4,077 bytes of the longest body.
+    out.extend(
+        u16::try_from(HEADER_LENGTH + body.len())
+            .unwrap_or(u16::MAX)
+            .to_be_bytes(),
+    );
     out.push(kind);
     out.extend(body);
     out
 }
 
-/// The agent's OPEN: both families, path identifiers received, no keepalives (the other end of a loopback session cannot
-/// vanish unnoticed), and graceful restart as one who helps, so that a restarted BIRD first hears its neighbours out and then
-/// says all at once.
+/// Encodes the agent's OPEN. It offers both families, receives path identifiers and 4-octet ASNs, and has hold time 0: no
+/// keepalives, because the other end of a loopback connection cannot vanish without closing it. The graceful restart capability
+/// has restart time 0 and no families: the agent only helps (RFC 4724). A restarted BIRD therefore first receives its neighbours'
+/// tables and then sends all routes at once.
 #[must_use]
 pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     let mut capabilities = Vec::new();
@@ -319,7 +333,7 @@ pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     capabilities.extend([ADD_PATH, 8]);
     for family in Family::ALL {
         capabilities.extend(family.code());
-        // 1: receives.
+        // Send/Receive field: receives only.
         capabilities.push(1);
     }
     capabilities.extend([GRACEFUL_RESTART, 2, 0, 0]);
@@ -333,15 +347,15 @@ pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     message(OPEN, &body)
 }
 
-/// A KEEPALIVE.
+/// Encodes a KEEPALIVE.
 #[must_use]
 pub fn keepalive() -> Vec<u8> {
     message(KEEPALIVE, &[])
 }
 
-/// "I have no routes for you", in both families: what a restarting BIRD waits for.
+/// Encodes End-of-RIB (RFC 4724) for both families: the agent announces no routes. A restarting BIRD waits for it.
 #[must_use]
-pub fn nothing_to_tell() -> Vec<u8> {
+pub fn end_of_rib() -> Vec<u8> {
     let [afi, afi_low, safi] = Family::V6.code();
     let mut out = message(UPDATE, &[0; 4]);
     out.extend(message(UPDATE, &[0, 0, 0, 6, 0x80, MP_UNREACH, 3, afi, afi_low, safi]));

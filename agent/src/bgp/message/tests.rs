@@ -1,5 +1,5 @@
-//! Bytes as BIRD 2.0.12 wrote them, bytes that break each rule, and bytes from a hostile neighbour that BIRD passes on.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! Messages of BIRD 2.0.12, messages that violate each rule, and attributes of hostile neighbours that BIRD forwards.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use super::*;
 use proptest::prelude::*;
@@ -12,9 +12,10 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
+/// Parses one message and checks that it was removed.
 fn one(kind: u8, body: &[u8]) -> Result<Message, Malformed> {
     let mut received = message(kind, body);
-    let message = take(&mut received).map(Option::unwrap);
+    let message = parse_next(&mut received).map(Option::unwrap);
     assert!(message.is_err() || received.is_empty());
     message
 }
@@ -31,7 +32,7 @@ fn net(text: &str) -> IpNet {
 }
 
 #[test]
-fn what_bird_opens_with() {
+fn an_open_of_bird_is_parsed() {
     let open = bytes(
         "042f2c0000010101012e022c0104000100010104000200010200400a00780001010000020100410400002f2c45080001010200020102 4600",
     );
@@ -41,9 +42,9 @@ fn what_bird_opens_with() {
         sends_paths: vec![Family::V4, Family::V6],
     };
     assert_eq!(one(OPEN, &open), Ok(Message::Open(expected)));
-    // And the own one, which sends no path identifiers.
+    // The agent's own OPEN sends no path identifiers.
     let mut own = super::open(4_200_000_001, Ipv4Addr::new(127, 0, 0, 2));
-    let Ok(Some(Message::Open(own))) = take(&mut own) else {
+    let Ok(Some(Message::Open(own))) = parse_next(&mut own) else {
         panic!("not an OPEN")
     };
     assert_eq!(
@@ -53,7 +54,7 @@ fn what_bird_opens_with() {
 }
 
 #[test]
-fn what_bird_tells() {
+fn updates_of_bird_are_parsed() {
     let v4 =
         update("0000001f4001010040020a02020000fdfd0000fe4b4003047f07070140050400000064 00000004190a021e00").unwrap();
     assert_eq!(v4.reached, [(net("10.2.30.0/25"), 4)]);
@@ -72,7 +73,7 @@ fn what_bird_tells() {
     );
     let gone = update("0000 0014 900f0010 000201 00000004 40 fd02000000000000").unwrap();
     assert_eq!(gone.withdrawn, [(net("fd02::/64"), 4)]);
-    // The default route, and host bits that are set.
+    // The default route, and a prefix with host bits set; first with three bytes too many.
     let odd = update("0000 000d 400101004002060201 0000fdfd 0000000100 00000001070bffffff").unwrap_err();
     assert_eq!(odd, Malformed("UPDATE"));
     let odd = update("0000 000d 400101004002060201 0000fdfd 0000000100 00000001070b").unwrap();
@@ -90,12 +91,12 @@ fn a_set_is_read_as_its_members() {
 #[test]
 fn messages_come_in_pieces_and_together() {
     let mut all = keepalive();
-    all.extend(nothing_to_tell());
+    all.extend(end_of_rib());
     let mut received = Vec::new();
     let mut messages = Vec::new();
     for byte in all {
         received.push(byte);
-        messages.extend(take(&mut received).unwrap());
+        messages.extend(parse_next(&mut received).unwrap());
     }
     let ends = |f| {
         Message::Update(Update {
@@ -107,7 +108,7 @@ fn messages_come_in_pieces_and_together() {
 }
 
 #[test]
-fn what_breaks_its_own_lengths_is_refused() {
+fn inconsistent_lengths_are_refused() {
     for (bad, why) in [
         ("0001", "withdrawn routes beyond the end"),
         ("0000 0001", "attributes beyond the end"),
@@ -130,13 +131,13 @@ fn what_breaks_its_own_lengths_is_refused() {
     }
     for header in ["fe", "ff"] {
         let mut short = bytes(&(header.to_owned() + &"ff".repeat(15) + "001204"));
-        assert_eq!(take(&mut short), Err(Malformed("header")), "{header}");
+        assert_eq!(parse_next(&mut short), Err(Malformed("header")), "{header}");
     }
     let mut long = bytes(&("ff".repeat(16) + "100102"));
-    assert_eq!(take(&mut long), Err(Malformed("header")));
+    assert_eq!(parse_next(&mut long), Err(Malformed("header")));
 }
 
-/// Every attribute but the three, with any content: BIRD passes on what it does not know.
+/// D17: all attributes but three are skipped, whatever their content: BIRD forwards unknown ones.
 #[test]
 fn foreign_attributes_change_nothing() {
     for code in (0..=255_u8).filter(|c| ![AS_PATH, MP_REACH, MP_UNREACH].contains(c)) {
@@ -185,7 +186,7 @@ fn attribute(code: u8, value: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    /// What is written is read, whatever stands around it.
+    /// Round trip of encoded UPDATEs, with foreign attributes around the known ones.
     #[test]
     fn updates_are_read_as_they_were_written(
         withdrawn in prop::collection::vec((any_net(), any::<u32>()), 0..20),
@@ -210,7 +211,7 @@ proptest! {
         let counted = |b: Vec<u8>| [&u16::try_from(b.len()).unwrap().to_be_bytes()[..], &b].concat();
         let body = [counted(written(&withdrawn, false)), counted(attributes.concat()), written(&reached, false)].concat();
         let Ok(Message::Update(update)) = one(UPDATE, &body) else {
-            return Err(TestCaseError::fail("not read"));
+            return Err(TestCaseError::fail("not parsed"));
         };
         let ordered = |paths: &[Path]| -> Vec<Path> {
             let mut paths = paths.to_vec();

@@ -1,0 +1,140 @@
+//! Requests for the agent's routes, and messages for its policy rules.
+
+use super::{Netlink, PROTOCOL, family, tolerate_absent};
+use crate::apply::plan::confine::{FALLBACK_METRIC, RouteKey, Table};
+use crate::apply::plan::{Ingress, Lookup, Route, Rule};
+use anyhow::Result;
+use ipnet::IpNet;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::RouteMessageBuilder;
+use std::net::IpAddr;
+
+impl Netlink {
+    /// Adds a route, or replaces the one with the same table, destination and metric (NLM_F_REPLACE). IPv6 replaces only a route of
+    /// the same type; [`steps`](crate::apply::plan::KernelPlan::steps) deletes the old one first if the type differs.
+    pub(super) async fn set_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
+        self.handle.route().add(route).replace().execute().await
+    }
+
+    pub(super) async fn delete_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
+        tolerate_absent(self.handle.route().del(route).execute().await)
+    }
+
+    /// A route of the own table, or of the default table if it is a default route.
+    pub(super) fn route(&self, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
+        let table = if prefix.prefix_len() == 0 {
+            self.ids.default_table
+        } else {
+            self.ids.table
+        };
+        self.route_in(table, prefix, route, index)
+    }
+
+    /// A route that confines packets.
+    pub(super) fn confining(&self, key: RouteKey, route: Route, index: u32) -> Result<RouteMessage> {
+        let mut message = self.route_in(self.table_number(key.table), key.prefix, route, index)?;
+        if key.fallback {
+            message.attributes.push(RouteAttribute::Priority(FALLBACK_METRIC));
+        }
+        Ok(message)
+    }
+
+    const fn table_number(&self, table: Table) -> u32 {
+        match table {
+            Table::Own => self.ids.table,
+            Table::Source => self.ids.source_table(),
+            Table::Exit => self.ids.exit_table(),
+        }
+    }
+
+    fn route_in(&self, table: u32, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
+        let mut message = RouteMessageBuilder::<IpAddr>::new()
+            .table_id(table)
+            .protocol(RouteProtocol::Other(PROTOCOL))
+            .build();
+        message.header.address_family = family(prefix.addr().is_ipv6());
+        message.header.destination_prefix_length = prefix.prefix_len();
+        if prefix.prefix_len() > 0 {
+            message
+                .attributes
+                .push(RouteAttribute::Destination(address(prefix.network())));
+        }
+        match route {
+            Route::Device(source) => {
+                // The TUN device has no neighbours, so the route has no gateway: scope link.
+                message.header.scope = RouteScope::Link;
+                message.attributes.push(RouteAttribute::Oif(index));
+                if let Some(source) = source {
+                    message.attributes.push(RouteAttribute::PrefSource(address(source)));
+                }
+            }
+            Route::Throw => message.header.kind = RouteType::Throw,
+            Route::Unreachable => message.header.kind = RouteType::Unreachable,
+            Route::Line(next) => {
+                message.attributes.push(RouteAttribute::Oif(self.customer()?.1));
+                message.attributes.push(RouteAttribute::Gateway(address(next)));
+            }
+        }
+        Ok(message)
+    }
+
+    /// The message for a policy rule.
+    pub(super) fn rule(&self, device: &str, rule: Rule) -> Result<RuleMessage> {
+        let mut message = RuleMessage::default();
+        message.header.family = family(rule.v6);
+        message.header.action = RuleAction::ToTable;
+        message.header.flags = RuleFlags::Invert;
+        message.attributes.push(RuleAttribute::Priority(rule.priority));
+        message
+            .attributes
+            .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+        // The flag `Invert` ("not") inverts the whole selector, so a rule cannot combine "not fwmark" with a source or a device. It
+        // need not: the links' marked datagrams have no overlay source, and the host itself sends them.
+        if rule.ingress.is_some() || rule.source.is_some() {
+            message.header.flags = RuleFlags::empty();
+        } else {
+            message.attributes.push(RuleAttribute::FwMark(self.ids.fwmark));
+        }
+        if let Some(ingress) = rule.ingress {
+            let name = match ingress {
+                Ingress::Tun => device,
+                Ingress::Line => self.customer()?.0,
+                // The kernel looks up routes of locally generated packets with the loopback device as input interface.
+                Ingress::Local => "lo",
+            };
+            message.attributes.push(RuleAttribute::Iifname(name.to_owned()));
+        }
+        if let Some(source) = rule.source {
+            message.header.src_len = source.prefix_len();
+            message.attributes.push(RuleAttribute::Source(source.network()));
+        }
+        match rule.lookup {
+            Lookup::Own => message.attributes.push(RuleAttribute::Table(self.ids.table)),
+            Lookup::Source => message.attributes.push(RuleAttribute::Table(self.ids.source_table())),
+            Lookup::Exit => message.attributes.push(RuleAttribute::Table(self.ids.exit_table())),
+            Lookup::Goto(priority) => {
+                message.header.action = RuleAction::Goto;
+                message.attributes.push(RuleAttribute::Goto(priority));
+            }
+            Lookup::Default => message.attributes.push(RuleAttribute::Table(self.ids.default_table)),
+            Lookup::Nop => message.header.action = RuleAction::Nop,
+            Lookup::MainButDefault => {
+                message.header.table = RouteHeader::RT_TABLE_MAIN;
+                // Ignores a result whose prefix length is 0, so the kernel continues with the next rule.
+                message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+            }
+            Lookup::Blackhole => message.header.action = RuleAction::Blackhole,
+        }
+        Ok(message)
+    }
+}
+
+fn address(a: IpAddr) -> RouteAddress {
+    match a {
+        IpAddr::V4(a) => RouteAddress::Inet(a),
+        IpAddr::V6(a) => RouteAddress::Inet6(a),
+    }
+}
