@@ -16,17 +16,24 @@
 //! Addresses at which agents are known have pools of their own, so that strangers elsewhere cannot displace agents that reconnect.
 //! Agents and holders of tokens are counted apart and displace only each other.
 
+mod address;
+mod known;
 mod limits;
 mod pool;
+mod pools;
+mod stage;
 #[cfg(test)]
 mod tests;
 
+pub use address::Address;
 pub use limits::{Limits, Unauthenticated};
-pub use pool::Share;
+pub use pool::{Id, Share};
+pub use stage::{Counts, Stage, Why};
 
+use known::KnownAddresses;
 use limits::{DOWNLOAD_TIMEOUT, IDLE_TIMEOUT, LONGEST_WAIT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
-use pool::Pool;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use pools::{Place, Pools};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::budget::{Budgets, Rate};
@@ -34,110 +41,6 @@ use tombolo_proto::id::AgentId;
 
 /// Connections that may be waiting to be closed while the port is full: part of [`limits::RESERVED_DESCRIPTORS`].
 const CLOSING_SLACK: usize = 128;
-
-/// Addresses that are remembered of one agent: it roams, or has an IPv4 and an IPv6 address.
-const ADDRESSES_OF_AGENT: usize = 4;
-
-/// A connection. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id(u64);
-
-/// What is counted as one address: an IPv4 address, or the /64 that an IPv6 host has for itself. An IPv4 address that is written as
-/// IPv6 is IPv4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Address {
-    /// All 32 bits.
-    V4(u32),
-    /// The first 64 bits.
-    V6(u64),
-}
-
-impl Address {
-    const fn is_loopback(self) -> bool {
-        match self {
-            Self::V4(bits) => bits >> 24 == 127,
-            Self::V6(bits) => bits == 0,
-        }
-    }
-}
-
-impl From<IpAddr> for Address {
-    fn from(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self::V4(ip.to_bits()),
-            IpAddr::V6(ip) => Self::V6((ip.to_bits() >> 64) as u64),
-        }
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {
-            Self::V4(bits) => std::net::Ipv4Addr::from_bits(bits).fmt(f),
-            Self::V6(bits) => write!(f, "{}/64", std::net::Ipv6Addr::from_bits(u128::from(bits) << 64)),
-        }
-    }
-}
-
-/// How far a connection is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stage {
-    /// Accepted; the ClientHello is not whole.
-    Silent,
-    /// The rest of the TLS handshake.
-    Handshake,
-    /// TLS is up, and nothing is known about who it is.
-    Stranger,
-    /// A valid bearer token came on it.
-    Bearer,
-    /// It showed the certificate of this agent, which is not revoked.
-    Agent(AgentId),
-}
-
-impl Stage {
-    /// All stages, as metrics name them.
-    pub const NAMES: [&str; 5] = ["silent", "handshake", "stranger", "bearer", "agent"];
-
-    const fn index(&self) -> usize {
-        match self {
-            Self::Silent => 0,
-            Self::Handshake => 1,
-            Self::Stranger => 2,
-            Self::Bearer => 3,
-            Self::Agent(_) => 4,
-        }
-    }
-}
-
-/// Why a connection is closed or was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// There is no room even after giving up connections.
-    Refused,
-    /// A newer connection took its place.
-    Displaced,
-    /// Its stage lasted too long.
-    Timeout,
-    /// Its address held the most bytes of request bodies.
-    Bytes,
-    /// Its address asked for more key exchanges than it gets.
-    Rate,
-}
-
-impl Why {
-    /// All reasons, as metrics name them.
-    pub const NAMES: [&str; 5] = ["refused", "displaced", "timeout", "body_bytes", "rate"];
-
-    const fn index(self) -> usize {
-        match self {
-            Self::Refused => 0,
-            Self::Displaced => 1,
-            Self::Timeout => 2,
-            Self::Bytes => 3,
-            Self::Rate => 4,
-        }
-    }
-}
 
 /// What came of a new connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,29 +51,9 @@ pub struct Admitted {
     pub evicted: Vec<Id>,
 }
 
-/// Numbers for operators.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Connections now, in the order of [`Stage::NAMES`].
-    pub open: [usize; Stage::NAMES.len()],
-    /// Connections that have to be closed and are not yet.
-    pub closing: usize,
-    /// Accepted since the start.
-    pub accepted: u64,
-    /// Closed or refused by stage and reason, in the order of [`Stage::NAMES`] and [`Why::NAMES`].
-    pub closed: [[u64; Why::NAMES.len()]; Stage::NAMES.len()],
-    /// Bytes of strangers' request bodies that are held.
-    pub body_bytes: usize,
-}
-
 #[derive(Debug)]
 struct Entry {
-    address: Address,
-    /// Its address was known for an agent when it was accepted.
-    reserved: bool,
-    stage: Stage,
-    /// Its place in its pool.
-    order: u64,
+    place: Place,
     deadline: Instant,
     /// Requests that have no complete answer yet.
     requests: usize,
@@ -184,24 +67,6 @@ struct Entry {
     bytes: usize,
 }
 
-/// The pools of unauthenticated connections.
-#[derive(Debug)]
-struct Pools {
-    silent: Pool<Address>,
-    handshake: Pool<Address>,
-    strangers: Pool<Address>,
-}
-
-impl Pools {
-    fn new(limits: &Unauthenticated) -> Self {
-        Self {
-            silent: Pool::new(limits.silent),
-            handshake: Pool::new(limits.handshake),
-            strangers: Pool::new(limits.strangers),
-        }
-    }
-}
-
 /// The connections of one port.
 #[derive(Debug)]
 pub struct Admission {
@@ -209,13 +74,8 @@ pub struct Admission {
     connections: HashMap<Id, Entry>,
     /// Given up here, but their sockets are still open.
     closing: HashSet<Id>,
-    open: Pools,
-    reserved: Pools,
-    bearers: Pool<()>,
-    agents: Pool<AgentId>,
-    /// Where each agent was seen, the latest last, and how many agents were seen at an address.
-    seen: HashMap<AgentId, VecDeque<Address>>,
-    known: HashMap<Address, usize>,
+    pools: Pools,
+    known: KnownAddresses,
     /// Key exchanges of each address.
     exchanges: Budgets<Address>,
     deadlines: BTreeSet<(Instant, Id)>,
@@ -231,18 +91,8 @@ impl Admission {
         Self {
             connections: HashMap::new(),
             closing: HashSet::new(),
-            open: Pools::new(&limits.open),
-            reserved: Pools::new(&limits.reserved),
-            bearers: Pool::new(Share {
-                each: limits.bearers,
-                total: limits.bearers,
-            }),
-            agents: Pool::new(Share {
-                each: limits.each_agent,
-                total: limits.total,
-            }),
-            seen: HashMap::new(),
-            known: HashMap::new(),
+            pools: Pools::new(&limits),
+            known: KnownAddresses::default(),
             exchanges: Budgets::default(),
             deadlines: BTreeSet::new(),
             next: 0,
@@ -254,33 +104,18 @@ impl Admission {
     /// Notes that an agent may come from an address: connections from there use the reserved pools from now on. The last
     /// few addresses of each agent are kept.
     pub fn know(&mut self, agent: &AgentId, address: Address) {
-        let seen = self.seen.entry(agent.clone()).or_default();
-        if let Some(at) = seen.iter().position(|a| *a == address) {
-            seen.remove(at);
-        } else {
-            *self.known.entry(address).or_default() += 1;
-        }
-        seen.push_back(address);
-        if seen.len() > ADDRESSES_OF_AGENT
-            && let Some(old) = seen.pop_front()
-            && let Some(agents) = self.known.get_mut(&old)
-        {
-            *agents -= 1;
-            if *agents == 0 {
-                self.known.remove(&old);
-            }
-        }
+        self.known.add(agent, address);
     }
 
     /// Whether connections from an address use the reserved pools.
     #[must_use]
     pub fn is_known(&self, ip: IpAddr) -> bool {
-        ip.to_canonical().is_loopback() || self.known.contains_key(&ip.into())
+        ip.to_canonical().is_loopback() || self.known.agents_at(ip.into()) > 0
     }
 
     /// Key exchanges of an address; none: without limit.
     fn exchange_rate(&self, address: Address) -> Option<Rate> {
-        let agents = self.known.get(&address).copied().unwrap_or_default();
+        let agents = self.known.agents_at(address);
         let rate = self.limits.exchanges.and(self.limits.exchanges_of_agent, agents);
         (!address.is_loopback()).then_some(rate)
     }
@@ -313,10 +148,12 @@ impl Admission {
         let reserved = self.is_known(ip);
         let timeout = self.unauthenticated(reserved).handshake_timeout;
         let entry = Entry {
-            address,
-            reserved,
-            stage: Stage::Silent,
-            order: 0,
+            place: Place {
+                stage: Stage::Silent,
+                address,
+                reserved,
+                order: 0,
+            },
             deadline: now + timeout,
             requests: 0,
             authorized: 0,
@@ -338,7 +175,7 @@ impl Admission {
     /// The answer to a ClientHello is to be computed. Returns how long that has to wait for the rate of its address; none: too
     /// long, and the connection has to be closed.
     pub fn exchanging(&mut self, id: Id, now: Instant) -> Option<Duration> {
-        let address = self.connections.get(&id)?.address;
+        let address = self.connections.get(&id)?.place.address;
         let Some(rate) = self.exchange_rate(address) else {
             return Some(Duration::ZERO);
         };
@@ -352,7 +189,7 @@ impl Admission {
     /// The TLS handshake of a connection ended well, with the certificate of this agent perhaps. The caller has checked that
     /// the certificate is valid and the agent not revoked. Returns the connection to close for it.
     pub fn secured(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
-        let address = self.connections.get(&id)?.address;
+        let address = self.connections.get(&id)?.place.address;
         let evicted = match agent {
             Some(agent) => {
                 self.know(agent, address);
@@ -372,7 +209,7 @@ impl Admission {
             && entry
                 .last_authorized
                 .is_none_or(|at| now.saturating_duration_since(at) > IDLE_TIMEOUT);
-        let evicted = if entry.stage == Stage::Bearer && stale {
+        let evicted = if entry.place.stage == Stage::Bearer && stale {
             self.enter(id, Stage::Stranger)
         } else {
             None
@@ -386,7 +223,7 @@ impl Admission {
         let entry = self.connections.get_mut(&id)?;
         entry.authorized += 1;
         entry.last_authorized = Some(now);
-        let evicted = match entry.stage {
+        let evicted = match entry.place.stage {
             Stage::Stranger | Stage::Bearer => self.enter(id, Stage::Bearer),
             Stage::Silent | Stage::Handshake | Stage::Agent(_) => None,
         };
@@ -441,7 +278,7 @@ impl Admission {
         let mut by_address = HashMap::<Address, (usize, Id)>::new();
         let holding = self.connections.iter().filter(|(_, e)| e.bytes > 0);
         for (id, entry) in holding {
-            let (sum, largest) = by_address.entry(entry.address).or_insert((0, *id));
+            let (sum, largest) = by_address.entry(entry.place.address).or_insert((0, *id));
             *sum += entry.bytes;
             if self.connections.get(largest).is_none_or(|l| l.bytes < entry.bytes) {
                 *largest = *id;
@@ -505,16 +342,13 @@ impl Admission {
     /// The address that holds the most unauthenticated connections in one stage, and how many.
     #[must_use]
     pub fn largest(&self) -> Option<(Address, usize)> {
-        let pools = [&self.open, &self.reserved];
-        let all = pools.iter().flat_map(|p| [&p.silent, &p.handshake, &p.strangers]);
-        let largest = all.filter_map(Pool::largest).max_by_key(|(_, n)| *n)?;
-        Some((*largest.0, largest.1))
+        self.pools.largest()
     }
 
     /// Whether a connection is still kept.
     #[must_use]
     pub fn stage(&self, id: Id) -> Option<&Stage> {
-        self.connections.get(&id).map(|e| &e.stage)
+        self.connections.get(&id).map(|e| &e.place.stage)
     }
 
     fn next_number(&mut self) -> u64 {
@@ -532,7 +366,7 @@ impl Admission {
 
     /// Agents and requests with a token take as long as they take.
     fn has_no_deadline(&self, id: Id) -> bool {
-        self.connections.get(&id).is_some_and(|e| match e.stage {
+        self.connections.get(&id).is_some_and(|e| match e.place.stage {
             Stage::Silent | Stage::Handshake | Stage::Stranger => false,
             Stage::Bearer => e.authorized > 0,
             Stage::Agent(_) => e.requests > 0,
@@ -543,7 +377,7 @@ impl Admission {
         let Some(entry) = self.connections.get_mut(&id) else {
             return;
         };
-        let timeout = match (&entry.stage, entry.requests) {
+        let timeout = match (&entry.place.stage, entry.requests) {
             (Stage::Silent | Stage::Handshake, _) => return,
             (Stage::Stranger, 0) => STRANGER_IDLE_TIMEOUT,
             (Stage::Stranger, _) if entry.downloads > 0 => DOWNLOAD_TIMEOUT,
@@ -560,22 +394,10 @@ impl Admission {
         self.leave(id);
         let order = self.next_number();
         let entry = self.connections.get_mut(&id)?;
-        entry.stage = stage;
-        entry.order = order;
-        self.counts.open[entry.stage.index()] += 1;
-        let pools = if entry.reserved {
-            &mut self.reserved
-        } else {
-            &mut self.open
-        };
-        let address = entry.address;
-        let evicted = match &entry.stage {
-            Stage::Silent => pools.silent.insert(address, order, id),
-            Stage::Handshake => pools.handshake.insert(address, order, id),
-            Stage::Stranger => pools.strangers.insert(address, order, id),
-            Stage::Bearer => self.bearers.insert((), order, id),
-            Stage::Agent(agent) => self.agents.insert(agent.clone(), order, id),
-        };
+        entry.place.stage = stage;
+        entry.place.order = order;
+        self.counts.open[entry.place.stage.index()] += 1;
+        let evicted = self.pools.insert(id, &entry.place);
         if let Some(evicted) = evicted {
             self.evict(evicted, Why::Displaced);
         }
@@ -588,34 +410,17 @@ impl Admission {
             return;
         };
         // Never entered one yet.
-        if entry.order == 0 {
+        if entry.place.order == 0 {
             return;
         }
-        let pools = if entry.reserved {
-            &mut self.reserved
-        } else {
-            &mut self.open
-        };
-        match &entry.stage {
-            Stage::Silent => pools.silent.remove(&entry.address, entry.order),
-            Stage::Handshake => pools.handshake.remove(&entry.address, entry.order),
-            Stage::Stranger => pools.strangers.remove(&entry.address, entry.order),
-            Stage::Bearer => self.bearers.remove(&(), entry.order),
-            Stage::Agent(agent) => self.agents.remove(agent, entry.order),
-        }
-        self.counts.open[entry.stage.index()] -= 1;
+        self.pools.remove(&entry.place);
+        self.counts.open[entry.place.stage.index()] -= 1;
     }
 
     /// Makes room where the whole port is full: unauthenticated connections go first, those of addresses without agents
     /// before others.
     fn give_up_one(&mut self) -> Option<Id> {
-        let pools = [&mut self.open, &mut self.reserved];
-        let id = pools.into_iter().find_map(|p| {
-            let silent = p.silent.take_from_largest();
-            silent
-                .or_else(|| p.handshake.take_from_largest())
-                .or_else(|| p.strangers.take_from_largest())
-        })?;
+        let id = self.pools.take_unauthenticated()?;
         self.evict(id, Why::Displaced);
         Some(id)
     }
@@ -623,7 +428,7 @@ impl Admission {
     /// Forgets a connection whose socket the caller has to close.
     fn evict(&mut self, id: Id, why: Why) {
         if let Some(entry) = self.remove(id) {
-            self.counts.closed[entry.stage.index()][why.index()] += 1;
+            self.counts.closed[entry.place.stage.index()][why.index()] += 1;
             self.closing.insert(id);
         }
     }

@@ -1,9 +1,12 @@
 //! Connections in one stage, grouped by holder, with a limit for each holder and one for all together.
 
-use super::Id;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
+
+/// A connection. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub(super) u64);
 
 /// How many connections a pool takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -428,7 +428,7 @@ proptest! {
             let before: HashMap<Id, (Stage, Address, bool)> = admission
                 .connections
                 .iter()
-                .map(|(id, e)| (*id, (e.stage.clone(), e.address, e.reserved)))
+                .map(|(id, e)| (*id, (e.place.stage.clone(), e.place.address, e.place.reserved)))
                 .collect();
             let count = all.len();
             let pick = move |n: usize| n.checked_rem(count).unwrap_or(0);
@@ -533,7 +533,7 @@ proptest! {
                     prop_assert!(held(address) + usize::from(same == Some(address)) >= most);
                 }
             }
-            for (pools, limits) in [(&admission.open, limits.open), (&admission.reserved, limits.reserved)] {
+            for (pools, limits) in [(&admission.pools.open, limits.open), (&admission.pools.reserved, limits.reserved)] {
                 for (pool, share) in [
                     (&pools.silent, limits.silent),
                     (&pools.handshake, limits.handshake),
@@ -545,7 +545,7 @@ proptest! {
                     prop_assert_eq!(pool.len(), holders);
                 }
             }
-            prop_assert!(admission.bearers.len() <= limits.bearers);
+            prop_assert!(admission.pools.bearers.len() <= limits.bearers);
             prop_assert!(admission.connections.len() <= limits.total);
             prop_assert!(admission.counts.body_bytes <= limits.body_bytes);
             let counts = admission.counts();
