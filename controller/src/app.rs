@@ -62,7 +62,7 @@ impl App {
         std::fs::write(&public, authority.pem()).with_context(|| format!("cannot write {}", public.display()))?;
         let (writer, own_documents) = Writer::start(Box::new(store))?;
         let metrics = Arc::<Metrics>::default();
-        let compiled = compiled::start(writer.subscribe(), metrics.clone())?;
+        let compiled = compiled::start(writer.subscribe(), metrics.compile.clone())?;
         let agents = Arc::new(Agents::new(writer.subscribe(), compiled.clone()));
         tokio::spawn(metrics::measure_convergence(
             metrics.clone(),

@@ -1,6 +1,6 @@
 //! Every agent's configuration of the newest revision, computed once for all.
 
-use crate::metrics::Metrics;
+use crate::metrics::histogram::Histogram;
 use crate::writer::Published;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
 /// No thread could be started.
 pub fn start(
     mut published: watch::Receiver<Published>,
-    metrics: Arc<Metrics>,
+    durations: Arc<Histogram>,
 ) -> std::io::Result<watch::Receiver<Compiled>> {
     let first = compile(&published.borrow_and_update(), &BTreeMap::new());
     let (publish, compiled) = watch::channel(first);
@@ -75,7 +75,7 @@ pub fn start(
             let state = published.borrow_and_update().clone();
             let begin = Instant::now();
             let next = compile(&state, &publish.borrow().configs);
-            metrics.compile.observe(begin.elapsed());
+            durations.observe(begin.elapsed());
             tracing::debug!(revision = %state.revision, micros = begin.elapsed().as_micros(), "compiled");
             publish.send_replace(next);
         }
