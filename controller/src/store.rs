@@ -34,26 +34,12 @@ pub struct Transaction {
     pub changes: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// What happened to a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// At which revision.
-    pub revision: Revision,
-    /// To which key.
-    pub key: String,
-    /// The new value; none: deleted.
-    pub value: Option<Vec<u8>>,
-}
-
 /// Why a store did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A comparison of the transaction does not hold; nothing was changed.
     #[error("'{0}' was changed by somebody else")]
     Conflict(String),
-    /// The history that was asked for is gone: list again.
-    #[error("revision {0} has been compacted")]
-    Compacted(Revision),
     /// The disk, or the database on it.
     #[error("store: {0}")]
     Failed(String),
@@ -79,12 +65,6 @@ pub trait Store: Send {
     /// # Errors
     /// [`StoreError::Failed`]: none of them was committed.
     fn commit(&mut self, transactions: &[Transaction]) -> Result<Vec<Result<Revision, StoreError>>, StoreError>;
-
-    /// What happened after `revision`, in order: a watcher asks again when the revision has moved.
-    ///
-    /// # Errors
-    /// [`StoreError::Compacted`], [`StoreError::Failed`].
-    fn events_after(&self, revision: Revision) -> Result<Vec<Event>, StoreError>;
 
     /// Forgets what was superseded at or before `revision`.
     ///

@@ -1,10 +1,19 @@
 //! A store in memory: a list of events and loops over it. The model that the embedded one is tested against, and the
 //! store of tests that need no disk.
 
-use super::{Event, KeyValue, Store, StoreError, Transaction};
+use super::{KeyValue, Store, StoreError, Transaction};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tombolo_proto::id::Revision;
+
+/// One change of one key.
+#[derive(Debug)]
+struct Event {
+    revision: Revision,
+    key: String,
+    /// The new value; none: deleted.
+    value: Option<Vec<u8>>,
+}
 
 /// Forgets everything when it is dropped.
 #[derive(Debug, Default)]
@@ -74,13 +83,6 @@ impl Store for MemoryStore {
             answers.push(Ok(revision));
         }
         Ok(answers)
-    }
-
-    fn events_after(&self, revision: Revision) -> Result<Vec<Event>, StoreError> {
-        if revision.0 < self.compacted {
-            return Err(StoreError::Compacted(revision));
-        }
-        Ok(self.events.iter().filter(|e| e.revision > revision).cloned().collect())
     }
 
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 //! The newest row of a key is its state, rows after a revision are what a watcher has missed, and deleting superseded
 //! rows is compaction. Write-ahead log with `synchronous=FULL`: a commit returns when it is on the disk.
 
-use super::{Event, KeyValue, Store, StoreError, Transaction};
+use super::{KeyValue, Store, StoreError, Transaction};
 use crate::secret;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::path::Path;
@@ -191,25 +191,6 @@ impl Store for SqliteStore {
         Self::set_meta(&outer, "revision", revision)?;
         outer.commit()?;
         Ok(answers)
-    }
-
-    fn events_after(&self, revision: Revision) -> Result<Vec<Event>, StoreError> {
-        let read = self.connection.unchecked_transaction()?;
-        if revision.0 < Self::meta(&read, "compacted")? {
-            return Err(StoreError::Compacted(revision));
-        }
-        let sql = "SELECT revision, key, value FROM log WHERE revision > ?1 ORDER BY revision, key";
-        let mut statement = read.prepare_cached(sql)?;
-        let rows = statement.query_map([revision.0], |row| {
-            Ok(Event {
-                revision: Revision(row.get(0)?),
-                key: row.get(1)?,
-                value: row.get(2)?,
-            })
-        })?;
-        let events = rows.collect::<Result<_, _>>()?;
-        drop(statement);
-        Ok(events)
     }
 
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
