@@ -8,7 +8,9 @@ use bytes::Bytes;
 use http::header::IF_MATCH;
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use tombolo_topology::path::ArmPath;
 
@@ -75,6 +77,11 @@ impl Call {
     /// The path as text, decoded.
     pub(super) fn text(&self) -> String {
         format!("/{}", self.segments.join("/"))
+    }
+
+    /// The answer to a path that nothing is served at.
+    pub(super) fn not_found(&self) -> Failure {
+        Failure::missing("NotFound", format!("Nothing is found at '{}'.", shown(&self.text())))
     }
 
     /// The path of the item that the first `n` segments name.
@@ -157,22 +164,25 @@ impl Call {
     }
 }
 
-/// Percent-decodes; in queries and forms `+` is a space. None: not UTF-8, or a `%` without two digits.
+/// Percent-decodes a path segment, or a name or value of a query or form, where `+` stands for a space. None: the result is not
+/// UTF-8, or a `%` is not followed by two hexadecimal digits.
 fn decoded(text: &str, plus_is_space: bool) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'%' => {
-                let digit = |b: u8| char::from(b).to_digit(16);
-                let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
-                u8::try_from(high * 16 + low).ok()?
-            }
-            b'+' if plus_is_space => b' ',
-            other => other,
-        });
+    // The library passes malformed escapes through, and `form_urlencoded` replaces bytes that are not UTF-8: two spellings
+    // would then name the same resource.
+    let is_escape = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(is_escape) {
+        return None;
     }
-    String::from_utf8(out).ok()
+    let text = if plus_is_space {
+        Cow::Owned(text.replace('+', " "))
+    } else {
+        Cow::Borrowed(text)
+    };
+    let decoded = percent_decode_str(&text).decode_utf8().ok()?;
+    Some(decoded.into_owned())
 }
 
 #[cfg(test)]
