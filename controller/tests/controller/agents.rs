@@ -5,7 +5,7 @@ use crate::world::{World, answer, until};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::Method;
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::id::PublicKey;
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
@@ -61,16 +61,29 @@ async fn a_token_is_good_once_and_for_its_binding() {
 
 #[tokio::test]
 async fn an_expired_token_is_refused() {
-    let world = World::start(&[]).await;
+    let mut world = World::start(&[]).await;
     world.two_vnets().await;
     let body = json!({"agent": "vm-a", "binding": vm("vm-a", "a-nic"), "ttlSeconds": 1});
     let token = world.fabric(Method::POST, "tokens", Some(body)).await;
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let ends = token.body["expires"].as_u64().unwrap();
+    assert!((unix_now() - 5..=unix_now() + 1).contains(&ends), "{ends}");
+    // The end is moved into the past in the store, so that the test need not wait for it.
+    let id = token.body["id"].as_str().unwrap();
+    world
+        .change_document(&format!("fabric/tokens/{id}"), |token| token["expires"] = json!(1))
+        .await;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let body =
         json!({"token": token.body["token"], "csr": csr(&key), "publicKey": PublicKey([1; 32]), "endpoints": []});
     let refused = answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await;
     assert_eq!((refused.status.as_u16(), refused.code()), (403, "XTokenInvalid"));
+    let message = refused.body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("expired"), "{message}");
+}
+
+/// Unix seconds.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 #[tokio::test]
@@ -218,10 +231,12 @@ async fn only_the_pinned_key_speaks_for_an_agent() {
 
 #[tokio::test]
 async fn an_expired_certificate_may_only_renew() {
-    let world = World::start(&["--agent-certificate-lifetime", "6"]).await;
+    let world = World::start(&["--agent-certificate-lifetime", "90"]).await;
     world.two_vnets().await;
     let mut agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
-    tokio::time::sleep(Duration::from_millis(7100)).await;
+    let lifetime = agent.certificate_end() - i64::try_from(unix_now()).unwrap();
+    assert!((60..=90).contains(&lifetime), "{lifetime} s");
+    agent.expire_certificate(&world);
     assert_eq!(agent.refused().await, Code::Unauthenticated);
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     agent.renew(key).await.unwrap();

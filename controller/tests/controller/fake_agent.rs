@@ -2,12 +2,15 @@
 
 use crate::world::{GROUP, PATIENCE, World};
 use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
+};
 use reqwest::Method;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use time::{Duration, OffsetDateTime};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -144,6 +147,27 @@ impl FakeAgent {
         self.certificate = CertificateDer::from_pem_slice(reply.certificate.as_bytes()).unwrap();
         self.key = key;
         Ok(())
+    }
+
+    /// When its certificate expires, Unix seconds.
+    pub(crate) fn certificate_end(&self) -> i64 {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).unwrap();
+        parsed.validity().not_after.timestamp()
+    }
+
+    /// Replaces its certificate by one of the same authority, name and key that has expired.
+    pub(crate) fn expire_certificate(&mut self, world: &World) {
+        let authority = world.document("own/authority");
+        let key = KeyPair::from_pem(authority["key"].as_str().unwrap()).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(authority["certificate"].as_str().unwrap(), key).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, self.id.as_str());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - Duration::HOUR * 2, now - Duration::HOUR);
+        self.certificate = params.signed_by(&self.key, &issuer).unwrap().der().clone();
     }
 
     /// The code with which the controller refuses the stream.

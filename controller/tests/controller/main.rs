@@ -6,9 +6,9 @@
 mod agents;
 mod fabric;
 mod fake_agent;
+mod gateways;
 mod golden;
 mod health;
-mod hybrid;
 mod kinds;
 mod login;
 mod packages;

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tombolo_controller::store::sqlite::SqliteStore;
+use tombolo_controller::store::{Store as _, Transaction};
 
 /// The subscription of all tests.
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
@@ -175,7 +177,33 @@ impl World {
         self.ready().await;
     }
 
-    /// Takes the directory out of a controller that is ended.
+    /// A document of the store, while the controller runs.
+    pub(crate) fn document(&self, key: &str) -> Value {
+        let store = rusqlite::Connection::open(self.data().join("state.db")).unwrap();
+        let sql = "SELECT value FROM log WHERE key = ?1 ORDER BY revision DESC LIMIT 1";
+        let bytes: Vec<u8> = store.query_row(sql, [key], |row| row.get(0)).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// Ends the controller, changes a document of its store, and starts it again.
+    pub(crate) async fn change_document(&mut self, key: &str, change: impl FnOnce(&mut Value)) {
+        assert!(self.terminate().success(), "{}", self.log());
+        let mut store = SqliteStore::open(&self.data().join("state.db")).unwrap();
+        let (_, found) = store.range(key).unwrap();
+        let mut document = serde_json::from_slice(&found.first().expect("the document").value).unwrap();
+        change(&mut document);
+        let transaction = Transaction {
+            compare: Vec::new(),
+            changes: vec![(key.to_owned(), Some(document.to_string().into_bytes()))],
+        };
+        for committed in store.commit(&[transaction]).unwrap() {
+            committed.unwrap();
+        }
+        drop(store);
+        self.restart().await;
+    }
+
+    /// The URL of a path of this controller.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.port)
     }
