@@ -19,7 +19,6 @@ use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use call::Call;
-pub(crate) use deployment::Deployments;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -116,14 +115,10 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             ["expressroutecircuits", _, "peerings", _, "sharedkey"] => action::circuit_key(rest, call),
             [_, _, "effectiveroutetable"] => action::effective_routes(rest, call),
             [_, _, "effectivenetworksecuritygroups"] => action::effective_security_groups(rest, call),
-            [] => Err(unknown(call)),
+            [] => Err(call.not_found()),
             types if types.len() % 2 == 1 => resource::collection(rest, call),
             _ => resource::item(rest, call).await,
         },
-        _ => Err(unknown(call)),
+        _ => Err(call.not_found()),
     }
-}
-
-fn unknown(call: &Call) -> Failure {
-    Failure::missing("NotFound", format!("Nothing is found at '{}'.", shown(&call.text())))
 }

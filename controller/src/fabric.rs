@@ -8,8 +8,8 @@ mod device;
 mod diagnosis;
 mod join;
 mod operation;
+mod packages;
 
-use crate::packages;
 use crate::rest::Rest;
 use axum::Router;
 use axum::routing::{delete, get, post};

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::ca;
-use crate::http::{PeerAddr, PeerCertificate};
+use crate::peer::{PeerAddr, PeerCertificate};
 use crate::sync::{self, Session, closed};
 use crate::writer::WriteError;
 use axum::Router;

@@ -1,6 +1,7 @@
 //! The one port: TLS, then REST and gRPC by path.
 
 mod connection;
+mod names;
 mod turns;
 
 use crate::app::App;
@@ -11,22 +12,14 @@ use anyhow::Context;
 use axum::Router;
 use connection::Service;
 use futures::FutureExt;
-use rustls_pki_types::CertificateDer;
-use std::net::{IpAddr, SocketAddr};
+use names::certificate_names;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use turns::Turns;
-
-/// Where a request comes from: an extension of every request.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerAddr(pub SocketAddr);
-
-/// The client certificate of the connection, verified but for its end date: an extension of its requests.
-#[derive(Debug, Clone)]
-pub struct PeerCertificate(pub CertificateDer<'static>);
 
 /// Connections that the kernel has established and that wait to be accepted. Each costs the kernel little, and all are accepted
 /// at once; the kernel itself limits this to `net.core.somaxconn`, usually 4,096.
@@ -43,51 +36,6 @@ const RENEWAL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// For connections to end by themselves at shutdown.
 const FAREWELL: Duration = Duration::from_millis(500);
-
-/// The names and addresses that the server certificate is for.
-#[must_use]
-pub fn names(listen: SocketAddr, public: &[String]) -> Vec<String> {
-    let mut names: Vec<String> = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
-    if !listen.ip().is_unspecified() {
-        names.push(listen.ip().to_string());
-    }
-    if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
-        names.push(host.trim().to_owned());
-    }
-    if listen.ip().is_unspecified() {
-        names.extend(own_addresses().iter().map(IpAddr::to_string));
-    }
-    names.extend(public.iter().cloned());
-    names.sort();
-    names.dedup();
-    names.retain(|n| !n.is_empty());
-    names
-}
-
-/// Addresses of this host, as far as the kernel's IPv4 table and IPv6 interface list tell.
-fn own_addresses() -> Vec<IpAddr> {
-    let v4 = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let mut found = Vec::new();
-    let mut last = None;
-    for line in v4.lines() {
-        let line = line.trim();
-        if let Some(address) = line.strip_prefix("|-- ") {
-            last = address.parse::<IpAddr>().ok();
-        } else if line.starts_with("/32 host LOCAL") {
-            found.extend(last.take());
-        }
-    }
-    for line in std::fs::read_to_string("/proc/net/if_inet6")
-        .unwrap_or_default()
-        .lines()
-    {
-        let text = line.split_whitespace().next().unwrap_or_default();
-        if let Ok(bits) = u128::from_str_radix(text, 16) {
-            found.push(IpAddr::V6(bits.into()));
-        }
-    }
-    found
-}
 
 /// Everything that the port serves.
 pub fn router(app: &Arc<App>, rest: Router) -> Router {
@@ -109,7 +57,7 @@ impl Server {
     /// # Errors
     /// The address is taken or not ours.
     pub async fn bind(listen: SocketAddr, public_names: &[String], authority: &Authority) -> anyhow::Result<Self> {
-        let names = names(listen, public_names);
+        let names = certificate_names(listen, public_names);
         let resolver = Arc::new(Resolver::new(authority.server(&names)?));
         let acceptor_config = Arc::new(tls::server(authority, resolver.clone())?);
         let listener = listener(listen).with_context(|| format!("cannot listen on {listen}"))?;

@@ -99,7 +99,7 @@ fn main() -> anyhow::Result<()> {
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let limits = Limits::for_descriptors(descriptors::raise()?);
     let app = App::open(&arguments.data_dir, arguments.agent_certificate_lifetime, limits)?;
-    let rest = rest::router(&app, Packages::new(arguments.packages_dir.clone())).await?;
+    let rest = rest::router::router(&app, Packages::new(arguments.packages_dir.clone())).await?;
     let server = Server::bind(arguments.listen, &arguments.public_names, &app.authority).await?;
     let revision = app.writer.current().revision;
     let address = server.address()?;

@@ -4,28 +4,17 @@
 //! bounded: the names that are looked up, the size of a file, the downloads at a time, and the time of each.
 
 use crate::admission::Address;
-use crate::connections;
-use crate::http::PeerAddr;
 use crate::metrics::{Download, Metrics};
-use crate::rest::Rest;
-use crate::rest::failure::{Failure, ok, shown};
-use axum::body::Body;
-use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
-use futures::stream;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Method, StatusCode};
+use futures::{Stream, stream};
 use nix::fcntl::OFlag;
 use serde::Serialize;
-use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::AsyncReadExt as _;
 
@@ -36,11 +25,9 @@ const MAX_NAME: usize = 128;
 /// Packages that are listed. A folder holds one for each architecture.
 const MAX_LISTED: usize = 16;
 /// Downloads at a time. Each holds a file descriptor and some 200 KiB of buffers.
-const MAX_DOWNLOADS: usize = 32;
+pub(crate) const MAX_DOWNLOADS: usize = 32;
 /// Downloads at a time of one address. More machines behind one address wait for each other: apt tries again.
-const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
-/// Seconds after which a client may ask again when all downloads are taken.
-const RETRY_SECONDS: u64 = 2;
+pub(crate) const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
 /// Bytes that are read at a time: what HTTP/2 buffers for a stranger's stream.
 const CHUNK: usize = 64 << 10;
 
@@ -53,7 +40,7 @@ pub struct Packages {
 
 /// A package as it is listed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Package {
+pub(crate) struct Package {
     name: String,
     size: u64,
     sha256: String,
@@ -70,7 +57,7 @@ impl Packages {
     }
 
     /// Opens a package for reading. Returns its size with it, or none if there is no such package.
-    fn open(&self, name: &str) -> io::Result<Option<(File, u64)>> {
+    pub(crate) fn open(&self, name: &str) -> io::Result<Option<(File, u64)>> {
         if !is_package_name(name) {
             return Ok(None);
         }
@@ -93,7 +80,7 @@ impl Packages {
     }
 
     /// The packages of the folder by name, with their hashes. Reads every file.
-    fn list(&self) -> io::Result<Vec<Package>> {
+    pub(crate) fn list(&self) -> io::Result<Vec<Package>> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -115,12 +102,17 @@ impl Packages {
         Ok(found)
     }
 
+    /// The folder that is served.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn downloads(&self) -> MutexGuard<'_, HashMap<Address, usize>> {
         self.downloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes one of the downloads that may run at a time. None: all are taken, or all of this address.
-    fn begin(self: &Arc<Self>, address: Address) -> Option<Slot> {
+    pub(crate) fn begin(self: &Arc<Self>, address: Address) -> Option<Slot> {
         let mut downloads = self.downloads();
         if downloads.values().sum::<usize>() >= MAX_DOWNLOADS {
             return None;
@@ -138,7 +130,7 @@ impl Packages {
 
 /// A download that is under way; dropping it makes room for another one.
 #[derive(Debug)]
-struct Slot {
+pub(crate) struct Slot {
     packages: Arc<Packages>,
     address: Address,
 }
@@ -202,6 +194,24 @@ impl Transfer {
     }
 }
 
+/// The content of a package of `size` bytes as a stream, which holds `slot` until it is dropped.
+pub(crate) fn content(
+    file: File,
+    size: u64,
+    slot: Slot,
+    metrics: Arc<Metrics>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let transfer = Transfer {
+        file: tokio::fs::File::from_std(file),
+        left: size,
+        metrics,
+        _slot: slot,
+    };
+    stream::try_unfold(transfer, |mut transfer| async move {
+        io::Result::Ok(transfer.next().await?.map(|chunk| (chunk, transfer)))
+    })
+}
+
 impl Drop for Transfer {
     fn drop(&mut self) {
         self.metrics.downloaded(match self.left {
@@ -211,86 +221,10 @@ impl Drop for Transfer {
     }
 }
 
-/// GET `/packages/{name}`: needs no token.
-pub(crate) async fn download(
-    State(rest): State<Arc<Rest>>,
-    Path(name): Path<String>,
-    request: Request,
-) -> Result<Response, Failure> {
-    let (packages, asked) = (rest.packages.clone(), name.clone());
-    let opened = tokio::task::spawn_blocking(move || packages.open(&asked)).await;
-    let (file, size) = match opened.map_err(io::Error::from).flatten() {
-        Ok(Some(opened)) => opened,
-        Ok(None) => {
-            rest.app.metrics.downloaded(Download::NotFound);
-            let message = format!(
-                "{}: this controller has no such package. Packages are named tombolo-agent_VERSION_ARCHITECTURE.deb; \
-                 GET /fabric/v1/packages lists them.",
-                shown(&name)
-            );
-            return Err(Failure::missing("XPackageNotFound", message));
-        }
-        Err(error) => return Err(unreadable(&error)),
-    };
-    let head = |body: Body| {
-        let mut response = Response::new(body);
-        let headers = response.headers_mut();
-        let kind = HeaderValue::from_static("application/vnd.debian.binary-package");
-        headers.insert(CONTENT_TYPE, kind);
-        headers.insert(CONTENT_LENGTH, size.into());
-        response
-    };
-    if request.method() == Method::HEAD {
-        return Ok(head(Body::empty()));
-    }
-    let peer = request.extensions().get::<PeerAddr>();
-    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
-    let Some(slot) = rest.packages.begin(peer.into()) else {
-        rest.app.metrics.downloaded(Download::Busy);
-        let message = format!(
-            "{MAX_DOWNLOADS} packages are downloaded at a time, {MAX_DOWNLOADS_OF_ADDRESS} by one address: ask again \
-             in {RETRY_SECONDS} s."
-        );
-        let mut busy = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", message).into_response();
-        busy.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
-        return Ok(busy);
-    };
-    if let Some(open) = request.extensions().get::<connections::Request>() {
-        open.downloading();
-    }
-    let transfer = Transfer {
-        file: tokio::fs::File::from_std(file),
-        left: size,
-        metrics: rest.app.metrics.clone(),
-        _slot: slot,
-    };
-    let body = stream::try_unfold(transfer, |mut transfer| async move {
-        io::Result::Ok(transfer.next().await?.map(|chunk| (chunk, transfer)))
-    });
-    Ok(head(Body::from_stream(body)))
-}
-
-/// GET `/fabric/v1/packages`.
-pub(crate) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
-    let packages = rest.packages.clone();
-    let listed = tokio::task::spawn_blocking(move || packages.list()).await;
-    let value = listed
-        .map_err(io::Error::from)
-        .flatten()
-        .map_err(|error| unreadable(&error))?;
-    Ok(ok(&json!({"folder": rest.packages.folder, "value": value})))
-}
-
-/// The error is for the operator: strangers are not shown the folder.
-fn unreadable(error: &io::Error) -> Failure {
-    tracing::warn!(%error, "the folder of packages cannot be read: see --packages-dir");
-    let message = "The controller cannot read its folder of packages; its log says why.";
-    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     #[test]
     fn golden_package() {

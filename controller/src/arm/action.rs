@@ -25,7 +25,7 @@ fn nic<'t>(topology: &'t Topology, call: &Call) -> Result<&'t NetworkInterface, 
     }
     let path = call.item(call.segments.len() - 1)?;
     if path.kind() != Some(Kind::NetworkInterface) {
-        return Err(super::unknown(call));
+        return Err(call.not_found());
     }
     let found = topology.nics.get(&path.id());
     found.map(|nic| &**nic).ok_or_else(|| missing(topology, &path))
@@ -77,7 +77,7 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
     let reset = call.lower.last().is_some_and(|last| last == "reset");
     let path = call.item(call.segments.len() - if reset { 2 } else { 1 })?;
     if path.kind() != Some(Kind::Connection) {
-        return Err(super::unknown(call));
+        return Err(call.not_found());
     }
     let id = path.id();
     let topology = rest.app.writer.current().topology;

@@ -50,7 +50,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         Some(Question::OpenId(authority, v2)) => Ok(openid(call, &authority.join("/"), v2)),
         Some(Question::Keys) => Ok(ok(&json!({"keys": []}))),
         Some(Question::Token) => token(rest, call),
-        None => Err(super::unknown(call)),
+        None => Err(call.not_found()),
     }
 }
 

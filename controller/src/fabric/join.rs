@@ -1,7 +1,7 @@
 //! Join tokens, and joining: a token is used up in the transaction that makes its agent.
 
 use crate::auth::{now, public_part};
-use crate::http::PeerAddr;
+use crate::peer::PeerAddr;
 use crate::rest::failure::{Failure, at_revision, empty, ok, reply, shown};
 use crate::rest::{Rest, json};
 use crate::{endpoints, secret};

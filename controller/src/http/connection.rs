@@ -1,10 +1,10 @@
 //! One connection: the TLS handshake, then HTTP/1.1 or HTTP/2, with little room for those who have not said who they are.
 
 use super::turns::Turns;
-use super::{PeerAddr, PeerCertificate};
 use crate::app::App;
 use crate::connections::{Connection, Request};
 use crate::grpc;
+use crate::peer::{PeerAddr, PeerCertificate};
 use axum::Router;
 use bytes::Bytes;
 use futures::future::poll_immediate;

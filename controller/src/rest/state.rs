@@ -2,9 +2,9 @@
 
 use super::failure::Failure;
 use crate::app::App;
-use crate::arm::Deployments;
 use crate::auth::{Auth, Refused};
 use crate::connections;
+use crate::deployments::Deployments;
 use crate::packages::Packages;
 use http::header::{AUTHORIZATION, HOST};
 use http::{Extensions, HeaderMap, StatusCode, Uri};
