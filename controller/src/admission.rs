@@ -1,4 +1,4 @@
-//! Which connections the port keeps: a state machine without IO or clock.
+//! Decides which connections of the port stay open: a state machine without IO or clock.
 //!
 //! ```text
 //! accept ─▶ Silent ──ClientHello──▶ Handshake ──TLS up──▶ Stranger ──bearer token──▶ Bearer
@@ -7,14 +7,17 @@
 //!                                       └── an agent's certificate ─▶ Agent
 //! ```
 //!
-//! A newcomer is practically never refused. Each unauthenticated stage is a [`Pool`] with limits for each address and for all
-//! of them, and a connection that enters a full pool takes the place of another one: the oldest of its own address, or the oldest
-//! of the address that has the most. An honest client passes each stage within round trips. A flood in one stage only displaces
-//! connections in that stage, and mostly its own: idle TCP connections do not displace handshakes, and handshakes, which cost the
-//! attacker computing time, do not displace requests.
+//! New connections are almost never refused: they displace others. Each unauthenticated stage is a pool with a limit
+//! for each address and one for all addresses. A connection that enters a full pool displaces the oldest one of its own
+//! address, or the oldest one of the address that has the most. An honest client passes each stage within a few round
+//! trips.
 //!
-//! Addresses at which agents are known have pools of their own, so that strangers elsewhere cannot displace agents that reconnect.
-//! Agents and holders of tokens are counted apart and displace only each other.
+//! A flood in one stage only displaces connections in that stage, and mostly its own. Idle TCP connections do not
+//! displace handshakes. Handshakes, which cost the attacker computing time, do not displace requests.
+//!
+//! Addresses at which agents are known have pools of their own, so strangers elsewhere cannot displace agents that
+//! reconnect. Connections of agents, and connections that have shown a token, are counted separately and displace only
+//! each other.
 
 mod address;
 mod known;
@@ -28,10 +31,10 @@ mod tests;
 pub use address::Address;
 pub use limits::{Limits, Unauthenticated};
 pub use pool::{Id, Share};
-pub use stage::{Counts, Stage, Why};
+pub use stage::{CloseReason, Counts, Stage};
 
 use known::KnownAddresses;
-use limits::{DOWNLOAD_TIMEOUT, IDLE_TIMEOUT, LONGEST_WAIT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
+use limits::{DOWNLOAD_TIMEOUT, IDLE_TIMEOUT, MAX_KEY_EXCHANGE_WAIT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
 use pools::{Place, Pools};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -39,15 +42,16 @@ use std::time::{Duration, Instant};
 use tombolo_proto::budget::{Budgets, Rate};
 use tombolo_proto::id::AgentId;
 
-/// Connections that may be waiting to be closed while the port is full: part of [`limits::RESERVED_DESCRIPTORS`].
-const CLOSING_SLACK: usize = 128;
+/// Connections that may wait to be closed while the port is full. Their file descriptors are a part of
+/// [`limits::RESERVED_DESCRIPTORS`].
+const MAX_CLOSING: usize = 128;
 
-/// What came of a new connection.
+/// The result of accepting a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
-    /// Its name from now on. None: it has to be closed at once.
+    /// The id of the connection. None: the caller must close it at once.
     pub id: Option<Id>,
-    /// Other connections that have to be closed: one because the port is full, one because its pool is.
+    /// Other connections that the caller must close: at most one because the port is full, and one because the pool is.
     pub evicted: Vec<Id>,
 }
 
@@ -55,37 +59,37 @@ pub struct Admitted {
 struct Entry {
     place: Place,
     deadline: Instant,
-    /// Requests that have no complete answer yet.
+    /// Requests whose response is not complete.
     requests: usize,
-    /// Of these, the ones with a valid token.
+    /// Those of them that carry a valid token.
     authorized: usize,
-    /// Of these, the ones whose answer is a package.
+    /// Those of them whose response is a package.
     downloads: usize,
-    /// When the last of those came.
+    /// When the last request with a valid token began.
     last_authorized: Option<Instant>,
-    /// Bytes of request bodies that are held.
+    /// Bytes of request bodies in memory.
     bytes: usize,
 }
 
-/// The connections of one port.
+/// The admission state of one port.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
     connections: HashMap<Id, Entry>,
-    /// Given up here, but their sockets are still open.
+    /// Evicted connections whose sockets are still open.
     closing: HashSet<Id>,
     pools: Pools,
     known: KnownAddresses,
-    /// Key exchanges of each address.
-    exchanges: Budgets<Address>,
+    /// The rate limiters of key exchanges.
+    key_exchanges: Budgets<Address>,
     deadlines: BTreeSet<(Instant, Id)>,
-    /// Numbers connections and places in pools.
+    /// The last number of a connection, or of a place in a pool.
     next: u64,
     counts: Counts,
 }
 
 impl Admission {
-    /// No connections yet.
+    /// The state without connections.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -93,7 +97,7 @@ impl Admission {
             closing: HashSet::new(),
             pools: Pools::new(&limits),
             known: KnownAddresses::default(),
-            exchanges: Budgets::default(),
+            key_exchanges: Budgets::default(),
             deadlines: BTreeSet::new(),
             next: 0,
             counts: Counts::default(),
@@ -101,33 +105,36 @@ impl Admission {
         }
     }
 
-    /// Notes that an agent may come from an address: connections from there use the reserved pools from now on. The last
-    /// few addresses of each agent are kept.
-    pub fn know(&mut self, agent: &AgentId, address: Address) {
+    /// Notes that an agent may connect from an address. New connections from there use the reserved pools. Only the
+    /// last few addresses of each agent count.
+    pub fn add_agent_address(&mut self, agent: &AgentId, address: Address) {
         self.known.add(agent, address);
     }
 
-    /// Whether connections from an address use the reserved pools.
+    /// Whether connections from an address use the reserved pools: an agent is known there, or it is this host.
     #[must_use]
-    pub fn is_known(&self, ip: IpAddr) -> bool {
+    pub fn is_reserved(&self, ip: IpAddr) -> bool {
         ip.to_canonical().is_loopback() || self.known.agents_at(ip.into()) > 0
     }
 
-    /// Key exchanges of an address; none: without limit.
-    fn exchange_rate(&self, address: Address) -> Option<Rate> {
+    /// The rate limit of key exchanges of an address; `None` for this host, which has no limit.
+    fn key_exchange_rate(&self, address: Address) -> Option<Rate> {
         let agents = self.known.agents_at(address);
-        let rate = self.limits.exchanges.and(self.limits.exchanges_of_agent, agents);
+        let rate = self
+            .limits
+            .key_exchanges
+            .and(self.limits.key_exchanges_per_agent, agents);
         (!address.is_loopback()).then_some(rate)
     }
 
-    /// Takes a connection that was accepted.
+    /// Admits a connection that was accepted, or refuses it.
     pub fn accept(&mut self, ip: IpAddr, now: Instant) -> Admitted {
         self.counts.accepted += 1;
         let address = Address::from(ip);
-        let rate = self.exchange_rate(address);
-        // Its key exchange would be refused: nothing else is spent on it.
-        if rate.is_some_and(|rate| self.exchanges.wait(&address, rate, now) > LONGEST_WAIT) {
-            self.counts.closed[Stage::Silent.index()][Why::Rate.index()] += 1;
+        let rate = self.key_exchange_rate(address);
+        // The rate limit would refuse its key exchange, so no other resource is spent on it.
+        if rate.is_some_and(|rate| self.key_exchanges.wait(&address, rate, now) > MAX_KEY_EXCHANGE_WAIT) {
+            self.counts.closed[Stage::Silent.index()][CloseReason::Rate.index()] += 1;
             return Admitted {
                 id: None,
                 evicted: Vec::new(),
@@ -136,16 +143,16 @@ impl Admission {
         let full = self.connections.len() >= self.limits.total;
         let mut evicted = Vec::new();
         if full {
-            evicted.extend(self.give_up_one());
+            evicted.extend(self.evict_unauthenticated());
         }
-        // Connections that are being closed have their file descriptors still.
+        // Evicted connections hold their file descriptors until they are closed.
         let sockets = self.connections.len() + self.closing.len();
-        if full && evicted.is_empty() || sockets >= self.limits.total + CLOSING_SLACK {
-            self.counts.closed[Stage::Silent.index()][Why::Refused.index()] += 1;
+        if full && evicted.is_empty() || sockets >= self.limits.total + MAX_CLOSING {
+            self.counts.closed[Stage::Silent.index()][CloseReason::Refused.index()] += 1;
             return Admitted { id: None, evicted };
         }
         let id = Id(self.next_number());
-        let reserved = self.is_known(ip);
+        let reserved = self.is_reserved(ip);
         let timeout = self.unauthenticated(reserved).handshake_timeout;
         let entry = Entry {
             place: Place {
@@ -163,46 +170,49 @@ impl Admission {
         };
         self.deadlines.insert((entry.deadline, id));
         self.connections.insert(id, entry);
-        evicted.extend(self.enter(id, Stage::Silent));
+        evicted.extend(self.enter_stage(id, Stage::Silent));
         Admitted { id: Some(id), evicted }
     }
 
-    /// The ClientHello of a connection is whole. Returns the connection to close for it.
-    pub fn greeted(&mut self, id: Id) -> Option<Id> {
-        self.enter(id, Stage::Handshake)
+    /// The ClientHello of a connection is complete. Returns the connection that it displaces, for the caller to close.
+    pub fn client_hello_received(&mut self, id: Id) -> Option<Id> {
+        self.enter_stage(id, Stage::Handshake)
     }
 
-    /// The answer to a ClientHello is to be computed. Returns how long that has to wait for the rate of its address; none: too
-    /// long, and the connection has to be closed.
-    pub fn exchanging(&mut self, id: Id, now: Instant) -> Option<Duration> {
+    /// Reserves a key exchange. Returns how long it must wait for the rate limit of its address. `None`: it would wait
+    /// more than
+    /// [`MAX_KEY_EXCHANGE_WAIT`], and the caller must close the connection.
+    pub fn begin_key_exchange(&mut self, id: Id, now: Instant) -> Option<Duration> {
         let address = self.connections.get(&id)?.place.address;
-        let Some(rate) = self.exchange_rate(address) else {
+        let Some(rate) = self.key_exchange_rate(address) else {
             return Some(Duration::ZERO);
         };
-        if self.exchanges.wait(&address, rate, now) > LONGEST_WAIT {
-            self.evict(id, Why::Rate);
+        if self.key_exchanges.wait(&address, rate, now) > MAX_KEY_EXCHANGE_WAIT {
+            self.evict(id, CloseReason::Rate);
             return None;
         }
-        Some(self.exchanges.take(address, rate, now))
+        Some(self.key_exchanges.take(address, rate, now))
     }
 
-    /// The TLS handshake of a connection ended well, with the certificate of this agent perhaps. The caller has checked that
-    /// the certificate is valid and the agent not revoked. Returns the connection to close for it.
-    pub fn secured(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
+    /// The TLS handshake of a connection is complete, with the certificate of `agent` or without one. The caller has
+    /// verified the certificate, and that the agent is not revoked. Returns the connection that it displaces, for the
+    /// caller to close.
+    pub fn handshake_completed(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
         let address = self.connections.get(&id)?.place.address;
         let evicted = match agent {
             Some(agent) => {
-                self.know(agent, address);
-                self.enter(id, Stage::Agent(agent.clone()))
+                self.add_agent_address(agent, address);
+                self.enter_stage(id, Stage::Agent(agent.clone()))
             }
-            None => self.enter(id, Stage::Stranger),
+            None => self.enter_stage(id, Stage::Stranger),
         };
         self.renew_deadline(id, now);
         evicted
     }
 
-    /// A request begins. Returns the connection to close: one that showed no token for long becomes a stranger again.
-    pub fn request_begins(&mut self, id: Id, now: Instant) -> Option<Id> {
+    /// A request has begun. A bearer that has shown no token for [`IDLE_TIMEOUT`] becomes a stranger again. Returns the
+    /// connection that it then displaces, for the caller to close.
+    pub fn request_started(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.requests += 1;
         let stale = entry.authorized == 0
@@ -210,7 +220,7 @@ impl Admission {
                 .last_authorized
                 .is_none_or(|at| now.saturating_duration_since(at) > IDLE_TIMEOUT);
         let evicted = if entry.place.stage == Stage::Bearer && stale {
-            self.enter(id, Stage::Stranger)
+            self.enter_stage(id, Stage::Stranger)
         } else {
             None
         };
@@ -218,36 +228,37 @@ impl Admission {
         evicted
     }
 
-    /// A request turned out to carry a valid token. Returns the connection to close: the bearer that was silent the longest.
+    /// A request of the connection carries a valid token. Returns the connection that it displaces, for the caller to
+    /// close: the bearer whose last token is the oldest.
     pub fn authorized(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.authorized += 1;
         entry.last_authorized = Some(now);
         let evicted = match entry.place.stage {
-            Stage::Stranger | Stage::Bearer => self.enter(id, Stage::Bearer),
+            Stage::Stranger | Stage::Bearer => self.enter_stage(id, Stage::Bearer),
             Stage::Silent | Stage::Handshake | Stage::Agent(_) => None,
         };
         self.renew_deadline(id, now);
         evicted
     }
 
-    /// The answer to a request is a package.
-    pub fn download_begins(&mut self, id: Id, now: Instant) {
+    /// The response to a request is a package, which has a longer timeout.
+    pub fn download_started(&mut self, id: Id, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.downloads += 1;
             self.renew_deadline(id, now);
         }
     }
 
-    /// A package was sent, or given up. [`Self::request_ends`] follows.
-    pub fn download_ends(&mut self, id: Id) {
+    /// The package of a response was sent or dropped. The caller calls [`Self::request_ended`] next.
+    pub fn download_ended(&mut self, id: Id) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.downloads = entry.downloads.saturating_sub(1);
         }
     }
 
-    /// The answer to a request is complete, or given up. `authorized`: [`Self::authorized`] was called for it.
-    pub fn request_ends(&mut self, id: Id, authorized: bool, now: Instant) {
+    /// The response to a request was sent or dropped. `authorized`: [`Self::authorized`] was called for the request.
+    pub fn request_ended(&mut self, id: Id, authorized: bool, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.requests = entry.requests.saturating_sub(1);
             entry.authorized = entry.authorized.saturating_sub(usize::from(authorized));
@@ -255,9 +266,9 @@ impl Admission {
         }
     }
 
-    /// A part of a request body is held for a connection. Returns the connections to close if all strangers together hold too
-    /// much: of the address that holds the most, the one that holds the most, until it is enough.
-    pub fn held(&mut self, id: Id, bytes: usize) -> Vec<Id> {
+    /// Bytes of a stranger's request body are in memory. While all of them exceed the limit, evicts the connection that
+    /// holds the most of the address that holds the most. Returns the evicted connections, for the caller to close.
+    pub fn body_received(&mut self, id: Id, bytes: usize) -> Vec<Id> {
         let Some(entry) = self.connections.get_mut(&id) else {
             return Vec::new();
         };
@@ -265,16 +276,16 @@ impl Admission {
         self.counts.body_bytes += bytes;
         let mut victims = Vec::new();
         while self.counts.body_bytes > self.limits.body_bytes
-            && let Some(victim) = self.most_bytes()
+            && let Some(victim) = self.largest_body_holder()
         {
-            self.evict(victim, Why::Bytes);
+            self.evict(victim, CloseReason::Bytes);
             victims.push(victim);
         }
         victims
     }
 
-    /// Of the address that holds the most bytes, the connection that holds the most.
-    fn most_bytes(&self) -> Option<Id> {
+    /// The connection that holds the most bytes, of the address that holds the most.
+    fn largest_body_holder(&self) -> Option<Id> {
         let mut by_address = HashMap::<Address, (usize, Id)>::new();
         let holding = self.connections.iter().filter(|(_, e)| e.bytes > 0);
         for (id, entry) in holding {
@@ -290,8 +301,8 @@ impl Admission {
             .map(|(_, victim)| victim)
     }
 
-    /// Bytes of a request body are no longer held.
-    pub fn released(&mut self, id: Id, bytes: usize) {
+    /// Bytes of a request body are no longer in memory, or no longer a stranger's.
+    pub fn body_released(&mut self, id: Id, bytes: usize) {
         if let Some(entry) = self.connections.get_mut(&id) {
             let bytes = bytes.min(entry.bytes);
             entry.bytes -= bytes;
@@ -299,14 +310,14 @@ impl Admission {
         }
     }
 
-    /// A connection's socket is closed, for whatever reason.
+    /// The socket of a connection is closed. Must be called once for each admitted connection, evicted or not.
     pub fn closed(&mut self, id: Id) {
         if !self.closing.remove(&id) {
             self.remove(id);
         }
     }
 
-    /// Gives up the connections whose time is over. Returns them: they have to be closed.
+    /// Evicts the connections whose deadline has passed. Returns them, for the caller to close.
     pub fn expire(&mut self, now: Instant) -> Vec<Id> {
         let mut expired = Vec::new();
         while let Some((deadline, id)) = self.deadlines.first().copied() {
@@ -314,23 +325,23 @@ impl Admission {
                 break;
             }
             if self.has_no_deadline(id) {
-                // It has requests under way: looked at again when these end.
+                // `request_ended` sets the next deadline.
                 self.deadlines.remove(&(deadline, id));
                 continue;
             }
-            self.evict(id, Why::Timeout);
+            self.evict(id, CloseReason::Timeout);
             expired.push(id);
         }
         expired
     }
 
-    /// When [`Self::expire`] has something to do.
+    /// When [`Self::expire`] must be called next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Numbers for operators.
+    /// The counters for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -339,13 +350,13 @@ impl Admission {
         }
     }
 
-    /// The address that holds the most unauthenticated connections in one stage, and how many.
+    /// The address that has the most unauthenticated connections in one stage, and how many.
     #[must_use]
     pub fn largest(&self) -> Option<(Address, usize)> {
         self.pools.largest()
     }
 
-    /// Whether a connection is still kept.
+    /// The stage of a connection; `None` if it was evicted or closed.
     #[must_use]
     pub fn stage(&self, id: Id) -> Option<&Stage> {
         self.connections.get(&id).map(|e| &e.place.stage)
@@ -364,7 +375,8 @@ impl Admission {
         }
     }
 
-    /// Agents and requests with a token take as long as they take.
+    /// Whether a connection has no deadline now: requests of agents (control streams) and requests with a token may
+    /// take any time.
     fn has_no_deadline(&self, id: Id) -> bool {
         self.connections.get(&id).is_some_and(|e| match e.place.stage {
             Stage::Silent | Stage::Handshake | Stage::Stranger => false,
@@ -373,6 +385,7 @@ impl Admission {
         })
     }
 
+    /// Sets the deadline of a connection by its stage and its requests. The handshake has one deadline from the start.
     fn renew_deadline(&mut self, id: Id, now: Instant) {
         let Some(entry) = self.connections.get_mut(&id) else {
             return;
@@ -389,9 +402,9 @@ impl Admission {
         self.deadlines.insert((entry.deadline, id));
     }
 
-    /// Moves a connection to a stage. Returns the one that has to be closed for it.
-    fn enter(&mut self, id: Id, stage: Stage) -> Option<Id> {
-        self.leave(id);
+    /// Moves a connection to a stage. Returns the connection that it displaces.
+    fn enter_stage(&mut self, id: Id, stage: Stage) -> Option<Id> {
+        self.leave_pool(id);
         let order = self.next_number();
         let entry = self.connections.get_mut(&id)?;
         entry.place.stage = stage;
@@ -399,17 +412,17 @@ impl Admission {
         self.counts.open[entry.place.stage.index()] += 1;
         let evicted = self.pools.insert(id, &entry.place);
         if let Some(evicted) = evicted {
-            self.evict(evicted, Why::Displaced);
+            self.evict(evicted, CloseReason::Displaced);
         }
         evicted
     }
 
-    /// Takes a connection out of its pool.
-    fn leave(&mut self, id: Id) {
+    /// Removes a connection from its pool.
+    fn leave_pool(&mut self, id: Id) {
         let Some(entry) = self.connections.get(&id) else {
             return;
         };
-        // Never entered one yet.
+        // A new connection has no place before its first stage; places count from 1.
         if entry.place.order == 0 {
             return;
         }
@@ -417,16 +430,15 @@ impl Admission {
         self.counts.open[entry.place.stage.index()] -= 1;
     }
 
-    /// Makes room where the whole port is full: unauthenticated connections go first, those of addresses without agents
-    /// before others.
-    fn give_up_one(&mut self) -> Option<Id> {
-        let id = self.pools.take_unauthenticated()?;
-        self.evict(id, Why::Displaced);
+    /// Evicts one unauthenticated connection because the whole port is full: first from addresses without agents.
+    fn evict_unauthenticated(&mut self) -> Option<Id> {
+        let id = self.pools.pop_unauthenticated()?;
+        self.evict(id, CloseReason::Displaced);
         Some(id)
     }
 
-    /// Forgets a connection whose socket the caller has to close.
-    fn evict(&mut self, id: Id, why: Why) {
+    /// Removes a connection and counts the reason. The caller must close its socket.
+    fn evict(&mut self, id: Id, why: CloseReason) {
         if let Some(entry) = self.remove(id) {
             self.counts.closed[entry.place.stage.index()][why.index()] += 1;
             self.closing.insert(id);
@@ -434,7 +446,7 @@ impl Admission {
     }
 
     fn remove(&mut self, id: Id) -> Option<Entry> {
-        self.leave(id);
+        self.leave_pool(id);
         let entry = self.connections.remove(&id)?;
         self.deadlines.remove(&(entry.deadline, id));
         self.counts.body_bytes -= entry.bytes;

@@ -1,8 +1,11 @@
-//! Numbers for Prometheus: how far the agents are, how long compiling and converging take.
+//! The metrics of the controller in Prometheus' text format.
+//!
+//! The text is written by `tombolo_proto::exposition`, which the agent uses too. The crate `prometheus-client` writes
+//! OpenMetrics instead, which would change the recorded metrics: it has an end marker and other help texts.
 
 pub mod histogram;
 
-use crate::admission::{Counts, Stage, Why};
+use crate::admission::{CloseReason, Counts, Stage};
 use crate::agents::Agents;
 use crate::compiled::Compiled;
 use crate::writer::Published;
@@ -13,17 +16,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tombolo_proto::exposition::{Kind, Text};
 
-/// A revision that is not in force everywhere by then is counted in no bucket but the last.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A revision that is not in force everywhere by then is observed as if it were: an agent that is connected and does
+/// not apply it must not stop the measurement. Twice the largest bound of the histogram, so it counts in `+Inf` only.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is measured as it happens; the rest is read when asked for.
+/// The counters and histograms that are updated by events. The other metrics are read when they are scraped.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Compiling one revision for all agents.
+    /// The duration of compiling one revision for all agents.
     pub compile: Arc<Histogram>,
-    /// From a revision's publication until every connected agent has it in force.
+    /// The time from a revision's publication until every connected agent has it in force.
     pub convergence: Histogram,
-    /// Requests to the agents' service without the certificate of an agent that may call.
+    /// Requests to the control service that were refused for their client certificate.
     pub control_refused: AtomicU64,
     /// Requests for packages, in the order of [`Download::NAMES`].
     downloads: [AtomicU64; Download::NAMES.len()],
@@ -32,18 +36,18 @@ pub struct Metrics {
 /// How a request for a package ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Download {
-    /// The whole package was sent.
+    /// All bytes of the package were sent.
     Complete,
-    /// The connection ended before.
+    /// The connection ended before that.
     Incomplete,
-    /// Too many downloads were under way.
+    /// Refused, because too many downloads were in progress.
     Busy,
-    /// There is no package of that name.
+    /// No package has that name.
     NotFound,
 }
 
 impl Download {
-    /// All of them, as metrics name them.
+    /// The values of the label `result`, in the order of the variants.
     pub const NAMES: [&str; 4] = ["complete", "incomplete", "busy", "not_found"];
 
     const fn index(self) -> usize {
@@ -57,14 +61,14 @@ impl Download {
 }
 
 impl Metrics {
-    /// Counts a request for a package.
+    /// Counts a request for a package by its result.
     pub fn downloaded(&self, how: Download) {
         if let Some(counter) = self.downloads.get(how.index()) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Everything, in Prometheus' text format. `docs/operations.md` describes each by name.
+    /// All metrics in Prometheus' text format. `docs/operations.md` describes each of them.
     #[must_use]
     pub fn text(&self, published: &Published, agents: &Agents, connections: &Counts) -> String {
         let progress = agents.progress();
@@ -118,7 +122,7 @@ impl Metrics {
         let help = "Connections that were refused, or closed for others or by a limit of time or rate.";
         let mut samples = out.metric("tombolo_connections_closed_total", Kind::Counter, help);
         for (stage, reasons) in Stage::NAMES.iter().zip(counts.closed) {
-            for (reason, n) in Why::NAMES.iter().zip(reasons) {
+            for (reason, n) in CloseReason::NAMES.iter().zip(reasons) {
                 samples.add(&[("stage", stage), ("reason", reason)], n);
             }
         }
@@ -136,14 +140,15 @@ impl Metrics {
     }
 }
 
-/// Measures how long revisions take to be in force; of several that overtake each other, the newest.
+/// Observes the convergence time of each compiled revision until the compiler ends. Of revisions that are superseded
+/// while an earlier one converges, only the newest is observed.
 pub async fn measure_convergence(metrics: Arc<Metrics>, agents: Arc<Agents>, mut compiled: watch::Receiver<Compiled>) {
     while compiled.changed().await.is_ok() {
         let (revision, since): (_, Instant) = {
             let now = compiled.borrow_and_update();
             (now.revision, now.since)
         };
-        agents.wait(revision, PATIENCE).await;
+        agents.wait(revision, CONVERGENCE_TIMEOUT).await;
         metrics.convergence.observe(since.elapsed());
     }
 }

@@ -1,7 +1,9 @@
-//! Packages for new machines: the files `tombolo-agent_*.deb` of one folder, served read-only to whoever asks.
+//! Packages of agents for new machines: the files `tombolo-agent_*.deb` of one folder, which are served without a
+//! token.
 //!
-//! A package is no secret, and its SHA-256 is in the user-data of the machine that downloads it. What strangers can use up is
-//! bounded: the names that are looked up, the size of a file, the downloads at a time, and the time of each.
+//! A package is not secret, and a new machine verifies it by the SHA-256 in its user-data. Limits bound what clients
+//! without a token can use up: the form of names, the size of files, the number of downloads at a time, and the time of
+//! each.
 
 use crate::admission::Address;
 use crate::metrics::{Download, Metrics};
@@ -20,25 +22,25 @@ use tokio::io::AsyncReadExt as _;
 
 /// Largest package that is served, bytes. An agent's package has less than a tenth of this.
 const MAX_SIZE: u64 = 64 << 20;
-/// Longest file name that is looked up. Longer ones are no names of Debian's packages.
+/// Longest file name that is looked up, in bytes. Names of packages are shorter.
 const MAX_NAME: usize = 128;
-/// Packages that are listed. A folder holds one for each architecture.
+/// Most packages in a list, because listing reads every file. A folder has one for each architecture.
 const MAX_LISTED: usize = 16;
-/// Downloads at a time. Each holds a file descriptor and some 200 KiB of buffers.
+/// Most downloads at a time. Each holds a file descriptor and some 200 KiB of buffers.
 pub(crate) const MAX_DOWNLOADS: usize = 32;
-/// Downloads at a time of one address. More machines behind one address wait for each other: apt tries again.
+/// Most downloads at a time of one address. Machines behind one NAT address share it; their clients retry.
 pub(crate) const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
-/// Bytes that are read at a time: what HTTP/2 buffers for a stranger's stream.
+/// Bytes that are read at a time: the send buffer of HTTP/2 for a stream without a token.
 const CHUNK: usize = 64 << 10;
 
-/// The folder with packages, and the downloads from it that are under way.
+/// The folder of packages, and the number of downloads in progress by address.
 #[derive(Debug)]
 pub struct Packages {
     folder: PathBuf,
     downloads: Mutex<HashMap<Address, usize>>,
 }
 
-/// A package as it is listed.
+/// An entry of the list of packages.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Package {
     name: String,
@@ -47,7 +49,7 @@ pub(crate) struct Package {
 }
 
 impl Packages {
-    /// Serves the packages of a folder. The folder is read at each request, and need not exist.
+    /// Serves the packages of a folder. Each request reads the folder, which may be missing.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
         Self {
@@ -56,12 +58,12 @@ impl Packages {
         }
     }
 
-    /// Opens a package for reading. Returns its size with it, or none if there is no such package.
+    /// Opens a package for reading. Returns the file and its size in bytes, or `None` if there is no such package.
     pub(crate) fn open(&self, name: &str) -> io::Result<Option<(File, u64)>> {
         if !is_package_name(name) {
             return Ok(None);
         }
-        // A link could lead out of the folder, and opening a pipe would wait for its writer.
+        // A symbolic link could lead out of the folder, and opening a FIFO would block until it has a writer.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let opened = File::options()
             .read(true)
@@ -70,7 +72,7 @@ impl Packages {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            // A link.
+            // A symbolic link, by `O_NOFOLLOW`.
             Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -79,7 +81,7 @@ impl Packages {
         Ok(served.then_some((file, metadata.len())))
     }
 
-    /// The packages of the folder by name, with their hashes. Reads every file.
+    /// The first [`MAX_LISTED`] packages of the folder by name, with their SHA-256. Reads these files whole.
     pub(crate) fn list(&self) -> io::Result<Vec<Package>> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -111,7 +113,7 @@ impl Packages {
         self.downloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one of the downloads that may run at a time. None: all are taken, or all of this address.
+    /// Reserves a download. None: [`MAX_DOWNLOADS`] are in progress, or [`MAX_DOWNLOADS_OF_ADDRESS`] of this address.
     pub(crate) fn begin(self: &Arc<Self>, address: Address) -> Option<Slot> {
         let mut downloads = self.downloads();
         if downloads.values().sum::<usize>() >= MAX_DOWNLOADS {
@@ -128,7 +130,7 @@ impl Packages {
     }
 }
 
-/// A download that is under way; dropping it makes room for another one.
+/// A reserved download. Dropping it releases the reservation.
 #[derive(Debug)]
 pub(crate) struct Slot {
     packages: Arc<Packages>,
@@ -147,7 +149,8 @@ impl Drop for Slot {
     }
 }
 
-/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it stays in its folder.
+/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it stays in
+/// its folder.
 fn is_package_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-".contains(&b);
     let inner = name
@@ -169,7 +172,7 @@ fn sha256(mut file: File) -> io::Result<String> {
     }
 }
 
-/// The body of a download. It is counted when it is dropped: as complete if all bytes were handed on.
+/// A download in progress. Its drop counts it in the metrics, as complete if all bytes were passed to the connection.
 struct Transfer {
     file: tokio::fs::File,
     left: u64,
@@ -178,16 +181,19 @@ struct Transfer {
 }
 
 impl Transfer {
-    /// The next bytes; none at the end.
+    /// The next bytes; `None` at the end.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if self.left == 0 {
             return Ok(None);
         }
         let mut chunk = BytesMut::with_capacity(CHUNK);
-        // A file that grew is cut at the size that was promised.
+        // The response has announced the size, so a file that has grown is cut there.
         let read = (&mut self.file).take(self.left).read_buf(&mut chunk).await?;
         if read == 0 {
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, "the package became shorter"));
+            return Err(io::Error::new(
+                ErrorKind::UnexpectedEof,
+                "the file of the package was truncated during the download",
+            ));
         }
         self.left = self.left.saturating_sub(read as u64);
         Ok(Some(chunk.freeze()))

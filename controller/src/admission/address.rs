@@ -1,9 +1,9 @@
-//! What the limits of the port count as one address.
+//! The unit that limits of the port count by: an IPv4 address, or an IPv6 /64.
 
 use std::net::IpAddr;
 
-/// What is counted as one address: an IPv4 address, or the /64 that an IPv6 host has for itself. An IPv4 address that is written as
-/// IPv6 is IPv4.
+/// The address of a client, as limits count it. An IPv6 host usually has a whole /64, so its addresses count as one. An
+/// IPv4-mapped IPv6 address counts as IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// All 32 bits.
@@ -13,6 +13,7 @@ pub enum Address {
 }
 
 impl Address {
+    /// Whether this is a loopback address. `::1` is the only address of its /64 from which a host accepts connections.
     pub(super) const fn is_loopback(self) -> bool {
         match self {
             Self::V4(bits) => bits >> 24 == 127,

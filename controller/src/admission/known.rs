@@ -4,7 +4,7 @@ use super::address::Address;
 use std::collections::{HashMap, VecDeque};
 use tombolo_proto::id::AgentId;
 
-/// Addresses that are remembered of one agent: it roams, or has an IPv4 and an IPv6 address.
+/// Addresses that are kept for one agent. An agent may roam, and may have an IPv4 and an IPv6 address.
 const MAX_ADDRESSES_PER_AGENT: usize = 4;
 
 /// The last few addresses of each agent.
@@ -12,12 +12,12 @@ const MAX_ADDRESSES_PER_AGENT: usize = 4;
 pub(super) struct KnownAddresses {
     /// The addresses of each agent, the latest last.
     by_agent: HashMap<AgentId, VecDeque<Address>>,
-    /// The number of agents at each address; never 0.
+    /// The number of agents at each address; addresses without agents are removed.
     agents: HashMap<Address, usize>,
 }
 
 impl KnownAddresses {
-    /// Notes that an agent was seen at an address. The oldest of its addresses is forgotten if it has too many.
+    /// Notes an address of an agent. Removes the oldest one if the agent has more than [`MAX_ADDRESSES_PER_AGENT`].
     pub(super) fn add(&mut self, agent: &AgentId, address: Address) {
         let addresses = self.by_agent.entry(agent.clone()).or_default();
         if let Some(at) = addresses.iter().position(|a| *a == address) {

@@ -1,4 +1,4 @@
-//! All connections of the port by stage and holder.
+//! The pools of all stages.
 
 use super::address::Address;
 use super::limits::{Limits, Unauthenticated};
@@ -8,13 +8,13 @@ use tombolo_proto::id::AgentId;
 
 /// The pools of unauthenticated connections.
 #[derive(Debug)]
-pub(super) struct StrangerPools {
+pub(super) struct UnauthenticatedPools {
     pub(super) silent: Pool<Address>,
     pub(super) handshake: Pool<Address>,
     pub(super) strangers: Pool<Address>,
 }
 
-impl StrangerPools {
+impl UnauthenticatedPools {
     fn new(limits: &Unauthenticated) -> Self {
         Self {
             silent: Pool::new(limits.silent),
@@ -24,48 +24,49 @@ impl StrangerPools {
     }
 }
 
-/// Where a connection is kept: what its pool is chosen by, and its place there.
+/// The place of a connection: the criteria by which its pool is chosen, and its position there.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) stage: Stage,
     pub(super) address: Address,
-    /// Its address was known for an agent when it was accepted.
+    /// An agent was known at its address when it was accepted. Later changes do not move it.
     pub(super) reserved: bool,
-    /// Its place in its pool: by the order of arrival.
+    /// Its order of arrival in the pool.
     pub(super) order: u64,
 }
 
 /// A pool for each stage.
 #[derive(Debug)]
 pub(super) struct Pools {
-    /// Of addresses that no agent is known at.
-    pub(super) open: StrangerPools,
-    /// Of addresses that agents are known at.
-    pub(super) reserved: StrangerPools,
+    /// Connections from addresses without agents.
+    pub(super) open: UnauthenticatedPools,
+    /// Connections from addresses of agents, and from this host.
+    pub(super) reserved: UnauthenticatedPools,
     pub(super) bearers: Pool<()>,
     agents: Pool<AgentId>,
 }
 
 impl Pools {
+    /// Empty pools with their limits.
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            open: StrangerPools::new(&limits.open),
-            reserved: StrangerPools::new(&limits.reserved),
+            open: UnauthenticatedPools::new(&limits.open),
+            reserved: UnauthenticatedPools::new(&limits.reserved),
             bearers: Pool::new(Share {
-                each: limits.bearers,
+                per_holder: limits.bearers,
                 total: limits.bearers,
             }),
             agents: Pool::new(Share {
-                each: limits.each_agent,
+                per_holder: limits.per_agent,
                 total: limits.total,
             }),
         }
     }
 
-    /// Adds a connection. Returns the one that has to be closed for it, which is no longer in its pool.
+    /// Adds a connection at its place. Returns the connection that it displaces, which is no longer in its pool.
     pub(super) fn insert(&mut self, id: Id, place: &Place) -> Option<Id> {
         let (address, order) = (place.address, place.order);
-        let pools = self.strangers_mut(place.reserved);
+        let pools = self.unauthenticated_mut(place.reserved);
         match &place.stage {
             Stage::Silent => pools.silent.insert(address, order, id),
             Stage::Handshake => pools.handshake.insert(address, order, id),
@@ -75,10 +76,10 @@ impl Pools {
         }
     }
 
-    /// Removes the connection of a place, if it is still there.
+    /// Removes the connection of a place. Does nothing if it is not there.
     pub(super) fn remove(&mut self, place: &Place) {
         let (address, order) = (&place.address, place.order);
-        let pools = self.strangers_mut(place.reserved);
+        let pools = self.unauthenticated_mut(place.reserved);
         match &place.stage {
             Stage::Silent => pools.silent.remove(address, order),
             Stage::Handshake => pools.handshake.remove(address, order),
@@ -88,18 +89,18 @@ impl Pools {
         }
     }
 
-    /// Takes an unauthenticated connection out: those of addresses without agents before others, and in each part the
-    /// stages in order.
-    pub(super) fn take_unauthenticated(&mut self) -> Option<Id> {
+    /// Removes and returns an unauthenticated connection: first from addresses without agents, then in the order of the
+    /// stages.
+    pub(super) fn pop_unauthenticated(&mut self) -> Option<Id> {
         [&mut self.open, &mut self.reserved].into_iter().find_map(|p| {
-            let silent = p.silent.take_from_largest();
+            let silent = p.silent.pop_from_largest();
             silent
-                .or_else(|| p.handshake.take_from_largest())
-                .or_else(|| p.strangers.take_from_largest())
+                .or_else(|| p.handshake.pop_from_largest())
+                .or_else(|| p.strangers.pop_from_largest())
         })
     }
 
-    /// The address that holds the most unauthenticated connections in one stage, and how many.
+    /// The address that has the most unauthenticated connections in one stage, and how many.
     pub(super) fn largest(&self) -> Option<(Address, usize)> {
         let pools = [&self.open, &self.reserved];
         let all = pools.iter().flat_map(|p| [&p.silent, &p.handshake, &p.strangers]);
@@ -107,7 +108,7 @@ impl Pools {
         Some((*largest.0, largest.1))
     }
 
-    const fn strangers_mut(&mut self, reserved: bool) -> &mut StrangerPools {
+    const fn unauthenticated_mut(&mut self, reserved: bool) -> &mut UnauthenticatedPools {
         if reserved { &mut self.reserved } else { &mut self.open }
     }
 }

@@ -1,24 +1,24 @@
-//! How far a connection is, why it is closed, and how many there are of each.
+//! The stages of a connection, the reasons for closing one, and their counters.
 
 use tombolo_proto::id::AgentId;
 
-/// How far a connection is.
+/// The stage of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
-    /// Accepted; the ClientHello is not whole.
+    /// The TCP connection is accepted; the ClientHello is not complete.
     Silent,
-    /// The rest of the TLS handshake.
+    /// The ClientHello is complete; the TLS handshake is not.
     Handshake,
-    /// TLS is up, and nothing is known about who it is.
+    /// TLS is up; the client has not authenticated itself.
     Stranger,
-    /// A valid bearer token came on it.
+    /// A request on it carried a valid bearer token within the last minute.
     Bearer,
-    /// It showed the certificate of this agent, which is not revoked.
+    /// The client has the certificate of this agent, which is not revoked.
     Agent(AgentId),
 }
 
 impl Stage {
-    /// All stages, as metrics name them.
+    /// The values of the metrics' label `stage`, in the order of the variants.
     pub const NAMES: [&str; 5] = ["silent", "handshake", "stranger", "bearer", "agent"];
 
     pub(super) const fn index(&self) -> usize {
@@ -32,23 +32,24 @@ impl Stage {
     }
 }
 
-/// Why a connection is closed or was not taken.
+/// Why a connection was closed or not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// There is no room even after giving up connections.
+pub enum CloseReason {
+    /// The port is full, and no connection can be evicted.
     Refused,
     /// A newer connection took its place.
     Displaced,
-    /// Its stage lasted too long.
+    /// Its deadline has passed.
     Timeout,
-    /// Its address held the most bytes of request bodies.
+    /// Strangers' request bodies exceeded their limit, and this connection held the most bytes of the address with the
+    /// most.
     Bytes,
-    /// Its address asked for more key exchanges than it gets.
+    /// Its address exceeded its rate of key exchanges.
     Rate,
 }
 
-impl Why {
-    /// All reasons, as metrics name them.
+impl CloseReason {
+    /// The values of the metrics' label `reason`, in the order of the variants.
     pub const NAMES: [&str; 5] = ["refused", "displaced", "timeout", "body_bytes", "rate"];
 
     pub(super) const fn index(self) -> usize {
@@ -62,17 +63,18 @@ impl Why {
     }
 }
 
-/// Numbers for operators.
+/// The counters for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections now, in the order of [`Stage::NAMES`].
+    /// Open connections by stage, in the order of [`Stage::NAMES`].
     pub open: [usize; Stage::NAMES.len()],
-    /// Connections that have to be closed and are not yet.
+    /// Evicted connections whose sockets are still open.
     pub closing: usize,
-    /// Accepted since the start.
+    /// Connections accepted since the start, including refused ones.
     pub accepted: u64,
-    /// Closed or refused by stage and reason, in the order of [`Stage::NAMES`] and [`Why::NAMES`].
-    pub closed: [[u64; Why::NAMES.len()]; Stage::NAMES.len()],
-    /// Bytes of strangers' request bodies that are held.
+    /// Connections evicted or refused by stage and reason since the start, in the order of [`Stage::NAMES`] and
+    /// [`CloseReason::NAMES`].
+    pub closed: [[u64; CloseReason::NAMES.len()]; Stage::NAMES.len()],
+    /// Bytes of strangers' request bodies in memory.
     pub body_bytes: usize,
 }

@@ -1,4 +1,4 @@
-//! Packages of agents for new machines: download and list.
+//! Packages of agents for new machines: the download, which needs no token, and the list.
 
 use crate::connections;
 use crate::metrics::Download;
@@ -16,17 +16,18 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-/// Seconds after which a client may ask again when all downloads are taken.
+/// `Retry-After` in seconds when too many downloads are in progress. Short, so that a waiting machine loses little
+/// time.
 const RETRY_SECONDS: u64 = 2;
 
-/// GET `/packages/{name}`: needs no token.
+/// GET and HEAD `/packages/{name}`: needs no token.
 pub(super) async fn download(
     State(rest): State<Arc<Rest>>,
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let (packages, asked) = (rest.packages.clone(), name.clone());
-    let opened = tokio::task::spawn_blocking(move || packages.open(&asked)).await;
+    let (packages, requested) = (rest.packages.clone(), name.clone());
+    let opened = tokio::task::spawn_blocking(move || packages.open(&requested)).await;
     let (file, size) = match opened.map_err(io::Error::from).flatten() {
         Ok(Some(opened)) => opened,
         Ok(None) => {
@@ -56,15 +57,15 @@ pub(super) async fn download(
     let Some(slot) = rest.packages.begin(peer.into()) else {
         rest.app.metrics.downloaded(Download::Busy);
         let message = format!(
-            "{MAX_DOWNLOADS} packages are downloaded at a time, {MAX_DOWNLOADS_OF_ADDRESS} by one address: ask again \
-             in {RETRY_SECONDS} s."
+            "Too many downloads are in progress ({MAX_DOWNLOADS} are possible at a time, {MAX_DOWNLOADS_OF_ADDRESS} by one \
+             address): try again in {RETRY_SECONDS} s."
         );
         let mut busy = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", message).into_response();
         busy.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
         return Ok(busy);
     };
     if let Some(open) = request.extensions().get::<connections::Request>() {
-        open.downloading();
+        open.download_started();
     }
     let body = packages::content(file, size, slot, rest.app.metrics.clone());
     Ok(head(Body::from_stream(body)))
@@ -81,9 +82,9 @@ pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Fail
     Ok(ok(&json!({"folder": rest.packages.folder(), "value": value})))
 }
 
-/// The error is for the operator: strangers are not shown the folder.
+/// 500 without the reason: clients without a token must not see paths of this host, so the reason is logged.
 fn unreadable(error: &io::Error) -> Failure {
-    tracing::warn!(%error, "the folder of packages cannot be read: see --packages-dir");
+    tracing::warn!(%error, "the folder of packages (--packages-dir) cannot be read");
     let message = "The controller cannot read its folder of packages; its log says why.";
     Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
 }

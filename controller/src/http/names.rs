@@ -4,7 +4,8 @@ use nix::ifaddrs::getifaddrs;
 use std::net::{IpAddr, SocketAddr};
 
 /// The names and addresses by which clients may reach a server that listens on `listen`: loopback, the host's name, the
-/// listening address (every address of the host if that is unspecified), and `public`. Sorted, without duplicates.
+/// listening address, and `public`. If the listening address is unspecified, all addresses of the host stand for it.
+/// Sorted, without duplicates.
 pub(super) fn certificate_names(listen: SocketAddr, public: &[String]) -> Vec<String> {
     let mut names: Vec<String> = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
     if !listen.ip().is_unspecified() {
@@ -23,8 +24,8 @@ pub(super) fn certificate_names(listen: SocketAddr, public: &[String]) -> Vec<St
     names
 }
 
-/// The IPv4 and IPv6 addresses of this host's interfaces. Empty if the kernel does not answer: the certificate then still
-/// carries the names that operators configured.
+/// The IPv4 and IPv6 addresses of this host's interfaces. Empty if the kernel does not answer: the certificate then
+/// still carries the names that operators configured.
 fn interface_addresses() -> Vec<IpAddr> {
     let interfaces = getifaddrs().into_iter().flatten();
     let addresses = interfaces.filter_map(|interface| interface.address);

@@ -1,15 +1,16 @@
-//! A histogram of durations, as Prometheus defines it: cumulative buckets, a sum and a count.
+//! Histograms of durations as Prometheus defines them: cumulative buckets, a sum and a count.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tombolo_proto::exposition::{Kind, Text};
 
-/// Upper bounds of the buckets, microseconds: the target for convergence, 100 ms, is one of them.
+/// Upper bounds of the buckets, in microseconds. One of them is 100 ms, the target for convergence; the others are
+/// spread around it.
 const BOUNDS: [u64; 12] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000,
 ];
 
-/// Counts durations.
+/// A histogram of durations with the buckets [`BOUNDS`]. Exposed in seconds.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BOUNDS.len()],
@@ -18,7 +19,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Counts a duration.
     pub fn observe(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
@@ -30,6 +31,7 @@ impl Histogram {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Appends the histogram as a metric, in seconds.
     pub(super) fn write(&self, out: &mut Text, name: &'static str, help: &str) {
         let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
