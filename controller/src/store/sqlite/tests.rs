@@ -1,4 +1,4 @@
-//! The embedded store against the one in memory.
+//! The store in SQLite against the model in memory.
 
 use super::*;
 use crate::store::memory::MemoryStore;
