@@ -1,14 +1,18 @@
-//! The Azure Resource Manager dialect: paths without regard to case, `api-version` on every call, Azure's status codes.
+//! Azure Resource Manager's REST dialect: case-insensitive paths, `api-version` on every request, Azure's status codes.
 //!
-//! * `call`: a request, taken apart. * `login`: discovery and tokens for stock clients, before any authorization.
-//! * `subscription`: what stands above resource groups. * `resource`: groups, items, collections.
-//! * `action`: effective routes, shared keys. * `exchange`: routes and sessions of gateways and circuits.
-//! * `watcher`: next hop. * `deployment`: templates.
+//! * `call`: the parsed request.
+//! * `login`: discovery and login of stock clients, without authorization.
+//! * `subscription`: subscriptions, tenants, locations, providers, and lists across resource groups.
+//! * `resource`: resource groups, resources and collections.
+//! * `action`: effective routes and shared keys.
+//! * `bgp_routes`: routes and BGP sessions of gateways and circuits.
+//! * `watcher`: Network Watcher's next hop.
+//! * `deployment`: template deployments.
 
 mod action;
+mod bgp_routes;
 mod call;
 mod deployment;
-mod exchange;
 mod login;
 mod resource;
 mod subscription;
@@ -22,7 +26,10 @@ use call::Call;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Serves everything that is not the fabric API.
+/// Serves a request with a path outside of the fabric API.
+///
+/// # Errors
+/// ARM's error object.
 pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let (mut head, body) = request.into_parts();
     let (uri, extensions) = (head.uri.clone(), std::mem::take(&mut head.extensions));
@@ -32,15 +39,16 @@ pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Re
         rest.check(call.headers(), &uri, &extensions)?;
         call.check_api_version()?;
     }
-    // Not before: strangers may not fill the memory.
-    let most = if open { json::MAX_OPEN_BODY } else { json::MAX_BODY };
-    call.take_body(body, most).await?;
+    // Only now, so that clients without a token cannot fill the memory.
+    let limit = if open { json::MAX_OPEN_BODY } else { json::MAX_BODY };
+    call.read_body(body, limit).await?;
     if open {
         return login::serve(&rest, &call);
     }
     route(&rest, &call).await
 }
 
+/// Serves an authorized request by its path.
 async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
     if let ["subscriptions", subscription, ..] = path[..]
@@ -53,9 +61,9 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         return Err(Failure::bad("InvalidSubscriptionId", message));
     }
     match path[..] {
-        ["subscriptions"] | ["tenants"] => subscription::top(rest, call),
+        ["subscriptions"] | ["tenants"] => subscription::list_roots(rest, call),
         ["subscriptions", _] | ["subscriptions", _, "locations" | "resources" | "resourcegroups"] => {
-            subscription::below(rest, call)
+            subscription::list_in_subscription(rest, call)
         }
         ["subscriptions", _, "providers"]
         | ["subscriptions", _, "providers", _]
@@ -74,7 +82,7 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         ["subscriptions", _, "providers", "microsoft.network", "networkwatchers"] => watcher::list(rest, call),
         ["subscriptions", _, "providers", _, _] => resource::collection(rest, call),
         ["subscriptions", _, "resourcegroups", _] => resource::item(rest, call).await,
-        ["subscriptions", _, "resourcegroups", _, "resources"] => subscription::below(rest, call),
+        ["subscriptions", _, "resourcegroups", _, "resources"] => subscription::list_in_subscription(rest, call),
         [
             "subscriptions",
             _,
@@ -103,7 +111,7 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
                 "virtualnetworkgateways",
                 _,
                 "getlearnedroutes" | "getadvertisedroutes" | "getbgppeerstatus",
-            ] => exchange::gateway(rest, call),
+            ] => bgp_routes::gateway(rest, call),
             [
                 "expressroutecircuits",
                 _,
@@ -111,7 +119,7 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
                 _,
                 "routetables" | "routetablessummary",
                 _,
-            ] => exchange::circuit(rest, call),
+            ] => bgp_routes::circuit(rest, call),
             ["expressroutecircuits", _, "peerings", _, "sharedkey"] => action::circuit_key(rest, call),
             [_, _, "effectiveroutetable"] => action::effective_routes(rest, call),
             [_, _, "effectivenetworksecuritygroups"] => action::effective_security_groups(rest, call),

@@ -6,32 +6,32 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tombolo_proto::id::ResourceId;
 
-/// Most that are kept; the oldest ones go.
-const MOST: usize = 200;
+/// Most deployments that are kept; the oldest are removed. Azure keeps 800 for each resource group.
+const MAX_DEPLOYMENTS: usize = 200;
 
-/// What was deployed, by the id in lower case.
+/// The deployments of all resource groups, as bodies of ARM by their id in lower case. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Deployments(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     all: RwLock<BTreeMap<String, Value>>,
-    /// Held over a write to the store and the one to memory, so that both see writes in the same order.
+    /// Held during a write to the store and to memory, so that both have the same order of writes.
     writing: tokio::sync::Mutex<()>,
 }
 
-/// Deployments of a group have ids that start so.
-fn of_group(group: &str) -> String {
+/// The prefix of the ids of a group's deployments.
+fn group_prefix(group: &str) -> String {
     let group = group.to_ascii_lowercase();
     format!("{group}/providers/microsoft.resources/deployments/")
 }
 
 impl Deployments {
-    /// Reads those of the store.
+    /// Reads the deployments from the controller's own documents.
     pub(crate) fn open(documents: &BTreeMap<String, Vec<u8>>) -> Self {
         let own = documents.iter().filter_map(|(key, value)| {
             let id = key.strip_prefix(DEPLOYMENTS)?;
-            // History alone: one that cannot be read any more is as good as forgotten.
+            // Deployments are history only, so one that this version cannot read is dropped.
             Some((id.to_owned(), serde_json::from_slice(value).ok()?))
         });
         Self(Arc::new(Shared {
@@ -44,12 +44,14 @@ impl Deployments {
         f(&self.0.all.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The deployment with an id, in any case.
     pub(crate) fn get(&self, id: &str) -> Option<Value> {
         self.read(|all| all.get(&id.to_ascii_lowercase()).cloned())
     }
 
-    pub(crate) fn below(&self, group: &str) -> Vec<Value> {
-        let prefix = of_group(group);
+    /// The deployments of a resource group, ordered by id.
+    pub(crate) fn of_group(&self, group: &str) -> Vec<Value> {
+        let prefix = group_prefix(group);
         let found = |all: &BTreeMap<String, Value>| {
             let own = all
                 .range(prefix.clone()..)
@@ -59,20 +61,20 @@ impl Deployments {
         self.read(found)
     }
 
-    /// Forgets what was deployed to a group that is gone.
+    /// Deletes the deployments of a resource group that was deleted.
     pub(crate) async fn forget_group(&self, writer: &Writer, group: &ResourceId) -> Result<(), WriteError> {
-        let prefix = of_group(group.as_str());
+        let prefix = group_prefix(group.as_str());
         let own: Vec<String> = self.read(|all| all.keys().filter(|id| id.starts_with(&prefix)).cloned().collect());
         self.write(writer, own.into_iter().map(|id| (id, None)).collect()).await
     }
 
-    /// Keeps a deployment, or forgets it; the oldest ones make room.
+    /// Stores a deployment, or deletes it (`None`). The oldest ones above [`MAX_DEPLOYMENTS`] are removed.
     pub(crate) async fn set(&self, writer: &Writer, id: &str, body: Option<Value>) -> Result<(), WriteError> {
         self.write(writer, vec![(id.to_ascii_lowercase(), body)]).await
     }
 
-    /// Stores, then changes what is looked at. A task of its own: a caller that goes away in between must not leave the
-    /// two apart.
+    /// Writes to the store and then to memory. Runs in a task of its own, so that both stay consistent if the caller is
+    /// cancelled in between.
     async fn write(&self, writer: &Writer, changes: Vec<(String, Option<Value>)>) -> Result<(), WriteError> {
         let (own, writer) = (self.clone(), writer.clone());
         let task = tokio::spawn(async move {
@@ -80,7 +82,7 @@ impl Deployments {
             for (id, body) in changes {
                 own.write_one(&writer, id, body).await?;
             }
-            while let Some(oldest) = own.read(superfluous) {
+            while let Some(oldest) = own.read(excess) {
                 own.write_one(&writer, oldest, None).await?;
             }
             Ok(())
@@ -100,9 +102,9 @@ impl Deployments {
     }
 }
 
-/// The oldest one, if there are too many.
-fn superfluous(all: &BTreeMap<String, Value>) -> Option<String> {
+/// The id of the oldest deployment, if there are more than [`MAX_DEPLOYMENTS`].
+fn excess(all: &BTreeMap<String, Value>) -> Option<String> {
     let age = |body: &Value| body["properties"]["timestamp"].as_str().map(ToOwned::to_owned);
     let oldest = all.iter().min_by_key(|(_, body)| age(body));
-    oldest.filter(|_| all.len() > MOST).map(|(id, _)| id.clone())
+    oldest.filter(|_| all.len() > MAX_DEPLOYMENTS).map(|(id, _)| id.clone())
 }

@@ -5,4 +5,4 @@ pub(crate) mod json;
 pub mod router;
 mod state;
 
-pub(crate) use state::{Rest, base};
+pub(crate) use state::{Rest, external_url};

@@ -1,7 +1,7 @@
-//! Template deployments: what two commands of stock clients send instead of a PUT of the resource.
+//! Template deployments, which two commands of Azure's command line use instead of a PUT of the resource.
 //!
-//! The resources of a template are written in the order of `dependsOn`; the answer comes when all are there. If one is
-//! refused, what stands before it stays, and the deployment is one that has failed, as in Azure.
+//! The resources of a template are written in the order of `dependsOn`, before the response. If one is refused, the
+//! earlier ones stay and the deployment has failed, as in Azure.
 
 mod template;
 
@@ -22,7 +22,7 @@ use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
 use uuid::Uuid;
 
-/// Serves `deployments` of a group.
+/// Serves the deployments of a resource group.
 pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let group = call.item(4)?;
     let topology = rest.app.writer.current().topology;
@@ -31,7 +31,7 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
     }
     let Some(name) = call.segments.get(7) else {
         return match call.method {
-            Method::GET => Ok(ok(&json!({"value": rest.deployments.below(group.id().as_str())}))),
+            Method::GET => Ok(ok(&json!({"value": rest.deployments.of_group(group.id().as_str())}))),
             _ => Err(Failure::method(&call.method, &call.text())),
         };
     };
@@ -63,7 +63,7 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
     }
 }
 
-/// How a deployment ended, as its operation says it.
+/// The state of a deployment as a response of its asynchronous operation.
 fn operation(deployment: &Value) -> Value {
     let properties = &deployment["properties"];
     let mut body = json!({"status": properties["provisioningState"]});
@@ -73,9 +73,10 @@ fn operation(deployment: &Value) -> Value {
     body
 }
 
+/// Carries out a deployment and stores its result.
 async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) -> Result<Response, Failure> {
     let template = Template::read(&call.object()?)?;
-    // All of them before the first write: a template that makes no sense changes nothing.
+    // All paths are checked before the first write, so that a malformed template changes nothing.
     let paths = template.paths(group)?;
     let mut written = Vec::new();
     let mut refused = None;
@@ -88,7 +89,7 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
         };
         match rest.app.writer.change(change).await {
             Ok(_) => written.push((&resource.name, path)),
-            // What stands before it stays, so this is no request that was refused: the deployment began, and failed.
+            // The earlier resources stay, so the request succeeds with a failed deployment.
             Err(WriteError::Rejected(rejection)) => {
                 refused = Some(failed(path.id(), rejection));
                 break;
@@ -131,7 +132,7 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
         body["properties"]["error"] = error;
     }
     rest.deployments.set(&rest.app.writer, id, Some(body.clone())).await?;
-    // Clients expect to wait; what they then read is there already.
+    // Clients expect an asynchronous operation. It has ended when they first ask for it.
     body["properties"]["provisioningState"] = json!("Accepted");
     if let Some(properties) = body["properties"].as_object_mut() {
         properties.remove("error");
@@ -153,7 +154,7 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
     Ok(response)
 }
 
-/// The error of a deployment that ends with a resource that is refused.
+/// The error of a deployment whose resource was refused.
 fn failed(resource: ResourceId, rejection: Rejection) -> Value {
     let mut cause = Failure::from(rejection).object();
     if cause["target"].is_null() {

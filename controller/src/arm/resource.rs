@@ -1,4 +1,4 @@
-//! Items and collections: thin routing over the topology's rules and views.
+//! Resources and collections: HTTP around the rules and views of the topology.
 
 use super::call::Call;
 use crate::rest::Rest;
@@ -12,7 +12,8 @@ use tombolo_topology::path::{ArmPath, Kind};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// Types of `Microsoft.Network` that stock clients ask for: lists are empty, items missing, as long as they are no [`Kind`].
+/// Types of `Microsoft.Network` that stock clients read and that are not supported. Lists are empty and resources are
+/// not found. A type that becomes a [`Kind`] takes precedence.
 const ABSENT: [&str; 11] = [
     "networksecuritygroups",
     "natgateways",
@@ -27,13 +28,13 @@ const ABSENT: [&str; 11] = [
     "virtualhubs",
 ];
 
-/// Whether a type is one of [`ABSENT`], given in any case.
-fn absent(provider: &str, types: &str) -> bool {
+/// Whether a type, in any case, is one of [`ABSENT`].
+fn is_absent(provider: &str, types: &str) -> bool {
     let known = ABSENT.iter().any(|t| t.eq_ignore_ascii_case(types));
     provider.eq_ignore_ascii_case("Microsoft.Network") && known && Kind::of(provider, types).is_none()
 }
 
-/// GET of a collection: in a group, a subscription or a parent.
+/// GET of a collection in a resource group, a subscription or a parent resource.
 pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     if call.method != Method::GET {
         return Err(Failure::method(&call.method, &call.text()));
@@ -42,11 +43,11 @@ pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     match topology.list(&call.text(), &rest.app.agents.live()) {
         Ok(value) => Ok(ok(&json!({"value": value}))),
         Err(rejection) => match call.segments.as_slice() {
-            [.., provider, types] if absent(provider, types) => {
+            [.., provider, types] if is_absent(provider, types) => {
                 if let [_, _, groups, group, ..] = call.segments.as_slice()
                     && groups.eq_ignore_ascii_case("resourceGroups")
                 {
-                    existing_group(&topology, &call.item(4)?, group)?;
+                    require_group(&topology, &call.item(4)?, group)?;
                 }
                 Ok(ok(&json!({"value": []})))
             }
@@ -55,7 +56,8 @@ pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     }
 }
 
-fn existing_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(), Failure> {
+/// Checks that a resource group exists.
+fn require_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(), Failure> {
     if topology.resource_groups.contains_key(&path.group_id()) {
         return Ok(());
     }
@@ -63,11 +65,11 @@ fn existing_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(),
     Err(Failure::missing("ResourceGroupNotFound", message))
 }
 
-/// Any method on one item.
+/// Any method on one resource or resource group.
 pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path = call.item(usize::MAX)?;
     let types = path.types();
-    if let Some(provider) = path.provider.as_deref().filter(|p| absent(p, &types)) {
+    if let Some(provider) = path.provider.as_deref().filter(|p| is_absent(p, &types)) {
         return absent_item(rest, call, &path, &format!("{provider}/{types}"));
     }
     match call.method {
@@ -83,10 +85,11 @@ pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     }
 }
 
+/// Any method on a resource of a type in [`ABSENT`].
 fn absent_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Result<Response, Failure> {
     match call.method {
         Method::PUT | Method::PATCH => {
-            let message = format!("Resources of type '{types}' cannot be made here yet.");
+            let message = format!("Resources of type '{types}' are not supported by this controller.");
             Err(Failure::bad("XResourceTypeNotSupported", message).at(path.id().to_string()))
         }
         Method::DELETE => Ok(empty(StatusCode::NO_CONTENT)),
@@ -101,7 +104,7 @@ fn get(topology: &Topology, rest: &Rest, path: &ArmPath) -> Result<Response, Fai
     }
 }
 
-/// Why an item is not there: its group, its type, its parent or itself.
+/// The 404 for a path, with Azure's code: its resource group, its type, or the resource does not exist.
 pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     if !topology.resource_groups.contains_key(&path.group_id()) {
         let message = format!("Resource group '{}' could not be found.", shown(&path.resource_group));
@@ -109,7 +112,7 @@ pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     }
     let provider = path.provider.as_deref().unwrap_or_default();
     let types = path.types();
-    if path.kind().is_none() && !absent(provider, &types) {
+    if path.kind().is_none() && !is_absent(provider, &types) {
         let message = format!(
             "The resource type '{}' could not be found in the namespace '{}'.",
             shown(&types),
@@ -130,7 +133,7 @@ pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     }
 }
 
-/// Adds the `ETag` header that a body's `etag` asks for.
+/// Adds the `etag` of the body as the header `ETag`.
 fn tagged(mut response: Response, body: &Value) -> Response {
     let tag = body.get("etag").and_then(Value::as_str);
     if let Some(tag) = tag.and_then(|t| HeaderValue::from_str(t).ok()) {
@@ -159,7 +162,7 @@ async fn patch(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fail
     written(rest, change, &path).await
 }
 
-/// Carries out a change of an item and answers what it became.
+/// Carries out a change of a resource. Responds with its new state: 201 if a PUT created it, otherwise 200.
 pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Result<Response, Failure> {
     let put = matches!(change, Change::Put { .. });
     let committed = rest.app.writer.change(change).await?;
@@ -177,6 +180,7 @@ pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Resu
     ))
 }
 
+/// Deletes a resource (200), or a resource group with its resources (202). 204 if it does not exist.
 async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Failure> {
     let group = path.kind() == Some(Kind::ResourceGroup);
     let id = path.id();
@@ -194,7 +198,7 @@ async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fai
         (false, _) => empty(StatusCode::NO_CONTENT),
     };
     if response.status() == StatusCode::ACCEPTED {
-        // Clients expect to wait for a group. It is gone already, so its operation has ended when it is asked for.
+        // Clients expect an asynchronous deletion of a resource group. It has ended when they first ask for it.
         let operation = format!(
             "{}/subscriptions/{}/operationresults/{}{}",
             call.base,

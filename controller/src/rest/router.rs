@@ -1,4 +1,4 @@
-//! All routes of the REST interface, and what happens to every request and answer.
+//! The router of the REST interface, with authorization and request ids.
 
 use super::failure::Failure;
 use super::state::Rest;
@@ -15,10 +15,10 @@ use http::header::{HeaderName, HeaderValue};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// All routes of the REST interface.
+/// The routes of the fabric API; all other paths are served as ARM's.
 ///
 /// # Errors
-/// The admin token cannot be made or stored.
+/// The tokens of the store cannot be read, or the admin token cannot be created or stored.
 pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router> {
     let rest = Arc::new(Rest {
         app: app.clone(),
@@ -31,11 +31,11 @@ pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router
         .merge(guarded)
         .fallback(arm::serve)
         .method_not_allowed_fallback(async |request: Request| Failure::method(request.method(), request.uri().path()))
-        .layer(middleware::from_fn(name_the_request))
+        .layer(middleware::from_fn(add_request_ids))
         .with_state(rest))
 }
 
-/// Lets callers with a valid token through.
+/// Middleware that refuses requests without a valid token.
 async fn authorize(State(rest): State<Arc<Rest>>, request: Request, next: Next) -> Response {
     match rest.check(request.headers(), request.uri(), request.extensions()) {
         Ok(()) => next.run(request).await,
@@ -43,12 +43,13 @@ async fn authorize(State(rest): State<Arc<Rest>>, request: Request, next: Next) 
     }
 }
 
+/// The headers of requests and responses that Azure's clients use to find a request in logs.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-ms-correlation-request-id");
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 
-/// Gives every answer its ids, and logs it.
-async fn name_the_request(request: Request, next: Next) -> Response {
+/// Middleware that adds Azure's request, correlation and client ids to every response, and logs the request.
+async fn add_request_ids(request: Request, next: Next) -> Response {
     let id = Uuid::new_v4().to_string();
     let correlation = request.headers().get(CORRELATION_ID).cloned();
     let client = request.headers().get(CLIENT_ID).cloned();
