@@ -51,67 +51,58 @@ pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Re
 /// Serves an authorized request by its path.
 async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
-    if let ["subscriptions", subscription, ..] = path[..]
-        && Uuid::try_parse(subscription).is_err()
-    {
-        let message = format!(
-            "The provided subscription identifier '{}' is malformed or invalid: it must be a GUID.",
-            shown(&call.segments[1])
-        );
-        return Err(Failure::bad("InvalidSubscriptionId", message));
-    }
     match path[..] {
         ["subscriptions"] | ["tenants"] => subscription::list_roots(rest, call),
-        ["subscriptions", _] | ["subscriptions", _, "locations" | "resources" | "resourcegroups"] => {
+        ["subscriptions", subscription, ..] if Uuid::try_parse(subscription).is_err() => {
+            let message = format!(
+                "The provided subscription identifier '{}' is malformed or invalid: it must be a GUID.",
+                shown(&call.segments[1])
+            );
+            Err(Failure::bad("InvalidSubscriptionId", message))
+        }
+        ["subscriptions", _, ref path @ ..] => route_in_subscription(rest, call, path).await,
+        _ => Err(call.not_found()),
+    }
+}
+
+/// Serves a request by its path below a subscription.
+async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Result<Response, Failure> {
+    match *path {
+        [] | ["locations" | "resources" | "resourcegroups"] | ["resourcegroups", _, "resources"] => {
             subscription::list_in_subscription(rest, call)
         }
-        ["subscriptions", _, "providers"]
-        | ["subscriptions", _, "providers", _]
-        | ["subscriptions", _, "providers", _, "register"] => subscription::providers(rest, call),
-        ["subscriptions", _, "operationresults", _]
-        | [
-            "subscriptions",
+        ["providers"] | ["providers", _] | ["providers", _, "register"] => subscription::providers(rest, call),
+        ["operationresults", _] | ["providers", _, "locations", _, "operations" | "operationresults", _] => {
+            subscription::operation(call)
+        }
+        ["providers", "microsoft.network", "networkwatchers"] => watcher::list(rest, call),
+        ["providers", _, _] => resource::collection(rest, call),
+        ["resourcegroups", _] => resource::item(rest, call).await,
+        ["resourcegroups", _, "providers", provider, ref types @ ..] => {
+            route_in_group(rest, call, provider, types).await
+        }
+        _ => Err(call.not_found()),
+    }
+}
+
+/// Serves a request by its provider, and its path below that, in a resource group.
+async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str]) -> Result<Response, Failure> {
+    match (provider, path) {
+        ("microsoft.resources", ["deployments", ..]) => deployment::serve(rest, call).await,
+        ("microsoft.network", ["networkwatchers", ..]) => watcher::serve(rest, call),
+        (_, ["connections", _, "sharedkey"] | ["connections", _, "sharedkey", "reset"]) => {
+            action::shared_key(rest, call).await
+        }
+        (
             _,
-            "providers",
-            _,
-            "locations",
-            _,
-            "operations" | "operationresults",
-            _,
-        ] => subscription::operation(call),
-        ["subscriptions", _, "providers", "microsoft.network", "networkwatchers"] => watcher::list(rest, call),
-        ["subscriptions", _, "providers", _, _] => resource::collection(rest, call),
-        ["subscriptions", _, "resourcegroups", _] => resource::item(rest, call).await,
-        ["subscriptions", _, "resourcegroups", _, "resources"] => subscription::list_in_subscription(rest, call),
-        [
-            "subscriptions",
-            _,
-            "resourcegroups",
-            _,
-            "providers",
-            "microsoft.resources",
-            "deployments",
-            ..,
-        ] => deployment::serve(rest, call).await,
-        [
-            "subscriptions",
-            _,
-            "resourcegroups",
-            _,
-            "providers",
-            "microsoft.network",
-            "networkwatchers",
-            ..,
-        ] => watcher::serve(rest, call),
-        ["subscriptions", _, "resourcegroups", _, "providers", _, ref types @ ..] => match types {
-            ["connections", _, "sharedkey"] | ["connections", _, "sharedkey", "reset"] => {
-                action::shared_key(rest, call).await
-            }
             [
                 "virtualnetworkgateways",
                 _,
                 "getlearnedroutes" | "getadvertisedroutes" | "getbgppeerstatus",
-            ] => bgp_routes::gateway(rest, call),
+            ],
+        ) => bgp_routes::gateway(rest, call),
+        (
+            _,
             [
                 "expressroutecircuits",
                 _,
@@ -119,14 +110,14 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
                 _,
                 "routetables" | "routetablessummary",
                 _,
-            ] => bgp_routes::circuit(rest, call),
-            ["expressroutecircuits", _, "peerings", _, "sharedkey"] => action::circuit_key(rest, call),
-            [_, _, "effectiveroutetable"] => action::effective_routes(rest, call),
-            [_, _, "effectivenetworksecuritygroups"] => action::effective_security_groups(rest, call),
-            [] => Err(call.not_found()),
-            types if types.len() % 2 == 1 => resource::collection(rest, call),
-            _ => resource::item(rest, call).await,
-        },
-        _ => Err(call.not_found()),
+            ],
+        ) => bgp_routes::circuit(rest, call),
+        (_, ["expressroutecircuits", _, "peerings", _, "sharedkey"]) => action::circuit_key(rest, call),
+        (_, [_, _, "effectiveroutetable"]) => action::effective_routes(rest, call),
+        (_, [_, _, "effectivenetworksecuritygroups"]) => action::effective_security_groups(rest, call),
+        (_, []) => Err(call.not_found()),
+        // Types and names alternate, so a path of odd length ends in a type.
+        (_, types) if types.len() % 2 == 1 => resource::collection(rest, call),
+        _ => resource::item(rest, call).await,
     }
 }

@@ -232,90 +232,56 @@ impl Worker {
 
     /// Applies, commits and answers a batch. Breaks if another process has written to the store.
     fn batch(&mut self, requests: impl Iterator<Item = Request>) -> ControlFlow<()> {
-        let mut topology = (*self.publish.borrow().topology).clone();
-        let (mut transactions, mut answers) = (Vec::new(), Vec::new());
-        let mut modified = self.modified.clone();
-        let mut revision = self.publish.borrow().revision.0;
+        let mut batch = Batch::new(&self.publish.borrow(), self.modified.clone());
         for request in requests {
-            let (changes, answer) = match request {
-                Request::Change(change, answer) => match topology.apply(&change, &mut Uuid::new_v4) {
-                    Err(rejection) => (Vec::new(), Answer::Rejected(answer, rejection)),
-                    Ok(outcome) => {
-                        let changes: Vec<_> = outcome
-                            .topology
-                            .documents_since(&topology)
-                            .into_iter()
-                            .map(|document| (document.key, document.value))
-                            .collect();
-                        topology = outcome.topology.clone();
-                        (
-                            changes,
-                            Answer::Change(answer, Arc::new(outcome.topology), outcome.created_or_removed),
-                        )
-                    }
-                },
-                Request::Document(key, value, answer) => (vec![(key, value)], Answer::Document(answer)),
+            match request {
+                Request::Change(change, answer) => batch.change(&change, answer),
+                Request::Document(key, value, answer) => batch.push(vec![(key, value)], Answer::Document(answer)),
                 Request::Backup(to, answer) => {
                     // Fails if the caller no longer waits; the caller's task removes the file in any case.
                     let _ = answer.send(self.store.backup(&to));
-                    continue;
                 }
                 // `run` ends a batch before it.
-                Request::Stop(_) => continue,
-            };
-            // A PUT of the present value writes nothing. Its answer still waits for the batch, because the value may
-            // come from a change of the same batch.
-            if !changes.is_empty() {
-                revision += 1;
-                let at = |key: &String| modified.get(key).copied().unwrap_or_default();
-                let compare = changes.iter().map(|(key, _)| (key.clone(), at(key))).collect();
-                for (key, value) in &changes {
-                    match value {
-                        Some(_) => modified.insert(key.clone(), Revision(revision)),
-                        None => modified.remove(key),
-                    };
-                }
-                transactions.push(Transaction { compare, changes });
+                Request::Stop(_) => {}
             }
-            answers.push((answer, Revision(revision)));
         }
-        if answers.is_empty() {
+        if batch.answers.is_empty() {
             return ControlFlow::Continue(());
         }
-        match self.commit(&transactions) {
+        match self.commit(&batch.transactions) {
             Ok(()) => {
-                self.modified = modified;
-                // Rejections, and changes that write nothing, need not wake subscribers.
-                if !transactions.is_empty() {
-                    self.publish.send_replace(Published {
-                        revision: Revision(revision),
-                        topology: Arc::new(topology),
-                        since: Instant::now(),
-                    });
-                }
-                for (answer, revision) in answers {
-                    answer.succeed(revision);
-                }
-                self.compact(revision);
+                self.committed(batch);
                 ControlFlow::Continue(())
             }
             Err(error) => {
-                let conflict = matches!(error, StoreError::Conflict(_));
-                if conflict {
-                    tracing::error!(%error, "another process has written to the store: this controller stops");
-                } else {
-                    tracing::error!(%error, "the store failed: the changes of this batch were not made");
-                }
-                for (answer, _) in answers {
+                for (answer, _) in batch.answers {
                     answer.fail(&error);
                 }
-                if conflict {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
+                if matches!(error, StoreError::Conflict(_)) {
+                    tracing::error!(%error, "another process has written to the store: this controller stops");
+                    return ControlFlow::Break(());
                 }
+                tracing::error!(%error, "the store failed: the changes of this batch were not made");
+                ControlFlow::Continue(())
             }
         }
+    }
+
+    /// Publishes and answers a batch that is on the disk.
+    fn committed(&mut self, batch: Batch) {
+        self.modified = batch.modified;
+        // Rejections, and changes that write nothing, need not wake subscribers.
+        if !batch.transactions.is_empty() {
+            self.publish.send_replace(Published {
+                revision: Revision(batch.revision),
+                topology: Arc::new(batch.topology),
+                since: Instant::now(),
+            });
+        }
+        for (answer, revision) in batch.answers {
+            answer.succeed(revision);
+        }
+        self.compact(batch.revision);
     }
 
     fn commit(&mut self, transactions: &[Transaction]) -> Result<(), StoreError> {
@@ -341,6 +307,63 @@ impl Worker {
                 tracing::warn!(%error, "the store could not be compacted; trying again after the next change")
             }
         }
+    }
+}
+
+/// Requests that have been applied to a copy of the state and are not committed yet.
+struct Batch {
+    topology: Topology,
+    modified: BTreeMap<String, Revision>,
+    revision: u64,
+    transactions: Vec<Transaction>,
+    /// Each answer, with the revision that holds after its request.
+    answers: Vec<(Answer, Revision)>,
+}
+
+impl Batch {
+    fn new(published: &Published, modified: BTreeMap<String, Revision>) -> Self {
+        Self {
+            topology: (*published.topology).clone(),
+            modified,
+            revision: published.revision.0,
+            transactions: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Applies a change of the topology.
+    fn change(&mut self, change: &Change, answer: oneshot::Sender<Result<Committed, WriteError>>) {
+        match self.topology.apply(change, &mut Uuid::new_v4) {
+            Err(rejection) => self.push(Vec::new(), Answer::Rejected(answer, rejection)),
+            Ok(outcome) => {
+                let documents = outcome.topology.documents_since(&self.topology).into_iter();
+                let writes = documents.map(|document| (document.key, document.value)).collect();
+                self.topology = outcome.topology.clone();
+                let answer = Answer::Change(answer, Arc::new(outcome.topology), outcome.created_or_removed);
+                self.push(writes, answer);
+            }
+        }
+    }
+
+    /// Adds the writes of one request as a transaction, with its answer. A PUT of the present value writes nothing. Its
+    /// answer still waits for the batch, because the value may come from a change of the same batch.
+    fn push(&mut self, writes: Vec<(String, Option<Vec<u8>>)>, answer: Answer) {
+        if !writes.is_empty() {
+            self.revision += 1;
+            let at = |key: &String| self.modified.get(key).copied().unwrap_or_default();
+            let compare = writes.iter().map(|(key, _)| (key.clone(), at(key))).collect();
+            for (key, value) in &writes {
+                match value {
+                    Some(_) => self.modified.insert(key.clone(), Revision(self.revision)),
+                    None => self.modified.remove(key),
+                };
+            }
+            self.transactions.push(Transaction {
+                compare,
+                changes: writes,
+            });
+        }
+        self.answers.push((answer, Revision(self.revision)));
     }
 }
 

@@ -76,39 +76,11 @@ fn operation(deployment: &Value) -> Value {
 /// Carries out a deployment and stores its result.
 async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) -> Result<Response, Failure> {
     let template = Template::read(&call.object()?)?;
-    // All paths are checked before the first write, so that a malformed template changes nothing.
-    let paths = template.paths(group)?;
-    let mut written = Vec::new();
-    let mut refused = None;
-    for (resource, path) in template.resources.iter().zip(paths) {
-        let change = Change::Put {
-            path: path.clone(),
-            body: resource.body.clone(),
-            if_match: None,
-            sync_remote_address_space: false,
-        };
-        match rest.app.writer.change(change).await {
-            Ok(_) => written.push((&resource.name, path)),
-            // The earlier resources stay, so the request succeeds with a failed deployment.
-            Err(WriteError::Rejected(rejection)) => {
-                refused = Some(failed(path.id(), rejection));
-                break;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let topology = rest.app.writer.current().topology;
-    let live = rest.app.agents.live();
-    let mut outputs = Map::new();
-    for (output, referred) in template.outputs.iter().filter(|_| refused.is_none()) {
-        let path = written
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(referred))
-            .map(|(_, p)| p);
-        let view = path.and_then(|p| topology.view(p, &live));
-        let value = view.and_then(|mut v| v.get_mut("properties").map(Value::take));
-        outputs.insert(output.clone(), json!({"type": "Object", "value": value}));
-    }
+    let (written, refused) = write_resources(rest, &template, group).await?;
+    let outputs = match refused {
+        Some(_) => Map::new(),
+        None => outputs(rest, &template, &written),
+    };
     let resources: Vec<_> = written.iter().map(|(_, path)| json!({"id": path.id()})).collect();
     let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let mut body = json!({
@@ -132,7 +104,55 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
         body["properties"]["error"] = error;
     }
     rest.deployments.set(&rest.app.writer, id, Some(body.clone())).await?;
-    // Clients expect an asynchronous operation. It has ended when they first ask for it.
+    Ok(accepted(call, id, body))
+}
+
+/// Writes the resources of a template in order. Returns the written ones by name, and the error of the deployment if a
+/// resource was refused: the earlier ones stay, so the request succeeds with a failed deployment.
+///
+/// # Errors
+/// The template is malformed, which changes nothing, or the store failed.
+async fn write_resources<'t>(
+    rest: &Rest,
+    template: &'t Template,
+    group: &ArmPath,
+) -> Result<(Vec<(&'t str, ArmPath)>, Option<Value>), Failure> {
+    // All paths are checked before the first write.
+    let paths = template.paths(group)?;
+    let mut written = Vec::new();
+    for (resource, path) in template.resources.iter().zip(paths) {
+        let change = Change::Put {
+            path: path.clone(),
+            body: resource.body.clone(),
+            if_match: None,
+            sync_remote_address_space: false,
+        };
+        match rest.app.writer.change(change).await {
+            Ok(_) => written.push((resource.name.as_str(), path)),
+            Err(WriteError::Rejected(rejection)) => return Ok((written, Some(failed(path.id(), rejection)))),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((written, None))
+}
+
+/// The outputs of a deployment: the properties of the resources that they refer to, as these are now.
+fn outputs(rest: &Rest, template: &Template, written: &[(&str, ArmPath)]) -> Map<String, Value> {
+    let topology = rest.app.writer.current().topology;
+    let live = rest.app.agents.live();
+    let mut outputs = Map::new();
+    for (output, referred) in &template.outputs {
+        let found = written.iter().find(|(name, _)| name.eq_ignore_ascii_case(referred));
+        let view = found.and_then(|(_, path)| topology.view(path, &live));
+        let value = view.and_then(|mut v| v.get_mut("properties").map(Value::take));
+        outputs.insert(output.clone(), json!({"type": "Object", "value": value}));
+    }
+    outputs
+}
+
+/// 201 with the URL of an asynchronous operation, which clients expect. The operation has ended when they first ask for
+/// it.
+fn accepted(call: &Call, id: &str, mut body: Value) -> Response {
     body["properties"]["provisioningState"] = json!("Accepted");
     if let Some(properties) = body["properties"].as_object_mut() {
         properties.remove("error");
@@ -151,7 +171,7 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    Ok(response)
+    response
 }
 
 /// The error of a deployment whose resource was refused.
