@@ -85,7 +85,7 @@ struct Entry {
     /// The digest of the configuration that was sent and is neither applied nor rejected yet.
     in_flight: Option<String>,
     /// The last rejection, with the digest of the configuration.
-    refused: Option<(String, Refusal)>,
+    rejected: Option<(String, Refusal)>,
     status: AgentStatus,
     /// Callers that wait for the results of probes, by id.
     probes: BTreeMap<u64, oneshot::Sender<ProbeReport>>,
@@ -150,7 +150,7 @@ impl Agents {
             entry.applied = revision;
             entry.digest = digest.to_owned();
             entry.in_flight = None;
-            entry.refused = None;
+            entry.rejected = None;
             // Their requests went over the stream that ends now.
             entry.probes.clear();
         });
@@ -191,7 +191,7 @@ impl Agents {
             entry.in_flight = None;
             entry.applied = revision;
             entry.digest = digest.to_owned();
-            entry.refused = None;
+            entry.rejected = None;
         });
     }
 
@@ -200,7 +200,7 @@ impl Agents {
         tracing::warn!(agent = %stream.agent, %revision, reason, "agent rejected its configuration");
         self.update_by(stream, |entry| {
             entry.in_flight = None;
-            entry.refused = Some((digest.to_owned(), Refusal { revision, reason }));
+            entry.rejected = Some((digest.to_owned(), Refusal { revision, reason }));
         });
     }
 
@@ -272,8 +272,8 @@ impl Agents {
                     // After the restore of an older backup, agents may report revisions that do not exist yet.
                     reported.min(Revision(compiled.revision.0.saturating_sub(1)))
                 };
-                let refused = entry
-                    .and_then(|e| e.refused.as_ref())
+                let rejected = entry
+                    .and_then(|e| e.rejected.as_ref())
                     .filter(|(d, _)| *d == desired_digest);
                 AgentProgress {
                     agent: agent.id.clone(),
@@ -282,7 +282,7 @@ impl Agents {
                     up_to_date: same && compiled.revision == published.revision,
                     digest,
                     desired_digest,
-                    rejected: refused.map(|(_, r)| r.clone()),
+                    rejected: rejected.map(|(_, r)| r.clone()),
                 }
             })
             .collect()

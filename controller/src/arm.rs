@@ -18,7 +18,7 @@ mod resource;
 mod subscription;
 mod watcher;
 
-use crate::rest::failure::{Failure, shown};
+use crate::rest::failure::{Failure, excerpt};
 use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -56,7 +56,7 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         ["subscriptions", subscription, ..] if Uuid::try_parse(subscription).is_err() => {
             let message = format!(
                 "The provided subscription identifier '{}' is malformed or invalid: it must be a GUID.",
-                shown(&call.segments[1])
+                excerpt(&call.segments[1])
             );
             Err(Failure::bad("InvalidSubscriptionId", message))
         }

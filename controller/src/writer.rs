@@ -170,9 +170,9 @@ impl Writer {
     }
 
     async fn request<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> Result<T, WriteError> {
-        let gone = || WriteError::Store("the controller is shutting down".into());
-        self.requests.send(request).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+        let stopped = || WriteError::Store("the controller is shutting down".into());
+        self.requests.send(request).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())
     }
 
     /// The newest published state.

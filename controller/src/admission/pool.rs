@@ -77,8 +77,8 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
     }
 
     fn pop_oldest(&mut self, holder: &K) -> Option<Id> {
-        let taken = self.change(holder.clone(), BTreeMap::pop_first);
-        let (_, id) = taken?;
+        let oldest = self.change(holder.clone(), BTreeMap::pop_first);
+        let (_, id) = oldest?;
         self.len -= 1;
         Some(id)
     }

@@ -4,7 +4,7 @@
 use super::call::Call;
 use super::resource::missing;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, ok, shown};
+use crate::rest::failure::{Failure, excerpt, ok};
 use axum::response::Response;
 use http::Method;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ fn peer(call: &Call) -> Result<Option<IpAddr>, Failure> {
         return Ok(None);
     };
     let wrong = || {
-        let message = format!("peer: '{}' is not an IP address", shown(text));
+        let message = format!("peer: '{}' is not an IP address", excerpt(text));
         Failure::bad("InvalidIPAddressFormat", message).at("peer")
     };
     text.parse().map(Some).map_err(|_| wrong())
@@ -67,7 +67,7 @@ pub(super) fn circuit(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         other => {
             let message = format!(
                 "devicePath: '{}' is not valid; allowed are primary and secondary (E1)",
-                shown(other)
+                excerpt(other)
             );
             return Err(Failure::bad("InvalidRequestFormat", message).at("devicePath"));
         }

@@ -1,7 +1,7 @@
 //! A parsed request of ARM's dialect.
 
 use crate::rest::external_url;
-use crate::rest::failure::{Failure, shown};
+use crate::rest::failure::{Failure, excerpt};
 use crate::rest::json;
 use axum::body::Body;
 use bytes::Bytes;
@@ -42,7 +42,7 @@ impl Call {
             method, uri, headers, ..
         } = head;
         let path = uri.path();
-        let bad = |why: &str| Failure::bad("InvalidRequestUri", format!("'{}': {why}.", shown(path)));
+        let bad = |why: &str| Failure::bad("InvalidRequestUri", format!("'{}': {why}.", excerpt(path)));
         if path.len() > MAX_PATH_LENGTH {
             return Err(bad(&format!("the path is longer than {MAX_PATH_LENGTH} bytes")));
         }
@@ -84,7 +84,7 @@ impl Call {
 
     /// The 404 for a path that this controller does not serve.
     pub(super) fn not_found(&self) -> Failure {
-        Failure::missing("NotFound", format!("Nothing is found at '{}'.", shown(&self.text())))
+        Failure::missing("NotFound", format!("Nothing is found at '{}'.", excerpt(&self.text())))
     }
 
     /// The path of the resource that the first `n` segments name.
@@ -117,7 +117,7 @@ impl Call {
         }
         let message = format!(
             "The api-version '{}' is invalid. The format is YYYY-MM-DD.",
-            shown(version)
+            excerpt(version)
         );
         Err(Failure::bad("InvalidApiVersionParameter", message))
     }

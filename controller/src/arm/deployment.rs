@@ -8,7 +8,7 @@ mod template;
 use super::call::Call;
 use super::resource::missing;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, empty, ok, reply, shown};
+use crate::rest::failure::{Failure, empty, excerpt, ok, reply};
 use crate::writer::WriteError;
 use axum::response::Response;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
@@ -37,7 +37,7 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
     };
     let id = format!("{}/providers/Microsoft.Resources/deployments/{name}", group.id());
     let known = || {
-        let message = format!("Deployment '{}' could not be found.", shown(name));
+        let message = format!("Deployment '{}' could not be found.", excerpt(name));
         rest.deployments
             .get(&id)
             .ok_or_else(|| Failure::missing("DeploymentNotFound", message))

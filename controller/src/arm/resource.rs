@@ -2,7 +2,7 @@
 
 use super::call::Call;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, at_revision, empty, ok, reply, shown};
+use crate::rest::failure::{Failure, at_revision, empty, excerpt, ok, reply};
 use axum::response::Response;
 use http::header::{ETAG, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
@@ -61,7 +61,7 @@ fn require_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(), 
     if topology.resource_groups.contains_key(&path.group_id()) {
         return Ok(());
     }
-    let message = format!("Resource group '{}' could not be found.", shown(name));
+    let message = format!("Resource group '{}' could not be found.", excerpt(name));
     Err(Failure::missing("ResourceGroupNotFound", message))
 }
 
@@ -107,7 +107,7 @@ fn get(topology: &Topology, rest: &Rest, path: &ArmPath) -> Result<Response, Fai
 /// The 404 for a path, with Azure's code: its resource group, its type, or the resource does not exist.
 pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     if !topology.resource_groups.contains_key(&path.group_id()) {
-        let message = format!("Resource group '{}' could not be found.", shown(&path.resource_group));
+        let message = format!("Resource group '{}' could not be found.", excerpt(&path.resource_group));
         return Failure::missing("ResourceGroupNotFound", message);
     }
     let provider = path.provider.as_deref().unwrap_or_default();
@@ -115,18 +115,21 @@ pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     if path.kind().is_none() && !is_absent(provider, &types) {
         let message = format!(
             "The resource type '{}' could not be found in the namespace '{}'.",
-            shown(&types),
-            shown(provider)
+            excerpt(&types),
+            excerpt(provider)
         );
         return Failure::missing("InvalidResourceType", message);
     }
     match path.parent() {
-        Some(_) => Failure::missing("NotFound", format!("Resource {} not found.", shown(path.id().as_str()))),
+        Some(_) => Failure::missing(
+            "NotFound",
+            format!("Resource {} not found.", excerpt(path.id().as_str())),
+        ),
         None => {
             let message = format!(
                 "The Resource '{provider}/{types}/{}' under resource group '{}' was not found.",
-                shown(path.name()),
-                shown(&path.resource_group)
+                excerpt(path.name()),
+                excerpt(&path.resource_group)
             );
             Failure::missing("ResourceNotFound", message)
         }

@@ -3,7 +3,7 @@
 
 use super::call::Call;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, empty, ok, shown};
+use crate::rest::failure::{Failure, empty, excerpt, ok};
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -117,7 +117,7 @@ pub(super) fn list_in_subscription(rest: &Rest, call: &Call) -> Result<Response,
             let mut value = topology.list(&call.text(), &rest.app.agents.live())?;
             if let Some(filter) = call.query.get("$filter").filter(|f| !f.trim().is_empty()) {
                 let terms = parse_filter(filter)?;
-                value.retain(|item| terms.iter().all(|(name, wanted)| matches(item, name, wanted)));
+                value.retain(|item| terms.iter().all(|(name, expected)| matches(item, name, expected)));
             }
             Ok(ok(&json!({"value": value})))
         }
@@ -161,7 +161,7 @@ fn parse_filter(filter: &str) -> Result<Vec<(String, String)>, Failure> {
         let message = format!(
             "$filter: '{}' is not supported; supported are terms NAME eq 'VALUE' joined by 'and', where NAME is name, \
              resourceType, resourceGroup, location, tagName or tagValue",
-            shown(filter)
+            excerpt(filter)
         );
         Failure::bad("InvalidFilterInQueryString", message).at("$filter")
     };
@@ -198,16 +198,16 @@ fn parse_filter(filter: &str) -> Result<Vec<(String, String)>, Failure> {
 }
 
 /// Whether a resource matches a term of a filter. All comparisons but that of tag values ignore case, as in Azure.
-fn matches(item: &Value, name: &str, wanted: &str) -> bool {
+fn matches(item: &Value, name: &str, expected: &str) -> bool {
     let text = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default();
     let tags = || item.get("tags").and_then(Value::as_object).into_iter().flatten();
     match name {
-        "name" => text("name").eq_ignore_ascii_case(wanted),
-        "resourcetype" => text("type").eq_ignore_ascii_case(wanted),
-        "location" => text("location").eq_ignore_ascii_case(wanted),
-        "resourcegroup" => ArmPath::parse(text("id")).is_ok_and(|p| p.resource_group.eq_ignore_ascii_case(wanted)),
-        "tagname" => tags().any(|(tag, _)| tag.eq_ignore_ascii_case(wanted)),
-        _ => tags().any(|(_, value)| value.as_str() == Some(wanted)),
+        "name" => text("name").eq_ignore_ascii_case(expected),
+        "resourcetype" => text("type").eq_ignore_ascii_case(expected),
+        "location" => text("location").eq_ignore_ascii_case(expected),
+        "resourcegroup" => ArmPath::parse(text("id")).is_ok_and(|p| p.resource_group.eq_ignore_ascii_case(expected)),
+        "tagname" => tags().any(|(tag, _)| tag.eq_ignore_ascii_case(expected)),
+        _ => tags().any(|(_, value)| value.as_str() == Some(expected)),
     }
 }
 
@@ -229,15 +229,15 @@ pub(super) fn providers(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             "resourceTypes": types,
         })
     };
-    let Some(wanted) = call.segments.get(3) else {
+    let Some(requested) = call.segments.get(3) else {
         let value: Vec<_> = PROVIDERS.iter().map(view).collect();
         return Ok(ok(&json!({"value": value})));
     };
     let found = PROVIDERS
         .iter()
-        .find(|(namespace, _)| namespace.eq_ignore_ascii_case(wanted));
+        .find(|(namespace, _)| namespace.eq_ignore_ascii_case(requested));
     let found = found.map(view).ok_or_else(|| {
-        let message = format!("The resource namespace '{}' is invalid.", shown(wanted));
+        let message = format!("The resource namespace '{}' is invalid.", excerpt(requested));
         Failure::missing("InvalidResourceNamespace", message)
     })?;
     Ok(ok(&found))
@@ -251,7 +251,7 @@ pub(super) fn operation(call: &Call) -> Result<Response, Failure> {
     if Uuid::try_parse(id).is_err() {
         return Err(Failure::missing(
             "NotFound",
-            format!("Operation '{}' not found.", shown(id)),
+            format!("Operation '{}' not found.", excerpt(id)),
         ));
     }
     if call.lower.iter().any(|s| s == "operations") {
@@ -290,7 +290,7 @@ mod tests {
             "id": "/subscriptions/s/resourceGroups/Lab/providers/Microsoft.Network/virtualNetworks/Hub",
             "name": "Hub", "type": "Microsoft.Network/virtualNetworks", "location": "region1", "tags": {"env": "test"},
         });
-        for (name, wanted, holds) in [
+        for (name, expected, holds) in [
             ("name", "hub", true),
             ("name", "spoke", false),
             ("resourcetype", "microsoft.network/virtualnetworks", true),
@@ -300,7 +300,7 @@ mod tests {
             ("tagvalue", "test", true),
             ("tagvalue", "Test", false),
         ] {
-            assert_eq!(matches(&item, name, wanted), holds, "{name} {wanted}");
+            assert_eq!(matches(&item, name, expected), holds, "{name} {expected}");
         }
     }
 }

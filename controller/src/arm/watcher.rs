@@ -4,7 +4,7 @@
 use super::call::Call;
 use super::subscription::locations;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, ok, shown};
+use crate::rest::failure::{Failure, excerpt, ok};
 use axum::response::Response;
 use http::Method;
 use serde_json::{Value, json};
@@ -63,8 +63,8 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let Some(location) = found.filter(|_| here) else {
         let message = format!(
             "The Resource 'Microsoft.Network/networkWatchers/{}' under resource group '{}' was not found.",
-            shown(name),
-            shown(&call.segments[3])
+            excerpt(name),
+            excerpt(&call.segments[3])
         );
         return Err(Failure::missing("ResourceNotFound", message));
     };
@@ -78,7 +78,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         (&Method::POST, Some(other), 9) => {
             let message = format!(
                 "The action '{}' of network watchers is not supported; nextHop is.",
-                shown(other)
+                excerpt(other)
             );
             Err(Failure::bad("XActionNotSupported", message))
         }
@@ -140,7 +140,7 @@ fn address(body: &Value, field: &str) -> Result<IpAddr, Failure> {
 fn source_nic(topology: &Topology, body: &Value, source: IpAddr) -> Result<Arc<NetworkInterface>, Failure> {
     let text = |field: &str| body.get(field).and_then(Value::as_str).map(ResourceId::new);
     let unknown = |field: &str, id: &ResourceId| {
-        let message = format!("{field}: resource {} was not found", shown(id.as_str()));
+        let message = format!("{field}: resource {} was not found", excerpt(id.as_str()));
         Failure::bad("InvalidResourceReference", message).at(field)
     };
     if let Some(id) = text("targetNicResourceId") {

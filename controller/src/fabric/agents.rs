@@ -4,7 +4,7 @@
 use crate::agents::{AgentProgress, Refusal};
 use crate::compiled::Compiled;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, at_revision, empty, ok, shown};
+use crate::rest::failure::{Failure, at_revision, empty, excerpt, ok};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -27,7 +27,7 @@ const DEFAULT_WAIT_SECONDS: u64 = 30;
 const MAX_WAIT_SECONDS: u64 = 600;
 
 fn missing(id: &str) -> Failure {
-    Failure::missing("NotFound", format!("Agent '{}' not found.", shown(id)))
+    Failure::missing("NotFound", format!("Agent '{}' not found.", excerpt(id)))
 }
 
 fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &Live) -> Value {
@@ -190,7 +190,7 @@ pub(super) async fn wait(
 ) -> Result<Response, Failure> {
     let number = |name: &str, text: &str| {
         text.parse::<u64>().map_err(|_| {
-            let message = format!("{name}: '{}' is not a whole number", shown(text));
+            let message = format!("{name}: '{}' is not a whole number", excerpt(text));
             Failure::bad("InvalidRequestFormat", message).at(name)
         })
     };
@@ -202,7 +202,7 @@ pub(super) async fn wait(
             _ => {
                 let message = format!(
                     "the query parameter '{}' is not known; possible is timeoutSeconds",
-                    shown(pair)
+                    excerpt(pair)
                 );
                 return Err(Failure::bad("InvalidRequestFormat", message));
             }

@@ -36,10 +36,10 @@ async fn answer(rest: &Rest, question: Question) -> Result<explain::Explanation,
 
 /// POST `probe`: lets the agent of the source ping or trace the destination.
 pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let wanted: Probe = json::typed(request).await?;
+    let requested: Probe = json::typed(request).await?;
     // A trace sends its probes to each hop, so it has fewer than a ping. 3 probes a hop and 30 hops are
     // traceroute's defaults, 64 is the initial TTL of Linux.
-    let (max_count, count, ttl) = match wanted.kind {
+    let (max_count, count, ttl) = match requested.kind {
         ProbeKind::Ping => (100, 5, 64),
         ProbeKind::Trace => (10, 3, 30),
     };
@@ -50,15 +50,15 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
         let message = format!("{name}: {value} is not within {low} to {high}");
         Err(Failure::bad("InvalidRequestFormat", message).at(name))
     };
-    let count = within("count", wanted.count.unwrap_or(count), 1, max_count)?;
-    let interval_ms = within("intervalMs", wanted.interval_ms.unwrap_or(1000), 10, 60_000)?;
-    let timeout_ms = within("timeoutMs", wanted.timeout_ms.unwrap_or(1000), 10, 10_000)?;
-    let max_ttl = wanted.max_ttl.unwrap_or(ttl);
+    let count = within("count", requested.count.unwrap_or(count), 1, max_count)?;
+    let interval_ms = within("intervalMs", requested.interval_ms.unwrap_or(1000), 10, 60_000)?;
+    let timeout_ms = within("timeoutMs", requested.timeout_ms.unwrap_or(1000), 10, 10_000)?;
+    let max_ttl = requested.max_ttl.unwrap_or(ttl);
     within("maxTtl", max_ttl.into(), 1, 64)?;
     // `explain` resolves the names, so that both requests use the same two addresses.
     let question = Question {
-        from: wanted.from,
-        to: wanted.to,
+        from: requested.from,
+        to: requested.to,
         protocol: explain::Protocol::Icmp,
         destination_port: None,
         ttl: None,
@@ -67,7 +67,7 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
     let request = ProbeRequest {
         source: explained.source,
         destination: explained.destination,
-        kind: wanted.kind,
+        kind: requested.kind,
         count,
         interval_ms,
         timeout_ms,

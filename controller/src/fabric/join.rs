@@ -2,7 +2,7 @@
 
 use crate::auth::{now, public_part};
 use crate::peer::PeerAddr;
-use crate::rest::failure::{Failure, at_revision, empty, ok, reply, shown};
+use crate::rest::failure::{Failure, at_revision, empty, excerpt, ok, reply};
 use crate::rest::{Rest, json};
 use crate::{endpoints, secret};
 use axum::extract::{Path, Request, State};
@@ -35,8 +35,8 @@ struct NewToken {
 
 /// POST `tokens`: creates a join token for an agent. The response has its text, which is not stored.
 pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let wanted: NewToken = json::typed(request).await?;
-    let lifetime = wanted.ttl_seconds.unwrap_or(DEFAULT_LIFETIME_SECONDS);
+    let requested: NewToken = json::typed(request).await?;
+    let lifetime = requested.ttl_seconds.unwrap_or(DEFAULT_LIFETIME_SECONDS);
     if !(1..=MAX_LIFETIME_SECONDS).contains(&lifetime) {
         let message = format!("ttlSeconds: {lifetime} is not within 1 to {MAX_LIFETIME_SECONDS}");
         return Err(Failure::bad("InvalidRequestFormat", message).at("ttlSeconds"));
@@ -45,18 +45,18 @@ pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> R
     let token = JoinToken {
         id: id.clone(),
         hash: secret::hash(&secret),
-        agent: wanted.agent.clone(),
-        binding: wanted.binding,
+        agent: requested.agent.clone(),
+        binding: requested.binding,
         expires: now() + lifetime,
     };
     let expires = token.expires;
     let committed = rest.app.writer.change(Change::PutToken(token)).await?;
     let text = format!("{TOKEN_PREFIX}.{id}.{secret}.{}", rest.app.authority.pin());
-    tracing::info!(token = id, agent = %wanted.agent, "join token created");
+    tracing::info!(token = id, agent = %requested.agent, "join token created");
     let body = object!(fabric::NewToken {
         id,
         token: text,
-        agent: wanted.agent,
+        agent: requested.agent,
         expires,
     });
     Ok(at_revision(
@@ -101,7 +101,7 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
     let quic: Vec<String> = joining.quic_endpoint.into_iter().collect();
     for (field, reported) in [("endpoints", &joining.endpoints), ("quicEndpoint", &quic)] {
         if let Some(bad) = reported.iter().find(|e| e.parse::<std::net::SocketAddr>().is_err()) {
-            let message = format!("{field}: '{}' is not of the form ADDRESS:PORT", shown(bad));
+            let message = format!("{field}: '{}' is not of the form ADDRESS:PORT", excerpt(bad));
             return Err(Failure::bad("XInvalidEndpoint", message).at(field));
         }
     }

@@ -5,7 +5,7 @@ use crate::metrics::Download;
 use crate::packages::{self, MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ADDRESS};
 use crate::peer::PeerAddr;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, ok, shown};
+use crate::rest::failure::{Failure, excerpt, ok};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
@@ -35,7 +35,7 @@ pub(super) async fn download(
             let message = format!(
                 "{}: this controller has no such package. Packages are named tombolo-agent_VERSION_ARCHITECTURE.deb; \
                  GET /fabric/v1/packages lists them.",
-                shown(&name)
+                excerpt(&name)
             );
             return Err(Failure::missing("XPackageNotFound", message));
         }

@@ -54,7 +54,7 @@ impl Failure {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "MethodNotAllowed",
-            format!("The method {method} is not supported at '{}'.", shown(path)),
+            format!("The method {method} is not supported at '{}'.", excerpt(path)),
         )
     }
 
@@ -148,7 +148,7 @@ pub(crate) fn at_revision(mut response: Response, revision: Revision) -> Respons
 }
 
 /// The first 300 characters of a client's text, for an error message: the message must not grow with the request.
-pub(crate) fn shown(text: &str) -> String {
+pub(crate) fn excerpt(text: &str) -> String {
     let mut short: String = text.chars().take(300).collect();
     if short.len() < text.len() {
         short.push('…');

@@ -1,6 +1,6 @@
 //! The parser of templates: it evaluates expressions and orders resources.
 
-use crate::rest::failure::{Failure, shown};
+use crate::rest::failure::{Failure, excerpt};
 use crate::rest::json::MAX_BODY;
 use serde_json::{Map, Value, json};
 use std::cell::Cell;
@@ -81,7 +81,7 @@ fn expression(text: &str) -> Result<Option<(&str, &str)>, Failure> {
         Some(found) => Ok(Some(found)),
         None => Err(invalid(format!(
             "the expression '{}' is not supported; supported are parameters('NAME'), variables('NAME') and reference('NAME')",
-            shown(text)
+            excerpt(text)
         ))),
     }
 }
@@ -98,9 +98,12 @@ fn named(map: Option<&Map<String, Value>>) -> Named<'_> {
 
 /// The values that expressions refer to.
 struct Names<'a> {
-    given: Named<'a>,
+    /// The parameters of the request.
+    passed: Named<'a>,
+    /// The parameters that the template declares, as written.
     declared: Option<&'a Map<String, Value>>,
-    declared_names: Named<'a>,
+    /// The same by name in lower case.
+    declared_by_name: Named<'a>,
     variables: Named<'a>,
     /// The approximate bytes of JSON that may still be inserted. Without a limit, a small template could insert a large
     /// value many times.
@@ -133,9 +136,9 @@ impl Names<'_> {
     /// The value of a parameter, or its default.
     fn parameter(&self, name: &str) -> Result<Value, Failure> {
         let key = name.to_ascii_lowercase();
-        let given = self.given.get(&key).and_then(|p| p.get("value"));
-        let value = given.or_else(|| self.declared_names.get(&key).and_then(|p| p.get("defaultValue")));
-        let missing = || invalid(format!("the parameter '{}' has no value", shown(name)));
+        let passed = self.passed.get(&key).and_then(|p| p.get("value"));
+        let value = passed.or_else(|| self.declared_by_name.get(&key).and_then(|p| p.get("defaultValue")));
+        let missing = || invalid(format!("the parameter '{}' has no value", excerpt(name)));
         let value = value.ok_or_else(missing)?;
         self.spend(size(value))?;
         Ok(value.clone())
@@ -154,13 +157,13 @@ impl Names<'_> {
                 Some(("parameters", name)) => self.parameter(name)?,
                 Some(("variables", name)) if !in_variables => {
                     let found = self.variables.get(&name.to_ascii_lowercase());
-                    let found = found.ok_or_else(|| invalid(format!("there is no variable '{}'", shown(name))))?;
+                    let found = found.ok_or_else(|| invalid(format!("there is no variable '{}'", excerpt(name))))?;
                     self.fill(found, true)?
                 }
                 Some(_) => {
                     return Err(invalid(format!(
                         "the expression '{}' is not supported here",
-                        shown(text)
+                        excerpt(text)
                     )));
                 }
             },
@@ -196,16 +199,16 @@ impl Template {
         if !mode.eq_ignore_ascii_case("incremental") {
             return Err(invalid(format!(
                 "mode: '{}' is not supported, only 'Incremental'",
-                shown(mode)
+                excerpt(mode)
             )));
         }
         let template = properties.get("template").filter(|t| t.is_object());
         let template = template.ok_or_else(|| invalid("properties.template is missing".into()))?;
         let declared = members(template, "parameters")?;
         let names = Names {
-            given: named(members(properties, "parameters")?),
+            passed: named(members(properties, "parameters")?),
             declared,
-            declared_names: named(declared),
+            declared_by_name: named(declared),
             variables: named(members(template, "variables")?),
             budget: Cell::new(MAX_BODY),
         };
@@ -230,7 +233,7 @@ impl Template {
                 _ => {
                     return Err(invalid(format!(
                         "outputs: '{}' is not supported; supported is reference('NAME')",
-                        shown(value)
+                        excerpt(value)
                     )));
                 }
             }
@@ -302,17 +305,17 @@ impl Resource {
 
     /// Its path in a resource group. A name has as many segments as its type, which alternate in the path.
     fn path(&self, group: &ArmPath) -> Result<ArmPath, Failure> {
-        let odd = || {
+        let mismatch = || {
             invalid(format!(
                 "template.resources: type '{}' and name '{}' do not have the same number of segments",
-                shown(&self.types),
-                shown(&self.name)
+                excerpt(&self.types),
+                excerpt(&self.name)
             ))
         };
-        let (provider, types) = self.types.split_once('/').ok_or_else(odd)?;
+        let (provider, types) = self.types.split_once('/').ok_or_else(mismatch)?;
         let (types, names): (Vec<_>, Vec<_>) = (types.split('/').collect(), self.name.split('/').collect());
         if types.len() != names.len() {
-            return Err(odd());
+            return Err(mismatch());
         }
         let tail: Vec<_> = types.iter().zip(&names).map(|(t, n)| format!("{t}/{n}")).collect();
         ArmPath::parse(&format!("{}/providers/{provider}/{}", group.id(), tail.join("/"))).map_err(invalid)
@@ -345,7 +348,7 @@ fn ordered(resources: Vec<Resource>) -> Result<Vec<Resource>, Failure> {
             let names: Vec<_> = waiting.iter().flatten().map(|r| r.name.as_str()).collect();
             return Err(invalid(format!(
                 "dependsOn: these resources depend on each other in a cycle: {}",
-                shown(&names.join(", "))
+                excerpt(&names.join(", "))
             )));
         };
         done.push(resource);
