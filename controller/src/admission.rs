@@ -179,9 +179,8 @@ impl Admission {
         self.enter_stage(id, Stage::Handshake)
     }
 
-    /// Reserves a key exchange. Returns how long it must wait for the rate limit of its address. `None`: it would wait
-    /// more than
-    /// [`MAX_KEY_EXCHANGE_WAIT`], and the caller must close the connection.
+    /// Reserves a key exchange. Returns how long it must wait for the rate limit of its address. `None`: longer than
+    /// [`MAX_KEY_EXCHANGE_WAIT`], so the caller must close the connection.
     pub fn begin_key_exchange(&mut self, id: Id, now: Instant) -> Option<Duration> {
         let address = self.connections.get(&id)?.place.address;
         let Some(rate) = self.key_exchange_rate(address) else {

@@ -24,7 +24,7 @@ use tombolo_topology::change::Change;
 use tombolo_topology::sync::standing;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-/// Largest configuration that is sent, in bytes.
+/// Largest configuration that is sent, in bytes. Agents accept 32 MiB, so their limit is the one that counts.
 const MAX_CONFIG: usize = 64 << 20;
 
 /// Largest message that an agent may send, in bytes.

@@ -1,7 +1,8 @@
 //! The interface of the store of the desired state: a part of etcd's semantics.
 //!
 //! A store has one global revision, and each committed transaction gets the next one. A key has the revisions of its
-//! creation and of its last change, and the number of its changes. [`sqlite`] is the store of the product, and
+//! creation and of its last change, and the number of its changes. The controller reads values and the revisions of
+//! last changes; the other figures are a part of the database's format. [`sqlite`] is the store of the product, and
 //! [`memory`] is the model that tests compare it with.
 
 pub mod memory;

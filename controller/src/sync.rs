@@ -13,7 +13,7 @@ use tombolo_proto::wire::{self, agent_message, controller_message};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, standing};
 use tonic::{Status, Streaming};
 
-/// Time for the Hello of a new stream. Agents send it with the request, so this is some round trips.
+/// Time for the Hello of a new stream. Agents send it right after the request, so it usually takes one round trip.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for a stream to accept a message. It is exceeded if the agent does not read, and ends the stream.

@@ -121,7 +121,7 @@ impl Writer {
 
     /// Applies a change. Returns when it is durable.
     ///
-    /// A caller that drops the future does not cancel the change.
+    /// Dropping the future does not cancel a change that is queued already.
     ///
     /// # Errors
     /// [`WriteError`]; nothing was changed.

@@ -144,7 +144,7 @@ impl Call {
     /// Reads the body, of at most `limit` bytes.
     ///
     /// # Errors
-    /// As [`json::bytes`].
+    /// As [`json::bytes()`].
     pub(super) async fn read_body(&mut self, body: Body, limit: usize) -> Result<(), Failure> {
         self.body = json::bytes(body, limit).await?;
         Ok(())

@@ -20,8 +20,8 @@ use tombolo_topology::moving::{self, Reports};
 use tombolo_topology::resource::Agent;
 use tombolo_topology::topology::Live;
 
-/// Seconds that a request waits for a revision, unless `timeoutSeconds` says otherwise. HTTP clients and proxies
-/// usually time out after 60 s.
+/// Seconds that a request waits for a revision, unless `timeoutSeconds` says otherwise. Proxies
+/// commonly time out after 60 s.
 const DEFAULT_WAIT_SECONDS: u64 = 30;
 /// Most seconds that a request waits; a larger `timeoutSeconds` counts as this.
 const MAX_WAIT_SECONDS: u64 = 600;

@@ -25,7 +25,8 @@ use tower::ServiceExt;
 /// Time for the head of a request over HTTP/1.1 to arrive, including the wait for its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time between two HTTP/2 PINGs. Agents send PINGs every 5 s themselves, so this only matters for other clients.
+/// Time between two HTTP/2 PINGs, by which the controller detects dead clients. Agents detect a dead controller by
+/// PINGs of their own, every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time for the acknowledgement of a PING; the connection is closed after it. 20 s is hyper's default.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tombolo_proto::id::Revision;
 use tombolo_topology::change::Rejection;
 
-/// The header of every response to a write: the revision at which the write is in force in the store.
+/// The header of every response to a write: the revision of the state that contains the write.
 pub(crate) const REVISION: &str = "x-tombolo-revision";
 
 /// An error response.

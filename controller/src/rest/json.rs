@@ -83,7 +83,7 @@ pub(crate) fn value(bytes: &[u8]) -> Result<Value, Failure> {
 /// Reads the body of a request as a type, which decides whether unknown fields are errors (D3).
 ///
 /// # Errors
-/// As [`bytes`] and [`value`]; 400 if the JSON does not match the type.
+/// As [`bytes()`] and [`value`]; 400 if the JSON does not match the type.
 pub(crate) async fn typed<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
     typed_within(request, MAX_BODY).await
 }

@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use tombolo_topology::path::ArmPath;
 
-/// Most resources of one template. Azure allows 800; the commands that use templates here deploy one or two.
+/// Most resources of one template. Azure allows 800. Fewer here, because all are written before the
+/// response.
 const MAX_RESOURCES: usize = 100;
 
 /// Most entries of one `dependsOn`: one for each resource.
