@@ -35,8 +35,8 @@ pub struct App {
     pub data_dir: PathBuf,
     /// The lock on the data directory, held until the process ends.
     _lock: File,
-    /// The controller's own documents as read at the start, by key (see [`crate::writer::OWN`]). Later writes do not
-    /// change them.
+    /// The controller's own documents as read at the start, by key (see [`crate::writer::OWN_PREFIX`]). Later writes do
+    /// not change them.
     pub own_documents: BTreeMap<String, Vec<u8>>,
 }
 

@@ -4,7 +4,7 @@
 use crate::app::App;
 use crate::ca;
 use crate::secret;
-use crate::writer::{DEPLOYMENTS, WriteError, Writer};
+use crate::writer::{DEPLOYMENTS_PREFIX, WriteError, Writer};
 use anyhow::Context;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(3600);
 /// The key prefix of API tokens in the store.
 const TOKENS_PREFIX: &str = "own/api-tokens/";
 /// The key of the document with the secret that signs login tokens.
-const LOGIN_KEY: &str = "own/login-key";
+const LOGIN_KEY_DOCUMENT: &str = "own/login-key";
 /// First part of the text of an API token, which has the form `tmba.ID.SECRET`.
 const TOKEN_PREFIX: &str = "tmba";
 
@@ -110,15 +110,17 @@ impl Auth {
                 let token: ApiToken =
                     serde_json::from_slice(document).with_context(|| format!("the store's document '{key}'"))?;
                 tokens.insert(token.id.clone(), token);
-            } else if key != LOGIN_KEY && key != ca::DOCUMENT && !key.starts_with(DEPLOYMENTS) {
+            } else if key != LOGIN_KEY_DOCUMENT && key != ca::DOCUMENT && !key.starts_with(DEPLOYMENTS_PREFIX) {
                 anyhow::bail!("the store holds a document '{key}' that this version does not know");
             }
         }
-        let login_key = match app.own_documents.get(LOGIN_KEY) {
+        let login_key = match app.own_documents.get(LOGIN_KEY_DOCUMENT) {
             Some(key) => key.clone(),
             None => {
                 let key = rand::random::<[u8; 32]>().to_vec();
-                app.writer.set_document(LOGIN_KEY.into(), Some(key.clone())).await?;
+                app.writer
+                    .set_document(LOGIN_KEY_DOCUMENT.into(), Some(key.clone()))
+                    .await?;
                 key
             }
         };

@@ -18,11 +18,11 @@ use x509_parser::prelude::FromDer;
 pub const CONTROLLER_NAME: &str = "tombolo-controller";
 
 /// Lifetime of the authority's certificate, in days. 10 years, because operators copy it to clients by hand.
-const AUTHORITY_DAYS: i64 = 3650;
+const AUTHORITY_LIFETIME_DAYS: i64 = 3650;
 
 /// Lifetime of the server's certificate, in days. It is renewed after two thirds of it, see
 /// [`Authority::server_renewal`].
-const SERVER_DAYS: i64 = 90;
+const SERVER_LIFETIME_DAYS: i64 = 90;
 
 /// Certificates are valid from this long before their issue, for agents whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::minutes(10);
@@ -117,7 +117,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, CONTROLLER_NAME);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        lifetime(&mut params, Duration::days(SERVER_DAYS));
+        lifetime(&mut params, Duration::days(SERVER_LIFETIME_DAYS));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
@@ -131,7 +131,7 @@ impl Authority {
     /// The age at which a server certificate is replaced: 60 days.
     #[must_use]
     pub const fn server_renewal() -> std::time::Duration {
-        std::time::Duration::from_secs(SERVER_DAYS as u64 * 86_400 * 2 / 3)
+        std::time::Duration::from_secs(SERVER_LIFETIME_DAYS as u64 * 86_400 * 2 / 3)
     }
 
     /// Issues a certificate for an agent. Only the public key is taken from the request (PKCS #10, PEM); the subject is
@@ -165,7 +165,7 @@ fn authority_params() -> anyhow::Result<CertificateParams> {
         KeyUsagePurpose::CrlSign,
         KeyUsagePurpose::DigitalSignature,
     ];
-    lifetime(&mut params, Duration::days(AUTHORITY_DAYS));
+    lifetime(&mut params, Duration::days(AUTHORITY_LIFETIME_DAYS));
     Ok(params)
 }
 

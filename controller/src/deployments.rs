@@ -1,6 +1,6 @@
 //! The history of template deployments, in the store and in memory.
 
-use crate::writer::{DEPLOYMENTS, WriteError, Writer};
+use crate::writer::{DEPLOYMENTS_PREFIX, WriteError, Writer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -30,7 +30,7 @@ impl Deployments {
     /// Reads the deployments from the controller's own documents.
     pub(crate) fn open(documents: &BTreeMap<String, Vec<u8>>) -> Self {
         let own = documents.iter().filter_map(|(key, value)| {
-            let id = key.strip_prefix(DEPLOYMENTS)?;
+            let id = key.strip_prefix(DEPLOYMENTS_PREFIX)?;
             // Deployments are history only, so one that this version cannot read is dropped.
             Some((id.to_owned(), serde_json::from_slice(value).ok()?))
         });
@@ -92,7 +92,9 @@ impl Deployments {
 
     async fn write_one(&self, writer: &Writer, id: String, body: Option<Value>) -> Result<(), WriteError> {
         let document = body.as_ref().map(|b| b.to_string().into_bytes());
-        writer.set_document(format!("{DEPLOYMENTS}{id}"), document).await?;
+        writer
+            .set_document(format!("{DEPLOYMENTS_PREFIX}{id}"), document)
+            .await?;
         let mut all = self.0.all.write().unwrap_or_else(PoisonError::into_inner);
         match body {
             Some(body) => all.insert(id, body),

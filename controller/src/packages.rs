@@ -31,7 +31,7 @@ pub(crate) const MAX_DOWNLOADS: usize = 32;
 /// Most downloads at a time of one address. Machines behind one NAT address share it; their clients retry.
 pub(crate) const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
 /// Bytes that are read at a time: the send buffer of HTTP/2 for a stream without a token.
-const CHUNK: usize = 64 << 10;
+const CHUNK_SIZE: usize = 64 << 10;
 
 /// The folder of packages, and the number of downloads in progress by address.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ fn is_package_name(name: &str) -> bool {
 /// SHA-256 of a file, in hexadecimal digits.
 fn sha256(mut file: File) -> io::Result<String> {
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; CHUNK_SIZE];
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {
@@ -186,7 +186,7 @@ impl Transfer {
         if self.left == 0 {
             return Ok(None);
         }
-        let mut chunk = BytesMut::with_capacity(CHUNK);
+        let mut chunk = BytesMut::with_capacity(CHUNK_SIZE);
         // The response has announced the size, so a file that has grown is cut there.
         let read = (&mut self.file).take(self.left).read_buf(&mut chunk).await?;
         if read == 0 {

@@ -85,13 +85,13 @@ impl Writer {
     /// Reads the store and starts the writer's thread. The thread ends with [`Writer::stop`], when the last [`Writer`]
     /// is dropped, or when another process writes to the store.
     ///
-    /// Also returns the documents under [`OWN`], by key, which are no part of the topology.
+    /// Also returns the documents under [`OWN_PREFIX`], by key, which are no part of the topology.
     ///
     /// # Errors
     /// The store cannot be read, or holds a document that this version cannot parse.
     pub fn start(store: Box<dyn Store>) -> anyhow::Result<(Self, BTreeMap<String, Vec<u8>>)> {
         let (revision, documents) = store.range("")?;
-        let (own, state): (Vec<_>, Vec<_>) = documents.into_iter().partition(|kv| kv.key.starts_with(OWN));
+        let (own, state): (Vec<_>, Vec<_>) = documents.into_iter().partition(|kv| kv.key.starts_with(OWN_PREFIX));
         let topology = Topology::from_documents(state.iter().map(|kv| (kv.key.as_str(), kv.value.as_slice())))
             .map_err(|why| anyhow::anyhow!("the store holds a document that this version cannot read: {why}"))?;
         let modified = state
@@ -131,13 +131,13 @@ impl Writer {
             .await?
     }
 
-    /// Sets or deletes (`None`) a document under [`OWN`]. Returns when that is durable.
+    /// Sets or deletes (`None`) a document under [`OWN_PREFIX`]. Returns when that is durable.
     ///
     /// # Errors
     /// [`WriteError::Store`].
     pub async fn set_document(&self, key: String, value: Option<Vec<u8>>) -> Result<(), WriteError> {
         debug_assert!(
-            key.starts_with(OWN),
+            key.starts_with(OWN_PREFIX),
             "documents of the topology are changed by `change` only"
         );
         let (answer, answered) = oneshot::channel();
@@ -190,9 +190,9 @@ impl Writer {
 
 /// The key prefix of the controller's own documents, which are no part of the topology: its authority, the tokens of
 /// the REST interface, the history of deployments.
-pub const OWN: &str = "own/";
-/// The key prefix of deployments, below [`OWN`].
-pub(crate) const DEPLOYMENTS: &str = "own/deployments/";
+pub const OWN_PREFIX: &str = "own/";
+/// The key prefix of deployments, below [`OWN_PREFIX`].
+pub(crate) const DEPLOYMENTS_PREFIX: &str = "own/deployments/";
 
 struct Worker {
     store: Box<dyn Store>,

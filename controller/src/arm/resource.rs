@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// Types of `Microsoft.Network` that stock clients read and that are not supported. Lists are empty and resources are
 /// not found. A type that becomes a [`Kind`] takes precedence.
-const ABSENT: [&str; 11] = [
+const UNSUPPORTED_TYPES: [&str; 11] = [
     "networksecuritygroups",
     "natgateways",
     "loadbalancers",
@@ -28,9 +28,9 @@ const ABSENT: [&str; 11] = [
     "virtualhubs",
 ];
 
-/// Whether a type, in any case, is one of [`ABSENT`].
-fn is_absent(provider: &str, types: &str) -> bool {
-    let known = ABSENT.iter().any(|t| t.eq_ignore_ascii_case(types));
+/// Whether a type, in any case, is one of [`UNSUPPORTED_TYPES`].
+fn is_unsupported(provider: &str, types: &str) -> bool {
+    let known = UNSUPPORTED_TYPES.iter().any(|t| t.eq_ignore_ascii_case(types));
     provider.eq_ignore_ascii_case("Microsoft.Network") && known && Kind::of(provider, types).is_none()
 }
 
@@ -43,7 +43,7 @@ pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     match topology.list(&call.text(), &rest.app.agents.live()) {
         Ok(value) => Ok(ok(&json!({"value": value}))),
         Err(rejection) => match call.segments.as_slice() {
-            [.., provider, types] if is_absent(provider, types) => {
+            [.., provider, types] if is_unsupported(provider, types) => {
                 if let [_, _, groups, group, ..] = call.segments.as_slice()
                     && groups.eq_ignore_ascii_case("resourceGroups")
                 {
@@ -69,8 +69,8 @@ fn require_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(), 
 pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path = call.item(usize::MAX)?;
     let types = path.types();
-    if let Some(provider) = path.provider.as_deref().filter(|p| is_absent(p, &types)) {
-        return absent_item(rest, call, &path, &format!("{provider}/{types}"));
+    if let Some(provider) = path.provider.as_deref().filter(|p| is_unsupported(p, &types)) {
+        return unsupported_item(rest, call, &path, &format!("{provider}/{types}"));
     }
     match call.method {
         Method::GET => get(&rest.app.writer.current().topology, rest, &path),
@@ -85,8 +85,8 @@ pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     }
 }
 
-/// Any method on a resource of a type in [`ABSENT`].
-fn absent_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Result<Response, Failure> {
+/// Any method on a resource of a type in [`UNSUPPORTED_TYPES`].
+fn unsupported_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Result<Response, Failure> {
     match call.method {
         Method::PUT | Method::PATCH => {
             let message = format!("Resources of type '{types}' are not supported by this controller.");
@@ -112,7 +112,7 @@ pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     }
     let provider = path.provider.as_deref().unwrap_or_default();
     let types = path.types();
-    if path.kind().is_none() && !is_absent(provider, &types) {
+    if path.kind().is_none() && !is_unsupported(provider, &types) {
         let message = format!(
             "The resource type '{}' could not be found in the namespace '{}'.",
             excerpt(&types),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// `Retry-After` in seconds when too many downloads are in progress. Short, so that a waiting machine loses little
 /// time.
-const RETRY_SECONDS: u64 = 2;
+const RETRY_AFTER_SECONDS: u64 = 2;
 
 /// GET and HEAD `/packages/{name}`: needs no token.
 pub(super) async fn download(
@@ -58,10 +58,10 @@ pub(super) async fn download(
         rest.app.metrics.downloaded(Download::Busy);
         let message = format!(
             "Too many downloads are in progress ({MAX_DOWNLOADS} are possible at a time, {MAX_DOWNLOADS_OF_ADDRESS} by one \
-             address): try again in {RETRY_SECONDS} s."
+             address): try again in {RETRY_AFTER_SECONDS} s."
         );
         let mut busy = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", message).into_response();
-        busy.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
+        busy.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
         return Ok(busy);
     };
     if let Some(open) = request.extensions().get::<connections::Request>() {

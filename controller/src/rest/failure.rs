@@ -10,7 +10,7 @@ use tombolo_proto::id::Revision;
 use tombolo_topology::change::Rejection;
 
 /// The header of every response to a write: the revision of the state that contains the write.
-pub(crate) const REVISION: &str = "x-tombolo-revision";
+pub(crate) const REVISION_HEADER: &str = "x-tombolo-revision";
 
 /// An error response.
 #[derive(Debug, Clone)]
@@ -141,9 +141,9 @@ pub(crate) fn empty(status: StatusCode) -> Response {
     response
 }
 
-/// Adds the header [`REVISION`] to the response to a write.
+/// Adds the header [`REVISION_HEADER`] to the response to a write.
 pub(crate) fn at_revision(mut response: Response, revision: Revision) -> Response {
-    response.headers_mut().insert(REVISION, revision.0.into());
+    response.headers_mut().insert(REVISION_HEADER, revision.0.into());
     response
 }
 

@@ -11,13 +11,13 @@ use std::path::Path;
 use tombolo_proto::id::Revision;
 
 /// `PRAGMA user_version`: the version of the tables.
-const LAYOUT: i64 = 1;
+const SCHEMA_VERSION: i64 = 1;
 
 /// `PRAGMA application_id`, "tmbl" in ASCII: distinguishes a store from other SQLite databases.
-const APPLICATION: i64 = 0x746d_626c;
+const APPLICATION_ID: i64 = 0x746d_626c;
 
 /// The log, and counters by name: `revision` and `compacted`. The index serves compaction.
-const TABLES: &str = "
+const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS log (
         key             TEXT    NOT NULL,
         revision        INTEGER NOT NULL,
@@ -56,7 +56,7 @@ impl SqliteStore {
         let connection = Connection::open(path)?;
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-        if tables > 0 && application != APPLICATION {
+        if tables > 0 && application != APPLICATION_ID {
             let file = path.display();
             return Err(StoreError::Failed(format!("{file} is a database of another program")));
         }
@@ -64,16 +64,16 @@ impl SqliteStore {
         connection.pragma_update(None, "synchronous", "FULL")?;
         // Milliseconds. Only a copy by an operator's tool contends for the database: the data directory is locked.
         connection.pragma_update(None, "busy_timeout", 5000)?;
-        let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if layout > LAYOUT {
+        let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if schema > SCHEMA_VERSION {
             let file = path.display();
             return Err(StoreError::Failed(format!(
-                "{file} was written by a newer version (layout {layout}; this version reads up to {LAYOUT})"
+                "{file} was written by a newer version (schema {schema}; this version reads up to {SCHEMA_VERSION})"
             )));
         }
-        if layout < LAYOUT {
+        if schema < SCHEMA_VERSION {
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT}; COMMIT;"
+                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             ))?;
         } else {
             let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;

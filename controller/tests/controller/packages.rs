@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const NAME: &str = "tombolo-agent_0.1.0-1_amd64.deb";
 /// Size of a package, in bytes, that exceeds the socket buffers between two programs.
-const LARGE: usize = 16 << 20;
+const LARGE_PACKAGE: usize = 16 << 20;
 
 async fn serving(folder: &Path) -> World {
     World::start(&["--packages-dir", folder.to_str().unwrap()]).await
@@ -99,7 +99,7 @@ async fn the_list_needs_a_token_and_names_the_folder() {
 async fn downloads_at_a_time_are_limited() {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(folder.path().join(NAME)).unwrap();
-    file.set_len(LARGE as u64).unwrap();
+    file.set_len(LARGE_PACKAGE as u64).unwrap();
     let world = serving(folder.path()).await;
     let mut slow = Vec::new();
     for _ in 0..8 {
@@ -125,7 +125,7 @@ async fn downloads_at_a_time_are_limited() {
         (status == 200).then_some(body.len())
     })
     .await;
-    assert_eq!(got, LARGE);
+    assert_eq!(got, LARGE_PACKAGE);
     assert_eq!(counted(&world, "complete").await, 1);
     until("all others are counted", async || {
         (counted(&world, "incomplete").await == 8).then_some(())
