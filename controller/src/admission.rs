@@ -1,4 +1,4 @@
-//! Which connections the port keeps: a state machine without IO or clock.
+//! Decides which connections of the port stay open: a state machine without IO or clock.
 //!
 //! ```text
 //! accept ─▶ Silent ──ClientHello──▶ Handshake ──TLS up──▶ Stranger ──bearer token──▶ Bearer
@@ -7,243 +7,97 @@
 //!                                       └── an agent's certificate ─▶ Agent
 //! ```
 //!
-//! A newcomer is practically never refused. Each unauthenticated stage is a [`Pool`] with limits for each address and for all
-//! of them, and a connection that enters a full pool takes the place of another one: the oldest of its own address, or the oldest
-//! of the address that has the most. An honest client passes each stage within round trips. A flood in one stage only displaces
-//! connections in that stage, and mostly its own: idle TCP connections do not displace handshakes, and handshakes, which cost the
-//! attacker computing time, do not displace requests.
+//! New connections are almost never refused: they displace others. Each unauthenticated stage is a pool with a limit
+//! for each address and one for all addresses. A connection that enters a full pool displaces the oldest one of its own
+//! address, or the oldest one of the address that has the most. An honest client passes each stage within a few round
+//! trips.
 //!
-//! Addresses at which agents are known have pools of their own, so that strangers elsewhere cannot displace agents that reconnect.
-//! Agents and holders of tokens are counted apart and displace only each other.
+//! A flood in one stage only displaces connections in that stage, and mostly its own. Idle TCP connections do not
+//! displace handshakes. Handshakes, which cost the attacker computing time, do not displace requests.
+//!
+//! Addresses at which agents are known have pools of their own, so strangers elsewhere cannot displace agents that
+//! reconnect. Connections of agents, and connections that have shown a token, are counted separately and displace only
+//! each other.
 
+mod address;
+mod known;
 mod limits;
 mod pool;
+mod pools;
+mod stage;
 #[cfg(test)]
 mod tests;
 
+pub use address::Address;
 pub use limits::{Limits, Unauthenticated};
-pub use pool::Share;
+pub use pool::{Id, Share};
+pub use stage::{CloseReason, Counts, Stage};
 
-use limits::{DOWNLOAD_TIMEOUT, IDLE_TIMEOUT, LONGEST_WAIT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
-use pool::Pool;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use known::KnownAddresses;
+use limits::{DOWNLOAD_TIMEOUT, IDLE_TIMEOUT, MAX_KEY_EXCHANGE_WAIT, STRANGER_IDLE_TIMEOUT, STRANGER_REQUEST_TIMEOUT};
+use pools::{Place, Pools};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::budget::{Budgets, Rate};
 use tombolo_proto::id::AgentId;
 
-/// Connections that may be waiting to be closed while the port is full: part of [`limits::RESERVED_DESCRIPTORS`].
-const CLOSING_SLACK: usize = 128;
+/// Connections that may wait to be closed while the port is full. Their file descriptors are a part of
+/// [`limits::RESERVED_DESCRIPTORS`].
+const MAX_CLOSING: usize = 128;
 
-/// Addresses that are remembered of one agent: it roams, or has an IPv4 and an IPv6 address.
-const ADDRESSES_OF_AGENT: usize = 4;
-
-/// A connection. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id(u64);
-
-/// What is counted as one address: an IPv4 address, or the /64 that an IPv6 host has for itself. An IPv4 address that is written as
-/// IPv6 is IPv4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Address {
-    /// All 32 bits.
-    V4(u32),
-    /// The first 64 bits.
-    V6(u64),
-}
-
-impl Address {
-    const fn is_loopback(self) -> bool {
-        match self {
-            Self::V4(bits) => bits >> 24 == 127,
-            Self::V6(bits) => bits == 0,
-        }
-    }
-}
-
-impl From<IpAddr> for Address {
-    fn from(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self::V4(ip.to_bits()),
-            IpAddr::V6(ip) => Self::V6((ip.to_bits() >> 64) as u64),
-        }
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {
-            Self::V4(bits) => std::net::Ipv4Addr::from_bits(bits).fmt(f),
-            Self::V6(bits) => write!(f, "{}/64", std::net::Ipv6Addr::from_bits(u128::from(bits) << 64)),
-        }
-    }
-}
-
-/// How far a connection is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stage {
-    /// Accepted; the ClientHello is not whole.
-    Silent,
-    /// The rest of the TLS handshake.
-    Handshake,
-    /// TLS is up, and nothing is known about who it is.
-    Stranger,
-    /// A valid bearer token came on it.
-    Bearer,
-    /// It showed the certificate of this agent, which is not revoked.
-    Agent(AgentId),
-}
-
-impl Stage {
-    /// All stages, as metrics name them.
-    pub const NAMES: [&str; 5] = ["silent", "handshake", "stranger", "bearer", "agent"];
-
-    const fn index(&self) -> usize {
-        match self {
-            Self::Silent => 0,
-            Self::Handshake => 1,
-            Self::Stranger => 2,
-            Self::Bearer => 3,
-            Self::Agent(_) => 4,
-        }
-    }
-}
-
-/// Why a connection is closed or was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// There is no room even after giving up connections.
-    Refused,
-    /// A newer connection took its place.
-    Displaced,
-    /// Its stage lasted too long.
-    Timeout,
-    /// Its address held the most bytes of request bodies.
-    Bytes,
-    /// Its address asked for more key exchanges than it gets.
-    Rate,
-}
-
-impl Why {
-    /// All reasons, as metrics name them.
-    pub const NAMES: [&str; 5] = ["refused", "displaced", "timeout", "body_bytes", "rate"];
-
-    const fn index(self) -> usize {
-        match self {
-            Self::Refused => 0,
-            Self::Displaced => 1,
-            Self::Timeout => 2,
-            Self::Bytes => 3,
-            Self::Rate => 4,
-        }
-    }
-}
-
-/// What came of a new connection.
+/// The result of accepting a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
-    /// Its name from now on. None: it has to be closed at once.
+    /// The id of the connection. None: the caller must close it at once.
     pub id: Option<Id>,
-    /// Other connections that have to be closed: one because the port is full, one because its pool is.
+    /// Other connections that the caller must close: at most one because the port is full, and one because the pool is.
     pub evicted: Vec<Id>,
-}
-
-/// Numbers for operators.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Connections now, in the order of [`Stage::NAMES`].
-    pub open: [usize; Stage::NAMES.len()],
-    /// Connections that have to be closed and are not yet.
-    pub closing: usize,
-    /// Accepted since the start.
-    pub accepted: u64,
-    /// Closed or refused by stage and reason, in the order of [`Stage::NAMES`] and [`Why::NAMES`].
-    pub closed: [[u64; Why::NAMES.len()]; Stage::NAMES.len()],
-    /// Bytes of strangers' request bodies that are held.
-    pub body_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
-    address: Address,
-    /// Its address was known for an agent when it was accepted.
-    reserved: bool,
-    stage: Stage,
-    /// Its place in its pool.
-    order: u64,
+    place: Place,
     deadline: Instant,
-    /// Requests that have no complete answer yet.
+    /// Requests whose response is not complete.
     requests: usize,
-    /// Of these, the ones with a valid token.
+    /// Those of them that carry a valid token.
     authorized: usize,
-    /// Of these, the ones whose answer is a package.
+    /// Those of them whose response is a package.
     downloads: usize,
-    /// When the last of those came.
+    /// When the last request with a valid token began.
     last_authorized: Option<Instant>,
-    /// Bytes of request bodies that are held.
+    /// Bytes of request bodies in memory.
     bytes: usize,
 }
 
-/// The pools of unauthenticated connections.
-#[derive(Debug)]
-struct Pools {
-    silent: Pool<Address>,
-    handshake: Pool<Address>,
-    strangers: Pool<Address>,
-}
-
-impl Pools {
-    fn new(limits: &Unauthenticated) -> Self {
-        Self {
-            silent: Pool::new(limits.silent),
-            handshake: Pool::new(limits.handshake),
-            strangers: Pool::new(limits.strangers),
-        }
-    }
-}
-
-/// The connections of one port.
+/// The admission state of one port.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
     connections: HashMap<Id, Entry>,
-    /// Given up here, but their sockets are still open.
+    /// Evicted connections whose sockets are still open.
     closing: HashSet<Id>,
-    open: Pools,
-    reserved: Pools,
-    bearers: Pool<()>,
-    agents: Pool<AgentId>,
-    /// Where each agent was seen, the latest last, and how many agents were seen at an address.
-    seen: HashMap<AgentId, VecDeque<Address>>,
-    known: HashMap<Address, usize>,
-    /// Key exchanges of each address.
-    exchanges: Budgets<Address>,
+    pools: Pools,
+    known: KnownAddresses,
+    /// The rate limiters of key exchanges.
+    key_exchanges: Budgets<Address>,
     deadlines: BTreeSet<(Instant, Id)>,
-    /// Numbers connections and places in pools.
+    /// The last number of a connection, or of a place in a pool.
     next: u64,
     counts: Counts,
 }
 
 impl Admission {
-    /// No connections yet.
+    /// The state without connections.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
             connections: HashMap::new(),
             closing: HashSet::new(),
-            open: Pools::new(&limits.open),
-            reserved: Pools::new(&limits.reserved),
-            bearers: Pool::new(Share {
-                each: limits.bearers,
-                total: limits.bearers,
-            }),
-            agents: Pool::new(Share {
-                each: limits.each_agent,
-                total: limits.total,
-            }),
-            seen: HashMap::new(),
-            known: HashMap::new(),
-            exchanges: Budgets::default(),
+            pools: Pools::new(&limits),
+            known: KnownAddresses::default(),
+            key_exchanges: Budgets::default(),
             deadlines: BTreeSet::new(),
             next: 0,
             counts: Counts::default(),
@@ -251,48 +105,36 @@ impl Admission {
         }
     }
 
-    /// Notes that an agent may come from an address: connections from there use the reserved pools from now on. The last
-    /// few addresses of each agent are kept.
-    pub fn know(&mut self, agent: &AgentId, address: Address) {
-        let seen = self.seen.entry(agent.clone()).or_default();
-        if let Some(at) = seen.iter().position(|a| *a == address) {
-            seen.remove(at);
-        } else {
-            *self.known.entry(address).or_default() += 1;
-        }
-        seen.push_back(address);
-        if seen.len() > ADDRESSES_OF_AGENT
-            && let Some(old) = seen.pop_front()
-            && let Some(agents) = self.known.get_mut(&old)
-        {
-            *agents -= 1;
-            if *agents == 0 {
-                self.known.remove(&old);
-            }
-        }
+    /// Notes that an agent may connect from an address. New connections from there use the reserved pools. Only the
+    /// last few addresses of each agent count.
+    pub fn add_agent_address(&mut self, agent: &AgentId, address: Address) {
+        self.known.add(agent, address);
     }
 
-    /// Whether connections from an address use the reserved pools.
+    /// Whether connections from an address use the reserved pools: an agent is known there, or it is this host.
     #[must_use]
-    pub fn is_known(&self, ip: IpAddr) -> bool {
-        ip.to_canonical().is_loopback() || self.known.contains_key(&ip.into())
+    pub fn is_reserved(&self, ip: IpAddr) -> bool {
+        ip.to_canonical().is_loopback() || self.known.agents_at(ip.into()) > 0
     }
 
-    /// Key exchanges of an address; none: without limit.
-    fn exchange_rate(&self, address: Address) -> Option<Rate> {
-        let agents = self.known.get(&address).copied().unwrap_or_default();
-        let rate = self.limits.exchanges.and(self.limits.exchanges_of_agent, agents);
+    /// The rate limit of key exchanges of an address; `None` for this host, which has no limit.
+    fn key_exchange_rate(&self, address: Address) -> Option<Rate> {
+        let agents = self.known.agents_at(address);
+        let rate = self
+            .limits
+            .key_exchanges
+            .and(self.limits.key_exchanges_per_agent, agents);
         (!address.is_loopback()).then_some(rate)
     }
 
-    /// Takes a connection that was accepted.
+    /// Admits a connection that was accepted, or refuses it.
     pub fn accept(&mut self, ip: IpAddr, now: Instant) -> Admitted {
         self.counts.accepted += 1;
         let address = Address::from(ip);
-        let rate = self.exchange_rate(address);
-        // Its key exchange would be refused: nothing else is spent on it.
-        if rate.is_some_and(|rate| self.exchanges.wait(&address, rate, now) > LONGEST_WAIT) {
-            self.counts.closed[Stage::Silent.index()][Why::Rate.index()] += 1;
+        let rate = self.key_exchange_rate(address);
+        // The rate limit would refuse its key exchange, so no other resource is spent on it.
+        if rate.is_some_and(|rate| self.key_exchanges.wait(&address, rate, now) > MAX_KEY_EXCHANGE_WAIT) {
+            self.counts.closed[Stage::Silent.index()][CloseReason::Rate.index()] += 1;
             return Admitted {
                 id: None,
                 evicted: Vec::new(),
@@ -301,22 +143,24 @@ impl Admission {
         let full = self.connections.len() >= self.limits.total;
         let mut evicted = Vec::new();
         if full {
-            evicted.extend(self.give_up_one());
+            evicted.extend(self.evict_unauthenticated());
         }
-        // Connections that are being closed have their file descriptors still.
+        // Evicted connections hold their file descriptors until they are closed.
         let sockets = self.connections.len() + self.closing.len();
-        if full && evicted.is_empty() || sockets >= self.limits.total + CLOSING_SLACK {
-            self.counts.closed[Stage::Silent.index()][Why::Refused.index()] += 1;
+        if full && evicted.is_empty() || sockets >= self.limits.total + MAX_CLOSING {
+            self.counts.closed[Stage::Silent.index()][CloseReason::Refused.index()] += 1;
             return Admitted { id: None, evicted };
         }
         let id = Id(self.next_number());
-        let reserved = self.is_known(ip);
+        let reserved = self.is_reserved(ip);
         let timeout = self.unauthenticated(reserved).handshake_timeout;
         let entry = Entry {
-            address,
-            reserved,
-            stage: Stage::Silent,
-            order: 0,
+            place: Place {
+                stage: Stage::Silent,
+                address,
+                reserved,
+                order: 0,
+            },
             deadline: now + timeout,
             requests: 0,
             authorized: 0,
@@ -326,54 +170,56 @@ impl Admission {
         };
         self.deadlines.insert((entry.deadline, id));
         self.connections.insert(id, entry);
-        evicted.extend(self.enter(id, Stage::Silent));
+        evicted.extend(self.enter_stage(id, Stage::Silent));
         Admitted { id: Some(id), evicted }
     }
 
-    /// The ClientHello of a connection is whole. Returns the connection to close for it.
-    pub fn greeted(&mut self, id: Id) -> Option<Id> {
-        self.enter(id, Stage::Handshake)
+    /// The ClientHello of a connection is complete. Returns the connection that it displaces, for the caller to close.
+    pub fn client_hello_received(&mut self, id: Id) -> Option<Id> {
+        self.enter_stage(id, Stage::Handshake)
     }
 
-    /// The answer to a ClientHello is to be computed. Returns how long that has to wait for the rate of its address; none: too
-    /// long, and the connection has to be closed.
-    pub fn exchanging(&mut self, id: Id, now: Instant) -> Option<Duration> {
-        let address = self.connections.get(&id)?.address;
-        let Some(rate) = self.exchange_rate(address) else {
+    /// Reserves a key exchange. Returns how long it must wait for the rate limit of its address. `None`: longer than
+    /// [`MAX_KEY_EXCHANGE_WAIT`], so the caller must close the connection.
+    pub fn begin_key_exchange(&mut self, id: Id, now: Instant) -> Option<Duration> {
+        let address = self.connections.get(&id)?.place.address;
+        let Some(rate) = self.key_exchange_rate(address) else {
             return Some(Duration::ZERO);
         };
-        if self.exchanges.wait(&address, rate, now) > LONGEST_WAIT {
-            self.evict(id, Why::Rate);
+        if self.key_exchanges.wait(&address, rate, now) > MAX_KEY_EXCHANGE_WAIT {
+            self.evict(id, CloseReason::Rate);
             return None;
         }
-        Some(self.exchanges.take(address, rate, now))
+        Some(self.key_exchanges.take(address, rate, now))
     }
 
-    /// The TLS handshake of a connection ended well, with the certificate of this agent perhaps. The caller has checked that
-    /// the certificate is valid and the agent not revoked. Returns the connection to close for it.
-    pub fn secured(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
-        let address = self.connections.get(&id)?.address;
+    /// The TLS handshake of a connection is complete, with the certificate of `agent` or without one. The caller has
+    /// verified the certificate, and that the agent is not revoked. Returns the connection that it displaces, for the
+    /// caller to close.
+    pub fn handshake_completed(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
+        let address = self.connections.get(&id)?.place.address;
         let evicted = match agent {
             Some(agent) => {
-                self.know(agent, address);
-                self.enter(id, Stage::Agent(agent.clone()))
+                self.add_agent_address(agent, address);
+                self.enter_stage(id, Stage::Agent(agent.clone()))
             }
-            None => self.enter(id, Stage::Stranger),
+            None => self.enter_stage(id, Stage::Stranger),
         };
         self.renew_deadline(id, now);
         evicted
     }
 
-    /// A request begins. Returns the connection to close: one that showed no token for long becomes a stranger again.
-    pub fn request_begins(&mut self, id: Id, now: Instant) -> Option<Id> {
+    /// A request has begun. A bearer that has shown no token for [`IDLE_TIMEOUT`] becomes a stranger again. Returns the
+    /// connection that it then displaces, for the caller to close.
+    pub fn request_started(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.requests += 1;
         let stale = entry.authorized == 0
             && entry
                 .last_authorized
                 .is_none_or(|at| now.saturating_duration_since(at) > IDLE_TIMEOUT);
-        let evicted = if entry.stage == Stage::Bearer && stale {
-            self.enter(id, Stage::Stranger)
+        let evicted = if entry.place.stage == Stage::Bearer && stale {
+            self.enter_stage(id, Stage::Stranger)
         } else {
             None
         };
@@ -381,36 +227,37 @@ impl Admission {
         evicted
     }
 
-    /// A request turned out to carry a valid token. Returns the connection to close: the bearer that was silent the longest.
+    /// A request of the connection carries a valid token. Returns the connection that it displaces, for the caller to
+    /// close: the bearer whose last token is the oldest.
     pub fn authorized(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.authorized += 1;
         entry.last_authorized = Some(now);
-        let evicted = match entry.stage {
-            Stage::Stranger | Stage::Bearer => self.enter(id, Stage::Bearer),
+        let evicted = match entry.place.stage {
+            Stage::Stranger | Stage::Bearer => self.enter_stage(id, Stage::Bearer),
             Stage::Silent | Stage::Handshake | Stage::Agent(_) => None,
         };
         self.renew_deadline(id, now);
         evicted
     }
 
-    /// The answer to a request is a package.
-    pub fn download_begins(&mut self, id: Id, now: Instant) {
+    /// The response to a request is a package, which has a longer timeout.
+    pub fn download_started(&mut self, id: Id, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.downloads += 1;
             self.renew_deadline(id, now);
         }
     }
 
-    /// A package was sent, or given up. [`Self::request_ends`] follows.
-    pub fn download_ends(&mut self, id: Id) {
+    /// The package of a response was sent or dropped. The caller calls [`Self::request_ended`] next.
+    pub fn download_ended(&mut self, id: Id) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.downloads = entry.downloads.saturating_sub(1);
         }
     }
 
-    /// The answer to a request is complete, or given up. `authorized`: [`Self::authorized`] was called for it.
-    pub fn request_ends(&mut self, id: Id, authorized: bool, now: Instant) {
+    /// The response to a request was sent or dropped. `authorized`: [`Self::authorized`] was called for the request.
+    pub fn request_ended(&mut self, id: Id, authorized: bool, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.requests = entry.requests.saturating_sub(1);
             entry.authorized = entry.authorized.saturating_sub(usize::from(authorized));
@@ -418,9 +265,9 @@ impl Admission {
         }
     }
 
-    /// A part of a request body is held for a connection. Returns the connections to close if all strangers together hold too
-    /// much: of the address that holds the most, the one that holds the most, until it is enough.
-    pub fn held(&mut self, id: Id, bytes: usize) -> Vec<Id> {
+    /// Bytes of a stranger's request body are in memory. While all of them exceed the limit, evicts the connection that
+    /// holds the most of the address that holds the most. Returns the evicted connections, for the caller to close.
+    pub fn body_received(&mut self, id: Id, bytes: usize) -> Vec<Id> {
         let Some(entry) = self.connections.get_mut(&id) else {
             return Vec::new();
         };
@@ -428,20 +275,20 @@ impl Admission {
         self.counts.body_bytes += bytes;
         let mut victims = Vec::new();
         while self.counts.body_bytes > self.limits.body_bytes
-            && let Some(victim) = self.most_bytes()
+            && let Some(victim) = self.largest_body_holder()
         {
-            self.evict(victim, Why::Bytes);
+            self.evict(victim, CloseReason::Bytes);
             victims.push(victim);
         }
         victims
     }
 
-    /// Of the address that holds the most bytes, the connection that holds the most.
-    fn most_bytes(&self) -> Option<Id> {
+    /// The connection that holds the most bytes, of the address that holds the most.
+    fn largest_body_holder(&self) -> Option<Id> {
         let mut by_address = HashMap::<Address, (usize, Id)>::new();
         let holding = self.connections.iter().filter(|(_, e)| e.bytes > 0);
         for (id, entry) in holding {
-            let (sum, largest) = by_address.entry(entry.address).or_insert((0, *id));
+            let (sum, largest) = by_address.entry(entry.place.address).or_insert((0, *id));
             *sum += entry.bytes;
             if self.connections.get(largest).is_none_or(|l| l.bytes < entry.bytes) {
                 *largest = *id;
@@ -453,8 +300,8 @@ impl Admission {
             .map(|(_, victim)| victim)
     }
 
-    /// Bytes of a request body are no longer held.
-    pub fn released(&mut self, id: Id, bytes: usize) {
+    /// Bytes of a request body are no longer in memory, or no longer a stranger's.
+    pub fn body_released(&mut self, id: Id, bytes: usize) {
         if let Some(entry) = self.connections.get_mut(&id) {
             let bytes = bytes.min(entry.bytes);
             entry.bytes -= bytes;
@@ -462,14 +309,14 @@ impl Admission {
         }
     }
 
-    /// A connection's socket is closed, for whatever reason.
+    /// The socket of a connection is closed. Must be called once for each admitted connection, evicted or not.
     pub fn closed(&mut self, id: Id) {
         if !self.closing.remove(&id) {
             self.remove(id);
         }
     }
 
-    /// Gives up the connections whose time is over. Returns them: they have to be closed.
+    /// Evicts the connections whose deadline has passed. Returns them, for the caller to close.
     pub fn expire(&mut self, now: Instant) -> Vec<Id> {
         let mut expired = Vec::new();
         while let Some((deadline, id)) = self.deadlines.first().copied() {
@@ -477,23 +324,23 @@ impl Admission {
                 break;
             }
             if self.has_no_deadline(id) {
-                // It has requests under way: looked at again when these end.
+                // `request_ended` sets the next deadline.
                 self.deadlines.remove(&(deadline, id));
                 continue;
             }
-            self.evict(id, Why::Timeout);
+            self.evict(id, CloseReason::Timeout);
             expired.push(id);
         }
         expired
     }
 
-    /// When [`Self::expire`] has something to do.
+    /// When [`Self::expire`] must be called next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Numbers for operators.
+    /// The counters for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -502,19 +349,16 @@ impl Admission {
         }
     }
 
-    /// The address that holds the most unauthenticated connections in one stage, and how many.
+    /// The address that has the most unauthenticated connections in one stage, and how many.
     #[must_use]
     pub fn largest(&self) -> Option<(Address, usize)> {
-        let pools = [&self.open, &self.reserved];
-        let all = pools.iter().flat_map(|p| [&p.silent, &p.handshake, &p.strangers]);
-        let largest = all.filter_map(Pool::largest).max_by_key(|(_, n)| *n)?;
-        Some((*largest.0, largest.1))
+        self.pools.largest()
     }
 
-    /// Whether a connection is still kept.
+    /// The stage of a connection; `None` if it was evicted or closed.
     #[must_use]
     pub fn stage(&self, id: Id) -> Option<&Stage> {
-        self.connections.get(&id).map(|e| &e.stage)
+        self.connections.get(&id).map(|e| &e.place.stage)
     }
 
     fn next_number(&mut self) -> u64 {
@@ -530,20 +374,22 @@ impl Admission {
         }
     }
 
-    /// Agents and requests with a token take as long as they take.
+    /// Whether a connection has no deadline now: requests of agents (control streams) and requests with a token may
+    /// take any time.
     fn has_no_deadline(&self, id: Id) -> bool {
-        self.connections.get(&id).is_some_and(|e| match e.stage {
+        self.connections.get(&id).is_some_and(|e| match e.place.stage {
             Stage::Silent | Stage::Handshake | Stage::Stranger => false,
             Stage::Bearer => e.authorized > 0,
             Stage::Agent(_) => e.requests > 0,
         })
     }
 
+    /// Sets the deadline of a connection by its stage and its requests. The handshake has one deadline from the start.
     fn renew_deadline(&mut self, id: Id, now: Instant) {
         let Some(entry) = self.connections.get_mut(&id) else {
             return;
         };
-        let timeout = match (&entry.stage, entry.requests) {
+        let timeout = match (&entry.place.stage, entry.requests) {
             (Stage::Silent | Stage::Handshake, _) => return,
             (Stage::Stranger, 0) => STRANGER_IDLE_TIMEOUT,
             (Stage::Stranger, _) if entry.downloads > 0 => DOWNLOAD_TIMEOUT,
@@ -555,81 +401,51 @@ impl Admission {
         self.deadlines.insert((entry.deadline, id));
     }
 
-    /// Moves a connection to a stage. Returns the one that has to be closed for it.
-    fn enter(&mut self, id: Id, stage: Stage) -> Option<Id> {
-        self.leave(id);
+    /// Moves a connection to a stage. Returns the connection that it displaces.
+    fn enter_stage(&mut self, id: Id, stage: Stage) -> Option<Id> {
+        self.leave_pool(id);
         let order = self.next_number();
         let entry = self.connections.get_mut(&id)?;
-        entry.stage = stage;
-        entry.order = order;
-        self.counts.open[entry.stage.index()] += 1;
-        let pools = if entry.reserved {
-            &mut self.reserved
-        } else {
-            &mut self.open
-        };
-        let address = entry.address;
-        let evicted = match &entry.stage {
-            Stage::Silent => pools.silent.insert(address, order, id),
-            Stage::Handshake => pools.handshake.insert(address, order, id),
-            Stage::Stranger => pools.strangers.insert(address, order, id),
-            Stage::Bearer => self.bearers.insert((), order, id),
-            Stage::Agent(agent) => self.agents.insert(agent.clone(), order, id),
-        };
+        entry.place.stage = stage;
+        entry.place.order = order;
+        self.counts.open[entry.place.stage.index()] += 1;
+        let evicted = self.pools.insert(id, &entry.place);
         if let Some(evicted) = evicted {
-            self.evict(evicted, Why::Displaced);
+            self.evict(evicted, CloseReason::Displaced);
         }
         evicted
     }
 
-    /// Takes a connection out of its pool.
-    fn leave(&mut self, id: Id) {
+    /// Removes a connection from its pool.
+    fn leave_pool(&mut self, id: Id) {
         let Some(entry) = self.connections.get(&id) else {
             return;
         };
-        // Never entered one yet.
-        if entry.order == 0 {
+        // A new connection has no place before its first stage; places count from 1.
+        if entry.place.order == 0 {
             return;
         }
-        let pools = if entry.reserved {
-            &mut self.reserved
-        } else {
-            &mut self.open
-        };
-        match &entry.stage {
-            Stage::Silent => pools.silent.remove(&entry.address, entry.order),
-            Stage::Handshake => pools.handshake.remove(&entry.address, entry.order),
-            Stage::Stranger => pools.strangers.remove(&entry.address, entry.order),
-            Stage::Bearer => self.bearers.remove(&(), entry.order),
-            Stage::Agent(agent) => self.agents.remove(agent, entry.order),
-        }
-        self.counts.open[entry.stage.index()] -= 1;
+        self.pools.remove(&entry.place);
+        self.counts.open[entry.place.stage.index()] -= 1;
     }
 
-    /// Makes room where the whole port is full: unauthenticated connections go first, those of addresses without agents
-    /// before others.
-    fn give_up_one(&mut self) -> Option<Id> {
-        let pools = [&mut self.open, &mut self.reserved];
-        let id = pools.into_iter().find_map(|p| {
-            let silent = p.silent.take_from_largest();
-            silent
-                .or_else(|| p.handshake.take_from_largest())
-                .or_else(|| p.strangers.take_from_largest())
-        })?;
-        self.evict(id, Why::Displaced);
+    /// Evicts one unauthenticated connection because the whole port is full: first from addresses without agents.
+    fn evict_unauthenticated(&mut self) -> Option<Id> {
+        let id = self.pools.pop_unauthenticated()?;
+        self.evict(id, CloseReason::Displaced);
         Some(id)
     }
 
-    /// Forgets a connection whose socket the caller has to close.
-    fn evict(&mut self, id: Id, why: Why) {
+    /// Removes a connection and counts the reason. The caller must close its socket.
+    fn evict(&mut self, id: Id, why: CloseReason) {
         if let Some(entry) = self.remove(id) {
-            self.counts.closed[entry.stage.index()][why.index()] += 1;
+            self.counts.closed[entry.place.stage.index()][why.index()] += 1;
             self.closing.insert(id);
         }
     }
 
     fn remove(&mut self, id: Id) -> Option<Entry> {
-        self.leave(id);
+        self.leave_pool(id);
         let entry = self.connections.remove(&id)?;
         self.deadlines.remove(&(entry.deadline, id));
         self.counts.body_bytes -= entry.bytes;

@@ -1,6 +1,6 @@
-//! What the controller knows of the agents right now: who is connected, what each runs, what each reports.
+//! The soft state of agents: their control streams, the configurations they run, and their reports.
 //!
-//! Soft state: agents tell it anew with their next Hello.
+//! None of it is stored. After a restart of the controller, agents send it again with Hello and Status.
 
 use crate::compiled::Compiled;
 use crate::writer::Published;
@@ -18,48 +18,63 @@ use tombolo_proto::status::AgentStatus;
 use tombolo_proto::wire;
 use tombolo_topology::topology::AgentStatuses;
 
-/// For a stream to take a probe.
-const SENDING: Duration = Duration::from_secs(5);
+/// Time for a control stream to accept a probe. The stream has a queue, so it is only exceeded if the agent does not
+/// read.
+const PROBE_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What an agent refused.
+/// Time for the report of a probe, besides that of the probes themselves.
+const REPORT_DELAY: Duration = Duration::from_secs(5);
+
+/// Probes of one request that its timeout allows for: enough for a trace over 64 hops with 4 probes for each.
+const MAX_COUNTED_PROBES: u64 = 300;
+
+/// Longest time that a caller waits for the report of a probe.
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Messages of other tasks that wait for a control stream. A sender waits for room, so this only smooths bursts.
+const OUTGOING_CAPACITY: usize = 32;
+
+/// An agent's rejection of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refusal {
-    /// The revision that it was sent.
+    /// The revision of the configuration.
     pub revision: Revision,
-    /// Why, in the agent's words.
+    /// The reason, as the agent states it.
     pub reason: String,
 }
 
-/// How far an agent is.
+/// How far an agent has applied the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentProgress {
-    /// Which.
+    /// The agent.
     pub agent: AgentId,
-    /// Its control stream is up.
+    /// Whether its control stream is up.
     pub connected: bool,
-    /// The largest revision that is in force there: an unchanged configuration counts as applied.
+    /// The largest revision that is in force on it. A revision that does not change its configuration is in force at
+    /// once.
     pub applied: Revision,
-    /// It runs what it should.
+    /// Whether it runs the configuration of the newest revision.
     pub up_to_date: bool,
-    /// Digest of what it runs.
+    /// The digest of the configuration that it runs; empty before its first Hello.
     pub digest: String,
-    /// Digest of what it should run.
+    /// The digest of its compiled configuration; empty if it has none.
     pub desired_digest: String,
-    /// What it refused, if that is still what it should run.
+    /// Its rejection of the configuration that it should run, if it has rejected that one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Refusal>,
 }
 
-/// All agents' soft state.
+/// The soft state of all agents.
 #[derive(Debug)]
 pub struct Agents {
     entries: Mutex<BTreeMap<AgentId, Entry>>,
     published: watch::Receiver<Published>,
     compiled: watch::Receiver<Compiled>,
-    /// Moves whenever an agent's progress does.
-    moved: watch::Sender<u64>,
+    /// Notified after each change of an entry. The value is a counter without meaning.
+    changed: watch::Sender<u64>,
+    /// The number of the next stream or probe.
     next: AtomicU64,
 }
 
@@ -68,42 +83,44 @@ struct Entry {
     connection: Option<Connection>,
     applied: Revision,
     digest: String,
-    /// Digest of what it was sent and has not answered.
+    /// The digest of the configuration that was sent and is neither applied nor rejected yet.
     in_flight: Option<String>,
-    refused: Option<(String, Refusal)>,
+    /// The last rejection, with the digest of the configuration.
+    rejected: Option<(String, Refusal)>,
     status: AgentStatus,
+    /// Callers that wait for the results of probes, by id.
     probes: BTreeMap<u64, oneshot::Sender<ProbeReport>>,
 }
 
 #[derive(Debug)]
 struct Connection {
     number: u64,
-    messages: mpsc::Sender<control_stream::ControllerMessage>,
-    /// Dropped when a newer stream of the same agent takes over.
+    messages: mpsc::Sender<wire::ControllerMessage>,
+    /// Dropping it ends the stream's task: a newer stream of the agent has replaced the stream.
     _hold: oneshot::Sender<()>,
 }
 
-/// An agent's stream, as its task holds it.
+/// The control stream of an agent, as its task holds it.
 #[derive(Debug)]
 pub struct Stream {
-    /// Whose.
+    /// The agent.
     pub agent: AgentId,
     number: u64,
-    /// Ends when a newer stream of the same agent takes over.
+    /// Completes when a newer stream of the agent replaces this one.
     pub superseded: oneshot::Receiver<()>,
-    /// What others want to have sent: probes.
-    pub outgoing: mpsc::Receiver<control_stream::ControllerMessage>,
+    /// Messages of other tasks for the agent: probes.
+    pub outgoing: mpsc::Receiver<wire::ControllerMessage>,
 }
 
 impl Agents {
-    /// Knows nobody yet.
+    /// The state without any agent.
     #[must_use]
     pub fn new(published: watch::Receiver<Published>, compiled: watch::Receiver<Compiled>) -> Self {
         Self {
             entries: Mutex::default(),
             published,
             compiled,
-            moved: watch::channel(0).0,
+            changed: watch::channel(0).0,
             next: AtomicU64::new(1),
         }
     }
@@ -112,16 +129,18 @@ impl Agents {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the entry of an agent, and notifies those that wait for progress.
     fn update<T>(&self, agent: &AgentId, change: impl FnOnce(&mut Entry) -> T) -> T {
         let result = change(self.entries().entry(agent.clone()).or_default());
-        self.moved.send_modify(|n| *n += 1);
+        self.changed.send_modify(|n| *n += 1);
         result
     }
 
-    /// An agent said Hello on a new stream; an older one of its ends.
+    /// Registers a new stream after its Hello, with the revision and digest that the agent runs. An older stream of the
+    /// agent ends.
     pub fn connected(&self, agent: &AgentId, revision: Revision, digest: &str) -> Stream {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (messages, outgoing) = mpsc::channel(32);
+        let (messages, outgoing) = mpsc::channel(OUTGOING_CAPACITY);
         let (hold, superseded) = oneshot::channel();
         self.update(agent, |entry| {
             entry.connection = Some(Connection {
@@ -132,8 +151,8 @@ impl Agents {
             entry.applied = revision;
             entry.digest = digest.to_owned();
             entry.in_flight = None;
-            entry.refused = None;
-            // They were asked on the stream that ends now.
+            entry.rejected = None;
+            // Their requests went over the stream that ends now.
             entry.probes.clear();
         });
         Stream {
@@ -144,7 +163,7 @@ impl Agents {
         }
     }
 
-    /// A stream ended.
+    /// Removes a stream that has ended. Probes over it fail.
     pub fn disconnected(&self, stream: &Stream) {
         self.update_by(stream, |entry| {
             entry.connection = None;
@@ -153,7 +172,7 @@ impl Agents {
         self.forget_deleted();
     }
 
-    /// As [`Self::update`], unless a newer stream has taken over: it tells anew, and better.
+    /// As [`Self::update`], unless a newer stream has replaced this one: its messages are newer than those of this one.
     fn update_by(&self, stream: &Stream, change: impl FnOnce(&mut Entry)) {
         self.update(&stream.agent, |entry| {
             if entry.connection.as_ref().is_some_and(|c| c.number == stream.number) {
@@ -162,60 +181,61 @@ impl Agents {
         });
     }
 
-    /// A configuration is on its way to an agent.
+    /// Notes that a configuration is in flight to an agent.
     pub fn sent(&self, stream: &Stream, digest: &str) {
         self.update_by(stream, |entry| entry.in_flight = Some(digest.to_owned()));
     }
 
-    /// An agent's tables and kernel routes are those of this configuration (D2).
+    /// Notes that a configuration is in force on an agent: its tables and kernel routes are those of it (D2).
     pub fn applied(&self, stream: &Stream, revision: Revision, digest: &str) {
         self.update_by(stream, |entry| {
             entry.in_flight = None;
             entry.applied = revision;
             entry.digest = digest.to_owned();
-            entry.refused = None;
+            entry.rejected = None;
         });
     }
 
-    /// An agent refused a configuration and goes on with the one before.
+    /// Notes that an agent rejected a configuration and keeps the one before.
     pub fn rejected(&self, stream: &Stream, revision: Revision, digest: &str, reason: String) {
-        tracing::warn!(agent = %stream.agent, %revision, reason, "configuration refused");
+        tracing::warn!(agent = %stream.agent, %revision, reason, "agent rejected its configuration");
         self.update_by(stream, |entry| {
             entry.in_flight = None;
-            entry.refused = Some((digest.to_owned(), Refusal { revision, reason }));
+            entry.rejected = Some((digest.to_owned(), Refusal { revision, reason }));
         });
     }
 
-    /// What an agent says of itself.
+    /// Stores the last status of an agent.
     pub fn status(&self, agent: &AgentId, status: AgentStatus) {
         self.update(agent, |entry| entry.status = status);
     }
 
-    /// The answer to a probe.
+    /// Passes the report of a probe to the caller that waits for it, if it still does.
     pub fn probe_result(&self, agent: &AgentId, id: u64, report: ProbeReport) {
         if let Some(waiting) = self.update(agent, |entry| entry.probes.remove(&id)) {
+            // Fails if the caller no longer waits.
             let _ = waiting.send(report);
         }
     }
 
-    /// Forgets agents that are gone from the desired state. One that is still connected is forgotten when its stream has
-    /// ended: the stream itself tells it why.
+    /// Removes agents that were deleted from the desired state. A connected one is removed when its stream has ended,
+    /// after the stream has sent the reason to the agent.
     pub fn forget_deleted(&self) {
         let topology = self.published.borrow().topology.clone();
         self.entries()
             .retain(|agent, entry| entry.connection.is_some() || topology.agents.contains_key(agent));
-        self.moved.send_modify(|n| *n += 1);
+        self.changed.send_modify(|n| *n += 1);
     }
 
-    /// For views: statuses, and who is connected.
+    /// The last status of each agent, and the connected agents, for views.
     #[must_use]
     pub fn live(&self) -> AgentStatuses {
         let entries = self.entries();
-        let told = |e: &Entry| e.status != AgentStatus::default();
-        AgentStatuses {
+        let has_status = |e: &Entry| e.status != AgentStatus::default();
+        Live {
             agents: entries
                 .iter()
-                .filter(|(_, e)| told(e))
+                .filter(|(_, e)| has_status(e))
                 .map(|(a, e)| (a.clone(), e.status.clone()))
                 .collect(),
             connected: entries
@@ -226,7 +246,7 @@ impl Agents {
         }
     }
 
-    /// How far every agent of the desired state is, ordered by id; revoked ones are left out.
+    /// The progress of all agents of the desired state but revoked ones, ordered by id.
     #[must_use]
     pub fn progress(&self) -> Vec<AgentProgress> {
         let published = self.published.borrow().clone();
@@ -242,18 +262,19 @@ impl Agents {
                     .unwrap_or_default();
                 let entry = entries.get(&agent.id);
                 let digest = entry.map(|e| e.digest.clone()).unwrap_or_default();
-                // While something else is in flight, what it runs is about to change: "in force" waits for its answer.
-                let settled = entry.is_none_or(|e| e.in_flight.is_none());
-                let same = settled && !digest.is_empty() && digest == desired_digest;
-                let told = entry.map(|e| e.applied).unwrap_or_default();
+                // While a configuration is in flight, the agent may switch to it at any moment. Its digest counts after
+                // the answer.
+                let idle = entry.is_none_or(|e| e.in_flight.is_none());
+                let same = idle && !digest.is_empty() && digest == desired_digest;
+                let reported = entry.map(|e| e.applied).unwrap_or_default();
                 let applied = if same {
                     compiled.revision
                 } else {
-                    // What it told may be a number of a time that a restored backup does not know.
-                    told.min(Revision(compiled.revision.0.saturating_sub(1)))
+                    // After the restore of an older backup, agents may report revisions that do not exist yet.
+                    reported.min(Revision(compiled.revision.0.saturating_sub(1)))
                 };
-                let refused = entry
-                    .and_then(|e| e.refused.as_ref())
+                let rejected = entry
+                    .and_then(|e| e.rejected.as_ref())
                     .filter(|(d, _)| *d == desired_digest);
                 AgentProgress {
                     agent: agent.id.clone(),
@@ -262,19 +283,20 @@ impl Agents {
                     up_to_date: same && compiled.revision == published.revision,
                     digest,
                     desired_digest,
-                    rejected: refused.map(|(_, r)| r.clone()),
+                    rejected: rejected.map(|(_, r)| r.clone()),
                 }
             })
             .collect()
     }
 
-    /// Waits until every connected agent has applied `revision`, at most for `limit`. Returns those that have not.
+    /// Waits until `revision` is compiled and in force on every connected agent, for `limit` at most. Returns the
+    /// connected agents on which it is not in force.
     pub async fn wait(&self, revision: Revision, limit: Duration) -> Vec<AgentId> {
         let deadline = tokio::time::Instant::now() + limit;
-        let mut moved = self.moved.subscribe();
+        let mut changed = self.changed.subscribe();
         let mut compiled = self.compiled.clone();
         loop {
-            moved.borrow_and_update();
+            changed.borrow_and_update();
             let ready = compiled.borrow_and_update().revision >= revision;
             let behind = |p: &AgentProgress| p.connected && p.applied < revision;
             let waiting: Vec<_> = self.progress().into_iter().filter(behind).map(|p| p.agent).collect();
@@ -283,19 +305,19 @@ impl Agents {
             }
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => return waiting,
-                _ = moved.changed() => {}
+                _ = changed.changed() => {}
                 _ = compiled.changed() => {}
             }
         }
     }
 
-    /// Has an agent's host send echoes.
+    /// Lets an agent send probes, and waits for its report.
     ///
     /// # Errors
-    /// It is not connected, or does not answer in time; in words.
+    /// A message for the user: the agent is not connected, or its report does not arrive in time.
     pub async fn probe(&self, agent: &AgentId, request: &ProbeRequest) -> Result<ProbeReport, String> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let _asked = Asked {
+        let _pending = PendingProbe {
             agents: self,
             agent,
             id,
@@ -314,30 +336,34 @@ impl Agents {
             id,
             request: request_json,
         });
-        let sent = messages.send_timeout(control_stream::ControllerMessage { message: Some(message) }, SENDING);
+        let sent = messages.send_timeout(wire::ControllerMessage { message: Some(message) }, PROBE_SEND_TIMEOUT);
         sent.await.map_err(|e| match e {
-            SendTimeoutError::Timeout(_) => format!("agent {agent} takes nothing"),
-            SendTimeoutError::Closed(_) => format!("agent {agent} went away"),
+            SendTimeoutError::Timeout(_) => {
+                format!("agent {agent} did not accept the probe within {PROBE_SEND_TIMEOUT:?}")
+            }
+            SendTimeoutError::Closed(_) => format!("agent {agent} has disconnected"),
         })?;
         let each = u64::from(request.timeout_ms) + u64::from(request.interval_ms);
         let probes = u64::from(request.count) * u64::from(request.max_ttl.max(1));
-        let limit = Duration::from_millis(each * probes.min(300)) + Duration::from_secs(5);
-        match tokio::time::timeout(limit.min(Duration::from_secs(120)), answered).await {
+        // An upper bound: a ping sends `count` probes alone, and a trace ends at its destination.
+        let limit = Duration::from_millis(each * probes.min(MAX_COUNTED_PROBES)) + REPORT_DELAY;
+        let limit = limit.min(MAX_PROBE_TIMEOUT);
+        match tokio::time::timeout(limit, answered).await {
             Ok(Ok(report)) => Ok(report),
-            Ok(Err(_)) => Err(format!("agent {agent} went away")),
-            Err(_) => Err(format!("agent {agent} did not answer in time")),
+            Ok(Err(_)) => Err(format!("agent {agent} has disconnected")),
+            Err(_) => Err(format!("agent {agent} did not report within {limit:?}")),
         }
     }
 }
 
-/// A probe that is under way; forgotten however it ends, also when nobody waits for it any more.
-struct Asked<'a> {
+/// A probe in progress. Dropping it removes its entry, also if the caller stops waiting.
+struct PendingProbe<'a> {
     agents: &'a Agents,
     agent: &'a AgentId,
     id: u64,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for PendingProbe<'_> {
     fn drop(&mut self) {
         if let Some(entry) = self.agents.entries().get_mut(self.agent) {
             entry.probes.remove(&self.id);

@@ -1,4 +1,4 @@
-//! What every request handler needs.
+//! The parts of a running controller, assembled from its data directory.
 
 use crate::admission::Limits;
 use crate::agents::Agents;
@@ -23,36 +23,36 @@ use tombolo_proto::id::Revision;
 pub struct App {
     /// The desired state.
     pub writer: Writer,
-    /// Who signs certificates.
+    /// The certificate authority.
     pub authority: Authority,
-    /// What agents report.
+    /// The connections, progress and reports of agents.
     pub agents: Arc<Agents>,
-    /// What each agent should run.
+    /// The newest compiled configurations.
     pub compiled: watch::Receiver<Compiled>,
-    /// Numbers for operators.
     pub metrics: Arc<Metrics>,
     /// The connections of the port.
     pub connections: Arc<Connections>,
-    /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// Held as long as the data directory is ours.
+    /// The lock on the data directory, held until the process ends.
     _lock: File,
-    /// The controller's own documents as they were at start, by key (see [`crate::writer::OWN`]).
+    /// The controller's own documents as read at the start, by key (see [`crate::writer::OWN_PREFIX`]). Later writes do
+    /// not change them.
     pub own_documents: BTreeMap<String, Vec<u8>>,
 }
 
 impl App {
-    /// Opens the data directory, making it if it is new. `limits` are those of the port.
+    /// Opens the data directory, or creates it with a new certificate authority, and starts the writer, the compiler
+    /// and the convergence metric. `limits` are those of the port. Must be called in a Tokio runtime.
     ///
     /// # Errors
-    /// What cannot be opened, and why.
+    /// The directory is in use, its store cannot be read, or the file system fails.
     pub fn open(data_dir: &Path, agent_certificate_lifetime: Duration, limits: Limits) -> anyhow::Result<Arc<Self>> {
         use std::os::unix::fs::DirBuilderExt;
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
             .create(data_dir)
-            .with_context(|| format!("cannot make {}", data_dir.display()))?;
+            .with_context(|| format!("cannot create {}", data_dir.display()))?;
         let lock = lock(data_dir)?;
         remove_unfinished_backups(data_dir);
         let file = data_dir.join(STORE_FILE);
@@ -62,7 +62,7 @@ impl App {
         std::fs::write(&public, authority.pem()).with_context(|| format!("cannot write {}", public.display()))?;
         let (writer, own_documents) = Writer::start(Box::new(store))?;
         let metrics = Arc::<Metrics>::default();
-        let compiled = compiled::start(writer.subscribe(), metrics.clone())?;
+        let compiled = compiled::start(writer.subscribe(), metrics.compile.clone())?;
         let agents = Arc::new(Agents::new(writer.subscribe(), compiled.clone()));
         tokio::spawn(metrics::measure_convergence(
             metrics.clone(),
@@ -83,10 +83,10 @@ impl App {
     }
 }
 
-/// Takes a data directory for one process alone; until the file is dropped.
+/// Locks a data directory for this process. The lock lasts until the returned file is dropped.
 ///
 /// # Errors
-/// Another process has it.
+/// Another process holds the lock, or the lock file cannot be opened.
 pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = data_dir.join(LOCK_FILE);
@@ -102,43 +102,44 @@ pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Copies that a process that ended in the middle of a backup has left.
+/// Removes the copies of backups that a process did not finish before it ended.
 fn remove_unfinished_backups(data_dir: &Path) {
     for entry in std::fs::read_dir(data_dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(BACKUP_PREFIX) {
+            // Best effort: a leftover copy only takes space, and the next start tries again.
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
-/// Reads the authority from the store, or makes it and stores it.
+/// Reads the certificate authority from the store, or generates one and stores it.
 fn authority(store: &mut impl Store, lifetime: Duration) -> anyhow::Result<Authority> {
     let (_, found) = store.range(ca::DOCUMENT)?;
     let document = match found.into_iter().find(|kv| kv.key == ca::DOCUMENT) {
         Some(found) => found.value,
         None => {
-            let made = Authority::generate()?;
+            let generated = Authority::generate()?;
             let transaction = Transaction {
                 compare: vec![(ca::DOCUMENT.to_owned(), Revision(0))],
-                changes: vec![(ca::DOCUMENT.to_owned(), Some(made.clone()))],
+                changes: vec![(ca::DOCUMENT.to_owned(), Some(generated.clone()))],
             };
             for committed in store.commit(&[transaction])? {
                 committed?;
             }
-            made
+            generated
         }
     };
     Authority::open(&document, lifetime).with_context(|| format!("the store's document '{}'", ca::DOCUMENT))
 }
 
-/// Where clients find the authority's certificate, in the data directory.
+/// The file of the authority's certificate in the data directory, for clients to trust.
 pub const AUTHORITY_FILE: &str = "ca.pem";
 
-/// Names of backups in the data directory while they are made start so.
+/// The prefix of the names of unfinished backups in the data directory.
 pub(crate) const BACKUP_PREFIX: &str = "backup-";
 
-/// What a running controller holds a lock on, in the data directory.
+/// The file in the data directory that a running controller locks.
 const LOCK_FILE: &str = "lock";
 
-/// The store's name in the data directory.
+/// The file of the store in the data directory.
 pub const STORE_FILE: &str = "state.db";

@@ -1,29 +1,35 @@
-//! The Azure Resource Manager dialect: paths without regard to case, `api-version` on every call, Azure's status codes.
+//! Azure Resource Manager's REST dialect: case-insensitive paths, `api-version` on every request, Azure's status codes.
 //!
-//! * `call`: a request, taken apart. * `login`: discovery and tokens for stock clients, before any authorization.
-//! * `subscription`: what stands above resource groups. * `resource`: groups, items, collections.
-//! * `action`: effective routes, shared keys. * `exchange`: routes and sessions of gateways and circuits.
-//! * `watcher`: next hop. * `deployment`: templates.
+//! * `call`: the parsed request.
+//! * `login`: discovery and login of stock clients, without authorization.
+//! * `subscription`: subscriptions, tenants, locations, providers, and lists across resource groups.
+//! * `resource`: resource groups, resources and collections.
+//! * `action`: effective routes and shared keys.
+//! * `bgp_routes`: routes and BGP sessions of gateways and circuits.
+//! * `watcher`: Network Watcher's next hop.
+//! * `deployment`: template deployments.
 
 mod action;
+mod bgp_routes;
 mod call;
 mod deployment;
-mod exchange;
 mod login;
 mod resource;
 mod subscription;
 mod watcher;
 
-use crate::rest::failure::{Failure, shown};
+use crate::rest::failure::{Failure, excerpt};
 use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use call::Call;
-pub(crate) use deployment::Deployments;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Serves everything that is not the fabric API.
+/// Serves a request with a path outside of the fabric API.
+///
+/// # Errors
+/// ARM's error object.
 pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let (mut head, body) = request.into_parts();
     let (uri, extensions) = (head.uri.clone(), std::mem::take(&mut head.extensions));
@@ -33,78 +39,70 @@ pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Re
         rest.check(call.headers(), &uri, &extensions)?;
         call.check_api_version()?;
     }
-    // Not before: strangers may not fill the memory.
-    let most = if open { json::MAX_OPEN_BODY } else { json::MAX_BODY };
-    call.take_body(body, most).await?;
+    // Only now, so that clients without a token cannot fill the memory.
+    let limit = if open { json::MAX_OPEN_BODY } else { json::MAX_BODY };
+    call.read_body(body, limit).await?;
     if open {
         return login::serve(&rest, &call);
     }
     route(&rest, &call).await
 }
 
+/// Serves an authorized request by its path.
 async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
-    if let ["subscriptions", subscription, ..] = path[..]
-        && Uuid::try_parse(subscription).is_err()
-    {
-        let message = format!(
-            "The provided subscription identifier '{}' is malformed or invalid: it must be a GUID.",
-            shown(&call.segments[1])
-        );
-        return Err(Failure::bad("InvalidSubscriptionId", message));
-    }
     match path[..] {
-        ["subscriptions"] | ["tenants"] => subscription::top(rest, call),
-        ["subscriptions", _] | ["subscriptions", _, "locations" | "resources" | "resourcegroups"] => {
-            subscription::below(rest, call)
+        ["subscriptions"] | ["tenants"] => subscription::list_roots(rest, call),
+        ["subscriptions", subscription, ..] if Uuid::try_parse(subscription).is_err() => {
+            let message = format!(
+                "The provided subscription identifier '{}' is malformed or invalid: it must be a GUID.",
+                excerpt(&call.segments[1])
+            );
+            Err(Failure::bad("InvalidSubscriptionId", message))
         }
-        ["subscriptions", _, "providers"]
-        | ["subscriptions", _, "providers", _]
-        | ["subscriptions", _, "providers", _, "register"] => subscription::providers(rest, call),
-        ["subscriptions", _, "operationresults", _]
-        | [
-            "subscriptions",
+        ["subscriptions", _, ref path @ ..] => route_in_subscription(rest, call, path).await,
+        _ => Err(call.not_found()),
+    }
+}
+
+/// Serves a request by its path below a subscription.
+async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Result<Response, Failure> {
+    match *path {
+        [] | ["locations" | "resources" | "resourcegroups"] | ["resourcegroups", _, "resources"] => {
+            subscription::list_in_subscription(rest, call)
+        }
+        ["providers"] | ["providers", _] | ["providers", _, "register"] => subscription::providers(rest, call),
+        ["operationresults", _] | ["providers", _, "locations", _, "operations" | "operationresults", _] => {
+            subscription::operation(call)
+        }
+        ["providers", "microsoft.network", "networkwatchers"] => watcher::list(rest, call),
+        ["providers", _, _] => resource::collection(rest, call),
+        ["resourcegroups", _] => resource::item(rest, call).await,
+        ["resourcegroups", _, "providers", provider, ref types @ ..] => {
+            route_in_group(rest, call, provider, types).await
+        }
+        _ => Err(call.not_found()),
+    }
+}
+
+/// Serves a request by its provider, and its path below that, in a resource group.
+async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str]) -> Result<Response, Failure> {
+    match (provider, path) {
+        ("microsoft.resources", ["deployments", ..]) => deployment::serve(rest, call).await,
+        ("microsoft.network", ["networkwatchers", ..]) => watcher::serve(rest, call),
+        (_, ["connections", _, "sharedkey"] | ["connections", _, "sharedkey", "reset"]) => {
+            action::shared_key(rest, call).await
+        }
+        (
             _,
-            "providers",
-            _,
-            "locations",
-            _,
-            "operations" | "operationresults",
-            _,
-        ] => subscription::operation(call),
-        ["subscriptions", _, "providers", "microsoft.network", "networkwatchers"] => watcher::list(rest, call),
-        ["subscriptions", _, "providers", _, _] => resource::collection(rest, call),
-        ["subscriptions", _, "resourcegroups", _] => resource::item(rest, call).await,
-        ["subscriptions", _, "resourcegroups", _, "resources"] => subscription::below(rest, call),
-        [
-            "subscriptions",
-            _,
-            "resourcegroups",
-            _,
-            "providers",
-            "microsoft.resources",
-            "deployments",
-            ..,
-        ] => deployment::serve(rest, call).await,
-        [
-            "subscriptions",
-            _,
-            "resourcegroups",
-            _,
-            "providers",
-            "microsoft.network",
-            "networkwatchers",
-            ..,
-        ] => watcher::serve(rest, call),
-        ["subscriptions", _, "resourcegroups", _, "providers", _, ref types @ ..] => match types {
-            ["connections", _, "sharedkey"] | ["connections", _, "sharedkey", "reset"] => {
-                action::shared_key(rest, call).await
-            }
             [
                 "virtualnetworkgateways",
                 _,
                 "getlearnedroutes" | "getadvertisedroutes" | "getbgppeerstatus",
-            ] => exchange::gateway(rest, call),
+            ],
+        ) => bgp_routes::gateway(rest, call),
+        (
+            _,
             [
                 "expressroutecircuits",
                 _,
@@ -112,18 +110,14 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
                 _,
                 "routetables" | "routetablessummary",
                 _,
-            ] => exchange::circuit(rest, call),
-            ["expressroutecircuits", _, "peerings", _, "sharedkey"] => action::circuit_key(rest, call),
-            [_, _, "effectiveroutetable"] => action::effective_routes(rest, call),
-            [_, _, "effectivenetworksecuritygroups"] => action::effective_security_groups(rest, call),
-            [] => Err(unknown(call)),
-            types if types.len() % 2 == 1 => resource::collection(rest, call),
-            _ => resource::item(rest, call).await,
-        },
-        _ => Err(unknown(call)),
+            ],
+        ) => bgp_routes::circuit(rest, call),
+        (_, ["expressroutecircuits", _, "peerings", _, "sharedkey"]) => action::circuit_key(rest, call),
+        (_, [_, _, "effectiveroutetable"]) => action::effective_routes(rest, call),
+        (_, [_, _, "effectivenetworksecuritygroups"]) => action::effective_security_groups(rest, call),
+        (_, []) => Err(call.not_found()),
+        // Types and names alternate, so a path of odd length ends in a type.
+        (_, types) if types.len() % 2 == 1 => resource::collection(rest, call),
+        _ => resource::item(rest, call).await,
     }
-}
-
-fn unknown(call: &Call) -> Failure {
-    Failure::missing("NotFound", format!("Nothing is found at '{}'.", shown(&call.text())))
 }

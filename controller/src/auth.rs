@@ -1,11 +1,10 @@
-//! Who may use the REST interface: random tokens, of which only hashes are kept, and short-lived signed ones that stand
-//! for them after a login.
+//! Authentication of the REST interface: random API tokens, of which the store has hashes only, and login tokens (JWT),
+//! which a client gets for an API token by OAuth 2.0's client-credentials grant.
 
 use crate::app::App;
 use crate::ca;
 use crate::secret;
-use crate::writer::DEPLOYMENTS;
-use crate::writer::{WriteError, Writer};
+use crate::writer::{DEPLOYMENTS_PREFIX, WriteError, Writer};
 use anyhow::Context;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -14,46 +13,48 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
-/// The token that is made at the first start.
+/// The id of the admin token, which the first start creates.
 pub(crate) const ADMIN: &str = "admin";
-/// Where the admin token stands in the data directory.
+/// The file of the admin token in the data directory.
 pub(crate) const ADMIN_FILE: &str = "admin.token";
-/// How long a login lasts.
-pub(crate) const LOGIN_LIFE: Duration = Duration::from_secs(3600);
-const TOKENS: &str = "own/api-tokens/";
-const LOGIN_KEY: &str = "own/login-key";
-/// First part of a token's text.
-const KIND: &str = "tmba";
+/// Lifetime of a login token: an hour, about as long as Azure's access tokens. Clients log in again by themselves.
+pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(3600);
+/// The key prefix of API tokens in the store.
+const TOKENS_PREFIX: &str = "own/api-tokens/";
+/// The key of the document with the secret that signs login tokens.
+const LOGIN_KEY_DOCUMENT: &str = "own/login-key";
+/// First part of the text of an API token, which has the form `tmba.ID.SECRET`.
+const TOKEN_PREFIX: &str = "tmba";
 
-/// A token for the REST interface, without its text.
+/// An API token without its secret, as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ApiToken {
-    /// Public part of the text; `client_id` of a login.
+    /// The public part of the text; the `client_id` of a login.
     pub(crate) id: String,
-    /// Chosen by its maker.
+    /// A name for people, chosen at its creation.
     pub(crate) name: String,
-    /// Of the whole text.
+    /// The hash of the whole text (see [`secret::hash`]).
     hash: String,
-    /// Unix seconds.
+    /// When it was created, in Unix seconds.
     pub(crate) created: u64,
 }
 
 impl ApiToken {
-    /// Tells this text of the token from others, and says nothing of it.
+    /// Identifies the present text of the token without revealing it. The admin token can get another text.
     fn fingerprint(&self) -> String {
         secret::hash(&self.hash)[..16].to_owned()
     }
 }
 
-/// What a login token says. `appid` names the token that it stands for.
+/// The claims of a login token. `appid` is the id of the API token, as in Azure's access tokens.
 #[derive(Debug, Serialize, Deserialize)]
 struct Claims {
     aud: String,
     iss: String,
     tid: String,
     appid: String,
-    /// Which text of that token: another one ends the login (see [`ApiToken::fingerprint`]).
+    /// The [`ApiToken::fingerprint`] at the login. A new text of the API token invalidates the login.
     key: String,
     oid: String,
     sub: String,
@@ -62,23 +63,23 @@ struct Claims {
     exp: u64,
 }
 
-/// Why a caller was not let in.
+/// Why a request was not authorized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// No token, or none that is valid.
+pub(crate) enum AuthError {
+    /// There is no token, or it is not valid.
     Invalid,
-    /// A login that is over.
+    /// The login token has expired.
     Expired,
 }
 
-/// By id.
+/// API tokens by id.
 type Tokens = BTreeMap<String, ApiToken>;
 
-/// All tokens.
+/// The API tokens, and the key of login tokens.
 pub(crate) struct Auth {
     tokens: Arc<RwLock<Tokens>>,
     login_key: Vec<u8>,
-    /// The one tenant of this controller.
+    /// The id of this controller's only tenant, derived from its authority's certificate.
     pub(crate) tenant: Uuid,
 }
 
@@ -88,7 +89,7 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-/// Unix seconds.
+/// The time of the system clock in Unix seconds.
 pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -97,24 +98,29 @@ pub(crate) fn now() -> u64 {
 }
 
 impl Auth {
-    /// Reads the tokens. At the first start, and whenever its file is gone, makes a new admin token; the file's content
-    /// is the one that holds.
+    /// Reads the tokens of the store. If the file of the admin token is missing, as at the first start, creates a new
+    /// admin token. The text in the file is the valid one: a different hash in the store is replaced.
+    ///
+    /// # Errors
+    /// A document is malformed or unknown, the file holds no admin token, or the store or the file cannot be written.
     pub(crate) async fn open(app: &App) -> anyhow::Result<Self> {
         let mut tokens = BTreeMap::new();
         for (key, document) in &app.own_documents {
-            if key.starts_with(TOKENS) {
+            if key.starts_with(TOKENS_PREFIX) {
                 let token: ApiToken =
                     serde_json::from_slice(document).with_context(|| format!("the store's document '{key}'"))?;
                 tokens.insert(token.id.clone(), token);
-            } else if key != LOGIN_KEY && key != ca::DOCUMENT && !key.starts_with(DEPLOYMENTS) {
-                anyhow::bail!("the store holds a document '{key}' that this program does not know");
+            } else if key != LOGIN_KEY_DOCUMENT && key != ca::DOCUMENT && !key.starts_with(DEPLOYMENTS_PREFIX) {
+                anyhow::bail!("the store holds a document '{key}' that this version does not know");
             }
         }
-        let login_key = match app.own_documents.get(LOGIN_KEY) {
+        let login_key = match app.own_documents.get(LOGIN_KEY_DOCUMENT) {
             Some(key) => key.clone(),
             None => {
                 let key = rand::random::<[u8; 32]>().to_vec();
-                app.writer.set_document(LOGIN_KEY.into(), Some(key.clone())).await?;
+                app.writer
+                    .set_document(LOGIN_KEY_DOCUMENT.into(), Some(key.clone()))
+                    .await?;
                 key
             }
         };
@@ -123,11 +129,12 @@ impl Auth {
             login_key,
             tenant: Uuid::new_v5(&Uuid::NAMESPACE_OID, app.authority.der()),
         };
-        auth.settle_admin(app).await?;
+        auth.load_admin_token(app).await?;
         Ok(auth)
     }
 
-    async fn settle_admin(&self, app: &App) -> anyhow::Result<()> {
+    /// Reads or creates the file of the admin token, and stores the hash of its text.
+    async fn load_admin_token(&self, app: &App) -> anyhow::Result<()> {
         let path = app.data_dir.join(ADMIN_FILE);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text.trim().to_owned(),
@@ -135,18 +142,18 @@ impl Auth {
                 let text = token_text(ADMIN);
                 secret::write_private(&path, format!("{text}\n").as_bytes())?;
                 if self.get(ADMIN).is_some() {
-                    tracing::warn!(file = %path.display(), "the admin token's file was gone: a new token replaces it");
+                    tracing::warn!(file = %path.display(), "the file of the admin token was missing: a new token replaces the old one");
                 } else {
-                    tracing::info!(file = %path.display(), "admin token made");
+                    tracing::info!(file = %path.display(), "admin token created");
                 }
                 text
             }
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         };
         anyhow::ensure!(
-            text.strip_prefix(KIND)
+            text.strip_prefix(TOKEN_PREFIX)
                 .is_some_and(|t| t.starts_with(&format!(".{ADMIN}."))),
-            "{} holds no admin token: remove it, and a new one is made",
+            "{} does not hold an admin token; remove the file, and the next start creates a new one",
             path.display()
         );
         if self.find(&text).is_none() {
@@ -168,15 +175,15 @@ impl Auth {
     async fn put(&self, writer: &Writer, token: ApiToken) -> Result<(), WriteError> {
         let document = serde_json::to_vec(&token).map_err(|e| WriteError::Store(e.to_string()))?;
         let id = token.id.clone();
-        self.settle(writer, id, Some(document), |tokens| {
+        self.store_then_apply(writer, id, Some(document), |tokens| {
             tokens.insert(token.id.clone(), token);
         })
         .await
     }
 
-    /// Stores, then changes what is looked at. A task of its own: a caller that goes away in between must not leave the
-    /// two apart.
-    async fn settle(
+    /// Writes a token's document, then applies the change in memory. Runs in a task of its own, so that store and
+    /// memory stay consistent if the caller is cancelled in between.
+    async fn store_then_apply(
         &self,
         writer: &Writer,
         id: String,
@@ -185,14 +192,14 @@ impl Auth {
     ) -> Result<(), WriteError> {
         let (writer, tokens) = (writer.clone(), self.tokens.clone());
         let task = tokio::spawn(async move {
-            writer.set_document(format!("{TOKENS}{id}"), document).await?;
+            writer.set_document(format!("{TOKENS_PREFIX}{id}"), document).await?;
             change(&mut tokens.write().unwrap_or_else(PoisonError::into_inner));
             Ok(())
         });
         task.await.unwrap_or_else(|e| Err(WriteError::Store(e.to_string())))
     }
 
-    /// Makes a token; its text is seen only here.
+    /// Creates a token. Returns it with its text, which is not stored.
     pub(crate) async fn create(&self, writer: &Writer, name: &str) -> Result<(ApiToken, String), WriteError> {
         let id = public_part();
         let text = token_text(&id);
@@ -206,20 +213,20 @@ impl Auth {
         Ok((token, text))
     }
 
-    /// Withdraws a token, with the logins that stand for it. Says whether it was there.
+    /// Deletes a token, which invalidates its logins. Returns whether it existed.
     pub(crate) async fn delete(&self, writer: &Writer, id: &str) -> Result<bool, WriteError> {
         if self.get(id).is_none() {
             return Ok(false);
         }
-        let gone = id.to_owned();
-        self.settle(writer, id.to_owned(), None, move |tokens| {
-            tokens.remove(&gone);
+        let deleted = id.to_owned();
+        self.store_then_apply(writer, id.to_owned(), None, move |tokens| {
+            tokens.remove(&deleted);
         })
         .await?;
         Ok(true)
     }
 
-    /// All tokens, in order of id.
+    /// All tokens, ordered by id.
     pub(crate) fn list(&self) -> Vec<ApiToken> {
         self.read(|tokens| tokens.values().cloned().collect())
     }
@@ -228,26 +235,31 @@ impl Auth {
         self.read(|tokens| tokens.get(id).cloned())
     }
 
-    /// The token whose text this is.
+    /// The token with this text. None: its form, id or secret is wrong.
     fn find(&self, text: &str) -> Option<ApiToken> {
         let mut parts = text.split('.');
-        let (KIND, id) = (parts.next()?, parts.next()?) else {
+        let (TOKEN_PREFIX, id) = (parts.next()?, parts.next()?) else {
             return None;
         };
         self.get(id).filter(|token| secret::matches(text, &token.hash))
     }
 
-    /// Lets a caller in by the value of the `Authorization` header. Returns the id of the token.
-    pub(crate) fn check(&self, authorization: Option<&str>) -> Result<String, Refused> {
+    /// Checks the value of the `Authorization` header: `Bearer` with an API token or a login token. Returns the id of
+    /// the API token.
+    ///
+    /// # Errors
+    /// [`AuthError`]; a login is invalid too if its API token was deleted or has another text.
+    pub(crate) fn check(&self, authorization: Option<&str>) -> Result<String, AuthError> {
         let text = authorization.and_then(|value| {
             let (scheme, text) = value.trim().split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| text.trim())
         });
-        let text = text.ok_or(Refused::Invalid)?;
-        if text.starts_with(KIND) {
-            return self.find(text).map(|token| token.id).ok_or(Refused::Invalid);
+        let text = text.ok_or(AuthError::Invalid)?;
+        if text.starts_with(TOKEN_PREFIX) {
+            return self.find(text).map(|token| token.id).ok_or(AuthError::Invalid);
         }
         let mut validation = Validation::new(Algorithm::HS256);
+        // Clients choose the audience at the login, and this controller is the only one that accepts its signature.
         validation.validate_aud = false;
         validation.validate_nbf = true;
         let key = DecodingKey::from_secret(&self.login_key);
@@ -255,14 +267,15 @@ impl Auth {
             Ok(token) => {
                 let known = self.get(&token.claims.appid);
                 let known = known.filter(|t| t.fingerprint() == token.claims.key);
-                known.map(|t| t.id).ok_or(Refused::Invalid)
+                known.map(|t| t.id).ok_or(AuthError::Invalid)
             }
-            Err(e) if matches!(e.kind(), jsonwebtoken::errors::ErrorKind::ExpiredSignature) => Err(Refused::Expired),
-            Err(_) => Err(Refused::Invalid),
+            Err(e) if matches!(e.kind(), jsonwebtoken::errors::ErrorKind::ExpiredSignature) => Err(AuthError::Expired),
+            Err(_) => Err(AuthError::Invalid),
         }
     }
 
-    /// A login with a token's id and text. Returns a signed token for [`LOGIN_LIFE`]; none: they do not belong together.
+    /// Logs in with the id and the text of an API token. Returns a login token that is valid for [`LOGIN_LIFETIME`].
+    /// None: the text is not that of a token with this id.
     pub(crate) fn login(&self, id: &str, text: &str, audience: &str, issuer: &str) -> Option<String> {
         let token = self.find(text.trim()).filter(|t| t.id == id)?;
         let iat = now();
@@ -277,18 +290,19 @@ impl Auth {
             sub: object,
             iat,
             nbf: iat,
-            exp: iat + LOGIN_LIFE.as_secs(),
+            exp: iat + LOGIN_LIFETIME.as_secs(),
         };
         let key = EncodingKey::from_secret(&self.login_key);
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).ok()
     }
 }
 
+/// A new text for a token, with a random secret.
 fn token_text(id: &str) -> String {
-    format!("{KIND}.{id}.{}", secret::random())
+    format!("{TOKEN_PREFIX}.{id}.{}", secret::random())
 }
 
-/// A random public part of a token: lower-case hex, so that it may stand in paths and between dots.
+/// A random id of a token: 16 lower-case hexadecimal digits, which need no escaping in paths and contain no dot.
 pub(crate) fn public_part() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
@@ -309,7 +323,7 @@ mod golden {
         golden!().document("api_token", &token);
     }
 
-    /// A login outlives a restart of the controller by another version.
+    /// A login stays valid when the controller is restarted with another version.
     #[test]
     fn claims_of_logins() {
         let claims = Claims {

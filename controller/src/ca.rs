@@ -1,4 +1,4 @@
-//! The controller's own certificate authority: its key, the server's certificate, the agents' certificates.
+//! The controller's certificate authority: it issues the server's certificate and those of the agents.
 
 use anyhow::{Context, bail};
 use rcgen::{
@@ -14,19 +14,20 @@ use time::{Duration, OffsetDateTime};
 use tombolo_proto::id::AgentId;
 use x509_parser::prelude::FromDer;
 
-/// The name that every server certificate carries, so that an agent may reach its controller by any address.
+/// A DNS name that every server certificate carries. Agents verify this name, so they may connect to any address.
 pub const CONTROLLER_NAME: &str = "tombolo-controller";
 
-/// The authority's certificate outlives every machine that it is copied to by hand.
-const AUTHORITY_DAYS: i64 = 3650;
+/// Lifetime of the authority's certificate, in days. 10 years, because operators copy it to clients by hand.
+const AUTHORITY_LIFETIME_DAYS: i64 = 3650;
 
-/// The server's certificate; a new one is made when less than a third is left.
-const SERVER_DAYS: i64 = 90;
+/// Lifetime of the server's certificate, in days. It is renewed after two thirds of it, see
+/// [`Authority::server_renewal`].
+const SERVER_LIFETIME_DAYS: i64 = 90;
 
-/// Clocks of agents may be behind by so much.
-const SKEW: Duration = Duration::minutes(10);
+/// Certificates are valid from this long before their issue, for agents whose clocks are behind.
+const CLOCK_SKEW: Duration = Duration::minutes(10);
 
-/// The authority.
+/// A certificate authority with its private key.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -42,7 +43,7 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// The authority as it stands in the store, so that a backup holds it: a restored controller is the one that agents pinned.
+/// The authority's document in the store, in PEM. Backups contain it, so that agents trust a restored controller.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Document {
@@ -54,10 +55,10 @@ struct Document {
 pub const DOCUMENT: &str = "own/authority";
 
 impl Authority {
-    /// Makes a new authority, as the document to store.
+    /// Generates a new authority with a P-256 key. Returns its document for the store.
     ///
     /// # Errors
-    /// No randomness.
+    /// The key cannot be generated.
     pub fn generate() -> anyhow::Result<Vec<u8>> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = authority_params()?.self_signed(&key)?.pem();
@@ -65,16 +66,16 @@ impl Authority {
         Ok(serde_json::to_vec(&Document { certificate, key })?)
     }
 
-    /// Reads the authority's document.
+    /// Reads the authority's document. `agent_lifetime` is that of the agents' certificates that it will issue.
     ///
     /// # Errors
-    /// It is damaged, or its key and its certificate do not belong together.
+    /// The document is malformed, or its key does not match its certificate.
     pub fn open(document: &[u8], agent_lifetime: std::time::Duration) -> anyhow::Result<Self> {
         let Document { certificate, key } = serde_json::from_slice(document)?;
-        let key = KeyPair::from_pem(&key).context("its key")?;
-        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).context("its certificate")?;
+        let key = KeyPair::from_pem(&key).context("its key is malformed")?;
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).context("its certificate is malformed")?;
         if !public_key_of(&der)?.eq(&key.subject_public_key_info()) {
-            bail!("its key and its certificate do not belong together");
+            bail!("its key does not match its certificate");
         }
         let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
         let agent_lifetime = Duration::try_from(agent_lifetime)?;
@@ -86,28 +87,29 @@ impl Authority {
         })
     }
 
-    /// The authority's certificate, PEM.
+    /// The authority's certificate in PEM.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// The authority's certificate.
+    /// The authority's certificate in DER.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// SHA-256 of the certificate, hex: what join tokens carry.
+    /// SHA-256 of the certificate in hexadecimal digits. Join tokens carry it, and joining agents verify the server by
+    /// it.
     #[must_use]
     pub fn pin(&self) -> String {
         hex(&Sha256::digest(&self.der))
     }
 
-    /// A certificate for the server, for these names and addresses.
+    /// Issues a server certificate with a new key, for these DNS names and IP addresses and for [`CONTROLLER_NAME`].
     ///
     /// # Errors
-    /// A name is not one.
+    /// A name is not valid in a certificate.
     pub fn server(&self, names: &[String]) -> anyhow::Result<Arc<CertifiedKey>> {
         let mut names = names.to_vec();
         names.push(CONTROLLER_NAME.into());
@@ -115,7 +117,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, CONTROLLER_NAME);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        lifetime(&mut params, Duration::days(SERVER_DAYS));
+        lifetime(&mut params, Duration::days(SERVER_LIFETIME_DAYS));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
@@ -126,19 +128,20 @@ impl Authority {
         )))
     }
 
-    /// After how long a server certificate is to be replaced.
+    /// The age at which a server certificate is replaced: 60 days.
     #[must_use]
     pub const fn server_renewal() -> std::time::Duration {
-        std::time::Duration::from_secs(SERVER_DAYS as u64 * 86_400 * 2 / 3)
+        std::time::Duration::from_secs(SERVER_LIFETIME_DAYS as u64 * 86_400 * 2 / 3)
     }
 
-    /// Signs an agent's request. Only the key of the request counts: the name is `agent`.
-    /// Returns the certificate (PEM) and SHA-256 of its key, hex.
+    /// Issues a certificate for an agent. Only the public key is taken from the request (PKCS #10, PEM); the subject is
+    /// `agent`. Returns the certificate in PEM, and its [`key_fingerprint`].
     ///
     /// # Errors
-    /// The request is malformed or does not verify.
+    /// The request is malformed, or its signature is not valid.
     pub fn sign(&self, agent: &AgentId, request: &str) -> anyhow::Result<(String, String)> {
-        let mut request = CertificateSigningRequestParams::from_pem(request).context("csr: not a PKCS#10 request")?;
+        let mut request =
+            CertificateSigningRequestParams::from_pem(request).context("csr: not a PKCS #10 request in PEM")?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, agent.as_str());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -162,14 +165,14 @@ fn authority_params() -> anyhow::Result<CertificateParams> {
         KeyUsagePurpose::CrlSign,
         KeyUsagePurpose::DigitalSignature,
     ];
-    lifetime(&mut params, Duration::days(AUTHORITY_DAYS));
+    lifetime(&mut params, Duration::days(AUTHORITY_LIFETIME_DAYS));
     Ok(params)
 }
 
 fn lifetime(params: &mut CertificateParams, valid: Duration) {
     let now = OffsetDateTime::now_utc();
-    // A tenth at most, so that a short life is not mostly over when it begins.
-    params.not_before = now - SKEW.min(valid / 10);
+    // Agents renew by the share of the lifetime that has passed. At most a tenth of it may lie before the issue.
+    params.not_before = now - CLOCK_SKEW.min(valid / 10);
     params.not_after = now + valid;
 }
 
@@ -178,25 +181,25 @@ fn public_key_of(certificate: &CertificateDer<'_>) -> anyhow::Result<Vec<u8>> {
     Ok(parsed.public_key().raw.to_vec())
 }
 
-/// SHA-256 of a certificate's SubjectPublicKeyInfo, hex.
+/// SHA-256 of a certificate's SubjectPublicKeyInfo in hexadecimal digits.
 ///
 /// # Errors
-/// It is no certificate.
+/// The certificate is malformed.
 pub fn key_fingerprint(certificate: &CertificateDer<'_>) -> anyhow::Result<String> {
     Ok(hex(&Sha256::digest(public_key_of(certificate)?)))
 }
 
-/// The agent that a certificate names, and whether its time is over.
+/// The agent that a certificate names, and whether the certificate is outside its validity period.
 ///
 /// # Errors
-/// It is no certificate, or it names no agent.
+/// The certificate is malformed, or its common name is not the name of an agent.
 pub fn agent_of(certificate: &CertificateDer<'_>) -> anyhow::Result<(AgentId, bool)> {
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate)?;
     let name = parsed
         .subject()
         .iter_common_name()
         .next()
-        .context("the certificate names nobody")?;
+        .context("the certificate has no common name")?;
     let expired = !parsed.validity().is_valid();
     Ok((AgentId::new(name.as_str()?)?, expired))
 }

@@ -1,6 +1,6 @@
-//! Every agent's configuration of the newest revision, computed once for all.
+//! The configurations of all agents at the newest revision, compiled on a thread of its own.
 
-use crate::metrics::Metrics;
+use crate::metrics::histogram::Histogram;
 use crate::writer::Published;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,29 +11,29 @@ use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::topology::Topology;
 
-/// A configuration as it travels.
+/// A configuration as it is sent to an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Of `bytes`.
+    /// The digest of `bytes`.
     pub digest: String,
-    /// Canonical bytes.
+    /// The canonical JSON.
     pub bytes: Vec<u8>,
 }
 
 /// All configurations of one revision.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// Which.
+    /// The revision.
     pub revision: Revision,
-    /// The state they were made from.
+    /// The state that they were compiled from.
     pub topology: Arc<Topology>,
     /// When that state was published.
     pub since: Instant,
-    /// What each agent should run; revoked agents are left out.
+    /// The configuration of each agent. Revoked agents have none, nor have agents whose binding no longer exists.
     pub configs: Arc<BTreeMap<AgentId, Arc<Config>>>,
 }
 
-/// Compiles one state. Configurations that did not change stay the same `Arc`.
+/// Compiles one state. A configuration that is equal to the one `before` is the same `Arc`.
 fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Compiled {
     let compiler = Compiler::new(&published.topology);
     let mut configs = BTreeMap::new();
@@ -59,13 +59,14 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
     }
 }
 
-/// Compiles every new state on a thread of its own; intermediate ones are skipped. Ends with the writer.
+/// Starts a thread that compiles each published state, and observes how long that takes. States that are superseded
+/// meanwhile are skipped. The thread ends with the writer. Must be called in a Tokio runtime.
 ///
 /// # Errors
-/// No thread could be started.
+/// The thread could not be started.
 pub fn start(
     mut published: watch::Receiver<Published>,
-    metrics: Arc<Metrics>,
+    durations: Arc<Histogram>,
 ) -> std::io::Result<watch::Receiver<Compiled>> {
     let first = compile(&published.borrow_and_update(), &BTreeMap::new());
     let (publish, compiled) = watch::channel(first);
@@ -75,7 +76,7 @@ pub fn start(
             let state = published.borrow_and_update().clone();
             let begin = Instant::now();
             let next = compile(&state, &publish.borrow().configs);
-            metrics.compile.observe(begin.elapsed());
+            durations.observe(begin.elapsed());
             tracing::debug!(revision = %state.revision, micros = begin.elapsed().as_micros(), "compiled");
             publish.send_replace(next);
         }

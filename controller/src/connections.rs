@@ -1,4 +1,4 @@
-//! The connections of the port, as they are: the [`Admission`] machine, and the tasks that it may end.
+//! The connections of the port: the [`Admission`] machine with a clock, and the tasks that it may abort.
 
 use crate::admission::{Address, Admission, Counts, Id, Limits};
 use std::collections::HashMap;
@@ -10,15 +10,15 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tombolo_proto::id::AgentId;
 
-/// Time between two log lines about connections that were given up: an attacker must not fill the disk.
+/// Time between two log lines about evicted connections, so that an attacker cannot fill the disk.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 /// All connections of the port.
 #[derive(Debug)]
 pub struct Connections {
     state: Mutex<State>,
-    /// An earlier deadline than before may be there.
-    sooner: Notify,
+    /// Notified when the next deadline may be earlier than before.
+    earlier_deadline: Notify,
 }
 
 #[derive(Debug)]
@@ -28,15 +28,17 @@ struct State {
     log: Log,
 }
 
-/// When what was logged.
+/// The state of the rate-limited log line.
 #[derive(Debug, Default)]
 struct Log {
+    /// When the last line was written.
     at: Option<Instant>,
-    given_up: u64,
+    /// Connections evicted since then.
+    evicted: u64,
 }
 
 impl Connections {
-    /// None yet.
+    /// The state without connections.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -45,27 +47,27 @@ impl Connections {
                 tasks: HashMap::new(),
                 log: Log::default(),
             }),
-            sooner: Notify::new(),
+            earlier_deadline: Notify::new(),
         }
     }
 
-    /// Notes that an agent may come from an address (see [`Admission::know`]).
-    pub fn know(&self, agent: &AgentId, ip: IpAddr) {
-        self.lock().admission.know(agent, ip.into());
+    /// Notes that an agent may connect from an address (see [`Admission::add_agent_address`]).
+    pub fn add_agent_address(&self, agent: &AgentId, ip: IpAddr) {
+        self.lock().admission.add_agent_address(agent, ip.into());
     }
 
-    /// Takes a connection that was accepted, or drops it. `spawn` starts the task that owns the socket; the task ends when
-    /// the connection is given up.
+    /// Admits a connection that was accepted, or refuses it by dropping `spawn` with the socket. `spawn` starts the
+    /// task that owns the socket and the [`Connection`]. The task is aborted when the connection is evicted.
     pub fn admit(self: &Arc<Self>, ip: IpAddr, spawn: impl FnOnce(Connection) -> AbortHandle) {
         self.with(|state, now| {
             let admitted = state.admission.accept(ip, now);
             for evicted in admitted.evicted {
-                state.end(Some(evicted));
+                state.abort(evicted);
             }
             if let Some(id) = admitted.id {
-                let reserved = state.admission.is_known(ip);
+                let reserved = state.admission.is_reserved(ip);
                 let connections = self.clone();
-                // Under the lock: the task cannot be given up before its handle is known.
+                // Spawned under the lock, so that the connection cannot be evicted before its handle is stored.
                 let task = spawn(Connection {
                     connections,
                     id,
@@ -76,7 +78,7 @@ impl Connections {
         });
     }
 
-    /// Gives up connections whose time is over, for ever.
+    /// Aborts connections at their deadlines. Never returns.
     pub async fn expire(&self) {
         loop {
             let next = self.lock().admission.next_deadline();
@@ -90,15 +92,15 @@ impl Connections {
                 () = due => {
                     let mut state = self.lock();
                     for id in state.admission.expire(Instant::now()) {
-                        state.end(Some(id));
+                        state.abort(id);
                     }
                 }
-                () = self.sooner.notified() => {}
+                () = self.earlier_deadline.notified() => {}
             }
         }
     }
 
-    /// Numbers for operators.
+    /// The counters for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.lock().admission.counts()
@@ -108,7 +110,7 @@ impl Connections {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, and wakes [`Self::expire`] if that has something to do earlier than before.
+    /// Changes the state, and wakes [`Self::expire`] if the next deadline is earlier than before.
     fn with(&self, change: impl FnOnce(&mut State, Instant)) {
         let mut state = self.lock();
         let before = state.admission.next_deadline();
@@ -116,28 +118,28 @@ impl Connections {
         let after = state.admission.next_deadline();
         drop(state);
         if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
-            self.sooner.notify_one();
+            self.earlier_deadline.notify_one();
         }
     }
 
-    /// Reports something to the machine, and ends the connections that it gives up for it.
+    /// Reports an event to the admission machine, and aborts the connections that it evicts.
     fn report<I: IntoIterator<Item = Id>>(&self, report: impl FnOnce(&mut Admission, Instant) -> I) {
         self.with(|state, now| {
             for evicted in report(&mut state.admission, now) {
-                state.end(Some(evicted));
+                state.abort(evicted);
             }
         });
     }
 }
 
 impl State {
-    /// Ends the task of a connection that was given up, and with it the connection, whatever it is doing.
-    fn end(&mut self, id: Option<Id>) {
-        let Some(task) = id.and_then(|id| self.tasks.remove(&id)) else {
+    /// Aborts the task of an evicted connection, which closes its socket.
+    fn abort(&mut self, id: Id) {
+        let Some(task) = self.tasks.remove(&id) else {
             return;
         };
         task.abort();
-        self.log.given_up += 1;
+        self.log.evicted += 1;
         let now = Instant::now();
         let due = self.log.at.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL);
         if due {
@@ -146,24 +148,25 @@ impl State {
                 .largest()
                 .map_or((None, 0), |(address, n)| (Some(address), n));
             let address = address.map(|a: Address| a.to_string()).unwrap_or_default();
-            let given_up = std::mem::take(&mut self.log.given_up);
+            let evicted = std::mem::take(&mut self.log.evicted);
             self.log.at = Some(now);
             tracing::info!(
-                given_up,
+                evicted,
                 largest_address = address,
                 its_connections = most,
-                "connections were closed by limits of number or time; see tombolo_connections_closed_total in the metrics"
+                "connections were closed by limits of the port; the metric tombolo_connections_closed_total has the reasons"
             );
         }
     }
 }
 
-/// One connection, owned by its task: dropping it says that the socket is closed.
+/// An admitted connection, owned by its task. Its drop reports that the socket is closed, so it must outlive the
+/// socket.
 #[derive(Debug)]
 pub struct Connection {
     connections: Arc<Connections>,
     id: Id,
-    /// It comes from an address at which an agent is known.
+    /// An agent is known at its address, or it comes from this host.
     pub reserved: bool,
 }
 
@@ -176,35 +179,41 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// The ClientHello is whole.
-    pub fn greeted(&self) {
-        self.connections.report(|admission, _| admission.greeted(self.id));
+    /// Reports that the ClientHello is complete.
+    pub fn client_hello_received(&self) {
+        self.connections
+            .report(|admission, _| admission.client_hello_received(self.id));
     }
 
-    /// When the answer to the ClientHello may be computed.
+    /// Waits until the rate of its address allows a key exchange.
     ///
     /// # Errors
-    /// Its address has asked for too many; the connection is to be dropped.
-    pub async fn exchange(&self) -> std::io::Result<()> {
-        let wait = self.connections.lock().admission.exchanging(self.id, Instant::now());
-        let wait = wait.ok_or_else(|| std::io::Error::other("too many key exchanges with this address"))?;
+    /// The address has asked for too many; the caller must drop the connection.
+    pub async fn wait_for_key_exchange(&self) -> std::io::Result<()> {
+        let wait = self
+            .connections
+            .lock()
+            .admission
+            .begin_key_exchange(self.id, Instant::now());
+        let wait =
+            wait.ok_or_else(|| std::io::Error::other("the address of the client exceeds its rate of TLS handshakes"))?;
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
         Ok(())
     }
 
-    /// TLS is up; with the certificate of this agent, which is not revoked.
-    pub fn secured(&self, agent: Option<&AgentId>) {
+    /// Reports that the TLS handshake is complete, with the verified certificate of `agent` or without one.
+    pub fn handshake_completed(&self, agent: Option<&AgentId>) {
         self.connections
-            .report(|admission, now| admission.secured(self.id, agent, now));
+            .report(|admission, now| admission.handshake_completed(self.id, agent, now));
     }
 
-    /// A request begins.
+    /// Reports that a request has begun.
     #[must_use]
     pub fn request(&self) -> Request {
         self.connections
-            .report(|admission, now| admission.request_begins(self.id, now));
+            .report(|admission, now| admission.request_started(self.id, now));
         Request(Arc::new(InFlight {
             connections: self.connections.clone(),
             id: self.id,
@@ -215,7 +224,7 @@ impl Connection {
     }
 }
 
-/// A request whose answer is not complete: an extension of the request. It ends when the last clone is dropped.
+/// A request whose response is not complete: an extension of the request. The drop of the last clone reports its end.
 #[derive(Debug, Clone)]
 pub struct Request(Arc<InFlight>);
 
@@ -224,41 +233,44 @@ struct InFlight {
     connections: Arc<Connections>,
     id: Id,
     authorized: AtomicBool,
-    /// Its answer is a package.
+    /// Its response is a package.
     downloading: AtomicBool,
-    /// Bytes of its body.
+    /// Bytes of its body that count for the limit of strangers.
     held: AtomicUsize,
 }
 
 impl Request {
-    /// It carries a valid token: its connection is no stranger's any more, and its body is not limited as a stranger's.
+    /// Reports a valid token. The connection becomes a bearer's, and the body no longer counts for the limit of
+    /// strangers.
     pub fn authorized(&self) {
         if !self.0.authorized.swap(true, Ordering::Relaxed) {
             let (id, held) = (self.0.id, self.0.held.swap(0, Ordering::Relaxed));
             self.0.connections.report(|admission, now| {
-                admission.released(id, held);
+                admission.body_released(id, held);
                 admission.authorized(id, now)
             });
         }
     }
 
-    /// Its answer is a package, which takes longer to send than other answers to strangers.
-    pub fn downloading(&self) {
+    /// Reports that the response is a package, which has more time than other responses to strangers.
+    pub fn download_started(&self) {
         if !self.0.downloading.swap(true, Ordering::Relaxed) {
             let id = self.0.id;
             self.0.connections.report(|admission, now| {
-                admission.download_begins(id, now);
+                admission.download_started(id, now);
                 None::<Id>
             });
         }
     }
 
-    /// So many bytes of its body came.
-    pub fn received(&self, bytes: usize) {
+    /// Reports bytes of the body that have arrived.
+    pub fn body_received(&self, bytes: usize) {
         if !self.0.authorized.load(Ordering::Relaxed) {
             self.0.held.fetch_add(bytes, Ordering::Relaxed);
             let id = self.0.id;
-            self.0.connections.report(|admission, _| admission.held(id, bytes));
+            self.0
+                .connections
+                .report(|admission, _| admission.body_received(id, bytes));
         }
     }
 }
@@ -269,11 +281,11 @@ impl Drop for InFlight {
         let held = *self.held.get_mut();
         let downloading = *self.downloading.get_mut();
         self.connections.report(|admission, now| {
-            admission.released(id, held);
+            admission.body_released(id, held);
             if downloading {
-                admission.download_ends(id);
+                admission.download_ended(id);
             }
-            admission.request_ends(id, authorized, now);
+            admission.request_ended(id, authorized, now);
             None::<Id>
         });
     }
@@ -285,11 +297,11 @@ mod tests {
     use crate::admission::Stage;
     use std::net::Ipv4Addr;
 
-    /// A task that was given up ends though it waits for ever, and its socket counts until then.
+    /// A task that waits for ever is aborted too. Its socket counts until then.
     #[tokio::test]
     async fn a_connection_that_is_given_up_ends() {
         let limits = Limits::for_descriptors(0);
-        let each = limits.open.silent.each;
+        let each = limits.open.silent.per_holder;
         let connections = Arc::new(Connections::new(limits));
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..=each {
@@ -319,23 +331,23 @@ mod tests {
             tasks.spawn(std::future::pending::<()>())
         });
         let connection = take.recv().unwrap();
-        connection.greeted();
-        connection.secured(None);
+        connection.client_hello_received();
+        connection.handshake_completed(None);
         let stage = || connections.lock().admission.stage(connection.id).cloned();
         assert_eq!(stage(), Some(Stage::Stranger));
         let request = connection.request();
-        request.received(100);
+        request.body_received(100);
         assert_eq!(connections.counts().body_bytes, 100);
         drop(request.clone());
         assert_eq!(connections.counts().body_bytes, 100);
         drop(request);
         assert_eq!(connections.counts().body_bytes, 0);
         let request = connection.request();
-        request.received(100);
+        request.body_received(100);
         request.authorized();
         assert_eq!(connections.counts().body_bytes, 0);
         assert_eq!(stage(), Some(Stage::Bearer));
-        request.received(100);
+        request.body_received(100);
         drop(request);
         assert_eq!(connections.counts().body_bytes, 0);
         drop(connection);

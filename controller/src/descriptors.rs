@@ -1,12 +1,13 @@
-//! How many file descriptors the process may have.
+//! The limit of open files of the process (`RLIMIT_NOFILE`).
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one, and returns it. The usual soft limit, 1,024, is for programs that use `select`.
+/// Raises the soft limit to the hard one, and returns it. The usual soft limit of 1,024 protects programs that use
+/// `select`, which this one does not.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel refuses to read or set the limit.
 pub fn raise() -> anyhow::Result<usize> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     if soft < hard {

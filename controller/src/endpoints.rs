@@ -1,5 +1,5 @@
-//! How agents say that they are reached: each report may become a durable write, so one is under way at a time, the
-//! newest wins, and they keep a distance.
+//! The endpoints that agents report. Each report may become a durable write, so each stream has at most one write in
+//! progress, and at most one per [`MIN_WRITE_INTERVAL`]; of the reports in between, only the newest is stored.
 
 use crate::writer::Writer;
 use std::net::{IpAddr, SocketAddr};
@@ -12,36 +12,36 @@ use tombolo_proto::id::AgentId;
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::Reach;
 
-/// More endpoints than any agent has.
+/// Most endpoints of one report; further ones are ignored. An agent reports fewer.
 const MAX_ENDPOINTS: usize = 16;
 
-/// Between two writes of one stream; the first one waits for nothing.
-const DISTANCE: Duration = Duration::from_secs(1);
+/// Time between two writes of one stream. An agent that roams quickly costs one write a second.
+const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Stores what one stream tells; ends with it.
+/// Stores the endpoints that are reported over one stream. Dropping it stops its task.
 #[derive(Debug)]
-pub(crate) struct Reports {
+pub(crate) struct EndpointReports {
     newest: watch::Sender<Reach>,
-    /// Where the agent is seen from.
+    /// The source address of the stream.
     seen: IpAddr,
-    /// Holds the task: it ends when this is dropped.
+    /// A set aborts its task when it is dropped.
     _task: JoinSet<()>,
 }
 
-impl Reports {
-    /// For a stream of `agent`, which is seen from there and says this.
+impl EndpointReports {
+    /// Starts with the endpoints, lanes and QUIC endpoint of a Hello. `seen` is the source address of the stream.
     pub(crate) fn start(writer: Writer, agent: AgentId, seen: IpAddr, hello: &Hello) -> Self {
-        let (newest, mut told) = watch::channel(of_hello(hello, seen));
-        // Nothing usable is no news.
+        let (newest, mut reports) = watch::channel(of_hello(hello, seen));
+        // A Hello without usable endpoints must not erase those of the store.
         if !newest.borrow().endpoints.is_empty() {
-            told.mark_changed();
+            reports.mark_changed();
         }
         let mut task = JoinSet::new();
         task.spawn(async move {
-            while told.changed().await.is_ok() {
-                let reach = told.borrow_and_update().clone();
+            while reports.changed().await.is_ok() {
+                let reach = reports.borrow_and_update().clone();
                 if store(&writer, &agent, reach).await {
-                    tokio::time::sleep(DISTANCE).await;
+                    tokio::time::sleep(MIN_WRITE_INTERVAL).await;
                 }
             }
         });
@@ -52,8 +52,8 @@ impl Reports {
         }
     }
 
-    /// The endpoints that the agent tells now; nothing usable is no news.
-    pub(crate) fn tell(&self, endpoints: &[String]) {
+    /// Replaces the endpoints of the agent. Ignored if none of them is usable.
+    pub(crate) fn report(&self, endpoints: &[String]) {
         let endpoints = resolve(endpoints, self.seen);
         if !endpoints.is_empty() {
             self.newest.send_modify(|reach| reach.endpoints = endpoints);
@@ -61,7 +61,7 @@ impl Reports {
     }
 }
 
-/// What Hello says of how the agent is reached.
+/// How an agent is reached by its Hello.
 fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     Reach {
         endpoints: resolve(&hello.endpoints, seen),
@@ -70,7 +70,7 @@ fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     }
 }
 
-/// Stores how an agent is reached if that is news. Says whether something was written.
+/// Stores how an agent is reached, if that differs from the store. Returns whether a write was tried.
 async fn store(writer: &Writer, agent: &AgentId, reach: Reach) -> bool {
     let topology = writer.current().topology;
     if topology.agents.get(agent).is_none_or(|a| a.reach == reach) {
@@ -81,14 +81,15 @@ async fn store(writer: &Writer, agent: &AgentId, reach: Reach) -> bool {
         reach,
     };
     if let Err(error) = writer.change(change).await {
-        tracing::warn!(%agent, %error, "how the agent is reached was not stored");
+        tracing::warn!(%agent, %error, "the endpoints of the agent were not stored");
     }
     true
 }
 
-/// Endpoints as told, with "the address you see me from" filled in; what is no endpoint is left out.
-pub(crate) fn resolve(told: &[String], seen: IpAddr) -> Vec<SocketAddr> {
-    let parsed = told
+/// Parses endpoints of the form `ADDRESS:PORT`. An unspecified address (`0.0.0.0` or `::`) stands for `seen`, the
+/// address that the agent connects from. Leaves out malformed endpoints, port 0 and duplicates.
+pub(crate) fn resolve(reported: &[String], seen: IpAddr) -> Vec<SocketAddr> {
+    let parsed = reported
         .iter()
         .take(MAX_ENDPOINTS)
         .filter_map(|e| e.parse::<SocketAddr>().ok());
@@ -113,10 +114,10 @@ mod tests {
 
     #[test]
     fn an_unspecified_address_is_the_one_seen() {
-        let told = ["0.0.0.0:5", "[::]:5", "192.0.2.1:7", "nonsense", "192.0.2.1:0"].map(String::from);
+        let reported = ["0.0.0.0:5", "[::]:5", "192.0.2.1:7", "nonsense", "192.0.2.1:0"].map(String::from);
         let seen = "198.51.100.9".parse().unwrap();
         let expected: Vec<SocketAddr> = ["198.51.100.9:5", "192.0.2.1:7"].map(|e| e.parse().unwrap()).to_vec();
-        assert_eq!(resolve(&told, seen), expected);
+        assert_eq!(resolve(&reported, seen), expected);
     }
 
     #[test]

@@ -1,21 +1,25 @@
-//! The fabric API: what Azure has no word for. Unknown fields are refused (D3); errors are ARM's error object.
+//! The fabric API, for what ARM does not define. Unknown fields are refused (D3), and errors have ARM's error object.
 //!
-//! * `join`: join tokens, and using one up. * `agents`: what joined, and how far it is.
-//! * `device`: what the device of a site has to be told. * `diagnosis`: explain and probe. * `operation`: health, settings, tokens of this interface, backup.
+//! * `join`: join tokens, and the joining of agents.
+//! * `agents`: agents, their configurations and progress.
+//! * `device`: the configuration of a site's VPN device.
+//! * `diagnosis`: explain and probe.
+//! * `operation`: health, metrics, settings, API tokens, backup.
+//! * `packages`: packages of agents for new machines.
 
 mod agents;
 mod device;
 mod diagnosis;
 mod join;
 mod operation;
+mod packages;
 
-use crate::packages;
 use crate::rest::Rest;
 use axum::Router;
 use axum::routing::{delete, get, post};
 use std::sync::Arc;
 
-/// What needs no token.
+/// The routes that need no token.
 pub(crate) fn open() -> Router<Arc<Rest>> {
     Router::new()
         .route("/fabric/v1/health", get(operation::health))
@@ -24,7 +28,7 @@ pub(crate) fn open() -> Router<Arc<Rest>> {
         .route("/packages/{name}", get(packages::download))
 }
 
-/// What needs one.
+/// The routes that need a token.
 pub(crate) fn guarded() -> Router<Arc<Rest>> {
     Router::new()
         .route("/fabric/v1/tokens", get(join::list).post(join::create))

@@ -1,9 +1,9 @@
-//! The control service: who may speak, and the task that serves each stream.
+//! The control service of the agents: authorization, streams and certificate renewal.
 
 use crate::app::App;
 use crate::ca;
-use crate::http::{PeerAddr, PeerCertificate};
-use crate::sync::{self, Session, closed};
+use crate::peer::{PeerAddr, PeerCertificate};
+use crate::sync::{self, Session, permission_denied};
 use crate::writer::WriteError;
 use axum::Router;
 use axum::body::Body;
@@ -24,34 +24,35 @@ use tombolo_topology::change::Change;
 use tombolo_topology::sync::authorize;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-/// Largest configuration that travels, bytes.
+/// Largest configuration that is sent, in bytes. Agents accept 32 MiB, so their limit is the one that counts.
 const MAX_CONFIG: usize = 64 << 20;
 
-/// Largest message of an agent, bytes.
+/// Largest message that an agent may send, in bytes.
 const MAX_FROM_AGENT: usize = 1 << 20;
 
-/// Where agents renew their certificates.
+/// The path of the method that renews certificates.
 const RENEW: &str = "/tombolo.v1.Control/Renew";
 
-/// Largest request for a renewal, bytes. A certificate signing request has some 500.
+/// Largest body of a renewal, in bytes. A certificate signing request has some 500.
 const MAX_RENEWAL: usize = 16 << 10;
 
-/// For a whole request for a renewal to arrive.
+/// Time for the whole body of a renewal to arrive. It is so small that this is many round trips.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The service of the agents. Who calls is found out before the body of a request is looked at: decoding it reserves as much
-/// memory as its first bytes say.
+/// The control service. A client is identified before the body of its request is read, because gRPC decoding reserves
+/// as much memory as the first bytes of a message announce.
 pub fn router(app: &Arc<App>) -> Router {
     let control = ControlServer::new(ControlService(app.clone()))
         .max_decoding_message_size(MAX_FROM_AGENT)
         .max_encoding_message_size(MAX_CONFIG);
     Router::new()
         .route_service("/tombolo.v1.Control/{*method}", control)
-        .route_layer(middleware::from_fn_with_state(app.clone(), admit))
+        .route_layer(middleware::from_fn_with_state(app.clone(), authenticate))
 }
 
-/// Lets agents through, with [`Caller`] in the extensions of the request.
-async fn admit(State(app): State<Arc<App>>, mut request: HttpRequest, next: Next) -> HttpResponse {
+/// Middleware that admits agents, and adds [`Caller`] to the extensions of their requests. Renewals are open to expired
+/// certificates, so their body is limited before it is decoded.
+async fn authenticate(State(app): State<Arc<App>>, mut request: HttpRequest, next: Next) -> HttpResponse {
     let renewal = request.uri().path() == RENEW;
     let caller = match request.extensions().get::<PeerCertificate>() {
         Some(certificate) => identify(&app, certificate, renewal),
@@ -71,12 +72,13 @@ async fn admit(State(app): State<Arc<App>>, mut request: HttpRequest, next: Next
             Ok(Ok(whole)) => Body::from(whole.to_bytes()),
             Ok(Err(error)) => {
                 let status = Status::resource_exhausted(format!(
-                    "the request is longer than {MAX_RENEWAL} bytes, or broke off: {error}"
+                    "the request is longer than {MAX_RENEWAL} bytes or incomplete: {error}"
                 ));
                 return status.into_http();
             }
             Err(_) => {
-                let status = Status::deadline_exceeded("the request did not arrive in time");
+                let status =
+                    Status::deadline_exceeded(format!("the request did not arrive within {RENEWAL_TIMEOUT:?}"));
                 return status.into_http();
             }
         };
@@ -85,42 +87,42 @@ async fn admit(State(app): State<Arc<App>>, mut request: HttpRequest, next: Next
     next.run(request).await
 }
 
-/// The agent behind a request: an extension of the requests that [`router`] serves.
+/// The agent that sends a request: an extension of the requests that [`router`] serves.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) agent: AgentId,
-    /// Fingerprint of the key, which the request stays bound to.
+    /// The fingerprint of its certificate key. A stream stays bound to it.
     key: String,
 }
 
-/// The agent behind a certificate: the certificate is ours, names an agent that is not revoked, and has the key that was
-/// pinned when it joined.
+/// Identifies the agent of a client certificate, whose signature TLS has verified. The agent must exist, must not be
+/// revoked, and must have the key that was pinned at its joining or last renewal.
 ///
 /// # Errors
-/// Why not, for the agent.
+/// The status for the client: unauthenticated if the certificate is malformed or expired, otherwise permission denied.
 pub(crate) fn identify(app: &App, certificate: &PeerCertificate, may_be_expired: bool) -> Result<Caller, Status> {
     let certificate = &certificate.0;
-    let bad = |e: anyhow::Error| Status::unauthenticated(format!("the client certificate is not usable: {e}"));
+    let bad = |e: anyhow::Error| Status::unauthenticated(format!("the client certificate is not valid: {e}"));
     let (agent, expired) = ca::agent_of(certificate).map_err(bad)?;
     if expired && !may_be_expired {
-        return Err(Status::unauthenticated("the certificate has expired: renew it"));
+        return Err(Status::unauthenticated("the client certificate has expired: renew it"));
     }
     let key = ca::key_fingerprint(certificate).map_err(bad)?;
     let topology = app.writer.current().topology;
     match authorize(topology.agents.get(&agent).map(|a| &**a), &key) {
         Ok(()) => Ok(Caller { agent, key }),
-        Err(close) => Err(closed(&agent, close)),
+        Err(close) => Err(permission_denied(&agent, close)),
     }
 }
 
-/// Serves the control service.
+/// The implementation of the control service.
 #[derive(Debug, Clone)]
 struct ControlService(Arc<App>);
 
-/// Who was let through.
+/// The agent that `authenticate` has identified.
 fn caller(extensions: &Extensions) -> Result<Caller, Status> {
     let caller = extensions.get::<Caller>().cloned();
-    caller.ok_or_else(|| Status::internal("nobody looked who calls"))
+    caller.ok_or_else(|| Status::internal("the request was not authenticated"))
 }
 
 #[tonic::async_trait]
@@ -134,7 +136,8 @@ impl Control for ControlService {
     ) -> Result<Response<Self::SyncStream>, Status> {
         let Caller { agent, key } = caller(request.extensions())?;
         let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
-        let peer = peer.ok_or_else(|| Status::internal("the connection has no address"))?;
+        let peer = peer.ok_or_else(|| Status::internal("the address of the client is unknown"))?;
+        // Few, because a configuration may be large: more would be copies in memory that the agent does not read.
         let (out, stream) = mpsc::channel(4);
         let app = self.0.clone();
         tokio::spawn(async move {
@@ -148,8 +151,8 @@ impl Control for ControlService {
             };
             if let Err(status) = session.run(&agent, &mut request.into_inner()).await {
                 tracing::debug!(%agent, %status, "control stream ended");
-                // One that takes nothing is not waited for.
-                let _ = tokio::time::timeout(sync::PATIENCE, out.send(Err(status))).await;
+                // The agent may not read, or may be gone; the stream ends in any case.
+                let _ = tokio::time::timeout(sync::SEND_TIMEOUT, out.send(Err(status))).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

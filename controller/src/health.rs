@@ -1,4 +1,4 @@
-//! Asking a running controller whether it works, for the health checks of containers.
+//! The client side of the health check, for container runtimes.
 
 use crate::app::AUTHORITY_FILE;
 use anyhow::{Context as _, ensure};
@@ -17,23 +17,24 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Less than the 5 s that the image's health check has.
-const TIMEOUT: Duration = Duration::from_secs(4);
+/// Time for the whole check. Less than the 5 s of the image's `HEALTHCHECK`, so that the reason is still printed.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Asks the controller that has this data directory and listens there. Returns its answer.
+/// Requests the health of the controller that listens at `listen` and has this data directory. Returns the JSON body.
 ///
 /// # Errors
-/// It does not answer in time, is not the one of the data directory, or says that it does not work.
+/// No response within [`HEALTH_TIMEOUT`], a certificate of another authority than the data directory's, or a status
+/// other than 200.
 pub async fn ask(data_dir: &Path, listen: SocketAddr) -> anyhow::Result<String> {
     let at = reachable(listen);
-    tokio::time::timeout(TIMEOUT, request(data_dir, at))
+    tokio::time::timeout(HEALTH_TIMEOUT, request(data_dir, at))
         .await
-        .map_err(|_| anyhow::anyhow!("no answer within {TIMEOUT:?}"))
+        .map_err(|_| anyhow::anyhow!("no response within {HEALTH_TIMEOUT:?}"))
         .flatten()
         .with_context(|| format!("the controller at {at} is not healthy"))
 }
 
-/// Where a program of the same host reaches a listener.
+/// The address by which a program of the same host connects to a listener.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -53,7 +54,7 @@ async fn request(data_dir: &Path, at: SocketAddr) -> anyhow::Result<String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let stream = TcpStream::connect(at).await?;
-    // The name that every server certificate of a controller carries.
+    // Every server certificate of a controller carries this name.
     let name = ServerName::try_from("localhost")?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -71,10 +72,10 @@ async fn request(data_dir: &Path, at: SocketAddr) -> anyhow::Result<String> {
         answer = exchange => answer?,
         ended = &mut connection => {
             ended?;
-            anyhow::bail!("the connection was closed without an answer");
+            anyhow::bail!("the connection was closed without a response");
         }
     };
-    ensure!(status == StatusCode::OK, "it answered {status}: {body}");
+    ensure!(status == StatusCode::OK, "its response was {status}: {body}");
     Ok(body)
 }
 

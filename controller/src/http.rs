@@ -1,7 +1,8 @@
-//! The one port: TLS, then REST and gRPC by path.
+//! The controller's only port: TLS, then REST and gRPC, distinguished by path.
 
 mod connection;
-mod turns;
+mod lifo_semaphore;
+mod names;
 
 use crate::app::App;
 use crate::ca::Authority;
@@ -11,136 +12,91 @@ use anyhow::Context;
 use axum::Router;
 use connection::Service;
 use futures::FutureExt;
-use rustls_pki_types::CertificateDer;
-use std::net::{IpAddr, SocketAddr};
+use lifo_semaphore::LifoSemaphore;
+use names::certificate_names;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use turns::Turns;
 
-/// Where a request comes from: an extension of every request.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerAddr(pub SocketAddr);
-
-/// The client certificate of the connection, verified but for its end date: an extension of its requests.
-#[derive(Debug, Clone)]
-pub struct PeerCertificate(pub CertificateDer<'static>);
-
-/// Connections that the kernel has established and that wait to be accepted. Each costs the kernel little, and all are accepted
-/// at once; the kernel itself limits this to `net.core.somaxconn`, usually 4,096.
+/// The backlog of `listen(2)`: connections that the kernel has established and that wait to be accepted. The kernel
+/// limits it to `net.core.somaxconn`, which is 4,096 since Linux 5.4.
 const BACKLOG: u32 = 4096;
 
-/// Connections that are accepted in a row, and the pause after them: in a flood, accepting, displacing and closing many at a time
-/// costs half of what it costs one by one.
-const AT_ONCE: usize = 128;
-const PAUSE: Duration = Duration::from_millis(5);
+/// Connections that are accepted in one batch. In a flood, accepting, displacing and closing connections in batches
+/// costs half as much as one by one.
+const MAX_ACCEPT_BATCH: usize = 128;
 
-/// How often it is looked whether the server's certificate has to be renewed: a suspended machine and a clock that was set do not
-/// wait for a timer.
+/// Time between two batches: the longest that a new connection waits for `accept`.
+const ACCEPT_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Time between two checks of the certificate's age by the wall clock. One timer for the whole lifetime would miss
+/// suspends of the machine and changes of its clock.
 const RENEWAL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// For connections to end by themselves at shutdown.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// Pause after `accept` failed. The usual reason, too few file descriptors, passes when connections close; without a
+/// pause the loop would spin until then.
+const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(50);
 
-/// The names and addresses that the server certificate is for.
-#[must_use]
-pub fn names(listen: SocketAddr, public: &[String]) -> Vec<String> {
-    let mut names: Vec<String> = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
-    if !listen.ip().is_unspecified() {
-        names.push(listen.ip().to_string());
-    }
-    if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
-        names.push(host.trim().to_owned());
-    }
-    if listen.ip().is_unspecified() {
-        names.extend(own_addresses().iter().map(IpAddr::to_string));
-    }
-    names.extend(public.iter().cloned());
-    names.sort();
-    names.dedup();
-    names.retain(|n| !n.is_empty());
-    names
-}
+/// Time for open connections to complete their responses at shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-/// Addresses of this host, as far as the kernel's IPv4 table and IPv6 interface list tell.
-fn own_addresses() -> Vec<IpAddr> {
-    let v4 = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let mut found = Vec::new();
-    let mut last = None;
-    for line in v4.lines() {
-        let line = line.trim();
-        if let Some(address) = line.strip_prefix("|-- ") {
-            last = address.parse::<IpAddr>().ok();
-        } else if line.starts_with("/32 host LOCAL") {
-            found.extend(last.take());
-        }
-    }
-    for line in std::fs::read_to_string("/proc/net/if_inet6")
-        .unwrap_or_default()
-        .lines()
-    {
-        let text = line.split_whitespace().next().unwrap_or_default();
-        if let Ok(bits) = u128::from_str_radix(text, 16) {
-            found.push(IpAddr::V6(bits.into()));
-        }
-    }
-    found
-}
-
-/// Everything that the port serves.
+/// The routes of the port: REST, and the control service of the agents.
 pub fn router(app: &Arc<App>, rest: Router) -> Router {
     rest.merge(grpc::router(app))
 }
 
-/// A bound port.
+/// A bound port with its TLS configuration.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    acceptor_config: Arc<rustls::ServerConfig>,
+    tls: Arc<rustls::ServerConfig>,
     resolver: Arc<Resolver>,
     names: Vec<String>,
 }
 
 impl Server {
-    /// Binds the port and makes the server's certificate.
+    /// Binds the port and issues the server's certificate. The kernel establishes connections from here on;
+    /// [`Self::serve`] accepts them.
     ///
     /// # Errors
-    /// The address is taken or not ours.
+    /// The address is in use or is none of this host, or a public name is not valid in a certificate.
     pub async fn bind(listen: SocketAddr, public_names: &[String], authority: &Authority) -> anyhow::Result<Self> {
-        let names = names(listen, public_names);
+        let names = certificate_names(listen, public_names);
         let resolver = Arc::new(Resolver::new(authority.server(&names)?));
-        let acceptor_config = Arc::new(tls::server(authority, resolver.clone())?);
+        let tls = Arc::new(tls::server(authority, resolver.clone())?);
         let listener = listener(listen).with_context(|| format!("cannot listen on {listen}"))?;
         Ok(Self {
             listener,
-            acceptor_config,
+            tls,
             resolver,
             names,
         })
     }
 
-    /// The address that it listens on.
+    /// The address that it listens on, with the port that the kernel chose if it was 0.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel does not return it.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop` ends; then connections get a moment to end.
+    /// Serves connections until `stop` completes. Then closes the port, and gives open connections [`SHUTDOWN_GRACE`]
+    /// to end.
     pub async fn serve(self, app: Arc<App>, router: Router, stop: impl Future<Output = ()>) {
-        know_agents(&app);
+        add_agent_addresses(&app);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let service = Arc::new(Service {
             app: app.clone(),
             router,
-            tls: self.acceptor_config,
-            computing: Turns::new((cores / 2).max(1)),
+            tls: self.tls,
+            key_exchanges: LifoSemaphore::new((cores / 2).max(1)),
         });
         let mut renewed = SystemTime::now();
-        let mut look = tokio::time::interval(RENEWAL_CHECK_INTERVAL);
+        let mut certificate_check = tokio::time::interval(RENEWAL_CHECK_INTERVAL);
         let tasks = TaskTracker::new();
         let mut next = Instant::now();
         let expiring = app.connections.expire();
@@ -149,13 +105,13 @@ impl Server {
             tokio::select! {
                 () = &mut stop => break,
                 () = &mut expiring => {}
-                _ = look.tick() => if is_renewal_due(renewed, SystemTime::now()) {
+                _ = certificate_check.tick() => if is_renewal_due(renewed, SystemTime::now()) {
                     match app.authority.server(&self.names) {
                         Ok(next) => {
                             self.resolver.replace(next);
                             renewed = SystemTime::now();
                         }
-                        Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
+                        Err(error) => tracing::error!(%error, "the server certificate was not renewed; trying again in a minute"),
                     }
                 },
                 accepted = accept(&self.listener, next) => {
@@ -165,33 +121,33 @@ impl Server {
                             Some(Ok((stream, peer))) => app.connections.admit(peer.ip(), |connection| {
                                 tasks.spawn(service.clone().serve(stream, peer, connection)).abort_handle()
                             }),
-                            // Out of file descriptors, most likely: it passes, and must not turn into a busy loop.
                             Some(Err(error)) => {
-                                tracing::warn!(%error, "a connection was not accepted");
-                                tokio::time::sleep(Duration::from_millis(50)).await;
+                                tracing::warn!(%error, "accepting a connection failed");
+                                tokio::time::sleep(ACCEPT_ERROR_BACKOFF).await;
                                 break;
                             }
                             None => break,
                         }
-                        accepted = (n < AT_ONCE).then(|| self.listener.accept().now_or_never()).flatten();
+                        accepted = (n < MAX_ACCEPT_BATCH).then(|| self.listener.accept().now_or_never()).flatten();
                     }
-                    next = Instant::now() + PAUSE;
+                    next = Instant::now() + ACCEPT_INTERVAL;
                 }
             }
         }
         drop(self.listener);
         tasks.close();
-        let _ = tokio::time::timeout(FAREWELL, tasks.wait()).await;
+        // What is still open then is aborted with the runtime.
+        let _ = tokio::time::timeout(SHUTDOWN_GRACE, tasks.wait()).await;
     }
 }
 
-/// The next connection, not before its time.
+/// Accepts the next connection, not before `not_before`.
 async fn accept(listener: &TcpListener, not_before: Instant) -> std::io::Result<(TcpStream, SocketAddr)> {
     tokio::time::sleep_until(not_before).await;
     listener.accept().await
 }
 
-/// Whether the server's certificate is old by the wall clock, or from a time that has not come.
+/// Whether the server's certificate must be replaced: it is old, or the clock was set back and it is not valid yet.
 fn is_renewal_due(renewed: SystemTime, now: SystemTime) -> bool {
     now.duration_since(renewed)
         .map_or(true, |age| age >= Authority::server_renewal())
@@ -207,11 +163,12 @@ fn listener(listen: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// After a restart all agents come back at once: room is reserved at the addresses that they had.
-fn know_agents(app: &App) {
+/// Registers the endpoints of all agents with the admission machine: after a restart all agents reconnect at once, and
+/// the addresses of agents have limits of their own.
+fn add_agent_addresses(app: &App) {
     for agent in app.writer.current().topology.agents.values().filter(|a| !a.revoked) {
         for endpoint in agent.reach.endpoints.iter().chain(&agent.reach.quic_endpoint) {
-            app.connections.know(&agent.id, endpoint.ip());
+            app.connections.add_agent_address(&agent.id, endpoint.ip());
         }
     }
 }

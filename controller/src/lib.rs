@@ -1,13 +1,17 @@
-//! The controller: a thin shell around the topology.
+//! The controller process: IO, clock and runtime around the pure topology crate.
 //!
-//! * [`store`], [`writer`]: the desired state, durable; one writer.
-//! * [`compiled`], [`agents`], `sync`: what each agent should run, what it runs, and the push between them; `endpoints`:
-//!   where it is reached.
-//! * [`http`], [`grpc`]: the one port. [`admission`]: which of its connections are kept; [`connections`]: the tasks that
-//!   serve them; [`descriptors`]: how many there may be. [`tls`], [`ca`], [`secret`]: who is who.
-//! * [`rest`]: bodies and errors; `arm`: the Azure Resource Manager dialect; `fabric`: what Azure has no word for;
-//!   `auth`: its tokens; [`packages`]: what new machines download.
-//! * [`app`]: all of it together. [`health`]: asking a running one.
+//! * **State.** [`store`] keeps the desired state on disk. [`writer`] is its only writer and publishes each new state.
+//! * **Agents.** [`compiled`] computes the configuration of each agent. `sync` pushes it over the control stream.
+//!   [`agents`] holds what each agent runs and reports. `endpoints` stores the addresses at which agents are reached.
+//! * **Port.** [`http`] accepts connections, and [`grpc`] serves the control streams of agents. [`admission`] decides
+//!   which connections stay open, [`connections`] holds their tasks, and [`descriptors`] raises the limit of open
+//!   files.
+//! * **Identity.** [`ca`] issues certificates, [`tls`] verifies them, [`secret`] handles tokens and private files, and
+//!   `auth` checks the tokens of the REST interface. [`peer`] describes the client of a request.
+//! * **REST.** [`rest`] has the router, request bodies and errors. `arm` is Azure Resource Manager's dialect, with the
+//!   history of `deployments`. `fabric` is the API for what ARM does not define. [`packages`] holds the packages for
+//!   new machines.
+//! * **Process.** [`app`] assembles the parts, [`metrics`] exports figures, and [`health`] checks a running controller.
 
 pub mod admission;
 pub mod agents;
@@ -17,6 +21,7 @@ mod auth;
 pub mod ca;
 pub mod compiled;
 pub mod connections;
+mod deployments;
 pub mod descriptors;
 mod endpoints;
 mod fabric;
@@ -25,6 +30,7 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod packages;
+pub mod peer;
 pub mod rest;
 pub mod secret;
 pub mod store;

@@ -24,54 +24,59 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Where everything is kept: state, keys, `ca.pem`, `admin.token`.
+    /// Data directory: state, keys, `ca.pem` and `admin.token`.
     #[arg(long, env = "TOMBOLO_DATA_DIR", default_value = "/var/lib/tombolo-controller")]
     data_dir: PathBuf,
 
-    /// Address and port of REST and of the agents.
+    /// Address and TCP port that REST clients and agents connect to.
     #[arg(long, env = "TOMBOLO_LISTEN", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
 
-    /// Further names and addresses by which clients reach this controller; may be repeated.
+    /// Further DNS names and IP addresses by which clients reach this controller, for its TLS certificate; may be
+    /// repeated.
     #[arg(long = "public-name", env = "TOMBOLO_PUBLIC_NAMES", value_delimiter = ',')]
     public_names: Vec<String>,
 
-    /// Packages of agents (`tombolo-agent_*.deb`), which anybody may download from this controller.
+    /// Directory of agent packages (`tombolo-agent_*.deb`), which this controller serves without authentication.
     #[arg(long, env = "TOMBOLO_PACKAGES_DIR", default_value = "/usr/share/tombolo/packages")]
     packages_dir: PathBuf,
 
-    /// How long an agent's certificate is valid (90s, 15m, 24h, 7d); agents renew at two thirds of it.
+    /// Lifetime of agents' certificates (90s, 15m, 24h, 7d; from 1s to 366d). Agents renew after two thirds of it.
     #[arg(long, env = "TOMBOLO_AGENT_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = duration)]
     agent_certificate_lifetime: Duration,
 
-    /// How log lines are written. Automatic: text on a terminal and in systemd's journal, JSON elsewhere.
+    /// Format of log lines. `auto`: text on a terminal and in systemd's journal, JSON elsewhere.
     #[arg(long, env = "TOMBOLO_LOG_FORMAT", value_enum, default_value = "auto")]
     log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Puts a backup in place as the state of a data directory that has none. The controller must not be running.
+    /// Restores a backup into a data directory that holds no state. The controller must not be running.
     Restore {
-        /// The file that `tombolo backup` wrote.
+        /// Backup file, as written by `tombolo backup`.
         #[arg(long)]
         from: PathBuf,
-        /// The data directory.
+        /// Data directory to restore into; created if it does not exist.
         #[arg(long)]
         data_dir: PathBuf,
     },
-    /// Asks the controller of this data directory and address whether it works; the exit code says so, for health checks.
+    /// Checks the running controller of this data directory and address. Exits with 0 if it is healthy.
     Health,
-    /// Writes the manual pages and the completions of shells into a directory, for packages.
+    /// Writes manual pages and shell completions into a directory, for packages.
     #[command(hide = true)]
     Manual { dir: PathBuf },
 }
 
+/// Blocking tasks get this long to end. Connections had their own grace period before, and the store is closed by then.
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
 fn main() -> anyhow::Result<()> {
+    // Fails only if a provider is installed already, which is this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
     let format = match &arguments.command {
-        // Only what runs for long is for collectors.
+        // Subcommands end at once and are run by people; log collectors read the controller alone.
         Some(_) => LogFormat::Text,
         None => arguments.log_format,
     };
@@ -90,7 +95,7 @@ fn main() -> anyhow::Result<()> {
         None => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let result = runtime.block_on(run(&arguments));
-            runtime.shutdown_timeout(Duration::from_secs(1));
+            runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
             result
         }
     }
@@ -99,23 +104,26 @@ fn main() -> anyhow::Result<()> {
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let limits = Limits::for_descriptors(descriptors::raise()?);
     let app = App::open(&arguments.data_dir, arguments.agent_certificate_lifetime, limits)?;
-    let rest = rest::router(&app, Packages::new(arguments.packages_dir.clone())).await?;
+    let rest = rest::router::router(&app, Packages::new(arguments.packages_dir.clone())).await?;
     let server = Server::bind(arguments.listen, &arguments.public_names, &app.authority).await?;
     let revision = app.writer.current().revision;
     let address = server.address()?;
     let dir = arguments.data_dir.display();
     tracing::info!(%address, %revision, ca = format!("{dir}/ca.pem"), "controller is ready");
     let router = http::router(&app, rest);
-    let (writer, asked) = (app.writer.clone(), stopped()?);
+    let (writer, signal) = (app.writer.clone(), termination_signal()?);
     let stop = async {
         tokio::select! {
-            () = asked => {}
-            () = writer.ended() => {}
+            () = signal => {}
+            () = writer.closed() => {}
         }
     };
     server.serve(app, router, stop).await;
-    // The store is closed before the process ends: nothing of it stays beside its file.
-    anyhow::ensure!(writer.stop().await, "the store cannot be written any more, see above");
+    // Closing the store folds its write-ahead log into the database file.
+    anyhow::ensure!(
+        writer.stop().await,
+        "the controller stopped because its store can no longer be written; the log lines above say why"
+    );
     tracing::info!("controller stopped");
     Ok(())
 }
@@ -130,10 +138,10 @@ fn write_manual(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes the page of a command and those of its subcommands, in the section of daemons.
+/// Writes the manual pages of a command and of its subcommands, in section 8 (system administration).
 fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
-    for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
-        write_pages(below, dir)?;
+    for subcommand in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+        write_pages(subcommand, dir)?;
     }
     clap_mangen::Man::new(command.clone())
         .section("8")
@@ -141,7 +149,9 @@ fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
         .map(drop)
 }
 
-/// Reads a number of seconds, or of what its last letter says. From a second to a year.
+/// Parses a whole number with the unit `s`, `m`, `h` or `d`; seconds without a unit. From one second to 366 days.
+///
+/// Not `humantime`: that refuses a number without a unit, which existing unit files may have.
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(at) => text.split_at(at),
@@ -152,7 +162,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         "m" => 60,
         "h" => 3600,
         "d" => 86_400,
-        _ => return Err(format!("'{text}' is not written as 90s, 15m, 24h or 7d")),
+        _ => {
+            return Err(format!(
+                "'{text}' is not a duration; write a whole number and s, m, h or d, as 90s, 15m, 24h or 7d"
+            ));
+        }
     };
     let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
     match seconds {
@@ -161,8 +175,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Ends with SIGTERM or SIGINT.
-fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
+/// A future that completes at SIGTERM or SIGINT.
+///
+/// # Errors
+/// The signal handlers cannot be installed.
+fn termination_signal() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
@@ -173,40 +190,51 @@ fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The state while it is checked.
-const RESTORED: &str = "state.restored";
+/// The name of a restored store in the data directory until it has been checked.
+const UNCHECKED_STORE_FILE: &str = "state.restored";
 
+/// Restores a backup: copies it beside the store's place, checks the copy, and renames it into place.
+///
+/// # Errors
+/// The data directory is in use or holds a state, the file is no backup, or the file system fails. Nothing is restored
+/// then.
 fn restore(from: &Path, data_dir: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data_dir)
-        .with_context(|| format!("cannot make {}", data_dir.display()))?;
+        .with_context(|| format!("cannot create {}", data_dir.display()))?;
     let _lock = app::lock(data_dir)?;
-    // A log that stays behind would be replayed over the restored state.
-    let beside = |name: &str| ["", "-wal", "-shm"].map(|end| data_dir.join(format!("{name}{end}")));
-    let there: Vec<String> = beside(STORE_FILE)
+    // SQLite would replay a leftover write-ahead log over the restored state.
+    let store_files = |name: &str| ["", "-wal", "-shm"].map(|end| data_dir.join(format!("{name}{end}")));
+    let existing: Vec<String> = store_files(STORE_FILE)
         .iter()
         .filter(|file| file.symlink_metadata().is_ok())
         .map(|file| file.display().to_string())
         .collect();
-    anyhow::ensure!(there.is_empty(), "move away first: {}", there.join(", "));
-    for leftover in beside(RESTORED) {
+    anyhow::ensure!(
+        existing.is_empty(),
+        "the data directory holds a state already; move it away first: {}",
+        existing.join(", ")
+    );
+    for leftover in store_files(UNCHECKED_STORE_FILE) {
+        // Usually there is none. One that cannot be removed makes the next write fail, with its reason.
         let _ = std::fs::remove_file(leftover);
     }
     let target = data_dir.join(STORE_FILE);
-    let fresh = data_dir.join(RESTORED);
+    let unchecked = data_dir.join(UNCHECKED_STORE_FILE);
     let content = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-    secret::write_private(&fresh, &content)?;
-    // The copy is checked, not the original: opening a store writes beside it.
-    let checked = SqliteStore::open(&fresh).and_then(|s| s.revision());
+    secret::write_private(&unchecked, &content)?;
+    // The copy is checked and not the original, because opening a store creates files beside it.
+    let checked = SqliteStore::open(&unchecked).and_then(|s| s.revision());
     if checked.is_err() {
-        let _ = std::fs::remove_file(&fresh);
+        // The error that is reported is the one of the check; the next restore removes the file too.
+        let _ = std::fs::remove_file(&unchecked);
     }
-    let revision = checked.with_context(|| format!("{} is no backup", from.display()))?;
-    std::fs::rename(&fresh, &target)?;
+    let revision = checked.with_context(|| format!("{} is not a backup of a controller", from.display()))?;
+    std::fs::rename(&unchecked, &target)?;
     std::fs::File::open(data_dir)?.sync_all()?;
-    tracing::info!(%revision, data_dir = %data_dir.display(), "state restored, with the authority; the next start makes ca.pem and a new admin.token");
+    tracing::info!(%revision, data_dir = %data_dir.display(), "state and certificate authority restored; the next start creates ca.pem and a new admin.token");
     Ok(())
 }
 
@@ -216,7 +244,7 @@ mod golden {
     use clap::CommandFactory as _;
     use tombolo_golden::{golden, options_of};
 
-    /// Units, container images and people's scripts use these names.
+    /// systemd units, container images and operators' scripts use these names.
     #[test]
     fn options_of_the_program() {
         golden!().text("options.txt", &options_of(Arguments::command()));

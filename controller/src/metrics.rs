@@ -1,65 +1,33 @@
-//! Numbers for Prometheus: how far the agents are, how long compiling and converging take.
+//! The metrics of the controller in Prometheus' text format.
+//!
+//! The text is written by `tombolo_proto::exposition`, which the agent uses too. The crate `prometheus-client` writes
+//! OpenMetrics instead, which would change the recorded metrics: it has an end marker and other help texts.
 
-use crate::admission::{Counts, Stage, Why};
+pub mod histogram;
+
+use crate::admission::{CloseReason, Counts, Stage};
 use crate::agents::Agents;
 use crate::compiled::Compiled;
 use crate::writer::Published;
+use histogram::Histogram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tombolo_proto::exposition::{Kind, Text};
 
-/// Upper bounds of the buckets, microseconds: the target for convergence, 100 ms, is one of them.
-const BOUNDS: [u64; 12] = [
-    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000,
-];
-/// A revision that is not in force everywhere by then is counted in no bucket but the last.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A revision that is not in force everywhere by then is observed as if it were: an agent that is connected and does
+/// not apply it must not stop the measurement. Twice the largest bound of the histogram, so it counts in `+Inf` only.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Counts durations.
-#[derive(Debug, Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; BOUNDS.len()],
-    count: AtomicU64,
-    micros: AtomicU64,
-}
-
-impl Histogram {
-    /// Counts one.
-    pub fn observe(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
-            if micros <= bound {
-                bucket.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        self.micros.fetch_add(micros, Ordering::Relaxed);
-        self.count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn write(&self, out: &mut Text, name: &'static str, help: &str) {
-        let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
-        let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let mut samples = out.metric(name, Kind::Histogram, help);
-        for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
-            samples.add_part("_bucket", &[("le", &seconds(bound).to_string())], read(bucket));
-        }
-        samples
-            .add_part("_bucket", &[("le", "+Inf")], read(&self.count))
-            .add_part("_sum", &[], seconds(read(&self.micros)))
-            .add_part("_count", &[], read(&self.count));
-    }
-}
-
-/// What is measured as it happens; the rest is read when asked for.
+/// The counters and histograms that are updated by events. The other metrics are read when they are scraped.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Compiling one revision for all agents.
-    pub compile: Histogram,
-    /// From a revision's publication until every connected agent has it in force.
+    /// The duration of compiling one revision for all agents.
+    pub compile: Arc<Histogram>,
+    /// The time from a revision's publication until every connected agent has it in force.
     pub convergence: Histogram,
-    /// Requests to the agents' service without the certificate of an agent that may call.
+    /// Requests to the control service that were refused for their client certificate.
     pub control_refused: AtomicU64,
     /// Requests for packages, in the order of [`Download::NAMES`].
     downloads: [AtomicU64; Download::NAMES.len()],
@@ -68,18 +36,18 @@ pub struct Metrics {
 /// How a request for a package ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Download {
-    /// The whole package was sent.
+    /// All bytes of the package were sent.
     Complete,
-    /// The connection ended before.
+    /// The connection ended before that.
     Incomplete,
-    /// Too many downloads were under way.
+    /// Refused, because too many downloads were in progress.
     Busy,
-    /// There is no package of that name.
+    /// No package has that name.
     NotFound,
 }
 
 impl Download {
-    /// All of them, as metrics name them.
+    /// The values of the label `result`, in the order of the variants.
     pub const NAMES: [&str; 4] = ["complete", "incomplete", "busy", "not_found"];
 
     const fn index(self) -> usize {
@@ -93,14 +61,14 @@ impl Download {
 }
 
 impl Metrics {
-    /// Counts a request for a package.
+    /// Counts a request for a package by its result.
     pub fn downloaded(&self, how: Download) {
         if let Some(counter) = self.downloads.get(how.index()) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Everything, in Prometheus' text format. `docs/operations.md` describes each by name.
+    /// All metrics in Prometheus' text format. `docs/operations.md` describes each of them.
     #[must_use]
     pub fn text(&self, published: &Published, agents: &Agents, connections: &Counts) -> String {
         let progress = agents.progress();
@@ -154,7 +122,7 @@ impl Metrics {
         let help = "Connections that were refused, or closed for others or by a limit of time or rate.";
         let mut samples = out.metric("tombolo_connections_closed_total", Kind::Counter, help);
         for (stage, reasons) in Stage::NAMES.iter().zip(counts.closed) {
-            for (reason, n) in Why::NAMES.iter().zip(reasons) {
+            for (reason, n) in CloseReason::NAMES.iter().zip(reasons) {
                 samples.add(&[("stage", stage), ("reason", reason)], n);
             }
         }
@@ -172,39 +140,15 @@ impl Metrics {
     }
 }
 
-/// Measures how long revisions take to be in force; of several that overtake each other, the newest.
+/// Observes the convergence time of each compiled revision until the compiler ends. Of revisions that are superseded
+/// while an earlier one converges, only the newest is observed.
 pub async fn measure_convergence(metrics: Arc<Metrics>, agents: Arc<Agents>, mut compiled: watch::Receiver<Compiled>) {
     while compiled.changed().await.is_ok() {
         let (revision, since): (_, Instant) = {
             let now = compiled.borrow_and_update();
             (now.revision, now.since)
         };
-        agents.wait(revision, PATIENCE).await;
+        agents.wait(revision, CONVERGENCE_TIMEOUT).await;
         metrics.convergence.observe(since.elapsed());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buckets_are_cumulative() {
-        let histogram = Histogram::default();
-        histogram.observe(Duration::from_millis(3));
-        histogram.observe(Duration::from_millis(90));
-        histogram.observe(Duration::from_secs(100));
-        let mut out = Text::default();
-        histogram.write(&mut out, "x", "y");
-        let out = out.finish();
-        for line in [
-            "x_bucket{le=\"0.0025\"} 0",
-            "x_bucket{le=\"0.005\"} 1",
-            "x_bucket{le=\"0.1\"} 2",
-            "x_bucket{le=\"+Inf\"} 3",
-            "x_count 3",
-        ] {
-            assert!(out.lines().any(|l| l == line), "{line}\n{out}");
-        }
     }
 }

@@ -1,66 +1,55 @@
-//! Packages for new machines: the files `tombolo-agent_*.deb` of one folder, served read-only to whoever asks.
+//! Packages of agents for new machines: the files `tombolo-agent_*.deb` of one folder, which are served without a
+//! token.
 //!
-//! A package is no secret, and its SHA-256 is in the user-data of the machine that downloads it. What strangers can use up is
-//! bounded: the names that are looked up, the size of a file, the downloads at a time, and the time of each.
+//! A package is not secret, and a new machine verifies it by the SHA-256 in its user-data. Limits bound what clients
+//! without a token can use up: the form of names, the size of files, the number of downloads at a time, and the time of
+//! each.
 
 use crate::admission::Address;
-use crate::connections;
-use crate::http::PeerAddr;
 use crate::metrics::{Download, Metrics};
-use crate::rest::Rest;
-use crate::rest::failure::{Failure, ok, shown};
-use axum::body::Body;
-use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
-use futures::stream;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Method, StatusCode};
+use futures::{Stream, stream};
 use nix::fcntl::OFlag;
 use serde::Serialize;
-use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::AsyncReadExt as _;
 
 /// Largest package that is served, bytes. An agent's package has less than a tenth of this.
 const MAX_SIZE: u64 = 64 << 20;
-/// Longest file name that is looked up. Longer ones are no names of Debian's packages.
+/// Longest file name that is looked up, in bytes. Names of packages are shorter.
 const MAX_NAME: usize = 128;
-/// Packages that are listed. A folder holds one for each architecture.
+/// Most packages in a list, because listing reads every file. A folder has one for each architecture.
 const MAX_LISTED: usize = 16;
-/// Downloads at a time. Each holds a file descriptor and some 200 KiB of buffers.
-const MAX_DOWNLOADS: usize = 32;
-/// Downloads at a time of one address. More machines behind one address wait for each other: apt tries again.
-const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
-/// Seconds after which a client may ask again when all downloads are taken.
-const RETRY_SECONDS: u64 = 2;
-/// Bytes that are read at a time: what HTTP/2 buffers for a stranger's stream.
-const CHUNK: usize = 64 << 10;
+/// Most downloads at a time. Each holds a file descriptor and some 200 KiB of buffers.
+pub(crate) const MAX_DOWNLOADS: usize = 32;
+/// Most downloads at a time of one address. Machines behind one NAT address share it; their clients retry.
+pub(crate) const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
+/// Bytes that are read at a time: the send buffer of HTTP/2 for a stream without a token.
+const CHUNK_SIZE: usize = 64 << 10;
 
-/// The folder with packages, and the downloads from it that are under way.
+/// The folder of packages, and the number of downloads in progress by address.
 #[derive(Debug)]
 pub struct Packages {
     folder: PathBuf,
     downloads: Mutex<HashMap<Address, usize>>,
 }
 
-/// A package as it is listed.
+/// An entry of the list of packages.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Package {
+pub(crate) struct Package {
     name: String,
     size: u64,
     sha256: String,
 }
 
 impl Packages {
-    /// Serves the packages of a folder. The folder is read at each request, and need not exist.
+    /// Serves the packages of a folder. Each request reads the folder, which may be missing.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
         Self {
@@ -69,12 +58,12 @@ impl Packages {
         }
     }
 
-    /// Opens a package for reading. Returns its size with it, or none if there is no such package.
-    fn open(&self, name: &str) -> io::Result<Option<(File, u64)>> {
+    /// Opens a package for reading. Returns the file and its size in bytes, or `None` if there is no such package.
+    pub(crate) fn open(&self, name: &str) -> io::Result<Option<(File, u64)>> {
         if !is_package_name(name) {
             return Ok(None);
         }
-        // A link could lead out of the folder, and opening a pipe would wait for its writer.
+        // A symbolic link could lead out of the folder, and opening a FIFO would block until it has a writer.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let opened = File::options()
             .read(true)
@@ -83,7 +72,7 @@ impl Packages {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            // A link.
+            // A symbolic link, by `O_NOFOLLOW`.
             Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -92,8 +81,8 @@ impl Packages {
         Ok(served.then_some((file, metadata.len())))
     }
 
-    /// The packages of the folder by name, with their hashes. Reads every file.
-    fn list(&self) -> io::Result<Vec<Package>> {
+    /// The first [`MAX_LISTED`] packages of the folder by name, with their SHA-256. Reads these files whole.
+    pub(crate) fn list(&self) -> io::Result<Vec<Package>> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -115,12 +104,17 @@ impl Packages {
         Ok(found)
     }
 
+    /// The folder that is served.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn downloads(&self) -> MutexGuard<'_, HashMap<Address, usize>> {
         self.downloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one of the downloads that may run at a time. None: all are taken, or all of this address.
-    fn begin(self: &Arc<Self>, address: Address) -> Option<Slot> {
+    /// Reserves a download. None: [`MAX_DOWNLOADS`] are in progress, or [`MAX_DOWNLOADS_OF_ADDRESS`] of this address.
+    pub(crate) fn begin(self: &Arc<Self>, address: Address) -> Option<Slot> {
         let mut downloads = self.downloads();
         if downloads.values().sum::<usize>() >= MAX_DOWNLOADS {
             return None;
@@ -136,9 +130,9 @@ impl Packages {
     }
 }
 
-/// A download that is under way; dropping it makes room for another one.
+/// A reserved download. Dropping it releases the reservation.
 #[derive(Debug)]
-struct Slot {
+pub(crate) struct Slot {
     packages: Arc<Packages>,
     address: Address,
 }
@@ -155,7 +149,8 @@ impl Drop for Slot {
     }
 }
 
-/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it stays in its folder.
+/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it stays in
+/// its folder.
 fn is_package_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-".contains(&b);
     let inner = name
@@ -167,7 +162,7 @@ fn is_package_name(name: &str) -> bool {
 /// SHA-256 of a file, in hexadecimal digits.
 fn sha256(mut file: File) -> io::Result<String> {
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; CHUNK_SIZE];
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {
@@ -177,7 +172,7 @@ fn sha256(mut file: File) -> io::Result<String> {
     }
 }
 
-/// The body of a download. It is counted when it is dropped: as complete if all bytes were handed on.
+/// A download in progress. Its drop counts it in the metrics, as complete if all bytes were passed to the connection.
 struct Transfer {
     file: tokio::fs::File,
     left: u64,
@@ -186,20 +181,41 @@ struct Transfer {
 }
 
 impl Transfer {
-    /// The next bytes; none at the end.
+    /// The next bytes; `None` at the end.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if self.left == 0 {
             return Ok(None);
         }
-        let mut chunk = BytesMut::with_capacity(CHUNK);
-        // A file that grew is cut at the size that was promised.
+        let mut chunk = BytesMut::with_capacity(CHUNK_SIZE);
+        // The response has announced the size, so a file that has grown is cut there.
         let read = (&mut self.file).take(self.left).read_buf(&mut chunk).await?;
         if read == 0 {
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, "the package became shorter"));
+            return Err(io::Error::new(
+                ErrorKind::UnexpectedEof,
+                "the file of the package was truncated during the download",
+            ));
         }
         self.left = self.left.saturating_sub(read as u64);
         Ok(Some(chunk.freeze()))
     }
+}
+
+/// The content of a package of `size` bytes as a stream, which holds `slot` until it is dropped.
+pub(crate) fn content(
+    file: File,
+    size: u64,
+    slot: Slot,
+    metrics: Arc<Metrics>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let transfer = Transfer {
+        file: tokio::fs::File::from_std(file),
+        left: size,
+        metrics,
+        _slot: slot,
+    };
+    stream::try_unfold(transfer, |mut transfer| async move {
+        io::Result::Ok(transfer.next().await?.map(|chunk| (chunk, transfer)))
+    })
 }
 
 impl Drop for Transfer {
@@ -211,86 +227,10 @@ impl Drop for Transfer {
     }
 }
 
-/// GET `/packages/{name}`: needs no token.
-pub(crate) async fn download(
-    State(rest): State<Arc<Rest>>,
-    Path(name): Path<String>,
-    request: Request,
-) -> Result<Response, Failure> {
-    let (packages, asked) = (rest.packages.clone(), name.clone());
-    let opened = tokio::task::spawn_blocking(move || packages.open(&asked)).await;
-    let (file, size) = match opened.map_err(io::Error::from).flatten() {
-        Ok(Some(opened)) => opened,
-        Ok(None) => {
-            rest.app.metrics.downloaded(Download::NotFound);
-            let message = format!(
-                "{}: this controller has no such package. Packages are named tombolo-agent_VERSION_ARCHITECTURE.deb; \
-                 GET /fabric/v1/packages lists them.",
-                shown(&name)
-            );
-            return Err(Failure::missing("XPackageNotFound", message));
-        }
-        Err(error) => return Err(unreadable(&error)),
-    };
-    let head = |body: Body| {
-        let mut response = Response::new(body);
-        let headers = response.headers_mut();
-        let kind = HeaderValue::from_static("application/vnd.debian.binary-package");
-        headers.insert(CONTENT_TYPE, kind);
-        headers.insert(CONTENT_LENGTH, size.into());
-        response
-    };
-    if request.method() == Method::HEAD {
-        return Ok(head(Body::empty()));
-    }
-    let peer = request.extensions().get::<PeerAddr>();
-    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.0.ip());
-    let Some(slot) = rest.packages.begin(peer.into()) else {
-        rest.app.metrics.downloaded(Download::Busy);
-        let message = format!(
-            "{MAX_DOWNLOADS} packages are downloaded at a time, {MAX_DOWNLOADS_OF_ADDRESS} by one address: ask again \
-             in {RETRY_SECONDS} s."
-        );
-        let mut busy = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServerBusy", message).into_response();
-        busy.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
-        return Ok(busy);
-    };
-    if let Some(open) = request.extensions().get::<connections::Request>() {
-        open.downloading();
-    }
-    let transfer = Transfer {
-        file: tokio::fs::File::from_std(file),
-        left: size,
-        metrics: rest.app.metrics.clone(),
-        _slot: slot,
-    };
-    let body = stream::try_unfold(transfer, |mut transfer| async move {
-        io::Result::Ok(transfer.next().await?.map(|chunk| (chunk, transfer)))
-    });
-    Ok(head(Body::from_stream(body)))
-}
-
-/// GET `/fabric/v1/packages`.
-pub(crate) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
-    let packages = rest.packages.clone();
-    let listed = tokio::task::spawn_blocking(move || packages.list()).await;
-    let value = listed
-        .map_err(io::Error::from)
-        .flatten()
-        .map_err(|error| unreadable(&error))?;
-    Ok(ok(&json!({"folder": rest.packages.folder, "value": value})))
-}
-
-/// The error is for the operator: strangers are not shown the folder.
-fn unreadable(error: &io::Error) -> Failure {
-    tracing::warn!(%error, "the folder of packages cannot be read: see --packages-dir");
-    let message = "The controller cannot read its folder of packages; its log says why.";
-    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     #[test]
     fn golden_package() {

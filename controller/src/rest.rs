@@ -2,74 +2,7 @@
 
 pub(crate) mod failure;
 pub(crate) mod json;
+pub mod router;
 mod state;
 
-pub(crate) use state::{Rest, base};
-
-use crate::app::App;
-use crate::arm::Deployments;
-use crate::auth::Auth;
-use crate::packages::Packages;
-use crate::{arm, fabric};
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use failure::Failure;
-use http::header::{HeaderName, HeaderValue};
-use std::sync::Arc;
-use uuid::Uuid;
-
-/// All routes of the REST interface.
-///
-/// # Errors
-/// The admin token cannot be made or stored.
-pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router> {
-    let rest = Arc::new(Rest {
-        app: app.clone(),
-        auth: Auth::open(app).await?,
-        deployments: Deployments::open(&app.own_documents),
-        packages: Arc::new(packages),
-    });
-    let guarded = fabric::guarded().route_layer(middleware::from_fn_with_state(rest.clone(), authorize));
-    Ok(fabric::open()
-        .merge(guarded)
-        .fallback(arm::serve)
-        .method_not_allowed_fallback(async |request: Request| Failure::method(request.method(), request.uri().path()))
-        .layer(middleware::from_fn(name_the_request))
-        .with_state(rest))
-}
-
-/// Lets callers with a valid token through.
-async fn authorize(State(rest): State<Arc<Rest>>, request: Request, next: Next) -> Response {
-    match rest.check(request.headers(), request.uri(), request.extensions()) {
-        Ok(()) => next.run(request).await,
-        Err(failure) => failure.into_response(),
-    }
-}
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
-const CORRELATION_ID: HeaderName = HeaderName::from_static("x-ms-correlation-request-id");
-const CLIENT_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
-
-/// Gives every answer its ids, and logs it.
-async fn name_the_request(request: Request, next: Next) -> Response {
-    let id = Uuid::new_v4().to_string();
-    let correlation = request.headers().get(CORRELATION_ID).cloned();
-    let client = request.headers().get(CLIENT_ID).cloned();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let begin = std::time::Instant::now();
-    let mut response = next.run(request).await;
-    let status = response.status().as_u16();
-    let micros = begin.elapsed().as_micros();
-    tracing::debug!(%method, path, status, micros, id, "request");
-    let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        headers.insert(CORRELATION_ID, correlation.unwrap_or_else(|| id.clone()));
-        headers.insert(REQUEST_ID, id);
-    }
-    if let Some(client) = client {
-        headers.insert(CLIENT_ID, client);
-    }
-    response
-}
+pub(crate) use state::{Rest, external_url};

@@ -1,4 +1,4 @@
-//! Files with secrets, and tokens.
+//! Files that only their owner may read, random secrets, and their hashes.
 
 use anyhow::Context;
 use base64::Engine as _;
@@ -8,28 +8,28 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Writes a file that only its owner may read, completely or not at all.
+/// Replaces a file atomically by one with mode 0600, and syncs it and its directory to the disk.
 ///
 /// # Errors
-/// The file system's.
+/// The file system's; the file has its old content then.
 pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let fresh = path.with_extension("new");
+    let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&fresh)?;
+            .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&fresh, path)?;
+        fs::rename(&temporary, path)?;
         path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Makes an empty file that only its owner may read; sets that mode on one that exists.
+/// Creates an empty file with mode 0600. If the file exists, sets its mode and leaves its content.
 ///
 /// # Errors
 /// The file system's.
@@ -39,22 +39,23 @@ pub fn make_private(path: &Path) -> anyhow::Result<()> {
         let file = options.append(true).create(true).mode(0o600).open(path)?;
         file.set_permissions(fs::Permissions::from_mode(0o600))
     };
-    make().with_context(|| format!("cannot make {}", path.display()))
+    make().with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// 256 random bits as text.
+/// 256 random bits in base64url without padding: 43 characters.
 #[must_use]
 pub fn random() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
-/// What is stored of a secret: BLAKE3, hex. A 256-bit random secret needs no slow hash.
+/// The BLAKE3 hash of a secret in hexadecimal digits, for storage. A random secret of 256 bits cannot be guessed, so a
+/// slow password hash would add nothing.
 #[must_use]
 pub fn hash(secret: &str) -> String {
     blake3::hash(secret.as_bytes()).to_hex().to_string()
 }
 
-/// Compares a presented secret with a stored hash in constant time.
+/// Compares a secret with a stored [`hash`] in constant time. False if the hash is malformed.
 #[must_use]
 pub fn matches(secret: &str, stored: &str) -> bool {
     blake3::Hash::from_hex(stored).is_ok_and(|stored| blake3::hash(secret.as_bytes()) == stored)

@@ -1,8 +1,9 @@
-//! Where the desired state is kept: one small interface with etcd's semantics.
+//! The interface of the store of the desired state: a part of etcd's semantics.
 //!
-//! A store has one global revision. Each transaction that is committed has the next one; each key knows the revision
-//! that created it and the one that last changed it, and how often it was changed. Two implementations: [`sqlite`] (the
-//! default, one file) and [`memory`] (tests). An existing distributed store can stand here later.
+//! A store has one global revision, and each committed transaction gets the next one. A key has the revisions of its
+//! creation and of its last change, and the number of its changes. The controller reads values and the revisions of
+//! last changes; the other figures are a part of the database's format. [`sqlite`] is the store of the product, and
+//! [`memory`] is the model that tests compare it with.
 
 pub mod memory;
 pub mod sqlite;
@@ -13,92 +14,70 @@ use tombolo_proto::id::Revision;
 /// A key with its value and history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
-    /// The key.
     pub key: String,
-    /// The value.
     pub value: Vec<u8>,
-    /// The revision at which it came to be (anew after a delete).
+    /// The revision of its creation; after a delete, of its new creation.
     pub create_revision: Revision,
     /// The revision of its last change.
     pub mod_revision: Revision,
-    /// Changes since it came to be, from 1.
+    /// The number of its changes since then; the creation is the first.
     pub version: u64,
 }
 
-/// All or nothing.
+/// Changes that are committed together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
-    /// Each key must have this `mod_revision`; 0: must not exist.
+    /// Preconditions: each key has this `mod_revision`, or does not exist (0).
     pub compare: Vec<(String, Revision)>,
-    /// Keys with new values; none: delete. Each key at most once.
+    /// Keys with their new values, or `None` to delete them. Each key at most once.
     pub changes: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// What happened to a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// At which revision.
-    pub revision: Revision,
-    /// To which key.
-    pub key: String,
-    /// The new value; none: deleted.
-    pub value: Option<Vec<u8>>,
-}
-
-/// Why a store did not do what it was asked for.
+/// Why an operation of a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A comparison of the transaction does not hold; nothing was changed.
-    #[error("'{0}' was changed by somebody else")]
+    /// A precondition of the transaction does not hold for this key; nothing was changed.
+    #[error("the document '{0}' was changed by another process")]
     Conflict(String),
-    /// The history that was asked for is gone: list again.
-    #[error("revision {0} has been compacted")]
-    Compacted(Revision),
-    /// The disk, or the database on it.
+    /// The disk or the database failed, with its message.
     #[error("store: {0}")]
     Failed(String),
 }
 
-/// The interface. Calls block until they are done; what was committed survives `kill -9` and power loss.
+/// A store of documents. Methods block until they are done. A committed transaction survives `kill -9` and power loss.
 pub trait Store: Send {
-    /// The revision of the last committed transaction; 0: empty.
+    /// The revision of the last committed transaction; 0 for a new store.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     fn revision(&self) -> Result<Revision, StoreError>;
 
-    /// All keys that start with `prefix`, in order, as of one revision.
+    /// All existing keys that start with `prefix`, in order, with the revision at which they were read.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError>;
 
-    /// Commits transactions in order, durably, with one flush for all. Each answer is the transaction's own: a conflict
-    /// in one does not stop the others.
+    /// Commits transactions in order, with one flush for all. Returns the result of each: a conflict in one does not
+    /// stop the others.
     ///
     /// # Errors
     /// [`StoreError::Failed`]: none of them was committed.
     fn commit(&mut self, transactions: &[Transaction]) -> Result<Vec<Result<Revision, StoreError>>, StoreError>;
 
-    /// What happened after `revision`, in order: a watcher asks again when the revision has moved.
-    ///
-    /// # Errors
-    /// [`StoreError::Compacted`], [`StoreError::Failed`].
-    fn events_after(&self, revision: Revision) -> Result<Vec<Event>, StoreError>;
-
-    /// Forgets what was superseded at or before `revision`.
+    /// Removes values that were superseded or deleted at or before `revision`.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError>;
 
-    /// Up to where [`Store::compact`] has forgotten.
+    /// The revision up to which [`Store::compact`] has removed values; 0 if it was never called.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     fn compacted(&self) -> Result<Revision, StoreError>;
 
-    /// Writes a consistent copy to a new file while the store is in use.
+    /// Writes a consistent copy to a new file with mode 0600.
     ///
     /// # Errors
     /// [`StoreError::Failed`], also when the file exists.

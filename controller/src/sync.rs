@@ -1,8 +1,8 @@
-//! One agent's stream: the shell around [`AgentSync`].
+//! The control stream of one agent: IO around the state machine [`AgentSync`].
 
 use crate::agents::{Agents, Stream};
 use crate::compiled::Compiled;
-use crate::endpoints::Reports;
+use crate::endpoints::EndpointReports;
 use crate::writer::Writer;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,51 +14,59 @@ use tombolo_proto::wire::{self, agent_message, controller_message};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
 use tonic::{Status, Streaming};
 
-/// For the Hello, and for the agent to take what it is sent.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for the Hello of a new stream. Agents send it right after the request, so it usually takes one round trip.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest text of a refusal that is kept, bytes.
+/// Time for a stream to accept a message. It is exceeded if the agent does not read, and ends the stream.
+pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest reason of a rejection that is kept, in bytes.
 const MAX_REASON: usize = 1024;
 
-/// What one stream is served with.
+/// The state that a stream is served with.
 pub(crate) struct Session<'a> {
     pub(crate) agents: &'a Agents,
     pub(crate) writer: &'a Writer,
     pub(crate) compiled: watch::Receiver<Compiled>,
-    /// Fingerprint of the key that the stream was opened with.
+    /// The fingerprint of the certificate key with which the stream was opened.
     pub(crate) key: String,
-    /// Where the agent is seen from.
+    /// The source address of the connection.
     pub(crate) peer: IpAddr,
-    pub(crate) out: mpsc::Sender<Result<control_stream::ControllerMessage, Status>>,
+    /// Messages to the agent.
+    pub(crate) out: mpsc::Sender<Result<wire::ControllerMessage, Status>>,
 }
 
-/// One that may not speak for the agent.
-pub(crate) fn closed(agent: &AgentId, close: Close) -> Status {
+/// The status for a client that may not act as the agent.
+pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
     Status::permission_denied(close.reason(agent))
 }
 
 impl Session<'_> {
-    /// Serves a stream until it ends.
+    /// Serves a stream from its Hello to its end.
+    ///
+    /// # Errors
+    /// The status with which the stream ends, unless the agent has closed it.
     pub(crate) async fn run(
         mut self,
         agent: &AgentId,
         incoming: &mut Streaming<control_stream::AgentMessage>,
     ) -> Result<(), Status> {
-        let first = tokio::time::timeout(PATIENCE, incoming.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
+        let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded(format!("no Hello within {HELLO_TIMEOUT:?}")))??;
         let Some(agent_message::Message::Hello(hello)) = first.and_then(|m| m.message) else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
         if hello.agent != agent.as_str() {
             return Err(Status::permission_denied(format!(
-                "the certificate is {agent}'s, the Hello {}'s",
+                "the certificate names agent '{agent}', the Hello '{}'",
                 shortened(&hello.agent)
             )));
         }
-        // Once more: Hello may have come late, and must not end the stream of whoever has the name by now.
+        // Checked again: since the request was authorized, the agent may have been deleted and another host may have
+        // joined with its name. This Hello must not replace the stream of that host.
         let current = self.writer.current();
         let known = current.topology.agents.get(agent);
-        authorize(known.map(|a| &**a), &self.key).map_err(|close| closed(agent, close))?;
+        standing(known.map(|a| &**a), &self.key).map_err(|close| permission_denied(agent, close))?;
         tracing::info!(%agent, revision = hello.revision, from = %self.peer, "agent connected");
         let sync = AgentSync::hello(&self.key, current.revision, &hello.digest);
         let mut stream = self.agents.connected(agent, Revision(hello.revision), &hello.digest);
@@ -75,7 +83,7 @@ impl Session<'_> {
         hello: &control_stream::Hello,
         incoming: &mut Streaming<control_stream::AgentMessage>,
     ) -> Result<(), Status> {
-        let reports = Reports::start(self.writer.clone(), stream.agent.clone(), self.peer, hello);
+        let reports = EndpointReports::start(self.writer.clone(), stream.agent.clone(), self.peer, hello);
         self.compiled.mark_changed();
         loop {
             tokio::select! {
@@ -92,17 +100,19 @@ impl Session<'_> {
                 }
                 Some(message) = stream.outgoing.recv() => self.send(message).await?,
                 _ = &mut stream.superseded => {
-                    return Err(Status::aborted("a newer connection of this agent took over"));
+                    return Err(Status::aborted("a newer stream of this agent replaces this one"));
                 }
             }
         }
     }
 
-    /// Sends what the agent should run, if it runs something else and nothing is under way.
+    /// Sends the agent its configuration, if it runs another one and none is in flight.
     async fn push(&mut self, stream: &Stream, sync: &mut AgentSync) -> Result<(), Status> {
         let agent = &stream.agent;
         let message = {
-            // Held until what goes out is noted: whoever sees a newer state sees this too (see `Agents::progress`).
+            // The lock is held until the configuration is noted as in flight. A reader of a newer compiled state then
+            // sees that too, and does not take the digest that the agent ran before for its answer (see
+            // `Agents::progress`).
             let compiled = self.compiled.borrow_and_update();
             let config = compiled.configs.get(agent);
             let desired = Desired {
@@ -111,7 +121,7 @@ impl Session<'_> {
                 digest: config.map(|c| c.digest.as_str()),
             };
             match (sync.published(&desired), config) {
-                (Push::Close(close), _) => return Err(closed(agent, close)),
+                (Push::Close(close), _) => return Err(permission_denied(agent, close)),
                 (Push::UpToDate, _) => {
                     let revision = compiled.revision.0;
                     controller_message::Message::UpToDate(control_stream::UpToDate { revision })
@@ -132,12 +142,13 @@ impl Session<'_> {
             .await
     }
 
+    /// Handles a message of the agent after its Hello.
     fn receive(
         &self,
         stream: &Stream,
         sync: &mut AgentSync,
-        reports: &Reports,
-        message: control_stream::AgentMessage,
+        reports: &EndpointReports,
+        message: wire::AgentMessage,
     ) -> Result<(), Status> {
         let invalid = |e: serde_json::Error| Status::invalid_argument(e.to_string());
         match message.message {
@@ -153,29 +164,32 @@ impl Session<'_> {
             Some(agent_message::Message::Status(status)) => {
                 self.agents
                     .status(&stream.agent, serde_json::from_slice(&status.status).map_err(invalid)?);
-                reports.tell(&status.endpoints);
+                reports.report(&status.endpoints);
             }
             Some(agent_message::Message::ProbeResult(result)) => {
                 let report = serde_json::from_slice(&result.report).map_err(invalid)?;
                 self.agents.probe_result(&stream.agent, result.id, report);
             }
             Some(agent_message::Message::Hello(_)) => {
-                return Err(Status::invalid_argument("Hello is the first message, once"));
+                return Err(Status::invalid_argument(
+                    "Hello must be the first message and must not be repeated",
+                ));
             }
-            // A message of a later version.
+            // A message of a later version of the protocol.
             None => {}
         }
         Ok(())
     }
 
-    async fn send(&self, message: control_stream::ControllerMessage) -> Result<(), Status> {
-        let sent = tokio::time::timeout(PATIENCE, self.out.send(Ok(message))).await;
-        let sent = sent.map_err(|_| Status::deadline_exceeded("the agent takes nothing"))?;
-        sent.map_err(|_| Status::cancelled("the agent went away"))
+    async fn send(&self, message: wire::ControllerMessage) -> Result<(), Status> {
+        let sent = tokio::time::timeout(SEND_TIMEOUT, self.out.send(Ok(message))).await;
+        let sent =
+            sent.map_err(|_| Status::deadline_exceeded(format!("the agent has read nothing for {SEND_TIMEOUT:?}")))?;
+        sent.map_err(|_| Status::cancelled("the agent has disconnected"))
     }
 }
 
-/// The first part of a text that is too long.
+/// A text of at most [`MAX_REASON`] bytes: the first part and `…`, if it is longer.
 fn shortened(text: &str) -> String {
     if text.len() <= MAX_REASON {
         return text.to_owned();

@@ -1,4 +1,4 @@
-//! TLS of the one port: a server certificate that renews by itself, client certificates for agents only.
+//! The server's TLS configuration: a replaceable server certificate, and optional client certificates for agents.
 
 use crate::ca::Authority;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -11,8 +11,9 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// The server's side of TLS. Agents may show a certificate, others need none; an expired one gets as far as asking for
-/// a new one (D21), which the service behind decides.
+/// The TLS configuration of the port. A client certificate is optional, and must be signed by `authority` if there is
+/// one. An expired certificate passes the handshake, so that its agent can renew it (D21): the gRPC service refuses it
+/// for all other calls. ALPN offers HTTP/2 and HTTP/1.1.
 ///
 /// # Errors
 /// The authority's certificate is not usable.
@@ -29,18 +30,18 @@ pub fn server(authority: &Authority, resolver: Arc<Resolver>) -> anyhow::Result<
     Ok(config)
 }
 
-/// Hands out the present server certificate.
+/// Holds the current server certificate; rustls asks it in each handshake.
 #[derive(Debug)]
 pub struct Resolver(RwLock<Arc<CertifiedKey>>);
 
 impl Resolver {
-    /// Starts with this one.
+    /// A resolver with a first certificate.
     #[must_use]
     pub const fn new(first: Arc<CertifiedKey>) -> Self {
         Self(RwLock::new(first))
     }
 
-    /// From the next handshake on, this one.
+    /// Replaces the certificate from the next handshake on. Established connections keep theirs.
     pub fn replace(&self, next: Arc<CertifiedKey>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
@@ -52,7 +53,7 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Accepts what the strict verifier accepts, and what it refuses only because it has expired.
+/// Verifies client certificates as the inner verifier does, but accepts expired ones.
 #[derive(Debug)]
 struct ExpiredMayRenew(Arc<dyn ClientCertVerifier>);
 
@@ -77,7 +78,7 @@ impl ClientCertVerifier for ExpiredMayRenew {
     ) -> Result<ClientCertVerified, Error> {
         match self.0.verify_client_cert(end_entity, intermediates, now) {
             Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
-                // All else must hold: verified at a time when it was valid.
+                // Signature, chain and usage must still be valid, so they are verified at a time before the expiry.
                 let at = valid_at(end_entity).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
                 self.0.verify_client_cert(end_entity, intermediates, at)
             }
@@ -108,7 +109,7 @@ impl ClientCertVerifier for ExpiredMayRenew {
     }
 }
 
-/// A time at which a certificate was valid.
+/// The last second before a certificate expires. None: it cannot be parsed, or expires before 1970.
 fn valid_at(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
     use x509_parser::prelude::FromDer;
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;

@@ -1,6 +1,6 @@
-//! The only writer: takes changes one after the other, makes each durable, publishes the new topology.
+//! The only writer of the store: applies changes in order, makes each durable, and publishes the new topology.
 //!
-//! A change is answered when it is on the disk. Changes that wait at the same time share one flush.
+//! A caller gets its result when the change is on the disk. Changes that wait at the same time share one flush.
 
 use crate::store::{Store, StoreError, Transaction};
 use std::collections::BTreeMap;
@@ -14,43 +14,45 @@ use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// Changes that share one flush, at most.
-const BATCH: usize = 64;
+/// Most requests in one batch, which shares one flush. Bounds how long the first one waits for the others to be
+/// applied.
+const MAX_BATCH: usize = 64;
 
-/// Changes that may wait before callers have to.
-const QUEUE: usize = 1024;
+/// Requests that wait for the writer's thread; further callers wait until there is room.
+const QUEUE_CAPACITY: usize = 1024;
 
-/// Revisions whose history is kept for watchers; older ones are compacted away now and then.
-const HISTORY: u64 = 10_000;
+/// Revisions whose superseded values stay in the store. Nothing reads them: they bound how often the store is
+/// compacted, because one compaction removes at least as many revisions at once.
+const KEPT_REVISIONS: u64 = 10_000;
 
 /// The desired state of one revision.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// Its number.
+    /// The revision.
     pub revision: Revision,
-    /// Everything in it.
+    /// All resources, agents, tokens and settings.
     pub topology: Arc<Topology>,
-    /// When it was published: where the time until it is in force begins.
+    /// When it was published, as the start of the convergence metric.
     pub since: Instant,
 }
 
-/// A change that is durable.
+/// The result of a change that is durable.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// The state that holds it.
+    /// The state right after the change. Later changes may have been published already.
     pub published: Published,
-    /// New (PUT), or was there (DELETE).
+    /// Whether a PUT created its item, or a DELETE found one to remove.
     pub created_or_removed: bool,
 }
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// A rule forbids it.
+    /// A rule of the topology forbids it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// The store failed, or the controller is shutting down. Nothing was changed.
-    #[error("the change could not be stored: {0}")]
+    #[error("the change was not stored: {0}")]
     Store(String),
 }
 
@@ -61,7 +63,7 @@ enum Request {
     Stop(oneshot::Sender<()>),
 }
 
-/// The way to the writer. Cheap to clone.
+/// A handle to the writer's thread. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Writer {
     requests: mpsc::Sender<Request>,
@@ -80,18 +82,18 @@ impl std::fmt::Debug for Request {
 }
 
 impl Writer {
-    /// Reads the store and starts the writer's thread. It ends with [`Writer::stop`], when the last [`Writer`] is
-    /// dropped, or when somebody else writes to the store.
+    /// Reads the store and starts the writer's thread. The thread ends with [`Writer::stop`], when the last [`Writer`]
+    /// is dropped, or when another process writes to the store.
     ///
-    /// Also hands out the documents that are not the topology's: those under [`OWN`].
+    /// Also returns the documents under [`OWN_PREFIX`], by key, which are no part of the topology.
     ///
     /// # Errors
-    /// The store cannot be read, or holds a document that this program does not understand.
+    /// The store cannot be read, or holds a document that this version cannot parse.
     pub fn start(store: Box<dyn Store>) -> anyhow::Result<(Self, BTreeMap<String, Vec<u8>>)> {
         let (revision, documents) = store.range("")?;
-        let (own, state): (Vec<_>, Vec<_>) = documents.into_iter().partition(|kv| kv.key.starts_with(OWN));
+        let (own, state): (Vec<_>, Vec<_>) = documents.into_iter().partition(|kv| kv.key.starts_with(OWN_PREFIX));
         let topology = Topology::from_documents(state.iter().map(|kv| (kv.key.as_str(), kv.value.as_slice())))
-            .map_err(|why| anyhow::anyhow!("the store holds what this program cannot read: {why}"))?;
+            .map_err(|why| anyhow::anyhow!("the store holds a document that this version cannot read: {why}"))?;
         let modified = state
             .iter()
             .chain(&own)
@@ -102,7 +104,7 @@ impl Writer {
             topology: Arc::new(topology),
             since: Instant::now(),
         });
-        let (requests, queue) = mpsc::channel(QUEUE);
+        let (requests, queue) = mpsc::channel(QUEUE_CAPACITY);
         let compacted = store.compacted()?.0;
         let worker = Worker {
             store,
@@ -117,88 +119,93 @@ impl Writer {
         Ok((Self { requests, published }, own))
     }
 
-    /// Makes a change; returns when it is durable.
+    /// Applies a change. Returns when it is durable.
+    ///
+    /// Dropping the future does not cancel a change that is queued already.
     ///
     /// # Errors
-    /// See [`WriteError`]; nothing was changed.
+    /// [`WriteError`]; nothing was changed.
     pub async fn change(&self, change: Change) -> Result<Committed, WriteError> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Request::Change(Box::new(change), answer), answered).await?
+        self.request(Request::Change(Box::new(change), answer), answered)
+            .await?
     }
 
-    /// Sets or deletes a document under [`OWN`]; returns when it is durable.
+    /// Sets or deletes (`None`) a document under [`OWN_PREFIX`]. Returns when that is durable.
     ///
     /// # Errors
     /// [`WriteError::Store`].
     pub async fn set_document(&self, key: String, value: Option<Vec<u8>>) -> Result<(), WriteError> {
         debug_assert!(
-            key.starts_with(OWN),
-            "the topology's documents change by `change` alone"
+            key.starts_with(OWN_PREFIX),
+            "documents of the topology are changed by `change` only"
         );
         let (answer, answered) = oneshot::channel();
-        self.ask(Request::Document(key, value, answer), answered).await?
+        self.request(Request::Document(key, value, answer), answered).await?
     }
 
-    /// Writes a copy of the store to a new file.
+    /// Writes a consistent copy of the store to a new file. Changes that were requested later are not in it.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Failed`]: the file exists, cannot be written, or the writer has stopped.
     pub async fn backup(&self, to: PathBuf) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
-        match self.ask(Request::Backup(to, answer), answered).await {
+        match self.request(Request::Backup(to, answer), answered).await {
             Ok(result) => result,
             Err(error) => Err(StoreError::Failed(error.to_string())),
         }
     }
 
-    /// Finishes what was asked for before, closes the store, and returns when that is done. Says whether the writer was
-    /// still there to do so.
+    /// Completes the requests that were sent before, and closes the store. Returns when both are done; false if the
+    /// writer had ended before.
     pub async fn stop(&self) -> bool {
         let (done, stopped) = oneshot::channel();
-        self.ask(Request::Stop(done), stopped).await.is_ok()
+        self.request(Request::Stop(done), stopped).await.is_ok()
     }
 
-    /// Returns when the writer is no more: nothing can be written then.
-    pub async fn ended(&self) {
+    /// Returns when the writer's thread has ended: every later write fails.
+    pub async fn closed(&self) {
         let mut published = self.published.clone();
         while published.changed().await.is_ok() {}
     }
 
-    async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> Result<T, WriteError> {
-        let gone = || WriteError::Store("the controller is shutting down".into());
-        self.requests.send(request).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+    async fn request<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> Result<T, WriteError> {
+        let stopped = || WriteError::Store("the controller is shutting down".into());
+        self.requests.send(request).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())
     }
 
-    /// The state that holds now.
+    /// The newest published state.
     #[must_use]
     pub fn current(&self) -> Published {
         self.published.borrow().clone()
     }
 
-    /// Tells of each new state; intermediate ones may be skipped.
+    /// A receiver of new states. It skips those that are superseded before it reads them.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Published> {
         self.published.clone()
     }
 }
 
-/// Keys of the controller's own documents (tokens of the REST interface), which are no part of the topology.
-pub const OWN: &str = "own/";
-/// What the keys of deployments begin with, below [`OWN`].
-pub(crate) const DEPLOYMENTS: &str = "own/deployments/";
+/// The key prefix of the controller's own documents, which are no part of the topology: its authority, the tokens of
+/// the REST interface, the history of deployments.
+pub const OWN_PREFIX: &str = "own/";
+/// The key prefix of deployments, below [`OWN_PREFIX`].
+pub(crate) const DEPLOYMENTS_PREFIX: &str = "own/deployments/";
 
 struct Worker {
     store: Box<dyn Store>,
-    /// The revision that each key was last changed at, to compare with.
+    /// The revision of each key's last change, as expected in the store.
     modified: BTreeMap<String, Revision>,
     publish: watch::Sender<Published>,
+    /// The store has been compacted up to this revision.
     compacted: u64,
 }
 
-/// What is answered once the batch is on the disk.
+/// A result that is sent when its batch is on the disk.
 enum Answer {
-    /// Told with the rest: what it was judged on may not be durable yet.
+    /// A rejection waits too: it may depend on an earlier change of the batch, which is not durable yet.
     Rejected(oneshot::Sender<Result<Committed, WriteError>>, Rejection),
     Change(oneshot::Sender<Result<Committed, WriteError>>, Arc<Topology>, bool),
     Document(oneshot::Sender<Result<(), WriteError>>),
@@ -206,132 +213,161 @@ enum Answer {
 
 impl Worker {
     fn run(mut self, mut queue: mpsc::Receiver<Request>) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        while queue.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
             let stop = batch.iter().position(|r| matches!(r, Request::Stop(_)));
             let end = stop.unwrap_or(batch.len());
             if self.batch(batch.drain(..end)).is_break() {
                 return;
             }
             if let (Some(_), Some(Request::Stop(done))) = (stop, batch.drain(..).next()) {
-                // Closing the store folds its write-ahead log into it.
+                // Closing the store folds its write-ahead log into the database file.
                 drop(self);
+                // Fails if the caller no longer waits.
                 let _ = done.send(());
                 return;
             }
         }
     }
 
-    /// Breaks if the store is not what this writer takes it for.
+    /// Applies, commits and answers a batch. Breaks if another process has written to the store.
     fn batch(&mut self, requests: impl Iterator<Item = Request>) -> ControlFlow<()> {
-        let mut topology = (*self.publish.borrow().topology).clone();
-        let (mut transactions, mut answers) = (Vec::new(), Vec::new());
-        let mut modified = self.modified.clone();
-        let mut revision = self.publish.borrow().revision.0;
+        let mut batch = Batch::new(&self.publish.borrow(), self.modified.clone());
         for request in requests {
-            let (changes, answer) = match request {
-                Request::Change(change, answer) => match topology.apply(&change, &mut Uuid::new_v4) {
-                    Err(rejection) => (Vec::new(), Answer::Rejected(answer, rejection)),
-                    Ok(outcome) => {
-                        let changes: Vec<_> = outcome
-                            .topology
-                            .documents_since(&topology)
-                            .into_iter()
-                            .map(|document| (document.key, document.value))
-                            .collect();
-                        topology = outcome.topology.clone();
-                        (
-                            changes,
-                            Answer::Change(answer, Arc::new(outcome.topology), outcome.created_or_removed),
-                        )
-                    }
-                },
-                Request::Document(key, value, answer) => (vec![(key, value)], Answer::Document(answer)),
+            match request {
+                Request::Change(change, answer) => batch.change(&change, answer),
+                Request::Document(key, value, answer) => batch.push(vec![(key, value)], Answer::Document(answer)),
                 Request::Backup(to, answer) => {
+                    // Fails if the caller no longer waits; the caller's task removes the file in any case.
                     let _ = answer.send(self.store.backup(&to));
-                    continue;
                 }
-                // Taken out by the caller.
-                Request::Stop(_) => continue,
-            };
-            // Nothing to write (a PUT of what stands there already): the answer waits for the batch all the same,
-            // because it may stand on a change of the same batch.
-            if !changes.is_empty() {
-                revision += 1;
-                let at = |key: &String| modified.get(key).copied().unwrap_or_default();
-                let compare = changes.iter().map(|(key, _)| (key.clone(), at(key))).collect();
-                for (key, value) in &changes {
-                    match value {
-                        Some(_) => modified.insert(key.clone(), Revision(revision)),
-                        None => modified.remove(key),
-                    };
-                }
-                transactions.push(Transaction { compare, changes });
+                // `run` ends a batch before it.
+                Request::Stop(_) => {}
             }
-            answers.push((answer, Revision(revision)));
         }
-        if answers.is_empty() {
+        if batch.answers.is_empty() {
             return ControlFlow::Continue(());
         }
-        match self.commit(&transactions) {
+        match self.commit(&batch.transactions) {
             Ok(()) => {
-                self.modified = modified;
-                // Nobody needs to be woken by refusals, or by changes that change nothing.
-                if !transactions.is_empty() {
-                    self.publish.send_replace(Published {
-                        revision: Revision(revision),
-                        topology: Arc::new(topology),
-                        since: Instant::now(),
-                    });
-                }
-                for (answer, revision) in answers {
-                    answer.succeed(revision);
-                }
-                self.compact(revision);
+                self.committed(batch);
                 ControlFlow::Continue(())
             }
             Err(error) => {
-                let foreign = matches!(error, StoreError::Conflict(_));
-                if foreign {
-                    tracing::error!(%error, "another program writes to this store: this one stops");
-                } else {
-                    tracing::error!(%error, "the store failed");
-                }
-                for (answer, _) in answers {
+                for (answer, _) in batch.answers {
                     answer.fail(&error);
                 }
-                if foreign {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
+                if matches!(error, StoreError::Conflict(_)) {
+                    tracing::error!(%error, "another process has written to the store: this controller stops");
+                    return ControlFlow::Break(());
                 }
+                tracing::error!(%error, "the store failed: the changes of this batch were not made");
+                ControlFlow::Continue(())
             }
         }
+    }
+
+    /// Publishes and answers a batch that is on the disk.
+    fn committed(&mut self, batch: Batch) {
+        self.modified = batch.modified;
+        // Rejections, and changes that write nothing, need not wake subscribers.
+        if !batch.transactions.is_empty() {
+            self.publish.send_replace(Published {
+                revision: Revision(batch.revision),
+                topology: Arc::new(batch.topology),
+                since: Instant::now(),
+            });
+        }
+        for (answer, revision) in batch.answers {
+            answer.succeed(revision);
+        }
+        self.compact(batch.revision);
     }
 
     fn commit(&mut self, transactions: &[Transaction]) -> Result<(), StoreError> {
         if transactions.is_empty() {
             return Ok(());
         }
-        // With one writer no comparison can fail; if one does, somebody else writes to this store, and what of the
-        // batch went through is not what was judged.
+        // The writer is alone, so no comparison can fail. A conflict means that another process writes to the store,
+        // and that the rules were checked against an outdated state.
         self.store
             .commit(transactions)?
             .into_iter()
             .try_for_each(|answer| answer.map(|_| ()))
     }
 
+    /// Removes superseded values once there are twice [`KEPT_REVISIONS`].
     fn compact(&mut self, revision: u64) {
-        if revision < self.compacted + 2 * HISTORY {
+        if revision < self.compacted + 2 * KEPT_REVISIONS {
             return;
         }
-        match self.store.compact(Revision(revision - HISTORY)) {
-            Ok(()) => self.compacted = revision - HISTORY,
-            Err(error) => tracing::warn!(%error, "the store could not be compacted"),
+        match self.store.compact(Revision(revision - KEPT_REVISIONS)) {
+            Ok(()) => self.compacted = revision - KEPT_REVISIONS,
+            Err(error) => {
+                tracing::warn!(%error, "the store could not be compacted; trying again after the next change")
+            }
         }
     }
 }
 
+/// Requests that have been applied to a copy of the state and are not committed yet.
+struct Batch {
+    topology: Topology,
+    modified: BTreeMap<String, Revision>,
+    revision: u64,
+    transactions: Vec<Transaction>,
+    /// Each answer, with the revision that holds after its request.
+    answers: Vec<(Answer, Revision)>,
+}
+
+impl Batch {
+    fn new(published: &Published, modified: BTreeMap<String, Revision>) -> Self {
+        Self {
+            topology: (*published.topology).clone(),
+            modified,
+            revision: published.revision.0,
+            transactions: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Applies a change of the topology.
+    fn change(&mut self, change: &Change, answer: oneshot::Sender<Result<Committed, WriteError>>) {
+        match self.topology.apply(change, &mut Uuid::new_v4) {
+            Err(rejection) => self.push(Vec::new(), Answer::Rejected(answer, rejection)),
+            Ok(outcome) => {
+                let documents = outcome.topology.documents_since(&self.topology).into_iter();
+                let writes = documents.map(|document| (document.key, document.value)).collect();
+                self.topology = outcome.topology.clone();
+                let answer = Answer::Change(answer, Arc::new(outcome.topology), outcome.created_or_removed);
+                self.push(writes, answer);
+            }
+        }
+    }
+
+    /// Adds the writes of one request as a transaction, with its answer. A PUT of the present value writes nothing. Its
+    /// answer still waits for the batch, because the value may come from a change of the same batch.
+    fn push(&mut self, writes: Vec<(String, Option<Vec<u8>>)>, answer: Answer) {
+        if !writes.is_empty() {
+            self.revision += 1;
+            let at = |key: &String| self.modified.get(key).copied().unwrap_or_default();
+            let compare = writes.iter().map(|(key, _)| (key.clone(), at(key))).collect();
+            for (key, value) in &writes {
+                match value {
+                    Some(_) => self.modified.insert(key.clone(), Revision(self.revision)),
+                    None => self.modified.remove(key),
+                };
+            }
+            self.transactions.push(Transaction {
+                compare,
+                changes: writes,
+            });
+        }
+        self.answers.push((answer, Revision(self.revision)));
+    }
+}
+
+// A send fails only if the caller no longer waits: the change is durable, or failed, without it.
 impl Answer {
     fn succeed(self, revision: Revision) {
         match self {

@@ -1,74 +1,77 @@
-//! How many connections, how long, how many bytes.
+//! The limits of the port: numbers of connections, timeouts, bytes and rates.
 
 use super::pool::Share;
 use std::time::Duration;
 use tombolo_proto::budget::Rate;
 
-/// File descriptors that are not for connections: the store, logs, the listener, resolvers, and connections that are being closed.
+/// File descriptors that are not for admitted connections: the store, logs, the listener, packages, and evicted
+/// connections that are not closed yet.
 pub(super) const RESERVED_DESCRIPTORS: usize = 256;
 
-/// Limits of one port.
+/// The limits of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all, those that are being closed included.
+    /// All admitted connections. Evicted ones that are not closed yet may come on top, up to `MAX_CLOSING`.
     pub total: usize,
-    /// Of addresses that no agent is known at.
+    /// Unauthenticated connections from addresses without agents.
     pub open: Unauthenticated,
-    /// Of addresses that agents are known at, and of this host.
+    /// Unauthenticated connections from addresses of agents, and from this host.
     pub reserved: Unauthenticated,
-    /// Connections that have shown a bearer token.
+    /// Connections that have shown a bearer token, of all clients together.
     pub bearers: usize,
     /// Connections of one agent.
-    pub each_agent: usize,
-    /// Bytes of request bodies of unauthenticated connections that are held at a time.
+    pub per_agent: usize,
+    /// Bytes of request bodies of unauthenticated connections in memory.
     pub body_bytes: usize,
-    /// Key exchanges of one address other than this host. A ClientHello costs its sender next to nothing, and the answer to it
-    /// a fraction of a millisecond.
-    pub exchanges: Rate,
-    /// As many more for each agent that is known at the address.
-    pub exchanges_of_agent: Rate,
+    /// Key exchanges of one address other than this host. A ClientHello costs its sender almost nothing, and computing
+    /// the response takes a fraction of a millisecond.
+    pub key_exchanges: Rate,
+    /// Further key exchanges for each agent that is known at the address.
+    pub key_exchanges_per_agent: Rate,
 }
 
-/// Limits for connections that have not authenticated themselves, by stage.
+/// Limits for connections that have not authenticated, by stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unauthenticated {
-    /// Nothing or a part of the ClientHello came.
+    /// Connections without a complete ClientHello.
     pub silent: Share,
-    /// The TLS handshake is under way.
+    /// Connections in the TLS handshake.
     pub handshake: Share,
-    /// TLS is up.
+    /// Connections after the TLS handshake.
     pub strangers: Share,
-    /// For the whole TLS handshake, from the connection's acceptance.
+    /// Time for the whole TLS handshake, from the acceptance of the connection.
     pub handshake_timeout: Duration,
 }
 
-/// Longest that a key exchange waits for its address's rate. A connection that would have to wait longer is closed.
-pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Longest time that a key exchange waits for the rate of its address; beyond it the connection is closed. A third of
+/// the shorter handshake timeout, so that the handshake can still complete after the wait.
+pub(super) const MAX_KEY_EXCHANGE_WAIT: Duration = Duration::from_secs(1);
 
-/// A stranger's request must have its answer by then: the bodies of requests that need no token are small.
+/// Time for a stranger's request and its response. Above the 10 s that a body without a token has.
 pub(super) const STRANGER_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A stranger's download of a package must end by then: 6 MB at 160 kbit/s.
+/// Time for a stranger's download of a package: 6 MB at 160 kbit/s.
 pub(super) const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Idle time after which a stranger's connection ends. Between the two requests of a join lie milliseconds.
+/// Idle time after which a stranger's connection is closed. The two requests of a join are milliseconds apart.
 pub(super) const STRANGER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Idle time after which a connection that authenticated itself ends; also, how long a bearer token counts for the connection
-/// that it came on.
+/// Idle time after which an authenticated connection is closed, and time for which a bearer token authenticates its
+/// connection. A client that polls every few seconds keeps its connection.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Limits {
-    /// The limits for a process that may have so many file descriptors. Unauthenticated connections get at most half of them.
+    /// The limits for a process with this many file descriptors (at least 320 are assumed). Unauthenticated connections
+    /// get at most half of those.
     #[must_use]
     pub fn for_descriptors(descriptors: usize) -> Self {
         let total = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(64);
-        // The sum of what follows, in units of 256 connections: scaled down where descriptors are few. An idle connection
-        // after TLS takes some 60 KiB, before it some 10: together 150 MiB at most. In the reserved part one address may be
-        // a NAT gateway with several hundred agents, which all come back when the controller restarts.
+        // The totals below add up to 28 units of at most 256 connections, fewer where descriptors are few. An idle
+        // connection takes some 60 KiB after the handshake and some 10 KiB before it: 150 MiB for all. A reserved
+        // address may be a NAT gateway with several hundred agents, which all reconnect when the controller restarts.
         let unit = (total / 2 / 28).clamp(1, 256);
-        let share = |each: usize, total: usize| Share {
-            each: (each * unit / 256).max(1),
+        let share = |per_holder: usize, total: usize| Share {
+            per_holder: (per_holder * unit / 256).max(1),
             total: total * unit,
         };
         Self {
@@ -83,19 +86,19 @@ impl Limits {
                 silent: share(1024, 6),
                 handshake: share(1024, 4),
                 strangers: share(128, 2),
-                // A restarted controller may need some seconds for the handshakes of all its agents.
+                // After a restart, the handshakes of all agents may take some seconds of computing time.
                 handshake_timeout: Duration::from_secs(10),
             },
             bearers: total / 4,
-            each_agent: 8,
+            per_agent: 8,
             body_bytes: 16 << 20,
-            // A pipeline that runs 30 commands a second behind one address has room.
-            exchanges: Rate {
+            // Enough for a pipeline behind one address that runs 30 commands a second, each with its own connection.
+            key_exchanges: Rate {
                 burst: 128,
                 per_second: 32,
             },
-            // All agents behind a NAT gateway come back at once, and again where the first connections failed.
-            exchanges_of_agent: Rate {
+            // All agents behind a NAT gateway reconnect at once, and retry where the first connections failed.
+            key_exchanges_per_agent: Rate {
                 burst: 4,
                 per_second: 1,
             },

@@ -1,28 +1,31 @@
 //! Connections in one stage, grouped by holder, with a limit for each holder and one for all together.
 
-use super::Id;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// How many connections a pool takes.
+/// Identifies a connection. Ids are never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub(super) u64);
+
+/// The limits of a pool, in connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// Of one holder.
-    pub each: usize,
-    /// Of all holders together.
+    /// For one holder.
+    pub per_holder: usize,
+    /// For all holders together.
     pub total: usize,
 }
 
-/// A set of connections that never refuses a newcomer: at a limit it gives up the oldest connection of the holder that has too
-/// many, and at the limit for all, the oldest of the holder that has the most. A holder with few connections therefore loses
-/// none as long as another has more.
+/// A set of connections that admits every new one. At the limit of a holder, its oldest connection is displaced. At the
+/// limit for all, the oldest connection of the holder that has the most is displaced. A holder therefore loses no
+/// connection while another one has more.
 #[derive(Debug)]
 pub(super) struct Pool<K> {
     share: Share,
-    /// Of each holder, by the order of arrival in this pool.
+    /// The connections of each holder by their order of arrival in this pool.
     holders: HashMap<K, BTreeMap<u64, Id>>,
-    /// The holders by their number of connections; among equals, the one whose oldest connection is the oldest comes last.
+    /// The holders by their number of connections. Among equals, the holder of the oldest connection comes last.
     by_size: BTreeSet<(usize, Reverse<u64>, K)>,
     len: usize,
 }
@@ -42,30 +45,30 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         self.len
     }
 
-    /// Adds a connection; `order` is larger than that of every connection added before. Returns the connection that has to
-    /// go for it, which is no longer in the pool. It is another one than the newcomer unless the pool's limits are 0.
+    /// Adds a connection. `order` must be larger than that of every connection before. Returns the displaced
+    /// connection, which is no longer in the pool. It is never the new one, unless a limit is 0.
     pub(super) fn insert(&mut self, holder: K, order: u64, id: Id) -> Option<Id> {
         let held = self.change(holder.clone(), |connections| {
             connections.insert(order, id);
             connections.len()
         });
         self.len += 1;
-        if held > self.share.each {
-            return self.take_oldest(&holder);
+        if held > self.share.per_holder {
+            return self.pop_oldest(&holder);
         }
         if self.len > self.share.total {
-            return self.take_from_largest();
+            return self.pop_from_largest();
         }
         None
     }
 
-    /// Takes the oldest connection of the holder that has the most.
-    pub(super) fn take_from_largest(&mut self) -> Option<Id> {
+    /// Removes and returns the oldest connection of the holder that has the most.
+    pub(super) fn pop_from_largest(&mut self) -> Option<Id> {
         let (_, _, holder) = self.by_size.last()?.clone();
-        self.take_oldest(&holder)
+        self.pop_oldest(&holder)
     }
 
-    /// Removes a connection by the order under which it was added.
+    /// Removes a connection by its order. Does nothing if it is not in the pool.
     pub(super) fn remove(&mut self, holder: &K, order: u64) {
         if self.holders.get(holder).is_some_and(|c| c.contains_key(&order)) {
             self.change(holder.clone(), |connections| connections.remove(&order));
@@ -73,14 +76,14 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         }
     }
 
-    fn take_oldest(&mut self, holder: &K) -> Option<Id> {
-        let taken = self.change(holder.clone(), BTreeMap::pop_first);
-        let (_, id) = taken?;
+    fn pop_oldest(&mut self, holder: &K) -> Option<Id> {
+        let oldest = self.change(holder.clone(), BTreeMap::pop_first);
+        let (_, id) = oldest?;
         self.len -= 1;
         Some(id)
     }
 
-    /// Changes a holder's connections, and keeps `by_size` in step.
+    /// Changes the connections of a holder, and its entry in `by_size`.
     fn change<T>(&mut self, holder: K, change: impl FnOnce(&mut BTreeMap<u64, Id>) -> T) -> T {
         let connections = self.holders.entry(holder.clone()).or_default();
         if let Some(key) = size_key(&holder, connections) {

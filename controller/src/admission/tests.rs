@@ -14,9 +14,18 @@ fn agent(n: u32) -> AgentId {
 /// A small port, so that limits are reached with few connections.
 fn small() -> Limits {
     let part = |timeout| Unauthenticated {
-        silent: Share { each: 4, total: 8 },
-        handshake: Share { each: 3, total: 6 },
-        strangers: Share { each: 2, total: 4 },
+        silent: Share {
+            per_holder: 4,
+            total: 8,
+        },
+        handshake: Share {
+            per_holder: 3,
+            total: 6,
+        },
+        strangers: Share {
+            per_holder: 2,
+            total: 4,
+        },
         handshake_timeout: Duration::from_secs(timeout),
     };
     Limits {
@@ -24,13 +33,13 @@ fn small() -> Limits {
         open: part(3),
         reserved: part(10),
         bearers: 5,
-        each_agent: 2,
+        per_agent: 2,
         body_bytes: 1000,
-        exchanges: Rate {
+        key_exchanges: Rate {
             burst: 3,
             per_second: 2,
         },
-        exchanges_of_agent: Rate {
+        key_exchanges_per_agent: Rate {
             burst: 2,
             per_second: 1,
         },
@@ -44,25 +53,25 @@ fn accept(admission: &mut Admission, from: IpAddr, now: Instant) -> (Id, Option<
     (admitted.id.expect("admitted"), admitted.evicted.first().copied())
 }
 
-/// Brings a connection as far as this stage.
+/// A connection that is brought to a stage.
 fn bring(admission: &mut Admission, from: IpAddr, stage: &Stage, now: Instant) -> Id {
     let (id, evicted) = accept(admission, from, now);
     evicted.into_iter().for_each(|e| admission.closed(e));
     if *stage == Stage::Silent {
         return id;
     }
-    let evicted = admission.greeted(id);
+    let evicted = admission.client_hello_received(id);
     evicted.into_iter().for_each(|e| admission.closed(e));
     match stage {
         Stage::Silent | Stage::Handshake => {}
-        Stage::Stranger => drop(admission.secured(id, None, now)),
+        Stage::Stranger => drop(admission.handshake_completed(id, None, now)),
         Stage::Bearer => {
-            admission.secured(id, None, now);
-            admission.request_begins(id, now);
+            admission.handshake_completed(id, None, now);
+            admission.request_started(id, now);
             admission.authorized(id, now);
-            admission.request_ends(id, true, now);
+            admission.request_ended(id, true, now);
         }
-        Stage::Agent(agent) => drop(admission.secured(id, Some(agent), now)),
+        Stage::Agent(agent) => drop(admission.handshake_completed(id, Some(agent), now)),
     }
     assert_eq!(admission.stage(id), Some(stage));
     id
@@ -111,19 +120,19 @@ fn a_flood_in_one_stage_leaves_the_others_alone() {
         let others: Vec<Id> = [Stage::Silent, Stage::Handshake, Stage::Stranger]
             .iter()
             .filter(|s| **s != flooded)
-            // From the attacker's own address: what may be displaced at all is displaced there first.
+            // They have the attacker's address, whose connections are displaced first.
             .map(|s| bring(&mut admission, ip(1), s, now))
             .collect();
         for _ in 0..50 {
             let id = bring(&mut admission, ip(1), &Stage::Silent, now);
             let held = admission.stage(id).is_some();
             assert!(held);
-            // The passage through the earlier stages is instant here: as slow as it likes, it displaces only itself there.
+            // The earlier stages are passed at once.
             if flooded != Stage::Silent {
-                admission.greeted(id);
+                admission.client_hello_received(id);
             }
             if flooded == Stage::Stranger {
-                admission.secured(id, None, now);
+                admission.handshake_completed(id, None, now);
             }
         }
         for id in others {
@@ -136,16 +145,16 @@ fn a_flood_in_one_stage_leaves_the_others_alone() {
 fn strangers_do_not_displace_connections_of_agents_addresses() {
     let now = Instant::now();
     let mut admission = Admission::new(small());
-    admission.know(&agent(1), ip(1).into());
+    admission.add_agent_address(&agent(1), ip(1).into());
     let back = bring(&mut admission, ip(1), &Stage::Handshake, now);
     for n in 0..1000 {
         let id = bring(&mut admission, ip(100 + n), &Stage::Handshake, now);
         assert_ne!(id, back);
     }
     assert_eq!(admission.stage(back), Some(&Stage::Handshake));
-    assert!(admission.is_known(ip(1)) && !admission.is_known(ip(2)));
-    assert!(admission.is_known(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    assert!(admission.is_known(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()));
+    assert!(admission.is_reserved(ip(1)) && !admission.is_reserved(ip(2)));
+    assert!(admission.is_reserved(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    assert!(admission.is_reserved(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()));
 }
 
 #[test]
@@ -157,8 +166,8 @@ fn agents_displace_only_their_own_connections() {
     let other = bring(&mut admission, ip(1), &b, now);
     let second = bring(&mut admission, ip(1), &a, now);
     let (third, _) = accept(&mut admission, ip(1), now);
-    admission.greeted(third);
-    assert_eq!(admission.secured(third, Some(&agent(1)), now), Some(first));
+    admission.client_hello_received(third);
+    assert_eq!(admission.handshake_completed(third, Some(&agent(1)), now), Some(first));
     for id in [other, second, third] {
         assert!(admission.stage(id).is_some());
     }
@@ -175,8 +184,8 @@ fn a_full_port_gives_up_strangers_and_then_refuses() {
     let (id, evicted) = accept(&mut admission, ip(4), now);
     assert_eq!(evicted, Some(stranger));
     admission.closed(stranger);
-    admission.greeted(id);
-    admission.secured(id, Some(&agent(3)), now);
+    admission.client_hello_received(id);
+    admission.handshake_completed(id, Some(&agent(3)), now);
     let refused = Admitted {
         id: None,
         evicted: Vec::new(),
@@ -185,13 +194,13 @@ fn a_full_port_gives_up_strangers_and_then_refuses() {
     assert_eq!(admission.counts().closed[0][0], 1);
 }
 
-/// Nobody is forgotten: each that is given up is named, so that its socket is closed.
+/// Every evicted connection is returned, so that the caller closes its socket.
 #[test]
 fn a_newcomer_may_cost_two_connections() {
     let now = Instant::now();
     let limits = Limits { total: 6, ..small() };
     let mut admission = Admission::new(limits);
-    admission.know(&agent(1), ip(1).into());
+    admission.add_agent_address(&agent(1), ip(1).into());
     let first = bring(&mut admission, ip(1), &Stage::Silent, now);
     for _ in 0..3 {
         bring(&mut admission, ip(1), &Stage::Silent, now);
@@ -210,7 +219,7 @@ fn sockets_that_are_not_closed_yet_count() {
     for n in 0..1000 {
         kept += usize::from(admission.accept(ip(n), now).id.is_some());
     }
-    assert_eq!(kept, 8 + CLOSING_SLACK);
+    assert_eq!(kept, 8 + MAX_CLOSING);
 }
 
 #[test]
@@ -218,19 +227,19 @@ fn every_stage_has_its_time() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let mut admission = Admission::new(small());
-    admission.know(&agent(7), ip(7).into());
+    admission.add_agent_address(&agent(7), ip(7).into());
     let silent = bring(&mut admission, ip(1), &Stage::Silent, start);
     let half = bring(&mut admission, ip(1), &Stage::Handshake, start);
     let known = bring(&mut admission, ip(7), &Stage::Handshake, start);
     let stranger = bring(&mut admission, ip(1), &Stage::Stranger, start);
     let slow = bring(&mut admission, ip(2), &Stage::Stranger, start);
-    admission.request_begins(slow, start);
+    admission.request_started(slow, start);
     let bearer = bring(&mut admission, ip(1), &Stage::Bearer, start);
     let idle = bring(&mut admission, ip(1), &Stage::Agent(agent(1)), start);
     let busy = bring(&mut admission, ip(1), &Stage::Agent(agent(2)), start);
-    admission.request_begins(busy, start);
+    admission.request_started(busy, start);
     let long = bring(&mut admission, ip(1), &Stage::Bearer, start);
-    admission.request_begins(long, start);
+    admission.request_started(long, start);
     admission.authorized(long, start);
 
     assert_eq!(admission.next_deadline(), Some(at(3)));
@@ -241,13 +250,13 @@ fn every_stage_has_its_time() {
     assert_eq!(admission.expire(at(60)), [bearer, idle]);
     assert_eq!(admission.expire(at(6000)), []);
     assert_eq!(admission.next_deadline(), None);
-    admission.request_ends(busy, false, at(6000));
-    admission.request_ends(long, true, at(6000));
+    admission.request_ended(busy, false, at(6000));
+    admission.request_ended(long, true, at(6000));
     assert_eq!(admission.expire(at(6060)), [busy, long]);
     assert_eq!(admission.counts().open, [0; 5]);
 }
 
-/// A connection that once had a token does not stay out of the strangers' limits.
+/// A token exempts its connection from the limits of strangers only for a time.
 #[test]
 fn a_bearer_that_shows_no_token_becomes_a_stranger() {
     let start = Instant::now();
@@ -255,12 +264,12 @@ fn a_bearer_that_shows_no_token_becomes_a_stranger() {
     let id = bring(&mut admission, ip(1), &Stage::Bearer, start);
     for seconds in (10..=60).step_by(10) {
         let now = start + Duration::from_secs(seconds);
-        admission.request_begins(id, now);
-        admission.request_ends(id, false, now);
+        admission.request_started(id, now);
+        admission.request_ended(id, false, now);
         assert_eq!(admission.stage(id), Some(&Stage::Bearer));
     }
     let now = start + Duration::from_secs(61);
-    admission.request_begins(id, now);
+    admission.request_started(id, now);
     assert_eq!(admission.stage(id), Some(&Stage::Stranger));
     admission.authorized(id, now);
     assert_eq!(admission.stage(id), Some(&Stage::Bearer));
@@ -273,21 +282,21 @@ fn the_address_that_holds_the_most_bytes_loses_a_connection() {
     let honest = bring(&mut admission, ip(1), &Stage::Stranger, now);
     let a = bring(&mut admission, ip(2), &Stage::Stranger, now);
     let b = bring(&mut admission, ip(2), &Stage::Stranger, now);
-    assert_eq!(admission.held(a, 450), []);
-    assert_eq!(admission.held(b, 350), []);
-    assert_eq!(admission.held(honest, 200), []);
-    assert_eq!(admission.held(honest, 1), [a]);
+    assert_eq!(admission.body_received(a, 450), []);
+    assert_eq!(admission.body_received(b, 350), []);
+    assert_eq!(admission.body_received(honest, 200), []);
+    assert_eq!(admission.body_received(honest, 1), [a]);
     assert_eq!(admission.counts().body_bytes, 551);
-    admission.released(honest, 201);
+    admission.body_released(honest, 201);
     admission.closed(b);
     assert_eq!(admission.counts().body_bytes, 0);
-    // One may not be enough.
+    // Evicting one connection may not be enough.
     let mut admission = Admission::new(small());
     let [a, b, c, d] = [2, 2, 3, 4].map(|n| bring(&mut admission, ip(n), &Stage::Stranger, now));
     for (id, bytes) in [(a, 310), (b, 290), (c, 390)] {
-        assert_eq!(admission.held(id, bytes), []);
+        assert_eq!(admission.body_received(id, bytes), []);
     }
-    assert_eq!(admission.held(d, 399), [a, d]);
+    assert_eq!(admission.body_received(d, 399), [a, d]);
     assert_eq!(admission.counts().body_bytes, 680);
 }
 
@@ -295,21 +304,21 @@ fn the_address_that_holds_the_most_bytes_loses_a_connection() {
 fn the_last_addresses_of_an_agent_are_known() {
     let mut admission = Admission::new(small());
     for n in 0..10 {
-        admission.know(&agent(1), ip(n).into());
-        admission.know(&agent(1), ip(n).into());
+        admission.add_agent_address(&agent(1), ip(n).into());
+        admission.add_agent_address(&agent(1), ip(n).into());
     }
-    let known: Vec<u32> = (0..10).filter(|n| admission.is_known(ip(*n))).collect();
+    let known: Vec<u32> = (0..10).filter(|n| admission.is_reserved(ip(*n))).collect();
     assert_eq!(known, [6, 7, 8, 9]);
-    admission.know(&agent(2), ip(9).into());
+    admission.add_agent_address(&agent(2), ip(9).into());
     for n in 20..30 {
-        admission.know(&agent(1), ip(n).into());
+        admission.add_agent_address(&agent(1), ip(n).into());
     }
-    assert!(admission.is_known(ip(9)), "another agent is there");
-    assert!(!admission.is_known(ip(8)));
+    assert!(admission.is_reserved(ip(9)), "another agent is there");
+    assert!(!admission.is_reserved(ip(8)));
 }
 
-/// A ClientHello costs its sender next to nothing: an address that sends many waits, then its connections are closed, and then are
-/// not even taken. Other addresses notice nothing, and agents' addresses have more.
+/// Key exchanges of an address above its rate wait first. Then its connections are closed, and then they are refused.
+/// Other addresses are not affected, and addresses of agents have a higher rate.
 #[test]
 fn an_address_gets_key_exchanges_at_a_limited_rate() {
     let now = Instant::now();
@@ -317,34 +326,37 @@ fn an_address_gets_key_exchanges_at_a_limited_rate() {
     let waits = |admission: &mut Admission, from, times, now| {
         let ask = |_| {
             let id = bring(admission, from, &Stage::Handshake, now);
-            admission.exchanging(id, now).map(|wait| wait.as_millis())
+            admission.begin_key_exchange(id, now).map(|wait| wait.as_millis())
         };
         (0..times).map(ask).collect::<Vec<_>>()
     };
     let first = bring(&mut admission, ip(1), &Stage::Silent, now);
     assert_eq!(waits(&mut admission, ip(1), 5, now), [0, 0, 0, 500, 1000].map(Some));
-    // It was admitted before, and asks too late.
-    admission.greeted(first);
-    assert_eq!(admission.exchanging(first, now), None);
+    // It was admitted before the rate was exhausted.
+    admission.client_hello_received(first);
+    assert_eq!(admission.begin_key_exchange(first, now), None);
     assert_eq!(admission.stage(first), None);
     admission.closed(first);
     let refused = admission.accept(ip(1), now);
     assert_eq!((refused.id, refused.evicted.len()), (None, 0));
     assert_eq!(
-        admission.counts().closed[Stage::Handshake.index()][Why::Rate.index()],
+        admission.counts().closed[Stage::Handshake.index()][CloseReason::Rate.index()],
         1
     );
-    assert_eq!(admission.counts().closed[Stage::Silent.index()][Why::Rate.index()], 1);
+    assert_eq!(
+        admission.counts().closed[Stage::Silent.index()][CloseReason::Rate.index()],
+        1
+    );
     let later = now + Duration::from_secs(1);
     assert_eq!(waits(&mut admission, ip(1), 2, later), [500, 1000].map(Some));
-    // This host, an agent's address, and one that is nobody's.
+    // This host has no limit, an address of agents has more, and other addresses are not affected.
     assert!(
         waits(&mut admission, Ipv4Addr::LOCALHOST.into(), 50, now)
             .iter()
             .all(|w| *w == Some(0))
     );
-    admission.know(&agent(1), ip(2).into());
-    admission.know(&agent(2), ip(2).into());
+    admission.add_agent_address(&agent(1), ip(2).into());
+    admission.add_agent_address(&agent(2), ip(2).into());
     assert_eq!(
         waits(&mut admission, ip(2), 8, now),
         [0, 0, 0, 0, 0, 0, 0, 250].map(Some)
@@ -405,20 +417,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the driver of the machine knows of a connection.
+/// A connection as the driver of the machine sees it.
 struct Known {
     id: Id,
     ip: IpAddr,
-    /// Of each request that is open, whether it is authorized.
+    /// For each open request, whether it is authorized.
     requests: Vec<bool>,
 }
 
 proptest! {
-    /// Whatever happens, in whatever order: the limits hold, the numbers add up, nobody who authenticated loses a connection to
-    /// a stranger, and an address that has less than another one keeps what it has.
+    /// In every order of events, the limits hold and the counters add up. No authenticated connection is displaced by a
+    /// stranger, and no address loses a connection while another one has more.
     #[test]
     fn limits_hold_and_the_small_are_spared(steps in prop::collection::vec(step(), 1..400)) {
-        // So few that the port is full before its pools are.
+        // The port is full before its pools are.
         let limits = Limits { total: 24, ..small() };
         let mut admission = Admission::new(limits);
         let mut given_up = HashSet::new();
@@ -428,7 +440,7 @@ proptest! {
             let before: HashMap<Id, (Stage, Address, bool)> = admission
                 .connections
                 .iter()
-                .map(|(id, e)| (*id, (e.stage.clone(), e.address, e.reserved)))
+                .map(|(id, e)| (*id, (e.place.stage.clone(), e.place.address, e.place.reserved)))
                 .collect();
             let count = all.len();
             let pick = move |n: usize| n.checked_rem(count).unwrap_or(0);
@@ -448,7 +460,7 @@ proptest! {
                     let known = &all[pick(n)];
                     newcomer = Some(known.id);
                     match admission.stage(known.id) {
-                        Some(Stage::Silent) => admission.greeted(known.id).into_iter().collect(),
+                        Some(Stage::Silent) => admission.client_hello_received(known.id).into_iter().collect(),
                         _ => Vec::new(),
                     }
                 }
@@ -458,7 +470,7 @@ proptest! {
                     match admission.stage(known.id) {
                         Some(Stage::Handshake) => {
                             let who = who.map(agent);
-                            admission.secured(known.id, who.as_ref(), now).into_iter().collect()
+                            admission.handshake_completed(known.id, who.as_ref(), now).into_iter().collect()
                         }
                         _ => Vec::new(),
                     }
@@ -469,7 +481,7 @@ proptest! {
                     match admission.stage(known.id) {
                         Some(Stage::Stranger | Stage::Bearer | Stage::Agent(_)) => {
                             known.requests.push(false);
-                            admission.request_begins(known.id, now).into_iter().collect()
+                            admission.request_started(known.id, now).into_iter().collect()
                         }
                         _ => Vec::new(),
                     }
@@ -488,13 +500,13 @@ proptest! {
                 Step::End(n) => {
                     let known = &mut all[pick(n)];
                     if let Some(authorized) = known.requests.pop() {
-                        admission.request_ends(known.id, authorized, now);
+                        admission.request_ended(known.id, authorized, now);
                     }
                     Vec::new()
                 }
                 Step::Hold(n, bytes) => {
                     by_bytes = true;
-                    admission.held(all[pick(n)].id, bytes)
+                    admission.body_received(all[pick(n)].id, bytes)
                 }
                 Step::Close(n) => {
                     let known = all.swap_remove(pick(n));
@@ -511,20 +523,20 @@ proptest! {
             let full = before.len() >= limits.total;
             prop_assert!(evicted.len() <= 1 + usize::from(full));
             given_up.extend(evicted.iter().copied());
-            prop_assert!(admission.closing.is_subset(&given_up), "somebody has to close them");
+            prop_assert!(admission.closing.is_subset(&given_up), "the caller has been told to close them");
             for id in evicted {
                 prop_assert!(admission.stage(id).is_none());
-                prop_assert!(Some(id) != newcomer, "a newcomer is never the one to go");
+                prop_assert!(Some(id) != newcomer, "a new connection is never the displaced one");
                 let (stage, address, reserved) = before[&id].clone();
                 match (newcomer.and_then(|id| admission.stage(id)), by_bytes) {
-                    // Somebody with a token or a certificate goes only for another one.
+                    // Connections of bearers and agents are displaced only by their own kind.
                     (_, true) => {}
                     (Some(Stage::Bearer), _) => prop_assert_eq!(&stage, &Stage::Bearer),
                     (Some(Stage::Agent(agent)), _) => prop_assert_eq!(&stage, &Stage::Agent(agent.clone())),
                     (_, _) => prop_assert!(matches!(stage, Stage::Silent | Stage::Handshake | Stage::Stranger)),
                 }
                 if matches!(stage, Stage::Silent | Stage::Handshake | Stage::Stranger) && !by_bytes && !full {
-                    // Nobody in its pool had more connections than its address, itself included.
+                    // No address in its pool had more connections than its own, the new connection included.
                     let held = |of: Address| {
                         before.values().filter(|(s, a, r)| (s, a, r) == (&stage, &of, &reserved)).count()
                     };
@@ -533,19 +545,19 @@ proptest! {
                     prop_assert!(held(address) + usize::from(same == Some(address)) >= most);
                 }
             }
-            for (pools, limits) in [(&admission.open, limits.open), (&admission.reserved, limits.reserved)] {
+            for (pools, limits) in [(&admission.pools.open, limits.open), (&admission.pools.reserved, limits.reserved)] {
                 for (pool, share) in [
                     (&pools.silent, limits.silent),
                     (&pools.handshake, limits.handshake),
                     (&pools.strangers, limits.strangers),
                 ] {
                     prop_assert!(pool.len() <= share.total);
-                    prop_assert!(pool.largest().is_none_or(|(_, n)| n <= share.each));
+                    prop_assert!(pool.largest().is_none_or(|(_, n)| n <= share.per_holder));
                     let holders = (0..12).map(|n| pool.held(&ip(n).into())).sum::<usize>();
                     prop_assert_eq!(pool.len(), holders);
                 }
             }
-            prop_assert!(admission.bearers.len() <= limits.bearers);
+            prop_assert!(admission.pools.bearers.len() <= limits.bearers);
             prop_assert!(admission.connections.len() <= limits.total);
             prop_assert!(admission.counts.body_bytes <= limits.body_bytes);
             let counts = admission.counts();
@@ -566,17 +578,17 @@ fn a_stranger_that_downloads_a_package_gets_more_time() {
     let mut admission = Admission::new(small());
     let now = Instant::now();
     let id = bring(&mut admission, ip(1), &Stage::Stranger, now);
-    admission.request_begins(id, now);
-    admission.download_begins(id, now);
+    admission.request_started(id, now);
+    admission.download_started(id, now);
     assert_eq!(admission.expire(now + STRANGER_REQUEST_TIMEOUT), []);
-    // When the package is sent, the connection is one without requests.
+    // After the download, the idle timeout of strangers holds.
     let later = now + STRANGER_REQUEST_TIMEOUT;
-    admission.download_ends(id);
-    admission.request_ends(id, false, later);
+    admission.download_ended(id);
+    admission.request_ended(id, false, later);
     assert_eq!(admission.expire(later + STRANGER_IDLE_TIMEOUT), [id]);
 
     let id = bring(&mut admission, ip(2), &Stage::Stranger, now);
-    admission.request_begins(id, now);
-    admission.download_begins(id, now);
+    admission.request_started(id, now);
+    admission.download_started(id, now);
     assert_eq!(admission.expire(now + DOWNLOAD_TIMEOUT), [id], "but not for ever");
 }

@@ -1,4 +1,5 @@
-//! Actions of network interfaces and connections. All answer at once.
+//! Actions of network interfaces and connections. All respond synchronously with 200, although Azure's may respond with
+//! 202.
 
 use super::call::Call;
 use super::resource::missing;
@@ -16,22 +17,26 @@ use tombolo_topology::path::{ArmPath, Kind, parent_id};
 use tombolo_topology::resource::NetworkInterface;
 use tombolo_topology::topology::Topology;
 
-/// Characters of a shared key that is made here, unless asked otherwise, and at most (G11).
-const KEY_LENGTH: (u64, u64) = (32, 128);
+/// Characters of a generated shared key, unless `keyLength` says otherwise.
+const DEFAULT_KEY_LENGTH: u64 = 32;
+/// Most characters of a generated shared key: Azure's limit for shared keys (G11).
+const MAX_KEY_LENGTH: u64 = 128;
 
+/// The network interface of an action, which is a POST.
 fn nic<'t>(topology: &'t Topology, call: &Call) -> Result<&'t NetworkInterface, Failure> {
     if call.method != Method::POST {
         return Err(Failure::method(&call.method, &call.text()));
     }
     let path = call.item(call.segments.len() - 1)?;
     if path.kind() != Some(Kind::NetworkInterface) {
-        return Err(super::unknown(call));
+        return Err(call.not_found());
     }
     let found = topology.nics.get(&path.id());
     found.map(|nic| &**nic).ok_or_else(|| missing(topology, &path))
 }
 
-/// POST `networkInterfaces/{n}/effectiveRouteTable`: what its agent has for the subnet of its primary address (R20).
+/// POST `networkInterfaces/{n}/effectiveRouteTable`: the routes of its agent for the subnet of its primary address
+/// (R20).
 pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let nic = nic(&topology, call)?;
@@ -43,7 +48,7 @@ pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Fai
     Ok(ok(&json!({"value": value})))
 }
 
-/// `disableBgpRoutePropagation` of the subnet's route table (R15).
+/// Whether the route table of a subnet has `disableBgpRoutePropagation` (R15).
 fn propagation_off(topology: &Topology, subnet: &ResourceId) -> bool {
     let vnet = topology.vnets.get(&parent_id(subnet));
     let found = vnet.and_then(|v| v.subnets.iter().find(|s| s.id == *subnet));
@@ -53,7 +58,7 @@ fn propagation_off(topology: &Topology, subnet: &ResourceId) -> bool {
         .is_some_and(|t| t.disable_bgp_route_propagation)
 }
 
-/// The output object (R21).
+/// An effective route in Azure's JSON (R21).
 fn route(route: &EffectiveRoute, propagation_off: bool) -> Value {
     json!({
         "name": route.name,
@@ -66,7 +71,8 @@ fn route(route: &EffectiveRoute, propagation_off: bool) -> Value {
     })
 }
 
-/// POST `networkInterfaces/{n}/effectiveNetworkSecurityGroups`: there are none yet.
+/// POST `networkInterfaces/{n}/effectiveNetworkSecurityGroups`: always empty, because this controller has no security
+/// groups.
 pub(super) fn effective_security_groups(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     nic(&rest.app.writer.current().topology, call)?;
     Ok(ok(&json!({"value": []})))
@@ -77,7 +83,7 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
     let reset = call.lower.last().is_some_and(|last| last == "reset");
     let path = call.item(call.segments.len() - if reset { 2 } else { 1 })?;
     if path.kind() != Some(Kind::Connection) {
-        return Err(super::unknown(call));
+        return Err(call.not_found());
     }
     let id = path.id();
     let topology = rest.app.writer.current().topology;
@@ -94,7 +100,7 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
             let value = match body.get("value") {
                 Some(Value::String(value)) => value.clone(),
                 _ => {
-                    let message = "value: the shared key is missing, or is no text";
+                    let message = "value: the shared key is missing, or is not a string";
                     return Err(Failure::bad("InvalidRequestFormat", message).at("value"));
                 }
             };
@@ -103,16 +109,17 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
         (&Method::POST, true) => {
             let body = call.object()?;
             let length = match body.get("keyLength") {
-                None | Some(Value::Null) => KEY_LENGTH.0,
+                None | Some(Value::Null) => DEFAULT_KEY_LENGTH,
                 Some(length) => length
                     .as_u64()
-                    .filter(|n| (1..=KEY_LENGTH.1).contains(n))
+                    .filter(|n| (1..=MAX_KEY_LENGTH).contains(n))
                     .ok_or_else(|| {
-                        let message = format!("keyLength: {length} is not a number within 1 to {}", KEY_LENGTH.1);
+                        let message = format!("keyLength: {length} is not a whole number from 1 to {MAX_KEY_LENGTH}");
                         Failure::bad("InvalidRequestFormat", message).at("keyLength")
                     })?,
             };
-            // Letters and digits alone: G11 forbids some of the others.
+            // Base64url without `-` and `_`, because G11 allows letters and digits everywhere. 8 secrets have 344
+            // characters, of which some 333 remain.
             let random = std::iter::repeat_with(secret::random).take(8).collect::<String>();
             let letters = random.chars().filter(char::is_ascii_alphanumeric);
             let value: String = letters.take(usize::try_from(length).unwrap_or_default()).collect();
@@ -122,8 +129,8 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
     }
 }
 
-/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: no other answer shows it. Our own, made like the one of
-/// connections, so that a declarative client can tell whether it has to write the key.
+/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: the only response that shows the key. Azure has no such path;
+/// it follows that of connections, so that declarative clients can compare the key before they write it.
 pub(super) fn circuit_key(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     if call.method != Method::GET {
         return Err(Failure::method(&call.method, &call.text()));
@@ -139,6 +146,7 @@ pub(super) fn circuit_key(rest: &Rest, call: &Call) -> Result<Response, Failure>
     Ok(ok(&json!({"id": format!("{}/sharedkey", peering.id), "value": value})))
 }
 
+/// Sets the shared key of a connection. `body` makes the response of the value; the id is added to it.
 async fn set_key(
     rest: &Rest,
     call: &Call,

@@ -1,53 +1,58 @@
-//! A request, taken apart.
+//! A parsed request of ARM's dialect.
 
-use crate::rest::base;
-use crate::rest::failure::{Failure, shown};
+use crate::rest::external_url;
+use crate::rest::failure::{Failure, excerpt};
 use crate::rest::json;
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::IF_MATCH;
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use tombolo_topology::path::ArmPath;
 
-/// Longer than any path of a resource.
-const MAX_PATH: usize = 4096;
+/// Longest path, in bytes: more than any resource's.
+const MAX_PATH_LENGTH: usize = 4096;
 
-/// A request to the ARM face.
+/// A request of ARM's dialect.
 pub(super) struct Call {
     pub(super) method: Method,
-    /// Decoded segments as written.
+    /// The segments of the path, decoded, as the client wrote them.
     pub(super) segments: Vec<String>,
-    /// The same in lower case: fixed segments are compared here.
+    /// The same in lower case, for the comparison with fixed segments.
     pub(super) lower: Vec<String>,
-    /// Names in lower case.
+    /// Query parameters by name in lower case. Of duplicates, the last one counts.
     pub(super) query: BTreeMap<String, String>,
-    /// `https://host:port`, as the caller wrote it.
+    /// `https://HOST:PORT` by which the client reached this controller.
     pub(super) base: String,
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Call {
-    /// Takes the head of a request apart.
+    /// Parses the head of a request. The body is read later, by [`Self::read_body`].
+    ///
+    /// # Errors
+    /// 400 if the path or the query is malformed.
     pub(super) fn read(head: Parts) -> Result<Self, Failure> {
         let Parts {
             method, uri, headers, ..
         } = head;
         let path = uri.path();
-        let bad = |why: &str| Failure::bad("InvalidRequestUri", format!("'{}': {why}.", shown(path)));
-        if path.len() > MAX_PATH {
-            return Err(bad("the path is too long"));
+        let bad = |why: &str| Failure::bad("InvalidRequestUri", format!("'{}': {why}.", excerpt(path)));
+        if path.len() > MAX_PATH_LENGTH {
+            return Err(bad(&format!("the path is longer than {MAX_PATH_LENGTH} bytes")));
         }
-        // Clients that join a base that ends in a slash with a path write two.
+        // Some clients join a base URL that ends in a slash with a path that begins with one.
         let inner = path.trim_start_matches('/');
         let inner = inner.strip_suffix('/').unwrap_or(inner);
         let decode = |segment: &str| {
             decoded(segment, false)
                 .filter(|s| !s.is_empty() && !s.contains('/') && !s.chars().any(char::is_control))
-                .ok_or_else(|| bad("a segment is empty, or is not percent-encoded UTF-8 text"))
+                .ok_or_else(|| bad("a segment is empty, or is not percent-encoded UTF-8"))
         };
         let segments: Vec<String> = match inner {
             "" => Vec::new(),
@@ -57,13 +62,13 @@ impl Call {
         for pair in uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (Some(name), Some(value)) = (decoded(name, true), decoded(value, true)) else {
-                return Err(bad("the query is not percent-encoded UTF-8 text"));
+                return Err(bad("the query is not percent-encoded UTF-8"));
             };
             query.insert(name.to_ascii_lowercase(), value);
         }
         Ok(Self {
             lower: segments.iter().map(|s| s.to_ascii_lowercase()).collect(),
-            base: base(&headers, &uri),
+            base: external_url(&headers, &uri),
             method,
             segments,
             query,
@@ -72,18 +77,30 @@ impl Call {
         })
     }
 
-    /// The path as text, decoded.
+    /// The decoded path.
     pub(super) fn text(&self) -> String {
         format!("/{}", self.segments.join("/"))
     }
 
-    /// The path of the item that the first `n` segments name.
+    /// The 404 for a path that this controller does not serve.
+    pub(super) fn not_found(&self) -> Failure {
+        Failure::missing("NotFound", format!("Nothing is found at '{}'.", excerpt(&self.text())))
+    }
+
+    /// The path of the resource that the first `n` segments name.
+    ///
+    /// # Errors
+    /// 404 if they do not name one.
     pub(super) fn item(&self, n: usize) -> Result<ArmPath, Failure> {
         let text = format!("/{}", self.segments[..n.min(self.segments.len())].join("/"));
         ArmPath::parse(&text).map_err(|why| Failure::missing("NotFound", format!("{why}.")))
     }
 
-    /// Checks that `api-version` is there and is a date; any date will do.
+    /// Checks that `api-version` has the form of a date, with or without a suffix such as `-preview`. Any date is
+    /// accepted.
+    ///
+    /// # Errors
+    /// 400 with Azure's codes.
     pub(super) fn check_api_version(&self) -> Result<(), Failure> {
         let version = self.query.get("api-version").map(String::as_str).unwrap_or_default();
         if version.is_empty() {
@@ -100,37 +117,43 @@ impl Call {
         }
         let message = format!(
             "The api-version '{}' is invalid. The format is YYYY-MM-DD.",
-            shown(version)
+            excerpt(version)
         );
         Err(Failure::bad("InvalidApiVersionParameter", message))
     }
 
-    /// `?api-version=…`, to append to URLs that are handed out.
+    /// `?api-version=…` of the request, to append to URLs in responses.
     pub(super) fn api_version(&self) -> String {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         let version = self.query.get("api-version").filter(|v| v.chars().all(plain));
         format!("?api-version={}", version.map_or("2024-05-01", String::as_str))
     }
 
-    /// `If-Match`.
+    /// The header `If-Match`.
     pub(super) fn if_match(&self) -> Option<String> {
         let value = self.headers.get(IF_MATCH)?;
-        // What is no text matches nothing.
+        // No etag has the value `?`, so a header that is not text matches nothing.
         Some(value.to_str().unwrap_or("?").to_owned())
     }
 
-    /// All headers.
+    /// The headers of the request.
     pub(super) const fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// Takes the body in, when it is clear that it is wanted.
-    pub(super) async fn take_body(&mut self, body: Body, most: usize) -> Result<(), Failure> {
-        self.body = json::bytes(body, most).await?;
+    /// Reads the body, of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`json::bytes()`].
+    pub(super) async fn read_body(&mut self, body: Body, limit: usize) -> Result<(), Failure> {
+        self.body = json::bytes(body, limit).await?;
         Ok(())
     }
 
-    /// The body as JSON object; none is an empty one.
+    /// The body as a JSON object; an empty body is an empty object.
+    ///
+    /// # Errors
+    /// 400 if the body is malformed or is no object.
     pub(super) fn object(&self) -> Result<Value, Failure> {
         match json::value(&self.body)? {
             Value::Null => Ok(Value::Object(serde_json::Map::new())),
@@ -142,9 +165,17 @@ impl Call {
         }
     }
 
-    /// The body as an HTML form.
+    /// The body as a form (`application/x-www-form-urlencoded`).
+    ///
+    /// # Errors
+    /// 400 if the body is not percent-encoded UTF-8.
     pub(super) fn form(&self) -> Result<BTreeMap<String, String>, Failure> {
-        let bad = || Failure::bad("InvalidRequestContent", "The request content is not a form.");
+        let bad = || {
+            Failure::bad(
+                "InvalidRequestContent",
+                "The request content is not a form (application/x-www-form-urlencoded).",
+            )
+        };
         let text = std::str::from_utf8(&self.body).map_err(|_| bad())?;
         let pairs = text.split('&').filter(|p| !p.is_empty());
         pairs
@@ -157,22 +188,25 @@ impl Call {
     }
 }
 
-/// Percent-decodes; in queries and forms `+` is a space. None: not UTF-8, or a `%` without two digits.
+/// Percent-decodes a path segment, or a name or value of a query or form, where `+` stands for a space. None: the
+/// result is not UTF-8, or a `%` is not followed by two hexadecimal digits.
 fn decoded(text: &str, plus_is_space: bool) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'%' => {
-                let digit = |b: u8| char::from(b).to_digit(16);
-                let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
-                u8::try_from(high * 16 + low).ok()?
-            }
-            b'+' if plus_is_space => b' ',
-            other => other,
-        });
+    // The library passes malformed escapes through, and `form_urlencoded` replaces bytes that are not UTF-8: two
+    // spellings would then name the same resource.
+    let is_escape = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(is_escape) {
+        return None;
     }
-    String::from_utf8(out).ok()
+    let text = if plus_is_space {
+        Cow::Owned(text.replace('+', " "))
+    } else {
+        Cow::Borrowed(text)
+    };
+    let decoded = percent_decode_str(&text).decode_utf8().ok()?;
+    Some(decoded.into_owned())
 }
 
 #[cfg(test)]

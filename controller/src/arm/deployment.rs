@@ -1,22 +1,19 @@
-//! Template deployments: what two commands of stock clients send instead of a PUT of the resource.
+//! Template deployments, which two commands of Azure's command line use instead of a PUT of the resource.
 //!
-//! The resources of a template are written in the order of `dependsOn`; the answer comes when all are there. If one is
-//! refused, what stands before it stays, and the deployment is one that has failed, as in Azure.
+//! The resources of a template are written in the order of `dependsOn`, before the response. If one is refused, the
+//! earlier ones stay and the deployment has failed, as in Azure.
 
 mod template;
 
 use super::call::Call;
 use super::resource::missing;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, empty, ok, reply, shown};
-use crate::writer::DEPLOYMENTS;
-use crate::writer::{WriteError, Writer};
+use crate::rest::failure::{Failure, empty, excerpt, ok, reply};
+use crate::writer::WriteError;
 use axum::response::Response;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
 use template::Template;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -25,108 +22,7 @@ use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
 use uuid::Uuid;
 
-/// Most that are kept; the oldest ones go.
-const MOST: usize = 200;
-
-/// What was deployed, by the id in lower case.
-#[derive(Debug, Clone)]
-pub(crate) struct Deployments(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    all: RwLock<BTreeMap<String, Value>>,
-    /// Held over a write to the store and the one to memory, so that both see writes in the same order.
-    writing: tokio::sync::Mutex<()>,
-}
-
-/// Deployments of a group have ids that start so.
-fn of_group(group: &str) -> String {
-    let group = group.to_ascii_lowercase();
-    format!("{group}/providers/microsoft.resources/deployments/")
-}
-
-impl Deployments {
-    /// Reads those of the store.
-    pub(crate) fn open(documents: &BTreeMap<String, Vec<u8>>) -> Self {
-        let own = documents.iter().filter_map(|(key, value)| {
-            let id = key.strip_prefix(DEPLOYMENTS)?;
-            // History alone: one that cannot be read any more is as good as forgotten.
-            Some((id.to_owned(), serde_json::from_slice(value).ok()?))
-        });
-        Self(Arc::new(Shared {
-            all: RwLock::new(own.collect()),
-            writing: tokio::sync::Mutex::default(),
-        }))
-    }
-
-    fn read<T>(&self, f: impl FnOnce(&BTreeMap<String, Value>) -> T) -> T {
-        f(&self.0.all.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn get(&self, id: &str) -> Option<Value> {
-        self.read(|all| all.get(&id.to_ascii_lowercase()).cloned())
-    }
-
-    fn below(&self, group: &str) -> Vec<Value> {
-        let prefix = of_group(group);
-        let found = |all: &BTreeMap<String, Value>| {
-            let own = all
-                .range(prefix.clone()..)
-                .take_while(|(id, _)| id.starts_with(&prefix));
-            own.map(|(_, body)| body.clone()).collect()
-        };
-        self.read(found)
-    }
-
-    /// Forgets what was deployed to a group that is gone.
-    pub(super) async fn forget_group(&self, writer: &Writer, group: &ResourceId) -> Result<(), WriteError> {
-        let prefix = of_group(group.as_str());
-        let own: Vec<String> = self.read(|all| all.keys().filter(|id| id.starts_with(&prefix)).cloned().collect());
-        self.write(writer, own.into_iter().map(|id| (id, None)).collect()).await
-    }
-
-    /// Keeps a deployment, or forgets it; the oldest ones make room.
-    async fn set(&self, writer: &Writer, id: &str, body: Option<Value>) -> Result<(), WriteError> {
-        self.write(writer, vec![(id.to_ascii_lowercase(), body)]).await
-    }
-
-    /// Stores, then changes what is looked at. A task of its own: a caller that goes away in between must not leave the
-    /// two apart.
-    async fn write(&self, writer: &Writer, changes: Vec<(String, Option<Value>)>) -> Result<(), WriteError> {
-        let (own, writer) = (self.clone(), writer.clone());
-        let task = tokio::spawn(async move {
-            let _one = own.0.writing.lock().await;
-            for (id, body) in changes {
-                own.write_one(&writer, id, body).await?;
-            }
-            while let Some(oldest) = own.read(superfluous) {
-                own.write_one(&writer, oldest, None).await?;
-            }
-            Ok(())
-        });
-        task.await.unwrap_or_else(|e| Err(WriteError::Store(e.to_string())))
-    }
-
-    async fn write_one(&self, writer: &Writer, id: String, body: Option<Value>) -> Result<(), WriteError> {
-        let document = body.as_ref().map(|b| b.to_string().into_bytes());
-        writer.set_document(format!("{DEPLOYMENTS}{id}"), document).await?;
-        let mut all = self.0.all.write().unwrap_or_else(PoisonError::into_inner);
-        match body {
-            Some(body) => all.insert(id, body),
-            None => all.remove(&id),
-        };
-        Ok(())
-    }
-}
-
-/// The oldest one, if there are too many.
-fn superfluous(all: &BTreeMap<String, Value>) -> Option<String> {
-    let age = |body: &Value| body["properties"]["timestamp"].as_str().map(ToOwned::to_owned);
-    let oldest = all.iter().min_by_key(|(_, body)| age(body));
-    oldest.filter(|_| all.len() > MOST).map(|(id, _)| id.clone())
-}
-
-/// Serves `deployments` of a group.
+/// Serves the deployments of a resource group.
 pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let group = call.item(4)?;
     let topology = rest.app.writer.current().topology;
@@ -135,13 +31,13 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
     }
     let Some(name) = call.segments.get(7) else {
         return match call.method {
-            Method::GET => Ok(ok(&json!({"value": rest.deployments.below(group.id().as_str())}))),
+            Method::GET => Ok(ok(&json!({"value": rest.deployments.of_group(group.id().as_str())}))),
             _ => Err(Failure::method(&call.method, &call.text())),
         };
     };
     let id = format!("{}/providers/Microsoft.Resources/deployments/{name}", group.id());
     let known = || {
-        let message = format!("Deployment '{}' could not be found.", shown(name));
+        let message = format!("Deployment '{}' could not be found.", excerpt(name));
         rest.deployments
             .get(&id)
             .ok_or_else(|| Failure::missing("DeploymentNotFound", message))
@@ -167,7 +63,7 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
     }
 }
 
-/// How a deployment ended, as its operation says it.
+/// The state of a deployment as a response of its asynchronous operation.
 fn operation(deployment: &Value) -> Value {
     let properties = &deployment["properties"];
     let mut body = json!({"status": properties["provisioningState"]});
@@ -177,41 +73,14 @@ fn operation(deployment: &Value) -> Value {
     body
 }
 
+/// Carries out a deployment and stores its result.
 async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) -> Result<Response, Failure> {
     let template = Template::read(&call.object()?)?;
-    // All of them before the first write: a template that makes no sense changes nothing.
-    let paths = template.paths(group)?;
-    let mut written = Vec::new();
-    let mut refused = None;
-    for (resource, path) in template.resources.iter().zip(paths) {
-        let change = Change::Put {
-            path: path.clone(),
-            body: resource.body.clone(),
-            if_match: None,
-            sync_remote_address_space: false,
-        };
-        match rest.app.writer.change(change).await {
-            Ok(_) => written.push((&resource.name, path)),
-            // What stands before it stays, so this is no request that was refused: the deployment began, and failed.
-            Err(WriteError::Rejected(rejection)) => {
-                refused = Some(failed(path.id(), rejection));
-                break;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let topology = rest.app.writer.current().topology;
-    let live = rest.app.agents.live();
-    let mut outputs = Map::new();
-    for (output, referred) in template.outputs.iter().filter(|_| refused.is_none()) {
-        let path = written
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(referred))
-            .map(|(_, p)| p);
-        let view = path.and_then(|p| topology.view(p, &live));
-        let value = view.and_then(|mut v| v.get_mut("properties").map(Value::take));
-        outputs.insert(output.clone(), json!({"type": "Object", "value": value}));
-    }
+    let (written, refused) = write_resources(rest, &template, group).await?;
+    let outputs = match refused {
+        Some(_) => Map::new(),
+        None => outputs(rest, &template, &written),
+    };
     let resources: Vec<_> = written.iter().map(|(_, path)| json!({"id": path.id()})).collect();
     let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let mut body = json!({
@@ -235,7 +104,55 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
         body["properties"]["error"] = error;
     }
     rest.deployments.set(&rest.app.writer, id, Some(body.clone())).await?;
-    // Clients expect to wait; what they then read is there already.
+    Ok(accepted(call, id, body))
+}
+
+/// Writes the resources of a template in order. Returns the written ones by name, and the error of the deployment if a
+/// resource was refused: the earlier ones stay, so the request succeeds with a failed deployment.
+///
+/// # Errors
+/// The template is malformed, which changes nothing, or the store failed.
+async fn write_resources<'t>(
+    rest: &Rest,
+    template: &'t Template,
+    group: &ArmPath,
+) -> Result<(Vec<(&'t str, ArmPath)>, Option<Value>), Failure> {
+    // All paths are checked before the first write.
+    let paths = template.paths(group)?;
+    let mut written = Vec::new();
+    for (resource, path) in template.resources.iter().zip(paths) {
+        let change = Change::Put {
+            path: path.clone(),
+            body: resource.body.clone(),
+            if_match: None,
+            sync_remote_address_space: false,
+        };
+        match rest.app.writer.change(change).await {
+            Ok(_) => written.push((resource.name.as_str(), path)),
+            Err(WriteError::Rejected(rejection)) => return Ok((written, Some(failed(path.id(), rejection)))),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((written, None))
+}
+
+/// The outputs of a deployment: the properties of the resources that they refer to, as these are now.
+fn outputs(rest: &Rest, template: &Template, written: &[(&str, ArmPath)]) -> Map<String, Value> {
+    let topology = rest.app.writer.current().topology;
+    let live = rest.app.agents.live();
+    let mut outputs = Map::new();
+    for (output, referred) in &template.outputs {
+        let found = written.iter().find(|(name, _)| name.eq_ignore_ascii_case(referred));
+        let view = found.and_then(|(_, path)| topology.view(path, &live));
+        let value = view.and_then(|mut v| v.get_mut("properties").map(Value::take));
+        outputs.insert(output.clone(), json!({"type": "Object", "value": value}));
+    }
+    outputs
+}
+
+/// 201 with the URL of an asynchronous operation, which clients expect. The operation has ended when they first ask for
+/// it.
+fn accepted(call: &Call, id: &str, mut body: Value) -> Response {
     body["properties"]["provisioningState"] = json!("Accepted");
     if let Some(properties) = body["properties"].as_object_mut() {
         properties.remove("error");
@@ -254,10 +171,10 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    Ok(response)
+    response
 }
 
-/// The error of a deployment that ends with a resource that is refused.
+/// The error of a deployment whose resource was refused.
 fn failed(resource: ResourceId, rejection: Rejection) -> Value {
     let mut cause = Failure::from(rejection).object();
     if cause["target"].is_null() {

@@ -1,36 +1,41 @@
-//! Discovery and login for stock clients: what they ask before they have a token.
+//! Discovery (cloud metadata, OpenID Connect) and login (OAuth 2.0) for stock clients. These requests need no token.
 
 use super::call::Call;
-use crate::auth::LOGIN_LIFE;
+use crate::auth::LOGIN_LIFETIME;
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, ok, reply};
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// What is asked, in lower case.
-enum Question<'a> {
+/// A request that needs no token.
+enum OpenRequest<'a> {
+    /// The metadata of the cloud.
     Metadata,
-    /// Below these segments of the path; with `/v2.0` in its endpoints.
+    /// The OpenID configuration of the authority with these path segments, in lower case. True: its endpoints contain
+    /// `/v2.0`.
     OpenId(&'a [&'a str], bool),
+    /// The public keys that verify tokens: none, because tokens have a symmetric signature.
     Keys,
+    /// A login.
     Token,
 }
 
-fn question<'a>(method: &Method, path: &'a [&'a str]) -> Option<Question<'a>> {
+/// Parses a request by its path in lower case. `None`: the request needs a token.
+fn open_request<'a>(method: &Method, path: &'a [&'a str]) -> Option<OpenRequest<'a>> {
     Some(match (method.as_str(), path) {
-        ("GET", ["metadata", "endpoints"]) => Question::Metadata,
+        ("GET", ["metadata", "endpoints"]) => OpenRequest::Metadata,
         ("GET", [authority @ .., "v2.0", ".well-known", "openid-configuration"]) if authority.len() == 1 => {
-            Question::OpenId(authority, true)
+            OpenRequest::OpenId(authority, true)
         }
         ("GET", [authority @ .., ".well-known", "openid-configuration"]) if (1..=2).contains(&authority.len()) => {
-            Question::OpenId(authority, authority.len() == 2)
+            OpenRequest::OpenId(authority, authority.len() == 2)
         }
-        ("GET", ["discovery", "keys"]) => Question::Keys,
+        ("GET", ["discovery", "keys"]) => OpenRequest::Keys,
         ("POST", [authority @ .., "oauth2", "v2.0", "token"] | [authority @ .., "oauth2", "token"])
             if (1..=2).contains(&authority.len()) =>
         {
-            Question::Token
+            OpenRequest::Token
         }
         _ => return None,
     })
@@ -39,23 +44,23 @@ fn question<'a>(method: &Method, path: &'a [&'a str]) -> Option<Question<'a>> {
 /// Whether a request is served without a token.
 pub(super) fn needs_no_token(call: &Call) -> bool {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
-    question(&call.method, &path).is_some()
+    open_request(&call.method, &path).is_some()
 }
 
 /// Serves a request that needs no token.
 pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
-    match question(&call.method, &path) {
-        Some(Question::Metadata) => Ok(metadata(rest, call)),
-        Some(Question::OpenId(authority, v2)) => Ok(openid(call, &authority.join("/"), v2)),
-        Some(Question::Keys) => Ok(ok(&json!({"keys": []}))),
-        Some(Question::Token) => token(rest, call),
-        None => Err(super::unknown(call)),
+    match open_request(&call.method, &path) {
+        Some(OpenRequest::Metadata) => Ok(metadata(rest, call)),
+        Some(OpenRequest::OpenId(authority, v2)) => Ok(openid(call, &authority.join("/"), v2)),
+        Some(OpenRequest::Keys) => Ok(ok(&json!({"keys": []}))),
+        Some(OpenRequest::Token) => token(rest, call),
+        None => Err(call.not_found()),
     }
 }
 
-/// What `az cloud register` and the SDKs read. `/adfs` in the login endpoint keeps clients from asking the public cloud
-/// about it.
+/// The metadata that `az cloud register` and the SDKs read. `/adfs` in the login endpoint stops clients from asking the
+/// public cloud about the authority.
 fn metadata(rest: &Rest, call: &Call) -> Response {
     let base = &call.base;
     let body = json!({
@@ -79,6 +84,7 @@ fn metadata(rest: &Rest, call: &Call) -> Response {
         "vmImageAliasDoc": format!("{base}/aliases.json"),
         "suffixes": {"storage": "core.local", "keyVaultDns": "vault.local"},
     });
+    // These versions of the metadata API have an array of clouds.
     let version = call.query.get("api-version").map(String::as_str).unwrap_or_default();
     if version.starts_with("2019-") || version.starts_with("2020-") {
         ok(&json!([body]))
@@ -87,6 +93,7 @@ fn metadata(rest: &Rest, call: &Call) -> Response {
     }
 }
 
+/// The OpenID configuration of an authority.
 fn openid(call: &Call, authority: &str, v2: bool) -> Response {
     let issuer = format!("{}/{authority}", call.base);
     let endpoints = format!("{issuer}/oauth2{}", if v2 { "/v2.0" } else { "" });
@@ -105,12 +112,13 @@ fn openid(call: &Call, authority: &str, v2: bool) -> Response {
     }))
 }
 
-/// The client-credentials grant: `client_id` is a token's id, `client_secret` its text.
+/// The client-credentials grant (RFC 6749, section 4.4): `client_id` is the id of an API token, `client_secret` its
+/// text.
 fn token(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let form = call.form()?;
     let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     if field("grant_type") != "client_credentials" {
-        let message = "Only grant_type=client_credentials is supported: log in as a service principal.";
+        let message = "grant_type: only client_credentials is supported; log in as a service principal.";
         return Ok(refuse(
             StatusCode::BAD_REQUEST,
             "unsupported_grant_type",
@@ -129,8 +137,8 @@ fn token(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         .login(field("client_id"), field("client_secret"), audience, &issuer)
     {
         Some(token) => {
-            // One second less than it holds, for the way.
-            let seconds = LOGIN_LIFE.as_secs() - 1;
+            // One second less than its lifetime, for the time in transit.
+            let seconds = LOGIN_LIFETIME.as_secs() - 1;
             Ok(ok(&json!({
                 "token_type": "Bearer",
                 "expires_in": seconds,
@@ -139,12 +147,13 @@ fn token(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             })))
         }
         None => {
-            let message = "Invalid client: the client id must be the id of an api token, the secret its text.";
+            let message = "Invalid client: client_id must be the id of an API token, and client_secret its text.";
             Ok(refuse(StatusCode::UNAUTHORIZED, "invalid_client", message, 7_000_215))
         }
     }
 }
 
+/// An error response of OAuth 2.0, with the code of Azure's error (AADSTS).
 fn refuse(status: StatusCode, error: &str, description: &str, code: u32) -> Response {
     let body: Value = json!({"error": error, "error_description": description, "error_codes": [code]});
     reply(status, &body)

@@ -1,8 +1,8 @@
-//! Items and collections: thin routing over the topology's rules and views.
+//! Resources and collections: HTTP around the rules and views of the topology.
 
 use super::call::Call;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, at_revision, empty, ok, reply, shown};
+use crate::rest::failure::{Failure, at_revision, empty, excerpt, ok, reply};
 use axum::response::Response;
 use http::header::{ETAG, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
@@ -12,8 +12,9 @@ use tombolo_topology::path::{ArmPath, Kind};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// Types of `Microsoft.Network` that stock clients ask for: lists are empty, items missing, as long as they are no [`Kind`].
-const ABSENT: [&str; 11] = [
+/// Types of `Microsoft.Network` that stock clients read and that are not supported. Lists are empty and resources are
+/// not found. A type that becomes a [`Kind`] takes precedence.
+const UNSUPPORTED_TYPES: [&str; 11] = [
     "networksecuritygroups",
     "natgateways",
     "loadbalancers",
@@ -27,13 +28,13 @@ const ABSENT: [&str; 11] = [
     "virtualhubs",
 ];
 
-/// Whether a type is one of [`ABSENT`], given in any case.
-fn absent(provider: &str, types: &str) -> bool {
-    let known = ABSENT.iter().any(|t| t.eq_ignore_ascii_case(types));
+/// Whether a type, in any case, is one of [`UNSUPPORTED_TYPES`].
+fn is_unsupported(provider: &str, types: &str) -> bool {
+    let known = UNSUPPORTED_TYPES.iter().any(|t| t.eq_ignore_ascii_case(types));
     provider.eq_ignore_ascii_case("Microsoft.Network") && known && Kind::of(provider, types).is_none()
 }
 
-/// GET of a collection: in a group, a subscription or a parent.
+/// GET of a collection in a resource group, a subscription or a parent resource.
 pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     if call.method != Method::GET {
         return Err(Failure::method(&call.method, &call.text()));
@@ -42,11 +43,11 @@ pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     match topology.list(&call.text(), &rest.app.agents.live()) {
         Ok(value) => Ok(ok(&json!({"value": value}))),
         Err(rejection) => match call.segments.as_slice() {
-            [.., provider, types] if absent(provider, types) => {
+            [.., provider, types] if is_unsupported(provider, types) => {
                 if let [_, _, groups, group, ..] = call.segments.as_slice()
                     && groups.eq_ignore_ascii_case("resourceGroups")
                 {
-                    existing_group(&topology, &call.item(4)?, group)?;
+                    require_group(&topology, &call.item(4)?, group)?;
                 }
                 Ok(ok(&json!({"value": []})))
             }
@@ -55,20 +56,21 @@ pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     }
 }
 
-fn existing_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(), Failure> {
+/// Checks that a resource group exists.
+fn require_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(), Failure> {
     if topology.resource_groups.contains_key(&path.group_id()) {
         return Ok(());
     }
-    let message = format!("Resource group '{}' could not be found.", shown(name));
+    let message = format!("Resource group '{}' could not be found.", excerpt(name));
     Err(Failure::missing("ResourceGroupNotFound", message))
 }
 
-/// Any method on one item.
+/// Any method on one resource or resource group.
 pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path = call.item(usize::MAX)?;
     let types = path.types();
-    if let Some(provider) = path.provider.as_deref().filter(|p| absent(p, &types)) {
-        return absent_item(rest, call, &path, &format!("{provider}/{types}"));
+    if let Some(provider) = path.provider.as_deref().filter(|p| is_unsupported(p, &types)) {
+        return unsupported_item(rest, call, &path, &format!("{provider}/{types}"));
     }
     match call.method {
         Method::GET => get(&rest.app.writer.current().topology, rest, &path),
@@ -83,10 +85,11 @@ pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     }
 }
 
-fn absent_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Result<Response, Failure> {
+/// Any method on a resource of a type in [`UNSUPPORTED_TYPES`].
+fn unsupported_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Result<Response, Failure> {
     match call.method {
         Method::PUT | Method::PATCH => {
-            let message = format!("Resources of type '{types}' cannot be made here yet.");
+            let message = format!("Resources of type '{types}' are not supported by this controller.");
             Err(Failure::bad("XResourceTypeNotSupported", message).at(path.id().to_string()))
         }
         Method::DELETE => Ok(empty(StatusCode::NO_CONTENT)),
@@ -101,36 +104,39 @@ fn get(topology: &Topology, rest: &Rest, path: &ArmPath) -> Result<Response, Fai
     }
 }
 
-/// Why an item is not there: its group, its type, its parent or itself.
+/// The 404 for a path, with Azure's code: its resource group, its type, or the resource does not exist.
 pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     if !topology.resource_groups.contains_key(&path.group_id()) {
-        let message = format!("Resource group '{}' could not be found.", shown(&path.resource_group));
+        let message = format!("Resource group '{}' could not be found.", excerpt(&path.resource_group));
         return Failure::missing("ResourceGroupNotFound", message);
     }
     let provider = path.provider.as_deref().unwrap_or_default();
     let types = path.types();
-    if path.kind().is_none() && !absent(provider, &types) {
+    if path.kind().is_none() && !is_unsupported(provider, &types) {
         let message = format!(
             "The resource type '{}' could not be found in the namespace '{}'.",
-            shown(&types),
-            shown(provider)
+            excerpt(&types),
+            excerpt(provider)
         );
         return Failure::missing("InvalidResourceType", message);
     }
     match path.parent() {
-        Some(_) => Failure::missing("NotFound", format!("Resource {} not found.", shown(path.id().as_str()))),
+        Some(_) => Failure::missing(
+            "NotFound",
+            format!("Resource {} not found.", excerpt(path.id().as_str())),
+        ),
         None => {
             let message = format!(
                 "The Resource '{provider}/{types}/{}' under resource group '{}' was not found.",
-                shown(path.name()),
-                shown(&path.resource_group)
+                excerpt(path.name()),
+                excerpt(&path.resource_group)
             );
             Failure::missing("ResourceNotFound", message)
         }
     }
 }
 
-/// Adds the `ETag` header that a body's `etag` asks for.
+/// Adds the `etag` of the body as the header `ETag`.
 fn tagged(mut response: Response, body: &Value) -> Response {
     let tag = body.get("etag").and_then(Value::as_str);
     if let Some(tag) = tag.and_then(|t| HeaderValue::from_str(t).ok()) {
@@ -159,7 +165,7 @@ async fn patch(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fail
     written(rest, change, &path).await
 }
 
-/// Carries out a change of an item and answers what it became.
+/// Carries out a change of a resource. Responds with its new state: 201 if a PUT created it, otherwise 200.
 pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Result<Response, Failure> {
     let put = matches!(change, Change::Put { .. });
     let committed = rest.app.writer.change(change).await?;
@@ -177,6 +183,7 @@ pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Resu
     ))
 }
 
+/// Deletes a resource (200), or a resource group with its resources (202). 204 if it does not exist.
 async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Failure> {
     let group = path.kind() == Some(Kind::ResourceGroup);
     let id = path.id();
@@ -194,7 +201,7 @@ async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fai
         (false, _) => empty(StatusCode::NO_CONTENT),
     };
     if response.status() == StatusCode::ACCEPTED {
-        // Clients expect to wait for a group. It is gone already, so its operation has ended when it is asked for.
+        // Clients expect an asynchronous deletion of a resource group. It has ended when they first ask for it.
         let operation = format!(
             "{}/subscriptions/{}/operationresults/{}{}",
             call.base,

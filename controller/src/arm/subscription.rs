@@ -1,8 +1,9 @@
-//! What stands above resource groups. Subscriptions exist by being named; there is one tenant.
+//! Tenants, subscriptions, locations, providers, and lists across resource groups. Every GUID is a subscription; there
+//! is one tenant.
 
 use super::call::Call;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, empty, ok, shown};
+use crate::rest::failure::{Failure, empty, excerpt, ok};
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,12 +12,12 @@ use tombolo_topology::path::{ArmPath, Kind};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// The subscription that clients use when none is given.
+/// The subscription that is listed even if it has no resource group, so that clients find one to use.
 const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
-/// The region that is shown when no resource names one.
+/// The region that is listed if no resource has one.
 const DEFAULT_LOCATION: &str = "region1";
 
-/// The providers, with what they list beside the kinds of [`Kind`].
+/// The resource providers, and the types that they list besides those of [`Kind`].
 const PROVIDERS: [(&str, &[&str]); 3] = [
     (
         "Microsoft.Network",
@@ -41,13 +42,13 @@ const PROVIDERS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// The resource types of a provider.
+/// The resource types that a provider lists.
 fn types(namespace: &'static str, further: &[&'static str]) -> Vec<&'static str> {
     let kinds = Kind::all().filter(|kind| kind.is_listed() && kind.provider() == namespace);
     kinds.map(Kind::types).chain(further.iter().copied()).collect()
 }
 
-/// Shown to clients that choose from a list; any date is accepted.
+/// The versions that providers list, for clients that choose one. Any date is accepted.
 const API_VERSIONS: [&str; 8] = [
     "2025-07-01",
     "2025-05-01",
@@ -59,7 +60,8 @@ const API_VERSIONS: [&str; 8] = [
     "2022-01-01",
 ];
 
-fn only(call: &Call, method: &Method) -> Result<(), Failure> {
+/// Checks the method of a request.
+fn require_method(call: &Call, method: &Method) -> Result<(), Failure> {
     if call.method == *method {
         Ok(())
     } else {
@@ -67,9 +69,9 @@ fn only(call: &Call, method: &Method) -> Result<(), Failure> {
     }
 }
 
-/// `/subscriptions` and `/tenants`.
-pub(super) fn top(rest: &Rest, call: &Call) -> Result<Response, Failure> {
-    only(call, &Method::GET)?;
+/// GET `/subscriptions` and `/tenants`.
+pub(super) fn list_roots(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    require_method(call, &Method::GET)?;
     let tenant = rest.auth.tenant;
     if call.lower[0] == "tenants" {
         let one = json!({"id": format!("/tenants/{tenant}"), "tenantId": tenant, "displayName": "Tombolo", "tenantCategory": "Home"});
@@ -101,9 +103,9 @@ fn subscription(id: &str, tenant: Uuid) -> Value {
     })
 }
 
-/// One subscription, its locations, groups and resources; a group's resources.
-pub(super) fn below(rest: &Rest, call: &Call) -> Result<Response, Failure> {
-    only(call, &Method::GET)?;
+/// GET of a subscription, of its locations, resource groups and resources, and of the resources of a resource group.
+pub(super) fn list_in_subscription(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    require_method(call, &Method::GET)?;
     let topology = rest.app.writer.current().topology;
     let id = &call.segments[1];
     match call.lower.last().map(String::as_str) {
@@ -114,8 +116,8 @@ pub(super) fn below(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         Some("resources" | "resourcegroups") if call.lower.len() > 2 => {
             let mut value = topology.list(&call.text(), &rest.app.agents.live())?;
             if let Some(filter) = call.query.get("$filter").filter(|f| !f.trim().is_empty()) {
-                let terms = terms(filter)?;
-                value.retain(|item| terms.iter().all(|(name, wanted)| matches(item, name, wanted)));
+                let terms = parse_filter(filter)?;
+                value.retain(|item| terms.iter().all(|(name, expected)| matches(item, name, expected)));
             }
             Ok(ok(&json!({"value": value})))
         }
@@ -137,7 +139,7 @@ fn location(subscription: &str, name: &str) -> Value {
     })
 }
 
-/// The regions that resources name.
+/// The regions of all resources, or [`DEFAULT_LOCATION`].
 pub(super) fn locations(topology: &Topology) -> BTreeSet<String> {
     let groups = topology.resource_groups.values().map(|g| &g.location);
     let vnets = topology.vnets.values().map(|v| &v.envelope.location);
@@ -149,13 +151,17 @@ pub(super) fn locations(topology: &Topology) -> BTreeSet<String> {
     all
 }
 
-/// The terms of a `$filter`: `name eq 'value'`, joined by `and`.
-fn terms(filter: &str) -> Result<Vec<(String, String)>, Failure> {
+/// Parses a `$filter` of terms `NAME eq 'VALUE'` that are joined by `and`. Returns the names in lower case, and the
+/// values.
+///
+/// # Errors
+/// 400 for other filters.
+fn parse_filter(filter: &str) -> Result<Vec<(String, String)>, Failure> {
     let bad = || {
         let message = format!(
-            "$filter: '{}' is not understood; possible is name, resourceType, resourceGroup, location, tagName or tagValue \
-             eq 'value', joined by 'and'",
-            shown(filter)
+            "$filter: '{}' is not supported; supported are terms NAME eq 'VALUE' joined by 'and', where NAME is name, \
+             resourceType, resourceGroup, location, tagName or tagValue",
+            excerpt(filter)
         );
         Failure::bad("InvalidFilterInQueryString", message).at("$filter")
     };
@@ -191,23 +197,24 @@ fn terms(filter: &str) -> Result<Vec<(String, String)>, Failure> {
     }
 }
 
-fn matches(item: &Value, name: &str, wanted: &str) -> bool {
+/// Whether a resource matches a term of a filter. All comparisons but that of tag values ignore case, as in Azure.
+fn matches(item: &Value, name: &str, expected: &str) -> bool {
     let text = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default();
     let tags = || item.get("tags").and_then(Value::as_object).into_iter().flatten();
     match name {
-        "name" => text("name").eq_ignore_ascii_case(wanted),
-        "resourcetype" => text("type").eq_ignore_ascii_case(wanted),
-        "location" => text("location").eq_ignore_ascii_case(wanted),
-        "resourcegroup" => ArmPath::parse(text("id")).is_ok_and(|p| p.resource_group.eq_ignore_ascii_case(wanted)),
-        "tagname" => tags().any(|(tag, _)| tag.eq_ignore_ascii_case(wanted)),
-        _ => tags().any(|(_, value)| value.as_str() == Some(wanted)),
+        "name" => text("name").eq_ignore_ascii_case(expected),
+        "resourcetype" => text("type").eq_ignore_ascii_case(expected),
+        "location" => text("location").eq_ignore_ascii_case(expected),
+        "resourcegroup" => ArmPath::parse(text("id")).is_ok_and(|p| p.resource_group.eq_ignore_ascii_case(expected)),
+        "tagname" => tags().any(|(tag, _)| tag.eq_ignore_ascii_case(expected)),
+        _ => tags().any(|(_, value)| value.as_str() == Some(expected)),
     }
 }
 
-/// Providers: all are registered.
+/// GET of the resource providers, GET of one, POST `register`. All are always registered.
 pub(super) fn providers(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let register = call.lower.len() == 5;
-    only(call, if register { &Method::POST } else { &Method::GET })?;
+    require_method(call, if register { &Method::POST } else { &Method::GET })?;
     let regions: Vec<_> = locations(&rest.app.writer.current().topology).into_iter().collect();
     let view = |(namespace, further): &(&'static str, &[&'static str])| {
         let types: Vec<_> = types(namespace, further)
@@ -222,28 +229,29 @@ pub(super) fn providers(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             "resourceTypes": types,
         })
     };
-    let Some(wanted) = call.segments.get(3) else {
+    let Some(requested) = call.segments.get(3) else {
         let value: Vec<_> = PROVIDERS.iter().map(view).collect();
         return Ok(ok(&json!({"value": value})));
     };
     let found = PROVIDERS
         .iter()
-        .find(|(namespace, _)| namespace.eq_ignore_ascii_case(wanted));
+        .find(|(namespace, _)| namespace.eq_ignore_ascii_case(requested));
     let found = found.map(view).ok_or_else(|| {
-        let message = format!("The resource namespace '{}' is invalid.", shown(wanted));
+        let message = format!("The resource namespace '{}' is invalid.", excerpt(requested));
         Failure::missing("InvalidResourceNamespace", message)
     })?;
     Ok(ok(&found))
 }
 
-/// An operation. Its URL is handed out when it has ended, so each one that is asked for has.
+/// GET of an asynchronous operation. Every operation has succeeded, because responses give its URL after the work is
+/// done.
 pub(super) fn operation(call: &Call) -> Result<Response, Failure> {
-    only(call, &Method::GET)?;
+    require_method(call, &Method::GET)?;
     let id = call.lower.last().map(String::as_str).unwrap_or_default();
     if Uuid::try_parse(id).is_err() {
         return Err(Failure::missing(
             "NotFound",
-            format!("Operation '{}' not found.", shown(id)),
+            format!("Operation '{}' not found.", excerpt(id)),
         ));
     }
     if call.lower.iter().any(|s| s == "operations") {
@@ -258,7 +266,7 @@ mod tests {
 
     #[test]
     fn filters_are_read() {
-        let read = |f: &str| terms(f).ok();
+        let read = |f: &str| parse_filter(f).ok();
         let two = vec![
             ("name".to_owned(), "a b".to_owned()),
             ("resourcetype".to_owned(), "T/u".to_owned()),
@@ -282,7 +290,7 @@ mod tests {
             "id": "/subscriptions/s/resourceGroups/Lab/providers/Microsoft.Network/virtualNetworks/Hub",
             "name": "Hub", "type": "Microsoft.Network/virtualNetworks", "location": "region1", "tags": {"env": "test"},
         });
-        for (name, wanted, holds) in [
+        for (name, expected, holds) in [
             ("name", "hub", true),
             ("name", "spoke", false),
             ("resourcetype", "microsoft.network/virtualnetworks", true),
@@ -292,7 +300,7 @@ mod tests {
             ("tagvalue", "test", true),
             ("tagvalue", "Test", false),
         ] {
-            assert_eq!(matches(&item, name, wanted), holds, "{name} {wanted}");
+            assert_eq!(matches(&item, name, expected), holds, "{name} {expected}");
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Network watchers: one a region, there without being made. Next hop is answered from the compiled routes.
+//! Network Watcher: each region has a watcher, which need not be created. Next hop is computed from the effective
+//! routes.
 
 use super::call::Call;
 use super::subscription::locations;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, ok, shown};
+use crate::rest::failure::{Failure, excerpt, ok};
 use axum::response::Response;
 use http::Method;
 use serde_json::{Value, json};
@@ -16,8 +17,9 @@ use tombolo_topology::resource::{Binding, NetworkInterface};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// Where Azure puts them.
+/// The resource group in which Azure creates network watchers.
 const GROUP: &str = "NetworkWatcherRG";
+/// The prefix of the names that Azure gives them.
 const PREFIX: &str = "NetworkWatcher_";
 
 fn watcher(subscription: &str, location: &str) -> Value {
@@ -34,7 +36,7 @@ fn watcher(subscription: &str, location: &str) -> Value {
     })
 }
 
-/// GET of all watchers of a subscription.
+/// GET of the network watchers of a subscription.
 pub(super) fn list(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     if call.method != Method::GET {
         return Err(Failure::method(&call.method, &call.text()));
@@ -47,7 +49,7 @@ pub(super) fn list(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     Ok(ok(&json!({"value": value})))
 }
 
-/// A group's watchers, one watcher, and what it can be asked.
+/// The watchers of a resource group, one watcher, and its action `nextHop`.
 pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let here = call.segments[3].eq_ignore_ascii_case(GROUP);
@@ -61,28 +63,31 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let Some(location) = found.filter(|_| here) else {
         let message = format!(
             "The Resource 'Microsoft.Network/networkWatchers/{}' under resource group '{}' was not found.",
-            shown(name),
-            shown(&call.segments[3])
+            excerpt(name),
+            excerpt(&call.segments[3])
         );
         return Err(Failure::missing("ResourceNotFound", message));
     };
     match (&call.method, call.lower.get(8).map(String::as_str), call.lower.len()) {
-        // Clients that make one get the one that is there.
+        // Clients may create watchers; the response is the existing one.
         (&Method::GET | &Method::PUT, None, _) => Ok(ok(&watcher(&call.segments[1], location))),
         (&Method::POST, Some("nexthop"), 9) => {
             let body = call.object()?;
             next_hop(&topology, &LearnedReports::of(&rest.app.agents.live()), &body)
         }
         (&Method::POST, Some(other), 9) => {
-            let message = format!("A network watcher cannot be asked for '{}' here yet.", shown(other));
+            let message = format!(
+                "The action '{}' of network watchers is not supported; nextHop is.",
+                excerpt(other)
+            );
             Err(Failure::bad("XActionNotSupported", message))
         }
         _ => Err(Failure::method(&call.method, &call.text())),
     }
 }
 
-/// POST `nextHop`: the route that a packet of a machine takes, by the routes that its agent runs.
-fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Result<Response, Failure> {
+/// POST `nextHop`: the longest matching active route of a machine for a destination.
+fn next_hop(topology: &Topology, reports: &Reports, body: &Value) -> Result<Response, Failure> {
     let source = address(body, "sourceIPAddress")?;
     let destination = address(body, "destinationIPAddress")?;
     let nic = source_nic(topology, body, source)?;
@@ -103,7 +108,7 @@ fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Resu
         RouteSource::User => subnet.and_then(|s| route_table(topology, s)),
         RouteSource::Default | RouteSource::VirtualNetworkGateway => None,
     };
-    // M3: Network Watcher has words of its own, and one for both kinds of peerings.
+    // M3: Network Watcher names both kinds of peering alike, and differs in case from effective routes.
     let kind = match &route.next_hop {
         NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => "VnetPeering",
         other => other.type_name(),
@@ -126,16 +131,16 @@ fn address(body: &Value, field: &str) -> Result<IpAddr, Failure> {
         .and_then(Value::as_str)
         .and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| {
-        let message = format!("{field}: an IP address is required");
+        let message = format!("{field}: an IP address is required; it is missing or malformed");
         Failure::bad("InvalidRequestFormat", message).at(field)
     })
 }
 
-/// The NIC that is named, or the one of the named machine that has the source address.
+/// The NIC of `targetNicResourceId`, or the NIC of `targetResourceId` (a virtual machine) that has the source address.
 fn source_nic(topology: &Topology, body: &Value, source: IpAddr) -> Result<Arc<NetworkInterface>, Failure> {
     let text = |field: &str| body.get(field).and_then(Value::as_str).map(ResourceId::new);
     let unknown = |field: &str, id: &ResourceId| {
-        let message = format!("{field}: resource {} was not found", shown(id.as_str()));
+        let message = format!("{field}: resource {} was not found", excerpt(id.as_str()));
         Failure::bad("InvalidResourceReference", message).at(field)
     };
     if let Some(id) = text("targetNicResourceId") {

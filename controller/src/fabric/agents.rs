@@ -1,9 +1,10 @@
-//! Agents: what joined, how far each is, waiting until a change is in force; cutting off and forgetting.
+//! Agents of the fabric API: list, configuration, progress, revocation and deletion; waiting until a revision is in
+//! force.
 
 use crate::agents::{AgentProgress, Refusal};
 use crate::compiled::Compiled;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, at_revision, empty, ok, shown};
+use crate::rest::failure::{Failure, at_revision, empty, excerpt, ok};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -19,11 +20,14 @@ use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::resource::Agent;
 use tombolo_topology::topology::AgentStatuses;
 
-/// Seconds that one wait lasts unless asked otherwise, and at most.
-const WAIT: (u64, u64) = (30, 600);
+/// Seconds that a request waits for a revision, unless `timeoutSeconds` says otherwise. Proxies
+/// commonly time out after 60 s.
+const DEFAULT_WAIT_SECONDS: u64 = 30;
+/// Most seconds that a request waits; a larger `timeoutSeconds` counts as this.
+const MAX_WAIT_SECONDS: u64 = 600;
 
 fn missing(id: &str) -> Failure {
-    Failure::missing("NotFound", format!("Agent '{}' not found.", shown(id)))
+    Failure::missing("NotFound", format!("Agent '{}' not found.", excerpt(id)))
 }
 
 fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &AgentStatuses) -> Value {
@@ -45,7 +49,8 @@ fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &AgentStatuses) -
     })
 }
 
-/// Of every agent, and against the newest state: what is compiled lags what was answered.
+/// The progress of all agents, by id. Waits until the newest state is compiled, so that a change that was answered
+/// counts.
 async fn progress(rest: &Rest) -> Result<BTreeMap<AgentId, AgentProgress>, Failure> {
     compiled_now(rest).await?;
     let all = rest.app.agents.progress().into_iter();
@@ -74,7 +79,7 @@ fn find(rest: &Rest, id: &str) -> Result<Arc<Agent>, Failure> {
     found.ok_or_else(|| missing(id))
 }
 
-/// POST `agents/{id}/revoke`.
+/// POST `agents/{id}/revoke`: the agent's stream ends, and it cannot connect again.
 pub(super) async fn revoke(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?.id.clone();
     let committed = rest.app.writer.change(Change::RevokeAgent(agent.clone())).await?;
@@ -82,7 +87,7 @@ pub(super) async fn revoke(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
 }
 
-/// DELETE `agents/{id}`.
+/// DELETE `agents/{id}`: also frees its name and what it is bound to.
 pub(super) async fn delete(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = AgentId::new(&*id).map_err(|_| missing(&id))?;
     let committed = rest.app.writer.change(Change::DeleteAgent(agent.clone())).await?;
@@ -93,37 +98,44 @@ pub(super) async fn delete(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
 }
 
-/// What is compiled of the newest state: who has had a change answered sees it here.
+/// The configurations of the newest state. Waits until it is compiled, so that a client sees every change that was
+/// answered.
+///
+/// # Errors
+/// 503 if the controller is shutting down.
 async fn compiled_now(rest: &Rest) -> Result<Compiled, Failure> {
     let revision = rest.app.writer.current().revision;
     let mut compiled = rest.app.compiled.clone();
     let caught_up = compiled.wait_for(|c| c.revision >= revision).await;
     let stopped = |_| {
-        let message = "the controller is shutting down: nothing is compiled any more";
+        let message = "The controller is shutting down.";
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
     };
     caught_up.map(|c| c.clone()).map_err(stopped)
 }
 
-/// GET `agents/{id}/config`: what it should run, without secrets.
+/// GET `agents/{id}/config`: the compiled configuration of an agent, without secrets.
 pub(super) async fn config(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
     let compiled = compiled_now(&rest).await?;
     let nothing = || {
-        let message = format!("Agent '{id}' has no configuration: it was revoked, or what it stands for is gone.");
+        let message = format!(
+            "Agent '{id}' has no configuration: it was revoked, or the resource that it is bound to was deleted."
+        );
         Failure::missing("NotFound", message)
     };
     let config = compiled.configs.get(&agent.id).ok_or_else(nothing)?;
     let parsed = AgentConfig::from_bytes(&config.bytes);
     let mut parsed = parsed.map_err(|e| {
-        let message = format!("the compiled configuration breaks its own rules: {e}");
+        let message = format!("The compiled configuration is not valid: {e}");
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
     })?;
     parsed.blank_secrets();
     Ok(at_revision(ok(&json!(parsed)), compiled.revision))
 }
 
-/// GET `agents/{id}/tables`: what it should have installed, with what agents report to have learned.
+/// GET `agents/{id}/tables`: the tables of an agent by its configuration and by the routes that agents report to have
+/// learned.
 pub(super) async fn tables(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
     let current = rest.app.writer.current();
@@ -133,14 +145,16 @@ pub(super) async fn tables(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     let broken = |what: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", what);
     let built = built.map_err(|e| broken(format!("tables: {e}")))?;
     let nothing = || {
-        let message = format!("Agent '{id}' has no configuration: it was revoked, or what it stands for is gone.");
+        let message = format!(
+            "Agent '{id}' has no configuration: it was revoked, or the resource that it is bound to was deleted."
+        );
         Failure::missing("NotFound", message)
     };
     let tables = built.ok_or_else(nothing)?.map_err(broken)?;
     Ok(at_revision(ok(&json!(tables)), current.revision))
 }
 
-/// GET `revisions`.
+/// GET `revisions`: the newest revision, the one in force on all connected agents, and each agent's.
 pub(super) async fn revisions(State(rest): State<Arc<Rest>>) -> Response {
     let desired = rest.app.writer.current().revision;
     let progress = rest.app.agents.progress();
@@ -168,7 +182,7 @@ fn rejected(refusal: &Refusal) -> Rejected {
     }
 }
 
-/// GET `revisions/{n}/wait`.
+/// GET `revisions/{n}/wait`: waits until a revision is in force on all connected agents, or until the timeout.
 pub(super) async fn wait(
     State(rest): State<Arc<Rest>>,
     Path(revision): Path<String>,
@@ -176,17 +190,20 @@ pub(super) async fn wait(
 ) -> Result<Response, Failure> {
     let number = |name: &str, text: &str| {
         text.parse::<u64>().map_err(|_| {
-            let message = format!("{name}: '{}' is not a number", shown(text));
+            let message = format!("{name}: '{}' is not a whole number", excerpt(text));
             Failure::bad("InvalidRequestFormat", message).at(name)
         })
     };
     let revision = Revision(number("revision", &revision)?);
-    let mut limit = WAIT.0;
+    let mut limit = DEFAULT_WAIT_SECONDS;
     for pair in query.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
         match pair.split_once('=') {
-            Some(("timeoutSeconds", text)) => limit = number("timeoutSeconds", text)?.min(WAIT.1),
+            Some(("timeoutSeconds", text)) => limit = number("timeoutSeconds", text)?.min(MAX_WAIT_SECONDS),
             _ => {
-                let message = format!("the query parameter '{}' is not known", shown(pair));
+                let message = format!(
+                    "the query parameter '{}' is not known; possible is timeoutSeconds",
+                    excerpt(pair)
+                );
                 return Err(Failure::bad("InvalidRequestFormat", message));
             }
         }

@@ -1,4 +1,5 @@
-//! What the device of a site has to be told (D16). Holds a secret, as the shared key of a connection is one.
+//! The configuration of a site's VPN device (D16). It contains the preshared key, so it needs a token as shared keys
+//! do.
 
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
@@ -16,7 +17,7 @@ struct Question {
     connection: ResourceId,
 }
 
-/// POST `device-config`.
+/// POST `device-config`: the configuration for the device of a connection's site.
 pub(super) async fn config(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let Question { connection } = json::typed(request).await?;
     let topology = rest.app.writer.current().topology;

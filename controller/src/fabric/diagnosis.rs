@@ -1,4 +1,5 @@
-//! Explain (what policy says) and probe (what the network does). Where they disagree, a link is down.
+//! Explain, which walks a packet through the configurations, and probe, which sends packets. If explain says reachable
+//! and probe does not, a link is down or a host is misconfigured.
 
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
@@ -12,13 +13,13 @@ use tombolo_proto::probe::{ProbeKind, ProbeRequest};
 use tombolo_topology::explain::{self, Question};
 use tombolo_topology::learned_routes::LearnedReports;
 
-/// POST `explain`.
+/// POST `explain`: the path of a packet, or the rule that stops it.
 pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let question: Question = json::typed(request).await?;
     Ok(ok(&object!(answer(&rest, question).await?)))
 }
 
-/// Walks on a thread of its own: a large topology must not hold up the agents' streams.
+/// Explains on a thread for blocking work: with a large topology the walk must not delay the agents' streams.
 async fn answer(rest: &Rest, question: Question) -> Result<explain::Explanation, Failure> {
     let topology = rest.app.writer.current().topology;
     let reports = LearnedReports::of(&rest.app.agents.live());
@@ -33,10 +34,12 @@ async fn answer(rest: &Rest, question: Question) -> Result<explain::Explanation,
     walked.map_err(|message| Failure::bad("InvalidResourceReference", message))
 }
 
-/// POST `probe`.
+/// POST `probe`: lets the agent of the source ping or trace the destination.
 pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let wanted: Probe = json::typed(request).await?;
-    let (most, count, ttl) = match wanted.kind {
+    let requested: Probe = json::typed(request).await?;
+    // A trace sends its probes to each hop, so it has fewer than a ping. 3 probes a hop and 30 hops are
+    // traceroute's defaults, 64 is the initial TTL of Linux.
+    let (max_count, count, ttl) = match requested.kind {
         ProbeKind::Ping => (100, 5, 64),
         ProbeKind::Trace => (10, 3, 30),
     };
@@ -47,15 +50,15 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
         let message = format!("{name}: {value} is not within {low} to {high}");
         Err(Failure::bad("InvalidRequestFormat", message).at(name))
     };
-    let count = within("count", wanted.count.unwrap_or(count), 1, most)?;
-    let interval_ms = within("intervalMs", wanted.interval_ms.unwrap_or(1000), 10, 60_000)?;
-    let timeout_ms = within("timeoutMs", wanted.timeout_ms.unwrap_or(1000), 10, 10_000)?;
-    let max_ttl = wanted.max_ttl.unwrap_or(ttl);
+    let count = within("count", requested.count.unwrap_or(count), 1, max_count)?;
+    let interval_ms = within("intervalMs", requested.interval_ms.unwrap_or(1000), 10, 60_000)?;
+    let timeout_ms = within("timeoutMs", requested.timeout_ms.unwrap_or(1000), 10, 10_000)?;
+    let max_ttl = requested.max_ttl.unwrap_or(ttl);
     within("maxTtl", max_ttl.into(), 1, 64)?;
-    // Names are resolved as `explain` does it, so that both speak of the same two addresses.
+    // `explain` resolves the names, so that both requests use the same two addresses.
     let question = Question {
-        from: wanted.from,
-        to: wanted.to,
+        from: requested.from,
+        to: requested.to,
         protocol: explain::Protocol::Icmp,
         destination_port: None,
         ttl: None,
@@ -64,7 +67,7 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
     let request = ProbeRequest {
         source: explained.source,
         destination: explained.destination,
-        kind: wanted.kind,
+        kind: requested.kind,
         count,
         interval_ms,
         timeout_ms,
@@ -72,7 +75,7 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
     };
     let agent = explained.request.hops.first().map(|hop| hop.agent.clone());
     let agent =
-        agent.ok_or_else(|| Failure::bad("InvalidResourceReference", "from: nobody stands for it").at("from"))?;
+        agent.ok_or_else(|| Failure::bad("InvalidResourceReference", "from: no agent is bound to it").at("from"))?;
     let report = rest.app.agents.probe(&agent, &request).await;
     let report = report.map_err(|message| Failure::new(StatusCode::CONFLICT, "XAgentNotReached", message))?;
     let mut body = object!(report);

@@ -1,8 +1,8 @@
-//! Join tokens, and joining: a token is used up in the transaction that makes its agent.
+//! Join tokens, and the joining of agents. The transaction that creates the agent deletes its token.
 
 use crate::auth::{now, public_part};
-use crate::http::PeerAddr;
-use crate::rest::failure::{Failure, at_revision, empty, ok, reply, shown};
+use crate::peer::PeerAddr;
+use crate::rest::failure::{Failure, at_revision, empty, excerpt, ok, reply};
 use crate::rest::{Rest, json};
 use crate::{endpoints, secret};
 use axum::extract::{Path, Request, State};
@@ -16,10 +16,13 @@ use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach};
 
-/// First part of a token's text.
-const KIND: &str = "tmb1";
-/// Seconds that a token is valid unless asked otherwise, and at most.
-const LIFE: (u64, u64) = (3600, 30 * 24 * 3600);
+/// First part of the text of a join token, which has the form `tmb1.ID.SECRET.PIN`. PIN is that of the authority's
+/// certificate.
+const TOKEN_PREFIX: &str = "tmb1";
+/// Lifetime of a join token in seconds, unless `ttlSeconds` says otherwise: an hour, to start a machine.
+const DEFAULT_LIFETIME_SECONDS: u64 = 3600;
+/// Longest lifetime of a join token in seconds: 30 days, for machines that are prepared ahead.
+const MAX_LIFETIME_SECONDS: u64 = 30 * 24 * 3600;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -30,30 +33,30 @@ struct NewToken {
     ttl_seconds: Option<u64>,
 }
 
-/// POST `tokens`.
+/// POST `tokens`: creates a join token for an agent. The response has its text, which is not stored.
 pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let wanted: NewToken = json::typed(request).await?;
-    let life = wanted.ttl_seconds.unwrap_or(LIFE.0);
-    if !(1..=LIFE.1).contains(&life) {
-        let message = format!("ttlSeconds: {life} is not within 1 to {}", LIFE.1);
+    let requested: NewToken = json::typed(request).await?;
+    let lifetime = requested.ttl_seconds.unwrap_or(DEFAULT_LIFETIME_SECONDS);
+    if !(1..=MAX_LIFETIME_SECONDS).contains(&lifetime) {
+        let message = format!("ttlSeconds: {lifetime} is not within 1 to {MAX_LIFETIME_SECONDS}");
         return Err(Failure::bad("InvalidRequestFormat", message).at("ttlSeconds"));
     }
     let (id, secret) = (public_part(), secret::random());
     let token = JoinToken {
         id: id.clone(),
         hash: secret::hash(&secret),
-        agent: wanted.agent.clone(),
-        binding: wanted.binding,
-        expires: now() + life,
+        agent: requested.agent.clone(),
+        binding: requested.binding,
+        expires: now() + lifetime,
     };
     let expires = token.expires;
     let committed = rest.app.writer.change(Change::PutToken(token)).await?;
-    let text = format!("{KIND}.{id}.{secret}.{}", rest.app.authority.pin());
-    tracing::info!(token = id, agent = %wanted.agent, "join token made");
+    let text = format!("{TOKEN_PREFIX}.{id}.{secret}.{}", rest.app.authority.pin());
+    tracing::info!(token = id, agent = %requested.agent, "join token created");
     let body = object!(fabric::NewToken {
         id,
         token: text,
-        agent: wanted.agent,
+        agent: requested.agent,
         expires,
     });
     Ok(at_revision(
@@ -62,7 +65,7 @@ pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> R
     ))
 }
 
-/// GET `tokens`.
+/// GET `tokens`: unused join tokens, without their secrets.
 pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Response {
     let topology = rest.app.writer.current().topology;
     let view = |t: &Arc<JoinToken>| object!({"id": t.id, "agent": t.agent, "binding": t.binding, "expires": t.expires});
@@ -70,7 +73,7 @@ pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Response {
     ok(&object!({"value": value}))
 }
 
-/// DELETE `tokens/{id}`.
+/// DELETE `tokens/{id}`: the token cannot be used any more.
 pub(super) async fn delete(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let committed = rest.app.writer.change(Change::DeleteToken(id)).await?;
     Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
@@ -90,19 +93,19 @@ struct Joining {
     lanes: Option<u16>,
 }
 
-/// POST `join`: needs no other credential than the token in its body.
+/// POST `join`: creates the agent of a join token. The token in the body is the only credential.
 pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
     let joining: Joining = json::typed_within(request, json::MAX_OPEN_BODY).await?;
     let token = find(&rest, &joining.token)?;
     let quic: Vec<String> = joining.quic_endpoint.into_iter().collect();
-    for (what, told) in [("endpoints", &joining.endpoints), ("quicEndpoint", &quic)] {
-        if let Some(bad) = told.iter().find(|e| e.parse::<std::net::SocketAddr>().is_err()) {
-            let message = format!("{what}: '{}' is not written as ADDRESS:PORT", shown(bad));
-            return Err(Failure::bad("XInvalidEndpoint", message).at(what));
+    for (field, reported) in [("endpoints", &joining.endpoints), ("quicEndpoint", &quic)] {
+        if let Some(bad) = reported.iter().find(|e| e.parse::<std::net::SocketAddr>().is_err()) {
+            let message = format!("{field}: '{}' is not of the form ADDRESS:PORT", excerpt(bad));
+            return Err(Failure::bad("XInvalidEndpoint", message).at(field));
         }
     }
-    let resolved = |told: &[String]| peer.map(|seen| endpoints::resolve(told, seen)).unwrap_or_default();
+    let resolved = |reported: &[String]| peer.map(|seen| endpoints::resolve(reported, seen)).unwrap_or_default();
     let reach = Reach {
         endpoints: resolved(&joining.endpoints),
         quic_endpoint: resolved(&quic).pop(),
@@ -129,18 +132,24 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
     Ok(at_revision(ok(&body), committed.published.revision))
 }
 
-/// The token whose text this is. What is wrong with it is not told apart, except that it is too late.
+/// The join token with this text.
+///
+/// # Errors
+/// Status 403. The message distinguishes an expired token. It does not say whether the id or the secret is wrong, so
+/// that ids cannot be guessed.
 fn find(rest: &Rest, text: &str) -> Result<Arc<JoinToken>, Failure> {
     let refuse = |message: &str| Failure::new(StatusCode::FORBIDDEN, "XTokenInvalid", message).at("token");
     let mut parts = text.trim().split('.');
-    let (Some(KIND), Some(id), Some(secret)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(refuse("token: not a join token; it has the form tmb1.ID.SECRET.PIN"));
+    let (Some(TOKEN_PREFIX), Some(id), Some(secret)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(refuse("token: not a join token; the form is tmb1.ID.SECRET.PIN"));
     };
     let topology = rest.app.writer.current().topology;
     let token = topology.tokens.get(id).filter(|t| secret::matches(secret, &t.hash));
     match token {
         Some(token) if token.expires > now() => Ok(token.clone()),
-        Some(_) => Err(refuse("token: it has expired")),
-        None => Err(refuse("token: it does not exist, was used already, or was deleted")),
+        Some(_) => Err(refuse("token: it has expired; create a new one")),
+        None => Err(refuse(
+            "token: it does not exist, was used already, or was deleted; create a new one",
+        )),
     }
 }

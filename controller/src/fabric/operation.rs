@@ -1,4 +1,4 @@
-//! Running the controller: health, its authority, settings, tokens of the REST interface, backup.
+//! Operation of the controller: health, the authority's certificate, metrics, settings, API tokens and backup.
 
 use crate::app::BACKUP_PREFIX;
 use crate::auth::ApiToken;
@@ -17,13 +17,13 @@ use tombolo_topology::change::Change;
 use tombolo_topology::resource::Settings;
 use uuid::Uuid;
 
-/// GET `health`.
+/// GET `health`: the newest revision. Needs no token.
 pub(super) async fn health(State(rest): State<Arc<Rest>>) -> Response {
     let revision = rest.app.writer.current().revision;
     ok(&object!({"status": "ok", "revision": revision}))
 }
 
-/// GET `ca`.
+/// GET `ca`: the authority's certificate in PEM. Needs no token; joining agents verify it by the PIN of their token.
 pub(super) async fn authority(State(rest): State<Arc<Rest>>) -> Response {
     typed_body(rest.app.authority.pem().to_owned().into(), "application/x-pem-file")
 }
@@ -35,7 +35,7 @@ fn typed_body(body: Body, content_type: &'static str) -> Response {
     response
 }
 
-/// GET `/metrics`.
+/// GET `/metrics`: Prometheus' text format.
 pub(super) async fn metrics(State(rest): State<Arc<Rest>>) -> Response {
     let app = &rest.app;
     let text = app
@@ -63,11 +63,11 @@ struct NewApiToken {
     name: String,
 }
 
-/// POST `api-tokens`.
+/// POST `api-tokens`: creates an API token. The response has its text, which is not stored.
 pub(super) async fn create_api_token(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let NewApiToken { name } = json::typed(request).await?;
     if name.trim().is_empty() || name.len() > 80 || name.chars().any(char::is_control) {
-        let message = "name: 1 to 80 characters, no control characters";
+        let message = "name: must have 1 to 80 bytes, no control characters, and not be blank";
         return Err(Failure::bad("InvalidRequestFormat", message).at("name"));
     }
     let (token, text) = rest.auth.create(&rest.app.writer, &name).await?;
@@ -80,20 +80,20 @@ pub(super) async fn create_api_token(State(rest): State<Arc<Rest>>, request: Req
     Ok(at_revision(reply(StatusCode::CREATED, &body), revision))
 }
 
-/// GET `api-tokens`.
+/// GET `api-tokens`: API tokens without their secrets.
 pub(super) async fn api_tokens(State(rest): State<Arc<Rest>>) -> Response {
     let view = |t: &ApiToken| object!({"id": t.id, "name": t.name, "created": t.created});
     let value: Vec<_> = rest.auth.list().iter().map(view).collect();
     ok(&object!({"value": value}))
 }
 
-/// DELETE `api-tokens/{id}`.
+/// DELETE `api-tokens/{id}`: also ends its logins. The admin token cannot be deleted.
 pub(super) async fn delete_api_token(
     State(rest): State<Arc<Rest>>,
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     if id == crate::auth::ADMIN {
-        let message = "The admin token is replaced by removing its file and starting the controller again.";
+        let message = "The admin token cannot be deleted. To replace it, remove the file admin.token from the data directory and restart the controller.";
         return Err(Failure::new(StatusCode::CONFLICT, "XAdminToken", message));
     }
     rest.auth.delete(&rest.app.writer, &id).await?;
@@ -101,16 +101,16 @@ pub(super) async fn delete_api_token(
     Ok(at_revision(empty(StatusCode::NO_CONTENT), revision))
 }
 
-/// POST `backup`.
+/// POST `backup`: a consistent copy of the store, as it may be restored.
 pub(super) async fn backup(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
-    // A task of its own: it cleans up also when nobody waits for it any more.
+    // A task of its own, which removes the copy even if the client disconnects.
     let content = tokio::spawn(async move {
         let file = rest.app.data_dir.join(format!("{BACKUP_PREFIX}{}", Uuid::new_v4()));
         let content = match rest.app.writer.backup(file.clone()).await {
             Ok(()) => tokio::fs::read(&file).await.map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        // The copy is in memory now; one that was not finished is of no use either.
+        // The copy is in memory or useless. If it cannot be removed, the next start does.
         let _ = tokio::fs::remove_file(&file).await;
         content
     });

@@ -1,10 +1,11 @@
-//! One connection: the TLS handshake, then HTTP/1.1 or HTTP/2, with little room for those who have not said who they are.
+//! One connection: the TLS handshake, then HTTP/1.1 or HTTP/2, with small limits for clients that have not
+//! authenticated.
 
-use super::turns::Turns;
-use super::{PeerAddr, PeerCertificate};
+use super::lifo_semaphore::LifoSemaphore;
 use crate::app::App;
 use crate::connections::{Connection, Request};
 use crate::grpc;
+use crate::peer::{PeerAddr, PeerCertificate};
 use axum::Router;
 use bytes::Bytes;
 use futures::future::poll_immediate;
@@ -21,91 +22,103 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-/// For the head of a request over HTTP/1.1, and for the next one to begin.
+/// Time for the head of a request over HTTP/1.1 to arrive, including the wait for its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two HTTP/2 PINGs, and for the answer to one. An agent sends PINGs itself every 5 s.
+/// Time between two HTTP/2 PINGs, by which the controller detects dead clients. Agents detect a dead controller by
+/// PINGs of their own, every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time for the acknowledgement of a PING; the connection is closed after it. 20 s is hyper's default.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Read buffer of HTTP/1.1, bytes: the longest head that is served. hyper's own limit is 400 KiB.
+/// Size of the read buffer of HTTP/1.1, in bytes, which bounds the head of a request. hyper's default is 400 KiB, which
+/// a stranger could fill on each connection.
 const MAX_HEAD: usize = 64 << 10;
 
-/// HTTP/2's flow control, and its limit of streams.
-struct Room {
+/// Limits of an HTTP/2 connection.
+struct Http2Limits {
+    /// Concurrent streams (SETTINGS_MAX_CONCURRENT_STREAMS).
     streams: u32,
-    /// Bytes that may arrive before somebody reads them: of one stream, and of the connection.
+    /// Flow-control window of each stream and of the connection, in bytes.
     window: u32,
-    /// Bytes that wait for the peer to read, of one stream.
+    /// Bytes of one stream that wait for the client to read.
     send_buffer: usize,
 }
 
-/// HTTP/2 cannot get more room after its first SETTINGS here, so users with a token have as much as strangers: 4 requests at
-/// a time on one connection, which is what the stock clients do with HTTP/1.1 as well. The window is the protocol's smallest.
-const STRANGER: Room = Room {
+/// Limits for all clients but agents. hyper cannot raise them after its first SETTINGS, so they hold for clients with a
+/// token too. Azure's clients use HTTP/1.1 and have no more requests at a time. 65,535 is the initial window of RFC
+/// 9113.
+const STRANGER_LIMITS: Http2Limits = Http2Limits {
     streams: 4,
     window: 65_535,
     send_buffer: 64 << 10,
 };
 
-/// One stream for control, renewals now and then, and what a reconnecting agent leaves behind. The rest is hyper's default.
-const AGENT: Room = Room {
+/// Limits for agents: a control stream, renewals, and streams of an earlier connection attempt. Window and buffer are
+/// hyper's defaults.
+const AGENT_LIMITS: Http2Limits = Http2Limits {
     streams: 16,
     window: 1 << 20,
     send_buffer: 400 << 10,
 };
 
-/// What all connections are served with.
+/// The state that all connections share.
 pub(super) struct Service {
     pub(super) app: Arc<App>,
     pub(super) router: Router,
     pub(super) tls: Arc<rustls::ServerConfig>,
-    /// Key exchanges that are computed at a time for addresses that no agent is known at.
-    pub(super) computing: Arc<Turns>,
+    /// Limits the key exchanges that are computed at a time for addresses without agents.
+    pub(super) key_exchanges: Arc<LifoSemaphore>,
 }
 
 impl Service {
-    /// Serves a connection until it ends. Its time is limited from outside: see [`crate::admission`].
+    /// Serves a connection until it ends. [`crate::admission`] limits its time by aborting the task.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, connection: Connection) {
+        // Nagle's algorithm would delay small frames. The connection works without the option, only slower.
         let _ = stream.set_nodelay(true);
-        match self.secure(stream, &connection).await {
-            // Boxed: a task that waits for a ClientHello needs no room for the rest.
-            Ok(stream) => Box::pin(self.speak(stream, peer, connection)).await,
+        match self.accept_tls(stream, &connection).await {
+            // Boxed, so that a task that waits for a ClientHello does not hold memory for the HTTP state.
+            Ok(stream) => Box::pin(self.serve_http(stream, peer, connection)).await,
             Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         }
     }
 
-    /// The TLS handshake.
-    async fn secure(&self, stream: TcpStream, connection: &Connection) -> std::io::Result<TlsStream<TcpStream>> {
+    /// Completes the TLS handshake.
+    ///
+    /// # Errors
+    /// The handshake failed, or the address of the client has asked for too many.
+    async fn accept_tls(&self, stream: TcpStream, connection: &Connection) -> std::io::Result<TlsStream<TcpStream>> {
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-        connection.greeted();
-        connection.exchange().await?;
-        // The server's part of the key exchange, and its signature, are made in the first step. A ClientHello costs its
-        // sender nothing, so the answers to strangers must not take all cores.
-        let turn = match connection.reserved {
+        connection.client_hello_received();
+        connection.wait_for_key_exchange().await?;
+        // The first poll computes the key exchange and the signature. A ClientHello costs its sender nothing, so
+        // responses to strangers must not occupy all cores.
+        let permit = match connection.reserved {
             true => None,
-            false => Some(self.computing.take().await),
+            false => Some(self.key_exchanges.acquire().await),
         };
         let mut handshake = hello.into_stream(self.tls.clone());
         let first = poll_immediate(&mut handshake).await;
-        drop(turn);
+        drop(permit);
         match first {
             Some(done) => done,
             None => handshake.await,
         }
     }
 
-    async fn speak(&self, stream: TlsStream<TcpStream>, peer: SocketAddr, connection: Connection) {
+    /// Serves requests over HTTP/1.1 or HTTP/2 until the connection ends.
+    async fn serve_http(&self, stream: TlsStream<TcpStream>, peer: SocketAddr, connection: Connection) {
         let tls = stream.get_ref().1;
         let two = tls.alpn_protocol() == Some(b"h2");
         let certificate = tls.peer_certificates().and_then(<[_]>::first);
         let certificate = certificate.map(|c| PeerCertificate(c.clone().into_owned()));
-        // An expired certificate may still renew, and is no stranger's.
+        // Expired certificates count too, because their agents connect to renew them.
         let agent = certificate
             .as_ref()
             .and_then(|c| grpc::identify(&self.app, c, true).ok())
             .map(|caller| caller.agent);
-        connection.secured(agent.as_ref());
+        connection.handshake_completed(agent.as_ref());
         let is_agent = agent.is_some();
         let service = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
             let open = connection.request();
@@ -117,25 +130,27 @@ impl Service {
             }
             let body = match is_agent {
                 true => axum::body::Body::new(body),
-                false => axum::body::Body::new(Counted {
+                false => axum::body::Body::new(CountedBody {
                     body,
                     request: open.clone(),
                 }),
             };
-            let answer = self.router.clone().oneshot(hyper::Request::from_parts(parts, body));
-            async move { Ok::<_, std::convert::Infallible>(answer.await?.map(|body| Answer { body, _request: open })) }
+            let response = self.router.clone().oneshot(hyper::Request::from_parts(parts, body));
+            async move {
+                Ok::<_, std::convert::Infallible>(response.await?.map(|body| ResponseBody { body, _request: open }))
+            }
         });
-        // By what TLS agreed on, and not by the first bytes: those may never come.
+        // ALPN decides on the version. Detecting it by the first bytes would wait for bytes that may never come.
         let stream = TokioIo::new(stream);
         let ended = if two {
-            let room = if is_agent { AGENT } else { STRANGER };
+            let limits = if is_agent { AGENT_LIMITS } else { STRANGER_LIMITS };
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .timer(TokioTimer::new())
-                .max_concurrent_streams(room.streams)
-                .initial_stream_window_size(room.window)
-                .initial_connection_window_size(room.window)
-                .max_send_buf_size(room.send_buffer)
+                .max_concurrent_streams(limits.streams)
+                .initial_stream_window_size(limits.window)
+                .initial_connection_window_size(limits.window)
+                .max_send_buf_size(limits.send_buffer)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_TIMEOUT);
             builder.serve_connection(stream, service).await
@@ -153,13 +168,13 @@ impl Service {
     }
 }
 
-/// The body of a request, whose bytes are counted as they come.
-struct Counted {
+/// The body of a request. Reports the bytes that arrive to the admission machine.
+struct CountedBody {
     body: Incoming,
     request: Request,
 }
 
-impl Body for Counted {
+impl Body for CountedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -168,7 +183,7 @@ impl Body for Counted {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            self.request.received(data.len());
+            self.request.body_received(data.len());
         }
         polled
     }
@@ -182,13 +197,13 @@ impl Body for Counted {
     }
 }
 
-/// The body of an answer: the request is under way until it is sent or dropped.
-struct Answer {
+/// The body of a response. The request counts as in progress until the body is sent or dropped.
+struct ResponseBody {
     body: axum::body::Body,
     _request: Request,
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 

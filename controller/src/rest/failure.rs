@@ -1,4 +1,4 @@
-//! What goes wrong, in ARM's error object; and answers in JSON.
+//! Error responses with ARM's error object, and the other JSON responses.
 
 use crate::writer::WriteError;
 use axum::body::Body;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use tombolo_proto::id::Revision;
 use tombolo_topology::change::Rejection;
 
-/// The header in which every write answers the revision that holds after it.
-pub(crate) const REVISION: &str = "x-tombolo-revision";
+/// The header of every response to a write: the revision of the state that contains the write.
+pub(crate) const REVISION_HEADER: &str = "x-tombolo-revision";
 
-/// An answer that is an error.
+/// An error response.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure(Box<Parts>);
 
@@ -27,6 +27,7 @@ struct Parts {
 }
 
 impl Failure {
+    /// An error with Azure's code, or one of this controller's (`X…`), and a message for the user.
     pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self(Box::new(Parts {
             status,
@@ -38,38 +39,38 @@ impl Failure {
         }))
     }
 
-    /// 400.
+    /// 400 Bad Request.
     pub(crate) fn bad(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// 404.
+    /// 404 Not Found.
     pub(crate) fn missing(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
-    /// 405.
+    /// 405 Method Not Allowed, for a method that the path does not serve.
     pub(crate) fn method(method: &http::Method, path: &str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "MethodNotAllowed",
-            format!("{method} is not possible here: {}", shown(path)),
+            format!("The method {method} is not supported at '{}'.", excerpt(path)),
         )
     }
 
-    /// Adds the field that is meant.
+    /// Sets the `target`: the name of the field at fault.
     pub(crate) fn at(mut self, target: impl Into<String>) -> Self {
         self.0.target = Some(target.into());
         self
     }
 
-    /// Adds `WWW-Authenticate`.
+    /// Sets the header `WWW-Authenticate`.
     pub(crate) fn challenge(mut self, challenge: String) -> Self {
         self.0.challenge = Some(challenge);
         self
     }
 
-    /// `error` as it stands in bodies.
+    /// The value of `error` in a body.
     pub(crate) fn object(&self) -> Value {
         json!({
             "code": self.0.code,
@@ -119,7 +120,7 @@ impl IntoResponse for Failure {
     }
 }
 
-/// An answer with a JSON body.
+/// A response with a JSON body.
 pub(crate) fn reply(status: StatusCode, body: &Value) -> Response {
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
@@ -128,26 +129,26 @@ pub(crate) fn reply(status: StatusCode, body: &Value) -> Response {
     response
 }
 
-/// 200 with a JSON body.
+/// 200 OK with a JSON body.
 pub(crate) fn ok(body: &Value) -> Response {
     reply(StatusCode::OK, body)
 }
 
-/// An answer without a body.
+/// A response without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
 }
 
-/// Adds the revision that holds after a write.
+/// Adds the header [`REVISION_HEADER`] to the response to a write.
 pub(crate) fn at_revision(mut response: Response, revision: Revision) -> Response {
-    response.headers_mut().insert(REVISION, revision.0.into());
+    response.headers_mut().insert(REVISION_HEADER, revision.0.into());
     response
 }
 
-/// A caller's text, cut for a message.
-pub(crate) fn shown(text: &str) -> String {
+/// The first 300 characters of a client's text, for an error message: the message must not grow with the request.
+pub(crate) fn excerpt(text: &str) -> String {
     let mut short: String = text.chars().take(300).collect();
     if short.len() < text.len() {
         short.push('…');

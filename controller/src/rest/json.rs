@@ -1,4 +1,5 @@
-//! Request bodies: bounded in size, depth and time; an object that names a key twice is refused.
+//! Reading of request bodies, with limits of size, depth and time. Duplicate keys of an object are refused: parsers
+//! disagree on which value counts.
 
 use super::failure::Failure;
 use axum::body::Body;
@@ -11,31 +12,38 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-/// Largest request body, bytes.
+/// Largest request body, in bytes. As ARM's own limit for templates (4 MB).
 pub(crate) const MAX_BODY: usize = 4 << 20;
-/// Largest request body where no token is needed, bytes.
+/// Largest request body of requests that need no token, in bytes. A join request has less than 2 KiB.
 pub(crate) const MAX_OPEN_BODY: usize = 64 << 10;
-/// For a whole body to arrive.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// For a whole body to arrive where no token is needed: 64 KiB at 6.4 KiB/s.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Deeper than any body of this interface; serde_json stops at 128 by itself.
+/// Time for a whole body to arrive: 4 MiB at 137 KiB/s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for the whole body of a request that needs no token: 64 KiB at 6.4 KiB/s.
+const OPEN_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Levels of nested arrays and objects: more than any body of this interface has. serde_json itself stops at 128.
 const MAX_DEPTH: usize = 64;
 
-/// Reads a body as it is, of at most `most` bytes.
-pub(crate) async fn bytes(body: Body, most: usize) -> Result<bytes::Bytes, Failure> {
-    let timeout = if most <= MAX_OPEN_BODY { OPEN_TIMEOUT } else { TIMEOUT };
-    let collected = tokio::time::timeout(timeout, Limited::new(body, most).collect()).await;
+/// Reads a whole body of at most `limit` bytes.
+///
+/// # Errors
+/// 413 if it is longer, 408 if it does not arrive in time, 400 if the connection breaks off.
+pub(crate) async fn bytes(body: Body, limit: usize) -> Result<bytes::Bytes, Failure> {
+    let timeout = if limit <= MAX_OPEN_BODY {
+        OPEN_BODY_TIMEOUT
+    } else {
+        BODY_TIMEOUT
+    };
+    let collected = tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await;
     match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if is_too_long(&*error) => Err(Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestContentTooLarge",
-            format!("The request body is larger than {most} bytes."),
+            format!("The request body is larger than {limit} bytes."),
         )),
         Ok(Err(error)) => Err(Failure::bad(
             "InvalidRequestContent",
-            format!("The request body did not arrive whole: {error}."),
+            format!("The request body is incomplete: {error}."),
         )),
         Err(_) => Err(Failure::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -56,7 +64,10 @@ fn is_too_long(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Reads a body as JSON; an empty one is `null`.
+/// Parses a body as JSON; an empty one is `null`.
+///
+/// # Errors
+/// 400 if it is malformed, nested too deeply, or has duplicate keys.
 pub(crate) fn value(bytes: &[u8]) -> Result<Value, Failure> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);
@@ -69,14 +80,17 @@ pub(crate) fn value(bytes: &[u8]) -> Result<Value, Failure> {
     })
 }
 
-/// Reads a body as JSON of a type. Unknown fields are the type's matter (D3).
+/// Reads the body of a request as a type, which decides whether unknown fields are errors (D3).
+///
+/// # Errors
+/// As [`bytes()`] and [`value`]; 400 if the JSON does not match the type.
 pub(crate) async fn typed<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
     typed_within(request, MAX_BODY).await
 }
 
-/// As [`typed`], of a body of at most `most` bytes.
-pub(crate) async fn typed_within<T: DeserializeOwned>(request: Request, most: usize) -> Result<T, Failure> {
-    serde_json::from_value(value(&bytes(request.into_body(), most).await?)?).map_err(|error| {
+/// As [`typed`], with a body of at most `limit` bytes.
+pub(crate) async fn typed_within<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Failure> {
+    serde_json::from_value(value(&bytes(request.into_body(), limit).await?)?).map_err(|error| {
         Failure::bad(
             "InvalidRequestContent",
             format!("The request content is invalid: {error}."),
@@ -84,7 +98,7 @@ pub(crate) async fn typed_within<T: DeserializeOwned>(request: Request, most: us
     })
 }
 
-/// Parses JSON; refuses duplicate keys and absurd depth.
+/// Parses JSON. Refuses duplicate keys and more than [`MAX_DEPTH`] levels.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Strict(MAX_DEPTH).deserialize(&mut deserializer)?;
@@ -92,7 +106,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// Reads a value that may nest so much deeper.
+/// Deserializes a value with at most this many levels below it.
 #[derive(Clone, Copy)]
 struct Strict(usize);
 
@@ -152,9 +166,7 @@ impl<'de> Visitor<'de> for Strict {
         while let Some(key) = entries.next_key::<String>()? {
             if map.contains_key(&key) {
                 let short: String = key.chars().take(80).collect();
-                return Err(de::Error::custom(format_args!(
-                    "the key \"{short}\" stands there twice"
-                )));
+                return Err(de::Error::custom(format_args!("duplicate key \"{short}\"")));
             }
             let value = entries.next_value_seed(inner)?;
             map.insert(key, value);

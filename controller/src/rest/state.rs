@@ -1,16 +1,16 @@
-//! What every request handler needs, and whether a request may reach it.
+//! The state that request handlers share, and the authorization of requests.
 
 use super::failure::Failure;
 use crate::app::App;
-use crate::arm::Deployments;
-use crate::auth::{Auth, Refused};
+use crate::auth::{Auth, AuthError};
 use crate::connections;
+use crate::deployments::Deployments;
 use crate::packages::Packages;
 use http::header::{AUTHORIZATION, HOST};
 use http::{Extensions, HeaderMap, StatusCode, Uri};
 use std::sync::Arc;
 
-/// What every request handler needs.
+/// The state of all request handlers.
 #[derive(Debug)]
 pub(crate) struct Rest {
     pub(crate) app: Arc<App>,
@@ -20,7 +20,11 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Whether a request carries a valid token. If so, its connection is no stranger's any more.
+    /// Checks the bearer token of a request. A valid one moves its connection to the stage `bearer`, which has other
+    /// limits.
+    ///
+    /// # Errors
+    /// 401, with the challenge that tells stock clients where to log in.
     pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri, extensions: &Extensions) -> Result<(), Failure> {
         let authorization = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let (code, message) = match self.auth.check(authorization) {
@@ -30,27 +34,28 @@ impl Rest {
                 }
                 return Ok(());
             }
-            Err(Refused::Expired) => (
+            Err(AuthError::Expired) => (
                 "ExpiredAuthenticationToken",
                 "The access token has expired: log in again.",
             ),
-            Err(Refused::Invalid) if authorization.is_none() => (
+            Err(AuthError::Invalid) if authorization.is_none() => (
                 "AuthenticationFailed",
                 "Authentication failed. The 'Authorization' header is missing.",
             ),
-            Err(Refused::Invalid) => ("AuthenticationFailed", "Authentication failed. The token is not valid."),
+            Err(AuthError::Invalid) => ("AuthenticationFailed", "Authentication failed. The token is not valid."),
         };
         let challenge = format!(
             "Bearer authorization_uri=\"{}/{}\", error=\"invalid_token\"",
-            base(headers, uri),
+            external_url(headers, uri),
             self.auth.tenant
         );
         Err(Failure::new(StatusCode::UNAUTHORIZED, code, message).challenge(challenge))
     }
 }
 
-/// The base of URLs that are handed out: the one that the caller used.
-pub(crate) fn base(headers: &HeaderMap, uri: &Uri) -> String {
+/// `https://HOST:PORT` by which the client reached this controller, as the base of absolute URLs in responses.
+/// `https://localhost` if the request names no host, or one with unusual characters.
+pub(crate) fn external_url(headers: &HeaderMap, uri: &Uri) -> String {
     let named = headers.get(HOST).and_then(|v| v.to_str().ok());
     let authority = uri.authority().map(http::uri::Authority::as_str).or(named);
     let plain = |a: &&str| a.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c));

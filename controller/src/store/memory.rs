@@ -1,12 +1,20 @@
-//! A store in memory: a list of events and loops over it. The model that the embedded one is tested against, and the
-//! store of tests that need no disk.
+//! A store in memory: the simplest model of the interface, which tests compare the SQLite store with.
 
-use super::{Event, KeyValue, Store, StoreError, Transaction};
+use super::{KeyValue, Store, StoreError, Transaction};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tombolo_proto::id::Revision;
 
-/// Forgets everything when it is dropped.
+/// One change of one key.
+#[derive(Debug)]
+struct Event {
+    revision: Revision,
+    key: String,
+    /// The new value; none: deleted.
+    value: Option<Vec<u8>>,
+}
+
+/// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     revision: u64,
@@ -15,7 +23,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// The state, by replaying everything.
+    /// The present state, by replaying all changes.
     fn state(&self) -> BTreeMap<String, KeyValue> {
         let mut state: BTreeMap<String, KeyValue> = BTreeMap::new();
         for event in &self.events {
@@ -76,15 +84,8 @@ impl Store for MemoryStore {
         Ok(answers)
     }
 
-    fn events_after(&self, revision: Revision) -> Result<Vec<Event>, StoreError> {
-        if revision.0 < self.compacted {
-            return Err(StoreError::Compacted(revision));
-        }
-        Ok(self.events.iter().filter(|e| e.revision > revision).cloned().collect())
-    }
-
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
-        // The state must stay as it is, so nothing is thrown away here; the history is out of reach all the same.
+        // The present state is computed from all changes, so none is removed here.
         self.compacted = self.compacted.max(revision.0.min(self.revision));
         Ok(())
     }
@@ -94,6 +95,6 @@ impl Store for MemoryStore {
     }
 
     fn backup(&self, _to: &Path) -> Result<(), StoreError> {
-        Err(StoreError::Failed("a store in memory has nothing to back up".into()))
+        Err(StoreError::Failed("a store in memory cannot be backed up".into()))
     }
 }

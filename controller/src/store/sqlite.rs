@@ -1,21 +1,23 @@
-//! The embedded store: an append-only log table in SQLite.
+//! The store in SQLite: an append-only log table.
 //!
-//! The newest row of a key is its state, rows after a revision are what a watcher has missed, and deleting superseded
-//! rows is compaction. Write-ahead log with `synchronous=FULL`: a commit returns when it is on the disk.
+//! The newest row of a key is its present value. Compaction deletes superseded rows; until then they stay as history,
+//! which costs less than a delete with each change. With the write-ahead log and `synchronous=FULL`, a commit returns
+//! when it is on the disk.
 
-use super::{Event, KeyValue, Store, StoreError, Transaction};
+use super::{KeyValue, Store, StoreError, Transaction};
 use crate::secret;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::path::Path;
 use tombolo_proto::id::Revision;
 
-/// `PRAGMA user_version`: the layout of the tables.
-const LAYOUT: i64 = 1;
+/// `PRAGMA user_version`: the version of the tables.
+const SCHEMA_VERSION: i64 = 1;
 
-/// `PRAGMA application_id`, "tmbl": tells a store from other files of SQLite.
-const APPLICATION: i64 = 0x746d_626c;
+/// `PRAGMA application_id`, "tmbl" in ASCII: distinguishes a store from other SQLite databases.
+const APPLICATION_ID: i64 = 0x746d_626c;
 
-const TABLES: &str = "
+/// The log, and counters by name: `revision` and `compacted`. The index serves compaction.
+const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS log (
         key             TEXT    NOT NULL,
         revision        INTEGER NOT NULL,
@@ -31,7 +33,7 @@ const TABLES: &str = "
     ) WITHOUT ROWID;
 ";
 
-/// A store in one file (and SQLite's two beside it).
+/// A store in one database file; SQLite keeps a write-ahead log and an index of it in two files beside it.
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: Connection,
@@ -44,40 +46,41 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl SqliteStore {
-    /// Opens or creates the file.
+    /// Opens a store, or creates it.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: not a database, written by a newer program, or the disk.
+    /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        // Made by us first, so that it is private from its first byte; SQLite gives its two companions the same mode.
+        // Created here with mode 0600 before SQLite writes to it; SQLite gives its two other files the same mode.
         secret::make_private(path).map_err(|e| StoreError::Failed(e.to_string()))?;
         let connection = Connection::open(path)?;
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-        if tables > 0 && application != APPLICATION {
+        if tables > 0 && application != APPLICATION_ID {
             let file = path.display();
-            return Err(StoreError::Failed(format!("{file} is not a store of this program")));
+            return Err(StoreError::Failed(format!("{file} is a database of another program")));
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // Milliseconds. Only a copy by an operator's tool contends for the database: the data directory is locked.
         connection.pragma_update(None, "busy_timeout", 5000)?;
-        let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if layout > LAYOUT {
+        let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if schema > SCHEMA_VERSION {
             let file = path.display();
             return Err(StoreError::Failed(format!(
-                "{file} has layout {layout}, this program knows up to {LAYOUT}"
+                "{file} was written by a newer version (schema {schema}; this version reads up to {SCHEMA_VERSION})"
             )));
         }
-        if layout < LAYOUT {
+        if schema < SCHEMA_VERSION {
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT}; COMMIT;"
+                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             ))?;
         } else {
             let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
             if health != "ok" {
                 let file = path.display();
                 return Err(StoreError::Failed(format!(
-                    "{file} is damaged ({health}): restore a backup"
+                    "{file} is damaged ({health}); restore a backup"
                 )));
             }
         }
@@ -99,7 +102,7 @@ impl SqliteStore {
     }
 }
 
-/// The newest row of a key: (mod revision, create revision, version), unless it was deleted.
+/// The newest row of a key as (mod_revision, create_revision, version). None: the key does not exist.
 fn current(connection: &Connection, key: &str) -> Result<Option<(u64, u64, u64)>, StoreError> {
     let sql = "SELECT revision, create_revision, version, value IS NULL FROM log
                WHERE key = ?1 ORDER BY revision DESC LIMIT 1";
@@ -112,6 +115,7 @@ fn current(connection: &Connection, key: &str) -> Result<Option<(u64, u64, u64)>
         .map(|(modified, created, version, _)| (modified, created, version)))
 }
 
+/// Writes one transaction at the revision `next`. On an error, the caller rolls back what was written.
 fn commit_one(connection: &Connection, transaction: &Transaction, next: u64) -> Result<(), StoreError> {
     for (key, expected) in &transaction.compare {
         let found = current(connection, key)?.map_or(0, |(modified, ..)| modified);
@@ -125,7 +129,7 @@ fn commit_one(connection: &Connection, transaction: &Transaction, next: u64) -> 
         let (created, version) = match (before, value) {
             (Some((_, created, version)), _) => (created, version + 1),
             (None, Some(_)) => (next, 1),
-            // Deleting what is not there changes nothing.
+            // Deleting a key that does not exist writes no row.
             (None, None) => continue,
         };
         connection
@@ -143,7 +147,7 @@ impl Store for SqliteStore {
     fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError> {
         let read = self.connection.unchecked_transaction()?;
         let revision = Self::meta(&read, "revision")?;
-        // In SQLite the bare columns of a `max` query come from the row with the maximum.
+        // With `max`, SQLite takes the other columns from the row that has the maximum.
         let sql = "SELECT key, max(revision), value, create_revision, version FROM log
                    WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 GROUP BY key ORDER BY key";
         let mut statement = read.prepare_cached(sql)?;
@@ -193,31 +197,12 @@ impl Store for SqliteStore {
         Ok(answers)
     }
 
-    fn events_after(&self, revision: Revision) -> Result<Vec<Event>, StoreError> {
-        let read = self.connection.unchecked_transaction()?;
-        if revision.0 < Self::meta(&read, "compacted")? {
-            return Err(StoreError::Compacted(revision));
-        }
-        let sql = "SELECT revision, key, value FROM log WHERE revision > ?1 ORDER BY revision, key";
-        let mut statement = read.prepare_cached(sql)?;
-        let rows = statement.query_map([revision.0], |row| {
-            Ok(Event {
-                revision: Revision(row.get(0)?),
-                key: row.get(1)?,
-                value: row.get(2)?,
-            })
-        })?;
-        let events = rows.collect::<Result<_, _>>()?;
-        drop(statement);
-        Ok(events)
-    }
-
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
         let outer = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let revision = revision.0.min(Self::meta(&outer, "revision")?);
-        // Superseded rows, and the tombstones that are the newest of their key.
+        // Superseded rows, and deletions, which no row precedes then.
         outer.execute(
             "DELETE FROM log WHERE revision <= ?1 AND (value IS NULL OR EXISTS
                 (SELECT 1 FROM log newer WHERE newer.key = log.key AND newer.revision > log.revision
@@ -236,11 +221,11 @@ impl Store for SqliteStore {
 
     fn backup(&self, to: &Path) -> Result<(), StoreError> {
         if to.exists() {
-            return Err(StoreError::Failed(format!("{} exists", to.display())));
+            return Err(StoreError::Failed(format!("{} exists already", to.display())));
         }
         let to = to
             .to_str()
-            .ok_or_else(|| StoreError::Failed("the backup's path is not text".into()))?;
+            .ok_or_else(|| StoreError::Failed("the path of the backup is not UTF-8".into()))?;
         secret::make_private(Path::new(to)).map_err(|e| StoreError::Failed(e.to_string()))?;
         self.connection.execute("VACUUM INTO ?1", [to])?;
         Ok(())

@@ -1,11 +1,11 @@
-//! Joining, the push, acknowledgement, revocation, renewal.
+//! Agents: joining, push and acknowledgement of configurations, revocation, certificate renewal, endpoints, probes.
 
 use crate::fake_agent::{FakeAgent, csr, vm};
 use crate::world::{World, answer, until};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::Method;
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
@@ -28,7 +28,7 @@ async fn a_token_is_good_once_and_for_its_binding() {
         let body = json!({"token": token, "csr": csr, "publicKey": PublicKey(rand::random()), "endpoints": ["[::]:7"]});
         answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await
     };
-    // Neither a wrong secret nor a bad request uses it up.
+    // Neither a wrong secret nor a malformed request consumes the token.
     let id = token.body["id"].as_str().unwrap();
     let wrong = join(&format!("tmb1.{id}.wrong.00"), csr(&key)).await;
     assert_eq!((wrong.status.as_u16(), wrong.code()), (403, "XTokenInvalid"));
@@ -50,27 +50,40 @@ async fn a_token_is_good_once_and_for_its_binding() {
     assert_eq!(
         agent.body["endpoints"],
         json!(["127.0.0.1:7"]),
-        "the address that it is seen from"
+        "the unspecified address stands for the source address"
     );
     assert_eq!(agent.body["connected"], json!(false));
     let view = world
         .arm(Method::GET, "~/providers/Microsoft.Compute/virtualMachines/vm-a", None)
         .await;
-    assert_eq!(view.status, 200, "joining makes the view of the machine (D7)");
+    assert_eq!(view.status, 200, "joining creates the view of the virtual machine (D7)");
 }
 
 #[tokio::test]
 async fn an_expired_token_is_refused() {
-    let world = World::start(&[]).await;
+    let mut world = World::start(&[]).await;
     world.two_vnets().await;
     let body = json!({"agent": "vm-a", "binding": vm("vm-a", "a-nic"), "ttlSeconds": 1});
     let token = world.fabric(Method::POST, "tokens", Some(body)).await;
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let ends = token.body["expires"].as_u64().unwrap();
+    assert!((unix_now() - 5..=unix_now() + 1).contains(&ends), "{ends}");
+    // The test moves the end into the past in the store instead of waiting for it.
+    let id = token.body["id"].as_str().unwrap();
+    world
+        .change_document(&format!("fabric/tokens/{id}"), |token| token["expires"] = json!(1))
+        .await;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let body =
         json!({"token": token.body["token"], "csr": csr(&key), "publicKey": PublicKey([1; 32]), "endpoints": []});
     let refused = answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await;
     assert_eq!((refused.status.as_u16(), refused.code()), (403, "XTokenInvalid"));
+    let message = refused.body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("expired"), "{message}");
+}
+
+/// Unix seconds.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 #[tokio::test]
@@ -87,7 +100,7 @@ async fn a_change_reaches_only_those_that_it_concerns() {
         assert!(parsed.links.is_empty());
         stream.applied(&config).await;
     }
-    // A group of its own concerns nobody: it counts as applied, and nothing is sent.
+    // Another resource group changes no configuration: the revision is in force at once, and nothing is sent.
     let other = world
         .put(
             &format!("/subscriptions/{}/resourceGroups/other", crate::world::SUBSCRIPTION),
@@ -115,7 +128,7 @@ async fn a_change_reaches_only_those_that_it_concerns() {
     });
     assert_eq!(waited.await.body, json!({"inForce": false, "waitingFor": ["vm-b"]}));
 
-    // One that refuses is shown with its reason and is not asked again until there is something else.
+    // A rejection is shown with its reason. The configuration is not sent again until it changes.
     let (config, _) = b.config().await;
     let refusal = Rejected {
         revision: config.revision,
@@ -188,7 +201,7 @@ async fn revoking_and_deleting_cut_the_stream_at_once() {
     let shown = world.fabric(Method::GET, "agents/vm-a", None).await;
     assert_eq!(shown.body["revoked"], true);
     assert_eq!(world.fabric(Method::GET, "agents/vm-b", None).await.status, 404);
-    // What it stood for is free again.
+    // The NIC can be bound again.
     FakeAgent::join(&world, "vm-b", "b-nic").await;
 }
 
@@ -204,7 +217,7 @@ async fn only_the_pinned_key_speaks_for_an_agent() {
     let mut impostor = other;
     impostor.id = "vm-a".into();
     assert_eq!(impostor.refused().await, Code::PermissionDenied);
-    // A renewed certificate may have a new key; the old key is worth nothing then.
+    // A renewal may have a new key, which invalidates the old one.
     let (old, new) = (
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
@@ -218,10 +231,12 @@ async fn only_the_pinned_key_speaks_for_an_agent() {
 
 #[tokio::test]
 async fn an_expired_certificate_may_only_renew() {
-    let world = World::start(&["--agent-certificate-lifetime", "6"]).await;
+    let world = World::start(&["--agent-certificate-lifetime", "90"]).await;
     world.two_vnets().await;
     let mut agent = FakeAgent::join(&world, "vm-a", "a-nic").await;
-    tokio::time::sleep(Duration::from_millis(7100)).await;
+    let lifetime = agent.certificate_end() - i64::try_from(unix_now()).unwrap();
+    assert!((60..=90).contains(&lifetime), "{lifetime} s");
+    agent.expire_certificate(&world);
     assert_eq!(agent.refused().await, Code::Unauthenticated);
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     agent.renew(key).await.unwrap();
@@ -233,7 +248,7 @@ async fn a_stream_stays_bound_to_the_host_that_opened_it() {
     let world = World::start(&[]).await;
     world.two_vnets().await;
     let first = FakeAgent::join(&world, "vm-a", "a-nic").await;
-    // Let in, but silent so far.
+    // The request is authorized, but Hello is not sent yet.
     let mut client = first.connect(false).await.unwrap();
     let (outgoing, messages) = tokio::sync::mpsc::channel(4);
     let mut silent = client.sync(ReceiverStream::new(messages)).await.unwrap().into_inner();
@@ -287,7 +302,7 @@ async fn what_is_in_flight_is_awaited_before_a_return_is_in_force() {
     assert_eq!(waited.body["inForce"], true);
 }
 
-/// As after the restore of an older backup: what agents run has numbers that do not exist yet.
+/// After the restore of an older backup, agents run revisions that do not exist yet.
 #[tokio::test]
 async fn a_number_of_another_time_is_not_in_force() {
     let world = World::start(&[]).await;
@@ -332,14 +347,14 @@ async fn endpoints_and_status_are_taken_in() {
         drops: [("NoRoute".to_owned(), 3)].into(),
         ..Default::default()
     };
-    let say = |endpoint: &str| {
+    let status_with = |endpoint: &str| {
         let status = serde_json::to_vec(&status).unwrap();
         FromAgent::Status(Status {
             status,
             endpoints: vec![endpoint.to_owned()],
         })
     };
-    stream.send(say("0.0.0.0:51820")).await;
+    stream.send(status_with("0.0.0.0:51820")).await;
     let drops = until("the status is shown", async || {
         let agent = world.fabric(Method::GET, "agents/vm-a", None).await;
         agent.body["status"]["drops"]["NoRoute"].as_u64()
@@ -350,7 +365,7 @@ async fn endpoints_and_status_are_taken_in() {
         before,
         "known endpoints are no change"
     );
-    stream.send(say("127.0.0.9:51821")).await;
+    stream.send(status_with("127.0.0.9:51821")).await;
     until("the endpoint is stored", async || {
         let agent = world.fabric(Method::GET, "agents/vm-a", None).await;
         (agent.body["endpoints"] == json!(["127.0.0.9:51821"])).then_some(())
@@ -358,7 +373,7 @@ async fn endpoints_and_status_are_taken_in() {
     .await;
 }
 
-/// D6, D15: what Hello says of a second port and of lanes is stored, and told to those with a link.
+/// D6, D15: the QUIC endpoint and the lanes of a Hello are stored, and sent to agents that have a link to this one.
 #[tokio::test]
 async fn a_second_port_and_lanes_are_told_to_others() {
     let world = World::start(&[]).await;
@@ -374,7 +389,7 @@ async fn a_second_port_and_lanes_are_told_to_others() {
         lanes: 4,
         ..Hello::default()
     };
-    let stream = a.say(hello).await.unwrap();
+    let stream = a.open_stream(hello).await.unwrap();
     until("lanes are stored", async || {
         let agent = world.fabric(Method::GET, "agents/vm-a", None).await;
         (agent.body["lanes"] == 4 && agent.body["quicEndpoint"] == "127.0.0.1:443").then_some(())
@@ -387,7 +402,7 @@ async fn a_second_port_and_lanes_are_told_to_others() {
         (&json!(4), &json!("127.0.0.1:443")),
         "{config:?}"
     );
-    // Status repeats the endpoints alone.
+    // A status has endpoints only, and must not reset the lanes.
     let status = serde_json::to_vec(&AgentStatus::default()).unwrap();
     let endpoints = vec!["127.0.0.9:51821".to_owned()];
     stream.send(FromAgent::Status(Status { status, endpoints })).await;

@@ -1,13 +1,16 @@
-//! An agent that speaks the real protocol and does nothing else.
+//! A fake agent: it joins and speaks the control protocol, and has no data plane.
 
-use crate::world::{GROUP, PATIENCE, World};
+use crate::world::{EVENT_TIMEOUT, GROUP, World};
 use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
+};
 use reqwest::Method;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use time::{Duration, OffsetDateTime};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,12 +32,13 @@ pub(crate) struct FakeAgent {
     port: u16,
 }
 
-/// A stream that is up.
+/// An open control stream.
 pub(crate) struct Stream {
     pub(crate) outgoing: mpsc::Sender<AgentMessage>,
     incoming: Streaming<ControllerMessage>,
 }
 
+/// A certificate signing request (PKCS #10, PEM).
 pub(crate) fn csr(key: &KeyPair) -> String {
     CertificateParams::default()
         .serialize_request(key)
@@ -53,7 +57,7 @@ pub(crate) fn vm(name: &str, nic: &str) -> Value {
 }
 
 impl FakeAgent {
-    /// Makes a token for a VM with one NIC, and joins with it.
+    /// Creates a join token for a VM with one NIC, and joins with it.
     pub(crate) async fn join(world: &World, id: &str, nic: &str) -> Self {
         let body = json!({"agent": id, "binding": vm(id, nic)});
         let token = world.fabric(Method::POST, "tokens", Some(body)).await;
@@ -62,7 +66,7 @@ impl FakeAgent {
         let body = json!({
             "token": token.body["token"], "csr": csr(&key), "publicKey": PublicKey(rand::random()), "endpoints": ["0.0.0.0:51820"],
         });
-        // Without a token of the REST interface: the join token alone lets in.
+        // Sent without an API token: the join token is the only credential.
         let joined = crate::world::answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await;
         assert_eq!(joined.status, 200, "{joined:?}");
         let pem =
@@ -76,7 +80,7 @@ impl FakeAgent {
         }
     }
 
-    /// A connection; with the certificate unless `anonymous`.
+    /// Connects over HTTP/2 and TLS, with the client certificate unless `anonymous`.
     pub(crate) async fn connect(&self, anonymous: bool) -> Result<ControlClient<Channel>, tonic::transport::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.clone()).unwrap();
@@ -106,9 +110,9 @@ impl FakeAgent {
         Ok(ControlClient::new(channel))
     }
 
-    /// Opens the stream and says Hello.
+    /// Opens a stream, and sends Hello with the revision and digest that the agent claims to run.
     pub(crate) async fn hello(&self, revision: u64, digest: &str) -> Result<Stream, Status> {
-        self.say(Hello {
+        self.open_stream(Hello {
             agent: self.id.clone(),
             revision,
             digest: digest.into(),
@@ -119,8 +123,8 @@ impl FakeAgent {
         .await
     }
 
-    /// Opens the stream with this Hello.
-    pub(crate) async fn say(&self, hello: Hello) -> Result<Stream, Status> {
+    /// Opens a stream with a Hello.
+    pub(crate) async fn open_stream(&self, hello: Hello) -> Result<Stream, Status> {
         let mut client = self
             .connect(false)
             .await
@@ -134,7 +138,7 @@ impl FakeAgent {
         Ok(Stream { outgoing, incoming })
     }
 
-    /// Asks for a new certificate and takes it.
+    /// Renews the certificate, with a new key from now on.
     pub(crate) async fn renew(&mut self, key: KeyPair) -> Result<(), Status> {
         let mut client = self
             .connect(false)
@@ -146,7 +150,28 @@ impl FakeAgent {
         Ok(())
     }
 
-    /// The code with which the controller refuses the stream.
+    /// When its certificate expires, Unix seconds.
+    pub(crate) fn certificate_end(&self) -> i64 {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).unwrap();
+        parsed.validity().not_after.timestamp()
+    }
+
+    /// Replaces its certificate by one of the same authority, name and key that has expired.
+    pub(crate) fn expire_certificate(&mut self, world: &World) {
+        let authority = world.document("own/authority");
+        let key = KeyPair::from_pem(authority["key"].as_str().unwrap()).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(authority["certificate"].as_str().unwrap(), key).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, self.id.as_str());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - Duration::HOUR * 2, now - Duration::HOUR);
+        self.certificate = params.signed_by(&self.key, &issuer).unwrap().der().clone();
+    }
+
+    /// Opens a stream that the controller must refuse, and returns the code of the error.
     pub(crate) async fn refused(&self) -> Code {
         match self.hello(0, "").await {
             Err(status) => status.code(),
@@ -162,15 +187,15 @@ impl FakeAgent {
 }
 
 impl Stream {
-    /// The next message; an end or an error in its place.
+    /// The next message; `None` if the controller has closed the stream.
     pub(crate) async fn next(&mut self) -> Result<Option<FromController>, Status> {
-        let next = tokio::time::timeout(PATIENCE, self.incoming.message())
+        let next = tokio::time::timeout(EVENT_TIMEOUT, self.incoming.message())
             .await
             .expect("no message in time");
         Ok(next?.map(|m| m.message.expect("an empty message")))
     }
 
-    /// The next message, which must be a configuration.
+    /// The next message, which must be a configuration with a correct digest.
     pub(crate) async fn config(&mut self) -> (Config, AgentConfig) {
         match self.next().await.unwrap().unwrap() {
             FromController::Config(config) => {
@@ -182,12 +207,14 @@ impl Stream {
         }
     }
 
-    /// Whether nothing comes for a while.
+    /// Whether no message arrives for 300 ms. A push follows a change within milliseconds, and no later event proves
+    /// that none was sent.
     pub(crate) async fn quiet(&mut self) -> bool {
         let wait = std::time::Duration::from_millis(300);
         tokio::time::timeout(wait, self.incoming.message()).await.is_err()
     }
 
+    /// Sends a message.
     pub(crate) async fn send(&self, message: FromAgent) {
         self.outgoing
             .send(AgentMessage { message: Some(message) })
@@ -195,7 +222,7 @@ impl Stream {
             .unwrap();
     }
 
-    /// Says that a configuration is in force.
+    /// Acknowledges a configuration.
     pub(crate) async fn applied(&self, config: &Config) {
         let (revision, digest) = (config.revision, config.digest.clone());
         self.send(FromAgent::Applied(Applied { revision, digest })).await;
@@ -203,7 +230,7 @@ impl Stream {
 }
 
 impl FakeAgent {
-    /// The same identity once more, as a thief would have it.
+    /// A copy of the identity, as a thief of the state directory would have it.
     pub(crate) fn clone_identity(&self) -> Self {
         Self {
             id: self.id.clone(),

@@ -1,4 +1,4 @@
-//! What the fabric API takes and answers, what is on disk, and the metrics, as recorded files.
+//! Golden files of the fabric API's requests and responses, of the data directory, and of the metrics.
 
 use crate::fake_agent::{FakeAgent, Stream, csr, vm};
 use crate::world::{World, answer, until};
@@ -14,12 +14,12 @@ use tombolo_proto::control_stream::{ProbeResult, Rejected, Status};
 use tombolo_proto::id::{PublicKey, Revision};
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 
-/// Golden files of other crates are requests that exist.
+/// Golden files of other crates, which have the requests of their programs.
 const AGENT: &str = "../../../agent/tests/golden";
 const CLIENT: &str = "../../client/tests/golden";
 const PROTO: &str = "../../../proto/tests/golden";
 
-/// What differs from run to run, as something of the same form.
+/// A value with everything that differs from run to run replaced by a constant of the same form.
 fn masked(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -56,24 +56,25 @@ fn masked_text(text: &str) -> String {
     }
 }
 
-fn first(golden: &str) -> Value {
+/// The case `full` of a golden file.
+fn full_case(golden: &str) -> Value {
     let mut cases: BTreeMap<String, Value> = golden!().read(golden);
     cases.remove("full").expect("a case named full")
 }
 
-/// Sends a request that must succeed; returns what it answers.
+/// Sends a request that must succeed, and returns the body of the response.
 async fn ask(world: &World, method: Method, path: &str, body: Option<Value>) -> Value {
     let answer = world.fabric(method, path, body).await;
     assert!(answer.status.is_success(), "{path}: {answer:?}");
     answer.body
 }
 
-/// Joins as an agent does: by its recorded request, with a token and a key that are valid here.
+/// Joins by the recorded request of an agent, with a token and a key that are valid here.
 async fn join_as_recorded(world: &World) -> Value {
     let token = json!({"agent": "vm-c", "binding": vm("vm-c", "c-nic")});
     let token = ask(world, Method::POST, "tokens", Some(token)).await;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-    let mut request = first(&format!("{AGENT}/join_request"));
+    let mut request = full_case(&format!("{AGENT}/join_request"));
     request["token"] = token["token"].clone();
     request["csr"] = json!(csr(&key));
     let joined = answer(world.client.post(world.url("/fabric/v1/join")).json(&request)).await;
@@ -82,14 +83,14 @@ async fn join_as_recorded(world: &World) -> Value {
 }
 
 async fn probe_as_recorded(world: &World, stream: &mut Stream) -> Value {
-    let request = first(&format!("{CLIENT}/probe"));
+    let request = full_case(&format!("{CLIENT}/probe"));
     let answer = async {
         let Ok(Some(FromController::Probe(probe))) = stream.next().await else {
             panic!("no probe")
         };
         let request: ProbeRequest = serde_json::from_slice(&probe.request).unwrap();
         assert_eq!((request.count, request.max_ttl), (2, 8));
-        let report = first(&format!("{PROTO}/probe_report"));
+        let report = full_case(&format!("{PROTO}/probe_report"));
         let report = serde_json::from_value::<ProbeReport>(report).unwrap();
         let report = serde_json::to_vec(&report).unwrap();
         stream
@@ -113,7 +114,7 @@ async fn connect(world: &World, [a, b]: [FakeAgent; 2]) -> [Stream; 2] {
     let mut applied = a.hello(0, "").await.unwrap();
     let (config, _) = applied.config().await;
     applied.applied(&config).await;
-    let status = serde_json::to_vec(&first(&format!("{PROTO}/agent_status"))).unwrap();
+    let status = serde_json::to_vec(&full_case(&format!("{PROTO}/agent_status"))).unwrap();
     let endpoints = vec!["0.0.0.0:51820".to_owned()];
     applied.send(FromAgent::Status(Status { status, endpoints })).await;
     until("status and refusal are shown", async || {
@@ -150,10 +151,10 @@ async fn golden_answers_of_the_fabric_api() {
     // Nothing is written from here on, so revisions are the same in every run.
     let [mut applied, _refusing] = connect(&world, agents).await;
     let mut api_tokens = get("api-tokens").await;
-    // Their order is that of ids, which are random.
+    // They are ordered by id, which is random.
     let listed = api_tokens["value"].as_array_mut().expect("a list");
     listed.sort_by_key(|token| token["name"] == "admin");
-    let explain = first(&format!("{CLIENT}/explain_request"));
+    let explain = full_case(&format!("{CLIENT}/explain_request"));
     let answers = [
         ("health", get("health").await),
         ("token", token),
@@ -190,7 +191,7 @@ async fn golden_errors() {
     let path = "~/providers/Microsoft.Network/virtualNetworks/c";
     let several = world.arm(Method::PUT, path, Some(several)).await;
     assert_eq!((one.status.as_u16(), several.status.as_u16()), (400, 400));
-    // The field is known: what is missing is the connection.
+    // The field is valid, but the connection does not exist.
     let device = world
         .fabric(Method::POST, "device-config", Some(json!({"connection": "/none"})))
         .await;

@@ -1,4 +1,4 @@
-//! The health check of containers: an exit code.
+//! The subcommand `health`, whose exit code container runtimes read.
 
 use crate::world::World;
 use std::path::Path;
@@ -21,7 +21,7 @@ async fn health_is_that_of_the_own_controller() {
     let said: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap();
     assert_eq!(said["status"], "ok");
 
-    // A stranger at the same address is not healthy.
+    // A controller with another authority at the same address is not healthy.
     let other = World::start(&[]).await;
     let asked = health(&world.data(), other.port);
     assert!(!asked.status.success(), "{asked:?}");

@@ -1,12 +1,11 @@
-//! Every verb of every kind of ARM item, over HTTP: a kind that is new in the table is exercised without a line here but
-//! its example.
+//! Every verb of every kind of resource over HTTP. A new kind needs an example here, and nothing else.
 
 use crate::world::{Answer, GROUP, SUBSCRIPTION, World, answer};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tombolo_proto::arm::Kind;
 
-/// A body for an item of a kind, and where the item stands.
+/// A body for a resource of a kind, and the path of the resource.
 struct Example {
     path: &'static str,
     body: Value,
@@ -16,7 +15,7 @@ fn id(path: &str) -> Value {
     json!({"id": format!("{GROUP}/providers/Microsoft.Network/{path}")})
 }
 
-/// Examples that the others need, in this order, and that are no example of a kind.
+/// Resources that the examples refer to, in the order of their creation.
 fn groundwork() -> Vec<Example> {
     let other = json!({"location": "region1", "properties": {"addressSpace": {"addressPrefixes": ["10.2.0.0/16"]}}});
     vec![
@@ -31,7 +30,7 @@ fn groundwork() -> Vec<Example> {
     ]
 }
 
-/// The example of a kind; none: a view of other items, which cannot be written.
+/// The example of a kind. `None` for resource groups and for views of other resources, which cannot be written.
 fn example(kind: Kind) -> Option<Example> {
     let (path, body) = match kind {
         Kind::ResourceGroup
@@ -101,7 +100,7 @@ fn example(kind: Kind) -> Option<Example> {
     Some(Example { path, body })
 }
 
-/// The kinds that can be written, each after what its example refers to.
+/// The kinds that have an example, each after those that its example refers to.
 fn in_order() -> Vec<(Kind, Example)> {
     let examples = Kind::all().filter_map(|kind| Some((kind, example(kind)?)));
     let mut all: Vec<_> = examples.collect();
@@ -129,7 +128,7 @@ async fn names(world: &World, path: &str) -> Vec<String> {
     items.iter().map(|i| i["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// PUT, GET, list, PATCH and refusals of one item; it is there afterwards.
+/// PUT, GET, list, PATCH and refusals of one resource, which exists afterwards.
 async fn create_and_read(world: &World, kind: Kind, example: &Example) {
     let Example { path, body } = example;
     let url = arm(path);
@@ -152,7 +151,7 @@ async fn create_and_read(world: &World, kind: Kind, example: &Example) {
     assert_eq!((read.status.as_u16(), &read.body), (200, &made.body), "{kind}");
     assert_eq!(world.arm(Method::HEAD, &url, None).await.status, 204, "{kind}");
 
-    // What was read can be written back: nothing changes.
+    // Writing back the body that was read changes nothing.
     for again in [body.clone(), read.body.clone()] {
         let again = world.put(&url, again).await;
         assert_eq!(
@@ -219,7 +218,7 @@ async fn every_verb_of_every_kind() {
         create_and_read(&world, *kind, example).await;
     }
 
-    // All of it is in the store.
+    // All resources survive a restart.
     let mut before = Vec::new();
     for (_, example) in &all {
         before.push(world.arm(Method::GET, &arm(example.path), None).await.body);

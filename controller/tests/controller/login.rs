@@ -1,4 +1,4 @@
-//! What stock clients ask before and at login.
+//! Discovery and login as stock clients use them.
 
 use crate::world::{World, answer};
 use reqwest::Method;
@@ -93,7 +93,7 @@ async fn a_service_principal_logs_in() {
             .form(&form("admin", &secret)),
     )
     .await;
-    assert_eq!(other.status, 401, "a token is no other's");
+    assert_eq!(other.status, 401, "the id and the text must belong to the same token");
     let mut logins = Vec::new();
     for path in [
         "/adfs/oauth2/token",
@@ -123,12 +123,13 @@ async fn a_service_principal_logs_in() {
     }
     let broken = format!("{}x", logins[0]);
     assert_eq!(ask(&world, &broken).await.status, 401);
-    // Clients keep it on disk: it must outlive the controller's process, not the token that it stands for.
+    // Clients keep logins on disk. A login stays valid when the controller restarts, but not when its API token is
+    // deleted.
     world.kill_and_restart().await;
     assert_eq!(ask(&world, &logins[0]).await.status, 200);
     world.fabric(Method::DELETE, &format!("api-tokens/{id}"), None).await;
     assert_eq!(ask(&world, &logins[0]).await.status, 401);
-    // The admin token has one id for ever; a new text ends the logins of the old one.
+    // The admin token always has the same id. A new text invalidates the logins of the old one.
     let admin = form("admin", &world.token);
     let login = answer(world.client.post(world.url("/adfs/oauth2/token")).form(&admin)).await;
     let login = login.body["access_token"].as_str().unwrap().to_owned();

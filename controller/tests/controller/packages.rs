@@ -1,4 +1,4 @@
-//! Packages that the controller serves to new machines.
+//! Packages of agents that the controller serves to new machines.
 
 use crate::world::{World, answer, until};
 use reqwest::{Client, Method, StatusCode};
@@ -7,20 +7,20 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const NAME: &str = "tombolo-agent_0.1.0-1_amd64.deb";
-/// More than the buffers between two programs hold.
-const LARGE: usize = 16 << 20;
+/// Size of a package, in bytes, that exceeds the socket buffers between two programs.
+const LARGE_PACKAGE: usize = 16 << 20;
 
 async fn serving(folder: &Path) -> World {
     World::start(&["--packages-dir", folder.to_str().unwrap()]).await
 }
 
-/// GET without a token.
+/// Sends a GET without a token.
 async fn fetch(client: &Client, world: &World, path: &str) -> (StatusCode, Vec<u8>) {
     let response = client.get(world.url(path)).send().await.unwrap();
     (response.status(), response.bytes().await.unwrap().to_vec())
 }
 
-/// How many requests for packages ended so.
+/// The metric of requests for packages with a result.
 async fn counted(world: &World, result: &str) -> u64 {
     let response = world.client.get(world.url("/metrics")).bearer_auth(&world.token).send();
     let text = response.await.unwrap().text().await.unwrap();
@@ -94,12 +94,12 @@ async fn the_list_needs_a_token_and_names_the_folder() {
     assert_eq!(stranger.status, 401);
 }
 
-/// One address that reads nothing gets its share of the downloads and no more; they end with their connections.
+/// An address that does not read gets its share of the downloads. They end with their connections.
 #[tokio::test]
 async fn downloads_at_a_time_are_limited() {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(folder.path().join(NAME)).unwrap();
-    file.set_len(LARGE as u64).unwrap();
+    file.set_len(LARGE_PACKAGE as u64).unwrap();
     let world = serving(folder.path()).await;
     let mut slow = Vec::new();
     for _ in 0..8 {
@@ -117,7 +117,7 @@ async fn downloads_at_a_time_are_limited() {
         (response.status(), response.headers()["retry-after"].to_str().unwrap()),
         (StatusCode::SERVICE_UNAVAILABLE, "2")
     );
-    // Everything else is served meanwhile.
+    // Other requests are served meanwhile.
     assert_eq!(world.fabric(Method::GET, "health", None).await.status, 200);
     drop(slow);
     let got = until("a download is free", async || {
@@ -125,7 +125,7 @@ async fn downloads_at_a_time_are_limited() {
         (status == 200).then_some(body.len())
     })
     .await;
-    assert_eq!(got, LARGE);
+    assert_eq!(got, LARGE_PACKAGE);
     assert_eq!(counted(&world, "complete").await, 1);
     until("all others are counted", async || {
         (counted(&world, "incomplete").await == 8).then_some(())

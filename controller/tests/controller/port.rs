@@ -1,7 +1,7 @@
-//! The port: what TLS agrees on, and how little strangers get of it.
+//! The port: TLS parameters, and the limits for clients that have not authenticated.
 
 use crate::fake_agent::FakeAgent;
-use crate::world::{PATIENCE, World, until};
+use crate::world::{EVENT_TIMEOUT, World, until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use reqwest::Method;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use tombolo_proto::control_stream::RenewRequest;
 use tonic::Code;
 
-/// A test holds more connections than the usual soft limit allows.
+/// Raises the soft limit of open files, because a test holds more connections than the usual limit allows.
 fn raise_descriptor_limit() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
@@ -51,14 +51,14 @@ async fn connect(world: &World, config: ClientConfig) -> TlsStream<TcpStream> {
         .unwrap()
 }
 
-/// A connection of a stranger that offers this protocol.
+/// Connects without a certificate, and offers a protocol by ALPN.
 pub(crate) async fn stranger(world: &World, protocol: &[u8]) -> TlsStream<TcpStream> {
     let mut config = trusting(world, aws_lc_rs::DEFAULT_KX_GROUPS, &rustls::version::TLS13);
     config.alpn_protocols = vec![protocol.to_vec()];
     connect(world, config).await
 }
 
-/// A figure of the metrics.
+/// The value of a metric whose line begins with a text.
 async fn metric(world: &World, line: &str) -> u64 {
     let answer = world
         .client
@@ -84,7 +84,7 @@ async fn the_key_exchange_is_post_quantum_where_the_client_can() {
         Some(HandshakeKind::Full),
         "without another round trip"
     );
-    // The stock Azure clients are built with older libraries.
+    // Azure's clients use older TLS libraries.
     let plain: [&dyn SupportedKxGroup; 1] = [aws_lc_rs::kx_group::X25519];
     for version in [tls13, &rustls::version::TLS12] {
         let mut older = connect(&world, trusting(&world, &plain, version)).await;
@@ -101,7 +101,7 @@ async fn the_key_exchange_is_post_quantum_where_the_client_can() {
     }
 }
 
-/// Connections that do nothing do not keep others out, and are counted.
+/// Idle connections do not keep others out, and are counted.
 #[tokio::test]
 async fn idle_connections_keep_nobody_out() {
     raise_descriptor_limit();
@@ -126,18 +126,18 @@ async fn idle_connections_keep_nobody_out() {
     assert!(!world.log().contains("panicked"), "{}", world.log());
 }
 
-/// Whatever a stranger's connection waits for, it ends.
+/// The connection of a client that has not authenticated is closed in every state.
 #[tokio::test]
 async fn strangers_that_do_nothing_are_closed() {
     let world = World::start(&[]).await;
     let tcp = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
     let mut half = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
-    // The first bytes of a record that says it has 512.
+    // The beginning of a TLS record that announces 512 bytes.
     half.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252]).await.unwrap();
     let http1 = stranger(&world, b"http/1.1").await;
     let no_preface = stranger(&world, b"h2").await;
     let mut idle_h2 = stranger(&world, b"h2").await;
-    // The preface and SETTINGS, as RFC 9113 has it, and no request.
+    // The connection preface of RFC 9113 with an empty SETTINGS frame, and no request.
     idle_h2
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
         .await
@@ -148,7 +148,7 @@ async fn strangers_that_do_nothing_are_closed() {
     async fn ends(what: &str, mut stream: impl tokio::io::AsyncRead + Unpin) {
         let mut buffer = [0; 4096];
         let read = async { while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {} };
-        let ended = tokio::time::timeout(PATIENCE, read).await;
+        let ended = tokio::time::timeout(EVENT_TIMEOUT, read).await;
         assert!(ended.is_ok(), "{what} is held for ever");
     }
     tokio::join!(
@@ -168,13 +168,13 @@ async fn strangers_that_do_nothing_are_closed() {
     assert!(metric(&world, timeouts).await >= 2);
 }
 
-/// Without a certificate the agents' service answers before it has read a body.
+/// Without a client certificate the control service responds before it reads the body.
 #[tokio::test]
 async fn agents_show_their_certificate_first() {
     let world = World::start(&[]).await;
     for method in ["Renew", "Sync", "Nothing"] {
         let mut stream = stranger(&world, b"http/1.1").await;
-        // A gRPC message that says that it has 1 MiB; then nothing comes.
+        // The header of a gRPC message that announces 1 MiB, which does not follow.
         let head = format!(
             "POST /tombolo.v1.Control/{method} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\n\
              content-length: 1048581\r\n\r\n\0\0\x10\0\0"
@@ -183,7 +183,7 @@ async fn agents_show_their_certificate_first() {
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
         while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {
-            let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await;
+            let read = tokio::time::timeout(EVENT_TIMEOUT, stream.read(&mut buffer)).await;
             let read = read.expect("an answer before the body").unwrap();
             assert!(read > 0, "closed without an answer");
             answer.extend_from_slice(&buffer[..read]);
@@ -208,7 +208,7 @@ async fn a_renewal_is_small() {
     agent.hello(0, "").await.unwrap().config().await;
 }
 
-/// A token makes a connection more than a stranger's, on the one connection that it came on.
+/// A token moves its own connection to the stage `bearer`, and no other.
 #[tokio::test]
 async fn a_token_promotes_its_connection() {
     let world = World::start(&[]).await;
@@ -236,7 +236,8 @@ async fn a_token_promotes_its_connection() {
     assert_eq!(world.fabric(Method::GET, "health", None).await.status, 200);
 }
 
-/// After a restart all agents come back at once, from one address, where strangers open connections as fast as they can.
+/// After a restart all agents of one address reconnect at once, while another client of that address opens connections
+/// as fast as it can.
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_agents_behind_one_address_come_back() {
     const AGENTS: usize = 200;
@@ -267,7 +268,7 @@ async fn hundreds_of_agents_behind_one_address_come_back() {
     });
     world.kill_and_restart().await;
     let streams = agents.into_iter().map(|agent| async move {
-        // As agents do, again and again.
+        // Agents retry until they succeed.
         until("a stream and a configuration", async || {
             let mut stream = agent.hello(0, "").await.ok()?;
             stream.next().await.ok().map(|_| stream)

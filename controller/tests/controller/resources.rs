@@ -1,4 +1,4 @@
-//! ARM's resources: status codes, casing, collections, actions, generic lists.
+//! ARM: status codes, casing, collections, actions, lists above resource groups, template deployments.
 
 use crate::fake_agent::FakeAgent;
 use crate::world::{GROUP, SUBSCRIPTION, World, answer};
@@ -47,7 +47,7 @@ async fn codes_and_headers_of_an_items_life() {
         "the same again is no change"
     );
 
-    // Any casing, a slash at the end, any api-version; answers have the casing of the creation.
+    // Paths may have any casing, a trailing slash and any api-version. Responses have the casing of the creation.
     let odd = format!(
         "/SUBSCRIPTIONS/{SUBSCRIPTION}/resourcegroups/LAB/providers/microsoft.network/VirtualNetworks/hUB/?api-version=2031-01-01-preview"
     );
@@ -362,7 +362,7 @@ async fn a_template_is_deployed_in_order() {
     );
     assert_eq!(properties["outputResources"].as_array().map(Vec::len), Some(2));
     assert!(!done.body.to_string().contains("hidden"));
-    // What stands before a resource that is refused stays: the deployment has begun, and failed.
+    // The resources before a refused one stay, and the deployment has failed.
     let body = deployment(json!([vnet("w", "10.7.0.0/16", &[]), vnet("z", "10.8.0.1/16", &["w"])]));
     let begun = world.arm(Method::PUT, path, Some(body)).await;
     assert_eq!(begun.status, 201, "{begun:?}");
@@ -376,7 +376,7 @@ async fn a_template_is_deployed_in_order() {
     assert!(ended.body["error"]["details"][0]["message"].is_string());
     let done = world.arm(Method::GET, path, None).await;
     assert_eq!(done.body["properties"]["provisioningState"], "Failed");
-    // One that makes no sense changes nothing.
+    // A malformed template changes nothing.
     let odd = json!({"type": "Microsoft.Network/virtualNetworks", "name": "a/b", "dependsOn": ["v"], "properties": {}});
     let body = deployment(json!([vnet("v", "10.9.0.0/16", &[]), odd]));
     assert_eq!(world.arm(Method::PUT, path, Some(body)).await.status, 400);
@@ -393,7 +393,7 @@ async fn a_template_is_deployed_in_order() {
     assert_eq!(world.arm(Method::DELETE, path, None).await.status, 204);
     let gone = world.arm(Method::GET, path, None).await;
     assert_eq!((gone.status.as_u16(), gone.code()), (404, "DeploymentNotFound"));
-    // With a group goes what was deployed to it.
+    // Deleting a resource group deletes its deployments.
     assert_eq!(
         world.arm(Method::PUT, path, Some(deployment(json!([])))).await.status,
         201

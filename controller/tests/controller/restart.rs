@@ -1,4 +1,4 @@
-//! What survives: `kill -9`, SIGTERM, a lost file; and what stops a start.
+//! Durability: `kill -9`, SIGTERM, a lost admin token, a second writer; and states that prevent a start.
 
 use crate::world::{World, answer};
 use reqwest::Method;
@@ -68,14 +68,14 @@ async fn a_writer_that_is_not_alone_stops() {
     let set = async |writer: &Writer, value: &[u8]| writer.set_document("own/x".into(), Some(value.to_vec())).await;
     set(&first, b"1").await.unwrap();
     assert!(set(&second, b"2").await.is_err());
-    second.ended().await;
+    second.closed().await;
     assert!(!second.stop().await);
     set(&first, b"3").await.unwrap();
     assert!(first.stop().await);
     assert!(set(&first, b"4").await.is_err());
 }
 
-/// The history is bounded also for a controller that never lives long.
+/// The store is compacted although no process of the controller makes enough changes by itself.
 #[tokio::test]
 async fn the_log_is_compacted_across_restarts() {
     let dir = tempfile::tempdir().unwrap();

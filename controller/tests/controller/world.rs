@@ -1,19 +1,21 @@
-//! A controller of one test: its process, its directory, a client.
+//! The controller of one test: its process, its data directory, and a client of it.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tombolo_controller::store::sqlite::SqliteStore;
+use tombolo_controller::store::{Store as _, Transaction};
 
 /// The subscription of all tests.
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
-/// Where all tests put their resources.
+/// The resource group of all tests.
 pub(crate) const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
-/// Longest wait for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for an event, long enough for a loaded machine.
+pub(crate) const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An answer.
+/// A response with its JSON body; `null` if the body is not JSON.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -27,10 +29,12 @@ impl Answer {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
 
+    /// A header of the response, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// The revision of a response to a write.
     pub(crate) fn revision(&self) -> u64 {
         self.header("x-tombolo-revision").unwrap().parse().unwrap()
     }
@@ -48,6 +52,7 @@ pub(crate) struct World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // Both fail if the test has ended the process itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -77,14 +82,15 @@ fn spawn(dir: &Path, port: u16, arguments: &[String]) -> Child {
 }
 
 impl World {
-    /// Starts a controller in a directory of its own.
+    /// Starts a controller in a new directory, and waits until it is ready.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::start_in(dir, arguments).await
     }
 
-    /// Starts a controller in a directory.
+    /// Starts a controller in a directory, on a free port, and waits until it is ready.
     pub(crate) async fn start_in(dir: tempfile::TempDir, arguments: &[&str]) -> Self {
+        // Fails if another test of this process has installed the provider.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -110,13 +116,14 @@ impl World {
         self.dir.path().join("data")
     }
 
-    /// What it logged.
+    /// The log of all its processes so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("data.log")).unwrap_or_default()
     }
 
+    /// Waits until the process answers the health check, and reads its admin token.
     async fn ready(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + EVENT_TIMEOUT;
         loop {
             if let Ok(Some(status)) = self.process.try_wait() {
                 panic!("the controller ended with {status}:\n{}", self.log());
@@ -133,6 +140,7 @@ impl World {
         }
     }
 
+    /// A client that trusts the controller's authority, and the admin token; `None` until their files exist.
     fn credentials(&self) -> Option<(reqwest::Client, String)> {
         let ca = std::fs::read(self.data().join("ca.pem")).ok()?;
         let token = std::fs::read_to_string(self.data().join("admin.token")).ok()?;
@@ -140,26 +148,26 @@ impl World {
         let client = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([ca])
-            .timeout(PATIENCE)
+            .timeout(EVENT_TIMEOUT)
             .build();
         Some((client.unwrap(), token.trim().to_owned()))
     }
 
-    /// Ends the process as a power cut would, and starts it again.
+    /// Kills the process, which cannot clean up, and starts it again.
     pub(crate) async fn kill_and_restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         self.restart().await;
     }
 
-    /// Asks the process to end, waits until it has, and returns how.
+    /// Sends SIGTERM, waits for the end of the process, and returns its exit status.
     pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
         let done = Command::new("kill")
             .args(["-TERM", &self.process.id().to_string()])
             .status()
             .unwrap();
         assert!(done.success());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + EVENT_TIMEOUT;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
@@ -169,13 +177,39 @@ impl World {
         }
     }
 
-    /// Starts a process that has ended again.
+    /// Starts the controller again after its process has ended.
     pub(crate) async fn restart(&mut self) {
         self.process = spawn(&self.data(), self.port, &self.arguments);
         self.ready().await;
     }
 
-    /// Takes the directory out of a controller that is ended.
+    /// A document of the store, while the controller runs.
+    pub(crate) fn document(&self, key: &str) -> Value {
+        let store = rusqlite::Connection::open(self.data().join("state.db")).unwrap();
+        let sql = "SELECT value FROM log WHERE key = ?1 ORDER BY revision DESC LIMIT 1";
+        let bytes: Vec<u8> = store.query_row(sql, [key], |row| row.get(0)).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// Ends the controller, changes a document of its store, and starts it again.
+    pub(crate) async fn change_document(&mut self, key: &str, change: impl FnOnce(&mut Value)) {
+        assert!(self.terminate().success(), "{}", self.log());
+        let mut store = SqliteStore::open(&self.data().join("state.db")).unwrap();
+        let (_, found) = store.range(key).unwrap();
+        let mut document = serde_json::from_slice(&found.first().expect("the document").value).unwrap();
+        change(&mut document);
+        let transaction = Transaction {
+            compare: Vec::new(),
+            changes: vec![(key.to_owned(), Some(document.to_string().into_bytes()))],
+        };
+        for committed in store.commit(&[transaction]).unwrap() {
+            committed.unwrap();
+        }
+        drop(store);
+        self.restart().await;
+    }
+
+    /// The URL of a path of this controller.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.port)
     }
@@ -189,12 +223,12 @@ impl World {
         answer(request).await
     }
 
-    /// A fabric call.
+    /// Sends a request to the fabric API; `path` is relative to `/fabric/v1/`.
     pub(crate) async fn fabric(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         self.send(method, &format!("/fabric/v1/{path}"), body.as_ref()).await
     }
 
-    /// An ARM call; `api-version` is added. A path that starts with `~` is below the group.
+    /// Sends a request to ARM with an `api-version`. In a path, a leading `~` stands for the resource group.
     pub(crate) async fn arm(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         let path = match path.strip_prefix('~') {
             Some(inner) => format!("{GROUP}{inner}"),
@@ -205,14 +239,14 @@ impl World {
             .await
     }
 
-    /// PUT that must succeed.
+    /// Sends a PUT to ARM, which must succeed.
     pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
         let answer = self.arm(Method::PUT, path, Some(body)).await;
         assert!(answer.status.is_success(), "{path}: {answer:?}");
         answer
     }
 
-    /// A group, VNets `a` (10.1/16) and `b` (10.2/16) with a subnet and a NIC each.
+    /// Creates the resource group, and VNets `a` (10.1/16) and `b` (10.2/16) with a subnet and a NIC each.
     pub(crate) async fn two_vnets(&self) {
         self.put("~", json!({"location": "region1"})).await;
         for (name, n) in [("a", 1), ("b", 2)] {
@@ -226,7 +260,7 @@ impl World {
         }
     }
 
-    /// A NIC in subnet `w` of a VNet.
+    /// Creates a NIC in the subnet `w` of a VNet.
     pub(crate) async fn nic(&self, name: &str, vnet: &str, address: &str) -> Answer {
         let subnet = format!("{GROUP}/providers/Microsoft.Network/virtualNetworks/{vnet}/subnets/w");
         let body = json!({"location": "region1", "properties": {"ipConfigurations": [{"name": "ipconfig1", "properties": {
@@ -236,7 +270,7 @@ impl World {
             .await
     }
 
-    /// One half of a peering of two VNets.
+    /// Creates one half of a peering of two VNets.
     pub(crate) async fn peer(&self, from: &str, to: &str) -> Answer {
         let remote = format!("{GROUP}/providers/Microsoft.Network/virtualNetworks/{to}");
         let body = json!({"properties": {"remoteVirtualNetwork": {"id": remote}, "allowVirtualNetworkAccess": true}});
@@ -245,7 +279,7 @@ impl World {
     }
 }
 
-/// Sends a request as it is.
+/// Sends a request, and reads the response.
 pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
@@ -254,14 +288,14 @@ pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
     Answer { status, headers, body }
 }
 
-/// Waits until something holds.
+/// Polls a condition until it returns a value. Panics with `what` after [`EVENT_TIMEOUT`].
 pub(crate) async fn until<T>(what: &str, mut holds: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + EVENT_TIMEOUT;
     loop {
         if let Some(found) = holds().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(Instant::now() < deadline, "not within {EVENT_TIMEOUT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

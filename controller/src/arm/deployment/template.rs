@@ -1,26 +1,27 @@
-//! A template: its expressions filled in, its resources in order.
+//! The parser of templates: it evaluates expressions and orders resources.
 
-use crate::rest::failure::{Failure, shown};
+use crate::rest::failure::{Failure, excerpt};
 use crate::rest::json::MAX_BODY;
 use serde_json::{Map, Value, json};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use tombolo_topology::path::ArmPath;
 
-/// Most resources of one template.
+/// Most resources of one template. Azure allows 800. Fewer here, because all are written before the
+/// response.
 const MAX_RESOURCES: usize = 100;
 
-/// Most entries of one `dependsOn`.
+/// Most entries of one `dependsOn`: one for each resource.
 const MAX_DEPENDS_ON: usize = 100;
 
-/// A template that can be carried out.
+/// A parsed template with its expressions evaluated.
 #[derive(Debug)]
 pub(super) struct Template {
     /// In the order of `dependsOn`.
     pub(super) resources: Vec<Resource>,
-    /// Output → the name of the resource that it refers to.
+    /// Each output, and the name of the resource that it refers to.
     pub(super) outputs: Vec<(String, String)>,
-    /// Parameters as they may be shown: without secrets.
+    /// The parameters without secrets, as responses show them.
     pub(super) shown_parameters: Value,
 }
 
@@ -29,27 +30,29 @@ pub(super) struct Template {
 pub(super) struct Resource {
     types: String,
     pub(super) name: String,
-    /// `type/name` in lower case.
+    /// `TYPE/NAME` in lower case.
     own: String,
     depends_on: Vec<String>,
-    /// As of a PUT.
+    /// The body for a PUT.
     pub(super) body: Value,
 }
 
+/// 400 with Azure's code for templates.
 fn invalid(message: String) -> Failure {
     Failure::bad("InvalidTemplate", message)
 }
 
+/// A required string of a resource.
 fn text(object: &Value, field: &str) -> Result<String, Failure> {
     let found = object.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
     found.ok_or_else(|| {
         invalid(format!(
-            "template.resources: '{field}' of a resource is missing, or is no text"
+            "template.resources: '{field}' of a resource is missing, or is not a string"
         ))
     })
 }
 
-/// The members of an object; none if it is absent or null.
+/// The members of an object; `None` if it is absent or null.
 fn members<'v>(parent: &'v Value, field: &str) -> Result<Option<&'v Map<String, Value>>, Failure> {
     match parent.get(field) {
         None | Some(Value::Null) => Ok(None),
@@ -58,12 +61,15 @@ fn members<'v>(parent: &'v Value, field: &str) -> Result<Option<&'v Map<String, 
     }
 }
 
-/// What an expression names: `[parameters('x')]` is ("parameters", "x").
+/// Parses an expression: `[parameters('x')]` is ("parameters", "x"). `None` if the text is not an expression.
+///
+/// # Errors
+/// 400 for expressions other than a function with one string.
 fn expression(text: &str) -> Result<Option<(&str, &str)>, Failure> {
     let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) else {
         return Ok(None);
     };
-    // Two brackets stand for one that is meant.
+    // `[[` escapes a text that begins with a bracket.
     if inner.starts_with('[') {
         return Ok(None);
     }
@@ -74,7 +80,10 @@ fn expression(text: &str) -> Result<Option<(&str, &str)>, Failure> {
     });
     match parsed {
         Some(found) => Ok(Some(found)),
-        None => Err(invalid(format!("the expression '{}' is not supported", shown(text)))),
+        None => Err(invalid(format!(
+            "the expression '{}' is not supported; supported are parameters('NAME'), variables('NAME') and reference('NAME')",
+            excerpt(text)
+        ))),
     }
 }
 
@@ -88,17 +97,21 @@ fn named(map: Option<&Map<String, Value>>) -> Named<'_> {
         .collect()
 }
 
-/// The values that expressions name.
+/// The values that expressions refer to.
 struct Names<'a> {
-    given: Named<'a>,
+    /// The parameters of the request.
+    passed: Named<'a>,
+    /// The parameters that the template declares, as written.
     declared: Option<&'a Map<String, Value>>,
-    declared_names: Named<'a>,
+    /// The same by name in lower case.
+    declared_by_name: Named<'a>,
     variables: Named<'a>,
-    /// What may still be filled in, about as bytes of a body: expressions can name a large value again and again.
+    /// The approximate bytes of JSON that may still be inserted. Without a limit, a small template could insert a large
+    /// value many times.
     budget: Cell<usize>,
 }
 
-/// About the bytes that a value takes in a body.
+/// The approximate size of a value in JSON, in bytes.
 fn size(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 2,
@@ -109,28 +122,31 @@ fn size(value: &Value) -> usize {
 }
 
 impl Names<'_> {
+    /// Takes bytes from the budget.
     fn spend(&self, bytes: usize) -> Result<(), Failure> {
         let left = self.budget.get().checked_sub(bytes);
         let too_large = || {
             invalid(format!(
-                "with its expressions filled in, it is larger than {MAX_BODY} bytes"
+                "with its expressions evaluated, the template is larger than {MAX_BODY} bytes"
             ))
         };
         self.budget.set(left.ok_or_else(too_large)?);
         Ok(())
     }
 
+    /// The value of a parameter, or its default.
     fn parameter(&self, name: &str) -> Result<Value, Failure> {
         let key = name.to_ascii_lowercase();
-        let given = self.given.get(&key).and_then(|p| p.get("value"));
-        let value = given.or_else(|| self.declared_names.get(&key).and_then(|p| p.get("defaultValue")));
-        let missing = || invalid(format!("the parameter '{}' has no value", shown(name)));
+        let passed = self.passed.get(&key).and_then(|p| p.get("value"));
+        let value = passed.or_else(|| self.declared_by_name.get(&key).and_then(|p| p.get("defaultValue")));
+        let missing = || invalid(format!("the parameter '{}' has no value", excerpt(name)));
         let value = value.ok_or_else(missing)?;
         self.spend(size(value))?;
         Ok(value.clone())
     }
 
-    /// A value with its expressions filled in. `in_variables`: variables may not name variables.
+    /// Evaluates the expressions in a value. `in_variables`: the value is a variable, which may not refer to variables.
+    /// That excludes cycles.
     fn fill(&self, value: &Value, in_variables: bool) -> Result<Value, Failure> {
         Ok(match value {
             Value::String(text) => match expression(text)? {
@@ -142,13 +158,13 @@ impl Names<'_> {
                 Some(("parameters", name)) => self.parameter(name)?,
                 Some(("variables", name)) if !in_variables => {
                     let found = self.variables.get(&name.to_ascii_lowercase());
-                    let found = found.ok_or_else(|| invalid(format!("there is no variable '{}'", shown(name))))?;
+                    let found = found.ok_or_else(|| invalid(format!("there is no variable '{}'", excerpt(name))))?;
                     self.fill(found, true)?
                 }
                 Some(_) => {
                     return Err(invalid(format!(
                         "the expression '{}' is not supported here",
-                        shown(text)
+                        excerpt(text)
                     )));
                 }
             },
@@ -174,23 +190,26 @@ impl Names<'_> {
 }
 
 impl Template {
-    /// Reads the body of a deployment.
+    /// Parses the body of a deployment.
+    ///
+    /// # Errors
+    /// 400 if the template is malformed, too large, or uses features that are not supported.
     pub(super) fn read(body: &Value) -> Result<Self, Failure> {
         let properties = body.get("properties").unwrap_or(&Value::Null);
         let mode = properties.get("mode").and_then(Value::as_str).unwrap_or("incremental");
         if !mode.eq_ignore_ascii_case("incremental") {
             return Err(invalid(format!(
                 "mode: '{}' is not supported, only 'Incremental'",
-                shown(mode)
+                excerpt(mode)
             )));
         }
         let template = properties.get("template").filter(|t| t.is_object());
         let template = template.ok_or_else(|| invalid("properties.template is missing".into()))?;
         let declared = members(template, "parameters")?;
         let names = Names {
-            given: named(members(properties, "parameters")?),
+            passed: named(members(properties, "parameters")?),
             declared,
-            declared_names: named(declared),
+            declared_by_name: named(declared),
             variables: named(members(template, "variables")?),
             budget: Cell::new(MAX_BODY),
         };
@@ -199,7 +218,7 @@ impl Template {
             Some(Value::Array(items)) if items.len() <= MAX_RESOURCES => items,
             Some(_) => {
                 return Err(invalid(format!(
-                    "template.resources: at most {MAX_RESOURCES}, as an array"
+                    "template.resources: must be an array of at most {MAX_RESOURCES}"
                 )));
             }
         };
@@ -212,7 +231,12 @@ impl Template {
             let value = value.get("value").and_then(Value::as_str).unwrap_or_default();
             match expression(value)? {
                 Some(("reference", name)) => outputs.push((output.clone(), name.to_owned())),
-                _ => return Err(invalid(format!("outputs: '{}' is not supported", shown(value)))),
+                _ => {
+                    return Err(invalid(format!(
+                        "outputs: '{}' is not supported; supported is reference('NAME')",
+                        excerpt(value)
+                    )));
+                }
             }
         }
         Ok(Self {
@@ -222,7 +246,10 @@ impl Template {
         })
     }
 
-    /// The paths of its resources in a group.
+    /// The paths of its resources in a resource group, in order.
+    ///
+    /// # Errors
+    /// 400 if the type and the name of a resource do not match.
     pub(super) fn paths(&self, group: &ArmPath) -> Result<Vec<ArmPath>, Failure> {
         self.resources.iter().map(|r| r.path(group)).collect()
     }
@@ -233,7 +260,7 @@ fn shown_parameters(names: &Names<'_>) -> Map<String, Value> {
     for (name, declared) in names.declared.into_iter().flatten() {
         let kind = declared.get("type").and_then(Value::as_str).unwrap_or("String");
         let mut entry = json!({"type": kind});
-        // A secret is never echoed, in whichever case its type is written.
+        // Azure never returns secure parameters. Types are case-insensitive.
         if !kind.to_ascii_lowercase().starts_with("secure")
             && let Ok(value) = names.parameter(name)
         {
@@ -246,7 +273,7 @@ fn shown_parameters(names: &Names<'_>) -> Map<String, Value> {
 
 impl Resource {
     fn read(resource: &Value, names: &Names<'_>) -> Result<Self, Failure> {
-        // Not a part of the body: `dependsOn` and `apiVersion` are the template's own.
+        // `dependsOn` and `apiVersion` belong to the template and not to the body.
         let filled = names.fill(resource, false)?;
         let depends_on = match filled.get("dependsOn") {
             None | Some(Value::Null) => Vec::new(),
@@ -277,32 +304,35 @@ impl Resource {
         })
     }
 
-    /// The path that it has in a group: types and names alternate.
+    /// Its path in a resource group. A name has as many segments as its type, which alternate in the path.
     fn path(&self, group: &ArmPath) -> Result<ArmPath, Failure> {
-        let odd = || {
+        let mismatch = || {
             invalid(format!(
-                "template.resources: type '{}' and name '{}' do not match",
-                shown(&self.types),
-                shown(&self.name)
+                "template.resources: type '{}' and name '{}' do not have the same number of segments",
+                excerpt(&self.types),
+                excerpt(&self.name)
             ))
         };
-        let (provider, types) = self.types.split_once('/').ok_or_else(odd)?;
+        let (provider, types) = self.types.split_once('/').ok_or_else(mismatch)?;
         let (types, names): (Vec<_>, Vec<_>) = (types.split('/').collect(), self.name.split('/').collect());
         if types.len() != names.len() {
-            return Err(odd());
+            return Err(mismatch());
         }
         let tail: Vec<_> = types.iter().zip(&names).map(|(t, n)| format!("{t}/{n}")).collect();
         ArmPath::parse(&format!("{}/providers/{provider}/{}", group.id(), tail.join("/"))).map_err(invalid)
     }
 
-    /// Whether an entry of `dependsOn` means this one: `type/name`, a full id, or the name alone.
+    /// Whether an entry of `dependsOn` refers to this resource: by `TYPE/NAME`, by its id, or by its name.
     fn is_meant_by(&self, entry: &str) -> bool {
         let before = entry.strip_suffix(self.own.as_str());
         before.is_some_and(|b| b.is_empty() || b.ends_with('/')) || entry.eq_ignore_ascii_case(&self.name)
     }
 }
 
-/// Each resource after those that it depends on; otherwise as written.
+/// Orders resources so that each comes after those it depends on, and otherwise as written.
+///
+/// # Errors
+/// 400 if the dependencies form a cycle.
 fn ordered(resources: Vec<Resource>) -> Result<Vec<Resource>, Failure> {
     let needs = |r: &Resource| -> Vec<usize> {
         let meant = |w: &Resource| r.depends_on.iter().any(|entry| w.is_meant_by(entry));
@@ -318,8 +348,8 @@ fn ordered(resources: Vec<Resource>) -> Result<Vec<Resource>, Failure> {
         let Some(resource) = next.and_then(|i| waiting[i].take()) else {
             let names: Vec<_> = waiting.iter().flatten().map(|r| r.name.as_str()).collect();
             return Err(invalid(format!(
-                "dependsOn goes in a circle: {}",
-                shown(&names.join(", "))
+                "dependsOn: these resources depend on each other in a cycle: {}",
+                excerpt(&names.join(", "))
             )));
         };
         done.push(resource);

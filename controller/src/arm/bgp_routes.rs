@@ -1,9 +1,10 @@
-//! Actions that show the routes and sessions of gateways and circuits. All answer at once, with what the agents last said.
+//! Actions that show BGP routes and sessions of gateways and circuits, as their agents last reported them. All respond
+//! synchronously.
 
 use super::call::Call;
 use super::resource::missing;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, ok, shown};
+use crate::rest::failure::{Failure, excerpt, ok};
 use axum::response::Response;
 use http::Method;
 use serde_json::{Value, json};
@@ -11,20 +12,21 @@ use std::net::IpAddr;
 use tombolo_proto::config::CircuitLink;
 use tombolo_topology::path::parent_id;
 
-fn only_post(call: &Call) -> Result<(), Failure> {
+/// Checks that the method is POST, as of all actions.
+fn require_post(call: &Call) -> Result<(), Failure> {
     if call.method == Method::POST {
         return Ok(());
     }
     Err(Failure::method(&call.method, &call.text()))
 }
 
-/// `?peer=`, an address.
+/// The address of the query parameter `peer`, if it is given.
 fn peer(call: &Call) -> Result<Option<IpAddr>, Failure> {
     let Some(text) = call.query.get("peer") else {
         return Ok(None);
     };
     let wrong = || {
-        let message = format!("peer: '{}' is not an IP address", shown(text));
+        let message = format!("peer: '{}' is not an IP address", excerpt(text));
         Failure::bad("InvalidIPAddressFormat", message).at("peer")
     };
     text.parse().map(Some).map_err(|_| wrong())
@@ -32,7 +34,7 @@ fn peer(call: &Call) -> Result<Option<IpAddr>, Failure> {
 
 /// POST `virtualNetworkGateways/{g}/getLearnedRoutes`, `…/getAdvertisedRoutes?peer=` and `…/getBgpPeerStatus`.
 pub(super) fn gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
-    only_post(call)?;
+    require_post(call)?;
     let path = call.item(call.segments.len() - 1)?;
     let (topology, live) = (rest.app.writer.current().topology, rest.app.agents.live());
     let peer = peer(call)?;
@@ -40,12 +42,12 @@ pub(super) fn gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let value = match call.lower.last().map(String::as_str) {
         Some("getlearnedroutes") => topology.learned_routes(&id, &live),
         Some("getbgppeerstatus") => topology.bgp_peers(&id, &live).map(|mut all| {
-            // Azure narrows to one peer on request.
+            // As in Azure, `peer` restricts the list to one peer.
             all.retain(|p| peer.is_none_or(|peer| p["neighbor"] == json!(peer)));
             all
         }),
         _ => {
-            let message = "peer: the address of the peer is required, as ?peer=ADDRESS";
+            let message = "peer: the query parameter is required: ?peer=ADDRESS";
             let peer = peer.ok_or_else(|| Failure::bad("InvalidRequestFormat", message).at("peer"))?;
             topology.advertised_routes(&id, peer, &live)
         }
@@ -56,7 +58,7 @@ pub(super) fn gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
 
 /// POST `expressRouteCircuits/{c}/peerings/{p}/routeTables/{link}` and `…/routeTablesSummary/{link}`.
 pub(super) fn circuit(rest: &Rest, call: &Call) -> Result<Response, Failure> {
-    only_post(call)?;
+    require_post(call)?;
     let path = call.item(call.segments.len() - 2)?;
     let last = call.lower.last().map(String::as_str).unwrap_or_default();
     let link = match last {
@@ -64,8 +66,8 @@ pub(super) fn circuit(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         "secondary" => CircuitLink::Secondary,
         other => {
             let message = format!(
-                "devicePath: '{}' is not one of primary and secondary (E1)",
-                shown(other)
+                "devicePath: '{}' is not valid; allowed are primary and secondary (E1)",
+                excerpt(other)
             );
             return Err(Failure::bad("InvalidRequestFormat", message).at("devicePath"));
         }

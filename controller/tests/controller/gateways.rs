@@ -1,4 +1,4 @@
-//! Sites and circuits: as stock clients write them, and what is our own about them.
+//! Gateways with sites and circuits: templates of stock clients, shared keys, devices, edges, routes and BGP sessions.
 
 use super::world::{GROUP, World, answer};
 use reqwest::Method;
@@ -10,7 +10,7 @@ fn id(tail: &str) -> Value {
     json!({"id": format!("{GROUP}/providers/Microsoft.Network/{tail}")})
 }
 
-/// A hub with both kinds of gateways, a site and a circuit; no connection yet.
+/// A hub with both kinds of gateway, a site and a circuit, without connections.
 async fn hub() -> World {
     let world = World::start(&[]).await;
     world.put("~", json!({"location": "region1"})).await;
@@ -52,9 +52,9 @@ async fn hub() -> World {
     world
 }
 
-/// What `az network vpn-connection create` sends.
+/// Creates a connection by a template, as `az network vpn-connection create` does.
 async fn deploy(world: &World, name: &str, kind: &str, gateway: &str, far: (&str, &str)) {
-    // The command line of Azure sends none to a circuit, which has none.
+    // Connections to circuits have no shared key.
     let key = (kind != "ExpressRoute").then_some("[parameters('sharedKey')]");
     let body = json!({"properties": {"mode": "Incremental", "parameters": {"sharedKey": {"value": "abc123"}}, "template": {
         "parameters": {"sharedKey": {"type": "securestring"}},

@@ -1,0 +1,80 @@
+//! The stages of a connection, the reasons for closing one, and their counters.
+
+use tombolo_proto::id::AgentId;
+
+/// The stage of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// The TCP connection is accepted; the ClientHello is not complete.
+    Silent,
+    /// The ClientHello is complete; the TLS handshake is not.
+    Handshake,
+    /// TLS is up; the client has not authenticated itself.
+    Stranger,
+    /// A request on it carried a valid bearer token within the last minute.
+    Bearer,
+    /// The client has the certificate of this agent, which is not revoked.
+    Agent(AgentId),
+}
+
+impl Stage {
+    /// The values of the metrics' label `stage`, in the order of the variants.
+    pub const NAMES: [&str; 5] = ["silent", "handshake", "stranger", "bearer", "agent"];
+
+    pub(super) const fn index(&self) -> usize {
+        match self {
+            Self::Silent => 0,
+            Self::Handshake => 1,
+            Self::Stranger => 2,
+            Self::Bearer => 3,
+            Self::Agent(_) => 4,
+        }
+    }
+}
+
+/// Why a connection was closed or not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The port is full, and no connection can be evicted.
+    Refused,
+    /// A newer connection took its place.
+    Displaced,
+    /// Its deadline has passed.
+    Timeout,
+    /// Strangers' request bodies exceeded their limit, and this connection held the most bytes of the address with the
+    /// most.
+    Bytes,
+    /// Its address exceeded its rate of key exchanges.
+    Rate,
+}
+
+impl CloseReason {
+    /// The values of the metrics' label `reason`, in the order of the variants.
+    pub const NAMES: [&str; 5] = ["refused", "displaced", "timeout", "body_bytes", "rate"];
+
+    pub(super) const fn index(self) -> usize {
+        match self {
+            Self::Refused => 0,
+            Self::Displaced => 1,
+            Self::Timeout => 2,
+            Self::Bytes => 3,
+            Self::Rate => 4,
+        }
+    }
+}
+
+/// The counters for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Open connections by stage, in the order of [`Stage::NAMES`].
+    pub open: [usize; Stage::NAMES.len()],
+    /// Evicted connections whose sockets are still open.
+    pub closing: usize,
+    /// Connections accepted since the start, including refused ones.
+    pub accepted: u64,
+    /// Connections evicted or refused by stage and reason since the start, in the order of [`Stage::NAMES`] and
+    /// [`CloseReason::NAMES`].
+    pub closed: [[u64; CloseReason::NAMES.len()]; Stage::NAMES.len()],
+    /// Bytes of strangers' request bodies in memory.
+    pub body_bytes: usize,
+}

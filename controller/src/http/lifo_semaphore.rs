@@ -1,0 +1,117 @@
+//! A semaphore that serves waiters in last-in, first-out order.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// Number of waiters from which a new one first removes those whose task has ended. Bounds the memory of abandoned
+/// waiters, and keeps the removal rare.
+const SWEEP_THRESHOLD: usize = 2048;
+
+/// A limited number of permits, which go to the newest waiter first. Under overload the oldest waiting connections are
+/// closed, so in first-in, first-out order each permit would go to a connection that is about to be closed.
+#[derive(Debug)]
+pub(super) struct LifoSemaphore(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    waiting: Vec<oneshot::Sender<Permit>>,
+}
+
+/// A permit. Dropping it releases it.
+#[derive(Debug)]
+pub(super) struct Permit(Option<Arc<LifoSemaphore>>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(semaphore) = self.0.take() {
+            semaphore.release();
+        }
+    }
+}
+
+impl LifoSemaphore {
+    /// A semaphore with this many permits.
+    pub(super) fn new(free: usize) -> Arc<Self> {
+        let waiting = Vec::new();
+        Arc::new(Self(Mutex::new(State { free, waiting })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a permit. Dropping the future gives the place up, and releases a permit that was assigned meanwhile.
+    pub(super) async fn acquire(self: &Arc<Self>) -> Permit {
+        let assigned = {
+            let mut state = self.lock();
+            if state.free > 0 {
+                state.free -= 1;
+                return Permit(Some(self.clone()));
+            }
+            if state.waiting.len() >= SWEEP_THRESHOLD {
+                state.waiting.retain(|w| !w.is_closed());
+            }
+            let (assign, assigned) = oneshot::channel();
+            state.waiting.push(assign);
+            assigned
+        };
+        // The sender is dropped only after the receiver, so this never yields an empty permit.
+        assigned.await.unwrap_or(Permit(None))
+    }
+
+    /// Assigns a released permit to the newest waiter whose task still exists.
+    fn release(self: Arc<Self>) {
+        loop {
+            let mut state = self.lock();
+            let Some(last) = state.waiting.pop() else {
+                state.free += 1;
+                return;
+            };
+            drop(state);
+            match last.send(Permit(Some(self.clone()))) {
+                Ok(()) => return,
+                // The waiter's task has ended. The permit is emptied, so that its drop does not release it a second
+                // time.
+                Err(mut permit) => drop(permit.0.take()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::poll;
+    use std::pin::pin;
+
+    #[tokio::test]
+    async fn the_last_to_come_goes_first_and_no_turn_is_lost() {
+        let semaphore = LifoSemaphore::new(1);
+        let first = semaphore.acquire().await;
+        let mut second = pin!(semaphore.acquire());
+        assert!(poll!(&mut second).is_pending());
+        let mut third = Box::pin(semaphore.acquire());
+        assert!(poll!(&mut third).is_pending());
+        let mut fourth = Box::pin(semaphore.acquire());
+        assert!(poll!(&mut fourth).is_pending());
+        // A waiter whose task has ended is skipped.
+        drop(fourth);
+        drop(first);
+        assert!(poll!(&mut second).is_pending());
+        // A waiter that ends between the assignment and its next poll releases its permit.
+        drop(third);
+        let permit = second.await;
+        drop(permit);
+        assert_eq!(semaphore.lock().free, 1);
+    }
+
+    #[tokio::test]
+    async fn waiters_that_are_gone_do_not_pile_up() {
+        let semaphore = LifoSemaphore::new(0);
+        for _ in 0..3 * SWEEP_THRESHOLD {
+            assert!(poll!(pin!(semaphore.acquire())).is_pending());
+        }
+        assert!(semaphore.lock().waiting.len() <= SWEEP_THRESHOLD);
+    }
+}

@@ -1,0 +1,71 @@
+//! The router of the REST interface, with authorization and request ids.
+
+use super::failure::Failure;
+use super::state::Rest;
+use crate::app::App;
+use crate::auth::Auth;
+use crate::deployments::Deployments;
+use crate::packages::Packages;
+use crate::{arm, fabric};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use http::header::{HeaderName, HeaderValue};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The routes of the fabric API; all other paths are served as ARM's.
+///
+/// # Errors
+/// The tokens of the store cannot be read, or the admin token cannot be created or stored.
+pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router> {
+    let rest = Arc::new(Rest {
+        app: app.clone(),
+        auth: Auth::open(app).await?,
+        deployments: Deployments::open(&app.own_documents),
+        packages: Arc::new(packages),
+    });
+    let guarded = fabric::guarded().route_layer(middleware::from_fn_with_state(rest.clone(), authorize));
+    Ok(fabric::open()
+        .merge(guarded)
+        .fallback(arm::serve)
+        .method_not_allowed_fallback(async |request: Request| Failure::method(request.method(), request.uri().path()))
+        .layer(middleware::from_fn(add_request_ids))
+        .with_state(rest))
+}
+
+/// Middleware that refuses requests without a valid token.
+async fn authorize(State(rest): State<Arc<Rest>>, request: Request, next: Next) -> Response {
+    match rest.check(request.headers(), request.uri(), request.extensions()) {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    }
+}
+
+/// The headers of requests and responses that Azure's clients use to find a request in logs.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-ms-correlation-request-id");
+const CLIENT_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
+
+/// Middleware that adds Azure's request, correlation and client ids to every response, and logs the request.
+async fn add_request_ids(request: Request, next: Next) -> Response {
+    let id = Uuid::new_v4().to_string();
+    let correlation = request.headers().get(CORRELATION_ID).cloned();
+    let client = request.headers().get(CLIENT_ID).cloned();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let begin = std::time::Instant::now();
+    let mut response = next.run(request).await;
+    let status = response.status().as_u16();
+    let micros = begin.elapsed().as_micros();
+    tracing::debug!(%method, path, status, micros, id, "request");
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(CORRELATION_ID, correlation.unwrap_or_else(|| id.clone()));
+        headers.insert(REQUEST_ID, id);
+    }
+    if let Some(client) = client {
+        headers.insert(CLIENT_ID, client);
+    }
+    response
+}
