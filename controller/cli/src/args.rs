@@ -1,7 +1,7 @@
 //! The tree of commands.
 
 use crate::command::{
-    address, agent, api_token, apply, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
+    agent, api_token, apply, backup, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
     nic, peering, plain, probe, route_table, routes, settings, subnet, token, vnet, wait,
 };
 use crate::options::Global;
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Nic(nic::Nic),
     /// Public addresses
     #[command(subcommand, name = "public-ip")]
-    PublicIp(address::PublicIp),
+    PublicIp(public_ip::PublicIp),
     /// Route tables
     #[command(subcommand)]
     RouteTable(route_table::RouteTable),
@@ -91,7 +91,7 @@ pub(crate) enum Command {
     /// Wait until a revision is in force at every connected agent
     Wait(wait::Wait),
     /// Save the controller's store to a file while it runs
-    Backup(wait::Backup),
+    Backup(backup::Backup),
     /// A whole topology on this machine, in network namespaces
     Lab(lab::Lab),
     /// Print the completion script of a shell

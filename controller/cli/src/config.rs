@@ -181,11 +181,17 @@ pub(crate) fn path(global: &Global) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Arguments;
     use clap::Parser;
 
+    /// The global options alone, without the command tree.
+    #[derive(Parser)]
+    struct Options {
+        #[command(flatten)]
+        global: Global,
+    }
+
     fn global(args: &[&str]) -> Global {
-        Arguments::parse_from([&["tombolo", "status"], args].concat()).global
+        Options::parse_from([&["tombolo"], args].concat()).global
     }
 
     fn file() -> File {

@@ -4,6 +4,7 @@ mod args;
 mod command;
 mod config;
 mod context;
+mod dispatch;
 mod failure;
 #[cfg(test)]
 mod golden;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
             return ExitCode::from(4);
         }
     };
-    match runtime.block_on(command::run(arguments)) {
+    match runtime.block_on(dispatch::run(arguments)) {
         Ok(code) => code,
         Err(e) => failure::report(&e),
     }

@@ -1,13 +1,13 @@
 //! What a host is: something with a network namespace in which programs can run. What runs on it is not known here.
 
 mod docker;
-mod machines;
 mod namespaces;
 pub(crate) mod remote;
+mod vm;
 
 pub use docker::Docker;
-pub use machines::Machines;
 pub use namespaces::Namespaces;
+pub use vm::VirtualMachines;
 
 use crate::binary;
 use crate::command;
@@ -49,7 +49,7 @@ impl Runtime {
             Self::Docker => Docker::check(),
             Self::Vm => {
                 binary::find("tombolo-controller")?;
-                Machines::check()
+                VirtualMachines::check()
             }
         }
     }
@@ -60,7 +60,7 @@ impl Runtime {
         match self {
             Self::Netns => Box::new(Namespaces::new(&topology.name)),
             Self::Docker => Box::new(Docker::new(topology, dir)),
-            Self::Vm => Box::new(Machines::new(topology, dir)),
+            Self::Vm => Box::new(VirtualMachines::new(topology, dir)),
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod command;
 pub mod delay;
 pub mod demo;
 pub mod host;
+pub mod interfaces;
 pub mod lab;
 pub mod operator;
 pub mod private;
@@ -32,7 +33,6 @@ pub mod state;
 pub mod topology;
 pub mod underlay;
 pub mod watch;
-pub mod wire;
 
 pub use lab::{Lab, Options};
 pub use topology::Topology;

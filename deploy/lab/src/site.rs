@@ -12,12 +12,12 @@ pub mod device;
 
 use crate::command::run;
 use crate::host::{Hosts, inside, sysctl};
+use crate::interfaces::{add_address, connect};
 use crate::topology::Topology;
 use crate::topology::site::{
     CustomerEdge, LAN_ROUTER, Line, LinkName, Machine, Part, Tunnel, host_name, link_word, other_end,
 };
 use crate::underlay::TUNNEL_TABLE;
-use crate::wire::{add_address, connect};
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;

@@ -7,9 +7,9 @@ pub use delay::lines as delay_lines;
 
 use crate::command::run;
 use crate::host::{Hosts, inside, sysctl};
+use crate::interfaces::{add_address, adding, connect};
 use crate::topology::site::Part;
 use crate::topology::{CONTROLLER, INTERNET, Topology, first_address};
-use crate::wire::{add_address, adding, connect};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use std::net::IpAddr;

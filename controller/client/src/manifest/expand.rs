@@ -1,7 +1,7 @@
 //! Documents → ARM bodies. Absent optional properties that the manifest rules over are written as null: ARM reads null
 //! as absent, so leaving a property out of the file takes it away.
 
-mod hybrid;
+mod gateways;
 
 use crate::manifest::named::Named;
 use crate::manifest::order::creation_rank;

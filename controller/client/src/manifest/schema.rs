@@ -1,8 +1,8 @@
 //! What a document may say. Azure's property names, flat; unknown ones are refused (D3).
 
-mod hybrid;
+mod gateways;
 
-pub use hybrid::{
+pub use gateways::{
     Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, PrivatePeering,
     SkuTier, VirtualNetworkGateway,
 };

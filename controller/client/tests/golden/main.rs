@@ -3,5 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod fabric;
-mod hybrid;
+mod gateways;
 mod network;

@@ -6,10 +6,10 @@ mod site;
 use super::{CONTROLLER, Gateway, INTERNET, Topology, Vm, first_address};
 use crate::underlay;
 use anyhow::{Result, bail};
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
+use tombolo_proto::net::overlap;
 
 /// What hosts stand for, as far as it can be only one's: kind, name, part.
 type Bound = BTreeSet<(&'static str, String, String)>;
@@ -73,7 +73,7 @@ impl Topology {
                 ));
             }
             for (other, second) in &segments[..i] {
-                if overlap(segment.prefix, second.prefix) {
+                if overlap(&segment.prefix, &second.prefix) {
                     wrong.push(format!("underlay.segments: {name} and {other} overlap"));
                 }
             }
@@ -81,7 +81,7 @@ impl Topology {
         // The TUN device's routes and the underlay must never claim the same destination.
         for (vnet, network) in self.resources.virtual_networks.iter() {
             for (name, segment) in &self.underlay.segments {
-                if network.address_space.iter().any(|p| overlap(p.0, segment.prefix)) {
+                if network.address_space.iter().any(|p| overlap(&p.0, &segment.prefix)) {
                     wrong.push(format!(
                         "underlay.segments.{name}.prefix: {} overlaps the address space of {vnet}",
                         segment.prefix
@@ -219,10 +219,6 @@ impl Topology {
             )),
         }
     }
-}
-
-fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
 }
 
 fn good_name(name: &str, longest: usize) -> bool {

@@ -1,10 +1,11 @@
 //! What is wrong with the sites of a topology.
 
-use super::{Bound, good_name, overlap};
+use super::{Bound, good_name};
 use crate::topology::site::{CustomerEdge, LAN_ROUTER, Line, LinkName, Site, Tunnel, other_end};
 use crate::topology::{CONTROLLER, Edge, INTERNET, Topology};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
+use tombolo_proto::net::overlap;
 
 impl Topology {
     pub(super) fn check_sites(&self, bound: &mut Bound, wrong: &mut Vec<String>) {
@@ -169,7 +170,7 @@ impl Topology {
             // VNets may overlap as long as they are not joined, and what is wrong with VNets and segments is found elsewhere.
             let site = whose.starts_with("sites.");
             for (other, second) in &all[..i] {
-                if (site || other.starts_with("sites.")) && overlap(*prefix, *second) {
+                if (site || other.starts_with("sites.")) && overlap(prefix, second) {
                     wrong.push(format!("{whose}: {prefix} overlaps {second} of {other}"));
                 }
             }
