@@ -1,4 +1,4 @@
-//! The fabric API: agents, join tokens, revisions, diagnosis, settings. Everything that Azure has no word for.
+//! The fabric API: agents, join tokens, revisions, diagnosis, settings. ARM has no resources for these.
 
 mod agents;
 mod controller;

@@ -1,12 +1,12 @@
-//! The declarative file: what should exist, in Azure's property names; read it, compare it, apply it.
+//! Manifests: declarative files with Azure's property names. They are read, compared with the controller, and applied.
 //!
 //! ```text
 //! files ──Manifest::load──▶ Manifest ──expand──▶ ARM bodies ──Plan::make──▶ Plan ──Plan::apply──▶ done
 //!                                                    controller's state ──┘
 //! ```
 //!
-//! A manifest is the sum of its documents. A resource that stands in it is brought to what the manifest says; what the
-//! manifest does not mention stays as it is, unless pruning was asked for. Applying twice changes nothing.
+//! A manifest is the union of its documents. Applying it creates and updates the resources that it contains. All other
+//! resources are unchanged, unless pruning deletes them. A second application changes nothing.
 
 mod apply;
 mod compare;
@@ -31,7 +31,7 @@ use crate::path::Group;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// The region of resources that name none.
+/// The region of resources for which neither their document nor they themselves name one.
 pub const DEFAULT_LOCATION: &str = "region1";
 
 /// Why a manifest cannot be used.
@@ -40,35 +40,35 @@ pub enum ManifestError {
     /// A file or folder cannot be read.
     #[error("{}: {reason}", path.display())]
     Read {
-        /// Which.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// In the system's words.
+        /// The system's error message.
         reason: String,
     },
-    /// A document is not what it should be.
+    /// A document is not YAML, or has an unknown property or a wrong value.
     #[error("{origin}: {reason}")]
     Parse {
-        /// Which file.
+        /// Name of the file.
         origin: String,
-        /// What, with line and column.
+        /// The problem, with line and column.
         reason: String,
     },
-    /// Documents that do not fit together, or names that lead nowhere. Never empty; all problems at once.
+    /// The documents contradict each other, or refer to resources that do not exist. Contains every problem; never empty.
     #[error("{}", .0.join("\n"))]
     Invalid(Vec<String>),
 }
 
-/// Documents together.
+/// Documents with their origins.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
     documents: Vec<(String, Document)>,
 }
 
 impl Manifest {
-    /// Reads a file, or all `*.yaml` and `*.yml` of a folder and its sub-folders, in order of their names.
+    /// Reads a file, or all files `*.yaml` and `*.yml` of a folder and its subfolders, sorted by path.
     ///
     /// # Errors
-    /// A file that cannot be read, or is not a manifest.
+    /// A file cannot be read or is not a manifest, or the folder has no such file.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
         let mut manifest = Self::default();
         for file in files_of(path)? {
@@ -78,10 +78,10 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Adds the documents of a text; `origin` stands in errors.
+    /// Adds the documents of a text. Errors name `origin`, usually the file. Empty documents are skipped.
     ///
     /// # Errors
-    /// What is wrong, with line and column.
+    /// [`ManifestError::Parse`]; the documents before the wrong one have been added.
     pub fn parse(&mut self, origin: &str, text: &str) -> Result<(), ManifestError> {
         for document in serde_norway::Deserializer::from_str(text) {
             let document = Option::<Document>::deserialize(document).map_err(|e| ManifestError::Parse {
@@ -95,22 +95,22 @@ impl Manifest {
         Ok(())
     }
 
-    /// Adds a document that was read elsewhere (the `resources:` of a topology file).
+    /// Adds a document that comes from another file format, such as the `resources:` of a topology file.
     pub fn add(&mut self, origin: &str, document: Document) {
         self.documents.push((origin.to_owned(), document));
     }
 
-    /// The documents with where they come from.
+    /// Returns the documents, each after its origin.
     #[must_use]
     pub fn documents(&self) -> &[(String, Document)] {
         &self.documents
     }
 
-    /// The ARM bodies, in the order in which they can be created from nothing. `default` is the subscription, and the
-    /// group of documents that name none.
+    /// Returns the ARM bodies in an order in which an empty controller accepts them. `default` provides the subscription, and
+    /// the resource group of documents that name none.
     ///
     /// # Errors
-    /// Everything that is wrong at once: duplicates, properties that exclude each other.
+    /// [`ManifestError::Invalid`]: duplicate resources, or properties that exclude each other.
     pub fn expand(&self, default: &Group) -> Result<Vec<Expanded>, ManifestError> {
         expand::expand(&self.documents, default)
     }
@@ -123,7 +123,7 @@ fn read_error(path: &Path, error: &std::io::Error) -> ManifestError {
     }
 }
 
-/// The files behind a path: itself, or the YAML files of a folder. A folder without any is an error.
+/// Returns `path` itself, or the YAML files below a folder. A folder without YAML files is an error.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -135,7 +135,7 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
             let entry = entry.map_err(|e| read_error(&folder, &e))?;
             let kind = entry.file_type().map_err(|e| read_error(&entry.path(), &e))?;
             let yaml = entry.path().extension().is_some_and(|x| x == "yaml" || x == "yml");
-            // A link to a folder is not followed, so there is no circle.
+            // `file_type` does not follow symbolic links, so the walk ends even if one points to a parent folder.
             if kind.is_dir() {
                 folders.push(entry.path());
             } else if yaml {

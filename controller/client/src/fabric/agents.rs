@@ -14,90 +14,93 @@ use tombolo_proto::id::{AgentId, PublicKey, Revision};
 use tombolo_proto::installed::InstalledTables;
 use tombolo_proto::status::AgentStatus;
 
-/// Waits of the controller are cut into pieces of this length, so that a lost answer is noticed.
-const WAIT_PIECE: Duration = Duration::from_secs(20);
+/// Longest that one request waits at the controller. A longer wait is several requests, so that a broken connection is
+/// detected.
+const MAX_WAIT_PER_REQUEST: Duration = Duration::from_secs(20);
+/// Time beyond the wait that a request has for the network and the controller.
+const WAIT_MARGIN: Duration = Duration::from_secs(15);
 
 /// An agent as the controller sees it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentView {
-    /// Its name.
+    /// Name of the agent.
     pub id: AgentId,
-    /// What it stands for.
+    /// The VM, gateway instance or edge that the agent represents.
     pub binding: Binding,
-    /// Its identity on links.
+    /// WireGuard public key, the agent's identity on links.
     pub public_key: PublicKey,
-    /// Where others reach it, best first.
+    /// Endpoints at which other agents reach it, best first.
     pub endpoints: Vec<SocketAddr>,
-    /// Where it takes QUIC besides.
+    /// Endpoint of its QUIC listener, if other agents reach one.
     #[serde(default)]
     pub quic_endpoint: Option<SocketAddr>,
-    /// Lanes that it runs; none: the controller does not say.
+    /// Number of lanes; none if the controller does not report it.
     #[serde(default)]
     pub lanes: Option<u16>,
-    /// Cut off.
+    /// Whether the agent was revoked.
     pub revoked: bool,
-    /// Its control stream is up.
+    /// Whether its control stream is up.
     pub connected: bool,
-    /// The revision in force there.
+    /// Revision that the agent has in force.
     #[serde(default)]
     pub applied_revision: Option<Revision>,
-    /// Digest of the configuration in force there.
+    /// Digest of the configuration that the agent has in force.
     #[serde(default)]
     pub applied_digest: Option<String>,
-    /// Digest of the configuration that it should have.
+    /// Digest of the configuration that the controller has compiled for it.
     #[serde(default)]
     pub desired_digest: Option<String>,
-    /// The last configuration that it refused.
+    /// The last configuration that the agent rejected.
     #[serde(default)]
     pub rejected: Option<Rejected>,
-    /// The last it said of itself.
+    /// The agent's last status report.
     #[serde(default)]
     pub status: Option<AgentStatus>,
 }
 
 impl Client {
-    /// All agents.
+    /// Lists all agents.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn agents(&self) -> Result<Vec<AgentView>, Error> {
         let response = self.fabric(Method::GET, "agents", Body::None).await?;
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
     }
 
-    /// One agent.
+    /// Returns one agent.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn agent(&self, id: &str) -> Result<AgentView, Error> {
         let response = self.fabric(Method::GET, &format!("agents/{id}"), Body::None).await?;
         self.typed(response).await
     }
 
-    /// Cuts an agent off, everywhere and at once. What it stood for stays bound to it.
+    /// Revokes an agent: the controller and all other agents refuse it at once. Its binding stays in use.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn revoke_agent(&self, id: &str) -> Result<(), Error> {
         let path = format!("agents/{id}/revoke");
         self.fabric(Method::POST, &path, Body::None).await.map(drop)
     }
 
-    /// Forgets an agent: what it stood for is free again.
+    /// Deletes an agent and releases its binding.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn delete_agent(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("agents/{id}"), Body::None)
             .await
             .map(drop)
     }
 
-    /// The configuration that an agent should have, preshared keys blanked.
+    /// Returns the configuration that the controller has compiled for an agent, with preshared keys blanked.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn agent_config(&self, id: &str) -> Result<AgentConfig, Error> {
         let response = self
             .fabric(Method::GET, &format!("agents/{id}/config"), Body::None)
@@ -105,10 +108,10 @@ impl Client {
         self.typed(response).await
     }
 
-    /// What an agent should have installed, with what agents report to have learned.
+    /// Returns the tables that an agent should have installed. They include the learned routes that agents have reported.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn agent_tables(&self, id: &str) -> Result<InstalledTables, Error> {
         let response = self
             .fabric(Method::GET, &format!("agents/{id}/tables"), Body::None)
@@ -116,28 +119,30 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Which revision holds where.
+    /// Returns the desired revision, and the revision that each agent has in force.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn revisions(&self) -> Result<Revisions, Error> {
         let response = self.fabric(Method::GET, "revisions", Body::None).await?;
         self.typed(response).await
     }
 
-    /// Waits until every connected agent has applied `revision` (D2), or for `timeout`; the answer says which.
+    /// Waits until every connected agent has applied `revision` (D2), at most for `timeout`. The answer lists the agents that
+    /// have not.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn wait_in_force(&self, revision: Revision, timeout: Duration) -> Result<Waited, Error> {
         let deadline = Instant::now() + timeout;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now()).min(WAIT_PIECE);
-            // Whole seconds, rounded up: a short timeout must still be able to wait.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = left.min(MAX_WAIT_PER_REQUEST);
+            // Rounded up, because a timeout below one second would otherwise not wait at all.
             let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
             let path = format!("/fabric/v1/revisions/{revision}/wait");
             let query = [("timeoutSeconds", &*seconds.to_string())];
-            let limit = Some(left + Duration::from_secs(15));
+            let limit = Some(left + WAIT_MARGIN);
             let response = self.send(Method::GET, &path, &query, Body::None, limit).await?;
             let waited: Waited = self.typed(response).await?;
             if waited.in_force || Instant::now() >= deadline {

@@ -6,20 +6,23 @@ use reqwest::Method;
 use serde_json::Value;
 use std::time::Duration;
 
+/// Longest that a backup may take: the whole store crosses the network, so the default of a request is too short.
+const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
+
 impl Client {
-    /// The controller's liveness and revision; needs no token.
+    /// Returns the controller's health and revision. Needs no token.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The controller does not answer.
     pub async fn health(&self) -> Result<Value, Error> {
         let response = self.fabric(Method::GET, "health", Body::None).await?;
         self.json(response).await
     }
 
-    /// The controller's CA certificate, PEM; needs no token.
+    /// Returns the certificate of the controller's CA in PEM. Needs no token.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn ca(&self) -> Result<String, Error> {
         let response = self.fabric(Method::GET, "ca", Body::None).await?;
         response
@@ -28,10 +31,10 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), "GET /fabric/v1/ca", &e))
     }
 
-    /// The controller's metrics, as Prometheus text.
+    /// Returns the controller's metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn metrics(&self) -> Result<String, Error> {
         let response = self.send(Method::GET, "/metrics", &[], Body::None, None).await?;
         response
@@ -40,32 +43,33 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), "GET /metrics", &e))
     }
 
-    /// The operator's switches.
+    /// Returns all settings with their present values.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn settings(&self) -> Result<Value, Error> {
         let response = self.fabric(Method::GET, "settings", Body::None).await?;
         self.json(response).await
     }
 
-    /// Sets the operator's switches; what is left out goes back to its default.
+    /// Replaces all settings and returns them. A setting that `settings` omits returns to its default.
     ///
     /// # Errors
-    /// Those of the controller: unknown names, wrong values.
+    /// Errors of the controller: an unknown name, a value out of range.
     pub async fn put_settings(&self, settings: &Value) -> Result<Value, Error> {
         let response = self.fabric(Method::PUT, "settings", Body::Json(settings)).await?;
         self.json(response).await
     }
 
-    /// A backup of the controller's store, taken while it runs.
+    /// Returns a copy of the controller's store as a file. The controller keeps running. The file contains secrets.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn backup(&self) -> Result<Vec<u8>, Error> {
         let path = "/fabric/v1/backup";
-        let limit = Some(Duration::from_secs(600));
-        let response = self.send(Method::POST, path, &[], Body::None, limit).await?;
+        let response = self
+            .send(Method::POST, path, &[], Body::None, Some(BACKUP_TIMEOUT))
+            .await?;
         let bytes = response
             .bytes()
             .await

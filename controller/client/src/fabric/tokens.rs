@@ -11,74 +11,75 @@ use tombolo_proto::config::CircuitLink;
 use tombolo_proto::fabric::{NewApiToken, NewToken};
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// What a join token, and then an agent, stands for (D7): exactly one thing.
+/// The one thing that an agent represents: a VM, a gateway instance, or an edge of a circuit (D7). A join token carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Binding {
     /// A virtual machine.
     Vm {
-        /// `…/Microsoft.Compute/virtualMachines/{name}`.
+        /// Id of the VM: `…/Microsoft.Compute/virtualMachines/{name}`.
         vm: ResourceId,
-        /// Its NICs, the primary one first.
+        /// The VM's network interfaces, the primary one first.
         nics: Vec<ResourceId>,
-        /// Subnets whose other machines sit behind this host (D8).
+        /// Subnets whose other machines are reached through this host (D8).
         #[serde(default)]
         served: Vec<ResourceId>,
     },
     /// One instance of a gateway.
     Gateway {
-        /// The gateway.
+        /// Id of the gateway.
         gateway: ResourceId,
-        /// The name of the `ipConfiguration`.
+        /// Name of the instance's `ipConfiguration`.
         ip_configuration: String,
     },
     /// The provider edge of one link of a circuit.
     Edge {
-        /// The circuit.
+        /// Id of the circuit.
         circuit: ResourceId,
-        /// Which link.
+        /// Primary or secondary link.
         link: CircuitLink,
     },
 }
 
-/// A join token that waits to be used.
+/// A join token that was not used yet, without its text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Token {
-    /// To delete it by.
+    /// Identifies the token in [`Client::delete_token`].
     pub id: String,
-    /// The name that the agent will have.
+    /// Name of the agent that joins with it.
     pub agent: AgentId,
-    /// What the agent will stand for.
+    /// Binding of the agent that joins with it.
     pub binding: Binding,
-    /// Unix seconds.
+    /// Expiry, Unix seconds.
     pub expires: u64,
 }
 
-/// The packages of agents that a controller serves.
+/// The agent packages that a controller serves to new machines.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Packages {
-    /// The folder on the controller's host.
+    /// Folder of the packages on the controller's host.
     pub folder: String,
-    /// What is in it, by name.
+    /// The packages, sorted by name.
     pub value: Vec<Package>,
 }
 
-/// A package that anybody may download from the controller, at `/packages/NAME`.
+/// A package. The controller serves it at `/packages/NAME` without authentication.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Package {
-    /// The file's name: `tombolo-agent_VERSION_ARCHITECTURE.deb`.
+    /// File name: `tombolo-agent_VERSION_ARCHITECTURE.deb`.
     pub name: String,
-    /// Bytes.
+    /// Size of the file, bytes.
     pub size: u64,
-    /// In hexadecimal digits.
+    /// SHA-256 of the file, in hexadecimal digits.
     pub sha256: String,
 }
 
 impl Client {
-    /// Makes a one-time token with which an agent joins. Without `ttl` the controller chooses how long it lives.
+    /// Creates a join token, which admits one agent once. Without `ttl` the token has the controller's default lifetime.
     ///
     /// # Errors
-    /// Those of the controller: the binding names what does not exist or is bound already, the name is taken.
+    /// Errors of the controller: the binding names a missing resource or one that is bound already, or the agent's name is
+    /// in use.
     pub async fn create_token(
         &self,
         agent: &AgentId,
@@ -93,38 +94,38 @@ impl Client {
         self.typed(response).await
     }
 
-    /// The tokens that were not used yet.
+    /// Lists the join tokens that were not used yet.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn tokens(&self) -> Result<Vec<Token>, Error> {
         let response = self.fabric(Method::GET, "tokens", Body::None).await?;
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
     }
 
-    /// Withdraws a token.
+    /// Deletes a join token, so that it cannot be used any more.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn delete_token(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("tokens/{id}"), Body::None)
             .await
             .map(drop)
     }
 
-    /// The packages of agents that the controller serves.
+    /// Lists the agent packages that the controller serves.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn packages(&self) -> Result<Packages, Error> {
         let response = self.fabric(Method::GET, "packages", Body::None).await?;
         self.typed(response).await
     }
 
-    /// Makes a token for the REST interface.
+    /// Creates a token for the REST interface. The answer is the only one that contains its text.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn create_api_token(&self, name: &str) -> Result<NewApiToken, Error> {
         let response = self
             .fabric(Method::POST, "api-tokens", Body::Json(&json!({"name": name})))
@@ -132,19 +133,19 @@ impl Client {
         self.typed(response).await
     }
 
-    /// The tokens for the REST interface, without their text.
+    /// Lists the tokens for the REST interface, without their texts.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn api_tokens(&self) -> Result<Vec<Value>, Error> {
         let response = self.fabric(Method::GET, "api-tokens", Body::None).await?;
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
     }
 
-    /// Withdraws a token for the REST interface.
+    /// Deletes a token for the REST interface. Requests with it are refused from then on.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn delete_api_token(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("api-tokens/{id}"), Body::None)
             .await

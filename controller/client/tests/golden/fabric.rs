@@ -1,4 +1,4 @@
-//! Requests to the fabric API, and its answers as the client reads and shows them.
+//! Golden files of requests to the fabric API, and of its answers as the client parses and prints them.
 
 use std::collections::BTreeMap;
 use tombolo_client::fabric::{
@@ -11,7 +11,7 @@ use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
 use tombolo_proto::status::AgentStatus;
 
-/// One controller's golden files are another program's input: the client reads what the controller records.
+/// Golden files that the controller's tests record. The client must be able to read them.
 const CONTROLLER: &str = "../../../tests/golden";
 const TOPOLOGY: &str = "../../../topology/tests/golden";
 
@@ -242,7 +242,7 @@ fn configurations_of_devices() {
     golden!().cases("device_config", &[("full", device(true)), ("minimal", device(false))]);
 }
 
-/// Every answer that the controller's tests record is one that the client reads.
+/// The client reads every answer that the controller's tests record.
 #[test]
 fn answers_of_the_controller() {
     let golden = golden!();

@@ -1,4 +1,4 @@
-//! What the client sends, and what people's files say, as recorded files.
+//! Golden files of the client's requests and of manifests.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 

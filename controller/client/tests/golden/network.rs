@@ -1,4 +1,4 @@
-//! Declarative files: networks.
+//! Manifests: networks.
 
 use std::collections::BTreeMap;
 use tombolo_client::manifest::{
@@ -134,7 +134,7 @@ fn declarative_files() {
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }
 
-/// Every property that has a default may be left out.
+/// Every property with a default is optional.
 #[test]
 fn declarative_files_without_any_option() {
     let text = r#"{

@@ -1,4 +1,4 @@
-//! What `tombolo diff` and `tombolo apply` print as JSON, as recorded files.
+//! Golden files of the JSON output of `tombolo diff` and `tombolo apply`.
 
 use super::{Action, Plan, Step};
 use crate::manifest::Kind;
@@ -39,7 +39,7 @@ fn plans() {
         Circuit,
         Connection,
         ApplicationSecurityGroup,
-        // No manifest holds these: the table of kinds is that of the whole interface.
+        // Manifests cannot contain these. `Kind` covers the whole REST interface.
         Route,
         NicIpConfiguration,
         GatewayIpConfiguration,
