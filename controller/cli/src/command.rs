@@ -1,4 +1,4 @@
-//! The commands, one file each.
+//! The commands, one file for each kind of resource or verb.
 
 pub(crate) mod agent;
 pub(crate) mod api_token;

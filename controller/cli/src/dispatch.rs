@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Does what the command line says.
+/// Runs the command and returns the exit code. Errors are left to the caller to report.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let global = arguments.global;
     let command = match arguments.command {
@@ -59,6 +59,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     .map(|()| ExitCode::SUCCESS)
 }
 
+/// Writes a manual page for each command, and the completions of bash, zsh and fish. Does not create `dir`.
 fn write_manual(dir: &Path) -> std::io::Result<()> {
     clap_mangen::generate_to(Arguments::command(), dir)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
-    /// Where to; holds secrets, so only its owner can read it
+    /// File to write; it contains secrets, so only its owner may read it
     file: PathBuf,
-    /// Replace a file that is there
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }

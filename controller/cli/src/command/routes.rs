@@ -12,7 +12,7 @@ use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Args)]
 pub(crate) struct Routes {
-    /// A network interface, a machine or its agent; by name or id
+    /// Network interface, machine or agent, by name or id
     name: String,
 }
 
@@ -48,7 +48,7 @@ impl Routes {
         Ok(())
     }
 
-    /// The ids of the interfaces that are meant.
+    /// Returns the ids of the network interfaces that the name or id stands for.
     async fn nics(&self, c: &Context) -> Result<Vec<String>> {
         let lower = self.name.to_ascii_lowercase();
         if lower.contains("/networkinterfaces/") {
@@ -72,8 +72,8 @@ impl Routes {
             let Binding::Vm { vm, nics, .. } = &agent.binding else {
                 continue;
             };
-            let means = |id: &str| id.eq_ignore_ascii_case(&self.name);
-            if means(agent.id.as_str()) || means(vm.as_str()) || means(vm.name()) {
+            let is_named = |id: &str| id.eq_ignore_ascii_case(&self.name);
+            if is_named(agent.id.as_str()) || is_named(vm.as_str()) || is_named(vm.name()) {
                 return Ok(nics.iter().map(|n| n.as_str().to_owned()).collect());
             }
         }

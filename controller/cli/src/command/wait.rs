@@ -8,7 +8,7 @@ use tombolo_proto::id::Revision;
 
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// Which; the newest unless given
+    /// Revision to wait for [default: the newest]
     revision: Option<u64>,
 }
 
