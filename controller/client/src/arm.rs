@@ -1,5 +1,5 @@
-//! ARM requests by path: get, put, delete, list, post. Long-running operations are polled until they end (section 5 of the
-//! REST contract).
+//! ARM requests by path: get, put, delete, list, post. Long-running operations are polled until they end (section 5 of
+//! the REST contract).
 
 use crate::client::{Body, Client};
 use crate::error::{ApiError, Error};

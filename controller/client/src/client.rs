@@ -102,8 +102,8 @@ impl Client {
         Revision(self.revision.load(Ordering::Relaxed))
     }
 
-    /// Sends one request and turns an error status into an [`Error::Api`]. `timeout` replaces [`REQUEST_TIMEOUT`] for calls
-    /// that the controller answers late.
+    /// Sends one request and turns an error status into an [`Error::Api`]. `timeout` replaces [`REQUEST_TIMEOUT`] for
+    /// calls that the controller answers late.
     pub(crate) async fn send(
         &self,
         method: Method,

@@ -1,6 +1,6 @@
-//! The client against a server with scripted answers: long-running operations, pages, errors, certificates (sections 1 and 5
-//! of the REST contract).
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! The client against a server with scripted answers: long-running operations, pages, errors, certificates (sections 1
+//! and 5 of the REST contract).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use serde_json::{Value, json};
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! Manifests against the controller's rules, without a controller: topologies are created, applied again, changed,
 //! repaired and pruned. A plan is right if every step is accepted and a second plan is empty.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use serde_json::{Value, json};
 use tombolo_client::manifest::{Action, Expanded, Kind, Manifest, Plan, Server};

@@ -108,7 +108,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Returns the tables that an agent should have installed. They include the learned routes that agents have reported.
+    /// Returns the tables that an agent should have installed. They include the learned routes that agents have
+    /// reported.
     ///
     /// # Errors
     /// Errors of the controller.
@@ -128,8 +129,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Waits until every connected agent has applied `revision` (D2), at most for `timeout`. The answer lists the agents that
-    /// have not.
+    /// Waits until every connected agent has applied `revision` (D2), at most for `timeout`. The answer lists the
+    /// agents that have not.
     ///
     /// # Errors
     /// Errors of the controller.

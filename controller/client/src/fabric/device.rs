@@ -64,7 +64,8 @@ pub struct DeviceBgp {
 }
 
 impl Client {
-    /// Returns the configuration for the device at the remote end of a connection of type `IPsec`. It contains a secret.
+    /// Returns the configuration for the device at the remote end of a connection of type `IPsec`. It contains a
+    /// secret.
     ///
     /// # Errors
     /// Errors of the controller: the connection does not exist, has another type, or has no shared key yet.

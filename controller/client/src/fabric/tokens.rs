@@ -11,7 +11,8 @@ use tombolo_proto::config::CircuitLink;
 use tombolo_proto::fabric::{NewApiToken, NewToken};
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The one thing that an agent represents: a VM, a gateway instance, or an edge of a circuit (D7). A join token carries it.
+/// The one thing that an agent represents: a VM, a gateway instance, or an edge of a circuit (D7). A join token carries
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Binding {
@@ -75,11 +76,12 @@ pub struct Package {
 }
 
 impl Client {
-    /// Creates a join token, which admits one agent once. Without `ttl` the token has the controller's default lifetime.
+    /// Creates a join token, which admits one agent once. Without `ttl` the token has the controller's default
+    /// lifetime.
     ///
     /// # Errors
-    /// Errors of the controller: the binding names a missing resource or one that is bound already, or the agent's name is
-    /// in use.
+    /// Errors of the controller: the binding names a missing resource or one that is bound already, or the agent's name
+    /// is in use.
     pub async fn create_token(
         &self,
         agent: &AgentId,

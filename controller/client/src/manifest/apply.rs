@@ -2,9 +2,11 @@
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::manifest::documents::Manifest;
+use crate::manifest::error::ManifestError;
 use crate::manifest::plan::{Action, Plan, Server, Step};
-use crate::manifest::{Manifest, ManifestError};
 use crate::path::Group;
+use tombolo_proto::arm::Kind;
 use tombolo_proto::id::Revision;
 
 /// A plan that could not be made or carried out.
@@ -20,7 +22,7 @@ pub enum ApplyError {
     #[error("{kind} {name}: {source}")]
     Step {
         /// Kind of the resource.
-        kind: crate::manifest::Kind,
+        kind: Kind,
         /// Name of the resource.
         name: String,
         /// Number of steps that were done before.

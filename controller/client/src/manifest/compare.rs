@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value};
 
-/// Whether the server's body already has every property of the desired one. A desired null means that the property is absent.
+/// Whether the server's body already has every property of the desired one. A desired null means that the property is
+/// absent.
 ///
-/// Items of lists are matched by name, or by value if they have none, so their order does not matter. The order of tunnel
-/// addresses does. Ids and names compare case-insensitively.
+/// Items of lists are matched by name, or by value if they have none, so their order does not matter. The order of
+/// tunnel addresses does. Ids and names compare case-insensitively.
 pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     match (server, desired) {
         (Value::Null, Value::Object(d)) => d.values().all(|v| holds(&Value::Null, v)),
@@ -27,8 +28,8 @@ pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     }
 }
 
-/// Returns the server's body with the desired properties in place of its own. Properties that the manifest does not set keep
-/// their value in the PUT.
+/// Returns the server's body with the desired properties in place of its own. Properties that the manifest does not set
+/// keep their value in the PUT.
 pub(super) fn merge(server: &Value, desired: &Value) -> Value {
     match (server, desired) {
         (Value::Object(s), Value::Object(d)) => {
@@ -52,8 +53,8 @@ pub(super) fn merge(server: &Value, desired: &Value) -> Value {
     }
 }
 
-/// Returns the part of the server's body that corresponds to the desired one, for display. Named items that the desired body
-/// lacks appear as their name alone.
+/// Returns the part of the server's body that corresponds to the desired one, for display. Named items that the desired
+/// body lacks appear as their name alone.
 pub(super) fn project(server: &Value, desired: &Value) -> Value {
     match (server, desired) {
         (Value::Object(s), Value::Object(d)) => {

@@ -1,17 +1,17 @@
 //! Expands documents to ARM bodies.
 //!
-//! An optional property that a document omits is written as null, which ARM reads as absent. So a property that is removed
-//! from the file is removed from the resource.
+//! An optional property that a document omits is written as null, which ARM reads as absent. So a property that is
+//! removed from the file is removed from the resource.
 
 mod gateways;
 
+use crate::manifest::error::ManifestError;
 use crate::manifest::named::Named;
 use crate::manifest::order::creation_rank;
 use crate::manifest::schema::{
-    Document, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PublicIpAddress, RouteTable, Subnet,
-    VirtualNetwork,
+    DEFAULT_LOCATION, Document, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PublicIpAddress,
+    RouteTable, Subnet, VirtualNetwork,
 };
-use crate::manifest::{DEFAULT_LOCATION, ManifestError};
 use crate::path::{Group, check_group_name};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};

@@ -20,8 +20,8 @@ pub(super) enum Rank {
     RouteTable,
     PublicIp,
     Vnet,
-    /// A half that stops using a remote gateway. It precedes a gateway of its own VNet, and another half that starts to use
-    /// one, because a VNet has one gateway source (P23).
+    /// A half that stops using a remote gateway. It precedes a gateway of its own VNet, and another half that starts to
+    /// use one, because a VNet has one gateway source (P23).
     PeeringOff,
     Gateway,
     /// A half that is `Disconnected`. A PUT returns it to `Initiated`; only then its counterpart can be created (P14).

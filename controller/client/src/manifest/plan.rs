@@ -2,8 +2,8 @@
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::manifest::ManifestError;
 use crate::manifest::compare::{counterpart, holds, merge, name, project, tidy};
+use crate::manifest::error::ManifestError;
 use crate::manifest::expand::Expanded;
 use crate::manifest::order::{Rank, creation_rank, deletion_rank, update_rank};
 use crate::path::{Group, last};
@@ -53,7 +53,8 @@ pub struct Step {
     /// The reason, if `before` and `after` do not show it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Present values of the properties that the manifest sets, with secrets masked. Null for a resource that does not exist.
+    /// Present values of the properties that the manifest sets, with secrets masked. Null for a resource that does not
+    /// exist.
     pub before: Value,
     /// Values after the step, with secrets masked. Null for a deletion.
     pub after: Value,
@@ -132,8 +133,8 @@ impl Server {
 }
 
 impl Plan {
-    /// Compares the desired resources with the controller's. With `prune`, resources of the manifest's groups that it does not
-    /// contain are deleted; the groups themselves are not.
+    /// Compares the desired resources with the controller's. With `prune`, resources of the manifest's groups that it
+    /// does not contain are deleted; the groups themselves are not.
     ///
     /// # Errors
     /// [`ManifestError::Invalid`]: references to resources that do not exist, or that pruning deletes.
@@ -213,8 +214,8 @@ fn create(e: &Expanded) -> Step {
     }
 }
 
-/// Returns the step for an existing resource, and the deletions of subnets that are possible only later. `deleted` has the
-/// paths that pruning deletes; none without pruning.
+/// Returns the step for an existing resource, and the deletions of subnets that are possible only later. `deleted` has
+/// the paths that pruning deletes; none without pruning.
 fn update(e: &Expanded, current: &Value, all: &[Expanded], deleted: Option<&BTreeSet<String>>) -> (Step, Vec<Step>) {
     let mut desired = e.body.clone();
     let mut later = Vec::new();
@@ -393,8 +394,8 @@ fn normalize_prefixes(subnet: &mut Value) {
 /// JSON pointers to the secrets of bodies.
 const SECRETS: [&str; 2] = ["/properties/sharedKey", "/properties/peerings/0/properties/sharedKey"];
 
-/// Returns the body for display, without nulls and with secrets masked. The mask of a secret that differs from `current`
-/// says so.
+/// Returns the body for display, without nulls and with secrets masked. The mask of a secret that differs from
+/// `current` says so.
 fn shown(body: &Value, current: Option<&Value>) -> Value {
     let mut out = tidy(body);
     for secret in SECRETS {
@@ -407,8 +408,8 @@ fn shown(body: &Value, current: Option<&Value>) -> Value {
     out
 }
 
-/// Refuses references to resources that exist neither in the manifest nor, without pruning, on the controller. References into
-/// groups that were not read are not checked.
+/// Refuses references to resources that exist neither in the manifest nor, without pruning, on the controller.
+/// References into groups that were not read are not checked.
 fn refuse_dangling(desired: &[Expanded], server: &Server, prune: bool) -> Result<(), ManifestError> {
     let mut known: BTreeSet<String> = BTreeSet::new();
     let mut add = |path: &str, body: &Value| {

@@ -16,6 +16,9 @@ use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::config::Transport;
 
+/// The region of resources for which neither their document nor they themselves name one.
+pub const DEFAULT_LOCATION: &str = "region1";
+
 /// An address prefix without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

@@ -1,6 +1,6 @@
 //! Golden files of the client's requests and of manifests.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod fabric;
 mod gateways;

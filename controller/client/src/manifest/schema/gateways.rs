@@ -88,8 +88,8 @@ pub struct Connection {
     /// Name or full id of the circuit, with `ExpressRoute`. Azure's property is `peer`.
     #[serde(default, alias = "peer")]
     pub express_route_circuit: Option<String>,
-    /// With `ExpressRoute`: the gateway's addresses of the tunnels to the primary and the secondary edge, in `GatewaySubnet`.
-    /// Without them the controller allocates two.
+    /// With `ExpressRoute`: the gateway's addresses of the tunnels to the primary and the secondary edge, in
+    /// `GatewaySubnet`. Without them the controller allocates two.
     #[serde(default)]
     pub tunnel_addresses: Vec<IpAddr>,
     /// Shared key (G11). A secret, so the file must be kept secret too. Without it the controller's key is unchanged.
@@ -180,8 +180,8 @@ pub struct PrivatePeering {
     /// VLAN of both lines, 0 to 4094; default 0.
     #[serde(default)]
     pub vlan_id: u16,
-    /// Key that signs the BGP sessions. A secret, so the file must be kept secret too. Without it the controller's key is
-    /// unchanged.
+    /// Key that signs the BGP sessions. A secret, so the file must be kept secret too. Without it the controller's key
+    /// is unchanged.
     #[serde(default)]
     pub shared_key: Option<String>,
 }
