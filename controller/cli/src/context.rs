@@ -122,7 +122,7 @@ impl Context {
             .to_owned())
     }
 
-    /// With `--wait`, waits until the last write is in force.
+    /// Waits until the last write is in force, if `--wait` is set.
     pub(crate) async fn wait_if_requested(&self) -> Result<()> {
         if self.global.wait {
             self.wait(self.client.last_revision()).await

@@ -55,8 +55,8 @@ impl fmt::Display for NegativeResult {
 
 impl std::error::Error for NegativeResult {}
 
-/// Prints an error with its hint, and returns the exit code: 1 negative result, 2 usage, 3 not found, 4 any other failure.
-/// So a script can distinguish "not reachable" from "the controller did not answer".
+/// Prints an error with its hint, and returns the exit code: 1 negative result, 2 usage, 3 not found, 4 any other
+/// failure. So a script can distinguish "not reachable" from "the controller did not answer".
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (mark, hint_mark) = if colour {

@@ -18,7 +18,8 @@ pub(crate) struct Global {
     /// File that contains the API token [env: TOMBOLO_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// File with the controller's CA certificate in PEM; without it the system's authorities are trusted [env: TOMBOLO_CA]
+    /// File with the controller's CA certificate in PEM; without it the system's authorities are trusted [env:
+    /// TOMBOLO_CA]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// Resource group that names refer to [env: TOMBOLO_RESOURCE_GROUP]

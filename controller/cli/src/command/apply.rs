@@ -104,7 +104,8 @@ impl Files {
                 }
             }
         }
-        // Documents without a group use the default one. If all have a group, none needs to be set, and the name is unused.
+        // Documents without a group use the default one. If all have a group, none needs to be set, and the name is
+        // unused.
         let needs_default = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
         let default = if needs_default {
             c.group()?
@@ -163,6 +164,7 @@ fn render(step: &Step, colour: bool) -> String {
     };
     let mut out = paint(&format!("{sign} {} {}", step.kind, step.name), step.action);
     if let Some(note) = &step.note {
+        // Writing to a String cannot fail.
         let _ = write!(out, ": {note}");
     }
     out.push('\n');

@@ -93,7 +93,8 @@ pub(crate) enum Peering {
         /// ASN of the customer (G4)
         #[arg(long)]
         peer_asn: u32,
-        /// Prefix of the primary line, a /30; the first address is the customer edge's, the second one the provider edge's (E1)
+        /// Prefix of the primary line, a /30; the first address is the customer edge's, the second one the provider
+        /// edge's (E1)
         #[arg(long, value_name = "PREFIX")]
         primary_peer_subnet: IpNet,
         /// Prefix of the secondary line, a /30 with the same order of addresses

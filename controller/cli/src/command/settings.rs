@@ -12,7 +12,8 @@ use serde_json::Value;
 pub(crate) enum Settings {
     /// Show all settings
     Show,
-    /// Change settings: NAME=VALUE …; era=azure-2017 or era=azure-current also resets every setting that depends on the era
+    /// Change settings: NAME=VALUE …; era=azure-2017 or era=azure-current also resets every setting that depends on the
+    /// era
     Set {
         /// Name and new value; the names are those that `show` prints
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
@@ -50,7 +51,8 @@ impl Settings {
                 .flatten()
                 .map(|(k, _)| k.clone())
                 .collect();
-            // The controller gives omitted settings the defaults of the new era. Values of the same command line are kept.
+            // The controller gives omitted settings the defaults of the new era. Values of the same command line are
+            // kept.
             if values.iter().any(|(name, _)| same(name, ERA))
                 && let Some(object) = settings.as_object_mut()
             {

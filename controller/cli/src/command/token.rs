@@ -300,7 +300,8 @@ impl Join {
     fn new(agent: &AgentId, controller: &str, saved: Option<&Path>) -> Self {
         // The systemd unit tombolo-agent@ uses this folder.
         let folder = format!("/var/lib/tombolo-agent/{agent}");
-        // The token itself must not be an argument, because every user of the machine sees the arguments of all processes.
+        // The token itself must not be an argument, because every user of the machine sees the arguments of all
+        // processes.
         let from = saved.and_then(Path::file_name).unwrap_or("-".as_ref()).display();
         Self {
             join: format!("tombolo-agent join --state-dir {folder} --controller {controller} --token-file {from}"),

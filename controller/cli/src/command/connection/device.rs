@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use tombolo_client::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
 use tombolo_proto::id::ResourceId;
 
-/// Seconds between two keepalives, which keep the NAT mapping of a device alive. 25 is WireGuard's recommendation (wg(8)).
+/// Seconds between two keepalives, which keep the NAT mapping of a device alive. 25 is WireGuard's recommendation
+/// (wg(8)).
 const KEEPALIVE_INTERVAL: u32 = 25;
 /// Metric of the routes through the first tunnel. Each further tunnel has a metric that is larger by one.
 const FIRST_METRIC: usize = 100;
@@ -27,6 +28,7 @@ fn text(config: &DeviceConfig) -> String {
     let mut out = String::new();
     if config.instances.is_empty() {
         let gateway = config.gateway.name();
+        // Writing to a String cannot fail, here and below.
         let _ = writeln!(
             out,
             "# No agent serves gateway {gateway} yet: tombolo token create --gateway {gateway}"
@@ -47,7 +49,8 @@ fn text(config: &DeviceConfig) -> String {
     out.trim_end().to_owned()
 }
 
-/// Writes one file for wg-quick: an interface with one peer. `Table = off` keeps wg-quick from adding routes of its own.
+/// Writes one file for wg-quick: an interface with one peer. `Table = off` keeps wg-quick from adding routes of its
+/// own.
 fn wireguard(out: &mut String, config: &DeviceConfig, n: usize, tunnel: &DeviceTunnel) {
     let (site, gateway) = (config.site.name(), config.gateway.name());
     let _ = writeln!(
@@ -123,8 +126,8 @@ fn bird(out: &mut String, config: &DeviceConfig, session: &DeviceBgp) {
     let symbol = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = config.connection.name().chars().map(symbol).collect();
     let channel = channel(session.address);
-    // BIRD does not import the kernel's route. Without a static route of its own, the next hop of every learned route would be
-    // unreachable.
+    // BIRD does not import the kernel's route. Without a static route of its own, the next hop of every learned route
+    // would be unreachable.
     let _ = writeln!(
         out,
         "# BIRD 2\n\

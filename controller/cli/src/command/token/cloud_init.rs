@@ -5,15 +5,16 @@ use anyhow::Result;
 use serde::Serialize;
 use tombolo_client::fabric::{Package as Served, Packages};
 
-/// The token's file on the new machine, until the agent has joined. /run is in memory, so no reboot preserves the token.
+/// The token's file on the new machine, until the agent has joined. /run is in memory, so no reboot preserves the
+/// token.
 const TOKEN_FILE: &str = "/run/tombolo-join.token";
 
-/// The file of the controller's CA certificate on the new machine, for the download of the package. apt downloads as the user
-/// `_apt`, so the file is world-readable.
+/// The file of the controller's CA certificate on the new machine, for the download of the package. apt downloads as
+/// the user `_apt`, so the file is world-readable.
 const CA_FILE: &str = "/run/tombolo-controller-ca.pem";
 
-/// The options with which apt trusts [`CA_FILE`] alone. No proxy is used, as agents do: the image's proxy may not reach the
-/// controller.
+/// The options with which apt trusts [`CA_FILE`] alone. No proxy is used, as agents do: the image's proxy may not reach
+/// the controller.
 const TRUST: [&str; 4] = [
     "-o",
     "Acquire::https::CAInfo=/run/tombolo-controller-ca.pem",
@@ -21,10 +22,11 @@ const TRUST: [&str; 4] = [
     "Acquire::https::Proxy=DIRECT",
 ];
 
-/// Script that downloads and installs the package. `$1` is its URL and `$2` its SHA-256; the rest are options of apt-helper.
+/// Script that downloads and installs the package. `$1` is its URL and `$2` its SHA-256; the rest are options of
+/// apt-helper.
 ///
-/// apt-helper exists on every image and follows the image's proxy settings. It retries after 1, 2, 4, … s while a server is busy
-/// or unreachable, and keeps no file whose hash differs.
+/// apt-helper exists on every image and follows the image's proxy settings. It retries after 1, 2, 4, … s while a
+/// server is busy or unreachable, and keeps no file whose hash differs.
 const INSTALL: &str = "\
 url=$1 sha256=$2
 shift 2
