@@ -1,17 +1,17 @@
-//! A cable between two hosts.
+//! Network interfaces of hosts: veth pairs and addresses.
 
 use crate::command::run;
 use crate::host::{Hosts, inside};
 use anyhow::{Context, Result};
 
-/// One end: a host, and the name of its device.
-pub type End<'a> = (&'a str, &'a str);
+/// One end of a veth pair: a host, and the name of the device on it.
+pub type VethEnd<'a> = (&'a str, &'a str);
 
-/// Joins two hosts. Both devices are down, and lose their carrier when the other one is taken down.
+/// Connects two hosts with a veth pair. Both devices are down. A device loses its carrier when its peer goes down.
 ///
 /// # Errors
-/// The system refuses.
-pub fn connect(hosts: &dyn Hosts, (a, device): End<'_>, (b, other): End<'_>, mtu: u16) -> Result<()> {
+/// The command fails, for example because a device of this name exists.
+pub fn create_veth_pair(hosts: &dyn Hosts, (a, device): VethEnd<'_>, (b, other): VethEnd<'_>, mtu: u16) -> Result<()> {
     let (mtu, netns) = (mtu.to_string(), hosts.netns(b));
     let netns = netns.to_str().context("a path that is not text")?;
     inside(&hosts.netns(a), || {
@@ -23,10 +23,10 @@ pub fn connect(hosts: &dyn Hosts, (a, device): End<'_>, (b, other): End<'_>, mtu
     Ok(())
 }
 
-/// The command that gives a device an address with the length of its network. An IPv6 address is usable at once: nothing on this
-/// network can have it already.
+/// Returns the command that adds an address (`ADDRESS/LENGTH`) to a device. IPv6 addresses skip duplicate address
+/// detection, so that they are usable at once; the topology's check has found all duplicates.
 #[must_use]
-pub fn adding<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
+pub fn add_address_argv<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
     let mut argv = vec!["ip", "address", "add", address, "dev", device];
     if address.contains(':') {
         argv.push("nodad");
@@ -34,10 +34,10 @@ pub fn adding<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
     argv
 }
 
-/// Runs [`adding`] in the namespace of the calling thread.
+/// Adds an address to a device in the network namespace of the calling thread, as [`add_address_argv`] does.
 ///
 /// # Errors
-/// The system refuses.
+/// The command fails.
 pub fn add_address(address: &str, device: &str) -> Result<()> {
-    run(&adding(address, device)).map(drop)
+    run(&add_address_argv(address, device)).map(drop)
 }

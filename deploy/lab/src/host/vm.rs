@@ -6,8 +6,8 @@
 //!                       manage ───┤            how this machine reaches the guest: SSH, on a link that leads nowhere else
 //!   qemu-system-x86_64 ───────────┘
 //! ```
-//! All machines start from one disk image, which `make vm-image` makes. Writes go to temporary copies that QEMU discards. The
-//! controller, the underlay and sites are plain namespaces.
+//! All machines start from one disk image, which `make vm-image` makes. Writes go to temporary copies that QEMU
+//! discards. The controller, the underlay and sites are plain namespaces.
 
 mod image;
 mod qemu;
@@ -131,13 +131,13 @@ impl Hosts for VirtualMachines {
         if !self.is_own(host) {
             return Ok(true);
         }
-        if command::finish(&self.ssh.argv(host, &["-O", "check"]), command::LIMIT)?.code == 0 {
+        if command::finish(&self.ssh.argv(host, &["-O", "check"]), command::HELPER_TIMEOUT)?.code == 0 {
             return Ok(true);
         }
         let mut running = self.running();
         let machine = running.get_mut(host).context("it was not turned on")?;
         if !machine.qemu.alive() {
-            bail!("its machine ended:\n{}", self.last_words(host));
+            bail!("its machine ended:\n{}", self.boot_log(host));
         }
         if machine.connection.as_ref().is_none_or(|c| !c.alive()) {
             let argv = self.ssh.argv(host, &["-M", "-N"]);
@@ -146,7 +146,7 @@ impl Hosts for VirtualMachines {
         Ok(false)
     }
 
-    fn last_words(&self, host: &str) -> String {
+    fn boot_log(&self, host: &str) -> String {
         let files = [("log", 5), ("console", 15), ("ssh.log", 2)];
         let tails = files.map(|(what, lines)| process::tail(&self.file(host, what), lines));
         tails
@@ -177,9 +177,9 @@ impl Hosts for VirtualMachines {
         }
     }
 
-    fn wrap_signalled(&self, host: &str, argv: &[String]) -> Vec<String> {
+    fn wrap_with_signals(&self, host: &str, argv: &[String]) -> Vec<String> {
         if !self.is_own(host) {
-            return self.namespaces.wrap_signalled(host, argv);
+            return self.namespaces.wrap_with_signals(host, argv);
         }
         let tombolo = binary::find("tombolo").unwrap_or_else(|_| "tombolo".into());
         let mut all = vec![tombolo.display().to_string()];
@@ -197,7 +197,7 @@ impl Hosts for VirtualMachines {
             return self.namespaces.run(host, argv);
         }
         let owned: Vec<String> = argv.iter().map(|a| (*a).to_owned()).collect();
-        let done = command::finish(&self.ssh.run_argv(host, &owned), command::LIMIT)?;
+        let done = command::finish(&self.ssh.run_argv(host, &owned), command::HELPER_TIMEOUT)?;
         if done.code != 0 {
             bail!(
                 "'{}' failed on {host} ({}): {}",
@@ -209,9 +209,9 @@ impl Hosts for VirtualMachines {
         Ok(done.stdout)
     }
 
-    fn set(&self, host: &str, switches: &[(&str, &str)]) -> Result<()> {
+    fn set_sysctls(&self, host: &str, switches: &[(&str, &str)]) -> Result<()> {
         if !self.is_own(host) {
-            return self.namespaces.set(host, switches);
+            return self.namespaces.set_sysctls(host, switches);
         }
         for (name, value) in switches {
             let write = format!("echo {value} > /proc/sys/net/{name}");
@@ -220,7 +220,7 @@ impl Hosts for VirtualMachines {
         Ok(())
     }
 
-    fn give(&self, host: &str, file: &Path) -> Result<()> {
+    fn copy_file(&self, host: &str, file: &Path) -> Result<()> {
         if !self.is_own(host) {
             return Ok(());
         }
@@ -232,7 +232,7 @@ impl Hosts for VirtualMachines {
             .map(str::to_owned)
             .to_vec();
         argv.extend(self.ssh.run_argv(host, &guest));
-        let done = command::finish(&argv, command::LIMIT)?;
+        let done = command::finish(&argv, command::HELPER_TIMEOUT)?;
         if done.code != 0 {
             bail!("{path} could not be written on {host}: {}", done.stderr.trim());
         }
@@ -246,7 +246,10 @@ impl Hosts for VirtualMachines {
         let here = self.file(host, "socket");
         if !here.exists() {
             let forward = format!("{}:{}", here.display(), path.display());
-            let done = command::finish(&self.ssh.argv(host, &["-O", "forward", "-L", &forward]), command::LIMIT)?;
+            let done = command::finish(
+                &self.ssh.argv(host, &["-O", "forward", "-L", &forward]),
+                command::HELPER_TIMEOUT,
+            )?;
             if done.code != 0 {
                 bail!("{} of {host} is out of reach: {}", path.display(), done.stderr.trim());
             }
@@ -275,10 +278,10 @@ impl Hosts for VirtualMachines {
         let mut all = vec!["env".to_owned()];
         all.extend(environment.iter().map(|(name, value)| format!("{name}={value}")));
         all.extend_from_slice(argv);
-        process::start(&self.wrap_signalled(host, &all), log, &[], tied)
+        process::start(&self.wrap_with_signals(host, &all), log, &[], tied)
     }
 
-    fn at_once(&self) -> usize {
+    fn max_concurrent(&self) -> usize {
         if self.qemu.accelerator() == "kvm" {
             usize::MAX
         } else {
@@ -290,10 +293,10 @@ impl Hosts for VirtualMachines {
         self.namespaces.processes(host)
     }
 
-    fn enter(&self, host: &str) -> String {
+    fn shell_command(&self, host: &str) -> String {
         if self.is_own(host) {
             return self.ssh.argv(host, &["-t"]).join(" ");
         }
-        self.namespaces.enter(host)
+        self.namespaces.shell_command(host)
     }
 }

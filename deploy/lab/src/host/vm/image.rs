@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 const IMAGE: &str = "TOMBOLO_VM_IMAGE";
 /// The folder that `make vm-image` fills, beside the folder of the programs.
 const DEFAULT_IMAGE: &str = "lab-vm";
-/// The image's files: the kernel, its initial file system, the disk, the operator's private key and the guest's host key.
+/// The image's files: the kernel, its initial file system, the disk, the operator's private key and the guest's host
+/// key.
 const FILES: [&str; 5] = ["kernel", "initrd", "root.img", "key", "known_hosts"];
 
 /// Returns the folder of the image, which need not exist.

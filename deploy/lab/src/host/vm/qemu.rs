@@ -54,8 +54,8 @@ impl Qemu {
             })
     }
 
-    /// Returns the command line of a machine. Its MAC addresses follow from the place of `host` among `hosts`; the guest's
-    /// console is written to `console`.
+    /// Returns the command line of a machine. Its MAC addresses follow from the place of `host` among `hosts`; the
+    /// guest's console is written to `console`.
     pub(super) fn argv(&self, host: &str, hosts: &BTreeSet<String>, console: &Path) -> Vec<String> {
         let file = |name: &str| self.image.join(name).display().to_string();
         let accelerator = match self.accelerator() {
@@ -123,8 +123,8 @@ impl Qemu {
     }
 }
 
-/// Whether KVM executes the image's kernel up to the point where it finds no disk, panics and ends. On some machines that are
-/// virtual themselves KVM exists and hangs; the emulator replaces it there.
+/// Whether KVM executes the image's kernel up to the point where it finds no disk, panics and ends. On some machines
+/// that are virtual themselves KVM exists and hangs; the emulator replaces it there.
 fn kvm_works(image: &Path) -> bool {
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return false;

@@ -26,7 +26,8 @@ impl Ssh {
         }
     }
 
-    /// Returns the command line of the SSH client, up to the name of the guest. All calls for a host share one connection.
+    /// Returns the command line of the SSH client, up to the name of the guest. All calls for a host share one
+    /// connection.
     pub(super) fn argv(&self, host: &str, options: &[&str]) -> Vec<String> {
         let control = format!("ControlPath={}", self.dir.join(format!("{host}.ssh")).display());
         let known = format!("UserKnownHostsFile={}", self.image.join("known_hosts").display());
