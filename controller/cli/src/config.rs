@@ -1,6 +1,6 @@
 //! Controller, token and defaults, from options, the environment and the configuration file.
 
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::Global;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ impl Config {
     /// No controller is configured, a file cannot be read, or the URL or CA is not valid.
     pub(crate) fn client(&self) -> Result<Client> {
         let controller = self.controller.as_deref().ok_or_else(|| {
-            Usage::new(
+            UsageError::new(
                 "no controller is set",
                 "run `tombolo login --controller https://HOST:PORT --ca DIR/ca.pem --token-file DIR/admin.token` \
                  (DIR: the controller's data folder), or set TOMBOLO_CONTROLLER, TOMBOLO_CA and TOMBOLO_TOKEN_FILE",

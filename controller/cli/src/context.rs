@@ -1,7 +1,7 @@
 //! The state that commands share: client, resource group, output, and the wait for a change to be in force.
 
 use crate::config::Config;
-use crate::failure::{NegativeResult, Usage};
+use crate::failure::{NegativeResult, UsageError};
 use crate::options::Global;
 use crate::output::{Column, Output, items};
 use anyhow::Result;
@@ -47,7 +47,7 @@ impl Context {
     /// No option, variable or file names one.
     pub(crate) fn group(&self) -> Result<Group> {
         let name = self.config.resource_group.as_deref().ok_or_else(|| {
-            Usage::new(
+            UsageError::new(
                 "no resource group is given",
                 "-g NAME, TOMBOLO_RESOURCE_GROUP, or `tombolo login -g NAME`; `tombolo group list` shows all groups",
             )
@@ -208,7 +208,7 @@ impl Context {
         }
         if !std::io::stdin().is_terminal() {
             let what = format!("{question} Standard input is not a terminal, so this cannot be answered");
-            return Err(Usage::new(what, "add --yes to answer with yes").into());
+            return Err(UsageError::new(what, "add --yes to answer with yes").into());
         }
         eprint!("{question} [y/N] ");
         std::io::stderr().flush()?;

@@ -9,12 +9,12 @@ use tombolo_client::manifest::ApplyError;
 
 /// A mistake in the command line or the configuration, with a hint how to correct it.
 #[derive(Debug)]
-pub(crate) struct Usage {
+pub(crate) struct UsageError {
     what: String,
     hint: String,
 }
 
-impl Usage {
+impl UsageError {
     pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -23,13 +23,13 @@ impl Usage {
     }
 }
 
-impl fmt::Display for Usage {
+impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
     }
 }
 
-impl std::error::Error for Usage {}
+impl std::error::Error for UsageError {}
 
 /// A resource of the command line does not exist, as this program has found out without a 404 of the controller.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ fn client_error(error: &anyhow::Error) -> Option<&Error> {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|c| c.is::<Usage>()) {
+    if error.chain().any(|c| c.is::<UsageError>()) {
         2
     } else if error.chain().any(|c| c.is::<NotFound>()) || client_error(error).is_some_and(Error::is_not_found) {
         3
@@ -109,7 +109,7 @@ fn code(error: &anyhow::Error) -> u8 {
 
 /// Returns what the user can do about the error.
 fn hint(error: &anyhow::Error) -> Option<String> {
-    if let Some(usage) = error.chain().find_map(|c| c.downcast_ref::<Usage>()) {
+    if let Some(usage) = error.chain().find_map(|c| c.downcast_ref::<UsageError>()) {
         return Some(usage.hint.clone());
     }
     if let Some(ApplyError::Step { done, .. }) = error.chain().find_map(|c| c.downcast_ref::<ApplyError>())

@@ -9,6 +9,6 @@ mod tokens;
 
 pub use agents::AgentView;
 pub use device::{DeviceBgp, DeviceConfig, DeviceTunnel};
-pub use diagnosis::{ExplainRequest, Probed};
+pub use diagnosis::{ExplainRequest, ProbeAnswer};
 pub use tokens::{Binding, Package, Packages, Token};
 pub use tombolo_proto::fabric::{AgentRevision, NewApiToken, NewToken, Probe, Rejected, Revisions, Waited};

@@ -18,10 +18,10 @@ mod order;
 mod plan;
 mod schema;
 
-pub use apply::{Applied, ApplyError};
+pub use apply::{ApplyError, ApplyResult};
 pub use documents::Manifest;
 pub use error::ManifestError;
-pub use expand::{Expanded, GATEWAY_IP_CONFIGURATION, NIC_IP_CONFIGURATION};
+pub use expand::{DesiredResource, GATEWAY_IP_CONFIGURATION, NIC_IP_CONFIGURATION};
 pub use named::Named;
 pub use plan::{Action, Plan, Server, Step};
 pub use schema::{

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use serde_json::{Value, json};
-use tombolo_client::manifest::{Action, Expanded, Kind, Manifest, Plan, Server};
+use tombolo_client::manifest::{Action, DesiredResource, Kind, Manifest, Plan, Server};
 use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
 use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
@@ -24,7 +24,7 @@ fn group() -> Group {
     Group::new(DEFAULT_SUBSCRIPTION, "unused")
 }
 
-fn expanded(text: &str) -> Vec<Expanded> {
+fn expanded(text: &str) -> Vec<DesiredResource> {
     let mut manifest = Manifest::default();
     manifest.parse("test.yaml", text).unwrap();
     manifest.expand(&group()).unwrap()
@@ -42,7 +42,7 @@ impl World {
     }
 
     /// Returns what `Server::read` would read from a controller.
-    fn read(&self, desired: &[Expanded]) -> Server {
+    fn read(&self, desired: &[DesiredResource]) -> Server {
         let live = Live::default();
         let mut server = Server::default();
         let groups: std::collections::BTreeSet<_> = desired.iter().map(|e| &e.group).collect();

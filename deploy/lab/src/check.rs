@@ -11,7 +11,7 @@ pub use rows::{LearnedResult, Outcome, RowResult, rows};
 pub use tables::tables;
 
 use crate::lab::Lab;
-use crate::probe::{Ping, Pinged, Traced, path};
+use crate::probe::{Ping, PingResult, TraceResult, path};
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use serde::Deserialize;
@@ -72,7 +72,7 @@ impl fmt::Display for Agreement {
 
 /// The part of an explanation that pings and traces can verify.
 #[derive(Debug, Deserialize)]
-struct Explained {
+struct Explanation {
     reachable: bool,
     summary: String,
     trace: Vec<TraceHop>,
@@ -140,7 +140,7 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
         .explain(&request)
         .await
         .with_context(|| format!("explain {from} {to}"))?;
-    let said: Explained = serde_json::from_value(said).with_context(|| format!("explain {from} {to}"))?;
+    let said: Explanation = serde_json::from_value(said).with_context(|| format!("explain {from} {to}"))?;
     let mut expected: Vec<_> = said.trace.iter().map(|h| h.address).collect();
     while expected.last() == Some(&None) {
         expected.pop();
@@ -202,7 +202,7 @@ async fn ping_and_trace(
     how: Ping,
     probes: u8,
     trace: bool,
-) -> Result<(Pinged, Option<Traced>)> {
+) -> Result<(PingResult, Option<TraceResult>)> {
     let pinged = lab.ping(from, to, how).await?;
     let traced = if trace || pinged.received > 0 {
         Some(lab.trace(from, to, probes).await?)
@@ -214,16 +214,16 @@ async fn ping_and_trace(
 
 #[cfg(test)]
 mod golden {
-    use super::{Explained, TraceHop};
+    use super::{Explanation, TraceHop};
     use std::collections::BTreeMap;
     use tombolo_golden::golden;
 
     /// The controller's tests record this file.
     #[test]
     fn explanations_of_the_controller() {
-        let read: BTreeMap<String, Explained> =
+        let read: BTreeMap<String, Explanation> =
             golden!().read("../../../../controller/topology/tests/golden/explanation");
-        let Explained {
+        let Explanation {
             reachable,
             summary,
             trace,

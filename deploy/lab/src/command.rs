@@ -14,7 +14,7 @@ pub const HELPER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The result of a program that has ended.
 #[must_use = "the program may have failed"]
 #[derive(Debug, Clone)]
-pub struct Finished {
+pub struct CommandOutput {
     /// Exit status; 128 + signal number if the program was killed.
     pub code: i32,
     /// Standard output.
@@ -27,7 +27,7 @@ pub struct Finished {
 ///
 /// # Errors
 /// The program cannot be started, or runs longer than `limit`; then it is killed.
-pub fn finish(argv: &[String], limit: Duration) -> Result<Finished> {
+pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let child = Command::new(program)
         .args(arguments)
@@ -54,9 +54,9 @@ pub fn finish(argv: &[String], limit: Duration) -> Result<Finished> {
     }
 }
 
-fn finished(output: &Output) -> Finished {
+fn finished(output: &Output) -> CommandOutput {
     use std::os::unix::process::ExitStatusExt;
-    Finished {
+    CommandOutput {
         code: output
             .status
             .code()

@@ -51,17 +51,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let dir = demo.state_dir.as_deref();
     let agents = topology.agents().count();
     report.title(&format!("Tombolo: {} on real tunnels, on this machine", topology.name));
-    report.dim(&match demo.runtime {
-        Runtime::Netns => {
-            format!("{agents} agents and a controller, each a process in a network namespace of its own, joined by an underlay alone.")
-        }
-        Runtime::Docker => {
-            format!("{agents} agents and a controller, each a container with a network of its own, joined by an underlay alone.")
-        }
-        Runtime::Vm => format!(
-            "{agents} agents, each a virtual machine with a kernel of its own, and a controller, joined by an underlay alone."
-        ),
-    });
+    report.dim(&description(demo.runtime, agents));
     let start = Instant::now();
     let options = Options {
         state_dir: demo.state_dir.clone(),
@@ -73,7 +63,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     };
     let lab = Lab::up(topology, options).await?;
     // Until its end, every exit from this function takes the lab down, even with `keep`.
-    let mut lab = TakenDown(Some(lab), progress.clone());
+    let mut lab = LabGuard(Some(lab), progress.clone());
     report.act("the lab is up, every agent runs its policy", &seconds(start.elapsed()));
 
     let walked = match lab.get() {
@@ -109,26 +99,50 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
                 .down()
                 .with_context(|| format!("'{} down {}' tries again", invocation::command(dir), topology.name))?;
         }
-        report.dim(match demo.runtime {
-            Runtime::Netns => "The lab is gone: no namespace, process or file is left.",
-            Runtime::Docker => "The lab is gone: no container, namespace, process or file is left.",
-            Runtime::Vm => "The lab is gone: no virtual machine, namespace, process or file is left.",
-        });
+        report.dim(removal(demo.runtime));
     }
     progress.finish();
     Ok(good)
 }
 
-/// A lab that is taken down with this value, also a detached one.
-struct TakenDown(Option<Lab>, Progress);
+/// Describes the processes of the lab.
+fn description(runtime: Runtime, agents: usize) -> String {
+    match runtime {
+        Runtime::Netns => {
+            format!(
+                "{agents} agents and a controller, each a process in a network namespace of its own, joined by an underlay alone."
+            )
+        }
+        Runtime::Docker => {
+            format!(
+                "{agents} agents and a controller, each a container with a network of its own, joined by an underlay alone."
+            )
+        }
+        Runtime::Vm => format!(
+            "{agents} agents, each a virtual machine with a kernel of its own, and a controller, joined by an underlay alone."
+        ),
+    }
+}
 
-impl TakenDown {
+/// Describes what was removed with the lab.
+const fn removal(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::Netns => "The lab is gone: no namespace, process or file is left.",
+        Runtime::Docker => "The lab is gone: no container, namespace, process or file is left.",
+        Runtime::Vm => "The lab is gone: no virtual machine, namespace, process or file is left.",
+    }
+}
+
+/// A lab that is taken down with this value, also a detached one.
+struct LabGuard(Option<Lab>, Progress);
+
+impl LabGuard {
     fn get(&mut self) -> Option<&mut Lab> {
         self.0.as_mut()
     }
 }
 
-impl Drop for TakenDown {
+impl Drop for LabGuard {
     fn drop(&mut self) {
         if let Some(lab) = self.0.take()
             && let Err(e) = lab.down()

@@ -1,6 +1,6 @@
 //! The real `ping` and `traceroute`: their command lines, and parsers for their output.
 
-use crate::command::Finished;
+use crate::command::CommandOutput;
 use crate::process::Process;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -76,7 +76,7 @@ pub fn endless_ping_argv(source: IpAddr, destination: IpAddr, interval: Duration
 
 /// The result of a ping.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pinged {
+pub struct PingResult {
     /// Number of echo requests.
     pub sent: u32,
     /// Number of echo requests with a reply; duplicates count once.
@@ -89,7 +89,7 @@ pub struct Pinged {
     pub rtts_ms: Vec<f64>,
 }
 
-impl Pinged {
+impl PingResult {
     /// Parses the output of `ping`.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ impl Pinged {
     }
 }
 
-impl fmt::Display for Pinged {
+impl fmt::Display for PingResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} answered", self.received, self.sent)?;
         if self.refusals > 0 {
@@ -183,7 +183,7 @@ fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 
 /// A ping that runs in the background.
 #[derive(Debug)]
-pub struct Pinger {
+pub struct BackgroundPing {
     pub(crate) process: Process,
     /// Name of the ping in reports.
     pub name: String,
@@ -198,25 +198,25 @@ const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 /// Longest that an interrupted ping may take to end.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Pinger {
+impl BackgroundPing {
     /// Stops the ping. Echo requests from now on do not count.
     ///
     /// # Errors
     /// The ping has ended before, or does not end.
-    pub fn stop(self) -> Result<Pinged> {
+    pub fn stop(self) -> Result<PingResult> {
         std::thread::sleep(IN_FLIGHT_TIME);
         self.end()
     }
 
     /// Stops several pings at the same time, as [`Self::stop`].
     #[must_use]
-    pub fn stop_all(all: Vec<Self>) -> Vec<Result<Pinged>> {
+    pub fn stop_all(all: Vec<Self>) -> Vec<Result<PingResult>> {
         std::thread::sleep(IN_FLIGHT_TIME);
         all.into_iter().map(Self::end).collect()
     }
 
     /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from its result.
-    fn end(self) -> Result<Pinged> {
+    fn end(self) -> Result<PingResult> {
         // A ping that has ended early did not cover the whole time, so its result would hide losses.
         if !self.process.alive() {
             bail!("ping {} ended by itself: {}", self.name, self.process.tail(5));
@@ -224,14 +224,14 @@ impl Pinger {
         self.process.signal(Signal::SIGINT)?;
         self.process.wait(INTERRUPT_TIMEOUT)?;
         let text = std::fs::read_to_string(&self.process.log).context("the ping's output")?;
-        let mut pinged = Pinged::read(&text)?;
+        let mut pinged = PingResult::read(&text)?;
         let in_flight = IN_FLIGHT_TIME.as_micros() / self.interval.as_micros().max(1);
         pinged.without_last(u32::try_from(in_flight).unwrap_or(u32::MAX).max(1));
         Ok(pinged)
     }
 }
 
-impl Drop for Pinger {
+impl Drop for BackgroundPing {
     fn drop(&mut self) {
         // A stopped ping has ended already. A ping that cannot be killed is reported when the lab is taken down.
         let _ = self.process.signal(Signal::SIGKILL);
@@ -240,7 +240,7 @@ impl Drop for Pinger {
 
 /// The result of a traceroute.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Traced {
+pub struct TraceResult {
     /// The address of the first answer at each TTL from 1; none for a silent hop. Silent hops at the end are left out.
     pub hops: Vec<Option<IpAddr>>,
     /// Other addresses that answered at the same TTL, with the index in `hops`.
@@ -275,7 +275,7 @@ pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String
     .to_vec()
 }
 
-impl Traced {
+impl TraceResult {
     /// Whether `traceroute` may have missed answers: a hop answered, but the destination did not.
     ///
     /// Version 2.1.2 did so although the device had delivered all answers. The likely reason: it reads only the error
@@ -289,7 +289,7 @@ impl Traced {
     ///
     /// # Errors
     /// The output has no hops, or a hop is missing.
-    pub fn read(done: &Finished, destination: IpAddr) -> Result<Self> {
+    pub fn read(done: &CommandOutput, destination: IpAddr) -> Result<Self> {
         let (mut hops, mut others) = (Vec::new(), Vec::new());
         for line in done.stdout.lines() {
             let mut words = line.split_whitespace();
@@ -315,7 +315,7 @@ impl Traced {
     }
 }
 
-impl fmt::Display for Traced {
+impl fmt::Display for TraceResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&path(&self.hops))?;
         for (index, address) in &self.others {
@@ -352,19 +352,19 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
 
     #[test]
     fn a_ping_is_read() {
-        let pinged = Pinged::read(PING).unwrap();
+        let pinged = PingResult::read(PING).unwrap();
         assert_eq!((pinged.sent, pinged.received, pinged.longest_gap()), (5, 2, 2));
         assert_eq!(pinged.missing, [2, 3, 5]);
         assert!(!pinged.all() && !pinged.none());
-        assert!(Pinged::read("ping: connect: Network is unreachable").is_err());
+        assert!(PingResult::read("ping: connect: Network is unreachable").is_err());
         let refused = PING.replace("2 received,", "2 received, +3 errors,");
-        assert_eq!(Pinged::read(&refused).unwrap().refusals, 3);
+        assert_eq!(PingResult::read(&refused).unwrap().refusals, 3);
         assert_eq!(pinged.refusals, 0);
     }
 
     #[test]
     fn echoes_under_way_at_the_end_do_not_count() {
-        let mut pinged = Pinged::read(PING).unwrap();
+        let mut pinged = PingResult::read(PING).unwrap();
         pinged.without_last(2);
         assert_eq!((pinged.sent, pinged.received), (3, 1));
         assert_eq!(pinged.missing, [2, 3]);
@@ -374,26 +374,26 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
 
     #[test]
     fn a_trace_is_read() {
-        let finished = |stdout: &str| Finished {
+        let finished = |stdout: &str| CommandOutput {
             code: 0,
             stdout: stdout.into(),
             stderr: String::new(),
         };
         let text = "traceroute to 10.9.0.4 (10.9.0.4), 8 hops max, 60 byte packets\n 1  10.1.255.4  0.3 ms\n 2  *\n 3  10.9.0.4  0.8 ms\n";
         let to: IpAddr = "10.9.0.4".parse().unwrap();
-        let traced = Traced::read(&finished(text), to).unwrap();
+        let traced = TraceResult::read(&finished(text), to).unwrap();
         assert!(traced.reached && !traced.may_have_missed());
         assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4");
-        let cut_short = Traced::read(&finished(" 1  10.1.255.4  0.3 ms\n 2  *\n 3  *\n"), to).unwrap();
+        let cut_short = TraceResult::read(&finished(" 1  10.1.255.4  0.3 ms\n 2  *\n 3  *\n"), to).unwrap();
         assert!(cut_short.may_have_missed());
         let three = " 1  * 10.1.255.4  0.3 ms  0.2 ms\n 2  * * *\n 3  10.9.0.4  0.8 ms 10.9.0.5  1 ms 10.9.0.4  1 ms\n";
-        let traced = Traced::read(&finished(three), to).unwrap();
+        let traced = TraceResult::read(&finished(three), to).unwrap();
         assert_eq!(traced.hops, [Some("10.1.255.4".parse().unwrap()), None, Some(to)]);
         assert_eq!(traced.others, [(2, "10.9.0.5".parse().unwrap())]);
         assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4 (also 10.9.0.5 at 3)");
-        let silent = Traced::read(&finished("traceroute to x\n 1  *\n 2  *\n"), to).unwrap();
+        let silent = TraceResult::read(&finished("traceroute to x\n 1  *\n 2  *\n"), to).unwrap();
         assert_eq!((silent.reached, silent.to_string()), (false, "*".to_owned()));
         assert!(!silent.may_have_missed());
-        assert!(Traced::read(&finished("bind: Cannot assign"), to).is_err());
+        assert!(TraceResult::read(&finished("bind: Cannot assign"), to).is_err());
     }
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::time::Duration;
-use tombolo_lab::probe::Pinged;
+use tombolo_lab::probe::PingResult;
 use tombolo_lab::{Lab, Options, Topology};
 
 const TOPOLOGY: &str = "
@@ -31,10 +31,10 @@ hosts:
 resources: {}
 ";
 
-async fn ping(lab: &Lab, from: &str, to: &str, count: &str) -> Pinged {
+async fn ping(lab: &Lab, from: &str, to: &str, count: &str) -> PingResult {
     let argv = ["ping", "-n", "-c", count, "-i", "0.02", "-s", "1400", "-W", "2", to];
     let done = lab.exec(from, &argv, Duration::from_secs(30)).await.unwrap();
-    Pinged::read(&done.stdout).unwrap()
+    PingResult::read(&done.stdout).unwrap()
 }
 
 #[tokio::test]

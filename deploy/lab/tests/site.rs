@@ -188,7 +188,7 @@ protocol bgp site {{
         loop {
             let done = self.lab.exec(from, &argv, Duration::from_secs(30)).await.unwrap();
             // While routes converge, the source may have no route for a moment, and traceroute does not start.
-            match tombolo_lab::probe::Traced::read(&done, to.parse().unwrap()) {
+            match tombolo_lab::probe::TraceResult::read(&done, to.parse().unwrap()) {
                 Ok(traced) => return traced.to_string(),
                 Err(e) => assert!(start.elapsed() < CONVERGENCE_TIMEOUT, "{e:#}"),
             }

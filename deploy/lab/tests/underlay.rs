@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::time::Duration;
-use tombolo_lab::probe::Pinged;
+use tombolo_lab::probe::PingResult;
 use tombolo_lab::state::dir_of;
 use tombolo_lab::{Lab, Options, Topology};
 
@@ -71,7 +71,7 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
     // expired.
     let far = ["ping", "-n", "-c", "40", "-i", "0.1", "-W", "1", "203.0.113.9"];
     let far = lab.exec("b", &far, Duration::from_secs(20)).await.unwrap();
-    let pinged = Pinged::read(&far.stdout).unwrap();
+    let pinged = PingResult::read(&far.stdout).unwrap();
     assert!(pinged.none() && pinged.refusals == 0, "{pinged}: {}", far.stdout);
     lab.restore("b").unwrap();
     assert!(answers(&lab, "a", "198.51.100.12").await, "b is back");

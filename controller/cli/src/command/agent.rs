@@ -119,7 +119,7 @@ pub(crate) fn table(c: &Context, agents: &[AgentView]) {
             ]
         })
         .collect();
-    let titles = ["Agent", "Stands for", "State", "Revision", "Endpoint", "Rejected"];
+    let titles = ["Agent", "Binding", "State", "Revision", "Endpoint", "Rejected"];
     c.out.table(
         &titles,
         rows,

@@ -3,7 +3,7 @@
 use super::connection::SharedKeyArgs;
 use super::token::LinkArg;
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
@@ -186,7 +186,7 @@ impl Circuit {
                 if size.is_empty() {
                     let hint = "add --peering-location, --bandwidth or --sku-tier; `tombolo circuit peering create` changes the \
                                 private peering";
-                    return Err(Usage::new("nothing to change", hint).into());
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
                 c.update(Kind::Circuit, name, |body| size.apply_to(body)).await
             }

@@ -3,7 +3,7 @@
 mod device;
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{name, reference};
 use crate::output::{Column, at, bytes, items, name_at, state};
 use anyhow::{Context as _, Result};
@@ -148,7 +148,7 @@ impl Create {
         match (&key, &self.remote.circuit) {
             (Some(_), Some(_)) => {
                 let hint = "remove --shared-key and --shared-key-file";
-                return Err(Usage::new("a connection to a circuit has no shared key", hint).into());
+                return Err(UsageError::new("a connection to a circuit has no shared key", hint).into());
             }
             (Some(key), None) => properties["sharedKey"] = json!(key),
             (None, None) => hint = " It has no shared key yet: tombolo connection shared-key set",
@@ -260,7 +260,9 @@ impl SharedKey {
             }
             Self::Set { connection, key } => {
                 let Some(key) = key.read()? else {
-                    return Err(Usage::new("no key is given", "add --shared-key-file FILE or --shared-key KEY").into());
+                    return Err(
+                        UsageError::new("no key is given", "add --shared-key-file FILE or --shared-key KEY").into(),
+                    );
                 };
                 c.client
                     .arm_put(&key_path(c, connection)?, &json!({"value": key}))

@@ -1,7 +1,7 @@
 //! Local network gateways, which describe sites and their VPN devices.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
@@ -138,7 +138,7 @@ impl LocalGateway {
             }
             Self::Update { name, site } => {
                 if site.is_empty() {
-                    return Err(Usage::new("nothing to change", "add one of the options of --help").into());
+                    return Err(UsageError::new("nothing to change", "add one of the options of --help").into());
                 }
                 c.update(Kind::LocalNetworkGateway, name, |body| site.apply_to(body))
                     .await

@@ -1,7 +1,7 @@
 //! Network interfaces.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{name, reference, subnet};
 use crate::output::{Column, at, items, name_at, text};
 use anyhow::Result;
@@ -138,7 +138,9 @@ impl Nic {
                 address,
             } => {
                 if ip_forwarding.is_none() && address.is_none() {
-                    return Err(Usage::new("nothing to change", "add --ip-forwarding or --private-ip-address").into());
+                    return Err(
+                        UsageError::new("nothing to change", "add --ip-forwarding or --private-ip-address").into(),
+                    );
                 }
                 let change = |nic: &mut Value| {
                     if let Some(on) = ip_forwarding {

@@ -183,24 +183,23 @@ impl Peering {
                     .await?;
                 c.report_write(&answer, &message("Synced", name, &answer)).await
             }
-            Self::Delete { name, both } => {
-                let path = path(c, name)?;
-                let other = if *both {
-                    Some(counterpart(c, &path).await?)
-                } else {
-                    None
-                };
-                let Some(other) = other.flatten() else {
-                    return c.delete(&path, "peering").await;
-                };
-                let existed = c.client.arm_delete(&path).await?;
-                let other_existed = c.client.arm_delete(&other).await?;
-                let message = format!("Deleted peering {}/{} and its other half.", name.parent, name.name);
-                c.report(&json!({"deleted": existed, "otherDeleted": other_existed}), &message)
-                    .await
-            }
+            Self::Delete { name, both } => delete(c, name, *both).await,
         }
     }
+}
+
+/// Deletes a half, with `both` the other one too.
+async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
+    let path = path(c, name)?;
+    let other = if both { counterpart(c, &path).await? } else { None };
+    let Some(other) = other else {
+        return c.delete(&path, "peering").await;
+    };
+    let existed = c.client.arm_delete(&path).await?;
+    let other_existed = c.client.arm_delete(&other).await?;
+    let message = format!("Deleted peering {}/{} and its other half.", name.parent, name.name);
+    c.report(&json!({"deleted": existed, "otherDeleted": other_existed}), &message)
+        .await
 }
 
 /// Returns the id of the remote VNet's half; none if it does not exist.

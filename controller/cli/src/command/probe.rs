@@ -1,13 +1,13 @@
 //! `tombolo ping` and `tombolo trace`: the source's agent sends real packets.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::duration;
 use anyhow::Result;
 use clap::Args;
 use std::process::ExitCode;
 use std::time::Duration;
-use tombolo_client::fabric::{Probe, Probed};
+use tombolo_client::fabric::{Probe, ProbeAnswer};
 use tombolo_proto::probe::ProbeKind;
 
 #[derive(Debug, Args)]
@@ -117,10 +117,10 @@ impl Trace {
 
 fn milliseconds(time: Duration) -> Result<u32> {
     u32::try_from(time.as_millis())
-        .map_err(|_| Usage::new(format!("{time:?} is too long"), "set a time of at most 49 days").into())
+        .map_err(|_| UsageError::new(format!("{time:?} is too long"), "set a time of at most 49 days").into())
 }
 
-fn ends(from: &str, to: &str, probed: &Probed) -> String {
+fn ends(from: &str, to: &str, probed: &ProbeAnswer) -> String {
     let end = |name: &str, address: Option<std::net::IpAddr>| match address {
         Some(address) if address.to_string() != name => format!("{name} ({address})"),
         _ => name.to_owned(),
@@ -139,7 +139,7 @@ fn spread(rtts: &[f64]) -> String {
     format!("; min {min:.2}, mean {mean:.2}, max {max:.2} ms")
 }
 
-fn finish(probed: &Probed, arrived: bool) -> Result<ExitCode> {
+fn finish(probed: &ProbeAnswer, arrived: bool) -> Result<ExitCode> {
     if let Some(error) = &probed.report.error {
         anyhow::bail!("the agent could not send: {error}");
     }

@@ -1,7 +1,7 @@
 //! Route tables and their routes.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{Child, child, name};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
@@ -212,7 +212,9 @@ impl Route {
                 if (*next_hop_type == NextHop::VirtualAppliance) != next_hop_ip_address.is_some() {
                     let hint =
                         "set --next-hop-ip-address with --next-hop-type VirtualAppliance, and with no other type (R10)";
-                    return Err(Usage::new("next-hop type and next-hop address contradict each other", hint).into());
+                    return Err(
+                        UsageError::new("next-hop type and next-hop address contradict each other", hint).into(),
+                    );
                 }
                 let kind = next_hop_type.to_possible_value();
                 let body = json!({"properties": {
@@ -231,7 +233,7 @@ impl Route {
             } => {
                 if address_prefix.is_none() && next_hop_type.is_none() && next_hop_ip_address.is_none() {
                     let hint = "add --address-prefix, --next-hop-type or --next-hop-ip-address";
-                    return Err(Usage::new("nothing to change", hint).into());
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
                 let change = |route: &mut Value| {
                     let properties = &mut route["properties"];

@@ -1,7 +1,7 @@
 //! `tombolo routes`: the effective routes of a network interface, as Azure shows them.
 
 use crate::context::Context;
-use crate::failure::{NotFound, Usage};
+use crate::failure::{NotFound, UsageError};
 use crate::output::{Column, at, items, state};
 use anyhow::Result;
 use clap::Args;
@@ -65,7 +65,7 @@ impl Routes {
             1 => return Ok(found),
             _ => {
                 let what = format!("several network interfaces are called {}", self.name);
-                return Err(Usage::new(what, format!("-g GROUP, or a full id: {}", found.join(", "))).into());
+                return Err(UsageError::new(what, format!("-g GROUP, or a full id: {}", found.join(", "))).into());
             }
         }
         for agent in c.client.agents().await? {

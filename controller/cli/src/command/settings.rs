@@ -1,7 +1,7 @@
 //! The controller's settings.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::output::text;
 use anyhow::Result;
 use clap::Subcommand;
@@ -63,7 +63,9 @@ impl Settings {
                 let canonical = known.iter().find(|k| same(k, name)).cloned();
                 let Some(key) = canonical else {
                     let names = known.join(", ");
-                    return Err(Usage::new(format!("there is no setting '{name}'"), format!("one of: {names}")).into());
+                    return Err(
+                        UsageError::new(format!("there is no setting '{name}'"), format!("one of: {names}")).into(),
+                    );
                 };
                 object.insert(key, value.clone());
             }

@@ -1,7 +1,7 @@
 //! Subnets.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{Child, child, name, reference};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
@@ -116,7 +116,7 @@ impl Subnet {
             } => {
                 if prefixes.is_empty() && route_table.is_none() && !no_route_table {
                     let hint = "add --address-prefix, --route-table or --no-route-table";
-                    return Err(Usage::new("nothing to change", hint).into());
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
                 let change = |subnet: &mut Value| {
                     if !prefixes.is_empty() {

@@ -5,7 +5,7 @@ mod cloud_init;
 use crate::command::agent::binding;
 use crate::command::gateway::CONFIGURATIONS;
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{duration, name, reference, subnet};
 use crate::output::{at, items};
 use anyhow::{Context as _, Result};
@@ -17,7 +17,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tombolo_client::fabric::Binding;
+use tombolo_client::fabric::{Binding, NewToken};
 use tombolo_client::path::last;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -118,7 +118,7 @@ impl Token {
                         Cell::new(validity(t.expires)),
                     ]
                 };
-                let titles = ["Id", "Agent", "Stands for", "Expires"];
+                let titles = ["Id", "Agent", "Binding", "Expires"];
                 c.out.table(&titles, all.iter().map(row).collect(), "No unused tokens.");
                 Ok(())
             }
@@ -161,7 +161,14 @@ impl Create {
             file.write_all(secret.as_bytes())
                 .with_context(|| format!("--save {}", path.display()))?;
         }
-        let join = Join::new(&agent, c.client.base(), self.save.as_deref());
+        self.print(c, &token, &secret)?;
+        c.wait_if_requested().await
+    }
+
+    /// Prints the token or the user-data, or the path of its file, and the commands to join with it.
+    fn print(&self, c: &Context, token: &NewToken, secret: &str) -> Result<()> {
+        let agent = &token.agent;
+        let join = Join::new(agent, c.client.base(), self.save.as_deref());
         if c.out.is_json() {
             let mut answer = json!({
                 "id": token.id, "agent": token.agent, "expires": token.expires,
@@ -176,8 +183,7 @@ impl Create {
                 Some(path) => answer[file] = json!(path),
                 None => answer[content] = json!(secret.trim_end()),
             }
-            c.out.json(&answer)?;
-            return c.wait_if_requested().await;
+            return c.out.json(&answer);
         }
         let what = format!(
             "Token {} for agent {agent}, good once, {}",
@@ -204,7 +210,7 @@ impl Create {
                 join.print(c);
             }
         }
-        c.wait_if_requested().await
+        Ok(())
     }
 
     /// Returns the package that the user-data installs; none if the image contains it, or without `--cloud-init`.
@@ -283,7 +289,7 @@ impl Create {
             [only] => Ok(only.clone()),
             _ => {
                 let hint = format!("add --ip-configuration with one of: {}", names.join(", "));
-                Err(Usage::new("the gateway has several instances", hint).into())
+                Err(UsageError::new("the gateway has several instances", hint).into())
             }
         }
     }

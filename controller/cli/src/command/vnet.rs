@@ -2,7 +2,7 @@
 
 use crate::command::{peering, subnet};
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::name;
 use crate::output::{Column, at, items, text};
 use anyhow::Result;
@@ -125,35 +125,34 @@ impl Vnet {
             } => {
                 if prefixes.is_empty() && add.is_empty() && remove.is_empty() {
                     let hint = "add --address-prefix, --add-prefix or --remove-prefix";
-                    return Err(Usage::new("nothing to change", hint).into());
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
-                let change = |vnet: &mut Value| {
-                    let have = vnet
-                        .pointer(SPACE)
-                        .and_then(Value::as_array)
-                        .cloned()
-                        .unwrap_or_default();
-                    let mut space: Vec<String> = have.iter().map(|p| text(Some(p))).collect();
-                    if !prefixes.is_empty() {
-                        space = prefixes.iter().map(ToString::to_string).collect();
-                    }
-                    space.retain(|p| !remove.iter().any(|r| r.to_string() == *p));
-                    space.extend(
-                        add.iter()
-                            .map(ToString::to_string)
-                            .filter(|p| !space.contains(p))
-                            .collect::<Vec<_>>(),
-                    );
-                    vnet["properties"]["addressSpace"]["addressPrefixes"] = json!(space);
-                    // A PUT without peerings keeps them. Sent back, they would be written as well.
-                    if let Some(properties) = vnet["properties"].as_object_mut() {
-                        properties.remove("virtualNetworkPeerings");
-                    }
-                };
+                let change = |vnet: &mut Value| change_space(vnet, prefixes, add, remove);
                 c.update(Kind::VirtualNetwork, name, change).await
             }
             Self::Delete { name } => c.remove(Kind::VirtualNetwork, name).await,
         }
+    }
+}
+
+/// Replaces the address space by `prefixes`, if there are any, removes `remove` from it, and appends `add`.
+fn change_space(vnet: &mut Value, prefixes: &[IpNet], add: &[IpNet], remove: &[IpNet]) {
+    let mut space: Vec<String> = if prefixes.is_empty() {
+        items(vnet, SPACE).map(|p| text(Some(p))).collect()
+    } else {
+        prefixes.iter().map(ToString::to_string).collect()
+    };
+    space.retain(|p| !remove.iter().any(|r| r.to_string() == *p));
+    let new: Vec<_> = add
+        .iter()
+        .map(ToString::to_string)
+        .filter(|p| !space.contains(p))
+        .collect();
+    space.extend(new);
+    vnet["properties"]["addressSpace"]["addressPrefixes"] = json!(space);
+    // A PUT without peerings keeps them. Sent back, they would be written as well.
+    if let Some(properties) = vnet["properties"].as_object_mut() {
+        properties.remove("virtualNetworkPeerings");
     }
 }
 

@@ -31,7 +31,7 @@ pub struct ExplainRequest {
 
 /// The result of a probe.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Probed {
+pub struct ProbeAnswer {
     /// Source address of the probe's packets.
     #[serde(default)]
     pub from: Option<IpAddr>,
@@ -67,7 +67,7 @@ impl Client {
     ///
     /// # Errors
     /// Errors of the controller: an unknown source or destination, or an agent that is not connected.
-    pub async fn probe(&self, probe: &Probe) -> Result<Probed, Error> {
+    pub async fn probe(&self, probe: &Probe) -> Result<ProbeAnswer, Error> {
         let each = |given: Option<u32>, default: u32| u64::from(given.unwrap_or(default));
         let count = each(probe.count, DEFAULT_COUNT);
         let timeout = each(probe.timeout_ms, DEFAULT_TIMEOUT_MS);

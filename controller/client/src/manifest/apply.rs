@@ -34,7 +34,7 @@ pub enum ApplyError {
 
 /// The result of a plan that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Applied {
+pub struct ApplyResult {
     /// Number of resources that were created, updated or deleted.
     pub changed: usize,
     /// Revision of the last write; 0 if nothing was written.
@@ -57,7 +57,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`ApplyError::Step`] for the first step that the controller refuses. The steps after it are not attempted.
-    pub async fn apply(&self, client: &Client, mut progress: impl FnMut(&Step)) -> Result<Applied, ApplyError> {
+    pub async fn apply(&self, client: &Client, mut progress: impl FnMut(&Step)) -> Result<ApplyResult, ApplyError> {
         let mut changed = 0;
         for step in self.changes() {
             progress(step);
@@ -69,7 +69,7 @@ impl Plan {
             })?;
             changed += 1;
         }
-        Ok(Applied {
+        Ok(ApplyResult {
             changed,
             revision: client.last_revision(),
         })

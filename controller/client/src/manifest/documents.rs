@@ -1,7 +1,7 @@
 //! Reads documents from files.
 
 use crate::manifest::error::ManifestError;
-use crate::manifest::expand::{self, Expanded};
+use crate::manifest::expand::{self, DesiredResource};
 use crate::manifest::schema::Document;
 use crate::path::Group;
 use serde::Deserialize;
@@ -60,7 +60,7 @@ impl Manifest {
     ///
     /// # Errors
     /// [`ManifestError::Invalid`]: duplicate resources, or properties that exclude each other.
-    pub fn expand(&self, default: &Group) -> Result<Vec<Expanded>, ManifestError> {
+    pub fn expand(&self, default: &Group) -> Result<Vec<DesiredResource>, ManifestError> {
         expand::expand(&self.documents, default)
     }
 }

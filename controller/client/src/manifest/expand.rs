@@ -25,7 +25,7 @@ pub const NIC_IP_CONFIGURATION: &str = "ipconfig1";
 
 /// One resource of a manifest.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Expanded {
+pub struct DesiredResource {
     /// Kind of the resource.
     pub kind: Kind,
     /// Resource group.
@@ -43,14 +43,14 @@ pub struct Expanded {
 /// Collects bodies and problems, document by document.
 struct Expansion<'a> {
     default: &'a Group,
-    out: Vec<Expanded>,
+    out: Vec<DesiredResource>,
     problems: Vec<String>,
     origin: &'a str,
     group: Group,
     location: &'a str,
 }
 
-pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Result<Vec<Expanded>, ManifestError> {
+pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Result<Vec<DesiredResource>, ManifestError> {
     let mut to = Expansion {
         default,
         out: Vec::new(),
@@ -82,7 +82,8 @@ impl<'a> Expansion<'a> {
             self.problems.push(format!("{origin}: resourceGroup: {e}"));
             return;
         }
-        let known = |e: &Expanded| e.kind == Kind::ResourceGroup && e.path.eq_ignore_ascii_case(&self.group.path());
+        let known =
+            |e: &DesiredResource| e.kind == Kind::ResourceGroup && e.path.eq_ignore_ascii_case(&self.group.path());
         if !self.out.iter().any(known) {
             let path = self.group.path();
             self.push(
@@ -126,7 +127,7 @@ impl<'a> Expansion<'a> {
 
     fn push(&mut self, kind: Kind, name: String, path: String, body: Value) {
         let (group, origin) = (self.group.clone(), self.origin.to_owned());
-        self.out.push(Expanded {
+        self.out.push(DesiredResource {
             kind,
             group,
             name,
@@ -309,7 +310,7 @@ impl<'a> Expansion<'a> {
 
     /// Reports every resource that occurs in more than one document, once each.
     fn refuse_duplicates(&mut self) {
-        let mut seen: BTreeMap<String, &Expanded> = BTreeMap::new();
+        let mut seen: BTreeMap<String, &DesiredResource> = BTreeMap::new();
         let mut reported = BTreeSet::new();
         for e in &self.out {
             let key = e.path.to_ascii_lowercase();

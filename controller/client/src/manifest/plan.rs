@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::manifest::compare::{counterpart, holds, merge, name, project, tidy};
 use crate::manifest::error::ManifestError;
-use crate::manifest::expand::Expanded;
+use crate::manifest::expand::DesiredResource;
 use crate::manifest::order::{Rank, creation_rank, deletion_rank, update_rank};
 use crate::path::{Group, last};
 use ipnet::IpNet;
@@ -80,7 +80,7 @@ impl Server {
     ///
     /// # Errors
     /// Errors of the controller.
-    pub async fn read(client: &Client, desired: &[Expanded]) -> Result<Self, Error> {
+    pub async fn read(client: &Client, desired: &[DesiredResource]) -> Result<Self, Error> {
         let mut server = Self::default();
         let groups: BTreeSet<&Group> = desired.iter().map(|e| &e.group).collect();
         for group in groups {
@@ -138,7 +138,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`ManifestError::Invalid`]: references to resources that do not exist, or that pruning deletes.
-    pub fn make(desired: &[Expanded], server: &Server, prune: bool) -> Result<Self, ManifestError> {
+    pub fn make(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<Self, ManifestError> {
         refuse_dangling(desired, server, prune)?;
         let mut steps = Vec::new();
         let deleted = if prune {
@@ -198,7 +198,7 @@ async fn read_key(client: &Client, kind: Kind, path: &str, item: &mut Value) -> 
     Ok(())
 }
 
-fn create(e: &Expanded) -> Step {
+fn create(e: &DesiredResource) -> Step {
     Step {
         action: Action::Create,
         kind: e.kind,
@@ -216,35 +216,18 @@ fn create(e: &Expanded) -> Step {
 
 /// Returns the step for an existing resource, and the deletions of subnets that are possible only later. `deleted` has
 /// the paths that pruning deletes; none without pruning.
-fn update(e: &Expanded, current: &Value, all: &[Expanded], deleted: Option<&BTreeSet<String>>) -> (Step, Vec<Step>) {
+fn update(
+    e: &DesiredResource,
+    current: &Value,
+    all: &[DesiredResource],
+    deleted: Option<&BTreeSet<String>>,
+) -> (Step, Vec<Step>) {
     let mut desired = e.body.clone();
-    let mut later = Vec::new();
     if e.kind == Kind::ResourceGroup {
         // The region of a group cannot change, and a manifest sets nothing else.
         desired = json!({});
     }
-    let mut kept = BTreeSet::new();
-    for list in ["subnets", "routes"] {
-        let pointer = format!("/properties/{list}");
-        let have = current.pointer(&pointer).and_then(Value::as_array);
-        let Some(want) = desired.pointer_mut(&pointer).and_then(Value::as_array_mut) else {
-            continue;
-        };
-        for extra in have.into_iter().flatten() {
-            if counterpart(want, extra).is_some() {
-                continue;
-            }
-            // A NIC that moves to another subnet leaves this one only after the VNet's update, so the subnet goes last.
-            let busy = list == "subnets" && deleted.is_some_and(|deleted| in_use(extra, deleted));
-            if deleted.is_none() || busy {
-                kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
-                want.push(extra.clone());
-            }
-            if busy {
-                later.push(delete_subnet(e, extra));
-            }
-        }
-    }
+    let (kept, later) = keep_children(e, current, &mut desired, deleted);
     let mut note = None;
     let mut sync = false;
     if e.kind == Kind::Peering {
@@ -286,8 +269,42 @@ fn update(e: &Expanded, current: &Value, all: &[Expanded], deleted: Option<&BTre
     (step, later)
 }
 
+/// Adds the subnets and routes to the desired body that the manifest does not contain and the PUT must keep. Returns their
+/// lower-case names, and the deletions of subnets that are possible only later.
+fn keep_children(
+    e: &DesiredResource,
+    current: &Value,
+    desired: &mut Value,
+    deleted: Option<&BTreeSet<String>>,
+) -> (BTreeSet<String>, Vec<Step>) {
+    let mut later = Vec::new();
+    let mut kept = BTreeSet::new();
+    for list in ["subnets", "routes"] {
+        let pointer = format!("/properties/{list}");
+        let have = current.pointer(&pointer).and_then(Value::as_array);
+        let Some(want) = desired.pointer_mut(&pointer).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        for extra in have.into_iter().flatten() {
+            if counterpart(want, extra).is_some() {
+                continue;
+            }
+            // A NIC that moves to another subnet leaves this one only after the VNet's update, so the subnet goes last.
+            let busy = list == "subnets" && deleted.is_some_and(|deleted| in_use(extra, deleted));
+            if deleted.is_none() || busy {
+                kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
+                want.push(extra.clone());
+            }
+            if busy {
+                later.push(delete_subnet(e, extra));
+            }
+        }
+    }
+    (kept, later)
+}
+
 /// Adds a deletion for every resource that the manifest does not contain. Returns their lower-case paths.
-fn delete_steps(desired: &[Expanded], server: &Server, steps: &mut Vec<Step>) -> BTreeSet<String> {
+fn delete_steps(desired: &[DesiredResource], server: &Server, steps: &mut Vec<Step>) -> BTreeSet<String> {
     let desired_paths: BTreeSet<_> = desired.iter().map(|e| e.path.to_ascii_lowercase()).collect();
     let extra = |path: &String, kind: Kind| kind != Kind::ResourceGroup && !desired_paths.contains(path);
     let deleted: BTreeSet<String> = server
@@ -326,7 +343,7 @@ fn delete_steps(desired: &[Expanded], server: &Server, steps: &mut Vec<Step>) ->
     deleted
 }
 
-fn delete_subnet(vnet: &Expanded, subnet: &Value) -> Step {
+fn delete_subnet(vnet: &DesiredResource, subnet: &Value) -> Step {
     let own = name(subnet).unwrap_or_default();
     let path = format!("{}/subnets/{own}", vnet.path);
     Step {
@@ -359,7 +376,7 @@ fn in_use(subnet: &Value, deleted: &BTreeSet<String>) -> bool {
 }
 
 /// Whether the remote VNet has other prefixes than this half has synced, now or after this plan (P27).
-fn needs_sync(current: &Value, desired: &Value, all: &[Expanded]) -> bool {
+fn needs_sync(current: &Value, desired: &Value, all: &[DesiredResource]) -> bool {
     let set = |v: Option<&Value>| -> Option<BTreeSet<IpNet>> {
         Some(v?.as_array()?.iter().filter_map(|p| p.as_str()?.parse().ok()).collect())
     };
@@ -410,7 +427,7 @@ fn shown(body: &Value, current: Option<&Value>) -> Value {
 
 /// Refuses references to resources that exist neither in the manifest nor, without pruning, on the controller.
 /// References into groups that were not read are not checked.
-fn refuse_dangling(desired: &[Expanded], server: &Server, prune: bool) -> Result<(), ManifestError> {
+fn refuse_dangling(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<(), ManifestError> {
     let mut known: BTreeSet<String> = BTreeSet::new();
     let mut add = |path: &str, body: &Value| {
         let subnets = body.pointer("/properties/subnets").and_then(Value::as_array);

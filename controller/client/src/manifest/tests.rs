@@ -48,7 +48,7 @@ fn group() -> Group {
     Group::new("s", "lab")
 }
 
-fn expanded(text: &str) -> Vec<Expanded> {
+fn expanded(text: &str) -> Vec<DesiredResource> {
     manifest(text).expand(&group()).unwrap()
 }
 
@@ -61,7 +61,7 @@ fn invalid(text: &str) -> String {
 }
 
 /// A controller that has exactly the desired resources, and adds read-only properties to its answers.
-fn server_after(desired: &[Expanded]) -> Server {
+fn server_after(desired: &[DesiredResource]) -> Server {
     let mut server = server_of(desired.iter().filter(|e| e.kind != Kind::Peering));
     for e in desired.iter().filter(|e| e.kind == Kind::Peering) {
         let body = answer(e, &json!({"peeringState": "Connected"}));
@@ -70,7 +70,7 @@ fn server_after(desired: &[Expanded]) -> Server {
     server
 }
 
-fn server_of<'a>(desired: impl Iterator<Item = &'a Expanded>) -> Server {
+fn server_of<'a>(desired: impl Iterator<Item = &'a DesiredResource>) -> Server {
     let mut server = Server::default();
     for e in desired {
         let mut body = answer(e, &json!({}));
@@ -89,7 +89,7 @@ fn server_of<'a>(desired: impl Iterator<Item = &'a Expanded>) -> Server {
     server
 }
 
-fn answer(e: &Expanded, more: &Value) -> Value {
+fn answer(e: &DesiredResource, more: &Value) -> Value {
     let mut body = e.body.clone();
     body["id"] = json!(e.path);
     body["name"] = json!(e.name.rsplit('/').next());

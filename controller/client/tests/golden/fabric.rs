@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use tombolo_client::fabric::{
     AgentRevision, AgentView, Binding, DeviceBgp, DeviceConfig, DeviceTunnel, ExplainRequest, NewApiToken, NewToken,
-    Package, Packages, Probe, Probed, Rejected, Revisions, Token, Waited,
+    Package, Packages, Probe, ProbeAnswer, Rejected, Revisions, Token, Waited,
 };
 use tombolo_golden::{every_variant, golden};
 use tombolo_proto::config::CircuitLink;
@@ -198,12 +198,12 @@ fn questions() {
         hops: vec![],
         error: None,
     };
-    let full = Probed {
+    let full = ProbeAnswer {
         from: Some("10.1.0.4".parse().unwrap()),
         to: Some("10.2.0.4".parse().unwrap()),
         report: report(),
     };
-    let minimal = Probed {
+    let minimal = ProbeAnswer {
         from: None,
         to: None,
         report: report(),
@@ -258,7 +258,7 @@ fn answers_of_the_controller() {
         agent: AgentView,
         revisions: Revisions,
         waited: Waited,
-        probed: Probed,
+        probed: ProbeAnswer,
         token: NewToken,
         #[serde(rename = "apiToken")]
         api_token: NewApiToken,

@@ -1,7 +1,7 @@
 //! Compares the rows of a topology with real pings and traces, until all are as expected or a timeout has passed.
 
 use crate::lab::Lab;
-use crate::probe::{Ping, Pinged, Traced};
+use crate::probe::{Ping, PingResult, TraceResult};
 use crate::topology::expected::{Hop, Learned, Row};
 use anyhow::Result;
 use futures::StreamExt;
@@ -26,9 +26,9 @@ pub struct RowResult {
     /// The expectation.
     pub row: Row,
     /// Result of the pings.
-    pub pinged: Pinged,
+    pub pinged: PingResult,
     /// Result of the trace; none if the row is unreachable as expected.
-    pub traced: Option<Traced>,
+    pub traced: Option<TraceResult>,
 }
 
 impl RowResult {
@@ -43,7 +43,7 @@ impl RowResult {
     }
 
     /// Returns the expected list of hops that equals the trace.
-    fn matching(&self, traced: &Traced) -> Option<&Vec<Hop>> {
+    fn matching(&self, traced: &TraceResult) -> Option<&Vec<Hop>> {
         let same = |hops: &&Vec<Hop>| hops.iter().map(|h| h.0).eq(traced.hops.iter().copied());
         self.row.lists().find(same).filter(|_| traced.others.is_empty())
     }
@@ -257,14 +257,14 @@ mod tests {
         let hops: Vec<Option<IpAddr>> = hops.split_whitespace().map(|h| h.parse().ok()).collect();
         RowResult {
             row,
-            pinged: Pinged {
+            pinged: PingResult {
                 sent: 4,
                 received,
                 missing: (received + 1..=4).collect(),
                 refusals,
                 rtts_ms: Vec::new(),
             },
-            traced: (!hops.is_empty()).then_some(Traced {
+            traced: (!hops.is_empty()).then_some(TraceResult {
                 hops,
                 others: Vec::new(),
                 reached: true,

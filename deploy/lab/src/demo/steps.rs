@@ -2,7 +2,7 @@
 
 use super::report::seconds;
 use super::stage::{Flags, Stage};
-use crate::probe::Pinger;
+use crate::probe::BackgroundPing;
 use crate::topology::Topology;
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -79,7 +79,7 @@ pub(super) fn missing(topology: &Topology) -> Vec<String> {
 /// Runs all steps. Stops at the first step with a failed check, because later steps depend on it.
 pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
     // P16: no change may disturb unrelated traffic, which this ping measures.
-    let inside = s.lab.pinger(HUB_VM, HUB_FW, PING_INTERVAL)?;
+    let inside = s.lab.start_ping(HUB_VM, HUB_FW, PING_INTERVAL)?;
     macro_rules! step {
         ($step:expr) => {
             $step.await?;
@@ -215,7 +215,7 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     let mut pings = Vec::new();
     for (from, to) in [(A_VM, HUB_VM), (HUB_VM, A_VM), (A_VM, BRANCH_VM), (HUB_VM, BRANCH_VM)] {
         s.address(to)?;
-        pings.push(s.lab.pinger(from, to, PING_INTERVAL)?);
+        pings.push(s.lab.start_ping(from, to, PING_INTERVAL)?);
     }
     tokio::time::sleep(UNDISTURBED).await;
     s.lab.kill_controller()?;
@@ -272,9 +272,9 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
 }
 
 /// Checks that background pings have lost nothing.
-fn no_losses(s: &mut Stage<'_>, pings: Vec<Pinger>) -> Result<()> {
+fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
     let names: Vec<_> = pings.iter().map(|p| p.name.clone()).collect();
-    for (name, pinged) in names.into_iter().zip(Pinger::stop_all(pings)) {
+    for (name, pinged) in names.into_iter().zip(BackgroundPing::stop_all(pings)) {
         let pinged = pinged?;
         let lost = pinged.missing.len();
         let mut seen = format!(

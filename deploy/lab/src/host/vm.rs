@@ -31,6 +31,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The program in the image that starts another one and passes signals on to it, see [`remote`].
 const SIGNALLED: &str = "/usr/lib/tombolo-lab/run";
 
+/// Most programs at once on emulated machines, whose answers otherwise arrive after the timeouts.
+const MAX_CONCURRENT_EMULATED: usize = 3;
+
 /// Hosts that are virtual machines of one lab.
 #[derive(Debug)]
 pub struct VirtualMachines {
@@ -100,7 +103,7 @@ impl Hosts for VirtualMachines {
         }
         fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
         let netns = self.netns(host);
-        // The namespace itself says nothing on the underlay.
+        // The namespace itself must not send router solicitations or use addresses on the underlay; only the guest may.
         sysctl(
             &netns,
             &[
@@ -135,9 +138,11 @@ impl Hosts for VirtualMachines {
             return Ok(true);
         }
         let mut running = self.running();
-        let machine = running.get_mut(host).context("it was not turned on")?;
+        let machine = running
+            .get_mut(host)
+            .context("the virtual machine was not powered on")?;
         if !machine.qemu.alive() {
-            bail!("its machine ended:\n{}", self.boot_log(host));
+            bail!("QEMU has ended:\n{}", self.boot_log(host));
         }
         if machine.connection.as_ref().is_none_or(|c| !c.alive()) {
             let argv = self.ssh.argv(host, &["-M", "-N"]);
@@ -157,7 +162,7 @@ impl Hosts for VirtualMachines {
     }
 
     fn remove(&self, host: &str) -> Result<()> {
-        // Its processes have been ended: they are in its namespace.
+        // QEMU and SSH run in the host's namespace, so the lab has ended them already with the namespace's processes.
         self.namespaces.remove(host)
     }
 
@@ -234,7 +239,7 @@ impl Hosts for VirtualMachines {
         argv.extend(self.ssh.run_argv(host, &guest));
         let done = command::finish(&argv, command::HELPER_TIMEOUT)?;
         if done.code != 0 {
-            bail!("{path} could not be written on {host}: {}", done.stderr.trim());
+            bail!("cannot write {path} on {host}: {}", done.stderr.trim());
         }
         Ok(())
     }
@@ -251,7 +256,11 @@ impl Hosts for VirtualMachines {
                 command::HELPER_TIMEOUT,
             )?;
             if done.code != 0 {
-                bail!("{} of {host} is out of reach: {}", path.display(), done.stderr.trim());
+                bail!(
+                    "cannot forward the socket {} of {host}: {}",
+                    path.display(),
+                    done.stderr.trim()
+                );
             }
         }
         Ok(here)
@@ -285,7 +294,7 @@ impl Hosts for VirtualMachines {
         if self.qemu.accelerator() == "kvm" {
             usize::MAX
         } else {
-            3
+            MAX_CONCURRENT_EMULATED
         }
     }
 

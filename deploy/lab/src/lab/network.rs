@@ -1,9 +1,9 @@
 //! Pings, traces, and changes of a running lab's network.
 
-use crate::command::{self, Finished};
+use crate::command::{self, CommandOutput};
 use crate::host::Hosts;
 use crate::lab::Lab;
-use crate::probe::{self, Ping, Pinged, Pinger, Traced};
+use crate::probe::{self, BackgroundPing, Ping, PingResult, TraceResult};
 use crate::process;
 use crate::underlay;
 use anyhow::{Context, Result};
@@ -41,7 +41,7 @@ pub(super) fn disable_icmp_rate_limits(hosts: &dyn Hosts, host: &str) -> Result<
 /// Longest that a traceroute may take: 8 TTLs with a timeout of one second each, and room for a busy machine.
 const TRACE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most runs of `traceroute` for one trace, see [`Traced::may_have_missed`].
+/// Most runs of `traceroute` for one trace, see [`TraceResult::may_have_missed`].
 const MAX_TRACES: u8 = 4;
 
 /// Most runs of `ping` for one result, if some but not all echo requests are answered.
@@ -52,12 +52,12 @@ impl Lab {
     ///
     /// # Errors
     /// The host or the program does not exist, or the program does not end within `limit`.
-    pub async fn exec(&self, host: &str, argv: &[&str], limit: Duration) -> Result<Finished> {
+    pub async fn exec(&self, host: &str, argv: &[&str], limit: Duration) -> Result<CommandOutput> {
         let argv: Vec<String> = argv.iter().map(|a| (*a).to_owned()).collect();
         self.exec_owned(host, &argv, limit).await
     }
 
-    pub(super) async fn exec_owned(&self, host: &str, argv: &[String], limit: Duration) -> Result<Finished> {
+    pub(super) async fn exec_owned(&self, host: &str, argv: &[String], limit: Duration) -> Result<CommandOutput> {
         self.require_host(host)?;
         let wrapped = self.wrap(host, argv)?;
         let done = tokio::task::spawn_blocking(move || command::finish(&wrapped, limit)).await??;
@@ -88,18 +88,18 @@ impl Lab {
     ///
     /// # Errors
     /// The host does not exist, or ping cannot run. Lost packets are no error.
-    pub async fn ping(&self, from: &str, to: &str, how: Ping) -> Result<Pinged> {
+    pub async fn ping(&self, from: &str, to: &str, how: Ping) -> Result<PingResult> {
         let (source, destination) = self.endpoints(from, to)?;
         let argv = how.argv(source, destination);
         let mut tries = 0;
         loop {
             let done = self.exec_owned(from, &argv, how.limit()).await?;
-            let pinged = Pinged::read(&format!("{}{}", done.stdout, done.stderr))
+            let pinged = PingResult::read(&format!("{}{}", done.stdout, done.stderr))
                 .with_context(|| format!("ping {from} ({source}) → {to} ({destination})"))?;
             tries += 1;
             // After the first reply, ping ignores its timeout and waits only two round-trip times for the last reply. A
             // busy machine answers later than that, so a partial result is repeated. Losses are measured with
-            // [`Self::pinger`].
+            // [`Self::start_ping`].
             if pinged.all() || pinged.none() || tries == MAX_PINGS {
                 return Ok(pinged);
             }
@@ -110,15 +110,15 @@ impl Lab {
     ///
     /// # Errors
     /// The host does not exist, or ping cannot run.
-    pub fn pinger(&self, from: &str, to: &str, interval: Duration) -> Result<Pinger> {
+    pub fn start_ping(&self, from: &str, to: &str, interval: Duration) -> Result<BackgroundPing> {
         let (source, destination) = self.endpoints(from, to)?;
         let name = format!("{from} → {to}");
         let log = self.log(&format!("ping-{from}-{destination}-{:x}", log_suffix()))?;
         let argv = probe::endless_ping_argv(source, destination, interval, 56);
-        // `Pinger::stop` sends SIGINT, which must reach ping itself.
+        // `BackgroundPing::stop` sends SIGINT, which must reach ping itself.
         let argv = self.hosts.wrap_with_signals(from, &argv);
         let process = process::start(&argv, &log, &[], true).with_context(|| format!("ping {name}"))?;
-        Ok(Pinger {
+        Ok(BackgroundPing {
             process,
             name,
             interval,
@@ -129,22 +129,22 @@ impl Lab {
     ///
     /// # Errors
     /// The host does not exist, or traceroute cannot run. Missing answers are no error.
-    pub async fn traceroute(&self, from: &str, to: &str) -> Result<Traced> {
+    pub async fn traceroute(&self, from: &str, to: &str) -> Result<TraceResult> {
         self.trace(from, to, 1).await
     }
 
     /// As [`Self::traceroute`], with several probes per TTL. Repeats a trace in which `traceroute` itself [may have
-    /// missed answers](Traced::may_have_missed).
+    /// missed answers](TraceResult::may_have_missed).
     ///
     /// # Errors
     /// As [`Self::traceroute`].
-    pub async fn trace(&self, from: &str, to: &str, probes: u8) -> Result<Traced> {
+    pub async fn trace(&self, from: &str, to: &str, probes: u8) -> Result<TraceResult> {
         let (source, destination) = self.endpoints(from, to)?;
         let argv = probe::trace_argv(source, destination, probes);
         let mut tries = 0;
         loop {
             let done = self.exec_owned(from, &argv, TRACE_TIMEOUT).await?;
-            let traced = Traced::read(&done, destination).with_context(|| format!("traceroute {from} → {to}"))?;
+            let traced = TraceResult::read(&done, destination).with_context(|| format!("traceroute {from} → {to}"))?;
             tries += 1;
             if tries >= MAX_TRACES || !traced.may_have_missed() {
                 return Ok(traced);

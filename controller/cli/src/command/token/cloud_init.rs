@@ -1,6 +1,6 @@
 //! User-data for cloud-init. A machine that is created with it installs the agent's package, joins, and runs the agent.
 
-use crate::failure::{NotFound, Usage};
+use crate::failure::{NotFound, UsageError};
 use anyhow::Result;
 use serde::Serialize;
 use tombolo_client::fabric::{Package as Served, Packages};
@@ -56,7 +56,7 @@ pub(super) struct Package {
 /// Returns the controller's package with this name, or its only package.
 ///
 /// # Errors
-/// [`Usage`]: the controller has no package, or several and no name is given. [`NotFound`]: it has none with this name.
+/// [`UsageError`]: the controller has no package, or several and no name is given. [`NotFound`]: it has none with this name.
 pub(super) fn choose<'a>(served: &'a Packages, name: Option<&str>) -> Result<&'a Served> {
     let names: Vec<&str> = served.value.iter().map(|p| p.name.as_str()).collect();
     let all = names.join(", ");
@@ -69,7 +69,7 @@ pub(super) fn choose<'a>(served: &'a Packages, name: Option<&str>) -> Result<&'a
             let hint = "install the package tombolo-controller there, which brings the agent's, or copy a \
                         tombolo-agent_VERSION_ARCHITECTURE.deb into that folder; or give --package-url and \
                         --package-sha256; or --no-package, if the machine's image has the package";
-            Err(Usage::new(what, hint).into())
+            Err(UsageError::new(what, hint).into())
         }
         (Some(name), all_served) => {
             let found = all_served.iter().find(|p| p.name == name);
@@ -78,7 +78,7 @@ pub(super) fn choose<'a>(served: &'a Packages, name: Option<&str>) -> Result<&'a
         (None, [only]) => Ok(only),
         (None, _) => {
             let hint = format!("add --package with one of: {all}");
-            Err(Usage::new("the controller has several packages of the agent", hint).into())
+            Err(UsageError::new("the controller has several packages of the agent", hint).into())
         }
     }
 }
@@ -199,7 +199,7 @@ mod tests {
             "{refused}"
         );
         for several_or_none in [&two, &served(&[])] {
-            assert!(choose(several_or_none, None).unwrap_err().is::<Usage>());
+            assert!(choose(several_or_none, None).unwrap_err().is::<UsageError>());
         }
         let none = choose(&served(&[]), Some("one")).unwrap_err();
         assert!(none.to_string().contains("/folder"), "{none}");
