@@ -2,8 +2,8 @@
 """Builds the container image of deploy/docker/Dockerfile and writes it as an archive.
 
 The archive is an OCI layout with the manifest.json of `docker save` beside it: docker load, podman load and ctr import read it.
-Where a docker engine answers, it builds the image from the base image that the Dockerfile names; a base that it lacks is made
-from Debian's packages. Without an engine the layers are made here, from the same packages by the same Dockerfile.
+If a docker engine runs, it builds the image from the base image that the Dockerfile names. A missing base is made from Debian's
+packages. Without an engine, this program makes the layers from the same packages and the same Dockerfile.
 """
 
 import argparse
@@ -26,12 +26,12 @@ HERE = Path(__file__).resolve().parent
 PROGRAMS = ("tombolo", "tombolo-agent", "tombolo-controller")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# What nobody reads in a container. Licences stay.
+# Files that a container does not need. Licences are kept.
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/lintian/*")
 
 
 class Failure(Exception):
-    """The image cannot be built; the text says why and what to do."""
+    """The image cannot be built. The text has the reason and the remedy."""
 
 
 def say(text):
@@ -49,7 +49,7 @@ def run(*command, **options):
 
 
 def instructions(text):
-    """The instructions of a Dockerfile: name and argument, with continued lines joined."""
+    """Yields the instructions of a Dockerfile as name and argument, with continued lines joined."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", "")
     for line in joined.splitlines():
@@ -64,12 +64,12 @@ def seconds(text):
 
 
 def command(text):
-    """A command in JSON form as it is, any other for the shell."""
+    """Returns a command as a list of words. A command that is not in JSON form is run by the shell."""
     return json.loads(text) if text.startswith("[") else ["/bin/sh", "-c", text]
 
 
 class Dockerfile:
-    """The part of the Dockerfile language that ours uses; anything else is refused."""
+    """The part of the Dockerfile language that our Dockerfile uses. All other instructions are refused."""
 
     def __init__(self, text, base=None):
         self.arguments, self.steps, self.copies = {}, [], []
@@ -122,7 +122,7 @@ class Dockerfile:
 
 
 def mirrors(codename):
-    """The host's package mirrors of its release, as lines for sources.list."""
+    """Returns the host's package mirrors of its release, as lines for sources.list."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"],
         check=True, capture_output=True, text=True).stdout
@@ -137,21 +137,21 @@ def mirrors(codename):
 
 
 def apt_options():
-    """How the host reaches its mirrors."""
+    """Returns apt's options for the access to the host's mirrors."""
     dump = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True).stdout
     wanted = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries")
     return "".join(f"{line}\n" for line in dump.splitlines() if line.startswith(wanted))
 
 
 def release():
-    """The host's distribution and release: the programs that it builds run there."""
+    """Returns the host's distribution and release. The programs were built on it, so the image must have the same."""
     text = Path("/etc/os-release").read_text()
     fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     return fields["ID"].strip('"'), fields.get("VERSION_CODENAME", "").strip('"')
 
 
 def make_base(dockerfile, work, epoch):
-    """Makes the root tree with all packages, the Dockerfile's RUN instructions done, as a tar file."""
+    """Makes a tar file of a root tree with all packages, after the Dockerfile's RUN instructions."""
     if not shutil.which("mmdebstrap"):
         raise Failure("mmdebstrap is missing (package mmdebstrap): install it, or name a base image that the engine has: BASE=NAME")
     distribution, codename = release()
@@ -183,7 +183,7 @@ def make_base(dockerfile, work, epoch):
 
 
 def programs_layer(dockerfile, context, epoch):
-    """A tar file of what COPY brings, the same bytes for the same programs."""
+    """Returns a tar file of the files that COPY adds. The same programs give the same bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for sources, target in dockerfile.copies:
@@ -200,7 +200,7 @@ def digest(content):
 
 
 class Archive:
-    """An OCI layout in a tar file, with the manifest.json that `docker load` reads."""
+    """An OCI layout in a tar file, with the manifest.json of `docker save`, which `docker load` reads."""
 
     def __init__(self, path, epoch):
         self.path, self.epoch, self.blobs = path, epoch, {}
@@ -215,7 +215,7 @@ class Archive:
         return self.blob(packed, "application/vnd.oci.image.layer.v1.tar+gzip")
 
     def write(self, config, layers, name):
-        """`config` as bytes, so that its digest is the image's id in every engine."""
+        """Writes the archive. `config` is bytes, because its digest is the image's id in every engine."""
         repository, _, tag = name.partition(":")
         tag = tag or "latest"
         layers = [self.layer(layer) for layer in layers]
@@ -314,12 +314,12 @@ def main():
     given.work.mkdir(parents=True, exist_ok=True)
     work = given.work.resolve()
     out = (given.out or work / "tombolo.tar").resolve()
-    # The time of the last commit: the same tree gives the same image.
+    # The time of the last commit, so that the same tree gives the same image.
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or subprocess.run(
         ["git", "-c", f"safe.directory={HERE.parents[1]}", "-C", HERE, "log", "-1", "--format=%ct"],
         check=True, capture_output=True, text=True).stdout)
     dockerfile = Dockerfile((HERE / "Dockerfile").read_text(), given.base)
-    # The context has the three programs and nothing else.
+    # The context contains the three programs only.
     context = work / "context"
     shutil.rmtree(context, ignore_errors=True)
     context.mkdir()

@@ -3,9 +3,9 @@
 
     image.py --programs DIR --work DIR [--out DIR]
 
-The system is this host's release of Debian, from this host's package mirrors, with Debian's own kernel for clouds. Nothing is
-installed on the host: the kernel is unpacked from its package inside the root. The root is kept in the work directory for the next
-run. tests/vm/run uses the same functions.
+The system is this host's release of Debian, from this host's package mirrors, with Debian's kernel for clouds. Nothing is installed
+on the host, because the kernel is unpacked from its package inside the root. The root is kept in the work directory for the next run.
+tests/vm/run uses the same functions.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KERNEL = "linux-image-cloud-amd64"
-# What every machine has: it boots, has a network, and can be looked at.
+# Packages of every machine, for its boot, its network, and diagnosis.
 BASE = [
     KERNEL,
     "bird2",
@@ -31,10 +31,10 @@ BASE = [
     "systemd-sysv",
     "zstd",
 ]
-# What the lab calls there beside.
+# Further packages with programs that the lab calls on its machines.
 LAB = ["openssh-server", "tcpdump", "traceroute"]
 PROGRAMS = ["tombolo", "tombolo-agent"]
-# Nobody reads these there.
+# Documentation and translations, which the machines do not need.
 LEAN = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ["doc", "man", "locale"]]
 
 
@@ -54,7 +54,7 @@ def codename():
 
 
 def sources(release):
-    """The host's mirrors, as far as they carry its release."""
+    """Returns the host's mirrors of its release, as lines for sources.list."""
     lines = output("apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages")
     found = []
     for line in lines.splitlines():
@@ -67,13 +67,13 @@ def sources(release):
 
 
 def apt_options():
-    """How the host reaches its mirrors."""
+    """Returns apt's options for the access to the host's mirrors."""
     wanted = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries")
     return "".join(f"{line}\n" for line in output("apt-config", "dump").splitlines() if line.startswith(wanted))
 
 
 def make_root(work, packages, options=()):
-    """A Debian root in the work directory; the one of the last run if it was made of the same packages."""
+    """Makes a Debian root in the work directory, unless the last run made it of the same packages. Returns its path."""
     release, root, stamp = codename(), work / "root", work / "root.stamp"
     key = hashlib.sha256(" ".join([release, *packages, *options]).encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == key:
@@ -99,7 +99,7 @@ def newest(root, pattern):
 
 
 def make_image(root, image, spare=384):
-    """A disk with the root's files and so many spare mebibytes."""
+    """Makes a disk image with the root's files and `spare` free mebibytes."""
     used = sum(f.lstat().st_blocks * 512 for f in root.rglob("*"))
     megabytes = used // (1 << 20) + spare
     image.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def make_image(root, image, spare=384):
 
 
 def make_keys(work):
-    """The operator's key, and the machines' own: made once, for this host's labs alone."""
+    """Generates the operator's key and the machines' host key, unless an earlier run has. Only labs of this host use them."""
     for name in ["key", "host_key"]:
         if not (work / name).is_file():
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tombolo-lab", "-f", str(work / name)]
@@ -124,7 +124,7 @@ def put(source, target, mode):
 
 
 def furnish(root, programs, keys):
-    """The product's programs without their debug information, and the lab's way in."""
+    """Installs the product's programs without debug information, and the lab's access by SSH."""
     for program in PROGRAMS:
         if not (programs / program).is_file():
             fail(f"{programs / program}: no such program: run 'make build' first, or name its directory with --programs")

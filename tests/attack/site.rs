@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
-use tombolo_lab::command::LIMIT;
+use tombolo_lab::command::HELPER_TIMEOUT;
 use tombolo_lab::probe::Ping;
 use tombolo_proto::installed::InstalledHop;
 use tombolo_tests::live::World;
@@ -82,7 +82,7 @@ resources:
 
 /// Runs a command on a host that must succeed. Returns its standard output.
 pub(crate) async fn must(w: &World, host: &str, argv: &[&str]) -> Result<String> {
-    let done = w.exec(host, argv, LIMIT).await?;
+    let done = w.exec(host, argv, HELPER_TIMEOUT).await?;
     ensure!(done.code == 0, "{host}: {argv:?}: {done:?}");
     Ok(done.stdout)
 }
@@ -140,7 +140,8 @@ pub(crate) async fn send_as(w: &World, router: &str, source: &str, to: &str) -> 
     must(w, router, &["ip", "addr", "add", &own, "dev", "lo"]).await?;
     // Replies go to the owner of the address, so the command fails.
     let ping = ["ping", "-n", "-c", "3", "-i", "0.05", "-W", "1", "-I", source, to];
-    let _ = w.exec(router, &ping, LIMIT).await?;
+    // Whoever answers, answers somebody else.
+    let _ = w.exec(router, &ping, HELPER_TIMEOUT).await?;
     must(w, router, &["ip", "addr", "del", &own, "dev", "lo"]).await?;
     Ok(())
 }

@@ -160,7 +160,7 @@ impl World {
         };
         loop {
             let pinged = self.ping(from, to, how).await;
-            if pinged.as_ref().is_ok_and(tombolo_lab::probe::Pinged::all) {
+            if pinged.as_ref().is_ok_and(tombolo_lab::probe::PingResult::all) {
                 return Ok(start.elapsed());
             }
             ensure!(

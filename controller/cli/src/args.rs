@@ -1,8 +1,8 @@
 //! The tree of commands.
 
 use crate::command::{
-    address, agent, api_token, apply, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
-    nic, peering, plain, probe, route_table, routes, settings, subnet, token, vnet, wait,
+    agent, api_token, apply, backup, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
+    nic, peering, plain, probe, public_ip, route_table, routes, settings, subnet, token, vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// Azure-style virtual networks, peerings and gateways between your own machines.
 ///
-/// The controller to talk to comes from the options below, from the environment, or from the file that
+/// The controller and the token are taken from the options below, from the environment, or from the file that
 /// `tombolo login` writes, in this order.
 #[derive(Debug, Parser)]
 #[command(name = "tombolo", version, propagate_version = true, max_term_width = 120)]
@@ -23,83 +23,83 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Remember a controller and a token in the configuration file
+    /// Save a controller and a token in the configuration file, after a test of both
     Login(login::Login),
-    /// The controller, its agents, and what is not as it should be
+    /// Show the controller, its agents, gateways and connections, and peerings with problems
     Status,
-    /// Bring the controller to what a file or folder says; shows the difference first
+    /// Create and update resources from manifest files; shows the difference and asks first
     Apply(apply::Apply),
-    /// Show what `apply` would change
+    /// Show what `tombolo apply` would change
     Diff(apply::Diff),
-    /// Resource groups
+    /// Manage resource groups
     #[command(subcommand)]
     Group(group::Group),
-    /// Virtual networks
+    /// Manage virtual networks
     #[command(subcommand)]
     Vnet(vnet::Vnet),
-    /// Subnets, named VNET/SUBNET
+    /// Manage subnets, named VNET/SUBNET
     #[command(subcommand)]
     Subnet(subnet::Subnet),
-    /// Peerings, named VNET/PEERING: each VNet has its own half
+    /// Manage peerings, named VNET/PEERING; each VNet has its own half of a peering
     #[command(subcommand)]
     Peering(peering::Peering),
-    /// Network interfaces
+    /// Manage network interfaces
     #[command(subcommand)]
     Nic(nic::Nic),
-    /// Public addresses
+    /// Manage public addresses
     #[command(subcommand, name = "public-ip")]
-    PublicIp(address::PublicIp),
-    /// Route tables
+    PublicIp(public_ip::PublicIp),
+    /// Manage route tables and their routes
     #[command(subcommand)]
     RouteTable(route_table::RouteTable),
-    /// Gateways: VPN and ExpressRoute
+    /// Manage VPN and ExpressRoute gateways
     #[command(subcommand)]
     Gateway(gateway::Gateway),
-    /// Connections of gateways with gateways, sites and circuits
+    /// Manage connections of gateways to other gateways, sites and circuits
     #[command(subcommand)]
     Connection(connection::Connection),
-    /// Local network gateways: sites, as their operators describe them
+    /// Manage local network gateways, which describe sites and their VPN devices
     #[command(subcommand)]
     LocalGateway(local_gateway::LocalGateway),
-    /// ExpressRoute circuits
+    /// Manage ExpressRoute circuits
     #[command(subcommand)]
     Circuit(circuit::Circuit),
     #[command(flatten)]
     Plain(plain::Plain),
-    /// Agents: what runs on the machines
+    /// Manage agents, the programs that carry packets on machines, gateways and edges
     #[command(subcommand)]
     Agent(agent::Agent),
-    /// One-time tokens with which agents join
+    /// Manage the one-time tokens with which agents join
     #[command(subcommand)]
     Token(token::Token),
-    /// Tokens for people and programs that use the controller
+    /// Manage the tokens of people and programs that use the controller
     #[command(subcommand)]
     ApiToken(api_token::ApiToken),
-    /// The controller's switches
+    /// Show or change the settings of the controller
     #[command(subcommand)]
     Settings(settings::Settings),
-    /// The effective routes of a network interface or machine
+    /// Show the effective routes of a network interface or machine
     Routes(routes::Routes),
-    /// What happens to a packet from A to B, and why, by the agents' own code
+    /// Explain how a packet from A to B is forwarded or why it is dropped; sends nothing
     Explain(explain::Explain),
-    /// Ping from A to B, live, from A's agent
+    /// Ping from A to B with real packets, sent by A's agent
     Ping(probe::Ping),
-    /// Trace the way from A to B, live, from A's agent
+    /// Trace the path from A to B with real packets, sent by A's agent
     Trace(probe::Trace),
-    /// The tunnels between agents, as they report them
+    /// Show the encrypted links between agents, as the agents report them
     Link(link::Link),
     /// Wait until a revision is in force at every connected agent
     Wait(wait::Wait),
-    /// Save the controller's store to a file while it runs
-    Backup(wait::Backup),
-    /// A whole topology on this machine, in network namespaces
+    /// Save the controller's store to a file while the controller runs
+    Backup(backup::Backup),
+    /// Run a whole topology on this machine, in network namespaces
     Lab(lab::Lab),
     /// Print the completion script of a shell
     Completions {
-        /// For which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages and the completions of shells into a directory, for packages
+    /// Write manual pages and shell completions into an existing directory, for packages
     #[command(hide = true)]
     Manual { dir: PathBuf },
 }

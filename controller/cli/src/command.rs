@@ -1,9 +1,9 @@
-//! The commands, one file each.
+//! The commands, one file for each kind of resource or verb.
 
-pub(crate) mod address;
 pub(crate) mod agent;
 pub(crate) mod api_token;
 pub(crate) mod apply;
+pub(crate) mod backup;
 pub(crate) mod circuit;
 pub(crate) mod connection;
 pub(crate) mod explain;
@@ -17,6 +17,7 @@ pub(crate) mod nic;
 pub(crate) mod peering;
 pub(crate) mod plain;
 pub(crate) mod probe;
+pub(crate) mod public_ip;
 pub(crate) mod route_table;
 pub(crate) mod routes;
 pub(crate) mod settings;
@@ -25,69 +26,3 @@ pub(crate) mod subnet;
 pub(crate) mod token;
 pub(crate) mod vnet;
 pub(crate) mod wait;
-
-use crate::args::{Arguments, Command};
-use crate::context::Context;
-use crate::options::Format;
-use anyhow::Result;
-use clap::CommandFactory as _;
-use clap_complete::Shell;
-use std::path::Path;
-use std::process::ExitCode;
-
-/// Does what the command line says.
-pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let global = arguments.global;
-    let command = match arguments.command {
-        Command::Login(login) => return login.run(&global).await.map(|()| ExitCode::SUCCESS),
-        Command::Lab(arguments) => return lab::run(arguments, global.output == Format::Json).await,
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "tombolo", &mut std::io::stdout());
-            return Ok(ExitCode::SUCCESS);
-        }
-        Command::Manual { dir } => {
-            write_manual(&dir)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        other => other,
-    };
-    let context = &Context::new(global)?;
-    match command {
-        Command::Login(_) | Command::Lab(_) | Command::Completions { .. } | Command::Manual { .. } => Ok(()),
-        Command::Status => status::run(context).await,
-        Command::Apply(c) => c.run(context).await,
-        Command::Diff(c) => return c.run(context).await,
-        Command::Group(c) => c.run(context).await,
-        Command::Vnet(c) => c.run(context).await,
-        Command::Subnet(c) => c.run(context).await,
-        Command::Peering(c) => c.run(context).await,
-        Command::Nic(c) => c.run(context).await,
-        Command::PublicIp(c) => c.run(context).await,
-        Command::RouteTable(c) => c.run(context).await,
-        Command::Gateway(c) => c.run(context).await,
-        Command::Connection(c) => c.run(context).await,
-        Command::LocalGateway(c) => c.run(context).await,
-        Command::Circuit(c) => c.run(context).await,
-        Command::Plain(c) => c.run(context).await,
-        Command::Agent(c) => c.run(context).await,
-        Command::Token(c) => c.run(context).await,
-        Command::ApiToken(c) => c.run(context).await,
-        Command::Settings(c) => c.run(context).await,
-        Command::Routes(c) => c.run(context).await,
-        Command::Explain(c) => return c.run(context).await,
-        Command::Ping(c) => return c.run(context).await,
-        Command::Trace(c) => return c.run(context).await,
-        Command::Link(c) => c.run(context).await,
-        Command::Wait(c) => c.run(context).await,
-        Command::Backup(c) => c.run(context).await,
-    }
-    .map(|()| ExitCode::SUCCESS)
-}
-
-fn write_manual(dir: &Path) -> std::io::Result<()> {
-    clap_mangen::generate_to(Arguments::command(), dir)?;
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut Arguments::command(), "tombolo", dir)?;
-    }
-    Ok(())
-}

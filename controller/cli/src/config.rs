@@ -1,6 +1,6 @@
-//! Where the controller, the token and the defaults come from: option, environment, file.
+//! Controller, token and defaults, from options, the environment and the configuration file.
 
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::Global;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -15,27 +15,27 @@ use tombolo_client::path::DEFAULT_SUBSCRIPTION;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct File {
-    /// `https://HOST:PORT`.
+    /// URL of the controller, `https://HOST:PORT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) controller: Option<String>,
-    /// PEM.
+    /// File with the controller's CA certificate, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
-    /// The token in a file of its own.
+    /// File with the API token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<PathBuf>,
-    /// The token itself.
+    /// The API token itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<String>,
-    /// The resource group to work in.
+    /// Default resource group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource_group: Option<String>,
-    /// The subscription to work in.
+    /// Default subscription.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subscription: Option<String>,
 }
 
-/// What came out of option, environment and file.
+/// The configuration that results from options, environment and file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Config {
     pub(crate) controller: Option<String>,
@@ -47,7 +47,10 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Puts the three sources together.
+    /// Merges the three sources. Options precede the environment, which precedes the file.
+    ///
+    /// # Errors
+    /// The configuration file exists and cannot be read or parsed.
     pub(crate) fn load(global: &Global) -> Result<Self> {
         let file = File::read(&path(global))?;
         Ok(Self::merge(
@@ -59,7 +62,7 @@ impl Config {
 
     fn merge(global: &Global, env: &dyn Fn(&str) -> Option<String>, file: File) -> Self {
         let file_env = |name: &str| env(name).map(PathBuf::from);
-        // A token and a token file exclude each other, so the first source that has either decides for both.
+        // A token and a token file exclude each other, so the first source with either of them provides both.
         let (token, token_file) = [
             (global.token.clone(), global.token_file.clone()),
             (env("TOMBOLO_TOKEN"), file_env("TOMBOLO_TOKEN_FILE")),
@@ -91,10 +94,13 @@ impl Config {
         }
     }
 
-    /// A client of the configured controller.
+    /// Returns a client of the configured controller.
+    ///
+    /// # Errors
+    /// No controller is configured, a file cannot be read, or the URL or CA is not valid.
     pub(crate) fn client(&self) -> Result<Client> {
         let controller = self.controller.as_deref().ok_or_else(|| {
-            Usage::new(
+            UsageError::new(
                 "no controller is set",
                 "run `tombolo login --controller https://HOST:PORT --ca DIR/ca.pem --token-file DIR/admin.token` \
                  (DIR: the controller's data folder), or set TOMBOLO_CONTROLLER, TOMBOLO_CA and TOMBOLO_TOKEN_FILE",
@@ -112,8 +118,11 @@ impl Config {
         Ok(Client::new(controller, token.as_deref(), ca.as_deref())?)
     }
 
-    /// What `login` remembers: files by their full path.
-    pub(crate) fn remember(&self) -> Result<File> {
+    /// Returns the configuration file that `login` writes. Paths become absolute, so that they are valid in any folder.
+    ///
+    /// # Errors
+    /// A file does not exist.
+    pub(crate) fn to_file(&self) -> Result<File> {
         let full = |path: &Option<PathBuf>| -> Result<Option<PathBuf>> {
             let Some(path) = path else { return Ok(None) };
             fs::canonicalize(path)
@@ -132,16 +141,16 @@ impl Config {
 }
 
 impl File {
-    /// A missing file is empty.
+    /// Reads the file. A missing file is an empty one.
     fn read(path: &Path) -> Result<Self> {
         match fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).with_context(|| format!("{} is not usable", path.display())),
+            Ok(text) => toml::from_str(&text).with_context(|| format!("{} is no valid configuration", path.display())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
         }
     }
 
-    /// Writes it whole or not at all, readable by its owner only: it may hold a token.
+    /// Replaces the file atomically, with mode 0600 because it may contain a token.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let text = toml::to_string(self).context("cannot write the configuration as TOML")?;
         let failed = || format!("cannot write {}", path.display());
@@ -163,7 +172,7 @@ impl File {
     }
 }
 
-/// Where the configuration file is.
+/// Returns the path of the configuration file.
 pub(crate) fn path(global: &Global) -> PathBuf {
     let env = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     global
@@ -181,11 +190,17 @@ pub(crate) fn path(global: &Global) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Arguments;
     use clap::Parser;
 
+    /// The global options alone, without the command tree.
+    #[derive(Parser)]
+    struct Options {
+        #[command(flatten)]
+        global: Global,
+    }
+
     fn global(args: &[&str]) -> Global {
-        Arguments::parse_from([&["tombolo", "status"], args].concat()).global
+        Options::parse_from([&["tombolo"], args].concat()).global
     }
 
     fn file() -> File {

@@ -1,9 +1,9 @@
-//! What every command needs: the client, the group, the output, and waiting for a change to be in force.
+//! The state that commands share: client, resource group, output, and the wait for a change to be in force.
 
 use crate::config::Config;
-use crate::failure::{No, Usage};
+use crate::failure::{NegativeResult, UsageError};
 use crate::options::Global;
-use crate::output::{Column, Output};
+use crate::output::{Column, Output, items};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -15,7 +15,12 @@ use tombolo_client::path::Group;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::id::Revision;
 
-/// What every command needs.
+/// Time before a spinner appears: most calls are shorter, and a spinner that flashes disturbs.
+const SPINNER_DELAY: Duration = Duration::from_millis(500);
+/// Time between two frames of the spinner.
+const SPINNER_INTERVAL: Duration = Duration::from_millis(120);
+
+/// The state that commands share.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) config: Config,
@@ -36,28 +41,31 @@ impl Context {
         })
     }
 
-    /// The group to work in.
+    /// Returns the resource group that names refer to.
+    ///
+    /// # Errors
+    /// No option, variable or file names one.
     pub(crate) fn group(&self) -> Result<Group> {
         let name = self.config.resource_group.as_deref().ok_or_else(|| {
-            Usage::new(
+            UsageError::new(
                 "no resource group is given",
-                "-g NAME, TOMBOLO_RESOURCE_GROUP, or `tombolo login -g NAME`; `tombolo group list` shows them",
+                "-g NAME, TOMBOLO_RESOURCE_GROUP, or `tombolo login -g NAME`; `tombolo group list` shows all groups",
             )
         })?;
         Ok(Group::new(&self.config.subscription, name))
     }
 
-    /// `/subscriptions/{sub}`.
+    /// Returns `/subscriptions/{sub}`.
     pub(crate) fn subscription(&self) -> String {
         format!("/subscriptions/{}", self.config.subscription)
     }
 
-    /// The path of a resource in the group.
+    /// Returns the path of a resource in the group.
     pub(crate) fn item(&self, kind: Kind, name: &str) -> Result<String> {
         Ok(self.group()?.item(kind.collection(), name))
     }
 
-    /// The resources of a kind: of the group if one is given, of the whole subscription otherwise.
+    /// Lists the resources of a kind, in the group if one is set, otherwise in the whole subscription.
     pub(crate) async fn list(&self, kind: Kind) -> Result<Vec<Value>> {
         match &self.config.resource_group {
             Some(_) => Ok(self
@@ -68,13 +76,13 @@ impl Context {
         }
     }
 
-    /// The resources of a kind in the whole subscription.
+    /// Lists the resources of a kind in the whole subscription.
     pub(crate) async fn list_all(&self, kind: Kind) -> Result<Vec<Value>> {
         let path = format!("{}/providers/{}", self.subscription(), kind.type_name());
         Ok(self.client.arm_list(&path).await?)
     }
 
-    /// A resource of the group.
+    /// Returns a resource of the group.
     pub(crate) async fn get(&self, kind: Kind, name: &str) -> Result<Value> {
         Ok(self.client.arm_get(&self.item(kind, name)?).await?)
     }
@@ -84,7 +92,13 @@ impl Context {
         self.out.item(&self.get(kind, name).await?, columns)
     }
 
-    /// GET, edit and PUT of a resource of the group.
+    /// POST of an action whose result is a list. Returns its items.
+    pub(crate) async fn post_list(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>> {
+        let answer = self.client.arm_post_with(path, query, &json!({})).await?;
+        Ok(items(&answer, "/value").cloned().collect())
+    }
+
+    /// Reads a resource of the group, changes it, and writes it back.
     pub(crate) async fn update(&self, kind: Kind, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
         self.edit(&self.item(kind, name)?, &format!("Updated {kind} {name}."), change)
             .await
@@ -95,7 +109,7 @@ impl Context {
         self.delete(&self.item(kind, name)?, kind.title()).await
     }
 
-    /// The given region, or the group's.
+    /// Returns the given region, or the group's region.
     pub(crate) async fn location(&self, given: Option<&str>) -> Result<String> {
         if let Some(location) = given {
             return Ok(location.to_owned());
@@ -108,8 +122,8 @@ impl Context {
             .to_owned())
     }
 
-    /// After a write: waits until it is in force, if that was asked for.
-    pub(crate) async fn settle(&self) -> Result<()> {
+    /// Waits until the last write is in force, if `--wait` is set.
+    pub(crate) async fn wait_if_requested(&self) -> Result<()> {
         if self.global.wait {
             self.wait(self.client.last_revision()).await
         } else {
@@ -117,7 +131,10 @@ impl Context {
         }
     }
 
-    /// Waits until every connected agent has applied a revision, as long as `--timeout` says.
+    /// Waits until every connected agent has applied a revision.
+    ///
+    /// # Errors
+    /// The revision is not in force within `--timeout`; the message names the agents.
     pub(crate) async fn wait(&self, revision: Revision) -> Result<()> {
         let text = format!("waiting for revision {revision} to be in force");
         let waited = self
@@ -128,7 +145,7 @@ impl Context {
             return Ok(());
         }
         let agents: Vec<_> = waited.waiting_for.iter().map(ToString::to_string).collect();
-        Err(No(format!(
+        Err(NegativeResult(format!(
             "revision {revision} is stored, but after {:?} it is not in force at: {} (see `tombolo status`)",
             self.global.timeout,
             agents.join(", ")
@@ -136,58 +153,62 @@ impl Context {
         .into())
     }
 
-    /// Writes a resource and shows nothing but its name, or its body for programs.
-    pub(crate) async fn put(&self, path: &str, body: &Value, what: &str) -> Result<()> {
+    /// Writes a resource. Prints `message`, or the resource as JSON.
+    pub(crate) async fn put(&self, path: &str, body: &Value, message: &str) -> Result<()> {
         let answer = self.client.arm_put(path, body).await?;
-        self.written(&answer, what).await
+        self.report_write(&answer, message).await
     }
 
-    /// Says that a resource was written.
-    pub(crate) async fn written(&self, answer: &Value, what: &str) -> Result<()> {
+    /// Reports a write: prints `message`, or the written resource as JSON.
+    pub(crate) async fn report_write(&self, answer: &Value, message: &str) -> Result<()> {
         if self.out.is_json() {
             self.out.json(answer)?;
         } else {
-            self.out.note(what);
+            self.out.note(message);
         }
-        self.settle().await
+        self.wait_if_requested().await
     }
 
-    /// Deletes a resource. One that was not there is said, and is no error, as with Azure.
-    pub(crate) async fn delete(&self, path: &str, what: &str) -> Result<()> {
-        let was_there = self.client.arm_delete(path).await?;
+    /// Deletes a resource of the kind `title`. As in Azure, it is no error that the resource does not exist.
+    pub(crate) async fn delete(&self, path: &str, title: &str) -> Result<()> {
+        let existed = self.client.arm_delete(path).await?;
         let name = tombolo_client::path::last(path);
-        let said = if was_there {
-            format!("Deleted {what} {name}.")
+        let message = if existed {
+            format!("Deleted {title} {name}.")
         } else {
-            format!("There was no {what} {name}.")
+            format!("There was no {title} {name}.")
         };
-        self.done(&json!({"deleted": was_there}), &said).await
+        self.report(&json!({"deleted": existed}), &message).await
     }
 
-    /// Says that something was done which has no resource to show; `json` is for programs.
-    pub(crate) async fn done(&self, json: &Value, what: &str) -> Result<()> {
+    /// Reports a change that has no resource to show: prints `message`, or `json`.
+    pub(crate) async fn report(&self, json: &Value, message: &str) -> Result<()> {
         if self.out.is_json() {
             self.out.json(json)?;
         } else {
-            self.out.line(what);
+            self.out.line(message);
         }
-        self.settle().await
+        self.wait_if_requested().await
     }
 
-    /// GET, edit, PUT.
-    pub(crate) async fn edit(&self, path: &str, what: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+    /// Reads a resource, changes it, and writes it back. Prints as [`Self::put`] does.
+    pub(crate) async fn edit(&self, path: &str, message: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
         let mut body = self.client.arm_get(path).await?;
         change(&mut body);
-        self.put(path, &body, what).await
+        self.put(path, &body, message).await
     }
 
-    /// Asks; `--yes` answers. Without a terminal there is nobody to ask.
+    /// Asks a yes-or-no question on the terminal. With `--yes` the answer is yes.
+    ///
+    /// # Errors
+    /// Standard input is no terminal, and `--yes` is not set.
     pub(crate) fn confirm(&self, question: &str) -> Result<bool> {
         if self.global.yes {
             return Ok(true);
         }
         if !std::io::stdin().is_terminal() {
-            return Err(Usage::new(format!("{question} Nobody is there to answer"), "give --yes").into());
+            let what = format!("{question} Standard input is not a terminal, so this cannot be answered");
+            return Err(UsageError::new(what, "add --yes to answer with yes").into());
         }
         eprint!("{question} [y/N] ");
         std::io::stderr().flush()?;
@@ -196,12 +217,12 @@ impl Context {
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
-    /// Shows on a terminal that something takes its time, if it takes longer than half a second.
+    /// Runs `work`. On a terminal, shows a spinner with `text` if it takes longer than [`SPINNER_DELAY`].
     pub(crate) async fn progress<T>(&self, text: &str, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         tokio::select! {
             done = &mut work => return done,
-            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            () = tokio::time::sleep(SPINNER_DELAY) => {}
         }
         if self.out.is_json() || !std::io::stderr().is_terminal() {
             return work.await;
@@ -210,7 +231,7 @@ impl Context {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
             bar.set_style(style);
         }
-        bar.enable_steady_tick(Duration::from_millis(120));
+        bar.enable_steady_tick(SPINNER_INTERVAL);
         let done = work.await;
         bar.finish_and_clear();
         done

@@ -1,4 +1,4 @@
-//! Errors for people: what happened, then what to do. And the exit code.
+//! Error messages with hints, and exit codes.
 
 use owo_colors::OwoColorize as _;
 use std::fmt;
@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use tombolo_client::Error;
 use tombolo_client::manifest::ApplyError;
 
-/// A mistake that the user can mend without the controller.
+/// A mistake in the command line or the configuration, with a hint how to correct it.
 #[derive(Debug)]
-pub(crate) struct Usage {
+pub(crate) struct UsageError {
     what: String,
     hint: String,
 }
 
-impl Usage {
+impl UsageError {
     pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -23,15 +23,15 @@ impl Usage {
     }
 }
 
-impl fmt::Display for Usage {
+impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
     }
 }
 
-impl std::error::Error for Usage {}
+impl std::error::Error for UsageError {}
 
-/// Something named on the command line does not exist, as this program itself found out.
+/// A resource of the command line does not exist, as this program has found out without a 404 of the controller.
 #[derive(Debug)]
 pub(crate) struct NotFound(pub(crate) String);
 
@@ -43,20 +43,20 @@ impl fmt::Display for NotFound {
 
 impl std::error::Error for NotFound {}
 
-/// The answer to what was asked is no. No failure of asking.
+/// The command has worked, and its result is negative.
 #[derive(Debug)]
-pub(crate) struct No(pub(crate) String);
+pub(crate) struct NegativeResult(pub(crate) String);
 
-impl fmt::Display for No {
+impl fmt::Display for NegativeResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for No {}
+impl std::error::Error for NegativeResult {}
 
-/// Prints an error and says with which code to exit: 1 the answer is no, 2 usage, 3 not found, 4 it could not be done.
-/// A script can tell "not reachable" from "could not be asked".
+/// Prints an error with its hint, and returns the exit code: 1 negative result, 2 usage, 3 not found, 4 any other
+/// failure. So a script can distinguish "not reachable" from "the controller did not answer".
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (mark, hint_mark) = if colour {
@@ -71,7 +71,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
-/// The chain of causes in one line; a cause that its parent quotes already is left out.
+/// Returns the chain of causes in one line, without causes that their parent quotes already.
 fn text(error: &anyhow::Error) -> String {
     let mut out = String::new();
     for cause in error.chain() {
@@ -96,20 +96,20 @@ fn client_error(error: &anyhow::Error) -> Option<&Error> {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|c| c.is::<Usage>()) {
+    if error.chain().any(|c| c.is::<UsageError>()) {
         2
     } else if error.chain().any(|c| c.is::<NotFound>()) || client_error(error).is_some_and(Error::is_not_found) {
         3
-    } else if error.chain().any(|c| c.is::<No>()) {
+    } else if error.chain().any(|c| c.is::<NegativeResult>()) {
         1
     } else {
         4
     }
 }
 
-/// What to do about it.
+/// Returns what the user can do about the error.
 fn hint(error: &anyhow::Error) -> Option<String> {
-    if let Some(usage) = error.chain().find_map(|c| c.downcast_ref::<Usage>()) {
+    if let Some(usage) = error.chain().find_map(|c| c.downcast_ref::<UsageError>()) {
         return Some(usage.hint.clone());
     }
     if let Some(ApplyError::Step { done, .. }) = error.chain().find_map(|c| c.downcast_ref::<ApplyError>())
@@ -117,7 +117,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         && !matches!(client_error(error), Some(Error::Unreachable { .. }))
     {
         return Some(format!(
-            "{done} change(s) before it are done; mend the file and apply again, it goes on from here"
+            "{done} change(s) before this one are done; correct the file and apply it again to continue from here"
         ));
     }
     client_hint(client_error(error)?)
@@ -126,15 +126,15 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 fn client_hint(error: &Error) -> Option<String> {
     let hint = match error {
         Error::Unreachable { base, .. } => format!(
-            "is the controller running, and is its address right? Start it with `tombolo-controller --data-dir DIR \
+            "is the controller running, and is its address correct? Start it with `tombolo-controller --data-dir DIR \
              --listen ADDR:PORT`, check it with `curl -k {base}/fabric/v1/health`"
         ),
         Error::Certificate { .. } => {
-            "give the controller's CA: --ca DIR/ca.pem (DIR: its data folder), or TOMBOLO_CA, or `tombolo login --ca`; \
-             the host must be written as the certificate has it"
+            "name the controller's CA with --ca DIR/ca.pem (DIR: its data folder), TOMBOLO_CA, or `tombolo login --ca`; \
+             the host of the URL must be one that the certificate names"
                 .to_owned()
         }
-        Error::Timeout { .. } => "the controller is reached but slow; see its log".to_owned(),
+        Error::Timeout { .. } => "the controller is reachable but did not answer in time; see its log".to_owned(),
         Error::Protocol { .. } => "is this a Tombolo controller, of the same version as this program?".to_owned(),
         Error::Invalid(_) => return None,
         Error::Api(e) => match (e.status, e.code.as_str()) {
@@ -147,7 +147,7 @@ fn client_hint(error: &Error) -> Option<String> {
                 "create it with `tombolo group create NAME`, or see `tombolo group list`".to_owned()
             }
             (_, "RemotePeeringIsDisconnected") => {
-                "the other half lost its counterpart: `tombolo peering update` it (back to Initiated), or delete it, \
+                "the other half lost its counterpart: return it to Initiated with `tombolo peering update`, or delete it, \
                  then create this half again (P14)"
                     .to_owned()
             }
@@ -155,11 +155,12 @@ fn client_hint(error: &Error) -> Option<String> {
                 "create a gateway in the remote VNet first: `tombolo gateway create` (P20)".to_owned()
             }
             (_, "XRemotePeeringTransitNotAllowed") => {
-                "set it on the remote half first: `tombolo peering update VNET/NAME --allow-gateway-transit` (P20)"
+                "set the flag on the remote half first: `tombolo peering update VNET/NAME --allow-gateway-transit` (P20)"
                     .to_owned()
             }
             (_, "InUseSubnetCannotBeDeleted") => {
-                "delete or move what lives in it first: `tombolo nic list`, `tombolo gateway list`".to_owned()
+                "delete or move the network interfaces and gateways in it first: `tombolo nic list`, `tombolo gateway list`"
+                    .to_owned()
             }
             (_, "VirtualNetworkGatewayCannotBeDeleted") => {
                 "delete its connections first: `tombolo connection list`".to_owned()

@@ -1,4 +1,4 @@
-//! Names that people and scripts write, as recorded files. What `-o json` prints is recorded in `tests/tests/golden.rs`.
+//! Golden files of option names and of the configuration file. `tests/tests/golden.rs` records the output of `-o json`.
 
 use crate::args::Arguments;
 use crate::config::File;

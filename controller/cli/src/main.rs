@@ -1,9 +1,10 @@
-//! `tombolo`: the command line. A thin skin over the client and the lab.
+//! `tombolo`: the command line of the client and the lab.
 
 mod args;
 mod command;
 mod config;
 mod context;
+mod dispatch;
 mod failure;
 #[cfg(test)]
 mod golden;
@@ -14,7 +15,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A second installation of the same provider is no harm.
+    // This fails only if a provider is installed already, which then stays in use.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = args::Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
             return ExitCode::from(4);
         }
     };
-    match runtime.block_on(command::run(arguments)) {
+    match runtime.block_on(dispatch::run(arguments)) {
         Ok(code) => code,
         Err(e) => failure::report(&e),
     }

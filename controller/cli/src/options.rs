@@ -1,4 +1,4 @@
-//! Options that every command takes, and how values are read.
+//! The global options, and parsers for values of options.
 
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -9,59 +9,60 @@ use tombolo_client::path::{check_group_name, check_name};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The controller, https://HOST:PORT [env: TOMBOLO_CONTROLLER]
+    /// URL of the controller, https://HOST:PORT [env: TOMBOLO_CONTROLLER]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) controller: Option<String>,
-    /// The API token; better in a file [env: TOMBOLO_TOKEN]
+    /// API token; visible to all users of this machine, so prefer --token-file [env: TOMBOLO_TOKEN]
     #[arg(long, global = true, value_name = "TOKEN", conflicts_with = "token_file")]
     pub(crate) token: Option<String>,
-    /// A file with the API token [env: TOMBOLO_TOKEN_FILE]
+    /// File that contains the API token [env: TOMBOLO_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// The controller's CA certificate, PEM; without it the system's authorities [env: TOMBOLO_CA]
+    /// File with the controller's CA certificate in PEM; without it the system's authorities are trusted [env:
+    /// TOMBOLO_CA]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// The resource group to work in [env: TOMBOLO_RESOURCE_GROUP]
+    /// Resource group that names refer to [env: TOMBOLO_RESOURCE_GROUP]
     #[arg(short = 'g', long, global = true, value_name = "NAME", value_parser = group_name)]
     pub(crate) resource_group: Option<String>,
-    /// The subscription to work in [env: TOMBOLO_SUBSCRIPTION]
+    /// Subscription that names refer to [env: TOMBOLO_SUBSCRIPTION]
     #[arg(long, global = true, value_name = "GUID", value_parser = name)]
     pub(crate) subscription: Option<String>,
-    /// The configuration file [env: TOMBOLO_CONFIG] [default: ~/.config/tombolo/config.toml]
+    /// Configuration file [env: TOMBOLO_CONFIG] [default: ~/.config/tombolo/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// For people, or for programs
+    /// Output format: table for people, json for programs
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
-    /// After a change: wait until every connected agent has it in force
+    /// After a change, wait until every connected agent has it in force
     #[arg(long, global = true)]
     pub(crate) wait: bool,
-    /// How long --wait and `tombolo wait` wait
+    /// Longest time that --wait and `tombolo wait` wait, such as 500ms, 30s or 5m
     #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Do not ask
+    /// Answer every question with yes
     #[arg(short, long, global = true)]
     pub(crate) yes: bool,
 }
 
-/// How results are written.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Table,
     Json,
 }
 
-/// A resource's own name (P6).
+/// Parses a resource's own name (P6).
 pub(crate) fn name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
 }
 
-/// A resource group's name.
+/// Parses the name of a resource group.
 pub(crate) fn group_name(text: &str) -> Result<String, String> {
     check_group_name(text).map(|()| text.to_owned())
 }
 
-/// A name, or a full id.
+/// Parses a resource's name or full id.
 pub(crate) fn reference(text: &str) -> Result<String, String> {
     if text.starts_with('/') {
         Ok(text.to_owned())
@@ -70,14 +71,14 @@ pub(crate) fn reference(text: &str) -> Result<String, String> {
     }
 }
 
-/// PARENT/CHILD.
+/// The name of a child resource, written as `PARENT/CHILD`.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
     pub(crate) parent: String,
     pub(crate) name: String,
 }
 
-/// `PARENT/CHILD`, e.g. `hub/workload`.
+/// Parses `PARENT/CHILD`, such as `hub/workload`.
 pub(crate) fn child(text: &str) -> Result<Child, String> {
     let (parent, own) = text
         .split_once('/')
@@ -88,7 +89,7 @@ pub(crate) fn child(text: &str) -> Result<Child, String> {
     })
 }
 
-/// `VNET/SUBNET`, or a full id.
+/// Parses `VNET/SUBNET` or the full id of a subnet. Returns the text unchanged.
 pub(crate) fn subnet(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         child(text)?;
@@ -96,7 +97,7 @@ pub(crate) fn subnet(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// `500ms`, `30s`, `5m`, `2h`, `7d`; a bare number is seconds.
+/// Parses a time: `500ms`, `30s`, `5m`, `2h`, `7d`. A number without a unit is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

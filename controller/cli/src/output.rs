@@ -1,4 +1,4 @@
-//! Tables for people, JSON for programs. Colours only on a terminal.
+//! Output as tables for people or as JSON for programs. Colours appear on a terminal only.
 
 use crate::options::Format;
 use anyhow::Result;
@@ -7,10 +7,10 @@ use serde::Serialize;
 use serde_json::Value;
 use std::io::{IsTerminal as _, Write as _};
 
-/// One column of a list of ARM resources: its title, and what stands in it.
+/// One column of a list of ARM resources: its title, and the function that makes a resource's cell.
 pub(crate) type Column = (&'static str, fn(&Value) -> Cell);
 
-/// Where results go and how.
+/// Standard output with its format.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) format: Format,
@@ -27,8 +27,9 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// Writes a line. A reader that has gone away (`| head`) is no error.
+    /// Writes a line.
     pub(crate) fn line(self, text: &str) {
+        // A closed pipe (`| head`) is no error of the command.
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 
@@ -38,7 +39,7 @@ impl Output {
         Ok(())
     }
 
-    /// A title above a table.
+    /// Writes the title of a table.
     pub(crate) fn title(self, text: &str) {
         use owo_colors::OwoColorize as _;
         if self.colour {
@@ -48,14 +49,14 @@ impl Output {
         }
     }
 
-    /// Says what was done; nothing for programs.
+    /// Writes a line for people; nothing in JSON format.
     pub(crate) fn note(self, text: &str) {
         if !self.is_json() {
             self.line(text);
         }
     }
 
-    /// A list of ARM resources.
+    /// Writes a list of ARM resources as a table or as JSON. A table without rows is replaced by `empty`.
     pub(crate) fn list(self, items: &[Value], columns: &[Column], empty: &str) -> Result<()> {
         if self.is_json() {
             return self.json(&items);
@@ -69,7 +70,7 @@ impl Output {
         Ok(())
     }
 
-    /// One ARM resource, a line for each column.
+    /// Writes one ARM resource, with a line for each column, or as JSON.
     pub(crate) fn item(self, item: &Value, columns: &[Column]) -> Result<()> {
         if self.is_json() {
             return self.json(item);
@@ -89,7 +90,7 @@ impl Output {
         Ok(())
     }
 
-    /// A table; `empty` is said instead of one without rows.
+    /// Writes a table. A table without rows is replaced by `empty`.
     pub(crate) fn table(self, titles: &[&str], rows: Vec<Vec<Cell>>, empty: &str) {
         if rows.is_empty() {
             self.line(empty);
@@ -120,7 +121,7 @@ impl Output {
     }
 }
 
-/// A property as text; lists joined, nothing for null.
+/// Returns a property as text. Lists are joined by commas; null and a missing property are empty.
 pub(crate) fn text(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
@@ -132,22 +133,22 @@ pub(crate) fn text(value: Option<&Value>) -> String {
     }
 }
 
-/// The property behind a JSON pointer.
+/// Returns the property at a JSON pointer as text.
 pub(crate) fn at(item: &Value, pointer: &str) -> String {
     text(item.pointer(pointer))
 }
 
-/// The items behind a JSON pointer.
+/// Returns the items of the array at a JSON pointer; none if there is no array.
 pub(crate) fn items<'a>(item: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     item.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// The last name of the id behind a JSON pointer.
+/// Returns the resource name of the id at a JSON pointer.
 pub(crate) fn name_at(item: &Value, pointer: &str) -> String {
     tombolo_client::path::last(&at(item, pointer)).to_owned()
 }
 
-/// A cell that is green, yellow or red by what it says.
+/// Returns a cell in green, yellow or red for a good, transitional or bad state.
 pub(crate) fn state(text: &str) -> Cell {
     let cell = Cell::new(text);
     match text {
@@ -158,11 +159,11 @@ pub(crate) fn state(text: &str) -> Cell {
     }
 }
 
-/// Bytes with a unit.
+/// Formats a number of bytes with a binary unit.
 pub(crate) fn bytes(n: u64) -> String {
     let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.into_iter().find(|(_, size)| n >= *size) {
-        #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+        #[expect(clippy::cast_precision_loss, reason = "the result is rounded to one decimal")]
         Some((unit, size)) => format!("{:.1} {unit}", n as f64 / size as f64),
         None => format!("{n} B"),
     }

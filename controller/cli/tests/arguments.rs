@@ -1,9 +1,9 @@
-//! The program without a controller: usage, configuration, errors that say what to do, exit codes.
+//! The program without a controller: usage, configuration, hints of errors, exit codes.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs the program with nothing of the caller's configuration.
+/// Runs the program without the caller's environment and configuration.
 fn tombolo(home: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tombolo"))
         .args(args)
@@ -26,7 +26,7 @@ fn code(output: &Output) -> i32 {
 }
 
 #[test]
-fn every_command_explains_itself() {
+fn every_command_has_a_help_text() {
     let home = tempfile::tempdir().unwrap();
     let help = stdout(&tombolo(home.path(), &["--help"]));
     for command in [
@@ -65,7 +65,7 @@ fn every_command_explains_itself() {
         );
         assert_eq!(code(&tombolo(home.path(), &[command, "--help"])), 0, "{command}");
     }
-    assert!(!help.contains('\u{1b}'), "colours although nobody looks");
+    assert!(!help.contains('\u{1b}'), "colours although the output is no terminal");
 }
 
 #[test]
@@ -211,13 +211,13 @@ fn without_a_group_it_says_how_to_give_one() {
 }
 
 #[test]
-fn a_closed_port_asks_whether_the_controller_runs() {
+fn the_hint_for_a_closed_port_is_to_start_the_controller() {
     let home = tempfile::tempdir().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     drop(listener);
     let output = tombolo(home.path(), &["--controller", &url, "status"]);
-    assert_eq!(code(&output), 4, "not 1: that is an answer");
+    assert_eq!(code(&output), 4, "code 1 would be a negative result");
     let text = stderr(&output);
     assert!(
         text.contains("refused") && text.contains("is the controller running"),
@@ -226,7 +226,7 @@ fn a_closed_port_asks_whether_the_controller_runs() {
 }
 
 #[test]
-fn files_that_are_not_there_or_not_usable_are_named() {
+fn errors_name_missing_and_invalid_files() {
     let home = tempfile::tempdir().unwrap();
     let config = home.path().join("config.toml");
     let with = |args: &[&str]| {
@@ -277,7 +277,7 @@ fn completions_name_the_commands() {
     }
 }
 
-/// The README's table of commands says which verbs there are.
+/// The README's table of commands promises these verbs.
 #[test]
 fn every_kind_of_resource_has_the_five_verbs() {
     let home = tempfile::tempdir().unwrap();
@@ -307,7 +307,7 @@ fn only_the_status_of_labs_is_json() {
     let refused = tombolo(home.path(), &["lab", "down", "-o", "json"]);
     assert_eq!(code(&refused), 4);
     assert!(stderr(&refused).contains("writes JSON"), "{}", stderr(&refused));
-    // Root's folder has whatever labs are up: another one has none.
+    // The default folder contains the labs that are up on this machine, so the test uses an empty one.
     let none = home.path().join("none");
     let status = tombolo(
         home.path(),
@@ -331,12 +331,12 @@ fn every_command_has_a_manual_page() {
         all.contains("TOMBOLO_CONTROLLER") && all.contains("tombolo\\-token(1)"),
         "{all}"
     );
-    assert!(!all.contains("manual(1)"), "what only packages need is hidden: {all}");
+    assert!(!all.contains("manual(1)"), "commands for packages are hidden: {all}");
     assert!(page("tombolo-token-create.1").contains("cloud\\-init"));
     for completions in ["tombolo.bash", "_tombolo", "tombolo.fish"] {
         assert!(page(completions).contains("token"), "{completions}");
     }
-    // A directory that is not there is not made.
+    // A missing directory is an error, and is not created.
     assert_ne!(code(&tombolo(home.path(), &["manual", &format!("{dir}/none")])), 0);
     assert!(!pages.path().join("none").exists());
 }

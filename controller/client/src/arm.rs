@@ -1,4 +1,5 @@
-//! ARM by path: get, put, delete, list, post; follows long-running operations (section 5 of the REST contract).
+//! ARM requests by path: get, put, delete, list, post. Long-running operations are polled until they end (section 5 of
+//! the REST contract).
 
 use crate::client::{Body, Client};
 use crate::error::{ApiError, Error};
@@ -8,24 +9,28 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// How long an operation may run before the client gives up on it.
+/// Longest that a long-running operation may take. The operation continues at the controller after this timeout.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause between two polls if the controller sends no `Retry-After`.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Bounds of `Retry-After`, seconds: 0 would poll in a busy loop, and a long pause would delay a finished operation.
+const RETRY_AFTER_BOUNDS: (u64, u64) = (1, 30);
 const VERSION: (&str, &str) = ("api-version", API_VERSION);
 
 impl Client {
     /// GET of one resource.
     ///
     /// # Errors
-    /// A missing one is an [`Error::Api`] with status 404.
+    /// Errors of the controller. A missing resource is an [`Error::Api`] with status 404.
     pub async fn arm_get(&self, path: &str) -> Result<Value, Error> {
         let response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
         self.json(response).await
     }
 
-    /// GET of one resource that may be missing.
+    /// GET of one resource; none if the controller answers 404.
     ///
     /// # Errors
-    /// Anything but 404.
+    /// All errors except status 404.
     pub async fn arm_find(&self, path: &str) -> Result<Option<Value>, Error> {
         match self.arm_get(path).await {
             Ok(value) => Ok(Some(value)),
@@ -34,10 +39,10 @@ impl Client {
         }
     }
 
-    /// GET of a collection, all pages.
+    /// GET of a collection; follows `nextLink` and returns the items of all pages in order.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller, and pages without a `value` array.
     pub async fn arm_list(&self, path: &str) -> Result<Vec<Value>, Error> {
         let mut all = Vec::new();
         let mut response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
@@ -59,15 +64,15 @@ impl Client {
         }
     }
 
-    /// PUT: creates or replaces. Returns the resource as it is when the operation has ended.
+    /// PUT: creates or replaces a resource, and waits for the operation. Returns the resource after the operation.
     ///
     /// # Errors
-    /// Those of the controller, also when the operation fails later.
+    /// Errors of the controller, also if the operation fails after it was accepted.
     pub async fn arm_put(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.arm_put_with(path, &[], body).await
     }
 
-    /// PUT with further query parameters (`syncRemoteAddressSpace=true`).
+    /// As [`Self::arm_put`], with additional query parameters (`syncRemoteAddressSpace=true`).
     ///
     /// # Errors
     /// As [`Self::arm_put`].
@@ -83,10 +88,10 @@ impl Client {
         }
     }
 
-    /// DELETE. Returns whether it was there.
+    /// DELETE. Returns whether the resource existed; false as well if its parent does not exist.
     ///
     /// # Errors
-    /// Those of the controller. A path whose parent does not exist was not there.
+    /// Errors of the controller, except status 404.
     pub async fn arm_delete(&self, path: &str) -> Result<bool, Error> {
         match self.send(Method::DELETE, path, &[VERSION], Body::None, None).await {
             Ok(response) if response.status() == StatusCode::ACCEPTED => {
@@ -99,15 +104,15 @@ impl Client {
         }
     }
 
-    /// POST of an action (`effectiveRouteTable`). Returns its result.
+    /// POST of an action (`effectiveRouteTable`). Waits for its operation and returns the result.
     ///
     /// # Errors
-    /// Those of the controller.
+    /// Errors of the controller.
     pub async fn arm_post(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.arm_post_with(path, &[], body).await
     }
 
-    /// POST of an action with further query parameters (`peer=10.2.30.125`).
+    /// As [`Self::arm_post`], with additional query parameters (`peer=10.2.30.125`).
     ///
     /// # Errors
     /// As [`Self::arm_post`].
@@ -121,7 +126,7 @@ impl Client {
         }
     }
 
-    /// Follows a 202: first the status, then the result, which stands at `Location` only.
+    /// Waits for the operation of a 202 response. Its result is served at `Location` only.
     async fn finish(&self, accepted: Response, path: &str) -> Result<Value, Error> {
         let location = text(accepted.headers(), LOCATION.as_str());
         match (operation(accepted.headers()), location) {
@@ -137,7 +142,7 @@ impl Client {
         }
     }
 
-    /// Polls `operations/{op}` until it has ended.
+    /// Polls `operations/{op}` until the operation has ended.
     async fn poll_status(&self, operation: &str, path: &str) -> Result<(), Error> {
         let deadline = Instant::now() + OPERATION_TIMEOUT;
         loop {
@@ -155,7 +160,7 @@ impl Client {
         }
     }
 
-    /// Polls `operationResults/{op}` until it is no longer 202.
+    /// Polls `operationResults/{op}` until the answer is not 202, and returns it.
     async fn poll_result(&self, location: &str, path: &str) -> Result<Value, Error> {
         let deadline = Instant::now() + OPERATION_TIMEOUT;
         let mut location = location.to_owned();
@@ -171,6 +176,7 @@ impl Client {
         }
     }
 
+    /// Sleeps for `pause`, or fails if that would pass the deadline.
     async fn pause(&self, pause: Duration, deadline: Instant, path: &str) -> Result<(), Error> {
         if Instant::now() + pause > deadline {
             return Err(Error::Timeout {
@@ -191,9 +197,10 @@ fn operation(headers: &HeaderMap) -> Option<String> {
     text(headers, "azure-asyncoperation")
 }
 
-/// How long to wait before asking again: the controller's wish, in whole seconds, or a short while.
+/// Returns the pause before the next poll: `Retry-After` within its bounds, or [`POLL_INTERVAL`].
 fn retry_after(headers: &HeaderMap) -> Duration {
+    let (least, most) = RETRY_AFTER_BOUNDS;
     text(headers, RETRY_AFTER.as_str())
         .and_then(|s| s.parse().ok())
-        .map_or(Duration::from_millis(250), |s: u64| Duration::from_secs(s.clamp(1, 30)))
+        .map_or(POLL_INTERVAL, |s: u64| Duration::from_secs(s.clamp(least, most)))
 }

@@ -1,4 +1,4 @@
-//! One controller and one token: sends requests, reads answers and errors, remembers the revision.
+//! A connection to one controller: sends requests, reads answers and errors, and keeps the last revision.
 
 use crate::error::{ApiError, Error};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -9,12 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tombolo_proto::id::Revision;
 
-/// The header in which every write answers the revision that holds after it.
-const REVISION: &str = "x-tombolo-revision";
+/// The response header of every write: the store's revision after that write.
+const REVISION_HEADER: &str = "x-tombolo-revision";
+/// Longest that TCP and TLS may take to connect. A controller that does not answer by then is reported as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest that a request may take, unless the call has a timeout of its own.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One controller and one token. Cheap to clone; clones share the connections and the last revision.
+/// A connection to one controller, authenticated by one token. Clones are cheap; they share the connection pool and the
+/// last revision.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -23,7 +26,7 @@ pub struct Client {
     revision: Arc<AtomicU64>,
 }
 
-/// What a request carries.
+/// The body of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Body<'a> {
     None,
@@ -31,16 +34,18 @@ pub(crate) enum Body<'a> {
 }
 
 impl Client {
-    /// A client of the controller at `base` (`https://host:port`). `ca_pem` is the only authority trusted; without it
-    /// the system's are. The controller is called directly: proxy settings of the environment are not used.
+    /// Returns a client of the controller at `base` (`https://host:port`). It does not connect yet.
+    ///
+    /// The client trusts `ca_pem` alone, or the system's authorities without it. Proxy settings of the environment are
+    /// ignored. Whitespace around `token` is removed.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: the base is no https URL, or the CA is no PEM certificate.
+    /// [`Error::Invalid`]: `base` is not an https URL without a path, or `ca_pem` is not a PEM certificate.
     pub fn new(base: &str, token: Option<&str>, ca_pem: Option<&str>) -> Result<Self, Error> {
         Self::with_http(base, token, ca_pem, |http| http)
     }
 
-    /// As [`Self::new`], with a say in how connections are made (from another network namespace, through a proxy).
+    /// As [`Self::new`]; `customize` changes how connections are made, for example from another network namespace.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -57,14 +62,15 @@ impl Client {
                 "the controller '{base}' must be written as https://host:port"
             )));
         }
-        // reqwest is built without a TLS provider; a program that has installed another one keeps it.
+        // reqwest is built without a TLS provider. The call fails if the program has installed one already, which then
+        // stays in use.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .https_only(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT);
+            .timeout(REQUEST_TIMEOUT);
         if let Some(pem) = ca_pem {
             let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                 .map_err(|e| Error::Invalid(format!("the CA is not a PEM certificate: {e}")))?;
@@ -84,19 +90,20 @@ impl Client {
         })
     }
 
-    /// The controller's address, without a trailing `/`.
+    /// Returns the controller's URL without a trailing `/`.
     #[must_use]
     pub fn base(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// The largest revision that an answer to a write has named so far; 0: none.
+    /// Returns the largest revision that an answer to a write has contained so far; 0 before the first write.
     #[must_use]
     pub fn last_revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Relaxed))
     }
 
-    /// Sends one request and reads errors. `timeout` is for calls that wait at the controller.
+    /// Sends one request and turns an error status into an [`Error::Api`]. `timeout` replaces [`REQUEST_TIMEOUT`] for
+    /// calls that the controller answers late.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -126,7 +133,7 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), &what, &e))?;
         let named = response
             .headers()
-            .get(REVISION)
+            .get(REVISION_HEADER)
             .and_then(|v| v.to_str().ok()?.parse().ok());
         if let Some(revision) = named {
             self.revision.fetch_max(revision, Ordering::Relaxed);
@@ -142,7 +149,7 @@ impl Client {
         Err(Error::Api(Box::new(ApiError::read(status.as_u16(), &what, &bytes))))
     }
 
-    /// The body as JSON; nothing becomes null.
+    /// Reads the body as JSON. An empty body is null.
     pub(crate) async fn json(&self, response: Response) -> Result<Value, Error> {
         let what = response.url().path().to_owned();
         let empty = response.status() == StatusCode::NO_CONTENT;
@@ -159,7 +166,7 @@ impl Client {
         })
     }
 
-    /// The body as a type.
+    /// Reads the JSON body as a `T`.
     pub(crate) async fn typed<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
         let what = response.url().path().to_owned();
         let value = self.json(response).await?;
@@ -169,12 +176,17 @@ impl Client {
         })
     }
 
-    /// A path of this controller, or an absolute URL that it handed out. The token goes nowhere else.
+    /// Returns the URL of a path, or an absolute URL of the controller's own links unchanged.
+    ///
+    /// URLs of another origin are refused, because every request carries the token.
     fn url(&self, path: &str) -> Result<Url, Error> {
         let url = if path.starts_with('/') {
-            let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '%' | '\\');
-            if path.contains(odd) || path.split('/').any(|s| s == "." || s == "..") {
-                return Err(Error::Invalid(format!("'{path}' is not a path of a resource")));
+            let forbidden = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '%' | '\\');
+            if path.contains(forbidden) || path.split('/').any(|s| s == "." || s == "..") {
+                return Err(Error::Invalid(format!(
+                    "'{path}' is not a path of a resource: it must not contain whitespace, '?', '#', '%', '\\', or the \
+                     segments '.' and '..'"
+                )));
             }
             self.base.join(path)
         } else {
@@ -185,7 +197,7 @@ impl Client {
             Ok(url)
         } else {
             Err(Error::Invalid(format!(
-                "the controller at {} points to another host: {url}",
+                "the controller at {} points to another host, where the token is not sent: {url}",
                 self.base()
             )))
         }

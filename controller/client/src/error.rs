@@ -1,4 +1,4 @@
-//! What can go wrong between the client and the controller.
+//! Errors of calls to the controller.
 
 use serde::Deserialize;
 use std::error::Error as StdError;
@@ -7,48 +7,48 @@ use std::fmt;
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The controller refused the request and said why.
+    /// The controller refused the request with an error response.
     #[error("{0}")]
     Api(Box<ApiError>),
-    /// Nobody answers at this address.
+    /// No connection to the controller, or the connection broke.
     #[error("cannot connect to {base}: {reason}")]
     Unreachable {
-        /// The controller's address.
+        /// URL of the controller.
         base: String,
-        /// In the system's words.
+        /// The system's error message.
         reason: String,
     },
-    /// Somebody answers, but its certificate does not verify.
+    /// The server's certificate does not verify.
     #[error("the certificate of {base} is not trusted: {reason}")]
     Certificate {
-        /// The controller's address.
+        /// URL of the controller.
         base: String,
-        /// In rustls' words.
+        /// The error message of rustls.
         reason: String,
     },
-    /// No answer in time.
+    /// The request or the long-running operation did not end before its timeout.
     #[error("{base} did not answer {what} in time")]
     Timeout {
-        /// The controller's address.
+        /// URL of the controller.
         base: String,
         /// Method and path.
         what: String,
     },
-    /// An answer came that is not what the interface promises.
+    /// The answer does not follow the REST interface.
     #[error("{what}: {reason}")]
     Protocol {
         /// Method and path.
         what: String,
-        /// What is wrong with the answer.
+        /// The difference from the interface.
         reason: String,
     },
-    /// The client was given something that it cannot use: a base URL, a certificate, a path.
+    /// A base URL, CA certificate or path that the client cannot use.
     #[error("{0}")]
     Invalid(String),
 }
 
 impl Error {
-    /// The HTTP status, if the controller answered with an error.
+    /// Returns the HTTP status of an error response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -57,7 +57,7 @@ impl Error {
         }
     }
 
-    /// The error code (`VnetAddressSpacesOverlap`, …), if the controller answered with one.
+    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -66,13 +66,13 @@ impl Error {
         }
     }
 
-    /// The controller says that it does not exist.
+    /// Whether the controller answered 404.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(404)
     }
 
-    /// Sorts a failure of the transport by what the caller can do about it.
+    /// Classifies a transport failure by the remedy that the user has.
     pub(crate) fn transport(base: &str, what: &str, error: &reqwest::Error) -> Self {
         let base = base.to_owned();
         let reason = innermost(error);
@@ -96,33 +96,33 @@ impl Error {
     }
 }
 
-/// An error of the controller, in ARM's form.
+/// An error response of the controller, in ARM's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     /// HTTP status.
     pub status: u16,
-    /// Azure's code, or an own one that starts with `X`.
+    /// Azure's code, or a code of Tombolo's own, which starts with `X`.
     pub code: String,
-    /// For people.
+    /// A sentence for people.
     pub message: String,
-    /// The field or resource.
+    /// The field or resource that the error is about.
     pub target: Option<String>,
-    /// All problems of the request; empty when there is one only.
+    /// All problems of the request; empty if there is only one.
     pub details: Vec<Detail>,
     /// Method and path of the request.
     pub what: String,
 }
 
-/// One problem of several.
+/// One of several problems of a request. The fields mean the same as in [`ApiError`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Detail {
-    /// As in [`ApiError`].
+    /// See [`ApiError::code`].
     #[serde(default)]
     pub code: String,
-    /// As in [`ApiError`].
+    /// See [`ApiError::message`].
     #[serde(default)]
     pub message: String,
-    /// As in [`ApiError`].
+    /// See [`ApiError::target`].
     #[serde(default)]
     pub target: Option<String>,
 }
@@ -138,7 +138,7 @@ impl fmt::Display for ApiError {
 }
 
 impl ApiError {
-    /// Reads an error body; whatever cannot be read becomes the message.
+    /// Parses an error body. The first 200 characters of a body in another format become the message.
     pub(crate) fn read(status: u16, what: &str, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Outer {
@@ -179,7 +179,7 @@ impl ApiError {
     }
 }
 
-/// The last error of the chain: the one that says what happened ("Connection refused").
+/// Returns the last error of the chain, which names the cause ("Connection refused").
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut last: &(dyn StdError + 'static) = error;
     while let Some(next) = last.source() {
@@ -188,14 +188,14 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     last.to_string()
 }
 
-/// rustls' complaint about the certificate, if that is what is behind the error.
+/// Returns the message of rustls if the error was caused by an invalid certificate.
 fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<String> {
     let mut current = Some(error);
     while let Some(e) = current {
         if let Some(tls @ rustls::Error::InvalidCertificate(_)) = e.downcast_ref::<rustls::Error>() {
             return Some(tls.to_string());
         }
-        // An I/O error hides what it wraps from `source`, which goes on behind it.
+        // `source` of an I/O error skips the error that it wraps and returns that error's own source.
         let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         current = match wrapped {
             Some(inner) => Some(inner as &(dyn StdError + 'static)),
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(e.to_string(), "(A) first\n(B) second");
     }
 
-    /// The file is one that the controller's tests record.
+    /// The controller's tests record this file.
     #[test]
     fn golden_errors_of_the_controller_are_read() {
         let golden: serde_json::Value = tombolo_golden::golden!().read("../../../tests/golden/errors");

@@ -1,10 +1,11 @@
-//! A client of the controller's REST interface, and the declarative file that is applied through it. No server code.
+//! A client of the controller's REST interface, and the manifests that are applied through it.
 //!
-//! * [`Client`]: one controller, one token; ARM by path, the fabric API by typed calls.
-//! * [`error`]: what can go wrong, with the controller's own code and message.
-//! * [`path`]: how paths of resources are written.
+//! * [`Client`]: a connection to one controller with one token. ARM resources are addressed by path; the fabric API has
+//!   typed calls.
+//! * [`error`]: the errors of calls, with the controller's own code and message.
+//! * [`path`]: the paths and ids of resources.
 //! * [`fabric`]: agents, tokens, revisions, diagnosis, settings.
-//! * [`manifest`]: the declarative file: read, compare, apply.
+//! * [`manifest`]: manifests: read, compare, apply.
 
 mod arm;
 mod client;

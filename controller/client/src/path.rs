@@ -1,25 +1,25 @@
-//! How paths of resources are written.
+//! The paths and ids of resources.
 
 pub use tombolo_proto::arm::{check_group_name, check_name};
 use tombolo_proto::id::ResourceId;
 
-/// Sent with every ARM call; the controller accepts any date.
+/// The `api-version` of every ARM request. The controller accepts any date.
 pub const API_VERSION: &str = "2024-05-01";
 
-/// The subscription that is used when none is given.
+/// The subscription of clients that name none.
 pub const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
-/// A resource group in a subscription: where names are looked up.
+/// A resource group in a subscription; resolves names of resources to ids.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
-    /// The subscription's GUID.
+    /// GUID of the subscription.
     pub subscription: String,
-    /// The resource group's name.
+    /// Name of the resource group.
     pub name: String,
 }
 
 impl Group {
-    /// Takes both names as they are.
+    /// Does not check the names.
     pub fn new(subscription: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             subscription: subscription.into(),
@@ -27,31 +27,31 @@ impl Group {
         }
     }
 
-    /// The path of the group itself.
+    /// Returns the path of the group itself.
     #[must_use]
     pub fn path(&self) -> String {
         format!("/subscriptions/{}/resourceGroups/{}", self.subscription, self.name)
     }
 
-    /// The path of a collection, e.g. `virtualNetworks`.
+    /// Returns the path of a collection, such as `virtualNetworks`.
     #[must_use]
     pub fn collection(&self, kind: &str) -> String {
         format!("{}/providers/Microsoft.Network/{kind}", self.path())
     }
 
-    /// The path of a resource.
+    /// Returns the path of the resource `name` in the collection `kind`.
     #[must_use]
     pub fn item(&self, kind: &str, name: &str) -> String {
         format!("{}/{name}", self.collection(kind))
     }
 
-    /// The path of a subnet.
+    /// Returns the path of a subnet of a virtual network.
     #[must_use]
     pub fn subnet(&self, vnet: &str, name: &str) -> String {
         format!("{}/subnets/{name}", self.item("virtualNetworks", vnet))
     }
 
-    /// The id of the read-only machine view that a VM's agent appears as.
+    /// Returns the id of the read-only `virtualMachines` resource that represents a VM's agent.
     #[must_use]
     pub fn vm(&self, name: &str) -> ResourceId {
         ResourceId::new(format!(
@@ -60,7 +60,7 @@ impl Group {
         ))
     }
 
-    /// The id of a resource that is named by its own name, or by a full id (starts with `/`), which is taken as it is.
+    /// Returns the id of a resource. A `name` that starts with `/` is a full id and is returned unchanged.
     #[must_use]
     pub fn resolve(&self, kind: &str, name: &str) -> String {
         if name.starts_with('/') {
@@ -70,7 +70,7 @@ impl Group {
         }
     }
 
-    /// The id of a subnet that is named as `vnet/subnet`, or by a full id.
+    /// Returns the id of a subnet, from `vnet/subnet` or from a full id.
     ///
     /// # Errors
     /// The text has neither form.
@@ -89,7 +89,7 @@ impl Group {
     }
 }
 
-/// The value that follows a fixed segment of an id (compared without regard to case): `segment(id, "subnets")`.
+/// Returns the segment after the segment `name`, compared case-insensitively: `segment(id, "subnets")` is the subnet.
 #[must_use]
 pub fn segment<'a>(id: &'a str, name: &str) -> Option<&'a str> {
     let mut parts = id.split('/');
@@ -97,7 +97,7 @@ pub fn segment<'a>(id: &'a str, name: &str) -> Option<&'a str> {
     parts.next()
 }
 
-/// The last segment of an id: the resource's own name.
+/// Returns the last segment of an id, which is the resource's own name.
 #[must_use]
 pub fn last(id: &str) -> &str {
     id.trim_end_matches('/').rsplit('/').next().unwrap_or(id)

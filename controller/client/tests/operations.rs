@@ -1,6 +1,6 @@
-//! The client against a server that plays answers from a list: long-running operations, pages, errors, certificates
-//! (sections 1 and 5 of the REST contract).
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! The client against a server with scripted answers: long-running operations, pages, errors, certificates (sections 1
+//! and 5 of the REST contract).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -13,17 +13,17 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use tombolo_client::{Client, Error};
 use tombolo_proto::id::Revision;
 
-/// One answer: status, headers, body. `{base}` in a header becomes the server's own base.
+/// One answer: status, headers, body. `{base}` is replaced by the server's URL.
 type Answer = (u16, &'static [(&'static str, &'static str)], Value);
 
-struct Played {
+struct ScriptedServer {
     base: String,
     ca: String,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
-impl Played {
-    /// Method and path of each request so far, with its token.
+impl ScriptedServer {
+    /// Returns method, path, token and body of each request so far.
     fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
@@ -33,8 +33,8 @@ impl Played {
     }
 }
 
-/// Answers requests in order; more requests than answers close the connection.
-async fn play(answers: Vec<Answer>) -> Played {
+/// Starts a server that answers requests in order. After the last answer it closes connections without one.
+async fn play(answers: Vec<Answer>) -> ScriptedServer {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])
@@ -54,7 +54,7 @@ async fn play(answers: Vec<Answer>) -> Played {
     tokio::spawn(async move {
         let mut answers = answers.into_iter();
         while let Ok((stream, _)) = listener.accept().await {
-            // A client that does not trust the certificate hangs up here.
+            // The handshake fails for a client that does not trust the certificate.
             let Ok(mut stream) = acceptor.accept(stream).await else {
                 continue;
             };
@@ -82,14 +82,14 @@ async fn play(answers: Vec<Answer>) -> Played {
             let _ = stream.shutdown().await;
         }
     });
-    Played {
+    ScriptedServer {
         base,
         ca: certificate.pem(),
         seen,
     }
 }
 
-/// `METHOD path token body`.
+/// Reads a request and returns it as `METHOD path token body`.
 async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<String> {
     let mut data = Vec::new();
     let mut piece = [0; 4096];
@@ -237,7 +237,7 @@ async fn lists_follow_their_pages() {
 }
 
 #[tokio::test]
-async fn errors_keep_the_controllers_words() {
+async fn errors_keep_the_controllers_messages() {
     let body = json!({"error": {"code": "A", "message": "one", "target": "t", "details": [
         {"code": "A", "message": "one"}, {"code": "B", "message": "two"}]}});
     let server = play(vec![
@@ -258,7 +258,7 @@ async fn errors_keep_the_controllers_words() {
 }
 
 #[tokio::test]
-async fn an_unknown_certificate_is_told_apart() {
+async fn an_unknown_certificate_is_an_error_of_its_own() {
     let server = play(vec![]).await;
     let other = play(vec![]).await;
     let client = Client::new(&server.base, Some("secret"), Some(&other.ca)).unwrap();
@@ -267,7 +267,7 @@ async fn an_unknown_certificate_is_told_apart() {
     assert!(server.seen().is_empty(), "no token was sent");
 }
 
-/// What the command line sends and reads (tokens, shared keys) stays secret when quantum computers come.
+/// Recorded tokens and shared keys must stay secret from quantum computers.
 #[tokio::test]
 async fn the_key_exchange_is_post_quantum() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -1,9 +1,9 @@
-//! The manifest against Azure's rules as the controller has them, without a controller: whole topologies from nothing,
-//! again, changed, broken and mended, pruned. A plan is right if every step is accepted and nothing is left to do.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! Manifests against the controller's rules, without a controller: topologies are created, applied again, changed,
+//! repaired and pruned. A plan is right if every step is accepted and a second plan is empty.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use serde_json::{Value, json};
-use tombolo_client::manifest::{Action, Expanded, Kind, Manifest, Plan, Server};
+use tombolo_client::manifest::{Action, DesiredResource, Kind, Manifest, Plan, Server};
 use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
 use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 const HUB_SPOKE: &str = include_str!("hub-spoke.yaml");
 const INTEROP: &str = include_str!("interop.yaml");
 
-/// The rules and what they allowed so far.
+/// A topology under the controller's rules.
 #[derive(Default)]
 struct World {
     now: Topology,
@@ -24,7 +24,7 @@ fn group() -> Group {
     Group::new(DEFAULT_SUBSCRIPTION, "unused")
 }
 
-fn expanded(text: &str) -> Vec<Expanded> {
+fn expanded(text: &str) -> Vec<DesiredResource> {
     let mut manifest = Manifest::default();
     manifest.parse("test.yaml", text).unwrap();
     manifest.expand(&group()).unwrap()
@@ -33,19 +33,19 @@ fn expanded(text: &str) -> Vec<Expanded> {
 impl World {
     fn change(&mut self, change: &Change) -> Result<(), Rejection> {
         let guids = &mut self.guids;
-        let mut fresh = || {
+        let mut new_guid = || {
             *guids += 1;
             Uuid::from_u128(*guids)
         };
-        self.now = self.now.apply(change, &mut fresh)?.topology;
+        self.now = self.now.apply(change, &mut new_guid)?.topology;
         Ok(())
     }
 
-    /// What `Server::read` reads over the network.
-    fn read(&self, wanted: &[Expanded]) -> Server {
-        let live = AgentStatuses::default();
+    /// Returns what `Server::read` would read from a controller.
+    fn read(&self, desired: &[DesiredResource]) -> Server {
+        let live = Live::default();
         let mut server = Server::default();
-        let groups: std::collections::BTreeSet<_> = wanted.iter().map(|e| &e.group).collect();
+        let groups: std::collections::BTreeSet<_> = desired.iter().map(|e| &e.group).collect();
         for group in groups {
             let Some(found) = self.now.view(&ArmPath::parse(&group.path()).unwrap(), &live) else {
                 continue;
@@ -71,11 +71,11 @@ impl World {
     }
 
     fn plan(&self, text: &str, prune: bool) -> Plan {
-        let wanted = expanded(text);
-        Plan::make(&wanted, &self.read(&wanted), prune).unwrap()
+        let desired = expanded(text);
+        Plan::make(&desired, &self.read(&desired), prune).unwrap()
     }
 
-    /// Applies, and checks that nothing is left to do. Returns what was changed.
+    /// Applies a manifest and checks that a second plan is empty. Returns the names of the changed resources.
     fn apply(&mut self, text: &str, prune: bool) -> Vec<String> {
         let plan = self.plan(text, prune);
         let mut changed = Vec::new();
@@ -126,7 +126,7 @@ impl World {
 }
 
 #[test]
-fn a_whole_hub_and_spoke_comes_from_nothing_and_stays() {
+fn a_hub_and_spoke_is_created_and_applied_again() {
     let mut world = World::default();
     let changed = world.apply(HUB_SPOKE, false);
     assert_eq!(changed.len(), expanded(HUB_SPOKE).len());
@@ -164,7 +164,7 @@ fn a_lost_half_is_mended_p14() {
 }
 
 #[test]
-fn a_lost_vnet_is_mended() {
+fn a_lost_vnet_is_repaired() {
     let mut world = World::default();
     world.apply(HUB_SPOKE, false);
     world.delete("networkInterfaces/spoke-a-nic");
@@ -224,7 +224,7 @@ fn the_gateway_moves_from_the_hub_to_a_spoke_and_back_p23() {
 }
 
 #[test]
-fn what_the_file_no_longer_has_is_pruned() {
+fn resources_that_the_file_no_longer_contains_are_pruned() {
     let mut world = World::default();
     world.apply(HUB_SPOKE, false);
     let small = "resourceGroup: lab\nvirtualNetworks: {hub: {addressSpace: [10.1.0.0/16], subnets: {workload: {addressPrefix: 10.1.0.0/24}}}}\n";
@@ -240,8 +240,8 @@ fn what_the_file_no_longer_has_is_pruned() {
     world.apply(HUB_SPOKE, true);
 }
 
-/// Changes each part of a file, and changes it back.
-fn there_and_back(file: &str, changes: &[(&str, &str)]) {
+/// Applies each change to a file, and then the file itself again.
+fn change_and_revert(file: &str, changes: &[(&str, &str)]) {
     let mut world = World::default();
     world.apply(file, false);
     for (from, to) in changes {
@@ -275,11 +275,11 @@ fn every_property_can_change_and_change_back() {
         ("disableBgpRoutePropagation: false", "disableBgpRoutePropagation: true"),
         ("asn: 65515", "asn: 65010"),
     ];
-    there_and_back(HUB_SPOKE, &changes);
+    change_and_revert(HUB_SPOKE, &changes);
 }
 
 #[test]
-fn sites_and_circuits_come_from_nothing_stay_and_go() {
+fn sites_and_circuits_are_created_kept_and_pruned() {
     let mut world = World::default();
     let changed = world.apply(INTEROP, false);
     assert_eq!(changed.len(), expanded(INTEROP).len());
@@ -324,8 +324,8 @@ fn sites_and_circuits_can_change_and_change_back() {
         ("[10.10.30.132, 10.10.30.133]", "[10.10.30.133, 10.10.30.132]"),
         ("sharedKey: sitekey", "sharedKey: anotherkey"),
     ];
-    there_and_back(INTEROP, &changes);
-    // G4: a site loses its BGP settings only after its connection has stopped using them, in one go.
+    change_and_revert(INTEROP, &changes);
+    // G4: one plan first stops BGP on the connection, and then removes the site's BGP settings.
     let mut world = World::default();
     world.apply(INTEROP, false);
     let without = INTEROP

@@ -1,4 +1,4 @@
-//! Where the product's programs are: in `TOMBOLO_BIN_DIR`, or beside the program that runs.
+//! Finds the product's programs: in `TOMBOLO_BIN_DIR`, or beside the running program.
 
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 /// The variable that names the folder of the programs.
 pub const FOLDER: &str = "TOMBOLO_BIN_DIR";
 
-/// Finds a program.
+/// Returns the path of a program.
 ///
 /// # Errors
-/// It is nowhere; the message lists where it was looked for.
+/// The program does not exist; the message lists the folders that were searched.
 pub fn find(name: &str) -> Result<PathBuf> {
     let mut tried = Vec::new();
     for folder in folders() {
@@ -30,6 +30,6 @@ fn folders() -> Vec<PathBuf> {
         return vec![folder.into()];
     }
     let own = std::env::current_exe().unwrap_or_default();
-    // Test programs lie one folder below the others.
+    // Cargo puts test programs into `deps`, one folder below the others.
     own.ancestors().skip(1).take(2).map(Path::to_owned).collect()
 }

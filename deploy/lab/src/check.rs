@@ -1,16 +1,17 @@
-//! Compares what is said with what is: the controller's routes with what agents have installed, `explain` and the
-//! topology's expectations with real pings and traceroutes.
+//! Compares the controller's routes with the tables of agents, and `explain` and the topology's expectations with real
+//! pings and traceroutes.
 
 mod phases;
+pub(crate) mod report;
 mod rows;
 mod tables;
 
 pub use phases::{Phase, phases};
-pub use rows::{Heard, Outcome, Tried, rows};
+pub use rows::{LearnedResult, Outcome, RowResult, rows};
 pub use tables::tables;
 
 use crate::lab::Lab;
-use crate::probe::{Ping, Pinged, Traced, path};
+use crate::probe::{Ping, PingResult, TraceResult, path};
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use serde::Deserialize;
@@ -19,37 +20,37 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_client::fabric::ExplainRequest;
 
-/// Pairs that are tried at the same time.
-const AT_ONCE: usize = 16;
+/// Most pairs that are tried at the same time.
+const MAX_CONCURRENT: usize = 16;
 
-/// What the comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, Default)]
 pub struct Agreement {
-    /// Agents whose tables were compared.
+    /// Number of agents whose tables were compared.
     pub agents: usize,
-    /// Network interfaces whose effective routes were compared.
+    /// Number of network interfaces whose effective routes were compared.
     pub interfaces: usize,
-    /// Pairs of addresses that were explained and tried, and whether they reach each other.
+    /// Pairs of hosts that were explained and tried.
     pub pairs: Vec<Pair>,
-    /// Every disagreement; empty if all is well.
+    /// All disagreements.
     pub problems: Vec<String>,
 }
 
 /// One direction between two virtual machines, in one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// The host that asks.
+    /// Source host.
     pub from: String,
-    /// The host that is asked, as [`Lab::address`] takes it.
+    /// Destination host, as [`Lab::address`] accepts it.
     pub to: String,
-    /// Pings are answered.
+    /// Whether pings were answered.
     pub reachable: bool,
-    /// What traceroute shows.
+    /// Addresses that traceroute showed.
     pub hops: Vec<Option<IpAddr>>,
 }
 
 impl Agreement {
-    /// How many pairs reach each other.
+    /// Returns the number of pairs whose pings were answered.
     #[must_use]
     pub fn reachable(&self) -> usize {
         self.pairs.iter().filter(|p| p.reachable).count()
@@ -69,9 +70,9 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// The part of an explanation that can be seen from outside.
+/// The part of an explanation that pings and traces can verify.
 #[derive(Debug, Deserialize)]
-struct Explained {
+struct Explanation {
     reachable: bool,
     summary: String,
     trace: Vec<TraceHop>,
@@ -82,16 +83,16 @@ struct TraceHop {
     address: Option<IpAddr>,
 }
 
-/// Compares everything: installed tables, effective routes, and every pair of virtual machines in both families.
+/// Compares installed tables, effective routes, and every pair of virtual machines in both address families.
 ///
 /// # Errors
-/// The controller, an agent or a probe does not answer at all. A disagreement is no error.
+/// The controller or an agent does not answer, or a program cannot run. A disagreement is no error.
 pub async fn all(lab: &Lab) -> Result<Agreement> {
     let mut found = tables(lab).await?;
     let names = pairs(lab);
     let tried: Vec<_> = futures::stream::iter(names)
-        .map(|(from, to)| pair(lab, from, to))
-        .buffered(AT_ONCE.min(lab.hosts().at_once()))
+        .map(|(from, to)| check_pair(lab, from, to))
+        .buffered(MAX_CONCURRENT.min(lab.hosts().max_concurrent()))
         .collect()
         .await;
     for result in tried {
@@ -102,7 +103,7 @@ pub async fn all(lab: &Lab) -> Result<Agreement> {
     Ok(found)
 }
 
-/// Every ordered pair of virtual machines, in each family that both have.
+/// Returns every ordered pair of virtual machines, in each address family that both have.
 fn pairs(lab: &Lab) -> Vec<(String, String)> {
     let vms: Vec<_> = lab
         .topology()
@@ -124,8 +125,8 @@ fn pairs(lab: &Lab) -> Vec<(String, String)> {
     pairs
 }
 
-/// Explains a pair and tries it. The second part says how they disagree.
-async fn pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<String>)> {
+/// Explains a pair and tries it. Returns the pair, and the disagreement if there is one.
+async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<String>)> {
     let destination = lab.address(&to)?;
     let request = ExplainRequest {
         from: from.clone(),
@@ -139,7 +140,7 @@ async fn pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<Strin
         .explain(&request)
         .await
         .with_context(|| format!("explain {from} {to}"))?;
-    let said: Explained = serde_json::from_value(said).with_context(|| format!("explain {from} {to}"))?;
+    let said: Explanation = serde_json::from_value(said).with_context(|| format!("explain {from} {to}"))?;
     let mut expected: Vec<_> = said.trace.iter().map(|h| h.address).collect();
     while expected.last() == Some(&None) {
         expected.pop();
@@ -156,13 +157,13 @@ async fn pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<Strin
             ..Ping::UNREACHABLE
         }
     };
-    let look = said.reachable || !expected.is_empty();
-    let (mut pinged, mut traced) = seen(lab, (&from, &to), how, 1, look).await?;
-    // A first packet waits for the handshake of a link, on a machine that is emulated for seconds.
+    let trace = said.reachable || !expected.is_empty();
+    let (mut pinged, mut traced) = ping_and_trace(lab, (&from, &to), how, 1, trace).await?;
+    // The first packet waits for the handshake of a link, which takes seconds on an emulated machine.
     if said.reachable && pinged.none() {
-        (pinged, traced) = seen(lab, (&from, &to), Ping::REACHABLE, 1, look).await?;
+        (pinged, traced) = ping_and_trace(lab, (&from, &to), Ping::REACHABLE, 1, trace).await?;
     }
-    // There is one probe a hop, and a busy machine may answer it too late: that is no disagreement, so ask again.
+    // There is one probe per hop. A busy machine may answer it too late, which is no disagreement.
     if traced.as_ref().is_some_and(|t| t.hops != expected) {
         traced = Some(lab.traceroute(&from, &to).await?);
     }
@@ -194,17 +195,16 @@ async fn pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<Strin
     ))
 }
 
-/// Pings a pair, and traces it with so many probes a TTL. On a way that ends at once there is nothing to see, so `look`
-/// says whether there may be something; an answered ping says so too.
-async fn seen(
+/// Pings a pair, and traces it if `trace` is set or a ping was answered. A path that ends at the source shows no hops.
+async fn ping_and_trace(
     lab: &Lab,
     (from, to): (&str, &str),
     how: Ping,
     probes: u8,
-    look: bool,
-) -> Result<(Pinged, Option<Traced>)> {
+    trace: bool,
+) -> Result<(PingResult, Option<TraceResult>)> {
     let pinged = lab.ping(from, to, how).await?;
-    let traced = if look || pinged.received > 0 {
+    let traced = if trace || pinged.received > 0 {
         Some(lab.trace(from, to, probes).await?)
     } else {
         None
@@ -214,16 +214,16 @@ async fn seen(
 
 #[cfg(test)]
 mod golden {
-    use super::{Explained, TraceHop};
+    use super::{Explanation, TraceHop};
     use std::collections::BTreeMap;
     use tombolo_golden::golden;
 
-    /// The file is one that the controller's tests record.
+    /// The controller's tests record this file.
     #[test]
     fn explanations_of_the_controller() {
-        let read: BTreeMap<String, Explained> =
+        let read: BTreeMap<String, Explanation> =
             golden!().read("../../../../controller/topology/tests/golden/explanation");
-        let Explained {
+        let Explanation {
             reachable,
             summary,
             trace,

@@ -1,37 +1,37 @@
-//! `tombolo lab`: the lab from the command line.
+//! The command `tombolo lab`.
 
-/// Prints a line; a reader that has gone away is no error.
-macro_rules! say {
+/// Prints a line to standard output. A closed pipe is no error.
+macro_rules! print_line {
     ($($text:tt)*) => {{
         let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*)));
     }};
 }
 
-pub(crate) mod check;
+mod check;
 mod find;
 mod status;
-pub(crate) mod words;
 
 use crate::demo::{self, Demo};
 use crate::host::{Runtime, remote};
-use crate::lab::{Lab, Options, at_home};
+use crate::invocation;
+use crate::lab::{Lab, Options, in_own_run};
 use crate::progress::Progress;
 use crate::topology::Topology;
 use crate::topology::rename::rename;
 use crate::{delay, underlay, watch};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use find::{candidates, one, underlay_address};
+use find::{candidates, find_lab, underlay_address};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A whole topology on this machine: a controller and agents in network namespaces. Needs root.
+/// Run a whole topology on this machine: a controller and agents in network namespaces. Needs root.
 #[derive(Debug, Args)]
 pub struct LabArgs {
-    /// Folder for the state of one lab [default: /run/tombolo-lab/NAME].
+    /// Folder of the lab's state [default: /run/tombolo-lab/NAME].
     #[arg(long, value_name = "DIR", global = true)]
     lab_dir: Option<PathBuf>,
     #[command(subcommand)]
@@ -40,123 +40,124 @@ pub struct LabArgs {
 
 #[derive(Debug, Subcommand)]
 enum LabCommand {
-    /// Bring a topology up and leave it up
+    /// Bring up a topology, and keep it up until `down`
     Up {
-        /// A topology file, or the name of a built-in topology
+        /// Topology file, or name of a built-in topology
         topology: String,
-        /// Take down what is left of a lab of the same name first
+        /// Take down an earlier lab of the same name first
         #[arg(long)]
         replace: bool,
-        /// What the hosts are
+        /// Kind of the hosts
         #[arg(long, value_enum, default_value_t)]
         runtime: Runtime,
     },
-    /// What is up, host by host
+    /// Show the hosts of labs and their state
     Status {
-        /// The lab; all labs if not given
+        /// Name or topology file of the lab [default: all labs]
         lab: Option<String>,
     },
-    /// Try what the topology expects, in the steady state and after each event; status 1 on any difference
+    /// Compare the topology's expectations with live packets, in the steady state and after each event; exit code 1 on
+    /// a difference
     Check {
-        /// The lab: its name, or its topology file; may be left out if there is only one
+        /// Name or topology file of the lab; required if several are up
         lab: Option<String>,
-        /// The steady state only: nothing is disturbed
+        /// Check only the steady state, without any event
         #[arg(long)]
         steady: bool,
     },
-    /// Make an event of the topology happen: `tombolo lab event cut`; `restore` undoes all
+    /// Trigger an event of the topology: `tombolo lab event cut`; the event `restore` undoes all others
     Event {
-        /// The lab; may be left out if there is only one
+        /// Name or topology file of the lab; required if several are up
         #[arg(long)]
         lab: Option<String>,
-        /// The event
+        /// Name of the event
         name: String,
     },
-    /// Write a topology file with other names and addresses, otherwise the same
+    /// Print a topology with other names, addresses and ASNs, and the same structure
     Rename {
-        /// A topology file, or the name of a built-in topology
+        /// Topology file, or name of a built-in topology
         topology: String,
-        /// Another number gives other names and addresses
+        /// Number that determines the new names and addresses
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
     /// Run a program on a host: `tombolo lab exec hub-vm ping 10.1.0.4`
     Exec {
-        /// The lab; may be left out if there is only one
+        /// Name or topology file of the lab; required if several are up
         #[arg(long)]
         lab: Option<String>,
-        /// The host; 'controller' and 'internet' are hosts too
+        /// Host, also 'controller' or 'internet'
         host: String,
-        /// The program and its arguments
+        /// Program and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Cut a host off the underlay, or two hosts off each other, silently
+    /// Disconnect a host from the underlay, or two hosts from each other, without ICMP errors
     Cut {
-        /// The lab; may be left out if there is only one
+        /// Name or topology file of the lab; required if several are up
         #[arg(long)]
         lab: Option<String>,
-        /// The host
+        /// Host to disconnect
         host: String,
-        /// The other host: only the path between the two is cut
+        /// Second host; only the path between the two is cut
         other: Option<String>,
     },
     /// Undo a cut
     Restore {
-        /// The lab; may be left out if there is only one
+        /// Name or topology file of the lab; required if several are up
         #[arg(long)]
         lab: Option<String>,
-        /// The host
+        /// Host that was disconnected
         host: String,
-        /// The other host
+        /// Second host of the cut
         other: Option<String>,
     },
-    /// Take a lab down, whatever state it is in
+    /// Take a lab down, also one whose bring-up has failed
     Down {
-        /// The lab: its name, or its topology file; may be left out if there is only one
+        /// Name or topology file of the lab; required if several are up
         lab: Option<String>,
-        /// All labs
+        /// Take down all labs
         #[arg(long, conflicts_with = "lab")]
         all: bool,
     },
-    /// Bring a lab up, walk through it live, and take it down; one with a table of what it expects shows that
+    /// Bring up a lab, demonstrate it step by step, and take it down; a topology with expectations is checked instead
     Demo {
-        /// The topology to walk through, or whose table to try: `interop`
+        /// Topology file, or name of a built-in topology, such as `interop`
         #[arg(default_value = "hub-spoke")]
         topology: String,
-        /// Leave the lab up at the end
+        /// Keep the lab up at the end
         #[arg(long)]
         keep: bool,
-        /// What the hosts are
+        /// Kind of the hosts
         #[arg(long, value_enum, default_value_t)]
         runtime: Runtime,
     },
-    /// Delay packets between segments that are far from each other
+    /// Delay packets between segments
     #[command(hide = true, name = delay::COMMAND)]
     DelayLine {
-        /// Each as device:milliseconds:loss
+        /// Lines, each as device:milliseconds:loss
         #[arg(required = true)]
         lines: Vec<delay::Line>,
     },
-    /// Run a program on a virtual machine as if it were a process of this one
+    /// Run a program on a virtual machine, as a process of this machine
     #[command(hide = true, name = remote::COMMAND)]
     Remote {
-        /// What starts it
+        /// Command line that starts the program over SSH
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Take the lab down when the program at the other end of standard input is gone
+    /// Take the lab down if the program at the other end of standard input dies
     #[command(hide = true, name = watch::COMMAND)]
     Watch {
-        /// The bring-up that is meant
+        /// Id of the bring-up
         id: String,
     },
 }
 
-/// Does what the arguments say.
+/// Runs a command of `tombolo lab`, with JSON output if `json`. Returns the exit code.
 ///
 /// # Errors
-/// What did not work, for a person to read.
+/// The command fails, or has no JSON output.
 pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
     let dir = args.lab_dir.as_deref();
     if json && !matches!(args.command, LabCommand::Status { .. }) {
@@ -199,7 +200,7 @@ pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
         }
         LabCommand::Rename { topology, seed } => {
             let renamed = rename(&Topology::load(&topology)?, seed)?;
-            say!("{}", renamed.to_text()?.trim_end());
+            print_line!("{}", renamed.to_text()?.trim_end());
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::DelayLine { lines } => delay::run(lines).await.map(|()| ExitCode::SUCCESS),
@@ -209,25 +210,25 @@ pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
             watch::watch(dir, &id).await.map(|()| ExitCode::SUCCESS)
         }
         other => {
-            // Others cannot even see that there is a lab.
+            // The state folders are readable by root only, so other users would not find any lab.
             if !nix::unistd::geteuid().is_root() {
                 bail!(
-                    "labs belong to root: run this as root ('sudo {} …')",
-                    words::command(dir)
+                    "labs belong to root: run this command as root ('sudo {} …')",
+                    invocation::command(dir)
                 );
             }
-            of_a_lab(other, dir, json).await
+            run_for_lab(other, dir, json).await
         }
     }
 }
 
-/// The commands for a lab that is up.
-async fn of_a_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result<ExitCode> {
+/// Runs a command for a lab that is up.
+async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result<ExitCode> {
     match command {
         LabCommand::Status { lab } => status::status(dir, lab.as_deref(), json).await,
         LabCommand::Exec { lab, host, command } => exec(dir, lab.as_deref(), &host, &command),
         LabCommand::Cut { lab, host, other } => {
-            let (folder, state) = one(dir, lab.as_deref())?;
+            let (folder, state) = find_lab(dir, lab.as_deref())?;
             let hosts = state.runtime.hosts(&state.topology, &folder);
             match other {
                 Some(other) => {
@@ -239,7 +240,7 @@ async fn of_a_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::Restore { lab, host, other } => {
-            let (folder, state) = one(dir, lab.as_deref())?;
+            let (folder, state) = find_lab(dir, lab.as_deref())?;
             let hosts = state.runtime.hosts(&state.topology, &folder);
             match other {
                 Some(other) => underlay::restore_pair(&*hosts, &host, &other)?,
@@ -256,16 +257,16 @@ async fn of_a_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result
         | LabCommand::DelayLine { .. }
         | LabCommand::Remote { .. }
         | LabCommand::Watch { .. } => {
-            bail!("this is no command for a lab that is up")
+            bail!("this command is not for a lab that is up")
         }
     }
 }
 
-/// How long after a failure a signal that caused it may take to be seen.
+/// Longest time between a failure and the arrival of the signal that caused it.
 const SIGNAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Runs `work` until it ends or a signal comes; dropped, it takes down what it made, and warns through `progress` of
-/// what it could not.
+/// Runs `work` until it ends or a signal arrives. On a signal `work` is dropped, which takes its lab down and reports
+/// failures through `progress`.
 async fn unless_interrupted(
     work: impl Future<Output = Result<ExitCode>>,
     progress: &Progress,
@@ -289,17 +290,17 @@ async fn unless_interrupted(
     let number = match ended {
         Ok(number) => number,
         Err(Ok(code)) => return Ok(code),
-        // Ctrl-C goes to the whole group, and a helper that was just being started may still have been in it: it
-        // failed because of the signal that is ours to see.
+        // Ctrl-C signals the whole process group, which a helper leaves only after its start. So a helper may fail
+        // before this program has noticed the signal.
         Err(Err(error)) => match tokio::time::timeout(SIGNAL_GRACE, signalled()).await {
             Ok(number) => number,
             Err(_) => return Err(error),
         },
     };
-    // `work` is gone now, and so is its lab.
+    // `select!` has dropped `work`, and with it the lab.
     progress.finish();
     if progress.warned() {
-        let command = words::command(dir);
+        let command = invocation::command(dir);
         eprintln!("interrupted: NOT everything was taken down: '{command} down {name}' tries again");
     } else {
         eprintln!("interrupted: everything was taken down");
@@ -309,32 +310,32 @@ async fn unless_interrupted(
 
 async fn up(topology: &Topology, options: Options) -> Result<ExitCode> {
     let start = Instant::now();
-    let command = words::command(options.state_dir.as_deref());
+    let command = invocation::command(options.state_dir.as_deref());
     let progress = options.progress.clone();
     let lab = Lab::up(topology, options).await?;
     progress.finish();
     let name = &topology.name;
-    say!(
+    print_line!(
         "lab {name} is up after {:.1} s: {} agents",
         start.elapsed().as_secs_f64(),
         topology.agents().count()
     );
-    say!("  {command} status {name}");
-    say!("  {command} exec --lab {name} HOST COMMAND…");
+    print_line!("  {command} status {name}");
+    print_line!("  {command} exec --lab {name} HOST COMMAND…");
     if !topology.expected.is_empty() {
-        say!("  {command} check {name}");
+        print_line!("  {command} check {name}");
     }
-    say!("  {command} down {name}");
+    print_line!("  {command} down {name}");
     drop(lab);
     Ok(ExitCode::SUCCESS)
 }
 
 fn exec(dir: Option<&Path>, lab: Option<&str>, host: &str, command: &[String]) -> Result<ExitCode> {
-    let (folder, state) = one(dir, lab)?;
+    let (folder, state) = find_lab(dir, lab)?;
     if !state.hosts.iter().any(|h| h == host) {
         bail!("there is no host '{host}': there are {}", state.hosts.join(", "));
     }
-    let argv = at_home(&state.topology, &folder, host, command);
+    let argv = in_own_run(&state.topology, &folder, host, command);
     let argv = state.runtime.hosts(&state.topology, &folder).wrap(host, &argv);
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let status = std::process::Command::new(program).args(arguments).status()?;
@@ -350,12 +351,12 @@ fn down(dir: Option<&Path>, lab: Option<&str>, all: bool) -> Result<ExitCode> {
         failed.extend(found.unreadable.iter().map(|e| format!("{e:#}")));
         found.labs
     } else {
-        vec![one(dir, lab)?]
+        vec![find_lab(dir, lab)?]
     };
     let progress = Progress::stderr();
     for (folder, state) in doomed {
         let name = &state.topology.name;
-        progress.doing(format!("taking down lab {name}"));
+        progress.set_activity(format!("taking down lab {name}"));
         match Lab::attach(&folder).and_then(Lab::down) {
             Ok(()) => progress.print(&format!("lab {name} is gone")),
             Err(e) => failed.push(format!("lab {name}: {e:#}")),

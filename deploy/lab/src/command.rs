@@ -1,4 +1,4 @@
-//! Runs a helper program (`ip`, `nft`, …) with a time limit and says what it printed when it fails.
+//! Runs helper programs (`ip`, `nft`, …) with a timeout, and reports their output on failure.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -8,14 +8,14 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Longest that a helper may take.
-pub const LIMIT: Duration = Duration::from_secs(15);
+/// Longest that a helper may run, with room for a busy machine.
+pub const HELPER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a program left behind.
+/// The result of a program that has ended.
 #[must_use = "the program may have failed"]
 #[derive(Debug, Clone)]
-pub struct Finished {
-    /// Its exit status; 128 + signal if it was killed.
+pub struct CommandOutput {
+    /// Exit status; 128 + signal number if the program was killed.
     pub code: i32,
     /// Standard output.
     pub stdout: String,
@@ -23,40 +23,40 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// Runs a program to its end; a non-zero exit is not an error here.
+/// Runs a program to its end. A non-zero exit status is no error.
 ///
 /// # Errors
-/// It cannot be started, or runs longer than `limit` (it is killed then).
-pub fn finish(argv: &[String], limit: Duration) -> Result<Finished> {
+/// The program cannot be started, or runs longer than `limit`; then it is killed.
+pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Ctrl-C is for the program in front: a helper that is taking the lab down goes on.
+        // Ctrl-C signals the foreground process group. A helper outside of it can finish taking the lab down.
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot run '{program}': is it installed?"))?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        // The receiver is gone only after the limit, when nobody wants the output.
+        // Sending fails only after the timeout, when the receiver is gone and the output is not needed.
         let _ = sender.send(child.wait_with_output());
     });
     match receiver.recv_timeout(limit) {
         Ok(output) => Ok(finished(&output.with_context(|| format!("waiting for '{program}'"))?)),
         Err(_) => {
-            // Not reaped yet (the thread does that), so the pid is still its own.
+            // Without a result the thread has not reaped the child, so the pid cannot belong to another process.
             let _ = kill(pid, Signal::SIGKILL);
             bail!("'{}' did not end within {} s", argv.join(" "), limit.as_secs_f64())
         }
     }
 }
 
-fn finished(output: &Output) -> Finished {
+fn finished(output: &Output) -> CommandOutput {
     use std::os::unix::process::ExitStatusExt;
-    Finished {
+    CommandOutput {
         code: output
             .status
             .code()
@@ -66,20 +66,20 @@ fn finished(output: &Output) -> Finished {
     }
 }
 
-/// Runs a helper that must succeed; returns its standard output.
+/// Runs a helper that must succeed, for at most [`HELPER_TIMEOUT`]. Returns its standard output.
 ///
 /// # Errors
-/// As [`finish`], or a non-zero exit, with what the helper said.
+/// As [`finish`], or a non-zero exit status; the message contains the helper's output.
 pub fn run(argv: &[&str]) -> Result<String> {
     let owned: Vec<String> = argv.iter().map(|s| (*s).to_owned()).collect();
-    let done = finish(&owned, LIMIT)?;
+    let done = finish(&owned, HELPER_TIMEOUT)?;
     if done.code != 0 {
-        let said = if done.stderr.trim().is_empty() {
+        let output = if done.stderr.trim().is_empty() {
             &done.stdout
         } else {
             &done.stderr
         };
-        bail!("'{}' failed ({}): {}", argv.join(" "), done.code, said.trim());
+        bail!("'{}' failed ({}): {}", argv.join(" "), done.code, output.trim());
     }
     Ok(done.stdout)
 }

@@ -1,5 +1,5 @@
-//! A line with a constant delay, in user space: what the kernel hands to a TUN device comes back from it some time
-//! later, in the same order. For kernels without netem.
+//! Lines with a constant delay in user space, for kernels without netem. A packet that the kernel sends to a TUN device
+//! returns from the same device after the delay, in order.
 
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -12,19 +12,19 @@ use tokio_tun::Tun;
 /// The hidden command: `tombolo lab delay-line LINE…`, each as `device:milliseconds:loss`.
 pub const COMMAND: &str = "delay-line";
 
-/// Packets that may be under way on one line; more are lost. 50 ms at 5 Gbit/s.
-const BOUND: usize = 20_000;
-/// The longest packet of a TUN device, bytes.
-const LONGEST: usize = 65_536;
+/// Most packets in flight on one line; further ones are dropped. 20,000 packets are 50 ms of about 5 Gbit/s.
+const MAX_QUEUED: usize = 20_000;
+/// Largest packet of a TUN device, bytes.
+const MAX_PACKET: usize = 65_536;
 
-/// What one line is like.
+/// A line with its delay and loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    /// The TUN device; it exists.
+    /// Name of the TUN device, which must exist.
     pub device: String,
-    /// How long a packet is under way, in either direction.
+    /// Delay of each packet, the same in both directions.
     pub one_way: Duration,
-    /// How many packets are lost, 0 to 1.
+    /// Fraction of packets that are lost, 0 to 1.
     pub loss: f64,
 }
 
@@ -48,38 +48,38 @@ impl FromStr for Line {
     }
 }
 
-/// Carries packets over these lines until one of them ends.
+/// Carries packets over these lines until one of them fails.
 ///
 /// # Errors
-/// A device that cannot be opened, or that went away.
+/// A device cannot be opened, or was removed.
 pub async fn run(lines: Vec<Line>) -> Result<()> {
     futures::future::try_join_all(lines.into_iter().map(carry))
         .await
         .map(drop)
 }
 
-/// Carries packets over one line. One queue serves both directions: the delay is the same, so first in is first out.
+/// Carries packets over one line. Both directions share a queue, because they have the same delay.
 async fn carry(line: Line) -> Result<()> {
     let device = || format!("device {}", line.device);
     let tuns = Tun::builder().name(&line.device).build().with_context(device)?;
     let tun = tuns.into_iter().next().with_context(device)?;
-    let (sender, queue) = mpsc::channel(BOUND);
+    let (sender, queue) = mpsc::channel(MAX_QUEUED);
     tokio::try_join!(read(&tun, &line, sender), write(&tun, queue))
         .with_context(device)
         .map(drop)
 }
 
-/// A packet, and when it arrives.
+/// A packet and its time of arrival.
 type Queued = (Instant, Vec<u8>);
 
 async fn read(tun: &Tun, line: &Line, queue: mpsc::Sender<Queued>) -> Result<()> {
-    let mut buffer = vec![0; LONGEST];
+    let mut buffer = vec![0; MAX_PACKET];
     loop {
         let length = tun.recv(&mut buffer).await?;
         if rand::random::<f64>() >= line.loss
             && let Some(packet) = buffer.get(..length)
         {
-            // A full line loses what comes next, as a full router does.
+            // A full queue drops the packet, as a router does.
             let _ = queue.try_send((Instant::now() + line.one_way, packet.to_vec()));
         }
     }
@@ -88,7 +88,7 @@ async fn read(tun: &Tun, line: &Line, queue: mpsc::Sender<Queued>) -> Result<()>
 async fn write(tun: &Tun, mut queue: mpsc::Receiver<Queued>) -> Result<()> {
     while let Some((due, packet)) = queue.recv().await {
         sleep_until(due).await;
-        // The kernel refuses what is not IP, and everything while the device is down: lost, as on any line.
+        // The kernel refuses packets that are not IP, and all packets while the device is down. They are lost.
         let _ = tun.send(&packet).await;
     }
     Ok(())

@@ -1,12 +1,13 @@
-//! The walk through hub and spoke: every step is announced, done live, and asserted before and after with real packets. A
-//! topology with a table of what it expects is tried by that instead.
+//! The demo: changes hub and spokes step by step, and checks each step with real packets. A topology with expectations
+//! is checked against these instead.
 
 mod report;
 mod stage;
 mod steps;
 
-use crate::cli::{check, words};
+use crate::check::report::check_all;
 use crate::host::Runtime;
+use crate::invocation;
 use crate::lab::{Lab, Options};
 use crate::progress::Progress;
 use crate::topology::{CONTROLLER, Topology};
@@ -16,32 +17,32 @@ use stage::Stage;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// How to run the demo.
+/// The options of the demo.
 #[derive(Debug, Clone, Default)]
 pub struct Demo {
-    /// Where progress goes.
+    /// Output of progress messages.
     pub progress: Progress,
-    /// Leave the lab up at the end, and say how to use it.
+    /// Keep the lab up at the end, and print how to use it.
     pub keep: bool,
-    /// What its hosts are.
+    /// Kind of the hosts.
     pub runtime: Runtime,
-    /// Folder for the lab's state.
+    /// Folder of the lab's state.
     pub state_dir: Option<PathBuf>,
 }
 
-/// Brings the lab up, walks through it, and takes it down. Returns whether everything was as announced. Dropped
-/// meanwhile (Ctrl-C), the lab is taken down as well.
+/// Brings the lab up, runs the demo, and takes the lab down. Returns whether all checks succeeded. Dropping the future
+/// (Ctrl-C) takes the lab down as well.
 ///
 /// # Errors
-/// The lab could not be brought up or something did not answer at all. Nothing stays behind.
+/// The lab could not be brought up or taken down, or the topology suits no demo.
 pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let progress = demo.progress;
     let missing = steps::missing(topology);
     let walks = missing.is_empty();
     if !walks && topology.expected.is_empty() {
         bail!(
-            "the demo walks through hub and spokes, or tries what a topology expects, and '{}' has no {} and expects nothing: \
-             'tombolo lab up' takes any topology",
+            "the demo needs the hosts and resources of hub-spoke, or a topology with expectations; '{}' has no {} and no \
+             expectations: use 'tombolo lab up', which accepts any topology",
             topology.name,
             missing.join(", no ")
         );
@@ -50,29 +51,19 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let dir = demo.state_dir.as_deref();
     let agents = topology.agents().count();
     report.title(&format!("Tombolo: {} on real tunnels, on this machine", topology.name));
-    report.dim(&match demo.runtime {
-        Runtime::Netns => {
-            format!("{agents} agents and a controller, each a process in a network namespace of its own, joined by an underlay alone.")
-        }
-        Runtime::Docker => {
-            format!("{agents} agents and a controller, each a container with a network of its own, joined by an underlay alone.")
-        }
-        Runtime::Vm => format!(
-            "{agents} agents, each a virtual machine with a kernel of its own, and a controller, joined by an underlay alone."
-        ),
-    });
+    report.dim(&description(demo.runtime, agents));
     let start = Instant::now();
     let options = Options {
         state_dir: demo.state_dir.clone(),
-        // Kept, it must outlive this program.
+        // A lab that is kept must outlive this program.
         detached: demo.keep,
         replace: true,
         runtime: demo.runtime,
         progress: progress.clone(),
     };
     let lab = Lab::up(topology, options).await?;
-    // Until the walk has ended well enough to be kept, whatever happens takes the lab down.
-    let mut lab = TakenDown(Some(lab), progress.clone());
+    // Until its end, every exit from this function takes the lab down, even with `keep`.
+    let mut lab = LabGuard(Some(lab), progress.clone());
     report.act("the lab is up, every agent runs its policy", &seconds(start.elapsed()));
 
     let walked = match lab.get() {
@@ -81,8 +72,8 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
             steps::walk(&mut stage).await
         }
         Some(inner) => {
-            report.step("What reaches what, and by which way");
-            check::all(inner, true, &progress).await.map(|good| {
+            report.step("Which hosts reach each other, and over which hops");
+            check_all(inner, true, &progress).await.map(|good| {
                 report.check("every row of the table, in every phase, is as expected", good, "");
             })
         }
@@ -90,7 +81,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     };
     let stopped = walked.is_err();
     if let Err(e) = walked {
-        report.check("the walk goes to its end", false, &format!("{e:#}"));
+        report.check("all steps can be carried out", false, &format!("{e:#}"));
     }
     let good = report.finish();
     progress.idle();
@@ -99,35 +90,59 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
             how_to_use(&lab, dir, &report);
         }
     } else {
-        progress.doing("taking the lab down");
+        progress.set_activity("taking the lab down");
         if !good && let Some(lab) = lab.get() {
             report.line(&logs(lab, stopped));
         }
         if let Some(inner) = lab.0.take() {
             inner
                 .down()
-                .with_context(|| format!("'{} down {}' tries again", words::command(dir), topology.name))?;
+                .with_context(|| format!("'{} down {}' tries again", invocation::command(dir), topology.name))?;
         }
-        report.dim(match demo.runtime {
-            Runtime::Netns => "The lab is gone: no namespace, process or file is left.",
-            Runtime::Docker => "The lab is gone: no container, namespace, process or file is left.",
-            Runtime::Vm => "The lab is gone: no virtual machine, namespace, process or file is left.",
-        });
+        report.dim(removal(demo.runtime));
     }
     progress.finish();
     Ok(good)
 }
 
-/// A lab that does not outlive this value, `detached` or not.
-struct TakenDown(Option<Lab>, Progress);
+/// Describes the processes of the lab.
+fn description(runtime: Runtime, agents: usize) -> String {
+    match runtime {
+        Runtime::Netns => {
+            format!(
+                "{agents} agents and a controller, each a process in a network namespace of its own, joined by an underlay alone."
+            )
+        }
+        Runtime::Docker => {
+            format!(
+                "{agents} agents and a controller, each a container with a network of its own, joined by an underlay alone."
+            )
+        }
+        Runtime::Vm => format!(
+            "{agents} agents, each a virtual machine with a kernel of its own, and a controller, joined by an underlay alone."
+        ),
+    }
+}
 
-impl TakenDown {
+/// Describes what was removed with the lab.
+const fn removal(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::Netns => "The lab is gone: no namespace, process or file is left.",
+        Runtime::Docker => "The lab is gone: no container, namespace, process or file is left.",
+        Runtime::Vm => "The lab is gone: no virtual machine, namespace, process or file is left.",
+    }
+}
+
+/// A lab that is taken down with this value, also a detached one.
+struct LabGuard(Option<Lab>, Progress);
+
+impl LabGuard {
     fn get(&mut self) -> Option<&mut Lab> {
         self.0.as_mut()
     }
 }
 
-impl Drop for TakenDown {
+impl Drop for LabGuard {
     fn drop(&mut self) {
         if let Some(lab) = self.0.take()
             && let Err(e) = lab.down()
@@ -137,7 +152,7 @@ impl Drop for TakenDown {
     }
 }
 
-/// The last lines of the logs, before they go.
+/// Returns the last lines of all logs, which are removed with the lab.
 fn logs(lab: &Lab, many: bool) -> String {
     let lines = if many { 12 } else { 4 };
     let mut text = String::from("\nThe last lines of the logs:");
@@ -150,19 +165,22 @@ fn logs(lab: &Lab, many: bool) -> String {
     text
 }
 
-/// What to do with a lab that was kept.
+/// Prints how to use a lab that was kept.
 fn how_to_use(lab: &Lab, dir: Option<&Path>, report: &Report) {
     let name = &lab.topology().name;
     let host = lab.topology().agents().next().map_or(CONTROLLER, |(host, _)| host);
     let (hosts, data) = (lab.hosts(), lab.controller_dir().unwrap_or_default());
-    let (sudo, program, command) = (words::sudo(), words::program(), words::command(dir));
+    let (sudo, program, command) = (invocation::sudo(), invocation::program(), invocation::command(dir));
     let group = &lab.group().name;
     report.line("");
     report.title("The lab stays up.");
-    report.line(&format!("  a shell on a host        {sudo}{}", hosts.enter(host)));
+    report.line(&format!(
+        "  a shell on a host        {sudo}{}",
+        hosts.shell_command(host)
+    ));
     report.line(&format!("  what is there            {command} status"));
     report.line("  the command line, from the controller's host:");
-    report.line(&format!("    {sudo}{}", hosts.enter(CONTROLLER)));
+    report.line(&format!("    {sudo}{}", hosts.shell_command(CONTROLLER)));
     report.line(&format!("    export TOMBOLO_CONTROLLER={}", lab.url()));
     report.line(&format!("    export TOMBOLO_CA={}", data.join("ca.pem").display()));
     report.line(&format!(
@@ -170,7 +188,7 @@ fn how_to_use(lab: &Lab, dir: Option<&Path>, report: &Report) {
         data.join("admin.token").display()
     ));
     report.line(&format!("    export TOMBOLO_RESOURCE_GROUP={group}"));
-    // The shell above is root's already.
+    // The shell of the line above is root's, so sudo is not needed.
     report.line(&format!("    {} status", program.trim_start_matches("sudo ")));
     report.line(&format!("  take it down             {command} down {name}"));
 }

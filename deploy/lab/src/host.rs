@@ -1,13 +1,13 @@
-//! What a host is: something with a network namespace in which programs can run. What runs on it is not known here.
+//! Hosts: a network namespace each, in which programs run. This module does not know which programs.
 
 mod docker;
-mod machines;
 mod namespaces;
 pub(crate) mod remote;
+mod vm;
 
 pub use docker::Docker;
-pub use machines::Machines;
 pub use namespaces::Namespaces;
+pub use vm::VirtualMachines;
 
 use crate::binary;
 use crate::command;
@@ -20,24 +20,25 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// What the hosts of a lab are.
+/// The kind of hosts that a lab has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Runtime {
-    /// Network namespaces of this machine, in which its own programs run
+    /// Network namespaces of this machine, which run its own programs
     #[default]
     Netns,
-    /// Docker containers from the image that `make image` makes; the underlay and sites stay namespaces
+    /// Docker containers from the image that `make image` makes; the underlay and sites are namespaces
     Docker,
-    /// QEMU virtual machines from the image that `make vm-image` makes; the controller, the underlay and sites stay namespaces
+    /// QEMU virtual machines from the image that `make vm-image` makes; the controller, the underlay and sites are
+    /// namespaces
     Vm,
 }
 
 impl Runtime {
-    /// Looks for what it needs, before anything is made.
+    /// Checks that all programs and images that it needs are installed.
     ///
     /// # Errors
-    /// What is missing, and what to do.
+    /// One is missing; the message says how to install it.
     pub fn check(self) -> Result<()> {
         match self {
             Self::Netns => {
@@ -49,115 +50,116 @@ impl Runtime {
             Self::Docker => Docker::check(),
             Self::Vm => {
                 binary::find("tombolo-controller")?;
-                Machines::check()
+                VirtualMachines::check()
             }
         }
     }
 
-    /// The hosts of a lab whose state is in `dir`.
+    /// Returns the hosts of a lab whose state is in `dir`.
     #[must_use]
     pub fn hosts(self, topology: &Topology, dir: &Path) -> Box<dyn Hosts> {
         match self {
             Self::Netns => Box::new(Namespaces::new(&topology.name)),
             Self::Docker => Box::new(Docker::new(topology, dir)),
-            Self::Vm => Box::new(Machines::new(topology, dir)),
+            Self::Vm => Box::new(VirtualMachines::new(topology, dir)),
         }
     }
 }
 
 /// Makes and removes hosts, and runs programs on them.
 pub trait Hosts: Send + Sync {
-    /// Makes a host with nothing but a loopback device. One that boots is off until [`Self::power_on`].
+    /// Creates a host with only a loopback device. A virtual machine is off until [`Self::power_on`].
     ///
     /// # Errors
-    /// It exists already, or the system refuses.
+    /// The host exists already, or a command fails.
     fn create(&self, host: &str) -> Result<()>;
 
-    /// Turns on a host whose cable to the underlay is there, if it is one that boots. Does not wait for it.
+    /// Starts a virtual machine, whose underlay device must exist. Does not wait until it has booted. Other hosts
+    /// ignore it.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A command fails.
     fn power_on(&self, _host: &str) -> Result<()> {
         Ok(())
     }
 
-    /// Whether commands run on the host. Returns soon.
+    /// Whether the host can run commands. Does not wait for it.
     ///
     /// # Errors
-    /// It is off, and will not turn on by itself.
+    /// The virtual machine is not running.
     fn is_booted(&self, _host: &str) -> Result<bool> {
         Ok(true)
     }
 
-    /// What a host that boots said last.
-    fn last_words(&self, _host: &str) -> String {
+    /// Returns the last lines of a virtual machine's logs; empty for other hosts.
+    fn boot_log(&self, _host: &str) -> String {
         String::new()
     }
 
-    /// Removes a host. One that does not exist is no error.
+    /// Removes a host. It is no error that the host does not exist.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A command fails.
     fn remove(&self, host: &str) -> Result<()>;
 
     /// Whether the host exists.
     fn exists(&self, host: &str) -> bool;
 
-    /// The file that stands for its network namespace on this machine: where its cables end.
+    /// Returns the file of its network namespace on this machine, to which its devices belong.
     fn netns(&self, host: &str) -> PathBuf;
 
-    /// The command line that runs `argv` on the host, and ends when that does.
+    /// Returns the command line that runs `argv` on the host, and ends when `argv` ends.
     fn wrap(&self, host: &str, argv: &[String]) -> Vec<String>;
 
-    /// As [`Self::wrap`], for a program that is ended by a signal: what starts so takes signals as the program itself does. It may
-    /// be a program of this machine that runs in the host's network.
-    fn wrap_signalled(&self, host: &str, argv: &[String]) -> Vec<String>;
+    /// As [`Self::wrap`], but signals to the process reach the program. The program may be one of this machine that
+    /// runs in the host's network namespace.
+    fn wrap_with_signals(&self, host: &str, argv: &[String]) -> Vec<String>;
 
-    /// Runs a helper on the host that must succeed; returns its standard output.
+    /// Runs a helper on the host that must succeed. Returns its standard output.
     ///
     /// # Errors
-    /// It fails; the message has what it said.
+    /// The helper fails; the message contains its output.
     fn run(&self, host: &str, argv: &[&str]) -> Result<String> {
         inside(&self.netns(host), || command::run(argv))?
     }
 
-    /// Writes switches below `/proc/sys/net` of the host: `("ipv4/ip_forward", "1")`.
+    /// Writes sysctls below `/proc/sys/net` of the host: `("ipv4/ip_forward", "1")`.
     ///
     /// # Errors
-    /// A switch that its kernel does not have.
-    fn set(&self, host: &str, switches: &[(&str, &str)]) -> Result<()> {
+    /// The host's kernel does not have a sysctl.
+    fn set_sysctls(&self, host: &str, switches: &[(&str, &str)]) -> Result<()> {
         sysctl(&self.netns(host), switches)
     }
 
-    /// Makes a file of this machine one of the host's, at the same path, for root alone.
+    /// Copies a file of this machine to the host, at the same path and readable by root only.
     ///
     /// # Errors
-    /// It cannot be read or written.
-    fn give(&self, _host: &str, _file: &Path) -> Result<()> {
+    /// The file cannot be read or written.
+    fn copy_file(&self, _host: &str, _file: &Path) -> Result<()> {
         Ok(())
     }
 
-    /// Where a Unix socket of the host is reached from this machine.
+    /// Returns the path on this machine of a Unix socket of the host.
     ///
     /// # Errors
-    /// The host is out of reach.
+    /// The host cannot be reached.
     fn socket(&self, _host: &str, path: &Path) -> Result<PathBuf> {
         Ok(path.to_owned())
     }
 
-    /// A program of the product as it is called on the host.
+    /// Returns the command that starts a program of the product on the host.
     ///
     /// # Errors
-    /// It is not there.
+    /// The program is not installed.
     fn program(&self, _host: &str, name: &str) -> Result<String> {
         Ok(binary::find(name)?.display().to_string())
     }
 
-    /// Starts a program on the host that goes on by itself, with its output appended to `log`. A `tied` one ends with the
-    /// calling program, however that ends.
+    /// Starts a program on the host in the background, and appends its output to `log`. A `tied` program ends with the
+    /// calling program, in whichever way that ends.
     ///
     /// # Errors
-    /// It does not start.
+    /// The program does not start.
     fn start(
         &self,
         host: &str,
@@ -169,27 +171,27 @@ pub trait Hosts: Send + Sync {
         process::start(&self.wrap(host, argv), log, environment, tied)
     }
 
-    /// How many programs may run on the hosts at once before they answer too late.
-    fn at_once(&self) -> usize {
+    /// Returns the number of programs that may run on all hosts at once without timeouts of their answers.
+    fn max_concurrent(&self) -> usize {
         usize::MAX
     }
 
-    /// The processes that run on the host.
+    /// Returns the pids on this machine of the host's processes.
     fn processes(&self, host: &str) -> Vec<i32>;
 
-    /// How a person starts a shell on the host.
-    fn enter(&self, host: &str) -> String {
+    /// Returns the command with which a person starts a shell on the host.
+    fn shell_command(&self, host: &str) -> String {
         self.wrap(host, &["bash".to_owned()]).join(" ")
     }
 }
 
-/// Runs `action` on a thread of its own in a network namespace; the caller's thread stays where it is.
+/// Runs `action` on a new thread in a network namespace. The namespace of the caller's thread does not change.
 ///
 /// # Errors
 /// The namespace cannot be entered.
 ///
 /// # Panics
-/// With `action`.
+/// If `action` panics.
 pub fn inside<T: Send>(netns: &Path, action: impl FnOnce() -> T + Send) -> Result<T> {
     let file = File::open(netns).with_context(|| format!("network namespace {}", netns.display()))?;
     std::thread::scope(|scope| {
@@ -201,10 +203,10 @@ pub fn inside<T: Send>(netns: &Path, action: impl FnOnce() -> T + Send) -> Resul
     })
 }
 
-/// Writes switches below `/proc/sys/net` of a network namespace: `("ipv4/ip_forward", "1")`.
+/// Writes sysctls below `/proc/sys/net` of a network namespace: `("ipv4/ip_forward", "1")`.
 ///
 /// # Errors
-/// A switch that this kernel does not have.
+/// This kernel does not have a sysctl.
 pub fn sysctl(netns: &Path, switches: &[(&str, &str)]) -> Result<()> {
     inside(netns, || {
         for (name, value) in switches {

@@ -1,4 +1,4 @@
-//! A lab: brought up from a topology, used, and taken down without a trace.
+//! A lab: brought up from a topology, changed, and taken down completely.
 
 mod agents;
 mod controller;
@@ -9,7 +9,7 @@ pub(crate) mod teardown;
 pub use agents::Ready;
 pub use controller::client_of;
 pub use sites::BrokenSession;
-pub(crate) use sites::at_home;
+pub(crate) use sites::in_own_run;
 
 use crate::binary;
 use crate::delay;
@@ -31,74 +31,77 @@ use tombolo_client::Client;
 use tombolo_client::manifest::{Manifest, Plan};
 use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
 
-/// How long an earlier lab that was killed may take to be tidied up after.
-const EARLIER_ENDS: Duration = Duration::from_secs(10);
-/// How long a host that boots may take: many may share a processor that is emulated.
-const BOOT: Duration = Duration::from_secs(240);
+/// Longest that the watcher of an earlier program may take to remove its lab, as in [`crate::watch`].
+const PREVIOUS_LAB_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest that a virtual machine may take to boot. Seven emulated ones on two busy cores took about a minute.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
+/// Time between two checks of a booting machine; each one runs an SSH client.
+const BOOT_POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Longest that all agents may take to be connected and up to date after a bring-up.
+const READY_TIMEOUT: Duration = Duration::from_secs(40);
 /// The resource group if the topology names none.
-const GROUP: &str = "lab";
+const DEFAULT_GROUP: &str = "lab";
 
-/// How to bring a lab up.
+/// The options of a bring-up.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Folder for the lab's state; `/run/tombolo-lab/<name>` if not given.
+    /// Folder of the lab's state; default `/run/tombolo-lab/<name>`.
     pub state_dir: Option<PathBuf>,
-    /// The lab stays when this program ends: `tombolo lab up`. Otherwise it ends with it, however it ends.
+    /// The lab stays up when this program ends. Otherwise it is removed with the program, in whichever way that ends.
     pub detached: bool,
-    /// Takes down what is left of a lab of the same name first. Otherwise that is an error.
+    /// Remove an earlier lab of the same name first. Otherwise an earlier lab is an error.
     pub replace: bool,
-    /// What its hosts are.
+    /// Kind of the hosts.
     pub runtime: Runtime,
-    /// Where progress goes.
+    /// Output of progress messages.
     pub progress: Progress,
 }
 
-/// A lab. Dropped, it is taken down, unless it is `detached`.
+/// A lab. Dropping it takes it down, unless it is detached.
 pub struct Lab {
     hosts: Box<dyn Hosts>,
     topology: Topology,
-    /// None once it has been taken down.
+    /// None after the lab was taken down.
     dir: Option<StateDir>,
     state: Mutex<State>,
     client: Option<Client>,
     group: Group,
     detached: bool,
-    /// What it starts is killed with this program.
+    /// Whether the lab's processes are killed with this program.
     tied: bool,
     progress: Progress,
-    /// Takes the lab down should this program be killed.
+    /// Takes the lab down if this program is killed.
     watcher: Option<Watcher>,
 }
 
 impl Lab {
-    /// Brings a lab up: hosts, underlay, controller, resources, agents. Returns when every agent runs the policy that
-    /// the controller has for it. Whatever fails, nothing stays behind.
+    /// Brings a lab up: hosts, underlay, controller, resources, agents, sites. Returns when every agent has its
+    /// configuration in force and every site's session is up. A failure takes everything down again.
     ///
     /// # Errors
-    /// What did not work, with the last lines of the log that says why.
+    /// A step fails; the message contains the last lines of the log that explains it.
     pub async fn up(topology: &Topology, options: Options) -> Result<Self> {
         topology.check()?;
         if !nix::unistd::geteuid().is_root() {
             bail!("a lab makes network namespaces: run as root");
         }
-        // Looked for before anything is made.
         options.runtime.check()?;
         site::find_programs(topology)?;
         let mut lab = Self::prepare(topology, options).await?;
-        // On failure the lab is taken down even if it was to stay: half a lab is of no use.
-        let wanted = std::mem::replace(&mut lab.detached, false);
-        lab.bring_up(wanted)
+        // Until the bring-up has succeeded, dropping the lab takes it down, also a detached one.
+        let detached = std::mem::replace(&mut lab.detached, false);
+        lab.bring_up(detached)
             .await
             .with_context(|| format!("bringing up lab {}", topology.name))?;
-        lab.detached = wanted;
+        lab.detached = detached;
         lab.progress.idle();
         Ok(lab)
     }
 
-    /// Brings up hosts and underlay only, for tests of the network itself.
+    /// Brings up only hosts, underlay and the links of sites, for tests of the network itself.
     ///
     /// # Errors
-    /// What did not work.
+    /// A step fails.
     pub async fn underlay_only(topology: &Topology, options: Options) -> Result<Self> {
         let lab = Self::prepare(topology, options).await?;
         lab.build_network().await?;
@@ -107,7 +110,11 @@ impl Lab {
 
     async fn prepare(topology: &Topology, options: Options) -> Result<Self> {
         let path = options.state_dir.unwrap_or_else(|| state::dir_of(None, &topology.name));
-        let limit = if options.replace { EARLIER_ENDS } else { Duration::ZERO };
+        let limit = if options.replace {
+            PREVIOUS_LAB_TIMEOUT
+        } else {
+            Duration::ZERO
+        };
         let dir = StateDir::open_within(&path, limit).await?;
         let hosts = options.runtime.hosts(topology, &path);
         if let Some(old) = dir.load()? {
@@ -118,10 +125,10 @@ impl Lab {
                     topology.name
                 );
             }
-            options.progress.doing("removing what an earlier lab left");
+            options.progress.set_activity("removing what an earlier lab left");
             teardown::all(&*old.runtime.hosts(&old.topology, &path), &old)?;
         }
-        // A controller that found an earlier one's store would know agents that are no more.
+        // An earlier controller's store would contain agents that do not exist any more.
         dir.clear()?;
         let id = identity();
         let watcher = Watcher::start(&path, &id)?;
@@ -150,10 +157,10 @@ impl Lab {
         })
     }
 
-    /// Takes hold of a lab that is up. Dropping it then leaves it up.
+    /// Returns a lab that is up already. It is detached: dropping it does not take it down.
     ///
     /// # Errors
-    /// There is none in this folder.
+    /// No lab has its state in this folder, or another program has locked it.
     pub fn attach(path: &Path) -> Result<Self> {
         if state::read(path)?.is_none() {
             bail!("no lab is up in {}", path.display());
@@ -174,17 +181,17 @@ impl Lab {
             progress: Progress::silent(),
             watcher: None,
         };
-        // A lab that is only half there has no client, and can still be taken down.
+        // A lab whose bring-up failed before the controller's start has no client, but can be taken down.
         lab.client = lab.make_client().ok();
         Ok(lab)
     }
 
     async fn bring_up(&mut self, detached: bool) -> Result<()> {
         self.build_network().await?;
-        self.progress.doing("starting the controller");
+        self.progress.set_activity("starting the controller");
         self.launch_controller(!detached)?;
         self.wait_for_controller().await?;
-        self.progress.doing("applying the resources");
+        self.progress.set_activity("applying the resources");
         self.apply_settings().await.context("settings")?;
         let keys = self.make_device_keys()?;
         let mut manifest = Manifest::default();
@@ -194,21 +201,23 @@ impl Lab {
             .await
             .context("resources")?;
         plan.apply(client, |_| {}).await.context("resources")?;
-        self.learn_addresses().await?;
+        self.read_addresses().await?;
         self.join_agents(!detached).await?;
-        self.wait_until_ready(Duration::from_secs(40)).await?;
+        self.wait_until_ready(READY_TIMEOUT).await?;
         self.start_sites().await?;
         self.change(|s| s.complete = true)
     }
 
-    /// Sets the switches that the topology names; all others stay as they are.
+    /// Sets the controller's settings that the topology names. All others keep their defaults.
     async fn apply_settings(&self) -> Result<()> {
         if self.topology.settings.is_empty() {
             return Ok(());
         }
         let client = self.client()?;
         let mut settings = client.settings().await?;
-        let all = settings.as_object_mut().context("the controller's are no object")?;
+        let all = settings
+            .as_object_mut()
+            .context("the controller's settings are no JSON object")?;
         for (name, value) in &self.topology.settings {
             all.insert(name.clone(), value.clone());
         }
@@ -216,16 +225,20 @@ impl Lab {
         Ok(())
     }
 
-    /// Every step is short and without a pause inside, so that a lab that is dropped meanwhile knows all it has made.
+    /// Creates the hosts, the underlay, and the links of sites.
+    ///
+    /// Each step records its host before it blocks. It yields only between steps, so a lab that is dropped meanwhile
+    /// removes all.
     async fn build_network(&self) -> Result<()> {
         self.make_host(INTERNET)?;
         let netem = underlay::build(&*self.hosts, &self.topology)?;
         self.launch_delay_lines(netem)?;
-        let attached = underlay::attached(&self.topology);
+        let attached = underlay::addresses(&self.topology);
         for (host, address) in &attached {
-            self.progress.doing(format!("making host {host}"));
+            self.progress.set_activity(format!("making host {host}"));
             self.make_host(host)?;
-            underlay::plug(&*self.hosts, &self.topology, host, *address).with_context(|| format!("host {host}"))?;
+            underlay::connect_host(&*self.hosts, &self.topology, host, *address)
+                .with_context(|| format!("host {host}"))?;
             self.hosts.power_on(host).with_context(|| format!("host {host}"))?;
             tokio::task::yield_now().await;
         }
@@ -233,13 +246,14 @@ impl Lab {
             self.wait_until_booted(host)
                 .await
                 .with_context(|| format!("host {host}"))?;
-            underlay::settle(&*self.hosts, &self.topology, host, *address).with_context(|| format!("host {host}"))?;
+            underlay::configure_host(&*self.hosts, &self.topology, host, *address)
+                .with_context(|| format!("host {host}"))?;
             let known = self.topology.hosts.get(host);
             if known.and_then(|h| h.vm.as_ref()).is_some_and(|vm| vm.kernel_forwarding) {
-                network::forwarding(&*self.hosts, host)?;
+                network::enable_forwarding(&*self.hosts, host)?;
             } else if known.is_some_and(|h| h.edge.is_some()) {
-                // Whether it routes is the agent's business (D23).
-                network::answering(&*self.hosts, host)?;
+                // The agent itself enables forwarding (D23).
+                network::disable_icmp_rate_limits(&*self.hosts, host)?;
             }
             tokio::task::yield_now().await;
         }
@@ -248,22 +262,22 @@ impl Lab {
     }
 
     async fn wait_until_booted(&self, host: &str) -> Result<()> {
-        let deadline = Instant::now() + BOOT;
+        let deadline = Instant::now() + BOOT_TIMEOUT;
         while !self.hosts.is_booted(host)? {
-            self.progress.doing(format!("host {host} boots"));
+            self.progress.set_activity(format!("host {host} is booting"));
             if Instant::now() > deadline {
                 bail!(
                     "it did not boot within {} s:\n{}",
-                    BOOT.as_secs(),
-                    self.hosts.last_words(host)
+                    BOOT_TIMEOUT.as_secs(),
+                    self.hosts.boot_log(host)
                 );
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(BOOT_POLL_INTERVAL).await;
         }
         Ok(())
     }
 
-    /// The program that carries packets between segments that are far from each other, if the kernel does not.
+    /// Starts the program that delays packets between segments, unless the kernel has netem.
     fn launch_delay_lines(&self, netem: bool) -> Result<()> {
         let lines = underlay::delay_lines(&self.topology, netem);
         if lines.is_empty() {
@@ -276,10 +290,10 @@ impl Lab {
     }
 
     fn make_host(&self, host: &str) -> Result<()> {
-        // Before it is written down: what stands there is removed at the end.
+        // Checked before the host is recorded, because all recorded hosts are removed at the end.
         if self.hosts.exists(host) {
             bail!(
-                "{} exists already, and this lab did not make it: if nobody needs it, 'ip netns del' removes it",
+                "{} exists already, and this lab did not make it: if it is not needed, remove it with 'ip netns del'",
                 self.hosts.netns(host).display()
             );
         }
@@ -287,66 +301,66 @@ impl Lab {
         self.hosts.create(host).with_context(|| format!("host {host}"))
     }
 
-    /// The topology that it was made from.
+    /// Returns the topology of the lab.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
 
-    /// What its hosts are.
+    /// Returns the hosts of the lab.
     #[must_use]
     pub fn hosts(&self) -> &dyn Hosts {
         &*self.hosts
     }
 
-    /// The resource group of the topology's resources.
+    /// Returns the resource group of the topology's resources.
     #[must_use]
     pub fn group(&self) -> &Group {
         &self.group
     }
 
-    /// Where its state and logs are.
+    /// Returns the folder of the lab's state and logs.
     ///
     /// # Errors
-    /// It was taken down.
+    /// The lab was taken down.
     pub fn path(&self) -> Result<&Path> {
         Ok(self.dir.as_ref().context("the lab was taken down")?.path())
     }
 
-    /// The controller's REST interface, as the operator uses it.
+    /// Returns the operator's client of the controller.
     ///
     /// # Errors
-    /// The controller was never up.
+    /// The controller was never started.
     pub fn client(&self) -> Result<&Client> {
         self.client.as_ref().context("the lab's controller was not started")
     }
 
-    /// `https://…` of the controller, reachable from the hosts.
+    /// Returns the controller's URL, which the hosts can reach.
     #[must_use]
     pub fn url(&self) -> String {
         controller::url(&self.topology)
     }
 
-    /// The controller's data folder, with `ca.pem` and `admin.token`.
+    /// Returns the controller's data folder, with `ca.pem` and `admin.token`.
     ///
     /// # Errors
-    /// It was taken down.
+    /// The lab was taken down.
     pub fn controller_dir(&self) -> Result<PathBuf> {
         Ok(self.path()?.join(CONTROLLER))
     }
 
-    /// The state folder of a host's agent.
+    /// Returns the state folder of a host's agent.
     ///
     /// # Errors
-    /// It was taken down.
+    /// The lab was taken down.
     pub fn agent_dir(&self, host: &str) -> Result<PathBuf> {
         Ok(self.path()?.join("agents").join(host))
     }
 
-    /// The log of a host's agent, of the `controller`, or of a program that was started under that name.
+    /// Returns the log file of a host's agent, of the `controller`, or of another program by the name of its process.
     ///
     /// # Errors
-    /// It was taken down.
+    /// The lab was taken down.
     pub fn log(&self, name: &str) -> Result<PathBuf> {
         Ok(self.path()?.join("logs").join(format!("{name}.log")))
     }
@@ -355,33 +369,33 @@ impl Lab {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it has made.
+    /// Returns a copy of the lab's state.
     #[must_use]
     pub fn snapshot(&self) -> State {
         self.state().clone()
     }
 
-    /// Changes the state and puts it on disk.
+    /// Changes the state and writes it to disk.
     fn change(&self, change: impl FnOnce(&mut State)) -> Result<()> {
         let mut state = self.state();
         change(&mut state);
         self.dir.as_ref().context("the lab was taken down")?.save(&state)
     }
 
-    /// The command line that runs `argv` on a host.
+    /// Returns the command line that runs `argv` on a host.
     fn wrap(&self, host: &str, argv: &[String]) -> Result<Vec<String>> {
-        let argv = at_home(&self.topology, self.path()?, host, argv);
+        let argv = in_own_run(&self.topology, self.path()?, host, argv);
         Ok(self.hosts.wrap(host, &argv))
     }
 
-    /// Starts a program on a host; its output goes to a log of that name.
+    /// Starts a program on a host and records it as `name`, which is the name of its log too.
     fn launch(&self, name: &str, host: &str, argv: &[String], tied: bool) -> Result<Process> {
         let log = self.log(name)?;
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let argv = at_home(&self.topology, self.path()?, host, argv);
-        // The ends of logs are shown to people.
+        let argv = in_own_run(&self.topology, self.path()?, host, argv);
+        // People read the logs, and their last lines are part of error messages.
         let environment = [("TOMBOLO_LOG_FORMAT".to_owned(), "text".to_owned())];
         let started = self.hosts.start(host, &argv, &environment, &log, tied);
         let process = started.with_context(|| format!("{name} on {host}"))?;
@@ -397,11 +411,11 @@ impl Lab {
         found.with_context(|| format!("nothing named '{name}' runs in lab {}", self.topology.name))
     }
 
-    /// An overlay address of a host: the primary one; `host/6` is its first IPv6 address, `host/4` its first IPv4
-    /// address. An address stands for itself.
+    /// Returns an overlay address of a host. `host` is its primary address, `host/4` its first IPv4 address, `host/6`
+    /// its first IPv6 address. A text that is an address is returned as such.
     ///
     /// # Errors
-    /// No such host, or it has no such address.
+    /// The host does not exist, or has no such address.
     pub fn address(&self, name: &str) -> Result<IpAddr> {
         if let Ok(address) = name.parse() {
             return Ok(address);
@@ -422,25 +436,25 @@ impl Lab {
             .with_context(|| format!("host '{host}' has no such address: {name}"))
     }
 
-    /// The underlay address of a host now.
+    /// Returns the present underlay address of a host.
     ///
     /// # Errors
-    /// No such host.
+    /// The host does not exist, or has no link to the underlay.
     pub fn underlay_address(&self, host: &str) -> Result<IpAddr> {
         if let Some(address) = self.state().moved.get(host) {
             return Ok(*address);
         }
-        let all = underlay::attached(&self.topology);
+        let all = underlay::addresses(&self.topology);
         let found = all.iter().find(|(name, _)| name == host);
         found
             .map(|(_, address)| *address)
             .with_context(|| format!("there is no host '{host}' in lab {}", self.topology.name))
     }
 
-    /// Takes everything down. All of it is tried; what did not work comes together.
+    /// Takes the lab down. A failure does not prevent the removal of the other parts.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// A part could not be removed; the message lists all of them.
     pub fn down(mut self) -> Result<()> {
         self.take_down()
     }
@@ -461,20 +475,20 @@ impl Drop for Lab {
             self.progress
                 .warn(&format!("taking down lab {}: {e:#}", self.topology.name));
         }
-        // Not before: until here, this program may be killed.
+        // The watcher is needed until the lab is down, because this program may be killed before.
         if let Some(watcher) = self.watcher.take() {
             watcher.dismiss();
         }
     }
 }
 
-/// Of one bring-up.
+/// Returns an id that no other bring-up on this machine has.
 fn identity() -> String {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     format!("{}-{}", std::process::id(), now.as_nanos())
 }
 
 fn group_of(topology: &Topology) -> Group {
-    let name = topology.resources.resource_group.as_deref().unwrap_or(GROUP);
+    let name = topology.resources.resource_group.as_deref().unwrap_or(DEFAULT_GROUP);
     Group::new(DEFAULT_SUBSCRIPTION, name)
 }

@@ -1,18 +1,20 @@
-//! A topology file becomes namespaces, an underlay, sites, a controller and agents on one machine.
+//! Runs a topology file on one machine: network namespaces with an underlay, sites, a controller and agents.
 //!
-//! * [`topology`]: the file. Addresses stand only there.
-//! * [`host`]: what a host is, apart from what runs on it.
-//! * [`underlay`]: the network between the hosts; its links can be cut. [`delay`]: what makes it long. [`wire`]: a cable.
+//! * [`topology`]: the topology file. All addresses of a lab are in it.
+//! * [`host`]: hosts as namespaces, containers or virtual machines.
+//! * [`underlay`]: the network between the hosts, whose links can be cut. [`delay`]: delays between its segments.
+//! * [`interfaces`]: veth pairs and addresses.
 //! * [`site`]: on-premises networks of stock routers and VPN devices.
-//! * [`process`], [`state`], [`command`]: what was started and made, so that all of it is removed again.
-//! * [`lab`]: [`Lab`], all of it together.
+//! * [`lab`]: [`Lab`], which brings a topology up, changes it, and takes it down.
+//! * [`process`], [`command`]: long-running and short-running programs.
+//! * [`state`]: the record of what a lab has made, from which it is removed.
 //! * [`private`]: files with secrets.
-//! * [`probe`]: real ping and traceroute.
-//! * [`check`]: what is said, and what is expected, against what is.
-//! * [`cli`], [`demo`]: `tombolo lab`.
-//! * [`operator`]: the way to the controller's REST interface.
-//! * [`progress`]: what is being done.
-//! * [`watch`]: takes a lab down when the program that made it was killed.
+//! * [`probe`]: the real `ping` and `traceroute`.
+//! * [`check`]: compares the controller's answers and the topology's expectations with live packets.
+//! * [`cli`], [`demo`]: the command `tombolo lab`.
+//! * [`operator`]: the client of the controller's REST interface.
+//! * [`progress`]: progress messages.
+//! * [`watch`]: takes a lab down after the program that made it was killed.
 
 pub mod binary;
 pub mod check;
@@ -21,6 +23,8 @@ pub mod command;
 pub mod delay;
 pub mod demo;
 pub mod host;
+pub mod interfaces;
+mod invocation;
 pub mod lab;
 pub mod operator;
 pub mod private;
@@ -32,7 +36,6 @@ pub mod state;
 pub mod topology;
 pub mod underlay;
 pub mod watch;
-pub mod wire;
 
 pub use lab::{Lab, Options};
 pub use topology::Topology;

@@ -1,4 +1,4 @@
-//! The operator's connection to a lab's controller: opened inside the controller's namespace, from any thread.
+//! The operator's client of a lab's controller. It opens its connections in the controller's network namespace.
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
@@ -11,34 +11,35 @@ use std::task::{Context, Poll};
 use tombolo_client::Client;
 use tower::{Layer, Service};
 
-/// A client whose connections are made in the network namespace `netns`.
+/// Returns a client that opens its connections in the network namespace `netns`.
 ///
 /// # Errors
 /// The namespace does not exist, or the URL or CA is not valid.
 pub fn client(netns: &Path, url: &str, token: &str, ca_pem: &str) -> Result<Client> {
     let there = File::open(netns).with_context(|| format!("network namespace {}", netns.display()))?;
     let here = File::open("/proc/thread-self/ns/net").context("the own network namespace")?;
-    let layer = Inside(Arc::new(Pair { there, here }));
+    let layer = InNamespace(Arc::new(NamespacePair { there, here }));
     Ok(Client::with_http(url, Some(token), Some(ca_pem), |http| {
         http.connector_layer(layer)
     })?)
 }
 
+/// The namespace of the connections, and the program's own.
 #[derive(Debug)]
-struct Pair {
+struct NamespacePair {
     there: File,
     here: File,
 }
 
-impl Pair {
-    /// Does `action` with this thread in the other namespace. Sockets stay where they were made.
+impl NamespacePair {
+    /// Runs `action` with this thread in the other namespace. A socket belongs to the namespace that it was created in.
     fn run<T>(&self, action: impl FnOnce() -> T) -> Result<T, nix::Error> {
-        /// Brings the thread back, whatever happens.
+        /// Returns the thread to its namespace when it is dropped, also after a panic.
         struct Return<'a>(&'a File);
         impl Drop for Return<'_> {
             fn drop(&mut self) {
                 if let Err(e) = setns(self.0, CloneFlags::CLONE_NEWNET) {
-                    // Going on would do the caller's work in the wrong network.
+                    // Otherwise the thread would do the caller's further work in the controller's network.
                     tracing::error!(error = %e, "cannot return to the own network namespace");
                     std::process::abort();
                 }
@@ -50,11 +51,11 @@ impl Pair {
     }
 }
 
-/// Makes connections inside a namespace.
+/// The layer that opens connections in a namespace.
 #[derive(Debug, Clone)]
-struct Inside(Arc<Pair>);
+struct InNamespace(Arc<NamespacePair>);
 
-impl<S> Layer<S> for Inside {
+impl<S> Layer<S> for InNamespace {
     type Service = Connector<S>;
     fn layer(&self, inner: S) -> Connector<S> {
         Connector {
@@ -67,7 +68,7 @@ impl<S> Layer<S> for Inside {
 #[derive(Debug, Clone)]
 struct Connector<S> {
     inner: S,
-    namespaces: Arc<Pair>,
+    namespaces: Arc<NamespacePair>,
 }
 
 impl<S, R> Service<R> for Connector<S>
@@ -87,7 +88,7 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         let mut connecting = Box::pin(self.inner.call(request));
         let namespaces = self.namespaces.clone();
-        // Each poll may be on another thread; the socket is made in one of them.
+        // Each poll may run on another thread, and one of them creates the socket.
         Box::pin(std::future::poll_fn(move |cx| {
             match namespaces.run(|| connecting.as_mut().poll(cx)) {
                 Ok(poll) => poll,

@@ -1,4 +1,4 @@
-//! Files that hold secrets: only their owner may access them.
+//! Files with secrets, which only their owner may access.
 
 use anyhow::{Context, Result};
 use std::fs::OpenOptions;
@@ -6,10 +6,10 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Writes a file of mode 0600, or replaces the content of one that is there.
+/// Writes a file. A new file has mode 0600; an existing file keeps its mode.
 ///
 /// # Errors
-/// The file cannot be made or written.
+/// The file cannot be created or written.
 pub fn write_private(path: &Path, text: &str) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);

@@ -1,6 +1,6 @@
-//! Real `ping` and `traceroute`, and what they print, read back.
+//! The real `ping` and `traceroute`: their command lines, and parsers for their output.
 
-use crate::command::Finished;
+use crate::command::CommandOutput;
 use crate::process::Process;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -9,28 +9,31 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How to ping.
+/// Time beyond the expected duration that a ping may take on a busy machine.
+const BUSY_MARGIN: Duration = Duration::from_secs(10);
+
+/// The parameters of a ping.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ping {
-    /// Echoes.
+    /// Number of echo requests.
     pub count: u32,
-    /// Between two of them.
+    /// Time between two echo requests.
     pub interval: Duration,
-    /// How long to wait for an answer.
+    /// Longest wait for a reply.
     pub timeout: Duration,
-    /// Bytes of data in each.
+    /// Size of the data in each echo request, bytes.
     pub size: u16,
 }
 
 impl Ping {
-    /// For a pair that should answer.
+    /// For a pair that should be reachable.
     pub const REACHABLE: Self = Self {
         count: 3,
         interval: Duration::from_millis(100),
         timeout: Duration::from_secs(2),
         size: 56,
     };
-    /// For a pair that should not: shorter, because all of it is waiting.
+    /// For a pair that should be unreachable. The timeout is shorter, because every such ping waits for all of it.
     pub const UNREACHABLE: Self = Self {
         count: 3,
         interval: Duration::from_millis(100),
@@ -38,10 +41,10 @@ impl Ping {
         size: 56,
     };
 
-    /// The command line.
+    /// Returns the command line.
     #[must_use]
     pub fn argv(&self, source: IpAddr, destination: IpAddr) -> Vec<String> {
-        let mut argv = endless(source, destination, self.interval, self.size);
+        let mut argv = endless_ping_argv(source, destination, self.interval, self.size);
         argv.splice(
             2..2,
             [
@@ -54,16 +57,16 @@ impl Ping {
         argv
     }
 
-    /// The longest that it can take, with room for a busy machine.
+    /// Returns the longest time that the command can take, with room for a busy machine.
     #[must_use]
     pub fn limit(&self) -> Duration {
-        self.interval * self.count + self.timeout + Duration::from_secs(10)
+        self.interval * self.count + self.timeout + BUSY_MARGIN
     }
 }
 
-/// A ping that goes on until it is interrupted.
+/// Returns the command line of a ping that runs until it is interrupted.
 #[must_use]
-pub fn endless(source: IpAddr, destination: IpAddr, interval: Duration, size: u16) -> Vec<String> {
+pub fn endless_ping_argv(source: IpAddr, destination: IpAddr, interval: Duration, size: u16) -> Vec<String> {
     let (interval, size) = (interval.as_secs_f64().to_string(), size.to_string());
     let (source, destination) = (source.to_string(), destination.to_string());
     ["ping", "-n", "-i", &interval, "-s", &size, "-I", &source, &destination]
@@ -71,26 +74,26 @@ pub fn endless(source: IpAddr, destination: IpAddr, interval: Duration, size: u1
         .to_vec()
 }
 
-/// What came of a ping.
+/// The result of a ping.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pinged {
-    /// Echoes sent.
+pub struct PingResult {
+    /// Number of echo requests.
     pub sent: u32,
-    /// Answers that came.
+    /// Number of echo requests with a reply; duplicates count once.
     pub received: u32,
-    /// Numbers of the echoes without an answer, from 1.
+    /// Sequence numbers, from 1, of the echo requests without a reply.
     pub missing: Vec<u32>,
-    /// Somebody on the way said so: ICMP errors that came back.
+    /// Number of ICMP errors that arrived.
     pub refusals: u32,
-    /// Round-trip times of the answers, milliseconds.
+    /// Round-trip times of the replies, milliseconds.
     pub rtts_ms: Vec<f64>,
 }
 
-impl Pinged {
-    /// Reads what `ping` printed.
+impl PingResult {
+    /// Parses the output of `ping`.
     ///
     /// # Errors
-    /// It is not a ping's output, for example because it could not be started.
+    /// The output has no summary, for example because ping could not be started.
     pub fn read(text: &str) -> Result<Self> {
         let mut answered = BTreeSet::new();
         let mut rtts_ms = Vec::new();
@@ -118,19 +121,19 @@ impl Pinged {
         })
     }
 
-    /// Every echo was answered, and there was at least one.
+    /// Whether every echo request has a reply, and there was at least one.
     #[must_use]
     pub fn all(&self) -> bool {
         self.sent > 0 && self.missing.is_empty()
     }
 
-    /// No echo was answered.
+    /// Whether no echo request has a reply, and there was at least one.
     #[must_use]
     pub fn none(&self) -> bool {
         self.sent > 0 && self.received == 0
     }
 
-    /// The longest run of unanswered echoes.
+    /// Returns the length of the longest run of echo requests without a reply.
     #[must_use]
     pub fn longest_gap(&self) -> u32 {
         let (mut longest, mut run, mut last) = (0, 0, 0);
@@ -142,7 +145,7 @@ impl Pinged {
         longest
     }
 
-    /// Forgets the last echoes.
+    /// Removes the last echo requests from the result.
     fn without_last(&mut self, count: u32) {
         self.sent = self.sent.saturating_sub(count);
         self.missing.retain(|n| *n <= self.sent);
@@ -150,7 +153,7 @@ impl Pinged {
         self.received = self.sent.saturating_sub(missing);
     }
 
-    /// Median round-trip time, milliseconds.
+    /// Returns the median round-trip time, milliseconds; none without replies.
     #[must_use]
     pub fn median_ms(&self) -> Option<f64> {
         let mut all = self.rtts_ms.clone();
@@ -159,7 +162,7 @@ impl Pinged {
     }
 }
 
-impl fmt::Display for Pinged {
+impl fmt::Display for PingResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} answered", self.received, self.sent)?;
         if self.refusals > 0 {
@@ -172,83 +175,87 @@ impl fmt::Display for Pinged {
     }
 }
 
+/// Returns the word that follows `key`.
 fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(key)?;
     rest.split(' ').next()
 }
 
-/// A ping that runs beside other things.
+/// A ping that runs in the background.
 #[derive(Debug)]
-pub struct Pinger {
+pub struct BackgroundPing {
     pub(crate) process: Process,
-    /// What it is called in reports.
+    /// Name of the ping in reports.
     pub name: String,
-    /// Between two echoes.
+    /// Time between two echo requests.
     pub interval: Duration,
 }
 
-/// How long echoes may be under way on a busy machine. A ping goes on for so long, so that none of those that count
-/// is under way when it ends.
-const UNDER_WAY: Duration = Duration::from_secs(1);
+/// Longest that a reply may take on a busy machine. A background ping continues for this time after its stop, so that
+/// no echo request that counts is in flight at its end.
+const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 
-impl Pinger {
-    /// Ends it. Echoes from now on do not count, answered or not.
+/// Longest that an interrupted ping may take to end.
+const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl BackgroundPing {
+    /// Stops the ping. Echo requests from now on do not count.
     ///
     /// # Errors
-    /// It did not run, or does not end.
-    pub fn stop(self) -> Result<Pinged> {
-        std::thread::sleep(UNDER_WAY);
+    /// The ping has ended before, or does not end.
+    pub fn stop(self) -> Result<PingResult> {
+        std::thread::sleep(IN_FLIGHT_TIME);
         self.end()
     }
 
-    /// [`Self::stop`] for several, in the time of one.
+    /// Stops several pings at the same time, as [`Self::stop`].
     #[must_use]
-    pub fn stop_all(all: Vec<Self>) -> Vec<Result<Pinged>> {
-        std::thread::sleep(UNDER_WAY);
+    pub fn stop_all(all: Vec<Self>) -> Vec<Result<PingResult>> {
+        std::thread::sleep(IN_FLIGHT_TIME);
         all.into_iter().map(Self::end).collect()
     }
 
-    /// Interrupts it, and forgets what may be under way.
-    fn end(self) -> Result<Pinged> {
-        // Had it ended before, its pings would not have covered what they were started for.
+    /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from its result.
+    fn end(self) -> Result<PingResult> {
+        // A ping that has ended early did not cover the whole time, so its result would hide losses.
         if !self.process.alive() {
             bail!("ping {} ended by itself: {}", self.name, self.process.tail(5));
         }
         self.process.signal(Signal::SIGINT)?;
-        self.process.wait(Duration::from_secs(5))?;
+        self.process.wait(INTERRUPT_TIMEOUT)?;
         let text = std::fs::read_to_string(&self.process.log).context("the ping's output")?;
-        let mut pinged = Pinged::read(&text)?;
-        let under_way = UNDER_WAY.as_micros() / self.interval.as_micros().max(1);
-        pinged.without_last(u32::try_from(under_way).unwrap_or(u32::MAX).max(1));
+        let mut pinged = PingResult::read(&text)?;
+        let in_flight = IN_FLIGHT_TIME.as_micros() / self.interval.as_micros().max(1);
+        pinged.without_last(u32::try_from(in_flight).unwrap_or(u32::MAX).max(1));
         Ok(pinged)
     }
 }
 
-impl Drop for Pinger {
+impl Drop for BackgroundPing {
     fn drop(&mut self) {
-        // One that was stopped is gone already; the error of one that will not go is found by the lab's end.
+        // A stopped ping has ended already. A ping that cannot be killed is reported when the lab is taken down.
         let _ = self.process.signal(Signal::SIGKILL);
     }
 }
 
-/// What a traceroute showed: who answered at each TTL from 1, none for a silent one.
+/// The result of a traceroute.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Traced {
-    /// One entry a TTL, the first to answer; silent ones at the end are left out. Silent is a TTL without any answer.
+pub struct TraceResult {
+    /// The address of the first answer at each TTL from 1; none for a silent hop. Silent hops at the end are left out.
     pub hops: Vec<Option<IpAddr>>,
-    /// Others that answered at the same TTL: index in `hops` and address.
+    /// Other addresses that answered at the same TTL, with the index in `hops`.
     pub others: Vec<(usize, IpAddr)>,
-    /// The destination answered.
+    /// Whether the destination answered.
     pub reached: bool,
 }
 
-/// Longest path that a trace follows.
-const HOPS: u8 = 8;
+/// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops.
+const MAX_HOPS: u8 = 8;
 
-/// The command line of a traceroute with ICMP echoes, so many a TTL.
+/// Returns the command line of a traceroute with ICMP echo requests, `probes` per TTL.
 #[must_use]
 pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String> {
-    let (hops, probes) = (HOPS.to_string(), probes.to_string());
+    let (hops, probes) = (MAX_HOPS.to_string(), probes.to_string());
     let (source, destination) = (source.to_string(), destination.to_string());
     [
         "traceroute",
@@ -268,20 +275,21 @@ pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String
     .to_vec()
 }
 
-impl Traced {
-    /// Whether `traceroute` may have stopped listening: a step answered, and nothing after it. Seen with 2.1.2, while the device had
-    /// delivered all answers. The likely reason: it reads the error queue alone as long as the socket has an error, and the kernel
-    /// may set one after the queue was read on another processor.
+impl TraceResult {
+    /// Whether `traceroute` may have missed answers: a hop answered, but the destination did not.
+    ///
+    /// Version 2.1.2 did so although the device had delivered all answers. The likely reason: it reads only the error
+    /// queue while the socket has an error, and the kernel may set an error after another processor has read the queue.
     #[must_use]
     pub fn may_have_missed(&self) -> bool {
         !self.reached && self.hops.iter().any(Option::is_some)
     }
 
-    /// Reads what `traceroute` printed.
+    /// Parses the output of `traceroute`.
     ///
     /// # Errors
-    /// It is not a traceroute's output.
-    pub fn read(done: &Finished, destination: IpAddr) -> Result<Self> {
+    /// The output has no hops, or a hop is missing.
+    pub fn read(done: &CommandOutput, destination: IpAddr) -> Result<Self> {
         let (mut hops, mut others) = (Vec::new(), Vec::new());
         for line in done.stdout.lines() {
             let mut words = line.split_whitespace();
@@ -307,7 +315,7 @@ impl Traced {
     }
 }
 
-impl fmt::Display for Traced {
+impl fmt::Display for TraceResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&path(&self.hops))?;
         for (index, address) in &self.others {
@@ -321,7 +329,7 @@ impl fmt::Display for Traced {
     }
 }
 
-/// Hops as one line.
+/// Formats hops as one line, with `*` for silent ones.
 #[must_use]
 pub fn path(hops: &[Option<IpAddr>]) -> String {
     let each = hops.iter().map(|h| h.map_or("*".to_owned(), |a| a.to_string()));
@@ -344,19 +352,19 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
 
     #[test]
     fn a_ping_is_read() {
-        let pinged = Pinged::read(PING).unwrap();
+        let pinged = PingResult::read(PING).unwrap();
         assert_eq!((pinged.sent, pinged.received, pinged.longest_gap()), (5, 2, 2));
         assert_eq!(pinged.missing, [2, 3, 5]);
         assert!(!pinged.all() && !pinged.none());
-        assert!(Pinged::read("ping: connect: Network is unreachable").is_err());
+        assert!(PingResult::read("ping: connect: Network is unreachable").is_err());
         let refused = PING.replace("2 received,", "2 received, +3 errors,");
-        assert_eq!(Pinged::read(&refused).unwrap().refusals, 3);
+        assert_eq!(PingResult::read(&refused).unwrap().refusals, 3);
         assert_eq!(pinged.refusals, 0);
     }
 
     #[test]
     fn echoes_under_way_at_the_end_do_not_count() {
-        let mut pinged = Pinged::read(PING).unwrap();
+        let mut pinged = PingResult::read(PING).unwrap();
         pinged.without_last(2);
         assert_eq!((pinged.sent, pinged.received), (3, 1));
         assert_eq!(pinged.missing, [2, 3]);
@@ -366,26 +374,26 @@ rtt min/avg/max/mdev = 0.4/0.4/0.5/0.0 ms
 
     #[test]
     fn a_trace_is_read() {
-        let finished = |stdout: &str| Finished {
+        let finished = |stdout: &str| CommandOutput {
             code: 0,
             stdout: stdout.into(),
             stderr: String::new(),
         };
         let text = "traceroute to 10.9.0.4 (10.9.0.4), 8 hops max, 60 byte packets\n 1  10.1.255.4  0.3 ms\n 2  *\n 3  10.9.0.4  0.8 ms\n";
         let to: IpAddr = "10.9.0.4".parse().unwrap();
-        let traced = Traced::read(&finished(text), to).unwrap();
+        let traced = TraceResult::read(&finished(text), to).unwrap();
         assert!(traced.reached && !traced.may_have_missed());
         assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4");
-        let cut_short = Traced::read(&finished(" 1  10.1.255.4  0.3 ms\n 2  *\n 3  *\n"), to).unwrap();
+        let cut_short = TraceResult::read(&finished(" 1  10.1.255.4  0.3 ms\n 2  *\n 3  *\n"), to).unwrap();
         assert!(cut_short.may_have_missed());
         let three = " 1  * 10.1.255.4  0.3 ms  0.2 ms\n 2  * * *\n 3  10.9.0.4  0.8 ms 10.9.0.5  1 ms 10.9.0.4  1 ms\n";
-        let traced = Traced::read(&finished(three), to).unwrap();
+        let traced = TraceResult::read(&finished(three), to).unwrap();
         assert_eq!(traced.hops, [Some("10.1.255.4".parse().unwrap()), None, Some(to)]);
         assert_eq!(traced.others, [(2, "10.9.0.5".parse().unwrap())]);
         assert_eq!(traced.to_string(), "10.1.255.4 → * → 10.9.0.4 (also 10.9.0.5 at 3)");
-        let silent = Traced::read(&finished("traceroute to x\n 1  *\n 2  *\n"), to).unwrap();
+        let silent = TraceResult::read(&finished("traceroute to x\n 1  *\n 2  *\n"), to).unwrap();
         assert_eq!((silent.reached, silent.to_string()), (false, "*".to_owned()));
         assert!(!silent.may_have_missed());
-        assert!(Traced::read(&finished("bind: Cannot assign"), to).is_err());
+        assert!(TraceResult::read(&finished("bind: Cannot assign"), to).is_err());
     }
 }

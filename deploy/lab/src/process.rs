@@ -1,5 +1,6 @@
-//! Long-running processes of a lab: started with their output in a log file, known by pid *and* start time, so that
-//! nothing but what the lab started is ever signalled.
+//! Long-running processes of a lab, with their output in log files.
+//!
+//! A process is identified by pid and start time, so that a process that reuses the pid is never signalled.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -14,28 +15,33 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Time between two checks whether a process has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Longest that a killed process may take to end: the kernel may first have to finish its system call.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A process that was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Process {
-    /// Its pid.
+    /// Process id.
     pub pid: i32,
-    /// When it started, in clock ticks since boot: a pid that is used again has another one.
+    /// Start time, clock ticks since boot. A process that reuses the pid has another one.
     pub started: u64,
-    /// Where its output goes.
+    /// Log file of its output.
     pub log: PathBuf,
 }
 
-/// Children of this program; they are kept to be reaped.
+/// Returns this program's children, which are kept until they are reaped.
 fn children() -> &'static Mutex<HashMap<i32, Child>> {
     static CHILDREN: OnceLock<Mutex<HashMap<i32, Child>>> = OnceLock::new();
     CHILDREN.get_or_init(Mutex::default)
 }
 
-/// Starts a program with its output appended to `log`. A `tied` one is killed when this program ends, however it ends.
+/// Starts a program and appends its output to `log`. The kernel kills a `tied` program when this one ends in any way.
 ///
 /// # Errors
-/// The log cannot be written or the program cannot be started.
+/// The log cannot be written, or the program cannot be started or ends at once.
 pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied: bool) -> Result<Process> {
     let file = OpenOptions::new()
         .create(true)
@@ -54,9 +60,9 @@ pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
-        // Ctrl-C is for the program in front; it then ends its processes in order.
+        // Ctrl-C signals the foreground process group. The lab itself then ends its processes in order.
         .process_group(0);
-    let child = on_immortal_thread(move || command.spawn())?.with_context(|| format!("starting '{program}'"))?;
+    let child = on_spawner_thread(move || command.spawn())?.with_context(|| format!("starting '{program}'"))?;
     let pid = child.id().cast_signed();
     lock().insert(pid, child);
     let started = start_time(pid).with_context(|| format!("'{program}' ended at once, see {}", log.display()))?;
@@ -72,9 +78,9 @@ fn lock() -> std::sync::MutexGuard<'static, HashMap<i32, Child>> {
     children().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The kernel sends the parent-death signal when the *thread* that started the child ends, so one thread, which lives
-/// as long as the program, starts them all.
-fn on_immortal_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+/// Runs `job` on the one thread that starts all processes and never ends. The kernel sends the parent-death signal when
+/// the thread that started the child ends, not the program.
+fn on_spawner_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     type Job = Box<dyn FnOnce() + Send>;
     static STARTER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
     let starter = STARTER.get_or_init(|| {
@@ -84,7 +90,7 @@ fn on_immortal_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'stati
     });
     let (reply, result) = mpsc::channel();
     let job: Job = Box::new(move || {
-        // The other end waits below.
+        // The receiver waits below, so sending cannot fail.
         let _ = reply.send(job());
     });
     starter
@@ -97,9 +103,9 @@ fn on_immortal_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'stati
 }
 
 impl Process {
-    /// A process that somebody else started; none if it has ended.
+    /// Returns a process that another program has started; none if it has ended.
     #[must_use]
-    pub fn of(pid: i32, log: &Path) -> Option<Self> {
+    pub fn from_pid(pid: i32, log: &Path) -> Option<Self> {
         Some(Self {
             pid,
             started: start_time(pid)?,
@@ -107,14 +113,14 @@ impl Process {
         })
     }
 
-    /// Whether it still runs.
+    /// Whether the process still runs.
     #[must_use]
     pub fn alive(&self) -> bool {
         self.reap();
         start_time(self.pid) == Some(self.started)
     }
 
-    /// Takes the exit status of an ended child, so that no zombie stays.
+    /// Reaps the child if it has ended.
     fn reap(&self) {
         let mut children = lock();
         if let Some(child) = children.get_mut(&self.pid)
@@ -124,10 +130,10 @@ impl Process {
         }
     }
 
-    /// Sends a signal, if it is still this process.
+    /// Sends a signal, unless the process has ended.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The kernel refuses the signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         if self.alive() {
             kill(Pid::from_raw(self.pid), signal).with_context(|| format!("signalling {}", self.pid))?;
@@ -135,34 +141,34 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it has ended.
+    /// Blocks until the process has ended.
     ///
     /// # Errors
-    /// It still runs after `limit`.
+    /// The process still runs after `limit`.
     pub fn wait(&self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         while self.alive() {
             if Instant::now() > deadline {
                 bail!("process {} still runs after {} s", self.pid, limit.as_secs_f64());
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Ends it at once, without a chance to tidy up.
+    /// Kills the process with SIGKILL and waits for its end.
     ///
     /// # Errors
-    /// It does not go away.
+    /// The process still runs after [`KILL_TIMEOUT`].
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
-        self.wait(Duration::from_secs(5))
+        self.wait(KILL_TIMEOUT)
     }
 
-    /// Asks it to end, and kills it when it has not after `grace`. Returns whether it ended by itself.
+    /// Sends SIGTERM, and kills the process if it still runs after `grace`. Returns whether it ended by itself.
     ///
     /// # Errors
-    /// It does not go away.
+    /// The process does not end.
     pub fn stop(&self, grace: Duration) -> Result<bool> {
         self.signal(Signal::SIGTERM)?;
         if self.wait(grace).is_ok() {
@@ -172,14 +178,14 @@ impl Process {
         Ok(false)
     }
 
-    /// The last lines of its log.
+    /// Returns the last lines of its log.
     #[must_use]
     pub fn tail(&self, lines: usize) -> String {
         tail(&self.log, lines)
     }
 }
 
-/// The last lines of a file; empty if it cannot be read.
+/// Returns the last lines of a file; empty if it cannot be read.
 #[must_use]
 pub fn tail(file: &Path, lines: usize) -> String {
     let text = std::fs::read(file).unwrap_or_default();
@@ -188,11 +194,13 @@ pub fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Start time of a running process, clock ticks since boot; none for one that ended. A zombie has ended when its last
-/// thread has: until then its files, and the locks on them, are still held.
+/// Returns the start time of a process, clock ticks since boot; none if it has ended.
+///
+/// A zombie counts as running while it has other threads, because these still hold its files and locks.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; what follows it is regular: state first, start time as the 20th.
+    // The name in parentheses may contain spaces and parentheses. After it, the state is field 1 and the start time
+    // field 20.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;

@@ -1,4 +1,4 @@
-//! Says what is being done while it takes longer than a moment: a moving line on a terminal, plain lines elsewhere.
+//! Progress messages: a spinner on a terminal, plain lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write as _};
@@ -6,18 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long something may take before a plain line says that it still goes on.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time before an activity appears as a plain line, so that logs contain only the slow ones.
+const REMINDER_DELAY: Duration = Duration::from_secs(1);
 
-/// Where progress goes. Cheap to clone.
+/// Time between two frames of the spinner, and between two checks for a slow activity.
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The output of progress messages. Clones share it.
 #[derive(Clone, Default)]
 pub struct Progress {
     sink: Option<Arc<Sink>>,
 }
 
 struct Sink {
+    /// The spinner; none if standard error is no terminal.
     bar: Option<ProgressBar>,
     warned: AtomicBool,
+    /// Without a spinner: the present activity, its start, and whether it was printed.
     current: Mutex<Option<(String, Instant, bool)>>,
 }
 
@@ -28,13 +33,13 @@ impl std::fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// Says nothing.
+    /// Returns an output without progress messages.
     #[must_use]
     pub fn silent() -> Self {
         Self::default()
     }
 
-    /// Talks to standard error.
+    /// Returns an output to standard error.
     #[must_use]
     pub fn stderr() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -42,7 +47,7 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed}") {
                 bar.set_style(style);
             }
-            bar.enable_steady_tick(Duration::from_millis(100));
+            bar.enable_steady_tick(TICK_INTERVAL);
             bar
         });
         let sink = Arc::new(Sink {
@@ -56,15 +61,15 @@ impl Progress {
                 while let Some(sink) = watched.upgrade() {
                     sink.remind();
                     drop(sink);
-                    std::thread::sleep(Duration::from_millis(100));
+                    std::thread::sleep(TICK_INTERVAL);
                 }
             });
         }
         Self { sink: Some(sink) }
     }
 
-    /// What is being done now. On a terminal it shows at once, elsewhere if it takes over a second.
-    pub fn doing(&self, what: impl Into<String>) {
+    /// Sets the present activity. A terminal shows it at once; elsewhere it appears if it takes longer than one second.
+    pub fn set_activity(&self, what: impl Into<String>) {
         let Some(sink) = &self.sink else { return };
         let what = what.into();
         match &sink.bar {
@@ -76,7 +81,7 @@ impl Progress {
         }
     }
 
-    /// Nothing is being done.
+    /// Ends the present activity.
     pub fn idle(&self) {
         let Some(sink) = &self.sink else { return };
         match &sink.bar {
@@ -85,11 +90,11 @@ impl Progress {
         }
     }
 
-    /// Prints to standard output without tearing the moving line.
+    /// Prints a line to standard output, without interference with the spinner.
     pub fn print(&self, line: &str) {
         let print = || {
             let mut out = std::io::stdout().lock();
-            // A closed pipe must not stop the tidying up that follows.
+            // A closed pipe must not stop the removal of the lab that follows.
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         };
         match self.sink.as_ref().and_then(|s| s.bar.as_ref()) {
@@ -98,26 +103,27 @@ impl Progress {
         }
     }
 
-    /// Says on standard error that something could not be tidied up, even where progress is silent.
+    /// Prints an error about something that could not be removed to standard error, even if progress is silent.
     pub fn warn(&self, text: &str) {
-        let say = || {
+        let print = || {
+            // There is no other place to report that standard error is closed.
             let _ = writeln!(std::io::stderr(), "error: {text}");
         };
-        let Some(sink) = &self.sink else { return say() };
+        let Some(sink) = &self.sink else { return print() };
         sink.warned.store(true, Ordering::Relaxed);
         match &sink.bar {
-            Some(bar) => bar.suspend(say),
-            None => say(),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 
-    /// Whether [`Self::warn`] had something to say.
+    /// Whether [`Self::warn`] was called. False for a silent output.
     #[must_use]
     pub fn warned(&self) -> bool {
         self.sink.as_ref().is_some_and(|s| s.warned.load(Ordering::Relaxed))
     }
 
-    /// Takes the moving line away.
+    /// Removes the spinner.
     pub fn finish(&self) {
         self.idle();
         if let Some(bar) = self.sink.as_ref().and_then(|s| s.bar.as_ref()) {
@@ -131,13 +137,15 @@ impl Sink {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Prints the present activity, once, if it has taken longer than [`REMINDER_DELAY`].
     fn remind(&self) {
-        if let Some((what, since, said)) = self.current().as_mut()
-            && !*said
-            && since.elapsed() > PATIENCE
+        if let Some((activity, since, printed)) = self.current().as_mut()
+            && !*printed
+            && since.elapsed() > REMINDER_DELAY
         {
-            *said = true;
-            let _ = writeln!(std::io::stderr(), "    … {what}");
+            *printed = true;
+            // There is no other place to report that standard error is closed.
+            let _ = writeln!(std::io::stderr(), "    … {activity}");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The machines of sites, made and wired: plain Linux routers and hosts, whose programs ([`bird`], [`device`]) are the
-//! stock ones. Rule numbers are those of the hops that such routers show (T).
+//! The machines of sites and their links: plain Linux routers and hosts with stock programs ([`bird`], [`device`]).
 //!
 //! ```text
 //!  host ── lan0 ┐                    ┌ ce0 ── lan0 customer edge line0 ── line0 edge
@@ -12,50 +11,50 @@ pub mod device;
 
 use crate::command::run;
 use crate::host::{Hosts, inside, sysctl};
+use crate::interfaces::{add_address, create_veth_pair};
 use crate::topology::Topology;
 use crate::topology::site::{
-    CustomerEdge, LAN_ROUTER, Line, LinkName, Machine, Part, Tunnel, host_name, link_word, other_end,
+    CustomerEdge, LAN_ROUTER, Line, LinkName, Machine, MachineRole, Tunnel, host_name, link_word, other_end,
 };
 use crate::underlay::TUNNEL_TABLE;
-use crate::wire::{add_address, connect};
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-/// The device towards the LAN, or towards the LAN router.
+/// Device of a host or customer edge to the LAN router, and of the LAN router to its LAN.
 pub const LAN: &str = "lan0";
-/// The device of an edge's host towards its customer edge.
+/// Device of a provider edge's host to the customer edge.
 pub const EDGE_LINE: &str = "line0";
-/// The MTU of LANs and lines, bytes.
+/// MTU of LANs and lines, bytes: that of Ethernet.
 const MTU: u16 = 1500;
-/// Mark of a tunnel's own packets, which alone find the underlay.
+/// Firewall mark of a tunnel's encrypted packets, the only ones with a route into the underlay.
 pub const TUNNEL_MARK: &str = "0x7763";
-/// Worse than any route that a routing daemon installs.
-const LAST_RESORT: &str = "65535";
+/// Metric of a router's blackhole default route, larger than those of all routes that a routing daemon installs.
+const BLACKHOLE_METRIC: &str = "65535";
 
-/// A customer edge's device of a line, by its number in the file.
+/// Returns the name of a customer edge's device for a line, by the line's position in the file.
 #[must_use]
 pub fn line_device(number: usize) -> String {
     format!("line{number}")
 }
 
-/// A customer edge's device of a tunnel, by its number in the file.
+/// Returns the name of a customer edge's device for a tunnel, by the tunnel's position in the file.
 #[must_use]
 pub fn tunnel_device(number: usize) -> String {
     format!("wg{number}")
 }
 
-/// The LAN router's device towards a customer edge, by its number in the file.
+/// Returns the name of the LAN router's device for a customer edge, by the edge's position in the file.
 #[must_use]
 pub fn edge_device(number: usize) -> String {
     format!("ce{number}")
 }
 
-/// Looks for the stock programs that a topology's sites need.
+/// Checks that the stock programs of a topology's sites are installed.
 ///
 /// # Errors
-/// One is not installed.
+/// A program is missing; the message names its package.
 pub fn find_programs(topology: &Topology) -> Result<()> {
     let mut needed = Vec::new();
     if !topology.sites.is_empty() {
@@ -70,66 +69,66 @@ pub fn find_programs(topology: &Topology) -> Result<()> {
     for (program, package) in needed {
         let found = run(&["sh", "-c", "command -v \"$0\"", program]);
         if found.is_err() {
-            bail!("the sites need '{program}', which is not here: Debian and Ubuntu have it in package {package}");
+            bail!("the sites need '{program}', which is not installed: Debian and Ubuntu have it in package {package}");
         }
     }
     Ok(())
 }
 
-/// Wires the machines of all sites. They and the hosts of the edges must exist.
+/// Configures the machines of all sites and connects them. They and the hosts of provider edges must exist.
 ///
 /// # Errors
-/// The system refuses.
+/// A command fails.
 pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
     for machine in topology.machines() {
-        let built = match machine.part {
-            Part::LanRouter => lan_router(hosts, &machine),
-            Part::CustomerEdge(edge) => customer_edge(hosts, topology, &machine, edge),
-            Part::Host(address) => test_host(hosts, &machine, address),
+        let built = match machine.role {
+            MachineRole::LanRouter => lan_router(hosts, &machine),
+            MachineRole::CustomerEdge(edge) => customer_edge(hosts, topology, &machine, edge),
+            MachineRole::Host(address) => test_host(hosts, &machine, address),
         };
         built.with_context(|| format!("site {}, {}", machine.site_name, machine.name))?;
     }
     for (host, edge) in topology.hosts.iter().filter_map(|(n, h)| Some((n, h.edge.as_ref()?))) {
         if !topology.has_line(&edge.circuit, edge.link) {
-            // A line that ends nowhere: nobody has laid it yet.
-            connect(hosts, (host, EDGE_LINE), (host, "nowhere0"), MTU)?;
+            // The agent of an edge needs its line's device, also if no customer edge is connected.
+            create_veth_pair(hosts, (host, EDGE_LINE), (host, "nowhere0"), MTU)?;
         }
     }
     Ok(())
 }
 
-/// What a plain router is: it forwards, answers every expired packet (D24) with the address of the device that it came
-/// in by (T3), and is silent where it has no route (T8).
-fn router(netns: &Path) -> Result<()> {
+/// Configures a plain router. It forwards, and answers every expired packet (D24) from the device that received it
+/// (T3). It drops packets without a route silently (T8).
+fn configure_router(netns: &Path) -> Result<()> {
     sysctl(
         netns,
         &[
             ("ipv4/ip_forward", "1"),
             ("ipv4/icmp_ratelimit", "0"),
-            // The limit for all answers together knows no other way to be off.
+            // The global limit has no off switch, but does not apply to types outside of the mask.
             ("ipv4/icmp_ratemask", "0"),
             ("ipv4/icmp_errors_use_inbound_ifaddr", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
-            // The way back may be another one.
+            // Replies may return over another device.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
-            // Flows of one pair of addresses spread too.
+            // Hashes ports too, so that flows between the same two addresses are spread.
             ("ipv4/fib_multipath_hash_policy", "1"),
-            // A next hop whose line has lost its carrier is none.
+            // Routes over a line without carrier are not used.
             ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
             ("ipv4/conf/default/ignore_routes_with_linkdown", "1"),
         ],
     )?;
     inside(netns, || {
-        run(&["ip", "route", "add", "blackhole", "default", "metric", LAST_RESORT])
+        run(&["ip", "route", "add", "blackhole", "default", "metric", BLACKHOLE_METRIC])
     })??;
     Ok(())
 }
 
 fn lan_router(hosts: &dyn Hosts, machine: &Machine<'_>) -> Result<()> {
     let netns = hosts.netns(&machine.host);
-    router(&netns)?;
+    configure_router(&netns)?;
     inside(&netns, || {
         run(&["ip", "link", "add", LAN, "type", "bridge", "mcast_snooping", "0"])?;
         add_address(&machine.site.lan.router.to_string(), LAN)?;
@@ -139,15 +138,15 @@ fn lan_router(hosts: &dyn Hosts, machine: &Machine<'_>) -> Result<()> {
 
 fn customer_edge(hosts: &dyn Hosts, topology: &Topology, machine: &Machine<'_>, edge: &CustomerEdge) -> Result<()> {
     let netns = hosts.netns(&machine.host);
-    router(&netns)?;
+    configure_router(&netns)?;
     if edge.address.is_some() {
-        way_for_tunnels(&netns, edge)?;
+        route_tunnel_packets(&netns, edge)?;
     }
     if let Some(own) = edge.lan {
         let number = number_of(machine)?;
         let (router, port) = (host_name(machine.site_name, LAN_ROUTER), edge_device(number));
         let other = other_end(own).with_context(|| format!("{own} is no link"))?;
-        connect(hosts, (&machine.host, LAN), (&router, &port), MTU)?;
+        create_veth_pair(hosts, (&machine.host, LAN), (&router, &port), MTU)?;
         set_up(&netns, LAN, own)?;
         set_up(&hosts.netns(&router), &port, Ipv4Net::new(other, own.prefix_len())?)?;
     }
@@ -156,11 +155,11 @@ fn customer_edge(hosts: &dyn Hosts, topology: &Topology, machine: &Machine<'_>, 
         let addresses = addresses.with_context(|| format!("circuit '{}' has no lines", line.circuit))?;
         let edge = edge_host(topology, line)?;
         let device = line_device(number);
-        connect(hosts, (&machine.host, &device), (edge, EDGE_LINE), MTU)?;
-        // Its address is the agent's business (D17).
+        create_veth_pair(hosts, (&machine.host, &device), (edge, EDGE_LINE), MTU)?;
+        // The agent sets the address of its end (D17).
         inside(&hosts.netns(edge), || run(&["ip", "link", "set", EDGE_LINE, "up"]))??;
         inside(&netns, || add_address(&addresses.customer.to_string(), &device))??;
-        switch(&netns, &device, line.enabled)?;
+        set_link_state(&netns, &device, line.enabled)?;
     }
     Ok(())
 }
@@ -170,15 +169,15 @@ fn edge_host<'a>(topology: &'a Topology, line: &Line) -> Result<&'a str> {
     found.with_context(|| format!("no host is the edge of {} {}", line.circuit, link_word(line.link)))
 }
 
-/// The place of a customer edge in its site's list.
+/// Returns the position of a customer edge in its site's list.
 fn number_of(machine: &Machine<'_>) -> Result<usize> {
     let mut edges = machine.site.customer_edges.iter();
     let found = edges.position(|(name, _)| name == machine.name);
     found.with_context(|| format!("{} is no customer edge", machine.name))
 }
 
-/// Only the tunnels' own packets know the way to the underlay, and nothing that comes from there passes.
-fn way_for_tunnels(netns: &Path, edge: &CustomerEdge) -> Result<()> {
+/// Routes only encrypted packets of tunnels into the underlay, and forwards no packets from there.
+fn route_tunnel_packets(netns: &Path, edge: &CustomerEdge) -> Result<()> {
     let family = if edge.address.is_some_and(|a| a.is_ipv6()) {
         "-6"
     } else {
@@ -205,7 +204,7 @@ fn test_host(hosts: &dyn Hosts, machine: &Machine<'_>, address: Ipv4Addr) -> Res
     let number = machine.site.lan.hosts.iter().position(|(name, _)| name == machine.name);
     let port = format!("host{}", number.context("an unknown host")?);
     let router = host_name(machine.site_name, LAN_ROUTER);
-    connect(hosts, (&machine.host, LAN), (&router, &port), MTU)?;
+    create_veth_pair(hosts, (&machine.host, LAN), (&router, &port), MTU)?;
     inside(&hosts.netns(&router), || {
         run(&["ip", "link", "set", &port, "master", LAN, "up"])
     })??;
@@ -218,32 +217,38 @@ fn test_host(hosts: &dyn Hosts, machine: &Machine<'_>, address: Ipv4Addr) -> Res
 
 fn set_up(netns: &Path, device: &str, address: Ipv4Net) -> Result<()> {
     inside(netns, || add_address(&address.to_string(), device))??;
-    switch(netns, device, true)
+    set_link_state(netns, device, true)
 }
 
-/// Turns a device on or off.
-fn switch(netns: &Path, device: &str, up: bool) -> Result<()> {
+/// Sets a device up or down.
+fn set_link_state(netns: &Path, device: &str, up: bool) -> Result<()> {
     let state = if up { "up" } else { "down" };
     inside(netns, || run(&["ip", "link", "set", device, state]))??;
     Ok(())
 }
 
-/// Turns a customer edge's line on or off.
+/// Sets a customer edge's line up or down.
 ///
 /// # Errors
-/// No such line, or the system refuses.
-pub fn switch_line(hosts: &dyn Hosts, topology: &Topology, at: (&str, &str), line: &LinkName, up: bool) -> Result<()> {
+/// The line does not exist, or a command fails.
+pub fn set_line_state(
+    hosts: &dyn Hosts,
+    topology: &Topology,
+    at: (&str, &str),
+    line: &LinkName,
+    up: bool,
+) -> Result<()> {
     let edge = topology.customer_edge(at.0, at.1);
     let number = edge.and_then(|e| e.lines.iter().position(|l| l.is(line)));
     let number = number.with_context(|| format!("{} {} has no line {line}", at.0, at.1))?;
-    switch(&hosts.netns(&host_name(at.0, at.1)), &line_device(number), up)
+    set_link_state(&hosts.netns(&host_name(at.0, at.1)), &line_device(number), up)
 }
 
-/// Turns a customer edge's tunnel on or off.
+/// Sets a customer edge's tunnel up or down.
 ///
 /// # Errors
-/// No such tunnel, or the system refuses.
-pub fn switch_tunnel(
+/// The tunnel does not exist, or a command fails.
+pub fn set_tunnel_state(
     hosts: &dyn Hosts,
     topology: &Topology,
     at: (&str, &str),
@@ -254,11 +259,13 @@ pub fn switch_tunnel(
     let same = |t: &Tunnel| t.connection.eq_ignore_ascii_case(connection);
     let number = edge.and_then(|e| e.tunnels.iter().position(same));
     let number = number.with_context(|| format!("{} {} has no tunnel {connection}", at.0, at.1))?;
-    switch(&hosts.netns(&host_name(at.0, at.1)), &tunnel_device(number), up)
+    set_link_state(&hosts.netns(&host_name(at.0, at.1)), &tunnel_device(number), up)
 }
 
-/// The command line that runs a program of a site's machine. Each has a `/run` of its own, where stock programs put
-/// their sockets under names that are the same everywhere: several run at once, and `birdc` and `wg` find theirs.
+/// Returns the command line that runs a program of a site's machine with the folder `run` as `/run`.
+///
+/// Stock programs create sockets with fixed names there. With a `/run` of its own, each machine has its own BIRD and
+/// WireGuard, and `birdc` and `wg` find them.
 #[must_use]
 pub fn with_own_run(run: &Path, argv: &[String]) -> Vec<String> {
     let mut all = ["sh", "-c", r#"mount --bind "$0" /run && exec "$@""#]

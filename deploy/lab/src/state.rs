@@ -1,4 +1,5 @@
-//! What a lab has made so far, on disk before it is made, so that a later `down` finds everything after a crash.
+//! The record of what a lab has made. It is written to disk before each change, so that `down` removes everything after
+//! a crash.
 
 use crate::host::Runtime;
 use crate::process::Process;
@@ -14,34 +15,34 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where labs keep their state unless told otherwise: gone after a reboot, as the namespaces are.
+/// The default folder of all labs' state. A reboot empties it, and removes the namespaces too.
 pub const DEFAULT_ROOT: &str = "/run/tombolo-lab";
 
-/// What a lab has made.
+/// The record of what a lab has made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct State {
-    /// Tells this bring-up from a later one in the same folder.
+    /// Identifies this bring-up; a later one in the same folder has another id.
     #[serde(default)]
     pub id: String,
-    /// The lab, as its file described it.
+    /// Topology of the lab.
     pub topology: Topology,
-    /// What its hosts are.
+    /// Kind of its hosts.
     #[serde(default)]
     pub runtime: Runtime,
-    /// Hosts that exist or are about to.
+    /// Hosts that exist or are being created.
     pub hosts: Vec<String>,
-    /// Running processes, by the name of what they are: `controller`, or the host of an agent.
+    /// Processes that were started, by name: `controller`, the host of an agent, or the name of another program.
     pub processes: BTreeMap<String, Process>,
-    /// Underlay addresses that differ from the topology's, because the host was moved.
+    /// Underlay addresses of hosts that were moved to another one than the topology's.
     pub moved: BTreeMap<String, IpAddr>,
     /// Overlay addresses of the agents' hosts, the primary one first.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
-    /// Everything was brought up.
+    /// Whether the bring-up has finished.
     pub complete: bool,
 }
 
-/// The folder of one lab, locked against another program that changes the same lab.
+/// The state folder of one lab, locked against other programs that change the same lab.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -49,22 +50,33 @@ pub struct StateDir {
 }
 
 const STATE: &str = "lab.json";
-const NEW: &str = "lab.json.new";
+const NEW_STATE: &str = "lab.json.new";
 const LOCK: &str = "lock";
-/// What a lab puts into its folder.
-const OWN: &[&str] = &[STATE, NEW, LOCK, "controller", "agents", "sites", "machines", "logs"];
+/// Time between two attempts to lock the folder.
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// All entries that a lab makes in its folder.
+const OWN_ENTRIES: &[&str] = &[
+    STATE,
+    NEW_STATE,
+    LOCK,
+    "controller",
+    "agents",
+    "sites",
+    "machines",
+    "logs",
+];
 
-/// The folder of a lab: `root/name`.
+/// Returns the state folder of a lab: `root/name`.
 #[must_use]
 pub fn dir_of(root: Option<&Path>, name: &str) -> PathBuf {
     root.unwrap_or(Path::new(DEFAULT_ROOT)).join(name)
 }
 
 impl StateDir {
-    /// Makes the folder if it is missing, readable by its owner only (it holds keys and tokens), and locks it.
+    /// Creates the folder if it is missing, with mode 0700 because it contains keys and tokens, and locks it.
     ///
     /// # Errors
-    /// It cannot be made or holds other things, or another program works on the same lab.
+    /// The folder cannot be created or contains other files, or another program has locked it.
     pub fn open(path: &Path) -> Result<Self> {
         let Some(dir) = Self::try_open(path)? else {
             bail!("another program works on the lab in {} now", path.display());
@@ -72,8 +84,8 @@ impl StateDir {
         Ok(dir)
     }
 
-    /// As [`Self::open`], but waits for another program to let go of the lab: one that was killed is being tidied up
-    /// after.
+    /// As [`Self::open`], but waits up to `limit` for the lock. The watcher of a killed program holds it while it takes
+    /// that program's lab down.
     ///
     /// # Errors
     /// As [`Self::open`], after `limit`.
@@ -86,13 +98,13 @@ impl StateDir {
             if Instant::now() > deadline {
                 return Self::open(path);
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOCK_RETRY_INTERVAL).await;
         }
     }
 
-    /// None if another program has the lock.
+    /// As [`Self::open`]; none if another program has the lock.
     fn try_open(path: &Path) -> Result<Option<Self>> {
-        refuse_strange(path)?;
+        refuse_foreign_files(path)?;
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
         fs::set_permissions(path, Permissions::from_mode(0o700))?;
         let name = path.join(LOCK);
@@ -100,7 +112,7 @@ impl StateDir {
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             return Ok(None);
         };
-        // Between opening and locking, the one before may have removed the folder with the file.
+        // The previous owner of the lock may have removed folder and file between the opening and the locking.
         let same = fs::metadata(&name).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino()));
         Ok(same.then(|| Self {
             path: path.to_owned(),
@@ -108,13 +120,13 @@ impl StateDir {
         }))
     }
 
-    /// Removes everything in the folder but the lock: keys, tokens and logs of an earlier lab.
+    /// Removes everything in the folder except the lock: keys, tokens and logs of an earlier lab.
     ///
     /// # Errors
-    /// Something cannot be removed.
+    /// An entry cannot be removed.
     pub fn clear(&self) -> Result<()> {
         let mut names = names(&self.path)?;
-        // The state goes last, so that the folder of an interrupted removal is still known to be a lab's.
+        // The state is removed last: a folder without it is no lab's, and an interrupted removal could not be repeated.
         names.sort_by_key(|name| name == STATE);
         for path in names.iter().filter(|n| *n != LOCK).map(|n| self.path.join(n)) {
             let removed = if path.is_dir() {
@@ -127,42 +139,42 @@ impl StateDir {
         Ok(())
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The lab's state; none if nothing stands there.
+    /// Returns the lab's state; none if the folder has none.
     ///
     /// # Errors
-    /// It cannot be read or is not a state.
+    /// The file cannot be read or is not a state.
     pub fn load(&self) -> Result<Option<State>> {
         read(&self.path)
     }
 
-    /// Replaces the state, whole or not at all.
+    /// Replaces the state atomically.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub fn save(&self, state: &State) -> Result<()> {
-        let new = self.path.join(NEW);
+        let new = self.path.join(NEW_STATE);
         fs::write(&new, serde_json::to_vec_pretty(state)?).with_context(|| format!("writing {}", new.display()))?;
         fs::rename(&new, self.path.join(STATE)).context("replacing the lab's state")?;
         Ok(())
     }
 
-    /// Removes the folder, the last act of a lab.
+    /// Removes the folder with all files of the lab.
     ///
     /// # Errors
-    /// It cannot be removed.
+    /// A file cannot be removed.
     pub fn remove(self) -> Result<()> {
         self.clear()?;
         fs::remove_dir_all(&self.path).with_context(|| format!("removing {}", self.path.display()))
     }
 }
 
-/// What stands in a folder; nothing if there is none.
+/// Returns the entries of a folder; empty if the folder does not exist.
 fn names(path: &Path) -> Result<Vec<OsString>> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -175,25 +187,25 @@ fn names(path: &Path) -> Result<Vec<OsString>> {
         .with_context(|| path.display().to_string())
 }
 
-/// A lab removes its folder at its end: it must not be one that holds other things.
-fn refuse_strange(path: &Path) -> Result<()> {
+/// Refuses a folder with entries that no lab makes, because a lab removes its folder at the end.
+fn refuse_foreign_files(path: &Path) -> Result<()> {
     let names = names(path)?;
     if names.iter().any(|n| n == STATE) {
         return Ok(());
     }
-    match names.iter().find(|n| !OWN.iter().any(|own| *n == own)) {
+    match names.iter().find(|n| !OWN_ENTRIES.iter().any(|own| *n == own)) {
         Some(strange) => bail!(
-            "{} is not a lab's: a lab has its folder for itself, so name another one",
+            "{} does not belong to a lab: a lab removes its folder at the end, so choose an empty one with --lab-dir",
             path.join(strange).display()
         ),
         None => Ok(()),
     }
 }
 
-/// The state of the lab in `path`, without locking; none if nothing stands there.
+/// Returns the state of the lab in `path` without a lock; none if there is none.
 ///
 /// # Errors
-/// It cannot be read or is not a state.
+/// The file cannot be read or is not a state.
 pub fn read(path: &Path) -> Result<Option<State>> {
     let file = path.join(STATE);
     match fs::read(&file) {
@@ -205,7 +217,7 @@ pub fn read(path: &Path) -> Result<Option<State>> {
     }
 }
 
-/// The folders of all labs below a root that have a state.
+/// Returns the folders below a root that contain a lab's state, sorted.
 #[must_use]
 pub fn all(root: Option<&Path>) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.unwrap_or(Path::new(DEFAULT_ROOT)));

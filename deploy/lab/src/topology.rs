@@ -1,5 +1,5 @@
-//! The topology file: resources, hosts, sites and the underlay between them, and what is expected to be seen. The only
-//! place where a lab's addresses stand.
+//! The topology file: resources, hosts, sites, the underlay between them, and expectations. It contains all addresses
+//! of a lab.
 
 mod check;
 pub mod expected;
@@ -19,12 +19,12 @@ use std::path::Path;
 use tombolo_client::manifest::{Document, GATEWAY_IP_CONFIGURATION, Named};
 use tombolo_proto::config::CircuitLink;
 
-/// Names that hosts cannot have: the lab makes these itself.
+/// Name of the underlay's router. The lab creates this host itself.
 pub const INTERNET: &str = "internet";
-/// The host of the controller; the operator works from there.
+/// Name of the controller's host, from which the operator works. The lab creates this host itself.
 pub const CONTROLLER: &str = "controller";
 
-/// The topologies that are part of the program, by name.
+/// The built-in topologies, by name.
 const BUILT_IN: &[(&str, &str)] = &[
     ("hub-spoke", include_str!("../topologies/hub-spoke.yaml")),
     ("interop", include_str!("../topologies/interop.yaml")),
@@ -32,65 +32,65 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("failover", include_str!("../topologies/failover.yaml")),
 ];
 
-/// A lab as its file describes it.
+/// A topology file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Topology {
-    /// Names the lab and its hosts: 1 to 24 of `a-z`, `0-9`, `-`.
+    /// Name of the lab, and part of the names of its namespaces: 1 to 24 of `a-z`, `0-9`, `-`.
     pub name: String,
-    /// Switches of the controller that differ from their defaults, as `tombolo settings set` takes them.
+    /// Settings of the controller that differ from their defaults, as `tombolo settings set` accepts them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, serde_json::Value>,
-    /// What the hosts are joined by.
+    /// The network between the hosts.
     pub underlay: Underlay,
-    /// The machines.
+    /// Machines with a link to the underlay.
     pub hosts: BTreeMap<String, Host>,
     /// On-premises networks.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sites: BTreeMap<String, Site>,
-    /// What is applied to the controller before the agents join: a manifest, as `tombolo apply -f` takes it.
+    /// Manifest that is applied before the agents join, as `tombolo apply -f` accepts it.
     pub resources: Document,
-    /// What is seen when all is well.
+    /// Expected reachability in the steady state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expected: Vec<Row>,
-    /// What customer edges have learned when all is well.
+    /// Expected routes of customer edges in the steady state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<Learned>,
-    /// What can happen, by name, in the order in which `tombolo lab check` makes it happen.
+    /// Events by name, in the order in which `tombolo lab check` triggers them.
     #[serde(default, skip_serializing_if = "Named::is_empty")]
     pub events: Named<Event>,
 }
 
-/// What the hosts are joined by: it stands for the internet.
+/// The network between the hosts, which represents the internet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Underlay {
-    /// Outer MTU of every link, bytes, 1280 to 9000.
+    /// MTU of every link, bytes, 1280 to 9000.
     #[serde(default = "ethernet")]
     pub mtu: u16,
-    /// The segments; the underlay routes between them. At least one.
+    /// Segments, at least one. The underlay routes between them.
     pub segments: BTreeMap<String, Segment>,
-    /// Where the controller listens.
+    /// Listening address of the controller.
     pub controller: Controller,
-    /// Segments that are far from each other; between all others there is no delay.
+    /// Delays between segments. All other pairs of segments have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub delays: Vec<Delay>,
 }
 
-/// What is between two segments.
+/// Delay and loss between two segments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Delay {
     /// The two segments.
     pub between: [String; 2],
-    /// How long a packet is under way from one to the other, milliseconds, at most 1000.
+    /// Delay of a packet in either direction, milliseconds, at most 1000.
     pub one_way_ms: f64,
-    /// How many packets are lost, 0 to 1.
+    /// Fraction of packets that are lost, 0 to 1.
     #[serde(default)]
     pub loss: f64,
 }
 
-// Neither number can be "not a number": the check refuses it.
+// Equality is reflexive, because the check refuses NaN for both numbers.
 impl Eq for Delay {}
 
 fn ethernet() -> u16 {
@@ -101,36 +101,36 @@ fn ethernet() -> u16 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Segment {
-    /// Its prefix; the first address is the underlay's own, the hosts' default gateway.
+    /// Prefix of the segment. Its first address is the underlay's router, the hosts' default gateway.
     pub prefix: IpNet,
 }
 
-/// Where the controller listens.
+/// Listening address of the controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Controller {
-    /// An address of one of the segments.
+    /// Address in one of the segments.
     pub address: IpAddr,
-    /// TCP.
+    /// TCP port.
     pub port: u16,
 }
 
-/// A machine. With none of `vm`, `gateway` and `edge` it is a plain host of the underlay.
+/// A machine. Without `vm`, `gateway` and `edge` it is a plain host of the underlay, without an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Host {
-    /// Its address on the underlay, out of one of the segments.
+    /// Underlay address, in one of the segments.
     pub address: IpAddr,
-    /// UDP port of the agent; the agent's default if not given.
+    /// UDP port of the agent; the agent's default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_port: Option<u16>,
-    /// It is a virtual machine of a VNet.
+    /// Set for a virtual machine of a VNet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
-    /// It is an instance of a VPN or ExpressRoute gateway.
+    /// Set for an instance of a VPN or ExpressRoute gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
-    /// It is the provider edge of one link of a circuit. A customer edge of a site has the line to it.
+    /// Set for the provider edge of one link of a circuit. Its line leads to a customer edge of a site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<Edge>,
 }
@@ -141,10 +141,10 @@ pub struct Host {
 pub struct Vm {
     /// Names of its network interfaces in `resources`, the primary one first.
     pub nics: Vec<String>,
-    /// Subnets (`vnet/subnet`) whose other machines sit behind this host (D8).
+    /// Subnets (`vnet/subnet`) whose other machines are reached through this host (D8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serves: Vec<String>,
-    /// The kernel forwards: what an appliance needs beside `enableIPForwarding` (R12).
+    /// Enables forwarding in the host's kernel, which an appliance needs in addition to `enableIPForwarding` (R12).
     #[serde(default)]
     pub kernel_forwarding: bool,
 }
@@ -153,9 +153,9 @@ pub struct Vm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Edge {
-    /// The circuit in `resources`.
+    /// Name of the circuit in `resources`.
     pub circuit: String,
-    /// Which of its links.
+    /// Primary or secondary link.
     pub link: CircuitLink,
 }
 
@@ -163,25 +163,26 @@ pub struct Edge {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gateway {
-    /// Its name in `resources`.
+    /// Name of the gateway in `resources`.
     pub name: String,
-    /// The `ipConfiguration`; the only one if not given.
+    /// Name of the instance's `ipConfiguration`; the only one if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_configuration: Option<String>,
 }
 
 impl Topology {
-    /// Reads a topology by the name of a built-in one or by its path (anything with a `/` or a `.`).
+    /// Reads a topology: a file if the text contains `/` or `.`, otherwise a built-in one.
     ///
     /// # Errors
-    /// No such topology; what is wrong in the file, with line and column; everything that [`Self::check`] finds.
+    /// The topology does not exist, has an unknown field or wrong value (with line and column), or fails
+    /// [`Self::check`].
     pub fn load(name_or_path: &str) -> Result<Self> {
         if !name_or_path.contains(['/', '.']) {
             let found = BUILT_IN.iter().find(|(name, _)| *name == name_or_path);
             let Some((name, text)) = found else {
                 let names: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
                 bail!(
-                    "there is no built-in topology '{name_or_path}' (there is: {}); a file is given with its path, as ./{name_or_path}.yaml",
+                    "there is no built-in topology '{name_or_path}' (there is: {}); write the path of a file, as ./{name_or_path}.yaml",
                     names.join(", ")
                 );
             };
@@ -191,7 +192,7 @@ impl Topology {
         Self::parse(&text).with_context(|| name_or_path.to_owned())
     }
 
-    /// Reads the text of a topology file.
+    /// Parses and checks the text of a topology file.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -201,15 +202,15 @@ impl Topology {
         Ok(topology)
     }
 
-    /// The file's text again, complete.
+    /// Returns the topology as the text of a file.
     ///
     /// # Errors
-    /// Never in practice: all parts can be written.
+    /// A value cannot be written as YAML, which none of the types can cause.
     pub fn to_text(&self) -> Result<String> {
         Ok(serde_norway::to_string(self)?)
     }
 
-    /// The segment that an underlay address belongs to.
+    /// Returns name and prefix of the segment that contains an underlay address.
     #[must_use]
     pub fn segment_of(&self, address: IpAddr) -> Option<(&str, IpNet)> {
         let mut segments = self.underlay.segments.iter();
@@ -217,7 +218,8 @@ impl Topology {
         found.map(|(name, s)| (name.as_str(), s.prefix))
     }
 
-    /// The name of the `ipConfiguration` that a gateway's host stands for; none if it has to say which.
+    /// Returns the name of the `ipConfiguration` of a gateway's host; none if the host names none and the gateway has
+    /// several.
     #[must_use]
     pub fn instance_of(&self, gateway: &Gateway) -> Option<String> {
         let known = self.resources.virtual_network_gateways.find(&gateway.name);
@@ -230,7 +232,7 @@ impl Topology {
         }
     }
 
-    /// The hosts that run an agent, in order of their names.
+    /// Returns the hosts that run an agent, sorted by name.
     pub fn agents(&self) -> impl Iterator<Item = (&str, &Host)> {
         let runs_one = |h: &Host| h.vm.is_some() || h.gateway.is_some() || h.edge.is_some();
         let agents = self.hosts.iter().filter(move |(_, h)| runs_one(h));
@@ -238,7 +240,7 @@ impl Topology {
     }
 }
 
-/// The first usable address of a prefix.
+/// Returns the first usable address of a prefix.
 #[must_use]
 pub fn first_address(prefix: IpNet) -> Option<IpAddr> {
     match prefix {

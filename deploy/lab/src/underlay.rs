@@ -1,5 +1,5 @@
-//! The underlay: a namespace that stands for the internet, holds one bridge a segment and routes between them, and a
-//! veth to each host. Its links can be cut, silently, as a real network loses packets.
+//! The underlay: a namespace that represents the internet, with a bridge for each segment and a veth pair to each host.
+//! It routes between the segments. Its links can be cut without ICMP errors, as real networks lose packets.
 
 mod delay;
 
@@ -7,34 +7,39 @@ pub use delay::lines as delay_lines;
 
 use crate::command::run;
 use crate::host::{Hosts, inside, sysctl};
-use crate::topology::site::Part;
+use crate::interfaces::{add_address, add_address_argv, create_veth_pair};
+use crate::topology::site::MachineRole;
 use crate::topology::{CONTROLLER, INTERNET, Topology, first_address};
-use crate::wire::{add_address, adding, connect};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The hosts' device on the underlay.
+/// States of a bridge port (`BR_STATE_*` of linux/if_bridge.h).
+const PORT_DISABLED: &str = "0";
+const PORT_FORWARDING: &str = "3";
+
+/// Name of the hosts' device on the underlay.
 pub const DEVICE: &str = "underlay0";
 
-/// The routing table of customer edges that leads into the underlay; only their tunnels' own packets are told of it.
+/// Routing table of customer edges with the routes into the underlay. A rule selects it for encrypted packets of
+/// tunnels only.
 pub const TUNNEL_TABLE: &str = "100";
 
-/// Every host that has a link to the underlay, with its address there: the controller's, the topology's, and the
-/// customer edges that have one.
+/// Returns every host with a link to the underlay, and its address there: the controller, the topology's hosts, and the
+/// customer edges with an address.
 #[must_use]
-pub fn attached(topology: &Topology) -> Vec<(String, IpAddr)> {
+pub fn addresses(topology: &Topology) -> Vec<(String, IpAddr)> {
     let mut all = vec![(CONTROLLER.to_owned(), topology.underlay.controller.address)];
     all.extend(topology.hosts.iter().map(|(name, h)| (name.clone(), h.address)));
-    all.extend(topology.machines().filter_map(|machine| match machine.part {
-        Part::CustomerEdge(edge) => Some((machine.host, edge.address?)),
-        Part::LanRouter | Part::Host(_) => None,
+    all.extend(topology.machines().filter_map(|machine| match machine.role {
+        MachineRole::CustomerEdge(edge) => Some((machine.host, edge.address?)),
+        MachineRole::LanRouter | MachineRole::Host(_) => None,
     }));
     all
 }
 
-/// The routing table with a host's way into the underlay: that of its own for tunnels where a site's traffic passes,
-/// so that this never leaves by it.
+/// Returns the routing table of a host's routes into the underlay. Customer edges have a table of its own for tunnels,
+/// so that a site's traffic never leaves into the underlay unencrypted.
 fn table(topology: &Topology, host: &str) -> &'static str {
     if topology.machines().any(|m| m.host == host) {
         TUNNEL_TABLE
@@ -43,19 +48,20 @@ fn table(topology: &Topology, host: &str) -> &'static str {
     }
 }
 
-/// The bridge's port of a host: device names hold 15 bytes, host names more.
+/// Returns the name of a host's bridge port. It has a number, because host names may exceed the 15 bytes of device
+/// names.
 fn port(topology: &Topology, host: &str) -> Result<String> {
-    let all = attached(topology);
+    let all = addresses(topology);
     let index = all.iter().position(|(name, _)| name == host);
     let index = index.with_context(|| format!("there is no host '{host}' in lab {}", topology.name))?;
     Ok(format!("port{index}"))
 }
 
-/// Makes the namespace of the internet with its bridges and the lines between those that are far from each other. The
-/// host must exist. Returns whether the kernel carries these lines by itself.
+/// Creates the bridges of all segments and the delays between them, in the existing namespace of the internet. Returns
+/// whether the kernel has netem and needs no program for the delays.
 ///
 /// # Errors
-/// The system refuses.
+/// A command fails.
 pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     let netns = hosts.netns(INTERNET);
     sysctl(
@@ -64,7 +70,7 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/icmp_ratelimit", "0"),
-            // What comes back from a line has a source that lies elsewhere.
+            // Packets that return from a delay line have a source behind another device.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ],
@@ -92,7 +98,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             add_address(&address, name)?;
             run(&["ip", "link", "set", name, "up"])?;
         }
-        // What is not for here vanishes, as private addresses do on the internet: nobody says so (T8).
+        // Packets to other destinations are dropped without ICMP errors, as the internet does with private addresses
+        // (T8).
         for family in ["-4", "-6"] {
             run(&["ip", family, "route", "add", "blackhole", "default"])?;
         }
@@ -101,22 +108,22 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     delay::build(hosts, topology)
 }
 
-/// The link-layer address of a segment's router. One of its own: otherwise a bridge has its lowest port's and changes it
-/// when that port moves, and hosts go on talking to a router that is no longer there.
+/// Returns the MAC address of a segment's router. Without an own one, a bridge has the lowest address of its ports. It
+/// would change when a port moves to another bridge, and hosts would send to the old address.
 fn bridge_address(topology: &Topology, segment: &str) -> String {
     let mut names = topology.underlay.segments.keys();
     let number = names.position(|name| name == segment).unwrap_or_default();
     format!("02:74:6d:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff)
 }
 
-/// Lays a host's cable to the underlay. The host must exist.
+/// Connects an existing host to the bridge of its segment.
 ///
 /// # Errors
-/// The system refuses.
-pub fn plug(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
+/// A command fails.
+pub fn connect_host(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, _) = segment_of(topology, address)?;
     let port = port(topology, host)?;
-    connect(hosts, (INTERNET, &port), (host, DEVICE), topology.underlay.mtu)?;
+    create_veth_pair(hosts, (INTERNET, &port), (host, DEVICE), topology.underlay.mtu)?;
     inside(&hosts.netns(INTERNET), || {
         run(&["ip", "link", "set", &port, "master", segment])?;
         run(&["ip", "link", "set", &port, "up"])
@@ -129,18 +136,18 @@ fn segment_of(topology: &Topology, address: IpAddr) -> Result<(&str, IpNet)> {
     found.with_context(|| format!("{address} is in no segment of the underlay"))
 }
 
-/// Gives a host its underlay address, and the way into the underlay. Its cable must be there.
+/// Configures a connected host's underlay address and its routes into the underlay.
 ///
 /// # Errors
-/// The system refuses.
-pub fn settle(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
+/// A command fails.
+pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, prefix) = segment_of(topology, address)?;
     let (router, table) = (bridge_address(topology, segment), table(topology, host));
     let family = if prefix.addr().is_ipv4() { "-4" } else { "-6" };
     let own = format!("{address}/{}", prefix.prefix_len());
     hosts.run(host, &["ip", "link", "set", DEVICE, "up"])?;
     if table == "main" {
-        hosts.run(host, &adding(&own, DEVICE))?;
+        hosts.run(host, &add_address_argv(&own, DEVICE))?;
     } else {
         hosts.run(host, &["ip", "address", "add", &own, "dev", DEVICE, "noprefixroute"])?;
         let prefix = prefix.trunc().to_string();
@@ -151,8 +158,8 @@ pub fn settle(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAdd
     }
     let first = first_address(prefix).context("a segment without addresses")?;
     let first = first.to_string();
-    // Known for ever: a host that is cut off from its router would otherwise tell its own programs so, three seconds
-    // later, while a host on the internet sees silence.
+    // A permanent neighbour entry. Otherwise, three seconds after a cut, the host's own kernel would report the router
+    // as unreachable, while a host on the internet sees only silence.
     hosts.run(
         host,
         &[
@@ -174,10 +181,10 @@ pub fn settle(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAdd
     hosts.run(host, &default).map(drop)
 }
 
-/// Gives a host another underlay address, out of any segment of its own bridge's family; the old one is gone at once.
+/// Replaces a host's underlay address by one of the same family in any segment. The old one is removed at once.
 ///
 /// # Errors
-/// The address is in no segment, or the system refuses.
+/// The address is in no segment, or a command fails.
 pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, _) = segment_of(topology, address)?;
     let port = port(topology, host)?;
@@ -185,24 +192,24 @@ pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: Ip
         run(&["ip", "link", "set", &port, "master", segment])
     })??;
     hosts.run(host, &["ip", "address", "flush", "dev", DEVICE, "scope", "global"])?;
-    settle(hosts, topology, host, address)
+    configure_host(hosts, topology, host, address)
 }
 
-/// Lets nothing through between a host and the underlay, in either direction; nobody is told.
+/// Blocks all packets between a host and the underlay, in both directions and without ICMP errors.
 ///
 /// # Errors
-/// No such host.
+/// The host does not exist.
 pub fn cut(hosts: &dyn Hosts, topology: &Topology, host: &str) -> Result<()> {
-    // A disabled bridge port keeps its carrier: the host cannot see that the network is gone, as on the internet.
-    port_state(hosts, topology, host, "0")
+    // A disabled bridge port keeps its carrier, so the host cannot detect the cut, as on the internet.
+    port_state(hosts, topology, host, PORT_DISABLED)
 }
 
 /// Undoes [`cut`].
 ///
 /// # Errors
-/// No such host.
+/// The host does not exist.
 pub fn restore(hosts: &dyn Hosts, topology: &Topology, host: &str) -> Result<()> {
-    port_state(hosts, topology, host, "3")
+    port_state(hosts, topology, host, PORT_FORWARDING)
 }
 
 fn port_state(hosts: &dyn Hosts, topology: &Topology, host: &str, state: &str) -> Result<()> {
@@ -213,17 +220,17 @@ fn port_state(hosts: &dyn Hosts, topology: &Topology, host: &str, state: &str) -
     Ok(())
 }
 
-/// Lets nothing through between two hosts, in either direction; nobody is told, and both still reach everybody else.
+/// Blocks all packets between two hosts, in both directions and without ICMP errors. Both still reach all other hosts.
 ///
 /// # Errors
-/// The system refuses.
+/// A command fails.
 pub fn cut_pair(hosts: &dyn Hosts, a: (&str, IpAddr), b: (&str, IpAddr)) -> Result<()> {
     drop_from(hosts, a.0, b)?;
     drop_from(hosts, b.0, a)
 }
 
-/// The nftables table on a host that holds its half of the cut from another: one for each, so that it can be undone
-/// alone, and whatever address the other had then.
+/// Returns the name of the nftables table on a host that blocks packets from `other`. Each cut has its own table, so
+/// that it can be undone alone, also after the other host's address has changed.
 fn cut_table(other: &str) -> String {
     format!("tombolo_lab_cut_{other}")
 }
@@ -240,10 +247,10 @@ fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()>
     hosts.run(host, &rule).map(drop)
 }
 
-/// Undoes [`cut_pair`] of these two, and no other cut. None between them is no error.
+/// Undoes [`cut_pair`] of these two hosts, and no other cut. It is no error that there is none.
 ///
 /// # Errors
-/// The system refuses.
+/// A command fails.
 pub fn restore_pair(hosts: &dyn Hosts, a: &str, b: &str) -> Result<()> {
     for (host, other) in [(a, b), (b, a)] {
         let table = cut_table(other);

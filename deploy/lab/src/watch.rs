@@ -1,8 +1,7 @@
-//! A small process beside a lab. It takes the lab down when the program that made it is gone without having done so:
-//! killed, crashed, or out of memory.
+//! A watcher process that takes a lab down if the program that made it was killed, crashed, or ran out of memory.
 //!
-//! It holds the reading end of a pipe. The program says that all is well with one byte; when the pipe ends without it,
-//! the program is gone, however that came.
+//! The watcher reads from a pipe. The program writes one byte when it has taken its lab down, or leaves it up on
+//! purpose. If the pipe is closed without this byte, the program has died.
 
 use crate::binary;
 use crate::lab::teardown;
@@ -17,22 +16,23 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The hidden command: `tombolo lab --lab-dir DIR watch ID`.
 pub const COMMAND: &str = "watch";
-/// All is well.
+/// The byte that dismisses the watcher.
 const DONE: &[u8] = b"d";
-/// How long whoever else works on the lab may take. Longer, and it is a later lab, which looks after itself.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// A helper that the program had started may be about to make something.
-const HELPERS_END: Duration = Duration::from_millis(300);
+/// Longest wait for another program that has locked the lab. A program that holds the lock longer has brought up a
+/// later lab, which has a watcher of its own.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for helpers of the dead program to end, which may still create a namespace or device.
+const HELPER_GRACE: Duration = Duration::from_millis(300);
 
-/// The watcher of one lab, seen from the program that made it.
+/// The watcher process of one lab, as its program sees it.
 #[derive(Debug)]
 pub struct Watcher(Child);
 
 impl Watcher {
-    /// Starts one. None if the program `tombolo` is not there: the lab's own tests run without it.
+    /// Starts a watcher. Returns none if the program `tombolo` does not exist: the lab's own tests run without it.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The process cannot be started.
     pub fn start(dir: &Path, id: &str) -> Result<Option<Self>> {
         let Ok(program) = binary::find("tombolo") else {
             return Ok(None);
@@ -43,38 +43,39 @@ impl Watcher {
             .args([COMMAND, id])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // Neither Ctrl-C nor the end of the terminal is for it.
+            // Ctrl-C and the end of the terminal must not end the watcher before the lab is down.
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
         Ok(Some(Self(child)))
     }
 
-    /// The lab is gone, or is to stay.
+    /// Ends the watcher, because the lab has been removed or stays up on purpose.
     pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.0.stdin.take() {
-            // Nobody there to be told is as good.
+            // This fails only if the watcher has ended, which is the goal.
             let _ = pipe.write_all(DONE);
         }
+        // Reaps the child. Its exit status is of no use.
         let _ = self.0.wait();
     }
 }
 
-/// What the watcher does: waits, and takes down the lab in `dir` if it is still the one that is meant.
+/// Runs the watcher: waits for the pipe to end, and takes down the lab in `dir` if its id is still `id`.
 ///
 /// # Errors
-/// What could not be removed.
+/// A part of the lab could not be removed.
 pub async fn watch(dir: &Path, id: &str) -> Result<()> {
-    // Caught and never looked at: only the pipe counts.
+    // The handlers only prevent that these signals end the watcher.
     let _ignored = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let mut byte = [0];
     if std::io::stdin().read(&mut byte).is_ok_and(|n| n > 0) || !dir.exists() {
         return Ok(());
     }
-    let dir = StateDir::open_within(dir, PATIENCE).await?;
-    tokio::time::sleep(HELPERS_END).await;
+    let dir = StateDir::open_within(dir, LOCK_TIMEOUT).await?;
+    tokio::time::sleep(HELPER_GRACE).await;
     let Some(state) = dir.load()? else {
-        // It had not come further than that.
+        // The program died before it made anything.
         return dir.remove();
     };
     if state.id != id {

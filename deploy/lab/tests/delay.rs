@@ -1,9 +1,10 @@
-//! The line between segments that are far from each other, in real namespaces. Needs root, and the program `tombolo`
-//! beside the tests (`cargo build --workspace --bins`).
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! Delays between segments, in real namespaces. Needs root, and the program `tombolo` beside the tests (`cargo build
+//! --workspace
+//! --bins`).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::time::Duration;
-use tombolo_lab::probe::Pinged;
+use tombolo_lab::probe::PingResult;
 use tombolo_lab::{Lab, Options, Topology};
 
 const TOPOLOGY: &str = "
@@ -30,14 +31,14 @@ hosts:
 resources: {}
 ";
 
-async fn ping(lab: &Lab, from: &str, to: &str, count: &str) -> Pinged {
+async fn ping(lab: &Lab, from: &str, to: &str, count: &str) -> PingResult {
     let argv = ["ping", "-n", "-c", count, "-i", "0.02", "-s", "1400", "-W", "2", to];
     let done = lab.exec(from, &argv, Duration::from_secs(30)).await.unwrap();
-    Pinged::read(&done.stdout).unwrap()
+    PingResult::read(&done.stdout).unwrap()
 }
 
 #[tokio::test]
-async fn segments_are_as_far_as_they_are_said_to_be() {
+async fn segments_have_the_configured_delay_and_loss() {
     assert!(
         nix::unistd::geteuid().is_root(),
         "this test makes network namespaces: run as root"
@@ -49,7 +50,7 @@ async fn segments_are_as_far_as_they_are_said_to_be() {
     let lab = Lab::underlay_only(&Topology::parse(TOPOLOGY).unwrap(), options)
         .await
         .unwrap();
-    // The program behind the lines may still be starting: until then they lose everything.
+    // Lines lose all packets until their program has started.
     let start = std::time::Instant::now();
     while ping(&lab, "e", "2001:db8:1::11", "1").await.none() {
         assert!(
@@ -61,7 +62,7 @@ async fn segments_are_as_far_as_they_are_said_to_be() {
     let same = ping(&lab, "a", "198.51.100.12", "10").await;
     assert!(same.all() && same.median_ms().unwrap() < 20.0, "{same}");
     let far = ping(&lab, "a", "198.51.100.71", "20").await;
-    // Both ways, and what a busy machine adds.
+    // 40 ms in each direction, and the delay of a busy machine.
     assert!(far.all() && (80.0..120.0).contains(&far.median_ms().unwrap()), "{far}");
     let back = ping(&lab, "c", "198.51.100.11", "20").await;
     assert!(
@@ -70,7 +71,7 @@ async fn segments_are_as_far_as_they_are_said_to_be() {
     );
     let six = ping(&lab, "e", "2001:db8:1::11", "20").await;
     assert!(six.all() && (40.0..80.0).contains(&six.median_ms().unwrap()), "{six}");
-    // Only a quarter comes through both ways.
+    // With a loss of one half in each direction, a quarter of the replies arrives.
     let lossy = ping(&lab, "a", "198.51.100.131", "100").await;
     assert!((5..60).contains(&lossy.received), "{lossy}");
     let unrelated = ping(&lab, "c", "198.51.100.131", "10").await;

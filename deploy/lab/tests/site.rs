@@ -1,22 +1,22 @@
-//! A site by itself, in real namespaces: its stock routing daemons and VPN device with stand-ins for the providers'
-//! side, which are stock programs too. Needs root, BIRD 2, wireguard-go and wg.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! A site alone, in real namespaces: its stock routing daemons and VPN device, with stock programs in place of the
+//! providers. Needs root, BIRD 2, wireguard-go and wg.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tombolo_lab::probe::Ping;
 use tombolo_lab::process::{self, Process};
-use tombolo_lab::site::bird::Far;
-use tombolo_lab::site::device::{self, Printed};
+use tombolo_lab::site::bird::RemoteEnd;
+use tombolo_lab::site::device::{self, DeviceSettings};
 use tombolo_lab::site::with_own_run;
 use tombolo_lab::{Lab, Options, Topology};
 
-const LIMIT: Duration = Duration::from_secs(10);
-/// How long routes may take to follow.
-const SETTLE: Duration = Duration::from_secs(40);
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest that routes may take to converge.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Two customer edges, each with a line; the first has a tunnel too.
+/// Two customer edges with a line each. The first one has a tunnel too.
 fn topology(name: &str, lan: &str) -> Topology {
     let text = "
 name: NAME
@@ -56,7 +56,7 @@ events:
     Topology::parse(&text.replace("NAME", name).replace("LAN", lan)).unwrap()
 }
 
-/// A lab and the stand-ins of the providers.
+/// A lab, and the programs in place of the providers.
 struct Bench {
     lab: Lab,
     folder: tempfile::TempDir,
@@ -90,17 +90,17 @@ impl Bench {
         run
     }
 
-    /// Runs a program on a stand-in to its end.
+    /// Runs a program on a provider's host to its end.
     async fn on(&self, host: &str, command: &str) -> String {
         let argv: Vec<String> = command.split(' ').map(str::to_owned).collect();
         let argv = with_own_run(&self.run_of(host), &argv);
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        let done = self.lab.exec(host, &argv, LIMIT).await.unwrap();
+        let done = self.lab.exec(host, &argv, PROGRAM_TIMEOUT).await.unwrap();
         assert_eq!(done.code, 0, "{command}: {}{}", done.stdout, done.stderr);
         done.stdout
     }
 
-    /// Starts a program on a stand-in.
+    /// Starts a program on a provider's host.
     fn start(&mut self, host: &str, command: &str) {
         let argv: Vec<String> = command.split(' ').map(str::to_owned).collect();
         let argv = self.lab.hosts().wrap(host, &with_own_run(&self.run_of(host), &argv));
@@ -108,7 +108,8 @@ impl Bench {
         self.stand_ins.push(process::start(&argv, &log, &[], true).unwrap());
     }
 
-    /// A speaker that announces 10.10.30.0/24, of which its host has the address .4. `more` are its routes besides.
+    /// Starts a BGP speaker that advertises 10.10.30.0/24, in which its host has the address .4. `more` are additional
+    /// routes.
     fn speaker(&mut self, host: &str, (own, other): (&str, &str), asn: u32, how: &str, more: &str) {
         let config = format!(
             "log stderr all; router id {own};
@@ -132,12 +133,12 @@ protocol bgp site {{
         self.speaker(host, (own, other), 12076, "check link; password \"signed\";", "");
     }
 
-    /// The far end of the tunnel, and what it tells the operator of the device.
-    async fn gateway(&mut self, device_key: &str) -> Printed {
+    /// Starts the remote end of the tunnel. Returns the settings for the site's device.
+    async fn gateway(&mut self, device_key: &str) -> DeviceSettings {
         let key = self.run_of("gw").join("key");
         let public = device::make_key(&key).unwrap();
         self.start("gw", "wireguard-go -f wg0");
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + PROGRAM_TIMEOUT;
         while !self.run_of("gw").join("wireguard/wg0.sock").exists() {
             assert!(Instant::now() < deadline, "wireguard-go does not come up");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -158,20 +159,25 @@ protocol bgp site {{
              Endpoint = 203.0.113.12:51820\nAllowedIPs = 0.0.0.0/0\nPersistentKeepalive = 25\n\
              protocol bgp x {{\nneighbor 10.10.30.254 as 65515;\n}}\n"
         );
-        Printed::read(&text).unwrap()
+        DeviceSettings::read(&text).unwrap()
     }
 
-    /// Waits until a command on a host prints something that is as it should be.
+    /// Waits until the output of a command on a host satisfies `good`.
     async fn until(&self, host: &str, command: &str, what: &str, good: impl Fn(&str) -> bool) {
         let argv: Vec<&str> = command.split(' ').collect();
         let start = Instant::now();
         loop {
-            let done = self.lab.exec(host, &argv, LIMIT).await.unwrap();
+            let done = self.lab.exec(host, &argv, PROGRAM_TIMEOUT).await.unwrap();
             if good(&done.stdout) {
                 println!("{what}: after {:.1} s", start.elapsed().as_secs_f64());
                 return;
             }
-            assert!(start.elapsed() < SETTLE, "{what}: {}{}", done.stdout, done.stderr);
+            assert!(
+                start.elapsed() < CONVERGENCE_TIMEOUT,
+                "{what}: {}{}",
+                done.stdout,
+                done.stderr
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -181,10 +187,10 @@ protocol bgp site {{
         let start = Instant::now();
         loop {
             let done = self.lab.exec(from, &argv, Duration::from_secs(30)).await.unwrap();
-            // While a router changes its mind there is no way for a moment, and then the program does not even begin.
-            match tombolo_lab::probe::Traced::read(&done, to.parse().unwrap()) {
+            // While routes converge, the source may have no route for a moment, and traceroute does not start.
+            match tombolo_lab::probe::TraceResult::read(&done, to.parse().unwrap()) {
                 Ok(traced) => return traced.to_string(),
-                Err(e) => assert!(start.elapsed() < SETTLE, "{e:#}"),
+                Err(e) => assert!(start.elapsed() < CONVERGENCE_TIMEOUT, "{e:#}"),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -211,11 +217,11 @@ protocol bgp site {{
 async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
     let mut bench = Bench::up("tls1", "routes: default, ecmp: false").await;
     let keys = bench.lab.make_device_keys().unwrap();
-    let printed = bench.gateway(&keys["to-site"].to_string()).await;
-    bench.lab.start_device("a-ce1", 0, &printed).await.unwrap();
-    let far = BTreeMap::from([("to-site".to_owned(), printed.far)]);
-    bench.lab.start_routers(&far).unwrap();
-    bench.lab.wait_for_sessions(SETTLE).await.unwrap();
+    let parsed = bench.gateway(&keys["to-site"].to_string()).await;
+    bench.lab.start_device("a-ce1", 0, &parsed).await.unwrap();
+    let remotes = BTreeMap::from([("to-site".to_owned(), parsed.remote)]);
+    bench.lab.start_routers(&remotes).unwrap();
+    bench.lab.wait_for_sessions(CONVERGENCE_TIMEOUT).await.unwrap();
 
     let way = "ip route get 10.10.30.4";
     bench
@@ -227,9 +233,11 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
             t.contains("via 192.168.30.0 ") && !t.contains("192.168.30.4")
         })
         .await;
-    let routes = bench
-        .lab
-        .exec("a-ce1", &["birdc", "show", "route", "for", "10.10.30.4", "all"], LIMIT);
+    let routes = bench.lab.exec(
+        "a-ce1",
+        &["birdc", "show", "route", "for", "10.10.30.4", "all"],
+        PROGRAM_TIMEOUT,
+    );
     let routes = routes.await.unwrap();
     assert_eq!(routes.code, 0, "{}", routes.stderr);
     let routes = routes.stdout;
@@ -242,7 +250,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
         "{routes}"
     );
 
-    // Only the site's prefix is told: neither links, nor a default, nor what came from elsewhere.
+    // Only the site's prefix is advertised: no links, no default route, and no routes of other neighbours.
     for host in ["e1", "gw"] {
         let learned = bench.on(host, "birdc show route protocol site").await;
         let prefixes: Vec<_> = learned.lines().filter(|l| l.contains("/")).collect();
@@ -253,7 +261,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
         assert!(prefixes[0].contains("AS65021i"), "{learned}");
     }
 
-    // Routers answer with the address of the device that the probe came in by (T3), the device with its own (T7).
+    // Routers answer from the device that received the probe (T3), and the VPN device from its own address (T7).
     let out = bench.lab.trace("a-vm", "10.10.30.4", 3).await.unwrap();
     assert_eq!(out.to_string(), "10.2.30.3 → 192.168.30.0 → 10.10.30.4");
     assert_eq!(
@@ -263,22 +271,22 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
     assert_eq!(
         bench.hops("gw", "10.10.30.254", "10.2.30.10").await,
         "10.2.30.125 → 192.168.30.1 → 10.2.30.10",
-        "the speaker itself is reached by the tunnel"
+        "replies to the speaker itself use the tunnel"
     );
     assert_eq!(
         bench.hops("gw", "10.10.30.4", "10.2.30.10").await,
         "*",
-        "everybody else is answered over the circuit"
+        "replies to all others use the circuit"
     );
 
-    // No way is silence (T8): the underlay is no way either.
+    // Packets without a route are dropped silently (T8). The underlay is no route for a site's packets either.
     for nowhere in ["172.31.0.1", "203.0.113.41"] {
         let pinged = bench.lab.ping("a-vm", nowhere, Ping::UNREACHABLE).await.unwrap();
         assert!(pinged.none() && pinged.refusals == 0, "{nowhere}: {pinged}");
     }
 
     let cut = bench.lab.topology().events.find("cut").unwrap().clone();
-    bench.lab.happen(&cut).unwrap();
+    bench.lab.trigger(&cut).unwrap();
     bench
         .until("a-ce1", way, "the tunnel has the traffic", |t| t.contains("dev wg0"))
         .await;
@@ -298,16 +306,16 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
     bench
         .until("a-ce1", way, "the circuit has it again", |t| t.contains("dev line0"))
         .await;
-    bench.lab.wait_for_sessions(SETTLE).await.unwrap();
+    bench.lab.wait_for_sessions(CONVERGENCE_TIMEOUT).await.unwrap();
     bench.down("tls1");
 }
 
 #[tokio::test]
-async fn a_lan_spreads_over_its_edges_and_leaves_one_that_has_no_way() {
+async fn a_lan_spreads_over_its_edges_and_avoids_one_without_a_route() {
     let mut bench = Bench::up("tls2", "routes: learned, ecmp: true").await;
-    // Nothing is behind the tunnel here.
-    let far = BTreeMap::from([("to-site".to_owned(), Far::default())]);
-    bench.lab.start_routers(&far).unwrap();
+    // The tunnel has no remote end here.
+    let remotes = BTreeMap::from([("to-site".to_owned(), RemoteEnd::default())]);
+    bench.lab.start_routers(&remotes).unwrap();
     let way = "ip route show 10.10.30.0/24";
     let both = |t: &str| t.contains("via 192.168.30.0 ") && t.contains("via 192.168.30.4 ");
     bench.until("a-router", way, "both edges share the traffic", both).await;
@@ -320,7 +328,7 @@ async fn a_lan_spreads_over_its_edges_and_leaves_one_that_has_no_way() {
             .all()
     );
 
-    // The second edge's neighbour dies without a word.
+    // The second edge's neighbour is killed, without a BGP notification.
     bench.stand_ins[1].kill().unwrap();
     bench
         .until("a-router", way, "the other has all of it", |t| {
@@ -338,8 +346,10 @@ async fn a_lan_spreads_over_its_edges_and_leaves_one_that_has_no_way() {
     bench.edge_again("e2").await;
     bench.until("a-router", way, "both share it again", both).await;
 
-    // A whole customer edge goes.
-    let down = bench.lab.exec("a-ce2", &["ip", "link", "set", "lan0", "down"], LIMIT);
+    // The link of a whole customer edge goes down.
+    let down = bench
+        .lab
+        .exec("a-ce2", &["ip", "link", "set", "lan0", "down"], PROGRAM_TIMEOUT);
     let down = down.await.unwrap();
     assert_eq!(down.code, 0, "{}", down.stderr);
     bench

@@ -1,9 +1,9 @@
-//! The underlay by itself, in real namespaces: plain hosts that ping each other. Needs root.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! The underlay alone, in real namespaces: plain hosts that ping each other. Needs root.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::path::Path;
 use std::time::Duration;
-use tombolo_lab::probe::Pinged;
+use tombolo_lab::probe::PingResult;
 use tombolo_lab::state::dir_of;
 use tombolo_lab::{Lab, Options, Topology};
 
@@ -28,7 +28,7 @@ resources: {}
 }
 
 async fn answers(lab: &Lab, from: &str, to: &str) -> bool {
-    // One answer is enough, also a late one on a busy machine.
+    // One reply of three suffices, because a busy machine may answer late.
     let argv = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1.5", to];
     lab.exec(from, &argv, Duration::from_secs(10)).await.unwrap().code == 0
 }
@@ -67,10 +67,11 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
     lab.cut("b").unwrap();
     assert!(!answers(&lab, "a", "198.51.100.12").await, "b is cut off");
     assert!(answers(&lab, "a", "198.51.100.139").await, "nobody else is");
-    // T8: a host that is cut off sees silence, however long it asks, and not its own kernel's word that the way is gone.
+    // T8: a disconnected host receives no ICMP errors, not even from its own kernel after the neighbour entry has
+    // expired.
     let far = ["ping", "-n", "-c", "40", "-i", "0.1", "-W", "1", "203.0.113.9"];
     let far = lab.exec("b", &far, Duration::from_secs(20)).await.unwrap();
-    let pinged = Pinged::read(&far.stdout).unwrap();
+    let pinged = PingResult::read(&far.stdout).unwrap();
     assert!(pinged.none() && pinged.refusals == 0, "{pinged}: {}", far.stdout);
     lab.restore("b").unwrap();
     assert!(answers(&lab, "a", "198.51.100.12").await, "b is back");
@@ -93,7 +94,7 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
         answers(&lab, "a", "198.51.100.150").await,
         "b moved to the other segment"
     );
-    assert!(!answers(&lab, "a", "198.51.100.12").await, "and left its old address");
+    assert!(!answers(&lab, "a", "198.51.100.12").await, "its old address is gone");
     assert!(lab.cut("nobody").is_err());
 
     lab.down().unwrap();
@@ -102,7 +103,7 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_is_found_and_removed() {
+async fn the_remains_of_a_crash_are_found_and_removed() {
     require_root();
     let dir = dir_of(None, "tlu2");
     let detached = Options {
@@ -110,7 +111,7 @@ async fn what_a_crash_left_is_found_and_removed() {
         ..replacing()
     };
     let lab = Lab::underlay_only(&topology("tlu2"), detached.clone()).await.unwrap();
-    // Detached, so this is what a program leaves that was killed: namespaces, a process in one, and files.
+    // A detached lab remains as after a killed program: namespaces, a process in one of them, and files.
     let mut orphan = std::process::Command::new("ip")
         .args(["netns", "exec", "tb-tlu2-a", "sleep", "600"])
         .spawn()
@@ -139,13 +140,13 @@ async fn what_a_crash_left_is_found_and_removed() {
 }
 
 #[tokio::test]
-async fn a_namespace_of_somebody_else_is_left_alone() {
+async fn a_namespace_that_the_lab_did_not_make_is_kept() {
     require_root();
     let ip = |verb: &str| {
         let argv = ["netns", verb, "tb-tlu3-b"];
         std::process::Command::new("ip").args(argv).status().unwrap().success()
     };
-    // Of an earlier run of this test that was killed.
+    // An earlier run of this test may have been killed.
     if left("tb-tlu3-").contains(&"tb-tlu3-b".to_owned()) {
         assert!(ip("del"));
     }
@@ -162,7 +163,7 @@ async fn a_namespace_of_somebody_else_is_left_alone() {
     assert!(ip("del"));
 }
 
-/// The usual folder, so that what an aborted run of these tests left is found.
+/// Options with the default state folder, so that the remains of an aborted run are found and removed.
 fn replacing() -> Options {
     Options {
         replace: true,
@@ -170,7 +171,7 @@ fn replacing() -> Options {
     }
 }
 
-/// How many cuts from other hosts there are on a host.
+/// Returns the number of cuts from other hosts on a host.
 async fn cuts(lab: &Lab, host: &str) -> usize {
     let done = lab.exec(host, &["nft", "list", "tables"], Duration::from_secs(5)).await;
     let done = done.unwrap();

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_lab::Topology;
-use tombolo_lab::probe::Pinger;
+use tombolo_lab::probe::BackgroundPing;
 use tombolo_tests::live::{SPACING, World};
 
 const LEFT: [(&str, &str); 2] = [("10.1.255.4", "left-a"), ("10.1.255.5", "left-b")];
@@ -35,7 +35,7 @@ async fn by<'h>(w: &World, from: &str, to: &str, hosts: &[(&str, &'h str)]) -> R
     }
 }
 
-fn nothing_lost(pinger: Pinger) -> Result<()> {
+fn nothing_lost(pinger: BackgroundPing) -> Result<()> {
     let pinged = pinger.stop()?;
     ensure!(pinged.all(), "{pinged:?}");
     Ok(())
@@ -60,7 +60,7 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
         for planned in [true, false] {
             let here = by(&w, from, "branch-vm", preferred).await?;
             let others: Vec<_> = all.iter().filter(|(_, host)| *host != here).copied().collect();
-            let pinger = w.pinger(from, "branch-vm", SPACING)?;
+            let pinger = w.start_ping(from, "branch-vm", SPACING)?;
             tokio::time::sleep(Duration::from_millis(300)).await;
             if planned {
                 ensure!(w.stop_agent(here)?, "{here} had to be killed");
@@ -72,7 +72,7 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
                 pinger
             } else {
                 drop(pinger);
-                w.pinger(from, "branch-vm", SPACING)?
+                w.start_ping(from, "branch-vm", SPACING)?
             };
             w.start_agent(here)?;
             // Its share comes back, which with both active may be another pair's.
@@ -96,7 +96,7 @@ async fn gateways_stand_in_for_a_peering_whose_path_is_cut() -> Result<()> {
     w.cut_pair("left-vm", "right-vm")?;
     by(&w, "left-vm", "right-vm", &LEFT).await?;
     by(&w, "right-vm", "left-vm", &RIGHT[..1]).await?;
-    let pinger = w.pinger("left-vm", "right-vm", SPACING)?;
+    let pinger = w.start_ping("left-vm", "right-vm", SPACING)?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     w.restore_pair("left-vm", "right-vm")?;
     by(&w, "left-vm", "right-vm", &direct).await?;

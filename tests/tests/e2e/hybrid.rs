@@ -24,10 +24,10 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     let lab = Lab::up(topology, Options::default()).await?;
     let mut wrong = Vec::new();
     let good = check::phases(&lab, true, |title, phase| {
-        let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.heard));
+        let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.learned));
         // E16: what pings do not show. What the sites' routers were told is what they may be.
         for heard in heard.iter().filter(|h| !h.good()) {
-            let (who, expected, saw) = (heard.who(), heard.expected(), heard.saw());
+            let (who, expected, saw) = (heard.neighbour(), heard.expected(), heard.seen());
             wrong.push(format!("{title}: {who}: expected {expected}, seen {saw}"));
         }
         for row in rows.iter().filter(|r| !r.good()) {
@@ -109,7 +109,7 @@ async fn a_sites_device_restarts_moves_and_changes_its_key() -> Result<()> {
     topology.name = "e2e-device".into();
     let lab = Lab::up(&topology, Options::default()).await?;
     let event = topology.events.find("cut").context("the event")?;
-    lab.happen(event)?;
+    lab.trigger(event)?;
     answers(&lab, "by the tunnel").await?;
     lab.restart_device("loc1-ce1", 0, false).await?;
     answers(&lab, "restarted").await?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
-use tombolo_lab::probe::Pinger;
+use tombolo_lab::probe::BackgroundPing;
 use tombolo_tests::live::{Flags, PLAIN, SPACING, World};
 
 /// P13, P14, P15, P17: the life of a peering, from one half to its end and back.
@@ -69,7 +69,7 @@ async fn unrelated_changes_lose_no_packet() -> Result<()> {
     for (from, to) in pairs {
         w.reach(from, to).await?;
     }
-    let pings = pairs.map(|(from, to)| w.pinger(from, to, SPACING));
+    let pings = pairs.map(|(from, to)| w.start_ping(from, to, SPACING));
     let start = Instant::now();
     let mut changes = 0;
     while start.elapsed() < Duration::from_secs(20) {
@@ -82,7 +82,7 @@ async fn unrelated_changes_lose_no_packet() -> Result<()> {
     ensure!(changes >= 40, "only {changes} changes in 20 s");
     let pings = pings.into_iter().collect::<Result<Vec<_>>>()?;
     let names: Vec<_> = pings.iter().map(|p| p.name.clone()).collect();
-    for (name, pinged) in names.iter().zip(Pinger::stop_all(pings)) {
+    for (name, pinged) in names.iter().zip(BackgroundPing::stop_all(pings)) {
         let pinged = pinged?;
         ensure!(pinged.sent >= 1000, "{name}: only {} pings in 20 s", pinged.sent);
         ensure!(

@@ -1,4 +1,4 @@
-//! Agents: what runs on the machines.
+//! Agents, the programs that carry packets on machines, gateways and edges.
 
 use crate::context::Context;
 use crate::output::{bytes, state};
@@ -12,13 +12,13 @@ use tombolo_client::fabric::{AgentView, Binding};
 pub(crate) enum Agent {
     /// List the agents
     List,
-    /// Show an agent with its counters
+    /// Show an agent with its packet counters and links
     Show { agent: tombolo_proto::id::AgentId },
-    /// Cut an agent off, everywhere and at once; its name stays taken
+    /// Revoke an agent: the controller and all agents refuse it at once; its name stays in use
     Revoke { agent: tombolo_proto::id::AgentId },
-    /// Forget an agent: what it stood for is free again
+    /// Delete an agent, so that another one can join for the same machine, gateway instance or edge
     Delete { agent: tombolo_proto::id::AgentId },
-    /// Print the configuration that an agent should have, without its secrets
+    /// Print the configuration that the controller has compiled for an agent, without secrets
     Config { agent: tombolo_proto::id::AgentId },
 }
 
@@ -44,19 +44,19 @@ impl Agent {
                 }
             }
             Self::Revoke { agent } => {
-                if !c.confirm(&format!("Cut off agent {agent}?"))? {
-                    return c.done(&json!({"revoked": false}), "Nothing was changed.").await;
+                if !c.confirm(&format!("Revoke agent {agent}?"))? {
+                    return c.report(&json!({"revoked": false}), "Nothing was changed.").await;
                 }
                 c.client.revoke_agent(agent.as_str()).await?;
-                c.done(&json!({"revoked": true}), &format!("Revoked agent {agent}."))
+                c.report(&json!({"revoked": true}), &format!("Revoked agent {agent}."))
                     .await
             }
             Self::Delete { agent } => {
                 if !c.confirm(&format!("Delete agent {agent}?"))? {
-                    return c.done(&json!({"deleted": false}), "Nothing was changed.").await;
+                    return c.report(&json!({"deleted": false}), "Nothing was changed.").await;
                 }
                 c.client.delete_agent(agent.as_str()).await?;
-                c.done(&json!({"deleted": true}), &format!("Deleted agent {agent}."))
+                c.report(&json!({"deleted": true}), &format!("Deleted agent {agent}."))
                     .await
             }
             Self::Config { agent } => c.out.json(&c.client.agent_config(agent.as_str()).await?),
@@ -64,7 +64,7 @@ impl Agent {
     }
 }
 
-/// What an agent stands for, in a few words.
+/// Formats the binding of an agent, such as `VM web (web-nic)`.
 pub(crate) fn binding(binding: &Binding) -> String {
     match binding {
         Binding::Vm { vm, nics, served } => {
@@ -84,7 +84,7 @@ pub(crate) fn binding(binding: &Binding) -> String {
     }
 }
 
-/// One word for how an agent is.
+/// Returns the state of an agent in one word; `ok` if it has its desired configuration in force.
 pub(crate) fn condition(agent: &AgentView) -> &'static str {
     if agent.revoked {
         "revoked"
@@ -99,7 +99,7 @@ pub(crate) fn condition(agent: &AgentView) -> &'static str {
     }
 }
 
-/// All agents with their state.
+/// Prints agents with their state.
 pub(crate) fn table(c: &Context, agents: &[AgentView]) {
     let rows = agents
         .iter()
@@ -119,7 +119,7 @@ pub(crate) fn table(c: &Context, agents: &[AgentView]) {
             ]
         })
         .collect();
-    let titles = ["Agent", "Stands for", "State", "Revision", "Endpoint", "Rejected"];
+    let titles = ["Agent", "Binding", "State", "Revision", "Endpoint", "Rejected"];
     c.out.table(
         &titles,
         rows,
@@ -131,13 +131,13 @@ fn show(c: &Context, agent: &AgentView) {
     table(c, std::slice::from_ref(agent));
     let Some(status) = &agent.status else { return };
     let t = &status.totals;
-    c.out.title("\nPackets since its start");
+    c.out.title("\nPackets since the agent's start");
     let totals = [
         ("from the device", t.tun_in),
         ("to the device", t.tun_out),
         ("from links", t.link_in),
         ("to links", t.link_out),
-        ("answered itself", t.replied),
+        ("answered by the agent", t.replied),
         ("dropped", t.dropped),
     ];
     c.out.table(
@@ -153,7 +153,7 @@ fn show(c: &Context, agent: &AgentView) {
         .collect();
     c.out.table(&["Reason", "Packets"], drops, "none");
     if !status.refused_routes.is_empty() {
-        c.out.title("\nRoutes of others that are not used");
+        c.out.title("\nReceived routes that are not used");
         let refused = status.refused_routes.iter().map(|r| {
             vec![
                 Cell::new(r.sender.as_deref().unwrap_or("any, at its host")),

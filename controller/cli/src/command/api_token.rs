@@ -1,4 +1,4 @@
-//! Tokens for people and programs that use the controller.
+//! API tokens, with which people and programs use the controller.
 
 use crate::context::Context;
 use crate::options::name;
@@ -10,16 +10,17 @@ use serde_json::json;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ApiToken {
-    /// Make a token and print it: it is never shown again
+    /// Create a token and print it; it is never shown again
     Create {
-        /// What it is for
+        /// Name of the token, such as its user
         #[arg(value_parser = name)]
         name: String,
     },
-    /// List the tokens, without their text
+    /// List the tokens, without their texts
     List,
-    /// Withdraw a token
+    /// Delete a token, so that it is refused from now on
     Delete {
+        /// Id of the token, as `list` shows it
         #[arg(value_parser = name)]
         id: String,
     },
@@ -41,12 +42,13 @@ impl ApiToken {
                 } else {
                     c.out.line(&token.token);
                 }
-                c.settle().await
+                c.wait_if_requested().await
             }
             Self::List => c.out.list(&c.client.api_tokens().await?, COLUMNS, "No tokens."),
             Self::Delete { id } => {
                 c.client.delete_api_token(id).await?;
-                c.done(&json!({"deleted": true}), &format!("Deleted token {id}.")).await
+                c.report(&json!({"deleted": true}), &format!("Deleted token {id}."))
+                    .await
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `apply` and `diff`: the declarative file against the controller.
+//! `tombolo apply` and `tombolo diff`: manifests against the controller's resources.
 
 use crate::context::Context;
 use anyhow::{Context as _, Result};
@@ -15,10 +15,10 @@ use tombolo_client::path::Group;
 
 #[derive(Debug, Args)]
 pub(crate) struct Files {
-    /// A file, a folder, or - for standard input; may be given several times
+    /// Manifest file, folder of manifests, or - for standard input; may be repeated
     #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Delete what the groups of the files hold and the files do not
+    /// Delete resources of the files' groups that the files do not contain
     #[arg(long)]
     prune: bool,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Apply {
 pub(crate) struct Diff {
     #[command(flatten)]
     files: Files,
-    /// Exit with 1 if there is a difference
+    /// Exit with code 1 if there is a difference
     #[arg(long)]
     exit_code: bool,
 }
@@ -48,7 +48,7 @@ impl Apply {
             if c.out.is_json() {
                 c.out.json(&plan)?;
             }
-            return c.settle().await;
+            return c.wait_if_requested().await;
         }
         if !c.confirm("Apply these changes?")? {
             c.out.note("Nothing was changed.");
@@ -68,7 +68,7 @@ impl Apply {
                 applied.changed, applied.revision
             ));
         }
-        c.settle().await
+        c.wait_if_requested().await
     }
 }
 
@@ -104,9 +104,10 @@ impl Files {
                 }
             }
         }
-        // A document without a group needs the one that the user works in.
-        let homeless = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
-        let default = if homeless {
+        // Documents without a group use the default one. If all have a group, none needs to be set, and the name is
+        // unused.
+        let needs_default = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
+        let default = if needs_default {
             c.group()?
         } else {
             Group::new(&c.config.subscription, "none")
@@ -125,7 +126,7 @@ fn verb(action: Action) -> &'static str {
     }
 }
 
-/// The changes in the order in which they are made, each with its difference, and the sum.
+/// Prints every change with its difference, in the order of the plan, and a summary.
 fn show(c: &Context, plan: &Plan) {
     for step in plan.changes() {
         c.out.line(render(step, c.out.colour).trim_end());
@@ -147,7 +148,7 @@ fn show(c: &Context, plan: &Plan) {
     }
 }
 
-/// One step as text: a headline, then the lines that change with some around them.
+/// Formats a step: a headline, then the changed lines with their context.
 fn render(step: &Step, colour: bool) -> String {
     let paint = |text: &str, action: Action| match (colour, action) {
         (true, Action::Create) => text.green().to_string(),
@@ -163,6 +164,7 @@ fn render(step: &Step, colour: bool) -> String {
     };
     let mut out = paint(&format!("{sign} {} {}", step.kind, step.name), step.action);
     if let Some(note) = &step.note {
+        // Writing to a String cannot fail.
         let _ = write!(out, ": {note}");
     }
     out.push('\n');
@@ -171,12 +173,13 @@ fn render(step: &Step, colour: bool) -> String {
     }
     let (before, after) = (yaml(&step.before, &step.group), yaml(&step.after, &step.group));
     let diff = TextDiff::from_lines(&before, &after);
-    // A new resource is shown whole; of an existing one the changes with their surroundings.
-    for group in diff.grouped_ops(if step.action == Action::Create {
+    // A new resource is shown whole. `similar` doubles the number of context lines, so usize::MAX would overflow.
+    let context_lines = if step.action == Action::Create {
         usize::MAX / 4
     } else {
         3
-    }) {
+    };
+    for group in diff.grouped_ops(context_lines) {
         for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
             let line = change.value().trim_end_matches('\n');
             let (mark, action) = match change.tag() {
@@ -191,7 +194,7 @@ fn render(step: &Step, colour: bool) -> String {
     out
 }
 
-/// A body as YAML, ids shortened to what follows the group.
+/// Formats a body as YAML, with ids of the step's group shortened to the part after the group.
 fn yaml(value: &Value, group: &Group) -> String {
     if value.is_null() {
         return String::new();

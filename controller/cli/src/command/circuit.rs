@@ -1,10 +1,9 @@
 //! ExpressRoute circuits and their private peering.
 
-use super::connection::Key;
-use super::gateway::ask;
-use super::token::Link;
+use super::connection::SharedKeyArgs;
+use super::token::LinkArg;
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
@@ -23,7 +22,7 @@ pub(crate) enum Circuit {
         name: String,
         #[command(flatten)]
         size: Size,
-        /// The region; the group's unless given
+        /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
     },
@@ -36,7 +35,7 @@ pub(crate) enum Circuit {
     },
     /// List circuits
     List,
-    /// Show a circuit with its lines
+    /// Show a circuit with its private peering
     Show {
         #[arg(value_parser = name)]
         name: String,
@@ -46,74 +45,78 @@ pub(crate) enum Circuit {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Its two lines to the customer
+    /// Manage the private peering of a circuit, its two lines to the customer edge
     #[command(subcommand)]
     Peering(Peering),
-    /// What the edge of one of its links knows of routes
+    /// Show the routes of the provider edge of one link
     Routes {
         #[arg(value_parser = name)]
         name: String,
-        /// Which link
-        #[arg(long, value_enum, default_value_t = Link::Primary)]
-        link: Link,
-        /// The neighbours instead
+        /// Link of the circuit
+        #[arg(long, value_enum, default_value_t = LinkArg::Primary)]
+        link: LinkArg,
+        /// Show the BGP neighbours instead of the routes
         #[arg(long)]
         summary: bool,
     },
 }
 
-/// What Azure would bill, and what limits follow from it (X12, X13).
+/// Peering location, bandwidth and SKU of a circuit, which determine its limits (X12, X13).
 #[derive(Debug, Args)]
 pub(crate) struct Size {
-    /// Where it ends; the region unless given
+    /// Peering location, where the circuit's edges are [default: the region]
     #[arg(long)]
     peering_location: Option<String>,
-    /// Mbit/s
+    /// Bandwidth, Mbit/s
     #[arg(long)]
     bandwidth: Option<u32>,
-    /// How many VNets may be linked to it
+    /// Tier of the SKU, which limits the number of linked VNets
     #[arg(long, value_enum)]
     sku_tier: Option<Tier>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Tier {
-    /// Ten
+    /// At most ten linked VNets
     Standard,
-    /// More, by bandwidth
+    /// More linked VNets; the limit depends on the bandwidth
     Premium,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peering {
-    /// Make the private peering, or change it
+    /// Create the private peering of a circuit, or change it
     Create {
+        /// Name of the circuit
         #[arg(value_parser = name)]
         circuit: String,
-        /// The customer's ASN (G4)
+        /// ASN of the customer (G4)
         #[arg(long)]
         peer_asn: u32,
-        /// A /30: the first address is the customer's, the second the edge's (E1)
+        /// Prefix of the primary line, a /30; the first address is the customer edge's, the second one the provider
+        /// edge's (E1)
         #[arg(long, value_name = "PREFIX")]
         primary_peer_subnet: IpNet,
-        /// The same for the second line
+        /// Prefix of the secondary line, a /30 with the same order of addresses
         #[arg(long, value_name = "PREFIX")]
         secondary_peer_subnet: IpNet,
-        /// 0 to 4094
+        /// VLAN of both lines, 0 to 4094
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=4094))]
         vlan_id: u16,
         #[command(flatten)]
-        key: Key,
+        key: SharedKeyArgs,
     },
-    /// Delete the private peering
+    /// Delete the private peering of a circuit
     Delete {
+        /// Name of the circuit
         #[arg(value_parser = name)]
         circuit: String,
     },
 }
 
 impl Size {
-    fn set(&self, body: &mut Value) {
+    /// Sets the properties whose options are given.
+    fn apply_to(&self, body: &mut Value) {
         let provider = "serviceProviderProperties";
         if let Some(location) = &self.peering_location {
             body["properties"][provider]["peeringLocation"] = json!(location);
@@ -130,7 +133,8 @@ impl Size {
         }
     }
 
-    fn says_nothing(&self) -> bool {
+    /// Whether no option is given.
+    fn is_empty(&self) -> bool {
         self.peering_location.is_none() && self.bandwidth.is_none() && self.sku_tier.is_none()
     }
 }
@@ -172,18 +176,19 @@ impl Circuit {
         match self {
             Self::Create { name, size, location } => {
                 let mut body = json!({"location": c.location(location.as_deref()).await?, "properties": {}});
-                size.set(&mut body);
-                let what =
-                    format!("Created circuit {name}. It has no lines yet: tombolo circuit peering create {name}");
-                c.put(&path(c, name)?, &body, &what).await
+                size.apply_to(&mut body);
+                let message = format!(
+                    "Created circuit {name}. It has no private peering yet: tombolo circuit peering create {name}"
+                );
+                c.put(&path(c, name)?, &body, &message).await
             }
             Self::Update { name, size } => {
-                if size.says_nothing() {
-                    let hint =
-                        "--peering-location, --bandwidth or --sku-tier; its lines: tombolo circuit peering create";
-                    return Err(Usage::new("nothing to change", hint).into());
+                if size.is_empty() {
+                    let hint = "add --peering-location, --bandwidth or --sku-tier; `tombolo circuit peering create` changes the \
+                                private peering";
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
-                c.update(Kind::Circuit, name, |body| size.set(body)).await
+                c.update(Kind::Circuit, name, |body| size.apply_to(body)).await
             }
             Self::List => c.out.list(
                 &c.list(Kind::Circuit).await?,
@@ -194,17 +199,18 @@ impl Circuit {
             Self::Delete { name } => c.remove(Kind::Circuit, name).await,
             Self::Peering(peering) => peering.run(c).await,
             Self::Routes { name, link, summary } => {
-                let (what, columns) = if *summary {
+                let (action, columns) = if *summary {
                     ("routeTablesSummary", NEIGHBOURS)
                 } else {
                     ("routeTables", ROUTES)
                 };
                 let link = CircuitLink::from(*link).name();
-                let all = ask(c, &format!("{}/{what}/{link}", private(c, name)?), &[]).await?;
+                let action = format!("{}/{action}/{link}", private(c, name)?);
+                let all = c.post_list(&action, &[]).await?;
                 c.out.list(
                     &all,
                     columns,
-                    "No routes: no VNet is linked to it, and its customer announces none.",
+                    "No routes: no VNet is linked to the circuit, and its customer advertises none.",
                 )
             }
         }
@@ -232,11 +238,11 @@ impl Peering {
                 if let Some(key) = key.read()? {
                     properties["sharedKey"] = json!(key);
                 }
-                let what = format!(
+                let message = format!(
                     "Set the private peering of circuit {circuit}. The agents of its edges join with: tombolo token create \
                      --circuit {circuit} --link primary|secondary"
                 );
-                c.put(&private(c, circuit)?, &json!({"properties": properties}), &what)
+                c.put(&private(c, circuit)?, &json!({"properties": properties}), &message)
                     .await
             }
             Self::Delete { circuit } => c.delete(&private(c, circuit)?, "peering").await,

@@ -1,9 +1,9 @@
-//! Connections: gateway to gateway (each has its own side), to a site, to a circuit.
+//! Connections of gateways to other gateways, sites and circuits.
 
 mod device;
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{name, reference};
 use crate::output::{Column, at, bytes, items, name_at, state};
 use anyhow::{Context as _, Result};
@@ -16,41 +16,41 @@ use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Connection {
-    /// Create a connection; between two gateways: one side
+    /// Create a connection; two gateways need one connection in each direction
     Create(Create),
-    /// Change a connection; its key: `shared-key set`
+    /// Change a connection; `shared-key set` changes its key
     #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["routing_weight", "enable_bgp", "dpd_timeout"])))]
     Update {
         #[arg(value_parser = name)]
         name: String,
-        /// Of several connections to the same networks, the larger weight wins
+        /// Preference among connections to the same prefixes; the largest weight wins
         #[arg(long)]
         routing_weight: Option<u32>,
-        /// Exchange routes over it (G4)
+        /// Exchange routes over the connection by BGP (G4)
         #[arg(long, value_name = "true|false", action = ArgAction::Set)]
         enable_bgp: Option<bool>,
-        /// Silence after which a site's device is given up, 9 to 3600; 0: the default
+        /// Silence after which a site's VPN device counts as down, 9 to 3600; 0 restores the default
         #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
         dpd_timeout: Option<u32>,
     },
-    /// List connections with their status and why it is so
+    /// List connections with their status and the reason of a failure
     List,
-    /// Show a connection with its status and why it is so
+    /// Show a connection with its status and the reason of a failure
     Show {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Delete a connection; between two gateways: one side
+    /// Delete a connection; the remote gateway's own connection is not deleted
     Delete {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Print what the device of a site needs: WireGuard's files, and its BGP session. Holds a secret
+    /// Print the WireGuard and BGP configuration for a site's VPN device; it contains a secret
     DeviceConfig {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// The shared key
+    /// Show or change the shared key of a connection
     #[command(subcommand)]
     SharedKey(SharedKey),
 }
@@ -59,42 +59,42 @@ pub(crate) enum Connection {
 pub(crate) struct Create {
     #[arg(value_parser = name)]
     name: String,
-    /// This side's gateway
+    /// Gateway of this end, by name or id
     #[arg(long, value_parser = reference, visible_alias = "vnet-gateway1")]
     gateway1: String,
     #[command(flatten)]
-    far: Far,
-    /// The end of the tunnel to the primary edge, then that to the secondary: in GatewaySubnet; allocated unless given
+    remote: RemoteEnd,
+    /// Gateway's addresses of the tunnels to the primary and the secondary edge, in GatewaySubnet [default: allocated]
     #[arg(long = "tunnel-address", value_name = "ADDRESS", num_args = 2)]
     #[arg(conflicts_with_all = ["gateway2", "local_gateway"])]
     tunnel_addresses: Vec<IpAddr>,
     #[command(flatten)]
-    key: Key,
-    /// Of several connections to the same networks, the larger weight wins
+    key: SharedKeyArgs,
+    /// Preference among connections to the same prefixes; the largest weight wins
     #[arg(long)]
     routing_weight: Option<u32>,
-    /// Exchange routes over it (G4); with a circuit that is always so
+    /// Exchange routes over the connection by BGP (G4); connections to circuits always do
     #[arg(long)]
     enable_bgp: bool,
-    /// Silence after which a site's device is given up, 9 to 3600
+    /// Silence after which a site's VPN device counts as down, 9 to 3600
     #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
     dpd_timeout: Option<u32>,
-    /// The region; the group's unless given
+    /// Region [default: the group's]
     #[arg(short, long)]
     location: Option<String>,
 }
 
-/// The far end.
+/// The remote end of a connection.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Far {
-    /// The other side's gateway
+struct RemoteEnd {
+    /// Remote VPN gateway, by name or id
     #[arg(long, value_parser = reference, visible_alias = "vnet-gateway2")]
     gateway2: Option<String>,
-    /// The local network gateway that describes a site
+    /// Local network gateway that describes the remote site, by name or id
     #[arg(long, value_parser = reference, visible_alias = "local-gateway2")]
     local_gateway: Option<String>,
-    /// A circuit
+    /// ExpressRoute circuit, by name or id
     #[arg(long, value_parser = reference, visible_alias = "express-route-circuit2")]
     circuit: Option<String>,
 }
@@ -109,23 +109,23 @@ impl Create {
         });
         let ends = [
             (
-                &self.far.gateway2,
+                &self.remote.gateway2,
                 "Vnet2Vnet",
                 "virtualNetworkGateway2",
                 "virtualNetworkGateways",
             ),
             (
-                &self.far.local_gateway,
+                &self.remote.local_gateway,
                 "IPsec",
                 "localNetworkGateway2",
                 "localNetworkGateways",
             ),
-            (&self.far.circuit, "ExpressRoute", "peer", "expressRouteCircuits"),
+            (&self.remote.circuit, "ExpressRoute", "peer", "expressRouteCircuits"),
         ];
-        for (end, kind, word, collection) in ends {
+        for (end, kind, property, collection) in ends {
             if let Some(end) = end {
                 properties["connectionType"] = json!(kind);
-                properties[word] = reference(collection, end);
+                properties[property] = reference(collection, end);
             }
         }
         if !self.tunnel_addresses.is_empty() {
@@ -145,35 +145,41 @@ impl Create {
         let mut properties = self.properties(c)?;
         let key = self.key.read()?;
         let mut hint = "";
-        match (&key, &self.far.circuit) {
+        match (&key, &self.remote.circuit) {
             (Some(_), Some(_)) => {
-                return Err(Usage::new("a connection to a circuit has no shared key", "leave the key out").into());
+                let hint = "remove --shared-key and --shared-key-file";
+                return Err(UsageError::new("a connection to a circuit has no shared key", hint).into());
             }
             (Some(key), None) => properties["sharedKey"] = json!(key),
             (None, None) => hint = " It has no shared key yet: tombolo connection shared-key set",
             (None, Some(_)) => {}
         }
         let body = json!({"location": c.location(self.location.as_deref()).await?, "properties": properties});
-        let mut what = format!("Created connection {name}.{hint}");
-        if key.is_some() && self.far.local_gateway.is_some() {
-            what += &format!(" What the site's device needs: tombolo connection device-config {name}");
+        let mut message = format!("Created connection {name}.{hint}");
+        if key.is_some() && self.remote.local_gateway.is_some() {
+            message += &format!(" Configuration for the site's device: tombolo connection device-config {name}");
         }
-        c.put(&path(c, name)?, &body, &what).await
+        c.put(&path(c, name)?, &body, &message).await
     }
 }
 
+/// The options for a shared key.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
-pub(crate) struct Key {
-    /// The key, the same at both ends (G11); better in a file
+pub(crate) struct SharedKeyArgs {
+    /// Shared key, the same at both ends; visible to all users of this machine, so prefer --shared-key-file (G11)
     #[arg(long, value_name = "KEY")]
     shared_key: Option<String>,
-    /// A file with the key
+    /// File that contains the shared key
     #[arg(long, value_name = "FILE")]
     shared_key_file: Option<PathBuf>,
 }
 
-impl Key {
+impl SharedKeyArgs {
+    /// Returns the key without a final newline; none if no option is given.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub(crate) fn read(&self) -> Result<Option<String>> {
         let Some(path) = &self.shared_key_file else {
             return Ok(self.shared_key.clone());
@@ -185,23 +191,26 @@ impl Key {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SharedKey {
-    /// Print the key
+    /// Print the shared key
     Show {
+        /// Name of the connection
         #[arg(value_parser = name)]
         connection: String,
     },
-    /// Set the key
+    /// Set the shared key
     Set {
+        /// Name of the connection
         #[arg(value_parser = name)]
         connection: String,
         #[command(flatten)]
-        key: Key,
+        key: SharedKeyArgs,
     },
-    /// Let the controller make a new key and print it; set it at the other end too
+    /// Generate a new shared key and print it; the remote end needs the same key
     Reset {
+        /// Name of the connection
         #[arg(value_parser = name)]
         connection: String,
-        /// How long, characters
+        /// Length of the key, characters
         #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=128))]
         length: u32,
     },
@@ -251,20 +260,22 @@ impl SharedKey {
             }
             Self::Set { connection, key } => {
                 let Some(key) = key.read()? else {
-                    return Err(Usage::new("no key is given", "--shared-key-file FILE or --shared-key KEY").into());
+                    return Err(
+                        UsageError::new("no key is given", "add --shared-key-file FILE or --shared-key KEY").into(),
+                    );
                 };
                 c.client
                     .arm_put(&key_path(c, connection)?, &json!({"value": key}))
                     .await?;
-                let what = format!("Set the shared key of connection {connection}.");
-                c.done(&json!({"set": true}), &what).await
+                let message = format!("Set the shared key of connection {connection}.");
+                c.report(&json!({"set": true}), &message).await
             }
             Self::Reset { connection, length } => {
                 let path = format!("{}/reset", key_path(c, connection)?);
                 c.client.arm_post(&path, &json!({"keyLength": length})).await?;
                 let answer = c.client.arm_get(&key_path(c, connection)?).await?;
                 show_key(c, &answer)?;
-                c.settle().await
+                c.wait_if_requested().await
             }
         }
     }
@@ -300,7 +311,7 @@ const COLUMNS: &[Column] = &[
     ("Reason", |v| Cell::new(reason(v))),
 ];
 
-/// The connections with their status and why it is so.
+/// Prints connections with their status and the reason of a failure.
 pub(crate) fn list(c: &Context, connections: &[Value]) -> Result<()> {
     c.out.list(
         connections,
@@ -313,7 +324,7 @@ fn number(connection: &Value, pointer: &str) -> u64 {
     connection.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// Why its tunnels are as they are; nothing for tunnels that are up.
+/// Returns the reasons why tunnels of the connection are down; empty if all are up.
 fn reason(connection: &Value) -> String {
     let tunnels = items(connection, "/properties/tunnelConnectionStatus");
     let mut reasons: Vec<_> = tunnels.map(|t| at(t, "/reason")).filter(|r| !r.is_empty()).collect();

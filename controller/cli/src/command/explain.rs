@@ -1,4 +1,4 @@
-//! `tombolo explain`: what happens to a packet, and why. Verdict first, then the hops, then what to do.
+//! `tombolo explain`: the path of a packet and its reply. Prints the verdict, the hops, and a remedy for a drop.
 
 use crate::context::Context;
 use crate::output::{Output, at, items, name_at, text};
@@ -12,17 +12,17 @@ use tombolo_client::fabric::ExplainRequest;
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// A machine, network interface or agent
+    /// Source: a machine, network interface or agent, by name or id
     from: String,
-    /// The same, or an address
+    /// Destination: a machine, network interface or agent, by name or id, or an address
     to: String,
-    /// What the packet carries
+    /// Protocol of the packet
     #[arg(short, long, value_enum, default_value_t = Protocol::Icmp)]
     protocol: Protocol,
-    /// The destination port of TCP and UDP
+    /// Destination port, with tcp and udp
     #[arg(long)]
     port: Option<u16>,
-    /// The TTL that the packet starts with
+    /// Initial TTL of the packet [default: 64]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
     ttl: Option<u8>,
 }
@@ -35,7 +35,7 @@ pub(crate) enum Protocol {
 }
 
 impl Explain {
-    /// Exits with 1 if the packet or its answer does not arrive, so that scripts can ask.
+    /// Returns exit code 1 if the packet or its reply does not arrive, for scripts.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let protocol = match self.protocol {
             Protocol::Icmp => "icmp",
@@ -112,7 +112,7 @@ fn show(out: Output, from: &str, to: &str, answer: &Value) {
             at(stop, "/reason")
         ));
         out.title("\nWhat to do");
-        // A controller of an earlier version has one text for both.
+        // A controller of an earlier version has `text` instead of `remedy`.
         let remedy = at(stop, "/remedy");
         out.line(&if remedy.is_empty() {
             at(stop, "/text")
@@ -121,12 +121,12 @@ fn show(out: Output, from: &str, to: &str, answer: &Value) {
         });
         let resource = at(stop, "/resource");
         if !resource.is_empty() {
-            out.line(&format!("Look at: {resource}"));
+            out.line(&format!("See: {resource}"));
         }
     }
 }
 
-/// With a capital letter in front.
+/// Returns the text with a capital first letter.
 fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|c| c.to_uppercase().to_string());
@@ -159,7 +159,7 @@ fn walk(out: Output, title: &str, walk: Option<&Value>) {
     );
 }
 
-/// A matched route in one cell: `10.2.0.0/16 VNetPeering (Default)`.
+/// Formats a matched route: `10.2.0.0/16 VNetPeering (Default)`.
 fn route(route: Option<&Value>) -> String {
     let Some(route) = route.filter(|r| !r.is_null()) else {
         return String::new();

@@ -1,11 +1,11 @@
-//! Gateways: VPN and ExpressRoute.
+//! VPN and ExpressRoute gateways.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{name, reference};
 use crate::output::{Column, at, items, state, text};
 use anyhow::Result;
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -15,46 +15,19 @@ use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Gateway {
-    /// Create a gateway in a VNet's GatewaySubnet: at most one of each type
-    Create {
-        #[arg(value_parser = name)]
-        name: String,
-        /// The virtual network
-        #[arg(long, value_parser = reference)]
-        vnet: String,
-        /// What it joins the VNet with
-        #[arg(long = "gateway-type", value_enum, default_value_t = Type::Vpn)]
-        kind: Type,
-        /// A public address resource
-        #[arg(long = "public-ip-address", value_parser = reference)]
-        public: Option<String>,
-        /// Its address in GatewaySubnet, which traceroute shows; allocated unless given
-        #[arg(short = 'a', long = "private-ip-address")]
-        address: Option<IpAddr>,
-        /// G4
-        #[arg(long)]
-        asn: Option<u32>,
-        /// Of a VPN gateway, in GatewaySubnet; its last free address unless given
-        #[arg(long)]
-        bgp_peering_address: Option<IpAddr>,
-        /// The size, as Azure names it; the smallest of its type unless given
-        #[arg(long)]
-        sku: Option<String>,
-        /// The region; the group's unless given
-        #[arg(short, long)]
-        location: Option<String>,
-    },
+    /// Create a gateway in a VNet's GatewaySubnet, at most one of each type
+    Create(Create),
     /// Change a gateway
     Update {
         #[arg(value_parser = name)]
         name: String,
-        /// G4
+        /// New ASN of the gateway (G4)
         #[arg(long)]
         asn: Option<u32>,
-        /// Of a VPN gateway
+        /// New BGP address of a VPN gateway, in GatewaySubnet (G4)
         #[arg(long)]
         bgp_peering_address: Option<IpAddr>,
-        /// The size, as Azure names it
+        /// Azure's name of the new size
         #[arg(long)]
         sku: Option<String>,
     },
@@ -70,37 +43,92 @@ pub(crate) enum Gateway {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// The routes that a gateway was told, and its own
+    /// Show the routes that a gateway has learned, and its own
     LearnedRoutes {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// The routes that a gateway tells a peer
+    /// Show the routes that a gateway advertises to a BGP peer
     AdvertisedRoutes {
         #[arg(value_parser = name)]
         name: String,
-        /// The peer's address, as `bgp-peers` shows it
+        /// Address of the BGP peer, as `bgp-peers` shows it
         #[arg(long)]
         peer: IpAddr,
     },
-    /// The BGP sessions of a gateway
+    /// Show the BGP sessions of a gateway
     BgpPeers {
         #[arg(value_parser = name)]
         name: String,
     },
 }
 
-/// What a gateway joins its VNet with (G2).
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[arg(value_parser = name)]
+    name: String,
+    /// Virtual network of the gateway, by name or id; it needs a subnet GatewaySubnet
+    #[arg(long, value_parser = reference)]
+    vnet: String,
+    /// Type of the gateway
+    #[arg(long = "gateway-type", value_enum, default_value_t = Type::Vpn)]
+    kind: Type,
+    /// Public address resource, by name or id
+    #[arg(long = "public-ip-address", value_parser = reference)]
+    public: Option<String>,
+    /// Address in GatewaySubnet, which traceroute shows [default: allocated]
+    #[arg(short = 'a', long = "private-ip-address")]
+    address: Option<IpAddr>,
+    /// ASN of the gateway [default: 65515] (G4)
+    #[arg(long)]
+    asn: Option<u32>,
+    /// BGP address of a VPN gateway [default: the last free address of GatewaySubnet] (G4)
+    #[arg(long)]
+    bgp_peering_address: Option<IpAddr>,
+    /// Azure's name of the size [default: VpnGw1; Standard for ExpressRoute]
+    #[arg(long)]
+    sku: Option<String>,
+    /// Region [default: the group's]
+    #[arg(short, long)]
+    location: Option<String>,
+}
+
+impl Create {
+    async fn run(&self, c: &Context) -> Result<()> {
+        let (group, name) = (c.group()?, &self.name);
+        let (kind, default_sku) = self.kind.words();
+        let sku = self.sku.as_deref().unwrap_or(default_sku);
+        let mut instance = json!({
+            "subnet": {"id": format!("{}/subnets/GatewaySubnet", group.resolve("virtualNetworks", &self.vnet))},
+            "privateIPAllocationMethod": if self.address.is_some() { "Static" } else { "Dynamic" },
+            "privateIPAddress": self.address,
+        });
+        if let Some(public) = &self.public {
+            instance["publicIPAddress"] = json!({"id": group.resolve("publicIPAddresses", public)});
+        }
+        let mut body = json!({"location": c.location(self.location.as_deref()).await?, "properties": {
+            "gatewayType": kind,
+            "vpnType": "RouteBased",
+            "sku": {"name": sku, "tier": sku},
+            "ipConfigurations": [{"name": GATEWAY_IP_CONFIGURATION, "properties": instance}],
+        }});
+        set_bgp(&mut body, self.asn, self.bgp_peering_address);
+        let message = format!("Created gateway {name}. Its agent joins with: tombolo token create --gateway {name}");
+        c.put(&path(c, name)?, &body, &message).await
+    }
+}
+
+/// The type of a gateway (G2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Type {
-    /// Other VNets and sites, by tunnels
+    /// Connects the VNet to other VNets and sites by encrypted tunnels
     Vpn,
-    /// Circuits
+    /// Connects the VNet to ExpressRoute circuits
     ExpressRoute,
 }
 
 impl Type {
-    /// Azure's word, and the SKU that is taken unless another one is given.
+    /// Returns Azure's name of the type, and its default SKU.
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Vpn => ("Vpn", "VpnGw1"),
@@ -135,41 +163,8 @@ pub(crate) const CONFIGURATIONS: &str = "/properties/ipConfigurations";
 
 impl Gateway {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
-        let path = |name: &str| c.item(Kind::VirtualNetworkGateway, name);
         match self {
-            Self::Create {
-                name,
-                vnet,
-                kind,
-                public,
-                address,
-                asn,
-                bgp_peering_address,
-                sku,
-                location,
-            } => {
-                let group = c.group()?;
-                let (kind, default_sku) = kind.words();
-                let sku = sku.as_deref().unwrap_or(default_sku);
-                let mut instance = json!({
-                    "subnet": {"id": format!("{}/subnets/GatewaySubnet", group.resolve("virtualNetworks", vnet))},
-                    "privateIPAllocationMethod": if address.is_some() { "Static" } else { "Dynamic" },
-                    "privateIPAddress": address,
-                });
-                if let Some(public) = public {
-                    instance["publicIPAddress"] = json!({"id": group.resolve("publicIPAddresses", public)});
-                }
-                let mut body = json!({"location": c.location(location.as_deref()).await?, "properties": {
-                    "gatewayType": kind,
-                    "vpnType": "RouteBased",
-                    "sku": {"name": sku, "tier": sku},
-                    "ipConfigurations": [{"name": GATEWAY_IP_CONFIGURATION, "properties": instance}],
-                }});
-                set_bgp(&mut body, *asn, *bgp_peering_address);
-                let what =
-                    format!("Created gateway {name}. Its agent joins with: tombolo token create --gateway {name}");
-                c.put(&path(name)?, &body, &what).await
-            }
+            Self::Create(create) => create.run(c).await,
             Self::Update {
                 name,
                 asn,
@@ -177,7 +172,9 @@ impl Gateway {
                 sku,
             } => {
                 if asn.is_none() && bgp_peering_address.is_none() && sku.is_none() {
-                    return Err(Usage::new("nothing to change", "--asn, --bgp-peering-address or --sku").into());
+                    return Err(
+                        UsageError::new("nothing to change", "add --asn, --bgp-peering-address or --sku").into(),
+                    );
                 }
                 let change = |gateway: &mut Value| {
                     set_bgp(gateway, *asn, *bgp_peering_address);
@@ -198,17 +195,23 @@ impl Gateway {
             Self::Show { name } => c.show(Kind::VirtualNetworkGateway, name, COLUMNS).await,
             Self::Delete { name } => c.remove(Kind::VirtualNetworkGateway, name).await,
             Self::LearnedRoutes { name } => {
-                let all = ask(c, &format!("{}/getLearnedRoutes", path(name)?), &[]).await?;
+                let all = c
+                    .post_list(&format!("{}/getLearnedRoutes", path(c, name)?), &[])
+                    .await?;
                 c.out
                     .list(&all, ROUTES, "No routes: none of its agents has reported any.")
             }
             Self::AdvertisedRoutes { name, peer } => {
                 let query = [("peer", &*peer.to_string())];
-                let all = ask(c, &format!("{}/getAdvertisedRoutes", path(name)?), &query).await?;
-                c.out.list(&all, ROUTES, "No routes are told to this peer.")
+                let all = c
+                    .post_list(&format!("{}/getAdvertisedRoutes", path(c, name)?), &query)
+                    .await?;
+                c.out.list(&all, ROUTES, "No routes are advertised to this peer.")
             }
             Self::BgpPeers { name } => {
-                let all = ask(c, &format!("{}/getBgpPeerStatus", path(name)?), &[]).await?;
+                let all = c
+                    .post_list(&format!("{}/getBgpPeerStatus", path(c, name)?), &[])
+                    .await?;
                 c.out.list(
                     &all,
                     PEERS,
@@ -237,12 +240,11 @@ const PEERS: &[Column] = &[
     ("Own address", |v| Cell::new(at(v, "/localAddress"))),
 ];
 
-/// The list that an action answers.
-pub(crate) async fn ask(c: &Context, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>> {
-    let answer = c.client.arm_post_with(path, query, &json!({})).await?;
-    Ok(items(&answer, "/value").cloned().collect())
+fn path(c: &Context, name: &str) -> Result<String> {
+    c.item(Kind::VirtualNetworkGateway, name)
 }
 
+/// Sets the BGP properties that are given.
 fn set_bgp(gateway: &mut Value, asn: Option<u32>, address: Option<IpAddr>) {
     let properties = &mut gateway["properties"];
     if let Some(asn) = asn {

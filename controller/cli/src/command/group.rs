@@ -12,22 +12,22 @@ use tombolo_client::path::Group as Path;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Group {
-    /// Create a group
+    /// Create a resource group
     Create {
         #[arg(value_parser = group_name)]
         name: String,
-        /// Its region: resources in it have it unless they say otherwise
+        /// Region of the group, and of resources in it that are created without --location
         #[arg(short, long, default_value = DEFAULT_LOCATION)]
         location: String,
     },
-    /// List the groups
+    /// List the resource groups
     List,
-    /// Show a group
+    /// Show a resource group
     Show {
         #[arg(value_parser = group_name)]
         name: String,
     },
-    /// Delete a group and everything in it
+    /// Delete a resource group and all resources in it
     Delete {
         #[arg(value_parser = group_name)]
         name: String,
@@ -66,7 +66,7 @@ impl Group {
             Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)).await?, COLUMNS),
             Self::Delete { name } => {
                 if !c.confirm(&format!("Delete resource group {name} and everything in it?"))? {
-                    return c.done(&json!({"deleted": false}), "Nothing was changed.").await;
+                    return c.report(&json!({"deleted": false}), "Nothing was changed.").await;
                 }
                 c.delete(&path(name), "resource group").await
             }

@@ -1,3 +1,3 @@
-//! `tombolo lab`: a whole topology on this machine. Everything is the lab's own.
+//! `tombolo lab`: runs a whole topology on this machine. The crate `tombolo-lab` implements it.
 
 pub(crate) use tombolo_lab::cli::{LabArgs as Lab, run};

@@ -1,4 +1,4 @@
-//! `tombolo link`: the tunnels between agents, as they report them.
+//! `tombolo link`: the encrypted links between agents, as the agents report them.
 
 use crate::context::Context;
 use crate::output::{bytes, state};
@@ -12,7 +12,7 @@ use tombolo_proto::status::{Carrier, LinkState, LinkStatus};
 
 #[derive(Debug, Args)]
 pub(crate) struct Link {
-    /// Of this agent only
+    /// Agent whose links are shown [default: all agents]
     agent: Option<AgentId>,
 }
 
@@ -77,13 +77,13 @@ impl Link {
         c.out.table(
             &titles,
             rows,
-            "No links: the first packet between two machines brings one up.",
+            "No links: the first packet between two machines establishes one.",
         );
         Ok(())
     }
 }
 
-/// A link's state in words and colour.
+/// Returns a link's state as a coloured cell.
 pub(crate) fn state_cell(link: LinkState) -> Cell {
     state(match link {
         LinkState::Idle => "idle",

@@ -1,7 +1,7 @@
-//! Local network gateways: sites as their operators describe them.
+//! Local network gateways, which describe sites and their VPN devices.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::name;
 use crate::output::{Column, at};
 use anyhow::Result;
@@ -15,17 +15,17 @@ use tombolo_proto::id::PublicKey;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LocalGateway {
-    /// Describe a site
+    /// Create a local network gateway, which describes a site
     Create {
         #[arg(value_parser = name)]
         name: String,
         #[command(flatten)]
         site: Site,
-        /// The region; the group's unless given
+        /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
     },
-    /// Change what is said of a site
+    /// Change the description of a site
     Update {
         #[arg(value_parser = name)]
         name: String,
@@ -46,31 +46,32 @@ pub(crate) enum LocalGateway {
     },
 }
 
-/// What can be said of a site.
+/// The properties of a site.
 #[derive(Debug, Args)]
 pub(crate) struct Site {
-    /// Where its device is reached; left out: the device calls
+    /// Public address of the site's VPN device; without it the device has to initiate the handshake
     #[arg(long)]
     gateway_ip_address: Option<IpAddr>,
-    /// Its prefixes (G7); with BGP there need not be any
+    /// Prefixes of the site; optional if the connection uses BGP (G7)
     #[arg(short = 'p', long = "local-address-prefixes", value_name = "PREFIX", num_args = 1.., value_delimiter = ',')]
     prefixes: Vec<IpNet>,
-    /// Its ASN (G4)
+    /// ASN of the site (G4)
     #[arg(long)]
     asn: Option<u32>,
-    /// Its device's address inside the tunnel (G4)
+    /// Address of the VPN device inside the tunnel, for BGP (G4)
     #[arg(long)]
     bgp_peering_address: Option<IpAddr>,
-    /// Its device's WireGuard key, as `wg pubkey` prints it
+    /// WireGuard public key of the VPN device, as `wg pubkey` prints it
     #[arg(long, value_name = "KEY")]
     public_key: Option<PublicKey>,
-    /// The device's UDP port; 51820 unless given
+    /// UDP port of the VPN device [default: 51820]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
 }
 
 impl Site {
-    fn set(&self, body: &mut Value) {
+    /// Sets the properties whose options are given.
+    fn apply_to(&self, body: &mut Value) {
         let properties = &mut body["properties"];
         if let Some(address) = self.gateway_ip_address {
             properties["gatewayIpAddress"] = json!(address);
@@ -92,9 +93,10 @@ impl Site {
         }
     }
 
-    fn says_nothing(&self) -> bool {
+    /// Whether no option is given.
+    fn is_empty(&self) -> bool {
         let mut body = json!({});
-        self.set(&mut body);
+        self.apply_to(&mut body);
         body["properties"].is_null()
     }
 }
@@ -109,7 +111,7 @@ const COLUMNS: &[Column] = &[
         let address = at(v, "/properties/gatewayIpAddress");
         let port = at(v, "/properties/wireGuardPort");
         Cell::new(match address.as_str() {
-            "" => "calls".to_owned(),
+            "" => "initiates".to_owned(),
             v6 if v6.contains(':') => format!("[{v6}]:{port}"),
             v4 => format!("{v4}:{port}"),
         })
@@ -127,7 +129,7 @@ impl LocalGateway {
         match self {
             Self::Create { name, site, location } => {
                 let mut body = json!({"location": c.location(location.as_deref()).await?, "properties": {}});
-                site.set(&mut body);
+                site.apply_to(&mut body);
                 let what = format!(
                     "Created local network gateway {name}. Connect it: tombolo connection create NAME --gateway1 GATEWAY \
                      --local-gateway {name}"
@@ -135,10 +137,11 @@ impl LocalGateway {
                 c.put(&path(name)?, &body, &what).await
             }
             Self::Update { name, site } => {
-                if site.says_nothing() {
-                    return Err(Usage::new("nothing to change", "one of the options of --help").into());
+                if site.is_empty() {
+                    return Err(UsageError::new("nothing to change", "add one of the options of --help").into());
                 }
-                c.update(Kind::LocalNetworkGateway, name, |body| site.set(body)).await
+                c.update(Kind::LocalNetworkGateway, name, |body| site.apply_to(body))
+                    .await
             }
             Self::List => c.out.list(
                 &c.list(Kind::LocalNetworkGateway).await?,

@@ -1,4 +1,4 @@
-//! `tombolo login`: remembers a controller and a token, after trying them.
+//! `tombolo login`: tests a controller and a token, and saves them.
 
 use crate::config::{self, Config};
 use crate::options::Global;
@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-/// Takes --controller, --ca, --token-file (or --token), and as defaults -g and --subscription.
+/// Saves --controller, --ca and --token-file (or --token), and the defaults -g and --subscription.
 #[derive(Debug, Args)]
 pub(crate) struct Login {}
 
@@ -18,7 +18,7 @@ impl Login {
         client.health().await?;
         let revisions = client.revisions().await?;
         let path = config::path(global);
-        config.remember()?.write(&path)?;
+        config.to_file()?.write(&path)?;
         let out = Output::new(global.output);
         if out.is_json() {
             return out.json(&json!({
@@ -30,7 +30,7 @@ impl Login {
             client.base(),
             revisions.desired
         ));
-        out.note(&format!("Remembered in {}.", path.display()));
+        out.note(&format!("Saved in {}.", path.display()));
         Ok(())
     }
 }

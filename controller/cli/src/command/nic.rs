@@ -1,7 +1,7 @@
 //! Network interfaces.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{name, reference, subnet};
 use crate::output::{Column, at, items, name_at, text};
 use anyhow::Result;
@@ -19,19 +19,19 @@ pub(crate) enum Nic {
     Create {
         #[arg(value_parser = name)]
         name: String,
-        /// VNET/SUBNET
+        /// Subnet, as VNET/SUBNET or id
         #[arg(short, long, value_parser = subnet)]
         subnet: String,
-        /// A static address; allocated unless given. Several, as IPv4 and IPv6: an ipConfiguration each
+        /// Static address [default: allocated]; several addresses, such as IPv4 and IPv6, get an ipConfiguration each
         #[arg(short = 'a', long = "private-ip-address", value_delimiter = ',')]
         addresses: Vec<IpAddr>,
-        /// A public address resource
+        /// Public address resource, by name or id
         #[arg(long = "public-ip-address", value_parser = reference)]
         public: Option<String>,
-        /// May take and send packets of others (R12)
+        /// The machine may forward packets of others (R12)
         #[arg(long)]
         ip_forwarding: bool,
-        /// The region; the group's unless given
+        /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
     },
@@ -46,10 +46,10 @@ pub(crate) enum Nic {
     Update {
         #[arg(value_parser = name)]
         name: String,
-        /// May take and send packets of others (R12)
+        /// The machine may forward packets of others (R12)
         #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
         ip_forwarding: Option<bool>,
-        /// A static address for the primary configuration
+        /// New static address of the primary ipConfiguration
         #[arg(short = 'a', long = "private-ip-address")]
         address: Option<IpAddr>,
     },
@@ -117,7 +117,7 @@ impl Nic {
                 let given: Vec<_> = items(&answer, CONFIGURATIONS)
                     .map(|c| at(c, "/properties/privateIPAddress"))
                     .collect();
-                c.written(
+                c.report_write(
                     &answer,
                     &format!("Created network interface {name}: {}.", given.join(", ")),
                 )
@@ -138,7 +138,9 @@ impl Nic {
                 address,
             } => {
                 if ip_forwarding.is_none() && address.is_none() {
-                    return Err(Usage::new("nothing to change", "--ip-forwarding or --private-ip-address").into());
+                    return Err(
+                        UsageError::new("nothing to change", "add --ip-forwarding or --private-ip-address").into(),
+                    );
                 }
                 let change = |nic: &mut Value| {
                     if let Some(on) = ip_forwarding {
@@ -157,7 +159,8 @@ impl Nic {
     }
 }
 
-/// One `ipConfiguration` for each address, the first the primary one; one with an allocated address if none is given.
+/// Returns an `ipConfiguration` for each address; the first one is primary. Without addresses, returns one whose
+/// address the controller allocates.
 fn configurations(subnet: &Value, addresses: &[IpAddr]) -> Value {
     let one = |(name, address): (String, Option<&IpAddr>)| {
         let primary = name == NIC_IP_CONFIGURATION;

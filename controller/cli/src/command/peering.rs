@@ -1,4 +1,4 @@
-//! Peerings. Each VNet has its own half; traffic flows when both say Connected.
+//! Peerings. Each VNet has its own half; packets pass if both halves are Connected.
 
 use crate::context::Context;
 use crate::failure::NotFound;
@@ -13,29 +13,30 @@ use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peering {
-    /// Create one half
+    /// Create one half of a peering
     Create {
         /// VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
-        /// The other VNet, by name or id
+        /// Remote VNet, by name or id
         #[arg(short, long, value_name = "VNET", value_parser = reference, visible_alias = "remote-vnet")]
         remote: String,
         #[command(flatten)]
         flags: Flags,
     },
-    /// List the halves of one VNet, or of all
+    /// List the peering halves of one VNet or of all VNets
     List {
+        /// Virtual network [default: all]
         #[arg(value_parser = name)]
         vnet: Option<String>,
     },
-    /// Show a half
+    /// Show a peering half
     Show {
         /// VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
     },
-    /// Change the flags of a half; without flags: take a Disconnected half back to Initiated (P14)
+    /// Change the flags of a peering half; without flags, a Disconnected half returns to Initiated (P14)
     Update {
         /// VNET/PEERING
         #[arg(value_parser = child)]
@@ -43,18 +44,18 @@ pub(crate) enum Peering {
         #[command(flatten)]
         flags: Flags,
     },
-    /// Take over the remote VNet's address space as it is now (P27)
+    /// Use the present address space of the remote VNet (P27)
     Sync {
         /// VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
     },
-    /// Delete a half; the other becomes Disconnected
+    /// Delete a peering half; the other half becomes Disconnected
     Delete {
         /// VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
-        /// The other half too
+        /// Delete the other half as well
         #[arg(long)]
         both: bool,
     },
@@ -62,10 +63,10 @@ pub(crate) enum Peering {
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Packets pass between the VNets (P17); on unless said otherwise
+    /// Packets may pass between the two VNets [default: true] (P17)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_vnet_access: Option<bool>,
-    /// Packets with foreign sources may come from the remote VNet (P18)
+    /// Forwarded packets, whose sources are not in the remote VNet, may enter from it (P18)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_forwarded_traffic: Option<bool>,
     /// The remote VNet may use this VNet's gateways (P19)
@@ -74,13 +75,15 @@ pub(crate) struct Flags {
     /// This VNet uses the remote VNet's gateways (P20)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     use_remote_gateways: Option<bool>,
-    /// What may carry the links between the two VNets: Automatic, WireGuard or Quic; WireGuard first unless said
+    /// Protocol of the links between the two VNets: WireGuard, Quic, or Automatic for QUIC where WireGuard fails
+    /// [default: Automatic]
     #[arg(long, value_name = "TRANSPORT")]
     transport: Option<String>,
 }
 
 impl Flags {
-    fn put_over(&self, properties: &mut Value) {
+    /// Sets the properties whose flags are given.
+    fn apply_to(&self, properties: &mut Value) {
         let flags = [
             ("allowVirtualNetworkAccess", self.allow_vnet_access),
             ("allowForwardedTraffic", self.allow_forwarded_traffic),
@@ -123,12 +126,12 @@ impl Peering {
                     "remoteVirtualNetwork": {"id": c.group()?.resolve("virtualNetworks", remote)},
                     "allowVirtualNetworkAccess": true,
                 });
-                flags.put_over(&mut properties);
+                flags.apply_to(&mut properties);
                 let answer = c
                     .client
                     .arm_put(&path(c, name)?, &json!({"properties": properties}))
                     .await?;
-                c.written(&answer, &said("Created", name, &answer)).await
+                c.report_write(&answer, &message("Created", name, &answer)).await
             }
             Self::List { vnet: Some(vnet) } => {
                 let vnet = c.group()?.item("virtualNetworks", vnet);
@@ -167,9 +170,9 @@ impl Peering {
             Self::Update { name, flags } => {
                 let path = path(c, name)?;
                 let mut body = c.client.arm_get(&path).await?;
-                flags.put_over(&mut body["properties"]);
+                flags.apply_to(&mut body["properties"]);
                 let answer = c.client.arm_put(&path, &body).await?;
-                c.written(&answer, &said("Updated", name, &answer)).await
+                c.report_write(&answer, &message("Updated", name, &answer)).await
             }
             Self::Sync { name } => {
                 let path = path(c, name)?;
@@ -178,29 +181,31 @@ impl Peering {
                     .client
                     .arm_put_with(&path, &[("syncRemoteAddressSpace", "true")], &body)
                     .await?;
-                c.written(&answer, &said("Synced", name, &answer)).await
+                c.report_write(&answer, &message("Synced", name, &answer)).await
             }
-            Self::Delete { name, both } => {
-                let path = path(c, name)?;
-                let other = if *both {
-                    Some(counterpart(c, &path).await?)
-                } else {
-                    None
-                };
-                let Some(other) = other.flatten() else {
-                    return c.delete(&path, "peering").await;
-                };
-                let was_there = c.client.arm_delete(&path).await?;
-                let other_was_there = c.client.arm_delete(&other).await?;
-                let what = format!("Deleted peering {}/{} and its other half.", name.parent, name.name);
-                c.done(&json!({"deleted": was_there, "otherDeleted": other_was_there}), &what)
-                    .await
-            }
+            Self::Delete { name, both } => delete(c, name, *both).await,
         }
     }
 }
 
-/// The id of the half that points back. None: there is none.
+/// Deletes a half, with `both` the other one too.
+async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
+    let path = path(c, name)?;
+    let other = if both { counterpart(c, &path).await? } else { None };
+    let Some(other) = other else {
+        return c.delete(&path, "peering").await;
+    };
+    let existed = c.client.arm_delete(&path).await?;
+    let other_existed = c.client.arm_delete(&other).await?;
+    let message = format!("Deleted peering {}/{} and its other half.", name.parent, name.name);
+    c.report(&json!({"deleted": existed, "otherDeleted": other_existed}), &message)
+        .await
+}
+
+/// Returns the id of the remote VNet's half; none if it does not exist.
+///
+/// # Errors
+/// [`NotFound`]: this half does not exist, so its remote VNet is unknown.
 async fn counterpart(c: &Context, path: &str) -> Result<Option<String>> {
     let Some(half) = c.client.arm_find(path).await? else {
         return Err(NotFound(format!("there is no peering {path}, so its other half is not known")).into());
@@ -215,14 +220,15 @@ async fn counterpart(c: &Context, path: &str) -> Result<Option<String>> {
         .map(|p| at(p, "/id")))
 }
 
-fn said(what: &str, name: &Child, answer: &Value) -> String {
+/// Returns a sentence with the peering's state and its reason.
+fn message(verb: &str, name: &Child, answer: &Value) -> String {
     let state = at(answer, "/properties/peeringState");
     let more = match state.as_str() {
         "Initiated" => ": the other half is missing",
         "Disconnected" => ": the other half was deleted",
         _ => "",
     };
-    format!("{what} peering {}/{}: {state}{more}.", name.parent, name.name)
+    format!("{verb} peering {}/{}: {state}{more}.", name.parent, name.name)
 }
 
 fn path(c: &Context, name: &Child) -> Result<String> {

@@ -1,4 +1,4 @@
-//! Kinds of which nothing but region and tags can be said. Their commands come from the table of kinds.
+//! Kinds that have no properties but region and tags. Their commands are generated from [`Kind`].
 
 use crate::context::Context;
 use crate::options::name;
@@ -9,7 +9,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 use tombolo_proto::arm::Kind;
 
-/// A kind, and what to do with it.
+/// A kind and the verb of its command.
 #[derive(Debug)]
 pub(crate) struct Plain {
     kind: Kind,
@@ -21,10 +21,10 @@ enum Verb {
     Create {
         #[arg(value_parser = name)]
         name: String,
-        /// The region; the group's unless given
+        /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
-        /// Its tags
+        /// Tags of the resource
         #[arg(long, value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',', value_parser = tag)]
         tags: Vec<(String, String)>,
     },
@@ -36,7 +36,7 @@ enum Verb {
     Update {
         #[arg(value_parser = name)]
         name: String,
-        /// Its tags from now on, in place of those that it has; none given: it has none
+        /// Tags that replace all present ones; without a value all tags are removed
         #[arg(long, required = true, value_name = "NAME=VALUE", num_args = 0.., value_delimiter = ',', value_parser = tag)]
         tags: Vec<(String, String)>,
     },
@@ -46,20 +46,20 @@ enum Verb {
     },
 }
 
-/// `NAME=VALUE`.
+/// Parses a tag, `NAME=VALUE`.
 fn tag(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("'{text}' is not a tag: write it as NAME=VALUE")),
+        _ => Err(format!("'{text}' is not a tag: write NAME=VALUE")),
     }
 }
 
-/// The kinds that are served here, with their commands.
+/// Returns the kinds that this module serves, with the names of their commands.
 fn kinds() -> impl Iterator<Item = (Kind, &'static str)> {
     Kind::all().filter_map(|kind| Some((kind, kind.plain_command()?)))
 }
 
-/// The command of a kind with its verbs.
+/// Returns the command of a kind with its verbs.
 fn command(kind: Kind, name: &'static str) -> Command {
     let title = kind.title();
     let article = if title.starts_with(['a', 'e', 'i', 'o', 'u']) {

@@ -1,51 +1,51 @@
-//! `tombolo ping` and `tombolo trace`: live, from the source's agent.
+//! `tombolo ping` and `tombolo trace`: the source's agent sends real packets.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::duration;
 use anyhow::Result;
 use clap::Args;
 use std::process::ExitCode;
 use std::time::Duration;
-use tombolo_client::fabric::{Probe, Probed};
+use tombolo_client::fabric::{Probe, ProbeAnswer};
 use tombolo_proto::probe::ProbeKind;
 
 #[derive(Debug, Args)]
 pub(crate) struct Ping {
-    /// A machine, network interface or agent
+    /// Source: a machine, network interface or agent, by name or id
     from: String,
-    /// The same, or an address
+    /// Destination: a machine, network interface or agent, by name or id, or an address
     to: String,
-    /// How many echoes
+    /// Number of echo requests
     #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
     count: u32,
-    /// Between two echoes
+    /// Time between two echo requests
     #[arg(short, long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
     interval: Duration,
-    /// For an answer to each
+    /// Longest time to wait for the reply to an echo request
     #[arg(short = 'W', long = "answer-timeout", value_name = "TIME", default_value = "1s", value_parser = duration)]
     answer: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
-    /// A machine, network interface or agent
+    /// Source: a machine, network interface or agent, by name or id
     from: String,
-    /// The same, or an address
+    /// Destination: a machine, network interface or agent, by name or id, or an address
     to: String,
-    /// Probes a TTL
+    /// Number of probes for each TTL
     #[arg(short, long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10))]
     count: u32,
-    /// The largest TTL
+    /// Largest TTL that is probed
     #[arg(short, long, default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..=64))]
     max_ttl: u8,
-    /// For an answer to each
+    /// Longest time to wait for the answer to a probe
     #[arg(short = 'W', long = "answer-timeout", value_name = "TIME", default_value = "1s", value_parser = duration)]
     answer: Duration,
 }
 
 impl Ping {
-    /// Exits with 1 if nothing came back.
+    /// Returns exit code 1 if no reply arrived.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let probe = Probe {
             from: self.from.clone(),
@@ -81,7 +81,7 @@ impl Ping {
 }
 
 impl Trace {
-    /// Exits with 1 if the destination did not answer.
+    /// Returns exit code 1 if the destination did not answer.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let probe = Probe {
             from: self.from.clone(),
@@ -116,10 +116,11 @@ impl Trace {
 }
 
 fn milliseconds(time: Duration) -> Result<u32> {
-    u32::try_from(time.as_millis()).map_err(|_| Usage::new(format!("{time:?} is too long"), "at most 49 days").into())
+    u32::try_from(time.as_millis())
+        .map_err(|_| UsageError::new(format!("{time:?} is too long"), "set a time of at most 49 days").into())
 }
 
-fn ends(from: &str, to: &str, probed: &Probed) -> String {
+fn ends(from: &str, to: &str, probed: &ProbeAnswer) -> String {
     let end = |name: &str, address: Option<std::net::IpAddr>| match address {
         Some(address) if address.to_string() != name => format!("{name} ({address})"),
         _ => name.to_owned(),
@@ -138,7 +139,7 @@ fn spread(rtts: &[f64]) -> String {
     format!("; min {min:.2}, mean {mean:.2}, max {max:.2} ms")
 }
 
-fn finish(probed: &Probed, arrived: bool) -> Result<ExitCode> {
+fn finish(probed: &ProbeAnswer, arrived: bool) -> Result<ExitCode> {
     if let Some(error) = &probed.report.error {
         anyhow::bail!("the agent could not send: {error}");
     }

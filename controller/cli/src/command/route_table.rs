@@ -1,7 +1,7 @@
 //! Route tables and their routes.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{Child, child, name};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
@@ -19,10 +19,10 @@ pub(crate) enum RouteTable {
     Create {
         #[arg(value_parser = name)]
         name: String,
-        /// Keep gateway routes out of its subnets (R15)
+        /// Do not use routes of gateways in the table's subnets (R15)
         #[arg(long)]
         disable_bgp_route_propagation: bool,
-        /// The region; the group's unless given
+        /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
     },
@@ -37,7 +37,7 @@ pub(crate) enum RouteTable {
     Update {
         #[arg(value_parser = name)]
         name: String,
-        /// Keep gateway routes out of its subnets (R15)
+        /// Do not use routes of gateways in the table's subnets (R15)
         #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", required = true)]
         disable_bgp_route_propagation: Option<bool>,
     },
@@ -46,7 +46,7 @@ pub(crate) enum RouteTable {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Its routes, named TABLE/ROUTE
+    /// Manage the routes of a table, named TABLE/ROUTE
     #[command(subcommand)]
     Route(Route),
 }
@@ -58,13 +58,13 @@ pub(crate) enum Route {
         /// TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
-        /// The destination
+        /// Destination prefix
         #[arg(short = 'p', long)]
         address_prefix: IpNet,
-        /// Where to (R10)
+        /// Type of the next hop (R10)
         #[arg(short = 't', long, value_enum)]
         next_hop_type: NextHop,
-        /// With VirtualAppliance
+        /// Address of the appliance, with --next-hop-type VirtualAppliance only
         #[arg(short = 'i', long, visible_alias = "next-hop-ip")]
         next_hop_ip_address: Option<IpAddr>,
     },
@@ -73,18 +73,19 @@ pub(crate) enum Route {
         /// TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
-        /// The destination
+        /// New destination prefix
         #[arg(short = 'p', long)]
         address_prefix: Option<IpNet>,
-        /// Where to (R10)
+        /// New type of the next hop (R10)
         #[arg(short = 't', long, value_enum)]
         next_hop_type: Option<NextHop>,
-        /// With VirtualAppliance
+        /// New address of the appliance, with next-hop type VirtualAppliance only
         #[arg(short = 'i', long, visible_alias = "next-hop-ip")]
         next_hop_ip_address: Option<IpAddr>,
     },
     /// List the routes of a table
     List {
+        /// Name of the route table
         #[arg(value_parser = name)]
         table: String,
     },
@@ -102,7 +103,7 @@ pub(crate) enum Route {
     },
 }
 
-/// In Azure's words; case does not count.
+/// Azure's next-hop types, also accepted in lower case and kebab case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "PascalCase")]
 pub(crate) enum NextHop {
@@ -209,8 +210,11 @@ impl Route {
                 next_hop_ip_address,
             } => {
                 if (*next_hop_type == NextHop::VirtualAppliance) != next_hop_ip_address.is_some() {
-                    let hint = "--next-hop-type VirtualAppliance with --next-hop-ip-address, others without (R10)";
-                    return Err(Usage::new("next hop type and next hop address do not fit together", hint).into());
+                    let hint =
+                        "set --next-hop-ip-address with --next-hop-type VirtualAppliance, and with no other type (R10)";
+                    return Err(
+                        UsageError::new("next-hop type and next-hop address contradict each other", hint).into(),
+                    );
                 }
                 let kind = next_hop_type.to_possible_value();
                 let body = json!({"properties": {
@@ -228,8 +232,8 @@ impl Route {
                 next_hop_ip_address,
             } => {
                 if address_prefix.is_none() && next_hop_type.is_none() && next_hop_ip_address.is_none() {
-                    let hint = "--address-prefix, --next-hop-type or --next-hop-ip-address";
-                    return Err(Usage::new("nothing to change", hint).into());
+                    let hint = "add --address-prefix, --next-hop-type or --next-hop-ip-address";
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
                 let change = |route: &mut Value| {
                     let properties = &mut route["properties"];
@@ -238,7 +242,7 @@ impl Route {
                     }
                     if let Some(kind) = next_hop_type {
                         properties["nextHopType"] = json!(kind.to_possible_value().as_ref().map(|v| v.get_name()));
-                        // The address belongs to the type: another one comes with its own.
+                        // The address belongs to the old type. A new appliance needs --next-hop-ip-address as well.
                         properties["nextHopIpAddress"] = Value::Null;
                     }
                     if let Some(address) = next_hop_ip_address {

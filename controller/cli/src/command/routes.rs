@@ -1,7 +1,7 @@
 //! `tombolo routes`: the effective routes of a network interface, as Azure shows them.
 
 use crate::context::Context;
-use crate::failure::{NotFound, Usage};
+use crate::failure::{NotFound, UsageError};
 use crate::output::{Column, at, items, state};
 use anyhow::Result;
 use clap::Args;
@@ -12,7 +12,7 @@ use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Args)]
 pub(crate) struct Routes {
-    /// A network interface, a machine or its agent; by name or id
+    /// Network interface, machine or agent, by name or id
     name: String,
 }
 
@@ -48,7 +48,7 @@ impl Routes {
         Ok(())
     }
 
-    /// The ids of the interfaces that are meant.
+    /// Returns the ids of the network interfaces that the name or id stands for.
     async fn nics(&self, c: &Context) -> Result<Vec<String>> {
         let lower = self.name.to_ascii_lowercase();
         if lower.contains("/networkinterfaces/") {
@@ -65,15 +65,15 @@ impl Routes {
             1 => return Ok(found),
             _ => {
                 let what = format!("several network interfaces are called {}", self.name);
-                return Err(Usage::new(what, format!("-g GROUP, or a full id: {}", found.join(", "))).into());
+                return Err(UsageError::new(what, format!("-g GROUP, or a full id: {}", found.join(", "))).into());
             }
         }
         for agent in c.client.agents().await? {
             let Binding::Vm { vm, nics, .. } = &agent.binding else {
                 continue;
             };
-            let means = |id: &str| id.eq_ignore_ascii_case(&self.name);
-            if means(agent.id.as_str()) || means(vm.as_str()) || means(vm.name()) {
+            let is_named = |id: &str| id.eq_ignore_ascii_case(&self.name);
+            if is_named(agent.id.as_str()) || is_named(vm.as_str()) || is_named(vm.name()) {
                 return Ok(nics.iter().map(|n| n.as_str().to_owned()).collect());
             }
         }

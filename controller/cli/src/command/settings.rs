@@ -1,7 +1,7 @@
-//! The controller's switches.
+//! The controller's settings.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::output::text;
 use anyhow::Result;
 use clap::Subcommand;
@@ -10,18 +10,20 @@ use serde_json::Value;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Settings {
-    /// Show all switches
+    /// Show all settings
     Show,
-    /// Set switches: NAME=VALUE …; era=azure-2017 or era=azure-current sets all that the era has to say
+    /// Change settings: NAME=VALUE …; era=azure-2017 or era=azure-current also resets every setting that depends on the
+    /// era
     Set {
+        /// Name and new value; the names are those that `show` prints
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
         values: Vec<(String, Value)>,
     },
 }
 
 const ERA: &str = "era";
-/// Switches that are the same in every era.
-const ERALESS: [&str; 6] = [
+/// Settings whose defaults do not depend on the era.
+const ERA_INDEPENDENT: [&str; 6] = [
     "mtu",
     "bgpHoldTime",
     "probeInterval",
@@ -30,7 +32,7 @@ const ERALESS: [&str; 6] = [
     "probeHold",
 ];
 
-/// `name=value`; the value is JSON, or else text.
+/// Parses `name=value`. A value that is not JSON is text.
 fn assignment(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text
         .split_once('=')
@@ -49,18 +51,21 @@ impl Settings {
                 .flatten()
                 .map(|(k, _)| k.clone())
                 .collect();
-            // An era brings its own values: what was set before goes, what is named beside it stands.
+            // The controller gives omitted settings the defaults of the new era. Values of the same command line are
+            // kept.
             if values.iter().any(|(name, _)| same(name, ERA))
                 && let Some(object) = settings.as_object_mut()
             {
-                object.retain(|name, _| name == ERA || ERALESS.contains(&&**name));
+                object.retain(|name, _| name == ERA || ERA_INDEPENDENT.contains(&&**name));
             }
             for (name, value) in values {
                 let Some(object) = settings.as_object_mut() else { break };
                 let canonical = known.iter().find(|k| same(k, name)).cloned();
                 let Some(key) = canonical else {
                     let names = known.join(", ");
-                    return Err(Usage::new(format!("there is no setting '{name}'"), format!("one of: {names}")).into());
+                    return Err(
+                        UsageError::new(format!("there is no setting '{name}'"), format!("one of: {names}")).into(),
+                    );
                 };
                 object.insert(key, value.clone());
             }
@@ -76,14 +81,14 @@ impl Settings {
             c.out.table(&["Setting", "Value"], rows, "none");
         }
         if matches!(self, Self::Set { .. }) {
-            c.settle().await
+            c.wait_if_requested().await
         } else {
             Ok(())
         }
     }
 }
 
-/// `global-gateway-transit`, `global_gateway_transit` and `globalGatewayTransit` are the same.
+/// Whether two names differ in case, `-` and `_` only, as `global-gateway-transit` and `globalGatewayTransit` do.
 fn same(a: &str, b: &str) -> bool {
     let plain = |s: &str| s.replace(['-', '_'], "").to_ascii_lowercase();
     plain(a) == plain(b)

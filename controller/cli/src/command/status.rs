@@ -1,4 +1,4 @@
-//! `tombolo status`: the controller, its agents, and what is not as it should be.
+//! `tombolo status`: the controller, its agents, gateways and connections, and peerings with problems.
 
 use crate::command::{agent, connection, gateway, peering};
 use crate::context::Context;
@@ -18,15 +18,15 @@ pub(crate) async fn run(c: &Context) -> Result<()> {
         .flat_map(|v| items(v, "/properties/virtualNetworkPeerings"))
         .cloned()
         .collect();
-    let as_should = |p: &&serde_json::Value| {
+    let has_problem = |p: &&serde_json::Value| {
         at(p, "/properties/peeringState") != "Connected"
             || !matches!(at(p, "/properties/peeringSyncLevel").as_str(), "FullyInSync" | "")
     };
-    let loose: Vec<_> = peerings.iter().filter(as_should).cloned().collect();
+    let problems: Vec<_> = peerings.iter().filter(has_problem).cloned().collect();
     if c.out.is_json() {
         return c.out.json(&json!({
             "controller": c.client.base(), "health": health, "revisions": revisions, "agents": agents,
-            "gateways": gateways, "connections": connections, "peeringsNotConnected": loose,
+            "gateways": gateways, "connections": connections, "peeringsNotConnected": problems,
         }));
     }
     c.out.line(&format!(
@@ -51,9 +51,9 @@ pub(crate) async fn run(c: &Context) -> Result<()> {
         c.out.title("\nConnections");
         connection::list(c, &connections)?;
     }
-    if !loose.is_empty() {
+    if !problems.is_empty() {
         c.out.title("\nPeerings that are not Connected and in sync");
-        c.out.list(&loose, peering::COLUMNS, "")?;
+        c.out.list(&problems, peering::COLUMNS, "")?;
     }
     Ok(())
 }

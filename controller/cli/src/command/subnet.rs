@@ -1,7 +1,7 @@
 //! Subnets.
 
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{Child, child, name, reference};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
@@ -18,10 +18,10 @@ pub(crate) enum Subnet {
         /// VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
-        /// Its prefixes
+        /// One or several prefixes inside the VNet's address space, such as 10.1.0.0/24
         #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", required = true, num_args = 1.., value_delimiter = ',')]
         prefixes: Vec<IpNet>,
-        /// Its route table
+        /// Route table of the subnet, by name or id
         #[arg(long, value_parser = reference)]
         route_table: Option<String>,
     },
@@ -41,13 +41,13 @@ pub(crate) enum Subnet {
         /// VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
-        /// Its prefixes
+        /// Prefixes that replace all present ones
         #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", num_args = 1.., value_delimiter = ',')]
         prefixes: Vec<IpNet>,
-        /// Its route table
+        /// New route table of the subnet, by name or id
         #[arg(long, value_parser = reference)]
         route_table: Option<String>,
-        /// Takes the route table away
+        /// Remove the route table from the subnet
         #[arg(long, conflicts_with = "route_table")]
         no_route_table: bool,
     },
@@ -115,8 +115,8 @@ impl Subnet {
                 no_route_table,
             } => {
                 if prefixes.is_empty() && route_table.is_none() && !no_route_table {
-                    let hint = "--address-prefix, --route-table or --no-route-table";
-                    return Err(Usage::new("nothing to change", hint).into());
+                    let hint = "add --address-prefix, --route-table or --no-route-table";
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
                 let change = |subnet: &mut Value| {
                     if !prefixes.is_empty() {

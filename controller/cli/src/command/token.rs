@@ -1,11 +1,11 @@
-//! One-time tokens with which agents join.
+//! Join tokens: each admits one agent once.
 
 mod cloud_init;
 
 use crate::command::agent::binding;
 use crate::command::gateway::CONFIGURATIONS;
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::{duration, name, reference, subnet};
 use crate::output::{at, items};
 use anyhow::{Context as _, Result};
@@ -17,19 +17,20 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tombolo_client::fabric::Binding;
+use tombolo_client::fabric::{Binding, NewToken};
 use tombolo_client::path::last;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// Make a token for one machine, one gateway instance or one link of a circuit, and print how to join with it
+    /// Create a token for one machine, gateway instance or circuit link, and print the commands to join with it
     Create(Box<Create>),
     /// List the tokens that were not used yet
     List,
-    /// Withdraw a token
+    /// Delete a token, so that no agent can join with it
     Delete {
+        /// Id of the token, as `list` shows it
         #[arg(value_parser = name)]
         id: String,
     },
@@ -37,65 +38,65 @@ pub(crate) enum Token {
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// A machine, by the name that it will have
+    /// Name of the virtual machine that the agent runs on
     #[arg(long, value_name = "NAME", value_parser = name, requires = "nics", required_unless_present_any = ["gateway", "circuit"])]
     vm: Option<String>,
-    /// Its network interfaces, the primary one first; by name or id
+    /// Network interfaces of the machine, by name or id, the primary one first
     #[arg(long = "nic", value_name = "NIC", value_parser = reference, num_args = 1.., value_delimiter = ',', requires = "vm")]
     nics: Vec<String>,
-    /// Subnets whose other machines sit behind this one: VNET/SUBNET
+    /// Subnets (VNET/SUBNET) whose other machines have no agent and are reached through this machine
     #[arg(long = "served", value_name = "SUBNET", value_parser = subnet, num_args = 1.., value_delimiter = ',', requires = "vm")]
     served: Vec<String>,
-    /// A gateway, by name or id
+    /// Gateway that the agent is an instance of, by name or id
     #[arg(long, value_name = "GATEWAY", value_parser = reference, conflicts_with = "vm")]
     gateway: Option<String>,
-    /// A circuit, by name or id: the agent is the provider edge of one of its links
+    /// Circuit, by name or id; the agent is the provider edge of one of its links
     #[arg(long, value_name = "CIRCUIT", value_parser = reference, conflicts_with_all = ["vm", "gateway"], requires = "link")]
     circuit: Option<String>,
-    /// Which link of the circuit
+    /// Link of the circuit
     #[arg(long, value_enum, requires = "circuit")]
-    link: Option<Link>,
-    /// Which instance of the gateway; needed if it has several
+    link: Option<LinkArg>,
+    /// Name of the gateway instance's ipConfiguration; required if the gateway has several
     #[arg(long, value_name = "NAME", requires = "gateway")]
     ip_configuration: Option<String>,
-    /// The agent's name; the machine's, gateway's or circuit's unless given
+    /// Name of the agent [default: derived from the machine, gateway or circuit]
     #[arg(long, value_name = "NAME")]
     agent: Option<AgentId>,
-    /// How long the token is valid; the controller's default unless given
+    /// Lifetime of the token, such as 30m or 24h [default: chosen by the controller]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ttl: Option<Duration>,
-    /// Write the token, or the user-data, to this new file, of mode 0600, instead of printing it
+    /// Write the token or the user-data to this new file, with mode 0600, instead of printing it
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// Print user-data for cloud-init: a machine that is created with it joins by itself
+    /// Print user-data for cloud-init; a machine that is created with it installs the agent and joins
     #[arg(long)]
     cloud_init: bool,
-    /// Which of the controller's packages the machine installs, by file name; needed if the controller has several
+    /// File name of the controller's package that the machine installs; required if the controller has several
     #[arg(long, value_name = "NAME", requires = "cloud_init", conflicts_with_all = ["package_url", "no_package"])]
     package: Option<String>,
-    /// The machine's image has the package tombolo-agent: download nothing
+    /// Download no package, because the machine's image contains tombolo-agent
     #[arg(long, requires = "cloud_init", conflicts_with = "package_url")]
     no_package: bool,
-    /// Where the machine gets the package tombolo-agent from, instead of the controller
+    /// URL from which the machine downloads the package tombolo-agent, instead of the controller
     #[arg(long, value_name = "URL", value_parser = cloud_init::url, requires_all = ["cloud_init", "package_sha256"])]
     package_url: Option<String>,
-    /// The SHA-256 of the package, in hexadecimal digits
+    /// SHA-256 of the package at --package-url, in hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = cloud_init::sha256, requires = "package_url")]
     package_sha256: Option<String>,
 }
 
-/// A link of a circuit.
+/// A link of a circuit, as an option's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Link {
+pub(crate) enum LinkArg {
     Primary,
     Secondary,
 }
 
-impl From<Link> for CircuitLink {
-    fn from(link: Link) -> Self {
+impl From<LinkArg> for CircuitLink {
+    fn from(link: LinkArg) -> Self {
         match link {
-            Link::Primary => Self::Primary,
-            Link::Secondary => Self::Secondary,
+            LinkArg::Primary => Self::Primary,
+            LinkArg::Secondary => Self::Secondary,
         }
     }
 }
@@ -114,17 +115,17 @@ impl Token {
                         Cell::new(&t.id),
                         Cell::new(&t.agent),
                         Cell::new(binding(&t.binding)),
-                        Cell::new(left(t.expires)),
+                        Cell::new(validity(t.expires)),
                     ]
                 };
-                let titles = ["Id", "Agent", "Stands for", "Expires"];
-                c.out
-                    .table(&titles, all.iter().map(row).collect(), "No tokens wait to be used.");
+                let titles = ["Id", "Agent", "Binding", "Expires"];
+                c.out.table(&titles, all.iter().map(row).collect(), "No unused tokens.");
                 Ok(())
             }
             Self::Delete { id } => {
                 c.client.delete_token(id).await?;
-                c.done(&json!({"deleted": true}), &format!("Deleted token {id}.")).await
+                c.report(&json!({"deleted": true}), &format!("Deleted token {id}."))
+                    .await
             }
         }
     }
@@ -136,16 +137,16 @@ impl Create {
         let agent = match &self.agent {
             Some(agent) => agent.clone(),
             None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
-                .context("the agent needs a name of its own: --agent NAME")?,
+                .with_context(|| format!("'{own_name}' cannot be an agent's name: set one with --agent NAME"))?,
         };
-        // Before the token is made, so that no token is left over when there is no package.
+        // The package is chosen and the file is opened before the token is created. A failure leaves no unused token.
         let package = self.package(c).await?;
-        // Opened first: a token that cannot be saved is not made.
         let file = self.save.as_deref().map(new_private).transpose()?;
         let token = match c.client.create_token(&agent, &binding, self.ttl).await {
             Ok(token) => token,
             Err(refused) => {
                 if let Some(path) = &self.save {
+                    // The refusal is the error to report, not an empty file that remains.
                     let _ = std::fs::remove_file(path);
                 }
                 return Err(refused.into());
@@ -160,7 +161,14 @@ impl Create {
             file.write_all(secret.as_bytes())
                 .with_context(|| format!("--save {}", path.display()))?;
         }
-        let join = Join::new(&agent, c.client.base(), self.save.as_deref());
+        self.print(c, &token, &secret)?;
+        c.wait_if_requested().await
+    }
+
+    /// Prints the token or the user-data, or the path of its file, and the commands to join with it.
+    fn print(&self, c: &Context, token: &NewToken, secret: &str) -> Result<()> {
+        let agent = &token.agent;
+        let join = Join::new(agent, c.client.base(), self.save.as_deref());
         if c.out.is_json() {
             let mut answer = json!({
                 "id": token.id, "agent": token.agent, "expires": token.expires,
@@ -175,16 +183,15 @@ impl Create {
                 Some(path) => answer[file] = json!(path),
                 None => answer[content] = json!(secret.trim_end()),
             }
-            c.out.json(&answer)?;
-            return c.settle().await;
+            return c.out.json(&answer);
         }
         let what = format!(
             "Token {} for agent {agent}, good once, {}",
             token.id,
-            left(token.expires)
+            validity(token.expires)
         );
         match (&self.save, self.cloud_init) {
-            // Nothing else, so that the output can be redirected into a file.
+            // The user-data alone, so that the output can be redirected into a file.
             (None, true) => c.out.line(secret.trim_end()),
             (Some(path), true) => c
                 .out
@@ -203,10 +210,10 @@ impl Create {
                 join.print(c);
             }
         }
-        c.settle().await
+        Ok(())
     }
 
-    /// The package that the user-data installs; none: the image has it, or no user-data is wanted.
+    /// Returns the package that the user-data installs; none if the image contains it, or without `--cloud-init`.
     async fn package(&self, c: &Context) -> Result<Option<cloud_init::Package>> {
         if let (Some(url), Some(sha256)) = (&self.package_url, &self.package_sha256) {
             let (url, sha256) = (url.clone(), sha256.clone());
@@ -224,7 +231,7 @@ impl Create {
         }))
     }
 
-    /// What the agent will stand for, with a name for it.
+    /// Returns the agent's binding and a default name for the agent.
     async fn binding(&self, c: &Context) -> Result<(String, Binding)> {
         let group = c.group()?;
         if let (Some(circuit), Some(link)) = (&self.circuit, self.link) {
@@ -268,7 +275,10 @@ impl Create {
         Ok((name, binding))
     }
 
-    /// The gateway's instance: the given one, or the only one.
+    /// Returns the name of the gateway's instance: the given one, or the only one.
+    ///
+    /// # Errors
+    /// The gateway has several instances and none is given.
     async fn instance(&self, c: &Context, gateway: &str) -> Result<String> {
         if let Some(given) = &self.ip_configuration {
             return Ok(given.clone());
@@ -278,14 +288,14 @@ impl Create {
         match names.as_slice() {
             [only] => Ok(only.clone()),
             _ => {
-                let hint = format!("--ip-configuration with one of: {}", names.join(", "));
-                Err(Usage::new("the gateway has several instances", hint).into())
+                let hint = format!("add --ip-configuration with one of: {}", names.join(", "));
+                Err(UsageError::new("the gateway has several instances", hint).into())
             }
         }
     }
 }
 
-/// The commands that turn a token into a running agent, on the machine.
+/// The commands that start an agent with a token, for the operator of the machine.
 struct Join {
     join: String,
     enable: String,
@@ -294,9 +304,10 @@ struct Join {
 
 impl Join {
     fn new(agent: &AgentId, controller: &str, saved: Option<&Path>) -> Self {
-        // The folder of the systemd unit tombolo-agent@.
+        // The systemd unit tombolo-agent@ uses this folder.
         let folder = format!("/var/lib/tombolo-agent/{agent}");
-        // Not the token itself: every user of the machine sees the arguments of every process.
+        // The token itself must not be an argument, because every user of the machine sees the arguments of all
+        // processes.
         let from = saved.and_then(Path::file_name).unwrap_or("-".as_ref()).display();
         Self {
             join: format!("tombolo-agent join --state-dir {folder} --controller {controller} --token-file {from}"),
@@ -313,21 +324,21 @@ impl Join {
     }
 }
 
-/// Makes a file that only its owner may access. An existing file is left alone: it may be a token that is still good.
+/// Creates a file of mode 0600. An existing file is an error, because it may contain a token that is still valid.
 fn new_private(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     options.open(path).with_context(|| format!("--save {}", path.display()))
 }
 
-/// How long until a moment in Unix seconds.
-fn left(expires: u64) -> String {
+/// Formats the time until `expires`, in Unix seconds, such as `for 60 min`.
+fn validity(expires: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let left = expires.saturating_sub(now);
-    match left {
+    let remaining = expires.saturating_sub(now);
+    match remaining {
         0 => "expired".to_owned(),
-        1..=119 => format!("for {left} s"),
-        120..=7199 => format!("for {} min", left / 60),
-        _ => format!("for {} h", left / 3600),
+        1..=119 => format!("for {remaining} s"),
+        120..=7199 => format!("for {} min", remaining / 60),
+        _ => format!("for {} h", remaining / 3600),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::command::{peering, subnet};
 use crate::context::Context;
-use crate::failure::Usage;
+use crate::failure::UsageError;
 use crate::options::name;
 use crate::output::{Column, at, items, text};
 use anyhow::Result;
@@ -19,16 +19,16 @@ pub(crate) enum Vnet {
     Create {
         #[arg(value_parser = name)]
         name: String,
-        /// Its address ranges
+        /// Address space: one or several prefixes, such as 10.1.0.0/16
         #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", required = true, num_args = 1.., value_delimiter = ',')]
         prefixes: Vec<IpNet>,
-        /// The region; the group's unless given
+        /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
-        /// A first subnet
+        /// Name of a subnet to create in the virtual network
         #[arg(long, value_parser = name, requires = "subnet_prefix")]
         subnet_name: Option<String>,
-        /// Its prefix
+        /// Prefix of that subnet
         #[arg(long, requires = "subnet_name")]
         subnet_prefix: Option<IpNet>,
     },
@@ -39,17 +39,17 @@ pub(crate) enum Vnet {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Change the address space; peered VNets take it over by `tombolo peering sync`
+    /// Change the address space; peered VNets use the new one after `tombolo peering sync`
     Update {
         #[arg(value_parser = name)]
         name: String,
-        /// The whole address space
+        /// Prefixes that replace the whole address space
         #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", num_args = 1.., value_delimiter = ',')]
         prefixes: Vec<IpNet>,
-        /// Ranges to add
+        /// Prefixes to add
         #[arg(long = "add-prefix", num_args = 1.., value_delimiter = ',', conflicts_with = "prefixes")]
         add: Vec<IpNet>,
-        /// Ranges to remove
+        /// Prefixes to remove
         #[arg(long = "remove-prefix", num_args = 1.., value_delimiter = ',', conflicts_with = "prefixes")]
         remove: Vec<IpNet>,
     },
@@ -124,36 +124,35 @@ impl Vnet {
                 remove,
             } => {
                 if prefixes.is_empty() && add.is_empty() && remove.is_empty() {
-                    let hint = "--address-prefix, --add-prefix or --remove-prefix";
-                    return Err(Usage::new("nothing to change", hint).into());
+                    let hint = "add --address-prefix, --add-prefix or --remove-prefix";
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
-                let change = |vnet: &mut Value| {
-                    let have = vnet
-                        .pointer(SPACE)
-                        .and_then(Value::as_array)
-                        .cloned()
-                        .unwrap_or_default();
-                    let mut space: Vec<String> = have.iter().map(|p| text(Some(p))).collect();
-                    if !prefixes.is_empty() {
-                        space = prefixes.iter().map(ToString::to_string).collect();
-                    }
-                    space.retain(|p| !remove.iter().any(|r| r.to_string() == *p));
-                    space.extend(
-                        add.iter()
-                            .map(ToString::to_string)
-                            .filter(|p| !space.contains(p))
-                            .collect::<Vec<_>>(),
-                    );
-                    vnet["properties"]["addressSpace"]["addressPrefixes"] = json!(space);
-                    // Peerings are children of their own; without them in the body they stay as they are.
-                    if let Some(properties) = vnet["properties"].as_object_mut() {
-                        properties.remove("virtualNetworkPeerings");
-                    }
-                };
+                let change = |vnet: &mut Value| change_space(vnet, prefixes, add, remove);
                 c.update(Kind::VirtualNetwork, name, change).await
             }
             Self::Delete { name } => c.remove(Kind::VirtualNetwork, name).await,
         }
+    }
+}
+
+/// Replaces the address space by `prefixes`, if there are any, removes `remove` from it, and appends `add`.
+fn change_space(vnet: &mut Value, prefixes: &[IpNet], add: &[IpNet], remove: &[IpNet]) {
+    let mut space: Vec<String> = if prefixes.is_empty() {
+        items(vnet, SPACE).map(|p| text(Some(p))).collect()
+    } else {
+        prefixes.iter().map(ToString::to_string).collect()
+    };
+    space.retain(|p| !remove.iter().any(|r| r.to_string() == *p));
+    let new: Vec<_> = add
+        .iter()
+        .map(ToString::to_string)
+        .filter(|p| !space.contains(p))
+        .collect();
+    space.extend(new);
+    vnet["properties"]["addressSpace"]["addressPrefixes"] = json!(space);
+    // A PUT without peerings keeps them. Sent back, they would be written as well.
+    if let Some(properties) = vnet["properties"].as_object_mut() {
+        properties.remove("virtualNetworkPeerings");
     }
 }
 

@@ -1,18 +1,14 @@
-//! `tombolo wait` and `tombolo backup`.
+//! `tombolo wait`: waits for a revision to be in force.
 
 use crate::context::Context;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
 use tombolo_proto::id::Revision;
 
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// Which; the newest unless given
+    /// Revision to wait for [default: the newest]
     revision: Option<u64>,
 }
 
@@ -26,42 +22,6 @@ impl Wait {
         if c.out.is_json() {
             c.out.json(&json!({"revision": revision, "inForce": true}))?;
         }
-        Ok(())
-    }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Backup {
-    /// Where to; holds secrets, so only its owner can read it
-    file: PathBuf,
-    /// Replace a file that is there
-    #[arg(long)]
-    force: bool,
-}
-
-impl Backup {
-    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
-        let failed = || format!("cannot write {}", self.file.display());
-        let bytes = c.progress("saving", c.client.backup()).await?;
-        let mut options = OpenOptions::new();
-        options.write(true).mode(0o600);
-        if self.force {
-            options.create(true).truncate(true)
-        } else {
-            options.create_new(true)
-        };
-        let mut file = options.open(&self.file).with_context(failed)?;
-        file.write_all(&bytes)
-            .and_then(|()| file.sync_all())
-            .with_context(failed)?;
-        if c.out.is_json() {
-            return c.out.json(&json!({"file": self.file, "bytes": bytes.len()}));
-        }
-        let name = self.file.display();
-        c.out.note(&format!("Saved {} bytes to {name}.", bytes.len()));
-        c.out.note(&format!(
-            "Restore it, with the controller stopped: tombolo-controller restore --data-dir DIR --from {name}"
-        ));
         Ok(())
     }
 }

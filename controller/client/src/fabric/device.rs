@@ -1,4 +1,4 @@
-//! The devices of sites.
+//! Configurations of the WireGuard devices of sites.
 
 use crate::client::{Body, Client};
 use crate::error::Error;
@@ -9,43 +9,43 @@ use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId};
 
-/// What the device at the far end of an IPsec connection has to be told (D16).
+/// The configuration of the WireGuard device at the remote end of a connection of type `IPsec` (D16).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceConfig {
-    /// The connection.
+    /// Id of the connection.
     pub connection: ResourceId,
-    /// The gateway.
+    /// Id of the VPN gateway.
     pub gateway: ResourceId,
-    /// The local network gateway that describes the site.
+    /// Id of the local network gateway that describes the site.
     pub site: ResourceId,
-    /// UDP port that the device listens at.
+    /// UDP port on which the device listens.
     pub port: u16,
-    /// The device's key as the site's resource has it; none: not told yet.
+    /// Public key of the device, from the local network gateway; none if that has none yet.
     pub public_key: Option<PublicKey>,
     /// Inner MTU, bytes.
     pub mtu: u16,
-    /// The same for all instances. A secret.
+    /// Preshared key of the tunnels to all instances. A secret.
     pub preshared_key: PresharedKey,
     /// The gateway's instances that have an agent, in order of preference.
     pub instances: Vec<DeviceTunnel>,
-    /// What lies behind the gateway: its VNet, and those that use it.
+    /// Prefixes that the site reaches through the gateway: its VNet and the VNets that use it.
     pub prefixes: Vec<IpNet>,
-    /// The prefixes of the site itself.
+    /// Prefixes of the site itself.
     pub site_prefixes: Vec<IpNet>,
-    /// The BGP session; none: the connection does not use BGP.
+    /// The BGP session; none if the connection does not use BGP.
     pub bgp: Option<DeviceBgp>,
 }
 
-/// One tunnel of a device.
+/// A tunnel from a device to one instance of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceTunnel {
-    /// The agent at the other end.
+    /// Name of the instance's agent.
     pub agent: AgentId,
-    /// Its identity.
+    /// WireGuard public key of the agent.
     pub public_key: PublicKey,
-    /// Where it is reached; none: not known, it has to call.
+    /// Endpoint of the agent; none if it is not known, so that the agent has to initiate the handshake.
     pub endpoint: Option<SocketAddr>,
 }
 
@@ -53,21 +53,22 @@ pub struct DeviceTunnel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceBgp {
-    /// The device's address inside the tunnel.
+    /// Address of the device inside the tunnel.
     pub address: IpAddr,
-    /// Its ASN.
+    /// ASN of the site.
     pub asn: u32,
-    /// The gateway's address.
+    /// BGP peering address of the gateway.
     pub gateway_address: IpAddr,
-    /// The gateway's ASN.
+    /// ASN of the gateway.
     pub gateway_asn: u32,
 }
 
 impl Client {
-    /// What the device at the far end of an IPsec connection has to be told. Holds a secret.
+    /// Returns the configuration for the device at the remote end of a connection of type `IPsec`. It contains a
+    /// secret.
     ///
     /// # Errors
-    /// Those of the controller: no such connection, no device at its end, no shared key yet.
+    /// Errors of the controller: the connection does not exist, has another type, or has no shared key yet.
     pub async fn device_config(&self, connection: &ResourceId) -> Result<DeviceConfig, Error> {
         let body = json!({"connection": connection});
         let response = self.fabric(Method::POST, "device-config", Body::Json(&body)).await?;

@@ -1,60 +1,63 @@
-//! Does what a plan says, step by step.
+//! Carries out a plan, step by step.
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::manifest::documents::Manifest;
+use crate::manifest::error::ManifestError;
 use crate::manifest::plan::{Action, Plan, Server, Step};
-use crate::manifest::{Manifest, ManifestError};
 use crate::path::Group;
+use tombolo_proto::arm::Kind;
 use tombolo_proto::id::Revision;
 
 /// A plan that could not be made or carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The manifest itself.
+    /// The manifest is not valid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The controller's state could not be read.
     #[error(transparent)]
     Read(#[from] Error),
-    /// A step was refused; those before it are done, and applying again goes on from here.
+    /// A step was refused. The steps before it are done; a new application continues with this step.
     #[error("{kind} {name}: {source}")]
     Step {
-        /// What was to be changed.
-        kind: crate::manifest::Kind,
-        /// Its name.
+        /// Kind of the resource.
+        kind: Kind,
+        /// Name of the resource.
         name: String,
-        /// How many steps were done.
+        /// Number of steps that were done before.
         done: usize,
-        /// What the controller said.
+        /// The error of the call.
         source: Error,
     },
 }
 
-/// What came of a plan.
+/// The result of a plan that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Applied {
-    /// Steps that changed something.
+pub struct ApplyResult {
+    /// Number of resources that were created, updated or deleted.
     pub changed: usize,
-    /// The revision that holds after it; 0 if nothing was written.
+    /// Revision of the last write; 0 if nothing was written.
     pub revision: Revision,
 }
 
 impl Plan {
-    /// Reads what the controller has and compares.
+    /// Compares a manifest with the controller's resources. `default` is as for [`Manifest::expand`], `prune` as for
+    /// [`Plan::make`].
     ///
     /// # Errors
     /// The manifest is not valid, or the controller does not answer.
     pub async fn read(client: &Client, manifest: &Manifest, default: &Group, prune: bool) -> Result<Self, ApplyError> {
-        let wanted = manifest.expand(default)?;
-        let server = Server::read(client, &wanted).await?;
-        Ok(Self::make(&wanted, &server, prune)?)
+        let desired = manifest.expand(default)?;
+        let server = Server::read(client, &desired).await?;
+        Ok(Self::make(&desired, &server, prune)?)
     }
 
-    /// Does the steps in order; `progress` sees each before it is done.
+    /// Carries out the steps in order. Calls `progress` before each step.
     ///
     /// # Errors
-    /// The first step that is refused; nothing after it is done.
-    pub async fn apply(&self, client: &Client, mut progress: impl FnMut(&Step)) -> Result<Applied, ApplyError> {
+    /// [`ApplyError::Step`] for the first step that the controller refuses. The steps after it are not attempted.
+    pub async fn apply(&self, client: &Client, mut progress: impl FnMut(&Step)) -> Result<ApplyResult, ApplyError> {
         let mut changed = 0;
         for step in self.changes() {
             progress(step);
@@ -66,7 +69,7 @@ impl Plan {
             })?;
             changed += 1;
         }
-        Ok(Applied {
+        Ok(ApplyResult {
             changed,
             revision: client.last_revision(),
         })

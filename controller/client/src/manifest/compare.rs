@@ -1,17 +1,20 @@
-//! A desired body against the one that the controller has: only what the manifest says is compared.
+//! Compares a desired body with the controller's. Only properties that the manifest sets are compared.
 
 use serde_json::{Map, Value};
 
-/// The desired body holds already: each of its properties has this value (null: none) on the server. Lists whose items
-/// have names are compared by name, others as sets except tunnel addresses; ids without regard to case.
+/// Whether the server's body already has every property of the desired one. A desired null means that the property is
+/// absent.
+///
+/// Items of lists are matched by name, or by value if they have none, so their order does not matter. The order of
+/// tunnel addresses does. Ids and names compare case-insensitively.
 pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     match (server, desired) {
         (Value::Null, Value::Object(d)) => d.values().all(|v| holds(&Value::Null, v)),
         (Value::Object(s), Value::Object(d)) => {
             d.iter().all(|(key, v)| match (s.get(key), v) {
-                // Names keep the casing of their creation and compare without it.
+                // ARM keeps the casing with which a resource was created.
                 (Some(Value::String(s)), Value::String(d)) if key == "name" => s.eq_ignore_ascii_case(d),
-                // The primary link's comes first.
+                // The first address belongs to the primary link, so the order matters.
                 (s, v) if key == "tunnelAddresses" => s == Some(v),
                 (s, v) => holds(s.unwrap_or(&Value::Null), v),
             })
@@ -25,7 +28,8 @@ pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     }
 }
 
-/// The server's body with the desired properties put over it: what the manifest does not mention survives the PUT.
+/// Returns the server's body with the desired properties in place of its own. Properties that the manifest does not set
+/// keep their value in the PUT.
 pub(super) fn merge(server: &Value, desired: &Value) -> Value {
     match (server, desired) {
         (Value::Object(s), Value::Object(d)) => {
@@ -49,8 +53,8 @@ pub(super) fn merge(server: &Value, desired: &Value) -> Value {
     }
 }
 
-/// What the server has of the desired body, to be shown beside it. Named items that the desired body lacks are shown
-/// by their name.
+/// Returns the part of the server's body that corresponds to the desired one, for display. Named items that the desired
+/// body lacks appear as their name alone.
 pub(super) fn project(server: &Value, desired: &Value) -> Value {
     match (server, desired) {
         (Value::Object(s), Value::Object(d)) => {
@@ -70,7 +74,7 @@ pub(super) fn project(server: &Value, desired: &Value) -> Value {
     }
 }
 
-/// Without nulls and empty objects: for showing.
+/// Returns the value without properties that are null, for display.
 pub(super) fn tidy(value: &Value) -> Value {
     match value {
         Value::Object(o) => Value::Object(
@@ -84,12 +88,12 @@ pub(super) fn tidy(value: &Value) -> Value {
     }
 }
 
-/// The item of `list` that stands for the same thing as `item`: of the same name, or equal.
+/// Returns the item of `list` with the name of `item`, or with its value if it has no name.
 pub(super) fn counterpart<'a>(list: &'a [Value], item: &Value) -> Option<&'a Value> {
     match name(item) {
-        Some(wanted) => list
+        Some(own) => list
             .iter()
-            .find(|o| name(o).is_some_and(|n| n.eq_ignore_ascii_case(wanted))),
+            .find(|o| name(o).is_some_and(|n| n.eq_ignore_ascii_case(own))),
         None => list.iter().find(|o| holds(o, item)),
     }
 }

@@ -1,15 +1,17 @@
-//! Documents → ARM bodies. Absent optional properties that the manifest rules over are written as null: ARM reads null
-//! as absent, so leaving a property out of the file takes it away.
+//! Expands documents to ARM bodies.
+//!
+//! An optional property that a document omits is written as null, which ARM reads as absent. So a property that is
+//! removed from the file is removed from the resource.
 
-mod hybrid;
+mod gateways;
 
+use crate::manifest::error::ManifestError;
 use crate::manifest::named::Named;
 use crate::manifest::order::creation_rank;
 use crate::manifest::schema::{
-    Document, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PublicIpAddress, RouteTable, Subnet,
-    VirtualNetwork,
+    DEFAULT_LOCATION, Document, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PublicIpAddress,
+    RouteTable, Subnet, VirtualNetwork,
 };
-use crate::manifest::{DEFAULT_LOCATION, ManifestError};
 use crate::path::{Group, check_group_name};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,34 +23,34 @@ pub const GATEWAY_IP_CONFIGURATION: &str = "default";
 /// The name of a network interface's only `ipConfiguration`.
 pub const NIC_IP_CONFIGURATION: &str = "ipconfig1";
 
-/// One resource as the manifest wants it.
+/// One resource of a manifest.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Expanded {
-    /// What it is.
+pub struct DesiredResource {
+    /// Kind of the resource.
     pub kind: Kind,
-    /// Its group.
+    /// Resource group.
     pub group: Group,
-    /// Its name; `vnet/peering` for a peering.
+    /// Name of the resource; `vnet/peering` for a peering.
     pub name: String,
-    /// Its ARM path.
+    /// ARM path of the resource.
     pub path: String,
-    /// The body of the PUT that creates it.
+    /// Body of the PUT that creates the resource.
     pub body: Value,
-    /// The file that it stands in.
+    /// Name of the file that contains the resource.
     pub origin: String,
 }
 
-/// Collects bodies and problems.
+/// Collects bodies and problems, document by document.
 struct Expansion<'a> {
     default: &'a Group,
-    out: Vec<Expanded>,
+    out: Vec<DesiredResource>,
     problems: Vec<String>,
     origin: &'a str,
     group: Group,
     location: &'a str,
 }
 
-pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Result<Vec<Expanded>, ManifestError> {
+pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Result<Vec<DesiredResource>, ManifestError> {
     let mut to = Expansion {
         default,
         out: Vec::new(),
@@ -80,7 +82,8 @@ impl<'a> Expansion<'a> {
             self.problems.push(format!("{origin}: resourceGroup: {e}"));
             return;
         }
-        let known = |e: &Expanded| e.kind == Kind::ResourceGroup && e.path.eq_ignore_ascii_case(&self.group.path());
+        let known =
+            |e: &DesiredResource| e.kind == Kind::ResourceGroup && e.path.eq_ignore_ascii_case(&self.group.path());
         if !self.out.iter().any(known) {
             let path = self.group.path();
             self.push(
@@ -93,7 +96,7 @@ impl<'a> Expansion<'a> {
         for (kind, all) in document.plain() {
             for (name, plain) in all.iter() {
                 let body = json!({"properties": {}});
-                self.top(kind, name, plain.location.as_ref(), &plain.tags, body);
+                self.push_resource(kind, name, plain.location.as_ref(), &plain.tags, body);
             }
         }
         for (name, table) in document.route_tables.iter() {
@@ -124,7 +127,7 @@ impl<'a> Expansion<'a> {
 
     fn push(&mut self, kind: Kind, name: String, path: String, body: Value) {
         let (group, origin) = (self.group.clone(), self.origin.to_owned());
-        self.out.push(Expanded {
+        self.out.push(DesiredResource {
             kind,
             group,
             name,
@@ -138,8 +141,15 @@ impl<'a> Expansion<'a> {
         self.problems.push(format!("{}: {place}: {text}", self.origin));
     }
 
-    /// A top-level resource with its envelope.
-    fn top(&mut self, kind: Kind, name: &str, location: Option<&String>, tags: &BTreeMap<String, String>, rest: Value) {
+    /// Adds a top-level resource: `rest` with location and tags.
+    fn push_resource(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        location: Option<&String>,
+        tags: &BTreeMap<String, String>,
+        rest: Value,
+    ) {
         let mut body = rest;
         body["location"] = json!(location.map_or(self.location, String::as_str));
         if !tags.is_empty() {
@@ -153,7 +163,7 @@ impl<'a> Expansion<'a> {
         json!({"id": self.group.resolve(kind.collection(), name)})
     }
 
-    fn optional(&self, kind: Kind, name: Option<&String>) -> Value {
+    fn optional_reference(&self, kind: Kind, name: Option<&String>) -> Value {
         name.map_or(Value::Null, |name| self.reference(kind, name))
     }
 
@@ -170,12 +180,15 @@ impl<'a> Expansion<'a> {
     fn vnet(&mut self, name: &str, vnet: &VirtualNetwork) {
         let place = format!("virtualNetworks.{name}");
         if vnet.address_space.is_empty() {
-            self.problem(&place, "addressSpace: at least one prefix is needed");
+            self.problem(
+                &place,
+                "addressSpace: at least one prefix is needed, such as [10.1.0.0/16]",
+            );
         }
         let subnets: Vec<_> = vnet.subnets.iter().map(|(n, s)| self.subnet(&place, n, s)).collect();
         let prefixes: Vec<_> = vnet.address_space.iter().map(ToString::to_string).collect();
         let body = json!({"properties": {"addressSpace": {"addressPrefixes": prefixes}, "subnets": subnets}});
-        self.top(Kind::VirtualNetwork, name, vnet.location.as_ref(), &vnet.tags, body);
+        self.push_resource(Kind::VirtualNetwork, name, vnet.location.as_ref(), &vnet.tags, body);
         for (peering, p) in vnet.peerings.iter() {
             let path = format!(
                 "{}/virtualNetworkPeerings/{peering}",
@@ -195,12 +208,9 @@ impl<'a> Expansion<'a> {
             .collect();
         if prefixes.is_empty() || (subnet.address_prefix.is_some() && prefixes.len() > 1) {
             let place = format!("{vnet}.subnets.{name}");
-            self.problem(
-                &place,
-                "either addressPrefix or addressPrefixes must be given, not both",
-            );
+            self.problem(&place, "set either addressPrefix or addressPrefixes, not both");
         }
-        let table = self.optional(Kind::RouteTable, subnet.route_table.as_ref());
+        let table = self.optional_reference(Kind::RouteTable, subnet.route_table.as_ref());
         json!({"name": name, "properties": {"addressPrefixes": prefixes, "routeTable": table}})
     }
 
@@ -223,7 +233,7 @@ impl<'a> Expansion<'a> {
                 let place = format!("routeTables.{name}.routes.{route}");
                 self.problem(
                     &place,
-                    "nextHopIpAddress goes with nextHopType VirtualAppliance, and only there (R10)",
+                    "nextHopIpAddress must be set with nextHopType VirtualAppliance, and with no other type (R10)",
                 );
             }
             routes.push(json!({"name": route, "properties": {
@@ -236,7 +246,7 @@ impl<'a> Expansion<'a> {
             "disableBgpRoutePropagation": table.disable_bgp_route_propagation,
             "routes": routes,
         }});
-        self.top(Kind::RouteTable, name, table.location.as_ref(), &table.tags, body);
+        self.push_resource(Kind::RouteTable, name, table.location.as_ref(), &table.tags, body);
     }
 
     fn public_ip(&mut self, name: &str, address: &PublicIpAddress) {
@@ -245,7 +255,7 @@ impl<'a> Expansion<'a> {
             properties["ipAddress"] = json!(ip);
         }
         let body = json!({"sku": {"name": "Standard"}, "properties": properties});
-        self.top(
+        self.push_resource(
             Kind::PublicIpAddress,
             name,
             address.location.as_ref(),
@@ -261,11 +271,12 @@ impl<'a> Expansion<'a> {
             private_ip_address: nic.private_ip_address,
             public_ip_address: nic.public_ip_address.clone(),
         });
-        let loose = nic.subnet.is_none() && (nic.private_ip_address.is_some() || nic.public_ip_address.is_some());
-        if loose || short.is_some() != nic.ip_configurations.is_empty() {
+        let without_subnet =
+            nic.subnet.is_none() && (nic.private_ip_address.is_some() || nic.public_ip_address.is_some());
+        if without_subnet || short.is_some() != nic.ip_configurations.is_empty() {
             self.problem(
                 &place,
-                "either subnet (with privateIPAddress) or ipConfigurations must be given, not both",
+                "set either subnet (and privateIPAddress) or ipConfigurations, not both",
             );
         }
         let single: Named<_> = short
@@ -281,10 +292,10 @@ impl<'a> Expansion<'a> {
         for (position, (name, c)) in all.iter().enumerate() {
             let mut properties = json!({
                 "subnet": self.subnet_reference(&place, &c.subnet),
-                "publicIPAddress": self.optional(Kind::PublicIpAddress, c.public_ip_address.as_ref()),
+                "publicIPAddress": self.optional_reference(Kind::PublicIpAddress, c.public_ip_address.as_ref()),
                 "primary": position == 0,
             });
-            address(&mut properties, c.private_ip_address);
+            set_address(&mut properties, c.private_ip_address);
             if let Some(ip) = c.private_ip_address {
                 properties["privateIPAddressVersion"] = json!(if ip.is_ipv4() { "IPv4" } else { "IPv6" });
             }
@@ -294,18 +305,18 @@ impl<'a> Expansion<'a> {
             "enableIPForwarding": nic.enable_ip_forwarding,
             "ipConfigurations": configurations,
         }});
-        self.top(Kind::NetworkInterface, name, nic.location.as_ref(), &nic.tags, body);
+        self.push_resource(Kind::NetworkInterface, name, nic.location.as_ref(), &nic.tags, body);
     }
 
-    /// The same resource in two documents: two truths.
+    /// Reports every resource that occurs in more than one document, once each.
     fn refuse_duplicates(&mut self) {
-        let mut seen: BTreeMap<String, &Expanded> = BTreeMap::new();
-        let mut told = BTreeSet::new();
+        let mut seen: BTreeMap<String, &DesiredResource> = BTreeMap::new();
+        let mut reported = BTreeSet::new();
         for e in &self.out {
             let key = e.path.to_ascii_lowercase();
             if let Some(first) = seen.get(&key) {
-                if told.insert(key) {
-                    let text = format!("{} {} stands in {} already", e.kind.title(), e.name, first.origin);
+                if reported.insert(key) {
+                    let text = format!("{} {} is already defined in {}", e.kind.title(), e.name, first.origin);
                     self.problems.push(format!("{}: {text}", e.origin));
                 }
             } else {
@@ -315,8 +326,8 @@ impl<'a> Expansion<'a> {
     }
 }
 
-/// A given address is static; without one the controller allocates.
-fn address(properties: &mut Value, ip: Option<IpAddr>) {
+/// Sets the allocation method: static with a given address, otherwise dynamic, by the controller.
+fn set_address(properties: &mut Value, ip: Option<IpAddr>) {
     properties["privateIPAllocationMethod"] = json!(if ip.is_some() { "Static" } else { "Dynamic" });
     if let Some(ip) = ip {
         properties["privateIPAddress"] = json!(ip);

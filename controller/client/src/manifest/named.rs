@@ -1,4 +1,4 @@
-//! A YAML map from names to things: keeps the order of writing, refuses a name that occurs twice.
+//! A YAML map from names to values that keeps the file's order and refuses duplicate names.
 
 use crate::path::check_name;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Things by name, in order of writing. Names compare without regard to case and follow rule P6.
+/// Values by name, in the file's order. Names compare case-insensitively and follow rule P6.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named<T>(Vec<(String, T)>);
 
@@ -19,12 +19,12 @@ impl<T> Default for Named<T> {
 }
 
 impl<T> Named<T> {
-    /// In order of writing.
+    /// Returns names and values in the file's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// By name, without regard to case.
+    /// Returns the value of a name, which is compared case-insensitively.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&T> {
         self.0
@@ -33,13 +33,13 @@ impl<T> Named<T> {
             .map(|(_, value)| value)
     }
 
-    /// How many.
+    /// Returns the number of names.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// None.
+    /// Whether there are no names.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -89,7 +89,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
     }
 }
 
-/// Reads a key and refuses it there, so that the error has the key's own line.
+/// Checks a key while it is read, so that the error has the key's own line and column.
 struct Key<'a>(&'a mut BTreeSet<String>);
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {
@@ -110,7 +110,7 @@ impl<'de> DeserializeSeed<'de> for Key<'_> {
                     Ok(name.to_owned())
                 } else {
                     Err(E::custom(format_args!(
-                        "'{name}' stands here twice (case does not count)"
+                        "'{name}' occurs twice here (names are compared case-insensitively)"
                     )))
                 }
             }

@@ -1,12 +1,12 @@
-//! In which order resources are written and deleted.
+//! The order in which resources are written and deleted.
 
 use serde_json::Value;
 use tombolo_proto::arm::Kind;
 
-/// The place of a step among all steps; the order of the variants is the order of work.
+/// The position of a step in a plan. Steps are carried out in the order of the variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    // First goes what would be in the way, users before what they use.
+    // Deletions come first, because a remaining resource could conflict with a new one. Users precede what they use.
     DeleteConnection,
     DeleteSite,
     DeleteCircuit,
@@ -15,28 +15,29 @@ pub(super) enum Rank {
     DeleteGateway,
     DeleteVnet,
     Group,
-    /// Refers to nothing.
+    /// A resource without references.
     Independent,
     RouteTable,
     PublicIp,
     Vnet,
-    /// A half that stops using a remote gateway: before a gateway of its own (P23) and before another half that starts.
+    /// A half that stops using a remote gateway. It precedes a gateway of its own VNet, and another half that starts to
+    /// use one, because a VNet has one gateway source (P23).
     PeeringOff,
     Gateway,
-    /// A half that is `Disconnected`: a PUT takes it back to `Initiated`, and only then its counterpart can come (P14).
+    /// A half that is `Disconnected`. A PUT returns it to `Initiated`; only then its counterpart can be created (P14).
     PeeringReset,
-    /// `allowGatewayTransit` before the counterpart's `useRemoteGateways` (P20).
+    /// A half with `allowGatewayTransit`, before the counterpart's `useRemoteGateways` (P20).
     PeeringTransit,
     Peering,
-    /// `useRemoteGateways`, after the gateway and the transit flag exist (P20).
+    /// A half with `useRemoteGateways`, after the gateway and the transit flag (P20).
     PeeringUse,
     Nic,
     Circuit,
-    /// A connection that stops using BGP: before its site stops having BGP settings (G4).
+    /// A connection that stops using BGP, before its site loses its BGP settings (G4).
     ConnectionOff,
     Site,
     Connection,
-    // Last what others may have referred to until now.
+    // Resources that updated ones may have referred to are deleted last.
     DeleteSubnet,
     DeleteRouteTable,
     DeletePublicIp,
@@ -44,7 +45,7 @@ pub(super) enum Rank {
     DeleteGroup,
 }
 
-/// When to create a resource, if nothing exists yet.
+/// Returns the rank for creating a resource.
 pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
     match kind {
         Kind::ResourceGroup => Rank::Group,
@@ -59,12 +60,12 @@ pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
         Kind::LocalNetworkGateway => Rank::Site,
         Kind::Circuit => Rank::Circuit,
         Kind::Connection => Rank::Connection,
-        // Nothing that a manifest can say of them needs an order.
+        // No other kind of a manifest has references, so its order does not matter.
         _ => Rank::Independent,
     }
 }
 
-/// When to bring an existing resource to `desired`.
+/// Returns the rank for updating a resource from `current` to `desired`.
 pub(super) fn update_rank(kind: Kind, current: &Value, desired: &Value) -> Rank {
     if kind == Kind::Peering {
         if flag(current, "useRemoteGateways") && !flag(desired, "useRemoteGateways") {
@@ -80,7 +81,7 @@ pub(super) fn update_rank(kind: Kind, current: &Value, desired: &Value) -> Rank 
     creation_rank(kind, desired)
 }
 
-/// When to delete a resource.
+/// Returns the rank for deleting a resource.
 pub(super) fn deletion_rank(kind: Kind) -> Rank {
     match kind {
         Kind::Connection => Rank::DeleteConnection,

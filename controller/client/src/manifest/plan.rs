@@ -1,10 +1,10 @@
-//! What has to be done so that the controller has what the manifest says. Pure, once the state is read.
+//! The steps that bring the controller's resources to a manifest. Planning does no I/O; only [`Server::read`] does.
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::manifest::ManifestError;
 use crate::manifest::compare::{counterpart, holds, merge, name, project, tidy};
-use crate::manifest::expand::Expanded;
+use crate::manifest::error::ManifestError;
+use crate::manifest::expand::DesiredResource;
 use crate::manifest::order::{Rank, creation_rank, deletion_rank, update_rank};
 use crate::path::{Group, last};
 use ipnet::IpNet;
@@ -13,75 +13,76 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use tombolo_proto::arm::Kind;
 
-/// What the controller has in the groups of a manifest.
+/// The controller's resources in the groups of a manifest.
 #[derive(Debug, Clone, Default)]
 pub struct Server {
-    /// By path in lower case; children (peerings) by their own path too.
+    /// Resources by lower-case path; peerings have entries of their own.
     items: BTreeMap<String, (Kind, Value)>,
     groups: BTreeSet<String>,
 }
 
-/// What happens to one resource.
+/// The action of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// It is new.
+    /// The resource does not exist.
     Create,
-    /// It is there and differs.
+    /// The resource differs from the manifest.
     Update,
-    /// It is as it should be.
+    /// The resource equals the manifest.
     Unchanged,
-    /// It is there, the manifest does not have it, and pruning was asked for.
+    /// The manifest does not contain the resource, and pruning is on.
     Delete,
 }
 
-/// One resource and what happens to it.
+/// One resource and its action.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// What happens.
+    /// Action on the resource.
     pub action: Action,
-    /// What it is.
+    /// Kind of the resource.
     pub kind: Kind,
-    /// Its group.
+    /// Resource group.
     #[serde(skip)]
     pub group: Group,
-    /// Its name; `vnet/child` for children.
+    /// Name of the resource; `vnet/child` for children.
     pub name: String,
-    /// Its ARM path.
+    /// ARM path of the resource.
     pub path: String,
-    /// Why, where the difference alone does not say.
+    /// The reason, if `before` and `after` do not show it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// As it is, as far as the manifest speaks of it; secrets are not shown. Null: not there.
+    /// Present values of the properties that the manifest sets, with secrets masked. Null for a resource that does not
+    /// exist.
     pub before: Value,
-    /// As it will be. Null: gone.
+    /// Values after the step, with secrets masked. Null for a deletion.
     pub after: Value,
-    /// The body to PUT. Holds secrets.
+    /// Body of the PUT. Contains secrets.
     #[serde(skip)]
     pub body: Value,
-    /// PUT with `syncRemoteAddressSpace=true` (P27).
+    /// Whether the PUT has `syncRemoteAddressSpace=true` (P27).
     #[serde(skip)]
     pub sync: bool,
     #[serde(skip)]
     rank: Rank,
 }
 
-/// All steps, in the order in which they must be done.
+/// All steps, in the order in which they are carried out.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Plan {
-    /// Unchanged ones included.
+    /// The steps, including those of unchanged resources.
     pub steps: Vec<Step>,
 }
 
 impl Server {
-    /// Reads what the manifest's groups hold now.
+    /// Reads all resources in the groups of `desired`, with their shared keys.
     ///
     /// # Errors
-    /// Those of the controller.
-    pub async fn read(client: &Client, wanted: &[Expanded]) -> Result<Self, Error> {
+    /// Errors of the controller.
+    pub async fn read(client: &Client, desired: &[DesiredResource]) -> Result<Self, Error> {
         let mut server = Self::default();
-        let groups: BTreeSet<&Group> = wanted.iter().map(|e| &e.group).collect();
+        let groups: BTreeSet<&Group> = desired.iter().map(|e| &e.group).collect();
         for group in groups {
             server.groups.insert(group.path().to_ascii_lowercase());
             let Some(found) = client.arm_find(&group.path()).await? else {
@@ -99,7 +100,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Adds a resource as its GET shows it, with its peerings.
+    /// Adds a resource in the format of its GET. The peerings of a virtual network become entries of their own.
     pub fn insert(&mut self, kind: Kind, path: &str, mut body: Value) {
         if kind == Kind::ResourceGroup {
             self.groups.insert(path.to_ascii_lowercase());
@@ -111,9 +112,9 @@ impl Server {
                 .into_iter()
                 .flatten()
             {
-                one_form_of_prefixes(subnet);
+                normalize_prefixes(subnet);
             }
-            // Peerings are planned by themselves; a PUT of the VNet without them keeps them.
+            // Peerings have steps of their own. A PUT of the VNet without peerings keeps them.
             let peerings = body
                 .get_mut("properties")
                 .and_then(|p| p.as_object_mut()?.remove("virtualNetworkPeerings"));
@@ -132,24 +133,25 @@ impl Server {
 }
 
 impl Plan {
-    /// Compares. `prune`: what the manifest's groups hold and the manifest does not is deleted; the groups stay.
+    /// Compares the desired resources with the controller's. With `prune`, resources of the manifest's groups that it
+    /// does not contain are deleted; the groups themselves are not.
     ///
     /// # Errors
-    /// Everything at once that refers to what neither the manifest nor the controller has.
-    pub fn make(wanted: &[Expanded], server: &Server, prune: bool) -> Result<Self, ManifestError> {
-        refuse_dangling(wanted, server, prune)?;
+    /// [`ManifestError::Invalid`]: references to resources that do not exist, or that pruning deletes.
+    pub fn make(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<Self, ManifestError> {
+        refuse_dangling(desired, server, prune)?;
         let mut steps = Vec::new();
-        let doomed = if prune {
-            delete_steps(wanted, server, &mut steps)
+        let deleted = if prune {
+            delete_steps(desired, server, &mut steps)
         } else {
             BTreeSet::new()
         };
-        for e in wanted {
+        for e in desired {
             let Some(current) = server.find(&e.path) else {
                 steps.push(create(e));
                 continue;
             };
-            let (step, later) = update(e, current, wanted, prune.then_some(&doomed));
+            let (step, later) = update(e, current, desired, prune.then_some(&deleted));
             steps.push(step);
             steps.extend(later);
         }
@@ -157,25 +159,25 @@ impl Plan {
         Ok(Self { steps })
     }
 
-    /// Nothing has to be done.
+    /// Whether no step changes anything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes().next().is_none()
     }
 
-    /// The steps that change something.
+    /// Returns the steps that create, update or delete a resource.
     pub fn changes(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter(|s| s.action != Action::Unchanged)
     }
 
-    /// How many steps have this action.
+    /// Returns the number of steps with this action.
     #[must_use]
     pub fn count(&self, action: Action) -> usize {
         self.steps.iter().filter(|s| s.action == action).count()
     }
 }
 
-/// Puts the secret of a connection, or of a circuit's peering, where a body has it; no answer to a GET shows it.
+/// Reads the shared key of a connection, or of a circuit's peering, into the body. A GET of the resource omits it.
 async fn read_key(client: &Client, kind: Kind, path: &str, item: &mut Value) -> Result<(), Error> {
     let (owner, pointer) = match kind {
         Kind::Connection => (path.to_owned(), "/properties"),
@@ -196,7 +198,7 @@ async fn read_key(client: &Client, kind: Kind, path: &str, item: &mut Value) -> 
     Ok(())
 }
 
-fn create(e: &Expanded) -> Step {
+fn create(e: &DesiredResource) -> Step {
     Step {
         action: Action::Create,
         kind: e.kind,
@@ -212,44 +214,30 @@ fn create(e: &Expanded) -> Step {
     }
 }
 
-/// The step of a resource that is there, and the deletions of subnets that can only follow it.
-fn update(e: &Expanded, current: &Value, wanted: &[Expanded], doomed: Option<&BTreeSet<String>>) -> (Step, Vec<Step>) {
+/// Returns the step for an existing resource, and the deletions of subnets that are possible only later. `deleted` has
+/// the paths that pruning deletes; none without pruning.
+fn update(
+    e: &DesiredResource,
+    current: &Value,
+    all: &[DesiredResource],
+    deleted: Option<&BTreeSet<String>>,
+) -> (Step, Vec<Step>) {
     let mut desired = e.body.clone();
-    let mut later = Vec::new();
     if e.kind == Kind::ResourceGroup {
-        // The group is there: its region cannot change, and the manifest says nothing else of it.
+        // The region of a group cannot change, and a manifest sets nothing else.
         desired = json!({});
     }
-    let mut kept = BTreeSet::new();
-    for list in ["subnets", "routes"] {
-        let pointer = format!("/properties/{list}");
-        let have = current.pointer(&pointer).and_then(Value::as_array);
-        let Some(want) = desired.pointer_mut(&pointer).and_then(Value::as_array_mut) else {
-            continue;
-        };
-        for extra in have.into_iter().flatten() {
-            if counterpart(want, extra).is_some() {
-                continue;
-            }
-            let busy = list == "subnets" && doomed.is_some_and(|doomed| in_use(extra, doomed));
-            if doomed.is_none() || busy {
-                kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
-                want.push(extra.clone());
-            }
-            if busy {
-                later.push(delete_subnet(e, extra));
-            }
-        }
-    }
+    let (kept, later) = keep_children(e, current, &mut desired, deleted);
     let mut note = None;
     let mut sync = false;
     if e.kind == Kind::Peering {
         let state = current.pointer("/properties/peeringState").and_then(Value::as_str);
-        sync = needs_sync(current, &e.body, wanted);
+        sync = needs_sync(current, &e.body, all);
         if state == Some("Disconnected") {
-            note = Some("is Disconnected: back to Initiated, so that the other half can come (P14)".to_owned());
+            note =
+                Some("is Disconnected: returns to Initiated, so that the other half can be created (P14)".to_owned());
         } else if sync {
-            note = Some("takes over the remote address space (P27)".to_owned());
+            note = Some("syncs the remote address space (P27)".to_owned());
         }
     }
     let changed = note.is_some() || !holds(current, &desired);
@@ -281,21 +269,55 @@ fn update(e: &Expanded, current: &Value, wanted: &[Expanded], doomed: Option<&BT
     (step, later)
 }
 
-/// Deletes what the manifest does not have; returns the ids that go, in lower case.
-fn delete_steps(wanted: &[Expanded], server: &Server, steps: &mut Vec<Step>) -> BTreeSet<String> {
-    let wanted_paths: BTreeSet<_> = wanted.iter().map(|e| e.path.to_ascii_lowercase()).collect();
-    let extra = |path: &String, kind: Kind| kind != Kind::ResourceGroup && !wanted_paths.contains(path);
-    let doomed: BTreeSet<String> = server
+/// Adds the subnets and routes to the desired body that the manifest does not contain and the PUT must keep. Returns their
+/// lower-case names, and the deletions of subnets that are possible only later.
+fn keep_children(
+    e: &DesiredResource,
+    current: &Value,
+    desired: &mut Value,
+    deleted: Option<&BTreeSet<String>>,
+) -> (BTreeSet<String>, Vec<Step>) {
+    let mut later = Vec::new();
+    let mut kept = BTreeSet::new();
+    for list in ["subnets", "routes"] {
+        let pointer = format!("/properties/{list}");
+        let have = current.pointer(&pointer).and_then(Value::as_array);
+        let Some(want) = desired.pointer_mut(&pointer).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        for extra in have.into_iter().flatten() {
+            if counterpart(want, extra).is_some() {
+                continue;
+            }
+            // A NIC that moves to another subnet leaves this one only after the VNet's update, so the subnet goes last.
+            let busy = list == "subnets" && deleted.is_some_and(|deleted| in_use(extra, deleted));
+            if deleted.is_none() || busy {
+                kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
+                want.push(extra.clone());
+            }
+            if busy {
+                later.push(delete_subnet(e, extra));
+            }
+        }
+    }
+    (kept, later)
+}
+
+/// Adds a deletion for every resource that the manifest does not contain. Returns their lower-case paths.
+fn delete_steps(desired: &[DesiredResource], server: &Server, steps: &mut Vec<Step>) -> BTreeSet<String> {
+    let desired_paths: BTreeSet<_> = desired.iter().map(|e| e.path.to_ascii_lowercase()).collect();
+    let extra = |path: &String, kind: Kind| kind != Kind::ResourceGroup && !desired_paths.contains(path);
+    let deleted: BTreeSet<String> = server
         .items
         .iter()
         .filter(|(path, (kind, _))| extra(path, *kind))
         .map(|(path, _)| path.clone())
         .collect();
-    for path in &doomed {
+    for path in &deleted {
         let (kind, body) = &server.items[path];
         let parent = path.split("/virtualnetworkpeerings/").next().unwrap_or(path);
-        if *kind == Kind::Peering && doomed.contains(parent) {
-            continue; // It goes with its VNet.
+        if *kind == Kind::Peering && deleted.contains(parent) {
+            continue; // The deletion of its VNet deletes it.
         }
         let id = body.get("id").and_then(Value::as_str).unwrap_or(path);
         let own = name(body).unwrap_or_else(|| last(id));
@@ -318,10 +340,10 @@ fn delete_steps(wanted: &[Expanded], server: &Server, steps: &mut Vec<Step>) -> 
             rank: deletion_rank(*kind),
         });
     }
-    doomed
+    deleted
 }
 
-fn delete_subnet(vnet: &Expanded, subnet: &Value) -> Step {
+fn delete_subnet(vnet: &DesiredResource, subnet: &Value) -> Step {
     let own = name(subnet).unwrap_or_default();
     let path = format!("{}/subnets/{own}", vnet.path);
     Step {
@@ -339,8 +361,8 @@ fn delete_subnet(vnet: &Expanded, subnet: &Value) -> Step {
     }
 }
 
-/// Something other than what is deleted first still has an address in the subnet.
-fn in_use(subnet: &Value, doomed: &BTreeSet<String>) -> bool {
+/// Whether a resource that is not deleted has an address in the subnet.
+fn in_use(subnet: &Value, deleted: &BTreeSet<String>) -> bool {
     let users = subnet.pointer("/properties/ipConfigurations").and_then(Value::as_array);
     users
         .into_iter()
@@ -349,12 +371,12 @@ fn in_use(subnet: &Value, doomed: &BTreeSet<String>) -> bool {
         .any(|id| {
             let id = id.to_ascii_lowercase();
             let owner = id.split("/ipconfigurations/").next().unwrap_or(&id);
-            !doomed.contains(owner)
+            !deleted.contains(owner)
         })
 }
 
-/// The remote VNet has, or will have after this plan, other prefixes than this half has taken over (P27).
-fn needs_sync(current: &Value, desired: &Value, wanted: &[Expanded]) -> bool {
+/// Whether the remote VNet has other prefixes than this half has synced, now or after this plan (P27).
+fn needs_sync(current: &Value, desired: &Value, all: &[DesiredResource]) -> bool {
     let set = |v: Option<&Value>| -> Option<BTreeSet<IpNet>> {
         Some(v?.as_array()?.iter().filter_map(|p| p.as_str()?.parse().ok()).collect())
     };
@@ -362,20 +384,20 @@ fn needs_sync(current: &Value, desired: &Value, wanted: &[Expanded]) -> bool {
         .pointer("/properties/remoteVirtualNetwork/id")
         .and_then(Value::as_str)
         .unwrap_or_default();
-    let planned = wanted
+    let planned = all
         .iter()
         .find(|e| e.kind == Kind::VirtualNetwork && e.path.eq_ignore_ascii_case(remote));
-    let coming = match planned {
+    let future = match planned {
         Some(vnet) => set(vnet.body.pointer("/properties/addressSpace/addressPrefixes")),
         None => set(current.pointer("/properties/remoteVirtualNetworkAddressSpace/addressPrefixes")),
     };
     let synced = set(current.pointer("/properties/remoteAddressSpace/addressPrefixes"));
     let connected = current.pointer("/properties/peeringState").and_then(Value::as_str) == Some("Connected");
-    connected && matches!((coming, synced), (Some(a), Some(b)) if a != b)
+    connected && matches!((future, synced), (Some(a), Some(b)) if a != b)
 }
 
-/// ARM knows `addressPrefix` and `addressPrefixes`; comparing wants one.
-fn one_form_of_prefixes(subnet: &mut Value) {
+/// Replaces `addressPrefix` by `addressPrefixes`, so that both of ARM's formats compare equal.
+fn normalize_prefixes(subnet: &mut Value) {
     let Some(properties) = subnet.get_mut("properties").and_then(Value::as_object_mut) else {
         return;
     };
@@ -386,10 +408,11 @@ fn one_form_of_prefixes(subnet: &mut Value) {
     }
 }
 
-/// Where bodies have secrets.
+/// JSON pointers to the secrets of bodies.
 const SECRETS: [&str; 2] = ["/properties/sharedKey", "/properties/peerings/0/properties/sharedKey"];
 
-/// For people: without nulls, and without secrets; a secret that changes says so.
+/// Returns the body for display, without nulls and with secrets masked. The mask of a secret that differs from
+/// `current` says so.
 fn shown(body: &Value, current: Option<&Value>) -> Value {
     let mut out = tidy(body);
     for secret in SECRETS {
@@ -402,26 +425,27 @@ fn shown(body: &Value, current: Option<&Value>) -> Value {
     out
 }
 
-/// A reference into a group that was read must lead to what the manifest has, or what the controller has and keeps.
-fn refuse_dangling(wanted: &[Expanded], server: &Server, prune: bool) -> Result<(), ManifestError> {
+/// Refuses references to resources that exist neither in the manifest nor, without pruning, on the controller.
+/// References into groups that were not read are not checked.
+fn refuse_dangling(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<(), ManifestError> {
     let mut known: BTreeSet<String> = BTreeSet::new();
-    let mut learn = |path: &str, body: &Value| {
+    let mut add = |path: &str, body: &Value| {
         let subnets = body.pointer("/properties/subnets").and_then(Value::as_array);
         for subnet in subnets.into_iter().flatten().filter_map(name) {
             known.insert(format!("{path}/subnets/{subnet}").to_ascii_lowercase());
         }
         known.insert(path.to_ascii_lowercase());
     };
-    for e in wanted {
-        learn(&e.path, &e.body);
+    for e in desired {
+        add(&e.path, &e.body);
     }
     if !prune {
         for (path, (_, body)) in &server.items {
-            learn(path, body);
+            add(path, body);
         }
     }
     let mut problems = Vec::new();
-    for e in wanted {
+    for e in desired {
         let mut ids = Vec::new();
         references(&e.body, &mut ids);
         for id in ids {
@@ -429,13 +453,13 @@ fn refuse_dangling(wanted: &[Expanded], server: &Server, prune: bool) -> Result<
             let group = lower.split("/providers/").next().unwrap_or_default();
             if server.groups.contains(group) && !known.contains(&lower) {
                 let target = id.split("/Microsoft.Network/").nth(1).unwrap_or(id);
-                let gone = if prune {
-                    "the manifest does not have"
+                let missing_in = if prune {
+                    "the manifest does not contain"
                 } else {
                     "neither the manifest nor the controller has"
                 };
                 problems.push(format!(
-                    "{}: {} {} refers to {target}, which {gone}",
+                    "{}: {} {} refers to {target}, which {missing_in}",
                     e.origin, e.kind, e.name
                 ));
             }
@@ -448,6 +472,7 @@ fn refuse_dangling(wanted: &[Expanded], server: &Server, prune: bool) -> Result<
     }
 }
 
+/// Collects the ids that a body refers to.
 fn references<'a>(value: &'a Value, out: &mut Vec<&'a str>) {
     match value {
         Value::Object(o) => {

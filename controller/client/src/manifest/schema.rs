@@ -1,8 +1,8 @@
-//! What a document may say. Azure's property names, flat; unknown ones are refused (D3).
+//! The schema of documents: Azure's property names without the nesting of ARM. Unknown properties are refused (D3).
 
-mod hybrid;
+mod gateways;
 
-pub use hybrid::{
+pub use gateways::{
     Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, PrivatePeering,
     SkuTier, VirtualNetworkGateway,
 };
@@ -15,6 +15,9 @@ use std::fmt;
 use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::config::Transport;
+
+/// The region of resources for which neither their document nor they themselves name one.
+pub const DEFAULT_LOCATION: &str = "region1";
 
 /// An address prefix without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -31,7 +34,7 @@ impl<'de> Deserialize<'de> for Prefix {
             Ok(Self(net))
         } else {
             Err(de::Error::custom(format_args!(
-                "'{text}' has host bits set: the prefix is {}",
+                "'{text}' has host bits set: write {}",
                 net.trunc()
             )))
         }
@@ -44,49 +47,49 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// One document: resources of one resource group. A folder may hold several for the same group.
+/// One document: resources of one resource group. Several documents may have the same group.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Document {
-    /// Created if it is missing. None: the one that the user works in.
+    /// Name of the resource group, which is created if it is missing. Without it the caller's default group is used.
     pub resource_group: Option<String>,
-    /// The region of every resource that names none.
+    /// Region of every resource that names none.
     pub location: Option<String>,
-    /// By name.
+    /// Virtual networks, with their subnets and peerings.
     pub virtual_networks: Named<VirtualNetwork>,
-    /// By name.
+    /// Route tables, with their routes.
     pub route_tables: Named<RouteTable>,
-    /// By name.
+    /// Network interfaces of virtual machines.
     pub network_interfaces: Named<NetworkInterface>,
-    /// By name.
+    /// Public addresses.
     #[serde(rename = "publicIPAddresses")]
     pub public_ip_addresses: Named<PublicIpAddress>,
-    /// By name.
+    /// VPN and ExpressRoute gateways.
     pub virtual_network_gateways: Named<VirtualNetworkGateway>,
-    /// By name.
+    /// Connections of gateways.
     pub connections: Named<Connection>,
-    /// By name.
+    /// Descriptions of sites.
     pub local_network_gateways: Named<LocalNetworkGateway>,
-    /// By name.
+    /// ExpressRoute circuits, with their private peering.
     pub express_route_circuits: Named<ExpressRouteCircuit>,
-    /// By name.
+    /// Application security groups.
     pub application_security_groups: Named<PlainResource>,
 }
 
 impl Document {
-    /// The resources of which nothing but region and tags can be said, by kind.
+    /// Returns the kinds that have no properties but region and tags, with their resources.
     pub(super) fn plain(&self) -> [(Kind, &Named<PlainResource>); 1] {
         [(Kind::ApplicationSecurityGroup, &self.application_security_groups)]
     }
 }
 
-/// A resource of which nothing but region and tags can be said.
+/// A resource that has no properties but region and tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PlainResource {
-    /// The region.
+    /// Region; the document's if absent.
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
 }
 
@@ -94,59 +97,59 @@ pub struct PlainResource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNetwork {
-    /// The region.
+    /// Region; the document's if absent.
     #[serde(default)]
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// At least one.
+    /// Address space; at least one prefix.
     pub address_space: Vec<Prefix>,
-    /// By name.
+    /// Subnets.
     #[serde(default)]
     pub subnets: Named<Subnet>,
-    /// The own halves of peerings, by name.
+    /// This VNet's halves of its peerings.
     #[serde(default)]
     pub peerings: Named<Peering>,
 }
 
-/// A subnet: `addressPrefix` or `addressPrefixes`.
+/// A subnet. It has either `addressPrefix` or `addressPrefixes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subnet {
-    /// One prefix.
+    /// The only prefix.
     #[serde(default)]
     pub address_prefix: Option<Prefix>,
-    /// Several.
+    /// Several prefixes.
     #[serde(default)]
     pub address_prefixes: Vec<Prefix>,
-    /// Name or full id.
+    /// Name or full id of the route table.
     #[serde(default)]
     pub route_table: Option<String>,
 }
 
-/// The own half of a peering; the other VNet has its own.
+/// One VNet's half of a peering. The remote VNet has the other half.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Peering {
-    /// Name or full id.
+    /// Name or full id of the remote VNet.
     pub remote_virtual_network: String,
-    /// P17; on unless said.
+    /// Packets may pass between the two VNets; default true (P17).
     #[serde(default = "yes")]
     pub allow_virtual_network_access: bool,
-    /// P18.
+    /// Packets with foreign sources may enter from the remote VNet (P18).
     #[serde(default)]
     pub allow_forwarded_traffic: bool,
-    /// P19.
+    /// The remote VNet may use this VNet's gateways (P19).
     #[serde(default)]
     pub allow_gateway_transit: bool,
-    /// P20.
+    /// This VNet uses the remote VNet's gateways (P20).
     #[serde(default)]
     pub use_remote_gateways: bool,
-    /// P22.
+    /// Stored and shown, without effect: gateways are always provisioned here (P22).
     #[serde(default)]
     pub do_not_verify_remote_gateways: bool,
-    /// What may carry the links between the two VNets: WireGuard first and QUIC where that does not work, unless said.
+    /// Protocol of the links between the two VNets; by default WireGuard, and QUIC where WireGuard fails.
     #[serde(default)]
     pub transport: Transport,
 }
@@ -159,16 +162,16 @@ fn yes() -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteTable {
-    /// The region.
+    /// Region; the document's if absent.
     #[serde(default)]
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// R15.
+    /// Routes of gateways are not used in the table's subnets (R15).
     #[serde(default)]
     pub disable_bgp_route_propagation: bool,
-    /// By name.
+    /// User-defined routes.
     #[serde(default)]
     pub routes: Named<Route>,
 }
@@ -177,11 +180,11 @@ pub struct RouteTable {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// The destination.
+    /// Destination prefix.
     pub address_prefix: Prefix,
-    /// R10.
+    /// Type of the next hop (R10).
     pub next_hop_type: NextHopType,
-    /// With `VirtualAppliance`, and only there.
+    /// Address of the appliance, with `VirtualAppliance` only.
     #[serde(default)]
     pub next_hop_ip_address: Option<IpAddr>,
 }
@@ -189,41 +192,41 @@ pub struct Route {
 /// The next hop types that a user may configure (R10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NextHopType {
-    /// To `nextHopIpAddress`.
+    /// The appliance at `nextHopIpAddress`.
     VirtualAppliance,
-    /// To the VPN gateway.
+    /// The VNet's VPN gateway.
     VirtualNetworkGateway,
-    /// Inside the VNet.
+    /// The owner of the destination inside the VNet.
     VnetLocal,
-    /// Not carried.
+    /// The Internet; Tombolo does not carry these packets.
     Internet,
-    /// Dropped.
+    /// No next hop: the packet is dropped.
     None,
 }
 
-/// A network interface: `subnet` and an address, or `ipConfigurations` for several.
+/// A network interface. It has either `subnet` with at most one address, or several `ipConfigurations`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkInterface {
-    /// The region.
+    /// Region; the document's if absent.
     #[serde(default)]
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// `virtual-network/subnet` or full id.
+    /// The subnet, as `virtual-network/subnet` or full id.
     #[serde(default)]
     pub subnet: Option<String>,
-    /// Static; allocated by the controller if left out.
+    /// Static address; without it the controller allocates one.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
-    /// Name or full id.
+    /// Name or full id of the public address.
     #[serde(default, rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
-    /// By name, the primary one first.
+    /// Several addresses; the first configuration is the primary one.
     #[serde(default)]
     pub ip_configurations: Named<NicIpConfiguration>,
-    /// R12.
+    /// The machine may forward packets of others (R12).
     #[serde(default, rename = "enableIPForwarding")]
     pub enable_ip_forwarding: bool,
 }
@@ -232,12 +235,12 @@ pub struct NetworkInterface {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NicIpConfiguration {
-    /// `virtual-network/subnet` or full id.
+    /// The subnet, as `virtual-network/subnet` or full id.
     pub subnet: String,
-    /// Static; allocated by the controller if left out.
+    /// Static address; without it the controller allocates one.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
-    /// Name or full id.
+    /// Name or full id of the public address.
     #[serde(default, rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
 }
@@ -246,10 +249,10 @@ pub struct NicIpConfiguration {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PublicIpAddress {
-    /// The region.
+    /// Region; the document's if absent.
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
-    /// Shown, not acted on.
+    /// The address. It is shown, but does not affect where agents are reached.
     pub ip_address: Option<IpAddr>,
 }

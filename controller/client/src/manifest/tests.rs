@@ -1,4 +1,4 @@
-//! The manifest as a pure function: reading, refusing, ordering, comparing.
+//! Reading, refusing, ordering and comparing manifests, without a controller.
 
 use super::*;
 use crate::path::Group;
@@ -48,7 +48,7 @@ fn group() -> Group {
     Group::new("s", "lab")
 }
 
-fn expanded(text: &str) -> Vec<Expanded> {
+fn expanded(text: &str) -> Vec<DesiredResource> {
     manifest(text).expand(&group()).unwrap()
 }
 
@@ -60,19 +60,19 @@ fn invalid(text: &str) -> String {
     manifest(text).expand(&group()).unwrap_err().to_string()
 }
 
-/// A controller that has exactly what was asked for, and answers with additions of its own.
-fn server_after(wanted: &[Expanded]) -> Server {
-    let mut server = server_of(wanted.iter().filter(|e| e.kind != Kind::Peering));
-    for e in wanted.iter().filter(|e| e.kind == Kind::Peering) {
+/// A controller that has exactly the desired resources, and adds read-only properties to its answers.
+fn server_after(desired: &[DesiredResource]) -> Server {
+    let mut server = server_of(desired.iter().filter(|e| e.kind != Kind::Peering));
+    for e in desired.iter().filter(|e| e.kind == Kind::Peering) {
         let body = answer(e, &json!({"peeringState": "Connected"}));
         server.insert(Kind::Peering, &e.path, body);
     }
     server
 }
 
-fn server_of<'a>(wanted: impl Iterator<Item = &'a Expanded>) -> Server {
+fn server_of<'a>(desired: impl Iterator<Item = &'a DesiredResource>) -> Server {
     let mut server = Server::default();
-    for e in wanted {
+    for e in desired {
         let mut body = answer(e, &json!({}));
         for subnet in body
             .pointer_mut("/properties/subnets")
@@ -80,7 +80,7 @@ fn server_of<'a>(wanted: impl Iterator<Item = &'a Expanded>) -> Server {
             .into_iter()
             .flatten()
         {
-            // Azure answers a single prefix in the single form.
+            // Azure answers a single prefix as `addressPrefix`.
             let prefix = subnet["properties"]["addressPrefixes"][0].take();
             subnet["properties"] = json!({"addressPrefix": prefix, "routeTable": subnet["properties"]["routeTable"]});
         }
@@ -89,7 +89,7 @@ fn server_of<'a>(wanted: impl Iterator<Item = &'a Expanded>) -> Server {
     server
 }
 
-fn answer(e: &Expanded, more: &Value) -> Value {
+fn answer(e: &DesiredResource, more: &Value) -> Value {
     let mut body = e.body.clone();
     body["id"] = json!(e.path);
     body["name"] = json!(e.name.rsplit('/').next());
@@ -119,8 +119,8 @@ fn position(plan: &Plan, name: &str) -> usize {
 
 #[test]
 fn a_hub_and_spoke_is_created_in_an_order_that_works() {
-    let wanted = expanded(HUB_SPOKE);
-    let plan = Plan::make(&wanted, &Server::default(), false).unwrap();
+    let desired = expanded(HUB_SPOKE);
+    let plan = Plan::make(&desired, &Server::default(), false).unwrap();
     let order: Vec<_> = plan.changes().map(|s| s.name.as_str()).collect();
     assert_eq!(
         order,
@@ -145,8 +145,8 @@ fn a_hub_and_spoke_is_created_in_an_order_that_works() {
 
 #[test]
 fn bodies_are_arms() {
-    let wanted = expanded(HUB_SPOKE);
-    let body = |name: &str| &wanted.iter().find(|e| e.name == name).unwrap().body;
+    let desired = expanded(HUB_SPOKE);
+    let body = |name: &str| &desired.iter().find(|e| e.name == name).unwrap().body;
     let net = "/subscriptions/s/resourceGroups/lab/providers/Microsoft.Network";
     assert_eq!(body("lab"), &json!({"location": "region1"}));
     assert_eq!(
@@ -185,12 +185,12 @@ fn bodies_are_arms() {
 
 #[test]
 fn applying_again_changes_nothing() {
-    let wanted = expanded(HUB_SPOKE);
-    let server = server_after(&wanted);
+    let desired = expanded(HUB_SPOKE);
+    let server = server_after(&desired);
     for prune in [false, true] {
-        let plan = Plan::make(&wanted, &server, prune).unwrap();
+        let plan = Plan::make(&desired, &server, prune).unwrap();
         assert!(plan.is_empty(), "{:?}", plan.changes().collect::<Vec<_>>());
-        assert_eq!(plan.count(Action::Unchanged), wanted.len());
+        assert_eq!(plan.count(Action::Unchanged), desired.len());
     }
 }
 
@@ -220,8 +220,8 @@ fn only_what_differs_is_written_and_the_rest_survives() {
 
 #[test]
 fn without_prune_extras_stay_and_with_prune_they_go() {
-    let wanted = expanded(HUB_SPOKE);
-    let server = server_after(&wanted);
+    let desired = expanded(HUB_SPOKE);
+    let server = server_after(&desired);
     let smaller = HUB_SPOKE
         .replace("      workload: {addressPrefix: 10.1.0.0/24}\n", "")
         .replace("  hub-vm-nic: {subnet: hub/workload, privateIPAddress: 10.1.0.4}\n", "")
@@ -237,7 +237,7 @@ fn without_prune_extras_stay_and_with_prune_they_go() {
     let pruned = Plan::make(&smaller, &server, true).unwrap();
     assert_eq!(names(&pruned, Action::Delete), ["hub-vm-nic", "rt-a"]);
     assert_eq!(names(&pruned, Action::Update), ["spoke-a", "hub"]);
-    // The NIC before its subnet, the route table after the subnet has let go of it.
+    // The NIC precedes its subnet; the route table follows the update that removes the reference to it.
     assert!(position(&pruned, "hub-vm-nic") < position(&pruned, "hub"));
     assert!(position(&pruned, "spoke-a") < position(&pruned, "rt-a"));
     let hub = pruned.changes().find(|s| s.name == "hub").unwrap();
@@ -245,11 +245,11 @@ fn without_prune_extras_stay_and_with_prune_they_go() {
 }
 
 #[test]
-fn a_subnet_that_is_still_lived_in_is_deleted_after_its_nic_has_moved() {
-    let wanted = expanded(HUB_SPOKE);
-    let mut server = server_after(&wanted);
-    let hub = wanted.iter().find(|e| e.name == "hub").unwrap();
-    let nic = wanted.iter().find(|e| e.name == "hub-vm-nic").unwrap();
+fn a_subnet_in_use_is_deleted_after_its_nic_has_moved() {
+    let desired = expanded(HUB_SPOKE);
+    let mut server = server_after(&desired);
+    let hub = desired.iter().find(|e| e.name == "hub").unwrap();
+    let nic = desired.iter().find(|e| e.name == "hub-vm-nic").unwrap();
     let mut body = answer(hub, &json!({}));
     body["properties"]["subnets"][0]["properties"]["ipConfigurations"] =
         json!([{"id": format!("{}/ipConfigurations/ipconfig1", nic.path)}]);
@@ -269,32 +269,32 @@ fn a_subnet_that_is_still_lived_in_is_deleted_after_its_nic_has_moved() {
 }
 
 #[test]
-fn a_disconnected_half_is_renewed_before_its_counterpart_comes() {
+fn a_disconnected_half_is_updated_before_its_counterpart_is_created() {
     // P14: the hub's half survived, the spoke's is gone.
-    let wanted = expanded(HUB_SPOKE);
-    let mut server = server_of(wanted.iter().filter(|e| e.kind != Kind::Peering));
-    let half = wanted.iter().find(|e| e.name == "hub/to-spoke-a").unwrap();
+    let desired = expanded(HUB_SPOKE);
+    let mut server = server_of(desired.iter().filter(|e| e.kind != Kind::Peering));
+    let half = desired.iter().find(|e| e.name == "hub/to-spoke-a").unwrap();
     server.insert(
         Kind::Peering,
         &half.path,
         answer(half, &json!({"peeringState": "Disconnected"})),
     );
-    let plan = Plan::make(&wanted, &server, false).unwrap();
+    let plan = Plan::make(&desired, &server, false).unwrap();
     assert_eq!(names(&plan, Action::Update), ["hub/to-spoke-a"]);
     assert_eq!(names(&plan, Action::Create), ["spoke-a/to-hub"]);
     assert!(position(&plan, "hub/to-spoke-a") < position(&plan, "spoke-a/to-hub"));
 }
 
 #[test]
-fn a_changed_address_space_is_taken_over_by_the_other_half() {
+fn a_changed_address_space_is_synced_by_the_other_half() {
     // P27: the hub grows; the spoke's half has the old prefixes.
-    let wanted = expanded(HUB_SPOKE);
-    let mut server = server_after(&wanted);
-    let half = wanted.iter().find(|e| e.name == "spoke-a/to-hub").unwrap();
+    let desired = expanded(HUB_SPOKE);
+    let mut server = server_after(&desired);
+    let half = desired.iter().find(|e| e.name == "spoke-a/to-hub").unwrap();
     let synced = json!({"peeringState": "Connected", "remoteAddressSpace": {"addressPrefixes": ["10.1.0.0/16"]},
         "remoteVirtualNetworkAddressSpace": {"addressPrefixes": ["10.1.0.0/16"]}});
     server.insert(Kind::Peering, &half.path, answer(half, &synced));
-    assert!(Plan::make(&wanted, &server, false).unwrap().is_empty());
+    assert!(Plan::make(&desired, &server, false).unwrap().is_empty());
     let grown = expanded(&HUB_SPOKE.replace("[10.1.0.0/16]", "[10.1.0.0/16, 10.5.0.0/16]"));
     let plan = Plan::make(&grown, &server, false).unwrap();
     assert_eq!(names(&plan, Action::Update), ["hub", "spoke-a/to-hub"]);
@@ -302,10 +302,10 @@ fn a_changed_address_space_is_taken_over_by_the_other_half() {
 }
 
 #[test]
-fn remote_gateways_are_let_go_of_before_an_own_one_comes() {
+fn remote_gateways_are_released_before_an_own_one_is_created() {
     // P23: one gateway source per VNet.
-    let wanted = expanded(HUB_SPOKE);
-    let server = server_after(&wanted);
+    let desired = expanded(HUB_SPOKE);
+    let server = server_after(&desired);
     let own = HUB_SPOKE
         .replace(", useRemoteGateways: true", "")
         .replace("  hub-gw:", "  a-gw: {virtualNetwork: spoke-a}\n  hub-gw:")
@@ -320,8 +320,8 @@ fn remote_gateways_are_let_go_of_before_an_own_one_comes() {
 #[test]
 fn resources_with_tags_alone_are_planned_from_the_table_of_kinds() {
     let text = "applicationSecurityGroups:\n  web: {tags: {tier: front}}\n  data: {location: region2}\n";
-    let wanted = expanded(text);
-    let groups: Vec<_> = wanted
+    let desired = expanded(text);
+    let groups: Vec<_> = desired
         .iter()
         .filter(|e| e.kind == Kind::ApplicationSecurityGroup)
         .collect();
@@ -329,8 +329,8 @@ fn resources_with_tags_alone_are_planned_from_the_table_of_kinds() {
     assert_eq!(groups[0].body["tags"], json!({"tier": "front"}));
     assert_eq!(groups[1].body["location"], "region2");
 
-    let server = server_after(&wanted);
-    assert!(Plan::make(&wanted, &server, true).unwrap().is_empty());
+    let server = server_after(&desired);
+    assert!(Plan::make(&desired, &server, true).unwrap().is_empty());
     let changed = expanded(&text.replace("front", "back"));
     let plan = Plan::make(&changed, &server, true).unwrap();
     assert_eq!((plan.changes().count(), plan.count(Action::Update)), (1, 1));
@@ -341,14 +341,14 @@ fn resources_with_tags_alone_are_planned_from_the_table_of_kinds() {
 }
 
 #[test]
-fn names_that_lead_nowhere_are_refused_before_anything_is_written() {
+fn dangling_references_are_refused_before_anything_is_written() {
     let wrong = HUB_SPOKE
         .replace("remoteVirtualNetwork: hub", "remoteVirtualNetwork: hob")
         .replace("hub/workload", "hub/work");
-    let wanted = expanded(&wrong);
+    let desired = expanded(&wrong);
     let mut server = Server::default();
     server.insert(Kind::ResourceGroup, &group().path(), json!({}));
-    let text = Plan::make(&wanted, &server, false).unwrap_err().to_string();
+    let text = Plan::make(&desired, &server, false).unwrap_err().to_string();
     assert!(
         text.contains("peering spoke-a/to-hub refers to virtualNetworks/hob"),
         "{text}"
@@ -370,7 +370,7 @@ fn mistakes_are_named_with_their_line() {
     let twice =
         parse_error("virtualNetworks:\n  hub: {addressSpace: [10.0.0.0/8]}\n  Hub: {addressSpace: [11.0.0.0/8]}\n");
     assert!(
-        twice.contains("'Hub' stands here twice") && twice.contains("line 3"),
+        twice.contains("'Hub' occurs twice here") && twice.contains("line 3"),
         "{twice}"
     );
     let host = parse_error("virtualNetworks:\n  hub: {addressSpace: [10.0.0.1/8]}\n");
@@ -384,7 +384,7 @@ fn mistakes_are_named_with_their_line() {
 }
 
 #[test]
-fn contradictions_are_all_told_at_once() {
+fn all_contradictions_are_reported_at_once() {
     let text = invalid(
         "virtualNetworks: {v: {addressSpace: [], subnets: {s: {}}}}
 routeTables: {r: {routes: {x: {addressPrefix: 10.0.0.0/8, nextHopType: VirtualAppliance}}}}
@@ -428,7 +428,7 @@ fn files_are_merged_and_duplicates_across_them_refused() {
     )
     .unwrap();
     let text = m.expand(&group()).unwrap_err().to_string();
-    assert_eq!(text, "c.yaml: virtual network V stands in a.yaml already");
+    assert_eq!(text, "c.yaml: virtual network V is already defined in a.yaml");
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn a_folder_is_read_in_order_of_names() {
 
 #[test]
 fn several_addresses_and_both_families() {
-    let wanted = expanded(
+    let desired = expanded(
         "networkInterfaces:
   n:
     enableIPForwarding: true
@@ -471,7 +471,7 @@ fn several_addresses_and_both_families() {
       auto: {subnet: hub/a}
 ",
     );
-    let list = wanted[1].body["properties"]["ipConfigurations"].as_array().unwrap();
+    let list = desired[1].body["properties"]["ipConfigurations"].as_array().unwrap();
     assert_eq!(list[0]["properties"]["primary"], true);
     assert_eq!(list[1]["properties"]["privateIPAddressVersion"], "IPv6");
     assert_eq!(list[2]["properties"]["privateIPAllocationMethod"], "Dynamic");
@@ -518,7 +518,7 @@ fn gateways_sites_circuits_and_connections_expand() {
         json!(["10.10.30.132", "10.10.30.133"])
     );
     assert_eq!(connection("hub-to-branch")["connectionType"], "Vnet2Vnet");
-    // Nothing that is shown has a secret in it.
+    // The JSON of a plan contains no secret.
     let plan = Plan::make(&all, &Server::default(), false).unwrap();
     let shown = serde_json::to_string(&plan).unwrap();
     for secret in ["circuitkey", "sitekey", "abc123"] {
@@ -527,7 +527,7 @@ fn gateways_sites_circuits_and_connections_expand() {
 }
 
 #[test]
-fn what_does_not_go_together_is_told() {
+fn properties_that_exclude_each_other_are_reported() {
     let text = invalid(
         "virtualNetworkGateways: {g: {virtualNetwork: v, gatewayType: ExpressRoute, bgpPeeringAddress: 10.0.0.4}}
 localNetworkGateways: {l: {asn: 65021}}
@@ -541,7 +541,7 @@ connections:
         "virtualNetworkGateways.g: bgpPeeringAddress",
         "localNetworkGateways.l: asn and bgpPeeringAddress",
         "connections.a: virtualNetworkGateway2 is needed",
-        "connections.b: virtualNetworkGateway2 goes with",
+        "connections.b: virtualNetworkGateway2 is allowed with",
         "connections.b: localNetworkGateway2 is needed",
         "connections.c: tunnelAddresses",
         "connections.c: sharedKey",

@@ -1,9 +1,9 @@
-//! Requests to the fabric API, and its answers as the client reads and shows them.
+//! Golden files of requests to the fabric API, and of its answers as the client parses and prints them.
 
 use std::collections::BTreeMap;
 use tombolo_client::fabric::{
     AgentRevision, AgentView, Binding, DeviceBgp, DeviceConfig, DeviceTunnel, ExplainRequest, NewApiToken, NewToken,
-    Package, Packages, Probe, Probed, Rejected, Revisions, Token, Waited,
+    Package, Packages, Probe, ProbeAnswer, Rejected, Revisions, Token, Waited,
 };
 use tombolo_golden::{every_variant, golden};
 use tombolo_proto::config::CircuitLink;
@@ -11,7 +11,7 @@ use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
 use tombolo_proto::status::AgentStatus;
 
-/// One controller's golden files are another program's input: the client reads what the controller records.
+/// Golden files that the controller's tests record. The client must be able to read them.
 const CONTROLLER: &str = "../../../tests/golden";
 const TOPOLOGY: &str = "../../../topology/tests/golden";
 
@@ -198,12 +198,12 @@ fn questions() {
         hops: vec![],
         error: None,
     };
-    let full = Probed {
+    let full = ProbeAnswer {
         from: Some("10.1.0.4".parse().unwrap()),
         to: Some("10.2.0.4".parse().unwrap()),
         report: report(),
     };
-    let minimal = Probed {
+    let minimal = ProbeAnswer {
         from: None,
         to: None,
         report: report(),
@@ -242,7 +242,7 @@ fn configurations_of_devices() {
     golden!().cases("device_config", &[("full", device(true)), ("minimal", device(false))]);
 }
 
-/// Every answer that the controller's tests record is one that the client reads.
+/// The client reads every answer that the controller's tests record.
 #[test]
 fn answers_of_the_controller() {
     let golden = golden!();
@@ -258,7 +258,7 @@ fn answers_of_the_controller() {
         agent: AgentView,
         revisions: Revisions,
         waited: Waited,
-        probed: Probed,
+        probed: ProbeAnswer,
         token: NewToken,
         #[serde(rename = "apiToken")]
         api_token: NewApiToken,

@@ -1,7 +1,7 @@
-//! What the client sends, and what people's files say, as recorded files.
+//! Golden files of the client's requests and of manifests.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod fabric;
-mod hybrid;
+mod gateways;
 mod network;

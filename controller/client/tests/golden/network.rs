@@ -1,4 +1,4 @@
-//! Declarative files: networks.
+//! Manifests: networks.
 
 use std::collections::BTreeMap;
 use tombolo_client::manifest::{
@@ -125,16 +125,16 @@ fn declarative_files() {
         route_tables: named([("table", table())]),
         network_interfaces: interfaces(),
         public_ip_addresses: named([("public", public())]),
-        virtual_network_gateways: super::hybrid::gateways(),
-        connections: super::hybrid::connections(),
-        local_network_gateways: super::hybrid::sites(),
-        express_route_circuits: super::hybrid::circuits(),
+        virtual_network_gateways: super::gateways::gateways(),
+        connections: super::gateways::connections(),
+        local_network_gateways: super::gateways::sites(),
+        express_route_circuits: super::gateways::circuits(),
         application_security_groups: named([("group", plain())]),
     };
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }
 
-/// Every property that has a default may be left out.
+/// Every property with a default is optional.
 #[test]
 fn declarative_files_without_any_option() {
     let text = r#"{

@@ -1,4 +1,4 @@
-//! A topology's expectations, phase by phase: all is well, something has happened, all is well again.
+//! A topology's expectations, phase by phase: the steady state, each event, and the steady state again.
 
 use super::rows::{self, Outcome};
 use crate::lab::Lab;
@@ -6,49 +6,52 @@ use crate::topology::{Learned, Row};
 use anyhow::Result;
 use std::time::Duration;
 
-/// Longest that routes may take until they are as expected: a few seconds, and room for a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Longest that routes may take to converge: a few seconds, and room for a busy machine.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One phase.
+/// One phase and its result.
 #[derive(Debug, Clone)]
 pub struct Phase {
-    /// For a person.
+    /// Title for people.
     pub title: String,
-    /// What was seen.
+    /// Result of the phase.
     pub outcome: Outcome,
 }
 
-/// Goes through the phases of a lab: the steady state, and each event with the way back. `tell` is called before a
-/// phase with its title, and after it with what was seen. Whatever happens, all events are undone at the end.
+/// Checks all phases of a lab: the steady state, and with `events` each event and its restoration. Returns whether all
+/// rows were as expected.
+///
+/// Calls `report` before a phase with its title, and after it with its result. All events are undone at the end, also
+/// after an error.
 ///
 /// # Errors
-/// A probe cannot run at all, or an event cannot happen.
-pub async fn phases(lab: &Lab, events: bool, mut tell: impl FnMut(&str, Option<&Phase>)) -> Result<bool> {
-    let gone_through = walk(lab, events, &mut tell).await;
+/// A program cannot run, or an event cannot be triggered.
+pub async fn phases(lab: &Lab, events: bool, mut report: impl FnMut(&str, Option<&Phase>)) -> Result<bool> {
+    let good = walk(lab, events, &mut report).await;
     lab.undo_events()?;
-    gone_through
+    good
 }
 
-async fn walk(lab: &Lab, events: bool, tell: &mut impl FnMut(&str, Option<&Phase>)) -> Result<bool> {
+async fn walk(lab: &Lab, events: bool, report: &mut impl FnMut(&str, Option<&Phase>)) -> Result<bool> {
     lab.undo_events()?;
     let topology = lab.topology();
     let mut good = phase(
         lab,
         "steady state".into(),
         (&topology.expected, &topology.learned),
-        tell,
+        report,
     )
     .await?;
     if !events {
         return Ok(good);
     }
     for (name, event) in topology.events.iter() {
-        lab.happen(event)?;
+        lab.trigger(event)?;
         let after = (topology.rows_after(event), topology.learned_after(event));
-        good &= phase(lab, format!("after '{name}'"), (&after.0, &after.1), tell).await?;
+        good &= phase(lab, format!("after '{name}'"), (&after.0, &after.1), report).await?;
         lab.undo_events()?;
         let steady = (&topology.expected[..], &topology.learned[..]);
-        good &= phase(lab, format!("restored after '{name}'"), steady, tell).await?;
+        good &= phase(lab, format!("restored after '{name}'"), steady, report).await?;
     }
     Ok(good)
 }
@@ -57,12 +60,12 @@ async fn phase(
     lab: &Lab,
     title: String,
     (expected, learned): (&[Row], &[Learned]),
-    tell: &mut impl FnMut(&str, Option<&Phase>),
+    report: &mut impl FnMut(&str, Option<&Phase>),
 ) -> Result<bool> {
-    tell(&title, None);
-    let outcome = rows::rows(lab, expected, learned, LIMIT).await?;
+    report(&title, None);
+    let outcome = rows::rows(lab, expected, learned, CONVERGENCE_TIMEOUT).await?;
     let good = outcome.good();
     let phase = Phase { title, outcome };
-    tell(&phase.title, Some(&phase));
+    report(&phase.title, Some(&phase));
     Ok(good)
 }

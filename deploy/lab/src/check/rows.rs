@@ -1,7 +1,7 @@
-//! What a topology expects against what is: every row with real pings and traces, until it is seen or time is up.
+//! Compares the rows of a topology with real pings and traces, until all are as expected or a timeout has passed.
 
 use crate::lab::Lab;
-use crate::probe::{Ping, Pinged, Traced};
+use crate::probe::{Ping, PingResult, TraceResult};
 use crate::topology::expected::{Hop, Learned, Row};
 use anyhow::Result;
 use futures::StreamExt;
@@ -10,29 +10,29 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Rows that are tried at the same time. Every router answers three probes a TTL from thirty sources at once (D24), and
-/// a small machine keeps up.
-const AT_ONCE: usize = 10;
-/// Probes a TTL; a silent hop answers none of them.
-const PROBES: u8 = 3;
-/// Pings a row.
-const PINGS: u32 = 4;
-/// Between two rounds, while routes change.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Most rows that are tried at the same time. A small machine keeps up with three probes per TTL of so many traces
+/// (D24).
+const MAX_CONCURRENT: usize = 10;
+/// Probes per TTL. A silent hop answers none of them.
+const PROBES_PER_TTL: u8 = 3;
+/// Echo requests per row.
+const PINGS_PER_ROW: u32 = 4;
+/// Pause between two attempts, while routes converge.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A row and what was seen.
+/// A row and its result.
 #[derive(Debug, Clone)]
-pub struct Tried {
-    /// What was expected.
+pub struct RowResult {
+    /// The expectation.
     pub row: Row,
-    /// Pings.
-    pub pinged: Pinged,
-    /// The trace, for a row that should reach or whose pings were answered.
-    pub traced: Option<Traced>,
+    /// Result of the pings.
+    pub pinged: PingResult,
+    /// Result of the trace; none if the row is unreachable as expected.
+    pub traced: Option<TraceResult>,
 }
 
-impl Tried {
-    /// It was seen as expected.
+impl RowResult {
+    /// Whether the result is as expected.
     #[must_use]
     pub fn good(&self) -> bool {
         match (&self.traced, self.row.reachable) {
@@ -42,13 +42,13 @@ impl Tried {
         }
     }
 
-    /// The list of hops that was seen, of those that are right.
-    fn matching(&self, traced: &Traced) -> Option<&Vec<Hop>> {
+    /// Returns the expected list of hops that equals the trace.
+    fn matching(&self, traced: &TraceResult) -> Option<&Vec<Hop>> {
         let same = |hops: &&Vec<Hop>| hops.iter().map(|h| h.0).eq(traced.hops.iter().copied());
         self.row.lists().find(same).filter(|_| traced.others.is_empty())
     }
 
-    /// What was expected, in the words of [`Self::seen`]: of several lists the one that was seen.
+    /// Formats the expectation like [`Self::seen`]. Of several lists of hops, returns the one that equals the trace.
     #[must_use]
     pub fn expected(&self) -> String {
         if !self.row.reachable {
@@ -64,7 +64,7 @@ impl Tried {
         }
     }
 
-    /// What was seen.
+    /// Formats the result.
     #[must_use]
     pub fn seen(&self) -> String {
         match &self.traced {
@@ -76,50 +76,50 @@ impl Tried {
     }
 }
 
-/// What a customer edge should have learned from a neighbour, and what it has.
+/// The prefixes that a customer edge should have learned from a neighbour, and those that it has learned.
 #[derive(Debug, Clone)]
-pub struct Heard {
-    /// What was expected.
-    pub learned: Learned,
-    /// What its routing daemon says.
-    pub seen: BTreeSet<Ipv4Net>,
+pub struct LearnedResult {
+    /// The expectation.
+    pub expectation: Learned,
+    /// Prefixes that its routing daemon has learned.
+    pub prefixes: BTreeSet<Ipv4Net>,
 }
 
-impl Heard {
-    /// Neither more nor less.
+impl LearnedResult {
+    /// Whether exactly the expected prefixes were learned.
     #[must_use]
     pub fn good(&self) -> bool {
-        self.learned.prefixes.iter().copied().collect::<BTreeSet<_>>() == self.seen
+        self.expectation.prefixes.iter().copied().collect::<BTreeSet<_>>() == self.prefixes
     }
 
-    /// The router and its neighbour.
+    /// Formats the router and its neighbour.
     #[must_use]
-    pub fn who(&self) -> String {
+    pub fn neighbour(&self) -> String {
         let Learned {
             site,
             router,
             line,
             tunnel,
             ..
-        } = &self.learned;
+        } = &self.expectation;
         let line = line.as_ref().map(ToString::to_string);
         format!("{site} {router} ← {}", line.or(tunnel.clone()).unwrap_or_default())
     }
 
-    /// What was expected.
+    /// Formats the expected prefixes.
     #[must_use]
     pub fn expected(&self) -> String {
-        words(&self.learned.prefixes.iter().copied().collect())
+        prefix_list(&self.expectation.prefixes.iter().copied().collect())
     }
 
-    /// What was seen.
+    /// Formats the learned prefixes.
     #[must_use]
-    pub fn saw(&self) -> String {
-        words(&self.seen)
+    pub fn seen(&self) -> String {
+        prefix_list(&self.prefixes)
     }
 }
 
-fn words(prefixes: &BTreeSet<Ipv4Net>) -> String {
+fn prefix_list(prefixes: &BTreeSet<Ipv4Net>) -> String {
     let all: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
     if all.is_empty() {
         "nothing".into()
@@ -128,32 +128,32 @@ fn words(prefixes: &BTreeSet<Ipv4Net>) -> String {
     }
 }
 
-/// What came of a set of rows.
+/// The results of a set of rows.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Every row, in order, as it was seen last.
-    pub rows: Vec<Tried>,
-    /// What customer edges have learned.
-    pub heard: Vec<Heard>,
-    /// When all of them were first seen as expected; none: they were not.
+    /// The last result of every row, in the order of the rows.
+    pub rows: Vec<RowResult>,
+    /// The last results for prefixes that customer edges learn.
+    pub learned: Vec<LearnedResult>,
+    /// Time until all results were as expected; none if they were not.
     pub after: Option<Duration>,
 }
 
 impl Outcome {
-    /// Every row was seen as expected.
+    /// Whether all results are as expected.
     #[must_use]
     pub fn good(&self) -> bool {
-        self.rows.iter().all(Tried::good) && self.heard.iter().all(Heard::good)
+        self.rows.iter().all(RowResult::good) && self.learned.iter().all(LearnedResult::good)
     }
 
-    /// How many rows there are, and how many of them were seen as expected; what a neighbour told is a row too.
+    /// Returns the number of results, and the number of those that are as expected.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let all = self
             .rows
             .iter()
-            .map(Tried::good)
-            .chain(self.heard.iter().map(Heard::good));
+            .map(RowResult::good)
+            .chain(self.learned.iter().map(LearnedResult::good));
         all.fold((0, 0), |(n, good), is_good| (n + 1, good + usize::from(is_good)))
     }
 }
@@ -161,27 +161,25 @@ impl Outcome {
 /// Tries rows until all are as expected at the same time, or `limit` has passed.
 ///
 /// # Errors
-/// A probe cannot run at all.
-pub async fn rows(lab: &Lab, rows: &[Row], learned: &[Learned], limit: Duration) -> Result<Outcome> {
+/// A program cannot run.
+pub async fn rows(lab: &Lab, rows: &[Row], expected: &[Learned], limit: Duration) -> Result<Outcome> {
     let start = Instant::now();
-    let mut heard = hear(lab, learned).await?;
-    while !heard.iter().all(Heard::good) && start.elapsed() < limit {
-        tokio::time::sleep(PAUSE).await;
-        heard = hear(lab, learned).await?;
+    while !read_learned(lab, expected).await?.iter().all(LearnedResult::good) && start.elapsed() < limit {
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
-    let mut tried = round(lab, rows).await?;
-    let mut after = tried.iter().all(Tried::good).then(|| start.elapsed());
-    // Rows that were right before others may have been so by the routes of before.
+    let mut tried = try_rows(lab, rows).await?;
+    let mut after = tried.iter().all(RowResult::good).then(|| start.elapsed());
+    // A row that matched in an earlier round may have done so by old routes, so the last round tries all rows.
     let mut whole = true;
-    while !(whole && tried.iter().all(Tried::good)) && start.elapsed() < limit {
-        if tried.iter().all(Tried::good) {
+    while !(whole && tried.iter().all(RowResult::good)) && start.elapsed() < limit {
+        if tried.iter().all(RowResult::good) {
             after = after.or(Some(start.elapsed()));
-            tried = round(lab, rows).await?;
+            tried = try_rows(lab, rows).await?;
             whole = true;
         } else {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
             let left: Vec<_> = tried.iter().filter(|t| !t.good()).map(|t| t.row.clone()).collect();
-            let mut again = round(lab, &left).await?.into_iter();
+            let mut again = try_rows(lab, &left).await?.into_iter();
             for old in tried.iter_mut().filter(|t| !t.good()) {
                 if let Some(new) = again.next() {
                     *old = new;
@@ -190,57 +188,59 @@ pub async fn rows(lab: &Lab, rows: &[Row], learned: &[Learned], limit: Duration)
             whole = false;
         }
     }
-    // Again: what was right once may have gone on changing.
-    let heard = hear(lab, learned).await?;
+    // The learned prefixes may have changed since the first check.
     let mut outcome = Outcome {
         rows: tried,
-        heard,
+        learned: read_learned(lab, expected).await?,
         after,
     };
     outcome.after = outcome.after.filter(|_| outcome.good());
     Ok(outcome)
 }
 
-async fn hear(lab: &Lab, learned: &[Learned]) -> Result<Vec<Heard>> {
+async fn read_learned(lab: &Lab, expected: &[Learned]) -> Result<Vec<LearnedResult>> {
     let mut all = Vec::new();
-    for one in learned {
-        let seen = lab.learned(one).await?;
-        all.push(Heard {
-            learned: one.clone(),
-            seen,
+    for expectation in expected {
+        let prefixes = lab.learned(expectation).await?;
+        all.push(LearnedResult {
+            expectation: expectation.clone(),
+            prefixes,
         });
     }
     Ok(all)
 }
 
-async fn round(lab: &Lab, rows: &[Row]) -> Result<Vec<Tried>> {
-    let tried = futures::stream::iter(rows.to_vec()).map(|row| one(lab, row));
-    let tried: Vec<_> = tried.buffered(AT_ONCE).collect().await;
+async fn try_rows(lab: &Lab, rows: &[Row]) -> Result<Vec<RowResult>> {
+    let tried = futures::stream::iter(rows.to_vec()).map(|row| try_row(lab, row));
+    let tried: Vec<_> = tried.buffered(MAX_CONCURRENT).collect().await;
     tried.into_iter().collect()
 }
 
-async fn one(lab: &Lab, row: Row) -> Result<Tried> {
+async fn try_row(lab: &Lab, row: Row) -> Result<RowResult> {
     let how = if row.reachable {
         Ping::REACHABLE
     } else {
         Ping::UNREACHABLE
     };
-    let (pinged, traced) = super::seen(
+    let (pinged, traced) = super::ping_and_trace(
         lab,
         (&row.from, &row.to),
-        Ping { count: PINGS, ..how },
-        PROBES,
+        Ping {
+            count: PINGS_PER_ROW,
+            ..how
+        },
+        PROBES_PER_TTL,
         row.reachable,
     )
     .await?;
-    Ok(Tried { row, pinged, traced })
+    Ok(RowResult { row, pinged, traced })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tried(reachable: bool, hops: &str, received: u32, refusals: u32) -> Tried {
+    fn tried(reachable: bool, hops: &str, received: u32, refusals: u32) -> RowResult {
         let row = "{from: a, to: b, reachable: true, hops: ['10.0.0.1', '*', '10.0.0.9'],
             alternatives: [['10.0.0.2', '*', '10.0.0.9']]}";
         let row: Row = serde_norway::from_str(row).unwrap();
@@ -255,16 +255,16 @@ mod tests {
             }
         };
         let hops: Vec<Option<IpAddr>> = hops.split_whitespace().map(|h| h.parse().ok()).collect();
-        Tried {
+        RowResult {
             row,
-            pinged: Pinged {
+            pinged: PingResult {
                 sent: 4,
                 received,
                 missing: (received + 1..=4).collect(),
                 refusals,
                 rtts_ms: Vec::new(),
             },
-            traced: (!hops.is_empty()).then_some(Traced {
+            traced: (!hops.is_empty()).then_some(TraceResult {
                 hops,
                 others: Vec::new(),
                 reached: true,
@@ -289,7 +289,7 @@ mod tests {
             assert_ne!(wrong.expected(), wrong.seen());
         }
         assert!(tried(false, "", 0, 0).good());
-        assert!(!tried(false, "", 0, 2).good(), "somebody said so (T8)");
+        assert!(!tried(false, "", 0, 2).good(), "ICMP errors arrived (T8)");
         assert!(!tried(false, "", 1, 0).good());
         let mut two = tried(true, "10.0.0.1 * 10.0.0.9", 4, 0);
         two.traced

@@ -1,7 +1,7 @@
-//! Compares what the controller says with what is installed: in the engine of each agent, and in its host's kernel.
+//! Compares the controller's tables with those in the engine of each agent and in the kernel of its host.
 
 use super::Agreement;
-use crate::command::{self, LIMIT};
+use crate::command::{self, HELPER_TIMEOUT};
 use crate::lab::Lab;
 use crate::site::EDGE_LINE;
 use anyhow::{Context, Result};
@@ -15,8 +15,8 @@ use tombolo_proto::config::Role;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::installed::{InstalledHop, InstalledKernel, InstalledLink, InstalledTables, KernelRoute};
 
-/// Compares the controller's view with what the agents have installed, without sending a packet. Agents that do not run
-/// are left out.
+/// Compares the controller's tables with those that the agents have installed. Sends no packets, and skips agents that
+/// do not run.
 ///
 /// # Errors
 /// The controller or an agent does not answer.
@@ -24,8 +24,8 @@ pub async fn tables(lab: &Lab) -> Result<Agreement> {
     let mut found = Agreement::default();
     let client = lab.client()?;
     for (name, _) in lab.topology().agents().filter(|(name, _)| lab.agent_runs(name)) {
-        // With what the agents report to have learned, by the functions that agents run themselves.
-        let wanted = client
+        // The controller computes these with the agents' own functions, from the routes that agents report as learned.
+        let desired = client
             .agent_tables(name)
             .await
             .with_context(|| format!("tables of {name}"))?;
@@ -43,11 +43,11 @@ pub async fn tables(lab: &Lab) -> Result<Agreement> {
                 .problems
                 .extend(difference.map(|d| format!("{what} of {name}: {d}")));
         };
-        note("routes", difference(&engine_routes(&wanted), &engine_routes(&tables)));
-        note("links", difference(&engine_links(&wanted), &engine_links(&tables)));
+        note("routes", difference(&engine_routes(&desired), &engine_routes(&tables)));
+        note("links", difference(&engine_links(&desired), &engine_links(&tables)));
         note(
             "transit",
-            difference(&engine_transit(&wanted), &engine_transit(&tables)),
+            difference(&engine_transit(&desired), &engine_transit(&tables)),
         );
         let actual = kernel_routes(lab, name, &installed.kernel)?;
         note("kernel routes", difference(&planned_routes(&installed.kernel), &actual));
@@ -59,12 +59,16 @@ pub async fn tables(lab: &Lab) -> Result<Agreement> {
                 .await;
             let answer = answer.with_context(|| format!("effective routes of {}", nic.id.name()))?;
             let routes = answer["value"].as_array().context("effective routes without 'value'")?;
-            let said: BTreeSet<_> = routes.iter().filter(|r| r["state"] == "Active").map(shown).collect();
+            let effective: BTreeSet<_> = routes
+                .iter()
+                .filter(|r| r["state"] == "Active")
+                .map(arm_route_text)
+                .collect();
             let subnet = tables.subnets.iter().find(|s| s.id == nic.subnet);
             let used = subnet.into_iter().flat_map(|s| &s.routes);
-            let used = used.map(|r| format!("{} {}", r.prefix, hop(&r.hop))).collect();
+            let used = used.map(|r| format!("{} {}", r.prefix, hop_text(&r.hop))).collect();
             found.interfaces += 1;
-            if let Some(difference) = difference(&said, &used) {
+            if let Some(difference) = difference(&effective, &used) {
                 let nic = nic.id.name();
                 found.problems.push(format!("effective routes of {nic}: {difference}"));
             }
@@ -73,15 +77,21 @@ pub async fn tables(lab: &Lab) -> Result<Agreement> {
     Ok(found)
 }
 
-/// What is said and not so, and what is so and not said. None: nothing.
-fn difference<T: Ord + Debug>(said: &BTreeSet<T>, used: &BTreeSet<T>) -> Option<String> {
+/// Formats the difference between the controller's set and the installed one; none if they are equal.
+fn difference<T: Ord + Debug>(desired: &BTreeSet<T>, installed: &BTreeSet<T>) -> Option<String> {
     let only =
         |a: &BTreeSet<T>, b: &BTreeSet<T>| a.difference(b).map(|x| format!("{x:?}")).collect::<Vec<_>>().join("; ");
-    (said != used).then(|| format!("only said: [{}], only used: [{}]", only(said, used), only(used, said)))
+    (desired != installed).then(|| {
+        format!(
+            "only at the controller: [{}], only installed: [{}]",
+            only(desired, installed),
+            only(installed, desired)
+        )
+    })
 }
 
-/// A route of an engine, as far as the REST interface shows it too (R21).
-fn hop(hop: &InstalledHop) -> String {
+/// Formats the next hop of an engine's route, as far as the REST interface shows it too (R21).
+fn hop_text(hop: &InstalledHop) -> String {
     match hop {
         InstalledHop::Local {} => "VnetLocal".into(),
         InstalledHop::Peering { .. } => "VNetPeering".into(),
@@ -93,8 +103,8 @@ fn hop(hop: &InstalledHop) -> String {
     }
 }
 
-/// An active route of the REST interface in the same words.
-fn shown(route: &Value) -> String {
+/// Formats an active route of the REST interface like [`hop_text`].
+fn arm_route_text(route: &Value) -> String {
     let list = |v: &Value| {
         let all = v.as_array().into_iter().flatten().filter_map(Value::as_str);
         all.collect::<Vec<_>>().join(",")
@@ -118,7 +128,7 @@ fn engine_routes(tables: &InstalledTables) -> BTreeSet<String> {
                     format!("VNetPeering {:?}", vnet.as_ref().map(|v| v.name().to_owned()))
                 }
                 InstalledHop::Gateway { link, .. } => format!("VirtualNetworkGateway {}", link.is_some()),
-                other => hop(other),
+                other => hop_text(other),
             };
             routes.insert(format!("{} {} {hop}", subnet.id.name(), route.prefix));
         }
@@ -126,7 +136,7 @@ fn engine_routes(tables: &InstalledTables) -> BTreeSet<String> {
     routes
 }
 
-/// The other end; what it may speak for, and what not; what it may carry besides.
+/// A link: the peer, its permitted sources, the exceptions from these, and the permitted foreign sources.
 type LinkLine = (AgentId, BTreeSet<IpNet>, BTreeSet<IpNet>, String);
 
 fn link_line(link: &InstalledLink) -> LinkLine {
@@ -147,7 +157,7 @@ fn engine_transit(tables: &InstalledTables) -> BTreeSet<(IpNet, String)> {
 
 type KernelLine = (IpNet, String);
 
-/// What the agent believes to have set.
+/// Returns the routes that the agent has recorded as set in the kernel.
 fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
     let line = |(prefix, route): (&IpNet, &KernelRoute)| {
         let table = if prefix.prefix_len() == 0 {
@@ -163,20 +173,20 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
         (*prefix, format!("{what} in {table}"))
     };
     let mut lines: BTreeSet<_> = kernel.routes.iter().map(line).collect();
-    // What leads into the device leads nowhere without it (D22).
+    // Every route into the device has an unreachable route behind it, for the time without the device (D22).
     let devices = kernel.routes.iter().filter(|(_, r)| **r == KernelRoute::Device);
     let fallbacks = devices.filter(|(p, _)| p.prefix_len() > 0);
     lines.extend(fallbacks.map(|(p, _)| (*p, format!("unreachable in {}", kernel.table))));
     lines
 }
 
-/// What is set on its host, in both of its tables.
+/// Returns the routes in the agent's two tables of the host's kernel.
 fn kernel_routes(lab: &Lab, host: &str, kernel: &InstalledKernel) -> Result<BTreeSet<KernelLine>> {
     let mut routes = BTreeSet::new();
     for family in ["-4", "-6"] {
         let argv = ["ip", "-j", family, "route", "show", "table", "all"].map(str::to_owned);
-        let shown = command::finish(&lab.hosts().wrap(host, &argv), LIMIT)?;
-        let parsed = parse(&shown.stdout, family == "-6", [kernel.table, kernel.default_table]);
+        let shown = command::finish(&lab.hosts().wrap(host, &argv), HELPER_TIMEOUT)?;
+        let parsed = parse_kernel_routes(&shown.stdout, family == "-6", [kernel.table, kernel.default_table]);
         routes.extend(parsed.with_context(|| format!("routes of {host}: {}", shown.stderr))?);
     }
     Ok(routes)
@@ -190,8 +200,8 @@ struct Shown {
     dev: Option<String>,
 }
 
-/// Routes of these tables in what `ip -j route show table all` prints.
-fn parse(text: &str, v6: bool, tables: [u32; 2]) -> Result<Vec<KernelLine>> {
+/// Parses the output of `ip -j route show table all`. Returns the routes of `tables`.
+fn parse_kernel_routes(text: &str, v6: bool, tables: [u32; 2]) -> Result<Vec<KernelLine>> {
     let routes: Vec<Value> = serde_json::from_str(text)?;
     let names: BTreeMap<String, u32> = tables.map(|t| (t.to_string(), t)).into();
     let mut lines = Vec::new();
@@ -227,7 +237,7 @@ mod tests {
             {"dst":"10.2.0.4","dev":"tl-a","table":"7","flags":[]},
             {"dst":"default","dev":"tl-a","table":"8","flags":[]},
             {"type":"local","dst":"10.1.0.4","dev":"tl-a","table":"local","flags":[]}]"#;
-        let lines: Vec<_> = parse(text, false, [7, 8])
+        let lines: Vec<_> = parse_kernel_routes(text, false, [7, 8])
             .unwrap()
             .into_iter()
             .map(|(p, w)| format!("{p} {w}"))
@@ -243,18 +253,18 @@ mod tests {
 
     #[test]
     fn a_route_reads_alike_from_both_sides() {
-        let arm = |text: &str| shown(&serde_json::from_str(text).unwrap());
+        let arm = |text: &str| arm_route_text(&serde_json::from_str(text).unwrap());
         let appliance =
             r#"{"addressPrefix":["10.3.0.0/16"],"nextHopType":"VirtualAppliance","nextHopIpAddress":["10.1.0.5"]}"#;
         let installed = InstalledHop::Appliance {
             address: "10.1.0.5".parse().unwrap(),
             vnet: None,
         };
-        assert_eq!(arm(appliance), format!("10.3.0.0/16 {}", hop(&installed)));
+        assert_eq!(arm(appliance), format!("10.3.0.0/16 {}", hop_text(&installed)));
         let global = r#"{"addressPrefix":["10.2.0.0/16"],"nextHopType":"VNetGlobalPeering","nextHopIpAddress":[]}"#;
         assert_eq!(
             arm(global),
-            format!("10.2.0.0/16 {}", hop(&InstalledHop::Peering { vnet: None }))
+            format!("10.2.0.0/16 {}", hop_text(&InstalledHop::Peering { vnet: None }))
         );
     }
 }

@@ -1,6 +1,6 @@
-//! Which lab is meant.
+//! Finds the lab that a command refers to.
 
-use super::words;
+use crate::invocation;
 use crate::state::{self, State};
 use crate::topology::Topology;
 use crate::underlay;
@@ -8,13 +8,13 @@ use anyhow::{Context, Result, bail};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// The labs to choose from, and what cannot be read.
+/// The labs that are up, and the states that cannot be read.
 pub(super) struct Candidates {
     pub(super) labs: Vec<(PathBuf, State)>,
     pub(super) unreadable: Vec<anyhow::Error>,
 }
 
-/// The labs to choose from: the folder given, or all below the default one.
+/// Returns the lab in `dir`, or all labs below the default folder.
 pub(super) fn candidates(dir: Option<&Path>) -> Candidates {
     let folders = match dir {
         Some(dir) => vec![dir.to_owned()],
@@ -35,7 +35,7 @@ pub(super) fn candidates(dir: Option<&Path>) -> Candidates {
 }
 
 impl Candidates {
-    /// One lab whose state is broken must not hide the others.
+    /// Warns of states that cannot be read. They must not prevent the use of the other labs.
     pub(super) fn report_unreadable(&self) {
         for error in &self.unreadable {
             eprintln!("warning: {error:#}");
@@ -43,8 +43,11 @@ impl Candidates {
     }
 }
 
-/// The lab that is meant, by its name, its topology file, or as the only one.
-pub(super) fn one(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf, State)> {
+/// Returns a lab by its name or topology file, or the only one.
+///
+/// # Errors
+/// The lab is not up, or several are up and none is named.
+pub(super) fn find_lab(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf, State)> {
     let candidates = candidates(dir);
     candidates.report_unreadable();
     let mut all = candidates.labs;
@@ -59,24 +62,27 @@ pub(super) fn one(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf, Sta
     }
     match (all.pop(), all.len()) {
         (Some(only), 0) => Ok(only),
-        (None, _) => bail!("no lab is up: start one with '{} up hub-spoke'", words::command(dir)),
+        (None, _) => bail!(
+            "no lab is up: start one with '{} up hub-spoke'",
+            invocation::command(dir)
+        ),
         (Some(last), _) => {
             let names: Vec<_> = all
                 .iter()
                 .chain([&last])
                 .map(|(_, s)| s.topology.name.as_str())
                 .collect();
-            bail!("several labs are up, name one: {}", names.join(", "))
+            bail!("several labs are up: name one of {}", names.join(", "))
         }
     }
 }
 
-/// Where a host of a lab is on the underlay now.
+/// Returns the present underlay address of a host.
 pub(super) fn underlay_address(state: &State, host: &str) -> Result<IpAddr> {
     if let Some(moved) = state.moved.get(host) {
         return Ok(*moved);
     }
-    let all = underlay::attached(&state.topology);
+    let all = underlay::addresses(&state.topology);
     let found = all.into_iter().find(|(name, _)| name == host);
     Ok(found
         .with_context(|| format!("there is no host '{host}' in lab {}", state.topology.name))?

@@ -1,6 +1,6 @@
-//! `tombolo lab status`: what is up, host by host.
+//! `tombolo lab status`: the hosts of labs and their state.
 
-use super::find::{candidates, one, underlay_address};
+use super::find::{candidates, find_lab, underlay_address};
 use crate::process::Process;
 use crate::state::State;
 use crate::topology::{CONTROLLER, INTERNET};
@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tombolo_client::fabric::AgentRevision;
+
+/// Longest wait for the controller. The status of a lab without a controller must not take longer.
+const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One lab.
 #[derive(Debug, Serialize)]
@@ -35,7 +38,7 @@ struct Row {
 
 pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) -> Result<ExitCode> {
     let labs = match lab {
-        Some(_) => vec![one(dir, lab)?],
+        Some(_) => vec![find_lab(dir, lab)?],
         None => {
             let found = candidates(dir);
             found.report_unreadable();
@@ -47,11 +50,11 @@ pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) ->
         all.push(read(folder, &state).await);
     }
     if json {
-        say!("{}", serde_json::to_string_pretty(&all)?);
+        print_line!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(ExitCode::SUCCESS);
     }
     if all.is_empty() {
-        say!("no lab is up");
+        print_line!("no lab is up");
     }
     for lab in all {
         let complete = if lab.complete {
@@ -59,8 +62,8 @@ pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) ->
         } else {
             "not complete: take it down"
         };
-        say!("{} ({complete}), state in {}", lab.name, lab.state_dir.display());
-        let row = |a: &str, b: &str, c: &str, d: &str| say!("  {a:<16} {b:<18} {c:<28} {d}");
+        print_line!("{} ({complete}), state in {}", lab.name, lab.state_dir.display());
+        let row = |a: &str, b: &str, c: &str, d: &str| print_line!("  {a:<16} {b:<18} {c:<28} {d}");
         row("HOST", "UNDERLAY", "OVERLAY", "STATE");
         for Row {
             host,
@@ -89,7 +92,7 @@ async fn read(folder: PathBuf, state: &State) -> Status {
             (Some(true), None) if host == CONTROLLER => "runs",
             (Some(true), None) if site_hosts.contains(host) => "runs its routing daemon",
             (Some(true), None) => "runs, unknown to the controller",
-            (None, _) if host == INTERNET => "stands for the internet",
+            (None, _) if host == INTERNET => "router of the underlay",
             (None, _) if site_hosts.contains(host) => "in a site",
             (None, _) => "plain host",
         };
@@ -109,13 +112,13 @@ async fn read(folder: PathBuf, state: &State) -> Status {
     }
 }
 
-/// What the controller says of each agent; nothing if it does not answer.
+/// Returns the state of each agent, as the controller reports it; empty if the controller does not answer.
 async fn agents(folder: &Path, state: &State) -> BTreeMap<String, String> {
     let Ok(client) = crate::lab::client_of(&state.topology, folder) else {
         return BTreeMap::new();
     };
-    let asked = tokio::time::timeout(Duration::from_secs(3), client.revisions()).await;
-    let Ok(Ok(revisions)) = asked else {
+    let answer = tokio::time::timeout(CONTROLLER_TIMEOUT, client.revisions()).await;
+    let Ok(Ok(revisions)) = answer else {
         return BTreeMap::new();
     };
     let text = |a: &AgentRevision| match (a.connected, a.up_to_date, a.applied) {

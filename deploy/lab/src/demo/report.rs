@@ -1,11 +1,11 @@
-//! The demo's report: steps, what was done, what was checked, how long it took.
+//! The demo's report: steps, actions and checks with their durations.
 
 use crate::progress::Progress;
 use owo_colors::{OwoColorize, Style};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// Prints as it goes and remembers what was not as announced.
+/// Prints actions and checks, and collects the failed checks.
 pub(super) struct Report {
     progress: Progress,
     colour: bool,
@@ -57,7 +57,7 @@ impl Report {
         self.line(&self.paint(text, Style::new().dimmed()));
     }
 
-    /// Begins a step.
+    /// Starts a step.
     pub(super) fn step(&mut self, title: &str) {
         self.close_step();
         self.step += 1;
@@ -67,7 +67,7 @@ impl Report {
         self.line(&format!("{number}  {}", self.paint(title, Style::new().bold())));
     }
 
-    /// Ends the step that is open.
+    /// Ends the present step and prints its duration.
     pub(super) fn close_step(&mut self) {
         if self.step > 0 {
             let took = seconds(self.step_started.elapsed());
@@ -75,7 +75,7 @@ impl Report {
         }
     }
 
-    /// Something was done.
+    /// Prints an action with its duration.
     pub(super) fn act(&self, what: &str, took: &str) {
         let arrow = self.paint("▸", Style::new().cyan());
         self.line(&format!(
@@ -85,7 +85,7 @@ impl Report {
         ));
     }
 
-    /// Something was looked at. What it should be, whether it is, and what was seen.
+    /// Prints a check: the expectation, whether it is met, and the result.
     pub(super) fn check(&mut self, what: &str, good: bool, seen: &str) {
         self.progress.idle();
         self.checks += 1;
@@ -107,12 +107,12 @@ impl Report {
         }
     }
 
-    /// Whether everything was as announced so far.
+    /// Whether all checks have succeeded so far.
     pub(super) fn good(&self) -> bool {
         self.failed.is_empty()
     }
 
-    /// The last lines. Returns whether everything was as announced.
+    /// Prints the summary. Returns whether all checks have succeeded.
     pub(super) fn finish(&mut self) -> bool {
         self.close_step();
         let took = seconds(self.started.elapsed());
@@ -146,7 +146,7 @@ fn pad(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(length).max(2)))
 }
 
-/// A duration for people.
+/// Formats a duration for people.
 pub(super) fn seconds(d: Duration) -> String {
     if d < Duration::from_secs(1) {
         format!("{:.1} ms", d.as_secs_f64() * 1e3)

@@ -1,4 +1,4 @@
-//! What the steps do and look at: changes through the REST interface, pings, traces, states.
+//! The actions and checks of the steps: changes through the REST interface, pings, traces, states.
 
 use super::report::{Report, seconds};
 use crate::check;
@@ -10,12 +10,16 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long a tunnel may take to come up or be found broken: two handshake attempts and the reports about them.
-const TUNNEL: Duration = Duration::from_secs(30);
-/// How long a restarted agent may take until it forwards again.
-const RESTART: Duration = Duration::from_secs(20);
+/// Longest that a tunnel may take to come up, or to be reported as down: two handshake attempts and the reports about
+/// them.
+const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest that a restarted agent may take until it forwards again.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The lab and the report, together.
+/// Time between two reads of a connection's status.
+const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The lab and the report.
 pub(super) struct Stage<'a> {
     pub(super) lab: &'a mut Lab,
     pub(super) report: &'a mut Report,
@@ -29,7 +33,7 @@ pub(super) struct Flags {
     pub(super) remote_gateways: bool,
 }
 
-/// The name of `vnet`'s peering half to `remote`.
+/// Returns the name of a peering half to the VNet `remote`.
 fn half(remote: &str) -> String {
     format!("to-{remote}")
 }
@@ -39,7 +43,7 @@ impl<'a> Stage<'a> {
         Self { lab, report }
     }
 
-    /// The path of a peering half.
+    /// Returns the path of a peering half.
     fn peering(&self, vnet: &str, remote: &str) -> String {
         let vnet = self.lab.group().item("virtualNetworks", vnet);
         format!("{vnet}/virtualNetworkPeerings/{}", half(remote))
@@ -70,14 +74,14 @@ impl<'a> Stage<'a> {
     /// Deletes a peering half, and waits until that is in force.
     pub(super) async fn unpeer(&mut self, vnet: &str, remote: &str) -> Result<()> {
         let what = format!("DELETE {vnet}/{}", half(remote));
-        self.report.progress().doing(&what);
+        self.report.progress().set_activity(&what);
         let start = Instant::now();
         let path = self.peering(vnet, remote);
         self.lab.client()?.arm_delete(&path).await.context(what.clone())?;
         self.wait(&what, start).await
     }
 
-    /// Puts a route to a VNet through an appliance into a route table.
+    /// Adds a route to a VNet through an appliance to a route table.
     pub(super) async fn route(&mut self, table: &str, to: &str, appliance: &str) -> Result<()> {
         let next = self.lab.address(appliance)?;
         for prefix in self.prefixes(to)? {
@@ -102,7 +106,7 @@ impl<'a> Stage<'a> {
             .await
     }
 
-    /// The shared key that the topology gives a connection.
+    /// Returns the shared key of a connection in the topology.
     pub(super) fn key_of(&self, connection: &str) -> Result<String> {
         let found = self.lab.topology().resources.connections.find(connection);
         let key = found.and_then(|c| c.shared_key.clone());
@@ -116,7 +120,7 @@ impl<'a> Stage<'a> {
     }
 
     async fn put(&mut self, what: &str, path: &str, body: &Value) -> Result<()> {
-        self.report.progress().doing(what);
+        self.report.progress().set_activity(what);
         let start = Instant::now();
         self.lab
             .client()?
@@ -136,7 +140,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// The state of a peering half is as announced.
+    /// Checks the state of a peering half.
     pub(super) async fn state_is(&mut self, vnet: &str, remote: &str, state: &str) -> Result<()> {
         let now = self.lab.client()?.arm_get(&self.peering(vnet, remote)).await?;
         let seen = now
@@ -149,28 +153,28 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Every ping is answered.
+    /// Checks that every ping is answered.
     pub(super) async fn reaches(&mut self, from: &str, to: &str) -> Result<()> {
         let what = format!("{from} → {to} answers");
-        self.report.progress().doing(&what);
+        self.report.progress().set_activity(&what);
         let pinged = self.lab.ping(from, to, Ping::REACHABLE).await?;
         self.report.check(&what, pinged.all(), &pinged.to_string());
         Ok(())
     }
 
-    /// Pings are answered again after a restart at `since`, before long.
+    /// Checks that pings are answered again within [`RESTART_TIMEOUT`] of a restart at `since`.
     pub(super) async fn reaches_again(&mut self, from: &str, to: &str, since: Instant) -> Result<()> {
         let what = format!("{from} → {to} answers again");
-        self.report.progress().doing(&what);
+        self.report.progress().set_activity(&what);
         let once = Ping {
             count: 1,
             timeout: Duration::from_millis(200),
             ..Ping::UNREACHABLE
         };
         loop {
-            // The source address is not there before the agent has its device back: then ping cannot run.
+            // Ping fails while the agent has not created its device, because the source address does not exist.
             let good = self.lab.ping(from, to, once).await.is_ok_and(|p| p.all());
-            if good || since.elapsed() > RESTART {
+            if good || since.elapsed() > RESTART_TIMEOUT {
                 let seen = format!("{} after the start", seconds(since.elapsed()));
                 self.report.check(&what, good, &seen);
                 return Ok(());
@@ -178,24 +182,24 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Both directions answer.
+    /// Checks that pings are answered in both directions.
     pub(super) async fn both_reach(&mut self, a: &str, b: &str) -> Result<()> {
         self.reaches(a, b).await?;
         self.reaches(b, a).await
     }
 
-    /// No ping is answered.
+    /// Checks that no ping is answered.
     pub(super) async fn silent(&mut self, from: &str, to: &str) -> Result<()> {
         let what = format!("{from} → {to} does not answer");
-        self.report.progress().doing(&what);
+        self.report.progress().set_activity(&what);
         let pinged = self.lab.ping(from, to, Ping::UNREACHABLE).await?;
         self.report.check(&what, pinged.none(), &pinged.to_string());
         Ok(())
     }
 
-    /// Traceroute shows exactly these hops, the destination last; `*` is a silent one.
+    /// Checks that traceroute shows exactly the hops `via` and the destination; `*` is a silent hop.
     pub(super) async fn path_is(&mut self, from: &str, to: &str, via: &[&str]) -> Result<()> {
-        self.report.progress().doing(format!("traceroute {from} {to}"));
+        self.report.progress().set_activity(format!("traceroute {from} {to}"));
         let mut expected = Vec::new();
         for hop in via {
             expected.push(if *hop == "*" {
@@ -219,7 +223,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// `explain` names the rule that stops a packet.
+    /// Checks that `explain` names the rule that drops a packet.
     pub(super) async fn stopped_by(&mut self, from: &str, to: &str, rule: &str) -> Result<()> {
         let request = tombolo_client::fabric::ExplainRequest {
             from: from.to_owned(),
@@ -258,7 +262,7 @@ impl<'a> Stage<'a> {
             "connection {connection} is {status}{}",
             if reason.is_empty() { "" } else { ", and says why" }
         );
-        self.report.progress().doing(format!("waiting: {what}"));
+        self.report.progress().set_activity(format!("waiting: {what}"));
         let start = Instant::now();
         loop {
             let now = self.lab.client()?.arm_get(&path).await?;
@@ -268,7 +272,7 @@ impl<'a> Stage<'a> {
             let why = tunnels.into_iter().flatten().filter_map(|t| t["reason"].as_str());
             let why = why.collect::<Vec<_>>().join("; ");
             let good = seen == status && why.contains(reason);
-            if good || start.elapsed() > TUNNEL {
+            if good || start.elapsed() > TUNNEL_TIMEOUT {
                 let after = seconds(start.elapsed());
                 let seen = match (good, why.as_str()) {
                     (true, "") => after,
@@ -278,15 +282,15 @@ impl<'a> Stage<'a> {
                 self.report.check(&what, good, &seen);
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(STATUS_POLL_INTERVAL).await;
         }
     }
 
-    /// What the controller and `explain` say equals what the agents have and what packets do.
+    /// Checks that the controller's routes and `explain` agree with the agents' tables and with live packets.
     pub(super) async fn agrees(&mut self) -> Result<()> {
         self.report
             .progress()
-            .doing("comparing routes and explain with the agents and with live packets");
+            .set_activity("comparing routes and explain with the agents and with live packets");
         let found = check::all(self.lab).await?;
         let seen = if found.problems.is_empty() {
             format!(
@@ -306,7 +310,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// The overlay address of a host.
+    /// Returns the overlay address of a host.
     pub(super) fn address(&self, host: &str) -> Result<IpAddr> {
         self.lab.address(host)
     }

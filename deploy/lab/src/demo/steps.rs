@@ -1,8 +1,8 @@
-//! The steps of the walk, in order. Hosts and VNets are those of the built-in hub-and-spoke topology.
+//! The steps of the demo, in order. Hosts and VNets are those of the built-in hub-and-spoke topology.
 
 use super::report::seconds;
 use super::stage::{Flags, Stage};
-use crate::probe::Pinger;
+use crate::probe::BackgroundPing;
 use crate::topology::Topology;
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -36,10 +36,15 @@ const FORWARDED: Flags = Flags {
 };
 const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
 
-/// Spacing of the pings that run beside everything.
-const SPACING: Duration = Duration::from_millis(20);
+/// Time between two echo requests of the background pings.
+const PING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What the walk needs and a topology does not have: no use to find that out half way.
+/// Time that the background pings run before the controller is killed.
+const UNDISTURBED: Duration = Duration::from_millis(500);
+/// Longest that agents may take to reconnect to a restarted controller.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Returns the hosts and resources that the steps need and the topology does not have.
 pub(super) fn missing(topology: &Topology) -> Vec<String> {
     let (hosts, all) = (&topology.hosts, &topology.resources);
     let mut missing = Vec::new();
@@ -71,10 +76,10 @@ pub(super) fn missing(topology: &Topology) -> Vec<String> {
     missing
 }
 
-/// Walks through everything. The walk stops at the first step that is not as announced: later ones build on it.
+/// Runs all steps. Stops at the first step with a failed check, because later steps depend on it.
 pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
-    // P16: no change may disturb traffic that it does not concern.
-    let inside = s.lab.pinger(HUB_VM, HUB_FW, SPACING)?;
+    // P16: no change may disturb unrelated traffic, which this ping measures.
+    let inside = s.lab.start_ping(HUB_VM, HUB_FW, PING_INTERVAL)?;
     macro_rules! step {
         ($step:expr) => {
             $step.await?;
@@ -93,7 +98,7 @@ pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
     step!(disconnected(s));
     step!(controller_dies(s));
     s.report.step("Meanwhile, inside the hub");
-    unlost(s, vec![inside])
+    no_losses(s, vec![inside])
 }
 
 async fn halves(s: &mut Stage<'_>) -> Result<()> {
@@ -210,9 +215,9 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     let mut pings = Vec::new();
     for (from, to) in [(A_VM, HUB_VM), (HUB_VM, A_VM), (A_VM, BRANCH_VM), (HUB_VM, BRANCH_VM)] {
         s.address(to)?;
-        pings.push(s.lab.pinger(from, to, SPACING)?);
+        pings.push(s.lab.start_ping(from, to, PING_INTERVAL)?);
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(UNDISTURBED).await;
     s.lab.kill_controller()?;
     s.report.act("kill -9 of the controller", "");
     let health = s.lab.client()?.health().await;
@@ -223,17 +228,18 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     s.silent(A_VM, B_VM).await?;
     let start = Instant::now();
     s.lab.start_agent(B_VM)?;
-    // Others still send on sessions that the killed agent took with it, until it has answered once.
+    // Other agents still encrypt for the sessions of the killed agent, until they have received a packet of the new
+    // one.
     s.reaches_again(B_VM, HUB_VM, start).await?;
     s.reaches_again(A_VM, B_VM, start).await?;
     s.both_reach(A_VM, B_VM).await?;
     s.path_is(B_VM, A_VM, &[HUB_FW]).await?;
 
     let start = Instant::now();
-    s.report.progress().doing("the controller starts again");
+    s.report.progress().set_activity("the controller starts again");
     s.lab.start_controller().await?;
     let answered = start.elapsed();
-    s.lab.wait_until_ready(Duration::from_secs(30)).await?;
+    s.lab.wait_until_ready(RECONNECT_TIMEOUT).await?;
     let all = seconds(start.elapsed());
     s.report.act(
         "the controller starts again",
@@ -262,16 +268,20 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     };
     s.report
         .check("nothing was re-sent to agents that are up to date", same, &seen);
-    unlost(s, pings)
+    no_losses(s, pings)
 }
 
-/// Pings that ran beside other things lost nothing.
-fn unlost(s: &mut Stage<'_>, pings: Vec<Pinger>) -> Result<()> {
+/// Checks that background pings have lost nothing.
+fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
     let names: Vec<_> = pings.iter().map(|p| p.name.clone()).collect();
-    for (name, pinged) in names.into_iter().zip(Pinger::stop_all(pings)) {
+    for (name, pinged) in names.into_iter().zip(BackgroundPing::stop_all(pings)) {
         let pinged = pinged?;
         let lost = pinged.missing.len();
-        let mut seen = format!("{} sent every {} ms, {lost} lost", pinged.sent, SPACING.as_millis());
+        let mut seen = format!(
+            "{} sent every {} ms, {lost} lost",
+            pinged.sent,
+            PING_INTERVAL.as_millis()
+        );
         if !pinged.all() {
             seen += &format!(": numbers {:?}", pinged.missing);
         }
@@ -282,7 +292,7 @@ fn unlost(s: &mut Stage<'_>, pings: Vec<Pinger>) -> Result<()> {
 
 const REVISION: &str = "revision";
 
-/// The whole desired state: every resource with its etag, and the revision.
+/// Returns the whole desired state: every resource with its etag, the agents, and the revision.
 async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     let client = s.lab.client()?;
     let mut all = BTreeMap::new();
@@ -295,7 +305,7 @@ async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
         "connections",
     ] {
         for mut item in client.arm_list(&s.lab.group().collection(kind)).await? {
-            // What agents report is no desired state.
+            // These properties come from reports of agents and are not part of the desired state.
             if let Some(properties) = item["properties"].as_object_mut() {
                 for live in [
                     "connectionStatus",
@@ -326,7 +336,7 @@ fn changes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) ->
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// How many configurations each agent was sent since it started, except for some.
+/// Returns the number of configurations that each agent has received since its start, without the agents in `except`.
 async fn configurations(s: &Stage<'_>, except: &[&str]) -> Result<BTreeMap<String, u64>> {
     let names = s.lab.topology().agents().map(|(name, _)| name.to_owned());
     let mut all = BTreeMap::new();

@@ -1,12 +1,12 @@
 //! Hosts that are Docker containers.
 //!
 //! ```text
-//! tb-LAB-HOST            stands for the machine: holds the network namespace, and runs commands (`docker exec`)
-//! tb-LAB-HOST.program    the controller or agent, in that network namespace, with the capabilities that compose.yaml gives it
+//! tb-LAB-HOST            the machine: keeps the network namespace, and runs commands (`docker exec`)
+//! tb-LAB-HOST.program    the controller or agent, in that network namespace, with the capabilities of compose.yaml
 //! ```
-//! Two, because the network must outlive the program: agents are killed and come back. Each network namespace also has a name for
-//! iproute2, so that the underlay finds it as it finds any other. Machines of sites, and the underlay's router, which are not the
-//! product's, are plain namespaces.
+//! A host has two containers because its network must outlive the program: agents are killed and restarted. Each
+//! network namespace also has a name for iproute2, so that the underlay handles it like any other. Machines of sites
+//! and the underlay's router are plain namespaces.
 
 use super::{Hosts, Namespaces, inside, sysctl};
 use crate::command::{self, run};
@@ -25,11 +25,14 @@ const IMAGE: &str = "TOMBOLO_IMAGE";
 /// The image that `make image` makes.
 const DEFAULT_IMAGE: &str = "tombolo:latest";
 
-/// Longest that a container may take to start or to go.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Longest that a container may take to start or to be removed, with room for a busy machine.
+const CONTAINER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What an agent needs: the device, raw sockets for probes, BGP's port; and what its BIRD needs to become another user.
-const AGENT: [&str; 8] = [
+/// Time between two checks of a starting container.
+const START_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Capabilities of an agent: for the TUN device, raw sockets for probes, BGP's port, and BIRD's change of user.
+const AGENT_CAPABILITIES: [&str; 8] = [
     "NET_ADMIN",
     "NET_RAW",
     "NET_BIND_SERVICE",
@@ -40,11 +43,11 @@ const AGENT: [&str; 8] = [
     "KILL",
 ];
 
-/// The group of BIRD's user in the image: the agent speaks with it over a socket.
-const BIRD: &str = "bird";
+/// The group of BIRD's user in the image, which owns the control socket that the agent uses.
+const BIRD_GROUP: &str = "bird";
 
-/// What the commands on a host need beside: those of an operator's shell, for `ip`, `nft` and `ping`.
-const MACHINE: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
+/// Capabilities of commands on a host, such as `ip`, `nft` and `ping`.
+const HOST_CAPABILITIES: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
 
 /// Hosts that are containers of one lab.
 #[derive(Debug, Clone)]
@@ -52,12 +55,12 @@ pub struct Docker {
     namespaces: Namespaces,
     dir: PathBuf,
     image: String,
-    /// The hosts that are containers.
+    /// The hosts that are containers; all others are namespaces.
     own: BTreeSet<String>,
 }
 
 impl Docker {
-    /// The hosts of a lab whose state is in `dir`.
+    /// Returns the hosts of a lab whose state is in `dir`.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let agents = topology.agents().map(|(name, _)| name.to_owned());
@@ -69,10 +72,10 @@ impl Docker {
         }
     }
 
-    /// Looks for the engine and the image.
+    /// Checks that the Docker engine runs and has the image.
     ///
     /// # Errors
-    /// What is missing, and what to do.
+    /// One is missing; the message says how to get it.
     pub(super) fn check() -> Result<()> {
         let server = ["docker", "version", "--format", "{{.Server.Version}}"];
         run(&server).context("--runtime docker needs a running Docker engine: install one and start it")?;
@@ -94,7 +97,7 @@ impl Docker {
         format!("{}.program", self.machine(host))
     }
 
-    /// What both containers of a host have: its folder of state, and no more of this machine.
+    /// Returns the options of both containers of a host. They see its state folder and nothing else of this machine.
     fn common(&self, host: &str, capabilities: &[&str]) -> Result<Vec<String>> {
         let state = match host {
             CONTROLLER => self.dir.join(CONTROLLER),
@@ -121,8 +124,8 @@ impl Docker {
 
     fn remove_container(&self, name: &str) -> Result<()> {
         let argv = ["docker", "rm", "--force", "--volumes", name].map(str::to_owned);
-        let done = command::finish(&argv, LIMIT)?;
-        // It is gone, or never was, or is just being removed.
+        let done = command::finish(&argv, CONTAINER_TIMEOUT)?;
+        // Another removal may be under way, and a container that does not exist is no error.
         let is_gone = done.stderr.contains("No such container") || done.stderr.contains("is already in progress");
         if done.code != 0 && !is_gone {
             bail!("removing container {name}: {}", done.stderr.trim());
@@ -130,7 +133,7 @@ impl Docker {
         Ok(())
     }
 
-    /// The pid on this machine of what a container runs; none: it does not run.
+    /// Returns the pid on this machine of a container's first process; none if the container does not run.
     fn pid(&self, name: &str) -> Option<i32> {
         let found = run(&[
             "docker",
@@ -161,13 +164,13 @@ impl Hosts for Docker {
             format!("--hostname={host}"),
             "--network=none".to_owned(),
         ]);
-        argv.extend(self.common(host, &MACHINE)?);
+        argv.extend(self.common(host, &HOST_CAPABILITIES)?);
         argv.extend([
             "--entrypoint=sleep".to_owned(),
             self.image.clone(),
             "infinity".to_owned(),
         ]);
-        let done = command::finish(&argv, LIMIT)?;
+        let done = command::finish(&argv, CONTAINER_TIMEOUT)?;
         if done.code != 0 {
             bail!("container {name}: {}", done.stderr.trim());
         }
@@ -177,7 +180,7 @@ impl Hosts for Docker {
         run(&["ip", "netns", "attach", &name, &pid.to_string()])?;
         let netns = self.netns(host);
         inside(&netns, || run(&["ip", "link", "set", "lo", "up"]))??;
-        // Switches of the kernel cannot be set from inside a container: the device's are inherited from these.
+        // A container cannot write sysctls. The agent's TUN device inherits these values.
         sysctl(
             &netns,
             &[
@@ -187,7 +190,7 @@ impl Hosts for Docker {
                 ("ipv4/conf/default/send_redirects", "0"),
                 ("ipv6/conf/default/accept_ra", "0"),
                 ("ipv6/conf/default/addr_gen_mode", "1"),
-                // Docker switches IPv6 off where no network of its own has it.
+                // Docker disables IPv6 in containers without an IPv6 network of Docker.
                 ("ipv6/conf/all/disable_ipv6", "0"),
                 ("ipv6/conf/default/disable_ipv6", "0"),
             ],
@@ -219,7 +222,7 @@ impl Hosts for Docker {
         all
     }
 
-    fn wrap_signalled(&self, host: &str, argv: &[String]) -> Vec<String> {
+    fn wrap_with_signals(&self, host: &str, argv: &[String]) -> Vec<String> {
         self.namespaces.wrap(host, argv)
     }
 
@@ -243,7 +246,7 @@ impl Hosts for Docker {
             return self.namespaces.start(host, argv, environment, log, tied);
         }
         let name = self.program_container(host);
-        // What was killed may be on its way out still.
+        // Docker may still be removing the container of a program that was killed.
         self.remove_container(&name)?;
         let mut run = vec!["docker".to_owned(), "run".to_owned(), "--rm".to_owned()];
         run.extend([
@@ -253,24 +256,24 @@ impl Hosts for Docker {
         match host {
             CONTROLLER => run.extend(self.common(host, &[])?),
             _ => {
-                run.extend(self.common(host, &AGENT)?);
-                run.push(format!("--group-add={BIRD}"));
+                run.extend(self.common(host, &AGENT_CAPABILITIES)?);
+                run.push(format!("--group-add={BIRD_GROUP}"));
             }
         }
         run.extend(environment.iter().map(|(name, value)| format!("--env={name}={value}")));
         run.extend([format!("--entrypoint={program}"), self.image.clone()]);
         run.extend_from_slice(arguments);
-        // The client stays: it carries the program's output to the log.
+        // The Docker client keeps running, because it writes the program's output to the log.
         let client = process::start(&run, log, &[], tied)?;
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + CONTAINER_TIMEOUT;
         loop {
-            if let Some(process) = self.pid(&name).and_then(|pid| Process::of(pid, log)) {
+            if let Some(process) = self.pid(&name).and_then(|pid| Process::from_pid(pid, log)) {
                 return Ok(process);
             }
             if !client.alive() || Instant::now() > deadline {
                 bail!("container {name} does not start:\n{}", client.tail(10));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(START_POLL_INTERVAL);
         }
     }
 
@@ -278,10 +281,10 @@ impl Hosts for Docker {
         self.namespaces.processes(host)
     }
 
-    fn enter(&self, host: &str) -> String {
+    fn shell_command(&self, host: &str) -> String {
         if self.is_own(host) {
             return format!("docker exec -it {} bash", self.machine(host));
         }
-        self.namespaces.enter(host)
+        self.namespaces.shell_command(host)
     }
 }

@@ -12,20 +12,20 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// The hosts of one lab.
+    /// Returns the hosts of one lab.
     #[must_use]
     pub fn new(lab: &str) -> Self {
         Self { lab: lab.to_owned() }
     }
 
-    /// The namespace's name.
+    /// Returns the name of a host's namespace.
     #[must_use]
     pub fn name(&self, host: &str) -> String {
         format!("tb-{}-{host}", self.lab)
     }
 }
 
-/// Where iproute2 keeps named namespaces.
+/// The folder of iproute2's named namespaces.
 const NETNS_DIR: &str = "/run/netns";
 
 impl Hosts for Namespaces {
@@ -57,13 +57,13 @@ impl Hosts for Namespaces {
         all
     }
 
-    fn wrap_signalled(&self, host: &str, argv: &[String]) -> Vec<String> {
+    fn wrap_with_signals(&self, host: &str, argv: &[String]) -> Vec<String> {
         self.wrap(host, argv)
     }
 
     fn processes(&self, host: &str) -> Vec<i32> {
         let argv = ["ip", "netns", "pids", &self.name(host)].map(str::to_owned);
-        let found = command::finish(&argv, command::LIMIT);
+        let found = command::finish(&argv, command::HELPER_TIMEOUT);
         let pids = found.map(|f| f.stdout).unwrap_or_default();
         pids.split_whitespace().filter_map(|p| p.parse().ok()).collect()
     }

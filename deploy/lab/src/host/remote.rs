@@ -1,7 +1,8 @@
-//! A program on a virtual machine that is seen, from here, as a process of this machine.
+//! A local process that stands for a program on a virtual machine.
 //!
-//! The command line that it is given starts the program over a connection to the machine, and is told on standard input which
-//! signals the program shall get, one name a line; the end of standard input kills the program. So signals pass, SIGKILL as well.
+//! The process runs a command line that starts the program over SSH. Signals to the process are passed on as names on
+//! the command's standard input, one a line. The end of standard input kills the program, so that SIGKILL has its
+//! effect too.
 
 use anyhow::{Context, Result};
 use std::process::{ExitCode, Stdio};
@@ -12,10 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// The hidden command: `tombolo lab remote COMMAND…`.
 pub(crate) const COMMAND: &str = "remote";
 
-/// Runs the command line until it ends, and passes signals on. Returns its exit code.
+/// Runs the command line until it ends, and passes signals on to it. Returns its exit code.
 ///
 /// # Errors
-/// It cannot be started.
+/// The command cannot be started.
 pub(crate) async fn run(argv: &[String]) -> Result<ExitCode> {
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -24,11 +25,11 @@ pub(crate) async fn run(argv: &[String]) -> Result<ExitCode> {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
-        // What is meant for this process is passed on, and no more.
+        // Signals of the terminal must reach the command once, as passed on here, and not directly as well.
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting '{program}'"))?;
-    let mut told = child.stdin.take().context("no standard input")?;
+    let mut signals = child.stdin.take().context("no standard input")?;
     loop {
         let name = tokio::select! {
             ended = child.wait() => {
@@ -39,7 +40,7 @@ pub(crate) async fn run(argv: &[String]) -> Result<ExitCode> {
             _ = terminate.recv() => "TERM\n",
             _ = hangup.recv() => "HUP\n",
         };
-        // One that no longer reads is about to end, which is seen above.
-        let _ = told.write_all(name.as_bytes()).await;
+        // Writing fails only if the command is about to end, which `wait` reports.
+        let _ = signals.write_all(name.as_bytes()).await;
     }
 }

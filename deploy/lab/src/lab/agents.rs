@@ -1,4 +1,4 @@
-//! The agents of a lab: they join with tokens, run, are killed and come back.
+//! The agents of a lab: join, start, stop, and state.
 
 use crate::command;
 use crate::lab::Lab;
@@ -19,25 +19,34 @@ use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::installed::{Installed, InstalledTables};
 use tombolo_proto::status::AgentStatus;
 
-/// Longest that joining takes.
-const JOIN_LIMIT: Duration = Duration::from_secs(30);
+/// Longest that `tombolo-agent join` may take, on an emulated machine.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two requests for the agents' revisions. It bounds the resolution of [`Ready::took`].
+const READY_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Time that an agent has to end after SIGTERM.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Longest that a change may take to be in force at all agents.
+const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest that an agent may take to answer on its local socket.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// When every agent has what it should have.
+/// The state in which every agent has a revision in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
-    /// The revision that is in force.
+    /// Revision that is in force.
     pub revision: Revision,
-    /// How long that took to be seen.
+    /// Time of the wait for it.
     pub took: Duration,
 }
 
 impl Lab {
-    /// Gives every agent's host its token and starts it.
+    /// Joins every agent with a token of its own, and starts all agents.
     pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
         let agents: Vec<_> = self.topology.agents().collect();
-        self.progress.doing(format!("{} agents join", agents.len()));
+        self.progress
+            .set_activity(format!("{} agents are joining", agents.len()));
         futures::stream::iter(agents.iter().map(|(name, host)| Ok(self.join(name, host))))
-            .try_buffer_unordered(self.hosts.at_once())
+            .try_buffer_unordered(self.hosts.max_concurrent())
             .try_for_each(|()| std::future::ready(Ok(())))
             .await?;
         for (name, _) in agents {
@@ -53,12 +62,12 @@ impl Lab {
         let token = self.client()?.create_token(&id, &binding, None).await;
         let token = token.with_context(|| format!("a token for {name}"))?.token;
         let mut argv = self.agent_argv("join", name)?;
-        // Of this machine's folders a container has this one.
+        // A container sees only this folder of this machine.
         let folder = self.agent_dir(name)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let token_file = folder.join("token");
         write_private(&token_file, &token)?;
-        self.hosts.give(name, &token_file)?;
+        self.hosts.copy_file(name, &token_file)?;
         argv.extend(["--controller".to_owned(), self.url()]);
         argv.extend(["--token-file".to_owned(), token_file.display().to_string()]);
         if let Some(port) = host.listen_port {
@@ -68,7 +77,7 @@ impl Lab {
             argv.extend(["--customer-interface".to_owned(), EDGE_LINE.to_owned()]);
         }
         let argv = self.hosts.wrap(name, &argv);
-        let done = tokio::task::spawn_blocking(move || command::finish(&argv, JOIN_LIMIT)).await??;
+        let done = tokio::task::spawn_blocking(move || command::finish(&argv, JOIN_TIMEOUT)).await??;
         if done.code != 0 {
             bail!("{name} cannot join: {}{}", done.stdout, done.stderr);
         }
@@ -94,7 +103,7 @@ impl Lab {
         self.launch(name, name, &argv, tied).map(drop)
     }
 
-    /// What a host's agent stands for (D7).
+    /// Returns the binding of a host's agent (D7).
     fn binding(&self, name: &str, host: &Host) -> Result<Binding> {
         let group = &self.group;
         if let Some(vm) = &host.vm {
@@ -126,8 +135,8 @@ impl Lab {
         })
     }
 
-    /// Reads the overlay addresses back from the controller: it may have chosen some of them.
-    pub(super) async fn learn_addresses(&self) -> Result<()> {
+    /// Reads the agents' overlay addresses from the controller, which allocates those that the topology does not name.
+    pub(super) async fn read_addresses(&self) -> Result<()> {
         for (name, host) in self.topology.agents() {
             let mut all = Vec::new();
             if let Some(vm) = &host.vm {
@@ -157,10 +166,10 @@ impl Lab {
         Ok(())
     }
 
-    /// Waits until every agent that runs is connected and has applied what the controller has for it.
+    /// Waits until every running agent is connected and has its desired configuration in force.
     ///
     /// # Errors
-    /// The limit passed; the message names the agents and shows the last lines of their logs.
+    /// An agent is not ready after `limit`; the message contains the last lines of its log.
     pub async fn wait_until_ready(&self, limit: Duration) -> Result<Ready> {
         let start = Instant::now();
         let expected: Vec<String> = self.topology.agents().map(|(name, _)| name.to_owned()).collect();
@@ -192,19 +201,19 @@ impl Lab {
             }
             let done = running.len() - missing.len();
             self.progress
-                .doing(format!("{done} of {} agents are up to date", running.len()));
-            tokio::time::sleep(Duration::from_millis(20)).await;
+                .set_activity(format!("{done} of {} agents are up to date", running.len()));
+            tokio::time::sleep(READY_POLL_INTERVAL).await;
         }
     }
 
-    /// Waits until the last change made through [`Lab::client`] is in force at every connected agent (D2).
+    /// Waits until the last change through [`Lab::client`] is in force at every connected agent (D2).
     ///
     /// # Errors
-    /// It is not within ten seconds; the message names the agents.
+    /// The change is not in force after ten seconds; the message names the agents.
     pub async fn in_force(&self) -> Result<Ready> {
         let (start, client) = (Instant::now(), self.client()?);
         let revision = client.last_revision();
-        let waited = client.wait_in_force(revision, Duration::from_secs(10)).await?;
+        let waited = client.wait_in_force(revision, IN_FORCE_TIMEOUT).await?;
         if waited.in_force {
             return Ok(Ready {
                 revision,
@@ -221,26 +230,26 @@ impl Lab {
         self.process(host).is_ok_and(|p| p.alive())
     }
 
-    /// Kills a host's agent as a power cut would.
+    /// Kills a host's agent with SIGKILL.
     ///
     /// # Errors
-    /// It was never started, or does not go away.
+    /// The agent was never started, or does not end.
     pub fn kill_agent(&self, host: &str) -> Result<()> {
         self.process(host)?.kill()
     }
 
-    /// Asks a host's agent to end. Returns whether it did by itself.
+    /// Stops a host's agent with SIGTERM. Returns whether it ended without SIGKILL.
     ///
     /// # Errors
-    /// It was never started, or does not go away.
+    /// The agent was never started, or does not end.
     pub fn stop_agent(&self, host: &str) -> Result<bool> {
-        self.process(host)?.stop(Duration::from_secs(10))
+        self.process(host)?.stop(STOP_GRACE)
     }
 
-    /// Starts a host's agent again. It has not read its configuration yet when this returns.
+    /// Starts a host's agent again. Does not wait until the agent has its configuration in force.
     ///
     /// # Errors
-    /// It runs already.
+    /// The agent runs already.
     pub fn start_agent(&self, host: &str) -> Result<()> {
         if self.agent_runs(host) {
             bail!("the agent of {host} runs already");
@@ -248,28 +257,28 @@ impl Lab {
         self.launch_agent(host, !self.detached)
     }
 
-    /// What a host's agent says of itself, over its local socket.
+    /// Returns the status of a host's agent, read from its local socket.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The agent does not answer.
     pub async fn agent_status(&self, host: &str) -> Result<AgentStatus> {
         let mut view: Value = serde_json::from_slice(&self.ask_agent(host, "/status").await?)?;
         serde_json::from_value(view["status"].take()).with_context(|| format!("status of {host}"))
     }
 
-    /// Everything that a host's agent says of itself, over its local socket: what `tombolo-agent status --json` prints.
+    /// Returns the complete answer of a host's agent on its local socket, which `tombolo-agent status --json` prints.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The agent does not answer.
     pub async fn agent_view(&self, host: &str) -> Result<Value> {
         let view = self.ask_agent(host, "/status").await?;
         serde_json::from_slice(&view).with_context(|| format!("status of {host}"))
     }
 
-    /// How many configurations a host's agent was sent since it started.
+    /// Returns the number of configurations that a host's agent has received since its start.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The agent does not answer.
     pub async fn configurations_received(&self, host: &str) -> Result<u64> {
         let view: Value = serde_json::from_slice(&self.ask_agent(host, "/status").await?)?;
         view["configurationsReceived"]
@@ -277,19 +286,18 @@ impl Lab {
             .with_context(|| format!("status of {host}"))
     }
 
-    /// What a host's agent has in force, read back from its engine and from what it set in the kernel, over its local
-    /// socket.
+    /// Returns what a host's agent has installed in its engine and in the kernel, read from its local socket.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The agent does not answer.
     pub async fn agent_installed(&self, host: &str) -> Result<Installed> {
         serde_json::from_slice(&self.ask_agent(host, "/tables").await?).with_context(|| format!("tables of {host}"))
     }
 
-    /// The tables of its engine.
+    /// Returns the tables of the engine of a host's agent.
     ///
     /// # Errors
-    /// It does not answer, or has none.
+    /// The agent does not answer, or has no tables yet.
     pub async fn agent_tables(&self, host: &str) -> Result<InstalledTables> {
         let installed = self.agent_installed(host).await?;
         installed.tables.with_context(|| format!("{host} has no tables"))
@@ -305,7 +313,7 @@ impl Lab {
             stream.read_to_end(&mut reply).await?;
             Ok::<_, std::io::Error>(reply)
         };
-        let reply = tokio::time::timeout(Duration::from_secs(5), ask).await;
+        let reply = tokio::time::timeout(ADMIN_TIMEOUT, ask).await;
         let reply = reply
             .context("no answer")
             .and_then(|r| Ok(r?))
@@ -322,7 +330,7 @@ impl Lab {
     }
 }
 
-/// `privateIPAddress` of the `ipConfigurations`, or of the one named.
+/// Returns the private addresses of all `ipConfigurations`, or of the one with the name `only`.
 fn private_addresses(resource: &Value, only: Option<&str>) -> Vec<IpAddr> {
     let configurations = resource
         .pointer("/properties/ipConfigurations")

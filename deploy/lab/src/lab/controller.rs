@@ -1,4 +1,4 @@
-//! The controller of a lab, and the operator's way to it.
+//! The controller of a lab, and the operator's client.
 
 use super::Lab;
 use crate::host::{Hosts as _, Namespaces};
@@ -10,8 +10,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tombolo_client::Client;
 
-/// How long the controller may take until it answers.
-const CONTROLLER_START: Duration = Duration::from_secs(20);
+/// Longest that the controller may take to answer after its start: it creates keys and its store, on a busy machine.
+const CONTROLLER_START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time between two health checks of a starting controller.
+const HEALTH_POLL_INTERVAL: Duration = Duration::from_millis(30);
+/// Time that the controller has to end after SIGTERM.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 
 impl Lab {
     pub(super) fn make_client(&self) -> Result<Client> {
@@ -32,9 +36,9 @@ impl Lab {
 
     pub(super) async fn wait_for_controller(&mut self) -> Result<()> {
         let process = self.process(CONTROLLER)?;
-        let deadline = Instant::now() + CONTROLLER_START;
+        let deadline = Instant::now() + CONTROLLER_START_TIMEOUT;
         loop {
-            // The certificate and the token appear with the first start.
+            // The controller writes its certificate and token at its first start, so the client cannot be made before.
             let client = self.make_client();
             let health = match &client {
                 Ok(client) => client.health().await.map(drop).map_err(Into::into),
@@ -48,31 +52,31 @@ impl Lab {
                 (Err(e), _) if !process.alive() || Instant::now() > deadline => {
                     bail!("the controller does not answer: {e:#}\n{}", process.tail(15));
                 }
-                _ => tokio::time::sleep(Duration::from_millis(30)).await,
+                _ => tokio::time::sleep(HEALTH_POLL_INTERVAL).await,
             }
         }
     }
 
-    /// Kills the controller as a power cut would.
+    /// Kills the controller with SIGKILL.
     ///
     /// # Errors
-    /// It does not run, or does not go away.
+    /// It was never started, or does not end.
     pub fn kill_controller(&self) -> Result<()> {
         self.process(CONTROLLER)?.kill()
     }
 
-    /// Asks the controller to end. Returns whether it did by itself.
+    /// Stops the controller with SIGTERM. Returns whether it ended without SIGKILL.
     ///
     /// # Errors
-    /// It does not go away.
+    /// It was never started, or does not end.
     pub fn stop_controller(&self) -> Result<bool> {
-        self.process(CONTROLLER)?.stop(Duration::from_secs(10))
+        self.process(CONTROLLER)?.stop(STOP_GRACE)
     }
 
     /// Starts the controller again and waits until it answers.
     ///
     /// # Errors
-    /// It runs already or does not answer.
+    /// It runs already, or does not answer within the timeout.
     pub async fn start_controller(&mut self) -> Result<()> {
         if self.process(CONTROLLER)?.alive() {
             bail!("the controller runs already");
@@ -82,16 +86,16 @@ impl Lab {
     }
 }
 
-/// `https://…` of a lab's controller.
+/// Returns the URL of a lab's controller.
 pub(super) fn url(topology: &Topology) -> String {
     let at = &topology.underlay.controller;
     format!("https://{}", SocketAddr::new(at.address, at.port))
 }
 
-/// The operator's client of the lab whose state is in `folder`.
+/// Returns the operator's client of the lab whose state is in `folder`.
 ///
 /// # Errors
-/// The controller has not left its certificate and token there yet.
+/// The controller has not written its certificate and token yet.
 pub fn client_of(topology: &Topology, folder: &Path) -> Result<Client> {
     let read = |name: &str| {
         let file = folder.join(CONTROLLER).join(name);

@@ -1,12 +1,12 @@
-//! The sites of a lab: their stock programs are started, asked how they are, and disturbed.
+//! The sites of a lab: starts their stock programs, reads their state, and carries out events.
 
 use crate::host::inside;
 use crate::lab::Lab;
-use crate::site::bird::{self, Far, Protocol};
-use crate::site::device::{self, Printed};
+use crate::site::bird::{self, Protocol, RemoteEnd};
+use crate::site::device::{self, DeviceSettings};
 use crate::site::{self, line_device, tunnel_device};
 use crate::topology::expected::{Event, Learned, Target};
-use crate::topology::site::{Machine, Part};
+use crate::topology::site::{Machine, MachineRole};
 use crate::topology::{CONTROLLER, Topology, expected::Action};
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
@@ -17,43 +17,49 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tombolo_proto::id::PublicKey;
 
-/// Longest that a stock program may take to say something.
-const LIMIT: Duration = Duration::from_secs(10);
-/// Longest that sessions of a site's routers may take to come up.
-pub(super) const SESSIONS: Duration = Duration::from_secs(60);
+/// Longest that a stock program may run, or a device may take to appear, with room for a busy machine.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest that sessions of a site's routers may take to come up. OSPF and BGP retry every few seconds.
+pub(super) const SESSIONS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The folder with the files of a site's machines.
-pub(crate) const FOLDER: &str = "sites";
+/// Time between two checks for a device of `wireguard-go`.
+const DEVICE_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Time between two checks of all sessions; each one runs `birdc` on every router.
+const SESSIONS_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The `/run` of a site's machine; none for other hosts.
+/// The folder with the files of the sites' machines, in the lab's folder.
+pub(crate) const SITES_FOLDER: &str = "sites";
+
+/// Returns the folder that a site's machine has as `/run`; none for other hosts.
 fn run_of(topology: &Topology, folder: &Path, host: &str) -> Option<PathBuf> {
     let known = topology.machines().any(|m| m.host == host);
-    known.then(|| folder.join(FOLDER).join(host).join("run"))
+    known.then(|| folder.join(SITES_FOLDER).join(host).join("run"))
 }
 
-/// What is to be run on a host so that `argv` is at home there. `folder` is the lab's.
-pub(crate) fn at_home(topology: &Topology, folder: &Path, host: &str, argv: &[String]) -> Vec<String> {
+/// Returns the command line that runs `argv` with the `/run` of its host, if that is a site's machine. `folder` is the
+/// lab's.
+pub(crate) fn in_own_run(topology: &Topology, folder: &Path, host: &str, argv: &[String]) -> Vec<String> {
     match run_of(topology, folder, host) {
         Some(run) => site::with_own_run(&run, argv),
         None => argv.to_vec(),
     }
 }
 
-/// A session that does not do what it is there for.
+/// A session of a site's router that is not up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenSession {
-    /// The router's host.
+    /// Host of the router.
     pub host: String,
-    /// What its routing daemon says.
+    /// The session, as the routing daemon reports it.
     pub protocol: Protocol,
 }
 
 impl Lab {
-    /// Makes the machines of all sites and their folders, and wires them.
+    /// Creates the machines of all sites with their folders and links.
     pub(super) fn build_sites(&self) -> Result<()> {
         for machine in self.topology.machines() {
-            self.progress.doing(format!("making host {}", machine.host));
-            // Those with a link to the underlay are there already.
+            self.progress.set_activity(format!("making host {}", machine.host));
+            // Machines with a link to the underlay exist already.
             if !self.state().hosts.contains(&machine.host) {
                 self.make_host(&machine.host)?;
             }
@@ -68,24 +74,25 @@ impl Lab {
         site::build(&*self.hosts, &self.topology)
     }
 
-    /// Starts the devices and routing daemons of all sites, with what the product tells their operators, and waits until
-    /// they speak with the product.
+    /// Starts the VPN devices and routing daemons of all sites, and waits until all sessions are up. The devices have
+    /// the configuration that the product prints for their operators.
     pub(super) async fn start_sites(&self) -> Result<()> {
-        let mut far = BTreeMap::new();
+        let mut remotes = BTreeMap::new();
         for (host, number, tunnel) in self.topology.tunnels() {
-            self.progress.doing(format!("setting up the device of {host}"));
+            self.progress
+                .set_activity(format!("configuring the VPN device of {host}"));
             let connection = &tunnel.connection;
-            let printed = self.device_config(connection).await;
-            let printed = printed.with_context(|| format!("connection '{connection}'"))?;
-            self.start_device(&host, number, &printed).await?;
-            far.insert(connection.clone(), printed.far);
+            let parsed = self.device_config(connection).await;
+            let parsed = parsed.with_context(|| format!("connection '{connection}'"))?;
+            self.start_device(&host, number, &parsed).await?;
+            remotes.insert(connection.clone(), parsed.remote);
         }
-        self.start_routers(&far)?;
-        self.wait_for_sessions(SESSIONS).await
+        self.start_routers(&remotes)?;
+        self.wait_for_sessions(SESSIONS_TIMEOUT).await
     }
 
-    /// What the product prints for the operator of a site's device.
-    async fn device_config(&self, connection: &str) -> Result<Printed> {
+    /// Runs `tombolo connection device-config` and parses its output.
+    async fn device_config(&self, connection: &str) -> Result<DeviceSettings> {
         let (data, program) = (self.controller_dir()?, self.hosts.program(CONTROLLER, "tombolo")?);
         let argv = [
             "env".to_owned(),
@@ -98,11 +105,11 @@ impl Lab {
             "device-config".to_owned(),
             connection.to_owned(),
         ];
-        let done = self.exec_owned(CONTROLLER, &argv, LIMIT).await?;
+        let done = self.exec_owned(CONTROLLER, &argv, PROGRAM_TIMEOUT).await?;
         if done.code != 0 {
             bail!("{}{}", done.stdout, done.stderr);
         }
-        Printed::read(&done.stdout)
+        DeviceSettings::read(&done.stdout)
     }
 
     fn run(&self, host: &str) -> Result<PathBuf> {
@@ -110,15 +117,15 @@ impl Lab {
         run.with_context(|| format!("{host} is no machine of a site"))
     }
 
-    /// The private key of a tunnel's device.
+    /// Returns the file of a tunnel device's private key.
     fn key_file(&self, host: &str, number: usize) -> Result<PathBuf> {
         Ok(self.run(host)?.join(format!("{}.key", tunnel_device(number))))
     }
 
-    /// Makes a key for the device of every tunnel. Returns the public ones, by connection.
+    /// Generates a key for the device of every tunnel. Returns the public keys by connection.
     ///
     /// # Errors
-    /// A key cannot be made.
+    /// A key cannot be generated.
     pub fn make_device_keys(&self) -> Result<BTreeMap<String, PublicKey>> {
         let mut keys = BTreeMap::new();
         for (host, number, tunnel) in self.topology.tunnels() {
@@ -129,26 +136,26 @@ impl Lab {
         Ok(keys)
     }
 
-    /// Makes the device of a tunnel, and sets it up with what the product prints for it.
+    /// Creates and configures the device of a tunnel.
     ///
     /// # Errors
-    /// No such tunnel or no key yet, or a stock program refuses.
-    pub async fn start_device(&self, host: &str, number: usize, printed: &Printed) -> Result<()> {
+    /// The tunnel or its key does not exist, or a stock program fails.
+    pub async fn start_device(&self, host: &str, number: usize, parsed: &DeviceSettings) -> Result<()> {
         let (name, netns) = (tunnel_device(number), self.hosts.netns(host));
         if !inside(&netns, || device::make_in_kernel(&name))?? {
             let process = self.launch(&format!("{host}.{name}"), host, &device::program(&name), self.tied)?;
-            let deadline = Instant::now() + LIMIT;
+            let deadline = Instant::now() + PROGRAM_TIMEOUT;
             while inside(&netns, || if_nametoindex(name.as_str()))?.is_err() {
                 if !process.alive() || Instant::now() > deadline {
                     bail!("{name} of {host} does not come up:\n{}", process.tail(10));
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(DEVICE_POLL_INTERVAL).await;
             }
         }
         let settings = format!("{name}.conf");
-        device::write_settings(printed, &self.key_file(host, number)?, &self.run(host)?.join(&settings))?;
-        for argv in device::set_up(&name, printed, &format!("/run/{settings}")) {
-            let done = self.exec_owned(host, &argv, LIMIT).await?;
+        device::write_settings(parsed, &self.key_file(host, number)?, &self.run(host)?.join(&settings))?;
+        for argv in device::set_up(&name, parsed, &format!("/run/{settings}")) {
+            let done = self.exec_owned(host, &argv, PROGRAM_TIMEOUT).await?;
             if done.code != 0 {
                 bail!("'{}' on {host}: {}{}", argv.join(" "), done.stdout, done.stderr);
             }
@@ -156,55 +163,67 @@ impl Lab {
         Ok(())
     }
 
-    /// Ends a tunnel's device as a power cut would, and starts it again with what the product prints now. With `rekey` it has
-    /// another key, which is returned.
+    /// Removes a tunnel's device without a shutdown, and starts it again with the present configuration. With `rekey`
+    /// it has a new key, whose public key is returned.
     ///
     /// # Errors
-    /// No such tunnel, or as for [`Self::start_device`].
+    /// The tunnel does not exist, or as for [`Self::start_device`].
     pub async fn restart_device(&self, host: &str, number: usize, rekey: bool) -> Result<Option<PublicKey>> {
         let tunnels = self.topology.tunnels();
         let found = tunnels.into_iter().find(|(h, n, _)| h == host && *n == number);
         let (_, _, tunnel) = found.with_context(|| format!("{host} has no tunnel {number}"))?;
         let name = tunnel_device(number);
-        // The kernel's device, where it has one, is no process.
+        // A device of the kernel has no process.
         if let Ok(process) = self.process(&format!("{host}.{name}")) {
             process.kill()?;
         }
-        // It fails where the device went with its process.
-        let _ = self.exec(host, &["ip", "link", "del", &name], LIMIT).await?;
+        // This fails if the device was removed with its process.
+        let _ = self.exec(host, &["ip", "link", "del", &name], PROGRAM_TIMEOUT).await?;
         let key = match rekey {
             true => Some(device::make_key(&self.key_file(host, number)?)?.parse()?),
             false => None,
         };
-        let printed = self.device_config(&tunnel.connection).await?;
-        self.start_device(host, number, &printed).await?;
+        let parsed = self.device_config(&tunnel.connection).await?;
+        self.start_device(host, number, &parsed).await?;
         Ok(key)
     }
 
-    /// Starts the routing daemons of all sites. `far` are the far ends of the tunnels, by connection.
+    /// Starts the routing daemons of all sites, with the remote ends of the tunnels by connection.
     ///
     /// # Errors
     /// A daemon does not start.
-    pub fn start_routers(&self, far: &BTreeMap<String, Far>) -> Result<()> {
+    pub fn start_routers(&self, remotes: &BTreeMap<String, RemoteEnd>) -> Result<()> {
         for machine in self.topology.machines() {
-            let Some(config) = bird::config(&self.topology, &machine, far)? else {
+            let Some(config) = bird::config(&self.topology, &machine, remotes)? else {
                 continue;
             };
             let file = self.run(&machine.host)?.join(bird::CONFIG);
             fs::write(&file, config).with_context(|| file.display().to_string())?;
-            let argv = ["bird", "-f", "-c", &format!("/run/{}", bird::CONFIG), "-s", CONTROL].map(str::to_owned);
+            let argv = [
+                "bird",
+                "-f",
+                "-c",
+                &format!("/run/{}", bird::CONFIG),
+                "-s",
+                CONTROL_SOCKET,
+            ]
+            .map(str::to_owned);
             self.launch(&machine.host, &machine.host, &argv, self.tied)?;
         }
         Ok(())
     }
 
-    /// What the routing daemon of a site's router says of its sessions.
+    /// Returns the sessions of a site's router, as its routing daemon reports them.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The routing daemon does not answer.
     pub async fn sessions(&self, host: &str) -> Result<Vec<Protocol>> {
         let done = self
-            .exec(host, &["birdc", "-s", CONTROL, "show", "protocols"], LIMIT)
+            .exec(
+                host,
+                &["birdc", "-s", CONTROL_SOCKET, "show", "protocols"],
+                PROGRAM_TIMEOUT,
+            )
             .await?;
         if done.code != 0 {
             bail!("birdc on {host}: {}{}", done.stdout, done.stderr);
@@ -212,21 +231,21 @@ impl Lab {
         Ok(bird::protocols(&done.stdout))
     }
 
-    /// The prefixes that a customer edge has learned from a neighbour.
+    /// Returns the prefixes that a customer edge has learned from a neighbour.
     ///
     /// # Errors
-    /// There is no such neighbour, or the routing daemon does not answer.
+    /// The neighbour does not exist, or the routing daemon does not answer.
     pub async fn learned(&self, from: &Learned) -> Result<BTreeSet<Ipv4Net>> {
         let (host, session) = self.topology.session_of(from).context("no such neighbour")?;
-        let command = ["birdc", "-s", CONTROL, "show", "route", "protocol", &session];
-        let done = self.exec(&host, &command, LIMIT).await?;
+        let command = ["birdc", "-s", CONTROL_SOCKET, "show", "route", "protocol", &session];
+        let done = self.exec(&host, &command, PROGRAM_TIMEOUT).await?;
         if done.code != 0 {
             bail!("birdc on {host}: {}{}", done.stdout, done.stderr);
         }
         Ok(bird::prefixes(&done.stdout))
     }
 
-    /// The sessions of all sites that are not up and should be: those of shut lines need not.
+    /// Returns the sessions of all sites that should be up and are not. Sessions over disabled lines are left out.
     ///
     /// # Errors
     /// A routing daemon has ended.
@@ -244,13 +263,13 @@ impl Lab {
                 );
             }
             let shut = shut_lines(&machine);
-            // Right after its start it does not answer yet.
+            // A daemon that has just started does not answer yet, which counts as one session that is down.
             let all = self.sessions(&machine.host).await.unwrap_or_else(|e| {
                 let (name, kind, state) = ("bird".to_owned(), String::new(), format!("{e:#}"));
                 vec![Protocol { name, kind, state }]
             });
             for protocol in all {
-                if !protocol.good() && !shut.contains(&protocol.name) {
+                if !protocol.is_up() && !shut.contains(&protocol.name) {
                     let host = machine.host.clone();
                     broken.push(BrokenSession { host, protocol });
                 }
@@ -259,10 +278,10 @@ impl Lab {
         Ok(broken)
     }
 
-    /// Waits until every session of the sites that should be up is.
+    /// Waits until every session of the sites that should be up is up.
     ///
     /// # Errors
-    /// The limit passed; the message names what is not.
+    /// A session is not up after `limit`; the message lists those that are not.
     pub async fn wait_for_sessions(&self, limit: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -282,51 +301,51 @@ impl Lab {
                 );
             }
             self.progress
-                .doing(format!("{} sessions of the sites come up", broken.len()));
-            tokio::time::sleep(Duration::from_millis(200)).await;
+                .set_activity(format!("waiting for {} sessions of the sites", broken.len()));
+            tokio::time::sleep(SESSIONS_POLL_INTERVAL).await;
         }
     }
 
-    /// Makes an event of the topology happen.
+    /// Carries out the actions of an event.
     ///
     /// # Errors
-    /// What it is about does not exist, or the system refuses.
-    pub fn happen(&self, event: &Event) -> Result<()> {
-        event.actions.iter().try_for_each(|action| self.act(action))
+    /// The target of an action does not exist, or a command fails.
+    pub fn trigger(&self, event: &Event) -> Result<()> {
+        event.actions.iter().try_for_each(|action| self.carry_out(action))
     }
 
-    fn act(&self, action: &Action) -> Result<()> {
+    fn carry_out(&self, action: &Action) -> Result<()> {
         let (hosts, topology) = (&*self.hosts, &self.topology);
         match action.target().map_err(anyhow::Error::msg)? {
-            Target::Line { site, router, line, up } => site::switch_line(hosts, topology, (site, router), line, up),
+            Target::Line { site, router, line, up } => site::set_line_state(hosts, topology, (site, router), line, up),
             Target::Tunnel {
                 site,
                 router,
                 connection,
                 up,
-            } => site::switch_tunnel(hosts, topology, (site, router), connection, up),
+            } => site::set_tunnel_state(hosts, topology, (site, router), connection, up),
             Target::Host(host) => self.cut(host),
         }
     }
 
-    /// Undoes all events: whatever they are about is as the topology has it.
+    /// Undoes all events: returns the targets of all actions to the state that the topology describes.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A command fails.
     pub fn undo_events(&self) -> Result<()> {
         let (hosts, topology) = (&*self.hosts, &self.topology);
         for action in topology.events.iter().flat_map(|(_, e)| &e.actions) {
             match action.target().map_err(anyhow::Error::msg)? {
                 Target::Line { site, router, line, .. } => {
                     let up = topology.line_enabled(site, router, line);
-                    site::switch_line(hosts, topology, (site, router), line, up)?;
+                    site::set_line_state(hosts, topology, (site, router), line, up)?;
                 }
                 Target::Tunnel {
                     site,
                     router,
                     connection,
                     ..
-                } => site::switch_tunnel(hosts, topology, (site, router), connection, true)?,
+                } => site::set_tunnel_state(hosts, topology, (site, router), connection, true)?,
                 Target::Host(host) => self.restore(host)?,
             }
         }
@@ -334,12 +353,12 @@ impl Lab {
     }
 }
 
-/// The control socket of a routing daemon, where its stock client looks for it.
-const CONTROL: &str = "/run/bird/bird.ctl";
+/// The control socket of a routing daemon, at the default path of `birdc`.
+const CONTROL_SOCKET: &str = "/run/bird/bird.ctl";
 
-/// The sessions that cannot be up, because their line is shut.
+/// Returns the names of the sessions over disabled lines, which cannot be up.
 fn shut_lines(machine: &Machine<'_>) -> Vec<String> {
-    let Part::CustomerEdge(edge) = machine.part else {
+    let MachineRole::CustomerEdge(edge) = machine.role else {
         return Vec::new();
     };
     let lines = edge.lines.iter().enumerate().filter(|(_, l)| !l.enabled);

@@ -1,4 +1,4 @@
-//! Removes all that a lab has made. Works from the state alone, so that it works after a crash too.
+//! Removes everything that a lab has made. The recorded state suffices, so this works after a crash too.
 
 use crate::host::Hosts;
 use crate::state::State;
@@ -7,16 +7,23 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
-/// How long processes get to end in order.
-const GRACE: Duration = Duration::from_secs(3);
+/// Time that processes have to end after SIGTERM.
+const TERMINATE_GRACE: Duration = Duration::from_secs(3);
 
-/// Ends every process and removes every host; goes on after a failure.
+/// Time between two rounds of kills on a host.
+const KILL_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Ends every process and removes every host. Continues after a failure.
+///
+/// # Errors
+/// Something could not be removed; the message lists all of it.
 pub(crate) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
     let mut failed = Vec::new();
     for process in state.processes.values() {
+        // A process that cannot be signalled is killed below, where the error is reported.
         let _ = process.signal(Signal::SIGTERM);
     }
-    let deadline = Instant::now() + GRACE;
+    let deadline = Instant::now() + TERMINATE_GRACE;
     for (name, process) in &state.processes {
         let left = deadline.saturating_duration_since(Instant::now());
         if process.wait(left).is_err()
@@ -26,7 +33,7 @@ pub(crate) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
         }
     }
     for host in &state.hosts {
-        empty(hosts, host);
+        kill_remaining(hosts, host);
         if let Err(e) = hosts.remove(host) {
             failed.push(format!("{host}: {e:#}"));
         }
@@ -37,18 +44,18 @@ pub(crate) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
     bail!("not everything could be removed: {}", failed.join("; "))
 }
 
-/// Ends what else runs on a host: shells, pings, a process that was started just before a crash.
-fn empty(hosts: &dyn Hosts, host: &str) {
-    let deadline = Instant::now() + GRACE;
+/// Kills all other processes of a host: shells, pings, and processes that were started but not recorded before a crash.
+fn kill_remaining(hosts: &dyn Hosts, host: &str) {
+    let deadline = Instant::now() + TERMINATE_GRACE;
     while hosts.exists(host) && Instant::now() < deadline {
         let left = hosts.processes(host);
         if left.is_empty() {
             return;
         }
         for pid in left {
-            // The host is the lab's own, and so is what runs on it.
+            // The host belongs to the lab, and so do its processes. One that has ended meanwhile is no error.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(KILL_POLL_INTERVAL);
     }
 }

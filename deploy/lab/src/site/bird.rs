@@ -1,56 +1,62 @@
-//! The configuration of BIRD 2 on a site's routers, and what it says of its sessions.
+//! The configuration of BIRD 2 on a site's routers, and parsers for the output of `birdc`.
 
 use super::{LAN, edge_device, line_device, tunnel_device};
 use crate::topology::Topology;
-use crate::topology::site::{CustomerEdge, LanRoutes, Machine, Neighbours, Part, Site, link_word, other_end};
+use crate::topology::site::{
+    CustomerEdge, LanRoutes, Machine, MachineRole, NeighbourPolicy, Site, link_word, other_end,
+};
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-/// The ASN of every edge (E1).
+/// ASN of all provider edges, Azure's (E1).
 const EDGE_ASN: u32 = 12076;
-/// Names of the protocols with the routes into tunnels start so.
-const THROUGH: &str = "through_";
-/// Where BIRD finds its configuration, in a router's own `/run`.
+/// Prefix of the names of the static protocols with routes into tunnels.
+const TUNNEL_ROUTES: &str = "through_";
+/// Path of BIRD's configuration in a router's own `/run`.
 pub const CONFIG: &str = "bird/bird.conf";
 
-/// The speaker of a VPN gateway, as its operator tells a site's.
+/// The BGP speaker of a VPN gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gateway {
-    /// Its ASN.
+    /// ASN of the gateway.
     pub asn: u32,
-    /// Its address in `GatewaySubnet`.
+    /// BGP peering address in `GatewaySubnet`.
     pub address: Ipv4Addr,
 }
 
-/// The far end of a tunnel, as its operator tells a site's.
+/// The remote end of a tunnel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Far {
-    /// What is reached through the tunnel without BGP: all of it, or the speaker alone.
+pub struct RemoteEnd {
+    /// Static routes into the tunnel: all remote prefixes, or with BGP the speaker alone.
     pub routes: Vec<Ipv4Net>,
-    /// The speaker; none: the connection does not use BGP.
+    /// The BGP speaker; none if the connection does not use BGP.
     pub gateway: Option<Gateway>,
 }
 
-/// What a router's BIRD is to do; none: the machine is no router, or has nobody to talk to. `far` are the far ends of
-/// the tunnels, by connection.
+/// Returns the configuration of a machine's BIRD, with the remote ends of tunnels by connection. Returns none for test
+/// hosts and for customer edges without any link.
 ///
 /// # Errors
-/// A tunnel without a far end, a circuit without lines.
-pub fn config(topology: &Topology, machine: &Machine<'_>, far: &BTreeMap<String, Far>) -> Result<Option<String>> {
-    match machine.part {
-        Part::Host(_) => Ok(None),
-        Part::LanRouter => Ok(Some(lan_router(machine.site))),
-        Part::CustomerEdge(edge) => {
+/// A tunnel has no remote end, or a circuit no private peering.
+pub fn config(
+    topology: &Topology,
+    machine: &Machine<'_>,
+    remotes: &BTreeMap<String, RemoteEnd>,
+) -> Result<Option<String>> {
+    match machine.role {
+        MachineRole::Host(_) => Ok(None),
+        MachineRole::LanRouter => Ok(Some(lan_router(machine.site))),
+        MachineRole::CustomerEdge(edge) => {
             let Some(router_id) = router_id(topology, edge) else {
                 return Ok(None);
             };
-            let mut text = head(router_id, machine.site.bgp.ecmp);
-            text += &towards_lan(machine, edge)?;
+            let mut text = common_config(router_id, machine.site.bgp.ecmp);
+            text += &lan_protocols(machine, edge)?;
             text += &lines(topology, machine.site, edge)?;
-            text += &tunnels(machine.site, edge, far)?;
+            text += &tunnels(machine.site, edge, remotes)?;
             Ok(Some(text))
         }
     }
@@ -65,7 +71,7 @@ fn router_id(topology: &Topology, edge: &CustomerEdge) -> Option<Ipv4Addr> {
     edge.lan.map(|lan| lan.addr()).or_else(line).or_else(tunnel)
 }
 
-fn head(router_id: Ipv4Addr, ecmp: bool) -> String {
+fn common_config(router_id: Ipv4Addr, ecmp: bool) -> String {
     let merge = if ecmp { "on" } else { "off" };
     format!(
         "log stderr all;
@@ -80,8 +86,8 @@ protocol kernel {{
     )
 }
 
-/// The LAN's own prefix is no business of the customer edges, which know it from their operator. What several of them
-/// tell comes in as many external routes, which are one only if they are merged.
+/// Returns the configuration of a LAN router. It advertises nothing: customer edges have static routes to the LAN. With
+/// ECMP, OSPF merges the external routes of several customer edges into one with several next hops.
 fn lan_router(site: &Site) -> String {
     let ecmp = if site.lan.ecmp { "yes" } else { "no" };
     let mut links = String::new();
@@ -90,7 +96,7 @@ fn lan_router(site: &Site) -> String {
             links += &ospf_link(&edge_device(number));
         }
     }
-    head(site.lan.router.addr(), site.lan.ecmp)
+    common_config(site.lan.router.addr(), site.lan.ecmp)
         + &format!(
             "protocol ospf v2 lan {{
   ecmp {ecmp};
@@ -103,18 +109,19 @@ fn lan_router(site: &Site) -> String {
         )
 }
 
-/// Both ends know each other after one hello, and miss each other after four.
+/// Returns an OSPF interface with one hello per second. A neighbour is dead after four missing hellos.
 fn ospf_link(device: &str) -> String {
     format!("    interface \"{device}\" {{ type ptp; hello 1; dead count 4; check link; }};\n")
 }
 
-/// The site's prefixes lie behind the LAN router, which hears of a way out of the site.
-fn towards_lan(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
+/// Returns a customer edge's protocols for the LAN: static routes to the site's prefixes, and OSPF to the LAN router.
+fn lan_protocols(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
     let Some(own) = edge.lan else { return Ok(String::new()) };
     let router = other_end(own).with_context(|| format!("{own} is no link"))?;
     let site = machine.site;
     let mut text = String::from("protocol static announced {\n  check link;\n  ipv4;\n");
     for prefix in &site.prefixes {
+        // Writing to a String cannot fail, here and below.
         let _ = writeln!(text, "  route {prefix} via {router};");
     }
     text += "}\n";
@@ -126,7 +133,7 @@ fn towards_lan(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
             text += "protocol static way_out {\n  ipv4;\n  route 0.0.0.0/0 blackhole;\n}\n";
             "proto = \"way_out\"".to_owned()
         }
-        LanRoutes::Learned => format!("source = RTS_BGP || proto ~ \"{THROUGH}*\""),
+        LanRoutes::Learned => format!("source = RTS_BGP || proto ~ \"{TUNNEL_ROUTES}*\""),
     };
     let link = ospf_link(LAN);
     let _ = write!(
@@ -144,11 +151,11 @@ fn towards_lan(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
     Ok(text)
 }
 
-/// One session a line; the addresses are the circuit's.
+/// Returns one BGP session per line, with the addresses of the circuit's private peering.
 fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String> {
     let mut text = String::new();
     if !edge.lines.is_empty() {
-        // A line that carries nothing any more is noticed although it has a carrier.
+        // BFD detects a line that drops all packets but keeps its carrier.
         text += "protocol bfd {\n  accept direct;\n  interface \"*\" { interval 300 ms; multiplier 3; };\n}\n";
     }
     for (number, line) in edge.lines.iter().enumerate() {
@@ -171,20 +178,20 @@ fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String
     Ok(text)
 }
 
-/// One session a tunnel, between addresses that lie behind it: each needs a route into it first.
-fn tunnels(site: &Site, edge: &CustomerEdge, far: &BTreeMap<String, Far>) -> Result<String> {
+/// Returns static routes and one multihop BGP session per tunnel. Without a route, the speaker would be unreachable.
+fn tunnels(site: &Site, edge: &CustomerEdge, remotes: &BTreeMap<String, RemoteEnd>) -> Result<String> {
     let mut text = String::new();
     for (number, tunnel) in edge.tunnels.iter().enumerate() {
         let connection = &tunnel.connection;
-        let far = far.get(connection);
-        let far = far.with_context(|| format!("the far end of connection '{connection}' is not known"))?;
+        let remote = remotes.get(connection);
+        let remote = remote.with_context(|| format!("the remote end of connection '{connection}' is not known"))?;
         let device = tunnel_device(number);
-        let _ = writeln!(text, "protocol static {THROUGH}{device} {{\n  ipv4;");
-        for net in &far.routes {
+        let _ = writeln!(text, "protocol static {TUNNEL_ROUTES}{device} {{\n  ipv4;");
+        for net in &remote.routes {
             let _ = writeln!(text, "  route {net} via \"{device}\";");
         }
         text += "}\n";
-        let Some(gateway) = far.gateway else { continue };
+        let Some(gateway) = remote.gateway else { continue };
         text += &session(
             site,
             &Session {
@@ -202,22 +209,23 @@ fn tunnels(site: &Site, edge: &CustomerEdge, far: &BTreeMap<String, Far>) -> Res
     Ok(text)
 }
 
-/// One BGP session.
+/// The parameters of a BGP session.
 struct Session<'a> {
-    /// Of its device, which is unlike all others.
+    /// Name of the protocol: that of the session's device.
     name: String,
     description: String,
     own: Ipv4Addr,
     other: Ipv4Addr,
     asn: u32,
-    /// How far away the neighbour is.
+    /// Options for a direct or a multihop neighbour.
     reach: &'a str,
-    /// Signs it (RFC 2385).
+    /// Key that signs the session's segments (RFC 2385).
     key: Option<&'a str>,
-    policy: &'a Neighbours,
+    policy: &'a NeighbourPolicy,
 }
 
-/// A lost session is tried again at once: a lab is there to be cut and mended.
+/// Returns the protocol of a BGP session. Its retry times are short, so that sessions return soon after an event is
+/// undone.
 fn session(site: &Site, s: &Session<'_>) -> String {
     let Session {
         name,
@@ -231,7 +239,7 @@ fn session(site: &Site, s: &Session<'_>) -> String {
     } = s;
     let password = key.map(|key| format!("\n  password \"{key}\";")).unwrap_or_default();
     let preference = policy.local_preference;
-    let exported = set(site.export(policy));
+    let exported = export_filter(site.export(policy));
     let (own_asn, hold) = (site.asn, site.bgp.hold_time);
     format!(
         "protocol bgp {name} {{
@@ -253,8 +261,8 @@ fn session(site: &Site, s: &Session<'_>) -> String {
     )
 }
 
-/// Only what the site has itself: neither what it learned, nor its links.
-fn set(prefixes: &[Ipv4Net]) -> String {
+/// Returns the export filter: the site's own prefixes, without learned routes and links.
+fn export_filter(prefixes: &[Ipv4Net]) -> String {
     if prefixes.is_empty() {
         return "none".into();
     }
@@ -262,26 +270,26 @@ fn set(prefixes: &[Ipv4Net]) -> String {
     format!("where proto = \"announced\" && net ~ [ {} ]", all.join(", "))
 }
 
-/// What BIRD says of a protocol that speaks with somebody.
+/// A protocol of BIRD with neighbours, and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protocol {
-    /// Of a BGP session: the device that it belongs to.
+    /// Name of the protocol; for a BGP session the name of its device.
     pub name: String,
     /// `BGP` or `OSPF`.
     pub kind: String,
-    /// `Established`, `Running`, or why not.
+    /// `Established`, `Running`, or another state with its reason.
     pub state: String,
 }
 
 impl Protocol {
-    /// It does what it is there for.
+    /// Whether the session is up.
     #[must_use]
-    pub fn good(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         matches!(self.state.as_str(), "Established" | "Running")
     }
 }
 
-/// Reads what `birdc show protocols` prints.
+/// Parses the output of `birdc show protocols`. Returns the protocols with neighbours.
 #[must_use]
 pub fn protocols(text: &str) -> Vec<Protocol> {
     let mut all = Vec::new();
@@ -299,7 +307,8 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
     all
 }
 
-/// Reads what `birdc show route` prints: a prefix begins its line, and further ways to it do not.
+/// Parses the output of `birdc show route`. A line with a prefix starts with it; lines with further routes to it do
+/// not.
 #[must_use]
 pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
     let first = |line: &str| line.split_whitespace().next()?.parse().ok();
@@ -315,13 +324,13 @@ mod tests {
             asn: 65515,
             address: "10.10.30.254".parse().unwrap(),
         };
-        let far = Far {
+        let remotes = RemoteEnd {
             routes: vec!["10.10.30.254/32".parse().unwrap()],
             gateway: Some(gateway),
         };
-        let far = BTreeMap::from([("hub-loc1".to_owned(), far)]);
+        let remotes = BTreeMap::from([("hub-loc1".to_owned(), remotes)]);
         let machine = topology.machines().find(|m| m.host == host).unwrap();
-        config(topology, &machine, &far).unwrap().unwrap_or_default()
+        config(topology, &machine, &remotes).unwrap().unwrap_or_default()
     }
 
     /// The lines of one protocol.
@@ -355,7 +364,7 @@ mod tests {
         assert!(ce1.contains("route 10.10.30.254/32 via \"wg0\";"), "{ce1}");
         assert!(ce1.contains("route 10.2.30.0/25 via 192.168.30.1;"), "{ce1}");
         assert!(!ce1.contains("password"), "{ce1}");
-        // It has no link to the LAN: nothing to announce, and nobody to tell.
+        // It has no link to the LAN, so it advertises nothing and has no OSPF neighbour.
         let ce2 = config_of(&topology, "loc1-ce2");
         assert!(ce2.contains("protocol bgp line0") && !ce2.contains("ospf v2"), "{ce2}");
     }
@@ -399,7 +408,7 @@ line0      BGP        ---        up     08:08:19.400  Established
 line1      BGP        ---        start  08:08:17.123  Idle          Waiting for link
 ";
         let all = protocols(text);
-        let short: Vec<_> = all.iter().map(|p| (p.name.as_str(), p.good())).collect();
+        let short: Vec<_> = all.iter().map(|p| (p.name.as_str(), p.is_up())).collect();
         assert_eq!(short, [("lan", true), ("line0", true), ("line1", false)]);
         assert_eq!(all[2].state, "Idle Waiting for link");
     }

@@ -1,46 +1,46 @@
-//! A site's VPN device: one stock WireGuard interface with one peer (D16), set up from what the product prints for its
-//! operator. The kernel's WireGuard where there is one, `wireguard-go` elsewhere.
+//! A site's VPN device: one stock WireGuard interface with one peer (D16). Its configuration is the output of `tombolo
+//! connection device-config`. It uses the kernel's WireGuard, or `wireguard-go` on kernels without it.
 
-use crate::command::{self, LIMIT, run};
+use crate::command::{self, HELPER_TIMEOUT, run};
 use crate::private::write_private;
 use crate::site::TUNNEL_MARK;
-use crate::site::bird::{Far, Gateway};
+use crate::site::bird::{Gateway, RemoteEnd};
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Inner MTU if the product names none, bytes (D20).
+/// Inner MTU if the output has none, bytes (D20).
 const MTU: u16 = 1420;
 
-/// What the operator of a device is told: a file for `wg-quick` for each instance of the gateway, and BIRD's session.
-/// A device has one tunnel, so the first file counts.
+/// The parsed output of `tombolo connection device-config`: a file for wg-quick per gateway instance, and a BGP
+/// session. Only the first file is used, because a device of the lab has one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Printed {
+pub struct DeviceSettings {
     /// Addresses inside the tunnel.
     pub addresses: Vec<IpNet>,
     /// Inner MTU, bytes.
     pub mtu: u16,
-    /// UDP port to listen on; any if none is said.
+    /// UDP port to listen on; a random one if none.
     pub listen_port: Option<u16>,
-    /// What lies behind the tunnel, and how to speak with it.
-    pub far: Far,
-    /// The lines of the one `[Peer]`, as they stand.
+    /// Remote end of the tunnel.
+    pub remote: RemoteEnd,
+    /// Lines of the only `[Peer]`, unchanged.
     peer: Vec<String>,
 }
 
-impl Printed {
-    /// Reads what was printed.
+impl DeviceSettings {
+    /// Parses the output of `tombolo connection device-config`.
     ///
     /// # Errors
-    /// It is no such text, a file does not have one peer, or brings routes that nobody sees.
+    /// The text has another format, a file does not have exactly one peer, or `Table` is not `off`.
     pub fn read(text: &str) -> Result<Self> {
-        let mut printed = Self {
+        let mut parsed = Self {
             addresses: Vec::new(),
             mtu: MTU,
             listen_port: None,
-            far: Far::default(),
+            remote: RemoteEnd::default(),
             peer: Vec::new(),
         };
         let (mut section, mut files, mut peers) = (String::new(), 0, 0);
@@ -51,15 +51,15 @@ impl Printed {
                 files += usize::from(section == "[interface]");
                 peers += usize::from(section == "[peer]");
             } else if section.starts_with("protocol") {
-                printed.far.gateway = gateway(line)?.or(printed.far.gateway);
+                parsed.remote.gateway = gateway(line)?.or(parsed.remote.gateway);
             } else if files <= 1 && !line.is_empty() {
-                printed.setting(&section, line)?;
+                parsed.setting(&section, line)?;
             }
         }
         if files == 0 || peers != files {
             bail!("{files} files with {peers} peers are no configuration of a device");
         }
-        Ok(printed)
+        Ok(parsed)
     }
 
     fn setting(&mut self, section: &str, line: &str) -> Result<()> {
@@ -75,28 +75,29 @@ impl Printed {
             }
             ("[interface]", "mtu") => self.mtu = value.parse().context("MTU")?,
             ("[interface]", "listenport") => self.listen_port = Some(value.parse().context("ListenPort")?),
-            ("[interface]", "table") if value != "off" => bail!("'{line}': which routes there are must be said"),
+            ("[interface]", "table") if value != "off" => bail!("'{line}': Table must be off, and routes explicit"),
             ("[interface]", "postup") => {
                 let words: Vec<_> = value.split_whitespace().collect();
                 let ["ip", "route", "add", net, "dev", "%i", ..] = words[..] else {
                     bail!("'{line}' is no route into the tunnel");
                 };
-                // Inside a site there is IPv4 alone, so nobody there sends to the IPv6 networks of a dual-stack gateway.
+                // Sites have IPv4 only, so the IPv6 prefixes of a dual-stack gateway need no route.
                 if let IpNet::V4(net) = net.parse().with_context(|| line.to_owned())? {
-                    self.far.routes.push(net);
+                    self.remote.routes.push(net);
                 }
             }
-            // The key is the device's own; what is left is for wg-quick.
+            // The lab has generated the private key. All other properties concern wg-quick only.
             ("[interface]", _) => {}
-            _ => bail!("'{line}' stands in no section"),
+            _ => bail!("'{line}' is in no section"),
         }
         Ok(())
     }
 
-    /// The file for `wg setconf`.
-    fn settings(&self, private_key: &str) -> String {
+    /// Returns the file for `wg setconf`.
+    fn wg_conf(&self, private_key: &str) -> String {
         let mut text = format!("[Interface]\nPrivateKey = {private_key}\nFwMark = {TUNNEL_MARK}\n");
         if let Some(port) = self.listen_port {
+            // Writing to a String cannot fail.
             let _ = writeln!(text, "ListenPort = {port}");
         }
         text += "[Peer]\n";
@@ -105,7 +106,7 @@ impl Printed {
     }
 }
 
-/// The neighbour of BIRD's session, if this line says it.
+/// Parses the neighbour of BIRD's session; none if the line is another one.
 fn gateway(line: &str) -> Result<Option<Gateway>> {
     let words: Vec<_> = line.trim_end_matches(';').split_whitespace().collect();
     let ["neighbor", address, "as", asn] = words[..] else {
@@ -118,7 +119,7 @@ fn gateway(line: &str) -> Result<Option<Gateway>> {
     }))
 }
 
-/// An address with or without its length.
+/// Parses an address with or without a prefix length.
 fn prefix(text: &str) -> Result<IpNet> {
     let alone = text.parse::<std::net::IpAddr>().map(IpNet::from);
     alone
@@ -126,23 +127,24 @@ fn prefix(text: &str) -> Result<IpNet> {
         .with_context(|| format!("Address: '{text}'"))
 }
 
-/// Makes a device's private key, for its owner alone to read, and returns the public one.
+/// Generates a device's private key in a file of mode 0600. Returns the public key.
 ///
 /// # Errors
-/// The file cannot be written, or there is no `wg`.
+/// The file cannot be written, or `wg` is not installed.
 pub fn make_key(file: &Path) -> Result<String> {
     let file = file.to_str().context("a path that is not text")?;
     let script = r#"umask 077; wg genkey > "$0" && wg pubkey < "$0""#;
     Ok(run(&["sh", "-c", script, file])?.trim().to_owned())
 }
 
-/// Makes the device with the kernel's WireGuard, in the namespace of the calling thread. False if it has none.
+/// Creates the device with the kernel's WireGuard, in the namespace of the calling thread. Returns false if the kernel
+/// has none.
 ///
 /// # Errors
-/// The kernel has it, and refuses.
+/// The kernel has WireGuard, and the command fails.
 pub fn make_in_kernel(device: &str) -> Result<bool> {
     let argv = ["ip", "link", "add", device, "type", "wireguard"].map(str::to_owned);
-    let done = command::finish(&argv, LIMIT)?;
+    let done = command::finish(&argv, HELPER_TIMEOUT)?;
     let unknown = ["Unknown device type", "not supported"];
     match done.code {
         0 => Ok(true),
@@ -151,10 +153,10 @@ pub fn make_in_kernel(device: &str) -> Result<bool> {
     }
 }
 
-/// Whether the kernel has WireGuard: tried in a network namespace that goes with the thread.
+/// Whether the kernel has WireGuard. Tests it in a network namespace that ends with its thread.
 ///
 /// # Errors
-/// There can be no namespace.
+/// A network namespace cannot be created.
 pub fn is_in_kernel() -> Result<bool> {
     let tried = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace (root is needed)")?;
@@ -163,32 +165,33 @@ pub fn is_in_kernel() -> Result<bool> {
     tried.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The program that is the device where the kernel has none. It ends when the device is deleted.
+/// Returns the command line of the user-space device. The program ends when the device is deleted.
 #[must_use]
 pub fn program(device: &str) -> Vec<String> {
     ["wireguard-go", "-f", device].map(str::to_owned).to_vec()
 }
 
-/// The command lines that set a device up. `settings` is where the machine finds what [`write_settings`] wrote.
+/// Returns the command lines that configure a device. `settings` is the path of [`write_settings`]' file on the
+/// machine.
 #[must_use]
-pub fn set_up(device: &str, printed: &Printed, settings: &str) -> Vec<Vec<String>> {
+pub fn set_up(device: &str, parsed: &DeviceSettings, settings: &str) -> Vec<Vec<String>> {
     let own = |argv: &[&str]| argv.iter().map(|a| (*a).to_owned()).collect();
     let mut all = vec![own(&["wg", "setconf", device, settings])];
-    for address in &printed.addresses {
+    for address in &parsed.addresses {
         all.push(own(&["ip", "address", "add", &address.to_string(), "dev", device]));
     }
-    let mtu = printed.mtu.to_string();
+    let mtu = parsed.mtu.to_string();
     all.push(own(&["ip", "link", "set", device, "mtu", &mtu, "up"]));
     all
 }
 
-/// Writes what `wg setconf` takes: key and peer.
+/// Writes the file for `wg setconf`, with the private key from the file `key`.
 ///
 /// # Errors
 /// The key cannot be read, or the file cannot be written.
-pub fn write_settings(printed: &Printed, key: &Path, file: &Path) -> Result<()> {
+pub fn write_settings(parsed: &DeviceSettings, key: &Path, file: &Path) -> Result<()> {
     let private = std::fs::read_to_string(key).with_context(|| key.display().to_string())?;
-    write_private(file, &printed.settings(private.trim()))
+    write_private(file, &parsed.wg_conf(private.trim()))
 }
 
 #[cfg(test)]
@@ -232,7 +235,7 @@ protocol bgp hub_to_loc1 {
     multihop;
     ipv4 {
         import all;
-        export none; # which networks the site has: export where net ~ [ … ];
+        export none; # to advertise the site's networks: export where net ~ [ … ];
     };
 }
 
@@ -242,16 +245,16 @@ protocol bgp hub_to_loc1 {
 
     #[test]
     fn what_is_printed_becomes_settings() {
-        let printed = Printed::read(&format!("{FILE}{SECOND}{BIRD}")).unwrap();
-        assert_eq!(printed.addresses, ["10.2.30.125/32".parse().unwrap()]);
-        assert_eq!((printed.mtu, printed.listen_port), (1400, Some(51820)));
-        assert_eq!(printed.far.routes, ["10.10.30.254/32".parse().unwrap()]);
-        let gateway = printed.far.gateway.unwrap();
+        let parsed = DeviceSettings::read(&format!("{FILE}{SECOND}{BIRD}")).unwrap();
+        assert_eq!(parsed.addresses, ["10.2.30.125/32".parse().unwrap()]);
+        assert_eq!((parsed.mtu, parsed.listen_port), (1400, Some(51820)));
+        assert_eq!(parsed.remote.routes, ["10.10.30.254/32".parse().unwrap()]);
+        let gateway = parsed.remote.gateway.unwrap();
         assert_eq!(
             (gateway.asn, gateway.address.to_string().as_str()),
             (65515, "10.10.30.254")
         );
-        let settings = printed.settings("OWN");
+        let settings = parsed.wg_conf("OWN");
         assert_eq!(
             settings,
             "[Interface]
@@ -266,7 +269,7 @@ AllowedIPs = 0.0.0.0/0, ::/0
 PersistentKeepalive = 25
 "
         );
-        let commands = set_up("wg0", &printed, "/run/wg0.conf");
+        let commands = set_up("wg0", &parsed, "/run/wg0.conf");
         let last: Vec<_> = commands.iter().map(|c| c.join(" ")).collect();
         assert_eq!(
             last,
@@ -276,7 +279,7 @@ PersistentKeepalive = 25
                 "ip link set wg0 mtu 1400 up"
             ]
         );
-        assert_eq!(Printed::read(FILE).unwrap().far.gateway, None);
+        assert_eq!(DeviceSettings::read(FILE).unwrap().remote.gateway, None);
     }
 
     #[test]
@@ -285,9 +288,9 @@ PersistentKeepalive = 25
 PostUp = ip route add fd5a:1f2b:3c4d::/48 dev %i metric 100
 ";
         let plain = FILE.replace("PostUp = ip route add 10.10.30.254/32 dev %i metric 100\n", routes);
-        let printed = Printed::read(&plain).unwrap();
-        assert_eq!(printed.far.routes, ["10.1.0.0/16".parse().unwrap()]);
-        assert!(Printed::read(&plain.replace("/48", "/148")).is_err());
+        let parsed = DeviceSettings::read(&plain).unwrap();
+        assert_eq!(parsed.remote.routes, ["10.1.0.0/16".parse().unwrap()]);
+        assert!(DeviceSettings::read(&plain.replace("/48", "/148")).is_err());
     }
 
     #[test]
@@ -302,9 +305,9 @@ PostUp = ip route add fd5a:1f2b:3c4d::/48 dev %i metric 100
                 "PostUp = reboot",
             ),
         ] {
-            assert!(Printed::read(&FILE.replace(from, to)).is_err(), "{to}");
+            assert!(DeviceSettings::read(&FILE.replace(from, to)).is_err(), "{to}");
         }
-        assert!(Printed::read(&format!("{FILE}\n[Peer]\nPublicKey = x\n")).is_err());
-        assert!(Printed::read("").is_err());
+        assert!(DeviceSettings::read(&format!("{FILE}\n[Peer]\nPublicKey = x\n")).is_err());
+        assert!(DeviceSettings::read("").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a topology beyond what its types say, found before anything is made.
+//! Checks a topology beyond its types, before anything is created.
 
 mod expected;
 mod site;
@@ -6,83 +6,85 @@ mod site;
 use super::{CONTROLLER, Gateway, INTERNET, Topology, Vm, first_address};
 use crate::underlay;
 use anyhow::{Result, bail};
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
+use tombolo_proto::net::overlap;
 
-/// What hosts stand for, as far as it can be only one's: kind, name, part.
-type Bound = BTreeSet<(&'static str, String, String)>;
+/// Things that only one host may represent: kind, name, and part of the name.
+type Bindings = BTreeSet<(&'static str, String, String)>;
 
 impl Topology {
-    /// Checks what the types alone do not say.
+    /// Checks the topology beyond its types.
     ///
     /// # Errors
-    /// All problems at once, one a line.
+    /// The topology has problems; the message lists all of them, one per line.
     pub fn check(&self) -> Result<()> {
-        let mut wrong = Vec::new();
-        if !good_name(&self.name, 24) {
-            wrong.push(format!("name: '{}' must be 1 to 24 of a-z, 0-9 and '-'", self.name));
+        let mut problems = Vec::new();
+        if !is_valid_name(&self.name, 24) {
+            problems.push(format!("name: '{}' must be 1 to 24 of a-z, 0-9 and '-'", self.name));
         }
         if !(1280..=9000).contains(&self.underlay.mtu) {
-            wrong.push(format!(
+            problems.push(format!(
                 "underlay.mtu: {} is not within 1280 to 9000",
                 self.underlay.mtu
             ));
         }
-        self.check_segments(&mut wrong);
-        self.check_delays(&mut wrong);
-        self.check_addresses(&mut wrong);
-        let mut bound = Bound::new();
-        self.check_roles(&mut bound, &mut wrong);
-        self.check_sites(&mut bound, &mut wrong);
-        self.check_expected(&mut wrong);
-        if wrong.is_empty() {
+        self.check_segments(&mut problems);
+        self.check_delays(&mut problems);
+        self.check_addresses(&mut problems);
+        let mut bindings = Bindings::new();
+        self.check_roles(&mut bindings, &mut problems);
+        self.check_sites(&mut bindings, &mut problems);
+        self.check_expected(&mut problems);
+        if problems.is_empty() {
             return Ok(());
         }
         let mut text = String::from("the topology cannot be used:");
-        for problem in wrong {
+        for problem in problems {
+            // Writing to a String cannot fail.
             let _ = write!(text, "\n  {problem}");
         }
         bail!(text)
     }
 
-    fn check_segments(&self, wrong: &mut Vec<String>) {
+    fn check_segments(&self, problems: &mut Vec<String>) {
         let segments: Vec<_> = self.underlay.segments.iter().collect();
         if segments.is_empty() {
-            wrong.push("underlay.segments: at least one is needed".into());
+            problems.push("underlay.segments: at least one is needed".into());
         }
         for (i, (name, segment)) in segments.iter().enumerate() {
-            if !good_name(name, 15) {
-                wrong.push(format!(
+            if !is_valid_name(name, 15) {
+                problems.push(format!(
                     "underlay.segments.{name}: the name must be 1 to 15 of a-z, 0-9 and '-'"
                 ));
             }
-            // The segment's bridge has its name, beside the loopback device, the ports of the hosts and the lines.
+            // The segment's bridge has its name. The same namespace has the loopback device, the hosts' ports and the
+            // delay lines.
             let port = name.strip_prefix("port").is_some_and(|n| n.parse::<u32>().is_ok());
             let delay = name.starts_with("delay");
             if *name == "lo" || port || delay {
-                wrong.push(format!(
-                    "underlay.segments.{name}: the name is taken by a device of the underlay"
+                problems.push(format!(
+                    "underlay.segments.{name}: a device of the underlay has this name; choose another one"
                 ));
             }
             if segment.prefix != segment.prefix.trunc() {
-                wrong.push(format!(
+                problems.push(format!(
                     "underlay.segments.{name}.prefix: {} has host bits set",
                     segment.prefix
                 ));
             }
             for (other, second) in &segments[..i] {
-                if overlap(segment.prefix, second.prefix) {
-                    wrong.push(format!("underlay.segments: {name} and {other} overlap"));
+                if overlap(&segment.prefix, &second.prefix) {
+                    problems.push(format!("underlay.segments: {name} and {other} overlap"));
                 }
             }
         }
-        // The TUN device's routes and the underlay must never claim the same destination.
+        // A destination in both could be reached by the TUN device's routes and by the underlay.
         for (vnet, network) in self.resources.virtual_networks.iter() {
             for (name, segment) in &self.underlay.segments {
-                if network.address_space.iter().any(|p| overlap(p.0, segment.prefix)) {
-                    wrong.push(format!(
+                if network.address_space.iter().any(|p| overlap(&p.0, &segment.prefix)) {
+                    problems.push(format!(
                         "underlay.segments.{name}.prefix: {} overlaps the address space of {vnet}",
                         segment.prefix
                     ));
@@ -91,7 +93,7 @@ impl Topology {
         }
     }
 
-    fn check_delays(&self, wrong: &mut Vec<String>) {
+    fn check_delays(&self, problems: &mut Vec<String>) {
         let mut seen = BTreeSet::new();
         for (number, delay) in self.underlay.delays.iter().enumerate() {
             let at = format!("underlay.delays[{number}]");
@@ -99,27 +101,27 @@ impl Topology {
             pair.sort();
             for name in &pair {
                 if !self.underlay.segments.contains_key(name) {
-                    wrong.push(format!("{at}.between: there is no segment '{name}'"));
+                    problems.push(format!("{at}.between: there is no segment '{name}'"));
                 }
             }
             if pair[0] == pair[1] || !seen.insert(pair) {
-                wrong.push(format!("{at}.between: two segments, and each pair once"));
+                problems.push(format!("{at}.between: name two different segments, and each pair once"));
             }
             if !(0.0..=1000.0).contains(&delay.one_way_ms) {
-                wrong.push(format!("{at}.oneWayMs: {} is not within 0 to 1000", delay.one_way_ms));
+                problems.push(format!("{at}.oneWayMs: {} is not within 0 to 1000", delay.one_way_ms));
             }
             if !(0.0..=1.0).contains(&delay.loss) {
-                wrong.push(format!("{at}.loss: {} is not within 0 to 1", delay.loss));
+                problems.push(format!("{at}.loss: {} is not within 0 to 1", delay.loss));
             }
         }
     }
 
-    fn check_addresses(&self, wrong: &mut Vec<String>) {
+    fn check_addresses(&self, problems: &mut Vec<String>) {
         if self.underlay.controller.port == 0 {
-            wrong.push("underlay.controller.port: 0 is no port that agents could be told".into());
+            problems.push("underlay.controller.port: 0 is not within 1 to 65535".into());
         }
         let mut seen = BTreeMap::new();
-        for (name, address) in underlay::attached(self) {
+        for (name, address) in underlay::addresses(self) {
             let whose = if name == CONTROLLER {
                 "underlay.controller".to_owned()
             } else if self.hosts.contains_key(&name) {
@@ -128,70 +130,70 @@ impl Topology {
                 format!("sites, {name}")
             };
             match self.segment_of(address) {
-                None => wrong.push(format!("{whose}.address: {address} is in no segment of the underlay")),
+                None => problems.push(format!("{whose}.address: {address} is in no segment of the underlay")),
                 Some((name, prefix)) if first_address(prefix) == Some(address) => {
-                    wrong.push(format!(
-                        "{whose}.address: {address} is the underlay's own in segment {name}"
+                    problems.push(format!(
+                        "{whose}.address: {address} is the router's address in segment {name}"
                     ));
                 }
                 Some(_) => {}
             }
             if let Some(other) = seen.insert(address, whose.clone()) {
-                wrong.push(format!("{whose}.address: {address} belongs to {other} already"));
+                problems.push(format!("{whose}.address: {address} belongs to {other} already"));
             }
         }
     }
 
-    fn check_roles(&self, bound: &mut Bound, wrong: &mut Vec<String>) {
+    fn check_roles(&self, bindings: &mut Bindings, problems: &mut Vec<String>) {
         for (name, host) in &self.hosts {
-            if !good_name(name, 32) || name == INTERNET || name == CONTROLLER {
-                wrong.push(format!(
+            if !is_valid_name(name, 32) || name == INTERNET || name == CONTROLLER {
+                problems.push(format!(
                     "hosts.{name}: a host's name is 1 to 32 of a-z, 0-9 and '-', and neither '{INTERNET}' nor '{CONTROLLER}'"
                 ));
             }
             let roles = [host.vm.is_some(), host.gateway.is_some(), host.edge.is_some()];
             if roles.iter().filter(|r| **r).count() > 1 {
-                wrong.push(format!("hosts.{name}: one of 'vm', 'gateway' and 'edge', not several"));
+                problems.push(format!("hosts.{name}: one of 'vm', 'gateway' and 'edge', not several"));
             }
             if let Some(vm) = &host.vm {
-                self.check_vm(&format!("hosts.{name}.vm"), vm, bound, wrong);
+                self.check_vm(&format!("hosts.{name}.vm"), vm, bindings, problems);
             }
             if let Some(gateway) = &host.gateway {
-                self.check_gateway(&format!("hosts.{name}.gateway"), gateway, bound, wrong);
+                self.check_gateway(&format!("hosts.{name}.gateway"), gateway, bindings, problems);
             }
             if let Some(edge) = &host.edge {
-                self.check_edge(&format!("hosts.{name}.edge"), edge, bound, wrong);
+                self.check_edge(&format!("hosts.{name}.edge"), edge, bindings, problems);
             }
         }
     }
 
-    fn check_vm(&self, at: &str, vm: &Vm, bound: &mut Bound, wrong: &mut Vec<String>) {
+    fn check_vm(&self, at: &str, vm: &Vm, bindings: &mut Bindings, problems: &mut Vec<String>) {
         if vm.nics.is_empty() {
-            wrong.push(format!("{at}.nics: at least one is needed"));
+            problems.push(format!("{at}.nics: at least one is needed"));
         }
         for nic in &vm.nics {
             if self.resources.network_interfaces.find(nic).is_none() {
-                wrong.push(format!("{at}.nics: resources has no network interface '{nic}'"));
+                problems.push(format!("{at}.nics: resources has no network interface '{nic}'"));
             }
-            if !bound.insert(("nic", nic.to_ascii_lowercase(), String::new())) {
-                wrong.push(format!("{at}.nics: '{nic}' belongs to another host already"));
+            if !bindings.insert(("nic", nic.to_ascii_lowercase(), String::new())) {
+                problems.push(format!("{at}.nics: '{nic}' belongs to another host already"));
             }
         }
-        // A full id may be of another group, which is not in this file.
+        // A full id may refer to another resource group, which the file does not contain.
         for subnet in vm.serves.iter().filter(|s| !s.starts_with('/')) {
             let known = subnet.split_once('/').is_some_and(|(vnet, subnet)| {
                 let vnet = self.resources.virtual_networks.find(vnet);
                 vnet.is_some_and(|v| v.subnets.find(subnet).is_some())
             });
             if !known {
-                wrong.push(format!("{at}.serves: resources has no subnet '{subnet}' (VNET/SUBNET)"));
+                problems.push(format!("{at}.serves: resources has no subnet '{subnet}' (VNET/SUBNET)"));
             }
         }
     }
 
-    fn check_gateway(&self, at: &str, gateway: &Gateway, bound: &mut Bound, wrong: &mut Vec<String>) {
+    fn check_gateway(&self, at: &str, gateway: &Gateway, bindings: &mut Bindings, problems: &mut Vec<String>) {
         let Some(known) = self.resources.virtual_network_gateways.find(&gateway.name) else {
-            wrong.push(format!("{at}.name: resources has no gateway '{}'", gateway.name));
+            problems.push(format!("{at}.name: resources has no gateway '{}'", gateway.name));
             return;
         };
         let all: Vec<_> = known.ip_configurations.iter().map(|(name, _)| name).collect();
@@ -203,16 +205,16 @@ impl Topology {
         match self.instance_of(gateway) {
             Some(instance) if all.iter().any(|name| name.eq_ignore_ascii_case(&instance)) => {
                 let key = (gateway.name.to_ascii_lowercase(), instance.to_ascii_lowercase());
-                if !bound.insert(("gateway", key.0, key.1)) {
-                    wrong.push(format!("{at}: the same instance stands on another host already"));
+                if !bindings.insert(("gateway", key.0, key.1)) {
+                    problems.push(format!("{at}: another host is the same instance already"));
                 }
             }
-            Some(instance) => wrong.push(format!(
+            Some(instance) => problems.push(format!(
                 "{at}.ipConfiguration: gateway '{}' has no '{instance}', it has {}",
                 gateway.name,
                 all.join(", ")
             )),
-            None => wrong.push(format!(
+            None => problems.push(format!(
                 "{at}.ipConfiguration: gateway '{}' has several, name one: {}",
                 gateway.name,
                 all.join(", ")
@@ -221,11 +223,7 @@ impl Topology {
     }
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
-}
-
-fn good_name(name: &str, longest: usize) -> bool {
+fn is_valid_name(name: &str, longest: usize) -> bool {
     let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=longest).contains(&name.len()) && name.chars().all(inside) && !name.starts_with('-') && !name.ends_with('-')
 }
@@ -243,7 +241,7 @@ mod tests {
             .replace("198.51.100.12", "198.51.100.11")
             .replace("198.51.100.2,", "198.51.100.1,");
         let error = Topology::parse(&bad).unwrap_err().to_string();
-        for part in ["'T_'", "'missing'", "belongs to", "underlay's own"] {
+        for part in ["'T_'", "'missing'", "belongs to", "the router's address"] {
             assert!(error.contains(part), "{part}: {error}");
         }
         let error = Topology::parse(&GOOD.replace("10.1.0.0/16", "198.51.0.0/16")).unwrap_err();
@@ -263,7 +261,7 @@ mod tests {
             "address: 198.51.100.12}",
             "address: 198.51.100.12, gateway: {name: gw}}",
         ) + gateway;
-        for (text, wrong) in [
+        for (text, problems) in [
             (
                 with("nics: [nic]", "nics: [nic], serves: [hub/nothing]"),
                 "no subnet 'hub/nothing'",
@@ -278,8 +276,8 @@ mod tests {
                 "has no 'c', it has a, b",
             ),
         ] {
-            let error = Topology::parse(&text).expect_err(wrong).to_string();
-            assert!(error.contains(wrong), "{wrong}: {error}");
+            let error = Topology::parse(&text).expect_err(problems).to_string();
+            assert!(error.contains(problems), "{problems}: {error}");
         }
         for good in [
             with("nics: [nic]", "nics: [nic], serves: [hub/s]"),

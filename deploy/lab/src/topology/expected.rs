@@ -1,12 +1,12 @@
-//! What a topology file says will be seen: which pairs reach each other, over which hops, and what changes when
-//! something is cut.
+//! The expectations of a topology file: which hosts reach each other, over which hops, which routes are learned, and
+//! what changes after an event.
 
 use super::site::LinkName;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::net::IpAddr;
 
-/// What a trace shows at one TTL: an address, or none where nobody answers (`*`).
+/// A hop of a trace: the address that answers, or none for a silent hop (`*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop(pub Option<IpAddr>);
 
@@ -30,61 +30,61 @@ impl<'de> Deserialize<'de> for Hop {
     }
 }
 
-/// What one host sees of another.
+/// The expected reachability of one host from another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Row {
-    /// The host that asks.
+    /// Source host.
     pub from: String,
-    /// The host that is asked.
+    /// Destination host.
     pub to: String,
-    /// Pings are answered. Otherwise all are lost, and nobody says why (T8).
+    /// Whether pings are answered. Otherwise all are lost without ICMP errors (T8).
     pub reachable: bool,
-    /// What a trace shows, the destination last. Only for a pair that reaches.
+    /// Hops of a trace, the destination last; only for a reachable pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hops: Vec<Hop>,
-    /// Other lists that are as good, because equal paths share the flows (T9).
+    /// Other permitted lists of hops, because flows are spread over equal paths (T9).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Vec<Hop>>,
-    /// Why, for a person.
+    /// The reason, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 impl Row {
-    /// Every list of hops that is right.
+    /// Returns every permitted list of hops.
     pub fn lists(&self) -> impl Iterator<Item = &Vec<Hop>> {
         std::iter::once(&self.hops).chain(&self.alternatives)
     }
 
-    /// Whether it is about the same pair.
+    /// Whether both rows have the same source and destination.
     #[must_use]
     pub fn same_pair(&self, other: &Self) -> bool {
         self.from == other.from && self.to == other.to
     }
 }
 
-/// What a customer edge has learned by BGP from one neighbour: these prefixes, and nothing else (E16). A way that should not be
-/// there is seen here, although no ping takes it.
+/// The prefixes that a customer edge learns by BGP from one neighbour, and no others (E16). This detects routes that no
+/// ping uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Learned {
-    /// A site.
+    /// Name of the site.
     pub site: String,
-    /// A customer edge of it.
+    /// Name of the customer edge.
     pub router: String,
-    /// The neighbour is the edge at the other end of this line, as `er1 primary`.
+    /// Line to the neighbour, as `er1 primary`, if that is a provider edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<LinkName>,
-    /// The neighbour is the VPN gateway at the other end of this tunnel, by its connection.
+    /// Connection of the tunnel to the neighbour, if that is a VPN gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
-    /// All of them.
+    /// All prefixes that are learned.
     pub prefixes: Vec<Ipv4Net>,
 }
 
 impl Learned {
-    /// Whether it is about the same neighbour.
+    /// Whether both are about the same neighbour of the same customer edge.
     #[must_use]
     pub fn same_neighbour(&self, other: &Self) -> bool {
         let key = |l: &Self| (l.site.clone(), l.router.clone(), l.line.clone(), l.tunnel.clone());
@@ -92,78 +92,78 @@ impl Learned {
     }
 }
 
-/// Something that happens to the lab, and what is seen then.
+/// Actions on the lab, and the expectations that they change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Event {
-    /// What happens, in this order.
+    /// Actions, in the order in which they are carried out.
     pub actions: Vec<Action>,
-    /// The pairs that it is about; every other row of the steady state holds on.
+    /// Rows that differ from the steady state.
     #[serde(default)]
     pub expected: Vec<Row>,
-    /// The neighbours from which other prefixes are learned then.
+    /// Neighbours from which other prefixes are learned than in the steady state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<Learned>,
 }
 
-/// What is done to one thing: an interface of a customer edge (`site`, `router` and `line` or `tunnel`), or a `host`.
+/// An action on one target: an interface of a customer edge (`site`, `router`, and `line` or `tunnel`), or a `host`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Action {
-    /// A site.
+    /// Name of the site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<String>,
-    /// A customer edge of it.
+    /// Name of the customer edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<String>,
-    /// A line of that, as `er1 primary`.
+    /// Line of the customer edge, as `er1 primary`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<LinkName>,
-    /// A tunnel of it, by its connection.
+    /// Connection of a tunnel of the customer edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
-    /// A host with an address on the underlay.
+    /// Host with an address on the underlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// What is done.
+    /// The verb.
     pub action: Verb,
 }
 
-/// What can be done.
+/// The verb of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
-    /// The interface is shut; the other end of a line loses its carrier.
+    /// Sets the interface down; the other end of a line loses its carrier.
     Down,
-    /// The interface is turned on.
+    /// Sets the interface up.
     Up,
-    /// The host is cut off the underlay, silently.
+    /// Disconnects the host from the underlay, without ICMP errors.
     Cut,
 }
 
-/// What an action is done to, all that it needs being there.
+/// The target of an action, with all properties that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
     /// A line of a customer edge.
     Line {
-        /// The site.
+        /// Name of the site.
         site: &'a str,
-        /// The customer edge.
+        /// Name of the customer edge.
         router: &'a str,
         /// The line.
         line: &'a LinkName,
-        /// It is turned on.
+        /// Whether it is set up instead of down.
         up: bool,
     },
     /// A tunnel of a customer edge.
     Tunnel {
-        /// The site.
+        /// Name of the site.
         site: &'a str,
-        /// The customer edge.
+        /// Name of the customer edge.
         router: &'a str,
-        /// The connection.
+        /// Name of the connection.
         connection: &'a str,
-        /// It is turned on.
+        /// Whether it is set up instead of down.
         up: bool,
     },
     /// A host on the underlay.
@@ -171,10 +171,10 @@ pub enum Target<'a> {
 }
 
 impl Action {
-    /// What it is done to.
+    /// Returns the target.
     ///
     /// # Errors
-    /// What is missing or too much.
+    /// A property is missing, or does not belong to the verb or to another property.
     pub fn target(&self) -> Result<Target<'_>, String> {
         let up = self.action == Verb::Up;
         match self {
@@ -186,8 +186,10 @@ impl Action {
                 host: Some(host),
                 action: Verb::Cut,
             } => Ok(Target::Host(host)),
-            Self { host: Some(_), .. } => Err("a 'host' is cut ('action: cut'), and nothing else is named".into()),
-            Self { action: Verb::Cut, .. } => Err("'action: cut' is for a 'host': interfaces go down and up".into()),
+            Self { host: Some(_), .. } => Err("'host' needs 'action: cut' and no other property".into()),
+            Self { action: Verb::Cut, .. } => {
+                Err("'action: cut' needs a 'host'; lines and tunnels have 'action: down' or 'action: up'".into())
+            }
             Self {
                 site: Some(site),
                 router: Some(router),
@@ -207,14 +209,14 @@ impl Action {
                 connection,
                 up,
             }),
-            _ => Err("it needs 'site', 'router' and either 'line' or 'tunnel', or a 'host'".into()),
+            _ => Err("set 'site', 'router' and either 'line' or 'tunnel', or set 'host'".into()),
         }
     }
 }
 
 impl super::Topology {
-    /// The rows that hold after an event: the event's own, and those of the steady state that it does not touch, in
-    /// the order of the steady state.
+    /// Returns the rows after an event: the steady state's rows in their order, each replaced by the event's row for
+    /// the same pair, and then the event's other rows.
     #[must_use]
     pub fn rows_after(&self, event: &Event) -> Vec<Row> {
         let own = |row: &Row| event.expected.iter().find(|own| own.same_pair(row));
@@ -229,7 +231,8 @@ impl super::Topology {
         rows
     }
 
-    /// What is learned after an event, in the same manner.
+    /// Returns the expected routes after an event: the steady state's, each replaced by the event's for the same
+    /// neighbour.
     #[must_use]
     pub fn learned_after(&self, event: &Event) -> Vec<Learned> {
         let own = |steady: &Learned| event.learned.iter().find(|own| own.same_neighbour(steady));

@@ -1,8 +1,9 @@
-//! The same lab with other names and addresses: what works in one must work in the other, whatever the numbers are.
+//! Renames a topology: replaces names, addresses and ASNs. Tests on renamed topologies show that nothing depends on the
+//! values.
 //!
-//! Networks move as a whole and what lies inside keeps its place, so that "the fourth address of the subnet" stays that.
-//! Equal names stay equal, unlike ones unlike. What Azure or the lab gives a meaning (`GatewaySubnet`, the reserved
-//! ASNs, the default route) stays.
+//! A network moves as a whole, so that an address keeps its position in its network. Equal values remain equal, and
+//! different ones different. Values with a meaning for Azure or the lab (`GatewaySubnet`, reserved ASNs, the default
+//! route) are kept.
 
 mod addresses;
 
@@ -13,10 +14,10 @@ use anyhow::{Context, Result};
 use serde_norway::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names that mean something by themselves.
-const FIXED: &[&str] = &["GatewaySubnet", LAN_ROUTER];
-/// Values that are words of their own, or free text.
-const WORDS: &[&str] = &[
+/// Names with a meaning, which are kept.
+const RESERVED_NAMES: &[&str] = &["GatewaySubnet", LAN_ROUTER];
+/// Keys whose values are enumerations or free text, which are kept.
+const OPAQUE_KEYS: &[&str] = &[
     "link",
     "action",
     "routes",
@@ -31,8 +32,8 @@ const WORDS: &[&str] = &[
     "settings",
     "tags",
 ];
-/// Below these, keys are names.
-const NAMED: &[&str] = &[
+/// Keys whose values are maps from names.
+const NAME_MAPS: &[&str] = &[
     "hosts",
     "sites",
     "events",
@@ -46,22 +47,23 @@ const NAMED: &[&str] = &[
 /// The first and last ASN for private use that a site may have (G4).
 const ASNS: std::ops::Range<u32> = 64_512..65_515;
 
-/// Gives every network, host, site and resource another name and other addresses, and sites other ASNs, as `seed` says.
+/// Returns a topology with other names and addresses for all networks, hosts, sites and resources, and other ASNs for
+/// sites. The result is the same for the same seed.
 ///
 /// # Errors
-/// The result cannot be used: there is no room for a name or a network.
+/// The renamed topology fails its check, for example because a name became too long.
 pub fn rename(topology: &Topology, seed: u64) -> Result<Topology> {
     let renamed: Topology = serde_norway::from_value(tree(topology, seed)?)?;
     renamed.check().context("the renamed topology")?;
     Ok(renamed)
 }
 
-/// The file as a tree, in the order of the one before.
+/// Returns the renamed topology as a tree, in the order of the original.
 fn tree(topology: &Topology, seed: u64) -> Result<Value> {
     let mut tree = serde_norway::to_value(topology)?;
     let mut random = Random(seed);
-    let mut found = Found::default();
-    found.look(&tree, &mut Vec::new());
+    let mut found = Contents::default();
+    found.collect_from(&tree, &mut Vec::new());
     let renaming = Renaming {
         names: new_names(topology, &found.names, &mut random),
         asns: new_asns(topology, &found.asns, &mut random),
@@ -71,7 +73,7 @@ fn tree(topology: &Topology, seed: u64) -> Result<Value> {
     Ok(tree)
 }
 
-/// Numbers that look random and are the same for the same seed, everywhere and always (splitmix64).
+/// A pseudo-random generator (splitmix64) whose numbers depend on the seed only, on every platform and version.
 struct Random(u64);
 
 impl Random {
@@ -83,13 +85,13 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// One of these; none if there are none.
+    /// Returns one of the items; none if there are none.
     fn choose<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         let count = u64::try_from(from.len()).ok().filter(|c| *c > 0)?;
         from.get(usize::try_from(self.next() % count).ok()?)
     }
 
-    /// Six letters that can be said.
+    /// Returns a pronounceable name of six letters.
     fn word(&mut self) -> String {
         let mut word = String::new();
         for _ in 0..3 {
@@ -100,36 +102,36 @@ impl Random {
     }
 }
 
-/// What is in a file.
+/// The values of a file that may be renamed.
 #[derive(Default)]
-struct Found {
+struct Contents {
     names: BTreeSet<String>,
-    /// All other texts: addresses are among them.
+    /// All other texts, which include the addresses.
     texts: Vec<String>,
     asns: BTreeSet<u32>,
 }
 
-impl Found {
-    fn look(&mut self, value: &Value, path: &mut Vec<String>) {
-        if path.last().is_some_and(|key| opaque(key, path.len(), value)) {
+impl Contents {
+    fn collect_from(&mut self, value: &Value, path: &mut Vec<String>) {
+        if path.last().is_some_and(|key| is_opaque(key, path.len(), value)) {
             return;
         }
         match value {
             Value::Mapping(map) => {
                 for (key, value) in map {
                     let Some(key) = key.as_str() else { continue };
-                    if is_named(path) && !FIXED.contains(&key) {
+                    if is_named(path) && !RESERVED_NAMES.contains(&key) {
                         self.names.insert(key.to_owned());
                     }
                     path.push(key.to_owned());
-                    self.look(value, path);
+                    self.collect_from(value, path);
                     path.pop();
                 }
             }
-            Value::Sequence(all) => all.iter().for_each(|value| self.look(value, path)),
+            Value::Sequence(all) => all.iter().for_each(|value| self.collect_from(value, path)),
             Value::String(text) => {
                 let key = path.last().map(String::as_str);
-                // Regions and groups are named where they are used, and nowhere else.
+                // Regions and resource groups have no definition of their own: their names are only used.
                 if matches!(key, Some("location" | "resourceGroup")) || path.len() == 1 && key == Some("name") {
                     self.names.insert(text.clone());
                 } else {
@@ -144,17 +146,16 @@ impl Found {
     }
 }
 
-/// Whether a value under this key is to be left as it is. `routes` is a map of names in a route table, and a word in a
-/// LAN.
-fn opaque(key: &str, depth: usize, value: &Value) -> bool {
-    WORDS.contains(&key) && !(key == "routes" && value.is_mapping()) || depth == 1 && key == "settings"
+/// Whether the value of this key is kept. `routes` is a map from names in a route table, and an enumeration in a LAN.
+fn is_opaque(key: &str, depth: usize, value: &Value) -> bool {
+    OPAQUE_KEYS.contains(&key) && !(key == "routes" && value.is_mapping()) || depth == 1 && key == "settings"
 }
 
-/// Whether the keys of the map at this place are names.
+/// Whether the keys of the map at this path are names.
 fn is_named(path: &[String]) -> bool {
     match path {
         [resources, _kind] if resources == "resources" => true,
-        [.., last] => NAMED.contains(&last.as_str()),
+        [.., last] => NAME_MAPS.contains(&last.as_str()),
         [] => false,
     }
 }
@@ -173,7 +174,7 @@ fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -
         }
         names.insert(name.clone(), new);
     }
-    // A machine's host has the names of its site and itself; resources may be called as the host is.
+    // The host of a site's machine is named after both, so its new name must be too. Resources may have the same name.
     let own = |name: &str| names.get(name).cloned().unwrap_or_else(|| name.to_owned());
     let machines = topology.machines();
     let machines: Vec<_> = machines
@@ -183,7 +184,7 @@ fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -
     names
 }
 
-/// The sites' ASNs become others; those of gateways mean something (G4).
+/// Returns new ASNs for the sites. Those of gateways are kept, because they are reserved by Azure (G4).
 fn new_asns(topology: &Topology, known: &BTreeSet<u32>, random: &mut Random) -> BTreeMap<u32, u32> {
     let mut free: Vec<u32> = ASNS.filter(|asn| !known.contains(asn)).collect();
     let sites: BTreeSet<u32> = topology.sites.values().map(|s| s.asn).collect();
@@ -197,7 +198,7 @@ fn new_asns(topology: &Topology, known: &BTreeSet<u32>, random: &mut Random) -> 
     asns
 }
 
-/// Old to new.
+/// The new values by the old ones.
 struct Renaming {
     names: BTreeMap<String, String>,
     asns: BTreeMap<u32, u32>,
@@ -206,7 +207,7 @@ struct Renaming {
 
 impl Renaming {
     fn apply(&self, value: &mut Value, path: &mut Vec<String>) {
-        if path.last().is_some_and(|key| opaque(key, path.len(), value)) {
+        if path.last().is_some_and(|key| is_opaque(key, path.len(), value)) {
             return;
         }
         match value {
@@ -240,7 +241,7 @@ impl Renaming {
         self.names.get(old).cloned().unwrap_or_else(|| old.to_owned())
     }
 
-    /// An address, a name, or names joined by `/` (a subnet, an id) or followed by a word (a line).
+    /// Renames a text: an address, a name, names joined by `/` (a subnet, an id), or a name before a word (a line).
     fn text(&self, old: &str) -> String {
         if let Some(address) = self.addresses.map(old) {
             return address;

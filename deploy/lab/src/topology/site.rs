@@ -1,5 +1,5 @@
-//! The on-premises half of a topology file: sites with their customer edges, LAN router and test hosts. Plain Linux
-//! routers with stock programs; nothing of the product runs there. Inside a site there is IPv4 alone.
+//! The on-premises part of a topology file: sites with customer edges, a LAN router and test hosts. All are plain Linux
+//! machines with stock programs and without agents. Sites have IPv4 only.
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -9,65 +9,65 @@ use std::str::FromStr;
 use tombolo_client::manifest::Named;
 use tombolo_proto::config::CircuitLink;
 
-/// The name of every site's LAN router; no customer edge and no host can have it.
+/// The name of every site's LAN router. No customer edge and no test host may have it.
 pub const LAN_ROUTER: &str = "router";
 
-/// A site: its LAN, and the customer edges between that and the providers.
+/// A site: a LAN, and the customer edges between the LAN and the providers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Site {
-    /// The ASN of its customer edges.
+    /// ASN of the customer edges.
     pub asn: u32,
-    /// What it announces. The prefixes of lines and links to the LAN router are not among them.
+    /// Prefixes that the site advertises, without those of lines and of links to the LAN router.
     pub prefixes: Vec<Ipv4Net>,
     /// The LAN.
     pub lan: Lan,
-    /// By name; with `lan.ecmp` off, the first of those that work has all of the LAN's traffic.
+    /// Customer edges. Without `lan.ecmp`, the first one that works carries all of the LAN's traffic.
     pub customer_edges: Named<CustomerEdge>,
-    /// What customer edges say and prefer.
+    /// BGP policy of the customer edges.
     #[serde(default)]
-    pub bgp: Policy,
+    pub bgp: BgpPolicy,
 }
 
 /// A LAN with one router.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Lan {
-    /// The router's address on the LAN, with the length of the LAN's prefix.
+    /// Address of the router on the LAN, with the LAN's prefix length.
     pub router: Ipv4Net,
-    /// Test hosts, by name.
+    /// Test hosts with their addresses.
     #[serde(default)]
     pub hosts: Named<Ipv4Addr>,
-    /// What the router hears from the customer edges.
+    /// Routes that the router receives from the customer edges.
     #[serde(default)]
     pub routes: LanRoutes,
-    /// The router spreads flows over all customer edges that have the same to say.
+    /// Whether the router spreads flows over all customer edges with equal routes.
     #[serde(default)]
     pub ecmp: bool,
 }
 
-/// What customer edges tell the LAN router, by OSPF.
+/// The routes that customer edges advertise to the LAN router by OSPF.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LanRoutes {
-    /// A default route, always: what a customer edge has no way for dies there.
+    /// A permanent default route. A customer edge drops packets for which it has no route.
     #[default]
     Default,
-    /// What they have learned: when a line dies, the other customer edge takes over.
+    /// Their learned routes, so that another customer edge takes over if a line fails.
     Learned,
 }
 
-/// A router between the LAN and the providers. Without `address` it has no way to the underlay.
+/// A router between the LAN and the providers. Without `address` it has no link to the underlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CustomerEdge {
-    /// Its address on the link to the LAN router, a /30 or /31; the router has the other one.
+    /// Address on the link to the LAN router, a /30 or /31. The router has the other address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lan: Option<Ipv4Net>,
-    /// Its address on the underlay: what tunnels are reached at.
+    /// Underlay address, the endpoint of the tunnels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// Private lines, at most one to each edge.
+    /// Lines to provider edges, at most one to each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<Line>,
     /// Tunnels to VPN gateways.
@@ -75,16 +75,16 @@ pub struct CustomerEdge {
     pub tunnels: Vec<Tunnel>,
 }
 
-/// A private line to the edge of one link of a circuit. Its addresses are the circuit's matter: the first of the
-/// link's peering prefix is the customer's, the second the edge's (E1).
+/// A line to the provider edge of one link of a circuit. The circuit's private peering defines its addresses: the first
+/// one of the link's prefix is the customer edge's, the second one the provider edge's (E1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Line {
-    /// The circuit in `resources`.
+    /// Name of the circuit in `resources`.
     pub circuit: String,
-    /// Which of its links.
+    /// Primary or secondary link.
     pub link: CircuitLink,
-    /// Off: the customer's interface is shut until an event turns it on.
+    /// Whether the customer edge's interface is up; false: it is down until an event sets it up.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub enabled: bool,
 }
@@ -93,54 +93,54 @@ pub struct Line {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tunnel {
-    /// The connection in `resources`; its local network gateway describes this device, but for the key, which the lab
-    /// makes and fills in.
+    /// Name of the connection in `resources`. Its local network gateway describes this device, without the key, which
+    /// the lab generates and adds.
     pub connection: String,
-    /// The own address inside, the source of BGP and of what the device answers.
+    /// Address inside the tunnel, the source of BGP and of ICMP errors.
     pub address: Ipv4Addr,
-    /// UDP.
+    /// UDP port.
     #[serde(default = "wireguard_port")]
     pub listen_port: u16,
 }
 
-/// What a site's customer edges say and prefer.
+/// The BGP policy of a site's customer edges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Policy {
-    /// Towards circuits.
-    pub circuit: Neighbours,
-    /// Towards VPN gateways.
-    pub vpn: Neighbours,
-    /// A customer edge spreads flows over equal routes.
+pub struct BgpPolicy {
+    /// BgpPolicy for provider edges of circuits.
+    pub circuit: NeighbourPolicy,
+    /// BgpPolicy for VPN gateways.
+    pub vpn: NeighbourPolicy,
+    /// Whether a customer edge spreads flows over equal routes.
     pub ecmp: bool,
-    /// Hold time to ask for, seconds, 3 to 65535.
+    /// Hold time to propose, seconds, 3 to 65535.
     pub hold_time: u16,
 }
 
-impl Default for Policy {
+impl Default for BgpPolicy {
     fn default() -> Self {
         Self {
-            circuit: Neighbours::default(),
-            vpn: Neighbours::default(),
+            circuit: NeighbourPolicy::default(),
+            vpn: NeighbourPolicy::default(),
             ecmp: false,
-            // Lines and tunnels have no other way to notice that a speaker at the other end is gone.
+            // Tunnels have no BFD and keep their carrier, so only the hold time detects a dead neighbour.
             hold_time: 9,
         }
     }
 }
 
-/// Policy for one kind of neighbour.
+/// The policy for one kind of neighbour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Neighbours {
-    /// Of what they tell; the greater one wins (E10).
+pub struct NeighbourPolicy {
+    /// Local preference of the routes that they advertise; the largest wins (E10).
     pub local_preference: u32,
-    /// What they are told; all of the site's prefixes unless given.
+    /// Prefixes that are advertised to them; all of the site's prefixes if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export: Option<Vec<Ipv4Net>>,
 }
 
-impl Default for Neighbours {
+impl Default for NeighbourPolicy {
     fn default() -> Self {
         Self {
             local_preference: 100,
@@ -164,9 +164,9 @@ fn wireguard_port() -> u16 {
 /// One link of a circuit, written as `er1 primary`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkName {
-    /// The circuit.
+    /// Name of the circuit.
     pub circuit: String,
-    /// Which of its links.
+    /// Primary or secondary link.
     pub link: CircuitLink,
 }
 
@@ -176,7 +176,7 @@ impl fmt::Display for LinkName {
     }
 }
 
-/// `primary` or `secondary`.
+/// Returns `primary` or `secondary`.
 #[must_use]
 pub fn link_word(link: CircuitLink) -> &'static str {
     match link {
@@ -214,7 +214,7 @@ impl<'de> Deserialize<'de> for LinkName {
     }
 }
 
-/// The other address of a /30 or /31; none if `own` is neither, or is not a host's.
+/// Returns the other host address of a /30 or /31; none if `own` has another length or is no host address.
 #[must_use]
 pub fn other_end(own: Ipv4Net) -> Option<Ipv4Addr> {
     if !matches!(own.prefix_len(), 30 | 31) {
@@ -230,7 +230,7 @@ pub fn other_end(own: Ipv4Net) -> Option<Ipv4Addr> {
 }
 
 impl Line {
-    /// Whether it is the line of this link.
+    /// Whether the line belongs to this link.
     #[must_use]
     pub fn is(&self, name: &LinkName) -> bool {
         self.circuit.eq_ignore_ascii_case(&name.circuit) && self.link == name.link
@@ -238,66 +238,67 @@ impl Line {
 }
 
 impl Site {
-    /// What neighbours of a kind are told.
+    /// Returns the prefixes that are advertised to neighbours with this policy.
     #[must_use]
-    pub fn export<'a>(&'a self, neighbours: &'a Neighbours) -> &'a [Ipv4Net] {
+    pub fn export<'a>(&'a self, neighbours: &'a NeighbourPolicy) -> &'a [Ipv4Net] {
         neighbours.export.as_deref().unwrap_or(&self.prefixes)
     }
 }
 
-/// What a machine of a site is.
+/// The role of a site's machine.
 #[derive(Debug, Clone, Copy)]
-pub enum Part<'a> {
-    /// Between the LAN and the customer edges.
+pub enum MachineRole<'a> {
+    /// Router between the LAN and the customer edges.
     LanRouter,
-    /// Between the LAN router and the providers.
+    /// Router between the LAN router and the providers.
     CustomerEdge(&'a CustomerEdge),
-    /// A test host, with its address.
+    /// Test host with its address.
     Host(Ipv4Addr),
 }
 
-/// A machine of a site: a host of the lab named `SITE-NAME`.
+/// A machine of a site, which is a host of the lab with the name `SITE-NAME`.
 #[derive(Debug, Clone)]
 pub struct Machine<'a> {
-    /// The name of its host.
+    /// Name of the host.
     pub host: String,
-    /// Its name in its site.
+    /// Name of the machine in its site.
     pub name: &'a str,
-    /// The name of its site.
+    /// Name of the site.
     pub site_name: &'a str,
-    /// Its site.
+    /// The site.
     pub site: &'a Site,
-    /// What it is.
-    pub part: Part<'a>,
+    /// Role of the machine.
+    pub role: MachineRole<'a>,
 }
 
-/// The host that a machine of a site is.
+/// Returns the name of the host of a site's machine.
 #[must_use]
 pub fn host_name(site: &str, name: &str) -> String {
     format!("{site}-{name}")
 }
 
 impl super::Topology {
-    /// The machines of all sites, the LAN router of each first, then its customer edges and hosts in order of writing.
+    /// Returns the machines of all sites: for each site the LAN router, and then the customer edges and hosts in the
+    /// file's order.
     pub fn machines(&self) -> impl Iterator<Item = Machine<'_>> {
         self.sites.iter().flat_map(|(site_name, site)| {
-            let machine = move |name, part| Machine {
+            let machine = move |name, role| Machine {
                 host: host_name(site_name, name),
                 name,
                 site_name,
                 site,
-                part,
+                role,
             };
-            let router = std::iter::once(machine(LAN_ROUTER, Part::LanRouter));
+            let router = std::iter::once(machine(LAN_ROUTER, MachineRole::LanRouter));
             let edges = site.customer_edges.iter();
-            let edges = edges.map(move |(name, edge)| machine(name, Part::CustomerEdge(edge)));
+            let edges = edges.map(move |(name, edge)| machine(name, MachineRole::CustomerEdge(edge)));
             let hosts = site.lan.hosts.iter();
-            let hosts = hosts.map(move |(name, address)| machine(name, Part::Host(*address)));
+            let hosts = hosts.map(move |(name, address)| machine(name, MachineRole::Host(*address)));
             router.chain(edges).chain(hosts)
         })
     }
 
-    /// The host that stands for an edge of a circuit.
+    /// Returns the name of the host of a circuit's provider edge.
     #[must_use]
     pub fn edge_host(&self, circuit: &str, link: CircuitLink) -> Option<&str> {
         let mut hosts = self.hosts.iter();
@@ -308,25 +309,25 @@ impl super::Topology {
         found.map(|(name, _)| name.as_str())
     }
 
-    /// The tunnels of all customer edges: the host, the tunnel's number there, the tunnel.
+    /// Returns the tunnels of all customer edges, each with its host and its position there.
     pub fn tunnels(&self) -> impl Iterator<Item = (String, usize, &Tunnel)> {
         self.machines().flat_map(|machine| {
-            let tunnels = match machine.part {
-                Part::CustomerEdge(edge) => edge.tunnels.as_slice(),
-                Part::LanRouter | Part::Host(_) => &[],
+            let tunnels = match machine.role {
+                MachineRole::CustomerEdge(edge) => edge.tunnels.as_slice(),
+                MachineRole::LanRouter | MachineRole::Host(_) => &[],
             };
             let numbered = tunnels.iter().enumerate();
             numbered.map(move |(number, tunnel)| (machine.host.clone(), number, tunnel))
         })
     }
 
-    /// A customer edge of a site.
+    /// Returns a customer edge of a site.
     #[must_use]
     pub fn customer_edge(&self, site: &str, router: &str) -> Option<&CustomerEdge> {
         self.sites.get(site)?.customer_edges.find(router)
     }
 
-    /// Whether a customer edge's interface to a line is on when nothing has happened.
+    /// Whether a customer edge's interface to a line is up in the steady state.
     #[must_use]
     pub fn line_enabled(&self, site: &str, router: &str, line: &LinkName) -> bool {
         let edge = self.customer_edge(site, router);
@@ -334,7 +335,7 @@ impl super::Topology {
         lines.any(|l| l.is(line) && l.enabled)
     }
 
-    /// Whether a line of some customer edge ends at this edge.
+    /// Whether a customer edge has a line to this provider edge.
     #[must_use]
     pub fn has_line(&self, circuit: &str, link: CircuitLink) -> bool {
         let edges = self.sites.values().flat_map(|s| s.customer_edges.iter());

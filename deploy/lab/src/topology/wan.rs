@@ -1,4 +1,4 @@
-//! What the resources say of circuits and sites, as far as the machines of a site have to agree with it.
+//! The properties of circuits and local network gateways in the resources that the machines of sites must agree with.
 
 use super::Topology;
 use super::expected::Learned;
@@ -14,18 +14,18 @@ use tombolo_proto::id::PublicKey;
 /// A circuit's private peering.
 #[derive(Debug, Clone)]
 pub(super) struct Circuit {
-    /// The customer's ASN.
+    /// ASN of the customer.
     pub(super) peer_asn: u32,
     primary: Ipv4Net,
     secondary: Ipv4Net,
 }
 
-/// A line's addresses: the customer's and the edge's (E1).
+/// The addresses of a line, with the prefix length (E1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineAddresses {
-    /// The customer edge's.
+    /// Address of the customer edge.
     pub customer: Ipv4Net,
-    /// The edge's.
+    /// Address of the provider edge.
     pub edge: Ipv4Net,
 }
 
@@ -41,7 +41,7 @@ impl Circuit {
 /// A local network gateway with the connection that leads to it.
 #[derive(Debug, Clone)]
 pub(super) struct Device {
-    /// Its name in the resources.
+    /// Name of the local network gateway in the resources.
     pub(super) name: String,
     pub(super) address: Option<IpAddr>,
     pub(super) port: Option<u16>,
@@ -50,7 +50,7 @@ pub(super) struct Device {
     pub(super) bgp_address: Option<IpAddr>,
 }
 
-/// Inside a site there is IPv4 alone.
+/// Returns an IPv4 prefix; none for IPv6, which sites do not have.
 fn v4(prefix: IpNet) -> Option<Ipv4Net> {
     match prefix {
         IpNet::V4(prefix) => Some(prefix),
@@ -58,14 +58,14 @@ fn v4(prefix: IpNet) -> Option<Ipv4Net> {
     }
 }
 
-/// First and second host address of a /30 or /31, with its length.
+/// Returns the first and the second host address of a /30 or /31, with the prefix length.
 fn ends(prefix: Ipv4Net) -> Option<(Ipv4Net, Ipv4Net)> {
     let mut hosts = prefix.hosts().map(|a| Ipv4Net::new(a, prefix.prefix_len()).ok());
     Some((hosts.next()??, hosts.next()??))
 }
 
 impl Topology {
-    /// A circuit that has a private peering.
+    /// Returns a circuit; none if it does not exist or has no private peering.
     pub(super) fn circuit(&self, name: &str) -> Option<Circuit> {
         let circuit = self.resources.express_route_circuits.find(name)?;
         let peering = circuit.private_peering.as_ref()?;
@@ -76,7 +76,7 @@ impl Topology {
         })
     }
 
-    /// The local network gateway that a connection leads to.
+    /// Returns the local network gateway of a connection of type `IPsec`.
     pub(super) fn device(&self, connection: &str) -> Option<Device> {
         let connection = self.resources.connections.find(connection)?;
         let name = connection.local_network_gateway2.as_deref()?;
@@ -91,14 +91,14 @@ impl Topology {
         })
     }
 
-    /// What signs the BGP sessions of a circuit, if anything does.
+    /// Returns the key that signs the BGP sessions of a circuit.
     #[must_use]
     pub fn circuit_key(&self, name: &str) -> Option<&str> {
         let circuit = self.resources.express_route_circuits.find(name)?;
         circuit.private_peering.as_ref()?.shared_key.as_deref()
     }
 
-    /// The resources with the keys of the sites' devices, by connection, filled in.
+    /// Returns the resources with the public keys of the sites' devices. `keys` are by connection.
     #[must_use]
     pub fn resources_with_keys(&self, keys: &BTreeMap<String, PublicKey>) -> Document {
         let mut resources = self.resources.clone();
@@ -117,7 +117,8 @@ impl Topology {
         resources
     }
 
-    /// The host of a customer edge, and how its routing daemon calls the session with a neighbour; none: there is no such one.
+    /// Returns the host of a customer edge, and the name of its session with a neighbour; none if the neighbour does
+    /// not exist.
     #[must_use]
     pub fn session_of(&self, from: &Learned) -> Option<(String, String)> {
         let edge = self.customer_edge(&from.site, &from.router)?;
@@ -132,22 +133,22 @@ impl Topology {
         Some((host_name(&from.site, &from.router), session))
     }
 
-    /// The addresses of the line to one link of a circuit; none if there is no such circuit.
+    /// Returns the addresses of the line to one link of a circuit; none if the circuit has no private peering.
     #[must_use]
     pub fn line_addresses(&self, circuit: &str, link: CircuitLink) -> Option<LineAddresses> {
         let (customer, edge) = ends(self.circuit(circuit)?.prefix(link))?;
         Some(LineAddresses { customer, edge })
     }
 
-    /// The address that a VM's first NIC is given in the file.
+    /// Returns the static address of a NIC's first configuration.
     fn vm_address(&self, nic: &str) -> Option<IpAddr> {
         let nic = self.resources.network_interfaces.find(nic)?;
         let first = nic.ip_configurations.iter().next();
         first.map_or(nic.private_ip_address, |(_, c)| c.private_ip_address)
     }
 
-    /// The overlay address of a host as the file gives it: a VM's first, or a site machine's. None if the controller
-    /// chooses it.
+    /// Returns the overlay address of a VM or a site's machine, as the file defines it; none if the controller
+    /// allocates it.
     #[must_use]
     pub fn given_address(&self, host: &str) -> Option<IpAddr> {
         if let Some(vm) = self.hosts.get(host).and_then(|h| h.vm.as_ref()) {
@@ -159,13 +160,13 @@ impl Topology {
 }
 
 impl super::site::Machine<'_> {
-    /// The address that it is known by inside the site; none for a customer edge without any link.
+    /// Returns its address inside the site; none for a customer edge without a tunnel or a link to the LAN.
     #[must_use]
     pub fn address(&self) -> Option<Ipv4Addr> {
-        match self.part {
-            super::site::Part::LanRouter => Some(self.site.lan.router.addr()),
-            super::site::Part::Host(address) => Some(address),
-            super::site::Part::CustomerEdge(edge) => {
+        match self.role {
+            super::site::MachineRole::LanRouter => Some(self.site.lan.router.addr()),
+            super::site::MachineRole::Host(address) => Some(address),
+            super::site::MachineRole::CustomerEdge(edge) => {
                 let tunnel = edge.tunnels.first().map(|t| t.address);
                 tunnel.or_else(|| Some(edge.lan?.addr()))
             }

@@ -1,5 +1,6 @@
-//! Segments that are far from each other. Packets between them leave the underlay's router by a device of their own and
-//! come back to it later: a TUN device with a program behind it, or, where the kernel has netem, a pair of devices.
+//! Delays between segments. Packets between two such segments leave the underlay's router by a device of their own, and
+//! return to the router after the delay. The device is one of a veth pair with netem, or a TUN device that a program
+//! reads.
 
 use crate::command::run;
 use crate::delay::Line;
@@ -9,17 +10,17 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use std::time::Duration;
 
-/// The tables of the routes into the lines, one a line from here.
+/// Routing table of the first line; each further line has the next table.
 const FIRST_TABLE: usize = 1000;
-/// Packets that netem keeps, as [`crate::delay`] does.
-const BOUND: &str = "20000";
+/// Most packets in flight on one line with netem, as many as in [`crate::delay`].
+const NETEM_LIMIT: &str = "20000";
 
-/// The device of a line.
+/// Returns the device of a line.
 fn device(number: usize) -> String {
     format!("delay{number}")
 }
 
-/// The other one of a pair.
+/// Returns the second device of a line with netem.
 fn other_device(number: usize) -> String {
     format!("delay{number}b")
 }
@@ -28,7 +29,7 @@ fn one_way(delay: &Delay) -> Duration {
     Duration::from_secs_f64(delay.one_way_ms / 1e3)
 }
 
-/// The lines that a program has to carry; none if the kernel does.
+/// Returns the lines that a program has to carry; none if the kernel has netem.
 #[must_use]
 pub fn lines(topology: &Topology, netem: bool) -> Vec<Line> {
     let all = topology.underlay.delays.iter().enumerate();
@@ -40,10 +41,11 @@ pub fn lines(topology: &Topology, netem: bool) -> Vec<Line> {
     if netem { Vec::new() } else { lines.collect() }
 }
 
-/// Makes the lines between segments. The segments must exist. Returns whether the kernel carries them by itself.
+/// Creates the lines between segments, whose bridges must exist. Returns whether the kernel has netem and carries them
+/// by itself.
 ///
 /// # Errors
-/// The system refuses.
+/// A command fails.
 pub(super) fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     let delays = &topology.underlay.delays;
     if delays.is_empty() {
@@ -60,15 +62,15 @@ pub(super) fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             };
             let [a, b] = &delay.between;
             let table = (FIRST_TABLE + number).to_string();
-            steer(topology, (a, b), &device(number), &table)?;
-            steer(topology, (b, a), &back, &table)?;
+            route_through(topology, (a, b), &device(number), &table)?;
+            route_through(topology, (b, a), &back, &table)?;
         }
         Ok(netem)
     })?
 }
 
-/// What comes from one segment for another leaves by `device`.
-fn steer(topology: &Topology, (from, to): (&str, &str), device: &str, table: &str) -> Result<()> {
+/// Routes packets from one segment to another through `device`.
+fn route_through(topology: &Topology, (from, to): (&str, &str), device: &str, table: &str) -> Result<()> {
     let segment = topology.underlay.segments.get(to);
     let prefix: IpNet = segment.with_context(|| format!("there is no segment '{to}'"))?.prefix;
     let family = if prefix.addr().is_ipv4() { "-4" } else { "-6" };
@@ -77,18 +79,19 @@ fn steer(topology: &Topology, (from, to): (&str, &str), device: &str, table: &st
     run(&["ip", family, "rule", "add", "iif", from, "to", &prefix, "lookup", table]).map(drop)
 }
 
-/// A device that a program reads. Until it does, packets are lost.
+/// Creates a TUN device. Packets are lost until a program reads it.
 fn make_tun(number: usize, mtu: &str) -> Result<String> {
     let name = device(number);
     run(&["ip", "tuntap", "add", "dev", &name, "mode", "tun"])?;
+    // A TUN device queues 500 packets by default, fewer than a line may have in flight.
     run(&["ip", "link", "set", &name, "mtu", mtu, "txqueuelen", "5000", "up"])?;
     Ok(name)
 }
 
-/// Two devices back to back: what goes into one comes out of the other, later.
+/// Creates a veth pair with netem on both devices.
 fn make_pair(number: usize, delay: &Delay, mtu: &str) -> Result<String> {
     let (name, other) = (device(number), other_device(number));
-    // One address for both and no ARP: each takes what the other sends for its own.
+    // Without ARP both devices need the same MAC address, so that each accepts the frames that the other sends.
     let address = format!("02:74:6d:01:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
     run(&[
         "ip", "link", "add", &name, "address", &address, "mtu", mtu, "type", "veth", "peer", "name", &other, "address",
@@ -99,18 +102,30 @@ fn make_pair(number: usize, delay: &Delay, mtu: &str) -> Result<String> {
     for device in [&name, &other] {
         run(&["ip", "link", "set", device, "arp", "off", "up"])?;
         run(&[
-            "tc", "qdisc", "add", "dev", device, "root", "netem", "delay", &ms, "loss", &loss, "limit", BOUND,
+            "tc",
+            "qdisc",
+            "add",
+            "dev",
+            device,
+            "root",
+            "netem",
+            "delay",
+            &ms,
+            "loss",
+            &loss,
+            "limit",
+            NETEM_LIMIT,
         ])?;
     }
     Ok(other)
 }
 
-/// Whether this kernel can delay packets by itself.
+/// Whether this kernel has netem.
 fn has_netem() -> bool {
     let netem = |verb: &str| run(&["tc", "qdisc", verb, "dev", "lo", "root", "netem", "delay", "1ms"]);
     let has = netem("add").is_ok();
     if has {
-        // The loopback device of the underlay's router carries nothing; it is left as it was all the same.
+        // The underlay's router has no traffic on its loopback device, so a failure here has no effect.
         let _ = run(&["tc", "qdisc", "del", "dev", "lo", "root"]);
     }
     has

@@ -1,6 +1,6 @@
-//! Topology files, which people write, and the state of a lab, which a later version takes down, as recorded files.
+//! Golden files of topologies, which people write, and of a lab's state, which a later version must be able to take down.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::collections::BTreeMap;
 use tombolo_client::manifest::{Document, Named};
@@ -9,7 +9,7 @@ use tombolo_lab::host::Runtime;
 use tombolo_lab::process::Process;
 use tombolo_lab::state::State;
 use tombolo_lab::topology::expected::{Action, Hop, Verb};
-use tombolo_lab::topology::site::{CustomerEdge, Lan, LanRoutes, Line, LinkName, Neighbours, Policy, Tunnel};
+use tombolo_lab::topology::site::{BgpPolicy, CustomerEdge, Lan, LanRoutes, Line, LinkName, NeighbourPolicy, Tunnel};
 use tombolo_lab::topology::{
     Controller, Delay, Edge, Event, Gateway, Host, Learned, Row, Segment, Site, Topology, Underlay, Vm,
 };
@@ -87,7 +87,7 @@ fn underlay() -> Underlay {
 }
 
 fn site(routes: LanRoutes) -> Site {
-    let neighbours = |export| Neighbours {
+    let neighbours = |export| NeighbourPolicy {
         local_preference: 200,
         export,
     };
@@ -123,7 +123,7 @@ fn site(routes: LanRoutes) -> Site {
             ecmp: true,
         },
         customer_edges: named([("ce1", full), ("ce2", empty)]),
-        bgp: Policy {
+        bgp: BgpPolicy {
             circuit: neighbours(Some(vec!["10.9.0.0/16".parse().unwrap()])),
             vpn: neighbours(None),
             ecmp: true,

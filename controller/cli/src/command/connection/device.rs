@@ -1,4 +1,4 @@
-//! What the device of a site needs (D16), as files of WireGuard and BIRD, and as lines for FRR.
+//! The configuration of a site's VPN device (D16), as files for wg-quick and BIRD 2 and as lines for FRR.
 
 use crate::context::Context;
 use anyhow::Result;
@@ -8,118 +8,126 @@ use std::net::IpAddr;
 use tombolo_client::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
 use tombolo_proto::id::ResourceId;
 
-/// A device behind NAT stays reachable: seconds between two keepalives.
-const KEEPALIVE: u32 = 25;
-/// Metric of the routes through the first tunnel; the others come after it.
-const METRIC: usize = 100;
+/// Seconds between two keepalives, which keep the NAT mapping of a device alive. 25 is WireGuard's recommendation
+/// (wg(8)).
+const KEEPALIVE_INTERVAL: u32 = 25;
+/// Metric of the routes through the first tunnel. Each further tunnel has a metric that is larger by one.
+const FIRST_METRIC: usize = 100;
 
 pub(super) async fn run(c: &Context, connection: &str) -> Result<()> {
-    let told = c.client.device_config(&ResourceId::new(connection)).await?;
+    let config = c.client.device_config(&ResourceId::new(connection)).await?;
     if c.out.is_json() {
-        return c.out.json(&told);
+        return c.out.json(&config);
     }
-    c.out.line(&text(&told));
+    c.out.line(&text(&config));
     Ok(())
 }
 
-/// All files, one after the other.
-fn text(told: &DeviceConfig) -> String {
+/// Returns all files, one after the other.
+fn text(config: &DeviceConfig) -> String {
     let mut out = String::new();
-    if told.instances.is_empty() {
-        let gateway = told.gateway.name();
+    if config.instances.is_empty() {
+        let gateway = config.gateway.name();
+        // Writing to a String cannot fail, here and below.
         let _ = writeln!(
             out,
             "# No agent serves gateway {gateway} yet: tombolo token create --gateway {gateway}"
         );
     }
-    for (n, tunnel) in told.instances.iter().enumerate() {
+    for (n, tunnel) in config.instances.iter().enumerate() {
         if n > 0 {
             out.push('\n');
         }
-        wireguard(&mut out, told, n, tunnel);
+        wireguard(&mut out, config, n, tunnel);
     }
-    if let Some(session) = &told.bgp {
+    if let Some(session) = &config.bgp {
         out.push('\n');
-        bird(&mut out, told, session);
+        bird(&mut out, config, session);
         out.push('\n');
-        frr(&mut out, told, session);
+        frr(&mut out, config, session);
     }
     out.trim_end().to_owned()
 }
 
-/// One file of wg-quick: one interface with one peer, and no routes of its own making.
-fn wireguard(out: &mut String, told: &DeviceConfig, n: usize, tunnel: &DeviceTunnel) {
-    let (site, gateway) = (told.site.name(), told.gateway.name());
+/// Writes one file for wg-quick: an interface with one peer. `Table = off` keeps wg-quick from adding routes of its
+/// own.
+fn wireguard(out: &mut String, config: &DeviceConfig, n: usize, tunnel: &DeviceTunnel) {
+    let (site, gateway) = (config.site.name(), config.gateway.name());
     let _ = writeln!(
         out,
         "# /etc/wireguard/tombolo{n}.conf: {site} to {gateway}, agent {}",
         tunnel.agent
     );
     out.push_str("[Interface]\n");
-    match told.public_key {
+    match config.public_key {
         Some(key) => {
             let _ = writeln!(out, "# PrivateKey = the one whose public key is {key}");
         }
         None => {
             let _ = writeln!(
                 out,
-                "# PrivateKey = what `wg genkey` makes; then tell its public key:\n\
+                "# PrivateKey = a new key, made by `wg genkey`; register its public key with:\n\
                  #   tombolo local-gateway update {site} --public-key KEY"
             );
         }
     }
     if n == 0 {
-        let _ = writeln!(out, "ListenPort = {}", told.port);
+        let _ = writeln!(out, "ListenPort = {}", config.port);
     } else {
-        out.push_str("# No ListenPort: the first tunnel has it, and this end calls\n");
+        out.push_str("# No ListenPort: the first tunnel has it, so this end initiates the handshake\n");
     }
-    if let Some(session) = &told.bgp {
+    if let Some(session) = &config.bgp {
         let _ = writeln!(out, "Address = {}", IpNet::from(session.address));
     }
-    let _ = writeln!(out, "MTU = {}\nTable = off", told.mtu);
-    let metric = METRIC + n;
-    let reached: Vec<IpNet> = match &told.bgp {
+    let _ = writeln!(out, "MTU = {}\nTable = off", config.mtu);
+    let metric = FIRST_METRIC + n;
+    let routes: Vec<IpNet> = match &config.bgp {
         Some(session) => vec![IpNet::from(session.gateway_address)],
-        None => told.prefixes.clone(),
+        None => config.prefixes.clone(),
     };
-    for net in reached {
+    for net in routes {
         let _ = writeln!(out, "PostUp = ip route add {net} dev %i metric {metric}");
     }
     let _ = writeln!(out, "\n[Peer]\nPublicKey = {}", tunnel.public_key);
-    let key = serde_json::to_value(told.preshared_key).unwrap_or_default();
+    let key = serde_json::to_value(config.preshared_key).unwrap_or_default();
     let _ = writeln!(out, "PresharedKey = {}", key.as_str().unwrap_or_default());
     match tunnel.endpoint {
         Some(endpoint) => {
             let _ = writeln!(out, "Endpoint = {endpoint}");
         }
-        None => out.push_str("# Endpoint = not known: the agent has told none\n"),
+        None => out.push_str("# Endpoint = not known: the agent has reported none\n"),
     }
-    let _ = writeln!(out, "AllowedIPs = 0.0.0.0/0, ::/0\nPersistentKeepalive = {KEEPALIVE}");
+    let _ = writeln!(
+        out,
+        "AllowedIPs = 0.0.0.0/0, ::/0\nPersistentKeepalive = {KEEPALIVE_INTERVAL}"
+    );
 }
 
-/// The site's prefixes in the session's address family.
-fn exported(told: &DeviceConfig, session: &DeviceBgp) -> Vec<String> {
-    let own = told.site_prefixes.iter();
+/// Returns the site's prefixes in the session's address family, which the device advertises.
+fn exported(config: &DeviceConfig, session: &DeviceBgp) -> Vec<String> {
+    let own = config.site_prefixes.iter();
     let family = own.filter(|p| p.addr().is_ipv4() == session.address.is_ipv4());
-    // The address of the session itself is no network of the site.
+    // The address of the session is a prefix of the local network gateway, but no network of the site.
     let networks = family.filter(|p| **p != IpNet::from(session.address));
     networks.map(ToString::to_string).collect()
 }
 
+/// Returns BIRD's channel for an address family.
 fn channel(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ipv4" } else { "ipv6" }
 }
 
-fn bird(out: &mut String, told: &DeviceConfig, session: &DeviceBgp) {
-    let networks = exported(told, session);
+fn bird(out: &mut String, config: &DeviceConfig, session: &DeviceBgp) {
+    let networks = exported(config, session);
     let export = match networks.as_slice() {
-        [] => "export none; # which networks the site has: export where net ~ [ … ];".to_owned(),
+        [] => "export none; # to advertise the site's networks: export where net ~ [ … ];".to_owned(),
         networks => format!("export where net ~ [ {} ];", networks.join(", ")),
     };
-    let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let name: String = told.connection.name().chars().map(word).collect();
+    let symbol = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = config.connection.name().chars().map(symbol).collect();
     let channel = channel(session.address);
-    // BIRD does not see the kernel's route, and without one of its own every route through the gateway is unreachable.
+    // BIRD does not import the kernel's route. Without a static route of its own, the next hop of every learned route
+    // would be unreachable.
     let _ = writeln!(
         out,
         "# BIRD 2\n\
@@ -144,7 +152,7 @@ fn bird(out: &mut String, told: &DeviceConfig, session: &DeviceBgp) {
     );
 }
 
-fn frr(out: &mut String, told: &DeviceConfig, session: &DeviceBgp) {
+fn frr(out: &mut String, config: &DeviceConfig, session: &DeviceBgp) {
     let (gateway, asn) = (session.gateway_address, session.gateway_asn);
     let family = channel(session.address);
     let _ = writeln!(
@@ -158,7 +166,7 @@ fn frr(out: &mut String, told: &DeviceConfig, session: &DeviceBgp) {
          #   neighbor {gateway} activate",
         session.asn, session.address,
     );
-    for network in exported(told, session) {
+    for network in exported(config, session) {
         let _ = writeln!(out, "#   network {network}");
     }
 }
@@ -168,7 +176,7 @@ mod tests {
     use super::*;
     use tombolo_proto::id::{AgentId, PresharedKey, PublicKey};
 
-    fn told() -> DeviceConfig {
+    fn sample() -> DeviceConfig {
         let id = |name: &str| ResourceId::new(format!("/subscriptions/s/resourceGroups/g/x/{name}"));
         let tunnel = |agent: &str, key: u8, endpoint: Option<&str>| DeviceTunnel {
             agent: AgentId::new(agent).unwrap(),
@@ -200,7 +208,7 @@ mod tests {
 
     #[test]
     fn d16_with_bgp_there_is_a_file_for_each_instance_and_one_session() {
-        let text = text(&told());
+        let text = text(&sample());
         let first = "# /etc/wireguard/tombolo0.conf: loc1 to hub-vpn, agent hub-vpn-0
 [Interface]
 # PrivateKey = the one whose public key is BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=
@@ -253,7 +261,7 @@ protocol bgp hub_to_loc1 {
         let plain = DeviceConfig {
             bgp: None,
             public_key: None,
-            ..told()
+            ..sample()
         };
         let text = text(&plain);
         for part in [

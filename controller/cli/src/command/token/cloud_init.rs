@@ -1,19 +1,20 @@
-//! User-data for cloud-init: a machine that is created with it installs the agent's package, joins, and runs.
+//! User-data for cloud-init. A machine that is created with it installs the agent's package, joins, and runs the agent.
 
-use crate::failure::{NotFound, Usage};
+use crate::failure::{NotFound, UsageError};
 use anyhow::Result;
 use serde::Serialize;
 use tombolo_client::fabric::{Package as Served, Packages};
 
-/// Where the token lies until it was used. The folder is in memory, and gone with the next boot.
+/// The token's file on the new machine, until the agent has joined. /run is in memory, so no reboot preserves the
+/// token.
 const TOKEN_FILE: &str = "/run/tombolo-join.token";
 
-/// The file, on the new machine, with the certificate of the controller's authority, for the download of the package. apt downloads as a user of its own, so
-/// everybody may read it.
+/// The file of the controller's CA certificate on the new machine, for the download of the package. apt downloads as
+/// the user `_apt`, so the file is world-readable.
 const CA_FILE: &str = "/run/tombolo-controller-ca.pem";
 
-/// The options with which apt trusts [`CA_FILE`] alone. The controller is called directly, as agents do it: the image's proxy may
-/// not reach it.
+/// The options with which apt trusts [`CA_FILE`] alone. No proxy is used, as agents do: the image's proxy may not reach
+/// the controller.
 const TRUST: [&str; 4] = [
     "-o",
     "Acquire::https::CAInfo=/run/tombolo-controller-ca.pem",
@@ -21,9 +22,11 @@ const TRUST: [&str; 4] = [
     "Acquire::https::Proxy=DIRECT",
 ];
 
-/// Downloads and installs: `$1` is the package's URL, `$2` its SHA-256, the rest are options of apt's helper. The helper is on every
-/// image, follows the image's proxy settings, tries again after 1, 2, 4, … s where a server is busy or not there yet, and leaves no
-/// file whose hash differs.
+/// Script that downloads and installs the package. `$1` is its URL and `$2` its SHA-256; the rest are options of
+/// apt-helper.
+///
+/// apt-helper exists on every image and follows the image's proxy settings. It retries after 1, 2, 4, … s while a
+/// server is busy or unreachable, and keeps no file whose hash differs.
 const INSTALL: &str = "\
 url=$1 sha256=$2
 shift 2
@@ -33,27 +36,27 @@ DEBIAN_FRONTEND=noninteractive apt-get install --yes /var/cache/apt/archives/tom
 rm -f /var/cache/apt/archives/tombolo-agent.deb /run/tombolo-controller-ca.pem
 ";
 
-/// Joins and starts: `$1` is the agent's name, `$2` the controller's URL, `$3` the file with the token.
+/// Script that joins and starts the agent. `$1` is the agent's name, `$2` the controller's URL, `$3` the token's file.
 const JOIN: &str = "\
 tombolo-agent join --state-dir \"/var/lib/tombolo-agent/$1\" --controller \"$2\" --token-file \"$3\"
 rm \"$3\"
 systemctl enable --now \"tombolo-agent@$1\"
 ";
 
-/// A Debian package that anybody may serve: its hash says which one it is.
+/// A Debian package. Its hash identifies it, so the server need not be trusted.
 #[derive(Debug, Clone)]
 pub(super) struct Package {
     pub(super) url: String,
-    /// In hexadecimal digits.
+    /// SHA-256 of the file, in hexadecimal digits.
     pub(super) sha256: String,
-    /// The authority of the server's certificate, PEM; without it, those of the image.
+    /// CA certificate of the server, PEM; without it the image's authorities are trusted.
     pub(super) ca: Option<String>,
 }
 
-/// Chooses one of the controller's packages: the named one, or the only one.
+/// Returns the controller's package with this name, or its only package.
 ///
 /// # Errors
-/// There is none, or none of that name, or a name is needed.
+/// [`UsageError`]: the controller has no package, or several and no name is given. [`NotFound`]: it has none with this name.
 pub(super) fn choose<'a>(served: &'a Packages, name: Option<&str>) -> Result<&'a Served> {
     let names: Vec<&str> = served.value.iter().map(|p| p.name.as_str()).collect();
     let all = names.join(", ");
@@ -66,7 +69,7 @@ pub(super) fn choose<'a>(served: &'a Packages, name: Option<&str>) -> Result<&'a
             let hint = "install the package tombolo-controller there, which brings the agent's, or copy a \
                         tombolo-agent_VERSION_ARCHITECTURE.deb into that folder; or give --package-url and \
                         --package-sha256; or --no-package, if the machine's image has the package";
-            Err(Usage::new(what, hint).into())
+            Err(UsageError::new(what, hint).into())
         }
         (Some(name), all_served) => {
             let found = all_served.iter().find(|p| p.name == name);
@@ -74,8 +77,8 @@ pub(super) fn choose<'a>(served: &'a Packages, name: Option<&str>) -> Result<&'a
         }
         (None, [only]) => Ok(only),
         (None, _) => {
-            let hint = format!("--package with one of: {all}");
-            Err(Usage::new("the controller has several packages of the agent", hint).into())
+            let hint = format!("add --package with one of: {all}");
+            Err(UsageError::new("the controller has several packages of the agent", hint).into())
         }
     }
 }
@@ -94,10 +97,10 @@ struct File<'a> {
     content: String,
 }
 
-/// Returns the user-data, which contains the token. Without a package the image must have it installed.
+/// Returns the user-data, which contains the token. Without `package`, the agent must be installed in the image.
 ///
 /// # Errors
-/// YAML cannot express one of the texts.
+/// A text cannot be written as YAML.
 pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Option<&Package>) -> Result<String> {
     let owner = "root:root";
     let mut files = vec![File {
@@ -106,7 +109,7 @@ pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Opt
         permissions: "0600",
         content: format!("{token}\n"),
     }];
-    // The values are arguments of the scripts and no part of them, so nothing in them is ever run.
+    // Values are arguments of the scripts and not part of their text, so the shell never executes them.
     let mut steps = Vec::new();
     if let Some(Package { url, sha256, ca }) = package {
         let mut install = vec!["sh", "-euc", INSTALL, "sh", url, sha256];
@@ -129,10 +132,10 @@ pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Opt
     Ok(format!("#cloud-config\n{}", serde_norway::to_string(&data)?))
 }
 
-/// An `http:`, `https:` or `file:` URL. The hash protects what comes over plain HTTP.
+/// Parses an `http:`, `https:` or `file:` URL. Plain HTTP is allowed because the hash protects the package.
 pub(super) fn url(text: &str) -> Result<String, String> {
     let known = ["https://", "http://", "file:///"];
-    // apt takes the rest of the line after a blank for something else.
+    // apt's protocols separate fields by blanks.
     if known.iter().any(|scheme| text.starts_with(scheme)) && text.chars().all(|c| c.is_ascii_graphic()) {
         Ok(text.to_owned())
     } else {
@@ -140,7 +143,7 @@ pub(super) fn url(text: &str) -> Result<String, String> {
     }
 }
 
-/// 64 hexadecimal digits.
+/// Parses a SHA-256, 64 hexadecimal digits. Returns it in lower case.
 pub(super) fn sha256(text: &str) -> Result<String, String> {
     if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         Ok(text.to_ascii_lowercase())
@@ -196,7 +199,7 @@ mod tests {
             "{refused}"
         );
         for several_or_none in [&two, &served(&[])] {
-            assert!(choose(several_or_none, None).unwrap_err().is::<Usage>());
+            assert!(choose(several_or_none, None).unwrap_err().is::<UsageError>());
         }
         let none = choose(&served(&[]), Some("one")).unwrap_err();
         assert!(none.to_string().contains("/folder"), "{none}");

@@ -1,11 +1,11 @@
-//! What `tombolo diff` and `tombolo apply` print as JSON, as recorded files.
+//! Golden files of the JSON output of `tombolo diff` and `tombolo apply`.
 
 use super::{Action, Plan, Step};
-use crate::manifest::Kind;
 use crate::manifest::order::Rank;
 use crate::path::Group;
 use serde_json::{Value, json};
 use tombolo_golden::{all_of, golden};
+use tombolo_proto::arm::Kind;
 
 fn step(action: Action, kind: Kind, note: Option<String>) -> Step {
     let group = Group::new("s", "lab");
@@ -39,7 +39,7 @@ fn plans() {
         Circuit,
         Connection,
         ApplicationSecurityGroup,
-        // No manifest holds these: the table of kinds is that of the whole interface.
+        // Manifests cannot contain these. `Kind` covers the whole REST interface.
         Route,
         NicIpConfiguration,
         GatewayIpConfiguration,

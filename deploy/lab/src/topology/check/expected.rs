@@ -1,37 +1,37 @@
-//! What is wrong with what a topology expects, and with its events.
+//! Checks the expectations and events of a topology.
 
-use super::good_name;
+use super::is_valid_name;
 use crate::topology::Topology;
 use crate::topology::expected::{Action, Learned, Row, Target};
 use crate::underlay;
 use std::collections::BTreeSet;
 
 impl Topology {
-    pub(super) fn check_expected(&self, wrong: &mut Vec<String>) {
-        self.check_rows("expected", &self.expected, wrong);
-        self.check_learned("learned", &self.learned, wrong);
+    pub(super) fn check_expected(&self, problems: &mut Vec<String>) {
+        self.check_rows("expected", &self.expected, problems);
+        self.check_learned("learned", &self.learned, problems);
         for (name, event) in self.events.iter() {
             let at = format!("events.{name}");
-            // Undoing everything has that name.
-            if !good_name(name, 32) || name == "restore" {
-                wrong.push(format!(
+            // `tombolo lab event restore` undoes all events.
+            if !is_valid_name(name, 32) || name == "restore" {
+                problems.push(format!(
                     "{at}: an event's name is 1 to 32 of a-z, 0-9 and '-', and not 'restore'"
                 ));
             }
             if event.actions.is_empty() {
-                wrong.push(format!("{at}.actions: at least one is needed"));
+                problems.push(format!("{at}.actions: at least one is needed"));
             }
             for (number, action) in event.actions.iter().enumerate() {
                 if let Err(problem) = self.check_action(action) {
-                    wrong.push(format!("{at}.actions[{number}]: {problem}"));
+                    problems.push(format!("{at}.actions[{number}]: {problem}"));
                 }
             }
-            self.check_rows(&format!("{at}.expected"), &event.expected, wrong);
-            self.check_learned(&format!("{at}.learned"), &event.learned, wrong);
+            self.check_rows(&format!("{at}.expected"), &event.expected, problems);
+            self.check_learned(&format!("{at}.learned"), &event.learned, problems);
             for own in &event.learned {
                 if !self.learned.iter().any(|steady| steady.same_neighbour(own)) {
                     let (site, router) = (&own.site, &own.router);
-                    wrong.push(format!(
+                    problems.push(format!(
                         "{at}.learned: the steady state does not have this neighbour of {site} {router}"
                     ));
                 }
@@ -39,35 +39,35 @@ impl Topology {
         }
     }
 
-    fn check_learned(&self, at: &str, all: &[Learned], wrong: &mut Vec<String>) {
+    fn check_learned(&self, at: &str, all: &[Learned], problems: &mut Vec<String>) {
         for (number, one) in all.iter().enumerate() {
             let at = format!("{at}[{number}]");
             if self.session_of(one).is_none() {
-                wrong.push(format!(
-                    "{at}: it needs 'site', 'router' and either 'line' or 'tunnel', and these have to be there"
+                problems.push(format!(
+                    "{at}: set 'site', 'router' and either 'line' or 'tunnel' to existing ones"
                 ));
             }
             if all[..number].iter().any(|other| other.same_neighbour(one)) {
-                wrong.push(format!("{at}: a neighbour stands here once"));
+                problems.push(format!("{at}: each neighbour may occur only once"));
             }
         }
     }
 
-    fn check_rows(&self, at: &str, rows: &[Row], wrong: &mut Vec<String>) {
+    fn check_rows(&self, at: &str, rows: &[Row], problems: &mut Vec<String>) {
         let mut seen = BTreeSet::new();
         for (number, row) in rows.iter().enumerate() {
             let Row { from, to, .. } = row;
             let at = format!("{at}[{number}] ({from} → {to})");
             for name in [from, to] {
                 if !self.has_address(name) {
-                    wrong.push(format!("{at}: there is no VM, router or host of a site named '{name}'"));
+                    problems.push(format!("{at}: there is no VM, router or host of a site named '{name}'"));
                 }
             }
             if from == to || !seen.insert((from, to)) {
-                wrong.push(format!("{at}: a pair is two hosts, and stands here once"));
+                problems.push(format!("{at}: name two different hosts, and each pair once"));
             }
             if !row.reachable && row.lists().any(|hops| !hops.is_empty()) {
-                wrong.push(format!("{at}: a pair that is not reachable has no hops"));
+                problems.push(format!("{at}: a pair that is not reachable has no hops"));
             }
             if !row.reachable {
                 continue;
@@ -76,15 +76,15 @@ impl Topology {
             for hops in row.lists() {
                 let last = hops.last().and_then(|h| h.0);
                 if last.is_none() {
-                    wrong.push(format!("{at}: the last hop is the destination's address"));
+                    problems.push(format!("{at}: the last hop is the destination's address"));
                 } else if destination.is_some() && last != destination {
-                    wrong.push(format!("{at}: the last hop is not the address of '{to}'"));
+                    problems.push(format!("{at}: the last hop is not the address of '{to}'"));
                 }
             }
         }
     }
 
-    /// Whether a host can be an end of a row.
+    /// Whether a host has an overlay address, so that it can be the source or destination of a row.
     fn has_address(&self, host: &str) -> bool {
         self.hosts.get(host).is_some_and(|h| h.vm.is_some())
             || self.machines().any(|m| m.host == host && m.address().is_some())
@@ -93,7 +93,7 @@ impl Topology {
     fn check_action(&self, action: &Action) -> Result<(), String> {
         match action.target()? {
             Target::Host(host) => {
-                let known = underlay::attached(self).iter().any(|(name, _)| name == host);
+                let known = underlay::addresses(self).iter().any(|(name, _)| name == host);
                 known
                     .then_some(())
                     .ok_or_else(|| format!("'{host}' is no host on the underlay"))

@@ -1,11 +1,11 @@
-//! Networks move, each as a whole, to places where no other one is.
+//! Assigns new prefixes to networks, without overlaps. Each network moves as a whole.
 
 use super::Random;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where networks of a kind may go. What is of no kind stays where it is.
+/// Kinds of networks, each with the pool of its new prefixes. A network of no kind keeps its prefix.
 const POOLS: &[(&[&str], &str)] = &[
     (&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"], "10.0.0.0/8"),
     (
@@ -16,27 +16,27 @@ const POOLS: &[(&[&str], &str)] = &[
     (&["fc00::/7"], "fd00::/8"),
     (&["2001:db8::/32"], "2001:db8::/32"),
 ];
-/// How often a place is looked for at random.
-const TRIES: usize = 10_000;
+/// Most random attempts to find a free prefix. A network for which all fail keeps its prefix.
+const MAX_ATTEMPTS: usize = 10_000;
 
-/// Old networks, disjoint, with their new places.
+/// Disjoint old networks with their new prefixes.
 pub(super) struct Addresses(Vec<(IpNet, IpNet)>);
 
 impl Addresses {
-    /// Finds a place for every network in these texts.
+    /// Assigns a new prefix to every network among these texts.
     pub(super) fn new(texts: &[String], random: &mut Random) -> Self {
         let mut networks: Vec<IpNet> = texts.iter().filter_map(|t| network(t)).collect();
         networks.sort_by_key(|n| (n.prefix_len(), *n));
         networks.dedup();
         let known: BTreeSet<IpNet> = networks.iter().copied().collect();
-        // Those that stay are of two kinds: what one of no kind holds stays in its place too, what another one holds moves
-        // within it.
+        // A network that keeps its prefix affects the networks inside it. If it has a kind, they move within it. If it
+        // has none, they keep their prefixes too.
         let (mut moved, mut held): (Vec<(IpNet, IpNet)>, Vec<IpNet>) = (Vec::new(), Vec::new());
         for network in networks {
             if moved.iter().any(|(old, _)| old.contains(&network)) {
                 continue;
             }
-            // The smallest of those that cannot move and hold it, or the kind's.
+            // The smallest kept network that contains this one, or the pool of its kind.
             let holder = held.iter().rev().find(|h| h.contains(&network)).copied();
             let place = holder.filter(|h| pool(*h).is_some()).or_else(|| pool(network));
             let taken: Vec<IpNet> = moved.iter().map(|(_, new)| *new).collect();
@@ -49,14 +49,14 @@ impl Addresses {
         Self(moved)
     }
 
-    /// The new text of an address or prefix; none: it is neither.
+    /// Returns the new text of an address or prefix; none for other texts.
     pub(super) fn map(&self, text: &str) -> Option<String> {
         if let Ok(address) = text.parse() {
             return Some(self.address(address).to_string());
         }
         let net: IpNet = text.parse().ok()?;
         let moved = IpNet::new(self.address(net.addr()), net.prefix_len());
-        // A network that holds others and could not move has no address of its own to move.
+        // A kept network may contain moved ones. Its own text must not be translated with one of those.
         if net.prefix_len() < net.max_prefix_len() && !self.0.iter().any(|(old, _)| old.contains(&net)) {
             return Some(text.to_owned());
         }
@@ -69,35 +69,36 @@ impl Addresses {
     }
 }
 
-/// The network that a text stands for; an address is one by itself.
+/// Parses a network. An address is a network of one address.
 fn network(text: &str) -> Option<IpNet> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     address.or_else(|_| text.parse()).ok().map(|net: IpNet| net.trunc())
 }
 
+/// Returns the pool for networks of the same kind; none for a network of no kind.
 fn pool(network: IpNet) -> Option<IpNet> {
     let inside = |kind: &&str| kind.parse().is_ok_and(|k: IpNet| k.contains(&network));
     let found = POOLS.iter().find(|(kinds, _)| kinds.iter().any(&inside));
     found?.1.parse().ok()
 }
 
-/// A place in `pool` that is nobody's, and is not one of the old networks.
+/// Returns a random prefix in `pool` that overlaps no new and no old network.
 fn find(pool: IpNet, network: IpNet, taken: &[IpNet], known: &BTreeSet<IpNet>, random: &mut Random) -> Option<IpNet> {
     if network.prefix_len() <= pool.prefix_len() {
         return None;
     }
     let apart = |a: &IpNet, b: &IpNet| !a.contains(b) && !b.contains(a);
-    (0..TRIES).find_map(|_| {
+    (0..MAX_ATTEMPTS).find_map(|_| {
         let bits = u128::from(random.next()) << 64 | u128::from(random.next());
         let place = inside(pool, network.prefix_len(), bits)?;
-        // Not where an old network was, unless that one holds the new ones too.
+        // Old networks that contain the pool or the network itself contain the new prefix too.
         let old = known.iter().filter(|k| !k.contains(&pool) && !k.contains(&network));
         let free = taken.iter().chain(old).all(|t| apart(t, &place));
         free.then_some(place)
     })
 }
 
-/// The network of this length in `pool` that these bits choose.
+/// Returns the prefix of this length in `pool` that the bits select.
 fn inside(pool: IpNet, length: u8, bits: u128) -> Option<IpNet> {
     match pool {
         IpNet::V4(pool) => {
@@ -114,7 +115,7 @@ fn inside(pool: IpNet, length: u8, bits: u128) -> Option<IpNet> {
     }
 }
 
-/// The address with the same place in another network of the same length.
+/// Returns the address at the same position in another network of the same length.
 fn translate(old: IpAddr, from: IpNet, to: IpNet) -> IpAddr {
     match (old, from, to) {
         (IpAddr::V4(old), IpNet::V4(from), IpNet::V4(to)) => {

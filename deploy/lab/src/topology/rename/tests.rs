@@ -2,7 +2,7 @@ use super::*;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Every text of a tree, keys that are names included, in order.
+/// Collects every text of a tree in order, including keys that are names.
 fn texts(value: &Value, path: &mut Vec<String>, all: &mut Vec<String>) {
     match value {
         Value::Mapping(map) => {
@@ -28,7 +28,7 @@ fn net(text: &str) -> Option<IpNet> {
     alone.or_else(|_| text.parse()).ok()
 }
 
-/// Before and after, place by place.
+/// Returns the old and the new text at every place of the topology.
 fn both(topology: &Topology, seed: u64) -> Vec<(String, String)> {
     let (mut old, mut new) = (Vec::new(), Vec::new());
     texts(&serde_norway::to_value(topology).unwrap(), &mut Vec::new(), &mut old);
@@ -53,7 +53,7 @@ fn a_renamed_topology_is_valid_and_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn equal_texts_stay_equal_and_unlike_ones_unlike() {
+fn equal_texts_remain_equal_and_different_ones_different() {
     for name in BUILT_IN {
         let topology = Topology::load(name).unwrap();
         for seed in 0..5 {
@@ -68,7 +68,7 @@ fn equal_texts_stay_equal_and_unlike_ones_unlike() {
 }
 
 #[test]
-fn what_holds_what_stays_so_and_everything_keeps_its_place() {
+fn networks_keep_their_nesting_and_addresses_their_position() {
     for name in BUILT_IN {
         let topology = Topology::load(name).unwrap();
         for seed in 0..5 {
@@ -82,7 +82,7 @@ fn what_holds_what_stays_so_and_everything_keeps_its_place() {
                         new.contains(other_new),
                         "{old} {other_old}, {new} {other_new}"
                     );
-                    // The same distance from the start of what holds it.
+                    // The distance from the start of the outer network is the same.
                     if let (IpNet::V4(a), IpNet::V4(b), IpNet::V4(c), IpNet::V4(d)) = (old, other_old, new, other_new)
                         && a.contains(b)
                     {
@@ -100,8 +100,8 @@ fn what_holds_what_stays_so_and_everything_keeps_its_place() {
 fn no_name_and_no_address_stays() {
     for name in BUILT_IN {
         let topology = Topology::load(name).unwrap();
-        let mut found = Found::default();
-        found.look(&serde_norway::to_value(&topology).unwrap(), &mut Vec::new());
+        let mut found = Contents::default();
+        found.collect_from(&serde_norway::to_value(&topology).unwrap(), &mut Vec::new());
         let addresses = found
             .texts
             .iter()
@@ -142,11 +142,11 @@ fn a_network_that_cannot_move_keeps_its_own() {
     assert_ne!(moved, "10.1.2.0/24".parse().unwrap());
     assert_eq!(map("10.1.2.4"), moved.hosts().nth(3).unwrap().to_string());
     assert_ne!(map("192.168.7.8"), "192.168.7.8");
-    // What is of no kind stays, with all that it holds.
+    // A network of no kind is kept, with all networks inside it.
     for text in ["9.9.0.0/16", "9.9.3.0/24", "9.9.3.7/24"] {
         assert_eq!(map(text), text);
     }
-    // Shared address space is a kind of its own.
+    // Shared address space (RFC 6598) is a kind of its own.
     let block: IpNet = "100.64.0.0/10".parse().unwrap();
     let moved: IpNet = map("100.70.1.0/24").parse().unwrap();
     assert!(block.contains(&moved) && moved != "100.70.1.0/24".parse().unwrap());

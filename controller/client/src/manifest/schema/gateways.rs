@@ -1,4 +1,4 @@
-//! What joins VNets with what lies outside: gateways, connections, sites, circuits.
+//! Gateways, connections, local network gateways and circuits.
 
 use super::Prefix;
 use crate::manifest::named::Named;
@@ -8,100 +8,100 @@ use std::net::IpAddr;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::PublicKey;
 
-/// A gateway: one instance, or `ipConfigurations` for several.
+/// A VPN or ExpressRoute gateway. It has one instance, or one per `ipConfiguration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNetworkGateway {
-    /// The region.
+    /// Region; the document's if absent.
     #[serde(default)]
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// The VNet, by name or full id; its `GatewaySubnet` is used.
+    /// Name or full id of the VNet, whose `GatewaySubnet` the gateway uses.
     pub virtual_network: String,
-    /// G2; `Vpn` unless said.
+    /// Type of the gateway; default `Vpn` (G2).
     #[serde(default)]
     pub gateway_type: GatewayKind,
-    /// Name or full id.
+    /// Name or full id of the only instance's public address.
     #[serde(default, rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
-    /// In `GatewaySubnet`; allocated by the controller if left out.
+    /// Address of the only instance in `GatewaySubnet`; without it the controller allocates one.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
-    /// By name.
+    /// Several instances.
     #[serde(default)]
     pub ip_configurations: Named<GatewayIpConfiguration>,
-    /// G4; the controller's default is 65515.
+    /// ASN of the gateway; the controller's default is 65515 (G4).
     #[serde(default)]
     pub asn: Option<u32>,
-    /// G4, of a VPN gateway; the controller's default is the last free address of `GatewaySubnet`.
+    /// BGP address of a VPN gateway; the controller's default is the last free address of `GatewaySubnet` (G4).
     #[serde(default)]
     pub bgp_peering_address: Option<IpAddr>,
-    /// G4.
+    /// The gateway may exchange routes by BGP (G4).
     #[serde(default)]
     pub enable_bgp: bool,
-    /// G6.
+    /// All instances carry traffic, instead of one with the others in standby (G6).
     #[serde(default)]
     pub active_active: bool,
-    /// G3; `RouteBased` unless said.
+    /// Azure's VPN type; default `RouteBased` (G3).
     #[serde(default)]
     pub vpn_type: Option<String>,
-    /// `VpnGw1`, and `Standard` of an ExpressRoute gateway, unless said.
+    /// Azure's name of the size; default `VpnGw1`, and `Standard` for an ExpressRoute gateway.
     #[serde(default)]
     pub sku: Option<String>,
 }
 
-/// One instance of a gateway.
+/// One instance of a gateway with several.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct GatewayIpConfiguration {
-    /// Name or full id.
+    /// Name or full id of the instance's public address.
     #[serde(rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
-    /// In `GatewaySubnet`; allocated by the controller if left out.
+    /// Address of the instance in `GatewaySubnet`; without it the controller allocates one.
     #[serde(rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
 }
 
-/// A connection (G9); between two gateways it is one side's (G10).
+/// A connection (G9). Two gateways need two connections, one for each direction (G10).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Connection {
-    /// The region.
+    /// Region; the document's if absent.
     #[serde(default)]
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// `Vnet2Vnet` unless said.
+    /// Type of the remote end; default `Vnet2Vnet`.
     #[serde(default)]
     pub connection_type: ConnectionType,
-    /// This side's gateway, by name or full id.
+    /// Name or full id of this end's gateway.
     pub virtual_network_gateway1: String,
-    /// The other side's, with `Vnet2Vnet`.
+    /// Name or full id of the remote gateway, with `Vnet2Vnet`.
     #[serde(default)]
     pub virtual_network_gateway2: Option<String>,
-    /// The site, with `IPsec`.
+    /// Name or full id of the local network gateway, with `IPsec`.
     #[serde(default)]
     pub local_network_gateway2: Option<String>,
-    /// The circuit, with `ExpressRoute`. Azure calls it `peer`.
+    /// Name or full id of the circuit, with `ExpressRoute`. Azure's property is `peer`.
     #[serde(default, alias = "peer")]
     pub express_route_circuit: Option<String>,
-    /// With `ExpressRoute`: the ends of the tunnels to the primary and the secondary edge, addresses of `GatewaySubnet`;
-    /// allocated by the controller if left out.
+    /// With `ExpressRoute`: the gateway's addresses of the tunnels to the primary and the secondary edge, in
+    /// `GatewaySubnet`. Without them the controller allocates two.
     #[serde(default)]
     pub tunnel_addresses: Vec<IpAddr>,
-    /// G11. A secret: keep the file as such. Left out: whatever the controller has stays.
+    /// Shared key (G11). A secret, so the file must be kept secret too. Without it the controller's key is unchanged.
     #[serde(default)]
     pub shared_key: Option<String>,
-    /// `routingWeight`.
+    /// Preference among connections to the same prefixes; the largest weight wins.
     #[serde(default)]
     pub routing_weight: Option<u32>,
-    /// G4.
+    /// The connection exchanges routes by BGP (G4).
     #[serde(default)]
     pub enable_bgp: bool,
-    /// `dpdTimeoutSeconds`, with `IPsec`: silence after which the site's device is given up, 9 to 3600.
+    /// With `IPsec`: silence after which the site's device counts as down, seconds, 9 to 3600.
     #[serde(default)]
     pub dpd_timeout_seconds: Option<u32>,
 }
@@ -109,78 +109,79 @@ pub struct Connection {
 /// `connectionType` (G9).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConnectionType {
-    /// Gateway to gateway.
+    /// From a VPN gateway to another one.
     #[default]
     Vnet2Vnet,
-    /// Gateway to the device of a site.
+    /// From a VPN gateway to the device of a site.
     IPsec,
-    /// ExpressRoute gateway to circuit.
+    /// From an ExpressRoute gateway to a circuit.
     ExpressRoute,
 }
 
-/// A site (G7, D16).
+/// The description of a site and its WireGuard device (G7, D16).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LocalNetworkGateway {
-    /// The region.
+    /// Region; the document's if absent.
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
-    /// Where its device is reached; left out: the device calls.
+    /// Underlay address of the device; without it the device has to initiate the handshake.
     pub gateway_ip_address: Option<IpAddr>,
-    /// Its prefixes; with BGP there need not be any.
+    /// Prefixes of the site; may be empty if the connection uses BGP.
     pub local_network_address_space: Vec<Prefix>,
-    /// G4; goes with `bgpPeeringAddress`.
+    /// ASN of the site; requires `bgpPeeringAddress` (G4).
     pub asn: Option<u32>,
-    /// The device's address inside the tunnel; goes with `asn`.
+    /// Address of the device inside the tunnel; requires `asn`.
     pub bgp_peering_address: Option<IpAddr>,
-    /// The device's key; without it the tunnel stays down.
+    /// WireGuard public key of the device; without it the tunnel is down.
     pub wire_guard_public_key: Option<PublicKey>,
-    /// UDP; 51820 unless said.
+    /// UDP port of the device; default 51820.
     pub wire_guard_port: Option<u16>,
 }
 
-/// A circuit (E1).
+/// An ExpressRoute circuit (E1).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ExpressRouteCircuit {
-    /// The region.
+    /// Region; the document's if absent.
     pub location: Option<String>,
-    /// Tags.
+    /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
-    /// Where it ends (X12); the region unless said.
+    /// Peering location; the region if absent (X12).
     pub peering_location: Option<String>,
-    /// X13.
+    /// Bandwidth, Mbit/s (X13).
     pub bandwidth_in_mbps: Option<u32>,
-    /// X13; `Standard` unless said.
+    /// Tier of the SKU; default `Standard` (X13).
     pub sku_tier: Option<SkuTier>,
-    /// Its lines to the customer. Left out: whatever the controller has stays.
+    /// Private peering. Without it the controller's is unchanged.
     pub private_peering: Option<PrivatePeering>,
 }
 
 /// The tier of a circuit's SKU (X13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SkuTier {
-    /// Ten VNets.
+    /// At most ten linked VNets.
     Standard,
-    /// More, by bandwidth.
+    /// More linked VNets; the limit depends on the bandwidth.
     Premium,
 }
 
-/// A circuit's private peering: its two lines to the customer (E1).
+/// A circuit's private peering: the two lines to the customer edge (E1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrivatePeering {
-    /// The customer's ASN (G4).
+    /// ASN of the customer (G4).
     pub peer_asn: u32,
-    /// The addresses of the first line, a /30: the first one is the customer's, the second the edge's.
+    /// Prefix of the primary line, a /30. The first address is the customer edge's, the second one the edge's.
     pub primary: Prefix,
-    /// Those of the second line.
+    /// Prefix of the secondary line, a /30 with the same order of addresses.
     pub secondary: Prefix,
-    /// 0 to 4094; 0 unless said.
+    /// VLAN of both lines, 0 to 4094; default 0.
     #[serde(default)]
     pub vlan_id: u16,
-    /// Signs the BGP sessions. A secret: keep the file as such. Left out: whatever the controller has stays.
+    /// Key that signs the BGP sessions. A secret, so the file must be kept secret too. Without it the controller's key
+    /// is unchanged.
     #[serde(default)]
     pub shared_key: Option<String>,
 }

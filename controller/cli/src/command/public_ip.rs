@@ -16,10 +16,10 @@ pub(crate) enum PublicIp {
     Create {
         #[arg(value_parser = name)]
         name: String,
-        /// Shown in the resource; where agents are reached is their own matter
+        /// Address that the resource shows; it does not affect where agents are reached
         #[arg(short = 'a', long)]
         ip_address: Option<IpAddr>,
-        /// The region; the group's unless given
+        /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
     },
@@ -27,7 +27,7 @@ pub(crate) enum PublicIp {
     Update {
         #[arg(value_parser = name)]
         name: String,
-        /// Shown in the resource; where agents are reached is their own matter
+        /// Address that the resource shows; it does not affect where agents are reached
         #[arg(short = 'a', long)]
         ip_address: IpAddr,
     },

@@ -1,6 +1,6 @@
-//! What joins VNets with what lies outside: gateways, connections, sites, circuits.
+//! Expands gateways, connections, local network gateways and circuits.
 
-use super::{Expansion, GATEWAY_IP_CONFIGURATION, address};
+use super::{Expansion, GATEWAY_IP_CONFIGURATION, set_address};
 use crate::manifest::named::Named;
 use crate::manifest::schema::{
     Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, SkuTier,
@@ -12,7 +12,7 @@ use tombolo_proto::config::GatewayKind;
 
 /// The name of the only peering that a circuit may have.
 const PRIVATE_PEERING: &str = "AzurePrivatePeering";
-/// WireGuard's own, which the controller takes too where nothing is said.
+/// WireGuard's customary UDP port, and the controller's default.
 const WIREGUARD_PORT: u16 = 51820;
 
 impl Expansion<'_> {
@@ -29,7 +29,7 @@ impl Expansion<'_> {
         if given && !gateway.ip_configurations.is_empty() {
             self.problem(
                 &place,
-                "publicIPAddress and privateIPAddress must stand inside ipConfigurations",
+                "publicIPAddress and privateIPAddress must be set in ipConfigurations, if there are any",
             );
         }
         let all = if gateway.ip_configurations.is_empty() {
@@ -42,15 +42,15 @@ impl Expansion<'_> {
             .map(|(name, c)| {
                 let mut properties = json!({
                     "subnet": {"id": &subnet},
-                    "publicIPAddress": self.optional(Kind::PublicIpAddress, c.public_ip_address.as_ref()),
+                    "publicIPAddress": self.optional_reference(Kind::PublicIpAddress, c.public_ip_address.as_ref()),
                 });
-                address(&mut properties, c.private_ip_address);
+                set_address(&mut properties, c.private_ip_address);
                 json!({"name": name, "properties": properties})
             })
             .collect();
         let vpn = gateway.gateway_type == GatewayKind::Vpn;
         if !vpn && gateway.bgp_peering_address.is_some() {
-            self.problem(&place, "bgpPeeringAddress is for gateways of type Vpn (G4)");
+            self.problem(&place, "bgpPeeringAddress is allowed with gatewayType Vpn only (G4)");
         }
         let sku = gateway
             .sku
@@ -71,7 +71,7 @@ impl Expansion<'_> {
             properties["bgpSettings"]["bgpPeeringAddress"] = json!(address);
         }
         let body = json!({"properties": properties});
-        self.top(
+        self.push_resource(
             Kind::VirtualNetworkGateway,
             name,
             gateway.location.as_ref(),
@@ -83,7 +83,7 @@ impl Expansion<'_> {
     pub(super) fn site(&mut self, name: &str, site: &LocalNetworkGateway) {
         let place = format!("localNetworkGateways.{name}");
         if site.asn.is_some() != site.bgp_peering_address.is_some() {
-            self.problem(&place, "asn and bgpPeeringAddress go together (G4)");
+            self.problem(&place, "asn and bgpPeeringAddress must be set together (G4)");
         }
         let prefixes: Vec<_> = site
             .local_network_address_space
@@ -98,7 +98,7 @@ impl Expansion<'_> {
             "wireGuardPublicKey": site.wire_guard_public_key,
             "wireGuardPort": site.wire_guard_port.unwrap_or(WIREGUARD_PORT),
         }});
-        self.top(
+        self.push_resource(
             Kind::LocalNetworkGateway,
             name,
             site.location.as_ref(),
@@ -137,12 +137,12 @@ impl Expansion<'_> {
             };
             body["sku"] = json!({"name": format!("{tier}_{family}"), "tier": tier, "family": family});
         }
-        self.top(Kind::Circuit, name, circuit.location.as_ref(), &circuit.tags, body);
+        self.push_resource(Kind::Circuit, name, circuit.location.as_ref(), &circuit.tags, body);
     }
 
     pub(super) fn connection(&mut self, name: &str, c: &Connection) {
         let place = format!("connections.{name}");
-        // What each type names its far end by: the manifest's word, ARM's word, what it leads to.
+        // The remote end of each type: the manifest's property, ARM's property, the kind of resource, the value.
         let ends = [
             (
                 ConnectionType::Vnet2Vnet,
@@ -171,12 +171,15 @@ impl Expansion<'_> {
             "virtualNetworkGateway1": self.reference(Kind::VirtualNetworkGateway, &c.virtual_network_gateway1),
             "enableBgp": c.enable_bgp,
         });
-        for (of, word, arm, kind, end) in ends {
+        for (of, property, arm, kind, end) in ends {
             let own = of == c.connection_type;
             match end {
                 Some(end) if own => properties[arm] = self.reference(kind, end),
-                None if own => self.problem(&place, &format!("{word} is needed with connectionType {of:?} (G9)")),
-                Some(_) => self.problem(&place, &format!("{word} goes with connectionType {of:?} (G9)")),
+                None if own => self.problem(&place, &format!("{property} is needed with connectionType {of:?} (G9)")),
+                Some(_) => {
+                    let problem = format!("{property} is allowed with connectionType {of:?} only (G9)");
+                    self.problem(&place, &problem);
+                }
                 None => {}
             }
         }
@@ -185,14 +188,15 @@ impl Expansion<'_> {
             if !express || c.tunnel_addresses.len() != 2 {
                 self.problem(
                     &place,
-                    "tunnelAddresses goes with connectionType ExpressRoute: one for each of the two links (T4)",
+                    "tunnelAddresses is allowed with connectionType ExpressRoute only, with one address for each of the two \
+                     links (T4)",
                 );
             }
             properties["tunnelAddresses"] = json!(c.tunnel_addresses);
         }
         if let Some(key) = &c.shared_key {
             if express {
-                self.problem(&place, "sharedKey: a connection to a circuit has none (G11)");
+                self.problem(&place, "sharedKey: a connection to a circuit has none; remove it (G11)");
             }
             properties["sharedKey"] = json!(key);
         }
@@ -203,6 +207,6 @@ impl Expansion<'_> {
             properties["dpdTimeoutSeconds"] = json!(seconds);
         }
         let body = json!({"properties": properties});
-        self.top(Kind::Connection, name, c.location.as_ref(), &c.tags, body);
+        self.push_resource(Kind::Connection, name, c.location.as_ref(), &c.tags, body);
     }
 }

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-/// `tombolo lab` as this person has to write it: with `sudo` if that is how they came here, and with the folder if it
-/// is not the usual one.
+/// Returns `tombolo lab` with `sudo`, if this program was called so, and with `--lab-dir`, if `dir` is set.
 pub(crate) fn command(dir: Option<&Path>) -> String {
     let dir = dir.map(|d| format!(" --lab-dir {}", d.display()));
     format!("{} lab{}", program(), dir.unwrap_or_default())
 }
 
-/// This program, with `sudo` if it was called so.
+/// Returns the path of this program, after `sudo` if it was called so.
 pub(crate) fn program() -> String {
     let own = std::env::current_exe();
     format!(
@@ -19,7 +18,7 @@ pub(crate) fn program() -> String {
     )
 }
 
-/// `sudo `, or nothing.
+/// Returns `sudo ` if this program was called with sudo, otherwise an empty text.
 pub(crate) fn sudo() -> &'static str {
     if std::env::var_os("SUDO_USER").is_some() {
         "sudo "

@@ -1,4 +1,4 @@
-//! Declarative files: gateways, connections, sites and circuits.
+//! Manifests: gateways, connections, sites and circuits.
 
 use super::network::{named, prefix, tags};
 use std::collections::BTreeMap;

@@ -1,0 +1,154 @@
+//! Agents and the revisions that they have in force.
+
+use super::request::ListResponse;
+use super::tokens::Binding;
+use crate::client::{Body, Client};
+use crate::error::Error;
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tombolo_proto::config::AgentConfig;
+use tombolo_proto::fabric::{Rejected, Revisions, Waited};
+use tombolo_proto::id::{AgentId, PublicKey, Revision};
+use tombolo_proto::installed::InstalledTables;
+use tombolo_proto::status::AgentStatus;
+
+/// Longest that one request waits at the controller. A longer wait is several requests, so that a broken connection is
+/// detected.
+const MAX_WAIT_PER_REQUEST: Duration = Duration::from_secs(20);
+/// Time beyond the wait that a request has for the network and the controller.
+const WAIT_MARGIN: Duration = Duration::from_secs(15);
+
+/// An agent as the controller sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentView {
+    /// Name of the agent.
+    pub id: AgentId,
+    /// The VM, gateway instance or edge that the agent represents.
+    pub binding: Binding,
+    /// WireGuard public key, the agent's identity on links.
+    pub public_key: PublicKey,
+    /// Endpoints at which other agents reach it, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// Endpoint of its QUIC listener, if other agents reach one.
+    #[serde(default)]
+    pub quic_endpoint: Option<SocketAddr>,
+    /// Number of lanes; none if the controller does not report it.
+    #[serde(default)]
+    pub lanes: Option<u16>,
+    /// Whether the agent was revoked.
+    pub revoked: bool,
+    /// Whether its control stream is up.
+    pub connected: bool,
+    /// Revision that the agent has in force.
+    #[serde(default)]
+    pub applied_revision: Option<Revision>,
+    /// Digest of the configuration that the agent has in force.
+    #[serde(default)]
+    pub applied_digest: Option<String>,
+    /// Digest of the configuration that the controller has compiled for it.
+    #[serde(default)]
+    pub desired_digest: Option<String>,
+    /// The last configuration that the agent rejected.
+    #[serde(default)]
+    pub rejected: Option<Rejected>,
+    /// The agent's last status report.
+    #[serde(default)]
+    pub status: Option<AgentStatus>,
+}
+
+impl Client {
+    /// Lists all agents.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn agents(&self) -> Result<Vec<AgentView>, Error> {
+        let response = self.fabric(Method::GET, "agents", Body::None).await?;
+        Ok(self.typed::<ListResponse<_>>(response).await?.value)
+    }
+
+    /// Returns one agent.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn agent(&self, id: &str) -> Result<AgentView, Error> {
+        let response = self.fabric(Method::GET, &format!("agents/{id}"), Body::None).await?;
+        self.typed(response).await
+    }
+
+    /// Revokes an agent: the controller and all other agents refuse it at once. Its binding stays in use.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn revoke_agent(&self, id: &str) -> Result<(), Error> {
+        let path = format!("agents/{id}/revoke");
+        self.fabric(Method::POST, &path, Body::None).await.map(drop)
+    }
+
+    /// Deletes an agent and releases its binding.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn delete_agent(&self, id: &str) -> Result<(), Error> {
+        self.fabric(Method::DELETE, &format!("agents/{id}"), Body::None)
+            .await
+            .map(drop)
+    }
+
+    /// Returns the configuration that the controller has compiled for an agent, with preshared keys blanked.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn agent_config(&self, id: &str) -> Result<AgentConfig, Error> {
+        let response = self
+            .fabric(Method::GET, &format!("agents/{id}/config"), Body::None)
+            .await?;
+        self.typed(response).await
+    }
+
+    /// Returns the tables that an agent should have installed. They include the learned routes that agents have
+    /// reported.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn agent_tables(&self, id: &str) -> Result<InstalledTables, Error> {
+        let response = self
+            .fabric(Method::GET, &format!("agents/{id}/tables"), Body::None)
+            .await?;
+        self.typed(response).await
+    }
+
+    /// Returns the desired revision, and the revision that each agent has in force.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn revisions(&self) -> Result<Revisions, Error> {
+        let response = self.fabric(Method::GET, "revisions", Body::None).await?;
+        self.typed(response).await
+    }
+
+    /// Waits until every connected agent has applied `revision` (D2), at most for `timeout`. The answer lists the
+    /// agents that have not.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn wait_in_force(&self, revision: Revision, timeout: Duration) -> Result<Waited, Error> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = left.min(MAX_WAIT_PER_REQUEST);
+            // Rounded up, because a timeout below one second would otherwise not wait at all.
+            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+            let path = format!("/fabric/v1/revisions/{revision}/wait");
+            let query = [("timeoutSeconds", &*seconds.to_string())];
+            let limit = Some(left + WAIT_MARGIN);
+            let response = self.send(Method::GET, &path, &query, Body::None, limit).await?;
+            let waited: Waited = self.typed(response).await?;
+            if waited.in_force || Instant::now() >= deadline {
+                return Ok(waited);
+            }
+        }
+    }
+}

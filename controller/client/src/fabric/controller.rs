@@ -1,0 +1,79 @@
+//! The controller itself: health, certificate, metrics, settings, backup.
+
+use crate::client::{Body, Client};
+use crate::error::Error;
+use reqwest::Method;
+use serde_json::Value;
+use std::time::Duration;
+
+/// Longest that a backup may take: the whole store crosses the network, so the default of a request is too short.
+const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Client {
+    /// Returns the controller's health and revision. Needs no token.
+    ///
+    /// # Errors
+    /// The controller does not answer.
+    pub async fn health(&self) -> Result<Value, Error> {
+        let response = self.fabric(Method::GET, "health", Body::None).await?;
+        self.json(response).await
+    }
+
+    /// Returns the certificate of the controller's CA in PEM. Needs no token.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn ca(&self) -> Result<String, Error> {
+        let response = self.fabric(Method::GET, "ca", Body::None).await?;
+        response
+            .text()
+            .await
+            .map_err(|e| Error::transport(self.base(), "GET /fabric/v1/ca", &e))
+    }
+
+    /// Returns the controller's metrics in Prometheus' text format.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn metrics(&self) -> Result<String, Error> {
+        let response = self.send(Method::GET, "/metrics", &[], Body::None, None).await?;
+        response
+            .text()
+            .await
+            .map_err(|e| Error::transport(self.base(), "GET /metrics", &e))
+    }
+
+    /// Returns all settings with their present values.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn settings(&self) -> Result<Value, Error> {
+        let response = self.fabric(Method::GET, "settings", Body::None).await?;
+        self.json(response).await
+    }
+
+    /// Replaces all settings and returns them. A setting that `settings` omits returns to its default.
+    ///
+    /// # Errors
+    /// Errors of the controller: an unknown name, a value out of range.
+    pub async fn put_settings(&self, settings: &Value) -> Result<Value, Error> {
+        let response = self.fabric(Method::PUT, "settings", Body::Json(settings)).await?;
+        self.json(response).await
+    }
+
+    /// Returns a copy of the controller's store as a file. The controller keeps running. The file contains secrets.
+    ///
+    /// # Errors
+    /// Errors of the controller.
+    pub async fn backup(&self) -> Result<Vec<u8>, Error> {
+        let path = "/fabric/v1/backup";
+        let response = self
+            .send(Method::POST, path, &[], Body::None, Some(BACKUP_TIMEOUT))
+            .await?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|e| Error::transport(self.base(), path, &e))?;
+        Ok(bytes.to_vec())
+    }
+}

@@ -1,0 +1,85 @@
+//! Explanations, ping and trace.
+
+use crate::client::{Body, Client};
+use crate::error::Error;
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::time::Duration;
+use tombolo_proto::fabric::Probe;
+use tombolo_proto::probe::{ProbeKind, ProbeReport};
+
+/// The packet that the controller explains.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExplainRequest {
+    /// Source: name or id of a VM, a NIC or an agent.
+    pub from: String,
+    /// Destination: name or id of a VM, a NIC or an agent, or an address.
+    pub to: String,
+    /// `icmp`, `tcp` or `udp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Destination port of `tcp` and `udp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_port: Option<u16>,
+    /// Initial TTL of the packet; 64 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u8>,
+}
+
+/// The result of a probe.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    /// Source address of the probe's packets.
+    #[serde(default)]
+    pub from: Option<IpAddr>,
+    /// Destination address of the probe's packets.
+    #[serde(default)]
+    pub to: Option<IpAddr>,
+    /// The agent's report.
+    #[serde(flatten)]
+    pub report: ProbeReport,
+}
+
+/// Time beyond the probe's own that a request has for the network, the controller and the agent.
+const PROBE_MARGIN: Duration = Duration::from_secs(20);
+/// Upper bounds of the controller's defaults for fields that [`Probe`] omits. They only bound the wait for the answer.
+const DEFAULT_COUNT: u32 = 5;
+const DEFAULT_INTERVAL_MS: u32 = 1000;
+const DEFAULT_TIMEOUT_MS: u32 = 1000;
+const DEFAULT_MAX_TTL: u8 = 30;
+
+impl Client {
+    /// Returns the decisions that the agents make for a packet and for its reply, hop by hop. No packet is sent.
+    ///
+    /// # Errors
+    /// Errors of the controller: an unknown source or destination.
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<Value, Error> {
+        let response = self
+            .fabric(Method::POST, "explain", Body::Json(&json!(request)))
+            .await?;
+        self.json(response).await
+    }
+
+    /// Pings or traces with real packets, which the agent of the source sends. Returns after the last probe.
+    ///
+    /// # Errors
+    /// Errors of the controller: an unknown source or destination, or an agent that is not connected.
+    pub async fn probe(&self, probe: &Probe) -> Result<ProbeAnswer, Error> {
+        let each = |given: Option<u32>, default: u32| u64::from(given.unwrap_or(default));
+        let count = each(probe.count, DEFAULT_COUNT);
+        let timeout = each(probe.timeout_ms, DEFAULT_TIMEOUT_MS);
+        let longest = match probe.kind {
+            ProbeKind::Ping => count * each(probe.interval_ms, DEFAULT_INTERVAL_MS) + timeout,
+            ProbeKind::Trace => u64::from(probe.max_ttl.unwrap_or(DEFAULT_MAX_TTL)) * count * timeout,
+        };
+        let limit = Some(Duration::from_millis(longest) + PROBE_MARGIN);
+        let body = json!(probe);
+        let response = self
+            .send(Method::POST, "/fabric/v1/probe", &[], Body::Json(&body), limit)
+            .await?;
+        self.typed(response).await
+    }
+}

@@ -1,0 +1,19 @@
+//! Requests to the fabric API.
+
+use crate::client::{Body, Client};
+use crate::error::Error;
+use reqwest::Method;
+use serde::Deserialize;
+
+/// The answer of a list: `{"value": […]}`.
+#[derive(Deserialize)]
+pub(super) struct ListResponse<T> {
+    pub(super) value: Vec<T>,
+}
+
+impl Client {
+    /// Sends a request to `/fabric/v1/{path}`.
+    pub(super) async fn fabric(&self, method: Method, path: &str, body: Body<'_>) -> Result<reqwest::Response, Error> {
+        self.send(method, &format!("/fabric/v1/{path}"), &[], body, None).await
+    }
+}

@@ -1,0 +1,95 @@
+//! Runs all checks of a lab and prints their results.
+
+use super::{LearnedResult, Phase, RowResult};
+use crate::lab::Lab;
+use crate::progress::Progress;
+use anyhow::Result;
+
+/// Runs all checks and prints their results. Returns whether everything was as expected. `events`: check the events
+/// too.
+pub(crate) async fn check_all(lab: &Lab, events: bool, progress: &Progress) -> Result<bool> {
+    let mut good = true;
+    let mut counts = (0, 0);
+    if lab.topology().expected.is_empty() {
+        progress
+            .print("the topology has no expectations: comparing the controller's answers with agents and live packets");
+    } else {
+        good &= super::phases(lab, events, |title, phase| match phase {
+            None => progress.set_activity(title),
+            Some(phase) => {
+                let (rows, right) = phase.outcome.counts();
+                counts = (counts.0 + rows, counts.1 + right);
+                progress.print(&table(phase));
+            }
+        })
+        .await?;
+    }
+    progress.set_activity("comparing routes and explain with the agents and with live packets");
+    let agreement = super::all(lab).await?;
+    let mut text = agreement.to_string();
+    for problem in &agreement.problems {
+        text += &format!("\n  ✗ {problem}");
+    }
+    progress.print(&text);
+    good &= agreement.problems.is_empty();
+    if counts.0 > 0 {
+        progress.print(&format!("{} of {} rows were as expected", counts.1, counts.0));
+    }
+    Ok(good)
+}
+
+/// Formats a phase as a table of expectations and results.
+fn table(phase: &Phase) -> String {
+    let learned = phase.outcome.learned.iter().map(learned_cells);
+    let rows: Vec<[String; 4]> = phase.outcome.rows.iter().map(row_cells).chain(learned).collect();
+    let head = ["FROM → TO", "EXPECTED", "SEEN"].map(str::to_owned);
+    let width = |column: usize| {
+        let cells = rows.iter().map(|r| r[column + 1].chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or_default()
+    };
+    let widths = [width(0), width(1)];
+    let line = |mark: &str, cells: &[String]| {
+        let padded = |n: usize| {
+            format!(
+                "{}{}",
+                cells[n],
+                " ".repeat(widths[n].saturating_sub(cells[n].chars().count()))
+            )
+        };
+        format!("\n  {mark} {}  {}  {}", padded(0), padded(1), cells[2])
+    };
+    let mut text = phase.title.clone();
+    if let Some(after) = phase.outcome.after {
+        text += &format!(": as expected after {:.1} s", after.as_secs_f64());
+    } else {
+        let (rows, right) = phase.outcome.counts();
+        text += &format!(": {} of {rows} rows were NOT as expected", rows - right);
+    }
+    text += &line(" ", &head);
+    for row in &rows {
+        text += &line(&row[0], &row[1..]);
+    }
+    text
+}
+
+const fn mark(good: bool) -> &'static str {
+    if good { "✓" } else { "✗" }
+}
+
+fn learned_cells(learned: &LearnedResult) -> [String; 4] {
+    [
+        mark(learned.good()).to_owned(),
+        learned.neighbour(),
+        learned.expected(),
+        learned.seen(),
+    ]
+}
+
+fn row_cells(tried: &RowResult) -> [String; 4] {
+    [
+        mark(tried.good()).to_owned(),
+        format!("{} → {}", tried.row.from, tried.row.to),
+        tried.expected(),
+        tried.seen(),
+    ]
+}

@@ -1,0 +1,41 @@
+//! The disk image that all machines start from.
+
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+/// The variable that names the folder of another image.
+const IMAGE: &str = "TOMBOLO_VM_IMAGE";
+/// The folder that `make vm-image` fills, beside the folder of the programs.
+const DEFAULT_IMAGE: &str = "lab-vm";
+/// The image's files: the kernel, its initial file system, the disk, the operator's private key and the guest's host
+/// key.
+const FILES: [&str; 5] = ["kernel", "initrd", "root.img", "key", "known_hosts"];
+
+/// Returns the folder of the image, which need not exist.
+pub(super) fn folder() -> PathBuf {
+    if let Some(named) = std::env::var_os(IMAGE) {
+        return named.into();
+    }
+    // target/debug/tombolo → target/lab-vm.
+    let own = std::env::current_exe().unwrap_or_default();
+    let target = own.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    target.join(DEFAULT_IMAGE)
+}
+
+/// Checks that the image is complete.
+///
+/// # Errors
+/// A file is missing; the message says how to make the image.
+pub(super) fn check() -> Result<()> {
+    let image = folder();
+    for file in FILES {
+        if !image.join(file).is_file() {
+            bail!(
+                "{} has no {file}, so it is no image of a virtual machine: 'make vm-image' makes one, or {IMAGE} names the \
+                 folder of another",
+                image.display()
+            );
+        }
+    }
+    Ok(())
+}
