@@ -7,7 +7,7 @@
 //! * [`world`]: all agents of a topology in one memory, on the engine that real agents run.
 //! * [`simulation`]: the control plane under faults, one seed and one clock.
 //! * [`corpus`]: kept inputs of the fuzz targets.
-//! * [`contest`]: one seed's run of both; what differs; the smallest run that still differs.
+//! * [`differential`]: one seed's run of both; what differs; the smallest run that still differs.
 //! * [`binary`]: the built programs.
 //! * [`citations`]: the tests and rules that documents and code cite.
 //! * [`controller`]: a real controller process with its certificate and token.
@@ -17,9 +17,9 @@
 pub mod arm;
 pub mod binary;
 pub mod citations;
-pub mod contest;
 pub mod controller;
 pub mod corpus;
+pub mod differential;
 pub mod hostile;
 pub mod live;
 pub mod model;

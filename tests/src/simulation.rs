@@ -3,7 +3,7 @@
 //!
 //! What is drawn is drawn beforehand or from the seed, so that the same seed gives the same log.
 
-use crate::contest::Script;
+use crate::differential::Script;
 use crate::product::Product;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

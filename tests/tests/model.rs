@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use tombolo_engine::routing::{Dynamic, taken};
 use tombolo_proto::config::{AgentConfig, ForeignSources, Relation};
 use tombolo_proto::route::{Route, RouteSource, RouteState};
-use tombolo_tests::contest::{Script, Tally, honest, play, rehearse, report};
+use tombolo_tests::differential::{Script, Tally, honest, play, rehearse, report};
 use tombolo_tests::model::{Fate, Why};
 use tombolo_tests::product::SITE_ASN;
 use tombolo_tests::world::Mutation;
