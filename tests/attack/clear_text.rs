@@ -12,7 +12,7 @@ use tombolo_lab::command::run;
 use tombolo_lab::host::{inside, sysctl};
 use tombolo_lab::probe::Ping;
 use tombolo_lab::topology::INTERNET;
-use tombolo_tests::live::{FORWARDED, SPACING, World};
+use tombolo_tests::live::{FORWARDED, PING_INTERVAL, World};
 
 /// How long packets flow in each situation. The senders send every 10 ms.
 const PERIOD: Duration = Duration::from_millis(400);
@@ -91,7 +91,7 @@ impl Sockets {
     fn start(server: UdpSocket, client: UdpSocket, published: SocketAddr) -> Result<Self> {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         for socket in [&server, &client] {
-            socket.set_read_timeout(Some(SPACING))?;
+            socket.set_read_timeout(Some(PING_INTERVAL))?;
         }
         let ended = stop.clone();
         let serve = std::thread::spawn(move || {
@@ -128,7 +128,7 @@ impl Sockets {
         // The first few may have been under way.
         while self.answers.load(Relaxed) < before + 5 {
             ensure!(start.elapsed() < LIMIT, "{when}, the published port does not answer");
-            tokio::time::sleep(SPACING).await;
+            tokio::time::sleep(PING_INTERVAL).await;
         }
         Ok(())
     }
@@ -198,7 +198,7 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     let client = inside(&w.hosts().netns(peer), || UdpSocket::bind((peer_address, 9000)))??;
     nft(&w, INTERNET, WATCH).await?;
     let sockets = Sockets::start(server, client, (vm_address, 8080).into())?;
-    let pings = ["/4", "/6"].map(|family| w.pinger(vm, &format!("{peer}{family}"), SPACING));
+    let pings = ["/4", "/6"].map(|family| w.pinger(vm, &format!("{peer}{family}"), PING_INTERVAL));
     nothing_in_clear(&w, "never peered").await?;
 
     w.join("spoke-a", "spoke-b").await?;
@@ -268,7 +268,7 @@ async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     w.route("spoke-a-routes", "unknown", "10.77.0.0/16", appliance).await?;
     w.reach_within(vm, "spoke-b-vm", LIMIT).await?;
     nft(&w, INTERNET, WATCH).await?;
-    let pings = ["spoke-b-vm", "10.77.0.1"].map(|to| w.pinger(vm, to, SPACING));
+    let pings = ["spoke-b-vm", "10.77.0.1"].map(|to| w.pinger(vm, to, PING_INTERVAL));
     nothing_in_clear(&w, "with all peerings").await?;
     w.unpeer("hub", "spoke-b").await?;
     nothing_in_clear(&w, "when a peering of the appliance was deleted").await?;

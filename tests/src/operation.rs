@@ -1,5 +1,5 @@
-//! What may happen to a topology, as data: typed operations by name, and a generator that draws them from a small
-//! universe of names, so that they meet often.
+//! Operations on a topology as data, and packets. A generator draws them from a small [`Universe`] of names, so that
+//! operations often concern the same resources.
 
 mod universe;
 
@@ -31,9 +31,9 @@ pub enum UserHop {
     Appliance(IpAddr),
     /// To the VPN gateway.
     Gateway,
-    /// Inside the VNet.
+    /// `VnetLocal`: inside the VNet.
     Local,
-    /// Not carried.
+    /// `Internet`: not carried by the fabric.
     Internet,
     /// Dropped.
     None,
@@ -82,7 +82,7 @@ pub enum Operation {
     },
     /// Creates a gateway in a VNet's `GatewaySubnet`.
     PutGateway { vnet: String, address: IpAddr },
-    /// Deletes it.
+    /// Deletes a VNet's gateway.
     DeleteGateway { vnet: String },
     /// Creates one side's connection object, or changes its key.
     PutConnection {
@@ -90,9 +90,9 @@ pub enum Operation {
         to: String,
         key: Option<String>,
     },
-    /// Deletes it.
+    /// Deletes one side's connection object.
     DeleteConnection { from: String, to: String },
-    /// A VM's agent joins: with these NICs, and for the whole of these subnets (D7, D8).
+    /// A VM's agent joins: it has these NICs, and serves all of these subnets (D7, D8).
     JoinVm {
         vm: String,
         nics: Vec<String>,
@@ -101,18 +101,18 @@ pub enum Operation {
     },
     /// A gateway's agent joins.
     JoinGateway { vnet: String },
-    /// The site behind a VNet's gateway announces this by BGP, and nothing else any more.
+    /// The site behind a VNet's gateway announces these prefixes by BGP, and withdraws all others.
     Announce {
         vnet: String,
         prefixes: Vec<IpNet>,
         /// Paths begin with an ASN that is not the site's.
         foreign_as: bool,
-        /// With 4,001 IPv4 prefixes of no use besides.
+        /// The site also announces 4,001 unused IPv4 prefixes: more than G23 permits.
         flood: bool,
     },
-    /// An agent is cut off.
+    /// Revokes an agent.
     Revoke { agent: String },
-    /// An agent is forgotten.
+    /// Deletes an agent; its name and binding are free again.
     DeleteAgent { agent: String },
 }
 
@@ -128,10 +128,10 @@ pub fn site_device(vnet: &str) -> String {
     format!("{vnet}-site")
 }
 
-/// A packet, and where it appears.
+/// A packet, and the place where it enters the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// Where.
+    /// The place where the packet enters.
     pub origin: Origin,
     /// The source address, genuine or not.
     pub source: IpAddr,
@@ -139,7 +139,7 @@ pub struct Packet {
     pub destination: IpAddr,
 }
 
-/// Where a packet appears.
+/// The place where a packet enters the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// An agent's kernel sends it.
@@ -147,11 +147,11 @@ pub enum Origin {
         /// The agent.
         agent: String,
     },
-    /// It arrives on a link, whatever its far end should have done: a stale or hostile peer.
+    /// It arrives on a link, although the sender may have no right to send it: a stale or hostile peer.
     Link {
         /// The far end.
         from: String,
-        /// Where it arrives.
+        /// The receiving agent.
         to: String,
     },
 }

@@ -72,7 +72,7 @@ fn fault_of_code(text: &str) -> Option<String> {
         let mut found = source.match_indices(&definition);
         found.any(|(at, _)| !source[at + definition.len()..].starts_with(is_part))
     };
-    let missing = !KEYWORDS.iter().any(|keyword| defines(&keyword));
+    let missing = !KEYWORDS.iter().any(defines);
     missing.then(|| format!("{file} defines no {name}"))
 }
 

@@ -6,7 +6,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The universe of one seed: which VNets, NICs and VMs there may be.
+/// The universe of one seed: the VNets, NICs and VMs that operations may create.
 #[derive(Debug, Clone)]
 pub struct Universe {
     /// VNets by number.
@@ -15,16 +15,16 @@ pub struct Universe {
     pub tables: Vec<String>,
 }
 
-/// What a VNet looks like if it exists.
+/// The properties of a VNet if it is created.
 #[derive(Debug, Clone)]
 pub struct VnetPlan {
     /// Its name.
     pub name: String,
     /// Its region.
     pub region: &'static str,
-    /// Its first ranges.
+    /// Its initial ranges.
     pub space: Vec<IpNet>,
-    /// A range that it may get later.
+    /// A range that a later operation may add.
     pub extra: IpNet,
     /// Its subnets, `GatewaySubnet` last.
     pub subnets: Vec<(String, Vec<IpNet>)>,
@@ -41,7 +41,7 @@ fn net(text: &str) -> IpNet {
 }
 
 impl VnetPlan {
-    /// `slot` is the second octet of the VNet's ranges.
+    /// Draws a plan; `slot` is the second octet of the VNet's ranges.
     fn draw(name: String, slot: u8, rng: &mut impl Rng) -> Self {
         let dual = rng.random_bool(0.5);
         let mut space = vec![net(&format!("10.{slot}.0.0/16"))];
@@ -59,7 +59,7 @@ impl VnetPlan {
         subnets.push((GATEWAY_SUBNET.to_string(), vec![net(&format!("10.{slot}.255.0/27"))]));
         let mut nics = Vec::new();
         let mut vms = Vec::new();
-        // A VNet without NICs can be deleted while it is peered (P13, last row). The first one is never empty.
+        // Some VNets have no NIC: they can be deleted while they are peered (P13, last row). The first VNet always has one.
         for number in 0..rng.random_range(u8::from(slot == 1)..=3) {
             let mut own = Vec::new();
             for half in 0..if rng.random_bool(0.2) { 2 } else { 1_u8 } {
@@ -83,7 +83,7 @@ impl VnetPlan {
                 nics.push((nic.clone(), subnets[subnet].0.clone(), addresses));
                 own.push(nic);
             }
-            // At most one VM serves the second subnet: two would contend for it.
+            // At most one VM serves the second subnet: a subnet has one serving agent (D8).
             let served = if number == 0 && rng.random_bool(0.2) {
                 vec!["b".to_string()]
             } else {
@@ -121,13 +121,13 @@ impl Universe {
         }
     }
 
-    /// The operations that a run starts with: every VNet with its NICs and agents; then a bias towards hubs: the first
-    /// VNet has a gateway and peers with most others, one of which is a branch behind a connection.
+    /// The operations that set up a run: every VNet with its NICs and agents, and then a hub-and-spoke bias. The first
+    /// VNet has a gateway and peers with most others. The third VNet is a branch, joined to the hub by a connection.
     #[must_use]
-    pub fn founding(&self, rng: &mut impl Rng) -> Vec<Operation> {
+    pub fn setup(&self, rng: &mut impl Rng) -> Vec<Operation> {
         let mut out = Vec::new();
         for plan in &self.vnets {
-            out.extend(plan.founding(rng));
+            out.extend(plan.setup(rng));
         }
         for _ in 0..3 {
             out.push(self.table(rng));
@@ -288,7 +288,7 @@ impl Universe {
         }
     }
 
-    /// A route table: destinations that lie in, around and outside the VNets, appliances that are NICs or nobody.
+    /// A route table. Destinations lie in, around and outside of the VNets; appliances are addresses of NICs.
     fn table(&self, rng: &mut impl Rng) -> Operation {
         let mut routes: Vec<(IpNet, UserHop)> = Vec::new();
         for _ in 0..rng.random_range(0..=4_u8) {
@@ -323,7 +323,7 @@ impl Universe {
         }
     }
 
-    /// What a site announces: what contains VNets, equals one, lies in one, or has nothing to do with them.
+    /// A site's announcement: prefixes that contain VNets, equal one, lie in one, or are unrelated to them.
     fn announcement(&self, vnet: String, rng: &mut impl Rng) -> Operation {
         const SETS: [&[&str]; 14] = [
             &["0.0.0.0/0"],
@@ -360,7 +360,7 @@ impl Universe {
         }
     }
 
-    /// A prefix for a route: a VNet's range, a subnet, one address, everything, or somewhere else.
+    /// A route's destination: a VNet's range, a subnet, a single address, a default route, or an unrelated prefix.
     fn destination(&self, rng: &mut impl Rng) -> IpNet {
         let plan = self.any(rng);
         match rng.random_range(0..12_u8) {
@@ -381,12 +381,12 @@ impl Universe {
         }
     }
 
-    /// Any of its VNets.
+    /// A random VNet plan.
     pub fn any(&self, rng: &mut impl Rng) -> &VnetPlan {
         &self.vnets[rng.random_range(0..self.vnets.len())]
     }
 
-    /// An address: mostly somebody's, sometimes nobody's.
+    /// An address: mostly one of a NIC, sometimes one without an owner.
     #[must_use]
     pub fn address(&self, v4: bool, rng: &mut impl Rng) -> IpAddr {
         let plan = self.any(rng);
@@ -421,7 +421,7 @@ impl Universe {
 }
 
 impl VnetPlan {
-    fn founding(&self, rng: &mut impl Rng) -> Vec<Operation> {
+    fn setup(&self, rng: &mut impl Rng) -> Vec<Operation> {
         let mut out = vec![Operation::PutVnet {
             vnet: self.name.clone(),
             region: self.region,
