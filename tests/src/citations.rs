@@ -63,7 +63,7 @@ fn tag_of(word: &str) -> Option<&str> {
     (is_number && !number.starts_with('0')).then_some(word)
 }
 
-/// The tags that a line of text or code cites. Words are told apart by anything but ASCII letters, digits and `_`.
+/// The tags that a line of text or code cites. All characters but ASCII letters, digits and `_` separate words.
 #[must_use]
 pub fn tags_in(line: &str) -> Vec<String> {
     let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));

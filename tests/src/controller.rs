@@ -96,7 +96,7 @@ impl Controller {
         format!("https://{}", self.listen)
     }
 
-    /// Where it listens.
+    /// The address and port of REST and of the control stream.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
         self.listen

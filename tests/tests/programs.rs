@@ -86,7 +86,7 @@ fn has_word(text: &str, word: &str) -> bool {
     })
 }
 
-/// Where the callers of each group are.
+/// The files and folders that may call the programs of a group.
 fn callers(group: &str) -> &'static [&'static str] {
     match group {
         "build" | "lint" => &["Makefile", ".ci"],

@@ -12,7 +12,7 @@ use tombolo_lab::state::dir_of;
 use tombolo_lab::{Topology, binary};
 use tombolo_tests::live::{hub_spoke, namespaces, require_root};
 
-/// `tombolo lab` in a process of its own.
+/// A separate process of `tombolo lab`.
 struct Running {
     child: Child,
     name: String,
