@@ -1,7 +1,7 @@
 # Entry points for people and for CI. The demo and the tests use the dev profile: checks on, hot code optimised.
 
 SHELL := /bin/bash
-# ip and nft are here, and not on everybody's path.
+# ip and nft are in these folders, which are not on every user's PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -13,31 +13,31 @@ KEEP ?=
 RUNTIME ?= netns
 # The lab makes network namespaces, so demo and tests run as root; only the build runs as the caller.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
-# .ci/only puts it before the demo and before each test.
+# .ci/only prefixes the demo and each test with it.
 export TOMBOLO_AS_ROOT := $(AS_ROOT)
 
 help:
-	@echo "make demo              build, bring up a hub, two spokes and a branch on this machine, and walk through it"
-	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE takes other addresses for the same hosts"
+	@echo "make demo              build, and demonstrate a hub, two spokes and a branch on this machine"
+	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE: another file with the same hosts"
 	@echo "make demo RUNTIME=docker  the same in containers of the image; needs a running docker engine"
-	@echo "make demo RUNTIME=vm   the same in virtual machines on Debian's kernel; emulated where KVM does not work"
+	@echo "make demo RUNTIME=vm   the same in virtual machines with Debian's kernel; emulated where KVM does not work"
 	@echo "make demo LAB=interop  circuits, sites and VPNs: every path of the published interoperability lab"
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
-	@echo "make bench             all that is measured: change latency, zero-loss pings, failover, attacks, 200 x kill -9, and bench-peers"
+	@echo "make bench             all measurements: change latency, zero-loss pings, failover, attacks, 200 x kill -9, and bench-peers"
 	@echo "make bench-peers       the data plane beside other user-space VPNs; the first run builds them (ROUNDS=5)"
-	@echo "make bench-instructions  instructions of the engine per packet, beside an earlier commit (BASE=HEAD~1)"
+	@echo "make bench-instructions  instructions of the engine per packet, compared with an earlier commit (BASE=HEAD~1)"
 	@echo "make soak              half an hour at full load with restarts of the other end: no leak, no panic (MINUTES=30)"
 	@echo "make lint              formatting, unused dependencies, licences and bans, clippy, documentation"
-	@echo "make advisories        known vulnerabilities of dependencies; the database must be within reach"
-	@echo "make fresh             make demo and make test in a minimal root of its own, as on a bare machine (TARGETS=demo)"
-	@echo "make image             the container image, into the docker engine if one runs, and as an archive (BASE=image to build on)"
+	@echo "make advisories        known vulnerabilities of dependencies; needs access to the database"
+	@echo "make fresh             make demo and make test in a minimal root, as on a bare machine (TARGETS=demo)"
+	@echo "make image             the container image: imported into a running docker engine, and as an archive (BASE=image to build on)"
 	@echo "make image-test        deploy/compose.yaml with that image: packets, confinement, restarts; needs docker and compose"
-	@echo "make vm-test           the packages in a Debian system of their own, booted in an emulated virtual machine: BGP, kill -9, upgrade, cloud-init"
+	@echo "make vm-test           the packages in a Debian system, booted in an emulated virtual machine: BGP, kill -9, upgrade, cloud-init"
 	@echo "make deb               Debian packages of this commit, in target/dist"
 	@echo "make dist              the same, an archive, a software bill of materials and checksums"
-	@echo "make deb-test          install, upgrade and purge the packages in a minimal root of its own"
-	@echo "make check-release     all that a release must pass: fresh, lint, packages, virtual machines, containers; needs docker and compose"
-	@echo "make clean-lab         remove whatever a crashed lab left behind"
+	@echo "make deb-test          install, upgrade and purge the packages in a minimal root"
+	@echo "make check-release     all checks of a release: fresh, lint, packages, virtual machines, containers; needs docker and compose"
+	@echo "make clean-lab         remove the leftovers of a crashed lab"
 
 prepare:
 	@.ci/prepare
@@ -46,11 +46,11 @@ build: prepare
 	@echo "==> building (the first time takes some minutes)"
 	@cargo build --locked --workspace --bins
 
-# Containers and virtual machines have the programs of their image; docker and QEMU are beside the programs listed for the demo.
+# Containers and virtual machines bring the programs of their image; docker and QEMU are not in the demo's list of programs.
 demo: build $(if $(filter docker,$(RUNTIME)),image) $(if $(filter vm,$(RUNTIME)),vm-image)
 	@$(if $(filter docker vm,$(RUNTIME)),$(AS_ROOT),.ci/only demo) $(TARGET_DIR)/debug/tombolo lab demo $(LAB) --runtime $(RUNTIME) $(if $(filter-out 0,$(KEEP)),--keep)
 
-# cargo builds the programs that the tests start with them, so nothing is built twice where only the tests run.
+# cargo test builds the programs that the tests start: a separate build would compile them twice.
 test: prepare
 	@echo "==> running all tests"
 	@cargo test --locked --workspace --no-fail-fast
@@ -79,7 +79,7 @@ soak:
 	@cargo build --locked --release --workspace --bins
 	@$(AS_ROOT) env BENCH_BIN=$(abspath $(TARGET_DIR)/release) tests/bench/peers/soak.py --minutes $(or $(MINUTES),30)
 
-# The quick ones first.
+# The quick checks run first.
 lint:
 	@.ci/prepare lint
 	@echo "==> formatting"
@@ -96,7 +96,7 @@ lint:
 advisories:
 	@.ci/prepare lint
 	@$(TARGET_DIR)/tools/bin/cargo-deny --locked fetch db || \
-		{ echo "NOT CHECKED: the database of known vulnerabilities is out of reach from here" >&2; exit 1; }
+		{ echo "NOT CHECKED: the database of known vulnerabilities cannot be reached" >&2; exit 1; }
 	@$(TARGET_DIR)/tools/bin/cargo-deny --locked --offline --all-features check advisories
 
 fresh:
@@ -108,8 +108,8 @@ vm-image:
 	@cargo build --locked --workspace --bins
 	@$(AS_ROOT) deploy/vm/image.py --programs $(TARGET_DIR)/debug --work $(TARGET_DIR)/lab-vm
 
-# Packages of the dev profile, which the other tests build anyway: a release build takes far longer. The second ones have the same
-# programs and a higher version. The emulated processor takes minutes for xz.
+# Packages of the dev profile, which the other tests build anyway: a release build takes far longer. The second set has the same
+# programs and a higher version. gzip, because the emulated processor needs minutes for xz.
 vm-test:
 	@.ci/prepare vm
 	@cargo build --locked --workspace --bins
@@ -120,7 +120,7 @@ vm-test:
 	done
 	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
 
-# Everything in the folder is of one build. PROFILE=dev makes packages to try, without the long release build.
+# target/dist contains one build only. PROFILE=dev makes packages for trials, without the long release build.
 deb dist deb-test: export PROFILE ?= release
 deb:
 	@.ci/prepare package

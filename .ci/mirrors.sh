@@ -1,7 +1,7 @@
 # For scripts that make a root of this host's distribution with mmdebstrap; they source this file.
 
-# mirrors FOLDER: writes the package mirrors of this host into FOLDER/sources.list, as far as they carry its release (what others
-# serve is not on a bare machine), and the way to them into FOLDER/apt.conf. Sets VERSION_CODENAME. If RELEASE is set, another
+# mirrors FOLDER: writes the package mirrors of this host's release to FOLDER/sources.list (a bare machine has no others), and
+# apt's settings for them to FOLDER/apt.conf. Sets VERSION_CODENAME. If RELEASE is set, another
 # release of the distribution takes the place of the host's.
 mirrors() {
     local folder=$1 uri release component line
@@ -14,7 +14,7 @@ mirrors() {
     [ -s "$folder/sources.list" ] ||
         { echo "this host has no package mirror of $VERSION_CODENAME, or 'apt-get update' never ran" >&2; return 1; }
     if [ -n "${RELEASE:-}" ]; then
-        # Updates and fixes of other releases are under names of their own rules; the release itself is on every mirror.
+        # The suites for updates and fixes have other names in other releases; the release itself is on every mirror.
         sed -i "/ $VERSION_CODENAME-/d; s/ $VERSION_CODENAME / $RELEASE /" "$folder/sources.list"
         VERSION_CODENAME=$RELEASE
     fi

@@ -16,8 +16,8 @@ listed() {
     done <"$programs_file"
 }
 
-# locate PROGRAM: puts its path into REPLY; fails if it is not there. The system's folders come first: the list names the
-# packages of the system, and some are not on everybody's PATH.
+# locate PROGRAM: sets REPLY to its path; fails if it is missing. The system's folders come first: the list names the
+# packages of the system, and some of these folders are not on every user's PATH.
 locate() {
     local dir
     local IFS=:

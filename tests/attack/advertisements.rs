@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tombolo_lab::Topology;
 use tombolo_lab::host::inside;
 use tombolo_tests::hostile::{Hostile, tables};
-use tombolo_tests::live::{SPACING, World};
+use tombolo_tests::live::{PING_INTERVAL, World};
 
 const TOPOLOGY: &str = "
 name: e2e-advertisements
@@ -123,7 +123,7 @@ async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
         let built = number(&w, host, "/tableRebuilds").await?;
         before.push((w.snapshot().processes[host].clone(), built, lines(&w, host)?));
     }
-    let pinger = w.start_ping("hub-vm", "other-vm", SPACING)?;
+    let pinger = w.pinger("hub-vm", "other-vm", PING_INTERVAL)?;
     let first = tokio::task::spawn_blocking(move || neighbour.advertise(&tables(65_030, 3), RATE, TIME));
     let second = tokio::task::spawn_blocking(move || vm.advertise(&tables(65_020, 3), RATE, TIME));
     for attack in [first, second] {

@@ -1,11 +1,10 @@
-"""What attacks cost: an established stream and the pings of its neighbours beside each, and who pays more, sender or receiver.
+"""The cost of attacks: the loss of an established stream and of its neighbours' pings, and the CPU time of sender and receiver.
 
-Attacker, victims and both ends of the stream share the machine's cores: what the attacker itself computes is missing to the
-stream as well, which it would not be on a machine of the attacker's own. So each round has three turns, in changing order: without
-the attack, with it, and with a process that computes as much as the attacker and sends nothing. The first ratio is of the throughput
-with the attack to that beside the computing process, and has the goal; the second is of that with the attack to that without.
-The costs are of the attack alone, without the stream: processor time of the attacker, and what the processes of the product
-spent more than when idle.
+Attacker, victims and both ends of the stream share the machine's cores, so the attacker's own computing slows the stream. A real
+attacker has its own machine. So each round has three turns, in changing order: without the attack, with it, and with a process that
+computes as much as the attacker and sends nothing. The first ratio compares the throughput with the attack and beside the computing
+process, and has the goal. The second ratio compares it with and without the attack. Costs are measured without the stream: processor
+time of the attacker, and processor time of the product's processes beyond their idle time.
 """
 
 import json
@@ -85,7 +84,7 @@ class Beside:
                 continue
             if name in ("tombolo-agent", "tombolo-controller"):
                 self.victims.append(pid)
-        # A gateway's BGP daemon is a child of its agent.
+        # A gateway's BGP daemon is a child of its agent: count it too.
         self.victims += [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent(pid) in self.victims]
 
     def spent(self):
@@ -97,7 +96,7 @@ class Beside:
         return processes
 
     def end(self, processes):
-        """Waits until the attack is over: what it started on other hosts must not reach into the next turn."""
+        """Waits until the attack is over: its processes on other hosts must not disturb the next turn."""
         for process in processes:
             process.wait(COSTS + 20)
 
@@ -216,7 +215,7 @@ def attacks(lab, binaries):
         lab.started.append(process)
         return [process]
 
-    # No agent is known there.
+    # The controller knows no agent at this address.
     lab.on("evil-vm", "ip", "address", "add", f"{STRANGER}/32", "dev", "lo")
 
     def connections(state, *more):

@@ -1,6 +1,6 @@
 """Changes in the demo's lab: from the request's last byte to the last agent's acknowledgement (D2).
 
-What is printed is an upper bound: it ends when this client has read the answer of a request that waits for the last
+The printed time is an upper bound: it ends when this client has read the answer to a request that waits for the last
 acknowledgement.  change.py BASE CA TOKEN COUNT
 """
 
@@ -19,7 +19,7 @@ def peering(local, remote):
 
 
 def cycle():
-    """Changes that end where they began: each is told to other agents."""
+    """Changes that restore the initial state; each concerns other agents."""
     table = f"{NETWORK}/routeTables/spoke-a-routes/routes/bench"
     hop = {"addressPrefix": "10.3.0.0/16", "nextHopType": "VirtualAppliance", "nextHopIpAddress": "10.1.1.4"}
     both = [peering("hub", "spoke-b"), peering("spoke-b", "hub")]

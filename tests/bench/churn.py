@@ -1,6 +1,6 @@
-"""Creates and deletes peerings of the hub with a VNet that nobody measures, until killed.  churn.py BASE CA TOKEN
+"""Creates and deletes peerings of the hub with an unmeasured VNet, until killed.  churn.py BASE CA TOKEN
 
-While the controller is away it tries again. One line "cycle" for each whole one: every change of it was accepted."""
+It retries while the controller is down. It prints "cycle" for each complete cycle: every change of it was accepted."""
 
 import http.client
 import sys
@@ -23,7 +23,7 @@ def main():
 
 
 def step(rest, method, path, body):
-    """One change, tried until it is answered. Whether it was accepted."""
+    """Sends one change until it is answered. Returns whether it was accepted."""
     while True:
         try:
             status, answer, _, _ = rest.call(method, path, body)
@@ -32,7 +32,7 @@ def step(rest, method, path, body):
             continue
         time.sleep(0.05)
         if status >= 300:
-            # The controller died between a change and its answer: this cycle does not count, the next starts clean.
+            # The controller died between a change and its answer: this cycle does not count, and the next one starts anew.
             print(f"refused: {method} {path}: {status} {answer['error']['code']}", flush=True)
         return status < 300
 

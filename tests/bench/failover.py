@@ -1,8 +1,8 @@
-"""How long traffic stands still when a way goes away, and what is lost when it comes back. The controller is dead all the while:
+"""The outage when a path fails, and the loss when it recovers. The controller is dead during all cases:
 agents decide by themselves (D11, D19).
 
-Each case runs a ping every 10 ms: the longest time without an answer after the cut, and the pings without an answer from
-the moment of restoring until traffic is back on the preferred way.
+Each case runs a ping every 10 ms. It measures the longest time without an answer after the cut, and counts the pings without
+an answer from the recovery until traffic is back on the preferred path.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ GOAL = 1.0  # seconds, the worst of all runs
 
 
 class Pings:
-    """A running ping: when each answer came, and what was never answered."""
+    """A running ping: the time of each answer, and the unanswered sequence numbers."""
 
     def __init__(self, lab, source, address):
         self.answers = {}  # sequence number: when
@@ -39,7 +39,7 @@ class Pings:
         return max(self.answers, default=0)
 
     def answering(self, since, count=20):
-        """So many answers in a row to pings sent after `since`, a sequence number."""
+        """Waits for this many answers in a row to pings after the sequence number `since`."""
         newest = self.newest()
         return newest >= since + count and all(newest - n in self.answers for n in range(count))
 
@@ -59,7 +59,7 @@ def until(condition, seconds, what):
 
 
 def hop(lab, source, address, ttl):
-    """Who answers at the end of so many steps: a gateway, an edge, or the target itself."""
+    """The address that answers at this TTL: a gateway, an edge, or the target itself."""
     out = subprocess.run(lab.wrap(source, "ping", "-n", "-c", "1", "-W", "0.3", "-t", str(ttl), address),
                          capture_output=True, text=True).stdout
     found = re.search(r"From (\S+) |bytes from (\S+):", out)
@@ -67,7 +67,7 @@ def hop(lab, source, address, ttl):
 
 
 class Case:
-    """`cut`, told the step that is gone, and `restore` change the way; `preferred` and `other` are who answers at step `ttl`."""
+    """`cut`, called with the failed hop, and `restore` change the path; `preferred` and `other` are the hops at TTL `ttl`."""
 
     def __init__(self, name, source, target, change, preferred, other, ttl=1, planned=False):
         self.name, self.source, self.target = name, source, target
@@ -81,7 +81,7 @@ class Case:
         return lambda: self.hop(lab) in self.preferred
 
     def once(self, lab):
-        """Seconds of standstill, and pings lost on the way back."""
+        """Seconds of outage, and pings lost on recovery."""
         until(self.on_way(lab), 30, f"{self.name}: the preferred way")
         here = self.hop(lab)
         pings = Pings(lab, self.source, self.target)
@@ -101,7 +101,7 @@ class Case:
             last = pings.newest()
             self.restore(lab)
             until(self.on_way(lab), 40, f"{self.name}: back on the preferred way")
-            # An instance that is back may take its share of the flows later.
+            # A returned instance may take its share of the flows later.
             time.sleep(2.5)
         finally:
             pings.stop()
@@ -119,7 +119,7 @@ class Case:
 
 
 def ended(how, hosts):
-    """The gateway that answers at this address ends by a signal; `hosts` by address."""
+    """Ends the gateway that answers at this address by a signal; `hosts` by address."""
     gone = []
 
     def end(lab, here):

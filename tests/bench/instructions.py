@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Instructions that the engine spends on a packet, of the working tree beside an earlier commit.
+"""Instructions of the engine for each packet: the working tree compared with an earlier commit.
 
     instructions.py COMMIT [--count 9000]
 
 Builds `agent/engine/examples/packets.rs` in release mode from both (the commit in a git worktree under the target folder, with
 the working tree's example), runs both under callgrind with two counts, and prints the difference per packet and its ratio. The
-same binary gives the same count, whatever else the machine does. A packet here crosses both engines: read, decided, sealed,
+same binary gives the same count, independent of other load. A packet crosses both engines: read, decided, sealed,
 opened, checked and written. Needs valgrind. Exits non-zero if a ratio is over 1.02.
 """
 import argparse

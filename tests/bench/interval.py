@@ -1,10 +1,10 @@
-"""How certain a median is."""
+"""Confidence intervals of medians."""
 
 import math
 
 
 def interval(values):
-    """A 95 % interval of the median, from order statistics: it assumes nothing about how values are distributed."""
+    """A 95 % interval of the median, from order statistics: without assumptions about the distribution."""
     values, n = sorted(values), len(values)
     outside = 0  # how many values lie outside at either end
     while sum(math.comb(n, k) for k in range(outside + 1)) / 2**n <= 0.025:

@@ -1,4 +1,4 @@
-"""A lab for the benchmarks: brought up and taken down by `tombolo lab`; its hosts are network namespaces."""
+"""A lab for the benchmarks, which `tombolo lab` brings up and takes down. Its hosts are network namespaces."""
 
 import contextlib
 import json
@@ -95,7 +95,7 @@ class Lab:
         return run(self.tombolo, *arguments, env=self.environment)
 
     def end(self, host, how=signal.SIGKILL):
-        """Ends the host's agent, or the controller, by a signal; returns what `again` needs."""
+        """Ends the host's agent, or the controller, by a signal. Returns the arguments that start it again."""
         pid = self.pids.get(host) or self.state()["processes"][host]["pid"]
         with open(f"/proc/{pid}/cmdline") as file:
             command = file.read().rstrip("\0").split("\0")
@@ -103,12 +103,12 @@ class Lab:
         return command
 
     def again(self, host, command):
-        """Starts what was ended."""
+        """Starts an ended process again."""
         process = self.start(host, *command)
         self.pids[host] = process.pid
         return process
 
     def kill_controller(self):
-        """`kill -9`; returns what starts it again."""
+        """Sends SIGKILL. Returns the arguments that start it again."""
         command = self.end("controller")
         return lambda: self.again("controller", command)

@@ -1,4 +1,4 @@
-"""A client of the controller on kept-alive connections; says when the last byte of a request was handed over."""
+"""A client of the controller with keep-alive connections. It returns the time at which a request's last byte was sent."""
 
 import http.client
 import json

@@ -1,4 +1,5 @@
-"""Pings every 10 ms through a rekey, while the hub's other peerings come and go and the controller dies and returns."""
+"""Pings every 10 ms during a rekey, while the hub's other peerings are created and deleted, and the controller is killed and
+restarted."""
 
 import re
 import subprocess
@@ -20,7 +21,7 @@ def soak(lab, seconds, background):
     if background:
         lab.start("hub-vm", "iperf3", "-s")
         time.sleep(0.5)
-        # A tenth of what the link carries: it competes without filling queues by itself.
+        # A tenth of the link's capacity: background load that does not fill queues by itself.
         load.append(lab.start("spoke-a-vm", "iperf3", "-c", lab.address("hub-vm"), "-t", str(seconds + 5), "-b", "50M"))
     for source, target, what in PAIRS:
         command = ["ping", "-n", "-q", "-i", "0.01", "-c", str(seconds * 100), "-W", "2", lab.address(target)]
@@ -38,7 +39,7 @@ def soak(lab, seconds, background):
         times = re.search(r"= ([\d.]+)/([\d.]+)/([\d.]+)", out)
         lost_total += sent - got
         print(f"  {what:32} {sent} sent, {sent - got} lost, rtt min/avg/max {'/'.join(times.groups()) if times else '-'} ms")
-    # Had it ended, the pings would have had nothing to be disturbed by.
+    # If the load has ended, the pings were not under load.
     churning = churn.poll() is None
     churn.terminate()
     said = churn.communicate()[0].splitlines()

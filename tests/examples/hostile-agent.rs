@@ -1,10 +1,10 @@
-//! Attacks a peer with the identity of an agent that has joined: run it in that agent's network namespace, while the agent is stopped.
+//! Attacks a peer with the identity of a joined agent. Run it in that agent's network namespace, while the agent is stopped.
 //!
 //! ```text
 //! hostile-agent advertise --state DIR --peer NAME [--rate N] [--seconds S] [--asn N] [--routes N]
 //! hostile-agent flap --state DIR --peer NAME [--seconds S]
 //! ```
-//! `--rate 0`: as fast as it can. It prints what it did as one line of JSON.
+//! `--rate 0`: as fast as possible. It prints its result as one line of JSON.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Brings deploy/compose.yaml up with the image and checks what deploy/README.md promises, with real packets. One line a check;
-the exit code is 1 if one failed. Nothing is left behind.
+"""Starts deploy/compose.yaml with the image and checks the steps of deploy/README.md with real packets. Prints one line for each
+check; the exit code is 1 if one failed. Removes everything at the end.
 
-Needs a docker engine that runs, and docker-compose or docker's compose plug-in. Neither is installed for you.
+Needs a running docker engine, and docker-compose or docker's compose plug-in. It installs neither.
 """
 
 import argparse
@@ -59,13 +59,13 @@ class Compose:
         return done.stdout
 
     def ping(self, source, target, count=3):
-        """How many of the echoes were answered."""
+        """The number of answered echoes."""
         done = self.execute(source, "ping", "-n", "-c", str(count), "-i", "0.2", "-W", "1", target)
         found = re.search(r"(\d+) received", done.stdout)
         return int(found[1]) if found else 0
 
     def trace(self, source, target):
-        """The hops, `*` for one that does not answer."""
+        """The hops; `*` is a silent one."""
         done = self.execute(source, "traceroute", "-n", "-q", "3", "-w", "1", "-m", "6", target)
         hops = []
         for line in done.stdout.splitlines()[1:]:
@@ -79,14 +79,14 @@ def docker(*arguments):
 
 
 def left_over():
-    """What of the project the engine still has."""
+    """The project's containers, volumes and networks that the engine still has."""
     label = f"label=com.docker.compose.project={PROJECT}"
     kinds = {"container": ["ps", "-aq"], "volume": ["volume", "ls", "-q"], "network": ["network", "ls", "-q"]}
     return [f"{kind} {name}" for kind, command in kinds.items() for name in docker(*command, "--filter", label).split()]
 
 
 def until(limit, holds):
-    """Tries until it holds or the limit has passed; returns whether it did, and after how long."""
+    """Retries until the check holds or the limit has passed. Returns whether it holds, and the time that it took."""
     begun = time.monotonic()
     while True:
         ok = holds()
@@ -169,7 +169,7 @@ def check_appliance(check, compose):
 
 
 def check_bgp(check, compose):
-    """A site whose device does not exist: BIRD runs as its own user all the same, and the agent speaks with it."""
+    """A site whose device does not exist: BIRD still runs as its own user, and answers the agent."""
     script = 'for p in /proc/[0-9]*; do [ "$(cat $p/comm)" != bird ] || sed -n "s/^Uid:.//p; s/^CapEff:.//p" $p/status; done'
     seen = lambda: compose.execute("branch-gw", "sh", "-c", script).stdout.split()
     compose.tombolo("local-gateway", "create", "office", "--asn", "65010", "--bgp-peering-address", "192.168.7.254",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small model of the rules: who learns which prefix from whom, and what a trace then shows.
+"""A small model of the rules: the routes that each network learns, and the traces that follow from them.
 
 Written from the rules alone (docs/rules: P, R7, G, E, T, and D8-D24). It reads the published laboratory in its
 reference form and topology files of the lab, computes every row and compares it with the file's own rows:
@@ -132,7 +132,7 @@ def from_reference(doc):
 
 
 def from_topology(doc):
-    """The world, and the network that each host of a row stands for."""
+    """The world, and the network of each host in the rows."""
     r, ends = doc["resources"], {}
     vnets = {n: Vnet([net(p) for p in v["addressSpace"]]) for n, v in r["virtualNetworks"].items()}
     nics = r["networkInterfaces"]
@@ -198,7 +198,7 @@ def from_topology(doc):
 # ---------------------------------------------------------------- control plane
 
 class Control:
-    """What everybody has been told, once it has settled."""
+    """The learned routes of all networks after convergence."""
 
     def __init__(self, world):
         self.w = w = world
@@ -220,7 +220,7 @@ class Control:
         return [p for n in (v, *self.users[v]) for p in self.w.vnets[n].ranges]
 
     def delivers(self, v, dst):
-        """The VNet that v's gateways hand the packet to: v itself or a user (D9: no other peer)."""
+        """The VNet that v's gateways forward the packet to: v itself or a client (D9: no other peer)."""
         for n in (v, *self.users[v]):
             if any(dst in p for p in self.w.vnets[n].ranges):
                 return n
@@ -275,10 +275,10 @@ class Control:
                     if other != v:
                         self.er[v] += [(p, c, link, [MSEE_ASN, ER_ASN]) for p in self.behind(other)]
 
-    # -- what a VNet does with a destination (R7)
+    # -- routing of a VNet (R7)
 
     def gateway_routes(self, v):
-        """Everything that gateways contribute to a VNet: [(prefix, rank, path, way)], rank 0 ExpressRoute, 1 VPN."""
+        """The gateway routes of a VNet: [(prefix, rank, path, way)], rank 0 ExpressRoute, 1 VPN."""
         hub = v if self.w.vnets[v].vpn or self.w.vnets[v].er else self.hub_of.get(v)
         if hub is None:
             return []
@@ -301,19 +301,19 @@ class Control:
         return [r[3] for r in fit if key(r) == best]
 
     def in_tag(self, v, src):
-        """N8: what the VNet lets in."""
+        """N8: whether a source is in the VNet's VirtualNetwork tag."""
         known = [p for n in (v, *self.peers[v]) for p in self.w.vnets[n].ranges]
         known += [r[0] for r in self.gateway_routes(v)]
         return any(src in p for p in known)
 
-    # -- what a VPN gateway does with what comes by VPN (G21)
+    # -- routing of a VPN gateway for packets that arrive by VPN (G21)
 
     def transit(self, v, dst, came):
         fit = [(-p.prefixlen, len(path), conn) for conn, heard in self.heard[v].items() if conn != came
                for p, path in heard.items() if dst in p]
         return min(fit)[2] if fit else None
 
-    # -- what a site does
+    # -- routing of a site
 
     def edge_routes(self, site, edge):
         """[(prefix, -preference, path length, way)] of a customer edge."""
@@ -356,7 +356,7 @@ class Step:
 
 
 class Walk:
-    """All ways a packet may take: [(delivered, [Step])]."""
+    """All paths that a packet may take: [(delivered, [Step])]."""
 
     def __init__(self, control):
         self.c, self.w = control, control.w
@@ -434,7 +434,7 @@ class Walk:
         return self.then(Step(None, ("vpngw", v)), rest)                              # T5, T6: silent
 
     def into_edge(self, site, edge, ingress, src, dst):
-        """From a provider into a customer edge, which carries nothing for others."""
+        """From a provider into a customer edge, which carries no transit traffic."""
         s = self.w.sites[site]
         rest = [(False, [])]
         if s.edges[edge]["lan"] and any(dst in p for p in s.prefixes):
@@ -458,7 +458,7 @@ class Walk:
                 out += self.tunnel(way[1], ("site", site, edge), src, dst)
         return out or [(False, [])]
 
-    # -- what the prober sees (T3)
+    # -- the prober's view (T3)
 
     def routable(self, prober, address):
         kind, name = self.network_of(prober)
@@ -470,7 +470,7 @@ class Walk:
             or any(self.c.edge_lookup(name, e, address) for e in self.c.lan_lookup(name, address)))
 
     def answers(self, step, prober):
-        """Whether the answer of a router gets to the prober."""
+        """Whether a router's answer reaches the prober."""
         if step.answer is None or not self.routable(prober, step.answer):
             return False
         kind, name = self.network_of(prober)
@@ -580,7 +580,7 @@ def check_reference(path):
     cut = with_actions(world, [{"site": t["network"], "router": t["ce"], "line": f"{line.circuit} {line.link}",
                                 "action": "down"}])
     wrong += compare("reference, failover", cut, doc["failover"]["expected"])
-    # The pairs that the failover does not list keep their rows.
+    # Pairs without a row of the failover keep their steady-state rows.
     before, after = all_rows(world), all_rows(cut)
     listed = {(r["from"], r["to"]) for r in doc["failover"]["expected"]}
     moved = [p for p in before if before[p] != after[p] and p not in listed]
@@ -631,7 +631,7 @@ def check_topology(path, tables):
 
 
 def other_prefixes(world, events):
-    """Prefixes of sites without a host in the file: what a host there would see."""
+    """The traces of hypothetical hosts in site prefixes without a host in the file."""
     for s, site in world.sites.items():
         for p in site.prefixes:
             if site.vm in p:

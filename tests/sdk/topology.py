@@ -202,7 +202,7 @@ def read(client):
         if expected not in found:
             sys.exit(f"effective routes: {expected} is not in {sorted(found, key=str)}")
 
-    # What every client does to change something: read, edit, send all of it back.
+    # The usual change of a client: GET, edit, PUT the whole body.
     hub = client.virtual_networks.get(GROUP, "hub")
     hub.tags = {"purpose": "hub"}
     hub = client.virtual_networks.begin_create_or_update(GROUP, "hub", hub).result()
@@ -235,7 +235,7 @@ def rules(client):
 
 
 def outside(client):
-    """A site and a circuit beside the rest: made, connected, asked, refused while in use, and gone again."""
+    """A site and a circuit: created, connected, read, not deletable while in use, and deleted."""
     site = client.local_network_gateways.begin_create_or_update(
         GROUP,
         "loc1",

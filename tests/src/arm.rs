@@ -1,4 +1,4 @@
-//! ARM paths and bodies of the resources that tests make.
+//! ARM paths and bodies of the tests' resources.
 
 use crate::operation::{Flags, UserHop};
 use ipnet::IpNet;
@@ -26,7 +26,7 @@ pub fn vm(name: &str) -> String {
     format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", group("g"))
 }
 
-/// A VNet's body; its subnets and peerings stay as they are.
+/// A VNet's body without subnets and peerings: a PUT keeps the existing ones.
 #[must_use]
 pub fn vnet_body(region: &str, space: &[IpNet]) -> Value {
     json!({"location": region, "properties": {"addressSpace": {"addressPrefixes": space}}})

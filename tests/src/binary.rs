@@ -1,8 +1,8 @@
-//! The built programs: they lie beside the test's own binary.
+//! Finds the built programs, which lie beside the test's own binary.
 
 use std::path::PathBuf;
 
-/// Where a program of the workspace lies.
+/// The path of a program of the workspace.
 ///
 /// # Panics
 /// If it has not been built.

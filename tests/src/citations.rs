@@ -1,8 +1,8 @@
-//! What the documents cite: tests, as `FILE::TEST`, and rules, by the tags of `docs/rules.md`.
+//! Citations in documents and code: tests, as `FILE::TEST`, and rules, by the tags of `docs/rules.md`.
 
 use std::path::{Path, PathBuf};
 
-/// Folders whose files cite nothing: build outputs, and inputs of tests that are noise.
+/// Folders without citations: build outputs, and random inputs of tests.
 const SKIPPED: [&str; 6] = [
     "target",
     ".git",
@@ -26,12 +26,12 @@ pub fn root() -> PathBuf {
     tests.parent().expect("the workspace").to_path_buf()
 }
 
-/// The texts between backticks of a line.
+/// The texts between backticks in a line.
 pub fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// Says why a citation does not name a test that runs. None: it does.
+/// The reason why a citation names no test that runs. None: it names one.
 #[must_use]
 pub fn fault_of(citation: &str) -> Option<String> {
     let Some((file, function)) = citation.split_once("::") else {
@@ -43,7 +43,7 @@ pub fn fault_of(citation: &str) -> Option<String> {
     let Some(at) = source.find(&format!("fn {function}(")) else {
         return Some(format!("there is no {function} in {file}"));
     };
-    // The beginning of the line itself and the attributes above it, up to the function before.
+    // The attributes above the function, and not those of the function before.
     let above = source[..at].lines().rev().take(6);
     let before: Vec<&str> = above.take_while(|line| line.trim() != "}").collect();
     if !before.iter().any(|l| l.contains("#[test]") || l.contains("::test")) {
@@ -63,7 +63,7 @@ fn tag_of(word: &str) -> Option<&str> {
     (is_number && !number.starts_with('0')).then_some(word)
 }
 
-/// The tags that a line of text or code cites. Words are told apart by anything but ASCII letters, digits and `_`.
+/// The tags that a line of text or code cites. All characters but ASCII letters, digits and `_` separate words.
 #[must_use]
 pub fn tags_in(line: &str) -> Vec<String> {
     let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));

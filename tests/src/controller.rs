@@ -9,8 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
-/// How long a controller may take to answer after its start.
-const START: Duration = Duration::from_secs(30);
+/// A start takes a fraction of a second; the limit covers a machine that runs all tests at once.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running controller. Dropping it kills it.
 pub struct Controller {
@@ -19,7 +19,7 @@ pub struct Controller {
     listen: SocketAddr,
 }
 
-/// A client of one controller: its certificate authority is trusted, its admin token sent.
+/// A client of one controller. It trusts the controller's certificate authority and sends its admin token.
 #[derive(Clone)]
 pub struct Rest {
     client: Client,
@@ -41,6 +41,7 @@ impl Controller {
     /// # Panics
     /// If it does not answer in time.
     pub async fn start_with(data: &Path, listen: Option<SocketAddr>, arguments: &[&str]) -> Self {
+        // An error means that another test of this process has installed it already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listen = listen.unwrap_or_else(free_port);
         let log = std::fs::File::options()
@@ -71,7 +72,11 @@ impl Controller {
             if let Ok(Some(status)) = started.process.try_wait() {
                 panic!("the controller ended with {status}: {}", started.log());
             }
-            assert!(begin.elapsed() < START, "no answer in {START:?}: {}", started.log());
+            assert!(
+                begin.elapsed() < START_TIMEOUT,
+                "no answer in {START_TIMEOUT:?}: {}",
+                started.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         started
@@ -91,7 +96,7 @@ impl Controller {
         format!("https://{}", self.listen)
     }
 
-    /// Where it listens.
+    /// The address and port of REST and of the control stream.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
         self.listen
@@ -134,7 +139,7 @@ impl Controller {
         }
     }
 
-    /// `kill -9`, and waits for the end.
+    /// Sends SIGKILL, and waits for the end of the process.
     ///
     /// # Panics
     /// If it cannot be killed.
@@ -142,7 +147,7 @@ impl Controller {
         self.process.kill().await.unwrap_or_else(|e| panic!("kill: {e}"));
     }
 
-    /// The end of what it has logged.
+    /// The last 20 lines of its log, newest first.
     #[must_use]
     pub fn log(&self) -> String {
         let text = std::fs::read_to_string(self.data.join("controller.log")).unwrap_or_default();
@@ -154,7 +159,7 @@ impl Rest {
     /// Sends a request; `path` is absolute, with its query. ARM paths get an api-version.
     ///
     /// # Errors
-    /// If no answer came.
+    /// If the controller did not answer.
     pub async fn call(
         &self,
         method: Method,
@@ -177,7 +182,7 @@ impl Rest {
         Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 
-    /// PUT.
+    /// Sends a PUT request, as [`Self::call`].
     ///
     /// # Errors
     /// If no answer came.
@@ -185,7 +190,7 @@ impl Rest {
         self.call(Method::PUT, path, Some(body)).await
     }
 
-    /// GET.
+    /// Sends a GET request, as [`Self::call`].
     ///
     /// # Errors
     /// If no answer came.
@@ -193,7 +198,7 @@ impl Rest {
         self.call(Method::GET, path, None).await
     }
 
-    /// DELETE.
+    /// Sends a DELETE request, as [`Self::call`].
     ///
     /// # Errors
     /// If no answer came.
@@ -202,7 +207,7 @@ impl Rest {
     }
 }
 
-/// A port of loopback that nobody has now.
+/// A free port on loopback. Another process may take it before the caller does.
 ///
 /// # Panics
 /// If there is none.

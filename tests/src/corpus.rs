@@ -1,8 +1,8 @@
-//! Inputs that are kept: each file of `tests/corpus/NAME` is replayed by the fuzz target of that name.
+//! Recorded inputs: the fuzz target NAME replays each file of `tests/corpus/NAME`.
 
 use std::path::PathBuf;
 
-/// The kept inputs of a target, in order of their names.
+/// The names and contents of a target's recorded inputs, ordered by name.
 ///
 /// # Panics
 /// If the folder cannot be read or is empty: a target without a corpus replays nothing.
@@ -22,8 +22,8 @@ pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     out
 }
 
-/// Replays a target's corpus. The name of an input is printed only when it fails, so that nothing stands between a
-/// target and the fuzzer that asks for it.
+/// Replays a target's corpus. It prints the name of an input only if that fails, because a fuzzer that queries the
+/// target expects no other output.
 pub fn replay(target: &str, check: &mut impl FnMut(&[u8])) {
     struct Name<'a>(&'a str, String);
     impl Drop for Name<'_> {
@@ -39,10 +39,10 @@ pub fn replay(target: &str, check: &mut impl FnMut(&[u8])) {
     }
 }
 
-/// Replays the corpus of a target, then lets bolero make inputs.
+/// Replays the corpus of a target, then runs bolero's inputs.
 ///
-/// A macro, because `bolero::check!` takes the place where it stands for the target: a fuzzer finds every test in which
-/// it stands, and would find only one in a function.
+/// A macro, because `bolero::check!` derives the target's identity from its place in the source. In a shared function,
+/// all targets would have one identity.
 #[macro_export]
 macro_rules! fuzz {
     ($target:expr, $check:expr $(,)?) => {{

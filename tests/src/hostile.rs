@@ -1,7 +1,7 @@
-//! An agent that has joined and turned hostile: it has the keys and the configuration of a real one, and says on its links whatever
-//! it likes.
+//! A joined agent that turned hostile. It has the keys and the configuration of a real agent, and sends any messages on its
+//! link.
 //!
-//! The real agent must not run meanwhile: peers would hear both.
+//! The real agent must be stopped: it would use the same port and sessions.
 
 use anyhow::{Context, Result, ensure};
 use rustls::pki_types::PrivateKeyDer;
@@ -20,23 +20,23 @@ use tombolo_proto::config::{AgentConfig, Link, Transport};
 use tombolo_proto::id::PublicKey;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// Longest that a session may take to come up.
-const SESSION: Duration = Duration::from_secs(10);
+/// A handshake takes milliseconds; this covers two of WireGuard's retries, which are 5 s apart (section 6.1 of its paper).
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The link that it attacks: the only one that it has.
+/// The attacked link, the only one.
 const LINK: LinkIndex = LinkIndex(0);
 
-/// Packets over a connection that flaps.
-const PACKETS: u32 = 50;
+/// Packets over each flapping connection: enough to keep the peer's lane busy while the connection closes.
+const PACKETS_PER_CONNECTION: u32 = 50;
 
-/// What an attack did.
+/// The result of an attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Done {
+pub struct AttackResult {
     /// Route tables advertised, or connections made and closed.
     pub count: u64,
     /// Processor time that this thread spent.
     pub cpu: Duration,
-    /// How long it took.
+    /// Duration of the attack.
     pub elapsed: Duration,
 }
 
@@ -51,8 +51,8 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Takes the identity in an agent's state folder, for its link with `peer`. The socket is opened in the network namespace of the
-    /// calling thread, and works from any other thread.
+    /// Reads the identity in an agent's state folder, for its link with `peer`. The socket belongs to the network namespace of
+    /// the calling thread; other threads may use it.
     ///
     /// # Errors
     /// The agent has no configuration or no such peer, or its port is taken.
@@ -83,11 +83,11 @@ impl Hostile {
         Ok(this)
     }
 
-    /// Takes the link up, over this transport.
+    /// Configures the link with this transport.
     fn open(&mut self, transport: Transport) {
         let link = Link {
             transport,
-            // For a link over QUIC packets open connections, and nothing is said over WireGuard.
+            // A link over QUIC opens connections by packets; keepalives over WireGuard would disturb.
             always_on: transport != Transport::Quic,
             initiator: true,
             ..self.link.clone()
@@ -95,7 +95,7 @@ impl Hostile {
         self.links.update(&[link], now());
     }
 
-    /// Works for so long.
+    /// Receives datagrams and handles timeouts for this time.
     ///
     /// # Errors
     /// The socket is broken.
@@ -103,7 +103,7 @@ impl Hostile {
         let end = now() + time;
         loop {
             let left = end.saturating_duration_since(now());
-            // A timeout of zero would be none.
+            // The socket API treats a timeout of zero as no timeout.
             let wait = left.clamp(Duration::from_micros(1), Duration::from_millis(20));
             self.socket.set_read_timeout(Some(wait))?;
             self.receive()?;
@@ -117,7 +117,7 @@ impl Hostile {
     fn receive(&mut self) -> Result<()> {
         let (len, from) = match self.socket.recv_from(&mut self.datagram) {
             Ok(received) => received,
-            // What a peer that has gone says of itself is not the end.
+            // ICMP's port unreachable from a restarting peer does not end the attack.
             Err(e)
                 if matches!(
                     e.kind(),
@@ -167,22 +167,22 @@ impl Hostile {
     /// Waits until there is a session.
     ///
     /// # Errors
-    /// There is none in ten seconds.
+    /// No session within [`SESSION_TIMEOUT`].
     pub fn wait_until_up(&mut self) -> Result<()> {
         let begin = now();
         while !self.up {
-            ensure!(begin.elapsed() < SESSION, "{} does not answer", self.link.peer);
+            ensure!(begin.elapsed() < SESSION_TIMEOUT, "{} does not answer", self.link.peer);
             self.run(Duration::from_millis(10))?;
         }
         Ok(())
     }
 
-    /// Advertises tables of routes in turn, `rate` a second or, with 0, as fast as it can. What the peer has said last that it has
-    /// is left out: with three tables or more each message says something else than the one before.
+    /// Advertises the tables in turn, `rate` a second or, with 0, as fast as it can. A table that the peer has confirmed last is
+    /// not sent again: with three tables or more each message differs from the one before.
     ///
     /// # Errors
     /// There is no session, or the socket is broken.
-    pub fn advertise(&mut self, tables: &[Vec<Route>], rate: u32, time: Duration) -> Result<Done> {
+    pub fn advertise(&mut self, tables: &[Vec<Route>], rate: u32, time: Duration) -> Result<AttackResult> {
         self.wait_until_up()?;
         let encoded = tables.iter().map(|routes| Arc::<[u8]>::from(routing::encode(routes)));
         let mut tables = encoded.collect::<Vec<_>>().into_iter().cycle();
@@ -203,35 +203,35 @@ impl Hostile {
                 self.run(Duration::ZERO)?;
             }
         }
-        Ok(Done {
+        Ok(AttackResult {
             count,
             cpu: cpu_time().saturating_sub(cpu),
             elapsed: begin.elapsed(),
         })
     }
 
-    /// Makes a QUIC connection, sends some packets over it and closes it, again and again: the peer's lane is busy while it hears of
-    /// connections that come and go.
+    /// Opens a QUIC connection, sends packets over it and closes it, repeatedly: the peer's lane is busy while connections open
+    /// and close.
     ///
     /// # Errors
     /// The socket is broken.
-    pub fn flap(&mut self, time: Duration) -> Result<Done> {
+    pub fn flap(&mut self, time: Duration) -> Result<AttackResult> {
         let (begin, cpu) = (now(), cpu_time());
         let mut count = 0;
         while begin.elapsed() < time {
             self.up = false;
             self.open(Transport::Quic);
             let mut out = Collected::default();
-            // Whatever is sent opens one.
-            self.links.seal(LINK, &[0x45; 40], 0, now(), &mut out);
+            // Any packet opens a connection.
+            self.links.seal(LINK, &[0x45; 40], now(), &mut out);
             self.send(out)?;
             let opened = now();
-            // Whom the peer does not know is not answered.
+            // A peer without this link does not answer: the wait is limited.
             while !self.up && opened.elapsed() < Duration::from_millis(50) {
                 self.run(Duration::from_millis(1))?;
             }
             count += u64::from(self.up);
-            for _ in 0..PACKETS {
+            for _ in 0..PACKETS_PER_CONNECTION {
                 let mut out = Collected::default();
                 self.links.seal(LINK, &[0x45; 1000], 0, now(), &mut out);
                 self.send(out)?;
@@ -239,21 +239,21 @@ impl Hostile {
             self.links.update(&[], now());
             self.run(Duration::ZERO)?;
         }
-        Ok(Done {
+        Ok(AttackResult {
             count,
             cpu: cpu_time().saturating_sub(cpu),
             elapsed: begin.elapsed(),
         })
     }
 
-    /// Where the peer is.
+    /// The peer's endpoint.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.link.endpoint
     }
 }
 
-/// Four tables of an agent with this ASN, of `count` routes each that lead nowhere in particular, from 172.16.0.0 on.
+/// Four tables of an agent with this ASN, of `count` unused routes each, from 172.16.0.0 on.
 #[must_use]
 pub fn tables(asn: u32, count: u16) -> Vec<Vec<Route>> {
     (0..4).map(|n| routes(asn, count, count.saturating_mul(n))).collect()
@@ -279,7 +279,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Processor time of the calling thread; zero where the kernel does not say.
+/// Processor time of the calling thread; zero if the kernel has no schedstat.
 fn cpu_time() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let spent = text.split_whitespace().next().and_then(|n| n.parse().ok());

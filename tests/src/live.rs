@@ -1,4 +1,4 @@
-//! A lab under a name of its own, and the words in which the tests speak of it. Needs root.
+//! A lab with its own name, and assertions about its hosts and resources. Needs root.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use tombolo_lab::probe::Ping;
 use tombolo_lab::state::dir_of;
 use tombolo_lab::{Lab, Options, Topology, check};
 
-/// Spacing of the pings that must lose nothing.
-pub const SPACING: Duration = Duration::from_millis(10);
+/// The interval of pings that must lose nothing: a gap of 10 ms in the traffic loses one.
+pub const PING_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A lab that is taken down at the end of its test, whatever happens.
+/// A lab that is taken down at the end of its test, also if the test fails.
 pub struct World {
     lab: Lab,
 }
@@ -49,7 +49,7 @@ pub const FORWARDED: Flags = Flags {
     ..PLAIN
 };
 
-/// The built-in hub and spokes, under another name: labs run side by side.
+/// The built-in hub and spokes with another name, so that labs run side by side.
 pub fn hub_spoke(name: &str) -> Topology {
     let mut topology = Topology::load("hub-spoke").expect("the built-in topology");
     topology.name = format!("e2e-{name}");
@@ -63,7 +63,7 @@ impl World {
 
     pub async fn of(topology: &Topology) -> Result<Self> {
         require_root();
-        // In the usual folder: what an aborted run left is found there, and a run beside this one as well.
+        // In the usual folder: leftovers of an aborted run are found there, and so is a concurrent run.
         let options = Options {
             replace: true,
             ..Options::default()
@@ -143,7 +143,7 @@ impl World {
             let host = from.split('/').next().unwrap_or(from);
             match self.ping(host, to, Ping::UNREACHABLE).await {
                 Ok(pinged) => ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}"),
-                // An agent that may not run has taken its address with it: nothing can be sent from there.
+                // A stopped agent's address is gone with it, so the host cannot send from it.
                 Err(error) if format!("{error:#}").contains("Cannot assign requested address") => {}
                 Err(error) => return Err(error),
             }
@@ -187,8 +187,8 @@ impl World {
         self.connection_is_because(name, status, "").await
     }
 
-    /// Waits until a connection has this status, and its tunnels give a reason that contains `why`: at first, a tunnel
-    /// that is not up yet may have another.
+    /// Waits until a connection has this status, and its tunnels give a reason that contains `why`. A tunnel that is not
+    /// up yet may have another reason at first.
     pub async fn connection_is_because(&self, name: &str, status: &str, why: &str) -> Result<()> {
         let path = self.group().item("connections", name);
         let start = Instant::now();
@@ -208,8 +208,8 @@ impl World {
         }
     }
 
-    /// Waits until the controller knows that a host's agent is at its underlay address of now.
-    pub async fn known_where_it_is(&self, host: &str) -> Result<()> {
+    /// Waits until the controller has the current underlay address of a host's agent.
+    pub async fn wait_for_known_endpoint(&self, host: &str) -> Result<()> {
         let (address, start) = (self.underlay_address(host)?, Instant::now());
         loop {
             let agent = self.client()?.agent(host).await?;
@@ -225,15 +225,15 @@ impl World {
         }
     }
 
-    /// No ping may be answered, in this direction only; the host may even have lost the address to ping from.
-    pub async fn mute(&self, from: &str, to: &str) -> Result<()> {
+    /// No ping may be answered, in this direction only. The host may have lost its own address.
+    pub async fn silent_or_down(&self, from: &str, to: &str) -> Result<()> {
         if let Ok(pinged) = self.ping(from, to, Ping::UNREACHABLE).await {
             ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
         }
         Ok(())
     }
 
-    /// No ping may be answered, in this direction only (the other host may have no address now).
+    /// No ping may be answered, in this direction only. The other host may have no address.
     pub async fn silent_from(&self, from: &str, to: &str) -> Result<()> {
         let pinged = self.ping(from, to, Ping::UNREACHABLE).await?;
         ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
@@ -252,24 +252,24 @@ impl World {
         Ok(found)
     }
 
-    /// Compares everything a last time, takes the lab down, and looks for what it may have left.
+    /// Compares routes, `explain`, tables and packets, takes the lab down, and checks for leftovers.
     pub async fn end(self) -> Result<()> {
         self.agree().await?;
         self.down()
     }
 
-    /// Takes the lab down, and looks for what it may have left.
+    /// Takes the lab down, and checks for leftovers.
     pub fn down(self) -> Result<()> {
         let name = self.lab.topology().name.clone();
         let processes: Vec<_> = self.lab.snapshot().processes.into_values().collect();
         self.lab.down()?;
-        ensure!(!dir_of(None, &name).exists(), "the state folder is still there");
+        ensure!(!dir_of(None, &name).exists(), "the state folder remains");
         ensure!(
             namespaces(&name).is_empty(),
-            "namespaces are left: {:?}",
+            "namespaces remain: {:?}",
             namespaces(&name)
         );
-        ensure!(!processes.iter().any(|p| p.alive()), "processes are left");
+        ensure!(!processes.iter().any(|p| p.alive()), "processes remain");
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
-//! The reference model: what the specification says, as loops over lists.
+//! The reference model: the specification as loops over lists.
 //!
-//! It shares no code with the product, has no trie, no cache and no index. Where the specification leaves a corner
-//! open it says [`Fate::Unspecified`] or [`Ruling::Either`], and the comparison follows the product.
-//! * [`change`]: which operations are refused, and what accepted ones do.
-//! * [`learned`]: which of the routes that sites announce count, and what they may speak for.
+//! It shares no code with the product, and has no trie, no cache and no index. For a case that the specification does not
+//! decide it returns [`Fate::Unspecified`] or [`Ruling::Either`], and the comparison follows the product.
+//! * [`change`]: which operations are refused, and the effects of accepted ones.
+//! * [`learned`]: which announced routes of sites are accepted, and which sources they permit.
 //! * [`routes`]: which route a packet takes (R1 to R15).
-//! * [`walk`]: where a packet goes, agent by agent, and why it is lost.
+//! * [`walk`]: the path of a packet, agent by agent, and the reason of a loss.
 
 pub mod change;
 pub mod learned;
@@ -16,7 +16,7 @@ use crate::operation::{Flags, UserHop, gateway_agent};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Everything there is.
+/// The whole state: the fabric's resources, and the announcements of sites.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub vnets: Vec<Vnet>,
@@ -28,18 +28,17 @@ pub struct Model {
     pub announced: Vec<Announced>,
 }
 
-/// What the site behind a VNet's gateway announces.
+/// The BGP announcements of the site behind a VNet's gateway.
 #[derive(Debug, Clone)]
 pub struct Announced {
     pub vnet: String,
     pub prefixes: Vec<IpNet>,
-    /// The first AS of the paths is not the site's.
+    /// The AS paths begin with another ASN than the site's.
     pub foreign_as: bool,
-    /// More than 4,000 IPv4 prefixes come with them.
+    /// The announcement has more than 4,000 further IPv4 prefixes (G23).
     pub flood: bool,
 }
 
-/// A VNet.
 #[derive(Debug, Clone)]
 pub struct Vnet {
     pub name: String,
@@ -49,7 +48,6 @@ pub struct Vnet {
     pub peerings: Vec<Peering>,
 }
 
-/// A subnet.
 #[derive(Debug, Clone)]
 pub struct Subnet {
     pub name: String,
@@ -67,7 +65,7 @@ pub struct Peering {
     pub remote_space: Vec<IpNet>,
 }
 
-/// P13.
+/// The state of a half of a peering (P13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Initiated,
@@ -75,7 +73,6 @@ pub enum State {
     Disconnected,
 }
 
-/// A NIC.
 #[derive(Debug, Clone)]
 pub struct Nic {
     pub name: String,
@@ -85,7 +82,6 @@ pub struct Nic {
     pub forwarding: bool,
 }
 
-/// A route table.
 #[derive(Debug, Clone)]
 pub struct Table {
     pub name: String,
@@ -93,14 +89,13 @@ pub struct Table {
     pub routes: Vec<(IpNet, UserHop)>,
 }
 
-/// A VPN gateway.
 #[derive(Debug, Clone)]
 pub struct Gateway {
     pub vnet: String,
     pub address: IpAddr,
 }
 
-/// One side's connection object.
+/// One side's connection object; a tunnel needs both (G10).
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub from: String,
@@ -108,73 +103,72 @@ pub struct Connection {
     pub key: Option<String>,
 }
 
-/// An agent.
 #[derive(Debug, Clone)]
 pub struct Agent {
     pub name: String,
     pub vnet: String,
     /// Empty for a gateway's agent.
     pub nics: Vec<String>,
-    /// Subnets whose other machines sit behind it.
+    /// Subnets whose other machines the agent serves (D8).
     pub served: Vec<String>,
     pub gateway: bool,
     pub revoked: bool,
 }
 
-/// What the specification says to an operation.
+/// The specification's verdict on an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ruling {
     /// It must be accepted.
     Accept,
-    /// It must be refused, and these codes are all among the problems.
+    /// It must be refused, and the problems must include these codes.
     Refuse(Vec<&'static str>),
-    /// The specification leaves it open.
+    /// The specification does not decide.
     Either,
 }
 
-/// What becomes of a packet.
+/// The end of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// It reaches the kernel of the last agent of the path.
     Delivered { path: Vec<String> },
-    /// It is lost at the last agent of the path, for one of these reasons.
+    /// It is lost at the last agent of the path; each of these reasons is right.
     Lost { path: Vec<String>, why: Vec<Why> },
-    /// The specification leaves it open.
+    /// The specification does not decide; the text names the case.
     Unspecified(&'static str),
 }
 
-/// Why a packet is lost, coarsely.
+/// A coarse reason for a loss: several drop reasons of the product map to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// The host may not send with this source (R12, D10).
+    /// The host may not send from this source (R12, D10).
     Spoofed,
-    /// No route, or one to `Internet` or `None`; at a gateway: neither behind a connection nor in a VNet that uses it.
+    /// No route, or one to `Internet` or `None`. At a gateway: no connection and no client VNet has the destination.
     Unrouted,
-    /// Nobody has the address (D8).
+    /// No agent owns the address (D8).
     NoOwner,
     /// `allowVirtualNetworkAccess` is off (P17).
     AccessOff,
-    /// The link may not carry this source (D10, P18).
+    /// The peer may not send from this source (D10, P18).
     Source,
-    /// It is not for this NIC, and the NIC does not forward (R12).
+    /// The destination is not this NIC's, and the NIC does not forward (R12).
     NotForwarding,
-    /// No gateway serves the route.
+    /// The route's gateway has no agent.
     NoGateway,
-    /// The appliance of the route is nobody's address, or out of reach (R11).
+    /// The appliance of the route has no owner, or is out of reach (R11).
     Appliance,
-    /// The connection's tunnel is not up: keys differ (G11).
+    /// The connection's tunnel is down: the keys differ (G11).
     NoTunnel,
-    /// It went round until its TTL was gone, or back to where it came from.
+    /// A routing loop used up its TTL, or it would return to its sender.
     Loop,
 }
 
-/// Whether one of the prefixes has the address.
+/// Whether one of the prefixes contains the address.
 #[must_use]
 pub fn within(prefixes: &[IpNet], address: IpAddr) -> bool {
     prefixes.iter().any(|p| p.contains(&address))
 }
 
-/// Whether any address is in both lists.
+/// Whether the two lists have an address in common.
 #[must_use]
 pub fn overlap(a: &[IpNet], b: &[IpNet]) -> bool {
     a.iter()
@@ -201,7 +195,7 @@ impl Model {
         self.vnet_mut(vnet)?.peerings.iter_mut().find(|p| p.remote == remote)
     }
 
-    /// The agent of that name that may take part.
+    /// The agent of that name, unless it is revoked.
     #[must_use]
     pub fn agent(&self, name: &str) -> Option<&Agent> {
         self.agents.iter().find(|a| a.name == name && !a.revoked)
@@ -217,7 +211,7 @@ impl Model {
             .collect()
     }
 
-    /// The addresses that an agent itself has.
+    /// The agent's own addresses: its NICs', or its gateway's.
     #[must_use]
     pub fn addresses_of(&self, agent: &Agent) -> Vec<IpAddr> {
         if agent.gateway {
@@ -241,7 +235,7 @@ impl Model {
         served.flat_map(|s| s.prefixes.clone()).collect()
     }
 
-    /// Who has the address in the VNet (D8): a NIC or a gateway's instance before a served subnet.
+    /// The owner of the address in the VNet (D8). A NIC or a gateway's instance takes precedence over a served subnet.
     #[must_use]
     pub fn owner(&self, vnet: &str, address: IpAddr) -> Option<&Agent> {
         let here = || self.agents.iter().filter(|a| a.vnet == vnet && !a.revoked);
@@ -315,10 +309,11 @@ impl Model {
         self.keyed(a, b) && self.key(a, b) == self.key(b, a)
     }
 
-    /// What lies behind the connection from `vnet` to `far`: the far ranges and those of its gateway's clients
-    /// (P21b, G9), never what far has learned elsewhere (D9), without what overlaps the own VNet (G20).
+    /// The prefixes that the connection from `vnet` to `far` leads to: the far ranges, and those of its gateway's clients
+    /// (P21b, G9). Routes that `far` has learned elsewhere are not among them (D9), nor prefixes that overlap the own VNet
+    /// (G20).
     #[must_use]
-    pub fn behind(&self, vnet: &str, far: &str) -> Vec<IpNet> {
+    pub fn reachable_via(&self, vnet: &str, far: &str) -> Vec<IpNet> {
         let own = self.vnet(vnet).map(|v| v.space.clone()).unwrap_or_default();
         let mut out = self.vnet(far).map(|v| v.space.clone()).unwrap_or_default();
         for client in self.clients(far) {

@@ -1,10 +1,12 @@
-//! What may happen to a topology, as data: typed operations by name, and a generator that draws them from a small
-//! universe of names, so that they meet often.
+//! Operations on a topology as data, and packets. A generator draws them from a small [`Universe`] of names, so that
+//! operations often concern the same resources.
+
+mod universe;
+
+pub use universe::{Universe, VnetPlan};
 
 use ipnet::IpNet;
-use rand::Rng;
-use rand::seq::IndexedRandom;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// The name of a subnet that holds a gateway (G1).
 pub const GATEWAY_SUBNET: &str = "GatewaySubnet";
@@ -29,9 +31,9 @@ pub enum UserHop {
     Appliance(IpAddr),
     /// To the VPN gateway.
     Gateway,
-    /// Inside the VNet.
+    /// `VnetLocal`: inside the VNet.
     Local,
-    /// Not carried.
+    /// `Internet`: not carried by the fabric.
     Internet,
     /// Dropped.
     None,
@@ -80,7 +82,7 @@ pub enum Operation {
     },
     /// Creates a gateway in a VNet's `GatewaySubnet`.
     PutGateway { vnet: String, address: IpAddr },
-    /// Deletes it.
+    /// Deletes a VNet's gateway.
     DeleteGateway { vnet: String },
     /// Creates one side's connection object, or changes its key.
     PutConnection {
@@ -88,9 +90,9 @@ pub enum Operation {
         to: String,
         key: Option<String>,
     },
-    /// Deletes it.
+    /// Deletes one side's connection object.
     DeleteConnection { from: String, to: String },
-    /// A VM's agent joins: with these NICs, and for the whole of these subnets (D7, D8).
+    /// A VM's agent joins: it has these NICs, and serves all of these subnets (D7, D8).
     JoinVm {
         vm: String,
         nics: Vec<String>,
@@ -99,18 +101,18 @@ pub enum Operation {
     },
     /// A gateway's agent joins.
     JoinGateway { vnet: String },
-    /// The site behind a VNet's gateway announces this by BGP, and nothing else any more.
+    /// The site behind a VNet's gateway announces these prefixes by BGP, and withdraws all others.
     Announce {
         vnet: String,
         prefixes: Vec<IpNet>,
         /// Paths begin with an ASN that is not the site's.
         foreign_as: bool,
-        /// With 4,001 IPv4 prefixes of no use besides.
+        /// The site also announces 4,001 unused IPv4 prefixes: more than G23 permits.
         flood: bool,
     },
-    /// An agent is cut off.
+    /// Revokes an agent.
     Revoke { agent: String },
-    /// An agent is forgotten.
+    /// Deletes an agent; its name and binding are free again.
     DeleteAgent { agent: String },
 }
 
@@ -126,469 +128,10 @@ pub fn site_device(vnet: &str) -> String {
     format!("{vnet}-site")
 }
 
-/// The universe of one seed: which VNets, NICs and VMs there may be.
-#[derive(Debug, Clone)]
-pub struct Universe {
-    /// VNets by number.
-    pub vnets: Vec<VnetPlan>,
-    /// Route tables.
-    pub tables: Vec<String>,
-}
-
-/// What a VNet looks like if it exists.
-#[derive(Debug, Clone)]
-pub struct VnetPlan {
-    /// Its name.
-    pub name: String,
-    /// Its region.
-    pub region: &'static str,
-    /// Its first ranges.
-    pub space: Vec<IpNet>,
-    /// A range that it may get later.
-    pub extra: IpNet,
-    /// Its subnets, `GatewaySubnet` last.
-    pub subnets: Vec<(String, Vec<IpNet>)>,
-    /// Its NICs: name, subnet, addresses.
-    pub nics: Vec<(String, String, Vec<IpAddr>)>,
-    /// Its VMs: name, NICs, served subnets.
-    pub vms: Vec<(String, Vec<String>, Vec<String>)>,
-    /// The address of its gateway.
-    pub gateway: IpAddr,
-}
-
-fn net(text: &str) -> IpNet {
-    text.parse().unwrap_or_else(|e| unreachable!("{text}: {e}"))
-}
-
-impl VnetPlan {
-    /// `slot` is the second octet of the VNet's ranges.
-    fn draw(name: String, slot: u8, rng: &mut impl Rng) -> Self {
-        let dual = rng.random_bool(0.5);
-        let mut space = vec![net(&format!("10.{slot}.0.0/16"))];
-        let mut subnets = Vec::new();
-        for (index, subnet) in ["a", "b"].into_iter().enumerate() {
-            let mut prefixes = vec![net(&format!("10.{slot}.{index}.0/24"))];
-            if dual {
-                prefixes.push(net(&format!("fd00:{slot:x}:0:{index}::/64")));
-            }
-            subnets.push((subnet.to_string(), prefixes));
-        }
-        if dual {
-            space.push(net(&format!("fd00:{slot:x}::/48")));
-        }
-        subnets.push((GATEWAY_SUBNET.to_string(), vec![net(&format!("10.{slot}.255.0/27"))]));
-        let mut nics = Vec::new();
-        let mut vms = Vec::new();
-        // A VNet without NICs can be deleted while it is peered (P13, last row). The first one is never empty.
-        for number in 0..rng.random_range(u8::from(slot == 1)..=3) {
-            let mut own = Vec::new();
-            for half in 0..if rng.random_bool(0.2) { 2 } else { 1_u8 } {
-                let subnet = rng.random_range(0..2_usize);
-                let host = 10 + 10 * number + half;
-                let mut addresses = vec![IpAddr::V4(Ipv4Addr::new(10, slot, subnet.to_le_bytes()[0], host))];
-                if dual {
-                    let second = u16::try_from(subnet).unwrap_or(0);
-                    addresses.push(IpAddr::V6(Ipv6Addr::new(
-                        0xfd00,
-                        slot.into(),
-                        0,
-                        second,
-                        0,
-                        0,
-                        0,
-                        host.into(),
-                    )));
-                }
-                let nic = format!("{name}-n{number}{half}");
-                nics.push((nic.clone(), subnets[subnet].0.clone(), addresses));
-                own.push(nic);
-            }
-            // At most one VM serves the second subnet: two would contend for it.
-            let served = if number == 0 && rng.random_bool(0.2) {
-                vec!["b".to_string()]
-            } else {
-                vec![]
-            };
-            vms.push((format!("{name}-vm{number}"), own, served));
-        }
-        Self {
-            gateway: IpAddr::V4(Ipv4Addr::new(10, slot, 255, 4)),
-            extra: net(&format!("172.16.{slot}.0/24")),
-            region: if rng.random_bool(0.3) { "region2" } else { "region1" },
-            name,
-            space,
-            subnets,
-            nics,
-            vms,
-        }
-    }
-}
-
-impl Universe {
-    /// Draws a universe of 3 to 6 VNets; sometimes the last one has the ranges of the first (P10, P11).
-    #[must_use]
-    pub fn draw(rng: &mut impl Rng) -> Self {
-        let count = rng.random_range(3..=6_u8);
-        let mut vnets: Vec<_> = (1..=count)
-            .map(|slot| VnetPlan::draw(format!("v{slot}"), slot, rng))
-            .collect();
-        if rng.random_bool(0.25) {
-            vnets.push(VnetPlan::draw("clone".into(), 1, rng));
-        }
-        Self {
-            vnets,
-            tables: vec!["t1".into(), "t2".into(), "t3".into()],
-        }
-    }
-
-    /// The operations that a run starts with: every VNet with its NICs and agents; then a bias towards hubs: the first
-    /// VNet has a gateway and peers with most others, one of which is a branch behind a connection.
-    #[must_use]
-    pub fn founding(&self, rng: &mut impl Rng) -> Vec<Operation> {
-        let mut out = Vec::new();
-        for plan in &self.vnets {
-            out.extend(plan.founding(rng));
-        }
-        for _ in 0..3 {
-            out.push(self.table(rng));
-        }
-        for plan in &self.vnets {
-            let (subnet, prefixes) = plan.subnets[rng.random_range(0..2_usize)].clone();
-            if let Some(table) = self.tables.choose(rng).filter(|_| rng.random_bool(0.4)) {
-                out.push(Operation::PutSubnet {
-                    vnet: plan.name.clone(),
-                    subnet,
-                    prefixes,
-                    table: Some(table.clone()),
-                });
-            }
-        }
-        let hub = &self.vnets[0].name;
-        let branch = &self.vnets[2].name;
-        for plan in [&self.vnets[0], &self.vnets[2]] {
-            if rng.random_bool(0.8) {
-                out.push(Operation::PutGateway {
-                    vnet: plan.name.clone(),
-                    address: plan.gateway,
-                });
-                if rng.random_bool(0.9) {
-                    out.push(Operation::JoinGateway {
-                        vnet: plan.name.clone(),
-                    });
-                }
-            }
-        }
-        for plan in [&self.vnets[0], &self.vnets[2]] {
-            if rng.random_bool(0.5) {
-                out.push(self.announcement(plan.name.clone(), rng));
-            }
-        }
-        for (from, to) in [(hub, branch), (branch, hub)] {
-            if rng.random_bool(0.9) {
-                out.push(Operation::PutConnection {
-                    from: from.clone(),
-                    to: to.clone(),
-                    key: Some(if rng.random_bool(0.9) { "same" } else { "other" }.into()),
-                });
-            }
-        }
-        for plan in &self.vnets[1..] {
-            if plan.name == *branch && rng.random_bool(0.6) {
-                continue;
-            }
-            let transit = rng.random_bool(0.6);
-            let mut halves = [(hub, &plan.name, transit, false), (&plan.name, hub, false, transit)];
-            if rng.random_bool(0.3) {
-                halves.reverse();
-            }
-            for (vnet, remote, transit, use_remote) in halves {
-                if rng.random_bool(0.9) {
-                    out.push(Operation::PutPeering {
-                        vnet: vnet.clone(),
-                        remote: remote.clone(),
-                        flags: Flags {
-                            access: rng.random_bool(0.9),
-                            forwarded: rng.random_bool(0.5),
-                            transit,
-                            use_remote,
-                        },
-                        sync: false,
-                    });
-                }
-            }
-        }
-        out
-    }
-
-    /// One random operation.
-    #[must_use]
-    pub fn operation(&self, rng: &mut impl Rng) -> Operation {
-        let mut plan = self.any(rng);
-        while plan.nics.is_empty() && rng.random_bool(0.7) {
-            plan = self.any(rng);
-        }
-        let vnet = plan.name.clone();
-        let remote = self.any(rng).name.clone();
-        match rng.random_range(0..100_u8) {
-            0..20 => Operation::PutPeering {
-                vnet,
-                remote,
-                flags: Flags {
-                    access: rng.random_bool(0.85),
-                    forwarded: rng.random_bool(0.5),
-                    transit: rng.random_bool(0.5),
-                    use_remote: rng.random_bool(0.3),
-                },
-                sync: rng.random_bool(0.3),
-            },
-            20..27 => Operation::DeletePeering { vnet, remote },
-            27..35 if !plan.nics.is_empty() => {
-                let (nic, subnet, addresses) = plan.nics[rng.random_range(0..plan.nics.len())].clone();
-                Operation::PutNic {
-                    nic,
-                    vnet,
-                    subnet,
-                    addresses,
-                    forwarding: rng.random_bool(0.6),
-                }
-            }
-            35..46 => self.table(rng),
-            46..53 => {
-                let hubs = [&self.vnets[0].name, &self.vnets[2].name];
-                self.announcement(hubs[rng.random_range(0..2)].clone(), rng)
-            }
-            53..65 => {
-                let (subnet, prefixes) = plan.subnets[rng.random_range(0..2_usize)].clone();
-                Operation::PutSubnet {
-                    vnet,
-                    subnet,
-                    prefixes,
-                    table: rng
-                        .random_bool(0.75)
-                        .then(|| self.tables.choose(rng).cloned().unwrap_or_default()),
-                }
-            }
-            65..69 => Operation::PutGateway {
-                vnet,
-                address: plan.gateway,
-            },
-            69..71 => Operation::DeleteGateway { vnet },
-            71..79 => Operation::PutConnection {
-                from: vnet,
-                to: remote,
-                key: rng
-                    .random_bool(0.9)
-                    .then(|| if rng.random_bool(0.8) { "same" } else { "other" }.to_string()),
-            },
-            79..81 => Operation::DeleteConnection { from: vnet, to: remote },
-            81..86 => {
-                let mut space = plan.space.clone();
-                if rng.random_bool(0.7) {
-                    space.push(plan.extra);
-                }
-                Operation::PutVnet {
-                    vnet,
-                    region: plan.region,
-                    space,
-                }
-            }
-            86..88 => Operation::DeleteVnet { vnet },
-            88..92 => Operation::JoinGateway { vnet },
-            92..94 => Operation::Revoke {
-                agent: plan.any_agent(rng),
-            },
-            94..96 => Operation::DeleteAgent {
-                agent: plan.any_agent(rng),
-            },
-            96.. if !plan.vms.is_empty() => {
-                let (vm, nics, served) = plan.vms[rng.random_range(0..plan.vms.len())].clone();
-                Operation::JoinVm { vm, nics, vnet, served }
-            }
-            _ => Operation::DeletePeering { vnet, remote },
-        }
-    }
-
-    /// A route table: destinations that lie in, around and outside the VNets, appliances that are NICs or nobody.
-    fn table(&self, rng: &mut impl Rng) -> Operation {
-        let mut routes: Vec<(IpNet, UserHop)> = Vec::new();
-        for _ in 0..rng.random_range(0..=4_u8) {
-            let prefix = self.destination(rng);
-            if routes.iter().any(|(p, _)| *p == prefix) {
-                continue;
-            }
-            let hop = match rng.random_range(0..10_u8) {
-                0..6 => {
-                    let owner = self.any(rng);
-                    let drawn = owner.nics.choose(rng).and_then(|(_, _, addresses)| {
-                        addresses
-                            .iter()
-                            .find(|a| a.is_ipv4() == prefix.addr().is_ipv4())
-                            .copied()
-                    });
-                    match drawn {
-                        Some(address) => UserHop::Appliance(address),
-                        None => UserHop::None,
-                    }
-                }
-                6..8 => UserHop::Gateway,
-                8 => UserHop::Local,
-                _ => *[UserHop::None, UserHop::Internet].choose(rng).unwrap_or(&UserHop::None),
-            };
-            routes.push((prefix, hop));
-        }
-        Operation::PutTable {
-            table: self.tables.choose(rng).cloned().unwrap_or_default(),
-            no_gateway_routes: rng.random_bool(0.2),
-            routes,
-        }
-    }
-
-    /// What a site announces: what contains VNets, equals one, lies in one, or has nothing to do with them.
-    fn announcement(&self, vnet: String, rng: &mut impl Rng) -> Operation {
-        const SETS: [&[&str]; 14] = [
-            &["0.0.0.0/0"],
-            &["::/0"],
-            &["0.0.0.0/1", "128.0.0.0/1"],
-            &["::/1", "8000::/1"],
-            &["10.0.0.0/8"],
-            &["10.0.0.0/13"],
-            &["10.0.0.0/14", "10.4.0.0/14"],
-            &["fc00::/7"],
-            &["fd00::/29"],
-            &["172.16.0.0/12"],
-            &["198.51.100.0/24"],
-            &["169.254.0.0/16"],
-            &["169.254.0.0/16", "192.168.0.0/16"],
-            &["169.254.3.0/24"],
-        ];
-        let mut prefixes: Vec<IpNet> = Vec::new();
-        for _ in 0..rng.random_range(1..=4_u8) {
-            if rng.random_bool(0.5) {
-                let set = SETS[rng.random_range(0..SETS.len())];
-                prefixes.extend(set.iter().map(|p| net(p)));
-            } else {
-                prefixes.push(self.destination(rng));
-            }
-        }
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        Operation::Announce {
-            vnet,
-            prefixes,
-            foreign_as: rng.random_bool(0.15),
-            flood: rng.random_bool(0.05),
-        }
-    }
-
-    /// A prefix for a route: a VNet's range, a subnet, one address, everything, or somewhere else.
-    fn destination(&self, rng: &mut impl Rng) -> IpNet {
-        let plan = self.any(rng);
-        match rng.random_range(0..12_u8) {
-            0..4 => plan.space.choose(rng).copied().unwrap_or(plan.extra),
-            4..7 => plan
-                .subnets
-                .choose(rng)
-                .and_then(|(_, prefixes)| prefixes.choose(rng).copied())
-                .unwrap_or(plan.extra),
-            7..9 => plan
-                .nics
-                .choose(rng)
-                .and_then(|(_, _, addresses)| addresses.choose(rng).copied())
-                .map_or(plan.extra, IpNet::from),
-            9 => net("0.0.0.0/0"),
-            10 => net("10.0.0.0/8"),
-            _ => plan.extra,
-        }
-    }
-
-    /// Any of its VNets.
-    pub fn any(&self, rng: &mut impl Rng) -> &VnetPlan {
-        &self.vnets[rng.random_range(0..self.vnets.len())]
-    }
-
-    /// An address: mostly somebody's, sometimes nobody's.
-    #[must_use]
-    pub fn address(&self, v4: bool, rng: &mut impl Rng) -> IpAddr {
-        let plan = self.any(rng);
-        let of_nic = plan
-            .nics
-            .choose(rng)
-            .and_then(|(_, _, addresses)| addresses.iter().find(|a| a.is_ipv4() == v4).copied());
-        match (rng.random_range(0..20_u8), of_nic) {
-            (0..15, Some(address)) => address,
-            (15, _) if v4 => plan.gateway,
-            (16, _) if v4 => IpAddr::V4(Ipv4Addr::new(172, 16, rng.random_range(1..7), 9)),
-            (17, _) if v4 => IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
-            (18, _) if v4 => IpAddr::V4(Ipv4Addr::new(169, 254, 3, 3)),
-            (_, _) if v4 => IpAddr::V4(Ipv4Addr::new(
-                10,
-                rng.random_range(1..8),
-                rng.random_range(0..2),
-                rng.random_range(4..60),
-            )),
-            _ => IpAddr::V6(Ipv6Addr::new(
-                0xfd00,
-                rng.random_range(1..8),
-                0,
-                rng.random_range(0..2),
-                0,
-                0,
-                0,
-                rng.random_range(4..60),
-            )),
-        }
-    }
-}
-
-impl VnetPlan {
-    fn founding(&self, rng: &mut impl Rng) -> Vec<Operation> {
-        let mut out = vec![Operation::PutVnet {
-            vnet: self.name.clone(),
-            region: self.region,
-            space: self.space.clone(),
-        }];
-        for (subnet, prefixes) in &self.subnets {
-            out.push(Operation::PutSubnet {
-                vnet: self.name.clone(),
-                subnet: subnet.clone(),
-                prefixes: prefixes.clone(),
-                table: None,
-            });
-        }
-        for (nic, subnet, addresses) in &self.nics {
-            out.push(Operation::PutNic {
-                nic: nic.clone(),
-                vnet: self.name.clone(),
-                subnet: subnet.clone(),
-                addresses: addresses.clone(),
-                forwarding: rng.random_bool(0.4),
-            });
-        }
-        for (vm, nics, served) in &self.vms {
-            if rng.random_bool(0.95) {
-                out.push(Operation::JoinVm {
-                    vm: vm.clone(),
-                    nics: nics.clone(),
-                    vnet: self.name.clone(),
-                    served: served.clone(),
-                });
-            }
-        }
-        out
-    }
-
-    fn any_agent(&self, rng: &mut impl Rng) -> String {
-        match self.vms.choose(rng) {
-            Some(vm) if rng.random_bool(0.7) => vm.0.clone(),
-            _ => gateway_agent(&self.name),
-        }
-    }
-}
-
-/// A packet, and where it appears.
+/// A packet, and the place where it enters the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// Where.
+    /// The place where the packet enters.
     pub origin: Origin,
     /// The source address, genuine or not.
     pub source: IpAddr,
@@ -596,7 +139,7 @@ pub struct Packet {
     pub destination: IpAddr,
 }
 
-/// Where a packet appears.
+/// The place where a packet enters the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// An agent's kernel sends it.
@@ -604,11 +147,11 @@ pub enum Origin {
         /// The agent.
         agent: String,
     },
-    /// It arrives on a link, whatever its far end should have done: a stale or hostile peer.
+    /// It arrives on a link, although the sender may have no right to send it: a stale or hostile peer.
     Link {
         /// The far end.
         from: String,
-        /// Where it arrives.
+        /// The receiving agent.
         to: String,
     },
 }

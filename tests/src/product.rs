@@ -17,15 +17,15 @@ use uuid::Uuid;
 /// The ASN of every site.
 pub const SITE_ASN: u32 = 65_021;
 
-/// 100.96.0.0: a flood of prefixes from there on is in nobody's way.
+/// 100.96.0.0: the first address of the 4,001 unused prefixes. No VNet of the universe overlaps them.
 const FILLER: [u8; 4] = [100, 96, 0, 0];
 
-/// The product's state, and what a caller has to remember.
+/// The product's topology, and state of the caller that the topology does not hold.
 #[derive(Debug, Clone)]
 pub struct Product {
-    /// The state.
+    /// The desired state.
     pub topology: Topology,
-    /// What the site behind each VNet's gateway announces.
+    /// The routes that the site behind each VNet's gateway announces.
     pub announced: BTreeMap<String, Vec<Route>>,
     regions: BTreeMap<String, &'static str>,
     ports: BTreeMap<String, u16>,
@@ -54,7 +54,7 @@ impl Product {
     /// Applies one change.
     ///
     /// # Errors
-    /// Why it was refused; then nothing has changed.
+    /// The reason of a refusal, which changes nothing.
     pub fn change(&mut self, change: &Change) -> Result<(), Rejection> {
         let number = &mut self.fresh;
         let mut fresh = || {
@@ -65,10 +65,10 @@ impl Product {
         Ok(())
     }
 
-    /// Performs an operation as a whole or not at all.
+    /// Performs an operation completely or not at all.
     ///
     /// # Errors
-    /// Why it was refused.
+    /// The reason of a refusal.
     pub fn perform(&mut self, operation: &Operation) -> Result<(), Rejection> {
         let mut after = self.clone();
         for change in after.changes(operation) {
@@ -95,7 +95,7 @@ impl Product {
         self.regions.get(vnet).copied().unwrap_or("region1")
     }
 
-    /// An endpoint that no other agent has.
+    /// The agent's endpoint, which no other agent has.
     fn endpoint(&mut self, agent: &str) -> SocketAddr {
         let next = u16::try_from(self.ports.len() + 1).unwrap_or(u16::MAX);
         let port = *self.ports.entry(agent.to_string()).or_insert(next);
@@ -203,7 +203,7 @@ impl Product {
     }
 }
 
-/// The routes of an announcement.
+/// The routes of a site's announcement, sorted.
 fn announcement(prefixes: &[IpNet], foreign_as: bool, flood: bool) -> Vec<Route> {
     let filler =
         (0..if flood { 4001_u32 } else { 0 }).map(|n| IpNet::from(IpAddr::V4((u32::from_be_bytes(FILLER) + n).into())));
@@ -229,7 +229,7 @@ impl Default for Product {
     }
 }
 
-/// An agent's id.
+/// The id of the agent with this name.
 ///
 /// # Panics
 /// If the name is not one.
@@ -238,7 +238,7 @@ pub fn agent_id(name: &str) -> AgentId {
     AgentId::new(name).unwrap_or_else(|e| unreachable!("{e}"))
 }
 
-/// A key that belongs to the agent of that name.
+/// A public key derived from the agent's name.
 #[must_use]
 pub fn key_of(agent: &str) -> PublicKey {
     let mut key = [0x5a; 32];
@@ -270,7 +270,7 @@ fn delete(network_path: &str) -> Change {
     }
 }
 
-/// A token for the agent, and its use.
+/// The creation of a token for the agent, and the agent's join with it.
 fn join(agent: &str, endpoint: SocketAddr, binding: Binding) -> Vec<Change> {
     let id = agent_id(agent);
     vec![

@@ -1,9 +1,9 @@
-//! The control plane in one memory under one seed and one clock: the product's topology, compiler and push machines, and
-//! agents that build the tables which real agents run. Processes die, streams break, everything takes its time.
+//! The control plane in one process with one seed and one clock: the product's topology, compiler and push state machines,
+//! and agents that build the tables of real agents. Processes die, streams break, and every step has a random delay.
 //!
-//! What is drawn is drawn beforehand or from the seed, so that the same seed gives the same log.
+//! All randomness comes from the seed, so the same seed gives the same log.
 
-use crate::contest::Script;
+use crate::differential::Script;
 use crate::product::Product;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,16 +15,17 @@ use tombolo_topology::compile::compile;
 use tombolo_topology::sync::{AgentSync, Desired, Push};
 use tombolo_topology::topology::Topology;
 
-/// Longest that a message, a compilation or a change of tables takes, steps of the clock.
-const SLOW: u64 = 8;
+/// The longest delay of a message, a compilation or a change of tables, in steps of the clock.
+const MAX_DELAY: u64 = 8;
 
-/// Steps after which an agent without a stream tries again.
-const AGAIN: u64 = 5;
+/// Steps between an agent's attempts to open a stream.
+const RECONNECT_INTERVAL: u64 = 5;
 
-/// Steps without a fault in which everything must have come to rest.
-const QUIET: u64 = 200;
+/// Steps without a fault after which every agent must run its newest configuration. A push takes a few delays of at most
+/// [`MAX_DELAY`] steps each; the limit leaves room for several pushes.
+const CONVERGENCE_LIMIT: u64 = 200;
 
-/// What an agent runs: its revision, digest and canonical bytes.
+/// An agent's configuration in force: revision, digest and canonical bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Running {
     revision: Revision,
@@ -32,7 +33,7 @@ struct Running {
     bytes: Vec<u8>,
 }
 
-/// A message on its way, with the step in which it arrives; order is kept.
+/// A message of the control stream.
 #[derive(Debug, Clone)]
 enum Message {
     Hello(String),
@@ -41,6 +42,7 @@ enum Message {
     Applied(String),
 }
 
+/// A control stream: messages in flight, each with the step in which it arrives, in order.
 #[derive(Debug, Default)]
 struct Stream {
     to_agent: VecDeque<(u64, Message)>,
@@ -53,33 +55,33 @@ struct Agent {
     running: Running,
     /// The copy on disk, written right after an acknowledgement.
     disk: Running,
-    /// Accepted, and in force in this step.
+    /// An accepted configuration, and the step in which it comes into force.
     changing: Option<(u64, Running)>,
     stream: Option<Stream>,
     retry: u64,
     dead: bool,
-    /// The controller told it to go away.
+    /// The controller has closed its stream for good: it is revoked or unknown.
     refused: bool,
     received: u64,
 }
 
-/// The whole.
+/// Controller and agents.
 pub struct Simulation {
     rng: StdRng,
     step: u64,
     product: Product,
     revision: Revision,
-    /// The state that configurations are compiled from, and the next one with the step in which it is.
+    /// The newest compiled state, and the next one with the step in which its compilation ends.
     compiled: (Revision, Topology),
     compiling: Option<(u64, Revision, Topology)>,
     controller_dead: bool,
     agents: BTreeMap<AgentId, Agent>,
-    /// What happened, a line each.
+    /// One line for each event.
     pub log: Vec<String>,
 }
 
 impl Simulation {
-    /// Nothing yet.
+    /// A controller with an empty topology, and no agents.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let product = Product::new();
@@ -96,10 +98,11 @@ impl Simulation {
         }
     }
 
-    /// Plays a seed: operations and faults in disorder, then quiet, and checks that all is well.
+    /// Plays a seed: random operations and faults, then a period without faults. Checks convergence, and then an outage
+    /// of the controller.
     ///
     /// # Errors
-    /// What is not.
+    /// The first violated property.
     pub fn play(seed: u64) -> Result<Self, String> {
         let mut this = Self::new(seed);
         for operation in &Script::draw(seed).operations {
@@ -108,26 +111,26 @@ impl Simulation {
             }
             if !this.controller_dead && this.product.perform(operation).is_ok() {
                 this.revision = Revision(this.revision.0 + 1);
-                this.say(format!("revision {}: {operation:?}", this.revision));
+                this.record(format!("revision {}: {operation:?}", this.revision));
             }
-            for _ in 0..this.rng.random_range(0..SLOW) {
+            for _ in 0..this.rng.random_range(0..MAX_DELAY) {
                 this.advance()?;
             }
         }
-        this.settle()?;
-        this.without_the_controller()?;
+        this.check_convergence()?;
+        this.check_controller_outage()?;
         Ok(this)
     }
 
-    fn say(&mut self, what: String) {
+    fn record(&mut self, what: String) {
         self.log.push(format!("{:5} {what}", self.step));
     }
 
-    fn later(&mut self) -> u64 {
-        self.step + self.rng.random_range(1..=SLOW)
+    fn arrival(&mut self) -> u64 {
+        self.step + self.rng.random_range(1..=MAX_DELAY)
     }
 
-    /// Something dies, or comes back.
+    /// A random fault: the controller or an agent dies or restarts, or a stream breaks.
     fn fault(&mut self) {
         let which = self.rng.random_range(0..3_u8);
         let chosen = match self.agents.len() {
@@ -137,7 +140,7 @@ impl Simulation {
         match (which, chosen) {
             (0, _) => {
                 self.controller_dead = !self.controller_dead;
-                self.say(format!("controller dead: {}", self.controller_dead));
+                self.record(format!("controller dead: {}", self.controller_dead));
                 self.compiling = None;
                 for agent in self.agents.values_mut() {
                     agent.stream = None;
@@ -146,15 +149,15 @@ impl Simulation {
             (1, Some(id)) => {
                 let agent = self.agents.entry(id.clone()).or_default();
                 agent.dead = !agent.dead;
-                // What it knew is what its disk has.
+                // A restarted agent has only the state on its disk.
                 (agent.stream, agent.changing) = (None, None);
                 agent.running = agent.disk.clone();
                 let dead = agent.dead;
-                self.say(format!("{id} dead: {dead}"));
+                self.record(format!("{id} dead: {dead}"));
             }
             (_, Some(id)) => {
                 self.agents.entry(id.clone()).or_default().stream = None;
-                self.say(format!("{id}: the stream breaks"));
+                self.record(format!("{id}: the stream breaks"));
             }
             (_, None) => {}
         }
@@ -163,7 +166,7 @@ impl Simulation {
     /// One step of the clock.
     fn advance(&mut self) -> Result<(), String> {
         self.step += 1;
-        // What joins comes to life; what is deleted loses its stream by being told so.
+        // New agents start here. The controller closes the streams of deleted ones.
         for id in self.product.topology.agents.keys() {
             self.agents.entry(id.clone()).or_default();
         }
@@ -188,7 +191,7 @@ impl Simulation {
                 self.compiling = None;
             }
             None if self.compiled.0 < self.revision => {
-                let at = self.later();
+                let at = self.arrival();
                 self.compiling = Some((at, self.revision, self.product.topology.clone()));
             }
             Some(_) | None => {}
@@ -203,29 +206,29 @@ impl Simulation {
             if at > self.step {
                 agent.changing = Some((at, next));
             } else {
-                self.say(format!("{id} runs {}", next.revision));
-                let at = self.later();
+                self.record(format!("{id} runs {}", next.revision));
+                let at = self.arrival();
                 if let Some(stream) = &mut agent.stream {
                     stream
                         .to_controller
                         .push_back((at, Message::Applied(next.digest.clone())));
                 }
                 agent.running = next;
-                // A crash in between is one step away.
+                // Without the copy, a crash in the next step finds the older configuration on disk.
                 if self.rng.random_bool(0.9) {
                     agent.disk = agent.running.clone();
                 }
             }
         }
         if agent.refused && self.product.topology.agents.get(id).is_some_and(|a| !a.revoked) {
-            // Another host has joined by the name of one that was deleted.
+            // Another host has joined with the name of a deleted agent.
             *agent = Agent {
                 received: agent.received,
                 ..Agent::default()
             };
         }
         if agent.stream.is_none() && !agent.refused && !self.controller_dead && agent.retry <= self.step {
-            agent.retry = self.step + AGAIN;
+            agent.retry = self.step + RECONNECT_INTERVAL;
             let known = self.product.topology.agents.get(id).is_some_and(|a| !a.revoked);
             if !known {
                 agent.refused = true;
@@ -234,13 +237,13 @@ impl Simulation {
             let mut stream = Stream::default();
             stream
                 .to_controller
-                .push_back((self.later(), Message::Hello(agent.running.digest.clone())));
+                .push_back((self.arrival(), Message::Hello(agent.running.digest.clone())));
             agent.stream = Some(stream);
         }
         let Some(mut stream) = agent.stream.take() else {
             return Ok(());
         };
-        self.hear(id, agent, &mut stream)?;
+        self.receive(id, agent, &mut stream)?;
         if self.push(id, agent, &mut stream) {
             agent.stream = Some(stream);
         }
@@ -248,7 +251,7 @@ impl Simulation {
     }
 
     /// Messages that arrive in this step, at both ends.
-    fn hear(&mut self, id: &AgentId, agent: &mut Agent, stream: &mut Stream) -> Result<(), String> {
+    fn receive(&mut self, id: &AgentId, agent: &mut Agent, stream: &mut Stream) -> Result<(), String> {
         while let Some((_, message)) = stream.to_controller.pop_front_if(|(at, _)| *at <= self.step) {
             match (message, &mut stream.sync) {
                 (Message::Hello(digest), sync) => {
@@ -265,7 +268,7 @@ impl Simulation {
                     let config = AgentConfig::from_bytes(&next.bytes).map_err(|e| format!("{id}: {e}"))?;
                     Tables::build(&config, &RoutingState::default()).map_err(|e| format!("{id}: {e}"))?;
                     agent.received += 1;
-                    agent.changing = Some((self.later(), next));
+                    agent.changing = Some((self.arrival(), next));
                 }
                 Message::UpToDate(revision) => agent.running.revision = agent.running.revision.max(revision),
                 Message::Hello(_) | Message::Applied(_) => {}
@@ -274,7 +277,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// What the controller makes of its newest compiled state. Whether the stream goes on.
+    /// Sends what the controller's newest compiled state requires. Returns whether the stream stays open.
     fn push(&mut self, id: &AgentId, agent: &mut Agent, stream: &mut Stream) -> bool {
         if self.controller_dead {
             return false;
@@ -298,23 +301,23 @@ impl Simulation {
             }),
             Push::Close(why) => {
                 agent.refused = self.product.topology.agents.get(id).is_none_or(|a| a.revoked);
-                self.say(format!("{id} is told to go: {why:?}"));
+                self.record(format!("{id}: the controller closes the stream: {why:?}"));
                 return false;
             }
         };
         let after = stream.to_agent.back().map_or(0, |(at, _)| *at);
-        let at = self.later().max(after);
+        let at = self.arrival().max(after);
         stream.to_agent.push_back((at, message));
         true
     }
 
-    /// No more faults: everyone must come to run what it should (convergence).
-    fn settle(&mut self) -> Result<(), String> {
+    /// Convergence: without further faults every agent runs its newest configuration within the limit.
+    fn check_convergence(&mut self) -> Result<(), String> {
         self.controller_dead = false;
         for agent in self.agents.values_mut() {
             agent.dead = false;
         }
-        for _ in 0..QUIET {
+        for _ in 0..CONVERGENCE_LIMIT {
             self.advance()?;
         }
         for (id, agent) in &self.agents {
@@ -322,7 +325,7 @@ impl Simulation {
             match compile(&self.product.topology, id).filter(|_| known) {
                 Some(wanted) if agent.running.bytes != wanted.to_bytes() => {
                     return Err(format!(
-                        "{id} runs revision {} and not {}",
+                        "{id} runs revision {} instead of {}",
                         agent.running.revision, self.revision
                     ));
                 }
@@ -335,8 +338,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// The controller dies and comes back: nothing changes at the agents, and nothing is sent again (stability).
-    fn without_the_controller(&mut self) -> Result<(), String> {
+    /// Stability: an outage of the controller changes nothing at the agents, and nothing is sent again.
+    fn check_controller_outage(&mut self) -> Result<(), String> {
         let before: Vec<_> = self
             .agents
             .values()
@@ -346,10 +349,10 @@ impl Simulation {
         for agent in self.agents.values_mut() {
             agent.stream = None;
         }
-        for _ in 0..QUIET / 2 {
+        for _ in 0..CONVERGENCE_LIMIT / 2 {
             self.advance()?;
         }
-        self.settle()?;
+        self.check_convergence()?;
         let after: Vec<_> = self
             .agents
             .values()
@@ -362,7 +365,7 @@ impl Simulation {
         }
     }
 
-    /// Configurations that agents took.
+    /// The number of configurations that agents received.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.agents.values().map(|a| a.received).sum()

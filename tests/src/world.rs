@@ -1,5 +1,5 @@
-//! All agents of a topology in one memory: each with the engine that real agents run, over unencrypted links, and a kernel
-//! that forwards what is not its own.
+//! All agents of a topology in one process. Each has the engine of real agents, over unencrypted links, and a simulated
+//! kernel that forwards packets to other destinations.
 
 use crate::arm;
 use crate::model::Why;
@@ -24,38 +24,38 @@ use tombolo_topology::learned_routes::{LearnedReports, LearnedRoutes};
 use tombolo_topology::resource::{Connection, ConnectionType, Envelope, LocalNetworkGateway, SiteBgp};
 use tombolo_topology::topology::Topology;
 
-/// What the product did with a packet.
+/// The product's treatment of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The agents that saw it, one entry for each decision.
+    /// The agents that decided about it, one entry for each decision.
     pub path: Vec<String>,
-    /// What the last one did.
+    /// The decision of the last agent.
     pub end: End,
 }
 
 /// The end of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// A kernel has it that it was meant for.
+    /// Delivered to the kernel of the destination.
     Delivered,
-    /// Dropped by an engine; whether it came from the TUN device.
+    /// Dropped by an engine; the flag says whether the packet came from the TUN device.
     Dropped(DropReason, bool),
-    /// The last TTL was gone at a kernel that forwards.
+    /// A forwarding kernel decremented the TTL to zero.
     Kernel,
-    /// The two ends of the link have different preshared keys, or only one has any.
-    Keys,
-    /// The link's far end does not know the link.
-    Stranger,
+    /// The two ends of the link have different preshared keys, or only one end has a key.
+    KeyMismatch,
+    /// The receiver has no link with the sender.
+    UnknownPeer,
 }
 
 impl End {
-    /// The model's word for it; none: delivered, or nothing that the model knows.
+    /// The model's reason for the loss. None: delivered, or a reason that the model does not have.
     #[must_use]
-    pub const fn why(self) -> Option<Why> {
+    pub const fn loss_reason(self) -> Option<Why> {
         Some(match self {
-            Self::Delivered | Self::Stranger => return None,
+            Self::Delivered | Self::UnknownPeer => return None,
             Self::Kernel => Why::Loop,
-            Self::Keys => Why::NoTunnel,
+            Self::KeyMismatch => Why::NoTunnel,
             Self::Dropped(reason, from_tun) => match reason {
                 DropReason::SpoofedSource if from_tun => Why::Spoofed,
                 DropReason::SpoofedSource => Why::Source,
@@ -89,33 +89,33 @@ struct Host {
     engine: Engine<PlainLinks>,
 }
 
-/// The agents.
+/// All agents, the sites' devices and a fixed clock.
 pub struct World {
     hosts: BTreeMap<AgentId, Host>,
     addresses: BTreeMap<SocketAddr, AgentId>,
-    /// The devices of sites, by where they are.
+    /// The devices of sites by endpoint.
     sites: BTreeMap<SocketAddr, String>,
     now: Instant,
 }
 
-/// Something wrong with the product, put in on purpose.
+/// A defect that a test injects into the product.
 #[derive(Debug, Clone, Copy)]
 pub enum Mutation {
-    /// Every agent's configuration is changed before its tables are built.
+    /// Changes every agent's configuration before its tables are built.
     Config(fn(&mut AgentConfig)),
-    /// The compiler is shown another topology.
+    /// Changes the topology before it is compiled.
     Topology(fn(&mut Topology)),
-    /// Sites announce something else.
+    /// Changes the routes that sites announce.
     Announced(fn(&mut Vec<Route>)),
-    /// Every agent's configuration is changed by what the agent has learned, before its tables are built.
-    Learned(fn(&mut AgentConfig, &RoutingState)),
+    /// Changes every agent's configuration, given its learned routes, before its tables are built.
+    Learned(fn(&mut AgentConfig, &Dynamic)),
 }
 
 impl World {
     /// Compiles every agent and builds its engine.
     ///
     /// # Panics
-    /// If a compiled configuration does not survive its own bytes, or gives no tables.
+    /// If a compiled configuration changes in a round trip through its bytes, or builds no tables.
     #[must_use]
     pub fn new(topology: &Topology, announced: &BTreeMap<String, Vec<Route>>, mutation: Option<Mutation>) -> Self {
         let now = Instant::now();
@@ -175,10 +175,10 @@ impl World {
         self.hosts.get(agent).map(|h| &h.config)
     }
 
-    /// Follows a packet. None: the agent that should have it has no configuration.
+    /// Follows a packet. None: an agent on its path has no configuration.
     ///
     /// # Panics
-    /// If an engine neither forwards nor delivers nor counts, or does more than one of them.
+    /// If an engine does not do exactly one of: forward, deliver, count a drop.
     pub fn send(&mut self, packet: &Packet) -> Option<Outcome> {
         let mut bytes = build(packet);
         let mut path = Vec::new();
@@ -192,11 +192,14 @@ impl World {
                 && !from.as_str().starts_with(AgentId::SITE)
                 && self.key(from, &at) != self.key(&at, from)
             {
-                // It never gets there, unless it was put there.
+                // A failed handshake delivers nothing. The test itself put a packet with `Origin::Link` there.
                 if path.len() > 1 {
                     path.pop();
                 }
-                return Some(Outcome { path, end: End::Keys });
+                return Some(Outcome {
+                    path,
+                    end: End::KeyMismatch,
+                });
             }
             let host = self.hosts.get_mut(&at)?;
             let before: Vec<u64> = host.drops();
@@ -234,7 +237,7 @@ impl World {
                 if reason == DropReason::BadDatagram {
                     return Some(Outcome {
                         path,
-                        end: End::Stranger,
+                        end: End::UnknownPeer,
                     });
                 }
                 let end = End::Dropped(reason, from.is_none());
@@ -266,7 +269,7 @@ impl World {
         }
     }
 
-    /// The name under which links know an agent, or the device of a site.
+    /// The name of an agent, or of a site's device, in links.
     fn name_of(&self, name: &str) -> AgentId {
         match name.strip_suffix("-site") {
             Some(vnet) => AgentId::of_site(&ResourceId::new(arm::network(&site_connection(vnet)))),
@@ -280,7 +283,7 @@ impl World {
     }
 }
 
-/// The port of every site's device.
+/// The port of every site's device: WireGuard's default.
 const SITE_PORT: u16 = 51_820;
 
 fn site_connection(vnet: &str) -> String {
@@ -330,7 +333,7 @@ impl Host {
         DropReason::ALL.iter().map(|r| self.engine.stats().drops(*r)).collect()
     }
 
-    /// Whether the address is one that the host itself, or a machine behind it, has.
+    /// Whether the address belongs to the host or to a subnet that it serves.
     fn is_own(&self, address: IpAddr) -> bool {
         match &self.config.role {
             Role::Vm { nics, served, .. } => {
@@ -345,12 +348,12 @@ impl Host {
     }
 }
 
-/// An echo request or UDP packet with these addresses.
+/// A UDP packet with these addresses.
 fn build(packet: &Packet) -> Vec<u8> {
     let builder = match (packet.source, packet.destination) {
         (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), TTL),
         (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), TTL),
-        (s, d) => unreachable!("{s} and {d} are of two families"),
+        (s, d) => unreachable!("{s} and {d} are of different families"),
     };
     let mut bytes = Vec::new();
     let done = builder.udp(40_000, 7).write(&mut bytes, b"model");
@@ -358,8 +361,8 @@ fn build(packet: &Packet) -> Vec<u8> {
     bytes
 }
 
-/// What a forwarding kernel does. None: the last one is gone.
-fn decrement_ttl(packet: &mut [u8]) -> Option<()> {
+/// Decrements the TTL as a forwarding kernel does. None: it was the last one.
+fn take_ttl(packet: &mut [u8]) -> Option<()> {
     let v4 = packet[0] >> 4 == 4;
     let ttl = &mut packet[if v4 { 8 } else { 7 }];
     if *ttl <= 1 {

@@ -1,6 +1,6 @@
-//! User-data for cloud-init with the package that the controller serves: the command line, a controller, and a download as the
-//! new machine does it. `make vm-test` runs cloud-init with it.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! User-data for cloud-init, with the agent's package from the controller: the command line, a controller, and the new machine's
+//! download. `make vm-test` runs cloud-init with it.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use reqwest::{Certificate, Client};
 use serde_json::json;
@@ -90,7 +90,7 @@ async fn user_data_names_the_package_of_the_controller() {
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     );
 
-    // The new machine has the authority from the user-data, and no token for REST.
+    // The new machine trusts the authority of the user-data, and has no token for REST.
     let authority = user_data["write_files"][1]["content"].as_str().unwrap();
     let authority = Certificate::from_pem(authority.as_bytes()).unwrap();
     let machine = Client::builder()

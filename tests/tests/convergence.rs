@@ -1,9 +1,9 @@
-//! The control plane under faults: whatever dies on the way, everyone comes to run what it should, the controller's
-//! absence changes nothing, and the same seed tells the same story.
+//! The control plane under faults: all agents converge to their newest configurations, an outage of the controller changes
+//! nothing, and a seed is reproducible.
 
 use tombolo_tests::simulation::Simulation;
 
-/// Seeds that are played every time, beside fresh ones.
+/// Seeds of every run, beside random ones.
 const FIXED: std::ops::Range<u64> = 0..150;
 
 #[test]
@@ -12,7 +12,7 @@ fn everyone_comes_to_run_what_it_should() {
     let fresh: u64 = given.unwrap_or_else(rand::random);
     println!("TOMBOLO_SEED={fresh}");
     let (mut received, mut faults) = (0, 0);
-    // A host that was deleted, and another that joins by its name.
+    // In this seed an agent is deleted, and another host joins with its name.
     let rejoined = 2_666_218_544_002_482_707;
     for seed in FIXED.chain([rejoined]).chain((0..30).map(|n| fresh.wrapping_add(n))) {
         let played = Simulation::play(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -23,7 +23,7 @@ fn everyone_comes_to_run_what_it_should() {
             .filter(|l| l.contains("dead") || l.contains("breaks"))
             .count();
     }
-    println!("{received} configurations taken, {faults} faults");
+    println!("{received} configurations received, {faults} faults");
     assert!(received > 1000 && faults > 500, "{received} {faults}");
 }
 

@@ -1,5 +1,5 @@
-//! Bad input: a clear error or a counted drop, never a panic. Ordinary tests that replay a corpus and add random inputs;
-//! the same targets run under a fuzzer: `cargo bolero test -p tombolo-tests --test fuzz TARGET`.
+//! Bad input leads to a clear error or a counted drop, never to a panic. These tests replay a corpus and add random inputs.
+//! The same targets run under a fuzzer: `cargo bolero test -p tombolo-tests --test fuzz TARGET`.
 
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -19,14 +19,14 @@ fn configuration_decoder() {
             let again = AgentConfig::from_bytes(&config.to_bytes()).expect("own bytes");
             assert_eq!(again, config);
         }
-        // What else comes as JSON in the control stream.
+        // Other JSON messages of the control stream: a panic is the only failure.
         let _ = serde_json::from_slice::<AgentStatus>(bytes);
         let _ = serde_json::from_slice::<ProbeRequest>(bytes);
     });
 }
 
-/// A topology in which most references of the corpus exist.
-fn founded() -> Product {
+/// A topology that contains most resources that the corpus refers to.
+fn populated() -> Product {
     let mut product = Product::new();
     let net = |s: &str| vec![s.parse().expect("prefix")];
     for (vnet, octet) in [("v1", 1), ("v2", 2), ("v3", 3)] {
@@ -152,7 +152,7 @@ fn bodies() -> Vec<(String, Value)> {
     ]
 }
 
-/// Every place in a value, as a path of steps.
+/// Appends the JSON pointer of every place in a value to `out`.
 fn places(value: &Value, at: &mut Vec<String>, out: &mut Vec<String>) {
     out.push(at.iter().map(|s| format!("/{s}")).collect());
     let children: Vec<(String, &Value)> = match value {
@@ -167,7 +167,7 @@ fn places(value: &Value, at: &mut Vec<String>, out: &mut Vec<String>) {
     }
 }
 
-/// Values that do not belong where they are put.
+/// Values of wrong types, sizes and contents.
 fn strange() -> Vec<Value> {
     let mut deep = json!(1);
     for _ in 0..100 {
@@ -223,7 +223,7 @@ fn attempt(product: &Product, path: &str, body: Value) -> bool {
     let mut after = product.clone();
     match after.change(&put(path, body.clone())) {
         Ok(()) => {
-            // What was accepted can be stored and read again, and compiled.
+            // An accepted change can be stored and read again.
             let documents = after
                 .topology
                 .documents_since(&tombolo_topology::topology::Topology::default());
@@ -260,7 +260,7 @@ fn attempt(product: &Product, path: &str, body: Value) -> bool {
 
 #[test]
 fn arm_bodies_with_one_thing_wrong() {
-    let product = founded();
+    let product = populated();
     let (mut accepted, mut refused) = (0, 0);
     for (path, body) in bodies() {
         assert!(
@@ -292,7 +292,7 @@ fn arm_bodies_with_one_thing_wrong() {
 
 #[test]
 fn arm_bodies() {
-    let product = founded();
+    let product = populated();
     let bodies = bodies();
     let texts: Vec<(String, Vec<u8>)> = bodies
         .into_iter()
@@ -300,7 +300,7 @@ fn arm_bodies() {
         .collect();
     let count = RefCell::new(0_u32);
     let check = AssertUnwindSafe(|input: &[u8]| {
-        // The first byte chooses a resource. Then either the rest is the body, or it says which bytes of a good one change.
+        // The first byte chooses a resource. The rest is tried as a body, and as a list of edits of a valid body.
         let Some((&choice, rest)) = input.split_first() else {
             return;
         };
@@ -318,7 +318,7 @@ fn arm_bodies() {
         }
     });
     fuzz!("arm", move |input: &[u8]| check(input));
-    // Most inputs are no JSON any more: enough must be, or the rules were never asked.
+    // Most inputs are not JSON. Enough must be, or the test never reaches the rules.
     let count = count.into_inner();
     println!("{count} bodies were tried");
     assert!(count > 1000, "only {count} inputs were bodies");

@@ -1,5 +1,5 @@
-//! Bad input at the two doors of an agent: packets from the TUN device and datagrams from the wire. Counted drops, never a
-//! panic; random bytes, and valid packets and datagrams with a few bytes changed or cut off.
+//! Bad input to an agent: packets from the TUN device and datagrams from the network. It leads to counted drops, never to a
+//! panic. Inputs are random bytes, and valid packets and datagrams with some bytes changed or cut off.
 
 use etherparse::PacketBuilder;
 use std::net::SocketAddr;
@@ -17,7 +17,8 @@ use tombolo_tests::fuzz;
 use tombolo_tests::operation::{Flags, Operation};
 use tombolo_tests::product::{Product, agent_id};
 
-/// Bytes changed and cut as the input says: two for the place, one for the new value; the last byte for the cut.
+/// Applies the edits that the input encodes: two bytes for the place and one for the new value each; a single last byte is the
+/// number of bytes to cut off.
 fn edit(good: &[u8], input: &[u8]) -> Vec<u8> {
     let mut out = good.to_vec();
     for change in input.chunks_exact(3) {
@@ -30,7 +31,7 @@ fn edit(good: &[u8], input: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Good packets to change.
+/// Valid packets, which the tests edit.
 fn packets() -> Vec<Vec<u8>> {
     let v4 = || PacketBuilder::ipv4([10, 1, 0, 10], [10, 2, 0, 10], 64);
     let v6 = || PacketBuilder::ipv6([0xfd; 16], [0xfe; 16], 64);
@@ -44,7 +45,7 @@ fn packets() -> Vec<Vec<u8>> {
     v6().icmpv6_echo_request(1, 2)
         .write(&mut out[4], &[7; 8])
         .expect("packet");
-    // A SYN with a maximum segment size, which is what the clamp looks for.
+    // A SYN with a maximum segment size, which the clamp rewrites.
     let options = [etherparse::TcpOptionElement::MaximumSegmentSize(9000)];
     let mut mss = Vec::new();
     let builder = v4().tcp(1, 2, 3, 4).syn().options(&options).expect("options");
@@ -110,7 +111,7 @@ fn configs() -> Vec<AgentConfig> {
 
 const SECRETS: [[u8; 32]; 2] = [[0x11; 32], [0x22; 32]];
 
-/// Two agents with real WireGuard links to each other, and datagrams that the first one sent the second.
+/// Two agents with real WireGuard links to each other, and all datagrams of their first exchange.
 struct Pair {
     engines: Vec<Engine<SecureLinks>>,
     sent: Vec<Vec<u8>>,
@@ -137,24 +138,24 @@ fn pair() -> Pair {
         engine.install(Arc::new(tables), &config.links, now);
         engines.push(engine);
     }
-    let sent = talk(&mut engines);
+    let sent = exchange(&mut engines);
     assert!(sent.len() >= 3, "no handshake: {sent:?}");
     Pair { engines, sent }
 }
 
-/// Sends one packet from the first engine to the second, which must get it; returns every datagram that this took.
-fn talk(engines: &mut [Engine<SecureLinks>]) -> Vec<Vec<u8>> {
+/// Sends one packet from the first engine to the second, which must deliver it. Returns all datagrams of both.
+fn exchange(engines: &mut [Engine<SecureLinks>]) -> Vec<Vec<u8>> {
     let now = Instant::now();
     let (mut sent, mut got) = (Vec::new(), Vec::new());
     let mut first = Collected::default();
     let mut packet = packets()[0].clone();
     engines[0].handle_tun(&mut packet, now, &mut first, &mut Collected::default());
-    let mut flying: Vec<(usize, Vec<u8>)> = first.datagrams.into_iter().map(|(_, d)| (1, d)).collect();
-    while let Some((to, datagram)) = flying.pop() {
+    let mut in_flight: Vec<(usize, Vec<u8>)> = first.datagrams.into_iter().map(|(_, d)| (1, d)).collect();
+    while let Some((to, datagram)) = in_flight.pop() {
         let (mut out, mut delivered) = (Collected::default(), Collected::default());
         engines[to].handle_udp(&datagram, address(1 - to), now, &mut out, &mut delivered);
         engines[to].drained(now);
-        flying.extend(out.datagrams.into_iter().map(|(_, d)| (1 - to, d)));
+        in_flight.extend(out.datagrams.into_iter().map(|(_, d)| (1 - to, d)));
         sent.push(datagram);
         got.extend(delivered.packets);
     }
@@ -182,7 +183,7 @@ fn packet_parser() {
                 };
                 let what = packet::icmp::IcmpError::TimeExceeded;
                 if let Some(answer) = packet::icmp::error(from, &bytes[..info.len], &info, what) {
-                    let parsed = packet::parse(&answer).expect("an own answer parses");
+                    let parsed = packet::parse(&answer).expect("the engine's own answer parses");
                     assert_eq!((parsed.source, parsed.destination), (from, info.source));
                 }
             }
@@ -217,10 +218,7 @@ fn link_demultiplexer() {
                 let before = count(engine);
                 let (mut out, mut delivered) = (Collected::default(), Collected::default());
                 engine.handle_udp(datagram, address(1 - number), Instant::now(), &mut out, &mut delivered);
-                assert!(
-                    delivered.packets.is_empty(),
-                    "a datagram that nobody sealed was delivered"
-                );
+                assert!(delivered.packets.is_empty(), "a forged datagram was delivered");
                 let after = count(engine);
                 assert_eq!(
                     after,
@@ -231,6 +229,6 @@ fn link_demultiplexer() {
         }
     });
     fuzz!("datagram", move |input: &[u8]| check(input));
-    // None of it has hurt: the pair still talks.
-    talk(&mut pair.lock().expect("pair").engines);
+    // The pair still exchanges packets.
+    exchange(&mut pair.lock().expect("pair").engines);
 }

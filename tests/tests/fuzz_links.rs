@@ -1,9 +1,9 @@
-//! Any order of what may happen to encrypted links: configurations that grow, shrink and change keys, datagrams of peers and of anybody,
-//! lost, doubled and late ones, control messages of a hostile peer, restarts, and time. Several real sets of links talk to each other
-//! over WireGuard and QUIC, so that what is attacked is what a peer with the right keys reaches.
+//! Random sequences of events of encrypted links: configurations that grow, shrink and change keys; datagrams of peers and of
+//! strangers; lost, duplicated and late datagrams; control messages of a hostile peer; restarts; time. Several real sets of links
+//! exchange packets over WireGuard and QUIC, so that inputs reach the code behind authentication.
 //!
-//! What must hold: nothing panics; what comes out of a link was put into it by the peer whose keys the link has; an event is about a
-//! link of the configuration in force; a link has a state only while it is in that configuration.
+//! Invariants: no panic; a packet from a link was sent by the peer with the link's keys; an event concerns a link of the
+//! configuration in force; a link has a status only while it is in that configuration.
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::collections::VecDeque;
@@ -18,24 +18,25 @@ use tombolo_proto::config::{ForeignSources, Link, Probes, Relation, Transport};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_tests::corpus;
 
-/// Agents that take part. Configurations name others as well, who do not exist.
+/// Agents of the test. Configurations also name agents that do not exist.
 const NODES: usize = 3;
 
-/// Keys that each of them may have, one after the other.
+/// Keys that each agent may have, one after the other.
 const KEYS: u8 = 2;
 
-/// Names in the order of configurations; the odd ones are the agents, so that others come and go before and after them.
+/// Names in the order of configurations. Those at odd positions are the agents, so that other links come and go before and
+/// after them.
 const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
-/// Datagrams on their way. What exceeds this is lost.
-const WIRE: usize = 256;
+/// The most datagrams in flight; further ones are lost. `carry(MAX_IN_FLIGHT)` delivers at most this many.
+const MAX_IN_FLIGHT: usize = 256;
 
-/// A byte that begins packets which the test itself made.
+/// The first byte of the test's own packets: IPv4 with a header of 20 bytes.
 const OWN: u8 = 0x45;
 
-/// Inputs of `make test`, and how long each may be.
-const ROUNDS: usize = 1500;
-const LONGEST: usize = 768;
+/// Inputs in `make test`, and the length of the longest: a trade of coverage for time.
+const ITERATIONS: usize = 1500;
+const MAX_INPUT: usize = 768;
 
 /// Reads operations from an input; zeros at its end.
 struct Input<'a>(&'a [u8]);
@@ -79,7 +80,7 @@ fn links_of(name: usize, key: u8, lane: u16) -> SecureLinks {
     links.with_quic(pkcs8, [7; 32]).expect("an Ed25519 key").of_lane(lane)
 }
 
-/// What others pin, of every name and key.
+/// The public keys and pins of every name and key.
 struct Pinned(Vec<Vec<(PublicKey, KeyPin)>>);
 
 impl Pinned {
@@ -99,19 +100,18 @@ fn address(name: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], 1000 + 10 * u16::try_from(name).expect("few names")))
 }
 
-/// An agent.
 struct Node {
     name: usize,
     key: u8,
     links: SecureLinks,
-    /// Its configuration: the names, and which key of each it believes in.
+    /// Its configuration: the peers' names and key numbers.
     config: Vec<(usize, u8)>,
-    /// Things that happened since events were asked for.
-    unasked: usize,
+    /// Inputs since the last poll of events.
+    unpolled: usize,
 }
 
-/// A datagram on its way.
-struct Flying {
+/// A datagram in flight.
+struct InFlight {
     from: SocketAddr,
     to: SocketAddr,
     bytes: Vec<u8>,
@@ -120,13 +120,13 @@ struct Flying {
 struct World<'a> {
     pinned: &'a Pinned,
     nodes: Vec<Node>,
-    wire: VecDeque<Flying>,
+    wire: VecDeque<InFlight>,
     now: Instant,
     buffer: Vec<u8>,
 }
 
 impl<'a> World<'a> {
-    /// All agents know each other and have spoken.
+    /// All agents have links with each other, and have exchanged packets.
     fn new(pinned: &'a Pinned, transport: u8) -> Self {
         let node = |number: usize| {
             let name = 2 * number + 1;
@@ -135,7 +135,7 @@ impl<'a> World<'a> {
                 key: 0,
                 links: links_of(name, 0, 0),
                 config: Vec::new(),
-                unasked: 0,
+                unpolled: 0,
             }
         };
         let mut world = Self {
@@ -155,7 +155,7 @@ impl<'a> World<'a> {
                 world.send(node, link, 100);
             }
         }
-        world.carry(WIRE);
+        world.carry(MAX_IN_FLIGHT);
         world
     }
 
@@ -193,10 +193,10 @@ impl<'a> World<'a> {
             node.links.accept_routes(LinkIndex(link), flags & 64 == 0);
         }
         let before = std::mem::replace(&mut node.config, config);
-        // Whatever was pending is about links that were there before and still are, with the same keys.
+        // A pending event concerns a link that the old and the new configuration contain, with the same key.
         while let Some(event) = node.links.poll_event() {
             let stayed = |one: &&(usize, u8)| node.config.contains(one) && NAMES[one.0] == event.peer().as_str();
-            // What update itself says is that a link has nowhere to go.
+            // `update` itself reports a link without an endpoint as down.
             let nowhere = matches!(event, Event::Down(_));
             let known = nowhere && node.config.iter().any(|(n, _)| NAMES[*n] == event.peer().as_str());
             assert!(
@@ -204,16 +204,16 @@ impl<'a> World<'a> {
                 "{event:?} after an update"
             );
         }
-        node.unasked = 0;
+        node.unpolled = 0;
         self.check_status();
     }
 
-    /// A link has a state only while it is in the configuration.
+    /// Asserts that each link with a status is in the configuration.
     fn check_status(&self) {
         for node in &self.nodes {
             for status in node.links.status(self.now) {
                 let known = node.config.iter().any(|(name, _)| NAMES[*name] == status.peer.as_str());
-                assert!(known, "{} still has a state", status.peer);
+                assert!(known, "{} still has a status", status.peer);
             }
         }
     }
@@ -225,36 +225,36 @@ impl<'a> World<'a> {
             count += 1;
             let known = node.config.iter().find(|(n, _)| NAMES[*n] == event.peer().as_str());
             let Some((name, _)) = known else {
-                panic!("{event:?} is about nobody in the configuration");
+                panic!("{event:?} concerns no link of the configuration");
             };
             if let Event::RoutesReceived(_, table) = &event {
                 let by = table.first().is_none_or(|by| usize::from(*by) == *name);
                 assert!(by, "{}'s table came from {}", NAMES[*name], table[0]);
             }
         }
-        let most = 8 * (node.unasked + 1) + 4 * node.config.len();
-        assert!(count <= most, "{count} events of {} happenings", node.unasked);
-        node.unasked = 0;
+        let most = 8 * (node.unpolled + 1) + 4 * node.config.len();
+        assert!(count <= most, "{count} events of {} inputs", node.unpolled);
+        node.unpolled = 0;
     }
 
-    /// Takes what a node has to send.
+    /// Puts a node's output on the network.
     fn take(&mut self, node: usize, mut out: Collected) {
         self.nodes[node].links.flush(self.now, &mut out);
         let from = address(self.nodes[node].name);
         for (to, bytes) in out.datagrams {
-            if self.wire.len() < WIRE {
-                self.wire.push_back(Flying { from, to, bytes });
+            if self.wire.len() < MAX_IN_FLIGHT {
+                self.wire.push_back(InFlight { from, to, bytes });
             }
         }
-        self.nodes[node].unasked += 1;
+        self.nodes[node].unpolled += 1;
     }
 
-    /// A packet that says who sent it.
+    /// Sends a packet that contains its sender's name and key.
     fn send(&mut self, node: usize, link: usize, len: usize) {
         let (name, key) = (self.nodes[node].name, self.nodes[node].key);
         let mut packet = vec![0; len.max(20)];
         packet[0] = OWN;
-        // An IPv4 packet's own length: WireGuard cuts what is padded.
+        // IPv4's total length: WireGuard removes padding by it.
         let total = u16::try_from(packet.len()).expect("short");
         packet[2..4].copy_from_slice(&total.to_be_bytes());
         (packet[4], packet[5]) = (u8::try_from(name).expect("few names"), key);
@@ -271,14 +271,14 @@ impl<'a> World<'a> {
         self.take(node, out);
     }
 
-    /// A packet came out of a link: of the peer that the link is with.
+    /// Asserts that a packet from a link was sent by the link's peer.
     fn came_out(node: &Node, link: LinkIndex, packet: &[u8]) {
         let Some(peer) = node.config.get(link.get()) else {
             panic!("a packet of link {link:?}, there are {}", node.config.len());
         };
         if packet.first() == Some(&OWN) && packet.len() >= 20 {
             let by = (usize::from(packet[4]), packet[5]);
-            assert_eq!(by, *peer, "whose packet comes out of whose link");
+            assert_eq!(by, *peer, "the sender of the packet, and the link's peer");
         }
     }
 
@@ -304,7 +304,7 @@ impl<'a> World<'a> {
 
     fn carry(&mut self, most: usize) {
         for _ in 0..most {
-            let Some(Flying { from, to, bytes }) = self.wire.pop_front() else {
+            let Some(InFlight { from, to, bytes }) = self.wire.pop_front() else {
                 return;
             };
             self.receive(from, to, &bytes, Port::Lane);
@@ -327,7 +327,7 @@ impl<'a> World<'a> {
         self.update(number, config, 0);
     }
 
-    /// A message of those that agents exchange inside a link, with any contents.
+    /// Sends a control message of the link protocol with random contents.
     fn control(&mut self, node: usize, link: usize, input: &mut Input<'_>) {
         let mut packet = vec![0; 48];
         (packet[0], packet[6], packet[7]) = (0x60, 253, 1);
@@ -345,7 +345,7 @@ impl<'a> World<'a> {
             packet[at] = input.byte();
         }
         if packet[40] == 6 {
-            // A part of a table: kind, digest, index, count, and who says so.
+            // A part of a route table: kind, digest, index, count, and the sender.
             packet.push(input.byte() % 3);
             packet.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, input.byte() % 4]);
             packet.extend_from_slice(&[0, input.byte() % 4, 0, input.byte() % 5]);
@@ -367,7 +367,7 @@ impl<'a> World<'a> {
                 let own = self.nodes[number].name;
                 let member = |name: usize| name != own && members >> name & 1 == 1;
                 let chosen = (0..NAMES.len()).filter(|name| member(*name));
-                // Mostly the first key, which all begin with.
+                // Mostly the first key, the initial key of all agents.
                 let config = chosen.map(|name| (name, u8::from(keys >> name & 1 == 1 && keys & 128 != 0) % KEYS));
                 self.update(number, config.collect(), flags);
             }
@@ -376,12 +376,12 @@ impl<'a> World<'a> {
                 self.send(number, link, len);
             }
             6 | 7 => self.carry(1 + input.below(8)),
-            8 => self.carry(WIRE),
+            8 => self.carry(MAX_IN_FLIGHT),
             9 => self.pass(Duration::from_millis(u64::from(input.byte()) * 4)),
             10 => {
                 for _ in 0..1 + input.below(8) {
                     self.pass(Duration::from_millis(100));
-                    self.carry(WIRE);
+                    self.carry(MAX_IN_FLIGHT);
                 }
             }
             11 => self.events(number),
@@ -398,46 +398,46 @@ impl<'a> World<'a> {
                 self.control(number, link, input);
             }
             14 => {
-                // Anybody's datagram.
+                // A datagram of a stranger.
                 let port = if input.byte() & 1 == 0 { Port::Lane } else { Port::Quic };
                 let bytes = input.bytes(255);
                 let to = address(self.nodes[number].name);
                 self.receive(address(input.below(NAMES.len())), to, &bytes, port);
             }
             15 => {
-                // One is lost, doubled, late, changed, or comes from elsewhere.
+                // A datagram in flight is lost, duplicated, late, changed, cut off, or comes from another address.
                 let at = input.below(self.wire.len());
-                let Some(mut flying) = self.wire.remove(at) else {
+                let Some(mut datagram) = self.wire.remove(at) else {
                     return;
                 };
                 match input.byte() % 6 {
                     0 => {}
                     1 => {
-                        let (from, to, bytes) = (flying.from, flying.to, flying.bytes.clone());
-                        self.wire.push_back(flying);
+                        let (from, to, bytes) = (datagram.from, datagram.to, datagram.bytes.clone());
+                        self.wire.push_back(datagram);
                         self.receive(from, to, &bytes, Port::Lane);
                     }
-                    2 => self.wire.push_back(flying),
+                    2 => self.wire.push_back(datagram),
                     3 => {
-                        let (place, value) = (input.below(flying.bytes.len()), input.byte());
-                        if let Some(byte) = flying.bytes.get_mut(place) {
+                        let (place, value) = (input.below(datagram.bytes.len()), input.byte());
+                        if let Some(byte) = datagram.bytes.get_mut(place) {
                             *byte ^= value;
                         }
-                        self.wire.push_front(flying);
+                        self.wire.push_front(datagram);
                     }
                     4 => {
-                        let len = input.below(flying.bytes.len() + 1);
-                        flying.bytes.truncate(len);
-                        self.wire.push_front(flying);
+                        let len = input.below(datagram.bytes.len() + 1);
+                        datagram.bytes.truncate(len);
+                        self.wire.push_front(datagram);
                     }
                     _ => {
-                        flying.from = address(input.below(NAMES.len()));
-                        self.wire.push_front(flying);
+                        datagram.from = address(input.below(NAMES.len()));
+                        self.wire.push_front(datagram);
                     }
                 }
             }
             16 => {
-                // Only now and then with another key: otherwise nobody knows anybody.
+                // Rarely with another key: otherwise no agent would have a valid link.
                 let key = u8::from(input.byte() > 200);
                 self.restart(number, key, u16::from(input.byte() > 240));
             }
@@ -484,7 +484,7 @@ fn link_states() {
     let mut check = move |input: &[u8]| run(&pinned, input);
     corpus::replay("links", &mut check);
     bolero::check!()
-        .with_iterations(ROUNDS)
-        .with_max_len(LONGEST)
+        .with_iterations(ITERATIONS)
+        .with_max_len(MAX_INPUT)
         .for_each(check);
 }

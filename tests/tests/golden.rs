@@ -1,4 +1,4 @@
-//! Golden files of the whole: no type that leaves a process is without one, and what the command line prints for programs.
+//! Golden files: every type that leaves a process has one, and so has the command line's JSON output.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use tombolo_golden::golden;
 use tombolo_tests::binary::binary;
 use tombolo_tests::controller::Controller;
 
-/// The crates whose types are looked at.
+/// The crates whose types are checked.
 const CRATES: [&str; 8] = [
     "proto",
     "agent",
@@ -22,7 +22,7 @@ const CRATES: [&str; 8] = [
     "deploy/lab",
 ];
 
-/// Types that need no golden value of their own: the crate, the type, and why.
+/// Types without a golden value of their own: the crate, the type, and the reason.
 const EXCEPTIONS: [(&str, &str, &str); 11] = [
     (
         "controller",
@@ -109,7 +109,7 @@ fn is_golden(path: &Path, of: &Path) -> bool {
     path.ends_with("golden.rs") || path.components().any(|part| part.as_os_str() == "golden")
 }
 
-/// Types with a format: those that derive serde's traits, and those that implement them.
+/// Types with a format: those that derive or implement serde's traits.
 fn types_with_a_format(text: &str) -> BTreeSet<String> {
     let mut types = BTreeSet::new();
     let code = text.split("\n#[cfg(test)]").next().unwrap_or_default();
@@ -196,7 +196,7 @@ fn types_are_found_however_they_are_written() {
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["Four", "One", "Three", "Two"]);
 }
 
-/// A file that no test names is no longer compared with anything.
+/// A golden file that no test names is never compared.
 #[test]
 fn every_golden_file_is_compared() {
     let mut orphans = Vec::new();
@@ -222,7 +222,7 @@ fn every_golden_file_is_compared() {
     assert!(orphans.is_empty(), "No test names these files: {orphans:#?}");
 }
 
-/// The names and types in a JSON text, each once: what a script may rely on.
+/// The paths and types in a JSON value, each once: scripts may rely on these.
 fn shape(value: &Value, path: &str, found: &mut BTreeMap<String, BTreeSet<&'static str>>) {
     let kind = match value {
         Value::Object(fields) => {
@@ -245,7 +245,7 @@ fn shape(value: &Value, path: &str, found: &mut BTreeMap<String, BTreeSet<&'stat
     found.entry(path.to_owned()).or_default().insert(kind);
 }
 
-/// What `-o json` prints, command by command.
+/// The shape of the output of `-o json`, command by command.
 #[tokio::test(flavor = "multi_thread")]
 async fn golden_output_of_the_command_line() {
     let data = tempfile::tempdir().expect("folder");
@@ -292,8 +292,8 @@ async fn golden_output_of_the_command_line() {
     golden!().text("command_line.txt", &text);
 }
 
-/// In this order: later ones show what earlier ones made. What agents report is not among them: their golden files are
-/// those of the client and of the contract.
+/// In this order: later commands show resources of earlier ones. Reports of agents are missing here: the golden files of the
+/// client and of the contract record them.
 const COMMANDS: [&str; 58] = [
     "login",
     "diff -f MANIFEST",

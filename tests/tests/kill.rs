@@ -1,10 +1,9 @@
-//! `kill -9` of the controller at random moments under concurrent writes: nothing that was acknowledged is lost, and
-//! nothing that was not acknowledged is half there.
+//! `kill -9` of the controller at random moments under concurrent writes: no acknowledged change is lost, and no
+//! unacknowledged change is applied partially.
 //!
-//! Each writer owns one pair of VNets, with a gateway in each and a connection between them, and toggles things that
-//! touch several objects at once: both halves of a peering (one request changes both), a VNet with all its subnets, a
-//! connection's key, which lies apart from the connection. `TOMBOLO_KILLS` sets how often the controller dies (25
-//! unless set).
+//! Each writer owns one pair of VNets, with a gateway in each and a connection between them. It makes changes that
+//! concern several documents: both halves of a peering (one request changes both), a VNet with all its subnets, and a
+//! connection's key, which is stored apart from the connection. `TOMBOLO_KILLS` is the number of kills (25 unless set).
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -16,25 +15,26 @@ use tombolo_tests::arm::{connection_body, gateway_body, group, network, peering_
 use tombolo_tests::controller::{Controller, Rest};
 use tombolo_tests::operation::Flags;
 
+/// Concurrent writers, so that the controller's writer batches several changes.
 const WRITERS: usize = 4;
 
-/// What a writer's pair looks like.
+/// The state of a writer's pair.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Pair {
     /// Tag of the first VNet, which also numbers its subnets.
     generation: u64,
-    /// Halves: does the left one, the right one exist?
+    /// Whether the left and the right half of the peering exist.
     halves: (bool, bool),
-    /// Number of the connection's key.
+    /// The number in the connection's key.
     key: u64,
 }
 
-/// What a writer knows of its own pair.
+/// A writer's knowledge of its pair.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
     /// The last acknowledged state.
     now: Pair,
-    /// While no answer has come: what the request would have made of it.
+    /// The state after the request that is not answered yet.
     pending: Option<Pair>,
 }
 
@@ -58,7 +58,7 @@ fn key(number: u64) -> String {
     format!("Key{number}")
 }
 
-/// A writer's gateways, their public addresses and the connection, with the first key.
+/// Paths and bodies of a writer's gateways, their public addresses and the connection with its first key.
 fn tunnel(writer: usize) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     for side in ['a', 'b'] {
@@ -81,7 +81,7 @@ fn octet(writer: usize, side: char) -> u8 {
     u8::try_from(number).expect("few writers")
 }
 
-/// A body whose parts all carry the generation: tag, number of subnets, address of the last one.
+/// A VNet's body. The tag and the number of subnets derive from the generation, so that a partial write shows.
 fn body(writer: usize, side: char, generation: u64) -> Value {
     let octet = octet(writer, side);
     let subnet = |name: &str, prefix: String| json!({"name": name, "properties": {"addressPrefix": prefix}});
@@ -93,7 +93,7 @@ fn body(writer: usize, side: char, generation: u64) -> Value {
         "addressSpace": {"addressPrefixes": [format!("10.{octet}.0.0/16")]}, "subnets": subnets}})
 }
 
-/// Writes until told to stop or the controller is gone.
+/// Writes until `stop` is set or the controller stops answering. Returns the last knowledge.
 async fn write(
     rest: Rest,
     writer: usize,
@@ -117,7 +117,7 @@ async fn write(
                 rest.put(&shared_key(writer), &json!({"value": key(next.key)})).await
             }
             _ => {
-                // Delete and create in an order that the rules allow (P13, P14): both halves go before one comes back.
+                // An order that the rules permit (P13, P14): both halves are deleted before one is created again.
                 let (side, create) = match known.now.halves {
                     (false, false) => ('a', true),
                     (true, false) if rng.random_bool(0.7) => ('b', true),
@@ -149,7 +149,7 @@ async fn write(
                 known.pending = None;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
-            // The survivor of a deleted pair refuses a new half until it is gone itself.
+            // P14: a Disconnected half forbids a new half of the other side until it is deleted too.
             Ok((status, answer)) => {
                 assert_eq!(
                     answer["error"]["code"], "RemotePeeringIsDisconnected",
@@ -172,7 +172,7 @@ async fn write(
     known
 }
 
-/// Reads a writer's pair and compares: it must be what was acknowledged, or what was asked for last, as a whole.
+/// Reads a writer's pair. It must be the acknowledged state, or the complete state after the pending request.
 async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
     let (status, left) = rest.get(&vnet(writer, 'a')).await.expect("GET");
     assert!(status.is_success(), "writer {writer}: VNet lost: {left}");
@@ -202,7 +202,7 @@ async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
         known.now,
         known.pending
     );
-    // Not half there: the VNet's parts agree with each other, and so do the two halves.
+    // No partial change: the parts of the VNet are consistent, and so are the two halves.
     let subnets = left["properties"]["subnets"].as_array().map_or(0, Vec::len);
     assert_eq!(subnets as u64, generation % 5 + 2, "writer {writer}: {left}");
     let state = |halves: &[Value]| halves.first().map(|h| h["properties"]["peeringState"].clone());

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use tombolo_engine::routing::{RoutingState, accept_routes};
 use tombolo_proto::config::{AgentConfig, ForeignSources, Relation};
 use tombolo_proto::route::{Route, RouteSource, RouteState};
-use tombolo_tests::contest::{Script, Tally, honest, play, rehearse, report};
+use tombolo_tests::differential::{Script, Tally, check_explain, play, report, run_model};
 use tombolo_tests::model::{Fate, Why};
 use tombolo_tests::product::SITE_ASN;
 use tombolo_tests::world::Mutation;
 
-/// Seeds that are played every time, beside a fresh one.
+/// Seeds of every run, beside random ones.
 const FIXED: std::ops::Range<u64> = 0..400;
 
-/// `TOMBOLO_SEED`, or a new one.
-fn fresh() -> u64 {
+/// `TOMBOLO_SEED`, or a random seed; printed so that a failure can be repeated.
+fn first_seed() -> u64 {
     let given = std::env::var("TOMBOLO_SEED").ok().and_then(|s| s.parse().ok());
     let seed = given.unwrap_or_else(rand::random);
     println!("TOMBOLO_SEED={seed}");
@@ -22,7 +22,7 @@ fn fresh() -> u64 {
 
 #[test]
 fn product_equals_model() {
-    let first = fresh();
+    let first = first_seed();
     let mut total = Tally::default();
     for seed in FIXED.chain((0..50).map(|n| first.wrapping_add(n))) {
         let script = Script::draw(seed);
@@ -43,33 +43,33 @@ fn product_equals_model() {
     );
 }
 
-/// `explain` says what then happens: the same agents, the same end, the same reason.
+/// `explain` agrees with sent packets: the same agents, the same end, the same reason.
 #[test]
 fn explain_is_honest() {
-    let first = fresh();
+    let first = first_seed();
     let mut asked = 0;
     for seed in (0..60).chain((0..20).map(|n| first.wrapping_add(n))) {
-        asked += honest(&Script::draw(seed)).unwrap_or_else(|difference| panic!("{difference}"));
+        asked += check_explain(&Script::draw(seed)).unwrap_or_else(|difference| panic!("{difference}"));
     }
     println!("{asked} packets explained");
     assert!(asked > 2000, "{asked}");
 }
 
-/// How many seeds it may take until the model catches something that was switched off.
-const PATIENCE: u64 = 100;
+/// The number of seeds within which the model must catch a defect.
+const MAX_SEEDS: u64 = 100;
 
 fn must_be_caught(what: &str, mutation: Mutation) {
-    let caught = (0..PATIENCE).find(|seed| {
+    let caught = (0..MAX_SEEDS).find(|seed| {
         let script = Script::draw(*seed);
         play(&script, None).is_ok() && play(&script, Some(mutation)).is_err()
     });
     let Some(seed) = caught else {
-        panic!("{what}: {PATIENCE} seeds did not notice");
+        panic!("{what}: {MAX_SEEDS} seeds did not catch it");
     };
     println!("{what}: caught by seed {seed}");
 }
 
-/// P18: the forwarded-traffic flag counts as on everywhere.
+/// P18: the defect treats `allowForwardedTraffic` as on everywhere.
 #[test]
 fn switching_off_p18_is_caught() {
     must_be_caught(
@@ -85,7 +85,7 @@ fn switching_off_p18_is_caught() {
     );
 }
 
-/// R7, step 1: gateway routes are not under VNet and peering routes, so they win over all but user routes.
+/// R7, step 1: the defect prefers gateway routes to VNet and peering routes; only user routes win over them.
 #[test]
 fn switching_off_the_first_step_of_r7_is_caught() {
     must_be_caught(
@@ -109,7 +109,7 @@ fn switching_off_the_first_step_of_r7_is_caught() {
     );
 }
 
-/// R7, step 3: for an equal prefix the loser of the precedence is active.
+/// R7, step 3: the defect activates the less preferred of two routes to the same prefix.
 #[test]
 fn switching_off_r7_is_caught() {
     must_be_caught(
@@ -131,7 +131,7 @@ fn switching_off_r7_is_caught() {
     );
 }
 
-/// D9: a gateway relays for every peer of its VNet, whether that uses it or not.
+/// D9: the defect makes a gateway relay for every peer of its VNet, also for peers that do not use it.
 #[test]
 fn switching_off_d9_is_caught() {
     must_be_caught(
@@ -165,7 +165,7 @@ fn switching_off_d9_is_caught() {
     );
 }
 
-/// D10: links may carry any source.
+/// D10: the defect permits every source on every link.
 #[test]
 fn switching_off_d10_is_caught() {
     must_be_caught(
@@ -178,8 +178,8 @@ fn switching_off_d10_is_caught() {
     );
 }
 
-/// Breaks the repair of finding 1 of docs/security.md: a link may send with every source that a learned route covers, also with
-/// addresses that the configuration gives to another.
+/// Finding 1 of docs/security.md: the defect permits every source that a learned route covers, also addresses that the
+/// configuration assigns to another agent.
 #[test]
 fn switching_off_the_subtraction_from_learned_sources_is_caught() {
     must_be_caught(
@@ -201,7 +201,7 @@ fn switching_off_the_subtraction_from_learned_sources_is_caught() {
     );
 }
 
-/// RFC 4271, 6.3: whoever announces, the path begins as it should.
+/// RFC 4271, 6.3: the defect hides a wrong first AS.
 #[test]
 fn switching_off_the_first_as_is_caught() {
     must_be_caught(
@@ -214,7 +214,7 @@ fn switching_off_the_first_as_is_caught() {
     );
 }
 
-/// G23: however many there are, they count.
+/// G23: the defect hides the excess prefixes.
 #[test]
 fn switching_off_the_limit_of_prefixes_is_caught() {
     must_be_caught(
@@ -227,7 +227,7 @@ fn switching_off_the_limit_of_prefixes_is_caught() {
     );
 }
 
-/// RFC 6890: a martian is a prefix as any other. One bit less makes it one that is not refused.
+/// RFC 6890: the defect accepts a martian. A prefix that is one bit shorter is not refused, so the test announces that.
 #[test]
 fn switching_off_martians_is_caught() {
     must_be_caught(
@@ -242,18 +242,18 @@ fn switching_off_martians_is_caught() {
     );
 }
 
-/// A comparison says nothing about what never happens: every fate must come up often.
+/// A comparison proves nothing about cases that never occur: every fate must occur often.
 #[test]
 fn the_generator_reaches_every_fate() {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     let mut total = 0_u32;
     for seed in 0..200 {
-        for fate in rehearse(&Script::draw(seed)) {
+        for fate in run_model(&Script::draw(seed)) {
             total += 1;
             let name = match fate {
-                Fate::Delivered { path } if path.len() > 4 => "delivered by more than 4 steps".into(),
-                Fate::Delivered { path } if path.len() == 4 => "delivered by 4 steps".into(),
-                Fate::Delivered { path } if path.len() == 3 => "delivered by 3 steps".into(),
+                Fate::Delivered { path } if path.len() > 4 => "delivered by more than 4 agents".into(),
+                Fate::Delivered { path } if path.len() == 4 => "delivered by 4 agents".into(),
+                Fate::Delivered { path } if path.len() == 3 => "delivered by 3 agents".into(),
                 Fate::Delivered { .. } => "delivered directly".into(),
                 Fate::Lost { why, .. } => format!("{:?}", why[0]),
                 Fate::Unspecified(what) => format!("unspecified: {what}"),
@@ -264,9 +264,9 @@ fn the_generator_reaches_every_fate() {
     println!("{total} packets: {seen:#?}");
     for name in [
         "delivered directly",
-        "delivered by 3 steps",
-        "delivered by 4 steps",
-        "delivered by more than 4 steps",
+        "delivered by 3 agents",
+        "delivered by 4 agents",
+        "delivered by more than 4 agents",
     ] {
         assert!(seen.get(name).is_some_and(|n| *n > 40), "{name}");
     }

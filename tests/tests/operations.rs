@@ -1,4 +1,4 @@
-//! What `docs/operations.md`, the alert rules and the dashboard say of metrics is what the programs export. Needs root.
+//! The metrics of `docs/operations.md`, the alert rules and the dashboard are those that the programs export. Needs root.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 use tombolo_tests::live::World;
 
-/// Labels that Prometheus adds, or that tell a histogram's buckets apart.
+/// Labels that Prometheus adds, and the label of a histogram's buckets.
 const ADDED: [&str; 3] = ["instance", "job", "le"];
 
 /// Metrics with the names of their labels.
@@ -18,7 +18,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Of Prometheus' text format.
+/// Reads metrics and labels from Prometheus' text format.
 fn exported(text: &str) -> Metrics {
     let mut metrics = Metrics::new();
     for line in text.lines() {
@@ -65,7 +65,7 @@ fn documented(document: &str, heading: &str) -> Metrics {
     rows.map(row).collect()
 }
 
-/// The metrics of a PromQL expression with the labels that it names, and what it does not know.
+/// Returns the metrics and labels of a PromQL expression that do not exist.
 fn check_expression(expression: &str, metrics: &Metrics) -> Vec<String> {
     let mut wrong = Vec::new();
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -121,7 +121,7 @@ async fn metrics_are_those_of_the_documents() -> Result<()> {
     let world = World::up("operations").await?;
     world.join("hub", "spoke-a").await?;
     world.reach("hub-vm", "spoke-a-vm").await?;
-    // As an operator has it served to Prometheus.
+    // An operator's setting for Prometheus.
     ensure!(world.stop_agent("hub-vm")?, "hub-vm's agent did not end by itself");
     let settings = world.agent_dir("hub-vm")?.join("agent.toml");
     let text = std::fs::read_to_string(&settings)?;
@@ -140,7 +140,7 @@ async fn metrics_are_those_of_the_documents() -> Result<()> {
         text.contains("\ntombolo_certificate_expiry_timestamp_seconds "),
         "{text}"
     );
-    // Everything else that the local socket tells is for the agent's user.
+    // The other paths of the local socket are for the agent's user only.
     for path in ["/status", "/config", "/tables", "/"] {
         ensure!(
             scraped(&world, "hub-vm", path).await?.0 == 404 % 256,
@@ -156,15 +156,15 @@ async fn metrics_are_those_of_the_documents() -> Result<()> {
     ] {
         let documented = documented(&document, heading);
         let names = |metrics: &Metrics| metrics.keys().cloned().collect::<BTreeSet<_>>();
-        let (said, told) = (names(&documented), names(&exported));
+        let (documents, exports) = (names(&documented), names(&exported));
         ensure!(
-            said == told,
+            documents == exports,
             "{heading}: {:?}",
-            said.symmetric_difference(&told).collect::<Vec<_>>()
+            documents.symmetric_difference(&exports).collect::<Vec<_>>()
         );
         for (name, labels) in &exported {
             let known = &documented[name];
-            // A metric without a sample now shows no labels.
+            // A metric without samples shows no labels.
             ensure!(
                 labels.is_empty() || labels == known,
                 "{name}: documented {known:?}, exported {labels:?}"

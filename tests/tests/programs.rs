@@ -1,16 +1,16 @@
-//! The programs that others must install: `.ci/programs` lists all of them, and a test finds no others.
+//! The programs that users must install: `.ci/programs` lists all of them, and tests find no others.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Programs of the system lie here.
+/// Folders of the system's programs.
 const SYSTEM: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
-/// Compilers and the builds of dependencies call these, no line of ours.
+/// Compilers and the builds of dependencies call these, no file of this repository.
 const CALLED_BY_BUILDS: [&str; 5] = ["cc", "cmake", "protoc", "dpkg-shlibdeps", "strip"];
-/// Packages whose names are words of nothing else.
-const TELLING: [&str; 4] = ["iproute2", "nftables", "iputils-ping", "bird2"];
+/// Packages whose names have no other meaning in scripts.
+const UNMISTAKABLE: [&str; 4] = ["iproute2", "nftables", "iputils-ping", "bird2"];
 
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -68,7 +68,7 @@ fn files(path: &Path) -> Vec<PathBuf> {
 
 /// The text of a source without its comments.
 fn code(file: &Path) -> String {
-    // What is not text is not a source.
+    // Only text files are sources.
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let is_code = |line: &&str| {
         let line = line.trim_start();
@@ -86,7 +86,7 @@ fn has_word(text: &str, word: &str) -> bool {
     })
 }
 
-/// Where the callers of each group are.
+/// The files and folders that may call the programs of a group.
 fn callers(group: &str) -> &'static [&'static str] {
     match group {
         "build" | "lint" => &["Makefile", ".ci"],
@@ -194,8 +194,8 @@ fn packages_are_installed_from_the_list_alone() {
         }
     }
     let prepare = code(&root().join(".ci/prepare"));
-    let named: Vec<&String> = packages.iter().filter(|p| TELLING.contains(&p.as_str())).collect();
-    assert_eq!(named.len(), TELLING.len(), "packages of the list");
+    let named: Vec<&String> = packages.iter().filter(|p| UNMISTAKABLE.contains(&p.as_str())).collect();
+    assert_eq!(named.len(), UNMISTAKABLE.len(), "packages of the list");
     for package in named {
         assert!(!has_word(&prepare, package), "{package} is named in .ci/prepare too");
     }

@@ -1,12 +1,12 @@
 //! `docs/rules` defines every tag that code, documents, test names and messages cite, and each rule that is done names tests that
-//! exist. `docs/rules.md` leads to each of them.
+//! exist. `docs/rules.md` links each of them.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tombolo_tests::citations::{fault_of, quoted, root, tags_in, tags_of_function, texts};
 use tombolo_topology::resource::{Era, Settings};
 
-/// The state of a rule that is in without a test. Such a rule names none.
+/// The state of an implemented rule without a test. Such a rule names no tests.
 const UNPROVED: &str = "partly: no test proves it";
 
 /// One rule of a page.
@@ -25,7 +25,7 @@ impl Rule {
         self.fields.get(name).map_or("", String::as_str)
     }
 
-    /// The line that leads to it from `docs/rules.md`.
+    /// Its line in the index of `docs/rules.md`.
     fn index_line(&self) -> String {
         let heading = format!("{} {}", self.tag, self.title).to_lowercase();
         let kept = heading
@@ -44,7 +44,7 @@ fn rules_of(page: &str, text: &str) -> Vec<Rule> {
         if let Some(heading) = line.strip_prefix("## ") {
             field = None;
             let (first, title) = heading.split_once(' ').unwrap_or((heading, ""));
-            // Pages may have other sections, which are no rules.
+            // A heading without a tag begins another section, which is no rule.
             if tags_in(first) != [first] {
                 rules.push(Rule::default());
                 continue;

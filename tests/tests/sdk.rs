@@ -8,13 +8,13 @@ use tombolo_tests::arm::SUBSCRIPTION;
 use tombolo_tests::binary::binary;
 use tombolo_tests::controller::Controller;
 
-/// A virtual environment with the client, made once under the build folder.
+/// A virtual environment with the client, created once in the build folder.
 fn environment(folder: &Path) -> PathBuf {
     let python = folder.join("bin/python");
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/requirements.txt");
     let stamp = folder.join("requirements.txt");
     let wanted = std::fs::read(&requirements).expect("requirements");
-    // Its Python is a link to the system's, which may be gone.
+    // Its Python is a link to the system's, which an upgrade may have removed.
     if python.exists() && std::fs::read(&stamp).is_ok_and(|done| done == wanted) {
         return python;
     }

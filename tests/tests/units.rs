@@ -1,10 +1,10 @@
-//! The units of `deploy/systemd` confine their services: systemd rates each, from 0 (confined) to 10 (exposed).
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! The units of `deploy/systemd` confine their services. `systemd-analyze security` rates each from 0 (confined) to 10 (exposed).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Each unit, and the worst rating that it may have.
+/// Each unit with its worst permitted rating.
 const LIMITS: [(&str, f64); 3] = [
     ("tombolo-controller.service", 1.5),
     ("tombolo-agent@.service", 2.0),
@@ -27,7 +27,7 @@ fn rating(report: &str) -> Option<f64> {
 fn units_are_rated_well() {
     for (unit, limit) in LIMITS {
         let path = units().join(unit);
-        // A unit that cannot be read is rated too, as one without any confinement.
+        // An unreadable unit is rated as one without any confinement.
         let analysis = Command::new("systemd-analyze")
             .args(["security", "--no-pager", "--offline=yes"])
             .arg(&path)
@@ -37,7 +37,7 @@ fn units_are_rated_well() {
         let said = String::from_utf8_lossy(&analysis.stderr).into_owned();
         let rating = rating(&report).unwrap_or_else(|| panic!("{unit}: no rating: {report}{said}"));
         assert!(rating <= limit, "{unit}: {rating} is worse than {limit}:\n{report}");
-        // Settings that improve the rating and confine nothing.
+        // These settings improve the rating without confining anything.
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains("IPAddressAllow=any"), "{unit}");
     }

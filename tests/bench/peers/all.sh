@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures Tombolo beside its peers and prints what was promised beside what was reached.
+# Measures Tombolo and its peers, and prints goals and results.
 #   all.sh BINARIES DIR [ROUNDS]     BINARIES: Tombolo's release build; DIR: contenders, results and summary.json
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,7 +10,7 @@ rounds=${3:-5}
 export BENCH_BIN="$binaries:$dir/bin"
 run=("$here/peers.py" --quick --secs 5 --rounds "$rounds")
 stamp=$(date -u +%Y%m%dT%H%M%SZ)
-# Of the references those that say what is possible; of the peers all that could be built.
+# The references for the possible speed, and all peers that could be built.
 "${run[@]}" --skip tunfwd-plain,tunfwd-mmsg,tunfwd-vnet,tunfwd-gso,tunfwd-plain-chacha --out "$dir/$stamp-p2p.jsonl"
 "${run[@]}" --underlay-offload off --only wg-go-bpo,tombolo-wg --out "$dir/$stamp-no-offload.jsonl"
 "${run[@]}" --transit --only wg-go-bpo,tombolo-wg --out "$dir/$stamp-transit.jsonl"

@@ -1,4 +1,4 @@
-"""How each contender brings up its tunnel. One class or factory per contender.
+"""The contenders: each class or factory brings up one tunnel.
 
 A contender's start() starts daemons in the lab's namespaces and returns their Popen objects;
 after it A must (soon) reach B at .ip_b. Tunnel addresses: A 10.98.0.1, B 10.98.0.2, H 10.98.0.3.

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Compares contenders, or builds and settings of one, pair by pair: all stand side by side, idle but for the one whose
-short turn it is, so that a machine whose speed drifts is equally fast for all of them.
+"""Compares contenders, or builds and settings of one. All run at the same time, and one at a time has load, for a short turn.
+So a drift of the machine's speed affects all of them equally.
 
   duel.py [--transit] [--rounds 20] [--secs 2] NAME=CONTENDER[,VARIABLE=VALUE...] ...
   duel.py pipe=wgspike now=tombolo-wg,BENCH_BIN=/new:/bin before=tombolo-wg,BENCH_BIN=/old:/bin
 
-Prints medians, and of the rounds' ratios to the first contender the median with its 95 % interval. 20 rounds or more say something.
+Prints medians, and the median of the rounds' ratios to the first contender with its 95 % interval. Use 20 rounds or more.
 """
 import argparse
 import json

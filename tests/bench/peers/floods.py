@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""What floods of handshakes and garbage cost an agent, beside what they cost their sender, and whether an established ping
-loses anything.
+"""The CPU time of an agent and of the sender for floods of handshakes and garbage, and the loss of an established ping.
 
   floods.py --out results/floods.jsonl [--rate 50000] [--secs 5]
 
@@ -61,12 +60,12 @@ def main():
         time.sleep(1)
         victim = daemons[-1].pid
         for kind in KINDS:
-            # Beside a ping, at the rate.
+            # At the given rate, beside a ping.
             process = flood(lab, kind, a.rate, a.secs)
             count = int((a.secs - 0.5) / 0.01)
             ping = measure.ping(lab, c.ip_b, count=count)
             sent, _ = finish(process)
-            # Alone, as fast as it goes: what each side pays.
+            # Alone, as fast as possible: the CPU time of each side.
             before, got = measure.proc_ticks(victim), received(lab)
             process = flood(lab, kind, 0, 2)
             flat_out, sender = finish(process)

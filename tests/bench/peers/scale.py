@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How speed grows with cores: lanes against flows, on a machine that has cores to spare.
+"""Scaling with cores: lanes against flows, on a machine with many cores.
 
   scale.py [--lanes 1,2,4,8] [--flows 1,4,16] [--secs 3] [--transit] [--peers wgspike,wg-go-bpo] [--out FILE]
 
-Every flow is an iperf3 pair of its own, so that the load is not what has one core. Prints for each contender and number of
-flows what all of them got together, what their slowest one got, and the cores that the tunnel and the whole machine used.
+Every flow has its own iperf3 pair, so that the load is not limited to one core. Prints for each contender and number of
+flows the total throughput, that of the slowest flow, and the cores that the tunnel and the whole machine used.
 """
 import argparse
 import json

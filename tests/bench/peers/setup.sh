@@ -8,7 +8,7 @@ mkdir -p "$dir/bin"
 "$here/../../../.ci/prepare" bench
 
 export CARGO_TARGET_DIR="$dir/target"
-# What is there already is kept; a first build of all takes half an hour.
+# Existing programs are kept; a first build of all takes half an hour.
 for c in boringtun-cli@0.7.1 gotatun-cli@0.10.2 quincy-client@3.1.1 quincy-server@3.1.1 vpncloud@2.3.0; do
   timeout 900 cargo install --locked --root "$dir" "$c" || echo "skipped $c"
 done
@@ -20,7 +20,7 @@ cp "$dir/target/release/tunfwd" "$dir/target/release/wgspike" "$dir/bin/"
 # wireguard-go of 2023-12 with TUN offload and UDP GSO/GRO: Debian backports, unpacked, not installed.
 t=$(mktemp -d)
 mkdir -p "$t/lists/partial" "$t/cache/archives/partial"
-# the mirror this machine already uses
+# From the mirror that this machine uses.
 mirror=$(grep -rhE '^ *(deb|URIs:) ' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null |
   grep -oE 'https?://[^ ]+/debian/?( |$)' | head -n 1)
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm-backports main" > "$t/s.list"

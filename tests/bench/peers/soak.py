@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Full load for a long time, while the other end is killed and started again: no leak, no panic, and traffic comes back.
+"""Full load for a long time, while the peer is killed and restarted: no leak, no panic, and traffic resumes.
 
   soak.py [--minutes 30] [--every 20]
 
-Two agents, half of the time over WireGuard and half over QUIC; TCP in both directions at once. One of them is restarted every
-so many seconds, by turns with SIGKILL and SIGTERM; what the other one takes of memory is watched.
+Two agents, half of the time over WireGuard and half over QUIC, with TCP in both directions at once. One agent is restarted every
+`--every` seconds, with SIGKILL and SIGTERM alternating. The other agent's memory is measured.
 """
 import argparse
 import glob
@@ -19,9 +19,9 @@ import measure
 from netns import Lab
 from tombolo import Tombolo
 
-# What may be more at the end than at the beginning: buffers that were not needed before.
+# The permitted growth: buffers that the beginning did not need.
 GROWTH_MB = 2.0
-# A restarted agent is found by the handshake of whoever sends next.
+# Whichever end sends next starts a handshake with the restarted agent.
 RECOVERY_S = 5.0
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

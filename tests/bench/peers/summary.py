@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The figures that the project promises, from the rounds of one run, as `summary.json` and as a table.
+"""The project's performance goals and their measured figures, from the rounds of one run, as `summary.json` and as a table.
 
   summary.py --out target/bench/summary.json RESULTS.jsonl...
 

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Prints a table (median, min-max) from one or more result files.  table.py [--md] [--all] results/p2p.jsonl ...
 
-A measurement during which more than 15 % of one core went to something that is neither the tunnel nor iperf3
-(short-lived strangers such as a compiler included), or which the hypervisor stole, is left out where another
-remains; --all keeps them."""
+Leaves out measurements during which other programs, or the hypervisor's steal time, used more than 15 % of one core, if an
+undisturbed one remains. --all keeps them."""
 import json
 import statistics
 import sys

@@ -1,7 +1,7 @@
 """Tombolo as a contender: a real controller, real joins, and agents whose links are WireGuard or QUIC.
 
-The controller sits in a namespace of its own that is cabled to every node, as it would be anywhere; it is not on the
-data path and not counted. In transit the middle node is the hub's gateway agent and the outer ones are spokes that use it.
+The controller has its own namespace with a link to every node. It is not on the data path, and its CPU time is not
+counted. In transit the middle node is the hub's gateway agent and the outer ones are spokes that use it.
 """
 import json
 import os

@@ -1,7 +1,6 @@
-//! Golden files: the recorded form of everything that leaves a process, on the wire, on disk or on a terminal.
+//! Golden files: the recorded formats of all data that leaves a process, on the wire, on disk or on a terminal.
 //!
-//! Most JSON names derive from Rust names (`rename_all`), so renaming a field would change a format without a trace in
-//! the diff. A test builds a value, and [`Golden`] compares its JSON with a file below `CRATE/tests/golden`.
+//! Most JSON names derive from Rust names (`rename_all`), so renaming a field could change a format unnoticed in review. A test builds a value, and [`Golden`] compares its JSON with a file below `CRATE/tests/golden`.
 //!
 //! # How to write such a test
 //! * Construct structs without `..Default::default()`: a new field then fails to compile until a value is recorded.
@@ -10,13 +9,13 @@
 //! * `tests/tests/golden.rs` finds types that derive `Serialize` or `Deserialize` and occur in no golden test.
 //!
 //! # When a test fails
-//! The message shows the difference. If the change is not wanted, keep the name with `#[serde(rename = "…")]`. If it is
-//! wanted, `TOMBOLO_GOLDEN=write` rewrites the file, and the diff of the file shows reviewers what other versions will see.
-//! Some tests read what another crate records (a client the answers of the controller): after a wanted change of both, write twice.
+//! The message shows the difference. For an unintended change, keep the name with `#[serde(rename = "…")]`. For an intended
+//! one, `TOMBOLO_GOLDEN=write` rewrites the file, and its diff shows reviewers the new format.
+//! Some tests read files of another crate (a client the answers of the controller): after an intended change, write twice.
 //!
 //! # Why not insta
-//! A golden file here is read back, to prove that stored documents stay readable. insta compares one way, and its
-//! review tool is one more program to install. What remains is a comparison and a diff, and `similar` makes the diff.
+//! These tests read golden files back, to prove that stored documents stay readable. insta only compares, and its
+//! review tool is another program to install. This crate needs only a comparison and a diff, which `similar` makes.
 
 mod names;
 
@@ -28,7 +27,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Set to `write` to rewrite golden files instead of comparing.
+/// The environment variable that, set to `write`, rewrites golden files instead of comparing.
 pub const VARIABLE: &str = "TOMBOLO_GOLDEN";
 
 /// The golden files of one crate.
@@ -108,11 +107,11 @@ impl Golden {
     /// Compares a value that programs write and read with `NAME.json`, and reads the file back.
     ///
     /// # Panics
-    /// If the two differ, or what is read back is written differently.
+    /// If the two differ, or if the value that was read back is written differently.
     pub fn document<T: Serialize + DeserializeOwned>(&self, name: &str, value: &T) {
         let text = pretty(value);
         self.compare(&format!("{name}.json"), &text);
-        // Written again and compared as text: ids compare without regard to case, and some types do not compare at all.
+        // Compared as text: ids compare case-insensitively, and some types have no comparison.
         let again = pretty(&self.read::<T>(name));
         self.require_equal(name, &text, &again);
     }
@@ -120,7 +119,7 @@ impl Golden {
     /// Compares values of one type, by the names of their cases, with `NAME.json`, and reads the file back.
     ///
     /// # Panics
-    /// If the two differ, or what is read back is written differently.
+    /// If the two differ, or if a value that was read back is written differently.
     pub fn cases<T: Serialize + DeserializeOwned>(&self, name: &str, cases: &[(&str, T)]) {
         let text = pretty(&Cases(cases));
         self.compare(&format!("{name}.json"), &text);
@@ -138,7 +137,7 @@ impl Golden {
         self.require_equal(name, &text, &pretty(&Cases(&again)));
     }
 
-    /// Compares values that programs write, and that no type of this crate reads, with `NAME.json`.
+    /// Compares values that programs only write with `NAME.json`: no type of this crate reads them.
     ///
     /// # Panics
     /// If the two differ.
@@ -165,7 +164,7 @@ impl Golden {
         serde_json::from_str(&text).unwrap_or_else(|e| {
             panic!(
                 "{} cannot be read any more: {e}.\nFiles and messages of this form exist. Read the old name as well, \
-                 with #[serde(alias = \"…\")], or give a new field a #[serde(default)].",
+                 with #[serde(alias = \"…\")], or add #[serde(default)] to a new field.",
                 path.display()
             )
         })
@@ -204,7 +203,7 @@ impl Golden {
     }
 }
 
-/// The command that rewrites what the running test compares. The harness names threads after tests.
+/// The command that rewrites the running test's files. The test harness names threads after tests.
 fn command() -> String {
     let thread = std::thread::current();
     let test = thread.name().filter(|name| *name != "main").unwrap_or("golden");

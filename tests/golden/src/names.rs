@@ -1,4 +1,4 @@
-//! Names that are no JSON: of command-line options and of metrics.
+//! Names outside of JSON: command-line options and metrics.
 
 use clap::{Arg, ArgAction, Command};
 use std::fmt::Write as _;
@@ -39,7 +39,7 @@ fn describe(command: &Command, is_program: bool, text: &mut String) {
             let _ = write!(text, " required");
         }
         let values = option.get_possible_values();
-        // A switch has the values "true" and "false", which nobody writes.
+        // clap gives a switch the values "true" and "false", which users do not write.
         if !values.is_empty() && option.get_action().takes_values() {
             let names: Vec<_> = values.iter().map(clap::builder::PossibleValue::get_name).collect();
             let _ = write!(text, " {}", names.join("|"));
@@ -62,7 +62,7 @@ fn is_of_clap(option: &Arg) -> bool {
     matches!(option.get_id().as_str(), "help" | "version")
 }
 
-/// The metrics of Prometheus' text format without what they are worth: types, and each sample's labels.
+/// The metrics of Prometheus' text format without values: types, and each sample's labels.
 #[must_use]
 pub fn metrics_of(text: &str) -> String {
     let mut names = String::new();

@@ -1,12 +1,12 @@
-//! A client of the controller's port that has no credential and wants much: it keeps as many connections in one state as it
-//! can, from as many addresses as it may use, and says what that cost it. For tests and benchmarks of attacks.
+//! An attacker of the controller's port, without credentials. It holds many connections in one state, from many addresses,
+//! and reports its own cost. For tests and benchmarks of attacks.
 //!
 //! ```text
 //! stranger --to 203.0.113.10:8443 --connections 10000 --addresses 198.18.0.0/21 --state tls --seconds 20
 //! ```
 //!
-//! Once a second, and at its end, it prints one line of JSON: connections that it holds, attempts, connections that were closed
-//! on it, requests that were refused, its own CPU seconds. The addresses must be local: `ip route add local 198.18.0.0/21 dev lo`.
+//! Once a second, and at its end, it prints one line of JSON: held connections, attempts, connections closed by the controller,
+//! refused requests, its own CPU seconds. The addresses must be local: `ip route add local 198.18.0.0/21 dev lo`.
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -28,35 +28,36 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Longest wait for anything that the controller has to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+/// The timeout of connections, handshakes and HTTP/2 preludes: generous, because the attacked controller is busy.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Body that a `body` connection announces, and how much of it it sends at once; then a byte a second.
-const BODY: usize = 65_000;
+/// The body that a `body` connection announces, just under the controller's limit of 64 KiB for strangers, and the part that it
+/// sends at once. Then it sends a byte a second.
+const BODY_LENGTH: usize = 65_000;
 const FIRST_PART: usize = 32_000;
 
-/// What a `grpc` stream says that its message has, and the streams of one connection.
-const MESSAGE: u32 = 1 << 20;
-const STREAMS: usize = 32;
+/// The message length that a `grpc` stream announces, and the streams of one connection: more than the controller permits.
+const MESSAGE_LENGTH: u32 = 1 << 20;
+const STREAMS_PER_CONNECTION: usize = 32;
 
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The controller's address and port.
     #[arg(long)]
     to: SocketAddr,
-    /// Connections to hold at a time. Those that are closed are opened again.
+    /// Connections to hold at a time. Closed ones are reopened.
     #[arg(long, default_value_t = 1000)]
     connections: usize,
-    /// Where they come from, in turns; none: the address that the kernel chooses.
+    /// The source addresses, in turns. None: the kernel chooses.
     #[arg(long)]
     addresses: Option<Ipv4Net>,
-    /// How far each is brought.
+    /// The state to hold each connection in.
     #[arg(long)]
     state: State,
-    /// How long.
+    /// Duration.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Attempts a second, at most.
+    /// The most attempts a second.
     #[arg(long, default_value_t = 1000)]
     rate: u32,
 }
@@ -86,7 +87,7 @@ struct Counts {
 struct Stranger {
     arguments: Arguments,
     tls: TlsConnector,
-    /// What begins a handshake.
+    /// A ClientHello record.
     hello: Vec<u8>,
     counts: Counts,
 }
@@ -103,7 +104,7 @@ fn main() -> Result<()> {
 async fn run(arguments: Arguments) -> Result<()> {
     let mut config = ClientConfig::builder()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
         .with_no_client_auth();
     if matches!(arguments.state, State::H2 | State::Grpc) {
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -142,9 +143,9 @@ fn name() -> ServerName<'static> {
 }
 
 impl Stranger {
-    /// Makes a connection, and keeps it as long as it may.
+    /// Opens a connection, and holds it until the controller closes it.
     async fn hold(&self, number: u64) -> Result<()> {
-        let stream = timeout(ANSWER, self.connect(number)).await??;
+        let stream = timeout(ANSWER_TIMEOUT, self.connect(number)).await??;
         match self.arguments.state {
             State::Tcp => self.count(silence(stream)).await,
             State::Tls => self.half_done(stream).await,
@@ -166,7 +167,7 @@ impl Stranger {
     }
 
     async fn secure(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
-        Ok(timeout(ANSWER, self.tls.connect(name(), stream)).await??)
+        Ok(timeout(ANSWER_TIMEOUT, self.tls.connect(name(), stream)).await??)
     }
 
     /// Counts a connection as held until it ends.
@@ -185,14 +186,14 @@ impl Stranger {
 
     async fn http2(&self, stream: TcpStream) -> Result<()> {
         let stream = self.secure(stream).await?;
-        let (_requests, connection) = timeout(ANSWER, h2::client::handshake(stream)).await??;
+        let (_requests, connection) = timeout(ANSWER_TIMEOUT, h2::client::handshake(stream)).await??;
         self.count(async { Ok(connection.await?) }).await
     }
 
     async fn slow_body(&self, stream: TcpStream) -> Result<()> {
         let mut stream = self.secure(stream).await?;
         let head = format!(
-            "POST /fabric/v1/join HTTP/1.1\r\nhost: controller\r\ncontent-length: {BODY}\r\n\r\n{}",
+            "POST /fabric/v1/join HTTP/1.1\r\nhost: controller\r\ncontent-length: {BODY_LENGTH}\r\n\r\n{}",
             " ".repeat(FIRST_PART)
         );
         stream.write_all(head.as_bytes()).await?;
@@ -215,9 +216,9 @@ impl Stranger {
 
     async fn streams(&self, stream: TcpStream) -> Result<()> {
         let stream = self.secure(stream).await?;
-        let (requests, connection) = timeout(ANSWER, h2::client::handshake(stream)).await??;
-        let streams = (0..STREAMS).map(|_| async {
-            // More than the controller allows wait for their turn.
+        let (requests, connection) = timeout(ANSWER_TIMEOUT, h2::client::handshake(stream)).await??;
+        let streams = (0..STREAMS_PER_CONNECTION).map(|_| async {
+            // `ready` waits while the controller's limit of streams is reached.
             let mut requests = requests.clone().ready().await?;
             let request = http::Request::post("https://controller/tombolo.v1.Control/Renew")
                 .header("content-type", "application/grpc")
@@ -227,10 +228,10 @@ impl Stranger {
             let mut answer = std::pin::pin!(answer);
             let fill = async {
                 let mut first = vec![0];
-                first.extend_from_slice(&MESSAGE.to_be_bytes());
+                first.extend_from_slice(&MESSAGE_LENGTH.to_be_bytes());
                 send(&mut body, first.into()).await?;
-                // All but the last byte: nobody can answer yet.
-                let mut rest = MESSAGE as usize - 1;
+                // All but the last byte, so that the message never ends.
+                let mut rest = MESSAGE_LENGTH as usize - 1;
                 while rest > 0 {
                     let part = rest.min(16_000);
                     send(&mut body, vec![b' '; part].into()).await?;
@@ -239,7 +240,7 @@ impl Stranger {
                 anyhow::Ok(())
             };
             let fill = async {
-                // Where the stream was closed on it, the answer says why.
+                // If the controller closes the stream, its answer has the reason.
                 let _ = fill.await;
                 std::future::pending::<()>().await;
             };
@@ -278,14 +279,14 @@ impl Stranger {
     }
 }
 
-/// Reads until the other end closes.
+/// Reads until the peer closes the connection.
 async fn silence(mut stream: impl tokio::io::AsyncRead + Unpin) -> Result<()> {
     let mut buffer = [0; 4096];
     while stream.read(&mut buffer).await? > 0 {}
     Ok(())
 }
 
-/// Sends a part of a body when the other end has room for it.
+/// Sends a part of a body when HTTP/2's flow control permits it.
 async fn send(body: &mut h2::SendStream<Bytes>, part: Bytes) -> Result<()> {
     body.reserve_capacity(part.len());
     while body.capacity() < part.len() {
@@ -295,11 +296,11 @@ async fn send(body: &mut h2::SendStream<Bytes>, part: Bytes) -> Result<()> {
     Ok(body.send_data(part, false)?)
 }
 
-/// An attacker does not care whom it attacks.
+/// Accepts every certificate: the attacker does not authenticate the controller.
 #[derive(Debug)]
-struct Anybody;
+struct AnyCertificate;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

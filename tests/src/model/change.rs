@@ -1,15 +1,15 @@
-//! Which operations are refused, and what accepted ones do.
+//! Which operations are refused, and the effects of accepted ones.
 
 use super::{Agent, Announced, Connection, Gateway, Model, Nic, Peering, Ruling, State, Subnet, Table, Vnet, overlap};
 use crate::operation::{Flags, GATEWAY_SUBNET, Operation, gateway_agent};
 use ipnet::IpNet;
 
 impl Model {
-    /// What the specification says to the operation in this state.
+    /// The specification's verdict on the operation in this state.
     #[must_use]
-    pub fn judge(&self, operation: &Operation) -> Ruling {
+    pub fn validate(&self, operation: &Operation) -> Ruling {
         match operation {
-            Operation::PutVnet { vnet, space, .. } => self.judge_space(vnet, space),
+            Operation::PutVnet { vnet, space, .. } => self.validate_space(vnet, space),
             Operation::DeleteVnet { vnet } => {
                 let gateway = self.gateways.iter().any(|g| g.vnet == *vnet);
                 refuse_if(gateway || self.nics.iter().any(|n| n.vnet == *vnet))
@@ -20,7 +20,7 @@ impl Model {
             }
             Operation::PutPeering {
                 vnet, remote, flags, ..
-            } => self.judge_peering(vnet, remote, *flags),
+            } => self.validate_peering(vnet, remote, *flags),
             Operation::DeletePeering { vnet, .. } => {
                 if self.vnet(vnet).is_none() {
                     Ruling::Either
@@ -104,8 +104,8 @@ impl Model {
             .is_some_and(|v| v.subnets.iter().any(|s| s.name == subnet))
     }
 
-    /// P27 after the checks of P10 and P11 against all peers.
-    fn judge_space(&self, vnet: &str, space: &[IpNet]) -> Ruling {
+    /// A change of a VNet's ranges (P27) must pass the checks of P10 and P11 against all peers.
+    fn validate_space(&self, vnet: &str, space: &[IpNet]) -> Ruling {
         let Some(own) = self.vnet(vnet) else {
             return Ruling::Accept;
         };
@@ -137,7 +137,7 @@ impl Model {
                 }
             }
         }
-        // Halves of others that point here without one of ours (P13): nobody says whether they count.
+        // The specification does not say whether halves count that point here without a half in return (P13).
         open |= self.vnets.iter().any(|v| {
             let half = v.peerings.iter().find(|p| p.remote == vnet);
             half.is_some() && self.half(vnet, &v.name).is_none() && overlap(space, &v.space)
@@ -145,8 +145,8 @@ impl Model {
         ruling(codes, open)
     }
 
-    /// P7 to P13, P20.
-    fn judge_peering(&self, vnet: &str, remote: &str, flags: Flags) -> Ruling {
+    /// The checks of a new or changed half of a peering (P7 to P13, P20).
+    fn validate_peering(&self, vnet: &str, remote: &str, flags: Flags) -> Ruling {
         let (Some(own), Some(other)) = (self.vnet(vnet), self.vnet(remote)) else {
             return Ruling::Refuse(vec![]);
         };
@@ -165,7 +165,7 @@ impl Model {
             for (third, ranges, connected) in self.peers_of(middle) {
                 if third != newcomer.name && overlap(&newcomer.space, &ranges) {
                     let code = "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet";
-                    // Checked against the remote's peers; for the own ones the rule follows from the last sentence.
+                    // P11 names the remote's peers; for the own peers it follows from the rule's last sentence.
                     note(connected && middle == remote, code, &mut codes, &mut open);
                 }
             }
@@ -186,18 +186,18 @@ impl Model {
             if own.peerings.iter().any(|p| p.remote != remote && p.flags.use_remote) {
                 codes.push("XAnotherPeeringUsesRemoteGateways");
             }
-            // G16, unless the two themselves overlap (P10).
+            // G16; an overlap of the two VNets themselves has its own code (P10).
             if !overlap(&own.space, &other.space) && self.joined_overlap(&[vnet, remote]) {
                 codes.push("XVpnNetworksOverlap");
             }
         }
-        // P20: "the transit check runs when the other side appears"; P21: removing the flag withdraws.
+        // P20: "the transit check runs when the other side appears". P21: removing the flag withdraws the routes.
         open |= !flags.transit && back.is_some_and(|b| b.flags.use_remote);
         ruling(codes, open)
     }
 
-    /// G16: the VNets that are joined by VPN with one of these, themselves included, over any number of steps. A VNet that
-    /// uses a gateway is advertised as that gateway's own (P21b).
+    /// G16: the VNets that VPN connections join with one of these over any number of hops, themselves included. A gateway
+    /// advertises its client VNets as its own (P21b), so they are joined too.
     fn joined(&self, start: &[&str]) -> Vec<String> {
         let mut joined: Vec<String> = start.iter().map(ToString::to_string).collect();
         let mut next = 0;
@@ -260,8 +260,8 @@ impl Model {
         halves.into_iter().map(describe).collect()
     }
 
-    /// Does what an accepted operation does.
-    pub fn accept(&mut self, operation: &Operation) {
+    /// Applies the effects of an accepted operation.
+    pub fn apply(&mut self, operation: &Operation) {
         match operation.clone() {
             Operation::PutVnet { vnet, region, space } => match self.vnet_mut(&vnet) {
                 Some(existing) => existing.space = space,
@@ -303,7 +303,7 @@ impl Model {
                 remote,
                 flags,
                 sync,
-            } => self.accept_peering(&vnet, &remote, flags, sync),
+            } => self.apply_peering(&vnet, &remote, flags, sync),
             Operation::DeletePeering { vnet, remote } => {
                 let Some(home) = self.vnet_mut(&vnet) else { return };
                 let before = home.peerings.len();
@@ -353,7 +353,7 @@ impl Model {
             Operation::PutConnection { from, to, key } => {
                 let same = |c: &&mut Connection| c.from == from && c.to == to;
                 match self.connections.iter_mut().find(same) {
-                    // The key is write-only: a PUT without one keeps it.
+                    // The key is write-only: a PUT without a key keeps the old one.
                     Some(existing) => existing.key = key.or(existing.key.take()),
                     None => self.connections.push(Connection { from, to, key }),
                 }
@@ -405,7 +405,7 @@ impl Model {
         self.agents.push(agent);
     }
 
-    fn accept_peering(&mut self, vnet: &str, remote: &str, flags: Flags, sync: bool) {
+    fn apply_peering(&mut self, vnet: &str, remote: &str, flags: Flags, sync: bool) {
         let ranges = |model: &Self, name: &str| model.vnet(name).map(|v| v.space.clone()).unwrap_or_default();
         let (own_space, remote_space) = (ranges(self, vnet), ranges(self, remote));
         let back = self.half(remote, vnet).map(|b| b.state);
@@ -433,7 +433,7 @@ impl Model {
             });
         }
         if let Some(other) = self.half_mut(remote, vnet) {
-            other.state = State::Connected; // P13 row 2: both, and both in sync
+            other.state = State::Connected; // P13 row 2: both halves connect, and both are in sync
             other.remote_space = own_space;
         }
     }

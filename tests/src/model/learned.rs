@@ -1,10 +1,10 @@
-//! Which of the routes that sites announce count, and whom a site may speak for because of them (G22 to G24, D10).
+//! Which announced routes of sites are accepted, and which sources they permit (G22 to G24, D10).
 
 use super::{Announced, Model, State, within};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// No route leads there, and no packet comes from there (RFC 6890).
+/// Prefixes that may be neither destination nor source (RFC 6890).
 const MARTIANS: [&str; 10] = [
     "0.0.0.0/8",
     "127.0.0.0/8",
@@ -23,34 +23,34 @@ fn martians() -> Vec<IpNet> {
 }
 
 impl Model {
-    /// The site behind a VNet's gateway, if the gateway's agent is there to speak with it.
+    /// The site behind a VNet's gateway, if the gateway has an agent.
     #[must_use]
     pub fn site(&self, hub: &str) -> Option<&Announced> {
         let gateway = self.gateways.iter().any(|g| g.vnet == hub) && self.gateway_agent(hub).is_some();
         self.announced.iter().find(|a| a.vnet == hub).filter(|_| gateway)
     }
 
-    /// What the gateway of a VNet believes of its site's announcements: paths begin with the site's ASN (RFC 4271), of a
-    /// family with more than 4,000 prefixes it believes nothing (G23), and no martians; nothing equal to or inside its own
-    /// side (G22), more than that is fine.
+    /// The announced prefixes that a VNet's gateway accepts. Paths must begin with the site's ASN (RFC 4271). A family with
+    /// more than 4,000 prefixes is refused as a whole (G23). Martians are refused, and so are prefixes equal to or inside
+    /// the gateway's local prefixes (G22); prefixes that contain these are accepted.
     #[must_use]
-    pub fn heard(&self, hub: &str) -> Vec<IpNet> {
+    pub fn accepted_from_site(&self, hub: &str) -> Vec<IpNet> {
         let Some(site) = self.site(hub).filter(|s| !s.foreign_as) else {
             return Vec::new();
         };
         let inside = |prefix: &IpNet, of: &[IpNet]| of.iter().any(|o| o.contains(prefix));
-        let (own, martians) = (self.own_side(hub), martians());
-        let mut heard = site.prefixes.clone();
-        heard.retain(|p| {
+        let (own, martians) = (self.local_prefixes(hub), martians());
+        let mut accepted = site.prefixes.clone();
+        accepted.retain(|p| {
             let too_many = site.flood && p.addr().is_ipv4();
             !(too_many || inside(p, &own) || inside(p, &martians))
         });
-        heard
+        accepted
     }
 
-    /// A gateway's own VNet, and what it knows of those that use it (P21, P27).
+    /// The ranges of a gateway's VNet, and the synced ranges of its client VNets (P21, P27).
     #[must_use]
-    pub fn own_side(&self, hub: &str) -> Vec<IpNet> {
+    pub fn local_prefixes(&self, hub: &str) -> Vec<IpNet> {
         let mut own = self.vnet(hub).map(|v| v.space.clone()).unwrap_or_default();
         for client in self.clients(hub) {
             let half = self.half(hub, &client.name);
@@ -59,29 +59,29 @@ impl Model {
         own
     }
 
-    /// Whether a machine of a VNet takes a source from its gateway because of what a site announced there: never one of
-    /// its own VNet or of a peered one, whatever contains these (D10).
+    /// Whether the gateway may send this source to a machine of `receiver` because its site announced it. Sources of the
+    /// receiver's own VNet or of a peered VNet are never permitted, even if an announced prefix contains them (D10).
     #[must_use]
-    pub fn heard_speaks_for(&self, hub: &str, receiver: &str, source: IpAddr) -> bool {
+    pub fn gateway_may_send(&self, hub: &str, receiver: &str, source: IpAddr) -> bool {
         let Some(home) = self.vnet(receiver) else { return false };
         let peered = home.peerings.iter().filter(|p| p.state == State::Connected);
         let mut assigned = home.space.clone();
         assigned.extend(peered.flat_map(|p| p.remote_space.clone()));
         assigned.extend(martians());
-        within(&self.heard(hub), source) && !within(&assigned, source)
+        within(&self.accepted_from_site(hub), source) && !within(&assigned, source)
     }
 
-    /// Whether a gateway takes a source from its site. None: the specification leaves it open.
+    /// Whether a gateway accepts this source from its site. None: the specification does not decide.
     #[must_use]
-    pub fn site_speaks_for(&self, hub: &str, source: IpAddr) -> Option<bool> {
-        let mut assigned = self.own_side(hub);
+    pub fn site_may_send(&self, hub: &str, source: IpAddr) -> Option<bool> {
+        let mut assigned = self.local_prefixes(hub);
         assigned.extend(martians());
-        if !within(&self.heard(hub), source) || within(&assigned, source) {
+        if !within(&self.accepted_from_site(hub), source) || within(&assigned, source) {
             return Some(false);
         }
         for far in self.connected_to(hub) {
-            if within(&self.behind(hub, far), source) {
-                // Without a key, or anybody at the other end, there is no link that the addresses are assigned to.
+            if within(&self.reachable_via(hub, far), source) {
+                // Without a key, or without an agent at the far end, no link exists that the addresses could belong to.
                 let link = self.keyed(hub, far) && self.gateway_agent(far).is_some();
                 return link.then_some(false);
             }
@@ -89,7 +89,7 @@ impl Model {
         Some(true)
     }
 
-    /// The longest of these prefixes that has the address.
+    /// The length of the longest of these prefixes that contains the address.
     #[must_use]
     pub fn longest(prefixes: &[IpNet], address: IpAddr) -> Option<u8> {
         let found = prefixes.iter().filter(|p| p.contains(&address));

@@ -1,11 +1,11 @@
-//! Which route a packet takes out of a subnet.
+//! The route of a packet out of a subnet.
 
 use super::{Model, State, within};
 use crate::operation::UserHop;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Where a route leads.
+/// The next hop of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hop {
     /// Inside the VNet.
@@ -28,7 +28,7 @@ enum Source {
     User,
 }
 
-/// The blocks that go nowhere unless somebody uses them (R1).
+/// Reserved blocks: their route has next hop `None`, unless the VNet's space has the block (R1).
 const RESERVED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
 
 impl Model {
@@ -51,17 +51,17 @@ impl Model {
             }
         }
         let system_covers = routes.iter().any(|(p, _, _)| p.contains(&destination));
-        // R7 step 1, R15, R5: what the gateway contributes, unless a VNet or peering route has the destination.
+        // R7 step 1, R15, R5: the gateway's routes, unless a VNet or peering route covers the destination.
         if !system_covers
             && !table.is_some_and(|t| t.no_gateway_routes)
             && let Some(hub) = self.gateway_for(vnet)
         {
             for far in self.connected_to(&hub) {
-                for prefix in self.behind(&hub, far) {
+                for prefix in self.reachable_via(&hub, far) {
                     routes.push((prefix, Source::Gateway, Hop::Gateway));
                 }
             }
-            for prefix in self.heard(&hub) {
+            for prefix in self.accepted_from_site(&hub) {
                 routes.push((prefix, Source::Gateway, Hop::Gateway));
             }
         }
@@ -94,15 +94,18 @@ impl Model {
             .map(|(_, _, hop)| hop)
     }
 
-    /// Whether the destination lies behind connections to two different VNets: the specification does not say which
-    /// one is taken (G16 forbids the overlap).
+    /// Whether several connections or client VNets have the destination. The specification does not say which one is
+    /// used: G16 forbids the overlap.
     #[must_use]
     pub fn ambiguous(&self, hub: &str, destination: IpAddr) -> bool {
-        let behind = self.connected_to(hub).into_iter().map(|far| self.behind(hub, far));
-        let ways = behind.filter(|p| within(p, destination)).count();
+        let reachable = self
+            .connected_to(hub)
+            .into_iter()
+            .map(|far| self.reachable_via(hub, far));
+        let connections = reachable.filter(|p| within(p, destination)).count();
         let clients = self.clients(hub).into_iter();
         let inside = clients.filter(|c| within(&c.space, destination)).count();
-        ways + inside > 1
+        connections + inside > 1
     }
 }
 

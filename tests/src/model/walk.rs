@@ -1,4 +1,4 @@
-//! Where a packet goes, agent by agent, and why it is lost.
+//! The path of a packet, agent by agent, and the reason of a loss.
 
 use super::routes::Hop;
 use super::{Agent, Fate, Model, State, Why, within};
@@ -6,18 +6,18 @@ use crate::operation::{GATEWAY_SUBNET, Origin, Packet, site_device};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The TTL that packets start with. Kernels that forward and gateways take one each.
+/// The initial TTL of packets. Forwarding kernels and gateways decrement it.
 pub const TTL: u8 = 16;
 
-/// What an agent does with a packet.
+/// An agent's decision about a packet.
 enum Step {
-    /// Its kernel has it.
+    /// Delivered to its kernel.
     Deliver,
-    /// On a link to this agent.
+    /// Sent over the link to this agent.
     Send(String),
     /// Lost, for one of these reasons.
     Lose(Vec<Why>),
-    /// Open.
+    /// The specification does not decide.
     Unspecified(&'static str),
 }
 
@@ -25,20 +25,20 @@ fn lose(why: Why) -> Step {
     Step::Lose(vec![why])
 }
 
-/// The source of a packet on a link, and what the other end is.
-struct Crossing<'a> {
+/// A packet that arrives over a link.
+struct LinkPacket<'a> {
     from: &'a Agent,
     to: &'a Agent,
     packet: &'a Packet,
 }
 
 impl Model {
-    /// Follows a packet until a kernel keeps it or it is lost.
+    /// Follows a packet until it is delivered or lost.
     #[must_use]
     pub fn fate(&self, packet: &Packet) -> Fate {
         let mut path: Vec<String> = Vec::new();
         let mut ttl = TTL;
-        // The agent that has the packet, and the one it came from over a link.
+        // The agent that has the packet, and the agent that sent it over a link.
         let (mut at, mut from) = match &packet.origin {
             Origin::Kernel { agent } => (agent.clone(), None),
             Origin::Link { from, to } => (to.clone(), Some(from.clone())),
@@ -53,20 +53,20 @@ impl Model {
             };
             let site = from.as_deref().is_some_and(|f| f.ends_with("-site"));
             let step = match from.as_deref().map(|f| self.agent(f)) {
-                _ if site => self.enter_from_site(agent, packet),
-                None => self.leave(agent, packet),
+                _ if site => self.relay_from_site(agent, packet),
+                None => self.send_from_kernel(agent, packet),
                 Some(None) => return Fate::Unspecified("the far end has not joined"),
                 Some(Some(far)) => {
-                    let crossing = Crossing {
+                    let arrival = LinkPacket {
                         from: far,
                         to: agent,
                         packet,
                     };
-                    let refused = self.admit(&crossing);
-                    match self.admit_by_tag(&crossing, refused) {
+                    let refused = self.admit(&arrival);
+                    match self.admit_by_tag(&arrival, refused) {
                         Some(step) => step,
-                        None if agent.gateway => self.relay(&crossing),
-                        None => self.arrive(agent, packet),
+                        None if agent.gateway => self.relay(&arrival),
+                        None => self.receive(agent, packet),
                     }
                 }
             };
@@ -90,7 +90,7 @@ impl Model {
                     }
                 }
             }
-            // A gateway and a forwarding kernel take one (T1, T5, D23).
+            // A gateway and a forwarding kernel decrement the TTL (T1, T5, D23).
             if ttl <= 1 {
                 let why = vec![Why::Loop];
                 return Fate::Lost { path, why };
@@ -99,10 +99,10 @@ impl Model {
         }
     }
 
-    /// A packet that a VM's or gateway's kernel sends.
-    fn leave(&self, agent: &Agent, packet: &Packet) -> Step {
+    /// A packet that a VM's or gateway's kernel sends into the TUN device.
+    fn send_from_kernel(&self, agent: &Agent, packet: &Packet) -> Step {
         if agent.gateway {
-            return Step::Unspecified("what a gateway's own kernel sends");
+            return Step::Unspecified("a packet of a gateway's own kernel");
         }
         let nics = self.nics_of(agent);
         let own = nics.iter().find(|n| n.addresses.contains(&packet.source));
@@ -116,13 +116,13 @@ impl Model {
                 None => return lose(Why::Spoofed),
             },
         };
-        let closed = self.closed(&agent.vnet);
-        if within(&closed, packet.source) {
+        let denied = self.denied_ranges(&agent.vnet);
+        if within(&denied, packet.source) {
             return lose(Why::AccessOff);
         }
         match self.forward(agent, &subnet, packet) {
-            Step::Send(_) if within(&closed, packet.destination) => lose(Why::AccessOff),
-            Step::Lose(mut why) if within(&closed, packet.destination) => {
+            Step::Send(_) if within(&denied, packet.destination) => lose(Why::AccessOff),
+            Step::Lose(mut why) if within(&denied, packet.destination) => {
                 why.push(Why::AccessOff);
                 Step::Lose(why)
             }
@@ -130,18 +130,18 @@ impl Model {
         }
     }
 
-    /// P17: the ranges that left the `VirtualNetwork` tag of a VNet. Its machines exchange nothing with them, whatever
-    /// way the packet takes.
-    fn closed(&self, vnet: &str) -> Vec<IpNet> {
+    /// P17: the ranges that are no longer in the `VirtualNetwork` tag of a VNet. Its machines exchange no packets with
+    /// them on any path.
+    fn denied_ranges(&self, vnet: &str) -> Vec<IpNet> {
         let halves = self.vnet(vnet).into_iter().flat_map(|v| &v.peerings);
         let off = halves.filter(|p| p.state == State::Connected && !p.flags.access);
         off.flat_map(|p| p.remote_space.clone()).collect()
     }
 
-    /// P17 at a machine that takes a packet, besides what its link allows. None: it takes it.
-    fn admit_by_tag(&self, crossing: &Crossing<'_>, refused: Option<Step>) -> Option<Step> {
-        let Crossing { to, packet, .. } = crossing;
-        if to.gateway || !within(&self.closed(&to.vnet), packet.source) {
+    /// P17 at a receiving machine, in addition to the link's own check. None: the packet is accepted.
+    fn admit_by_tag(&self, arrival: &LinkPacket<'_>, refused: Option<Step>) -> Option<Step> {
+        let LinkPacket { to, packet, .. } = arrival;
+        if to.gateway || !within(&self.denied_ranges(&to.vnet), packet.source) {
             return refused;
         }
         match refused {
@@ -154,7 +154,7 @@ impl Model {
         }
     }
 
-    /// Takes the subnet's route.
+    /// Forwards by the subnet's effective routes.
     fn forward(&self, agent: &Agent, subnet: &str, packet: &Packet) -> Step {
         let vnet = agent.vnet.as_str();
         match self.route(vnet, subnet, packet.destination) {
@@ -187,7 +187,7 @@ impl Model {
         }
     }
 
-    /// To whoever has the address in the VNet.
+    /// Sends to the owner of the address in the VNet; `nobody` is the reason if there is none.
     fn to_owner(&self, agent: &Agent, vnet: &str, address: IpAddr, nobody: Why) -> Step {
         match self.owner(vnet, address) {
             None => Step::Lose(vec![nobody, Why::NoOwner]),
@@ -199,7 +199,7 @@ impl Model {
         }
     }
 
-    /// Across a peering (P17).
+    /// Sends across a peering, if the sender's half permits it (P17).
     fn across(&self, agent: &Agent, remote: &str, address: IpAddr, nobody: Why) -> Step {
         let open = self.half(&agent.vnet, remote).is_some_and(|h| h.flags.access);
         match self.to_owner(agent, remote, address, nobody) {
@@ -212,26 +212,26 @@ impl Model {
         }
     }
 
-    /// Whether the receiver takes the packet from this link (D10, P17, P18). None: yes.
-    fn admit(&self, crossing: &Crossing<'_>) -> Option<Step> {
-        let Crossing { from, to, packet } = crossing;
+    /// Whether the receiver accepts the packet from this link (D10, P17, P18). None: it does.
+    fn admit(&self, arrival: &LinkPacket<'_>) -> Option<Step> {
+        let LinkPacket { from, to, packet } = arrival;
         let source = packet.source;
         if from.gateway {
-            return self.admit_from_gateway(crossing);
+            return self.admit_from_gateway(arrival);
         }
-        // D8: behind a host sits what nobody else has.
+        // D8: a host serves the addresses of its subnets that no other agent has.
         let behind = || self.owner(&from.vnet, source).is_some_and(|o| o.name == from.name);
-        let mut speaks_for = within(&self.served_by(from), source) && behind();
-        speaks_for |= self.addresses_of(from).contains(&source);
+        let mut is_own_source = within(&self.served_by(from), source) && behind();
+        is_own_source |= self.addresses_of(from).contains(&source);
         if from.vnet == to.vnet {
-            if speaks_for {
+            if is_own_source {
                 return None;
             }
-            // An appliance of the own VNet: anything but the receiver's own addresses.
+            // An appliance of the own VNet may send from any address but the receiver's own.
             let taken = self.addresses_of(to).contains(&source);
             if self.forwards(from) && !taken {
                 if within(&self.served_by(to), source) {
-                    return Some(Step::Unspecified("a source that sits behind the receiver"));
+                    return Some(Step::Unspecified("a source that the receiver serves"));
                 }
                 return None;
             }
@@ -250,7 +250,7 @@ impl Model {
             broken.push(Why::AccessOff);
         }
         let inside = within(&half.remote_space, source);
-        if speaks_for {
+        if is_own_source {
             if !inside {
                 return Some(Step::Unspecified("a source in a range that is not synced yet"));
             }
@@ -269,9 +269,9 @@ impl Model {
         }
     }
 
-    /// From a gateway: what lies behind its connections, and the VNets on its own side (P21).
-    fn admit_from_gateway(&self, crossing: &Crossing<'_>) -> Option<Step> {
-        let Crossing { from, to, packet } = crossing;
+    /// Sources that a gateway may send from: networks behind its connections, and its local prefixes (P21).
+    fn admit_from_gateway(&self, arrival: &LinkPacket<'_>) -> Option<Step> {
+        let LinkPacket { from, to, packet } = arrival;
         let hub = from.vnet.as_str();
         if to.gateway {
             if !self.connected_to(&to.vnet).contains(&hub) {
@@ -283,7 +283,7 @@ impl Model {
             if !self.tunnel(&to.vnet, hub) {
                 return Some(lose(Why::NoTunnel));
             }
-            let genuine = within(&self.behind(&to.vnet, hub), packet.source);
+            let genuine = within(&self.reachable_via(&to.vnet, hub), packet.source);
             return (!genuine).then(|| lose(Why::Source));
         }
         if from.vnet != to.vnet && !self.is_client(&to.vnet, hub) {
@@ -292,20 +292,20 @@ impl Model {
         if self.addresses_of(from).contains(&packet.source) {
             return None;
         }
-        // D10: nothing in the name of the receiver's own VNet, by whatever route.
+        // D10: never a source of the receiver's own VNet.
         if self.vnet(&to.vnet).is_some_and(|v| within(&v.space, packet.source)) {
             return Some(lose(Why::Source));
         }
         let far = self.connected_to(hub);
-        if far.iter().any(|f| within(&self.behind(hub, f), packet.source)) {
+        if far.iter().any(|f| within(&self.reachable_via(hub, f), packet.source)) {
             return None;
         }
-        // P21d: a spoke may send to another one, or to the hub, through the gateway by a route of its own.
+        // P21d: a user-defined route may lead from a spoke through the gateway to another spoke, or to the hub.
         let own_side = |name: &str| {
             let ranges = self.vnet(name).map(|v| v.space.clone()).unwrap_or_default();
             within(&ranges, packet.source)
         };
-        if self.heard_speaks_for(hub, &to.vnet, packet.source) {
+        if self.gateway_may_send(hub, &to.vnet, packet.source) {
             return None;
         }
         if own_side(hub) {
@@ -326,8 +326,8 @@ impl Model {
         Some(Step::Unspecified("a source in a range that is not synced yet"))
     }
 
-    /// A packet that a VM takes from a link.
-    fn arrive(&self, agent: &Agent, packet: &Packet) -> Step {
+    /// A packet that a VM receives from a link.
+    fn receive(&self, agent: &Agent, packet: &Packet) -> Step {
         let own = self.addresses_of(agent).contains(&packet.destination);
         if own || within(&self.served_by(agent), packet.destination) || self.forwards(agent) {
             Step::Deliver
@@ -336,9 +336,9 @@ impl Model {
         }
     }
 
-    /// A packet that a gateway takes from a link.
-    fn relay(&self, crossing: &Crossing<'_>) -> Step {
-        let Crossing { from, to, packet } = crossing;
+    /// A packet that a gateway receives from a link.
+    fn relay(&self, arrival: &LinkPacket<'_>) -> Step {
+        let LinkPacket { from, to, packet } = arrival;
         let (hub, destination) = (to.vnet.as_str(), packet.destination);
         if self.addresses_of(to).contains(&destination) {
             return Step::Deliver;
@@ -349,45 +349,45 @@ impl Model {
         if from.gateway {
             return self.relay_inward(to, packet);
         }
-        // The longest prefix decides; of equal ones what is configured.
+        // The longest prefix decides; of equal prefixes the configured one.
         let configured: Vec<IpNet> = self
             .connected_to(hub)
             .iter()
-            .flat_map(|far| self.behind(hub, far))
+            .flat_map(|far| self.reachable_via(hub, far))
             .collect();
-        let known = Self::longest(&configured, destination).max(Self::longest(&self.own_side(hub), destination));
-        if Self::longest(&self.heard(hub), destination) > known {
+        let known = Self::longest(&configured, destination).max(Self::longest(&self.local_prefixes(hub), destination));
+        if Self::longest(&self.accepted_from_site(hub), destination) > known {
             return Step::Send(site_device(hub));
         }
         for far in self.connected_to(hub) {
-            if within(&self.behind(hub, far), destination) {
+            if within(&self.reachable_via(hub, far), destination) {
                 return match self.gateway_agent(far) {
                     None => Step::Lose(vec![Why::NoGateway, Why::NoTunnel]),
-                    // Without a key there is nothing to try; with two different ones the handshake fails.
+                    // Without a key there is no handshake; with two different keys it fails.
                     Some(_) if !self.tunnel(hub, far) => Step::Lose(vec![Why::NoTunnel, Why::NoGateway]),
                     Some(gateway) => Step::Send(gateway.name.clone()),
                 };
             }
         }
         if self.vnet(hub).is_some_and(|v| within(&v.space, destination)) {
-            return self.inside(from, hub, destination);
+            return self.deliver_into(from, hub, destination);
         }
         for client in self.clients(hub) {
             let synced = self.half(hub, &client.name).map(|h| h.remote_space.clone());
             if within(&synced.unwrap_or_default(), destination) {
-                return self.inside(from, &client.name, destination);
+                return self.deliver_into(from, &client.name, destination);
             }
         }
         lose(Why::Unrouted)
     }
 
-    /// A packet that a gateway takes from its site: into its own side, and never back.
-    fn enter_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
+    /// A packet that a gateway receives from its site: forwarded to its local prefixes, never back to the site.
+    fn relay_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         if self.site(hub).is_none() || !gateway.gateway {
             return Step::Unspecified("no site: there is no link");
         }
-        match self.site_speaks_for(hub, packet.source) {
+        match self.site_may_send(hub, packet.source) {
             None => return Step::Unspecified("a source of a VNet that there is no link to"),
             Some(false) => return lose(Why::Source),
             Some(true) => {}
@@ -398,34 +398,32 @@ impl Model {
         if self.ambiguous(hub, packet.destination) {
             return Step::Unspecified("two networks behind one gateway have the address (G16)");
         }
-        let inside = within(&self.own_side(hub), packet.destination);
-        if !inside && within(&self.heard(hub), packet.destination) {
+        let inside = within(&self.local_prefixes(hub), packet.destination);
+        if !inside && within(&self.accepted_from_site(hub), packet.destination) {
             return lose(Why::Loop);
         }
         self.relay_inward(gateway, packet)
     }
 
-    /// From the far gateway: by the routes of `GatewaySubnet` (G21, R20), into the own VNet and those that use this
-    /// gateway, never into another peering (D9) nor into another connection.
+    /// A packet from the far gateway, by the routes of `GatewaySubnet` (G21, R20): into the own VNet and client VNets,
+    /// never into another peering (D9) or another connection.
     fn relay_inward(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         match self.route(hub, GATEWAY_SUBNET, packet.destination) {
-            Some(Hop::Local) => self.inside(gateway, hub, packet.destination),
+            Some(Hop::Local) => self.deliver_into(gateway, hub, packet.destination),
             Some(Hop::Peering(remote)) if self.is_client(&remote, hub) => {
-                self.inside(gateway, &remote, packet.destination)
+                self.deliver_into(gateway, &remote, packet.destination)
             }
             Some(Hop::Appliance(_)) => Step::Unspecified("a route table on GatewaySubnet"),
             Some(Hop::Peering(_) | Hop::Gateway | Hop::Nowhere) | None => lose(Why::Unrouted),
         }
     }
 
-    fn inside(&self, from: &Agent, vnet: &str, destination: IpAddr) -> Step {
+    fn deliver_into(&self, from: &Agent, vnet: &str, destination: IpAddr) -> Step {
         match self.owner(vnet, destination) {
             None => lose(Why::NoOwner),
             Some(owner) if owner.gateway => Step::Unspecified("another gateway's address"),
-            Some(owner) if owner.name == from.name => {
-                Step::Unspecified("back to where it came from, by way of the gateway")
-            }
+            Some(owner) if owner.name == from.name => Step::Unspecified("back to its sender through the gateway"),
             Some(owner) => Step::Send(owner.name.clone()),
         }
     }

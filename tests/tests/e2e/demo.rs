@@ -1,4 +1,4 @@
-//! The demo as a test, and that it leaves nothing behind however it ends.
+//! The demo as a test. It must remove everything, however it ends.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
@@ -12,7 +12,7 @@ use tombolo_lab::state::dir_of;
 use tombolo_lab::{Topology, binary};
 use tombolo_tests::live::{hub_spoke, namespaces, require_root};
 
-/// `tombolo lab` in a process of its own.
+/// A separate process of `tombolo lab`.
 struct Running {
     child: Child,
     name: String,
@@ -37,7 +37,7 @@ impl Running {
         })
     }
 
-    /// Starts again, with what the one before left.
+    /// Starts another command in the same folder, with the leftovers of the one before.
     fn again(&mut self, arguments: &[&str]) -> Result<()> {
         let mut topology = hub_spoke("");
         topology.name.clone_from(&self.name);
@@ -84,7 +84,7 @@ impl Running {
         Ok(())
     }
 
-    /// To the whole process group, as a terminal does it.
+    /// Sends a signal to the whole process group, as a terminal does.
     fn signal(&self, signal: Signal) -> Result<()> {
         Ok(killpg(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
@@ -116,7 +116,7 @@ fn spawn(topology: &Topology, dir: &Path, arguments: &[&str], environment: &[(&s
     let (verb, rest) = arguments.split_first().context("no command")?;
     let output = std::fs::File::create(dir.join("output"))?;
     let child = Command::new(binary::find("tombolo")?)
-        // The usual folder, by name: what an aborted run left there is found.
+        // The usual folder of this name, so that leftovers of an aborted run are found.
         .args(["lab", "--lab-dir"])
         .arg(dir_of(None, &topology.name))
         .arg(verb)
@@ -137,7 +137,7 @@ impl Drop for Running {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        // An interrupted one had its chance; this is for the next run.
+        // A failed test may leave a lab; errors do not matter here, because the next run replaces it.
         let _ = self.take_down();
     }
 }
@@ -158,7 +158,7 @@ fn processes_of(dir: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The whole walk: every step asserted before and after.
+/// The whole demo checks every step before and after.
 #[test]
 fn the_demo_is_as_announced() -> Result<()> {
     let mut demo = Running::start("demo", &[])?;
@@ -172,7 +172,7 @@ fn the_demo_is_as_announced() -> Result<()> {
     demo.nothing_left()
 }
 
-/// Ctrl-C in the middle; Ctrl-C again by somebody without patience.
+/// Ctrl-C during the demo, and a second Ctrl-C during its clean-up.
 #[test]
 fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -180,6 +180,7 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
         demo.until("A peering has two halves")?;
         ensure!(!namespaces(&demo.name).is_empty(), "the lab is up");
         demo.signal(signal)?;
+        // The second signal should arrive during the clean-up, which takes longer than this.
         std::thread::sleep(Duration::from_millis(200));
         demo.signal(signal)?;
         let status = demo.wait(Duration::from_secs(20))?;
@@ -198,7 +199,7 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A search path whose `ip` does something first.
+/// A search path whose program `ip` first runs a shell command.
 fn ip_that(first: &str) -> Result<(tempfile::TempDir, String)> {
     let dir = tempfile::tempdir()?;
     let real = Command::new("sh").args(["-c", "command -v ip"]).output()?;
@@ -211,7 +212,7 @@ fn ip_that(first: &str) -> Result<(tempfile::TempDir, String)> {
     Ok((dir, path))
 }
 
-/// Ctrl-C that also hits a helper, which then fails: it is still Ctrl-C.
+/// A Ctrl-C that also makes a helper program fail is reported as an interrupt.
 #[test]
 fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
     let interrupted = "case \"$*\" in *'link set lo up') kill -INT $PPID; exit 130;; esac";
@@ -227,10 +228,10 @@ fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
     lab.nothing_left()
 }
 
-/// What could not be removed is not said to be gone.
+/// The demo does not claim to have removed what it could not remove.
 #[test]
 fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
-    // An `ip` that makes everything and removes nothing.
+    // This `ip` creates everything and deletes no namespace.
     let (_dir, path) = ip_that("[ \"$1 $2\" = 'netns del' ] && exit 1")?;
     let mut lab = Running::start_with("stuck", &["demo"], &[("PATH", &path)])?;
     let start = Instant::now();
@@ -254,8 +255,7 @@ fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
     lab.nothing_left()
 }
 
-/// `kill -9` in the middle: what watches over the lab takes it down. And the next one starts as if nothing had been,
-/// whether that was done already or not.
+/// After `kill -9` the lab's watcher process takes the lab down. The next lab starts normally, before or after that.
 #[test]
 fn a_killed_demo_leaves_nothing() -> Result<()> {
     let mut demo = Running::start("killed", &[])?;
@@ -276,8 +276,15 @@ fn a_killed_demo_leaves_nothing() -> Result<()> {
     let status = demo.wait(Duration::from_secs(60))?;
     ensure!(status.success(), "{status}:\n{}", demo.output());
 
-    // A lab that was left up on purpose stays, and is replaced by the next.
-    std::thread::sleep(Duration::from_secs(1));
+    // `up` leaves its lab up. Only the killed demo's watcher could take it down: when that has ended, the lab must exist.
+    let start = Instant::now();
+    while processes_of(&demo.lab_dir())?
+        .iter()
+        .any(|line| line.contains(" watch "))
+    {
+        ensure!(start.elapsed() < Duration::from_secs(20), "the watcher does not end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     ensure!(!namespaces(&demo.name).is_empty(), "the lab did not stay up");
     demo.again(&["demo"])?;
     demo.until("A peering has two halves")?;

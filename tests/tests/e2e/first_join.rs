@@ -1,4 +1,4 @@
-//! An agent that joins by itself, as in a container: token and controller come after it.
+//! An agent that joins by itself, as in a container: it starts before its token and its controller.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -12,9 +12,10 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_tests::live::World;
 
 const HOST: &str = "spoke-a-vm";
-const LIMIT: Duration = Duration::from_secs(20);
+/// The limit of each step: starts, joins and handshakes take at most a few seconds.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Starts the agent in its host's namespace, with everything from the environment.
+/// Starts the agent in its host's namespace, with all settings in the environment.
 fn start(w: &World, token: &Path, log: &Path) -> Result<Child> {
     let netns = w.hosts().netns(HOST);
     let netns = netns.file_name().context("a namespace has a name")?;
@@ -33,13 +34,14 @@ fn start(w: &World, token: &Path, log: &Path) -> Result<Child> {
     Ok(child?)
 }
 
+/// Waits for the end of the agent's process.
 async fn ended(child: &mut Child) -> Result<std::process::ExitStatus> {
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if begun.elapsed() > LIMIT {
+        if begun.elapsed() > TIMEOUT {
             child.kill()?;
             anyhow::bail!("the agent does not end");
         }
@@ -47,6 +49,7 @@ async fn ended(child: &mut Child) -> Result<std::process::ExitStatus> {
     }
 }
 
+/// Waits until the agent's log contains a text.
 async fn logs(log: &Path, text: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
@@ -54,7 +57,7 @@ async fn logs(log: &Path, text: &str) -> Result<()> {
         if said.contains(text) {
             return Ok(());
         }
-        ensure!(begun.elapsed() < LIMIT, "'{text}' is not logged: {said}");
+        ensure!(begun.elapsed() < TIMEOUT, "'{text}' is not logged: {said}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -87,7 +90,7 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
         .token;
     w.kill_controller()?;
 
-    // It is told to end while it waits.
+    // SIGTERM ends an agent that waits for its token.
     let mut agent = start(&w, &token_file, &log)?;
     logs(&log, "the token file").await?;
     terminate(&agent)?;
@@ -98,19 +101,19 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
     logs(&log, &format!("asking {} for its authority", w.url())).await?;
     w.start_controller().await?;
     logs(&log, "\"message\":\"joined\"").await?;
-    w.reach_within("hub-vm", HOST, LIMIT).await?;
+    w.reach_within("hub-vm", HOST, TIMEOUT).await?;
     terminate(&agent)?;
     ensure!(ended(&mut agent).await?.success(), "SIGTERM ends the agent");
 
-    // The next time it has an identity: neither token nor controller is needed.
+    // With an identity, a start needs neither token nor controller.
     std::fs::remove_file(&token_file)?;
     w.kill_controller()?;
     let mut agent = start(&w, &token_file, &log)?;
-    w.reach_within("hub-vm", HOST, LIMIT).await?;
+    w.reach_within("hub-vm", HOST, TIMEOUT).await?;
     terminate(&agent)?;
     ensure!(ended(&mut agent).await?.success(), "SIGTERM ends the agent");
 
-    // A token is good once: another directory cannot join with it, and waiting would not help.
+    // A token works once: another directory cannot join with it. The agent ends at once, because a retry would not help.
     w.start_controller().await?;
     std::fs::write(&token_file, &token)?;
     let kept = w.agent_dir(HOST)?.with_extension("kept");
@@ -125,6 +128,6 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
 
     w.start_agent(HOST)?;
     w.wait_until_ready(Duration::from_secs(30)).await?;
-    w.reach_within("hub-vm", HOST, LIMIT).await?;
+    w.reach_within("hub-vm", HOST, TIMEOUT).await?;
     w.end().await
 }

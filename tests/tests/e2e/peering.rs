@@ -1,11 +1,11 @@
-//! Peerings and what stands inside a VNet: states, flags, both families.
+//! Peerings and traffic inside a VNet: states, flags, both address families.
 
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
-use tombolo_lab::probe::BackgroundPing;
-use tombolo_tests::live::{Flags, PLAIN, SPACING, World};
+use tombolo_lab::probe::Pinger;
+use tombolo_tests::live::{Flags, PING_INTERVAL, PLAIN, World};
 
-/// P13, P14, P15, P17: the life of a peering, from one half to its end and back.
+/// P13, P14, P15, P17: a peering is created, restricted, deleted and recovered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peering_lives_and_dies() -> Result<()> {
     let w = World::up("peering").await?;
@@ -29,7 +29,7 @@ async fn a_peering_lives_and_dies() -> Result<()> {
     w.trace_is("spoke-a-vm", &["hub-vm/6"]).await?;
     w.agree().await?;
 
-    // P17: either half can stop the traffic; the state stays.
+    // P17: either half can stop the traffic; the state remains Connected.
     w.peer("hub", "spoke-a", Flags { access: false, ..PLAIN }).await?;
     w.silent("spoke-a-vm", "hub-vm").await?;
     assert_eq!(w.peering_state("spoke-a", "hub").await?, "Connected");
@@ -42,7 +42,7 @@ async fn a_peering_lives_and_dies() -> Result<()> {
     w.silent("spoke-a-vm", "hub-vm").await?;
     w.agree().await?;
 
-    // P14: only the deleted half again is refused; the survivor first, then the other, is the way back.
+    // P14: recreating only the deleted half is refused. A PUT of the Disconnected half, and then of the other, recovers.
     let refused = w.put_half("spoke-a", "hub", PLAIN).await.expect_err("P14");
     assert_eq!(refused.code(), Some("RemotePeeringIsDisconnected"), "{refused}");
     w.silent("spoke-a-vm", "hub-vm").await?;
@@ -54,7 +54,7 @@ async fn a_peering_lives_and_dies() -> Result<()> {
     w.end().await
 }
 
-/// P16: peerings that come and go beside it cost a pair nothing.
+/// P16: peerings that are created and deleted lose no packet of other pairs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unrelated_changes_lose_no_packet() -> Result<()> {
     let w = World::up("churn").await?;
@@ -69,7 +69,7 @@ async fn unrelated_changes_lose_no_packet() -> Result<()> {
     for (from, to) in pairs {
         w.reach(from, to).await?;
     }
-    let pings = pairs.map(|(from, to)| w.start_ping(from, to, SPACING));
+    let pings = pairs.map(|(from, to)| w.pinger(from, to, PING_INTERVAL));
     let start = Instant::now();
     let mut changes = 0;
     while start.elapsed() < Duration::from_secs(20) {

@@ -1,4 +1,4 @@
-//! A site without BGP beside one that speaks BGP, behind a dual-stack hub, with a branch behind that (G18, G19, R6): real
+//! A site without BGP and one with BGP at a dual-stack hub, which has a connection with a branch (G18, G19, R6). Real
 //! WireGuard devices and routing daemons.
 
 use anyhow::{Context, Result, ensure};
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tombolo_lab::topology::Topology;
 use tombolo_tests::live::World;
 
-/// How long routes may take to follow on a busy machine.
-const SETTLE: Duration = Duration::from_secs(40);
+/// The limit for handshakes, BGP sessions and routes of a new lab, on a machine that runs other tests too.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(40);
 
 const TOPOLOGY: &str = "
 name: e2e-plain-site
@@ -72,16 +72,20 @@ resources:
 ";
 
 /// Waits until the machine of a VNet has a gateway route to the site without BGP, or none.
-async fn knows_the_site(w: &World, host: &str, known: bool) -> Result<()> {
+async fn wait_for_site_route(w: &World, host: &str, expected: bool) -> Result<()> {
     let prefix: IpNet = "10.3.30.0/24".parse()?;
-    let end = Instant::now() + SETTLE;
+    let end = Instant::now() + CONVERGENCE_TIMEOUT;
     loop {
         let tables = w.agent_tables(host).await?;
         let mut routes = tables.subnets.iter().flat_map(|s| &s.routes);
-        if routes.any(|r| r.prefix == prefix) == known {
+        if routes.any(|r| r.prefix == prefix) == expected {
             return Ok(());
         }
-        ensure!(Instant::now() < end, "{host}: known: {}, instead of {known}", !known);
+        ensure!(
+            Instant::now() < end,
+            "{host} has the route: {}, expected {expected}",
+            !expected
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -89,15 +93,15 @@ async fn knows_the_site(w: &World, host: &str, known: bool) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Result<()> {
     let w = World::of(&Topology::parse(TOPOLOGY)?).await?;
-    // Its router knows of the hub, by what was printed for it; the rest is its operator's to add (G20).
+    // `device-config` printed the routes to the hub. The site's operator adds routes to further networks (G20).
     for net in ["10.9.0.0/16", "10.2.30.0/24"] {
         let add = ["ip", "route", "add", net, "dev", "wg0"];
         let done = w.exec("plain-ce", &add, Duration::from_secs(5)).await?;
         ensure!(done.code == 0, "{add:?}: {done:?}");
     }
     for from in ["hub-vm", "branch-vm", "spoken-vm"] {
-        w.reach_within(from, "plain-vm", SETTLE).await?;
-        w.reach_within("plain-vm", from, SETTLE).await?;
+        w.reach_within(from, "plain-vm", CONVERGENCE_TIMEOUT).await?;
+        w.reach_within("plain-vm", from, CONVERGENCE_TIMEOUT).await?;
     }
     // The gateway originates the prefix.
     let show = [
@@ -115,14 +119,14 @@ async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Resu
     ensure!(path.trim() == "BGP.as_path: 65515", "{learned}");
     w.agree().await?;
 
-    // R6: with the tunnel down the configured route stays where it is configured; what was advertised is withdrawn.
-    knows_the_site(&w, "branch-vm", true).await?;
+    // R6: while the tunnel is down, the hub keeps its configured route, and withdraws the advertised one.
+    wait_for_site_route(&w, "branch-vm", true).await?;
     w.cut_pair("hub-gw", "plain-ce")?;
     w.connection_is_because("to-plain", "NotConnected", "PeerReachability")
         .await?;
-    knows_the_site(&w, "branch-vm", false).await?;
-    knows_the_site(&w, "hub-vm", true).await?;
+    wait_for_site_route(&w, "branch-vm", false).await?;
+    wait_for_site_route(&w, "hub-vm", true).await?;
     w.restore_pair("hub-gw", "plain-ce")?;
-    w.reach_within("spoken-vm", "plain-vm", SETTLE).await?;
+    w.reach_within("spoken-vm", "plain-vm", CONVERGENCE_TIMEOUT).await?;
     w.down()
 }

@@ -1,4 +1,4 @@
-//! TCP through the tunnels: whole transfers, and segments that fit them.
+//! TCP through the tunnels: complete transfers, and segments that fit the MTU.
 
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
@@ -11,14 +11,15 @@ use tombolo_proto::config::DEFAULT_MTU;
 use tombolo_tests::live::{FORWARDED, World};
 
 const PORT: u16 = 5001;
+/// Enough for thousands of segments; it takes a fraction of a second.
 const BYTES: usize = 16 << 20;
 /// IPv4 and TCP headers without options.
 const HEADERS: u32 = 40;
 /// IPv4 and ICMP headers.
 const PING_HEADERS: u16 = 28;
 
-/// Large transfers arrive whole on every kind of path, and no segment is larger than the device (D20), even where
-/// hosts believe in larger ones.
+/// Large transfers are complete on every kind of path. No segment exceeds the device's MTU (D20), even if hosts assume a
+/// larger one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_transfers_arrive_whole() -> Result<()> {
     let w = World::up("stream").await?;
@@ -30,7 +31,7 @@ async fn large_transfers_arrive_whole() -> Result<()> {
     w.peer("spoke-b", "hub", FORWARDED).await?;
     w.connection_is("hub-to-branch", "Connected").await?;
 
-    // The largest packet that fits in one piece, and one byte more.
+    // The largest unfragmented packet, and one byte more.
     let fits = DEFAULT_MTU - PING_HEADERS;
     for (from, to) in [("spoke-a-vm", "hub-vm"), ("spoke-a-vm", "spoke-b-vm")] {
         ensure!(
@@ -55,7 +56,7 @@ async fn large_transfers_arrive_whole() -> Result<()> {
         );
     }
 
-    // Hosts that announce more than the overlay carries: the engine corrects their SYN.
+    // With an MTU of 9000 the hosts announce a larger MSS; the engine clamps it in their SYNs.
     for host in ["spoke-a-vm", "hub-vm"] {
         let script = "for d in $(ip -o tuntap show | cut -d: -f1); do ip link set $d mtu 9000; done";
         let done = w.exec(host, &["sh", "-c", script], Duration::from_secs(5)).await?;
@@ -69,7 +70,7 @@ async fn large_transfers_arrive_whole() -> Result<()> {
     w.end().await
 }
 
-/// Whether pings of a size are all answered that must not be fragmented.
+/// Whether all pings of this size with DF are answered.
 async fn in_one_piece(w: &World, from: &str, to: &str, size: u16) -> Result<bool> {
     let (source, target) = (w.address(from)?.to_string(), w.address(to)?.to_string());
     let size = size.to_string();
@@ -80,7 +81,7 @@ async fn in_one_piece(w: &World, from: &str, to: &str, size: u16) -> Result<bool
     Ok(done.stdout.contains(" 3 received"))
 }
 
-/// Sends [`BYTES`] and checks every byte at the other end; returns the largest segment that the sender may use.
+/// Sends [`BYTES`] and checks every byte at the receiver. Returns the largest segment that the sender may use.
 async fn transfer(w: &World, from: &str, to: &str) -> Result<u32> {
     let (source, target) = (w.hosts().netns(from), w.hosts().netns(to));
     let address = SocketAddr::new(w.address(to)?, PORT);
@@ -89,11 +90,11 @@ async fn transfer(w: &World, from: &str, to: &str) -> Result<u32> {
     let sender = tokio::task::spawn_blocking(move || send(source, address));
     let (largest, received) = tokio::try_join!(sender, receiver)?;
     let (largest, received) = (largest?, received?);
-    ensure!(received == BYTES, "{received} of {BYTES} bytes came");
+    ensure!(received == BYTES, "{received} of {BYTES} bytes arrived");
     Ok(largest)
 }
 
-/// The byte at a place of the stream: a period that no segment size divides.
+/// The byte at a position of the stream. The period 251 is prime, so shifted segments show as wrong bytes.
 fn byte(at: usize) -> u8 {
     u8::try_from(at % 251).unwrap_or_default()
 }
@@ -105,7 +106,7 @@ fn send(netns: PathBuf, address: SocketAddr) -> Result<u32> {
     let largest = SockRef::from(&stream).tcp_mss()?;
     stream.write_all(&data)?;
     stream.shutdown(std::net::Shutdown::Write)?;
-    // The other end says that all is well by closing.
+    // The receiver closes its end after the last byte.
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.read_to_end(&mut Vec::new())?;
     Ok(largest)

@@ -1,10 +1,10 @@
-//! Through others: the appliance in the hub, the VPN gateways, and what wins when there are two ways.
+//! Transit: the appliance in the hub, the VPN gateways, and the preference of two paths.
 
 use anyhow::Result;
 use serde_json::json;
 use tombolo_tests::live::{FORWARDED, Flags, PLAIN, World};
 
-/// R11, R19, P18, P24 and P19 to P21, P25, D9 in one lab, each with what must not work.
+/// R11, R19, P18, P24 and P19 to P21, P25, D9 in one lab, each with its negative case.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()> {
     let w = World::up("transit").await?;
@@ -25,7 +25,7 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.trace_is("spoke-b-vm", &["hub-fw", "spoke-a-vm"]).await?;
     w.agree().await?;
 
-    // R12: without enableIPForwarding the interface drops what is not for it.
+    // R12: without enableIPForwarding the NIC drops packets to other addresses.
     let nic = w.group().item("networkInterfaces", "hub-fw-nic");
     let mut body = w.client()?.arm_get(&nic).await?;
     body["properties"]["enableIPForwarding"] = json!(false);
@@ -38,7 +38,7 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.in_force().await?;
     w.reach("spoke-a-vm", "spoke-b-vm").await?;
 
-    // The hub's own way to the branch, then spoke-a's, never spoke-b's.
+    // The hub reaches the branch by VPN, then spoke-a does; spoke-b never does.
     w.connection_is("hub-to-branch", "Connected").await?;
     w.trace_is("hub-vm", &["hub-gw", "*", "branch-vm"]).await?;
     w.silent("spoke-a-vm", "branch-vm").await?;
@@ -58,7 +58,7 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.silent("spoke-b-vm", "branch-vm").await?;
     w.agree().await?;
 
-    // P25, D9: hub and branch move to the peering, the spoke does not.
+    // P25, D9: hub and branch use their new peering; the spoke stays on the VPN.
     w.join("hub", "branch").await?;
     w.trace_is("hub-vm", &["branch-vm"]).await?;
     w.trace_is("spoke-a-vm", &["hub-gw", "*", "branch-vm"]).await?;
@@ -67,13 +67,13 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.unpeer("branch", "hub").await?;
     w.trace_is("hub-vm", &["hub-gw", "*", "branch-vm"]).await?;
 
-    // P21: the flag is withdrawn, the way goes.
+    // P21: without the flag the spoke loses the path.
     w.peer("spoke-a", "hub", FORWARDED).await?;
     w.silent("spoke-a-vm", "branch-vm").await?;
     w.end().await
 }
 
-/// G11, D14: different keys fail in the handshake; nobody compares strings.
+/// G11, D14: different keys make the handshake fail. The controller does not compare the keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_shared_key_is_found_and_mended() -> Result<()> {
     let w = World::up("key").await?;

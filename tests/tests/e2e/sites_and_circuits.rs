@@ -1,5 +1,5 @@
-//! Circuits, sites and VPNs live: every row of the published interoperability lab, and of a second one of another shape whose
-//! table was written from the rules alone; each in the steady state, after its events and after the way back.
+//! Circuits, sites and VPNs with real processes. Every row of the published interoperability lab, and of a second lab whose
+//! table derives from the rules alone: in the steady state, after each event, and after the recovery.
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
@@ -24,8 +24,8 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     let lab = Lab::up(topology, Options::default()).await?;
     let mut wrong = Vec::new();
     let good = check::phases(&lab, true, |title, phase| {
-        let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.learned));
-        // E16: what pings do not show. What the sites' routers were told is what they may be.
+        let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.heard));
+        // E16: pings do not show leaked routes. The sites' routers must have exactly the permitted routes.
         for heard in heard.iter().filter(|h| !h.good()) {
             let (who, expected, saw) = (heard.neighbour(), heard.expected(), heard.seen());
             wrong.push(format!("{title}: {who}: expected {expected}, seen {saw}"));
@@ -41,7 +41,7 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     })
     .await?;
     ensure!(good, "{}", wrong.join("\n"));
-    // E16: what pings do not show. Tables, links' sources and kernel routes of every agent are what the rules allow.
+    // E16: pings do not show leaked routes. Every agent's tables, links' sources and kernel routes must be those of the rules.
     let agreement = check::all(&lab).await?;
     ensure!(agreement.problems.is_empty(), "{}", agreement.problems.join("\n"));
     for (from, to, silent) in silent {
@@ -50,11 +50,11 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     lab.down()
 }
 
-/// Probes of each step of a traceroute.
+/// Probes of a traceroute for each TTL: traceroute's default.
 const PROBES: u8 = 3;
 
-/// T4 to T6, D23: a step without an answer is not merely a star: the agent that kept silent has counted its probes, each once,
-/// and no other agent has.
+/// T4 to T6, D23: the silent agent has counted each probe of its hop once, and no other agent has counted one. A star in a
+/// trace alone would not prove that.
 async fn kept_silent(lab: &Lab, from: &str, to: &str, silent: &str) -> Result<()> {
     let before = silences(lab).await?;
     let traced = lab.trace(from, to, PROBES).await?;
@@ -63,12 +63,12 @@ async fn kept_silent(lab: &Lab, from: &str, to: &str, silent: &str) -> Result<()
     let now = before.get(silent).copied().unwrap_or_default() + u64::from(PROBES);
     ensure!(
         counted == [(&silent.to_owned(), &now)],
-        "{from} → {to}: {silent} had {before:?} and keeps silent {PROBES} times, counted: {counted:?}, {traced:?}"
+        "{from} → {to}: {silent} must count {PROBES} silent drops; before: {before:?}, changed: {counted:?}, {traced:?}"
     );
     Ok(())
 }
 
-/// Packets that ran out of TTL at each agent without an answer.
+/// The number of packets at each agent whose TTL expired without an ICMP error.
 async fn silences(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     let reason = DropReason::TtlExceededSilent.name();
     let mut all = BTreeMap::new();
@@ -79,7 +79,7 @@ async fn silences(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     Ok(all)
 }
 
-/// E, G, T: 30 rows, 11 that a cut changes, and 30 again.
+/// Rules E, G and T: 30 rows, 11 that a cut changes, and 30 again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_lab_shows_every_published_path() -> Result<()> {
     let silent = [
@@ -101,8 +101,8 @@ async fn the_published_lab_is_not_about_its_names_and_numbers() -> Result<()> {
         .with_context(|| topology.to_text().unwrap_or_default())
 }
 
-/// D16: a device that restarts, changes its public address or its key is taken up again by itself; the new key is told to
-/// the controller and to nobody else.
+/// D16: a device may restart, change its public address or its key. Its link recovers by itself; only a new key must be
+/// written to the controller.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sites_device_restarts_moves_and_changes_its_key() -> Result<()> {
     let mut topology = Topology::load("interop")?;
@@ -124,7 +124,7 @@ async fn a_sites_device_restarts_moves_and_changes_its_key() -> Result<()> {
     lab.down()
 }
 
-/// Location 1 reaches the hub, before long.
+/// Waits until location 1 reaches the hub.
 async fn answers(lab: &Lab, when: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(60);
     while !lab.ping("loc1-vm", "hub-vm", Ping::UNREACHABLE).await?.all() {
@@ -133,15 +133,15 @@ async fn answers(lab: &Lab, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// D19: what no carrier tells of. A line that goes silent is given up by BFD, a device by the handshakes that it leaves
-/// unanswered, both long before their BGP sessions are; their routes go, and come back with them.
+/// D19: silent failures, without a loss of carrier. BFD detects a silent line, and unanswered handshakes a silent device, both
+/// long before their BGP sessions expire. Their routes are withdrawn, and return with them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
-    const HOLD: u16 = 180;
+    const HOLD_TIME: u16 = 180;
     let mut topology = Topology::load("interop")?;
     topology.name = "e2e-silence".into();
     for site in topology.sites.values_mut() {
-        site.bgp.hold_time = HOLD;
+        site.bgp.hold_time = HOLD_TIME;
     }
     let w = World::of(&topology).await?;
     answers(&w, "by the circuit").await?;
@@ -154,14 +154,17 @@ async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     }
     on_the_line(&w, "add rule inet silent forward oifname line0 drop").await?;
     answers(&w, "by the tunnel").await?;
-    knows_location_1(&w, true).await?;
-    // Now the tunnel too: nobody is left, and everybody knows.
+    wait_for_route_to_location_1(&w, true).await?;
+    // Cut the tunnel too: no path is left, and the routes are withdrawn everywhere.
     w.cut_pair("hub-vpn", "loc1-ce1")?;
     w.connection_is_because("hub-loc1", "NotConnected", "PeerReachability")
         .await?;
-    knows_location_1(&w, false).await?;
+    wait_for_route_to_location_1(&w, false).await?;
     let took = begun.elapsed();
-    ensure!(took < Duration::from_secs(u64::from(HOLD) / 3), "that took {took:?}");
+    ensure!(
+        took < Duration::from_secs(u64::from(HOLD_TIME) / 3),
+        "that took {took:?}"
+    );
     w.restore_pair("hub-vpn", "loc1-ce1")?;
     answers(&w, "by the tunnel again").await?;
     on_the_line(&w, "delete table inet silent").await?;
@@ -173,7 +176,7 @@ async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     w.down()
 }
 
-/// A command of nftables at the customer edge that has both.
+/// Runs an nftables command at the customer edge, which has the line and the tunnel.
 async fn on_the_line(w: &World, command: &str) -> Result<()> {
     let done = w.exec("loc1-ce1", &["nft", command], Duration::from_secs(5)).await?;
     ensure!(done.code == 0, "nft {command}: {done:?}");
@@ -181,7 +184,7 @@ async fn on_the_line(w: &World, command: &str) -> Result<()> {
 }
 
 /// Waits until a VM of the hub has a route to location 1, or none.
-async fn knows_location_1(w: &World, known: bool) -> Result<()> {
+async fn wait_for_route_to_location_1(w: &World, known: bool) -> Result<()> {
     let prefix: IpNet = "10.2.30.0/25".parse()?;
     let end = Instant::now() + Duration::from_secs(30);
     loop {
@@ -190,12 +193,16 @@ async fn knows_location_1(w: &World, known: bool) -> Result<()> {
         if routes.any(|r| r.prefix == prefix) == known {
             return Ok(());
         }
-        ensure!(Instant::now() < end, "known: {}, instead of {known}", !known);
+        ensure!(
+            Instant::now() < end,
+            "the hub has the route: {}, expected {known}",
+            !known
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// A wrong configuration is refused with the rule, and changes nothing, or the connection says what is wrong; never silence.
+/// A wrong configuration is refused and changes nothing, or the connection's status gives the reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let mut topology = Topology::load("interop")?;
@@ -205,7 +212,7 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let good = w.client()?.arm_get(&site).await?;
     w.connection_is("hub-loc1", "Connected").await?;
 
-    // Refused: an ASN that is ours (G4), a prefix that the first site's neighbour has (G7), a gateway without its subnet (G1).
+    // Refused: a reserved ASN (G4), a prefix of another site (G7), a gateway without its subnet (G1).
     let mut clash = good.clone();
     clash["properties"]["bgpSettings"]["asn"] = json!(65515);
     refused(&w, &site, &clash, "XReservedAsn").await?;
@@ -238,7 +245,7 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let body = json!({"location": "region1", "properties": properties});
     refused(&w, &gateway, &body, "InvalidResourceReference").await?;
 
-    // Taken, and said: no shared key (G11), nobody there, a key that the device does not have (D16), another shared key (D14).
+    // Accepted, with a reason in the status: no shared key (G11), no device, a wrong public key (D16), a wrong shared key (D14).
     let mut apart = w.client()?.arm_get(&twin).await?;
     apart["properties"]["localNetworkAddressSpace"]["addressPrefixes"] = json!(["10.77.0.0/24"]);
     w.client()?.arm_put(&twin, &apart).await?;
@@ -266,11 +273,11 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     w.down()
 }
 
-/// The error has this code, and what was there is there still.
+/// Asserts that a PUT is refused with this code, and that the resource is unchanged.
 async fn refused(w: &World, path: &str, body: &Value, code: &str) -> Result<()> {
     let before = w.client()?.arm_find(path).await?;
     match w.client()?.arm_put(path, body).await {
-        Ok(_) => bail!("{path} was taken: {body}"),
+        Ok(_) => bail!("{path} was accepted: {body}"),
         Err(e) => ensure!(format!("{e:?}").contains(code), "{path}: {e:?} instead of {code}"),
     }
     let after = w.client()?.arm_find(path).await?;

@@ -1,4 +1,4 @@
-//! One seed's run: operations and packets, drawn once, then played against the model and the product.
+//! Differential test of one seed: draws operations and packets, and plays them against the model and the product.
 
 use crate::model::walk::TTL;
 use crate::model::{Fate, Model, Ruling, Why};
@@ -13,27 +13,27 @@ use tombolo_engine::verdict::DropReason;
 use tombolo_topology::explain::{Protocol, Question, explain};
 use tombolo_topology::learned_routes::LearnedReports;
 
-/// What a seed stands for.
+/// The operations and packets of a seed.
 #[derive(Debug, Clone)]
 pub struct Script {
     /// The seed.
     pub seed: u64,
-    /// What happens, in order; packets are sent after each operation from `quiet` on.
+    /// The operations, in order. Packets are sent after each one from `setup_length` on.
     pub operations: Vec<Operation>,
-    /// The founding: no packets before this many operations.
-    pub quiet: usize,
-    /// Packets that are sent after each operation.
+    /// The number of set-up operations, which no packets follow.
+    pub setup_length: usize,
+    /// The packets that follow each operation.
     pub packets: Vec<Packet>,
 }
 
 impl Script {
-    /// Draws a script.
+    /// Draws the script of a seed.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let universe = Universe::draw(&mut rng);
-        let mut operations = universe.founding(&mut rng);
-        let quiet = operations.len();
+        let mut operations = universe.setup(&mut rng);
+        let setup_length = operations.len();
         for _ in 0..rng.random_range(4..=16_u8) {
             operations.push(universe.operation(&mut rng));
         }
@@ -41,14 +41,14 @@ impl Script {
         Self {
             seed,
             operations,
-            quiet,
+            setup_length,
             packets,
         }
     }
 }
 
-/// A packet: mostly from a VM's kernel with its own address; sometimes spoofed, and sometimes on a link as a stale or
-/// hostile far end might send it.
+/// A packet: mostly from a VM's kernel with its own address; sometimes with a spoofed source, and sometimes on a link, as
+/// a stale or hostile peer might send it.
 fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
     loop {
         let plan = universe.any(rng);
@@ -71,7 +71,7 @@ fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
         let origin = if rng.random_bool(0.65) {
             Origin::Kernel { agent: vm.clone() }
         } else {
-            // Gateways mostly stand where the founding puts them.
+            // The set-up creates gateways in the first and the third VNet.
             let gateway = |rng: &mut R| {
                 let hubs = [&universe.vnets[0], &universe.vnets[2]];
                 let plan = if rng.random_bool(0.9) {
@@ -113,28 +113,28 @@ fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
     }
 }
 
-/// Plays a script against the model alone; accepts what the specification leaves open.
+/// Plays a script against the model alone. Operations that the specification does not decide count as accepted.
 #[must_use]
-pub fn rehearse(script: &Script) -> Vec<Fate> {
+pub fn run_model(script: &Script) -> Vec<Fate> {
     let mut model = Model::default();
     let mut fates = Vec::new();
     for (number, operation) in script.operations.iter().enumerate() {
-        if !matches!(model.judge(operation), Ruling::Refuse(_)) {
-            model.accept(operation);
+        if !matches!(model.validate(operation), Ruling::Refuse(_)) {
+            model.apply(operation);
         }
-        if number >= script.quiet {
+        if number >= script.setup_length {
             fates.extend(script.packets.iter().map(|p| model.fate(p)));
         }
     }
     fates
 }
 
-/// What happened in a contest without a difference.
+/// Counters of a run without a difference.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tally {
     /// Packets that were compared.
     pub compared: u32,
-    /// Packets that the specification leaves open.
+    /// Packets whose end the specification does not decide.
     pub open: u32,
     /// Operations that were accepted.
     pub accepted: u32,
@@ -142,22 +142,22 @@ pub struct Tally {
     pub refused: u32,
 }
 
-/// Plays a script against both.
+/// Plays a script against model and product.
 ///
 /// # Errors
-/// The first difference, in words, and the number of operations up to it.
+/// The number of operations up to the first difference, and a description of it.
 pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize, String)> {
     let mut model = Model::default();
     let mut product = Product::new();
     let mut tally = Tally::default();
     let mut world = None;
     for (number, operation) in script.operations.iter().enumerate() {
-        let ruling = model.judge(operation);
+        let ruling = model.validate(operation);
         let before = product.topology.clone();
         let answer = product.perform(operation);
         let difference = match (&ruling, &answer) {
-            (Ruling::Accept, Err(refused)) => Some(format!("must be accepted, and is refused: {refused:?}")),
-            (Ruling::Refuse(codes), Ok(())) => Some(format!("must be refused ({codes:?}), and is accepted")),
+            (Ruling::Accept, Err(refused)) => Some(format!("must be accepted, but is refused: {refused:?}")),
+            (Ruling::Refuse(codes), Ok(())) => Some(format!("must be refused ({codes:?}), but is accepted")),
             (Ruling::Refuse(codes), Err(refused)) => codes
                 .iter()
                 .find(|code| !refused.problems.iter().any(|p| p.code == **code))
@@ -168,16 +168,19 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
             return Err((number + 1, format!("{operation:?}: {difference}")));
         }
         if answer.is_ok() {
-            model.accept(operation);
+            model.apply(operation);
             tally.accepted += 1;
             world = None;
         } else {
             tally.refused += 1;
             if !product.topology.documents_since(&before).is_empty() {
-                return Err((number + 1, format!("{operation:?}: refused, and something has changed")));
+                return Err((
+                    number + 1,
+                    format!("{operation:?}: refused, but the topology has changed"),
+                ));
             }
         }
-        if number + 1 < script.quiet {
+        if number + 1 < script.setup_length {
             continue;
         }
         let world = world.get_or_insert_with(|| World::new(&product.topology, &product.announced, mutation));
@@ -197,21 +200,21 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
     Ok(tally)
 }
 
-/// Whether they agree; none: open.
+/// Whether model and product agree. None: the specification does not decide.
 fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
     match (fate, outcome) {
         (Fate::Unspecified(_), _) => None,
         (_, None) => Some(false),
         (Fate::Delivered { path }, Some(outcome)) => Some(outcome.end == End::Delivered && outcome.path == *path),
         (Fate::Lost { path, why }, Some(outcome)) => {
-            let same = outcome.end.why().is_some_and(|w| why.contains(&w));
-            // A loop is the same wherever it ends.
+            let same = outcome.end.loss_reason().is_some_and(|w| why.contains(&w));
+            // The TTL decides where a loop ends; that place is not specified.
             Some(same && (why.contains(&Why::Loop) || outcome.path == *path))
         }
     }
 }
 
-/// The script with everything left out that the difference does not need.
+/// Removes operations and packets that the difference does not need. Returns the small script and the difference.
 #[must_use]
 pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     let fails = |s: &Script| play(s, mutation).err();
@@ -220,11 +223,11 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     };
     let mut small = script.clone();
     small.operations.truncate(length);
-    small.quiet = small.quiet.min(length);
+    small.setup_length = small.setup_length.min(length);
     for packet in &script.packets {
         let one = Script {
             packets: vec![packet.clone()],
-            quiet: small.operations.len(),
+            setup_length: small.operations.len(),
             ..small.clone()
         };
         if let Some((_, why)) = fails(&one) {
@@ -236,9 +239,9 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     while at < small.operations.len() {
         let mut less = small.clone();
         less.operations.remove(at);
-        less.quiet = less.operations.len();
+        less.setup_length = less.operations.len();
         match fails(&less) {
-            // Another difference earlier on would be another finding.
+            // A difference after fewer operations would be another defect.
             Some((length, why)) if length == less.operations.len() => (small, text) = (less, why),
             _ => at += 1,
         }
@@ -246,7 +249,7 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     (small, text)
 }
 
-/// A difference as a person wants to see it.
+/// A readable report of a script's difference, shrunk.
 #[must_use]
 pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
     let (small, text) = shrink(script, mutation);
@@ -258,19 +261,19 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
     )
 }
 
-/// Asks `explain` about packets of the script's last state, and sends them: both must tell of the same agents and the
-/// same end. Returns how many were asked about.
+/// Compares `explain` with sent packets in the script's last state: both must give the same agents and the same end.
+/// Returns the number of compared packets.
 ///
 /// # Errors
 /// The first difference.
-pub fn honest(script: &Script) -> Result<u32, String> {
+pub fn check_explain(script: &Script) -> Result<u32, String> {
     let mut product = Product::new();
     for operation in &script.operations {
-        // Whether it may be refused is another test's question.
+        // A refusal is no error here: `play` compares refusals.
         let _ = product.perform(operation);
     }
     let mut world = World::new(&product.topology, &BTreeMap::new(), None);
-    let mut asked = 0;
+    let mut compared = 0;
     for packet in &script.packets {
         let Origin::Kernel { agent } = &packet.origin else {
             continue;
@@ -282,34 +285,34 @@ pub fn honest(script: &Script) -> Result<u32, String> {
             destination_port: Some(7),
             ttl: Some(TTL),
         };
-        // Nobody by that name, or nobody of that family there.
-        let Ok(said) = explain(&product.topology, &LearnedReports::default(), &question) else {
+        // The sender does not exist, or has no address of that family.
+        let Ok(answer) = explain(&product.topology, &Reports::default(), &question) else {
             continue;
         };
         let sent = Packet {
-            source: said.source,
+            source: answer.source,
             ..packet.clone()
         };
         let Some(outcome) = world.send(&sent) else { continue };
-        let told: Vec<_> = said.request.hops.iter().map(|h| h.agent.to_string()).collect();
-        let stop = said.request.stop.as_ref().map(|s| s.reason.as_str());
+        let explained: Vec<_> = answer.request.hops.iter().map(|h| h.agent.to_string()).collect();
+        let stop = answer.request.stop.as_ref().map(|s| s.reason.as_str());
         let same = match outcome.end {
-            // Policy knows nothing of handshakes.
-            End::Keys => continue,
-            End::Delivered => said.request.delivered && told == outcome.path,
+            // `explain` does not consider handshakes.
+            End::KeyMismatch => continue,
+            End::Delivered => answer.request.delivered && explained == outcome.path,
             End::Dropped(DropReason::TtlExceeded | DropReason::TtlExceededSilent, _) | End::Kernel => {
-                !said.request.delivered && told == outcome.path
+                !answer.request.delivered && explained == outcome.path
             }
-            End::Dropped(reason, _) => stop == Some(reason.name()) && told == outcome.path,
-            End::Stranger => false,
+            End::Dropped(reason, _) => stop == Some(reason.name()) && explained == outcome.path,
+            End::UnknownPeer => false,
         };
         if !same {
             return Err(format!(
-                "seed {}: {sent:?}\n  happened:  {outcome:?}\n  explained: {told:?} delivered {} stop {stop:?}: {}",
-                script.seed, said.request.delivered, said.summary
+                "seed {}: {sent:?}\n  happened:  {outcome:?}\n  explained: {explained:?} delivered {} stop {stop:?}: {}",
+                script.seed, answer.request.delivered, answer.summary
             ));
         }
-        asked += 1;
+        compared += 1;
     }
-    Ok(asked)
+    Ok(compared)
 }
