@@ -90,7 +90,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.context(now).run(Ingress::Tun, packet, tx, rx);
     }
 
-    /// One packet that another lane was not ready for, as it came in there.
+    /// Processes one packet that another lane redirected to this one, as it arrived there at `ingress`.
     pub fn handle_redirected(
         &mut self,
         ingress: Ingress,
@@ -103,9 +103,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.context(now).run(ingress, packet, tx, rx);
     }
 
-    /// A packet that another lane handed over was of another configuration.
+    /// Counts and drops a redirected packet whose link index belongs to another configuration.
     pub fn refuse_redirected(&mut self) {
-        self.stats.taken += 1;
+        self.stats.redirected_in += 1;
         self.stats.dropped(DropReason::NoLink);
     }
 
@@ -225,13 +225,13 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         &mut self.links
     }
 
-    /// Where packets for lane 0 go.
+    /// The sink for packets that lane 0 handles.
     pub const fn redirect_mut(&mut self) -> &mut R {
         &mut self.redirect
     }
 
-    fn turn(&mut self, now: Instant) -> Turn<'_, L, R> {
-        Turn {
+    fn context(&mut self, now: Instant) -> PacketContext<'_, L, R> {
+        PacketContext {
             tables: self.tables.as_deref(),
             links: &mut self.links,
             redirect: &mut self.redirect,
@@ -249,8 +249,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     }
 }
 
-/// One packet's way through the engine.
-struct Turn<'a, L, R> {
+/// The state of the engine while it processes one packet.
+struct PacketContext<'a, L, R> {
     tables: Option<&'a Tables>,
     links: &'a mut L,
     redirect: &'a mut R,
@@ -263,8 +263,8 @@ struct Turn<'a, L, R> {
     now: Instant,
 }
 
-impl<L: LinkSet, R: RedirectSink> Turn<'_, L, R> {
-    /// Decides and acts; every packet ends in one counter.
+impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
+    /// Decides and acts on the packet, which ends up in exactly one counter.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
         let Some(info) = packet::parse(packet) else {
             return self.stats.dropped(DropReason::Malformed);
@@ -291,7 +291,7 @@ impl<L: LinkSet, R: RedirectSink> Turn<'_, L, R> {
             }
             Verdict::Forward { link, .. } if !self.links.is_ready(link, self.now) => {
                 if self.redirect.redirect_to_lane0(ingress, packet) {
-                    self.stats.given += 1;
+                    self.stats.redirected_out += 1;
                 } else {
                     self.stats.dropped(DropReason::QueueFull);
                 }
@@ -371,7 +371,7 @@ impl<L: LinkSet, R: RedirectSink> Turn<'_, L, R> {
             .gateway_address(info.source)
             .filter(|_| tables.is_local(info.source) && icmp::may_answer(packet, info))
             .filter(|_| self.limiter.allow(self.now))
-            .and_then(|from| icmp::error(from, packet, info, what));
+            .and_then(|from| icmp::error(from, packet, info, error));
         let sent = answer.is_some_and(|a| self.links.seal(back, &a, 0, self.now, tx) == Sealed::Sent);
         if sent {
             self.stats.totals.replied += 1;

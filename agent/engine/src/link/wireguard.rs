@@ -308,7 +308,7 @@ impl SecureTransport for WireGuard {
             let here = Link {
                 endpoint: link.endpoint.map(|e| above(e, self.lane)),
                 // D15: the peer has no such lane.
-                always_on: link.always_on && self.lane < link.lanes,
+                always_on: link.always_on && self.lane < link.peer_lanes,
                 ..link.clone()
             };
             let link = &here;

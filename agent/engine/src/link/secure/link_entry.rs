@@ -112,16 +112,16 @@ impl LinkEntry {
             pin: link.quic,
             transport: link.transport,
             has_quic: link.quic.is_some(),
-            peer_lanes: link.lanes,
+            peer_lanes: link.peer_lanes,
             choice: Choice::default(),
             monitor: None,
             last_used: None,
             path_limit: None,
             is_ready: false,
             reported_up: None,
-            always_on: link.always_on && !link.stock,
-            monitored: link.watched,
-            third_party: link.stock,
+            always_on: link.always_on && !link.third_party,
+            monitored: link.monitored,
+            third_party: link.third_party,
             is_dead: false,
             route_sync: RouteSync::default(),
             rx: Traffic::default(),
@@ -138,11 +138,11 @@ impl LinkEntry {
     /// Takes those parts of a configuration that need no new session.
     pub(super) fn reconfigure(&mut self, link: &Link) {
         self.pin = link.quic;
-        self.always_on = link.always_on && !link.stock;
-        self.monitored = link.watched;
-        self.third_party = link.stock;
-        self.is_dead &= link.watched;
-        self.peer_lanes = link.lanes;
+        self.always_on = link.always_on && !link.third_party;
+        self.monitored = link.monitored;
+        self.third_party = link.third_party;
+        self.is_dead &= link.monitored;
+        self.peer_lanes = link.peer_lanes;
     }
 
     /// The transport that packets go over.

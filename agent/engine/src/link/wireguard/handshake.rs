@@ -189,8 +189,8 @@ impl Policy {
         Self {
             always_on: link.always_on,
             initiator: link.initiator,
-            third_party: link.stock,
-            dpd_timeout: link.dead_after.map(|seconds| Duration::from_secs(seconds.into())),
+            third_party: link.third_party,
+            dpd_timeout: link.dpd_timeout.map(|seconds| Duration::from_secs(seconds.into())),
         }
     }
 
