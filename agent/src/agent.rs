@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-use tombolo_engine::routing::{Dynamic, tell_neighbour};
+use tombolo_engine::routing::{RoutingState, routes_for_neighbour};
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::status::AgentStatus;
@@ -173,10 +173,11 @@ impl Agent {
         {
             tracing::warn!(error = %format!("{e:#}"), "ICMP redirects not switched off");
         }
+        // Additions come before the lanes switch, removals after: each packet finds a route at any time.
         let leftovers = kernel.apply_additions(plan).await?;
         self.lanes.install(prepared).await?;
         kernel.apply_removals(leftovers).await;
-        self.note_host(&kernel, around);
+        self.record_host(&kernel, surroundings);
         if kernel.inherits_nothing()
             && let Err(e) = crate::claim::record_kernel_ids(&self.state, self.numbers)
         {
@@ -270,20 +271,20 @@ impl Agent {
         &self,
         kernel: &mut Kernel,
         config: &AgentConfig,
-        dynamic: &Dynamic,
+        dynamic: &RoutingState,
         surroundings: Surroundings,
     ) -> Result<()> {
-        let filtered = self.plan(config, dynamic, &self.host(&around, config).await, &around);
+        let filtered = self.plan(config, dynamic, &self.host(&surroundings, config).await, &surroundings);
         let leftovers = kernel.apply_additions(&filtered.plan).await?;
         kernel.apply_removals(leftovers).await;
-        self.note_host(kernel, around);
-        self.show_left_out(filtered.left_out);
+        self.record_host(kernel, surroundings);
+        self.record_left_out(filtered.left_out);
         Ok(())
     }
 
     /// The kernel plan for a configuration and learned routes. Leaves out routes that clash with the host's networks,
     /// and adds the rules that confine overlay packets.
-    fn plan(&self, config: &AgentConfig, dynamic: &Dynamic, host: &Host, surroundings: &Surroundings) -> Filtered {
+    fn plan(&self, config: &AgentConfig, dynamic: &RoutingState, host: &Host, surroundings: &Surroundings) -> Filtered {
         let mut filtered = learned::filter(config, dynamic, host, self.numbers, self.config.allow_default_route);
         filtered.plan = filtered
             .plan
@@ -340,14 +341,14 @@ impl Agent {
     }
 
     /// Passes neighbours, addresses and announcements to BGP.
-    fn configure_bgp(&self, config: &AgentConfig, dynamic: &Dynamic) {
+    fn configure_bgp(&self, config: &AgentConfig, dynamic: &RoutingState) {
         let (speaker, addresses) = match &config.role {
             Role::VpnGateway { bgp, addresses, .. } => (bgp.clone(), addresses.clone()),
             Role::CircuitEdge { bgp, line, .. } => (Some(bgp.clone()), vec![line.addr()]),
             Role::Vm { .. } | Role::ExpressRouteGateway { .. } => (None, Vec::new()),
         };
         let neighbours = speaker.iter().flat_map(|s| &s.neighbours);
-        let announce = neighbours.map(|n| (n.id.clone(), tell_neighbour(config, dynamic, &n.id)));
+        let announce = neighbours.map(|n| (n.id.clone(), routes_for_neighbour(config, dynamic, &n.id)));
         self.bgp.configure(BgpSpec {
             announce: announce.collect(),
             speaker,

@@ -26,7 +26,7 @@ impl Claim {
     /// Claims the device name and all tables of `numbers`.
     ///
     /// # Errors
-    /// The device exists, or another agent has one of the tables.
+    /// The device exists, or another agent has claimed one of the tables.
     pub fn take(interface: &str, numbers: KernelIds) -> Result<Self> {
         if if_nametoindex(interface).is_ok() {
             bail!("interface: a device {interface} exists: another agent or program has it");
@@ -65,7 +65,7 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
     let mut claim = Claim::take(&config.interface, numbers)?;
     let before = last_used(state)?;
     let mut inherited = Inherited::default();
-    // Under the same tables they are told from this run's one by one.
+    // With shared tables, rules and routes of the last run are compared with this run's one by one instead.
     let other_tables = |b: &KernelIds| !b.tables().iter().any(|t| numbers.tables().contains(t));
     if let Some(before) = before.filter(other_tables) {
         match Claim::of_tables(before, &claim.tables) {
@@ -86,8 +86,8 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
 /// routes under other numbers have been removed.
 ///
 /// # Errors
-/// The file cannot be written.
-pub fn note_numbers(state: &StateDir, numbers: KernelIds) -> Result<()> {
+/// The file cannot be read or written.
+pub fn record_kernel_ids(state: &StateDir, numbers: KernelIds) -> Result<()> {
     if last_used(state)? != Some(numbers) {
         state.write(file::NUMBERS, &serde_json::to_vec(&numbers)?)?;
     }

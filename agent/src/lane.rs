@@ -55,7 +55,7 @@ pub struct Inspection {
     /// The tables in use; none before the first configuration.
     pub tables: Option<Arc<Tables>>,
     /// Learned routes and unreachable agents (D11).
-    pub dynamic: Dynamic,
+    pub dynamic: RoutingState,
 }
 
 /// A configuration with its tables, ready to be installed.
@@ -97,7 +97,7 @@ pub struct LaneSetup {
     /// Notified when a link changes, so that the status is reported.
     pub status_changed: Arc<Notify>,
     /// Where lane 0 publishes the routing state in use.
-    pub routing_state: watch::Sender<Dynamic>,
+    pub routing_state: watch::Sender<RoutingState>,
     /// The TUN device, to which the lane adds a queue.
     pub device: Arc<Device>,
     /// The lane's end of the queue of redirected packets.

@@ -31,7 +31,7 @@ const REDIRECT_QUEUE: usize = 512;
 pub struct Lanes {
     /// Never empty; the index is the lane's number.
     lanes: Vec<Lane>,
-    routing_state: watch::Receiver<Dynamic>,
+    routing_state: watch::Receiver<RoutingState>,
     /// Number of the last configuration that was prepared.
     generation: AtomicU64,
 }
@@ -51,7 +51,7 @@ impl Lanes {
         let device = Arc::new(Device::create(&config.interface, config.offload)?);
         let (ended, first_end) = mpsc::unbounded_channel();
         let (sender, receiver) = mpsc::channel(REDIRECT_QUEUE);
-        let (routing_state, shared_state) = watch::channel(Dynamic::default());
+        let (routing_state, shared_state) = watch::channel(RoutingState::default());
         let keys = Arc::new(keys);
         let (build_queue, build_receiver) = builder::queue();
         let start =
@@ -131,7 +131,7 @@ impl Lanes {
 
     /// Watches the routing state that the tables in use were built from.
     #[must_use]
-    pub fn routing_state(&self) -> watch::Receiver<Dynamic> {
+    pub fn routing_state(&self) -> watch::Receiver<RoutingState> {
         self.routing_state.clone()
     }
 

@@ -28,25 +28,17 @@ struct Batch {
     count: usize,
     /// The last datagram is shorter than the others, or a longer one follows: GSO allows no more.
     closed: bool,
-    /// Whether the datagrams may be fragmented.
-    fragments: bool,
-    /// ECN bits of their outer header.
-    ecn: u8,
 }
 
 /// A batch as it is handed to the socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagrams<'a> {
-    /// Remote and local address, and port.
-    pub to: Path,
+    /// Remote and local address, port, and the fields of the outer IP header.
+    pub transmit: Transmit,
     /// The datagrams, concatenated.
     pub bytes: &'a [u8],
     /// Length of each datagram; the last one may be shorter.
     pub segment: usize,
-    /// Whether the datagrams may be fragmented.
-    pub fragments: bool,
-    /// ECN bits of their outer header.
-    pub ecn: u8,
 }
 
 /// A packet that another lane redirects to lane 0, which has the session for it.
@@ -72,18 +64,18 @@ impl RedirectedPacket {
 /// Redirects packets to lane 0, from other lanes. Buffers return and are reused, so that redirecting allocates nothing
 /// in steady state.
 #[derive(Debug)]
-struct RedirectSender {
+pub struct RedirectSender {
     inbox: mpsc::Sender<RedirectedPacket>,
     back: mpsc::Sender<Vec<u8>>,
     spare: mpsc::Receiver<Vec<u8>>,
-    /// The number of the configuration that is installed, the same in all lanes; 0: none yet.
+    /// Number of the installed configuration, the same in all lanes; 0: none yet.
     pub generation: u64,
 }
 
 impl RedirectSender {
-    /// The way into this inbox of the first lane.
+    /// A sender into lane 0's queue of redirected packets.
     #[must_use]
-    pub fn new(inbox: mpsc::Sender<Handed>) -> Self {
+    pub fn new(inbox: mpsc::Sender<RedirectedPacket>) -> Self {
         let (back, spare) = mpsc::channel(inbox.max_capacity());
         Self {
             inbox,
@@ -102,7 +94,7 @@ impl RedirectSink for RedirectSender {
         let mut buffer = self.spare.try_recv().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(packet);
-        room.send(Handed {
+        room.send(RedirectedPacket {
             generation: self.generation,
             ingress,
             packet: buffer,
@@ -124,29 +116,9 @@ pub struct Outbox {
     stuck: bool,
     /// Index of the batch with the reserved slot.
     slot: usize,
-    /// Datagrams reserved from now on must not be fragmented.
-    whole: bool,
-    /// ECN bits of datagrams reserved from now on.
-    ecn: u8,
-    lane0: Option<RedirectSender>,
-    /// Number of the installed configuration, the same in all lanes; 0: none yet.
-    pub generation: u64,
 }
 
 impl Outbox {
-    /// An empty outbox. `lane0` is lane 0's queue of redirected packets, and none in lane 0 itself.
-    #[must_use]
-    pub fn new(lane0: Option<mpsc::Sender<RedirectedPacket>>) -> Self {
-        let lane0 = lane0.map(|inbox| {
-            let (back, spare) = mpsc::channel(inbox.max_capacity());
-            RedirectSender { inbox, back, spare }
-        });
-        Self {
-            lane0,
-            ..Self::default()
-        }
-    }
-
     /// Number of queued batches.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -201,7 +173,7 @@ impl Outbox {
     }
 
     /// Starts an empty batch with room for `len` bytes. Returns its index.
-    fn begin(&mut self, to: Path, len: usize) -> usize {
+    fn begin(&mut self, transmit: Transmit, len: usize) -> usize {
         if self.used == self.batches.len() {
             let buffer = vec![0; MAX_BATCH];
             self.batches.push(Batch {
@@ -238,39 +210,10 @@ impl TransmitSink for Outbox {
         self.stuck && self.used - self.sent >= MAX_QUEUED_BATCHES
     }
 
-    fn set_ecn(&mut self, bits: u8) {
-        self.ecn = bits;
-    }
-
-    fn hand_over(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
-        let Some(RedirectSender { inbox, back, spare }) = &mut self.lane0 else {
-            return false;
-        };
-        let Ok(room) = inbox.try_reserve() else {
-            return false;
-        };
-        let mut buffer = spare.try_recv().unwrap_or_default();
-        buffer.clear();
-        buffer.extend_from_slice(packet);
-        room.send(RedirectedPacket {
-            generation: self.generation,
-            ingress,
-            packet: buffer,
-            back: back.clone(),
-        });
-        true
-    }
-
-    fn reserve(&mut self, to: Path, len: usize) -> &mut [u8] {
-        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].to.remote == to.remote);
-        let fits = |b: &Batch| {
-            !b.closed
-                && b.to == to
-                && b.fragments != self.whole
-                && b.ecn == self.ecn
-                && b.count < MAX_COUNT
-                && b.len + len <= MAX_BATCH
-        };
+    fn reserve(&mut self, transmit: &Transmit, len: usize) -> &mut [u8] {
+        let remote = transmit.path.remote;
+        let newest = (self.sent..self.used).rfind(|i| self.batches[*i].transmit.path.remote == remote);
+        let fits = |b: &Batch| !b.closed && b.transmit == *transmit && b.count < MAX_COUNT && b.len + len <= MAX_BATCH;
         self.slot = match newest.filter(|i| fits(&self.batches[*i])) {
             Some(i) => i,
             None => self.begin(*transmit, len),
@@ -320,7 +263,7 @@ mod tests {
     fn sent(outbox: &mut Outbox) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
         outbox.flush(&mut |d| {
-            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.to.remote, c.to_vec())));
+            sent.extend(d.bytes.chunks(d.segment).map(|c| (d.transmit.path.remote, c.to_vec())));
             SendOutcome::Accepted
         });
         sent
@@ -378,7 +321,8 @@ mod tests {
         }
         let mut seen = Vec::new();
         outbox.flush(&mut |d| {
-            seen.push((d.bytes[0], d.bytes.len(), d.fragments, d.ecn));
+            let Outer { ecn, dont_fragment } = d.transmit.outer;
+            seen.push((d.bytes[0], d.bytes.len(), !dont_fragment, ecn));
             SendOutcome::Accepted
         });
         assert_eq!(
@@ -410,7 +354,7 @@ mod tests {
         }
         let mut seen = Vec::new();
         outbox.flush(&mut |d| {
-            seen.push((d.bytes[0], d.bytes.len(), d.to));
+            seen.push((d.bytes[0], d.bytes.len(), d.transmit.path));
             SendOutcome::Accepted
         });
         assert_eq!(seen, [(1, 100, any), (2, 200, pinned), (4, 100, any), (5, 200, second)]);
@@ -457,13 +401,13 @@ mod tests {
     #[test]
     fn buffers_of_handed_packets_are_used_again() {
         let (inbox, mut lane0) = mpsc::channel(4);
-        let mut outbox = Outbox::new(Some(inbox));
+        let mut redirect = RedirectSender::new(inbox);
         let mut buffers = std::collections::BTreeSet::new();
         for n in 0..20u8 {
             for _ in 0..4 {
-                assert!(outbox.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
+                assert!(redirect.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
             }
-            assert!(!outbox.hand_over(Ingress::Tun, &[n; 1400]));
+            assert!(!redirect.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
             while let Ok(redirected) = lane0.try_recv() {
                 assert_eq!(redirected.packet, [n; 1400]);
                 buffers.insert(redirected.packet.as_ptr());

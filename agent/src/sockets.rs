@@ -17,7 +17,7 @@ use std::io;
 use std::net::IpAddr;
 use std::task::Poll;
 use std::time::Instant;
-use tombolo_engine::buffer::Port;
+use tombolo_engine::buffer::{Outer, Port};
 
 /// Identifies one socket of [`LaneSockets`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,11 +124,11 @@ impl LaneSockets {
     /// [`WouldBlock`]: the send buffer is full; nothing was sent, and the caller repeats the batch after
     /// [`writable`](Self::writable).
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
-        let path = datagrams.to;
+        let path = datagrams.transmit.path;
         self.backpressured = None;
         // Control messages (ECN) and the port of QUIC need the shared socket: with them the kernel looks up a route for
         // a connected socket as well.
-        let needs_no_cmsg = datagrams.fragments && datagrams.ecn == 0 && path.port == Port::Lane;
+        let needs_no_cmsg = datagrams.transmit.outer == Outer::default() && path.port == Port::Lane;
         if needs_no_cmsg && path.local.is_some_and(needs_no_scope) {
             match self.connected.send(path, datagrams) {
                 Outcome::Sent => return Ok(Sent::default()),
@@ -213,11 +213,9 @@ mod tests {
         bytes[..2].copy_from_slice(&number.to_be_bytes());
         bytes[100..102].copy_from_slice(&number.to_be_bytes());
         let datagrams = Datagrams {
-            to: path,
+            transmit: path.into(),
             bytes: &bytes,
             segment: 100,
-            fragments: true,
-            ecn: 0,
         };
         while sockets.send(&datagrams).is_err() {
             sockets.writable().await.unwrap();

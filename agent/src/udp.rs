@@ -304,9 +304,9 @@ impl Udp {
     /// # Errors
     /// [`WouldBlock`]: the send buffer is full, and nothing was sent.
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
-        let mut path = datagrams.to;
+        let mut path = datagrams.transmit.path;
         let refused = self.send_by(&mut path, datagrams)?;
-        let failed_source = datagrams.to.local.filter(|_| path.local.is_none());
+        let failed_source = datagrams.transmit.path.local.filter(|_| path.local.is_none());
         Ok(Sent { refused, failed_source })
     }
 
@@ -332,10 +332,9 @@ impl Udp {
 
     /// Clears `path.local` if the kernel refused that source. Returns the number of refused datagrams.
     fn send_by(&mut self, path: &mut Path, datagrams: &Datagrams<'_>) -> Result<usize, WouldBlock> {
-        let Datagrams {
-            bytes, fragments, ecn, ..
-        } = *datagrams;
-        let ecn = EcnCodepoint::from_bits(ecn);
+        let Datagrams { bytes, transmit, .. } = *datagrams;
+        let fragments = !transmit.outer.dont_fragment;
+        let ecn = EcnCodepoint::from_bits(transmit.outer.ecn);
         let segment = datagrams.segment.clamp(1, MAX_BATCH);
         if fragments != self.fragments {
             match sys::allow_fragments(&self.socket, self.dual, fragments) {

@@ -15,7 +15,6 @@ use tombolo_proto::control_stream;
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
-use tombolo_proto::wire;
 use tombolo_topology::topology::AgentStatuses;
 
 /// Time for a control stream to accept a probe. The stream has a queue, so it is only exceeded if the agent does not
@@ -95,7 +94,7 @@ struct Entry {
 #[derive(Debug)]
 struct Connection {
     number: u64,
-    messages: mpsc::Sender<wire::ControllerMessage>,
+    messages: mpsc::Sender<control_stream::ControllerMessage>,
     /// Dropping it ends the stream's task: a newer stream of the agent has replaced the stream.
     _hold: oneshot::Sender<()>,
 }
@@ -109,7 +108,7 @@ pub struct Stream {
     /// Completes when a newer stream of the agent replaces this one.
     pub superseded: oneshot::Receiver<()>,
     /// Messages of other tasks for the agent: probes.
-    pub outgoing: mpsc::Receiver<wire::ControllerMessage>,
+    pub outgoing: mpsc::Receiver<control_stream::ControllerMessage>,
 }
 
 impl Agents {
@@ -232,7 +231,7 @@ impl Agents {
     pub fn live(&self) -> AgentStatuses {
         let entries = self.entries();
         let has_status = |e: &Entry| e.status != AgentStatus::default();
-        Live {
+        AgentStatuses {
             agents: entries
                 .iter()
                 .filter(|(_, e)| has_status(e))
@@ -336,7 +335,10 @@ impl Agents {
             id,
             request: request_json,
         });
-        let sent = messages.send_timeout(wire::ControllerMessage { message: Some(message) }, PROBE_SEND_TIMEOUT);
+        let sent = messages.send_timeout(
+            control_stream::ControllerMessage { message: Some(message) },
+            PROBE_SEND_TIMEOUT,
+        );
         sent.await.map_err(|e| match e {
             SendTimeoutError::Timeout(_) => {
                 format!("agent {agent} did not accept the probe within {PROBE_SEND_TIMEOUT:?}")

@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tombolo_proto::control_stream::{self, agent_message, controller_message};
 use tombolo_proto::id::{AgentId, Revision};
-use tombolo_proto::wire::{self, agent_message, controller_message};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
 use tonic::{Status, Streaming};
 
@@ -33,7 +32,7 @@ pub(crate) struct Session<'a> {
     /// The source address of the connection.
     pub(crate) peer: IpAddr,
     /// Messages to the agent.
-    pub(crate) out: mpsc::Sender<Result<wire::ControllerMessage, Status>>,
+    pub(crate) out: mpsc::Sender<Result<control_stream::ControllerMessage, Status>>,
 }
 
 /// The status for a client that may not act as the agent.
@@ -66,7 +65,7 @@ impl Session<'_> {
         // joined with its name. This Hello must not replace the stream of that host.
         let current = self.writer.current();
         let known = current.topology.agents.get(agent);
-        standing(known.map(|a| &**a), &self.key).map_err(|close| permission_denied(agent, close))?;
+        authorize(known.map(|a| &**a), &self.key).map_err(|close| permission_denied(agent, close))?;
         tracing::info!(%agent, revision = hello.revision, from = %self.peer, "agent connected");
         let sync = AgentSync::hello(&self.key, current.revision, &hello.digest);
         let mut stream = self.agents.connected(agent, Revision(hello.revision), &hello.digest);
@@ -148,7 +147,7 @@ impl Session<'_> {
         stream: &Stream,
         sync: &mut AgentSync,
         reports: &EndpointReports,
-        message: wire::AgentMessage,
+        message: control_stream::AgentMessage,
     ) -> Result<(), Status> {
         let invalid = |e: serde_json::Error| Status::invalid_argument(e.to_string());
         match message.message {
@@ -181,7 +180,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn send(&self, message: wire::ControllerMessage) -> Result<(), Status> {
+    async fn send(&self, message: control_stream::ControllerMessage) -> Result<(), Status> {
         let sent = tokio::time::timeout(SEND_TIMEOUT, self.out.send(Ok(message))).await;
         let sent =
             sent.map_err(|_| Status::deadline_exceeded(format!("the agent has read nothing for {SEND_TIMEOUT:?}")))?;

@@ -123,9 +123,9 @@ async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
         let built = number(&w, host, "/tableRebuilds").await?;
         before.push((w.snapshot().processes[host].clone(), built, lines(&w, host)?));
     }
-    let pinger = w.pinger("hub-vm", "other-vm", PING_INTERVAL)?;
-    let first = tokio::task::spawn_blocking(move || neighbour.advertise(&tables(65_030, 3), RATE, TIME));
-    let second = tokio::task::spawn_blocking(move || vm.advertise(&tables(65_020, 3), RATE, TIME));
+    let pinger = w.start_ping("hub-vm", "other-vm", PING_INTERVAL)?;
+    let first = tokio::task::spawn_blocking(move || neighbour.advertise(&tables(65_030, 3), RATE, ATTACK_TIME));
+    let second = tokio::task::spawn_blocking(move || vm.advertise(&tables(65_020, 3), RATE, ATTACK_TIME));
     for attack in [first, second] {
         let done = attack.await??;
         ensure!(done.count > 500, "no attack: {done:?}");

@@ -130,7 +130,7 @@ impl Sockets {
         let (before, start) = (self.answers.load(Relaxed), Instant::now());
         // The first replies may have been under way before the call.
         while self.answers.load(Relaxed) < before + 5 {
-            ensure!(start.elapsed() < LIMIT, "{when}, the published port does not answer");
+            ensure!(start.elapsed() < TIMEOUT, "{when}, the published port does not answer");
             tokio::time::sleep(PING_INTERVAL).await;
         }
         Ok(())
@@ -201,7 +201,7 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     let client = inside(&w.hosts().netns(peer), || UdpSocket::bind((peer_address, 9000)))??;
     nft(&w, INTERNET, WATCH).await?;
     let sockets = Sockets::start(server, client, (vm_address, 8080).into())?;
-    let pings = ["/4", "/6"].map(|family| w.pinger(vm, &format!("{peer}{family}"), PING_INTERVAL));
+    let pings = ["/4", "/6"].map(|family| w.start_ping(vm, &format!("{peer}{family}"), PING_INTERVAL));
     nothing_in_clear(&w, "never peered").await?;
 
     w.join("spoke-a", "spoke-b").await?;
@@ -271,7 +271,7 @@ async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     w.route("spoke-a-routes", "unknown", "10.77.0.0/16", appliance).await?;
     w.reach_within(vm, "spoke-b-vm", TIMEOUT).await?;
     nft(&w, INTERNET, WATCH).await?;
-    let pings = ["spoke-b-vm", "10.77.0.1"].map(|to| w.pinger(vm, to, PING_INTERVAL));
+    let pings = ["spoke-b-vm", "10.77.0.1"].map(|to| w.start_ping(vm, to, PING_INTERVAL));
     nothing_in_clear(&w, "with all peerings").await?;
     w.unpeer("hub", "spoke-b").await?;
     nothing_in_clear(&w, "when a peering of the appliance was deleted").await?;

@@ -22,7 +22,7 @@ async fn connections_that_flap_while_a_peering_ends_stop_nobody() -> Result<()> 
     let (netns, state) = (w.hosts().netns("spoke-b-vm"), w.agent_dir("spoke-b-vm")?);
     let mut hostile = inside(&netns, || Hostile::new(&state, "hub-vm"))??;
     let victim = w.snapshot().processes["hub-vm"].clone();
-    let others = w.pinger("spoke-a-vm", "hub-vm", PING_INTERVAL)?;
+    let others = w.start_ping("spoke-a-vm", "hub-vm", PING_INTERVAL)?;
     let attack = tokio::task::spawn_blocking(move || hostile.flap(Duration::from_secs(8)));
     for _ in 0..ROUNDS {
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -286,7 +286,7 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
             ttl: Some(TTL),
         };
         // The sender does not exist, or has no address of that family.
-        let Ok(answer) = explain(&product.topology, &Reports::default(), &question) else {
+        let Ok(answer) = explain(&product.topology, &LearnedReports::default(), &question) else {
             continue;
         };
         let sent = Packet {

@@ -223,7 +223,7 @@ impl Hostile {
             self.open(Transport::Quic);
             let mut out = Collected::default();
             // Any packet opens a connection.
-            self.links.seal(LINK, &[0x45; 40], now(), &mut out);
+            self.links.seal(LINK, &[0x45; 40], 0, now(), &mut out);
             self.send(out)?;
             let opened = now();
             // A peer without this link does not answer: the wait is limited.

@@ -108,7 +108,7 @@ pub enum Mutation {
     /// Changes the routes that sites announce.
     Announced(fn(&mut Vec<Route>)),
     /// Changes every agent's configuration, given its learned routes, before its tables are built.
-    Learned(fn(&mut AgentConfig, &Dynamic)),
+    Learned(fn(&mut AgentConfig, &RoutingState)),
 }
 
 impl World {
@@ -362,7 +362,7 @@ fn build(packet: &Packet) -> Vec<u8> {
 }
 
 /// Decrements the TTL as a forwarding kernel does. None: it was the last one.
-fn take_ttl(packet: &mut [u8]) -> Option<()> {
+fn decrement_ttl(packet: &mut [u8]) -> Option<()> {
     let v4 = packet[0] >> 4 == 4;
     let ttl = &mut packet[if v4 { 8 } else { 7 }];
     if *ttl <= 1 {

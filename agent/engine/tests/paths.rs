@@ -251,7 +251,7 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
         let links = SecureLinks::new(node.secret);
         let links = links.with_quic(key.into(), node.secret).unwrap().of_lane(2);
         let mut engine = Engine::with_redirect(links, 1, Redirected::default());
-        let tables = Tables::build(&node.config, &Dynamic::default()).unwrap();
+        let tables = Tables::build(&node.config, &RoutingState::default()).unwrap();
         let mut now = world.now;
         engine.install(Arc::new(tables), &node.config.links, now);
         let (mut tx, mut rx) = (Collected::default(), Collected::default());

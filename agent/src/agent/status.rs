@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 use tombolo_engine::link::AdvertisementStats;
-use tombolo_engine::routing::{Dynamic, refused};
+use tombolo_engine::routing::{RoutingState, refused};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
-use tombolo_proto::status::{AgentStatus, Heard, RefusedRoutes, Totals};
+use tombolo_proto::status::{AgentStatus, NeighbourRoutes, RefusedRoutes, Totals};
 
 /// Interval of status reports without changes. A trade-off between fresh counters and load on the controller.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
@@ -146,7 +146,7 @@ impl Agent {
     }
 
     /// Routes of other agents that are not used, by sender and reason, then learned routes that the host leaves out.
-    fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &Dynamic) -> Vec<RefusedRoutes> {
+    fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &RoutingState) -> Vec<RefusedRoutes> {
         let refused = config.map(|config| refused(config, dynamic)).unwrap_or_default();
         let mut all: Vec<RefusedRoutes> = refused
             .into_iter()
@@ -176,7 +176,7 @@ impl Agent {
     fn status_of(&self, report: LaneReport) -> AgentStatus {
         let running = self.running();
         let dynamic = self.lanes.routing_state().borrow().clone();
-        let heard = |(neighbour, routes): (&ResourceId, &Arc<Vec<Route>>)| Heard {
+        let heard = |(neighbour, routes): (&ResourceId, &Arc<Vec<Route>>)| NeighbourRoutes {
             neighbour: neighbour.clone(),
             routes: routes.to_vec(),
         };

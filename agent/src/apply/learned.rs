@@ -96,8 +96,14 @@ pub struct Filtered {
 
 /// Computes the plan of a configuration with learned routes (`dynamic`), without those that clash with the host.
 #[must_use]
-pub fn filter(config: &AgentConfig, dynamic: &Dynamic, host: &Host, ids: KernelIds, allow_default: bool) -> Filtered {
-    let configured = KernelPlan::of(config, &Dynamic::default(), ids, allow_default);
+pub fn filter(
+    config: &AgentConfig,
+    dynamic: &RoutingState,
+    host: &Host,
+    ids: KernelIds,
+    allow_default: bool,
+) -> Filtered {
+    let configured = KernelPlan::of(config, &RoutingState::default(), ids, allow_default);
     let plan = KernelPlan::of(config, dynamic, ids, allow_default);
     let learned: BTreeSet<IpNet> = plan
         .routes
@@ -158,7 +164,7 @@ impl Host {
 }
 
 /// The learned routes without those to the given prefixes.
-fn without(dynamic: &Dynamic, left_out: &BTreeMap<IpNet, Clash>) -> Dynamic {
+fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> RoutingState {
     let keep = |routes: &Arc<Vec<Route>>| {
         let kept = routes.iter().filter(|r| !left_out.contains_key(&r.prefix.trunc()));
         Arc::new(kept.cloned().collect::<Vec<_>>())

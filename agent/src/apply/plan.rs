@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 pub use steps::{Forwarding, Step};
-use tombolo_engine::routing::{Dynamic, effective, taken};
+use tombolo_engine::routing::{RoutingState, accept_routes, effective};
 use tombolo_proto::config::{AgentConfig, CircuitNetwork, Role, Speaker, TransitRoute};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
@@ -248,7 +248,7 @@ impl KernelPlan {
     /// Computes the plan of a configuration with learned routes. `allow_default` is the host's setting `allow_default_route`. The
     /// result confines no packets yet: see [`confine`](Self::confine).
     #[must_use]
-    pub fn of(config: &AgentConfig, dynamic: &Dynamic, ids: KernelIds, allow_default: bool) -> Self {
+    pub fn of(config: &AgentConfig, dynamic: &RoutingState, ids: KernelIds, allow_default: bool) -> Self {
         let role = RoleParts::of(&config.role);
         let spaces = config.spaces.iter().flat_map(|s| &s.prefixes);
         let mut plan = Self {
@@ -267,7 +267,9 @@ impl KernelPlan {
             } => {
                 plan.line = Some(*line);
                 plan.add_circuit_routes(networks);
-                let learned = taken(config, dynamic).into_iter().map(|taken| taken.route.prefix);
+                let learned = accept_routes(config, dynamic)
+                    .into_iter()
+                    .map(|taken| taken.route.prefix);
                 plan.add_customer_routes(learned, bgp);
             }
             Role::Vm { .. } | Role::ExpressRouteGateway { .. } => {}
@@ -280,7 +282,13 @@ impl KernelPlan {
     }
 
     /// Adds the effective routes of the agent's subnets. Of several routes to one prefix the first one counts.
-    fn add_effective_routes(&mut self, config: &AgentConfig, dynamic: &Dynamic, role: &RoleParts, allow_default: bool) {
+    fn add_effective_routes(
+        &mut self,
+        config: &AgentConfig,
+        dynamic: &RoutingState,
+        role: &RoleParts,
+        allow_default: bool,
+    ) {
         let pieces = match allow_default {
             true => BTreeSet::new(),
             false => pieces_of_default(user_routes(config)),

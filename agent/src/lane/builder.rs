@@ -32,7 +32,7 @@ pub struct BuildRequest {
     /// The configuration in force.
     pub config: Arc<AgentConfig>,
     /// Learned routes and unreachable agents.
-    pub dynamic: Dynamic,
+    pub dynamic: RoutingState,
 }
 
 /// Result of a table build.
@@ -45,7 +45,7 @@ pub struct Built {
     /// Encoded routes to advertise on each link.
     pub advertisements: Vec<(LinkIndex, Arc<[u8]>)>,
     /// The routing state that the tables were built from.
-    pub dynamic: Dynamic,
+    pub dynamic: RoutingState,
 }
 
 impl Built {

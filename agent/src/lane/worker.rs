@@ -11,7 +11,7 @@ use super::builder::{BuildQueue, BuildRequest, Built};
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
 use crate::config::Config;
 use crate::log_limit::LogLimiter;
-use crate::outbox::{Datagrams, Outbox, RedirectedPacket, SendOutcome};
+use crate::outbox::{Datagrams, Outbox, RedirectSender, RedirectedPacket, SendOutcome};
 use crate::sockets::{LaneSockets, SocketId};
 use crate::tun::{self, TunQueue};
 use crate::udp::{self, Sent, WouldBlock};
@@ -51,6 +51,8 @@ pub(super) struct Worker {
     udp: LaneSockets,
     settings: Config,
     engine: Engine<SecureLinks, Option<RedirectSender>>,
+    /// Number of the installed configuration, the same in all lanes; 0: none yet.
+    generation: u64,
     outbox: Outbox,
     commands: mpsc::UnboundedReceiver<Command>,
     /// In lane 0: packets that other lanes redirect.
@@ -59,9 +61,9 @@ pub(super) struct Worker {
     other_lanes: Vec<Lane>,
     number: u16,
     status_changed: Arc<Notify>,
-    routing_state: watch::Sender<Dynamic>,
+    routing_state: watch::Sender<RoutingState>,
     config: Option<Arc<AgentConfig>>,
-    dynamic: Dynamic,
+    dynamic: RoutingState,
     /// In lane 0: the queue to the table builder.
     build_queue: Option<BuildQueue>,
     /// Table builds without a new configuration.
@@ -102,8 +104,9 @@ impl Worker {
             udp: LaneSockets::bind(&config, number)?,
             tun: device.queue()?,
             settings: config,
-            engine: Engine::new(links, rand::random()),
-            outbox: Outbox::new(lane0),
+            engine: Engine::with_redirect(links, rand::random(), lane0.map(RedirectSender::new)),
+            outbox: Outbox::default(),
+            generation: 0,
             commands,
             redirected,
             other_lanes,
@@ -111,7 +114,7 @@ impl Worker {
             status_changed,
             routing_state,
             config: None,
-            dynamic: Dynamic::default(),
+            dynamic: RoutingState::default(),
             build_queue,
             rebuilds: 0,
             unreadable: 0,
@@ -262,14 +265,14 @@ impl Worker {
 
     /// Handles one packet that another lane redirected.
     fn handle_redirected(&mut self, mut redirected: RedirectedPacket, now: Instant) {
-        if redirected.generation == self.outbox.generation {
+        if redirected.generation == self.generation {
             let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
-                .handle_handed(redirected.ingress, &mut redirected.packet, now, outbox, tun);
+                .handle_redirected(redirected.ingress, &mut redirected.packet, now, outbox, tun);
         } else {
             // The link index belongs to another configuration. This happens only while lanes switch, one after the
             // other.
-            self.engine.refuse_handed();
+            self.engine.refuse_redirected();
         }
         redirected.return_buffer();
     }
@@ -339,7 +342,7 @@ impl Worker {
             }
             Command::Refresh(built) => self.refresh(*built),
             Command::BuilderReady => {
-                let (config, dynamic, generation) = (&self.config, &self.dynamic, self.outbox.generation);
+                let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
                 if let Some(build_queue) = &mut self.build_queue {
                     build_queue.builder_ready(|| build_request(config.as_ref(), dynamic, generation));
                 }
@@ -352,8 +355,8 @@ impl Worker {
                 });
             }
             Command::RememberEndpoints(endpoints) => self.engine.links_mut().remember_endpoints(&endpoints),
-            Command::PrepareSession(peer) => self.engine.links_mut().expect(&peer, Instant::now()),
-            Command::EndpointChanged(peer, to) => self.engine.links_mut().moved(&peer, to),
+            Command::PrepareSession(peer) => self.engine.links_mut().prepare_session(&peer, Instant::now()),
+            Command::EndpointChanged(peer, to) => self.engine.links_mut().set_endpoint(&peer, to),
             Command::SetBgpRoutes(routes) => {
                 let before = std::mem::replace(&mut self.dynamic.learned, routes);
                 if let Some(config) = &self.config {
@@ -381,8 +384,8 @@ impl Worker {
         let Prepared { config, built } = prepared;
         self.engine.install(built.tables, &config.links, Instant::now());
         self.generation = built.generation;
-        if let Some(first) = self.engine.redirect_mut() {
-            first.generation = built.generation;
+        if let Some(lane0) = self.engine.redirect_mut() {
+            lane0.generation = built.generation;
         }
         let buffer = self.settings.receive_buffer(Some(&config.role));
         if let Err(error) = self.udp.set_receive_buffer(buffer) {
@@ -405,7 +408,7 @@ impl Worker {
     /// Installs tables that were built because routes or links changed.
     fn refresh(&mut self, built: Built) {
         // A build for the previous configuration may finish after the switch.
-        if built.generation != self.outbox.generation {
+        if built.generation != self.generation {
             return;
         }
         self.engine.refresh(built.tables);
@@ -471,7 +474,7 @@ impl Worker {
                     }
                     changed |= self.dynamic.down.insert(peer);
                 }
-                Event::Moved(peer, to) => {
+                Event::EndpointChanged(peer, to) => {
                     tracing::debug!(link = %peer, lane = self.number, "endpoint of the link changed");
                     for other in &self.other_lanes {
                         other.endpoint_changed(&peer, to);
@@ -482,8 +485,8 @@ impl Worker {
                         tracing::info!(link = %peer, ?to, reason, left_out = permit.suppressed, "link switched");
                     }
                 }
-                Event::Told(..) if self.number > 0 => {}
-                Event::Told(peer, table) => changed |= self.receive_routes(peer, &table),
+                Event::RoutesReceived(..) if self.number > 0 => {}
+                Event::RoutesReceived(peer, table) => changed |= self.receive_routes(peer, &table),
             }
         }
         if any {
@@ -534,7 +537,7 @@ impl Worker {
     }
 
     /// Publishes the routing state that the tables in use were built from.
-    fn share_routing_state(&self, dynamic: Dynamic) {
+    fn share_routing_state(&self, dynamic: RoutingState) {
         self.routing_state.send_if_modified(|shown| {
             let changed = *shown != dynamic;
             if changed {
@@ -546,7 +549,7 @@ impl Worker {
 
     /// Requests new tables, because routes or links changed.
     fn on_routes_changed(&mut self) {
-        let (config, dynamic, generation) = (&self.config, &self.dynamic, self.outbox.generation);
+        let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
         if let Some(build_queue) = &mut self.build_queue {
             build_queue.request(|| build_request(config.as_ref(), dynamic, generation));
         }
@@ -554,7 +557,7 @@ impl Worker {
 }
 
 /// The input of a table build; none without a configuration.
-fn build_request(config: Option<&Arc<AgentConfig>>, dynamic: &Dynamic, generation: u64) -> Option<BuildRequest> {
+fn build_request(config: Option<&Arc<AgentConfig>>, dynamic: &RoutingState, generation: u64) -> Option<BuildRequest> {
     let config = config?.clone();
     Some(BuildRequest {
         generation,

@@ -353,7 +353,7 @@ fn gateway(agent: &Host) -> AgentConfig {
         role: Role::VpnGateway {
             gateway: id("/gateway"),
             addresses: vec!["10.1.255.4".parse().unwrap()],
-            own_side: vec![space],
+            local_prefixes: vec![space],
             asn: 65_515,
             transit: vec![],
             connections: vec![],

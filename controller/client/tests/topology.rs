@@ -43,7 +43,7 @@ impl World {
 
     /// Returns what `Server::read` would read from a controller.
     fn read(&self, desired: &[DesiredResource]) -> Server {
-        let live = Live::default();
+        let live = AgentStatuses::default();
         let mut server = Server::default();
         let groups: std::collections::BTreeSet<_> = desired.iter().map(|e| &e.group).collect();
         for group in groups {

@@ -87,7 +87,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
 }
 
 /// POST `nextHop`: the longest matching active route of a machine for a destination.
-fn next_hop(topology: &Topology, reports: &Reports, body: &Value) -> Result<Response, Failure> {
+fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Result<Response, Failure> {
     let source = address(body, "sourceIPAddress")?;
     let destination = address(body, "destinationIPAddress")?;
     let nic = source_nic(topology, body, source)?;

@@ -191,7 +191,7 @@ impl<'t> Compiler<'t> {
         let instance = &vnet.instances[number];
         let gateway = vnet.gateway?;
         let (_, subnet) = self.index.subnet(instance.subnet)?;
-        let (spaces, own_side) = spaces::own_side(&self.index, vnet);
+        let (spaces, local_prefixes) = spaces::local_prefixes(&self.index, vnet);
 
         let mut transit: BTreeMap<IpNet, TransitRoute> = BTreeMap::new();
         for tunnel in &vnet.tunnels {

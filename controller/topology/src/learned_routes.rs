@@ -6,7 +6,7 @@ use crate::resource::{Agent, Binding};
 use crate::topology::{AgentStatuses, Topology};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tombolo_engine::routing::{self, Dynamic, tell_peer};
+use tombolo_engine::routing::{self, RoutingState, routes_for_peer};
 use tombolo_engine::tables::Tables;
 use tombolo_proto::config::{AgentConfig, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -90,7 +90,7 @@ const MAX_ROUNDS: usize = 64;
 #[derive(Debug)]
 pub struct LearnedRoutes {
     configs: BTreeMap<AgentId, AgentConfig>,
-    states: BTreeMap<AgentId, Dynamic>,
+    states: BTreeMap<AgentId, RoutingState>,
     reports: LearnedReports,
 }
 
@@ -113,7 +113,7 @@ impl LearnedRoutes {
             }
         }
         for _ in 0..MAX_ROUNDS {
-            let next: BTreeMap<AgentId, Dynamic> = learned
+            let next: BTreeMap<AgentId, RoutingState> = learned
                 .configs
                 .values()
                 .map(|config| (config.agent.clone(), learned.routing_state(config)))
@@ -129,9 +129,9 @@ impl LearnedRoutes {
     /// The routing state of an agent with this configuration: the routes that it reports, and those that its peers
     /// advertise to it.
     #[must_use]
-    pub fn routing_state(&self, config: &AgentConfig) -> Dynamic {
+    pub fn routing_state(&self, config: &AgentConfig) -> RoutingState {
         let mut state = self.reported(config);
-        for link in config.links.iter().filter(|l| l.always_on && !l.stock) {
+        for link in config.links.iter().filter(|l| l.always_on && !l.third_party) {
             let advertises = matches!(
                 link.relation,
                 Relation::Gateway {} | Relation::Connection { .. } | Relation::Edge { .. } | Relation::OtherGateway {}
@@ -142,9 +142,9 @@ impl LearnedRoutes {
             // The compiler orders the links of a configuration by peer.
             let back = sender.links.binary_search_by(|l| l.peer.cmp(&config.agent));
             if let Ok(back) = back {
-                let routes = tell_peer(sender, known, &sender.links[back]);
+                let routes = routes_for_peer(sender, known, &sender.links[back]);
                 if !routes.is_empty() {
-                    state.told.insert(link.peer.clone(), Arc::new(routes));
+                    state.received.insert(link.peer.clone(), Arc::new(routes));
                 }
             }
         }
@@ -158,11 +158,11 @@ impl LearnedRoutes {
     }
 
     /// The routing state from the agent's own report alone, limited to its present configuration.
-    fn reported(&self, config: &AgentConfig) -> Dynamic {
-        let mut state = Dynamic {
+    fn reported(&self, config: &AgentConfig) -> RoutingState {
+        let mut state = RoutingState {
             down: self.reports.down.get(&config.agent).cloned().unwrap_or_default(),
             learned: self.reports.learned.get(&config.agent).cloned().unwrap_or_default(),
-            ..Dynamic::default()
+            ..RoutingState::default()
         };
         state.keep(config);
         state

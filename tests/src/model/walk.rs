@@ -301,18 +301,18 @@ impl Model {
             return None;
         }
         // P21d: a user-defined route may lead from a spoke through the gateway to another spoke, or to the hub.
-        let own_side = |name: &str| {
+        let local_prefixes = |name: &str| {
             let ranges = self.vnet(name).map(|v| v.space.clone()).unwrap_or_default();
             within(&ranges, packet.source)
         };
         if self.gateway_may_send(hub, &to.vnet, packet.source) {
             return None;
         }
-        if own_side(hub) {
+        if local_prefixes(hub) {
             return None;
         }
         let mut clients = self.clients(hub);
-        clients.retain(|c| own_side(&c.name));
+        clients.retain(|c| local_prefixes(&c.name));
         if clients.is_empty() {
             return Some(lose(Why::Source));
         }

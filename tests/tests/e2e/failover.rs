@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_lab::Topology;
-use tombolo_lab::probe::Pinger;
+use tombolo_lab::probe::BackgroundPing;
 use tombolo_tests::live::{PING_INTERVAL, World};
 
 const LEFT: [(&str, &str); 2] = [("10.1.255.4", "left-a"), ("10.1.255.5", "left-b")];
@@ -53,7 +53,7 @@ async fn wait_until_used(w: &World, peer: &str, agents: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn expect_no_loss(pinger: Pinger) -> Result<()> {
+fn expect_no_loss(pinger: BackgroundPing) -> Result<()> {
     let pinged = pinger.stop()?;
     ensure!(pinged.all(), "{pinged:?}");
     Ok(())
@@ -78,7 +78,7 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
         for planned in [true, false] {
             let here = wait_for_first_hop(&w, from, "branch-vm", preferred).await?;
             let others: Vec<_> = all.iter().filter(|(_, host)| *host != here).copied().collect();
-            let pinger = w.pinger(from, "branch-vm", PING_INTERVAL)?;
+            let pinger = w.start_ping(from, "branch-vm", PING_INTERVAL)?;
             // Thirty pings before the change, so that it falls between pings.
             tokio::time::sleep(Duration::from_millis(300)).await;
             if planned {
@@ -91,7 +91,7 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
                 pinger
             } else {
                 drop(pinger);
-                w.pinger(from, "branch-vm", PING_INTERVAL)?
+                w.start_ping(from, "branch-vm", PING_INTERVAL)?
             };
             w.start_agent(here)?;
             // With both instances active, its share may be another pair's flows. So its return shows in the agents' states.
@@ -115,7 +115,7 @@ async fn gateways_stand_in_for_a_peering_whose_path_is_cut() -> Result<()> {
     w.cut_pair("left-vm", "right-vm")?;
     wait_for_first_hop(&w, "left-vm", "right-vm", &LEFT).await?;
     wait_for_first_hop(&w, "right-vm", "left-vm", &RIGHT[..1]).await?;
-    let pinger = w.pinger("left-vm", "right-vm", PING_INTERVAL)?;
+    let pinger = w.start_ping("left-vm", "right-vm", PING_INTERVAL)?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     w.restore_pair("left-vm", "right-vm")?;
     wait_for_first_hop(&w, "left-vm", "right-vm", &direct).await?;

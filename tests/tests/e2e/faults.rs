@@ -97,7 +97,7 @@ async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
     for host in ["hub-vm", "hub-fw"] {
         w.reach("spoke-a-vm", host).await?;
     }
-    let others = w.pinger("spoke-b-vm", "hub-vm", PING_INTERVAL)?;
+    let others = w.start_ping("spoke-b-vm", "hub-vm", PING_INTERVAL)?;
     w.client()?.revoke_agent("spoke-a-vm").await?;
     w.in_force().await?;
     for host in ["hub-vm", "hub-fw"] {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
-use tombolo_lab::probe::Pinger;
+use tombolo_lab::probe::BackgroundPing;
 use tombolo_tests::live::{Flags, PING_INTERVAL, PLAIN, World};
 
 /// P13, P14, P15, P17: a peering is created, restricted, deleted and recovered.
@@ -69,7 +69,7 @@ async fn unrelated_changes_lose_no_packet() -> Result<()> {
     for (from, to) in pairs {
         w.reach(from, to).await?;
     }
-    let pings = pairs.map(|(from, to)| w.pinger(from, to, PING_INTERVAL));
+    let pings = pairs.map(|(from, to)| w.start_ping(from, to, PING_INTERVAL));
     let start = Instant::now();
     let mut changes = 0;
     while start.elapsed() < Duration::from_secs(20) {

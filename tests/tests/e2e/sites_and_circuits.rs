@@ -24,7 +24,7 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     let lab = Lab::up(topology, Options::default()).await?;
     let mut wrong = Vec::new();
     let good = check::phases(&lab, true, |title, phase| {
-        let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.heard));
+        let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.learned));
         // E16: pings do not show leaked routes. The sites' routers must have exactly the permitted routes.
         for heard in heard.iter().filter(|h| !h.good()) {
             let (who, expected, saw) = (heard.neighbour(), heard.expected(), heard.seen());

@@ -17,7 +17,7 @@ use tombolo_engine::buffer::{Collected, Path, Port};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::Event;
 use tombolo_engine::link::secure::SecureLinks;
-use tombolo_engine::tables::{Dynamic, LinkIndex, Tables};
+use tombolo_engine::tables::{LinkIndex, RoutingState, Tables};
 use tombolo_proto::config::{
     AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet,
 };

@@ -91,7 +91,7 @@ fn system_routes() -> Vec<EffectiveRoute> {
 /// D22: system routes to Internet and None are not installed; user-defined ones are.
 #[test]
 fn system_none_and_internet_never_reach_the_kernel() {
-    let plan = KernelPlan::of(&config(system_routes()), &Dynamic::default(), ids(), true);
+    let plan = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), true);
     let source = Some("10.1.0.4".parse().unwrap());
     let expected = BTreeMap::from([
         (net("10.1.0.0/16"), Route::Device(source)),
@@ -109,7 +109,7 @@ fn overridden_routes_are_not_installed() {
     let mut routes = system_routes();
     routes[1].state = RouteState::Invalid;
     assert!(
-        !KernelPlan::of(&config(routes), &Dynamic::default(), ids(), false)
+        !KernelPlan::of(&config(routes), &RoutingState::default(), ids(), false)
             .routes
             .contains_key(&net("10.2.0.0/16"))
     );
@@ -124,7 +124,7 @@ fn a_user_default_route_needs_the_hosts_consent() {
     routes[6] = route(RouteSource::User, "0.0.0.0/0", appliance);
     let config = config(routes);
 
-    let refused = KernelPlan::of(&config, &Dynamic::default(), ids(), false);
+    let refused = KernelPlan::of(&config, &RoutingState::default(), ids(), false);
     assert_eq!(refused.refused_defaults, [net("0.0.0.0/0")]);
     assert!(!refused.routes.contains_key(&net("0.0.0.0/0")));
     assert!(
@@ -134,7 +134,7 @@ fn a_user_default_route_needs_the_hosts_consent() {
             .all(|r| matches!(r.lookup, Lookup::Own | Lookup::Source))
     );
 
-    let allowed = KernelPlan::of(&config, &Dynamic::default(), ids(), true);
+    let allowed = KernelPlan::of(&config, &RoutingState::default(), ids(), true);
     assert!(allowed.routes.contains_key(&net("0.0.0.0/0")));
     let order: Vec<_> = allowed.rules.iter().filter(|r| !r.v6).map(|r| r.lookup).collect();
     assert_eq!(
@@ -181,7 +181,7 @@ fn a_vm_and_a_gateway_coexist() {
 
 #[test]
 fn an_overlap_with_the_hosts_network_is_named() {
-    let plan = KernelPlan::of(&config(system_routes()), &Dynamic::default(), ids(), false);
+    let plan = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), false);
     let host = |n: &str| {
         vec![Connected {
             interface: "eth0".into(),
@@ -205,7 +205,7 @@ fn served_prefixes_stay_the_hosts() {
         unreachable!()
     };
     served.push(net("10.1.5.0/24"));
-    let plan = KernelPlan::of(&config, &Dynamic::default(), ids(), false);
+    let plan = KernelPlan::of(&config, &RoutingState::default(), ids(), false);
     assert_eq!(plan.routes[&net("10.1.5.0/24")], Route::Throw);
     assert!(plan.forwarding);
     let host = [Connected {
@@ -217,11 +217,11 @@ fn served_prefixes_stay_the_hosts() {
 
 #[test]
 fn steps_lead_from_any_plan_to_any_other() {
-    let full = KernelPlan::of(&config(system_routes()), &Dynamic::default(), ids(), false);
+    let full = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), false);
     let mut routes = system_routes();
     routes.remove(1);
     routes[4] = route(RouteSource::User, "10.8.0.0/16", NextHop::None {});
-    let other = KernelPlan::of(&config(routes), &Dynamic::default(), ids(), false);
+    let other = KernelPlan::of(&config(routes), &RoutingState::default(), ids(), false);
     let empty = KernelPlan::default();
     for (from, to) in [
         (&empty, &full),
@@ -246,7 +246,7 @@ fn steps_lead_from_any_plan_to_any_other() {
 /// The rollback of a failed first plan sets no MTU, because a device cannot have MTU 0.
 #[test]
 fn going_back_to_no_plan_leaves_the_mtu() {
-    let full = KernelPlan::of(&config(system_routes()), &Dynamic::default(), ids(), false);
+    let full = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), false);
     let (first, then) = full.steps(&KernelPlan::default());
     assert!(
         !first.iter().chain(&then).any(|s| matches!(s, Step::Mtu(_))),
@@ -291,7 +291,7 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
             }],
         },
     };
-    let before = KernelPlan::of(&edge, &Dynamic::default(), ids(), false);
+    let before = KernelPlan::of(&edge, &RoutingState::default(), ids(), false);
     let device = Route::Device(Some("10.10.30.132".parse().unwrap()));
     assert_eq!(before.routes, [("10.10.30.0/24".parse().unwrap(), device)].into());
     assert_eq!((before.line, before.forwarding), (Some(line), true));

@@ -14,7 +14,7 @@ use tombolo_proto::id::Secret;
 /// The configuration of one instance of an ExpressRoute gateway. `None`: the gateway or its subnet does not exist.
 pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_>) -> Option<AgentConfig> {
     let (_, subnet) = index.subnet(instance.subnet)?;
-    let (delivered, own_side) = spaces::own_side(index, vnet);
+    let (delivered, local_prefixes) = spaces::local_prefixes(index, vnet);
     let circuits = index.circuits_of(vnet).map(|(circuit, connection)| LinkedCircuit {
         connection: connection.envelope.id.clone(),
         circuit: circuit.resource.envelope.id.clone(),

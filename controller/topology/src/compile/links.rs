@@ -57,7 +57,7 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         let relation = Relation::Gateway {};
         links.add(instance.agent, relation, transport, sources, ForeignSources::None);
         links.edit(instance.agent, |link| {
-            link.watched = alternatives;
+            link.monitored = alternatives;
             // A client of advertised routes keeps its link open. It is the initiator because a machine may be
             // behind address translation (D11).
             (link.always_on, link.initiator) = (hub.learns_routes(), hub.learns_routes());
@@ -76,7 +76,7 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         let relation = Relation::Gateway {};
         links.add(instance.agent, relation, transport, sources, ForeignSources::None);
         links.edit(instance.agent, |link| {
-            (link.watched, link.always_on, link.initiator) = (alternatives, true, true);
+            (link.monitored, link.always_on, link.initiator) = (alternatives, true, true);
         });
     }
     for (circuit, connection) in index.circuits_of(hub) {
@@ -86,7 +86,7 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
             };
             let none = ForeignSources::None;
             links.add(edge, relation, Transport::Automatic, Vec::new(), none);
-            links.edit(edge, |link| link.watched = true);
+            links.edit(edge, |link| link.monitored = true);
         }
     }
     // While the direct link is down, packets use the gateways if they lead to the same prefix; so the direct link
@@ -95,7 +95,7 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
     for peer in &vnet.peers {
         let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
         for machine in index.vnets[peer.remote].machines.iter().filter(|_| stands_in) {
-            links.edit(machine.agent, |link| link.watched = true);
+            links.edit(machine.agent, |link| link.monitored = true);
         }
     }
 }
@@ -370,7 +370,7 @@ impl<'a> Links<'a> {
             endpoint,
             quic_endpoint: None,
             // A third-party device has one session, which lane 0 holds (D15).
-            lanes: 1,
+            peer_lanes: 1,
             always_on: true,
             initiator: endpoint.is_some(),
             relation: Relation::Site {

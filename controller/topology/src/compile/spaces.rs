@@ -34,12 +34,12 @@ pub(super) fn owners_within(vnet: &Vnet<'_>, prefixes: &[IpNet]) -> Vec<Owner> {
 
 /// The spaces that a gateway delivers into, its own first and the others ordered by VNet; and the union of their
 /// prefixes.
-pub(super) fn own_side(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>, Vec<IpNet>) {
+pub(super) fn local_prefixes(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>, Vec<IpNet>) {
     let mut spaces = vec![local_space(vnet)];
-    let mut own_side = vnet.resource.address_space.clone();
+    let mut local_prefixes = vnet.resource.address_space.clone();
     for client in &vnet.clients {
         let spoke = &index.vnets[client.vnet];
-        own_side.extend(&client.half.remote_address_space);
+        local_prefixes.extend(&client.half.remote_address_space);
         spaces.push(Space {
             vnet: spoke.resource.envelope.id.clone(),
             kind: SpaceKind::GatewayClient {},
@@ -48,7 +48,7 @@ pub(super) fn own_side(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>, Vec<I
         });
     }
     spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
-    (spaces, prefix::sorted(&own_side))
+    (spaces, prefix::sorted(&local_prefixes))
 }
 
 /// Subnets as a configuration holds them, with their effective routes.

@@ -171,7 +171,7 @@ impl Packet {
     }
 
     /// Decrements the TTL, as a forwarding kernel does.
-    pub(super) fn take_ttl(&mut self) {
-        packet::take_ttl(&mut self.bytes);
+    pub(super) fn decrement_ttl(&mut self) {
+        packet::decrement_ttl(&mut self.bytes);
     }
 }

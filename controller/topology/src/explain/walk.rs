@@ -143,7 +143,7 @@ impl<'t> Fabric<'t> {
                 hop.verdict = format!("forwards to {next}");
                 hop.next = Some(next.clone());
                 hop.relation = node.link(&next).map(|link| relation(&link.relation).to_owned());
-                let to_site = node.link(&next).is_some_and(|link| link.stock);
+                let to_site = node.link(&next).is_some_and(|link| link.third_party);
                 let one_sided = stop::one_sided(node, &next);
                 if to_site {
                     hop.verdict = "forwards to the site's device".into();
@@ -205,7 +205,7 @@ fn forward_by_kernel(node: &Node, packet: &mut Packet, hop: &mut Hop) -> Next {
             End::Expired(at.clone(), answer),
         );
     }
-    packet.take_ttl();
+    packet.decrement_ttl();
     if node.sends_to_customer(packet.destination) {
         hop.verdict = "its kernel forwards it down the line to the customer edge".into();
         return Next::left_fabric(at, None);

@@ -336,7 +336,7 @@ fn sites_hear_exactly_what_they_may() {
     let learned = LearnedRoutes::new(&w.topology, &compiler, reports);
     let told = |at: &str, neighbour: ResourceId| -> BTreeMap<String, Vec<u32>> {
         let config = w.config(at);
-        let routes = tell_neighbour(&config, &learned.routing_state(&config), &neighbour);
+        let routes = routes_for_neighbour(&config, &learned.routing_state(&config), &neighbour);
         routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
     };
     let of = |routes: &[(&str, &[u32])]| -> BTreeMap<String, Vec<u32>> {
@@ -888,7 +888,7 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
         let compiler = Compiler::new(&w.topology);
         let learned = LearnedRoutes::new(&w.topology, &compiler, reports.clone());
         let config = w.config("hub-vpn");
-        let routes = tell_neighbour(&config, &learned.routing_state(&config), &id("connections", to));
+        let routes = routes_for_neighbour(&config, &learned.routing_state(&config), &id("connections", to));
         routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
     };
     // The gateway originates the route, as it does for its own VNet's prefixes.

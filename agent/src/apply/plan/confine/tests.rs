@@ -69,7 +69,7 @@ fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
 }
 
 fn plan(config: &AgentConfig, host: &Surroundings, internet_exit: bool) -> KernelPlan {
-    KernelPlan::of(config, &Dynamic::default(), ids(), false).confine(host, ids(), internet_exit)
+    KernelPlan::of(config, &RoutingState::default(), ids(), false).confine(host, ids(), internet_exit)
 }
 
 fn connected(interface: &str, network: &str) -> Connected {

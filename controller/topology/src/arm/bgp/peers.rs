@@ -106,7 +106,7 @@ type Observed = (BgpPeerState, Option<f64>, u64);
 
 impl Session {
     /// The session as one instance reports it. `None`: the instance has not reported it.
-    fn observed_by(&self, status: &AgentStatus, dynamic: &Dynamic) -> Option<Observed> {
+    fn observed_by(&self, status: &AgentStatus, dynamic: &RoutingState) -> Option<Observed> {
         match &self.kind {
             SessionKind::Bgp(id) => {
                 let peer = status.bgp.iter().find(|p| p.neighbour == *id)?;

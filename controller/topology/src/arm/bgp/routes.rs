@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
-use tombolo_engine::routing::{self, tell_neighbour, tell_peer};
+use tombolo_engine::routing::{self, routes_for_neighbour, routes_for_peer};
 use tombolo_proto::config::{CircuitLink, GatewayKind, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
 
@@ -41,7 +41,7 @@ pub(crate) fn learned(topology: &Topology, statuses: &AgentStatuses, gateway: &R
         let local = gateway.peering_address(number).to_string();
         let Some(config) = learned.config(&agent) else { continue };
         let dynamic = learned.routing_state(config);
-        for taken in routing::taken(config, &dynamic).iter().filter(|t| !t.down) {
+        for taken in routing::accept_routes(config, &dynamic).iter().filter(|t| !t.down) {
             let address = |agent: &AgentId| address_of(topology, gateway, agent);
             let source = taken.from.as_ref().map_or_else(String::new, address);
             let origin = match &taken.from {
@@ -77,7 +77,7 @@ pub(crate) fn advertised(
             }
             match &link.relation {
                 Relation::Site { connection } => {
-                    let routes = tell_neighbour(config, &dynamic, connection);
+                    let routes = routes_for_neighbour(config, &dynamic, connection);
                     // BIRD prepends the gateway's ASN when it sends the route.
                     let seen = routes
                         .into_iter()
@@ -87,14 +87,14 @@ pub(crate) fn advertised(
                 // The controller configures the gateway's own prefixes at both ends of a link, so the link does not
                 // advertise them.
                 Relation::Connection { connection } if exchanges(topology, connection) => {
-                    advertised.extend(own_side(topology, gateway));
+                    advertised.extend(local_prefixes(topology, gateway));
                     advertised.extend(
-                        tell_peer(config, &dynamic, link)
+                        routes_for_peer(config, &dynamic, link)
                             .into_iter()
                             .map(|r| (r.prefix, r.as_path)),
                     );
                 }
-                Relation::Edge { .. } => advertised.extend(own_side(topology, gateway)),
+                Relation::Edge { .. } => advertised.extend(local_prefixes(topology, gateway)),
                 _ => {}
             }
         }
@@ -105,7 +105,7 @@ pub(crate) fn advertised(
 }
 
 /// The prefixes of the gateway's VNet and clients, with the AS path that a peer sees.
-fn own_side(topology: &Topology, gateway: &VirtualNetworkGateway) -> impl Iterator<Item = (IpNet, Vec<u32>)> {
+fn local_prefixes(topology: &Topology, gateway: &VirtualNetworkGateway) -> impl Iterator<Item = (IpNet, Vec<u32>)> {
     let asn = gateway.asn;
     advertised_prefixes(topology, gateway)
         .into_iter()
