@@ -154,7 +154,7 @@ impl LaneSockets {
         if let Some(quic) = &mut self.quic {
             quic.maintain(now);
         }
-        // [`writable`](Self::writable) refers to a socket by index, which closing another one would change.
+        // `writable` refers to a socket by index, which closing another one would change.
         if self.backpressured.is_some() {
             return;
         }

@@ -410,8 +410,8 @@ impl Udp {
         })
     }
 
-    /// Re-enables GSO, and clears the unusable source address, [`RETRY_INTERVAL`] after they failed. One refused send
-    /// makes `quinn-udp` give up GSO for all destinations, although perhaps only one path was too narrow.
+    /// Re-enables GSO, and clears the unusable source address, a minute after they failed. One refused send makes
+    /// `quinn-udp` give up GSO for all destinations, although perhaps only one path was too narrow.
     pub fn maintain(&mut self, now: Instant) {
         self.unusable_source = self
             .unusable_source
