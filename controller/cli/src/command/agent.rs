@@ -13,13 +13,25 @@ pub(crate) enum Agent {
     /// List the agents
     List,
     /// Show an agent with its packet counters and links
-    Show { agent: tombolo_proto::id::AgentId },
+    Show {
+        /// Name of the agent
+        agent: tombolo_proto::id::AgentId,
+    },
     /// Revoke an agent: the controller and all agents refuse it at once; its name stays in use
-    Revoke { agent: tombolo_proto::id::AgentId },
+    Revoke {
+        /// Name of the agent
+        agent: tombolo_proto::id::AgentId,
+    },
     /// Delete an agent, so that another one can join for the same machine, gateway instance or edge
-    Delete { agent: tombolo_proto::id::AgentId },
+    Delete {
+        /// Name of the agent
+        agent: tombolo_proto::id::AgentId,
+    },
     /// Print the configuration that the controller has compiled for an agent, without secrets
-    Config { agent: tombolo_proto::id::AgentId },
+    Config {
+        /// Name of the agent
+        agent: tombolo_proto::id::AgentId,
+    },
 }
 
 impl Agent {

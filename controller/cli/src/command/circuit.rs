@@ -18,6 +18,7 @@ use tombolo_proto::config::CircuitLink;
 pub(crate) enum Circuit {
     /// Create a circuit
     Create {
+        /// Name of the circuit
         #[arg(value_parser = name)]
         name: String,
         #[command(flatten)]
@@ -28,6 +29,7 @@ pub(crate) enum Circuit {
     },
     /// Change a circuit
     Update {
+        /// Name of the circuit
         #[arg(value_parser = name)]
         name: String,
         #[command(flatten)]
@@ -37,11 +39,13 @@ pub(crate) enum Circuit {
     List,
     /// Show a circuit with its private peering
     Show {
+        /// Name of the circuit
         #[arg(value_parser = name)]
         name: String,
     },
     /// Delete a circuit
     Delete {
+        /// Name of the circuit
         #[arg(value_parser = name)]
         name: String,
     },
@@ -50,6 +54,7 @@ pub(crate) enum Circuit {
     Peering(Peering),
     /// Show the routes of the provider edge of one link
     Routes {
+        /// Name of the circuit
         #[arg(value_parser = name)]
         name: String,
         /// Link of the circuit

@@ -21,6 +21,7 @@ pub(crate) enum Connection {
     /// Change a connection; `shared-key set` changes its key
     #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["routing_weight", "enable_bgp", "dpd_timeout"])))]
     Update {
+        /// Name of the connection
         #[arg(value_parser = name)]
         name: String,
         /// Preference among connections to the same prefixes; the largest weight wins
@@ -37,16 +38,19 @@ pub(crate) enum Connection {
     List,
     /// Show a connection with its status and the reason of a failure
     Show {
+        /// Name of the connection
         #[arg(value_parser = name)]
         name: String,
     },
     /// Delete a connection; the remote gateway's own connection is not deleted
     Delete {
+        /// Name of the connection
         #[arg(value_parser = name)]
         name: String,
     },
     /// Print the WireGuard and BGP configuration for a site's VPN device; it contains a secret
     DeviceConfig {
+        /// Name of the connection
         #[arg(value_parser = name)]
         name: String,
     },
@@ -57,6 +61,7 @@ pub(crate) enum Connection {
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
+    /// Name of the connection
     #[arg(value_parser = name)]
     name: String,
     /// Gateway of this end, by name or id

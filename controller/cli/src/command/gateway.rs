@@ -19,6 +19,7 @@ pub(crate) enum Gateway {
     Create(Create),
     /// Change a gateway
     Update {
+        /// Name of the gateway
         #[arg(value_parser = name)]
         name: String,
         /// New ASN of the gateway (G4)
@@ -35,21 +36,25 @@ pub(crate) enum Gateway {
     List,
     /// Show a gateway
     Show {
+        /// Name of the gateway
         #[arg(value_parser = name)]
         name: String,
     },
     /// Delete a gateway
     Delete {
+        /// Name of the gateway
         #[arg(value_parser = name)]
         name: String,
     },
     /// Show the routes that a gateway has learned, and its own
     LearnedRoutes {
+        /// Name of the gateway
         #[arg(value_parser = name)]
         name: String,
     },
     /// Show the routes that a gateway advertises to a BGP peer
     AdvertisedRoutes {
+        /// Name of the gateway
         #[arg(value_parser = name)]
         name: String,
         /// Address of the BGP peer, as `bgp-peers` shows it
@@ -58,6 +63,7 @@ pub(crate) enum Gateway {
     },
     /// Show the BGP sessions of a gateway
     BgpPeers {
+        /// Name of the gateway
         #[arg(value_parser = name)]
         name: String,
     },
@@ -65,6 +71,7 @@ pub(crate) enum Gateway {
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
+    /// Name of the gateway
     #[arg(value_parser = name)]
     name: String,
     /// Virtual network of the gateway, by name or id; it needs a subnet GatewaySubnet

@@ -14,6 +14,7 @@ use tombolo_client::path::Group as Path;
 pub(crate) enum Group {
     /// Create a resource group
     Create {
+        /// Name of the resource group
         #[arg(value_parser = group_name)]
         name: String,
         /// Region of the group, and of resources in it that are created without --location
@@ -24,11 +25,13 @@ pub(crate) enum Group {
     List,
     /// Show a resource group
     Show {
+        /// Name of the resource group
         #[arg(value_parser = group_name)]
         name: String,
     },
     /// Delete a resource group and all resources in it
     Delete {
+        /// Name of the resource group
         #[arg(value_parser = group_name)]
         name: String,
     },

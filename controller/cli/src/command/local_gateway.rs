@@ -17,6 +17,7 @@ use tombolo_proto::id::PublicKey;
 pub(crate) enum LocalGateway {
     /// Create a local network gateway, which describes a site
     Create {
+        /// Name of the local network gateway
         #[arg(value_parser = name)]
         name: String,
         #[command(flatten)]
@@ -27,6 +28,7 @@ pub(crate) enum LocalGateway {
     },
     /// Change the description of a site
     Update {
+        /// Name of the local network gateway
         #[arg(value_parser = name)]
         name: String,
         #[command(flatten)]
@@ -36,11 +38,13 @@ pub(crate) enum LocalGateway {
     List,
     /// Show a local network gateway
     Show {
+        /// Name of the local network gateway
         #[arg(value_parser = name)]
         name: String,
     },
     /// Delete a local network gateway
     Delete {
+        /// Name of the local network gateway
         #[arg(value_parser = name)]
         name: String,
     },

@@ -17,6 +17,7 @@ use tombolo_proto::arm::Kind;
 pub(crate) enum Nic {
     /// Create a network interface
     Create {
+        /// Name of the network interface
         #[arg(value_parser = name)]
         name: String,
         /// Subnet, as VNET/SUBNET or id
@@ -39,11 +40,13 @@ pub(crate) enum Nic {
     List,
     /// Show a network interface
     Show {
+        /// Name of the network interface
         #[arg(value_parser = name)]
         name: String,
     },
     /// Change a network interface
     Update {
+        /// Name of the network interface
         #[arg(value_parser = name)]
         name: String,
         /// The machine may forward packets of others (R12)
@@ -55,6 +58,7 @@ pub(crate) enum Nic {
     },
     /// Delete a network interface
     Delete {
+        /// Name of the network interface
         #[arg(value_parser = name)]
         name: String,
     },

@@ -19,6 +19,7 @@ pub(crate) struct Plain {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Create {
+        /// Name of the resource
         #[arg(value_parser = name)]
         name: String,
         /// Region [default: the group's]
@@ -30,10 +31,12 @@ enum Verb {
     },
     List,
     Show {
+        /// Name of the resource
         #[arg(value_parser = name)]
         name: String,
     },
     Update {
+        /// Name of the resource
         #[arg(value_parser = name)]
         name: String,
         /// Tags that replace all present ones; without a value all tags are removed
@@ -41,6 +44,7 @@ enum Verb {
         tags: Vec<(String, String)>,
     },
     Delete {
+        /// Name of the resource
         #[arg(value_parser = name)]
         name: String,
     },

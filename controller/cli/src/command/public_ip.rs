@@ -14,6 +14,7 @@ use tombolo_proto::arm::Kind;
 pub(crate) enum PublicIp {
     /// Create a public address
     Create {
+        /// Name of the public address
         #[arg(value_parser = name)]
         name: String,
         /// Address that the resource shows; it does not affect where agents are reached
@@ -25,6 +26,7 @@ pub(crate) enum PublicIp {
     },
     /// Change a public address
     Update {
+        /// Name of the public address
         #[arg(value_parser = name)]
         name: String,
         /// Address that the resource shows; it does not affect where agents are reached
@@ -35,11 +37,13 @@ pub(crate) enum PublicIp {
     List,
     /// Show a public address
     Show {
+        /// Name of the public address
         #[arg(value_parser = name)]
         name: String,
     },
     /// Delete a public address
     Delete {
+        /// Name of the public address
         #[arg(value_parser = name)]
         name: String,
     },

@@ -17,6 +17,7 @@ use tombolo_proto::arm::Kind;
 pub(crate) enum RouteTable {
     /// Create a route table
     Create {
+        /// Name of the route table
         #[arg(value_parser = name)]
         name: String,
         /// Do not use routes of gateways in the table's subnets (R15)
@@ -30,11 +31,13 @@ pub(crate) enum RouteTable {
     List,
     /// Show a route table with its routes
     Show {
+        /// Name of the route table
         #[arg(value_parser = name)]
         name: String,
     },
     /// Change a route table
     Update {
+        /// Name of the route table
         #[arg(value_parser = name)]
         name: String,
         /// Do not use routes of gateways in the table's subnets (R15)
@@ -43,6 +46,7 @@ pub(crate) enum RouteTable {
     },
     /// Delete a route table
     Delete {
+        /// Name of the route table
         #[arg(value_parser = name)]
         name: String,
     },

@@ -27,6 +27,7 @@ pub(crate) enum Subnet {
     },
     /// List the subnets of a virtual network
     List {
+        /// Name of the virtual network
         #[arg(value_parser = name)]
         vnet: String,
     },

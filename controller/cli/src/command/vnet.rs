@@ -17,6 +17,7 @@ use tombolo_proto::arm::Kind;
 pub(crate) enum Vnet {
     /// Create a virtual network
     Create {
+        /// Name of the virtual network
         #[arg(value_parser = name)]
         name: String,
         /// Address space: one or several prefixes, such as 10.1.0.0/16
@@ -36,11 +37,13 @@ pub(crate) enum Vnet {
     List,
     /// Show a virtual network with its subnets and peerings
     Show {
+        /// Name of the virtual network
         #[arg(value_parser = name)]
         name: String,
     },
     /// Change the address space; peered VNets use the new one after `tombolo peering sync`
     Update {
+        /// Name of the virtual network
         #[arg(value_parser = name)]
         name: String,
         /// Prefixes that replace the whole address space
@@ -55,6 +58,7 @@ pub(crate) enum Vnet {
     },
     /// Delete a virtual network
     Delete {
+        /// Name of the virtual network
         #[arg(value_parser = name)]
         name: String,
     },

@@ -76,7 +76,7 @@ impl Topology {
             for hops in row.lists() {
                 let last = hops.last().and_then(|h| h.0);
                 if last.is_none() {
-                    problems.push(format!("{at}: the last hop is the destination's address"));
+                    problems.push(format!("{at}: the last hop must be the destination's address"));
                 } else if destination.is_some() && last != destination {
                     problems.push(format!("{at}: the last hop is not the address of '{to}'"));
                 }
