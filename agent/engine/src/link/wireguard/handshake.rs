@@ -66,8 +66,8 @@ const RESPONDER_SILENCE_TIMEOUT: Duration = Duration::from_secs(17);
 /// asks whether the device is there (D19).
 const THIRD_PARTY_SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Age of that handshake from which the device counts as unreachable: with the silence before it, six seconds, as
-/// `Link::dead_after` documents.
+/// Age of that handshake from which the device counts as unreachable: six seconds together with the silence
+/// before it.
 const THIRD_PARTY_UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A session whose keys the peer has proven to hold.
