@@ -52,7 +52,8 @@
 //! use tombolo_engine::tables::Tables;
 //! use tombolo_proto::config::AgentConfig;
 //!
-//! # let config = |own: &str, peer: &str, key, host: u8| -> Result<AgentConfig, serde_json::Error> {
+//! # use tombolo_proto::id::PublicKey;
+//! # let config = |own: &str, peer: &str, key: PublicKey, host: u8| -> Result<AgentConfig, serde_json::Error> {
 //! #     let address = |host: u8| format!("10.0.0.{host}");
 //! #     serde_json::from_value(serde_json::json!({
 //! #         "agent": own, "vnet": "/vnet", "addressSpace": ["10.0.0.0/24"], "mtu": 1420,

@@ -46,8 +46,7 @@ const FIRST_QUIC_BYTE: u8 = 0x40;
 
 /// All encrypted links of one engine.
 pub struct SecureLinks {
-    /// In the order of preference of [`CARRIERS`](super::transport::CARRIERS); without a key for QUIC it ends before
-    /// it.
+    /// In the order of [`CARRIERS`](super::transport::CARRIERS). Without a key for QUIC, WireGuard alone.
     transports: Vec<AnyTransport>,
     public_key: PublicKey,
     pin: Option<KeyPin>,
