@@ -65,7 +65,8 @@ impl<P: Into<Path>> From<P> for Transmit {
 
 /// Takes datagrams, which the engine writes in place.
 pub trait TransmitSink {
-    /// Returns a slot of at least `len` bytes for one datagram. The next `reserve` discards a slot that was not committed.
+    /// Returns a slot of at least `len` bytes for one datagram. The next `reserve` discards a slot that was not
+    /// committed.
     fn reserve(&mut self, transmit: &Transmit, len: usize) -> &mut [u8];
 
     /// Completes the slot of the last [`reserve`](Self::reserve): its first `len` bytes are a datagram.

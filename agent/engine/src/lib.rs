@@ -16,11 +16,11 @@
 //! An [`Engine`](engine::Engine) is the packet path of one lane. One thread owns it; there is no lock. Sockets, the TUN
 //! device and the clock are the owner's. It makes these calls:
 //!
-//! 1. **Once:** [`with_redirect`](engine::Engine::with_redirect), or [`new`](engine::Engine::new) where there is one lane;
-//!    then [`remember_endpoints`](link::secure::SecureLinks::remember_endpoints).
+//! 1. **Once:** [`with_redirect`](engine::Engine::with_redirect), or [`new`](engine::Engine::new) where there is one
+//!    lane; then [`remember_endpoints`](link::secure::SecureLinks::remember_endpoints).
 //! 2. **For each configuration**, between two batches: [`install`](engine::Engine::install); for new routes in the same
-//!    configuration: [`refresh`](engine::Engine::refresh). Both take tables that were built elsewhere. Lane 0 then calls
-//!    [`advertise`](link::secure::SecureLinks::advertise) for each link and
+//!    configuration: [`refresh`](engine::Engine::refresh). Both take tables that were built elsewhere. Lane 0 then
+//!    calls [`advertise`](link::secure::SecureLinks::advertise) for each link and
 //!    [`advertise_now`](link::secure::SecureLinks::advertise_now).
 //! 3. **For each batch of input:**
 //!    * datagrams: [`handle_datagram`](engine::Engine::handle_datagram) each, or [`refuse`](engine::Engine::refuse) for one
@@ -28,11 +28,12 @@
 //!    * packets of the TUN device: [`handle_tun`](engine::Engine::handle_tun) each;
 //!    * in lane 0, packets of other lanes: [`handle_redirected`](engine::Engine::handle_redirected) each, or
 //!      [`refuse_redirected`](engine::Engine::refuse_redirected) if they are of another configuration.
-//! 4. **After each batch:** [`flush`](engine::Engine::flush), and only then the transmit sink is emptied into the socket.
-//!    What the kernel did not take is reported: [`not_sent`](engine::Engine::not_sent),
+//! 4. **After each batch:** [`flush`](engine::Engine::flush), and only then the transmit sink is emptied into the
+//!    socket. What the kernel did not take is reported: [`not_sent`](engine::Engine::not_sent),
 //!    [`local_refused`](engine::Engine::local_refused), [`not_delivered`](engine::Engine::not_delivered).
-//! 5. **When [`poll_timeout`](engine::Engine::poll_timeout) is due:** [`handle_timeout`](engine::Engine::handle_timeout),
-//!    then step 4. Its answer changes with every call, so it is asked after each; the product does so every 100 ms at least.
+//! 5. **When [`poll_timeout`](engine::Engine::poll_timeout) is due:**
+//!    [`handle_timeout`](engine::Engine::handle_timeout), then step 4. Its answer changes with every call, so it is
+//!    asked after each; the product does so every 100 ms at least.
 //! 6. **Last in each turn:** [`poll_event`](engine::Engine::poll_event) until there is none.
 //! 7. **Before the agent stops:** [`drain`](engine::Engine::drain), then step 4.
 //!
@@ -51,7 +52,8 @@
 //! use tombolo_engine::tables::Tables;
 //! use tombolo_proto::config::AgentConfig;
 //!
-//! # let config = |own: &str, peer: &str, key, host: u8| -> Result<AgentConfig, serde_json::Error> {
+//! # use tombolo_proto::id::PublicKey;
+//! # let config = |own: &str, peer: &str, key: PublicKey, host: u8| -> Result<AgentConfig, serde_json::Error> {
 //! #     let address = |host: u8| format!("10.0.0.{host}");
 //! #     serde_json::from_value(serde_json::json!({
 //! #         "agent": own, "vnet": "/vnet", "addressSpace": ["10.0.0.0/24"], "mtu": 1420,

@@ -1,6 +1,7 @@
 //! All encrypted links of one engine, behind one trait.
 
-// Datagrams of strangers and of peers are parsed here, and links come and go with the configuration: no index is trusted.
+// Datagrams of strangers and of peers are parsed here, and links come and go with the configuration: no index is
+// trusted.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 #[cfg(feature = "links")]
@@ -132,8 +133,8 @@ const fn index_of(position: usize) -> LinkIndex {
 ///
 /// Implementations are sans-IO: time is an argument and never goes back, datagrams go into a [`TransmitSink`].
 pub trait LinkSet {
-    /// Takes a new configuration: opens, keeps and closes links. Their positions become [`LinkIndex`]es. Sessions survive
-    /// while the keys stay the same.
+    /// Takes a new configuration: opens, keeps and closes links. Their positions become [`LinkIndex`]es. Sessions
+    /// survive while the keys stay the same.
     fn update(&mut self, links: &[Link], now: Instant);
 
     /// Takes from the tables of the same configuration what holds for links: MTU, probes, and which peers may advertise
@@ -154,8 +155,8 @@ pub trait LinkSet {
     /// Seals a packet and sends it, or queues it until there is a session. `ecn` is the codepoint for the outer header.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed;
 
-    /// Opens a datagram into `buffer`, which must have room for the datagram, and for 256 bytes. Further packets may wait
-    /// for [`next_packet`](Self::next_packet), whatever the result.
+    /// Opens a datagram into `buffer`, which must have room for the datagram, and for 256 bytes. Further packets may
+    /// wait for [`next_packet`](Self::next_packet), whatever the result.
     fn open(
         &mut self,
         datagram: &[u8],
@@ -187,14 +188,14 @@ pub trait LinkSet {
     /// The next event, oldest first.
     fn poll_event(&mut self) -> Option<Event>;
 
-    /// Number of packets that [`seal`](Self::seal) queued and that were dropped since the last call, because no handshake
-    /// succeeded.
+    /// Number of packets that [`seal`](Self::seal) queued and that were dropped since the last call, because no
+    /// handshake succeeded.
     fn take_lost(&mut self) -> u64;
 
     /// Announces to all peers that this agent is about to stop. Peers with another link move to it at once (D19).
     fn drain(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// The kernel sends nothing from this address of the host any more: no link uses it as source until the peer sends to
-    /// it again.
+    /// The kernel sends nothing from this address of the host any more: no link uses it as source until the peer sends
+    /// to it again.
     fn source_unavailable(&mut self, _local: IpAddr) {}
 }

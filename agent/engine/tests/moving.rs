@@ -124,8 +124,8 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     }
 }
 
-/// A planned stop: peers move to other links at once, while the agent still carries packets. Its answers meanwhile do not
-/// bring the link back.
+/// A planned stop: peers move to other links at once, while the agent still carries packets. Its answers meanwhile do
+/// not bring the link back.
 #[test]
 fn who_is_about_to_stop_is_left_at_once() {
     for watched in [true, false] {
@@ -179,8 +179,8 @@ fn with_a_device(dead_after: Option<u16>) -> World {
     world
 }
 
-/// D19: a device that answers neither packets nor handshakes is down long before its session expires, and up again when it
-/// answers.
+/// D19: a device that answers neither packets nor handshakes is down long before its session expires, and up again when
+/// it answers.
 #[test]
 fn a_stock_device_that_goes_silent_is_given_up() {
     for (dead_after, seconds) in [(None, 6), (Some(30), 30)] {

@@ -18,7 +18,7 @@ use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::Transport;
 use tombolo_proto::status::Carrier;
 
-const STEP: Duration = Duration::from_millis(100);
+const TIME_STEP: Duration = Duration::from_millis(100);
 
 fn pair(transport: Transport, second_ports: [bool; 2]) -> World {
     let mut nodes = vec![
@@ -46,7 +46,8 @@ fn both_ways(world: &mut World) -> usize {
     world.nodes.iter().map(|n| n.delivered.len()).sum::<usize>() - before
 }
 
-/// The source addresses that a node has used since the last call, without repetitions in a row. `None`: the kernel chose.
+/// The source addresses that a node has used since the last call, without repetitions in a row. `None`: the kernel
+/// chose.
 fn sent_from(node: &mut Node) -> Vec<Option<IpAddr>> {
     let mut all: Vec<_> = node.paths.drain(..).map(|path| path.local).collect();
     all.dedup();
@@ -65,7 +66,7 @@ fn replies_leave_from_where_they_were_asked() {
         world.nodes[1].local = two;
         for _ in 0..3 {
             assert_eq!(both_ways(&mut world), 2);
-            world.pass(STEP);
+            world.pass(TIME_STEP);
         }
         assert_eq!(
             sent_from(&mut world.nodes[1]),
@@ -131,20 +132,20 @@ fn quic_is_found_at_the_second_port() {
         if transport == Transport::Automatic {
             for _ in 0..20 {
                 assert_eq!(both_ways(&mut world), 2, "{what}");
-                world.pass(STEP);
+                world.pass(TIME_STEP);
             }
         }
         // Nothing passes between two lane ports. All passes where at least one port is a second port.
         world.lanes_cut = true;
         let mut steps = 0;
         while both_ways(&mut world) < 2 {
-            world.pass(STEP);
+            world.pass(TIME_STEP);
             steps += 1;
             assert!(steps < 20, "{what}: within two seconds");
         }
         for _ in 0..50 {
             assert_eq!(both_ways(&mut world), 2, "{what}");
-            world.pass(STEP);
+            world.pass(TIME_STEP);
         }
         let link = world.nodes[0].link("b", world.now).unwrap();
         assert_eq!(
@@ -163,7 +164,7 @@ fn quic_is_found_at_the_second_port() {
             world.lanes_cut = false;
             for _ in 0..60 {
                 assert_eq!(both_ways(&mut world), 2, "{what}: the way back loses nothing");
-                world.pass(STEP);
+                world.pass(TIME_STEP);
             }
             let link = world.nodes[0].link("b", world.now).unwrap();
             assert_eq!(link.transport, Carrier::WireGuard, "{what}");
@@ -178,7 +179,7 @@ fn the_second_port_is_tried_second() {
     let mut world = pair(Transport::Quic, [true, true]);
     for _ in 0..20 {
         assert_eq!(both_ways(&mut world), 2);
-        world.pass(STEP);
+        world.pass(TIME_STEP);
     }
     let second = |at: &SocketAddr| at.port() == 443;
     assert!(!world.seen.iter().any(|(from, to, _)| second(from) || second(to)));
@@ -259,7 +260,7 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
             let mut packet = udp("10.0.0.1", "10.0.0.2", 64, 100);
             engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
             engine.flush(now, &mut tx);
-            now += STEP;
+            now += TIME_STEP;
             engine.handle_timeout(now, &mut tx);
         }
         assert_eq!(engine.redirect_mut().0, 100, "{what}");

@@ -10,7 +10,7 @@ use tombolo_proto::config::Transport;
 use tombolo_proto::id::KeyPin;
 use tombolo_proto::status::{Carrier, LinkState};
 
-const STEP: Duration = Duration::from_millis(100);
+const TIME_STEP: Duration = Duration::from_millis(100);
 
 fn pair(transport: Transport) -> World {
     let a = Node::new("a", "192.0.2.1:1000", 1).with_quic();
@@ -99,7 +99,7 @@ fn both_ends_may_begin_at_once() {
     world.settle();
     assert_eq!([world.nodes[0].delivered.len(), world.nodes[1].delivered.len()], [1, 1]);
     for _ in 0..30 {
-        world.pass(STEP);
+        world.pass(TIME_STEP);
         assert_eq!(both_ways(&mut world), 2);
     }
 }
@@ -114,7 +114,7 @@ fn an_end_that_restarts_is_taken_up_again() {
     // The answer to the first packet is a stateless reset. The next packet opens another connection.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 100));
     world.settle();
-    world.pass(STEP);
+    world.pass(TIME_STEP);
     assert_eq!(both_ways(&mut world), 2);
 }
 
@@ -125,7 +125,7 @@ fn an_address_may_change() {
     world.nodes[0].at = "198.51.100.7:4000".parse().unwrap();
     let arrived: usize = (0..20)
         .map(|_| {
-            world.pass(STEP);
+            world.pass(TIME_STEP);
             both_ways(&mut world)
         })
         .sum();
@@ -146,12 +146,12 @@ fn links_that_leave_the_configuration_are_closed() {
     let mut config = world.nodes[1].config.clone();
     config.links.clear();
     world.nodes[1].install(config, now);
-    world.pass(STEP);
+    world.pass(TIME_STEP);
     assert_eq!(both_ways(&mut world), 0);
 }
 
-/// Events of connections that nobody had read when the configuration changed are not attributed to the link that has the
-/// old index now. An old index beyond the last link does no harm.
+/// Events of connections that nobody had read when the configuration changed are not attributed to the link that has
+/// the old index now. An old index beyond the last link does no harm.
 #[test]
 fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
     for (was_up, goes_down) in [(false, false), (true, true)] {
@@ -167,7 +167,7 @@ fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
                 let (now, mut config) = (world.now, world.nodes[0].config.clone());
                 config.links.clear();
                 world.nodes[0].install(config, now);
-                world.pass(STEP);
+                world.pass(TIME_STEP);
             } else {
                 assert_eq!(both_ways(&mut world), 2);
             }
@@ -177,7 +177,7 @@ fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
             config.links = if replaced { vec![other] } else { Vec::new() };
             world.nodes[1].install(config, now);
             world.unasked = false;
-            world.pass(STEP);
+            world.pass(TIME_STEP);
             assert_eq!(world.nodes[1].events, [], "replaced: {replaced}, down: {goes_down}");
         }
     }
@@ -194,7 +194,7 @@ fn pending_news_of_a_peer_that_has_another_key_now_is_dropped() {
     (config.links[0].public_key, config.links[0].quic) = (other.public_key, other.quic);
     world.nodes[1].install(config, now);
     world.unasked = false;
-    world.pass(STEP);
+    world.pass(TIME_STEP);
     assert_eq!(world.nodes[1].events, []);
 }
 
@@ -203,7 +203,7 @@ fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
     let mut world = pair(Transport::Automatic);
     for _ in 0..20 {
         assert_eq!(both_ways(&mut world), 2);
-        world.pass(STEP);
+        world.pass(TIME_STEP);
     }
     assert_eq!(carrier(&world, 0), Carrier::WireGuard);
     let link = world.nodes[0].link("b", world.now).unwrap();
@@ -212,12 +212,12 @@ fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
     world.no_wireguard = true;
     let mut away = 0;
     while both_ways(&mut world) < 2 {
-        world.pass(STEP);
+        world.pass(TIME_STEP);
         away += 1;
         assert!(away < 15, "back within a second and a half");
     }
     for _ in 0..50 {
-        world.pass(STEP);
+        world.pass(TIME_STEP);
         assert_eq!(both_ways(&mut world), 2);
     }
     assert_eq!([carrier(&world, 0), carrier(&world, 1)], [Carrier::Quic; 2]);
@@ -228,7 +228,7 @@ fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
 
     world.no_wireguard = false;
     for _ in 0..60 {
-        world.pass(STEP);
+        world.pass(TIME_STEP);
         assert_eq!(both_ways(&mut world), 2, "the return loses nothing");
     }
     assert_eq!([carrier(&world, 0), carrier(&world, 1)], [Carrier::WireGuard; 2]);
@@ -241,32 +241,33 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
     let mut world = pair(Transport::Automatic);
     for _ in 0..20 {
         both_ways(&mut world);
-        world.pass(STEP);
+        world.pass(TIME_STEP);
     }
     for round in 0..3 {
         world.no_wireguard = true;
         let mut away = 0;
         while both_ways(&mut world) < 2 {
-            world.pass(STEP);
+            world.pass(TIME_STEP);
             away += 1;
             assert!(away < 15, "round {round}");
         }
         // WireGuard is blocked for different times.
         for _ in 0..round * 200 {
-            world.pass(STEP);
+            world.pass(TIME_STEP);
             both_ways(&mut world);
         }
         world.no_wireguard = false;
         // The link returns after three seconds, and closes the connection after twenty more.
         for _ in 0..260 {
-            world.pass(STEP);
+            world.pass(TIME_STEP);
             assert_eq!(both_ways(&mut world), 2, "round {round}");
         }
         assert_eq!([carrier(&world, 0), carrier(&world, 1)], [Carrier::WireGuard; 2]);
     }
 }
 
-/// D19: where the whole path is cut, a standby connection does not delay the report until its silence is noticed as well.
+/// D19: where the whole path is cut, a standby connection does not delay the report until its silence is noticed as
+/// well.
 #[test]
 fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
     let mut world = pair(Transport::Automatic);
@@ -276,7 +277,7 @@ fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
     });
     let busy = |world: &mut World, steps| {
         for _ in 0..steps {
-            world.pass(STEP / 2);
+            world.pass(TIME_STEP / 2);
             both_ways(world);
         }
     };
@@ -310,7 +311,7 @@ fn quic_is_found_where_wireguard_never_worked() {
     world.no_wireguard = true;
     let mut tries = 0;
     while both_ways(&mut world) < 2 {
-        world.pass(STEP);
+        world.pass(TIME_STEP);
         tries += 1;
         assert!(tries < 30, "within three seconds");
     }
@@ -324,13 +325,13 @@ fn shaped_wireguard_gives_way_to_quic() {
     let mut steps = 0;
     while [carrier(&world, 0), carrier(&world, 1)] != [Carrier::Quic; 2] {
         both_ways(&mut world);
-        world.pass(STEP);
+        world.pass(TIME_STEP);
         steps += 1;
         assert!(steps < 100, "both ends notice within ten seconds");
     }
     for _ in 0..40 {
         assert_eq!(both_ways(&mut world), 2);
-        world.pass(STEP);
+        world.pass(TIME_STEP);
     }
 }
 

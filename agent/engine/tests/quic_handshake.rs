@@ -1,5 +1,5 @@
-//! The handshake of a QUIC link. Its first flight is two datagrams, because the post-quantum key exchange makes it long. Either
-//! may be lost or late, and strangers must not get more than RFC 9000 allows.
+//! The handshake of a QUIC link. Its first flight is two datagrams, because the post-quantum key exchange makes it
+//! long. Either may be lost or late, and strangers must not get more than RFC 9000 allows.
 
 mod common;
 
@@ -75,8 +75,8 @@ fn the_first_flight_may_arrive_in_any_order() {
     assert_eq!(world.nodes[1].delivered.len(), 1);
 }
 
-/// A forged source address gets at most three times the bytes that were sent in its name, by either datagram or both, and
-/// for all time.
+/// A forged source address gets at most three times the bytes that were sent in its name, by either datagram or both,
+/// and for all time.
 #[test]
 fn nobody_is_flooded_through_an_answering_end() {
     for which in [&[0][..], &[1], &[0, 1]] {
@@ -98,8 +98,8 @@ fn nobody_is_flooded_through_an_answering_end() {
     }
 }
 
-/// Strangers send the first datagrams of many handshakes. From the threshold on the answer is a Retry, and a peer that owns its
-/// address connects with a second flight, again of two datagrams.
+/// Strangers send the first datagrams of many handshakes. From the threshold on the answer is a Retry, and a peer that
+/// owns its address connects with a second flight, again of two datagrams.
 #[test]
 fn a_retry_takes_two_datagrams_again() {
     let mut world = pair();
@@ -118,8 +118,8 @@ fn a_retry_takes_two_datagrams_again() {
         .iter()
         .map(|(from, _, bytes)| (*from, bytes[0] & 0xf0, bytes.len() >= 1200))
         .collect();
-    // Packet types (RFC 9000, section 17.2): 0xc_ is Initial, 0xf_ is Retry. Each datagram of the flight gets a Retry; the
-    // client uses the first one.
+    // Packet types (RFC 9000, section 17.2): 0xc_ is Initial, 0xf_ is Retry. Each datagram of the flight gets a Retry;
+    // the client uses the first one.
     let initial = (here, 0xc0, true);
     let retry = (there, 0xf0, false);
     assert_eq!(
@@ -145,7 +145,8 @@ fn second_halves_alone_pass() {
     comes_up(&mut world);
 }
 
-/// The first datagram of each flight has full size, and a path with a low MTU drops it silently. Retransmissions are shorter.
+/// The first datagram of each flight has full size, and a path with a low MTU drops it silently. Retransmissions are
+/// shorter.
 #[test]
 fn a_narrow_path_gets_a_shorter_handshake() {
     for longest in [1200, 1300, 1471] {

@@ -1,5 +1,5 @@
-//! Handshakes that renew running sessions. WireGuard renews after minutes, which pass at once here: boringtun reads the clock
-//! itself, so this program replaces the C library's clock.
+//! Handshakes that renew running sessions. WireGuard renews after minutes, which pass at once here: boringtun reads the
+//! clock itself, so this program replaces the C library's clock.
 #![cfg(all(feature = "links", target_pointer_width = "64"))]
 #![allow(unsafe_code, reason = "the C library's clock is replaced")]
 #![allow(
@@ -45,11 +45,11 @@ pub unsafe extern "C" fn clock_gettime(_clock: i32, time: *mut Time) -> i32 {
     0
 }
 
-const STEP: Duration = Duration::from_millis(50);
+const TIME_STEP: Duration = Duration::from_millis(50);
 
 /// Passes time at both ends, and serves their timers.
 fn step(world: &mut World) {
-    CLOCK.set(CLOCK.get() + u64::try_from(STEP.as_nanos()).unwrap());
+    CLOCK.set(CLOCK.get() + u64::try_from(TIME_STEP.as_nanos()).unwrap());
     world.now = std::time::Instant::now();
     world.serve();
 }
@@ -84,7 +84,7 @@ fn new_keys_lose_nothing() {
             delivered,
             (round, round),
             "after {:?}",
-            STEP * u32::try_from(round).unwrap()
+            TIME_STEP * u32::try_from(round).unwrap()
         );
     }
     let handshakes = world.seen.iter().filter(|(_, _, b)| is_init(b)).count();
@@ -93,8 +93,8 @@ fn new_keys_lose_nothing() {
     assert!(age < 121.0, "{age}");
 }
 
-/// The configured endpoint of a peer is wrong. When a handshake that renews the session is lost, the next one goes to that
-/// endpoint. Packets of the session stay with the address that works.
+/// The configured endpoint of a peer is wrong. When a handshake that renews the session is lost, the next one goes to
+/// that endpoint. Packets of the session stay with the address that works.
 #[test]
 fn a_lost_handshake_does_not_move_a_session_that_works() {
     let mut world = World::pair();
@@ -145,8 +145,8 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
     assert!(link.handshake_age.unwrap() < 40.0, "{link:?}");
 }
 
-/// Both ends initiate, the response to the peer's initiation is lost, and the peer is gone. The response ended this end's own
-/// handshake in boringtun, so this end initiates again.
+/// Both ends initiate, the response to the peer's initiation is lost, and the peer is gone. The response ended this
+/// end's own handshake in boringtun, so this end initiates again.
 #[test]
 fn answering_does_not_strand_ones_own_handshake() {
     let mut world = World::pair();

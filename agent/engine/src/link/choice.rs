@@ -7,19 +7,19 @@
 //!       └────────────────────────────────────────────────────────────┘
 //!          WireGuard has answered for 3 s, or QUIC is gone
 //! ```
-//! Each end decides about the packets that it sends, and receives on both transports at any time. An end whose peer sends
-//! over QUIC follows, and returns to WireGuard after the peer.
+//! Each end decides about the packets that it sends, and receives on both transports at any time. An end whose peer
+//! sends over QUIC follows, and returns to WireGuard after the peer.
 
 use super::transport::SessionState;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::Carrier;
 
-/// Age of an unanswered WireGuard handshake from which QUIC is tried: time for the first repetition, which goes out after
-/// 400 ms, and its answer.
+/// Age of an unanswered WireGuard handshake from which QUIC is tried: time for the first repetition, which goes out
+/// after 400 ms, and its answer.
 const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Share of lost echoes from which WireGuard counts as rate-limited, and the least number of echoes that a share is taken
-/// of: 2 s of echoes.
+/// Share of lost echoes from which WireGuard counts as rate-limited, and the least number of echoes that a share is
+/// taken of: 2 s of echoes.
 const MAX_LOSS: f64 = 0.25;
 const MIN_LOSS_SAMPLES: u32 = 20;
 
@@ -34,8 +34,8 @@ const RATE_LIMITED_HOLD: Duration = Duration::from_secs(60);
 const MIN_CONNECT_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_CONNECT_BACKOFF: Duration = Duration::from_secs(30);
 
-/// For this long after returning to WireGuard, ignore that the peer still sends over QUIC: the peer returns by itself after
-/// its own [`MIN_ANSWERING`]. If it does not, WireGuard does not work in the other direction.
+/// For this long after returning to WireGuard, ignore that the peer still sends over QUIC: the peer returns by itself
+/// after its own [`MIN_ANSWERING`]. If it does not, WireGuard does not work in the other direction.
 const RETURN_GRACE: Duration = Duration::from_secs(6);
 
 /// A QUIC connection that is not needed any more is kept for this time, as the trouble may return.
@@ -363,8 +363,8 @@ mod tests {
         assert!(matches!(back, Some(Step::Switch(Carrier::WireGuard, _))));
     }
 
-    /// Both ends notice at about the same time that WireGuard works again. The first one to return does not follow the other,
-    /// which still uses QUIC for a moment.
+    /// Both ends notice at about the same time that WireGuard works again. The first one to return does not follow the
+    /// other, which still uses QUIC for a moment.
     #[test]
     fn two_ends_that_go_back_do_not_chase_each_other() {
         let begin = Instant::now();

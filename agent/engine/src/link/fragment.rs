@@ -1,15 +1,16 @@
-//! Fragmentation inside a link, for packets that are too long for the path and may not be refused: IPv6 up to 1,280 bytes,
-//! and IPv4 without don't-fragment (D20).
+//! Fragmentation inside a link, for packets that are too long for the path and may not be refused: IPv6 up to 1,280
+//! bytes, and IPv4 without don't-fragment (D20).
 //!
-//! Fragments of the outer datagram are no alternative: the kernel would have to know the path MTU, and firewalls drop them.
+//! Fragments of the outer datagram are no alternative: the kernel would have to know the path MTU, and firewalls drop
+//! them.
 
 use super::in_band::{MESSAGE_LEN, Message};
 
 /// Length of the longest packet that is reassembled, bytes: the highest MTU of a configuration.
 const MAX_PACKET_LEN: usize = 9000;
 
-/// Splits a packet into messages of at most `limit` bytes, and passes each to `each`. Returns `false`, and passes none, if
-/// more than 255 would be needed.
+/// Splits a packet into messages of at most `limit` bytes, and passes each to `each`. Returns `false`, and passes none,
+/// if more than 255 would be needed.
 pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnMut(&[u8])) -> bool {
     let room = limit.min(MAX_PACKET_LEN).saturating_sub(MESSAGE_LEN);
     let Some(count) = packet.len().checked_div(room).map(|_| packet.len().div_ceil(room)) else {
@@ -39,8 +40,8 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
     true
 }
 
-/// The fragments of one link that have arrived. A packet of which a fragment is missing or out of order is lost, so that one
-/// buffer is enough.
+/// The fragments of one link that have arrived. A packet of which a fragment is missing or out of order is lost, so
+/// that one buffer is enough.
 #[derive(Debug, Default)]
 pub(super) struct Reassembly {
     packet: u32,

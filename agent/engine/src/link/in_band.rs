@@ -8,8 +8,8 @@
 //!      44..48  number, big-endian
 //!        48..  contents of a fragment or route message, padding of a probe
 //! ```
-//! A message is an IP packet, so any link that carries packets carries messages. It never leaves the engine. A third-party
-//! device drops it, as the addresses are link-local and the next header is for experiments (RFC 3692).
+//! A message is an IP packet, so any link that carries packets carries messages. It never leaves the engine. A
+//! third-party device drops it, as the addresses are link-local and the next header is for experiments (RFC 3692).
 
 /// Length of a message without contents and padding, bytes.
 pub(super) const MESSAGE_LEN: usize = 40 + 8;
@@ -90,8 +90,8 @@ impl Message {
         packet
     }
 
-    /// Writes the message to the front of a packet of at least [`MESSAGE_LEN`] bytes, and keeps the contents behind it. A
-    /// shorter packet stays as it is.
+    /// Writes the message to the front of a packet of at least [`MESSAGE_LEN`] bytes, and keeps the contents behind it.
+    /// A shorter packet stays as it is.
     pub(super) fn put(self, packet: &mut [u8]) {
         let payload = u16::try_from(packet.len().saturating_sub(40)).unwrap_or(u16::MAX);
         if let Some(head) = packet.first_chunk_mut() {
@@ -106,8 +106,8 @@ impl Message {
         head.is_some_and(|head| head[6] == NEXT_HEADER && head[0] >> 4 == 6 && head[8..40] == ADDRESSES)
     }
 
-    /// Decodes a packet that [`is_in_band`](Self::is_in_band). `None`: of a kind that this version does not know, or a probe
-    /// whose length is wrong.
+    /// Decodes a packet that [`is_in_band`](Self::is_in_band). `None`: of a kind that this version does not know, or a
+    /// probe whose length is wrong.
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
         let head = packet.first_chunk::<MESSAGE_LEN>()?;
         let number = u32::from_be_bytes([head[44], head[45], head[46], head[47]]);

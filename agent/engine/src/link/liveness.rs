@@ -13,8 +13,8 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Least silence that counts while the round-trip time is not known: the time after which a reply counts as lost.
 const UNKNOWN_RTT_SILENCE: Duration = REPLY_TIMEOUT;
 
-/// After this much silence the path was down, not rate-limited: the losses of that period are ignored. Loss by chance rarely
-/// takes six echoes in a row.
+/// After this much silence the path was down, not rate-limited: the losses of that period are ignored. Loss by chance
+/// rarely takes six echoes in a row.
 const DOWN_SILENCE: Duration = Duration::from_millis(600);
 
 /// The echoes of one link over one transport, and what they say about it.
@@ -138,8 +138,8 @@ impl Liveness {
         self.rtt
     }
 
-    /// Share of the remembered echoes that were lost, from 0 to 1, and the number of echoes that it is taken of. Echoes of
-    /// the last second may still be answered and do not count. `None`: fewer than ten.
+    /// Share of the remembered echoes that were lost, from 0 to 1, and the number of echoes that it is taken of. Echoes
+    /// of the last second may still be answered and do not count. `None`: fewer than ten.
     pub(super) fn loss(&self, now: Instant) -> Option<(f64, u32)> {
         let due = self.sent.iter().flatten();
         let due = due.filter(|(at, reply)| reply.is_some() || now.saturating_duration_since(*at) > REPLY_TIMEOUT);
@@ -151,7 +151,8 @@ impl Liveness {
         (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
     }
 
-    /// How long the peer has been silent, if it is too long: as many echoes as configured (D19), and two round trips more.
+    /// How long the peer has been silent, if it is too long: as many echoes as configured (D19), and two round trips
+    /// more.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
         let (count, since) = self.unanswered?;
         let silence = now.saturating_duration_since(since);
@@ -177,7 +178,7 @@ impl Liveness {
 mod tests {
     use super::*;
 
-    const STEP: Duration = Duration::from_millis(100);
+    const TIME_STEP: Duration = Duration::from_millis(100);
 
     #[test]
     fn replies_make_a_round_trip_time_and_silence_is_counted() {
@@ -187,7 +188,7 @@ mod tests {
             let Message::Echo(n) = liveness.send(now) else { panic!() };
             liveness.reply(n, now + Duration::from_millis(4));
             liveness.reply(n, now + Duration::from_millis(90));
-            now += STEP;
+            now += TIME_STEP;
         }
         assert_eq!(liveness.rtt(), Some(Duration::from_millis(4)));
         assert_eq!(liveness.loss(now), Some((0.0, 40)));
@@ -202,9 +203,9 @@ mod tests {
                 sent > 4,
                 "{sent}: 300 ms and two round trips"
             );
-            now += STEP;
+            now += TIME_STEP;
         }
-        assert_eq!(liveness.silent(now), Some(20 * STEP));
+        assert_eq!(liveness.silent(now), Some(20 * TIME_STEP));
         assert_eq!(liveness.answers(), None);
         let (loss, of) = liveness.loss(now).unwrap();
         assert!(
@@ -230,9 +231,9 @@ mod tests {
             }
             now
         };
-        say(&mut liveness, 30, STEP, true);
+        say(&mut liveness, 30, TIME_STEP, true);
         say(&mut liveness, 30, Duration::from_secs(1), false);
-        let now = say(&mut liveness, 30, STEP, true);
+        let now = say(&mut liveness, 30, TIME_STEP, true);
         let (loss, _) = liveness.loss(now).unwrap();
         assert!(loss < 0.05, "{loss}");
     }
@@ -249,7 +250,7 @@ mod tests {
                     if answered {
                         liveness.reply(n, now + Duration::from_millis(1));
                     }
-                    now += STEP;
+                    now += TIME_STEP;
                     let loss = liveness.loss(now).filter(|(_, of)| answered && *of >= 20);
                     assert!(loss.is_none_or(|(share, _)| share < 0.25), "{away}: {loss:?}");
                 }
@@ -269,7 +270,7 @@ mod tests {
             if chance >> 63 == 0 {
                 liveness.reply(n, now + Duration::from_millis(1));
             }
-            now += STEP;
+            now += TIME_STEP;
             if sent >= 100 {
                 looked += 1;
                 noticed += u32::from(liveness.loss(now).unwrap().0 > 0.25);
@@ -287,7 +288,7 @@ mod tests {
             liveness.assume_rtt(assumed);
             for _ in 0..5 {
                 liveness.send(now);
-                now += STEP;
+                now += TIME_STEP;
             }
             assert_eq!(liveness.silent(now).is_some(), assumed.is_some());
         }

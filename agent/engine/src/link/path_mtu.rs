@@ -7,14 +7,14 @@
 //!     ▼
 //!   Search ── neighbouring sizes found ──▶ Done
 //! ```
-//! A search probes up to 15 sizes at once, between one that passes and one that does not, and then the interval between two
-//! neighbours. Probes are sent with don't-fragment. Packets are sent without, so that a path that carries fragments carries
-//! all packets before the limit is known.
+//! A search probes up to 15 sizes at once, between one that passes and one that does not, and then the interval between
+//! two neighbours. Probes are sent with don't-fragment. Packets are sent without, so that a path that carries fragments
+//! carries all packets before the limit is known.
 
 use std::time::{Duration, Instant};
 
-/// The limit during a search, until a longer probe is answered: an underlay of 1,280 bytes (the least IPv6 MTU), less IPv6,
-/// UDP and WireGuard.
+/// The limit during a search, until a longer probe is answered: an underlay of 1,280 bytes (the least IPv6 MTU), less
+/// IPv6, UDP and WireGuard.
 pub(super) const BASE: u16 = 1280 - 40 - 8 - 32;
 
 /// The least limit: the 576 bytes that every IPv4 host must accept (RFC 791), less IPv4, UDP and WireGuard.
@@ -81,8 +81,8 @@ impl Default for PathMtu {
 }
 
 impl PathMtu {
-    /// Longest packet that may be sent whole: during a search the longest that is known to pass, else the result of the last
-    /// one. `None`: there is no sign of a limit.
+    /// Longest packet that may be sent whole: during a search the longest that is known to pass, else the result of the
+    /// last one. `None`: there is no sign of a limit.
     pub(super) fn limit(&self) -> Option<u16> {
         match self.phase {
             Phase::Search { .. } => Some(self.best.max(BASE)),
@@ -104,8 +104,8 @@ impl PathMtu {
         }
     }
 
-    /// Returns the sizes to probe now, none most of the time. `full` is the longest packet that the device hands over. Call
-    /// it only while the peer answers short messages: lost probes must mean that they were too long.
+    /// Returns the sizes to probe now, none most of the time. `full` is the longest packet that the device hands over.
+    /// Call it only while the peer answers short messages: lost probes must mean that they were too long.
     pub(super) fn probes(&mut self, now: Instant, full: u16, rtt: Option<Duration>) -> Vec<u16> {
         // The device's MTU has been lowered since.
         if self.known.is_some_and(|known| known > full) {
@@ -208,20 +208,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STEP: Duration = Duration::from_millis(50);
+    const TIME_STEP: Duration = Duration::from_millis(50);
 
-    /// Runs discovery on a path that carries `width` bytes, and loses every `lose`th probe (0: none). Returns the time at the
-    /// end, and the number of probes.
+    /// Runs discovery on a path that carries `width` bytes, and loses every `lose`th probe (0: none). Returns the time
+    /// at the end, and the number of probes.
     fn walk(path: &mut PathMtu, mut now: Instant, width: u16, full: u16, lose: usize, steps: u32) -> (Instant, usize) {
         let mut sent = 0;
         for _ in 0..steps {
-            for size in path.probes(now, full, Some(STEP / 5)) {
+            for size in path.probes(now, full, Some(TIME_STEP / 5)) {
                 sent += 1;
                 if size <= width && (lose == 0 || sent % lose != 0) {
                     path.acknowledged(size);
                 }
             }
-            now += STEP;
+            now += TIME_STEP;
         }
         (now, sent)
     }
@@ -254,7 +254,7 @@ mod tests {
         walk(&mut path, now, 1300, 1420, 0, 1);
         let mut limits = Vec::new();
         for _ in 0..60 {
-            (now, _) = walk(&mut path, now + STEP, 1300, 1420, 0, 1);
+            (now, _) = walk(&mut path, now + TIME_STEP, 1300, 1420, 0, 1);
             limits.push(path.limit());
         }
         assert!(limits.iter().flatten().all(|l| (BASE..=1300).contains(l)), "{limits:?}");

@@ -39,19 +39,20 @@ const LONG_HEADER: u8 = 0x80;
 /// Packets that wait for a connection. A flow sends few packets before its first answer.
 const MAX_WAITING: usize = 64;
 
-/// Handshakes in progress from which on senders must validate their address by a Retry packet (RFC 9000, section 8.1.2).
+/// Handshakes in progress from which on senders must validate their address by a Retry packet (RFC 9000, section
+/// 8.1.2).
 const RETRY_THRESHOLD: usize = 64;
 
 /// Handshakes in progress from which on new ones are ignored: bounds the memory that strangers can use.
 const MAX_HANDSHAKES: usize = 1024;
 
-/// Handshakes in progress from one network (IPv4 address or IPv6 /64) with a validated address, from which on new ones of
-/// that network are ignored.
+/// Handshakes in progress from one network (IPv4 address or IPv6 /64) with a validated address, from which on new ones
+/// of that network are ignored.
 const MAX_HALF_OPEN: usize = 64;
 
 /// Connections that one network may open: a handshake costs this end as much as its peer. The burst allows for several
-/// agents behind one NAT gateway. An address that is not validated may be forged: beyond the limit it must be validated,
-/// and validated addresses have a limit of their own.
+/// agents behind one NAT gateway. An address that is not validated may be forged: beyond the limit it must be
+/// validated, and validated addresses have a limit of their own.
 const CONNECTION_RATE: Rate = Rate {
     burst: 32,
     per_second: 4,
@@ -325,8 +326,8 @@ impl SecureTransport for Quic {
         self.session(link) == SessionState::Down
     }
 
-    /// To the peer's endpoint, and a little later also to its second port if it has one (D6). The first connection that is
-    /// up is kept.
+    /// To the peer's endpoint, and a little later also to its second port if it has one (D6). The first connection that
+    /// is up is kept.
     fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         self.dial_peer(link, hint, now)
     }
@@ -386,7 +387,8 @@ impl SecureTransport for Quic {
         _buffer: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // quinn may keep bytes of a handshake for long, and with them the whole chunk. They get an allocation of their own.
+        // quinn may keep bytes of a handshake for long, and with them the whole chunk. They get an allocation of their
+        // own.
         let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
             BytesMut::from(datagram)
         } else {

@@ -1,20 +1,22 @@
-//! How one end of a link sends its table of routes to the other (D11): the whole table with its digest, until the other end
-//! confirms the digest. Sans-IO. Loss, reordering and restarts of either end heal by themselves.
+//! How one end of a link sends its table of routes to the other (D11): the whole table with its digest, until the other
+//! end confirms the digest. Sans-IO. Loss, reordering and restarts of either end heal by themselves.
 //!
 //! ```text
 //! sender                                       receiver
 //!   fragments of the table, digest d ──────────▶  reassembles the table
 //!   ◀───────────────────────────── confirms d     at once, then every second
 //! ```
-//! The receiver does not trust the sender. It reads advertisements only where [`accept`](RouteSync::accept) allows them,
-//! keeps one complete table at most, and passes tables on at a [`Pace`] that slows down a sender whose table keeps changing.
+//! The receiver does not trust the sender. It reads advertisements only where [`accept`](RouteSync::accept) allows
+//! them, keeps one complete table at most, and passes tables on at a [`Pace`] that slows down a sender whose table
+//! keeps changing.
 
 use super::AdvertisementStats;
 use crate::routing::Pace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes of a table in one message. With its headers and those of the tunnel (141 over IPv6) it fits the least IPv6 MTU.
+/// Bytes of a table in one message. With its headers and those of the tunnel (141 over IPv6) it fits the least IPv6
+/// MTU.
 const FRAGMENT_LEN: usize = 1000;
 
 /// Longest table, bytes: [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
@@ -170,7 +172,8 @@ impl RouteSync {
         }
     }
 
-    /// Takes a fragment of the table with this digest. `None`: it is malformed, or completes a table with another digest.
+    /// Takes a fragment of the table with this digest. `None`: it is malformed, or completes a table with another
+    /// digest.
     fn receive_fragment(
         &mut self,
         digest: u64,

@@ -40,13 +40,13 @@ use tombolo_proto::status::{Carrier, LinkStatus};
 /// How often a link in use is monitored: half the default interval of echoes (100 ms, D19).
 const MONITOR_INTERVAL: Duration = Duration::from_millis(50);
 
-/// First bytes from this one on are QUIC's: its fixed bit (RFC 9000, section 17) is never greased here. WireGuard's are 1
-/// to 4.
+/// First bytes from this one on are QUIC's: its fixed bit (RFC 9000, section 17) is never greased here. WireGuard's are
+/// 1 to 4.
 const FIRST_QUIC_BYTE: u8 = 0x40;
 
 /// All encrypted links of one engine.
 pub struct SecureLinks {
-    /// In the order of preference of [`CARRIERS`](super::transport::CARRIERS); without a key for QUIC it ends before it.
+    /// In the order of [`CARRIERS`](super::transport::CARRIERS). Without a key for QUIC, WireGuard alone.
     transports: Vec<AnyTransport>,
     public_key: PublicKey,
     pin: Option<KeyPin>,
@@ -102,8 +102,8 @@ impl SecureLinks {
         }
     }
 
-    /// Adds QUIC, with a private key in PKCS #8. `seed` is any secret number. Call before [`of_lane`](Self::of_lane) and
-    /// [`with_second_port`](Self::with_second_port).
+    /// Adds QUIC, with a private key in PKCS #8. `seed` is any secret number. Call before [`of_lane`](Self::of_lane)
+    /// and [`with_second_port`](Self::with_second_port).
     ///
     /// # Errors
     /// The key is of no kind that TLS 1.3 knows.
@@ -154,8 +154,8 @@ impl SecureLinks {
         }
     }
 
-    /// Schedules pending route advertisements for the next [`handle_timeout`](LinkSet::handle_timeout), which becomes due
-    /// immediately.
+    /// Schedules pending route advertisements for the next [`handle_timeout`](LinkSet::handle_timeout), which becomes
+    /// due immediately.
     pub fn advertise_now(&mut self, now: Instant) {
         self.monitor_at = self.monitor_at.map(|_| now);
     }
@@ -166,8 +166,8 @@ impl SecureLinks {
         self.advertisements
     }
 
-    /// Whether the other end may advertise routes. After an [`update`](LinkSet::update) the setting of before holds for links that stay; at
-    /// first it may not. Lane 0 alone exchanges routes, and with agents only.
+    /// Whether the other end may advertise routes. After an [`update`](LinkSet::update) the setting of before holds for
+    /// links that stay; at first it may not. Lane 0 alone exchanges routes, and with agents only.
     pub fn accept_routes(&mut self, link: LinkIndex, accepts: bool) {
         if let Some(entry) = self.links.get_mut(link.get()) {
             entry.route_sync.accept(accepts && self.lane == 0 && !entry.third_party);
@@ -187,16 +187,16 @@ impl SecureLinks {
         }
     }
 
-    /// Prepares a session with a peer that lane 0 has reached: flows of this lane may follow. Does nothing in lane 0, for
-    /// unknown peers, and where a session is up or in progress.
+    /// Prepares a session with a peer that lane 0 has reached: flows of this lane may follow. Does nothing in lane 0,
+    /// for unknown peers, and where a session is up or in progress.
     pub fn prepare_session(&mut self, peer: &AgentId, now: Instant) {
         if let Some(link) = self.position(peer) {
             self.is_ready(link, now);
         }
     }
 
-    /// Sets the endpoint at which lane 0 has received from a peer. It is that of the peer's lane 0; the port of this lane
-    /// follows from it.
+    /// Sets the endpoint at which lane 0 has received from a peer. It is that of the peer's lane 0; the port of this
+    /// lane follows from it.
     pub fn set_endpoint(&mut self, peer: &AgentId, to: SocketAddr) {
         if let Some(link) = self.position(peer) {
             for transport in &mut self.transports {
@@ -205,7 +205,8 @@ impl SecureLinks {
         }
     }
 
-    /// The endpoints that peers have sent from last, for [`remember_endpoints`](Self::remember_endpoints) after a restart.
+    /// The endpoints that peers have sent from last, for [`remember_endpoints`](Self::remember_endpoints) after a
+    /// restart.
     #[must_use]
     pub fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
         let endpoints = self.transports.iter().map(AnyTransport::endpoints);

@@ -1,7 +1,8 @@
 //! What WireGuard and QUIC have in common, as the links see it.
 //!
-//! A transport serves all links of one engine. [`SecureLinks`](super::secure::SecureLinks) keeps the transports in order of
-//! preference ([`CARRIERS`]), and its monitor chooses one for each link. Dispatch is static: packets cause no indirect call.
+//! A transport serves all links of one engine. [`SecureLinks`](super::secure::SecureLinks) keeps the transports in
+//! order of preference ([`CARRIERS`]), and its monitor chooses one for each link. Dispatch is static: packets cause no
+//! indirect call.
 
 use super::quic::Quic;
 use super::wireguard::WireGuard;
@@ -67,7 +68,8 @@ pub(super) struct PathHint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoSession;
 
-/// An encrypted transport for all links of one engine. Sans-IO: time is an argument, datagrams go into a [`TransmitSink`].
+/// An encrypted transport for all links of one engine. Sans-IO: time is an argument, datagrams go into a
+/// [`TransmitSink`].
 pub(super) trait SecureTransport {
     /// Whether the transport finds the path MTU by itself. If not, the link probes for it.
     const DISCOVERS_PATH_MTU: bool;
@@ -84,11 +86,12 @@ pub(super) trait SecureTransport {
     /// Whether the transport has a session for a link.
     fn session(&self, link: LinkIndex) -> SessionState;
 
-    /// Whether [`connect`](Self::connect) is needed to get a session: none is up or in progress, and no attempt has just failed.
+    /// Whether [`connect`](Self::connect) is needed to get a session: none is up or in progress, and no attempt has
+    /// just failed.
     fn needs_connect(&self, link: LinkIndex) -> bool;
 
-    /// Starts to establish a session, beside those that exist. Returns `false` if no endpoint is known, or a handshake is
-    /// in progress.
+    /// Starts to establish a session, beside those that exist. Returns `false` if no endpoint is known, or a handshake
+    /// is in progress.
     fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool;
 
     /// Ends all sessions of a link, with a reason for the peer.
@@ -115,8 +118,8 @@ pub(super) trait SecureTransport {
     /// Endpoints from before a restart.
     fn remember_endpoints(&mut self, _endpoints: &BTreeMap<AgentId, SocketAddr>) {}
 
-    /// Seals a packet and sends it now or with the next [`flush`](Self::flush), or queues it for a session that is being
-    /// established.
+    /// Seals a packet and sends it now or with the next [`flush`](Self::flush), or queues it for a session that is
+    /// being established.
     fn seal(
         &mut self,
         link: LinkIndex,
@@ -153,8 +156,8 @@ pub(super) trait SecureTransport {
     /// The next event.
     fn poll_event(&mut self) -> Option<TransportEvent>;
 
-    /// Writes what the transport knows about a link into its status. Returns `false`, and writes nothing, if it was never
-    /// used for the link.
+    /// Writes what the transport knows about a link into its status. Returns `false`, and writes nothing, if it was
+    /// never used for the link.
     fn describe(&self, link: LinkIndex, now: Instant, status: &mut LinkStatus) -> bool;
 
     /// Packets that [`seal`](Self::seal) queued and that were dropped since the last call.

@@ -1,10 +1,11 @@
-//! WireGuard for all links of one engine: which peer a datagram belongs to, and which peers exist. One peer is in [`peer`],
-//! the states of its handshakes in [`handshake`].
+//! WireGuard for all links of one engine: which peer a datagram belongs to, and which peers exist. One peer is in
+//! [`peer`], the states of its handshakes in [`handshake`].
 //!
-//! The receiver index of a data message selects the peer: its upper 24 bits are a generation and a slot. For an initiation
-//! it is the static key inside.
+//! The receiver index of a data message selects the peer: its upper 24 bits are a generation and a slot. For an
+//! initiation it is the static key inside.
 //!
-//! boringtun reads the clock and the random numbers of the system itself. Nothing outside of this module depends on that.
+//! boringtun reads the clock and the random numbers of the system itself. Nothing outside of this module depends on
+//! that.
 
 mod handshake;
 mod peer;
@@ -35,8 +36,8 @@ use tombolo_proto::status::LinkStatus;
 /// retries after 400 ms.
 const TICK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Handshake messages per second beyond which senders must prove that they own their address (cookie replies). boringtun
-/// counts each message twice: before the key inside is decrypted, and in the peer's own check.
+/// Handshake messages per second beyond which senders must prove that they own their address (cookie replies).
+/// boringtun counts each message twice: before the key inside is decrypted, and in the peer's own check.
 const MAX_HANDSHAKES_PER_SECOND: u64 = 2 * 1000;
 
 /// Bits of a receiver index for the slot. Above them are 8 bits for the generation, below them 8 for the session.
@@ -54,8 +55,8 @@ struct Identity {
     private: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: Arc<RateLimiter>,
-    /// Counts the session states made. A late response to an earlier state of the same slot has another generation, and is
-    /// not mistaken for a response to the present one.
+    /// Counts the session states made. A late response to an earlier state of the same slot has another generation, and
+    /// is not mistaken for a response to the present one.
     generation: u8,
 }
 
@@ -203,7 +204,8 @@ impl WireGuard {
         let was_open = peer.is_open();
         peer.ensure_open(&mut self.identity, slot);
         let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.events);
-        // Anybody can put a public key into an initiation. One that does not verify must not leave session state behind.
+        // Anybody can put a public key into an initiation. One that does not verify must not leave session state
+        // behind.
         if !was_open && matches!(reply, Reply::Refused(_) | Reply::NoSession) {
             peer.close(now, &mut self.events);
         }
@@ -247,8 +249,8 @@ impl WireGuard {
         Some((self.peers.get_mut(slot)?.as_mut()?, &mut self.events))
     }
 
-    /// Takes data of an unknown session. If it comes from a peer's endpoint, that peer does not know yet that this agent
-    /// restarted: a handshake replaces the session. Anybody can send such datagrams, so the rate is limited.
+    /// Takes data of an unknown session. If it comes from a peer's endpoint, that peer does not know yet that this
+    /// agent restarted: a handshake replaces the session. Anybody can send such datagrams, so the rate is limited.
     fn unknown_session(&mut self, from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) {
         let is_recent = |at| now.saturating_duration_since(at) < UNKNOWN_SESSION_INTERVAL;
         if self.last_unknown_session.is_some_and(is_recent) {

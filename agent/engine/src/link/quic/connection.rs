@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::KeyPin;
 
-/// A handshake that takes longer is given up: time for three transmissions of the first flight at quinn's initial timeout
-/// of one second, doubled each time.
+/// A handshake that takes longer is given up: time for three transmissions of the first flight at quinn's initial
+/// timeout of one second, doubled each time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Something that happened to a connection.
@@ -74,7 +74,8 @@ impl Connection {
         }
     }
 
-    /// The key that the peer has proven, or has to prove; `None`: the peer opened the connection and has proven none yet.
+    /// The key that the peer has proven, or has to prove; `None`: the peer opened the connection and has proven none
+    /// yet.
     pub(super) fn pin(&self) -> Option<KeyPin> {
         self.pin
     }
@@ -136,8 +137,8 @@ impl Connection {
         None
     }
 
-    /// Takes the contents of a datagram, which came over the path `from`. If they are authentic, answers leave by the same
-    /// address and port of this agent: those of an old path may have stopped working.
+    /// Takes the contents of a datagram, which came over the path `from`. If they are authentic, answers leave by the
+    /// same address and port of this agent: those of an old path may have stopped working.
     pub(super) fn handle(&mut self, event: quinn_proto::ConnectionEvent, from: Path) {
         let here = (from.local, from.port);
         if (self.path.local, self.path.port) == here || self.established.is_none() {

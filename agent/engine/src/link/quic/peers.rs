@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, KeyPin};
 
-/// If no connection is up after this time, another one is opened to the peer's second port. The time is longer than a round
-/// trip around the world, and short for a user who waits.
+/// If no connection is up after this time, another one is opened to the peer's second port. The time is longer than a
+/// round trip around the world, and short for a user who waits.
 const SECOND_PORT_DELAY: Duration = Duration::from_millis(300);
 
-/// Established connections with one peer at most. One is needed; two exist for a moment if both ends open one. A hostile
-/// peer could open any number.
+/// Established connections with one peer at most. One is needed; two exist for a moment if both ends open one. A
+/// hostile peer could open any number.
 const MAX_ESTABLISHED: usize = 4;
 
 /// One link.
@@ -125,8 +125,8 @@ impl Quic {
         self.connections.get(active.0)?.as_ref()
     }
 
-    /// Opens a connection to the peer's endpoint now, and to its second port a little later. Where no endpoint is known, it
-    /// tries the second port at once. Returns `false` if neither is known.
+    /// Opens a connection to the peer's endpoint now, and to its second port a little later. Where no endpoint is
+    /// known, it tries the second port at once. Returns `false` if neither is known.
     pub(super) fn dial_peer(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         let Some(peer) = self.peers.get(link.get()).filter(|p| p.pin.is_some()) else {
             return false;
@@ -209,8 +209,8 @@ impl Quic {
         }
     }
 
-    /// Ends a connection, and removes it from its link. quinn sends no event for a connection that its owner has closed, and
-    /// reuses the handle later.
+    /// Ends a connection, and removes it from its link. quinn sends no event for a connection that its owner has
+    /// closed, and reuses the handle later.
     pub(super) fn end(&mut self, handle: ConnectionHandle, now: Instant, why: &'static str) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(connection) = connection.filter(|c| !c.over) else {

@@ -17,16 +17,16 @@ pub(super) const MAX_SEGMENTS: usize = 44;
 /// Silence after which a connection ends. A link that is used again opens another one within two round trips.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes of a connection ID: long enough that nobody guesses one, short enough that a packet of the default MTU fits into
-/// a datagram on an Ethernet.
+/// Bytes of a connection ID: long enough that nobody guesses one, short enough that a packet of the default MTU fits
+/// into a datagram on an Ethernet.
 const CONNECTION_ID_LEN: usize = 5;
 
-/// UDP payload of a full-sized IPv4 packet on an Ethernet (1,500 - 20 - 8). Connections begin with it; path MTU discovery
-/// lowers it.
+/// UDP payload of a full-sized IPv4 packet on an Ethernet (1,500 - 20 - 8). Connections begin with it; path MTU
+/// discovery lowers it.
 const INITIAL_MTU: u16 = 1472;
 
-/// Bytes that may wait for congestion control. When it is full, the oldest packet is dropped. A quarter of this size cost a
-/// TCP stream a third of its throughput; this size adds 2 ms of latency.
+/// Bytes that may wait for congestion control. When it is full, the oldest packet is dropped. A quarter of this size
+/// cost a TCP stream a third of its throughput; this size adds 2 ms of latency.
 const SEND_QUEUE_LEN: usize = 1 << 20;
 
 /// Bytes that may wait for [`Quic`](super::Quic), which takes packets out of quinn after each datagram.
@@ -77,7 +77,8 @@ pub(super) fn transport() -> TransportConfig {
     transport
 }
 
-/// Settings of the endpoint. The fixed bit is never greased, so that the first byte of a datagram tells QUIC from WireGuard.
+/// Settings of the endpoint. The fixed bit is never greased, so that the first byte of a datagram tells QUIC from
+/// WireGuard.
 pub(super) fn endpoint(reset: hmac::Key) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(reset));
     config
@@ -95,8 +96,8 @@ pub(super) fn server(crypto: Arc<QuicServerConfig>, transport: Arc<TransportConf
     config
 }
 
-/// The key for stateless resets (RFC 9000, section 10.3). It is derived from the private key, so that peers of an agent that
-/// restarted learn at once that their connection is gone.
+/// The key for stateless resets (RFC 9000, section 10.3). It is derived from the private key, so that peers of an agent
+/// that restarted learn at once that their connection is gone.
 pub(super) fn reset_key(key: &PrivateKeyDer<'_>) -> hmac::Key {
     let mut hash = Sha256::new();
     hash.update(b"tombolo stateless reset");

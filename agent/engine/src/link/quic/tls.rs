@@ -256,7 +256,8 @@ mod tests {
         Identity::new(rustls::pki_types::PrivatePkcs8KeyDer::from(key.as_ref().to_vec()).into()).unwrap()
     }
 
-    /// Recorded packets stay secret when quantum computers come: the key exchange is a hybrid with ML-KEM, by choice of both ends.
+    /// Recorded packets stay secret when quantum computers come: the key exchange is a hybrid with ML-KEM, by choice of
+    /// both ends.
     #[test]
     fn the_key_exchange_is_post_quantum() {
         let (a, b) = (identity(), identity());

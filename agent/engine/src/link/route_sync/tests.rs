@@ -146,8 +146,8 @@ fn an_end_that_may_not_advertise_is_not_read() {
     assert!(b.incomplete.is_none());
 }
 
-/// Two tables in turn, a thousand times: few are passed on, the last one is among them, and a table after a quiet time is
-/// passed on at once.
+/// Two tables in turn, a thousand times: few are passed on, the last one is among them, and a table after a quiet time
+/// is passed on at once.
 #[test]
 fn a_sender_that_changes_its_mind_all_the_time_is_acted_on_rarely() {
     let (mut b, begin) = (receiver(), Instant::now());

@@ -22,8 +22,8 @@ const RECENT_RX_TIMEOUT: Duration = Duration::from_secs(1);
 /// Age of an unanswered handshake from which a monitored link is down: failover takes half a second at most (D19).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A link counts as used for this time after its last packet. Then its monitor is dropped, so that links cost nothing while
-/// they are idle.
+/// A link counts as used for this time after its last packet. Then its monitor is dropped, so that links cost nothing
+/// while they are idle.
 const USED_TIMEOUT: Duration = Duration::from_secs(5);
 
 const fn millis(number: u32) -> Duration {
@@ -106,8 +106,8 @@ impl SecureLinks {
         }
     }
 
-    /// D19: by default three missed echoes take a monitored link down, and ten answers and three seconds bring it back. A
-    /// handshake that nobody answers takes it down too.
+    /// D19: by default three missed echoes take a monitored link down, and ten answers and three seconds bring it back.
+    /// A handshake that nobody answers takes it down too.
     fn detect_dead_peer(&mut self, link: LinkIndex, now: Instant) {
         let Some(entry) = self.links.get(link.get()).filter(|entry| entry.monitored) else {
             return;
@@ -129,8 +129,8 @@ impl SecureLinks {
         }
     }
 
-    /// The peer is about to stop. It still answers for a moment, and after its return it has to earn trust like a peer that
-    /// was silent.
+    /// The peer is about to stop. It still answers for a moment, and after its return it has to earn trust like a peer
+    /// that was silent.
     pub(super) fn peer_drains(&mut self, link: LinkIndex) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;

@@ -11,8 +11,8 @@ use std::time::Instant;
 use tombolo_proto::status::Carrier;
 
 impl SecureLinks {
-    /// Takes a packet that came out of a link. Returns whether it is for the engine; messages between agents end here. A
-    /// packet whose last fragment it was waits in `reassembled`.
+    /// Takes a packet that came out of a link. Returns whether it is for the engine; messages between agents end here.
+    /// A packet whose last fragment it was waits in `reassembled`.
     pub(super) fn receive(
         &mut self,
         link: LinkIndex,

@@ -84,7 +84,8 @@ pub(super) struct LinkEntry {
     pub(super) monitor: Option<Box<LinkMonitor>>,
     /// When the last packet went or came.
     pub(super) last_used: Option<Instant>,
-    /// Longest packet that the path carries whole where the transport does not know it, bytes; `None`: no limit is known.
+    /// Longest packet that the path carries whole where the transport does not know it, bytes; `None`: no limit is
+    /// known.
     pub(super) path_limit: Option<u16>,
     /// Another lane than 0 may send: it has a session, and the peer is not silent. Current while there is a monitor.
     pub(super) is_ready: bool,

@@ -26,8 +26,8 @@
 //!   Closed            Idle          Idle          Idle           Idle
 //! ```
 //! 1. It notes the response. If no data comes on that session, this end initiates again.
-//! 2. The renewal ends and the session of before stays: `ResponseSent` if a response was noted, else `Confirmed` or `Idle`.
-//!    After a rejection an older session proves nothing about the new keys, so the handshake goes on.
+//! 2. The renewal ends and the session of before stays: `ResponseSent` if a response was noted, else `Confirmed` or
+//!    `Idle`. After a rejection an older session proves nothing about the new keys, so the handshake goes on.
 //! 3. Nothing changes if boringtun gave up before the response: it reports that again with each tick.
 //!
 //! The peer's initiation proves nothing, as it may be a replay. A response or data that verifies does (D18).
@@ -62,12 +62,12 @@ pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 /// The same at the end that is not the initiator: one keepalive later, so that both ends do not initiate at once.
 const RESPONDER_SILENCE_TIMEOUT: Duration = Duration::from_secs(17);
 
-/// A third-party device answers no probes of ours. This long after the first packet that nothing came back for, a handshake
-/// asks whether the device is there (D19).
+/// A third-party device answers no probes of ours. This long after the first packet that nothing came back for, a
+/// handshake asks whether the device is there (D19).
 const THIRD_PARTY_SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Age of that handshake from which the device counts as unreachable: with the silence before it, six seconds, as
-/// `Link::dead_after` documents.
+/// Age of that handshake from which the device counts as unreachable: six seconds together with the silence
+/// before it.
 const THIRD_PARTY_UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A session whose keys the peer has proven to hold.

@@ -66,7 +66,8 @@ pub(super) struct Peer {
     state: LinkState,
     /// Where datagrams for the peer go.
     endpoint: Option<Path>,
-    /// Where the last datagram that verified came from, and which address of this host it came to: the source of answers.
+    /// Where the last datagram that verified came from, and which address of this host it came to: the source of
+    /// answers.
     heard: Option<Path>,
     last_tx: Option<Instant>,
     /// A packet was dropped because no endpoint is known.
@@ -185,8 +186,8 @@ impl Peer {
         let is_other_secret = link.preshared_key != self.config.preshared_key;
         let is_moved = link.endpoint.is_some() && link.endpoint != self.config.endpoint;
         if is_other_peer || is_other_secret {
-            // The two ends change their keys at different times. Each initiates at once: the later one succeeds, or fails
-            // for good.
+            // The two ends change their keys at different times. Each initiates at once: the later one succeeds, or
+            // fails for good.
             let request = self.is_open() || link.always_on;
             self.reset(Event::KeyChanged { request }, now, events);
         }
@@ -218,7 +219,8 @@ impl Peer {
         self.handshakes.may_be_requested() && self.endpoint.is_some()
     }
 
-    /// Starts a handshake with the next tick. Returns `false`, and does nothing, while one is in progress, or after one failed.
+    /// Starts a handshake with the next tick. Returns `false`, and does nothing, while one is in progress, or after one
+    /// failed.
     pub(super) fn request_session(&mut self, now: Instant) -> bool {
         let is_new = self.may_request_session();
         if is_new {
@@ -227,8 +229,8 @@ impl Peer {
         is_new
     }
 
-    /// Sets the endpoint at which another lane has received from the peer. While the address is the same, the port stays as
-    /// this lane has learned it: behind a NAT it may differ from the configured one.
+    /// Sets the endpoint at which another lane has received from the peer. While the address is the same, the port
+    /// stays as this lane has learned it: behind a NAT it may differ from the configured one.
     pub(super) fn set_endpoint(&mut self, to: SocketAddr) {
         if self.endpoint.map(|e| e.remote.ip()) != Some(to.ip()) {
             self.endpoint = Some(to.into());

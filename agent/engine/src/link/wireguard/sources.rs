@@ -10,8 +10,8 @@ const BURST: u32 = 200;
 /// Time in which an address gets another token: 50 handshakes per second.
 const REFILL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Number of buckets; 64 KB. Addresses share a bucket by a keyed hash, so that nothing is evicted, and nobody can choose an
-/// address that shares the bucket of another.
+/// Number of buckets; 64 KB. Addresses share a bucket by a keyed hash, so that nothing is evicted, and nobody can
+/// choose an address that shares the bucket of another.
 const BUCKETS: usize = 4096;
 
 /// Token buckets by source address.
