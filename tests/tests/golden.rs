@@ -51,7 +51,7 @@ const EXCEPTIONS: [(&str, &str, &str); 11] = [
     ),
     (
         "controller/topology",
-        "Given",
+        "SettingsBody",
         "how `Settings` are read, which are recorded",
     ),
     (
