@@ -91,7 +91,7 @@
 //! let mut wire: [Vec<Vec<u8>>; 2] = Default::default();
 //! let (mut delivered, mut events) = (Vec::new(), Vec::new());
 //!
-//! while delivered.is_empty() {
+//! for _turn in 0..10 {
 //!     for own in [0, 1] {
 //!         let (engine, peer) = (&mut engines[own], 1 - own);
 //!         let (mut tx, mut rx) = (Collected::default(), Collected::default());

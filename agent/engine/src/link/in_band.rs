@@ -136,7 +136,7 @@ mod tests {
     use crate::packet::parse;
 
     #[test]
-    fn a_message_is_a_packet_and_no_other_packet_is_in_band() {
+    fn a_message_is_a_packet_and_no_other_packet_is_one() {
         for message in [Message::Echo(7), Message::Reply(u32::MAX), Message::Drain] {
             let packet = message.encode();
             assert!(Message::is_in_band(&packet));
