@@ -12,11 +12,11 @@ use crate::state::{StateDir, file};
 use crate::tls;
 use anyhow::{Context, Result, bail};
 use rustls_pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::time::Duration;
-use tombolo_proto::id::{AgentId, PublicKey};
+use tombolo_proto::fabric::{JoinReply, JoinRequest};
+use tombolo_proto::id::AgentId;
 
 /// Timeout of each of the two requests. The controller writes to its store before it answers, and may be busy with
 /// other agents that join.
@@ -66,27 +66,6 @@ impl Refused {
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct JoinRequest<'a> {
-    token: &'a str,
-    csr: String,
-    public_key: PublicKey,
-    endpoints: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    quic_endpoint: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lanes: Option<u16>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct JoinReply {
-    agent: AgentId,
-    certificate: String,
-    ca: String,
-}
-
 /// Joins: fetches the authority's certificate, compares it with the token's pin, sends the token with a certificate
 /// request, and writes the state directory. Returns the settings that were written.
 ///
@@ -122,7 +101,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
         .timeout(REQUEST_TIMEOUT)
         .build()?;
     let request = JoinRequest {
-        token: &options.token.text,
+        token: options.token.text.clone(),
         csr: tls_key.request()?,
         public_key: link_key.public(),
         endpoints: config.advertised(),

@@ -10,7 +10,6 @@ use crate::metrics::{Download, Metrics};
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, stream};
 use nix::fcntl::OFlag;
-use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,6 +18,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::AsyncReadExt as _;
+use tombolo_proto::fabric::Package;
 
 /// Largest package that is served, bytes. An agent's package has less than a tenth of this.
 const MAX_SIZE: u64 = 64 << 20;
@@ -38,14 +38,6 @@ const CHUNK_SIZE: usize = 64 << 10;
 pub struct Packages {
     folder: PathBuf,
     downloads: Mutex<HashMap<Address, usize>>,
-}
-
-/// An entry of the list of packages.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Package {
-    name: String,
-    size: u64,
-    sha256: String,
 }
 
 impl Packages {

@@ -1,104 +1,26 @@
-//! Requests and responses of the fabric API that client and controller share. Requests refuse unknown fields (D3).
-//! Responses ignore them, so that a client can read the responses of a newer controller.
+//! Requests and responses of the fabric API, which serves what Azure has no word for. Controller, client, command line and
+//! agents share these types.
+//!
+//! Requests refuse unknown fields (D3). Responses ignore them, so that a client can read the responses of a newer
+//! controller; a [`Binding`] is part of both and refuses them.
 
-use crate::id::{AgentId, Revision};
-use crate::probe::ProbeKind;
+mod agent;
+mod device;
+mod diagnosis;
+mod token;
+
+pub use agent::{AgentRevision, AgentView, Rejected, Revisions, Waited};
+pub use device::{DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel};
+pub use diagnosis::{ExplainRequest, Probe, ProbeAnswer, Protocol};
+pub use token::{
+    ApiTokenRequest, Binding, JoinReply, JoinRequest, NewApiToken, NewToken, Package, Packages, Token, TokenRequest,
+};
+
 use serde::{Deserialize, Serialize};
 
-/// A new join token. Only this response has its text.
+/// The response to a list: `{"value": […]}`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NewToken {
-    /// Name of the token in later requests, e.g. to delete it.
-    pub id: String,
-    /// The text for `tombolo-agent join --token-file`. A secret.
-    pub token: String,
-    /// The name of the agent that joins with the token.
-    pub agent: AgentId,
-    /// End of validity, in seconds since 1970-01-01 UTC.
-    pub expires: u64,
-}
-
-/// A configuration that an agent refused.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Rejected {
-    /// The revision of that configuration.
-    pub revision: Revision,
-    /// The reason, as the agent gave it.
-    pub reason: String,
-}
-
-/// The revisions of the desired state and of all agents.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Revisions {
-    /// The newest revision of the desired state.
-    pub desired: Revision,
-    /// The newest revision that every connected agent has applied.
-    pub in_force: Revision,
-    /// One entry for each agent.
-    pub agents: Vec<AgentRevision>,
-}
-
-/// The revision of one agent.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AgentRevision {
-    /// The name of the agent.
-    pub agent: AgentId,
-    /// Whether its control stream is connected.
-    pub connected: bool,
-    /// The newest revision that it has applied; `None` before the first.
-    #[serde(default)]
-    pub applied: Option<Revision>,
-    /// Whether it has applied the newest configuration that is meant for it.
-    pub up_to_date: bool,
-    /// The last configuration that it refused.
-    #[serde(default)]
-    pub rejected: Option<Rejected>,
-}
-
-/// The result of waiting for a revision.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Waited {
-    /// Whether every connected agent has applied the revision.
-    pub in_force: bool,
-    /// The agents that have not applied it yet.
-    #[serde(default)]
-    pub waiting_for: Vec<AgentId>,
-}
-
-/// A request for a live ping or traceroute. For ranges see [`ProbeRequest`](crate::probe::ProbeRequest).
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Probe {
-    /// Name or resource id of a VM or NIC, or the name of an agent.
-    pub from: String,
-    /// The same, or an IP address.
-    pub to: String,
-    /// Whether it is a ping or a traceroute.
-    pub kind: ProbeKind,
-    /// Ping: number of echo requests, default 5. Trace: number of probes for each TTL, default 3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub count: Option<u32>,
-    /// Ping: time between two echo requests in milliseconds, default 1000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval_ms: Option<u32>,
-    /// Time to wait for each reply in milliseconds, default 1000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_ms: Option<u32>,
-    /// Trace: the largest TTL, default 30. Ping: the TTL of the echo requests, default 64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_ttl: Option<u8>,
-}
-
-/// A new token for the REST API. Only this response has its text.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NewApiToken {
-    /// Name of the token in later requests, e.g. to delete it.
-    pub id: String,
-    /// The name that its creator chose.
-    pub name: String,
-    /// The text for `Authorization: Bearer`. A secret.
-    pub token: String,
+pub struct ListResponse<T> {
+    /// The items, in the order that the request documents.
+    pub value: Vec<T>,
 }

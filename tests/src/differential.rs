@@ -10,7 +10,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use tombolo_engine::verdict::DropReason;
-use tombolo_topology::explain::{Protocol, Question, explain};
+use tombolo_proto::fabric::{ExplainRequest, Protocol};
+use tombolo_topology::explain::explain;
 use tombolo_topology::learned_routes::LearnedReports;
 
 /// The operations and packets of a seed.
@@ -278,7 +279,7 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
         let Origin::Kernel { agent } = &packet.origin else {
             continue;
         };
-        let question = Question {
+        let question = ExplainRequest {
             from: agent.clone(),
             to: packet.destination.to_string(),
             protocol: Protocol::Udp,

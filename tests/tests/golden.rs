@@ -23,32 +23,7 @@ const CRATES: [&str; 8] = [
 ];
 
 /// Types without a golden value of their own: the crate, the type, and the reason.
-const EXCEPTIONS: [(&str, &str, &str); 12] = [
-    (
-        "controller",
-        "Package",
-        "private to `packages.rs`: `golden_package` beside it records it",
-    ),
-    (
-        "controller",
-        "NewToken",
-        "a request: `fabric_requests.json` is sent to a running controller",
-    ),
-    (
-        "controller",
-        "NewApiToken",
-        "a request: `fabric_requests.json` is sent to a running controller",
-    ),
-    (
-        "controller",
-        "Joining",
-        "a request: the agent's `join_request.json` is sent to a running controller",
-    ),
-    (
-        "controller",
-        "Question",
-        "a request: `golden_errors` sends it to a running controller",
-    ),
+const EXCEPTIONS: [(&str, &str, &str); 6] = [
     (
         "controller/topology",
         "SettingsBody",
@@ -68,11 +43,6 @@ const EXCEPTIONS: [(&str, &str, &str); 12] = [
         "controller/client",
         "Detail",
         "part of an error: `golden_errors_of_the_controller_are_read` reads `errors.json`",
-    ),
-    (
-        "controller/client",
-        "ListResponse",
-        "the envelope of lists: the golden test of `fabric_answers.json` reads them through it",
     ),
     ("controller/cli", "UserData", "`user_data.yaml` is what it becomes"),
     ("deploy/lab", "Shown", "what the program `ip` prints"),

@@ -1,13 +1,13 @@
 //! Request and response of joining as recorded files. The controller's tests send the recorded request.
 
-use super::{JoinReply, JoinRequest};
 use tombolo_golden::golden;
+use tombolo_proto::fabric::{JoinReply, JoinRequest};
 use tombolo_proto::id::PublicKey;
 
 #[test]
 fn requests_to_join() {
     let full = JoinRequest {
-        token: "tmb1.0123456789abcdef.secret.pin",
+        token: "tmb1.0123456789abcdef.secret.pin".into(),
         csr: "csr".into(),
         public_key: PublicKey([1; 32]),
         endpoints: vec!["0.0.0.0:51820".into()],
@@ -15,7 +15,7 @@ fn requests_to_join() {
         lanes: Some(4),
     };
     let minimal = JoinRequest {
-        token: "tmb1.0123456789abcdef.secret.pin",
+        token: "tmb1.0123456789abcdef.secret.pin".into(),
         csr: "csr".into(),
         public_key: PublicKey([1; 32]),
         endpoints: vec![],

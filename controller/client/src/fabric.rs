@@ -7,8 +7,7 @@ mod diagnosis;
 mod request;
 mod tokens;
 
-pub use agents::AgentView;
-pub use device::{DeviceBgp, DeviceConfig, DeviceTunnel};
-pub use diagnosis::{ExplainRequest, ProbeAnswer};
-pub use tokens::{Binding, Package, Packages, Token};
-pub use tombolo_proto::fabric::{AgentRevision, NewApiToken, NewToken, Probe, Rejected, Revisions, Waited};
+pub use tombolo_proto::fabric::{
+    AgentRevision, AgentView, Binding, DeviceBgp, DeviceConfig, DeviceTunnel, ExplainRequest, NewApiToken, NewToken,
+    Package, Packages, Probe, ProbeAnswer, Protocol, Rejected, Revisions, Token, Waited,
+};

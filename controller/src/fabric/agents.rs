@@ -8,12 +8,12 @@ use crate::rest::failure::{Failure, at_revision, empty, excerpt, ok};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tombolo_proto::config::AgentConfig;
-use tombolo_proto::fabric::{AgentRevision, Rejected, Revisions, Waited};
+use tombolo_proto::fabric::{AgentRevision, AgentView, ListResponse, Rejected, Revisions, Waited};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::change::Change;
 use tombolo_topology::learned_routes::{self, LearnedReports};
@@ -30,23 +30,23 @@ fn missing(id: &str) -> Failure {
     Failure::missing("NotFound", format!("Agent '{}' not found.", excerpt(id)))
 }
 
-fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &AgentStatuses) -> Value {
+fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &AgentStatuses) -> AgentView {
     let digest = |text: Option<&String>| text.filter(|d| !d.is_empty()).cloned();
-    json!({
-        "id": agent.id,
-        "binding": agent.binding,
-        "publicKey": agent.public_key,
-        "endpoints": agent.reach.endpoints,
-        "quicEndpoint": agent.reach.quic_endpoint,
-        "lanes": agent.reach.lanes,
-        "revoked": agent.revoked,
-        "connected": live.connected.contains(&agent.id),
-        "appliedRevision": progress.map(|p| p.applied),
-        "appliedDigest": digest(progress.map(|p| &p.digest)),
-        "desiredDigest": digest(progress.map(|p| &p.desired_digest)),
-        "rejected": progress.and_then(|p| p.rejected.as_ref()),
-        "status": live.agents.get(&agent.id),
-    })
+    AgentView {
+        id: agent.id.clone(),
+        binding: agent.binding.clone(),
+        public_key: agent.public_key,
+        endpoints: agent.reach.endpoints.clone(),
+        quic_endpoint: agent.reach.quic_endpoint,
+        lanes: Some(agent.reach.lanes),
+        revoked: agent.revoked,
+        connected: live.connected.contains(&agent.id),
+        applied_revision: progress.map(|p| p.applied),
+        applied_digest: digest(progress.map(|p| &p.digest)),
+        desired_digest: digest(progress.map(|p| &p.desired_digest)),
+        rejected: progress.and_then(|p| p.rejected.as_ref()).map(rejected),
+        status: live.agents.get(&agent.id).cloned(),
+    }
 }
 
 /// The progress of all agents, by id. Waits until the newest state is compiled, so that a change that was answered
@@ -63,14 +63,18 @@ pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Fail
     let topology = rest.app.writer.current().topology;
     let agents = topology.agents.values();
     let value: Vec<_> = agents.map(|a| view(a, progress.get(&a.id), &live)).collect();
-    Ok(ok(&json!({"value": value})))
+    Ok(ok(&json!(ListResponse { value })))
 }
 
 /// GET `agents/{id}`.
 pub(super) async fn one(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
     let progress = progress(&rest).await?;
-    Ok(ok(&view(&agent, progress.get(&agent.id), &rest.app.agents.live())))
+    Ok(ok(&json!(view(
+        &agent,
+        progress.get(&agent.id),
+        &rest.app.agents.live()
+    ))))
 }
 
 fn find(rest: &Rest, id: &str) -> Result<Arc<Agent>, Failure> {

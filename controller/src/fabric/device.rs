@@ -5,21 +5,14 @@ use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
-use serde::Deserialize;
 use serde_json::json as object;
 use std::sync::Arc;
-use tombolo_proto::id::ResourceId;
+use tombolo_proto::fabric::DeviceRequest;
 use tombolo_topology::device;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Question {
-    connection: ResourceId,
-}
 
 /// POST `device-config`: the configuration for the device of a connection's site.
 pub(super) async fn config(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let Question { connection } = json::typed(request).await?;
+    let DeviceRequest { connection } = json::typed(request).await?;
     let topology = rest.app.writer.current().topology;
     Ok(ok(&object!(device::config(&topology, &connection)?)))
 }

@@ -6,21 +6,21 @@ use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
-use serde_json::{Value, json as object};
+use serde_json::json as object;
 use std::sync::Arc;
-use tombolo_proto::fabric::Probe;
+use tombolo_proto::fabric::{ExplainRequest, Probe, ProbeAnswer, Protocol};
 use tombolo_proto::probe::{ProbeKind, ProbeRequest};
-use tombolo_topology::explain::{self, Question};
+use tombolo_topology::explain;
 use tombolo_topology::learned_routes::LearnedReports;
 
 /// POST `explain`: the path of a packet, or the rule that stops it.
 pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let question: Question = json::typed(request).await?;
+    let question: ExplainRequest = json::typed(request).await?;
     Ok(ok(&object!(answer(&rest, question).await?)))
 }
 
 /// Explains on a thread for blocking work: with a large topology the walk must not delay the agents' streams.
-async fn answer(rest: &Rest, question: Question) -> Result<explain::Explanation, Failure> {
+async fn answer(rest: &Rest, question: ExplainRequest) -> Result<explain::Explanation, Failure> {
     let topology = rest.app.writer.current().topology;
     let reports = LearnedReports::of(&rest.app.agents.live());
     let walked = tokio::task::spawn_blocking(move || explain::explain(&topology, &reports, &question)).await;
@@ -56,10 +56,10 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
     let max_ttl = requested.max_ttl.unwrap_or(ttl);
     within("maxTtl", max_ttl.into(), 1, 64)?;
     // `explain` resolves the names, so that both requests use the same two addresses.
-    let question = Question {
+    let question = ExplainRequest {
         from: requested.from,
         to: requested.to,
-        protocol: explain::Protocol::Icmp,
+        protocol: Protocol::Icmp,
         destination_port: None,
         ttl: None,
     };
@@ -78,10 +78,9 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
         agent.ok_or_else(|| Failure::bad("InvalidResourceReference", "from: no agent is bound to it").at("from"))?;
     let report = rest.app.agents.probe(&agent, &request).await;
     let report = report.map_err(|message| Failure::new(StatusCode::CONFLICT, "XAgentNotReached", message))?;
-    let mut body = object!(report);
-    if let Value::Object(fields) = &mut body {
-        fields.insert("from".into(), object!(explained.source));
-        fields.insert("to".into(), object!(explained.destination));
-    }
-    Ok(ok(&body))
+    Ok(ok(&object!(ProbeAnswer {
+        from: Some(explained.source),
+        to: Some(explained.destination),
+        report,
+    })))
 }

@@ -8,13 +8,11 @@ use crate::{endpoints, secret};
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::StatusCode;
-use serde::Deserialize;
 use serde_json::json as object;
 use std::sync::Arc;
-use tombolo_proto::fabric;
-use tombolo_proto::id::{AgentId, PublicKey};
+use tombolo_proto::fabric::{JoinReply, JoinRequest, ListResponse, NewToken, Token, TokenRequest};
 use tombolo_topology::change::Change;
-use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach};
+use tombolo_topology::resource::{Agent, JoinToken, Reach};
 
 /// First part of the text of a join token, which has the form `tmb1.ID.SECRET.PIN`. PIN is that of the authority's
 /// certificate.
@@ -24,18 +22,9 @@ const DEFAULT_LIFETIME_SECONDS: u64 = 3600;
 /// Longest lifetime of a join token in seconds: 30 days, for machines that are prepared ahead.
 const MAX_LIFETIME_SECONDS: u64 = 30 * 24 * 3600;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NewToken {
-    agent: AgentId,
-    binding: Binding,
-    #[serde(default)]
-    ttl_seconds: Option<u64>,
-}
-
 /// POST `tokens`: creates a join token for an agent. The response has its text, which is not stored.
 pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let requested: NewToken = json::typed(request).await?;
+    let requested: TokenRequest = json::typed(request).await?;
     let lifetime = requested.ttl_seconds.unwrap_or(DEFAULT_LIFETIME_SECONDS);
     if !(1..=MAX_LIFETIME_SECONDS).contains(&lifetime) {
         let message = format!("ttlSeconds: {lifetime} is not within 1 to {MAX_LIFETIME_SECONDS}");
@@ -53,7 +42,7 @@ pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> R
     let committed = rest.app.writer.change(Change::PutToken(token)).await?;
     let text = format!("{TOKEN_PREFIX}.{id}.{secret}.{}", rest.app.authority.pin());
     tracing::info!(token = id, agent = %requested.agent, "join token created");
-    let body = object!(fabric::NewToken {
+    let body = object!(NewToken {
         id,
         token: text,
         agent: requested.agent,
@@ -68,9 +57,14 @@ pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> R
 /// GET `tokens`: unused join tokens, without their secrets.
 pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Response {
     let topology = rest.app.writer.current().topology;
-    let view = |t: &Arc<JoinToken>| object!({"id": t.id, "agent": t.agent, "binding": t.binding, "expires": t.expires});
-    let value: Vec<_> = topology.tokens.values().map(view).collect();
-    ok(&object!({"value": value}))
+    let view = |t: &Arc<JoinToken>| Token {
+        id: t.id.clone(),
+        agent: t.agent.clone(),
+        binding: t.binding.clone(),
+        expires: t.expires,
+    };
+    let value: Vec<Token> = topology.tokens.values().map(view).collect();
+    ok(&object!(ListResponse { value }))
 }
 
 /// DELETE `tokens/{id}`: the token cannot be used any more.
@@ -79,24 +73,10 @@ pub(super) async fn delete(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Joining {
-    token: String,
-    csr: String,
-    public_key: PublicKey,
-    #[serde(default)]
-    endpoints: Vec<String>,
-    #[serde(default)]
-    quic_endpoint: Option<String>,
-    #[serde(default)]
-    lanes: Option<u16>,
-}
-
 /// POST `join`: creates the agent of a join token. The token in the body is the only credential.
 pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
-    let joining: Joining = json::typed_within(request, json::MAX_OPEN_BODY).await?;
+    let joining: JoinRequest = json::typed_within(request, json::MAX_OPEN_BODY).await?;
     let token = find(&rest, &joining.token)?;
     let quic: Vec<String> = joining.quic_endpoint.into_iter().collect();
     for (field, reported) in [("endpoints", &joining.endpoints), ("quicEndpoint", &quic)] {
@@ -128,7 +108,11 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
     };
     let committed = rest.app.writer.change(change).await?;
     tracing::info!(agent = %token.agent, token = token.id, "agent joined");
-    let body = object!({"agent": token.agent, "certificate": certificate, "ca": rest.app.authority.pem()});
+    let body = object!(JoinReply {
+        agent: token.agent.clone(),
+        certificate,
+        ca: rest.app.authority.pem().to_owned(),
+    });
     Ok(at_revision(ok(&body), committed.published.revision))
 }
 

@@ -9,10 +9,9 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use serde::Deserialize;
 use serde_json::json as object;
 use std::sync::Arc;
-use tombolo_proto::fabric;
+use tombolo_proto::fabric::{ApiTokenRequest, NewApiToken};
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::Settings;
 use uuid::Uuid;
@@ -57,21 +56,15 @@ pub(super) async fn set_settings(State(rest): State<Arc<Rest>>, request: Request
     Ok(at_revision(ok(&body), committed.published.revision))
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NewApiToken {
-    name: String,
-}
-
 /// POST `api-tokens`: creates an API token. The response has its text, which is not stored.
 pub(super) async fn create_api_token(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
-    let NewApiToken { name } = json::typed(request).await?;
+    let ApiTokenRequest { name } = json::typed(request).await?;
     if name.trim().is_empty() || name.len() > 80 || name.chars().any(char::is_control) {
         let message = "name: must have 1 to 80 bytes, no control characters, and not be blank";
         return Err(Failure::bad("InvalidRequestFormat", message).at("name"));
     }
     let (token, text) = rest.auth.create(&rest.app.writer, &name).await?;
-    let body = object!(fabric::NewApiToken {
+    let body = object!(NewApiToken {
         id: token.id,
         name: token.name,
         token: text,

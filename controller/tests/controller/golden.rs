@@ -16,7 +16,6 @@ use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 
 /// Golden files of other crates, which have the requests of their programs.
 const AGENT: &str = "../../../agent/tests/golden";
-const CLIENT: &str = "../../client/tests/golden";
 const PROTO: &str = "../../../proto/tests/golden";
 
 /// A value with everything that differs from run to run replaced by a constant of the same form.
@@ -83,7 +82,7 @@ async fn join_as_recorded(world: &World) -> Value {
 }
 
 async fn probe_as_recorded(world: &World, stream: &mut Stream) -> Value {
-    let request = full_case(&format!("{CLIENT}/probe"));
+    let request = full_case(&format!("{PROTO}/probe"));
     let answer = async {
         let Ok(Some(FromController::Probe(probe))) = stream.next().await else {
             panic!("no probe")
@@ -154,7 +153,7 @@ async fn golden_answers_of_the_fabric_api() {
     // They are ordered by id, which is random.
     let listed = api_tokens["value"].as_array_mut().expect("a list");
     listed.sort_by_key(|token| token["name"] == "admin");
-    let explain = full_case(&format!("{CLIENT}/explain_request"));
+    let explain = full_case(&format!("{PROTO}/explain_request"));
     let answers = [
         ("health", get("health").await),
         ("token", token),

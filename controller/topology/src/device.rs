@@ -5,64 +5,8 @@ use crate::path::ArmPath;
 use crate::problems::{Problem, Rejection, not_found};
 use crate::resource::{Agent, Binding, ConnectionType, VirtualNetworkGateway};
 use crate::topology::Topology;
-use ipnet::IpNet;
-use serde::Serialize;
-use std::net::{IpAddr, SocketAddr};
-use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId};
-
-/// The configuration of a device for one connection: one WireGuard interface for each instance of the gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeviceConfig {
-    /// The id of the connection.
-    pub connection: ResourceId,
-    /// The id of the virtual network gateway.
-    pub gateway: ResourceId,
-    /// The id of the local network gateway, which describes the site.
-    pub site: ResourceId,
-    /// The UDP port that the device listens on.
-    pub port: u16,
-    /// The device's public key from the local network gateway. `None`: not set yet.
-    pub public_key: Option<PublicKey>,
-    /// Inner MTU, bytes (D20).
-    pub mtu: u16,
-    /// The WireGuard preshared key, equal for all instances. A secret.
-    pub preshared_key: PresharedKey,
-    /// The gateway's instances that have an agent, the preferred one first.
-    pub instances: Vec<DeviceTunnel>,
-    /// The prefixes reachable through the gateway: its VNet, and the VNets that use it (P21).
-    pub prefixes: Vec<IpNet>,
-    /// The prefixes of the site itself (G7).
-    pub site_prefixes: Vec<IpNet>,
-    /// The BGP session. `None`: the connection does not use BGP.
-    pub bgp: Option<DeviceBgp>,
-}
-
-/// One tunnel of a device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeviceTunnel {
-    /// The agent of the gateway's instance.
-    pub agent: AgentId,
-    /// The agent's WireGuard public key.
-    pub public_key: PublicKey,
-    /// The agent's first endpoint. `None`: unknown, so the agent must start the handshake.
-    pub endpoint: Option<SocketAddr>,
-}
-
-/// The BGP session of a device (G4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeviceBgp {
-    /// The device's BGP address inside the tunnel.
-    pub address: IpAddr,
-    /// The device's ASN.
-    pub asn: u32,
-    /// The gateway's BGP address.
-    pub gateway_address: IpAddr,
-    /// The gateway's ASN.
-    pub gateway_asn: u32,
-}
+use tombolo_proto::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
+use tombolo_proto::id::ResourceId;
 
 /// The configuration of the device at the far end of an IPsec connection.
 ///

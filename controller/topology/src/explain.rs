@@ -26,9 +26,10 @@ mod walk;
 
 use crate::learned_routes::LearnedReports;
 use crate::topology::Topology;
-pub use answer::{DEFAULT_TTL, Explanation, Hop, Ingress, MatchedRoute, Protocol, Question, Stop, TraceHop, Walk};
+pub use answer::{DEFAULT_TTL, Explanation, Hop, Ingress, MatchedRoute, Stop, TraceHop, Walk};
 use node::Packet;
 use std::net::IpAddr;
+use tombolo_proto::fabric::{ExplainRequest, Protocol};
 use walk::{Answer, End, Fabric};
 
 /// Walks a packet and its reply from agent to agent. Each agent decides with its compiled configuration.
@@ -36,7 +37,11 @@ use walk::{Answer, End, Fabric};
 /// # Errors
 /// A name is unknown or ambiguous (the message lists the candidates), the ends have no common address family, or the
 /// TTL is 0.
-pub fn explain(topology: &Topology, reports: &LearnedReports, question: &Question) -> Result<Explanation, String> {
+pub fn explain(
+    topology: &Topology,
+    reports: &LearnedReports,
+    question: &ExplainRequest,
+) -> Result<Explanation, String> {
     let from = names::source(topology, &question.from)?;
     let to = names::destination(topology, &question.to)?;
     let (source, destination) = names::pair(&from, &to)?;

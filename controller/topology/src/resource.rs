@@ -23,7 +23,7 @@ mod virtual_machine;
 mod virtual_network;
 mod virtual_network_gateway;
 
-pub use agent::{Agent, Binding, JoinToken, Reach};
+pub use agent::{Agent, JoinToken, Reach};
 pub use application_security_group::ApplicationSecurityGroup;
 pub use connection::{Connection, ConnectionType};
 pub use envelope::{Envelope, ResourceGroup};
@@ -33,6 +33,7 @@ pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use public_ip_address::PublicIpAddress;
 pub use route_table::{Route, RouteTable, UserNextHop};
 pub use settings::{AddressSpaceChange, Era, Settings};
+pub use tombolo_proto::fabric::Binding;
 pub use virtual_network::{Peering, PeeringState, Subnet, VirtualNetwork};
 pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway};
 

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
-use tombolo_client::fabric::ExplainRequest;
+use tombolo_client::fabric::{ExplainRequest, Protocol};
 
 /// Most pairs that are tried at the same time.
 const MAX_CONCURRENT: usize = 16;
@@ -131,7 +131,7 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     let request = ExplainRequest {
         from: from.clone(),
         to: destination.to_string(),
-        protocol: None,
+        protocol: Protocol::Icmp,
         destination_port: None,
         ttl: None,
     };

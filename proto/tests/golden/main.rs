@@ -5,6 +5,7 @@
 mod arm;
 mod config;
 mod fabric;
+mod fabric_api;
 mod report;
 mod role;
 #[cfg(feature = "grpc")]

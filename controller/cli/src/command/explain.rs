@@ -8,7 +8,7 @@ use comfy_table::Cell;
 use owo_colors::OwoColorize as _;
 use serde_json::Value;
 use std::process::ExitCode;
-use tombolo_client::fabric::ExplainRequest;
+use tombolo_client::fabric::{self, ExplainRequest};
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
@@ -38,14 +38,14 @@ impl Explain {
     /// Returns exit code 1 if the packet or its reply does not arrive, for scripts.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let protocol = match self.protocol {
-            Protocol::Icmp => "icmp",
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
+            Protocol::Icmp => fabric::Protocol::Icmp,
+            Protocol::Tcp => fabric::Protocol::Tcp,
+            Protocol::Udp => fabric::Protocol::Udp,
         };
         let request = ExplainRequest {
             from: self.from.clone(),
             to: self.to.clone(),
-            protocol: Some(protocol.to_owned()),
+            protocol,
             destination_port: self.port,
             ttl: self.ttl,
         };

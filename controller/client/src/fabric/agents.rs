@@ -1,63 +1,19 @@
 //! Agents and the revisions that they have in force.
 
-use super::request::ListResponse;
-use super::tokens::Binding;
 use crate::client::{Body, Client};
 use crate::error::Error;
 use reqwest::Method;
-use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::AgentConfig;
-use tombolo_proto::fabric::{Rejected, Revisions, Waited};
-use tombolo_proto::id::{AgentId, PublicKey, Revision};
+use tombolo_proto::fabric::{AgentView, ListResponse, Revisions, Waited};
+use tombolo_proto::id::Revision;
 use tombolo_proto::installed::InstalledTables;
-use tombolo_proto::status::AgentStatus;
 
 /// Longest that one request waits at the controller. A longer wait is several requests, so that a broken connection is
 /// detected.
 const MAX_WAIT_PER_REQUEST: Duration = Duration::from_secs(20);
 /// Time beyond the wait that a request has for the network and the controller.
 const WAIT_MARGIN: Duration = Duration::from_secs(15);
-
-/// An agent as the controller sees it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AgentView {
-    /// Name of the agent.
-    pub id: AgentId,
-    /// The VM, gateway instance or edge that the agent represents.
-    pub binding: Binding,
-    /// WireGuard public key, the agent's identity on links.
-    pub public_key: PublicKey,
-    /// Endpoints at which other agents reach it, best first.
-    pub endpoints: Vec<SocketAddr>,
-    /// Endpoint of its QUIC listener, if other agents reach one.
-    #[serde(default)]
-    pub quic_endpoint: Option<SocketAddr>,
-    /// Number of lanes; none if the controller does not report it.
-    #[serde(default)]
-    pub lanes: Option<u16>,
-    /// Whether the agent was revoked.
-    pub revoked: bool,
-    /// Whether its control stream is up.
-    pub connected: bool,
-    /// Revision that the agent has in force.
-    #[serde(default)]
-    pub applied_revision: Option<Revision>,
-    /// Digest of the configuration that the agent has in force.
-    #[serde(default)]
-    pub applied_digest: Option<String>,
-    /// Digest of the configuration that the controller has compiled for it.
-    #[serde(default)]
-    pub desired_digest: Option<String>,
-    /// The last configuration that the agent rejected.
-    #[serde(default)]
-    pub rejected: Option<Rejected>,
-    /// The agent's last status report.
-    #[serde(default)]
-    pub status: Option<AgentStatus>,
-}
 
 impl Client {
     /// Lists all agents.

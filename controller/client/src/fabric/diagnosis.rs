@@ -3,45 +3,10 @@
 use crate::client::{Body, Client};
 use crate::error::Error;
 use reqwest::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::net::IpAddr;
 use std::time::Duration;
-use tombolo_proto::fabric::Probe;
-use tombolo_proto::probe::{ProbeKind, ProbeReport};
-
-/// The packet that the controller explains.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ExplainRequest {
-    /// Source: name or id of a VM, a NIC or an agent.
-    pub from: String,
-    /// Destination: name or id of a VM, a NIC or an agent, or an address.
-    pub to: String,
-    /// `icmp`, `tcp` or `udp`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<String>,
-    /// Destination port of `tcp` and `udp`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub destination_port: Option<u16>,
-    /// Initial TTL of the packet; 64 if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<u8>,
-}
-
-/// The result of a probe.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ProbeAnswer {
-    /// Source address of the probe's packets.
-    #[serde(default)]
-    pub from: Option<IpAddr>,
-    /// Destination address of the probe's packets.
-    #[serde(default)]
-    pub to: Option<IpAddr>,
-    /// The agent's report.
-    #[serde(flatten)]
-    pub report: ProbeReport,
-}
+use tombolo_proto::fabric::{ExplainRequest, Probe, ProbeAnswer};
+use tombolo_proto::probe::ProbeKind;
 
 /// Time beyond the probe's own that a request has for the network, the controller and the agent.
 const PROBE_MARGIN: Duration = Duration::from_secs(20);

@@ -3,13 +3,6 @@
 use crate::client::{Body, Client};
 use crate::error::Error;
 use reqwest::Method;
-use serde::Deserialize;
-
-/// The answer of a list: `{"value": […]}`.
-#[derive(Deserialize)]
-pub(super) struct ListResponse<T> {
-    pub(super) value: Vec<T>,
-}
 
 impl Client {
     /// Sends a request to `/fabric/v1/{path}`.

@@ -1,79 +1,14 @@
 //! Join tokens of agents, the packages that new machines install, and API tokens.
 
-use super::request::ListResponse;
 use crate::client::{Body, Client};
 use crate::error::Error;
 use reqwest::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
-use tombolo_proto::config::CircuitLink;
-use tombolo_proto::fabric::{NewApiToken, NewToken};
-use tombolo_proto::id::{AgentId, ResourceId};
-
-/// The one thing that an agent represents: a VM, a gateway instance, or an edge of a circuit (D7). A join token carries
-/// it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum Binding {
-    /// A virtual machine.
-    Vm {
-        /// Id of the VM: `…/Microsoft.Compute/virtualMachines/{name}`.
-        vm: ResourceId,
-        /// The VM's network interfaces, the primary one first.
-        nics: Vec<ResourceId>,
-        /// Subnets whose other machines are reached through this host (D8).
-        #[serde(default)]
-        served: Vec<ResourceId>,
-    },
-    /// One instance of a gateway.
-    Gateway {
-        /// Id of the gateway.
-        gateway: ResourceId,
-        /// Name of the instance's `ipConfiguration`.
-        ip_configuration: String,
-    },
-    /// The provider edge of one link of a circuit.
-    Edge {
-        /// Id of the circuit.
-        circuit: ResourceId,
-        /// Primary or secondary link.
-        link: CircuitLink,
-    },
-}
-
-/// A join token that was not used yet, without its text.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Token {
-    /// Identifies the token in [`Client::delete_token`].
-    pub id: String,
-    /// Name of the agent that joins with it.
-    pub agent: AgentId,
-    /// Binding of the agent that joins with it.
-    pub binding: Binding,
-    /// Expiry, Unix seconds.
-    pub expires: u64,
-}
-
-/// The agent packages that a controller serves to new machines.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Packages {
-    /// Folder of the packages on the controller's host.
-    pub folder: String,
-    /// The packages, sorted by name.
-    pub value: Vec<Package>,
-}
-
-/// A package. The controller serves it at `/packages/NAME` without authentication.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Package {
-    /// File name: `tombolo-agent_VERSION_ARCHITECTURE.deb`.
-    pub name: String,
-    /// Size of the file, bytes.
-    pub size: u64,
-    /// SHA-256 of the file, in hexadecimal digits.
-    pub sha256: String,
-}
+use tombolo_proto::fabric::{
+    ApiTokenRequest, Binding, ListResponse, NewApiToken, NewToken, Packages, Token, TokenRequest,
+};
+use tombolo_proto::id::AgentId;
 
 impl Client {
     /// Creates a join token, which admits one agent once. Without `ttl` the token has the controller's default
@@ -88,10 +23,11 @@ impl Client {
         binding: &Binding,
         ttl: Option<Duration>,
     ) -> Result<NewToken, Error> {
-        let mut body = json!({"agent": agent, "binding": binding});
-        if let Some(ttl) = ttl {
-            body["ttlSeconds"] = ttl.as_secs().into();
-        }
+        let body = json!(TokenRequest {
+            agent: agent.clone(),
+            binding: binding.clone(),
+            ttl_seconds: ttl.map(|t| t.as_secs()),
+        });
         let response = self.fabric(Method::POST, "tokens", Body::Json(&body)).await?;
         self.typed(response).await
     }
@@ -130,7 +66,11 @@ impl Client {
     /// Errors of the controller.
     pub async fn create_api_token(&self, name: &str) -> Result<NewApiToken, Error> {
         let response = self
-            .fabric(Method::POST, "api-tokens", Body::Json(&json!({"name": name})))
+            .fabric(
+                Method::POST,
+                "api-tokens",
+                Body::Json(&json!(ApiTokenRequest { name: name.to_owned() })),
+            )
             .await?;
         self.typed(response).await
     }

@@ -3,43 +3,12 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::RouteSource;
 
 /// The initial TTL (hop limit) of a packet if the question has none: the default of Linux.
 pub const DEFAULT_TTL: u8 = 64;
-
-/// The packet to walk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Question {
-    /// The source: a VM or NIC (name or id), an agent, or the address of a NIC.
-    pub from: String,
-    /// The destination: the same, or any address.
-    pub to: String,
-    /// The protocol; ICMP by default.
-    #[serde(default)]
-    pub protocol: Protocol,
-    /// The destination port, for TCP and UDP only.
-    #[serde(default)]
-    pub destination_port: Option<u16>,
-    /// The initial TTL, 1 to 255; [`DEFAULT_TTL`] by default.
-    #[serde(default)]
-    pub ttl: Option<u8>,
-}
-
-/// The protocol of the packet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Protocol {
-    /// An ICMP echo request.
-    #[default]
-    Icmp,
-    /// A TCP SYN segment.
-    Tcp,
-    /// A UDP datagram.
-    Udp,
-}
 
 /// The result of the agents' decisions, by their own code and configurations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

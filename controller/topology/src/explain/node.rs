@@ -1,6 +1,5 @@
 //! One agent of a walk, with its configuration and the engine's decisions.
 
-use super::answer::Protocol;
 use etherparse::PacketBuilder;
 use std::net::IpAddr;
 use tombolo_engine::decide::{Ingress, Trace, decide};
@@ -8,6 +7,7 @@ use tombolo_engine::packet;
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{AgentConfig, Link, Role};
+use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::AgentId;
 
 /// An agent that decides on packets.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use tombolo_proto::config::CircuitLink;
-use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
+use tombolo_proto::fabric::Binding;
+use tombolo_proto::id::{AgentId, PublicKey};
 
 /// An agent: a host that joined, bound to one thing (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,41 +53,6 @@ impl Reach {
             lanes: one_lane(),
         }
     }
-}
-
-/// The one thing that a join token, and later its agent, represents (D7).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "type",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase",
-    deny_unknown_fields
-)]
-pub enum Binding {
-    /// A virtual machine with its NICs.
-    Vm {
-        /// `…/Microsoft.Compute/virtualMachines/{name}`, which ARM clients see as a read-only resource.
-        vm: ResourceId,
-        /// The VM's NICs, the primary one first. All are in one VNet, and no other agent has one of them.
-        nics: Vec<ResourceId>,
-        /// Subnets of that VNet whose machines without an agent are behind this host (D8).
-        #[serde(default)]
-        served: Vec<ResourceId>,
-    },
-    /// One instance of a gateway.
-    Gateway {
-        /// The id of the virtual network gateway.
-        gateway: ResourceId,
-        /// The name of the gateway's `ipConfiguration`.
-        ip_configuration: String,
-    },
-    /// The provider edge of one link of a circuit.
-    Edge {
-        /// The id of the circuit.
-        circuit: ResourceId,
-        /// The circuit's primary or secondary link.
-        link: CircuitLink,
-    },
 }
 
 /// A join token, which one agent can use once.

@@ -2,32 +2,18 @@
 
 use super::{documents, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
+use tombolo_proto::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel, Protocol};
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey};
 use tombolo_proto::route::RouteSource;
-use tombolo_topology::device::{self, DeviceBgp, DeviceConfig, DeviceTunnel};
-use tombolo_topology::explain::{Explanation, Hop, Ingress, MatchedRoute, Protocol, Question, Stop, TraceHop, Walk};
+use tombolo_topology::device;
+use tombolo_topology::explain::{Explanation, Hop, Ingress, MatchedRoute, Stop, TraceHop, Walk};
 
 fn agent(name: &str) -> AgentId {
     name.parse().unwrap()
 }
 
 #[test]
-fn questions() {
-    let full = Question {
-        from: "vm-a".into(),
-        to: "10.3.0.4".into(),
-        protocol: Protocol::Tcp,
-        destination_port: Some(443),
-        ttl: Some(1),
-    };
-    let minimal = Question {
-        from: "vm-a".into(),
-        to: "vm-b".into(),
-        protocol: Protocol::Icmp,
-        destination_port: None,
-        ttl: None,
-    };
-    golden!().cases("question", &[("full", full), ("minimal", minimal)]);
+fn protocols() {
     golden!().document("protocol", &all_of!(Protocol { Icmp, Tcp, Udp }));
 }
 

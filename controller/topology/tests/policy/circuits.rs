@@ -11,10 +11,11 @@ use tombolo_engine::routing::{self, routes_for_neighbour};
 use tombolo_engine::tables::Tables;
 use tombolo_engine::verdict::Verdict;
 use tombolo_proto::config::{CircuitLink, GatewayKind, Role, SiteTtl};
+use tombolo_proto::fabric::ExplainRequest;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin, RouteState};
 use tombolo_topology::compile::Compiler;
-use tombolo_topology::explain::{Question, explain};
+use tombolo_topology::explain::explain;
 use tombolo_topology::learned_routes::{self, LearnedReports, LearnedRoutes};
 use tombolo_topology::resource::{
     Binding, Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
@@ -368,7 +369,7 @@ fn sites_hear_exactly_what_they_may() {
 fn traces_from_vnets_are_the_published_ones() {
     let (w, up, cut) = (lab(), reports(false), reports(true));
     let trace = |reports: &LearnedReports, from: &str, to: &str| -> (bool, Vec<String>) {
-        let question: Question = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
+        let question: ExplainRequest = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
         let answer = explain(&w.topology, reports, &question).unwrap();
         let line = |hop: &tombolo_topology::explain::TraceHop| hop.address.map_or("*".into(), |a| a.to_string());
         (answer.reachable, answer.trace.iter().map(line).collect())
@@ -828,7 +829,7 @@ fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
         for b in 0..count {
             let ask = |to: String| {
                 let question = serde_json::json!({"from": format!("vm{a}"), "to": to});
-                let question: Question = serde_json::from_value(question).unwrap();
+                let question: ExplainRequest = serde_json::from_value(question).unwrap();
                 explain(&w.topology, &reports, &question).unwrap()
             };
             let site = ask(format!("172.16.{b}.10"));

@@ -2,11 +2,12 @@
 //! D9, T2, T5, and the texts with the remedy.
 
 use crate::world::{World, agent, hub_and_spokes, ip, peering_id};
-use tombolo_topology::explain::{Explanation, Protocol, Question, explain};
+use tombolo_proto::fabric::{ExplainRequest, Protocol};
+use tombolo_topology::explain::{Explanation, explain};
 use tombolo_topology::resource::PeeringState;
 
 fn ask(w: &World, from: &str, to: &str) -> Explanation {
-    let question: Question = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
+    let question: ExplainRequest = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
     let answer = explain(&w.topology, &Default::default(), &question).unwrap();
     let text = serde_json::to_string(&answer).unwrap();
     assert_eq!(
@@ -78,7 +79,7 @@ fn t2_peering_is_one_hop() {
     assert_eq!(answer.request.hops[0].relation.as_deref(), Some("peering"));
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let (from, to) = ("a-vm".into(), "10.1.0.4".into());
-        let question = Question {
+        let question = ExplainRequest {
             from,
             to,
             protocol,
@@ -481,7 +482,7 @@ fn loops_are_found() {
 #[test]
 fn ttl_is_honoured() {
     let w = hub_and_spokes();
-    let question = |ttl| Question {
+    let question = |ttl| ExplainRequest {
         from: "a-vm".into(),
         to: "branch-vm".into(),
         protocol: Protocol::Icmp,
@@ -577,7 +578,8 @@ fn a_successor_is_meant_by_the_names_of_its_machine() {
         assert_eq!(way(&answer), ["1-vm", "z-vm"]);
     }
     w.agent_mut("z-vm").revoked = true;
-    let question: Question = serde_json::from_value(serde_json::json!({"from": "hub-vm", "to": "10.2.0.4"})).unwrap();
+    let question: ExplainRequest =
+        serde_json::from_value(serde_json::json!({"from": "hub-vm", "to": "10.2.0.4"})).unwrap();
     let two = explain(&w.topology, &Default::default(), &question).unwrap_err();
     assert!(two.contains("ambiguous"), "{two}");
 }
@@ -646,7 +648,7 @@ fn names() {
     assert_eq!(ask(&w, "hub-vm", "hub-gw").destination, ip("10.1.255.4"));
     assert!(ask(&w, "hub-vm", "hub-gw").reachable, "a gateway answers its own VNet");
     let fails = |w: &World, from: &str, to: &str| {
-        let question = Question {
+        let question = ExplainRequest {
             from: from.into(),
             to: to.into(),
             protocol: Protocol::Icmp,

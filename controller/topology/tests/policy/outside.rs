@@ -5,13 +5,14 @@ use crate::explain::stopped;
 use crate::world::{World, agent, hub_and_spokes, id, ip, nets};
 use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
+use tombolo_proto::fabric::ExplainRequest;
 use tombolo_proto::id::{AgentId, PublicKey};
-use tombolo_topology::explain::{Explanation, Question, explain};
+use tombolo_topology::explain::{Explanation, explain};
 use tombolo_topology::learned_routes::LearnedReports;
 use tombolo_topology::resource::{ConnectionType, LocalNetworkGateway};
 
 fn ask(w: &World, reports: &LearnedReports, from: &str, to: &str) -> Explanation {
-    let question: Question = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
+    let question: ExplainRequest = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
     explain(&w.topology, reports, &question).unwrap()
 }
 

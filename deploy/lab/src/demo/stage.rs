@@ -228,7 +228,7 @@ impl<'a> Stage<'a> {
         let request = tombolo_client::fabric::ExplainRequest {
             from: from.to_owned(),
             to: self.lab.address(to)?.to_string(),
-            protocol: None,
+            protocol: tombolo_client::fabric::Protocol::Icmp,
             destination_port: None,
             ttl: None,
         };

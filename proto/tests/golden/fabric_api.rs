@@ -1,19 +1,21 @@
-//! Golden files of requests to the fabric API, and of its answers as the client parses and prints them.
+//! The fabric API: requests as clients send them, and responses as clients read and print them.
 
 use std::collections::BTreeMap;
-use tombolo_client::fabric::{
-    AgentRevision, AgentView, Binding, DeviceBgp, DeviceConfig, DeviceTunnel, ExplainRequest, NewApiToken, NewToken,
-    Package, Packages, Probe, ProbeAnswer, Rejected, Revisions, Token, Waited,
-};
 use tombolo_golden::{every_variant, golden};
 use tombolo_proto::config::CircuitLink;
+use tombolo_proto::fabric::{
+    AgentRevision, AgentView, ApiTokenRequest, Binding, DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel,
+    ExplainRequest, JoinReply, JoinRequest, ListResponse, NewApiToken, NewToken, Package, Packages, Probe, ProbeAnswer,
+    Protocol, Rejected, Revisions, Token, TokenRequest, Waited,
+};
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
 use tombolo_proto::status::AgentStatus;
 
 /// Golden files that the controller's tests record. The client must be able to read them.
-const CONTROLLER: &str = "../../../tests/golden";
-const TOPOLOGY: &str = "../../../topology/tests/golden";
+const CONTROLLER: &str = "../../../controller/tests/golden";
+const TOPOLOGY: &str = "../../../controller/topology/tests/golden";
+const AGENT: &str = "../../../agent/tests/golden";
 
 fn agent(name: &str) -> AgentId {
     name.parse().unwrap()
@@ -160,14 +162,14 @@ fn questions() {
     let full = ExplainRequest {
         from: "vm-a".into(),
         to: "vm-b".into(),
-        protocol: Some("tcp".into()),
+        protocol: Protocol::Tcp,
         destination_port: Some(443),
         ttl: Some(2),
     };
     let minimal = ExplainRequest {
         from: "vm-a".into(),
         to: "vm-b".into(),
-        protocol: None,
+        protocol: Protocol::Icmp,
         destination_port: None,
         ttl: None,
     };
@@ -242,6 +244,38 @@ fn configurations_of_devices() {
     golden!().cases("device_config", &[("full", device(true)), ("minimal", device(false))]);
 }
 
+/// The controller reads every request that the tests of agents and of the controller record.
+#[test]
+fn requests_to_the_controller() {
+    let golden = golden!();
+    let joins: BTreeMap<String, JoinRequest> = golden.read(&format!("{AGENT}/join_request"));
+    assert_eq!((joins["full"].lanes, joins["minimal"].lanes), (Some(4), None));
+    let JoinReply { agent, .. } = golden.read(&format!("{CONTROLLER}/join_reply"));
+    assert_eq!(agent.as_str(), "vm-c");
+    let questions: BTreeMap<String, ExplainRequest> = golden.read(&format!("{TOPOLOGY}/question"));
+    assert_eq!(questions["full"].protocol, Protocol::Tcp);
+    // Null is what absent is.
+    assert_eq!(
+        (questions["minimal"].destination_port, questions["minimal"].ttl),
+        (None, None)
+    );
+    let token = TokenRequest {
+        agent: "vm-a".parse().unwrap(),
+        binding: binding(),
+        ttl_seconds: Some(60),
+    };
+    let text = serde_json::to_value(&token).unwrap();
+    assert_eq!((&text["agent"], &text["ttlSeconds"]), (&"vm-a".into(), &60.into()));
+    let device = DeviceRequest {
+        connection: ResourceId::new("/connection"),
+    };
+    let api_token = ApiTokenRequest { name: "ci".into() };
+    assert_eq!(
+        serde_json::json!([device, api_token]),
+        serde_json::json!([{"connection": "/connection"}, {"name": "ci"}])
+    );
+}
+
 /// The client reads every answer that the controller's tests record.
 #[test]
 fn answers_of_the_controller() {
@@ -253,8 +287,8 @@ fn answers_of_the_controller() {
 
     #[derive(serde::Deserialize)]
     struct Answers {
-        tokens: Listed<Token>,
-        agents: Listed<AgentView>,
+        tokens: ListResponse<Token>,
+        agents: ListResponse<AgentView>,
         agent: AgentView,
         revisions: Revisions,
         waited: Waited,
@@ -262,10 +296,6 @@ fn answers_of_the_controller() {
         token: NewToken,
         #[serde(rename = "apiToken")]
         api_token: NewApiToken,
-    }
-    #[derive(serde::Deserialize)]
-    struct Listed<T> {
-        value: Vec<T>,
     }
     let answers: Answers = golden.read(&format!("{CONTROLLER}/fabric_answers"));
     assert_eq!((answers.tokens.value.len(), answers.agents.value.len()), (1, 3));

@@ -1,0 +1,82 @@
+//! Explanations of packets, and live probes.
+
+use crate::probe::{ProbeKind, ProbeReport};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The packet that the controller explains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// The source: name or id of a VM or a NIC, the name of an agent, or the address of a NIC.
+    pub from: String,
+    /// The destination: the same, or any address.
+    pub to: String,
+    /// The protocol; [`Protocol::Icmp`] if absent.
+    #[serde(default, skip_serializing_if = "Protocol::is_default")]
+    pub protocol: Protocol,
+    /// The destination port of TCP and UDP. The explanation of a configuration does not depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_port: Option<u16>,
+    /// The initial TTL, 1 to 255; 64 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u8>,
+}
+
+/// The protocol of a packet that is explained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Protocol {
+    /// An ICMP echo request.
+    #[default]
+    Icmp,
+    /// A TCP SYN segment.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+}
+
+impl Protocol {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A request for a live ping or traceroute. For ranges see [`ProbeRequest`](crate::probe::ProbeRequest).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Probe {
+    /// Name or resource id of a VM or NIC, or the name of an agent.
+    pub from: String,
+    /// The same, or an IP address.
+    pub to: String,
+    /// Whether it is a ping or a traceroute.
+    pub kind: ProbeKind,
+    /// Ping: number of echo requests, default 5. Trace: number of probes for each TTL, default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// Ping: time between two echo requests in milliseconds, default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ms: Option<u32>,
+    /// Time to wait for each reply in milliseconds, default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u32>,
+    /// Trace: the largest TTL, default 30. Ping: the TTL of the echo requests, default 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ttl: Option<u8>,
+}
+
+/// The result of a probe.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    /// The source address of the probe's packets. `None`: the controller is older than this field.
+    #[serde(default)]
+    pub from: Option<IpAddr>,
+    /// The destination address of the probe's packets. `None`: the controller is older than this field.
+    #[serde(default)]
+    pub to: Option<IpAddr>,
+    /// The report of the agent that sent the packets.
+    #[serde(flatten)]
+    pub report: ProbeReport,
+}
