@@ -252,7 +252,7 @@ fn requests_to_the_controller() {
     assert_eq!((joins["full"].lanes, joins["minimal"].lanes), (Some(4), None));
     let JoinReply { agent, .. } = golden.read(&format!("{CONTROLLER}/join_reply"));
     assert_eq!(agent.as_str(), "vm-c");
-    let questions: BTreeMap<String, ExplainRequest> = golden.read(&format!("{TOPOLOGY}/question"));
+    let questions: BTreeMap<String, ExplainRequest> = golden.read("explain_request_with_nulls");
     assert_eq!(questions["full"].protocol, Protocol::Tcp);
     // Null is what absent is.
     assert_eq!(
