@@ -10,7 +10,7 @@ pub enum Error {
     /// The controller refused the request with an error response.
     #[error("{0}")]
     Api(Box<ApiError>),
-    /// No connection to the controller, or the connection broke.
+    /// There is no connection to the controller, or the connection broke.
     #[error("cannot connect to {base}: {reason}")]
     Unreachable {
         /// URL of the controller.
@@ -48,7 +48,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the HTTP status of an error response.
+    /// Returns the HTTP status of an error response; `None` for other errors.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -57,7 +57,7 @@ impl Error {
         }
     }
 
-    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response.
+    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response; `None` for other errors.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -72,7 +72,8 @@ impl Error {
         self.status() == Some(404)
     }
 
-    /// Classifies a transport failure by the remedy that the user has.
+    /// The error for a failure of the transport, by what a user can do about it. `base`: URL of the controller. `what`:
+    /// method and path.
     pub(crate) fn transport(base: &str, what: &str, error: &reqwest::Error) -> Self {
         let base = base.to_owned();
         let reason = innermost(error);
@@ -138,7 +139,8 @@ impl fmt::Display for ApiError {
 }
 
 impl ApiError {
-    /// Parses an error body. The first 200 characters of a body in another format become the message.
+    /// Parses the body of an error response, which never fails: the first 200 characters of a body in another format
+    /// become the message, and `Http` with the status the code.
     pub(crate) fn read(status: u16, what: &str, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Outer {
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!(e.to_string(), "(A) first\n(B) second");
     }
 
-    /// The controller's tests record this file.
+    /// The client reads the error responses that the controller's tests record.
     #[test]
     fn golden_errors_of_the_controller_are_read() {
         let golden: serde_json::Value = tombolo_golden::golden!().read("../../../tests/golden/errors");

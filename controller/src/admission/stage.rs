@@ -21,6 +21,7 @@ impl Stage {
     /// The values of the metrics' label `stage`, in the order of the variants.
     pub const NAMES: [&str; 5] = ["silent", "handshake", "stranger", "bearer", "agent"];
 
+    /// The position of the stage's name in [`Self::NAMES`].
     pub(super) const fn index(&self) -> usize {
         match self {
             Self::Silent => 0,
@@ -35,9 +36,9 @@ impl Stage {
 /// Why a connection was closed or not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The port is full, and no connection can be evicted.
+    /// The port is full and no connection can be evicted, or too many evicted connections are still open.
     Refused,
-    /// A newer connection took its place.
+    /// A newer connection took its place in its pool, or in the full port.
     Displaced,
     /// Its deadline has passed.
     Timeout,
@@ -52,6 +53,7 @@ impl CloseReason {
     /// The values of the metrics' label `reason`, in the order of the variants.
     pub const NAMES: [&str; 5] = ["refused", "displaced", "timeout", "body_bytes", "rate"];
 
+    /// The position of the reason's name in [`Self::NAMES`].
     pub(super) const fn index(self) -> usize {
         match self {
             Self::Refused => 0,

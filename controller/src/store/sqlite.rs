@@ -46,10 +46,12 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl SqliteStore {
-    /// Opens a store, or creates it.
+    /// Opens a store, or creates it. The mode of the file becomes 0600. An existing store is checked, for which SQLite
+    /// reads the whole file. Other processes are not locked out: the lock on the data directory does that.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, or cannot be read or written.
+    /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, or cannot be read or
+    /// written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         // Created here with mode 0600 before SQLite writes to it; SQLite gives its two other files the same mode.
         secret::make_private(path).map_err(|e| StoreError::Failed(e.to_string()))?;
@@ -202,7 +204,8 @@ impl Store for SqliteStore {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let revision = revision.0.min(Self::meta(&outer, "revision")?);
-        // Superseded rows, and deletions, which no row precedes then.
+        // Superseded rows, and rows of deletions: once the older rows of a deleted key are gone, its absence says the
+        // same.
         outer.execute(
             "DELETE FROM log WHERE revision <= ?1 AND (value IS NULL OR EXISTS
                 (SELECT 1 FROM log newer WHERE newer.key = log.key AND newer.revision > log.revision

@@ -21,19 +21,20 @@ pub struct DeviceConfig {
     pub site: ResourceId,
     /// UDP port on which the device listens.
     pub port: u16,
-    /// Public key of the device, from the local network gateway; none if that has none yet.
+    /// Public key of the device, from the local network gateway; `None` if the local network gateway has none yet.
     pub public_key: Option<PublicKey>,
-    /// Inner MTU, bytes.
+    /// MTU inside the tunnel, in bytes.
     pub mtu: u16,
     /// Preshared key of the tunnels to all instances. A secret.
     pub preshared_key: PresharedKey,
-    /// The gateway's instances that have an agent, in order of preference.
+    /// The gateway's instances that have an agent, the preferred one first.
     pub instances: Vec<DeviceTunnel>,
-    /// Prefixes that the site reaches through the gateway: its VNet and the VNets that use it.
+    /// Prefixes that the site reaches through the gateway: those of the gateway's VNet and of the VNets that use the
+    /// gateway.
     pub prefixes: Vec<IpNet>,
     /// Prefixes of the site itself.
     pub site_prefixes: Vec<IpNet>,
-    /// The BGP session; none if the connection does not use BGP.
+    /// The BGP session; `None` if the connection does not use BGP.
     pub bgp: Option<DeviceBgp>,
 }
 
@@ -45,7 +46,7 @@ pub struct DeviceTunnel {
     pub agent: AgentId,
     /// WireGuard public key of the agent.
     pub public_key: PublicKey,
-    /// Endpoint of the agent; none if it is not known, so that the agent has to initiate the handshake.
+    /// Endpoint of the agent; `None` if it is not known. The agent has to initiate the handshake then.
     pub endpoint: Option<SocketAddr>,
 }
 
@@ -64,11 +65,11 @@ pub struct DeviceBgp {
 }
 
 impl Client {
-    /// Returns the configuration for the device at the remote end of a connection of type `IPsec`. It contains a
-    /// secret.
+    /// Returns the configuration for the device at the remote end of a connection of type `IPsec`, from the present
+    /// state. It contains a secret.
     ///
     /// # Errors
-    /// Errors of the controller: the connection does not exist, has another type, or has no shared key yet.
+    /// Every [`Error`]. The connection does not exist, has another type, or has no shared key yet: [`Error::Api`].
     pub async fn device_config(&self, connection: &ResourceId) -> Result<DeviceConfig, Error> {
         let body = json!({"connection": connection});
         let response = self.fabric(Method::POST, "device-config", Body::Json(&body)).await?;

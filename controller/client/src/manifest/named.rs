@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Values by name, in the file's order. Names compare case-insensitively and follow rule P6.
+/// Values by name, in the file's order. Names compare case-insensitively. Deserialization refuses duplicate names, and
+/// names that rule P6 forbids; collecting from an iterator checks neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named<T>(Vec<(String, T)>);
 
@@ -24,7 +25,7 @@ impl<T> Named<T> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Returns the value of a name, which is compared case-insensitively.
+    /// Returns the value of a name, which is compared case-insensitively; `None` if the name does not occur.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&T> {
         self.0

@@ -20,13 +20,14 @@ pub(super) enum Rank {
     RouteTable,
     PublicIp,
     Vnet,
-    /// A half that stops using a remote gateway. It precedes a gateway of its own VNet, and another half that starts to
-    /// use one, because a VNet has one gateway source (P23).
+    /// A half that stops using a remote gateway. A VNet uses one gateway (P23), so this half precedes a gateway of its
+    /// own VNet, and another half that starts to use a remote gateway.
     PeeringOff,
     Gateway,
-    /// A half that is `Disconnected`. A PUT returns it to `Initiated`; only then its counterpart can be created (P14).
+    /// A half that is `Disconnected`. A PUT returns it to `Initiated`; until then the other half cannot be created
+    /// (P14).
     PeeringReset,
-    /// A half with `allowGatewayTransit`, before the counterpart's `useRemoteGateways` (P20).
+    /// A half with `allowGatewayTransit`, before the other half with `useRemoteGateways` (P20).
     PeeringTransit,
     Peering,
     /// A half with `useRemoteGateways`, after the gateway and the transit flag (P20).
@@ -65,7 +66,7 @@ pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
     }
 }
 
-/// Returns the rank for updating a resource from `current` to `desired`.
+/// Returns the rank for updating a resource from the controller's body `current` to `desired`.
 pub(super) fn update_rank(kind: Kind, current: &Value, desired: &Value) -> Rank {
     if kind == Kind::Peering {
         if flag(current, "useRemoteGateways") && !flag(desired, "useRemoteGateways") {

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::config::Transport;
 
-/// The region of resources for which neither their document nor they themselves name one.
+/// The region of resources for which neither the resource nor its document names one.
 pub const DEFAULT_LOCATION: &str = "region1";
 
 /// An address prefix without host bits.
@@ -51,9 +51,9 @@ impl fmt::Display for Prefix {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Document {
-    /// Name of the resource group, which is created if it is missing. Without it the caller's default group is used.
+    /// Name of the resource group, which is created if it is missing. `None`: the caller's default group.
     pub resource_group: Option<String>,
-    /// Region of every resource that names none.
+    /// Region of every resource of this document that names none; [`DEFAULT_LOCATION`] if absent.
     pub location: Option<String>,
     /// Virtual networks, with their subnets and peerings.
     pub virtual_networks: Named<VirtualNetwork>,
@@ -61,12 +61,12 @@ pub struct Document {
     pub route_tables: Named<RouteTable>,
     /// Network interfaces of virtual machines.
     pub network_interfaces: Named<NetworkInterface>,
-    /// Public addresses.
+    /// Public addresses, which gateways and network interfaces may refer to.
     #[serde(rename = "publicIPAddresses")]
     pub public_ip_addresses: Named<PublicIpAddress>,
     /// VPN and ExpressRoute gateways.
     pub virtual_network_gateways: Named<VirtualNetworkGateway>,
-    /// Connections of gateways.
+    /// Connections of gateways to other gateways, to sites and to circuits.
     pub connections: Named<Connection>,
     /// Descriptions of sites.
     pub local_network_gateways: Named<LocalNetworkGateway>,
@@ -77,13 +77,13 @@ pub struct Document {
 }
 
 impl Document {
-    /// Returns the kinds that have no properties but region and tags, with their resources.
+    /// Returns the kinds whose resources have no properties except region and tags, with these resources.
     pub(super) fn plain(&self) -> [(Kind, &Named<PlainResource>); 1] {
         [(Kind::ApplicationSecurityGroup, &self.application_security_groups)]
     }
 }
 
-/// A resource that has no properties but region and tags.
+/// A resource that has no properties except region and tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PlainResource {
@@ -93,7 +93,7 @@ pub struct PlainResource {
     pub tags: BTreeMap<String, String>,
 }
 
-/// A virtual network.
+/// A virtual network, with its subnets and its halves of peerings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNetwork {
@@ -105,7 +105,7 @@ pub struct VirtualNetwork {
     pub tags: BTreeMap<String, String>,
     /// Address space; at least one prefix.
     pub address_space: Vec<Prefix>,
-    /// Subnets.
+    /// The subnets; a subnet that the manifest omits is kept unless pruning deletes it.
     #[serde(default)]
     pub subnets: Named<Subnet>,
     /// This VNet's halves of its peerings.
@@ -117,10 +117,10 @@ pub struct VirtualNetwork {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subnet {
-    /// The only prefix.
+    /// The prefix of a subnet with one.
     #[serde(default)]
     pub address_prefix: Option<Prefix>,
-    /// Several prefixes.
+    /// The prefixes of a subnet with several, such as one of IPv4 and one of IPv6.
     #[serde(default)]
     pub address_prefixes: Vec<Prefix>,
     /// Name or full id of the route table.
@@ -168,10 +168,10 @@ pub struct RouteTable {
     /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// Routes of gateways are not used in the table's subnets (R15).
+    /// Whether the table's subnets use no routes of gateways (R15).
     #[serde(default)]
     pub disable_bgp_route_propagation: bool,
-    /// User-defined routes.
+    /// The user-defined routes of the table.
     #[serde(default)]
     pub routes: Named<Route>,
 }
@@ -198,7 +198,7 @@ pub enum NextHopType {
     VirtualNetworkGateway,
     /// The owner of the destination inside the VNet.
     VnetLocal,
-    /// The Internet; Tombolo does not carry these packets.
+    /// The Internet: Tombolo does not carry these packets.
     Internet,
     /// No next hop: the packet is dropped.
     None,

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::PublicKey;
 
-/// A VPN or ExpressRoute gateway. It has one instance, or one per `ipConfiguration`.
+/// A VPN or ExpressRoute gateway. It has one instance for each of its `ipConfigurations`, or a single one if the
+/// manifest has none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNetworkGateway {
@@ -29,7 +30,8 @@ pub struct VirtualNetworkGateway {
     /// Address of the only instance in `GatewaySubnet`; without it the controller allocates one.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
-    /// Several instances.
+    /// The instances of a gateway with several, by the name of their `ipConfiguration`. Exclude `publicIPAddress` and
+    /// `privateIPAddress` of the gateway.
     #[serde(default)]
     pub ip_configurations: Named<GatewayIpConfiguration>,
     /// ASN of the gateway; the controller's default is 65515 (G4).
@@ -41,7 +43,7 @@ pub struct VirtualNetworkGateway {
     /// The gateway may exchange routes by BGP (G4).
     #[serde(default)]
     pub enable_bgp: bool,
-    /// All instances carry traffic, instead of one with the others in standby (G6).
+    /// Whether all instances carry traffic; otherwise one does, and the others are in standby (G6).
     #[serde(default)]
     pub active_active: bool,
     /// Azure's VPN type; default `RouteBased` (G3).
@@ -95,21 +97,21 @@ pub struct Connection {
     /// Shared key (G11). A secret, so the file must be kept secret too. Without it the controller's key is unchanged.
     #[serde(default)]
     pub shared_key: Option<String>,
-    /// Preference among connections to the same prefixes; the largest weight wins.
+    /// Preference among connections to the same prefixes: the connection with the largest weight is used.
     #[serde(default)]
     pub routing_weight: Option<u32>,
     /// The connection exchanges routes by BGP (G4).
     #[serde(default)]
     pub enable_bgp: bool,
-    /// With `IPsec`: silence after which the site's device counts as down, seconds, 9 to 3600.
+    /// With `IPsec`: time in seconds, 9 to 3600, after which a silent device of the site counts as down.
     #[serde(default)]
     pub dpd_timeout_seconds: Option<u32>,
 }
 
-/// `connectionType` (G9).
+/// The type of a connection (`connectionType`, G9): what is at its remote end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConnectionType {
-    /// From a VPN gateway to another one.
+    /// From a VPN gateway to another VPN gateway.
     #[default]
     Vnet2Vnet,
     /// From a VPN gateway to the device of a site.
@@ -132,7 +134,7 @@ pub struct LocalNetworkGateway {
     pub local_network_address_space: Vec<Prefix>,
     /// ASN of the site; requires `bgpPeeringAddress` (G4).
     pub asn: Option<u32>,
-    /// Address of the device inside the tunnel; requires `asn`.
+    /// BGP address of the device inside the tunnel; requires `asn` (G4).
     pub bgp_peering_address: Option<IpAddr>,
     /// WireGuard public key of the device; without it the tunnel is down.
     pub wire_guard_public_key: Option<PublicKey>,
@@ -150,7 +152,7 @@ pub struct ExpressRouteCircuit {
     pub tags: BTreeMap<String, String>,
     /// Peering location; the region if absent (X12).
     pub peering_location: Option<String>,
-    /// Bandwidth, Mbit/s (X13).
+    /// Bandwidth in Mbit/s. It is shown, and does not limit traffic (X13).
     pub bandwidth_in_mbps: Option<u32>,
     /// Tier of the SKU; default `Standard` (X13).
     pub sku_tier: Option<SkuTier>,
