@@ -104,8 +104,8 @@ impl Files {
                 }
             }
         }
-        // Documents without a group use the default one. If all have a group, none needs to be set, and the name is
-        // unused.
+        // Documents without a group use the default one. If every document has a group, the user need not set one, and
+        // this name is unused.
         let needs_default = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
         let default = if needs_default {
             c.group()?
@@ -126,7 +126,7 @@ fn verb(action: Action) -> &'static str {
     }
 }
 
-/// Prints every change with its difference, in the order of the plan, and a summary.
+/// Prints every change with its difference, in the order of the plan, and then a summary.
 fn show(c: &Context, plan: &Plan) {
     for step in plan.changes() {
         c.out.line(render(step, c.out.colour).trim_end());

@@ -120,7 +120,7 @@ pub(crate) enum Peering {
 }
 
 impl Size {
-    /// Sets the properties whose options are given.
+    /// Sets in the body the properties whose options are given; the others stay.
     fn apply_to(&self, body: &mut Value) {
         let provider = "serviceProviderProperties";
         if let Some(location) = &self.peering_location {
@@ -138,7 +138,7 @@ impl Size {
         }
     }
 
-    /// Whether no option is given.
+    /// Whether none of the options in this group is given.
     fn is_empty(&self) -> bool {
         self.peering_location.is_none() && self.bandwidth.is_none() && self.sku_tier.is_none()
     }

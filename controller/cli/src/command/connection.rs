@@ -181,7 +181,7 @@ pub(crate) struct SharedKeyArgs {
 }
 
 impl SharedKeyArgs {
-    /// Returns the key without a final newline; none if no option is given.
+    /// Returns the key of the option, or of the file without its final newline; `None` if neither option is given.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -316,7 +316,7 @@ const COLUMNS: &[Column] = &[
     ("Reason", |v| Cell::new(reason(v))),
 ];
 
-/// Prints connections with their status and the reason of a failure.
+/// Prints connections as a table, with their status and the reason of a failure, or as JSON.
 pub(crate) fn list(c: &Context, connections: &[Value]) -> Result<()> {
     c.out.list(
         connections,
@@ -329,7 +329,7 @@ fn number(connection: &Value, pointer: &str) -> u64 {
     connection.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// Returns the reasons why tunnels of the connection are down; empty if all are up.
+/// Returns the reasons why tunnels of the connection are down; empty if all tunnels are up.
 fn reason(connection: &Value) -> String {
     let tunnels = items(connection, "/properties/tunnelConnectionStatus");
     let mut reasons: Vec<_> = tunnels.map(|t| at(t, "/reason")).filter(|r| !r.is_empty()).collect();

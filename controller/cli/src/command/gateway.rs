@@ -135,7 +135,7 @@ pub(crate) enum Type {
 }
 
 impl Type {
-    /// Returns Azure's name of the type, and its default SKU.
+    /// Returns Azure's name of the type, and the SKU of a gateway for which the user names none.
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Vpn => ("Vpn", "VpnGw1"),
@@ -251,7 +251,7 @@ fn path(c: &Context, name: &str) -> Result<String> {
     c.item(Kind::VirtualNetworkGateway, name)
 }
 
-/// Sets the BGP properties that are given.
+/// Sets in the body the BGP properties that are given; the others stay.
 fn set_bgp(gateway: &mut Value, asn: Option<u32>, address: Option<IpAddr>) {
     let properties = &mut gateway["properties"];
     if let Some(asn) = asn {

@@ -83,7 +83,7 @@ impl Link {
     }
 }
 
-/// Returns a link's state as a coloured cell.
+/// Returns a link's state as a cell in words, coloured as [`state`] does.
 pub(crate) fn state_cell(link: LinkState) -> Cell {
     state(match link {
         LinkState::Idle => "idle",

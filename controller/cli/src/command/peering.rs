@@ -82,7 +82,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// Sets the properties whose flags are given.
+    /// Sets in the half's properties those whose flags are given; the others stay.
     fn apply_to(&self, properties: &mut Value) {
         let flags = [
             ("allowVirtualNetworkAccess", self.allow_vnet_access),
@@ -188,7 +188,7 @@ impl Peering {
     }
 }
 
-/// Deletes a half, with `both` the other one too.
+/// Deletes a half; with `both`, the remote VNet's half too. Halves that do not exist are no error.
 async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
     let path = path(c, name)?;
     let other = if both { counterpart(c, &path).await? } else { None };
@@ -202,7 +202,8 @@ async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
         .await
 }
 
-/// Returns the id of the remote VNet's half; none if it does not exist.
+/// Returns the id of the remote VNet's half, from the two VNets as the controller has them now. `None` if it does not
+/// exist.
 ///
 /// # Errors
 /// [`NotFound`]: this half does not exist, so its remote VNet is unknown.
@@ -220,7 +221,7 @@ async fn counterpart(c: &Context, path: &str) -> Result<Option<String>> {
         .map(|p| at(p, "/id")))
 }
 
-/// Returns a sentence with the peering's state and its reason.
+/// Returns a sentence for the user with the peering's state and its reason.
 fn message(verb: &str, name: &Child, answer: &Value) -> String {
     let state = at(answer, "/properties/peeringState");
     let more = match state.as_str() {

@@ -246,7 +246,8 @@ impl Route {
                     }
                     if let Some(kind) = next_hop_type {
                         properties["nextHopType"] = json!(kind.to_possible_value().as_ref().map(|v| v.get_name()));
-                        // The address belongs to the old type. A new appliance needs --next-hop-ip-address as well.
+                        // The address belongs to the old type of next hop. A new appliance needs --next-hop-ip-address
+                        // too.
                         properties["nextHopIpAddress"] = Value::Null;
                     }
                     if let Some(address) = next_hop_ip_address {

@@ -48,7 +48,10 @@ impl Routes {
         Ok(())
     }
 
-    /// Returns the ids of the network interfaces that the name or id stands for.
+    /// Returns the ids of the network interfaces that the name or id stands for: one interface, or all of a machine.
+    ///
+    /// # Errors
+    /// [`NotFound`]: nothing has this name. [`UsageError`]: several network interfaces have it.
     async fn nics(&self, c: &Context) -> Result<Vec<String>> {
         let lower = self.name.to_ascii_lowercase();
         if lower.contains("/networkinterfaces/") {

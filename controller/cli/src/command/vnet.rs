@@ -139,7 +139,8 @@ impl Vnet {
     }
 }
 
-/// Replaces the address space by `prefixes`, if there are any, removes `remove` from it, and appends `add`.
+/// Changes the address space in the VNet's body: replaces it by `prefixes` if there are any, then removes `remove` and
+/// appends `add`.
 fn change_space(vnet: &mut Value, prefixes: &[IpNet], add: &[IpNet], remove: &[IpNet]) {
     let mut space: Vec<String> = if prefixes.is_empty() {
         items(vnet, SPACE).map(|p| text(Some(p))).collect()
@@ -154,7 +155,8 @@ fn change_space(vnet: &mut Value, prefixes: &[IpNet], add: &[IpNet], remove: &[I
         .collect();
     space.extend(new);
     vnet["properties"]["addressSpace"]["addressPrefixes"] = json!(space);
-    // A PUT without peerings keeps them. Sent back, they would be written as well.
+    // A PUT without peerings keeps them. Sent back, they would be written too, and could undo a change of another
+    // client.
     if let Some(properties) = vnet["properties"].as_object_mut() {
         properties.remove("virtualNetworkPeerings");
     }

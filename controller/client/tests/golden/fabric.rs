@@ -11,7 +11,7 @@ use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
 use tombolo_proto::status::AgentStatus;
 
-/// Golden files that the controller's tests record. The client must be able to read them.
+/// Golden files that the controller's tests record, and that the client must be able to read.
 const CONTROLLER: &str = "../../../tests/golden";
 const TOPOLOGY: &str = "../../../topology/tests/golden";
 
@@ -154,7 +154,7 @@ fn revisions() {
     golden!().document("packages", &packages);
 }
 
-/// The controller's tests send these requests.
+/// Records the client's requests, which the controller's tests send.
 #[test]
 fn questions() {
     let full = ExplainRequest {
@@ -242,7 +242,7 @@ fn configurations_of_devices() {
     golden!().cases("device_config", &[("full", device(true)), ("minimal", device(false))]);
 }
 
-/// The client reads every answer that the controller's tests record.
+/// The client reads every answer that the controller's tests have recorded.
 #[test]
 fn answers_of_the_controller() {
     let golden = golden!();

@@ -1,4 +1,4 @@
-//! Manifests: gateways, connections, sites and circuits.
+//! Golden files of manifests with gateways, connections, sites and circuits.
 
 use super::network::{named, prefix, tags};
 use std::collections::BTreeMap;

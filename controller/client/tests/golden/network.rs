@@ -1,4 +1,4 @@
-//! Manifests: networks.
+//! Golden files of manifests with networks, peerings, route tables and network interfaces.
 
 use std::collections::BTreeMap;
 use tombolo_client::manifest::{
@@ -134,7 +134,7 @@ fn declarative_files() {
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }
 
-/// Every property with a default is optional.
+/// Documents that omit every property with a default are read, and keep their meaning.
 #[test]
 fn declarative_files_without_any_option() {
     let text = r#"{

@@ -152,7 +152,8 @@ pub struct ExpressRouteCircuit {
     pub tags: BTreeMap<String, String>,
     /// Peering location; the region if absent (X12).
     pub peering_location: Option<String>,
-    /// Bandwidth in Mbit/s. It is shown, and does not limit traffic (X13).
+    /// Bandwidth in Mbit/s. It does not limit traffic; on a Premium circuit it decides how many VNets may be linked
+    /// (X13).
     pub bandwidth_in_mbps: Option<u32>,
     /// Tier of the SKU; default `Standard` (X13).
     pub sku_tier: Option<SkuTier>,
