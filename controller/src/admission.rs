@@ -356,7 +356,7 @@ impl Admission {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// The counters for metrics.
+    /// The present numbers of connections and the counters since the start, for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {

@@ -89,13 +89,13 @@ impl Authority {
         })
     }
 
-    /// The authority's certificate in PEM.
+    /// The authority's certificate in PEM, for clients to trust. It contains no private key.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// The authority's certificate in DER.
+    /// The authority's certificate in DER, by which TLS verifies those of agents.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der

@@ -20,7 +20,7 @@ pub struct Config {
     pub bytes: Vec<u8>,
 }
 
-/// All configurations of one revision.
+/// The configurations of all agents at one revision.
 #[derive(Debug, Clone)]
 pub struct Compiled {
     /// The revision.

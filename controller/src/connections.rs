@@ -103,7 +103,7 @@ impl Connections {
         }
     }
 
-    /// The counters for metrics.
+    /// The present numbers of connections and the counters since the start, for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.lock().admission.counts()
@@ -241,7 +241,7 @@ struct InFlight {
     connections: Arc<Connections>,
     id: Id,
     authorized: AtomicBool,
-    /// Its response is a package.
+    /// Whether the response to the request is a package.
     downloading: AtomicBool,
     /// Bytes of its body that count for the limit of strangers.
     held: AtomicUsize,

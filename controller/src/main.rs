@@ -76,7 +76,8 @@ fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
     let format = match &arguments.command {
-        // Subcommands end at once and are run by people; log collectors read the controller alone.
+        // Subcommands end at once and are run by people. Only the log of the controller itself is read by log
+        // collectors.
         Some(_) => LogFormat::Text,
         None => arguments.log_format,
     };

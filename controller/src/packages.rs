@@ -115,7 +115,7 @@ impl Packages {
         Ok(found)
     }
 
-    /// The folder that is served.
+    /// The folder whose packages clients can download. It need not exist.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }

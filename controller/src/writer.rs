@@ -178,7 +178,7 @@ impl Writer {
         answered.await.map_err(|_| stopped())
     }
 
-    /// The newest published state.
+    /// The newest published state, at once. Changes that are still queued are not in it.
     #[must_use]
     pub fn current(&self) -> Published {
         self.published.borrow().clone()

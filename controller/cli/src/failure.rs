@@ -15,6 +15,7 @@ pub(crate) struct UsageError {
 }
 
 impl UsageError {
+    /// An error with its message, and a hint that completes "try:".
     pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),

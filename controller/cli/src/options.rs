@@ -45,7 +45,7 @@ pub(crate) struct Global {
     pub(crate) yes: bool,
 }
 
-/// The output format.
+/// The format of the program's output: tables for people, or JSON for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Table,

@@ -18,11 +18,13 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Output in this format. Colours are used if standard output is a terminal and `NO_COLOR` is not set.
     pub(crate) fn new(format: Format) -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self { format, colour }
     }
 
+    /// Whether programs read the output, so that nothing but JSON may be written.
     pub(crate) fn is_json(self) -> bool {
         self.format == Format::Json
     }

@@ -26,7 +26,7 @@ pub struct Client {
     revision: Arc<AtomicU64>,
 }
 
-/// The body of a request.
+/// The body of a request: none, or a JSON value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Body<'a> {
     None,

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use std::error::Error as StdError;
 use std::fmt;
 
-/// Why a call failed.
+/// The reason why a call of the client failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The controller refused the request with an error response.
@@ -66,7 +66,7 @@ impl Error {
         }
     }
 
-    /// Whether the controller answered 404.
+    /// Whether the controller answered with status 404; false for other errors.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(404)

@@ -8,7 +8,7 @@ use tombolo_proto::budget::Rate;
 /// (`MAX_CLOSING`), 32 for packages in transfer (`MAX_DOWNLOADS`), and the others for the store, logs and the listener.
 pub(super) const RESERVED_DESCRIPTORS: usize = 256;
 
-/// The limits of one port.
+/// The limits of one port. Numbers are maximums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most admitted connections. Up to `MAX_CLOSING` evicted ones that are not closed yet may be open besides.

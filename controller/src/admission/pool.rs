@@ -31,6 +31,7 @@ pub(super) struct Pool<K> {
 }
 
 impl<K: Clone + Eq + Hash + Ord> Pool<K> {
+    /// An empty pool with these limits.
     pub(super) fn new(share: Share) -> Self {
         Self {
             share,
@@ -40,6 +41,7 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         }
     }
 
+    /// The number of connections in the pool, of all holders.
     #[cfg(test)]
     pub(super) const fn len(&self) -> usize {
         self.len
@@ -107,6 +109,7 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         self.by_size.last().map(|(size, _, holder)| (holder, *size))
     }
 
+    /// The number of a holder's connections in the pool.
     #[cfg(test)]
     pub(super) fn held(&self, holder: &K) -> usize {
         self.holders.get(holder).map_or(0, BTreeMap::len)

@@ -6,7 +6,7 @@ use super::pool::{Id, Pool, Share};
 use super::stage::Stage;
 use tombolo_proto::id::AgentId;
 
-/// The pools of unauthenticated connections.
+/// The pools of unauthenticated connections, one for each stage, grouped by address.
 #[derive(Debug)]
 pub(super) struct UnauthenticatedPools {
     pub(super) silent: Pool<Address>,
@@ -36,7 +36,7 @@ pub(super) struct Place {
     pub(super) order: u64,
 }
 
-/// A pool for each stage.
+/// The pools of all stages, by which the limits are kept.
 #[derive(Debug)]
 pub(super) struct Pools {
     /// Connections from addresses without agents.

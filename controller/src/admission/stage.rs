@@ -2,7 +2,7 @@
 
 use tombolo_proto::id::AgentId;
 
-/// The stage of a connection.
+/// The stage of a connection: how far its client has authenticated itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
     /// The TCP connection is accepted; the ClientHello is not complete.
@@ -40,12 +40,12 @@ pub enum CloseReason {
     Refused,
     /// A newer connection took its place in its pool, or in the full port.
     Displaced,
-    /// Its deadline has passed.
+    /// The deadline of the connection has passed.
     Timeout,
     /// Strangers' request bodies exceeded their limit, and this connection held the most bytes of the address with the
     /// most.
     Bytes,
-    /// Its address exceeded its rate of key exchanges.
+    /// The address of the connection exceeded its rate of key exchanges.
     Rate,
 }
 
@@ -65,7 +65,7 @@ impl CloseReason {
     }
 }
 
-/// The counters for metrics.
+/// The numbers of connections and the counters of events, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Open connections by stage, in the order of [`Stage::NAMES`].

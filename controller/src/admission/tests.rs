@@ -87,7 +87,7 @@ fn a_newcomer_displaces_the_oldest_of_its_address() {
     }
     assert_eq!(accept(&mut admission, ip(1), now).1, Some(first));
     assert_eq!(admission.stage(first), None);
-    // Its socket is closed later.
+    // The evicted connection counts as closing until its socket is closed.
     assert_eq!(admission.counts().closing, 1);
     admission.closed(first);
     assert_eq!(admission.counts().closing, 0);
@@ -332,7 +332,7 @@ fn an_address_gets_key_exchanges_at_a_limited_rate() {
     };
     let first = bring(&mut admission, ip(1), &Stage::Silent, now);
     assert_eq!(waits(&mut admission, ip(1), 5, now), [0, 0, 0, 500, 1000].map(Some));
-    // It was admitted before the rate was exhausted.
+    // `first` was admitted before the rate of its address was exhausted, so it is evicted only now.
     admission.client_hello_received(first);
     assert_eq!(admission.begin_key_exchange(first, now), None);
     assert_eq!(admission.stage(first), None);

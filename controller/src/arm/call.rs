@@ -17,7 +17,7 @@ use tombolo_topology::path::ArmPath;
 /// Longest path, in bytes: more than any resource's.
 const MAX_PATH_LENGTH: usize = 4096;
 
-/// A request of ARM's dialect.
+/// A request of ARM's dialect, parsed but not checked against any state.
 pub(super) struct Call {
     pub(super) method: Method,
     /// The segments of the path, decoded, as the client wrote them.
@@ -139,7 +139,7 @@ impl Call {
         Some(value.to_str().unwrap_or("?").to_owned())
     }
 
-    /// The headers of the request.
+    /// The headers of the request, as received.
     pub(super) const fn headers(&self) -> &HeaderMap {
         &self.headers
     }

@@ -31,7 +31,7 @@ impl Drop for Permit {
 }
 
 impl LifoSemaphore {
-    /// A semaphore with `free` permits.
+    /// A semaphore with `free` permits, none of which is assigned.
     pub(super) fn new(free: usize) -> Arc<Self> {
         let waiting = Vec::new();
         Arc::new(Self(Mutex::new(State { free, waiting })))

@@ -39,12 +39,12 @@ impl Failure {
         }))
     }
 
-    /// 400 Bad Request.
+    /// An error with the status 400 (Bad Request), a code and a message as for [`Self::new`].
     pub(crate) fn bad(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// 404 Not Found.
+    /// An error with the status 404 (Not Found), a code and a message as for [`Self::new`].
     pub(crate) fn missing(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
@@ -135,7 +135,7 @@ pub(crate) fn ok(body: &Value) -> Response {
     reply(StatusCode::OK, body)
 }
 
-/// A response without a body.
+/// A response with this status and without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;

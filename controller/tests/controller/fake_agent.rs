@@ -23,7 +23,7 @@ use tombolo_proto::id::PublicKey;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-/// An agent that has joined.
+/// An agent that has joined: its key and certificate, and the port of its controller.
 pub(crate) struct FakeAgent {
     pub(crate) id: String,
     key: KeyPair,
@@ -32,7 +32,7 @@ pub(crate) struct FakeAgent {
     port: u16,
 }
 
-/// An open control stream.
+/// An open control stream of a fake agent, on which Hello has been sent.
 pub(crate) struct Stream {
     pub(crate) outgoing: mpsc::Sender<AgentMessage>,
     incoming: Streaming<ControllerMessage>,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tombolo_controller::store::sqlite::SqliteStore;
 use tombolo_controller::store::{Store as _, Transaction};
 
-/// The subscription of all tests.
+/// The subscription of the resources of all tests.
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 /// The resource group of all tests.
 pub(crate) const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
@@ -40,7 +40,8 @@ impl Answer {
     }
 }
 
-/// A running controller.
+/// A running controller, and a client of it with the admin token. Dropping it kills the process and deletes its
+/// directory.
 pub(crate) struct World {
     process: Child,
     dir: tempfile::TempDir,
@@ -112,7 +113,7 @@ impl World {
         world
     }
 
-    /// The controller's data directory.
+    /// The controller's data directory, which every restart uses again.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }

@@ -35,6 +35,8 @@ pub(crate) enum Agent {
 }
 
 impl Agent {
+    /// Prints agents or a configuration, or revokes or deletes an agent after a question. A no to the question is no
+    /// error.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::List => {

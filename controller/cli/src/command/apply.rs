@@ -39,6 +39,8 @@ pub(crate) struct Diff {
 }
 
 impl Apply {
+    /// Plans, prints the difference, asks, and carries out the plan. A no to the question is no error. After an error
+    /// in the middle, the changes before it stay. Then waits if `--wait` is set.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let plan = self.files.plan(c).await?;
         if !c.out.is_json() {
@@ -73,6 +75,7 @@ impl Apply {
 }
 
 impl Diff {
+    /// Plans and prints the difference; changes nothing. With `--exit-code`, a difference is exit code 1.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let plan = self.files.plan(c).await?;
         if c.out.is_json() {
@@ -89,6 +92,11 @@ impl Diff {
 }
 
 impl Files {
+    /// Reads all files as one manifest, and compares it with the controller's resources.
+    ///
+    /// # Errors
+    /// A file is not valid, a document needs a default resource group and none is set, or the controller does not
+    /// answer.
     async fn plan(&self, c: &Context) -> Result<Plan> {
         let mut manifest = Manifest::default();
         for file in &self.files {

@@ -177,6 +177,8 @@ const NEIGHBOURS: &[Column] = &[
 ];
 
 impl Circuit {
+    /// Creates, changes or deletes a circuit or its private peering, or prints circuits or routes of a circuit's edge.
+    /// An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create { name, size, location } => {

@@ -222,6 +222,8 @@ pub(crate) enum SharedKey {
 }
 
 impl Connection {
+    /// Creates, changes or deletes a connection or its shared key, or prints connections, a key, or the configuration
+    /// of a site's device.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,

@@ -144,6 +144,7 @@ impl Type {
     }
 }
 
+/// The columns of lists of gateways.
 pub(crate) const COLUMNS: &[Column] = &[
     ("Name", |v| Cell::new(at(v, "/name"))),
     ("Group", |v| {
@@ -166,9 +167,12 @@ pub(crate) const COLUMNS: &[Column] = &[
     ("SKU", |v| Cell::new(at(v, "/properties/sku/name"))),
 ];
 
+/// The JSON pointer to a gateway's `ipConfigurations`, one for each instance.
 pub(crate) const CONFIGURATIONS: &str = "/properties/ipConfigurations";
 
 impl Gateway {
+    /// Creates, changes or deletes a gateway, or prints gateways, or routes and BGP sessions of a gateway. An update
+    /// without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,

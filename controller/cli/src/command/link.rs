@@ -17,6 +17,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Prints the links of one agent or of all agents, from the agents' last status reports. An agent that has not
+    /// reported adds none.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let agents = match &self.agent {
             Some(agent) => vec![c.client.agent(agent.as_str()).await?],

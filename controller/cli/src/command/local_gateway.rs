@@ -128,6 +128,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl LocalGateway {
+    /// Creates, changes, deletes or prints local network gateways. An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let path = |name: &str| c.item(Kind::LocalNetworkGateway, name);
         match self {

@@ -95,6 +95,8 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Nic {
+    /// Creates, changes, deletes or prints network interfaces. A creation prints the addresses that the controller has
+    /// allocated. An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let path = |name: &str| c.item(Kind::NetworkInterface, name);
         match self {

@@ -101,6 +101,7 @@ impl Flags {
     }
 }
 
+/// The columns of lists of peering halves.
 pub(crate) const COLUMNS: &[Column] = &[
     ("VNet", |v| {
         Cell::new(segment(&at(v, "/id"), "virtualNetworks").unwrap_or_default())
@@ -119,6 +120,8 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 impl Peering {
+    /// Creates, changes, syncs or deletes one half of a peering, or prints halves; prints as [`Context::report_write`]
+    /// does. Reads a half before it changes it. The other half is never created.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create { name, remote, flags } => {
@@ -188,7 +191,7 @@ impl Peering {
     }
 }
 
-/// Deletes a half; with `both`, the remote VNet's half too. Halves that do not exist are no error.
+/// Deletes a half; with `both`, the remote VNet's half too. Without `both`, a half that does not exist is no error.
 async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
     let path = path(c, name)?;
     let other = if both { counterpart(c, &path).await? } else { None };
@@ -202,8 +205,8 @@ async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
         .await
 }
 
-/// Returns the id of the remote VNet's half, from the two VNets as the controller has them now. `None` if it does not
-/// exist.
+/// Returns the id of the remote VNet's half of the peering whose half is at `path`; `None` if it does not exist. Reads
+/// both VNets' halves from the controller.
 ///
 /// # Errors
 /// [`NotFound`]: this half does not exist, so its remote VNet is unknown.

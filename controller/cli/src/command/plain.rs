@@ -141,6 +141,7 @@ fn object(tags: &[(String, String)]) -> Value {
 }
 
 impl Plain {
+    /// Creates, changes, deletes or prints resources of the kind. An update replaces all tags.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let kind = self.kind;
         match &self.verb {

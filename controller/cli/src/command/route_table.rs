@@ -156,6 +156,7 @@ const ROUTE_COLUMNS: &[Column] = &[
 ];
 
 impl RouteTable {
+    /// Creates, changes, deletes or prints route tables or their routes.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create {

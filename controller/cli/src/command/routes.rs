@@ -25,6 +25,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Routes {
+    /// Prints the effective routes of each network interface that the name stands for.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let nics = self.nics(c).await?;
         let mut all = Vec::new();

@@ -42,6 +42,9 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 }
 
 impl Settings {
+    /// Prints all settings, after a change of those that are given. Names are compared without case, `-` and `_`; an
+    /// unknown one is a [`UsageError`], and then nothing changes. Other settings keep their values, except those that
+    /// depend on a new era.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let mut settings = c.client.settings().await?;
         if let Self::Set { values } = self {

@@ -60,6 +60,7 @@ pub(crate) enum Subnet {
     },
 }
 
+/// The columns of lists of subnets.
 pub(crate) const COLUMNS: &[Column] = &[
     ("VNet", |v| {
         Cell::new(segment(&at(v, "/id"), "virtualNetworks").unwrap_or_default())
@@ -80,6 +81,7 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 impl Subnet {
+    /// Creates, changes, deletes or prints subnets. An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let group = c.group()?;
         let path = |n: &Child| group.subnet(&n.parent, &n.name);

@@ -102,6 +102,7 @@ impl From<LinkArg> for CircuitLink {
 }
 
 impl Token {
+    /// Creates, lists or deletes join tokens. A new token is printed or saved once, with the commands to join with it.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,

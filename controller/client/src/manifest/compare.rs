@@ -99,6 +99,7 @@ pub(super) fn counterpart<'a>(list: &'a [Value], item: &Value) -> Option<&'a Val
     }
 }
 
+/// Returns the property `name` of an item; `None` if the item has none or it is not a string.
 pub(super) fn name(item: &Value) -> Option<&str> {
     item.get("name").and_then(Value::as_str)
 }

@@ -23,7 +23,7 @@ pub const GATEWAY_IP_CONFIGURATION: &str = "default";
 /// The name of a network interface's `ipConfiguration`, if the manifest names none.
 pub const NIC_IP_CONFIGURATION: &str = "ipconfig1";
 
-/// One resource of a manifest.
+/// One resource of a manifest, as the body of its PUT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DesiredResource {
     /// Kind of the resource.
@@ -50,6 +50,7 @@ struct Expansion<'a> {
     location: &'a str,
 }
 
+/// As [`Manifest::expand`](super::Manifest::expand), for documents with their origins.
 pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Result<Vec<DesiredResource>, ManifestError> {
     let mut to = Expansion {
         default,

@@ -34,13 +34,13 @@ impl<T> Named<T> {
             .map(|(_, value)| value)
     }
 
-    /// Returns the number of names.
+    /// Returns the number of names, which is that of the values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are no names.
+    /// Whether there are no names and values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -22,7 +22,7 @@ pub struct Server {
     groups: BTreeSet<String>,
 }
 
-/// The action of a step.
+/// The change that a step makes, or that it makes none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -36,7 +36,7 @@ pub enum Action {
     Delete,
 }
 
-/// One resource and its action.
+/// One resource, and its change from the controller's state to the manifest.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
@@ -163,7 +163,7 @@ impl Plan {
         Ok(Self { steps })
     }
 
-    /// Whether no step changes anything.
+    /// Whether no step changes anything: the controller's resources are those of the manifest.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes().next().is_none()

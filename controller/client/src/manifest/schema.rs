@@ -158,7 +158,7 @@ fn yes() -> bool {
     true
 }
 
-/// A route table.
+/// A route table with its user-defined routes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteTable {
@@ -176,7 +176,7 @@ pub struct RouteTable {
     pub routes: Named<Route>,
 }
 
-/// A user-defined route.
+/// A user-defined route of a route table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
@@ -245,7 +245,7 @@ pub struct NicIpConfiguration {
     pub public_ip_address: Option<String>,
 }
 
-/// A public address.
+/// A public address, as a resource that others refer to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PublicIpAddress {

@@ -8,14 +8,17 @@ use tombolo_client::manifest::{
 use tombolo_golden::{all_of, golden};
 use tombolo_proto::config::Transport;
 
+/// Parses a prefix. Panics if the text is none.
 pub(super) fn prefix(text: &str) -> Prefix {
     Prefix(text.parse().unwrap())
 }
 
+/// Items by name, in this order.
 pub(super) fn named<T>(items: impl IntoIterator<Item = (&'static str, T)>) -> Named<T> {
     items.into_iter().map(|(name, item)| (name.to_owned(), item)).collect()
 }
 
+/// The tags of every resource that has tags here.
 pub(super) fn tags() -> BTreeMap<String, String> {
     BTreeMap::from([("owner".into(), "net".into())])
 }

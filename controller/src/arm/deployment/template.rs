@@ -25,7 +25,7 @@ pub(super) struct Template {
     pub(super) shown_parameters: Value,
 }
 
-/// One resource of a template.
+/// One resource of a template, with its expressions evaluated.
 #[derive(Debug)]
 pub(super) struct Resource {
     types: String,

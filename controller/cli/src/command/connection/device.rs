@@ -14,6 +14,8 @@ const KEEPALIVE_INTERVAL: u32 = 25;
 /// Metric of the routes through the first tunnel. Each further tunnel has a metric that is larger by one.
 const FIRST_METRIC: usize = 100;
 
+/// Reads the configuration for the device of a connection, and prints it as text or as JSON. `connection`: the ARM id.
+/// The output contains the preshared key.
 pub(super) async fn run(c: &Context, connection: &str) -> Result<()> {
     let config = c.client.device_config(&ResourceId::new(connection)).await?;
     if c.out.is_json() {

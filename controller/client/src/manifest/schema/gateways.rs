@@ -142,7 +142,7 @@ pub struct LocalNetworkGateway {
     pub wire_guard_port: Option<u16>,
 }
 
-/// An ExpressRoute circuit (E1).
+/// An ExpressRoute circuit, with its private peering (E1).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ExpressRouteCircuit {
