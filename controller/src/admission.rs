@@ -7,13 +7,14 @@
 //!                                       └── an agent's certificate ─▶ Agent
 //! ```
 //!
-//! New connections are almost never refused: they displace others. Each unauthenticated stage is a pool with a limit
-//! for each address and one for all addresses. A connection that enters a full pool displaces the oldest one of its own
-//! address, or the oldest one of the address that has the most. An honest client passes each stage within a few round
-//! trips.
+//! New connections are almost never refused; they displace older ones instead. Each unauthenticated stage is a pool
+//! with a limit for each address and one for all addresses. A connection that enters a full pool displaces the oldest
+//! one of its own address, or the oldest one of the address that has the most. An honest client passes each stage
+//! within a few round trips.
 //!
-//! A flood in one stage only displaces connections in that stage, and mostly its own. Idle TCP connections do not
-//! displace handshakes. Handshakes, which cost the attacker computing time, do not displace requests.
+//! A flood in one stage only displaces connections in that stage, and mostly those of the flood itself. Idle TCP
+//! connections do not displace handshakes. Handshakes, which cost the attacker computing time, do not displace
+//! requests.
 //!
 //! Addresses at which agents are known have pools of their own, so strangers elsewhere cannot displace agents that
 //! reconnect. Connections of agents, and connections that have shown a token, are counted separately and displace only
@@ -138,7 +139,8 @@ impl Admission {
         self.counts.accepted += 1;
         let address = Address::from(ip);
         let rate = self.key_exchange_rate(address);
-        // The rate limit would refuse its key exchange, so no other resource is spent on it.
+        // The rate limit would refuse the key exchange of this connection, so no other resource is spent on the
+        // connection.
         if rate.is_some_and(|rate| self.key_exchanges.wait(&address, rate, now) > MAX_KEY_EXCHANGE_WAIT) {
             self.counts.closed[Stage::Silent.index()][CloseReason::Rate.index()] += 1;
             return Admitted {
@@ -401,7 +403,8 @@ impl Admission {
         })
     }
 
-    /// Sets the deadline of a connection by its stage and its requests. The handshake has one deadline from the start.
+    /// Sets the deadline of a connection by its stage and its requests, counted from `now`. In the handshake, a
+    /// connection keeps the deadline that it got when it was accepted.
     fn renew_deadline(&mut self, id: Id, now: Instant) {
         let Some(entry) = self.connections.get_mut(&id) else {
             return;

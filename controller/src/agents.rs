@@ -1,6 +1,7 @@
 //! The soft state of agents: their control streams, the configurations they run, and their reports.
 //!
-//! None of it is stored. After a restart of the controller, agents send it again with Hello and Status.
+//! Nothing of this state is stored. After a restart of the controller, each agent sends its part again with Hello and
+//! Status.
 
 use crate::compiled::Compiled;
 use crate::writer::Published;
@@ -51,16 +52,16 @@ pub struct Refusal {
 pub struct AgentProgress {
     /// The agent.
     pub agent: AgentId,
-    /// Whether its control stream is up.
+    /// Whether the agent's control stream is up.
     pub connected: bool,
     /// The largest revision that is in force on the agent. A revision that does not change the agent's configuration is
     /// in force at once.
     pub applied: Revision,
-    /// Whether it runs the configuration of the newest revision.
+    /// Whether the agent runs its configuration of the newest revision.
     pub up_to_date: bool,
-    /// The digest of the configuration that it runs; empty before its first Hello.
+    /// The digest of the configuration that the agent runs; empty before the agent's first Hello.
     pub digest: String,
-    /// The digest of its compiled configuration; empty if it has none.
+    /// The digest of the configuration that is compiled for the agent; empty if there is none.
     pub desired_digest: String,
     /// The agent's rejection of the configuration that it should run now. `None`: it has rejected none, or an older
     /// one.
@@ -98,7 +99,7 @@ struct Entry {
 struct Connection {
     number: u64,
     messages: mpsc::Sender<control_stream::ControllerMessage>,
-    /// Dropping it ends the stream's task: a newer stream of the agent has replaced the stream.
+    /// Dropping this value ends the stream's task. That happens when a newer stream of the agent replaces the stream.
     _hold: oneshot::Sender<()>,
 }
 
@@ -222,7 +223,7 @@ impl Agents {
     /// call waits for it any more.
     pub fn probe_result(&self, agent: &AgentId, id: u64, report: ProbeReport) {
         if let Some(waiting) = self.update(agent, |entry| entry.probes.remove(&id)) {
-            // Fails if the caller no longer waits.
+            // A caller that no longer waits has no use for the report.
             let _ = waiting.send(report);
         }
     }
@@ -362,7 +363,7 @@ impl Agents {
         })?;
         let each = u64::from(request.timeout_ms) + u64::from(request.interval_ms);
         let probes = u64::from(request.count) * u64::from(request.max_ttl.max(1));
-        // An upper bound: a ping sends `count` probes alone, and a trace ends at its destination.
+        // An upper bound: a ping sends only `count` probes, and a trace ends where its destination answers.
         let limit = Duration::from_millis(each * probes.min(MAX_COUNTED_PROBES)) + REPORT_DELAY;
         let limit = limit.min(MAX_PROBE_TIMEOUT);
         match tokio::time::timeout(limit, answered).await {

@@ -30,13 +30,13 @@ const TOKEN_PREFIX: &str = "tmba";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ApiToken {
-    /// The public part of the text; the `client_id` of a login.
+    /// The public part of the token's text, which is also the `client_id` of a login.
     pub(crate) id: String,
-    /// A name for people, chosen at its creation.
+    /// A name for people, chosen when the token is created.
     pub(crate) name: String,
     /// The hash of the whole text (see [`secret::hash`]).
     hash: String,
-    /// When it was created, in Unix seconds.
+    /// The time of the token's creation, in Unix seconds.
     pub(crate) created: u64,
 }
 
@@ -251,7 +251,8 @@ impl Auth {
     /// the API token.
     ///
     /// # Errors
-    /// [`AuthError`]. A login token is invalid too if its API token was deleted or has another text.
+    /// [`AuthError::Expired`]: a login token that was valid has expired. [`AuthError::Invalid`]: there is no token, or
+    /// it is none of this controller's; a login token is invalid too if its API token was deleted or has another text.
     pub(crate) fn check(&self, authorization: Option<&str>) -> Result<String, AuthError> {
         let text = authorization.and_then(|value| {
             let (scheme, text) = value.trim().split_once(' ')?;
@@ -262,7 +263,8 @@ impl Auth {
             return self.find(text).map(|token| token.id).ok_or(AuthError::Invalid);
         }
         let mut validation = Validation::new(Algorithm::HS256);
-        // Clients choose the audience at the login, and this controller is the only one that accepts its signature.
+        // The audience proves nothing: clients choose it at the login, and no other controller accepts this one's
+        // signature.
         validation.validate_aud = false;
         validation.validate_nbf = true;
         let key = DecodingKey::from_secret(&self.login_key);

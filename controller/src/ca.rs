@@ -177,7 +177,8 @@ fn authority_params() -> anyhow::Result<CertificateParams> {
 
 fn lifetime(params: &mut CertificateParams, valid: Duration) {
     let now = OffsetDateTime::now_utc();
-    // Agents renew by the share of the lifetime that has passed. At most a tenth of it may lie before the issue.
+    // Agents renew by the share of the lifetime that has passed. At most a tenth of the lifetime may lie before the
+    // issue, so that a short-lived certificate is not due for renewal at once.
     params.not_before = now - CLOCK_SKEW.min(valid / 10);
     params.not_after = now + valid;
 }

@@ -16,18 +16,18 @@ use tombolo_topology::topology::Topology;
 pub struct Config {
     /// The digest of `bytes`.
     pub digest: String,
-    /// The canonical JSON.
+    /// The configuration in canonical JSON.
     pub bytes: Vec<u8>,
 }
 
 /// The configurations of all agents at one revision.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// The revision.
+    /// The revision of the state that was compiled.
     pub revision: Revision,
     /// The state that the configurations were compiled from.
     pub topology: Arc<Topology>,
-    /// When that state was published.
+    /// The time at which that state was published.
     pub since: Instant,
     /// The configuration of each agent. Revoked agents, and agents whose binding no longer exists, have none.
     pub configs: Arc<BTreeMap<AgentId, Arc<Config>>>,

@@ -243,7 +243,7 @@ struct InFlight {
     authorized: AtomicBool,
     /// Whether the response to the request is a package.
     downloading: AtomicBool,
-    /// Bytes of its body that count for the limit of strangers.
+    /// Bytes of the request's body that count for the limit of strangers.
     held: AtomicUsize,
 }
 

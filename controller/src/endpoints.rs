@@ -24,7 +24,7 @@ pub(crate) struct EndpointReports {
     newest: watch::Sender<Reach>,
     /// The source address of the stream.
     seen: IpAddr,
-    /// A set aborts its task when it is dropped.
+    /// The task, in a set because a set aborts its tasks when it is dropped.
     _task: JoinSet<()>,
 }
 
@@ -64,7 +64,7 @@ impl EndpointReports {
     }
 }
 
-/// How an agent is reached by its Hello.
+/// The endpoints and lanes that a Hello states; a number of lanes out of range becomes the nearest valid one.
 fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     Reach {
         endpoints: resolve(&hello.endpoints, seen),
@@ -73,7 +73,8 @@ fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     }
 }
 
-/// Stores how an agent is reached, if that differs from the store. Returns whether a write was tried.
+/// Stores how an agent is reached, if that differs from the store and the agent exists. Returns whether a write was
+/// tried.
 async fn store(writer: &Writer, agent: &AgentId, reach: Reach) -> bool {
     let topology = writer.current().topology;
     if topology.agents.get(agent).is_none_or(|a| a.reach == reach) {

@@ -1,7 +1,7 @@
 //! The metrics of the controller in Prometheus' text format.
 //!
-//! The text is written by `tombolo_proto::exposition`, which the agent uses too. The crate `prometheus-client` writes
-//! OpenMetrics instead, which would change the recorded metrics: it has an end marker and other help texts.
+//! The text is written by `tombolo_proto::exposition`, which the agent uses too. The crate `prometheus-client` is not
+//! used, because it writes OpenMetrics: an end marker and other help texts would change the recorded metrics.
 
 pub mod histogram;
 
@@ -39,7 +39,7 @@ pub struct Metrics {
 pub enum Download {
     /// All bytes of the package were sent.
     Complete,
-    /// The connection ended before that.
+    /// The connection ended before all bytes were sent.
     Incomplete,
     /// Refused, because too many downloads were in progress.
     Busy,

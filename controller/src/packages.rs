@@ -79,7 +79,7 @@ impl Packages {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            // A symbolic link, by `O_NOFOLLOW`.
+            // `O_NOFOLLOW` makes the kernel return this error for a symbolic link.
             Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -161,8 +161,8 @@ impl Drop for Slot {
     }
 }
 
-/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it stays in
-/// its folder.
+/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it cannot name
+/// a file outside of the folder.
 fn is_package_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-".contains(&b);
     let inner = name

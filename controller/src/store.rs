@@ -16,9 +16,9 @@ use tombolo_proto::id::Revision;
 pub struct KeyValue {
     pub key: String,
     pub value: Vec<u8>,
-    /// The revision of its creation; after a delete, of its new creation.
+    /// The revision of the key's creation; if the key was deleted and created again, that of the last creation.
     pub create_revision: Revision,
-    /// The revision of its last change.
+    /// The revision of the key's last change.
     pub mod_revision: Revision,
     /// The number of the key's changes since that creation, which is the first.
     pub version: u64,

@@ -36,7 +36,7 @@ pub(crate) struct Session<'a> {
     pub(crate) out: mpsc::Sender<Result<control_stream::ControllerMessage, Status>>,
 }
 
-/// The status for a client that may not act as the agent.
+/// The status for a client that may not act as the agent, with the reason for people.
 pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
     Status::permission_denied(close.reason(agent))
 }

@@ -109,7 +109,7 @@ impl ClientCertVerifier for ExpiredMayRenew {
     }
 }
 
-/// The last second before a certificate expires. None: it cannot be parsed, or expires before 1970.
+/// The last second before a certificate expires. `None`: the certificate cannot be parsed, or expires before 1970.
 fn valid_at(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
     use x509_parser::prelude::FromDer;
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;

@@ -28,11 +28,11 @@ const KEPT_REVISIONS: u64 = 10_000;
 /// The desired state of one revision.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// The revision.
+    /// The revision of the state.
     pub revision: Revision,
     /// All resources, agents, tokens and settings.
     pub topology: Arc<Topology>,
-    /// When it was published, as the start of the convergence metric.
+    /// The time at which the state was published, which starts the convergence metric.
     pub since: Instant,
 }
 
@@ -227,7 +227,7 @@ impl Worker {
             if let (Some(_), Some(Request::Stop(done))) = (stop, batch.drain(..).next()) {
                 // Closing the store folds its write-ahead log into the database file.
                 drop(self);
-                // Fails if the caller no longer waits.
+                // A caller that no longer waits is no error.
                 let _ = done.send(());
                 return;
             }
@@ -242,10 +242,10 @@ impl Worker {
                 Request::Change(change, answer) => batch.change(&change, answer),
                 Request::Document(key, value, answer) => batch.push(vec![(key, value)], Answer::Document(answer)),
                 Request::Backup(to, answer) => {
-                    // Fails if the caller no longer waits; the caller's task removes the file in any case.
+                    // A caller that no longer waits is no error; its task removes the file in any case.
                     let _ = answer.send(self.store.backup(&to));
                 }
-                // `run` ends a batch before it.
+                // `run` ends a batch before a stop, so a batch never contains one.
                 Request::Stop(_) => {}
             }
         }
@@ -300,7 +300,8 @@ impl Worker {
             .try_for_each(|answer| answer.map(|_| ()))
     }
 
-    /// Removes superseded values once there are twice [`KEPT_REVISIONS`].
+    /// Removes superseded values once the store has those of twice [`KEPT_REVISIONS`]. A failure is logged and not an
+    /// error, because the values only take space.
     fn compact(&mut self, revision: u64) {
         if revision < self.compacted + 2 * KEPT_REVISIONS {
             return;
@@ -335,7 +336,8 @@ impl Batch {
         }
     }
 
-    /// Applies a change of the topology.
+    /// Applies a change to the batch's topology, and adds its writes and its answer. A rejected change adds only its
+    /// answer.
     fn change(&mut self, change: &Change, answer: oneshot::Sender<Result<Committed, WriteError>>) {
         match self.topology.apply(change, &mut Uuid::new_v4) {
             Err(rejection) => self.push(Vec::new(), Answer::Rejected(answer, rejection)),

@@ -87,7 +87,8 @@ impl Context {
         Ok(self.client.arm_list(&path).await?)
     }
 
-    /// Reads a resource of the group from the controller. One that does not exist is an error with status 404.
+    /// Reads a resource of the group from the controller. If the resource does not exist, that is an error with status
+    /// 404.
     pub(crate) async fn get(&self, kind: Kind, name: &str) -> Result<Value> {
         Ok(self.client.arm_get(&self.item(kind, name)?).await?)
     }

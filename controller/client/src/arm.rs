@@ -23,7 +23,7 @@ impl Client {
     /// GET of one resource. Returns the body as the controller sends it; null if the body is empty.
     ///
     /// # Errors
-    /// Every [`Error`]. A resource that does not exist is an [`Error::Api`] with status 404.
+    /// Any [`Error`]. A resource that does not exist is an [`Error::Api`] with status 404.
     pub async fn arm_get(&self, path: &str) -> Result<Value, Error> {
         let response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
         self.json(response).await
@@ -33,7 +33,7 @@ impl Client {
     /// does not exist.
     ///
     /// # Errors
-    /// Every [`Error`], except an [`Error::Api`] with status 404.
+    /// Any [`Error`], except an [`Error::Api`] with status 404.
     pub async fn arm_find(&self, path: &str) -> Result<Option<Value>, Error> {
         match self.arm_get(path).await {
             Ok(value) => Ok(Some(value)),
@@ -45,7 +45,7 @@ impl Client {
     /// GET of a collection. Follows `nextLink`, and returns the items of all pages in the controller's order.
     ///
     /// # Errors
-    /// Every [`Error`]. A page without an array `value` is an [`Error::Protocol`], and a `nextLink` to another host an
+    /// Any [`Error`]. A page without an array `value` is an [`Error::Protocol`], and a `nextLink` to another host an
     /// [`Error::Invalid`].
     pub async fn arm_list(&self, path: &str) -> Result<Vec<Value>, Error> {
         let mut all = Vec::new();
@@ -72,7 +72,7 @@ impl Client {
     /// is after the operation.
     ///
     /// # Errors
-    /// Every [`Error`]. An operation that fails after it was accepted is an [`Error::Api`] with status 400, and one
+    /// Any [`Error`]. An operation that fails after it was accepted is an [`Error::Api`] with status 400, and one
     /// that takes longer an [`Error::Timeout`]; it may still end later.
     pub async fn arm_put(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.arm_put_with(path, &[], body).await

@@ -1,4 +1,4 @@
-//! A connection to one controller: sends requests, reads answers and errors, and keeps the last revision.
+//! The client of one controller: it sends requests, reads answers and errors, and keeps the last revision.
 
 use crate::error::{ApiError, Error};
 use reqwest::{Method, Response, StatusCode, Url};

@@ -8,7 +8,7 @@ use tombolo_proto::budget::Rate;
 /// (`MAX_CLOSING`), 32 for packages in transfer (`MAX_DOWNLOADS`), and the others for the store, logs and the listener.
 pub(super) const RESERVED_DESCRIPTORS: usize = 256;
 
-/// The limits of one port. Numbers are maximums.
+/// The limits of one port, for connections and for what they may use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most admitted connections. Up to `MAX_CLOSING` evicted ones that are not closed yet may be open besides.
@@ -23,10 +23,10 @@ pub struct Limits {
     pub per_agent: usize,
     /// Most bytes of request bodies in memory, of all unauthenticated connections together.
     pub body_bytes: usize,
-    /// Key exchanges of one address other than this host. A ClientHello costs its sender almost nothing, and computing
-    /// the response takes a fraction of a millisecond.
+    /// Rate of key exchanges for one address that is not this host. A ClientHello costs its sender almost nothing, and
+    /// computing the response takes a fraction of a millisecond.
     pub key_exchanges: Rate,
-    /// Further key exchanges for each agent that is known at the address.
+    /// Rate of key exchanges that is added for each agent that is known at the address.
     pub key_exchanges_per_agent: Rate,
 }
 

@@ -11,7 +11,7 @@ pub enum Stage {
     Handshake,
     /// TLS is up; the client has not authenticated itself.
     Stranger,
-    /// A request on it carried a valid bearer token within the last minute.
+    /// A request on the connection carried a valid bearer token within the last minute.
     Bearer,
     /// The client has the certificate of this agent, which is not revoked.
     Agent(AgentId),
@@ -38,7 +38,7 @@ impl Stage {
 pub enum CloseReason {
     /// The port is full and no connection can be evicted, or too many evicted connections are still open.
     Refused,
-    /// A newer connection took its place in its pool, or in the full port.
+    /// A newer connection took the place of this one in its pool, or in the full port.
     Displaced,
     /// The deadline of the connection has passed.
     Timeout,

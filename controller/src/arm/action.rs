@@ -135,8 +135,8 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
     }
 }
 
-/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: the only response that shows the key. Azure has no such path;
-/// it follows that of connections, so that declarative clients can compare the key before they write it.
+/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: no other response shows the key. Azure has no such path. Its
+/// form is that of the path for connections, so that declarative clients can compare the key before they write it.
 pub(super) fn circuit_key(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     if call.method != Method::GET {
         return Err(Failure::method(&call.method, &call.text()));

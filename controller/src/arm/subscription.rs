@@ -199,7 +199,7 @@ fn parse_filter(filter: &str) -> Result<Vec<(String, String)>, Failure> {
     }
 }
 
-/// Whether a resource matches a term of a filter. All comparisons but that of tag values ignore case, as in Azure.
+/// Whether a resource matches a term of a filter. All comparisons except that of tag values ignore case, as in Azure.
 fn matches(item: &Value, name: &str, expected: &str) -> bool {
     let text = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default();
     let tags = || item.get("tags").and_then(Value::as_object).into_iter().flatten();

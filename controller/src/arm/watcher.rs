@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 /// The resource group in which Azure creates network watchers.
 const GROUP: &str = "NetworkWatcherRG";
-/// The prefix of the names that Azure gives them.
+/// The prefix of the names that Azure gives to network watchers.
 const PREFIX: &str = "NetworkWatcher_";
 
 fn watcher(subscription: &str, location: &str) -> Value {

@@ -20,7 +20,7 @@ pub(crate) const MAX_OPEN_BODY: usize = 64 << 10;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for the whole body of a request that needs no token: 64 KiB at 6.4 KiB/s.
 const OPEN_BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Levels of nested arrays and objects: more than any body of this interface has. serde_json itself stops at 128.
+/// Most levels of nested arrays and objects: more than any body of this interface has. serde_json itself stops at 128.
 const MAX_DEPTH: usize = 64;
 
 /// Reads a whole body of at most `limit` bytes. It must arrive within 10 s if `limit` is at most [`MAX_OPEN_BODY`],

@@ -16,7 +16,7 @@ const SCHEMA_VERSION: i64 = 1;
 /// `PRAGMA application_id`, "tmbl" in ASCII: distinguishes a store from other SQLite databases.
 const APPLICATION_ID: i64 = 0x746d_626c;
 
-/// The log, and counters by name: `revision` and `compacted`. The index serves compaction.
+/// The log, and counters by name: `revision` and `compacted`. The index makes compaction fast.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS log (
         key             TEXT    NOT NULL,
@@ -53,7 +53,8 @@ impl SqliteStore {
     /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, or cannot be read or
     /// written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        // Created here with mode 0600 before SQLite writes to it; SQLite gives its two other files the same mode.
+        // The file is created here with mode 0600 before SQLite writes to it; SQLite gives its two other files the same
+        // mode.
         secret::make_private(path).map_err(|e| StoreError::Failed(e.to_string()))?;
         let connection = Connection::open(path)?;
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -64,7 +65,8 @@ impl SqliteStore {
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        // Milliseconds. Only a copy by an operator's tool contends for the database: the data directory is locked.
+        // 5,000 ms. The data directory is locked, so only an operator's tool that copies the database can hold a lock
+        // on it.
         connection.pragma_update(None, "busy_timeout", 5000)?;
         let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if schema > SCHEMA_VERSION {
@@ -104,7 +106,7 @@ impl SqliteStore {
     }
 }
 
-/// The newest row of a key as (mod_revision, create_revision, version). None: the key does not exist.
+/// The newest row of a key as (mod_revision, create_revision, version). `None`: the key does not exist.
 fn current(connection: &Connection, key: &str) -> Result<Option<(u64, u64, u64)>, StoreError> {
     let sql = "SELECT revision, create_revision, version, value IS NULL FROM log
                WHERE key = ?1 ORDER BY revision DESC LIMIT 1";

@@ -14,7 +14,7 @@ impl Client {
     /// Returns the controller's health and revision, as the JSON of `GET /fabric/v1/health`. Needs no token.
     ///
     /// # Errors
-    /// Every [`Error`]: the controller does not answer, or answers with an error.
+    /// Any [`Error`]: the controller does not answer, or answers with an error.
     pub async fn health(&self) -> Result<Value, Error> {
         let response = self.fabric(Method::GET, "health", Body::None).await?;
         self.json(response).await
@@ -58,7 +58,7 @@ impl Client {
     /// setting, start from [`Self::settings`].
     ///
     /// # Errors
-    /// Every [`Error`]. An unknown name, or a value that is out of range, is an [`Error::Api`] with status 400; then no
+    /// Any [`Error`]. An unknown name, or a value that is out of range, is an [`Error::Api`] with status 400; then no
     /// setting changes.
     pub async fn put_settings(&self, settings: &Value) -> Result<Value, Error> {
         let response = self.fabric(Method::PUT, "settings", Body::Json(settings)).await?;

@@ -69,7 +69,7 @@ impl Client {
     /// state. It contains a secret.
     ///
     /// # Errors
-    /// Every [`Error`]. The connection does not exist, has another type, or has no shared key yet: [`Error::Api`].
+    /// Any [`Error`]. The connection does not exist, has another type, or has no shared key yet: [`Error::Api`].
     pub async fn device_config(&self, connection: &ResourceId) -> Result<DeviceConfig, Error> {
         let body = json!({"connection": connection});
         let response = self.fabric(Method::POST, "device-config", Body::Json(&body)).await?;

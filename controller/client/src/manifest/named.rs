@@ -34,7 +34,7 @@ impl<T> Named<T> {
             .map(|(_, value)| value)
     }
 
-    /// Returns the number of names, which is that of the values.
+    /// Returns the number of names, each of which has one value.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()

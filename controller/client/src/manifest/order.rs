@@ -6,7 +6,8 @@ use tombolo_proto::arm::Kind;
 /// The position of a step in a plan. Steps are carried out in the order of the variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    // Deletions come first, because a remaining resource could conflict with a new one. Users precede what they use.
+    // Deletions come first, because a remaining resource could conflict with a new one. A resource is deleted before
+    // those that it refers to.
     DeleteConnection,
     DeleteSite,
     DeleteCircuit,
@@ -38,7 +39,7 @@ pub(super) enum Rank {
     ConnectionOff,
     Site,
     Connection,
-    // Resources that updated ones may have referred to are deleted last.
+    // These resources are deleted last, because resources that are updated may have referred to them until then.
     DeleteSubnet,
     DeleteRouteTable,
     DeletePublicIp,

@@ -81,7 +81,7 @@ impl Server {
     /// does not exist yet has none. The requests follow each other, so a write in between may be seen in part.
     ///
     /// # Errors
-    /// Every [`Error`]: the first request that fails ends the reading.
+    /// Any [`Error`]: the first request that fails ends the reading.
     pub async fn read(client: &Client, desired: &[DesiredResource]) -> Result<Self, Error> {
         let mut server = Self::default();
         let groups: BTreeSet<&Group> = desired.iter().map(|e| &e.group).collect();
