@@ -72,7 +72,7 @@ pub(crate) struct Size {
     /// Peering location, where the circuit's edges are [default: the region]
     #[arg(long)]
     peering_location: Option<String>,
-    /// Bandwidth, Mbit/s
+    /// Bandwidth in Mbit/s, which on a Premium circuit limits the number of linked VNets
     #[arg(long)]
     bandwidth: Option<u32>,
     /// Tier of the SKU, which limits the number of linked VNets

@@ -24,13 +24,13 @@ pub(crate) enum Connection {
         /// Name of the connection
         #[arg(value_parser = name)]
         name: String,
-        /// Preference among connections to the same prefixes; the largest weight wins
+        /// Preference among connections to the same prefixes; the connection with the largest weight is used
         #[arg(long)]
         routing_weight: Option<u32>,
         /// Exchange routes over the connection by BGP (G4)
         #[arg(long, value_name = "true|false", action = ArgAction::Set)]
         enable_bgp: Option<bool>,
-        /// Silence after which a site's VPN device counts as down, 9 to 3600; 0 restores the default
+        /// Seconds of silence, 9 to 3600, after which a site's VPN device counts as down; 0 restores the default
         #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
         dpd_timeout: Option<u32>,
     },
@@ -75,13 +75,13 @@ pub(crate) struct Create {
     tunnel_addresses: Vec<IpAddr>,
     #[command(flatten)]
     key: SharedKeyArgs,
-    /// Preference among connections to the same prefixes; the largest weight wins
+    /// Preference among connections to the same prefixes; the connection with the largest weight is used
     #[arg(long)]
     routing_weight: Option<u32>,
     /// Exchange routes over the connection by BGP (G4); connections to circuits always do
     #[arg(long)]
     enable_bgp: bool,
-    /// Silence after which a site's VPN device counts as down, 9 to 3600
+    /// Seconds of silence, 9 to 3600, after which a site's VPN device counts as down
     #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
     dpd_timeout: Option<u32>,
     /// Region [default: the group's]
@@ -215,7 +215,7 @@ pub(crate) enum SharedKey {
         /// Name of the connection
         #[arg(value_parser = name)]
         connection: String,
-        /// Length of the key, characters
+        /// Length of the key in characters
         #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=128))]
         length: u32,
     },

@@ -15,7 +15,7 @@ use tombolo_proto::arm::Kind;
 pub(crate) enum Peering {
     /// Create one half of a peering
     Create {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
         /// Remote VNet, by name or id
@@ -32,13 +32,13 @@ pub(crate) enum Peering {
     },
     /// Show a peering half
     Show {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
     },
     /// Change the flags of a peering half; without flags, a Disconnected half returns to Initiated (P14)
     Update {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
         #[command(flatten)]
@@ -46,16 +46,16 @@ pub(crate) enum Peering {
     },
     /// Use the present address space of the remote VNet (P27)
     Sync {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
     },
     /// Delete a peering half; the other half becomes Disconnected
     Delete {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
-        /// Delete the other half as well
+        /// Also delete the half of the remote VNet
         #[arg(long)]
         both: bool,
     },

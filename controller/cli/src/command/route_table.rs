@@ -59,10 +59,10 @@ pub(crate) enum RouteTable {
 pub(crate) enum Route {
     /// Create or replace a route
     Create {
-        /// TABLE/ROUTE
+        /// Name of the route, as TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
-        /// Destination prefix
+        /// Destination prefix of the route
         #[arg(short = 'p', long)]
         address_prefix: IpNet,
         /// Type of the next hop (R10)
@@ -74,10 +74,10 @@ pub(crate) enum Route {
     },
     /// Change a route
     Update {
-        /// TABLE/ROUTE
+        /// Name of the route, as TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
-        /// New destination prefix
+        /// New destination prefix of the route
         #[arg(short = 'p', long)]
         address_prefix: Option<IpNet>,
         /// New type of the next hop (R10)
@@ -95,13 +95,13 @@ pub(crate) enum Route {
     },
     /// Show a route
     Show {
-        /// TABLE/ROUTE
+        /// Name of the route, as TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
     },
     /// Delete a route
     Delete {
-        /// TABLE/ROUTE
+        /// Name of the route, as TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
     },

@@ -15,7 +15,7 @@ use tombolo_client::path::segment;
 pub(crate) enum Subnet {
     /// Create a subnet
     Create {
-        /// VNET/SUBNET
+        /// Name of the subnet, as VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
         /// One or several prefixes inside the VNet's address space, such as 10.1.0.0/24
@@ -33,13 +33,13 @@ pub(crate) enum Subnet {
     },
     /// Show a subnet
     Show {
-        /// VNET/SUBNET
+        /// Name of the subnet, as VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
     },
     /// Change a subnet
     Update {
-        /// VNET/SUBNET
+        /// Name of the subnet, as VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
         /// Prefixes that replace all present ones
@@ -54,7 +54,7 @@ pub(crate) enum Subnet {
     },
     /// Delete a subnet
     Delete {
-        /// VNET/SUBNET
+        /// Name of the subnet, as VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
     },

@@ -49,10 +49,10 @@ pub(crate) enum Vnet {
         /// Prefixes that replace the whole address space
         #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", num_args = 1.., value_delimiter = ',')]
         prefixes: Vec<IpNet>,
-        /// Prefixes to add
+        /// Prefixes to add to the address space
         #[arg(long = "add-prefix", num_args = 1.., value_delimiter = ',', conflicts_with = "prefixes")]
         add: Vec<IpNet>,
-        /// Prefixes to remove
+        /// Prefixes to remove from the address space
         #[arg(long = "remove-prefix", num_args = 1.., value_delimiter = ',', conflicts_with = "prefixes")]
         remove: Vec<IpNet>,
     },

@@ -226,7 +226,7 @@ pub struct NetworkInterface {
     /// Several addresses; the first configuration is the primary one.
     #[serde(default)]
     pub ip_configurations: Named<NicIpConfiguration>,
-    /// The machine may forward packets of others (R12).
+    /// Whether the machine may forward packets of other machines (R12).
     #[serde(default, rename = "enableIPForwarding")]
     pub enable_ip_forwarding: bool,
 }
