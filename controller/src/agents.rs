@@ -50,7 +50,7 @@ pub struct Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentProgress {
-    /// The agent.
+    /// The agent that the other fields are about.
     pub agent: AgentId,
     /// Whether the agent's control stream is up.
     pub connected: bool,
@@ -106,7 +106,7 @@ struct Connection {
 /// The control stream of an agent, as its task holds it.
 #[derive(Debug)]
 pub struct Stream {
-    /// The agent.
+    /// The agent that has opened the stream.
     pub agent: AgentId,
     number: u64,
     /// Completes when a newer stream of the agent replaces this one.

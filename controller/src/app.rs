@@ -21,9 +21,9 @@ use tombolo_proto::id::Revision;
 /// The parts of a running controller. Shared as `Arc`.
 #[derive(Debug)]
 pub struct App {
-    /// The desired state.
+    /// The writer of the desired state, which also publishes the newest one.
     pub writer: Writer,
-    /// The certificate authority.
+    /// The certificate authority of this controller.
     pub authority: Authority,
     /// The connections, progress and reports of agents.
     pub agents: Arc<Agents>,

@@ -34,7 +34,7 @@ struct State {
 struct Log {
     /// When the last line was written.
     at: Option<Instant>,
-    /// Connections evicted since then.
+    /// Connections that were evicted since the last line.
     evicted: u64,
 }
 

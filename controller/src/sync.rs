@@ -32,7 +32,7 @@ pub(crate) struct Session<'a> {
     pub(crate) key: String,
     /// The source address of the connection.
     pub(crate) peer: IpAddr,
-    /// Messages to the agent.
+    /// The queue of messages to the agent.
     pub(crate) out: mpsc::Sender<Result<control_stream::ControllerMessage, Status>>,
 }
 

@@ -31,13 +31,13 @@ pub enum Error {
     Timeout {
         /// URL of the controller.
         base: String,
-        /// Method and path.
+        /// Method and path of the request.
         what: String,
     },
     /// The answer does not follow the REST interface.
     #[error("{what}: {reason}")]
     Protocol {
-        /// Method and path.
+        /// Method and path of the request.
         what: String,
         /// The difference from the interface.
         reason: String,
@@ -100,11 +100,11 @@ impl Error {
 /// An error response of the controller, in ARM's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
-    /// HTTP status.
+    /// HTTP status of the response.
     pub status: u16,
     /// Azure's code, or a code of Tombolo's own, which starts with `X`.
     pub code: String,
-    /// A sentence for people.
+    /// The controller's message for people.
     pub message: String,
     /// The field or resource that the error is about.
     pub target: Option<String>,
@@ -117,13 +117,13 @@ pub struct ApiError {
 /// One of several problems of a request. The fields mean the same as in [`ApiError`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Detail {
-    /// See [`ApiError::code`].
+    /// The code of this problem, in the form of [`ApiError::code`].
     #[serde(default)]
     pub code: String,
-    /// See [`ApiError::message`].
+    /// The message about this problem, for people.
     #[serde(default)]
     pub message: String,
-    /// See [`ApiError::target`].
+    /// The field or resource that this problem is about.
     #[serde(default)]
     pub target: Option<String>,
 }

@@ -17,7 +17,7 @@ enum OpenRequest<'a> {
     OpenId(&'a [&'a str], bool),
     /// The public keys that verify tokens: none, because tokens have a symmetric signature.
     Keys,
-    /// A login.
+    /// A login with the client-credentials grant.
     Token,
 }
 

@@ -38,11 +38,11 @@ const MAX_HEAD: usize = 64 << 10;
 
 /// Limits of an HTTP/2 connection.
 struct Http2Limits {
-    /// Concurrent streams (SETTINGS_MAX_CONCURRENT_STREAMS).
+    /// Most concurrent streams (SETTINGS_MAX_CONCURRENT_STREAMS).
     streams: u32,
     /// Flow-control window of each stream and of the connection, in bytes.
     window: u32,
-    /// Bytes of one stream that wait for the client to read.
+    /// Most bytes of one stream that wait for the client to read them.
     send_buffer: usize,
 }
 
@@ -85,7 +85,7 @@ impl Service {
         }
     }
 
-    /// Completes the TLS handshake.
+    /// Completes the TLS handshake, after the wait that the rate limit of the client's address demands.
     ///
     /// # Errors
     /// The handshake failed, or the address of the client has begun too many key exchanges.

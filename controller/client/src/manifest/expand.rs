@@ -28,7 +28,7 @@ pub const NIC_IP_CONFIGURATION: &str = "ipconfig1";
 pub struct DesiredResource {
     /// Kind of the resource.
     pub kind: Kind,
-    /// Resource group.
+    /// The group of the resource, with its subscription.
     pub group: Group,
     /// Name of the resource; `vnet/peering` for a peering.
     pub name: String,

@@ -16,7 +16,7 @@ pub(super) enum Rank {
     DeleteGateway,
     DeleteVnet,
     Group,
-    /// A resource without references.
+    /// A resource that refers to no other resource.
     Independent,
     RouteTable,
     PublicIp,

@@ -40,11 +40,11 @@ pub enum Action {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// Action on the resource.
+    /// The action that the step takes.
     pub action: Action,
     /// Kind of the resource.
     pub kind: Kind,
-    /// Resource group.
+    /// The group of the resource.
     #[serde(skip)]
     pub group: Group,
     /// Name of the resource; `vnet/child` for children.

@@ -72,7 +72,7 @@ pub struct Document {
     pub local_network_gateways: Named<LocalNetworkGateway>,
     /// ExpressRoute circuits, with their private peering.
     pub express_route_circuits: Named<ExpressRouteCircuit>,
-    /// Application security groups.
+    /// Application security groups, which have only a region and tags.
     pub application_security_groups: Named<PlainResource>,
 }
 
@@ -87,7 +87,7 @@ impl Document {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PlainResource {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
@@ -97,7 +97,7 @@ pub struct PlainResource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNetwork {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.
@@ -117,10 +117,10 @@ pub struct VirtualNetwork {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subnet {
-    /// The prefix of a subnet with one.
+    /// The prefix, if the subnet has only one.
     #[serde(default)]
     pub address_prefix: Option<Prefix>,
-    /// The prefixes of a subnet with several, such as one of IPv4 and one of IPv6.
+    /// The prefixes, if the subnet has several, such as one of IPv4 and one of IPv6.
     #[serde(default)]
     pub address_prefixes: Vec<Prefix>,
     /// Name or full id of the route table.
@@ -134,16 +134,16 @@ pub struct Subnet {
 pub struct Peering {
     /// Name or full id of the remote VNet.
     pub remote_virtual_network: String,
-    /// Packets may pass between the two VNets; default true (P17).
+    /// Whether packets may pass between the two VNets; default true (P17).
     #[serde(default = "yes")]
     pub allow_virtual_network_access: bool,
-    /// Packets with foreign sources may enter from the remote VNet (P18).
+    /// Whether packets whose sources are outside of the remote VNet may enter from it (P18).
     #[serde(default)]
     pub allow_forwarded_traffic: bool,
-    /// The remote VNet may use this VNet's gateways (P19).
+    /// Whether the remote VNet may use this VNet's gateways (P19).
     #[serde(default)]
     pub allow_gateway_transit: bool,
-    /// This VNet uses the remote VNet's gateways (P20).
+    /// Whether this VNet uses the remote VNet's gateways (P20).
     #[serde(default)]
     pub use_remote_gateways: bool,
     /// Stored and shown, without effect: gateways are always provisioned here (P22).
@@ -162,7 +162,7 @@ fn yes() -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteTable {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.
@@ -180,11 +180,11 @@ pub struct RouteTable {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// Destination prefix.
+    /// Destination prefix of the route.
     pub address_prefix: Prefix,
     /// Type of the next hop (R10).
     pub next_hop_type: NextHopType,
-    /// Address of the appliance, with `VirtualAppliance` only.
+    /// Address of the appliance; set only with the type `VirtualAppliance`.
     #[serde(default)]
     pub next_hop_ip_address: Option<IpAddr>,
 }
@@ -208,7 +208,7 @@ pub enum NextHopType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkInterface {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.
@@ -223,7 +223,7 @@ pub struct NetworkInterface {
     /// Name or full id of the public address.
     #[serde(default, rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
-    /// Several addresses; the first configuration is the primary one.
+    /// The configurations of a network interface with several addresses; the first one is primary.
     #[serde(default)]
     pub ip_configurations: Named<NicIpConfiguration>,
     /// Whether the machine may forward packets of other machines (R12).
@@ -249,7 +249,7 @@ pub struct NicIpConfiguration {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PublicIpAddress {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,

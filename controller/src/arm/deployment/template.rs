@@ -30,7 +30,7 @@ pub(super) struct Template {
 pub(super) struct Resource {
     types: String,
     pub(super) name: String,
-    /// `TYPE/NAME` in lower case.
+    /// `TYPE/NAME` of the resource in lower case, by which `dependsOn` refers to it.
     own: String,
     depends_on: Vec<String>,
     /// The body for a PUT.
