@@ -7,13 +7,14 @@
 //!                                       └── an agent's certificate ─▶ Agent
 //! ```
 //!
-//! New connections are almost never refused: they displace others. Each unauthenticated stage is a pool with a limit
-//! for each address and one for all addresses. A connection that enters a full pool displaces the oldest one of its own
-//! address, or the oldest one of the address that has the most. An honest client passes each stage within a few round
-//! trips.
+//! New connections are almost never refused; they displace older ones instead. Each unauthenticated stage is a pool
+//! with a limit for each address and one for all addresses. A connection that enters a full pool displaces the oldest
+//! one of its own address, or the oldest one of the address that has the most. An honest client passes each stage
+//! within a few round trips.
 //!
-//! A flood in one stage only displaces connections in that stage, and mostly its own. Idle TCP connections do not
-//! displace handshakes. Handshakes, which cost the attacker computing time, do not displace requests.
+//! A flood in one stage only displaces connections in that stage, and mostly those of the flood itself. Idle TCP
+//! connections do not displace handshakes. Handshakes, which cost the attacker computing time, do not displace
+//! requests.
 //!
 //! Addresses at which agents are known have pools of their own, so strangers elsewhere cannot displace agents that
 //! reconnect. Connections of agents, and connections that have shown a token, are counted separately and displace only
@@ -42,16 +43,17 @@ use std::time::{Duration, Instant};
 use tombolo_proto::budget::{Budgets, Rate};
 use tombolo_proto::id::AgentId;
 
-/// Connections that may wait to be closed while the port is full. Their file descriptors are a part of
-/// [`limits::RESERVED_DESCRIPTORS`].
+/// Most evicted connections whose sockets may still be open while the port is full. Their file descriptors are a part
+/// of [`limits::RESERVED_DESCRIPTORS`].
 const MAX_CLOSING: usize = 128;
 
 /// The result of accepting a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
-    /// The id of the connection. None: the caller must close it at once.
+    /// The id of the connection. `None`: the connection is refused, and the caller must close its socket at once.
     pub id: Option<Id>,
-    /// Other connections that the caller must close: at most one because the port is full, and one because the pool is.
+    /// Other connections that the caller must close, also if `id` is `None`: at most one because the port is full, and
+    /// at most one because the pool of the new connection is full.
     pub evicted: Vec<Id>,
 }
 
@@ -61,9 +63,9 @@ struct Entry {
     deadline: Instant,
     /// Requests whose response is not complete.
     requests: usize,
-    /// Those of them that carry a valid token.
+    /// Requests without a complete response that carry a valid token.
     authorized: usize,
-    /// Those of them whose response is a package.
+    /// Requests whose response is a package that is not sent completely.
     downloads: usize,
     /// When the last request with a valid token began.
     last_authorized: Option<Instant>,
@@ -80,16 +82,16 @@ pub struct Admission {
     closing: HashSet<Id>,
     pools: Pools,
     known: KnownAddresses,
-    /// The rate limiters of key exchanges.
+    /// The rate limiter of key exchanges for each address.
     key_exchanges: Budgets<Address>,
     deadlines: BTreeSet<(Instant, Id)>,
-    /// The last number of a connection, or of a place in a pool.
+    /// The last number that was given to a connection, or to its place in a pool.
     next: u64,
     counts: Counts,
 }
 
 impl Admission {
-    /// The state without connections.
+    /// A state without connections and without addresses of agents. All counters are 0.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -105,13 +107,15 @@ impl Admission {
         }
     }
 
-    /// Notes that an agent may connect from an address. New connections from there use the reserved pools. Only the
-    /// last few addresses of each agent count.
+    /// Notes that an agent may connect from an address. New connections from there use the reserved pools, and may
+    /// begin more key exchanges. The last four addresses of each agent are kept: a further one replaces the one that
+    /// was noted least recently. Connections that exist stay in their pools.
     pub fn add_agent_address(&mut self, agent: &AgentId, address: Address) {
         self.known.add(agent, address);
     }
 
-    /// Whether connections from an address use the reserved pools: an agent is known there, or it is this host.
+    /// Whether new connections from an address use the reserved pools: the address is known as that of an agent, or is
+    /// a loopback address of this host.
     #[must_use]
     pub fn is_reserved(&self, ip: IpAddr) -> bool {
         ip.to_canonical().is_loopback() || self.known.agents_at(ip.into()) > 0
@@ -127,12 +131,16 @@ impl Admission {
         (!address.is_loopback()).then_some(rate)
     }
 
-    /// Admits a connection that was accepted, or refuses it.
+    /// Admits a connection from `ip` that `accept(2)` has returned, or refuses it. A connection is refused if its
+    /// address exceeds its rate of key exchanges, if the port is full and nothing but authenticated connections is
+    /// left, or if too many evicted connections are still open. An admitted one enters [`Stage::Silent`] and must
+    /// complete its TLS handshake within `handshake_timeout`.
     pub fn accept(&mut self, ip: IpAddr, now: Instant) -> Admitted {
         self.counts.accepted += 1;
         let address = Address::from(ip);
         let rate = self.key_exchange_rate(address);
-        // The rate limit would refuse its key exchange, so no other resource is spent on it.
+        // The rate limit would refuse the key exchange of this connection, so no other resource is spent on the
+        // connection.
         if rate.is_some_and(|rate| self.key_exchanges.wait(&address, rate, now) > MAX_KEY_EXCHANGE_WAIT) {
             self.counts.closed[Stage::Silent.index()][CloseReason::Rate.index()] += 1;
             return Admitted {
@@ -175,12 +183,14 @@ impl Admission {
     }
 
     /// The ClientHello of a connection is complete. Returns the connection that it displaces, for the caller to close.
+    /// `None`: it displaces none, or it was evicted itself.
     pub fn client_hello_received(&mut self, id: Id) -> Option<Id> {
         self.enter_stage(id, Stage::Handshake)
     }
 
-    /// Reserves a key exchange. Returns how long it must wait for the rate limit of its address. `None`: longer than
-    /// [`MAX_KEY_EXCHANGE_WAIT`], so the caller must close the connection.
+    /// Counts a key exchange of a connection against the rate limit of its address. Returns at once, with the time that
+    /// the caller must wait before it computes the key exchange: from 0 to [`MAX_KEY_EXCHANGE_WAIT`]. `None`: the wait
+    /// would be longer and the connection is evicted, or it was evicted before; the caller must close it.
     pub fn begin_key_exchange(&mut self, id: Id, now: Instant) -> Option<Duration> {
         let address = self.connections.get(&id)?.place.address;
         let Some(rate) = self.key_exchange_rate(address) else {
@@ -194,8 +204,9 @@ impl Admission {
     }
 
     /// The TLS handshake of a connection is complete, with the certificate of `agent` or without one. The caller has
-    /// verified the certificate, and that the agent is not revoked. Returns the connection that it displaces, for the
-    /// caller to close.
+    /// verified the certificate, and that the agent is not revoked. The address of the connection is noted as one of
+    /// the agent. Returns the connection that the new stage displaces, for the caller to close. `None`: none is
+    /// displaced, or the connection was evicted itself.
     pub fn handshake_completed(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
         let address = self.connections.get(&id)?.place.address;
         let evicted = match agent {
@@ -209,8 +220,9 @@ impl Admission {
         evicted
     }
 
-    /// A request has begun. A bearer that has shown no token for [`IDLE_TIMEOUT`] becomes a stranger again. Returns the
-    /// connection that it then displaces, for the caller to close.
+    /// A request has begun, and [`Self::request_ended`] must be called once for it. A bearer that has shown no token
+    /// for [`IDLE_TIMEOUT`] becomes a stranger again. Returns the connection that it then displaces, for the caller to
+    /// close.
     pub fn request_started(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.requests += 1;
@@ -227,8 +239,9 @@ impl Admission {
         evicted
     }
 
-    /// A request of the connection carries a valid token. Returns the connection that it displaces, for the caller to
-    /// close: the bearer whose last token is the oldest.
+    /// A request of the connection carries a valid token; called once for each such request. A stranger becomes a
+    /// bearer. Returns the connection that it displaces, for the caller to close: the bearer whose last token is the
+    /// oldest.
     pub fn authorized(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.authorized += 1;
@@ -241,7 +254,7 @@ impl Admission {
         evicted
     }
 
-    /// The response to a request is a package, which has a longer timeout.
+    /// The response to a request is a package: a stranger gets [`DOWNLOAD_TIMEOUT`] from now for it.
     pub fn download_started(&mut self, id: Id, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.downloads += 1;
@@ -265,8 +278,10 @@ impl Admission {
         }
     }
 
-    /// Bytes of a stranger's request body are in memory. While all of them exceed the limit, evicts the connection that
-    /// holds the most of the address that holds the most. Returns the evicted connections, for the caller to close.
+    /// Further `bytes` of a stranger's request body are in memory. The caller reports no bodies of requests with a
+    /// token. While the bodies of all strangers exceed the limit, evicts the connection that holds the most bytes of
+    /// the address that holds the most. Returns the evicted connections, for the caller to close; `id` may be one of
+    /// them.
     pub fn body_received(&mut self, id: Id, bytes: usize) -> Vec<Id> {
         let Some(entry) = self.connections.get_mut(&id) else {
             return Vec::new();
@@ -300,7 +315,8 @@ impl Admission {
             .map(|(_, victim)| victim)
     }
 
-    /// Bytes of a request body are no longer in memory, or no longer a stranger's.
+    /// `bytes` of a request body are no longer in memory, or their request has shown a token. Does nothing for a
+    /// connection that was evicted, because its bytes were subtracted then.
     pub fn body_released(&mut self, id: Id, bytes: usize) {
         if let Some(entry) = self.connections.get_mut(&id) {
             let bytes = bytes.min(entry.bytes);
@@ -316,7 +332,8 @@ impl Admission {
         }
     }
 
-    /// Evicts the connections whose deadline has passed. Returns them, for the caller to close.
+    /// Evicts the connections whose deadline is `now` or earlier. Returns them by deadline, the earliest first, for the
+    /// caller to close.
     pub fn expire(&mut self, now: Instant) -> Vec<Id> {
         let mut expired = Vec::new();
         while let Some((deadline, id)) = self.deadlines.first().copied() {
@@ -334,13 +351,14 @@ impl Admission {
         expired
     }
 
-    /// When [`Self::expire`] must be called next.
+    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method may set an
+    /// earlier one.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// The counters for metrics.
+    /// The present numbers of connections and the counters since the start, for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -349,7 +367,8 @@ impl Admission {
         }
     }
 
-    /// The address that has the most unauthenticated connections in one stage, and how many.
+    /// The address that has the most unauthenticated connections in one stage, and their number there. `None`: there
+    /// are none.
     #[must_use]
     pub fn largest(&self) -> Option<(Address, usize)> {
         self.pools.largest()
@@ -375,7 +394,7 @@ impl Admission {
     }
 
     /// Whether a connection has no deadline now: requests of agents (control streams) and requests with a token may
-    /// take any time.
+    /// take any time. False for an unknown connection.
     fn has_no_deadline(&self, id: Id) -> bool {
         self.connections.get(&id).is_some_and(|e| match e.place.stage {
             Stage::Silent | Stage::Handshake | Stage::Stranger => false,
@@ -384,7 +403,8 @@ impl Admission {
         })
     }
 
-    /// Sets the deadline of a connection by its stage and its requests. The handshake has one deadline from the start.
+    /// Sets the deadline of a connection by its stage and its requests, counted from `now`. In the handshake, a
+    /// connection keeps the deadline that it got when it was accepted.
     fn renew_deadline(&mut self, id: Id, now: Instant) {
         let Some(entry) = self.connections.get_mut(&id) else {
             return;
@@ -401,7 +421,8 @@ impl Admission {
         self.deadlines.insert((entry.deadline, id));
     }
 
-    /// Moves a connection to a stage. Returns the connection that it displaces.
+    /// Moves a connection to a stage, as the newest of its pool. Returns the connection that it displaces, which is
+    /// evicted.
     fn enter_stage(&mut self, id: Id, stage: Stage) -> Option<Id> {
         self.leave_pool(id);
         let order = self.next_number();

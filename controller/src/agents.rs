@@ -1,6 +1,7 @@
 //! The soft state of agents: their control streams, the configurations they run, and their reports.
 //!
-//! None of it is stored. After a restart of the controller, agents send it again with Hello and Status.
+//! Nothing of this state is stored. After a restart of the controller, each agent sends its part again with Hello and
+//! Status.
 
 use crate::compiled::Compiled;
 use crate::writer::Published;
@@ -17,20 +18,22 @@ use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_topology::topology::AgentStatuses;
 
-/// Time for a control stream to accept a probe. The stream has a queue, so it is only exceeded if the agent does not
-/// read.
+/// Time for a control stream to accept a probe. The stream has a queue for probes, so the time is only exceeded if the
+/// agent does not read.
 const PROBE_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time for the report of a probe, besides that of the probes themselves.
+/// Time for a probe's request and report to pass the control stream. It is added to the time that the probes themselves
+/// may take.
 const REPORT_DELAY: Duration = Duration::from_secs(5);
 
-/// Probes of one request that its timeout allows for: enough for a trace over 64 hops with 4 probes for each.
+/// Most probes of one request that its timeout allows for: enough for a trace over 64 hops with 4 probes for each.
 const MAX_COUNTED_PROBES: u64 = 300;
 
 /// Longest time that a caller waits for the report of a probe.
 const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Messages of other tasks that wait for a control stream. A sender waits for room, so this only smooths bursts.
+/// Most messages of other tasks that wait for a control stream. A sender waits until there is room, so this number only
+/// smooths bursts.
 const OUTGOING_CAPACITY: usize = 32;
 
 /// An agent's rejection of a configuration.
@@ -47,20 +50,21 @@ pub struct Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentProgress {
-    /// The agent.
+    /// The agent that the other fields are about.
     pub agent: AgentId,
-    /// Whether its control stream is up.
+    /// Whether the agent's control stream is up.
     pub connected: bool,
-    /// The largest revision that is in force on it. A revision that does not change its configuration is in force at
-    /// once.
+    /// The largest revision that is in force on the agent. A revision that does not change the agent's configuration is
+    /// in force at once.
     pub applied: Revision,
-    /// Whether it runs the configuration of the newest revision.
+    /// Whether the agent runs its configuration of the newest revision.
     pub up_to_date: bool,
-    /// The digest of the configuration that it runs; empty before its first Hello.
+    /// The digest of the configuration that the agent runs; empty before the agent's first Hello.
     pub digest: String,
-    /// The digest of its compiled configuration; empty if it has none.
+    /// The digest of the configuration that is compiled for the agent; empty if there is none.
     pub desired_digest: String,
-    /// Its rejection of the configuration that it should run, if it has rejected that one.
+    /// The agent's rejection of the configuration that it should run now. `None`: it has rejected none, or an older
+    /// one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Refusal>,
 }
@@ -95,14 +99,14 @@ struct Entry {
 struct Connection {
     number: u64,
     messages: mpsc::Sender<control_stream::ControllerMessage>,
-    /// Dropping it ends the stream's task: a newer stream of the agent has replaced the stream.
+    /// Dropping this value ends the stream's task. That happens when a newer stream of the agent replaces the stream.
     _hold: oneshot::Sender<()>,
 }
 
 /// The control stream of an agent, as its task holds it.
 #[derive(Debug)]
 pub struct Stream {
-    /// The agent.
+    /// The agent that has opened the stream.
     pub agent: AgentId,
     number: u64,
     /// Completes when a newer stream of the agent replaces this one.
@@ -112,7 +116,8 @@ pub struct Stream {
 }
 
 impl Agents {
-    /// The state without any agent.
+    /// A state without any agent. `published` and `compiled`: the desired state, with which the reports of agents are
+    /// compared.
     #[must_use]
     pub fn new(published: watch::Receiver<Published>, compiled: watch::Receiver<Compiled>) -> Self {
         Self {
@@ -135,8 +140,9 @@ impl Agents {
         result
     }
 
-    /// Registers a new stream after its Hello, with the revision and digest that the agent runs. An older stream of the
-    /// agent ends.
+    /// Registers a new stream after its Hello, with the revision and the digest of the configuration that the agent
+    /// runs. An older stream of the agent ends: its [`Stream::superseded`] completes, its probes fail, and what it
+    /// changes from now on is ignored. An earlier rejection is forgotten. The caller has authorized the agent.
     pub fn connected(&self, agent: &AgentId, revision: Revision, digest: &str) -> Stream {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (messages, outgoing) = mpsc::channel(OUTGOING_CAPACITY);
@@ -151,7 +157,7 @@ impl Agents {
             entry.digest = digest.to_owned();
             entry.in_flight = None;
             entry.rejected = None;
-            // Their requests went over the stream that ends now.
+            // Their requests were sent over the older stream, so their reports will not come.
             entry.probes.clear();
         });
         Stream {
@@ -162,7 +168,8 @@ impl Agents {
         }
     }
 
-    /// Removes a stream that has ended. Probes over it fail.
+    /// Removes a stream that has ended; probes over it fail. Does nothing to a newer stream of the agent. Afterwards
+    /// [`Self::forget_deleted`] is called.
     pub fn disconnected(&self, stream: &Stream) {
         self.update_by(stream, |entry| {
             entry.connection = None;
@@ -171,7 +178,8 @@ impl Agents {
         self.forget_deleted();
     }
 
-    /// As [`Self::update`], unless a newer stream has replaced this one: its messages are newer than those of this one.
+    /// As [`Self::update`], but does nothing if a newer stream of the agent has replaced `stream`: the state of the
+    /// agent is the one that came over the newer stream.
     fn update_by(&self, stream: &Stream, change: impl FnOnce(&mut Entry)) {
         self.update(&stream.agent, |entry| {
             if entry.connection.as_ref().is_some_and(|c| c.number == stream.number) {
@@ -180,12 +188,13 @@ impl Agents {
         });
     }
 
-    /// Notes that a configuration is in flight to an agent.
+    /// Notes that a configuration is in flight to an agent. Ignored if a newer stream has replaced this one.
     pub fn sent(&self, stream: &Stream, digest: &str) {
         self.update_by(stream, |entry| entry.in_flight = Some(digest.to_owned()));
     }
 
-    /// Notes that a configuration is in force on an agent: its tables and kernel routes are those of it (D2).
+    /// Notes that a configuration is in force on an agent: its tables and kernel routes are those of the configuration
+    /// (D2). Ignored if a newer stream has replaced this one.
     pub fn applied(&self, stream: &Stream, revision: Revision, digest: &str) {
         self.update_by(stream, |entry| {
             entry.in_flight = None;
@@ -195,7 +204,8 @@ impl Agents {
         });
     }
 
-    /// Notes that an agent rejected a configuration and keeps the one before.
+    /// Notes, and logs, that an agent rejected a configuration and keeps the one before. Ignored if a newer stream has
+    /// replaced this one.
     pub fn rejected(&self, stream: &Stream, revision: Revision, digest: &str, reason: String) {
         tracing::warn!(agent = %stream.agent, %revision, reason, "agent rejected its configuration");
         self.update_by(stream, |entry| {
@@ -204,15 +214,16 @@ impl Agents {
         });
     }
 
-    /// Stores the last status of an agent.
+    /// Replaces the status of an agent by a newer one, whichever stream it came over.
     pub fn status(&self, agent: &AgentId, status: AgentStatus) {
         self.update(agent, |entry| entry.status = status);
     }
 
-    /// Passes the report of a probe to the caller that waits for it, if it still does.
+    /// Passes the report of probe `id` to the call of [`Self::probe`] that waits for it. The report is dropped if no
+    /// call waits for it any more.
     pub fn probe_result(&self, agent: &AgentId, id: u64, report: ProbeReport) {
         if let Some(waiting) = self.update(agent, |entry| entry.probes.remove(&id)) {
-            // Fails if the caller no longer waits.
+            // A caller that no longer waits has no use for the report.
             let _ = waiting.send(report);
         }
     }
@@ -226,7 +237,8 @@ impl Agents {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// The last status of each agent, and the connected agents, for views.
+    /// The last status of each agent that has sent one since this controller started, and the agents whose stream is
+    /// up, for views.
     #[must_use]
     pub fn live(&self) -> AgentStatuses {
         let entries = self.entries();
@@ -245,7 +257,8 @@ impl Agents {
         }
     }
 
-    /// The progress of all agents of the desired state but revoked ones, ordered by id.
+    /// The progress of all agents of the desired state except revoked ones, ordered by id. An agent that has not
+    /// connected since this controller started has an empty digest and the revision 0.
     #[must_use]
     pub fn progress(&self) -> Vec<AgentProgress> {
         let published = self.published.borrow().clone();
@@ -289,7 +302,8 @@ impl Agents {
     }
 
     /// Waits until `revision` is compiled and in force on every connected agent, for `limit` at most. Returns the
-    /// connected agents on which it is not in force.
+    /// connected agents on which it is not in force then, ordered by id. Agents that are not connected, or that
+    /// disconnect during the wait, do not count.
     pub async fn wait(&self, revision: Revision, limit: Duration) -> Vec<AgentId> {
         let deadline = tokio::time::Instant::now() + limit;
         let mut changed = self.changed.subscribe();
@@ -310,10 +324,12 @@ impl Agents {
         }
     }
 
-    /// Lets an agent send probes, and waits for its report.
+    /// Lets an agent send probes, and waits for its report: for the time that the probes may take by `request` and 5 s
+    /// more, at most 120 s. Dropping the future does not stop the probes.
     ///
     /// # Errors
-    /// A message for the user: the agent is not connected, or its report does not arrive in time.
+    /// A message for the user: the agent is not connected or disconnects meanwhile, its stream does not accept the
+    /// request within 5 s, or its report does not arrive in time.
     pub async fn probe(&self, agent: &AgentId, request: &ProbeRequest) -> Result<ProbeReport, String> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let _pending = PendingProbe {
@@ -347,7 +363,7 @@ impl Agents {
         })?;
         let each = u64::from(request.timeout_ms) + u64::from(request.interval_ms);
         let probes = u64::from(request.count) * u64::from(request.max_ttl.max(1));
-        // An upper bound: a ping sends `count` probes alone, and a trace ends at its destination.
+        // An upper bound: a ping sends only `count` probes, and a trace ends where its destination answers.
         let limit = Duration::from_millis(each * probes.min(MAX_COUNTED_PROBES)) + REPORT_DELAY;
         let limit = limit.min(MAX_PROBE_TIMEOUT);
         match tokio::time::timeout(limit, answered).await {
@@ -358,7 +374,7 @@ impl Agents {
     }
 }
 
-/// A probe in progress. Dropping it removes its entry, also if the caller stops waiting.
+/// A probe in progress. Dropping this removes its entry, so that a caller that stops waiting leaves none behind.
 struct PendingProbe<'a> {
     agents: &'a Agents,
     agent: &'a AgentId,

@@ -21,31 +21,38 @@ use tombolo_proto::id::Revision;
 /// The parts of a running controller. Shared as `Arc`.
 #[derive(Debug)]
 pub struct App {
-    /// The desired state.
+    /// The writer of the desired state, which also publishes the newest one.
     pub writer: Writer,
-    /// The certificate authority.
+    /// The certificate authority of this controller.
     pub authority: Authority,
     /// The connections, progress and reports of agents.
     pub agents: Arc<Agents>,
     /// The newest compiled configurations.
     pub compiled: watch::Receiver<Compiled>,
+    /// The counters and histograms that events update.
     pub metrics: Arc<Metrics>,
     /// The connections of the port.
     pub connections: Arc<Connections>,
+    /// The data directory, which this process has locked.
     pub data_dir: PathBuf,
     /// The lock on the data directory, held until the process ends.
     _lock: File,
     /// The controller's own documents as read at the start, by key (see [`crate::writer::OWN_PREFIX`]). Later writes do
-    /// not change them.
+    /// not change this map.
     pub own_documents: BTreeMap<String, Vec<u8>>,
 }
 
 impl App {
     /// Opens the data directory, or creates it with a new certificate authority, and starts the writer, the compiler
-    /// and the convergence metric. `limits` are those of the port. Must be called in a Tokio runtime.
+    /// and the convergence metric. Locks the directory until the process ends, removes unfinished backups, and writes
+    /// the authority's certificate to [`AUTHORITY_FILE`]. Blocks while it reads the store.
+    /// `agent_certificate_lifetime`: of the certificates that agents get from now on. `limits`: those of the port.
     ///
     /// # Errors
-    /// The directory is in use, its store cannot be read, or the file system fails.
+    /// The directory is in use by another controller, its store cannot be read, or the file system fails.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn open(data_dir: &Path, agent_certificate_lifetime: Duration, limits: Limits) -> anyhow::Result<Arc<Self>> {
         use std::os::unix::fs::DirBuilderExt;
         let mut builder = std::fs::DirBuilder::new();
@@ -83,10 +90,11 @@ impl App {
     }
 }
 
-/// Locks a data directory for this process. The lock lasts until the returned file is dropped.
+/// Locks a data directory for this process. Does not wait for the lock. The lock lasts until the returned file is
+/// dropped.
 ///
 /// # Errors
-/// Another process holds the lock, or the lock file cannot be opened.
+/// The directory is locked already, by another process or by this one, or the lock file cannot be opened.
 pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = data_dir.join(LOCK_FILE);

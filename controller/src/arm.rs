@@ -26,10 +26,11 @@ use call::Call;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Serves a request with a path outside of the fabric API.
+/// Serves a request whose path is none of the fabric API's. Checks its token and `api-version`, except for the paths of
+/// discovery and login.
 ///
 /// # Errors
-/// ARM's error object.
+/// A response with ARM's error object: 401 without a valid token, otherwise the status of the failed check.
 pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let (mut head, body) = request.into_parts();
     let (uri, extensions) = (head.uri.clone(), std::mem::take(&mut head.extensions));
@@ -39,7 +40,7 @@ pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Re
         rest.check(call.headers(), &uri, &extensions)?;
         call.check_api_version()?;
     }
-    // Only now, so that clients without a token cannot fill the memory.
+    // The body is read after the checks, so that clients without a token cannot fill the memory.
     let limit = if open { json::MAX_OPEN_BODY } else { json::MAX_BODY };
     call.read_body(body, limit).await?;
     if open {

@@ -30,13 +30,13 @@ const TOKEN_PREFIX: &str = "tmba";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ApiToken {
-    /// The public part of the text; the `client_id` of a login.
+    /// The public part of the token's text, which is also the `client_id` of a login.
     pub(crate) id: String,
-    /// A name for people, chosen at its creation.
+    /// A name for people, chosen when the token is created.
     pub(crate) name: String,
     /// The hash of the whole text (see [`secret::hash`]).
     hash: String,
-    /// When it was created, in Unix seconds.
+    /// The time of the token's creation, in Unix seconds.
     pub(crate) created: u64,
 }
 
@@ -98,8 +98,9 @@ pub(crate) fn now() -> u64 {
 }
 
 impl Auth {
-    /// Reads the tokens of the store. If the file of the admin token is missing, as at the first start, creates a new
-    /// admin token. The text in the file is the valid one: a different hash in the store is replaced.
+    /// Reads the API tokens of the store, and the key that signs login tokens; a missing key is created. If the file of
+    /// the admin token is missing, as at the first start, creates a new admin token. The text in that file is the valid
+    /// one: a different hash in the store is replaced.
     ///
     /// # Errors
     /// A document is malformed or unknown, the file holds no admin token, or the store or the file cannot be written.
@@ -199,7 +200,8 @@ impl Auth {
         task.await.unwrap_or_else(|e| Err(WriteError::Store(e.to_string())))
     }
 
-    /// Creates a token. Returns it with its text, which is not stored.
+    /// Creates a token with a random id. `name` need not be unique. Returns the token with its text when the token is
+    /// durable; the text is not stored, so it cannot be shown again.
     pub(crate) async fn create(&self, writer: &Writer, name: &str) -> Result<(ApiToken, String), WriteError> {
         let id = public_part();
         let text = token_text(&id);
@@ -213,7 +215,8 @@ impl Auth {
         Ok((token, text))
     }
 
-    /// Deletes a token, which invalidates its logins. Returns whether it existed.
+    /// Deletes a token, which invalidates its logins. Returns, when that is durable, whether the token existed. The
+    /// admin token is not protected here; the handler refuses to delete it.
     pub(crate) async fn delete(&self, writer: &Writer, id: &str) -> Result<bool, WriteError> {
         if self.get(id).is_none() {
             return Ok(false);
@@ -226,7 +229,7 @@ impl Auth {
         Ok(true)
     }
 
-    /// All tokens, ordered by id.
+    /// All API tokens without their texts, ordered by id.
     pub(crate) fn list(&self) -> Vec<ApiToken> {
         self.read(|tokens| tokens.values().cloned().collect())
     }
@@ -235,7 +238,7 @@ impl Auth {
         self.read(|tokens| tokens.get(id).cloned())
     }
 
-    /// The token with this text. None: its form, id or secret is wrong.
+    /// The token with this text. `None`: the text has another form, its id is unknown, or its secret is wrong.
     fn find(&self, text: &str) -> Option<ApiToken> {
         let mut parts = text.split('.');
         let (TOKEN_PREFIX, id) = (parts.next()?, parts.next()?) else {
@@ -248,7 +251,8 @@ impl Auth {
     /// the API token.
     ///
     /// # Errors
-    /// [`AuthError`]; a login is invalid too if its API token was deleted or has another text.
+    /// [`AuthError::Expired`]: a login token that was valid has expired. [`AuthError::Invalid`]: there is no token, or
+    /// it is none of this controller's; a login token is invalid too if its API token was deleted or has another text.
     pub(crate) fn check(&self, authorization: Option<&str>) -> Result<String, AuthError> {
         let text = authorization.and_then(|value| {
             let (scheme, text) = value.trim().split_once(' ')?;
@@ -259,7 +263,8 @@ impl Auth {
             return self.find(text).map(|token| token.id).ok_or(AuthError::Invalid);
         }
         let mut validation = Validation::new(Algorithm::HS256);
-        // Clients choose the audience at the login, and this controller is the only one that accepts its signature.
+        // The audience proves nothing: clients choose it at the login, and no other controller accepts this one's
+        // signature.
         validation.validate_aud = false;
         validation.validate_nbf = true;
         let key = DecodingKey::from_secret(&self.login_key);
@@ -274,8 +279,9 @@ impl Auth {
         }
     }
 
-    /// Logs in with the id and the text of an API token. Returns a login token that is valid for [`LOGIN_LIFETIME`].
-    /// None: the text is not that of a token with this id.
+    /// Logs in with the id and the text of an API token. Returns a login token (JWT) that is valid for
+    /// [`LOGIN_LIFETIME`]; `audience` and `issuer` become its claims unchecked. `None`: `text` is not that of a token
+    /// with this id.
     pub(crate) fn login(&self, id: &str, text: &str, audience: &str, issuer: &str) -> Option<String> {
         let token = self.find(text.trim()).filter(|t| t.id == id)?;
         let iat = now();

@@ -20,11 +20,11 @@ pub const CONTROLLER_NAME: &str = "tombolo-controller";
 /// Lifetime of the authority's certificate, in days. 10 years, because operators copy it to clients by hand.
 const AUTHORITY_LIFETIME_DAYS: i64 = 3650;
 
-/// Lifetime of the server's certificate, in days. It is renewed after two thirds of it, see
-/// [`Authority::server_renewal`].
+/// Lifetime of the server's certificate, in days. The server replaces it after two thirds of that time (see
+/// [`Authority::server_renewal`]).
 const SERVER_LIFETIME_DAYS: i64 = 90;
 
-/// Certificates are valid from this long before their issue, for agents whose clocks are behind.
+/// Certificates are valid from this long before their issue, because the clocks of agents may be slow.
 const CLOCK_SKEW: Duration = Duration::minutes(10);
 
 /// A certificate authority with its private key.
@@ -55,7 +55,8 @@ struct Document {
 pub const DOCUMENT: &str = "own/authority";
 
 impl Authority {
-    /// Generates a new authority with a P-256 key. Returns its document for the store.
+    /// Generates a new authority with a P-256 key and a self-signed certificate for 10 years. Returns its document for
+    /// [`Self::open`]; the caller stores it at [`DOCUMENT`].
     ///
     /// # Errors
     /// The key cannot be generated.
@@ -66,10 +67,11 @@ impl Authority {
         Ok(serde_json::to_vec(&Document { certificate, key })?)
     }
 
-    /// Reads the authority's document. `agent_lifetime` is that of the agents' certificates that it will issue.
+    /// Reads the authority's document. `agent_lifetime`: validity of the agents' certificates that [`Self::sign`] will
+    /// issue. Whether the authority's certificate has expired is not checked.
     ///
     /// # Errors
-    /// The document is malformed, or its key does not match its certificate.
+    /// The document is malformed, its key does not match its certificate, or the lifetime is out of range.
     pub fn open(document: &[u8], agent_lifetime: std::time::Duration) -> anyhow::Result<Self> {
         let Document { certificate, key } = serde_json::from_slice(document)?;
         let key = KeyPair::from_pem(&key).context("its key is malformed")?;
@@ -87,26 +89,28 @@ impl Authority {
         })
     }
 
-    /// The authority's certificate in PEM.
+    /// The authority's certificate in PEM, for clients to trust. It contains no private key.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// The authority's certificate in DER.
+    /// The authority's certificate in DER, by which TLS verifies those of agents.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// SHA-256 of the certificate in hexadecimal digits. Join tokens carry it, and joining agents verify the server by
-    /// it.
+    /// SHA-256 of the authority's certificate (DER) in 64 hexadecimal digits. Join tokens carry it, and joining agents
+    /// verify the server by it.
     #[must_use]
     pub fn pin(&self) -> String {
         hex(&Sha256::digest(&self.der))
     }
 
-    /// Issues a server certificate with a new key, for these DNS names and IP addresses and for [`CONTROLLER_NAME`].
+    /// Issues a server certificate with a new P-256 key, for these DNS names and IP addresses and for
+    /// [`CONTROLLER_NAME`]. It is valid for 90 days, and the authority's certificate follows it in the chain. Nothing
+    /// is stored.
     ///
     /// # Errors
     /// A name is not valid in a certificate.
@@ -128,14 +132,15 @@ impl Authority {
         )))
     }
 
-    /// The age at which a server certificate is replaced: 60 days.
+    /// The age at which the caller of [`Self::server`] must replace a server certificate: 60 days.
     #[must_use]
     pub const fn server_renewal() -> std::time::Duration {
         std::time::Duration::from_secs(SERVER_LIFETIME_DAYS as u64 * 86_400 * 2 / 3)
     }
 
     /// Issues a certificate for an agent. Only the public key is taken from the request (PKCS #10, PEM); the subject is
-    /// `agent`. Returns the certificate in PEM, and its [`key_fingerprint`].
+    /// `agent`. Returns the certificate in PEM, and its [`key_fingerprint`]. Whether the agent exists, and whether it
+    /// may have this key, is for the caller to check and to store.
     ///
     /// # Errors
     /// The request is malformed, or its signature is not valid.
@@ -159,6 +164,7 @@ fn authority_params() -> anyhow::Result<CertificateParams> {
     params
         .distinguished_name
         .push(DnType::CommonName, "Tombolo certificate authority");
+    // A path length of 0: the authority's key signs no further authorities.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
@@ -171,7 +177,8 @@ fn authority_params() -> anyhow::Result<CertificateParams> {
 
 fn lifetime(params: &mut CertificateParams, valid: Duration) {
     let now = OffsetDateTime::now_utc();
-    // Agents renew by the share of the lifetime that has passed. At most a tenth of it may lie before the issue.
+    // Agents renew by the share of the lifetime that has passed. At most a tenth of the lifetime may lie before the
+    // issue, so that a short-lived certificate is not due for renewal at once.
     params.not_before = now - CLOCK_SKEW.min(valid / 10);
     params.not_after = now + valid;
 }
@@ -189,7 +196,8 @@ pub fn key_fingerprint(certificate: &CertificateDer<'_>) -> anyhow::Result<Strin
     Ok(hex(&Sha256::digest(public_key_of(certificate)?)))
 }
 
-/// The agent that a certificate names, and whether the certificate is outside its validity period.
+/// The agent that a certificate names, and whether the certificate is outside of its validity period by this host's
+/// clock. The signature is not verified.
 ///
 /// # Errors
 /// The certificate is malformed, or its common name is not the name of an agent.

@@ -16,20 +16,20 @@ use tombolo_topology::topology::Topology;
 pub struct Config {
     /// The digest of `bytes`.
     pub digest: String,
-    /// The canonical JSON.
+    /// The configuration in canonical JSON.
     pub bytes: Vec<u8>,
 }
 
-/// All configurations of one revision.
+/// The configurations of all agents at one revision.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// The revision.
+    /// The revision of the state that was compiled.
     pub revision: Revision,
-    /// The state that they were compiled from.
+    /// The state that the configurations were compiled from.
     pub topology: Arc<Topology>,
-    /// When that state was published.
+    /// The time at which that state was published.
     pub since: Instant,
-    /// The configuration of each agent. Revoked agents have none, nor have agents whose binding no longer exists.
+    /// The configuration of each agent. Revoked agents, and agents whose binding no longer exists, have none.
     pub configs: Arc<BTreeMap<AgentId, Arc<Config>>>,
 }
 
@@ -59,11 +59,15 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
     }
 }
 
-/// Starts a thread that compiles each published state, and observes how long that takes. States that are superseded
-/// meanwhile are skipped. The thread ends with the writer. Must be called in a Tokio runtime.
+/// Compiles the present state, and starts a thread that compiles each state that is published later. The thread
+/// observes in `durations` how long each compilation takes, and ends with the writer. A state that is superseded before
+/// the thread reads it is skipped. The receiver that is returned has the first result already.
 ///
 /// # Errors
 /// The thread could not be started.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub fn start(
     mut published: watch::Receiver<Published>,
     durations: Arc<Histogram>,

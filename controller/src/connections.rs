@@ -13,7 +13,8 @@ use tombolo_proto::id::AgentId;
 /// Time between two log lines about evicted connections, so that an attacker cannot fill the disk.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// All connections of the port.
+/// All connections of the port. Its methods lock the state for a short time and, unless they are `async`, return at
+/// once.
 #[derive(Debug)]
 pub struct Connections {
     state: Mutex<State>,
@@ -33,12 +34,12 @@ struct State {
 struct Log {
     /// When the last line was written.
     at: Option<Instant>,
-    /// Connections evicted since then.
+    /// Connections that were evicted since the last line.
     evicted: u64,
 }
 
 impl Connections {
-    /// The state without connections.
+    /// A port without connections. [`Self::expire`] must run as long as connections are admitted.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -56,8 +57,9 @@ impl Connections {
         self.lock().admission.add_agent_address(agent, ip.into());
     }
 
-    /// Admits a connection that was accepted, or refuses it by dropping `spawn` with the socket. `spawn` starts the
-    /// task that owns the socket and the [`Connection`]. The task is aborted when the connection is evicted.
+    /// Admits a connection that was accepted, or refuses it by dropping `spawn` with the socket that it owns. `spawn`
+    /// starts the task that owns the socket and the [`Connection`]. The task is aborted when the connection is evicted.
+    /// `spawn` is called under the lock, so it must not call methods of this value.
     pub fn admit(self: &Arc<Self>, ip: IpAddr, spawn: impl FnOnce(Connection) -> AbortHandle) {
         self.with(|state, now| {
             let admitted = state.admission.accept(ip, now);
@@ -78,7 +80,8 @@ impl Connections {
         });
     }
 
-    /// Aborts connections at their deadlines. Never returns.
+    /// Aborts connections at their deadlines. Never returns. Only one call may run at a time, because one waiter is
+    /// woken when an earlier deadline is set.
     pub async fn expire(&self) {
         loop {
             let next = self.lock().admission.next_deadline();
@@ -100,7 +103,7 @@ impl Connections {
         }
     }
 
-    /// The counters for metrics.
+    /// The present numbers of connections and the counters since the start, for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.lock().admission.counts()
@@ -166,7 +169,7 @@ impl State {
 pub struct Connection {
     connections: Arc<Connections>,
     id: Id,
-    /// An agent is known at its address, or it comes from this host.
+    /// An agent was known at the connection's address when it was accepted, or the connection comes from this host.
     pub reserved: bool,
 }
 
@@ -185,10 +188,12 @@ impl Connection {
             .report(|admission, _| admission.client_hello_received(self.id));
     }
 
-    /// Waits until the rate of its address allows a key exchange.
+    /// Waits until the rate limit of the client's address allows a key exchange: at most 1 s. Nothing limits
+    /// connections from this host.
     ///
     /// # Errors
-    /// The address has asked for too many; the caller must drop the connection.
+    /// The address has begun too many key exchanges, or the connection was evicted. The caller must drop the
+    /// connection.
     pub async fn wait_for_key_exchange(&self) -> std::io::Result<()> {
         let wait = self
             .connections
@@ -203,13 +208,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Reports that the TLS handshake is complete, with the verified certificate of `agent` or without one.
+    /// Reports that the TLS handshake is complete, with the verified certificate of `agent` or without one. This may
+    /// evict another connection of the same stage.
     pub fn handshake_completed(&self, agent: Option<&AgentId>) {
         self.connections
             .report(|admission, now| admission.handshake_completed(self.id, agent, now));
     }
 
-    /// Reports that a request has begun.
+    /// Reports that a request has begun. The request counts as in progress until the last clone of the returned value
+    /// is dropped.
     #[must_use]
     pub fn request(&self) -> Request {
         self.connections
@@ -224,7 +231,8 @@ impl Connection {
     }
 }
 
-/// A request whose response is not complete: an extension of the request. The drop of the last clone reports its end.
+/// A request whose response is not complete: an extension of the HTTP request. The drop of the last clone reports its
+/// end.
 #[derive(Debug, Clone)]
 pub struct Request(Arc<InFlight>);
 
@@ -233,15 +241,15 @@ struct InFlight {
     connections: Arc<Connections>,
     id: Id,
     authorized: AtomicBool,
-    /// Its response is a package.
+    /// Whether the response to the request is a package.
     downloading: AtomicBool,
-    /// Bytes of its body that count for the limit of strangers.
+    /// Bytes of the request's body that count for the limit of strangers.
     held: AtomicUsize,
 }
 
 impl Request {
-    /// Reports a valid token. The connection becomes a bearer's, and the body no longer counts for the limit of
-    /// strangers.
+    /// Reports that the request carries a valid token. The connection becomes a bearer's, and the body no longer counts
+    /// for the limit of strangers. Further calls do nothing.
     pub fn authorized(&self) {
         if !self.0.authorized.swap(true, Ordering::Relaxed) {
             let (id, held) = (self.0.id, self.0.held.swap(0, Ordering::Relaxed));
@@ -252,7 +260,8 @@ impl Request {
         }
     }
 
-    /// Reports that the response is a package, which has more time than other responses to strangers.
+    /// Reports that the response is a package. A stranger has more time for a package than for other responses. Further
+    /// calls do nothing.
     pub fn download_started(&self) {
         if !self.0.downloading.swap(true, Ordering::Relaxed) {
             let id = self.0.id;
@@ -263,7 +272,8 @@ impl Request {
         }
     }
 
-    /// Reports bytes of the body that have arrived.
+    /// Reports that `bytes` of the request's body have arrived. Ignored after [`Self::authorized`]. If the bodies of
+    /// strangers exceed their limit, connections are aborted, which may be this one.
     pub fn body_received(&self, bytes: usize) {
         if !self.0.authorized.load(Ordering::Relaxed) {
             self.0.held.fetch_add(bytes, Ordering::Relaxed);
@@ -297,7 +307,7 @@ mod tests {
     use crate::admission::Stage;
     use std::net::Ipv4Addr;
 
-    /// A task that waits for ever is aborted too. Its socket counts until then.
+    /// A task that waits for ever is aborted too. Its connection counts as closing until the task has ended.
     #[tokio::test]
     async fn a_connection_that_is_given_up_ends() {
         let limits = Limits::for_descriptors(0);

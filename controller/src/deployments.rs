@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tombolo_proto::id::ResourceId;
 
-/// Most deployments that are kept; the oldest are removed. Azure keeps 800 for each resource group.
+/// Most deployments that are kept, of all resource groups together; the oldest are removed. Azure keeps 800 for each
+/// resource group.
 const MAX_DEPLOYMENTS: usize = 200;
 
 /// The deployments of all resource groups, as bodies of ARM by their id in lower case. Cheap to clone.
@@ -27,7 +28,8 @@ fn group_prefix(group: &str) -> String {
 }
 
 impl Deployments {
-    /// Reads the deployments from the controller's own documents.
+    /// Takes the deployments out of the controller's own documents, by the prefix of their keys. Documents that this
+    /// version cannot read are left out.
     pub(crate) fn open(documents: &BTreeMap<String, Vec<u8>>) -> Self {
         let own = documents.iter().filter_map(|(key, value)| {
             let id = key.strip_prefix(DEPLOYMENTS_PREFIX)?;
@@ -44,12 +46,14 @@ impl Deployments {
         f(&self.0.all.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The deployment with an id, in any case.
+    /// The deployment with this id, upper and lower case being the same. `None`: it does not exist, or was removed as
+    /// one of the oldest.
     pub(crate) fn get(&self, id: &str) -> Option<Value> {
         self.read(|all| all.get(&id.to_ascii_lowercase()).cloned())
     }
 
-    /// The deployments of a resource group, ordered by id.
+    /// The bodies of a resource group's deployments, ordered by id. `group`: the id of the group, upper and lower case
+    /// being the same.
     pub(crate) fn of_group(&self, group: &str) -> Vec<Value> {
         let prefix = group_prefix(group);
         let found = |all: &BTreeMap<String, Value>| {
@@ -61,14 +65,16 @@ impl Deployments {
         self.read(found)
     }
 
-    /// Deletes the deployments of a resource group that was deleted.
+    /// Deletes the deployments of a resource group that was deleted. Returns when that is durable. After an error, a
+    /// part of them may be deleted.
     pub(crate) async fn forget_group(&self, writer: &Writer, group: &ResourceId) -> Result<(), WriteError> {
         let prefix = group_prefix(group.as_str());
         let own: Vec<String> = self.read(|all| all.keys().filter(|id| id.starts_with(&prefix)).cloned().collect());
         self.write(writer, own.into_iter().map(|id| (id, None)).collect()).await
     }
 
-    /// Stores a deployment, or deletes it (`None`). The oldest ones above [`MAX_DEPLOYMENTS`] are removed.
+    /// Stores a deployment, or deletes it (`None`), and removes the oldest ones above [`MAX_DEPLOYMENTS`]. Returns when
+    /// all of that is durable. Deleting an unknown one is no error.
     pub(crate) async fn set(&self, writer: &Writer, id: &str, body: Option<Value>) -> Result<(), WriteError> {
         self.write(writer, vec![(id.to_ascii_lowercase(), body)]).await
     }

@@ -3,11 +3,12 @@
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one, and returns it. The usual soft limit of 1,024 protects programs that use
-/// `select`, which this one does not.
+/// Raises this process's soft limit of open files (`RLIMIT_NOFILE`) to the hard one. Returns the hard limit in
+/// descriptors, those in use included; `usize::MAX` if there is none. The usual soft limit of 1,024 protects programs
+/// that use `select`, which this one does not. A second call changes nothing.
 ///
 /// # Errors
-/// The kernel refuses to read or set the limit.
+/// The kernel refuses to read or to set the limit.
 pub fn raise() -> anyhow::Result<usize> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     if soft < hard {

@@ -15,7 +15,7 @@ use tombolo_topology::resource::Reach;
 /// Most endpoints of one report; further ones are ignored. An agent reports fewer.
 const MAX_ENDPOINTS: usize = 16;
 
-/// Time between two writes of one stream. An agent that roams quickly costs one write a second.
+/// Least time between two writes of one stream, so that an agent that roams quickly costs one durable write a second.
 const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Stores the endpoints that are reported over one stream. Dropping it stops its task.
@@ -24,12 +24,14 @@ pub(crate) struct EndpointReports {
     newest: watch::Sender<Reach>,
     /// The source address of the stream.
     seen: IpAddr,
-    /// A set aborts its task when it is dropped.
+    /// The task, in a set because a set aborts its tasks when it is dropped.
     _task: JoinSet<()>,
 }
 
 impl EndpointReports {
-    /// Starts with the endpoints, lanes and QUIC endpoint of a Hello. `seen` is the source address of the stream.
+    /// Starts the task that stores reports, with the endpoints, lanes and QUIC endpoint of a Hello as the first one.
+    /// `seen` is the source address of the stream. A Hello without usable endpoints is not stored. Errors of the store
+    /// are logged and not repeated.
     pub(crate) fn start(writer: Writer, agent: AgentId, seen: IpAddr, hello: &Hello) -> Self {
         let (newest, mut reports) = watch::channel(of_hello(hello, seen));
         // A Hello without usable endpoints must not erase those of the store.
@@ -52,7 +54,8 @@ impl EndpointReports {
         }
     }
 
-    /// Replaces the endpoints of the agent. Ignored if none of them is usable.
+    /// Replaces the endpoints of the agent, and returns at once; the task stores them. Ignored if none of them is
+    /// usable.
     pub(crate) fn report(&self, endpoints: &[String]) {
         let endpoints = resolve(endpoints, self.seen);
         if !endpoints.is_empty() {
@@ -61,7 +64,7 @@ impl EndpointReports {
     }
 }
 
-/// How an agent is reached by its Hello.
+/// The endpoints and lanes that a Hello states; a number of lanes out of range becomes the nearest valid one.
 fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     Reach {
         endpoints: resolve(&hello.endpoints, seen),
@@ -70,7 +73,8 @@ fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     }
 }
 
-/// Stores how an agent is reached, if that differs from the store. Returns whether a write was tried.
+/// Stores how an agent is reached, if that differs from the store and the agent exists. Returns whether a write was
+/// tried.
 async fn store(writer: &Writer, agent: &AgentId, reach: Reach) -> bool {
     let topology = writer.current().topology;
     if topology.agents.get(agent).is_none_or(|a| a.reach == reach) {
@@ -86,8 +90,9 @@ async fn store(writer: &Writer, agent: &AgentId, reach: Reach) -> bool {
     true
 }
 
-/// Parses endpoints of the form `ADDRESS:PORT`. An unspecified address (`0.0.0.0` or `::`) stands for `seen`, the
-/// address that the agent connects from. Leaves out malformed endpoints, port 0 and duplicates.
+/// Parses endpoints of the form `ADDRESS:PORT`, in their order, at most [`MAX_ENDPOINTS`]. An unspecified address
+/// (`0.0.0.0` or `::`) stands for `seen`, the address that the agent connects from. Leaves out malformed endpoints,
+/// port 0 and duplicates.
 pub(crate) fn resolve(reported: &[String], seen: IpAddr) -> Vec<SocketAddr> {
     let parsed = reported
         .iter()

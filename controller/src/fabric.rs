@@ -19,7 +19,7 @@ use axum::Router;
 use axum::routing::{delete, get, post};
 use std::sync::Arc;
 
-/// The routes that need no token.
+/// The routes of the fabric API that need no token.
 pub(crate) fn open() -> Router<Arc<Rest>> {
     Router::new()
         .route("/fabric/v1/health", get(operation::health))
@@ -28,7 +28,7 @@ pub(crate) fn open() -> Router<Arc<Rest>> {
         .route("/packages/{name}", get(packages::download))
 }
 
-/// The routes that need a token.
+/// The routes of the fabric API that need a token; the caller adds the middleware that checks it.
 pub(crate) fn guarded() -> Router<Arc<Rest>> {
     Router::new()
         .route("/fabric/v1/tokens", get(join::list).post(join::create))

@@ -24,7 +24,8 @@ use tombolo_topology::change::Change;
 use tombolo_topology::sync::authorize;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-/// Largest configuration that is sent, in bytes. Agents accept 32 MiB, so their limit is the one that counts.
+/// Largest message with a configuration that is sent, in bytes. Agents accept 32 MiB, so their limit is the one that
+/// counts.
 const MAX_CONFIG: usize = 64 << 20;
 
 /// Largest message that an agent may send, in bytes.
@@ -36,11 +37,12 @@ const RENEW: &str = "/tombolo.v1.Control/Renew";
 /// Largest body of a renewal, in bytes. A certificate signing request has some 500.
 const MAX_RENEWAL: usize = 16 << 10;
 
-/// Time for the whole body of a renewal to arrive. It is so small that this is many round trips.
+/// Time for the whole body of a renewal to arrive. So small a body fits into one or two packets, so this is enough for
+/// many retransmissions.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The control service. A client is identified before the body of its request is read, because gRPC decoding reserves
-/// as much memory as the first bytes of a message announce.
+/// The routes of the control service. A client is identified before the body of its request is read, because gRPC
+/// decoding reserves as much memory as the first bytes of a message announce.
 pub fn router(app: &Arc<App>) -> Router {
     let control = ControlServer::new(ControlService(app.clone()))
         .max_decoding_message_size(MAX_FROM_AGENT)
@@ -91,15 +93,18 @@ async fn authenticate(State(app): State<Arc<App>>, mut request: HttpRequest, nex
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) agent: AgentId,
-    /// The fingerprint of its certificate key. A stream stays bound to it.
+    /// The fingerprint of the key in the client's certificate. A stream ends when the agent's pinned key becomes
+    /// another one.
     key: String,
 }
 
-/// Identifies the agent of a client certificate, whose signature TLS has verified. The agent must exist, must not be
-/// revoked, and must have the key that was pinned at its joining or last renewal.
+/// Identifies the agent of a client certificate, whose signature TLS has verified. By the present desired state, the
+/// agent must exist, must not be revoked, and must have the key that was pinned at its joining or last renewal. An
+/// expired certificate counts only if `may_be_expired`.
 ///
 /// # Errors
-/// The status for the client: unauthenticated if the certificate is malformed or expired, otherwise permission denied.
+/// The status for the client: `unauthenticated` if the certificate is malformed or expired, otherwise
+/// `permission_denied`.
 pub(crate) fn identify(app: &App, certificate: &PeerCertificate, may_be_expired: bool) -> Result<Caller, Status> {
     let certificate = &certificate.0;
     let bad = |e: anyhow::Error| Status::unauthenticated(format!("the client certificate is not valid: {e}"));
@@ -137,7 +142,8 @@ impl Control for ControlService {
         let Caller { agent, key } = caller(request.extensions())?;
         let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
         let peer = peer.ok_or_else(|| Status::internal("the address of the client is unknown"))?;
-        // Few, because a configuration may be large: more would be copies in memory that the agent does not read.
+        // At most 4 messages wait here. Each may be a large configuration, and a copy that the agent does not read only
+        // takes memory.
         let (out, stream) = mpsc::channel(4);
         let app = self.0.clone();
         tokio::spawn(async move {

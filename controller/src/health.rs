@@ -20,11 +20,12 @@ use tokio_rustls::TlsConnector;
 /// Time for the whole check. Less than the 5 s of the image's `HEALTHCHECK`, so that the reason is still printed.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Requests the health of the controller that listens at `listen` and has this data directory. Returns the JSON body.
+/// Requests the health of the controller that listens at `listen` and has this data directory. An unspecified address
+/// stands for loopback. Returns the JSON body of the response, unparsed.
 ///
 /// # Errors
-/// No response within [`HEALTH_TIMEOUT`], a certificate of another authority than the data directory's, or a status
-/// other than 200.
+/// The authority's certificate in the data directory cannot be read, nothing listens there, the server's certificate is
+/// of another authority, the status is not 200, or there is no response within [`HEALTH_TIMEOUT`].
 pub async fn ask(data_dir: &Path, listen: SocketAddr) -> anyhow::Result<String> {
     let at = reachable(listen);
     tokio::time::timeout(HEALTH_TIMEOUT, request(data_dir, at))

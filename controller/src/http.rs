@@ -21,12 +21,12 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-/// The backlog of `listen(2)`: connections that the kernel has established and that wait to be accepted. The kernel
+/// The backlog of `listen(2)`: how many connections that the kernel has established may wait to be accepted. The kernel
 /// limits it to `net.core.somaxconn`, which is 4,096 since Linux 5.4.
 const BACKLOG: u32 = 4096;
 
-/// Connections that are accepted in one batch. In a flood, accepting, displacing and closing connections in batches
-/// costs half as much as one by one.
+/// Most connections that are accepted in one batch. In a flood, accepting, displacing and closing connections in
+/// batches costs half as much as one by one.
 const MAX_ACCEPT_BATCH: usize = 128;
 
 /// Time between two batches: the longest that a new connection waits for `accept`.
@@ -40,10 +40,11 @@ const RENEWAL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// pause the loop would spin until then.
 const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Time for open connections to complete their responses at shutdown.
+/// Time for open connections to complete their responses at shutdown. Most responses take milliseconds. The connections
+/// of agents stay open until the time is over.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-/// The routes of the port: REST, and the control service of the agents.
+/// The routes of the port: those of `rest`, and the control service of the agents.
 pub fn router(app: &Arc<App>, rest: Router) -> Router {
     rest.merge(grpc::router(app))
 }
@@ -58,11 +59,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the port and issues the server's certificate. The kernel establishes connections from here on;
-    /// [`Self::serve`] accepts them.
+    /// Binds the port and issues the server's certificate, for `public_names` (DNS names and IP addresses) and for the
+    /// names and addresses of this host. The kernel establishes connections from here on; [`Self::serve`] accepts them.
     ///
     /// # Errors
-    /// The address is in use or is none of this host, or a public name is not valid in a certificate.
+    /// The address is in use or does not belong to this host, or a public name is not valid in a certificate.
     pub async fn bind(listen: SocketAddr, public_names: &[String], authority: &Authority) -> anyhow::Result<Self> {
         let names = certificate_names(listen, public_names);
         let resolver = Arc::new(Resolver::new(authority.server(&names)?));
@@ -76,7 +77,7 @@ impl Server {
         })
     }
 
-    /// The address that it listens on, with the port that the kernel chose if it was 0.
+    /// The address that the server listens on. If it was bound to port 0, the port is the one that the kernel chose.
     ///
     /// # Errors
     /// The kernel does not return it.
@@ -84,8 +85,9 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Serves connections until `stop` completes. Then closes the port, and gives open connections [`SHUTDOWN_GRACE`]
-    /// to end.
+    /// Serves connections until `stop` completes, and replaces the server's certificate when it gets old. Then closes
+    /// the port, and gives open connections [`SHUTDOWN_GRACE`] to end. Connections that are open after that end with
+    /// the runtime.
     pub async fn serve(self, app: Arc<App>, router: Router, stop: impl Future<Output = ()>) {
         add_agent_addresses(&app);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -136,7 +138,7 @@ impl Server {
         }
         drop(self.listener);
         tasks.close();
-        // What is still open then is aborted with the runtime.
+        // Connections that do not end in time are aborted with the runtime, so the result does not matter.
         let _ = tokio::time::timeout(SHUTDOWN_GRACE, tasks.wait()).await;
     }
 }
@@ -158,6 +160,7 @@ fn listener(listen: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    // A restarted controller must not wait for connections of the old process in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(listen)?;
     socket.listen(BACKLOG)

@@ -68,15 +68,17 @@ enum Command {
     Manual { dir: PathBuf },
 }
 
-/// Blocking tasks get this long to end. Connections had their own grace period before, and the store is closed by then.
+/// Longest time that blocking tasks get to end at shutdown. Connections had their own grace period before, and the
+/// store is closed by then.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> anyhow::Result<()> {
-    // Fails only if a provider is installed already, which is this one.
+    // Fails only if a provider is installed already; no other code of this program installs one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
     let format = match &arguments.command {
-        // Subcommands end at once and are run by people; log collectors read the controller alone.
+        // Subcommands end at once and are run by people. Only the log of the controller itself is read by log
+        // collectors.
         Some(_) => LogFormat::Text,
         None => arguments.log_format,
     };

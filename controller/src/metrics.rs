@@ -1,7 +1,7 @@
 //! The metrics of the controller in Prometheus' text format.
 //!
-//! The text is written by `tombolo_proto::exposition`, which the agent uses too. The crate `prometheus-client` writes
-//! OpenMetrics instead, which would change the recorded metrics: it has an end marker and other help texts.
+//! The text is written by `tombolo_proto::exposition`, which the agent uses too. The crate `prometheus-client` is not
+//! used, because it writes OpenMetrics: an end marker and other help texts would change the recorded metrics.
 
 pub mod histogram;
 
@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tombolo_proto::exposition::{Kind, Text};
 
-/// A revision that is not in force everywhere by then is observed as if it were: an agent that is connected and does
-/// not apply it must not stop the measurement. Twice the largest bound of the histogram, so it counts in `+Inf` only.
+/// Longest time that the measurement waits for one revision. A revision that is not in force everywhere by then is
+/// observed as if it were: an agent that is connected and does not apply it must not stop the measurement. Twice the
+/// largest bound of the histogram, so such a revision counts in `+Inf` only.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The counters and histograms that are updated by events. The other metrics are read when they are scraped.
@@ -38,7 +39,7 @@ pub struct Metrics {
 pub enum Download {
     /// All bytes of the package were sent.
     Complete,
-    /// The connection ended before that.
+    /// The connection ended before all bytes were sent.
     Incomplete,
     /// Refused, because too many downloads were in progress.
     Busy,
@@ -68,7 +69,8 @@ impl Metrics {
         }
     }
 
-    /// All metrics in Prometheus' text format. `docs/operations.md` describes each of them.
+    /// All metrics of the controller in Prometheus' text format: the counters of this value, and the present state of
+    /// the arguments. `docs/operations.md` describes each of them.
     #[must_use]
     pub fn text(&self, published: &Published, agents: &Agents, connections: &Counts) -> String {
         let progress = agents.progress();
@@ -140,8 +142,8 @@ impl Metrics {
     }
 }
 
-/// Observes the convergence time of each compiled revision until the compiler ends. Of revisions that are superseded
-/// while an earlier one converges, only the newest is observed.
+/// Observes the convergence time of each compiled revision, and returns when the compiler has ended. If revisions are
+/// compiled while an earlier one converges, only the newest of them is observed.
 pub async fn measure_convergence(metrics: Arc<Metrics>, agents: Arc<Agents>, mut compiled: watch::Receiver<Compiled>) {
     while compiled.changed().await.is_ok() {
         let (revision, since): (_, Instant) = {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::AsyncReadExt as _;
 use tombolo_proto::fabric::Package;
 
-/// Largest package that is served, bytes. An agent's package has less than a tenth of this.
+/// Largest package that is served, in bytes. An agent's package has less than a tenth of this.
 const MAX_SIZE: u64 = 64 << 20;
 /// Longest file name that is looked up, in bytes. Names of packages are shorter.
 const MAX_NAME: usize = 128;
@@ -28,12 +28,14 @@ const MAX_NAME: usize = 128;
 const MAX_LISTED: usize = 16;
 /// Most downloads at a time. Each holds a file descriptor and some 200 KiB of buffers.
 pub(crate) const MAX_DOWNLOADS: usize = 32;
-/// Most downloads at a time of one address. Machines behind one NAT address share it; their clients retry.
+/// Most downloads at a time for one address. Machines behind a NAT share the limit: a download over it is answered with
+/// 503 and `Retry-After`, and `apt-helper` of the user-data tries again.
 pub(crate) const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
-/// Bytes that are read at a time: the send buffer of HTTP/2 for a stream without a token.
+/// Bytes that are read from a package at a time: as many as the send buffer of HTTP/2 takes for a stream without a
+/// token.
 const CHUNK_SIZE: usize = 64 << 10;
 
-/// The folder of packages, and the number of downloads in progress by address.
+/// The folder of packages, and the number of downloads in progress for each address.
 #[derive(Debug)]
 pub struct Packages {
     folder: PathBuf,
@@ -41,7 +43,7 @@ pub struct Packages {
 }
 
 impl Packages {
-    /// Serves the packages of a folder. Each request reads the folder, which may be missing.
+    /// The packages of a folder. Nothing is read here: each request reads the folder, which may be missing.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
         Self {
@@ -50,7 +52,12 @@ impl Packages {
         }
     }
 
-    /// Opens a package for reading. Returns the file and its size in bytes, or `None` if there is no such package.
+    /// Opens a package for reading, and blocks meanwhile. Returns the file and its size in bytes. `None`: `name` has
+    /// not the form of a package's name, the folder has no such file, or it is a symbolic link, no regular file, or
+    /// larger than [`MAX_SIZE`].
+    ///
+    /// # Errors
+    /// The file exists and cannot be opened.
     pub(crate) fn open(&self, name: &str) -> io::Result<Option<(File, u64)>> {
         if !is_package_name(name) {
             return Ok(None);
@@ -64,7 +71,7 @@ impl Packages {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            // A symbolic link, by `O_NOFOLLOW`.
+            // `O_NOFOLLOW` makes the kernel return this error for a symbolic link.
             Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -73,7 +80,11 @@ impl Packages {
         Ok(served.then_some((file, metadata.len())))
     }
 
-    /// The first [`MAX_LISTED`] packages of the folder by name, with their SHA-256. Reads these files whole.
+    /// The first [`MAX_LISTED`] packages of the folder by name, with their SHA-256. Reads these files whole, and blocks
+    /// meanwhile. Empty if the folder does not exist.
+    ///
+    /// # Errors
+    /// The folder or a package cannot be read.
     pub(crate) fn list(&self) -> io::Result<Vec<Package>> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -96,7 +107,7 @@ impl Packages {
         Ok(found)
     }
 
-    /// The folder that is served.
+    /// The folder whose packages clients can download. It need not exist.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -105,7 +116,8 @@ impl Packages {
         self.downloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves a download. None: [`MAX_DOWNLOADS`] are in progress, or [`MAX_DOWNLOADS_OF_ADDRESS`] of this address.
+    /// Reserves a download; does not wait. `None`: [`MAX_DOWNLOADS`] are in progress, or [`MAX_DOWNLOADS_OF_ADDRESS`]
+    /// of this address.
     pub(crate) fn begin(self: &Arc<Self>, address: Address) -> Option<Slot> {
         let mut downloads = self.downloads();
         if downloads.values().sum::<usize>() >= MAX_DOWNLOADS {
@@ -141,8 +153,8 @@ impl Drop for Slot {
     }
 }
 
-/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it stays in
-/// its folder.
+/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it cannot name
+/// a file outside of the folder.
 fn is_package_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-".contains(&b);
     let inner = name
@@ -192,7 +204,8 @@ impl Transfer {
     }
 }
 
-/// The content of a package of `size` bytes as a stream, which holds `slot` until it is dropped.
+/// The content of a package of `size` bytes as a stream of chunks. The stream holds `slot` until it is dropped, and
+/// then counts the download in `metrics`. It ends with an error if the file cannot be read or has become shorter.
 pub(crate) fn content(
     file: File,
     size: u64,

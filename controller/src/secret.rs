@@ -8,10 +8,11 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Replaces a file atomically by one with mode 0600, and syncs it and its directory to the disk.
+/// Replaces a file atomically by one with mode 0600 and this content, or creates it. Blocks until the file and its
+/// directory are synced to the disk. The new content is first written to a file beside it, with the extension `new`.
 ///
 /// # Errors
-/// The file system's; the file has its old content then.
+/// The file system fails. The file has its old content then, unless only the sync of the directory failed.
 pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
@@ -29,10 +30,10 @@ pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Creates an empty file with mode 0600. If the file exists, sets its mode and leaves its content.
+/// Creates an empty file with mode 0600. If the file exists, keeps its content and sets its mode to 0600.
 ///
 /// # Errors
-/// The file system's.
+/// The file cannot be opened for writing, or its mode cannot be set.
 pub fn make_private(path: &Path) -> anyhow::Result<()> {
     let make = || -> std::io::Result<()> {
         let mut options = OpenOptions::new();
@@ -42,7 +43,7 @@ pub fn make_private(path: &Path) -> anyhow::Result<()> {
     make().with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// 256 random bits in base64url without padding: 43 characters.
+/// A new secret: 256 random bits in base64url without padding (43 characters).
 #[must_use]
 pub fn random() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
@@ -55,7 +56,7 @@ pub fn hash(secret: &str) -> String {
     blake3::hash(secret.as_bytes()).to_hex().to_string()
 }
 
-/// Compares a secret with a stored [`hash`] in constant time. False if the hash is malformed.
+/// Whether a stored [`hash`] is that of this secret, compared in constant time. False if the hash is malformed.
 #[must_use]
 pub fn matches(secret: &str, stored: &str) -> bool {
     blake3::Hash::from_hex(stored).is_ok_and(|stored| blake3::hash(secret.as_bytes()) == stored)

@@ -11,25 +11,26 @@ pub mod sqlite;
 use std::path::Path;
 use tombolo_proto::id::Revision;
 
-/// A key with its value and history.
+/// A key with its value and the revisions of its history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
     pub key: String,
     pub value: Vec<u8>,
-    /// The revision of its creation; after a delete, of its new creation.
+    /// The revision of the key's creation; if the key was deleted and created again, that of the last creation.
     pub create_revision: Revision,
-    /// The revision of its last change.
+    /// The revision of the key's last change.
     pub mod_revision: Revision,
-    /// The number of its changes since then; the creation is the first.
+    /// The number of the key's changes since that creation, which is the first.
     pub version: u64,
 }
 
 /// Changes that are committed together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
-    /// Preconditions: each key has this `mod_revision`, or does not exist (0).
+    /// Preconditions: each key has this `mod_revision`, or does not exist if the revision is 0.
     pub compare: Vec<(String, Revision)>,
-    /// Keys with their new values, or `None` to delete them. Each key at most once.
+    /// Keys with their new values, or `None` to delete them. A key must not occur twice. Deleting a key that does not
+    /// exist changes nothing.
     pub changes: Vec<(String, Option<Vec<u8>>)>,
 }
 
@@ -52,20 +53,23 @@ pub trait Store: Send {
     /// [`StoreError::Failed`].
     fn revision(&self) -> Result<Revision, StoreError>;
 
-    /// All existing keys that start with `prefix`, in order, with the revision at which they were read.
+    /// All existing keys that start with `prefix`, in the order of their bytes, with the revision of the store at which
+    /// they were read.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError>;
 
-    /// Commits transactions in order, with one flush for all. Returns the result of each: a conflict in one does not
-    /// stop the others.
+    /// Commits transactions in order, with one flush for all. Returns the result of each in the same order: its
+    /// revision, or [`StoreError::Conflict`]. A conflict in one transaction does not stop the others, which see the
+    /// changes of those before.
     ///
     /// # Errors
     /// [`StoreError::Failed`]: none of them was committed.
     fn commit(&mut self, transactions: &[Transaction]) -> Result<Vec<Result<Revision, StoreError>>, StoreError>;
 
-    /// Removes values that were superseded or deleted at or before `revision`.
+    /// Removes values that were superseded or deleted at or before `revision`. Present values stay. A revision that
+    /// does not exist yet stands for the newest one.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
@@ -77,7 +81,8 @@ pub trait Store: Send {
     /// [`StoreError::Failed`].
     fn compacted(&self) -> Result<Revision, StoreError>;
 
-    /// Writes a consistent copy to a new file with mode 0600.
+    /// Writes a consistent copy of the committed state to a new file with mode 0600. After an error, an incomplete file
+    /// may remain.
     ///
     /// # Errors
     /// [`StoreError::Failed`], also when the file exists.

@@ -16,13 +16,14 @@ use tonic::{Status, Streaming};
 /// Time for the Hello of a new stream. Agents send it right after the request, so it usually takes one round trip.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for a stream to accept a message. It is exceeded if the agent does not read, and ends the stream.
+/// Time for a stream to accept a message. It is only exceeded if the agent does not read, and the stream ends then.
 pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest reason of a rejection that is kept, in bytes.
 const MAX_REASON: usize = 1024;
 
-/// The state that a stream is served with.
+/// The parts that serve one control stream: the controller's state, the client's identity, and the queue of messages to
+/// the client.
 pub(crate) struct Session<'a> {
     pub(crate) agents: &'a Agents,
     pub(crate) writer: &'a Writer,
@@ -31,20 +32,22 @@ pub(crate) struct Session<'a> {
     pub(crate) key: String,
     /// The source address of the connection.
     pub(crate) peer: IpAddr,
-    /// Messages to the agent.
+    /// The queue of messages to the agent.
     pub(crate) out: mpsc::Sender<Result<control_stream::ControllerMessage, Status>>,
 }
 
-/// The status for a client that may not act as the agent.
+/// The status for a client that may not act as the agent, with the reason for people.
 pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
     Status::permission_denied(close.reason(agent))
 }
 
 impl Session<'_> {
-    /// Serves a stream from its Hello to its end.
+    /// Serves a stream from its Hello to its end. `agent`: the agent of the client's certificate, which must be that of
+    /// the Hello. Pushes a configuration when the agent's compiled one differs from the one that it runs, and no other
+    /// is in flight.
     ///
     /// # Errors
-    /// The status with which the stream ends, unless the agent has closed it.
+    /// The status with which the stream ends. If the agent has closed the stream, the result is `Ok`.
     pub(crate) async fn run(
         mut self,
         agent: &AgentId,
@@ -174,7 +177,7 @@ impl Session<'_> {
                     "Hello must be the first message and must not be repeated",
                 ));
             }
-            // A message of a later version of the protocol.
+            // A message of a later version of the protocol, which this version does not know.
             None => {}
         }
         Ok(())

@@ -11,9 +11,9 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// The TLS configuration of the port. A client certificate is optional, and must be signed by `authority` if there is
-/// one. An expired certificate passes the handshake, so that its agent can renew it (D21): the gRPC service refuses it
-/// for all other calls. ALPN offers HTTP/2 and HTTP/1.1.
+/// The TLS configuration of the port. A client certificate is optional; if there is one, it must be signed by
+/// `authority`. An expired certificate passes the handshake, so that its agent can renew it (D21): the gRPC service
+/// refuses it for all other calls. ALPN offers HTTP/2 and HTTP/1.1.
 ///
 /// # Errors
 /// The authority's certificate is not usable.
@@ -30,7 +30,7 @@ pub fn server(authority: &Authority, resolver: Arc<Resolver>) -> anyhow::Result<
     Ok(config)
 }
 
-/// Holds the current server certificate; rustls asks it in each handshake.
+/// Holds the current server certificate, for which rustls asks in each handshake.
 #[derive(Debug)]
 pub struct Resolver(RwLock<Arc<CertifiedKey>>);
 
@@ -109,7 +109,7 @@ impl ClientCertVerifier for ExpiredMayRenew {
     }
 }
 
-/// The last second before a certificate expires. None: it cannot be parsed, or expires before 1970.
+/// The last second before a certificate expires. `None`: the certificate cannot be parsed, or expires before 1970.
 fn valid_at(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
     use x509_parser::prelude::FromDer;
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;

@@ -14,11 +14,11 @@ use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// Most requests in one batch, which shares one flush. Bounds how long the first one waits for the others to be
-/// applied.
+/// Most requests in one batch, which shares one flush. Bounds how long the first request of a batch waits until the
+/// others are applied.
 const MAX_BATCH: usize = 64;
 
-/// Requests that wait for the writer's thread; further callers wait until there is room.
+/// Most requests that wait for the writer's thread; further callers wait until there is room.
 const QUEUE_CAPACITY: usize = 1024;
 
 /// Revisions whose superseded values stay in the store. Nothing reads them: they bound how often the store is
@@ -28,11 +28,11 @@ const KEPT_REVISIONS: u64 = 10_000;
 /// The desired state of one revision.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// The revision.
+    /// The revision of the state.
     pub revision: Revision,
     /// All resources, agents, tokens and settings.
     pub topology: Arc<Topology>,
-    /// When it was published, as the start of the convergence metric.
+    /// The time at which the state was published, which starts the convergence metric.
     pub since: Instant,
 }
 
@@ -82,13 +82,13 @@ impl std::fmt::Debug for Request {
 }
 
 impl Writer {
-    /// Reads the store and starts the writer's thread. The thread ends with [`Writer::stop`], when the last [`Writer`]
-    /// is dropped, or when another process writes to the store.
+    /// Reads the store, and blocks meanwhile, and starts the writer's thread. The thread ends with [`Writer::stop`],
+    /// when the last [`Writer`] is dropped, or when another process writes to the store.
     ///
     /// Also returns the documents under [`OWN_PREFIX`], by key, which are no part of the topology.
     ///
     /// # Errors
-    /// The store cannot be read, or holds a document that this version cannot parse.
+    /// The store cannot be read, it holds a document that this version cannot parse, or the thread cannot be started.
     pub fn start(store: Box<dyn Store>) -> anyhow::Result<(Self, BTreeMap<String, Vec<u8>>)> {
         let (revision, documents) = store.range("")?;
         let (own, state): (Vec<_>, Vec<_>) = documents.into_iter().partition(|kv| kv.key.starts_with(OWN_PREFIX));
@@ -119,22 +119,24 @@ impl Writer {
         Ok((Self { requests, published }, own))
     }
 
-    /// Applies a change. Returns when it is durable.
+    /// Applies a change to the newest state. Returns when the change is durable and published. A change that alters
+    /// nothing gets no new revision.
     ///
-    /// Dropping the future does not cancel a change that is queued already.
+    /// Waits while the queue is full. Dropping the future does not cancel a change that is queued already.
     ///
     /// # Errors
-    /// [`WriteError`]; nothing was changed.
+    /// [`WriteError`]: a rule forbids the change, the store failed, or the writer has stopped. Nothing was changed.
     pub async fn change(&self, change: Change) -> Result<Committed, WriteError> {
         let (answer, answered) = oneshot::channel();
         self.request(Request::Change(Box::new(change), answer), answered)
             .await?
     }
 
-    /// Sets or deletes (`None`) a document under [`OWN_PREFIX`]. Returns when that is durable.
+    /// Sets or deletes (`None`) a document under [`OWN_PREFIX`]. Returns when that is durable. Release builds do not
+    /// check the prefix.
     ///
     /// # Errors
-    /// [`WriteError::Store`].
+    /// [`WriteError::Store`]: the store failed or the writer has stopped. Nothing was changed.
     pub async fn set_document(&self, key: String, value: Option<Vec<u8>>) -> Result<(), WriteError> {
         debug_assert!(
             key.starts_with(OWN_PREFIX),
@@ -144,10 +146,11 @@ impl Writer {
         self.request(Request::Document(key, value, answer), answered).await?
     }
 
-    /// Writes a consistent copy of the store to a new file. Changes that were requested later are not in it.
+    /// Writes a consistent copy of the store to a new file with mode 0600. Changes that are requested later are not in
+    /// it.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: the file exists, cannot be written, or the writer has stopped.
+    /// [`StoreError::Failed`]: the file exists or cannot be written, or the writer has stopped.
     pub async fn backup(&self, to: PathBuf) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.request(Request::Backup(to, answer), answered).await {
@@ -156,14 +159,14 @@ impl Writer {
         }
     }
 
-    /// Completes the requests that were sent before, and closes the store. Returns when both are done; false if the
-    /// writer had ended before.
+    /// Completes the requests that were sent before, and closes the store. Returns when both are done: true, or false
+    /// if the writer had stopped before. Later requests fail.
     pub async fn stop(&self) -> bool {
         let (done, stopped) = oneshot::channel();
         self.request(Request::Stop(done), stopped).await.is_ok()
     }
 
-    /// Returns when the writer's thread has ended: every later write fails.
+    /// Waits until the writer's thread has ended; every later write fails then.
     pub async fn closed(&self) {
         let mut published = self.published.clone();
         while published.changed().await.is_ok() {}
@@ -175,13 +178,14 @@ impl Writer {
         answered.await.map_err(|_| stopped())
     }
 
-    /// The newest published state.
+    /// The newest published state, at once. Changes that are still queued are not in it.
     #[must_use]
     pub fn current(&self) -> Published {
         self.published.borrow().clone()
     }
 
-    /// A receiver of new states. It skips those that are superseded before it reads them.
+    /// A receiver of new states. A state that is superseded before the receiver reads it is skipped. If the state has
+    /// changed since the writer started, the receiver reports the present state as a new one.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Published> {
         self.published.clone()
@@ -196,7 +200,7 @@ pub(crate) const DEPLOYMENTS_PREFIX: &str = "own/deployments/";
 
 struct Worker {
     store: Box<dyn Store>,
-    /// The revision of each key's last change, as expected in the store.
+    /// The revision of each key's last change, which each commit expects to find in the store.
     modified: BTreeMap<String, Revision>,
     publish: watch::Sender<Published>,
     /// The store has been compacted up to this revision.
@@ -223,7 +227,7 @@ impl Worker {
             if let (Some(_), Some(Request::Stop(done))) = (stop, batch.drain(..).next()) {
                 // Closing the store folds its write-ahead log into the database file.
                 drop(self);
-                // Fails if the caller no longer waits.
+                // A caller that no longer waits is no error.
                 let _ = done.send(());
                 return;
             }
@@ -238,10 +242,10 @@ impl Worker {
                 Request::Change(change, answer) => batch.change(&change, answer),
                 Request::Document(key, value, answer) => batch.push(vec![(key, value)], Answer::Document(answer)),
                 Request::Backup(to, answer) => {
-                    // Fails if the caller no longer waits; the caller's task removes the file in any case.
+                    // A caller that no longer waits is no error; its task removes the file in any case.
                     let _ = answer.send(self.store.backup(&to));
                 }
-                // `run` ends a batch before it.
+                // `run` ends a batch before a stop, so a batch never contains one.
                 Request::Stop(_) => {}
             }
         }
@@ -296,7 +300,8 @@ impl Worker {
             .try_for_each(|answer| answer.map(|_| ()))
     }
 
-    /// Removes superseded values once there are twice [`KEPT_REVISIONS`].
+    /// Removes superseded values once the store has those of twice [`KEPT_REVISIONS`]. A failure is logged and not an
+    /// error, because the values only take space.
     fn compact(&mut self, revision: u64) {
         if revision < self.compacted + 2 * KEPT_REVISIONS {
             return;
@@ -331,7 +336,8 @@ impl Batch {
         }
     }
 
-    /// Applies a change of the topology.
+    /// Applies a change to the batch's topology, and adds its writes and its answer. A rejected change adds only its
+    /// answer.
     fn change(&mut self, change: &Change, answer: oneshot::Sender<Result<Committed, WriteError>>) {
         match self.topology.apply(change, &mut Uuid::new_v4) {
             Err(rejection) => self.push(Vec::new(), Answer::Rejected(answer, rejection)),
@@ -345,8 +351,8 @@ impl Batch {
         }
     }
 
-    /// Adds the writes of one request as a transaction, with its answer. A PUT of the present value writes nothing. Its
-    /// answer still waits for the batch, because the value may come from a change of the same batch.
+    /// Adds the writes of one request as a transaction, with its answer. A PUT of the present value writes nothing. The
+    /// answer to such a PUT still waits for the batch, because the value may come from a change of the same batch.
     fn push(&mut self, writes: Vec<(String, Option<Vec<u8>>)>, answer: Answer) {
         if !writes.is_empty() {
             self.revision += 1;

@@ -96,7 +96,7 @@ pub(crate) enum Command {
     Lab(lab::Lab),
     /// Print the completion script of a shell
     Completions {
-        /// The shell
+        /// Shell that reads the completion script
         shell: clap_complete::Shell,
     },
     /// Write manual pages and shell completions into an existing directory, for packages

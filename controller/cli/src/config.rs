@@ -11,26 +11,26 @@ use std::path::{Path, PathBuf};
 use tombolo_client::Client;
 use tombolo_client::path::DEFAULT_SUBSCRIPTION;
 
-/// The configuration file.
+/// The configuration file, in TOML. Unknown keys are errors.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct File {
     /// URL of the controller, `https://HOST:PORT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) controller: Option<String>,
-    /// File with the controller's CA certificate, PEM.
+    /// Path of the file with the controller's CA certificate in PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
-    /// File with the API token.
+    /// Path of the file with the API token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<PathBuf>,
-    /// The API token itself.
+    /// The API token itself; used instead of `token_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<String>,
-    /// Default resource group.
+    /// Resource group that names refer to if no option names another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource_group: Option<String>,
-    /// Default subscription.
+    /// Subscription that names refer to if no option names another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subscription: Option<String>,
 }
@@ -47,7 +47,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Merges the three sources. Options precede the environment, which precedes the file.
+    /// Reads the configuration file and merges the three sources, each value by itself: options precede the
+    /// environment, which precedes the file. The files of token and CA are not read yet.
     ///
     /// # Errors
     /// The configuration file exists and cannot be read or parsed.
@@ -94,10 +95,11 @@ impl Config {
         }
     }
 
-    /// Returns a client of the configured controller.
+    /// Returns a client of the configured controller, for which it reads the files of token and CA. Does not connect.
     ///
     /// # Errors
-    /// No controller is configured, a file cannot be read, or the URL or CA is not valid.
+    /// [`UsageError`]: no controller is configured. Otherwise: a file cannot be read, or the URL or the CA is not
+    /// valid.
     pub(crate) fn client(&self) -> Result<Client> {
         let controller = self.controller.as_deref().ok_or_else(|| {
             UsageError::new(
@@ -118,10 +120,11 @@ impl Config {
         Ok(Client::new(controller, token.as_deref(), ca.as_deref())?)
     }
 
-    /// Returns the configuration file that `login` writes. Paths become absolute, so that they are valid in any folder.
+    /// Returns the content of the configuration file that `login` writes. Paths become absolute, so that they are valid
+    /// in any folder. A token from an option or a variable is in it in plain text.
     ///
     /// # Errors
-    /// A file does not exist.
+    /// The file of the token or of the CA does not exist.
     pub(crate) fn to_file(&self) -> Result<File> {
         let full = |path: &Option<PathBuf>| -> Result<Option<PathBuf>> {
             let Some(path) = path else { return Ok(None) };
@@ -141,7 +144,7 @@ impl Config {
 }
 
 impl File {
-    /// Reads the file. A missing file is an empty one.
+    /// Reads and parses the file. A missing file counts as an empty one.
     fn read(path: &Path) -> Result<Self> {
         match fs::read_to_string(path) {
             Ok(text) => toml::from_str(&text).with_context(|| format!("{} is no valid configuration", path.display())),
@@ -150,7 +153,8 @@ impl File {
         }
     }
 
-    /// Replaces the file atomically, with mode 0600 because it may contain a token.
+    /// Replaces the file atomically, and creates its folder if that is missing. The mode is 0600, because the file may
+    /// contain a token. Blocks until the content is on the disk.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let text = toml::to_string(self).context("cannot write the configuration as TOML")?;
         let failed = || format!("cannot write {}", path.display());
@@ -172,7 +176,8 @@ impl File {
     }
 }
 
-/// Returns the path of the configuration file.
+/// Returns the path of the configuration file: `--config`, or `TOMBOLO_CONFIG`, or `tombolo/config.toml` in the user's
+/// configuration folder. Whether the file exists is not checked.
 pub(crate) fn path(global: &Global) -> PathBuf {
     let env = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     global

@@ -15,12 +15,12 @@ use tombolo_client::path::Group;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::id::Revision;
 
-/// Time before a spinner appears: most calls are shorter, and a spinner that flashes disturbs.
+/// Time before a spinner appears. Most calls are shorter, and a spinner that appears only for a moment disturbs.
 const SPINNER_DELAY: Duration = Duration::from_millis(500);
 /// Time between two frames of the spinner.
 const SPINNER_INTERVAL: Duration = Duration::from_millis(120);
 
-/// The state that commands share.
+/// The state that commands share: the client of the controller, the configuration, and the output.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) config: Config,
@@ -29,6 +29,10 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Reads the configuration and makes the client, without connecting to the controller.
+    ///
+    /// # Errors
+    /// As [`Config::load`] and [`Config::client`].
     pub(crate) fn new(global: Global) -> Result<Self> {
         let config = Config::load(&global)?;
         let client = config.client()?;
@@ -44,7 +48,7 @@ impl Context {
     /// Returns the resource group that names refer to.
     ///
     /// # Errors
-    /// No option, variable or file names one.
+    /// [`UsageError`]: no option, no variable and no configuration file names one.
     pub(crate) fn group(&self) -> Result<Group> {
         let name = self.config.resource_group.as_deref().ok_or_else(|| {
             UsageError::new(
@@ -55,17 +59,18 @@ impl Context {
         Ok(Group::new(&self.config.subscription, name))
     }
 
-    /// Returns `/subscriptions/{sub}`.
+    /// Returns the path of the subscription that names refer to.
     pub(crate) fn subscription(&self) -> String {
         format!("/subscriptions/{}", self.config.subscription)
     }
 
-    /// Returns the path of a resource in the group.
+    /// Returns the path of a resource in the group (see [`Self::group`]). Whether the resource exists is not checked.
     pub(crate) fn item(&self, kind: Kind, name: &str) -> Result<String> {
         Ok(self.group()?.item(kind.collection(), name))
     }
 
-    /// Lists the resources of a kind, in the group if one is set, otherwise in the whole subscription.
+    /// Lists the resources of a kind, in the group if one is set, otherwise in the whole subscription. Reads them from
+    /// the controller.
     pub(crate) async fn list(&self, kind: Kind) -> Result<Vec<Value>> {
         match &self.config.resource_group {
             Some(_) => Ok(self
@@ -82,34 +87,37 @@ impl Context {
         Ok(self.client.arm_list(&path).await?)
     }
 
-    /// Returns a resource of the group.
+    /// Reads a resource of the group from the controller. If the resource does not exist, that is an error with status
+    /// 404.
     pub(crate) async fn get(&self, kind: Kind, name: &str) -> Result<Value> {
         Ok(self.client.arm_get(&self.item(kind, name)?).await?)
     }
 
-    /// Shows a resource of the group.
+    /// Reads a resource of the group and prints it, with a line for each column or as JSON.
     pub(crate) async fn show(&self, kind: Kind, name: &str, columns: &[Column]) -> Result<()> {
         self.out.item(&self.get(kind, name).await?, columns)
     }
 
-    /// POST of an action whose result is a list. Returns its items.
+    /// POST of an action whose result is a list, with further query parameters. Returns the items of the list; none if
+    /// the result has another form.
     pub(crate) async fn post_list(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>> {
         let answer = self.client.arm_post_with(path, query, &json!({})).await?;
         Ok(items(&answer, "/value").cloned().collect())
     }
 
-    /// Reads a resource of the group, changes it, and writes it back.
+    /// Reads a resource of the group, changes it, and writes it back. Prints a message, or the resource as JSON. A
+    /// write of another client in between is overwritten.
     pub(crate) async fn update(&self, kind: Kind, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
         self.edit(&self.item(kind, name)?, &format!("Updated {kind} {name}."), change)
             .await
     }
 
-    /// Deletes a resource of the group.
+    /// Deletes a resource of the group. A resource that does not exist is no error.
     pub(crate) async fn remove(&self, kind: Kind, name: &str) -> Result<()> {
         self.delete(&self.item(kind, name)?, kind.title()).await
     }
 
-    /// Returns the given region, or the group's region.
+    /// Returns the given region, or the region of the group, which it reads from the controller.
     pub(crate) async fn location(&self, given: Option<&str>) -> Result<String> {
         if let Some(location) = given {
             return Ok(location.to_owned());
@@ -122,7 +130,8 @@ impl Context {
             .to_owned())
     }
 
-    /// Waits until the last write is in force, if `--wait` is set.
+    /// Waits until the last write of this process is in force, if `--wait` is set; otherwise returns at once. Errors as
+    /// those of [`Self::wait`].
     pub(crate) async fn wait_if_requested(&self) -> Result<()> {
         if self.global.wait {
             self.wait(self.client.last_revision()).await
@@ -131,10 +140,11 @@ impl Context {
         }
     }
 
-    /// Waits until every connected agent has applied a revision.
+    /// Waits until a revision is in force on every connected agent, `--timeout` at most. Prints a note then.
     ///
     /// # Errors
-    /// The revision is not in force within `--timeout`; the message names the agents.
+    /// [`NegativeResult`]: the revision is not in force in time; the message names the agents. Otherwise: the
+    /// controller does not answer.
     pub(crate) async fn wait(&self, revision: Revision) -> Result<()> {
         let text = format!("waiting for revision {revision} to be in force");
         let waited = self
@@ -153,13 +163,13 @@ impl Context {
         .into())
     }
 
-    /// Writes a resource. Prints `message`, or the resource as JSON.
+    /// Writes a resource by a PUT, and prints `message`, or the resource as JSON. Then waits if `--wait` is set.
     pub(crate) async fn put(&self, path: &str, body: &Value, message: &str) -> Result<()> {
         let answer = self.client.arm_put(path, body).await?;
         self.report_write(&answer, message).await
     }
 
-    /// Reports a write: prints `message`, or the written resource as JSON.
+    /// Reports a write: prints `message`, or the written resource (`answer`) as JSON. Then waits if `--wait` is set.
     pub(crate) async fn report_write(&self, answer: &Value, message: &str) -> Result<()> {
         if self.out.is_json() {
             self.out.json(answer)?;
@@ -169,7 +179,8 @@ impl Context {
         self.wait_if_requested().await
     }
 
-    /// Deletes a resource of the kind `title`. As in Azure, it is no error that the resource does not exist.
+    /// Deletes a resource, whose kind messages name as `title`. As in Azure, a resource that does not exist is no
+    /// error; the message says so. Then waits if `--wait` is set.
     pub(crate) async fn delete(&self, path: &str, title: &str) -> Result<()> {
         let existed = self.client.arm_delete(path).await?;
         let name = tombolo_client::path::last(path);
@@ -181,7 +192,8 @@ impl Context {
         self.report(&json!({"deleted": existed}), &message).await
     }
 
-    /// Reports a change that has no resource to show: prints `message`, or `json`.
+    /// Reports a change that has no resource to show: prints `message`, or `json` in JSON format. Then waits if
+    /// `--wait` is set.
     pub(crate) async fn report(&self, json: &Value, message: &str) -> Result<()> {
         if self.out.is_json() {
             self.out.json(json)?;
@@ -191,17 +203,19 @@ impl Context {
         self.wait_if_requested().await
     }
 
-    /// Reads a resource, changes it, and writes it back. Prints as [`Self::put`] does.
+    /// Reads a resource, changes it, and writes it back. Prints as [`Self::put`] does. A write of another client in
+    /// between is overwritten.
     pub(crate) async fn edit(&self, path: &str, message: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
         let mut body = self.client.arm_get(path).await?;
         change(&mut body);
         self.put(path, &body, message).await
     }
 
-    /// Asks a yes-or-no question on the terminal. With `--yes` the answer is yes.
+    /// Asks a yes-or-no question on the terminal, and blocks until it is answered. Every answer except `y` and `yes` is
+    /// a no. With `--yes` nothing is asked, and the answer is yes.
     ///
     /// # Errors
-    /// Standard input is no terminal, and `--yes` is not set.
+    /// [`UsageError`]: standard input is no terminal and `--yes` is not set. Otherwise: the terminal cannot be read.
     pub(crate) fn confirm(&self, question: &str) -> Result<bool> {
         if self.global.yes {
             return Ok(true);
@@ -217,7 +231,8 @@ impl Context {
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
-    /// Runs `work`. On a terminal, shows a spinner with `text` if it takes longer than [`SPINNER_DELAY`].
+    /// Runs `work` and returns its result. If that takes longer than [`SPINNER_DELAY`], shows a spinner with `text`,
+    /// but only on a terminal and not in JSON format.
     pub(crate) async fn progress<T>(&self, text: &str, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         tokio::select! {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use tombolo_client::Error;
 use tombolo_client::manifest::ApplyError;
 
-/// A mistake in the command line or the configuration, with a hint how to correct it.
+/// A mistake in the command line or the configuration, with a hint for its correction. Exit code 2.
 #[derive(Debug)]
 pub(crate) struct UsageError {
     what: String,
@@ -15,6 +15,7 @@ pub(crate) struct UsageError {
 }
 
 impl UsageError {
+    /// An error with its message, and a hint that completes "try:".
     pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -31,7 +32,8 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// A resource of the command line does not exist, as this program has found out without a 404 of the controller.
+/// A resource that the command line names does not exist, as this program has found out without a 404 of the
+/// controller. Exit code 3, as for a 404.
 #[derive(Debug)]
 pub(crate) struct NotFound(pub(crate) String);
 
@@ -43,7 +45,7 @@ impl fmt::Display for NotFound {
 
 impl std::error::Error for NotFound {}
 
-/// The command has worked, and its result is negative.
+/// The command has worked, and its result is negative. Exit code 1.
 #[derive(Debug)]
 pub(crate) struct NegativeResult(pub(crate) String);
 
@@ -55,8 +57,9 @@ impl fmt::Display for NegativeResult {
 
 impl std::error::Error for NegativeResult {}
 
-/// Prints an error with its hint, and returns the exit code: 1 negative result, 2 usage, 3 not found, 4 any other
-/// failure. So a script can distinguish "not reachable" from "the controller did not answer".
+/// Prints an error with its hint to standard error, and returns the exit code: 1 for a negative result, 2 for wrong
+/// usage, 3 for a resource that does not exist, 4 for any other failure. So a script can distinguish "B is not
+/// reachable" (1) from "the controller did not answer" (4).
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (mark, hint_mark) = if colour {
@@ -71,7 +74,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
-/// Returns the chain of causes in one line, without causes that their parent quotes already.
+/// Returns the error and its causes in one line, without causes that the text before them quotes already.
 fn text(error: &anyhow::Error) -> String {
     let mut out = String::new();
     for cause in error.chain() {
@@ -107,7 +110,7 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Returns what the user can do about the error.
+/// Returns the next step for the user; `None` if there is no advice beyond the message.
 fn hint(error: &anyhow::Error) -> Option<String> {
     if let Some(usage) = error.chain().find_map(|c| c.downcast_ref::<UsageError>()) {
         return Some(usage.hint.clone());

@@ -45,24 +45,24 @@ pub(crate) struct Global {
     pub(crate) yes: bool,
 }
 
-/// The output format.
+/// The format of the program's output: tables for people, or JSON for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Table,
     Json,
 }
 
-/// Parses a resource's own name (P6).
+/// Checks a resource's own name (P6), and returns it unchanged. An error is a message for the user, here and below.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
 }
 
-/// Parses the name of a resource group.
+/// Checks the name of a resource group, and returns it unchanged.
 pub(crate) fn group_name(text: &str) -> Result<String, String> {
     check_group_name(text).map(|()| text.to_owned())
 }
 
-/// Parses a resource's name or full id.
+/// Checks a resource's name, and returns it unchanged. A text that begins with `/` is a full id and is not checked.
 pub(crate) fn reference(text: &str) -> Result<String, String> {
     if text.starts_with('/') {
         Ok(text.to_owned())
@@ -78,7 +78,7 @@ pub(crate) struct Child {
     pub(crate) name: String,
 }
 
-/// Parses `PARENT/CHILD`, such as `hub/workload`.
+/// Parses `PARENT/CHILD`, such as `hub/workload`; both names are checked.
 pub(crate) fn child(text: &str) -> Result<Child, String> {
     let (parent, own) = text
         .split_once('/')
@@ -89,7 +89,7 @@ pub(crate) fn child(text: &str) -> Result<Child, String> {
     })
 }
 
-/// Parses `VNET/SUBNET` or the full id of a subnet. Returns the text unchanged.
+/// Checks `VNET/SUBNET`, and returns it unchanged. A text that begins with `/` is a full id and is not checked.
 pub(crate) fn subnet(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         child(text)?;
@@ -97,7 +97,7 @@ pub(crate) fn subnet(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Parses a time: `500ms`, `30s`, `5m`, `2h`, `7d`. A number without a unit is seconds.
+/// Parses a time: a whole number with a unit (`500ms`, `30s`, `5m`, `2h`, `7d`), or without one for seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

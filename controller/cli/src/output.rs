@@ -10,7 +10,7 @@ use std::io::{IsTerminal as _, Write as _};
 /// One column of a list of ARM resources: its title, and the function that makes a resource's cell.
 pub(crate) type Column = (&'static str, fn(&Value) -> Cell);
 
-/// Standard output with its format.
+/// Standard output with its format. Errors of writing are ignored.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) format: Format,
@@ -18,28 +18,30 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Output in this format. Colours are used if standard output is a terminal and `NO_COLOR` is not set.
     pub(crate) fn new(format: Format) -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self { format, colour }
     }
 
+    /// Whether programs read the output, so that nothing but JSON may be written.
     pub(crate) fn is_json(self) -> bool {
         self.format == Format::Json
     }
 
-    /// Writes a line.
+    /// Writes a line to standard output.
     pub(crate) fn line(self, text: &str) {
         // A closed pipe (`| head`) is no error of the command.
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 
-    /// Writes a value as JSON.
+    /// Writes a value as indented JSON. An error: the value cannot be written as JSON.
     pub(crate) fn json(self, value: &impl Serialize) -> Result<()> {
         self.line(&serde_json::to_string_pretty(value)?);
         Ok(())
     }
 
-    /// Writes the title of a table.
+    /// Writes the title of a table, bold on a terminal.
     pub(crate) fn title(self, text: &str) {
         use owo_colors::OwoColorize as _;
         if self.colour {
@@ -56,7 +58,7 @@ impl Output {
         }
     }
 
-    /// Writes a list of ARM resources as a table or as JSON. A table without rows is replaced by `empty`.
+    /// Writes a list of ARM resources as a table or as JSON. In a table without rows, the line `empty` appears instead.
     pub(crate) fn list(self, items: &[Value], columns: &[Column], empty: &str) -> Result<()> {
         if self.is_json() {
             return self.json(&items);
@@ -90,7 +92,8 @@ impl Output {
         Ok(())
     }
 
-    /// Writes a table. A table without rows is replaced by `empty`.
+    /// Writes a table with the cells of `rows`, each in the order of `titles`. If there are no rows, the line `empty`
+    /// appears instead.
     pub(crate) fn table(self, titles: &[&str], rows: Vec<Vec<Cell>>, empty: &str) {
         if rows.is_empty() {
             self.line(empty);
@@ -121,7 +124,8 @@ impl Output {
     }
 }
 
-/// Returns a property as text. Lists are joined by commas; null and a missing property are empty.
+/// Returns a property as text. Booleans are `yes` and `no`, the items of a list are joined by commas, and null and a
+/// missing property are empty.
 pub(crate) fn text(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
@@ -133,22 +137,23 @@ pub(crate) fn text(value: Option<&Value>) -> String {
     }
 }
 
-/// Returns the property at a JSON pointer as text.
+/// Returns the property at a JSON pointer as [`text`]; empty if there is none.
 pub(crate) fn at(item: &Value, pointer: &str) -> String {
     text(item.pointer(pointer))
 }
 
-/// Returns the items of the array at a JSON pointer; none if there is no array.
+/// Returns the items of the array at a JSON pointer, in their order; none if there is no array.
 pub(crate) fn items<'a>(item: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     item.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// Returns the resource name of the id at a JSON pointer.
+/// Returns the last segment of the id at a JSON pointer, which is the resource's name; empty if there is none.
 pub(crate) fn name_at(item: &Value, pointer: &str) -> String {
     tombolo_client::path::last(&at(item, pointer)).to_owned()
 }
 
-/// Returns a cell in green, yellow or red for a good, transitional or bad state.
+/// Returns a cell in green for a good state, yellow for a transitional one, and without colour for a neutral one. Every
+/// other state counts as bad and is red.
 pub(crate) fn state(text: &str) -> Cell {
     let cell = Cell::new(text);
     match text {
@@ -159,7 +164,7 @@ pub(crate) fn state(text: &str) -> Cell {
     }
 }
 
-/// Formats a number of bytes with a binary unit.
+/// Formats a number of bytes with a binary unit up to GiB and one decimal; below 1 KiB exactly.
 pub(crate) fn bytes(n: u64) -> String {
     let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.into_iter().find(|(_, size)| n >= *size) {

@@ -1,4 +1,4 @@
-//! The program without a controller: usage, configuration, hints of errors, exit codes.
+//! The program without a controller: wrong usage, the configuration file, hints of errors, and exit codes.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,5 +1,5 @@
-//! ARM requests by path: get, put, delete, list, post. Long-running operations are polled until they end (section 5 of
-//! the REST contract).
+//! ARM requests by path: get, put, delete, list, post. The calls poll long-running operations until these end (section
+//! 5 of the REST contract).
 
 use crate::client::{Body, Client};
 use crate::error::{ApiError, Error};
@@ -9,28 +9,31 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// Longest that a long-running operation may take. The operation continues at the controller after this timeout.
+/// Longest time that a call waits for a long-running operation. The operation continues at the controller after this
+/// timeout.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
 /// Pause between two polls if the controller sends no `Retry-After`.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// Bounds of `Retry-After`, seconds: 0 would poll in a busy loop, and a long pause would delay a finished operation.
+/// Bounds of `Retry-After`, in seconds: 0 would poll in a busy loop, and a long pause would delay the report of an
+/// operation that has ended.
 const RETRY_AFTER_BOUNDS: (u64, u64) = (1, 30);
 const VERSION: (&str, &str) = ("api-version", API_VERSION);
 
 impl Client {
-    /// GET of one resource.
+    /// GET of one resource. Returns the body as the controller sends it; null if the body is empty.
     ///
     /// # Errors
-    /// Errors of the controller. A missing resource is an [`Error::Api`] with status 404.
+    /// Any [`Error`]. A resource that does not exist is an [`Error::Api`] with status 404.
     pub async fn arm_get(&self, path: &str) -> Result<Value, Error> {
         let response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
         self.json(response).await
     }
 
-    /// GET of one resource; none if the controller answers 404.
+    /// GET of one resource; `None` if the controller answers 404: the resource, or a parent such as its resource group,
+    /// does not exist.
     ///
     /// # Errors
-    /// All errors except status 404.
+    /// Any [`Error`], except an [`Error::Api`] with status 404.
     pub async fn arm_find(&self, path: &str) -> Result<Option<Value>, Error> {
         match self.arm_get(path).await {
             Ok(value) => Ok(Some(value)),
@@ -39,10 +42,11 @@ impl Client {
         }
     }
 
-    /// GET of a collection; follows `nextLink` and returns the items of all pages in order.
+    /// GET of a collection. Follows `nextLink`, and returns the items of all pages in the controller's order.
     ///
     /// # Errors
-    /// Errors of the controller, and pages without a `value` array.
+    /// Any [`Error`]. A page without an array `value` is an [`Error::Protocol`], and a `nextLink` to another host an
+    /// [`Error::Invalid`].
     pub async fn arm_list(&self, path: &str) -> Result<Vec<Value>, Error> {
         let mut all = Vec::new();
         let mut response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
@@ -64,15 +68,17 @@ impl Client {
         }
     }
 
-    /// PUT: creates or replaces a resource, and waits for the operation. Returns the resource after the operation.
+    /// PUT: creates or replaces a resource, and waits for the operation, at most 5 minutes. Returns the resource as it
+    /// is after the operation.
     ///
     /// # Errors
-    /// Errors of the controller, also if the operation fails after it was accepted.
+    /// Any [`Error`]. An operation that fails after it was accepted is an [`Error::Api`] with status 400, and one
+    /// that takes longer an [`Error::Timeout`]; it may still end later.
     pub async fn arm_put(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.arm_put_with(path, &[], body).await
     }
 
-    /// As [`Self::arm_put`], with additional query parameters (`syncRemoteAddressSpace=true`).
+    /// As [`Self::arm_put`], with further query parameters, such as `syncRemoteAddressSpace=true`.
     ///
     /// # Errors
     /// As [`Self::arm_put`].
@@ -88,10 +94,11 @@ impl Client {
         }
     }
 
-    /// DELETE. Returns whether the resource existed; false as well if its parent does not exist.
+    /// DELETE; waits for the operation, at most 5 minutes. Returns whether the resource existed. False also if its
+    /// parent does not exist.
     ///
     /// # Errors
-    /// Errors of the controller, except status 404.
+    /// As [`Self::arm_put`], except status 404.
     pub async fn arm_delete(&self, path: &str) -> Result<bool, Error> {
         match self.send(Method::DELETE, path, &[VERSION], Body::None, None).await {
             Ok(response) if response.status() == StatusCode::ACCEPTED => {
@@ -104,15 +111,16 @@ impl Client {
         }
     }
 
-    /// POST of an action (`effectiveRouteTable`). Waits for its operation and returns the result.
+    /// POST of an action, such as `effectiveRouteTable`. Waits for its operation, at most 5 minutes, and returns the
+    /// result; null if the action has none.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// As [`Self::arm_put`].
     pub async fn arm_post(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.arm_post_with(path, &[], body).await
     }
 
-    /// As [`Self::arm_post`], with additional query parameters (`peer=10.2.30.125`).
+    /// As [`Self::arm_post`], with further query parameters, such as `peer=10.2.30.125`.
     ///
     /// # Errors
     /// As [`Self::arm_post`].
@@ -126,7 +134,8 @@ impl Client {
         }
     }
 
-    /// Waits for the operation of a 202 response. Its result is served at `Location` only.
+    /// Waits for the operation of a 202 response, and returns its result, which only the URL in `Location` serves. Null
+    /// without that header.
     async fn finish(&self, accepted: Response, path: &str) -> Result<Value, Error> {
         let location = text(accepted.headers(), LOCATION.as_str());
         match (operation(accepted.headers()), location) {

@@ -1,4 +1,4 @@
-//! A connection to one controller: sends requests, reads answers and errors, and keeps the last revision.
+//! The client of one controller: it sends requests, reads answers and errors, and keeps the last revision.
 
 use crate::error::{ApiError, Error};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -11,13 +11,13 @@ use tombolo_proto::id::Revision;
 
 /// The response header of every write: the store's revision after that write.
 const REVISION_HEADER: &str = "x-tombolo-revision";
-/// Longest that TCP and TLS may take to connect. A controller that does not answer by then is reported as unreachable.
+/// Longest time in which TCP and TLS may connect. A controller that does not answer by then is reported as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest that a request may take, unless the call has a timeout of its own.
+/// Longest time that a request may take, unless the call has a timeout of its own.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection to one controller, authenticated by one token. Clones are cheap; they share the connection pool and the
-/// last revision.
+/// A client of one controller, authenticated by at most one token. Clones are cheap; they share the pool of connections
+/// and the last revision.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -26,7 +26,7 @@ pub struct Client {
     revision: Arc<AtomicU64>,
 }
 
-/// The body of a request.
+/// The body of a request: none, or a JSON value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Body<'a> {
     None,
@@ -34,13 +34,15 @@ pub(crate) enum Body<'a> {
 }
 
 impl Client {
-    /// Returns a client of the controller at `base` (`https://host:port`). It does not connect yet.
+    /// Returns a client of the controller at `base` (`https://host:port`). Nothing is connected or checked at the
+    /// controller yet.
     ///
-    /// The client trusts `ca_pem` alone, or the system's authorities without it. Proxy settings of the environment are
-    /// ignored. Whitespace around `token` is removed.
+    /// The client trusts only the certificates in `ca_pem`, or the system's authorities if that is `None`. Proxy
+    /// settings of the environment are ignored, and redirects are not followed. Whitespace around `token` is removed;
+    /// without a token, the controller answers only a few requests.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: `base` is not an https URL without a path, or `ca_pem` is not a PEM certificate.
+    /// [`Error::Invalid`]: `base` is not an https URL without a path, or `ca_pem` holds no certificate in PEM.
     pub fn new(base: &str, token: Option<&str>, ca_pem: Option<&str>) -> Result<Self, Error> {
         Self::with_http(base, token, ca_pem, |http| http)
     }
@@ -96,14 +98,16 @@ impl Client {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// Returns the largest revision that an answer to a write has contained so far; 0 before the first write.
+    /// Returns the largest revision that the response to a write of this client or of a clone has contained so far; 0
+    /// before the first write.
     #[must_use]
     pub fn last_revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Relaxed))
     }
 
-    /// Sends one request and turns an error status into an [`Error::Api`]. `timeout` replaces [`REQUEST_TIMEOUT`] for
-    /// calls that the controller answers late.
+    /// Sends one request, and turns an error status into an [`Error::Api`]. Returns when the head of the response has
+    /// arrived. `path` begins with `/`, or is an absolute URL of this controller. `timeout` replaces
+    /// [`REQUEST_TIMEOUT`] for calls that the controller answers late.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -149,7 +153,7 @@ impl Client {
         Err(Error::Api(Box::new(ApiError::read(status.as_u16(), &what, &bytes))))
     }
 
-    /// Reads the body as JSON. An empty body is null.
+    /// Reads the whole body as JSON. An empty body is null. A body that is not JSON is an [`Error::Protocol`].
     pub(crate) async fn json(&self, response: Response) -> Result<Value, Error> {
         let what = response.url().path().to_owned();
         let empty = response.status() == StatusCode::NO_CONTENT;
@@ -166,7 +170,7 @@ impl Client {
         })
     }
 
-    /// Reads the JSON body as a `T`.
+    /// Reads the whole body as a `T` in JSON. A body of another form is an [`Error::Protocol`].
     pub(crate) async fn typed<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
         let what = response.url().path().to_owned();
         let value = self.json(response).await?;
@@ -176,7 +180,7 @@ impl Client {
         })
     }
 
-    /// Returns the URL of a path, or an absolute URL of the controller's own links unchanged.
+    /// Returns the URL of a path. An absolute URL, as in the controller's own links, is returned unchanged.
     ///
     /// URLs of another origin are refused, because every request carries the token.
     fn url(&self, path: &str) -> Result<Url, Error> {

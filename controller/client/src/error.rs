@@ -4,13 +4,13 @@ use serde::Deserialize;
 use std::error::Error as StdError;
 use std::fmt;
 
-/// Why a call failed.
+/// The reason why a call of the client failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The controller refused the request with an error response.
     #[error("{0}")]
     Api(Box<ApiError>),
-    /// No connection to the controller, or the connection broke.
+    /// There is no connection to the controller, or the connection broke.
     #[error("cannot connect to {base}: {reason}")]
     Unreachable {
         /// URL of the controller.
@@ -31,13 +31,13 @@ pub enum Error {
     Timeout {
         /// URL of the controller.
         base: String,
-        /// Method and path.
+        /// Method and path of the request.
         what: String,
     },
     /// The answer does not follow the REST interface.
     #[error("{what}: {reason}")]
     Protocol {
-        /// Method and path.
+        /// Method and path of the request.
         what: String,
         /// The difference from the interface.
         reason: String,
@@ -48,7 +48,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the HTTP status of an error response.
+    /// Returns the HTTP status of an error response; `None` for other errors.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -57,7 +57,7 @@ impl Error {
         }
     }
 
-    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response.
+    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response; `None` for other errors.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -66,13 +66,14 @@ impl Error {
         }
     }
 
-    /// Whether the controller answered 404.
+    /// Whether the controller answered with status 404; false for other errors.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(404)
     }
 
-    /// Classifies a transport failure by the remedy that the user has.
+    /// The error for a failure of the transport, by what a user can do about it. `base`: URL of the controller. `what`:
+    /// method and path.
     pub(crate) fn transport(base: &str, what: &str, error: &reqwest::Error) -> Self {
         let base = base.to_owned();
         let reason = innermost(error);
@@ -99,11 +100,11 @@ impl Error {
 /// An error response of the controller, in ARM's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
-    /// HTTP status.
+    /// HTTP status of the response.
     pub status: u16,
     /// Azure's code, or a code of Tombolo's own, which starts with `X`.
     pub code: String,
-    /// A sentence for people.
+    /// The controller's message for people.
     pub message: String,
     /// The field or resource that the error is about.
     pub target: Option<String>,
@@ -116,13 +117,13 @@ pub struct ApiError {
 /// One of several problems of a request. The fields mean the same as in [`ApiError`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Detail {
-    /// See [`ApiError::code`].
+    /// The code of this problem, in the form of [`ApiError::code`].
     #[serde(default)]
     pub code: String,
-    /// See [`ApiError::message`].
+    /// The message about this problem, for people.
     #[serde(default)]
     pub message: String,
-    /// See [`ApiError::target`].
+    /// The field or resource that this problem is about.
     #[serde(default)]
     pub target: Option<String>,
 }
@@ -138,7 +139,8 @@ impl fmt::Display for ApiError {
 }
 
 impl ApiError {
-    /// Parses an error body. The first 200 characters of a body in another format become the message.
+    /// Parses the body of an error response, which never fails: the first 200 characters of a body in another format
+    /// become the message, and `Http` with the status the code.
     pub(crate) fn read(status: u16, what: &str, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Outer {
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!(e.to_string(), "(A) first\n(B) second");
     }
 
-    /// The controller's tests record this file.
+    /// The client reads the error responses that the controller's tests record.
     #[test]
     fn golden_errors_of_the_controller_are_read() {
         let golden: serde_json::Value = tombolo_golden::golden!().read("../../../tests/golden/errors");

@@ -1,4 +1,4 @@
-//! The fabric API: agents, join tokens, revisions, diagnosis, settings. ARM has no resources for these.
+//! The fabric API: agents, join tokens, revisions, diagnosis and settings, for which ARM has no resources.
 
 mod agents;
 mod controller;

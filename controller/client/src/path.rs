@@ -6,10 +6,11 @@ use tombolo_proto::id::ResourceId;
 /// The `api-version` of every ARM request. The controller accepts any date.
 pub const API_VERSION: &str = "2024-05-01";
 
-/// The subscription of clients that name none.
+/// The subscription that clients use if the user names none.
 pub const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
-/// A resource group in a subscription; resolves names of resources to ids.
+/// A resource group in a subscription. Its methods make paths and ids of resources in the group; they neither check
+/// names nor ask the controller.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     /// GUID of the subscription.
@@ -19,7 +20,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Does not check the names.
+    /// A group with these names, which are not checked (see [`check_group_name`]).
     pub fn new(subscription: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             subscription: subscription.into(),
@@ -33,13 +34,13 @@ impl Group {
         format!("/subscriptions/{}/resourceGroups/{}", self.subscription, self.name)
     }
 
-    /// Returns the path of a collection, such as `virtualNetworks`.
+    /// Returns the path of a collection of `Microsoft.Network`, such as `virtualNetworks`.
     #[must_use]
     pub fn collection(&self, kind: &str) -> String {
         format!("{}/providers/Microsoft.Network/{kind}", self.path())
     }
 
-    /// Returns the path of the resource `name` in the collection `kind`.
+    /// Returns the path of the resource `name` in the collection `kind` of `Microsoft.Network`.
     #[must_use]
     pub fn item(&self, kind: &str, name: &str) -> String {
         format!("{}/{name}", self.collection(kind))
@@ -60,7 +61,8 @@ impl Group {
         ))
     }
 
-    /// Returns the id of a resource. A `name` that starts with `/` is a full id and is returned unchanged.
+    /// Returns the id of the resource `name` in the collection `kind`. A `name` that starts with `/` is a full id and
+    /// is returned unchanged.
     #[must_use]
     pub fn resolve(&self, kind: &str, name: &str) -> String {
         if name.starts_with('/') {
@@ -73,7 +75,7 @@ impl Group {
     /// Returns the id of a subnet, from `vnet/subnet` or from a full id.
     ///
     /// # Errors
-    /// The text has neither form.
+    /// A message for the user: the text has neither form. A full id is not checked.
     pub fn resolve_subnet(&self, name: &str) -> Result<String, String> {
         if name.starts_with('/') {
             return Ok(name.to_owned());
@@ -89,7 +91,8 @@ impl Group {
     }
 }
 
-/// Returns the segment after the segment `name`, compared case-insensitively: `segment(id, "subnets")` is the subnet.
+/// Returns the segment of an id after the segment `name`, which is compared case-insensitively: `segment(id,
+/// "subnets")` is the name of the subnet. `None`: the id has no such segment, or none after it.
 #[must_use]
 pub fn segment<'a>(id: &'a str, name: &str) -> Option<&'a str> {
     let mut parts = id.split('/');

@@ -13,7 +13,8 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use tombolo_client::{Client, Error};
 use tombolo_proto::id::Revision;
 
-/// One answer: status, headers, body. `{base}` is replaced by the server's URL.
+/// One answer: status, headers and body. `{base}` in headers and body is replaced by the server's URL; a null body is
+/// an empty one.
 type Answer = (u16, &'static [(&'static str, &'static str)], Value);
 
 struct ScriptedServer {
@@ -33,7 +34,8 @@ impl ScriptedServer {
     }
 }
 
-/// Starts a server that answers requests in order. After the last answer it closes connections without one.
+/// Starts a server that answers requests in the order of `answers`, one on each connection. After the last answer it
+/// closes connections without one.
 async fn play(answers: Vec<Answer>) -> ScriptedServer {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let key = rcgen::KeyPair::generate().unwrap();
@@ -89,7 +91,7 @@ async fn play(answers: Vec<Answer>) -> ScriptedServer {
     }
 }
 
-/// Reads a request and returns it as `METHOD path token body`.
+/// Reads a request and returns it as `METHOD path token body`; `None` if the connection ends before.
 async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<String> {
     let mut data = Vec::new();
     let mut piece = [0; 4096];
@@ -267,7 +269,7 @@ async fn an_unknown_certificate_is_an_error_of_its_own() {
     assert!(server.seen().is_empty(), "no token was sent");
 }
 
-/// Recorded tokens and shared keys must stay secret from quantum computers.
+/// A recording of today's traffic must not reveal tokens and shared keys to a quantum computer later.
 #[tokio::test]
 async fn the_key_exchange_is_post_quantum() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -1,5 +1,5 @@
-//! Manifests against the controller's rules, without a controller: topologies are created, applied again, changed,
-//! repaired and pruned. A plan is right if every step is accepted and a second plan is empty.
+//! Manifests against the controller's rules, without a controller: the tests create topologies, apply them again,
+//! change, repair and prune them. A plan is right if the rules accept every step and a second plan is empty.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 const HUB_SPOKE: &str = include_str!("hub-spoke.yaml");
 const INTEROP: &str = include_str!("interop.yaml");
 
-/// A topology under the controller's rules.
+/// The state of a controller, which changes only as the controller's rules allow.
 #[derive(Default)]
 struct World {
     now: Topology,
@@ -41,7 +41,7 @@ impl World {
         Ok(())
     }
 
-    /// Returns what `Server::read` would read from a controller.
+    /// Returns the value that `Server::read` would read from a controller with this state.
     fn read(&self, desired: &[DesiredResource]) -> Server {
         let live = AgentStatuses::default();
         let mut server = Server::default();
@@ -75,7 +75,8 @@ impl World {
         Plan::make(&desired, &self.read(&desired), prune).unwrap()
     }
 
-    /// Applies a manifest and checks that a second plan is empty. Returns the names of the changed resources.
+    /// Plans a manifest and carries out the plan, then checks that a second plan is empty. Returns the names of the
+    /// changed resources. Panics if a step is refused.
     fn apply(&mut self, text: &str, prune: bool) -> Vec<String> {
         let plan = self.plan(text, prune);
         let mut changed = Vec::new();
@@ -240,7 +241,8 @@ fn resources_that_the_file_no_longer_contains_are_pruned() {
     world.apply(HUB_SPOKE, true);
 }
 
-/// Applies each change to a file, and then the file itself again.
+/// For each change, applies the changed file and then the unchanged one again. Panics if one of the two changes
+/// nothing.
 fn change_and_revert(file: &str, changes: &[(&str, &str)]) {
     let mut world = World::default();
     world.apply(file, false);

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 /// IPv4-mapped IPv6 address counts as IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
-    /// All 32 bits.
+    /// All 32 bits of an IPv4 address.
     V4(u32),
-    /// The first 64 bits.
+    /// The first 64 bits of an IPv6 address.
     V6(u64),
 }
 

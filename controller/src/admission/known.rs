@@ -4,7 +4,7 @@ use super::address::Address;
 use std::collections::{HashMap, VecDeque};
 use tombolo_proto::id::AgentId;
 
-/// Addresses that are kept for one agent. An agent may roam, and may have an IPv4 and an IPv6 address.
+/// Most addresses that are kept for one agent. An agent may roam, and may have an IPv4 and an IPv6 address.
 const MAX_ADDRESSES_PER_AGENT: usize = 4;
 
 /// The last few addresses of each agent.

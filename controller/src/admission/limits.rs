@@ -4,29 +4,29 @@ use super::pool::Share;
 use std::time::Duration;
 use tombolo_proto::budget::Rate;
 
-/// File descriptors that are not for admitted connections: the store, logs, the listener, packages, and evicted
-/// connections that are not closed yet.
+/// File descriptors that are not for admitted connections: 128 for evicted connections that are not closed yet
+/// (`MAX_CLOSING`), 32 for packages in transfer (`MAX_DOWNLOADS`), and the others for the store, logs and the listener.
 pub(super) const RESERVED_DESCRIPTORS: usize = 256;
 
-/// The limits of one port.
+/// The limits of one port, for connections and for what they may use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// All admitted connections. Evicted ones that are not closed yet may come on top, up to `MAX_CLOSING`.
+    /// Most admitted connections. Up to `MAX_CLOSING` evicted ones that are not closed yet may be open besides.
     pub total: usize,
     /// Unauthenticated connections from addresses without agents.
     pub open: Unauthenticated,
     /// Unauthenticated connections from addresses of agents, and from this host.
     pub reserved: Unauthenticated,
-    /// Connections that have shown a bearer token, of all clients together.
+    /// Most connections that have shown a bearer token, of all clients together.
     pub bearers: usize,
-    /// Connections of one agent.
+    /// Most connections of one agent.
     pub per_agent: usize,
-    /// Bytes of request bodies of unauthenticated connections in memory.
+    /// Most bytes of request bodies in memory, of all unauthenticated connections together.
     pub body_bytes: usize,
-    /// Key exchanges of one address other than this host. A ClientHello costs its sender almost nothing, and computing
-    /// the response takes a fraction of a millisecond.
+    /// Rate of key exchanges for one address that is not this host. A ClientHello costs its sender almost nothing, and
+    /// computing the response takes a fraction of a millisecond.
     pub key_exchanges: Rate,
-    /// Further key exchanges for each agent that is known at the address.
+    /// Rate of key exchanges that is added for each agent that is known at the address.
     pub key_exchanges_per_agent: Rate,
 }
 
@@ -43,17 +43,19 @@ pub struct Unauthenticated {
     pub handshake_timeout: Duration,
 }
 
-/// Longest time that a key exchange waits for the rate of its address; beyond it the connection is closed. A third of
-/// the shorter handshake timeout, so that the handshake can still complete after the wait.
+/// Longest time that a key exchange waits for the rate of its address. A connection that would have to wait longer is
+/// closed. A third of the shorter handshake timeout, so that the handshake can still complete after the wait.
 pub(super) const MAX_KEY_EXCHANGE_WAIT: Duration = Duration::from_secs(1);
 
-/// Time for a stranger's request and its response. Above the 10 s that a body without a token has.
+/// Time for a stranger's request and its response. Longer than the 10 s in which the body of a request without a token
+/// must arrive, so that a late body is still answered with an error.
 pub(super) const STRANGER_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Time for a stranger's download of a package: 6 MB at 160 kbit/s.
+/// Time for a stranger's download of a package: 6 MB, about the size of an agent's package, at 160 kbit/s.
 pub(super) const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Idle time after which a stranger's connection is closed. The two requests of a join are milliseconds apart.
+/// Idle time after which a stranger's connection is closed. An honest stranger needs little of it: the two requests of
+/// a join are milliseconds apart.
 pub(super) const STRANGER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Idle time after which an authenticated connection is closed, and time for which a bearer token authenticates its
@@ -61,8 +63,8 @@ pub(super) const STRANGER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Limits {
-    /// The limits for a process with this many file descriptors (at least 320 are assumed). Unauthenticated connections
-    /// get at most half of those.
+    /// The limits for a process that may open `descriptors` file descriptors; fewer than 320 count as 320.
+    /// Unauthenticated connections get at most half of the connections in `total`.
     #[must_use]
     pub fn for_descriptors(descriptors: usize) -> Self {
         let total = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(64);

@@ -8,18 +8,18 @@ use std::hash::Hash;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub(super) u64);
 
-/// The limits of a pool, in connections.
+/// The limits of a pool, in connections. A holder is the client that connections count for: an address or an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// For one holder.
+    /// Most connections of one holder.
     pub per_holder: usize,
-    /// For all holders together.
+    /// Most connections of all holders together.
     pub total: usize,
 }
 
 /// A set of connections that admits every new one. At the limit of a holder, its oldest connection is displaced. At the
-/// limit for all, the oldest connection of the holder that has the most is displaced. A holder therefore loses no
-/// connection while another one has more.
+/// limit for all, the oldest connection of the holder that has the most is displaced. So a holder below its own limit
+/// loses no connection while another holder has more.
 #[derive(Debug)]
 pub(super) struct Pool<K> {
     share: Share,
@@ -31,6 +31,7 @@ pub(super) struct Pool<K> {
 }
 
 impl<K: Clone + Eq + Hash + Ord> Pool<K> {
+    /// An empty pool with these limits.
     pub(super) fn new(share: Share) -> Self {
         Self {
             share,
@@ -40,13 +41,14 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         }
     }
 
+    /// The number of connections in the pool, of all holders.
     #[cfg(test)]
     pub(super) const fn len(&self) -> usize {
         self.len
     }
 
-    /// Adds a connection. `order` must be larger than that of every connection before. Returns the displaced
-    /// connection, which is no longer in the pool. It is never the new one, unless a limit is 0.
+    /// Adds a connection. `order` must be larger than that of every connection added before. Returns the displaced
+    /// connection, which is no longer in the pool. The displaced one is never the new one, unless a limit is 0.
     pub(super) fn insert(&mut self, holder: K, order: u64, id: Id) -> Option<Id> {
         let held = self.change(holder.clone(), |connections| {
             connections.insert(order, id);
@@ -62,7 +64,8 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         None
     }
 
-    /// Removes and returns the oldest connection of the holder that has the most.
+    /// Removes and returns the oldest connection of the holder that has the most connections. `None`: the pool is
+    /// empty.
     pub(super) fn pop_from_largest(&mut self) -> Option<Id> {
         let (_, _, holder) = self.by_size.last()?.clone();
         self.pop_oldest(&holder)
@@ -101,17 +104,19 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         result
     }
 
-    /// The holder with the most connections, and how many it has.
+    /// The holder with the most connections, and how many it has. `None`: the pool is empty.
     pub(super) fn largest(&self) -> Option<(&K, usize)> {
         self.by_size.last().map(|(size, _, holder)| (holder, *size))
     }
 
+    /// The number of a holder's connections in the pool.
     #[cfg(test)]
     pub(super) fn held(&self, holder: &K) -> usize {
         self.holders.get(holder).map_or(0, BTreeMap::len)
     }
 }
 
+/// The entry of a holder in `by_size`; `None` if the holder has no connection.
 fn size_key<K: Clone>(holder: &K, connections: &BTreeMap<u64, Id>) -> Option<(usize, Reverse<u64>, K)> {
     let (oldest, _) = connections.first_key_value()?;
     Some((connections.len(), Reverse(*oldest), holder.clone()))

@@ -6,7 +6,7 @@ use super::pool::{Id, Pool, Share};
 use super::stage::Stage;
 use tombolo_proto::id::AgentId;
 
-/// The pools of unauthenticated connections.
+/// The pools of unauthenticated connections, one for each stage, grouped by address.
 #[derive(Debug)]
 pub(super) struct UnauthenticatedPools {
     pub(super) silent: Pool<Address>,
@@ -29,13 +29,14 @@ impl UnauthenticatedPools {
 pub(super) struct Place {
     pub(super) stage: Stage,
     pub(super) address: Address,
-    /// An agent was known at its address when it was accepted. Later changes do not move it.
+    /// An agent was known at the connection's address when the connection was accepted, or the address is a loopback
+    /// address. The connection keeps this value when an agent becomes known there later.
     pub(super) reserved: bool,
-    /// Its order of arrival in the pool.
+    /// The order of the connection's arrival in the pool, from 1; 0 before its first stage.
     pub(super) order: u64,
 }
 
-/// A pool for each stage.
+/// The pools of all stages, by which the limits are kept.
 #[derive(Debug)]
 pub(super) struct Pools {
     /// Connections from addresses without agents.
@@ -89,8 +90,8 @@ impl Pools {
         }
     }
 
-    /// Removes and returns an unauthenticated connection: first from addresses without agents, then in the order of the
-    /// stages.
+    /// Removes and returns an unauthenticated connection: first one from addresses without agents, then one of the
+    /// earliest stage. `None`: there is none.
     pub(super) fn pop_unauthenticated(&mut self) -> Option<Id> {
         [&mut self.open, &mut self.reserved].into_iter().find_map(|p| {
             let silent = p.silent.pop_from_largest();
@@ -100,7 +101,8 @@ impl Pools {
         })
     }
 
-    /// The address that has the most unauthenticated connections in one stage, and how many.
+    /// The address that has the most unauthenticated connections in one stage, and their number there. `None`: there
+    /// are none.
     pub(super) fn largest(&self) -> Option<(Address, usize)> {
         let pools = [&self.open, &self.reserved];
         let all = pools.iter().flat_map(|p| [&p.silent, &p.handshake, &p.strangers]);

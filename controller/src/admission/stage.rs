@@ -2,7 +2,7 @@
 
 use tombolo_proto::id::AgentId;
 
-/// The stage of a connection.
+/// The stage of a connection: how far its client has authenticated itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
     /// The TCP connection is accepted; the ClientHello is not complete.
@@ -11,7 +11,7 @@ pub enum Stage {
     Handshake,
     /// TLS is up; the client has not authenticated itself.
     Stranger,
-    /// A request on it carried a valid bearer token within the last minute.
+    /// A request on the connection carried a valid bearer token within the last minute.
     Bearer,
     /// The client has the certificate of this agent, which is not revoked.
     Agent(AgentId),
@@ -21,6 +21,7 @@ impl Stage {
     /// The values of the metrics' label `stage`, in the order of the variants.
     pub const NAMES: [&str; 5] = ["silent", "handshake", "stranger", "bearer", "agent"];
 
+    /// The position of the stage's name in [`Self::NAMES`].
     pub(super) const fn index(&self) -> usize {
         match self {
             Self::Silent => 0,
@@ -35,16 +36,16 @@ impl Stage {
 /// Why a connection was closed or not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The port is full, and no connection can be evicted.
+    /// The port is full and no connection can be evicted, or too many evicted connections are still open.
     Refused,
-    /// A newer connection took its place.
+    /// A newer connection took the place of this one in its pool, or in the full port.
     Displaced,
-    /// Its deadline has passed.
+    /// The deadline of the connection has passed.
     Timeout,
     /// Strangers' request bodies exceeded their limit, and this connection held the most bytes of the address with the
     /// most.
     Bytes,
-    /// Its address exceeded its rate of key exchanges.
+    /// The address of the connection exceeded its rate of key exchanges.
     Rate,
 }
 
@@ -52,6 +53,7 @@ impl CloseReason {
     /// The values of the metrics' label `reason`, in the order of the variants.
     pub const NAMES: [&str; 5] = ["refused", "displaced", "timeout", "body_bytes", "rate"];
 
+    /// The position of the reason's name in [`Self::NAMES`].
     pub(super) const fn index(self) -> usize {
         match self {
             Self::Refused => 0,
@@ -63,7 +65,7 @@ impl CloseReason {
     }
 }
 
-/// The counters for metrics.
+/// The numbers of connections and the counters of events, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Open connections by stage, in the order of [`Stage::NAMES`].

@@ -87,7 +87,7 @@ fn a_newcomer_displaces_the_oldest_of_its_address() {
     }
     assert_eq!(accept(&mut admission, ip(1), now).1, Some(first));
     assert_eq!(admission.stage(first), None);
-    // Its socket is closed later.
+    // The evicted connection counts as closing until its socket is closed.
     assert_eq!(admission.counts().closing, 1);
     admission.closed(first);
     assert_eq!(admission.counts().closing, 0);
@@ -120,14 +120,14 @@ fn a_flood_in_one_stage_leaves_the_others_alone() {
         let others: Vec<Id> = [Stage::Silent, Stage::Handshake, Stage::Stranger]
             .iter()
             .filter(|s| **s != flooded)
-            // They have the attacker's address, whose connections are displaced first.
+            // The other connections have the attacker's address, whose connections are displaced first.
             .map(|s| bring(&mut admission, ip(1), s, now))
             .collect();
         for _ in 0..50 {
             let id = bring(&mut admission, ip(1), &Stage::Silent, now);
             let held = admission.stage(id).is_some();
             assert!(held);
-            // The earlier stages are passed at once.
+            // The flood passes the earlier stages at once.
             if flooded != Stage::Silent {
                 admission.client_hello_received(id);
             }
@@ -290,7 +290,7 @@ fn the_address_that_holds_the_most_bytes_loses_a_connection() {
     admission.body_released(honest, 201);
     admission.closed(b);
     assert_eq!(admission.counts().body_bytes, 0);
-    // Evicting one connection may not be enough.
+    // The eviction of one connection may not free enough bytes.
     let mut admission = Admission::new(small());
     let [a, b, c, d] = [2, 2, 3, 4].map(|n| bring(&mut admission, ip(n), &Stage::Stranger, now));
     for (id, bytes) in [(a, 310), (b, 290), (c, 390)] {
@@ -332,7 +332,7 @@ fn an_address_gets_key_exchanges_at_a_limited_rate() {
     };
     let first = bring(&mut admission, ip(1), &Stage::Silent, now);
     assert_eq!(waits(&mut admission, ip(1), 5, now), [0, 0, 0, 500, 1000].map(Some));
-    // It was admitted before the rate was exhausted.
+    // `first` was admitted before the rate of its address was exhausted, so it is evicted only now.
     admission.client_hello_received(first);
     assert_eq!(admission.begin_key_exchange(first, now), None);
     assert_eq!(admission.stage(first), None);
@@ -417,7 +417,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A connection as the driver of the machine sees it.
+/// A connection that the test has opened and not closed yet.
 struct Known {
     id: Id,
     ip: IpAddr,

@@ -22,7 +22,10 @@ const DEFAULT_KEY_LENGTH: u64 = 32;
 /// Most characters of a generated shared key: Azure's limit for shared keys (G11).
 const MAX_KEY_LENGTH: u64 = 128;
 
-/// The network interface of an action, which is a POST.
+/// The network interface that the path of an action names.
+///
+/// # Errors
+/// 405 if the method is not POST, 404 if the path names no network interface or one that does not exist.
 fn nic<'t>(topology: &'t Topology, call: &Call) -> Result<&'t NetworkInterface, Failure> {
     if call.method != Method::POST {
         return Err(Failure::method(&call.method, &call.text()));
@@ -35,8 +38,9 @@ fn nic<'t>(topology: &'t Topology, call: &Call) -> Result<&'t NetworkInterface, 
     found.map(|nic| &**nic).ok_or_else(|| missing(topology, &path))
 }
 
-/// POST `networkInterfaces/{n}/effectiveRouteTable`: the routes of its agent for the subnet of its primary address
-/// (R20).
+/// POST `networkInterfaces/{n}/effectiveRouteTable`: the routes that the machine's agent uses for the subnet of the
+/// network interface's primary address (R20). Without such an agent: the subnet's routes as the controller compiles
+/// them, without learned ones.
 pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let nic = nic(&topology, call)?;
@@ -58,7 +62,8 @@ fn propagation_off(topology: &Topology, subnet: &ResourceId) -> bool {
         .is_some_and(|t| t.disable_bgp_route_propagation)
 }
 
-/// An effective route in Azure's JSON (R21).
+/// An effective route in Azure's JSON (R21). `propagation_off`: the subnet's route table has
+/// `disableBgpRoutePropagation`.
 fn route(route: &EffectiveRoute, propagation_off: bool) -> Value {
     json!({
         "name": route.name,
@@ -78,7 +83,8 @@ pub(super) fn effective_security_groups(rest: &Rest, call: &Call) -> Result<Resp
     Ok(ok(&json!({"value": []})))
 }
 
-/// GET and PUT `connections/{c}/sharedkey`, POST `…/sharedkey/reset`.
+/// GET and PUT `connections/{c}/sharedkey`, and POST `…/sharedkey/reset`, which generates a key of `keyLength`
+/// characters and does not return it.
 pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let reset = call.lower.last().is_some_and(|last| last == "reset");
     let path = call.item(call.segments.len() - if reset { 2 } else { 1 })?;
@@ -129,8 +135,8 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
     }
 }
 
-/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: the only response that shows the key. Azure has no such path;
-/// it follows that of connections, so that declarative clients can compare the key before they write it.
+/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: no other response shows the key. Azure has no such path. Its
+/// form is that of the path for connections, so that declarative clients can compare the key before they write it.
 pub(super) fn circuit_key(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     if call.method != Method::GET {
         return Err(Failure::method(&call.method, &call.text()));
@@ -146,7 +152,8 @@ pub(super) fn circuit_key(rest: &Rest, call: &Call) -> Result<Response, Failure>
     Ok(ok(&json!({"id": format!("{}/sharedkey", peering.id), "value": value})))
 }
 
-/// Sets the shared key of a connection. `body` makes the response of the value; the id is added to it.
+/// Sets the shared key of a connection, and returns when it is durable. `body` makes the response's body of the value;
+/// the id is added to that body.
 async fn set_key(
     rest: &Rest,
     call: &Call,

@@ -1,5 +1,5 @@
-//! Actions that show BGP routes and sessions of gateways and circuits, as their agents last reported them. All respond
-//! synchronously.
+//! Actions that show BGP routes and sessions of gateways and circuits, as the agents of those last reported them. All
+//! respond synchronously.
 
 use super::call::Call;
 use super::resource::missing;
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use tombolo_proto::config::CircuitLink;
 use tombolo_topology::path::parent_id;
 
-/// Checks that the method is POST, as of all actions.
+/// Checks that the method is POST. Every action is a POST in ARM.
 fn require_post(call: &Call) -> Result<(), Failure> {
     if call.method == Method::POST {
         return Ok(());
@@ -32,7 +32,8 @@ fn peer(call: &Call) -> Result<Option<IpAddr>, Failure> {
     text.parse().map(Some).map_err(|_| wrong())
 }
 
-/// POST `virtualNetworkGateways/{g}/getLearnedRoutes`, `…/getAdvertisedRoutes?peer=` and `…/getBgpPeerStatus`.
+/// POST `virtualNetworkGateways/{g}/getLearnedRoutes`, `…/getAdvertisedRoutes?peer=` and `…/getBgpPeerStatus`. An
+/// instance that has not reported yet adds no learned routes.
 pub(super) fn gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     require_post(call)?;
     let path = call.item(call.segments.len() - 1)?;
@@ -56,7 +57,8 @@ pub(super) fn gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     Ok(ok(&json!({"value": value})))
 }
 
-/// POST `expressRouteCircuits/{c}/peerings/{p}/routeTables/{link}` and `…/routeTablesSummary/{link}`.
+/// POST `expressRouteCircuits/{c}/peerings/{p}/routeTables/{link}` and `…/routeTablesSummary/{link}`: routes of the
+/// circuit's primary or secondary link.
 pub(super) fn circuit(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     require_post(call)?;
     let path = call.item(call.segments.len() - 2)?;

@@ -17,14 +17,14 @@ use tombolo_topology::path::ArmPath;
 /// Longest path, in bytes: more than any resource's.
 const MAX_PATH_LENGTH: usize = 4096;
 
-/// A request of ARM's dialect.
+/// A request of ARM's dialect, parsed but not checked against any state.
 pub(super) struct Call {
     pub(super) method: Method,
     /// The segments of the path, decoded, as the client wrote them.
     pub(super) segments: Vec<String>,
-    /// The same in lower case, for the comparison with fixed segments.
+    /// The segments in lower case, for the comparison with fixed segments.
     pub(super) lower: Vec<String>,
-    /// Query parameters by name in lower case. Of duplicates, the last one counts.
+    /// Query parameters by name in lower case. The last one of duplicates counts.
     pub(super) query: BTreeMap<String, String>,
     /// `https://HOST:PORT` by which the client reached this controller.
     pub(super) base: String,
@@ -36,7 +36,7 @@ impl Call {
     /// Parses the head of a request. The body is read later, by [`Self::read_body`].
     ///
     /// # Errors
-    /// 400 if the path or the query is malformed.
+    /// 400 if the path or the query is malformed, or the path is longer than [`MAX_PATH_LENGTH`].
     pub(super) fn read(head: Parts) -> Result<Self, Failure> {
         let Parts {
             method, uri, headers, ..
@@ -77,7 +77,7 @@ impl Call {
         })
     }
 
-    /// The decoded path.
+    /// The decoded path, with one leading `/` and none at the end.
     pub(super) fn text(&self) -> String {
         format!("/{}", self.segments.join("/"))
     }
@@ -87,10 +87,11 @@ impl Call {
         Failure::missing("NotFound", format!("Nothing is found at '{}'.", excerpt(&self.text())))
     }
 
-    /// The path of the resource that the first `n` segments name.
+    /// The path of the resource that the first `n` segments name; all segments if there are fewer. Whether the resource
+    /// exists is not checked.
     ///
     /// # Errors
-    /// 404 if they do not name one.
+    /// 404 if the segments have not the form of a resource's path.
     pub(super) fn item(&self, n: usize) -> Result<ArmPath, Failure> {
         let text = format!("/{}", self.segments[..n.min(self.segments.len())].join("/"));
         ArmPath::parse(&text).map_err(|why| Failure::missing("NotFound", format!("{why}.")))
@@ -100,7 +101,7 @@ impl Call {
     /// accepted.
     ///
     /// # Errors
-    /// 400 with Azure's codes.
+    /// 400 with Azure's code for a missing or for an invalid `api-version`.
     pub(super) fn check_api_version(&self) -> Result<(), Failure> {
         let version = self.query.get("api-version").map(String::as_str).unwrap_or_default();
         if version.is_empty() {
@@ -122,26 +123,28 @@ impl Call {
         Err(Failure::bad("InvalidApiVersionParameter", message))
     }
 
-    /// `?api-version=…` of the request, to append to URLs in responses.
+    /// `?api-version=…` of the request, to append to URLs in responses. `2024-05-01` if the request has none, or one
+    /// with unusual characters.
     pub(super) fn api_version(&self) -> String {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         let version = self.query.get("api-version").filter(|v| v.chars().all(plain));
         format!("?api-version={}", version.map_or("2024-05-01", String::as_str))
     }
 
-    /// The header `If-Match`.
+    /// The header `If-Match`: the etag that the resource must have. `None`: the request has no such header.
     pub(super) fn if_match(&self) -> Option<String> {
         let value = self.headers.get(IF_MATCH)?;
-        // No etag has the value `?`, so a header that is not text matches nothing.
+        // An ignored header would allow the write. No etag has the value `?`, so a header that is not text matches
+        // nothing.
         Some(value.to_str().unwrap_or("?").to_owned())
     }
 
-    /// The headers of the request.
+    /// The headers of the request, as received.
     pub(super) const fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// Reads the body, of at most `limit` bytes.
+    /// Reads the body, of at most `limit` bytes, and keeps it for [`Self::object`] and [`Self::form`].
     ///
     /// # Errors
     /// As [`json::bytes()`].
@@ -150,10 +153,10 @@ impl Call {
         Ok(())
     }
 
-    /// The body as a JSON object; an empty body is an empty object.
+    /// The body that [`Self::read_body`] has read, as a JSON object. An empty body is an empty object.
     ///
     /// # Errors
-    /// 400 if the body is malformed or is no object.
+    /// 400 if the body is malformed, nested too deeply, has duplicate keys, or is no object.
     pub(super) fn object(&self) -> Result<Value, Failure> {
         match json::value(&self.body)? {
             Value::Null => Ok(Value::Object(serde_json::Map::new())),
@@ -165,7 +168,8 @@ impl Call {
         }
     }
 
-    /// The body as a form (`application/x-www-form-urlencoded`).
+    /// The body that [`Self::read_body`] has read, as a form (`application/x-www-form-urlencoded`). The last value of a
+    /// repeated field counts. The header `Content-Type` is not checked.
     ///
     /// # Errors
     /// 400 if the body is not percent-encoded UTF-8.

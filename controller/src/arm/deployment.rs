@@ -22,7 +22,7 @@ use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
 use uuid::Uuid;
 
-/// Serves the deployments of a resource group.
+/// Serves the deployments of a resource group: their list, one deployment, its validation and its operations.
 pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let group = call.item(4)?;
     let topology = rest.app.writer.current().topology;
@@ -73,7 +73,8 @@ fn operation(deployment: &Value) -> Value {
     body
 }
 
-/// Carries out a deployment and stores its result.
+/// Carries out a deployment and stores its result. A deployment whose resource was refused is stored as failed, and the
+/// response is still 201, as in Azure.
 async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) -> Result<Response, Failure> {
     let template = Template::read(&call.object()?)?;
     let (written, refused) = write_resources(rest, &template, group).await?;
@@ -107,17 +108,19 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
     Ok(accepted(call, id, body))
 }
 
-/// Writes the resources of a template in order. Returns the written ones by name, and the error of the deployment if a
-/// resource was refused: the earlier ones stay, so the request succeeds with a failed deployment.
+/// Writes the resources of a template in the order of their dependencies. Returns the written ones by name, and the
+/// error of the deployment if a resource was refused: the earlier ones stay, so the request succeeds with a failed
+/// deployment.
 ///
 /// # Errors
-/// The template is malformed, which changes nothing, or the store failed.
+/// The template is malformed, and then nothing is written; or the store failed, and the resources before stay.
 async fn write_resources<'t>(
     rest: &Rest,
     template: &'t Template,
     group: &ArmPath,
 ) -> Result<(Vec<(&'t str, ArmPath)>, Option<Value>), Failure> {
-    // All paths are checked before the first write.
+    // A malformed path in the middle must not leave a part of the template written, so all paths are checked before the
+    // first write.
     let paths = template.paths(group)?;
     let mut written = Vec::new();
     for (resource, path) in template.resources.iter().zip(paths) {
@@ -136,7 +139,7 @@ async fn write_resources<'t>(
     Ok((written, None))
 }
 
-/// The outputs of a deployment: the properties of the resources that they refer to, as these are now.
+/// The outputs of a deployment: the present properties of the resources that the outputs refer to.
 fn outputs(rest: &Rest, template: &Template, written: &[(&str, ArmPath)]) -> Map<String, Value> {
     let topology = rest.app.writer.current().topology;
     let live = rest.app.agents.live();
@@ -150,8 +153,8 @@ fn outputs(rest: &Rest, template: &Template, written: &[(&str, ArmPath)]) -> Map
     outputs
 }
 
-/// 201 with the URL of an asynchronous operation, which clients expect. The operation has ended when they first ask for
-/// it.
+/// 201 with the URL of an asynchronous operation, which clients expect. The operation has ended before the client first
+/// asks for it.
 fn accepted(call: &Call, id: &str, mut body: Value) -> Response {
     body["properties"]["provisioningState"] = json!("Accepted");
     if let Some(properties) = body["properties"].as_object_mut() {

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 enum OpenRequest<'a> {
     /// The metadata of the cloud.
     Metadata,
-    /// The OpenID configuration of the authority with these path segments, in lower case. True: its endpoints contain
-    /// `/v2.0`.
+    /// The OpenID configuration of the authority with these path segments, in lower case. `true`: the endpoints in the
+    /// response contain `/v2.0`.
     OpenId(&'a [&'a str], bool),
     /// The public keys that verify tokens: none, because tokens have a symmetric signature.
     Keys,
-    /// A login.
+    /// A login with the client-credentials grant.
     Token,
 }
 
@@ -41,13 +41,13 @@ fn open_request<'a>(method: &Method, path: &'a [&'a str]) -> Option<OpenRequest<
     })
 }
 
-/// Whether a request is served without a token.
+/// Whether a request is served without a token, by its method and path.
 pub(super) fn needs_no_token(call: &Call) -> bool {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
     open_request(&call.method, &path).is_some()
 }
 
-/// Serves a request that needs no token.
+/// Serves a request for which [`needs_no_token`] holds; the response to any other is 404.
 pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
     match open_request(&call.method, &path) {
@@ -93,7 +93,7 @@ fn metadata(rest: &Rest, call: &Call) -> Response {
     }
 }
 
-/// The OpenID configuration of an authority.
+/// The OpenID configuration of an authority: the URLs of its endpoints. `v2`: these contain `/v2.0`.
 fn openid(call: &Call, authority: &str, v2: bool) -> Response {
     let issuer = format!("{}/{authority}", call.base);
     let endpoints = format!("{issuer}/oauth2{}", if v2 { "/v2.0" } else { "" });

@@ -12,8 +12,8 @@ use tombolo_topology::path::{ArmPath, Kind};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// Types of `Microsoft.Network` that stock clients read and that are not supported. Lists are empty and resources are
-/// not found. A type that becomes a [`Kind`] takes precedence.
+/// Types of `Microsoft.Network` that stock clients read and that this controller does not support. Their lists are
+/// empty, and their resources do not exist. If a type becomes a [`Kind`], its entry here has no effect.
 const UNSUPPORTED_TYPES: [&str; 11] = [
     "networksecuritygroups",
     "natgateways",
@@ -28,13 +28,14 @@ const UNSUPPORTED_TYPES: [&str; 11] = [
     "virtualhubs",
 ];
 
-/// Whether a type, in any case, is one of [`UNSUPPORTED_TYPES`].
+/// Whether a type is one of [`UNSUPPORTED_TYPES`], upper and lower case being the same.
 fn is_unsupported(provider: &str, types: &str) -> bool {
     let known = UNSUPPORTED_TYPES.iter().any(|t| t.eq_ignore_ascii_case(types));
     provider.eq_ignore_ascii_case("Microsoft.Network") && known && Kind::of(provider, types).is_none()
 }
 
-/// GET of a collection in a resource group, a subscription or a parent resource.
+/// GET of a collection in a resource group, a subscription or a parent resource: all its items in one response, without
+/// pages.
 pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     if call.method != Method::GET {
         return Err(Failure::method(&call.method, &call.text()));
@@ -65,7 +66,7 @@ fn require_group(topology: &Topology, path: &ArmPath, name: &str) -> Result<(), 
     Err(Failure::missing("ResourceGroupNotFound", message))
 }
 
-/// Any method on one resource or resource group.
+/// Serves any method on one resource or resource group: GET, HEAD, PUT, PATCH (tags only) and DELETE.
 pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path = call.item(usize::MAX)?;
     let types = path.types();
@@ -85,7 +86,8 @@ pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     }
 }
 
-/// Any method on a resource of a type in [`UNSUPPORTED_TYPES`].
+/// Serves any method on a resource of a type in [`UNSUPPORTED_TYPES`]: writes are refused, reads find nothing, and a
+/// DELETE has nothing to do.
 fn unsupported_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Result<Response, Failure> {
     match call.method {
         Method::PUT | Method::PATCH => {
@@ -104,7 +106,7 @@ fn get(topology: &Topology, rest: &Rest, path: &ArmPath) -> Result<Response, Fai
     }
 }
 
-/// The 404 for a path, with Azure's code: its resource group, its type, or the resource does not exist.
+/// The 404 for a path, with Azure's code for the reason: the resource group, the type or the resource does not exist.
 pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     if !topology.resource_groups.contains_key(&path.group_id()) {
         let message = format!("Resource group '{}' could not be found.", excerpt(&path.resource_group));
@@ -165,7 +167,8 @@ async fn patch(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fail
     written(rest, change, &path).await
 }
 
-/// Carries out a change of a resource. Responds with its new state: 201 if a PUT created it, otherwise 200.
+/// Carries out a change of a resource, and waits until it is durable. The response has the new state of the resource:
+/// 201 if a PUT created it, otherwise 200.
 pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Result<Response, Failure> {
     let put = matches!(change, Change::Put { .. });
     let committed = rest.app.writer.change(change).await?;
@@ -201,7 +204,8 @@ async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fai
         (false, _) => empty(StatusCode::NO_CONTENT),
     };
     if response.status() == StatusCode::ACCEPTED {
-        // Clients expect an asynchronous deletion of a resource group. It has ended when they first ask for it.
+        // Clients expect an asynchronous deletion of a resource group. This deletion has ended before they first ask
+        // for its state.
         let operation = format!(
             "{}/subscriptions/{}/operationresults/{}{}",
             call.base,

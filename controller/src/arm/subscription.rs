@@ -48,7 +48,8 @@ fn types(namespace: &'static str, further: &[&'static str]) -> Vec<&'static str>
     kinds.map(Kind::types).chain(further.iter().copied()).collect()
 }
 
-/// The versions that providers list, for clients that choose one. Any date is accepted.
+/// The versions that providers list, newest first, for clients that choose one. Requests may have any date as their
+/// version.
 const API_VERSIONS: [&str; 8] = [
     "2025-07-01",
     "2025-05-01",
@@ -60,7 +61,7 @@ const API_VERSIONS: [&str; 8] = [
     "2022-01-01",
 ];
 
-/// Checks the method of a request.
+/// Checks that a request has this method; the error is 405.
 fn require_method(call: &Call, method: &Method) -> Result<(), Failure> {
     if call.method == *method {
         Ok(())
@@ -69,7 +70,7 @@ fn require_method(call: &Call, method: &Method) -> Result<(), Failure> {
     }
 }
 
-/// GET `/subscriptions` and `/tenants`.
+/// GET `/subscriptions`: those of all resource groups, and [`DEFAULT_SUBSCRIPTION`]. GET `/tenants`: the only tenant.
 pub(super) fn list_roots(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     require_method(call, &Method::GET)?;
     let tenant = rest.auth.tenant;
@@ -139,7 +140,8 @@ fn location(subscription: &str, name: &str) -> Value {
     })
 }
 
-/// The regions of all resources, or [`DEFAULT_LOCATION`].
+/// The regions of all resource groups, VNets and network interfaces, in alphabetical order. [`DEFAULT_LOCATION`] if
+/// there are none.
 pub(super) fn locations(topology: &Topology) -> BTreeSet<String> {
     let groups = topology.resource_groups.values().map(|g| &g.location);
     let vnets = topology.vnets.values().map(|v| &v.envelope.location);
@@ -197,7 +199,7 @@ fn parse_filter(filter: &str) -> Result<Vec<(String, String)>, Failure> {
     }
 }
 
-/// Whether a resource matches a term of a filter. All comparisons but that of tag values ignore case, as in Azure.
+/// Whether a resource matches a term of a filter. All comparisons except that of tag values ignore case, as in Azure.
 fn matches(item: &Value, name: &str, expected: &str) -> bool {
     let text = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default();
     let tags = || item.get("tags").and_then(Value::as_object).into_iter().flatten();
@@ -211,7 +213,8 @@ fn matches(item: &Value, name: &str, expected: &str) -> bool {
     }
 }
 
-/// GET of the resource providers, GET of one, POST `register`. All are always registered.
+/// GET of the resource providers, GET of one, and POST `register`, which does nothing because every provider is
+/// registered.
 pub(super) fn providers(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let register = call.lower.len() == 5;
     require_method(call, if register { &Method::POST } else { &Method::GET })?;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 /// The resource group in which Azure creates network watchers.
 const GROUP: &str = "NetworkWatcherRG";
-/// The prefix of the names that Azure gives them.
+/// The prefix of the names that Azure gives to network watchers.
 const PREFIX: &str = "NetworkWatcher_";
 
 fn watcher(subscription: &str, location: &str) -> Value {
@@ -49,7 +49,7 @@ pub(super) fn list(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     Ok(ok(&json!({"value": value})))
 }
 
-/// The watchers of a resource group, one watcher, and its action `nextHop`.
+/// Serves the watchers of a resource group, one watcher, and its action `nextHop`.
 pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let here = call.segments[3].eq_ignore_ascii_case(GROUP);
@@ -86,7 +86,8 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     }
 }
 
-/// POST `nextHop`: the longest matching active route of a machine for a destination.
+/// POST `nextHop`: the active route with the longest prefix by which a machine reaches a destination. The next hop is
+/// `None` if no route matches.
 fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Result<Response, Failure> {
     let source = address(body, "sourceIPAddress")?;
     let destination = address(body, "destinationIPAddress")?;
@@ -136,7 +137,8 @@ fn address(body: &Value, field: &str) -> Result<IpAddr, Failure> {
     })
 }
 
-/// The NIC of `targetNicResourceId`, or the NIC of `targetResourceId` (a virtual machine) that has the source address.
+/// The NIC of `targetNicResourceId`, if that is given, otherwise the NIC with the source address of the virtual machine
+/// `targetResourceId`.
 fn source_nic(topology: &Topology, body: &Value, source: IpAddr) -> Result<Arc<NetworkInterface>, Failure> {
     let text = |field: &str| body.get(field).and_then(Value::as_str).map(ResourceId::new);
     let unknown = |field: &str, id: &ResourceId| {

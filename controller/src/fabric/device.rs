@@ -1,5 +1,5 @@
-//! The configuration of a site's VPN device (D16). It contains the preshared key, so it needs a token as shared keys
-//! do.
+//! The configuration of a site's VPN device (D16). It contains the preshared key, so a request for it needs a token, as
+//! a request for a shared key does.
 
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tombolo_proto::fabric::DeviceRequest;
 use tombolo_topology::device;
 
-/// POST `device-config`: the configuration for the device of a connection's site.
+/// POST `device-config`: the configuration for the VPN device of the site at the other end of a connection.
 pub(super) async fn config(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let DeviceRequest { connection } = json::typed(request).await?;
     let topology = rest.app.writer.current().topology;

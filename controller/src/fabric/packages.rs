@@ -20,7 +20,8 @@ use std::sync::Arc;
 /// time.
 const RETRY_AFTER_SECONDS: u64 = 2;
 
-/// GET and HEAD `/packages/{name}`: needs no token.
+/// GET and HEAD `/packages/{name}`: downloads a package; needs no token. 503 with `Retry-After` if too many downloads
+/// are in progress. A HEAD counts as no download.
 pub(super) async fn download(
     State(rest): State<Arc<Rest>>,
     Path(name): Path<String>,
@@ -71,7 +72,8 @@ pub(super) async fn download(
     Ok(head(Body::from_stream(body)))
 }
 
-/// GET `/fabric/v1/packages`.
+/// GET `/fabric/v1/packages`: the folder, and its packages with size and SHA-256. Reads each package, so it needs a
+/// token.
 pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
     let packages = rest.packages.clone();
     let listed = tokio::task::spawn_blocking(move || packages.list()).await;

@@ -38,17 +38,17 @@ const MAX_HEAD: usize = 64 << 10;
 
 /// Limits of an HTTP/2 connection.
 struct Http2Limits {
-    /// Concurrent streams (SETTINGS_MAX_CONCURRENT_STREAMS).
+    /// Most concurrent streams (SETTINGS_MAX_CONCURRENT_STREAMS).
     streams: u32,
     /// Flow-control window of each stream and of the connection, in bytes.
     window: u32,
-    /// Bytes of one stream that wait for the client to read.
+    /// Most bytes of one stream that wait for the client to read them.
     send_buffer: usize,
 }
 
-/// Limits for all clients but agents. hyper cannot raise them after its first SETTINGS, so they hold for clients with a
-/// token too. Azure's clients use HTTP/1.1 and have no more requests at a time. 65,535 is the initial window of RFC
-/// 9113.
+/// Limits for all clients except agents. hyper cannot raise them after its first SETTINGS, so they hold for clients
+/// with a token too. Azure's clients are not slowed: they use HTTP/1.1, and have no more than 4 requests at a time.
+/// 65,535 is the initial window of RFC 9113.
 const STRANGER_LIMITS: Http2Limits = Http2Limits {
     streams: 4,
     window: 65_535,
@@ -73,7 +73,8 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Serves a connection until it ends. [`crate::admission`] limits its time by aborting the task.
+    /// Serves a connection until it ends; an error ends it and is logged at the level `debug`. [`crate::admission`]
+    /// limits its time by aborting the task.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, connection: Connection) {
         // Nagle's algorithm would delay small frames. The connection works without the option, only slower.
         let _ = stream.set_nodelay(true);
@@ -84,10 +85,10 @@ impl Service {
         }
     }
 
-    /// Completes the TLS handshake.
+    /// Completes the TLS handshake, after the wait that the rate limit of the client's address demands.
     ///
     /// # Errors
-    /// The handshake failed, or the address of the client has asked for too many.
+    /// The handshake failed, or the address of the client has begun too many key exchanges.
     async fn accept_tls(&self, stream: TcpStream, connection: &Connection) -> std::io::Result<TlsStream<TcpStream>> {
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
         connection.client_hello_received();
@@ -168,7 +169,7 @@ impl Service {
     }
 }
 
-/// The body of a request. Reports the bytes that arrive to the admission machine.
+/// The body of a request of a client that is no agent. Reports to the admission machine how many bytes arrive.
 struct CountedBody {
     body: Incoming,
     request: Request,

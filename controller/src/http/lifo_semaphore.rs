@@ -31,7 +31,7 @@ impl Drop for Permit {
 }
 
 impl LifoSemaphore {
-    /// A semaphore with this many permits.
+    /// A semaphore with `free` permits, none of which is assigned.
     pub(super) fn new(free: usize) -> Arc<Self> {
         let waiting = Vec::new();
         Arc::new(Self(Mutex::new(State { free, waiting })))
@@ -41,7 +41,8 @@ impl LifoSemaphore {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a permit. Dropping the future gives the place up, and releases a permit that was assigned meanwhile.
+    /// Waits for a permit; a later caller gets one first. Dropping the future gives up its place, and releases a permit
+    /// that was assigned meanwhile.
     pub(super) async fn acquire(self: &Arc<Self>) -> Permit {
         let assigned = {
             let mut state = self.lock();

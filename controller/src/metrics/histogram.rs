@@ -19,7 +19,8 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Counts a duration.
+    /// Counts a duration, in whole microseconds, in every bucket whose bound it does not exceed, and adds it to the
+    /// sum.
     pub fn observe(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
@@ -31,7 +32,7 @@ impl Histogram {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Appends the histogram as a metric, in seconds.
+    /// Appends the histogram to `out` as the metric `name`, with bounds and sum in seconds.
     pub(super) fn write(&self, out: &mut Text, name: &'static str, help: &str) {
         let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use tombolo_proto::id::Revision;
 use tombolo_topology::change::Rejection;
 
-/// The header of every response to a write: the revision of the state that contains the write.
+/// The header of every response to a successful write: the revision of the state that contains the write.
 pub(crate) const REVISION_HEADER: &str = "x-tombolo-revision";
 
-/// An error response.
+/// An error response: a status, and a body with ARM's error object.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure(Box<Parts>);
 
@@ -39,12 +39,12 @@ impl Failure {
         }))
     }
 
-    /// 400 Bad Request.
+    /// An error with the status 400 (Bad Request), a code and a message as for [`Self::new`].
     pub(crate) fn bad(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// 404 Not Found.
+    /// An error with the status 404 (Not Found), a code and a message as for [`Self::new`].
     pub(crate) fn missing(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
@@ -58,19 +58,20 @@ impl Failure {
         )
     }
 
-    /// Sets the `target`: the name of the field at fault.
+    /// Sets the `target` of the error object: the name of the field at fault, or the id of the resource.
     pub(crate) fn at(mut self, target: impl Into<String>) -> Self {
         self.0.target = Some(target.into());
         self
     }
 
-    /// Sets the header `WWW-Authenticate`.
+    /// Sets the header `WWW-Authenticate`. The header is left out if `challenge` has characters that a header must not
+    /// have.
     pub(crate) fn challenge(mut self, challenge: String) -> Self {
         self.0.challenge = Some(challenge);
         self
     }
 
-    /// The value of `error` in a body.
+    /// The error object: the value of the field `error` in the response's body.
     pub(crate) fn object(&self) -> Value {
         json!({
             "code": self.0.code,
@@ -134,7 +135,7 @@ pub(crate) fn ok(body: &Value) -> Response {
     reply(StatusCode::OK, body)
 }
 
-/// A response without a body.
+/// A response with this status and without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;

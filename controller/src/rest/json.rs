@@ -12,7 +12,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-/// Largest request body, in bytes. As ARM's own limit for templates (4 MB).
+/// Largest request body, in bytes: the same as ARM's limit for templates (4 MB).
 pub(crate) const MAX_BODY: usize = 4 << 20;
 /// Largest request body of requests that need no token, in bytes. A join request has less than 2 KiB.
 pub(crate) const MAX_OPEN_BODY: usize = 64 << 10;
@@ -20,10 +20,11 @@ pub(crate) const MAX_OPEN_BODY: usize = 64 << 10;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for the whole body of a request that needs no token: 64 KiB at 6.4 KiB/s.
 const OPEN_BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Levels of nested arrays and objects: more than any body of this interface has. serde_json itself stops at 128.
+/// Most levels of nested arrays and objects: more than any body of this interface has. serde_json itself stops at 128.
 const MAX_DEPTH: usize = 64;
 
-/// Reads a whole body of at most `limit` bytes.
+/// Reads a whole body of at most `limit` bytes. It must arrive within 10 s if `limit` is at most [`MAX_OPEN_BODY`],
+/// otherwise within 30 s.
 ///
 /// # Errors
 /// 413 if it is longer, 408 if it does not arrive in time, 400 if the connection breaks off.
@@ -64,7 +65,7 @@ fn is_too_long(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Parses a body as JSON; an empty one is `null`.
+/// Parses a body as JSON. An empty body, or one of white space only, is `null`.
 ///
 /// # Errors
 /// 400 if it is malformed, nested too deeply, or has duplicate keys.
@@ -98,7 +99,7 @@ pub(crate) async fn typed_within<T: DeserializeOwned>(request: Request, limit: u
     })
 }
 
-/// Parses JSON. Refuses duplicate keys and more than [`MAX_DEPTH`] levels.
+/// Parses JSON in UTF-8. Refuses duplicate keys, more than [`MAX_DEPTH`] levels, and text after the value.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Strict(MAX_DEPTH).deserialize(&mut deserializer)?;

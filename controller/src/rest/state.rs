@@ -20,11 +20,11 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Checks the bearer token of a request. A valid one moves its connection to the stage `bearer`, which has other
-    /// limits.
+    /// Checks the bearer token of a request, an API token or a login token. A valid one moves its connection to the
+    /// stage `bearer`, which has other limits.
     ///
     /// # Errors
-    /// 401, with the challenge that tells stock clients where to log in.
+    /// 401 if the token is missing, not valid or expired, with the challenge that tells stock clients where to log in.
     pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri, extensions: &Extensions) -> Result<(), Failure> {
         let authorization = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let (code, message) = match self.auth.check(authorization) {
@@ -53,8 +53,9 @@ impl Rest {
     }
 }
 
-/// `https://HOST:PORT` by which the client reached this controller, as the base of absolute URLs in responses.
-/// `https://localhost` if the request names no host, or one with unusual characters.
+/// `https://HOST:PORT` by which the client reached this controller, as the base of absolute URLs in responses. The host
+/// is that of an absolute `uri`, or of the header `Host`. `https://localhost` if the request names no host, or one with
+/// unusual characters.
 pub(crate) fn external_url(headers: &HeaderMap, uri: &Uri) -> String {
     let named = headers.get(HOST).and_then(|v| v.to_str().ok());
     let authority = uri.authority().map(http::uri::Authority::as_str).or(named);

@@ -10,11 +10,11 @@ use tombolo_proto::id::Revision;
 struct Event {
     revision: Revision,
     key: String,
-    /// The new value; none: deleted.
+    /// The new value; `None` if the change deleted the key.
     value: Option<Vec<u8>>,
 }
 
-/// A store in memory.
+/// A store in memory, which keeps every change and computes the present state by replaying all. It cannot be backed up.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     revision: u64,

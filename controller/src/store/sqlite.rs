@@ -16,7 +16,7 @@ const SCHEMA_VERSION: i64 = 1;
 /// `PRAGMA application_id`, "tmbl" in ASCII: distinguishes a store from other SQLite databases.
 const APPLICATION_ID: i64 = 0x746d_626c;
 
-/// The log, and counters by name: `revision` and `compacted`. The index serves compaction.
+/// The log, and counters by name: `revision` and `compacted`. The index makes compaction fast.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS log (
         key             TEXT    NOT NULL,
@@ -46,12 +46,15 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl SqliteStore {
-    /// Opens a store, or creates it.
+    /// Opens a store, or creates it. The mode of the file becomes 0600. An existing store is checked, for which SQLite
+    /// reads the whole file. Other processes are not locked out: the lock on the data directory does that.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, or cannot be read or written.
+    /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, or cannot be read or
+    /// written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        // Created here with mode 0600 before SQLite writes to it; SQLite gives its two other files the same mode.
+        // The file is created here with mode 0600 before SQLite writes to it; SQLite gives its two other files the same
+        // mode.
         secret::make_private(path).map_err(|e| StoreError::Failed(e.to_string()))?;
         let connection = Connection::open(path)?;
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -62,7 +65,8 @@ impl SqliteStore {
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        // Milliseconds. Only a copy by an operator's tool contends for the database: the data directory is locked.
+        // 5,000 ms. The data directory is locked, so only an operator's tool that copies the database can hold a lock
+        // on it.
         connection.pragma_update(None, "busy_timeout", 5000)?;
         let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if schema > SCHEMA_VERSION {
@@ -102,7 +106,7 @@ impl SqliteStore {
     }
 }
 
-/// The newest row of a key as (mod_revision, create_revision, version). None: the key does not exist.
+/// The newest row of a key as (mod_revision, create_revision, version). `None`: the key does not exist.
 fn current(connection: &Connection, key: &str) -> Result<Option<(u64, u64, u64)>, StoreError> {
     let sql = "SELECT revision, create_revision, version, value IS NULL FROM log
                WHERE key = ?1 ORDER BY revision DESC LIMIT 1";
@@ -202,7 +206,8 @@ impl Store for SqliteStore {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let revision = revision.0.min(Self::meta(&outer, "revision")?);
-        // Superseded rows, and deletions, which no row precedes then.
+        // Superseded rows, and rows of deletions: once the older rows of a deleted key are gone, its absence says the
+        // same.
         outer.execute(
             "DELETE FROM log WHERE revision <= ?1 AND (value IS NULL OR EXISTS
                 (SELECT 1 FROM log newer WHERE newer.key = log.key AND newer.revision > log.revision

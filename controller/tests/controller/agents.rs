@@ -28,7 +28,7 @@ async fn a_token_is_good_once_and_for_its_binding() {
         let body = json!({"token": token, "csr": csr, "publicKey": PublicKey(rand::random()), "endpoints": ["[::]:7"]});
         answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await
     };
-    // Neither a wrong secret nor a malformed request consumes the token.
+    // A wrong secret or a malformed request is refused, and the token can still be used.
     let id = token.body["id"].as_str().unwrap();
     let wrong = join(&format!("tmb1.{id}.wrong.00"), csr(&key)).await;
     assert_eq!((wrong.status.as_u16(), wrong.code()), (403, "XTokenInvalid"));
@@ -67,7 +67,7 @@ async fn an_expired_token_is_refused() {
     let token = world.fabric(Method::POST, "tokens", Some(body)).await;
     let ends = token.body["expires"].as_u64().unwrap();
     assert!((unix_now() - 5..=unix_now() + 1).contains(&ends), "{ends}");
-    // The test moves the end into the past in the store instead of waiting for it.
+    // Instead of waiting for the end of the token's lifetime, the test moves the end into the past in the store.
     let id = token.body["id"].as_str().unwrap();
     world
         .change_document(&format!("fabric/tokens/{id}"), |token| token["expires"] = json!(1))
@@ -81,7 +81,7 @@ async fn an_expired_token_is_refused() {
     assert!(message.contains("expired"), "{message}");
 }
 
-/// Unix seconds.
+/// The time of the system clock in Unix seconds.
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
@@ -100,7 +100,8 @@ async fn a_change_reaches_only_those_that_it_concerns() {
         assert!(parsed.links.is_empty());
         stream.applied(&config).await;
     }
-    // Another resource group changes no configuration: the revision is in force at once, and nothing is sent.
+    // The creation of another resource group changes no configuration: its revision is in force at once, and nothing is
+    // sent.
     let other = world
         .put(
             &format!("/subscriptions/{}/resourceGroups/other", crate::world::SUBSCRIPTION),
@@ -302,7 +303,7 @@ async fn what_is_in_flight_is_awaited_before_a_return_is_in_force() {
     assert_eq!(waited.body["inForce"], true);
 }
 
-/// After the restore of an older backup, agents run revisions that do not exist yet.
+/// After the restore of an older backup, agents run revisions that the controller's store does not have yet.
 #[tokio::test]
 async fn a_number_of_another_time_is_not_in_force() {
     let world = World::start(&[]).await;
@@ -373,7 +374,8 @@ async fn endpoints_and_status_are_taken_in() {
     .await;
 }
 
-/// D6, D15: the QUIC endpoint and the lanes of a Hello are stored, and sent to agents that have a link to this one.
+/// D6, D15: the controller stores the QUIC endpoint and the lanes of a Hello, and sends them to agents that have a link
+/// to this one.
 #[tokio::test]
 async fn a_second_port_and_lanes_are_told_to_others() {
     let world = World::start(&[]).await;
@@ -402,7 +404,7 @@ async fn a_second_port_and_lanes_are_told_to_others() {
         (&json!(4), &json!("127.0.0.1:443")),
         "{config:?}"
     );
-    // A status has endpoints only, and must not reset the lanes.
+    // A status has no lanes, and must not reset those of the Hello.
     let status = serde_json::to_vec(&AgentStatus::default()).unwrap();
     let endpoints = vec!["127.0.0.9:51821".to_owned()];
     stream.send(FromAgent::Status(Status { status, endpoints })).await;

@@ -1,4 +1,4 @@
-//! The fabric API: tokens, settings, explain, backup.
+//! The fabric API: join tokens, API tokens, settings, explain and backup.
 
 use crate::fake_agent::{FakeAgent, vm};
 use crate::world::{World, answer};
@@ -43,7 +43,7 @@ async fn unknown_fields_are_refused() {
     let refused = world.fabric(Method::PUT, "settings", Some(json!({"mtv": 1400}))).await;
     assert_eq!(refused.status, 400);
     assert!(refused.body["error"]["message"].as_str().unwrap().contains("mtv"));
-    // A binding that is wrong by the rules, not by its form.
+    // The binding has a valid form, but the rules refuse it, because its NIC does not exist.
     let body = json!({"agent": "x", "binding": vm("x", "no-nic")});
     let refused = world.fabric(Method::POST, "tokens", Some(body)).await;
     assert_eq!(
@@ -206,9 +206,9 @@ async fn a_backup_is_the_whole_controller() {
             .success()
     };
     assert!(!restore(&world.data()), "a state that is there is not overwritten");
-    // A new machine: nothing but the backup.
+    // A new machine has nothing except the backup.
     std::fs::remove_dir_all(world.data()).unwrap();
-    // A log that was left would be replayed over the restored state.
+    // SQLite would replay a leftover write-ahead log over the restored state.
     std::fs::create_dir(world.data()).unwrap();
     for name in ["state.db-wal", "state.db-shm"] {
         std::fs::write(world.data().join(name), b"of another state").unwrap();
@@ -228,7 +228,7 @@ async fn a_backup_is_the_whole_controller() {
         .map(|v| v["name"].as_str().unwrap())
         .collect();
     assert_eq!(ids, ["a", "b"]);
-    // The authority is the same: agents go on.
+    // The authority is restored too, so the agent's certificate is still accepted.
     agent.hello(0, "").await.unwrap().config().await;
 
     std::fs::write(&file, b"no backup").unwrap();

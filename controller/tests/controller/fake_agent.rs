@@ -23,7 +23,7 @@ use tombolo_proto::id::PublicKey;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-/// An agent that has joined.
+/// An agent that has joined: its key and certificate, and the port of its controller.
 pub(crate) struct FakeAgent {
     pub(crate) id: String,
     key: KeyPair,
@@ -32,13 +32,13 @@ pub(crate) struct FakeAgent {
     port: u16,
 }
 
-/// An open control stream.
+/// An open control stream of a fake agent, on which Hello has been sent.
 pub(crate) struct Stream {
     pub(crate) outgoing: mpsc::Sender<AgentMessage>,
     incoming: Streaming<ControllerMessage>,
 }
 
-/// A certificate signing request (PKCS #10, PEM).
+/// A certificate signing request for a key (PKCS #10, PEM), with an empty subject.
 pub(crate) fn csr(key: &KeyPair) -> String {
     CertificateParams::default()
         .serialize_request(key)
@@ -47,7 +47,7 @@ pub(crate) fn csr(key: &KeyPair) -> String {
         .unwrap()
 }
 
-/// The binding of a VM with one NIC.
+/// The binding of an agent to a VM with one NIC, in the JSON of the fabric API.
 pub(crate) fn vm(name: &str, nic: &str) -> Value {
     json!({
         "type": "vm",
@@ -123,7 +123,7 @@ impl FakeAgent {
         .await
     }
 
-    /// Opens a stream with a Hello.
+    /// Opens a control stream with the agent's certificate, and sends this Hello.
     pub(crate) async fn open_stream(&self, hello: Hello) -> Result<Stream, Status> {
         let mut client = self
             .connect(false)
@@ -138,7 +138,7 @@ impl FakeAgent {
         Ok(Stream { outgoing, incoming })
     }
 
-    /// Renews the certificate, with a new key from now on.
+    /// Renews the certificate over a new connection, for a new key that the agent has from now on.
     pub(crate) async fn renew(&mut self, key: KeyPair) -> Result<(), Status> {
         let mut client = self
             .connect(false)
@@ -150,13 +150,14 @@ impl FakeAgent {
         Ok(())
     }
 
-    /// When its certificate expires, Unix seconds.
+    /// The end of the certificate's validity, in Unix seconds.
     pub(crate) fn certificate_end(&self) -> i64 {
         let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).unwrap();
         parsed.validity().not_after.timestamp()
     }
 
-    /// Replaces its certificate by one of the same authority, name and key that has expired.
+    /// Replaces the agent's certificate by one that has expired, with the same authority, name and key. The authority's
+    /// key is read from the store.
     pub(crate) fn expire_certificate(&mut self, world: &World) {
         let authority = world.document("own/authority");
         let key = KeyPair::from_pem(authority["key"].as_str().unwrap()).unwrap();
@@ -207,14 +208,14 @@ impl Stream {
         }
     }
 
-    /// Whether no message arrives for 300 ms. A push follows a change within milliseconds, and no later event proves
-    /// that none was sent.
+    /// Whether no message arrives for 300 ms. Nothing that happens later would prove that no message was sent, so this
+    /// waits; a push follows a change within milliseconds.
     pub(crate) async fn quiet(&mut self) -> bool {
         let wait = std::time::Duration::from_millis(300);
         tokio::time::timeout(wait, self.incoming.message()).await.is_err()
     }
 
-    /// Sends a message.
+    /// Sends a message to the controller over the stream.
     pub(crate) async fn send(&self, message: FromAgent) {
         self.outgoing
             .send(AgentMessage { message: Some(message) })
@@ -222,7 +223,7 @@ impl Stream {
             .unwrap();
     }
 
-    /// Acknowledges a configuration.
+    /// Tells the controller that this configuration is in force.
     pub(crate) async fn applied(&self, config: &Config) {
         let (revision, digest) = (config.revision, config.digest.clone());
         self.send(FromAgent::Applied(Applied { revision, digest })).await;
@@ -230,7 +231,7 @@ impl Stream {
 }
 
 impl FakeAgent {
-    /// A copy of the identity, as a thief of the state directory would have it.
+    /// A copy of the agent's identity, as a thief of the agent's state directory would have it.
     pub(crate) fn clone_identity(&self) -> Self {
         Self {
             id: self.id.clone(),

@@ -10,7 +10,8 @@ fn id(tail: &str) -> Value {
     json!({"id": format!("{GROUP}/providers/Microsoft.Network/{tail}")})
 }
 
-/// A hub with both kinds of gateway, a site and a circuit, without connections.
+/// A controller with a hub that has a VPN and an ExpressRoute gateway, with a site and a circuit, and without
+/// connections.
 async fn hub() -> World {
     let world = World::start(&[]).await;
     world.put("~", json!({"location": "region1"})).await;

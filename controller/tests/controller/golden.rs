@@ -14,11 +14,11 @@ use tombolo_proto::control_stream::{ProbeResult, Rejected, Status};
 use tombolo_proto::id::{PublicKey, Revision};
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 
-/// Golden files of other crates, which have the requests of their programs.
+/// Folders of golden files of other crates, which record the requests of their programs.
 const AGENT: &str = "../../../agent/tests/golden";
 const PROTO: &str = "../../../proto/tests/golden";
 
-/// A value with everything that differs from run to run replaced by a constant of the same form.
+/// A copy of a value in which everything that differs from run to run is replaced by a constant of the same form.
 fn masked(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -55,7 +55,7 @@ fn masked_text(text: &str) -> String {
     }
 }
 
-/// The case `full` of a golden file.
+/// The case `full` of a golden file: a request with all fields.
 fn full_case(golden: &str) -> Value {
     let mut cases: BTreeMap<String, Value> = golden!().read(golden);
     cases.remove("full").expect("a case named full")
@@ -68,7 +68,7 @@ async fn ask(world: &World, method: Method, path: &str, body: Option<Value>) -> 
     answer.body
 }
 
-/// Joins by the recorded request of an agent, with a token and a key that are valid here.
+/// Joins an agent by the recorded request of the agent's golden file, with a token and a key that are valid here.
 async fn join_as_recorded(world: &World) -> Value {
     let token = json!({"agent": "vm-c", "binding": vm("vm-c", "c-nic")});
     let token = ask(world, Method::POST, "tokens", Some(token)).await;
@@ -99,7 +99,8 @@ async fn probe_as_recorded(world: &World, stream: &mut Stream) -> Value {
     tokio::join!(ask(world, Method::POST, "probe", Some(request)), answer).0
 }
 
-/// `vm-a` applies the newest configuration and reports a full status, `vm-b` refuses.
+/// Connects both agents: `vm-a` applies the newest configuration and reports a full status, `vm-b` rejects its
+/// configuration.
 async fn connect(world: &World, [a, b]: [FakeAgent; 2]) -> [Stream; 2] {
     let mut refusing = b.hello(0, "").await.unwrap();
     let (config, _) = refusing.config().await;
@@ -150,7 +151,7 @@ async fn golden_answers_of_the_fabric_api() {
     // Nothing is written from here on, so revisions are the same in every run.
     let [mut applied, _refusing] = connect(&world, agents).await;
     let mut api_tokens = get("api-tokens").await;
-    // They are ordered by id, which is random.
+    // The list is ordered by id. The ids are random, so the test orders it by name.
     let listed = api_tokens["value"].as_array_mut().expect("a list");
     listed.sort_by_key(|token| token["name"] == "admin");
     let explain = full_case(&format!("{PROTO}/explain_request"));

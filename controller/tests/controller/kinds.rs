@@ -1,4 +1,4 @@
-//! Every verb of every kind of resource over HTTP. A new kind needs an example here, and nothing else.
+//! Sends every verb to every kind of resource over HTTP. A new kind needs an example here and no further code.
 
 use crate::world::{Answer, GROUP, SUBSCRIPTION, World, answer};
 use reqwest::Method;
@@ -15,7 +15,7 @@ fn id(path: &str) -> Value {
     json!({"id": format!("{GROUP}/providers/Microsoft.Network/{path}")})
 }
 
-/// Resources that the examples refer to, in the order of their creation.
+/// The resources that the examples refer to, in the order of their creation.
 fn groundwork() -> Vec<Example> {
     let other = json!({"location": "region1", "properties": {"addressSpace": {"addressPrefixes": ["10.2.0.0/16"]}}});
     vec![
@@ -128,7 +128,7 @@ async fn names(world: &World, path: &str) -> Vec<String> {
     items.iter().map(|i| i["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// PUT, GET, list, PATCH and refusals of one resource, which exists afterwards.
+/// Sends PUT, GET, list and PATCH for one resource, and requests that must be refused. The resource exists afterwards.
 async fn create_and_read(world: &World, kind: Kind, example: &Example) {
     let Example { path, body } = example;
     let url = arm(path);

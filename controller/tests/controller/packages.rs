@@ -7,20 +7,21 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const NAME: &str = "tombolo-agent_0.1.0-1_amd64.deb";
-/// Size of a package, in bytes, that exceeds the socket buffers between two programs.
+/// Size of a package in bytes, above that of all socket buffers between two programs, so that its download waits for
+/// the reader.
 const LARGE_PACKAGE: usize = 16 << 20;
 
 async fn serving(folder: &Path) -> World {
     World::start(&["--packages-dir", folder.to_str().unwrap()]).await
 }
 
-/// Sends a GET without a token.
+/// Sends a GET without a token. Returns status and body.
 async fn fetch(client: &Client, world: &World, path: &str) -> (StatusCode, Vec<u8>) {
     let response = client.get(world.url(path)).send().await.unwrap();
     (response.status(), response.bytes().await.unwrap().to_vec())
 }
 
-/// The metric of requests for packages with a result.
+/// The present value of the metric of package downloads for a result.
 async fn counted(world: &World, result: &str) -> u64 {
     let response = world.client.get(world.url("/metrics")).bearer_auth(&world.token).send();
     let text = response.await.unwrap().text().await.unwrap();
@@ -94,7 +95,8 @@ async fn the_list_needs_a_token_and_names_the_folder() {
     assert_eq!(stranger.status, 401);
 }
 
-/// An address that does not read gets its share of the downloads. They end with their connections.
+/// A client that does not read gets no more downloads than the limit for one address. The downloads end with its
+/// connections.
 #[tokio::test]
 async fn downloads_at_a_time_are_limited() {
     let folder = tempfile::tempdir().unwrap();
@@ -117,7 +119,7 @@ async fn downloads_at_a_time_are_limited() {
         (response.status(), response.headers()["retry-after"].to_str().unwrap()),
         (StatusCode::SERVICE_UNAVAILABLE, "2")
     );
-    // Other requests are served meanwhile.
+    // Other requests of that address are served meanwhile.
     assert_eq!(world.fabric(Method::GET, "health", None).await.status, 200);
     drop(slow);
     let got = until("a download is free", async || {

@@ -22,7 +22,8 @@ fn raise_descriptor_limit() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// A TLS configuration that trusts the controller's authority.
+/// A client's TLS configuration that trusts the controller's authority, and offers these groups for the key exchange
+/// and this version.
 fn trusting(
     world: &World,
     groups: &[&'static dyn SupportedKxGroup],
@@ -58,7 +59,7 @@ pub(crate) async fn stranger(world: &World, protocol: &[u8]) -> TlsStream<TcpStr
     connect(world, config).await
 }
 
-/// The value of a metric whose line begins with a text.
+/// The value of the metric whose line begins with `line`. Panics if there is none.
 async fn metric(world: &World, line: &str) -> u64 {
     let answer = world
         .client
@@ -84,7 +85,7 @@ async fn the_key_exchange_is_post_quantum_where_the_client_can() {
         Some(HandshakeKind::Full),
         "without another round trip"
     );
-    // Azure's clients use older TLS libraries.
+    // Azure's clients use older TLS libraries, without post-quantum groups or even TLS 1.3.
     let plain: [&dyn SupportedKxGroup; 1] = [aws_lc_rs::kx_group::X25519];
     for version in [tls13, &rustls::version::TLS12] {
         let mut older = connect(&world, trusting(&world, &plain, version)).await;
@@ -101,7 +102,7 @@ async fn the_key_exchange_is_post_quantum_where_the_client_can() {
     }
 }
 
-/// Idle connections do not keep others out, and are counted.
+/// 3,000 idle connections do not keep an agent or a new client out, and the metrics count them.
 #[tokio::test]
 async fn idle_connections_keep_nobody_out() {
     raise_descriptor_limit();
@@ -126,7 +127,8 @@ async fn idle_connections_keep_nobody_out() {
     assert!(!world.log().contains("panicked"), "{}", world.log());
 }
 
-/// The connection of a client that has not authenticated is closed in every state.
+/// The connection of a client that has not authenticated is closed in each state: before the ClientHello, in the middle
+/// of it, after the handshake without a request, and in the middle of a body.
 #[tokio::test]
 async fn strangers_that_do_nothing_are_closed() {
     let world = World::start(&[]).await;
@@ -168,7 +170,7 @@ async fn strangers_that_do_nothing_are_closed() {
     assert!(metric(&world, timeouts).await >= 2);
 }
 
-/// Without a client certificate the control service responds before it reads the body.
+/// Without a client certificate, the control service refuses a request before it reads the body.
 #[tokio::test]
 async fn agents_show_their_certificate_first() {
     let world = World::start(&[]).await;
@@ -208,7 +210,7 @@ async fn a_renewal_is_small() {
     agent.hello(0, "").await.unwrap().config().await;
 }
 
-/// A token moves its own connection to the stage `bearer`, and no other.
+/// A token moves the connection that carries it to the stage `bearer`, and no other connection of the client.
 #[tokio::test]
 async fn a_token_promotes_its_connection() {
     let world = World::start(&[]).await;
@@ -268,7 +270,7 @@ async fn hundreds_of_agents_behind_one_address_come_back() {
     });
     world.kill_and_restart().await;
     let streams = agents.into_iter().map(|agent| async move {
-        // Agents retry until they succeed.
+        // An agent retries until it has a stream, as here.
         until("a stream and a configuration", async || {
             let mut stream = agent.hello(0, "").await.ok()?;
             stream.next().await.ok().map(|_| stream)

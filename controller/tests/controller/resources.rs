@@ -1,4 +1,4 @@
-//! ARM: status codes, casing, collections, actions, lists above resource groups, template deployments.
+//! ARM's dialect: status codes, casing, collections, actions, lists of whole subscriptions, and template deployments.
 
 use crate::fake_agent::FakeAgent;
 use crate::world::{GROUP, SUBSCRIPTION, World, answer};

@@ -1,4 +1,5 @@
-//! Durability: `kill -9`, SIGTERM, a lost admin token, a second writer; and states that prevent a start.
+//! Durability across `kill -9`, SIGTERM, a lost admin token and a second writer; and states of the data directory that
+//! prevent a start.
 
 use crate::world::{World, answer};
 use reqwest::Method;
@@ -75,7 +76,8 @@ async fn a_writer_that_is_not_alone_stops() {
     assert!(set(&first, b"4").await.is_err());
 }
 
-/// The store is compacted although no process of the controller makes enough changes by itself.
+/// The store is compacted after enough changes of all processes together, although no process makes enough of them by
+/// itself.
 #[tokio::test]
 async fn the_log_is_compacted_across_restarts() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tombolo_controller::store::sqlite::SqliteStore;
 use tombolo_controller::store::{Store as _, Transaction};
 
-/// The subscription of all tests.
+/// The subscription of the resources of all tests.
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 /// The resource group of all tests.
 pub(crate) const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
-/// Longest wait for an event, long enough for a loaded machine.
+/// Longest time that a test waits for an event: long enough for a machine that runs all tests at once.
 pub(crate) const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A response with its JSON body; `null` if the body is not JSON.
@@ -24,23 +24,24 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The code of ARM's error object.
+    /// The code of ARM's error object; empty if the body is none.
     pub(crate) fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
 
-    /// A header of the response, if it is text.
+    /// A header of the response; `None` if it is missing or is not text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The revision of a response to a write.
+    /// The revision in the response to a write. Panics for any other response.
     pub(crate) fn revision(&self) -> u64 {
         self.header("x-tombolo-revision").unwrap().parse().unwrap()
     }
 }
 
-/// A running controller.
+/// A running controller, and a client of it with the admin token. Dropping it kills the process and deletes its
+/// directory.
 pub(crate) struct World {
     process: Child,
     dir: tempfile::TempDir,
@@ -52,7 +53,7 @@ pub(crate) struct World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Both fail if the test has ended the process itself.
+        // A destructor has nobody to report a failure to.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -88,7 +89,8 @@ impl World {
         Self::start_in(dir, arguments).await
     }
 
-    /// Starts a controller in a directory, on a free port, and waits until it is ready.
+    /// Starts a controller in a directory, on a port of loopback that was free just before, and waits until it is
+    /// ready.
     pub(crate) async fn start_in(dir: tempfile::TempDir, arguments: &[&str]) -> Self {
         // Fails if another test of this process has installed the provider.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -111,17 +113,18 @@ impl World {
         world
     }
 
-    /// The controller's data directory.
+    /// The controller's data directory, which every restart uses again.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    /// The log of all its processes so far.
+    /// The log of all processes that this value has started, so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("data.log")).unwrap_or_default()
     }
 
-    /// Waits until the process answers the health check, and reads its admin token.
+    /// Waits until the process answers the health check, and reads its admin token. Panics with the log if the process
+    /// ends, or after [`EVENT_TIMEOUT`].
     async fn ready(&mut self) {
         let deadline = Instant::now() + EVENT_TIMEOUT;
         loop {
@@ -153,14 +156,14 @@ impl World {
         Some((client.unwrap(), token.trim().to_owned()))
     }
 
-    /// Kills the process, which cannot clean up, and starts it again.
+    /// Kills the process by SIGKILL, so that it cannot clean up, and starts it again.
     pub(crate) async fn kill_and_restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         self.restart().await;
     }
 
-    /// Sends SIGTERM, waits for the end of the process, and returns its exit status.
+    /// Sends SIGTERM, blocks until the process has ended, and returns its exit status.
     pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
         let done = Command::new("kill")
             .args(["-TERM", &self.process.id().to_string()])
@@ -177,13 +180,14 @@ impl World {
         }
     }
 
-    /// Starts the controller again after its process has ended.
+    /// Starts the controller again, with the same directory, port and arguments, after its process has ended. Waits
+    /// until it is ready.
     pub(crate) async fn restart(&mut self) {
         self.process = spawn(&self.data(), self.port, &self.arguments);
         self.ready().await;
     }
 
-    /// A document of the store, while the controller runs.
+    /// The newest value of a document in the store. The controller may be running.
     pub(crate) fn document(&self, key: &str) -> Value {
         let store = rusqlite::Connection::open(self.data().join("state.db")).unwrap();
         let sql = "SELECT value FROM log WHERE key = ?1 ORDER BY revision DESC LIMIT 1";
@@ -191,7 +195,7 @@ impl World {
         serde_json::from_slice(&bytes).unwrap()
     }
 
-    /// Ends the controller, changes a document of its store, and starts it again.
+    /// Ends the controller by SIGTERM, changes a document of its store, and starts it again.
     pub(crate) async fn change_document(&mut self, key: &str, change: impl FnOnce(&mut Value)) {
         assert!(self.terminate().success(), "{}", self.log());
         let mut store = SqliteStore::open(&self.data().join("state.db")).unwrap();
@@ -214,7 +218,7 @@ impl World {
         format!("https://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Sends a request with the admin token.
+    /// Sends a request with the admin token, to a path with a leading `/`. Any status is returned.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
         let mut request = self.client.request(method, self.url(path)).bearer_auth(&self.token);
         if let Some(body) = body {
@@ -228,7 +232,8 @@ impl World {
         self.send(method, &format!("/fabric/v1/{path}"), body.as_ref()).await
     }
 
-    /// Sends a request to ARM with an `api-version`. In a path, a leading `~` stands for the resource group.
+    /// Sends a request to ARM with an `api-version`. A leading `~` in a path stands for the resource group of all
+    /// tests.
     pub(crate) async fn arm(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         let path = match path.strip_prefix('~') {
             Some(inner) => format!("{GROUP}{inner}"),
@@ -239,14 +244,15 @@ impl World {
             .await
     }
 
-    /// Sends a PUT to ARM, which must succeed.
+    /// Sends a PUT to ARM, as [`Self::arm`] does. Panics if it is refused.
     pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
         let answer = self.arm(Method::PUT, path, Some(body)).await;
         assert!(answer.status.is_success(), "{path}: {answer:?}");
         answer
     }
 
-    /// Creates the resource group, and VNets `a` (10.1/16) and `b` (10.2/16) with a subnet and a NIC each.
+    /// Creates the resource group, and the VNets `a` (10.1.0.0/16) and `b` (10.2.0.0/16) with a subnet `w` and a NIC
+    /// each.
     pub(crate) async fn two_vnets(&self) {
         self.put("~", json!({"location": "region1"})).await;
         for (name, n) in [("a", 1), ("b", 2)] {
@@ -260,7 +266,7 @@ impl World {
         }
     }
 
-    /// Creates a NIC in the subnet `w` of a VNet.
+    /// Creates a NIC with a static address in the subnet `w` of a VNet.
     pub(crate) async fn nic(&self, name: &str, vnet: &str, address: &str) -> Answer {
         let subnet = format!("{GROUP}/providers/Microsoft.Network/virtualNetworks/{vnet}/subnets/w");
         let body = json!({"location": "region1", "properties": {"ipConfigurations": [{"name": "ipconfig1", "properties": {
@@ -270,7 +276,7 @@ impl World {
             .await
     }
 
-    /// Creates one half of a peering of two VNets.
+    /// Creates the half of a peering that belongs to the VNet `from`, with the name `to-` and the other VNet's name.
     pub(crate) async fn peer(&self, from: &str, to: &str) -> Answer {
         let remote = format!("{GROUP}/providers/Microsoft.Network/virtualNetworks/{to}");
         let body = json!({"properties": {"remoteVirtualNetwork": {"id": remote}, "allowVirtualNetworkAccess": true}});

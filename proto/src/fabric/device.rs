@@ -25,19 +25,20 @@ pub struct DeviceConfig {
     pub site: ResourceId,
     /// UDP port on which the device listens.
     pub port: u16,
-    /// Public key of the device, from the local network gateway; none if that has none yet.
+    /// Public key of the device, from the local network gateway; `None` if the local network gateway has none yet.
     pub public_key: Option<PublicKey>,
-    /// Inner MTU, bytes.
+    /// MTU inside the tunnel, in bytes.
     pub mtu: u16,
     /// Preshared key of the tunnels to all instances. A secret.
     pub preshared_key: PresharedKey,
-    /// The gateway's instances that have an agent, in order of preference.
+    /// The gateway's instances that have an agent, the preferred one first.
     pub instances: Vec<DeviceTunnel>,
-    /// Prefixes that the site reaches through the gateway: its VNet and the VNets that use it.
+    /// Prefixes that the site reaches through the gateway: those of the gateway's VNet and of the VNets that use the
+    /// gateway.
     pub prefixes: Vec<IpNet>,
     /// Prefixes of the site itself.
     pub site_prefixes: Vec<IpNet>,
-    /// The BGP session; none if the connection does not use BGP.
+    /// The BGP session; `None` if the connection does not use BGP.
     pub bgp: Option<DeviceBgp>,
 }
 
@@ -49,7 +50,7 @@ pub struct DeviceTunnel {
     pub agent: AgentId,
     /// WireGuard public key of the agent.
     pub public_key: PublicKey,
-    /// Endpoint of the agent; none if it is not known, so that the agent has to initiate the handshake.
+    /// Endpoint of the agent; `None` if it is not known. The agent has to initiate the handshake then.
     pub endpoint: Option<SocketAddr>,
 }
 

@@ -156,7 +156,7 @@ fn revisions() {
     golden!().document("packages", &packages);
 }
 
-/// The controller's tests send these requests.
+/// Records the client's requests, which the controller's tests send.
 #[test]
 fn questions() {
     let full = ExplainRequest {

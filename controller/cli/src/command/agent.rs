@@ -35,6 +35,8 @@ pub(crate) enum Agent {
 }
 
 impl Agent {
+    /// Prints agents or a configuration, or revokes or deletes an agent after a question. A no to the question is no
+    /// error.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::List => {
@@ -96,7 +98,8 @@ pub(crate) fn binding(binding: &Binding) -> String {
     }
 }
 
-/// Returns the state of an agent in one word; `ok` if it has its desired configuration in force.
+/// Returns the state of an agent in one word: `revoked`, `away` (its control stream is down), `rejects` (its
+/// configuration), `ok` (its desired configuration is in force) or `behind`.
 pub(crate) fn condition(agent: &AgentView) -> &'static str {
     if agent.revoked {
         "revoked"
@@ -111,7 +114,7 @@ pub(crate) fn condition(agent: &AgentView) -> &'static str {
     }
 }
 
-/// Prints agents with their state.
+/// Prints a table of agents with their binding, state, revision and endpoint, also in JSON format.
 pub(crate) fn table(c: &Context, agents: &[AgentView]) {
     let rows = agents
         .iter()

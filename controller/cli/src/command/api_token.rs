@@ -33,6 +33,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl ApiToken {
+    /// Creates, lists or deletes API tokens. The text of a new token is printed once and stored nowhere.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create { name } => {

@@ -39,6 +39,8 @@ pub(crate) struct Diff {
 }
 
 impl Apply {
+    /// Plans, prints the difference, asks, and carries out the plan. A no to the question is no error. After an error
+    /// in the middle, the changes before it stay. Then waits if `--wait` is set.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let plan = self.files.plan(c).await?;
         if !c.out.is_json() {
@@ -73,6 +75,7 @@ impl Apply {
 }
 
 impl Diff {
+    /// Plans and prints the difference; changes nothing. With `--exit-code`, a difference is exit code 1.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let plan = self.files.plan(c).await?;
         if c.out.is_json() {
@@ -89,6 +92,11 @@ impl Diff {
 }
 
 impl Files {
+    /// Reads all files as one manifest, and compares it with the controller's resources.
+    ///
+    /// # Errors
+    /// A file is not valid, a document needs a default resource group and none is set, or the controller does not
+    /// answer.
     async fn plan(&self, c: &Context) -> Result<Plan> {
         let mut manifest = Manifest::default();
         for file in &self.files {
@@ -104,8 +112,8 @@ impl Files {
                 }
             }
         }
-        // Documents without a group use the default one. If all have a group, none needs to be set, and the name is
-        // unused.
+        // Documents without a group use the default one. If every document has a group, the user need not set one, and
+        // this name is unused.
         let needs_default = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
         let default = if needs_default {
             c.group()?
@@ -126,7 +134,7 @@ fn verb(action: Action) -> &'static str {
     }
 }
 
-/// Prints every change with its difference, in the order of the plan, and a summary.
+/// Prints every change with its difference, in the order of the plan, and then a summary.
 fn show(c: &Context, plan: &Plan) {
     for step in plan.changes() {
         c.out.line(render(step, c.out.colour).trim_end());

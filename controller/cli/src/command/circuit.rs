@@ -72,7 +72,7 @@ pub(crate) struct Size {
     /// Peering location, where the circuit's edges are [default: the region]
     #[arg(long)]
     peering_location: Option<String>,
-    /// Bandwidth, Mbit/s
+    /// Bandwidth in Mbit/s, which on a Premium circuit limits the number of linked VNets
     #[arg(long)]
     bandwidth: Option<u32>,
     /// Tier of the SKU, which limits the number of linked VNets
@@ -120,7 +120,7 @@ pub(crate) enum Peering {
 }
 
 impl Size {
-    /// Sets the properties whose options are given.
+    /// Sets in the body the properties whose options are given; the others stay.
     fn apply_to(&self, body: &mut Value) {
         let provider = "serviceProviderProperties";
         if let Some(location) = &self.peering_location {
@@ -138,7 +138,7 @@ impl Size {
         }
     }
 
-    /// Whether no option is given.
+    /// Whether none of the options in this group is given.
     fn is_empty(&self) -> bool {
         self.peering_location.is_none() && self.bandwidth.is_none() && self.sku_tier.is_none()
     }
@@ -177,6 +177,8 @@ const NEIGHBOURS: &[Column] = &[
 ];
 
 impl Circuit {
+    /// Creates, changes or deletes a circuit or its private peering, or prints circuits or routes of a circuit's edge.
+    /// An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create { name, size, location } => {

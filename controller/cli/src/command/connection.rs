@@ -24,13 +24,13 @@ pub(crate) enum Connection {
         /// Name of the connection
         #[arg(value_parser = name)]
         name: String,
-        /// Preference among connections to the same prefixes; the largest weight wins
+        /// Preference among connections to the same prefixes; the connection with the largest weight is used
         #[arg(long)]
         routing_weight: Option<u32>,
         /// Exchange routes over the connection by BGP (G4)
         #[arg(long, value_name = "true|false", action = ArgAction::Set)]
         enable_bgp: Option<bool>,
-        /// Silence after which a site's VPN device counts as down, 9 to 3600; 0 restores the default
+        /// Seconds of silence, 9 to 3600, after which a site's VPN device counts as down; 0 restores the default
         #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
         dpd_timeout: Option<u32>,
     },
@@ -75,13 +75,13 @@ pub(crate) struct Create {
     tunnel_addresses: Vec<IpAddr>,
     #[command(flatten)]
     key: SharedKeyArgs,
-    /// Preference among connections to the same prefixes; the largest weight wins
+    /// Preference among connections to the same prefixes; the connection with the largest weight is used
     #[arg(long)]
     routing_weight: Option<u32>,
     /// Exchange routes over the connection by BGP (G4); connections to circuits always do
     #[arg(long)]
     enable_bgp: bool,
-    /// Silence after which a site's VPN device counts as down, 9 to 3600
+    /// Seconds of silence, 9 to 3600, after which a site's VPN device counts as down
     #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
     dpd_timeout: Option<u32>,
     /// Region [default: the group's]
@@ -181,7 +181,7 @@ pub(crate) struct SharedKeyArgs {
 }
 
 impl SharedKeyArgs {
-    /// Returns the key without a final newline; none if no option is given.
+    /// Returns the key of the option, or of the file without its final newline; `None` if neither option is given.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -215,13 +215,15 @@ pub(crate) enum SharedKey {
         /// Name of the connection
         #[arg(value_parser = name)]
         connection: String,
-        /// Length of the key, characters
+        /// Length of the key in characters
         #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=128))]
         length: u32,
     },
 }
 
 impl Connection {
+    /// Creates, changes or deletes a connection or its shared key, or prints connections, a key, or the configuration
+    /// of a site's device.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,
@@ -316,7 +318,7 @@ const COLUMNS: &[Column] = &[
     ("Reason", |v| Cell::new(reason(v))),
 ];
 
-/// Prints connections with their status and the reason of a failure.
+/// Prints connections as a table, with their status and the reason of a failure, or as JSON.
 pub(crate) fn list(c: &Context, connections: &[Value]) -> Result<()> {
     c.out.list(
         connections,
@@ -329,7 +331,7 @@ fn number(connection: &Value, pointer: &str) -> u64 {
     connection.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// Returns the reasons why tunnels of the connection are down; empty if all are up.
+/// Returns the reasons why tunnels of the connection are down; empty if all tunnels are up.
 fn reason(connection: &Value) -> String {
     let tunnels = items(connection, "/properties/tunnelConnectionStatus");
     let mut reasons: Vec<_> = tunnels.map(|t| at(t, "/reason")).filter(|r| !r.is_empty()).collect();

@@ -35,7 +35,8 @@ pub(crate) enum Protocol {
 }
 
 impl Explain {
-    /// Returns exit code 1 if the packet or its reply does not arrive, for scripts.
+    /// Asks the controller and prints its answer. Returns exit code 1 if the packet or its reply does not arrive, for
+    /// scripts.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let protocol = match self.protocol {
             Protocol::Icmp => fabric::Protocol::Icmp,
@@ -159,7 +160,7 @@ fn walk(out: Output, title: &str, walk: Option<&Value>) {
     );
 }
 
-/// Formats a matched route: `10.2.0.0/16 VNetPeering (Default)`.
+/// Formats a matched route, as in `10.2.0.0/16 VNetPeering (Default)`; empty if there is none.
 fn route(route: Option<&Value>) -> String {
     let Some(route) = route.filter(|r| !r.is_null()) else {
         return String::new();

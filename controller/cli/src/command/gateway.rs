@@ -135,7 +135,7 @@ pub(crate) enum Type {
 }
 
 impl Type {
-    /// Returns Azure's name of the type, and its default SKU.
+    /// Returns Azure's name of the type, and the SKU of a gateway for which the user names none.
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Vpn => ("Vpn", "VpnGw1"),
@@ -144,6 +144,7 @@ impl Type {
     }
 }
 
+/// The columns of lists of gateways.
 pub(crate) const COLUMNS: &[Column] = &[
     ("Name", |v| Cell::new(at(v, "/name"))),
     ("Group", |v| {
@@ -166,9 +167,12 @@ pub(crate) const COLUMNS: &[Column] = &[
     ("SKU", |v| Cell::new(at(v, "/properties/sku/name"))),
 ];
 
+/// The JSON pointer to a gateway's `ipConfigurations`, one for each instance.
 pub(crate) const CONFIGURATIONS: &str = "/properties/ipConfigurations";
 
 impl Gateway {
+    /// Creates, changes or deletes a gateway, or prints gateways, or routes and BGP sessions of a gateway. An update
+    /// without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,
@@ -251,7 +255,7 @@ fn path(c: &Context, name: &str) -> Result<String> {
     c.item(Kind::VirtualNetworkGateway, name)
 }
 
-/// Sets the BGP properties that are given.
+/// Sets in the body the BGP properties that are given; the others stay.
 fn set_bgp(gateway: &mut Value, asn: Option<u32>, address: Option<IpAddr>) {
     let properties = &mut gateway["properties"];
     if let Some(asn) = asn {

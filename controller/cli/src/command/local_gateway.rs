@@ -74,7 +74,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Sets the properties whose options are given.
+    /// Sets in the body the properties whose options are given; the others stay.
     fn apply_to(&self, body: &mut Value) {
         let properties = &mut body["properties"];
         if let Some(address) = self.gateway_ip_address {
@@ -97,7 +97,7 @@ impl Site {
         }
     }
 
-    /// Whether no option is given.
+    /// Whether none of the options in this group is given.
     fn is_empty(&self) -> bool {
         let mut body = json!({});
         self.apply_to(&mut body);
@@ -128,6 +128,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl LocalGateway {
+    /// Creates, changes, deletes or prints local network gateways. An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let path = |name: &str| c.item(Kind::LocalNetworkGateway, name);
         match self {

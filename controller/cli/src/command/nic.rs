@@ -29,7 +29,7 @@ pub(crate) enum Nic {
         /// Public address resource, by name or id
         #[arg(long = "public-ip-address", value_parser = reference)]
         public: Option<String>,
-        /// The machine may forward packets of others (R12)
+        /// Let the machine forward packets of other machines (R12)
         #[arg(long)]
         ip_forwarding: bool,
         /// Region [default: the group's]
@@ -49,7 +49,7 @@ pub(crate) enum Nic {
         /// Name of the network interface
         #[arg(value_parser = name)]
         name: String,
-        /// The machine may forward packets of others (R12)
+        /// Let the machine forward packets of other machines (R12)
         #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
         ip_forwarding: Option<bool>,
         /// New static address of the primary ipConfiguration
@@ -95,6 +95,8 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Nic {
+    /// Creates, changes, deletes or prints network interfaces. A creation prints the addresses that the controller has
+    /// allocated. An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let path = |name: &str| c.item(Kind::NetworkInterface, name);
         match self {

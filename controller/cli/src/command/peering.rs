@@ -15,7 +15,7 @@ use tombolo_proto::arm::Kind;
 pub(crate) enum Peering {
     /// Create one half of a peering
     Create {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
         /// Remote VNet, by name or id
@@ -32,13 +32,13 @@ pub(crate) enum Peering {
     },
     /// Show a peering half
     Show {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
     },
     /// Change the flags of a peering half; without flags, a Disconnected half returns to Initiated (P14)
     Update {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
         #[command(flatten)]
@@ -46,16 +46,16 @@ pub(crate) enum Peering {
     },
     /// Use the present address space of the remote VNet (P27)
     Sync {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
     },
     /// Delete a peering half; the other half becomes Disconnected
     Delete {
-        /// VNET/PEERING
+        /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
         name: Child,
-        /// Delete the other half as well
+        /// Also delete the half of the remote VNet
         #[arg(long)]
         both: bool,
     },
@@ -82,7 +82,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// Sets the properties whose flags are given.
+    /// Sets in the half's properties those whose flags are given; the others stay.
     fn apply_to(&self, properties: &mut Value) {
         let flags = [
             ("allowVirtualNetworkAccess", self.allow_vnet_access),
@@ -101,6 +101,7 @@ impl Flags {
     }
 }
 
+/// The columns of lists of peering halves.
 pub(crate) const COLUMNS: &[Column] = &[
     ("VNet", |v| {
         Cell::new(segment(&at(v, "/id"), "virtualNetworks").unwrap_or_default())
@@ -119,6 +120,8 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 impl Peering {
+    /// Creates, changes, syncs or deletes one half of a peering, or prints halves; prints as [`Context::report_write`]
+    /// does. Reads a half before it changes it. The other half is never created.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create { name, remote, flags } => {
@@ -188,7 +191,7 @@ impl Peering {
     }
 }
 
-/// Deletes a half, with `both` the other one too.
+/// Deletes a half; with `both`, the remote VNet's half too. Without `both`, a half that does not exist is no error.
 async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
     let path = path(c, name)?;
     let other = if both { counterpart(c, &path).await? } else { None };
@@ -202,7 +205,8 @@ async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
         .await
 }
 
-/// Returns the id of the remote VNet's half; none if it does not exist.
+/// Returns the id of the remote VNet's half of the peering whose half is at `path`; `None` if it does not exist. Reads
+/// both VNets' halves from the controller.
 ///
 /// # Errors
 /// [`NotFound`]: this half does not exist, so its remote VNet is unknown.
@@ -220,7 +224,7 @@ async fn counterpart(c: &Context, path: &str) -> Result<Option<String>> {
         .map(|p| at(p, "/id")))
 }
 
-/// Returns a sentence with the peering's state and its reason.
+/// Returns a sentence for the user with the peering's state and its reason.
 fn message(verb: &str, name: &Child, answer: &Value) -> String {
     let state = at(answer, "/properties/peeringState");
     let more = match state.as_str() {

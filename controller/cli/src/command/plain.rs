@@ -1,4 +1,4 @@
-//! Kinds that have no properties but region and tags. Their commands are generated from [`Kind`].
+//! Kinds that have no properties except region and tags. Their commands are generated from [`Kind`].
 
 use crate::context::Context;
 use crate::options::name;
@@ -58,7 +58,7 @@ fn tag(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Returns the kinds that this module serves, with the names of their commands.
+/// Returns the kinds whose commands this module generates, with the names of these commands.
 fn kinds() -> impl Iterator<Item = (Kind, &'static str)> {
     Kind::all().filter_map(|kind| Some((kind, kind.plain_command()?)))
 }
@@ -141,6 +141,7 @@ fn object(tags: &[(String, String)]) -> Value {
 }
 
 impl Plain {
+    /// Creates, changes, deletes or prints resources of the kind. An update replaces all tags.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let kind = self.kind;
         match &self.verb {

@@ -45,7 +45,7 @@ pub(crate) struct Trace {
 }
 
 impl Ping {
-    /// Returns exit code 1 if no reply arrived.
+    /// Lets the agent ping, waits for its report and prints it. Returns exit code 1 if no reply arrived.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let probe = Probe {
             from: self.from.clone(),
@@ -81,7 +81,7 @@ impl Ping {
 }
 
 impl Trace {
-    /// Returns exit code 1 if the destination did not answer.
+    /// Lets the agent trace, waits for its report and prints it. Returns exit code 1 if the destination did not answer.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let probe = Probe {
             from: self.from.clone(),

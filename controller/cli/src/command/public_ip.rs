@@ -56,6 +56,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl PublicIp {
+    /// Creates, changes, deletes or prints public addresses.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let path = |name: &str| c.item(Kind::PublicIpAddress, name);
         match self {

@@ -59,10 +59,10 @@ pub(crate) enum RouteTable {
 pub(crate) enum Route {
     /// Create or replace a route
     Create {
-        /// TABLE/ROUTE
+        /// Name of the route, as TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
-        /// Destination prefix
+        /// Destination prefix of the route
         #[arg(short = 'p', long)]
         address_prefix: IpNet,
         /// Type of the next hop (R10)
@@ -74,10 +74,10 @@ pub(crate) enum Route {
     },
     /// Change a route
     Update {
-        /// TABLE/ROUTE
+        /// Name of the route, as TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
-        /// New destination prefix
+        /// New destination prefix of the route
         #[arg(short = 'p', long)]
         address_prefix: Option<IpNet>,
         /// New type of the next hop (R10)
@@ -95,13 +95,13 @@ pub(crate) enum Route {
     },
     /// Show a route
     Show {
-        /// TABLE/ROUTE
+        /// Name of the route, as TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
     },
     /// Delete a route
     Delete {
-        /// TABLE/ROUTE
+        /// Name of the route, as TABLE/ROUTE
         #[arg(value_parser = child)]
         name: Child,
     },
@@ -156,6 +156,7 @@ const ROUTE_COLUMNS: &[Column] = &[
 ];
 
 impl RouteTable {
+    /// Creates, changes, deletes or prints route tables or their routes.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create {
@@ -246,7 +247,8 @@ impl Route {
                     }
                     if let Some(kind) = next_hop_type {
                         properties["nextHopType"] = json!(kind.to_possible_value().as_ref().map(|v| v.get_name()));
-                        // The address belongs to the old type. A new appliance needs --next-hop-ip-address as well.
+                        // The address belongs to the old type of next hop. A new appliance needs --next-hop-ip-address
+                        // too.
                         properties["nextHopIpAddress"] = Value::Null;
                     }
                     if let Some(address) = next_hop_ip_address {

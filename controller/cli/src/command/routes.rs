@@ -25,6 +25,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Routes {
+    /// Prints the effective routes of each network interface that the name stands for.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let nics = self.nics(c).await?;
         let mut all = Vec::new();
@@ -48,7 +49,10 @@ impl Routes {
         Ok(())
     }
 
-    /// Returns the ids of the network interfaces that the name or id stands for.
+    /// Returns the ids of the network interfaces that the name or id stands for: one interface, or all of a machine.
+    ///
+    /// # Errors
+    /// [`NotFound`]: nothing has this name. [`UsageError`]: several network interfaces have it.
     async fn nics(&self, c: &Context) -> Result<Vec<String>> {
         let lower = self.name.to_ascii_lowercase();
         if lower.contains("/networkinterfaces/") {

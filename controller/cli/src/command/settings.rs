@@ -22,7 +22,7 @@ pub(crate) enum Settings {
 }
 
 const ERA: &str = "era";
-/// Settings whose defaults do not depend on the era.
+/// Settings whose defaults are the same in all eras, so that a new era does not reset them.
 const ERA_INDEPENDENT: [&str; 6] = [
     "mtu",
     "bgpHoldTime",
@@ -42,6 +42,9 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 }
 
 impl Settings {
+    /// Prints all settings, after a change of those that are given. Names are compared without case, `-` and `_`; an
+    /// unknown one is a [`UsageError`], and then nothing changes. Other settings keep their values, except those that
+    /// depend on a new era.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let mut settings = c.client.settings().await?;
         if let Self::Set { values } = self {
@@ -51,8 +54,8 @@ impl Settings {
                 .flatten()
                 .map(|(k, _)| k.clone())
                 .collect();
-            // The controller gives omitted settings the defaults of the new era. Values of the same command line are
-            // kept.
+            // The settings that depend on the era must not keep the old era's values. The controller gives omitted ones
+            // the defaults of the new era; values of the same command line are added below.
             if values.iter().any(|(name, _)| same(name, ERA))
                 && let Some(object) = settings.as_object_mut()
             {
@@ -88,7 +91,7 @@ impl Settings {
     }
 }
 
-/// Whether two names differ in case, `-` and `_` only, as `global-gateway-transit` and `globalGatewayTransit` do.
+/// Whether two names differ at most in case, `-` and `_`, as `global-gateway-transit` and `globalGatewayTransit` do.
 fn same(a: &str, b: &str) -> bool {
     let plain = |s: &str| s.replace(['-', '_'], "").to_ascii_lowercase();
     plain(a) == plain(b)

@@ -15,7 +15,7 @@ use tombolo_client::path::segment;
 pub(crate) enum Subnet {
     /// Create a subnet
     Create {
-        /// VNET/SUBNET
+        /// Name of the subnet, as VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
         /// One or several prefixes inside the VNet's address space, such as 10.1.0.0/24
@@ -33,13 +33,13 @@ pub(crate) enum Subnet {
     },
     /// Show a subnet
     Show {
-        /// VNET/SUBNET
+        /// Name of the subnet, as VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
     },
     /// Change a subnet
     Update {
-        /// VNET/SUBNET
+        /// Name of the subnet, as VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
         /// Prefixes that replace all present ones
@@ -54,12 +54,13 @@ pub(crate) enum Subnet {
     },
     /// Delete a subnet
     Delete {
-        /// VNET/SUBNET
+        /// Name of the subnet, as VNET/SUBNET
         #[arg(value_parser = child)]
         name: Child,
     },
 }
 
+/// The columns of lists of subnets.
 pub(crate) const COLUMNS: &[Column] = &[
     ("VNet", |v| {
         Cell::new(segment(&at(v, "/id"), "virtualNetworks").unwrap_or_default())
@@ -80,6 +81,7 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 impl Subnet {
+    /// Creates, changes, deletes or prints subnets. An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let group = c.group()?;
         let path = |n: &Child| group.subnet(&n.parent, &n.name);

@@ -1,4 +1,4 @@
-//! Join tokens: each admits one agent once.
+//! Join tokens: with each, one agent can join once.
 
 mod cloud_init;
 
@@ -102,6 +102,7 @@ impl From<LinkArg> for CircuitLink {
 }
 
 impl Token {
+    /// Creates, lists or deletes join tokens. A new token is printed or saved once, with the commands to join with it.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,
@@ -139,14 +140,14 @@ impl Create {
             None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
                 .with_context(|| format!("'{own_name}' cannot be an agent's name: set one with --agent NAME"))?,
         };
-        // The package is chosen and the file is opened before the token is created. A failure leaves no unused token.
+        // Everything that may fail comes before the token is created, so that a failure leaves no unused token.
         let package = self.package(c).await?;
         let file = self.save.as_deref().map(new_private).transpose()?;
         let token = match c.client.create_token(&agent, &binding, self.ttl).await {
             Ok(token) => token,
             Err(refused) => {
                 if let Some(path) = &self.save {
-                    // The refusal is the error to report, not an empty file that remains.
+                    // The refusal is the error to report, not that the empty file could not be removed.
                     let _ = std::fs::remove_file(path);
                 }
                 return Err(refused.into());
@@ -165,7 +166,8 @@ impl Create {
         c.wait_if_requested().await
     }
 
-    /// Prints the token or the user-data, or the path of its file, and the commands to join with it.
+    /// Prints the token or the user-data, or the path of the file that has them, and the commands with which the
+    /// machine joins.
     fn print(&self, c: &Context, token: &NewToken, secret: &str) -> Result<()> {
         let agent = &token.agent;
         let join = Join::new(agent, c.client.base(), self.save.as_deref());
@@ -191,7 +193,7 @@ impl Create {
             validity(token.expires)
         );
         match (&self.save, self.cloud_init) {
-            // The user-data alone, so that the output can be redirected into a file.
+            // Nothing but the user-data is printed, so that the output can be redirected into a file.
             (None, true) => c.out.line(secret.trim_end()),
             (Some(path), true) => c
                 .out
@@ -213,7 +215,8 @@ impl Create {
         Ok(())
     }
 
-    /// Returns the package that the user-data installs; none if the image contains it, or without `--cloud-init`.
+    /// Returns the package that the user-data installs. `None` if the machine's image contains it, or without
+    /// `--cloud-init`.
     async fn package(&self, c: &Context) -> Result<Option<cloud_init::Package>> {
         if let (Some(url), Some(sha256)) = (&self.package_url, &self.package_sha256) {
             let (url, sha256) = (url.clone(), sha256.clone());
@@ -231,7 +234,7 @@ impl Create {
         }))
     }
 
-    /// Returns the agent's binding and a default name for the agent.
+    /// Returns the agent's binding, and a name for the agent that is used unless `--agent` gives one.
     async fn binding(&self, c: &Context) -> Result<(String, Binding)> {
         let group = c.group()?;
         if let (Some(circuit), Some(link)) = (&self.circuit, self.link) {
@@ -278,7 +281,7 @@ impl Create {
     /// Returns the name of the gateway's instance: the given one, or the only one.
     ///
     /// # Errors
-    /// The gateway has several instances and none is given.
+    /// [`UsageError`]: the gateway has several instances, or none, and no name is given.
     async fn instance(&self, c: &Context, gateway: &str) -> Result<String> {
         if let Some(given) = &self.ip_configuration {
             return Ok(given.clone());
@@ -331,7 +334,7 @@ fn new_private(path: &Path) -> Result<File> {
     options.open(path).with_context(|| format!("--save {}", path.display()))
 }
 
-/// Formats the time until `expires`, in Unix seconds, such as `for 60 min`.
+/// Formats the time from now until `expires` (Unix seconds), such as `for 60 min`; `expired` if it has passed.
 fn validity(expires: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let remaining = expires.saturating_sub(now);

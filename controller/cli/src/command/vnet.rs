@@ -49,10 +49,10 @@ pub(crate) enum Vnet {
         /// Prefixes that replace the whole address space
         #[arg(short = 'p', long = "address-prefix", visible_alias = "address-prefixes", num_args = 1.., value_delimiter = ',')]
         prefixes: Vec<IpNet>,
-        /// Prefixes to add
+        /// Prefixes to add to the address space
         #[arg(long = "add-prefix", num_args = 1.., value_delimiter = ',', conflicts_with = "prefixes")]
         add: Vec<IpNet>,
-        /// Prefixes to remove
+        /// Prefixes to remove from the address space
         #[arg(long = "remove-prefix", num_args = 1.., value_delimiter = ',', conflicts_with = "prefixes")]
         remove: Vec<IpNet>,
     },
@@ -80,6 +80,8 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Vnet {
+    /// Creates, changes, deletes or prints virtual networks. An update changes only the address space; without an
+    /// option it is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create {
@@ -139,7 +141,8 @@ impl Vnet {
     }
 }
 
-/// Replaces the address space by `prefixes`, if there are any, removes `remove` from it, and appends `add`.
+/// Changes the address space in the VNet's body: replaces it by `prefixes` if there are any, then removes `remove` and
+/// appends `add`.
 fn change_space(vnet: &mut Value, prefixes: &[IpNet], add: &[IpNet], remove: &[IpNet]) {
     let mut space: Vec<String> = if prefixes.is_empty() {
         items(vnet, SPACE).map(|p| text(Some(p))).collect()
@@ -154,7 +157,8 @@ fn change_space(vnet: &mut Value, prefixes: &[IpNet], add: &[IpNet], remove: &[I
         .collect();
     space.extend(new);
     vnet["properties"]["addressSpace"]["addressPrefixes"] = json!(space);
-    // A PUT without peerings keeps them. Sent back, they would be written as well.
+    // A PUT without peerings keeps them. Sent back, they would be written too, and could undo a change of another
+    // client.
     if let Some(properties) = vnet["properties"].as_object_mut() {
         properties.remove("virtualNetworkPeerings");
     }

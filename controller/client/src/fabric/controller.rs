@@ -6,20 +6,22 @@ use reqwest::Method;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Longest that a backup may take: the whole store crosses the network, so the default of a request is too short.
+/// Longest time that a backup may take: the whole store crosses the network, so the time of other requests is too
+/// short.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Client {
-    /// Returns the controller's health and revision. Needs no token.
+    /// Returns the controller's health and revision, as the JSON of `GET /fabric/v1/health`. Needs no token.
     ///
     /// # Errors
-    /// The controller does not answer.
+    /// Any [`Error`]: the controller does not answer, or answers with an error.
     pub async fn health(&self) -> Result<Value, Error> {
         let response = self.fabric(Method::GET, "health", Body::None).await?;
         self.json(response).await
     }
 
-    /// Returns the certificate of the controller's CA in PEM. Needs no token.
+    /// Returns the certificate of the controller's CA in PEM. Needs no token. It is as trustworthy as the connection:
+    /// compare it with the pin of a join token.
     ///
     /// # Errors
     /// Errors of the controller.
@@ -31,7 +33,7 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), "GET /fabric/v1/ca", &e))
     }
 
-    /// Returns the controller's metrics in Prometheus' text format.
+    /// Returns the controller's metrics in Prometheus' text format, as of now.
     ///
     /// # Errors
     /// Errors of the controller.
@@ -52,16 +54,19 @@ impl Client {
         self.json(response).await
     }
 
-    /// Replaces all settings and returns them. A setting that `settings` omits returns to its default.
+    /// Replaces all settings and returns the new ones, with the defaults of those that `settings` omits. To change one
+    /// setting, start from [`Self::settings`].
     ///
     /// # Errors
-    /// Errors of the controller: an unknown name, a value out of range.
+    /// Any [`Error`]. An unknown name, or a value that is out of range, is an [`Error::Api`] with status 400; then no
+    /// setting changes.
     pub async fn put_settings(&self, settings: &Value) -> Result<Value, Error> {
         let response = self.fabric(Method::PUT, "settings", Body::Json(settings)).await?;
         self.json(response).await
     }
 
-    /// Returns a copy of the controller's store as a file. The controller keeps running. The file contains secrets.
+    /// Returns a consistent copy of the controller's store: the content of a file that `tombolo-controller restore`
+    /// reads. The controller keeps running. The copy contains secrets, and is held in memory as a whole.
     ///
     /// # Errors
     /// Errors of the controller.

@@ -8,11 +8,11 @@ use tombolo_proto::fabric::{DeviceConfig, DeviceRequest};
 use tombolo_proto::id::ResourceId;
 
 impl Client {
-    /// Returns the configuration for the device at the remote end of a connection of type `IPsec`. It contains a
-    /// secret.
+    /// Returns the configuration for the device at the remote end of a connection of type `IPsec`, from the present
+    /// state. It contains a secret.
     ///
     /// # Errors
-    /// Errors of the controller: the connection does not exist, has another type, or has no shared key yet.
+    /// Any [`Error`]. The connection does not exist, has another type, or has no shared key yet: [`Error::Api`].
     pub async fn device_config(&self, connection: &ResourceId) -> Result<DeviceConfig, Error> {
         let body = json!(DeviceRequest {
             connection: connection.clone()

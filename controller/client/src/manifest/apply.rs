@@ -15,10 +15,10 @@ pub enum ApplyError {
     /// The manifest is not valid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// The controller's state could not be read.
+    /// The controller's state could not be read, so nothing was changed.
     #[error(transparent)]
     Read(#[from] Error),
-    /// A step was refused. The steps before it are done; a new application continues with this step.
+    /// A step failed. The steps before it are done; another run with the same manifest continues with this step.
     #[error("{kind} {name}: {source}")]
     Step {
         /// Kind of the resource.
@@ -37,26 +37,29 @@ pub enum ApplyError {
 pub struct ApplyResult {
     /// Number of resources that were created, updated or deleted.
     pub changed: usize,
-    /// Revision of the last write; 0 if nothing was written.
+    /// Largest revision that the client has seen in responses to writes; 0 if it has written nothing.
     pub revision: Revision,
 }
 
 impl Plan {
-    /// Compares a manifest with the controller's resources. `default` is as for [`Manifest::expand`], `prune` as for
-    /// [`Plan::make`].
+    /// Compares a manifest with the controller's resources, which it reads. Changes nothing. `default` is as for
+    /// [`Manifest::expand`], `prune` as for [`Plan::make`].
     ///
     /// # Errors
-    /// The manifest is not valid, or the controller does not answer.
+    /// [`ApplyError::Manifest`]: the manifest is not valid. [`ApplyError::Read`]: the controller's resources cannot be
+    /// read.
     pub async fn read(client: &Client, manifest: &Manifest, default: &Group, prune: bool) -> Result<Self, ApplyError> {
         let desired = manifest.expand(default)?;
         let server = Server::read(client, &desired).await?;
         Ok(Self::make(&desired, &server, prune)?)
     }
 
-    /// Carries out the steps in order. Calls `progress` before each step.
+    /// Carries out the steps that change something, in order and one at a time, and waits for each. Calls `progress`
+    /// before each of them. The controller's state is not compared again: the plan should be fresh.
     ///
     /// # Errors
-    /// [`ApplyError::Step`] for the first step that the controller refuses. The steps after it are not attempted.
+    /// [`ApplyError::Step`] for the first step that fails. The steps after that one are not attempted, and those before
+    /// it stay done.
     pub async fn apply(&self, client: &Client, mut progress: impl FnMut(&Step)) -> Result<ApplyResult, ApplyError> {
         let mut changed = 0;
         for step in self.changes() {

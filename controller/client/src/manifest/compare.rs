@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value};
 
-/// Whether the server's body already has every property of the desired one. A desired null means that the property is
+/// Whether the server's body has every property of the desired one already. A desired null means that the property is
 /// absent.
 ///
-/// Items of lists are matched by name, or by value if they have none, so their order does not matter. The order of
-/// tunnel addresses does. Ids and names compare case-insensitively.
+/// Items of lists are matched by name, or by value if they have no name, so the order of a list does not matter, except
+/// that of tunnel addresses. Ids and names compare case-insensitively.
 pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     match (server, desired) {
         (Value::Null, Value::Object(d)) => d.values().all(|v| holds(&Value::Null, v)),
@@ -53,8 +53,8 @@ pub(super) fn merge(server: &Value, desired: &Value) -> Value {
     }
 }
 
-/// Returns the part of the server's body that corresponds to the desired one, for display. Named items that the desired
-/// body lacks appear as their name alone.
+/// Returns the part of the server's body that corresponds to the desired one, for display. A named item of a list that
+/// the desired body lacks appears as its name alone.
 pub(super) fn project(server: &Value, desired: &Value) -> Value {
     match (server, desired) {
         (Value::Object(s), Value::Object(d)) => {
@@ -88,7 +88,8 @@ pub(super) fn tidy(value: &Value) -> Value {
     }
 }
 
-/// Returns the item of `list` with the name of `item`, or with its value if it has no name.
+/// Returns the item of `list` with the name of `item`, or, if `item` has no name, the first one with its value. `None`:
+/// there is no such item.
 pub(super) fn counterpart<'a>(list: &'a [Value], item: &Value) -> Option<&'a Value> {
     match name(item) {
         Some(own) => list
@@ -98,6 +99,7 @@ pub(super) fn counterpart<'a>(list: &'a [Value], item: &Value) -> Option<&'a Val
     }
 }
 
+/// Returns the property `name` of an item; `None` if the item has none or it is not a string.
 pub(super) fn name(item: &Value) -> Option<&str> {
     item.get("name").and_then(Value::as_str)
 }

@@ -7,17 +7,19 @@ use crate::path::Group;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// Documents with their origins.
+/// Documents, each with its origin: the name of the file for error messages.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
     documents: Vec<(String, Document)>,
 }
 
 impl Manifest {
-    /// Reads a file, or all files `*.yaml` and `*.yml` of a folder and its subfolders, sorted by path.
+    /// Reads a file, or all files `*.yaml` and `*.yml` of a folder and its subfolders, sorted by path. Symbolic links
+    /// to folders are not followed. A file may have several documents.
     ///
     /// # Errors
-    /// A file cannot be read or is not a manifest, or the folder has no such file.
+    /// [`ManifestError::Read`]: a file cannot be read, or the folder has no such file. [`ManifestError::Parse`]: a file
+    /// is not a manifest.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
         let mut manifest = Self::default();
         for file in files_of(path)? {
@@ -27,7 +29,8 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Adds the documents of a text. Errors name `origin`, usually the file. Empty documents are skipped.
+    /// Adds the documents of a YAML text. Errors name `origin`, usually the file. Empty documents are skipped.
+    /// References between documents are checked later, by [`Self::expand`] and [`Plan::make`](super::Plan::make).
     ///
     /// # Errors
     /// [`ManifestError::Parse`]; the documents before the wrong one have been added.
@@ -49,17 +52,19 @@ impl Manifest {
         self.documents.push((origin.to_owned(), document));
     }
 
-    /// Returns the documents, each after its origin.
+    /// Returns the documents in the order in which they were added, each after its origin.
     #[must_use]
     pub fn documents(&self) -> &[(String, Document)] {
         &self.documents
     }
 
-    /// Returns the ARM bodies in an order in which an empty controller accepts them. `default` provides the
-    /// subscription, and the resource group of documents that name none.
+    /// Returns the ARM bodies of all resources, in an order in which an empty controller accepts them. `default`
+    /// provides the subscription, and the resource group of documents that name none. A resource group is a resource
+    /// too, once for each group.
     ///
     /// # Errors
-    /// [`ManifestError::Invalid`]: duplicate resources, or properties that exclude each other.
+    /// [`ManifestError::Invalid`] with all problems: duplicate resources, missing properties, or properties that
+    /// exclude each other.
     pub fn expand(&self, default: &Group) -> Result<Vec<DesiredResource>, ManifestError> {
         expand::expand(&self.documents, default)
     }

@@ -16,7 +16,7 @@ pub enum ManifestError {
     /// A document is not YAML, or has an unknown property or a wrong value.
     #[error("{origin}: {reason}")]
     Parse {
-        /// Name of the file.
+        /// Name of the file that contains the document.
         origin: String,
         /// The problem, with line and column.
         reason: String,

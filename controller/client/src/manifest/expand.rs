@@ -18,17 +18,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 
-/// The name of a gateway's only `ipConfiguration`.
+/// The name of a gateway's `ipConfiguration`, if the manifest names none.
 pub const GATEWAY_IP_CONFIGURATION: &str = "default";
-/// The name of a network interface's only `ipConfiguration`.
+/// The name of a network interface's `ipConfiguration`, if the manifest names none.
 pub const NIC_IP_CONFIGURATION: &str = "ipconfig1";
 
-/// One resource of a manifest.
+/// One resource of a manifest, as the body of its PUT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DesiredResource {
     /// Kind of the resource.
     pub kind: Kind,
-    /// Resource group.
+    /// The group of the resource, with its subscription.
     pub group: Group,
     /// Name of the resource; `vnet/peering` for a peering.
     pub name: String,
@@ -50,6 +50,7 @@ struct Expansion<'a> {
     location: &'a str,
 }
 
+/// As [`Manifest::expand`](super::Manifest::expand), for documents with their origins.
 pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Result<Vec<DesiredResource>, ManifestError> {
     let mut to = Expansion {
         default,
@@ -141,7 +142,7 @@ impl<'a> Expansion<'a> {
         self.problems.push(format!("{}: {place}: {text}", self.origin));
     }
 
-    /// Adds a top-level resource: `rest` with location and tags.
+    /// Adds a top-level resource with location and tags; `rest` is the remaining part of its body.
     fn push_resource(
         &mut self,
         kind: Kind,
@@ -326,7 +327,8 @@ impl<'a> Expansion<'a> {
     }
 }
 
-/// Sets the allocation method: static with a given address, otherwise dynamic, by the controller.
+/// Sets the address and its allocation method: static for an address of the manifest; without one dynamic, so that the
+/// controller allocates an address.
 fn set_address(properties: &mut Value, ip: Option<IpAddr>) {
     properties["privateIPAllocationMethod"] = json!(if ip.is_some() { "Static" } else { "Dynamic" });
     if let Some(ip) = ip {

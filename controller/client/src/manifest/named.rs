@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Values by name, in the file's order. Names compare case-insensitively and follow rule P6.
+/// Values by name, in the file's order. Names compare case-insensitively. Deserialization refuses duplicate names, and
+/// names that rule P6 forbids; collecting from an iterator checks neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named<T>(Vec<(String, T)>);
 
@@ -24,7 +25,7 @@ impl<T> Named<T> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Returns the value of a name, which is compared case-insensitively.
+    /// Returns the value of a name, which is compared case-insensitively; `None` if the name does not occur.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&T> {
         self.0
@@ -33,13 +34,13 @@ impl<T> Named<T> {
             .map(|(_, value)| value)
     }
 
-    /// Returns the number of names.
+    /// Returns the number of names, each of which has one value.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are no names.
+    /// Whether there are no names and values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -6,7 +6,8 @@ use tombolo_proto::arm::Kind;
 /// The position of a step in a plan. Steps are carried out in the order of the variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    // Deletions come first, because a remaining resource could conflict with a new one. Users precede what they use.
+    // Deletions come first, because a remaining resource could conflict with a new one. A resource is deleted before
+    // those that it refers to.
     DeleteConnection,
     DeleteSite,
     DeleteCircuit,
@@ -15,18 +16,19 @@ pub(super) enum Rank {
     DeleteGateway,
     DeleteVnet,
     Group,
-    /// A resource without references.
+    /// A resource that refers to no other resource.
     Independent,
     RouteTable,
     PublicIp,
     Vnet,
-    /// A half that stops using a remote gateway. It precedes a gateway of its own VNet, and another half that starts to
-    /// use one, because a VNet has one gateway source (P23).
+    /// A half that stops using a remote gateway. A VNet uses one gateway (P23), so this half precedes a gateway of its
+    /// own VNet, and another half that starts to use a remote gateway.
     PeeringOff,
     Gateway,
-    /// A half that is `Disconnected`. A PUT returns it to `Initiated`; only then its counterpart can be created (P14).
+    /// A half that is `Disconnected`. A PUT returns it to `Initiated`; until then the other half cannot be created
+    /// (P14).
     PeeringReset,
-    /// A half with `allowGatewayTransit`, before the counterpart's `useRemoteGateways` (P20).
+    /// A half with `allowGatewayTransit`, before the other half with `useRemoteGateways` (P20).
     PeeringTransit,
     Peering,
     /// A half with `useRemoteGateways`, after the gateway and the transit flag (P20).
@@ -37,7 +39,7 @@ pub(super) enum Rank {
     ConnectionOff,
     Site,
     Connection,
-    // Resources that updated ones may have referred to are deleted last.
+    // These resources are deleted last, because resources that are updated may have referred to them until then.
     DeleteSubnet,
     DeleteRouteTable,
     DeletePublicIp,
@@ -65,7 +67,7 @@ pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
     }
 }
 
-/// Returns the rank for updating a resource from `current` to `desired`.
+/// Returns the rank for updating a resource from the controller's body `current` to `desired`.
 pub(super) fn update_rank(kind: Kind, current: &Value, desired: &Value) -> Rank {
     if kind == Kind::Peering {
         if flag(current, "useRemoteGateways") && !flag(desired, "useRemoteGateways") {

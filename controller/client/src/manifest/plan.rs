@@ -1,4 +1,5 @@
-//! The steps that bring the controller's resources to a manifest. Planning does no I/O; only [`Server::read`] does.
+//! The steps that change the controller's resources to those of a manifest. Planning does no I/O; only [`Server::read`]
+//! does.
 
 use crate::client::Client;
 use crate::error::Error;
@@ -21,7 +22,7 @@ pub struct Server {
     groups: BTreeSet<String>,
 }
 
-/// The action of a step.
+/// The change that a step makes, or that it makes none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -35,22 +36,22 @@ pub enum Action {
     Delete,
 }
 
-/// One resource and its action.
+/// One resource, and its change from the controller's state to the manifest.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// Action on the resource.
+    /// The action that the step takes.
     pub action: Action,
     /// Kind of the resource.
     pub kind: Kind,
-    /// Resource group.
+    /// The group of the resource.
     #[serde(skip)]
     pub group: Group,
     /// Name of the resource; `vnet/child` for children.
     pub name: String,
     /// ARM path of the resource.
     pub path: String,
-    /// The reason, if `before` and `after` do not show it.
+    /// The reason for the step, if `before` and `after` do not show it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Present values of the properties that the manifest sets, with secrets masked. Null for a resource that does not
@@ -76,10 +77,11 @@ pub struct Plan {
 }
 
 impl Server {
-    /// Reads all resources in the groups of `desired`, with their shared keys.
+    /// Reads all resources in the resource groups of `desired`, with their shared keys, which are secrets. A group that
+    /// does not exist yet has none. The requests follow each other, so a write in between may be seen in part.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the first request that fails ends the reading.
     pub async fn read(client: &Client, desired: &[DesiredResource]) -> Result<Self, Error> {
         let mut server = Self::default();
         let groups: BTreeSet<&Group> = desired.iter().map(|e| &e.group).collect();
@@ -100,7 +102,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Adds a resource in the format of its GET. The peerings of a virtual network become entries of their own.
+    /// Adds a resource in the format of its GET, or replaces the one with this path. The peerings of a virtual network
+    /// become entries of their own.
     pub fn insert(&mut self, kind: Kind, path: &str, mut body: Value) {
         if kind == Kind::ResourceGroup {
             self.groups.insert(path.to_ascii_lowercase());
@@ -133,11 +136,12 @@ impl Server {
 }
 
 impl Plan {
-    /// Compares the desired resources with the controller's. With `prune`, resources of the manifest's groups that it
-    /// does not contain are deleted; the groups themselves are not.
+    /// Compares the desired resources with the controller's, and returns the steps in the order in which the controller
+    /// accepts them. With `prune`, resources of the manifest's groups that the manifest does not contain are deleted;
+    /// the groups themselves are not.
     ///
     /// # Errors
-    /// [`ManifestError::Invalid`]: references to resources that do not exist, or that pruning deletes.
+    /// [`ManifestError::Invalid`]: the manifest refers to resources that do not exist, or that pruning deletes.
     pub fn make(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<Self, ManifestError> {
         refuse_dangling(desired, server, prune)?;
         let mut steps = Vec::new();
@@ -159,13 +163,13 @@ impl Plan {
         Ok(Self { steps })
     }
 
-    /// Whether no step changes anything.
+    /// Whether no step changes anything: the controller's resources are those of the manifest.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes().next().is_none()
     }
 
-    /// Returns the steps that create, update or delete a resource.
+    /// Returns the steps that create, update or delete a resource, in their order.
     pub fn changes(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter(|s| s.action != Action::Unchanged)
     }
@@ -214,8 +218,8 @@ fn create(e: &DesiredResource) -> Step {
     }
 }
 
-/// Returns the step for an existing resource, and the deletions of subnets that are possible only later. `deleted` has
-/// the paths that pruning deletes; none without pruning.
+/// Returns the step for an existing resource, and the deletions of subnets that are possible only after other steps.
+/// `deleted` has the lower-case paths that pruning deletes; `None` without pruning.
 fn update(
     e: &DesiredResource,
     current: &Value,
@@ -224,7 +228,7 @@ fn update(
 ) -> (Step, Vec<Step>) {
     let mut desired = e.body.clone();
     if e.kind == Kind::ResourceGroup {
-        // The region of a group cannot change, and a manifest sets nothing else.
+        // The region of a group cannot change, and a manifest sets no other property of a group.
         desired = json!({});
     }
     let (kept, later) = keep_children(e, current, &mut desired, deleted);
@@ -269,8 +273,8 @@ fn update(
     (step, later)
 }
 
-/// Adds the subnets and routes to the desired body that the manifest does not contain and the PUT must keep. Returns their
-/// lower-case names, and the deletions of subnets that are possible only later.
+/// Adds to the desired body the subnets and routes that the manifest does not contain and that the PUT must keep.
+/// Returns their lower-case names, and the deletions of subnets that are possible only after other steps.
 fn keep_children(
     e: &DesiredResource,
     current: &Value,
@@ -289,7 +293,8 @@ fn keep_children(
             if counterpart(want, extra).is_some() {
                 continue;
             }
-            // A NIC that moves to another subnet leaves this one only after the VNet's update, so the subnet goes last.
+            // A NIC leaves its old subnet only after the update of the VNet that adds the new one, so the old subnet is
+            // deleted at the end.
             let busy = list == "subnets" && deleted.is_some_and(|deleted| in_use(extra, deleted));
             if deleted.is_none() || busy {
                 kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
@@ -375,7 +380,8 @@ fn in_use(subnet: &Value, deleted: &BTreeSet<String>) -> bool {
         })
 }
 
-/// Whether the remote VNet has other prefixes than this half has synced, now or after this plan (P27).
+/// Whether the remote VNet has other prefixes than this half has synced, now or after the steps of this plan (P27). A
+/// half that is not `Connected` has nothing to sync.
 fn needs_sync(current: &Value, desired: &Value, all: &[DesiredResource]) -> bool {
     let set = |v: Option<&Value>| -> Option<BTreeSet<IpNet>> {
         Some(v?.as_array()?.iter().filter_map(|p| p.as_str()?.parse().ok()).collect())
@@ -411,8 +417,8 @@ fn normalize_prefixes(subnet: &mut Value) {
 /// JSON pointers to the secrets of bodies.
 const SECRETS: [&str; 2] = ["/properties/sharedKey", "/properties/peerings/0/properties/sharedKey"];
 
-/// Returns the body for display, without nulls and with secrets masked. The mask of a secret that differs from
-/// `current` says so.
+/// Returns the body for display, without nulls and with secrets masked. The mask of a secret says whether it differs
+/// from the one of `current`.
 fn shown(body: &Value, current: Option<&Value>) -> Value {
     let mut out = tidy(body);
     for secret in SECRETS {

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::config::Transport;
 
-/// The region of resources for which neither their document nor they themselves name one.
+/// The region of resources for which neither the resource nor its document names one.
 pub const DEFAULT_LOCATION: &str = "region1";
 
 /// An address prefix without host bits.
@@ -51,9 +51,9 @@ impl fmt::Display for Prefix {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Document {
-    /// Name of the resource group, which is created if it is missing. Without it the caller's default group is used.
+    /// Name of the resource group, which is created if it is missing. `None`: the caller's default group.
     pub resource_group: Option<String>,
-    /// Region of every resource that names none.
+    /// Region of every resource of this document that names none; [`DEFAULT_LOCATION`] if absent.
     pub location: Option<String>,
     /// Virtual networks, with their subnets and peerings.
     pub virtual_networks: Named<VirtualNetwork>,
@@ -61,43 +61,43 @@ pub struct Document {
     pub route_tables: Named<RouteTable>,
     /// Network interfaces of virtual machines.
     pub network_interfaces: Named<NetworkInterface>,
-    /// Public addresses.
+    /// Public addresses, which gateways and network interfaces may refer to.
     #[serde(rename = "publicIPAddresses")]
     pub public_ip_addresses: Named<PublicIpAddress>,
     /// VPN and ExpressRoute gateways.
     pub virtual_network_gateways: Named<VirtualNetworkGateway>,
-    /// Connections of gateways.
+    /// Connections of gateways to other gateways, to sites and to circuits.
     pub connections: Named<Connection>,
     /// Descriptions of sites.
     pub local_network_gateways: Named<LocalNetworkGateway>,
     /// ExpressRoute circuits, with their private peering.
     pub express_route_circuits: Named<ExpressRouteCircuit>,
-    /// Application security groups.
+    /// Application security groups, which have only a region and tags.
     pub application_security_groups: Named<PlainResource>,
 }
 
 impl Document {
-    /// Returns the kinds that have no properties but region and tags, with their resources.
+    /// Returns the kinds whose resources have no properties except region and tags, with these resources.
     pub(super) fn plain(&self) -> [(Kind, &Named<PlainResource>); 1] {
         [(Kind::ApplicationSecurityGroup, &self.application_security_groups)]
     }
 }
 
-/// A resource that has no properties but region and tags.
+/// A resource that has no properties except region and tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PlainResource {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
 }
 
-/// A virtual network.
+/// A virtual network, with its subnets and its halves of peerings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNetwork {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.
@@ -105,7 +105,7 @@ pub struct VirtualNetwork {
     pub tags: BTreeMap<String, String>,
     /// Address space; at least one prefix.
     pub address_space: Vec<Prefix>,
-    /// Subnets.
+    /// The subnets; a subnet that the manifest omits is kept unless pruning deletes it.
     #[serde(default)]
     pub subnets: Named<Subnet>,
     /// This VNet's halves of its peerings.
@@ -117,10 +117,10 @@ pub struct VirtualNetwork {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subnet {
-    /// The only prefix.
+    /// The prefix, if the subnet has only one.
     #[serde(default)]
     pub address_prefix: Option<Prefix>,
-    /// Several prefixes.
+    /// The prefixes, if the subnet has several, such as one of IPv4 and one of IPv6.
     #[serde(default)]
     pub address_prefixes: Vec<Prefix>,
     /// Name or full id of the route table.
@@ -134,16 +134,16 @@ pub struct Subnet {
 pub struct Peering {
     /// Name or full id of the remote VNet.
     pub remote_virtual_network: String,
-    /// Packets may pass between the two VNets; default true (P17).
+    /// Whether packets may pass between the two VNets; default true (P17).
     #[serde(default = "yes")]
     pub allow_virtual_network_access: bool,
-    /// Packets with foreign sources may enter from the remote VNet (P18).
+    /// Whether packets whose sources are outside of the remote VNet may enter from it (P18).
     #[serde(default)]
     pub allow_forwarded_traffic: bool,
-    /// The remote VNet may use this VNet's gateways (P19).
+    /// Whether the remote VNet may use this VNet's gateways (P19).
     #[serde(default)]
     pub allow_gateway_transit: bool,
-    /// This VNet uses the remote VNet's gateways (P20).
+    /// Whether this VNet uses the remote VNet's gateways (P20).
     #[serde(default)]
     pub use_remote_gateways: bool,
     /// Stored and shown, without effect: gateways are always provisioned here (P22).
@@ -158,33 +158,33 @@ fn yes() -> bool {
     true
 }
 
-/// A route table.
+/// A route table with its user-defined routes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteTable {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// Routes of gateways are not used in the table's subnets (R15).
+    /// Whether the table's subnets use no routes of gateways (R15).
     #[serde(default)]
     pub disable_bgp_route_propagation: bool,
-    /// User-defined routes.
+    /// The user-defined routes of the table.
     #[serde(default)]
     pub routes: Named<Route>,
 }
 
-/// A user-defined route.
+/// A user-defined route of a route table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// Destination prefix.
+    /// Destination prefix of the route.
     pub address_prefix: Prefix,
     /// Type of the next hop (R10).
     pub next_hop_type: NextHopType,
-    /// Address of the appliance, with `VirtualAppliance` only.
+    /// Address of the appliance; set only with the type `VirtualAppliance`.
     #[serde(default)]
     pub next_hop_ip_address: Option<IpAddr>,
 }
@@ -198,7 +198,7 @@ pub enum NextHopType {
     VirtualNetworkGateway,
     /// The owner of the destination inside the VNet.
     VnetLocal,
-    /// The Internet; Tombolo does not carry these packets.
+    /// The Internet: Tombolo does not carry these packets.
     Internet,
     /// No next hop: the packet is dropped.
     None,
@@ -208,7 +208,7 @@ pub enum NextHopType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkInterface {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.
@@ -223,10 +223,10 @@ pub struct NetworkInterface {
     /// Name or full id of the public address.
     #[serde(default, rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
-    /// Several addresses; the first configuration is the primary one.
+    /// The configurations of a network interface with several addresses; the first one is primary.
     #[serde(default)]
     pub ip_configurations: Named<NicIpConfiguration>,
-    /// The machine may forward packets of others (R12).
+    /// Whether the machine may forward packets of other machines (R12).
     #[serde(default, rename = "enableIPForwarding")]
     pub enable_ip_forwarding: bool,
 }
@@ -245,11 +245,11 @@ pub struct NicIpConfiguration {
     pub public_ip_address: Option<String>,
 }
 
-/// A public address.
+/// A public address, as a resource that others refer to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PublicIpAddress {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,

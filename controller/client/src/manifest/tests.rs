@@ -60,7 +60,7 @@ fn invalid(text: &str) -> String {
     manifest(text).expand(&group()).unwrap_err().to_string()
 }
 
-/// A controller that has exactly the desired resources, and adds read-only properties to its answers.
+/// The state of a controller that has exactly the desired resources, and adds read-only properties to its answers.
 fn server_after(desired: &[DesiredResource]) -> Server {
     let mut server = server_of(desired.iter().filter(|e| e.kind != Kind::Peering));
     for e in desired.iter().filter(|e| e.kind == Kind::Peering) {
@@ -80,7 +80,7 @@ fn server_of<'a>(desired: impl Iterator<Item = &'a DesiredResource>) -> Server {
             .into_iter()
             .flatten()
         {
-            // Azure answers a single prefix as `addressPrefix`.
+            // In Azure's answers, a subnet with a single prefix has `addressPrefix`.
             let prefix = subnet["properties"]["addressPrefixes"][0].take();
             subnet["properties"] = json!({"addressPrefix": prefix, "routeTable": subnet["properties"]["routeTable"]});
         }
@@ -133,7 +133,8 @@ fn a_hub_and_spoke_is_created_in_an_order_that_works() {
             "branch",
             "hub-gw",
             "branch-gw",
-            // P20: the transit flag before the half that uses it, both after the gateway.
+            // P20: the half with the transit flag comes before the half that uses the remote gateway; both come after
+            // the gateway.
             "hub/to-spoke-a",
             "spoke-a/to-hub",
             "hub-vm-nic",
@@ -237,7 +238,7 @@ fn without_prune_extras_stay_and_with_prune_they_go() {
     let pruned = Plan::make(&smaller, &server, true).unwrap();
     assert_eq!(names(&pruned, Action::Delete), ["hub-vm-nic", "rt-a"]);
     assert_eq!(names(&pruned, Action::Update), ["spoke-a", "hub"]);
-    // The NIC precedes its subnet; the route table follows the update that removes the reference to it.
+    // The NIC is deleted before its subnet, and the route table after the update that removes the reference to it.
     assert!(position(&pruned, "hub-vm-nic") < position(&pruned, "hub"));
     assert!(position(&pruned, "spoke-a") < position(&pruned, "rt-a"));
     let hub = pruned.changes().find(|s| s.name == "hub").unwrap();
@@ -270,7 +271,7 @@ fn a_subnet_in_use_is_deleted_after_its_nic_has_moved() {
 
 #[test]
 fn a_disconnected_half_is_updated_before_its_counterpart_is_created() {
-    // P14: the hub's half survived, the spoke's is gone.
+    // P14: the hub's half exists and is Disconnected, because the spoke's half is gone.
     let desired = expanded(HUB_SPOKE);
     let mut server = server_of(desired.iter().filter(|e| e.kind != Kind::Peering));
     let half = desired.iter().find(|e| e.name == "hub/to-spoke-a").unwrap();
@@ -287,7 +288,7 @@ fn a_disconnected_half_is_updated_before_its_counterpart_is_created() {
 
 #[test]
 fn a_changed_address_space_is_synced_by_the_other_half() {
-    // P27: the hub grows; the spoke's half has the old prefixes.
+    // P27: the hub gets another prefix, and the spoke's half has synced only the old ones.
     let desired = expanded(HUB_SPOKE);
     let mut server = server_after(&desired);
     let half = desired.iter().find(|e| e.name == "spoke-a/to-hub").unwrap();
@@ -303,7 +304,7 @@ fn a_changed_address_space_is_synced_by_the_other_half() {
 
 #[test]
 fn remote_gateways_are_released_before_an_own_one_is_created() {
-    // P23: one gateway source per VNet.
+    // P23: a VNet has its own gateway or uses a remote one, so the half stops using the remote gateway first.
     let desired = expanded(HUB_SPOKE);
     let server = server_after(&desired);
     let own = HUB_SPOKE

@@ -1,4 +1,4 @@
-//! Manifests: gateways, connections, sites and circuits.
+//! Golden files of manifests with gateways, connections, sites and circuits.
 
 use super::network::{named, prefix, tags};
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use tombolo_golden::all_of;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::PublicKey;
 
+/// Gateways that together have every property of the schema.
 pub(super) fn gateways() -> Named<VirtualNetworkGateway> {
     let full = VirtualNetworkGateway {
         location: Some("region2".into()),
@@ -48,6 +49,7 @@ pub(super) fn gateways() -> Named<VirtualNetworkGateway> {
     named([("full", full), ("several", several)])
 }
 
+/// Connections that together have every property of the schema.
 pub(super) fn connections() -> Named<Connection> {
     let types = all_of!(ConnectionType {
         Vnet2Vnet,
@@ -75,6 +77,7 @@ pub(super) fn connections() -> Named<Connection> {
     named(names.into_iter().zip(types).map(connection))
 }
 
+/// Local network gateways that together have every property of the schema.
 pub(super) fn sites() -> Named<LocalNetworkGateway> {
     let site = LocalNetworkGateway {
         location: Some("region2".into()),
@@ -89,6 +92,7 @@ pub(super) fn sites() -> Named<LocalNetworkGateway> {
     named([("site", site)])
 }
 
+/// Circuits that together have every property of the schema.
 pub(super) fn circuits() -> Named<ExpressRouteCircuit> {
     let peering = || PrivatePeering {
         peer_asn: 65_030,

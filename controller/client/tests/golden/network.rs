@@ -1,4 +1,4 @@
-//! Manifests: networks.
+//! Golden files of manifests with networks, peerings, route tables and network interfaces.
 
 use std::collections::BTreeMap;
 use tombolo_client::manifest::{
@@ -8,14 +8,17 @@ use tombolo_client::manifest::{
 use tombolo_golden::{all_of, golden};
 use tombolo_proto::config::Transport;
 
+/// Parses a prefix. Panics if the text is none.
 pub(super) fn prefix(text: &str) -> Prefix {
     Prefix(text.parse().unwrap())
 }
 
+/// Items by name, in this order.
 pub(super) fn named<T>(items: impl IntoIterator<Item = (&'static str, T)>) -> Named<T> {
     items.into_iter().map(|(name, item)| (name.to_owned(), item)).collect()
 }
 
+/// The tags of every resource that has tags here.
 pub(super) fn tags() -> BTreeMap<String, String> {
     BTreeMap::from([("owner".into(), "net".into())])
 }
@@ -134,7 +137,7 @@ fn declarative_files() {
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }
 
-/// Every property with a default is optional.
+/// Documents that omit every property with a default are read, and keep their meaning.
 #[test]
 fn declarative_files_without_any_option() {
     let text = r#"{

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use tombolo_topology::path::ArmPath;
 
-/// Most resources of one template. Azure allows 800. Fewer here, because all are written before the
+/// Most resources of one template. Azure allows 800. This limit is lower, because all resources are written before the
 /// response.
 const MAX_RESOURCES: usize = 100;
 
@@ -17,20 +17,20 @@ const MAX_DEPENDS_ON: usize = 100;
 /// A parsed template with its expressions evaluated.
 #[derive(Debug)]
 pub(super) struct Template {
-    /// In the order of `dependsOn`.
+    /// The resources, each after those that its `dependsOn` names.
     pub(super) resources: Vec<Resource>,
     /// Each output, and the name of the resource that it refers to.
     pub(super) outputs: Vec<(String, String)>,
-    /// The parameters without secrets, as responses show them.
+    /// The parameters as responses show them: types, and the values of parameters that are not secure.
     pub(super) shown_parameters: Value,
 }
 
-/// One resource of a template.
+/// One resource of a template, with its expressions evaluated.
 #[derive(Debug)]
 pub(super) struct Resource {
     types: String,
     pub(super) name: String,
-    /// `TYPE/NAME` in lower case.
+    /// `TYPE/NAME` of the resource in lower case, by which `dependsOn` refers to it.
     own: String,
     depends_on: Vec<String>,
     /// The body for a PUT.
@@ -42,7 +42,7 @@ fn invalid(message: String) -> Failure {
     Failure::bad("InvalidTemplate", message)
 }
 
-/// A required string of a resource.
+/// The value of a required string field of a resource.
 fn text(object: &Value, field: &str) -> Result<String, Failure> {
     let found = object.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
     found.ok_or_else(|| {
@@ -52,7 +52,7 @@ fn text(object: &Value, field: &str) -> Result<String, Failure> {
     })
 }
 
-/// The members of an object; `None` if it is absent or null.
+/// The members of the object in a field; `None` if the field is absent or null.
 fn members<'v>(parent: &'v Value, field: &str) -> Result<Option<&'v Map<String, Value>>, Failure> {
     match parent.get(field) {
         None | Some(Value::Null) => Ok(None),
@@ -103,7 +103,7 @@ struct Names<'a> {
     passed: Named<'a>,
     /// The parameters that the template declares, as written.
     declared: Option<&'a Map<String, Value>>,
-    /// The same by name in lower case.
+    /// The declared parameters by name in lower case.
     declared_by_name: Named<'a>,
     variables: Named<'a>,
     /// The approximate bytes of JSON that may still be inserted. Without a limit, a small template could insert a large
@@ -122,7 +122,7 @@ fn size(value: &Value) -> usize {
 }
 
 impl Names<'_> {
-    /// Takes bytes from the budget.
+    /// Takes bytes from the budget. An error (400) if fewer are left.
     fn spend(&self, bytes: usize) -> Result<(), Failure> {
         let left = self.budget.get().checked_sub(bytes);
         let too_large = || {
@@ -134,7 +134,7 @@ impl Names<'_> {
         Ok(())
     }
 
-    /// The value of a parameter, or its default.
+    /// The value of a parameter, or the default that the template declares. An error (400) if there is neither.
     fn parameter(&self, name: &str) -> Result<Value, Failure> {
         let key = name.to_ascii_lowercase();
         let passed = self.passed.get(&key).and_then(|p| p.get("value"));
@@ -145,8 +145,8 @@ impl Names<'_> {
         Ok(value.clone())
     }
 
-    /// Evaluates the expressions in a value. `in_variables`: the value is a variable, which may not refer to variables.
-    /// That excludes cycles.
+    /// A copy of a value with its expressions evaluated. `in_variables`: the value is a variable, which may not refer
+    /// to variables, because variables could form a cycle.
     fn fill(&self, value: &Value, in_variables: bool) -> Result<Value, Failure> {
         Ok(match value {
             Value::String(text) => match expression(text)? {
@@ -190,10 +190,12 @@ impl Names<'_> {
 }
 
 impl Template {
-    /// Parses the body of a deployment.
+    /// Parses the body of a deployment and evaluates its expressions. Reads and writes no state. Fields that are not
+    /// known are ignored.
     ///
     /// # Errors
-    /// 400 if the template is malformed, too large, or uses features that are not supported.
+    /// 400 if the template is malformed or too large, a parameter has no value, the dependencies form a cycle, or a
+    /// feature is not supported, such as another mode than `Incremental`.
     pub(super) fn read(body: &Value) -> Result<Self, Failure> {
         let properties = body.get("properties").unwrap_or(&Value::Null);
         let mode = properties.get("mode").and_then(Value::as_str).unwrap_or("incremental");
@@ -246,10 +248,11 @@ impl Template {
         })
     }
 
-    /// The paths of its resources in a resource group, in order.
+    /// The ARM paths of the template's resources in `group`, in the order of `resources`: each comes after those that
+    /// it depends on.
     ///
     /// # Errors
-    /// 400 if the type and the name of a resource do not match.
+    /// 400 if the type and the name of a resource have different numbers of segments, or form no path.
     pub(super) fn paths(&self, group: &ArmPath) -> Result<Vec<ArmPath>, Failure> {
         self.resources.iter().map(|r| r.path(group)).collect()
     }
@@ -304,7 +307,8 @@ impl Resource {
         })
     }
 
-    /// Its path in a resource group. A name has as many segments as its type, which alternate in the path.
+    /// The resource's path in a resource group. A name has as many segments as its type, and both alternate in the
+    /// path.
     fn path(&self, group: &ArmPath) -> Result<ArmPath, Failure> {
         let mismatch = || {
             invalid(format!(

@@ -8,12 +8,14 @@ use std::net::IpAddr;
 use tombolo_client::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
 use tombolo_proto::id::ResourceId;
 
-/// Seconds between two keepalives, which keep the NAT mapping of a device alive. 25 is WireGuard's recommendation
-/// (wg(8)).
+/// Seconds between two keepalives, which keep the mapping of the device in a NAT alive. 25 is WireGuard's
+/// recommendation (wg(8)).
 const KEEPALIVE_INTERVAL: u32 = 25;
 /// Metric of the routes through the first tunnel. Each further tunnel has a metric that is larger by one.
 const FIRST_METRIC: usize = 100;
 
+/// Reads the configuration for the device of a connection, and prints it as text or as JSON. `connection`: the ARM id.
+/// The output contains the preshared key.
 pub(super) async fn run(c: &Context, connection: &str) -> Result<()> {
     let config = c.client.device_config(&ResourceId::new(connection)).await?;
     if c.out.is_json() {
@@ -23,7 +25,7 @@ pub(super) async fn run(c: &Context, connection: &str) -> Result<()> {
     Ok(())
 }
 
-/// Returns all files, one after the other.
+/// Returns the text of all files, one after the other, each with its path in a comment.
 fn text(config: &DeviceConfig) -> String {
     let mut out = String::new();
     if config.instances.is_empty() {

@@ -13,8 +13,8 @@ const TOKEN_FILE: &str = "/run/tombolo-join.token";
 /// the user `_apt`, so the file is world-readable.
 const CA_FILE: &str = "/run/tombolo-controller-ca.pem";
 
-/// The options with which apt trusts [`CA_FILE`] alone. No proxy is used, as agents do: the image's proxy may not reach
-/// the controller.
+/// The options with which apt trusts only the certificate in [`CA_FILE`]. They also bypass the image's proxy, which may
+/// not reach the controller; agents use no proxy either.
 const TRUST: [&str; 4] = [
     "-o",
     "Acquire::https::CAInfo=/run/tombolo-controller-ca.pem",
@@ -22,10 +22,10 @@ const TRUST: [&str; 4] = [
     "Acquire::https::Proxy=DIRECT",
 ];
 
-/// Script that downloads and installs the package. `$1` is its URL and `$2` its SHA-256; the rest are options of
-/// apt-helper.
+/// Script that downloads and installs the package. `$1` is its URL and `$2` its SHA-256; the further arguments are
+/// options of apt-helper.
 ///
-/// apt-helper exists on every image and follows the image's proxy settings. It retries after 1, 2, 4, … s while a
+/// Every image has apt-helper, and apt-helper follows the image's proxy settings. It retries after 1, 2, 4, … s while a
 /// server is busy or unreachable, and keeps no file whose hash differs.
 const INSTALL: &str = "\
 url=$1 sha256=$2
@@ -49,7 +49,7 @@ pub(super) struct Package {
     pub(super) url: String,
     /// SHA-256 of the file, in hexadecimal digits.
     pub(super) sha256: String,
-    /// CA certificate of the server, PEM; without it the image's authorities are trusted.
+    /// CA certificate of the server in PEM. `None`: the authorities of the image are trusted.
     pub(super) ca: Option<String>,
 }
 
@@ -109,7 +109,8 @@ pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Opt
         permissions: "0600",
         content: format!("{token}\n"),
     }];
-    // Values are arguments of the scripts and not part of their text, so the shell never executes them.
+    // A name or URL could contain shell syntax. Values are therefore arguments of the scripts and not part of their
+    // text, so the shell never executes them.
     let mut steps = Vec::new();
     if let Some(Package { url, sha256, ca }) = package {
         let mut install = vec!["sh", "-euc", INSTALL, "sh", url, sha256];
@@ -132,10 +133,11 @@ pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Opt
     Ok(format!("#cloud-config\n{}", serde_norway::to_string(&data)?))
 }
 
-/// Parses an `http:`, `https:` or `file:` URL. Plain HTTP is allowed because the hash protects the package.
+/// Checks an `http:`, `https:` or `file:` URL, and returns it unchanged. Plain HTTP is allowed, because the hash
+/// protects the package.
 pub(super) fn url(text: &str) -> Result<String, String> {
     let known = ["https://", "http://", "file:///"];
-    // apt's protocols separate fields by blanks.
+    // apt's internal protocols separate fields by blanks, so a blank in the URL would end it.
     if known.iter().any(|scheme| text.starts_with(scheme)) && text.chars().all(|c| c.is_ascii_graphic()) {
         Ok(text.to_owned())
     } else {

@@ -16,6 +16,7 @@ const PRIVATE_PEERING: &str = "AzurePrivatePeering";
 const WIREGUARD_PORT: u16 = 51820;
 
 impl Expansion<'_> {
+    /// Adds the body of a gateway, and problems of its properties.
     pub(super) fn gateway(&mut self, name: &str, gateway: &VirtualNetworkGateway) {
         let place = format!("virtualNetworkGateways.{name}");
         let vnet = self.group.resolve("virtualNetworks", &gateway.virtual_network);
@@ -80,6 +81,7 @@ impl Expansion<'_> {
         );
     }
 
+    /// Adds the body of a local network gateway, and problems of its properties.
     pub(super) fn site(&mut self, name: &str, site: &LocalNetworkGateway) {
         let place = format!("localNetworkGateways.{name}");
         if site.asn.is_some() != site.bgp_peering_address.is_some() {
@@ -107,6 +109,7 @@ impl Expansion<'_> {
         );
     }
 
+    /// Adds the body of a circuit with its private peering.
     pub(super) fn circuit(&mut self, name: &str, circuit: &ExpressRouteCircuit) {
         let mut body = json!({"properties": {}});
         let properties = &mut body["properties"];
@@ -140,6 +143,7 @@ impl Expansion<'_> {
         self.push_resource(Kind::Circuit, name, circuit.location.as_ref(), &circuit.tags, body);
     }
 
+    /// Adds the body of a connection, and problems of its properties: those of other connection types are refused.
     pub(super) fn connection(&mut self, name: &str, c: &Connection) {
         let place = format!("connections.{name}");
         // The remote end of each type: the manifest's property, ARM's property, the kind of resource, the value.

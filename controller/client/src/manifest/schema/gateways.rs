@@ -8,11 +8,12 @@ use std::net::IpAddr;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::PublicKey;
 
-/// A VPN or ExpressRoute gateway. It has one instance, or one per `ipConfiguration`.
+/// A VPN or ExpressRoute gateway. It has one instance for each of its `ipConfigurations`, or a single one if the
+/// manifest has none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNetworkGateway {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.
@@ -29,7 +30,8 @@ pub struct VirtualNetworkGateway {
     /// Address of the only instance in `GatewaySubnet`; without it the controller allocates one.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
-    /// Several instances.
+    /// The instances of a gateway with several, by the name of their `ipConfiguration`. The gateway's `publicIPAddress`
+    /// and `privateIPAddress` must be absent then.
     #[serde(default)]
     pub ip_configurations: Named<GatewayIpConfiguration>,
     /// ASN of the gateway; the controller's default is 65515 (G4).
@@ -38,10 +40,10 @@ pub struct VirtualNetworkGateway {
     /// BGP address of a VPN gateway; the controller's default is the last free address of `GatewaySubnet` (G4).
     #[serde(default)]
     pub bgp_peering_address: Option<IpAddr>,
-    /// The gateway may exchange routes by BGP (G4).
+    /// Whether the gateway may exchange routes by BGP (G4).
     #[serde(default)]
     pub enable_bgp: bool,
-    /// All instances carry traffic, instead of one with the others in standby (G6).
+    /// Whether all instances carry traffic; otherwise one does, and the others are in standby (G6).
     #[serde(default)]
     pub active_active: bool,
     /// Azure's VPN type; default `RouteBased` (G3).
@@ -68,7 +70,7 @@ pub struct GatewayIpConfiguration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Connection {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.
@@ -92,24 +94,25 @@ pub struct Connection {
     /// `GatewaySubnet`. Without them the controller allocates two.
     #[serde(default)]
     pub tunnel_addresses: Vec<IpAddr>,
-    /// Shared key (G11). A secret, so the file must be kept secret too. Without it the controller's key is unchanged.
+    /// Shared key (G11). It is a secret, so the file must be kept secret too. If absent, the connection keeps the key
+    /// that the controller has.
     #[serde(default)]
     pub shared_key: Option<String>,
-    /// Preference among connections to the same prefixes; the largest weight wins.
+    /// Preference among connections to the same prefixes: the connection with the largest weight is used.
     #[serde(default)]
     pub routing_weight: Option<u32>,
-    /// The connection exchanges routes by BGP (G4).
+    /// Whether the connection exchanges routes by BGP (G4).
     #[serde(default)]
     pub enable_bgp: bool,
-    /// With `IPsec`: silence after which the site's device counts as down, seconds, 9 to 3600.
+    /// With `IPsec`: time in seconds, 9 to 3600, after which a silent device of the site counts as down.
     #[serde(default)]
     pub dpd_timeout_seconds: Option<u32>,
 }
 
-/// `connectionType` (G9).
+/// The type of a connection (`connectionType`, G9): what is at its remote end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConnectionType {
-    /// From a VPN gateway to another one.
+    /// From a VPN gateway to another VPN gateway.
     #[default]
     Vnet2Vnet,
     /// From a VPN gateway to the device of a site.
@@ -122,7 +125,7 @@ pub enum ConnectionType {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LocalNetworkGateway {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
@@ -132,29 +135,30 @@ pub struct LocalNetworkGateway {
     pub local_network_address_space: Vec<Prefix>,
     /// ASN of the site; requires `bgpPeeringAddress` (G4).
     pub asn: Option<u32>,
-    /// Address of the device inside the tunnel; requires `asn`.
+    /// BGP address of the device inside the tunnel; requires `asn` (G4).
     pub bgp_peering_address: Option<IpAddr>,
-    /// WireGuard public key of the device; without it the tunnel is down.
+    /// WireGuard public key of the device; if absent, the tunnel is down.
     pub wire_guard_public_key: Option<PublicKey>,
     /// UDP port of the device; default 51820.
     pub wire_guard_port: Option<u16>,
 }
 
-/// An ExpressRoute circuit (E1).
+/// An ExpressRoute circuit, with its private peering (E1).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ExpressRouteCircuit {
-    /// Region; the document's if absent.
+    /// Region of the resource; if absent, the region of its document.
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
     /// Peering location; the region if absent (X12).
     pub peering_location: Option<String>,
-    /// Bandwidth, Mbit/s (X13).
+    /// Bandwidth in Mbit/s. It does not limit traffic; on a Premium circuit it decides how many VNets may be linked
+    /// (X13).
     pub bandwidth_in_mbps: Option<u32>,
     /// Tier of the SKU; default `Standard` (X13).
     pub sku_tier: Option<SkuTier>,
-    /// Private peering. Without it the controller's is unchanged.
+    /// The private peering; if absent, the circuit keeps the one that the controller has.
     pub private_peering: Option<PrivatePeering>,
 }
 
@@ -173,15 +177,16 @@ pub enum SkuTier {
 pub struct PrivatePeering {
     /// ASN of the customer (G4).
     pub peer_asn: u32,
-    /// Prefix of the primary line, a /30. The first address is the customer edge's, the second one the edge's.
+    /// Prefix of the primary line, a /30. Its first address belongs to the customer edge, its second one to the
+    /// provider's edge.
     pub primary: Prefix,
     /// Prefix of the secondary line, a /30 with the same order of addresses.
     pub secondary: Prefix,
     /// VLAN of both lines, 0 to 4094; default 0.
     #[serde(default)]
     pub vlan_id: u16,
-    /// Key that signs the BGP sessions. A secret, so the file must be kept secret too. Without it the controller's key
-    /// is unchanged.
+    /// Key that signs the BGP sessions. It is a secret, so the file must be kept secret too. If absent, the circuit
+    /// keeps the key that the controller has.
     #[serde(default)]
     pub shared_key: Option<String>,
 }
