@@ -14,7 +14,7 @@ use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tombolo_proto::control_stream;
 use tombolo_proto::id::{AgentId, Revision};
-use tombolo_proto::probe::{ProbeReport, ProbeRequest};
+use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_topology::topology::AgentStatuses;
 
@@ -214,9 +214,9 @@ impl Agents {
         });
     }
 
-    /// Replaces the status of an agent by a newer one, whichever stream it came over.
-    pub fn status(&self, agent: &AgentId, status: AgentStatus) {
-        self.update(agent, |entry| entry.status = status);
+    /// Replaces the status of an agent by a newer one. Ignored if a newer stream has replaced this one.
+    pub fn status(&self, stream: &Stream, status: AgentStatus) {
+        self.update_by(stream, |entry| entry.status = status);
     }
 
     /// Passes the report of probe `id` to the call of [`Self::probe`] that waits for it. The report is dropped if no
@@ -240,7 +240,7 @@ impl Agents {
     /// The last status of each agent that has sent one since this controller started, and the agents whose stream is
     /// up, for views.
     #[must_use]
-    pub fn live(&self) -> AgentStatuses {
+    pub fn statuses(&self) -> AgentStatuses {
         let entries = self.entries();
         let has_status = |e: &Entry| e.status != AgentStatus::default();
         AgentStatuses {
@@ -362,8 +362,12 @@ impl Agents {
             SendTimeoutError::Closed(_) => format!("agent {agent} has disconnected"),
         })?;
         let each = u64::from(request.timeout_ms) + u64::from(request.interval_ms);
-        let probes = u64::from(request.count) * u64::from(request.max_ttl.max(1));
-        // An upper bound: a ping sends only `count` probes, and a trace ends where its destination answers.
+        let ttls = match request.kind {
+            ProbeKind::Ping => 1,
+            ProbeKind::Trace => request.max_ttl.max(1),
+        };
+        let probes = u64::from(request.count) * u64::from(ttls);
+        // An upper bound: a trace ends where its destination answers.
         let limit = Duration::from_millis(each * probes.min(MAX_COUNTED_PROBES)) + REPORT_DELAY;
         let limit = limit.min(MAX_PROBE_TIMEOUT);
         match tokio::time::timeout(limit, answered).await {
@@ -386,5 +390,49 @@ impl Drop for PendingProbe<'_> {
         if let Some(entry) = self.agents.entries().get_mut(self.agent) {
             entry.probes.remove(&self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Instant;
+    use tombolo_topology::topology::Topology;
+
+    fn agents() -> Agents {
+        let topology = Arc::new(Topology::default());
+        let published = Published {
+            revision: Revision(1),
+            topology: topology.clone(),
+            since: Instant::now(),
+        };
+        let compiled = Compiled {
+            revision: Revision(1),
+            topology,
+            since: Instant::now(),
+            configs: Arc::default(),
+        };
+        Agents::new(watch::channel(published).1, watch::channel(compiled).1)
+    }
+
+    #[test]
+    fn a_replaced_stream_changes_nothing_any_more() {
+        let agents = agents();
+        let agent: AgentId = "vm-a".parse().unwrap();
+        let status = |digest: &str| AgentStatus {
+            digest: digest.into(),
+            ..AgentStatus::default()
+        };
+        let older = agents.connected(&agent, Revision(1), "one");
+        let newer = agents.connected(&agent, Revision(2), "two");
+        agents.status(&newer, status("new"));
+        agents.status(&older, status("old"));
+        agents.applied(&older, Revision(1), "one");
+        agents.disconnected(&older);
+        let statuses = agents.statuses();
+        assert_eq!(statuses.agents[&agent].digest, "new");
+        assert!(statuses.connected.contains(&agent));
+        assert_eq!(agents.progress()[0].digest, "two");
     }
 }

@@ -165,7 +165,7 @@ impl Session<'_> {
             }
             Some(agent_message::Message::Status(status)) => {
                 self.agents
-                    .status(&stream.agent, serde_json::from_slice(&status.status).map_err(invalid)?);
+                    .status(stream, serde_json::from_slice(&status.status).map_err(invalid)?);
                 reports.report(&status.endpoints);
             }
             Some(agent_message::Message::ProbeResult(result)) => {

@@ -45,7 +45,7 @@ pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Fai
     let topology = rest.app.writer.current().topology;
     let nic = nic(&topology, call)?;
     let subnet = nic.ip_configurations.first().map(|c| &c.subnet);
-    let reports = LearnedReports::of(&rest.app.agents.live());
+    let reports = LearnedReports::of(&rest.app.agents.statuses());
     let routes = learned_routes::effective_routes(&topology, &reports, &nic.envelope.id).unwrap_or_default();
     let propagation_off = subnet.is_some_and(|s| propagation_off(&topology, s));
     let value: Vec<_> = routes.iter().map(|r| route(r, propagation_off)).collect();

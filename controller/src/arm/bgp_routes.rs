@@ -37,7 +37,7 @@ fn peer(call: &Call) -> Result<Option<IpAddr>, Failure> {
 pub(super) fn gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     require_post(call)?;
     let path = call.item(call.segments.len() - 1)?;
-    let (topology, live) = (rest.app.writer.current().topology, rest.app.agents.live());
+    let (topology, live) = (rest.app.writer.current().topology, rest.app.agents.statuses());
     let peer = peer(call)?;
     let id = path.id();
     let value = match call.lower.last().map(String::as_str) {
@@ -74,7 +74,7 @@ pub(super) fn circuit(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             return Err(Failure::bad("InvalidRequestFormat", message).at("devicePath"));
         }
     };
-    let (topology, live) = (rest.app.writer.current().topology, rest.app.agents.live());
+    let (topology, live) = (rest.app.writer.current().topology, rest.app.agents.statuses());
     if topology.view(&path, &live).is_none() {
         return Err(missing(&topology, &path));
     }

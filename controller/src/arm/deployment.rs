@@ -142,7 +142,7 @@ async fn write_resources<'t>(
 /// The outputs of a deployment: the present properties of the resources that the outputs refer to.
 fn outputs(rest: &Rest, template: &Template, written: &[(&str, ArmPath)]) -> Map<String, Value> {
     let topology = rest.app.writer.current().topology;
-    let live = rest.app.agents.live();
+    let live = rest.app.agents.statuses();
     let mut outputs = Map::new();
     for (output, referred) in &template.outputs {
         let found = written.iter().find(|(name, _)| name.eq_ignore_ascii_case(referred));

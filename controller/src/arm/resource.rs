@@ -41,7 +41,7 @@ pub(super) fn collection(rest: &Rest, call: &Call) -> Result<Response, Failure> 
         return Err(Failure::method(&call.method, &call.text()));
     }
     let topology = rest.app.writer.current().topology;
-    match topology.list(&call.text(), &rest.app.agents.live()) {
+    match topology.list(&call.text(), &rest.app.agents.statuses()) {
         Ok(value) => Ok(ok(&json!({"value": value}))),
         Err(rejection) => match call.segments.as_slice() {
             [.., provider, types] if is_unsupported(provider, types) => {
@@ -100,7 +100,7 @@ fn unsupported_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Re
 }
 
 fn get(topology: &Topology, rest: &Rest, path: &ArmPath) -> Result<Response, Failure> {
-    match topology.view(path, &rest.app.agents.live()) {
+    match topology.view(path, &rest.app.agents.statuses()) {
         Some(body) => Ok(tagged(ok(&body), &body)),
         None => Err(missing(topology, path)),
     }
@@ -173,7 +173,7 @@ pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Resu
     let put = matches!(change, Change::Put { .. });
     let committed = rest.app.writer.change(change).await?;
     let topology = &committed.published.topology;
-    let body = topology.view(path, &rest.app.agents.live());
+    let body = topology.view(path, &rest.app.agents.statuses());
     let body = body.ok_or_else(|| missing(topology, path))?;
     let status = if put && committed.created_or_removed {
         StatusCode::CREATED

@@ -115,7 +115,7 @@ pub(super) fn list_in_subscription(rest: &Rest, call: &Call) -> Result<Response,
             Ok(ok(&json!({"value": value})))
         }
         Some("resources" | "resourcegroups") if call.lower.len() > 2 => {
-            let mut value = topology.list(&call.text(), &rest.app.agents.live())?;
+            let mut value = topology.list(&call.text(), &rest.app.agents.statuses())?;
             if let Some(filter) = call.query.get("$filter").filter(|f| !f.trim().is_empty()) {
                 let terms = parse_filter(filter)?;
                 value.retain(|item| terms.iter().all(|(name, expected)| matches(item, name, expected)));

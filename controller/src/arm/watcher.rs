@@ -73,7 +73,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         (&Method::GET | &Method::PUT, None, _) => Ok(ok(&watcher(&call.segments[1], location))),
         (&Method::POST, Some("nexthop"), 9) => {
             let body = call.object()?;
-            next_hop(&topology, &LearnedReports::of(&rest.app.agents.live()), &body)
+            next_hop(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
         }
         (&Method::POST, Some(other), 9) => {
             let message = format!(

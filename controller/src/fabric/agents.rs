@@ -59,7 +59,7 @@ async fn progress(rest: &Rest) -> Result<BTreeMap<AgentId, AgentProgress>, Failu
 
 /// GET `agents`.
 pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
-    let (progress, live) = (progress(&rest).await?, rest.app.agents.live());
+    let (progress, live) = (progress(&rest).await?, rest.app.agents.statuses());
     let topology = rest.app.writer.current().topology;
     let agents = topology.agents.values();
     let value: Vec<_> = agents.map(|a| view(a, progress.get(&a.id), &live)).collect();
@@ -73,7 +73,7 @@ pub(super) async fn one(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -
     Ok(ok(&json!(view(
         &agent,
         progress.get(&agent.id),
-        &rest.app.agents.live()
+        &rest.app.agents.statuses()
     ))))
 }
 
@@ -143,7 +143,7 @@ pub(super) async fn config(State(rest): State<Arc<Rest>>, Path(id): Path<String>
 pub(super) async fn tables(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
     let current = rest.app.writer.current();
-    let reports = LearnedReports::of(&rest.app.agents.live());
+    let reports = LearnedReports::of(&rest.app.agents.statuses());
     let (topology, of) = (current.topology.clone(), agent.id.clone());
     let built = tokio::task::spawn_blocking(move || learned_routes::tables(&topology, &reports, &of)).await;
     let broken = |what: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", what);

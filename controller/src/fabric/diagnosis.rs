@@ -22,7 +22,7 @@ pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> 
 /// Explains on a thread for blocking work: with a large topology the walk must not delay the agents' streams.
 async fn answer(rest: &Rest, question: ExplainRequest) -> Result<explain::Explanation, Failure> {
     let topology = rest.app.writer.current().topology;
-    let reports = LearnedReports::of(&rest.app.agents.live());
+    let reports = LearnedReports::of(&rest.app.agents.statuses());
     let walked = tokio::task::spawn_blocking(move || explain::explain(&topology, &reports, &question)).await;
     let walked = walked.map_err(|e| {
         Failure::new(
