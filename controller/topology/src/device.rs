@@ -10,7 +10,8 @@ use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId};
 
-/// The configuration of a device for one connection: one WireGuard interface for each instance of the gateway.
+/// The configuration of a site's device for one connection. The device has one WireGuard interface for each instance of
+/// the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceConfig {
@@ -24,15 +25,17 @@ pub struct DeviceConfig {
     pub port: u16,
     /// The device's public key from the local network gateway. `None`: not set yet.
     pub public_key: Option<PublicKey>,
-    /// Inner MTU, bytes (D20).
+    /// The MTU of packets inside the tunnels, in bytes (D20).
     pub mtu: u16,
     /// The WireGuard preshared key, equal for all instances. A secret.
     pub preshared_key: PresharedKey,
-    /// The gateway's instances that have an agent, the preferred one first.
+    /// The tunnels, one for each instance of the gateway that has an agent, the preferred instance first. Empty while
+    /// no agent has joined for the gateway.
     pub instances: Vec<DeviceTunnel>,
-    /// The prefixes reachable through the gateway: its VNet, and the VNets that use it (P21).
+    /// The prefixes that the device reaches through the gateway: those of its VNet and of the VNets that use it (P21).
+    /// Routes that the gateway learns elsewhere are not listed: BGP announces them.
     pub prefixes: Vec<IpNet>,
-    /// The prefixes of the site itself (G7).
+    /// The prefixes of the site itself, from the local network gateway (G7).
     pub site_prefixes: Vec<IpNet>,
     /// The BGP session. `None`: the connection does not use BGP.
     pub bgp: Option<DeviceBgp>,
@@ -58,16 +61,14 @@ pub struct DeviceBgp {
     pub address: IpAddr,
     /// The device's ASN.
     pub asn: u32,
-    /// The gateway's BGP address.
+    /// The BGP address of the gateway's first instance. Every other instance speaks BGP from its own address.
     pub gateway_address: IpAddr,
     /// The gateway's ASN.
     pub gateway_asn: u32,
 }
 
-/// The configuration of the device at the far end of an IPsec connection.
-///
-/// # Errors
-/// Status 404: the connection does not exist. Status 400: its far end is not a device, or it has no shared key yet.
+/// The configuration of the device at the far end of an IPsec connection, computed from the desired state. It contains
+/// the connection's preshared key, but not the private key of the device, which the controller does not have.
 pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConfig, Rejection> {
     let Some(found) = topology.connections.get(connection) else {
         let unnamed = |_| refused(404, "ResourceNotFound", format!("{connection} is not a connection."));
@@ -123,7 +124,7 @@ fn refused(status: u16, code: &'static str, message: String) -> Rejection {
     }
 }
 
-/// One tunnel for each instance of the gateway that has an agent, in order of `ipConfigurations`.
+/// The tunnels to the instances of the gateway that have an agent which is not revoked, in order of `ipConfigurations`.
 fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<DeviceTunnel> {
     let serves = |agent: &Agent, name: &str| {
         matches!(&agent.binding, Binding::Gateway { gateway: g, ip_configuration }

@@ -12,17 +12,18 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// Views of one topology. Reverse references, such as the users of a subnet, are collected once, at the first use.
+/// A topology with its agents' statuses, for the bodies of items. Reverse references, such as the users of a subnet,
+/// are collected once, at their first use.
 pub(crate) struct Views<'t> {
     pub(crate) topology: &'t Topology,
     pub(crate) statuses: &'t AgentStatuses,
-    /// Collects the users of this VNet's subnets only. `None`: of all VNets.
+    /// The VNet whose subnets' users are collected. `None`: all VNets.
     only: Option<ResourceId>,
     users: OnceCell<Users>,
     vms: OnceCell<BTreeMap<ResourceId, Arc<Agent>>>,
 }
 
-/// The ids of ip configurations, by the subnet or public address that they use.
+/// The ids of ip configurations, by the subnet or by the public address that they use.
 #[derive(Default)]
 struct Users {
     subnets: BTreeMap<ResourceId, Vec<String>>,
@@ -39,32 +40,33 @@ impl Users {
     }
 }
 
-/// An etag in the format of HTTP and ARM.
+/// An etag in the format of HTTP and ARM: `W/"…"`.
 pub(crate) fn weak_etag(etag: Uuid) -> String {
     format!("W/\"{etag}\"")
 }
 
-/// A reference to another resource.
+/// A reference to another resource: `{"id": "…"}`.
 pub(crate) fn reference(id: impl ToString) -> Value {
     json!({"id": id.to_string()})
 }
 
-/// An address space in ARM's format.
+/// An address space in ARM's format: `{"addressPrefixes": […]}`.
 pub(crate) fn address_space(prefixes: &[IpNet]) -> Value {
     json!({"addressPrefixes": prefixes})
 }
 
-/// The value of `privateIPAddressVersion`.
+/// The value of `privateIPAddressVersion` for an address.
 pub(crate) fn address_version(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-/// The value of `privateIPAllocationMethod`.
+/// The value of `privateIPAllocationMethod`: `Static` or `Dynamic`.
 pub(crate) fn allocation_method(is_static: bool) -> &'static str {
     if is_static { "Static" } else { "Dynamic" }
 }
 
-/// An object with all members of `own`, and those of `echoed` that `own` lacks.
+/// An object with all members of `own`, and with those of `echoed` that `own` lacks. `own` alone if one of the two is
+/// not an object.
 pub(crate) fn merge_echoed(own: Value, echoed: Option<&Value>) -> Value {
     let (Value::Object(own), Some(Value::Object(echoed))) = (&own, echoed) else {
         return own;
@@ -74,7 +76,8 @@ pub(crate) fn merge_echoed(own: Value, echoed: Option<&Value>) -> Value {
     Value::Object(all)
 }
 
-/// The body of a top-level resource: its envelope and `properties`.
+/// The body of a top-level resource: its envelope, echoed members and `properties`. Adds the members of `properties`
+/// that all kinds have.
 pub(crate) fn top_level(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     properties["resourceGuid"] = envelope.resource_guid.to_string().into();
@@ -90,7 +93,7 @@ pub(crate) fn top_level(envelope: &Envelope, kind: Kind, mut properties: Value) 
     merge_echoed(own, Some(&Value::Object(envelope.echoed.clone())))
 }
 
-/// The body of a child resource.
+/// The body of a child resource. Adds the member of `properties` that all kinds have.
 pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     json!({
@@ -103,6 +106,7 @@ pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Val
 }
 
 impl<'t> Views<'t> {
+    /// Views of all VNets. Nothing is collected yet.
     pub(crate) fn new(topology: &'t Topology, statuses: &'t AgentStatuses) -> Self {
         Self {
             topology,
@@ -113,7 +117,8 @@ impl<'t> Views<'t> {
         }
     }
 
-    /// Views for the body of one VNet or of its children: only users of its subnets are collected.
+    /// Views for the body of one VNet or of its children: only users of its subnets are collected, which saves most of
+    /// the time in a large topology.
     pub(crate) fn within(topology: &'t Topology, statuses: &'t AgentStatuses, vnet: ResourceId) -> Self {
         Self {
             only: Some(vnet),
@@ -144,7 +149,8 @@ impl<'t> Views<'t> {
         self.users().subnets.get(subnet).map(Vec::as_slice)
     }
 
-    /// The id of the ip configuration that uses a public address.
+    /// The id of the ip configuration that uses the public address `id`. `None`: none does, or only one outside of the
+    /// VNet of [`Self::within`].
     pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<&String> {
         self.users().public_ips.get(id)
     }
@@ -174,7 +180,7 @@ pub(crate) fn group(group: &ResourceGroup) -> Value {
     })
 }
 
-/// The members of a body that the generic resource lists show.
+/// The body in the short form of the generic resource lists.
 pub(crate) fn generic(body: &Value) -> Value {
     let mut short = Map::new();
     for name in ["id", "name", "type", "location", "tags"] {

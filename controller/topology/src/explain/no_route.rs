@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// Explains why the only route from a VNet to an address is the system route to `Internet` or `None`.
+/// Explains why the only route from the VNet `vnet` to the address `to` is the system route to `Internet` or `None`.
+/// The first cause that applies is returned.
 pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let Some(own) = topology.vnets.get(vnet) else {
@@ -75,7 +76,8 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Findi
     }
 }
 
-/// Explains the missing route between two VNets without a peering: a gateway or a common peer may connect them.
+/// Explains the missing route between two VNets without a peering. A gateway or a common peer may connect them after a
+/// change.
 fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Finding {
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     if let Some(finding) = gateways::between(facts, own, target) {

@@ -28,21 +28,21 @@ pub struct Connection {
     /// `connectionType`. Immutable.
     #[serde(default)]
     pub connection_type: ConnectionType,
-    /// The gateway on this side.
+    /// The gateway on this side. Immutable.
     pub gateway1: ResourceId,
     /// The far end: a gateway, a local network gateway or a circuit, depending on `connection_type`. Immutable.
     pub gateway2: ResourceId,
-    /// `ExpressRoute` only: the addresses of the tunnels to the primary and the secondary edge, in the gateway's
-    /// `GatewaySubnet`. Allocated at creation unless given.
+    /// The addresses of the tunnels to the primary and the secondary edge, in the gateway's `GatewaySubnet`. Allocated
+    /// at creation unless the body has them. Empty for the other types of connections.
     #[serde(default)]
     pub tunnel_addresses: Vec<IpAddr>,
-    /// The shared key. `None`: not set, so the tunnel cannot come up (G11).
+    /// The shared key. `None`: not set, so the tunnel cannot come up (G11). Always `None` for `ExpressRoute`.
     #[serde(default)]
     pub shared_key: Option<String>,
-    /// `routingWeight`, 0 to 32,000: among the routes of several connections for one prefix, the higher weight wins
-    /// (E12).
+    /// `routingWeight`, 0 to 32,000: if several connections have a route for one prefix, the route of the connection
+    /// with the higher weight wins (E12).
     pub routing_weight: u32,
-    /// `enableBgp`: this side exchanges routes over the connection (G4).
+    /// `enableBgp`: whether this side exchanges routes over the connection. The far end must do so too (G4).
     pub enable_bgp: bool,
     /// `dpdTimeoutSeconds`: the dead-peer-detection timeout of a site's device in seconds, 9 to 3600. `None`: the
     /// default.
@@ -53,12 +53,12 @@ pub struct Connection {
 /// `connectionType` (G9).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ConnectionType {
-    /// Gateway to gateway. It needs a second object for the way back (G10).
+    /// Between two VPN gateways. It needs a second object for the way back (G10).
     #[default]
     Vnet2Vnet,
-    /// VPN gateway to the device of a site.
+    /// Between a VPN gateway and the device of a site.
     IPsec,
-    /// ExpressRoute gateway to circuit.
+    /// Between an ExpressRoute gateway and a circuit.
     ExpressRoute,
 }
 
@@ -133,7 +133,7 @@ impl Resource for Connection {
         }
     }
 
-    /// Nothing: no other resource can refer to a connection.
+    /// Checks nothing, because no other resource can refer to a connection.
     fn check_unused(_draft: &mut Draft<'_>, _id: &ResourceId, _old: &Self) {}
 
     fn properties(&self, views: &Views<'_>) -> Value {
@@ -204,7 +204,7 @@ impl Draft<'_> {
         Some(kind)
     }
 
-    /// Resolves a required reference to a gateway.
+    /// Resolves the required reference `name` to a gateway. `None`: a problem gives the reason.
     fn connection_gateway(
         &mut self,
         id: &ResourceId,
@@ -217,7 +217,8 @@ impl Draft<'_> {
         self.resolve(properties, name, id, |t, gateway| t.gateways.get(gateway).cloned())
     }
 
-    /// Reads `dpdTimeoutSeconds`: 9 to 3600, or 0 for the default, as Azure does.
+    /// Reads `dpdTimeoutSeconds`, in seconds: 9 to 3600, or 0 for the default, as Azure does. `None`: missing, 0, or
+    /// not a number in the range 0 to 3600, which is a problem. 1 to 8 are a problem too.
     fn dpd_timeout(&mut self, properties: &Object<'_>) -> Option<u16> {
         let seconds = properties.integer("dpdTimeoutSeconds", 0..=3600, &mut self.problems)?;
         if (1..9).contains(&seconds) {
@@ -228,7 +229,8 @@ impl Draft<'_> {
         u16::try_from(seconds).ok().filter(|s| *s > 0)
     }
 
-    /// Checks the format of a shared key (G11).
+    /// Checks the format of a shared key: 1 to 128 printable ASCII characters without space, `-` and `~` (G11). `at`:
+    /// the field that the problem names.
     fn check_shared_key(&mut self, key: &str, at: &str) {
         let good = |c: char| c.is_ascii_graphic() && c != '-' && c != '~';
         if key.is_empty() || key.len() > 128 || !key.chars().all(good) {
@@ -241,7 +243,8 @@ impl Draft<'_> {
         }
     }
 
-    /// PUT of `…/sharedkey`. Always false: nothing is created.
+    /// Sets the shared key of a connection, and adds a problem if the connection does not exist or is of type
+    /// `ExpressRoute`. Always false, because nothing is created.
     pub(crate) fn set_shared_key(&mut self, connection: &ResourceId, value: &str, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.connections.get(connection).cloned() else {
             match ArmPath::parse(connection.as_str()) {

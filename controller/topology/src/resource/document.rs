@@ -15,7 +15,7 @@ pub(crate) fn arm_key(id: &ResourceId) -> String {
     format!("{ARM}{}", id.key())
 }
 
-/// A value as JSON text.
+/// A value as compact JSON text. Equal values give equal bytes.
 pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     #[expect(
         clippy::unwrap_used,
@@ -24,15 +24,16 @@ pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap()
 }
 
-/// Parses the document `key`. The error names the document.
+/// Parses the document `key`. The error names the document, and the position and reason at which its JSON does not fit.
 pub(crate) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, String> {
     serde_json::from_slice(value)
         .map(Arc::new)
         .map_err(|e| format!("document '{key}': {e}"))
 }
 
-/// Appends the changes that turn the documents of `before` into those of `after`. Values that share an `Arc` are not
-/// compared.
+/// Appends the changes that turn the documents of `before` into those of `after`: first the deletions, then the new and
+/// changed documents. `key` gives a document's key. Values that share an `Arc` are equal without a comparison, so the
+/// cost depends on the number of documents and not on their size.
 pub(crate) fn differences<K: Ord, V: Serialize + PartialEq>(
     before: &BTreeMap<K, Arc<V>>,
     after: &BTreeMap<K, Arc<V>>,

@@ -22,11 +22,11 @@ pub struct NetworkInterface {
     pub envelope: Envelope,
     /// The ip configurations, at least one, the primary one first. All are in one subnet, as in Azure.
     pub ip_configurations: Vec<NicIpConfiguration>,
-    /// `enableIPForwarding`: the machine may forward packets of others (R12).
+    /// `enableIPForwarding`: whether the machine may forward packets of others, that is, is an appliance (R12).
     pub enable_ip_forwarding: bool,
 }
 
-/// An address of a network interface.
+/// An ip configuration: one address of a network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NicIpConfiguration {
@@ -43,7 +43,7 @@ pub struct NicIpConfiguration {
     pub public_ip_address: Option<ResourceId>,
 }
 
-/// Azure's limit of private IP addresses of a network interface.
+/// Azure's maximum number of private IP addresses of a network interface.
 const MAX_IP_CONFIGURATIONS: usize = 256;
 
 const ECHOED: Echoed = Echoed {
@@ -150,6 +150,7 @@ impl Resource for NetworkInterface {
     }
 }
 
+/// The ip configurations of a NIC as read-only child items.
 const IP_CONFIGURATIONS: Child = Child {
     name: "ipConfigurations",
     kind: Some(Kind::NicIpConfiguration),
@@ -188,7 +189,8 @@ impl NicIpConfiguration {
 }
 
 impl Draft<'_> {
-    /// Checks the subnets of a NIC: one subnet for all addresses, no `GatewaySubnet` (G1), and no move to another VNet.
+    /// Checks the subnets of a NIC: all addresses are in one subnet, it is no `GatewaySubnet` (G1), and the NIC stays
+    /// in its VNet.
     fn check_nic_subnets(&mut self, id: &ResourceId, requested: &[AddressRequest], old: Option<&NetworkInterface>) {
         let Some(first) = requested.first() else { return };
         if let Some(gateway) = requested.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {

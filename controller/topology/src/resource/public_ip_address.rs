@@ -93,7 +93,7 @@ impl Resource for PublicIpAddress {
 }
 
 impl Draft<'_> {
-    /// The id of the ip configuration that uses a public address.
+    /// The id of the ip configuration, of a NIC or a gateway, that uses the public address `id`. `None`: none uses it.
     pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<String> {
         let nics = self.topology.nics.values().flat_map(|n| {
             let owner = &n.envelope.id;
@@ -112,7 +112,8 @@ impl Draft<'_> {
             .map(|(owner, name, _)| format!("{owner}/ipConfigurations/{name}"))
     }
 
-    /// Resolves the reference of an ip configuration to a public address. Each public address can have one user.
+    /// Resolves `publicIPAddress` of the ip configuration `config` of `owner`. `None`: the reference is missing, or it
+    /// cannot be resolved, which is a problem. An address that another resource uses is a problem too.
     pub(crate) fn resolve_public_ip(
         &mut self,
         properties: &Object<'_>,
@@ -136,8 +137,8 @@ impl Draft<'_> {
     }
 }
 
-/// Whether `config` is an ip configuration of `owner`. The old ip configurations of a resource do not block its own
-/// PUT.
+/// Whether `config` is the id of an ip configuration of `owner`. The present ip configurations of a resource do not
+/// block its own PUT, which may exchange their public addresses.
 fn belongs_to(config: &str, owner: &ResourceId) -> bool {
     let owner = owner.as_str();
     config.len() > owner.len()

@@ -1,8 +1,8 @@
-//! Azure's properties that would change packets and are not implemented here. Each is refused by its name unless its
-//! value has no effect. A property that only describes is kept and shown instead.
+//! Azure's properties that would change the treatment of packets and are not implemented here. Each is refused by its
+//! name unless its value has no effect. A property that only describes something is kept and shown instead.
 //!
-//! Stock clients write back what they read, and fill bodies with empty values. Null, `false`, 0, an empty string, and
-//! lists and objects of only these are therefore accepted everywhere.
+//! Stock clients write back what they have read, and fill bodies with empty values. Null, `false`, 0, an empty string,
+//! and lists and objects of only these are therefore accepted everywhere.
 
 use crate::arm::body::Object;
 use crate::draft::Draft;
@@ -64,7 +64,7 @@ impl Unsupported {
         Self { held_by, ..self }
     }
 
-    /// Whether a value has no effect.
+    /// Whether a value of this property has no effect, so that it is accepted.
     fn has_no_effect(&self, value: &Value) -> bool {
         match value {
             Value::Null => true,
@@ -79,7 +79,7 @@ impl Unsupported {
     }
 }
 
-/// `properties` of a virtual network.
+/// Unsupported members of the `properties` of a virtual network.
 pub(crate) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
     "bgpCommunities.virtualNetworkCommunity",
     "E6",
@@ -87,7 +87,7 @@ pub(crate) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
     "leave it out, and match the network's prefixes in the customer edge's filters",
 )];
 
-/// `properties` of an ip configuration of a network interface or a gateway.
+/// Unsupported members of the `properties` of an ip configuration, of a network interface or a gateway.
 pub(crate) const IP_CONFIGURATION: &[Unsupported] = &[
     refuse(
         "gatewayLoadBalancer",
@@ -115,7 +115,7 @@ pub(crate) const IP_CONFIGURATION: &[Unsupported] = &[
     ),
 ];
 
-/// `properties` of a virtual network gateway.
+/// Unsupported members of the `properties` of a virtual network gateway.
 pub(crate) const GATEWAY: &[Unsupported] = &[
     refuse(
         "vpnClientConfiguration",
@@ -199,10 +199,10 @@ const POLICY_GROUPS: Unsupported = refuse(
     "leave it out: there is no point-to-site here",
 );
 
-/// `properties` of a local network gateway.
+/// Unsupported members of the `properties` of a local network gateway.
 pub(crate) const LOCAL_GATEWAY: &[Unsupported] = &[CUSTOM_BGP_ADDRESSES, PEER_WEIGHT];
 
-/// `properties` of a connection.
+/// Unsupported members of the `properties` of a connection.
 pub(crate) const CONNECTION: &[Unsupported] = &[
     refuse(
         "usePolicyBasedTrafficSelectors",
@@ -293,7 +293,7 @@ pub(crate) const CONNECTION: &[Unsupported] = &[
     ),
 ];
 
-/// `properties` of a connection to a circuit, in addition to [`CONNECTION`].
+/// Unsupported members of the `properties` of a connection to a circuit, in addition to [`CONNECTION`].
 pub(crate) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
     code: "XSharedKeyNotUsed",
     ..refuse(
@@ -305,7 +305,7 @@ pub(crate) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
     .secret()
 }];
 
-/// `properties` of a circuit.
+/// Unsupported members of the `properties` of a circuit.
 pub(crate) const CIRCUIT: &[Unsupported] = &[refuse(
     "enableDirectPortRateLimit",
     "X9",
@@ -313,7 +313,7 @@ pub(crate) const CIRCUIT: &[Unsupported] = &[refuse(
     "leave it false, and limit the rate on the edge's customer interface",
 )];
 
-/// `properties` of the private peering of a circuit.
+/// Unsupported members of the `properties` of a circuit's private peering.
 pub(crate) const CIRCUIT_PEERING: &[Unsupported] = &[
     refuse(
         "microsoftPeeringConfig",
@@ -343,7 +343,8 @@ pub(crate) const CIRCUIT_PEERING: &[Unsupported] = &[
 ];
 
 impl Draft<'_> {
-    /// Refuses the members of `object` that `table` lists, unless their values have no effect.
+    /// Adds a problem for each member of `object` that `table` lists, unless its value has no effect or the settings
+    /// have the member's effect already.
     pub(crate) fn check_supported(&mut self, object: &Object<'_>, table: &[Unsupported]) {
         for entry in table.iter().filter(|entry| !(entry.held_by)(&self.topology.settings)) {
             let mut found = Vec::new();
