@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 /// The maximum length of a list in a body where no rule has a lower limit. It bounds the work of the checks, some of
-/// which compare pairs. Azure's own limits of such lists are lower.
+/// which compare pairs.
 pub(crate) const MAX_ITEMS: usize = 1_000;
 
 /// The maximum size of one echoed property, in bytes of JSON. It bounds the size of stored documents.
@@ -236,7 +236,7 @@ impl<'a> Object<'a> {
 
     /// The id of a referenced object, `{"id": "…"}`, with the id's path in the body. Other members of the object are
     /// ignored, because clients embed whole objects. `None`: the object is absent; or it has no valid id, which is a
-    /// problem. The resource needs not exist.
+    /// problem. The resource need not exist.
     pub(crate) fn reference(&self, name: &str, problems: &mut Problems) -> Option<(ArmPath, String)> {
         let object = self.object(name, problems)?;
         let at = object.at("id");

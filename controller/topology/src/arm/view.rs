@@ -117,8 +117,7 @@ impl<'t> Views<'t> {
         }
     }
 
-    /// Views for the body of one VNet or of its children: only users of its subnets are collected, which saves most of
-    /// the time in a large topology.
+    /// Views for the body of one VNet or of its children: only users of its subnets are collected.
     pub(crate) fn within(topology: &'t Topology, statuses: &'t AgentStatuses, vnet: ResourceId) -> Self {
         Self {
             only: Some(vnet),

@@ -121,7 +121,7 @@ impl Draft<'_> {
     }
 
     /// Checks that an endpoint is a unicast address with a port other than 0. Private and loopback addresses are
-    /// allowed, because they are the usual ones in a lab.
+    /// allowed, because the controller does not know the underlay.
     fn check_endpoint(&mut self, what: &str, endpoint: SocketAddr) {
         let ip = endpoint.ip();
         if ip.is_unspecified() || ip.is_multicast() || endpoint.port() == 0 {

@@ -11,7 +11,7 @@ use tombolo_proto::arm::check_group_name;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// PUT of a resource group. The subscription needs not exist: any GUID is one. True: the group is new.
+    /// PUT of a resource group. The subscription need not exist: any GUID is one. True: the group is new.
     pub(crate) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
         let id = path.id();
         let old = self.topology.resource_groups.get(&id).cloned();

@@ -1,4 +1,4 @@
-//! A small topology for the tests of the rules, changed by requests as an ARM client sends them.
+//! A topology for the tests of the rules, which change it by requests as an ARM client sends them.
 
 mod circuits;
 mod exchange;
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 pub(super) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
-/// A topology and its source of GUIDs.
+/// A topology, and the number of GUIDs that have been given out.
 pub(super) struct World {
     pub(super) now: Topology,
     pub(super) guids: u128,
@@ -35,6 +35,7 @@ pub(super) fn net(tail: &str) -> String {
     format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/lab/providers/Microsoft.Network/{tail}")
 }
 
+/// The id of a VM in group `lab`.
 pub(super) fn vm_id(name: &str) -> ResourceId {
     ResourceId::new(format!(
         "/subscriptions/{SUBSCRIPTION}/resourceGroups/lab/providers/Microsoft.Compute/virtualMachines/{name}"
@@ -57,6 +58,7 @@ impl World {
         world
     }
 
+    /// Applies a change. After a refusal the topology is the same as before.
     pub(super) fn apply(&mut self, change: &Change) -> Result<Outcome, Rejection> {
         let guids = &mut self.guids;
         let mut new_guid = || {
@@ -68,7 +70,7 @@ impl World {
         Ok(outcome)
     }
 
-    /// PUT; returns the body that GET then shows.
+    /// Sends a PUT, and returns the body that GET shows afterwards.
     pub(super) fn put(&mut self, id: &str, body: Value) -> Result<Value, Rejection> {
         let change = Change::Put {
             path: path(id),
@@ -106,7 +108,7 @@ impl World {
         self.put(&net(&format!("virtualNetworks/{vnet}/subnets/{name}")), body)
     }
 
-    /// PUT of the half `from` → `to`, named `to-{to}`.
+    /// Sends a PUT of the half from `from` to `to`, named `to-{to}`. `flags`: its other properties.
     pub(super) fn peer(&mut self, from: &str, to: &str, flags: Value) -> Result<Value, Rejection> {
         self.peer_synced(from, to, flags, false)
     }
@@ -132,14 +134,14 @@ impl World {
         self.peer(b, a, json!({})).unwrap();
     }
 
-    /// `peeringState` and `peeringSyncLevel` of the half `from` → `to`.
+    /// `peeringState` and `peeringSyncLevel` of the half from `from` to `to`.
     pub(super) fn state(&self, from: &str, to: &str) -> (String, String) {
         let body = self.get(&half(from, to));
         let text = |name: &str| body["properties"][name].as_str().unwrap().to_owned();
         (text("peeringState"), text("peeringSyncLevel"))
     }
 
-    /// A gateway named `{vnet}-gw`, and its `GatewaySubnet` with `prefix`.
+    /// Creates a VPN gateway named `{vnet}-gw`, and its `GatewaySubnet` with `prefix`.
     pub(super) fn gateway(&mut self, vnet: &str, prefix: &str) -> Result<Value, Rejection> {
         self.subnet(vnet, "GatewaySubnet", prefix)?;
         self.put(
@@ -148,14 +150,14 @@ impl World {
         )
     }
 
-    /// A local network gateway; `more` are further properties.
+    /// Creates a local network gateway. `more`: further properties.
     pub(super) fn site(&mut self, name: &str, prefixes: &[&str], more: Value) -> Result<Value, Rejection> {
         let properties = with(json!({"localNetworkAddressSpace": {"addressPrefixes": prefixes}}), more);
         let body = json!({"location": "region1", "properties": properties});
         self.put(&net(&format!("localNetworkGateways/{name}")), body)
     }
 
-    /// An IPsec connection from `{vnet}-gw` to a site.
+    /// Creates an IPsec connection from `{vnet}-gw` to a site. `more`: further properties.
     pub(super) fn connect_site(&mut self, name: &str, vnet: &str, site: &str, more: Value) -> Result<Value, Rejection> {
         let properties = json!({
             "connectionType": "IPSec",
@@ -166,21 +168,21 @@ impl World {
         self.put(&net(&format!("connections/{name}")), body)
     }
 
-    /// An ExpressRoute gateway named `{vnet}-er`, and its `GatewaySubnet` with `prefix`.
+    /// Creates an ExpressRoute gateway named `{vnet}-er`, and its `GatewaySubnet` with `prefix`.
     pub(super) fn express_gateway(&mut self, vnet: &str, prefix: &str) -> Result<Value, Rejection> {
         self.subnet(vnet, "GatewaySubnet", prefix)?;
         let body = gateway_body(vnet, json!({"gatewayType": "ExpressRoute"}));
         self.put(&net(&format!("virtualNetworkGateways/{vnet}-er")), body)
     }
 
-    /// A circuit with a private peering over 192.168.`third`.16/30 and 192.168.`third`.20/30.
+    /// Creates a circuit with a private peering over the lines 192.168.`third`.16/30 and 192.168.`third`.20/30.
     pub(super) fn circuit(&mut self, name: &str, third: u8) -> Result<Value, Rejection> {
         let peering = json!({"name": "AzurePrivatePeering", "properties": peering_properties(third)});
         let body = json!({"location": "region1", "properties": {"peerings": [peering]}});
         self.put(&net(&format!("expressRouteCircuits/{name}")), body)
     }
 
-    /// An ExpressRoute connection from `{vnet}-er` to a circuit.
+    /// Creates an ExpressRoute connection from `{vnet}-er` to a circuit. `more`: further properties.
     pub(super) fn link(&mut self, name: &str, vnet: &str, circuit: &str, more: Value) -> Result<Value, Rejection> {
         let properties = json!({
             "connectionType": "ExpressRoute",
@@ -285,7 +287,7 @@ pub(super) fn agent_of(name: &str, binding: Binding) -> Agent {
     }
 }
 
-/// The codes of a refusal, in order.
+/// The codes of a refusal's problems, in order.
 pub(super) fn codes<T: std::fmt::Debug>(result: Result<T, Rejection>) -> Vec<&'static str> {
     result.unwrap_err().problems.iter().map(|p| p.code).collect()
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The routes that all gateways and edges have learned, by the last statuses of the agents. It compiles all gateways
-/// and edges, which takes most of the time of a request.
+/// The routes that all gateways and edges have learned, by the last statuses of the agents. Each call compiles the
+/// configurations of all gateways and edges.
 pub(super) fn learned_routes(topology: &Topology, statuses: &AgentStatuses) -> LearnedRoutes {
     LearnedRoutes::new(topology, &Compiler::new(topology), LearnedReports::of(statuses))
 }
