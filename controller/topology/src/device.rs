@@ -59,11 +59,11 @@ pub struct DeviceTunnel {
 pub struct DeviceBgp {
     /// The device's BGP address inside the tunnel.
     pub address: IpAddr,
-    /// The device's ASN.
+    /// The ASN of the device, from the local network gateway.
     pub asn: u32,
     /// The BGP address of the gateway's first instance. Every other instance speaks BGP from its own address.
     pub gateway_address: IpAddr,
-    /// The gateway's ASN.
+    /// The ASN of the virtual network gateway.
     pub gateway_asn: u32,
 }
 

@@ -86,6 +86,7 @@ impl Problems {
 
 /// A value that can be the target of a problem: the name of a field, the id of a resource, or `None`.
 pub(crate) trait IntoTarget {
+    /// The text of the target. `None`: the problem has no target.
     fn into_target(self) -> Option<String>;
 }
 impl IntoTarget for Option<String> {

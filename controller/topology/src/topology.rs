@@ -14,9 +14,13 @@ pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
 /// Access to the map of a kind in [`Topology`], and to the envelope of a resource. [`define_topology`] implements the
 /// trait for each kind.
 pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'static {
+    /// All resources of this kind in a topology.
     fn map(topology: &Topology) -> &Map<Self>;
+    /// All resources of this kind, to change a draft's topology.
     fn map_mut(topology: &mut Topology) -> &mut Map<Self>;
+    /// The properties that every kind has.
     fn envelope(&self) -> &Envelope;
+    /// The properties that every kind has, to change them.
     fn envelope_mut(&mut self) -> &mut Envelope;
 }
 

@@ -51,8 +51,10 @@ pub(crate) enum Shape {
     Objects,
 }
 
+/// Stands for a missing or unreadable object, so that readers need no case of their own for it.
 static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
+/// The JSON type of a value, with its article, for messages.
 fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -37,7 +37,7 @@ pub enum Protocol {
     Icmp,
     /// A TCP SYN segment.
     Tcp,
-    /// A UDP datagram.
+    /// A UDP datagram without a payload.
     Udp,
 }
 
@@ -129,7 +129,7 @@ pub struct MatchedRoute {
     pub name: Option<String>,
     /// The source of the route.
     pub source: RouteSource,
-    /// The destination prefix.
+    /// The prefix of destinations for which the route applies.
     pub address_prefix: IpNet,
     /// The next hop type: `VnetLocal`, `VNetPeering`, …
     pub next_hop_type: String,

@@ -45,6 +45,7 @@ pub(super) fn between(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNe
 /// Explains which flag, connection object or BGP setting is missing for a VPN from one VNet to the other. `None`: none
 /// of these would be enough.
 fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
+    /// The type of all gateways that this function looks for.
     const VPN: GatewayKind = GatewayKind::Vpn;
     let topology = facts.topology;
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
@@ -194,6 +195,7 @@ pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std
 /// Explains why circuits do not connect two VNets: the circuit that both are linked to does not join VNets (E3, E6), or
 /// one VNet is joined by VPN and the other by circuit (E8). `None`: no circuit is on the way.
 fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
+    /// The type of the gateways that lead to circuits.
     const CIRCUIT: GatewayKind = GatewayKind::ExpressRoute;
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     let near = used(topology, own, CIRCUIT).map(|(_, gateway)| gateway);

@@ -40,6 +40,7 @@ pub struct Reach {
     pub lanes: u16,
 }
 
+/// The number of lanes of agents that report none: versions before lanes had one thread.
 const fn one_lane() -> u16 {
     1
 }

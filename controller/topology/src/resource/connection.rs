@@ -25,7 +25,7 @@ pub struct Connection {
     /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `connectionType`. Immutable.
+    /// `connectionType`. It cannot change after the creation (G9).
     #[serde(default)]
     pub connection_type: ConnectionType,
     /// The gateway on this side. Immutable.
@@ -50,7 +50,7 @@ pub struct Connection {
     pub dpd_timeout: Option<u16>,
 }
 
-/// `connectionType` (G9).
+/// The kinds of far ends of a connection, `connectionType` (G9).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ConnectionType {
     /// Between two VPN gateways. It needs a second object for the way back (G10).
@@ -62,6 +62,7 @@ pub enum ConnectionType {
     ExpressRoute,
 }
 
+/// The properties that are kept and shown without any effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("connectionProtocol", Shape::Text),

@@ -30,7 +30,7 @@ pub struct Envelope {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceGroup {
-    /// `/subscriptions/{sub}/resourceGroups/{rg}`.
+    /// The id of the group: `/subscriptions/{sub}/resourceGroups/{rg}`.
     pub id: ResourceId,
     /// The region, lower case without spaces.
     pub location: String,

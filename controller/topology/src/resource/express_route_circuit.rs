@@ -32,6 +32,8 @@ pub struct ExpressRouteCircuit {
 /// peering of each.
 const MAX_PEERINGS: usize = 3;
 
+/// The properties that are kept and shown only, with Azure's defaults. Some of them decide limits: see [`max_links`]
+/// and [`location_of`].
 const ECHOED: Echoed = Echoed {
     top: &[("sku", Shape::Object)],
     top_defaults: || json!({"sku": {"name": "Standard_MeteredData", "tier": "Standard", "family": "MeteredData"}}),

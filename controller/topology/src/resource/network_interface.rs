@@ -46,6 +46,7 @@ pub struct NicIpConfiguration {
 /// Azure's maximum number of private IP addresses of a network interface.
 const MAX_IP_CONFIGURATIONS: usize = 256;
 
+/// The properties that are kept and shown without any effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("enableAcceleratedNetworking", Shape::Bool),

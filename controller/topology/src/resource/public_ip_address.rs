@@ -23,6 +23,7 @@ pub struct PublicIpAddress {
     pub ip_address: Option<IpAddr>,
 }
 
+/// The properties that are kept and shown only, with Azure's defaults.
 const ECHOED: Echoed = Echoed {
     top: &[
         ("sku", Shape::Object),

@@ -28,7 +28,7 @@ pub struct VirtualNetworkGateway {
     /// The instances, one or two; two if the gateway is active-active. All are in the same `GatewaySubnet` (G1). In
     /// active-standby mode the first one is preferred.
     pub ip_configurations: Vec<GatewayIpConfiguration>,
-    /// `gatewayType`. Immutable.
+    /// `gatewayType`. It cannot change after the creation (G2).
     #[serde(default)]
     pub gateway_type: GatewayKind,
     /// `vpnType`: `RouteBased` or `PolicyBased` (G3).
@@ -75,6 +75,7 @@ pub struct GatewayIpConfiguration {
     pub public_ip_address: Option<ResourceId>,
 }
 
+/// The properties that are kept and shown without any effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("vpnGatewayGeneration", Shape::Text),

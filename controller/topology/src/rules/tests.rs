@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use uuid::Uuid;
 
+/// The subscription of all resources in these tests.
 pub(super) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
 /// A topology, and the number of GUIDs that have been given out.
@@ -42,6 +43,7 @@ pub(super) fn vm_id(name: &str) -> ResourceId {
     ))
 }
 
+/// The parsed path of an id.
 pub(super) fn path(id: &str) -> ArmPath {
     ArmPath::parse(id).unwrap()
 }
@@ -82,6 +84,7 @@ impl World {
         Ok(self.get(id))
     }
 
+    /// Sends a DELETE. True: the item existed.
     pub(super) fn delete(&mut self, id: &str) -> Result<bool, Rejection> {
         let change = Change::Delete {
             path: path(id),
@@ -90,19 +93,23 @@ impl World {
         self.apply(&change).map(|o| o.created_or_removed)
     }
 
+    /// The body of an item. `None`: it does not exist.
     pub(super) fn view(&self, id: &str) -> Option<Value> {
         self.now.view(&path(id), &AgentStatuses::default())
     }
 
+    /// The body of an item that exists.
     pub(super) fn get(&self, id: &str) -> Value {
         self.view(id).unwrap_or_else(|| panic!("{id} is not there"))
     }
 
+    /// Sends a PUT of a VNet without lists of subnets and peerings, so that present ones stay.
     pub(super) fn vnet(&mut self, name: &str, prefixes: &[&str]) -> Result<Value, Rejection> {
         let body = json!({"location": "region1", "properties": {"addressSpace": {"addressPrefixes": prefixes}}});
         self.put(&net(&format!("virtualNetworks/{name}")), body)
     }
 
+    /// Sends a PUT of a subnet with one prefix.
     pub(super) fn subnet(&mut self, vnet: &str, name: &str, prefix: &str) -> Result<Value, Rejection> {
         let body = json!({"properties": {"addressPrefix": prefix}});
         self.put(&net(&format!("virtualNetworks/{vnet}/subnets/{name}")), body)
@@ -113,6 +120,7 @@ impl World {
         self.peer_synced(from, to, flags, false)
     }
 
+    /// Does the same as [`Self::peer`]. `sync`: with `syncRemoteAddressSpace`.
     pub(super) fn peer_synced(&mut self, from: &str, to: &str, flags: Value, sync: bool) -> Result<Value, Rejection> {
         let mut properties = json!({"remoteVirtualNetwork": {"id": net(&format!("virtualNetworks/{to}"))}});
         for (name, value) in flags.as_object().unwrap() {
@@ -129,6 +137,7 @@ impl World {
         Ok(self.get(&id))
     }
 
+    /// Creates both halves of a peering.
     pub(super) fn peer_both(&mut self, a: &str, b: &str) {
         self.peer(a, b, json!({})).unwrap();
         self.peer(b, a, json!({})).unwrap();
@@ -193,6 +202,7 @@ impl World {
         self.put(&net(&format!("connections/{name}")), body)
     }
 
+    /// Sends a PUT of a NIC with one ip configuration, static if `address` is given. `subnet`: `vnet/subnets/name`.
     pub(super) fn nic(&mut self, name: &str, subnet: &str, address: Option<&str>) -> Result<Value, Rejection> {
         let method = if address.is_some() { "Static" } else { "Dynamic" };
         let body = json!({"location": "region1", "properties": {"ipConfigurations": [{"name": "ipconfig1", "properties": {
@@ -203,6 +213,7 @@ impl World {
         self.put(&net(&format!("networkInterfaces/{name}")), body)
     }
 
+    /// Creates the connection object from `{from}-gw` to `{to}-gw`.
     pub(super) fn connect(&mut self, name: &str, from: &str, to: &str) -> Result<Value, Rejection> {
         self.put(
             &net(&format!("connections/{name}")),
@@ -223,6 +234,7 @@ impl World {
     }
 }
 
+/// The id of the half `to-{to}` of the VNet `from`.
 pub(super) fn half(from: &str, to: &str) -> String {
     net(&format!("virtualNetworks/{from}/virtualNetworkPeerings/to-{to}"))
 }
@@ -235,6 +247,7 @@ pub(super) fn with(mut properties: Value, more: Value) -> Value {
     properties
 }
 
+/// The properties of a private peering over lines in 192.168.`third`.0/24.
 pub(super) fn peering_properties(third: u8) -> Value {
     json!({
         "peeringType": "AzurePrivatePeering",
@@ -245,6 +258,7 @@ pub(super) fn peering_properties(third: u8) -> Value {
     })
 }
 
+/// The body of a gateway with one instance in the `GatewaySubnet` of a VNet. `more` overrides its properties.
 pub(super) fn gateway_body(vnet: &str, more: Value) -> Value {
     let properties = json!({"gatewayType": "Vpn", "ipConfigurations": [{"name": "default", "properties": {
         "subnet": {"id": net(&format!("virtualNetworks/{vnet}/subnets/GatewaySubnet"))},
@@ -252,6 +266,7 @@ pub(super) fn gateway_body(vnet: &str, more: Value) -> Value {
     json!({"location": "region1", "properties": with(properties, more)})
 }
 
+/// The body of a `Vnet2Vnet` connection from `{from}-gw` to `{to}-gw`. `more` overrides its properties.
 pub(super) fn connection_body(from: &str, to: &str, more: Value) -> Value {
     let end = |vnet: &str| json!({"id": net(&format!("virtualNetworkGateways/{vnet}-gw")), "properties": {"x": 1}});
     let properties = json!({
@@ -262,6 +277,7 @@ pub(super) fn connection_body(from: &str, to: &str, more: Value) -> Value {
     json!({"location": "region1", "properties": with(properties, more)})
 }
 
+/// A join token named `token-of-{agent}`.
 pub(super) fn token(agent: &str, binding: Binding) -> JoinToken {
     JoinToken {
         id: format!("token-of-{agent}"),
@@ -272,6 +288,7 @@ pub(super) fn token(agent: &str, binding: Binding) -> JoinToken {
     }
 }
 
+/// An agent with an endpoint, and with keys that depend on its name.
 pub(super) fn agent_of(name: &str, binding: Binding) -> Agent {
     let mut key = [0; 32];
     for (slot, byte) in key.iter_mut().zip(name.bytes()) {

@@ -10,7 +10,7 @@ use crate::path::shown;
 use crate::resource::Settings;
 use serde_json::Value;
 
-/// An unsupported property.
+/// A property of Azure that this product does not have, with the text of its refusal.
 pub(crate) struct Unsupported {
     /// The path from the checked object, joined by dots; `[]` after a list means each of its items.
     path: &'static str,
@@ -48,18 +48,22 @@ const fn refuse(path: &'static str, rule: &'static str, effect: &'static str, in
 }
 
 impl Unsupported {
+    /// Sets the strings that are accepted because they have no effect.
     const fn harmless(self, harmless: &'static [&'static str]) -> Self {
         Self { harmless, ..self }
     }
 
+    /// Sets the members that do not make an object effective.
     const fn ignored(self, ignored: &'static [&'static str]) -> Self {
         Self { ignored, ..self }
     }
 
+    /// Keeps the value out of messages.
     const fn secret(self) -> Self {
         Self { secret: true, ..self }
     }
 
+    /// Sets the condition on the settings under which the property is accepted.
     const fn held_by(self, held_by: fn(&Settings) -> bool) -> Self {
         Self { held_by, ..self }
     }
@@ -174,24 +178,28 @@ pub(crate) const GATEWAY: &[Unsupported] = &[
     .held_by(|settings| settings.circuit_vnet_to_vnet),
 ];
 
+/// Address translation by a gateway, as `properties.natRules` of the gateway.
 const NAT_RULES_OF_GATEWAY: Unsupported = refuse(
     "natRules",
     "G16",
     "addresses would be translated between the virtual network and its connections",
     "leave it out, and join networks whose addresses do not overlap",
 );
+/// Further BGP addresses of a gateway or a site.
 const CUSTOM_BGP_ADDRESSES: Unsupported = refuse(
     "bgpSettings.bgpPeeringAddresses[].customBgpIpAddresses",
     "G4",
     "the gateway would speak BGP from these addresses too",
     "leave it out, and set bgpSettings.bgpPeeringAddress, which may be in 169.254.21.0 to 169.254.22.255",
 );
+/// `peerWeight`, in gateways and sites.
 const PEER_WEIGHT: Unsupported = refuse(
     "bgpSettings.peerWeight",
     "R7",
     "routes of this speaker would have that weight",
     "leave it 0, and set routingWeight of the connection",
 );
+/// Groups of point-to-site clients.
 const POLICY_GROUPS: Unsupported = refuse(
     "virtualNetworkGatewayPolicyGroups",
     "G9",

@@ -71,6 +71,7 @@ pub(crate) fn connection(w: &mut World, name: &str, kind: ConnectionType, from: 
         .insert(resource.envelope.id.clone(), Arc::new(resource));
 }
 
+/// The connection object `name`, to change it.
 pub(crate) fn connection_mut<'w>(w: &'w mut World, name: &str) -> &'w mut Connection {
     Arc::make_mut(w.topology.connections.get_mut(&id("connections", name)).unwrap())
 }
