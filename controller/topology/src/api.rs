@@ -1,5 +1,5 @@
-//! The operations of a topology: apply a change, read stored documents and compute those that changed, and show ARM
-//! bodies.
+//! The operations on a topology. They apply a change, read stored documents, compute those that a change alters, and
+//! show ARM bodies.
 
 use crate::arm::view::Views;
 use crate::arm::{bgp, list};

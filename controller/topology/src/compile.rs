@@ -138,6 +138,7 @@ impl<'t> Compiler<'t> {
                 owners: spaces::owners_within(&self.index.vnets[peer.remote], &peer.half.remote_address_space),
             });
         }
+        // The agent's own space stays first. The order of the others must not depend on the order of creation.
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
 
         AgentConfig {
@@ -227,6 +228,8 @@ impl<'t> Compiler<'t> {
         }
         let bgp_address = gateway.peering_address(number);
         let mut addresses = vec![instance.address];
+        // BGP sessions with sites use the gateway's BGP address, so the host has to have it beside the instance's
+        // address.
         if vnet.sites.iter().any(|s| s.exchange) && bgp_address != instance.address {
             addresses.push(bgp_address);
         }

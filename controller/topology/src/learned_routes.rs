@@ -144,7 +144,7 @@ impl LearnedRoutes {
             let sender = self.configs.get(&link.peer).filter(|_| advertises);
             let known = sender.and_then(|t| Some((t, self.states.get(&t.agent)?)));
             let Some((sender, known)) = known else { continue };
-            // The compiler orders the links of a configuration by peer.
+            // The compiler orders the links of a configuration by peer, so a binary search finds the link back.
             let back = sender.links.binary_search_by(|l| l.peer.cmp(&config.agent));
             if let Ok(back) = back {
                 let routes = routes_for_peer(sender, known, &sender.links[back]);

@@ -1,4 +1,4 @@
-//! Queries across resources, shared by rules, views and explanations.
+//! Queries across several resources, which rules, views and explanations share.
 
 use crate::net::same_set;
 use crate::path::{is_child_of, parent_id};

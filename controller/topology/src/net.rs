@@ -1,5 +1,5 @@
-//! Prefix arithmetic: overlap of large sets, reserved addresses of a subnet; and the address ranges and ASNs that the
-//! rules reserve.
+//! Arithmetic on prefixes: overlaps of large sets and free addresses of a subnet. Also the address ranges and ASNs that
+//! the rules reserve.
 
 use ipnet::IpNet;
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
-//! The problems of a change, gathered in order and bounded in number, and the 404 errors that several requests share.
+//! The problems of a change, which are gathered in order and bounded in number, and the 404 errors that several
+//! requests share.
 
 use crate::path::{ArmPath, shown};
 use tombolo_proto::id::ResourceId;

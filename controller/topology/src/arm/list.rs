@@ -1,4 +1,4 @@
-//! The bodies of single items, and of all items of a collection: below a group, a subscription or a parent.
+//! Finds the bodies of single items, and of all items of a collection below a group, a subscription or a parent.
 
 use super::view::{Views, generic, group};
 use crate::path::{ArmPath, Kind, shown};

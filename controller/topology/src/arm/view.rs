@@ -1,4 +1,4 @@
-//! ARM JSON: the bodies of items, in the JSON types that strict clients require.
+//! Writes the ARM bodies of items, in the JSON types that strict clients require.
 
 use crate::path::{Kind, is_child_of};
 use crate::resource::{Agent, Binding, Envelope, ResourceGroup};

@@ -1,4 +1,4 @@
-//! Which agents may have a link, and which sources each end may use (D9, D10, D14).
+//! Decides which agents have a link, and which sources each end may use (D9, D10, D14).
 
 use super::index::{Circuit, Index, Instance, Machine, Site, Tunnel, Vnet};
 use super::prefix;
@@ -157,6 +157,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             );
             links.edit(end.agent, |link| {
                 link.always_on = true;
+                // Exactly one end must start the handshake. Both ends compare the same names, so they agree which.
                 link.initiator = own.agent.id < end.agent.id;
                 link.preshared_key = tunnel.connection.preshared_key();
                 link.monitored = true;

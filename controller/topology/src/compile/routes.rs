@@ -1,4 +1,5 @@
-//! The effective routes of a subnet: the candidates of all sources, then Azure's precedence (R7 to R9).
+//! Computes the effective routes of a subnet: collects the routes of all sources, then applies Azure's precedence (R7
+//! to R9).
 
 use super::index::{Index, Vnet};
 use super::prefix;

@@ -1,4 +1,4 @@
-//! Explains why no gateway connects two VNets: the missing object, flag or BGP setting.
+//! Explains why no gateway connects two VNets, by naming the missing object, flag or BGP setting.
 
 use super::finding::{Facts, Finding, connected, gateway_agents};
 use crate::lookup::{gateways_of, half_towards};
@@ -62,7 +62,8 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         return missing_flags(topology, target, theirs.iter().find(leads)?, here);
     };
     let Some((hub, near)) = used(topology, own, VPN) else {
-        // A peer has a gateway that reaches the target, but flags are missing.
+        // The target uses a gateway, but the packet's VNet does not. One of its peers may have a gateway that reaches
+        // the target, and only flags are missing.
         let ours = connected(own);
         let leads = |hub: &&ResourceId| in_vnet(topology, hub, VPN).is_some_and(|near| joined(near, far));
         return missing_flags(topology, own, ours.iter().find(leads)?, there);
@@ -77,7 +78,7 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         (Some(out), Some(back)) => {
             Some(equal_asns(topology, (out, back)).unwrap_or_else(|| not_in_force(facts, hub, there)))
         }
-        // Over other gateways, along connections that exchange routes (G19).
+        // The two gateways may be joined over other gateways, along connections that exchange routes (G19).
         (None, None) => without_bgp(topology, &chain(topology, near, far)?, &there),
     }
 }

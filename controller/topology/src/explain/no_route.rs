@@ -1,5 +1,5 @@
-//! Explains why no route of a VNet leads to an address: the state of its peerings, otherwise gateways, a common peer or
-//! sites.
+//! Explains why no route of a VNet leads to an address. The cause is the state of a peering with the address's VNet;
+//! without such a peering it is in gateways, a common peer or sites.
 
 use super::finding::{Facts, Finding, connected};
 use super::{gateways, sites};

@@ -147,6 +147,7 @@ impl Packet {
             (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), ttl),
             _ => return Err(format!("{source} and {destination} are of different families")),
         };
+        // The largest packet has 60 bytes: the headers of IPv6 and TCP.
         let mut bytes = Vec::with_capacity(64);
         let port = port.unwrap_or(CLIENT_PORT);
         match protocol {

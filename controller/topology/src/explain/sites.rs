@@ -83,7 +83,7 @@ fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, t
     if let Some(connection) = connections().find(|c| c.gateway1 == *near) {
         return at_connection(facts, (hub, near), connection, site);
     }
-    // Over other gateways, along connections that exchange routes (G18, G19).
+    // The site may be reached over other gateways, along connections that exchange routes (G18, G19).
     let chains =
         connections().filter_map(|connection| Some((connection, chain(topology, near, &connection.gateway1)?)));
     match chains.min_by_key(|(_, way)| way.len()) {

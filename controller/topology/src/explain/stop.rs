@@ -1,4 +1,4 @@
-//! The stop of a walk: the agent's drop reason, its cause and the remedy.
+//! Describes the stop of a walk: the agent's drop reason, the cause and the remedy.
 
 use super::answer::Stop;
 use super::finding::{self, Facts, Finding};
@@ -297,7 +297,8 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
                 allow_access: false,
                 ..
             } => {
-                // After a gateway or an appliance, only the addresses show which VNets the packet belongs to.
+                // A packet that came through a gateway or an appliance did not come over a link of the peering. Only
+                // its addresses show which VNets it belongs to.
                 let covers = |a: IpAddr| space.prefixes.iter().any(|p| p.contains(&a));
                 let crossed = Some(&space.vnet) == trace.vnet.as_ref();
                 (crossed || covers(packet.source) || covers(packet.destination)).then_some(peering)

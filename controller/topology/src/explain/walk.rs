@@ -198,6 +198,7 @@ impl Next {
 /// and adds the verdict to `hop`.
 fn forward_by_kernel(node: &Node, packet: &mut Packet, hop: &mut Hop) -> Next {
     let at = &node.config.agent;
+    // A router drops a packet whose TTL would become 0 (RFC 1812, section 5.3.1).
     if hop.ttl <= 1 {
         hop.verdict = "its kernel does not forward it: the TTL expires".into();
         let answer = node.kernel_address(packet.source).map(|address| Answer {

@@ -1,4 +1,4 @@
-//! Connections: reading, views, and the rules of all types (G9, G11, X8).
+//! Connections of gateways: how they are read and shown, and the rules of all types (G9, G11, X8).
 
 mod ends;
 mod tunnels;
@@ -22,7 +22,7 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// `connectionType`. It cannot change after the creation (G9).
@@ -107,7 +107,8 @@ impl Resource for Connection {
         if !draft.problems.is_empty() {
             return None;
         }
-        // GET never shows the key, so a body that was read and edited lacks it. The stored key then stays.
+        // GET never shows the key. A client that reads a body, edits it and writes it back thus sends none, and the
+        // stored key stays.
         let kept_key = put.old().and_then(|c| c.shared_key.clone());
         let key = key.map(str::to_owned).or(kept_key);
         Some(Self {

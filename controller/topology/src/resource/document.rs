@@ -1,4 +1,4 @@
-//! Conversion between a resource, agent or token and its JSON document in the store.
+//! Converts resources, agents and tokens to their JSON documents in the store and back.
 
 use crate::topology::DocumentChange;
 use serde::Serialize;

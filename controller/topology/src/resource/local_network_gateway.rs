@@ -20,7 +20,7 @@ use tombolo_proto::id::{PublicKey, ResourceId};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalNetworkGateway {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// `gatewayIpAddress`: the underlay address of the site's device. `None`: unknown, so the device has to start the

@@ -15,7 +15,7 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublicIpAddress {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// `ipAddress`, if the operator set one.
@@ -59,7 +59,7 @@ impl Resource for PublicIpAddress {
             ("publicIPAllocationMethod", ["Dynamic", "Static"]),
             ("publicIPAddressVersion", ["IPv4", "IPv6"]),
         ] {
-            // GET shows the canonical casing.
+            // GET shows these values in the canonical casing, in whatever casing the body had them.
             let value = put.properties.choice(name, &values, &mut draft.problems);
             if let (Some(value), Some(Value::Object(inner))) = (value, kept.get_mut("properties")) {
                 inner.insert(name.to_owned(), Value::from(value));

@@ -19,7 +19,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteTable {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// `disableBgpRoutePropagation`: whether the subnets of this table get no gateway routes (R15).
@@ -114,6 +114,7 @@ impl Resource for RouteTable {
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
         let users = draft.subnets_with_table(id);
         if !users.is_empty() {
+            // Thousands of subnets can use a table. Ten names are enough to find them.
             let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
             draft.problems.add(
                 "InUseRouteTableCannotBeDeleted",

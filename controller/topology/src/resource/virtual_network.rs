@@ -1,4 +1,4 @@
-//! Virtual networks: address space, subnets, inline peerings, deletion (P1 to P4, P26, P27).
+//! Virtual networks: their address space, their lists of subnets and peerings, and their deletion (P1 to P4, P26, P27).
 
 mod peering;
 mod subnet;
@@ -28,7 +28,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNetwork {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// The address ranges, at least one. They are disjoint (P4) and have no host bits.
@@ -147,7 +147,8 @@ impl Resource for VirtualNetwork {
         for peering in &old.peerings {
             draft.remove_half(id, peering.id.name());
         }
-        // Halves of other VNets lose their remote VNet. A new VNet with the same name does not reconnect them (P13).
+        // The halves of other VNets lose their remote VNet and stay `Disconnected`: a new VNet with the same name does
+        // not reconnect them (P13).
         for (owner, half) in draft.halves_towards(id) {
             if half.state == PeeringState::Connected {
                 draft.edit_half(&owner, half.id.name(), |h| h.state = PeeringState::Disconnected);

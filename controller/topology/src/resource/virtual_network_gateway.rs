@@ -1,4 +1,4 @@
-//! Virtual network gateways: reading, addresses, views, deletion (G1, G4, G6).
+//! Virtual network gateways: how they are read and shown, their addresses, and their deletion (G1, G4, G6).
 
 mod check;
 
@@ -22,7 +22,7 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNetworkGateway {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// The instances, one or two; two if the gateway is active-active. All are in the same `GatewaySubnet` (G1). In
@@ -111,7 +111,8 @@ impl Resource for VirtualNetworkGateway {
         }
         draft.check_gateway_place(id, kind, vpn_type, &requested, put.old());
         let subnet = requested.first().map(|w| w.subnet.clone());
-        // The BGP address, given or kept, must not be allocated to an instance (G4).
+        // No instance may get the BGP address, whether the body has it or it is kept (G4). `bgp_settings` reads it
+        // again below and reports its problems.
         let given = properties.object("bgpSettings", &mut Problems::default());
         let given = given.and_then(|bgp| bgp.address("bgpPeeringAddress", &mut Problems::default()));
         let bgp_address = given.or_else(|| put.old().map(|o| o.bgp_peering_address));

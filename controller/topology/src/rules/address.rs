@@ -1,4 +1,4 @@
-//! Allocation of addresses in subnets (P2): for NICs, for gateways, and for tunnels to circuits.
+//! Allocates addresses in subnets (P2): for NICs, for gateways, and for tunnels to circuits.
 
 use crate::arm::body::{Object, missing};
 use crate::draft::Draft;
@@ -155,7 +155,7 @@ impl Draft<'_> {
                 *slot = Some(address);
             }
         }
-        // An address is kept before another configuration can get it as a new one.
+        // Present addresses are kept before new ones are chosen, so that no new configuration takes one of them.
         let fits = |w: &AddressRequest, address: IpAddr| {
             let family = w.ipv6.is_none_or(|v6| v6 == address.is_ipv6());
             family && w.subnet.prefixes.iter().any(|p| p.contains(&address))

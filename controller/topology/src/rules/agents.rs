@@ -82,6 +82,7 @@ impl Draft<'_> {
             );
             self.problems.add_status(409, "XKeyInUse", "publicKey", message);
         }
+        // After a problem the whole draft is discarded, so the token stays usable.
         self.topology.tokens.remove(token);
         let mut agent = agent.clone();
         agent.binding = binding;

@@ -1,4 +1,4 @@
-//! Resource groups: creation, tags, and deletion with all resources.
+//! The rules of resource groups: their creation, tags, and deletion with all resources inside.
 
 use crate::arm::body::Object;
 use crate::draft::Draft;

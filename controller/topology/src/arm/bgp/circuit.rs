@@ -1,4 +1,4 @@
-//! The route tables of circuits, as their edges report them.
+//! The route tables and neighbours of circuits, from the desired state and the reports of the circuits' edges.
 
 use super::instances::{edge, instances};
 use super::time::duration;
@@ -60,6 +60,7 @@ pub(crate) fn circuit_summary(
     let down = || "down".to_owned();
     let line = |neighbour: IpAddr, asn: u32, up: Option<String>, received: usize| {
         json!({
+            // `v` is the version of BGP, which is always 4.
             "neighbor": neighbour, "v": 4, "as": asn,
             "upDown": up.unwrap_or_else(down),
             "statePfxRcd": received.to_string(),

@@ -1,4 +1,4 @@
-//! The agents of gateways and circuits, and whether two gateways exchange routes.
+//! Finds the agents of gateways and circuits and their learned routes, and whether two gateways exchange routes.
 
 use crate::compile::Compiler;
 use crate::learned_routes::{LearnedReports, LearnedRoutes};

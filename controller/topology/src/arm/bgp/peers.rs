@@ -43,7 +43,7 @@ pub(crate) fn bgp_peers(topology: &Topology, statuses: &AgentStatuses, gateway: 
     let mut all = Vec::new();
     for number in 0..gateway.ip_configurations.len() {
         let agent = agents.iter().find(|(n, _)| *n == number).map(|(_, agent)| agent);
-        // A session's state is known only while its agent is connected.
+        // The last status of an agent says nothing about its sessions once the agent's control stream has ended.
         let agent = agent.filter(|agent| statuses.connected.contains(*agent));
         let status = agent.and_then(|agent| statuses.agents.get(agent));
         let dynamic = agent

@@ -1,4 +1,4 @@
-//! The joins of VNets and gateways: peerings, tunnels, sites, circuits.
+//! Finds what joins VNets and gateways: peerings, tunnels, sites and circuits.
 
 use super::super::prefix;
 use super::{Circuit, CircuitConnection, Client, Index, Peer, Place, Site, Tunnel, region};

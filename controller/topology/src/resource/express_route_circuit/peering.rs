@@ -215,7 +215,8 @@ impl Draft<'_> {
             primary: primary?,
             secondary: secondary?,
             vlan_id: u16::try_from(vlan_id?).ok()?,
-            // GET never shows the key, so a body that was read and edited lacks it. The stored key then stays.
+            // GET never shows the key. A client that reads a body, edits it and writes it back thus sends none, and the
+            // stored key stays.
             shared_key: key
                 .map(str::to_owned)
                 .or_else(|| old.and_then(|p| p.shared_key.clone())),

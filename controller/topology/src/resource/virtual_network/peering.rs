@@ -1,4 +1,4 @@
-//! Peerings: reading a half, and the state machine of both halves (P5 to P9, P13, P14, P17, P18, P27).
+//! Peerings: how a half is read and shown, and the state machine of both halves (P5 to P9, P13, P14, P17, P18, P27).
 
 mod check;
 
@@ -263,7 +263,8 @@ impl Draft<'_> {
             do_not_verify_remote_gateways: flag("doNotVerifyRemoteGateways", false),
             transport: transport(properties, &mut self.problems),
         };
-        // The properties above define the half, so it is known even if a later one is wrong.
+        // The properties above define the half. If they could be read, the half's rules are checked even if a property
+        // below is wrong, so that one answer has all problems.
         let known = remote.is_some() && self.problems.len() == before;
         let mut flag = |name: &str, default: bool| properties.boolean(name, &mut self.problems).unwrap_or(default);
         let complete = flag("peerCompleteVnets", true);

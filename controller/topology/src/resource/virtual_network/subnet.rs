@@ -1,4 +1,4 @@
-//! Subnets: reading, views and their rules (P2, P3, G1, R16, R17).
+//! Subnets: how they are read and shown, and their rules (P2, P3, G1, R16, R17).
 
 use crate::arm::body::{Object, Shape, missing, prefix};
 use crate::arm::view::{Views, child, reference};
@@ -346,6 +346,7 @@ impl Draft<'_> {
         let Some(users) = usage.get(id).filter(|u| !u.is_empty()) else {
             return;
         };
+        // A subnet can have thousands of users. Ten names are enough to see what has to be deleted.
         let names: Vec<&str> = users.iter().take(10).map(|(user, _)| user.as_str()).collect();
         self.problems.add(
             "InUseSubnetCannotBeDeleted",

@@ -1,5 +1,5 @@
-//! The rules of a gateway's type, place and BGP settings: G1 to G4, one gateway of each type (G2, X7), no gateway
-//! beside useRemoteGateways (P20), R16.
+//! The rules of a gateway's type, place and BGP settings (G1 to G4). Among them: one gateway of each type in a VNet
+//! (G2, X7), no gateway in a VNet with useRemoteGateways (P20), and the route table of `GatewaySubnet` (R16).
 
 use crate::arm::body::Object;
 use crate::draft::Draft;

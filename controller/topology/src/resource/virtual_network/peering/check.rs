@@ -1,4 +1,5 @@
-//! The rules of a half: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
+//! The rules of a half for overlaps, gateway transit and limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16,
+//! X1).
 
 use super::PeeringSpec;
 use crate::draft::Draft;
