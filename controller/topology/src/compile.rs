@@ -261,7 +261,7 @@ impl<'t> Compiler<'t> {
         })
     }
 
-    /// The connections of a VPN gateway, ordered by id.
+    /// The connections of a VPN gateway to other gateways and to sites, ordered by id.
     fn connections(&self, vnet: &Vnet<'t>) -> Vec<GatewayConnection> {
         let tunnels = vnet.tunnels.iter().map(|tunnel| GatewayConnection {
             connection: tunnel.connection.envelope.id.clone(),

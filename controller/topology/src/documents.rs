@@ -65,7 +65,7 @@ pub(crate) fn load<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> 
 }
 
 /// Adds the resource group or resource of the document `key` to the topology. `path`: the ARM path in the key. An
-/// unknown kind is an error, because starting without a stored resource would be taken for its deletion.
+/// unknown kind is an error: a controller that left a stored resource out would configure agents as if it were deleted.
 fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -> Result<(), String> {
     let path = ArmPath::parse(path).map_err(|e| format!("document '{key}': {e}"))?;
     if let Some(stored) = path

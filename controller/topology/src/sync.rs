@@ -23,7 +23,7 @@ pub enum Close {
 }
 
 impl Close {
-    /// The reason as a sentence for the agent's log and its operator.
+    /// The reason as a sentence without a full stop, for the agent's log and its operator. It names `agent`.
     #[must_use]
     pub fn reason(self, agent: &AgentId) -> String {
         match self {

@@ -27,9 +27,9 @@ pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'sta
 /// Defines [`Topology`] with one map for each kind, and implements [`Stored`] for the kinds.
 macro_rules! define_topology {
     ($($(#[$doc:meta])* $map:ident: $resource:ident,)*) => {
-        /// The desired state: everything that operators and clients have set, without the state that agents report. A
-        /// value is not changed after its creation: [`Topology::apply`] returns a new one, and only for an accepted
-        /// change. A clone copies the maps but shares the resources.
+        /// The desired state: resources, agents, join tokens and settings. The state that agents report (links, routes,
+        /// counters) is in [`AgentStatuses`]. A value is not changed after its creation: [`Topology::apply`] returns a
+        /// new one, and only for an accepted change. A clone copies the maps but shares the resources.
         #[derive(Debug, Clone, Default)]
         pub struct Topology {
             /// Resource groups, by id.

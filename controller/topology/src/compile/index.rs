@@ -86,8 +86,8 @@ pub(super) struct Machine<'t> {
     pub(super) nics: Vec<&'t NetworkInterface>,
     /// The subnets whose machines have no agent and reach the network through this host (D8).
     pub(super) served: Vec<&'t Subnet>,
-    /// The source addresses from which the machine may send to any agent: its own, and those of its served subnets that
-    /// no other agent owns. Ordered (D10).
+    /// The source addresses that the machine may use without IP forwarding: its own, and those of its served subnets
+    /// that no other agent owns. Ordered (D10).
     pub(super) sources: Vec<IpNet>,
 }
 
@@ -130,7 +130,7 @@ impl<'t> Circuit<'t> {
 pub(super) struct Site<'t> {
     pub(super) connection: &'t Connection,
     pub(super) local: &'t LocalNetworkGateway,
-    /// Both ends have BGP enabled and different ASNs, so they exchange routes (G4).
+    /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
     /// The site's configured prefixes, without those that overlap the gateway's VNet, to which the VNet's own routes
     /// lead. Ordered (G7).
@@ -192,7 +192,7 @@ pub(super) struct Tunnel<'t> {
     pub(super) connection: &'t Connection,
     /// The position of the other gateway's VNet.
     pub(super) remote: usize,
-    /// Both ends have BGP enabled and different ASNs, so they exchange routes (G4).
+    /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
     /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway has learned
     /// elsewhere are left out (D9), and so are those that overlap this VNet (G20).

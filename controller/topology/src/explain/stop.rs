@@ -108,7 +108,7 @@ pub(super) fn expired(node: &Node, packet: &Packet) -> Stop {
 }
 
 /// The stop at the agent of `node`, which drops the packet for `reason`. `from`: the peer over whose link the packet
-/// came; `None`: from the host. `trace`: what the agent's decision was based on.
+/// came; `None`: from the host. `trace`: the subnet, route and VNet on which the agent's decision rests.
 pub(super) fn dropped(
     facts: Facts<'_>,
     node: &Node,

@@ -26,7 +26,7 @@ pub(super) struct Fabric<'t> {
 pub(super) enum End {
     /// The packet reached the agent that has the destination.
     Delivered(AgentId),
-    /// The TTL expired at this agent. The ICMP error with which it answers; `None`: it answers nothing.
+    /// The TTL expired at this agent, which answers with this ICMP error; `None`: it does not answer.
     Expired(AgentId, Option<Answer>),
     /// The packet left the fabric into a site: over the link with its device, or down the line of an edge.
     LeftFabric {

@@ -68,7 +68,8 @@ impl Reach {
 pub enum Binding {
     /// A virtual machine with its NICs.
     Vm {
-        /// `…/Microsoft.Compute/virtualMachines/{name}`, which ARM clients see as a read-only resource.
+        /// The id of the VM, `…/Microsoft.Compute/virtualMachines/{name}`. ARM clients see the VM as a read-only
+        /// resource.
         vm: ResourceId,
         /// The VM's NICs, the primary one first. All are in one VNet, and no other agent has one of them.
         nics: Vec<ResourceId>,

@@ -33,7 +33,7 @@ pub struct VirtualNetworkGateway {
     pub gateway_type: GatewayKind,
     /// `vpnType`: `RouteBased` or `PolicyBased` (G3).
     pub vpn_type: String,
-    /// `activeActive`: both instances carry traffic (G6).
+    /// `activeActive`: whether both instances carry traffic (G6). If not, the second one is a standby.
     pub active_active: bool,
     /// `enableBgp`: kept and shown only. Whether a BGP session exists depends on `enableBgp` of each connection.
     pub enable_bgp: bool,

@@ -221,7 +221,8 @@ fn site_overlap(
 }
 
 /// The prefixes of a site, and the address of its BGP peer if none of the prefixes contains it. A link-local BGP
-/// address (APIPA) is left out: it is used inside the tunnel only, so several sites may have the same.
+/// address (APIPA) is left out: it is used only inside the tunnel, so the sites of different gateways may have the same
+/// one.
 fn site_prefixes(site: &LocalNetworkGateway) -> Vec<IpNet> {
     let mut prefixes = site.address_space.clone();
     let peer = site.bgp.map(|bgp| bgp.address).filter(|a| !is_apipa(*a));

@@ -24,7 +24,7 @@ pub(crate) struct Unsupported {
     instead: &'static str,
     /// Strings without effect in addition to the empty one, ignoring case.
     harmless: &'static [&'static str],
-    /// Members of the object without effect of their own.
+    /// Names of members of the object that do not count: the value has no effect if all its other members have none.
     ignored: &'static [&'static str],
     /// Whether the value is a secret, which the message must not show.
     secret: bool,

@@ -9,8 +9,8 @@ use tombolo_proto::id::AgentId;
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_topology::learned_routes::LearnedReports;
 
-/// The reports of a lab in which location 1's device and the customer of circuit 1 announce `prefixes` as well as their
-/// own.
+/// The reports of a lab in which location 1's device and the customer of circuit 1 announce `prefixes` in addition to
+/// their own.
 fn announcing(prefixes: &str) -> LearnedReports {
     let mut reports = reports(false);
     let doors = [

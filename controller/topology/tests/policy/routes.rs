@@ -36,7 +36,8 @@ fn r1_default_routes_of_every_subnet() {
     assert!(effective_routes(&w.topology, &ResourceId::new("/nowhere")).is_none());
 }
 
-/// R1: a dual-stack VNet has ::/0 beside 0.0.0.0/0, and private blocks for IPv4 only. A VNet without IPv4 has neither.
+/// R1: a dual-stack VNet has ::/0 beside 0.0.0.0/0, and private blocks for IPv4 only. A VNet without IPv4 has no
+/// 0.0.0.0/0 and no private blocks.
 #[test]
 fn r1_both_families() {
     let mut w = World::default();

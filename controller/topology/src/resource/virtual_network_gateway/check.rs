@@ -149,8 +149,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks a gateway against the VNet's other gateways: one of each type (G2, X7), enough addresses (G1), and no
-    /// PolicyBased one (G3).
+    /// Checks a gateway against the VNet's other gateways: there is at most one of each type (G2, X7). Beside a gateway
+    /// of the other type, the subnet must have enough addresses (G1), and the VPN gateway must be RouteBased (G3).
     fn check_beside_others(&mut self, id: &ResourceId, kind: GatewayKind, vpn_type: &str, subnet: &Subnet) {
         let vnet = parent_id(&subnet.id);
         let others = gateways_of(&self.topology, &vnet).filter(|g| g.envelope.id != *id);

@@ -156,7 +156,7 @@ fn routes_are_children_with_etags() {
     .unwrap();
     assert_eq!(w.get(&format!("{}/routes/A", table())), a);
     assert_ne!(w.get(&table())["etag"], before);
-    // A client that writes back a body it has read changes nothing. A body with fewer routes removes the missing ones.
+    // A client that writes back a body it has read changes nothing. A PUT removes the routes that its body lacks.
     let mut body = w.get(&table());
     assert_eq!(w.put(&table(), body.clone()).unwrap(), body);
     body["properties"]["routes"].as_array_mut().unwrap().remove(0);

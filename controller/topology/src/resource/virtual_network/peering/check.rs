@@ -177,7 +177,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the gateway flags of a half (P19, P20, P22, P23, P30).
+    /// Checks the gateway flags of a half (P19, P20, P22, P23, P30). A half with useRemoteGateways needs a gateway in
+    /// the remote VNet, allowGatewayTransit of the other half if that exists, no gateway in its own VNet, and no second
+    /// half of its VNet with the flag.
     fn check_transit(
         &mut self,
         id: &ResourceId,
