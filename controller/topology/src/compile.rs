@@ -30,7 +30,8 @@ use tombolo_proto::config::{
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
 
-/// The configuration of one agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
+/// The complete configuration of one agent, compiled from the topology alone: routes that agents learn are not part of
+/// it. `None`: the agent is unknown, revoked, or bound to a deleted resource.
 ///
 /// For many agents of one revision, create one [`Compiler`] and use it for all of them.
 #[must_use]
@@ -64,7 +65,8 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// The configuration of one agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
+    /// The configuration of one agent; see [`compile`]. Each call compiles it again. `None`: the agent is unknown,
+    /// revoked, or bound to a deleted resource.
     #[must_use]
     pub fn compile(&self, agent: &AgentId) -> Option<AgentConfig> {
         let index = &self.index;

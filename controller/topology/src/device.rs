@@ -113,6 +113,7 @@ pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConf
     })
 }
 
+/// A rejection with one problem.
 fn refused(status: u16, code: &'static str, message: String) -> Rejection {
     Rejection {
         status,

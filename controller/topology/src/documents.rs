@@ -15,7 +15,7 @@ const TOKENS: &str = "fabric/tokens/";
 /// The key of the settings.
 const SETTINGS: &str = "fabric/settings";
 
-/// The documents that differ between two states; see [`Topology::documents_since`].
+/// The documents in which `after` differs from `before`, ordered by key; see [`Topology::documents_since`].
 pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> {
     let mut changes = Vec::new();
     let arm = arm_key;
@@ -45,7 +45,7 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     changes
 }
 
-/// Builds a topology from its documents; see [`Topology::from_documents`].
+/// Builds a topology from its documents, without checking the rules; see [`Topology::from_documents`].
 pub(crate) fn load<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Topology, String> {
     let mut topology = Topology::default();
     for (key, value) in documents {

@@ -38,7 +38,7 @@ impl DisjointSet {
         Self(spans)
     }
 
-    /// The members that overlap `net`, in order of address.
+    /// The members that overlap `net`, in order of address. Members of the other address family never do.
     pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
         let (family, first, last) = span(net);
         // Disjoint members are also ordered by their last address, so a binary search finds the first overlap.
@@ -89,13 +89,14 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// Whether two lists have the same prefixes in any order.
+/// Whether two lists have the same prefixes, in any order and any number of times. The prefixes are not merged: a /16
+/// differs from its two /17.
 pub(crate) fn same_set(a: &[IpNet], b: &[IpNet]) -> bool {
     let sorted = |s: &[IpNet]| s.iter().copied().collect::<BTreeSet<_>>();
     a == b || sorted(a) == sorted(b)
 }
 
-/// Prefixes for a message, separated by commas.
+/// Prefixes for a message, in the given order and separated by commas.
 pub(crate) fn listed<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>) -> String {
     let texts: Vec<String> = prefixes.into_iter().map(ToString::to_string).collect();
     texts.join(", ")

@@ -40,7 +40,7 @@ pub(crate) struct Problems {
 const MAX_PROBLEMS: usize = 100;
 
 impl Problems {
-    /// Adds a problem with status 400.
+    /// Adds a problem with status 400; see [`Self::add_status`]. `code`: Azure's code, or one that begins with `X`.
     pub(crate) fn add(&mut self, code: &'static str, target: impl IntoTarget, message: String) {
         self.add_status(400, code, target, message);
     }
@@ -111,7 +111,8 @@ impl IntoTarget for &ResourceId {
     }
 }
 
-/// The problem that a resource group does not exist.
+/// The problem that the resource group with the name `group` does not exist, with Azure's code and message. The caller
+/// gives it the status 404.
 pub(crate) fn group_not_found(group: &str) -> Problem {
     Problem {
         code: "ResourceGroupNotFound",
@@ -120,7 +121,8 @@ pub(crate) fn group_not_found(group: &str) -> Problem {
     }
 }
 
-/// The problem that an item does not exist: Azure's code and message for top-level and child resources.
+/// The problem that the item at `path` does not exist, with Azure's code and message, which differ for top-level and
+/// child resources. The caller gives it the status 404.
 pub(crate) fn not_found(path: &ArmPath) -> Problem {
     let (code, message) = if path.segments.len() > 1 {
         ("NotFound", format!("Resource {} not found.", path.id()))

@@ -25,7 +25,7 @@ use crate::topology::Topology;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Applies a change; see [`Topology::apply`].
+/// Applies a change to a draft of `before`, and returns the draft or its problems; see [`Topology::apply`].
 pub(crate) fn apply(
     before: &Topology,
     change: &Change,

@@ -378,7 +378,7 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Adds the problem that a required member is missing.
+/// Adds the problem, with status 400, that the required member at the path `at` is missing.
 pub(crate) fn missing(problems: &mut Problems, at: &str) {
     problems.add(
         "InvalidRequestFormat",

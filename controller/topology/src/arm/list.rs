@@ -58,7 +58,7 @@ pub(crate) fn item(views: &Views<'_>, path: &ArmPath) -> Option<Value> {
     views.topology.resource_groups.get(&id).map(|g| group(g))
 }
 
-/// The bodies of a collection; see [`crate::topology::Topology::list`].
+/// The bodies of all items of a collection, or a rejection with status 404; see [`crate::topology::Topology::list`].
 pub(crate) fn list(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
     let trimmed = collection.strip_suffix('/').unwrap_or(collection);
     let parts: Vec<&str> = trimmed.split('/').skip(1).collect();

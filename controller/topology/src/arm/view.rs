@@ -31,6 +31,7 @@ struct Users {
 }
 
 impl Users {
+    /// Adds an ip configuration of a NIC or gateway. A public address keeps one user, the one that is added last.
     fn add(&mut self, owner: &ResourceId, name: &str, subnet: &ResourceId, public_ip: Option<&ResourceId>) {
         let id = format!("{owner}/ipConfigurations/{name}");
         if let Some(public_ip) = public_ip {
@@ -50,17 +51,17 @@ pub(crate) fn reference(id: impl ToString) -> Value {
     json!({"id": id.to_string()})
 }
 
-/// An address space in ARM's format: `{"addressPrefixes": […]}`.
+/// An address space in ARM's format, `{"addressPrefixes": […]}`, in the given order.
 pub(crate) fn address_space(prefixes: &[IpNet]) -> Value {
     json!({"addressPrefixes": prefixes})
 }
 
-/// The value of `privateIPAddressVersion` for an address.
+/// The value of `privateIPAddressVersion` for an address: `IPv4` or `IPv6`.
 pub(crate) fn address_version(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-/// The value of `privateIPAllocationMethod`: `Static` or `Dynamic`.
+/// The value of `privateIPAllocationMethod`: `Static` if the address was requested as such, else `Dynamic`.
 pub(crate) fn allocation_method(is_static: bool) -> &'static str {
     if is_static { "Static" } else { "Dynamic" }
 }
@@ -106,7 +107,7 @@ pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Val
 }
 
 impl<'t> Views<'t> {
-    /// Views of all VNets. Nothing is collected yet.
+    /// Views of the whole topology. Reverse references are not collected yet.
     pub(crate) fn new(topology: &'t Topology, statuses: &'t AgentStatuses) -> Self {
         Self {
             topology,
@@ -125,6 +126,7 @@ impl<'t> Views<'t> {
         }
     }
 
+    /// The collected users. The first call visits all NICs and gateways.
     fn users(&self) -> &Users {
         self.users.get_or_init(|| {
             let mut users = Users::default();
@@ -167,7 +169,7 @@ impl<'t> Views<'t> {
     }
 }
 
-/// The body of a resource group.
+/// The ARM body of a resource group. It has no etag.
 pub(crate) fn group(group: &ResourceGroup) -> Value {
     json!({
         "id": group.id,
@@ -179,7 +181,7 @@ pub(crate) fn group(group: &ResourceGroup) -> Value {
     })
 }
 
-/// The body in the short form of the generic resource lists.
+/// The members of a body that the generic resource lists show: `id`, `name`, `type`, `location` and `tags`.
 pub(crate) fn generic(body: &Value) -> Value {
     let mut short = Map::new();
     for name in ["id", "name", "type", "location", "tags"] {

@@ -293,6 +293,7 @@ struct Links<'a> {
 }
 
 impl<'a> Links<'a> {
+    /// No links yet.
     fn of(own: &'a AgentId) -> Self {
         Self {
             own,

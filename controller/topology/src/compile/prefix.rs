@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The prefixes in order, without duplicates.
+/// The prefixes in order, IPv4 before IPv6, without duplicates. Overlapping prefixes stay as they are.
 pub(super) fn sorted(prefixes: &[IpNet]) -> Vec<IpNet> {
     let mut prefixes = prefixes.to_vec();
     prefixes.sort_unstable();
@@ -31,6 +31,7 @@ pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
 /// The addresses of `prefixes` that are in none of `minus`, as prefixes, ordered and without duplicates. A prefix that
 /// is only partly in `minus` is halved until each part is inside or outside. Neighbouring results are not merged.
 pub(super) fn subtract(prefixes: &[IpNet], minus: &[IpNet]) -> Vec<IpNet> {
+    /// Adds the parts of `prefix` that are in none of `minus` to `rest`.
     fn cut(prefix: IpNet, minus: &[IpNet], rest: &mut Vec<IpNet>) {
         if covered(&prefix, minus) {
             return;

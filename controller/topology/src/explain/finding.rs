@@ -40,7 +40,7 @@ impl Finding {
         }
     }
 
-    /// Sets the resource to change.
+    /// The same finding with `resource` as the resource that needs a change.
     pub(super) fn at(self, resource: &ResourceId) -> Self {
         Self {
             resource: Some(resource.clone()),

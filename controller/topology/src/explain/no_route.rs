@@ -102,6 +102,7 @@ fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwo
     )
 }
 
+/// Whether one of the prefixes contains an address.
 fn contains(prefixes: &[IpNet], address: IpAddr) -> bool {
     prefixes.iter().any(|p| p.contains(&address))
 }

@@ -37,7 +37,8 @@ pub(super) enum Step {
 }
 
 impl Node {
-    /// Builds the tables from a configuration and the agent's learned routes.
+    /// Builds the engine's tables from a configuration and the agent's learned routes. If they cannot be built, each
+    /// decision of the node fails with the reason.
     pub(super) fn new(config: AgentConfig, dynamic: &RoutingState) -> Self {
         let tables = Tables::build(&config, dynamic).map_err(|e| e.to_string());
         Self { config, tables }
@@ -169,7 +170,7 @@ impl Packet {
         packet::parse(&self.bytes).map_or(0, |info| info.ttl)
     }
 
-    /// Decrements the TTL by one, as a forwarding kernel does.
+    /// Decrements the TTL by one and corrects the checksum, as a forwarding kernel does.
     pub(super) fn decrement_ttl(&mut self) {
         packet::decrement_ttl(&mut self.bytes);
     }

@@ -26,7 +26,7 @@ fn stop(agent: &AgentId, reason: impl Into<String>, finding: Finding) -> Stop {
     }
 }
 
-/// The stop at an agent without a configuration.
+/// The stop at an agent without a configuration: it is revoked, unknown, or bound to a deleted resource.
 pub(super) fn no_configuration(topology: &Topology, agent: &AgentId) -> Stop {
     let (cause, remedy) = match topology.agents.get(agent) {
         Some(known) if known.revoked => (format!("the agent {agent} is revoked"), "delete it and join again"),
@@ -42,7 +42,8 @@ pub(super) fn no_configuration(topology: &Topology, agent: &AgentId) -> Stop {
     stop(agent, "no_configuration", Finding::new("D7", cause, remedy))
 }
 
-/// The stop at an agent whose configuration is unusable.
+/// The stop at an agent that cannot decide: it would reject its configuration, or has no link with the previous agent.
+/// `what`: the reason.
 pub(super) fn unusable(agent: &AgentId, what: &str) -> Stop {
     let cause = format!("the configuration of {agent} cannot be used: {what}");
     let finding = Finding::new(

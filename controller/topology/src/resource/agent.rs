@@ -46,7 +46,7 @@ const fn one_lane() -> u16 {
 }
 
 impl Reach {
-    /// A host with these endpoints, one lane and no QUIC.
+    /// The reach of a host with these endpoints, the best one first, with one lane and without QUIC.
     #[must_use]
     pub const fn at(endpoints: Vec<SocketAddr>) -> Self {
         Self {

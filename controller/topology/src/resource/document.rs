@@ -10,12 +10,12 @@ use tombolo_proto::id::ResourceId;
 /// The prefix of the keys of ARM resources; the lower-case id follows.
 pub(crate) const ARM: &str = "arm";
 
-/// The store's key of an ARM resource.
+/// The store's key of an ARM resource or a resource group: `arm` and the lower-case id.
 pub(crate) fn arm_key(id: &ResourceId) -> String {
     format!("{ARM}{}", id.key())
 }
 
-/// A value as compact JSON text. Equal values give equal bytes.
+/// A value as JSON text without spaces.
 pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     #[expect(
         clippy::unwrap_used,

@@ -188,7 +188,7 @@ pub(crate) struct ChildWrites {
 }
 
 impl Entry {
-    /// The entry of the kind `R`.
+    /// The registry entry of the kind `R`, with the operations of this module for that kind.
     pub(crate) const fn of<R: Resource>() -> Self {
         Self {
             kind: R::KIND,

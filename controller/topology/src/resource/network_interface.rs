@@ -166,6 +166,7 @@ const IP_CONFIGURATIONS: Child = Child {
 };
 
 impl NetworkInterface {
+    /// The ARM bodies of the NIC's ip configurations, the primary one first.
     fn ip_configuration_views(&self) -> Vec<Value> {
         let configs = self.ip_configurations.iter().enumerate();
         configs.map(|(i, c)| c.view(self, i == 0)).collect()
@@ -173,6 +174,7 @@ impl NetworkInterface {
 }
 
 impl NicIpConfiguration {
+    /// The ARM body of the ip configuration, which belongs to `nic`.
     fn view(&self, nic: &NetworkInterface, primary: bool) -> Value {
         let mut properties = json!({
             "privateIPAddress": self.address,

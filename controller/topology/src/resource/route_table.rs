@@ -165,6 +165,7 @@ const ROUTES: Child = Child {
 };
 
 impl Route {
+    /// The ARM body of the route.
     fn view(&self) -> Value {
         let (hop, address) = match &self.next_hop {
             UserNextHop::VirtualAppliance { address } => ("VirtualAppliance", Some(*address)),

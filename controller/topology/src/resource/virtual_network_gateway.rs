@@ -216,6 +216,7 @@ impl VirtualNetworkGateway {
 }
 
 impl GatewayIpConfiguration {
+    /// The ARM body of the instance, which belongs to `gateway`.
     fn view(&self, gateway: &VirtualNetworkGateway) -> Value {
         let mut properties = json!({
             "privateIPAddress": self.address,

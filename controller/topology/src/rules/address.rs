@@ -298,7 +298,8 @@ fn taken<'t>(
     nics.chain(gateways).chain(tunnels)
 }
 
-/// The addresses in a VNet that other resources than `owner` use.
+/// The addresses in a VNet that NICs, gateways and connections other than `owner` use. Reserved addresses are not among
+/// them.
 pub(crate) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
     taken(topology, vnet, owner).map(|(address, _)| address).collect()
 }

@@ -404,7 +404,7 @@ impl Draft<'_> {
     }
 }
 
-/// The subnet with a name, ignoring case.
+/// The subnet with a name, ignoring case. `None`: no subnet in the list has it.
 pub(super) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
     subnets.iter().find(|s| s.id.name().eq_ignore_ascii_case(name))
 }
