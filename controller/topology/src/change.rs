@@ -51,7 +51,7 @@ pub enum Change {
     PutToken(JoinToken),
     /// Deletes the join token with this id. A missing one is no error.
     DeleteToken(String),
-    /// An agent joins with a token. The same change uses up the token.
+    /// An agent joins with a token. The change also removes the token, so it can be used once.
     Join {
         /// The id of the token, which is not secret.
         token: String,

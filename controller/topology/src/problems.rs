@@ -68,8 +68,8 @@ impl Problems {
         self.list.len() + self.unlisted
     }
 
-    /// The rejection with all listed problems, and one more that tells the number of the others. The caller has checked
-    /// that there is a problem.
+    /// The rejection with all listed problems, and one more with the number of the others, if there are others. The
+    /// caller has checked that there is a problem.
     pub(crate) fn into_rejection(mut self) -> Rejection {
         if self.unlisted > 0 {
             self.list.push(Problem {

@@ -11,10 +11,9 @@ use tombolo_proto::status::{LinkState, LinkStatus};
 pub(crate) struct Status {
     /// `Unknown`, `Connecting`, `Connected` or `NotConnected`.
     pub(crate) status: &'static str,
-    /// The bytes that the gateway's agents have received, counted inside the tunnels, since the sessions' agents
-    /// started.
+    /// The bytes of packets inside the tunnels that the gateway's agents have received, by their last reports.
     pub(crate) ingress: u64,
-    /// The bytes that the gateway's agents have sent, counted in the same way.
+    /// The bytes of packets inside the tunnels that the gateway's agents have sent, by their last reports.
     pub(crate) egress: u64,
     /// `tunnelConnectionStatus`: one entry for each tunnel.
     pub(crate) tunnels: Vec<Value>,

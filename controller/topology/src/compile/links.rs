@@ -60,8 +60,8 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         links.add(instance.agent, relation, transport, sources, ForeignSources::None);
         links.edit(instance.agent, |link| {
             link.monitored = alternatives;
-            // A machine that receives advertised routes keeps its link open. It is the initiator because it may be
-            // behind address translation, where the gateway could not reach it first (D11).
+            // A machine that receives advertised routes keeps its link open. It is the initiator because a NAT may be
+            // in front of it, so that the gateway could not reach it first (D11).
             (link.always_on, link.initiator) = (hub.learns_routes(), hub.learns_routes());
         });
     }

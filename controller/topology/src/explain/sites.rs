@@ -1,5 +1,5 @@
-//! Explains why no route leads to an address outside of all VNets, which may be in a site behind a connection or a
-//! circuit.
+//! Explains why no route leads to an address outside of all VNets. The address may be in a site that a connection or a
+//! circuit leads to.
 
 use super::finding::{Facts, Finding, connected, gateway_agents};
 use super::gateways::{self, chain, circuits, missing_flags, not_in_force, reported_down, used, without_bgp};

@@ -199,7 +199,7 @@ const PEER_WEIGHT: Unsupported = refuse(
     "routes of this speaker would have that weight",
     "leave it 0, and set routingWeight of the connection",
 );
-/// Groups of point-to-site clients.
+/// Groups of the clients that dial in by point-to-site VPN.
 const POLICY_GROUPS: Unsupported = refuse(
     "virtualNetworkGatewayPolicyGroups",
     "G9",

@@ -184,7 +184,7 @@ fn r11_appliances_are_one_peering_away_at_most() {
 }
 
 /// P21a, c, T5: a spoke reaches the branch through the hub's gateway directly. In a traceroute the first gateway
-/// answers and the second one is silent. The reply takes the same way back.
+/// answers and the second one is silent. The reply passes the same gateways in the opposite order.
 #[test]
 fn p21_t5_spoke_to_branch() {
     let w = hub_and_spokes();

@@ -110,7 +110,7 @@ fn d6_d15_second_ports_and_lanes_of_links() {
     assert_eq!(link(&w, "a-vm", "hub-vm"), Some((None, 4)));
 }
 
-/// D8: the address of a NIC and the served subnet that contains it have different owners side by side. The host's
+/// D8: the address of a NIC and the served subnet that contains it are two entries with different owners. The host's
 /// configuration has the served subnet's routes (R20).
 #[test]
 fn d8_served_subnets() {

@@ -346,7 +346,7 @@ fn g16_networks_joined_by_vpn_are_disjoint_over_any_number_of_steps() {
     assert_eq!(codes(w.connect("c", "hub", "twin")), ["XVpnNetworksOverlap"]);
     w.connect("hub-branch", "hub", "branch").unwrap();
     assert_eq!(codes(w.connect("c", "branch", "twin")), ["XVpnNetworksOverlap"]);
-    // The same after a change of an address space.
+    // A change of an address space must not make joined networks overlap either.
     w.vnet("far", &["10.3.0.0/16"]).unwrap();
     w.gateway("far", "10.3.255.0/27").unwrap();
     w.connect("branch-far", "branch", "far").unwrap();
@@ -373,11 +373,11 @@ fn g16_counts_the_vnets_that_use_a_gateway() {
     assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
     w.peer("twin", "branch", json!({})).unwrap();
     assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
-    // The same in another order: first the peering's flag, then the connection.
+    // If the peering's flag comes first, the connection that would join the overlapping VNets is refused.
     w.delete(&net("connections/there")).unwrap();
     w.peer("twin", "branch", user.clone()).unwrap();
     assert_eq!(codes(w.connect("there", "hub", "branch")), ["XVpnNetworksOverlap"]);
-    // The same after a change of an address space.
+    // Nor can a change of an address space make them overlap.
     w.vnet("twin", &["10.9.0.0/16"]).unwrap();
     w.connect("there", "hub", "branch").unwrap();
     assert_eq!(codes(w.vnet("twin", &["10.8.7.0/24"])), ["XVpnNetworksOverlap"]);
