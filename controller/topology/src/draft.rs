@@ -8,8 +8,11 @@ use uuid::Uuid;
 /// The state that a change works on, with the problems found so far. [`crate::rules::apply`] discards a draft with
 /// problems, so the draft's topology may be inconsistent once it has one.
 pub(crate) struct Draft<'a> {
+    /// The state before the change, with the changes made so far.
     pub(crate) topology: Topology,
+    /// The problems found so far, in the order of the checks.
     pub(crate) problems: Problems,
+    /// Returns a new GUID at each call.
     pub(crate) new_guid: &'a mut dyn FnMut() -> Uuid,
 }
 

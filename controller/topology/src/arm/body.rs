@@ -42,12 +42,17 @@ pub(crate) struct Item<'a> {
 /// The JSON types of echoed properties.
 #[derive(Clone, Copy)]
 pub(crate) enum Shape {
+    /// A boolean.
     Bool,
     /// An integer with its smallest and largest value.
     Integer(i64, i64),
+    /// A string.
     Text,
+    /// An object with any members.
     Object,
+    /// A list of strings.
     Texts,
+    /// A list of objects.
     Objects,
 }
 

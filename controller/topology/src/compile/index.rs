@@ -49,6 +49,7 @@ pub(super) enum Place {
 pub(super) struct Vnet<'t> {
     /// The position in [`Index::vnets`].
     pub(super) position: usize,
+    /// The VNet itself.
     pub(super) resource: &'t VirtualNetwork,
     /// The agents of VMs, ordered by id.
     pub(super) machines: Vec<Machine<'t>>,
@@ -106,6 +107,7 @@ pub(super) struct Circuit<'t> {
 #[derive(Debug)]
 pub(super) struct CircuitConnection<'t> {
     pub(super) connection: &'t Connection,
+    /// The position of the gateway's VNet in [`Index::vnets`].
     pub(super) vnet: usize,
 }
 
@@ -128,7 +130,9 @@ impl<'t> Circuit<'t> {
 /// A connection to a site (G7).
 #[derive(Debug)]
 pub(super) struct Site<'t> {
+    /// The connection object of this VNet's gateway.
     pub(super) connection: &'t Connection,
+    /// The description of the site at the far end.
     pub(super) local: &'t LocalNetworkGateway,
     /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
@@ -161,6 +165,7 @@ pub(super) struct Peer<'t> {
     pub(super) half: &'t Peering,
     /// The half of the other VNet.
     pub(super) counterpart: &'t Peering,
+    /// The position of the other VNet in [`Index::vnets`].
     pub(super) remote: usize,
     /// Whether the two regions differ (P30).
     pub(super) global: bool,
@@ -180,8 +185,11 @@ impl Peer<'_> {
 /// An instance of a gateway that has an agent.
 #[derive(Debug)]
 pub(super) struct Instance<'t> {
+    /// The agent that is bound to the ip configuration.
     pub(super) agent: &'t Agent,
+    /// The address of the ip configuration.
     pub(super) address: IpAddr,
+    /// The id of the `GatewaySubnet`.
     pub(super) subnet: &'t ResourceId,
 }
 
@@ -202,6 +210,7 @@ pub(super) struct Tunnel<'t> {
 /// A VNet that uses the gateways of another VNet, its hub (P21).
 #[derive(Debug)]
 pub(super) struct Client<'t> {
+    /// The position of that VNet in [`Index::vnets`].
     pub(super) vnet: usize,
     /// The hub's half of their peering. Its `remoteAddressSpace` is the part of this VNet that the hub has synced
     /// (P27).

@@ -22,9 +22,13 @@ pub(super) struct Facts<'t> {
 /// A finding: the rule, the cause, the remedy, and the resource to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
+    /// The resource to change. `None`: no single resource is the remedy.
     pub(super) resource: Option<ResourceId>,
+    /// The tag of the rule or decision in docs/rules.
     pub(super) rule: &'static str,
+    /// The state that stops the packet.
     pub(super) cause: String,
+    /// The change that would let the packet pass.
     pub(super) remedy: String,
 }
 

@@ -12,6 +12,7 @@ use tombolo_proto::id::AgentId;
 
 /// An agent of a walk, which decides on packets by its configuration.
 pub(super) struct Node {
+    /// The configuration with which the agent decides.
     pub(super) config: AgentConfig,
     /// The engine's tables, including learned routes. An error is the one with which the agent would reject the
     /// configuration.
@@ -20,7 +21,9 @@ pub(super) struct Node {
 
 /// An agent's decision, and the route and subnet that led to it.
 pub(super) struct Decision {
+    /// What the agent does with the packet.
     pub(super) step: Step,
+    /// The subnet, route, VNet and connection that led to the step.
     pub(super) trace: Trace,
 }
 

@@ -97,9 +97,13 @@ impl Echoed {
 
 /// A PUT of a top-level resource or of a child.
 pub(crate) struct Request<'r> {
+    /// The resource group of the path, which exists.
     pub(crate) group: &'r ResourceGroup,
+    /// The path of the item, in the casing of the request.
     pub(crate) path: &'r ArmPath,
+    /// The body as parsed JSON, of any type.
     pub(crate) body: &'r Value,
+    /// The header `If-Match`.
     pub(crate) if_match: Option<&'r str>,
     /// The query parameter `syncRemoteAddressSpace`, for peerings only.
     pub(crate) sync_remote_address_space: bool,
@@ -107,11 +111,14 @@ pub(crate) struct Request<'r> {
 
 /// A PUT of a top-level resource with its parsed body.
 pub(crate) struct Put<'p, R> {
+    /// The path in the casing of the request.
     pub(crate) path: &'p ArmPath,
     /// The id in the casing of its creation.
     pub(crate) id: ResourceId,
     old: Option<Arc<R>>,
+    /// The whole body.
     pub(crate) root: Object<'p>,
+    /// The member `properties` of the body; empty if it is missing.
     pub(crate) properties: Object<'p>,
 }
 
@@ -146,6 +153,7 @@ pub(crate) struct Entry {
     pub(crate) item: fn(&Views<'_>, &ResourceId) -> Option<Value>,
     /// The bodies of all items in a scope, ordered by id.
     pub(crate) list: fn(&Views<'_>, Holds<'_>) -> Vec<Value>,
+    /// The collections below an item of this kind.
     pub(crate) children: &'static [Child],
 }
 
