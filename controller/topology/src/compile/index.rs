@@ -210,7 +210,7 @@ pub(super) struct Tunnel<'t> {
 /// A VNet that uses the gateways of another VNet, its hub (P21).
 #[derive(Debug)]
 pub(super) struct Client<'t> {
-    /// The position of that VNet in [`Index::vnets`].
+    /// The position in [`Index::vnets`] of the VNet that uses the gateways.
     pub(super) vnet: usize,
     /// The hub's half of their peering. Its `remoteAddressSpace` is the part of this VNet that the hub has synced
     /// (P27).
