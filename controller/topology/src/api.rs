@@ -1,4 +1,5 @@
-//! The operations of a topology: apply a change, read and write stored documents, show ARM bodies.
+//! The operations on a topology. They apply a change, read stored documents, compute those that a change alters, and
+//! show ARM bodies.
 
 use crate::arm::view::Views;
 use crate::arm::{bgp, list};
@@ -14,30 +15,36 @@ use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
 impl Topology {
-    /// Applies a change and returns the new state; `self` stays as it is. `new_guid` returns a new GUID at each call:
-    /// the crate has no randomness of its own.
+    /// Applies a change and returns the new state; `self` stays as it is. `new_guid` must return a different GUID at
+    /// each call, because the crate has no randomness of its own. It may be called even if the change is refused.
     ///
     /// # Errors
-    /// Every broken rule, up to a limit, in a fixed order.
+    /// The change breaks a rule. The rejection lists the problems in a fixed order, so equal requests get equal
+    /// answers: the first 100, and an entry that counts the others.
     pub fn apply(&self, change: &Change, new_guid: &mut dyn FnMut() -> Uuid) -> Result<Outcome, Rejection> {
         rules::apply(self, change, new_guid)
     }
 
-    /// The documents in which `self` differs from `before`, ordered by key.
+    /// The documents that turn a store with the state `before` into one with the state `self`, ordered by key. Empty if
+    /// the two states are equal.
     #[must_use]
     pub fn documents_since(&self, before: &Self) -> Vec<DocumentChange> {
         documents::since(self, before)
     }
 
-    /// Builds a topology from the documents of a store. Documents with unknown keys are ignored.
+    /// Builds a topology from the documents of a store, in any order. Keys outside of `arm/`, `fabric/agents/`,
+    /// `fabric/tokens/` and `fabric/settings` are ignored. Each document is parsed, but the rules between resources are
+    /// not checked again: `apply` checked them before the documents were written.
     ///
     /// # Errors
-    /// The key of the first document that cannot be read, and the reason.
+    /// The text names the first document that cannot be read and the reason: its JSON does not have the expected form,
+    /// or its key below `arm/` names no kind of stored top-level resource.
     pub fn from_documents<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, String> {
         documents::load(documents)
     }
 
-    /// The ARM body of one item, top-level or child, with its `etag`. `None`: the item does not exist.
+    /// The ARM body of one item, top-level or child, with its `etag` (a virtual machine and a resource group have
+    /// none). `None`: the item does not exist, or `path` is of a type that this product does not have.
     #[must_use]
     pub fn view(&self, path: &ArmPath, statuses: &AgentStatuses) -> Option<Value> {
         let views = match path.kind()? {
@@ -48,15 +55,16 @@ impl Topology {
         list::item(&views, path)
     }
 
-    /// `getLearnedRoutes` of a gateway: its own prefixes, and the routes that its agents have learned. `None`: the
-    /// gateway does not exist.
+    /// `getLearnedRoutes` of a gateway in ARM's form: the prefixes of its VNet and of the VNets that use it, then for
+    /// each instance with an agent the routes that it has accepted. The routes are computed from the last reports of
+    /// all agents. `None`: the gateway does not exist.
     #[must_use]
     pub fn learned_routes(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
         bgp::learned(self, statuses, gateway)
     }
 
-    /// `getAdvertisedRoutes` of a gateway: the routes that its agents advertise to the peer with the address `peer`.
-    /// `None`: the gateway does not exist.
+    /// `getAdvertisedRoutes` of a gateway in ARM's form: for each instance with an agent, the routes that it advertises
+    /// to the peer with the address `peer`. Empty if no peer has this address. `None`: the gateway does not exist.
     #[must_use]
     pub fn advertised_routes(
         &self,
@@ -67,15 +75,17 @@ impl Topology {
         bgp::advertised(self, statuses, gateway, peer)
     }
 
-    /// `getBgpPeerStatus` of a gateway: every configured session, with the state that the gateway's agents report.
-    /// `None`: the gateway does not exist.
+    /// `getBgpPeerStatus` of a gateway in ARM's form: for each instance, every configured session with the state that
+    /// the instance's agent reports. The state is `Unknown` while that agent is missing, not connected or has not
+    /// reported the session. `None`: the gateway does not exist.
     #[must_use]
     pub fn bgp_peers(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
         bgp::bgp_peers(self, statuses, gateway)
     }
 
-    /// The route table of a circuit's private peering at one of its links. `None`: the circuit or its peering does not
-    /// exist.
+    /// The route table of a circuit's private peering at one of its links, in ARM's form: the prefixes of the linked
+    /// VNets, then the routes that the link's edge has learned from the customer. `None`: the circuit or its peering
+    /// does not exist.
     #[must_use]
     pub fn circuit_routes(
         &self,
@@ -86,8 +96,9 @@ impl Topology {
         bgp::circuit_routes(self, statuses, circuit, link)
     }
 
-    /// The neighbours of a circuit's private peering at one of its links. `None`: the circuit or its peering does not
-    /// exist.
+    /// The neighbours of a circuit's private peering at one of its links, in ARM's form: the customer first, then the
+    /// instances of the connected gateways. Sessions that the link's edge does not report as up are `down`. `None`: the
+    /// circuit or its peering does not exist.
     #[must_use]
     pub fn circuit_routes_summary(
         &self,
@@ -98,9 +109,13 @@ impl Topology {
         bgp::circuit_summary(self, statuses, circuit, link)
     }
 
-    /// The ARM bodies of a collection, ordered by id. `collection` is the path of an item without its last name:
+    /// The ARM bodies of all items of a collection. `collection` is the path of an item without its last name:
     /// `…/virtualNetworks`, `…/virtualNetworks/v/subnets`, or
-    /// `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks` for all groups.
+    /// `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks` for all groups of a subscription.
+    /// `…/resources`, below a group or a subscription, lists all kinds in short form.
+    ///
+    /// Top-level items are ordered by id, children as in the body of their parent, and `…/resources` by type and then
+    /// by id. A subscription without resources has empty collections.
     ///
     /// # Errors
     /// Status 404: the resource type, the resource group or the parent does not exist.

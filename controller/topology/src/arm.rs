@@ -1,4 +1,4 @@
-//! ARM JSON: reading request bodies with precise errors, and writing the bodies that clients get.
+//! Reads ARM request bodies with precise errors, and writes the bodies that clients get.
 
 pub(crate) mod bgp;
 pub(crate) mod body;

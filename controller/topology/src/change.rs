@@ -8,10 +8,10 @@ use crate::topology::Topology;
 use serde_json::Value;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// A change of the desired state.
+/// A change of the desired state. [`Topology::apply`] checks it and computes the state after it.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// ARM PUT: create or replace.
+    /// ARM PUT of a resource, a child or a resource group: creates it or replaces it.
     Put {
         /// The path of the item.
         path: ArmPath,
@@ -22,11 +22,11 @@ pub enum Change {
         /// `syncRemoteAddressSpace=true` on a peering (P27).
         sync_remote_address_space: bool,
     },
-    /// ARM PATCH: tags only.
+    /// ARM PATCH of a top-level resource or a resource group. Only the tags change.
     PatchTags {
         /// The path of the item.
         path: ArmPath,
-        /// `{"tags": {…}}`. Without `tags`, the tags stay as they are.
+        /// `{"tags": {…}}`: the new tags, which replace all present ones. Without `tags`, the present ones stay.
         body: Value,
         /// The `If-Match` header of the request.
         if_match: Option<String>,
@@ -47,18 +47,19 @@ pub enum Change {
         /// The `If-Match` header of the request, compared with the connection's etag.
         if_match: Option<String>,
     },
-    /// A new join token.
+    /// Adds a join token. An existing token is never replaced.
     PutToken(JoinToken),
-    /// Deletes the join token with this id.
+    /// Deletes the join token with this id. A missing one is no error.
     DeleteToken(String),
-    /// An agent joins with a token. The same change uses up the token.
+    /// An agent joins with a token. The change also removes the token, so it can be used once.
     Join {
         /// The id of the token, which is not secret.
         token: String,
-        /// The new agent. Its name and binding must equal those of the token.
+        /// The new agent. Its name and binding must equal those of the token. The controller has checked before that
+        /// the token has not expired and that the agent knows the token's secret.
         agent: Agent,
     },
-    /// An agent reports new endpoints.
+    /// An agent reports its endpoints and its number of lanes. The new report replaces the old one.
     SetReach {
         /// The id of the agent.
         agent: AgentId,
@@ -69,16 +70,17 @@ pub enum Change {
     SetCertificateKey {
         /// The id of the agent.
         agent: AgentId,
-        /// The key that signed the request. The change is refused if the agent has another key by now.
+        /// The [`Agent::certificate_key`] that signed the request. The change is refused if the agent has another key
+        /// by now.
         expected: String,
-        /// SHA-256 of the SubjectPublicKeyInfo, hex.
+        /// The new certificate's key: SHA-256 of its SubjectPublicKeyInfo, in hex.
         certificate_key: String,
     },
-    /// Revokes an agent. Other agents lose their links with it.
+    /// Revokes an agent. It and its peers lose their links with each other; its record stays until it is deleted.
     RevokeAgent(AgentId),
-    /// Deletes an agent. Another agent can then have its binding.
+    /// Deletes an agent, revoked or not; a missing one is no error. Another agent can then have its binding.
     DeleteAgent(AgentId),
-    /// Replaces the operator's settings.
+    /// Replaces all of the operator's settings.
     SetSettings(Settings),
 }
 
@@ -88,5 +90,7 @@ pub struct Outcome {
     /// The state after the change. Unchanged resources share their `Arc` with the state before.
     pub topology: Topology,
     /// PUT: the resource is new (status 201, otherwise 200). DELETE: the resource existed (status 200, otherwise 204).
+    /// `Join`: always true. Changes that can do neither set it to false: PATCH, the shared key, endpoints, keys,
+    /// revocation, settings.
     pub created_or_removed: bool,
 }

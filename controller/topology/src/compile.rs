@@ -2,7 +2,7 @@
 //!
 //! Compilation is a pure function: equal topologies result in equal bytes. The configuration of an agent depends only
 //! on its own VNet, the VNets with a `Connected` peering, the gateway in use, and the networks that this gateway joins.
-//! A change elsewhere leaves the configuration as it is, so it is not pushed.
+//! A change elsewhere leaves the configuration as it is, so nothing is sent to the agent.
 //!
 //! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
 //! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
@@ -30,7 +30,8 @@ use tombolo_proto::config::{
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
 
-/// The configuration of one agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
+/// The complete configuration of one agent, compiled from the topology alone: routes that agents learn are not part of
+/// it. `None`: the agent is unknown, revoked, or bound to a deleted resource.
 ///
 /// For many agents of one revision, create one [`Compiler`] and use it for all of them.
 #[must_use]
@@ -38,20 +39,25 @@ pub fn compile(topology: &Topology, agent: &AgentId) -> Option<AgentConfig> {
     Compiler::new(topology).compile(agent)
 }
 
-/// The effective routes of a subnet, equal in the API and in configurations (R1 to R22). `None`: the subnet is unknown.
+/// The configured effective routes of a subnet, the same in the API and in configurations (R1 to R22). Learned routes
+/// are not among them; see [`crate::learned_routes::effective_routes`]. They are in the API's order: system, gateway
+/// and user routes. `None`: the subnet is unknown.
+///
+/// For many subnets of one revision, create one [`Compiler`] and use it for all of them.
 #[must_use]
 pub fn effective_routes(topology: &Topology, subnet: &ResourceId) -> Option<Vec<EffectiveRoute>> {
     Compiler::new(topology).effective_routes(subnet)
 }
 
-/// Compiles the configurations of one revision.
+/// Compiles the configurations of one revision. It borrows the topology, and its methods can be called for any number
+/// of agents and subnets.
 #[derive(Debug)]
 pub struct Compiler<'t> {
     index: Index<'t>,
 }
 
 impl<'t> Compiler<'t> {
-    /// Indexes the topology, in time proportional to its size.
+    /// Indexes the topology. The time grows with the size of the whole topology, so use one compiler for many agents.
     #[must_use]
     pub fn new(topology: &'t Topology) -> Self {
         Self {
@@ -59,7 +65,8 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// The configuration of one agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
+    /// The configuration of one agent; see [`compile`]. Each call compiles it again. `None`: the agent is unknown,
+    /// revoked, or bound to a deleted resource.
     #[must_use]
     pub fn compile(&self, agent: &AgentId) -> Option<AgentConfig> {
         let index = &self.index;
@@ -80,20 +87,21 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// Whether an agent is a gateway or an edge.
+    /// Whether an agent is a gateway or an edge, which forward and may learn routes by BGP. False also for an agent
+    /// that is unknown, revoked, or bound to a deleted resource.
     #[must_use]
     pub fn relays(&self, agent: &AgentId) -> bool {
         !matches!(self.index.place(agent), None | Some(Place::Machine { .. }))
     }
 
-    /// The effective routes of a subnet. `None`: the subnet is unknown.
+    /// The configured effective routes of a subnet; see [`effective_routes`]. `None`: the subnet is unknown.
     #[must_use]
     pub fn effective_routes(&self, subnet: &ResourceId) -> Option<Vec<EffectiveRoute>> {
         let (vnet, subnet) = self.index.subnet(subnet)?;
         Some(routes::effective(&self.index, vnet, subnet))
     }
 
-    /// The configuration of a VM's agent.
+    /// The configuration of a VM's agent. NICs without addresses and addresses in deleted subnets are left out.
     fn machine(&self, vnet: &Vnet<'t>, machine: &Machine<'t>) -> AgentConfig {
         let mut subnets = BTreeMap::new();
         let mut nics = Vec::with_capacity(machine.nics.len());
@@ -116,7 +124,7 @@ impl<'t> Compiler<'t> {
                 ip_forwarding: nic.enable_ip_forwarding,
             });
         }
-        // Packets of machines behind this host use the routes of their own subnet (R20, D8).
+        // Packets of the machines without an agent that this host serves use the routes of their own subnet (R20, D8).
         subnets.extend(machine.served.iter().map(|subnet| (&subnet.id, *subnet)));
 
         let mut spaces = vec![spaces::local_space(vnet)];
@@ -132,6 +140,7 @@ impl<'t> Compiler<'t> {
                 owners: spaces::owners_within(&self.index.vnets[peer.remote], &peer.half.remote_address_space),
             });
         }
+        // The agent's own space stays first. The order of the others must not depend on the order of creation.
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
 
         AgentConfig {
@@ -151,7 +160,8 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// The gateways that a VNet's machines use: its own or its hub's, ExpressRoute first (P23).
+    /// The gateways that a VNet's machines use, those of the VNet itself or of its hub, ExpressRoute first (P23). A VPN
+    /// gateway that learns no routes is left out: its routes are configured in the subnets.
     fn used_gateways(&self, vnet: &Vnet<'t>) -> Vec<UsedGateway> {
         let Some(hub) = vnet.hub.map(|hub| &self.index.vnets[hub]) else {
             return Vec::new();
@@ -220,6 +230,8 @@ impl<'t> Compiler<'t> {
         }
         let bgp_address = gateway.peering_address(number);
         let mut addresses = vec![instance.address];
+        // BGP sessions with sites use the gateway's BGP address, so the host has to have it beside the instance's
+        // address.
         if vnet.sites.iter().any(|s| s.exchange) && bgp_address != instance.address {
             addresses.push(bgp_address);
         }
@@ -251,7 +263,7 @@ impl<'t> Compiler<'t> {
         })
     }
 
-    /// The connections of a VPN gateway, ordered by id.
+    /// The connections of a VPN gateway to other gateways and to sites, ordered by id.
     fn connections(&self, vnet: &Vnet<'t>) -> Vec<GatewayConnection> {
         let tunnels = vnet.tunnels.iter().map(|tunnel| GatewayConnection {
             connection: tunnel.connection.envelope.id.clone(),

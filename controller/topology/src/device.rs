@@ -8,10 +8,8 @@ use crate::topology::Topology;
 use tombolo_proto::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
 use tombolo_proto::id::ResourceId;
 
-/// The configuration of the device at the far end of an IPsec connection.
-///
-/// # Errors
-/// Status 404: the connection does not exist. Status 400: its far end is not a device, or it has no shared key yet.
+/// The configuration of the device at the far end of an IPsec connection, computed from the desired state. It contains
+/// the connection's preshared key, but not the private key of the device, which the controller does not have.
 pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConfig, Rejection> {
     let Some(found) = topology.connections.get(connection) else {
         let unnamed = |_| refused(404, "ResourceNotFound", format!("{connection} is not a connection."));
@@ -56,6 +54,7 @@ pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConf
     })
 }
 
+/// A rejection with one problem.
 fn refused(status: u16, code: &'static str, message: String) -> Rejection {
     Rejection {
         status,
@@ -67,7 +66,7 @@ fn refused(status: u16, code: &'static str, message: String) -> Rejection {
     }
 }
 
-/// One tunnel for each instance of the gateway that has an agent, in order of `ipConfigurations`.
+/// The tunnels to the instances of the gateway that have an agent which is not revoked, in order of `ipConfigurations`.
 fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<DeviceTunnel> {
     let serves = |agent: &Agent, name: &str| {
         matches!(&agent.binding, Binding::Gateway { gateway: g, ip_configuration }

@@ -8,11 +8,14 @@ use crate::topology::{DocumentChange, Topology};
 use std::sync::Arc;
 use tombolo_proto::id::AgentId;
 
+/// The prefix of the keys of agents; the agent's name follows.
 const AGENTS: &str = "fabric/agents/";
+/// The prefix of the keys of join tokens; the token's id follows.
 const TOKENS: &str = "fabric/tokens/";
+/// The key of the settings.
 const SETTINGS: &str = "fabric/settings";
 
-/// See [`Topology::documents_since`].
+/// The documents in which `after` differs from `before`, ordered by key; see [`Topology::documents_since`].
 pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> {
     let mut changes = Vec::new();
     let arm = arm_key;
@@ -42,7 +45,7 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     changes
 }
 
-/// See [`Topology::from_documents`].
+/// Builds a topology from its documents, without checking the rules; see [`Topology::from_documents`].
 pub(crate) fn load<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Topology, String> {
     let mut topology = Topology::default();
     for (key, value) in documents {
@@ -61,6 +64,8 @@ pub(crate) fn load<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> 
     Ok(topology)
 }
 
+/// Adds the resource group or resource of the document `key` to the topology. `path`: the ARM path in the key. An
+/// unknown kind is an error: a controller that left a stored resource out would configure agents as if it were deleted.
 fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -> Result<(), String> {
     let path = ArmPath::parse(path).map_err(|e| format!("document '{key}': {e}"))?;
     if let Some(stored) = path
@@ -83,7 +88,8 @@ mod tests {
     use super::*;
     use crate::resource::Reach;
 
-    /// Documents of versions without `lanes` and `quicEndpoint`.
+    /// Documents of earlier versions, which lack `lanes` and `quicEndpoint`, are read with the defaults: one lane, no
+    /// QUIC.
     #[test]
     fn agents_of_earlier_versions_are_read() {
         let document = br#"{"id":"vm","binding":{"type":"gateway","gateway":"/g","ipConfiguration":"one"},

@@ -1,14 +1,18 @@
-//! The draft of a change, and the errors that every request can meet.
+//! The draft of a change, and the errors that several kinds of requests share.
 
 use crate::path::{ArmPath, Kind, shown};
 use crate::problems::{Problems, group_not_found, not_found};
 use crate::topology::Topology;
 use uuid::Uuid;
 
-/// The state that a change works on, with the problems found so far. A draft with problems is discarded.
+/// The state that a change works on, with the problems found so far. [`crate::rules::apply`] discards a draft with
+/// problems, so the draft's topology may be inconsistent once it has one.
 pub(crate) struct Draft<'a> {
+    /// The state before the change, with the changes made so far.
     pub(crate) topology: Topology,
+    /// The problems found so far, in the order of the checks.
     pub(crate) problems: Problems,
+    /// Returns a new GUID at each call.
     pub(crate) new_guid: &'a mut dyn FnMut() -> Uuid,
 }
 
@@ -31,7 +35,7 @@ impl Draft<'_> {
         kind
     }
 
-    /// Refuses a write of an item that is only a view of other resources.
+    /// Adds the problem that the item at `path` cannot be written, because it is only a view of other resources.
     pub(crate) fn read_only(&mut self, path: &ArmPath) {
         self.problems.add(
             "XReadOnlyResource",
@@ -40,21 +44,21 @@ impl Draft<'_> {
         );
     }
 
-    /// Adds the 404 problem of a missing resource group.
+    /// Adds the problem, with status 404, that the resource group of `path` does not exist.
     pub(crate) fn group_not_found(&mut self, path: &ArmPath) {
         let problem = group_not_found(&path.resource_group);
         self.problems
             .add_status(404, problem.code, problem.target, problem.message);
     }
 
-    /// Adds the 404 problem of a missing item.
+    /// Adds the problem, with status 404, that the item at `path` does not exist.
     pub(crate) fn not_found(&mut self, path: &ArmPath) {
         let problem = not_found(path);
         self.problems
             .add_status(404, problem.code, problem.target, problem.message);
     }
 
-    /// Adds the 404 problem of a child whose parent is missing.
+    /// Adds the problem, with status 404, that the parent of the child at `path` does not exist.
     pub(crate) fn parent_not_found(&mut self, path: &ArmPath) {
         let parent = path.parent().map(|p| p.id().to_string()).unwrap_or_default();
         self.problems.add_status(

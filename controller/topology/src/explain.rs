@@ -1,12 +1,12 @@
 //! Walks a packet through the fabric, hop by hop, with the agents' own decision code.
 //!
 //! The walk shows the result of the policy, with the routes that agents report as learned. A live probe shows the
-//! result in the network. If the two differ, a link is down.
+//! result in the network. If the two differ, a link is down or an agent does not run the newest configuration yet.
 //!
 //! * `answer`: the question and the answer in their JSON form.
 //! * `names`: resolves the operator's names to agents and addresses.
 //! * `node`: one agent, which decides with the engine's tables.
-//! * `walk`: from agent to agent.
+//! * `walk`: the walk of a packet from agent to agent.
 //! * `stop`: the reason why a packet stops, and the remedy.
 //! * `transit`: the reason why a gateway or an edge does not forward a packet.
 //! * `finding`: a finding with cause and remedy; findings about owners and agents.
@@ -32,11 +32,13 @@ use std::net::IpAddr;
 use tombolo_proto::fabric::{ExplainRequest, Protocol};
 use walk::{Answer, End, Fabric};
 
-/// Walks a packet and its reply from agent to agent. Each agent decides with its compiled configuration.
+/// Walks a packet and, if it arrives, its reply from agent to agent, and computes the output of a traceroute. Each
+/// agent decides with its compiled configuration and the routes of `reports`; no packet is sent and no agent is asked.
+/// The walk assumes that hosts and sites answer.
 ///
 /// # Errors
-/// A name is unknown or ambiguous (the message lists the candidates), the ends have no common address family, or the
-/// TTL is 0.
+/// The text names the reason: a name is unknown or ambiguous (then the text lists the candidates), the source has no
+/// agent, the two ends have no address family in common, or the TTL is 0.
 pub fn explain(
     topology: &Topology,
     reports: &LearnedReports,
@@ -103,7 +105,8 @@ pub fn explain(
     })
 }
 
-/// Whether an ICMP error reaches the source of the packet.
+/// Whether an ICMP error reaches `source`, the source of the packet that caused it. A traceroute shows a silent hop
+/// otherwise.
 fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> Result<bool, String> {
     let mut error = Packet::new(answer.address, source, Protocol::Icmp, None, DEFAULT_TTL)?;
     let (at, from) = &answer.start;
@@ -113,7 +116,7 @@ fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> R
     ))
 }
 
-/// One sentence for people: the path, or the stop with its remedy.
+/// One sentence for people: the agents on the path, or the cause of the stop and its remedy.
 fn summary(request: &Walk, reply: Option<&Walk>) -> String {
     let path = |walk: &Walk| {
         let mut agents: Vec<&str> = walk.hops.iter().map(|hop| hop.agent.as_str()).collect();

@@ -1,5 +1,6 @@
-//! The routes that each agent has learned (D11). Gateways and edges report the routes of their BGP neighbours; this
-//! module repeats the exchange between agents with the agents' own export rules.
+//! The routes that each agent has learned (D11). Gateways and edges report the routes of their BGP neighbours. Agents
+//! do not report the routes that they learn from each other: this module computes that exchange again, with the agents'
+//! own export rules.
 
 use crate::compile::Compiler;
 use crate::resource::{Agent, Binding};
@@ -13,17 +14,17 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::InstalledTables;
 use tombolo_proto::route::{EffectiveRoute, Route};
 
-/// The parts of agents' reports that no configuration holds.
+/// The parts of the agents' reports that decide on learned routes and that no configuration contains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LearnedReports {
-    /// For each agent, the routes of each BGP neighbour.
+    /// For each agent, the routes that it has learned by BGP, by neighbour: the connection of a site, or the circuit.
     pub learned: BTreeMap<AgentId, BTreeMap<ResourceId, Arc<Vec<Route>>>>,
-    /// For each agent, the peers that do not answer it.
+    /// For each agent, its peers that do not answer the agent.
     pub down: BTreeMap<AgentId, BTreeSet<AgentId>>,
 }
 
 impl LearnedReports {
-    /// Extracts the reports from the last status of each agent.
+    /// Extracts the reports from the last status of each agent, whether or not the agent is connected now.
     #[must_use]
     pub fn of(statuses: &AgentStatuses) -> Self {
         let mut reports = Self::default();
@@ -43,8 +44,10 @@ impl LearnedReports {
     }
 }
 
-/// The effective routes of a network interface as its agent has them: the configured routes of the subnet of its
-/// primary address, and the learned ones (R20, R21). `None`: the interface is unknown, or has no subnet.
+/// The effective routes of a network interface: the configured routes of the subnet of its primary address, and the
+/// routes that the agent of its VM has learned (R20, R21). They are computed from the topology and the reports; no
+/// agent is asked. If the interface has no agent, or only a revoked one, the result is the configured routes alone.
+/// `None`: the interface or its subnet does not exist.
 #[must_use]
 pub fn effective_routes(
     topology: &Topology,
@@ -67,8 +70,9 @@ pub fn effective_routes(
     Some(routing::effective(&config, subnet, &state))
 }
 
-/// The tables that an agent should have installed. `None`: the agent is unknown, revoked, or bound to a deleted
-/// resource. An inner error is the agent's: it would reject the configuration.
+/// The tables that an agent should have installed, by the topology and the reports; the agent itself is not asked.
+/// `None`: the agent is unknown, revoked, or bound to a deleted resource. An inner error is the text with which the
+/// agent would reject the configuration.
 #[must_use]
 pub fn tables(
     topology: &Topology,
@@ -82,11 +86,12 @@ pub fn tables(
     Some(tables.map(|t| t.installed()))
 }
 
-/// Rounds of the exchange between agents. Each round carries a route over one link, so 64 exceeds the length of any
-/// real chain of gateways. AS paths end routing loops; this is the backstop.
+/// The maximum number of rounds of the exchange between agents. In each round a route spreads over one link, so 64
+/// exceeds the length of any real chain of gateways. AS paths end routing loops before; the limit only makes sure that
+/// the computation ends.
 const MAX_ROUNDS: usize = 64;
 
-/// The routes that every gateway and edge has learned, from which those of each VM follow.
+/// The routes that every gateway and edge has learned. [`Self::routing_state`] derives those of a VM's agent from them.
 #[derive(Debug)]
 pub struct LearnedRoutes {
     configs: BTreeMap<AgentId, AgentConfig>,
@@ -95,8 +100,8 @@ pub struct LearnedRoutes {
 }
 
 impl LearnedRoutes {
-    /// Repeats the exchange of all gateways and edges, round by round, until no routes change. It compiles the
-    /// configuration of each of them once.
+    /// Computes the exchange between all gateways and edges, round by round, until no routes change or 64 rounds have
+    /// passed. It compiles the configuration of each of them once. `compiler` must be of the same topology.
     #[must_use]
     pub fn new(topology: &Topology, compiler: &Compiler<'_>, reports: LearnedReports) -> Self {
         let mut learned = Self {
@@ -126,8 +131,8 @@ impl LearnedRoutes {
         learned
     }
 
-    /// The routing state of an agent with this configuration: the routes that it reports, and those that its peers
-    /// advertise to it.
+    /// The routing state of the agent with this configuration: the routes and silent peers that the agent itself
+    /// reports, and the routes that its peers advertise to it. `config` may be that of any agent, a VM's included.
     #[must_use]
     pub fn routing_state(&self, config: &AgentConfig) -> RoutingState {
         let mut state = self.reported(config);
@@ -139,7 +144,7 @@ impl LearnedRoutes {
             let sender = self.configs.get(&link.peer).filter(|_| advertises);
             let known = sender.and_then(|t| Some((t, self.states.get(&t.agent)?)));
             let Some((sender, known)) = known else { continue };
-            // The compiler orders the links of a configuration by peer.
+            // The compiler orders the links of a configuration by peer, so a binary search finds the link back.
             let back = sender.links.binary_search_by(|l| l.peer.cmp(&config.agent));
             if let Ok(back) = back {
                 let routes = routes_for_peer(sender, known, &sender.links[back]);
@@ -151,7 +156,8 @@ impl LearnedRoutes {
         state
     }
 
-    /// The configuration of a gateway or an edge. `None`: another agent.
+    /// The configuration of a gateway or an edge. `None`: the agent is unknown or revoked, has no configuration, or is
+    /// that of a VM.
     #[must_use]
     pub fn config(&self, agent: &AgentId) -> Option<&AgentConfig> {
         self.configs.get(agent)

@@ -1,5 +1,5 @@
-//! The desired state, the rules that Azure applies to it, and the configuration that each agent gets. The crate is
-//! pure: it has no socket, no clock and no randomness of its own.
+//! The desired state of the network, the rules that Azure applies to it, and the configuration that each agent gets.
+//! The crate is pure: it has no socket, no clock and no randomness of its own.
 //!
 //! ```text
 //! Change ──Topology::apply──▶ Topology ──compile──▶ AgentConfig
@@ -10,9 +10,9 @@
 //! * [`path`]: ARM resource paths.
 //! * [`change`]: the changes that a client can request, and their outcomes.
 //! * [`topology`]: all resources of one revision; `api` has the operations on them.
-//! * [`compile`]: `(Topology, agent) → AgentConfig`; effective routes.
-//! * [`device`]: the WireGuard configuration of a site's device.
-//! * [`sync`]: the state machine that pushes configurations to one agent.
+//! * [`compile`]: the configuration of an agent from a topology; effective routes of subnets.
+//! * [`device`]: the WireGuard and BGP configuration of a site's device.
+//! * [`sync`]: the state machine that decides when an agent is sent its configuration.
 //! * [`explain`]: walks a packet hop by hop through the agents' own decision code.
 //! * [`learned_routes`]: the routes that agents learn from BGP and from each other.
 

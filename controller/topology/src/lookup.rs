@@ -1,4 +1,4 @@
-//! Queries across resources, shared by rules, views and explanations.
+//! Queries across several resources, which rules, views and explanations share.
 
 use crate::net::same_set;
 use crate::path::{is_child_of, parent_id};
@@ -13,8 +13,8 @@ pub(crate) fn vnet_of(gateway: &VirtualNetworkGateway) -> Option<ResourceId> {
     gateway.ip_configurations.first().map(|c| parent_id(&c.subnet))
 }
 
-/// The prefixes that a gateway advertises as local: its VNet, and the VNets that use its gateways (P21b, E5). Sorted,
-/// without duplicates.
+/// The prefixes that a gateway advertises as its own: those of its VNet, and the synced ones of the VNets that use the
+/// gateway (P21b, E5). Sorted, without duplicates. Empty if the gateway's VNet does not exist.
 pub(crate) fn advertised_prefixes(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<IpNet> {
     let vnet = vnet_of(gateway).and_then(|id| topology.vnets.get(&id));
     let Some(vnet) = vnet else { return Vec::new() };
@@ -32,12 +32,12 @@ pub(crate) fn advertised_prefixes(topology: &Topology, gateway: &VirtualNetworkG
     prefixes
 }
 
-/// The peering half of `vnet` whose remote VNet is `remote`.
+/// The peering half of `vnet` whose remote VNet is `remote`, in any state. There is at most one (P7).
 pub(crate) fn half_towards<'v>(vnet: &'v VirtualNetwork, remote: &ResourceId) -> Option<&'v Peering> {
     vnet.peerings.iter().find(|p| p.remote_vnet == *remote)
 }
 
-/// The gateways of a VNet: at most one of each type (G2).
+/// The gateways of a VNet, ordered by id: at most one of each type (G2).
 pub(crate) fn gateways_of<'t>(
     topology: &'t Topology,
     vnet: &'t ResourceId,
@@ -47,7 +47,9 @@ pub(crate) fn gateways_of<'t>(
     all.filter(move |g| g.ip_configurations.first().is_some_and(|c| inside(&c.subnet)))
 }
 
-/// `peeringSyncLevel` of a half: whether each half has the present address space of the other VNet (P27).
+/// `peeringSyncLevel` of `half`, which belongs to `vnet`: whether each of the two halves has the present address space
+/// of the other VNet (P27). A missing remote VNet leaves the local side in sync; a missing other half makes the remote
+/// side out of sync.
 pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peering) -> &'static str {
     let remote = topology.vnets.get(&half.remote_vnet);
     let local_stale = remote.is_some_and(|r| !same_set(&r.address_space, &half.remote_address_space));
@@ -61,8 +63,8 @@ pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peer
     }
 }
 
-/// The prefixes that a half occupies in overlap checks: those that it has synced, and the remote VNet's present ones. A
-/// `Disconnected` half still occupies the synced ones, as in Azure (P11).
+/// The prefixes that a half occupies in overlap checks: those that it has synced, and the present ones of the remote
+/// VNet, without duplicates. A `Disconnected` half occupies only the synced ones, as in Azure (P11).
 pub(crate) fn occupied_prefixes(topology: &Topology, half: &Peering) -> Vec<IpNet> {
     let mut space = half.remote_address_space.clone();
     if half.state != PeeringState::Disconnected

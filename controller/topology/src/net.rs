@@ -1,5 +1,5 @@
-//! Prefix arithmetic: overlap of large sets, reserved addresses of a subnet; and the address ranges and ASNs that the
-//! rules reserve.
+//! Arithmetic on prefixes: overlaps of large sets and free addresses of a subnet. Also the address ranges and ASNs that
+//! the rules reserve.
 
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use tombolo_proto::config::DEFAULT_ASN;
 pub(crate) use tombolo_proto::net::overlap;
 
-/// Whether the prefix is IPv6, and its first and last address as numbers. IPv4 sorts first.
+/// Whether the prefix is IPv6, and its first and last address as numbers. Compared as tuples, IPv4 prefixes come before
+/// IPv6 ones.
 fn span(net: &IpNet) -> (bool, u128, u128) {
     match net {
         IpNet::V4(v4) => (
@@ -19,11 +20,12 @@ fn span(net: &IpNet) -> (bool, u128, u128) {
     }
 }
 
-/// A set of pairwise disjoint prefixes, sorted for overlap queries in logarithmic time.
+/// A set of pairwise disjoint prefixes, sorted for overlap queries: each is a binary search and a walk over the result.
 pub(crate) struct DisjointSet(Vec<(bool, u128, u128, IpNet)>);
 
 impl DisjointSet {
-    /// Sorts the prefixes. If they overlap each other, queries can miss some overlaps; another rule reports that case.
+    /// Sorts the prefixes. They are not checked: if they overlap each other, queries can miss some overlaps. Another
+    /// rule reports that case in the same request.
     pub(crate) fn new(prefixes: &[IpNet]) -> Self {
         let mut spans: Vec<_> = prefixes
             .iter()
@@ -36,7 +38,7 @@ impl DisjointSet {
         Self(spans)
     }
 
-    /// The members that overlap `net`, in order of address.
+    /// The members that overlap `net`, in order of address. Members of the other address family never do.
     pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
         let (family, first, last) = span(net);
         // Disjoint members are also ordered by their last address, so a binary search finds the first overlap.
@@ -47,12 +49,12 @@ impl DisjointSet {
             .map(|s| s.3)
     }
 
-    /// The member that contains `net`.
+    /// The member that contains all of `net`. `None`: no single member does, even if several together do.
     pub(crate) fn containing(&self, net: &IpNet) -> Option<IpNet> {
         self.overlapping(net).find(|member| member.contains(net))
     }
 
-    /// All pairs (member, other) that overlap, ordered, without duplicates.
+    /// All overlapping pairs of a member and one of `others`, ordered, without duplicates.
     pub(crate) fn overlaps_with<'a>(&self, others: impl IntoIterator<Item = &'a IpNet>) -> Vec<(IpNet, IpNet)> {
         let mut pairs = BTreeSet::new();
         for other in others {
@@ -62,8 +64,9 @@ impl DisjointSet {
     }
 }
 
-/// Pairs of indices of overlapping prefixes. Each prefix is paired with at most one earlier one in order of address, so
-/// n equal prefixes result in n − 1 pairs.
+/// Pairs of indices of overlapping prefixes, ordered, the smaller index first; empty only if all prefixes are disjoint.
+/// Not every overlapping pair is returned: each prefix is paired with at most one prefix before it in order of address,
+/// so n equal prefixes result in n − 1 pairs.
 pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     let mut order: Vec<usize> = (0..prefixes.len()).collect();
     order.sort_by_key(|&i| (span(&prefixes[i]).0, span(&prefixes[i]).1, prefixes[i].prefix_len(), i));
@@ -86,19 +89,21 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// Whether two lists have the same prefixes in any order.
+/// Whether two lists have the same prefixes, in any order and any number of times. The prefixes are not merged: a /16
+/// differs from its two /17.
 pub(crate) fn same_set(a: &[IpNet], b: &[IpNet]) -> bool {
     let sorted = |s: &[IpNet]| s.iter().copied().collect::<BTreeSet<_>>();
     a == b || sorted(a) == sorted(b)
 }
 
-/// Prefixes for a message, separated by commas.
+/// Prefixes for a message, in the given order and separated by commas.
 pub(crate) fn listed<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>) -> String {
     let texts: Vec<String> = prefixes.into_iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
 
-/// Pairs of overlapping prefixes for a message: the first 20, and an ellipsis for the rest.
+/// Pairs of overlapping prefixes for a message: the first 20, and an ellipsis for the others. A pair of equal prefixes
+/// is written as one.
 pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
     let mut texts: Vec<String> = pairs
         .iter()
@@ -111,12 +116,12 @@ pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
     texts.join(", ")
 }
 
-/// The special-use block (loopback, link-local, multicast, unspecified, Azure's virtual public IP) that `net` overlaps.
-/// No VNet can contain it.
+/// The special-use block (loopback, link-local, multicast, unspecified, Azure's virtual public IP) that `net` overlaps:
+/// a part of it, or more than it. No VNet can contain such a prefix. `None`: `net` overlaps none of them.
 pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
     const BLOCKS: [&str; 9] = [
-        // "This network" (RFC 1122), loopback, link-local (RFC 3927), Azure's virtual public IP address, and multicast with
-        // the reserved class E and the broadcast address.
+        // "This network" (RFC 1122), loopback, link-local (RFC 3927), Azure's virtual public IP address, and multicast
+        // with the reserved class E and the broadcast address.
         "0.0.0.0/8",
         "127.0.0.0/8",
         "169.254.0.0/16",
@@ -133,15 +138,16 @@ pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
         .find(|block| block.parse::<IpNet>().is_ok_and(|block| overlap(&block, net)))
 }
 
-/// ASNs that Azure or IANA reserves (G4). The default, [`DEFAULT_ASN`], is valid for gateways only: see
-/// [`is_reserved_for_customers`].
+/// Whether Azure or IANA reserves an ASN, so that no gateway can have it (G4). The default ASN of gateways,
+/// [`DEFAULT_ASN`], is not among these; [`is_reserved_for_customers`] includes it.
 pub(crate) fn is_reserved_asn(asn: i64) -> bool {
-    // Microsoft's public ASNs; AS_TRANS (RFC 6793); documentation (RFC 5398); Azure's private ASNs; the last two-byte ASN
-    // (RFC 7300) and documentation (RFC 5398).
+    // Microsoft's public ASNs; AS_TRANS (RFC 6793); documentation (RFC 5398); Azure's private ASNs; the last two-byte
+    // ASN (RFC 7300) and documentation (RFC 5398).
     matches!(asn, 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
 }
 
-/// ASNs that neither a site nor a circuit's customer can have (G4).
+/// Whether neither a site nor a circuit's customer can have an ASN (G4): the reserved ones, and the default of
+/// gateways.
 pub(crate) fn is_reserved_for_customers(asn: i64) -> bool {
     is_reserved_asn(asn) || asn == i64::from(DEFAULT_ASN)
 }
@@ -151,6 +157,7 @@ pub(crate) fn is_apipa(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [169, 254, 21 | 22, _]))
 }
 
+/// The address with a number, in the family of a [`span`].
 fn address(family_v6: bool, number: u128) -> IpAddr {
     if family_v6 {
         IpAddr::V6(number.into())
@@ -160,15 +167,16 @@ fn address(family_v6: bool, number: u128) -> IpAddr {
     }
 }
 
-/// Whether an address is reserved in a subnet's prefix, as in Azure: the first four (network, gateway, two for DNS) and the
-/// last one (broadcast) (P2).
+/// Whether an address is reserved in a subnet's prefix, as in Azure: the first four (network, gateway, two for DNS) and
+/// the last one (broadcast) (P2). `address` must be in `prefix`.
 pub(crate) fn is_reserved(prefix: &IpNet, address: IpAddr) -> bool {
     let (_, first, last) = span(prefix);
     let (_, own, _) = span(&IpNet::from(address));
     own < first.saturating_add(4) || own == last
 }
 
-/// The lowest address of `prefix` that is neither reserved (P2) nor in `used`.
+/// The lowest address of `prefix` that is neither reserved (P2) nor in `used`. `None`: there is none. The time grows
+/// with the number of used addresses, not with the size of the prefix.
 pub(crate) fn first_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let (family, first, last) = span(prefix);
     let mut number = first.checked_add(4)?;
@@ -182,7 +190,7 @@ pub(crate) fn first_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAd
     None
 }
 
-/// The highest address of `prefix` that is neither reserved (P2) nor in `used`.
+/// The highest address of `prefix` that is neither reserved (P2) nor in `used`. `None`: there is none.
 pub(crate) fn last_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let (family, first, last) = span(prefix);
     let lowest = first.checked_add(4)?;

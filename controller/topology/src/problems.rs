@@ -1,16 +1,17 @@
-//! The problems of a change, gathered in order and bounded in number, and the 404 errors that several requests share.
+//! The problems of a change, which are gathered in order and bounded in number, and the 404 errors that several
+//! requests share.
 
 use crate::path::{ArmPath, shown};
 use tombolo_proto::id::ResourceId;
 
-/// A refused change. The state stays as it was. All problems are listed in a fixed order: the first one supplies the
-/// code and message of the HTTP error, and all of them go into `details`.
+/// A refused change, or a failed read. The state stays as it was. The problems are listed in a fixed order: the first
+/// one supplies the code and message of the HTTP error, and all of them go into its `details`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", problems.first().map_or("refused", |p| p.message.as_str()))]
 pub struct Rejection {
-    /// The HTTP status: 400, 404, 409 or 412.
+    /// The HTTP status, which the first problem decides: 400, 404, 409 or 412.
     pub status: u16,
-    /// The problems; never empty.
+    /// The problems; never empty. At most 100, and then one with the code `XMoreProblems` that counts the others.
     pub problems: Vec<Problem>,
 }
 
@@ -21,7 +22,8 @@ pub struct Problem {
     pub code: &'static str,
     /// Text for people: the field, its value and the broken rule.
     pub message: String,
-    /// The field or resource, in ARM's words (`properties.addressSpace.addressPrefixes[0]`).
+    /// The field or resource, in ARM's words (`properties.addressSpace.addressPrefixes[0]`). `None`: the problem
+    /// concerns the request as a whole.
     pub target: Option<String>,
 }
 
@@ -33,17 +35,18 @@ pub(crate) struct Problems {
     unlisted: usize,
 }
 
-/// Problems that an answer lists; later ones are only counted. It bounds the size of an answer: one body can break a
-/// rule once for each of its items.
+/// Problems that an answer lists; later ones are only counted. The limit bounds the size of an answer, because one body
+/// can break a rule once for each of its items. 100 is far more than a person reads.
 const MAX_PROBLEMS: usize = 100;
 
 impl Problems {
-    /// Adds a problem with status 400.
+    /// Adds a problem with status 400; see [`Self::add_status`]. `code`: Azure's code, or one that begins with `X`.
     pub(crate) fn add(&mut self, code: &'static str, target: impl IntoTarget, message: String) {
         self.add_status(400, code, target, message);
     }
 
-    /// Adds a problem. The first problem decides the HTTP status of the answer.
+    /// Adds a problem. The status of the first problem becomes the status of the answer; later ones are ignored. After
+    /// [`MAX_PROBLEMS`] problems, further ones are only counted.
     pub(crate) fn add_status(&mut self, status: u16, code: &'static str, target: impl IntoTarget, message: String) {
         self.status.get_or_insert(status);
         let target = target.into_target();
@@ -54,14 +57,19 @@ impl Problems {
         }
     }
 
+    /// Whether no problem has been added.
     pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
+    /// The number of added problems, including those that are only counted. A check compares it before and after to see
+    /// whether it has failed.
     pub(crate) fn len(&self) -> usize {
         self.list.len() + self.unlisted
     }
 
+    /// The rejection with all listed problems, and one more with the number of the others, if there are others. The
+    /// caller has checked that there is a problem.
     pub(crate) fn into_rejection(mut self) -> Rejection {
         if self.unlisted > 0 {
             self.list.push(Problem {
@@ -77,8 +85,9 @@ impl Problems {
     }
 }
 
-/// A value that can be the target of a problem: the name of a field, or the id of a resource.
+/// A value that can be the target of a problem: the name of a field, the id of a resource, or `None`.
 pub(crate) trait IntoTarget {
+    /// The text of the target. `None`: the problem has no target.
     fn into_target(self) -> Option<String>;
 }
 impl IntoTarget for Option<String> {
@@ -102,7 +111,8 @@ impl IntoTarget for &ResourceId {
     }
 }
 
-/// The problem that a resource group does not exist.
+/// The problem that the resource group with the name `group` does not exist, with Azure's code and message. The caller
+/// gives it the status 404.
 pub(crate) fn group_not_found(group: &str) -> Problem {
     Problem {
         code: "ResourceGroupNotFound",
@@ -111,7 +121,8 @@ pub(crate) fn group_not_found(group: &str) -> Problem {
     }
 }
 
-/// The problem that an item does not exist: Azure's code and message for top-level and child resources.
+/// The problem that the item at `path` does not exist, with Azure's code and message, which differ for top-level and
+/// child resources. The caller gives it the status 404.
 pub(crate) fn not_found(path: &ArmPath) -> Problem {
     let (code, message) = if path.segments.len() > 1 {
         ("NotFound", format!("Resource {} not found.", path.id()))

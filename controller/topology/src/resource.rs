@@ -1,4 +1,5 @@
-//! The resources as typed data. Every value is valid: only the rules and the store's documents create one.
+//! The resources as typed data. Every value in a [`crate::topology::Topology`] satisfies the rules: it comes from an
+//! accepted change, or from the documents that such changes wrote.
 //!
 //! Each top-level resource is one document of the store. Children (subnets, peerings, routes) are part of their parent.
 //! Field names of the stored form are Azure's. Names and ids keep the casing of their creation.
@@ -38,7 +39,8 @@ pub use virtual_network::{Peering, PeeringState, Subnet, VirtualNetwork};
 pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway};
 
 /// Passes every kind with stored documents to the macro `define`, as pairs of the map's name in `Topology` and the
-/// type. Kinds come before the kinds that they refer to: a resource group is deleted in this order.
+/// type. Kinds come before the kinds that they refer to, because the deletion of a resource group goes through the
+/// kinds in this order.
 macro_rules! each_kind {
     ($define:ident) => {
         $define! {

@@ -1,5 +1,5 @@
-//! Applies a change. Every operation works on a draft of the topology and notes all problems; a draft with problems is
-//! discarded.
+//! Applies a change. Every operation works on a draft of the topology, and continues after a problem as far as it can,
+//! so that an answer lists all problems of a request. A draft with problems is discarded.
 
 pub(crate) mod address;
 mod agents;
@@ -25,7 +25,7 @@ use crate::topology::Topology;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// See [`Topology::apply`].
+/// Applies a change to a draft of `before`, and returns the draft or its problems; see [`Topology::apply`].
 pub(crate) fn apply(
     before: &Topology,
     change: &Change,

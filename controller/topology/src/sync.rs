@@ -1,5 +1,5 @@
-//! Pushes configurations to one agent, without IO. The push is level-triggered: one configuration is in flight, and
-//! only the newest one follows it.
+//! Decides which message the controller sends to an agent, without IO. The push is level-triggered: at most one
+//! configuration is in flight, and after the agent's answer only the newest one follows.
 //!
 //! ```text
 //! Hello ──▶ published ──▶ Config ──▶ Applied ─┐     UpToDate: once a stream, if there is nothing to push
@@ -10,20 +10,20 @@
 use crate::resource::Agent;
 use tombolo_proto::id::{AgentId, Revision};
 
-/// Why the controller does not serve an identity.
+/// Why the controller closes the control stream of an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
     /// No agent has this name.
     Unknown,
     /// The agent was revoked.
     Revoked,
-    /// Another key has this name: the agent renewed its certificate with a new key, or was deleted and another host
-    /// joined.
+    /// The agent with this name has another key: it renewed its certificate with a new key, or it was deleted and
+    /// another host joined under its name.
     OtherKey,
 }
 
 impl Close {
-    /// The reason as a sentence for the agent's log and its operator.
+    /// The reason as a sentence without a full stop, for the agent's log and its operator. It names `agent`.
     #[must_use]
     pub fn reason(self, agent: &AgentId) -> String {
         match self {
@@ -34,10 +34,11 @@ impl Close {
     }
 }
 
-/// Checks that the holder of a certificate key is the agent; see [`Agent::certificate_key`].
+/// Checks that the holder of a certificate key is the agent and is not revoked. `agent`: the agent with the
+/// certificate's name. `key`: as in [`Agent::certificate_key`]; the case of the hex digits does not matter.
 ///
 /// # Errors
-/// The reason for the refusal.
+/// No agent has the name, the agent is revoked, or it has another key.
 pub fn authorize(agent: Option<&Agent>, key: &str) -> Result<(), Close> {
     match agent {
         None => Err(Close::Unknown),
@@ -52,19 +53,19 @@ pub fn authorize(agent: Option<&Agent>, key: &str) -> Result<(), Close> {
 pub struct Desired<'a> {
     /// The revision that was compiled.
     pub revision: Revision,
-    /// The agent with the stream's name at that revision.
+    /// The agent with the stream's name at that revision. `None`: there was no such agent.
     pub agent: Option<&'a Agent>,
-    /// The digest of the configuration that the agent should run. `None`: its binding refers to a deleted resource, and
-    /// it keeps its configuration.
+    /// The digest of the configuration that the agent should run. `None`: its binding refers to a deleted resource, so
+    /// there is no configuration for it, and it keeps the one that it runs.
     pub digest: Option<&'a str>,
 }
 
 /// The next message to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Push {
-    /// There is nothing to send.
+    /// There is nothing to send now.
     Nothing,
-    /// The agent's configuration is the newest one.
+    /// Tell the agent that it runs the newest configuration.
     UpToDate,
     /// Send the configuration of [`Desired::digest`], which counts as in flight now.
     Config,
@@ -72,21 +73,27 @@ pub enum Push {
     Close(Close),
 }
 
-/// The state of one control stream: the key that opened it, the configuration that the agent runs, and the one in
-/// flight.
+/// The state of one control stream: the key that opened it, the configuration that the agent runs, and whether one is
+/// in flight. A new stream needs a new value.
 #[derive(Debug, Clone)]
 pub struct AgentSync {
     key: String,
+    /// The revision whose state admitted the agent.
     since: Revision,
+    /// The digest of the configuration that the agent runs, by its last answer.
     digest: String,
+    /// Whether the agent has not answered the last pushed configuration yet.
     in_flight: bool,
+    /// The digest of the configuration that the agent has rejected last.
     refused: Option<String>,
+    /// Whether this stream needs no `UpToDate` any more.
     greeted: bool,
 }
 
 impl AgentSync {
-    /// Starts with the agent's Hello: the holder of `key` runs the configuration `digest`. The state of revision
-    /// `since` admitted it. Earlier compiled states either do not have the agent or have another one with its name.
+    /// Starts with the agent's Hello: the holder of `key` runs the configuration `digest` (empty: none). The state of
+    /// revision `since` admitted the agent. Compiled states of earlier revisions are ignored, because they lack the
+    /// agent or have an earlier one with its name.
     #[must_use]
     pub fn hello(key: &str, since: Revision, digest: &str) -> Self {
         Self {
@@ -99,8 +106,10 @@ impl AgentSync {
         }
     }
 
-    /// The next message after the newest compiled state. Call it after each publication and after each message of the
-    /// agent.
+    /// Returns the next message to the agent, for the newest compiled state `desired`. Call it after each publication
+    /// and after each message of the agent. After [`Push::Config`] the configuration counts as in flight, and the
+    /// method returns no other one until [`Self::applied`] or [`Self::rejected`] is called. [`Push::Close`] may come
+    /// while a configuration is in flight, [`Push::UpToDate`] at most once.
     pub fn published(&mut self, desired: &Desired<'_>) -> Push {
         if desired.revision < self.since {
             return Push::Nothing;
@@ -111,7 +120,8 @@ impl AgentSync {
         let Some(digest) = desired.digest else {
             return Push::Nothing;
         };
-        // Until the agent answers, its next configuration is unknown, even if the newest one equals its present one.
+        // While a configuration is in flight, the agent may end on it or on its old one. So nothing is sent before its
+        // answer, not even if the controller wants the old one again.
         if self.in_flight {
             return Push::Nothing;
         }
@@ -128,15 +138,16 @@ impl AgentSync {
         Push::Config
     }
 
-    /// The agent applied the configuration `digest` (D2).
+    /// Records the agent's answer that it runs the configuration `digest` now (D2). A configuration that it rejected
+    /// before may then be sent again.
     pub fn applied(&mut self, digest: &str) {
         self.in_flight = false;
         self.refused = None;
         digest.clone_into(&mut self.digest);
     }
 
-    /// The agent rejected the configuration `digest` and keeps its present one. It gets the rejected one again only
-    /// after another.
+    /// Records the agent's answer that it rejects the configuration `digest` and keeps its present one. The same
+    /// configuration is sent again only after the agent has answered a different one, or on a new stream.
     pub fn rejected(&mut self, digest: &str) {
         self.in_flight = false;
         self.refused = Some(digest.to_owned());

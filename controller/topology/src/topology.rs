@@ -1,4 +1,4 @@
-//! The state of one revision, as data. `api.rs` has its operations.
+//! The state of one revision, as data. The operations on [`Topology`] are in `api.rs`.
 
 use crate::resource::{Agent, Envelope, JoinToken, ResourceGroup, Settings, each_kind};
 use serde::Serialize;
@@ -8,22 +8,28 @@ use std::sync::Arc;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::AgentStatus;
 
-/// All resources of a kind, by id.
+/// All resources of a kind, by id. Ids compare without regard to case, so the map is ordered by lower-case id.
 pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
 
-/// Access to the map of a kind in [`Topology`], and to the envelope of a resource. [`define_topology`] implements it.
+/// Access to the map of a kind in [`Topology`], and to the envelope of a resource. [`define_topology`] implements the
+/// trait for each kind.
 pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'static {
+    /// All resources of this kind in a topology.
     fn map(topology: &Topology) -> &Map<Self>;
+    /// All resources of this kind, to change a draft's topology.
     fn map_mut(topology: &mut Topology) -> &mut Map<Self>;
+    /// The properties that every kind has.
     fn envelope(&self) -> &Envelope;
+    /// The properties that every kind has, to change them.
     fn envelope_mut(&mut self) -> &mut Envelope;
 }
 
 /// Defines [`Topology`] with one map for each kind, and implements [`Stored`] for the kinds.
 macro_rules! define_topology {
     ($($(#[$doc:meta])* $map:ident: $resource:ident,)*) => {
-        /// The desired state. It is immutable and valid as a whole: only accepted changes create a new one. A clone
-        /// copies the maps but shares the resources.
+        /// The desired state: resources, agents, join tokens and settings. The state that agents report (links, routes,
+        /// counters) is in [`AgentStatuses`]. A value is not changed after its creation: [`Topology::apply`] returns a
+        /// new one, and only for an accepted change. A clone copies the maps but shares the resources.
         #[derive(Debug, Clone, Default)]
         pub struct Topology {
             /// Resource groups, by id.
@@ -31,9 +37,9 @@ macro_rules! define_topology {
             $($(#[$doc])* pub $map: Map<crate::resource::$resource>,)*
             /// Agents by name, including revoked ones.
             pub agents: BTreeMap<AgentId, Arc<Agent>>,
-            /// Join tokens, by their id.
+            /// Join tokens that no agent has used yet, by their id. Expired ones stay until somebody deletes them.
             pub tokens: BTreeMap<String, Arc<JoinToken>>,
-            /// The operator's settings, with the era's defaults filled in.
+            /// The operator's settings. A setting that the operator left out has the default of the era.
             pub settings: Arc<Settings>,
         }
 
@@ -55,21 +61,21 @@ macro_rules! define_topology {
 }
 each_kind!(define_topology);
 
-/// The state that agents report, for the properties of a view that are not desired state (`connectionStatus`, byte
+/// The state that agents report. ARM bodies show it in properties that are not desired state (`connectionStatus`, byte
 /// counters).
 #[derive(Debug, Clone, Default)]
 pub struct AgentStatuses {
-    /// The last status of each agent.
+    /// The last status that each agent has reported. It stays after the agent's control stream ends.
     pub agents: BTreeMap<AgentId, AgentStatus>,
     /// The agents with an open control stream.
     pub connected: BTreeSet<AgentId>,
 }
 
-/// One document to write to the store, or to delete from it.
+/// One document that the store has to write or delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentChange {
     /// The key, e.g. `arm/…` or `fabric/agents/…`.
     pub key: String,
-    /// The new JSON text. `None`: delete the document.
+    /// The document's new JSON text. `None`: delete the document.
     pub value: Option<Vec<u8>>,
 }

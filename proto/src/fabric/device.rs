@@ -27,14 +27,15 @@ pub struct DeviceConfig {
     pub port: u16,
     /// Public key of the device, from the local network gateway; `None` if the local network gateway has none yet.
     pub public_key: Option<PublicKey>,
-    /// MTU inside the tunnel, in bytes.
+    /// The MTU of packets inside the tunnels, in bytes (D20).
     pub mtu: u16,
     /// Preshared key of the tunnels to all instances. A secret.
     pub preshared_key: PresharedKey,
-    /// The gateway's instances that have an agent, the preferred one first.
+    /// The tunnels, one for each instance of the gateway that has an agent, the preferred instance first. Empty while
+    /// no agent has joined for the gateway.
     pub instances: Vec<DeviceTunnel>,
     /// Prefixes that the site reaches through the gateway: those of the gateway's VNet and of the VNets that use the
-    /// gateway.
+    /// gateway (P21). Routes that the gateway learns elsewhere are not listed: BGP announces them.
     pub prefixes: Vec<IpNet>,
     /// Prefixes of the site itself.
     pub site_prefixes: Vec<IpNet>,
@@ -62,7 +63,7 @@ pub struct DeviceBgp {
     pub address: IpAddr,
     /// ASN of the site.
     pub asn: u32,
-    /// BGP peering address of the gateway.
+    /// The BGP address of the gateway's first instance. Every other instance speaks BGP from its own address.
     pub gateway_address: IpAddr,
     /// ASN of the gateway.
     pub gateway_asn: u32,

@@ -15,7 +15,7 @@ pub struct ExplainRequest {
     /// The protocol; [`Protocol::Icmp`] if absent.
     #[serde(default, skip_serializing_if = "Protocol::is_default")]
     pub protocol: Protocol,
-    /// The destination port of TCP and UDP. The explanation of a configuration does not depend on it.
+    /// The destination port, for TCP and UDP only; 49152 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_port: Option<u16>,
     /// The initial TTL, 1 to 255; 64 if absent.
@@ -32,7 +32,7 @@ pub enum Protocol {
     Icmp,
     /// A TCP SYN segment.
     Tcp,
-    /// A UDP datagram.
+    /// A UDP datagram without a payload.
     Udp,
 }
 

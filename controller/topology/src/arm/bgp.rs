@@ -1,7 +1,7 @@
 //! Routes and BGP sessions of gateways and circuits in ARM's format (M7).
 //!
-//! The configured sessions follow from the desired state, their status from the last reports of the agents. The routes
-//! that agents advertise to each other are computed from these reports by the agents' own rules; see
+//! The configured sessions follow from the desired state, and the status of each from the last reports of the agents.
+//! The routes that agents advertise to each other are computed from these reports by the agents' own rules; see
 //! [`crate::learned_routes`].
 
 mod circuit;

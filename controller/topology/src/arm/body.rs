@@ -1,5 +1,5 @@
-//! Reads ARM request bodies: null counts as absent, unknown members are ignored, and an error names the field with the
-//! wrong type.
+//! Reads ARM request bodies. A null counts as an absent member, unknown members are ignored, and an error names the
+//! field with the wrong type.
 
 use crate::path::{ArmPath, shown};
 use crate::problems::Problems;
@@ -14,14 +14,15 @@ use std::sync::LazyLock;
 /// which compare pairs.
 pub(crate) const MAX_ITEMS: usize = 1_000;
 
-/// The maximum JSON size of one echoed property. It bounds the size of stored documents.
+/// The maximum size of one echoed property, in bytes of JSON. It bounds the size of stored documents.
 const MAX_ECHOED_BYTES: usize = 64 * 1024;
 
-/// Azure's limit of tags of a resource.
+/// Azure's maximum number of tags of a resource.
 const MAX_TAGS: usize = 50;
 
-/// Azure's limit of a tag's name. The limit of a value is larger than Azure's 256.
+/// Azure's maximum length of a tag's name. It counts characters, this limit bytes.
 const MAX_TAG_NAME: usize = 512;
+/// The maximum length of a tag's value in bytes. Azure's is 256 characters, which have at most 1,024 bytes in UTF-8.
 const MAX_TAG_VALUE: usize = 1024;
 
 /// An object of a body, and its path in the body.
@@ -41,17 +42,24 @@ pub(crate) struct Item<'a> {
 /// The JSON types of echoed properties.
 #[derive(Clone, Copy)]
 pub(crate) enum Shape {
+    /// A boolean.
     Bool,
     /// An integer with its smallest and largest value.
     Integer(i64, i64),
+    /// A string.
     Text,
+    /// An object with any members.
     Object,
+    /// A list of strings.
     Texts,
+    /// A list of objects.
     Objects,
 }
 
+/// Stands for a missing or unreadable object, so that readers need no case of their own for it.
 static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
+/// The JSON type of a value, with its article, for messages.
 fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -73,7 +81,7 @@ fn wrong_type(problems: &mut Problems, path: &str, expected: &str, value: &Value
 }
 
 impl<'a> Object<'a> {
-    /// The body. One that is not an object is a problem, and is read as an empty object.
+    /// The whole body. A body that is not an object is a problem, and is read as an empty object.
     pub(crate) fn root(body: &'a Value, problems: &mut Problems) -> Self {
         match body {
             Value::Object(map) => Self {
@@ -94,7 +102,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The path of a member, for messages.
+    /// The path of the member `name` in the body, for messages: `properties.subnets`.
     pub(crate) fn at(&self, name: &str) -> String {
         if self.path.is_empty() {
             name.to_owned()
@@ -103,7 +111,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member that is not null. A name without an exact match is looked up ignoring case, as ARM does.
+    /// The member `name`. A name without an exact match is looked up ignoring case, as ARM does. `None`: the member is
+    /// absent or null.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         let exact = self.map.get(name);
         let loose = || {
@@ -115,7 +124,7 @@ impl<'a> Object<'a> {
         exact.or_else(loose).filter(|v| !v.is_null())
     }
 
-    /// A member string. `None`: absent or of another type, which is a problem.
+    /// A member that is a string, possibly empty. `None`: it is absent; or it is of another type, which is a problem.
     pub(crate) fn text(&self, name: &str, problems: &mut Problems) -> Option<&'a str> {
         let value = self.get(name)?;
         let text = value.as_str();
@@ -125,7 +134,7 @@ impl<'a> Object<'a> {
         text
     }
 
-    /// A member boolean. `None`: absent or of another type, which is a problem.
+    /// A member that is a boolean. `None`: it is absent; or it is of another type, which is a problem.
     pub(crate) fn boolean(&self, name: &str, problems: &mut Problems) -> Option<bool> {
         let value = self.get(name)?;
         let boolean = value.as_bool();
@@ -135,7 +144,8 @@ impl<'a> Object<'a> {
         boolean
     }
 
-    /// A member integer. `None`: absent, of another type, or outside of `range`; the last two are problems.
+    /// A member that is an integer. `None`: it is absent, of another type, or outside of `range`; the last two are
+    /// problems.
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>, problems: &mut Problems) -> Option<i64> {
         let value = self.get(name)?;
         let Some(number) = value.as_i64() else {
@@ -151,7 +161,7 @@ impl<'a> Object<'a> {
         None
     }
 
-    /// A member object. `None`: absent or of another type, which is a problem.
+    /// A member that is an object. `None`: it is absent; or it is of another type, which is a problem.
     pub(crate) fn object(&self, name: &str, problems: &mut Problems) -> Option<Self> {
         match self.get(name)? {
             Value::Object(map) => Some(Self {
@@ -165,7 +175,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member object; an empty one if it is absent or of another type.
+    /// A member that is an object. If it is absent, or of another type, which is a problem, an empty object with the
+    /// member's path.
     pub(crate) fn object_or_empty(&self, name: &str, problems: &mut Problems) -> Self {
         self.object(name, problems).unwrap_or_else(|| Self {
             map: &EMPTY,
@@ -173,8 +184,8 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// A member list of at most `max` items, without nulls. `None`: absent, of another type, or too long; the last two
-    /// are problems.
+    /// A member that is a list of at most `max` items, in order and without nulls. The path of an item counts the
+    /// nulls. `None`: it is absent, of another type, or too long; the last two are problems.
     pub(crate) fn list(&self, name: &str, max: usize, problems: &mut Problems) -> Option<Vec<Item<'a>>> {
         let at = self.at(name);
         match self.get(name)? {
@@ -230,8 +241,9 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The id of a referenced object, `{"id": "…"}`, with its path in the body. Other members are ignored: clients
-    /// embed whole objects.
+    /// The id of a referenced object, `{"id": "…"}`, with the id's path in the body. Other members of the object are
+    /// ignored, because clients embed whole objects. `None`: the object is absent; or it has no valid id, which is a
+    /// problem. The resource need not exist.
     pub(crate) fn reference(&self, name: &str, problems: &mut Problems) -> Option<(ArmPath, String)> {
         let object = self.object(name, problems)?;
         let at = object.at("id");
@@ -250,7 +262,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member string that equals one of `values`, ignoring case; in the casing of `values`.
+    /// A member that is one of the strings `values`, ignoring case; returned in the casing of `values`. `None`: it is
+    /// absent; or it is of another type or value, which is a problem.
     pub(crate) fn choice(&self, name: &str, values: &[&'static str], problems: &mut Problems) -> Option<&'static str> {
         let text = self.text(name, problems)?;
         let found = values.iter().find(|v| v.eq_ignore_ascii_case(text)).copied();
@@ -262,7 +275,8 @@ impl<'a> Object<'a> {
         found
     }
 
-    /// A member IP address. `None`: absent, empty, or not an address, which is a problem.
+    /// A member that is an IP address of either family, as a string. `None`: it is absent or empty; or it is not an
+    /// address, which is a problem.
     pub(crate) fn address(&self, name: &str, problems: &mut Problems) -> Option<IpAddr> {
         let text = self.text(name, problems).filter(|t| !t.is_empty())?;
         let parsed = text.parse().ok();
@@ -274,7 +288,8 @@ impl<'a> Object<'a> {
         parsed
     }
 
-    /// The member `tags`: at most 50, names of at most 512 and values of at most 1024 bytes.
+    /// The member `tags`: at most 50, with names of at most 512 and values of at most 1,024 bytes. Empty if it is
+    /// absent. Wrong tags are problems and are left out.
     pub(crate) fn tags(&self, problems: &mut Problems) -> BTreeMap<String, String> {
         let Some(tags) = self.object("tags", problems) else {
             return BTreeMap::new();
@@ -306,7 +321,8 @@ impl<'a> Object<'a> {
         result
     }
 
-    /// The members that `shapes` names, unchanged, for properties that are echoed. Larger ones than 64 KiB are refused.
+    /// The members that `shapes` names, with unchanged values, for properties that are echoed. A member of another
+    /// type, or with more than 64 KiB, is a problem and is left out.
     pub(crate) fn echo(&self, shapes: &[(&str, Shape)], problems: &mut Problems) -> Map<String, Value> {
         let mut kept = Map::new();
         for (name, shape) in shapes {
@@ -337,11 +353,13 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Whether a value is a list whose items all satisfy `is`.
 fn is_list_of(value: &Value, is: impl Fn(&Value) -> bool) -> bool {
     value.as_array().is_some_and(|items| items.iter().all(is))
 }
 
 impl<'a> Item<'a> {
+    /// The item as an object. `None`: it is of another type, which is a problem.
     pub(crate) fn object(&self, problems: &mut Problems) -> Option<Object<'a>> {
         match self.value {
             Value::Object(map) => Some(Object {
@@ -355,6 +373,7 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// The item as a string. `None`: it is of another type, which is a problem.
     pub(crate) fn text(&self, problems: &mut Problems) -> Option<&'a str> {
         let text = self.value.as_str();
         if text.is_none() {
@@ -364,7 +383,7 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Adds the problem that a required member is missing.
+/// Adds the problem, with status 400, that the required member at the path `at` is missing.
 pub(crate) fn missing(problems: &mut Problems, at: &str) {
     problems.add(
         "InvalidRequestFormat",
@@ -373,8 +392,9 @@ pub(crate) fn missing(problems: &mut Problems, at: &str) {
     );
 }
 
-/// Parses an address prefix. Host bits are a problem, but the prefix without them is returned, so that other rules are
-/// checked in the same request.
+/// Parses an address prefix, `address/length`. `at`: its field, for messages. If host bits are set, that is a problem,
+/// but the prefix without them is returned, so that other rules are checked in the same request. `None`: it is not a
+/// prefix, which is a problem.
 pub(crate) fn prefix(text: &str, at: &str, problems: &mut Problems) -> Option<IpNet> {
     let Some(net) = strict(text) else {
         let message = format!("{at}: '{}' is not an address prefix (address/length)", shown(text));

@@ -1,4 +1,4 @@
-//! The bodies of single items, and of all items of a collection: below a group, a subscription or a parent.
+//! Finds the bodies of single items, and of all items of a collection below a group, a subscription or a parent.
 
 use super::view::{Views, generic, group};
 use crate::path::{ArmPath, Kind, shown};
@@ -28,6 +28,7 @@ impl Scope {
     }
 }
 
+/// A rejection with status 404.
 fn rejected(problem: Problem) -> Rejection {
     Rejection {
         status: 404,
@@ -35,6 +36,7 @@ fn rejected(problem: Problem) -> Rejection {
     }
 }
 
+/// The rejection of a path that is not a known collection.
 fn unknown_type(collection: &str) -> Rejection {
     rejected(Problem {
         code: "InvalidResourceType",
@@ -43,7 +45,7 @@ fn unknown_type(collection: &str) -> Rejection {
     })
 }
 
-/// The body of one item. `None`: it does not exist.
+/// The body of one item of any kind. `None`: it does not exist, or the path has an unknown type.
 pub(crate) fn item(views: &Views<'_>, path: &ArmPath) -> Option<Value> {
     let id = path.id();
     let kind = path.kind()?;
@@ -56,7 +58,7 @@ pub(crate) fn item(views: &Views<'_>, path: &ArmPath) -> Option<Value> {
     views.topology.resource_groups.get(&id).map(|g| group(g))
 }
 
-/// The bodies of a collection; see [`crate::topology::Topology::list`].
+/// The bodies of all items of a collection, or a rejection with status 404; see [`crate::topology::Topology::list`].
 pub(crate) fn list(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
     let trimmed = collection.strip_suffix('/').unwrap_or(collection);
     let parts: Vec<&str> = trimmed.split('/').skip(1).collect();
@@ -94,6 +96,7 @@ pub(crate) fn list(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Re
     }
 }
 
+/// All top-level items of a type in a scope. `types`: the last part of the ARM type. An unknown type is an error.
 fn top_level(
     views: &Views<'_>,
     provider: &str,
@@ -111,7 +114,8 @@ fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
     registry::entry(kind).map(|entry| (entry.list)(views, &|id| scope.holds(id)))
 }
 
-/// The generic list of all resources in a scope, ordered by type.
+/// The generic list of all resources in a scope, ordered by type and then by id. Each body has only the members that
+/// all types have.
 fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
     let mut kinds: Vec<Kind> = registry::ENTRIES.iter().map(|entry| entry.kind).collect();
     kinds.sort_by_key(|kind| kind.types());
@@ -122,7 +126,8 @@ fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
     bodies.map(|body| generic(&body)).collect()
 }
 
-/// The bodies of all children of an item.
+/// The bodies of all children in a collection of an item. `collection`: its path. An unknown collection and a missing
+/// item are errors.
 fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
     let Some((parent, types)) = collection.rsplit_once('/') else {
         return Err(unknown_type(collection));

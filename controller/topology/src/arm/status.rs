@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::{LinkState, LinkStatus};
 
-/// The state properties of a connection's body.
+/// The properties of a connection's body that depend on the reports of agents.
 pub(crate) struct Status {
     /// `Unknown`, `Connecting`, `Connected` or `NotConnected`.
     pub(crate) status: &'static str,
-    /// Received bytes, counted inside the tunnels.
+    /// The bytes of packets inside the tunnels that the gateway's agents have received, by their last reports.
     pub(crate) ingress: u64,
-    /// Sent bytes, counted inside the tunnels.
+    /// The bytes of packets inside the tunnels that the gateway's agents have sent, by their last reports.
     pub(crate) egress: u64,
     /// `tunnelConnectionStatus`: one entry for each tunnel.
     pub(crate) tunnels: Vec<Value>,
 }
 
-/// The tunnel between an instance of the gateway and a far end.
+/// The tunnel between an instance of the gateway and an instance, edge or device at the far end.
 struct Tunnel {
     name: String,
     status: &'static str,
@@ -28,14 +28,15 @@ struct Tunnel {
     egress: u64,
 }
 
-/// The agents of a gateway that are not revoked.
+/// The names of the agents of a gateway that are not revoked.
 fn instances(topology: &Topology, gateway: &ResourceId) -> Vec<AgentId> {
     let serves = |binding: &Binding| matches!(binding, Binding::Gateway { gateway: g, .. } if g == gateway);
     let agents = topology.agents.values().filter(|a| !a.revoked && serves(&a.binding));
     agents.map(|a| a.id.clone()).collect()
 }
 
-/// The present status of a connection.
+/// The status of a connection by the last reports of the agents of its own gateway (`gateway1`). The far end's agents
+/// are not consulted.
 pub(crate) fn of(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Status {
     let tunnels = tunnels(topology, statuses, connection);
     // A connection is Connected if one of its tunnels is, and NotConnected if all are down (G12).
@@ -49,7 +50,8 @@ pub(crate) fn of(topology: &Topology, statuses: &AgentStatuses, connection: &Con
     }
 }
 
-/// The tunnels of a connection. One entry with a reason stands for all if none can exist.
+/// The tunnels of a connection, one for each pair of an instance and a far end. If no tunnel can exist or none is
+/// known, the list has one entry, with the reason.
 fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Vec<Tunnel> {
     let alone = |status, reason: String| {
         vec![Tunnel {
@@ -101,7 +103,8 @@ fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connectio
         .collect()
 }
 
-/// The reason why a connection cannot come up, whatever the state of its links. `None`: nothing is missing.
+/// The reason in the desired state why a connection cannot come up, whatever the state of its links. `None`: nothing is
+/// missing.
 fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<String> {
     let far = connection.gateway2.name();
     let own_asn = topology.gateways.get(&connection.gateway1).map(|g| g.asn);
@@ -146,7 +149,7 @@ fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<S
     }
 }
 
-/// The agents of a circuit's edges, the primary one first.
+/// The names of the agents of a circuit's edges that are not revoked, the primary one first.
 fn edges(topology: &Topology, circuit: &ResourceId) -> Vec<AgentId> {
     let link = |binding: &Binding| match binding {
         Binding::Edge { circuit: c, link } if c == circuit => Some(*link),
@@ -158,6 +161,8 @@ fn edges(topology: &Topology, circuit: &ResourceId) -> Vec<AgentId> {
     found.into_iter().map(|(_, agent)| agent).collect()
 }
 
+/// The tunnel between the agents `here` and `there`, as `here` reports it. `shown` is the far end's name in the body,
+/// `end` in the reason.
 fn tunnel(statuses: &AgentStatuses, here: &AgentId, there: &AgentId, shown: &str, end: &str) -> Tunnel {
     let link = statuses
         .agents
@@ -208,6 +213,7 @@ fn tunnel_state(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) 
 }
 
 impl Tunnel {
+    /// The entry of `tunnelConnectionStatus`. It has the member `reason` only if the tunnel has a reason.
     fn view(&self) -> Value {
         let mut view = json!({
             "tunnel": self.name,

@@ -1,4 +1,4 @@
-//! ARM JSON: the bodies of items, in the JSON types that strict clients require.
+//! Writes the ARM bodies of items, in the JSON types that strict clients require.
 
 use crate::path::{Kind, is_child_of};
 use crate::resource::{Agent, Binding, Envelope, ResourceGroup};
@@ -12,17 +12,18 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// Views of one topology. Reverse references, such as the users of a subnet, are collected once, at the first use.
+/// A topology with its agents' statuses, for the bodies of items. Reverse references, such as the users of a subnet,
+/// are collected once, at their first use.
 pub(crate) struct Views<'t> {
     pub(crate) topology: &'t Topology,
     pub(crate) statuses: &'t AgentStatuses,
-    /// Collects the users of this VNet's subnets only. `None`: of all VNets.
+    /// The VNet whose subnets' users are collected. `None`: all VNets.
     only: Option<ResourceId>,
     users: OnceCell<Users>,
     vms: OnceCell<BTreeMap<ResourceId, Arc<Agent>>>,
 }
 
-/// The ids of ip configurations, by the subnet or public address that they use.
+/// The ids of ip configurations, by the subnet or by the public address that they use.
 #[derive(Default)]
 struct Users {
     subnets: BTreeMap<ResourceId, Vec<String>>,
@@ -30,6 +31,7 @@ struct Users {
 }
 
 impl Users {
+    /// Adds an ip configuration of a NIC or gateway. A public address keeps one user, the one that is added last.
     fn add(&mut self, owner: &ResourceId, name: &str, subnet: &ResourceId, public_ip: Option<&ResourceId>) {
         let id = format!("{owner}/ipConfigurations/{name}");
         if let Some(public_ip) = public_ip {
@@ -39,32 +41,33 @@ impl Users {
     }
 }
 
-/// An etag in the format of HTTP and ARM.
+/// An etag in the format of HTTP and ARM: `W/"…"`.
 pub(crate) fn weak_etag(etag: Uuid) -> String {
     format!("W/\"{etag}\"")
 }
 
-/// A reference to another resource.
+/// A reference to another resource: `{"id": "…"}`.
 pub(crate) fn reference(id: impl ToString) -> Value {
     json!({"id": id.to_string()})
 }
 
-/// An address space in ARM's format.
+/// An address space in ARM's format, `{"addressPrefixes": […]}`, in the given order.
 pub(crate) fn address_space(prefixes: &[IpNet]) -> Value {
     json!({"addressPrefixes": prefixes})
 }
 
-/// The value of `privateIPAddressVersion`.
+/// The value of `privateIPAddressVersion` for an address: `IPv4` or `IPv6`.
 pub(crate) fn address_version(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-/// The value of `privateIPAllocationMethod`.
+/// The value of `privateIPAllocationMethod`: `Static` if the address was requested as such, else `Dynamic`.
 pub(crate) fn allocation_method(is_static: bool) -> &'static str {
     if is_static { "Static" } else { "Dynamic" }
 }
 
-/// An object with all members of `own`, and those of `echoed` that `own` lacks.
+/// An object with all members of `own`, and with those of `echoed` that `own` lacks. `own` alone if one of the two is
+/// not an object.
 pub(crate) fn merge_echoed(own: Value, echoed: Option<&Value>) -> Value {
     let (Value::Object(own), Some(Value::Object(echoed))) = (&own, echoed) else {
         return own;
@@ -74,7 +77,8 @@ pub(crate) fn merge_echoed(own: Value, echoed: Option<&Value>) -> Value {
     Value::Object(all)
 }
 
-/// The body of a top-level resource: its envelope and `properties`.
+/// The body of a top-level resource: its envelope, echoed members and `properties`. Adds the members of `properties`
+/// that all kinds have.
 pub(crate) fn top_level(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     properties["resourceGuid"] = envelope.resource_guid.to_string().into();
@@ -90,7 +94,7 @@ pub(crate) fn top_level(envelope: &Envelope, kind: Kind, mut properties: Value) 
     merge_echoed(own, Some(&Value::Object(envelope.echoed.clone())))
 }
 
-/// The body of a child resource.
+/// The body of a child resource. Adds the member of `properties` that all kinds have.
 pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     json!({
@@ -103,6 +107,7 @@ pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Val
 }
 
 impl<'t> Views<'t> {
+    /// Views of the whole topology. Reverse references are not collected yet.
     pub(crate) fn new(topology: &'t Topology, statuses: &'t AgentStatuses) -> Self {
         Self {
             topology,
@@ -121,6 +126,7 @@ impl<'t> Views<'t> {
         }
     }
 
+    /// The collected users. The first call visits all NICs and gateways.
     fn users(&self) -> &Users {
         self.users.get_or_init(|| {
             let mut users = Users::default();
@@ -144,7 +150,8 @@ impl<'t> Views<'t> {
         self.users().subnets.get(subnet).map(Vec::as_slice)
     }
 
-    /// The id of the ip configuration that uses a public address.
+    /// The id of the ip configuration that uses the public address `id`. `None`: none does, or only one outside of the
+    /// VNet of [`Self::within`].
     pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<&String> {
         self.users().public_ips.get(id)
     }
@@ -162,7 +169,7 @@ impl<'t> Views<'t> {
     }
 }
 
-/// The body of a resource group.
+/// The ARM body of a resource group. It has no etag.
 pub(crate) fn group(group: &ResourceGroup) -> Value {
     json!({
         "id": group.id,
@@ -174,7 +181,7 @@ pub(crate) fn group(group: &ResourceGroup) -> Value {
     })
 }
 
-/// The members of a body that the generic resource lists show.
+/// The members of a body that the generic resource lists show: `id`, `name`, `type`, `location` and `tags`.
 pub(crate) fn generic(body: &Value) -> Value {
     let mut short = Map::new();
     for name in ["id", "name", "type", "location", "tags"] {

@@ -11,7 +11,8 @@ use tombolo_proto::config::{
 };
 use tombolo_proto::id::Secret;
 
-/// The configuration of one instance of an ExpressRoute gateway. `None`: the gateway or its subnet does not exist.
+/// The configuration of one instance of an ExpressRoute gateway, which is in `vnet`. `None`: the gateway or its subnet
+/// does not exist.
 pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_>) -> Option<AgentConfig> {
     let (_, subnet) = index.subnet(instance.subnet)?;
     let (delivered, local_prefixes) = spaces::local_prefixes(index, vnet);
@@ -39,7 +40,8 @@ pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_
     })
 }
 
-/// The configuration of the edge of one link of a circuit. `None`: no agent is bound to the link.
+/// The configuration of the edge of one link of a circuit. An edge is in no VNet, so the circuit's id takes the VNet's
+/// place. `None`: no agent is bound to the link.
 pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Option<AgentConfig> {
     let agent = circuit.edges[link as usize]?;
     let peering = circuit.peering;
@@ -96,7 +98,8 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
     })
 }
 
-/// The customer edge as a BGP neighbour of the edge.
+/// The customer edge as a BGP neighbour of the edge. The line is one hop, so the session is not multihop, and BFD
+/// detects a failure of the line faster than the hold time of BGP.
 fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr, hold_time: u16) -> Neighbour {
     Neighbour {
         id: circuit.resource.envelope.id.clone(),

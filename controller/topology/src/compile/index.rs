@@ -1,5 +1,5 @@
-//! The agents, gateways and joined networks of one revision. It is computed once, so that the compilation for one agent
-//! visits only its neighbours.
+//! The agents, gateways and joined networks of one revision. The index is computed once, so that the compilation for
+//! one agent visits only its neighbours.
 
 mod join;
 
@@ -25,7 +25,9 @@ pub(super) struct Index<'t> {
     pub(super) vnets: Vec<Vnet<'t>>,
     /// The circuits with a private peering, ordered by id.
     pub(super) circuits: Vec<Circuit<'t>>,
+    /// The position of each subnet: in [`Index::vnets`], and in the VNet's list of subnets.
     subnets: BTreeMap<&'t ResourceId, (usize, usize)>,
+    /// The position of each agent that has a configuration.
     agents: BTreeMap<&'t AgentId, Place>,
 }
 
@@ -45,7 +47,9 @@ pub(super) enum Place {
 /// A VNet with its agents, peers and connections. The index leaves out revoked agents.
 #[derive(Debug)]
 pub(super) struct Vnet<'t> {
+    /// The position in [`Index::vnets`].
     pub(super) position: usize,
+    /// The VNet itself.
     pub(super) resource: &'t VirtualNetwork,
     /// The agents of VMs, ordered by id.
     pub(super) machines: Vec<Machine<'t>>,
@@ -55,22 +59,23 @@ pub(super) struct Vnet<'t> {
     pub(super) peers: Vec<Peer<'t>>,
     /// The VNet's VPN gateway (X7: at most one).
     pub(super) gateway: Option<&'t VirtualNetworkGateway>,
-    /// The agents of that gateway, in order of its `ipConfigurations`: the first one is preferred.
+    /// The agents of the VPN gateway, in order of its `ipConfigurations`: the first one is preferred.
     pub(super) instances: Vec<Instance<'t>>,
     /// The VNet's ExpressRoute gateway (X7: at most one).
     pub(super) er_gateway: Option<&'t VirtualNetworkGateway>,
-    /// The agents of that gateway, in order of its `ipConfigurations`.
+    /// The agents of the ExpressRoute gateway, in order of its `ipConfigurations`.
     pub(super) er_instances: Vec<Instance<'t>>,
-    /// The connections of that gateway to circuits, ordered by id: positions in [`Index::circuits`] and in
+    /// The connections of the ExpressRoute gateway to circuits, ordered by id: positions in [`Index::circuits`] and in
     /// [`Circuit::links`].
     pub(super) circuits: Vec<(usize, usize)>,
     /// The connections of the VPN gateway that exist on both sides, ordered by id.
     pub(super) tunnels: Vec<Tunnel<'t>>,
     /// The connections of the VPN gateway to sites, ordered by id.
     pub(super) sites: Vec<Site<'t>>,
-    /// The VNets that use this VNet's gateways as remote gateways.
+    /// The VNets that use this VNet's gateways (`useRemoteGateways`).
     pub(super) clients: Vec<Client<'t>>,
-    /// The VNet whose gateways this VNet uses: itself, or a peer. `None`: it uses no gateway (P23).
+    /// The position of the VNet whose gateways this VNet uses: its own position, or that of a peer. `None`: it uses no
+    /// gateway (P23).
     pub(super) hub: Option<usize>,
 }
 
@@ -80,10 +85,10 @@ pub(super) struct Machine<'t> {
     pub(super) agent: &'t Agent,
     /// The NICs, the primary one first. Never empty.
     pub(super) nics: Vec<&'t NetworkInterface>,
-    /// The subnets whose machines without an agent are behind this host (D8).
+    /// The subnets whose machines have no agent and reach the network through this host (D8).
     pub(super) served: Vec<&'t Subnet>,
-    /// The source addresses that the machine may always use: its own, and those of its served subnets that no other
-    /// agent owns. Ordered (D10).
+    /// The source addresses that the machine may use without IP forwarding: its own, and those of its served subnets
+    /// that no other agent owns. Ordered (D10).
     pub(super) sources: Vec<IpNet>,
 }
 
@@ -92,7 +97,7 @@ pub(super) struct Machine<'t> {
 pub(super) struct Circuit<'t> {
     pub(super) resource: &'t ExpressRouteCircuit,
     pub(super) peering: &'t PrivatePeering,
-    /// The agents of the primary and of the secondary edge.
+    /// The agents of the primary and of the secondary edge. `None`: no agent is bound to that link.
     pub(super) edges: [Option<&'t Agent>; 2],
     /// The connections to the circuit, ordered by id.
     pub(super) links: Vec<CircuitConnection<'t>>,
@@ -102,11 +107,13 @@ pub(super) struct Circuit<'t> {
 #[derive(Debug)]
 pub(super) struct CircuitConnection<'t> {
     pub(super) connection: &'t Connection,
+    /// The position of the gateway's VNet in [`Index::vnets`].
     pub(super) vnet: usize,
 }
 
 impl<'t> Circuit<'t> {
-    /// The edges that have an agent, the primary one first, each with the address of its tunnel of `connection` (T4).
+    /// The edges of the circuit that have an agent, the primary one first, each with the address of its tunnel of
+    /// `connection` (T4).
     pub(super) fn ends(&self, connection: &Connection) -> impl Iterator<Item = (&'t Agent, GatewayHop)> {
         let addresses = connection.tunnel_addresses.clone();
         self.edges.iter().zip(addresses).filter_map(|(agent, address)| {
@@ -123,23 +130,27 @@ impl<'t> Circuit<'t> {
 /// A connection to a site (G7).
 #[derive(Debug)]
 pub(super) struct Site<'t> {
+    /// The connection object of this VNet's gateway.
     pub(super) connection: &'t Connection,
+    /// The description of the site at the far end.
     pub(super) local: &'t LocalNetworkGateway,
-    /// Both ends have BGP enabled and different ASNs, so they exchange routes (G4).
+    /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
-    /// The site's configured prefixes, without those that overlap the gateway's VNet. Ordered (G7).
+    /// The site's configured prefixes, without those that overlap the gateway's VNet, to which the VNet's own routes
+    /// lead. Ordered (G7).
     pub(super) prefixes: Vec<IpNet>,
 }
 
 impl Site<'_> {
-    /// The device's BGP address inside the tunnel, which no route advertises. `None`: there is no BGP session.
+    /// The device's BGP address inside the tunnel, as a prefix of one address. It needs an entry of its own, because no
+    /// route advertises it. `None`: there is no BGP session.
     pub(super) fn bgp_address(&self) -> Option<IpNet> {
         let bgp = self.local.bgp.filter(|_| self.exchange)?;
         Some(IpNet::from(bgp.address))
     }
 
-    /// The name of the device as a link's peer. `None`: its public key or the shared key is missing. A tunnel without
-    /// them would be less secure than requested (G11).
+    /// The name of the device as a link's peer. `None`: its public key or the shared key is missing, so there is no
+    /// link: a tunnel without one of the two would be less secure than requested (G11).
     pub(super) fn device(&self) -> Option<AgentId> {
         self.local.public_key?;
         self.connection.shared_key.as_ref()?;
@@ -154,13 +165,14 @@ pub(super) struct Peer<'t> {
     pub(super) half: &'t Peering,
     /// The half of the other VNet.
     pub(super) counterpart: &'t Peering,
+    /// The position of the other VNet in [`Index::vnets`].
     pub(super) remote: usize,
     /// Whether the two regions differ (P30).
     pub(super) global: bool,
 }
 
 impl Peer<'_> {
-    /// The transport of links across the peering. A half with an explicit transport overrides one with `Automatic`
+    /// The transport of links across the peering. A half with an explicit transport overrides a half with `Automatic`
     /// (D6).
     pub(super) fn transport(&self) -> Transport {
         match self.half.transport {
@@ -170,11 +182,14 @@ impl Peer<'_> {
     }
 }
 
-/// The agent of a gateway's `ipConfiguration`.
+/// An instance of a gateway that has an agent.
 #[derive(Debug)]
 pub(super) struct Instance<'t> {
+    /// The agent that is bound to the ip configuration.
     pub(super) agent: &'t Agent,
+    /// The address of the ip configuration.
     pub(super) address: IpAddr,
+    /// The id of the `GatewaySubnet`.
     pub(super) subnet: &'t ResourceId,
 }
 
@@ -185,24 +200,26 @@ pub(super) struct Tunnel<'t> {
     pub(super) connection: &'t Connection,
     /// The position of the other gateway's VNet.
     pub(super) remote: usize,
-    /// Both ends have BGP enabled and different ASNs, so they exchange routes (G4).
+    /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
-    /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway learned elsewhere
-    /// are not among them (D9), nor are those that overlap this VNet (G20).
+    /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway has learned
+    /// elsewhere are left out (D9), and so are those that overlap this VNet (G20).
     pub(super) prefixes: Vec<IpNet>,
 }
 
-/// A VNet that uses a gateway of this one (P21).
+/// A VNet that uses the gateways of another VNet, its hub (P21).
 #[derive(Debug)]
 pub(super) struct Client<'t> {
+    /// The position in [`Index::vnets`] of the VNet that uses the gateways.
     pub(super) vnet: usize,
-    /// The half of the gateway's VNet. Its `remoteAddressSpace` is the part of the client that the gateway has synced
+    /// The hub's half of their peering. Its `remoteAddressSpace` is the part of this VNet that the hub has synced
     /// (P27).
     pub(super) half: &'t Peering,
 }
 
 impl Vnet<'_> {
-    /// The transport of links to the machines and gateways of VNet `other`, which may be this one.
+    /// The transport of links to the machines and gateways of the VNet at position `other`. `Automatic` for this VNet
+    /// itself, and for a VNet that is no peer.
     pub(super) fn transport_to(&self, other: usize) -> Transport {
         let peer = self.peers.iter().find(|p| p.remote == other);
         peer.map_or(Transport::Automatic, Peer::transport)
@@ -210,7 +227,7 @@ impl Vnet<'_> {
 }
 
 impl<'t> Index<'t> {
-    /// Indexes a topology. Gateways and agents come before the joins, which read them.
+    /// Indexes a topology. Gateways and agents are placed first, because the joins read them.
     pub(super) fn new(topology: &'t Topology) -> Self {
         let mut index = Self {
             topology,
@@ -251,7 +268,7 @@ impl<'t> Index<'t> {
         index
     }
 
-    /// A subnet with its VNet. `None`: it does not exist.
+    /// The subnet with an id, and its VNet. `None`: it does not exist.
     pub(super) fn subnet(&self, id: &ResourceId) -> Option<(&Vnet<'t>, &'t Subnet)> {
         let (vnet, subnet) = *self.subnets.get(id)?;
         let vnet = &self.vnets[vnet];
@@ -263,6 +280,7 @@ impl<'t> Index<'t> {
         self.agents.get(agent).copied()
     }
 
+    /// Finds the gateways of each VNet.
     fn place_gateways(&mut self) {
         for gateway in self.topology.gateways.values() {
             let subnet = gateway.ip_configurations.first().map(|c| &c.subnet);
@@ -276,6 +294,7 @@ impl<'t> Index<'t> {
         }
     }
 
+    /// Finds the place of each agent, and from these the owners of addresses and the permitted sources.
     fn place_agents(&mut self) {
         for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
             match &agent.binding {
@@ -309,7 +328,8 @@ impl<'t> Index<'t> {
         }
     }
 
-    /// Adds the agent of a VM to the VNet of its primary NIC. Served subnets of other VNets are left out.
+    /// Adds the agent of a VM to the VNet of its primary NIC. NICs that do not exist, and served subnets of other
+    /// VNets, are left out.
     fn place_machine(&mut self, agent: &'t Agent, nics: &'t [ResourceId], served: &'t [ResourceId]) {
         let nics: Vec<&NetworkInterface> = nics
             .iter()
@@ -336,7 +356,8 @@ impl<'t> Index<'t> {
         });
     }
 
-    /// The circuits that a VNet's gateway is connected to, with the connections.
+    /// The circuits that a VNet's ExpressRoute gateway is connected to, each with the connection; ordered by the
+    /// connection's id.
     pub(super) fn circuits_of<'i>(
         &'i self,
         vnet: &'i Vnet<'t>,
@@ -381,8 +402,8 @@ impl Vnet<'_> {
         !self.circuits.is_empty() || self.tunnels.iter().any(|t| t.exchange) || self.sites.iter().any(|s| s.exchange)
     }
 
-    /// Computes the source addresses of each machine. A machine with an agent of its own is not behind the host that
-    /// serves its subnet, so that host must not send from its address (D8, D10).
+    /// Computes the permitted source addresses of each machine. A machine with an agent of its own does not send
+    /// through the host that serves its subnet, so that host must not send from the machine's address (D8, D10).
     fn assign_sources(&mut self) {
         let machines = self.machines.iter().flat_map(|machine| {
             let own = machine.addresses();
@@ -406,15 +427,17 @@ impl Vnet<'_> {
         }
     }
 
-    /// The prefixes that the VNet's gateways advertise to the other ends of their connections: the VNet's own, and
-    /// those of its clients (P21b, E5). Routes that were learned elsewhere are not among them (D9). Ordered.
+    /// The prefixes that the VNet's gateways advertise to the far ends of their connections: the VNet's own, and the
+    /// synced ones of the VNets that use the gateways (P21b, E5). Routes that were learned elsewhere are left out (D9).
+    /// Ordered.
     pub(super) fn advertised(&self) -> Vec<IpNet> {
         let mut prefixes = self.resource.address_space.clone();
         prefixes.extend(self.clients.iter().flat_map(|client| &client.half.remote_address_space));
         prefix::sorted(&prefixes)
     }
 
-    /// The prefixes reachable through the connections of the VNet's VPN gateway, ordered.
+    /// The configured prefixes reachable through the connections of the VNet's VPN gateway, to other gateways and to
+    /// sites; ordered.
     pub(super) fn connection_prefixes(&self) -> Vec<IpNet> {
         let tunnels = self.tunnels.iter().flat_map(|t| &t.prefixes);
         let sites = self.sites.iter().flat_map(|s| &s.prefixes);
@@ -424,7 +447,7 @@ impl Vnet<'_> {
 }
 
 impl Machine<'_> {
-    /// The prefixes of the subnets that this host serves.
+    /// The prefixes of the subnets that this host serves, in the order of the binding.
     pub(super) fn served_prefixes(&self) -> Vec<IpNet> {
         self.served
             .iter()
@@ -433,6 +456,7 @@ impl Machine<'_> {
             .collect()
     }
 
+    /// The addresses of all NICs, those of the primary NIC first.
     fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.nics
             .iter()
@@ -445,7 +469,8 @@ impl Machine<'_> {
         self.nics.iter().any(|nic| nic.enable_ip_forwarding)
     }
 
-    /// The addresses and served prefixes of the machine as owners. A served prefix never has IP forwarding.
+    /// The addresses and served prefixes of the machine, as entries that say which agent owns them. A served prefix
+    /// never has IP forwarding.
     fn owners(&self) -> Vec<Owner> {
         let mut owners = Vec::new();
         for nic in &self.nics {

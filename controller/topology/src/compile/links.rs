@@ -1,4 +1,4 @@
-//! Which agents may have a link, and which sources each end may use (D9, D10, D14).
+//! Decides which agents have a link, and which sources each end may use (D9, D10, D14).
 
 use super::index::{Circuit, Index, Instance, Machine, Site, Tunnel, Vnet};
 use super::prefix;
@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use tombolo_proto::config::{CircuitLink, ForeignSources, Link, Relation, Transport};
 use tombolo_proto::id::AgentId;
 
-/// The links of a VM: to the machines of its VNet and of `Connected` peers, and to the gateways in use.
+/// The links of a VM: to the machines of its VNet and of VNets with a `Connected` peering, to the instances of the
+/// gateways in use, and to the edges of these gateways' circuits. Ordered by peer, as all lists of links here.
 pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) -> Vec<Link> {
     let own_space = &vnet.resource.address_space;
     let mut links = Links::of(&own.agent.id);
@@ -44,7 +45,8 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
     links.finish()
 }
 
-/// Adds the links of a VM to the gateways in use, those of the VNet at position `hub`, and to the edges behind them.
+/// Adds the links of a VM to the gateways in use, which are those of the VNet at position `hub`, and to the edges of
+/// the circuits that these gateways are connected to.
 fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, hub: usize) {
     let (own_space, transport) = (&vnet.resource.address_space, vnet.transport_to(hub));
     let hub = &index.vnets[hub];
@@ -58,13 +60,13 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         links.add(instance.agent, relation, transport, sources, ForeignSources::None);
         links.edit(instance.agent, |link| {
             link.monitored = alternatives;
-            // A client of advertised routes keeps its link open. It is the initiator because a machine may be
-            // behind address translation (D11).
+            // A machine that receives advertised routes keeps its link open. It is the initiator because a NAT may be
+            // in front of it, so that the gateway could not reach it first (D11).
             (link.always_on, link.initiator) = (hub.learns_routes(), hub.learns_routes());
         });
     }
-    // Machines send to the edges directly. Packets from a circuit, and answers of the edges themselves, come
-    // through the gateway (T4).
+    // Machines send to the edges directly. Packets from a circuit, and answers of the edges themselves, come through
+    // the gateway, so the gateway may use the tunnel addresses of the edges as sources (T4).
     let edges: Vec<IpNet> = index
         .circuits_of(hub)
         .flat_map(|(_, connection)| connection.tunnel_addresses.iter().copied().map(IpNet::from))
@@ -89,8 +91,8 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
             links.edit(edge, |link| link.monitored = true);
         }
     }
-    // While the direct link is down, packets use the gateways if they lead to the same prefix; so the direct link
-    // is monitored (P25 reversed).
+    // While the direct link to a peer's machine is down, packets to it use the gateways, if these lead to the same
+    // prefix. The direct link is therefore monitored (P25 reversed).
     let contributed = hub.connection_prefixes();
     for peer in &vnet.peers {
         let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
@@ -100,8 +102,9 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
     }
 }
 
-/// The links of an instance of a VPN gateway. Its peers are the machines of its VNet and of its clients, the VNet's
-/// ExpressRoute gateway, and the other ends of its connections.
+/// The links of an instance of a VPN gateway: to the VMs of its VNet and of the spokes that use the gateway
+/// (`useRemoteGateways`), to the instances of the VNet's ExpressRoute gateway, to the devices of its sites, and to the
+/// instances at the far ends of its connections.
 pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>) -> Vec<Link> {
     let own_space = &vnet.resource.address_space;
     let mut links = Links::of(&own.agent.id);
@@ -154,6 +157,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             );
             links.edit(end.agent, |link| {
                 link.always_on = true;
+                // Exactly one end must start the handshake. Both ends compare the same names, so they agree which.
                 link.initiator = own.agent.id < end.agent.id;
                 link.preshared_key = tunnel.connection.preshared_key();
                 link.monitored = true;
@@ -163,8 +167,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
     links.finish()
 }
 
-/// The links of an instance of an ExpressRoute gateway. Its peers are the machines of its VNet and of its clients, the
-/// edges of its circuits, and the VNet's VPN gateway.
+/// The links of an instance of an ExpressRoute gateway: to the VMs of its VNet and of the spokes that use the gateway,
+/// to the edges of its circuits, and to the instances of the VNet's VPN gateway.
 pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>) -> Vec<Link> {
     let mut links = Links::of(&own.agent.id);
     let clients = vnet.clients.iter().map(|client| client.vnet);
@@ -199,8 +203,9 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
     links.finish()
 }
 
-/// The links of an edge. Its peers are the gateways that are connected to its circuit, and the machines of their VNets
-/// and clients, which send to the edge directly (T4).
+/// The links of the edge of one link of a circuit: to the instances of the gateways that are connected to the circuit,
+/// and to the VMs of these gateways' VNets and of the spokes that use the gateways, because VMs send to the edge
+/// directly (T4). Empty if no agent is bound to the link.
 pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Vec<Link> {
     let Some(own) = circuit.edges[link as usize] else {
         return Vec::new();
@@ -243,16 +248,16 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
     links.finish()
 }
 
-/// The far ends of a tunnel, the preferred one first. Empty while this side's connection has no shared key: a tunnel
-/// without one would be less secure than requested (G11).
+/// The instances at the far end of a tunnel, the preferred one first. Empty while this side's connection has no shared
+/// key: a tunnel without one would be less secure than requested (G11).
 pub(super) fn tunnel_ends<'i, 't>(index: &'i Index<'t>, tunnel: &Tunnel<'t>) -> impl Iterator<Item = &'i Instance<'t>> {
     let keyed = tunnel.connection.shared_key.is_some();
     index.vnets[tunnel.remote].instances.iter().filter(move |_| keyed)
 }
 
-/// The source addresses that a machine of another VNet may use here: its own, as far as they are synced (P27). An
-/// appliance may use those of its whole VNet, even without `allowForwardedTraffic` (P18). Addresses of the receiver's
-/// own space are never among them (D10).
+/// The source addresses that a machine of another VNet may use at the receiver: its own, as far as they are within
+/// `synced`, the synced prefixes (P27). An appliance may use all synced addresses of its VNet, even without
+/// `allowForwardedTraffic` (P18). Addresses of the receiver's own space are never permitted (D10).
 fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<IpNet> {
     if machine.forwards() {
         return prefix::subtract(synced, own_space);
@@ -262,7 +267,8 @@ fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet])
     prefix::subtract(&sources, own_space)
 }
 
-/// The foreign sources of a peer's machine: the receiver's half decides whether an appliance may forward them (P18).
+/// Whether a machine of a peered VNet may send from foreign sources: the receiver's half decides whether an appliance
+/// may forward them (P18).
 fn foreign_sources_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> ForeignSources {
     match machine.forwards() && allow_forwarded {
         true => ForeignSources::OutsideOwnSpace,
@@ -270,9 +276,9 @@ fn foreign_sources_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> Fore
     }
 }
 
-/// The sources that the VPN gateway of `hub` may relay to a machine of the VNet with `own_space`. They are the prefixes
-/// behind its connections (even where the VNet prefers a peering for them, D9), its VNet, and its clients (P21d),
-/// without the VNet's own space.
+/// The sources that the VPN gateway of `hub` may relay to a machine of the VNet with `own_space` (P21d): the prefixes
+/// reachable through its connections (even where the VNet prefers a peering for them, D9), the hub VNet, and the spokes
+/// that use the gateway. The VNet's own space is cut out.
 fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
     let mut sources = hub.connection_prefixes();
     sources.extend(&hub.resource.address_space);
@@ -280,13 +286,14 @@ fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
     prefix::subtract(&sources, own_space)
 }
 
-/// Collects links, ordered by peer: one for each peer, none to the agent itself.
+/// Collects the links of the agent `own`, ordered by peer: one for each peer, and none to `own` itself.
 struct Links<'a> {
     own: &'a AgentId,
     links: BTreeMap<AgentId, Link>,
 }
 
 impl<'a> Links<'a> {
+    /// No links yet.
     fn of(own: &'a AgentId) -> Self {
         Self {
             own,
@@ -294,7 +301,8 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// Adds a link unless one with the peer exists: the first relation wins.
+    /// Adds a link that is not kept open and not monitored. If a link with the peer exists, it stays as it is: the
+    /// relation that is added first wins.
     fn add(
         &mut self,
         peer: &Agent,
@@ -337,14 +345,16 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// Sets whether clients keep their links open, because the gateway advertises learned routes to them (D11).
+    /// Sets whether machines keep their links to this gateway open, because the gateway advertises learned routes to
+    /// them (D11). All other links added so far are not kept open.
     fn keep_client_links_open(&mut self, open: bool) {
         for link in self.links.values_mut() {
             link.always_on = open && matches!(link.relation, Relation::GatewayClient {});
         }
     }
 
-    /// Adds the VNet's gateway of the other type. The two exchange routes for display and relay no packets (E8).
+    /// Adds a link to an instance of the VNet's gateway of the other type. The two gateways exchange routes for
+    /// display, and relay no packets between each other (E8).
     fn add_other(&mut self, other: &Agent, own: &Agent) {
         let none = ForeignSources::None;
         self.add(other, Relation::OtherGateway {}, Transport::Automatic, Vec::new(), none);
@@ -353,7 +363,8 @@ impl<'a> Links<'a> {
         });
     }
 
-    /// Adds the device of a site: a third-party peer that supports WireGuard only (D16).
+    /// Adds a link to the device of a site, a third-party peer that supports WireGuard only (D16). Nothing is added
+    /// while the device's key or the shared key is missing.
     fn add_site(&mut self, site: &Site<'_>) {
         let (Some(peer), Some(public_key)) = (site.device(), site.local.public_key) else {
             return;
@@ -385,6 +396,7 @@ impl<'a> Links<'a> {
         self.links.insert(peer, link);
     }
 
+    /// The collected links, ordered by peer.
     fn finish(self) -> Vec<Link> {
         self.links.into_values().collect()
     }

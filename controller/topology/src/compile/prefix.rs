@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The prefixes in order, without duplicates.
+/// The prefixes in order, IPv4 before IPv6, without duplicates. Overlapping prefixes stay as they are.
 pub(super) fn sorted(prefixes: &[IpNet]) -> Vec<IpNet> {
     let mut prefixes = prefixes.to_vec();
     prefixes.sort_unstable();
@@ -11,12 +11,13 @@ pub(super) fn sorted(prefixes: &[IpNet]) -> Vec<IpNet> {
     prefixes
 }
 
-/// Whether one prefix of `by` contains the whole `prefix`.
+/// Whether a single prefix of `by` contains the whole `prefix`. False if only several of them together do.
 pub(super) fn covered(prefix: &IpNet, by: &[IpNet]) -> bool {
     by.iter().any(|b| b.contains(prefix))
 }
 
-/// The address with the length of the longest prefix that contains it; with the full length if none does.
+/// The address with the length of the longest of `prefixes` that contains it; with the full length (32 or 128) if none
+/// does.
 pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
     prefixes
         .iter()
@@ -27,8 +28,10 @@ pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
         .unwrap_or_else(|| IpNet::from(address))
 }
 
-/// The addresses of `prefixes` that are in none of `minus`, as the fewest prefixes that halving results in; in order.
+/// The addresses of `prefixes` that are in none of `minus`, as prefixes, ordered and without duplicates. A prefix that
+/// is only partly in `minus` is halved until each part is inside or outside. Neighbouring results are not merged.
 pub(super) fn subtract(prefixes: &[IpNet], minus: &[IpNet]) -> Vec<IpNet> {
+    /// Adds the parts of `prefix` that are in none of `minus` to `rest`.
     fn cut(prefix: IpNet, minus: &[IpNet], rest: &mut Vec<IpNet>) {
         if covered(&prefix, minus) {
             return;

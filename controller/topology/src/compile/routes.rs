@@ -1,4 +1,5 @@
-//! The effective routes of a subnet: the candidates of all sources, then Azure's precedence (R7 to R9).
+//! Computes the effective routes of a subnet: collects the routes of all sources, then applies Azure's precedence (R7
+//! to R9).
 
 use super::index::{Index, Vnet};
 use super::prefix;
@@ -15,11 +16,13 @@ const RESERVED: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
     Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
 ];
+/// The default route of IPv4.
 const ALL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+/// The default route of IPv6.
 const ALL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
 
-/// All effective routes of a subnet in the order of the API: system, gateway and user routes, each ordered by kind and
-/// prefix.
+/// All effective routes of a subnet, active and inactive, in the order of the API: system, gateway and user routes,
+/// each ordered by kind and prefix. Learned routes are not among them.
 pub(super) fn effective(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &Subnet) -> Vec<EffectiveRoute> {
     let table = table_of(index, subnet);
     let mut routes = system(vnet, table);
@@ -33,12 +36,13 @@ pub(super) fn effective(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &Subnet) -> 
     )
 }
 
-/// The route table of a subnet, if it has one (R17).
+/// The route table of a subnet (R17). `None`: the subnet has none.
 pub(super) fn table_of<'t>(index: &Index<'t>, subnet: &Subnet) -> Option<&'t RouteTable> {
     let id = subnet.route_table.as_ref()?;
     index.topology.route_tables.get(id).map(|table| &**table)
 }
 
+/// An active route without a name. The selection that follows may make it inactive.
 fn route(source: RouteSource, prefix: IpNet, next_hop: NextHop) -> EffectiveRoute {
     EffectiveRoute {
         name: None,
@@ -90,7 +94,8 @@ fn system(vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     routes
 }
 
-/// The gateway routes of a subnet, unless its route table disables their propagation (R5, R15).
+/// The configured gateway routes of a subnet. Empty if its VNet uses no gateway, or if its route table disables their
+/// propagation (R5, R15).
 fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     let Some(hub) = vnet.hub.map(|hub| &index.vnets[hub]) else {
         return Vec::new();
@@ -131,7 +136,8 @@ fn user(index: &Index<'_>, vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<E
     routes.iter().map(to_route).collect()
 }
 
-/// The VPN gateway of `hub` as a next hop, the preferred instance first.
+/// The VPN gateway of `hub` as a next hop, the preferred instance first. Without instances, agents drop the packets
+/// that match the route.
 fn gateway_hops(hub: &Vnet<'_>) -> NextHop {
     let hop = |instance: &super::index::Instance<'_>| GatewayHop {
         agent: instance.agent.id.clone(),

@@ -1,5 +1,5 @@
-//! The spaces and subnets of a configuration: the prefixes of each VNet, the owners of its addresses, the routes of its
-//! subnets.
+//! The spaces and subnets of a configuration: the prefixes of each VNet, the agents that own its addresses, and the
+//! routes of its subnets.
 
 use super::index::{self, Index, Vnet};
 use super::{prefix, routes};
@@ -7,7 +7,8 @@ use crate::resource;
 use ipnet::IpNet;
 use tombolo_proto::config::{Owner, Space, SpaceKind, Subnet};
 
-/// The space of the agent's own VNet, owned by its machines and the instances of its gateways.
+/// The space of the agent's own VNet. Its addresses are owned by the VNet's machines and by the instances of its
+/// gateways.
 pub(super) fn local_space(vnet: &Vnet<'_>) -> Space {
     let mut owners = vnet.owners.clone();
     let instances = vnet.instances.iter().chain(&vnet.er_instances);
@@ -32,8 +33,8 @@ pub(super) fn owners_within(vnet: &Vnet<'_>, prefixes: &[IpNet]) -> Vec<Owner> {
     vnet.owners.iter().filter(known).cloned().collect()
 }
 
-/// The spaces that a gateway delivers into, its own first and the others ordered by VNet; and the union of their
-/// prefixes.
+/// The spaces into which a gateway delivers packets: its own VNet first, then the VNets that use it, ordered by id; and
+/// the union of their prefixes, ordered.
 pub(super) fn local_prefixes(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>, Vec<IpNet>) {
     let mut spaces = vec![local_space(vnet)];
     let mut local_prefixes = vnet.resource.address_space.clone();
@@ -47,11 +48,12 @@ pub(super) fn local_prefixes(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>,
             owners: owners_within(spoke, &client.half.remote_address_space),
         });
     }
+    // The gateway's own space stays first. The order of the others must not depend on the order of creation.
     spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
     (spaces, prefix::sorted(&local_prefixes))
 }
 
-/// Subnets as a configuration holds them, with their effective routes.
+/// The given subnets of `vnet` in the form of a configuration, with their effective routes, in the given order.
 pub(super) fn subnets<'s>(
     index: &Index<'_>,
     vnet: &Vnet<'_>,

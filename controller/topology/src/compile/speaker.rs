@@ -4,7 +4,8 @@ use super::index::Vnet;
 use std::net::{IpAddr, Ipv4Addr};
 use tombolo_proto::config::{MAX_PREFIXES, Neighbour, Speaker};
 
-/// The BGP speaker of a VPN gateway's instance towards its sites. `None`: no site uses BGP.
+/// The BGP speaker of a VPN gateway's instance, with a neighbour for each site with BGP. `address`: the instance's BGP
+/// address. `hold_time`: in seconds. `None`: no site uses BGP.
 pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16) -> Option<Speaker> {
     let sites = vnet.sites.iter().filter(|site| site.exchange);
     let neighbours: Vec<Neighbour> = sites
@@ -31,8 +32,9 @@ pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16
     })
 }
 
-/// A BGP router id, which two speakers of one neighbour must not share. It is the address itself if it is IPv4,
-/// otherwise the address's last 32 bits combined with the ASN. It is never zero.
+/// A BGP router id for a speaker, which must differ from those of other speakers with the same neighbour. It is the
+/// address itself if that is IPv4, otherwise the address's last 32 bits combined with the ASN. The combined id has its
+/// last bit set, because an id must not be zero (RFC 6286).
 pub(super) fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
     match address {
         IpAddr::V4(address) => address,

@@ -10,7 +10,8 @@ use tombolo_proto::route::RouteSource;
 /// The initial TTL (hop limit) of a packet if the question has none: the default of Linux.
 pub const DEFAULT_TTL: u8 = 64;
 
-/// The result of the agents' decisions, by their own code and configurations.
+/// The answer to an [`ExplainRequest`](tombolo_proto::fabric::ExplainRequest): the agents' decisions, by their own code and
+/// configurations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
@@ -20,7 +21,7 @@ pub struct Explanation {
     pub destination: IpAddr,
     /// The protocol of the question.
     pub protocol: Protocol,
-    /// Whether the packet arrives and a reply comes back.
+    /// Whether the packet arrives and its reply comes back.
     pub reachable: bool,
     /// One sentence: the path, or the reason of the stop and the remedy.
     pub summary: String,
@@ -29,7 +30,8 @@ pub struct Explanation {
     /// The walk of the reply. `None`: the packet does not arrive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<Walk>,
-    /// The output of traceroute, one line for each TTL, up to the last hop that the packet reaches.
+    /// The output of a traceroute, one line for each TTL from 1, up to the destination or to the last agent that the
+    /// packet reaches. At most as many lines as the packet's TTL.
     pub trace: Vec<TraceHop>,
 }
 
@@ -37,11 +39,11 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Walk {
-    /// Whether the packet arrives.
+    /// Whether the packet arrives: at its destination, or at a site's device or customer edge.
     pub delivered: bool,
-    /// One entry for each decision of an agent.
+    /// One entry for each decision of an agent, in order. An appliance or an edge that forwards has two.
     pub hops: Vec<Hop>,
-    /// The reason why the packet does not arrive.
+    /// The reason why the packet does not arrive. `None`: it arrives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
 }
@@ -58,15 +60,15 @@ pub struct Hop {
     pub ingress: Ingress,
     /// The TTL on arrival.
     pub ttl: u8,
-    /// The subnet whose routes decided.
+    /// The subnet whose routes decided. `None`: the agent used no subnet's routes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subnet: Option<ResourceId>,
-    /// The effective route that matched.
+    /// The effective route that matched. `None`: the agent decided without a route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<MatchedRoute>,
     /// The decision in words.
     pub verdict: String,
-    /// The agent that gets the packet next.
+    /// The agent, or the device of a site, that gets the packet next. `None`: this hop does not send it over a link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<AgentId>,
     /// The relation of the next agent to this one, such as `vnetLocal`, `peering`, `gateway`, `gatewayClient` or
@@ -92,16 +94,16 @@ pub enum Ingress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MatchedRoute {
-    /// The name of a user-defined route.
+    /// The name of the route, if it is user-defined.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The source of the route.
     pub source: RouteSource,
-    /// The destination prefix.
+    /// The prefix of destinations for which the route applies.
     pub address_prefix: IpNet,
     /// The next hop type: `VnetLocal`, `VNetPeering`, …
     pub next_hop_type: String,
-    /// The addresses of the next hop.
+    /// The addresses of the next hop: those of an appliance or of a gateway's instances. Empty for other types.
     pub next_hop_ip_address: Vec<IpAddr>,
 }
 
@@ -111,15 +113,17 @@ pub struct MatchedRoute {
 pub struct Stop {
     /// The agent at which the packet stops.
     pub agent: AgentId,
-    /// The drop reason under which that agent counts the packet.
+    /// The name of the drop reason under which that agent counts the packet; `no_configuration`,
+    /// `unusable_configuration` or `loop` where the agent counts none.
     pub reason: String,
-    /// The resource that needs a change, if there is one: a peering half, a subnet, a network interface.
+    /// The resource that needs a change, such as a peering half, a subnet or a network interface. `None`: no single
+    /// resource does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceId>,
     /// The tag of the rule or decision in docs/rules, e.g. `P18`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Cause and remedy in one sentence, joined by a colon.
+    /// The cause and the remedy in one sentence, joined by a colon.
     pub text: String,
     /// The cause: the state that stops the packet.
     pub cause: String,
@@ -127,13 +131,13 @@ pub struct Stop {
     pub remedy: String,
 }
 
-/// One line of a traceroute.
+/// One line of a traceroute's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TraceHop {
     /// The initial TTL of the probe, from 1.
     pub ttl: u8,
-    /// The agent that gets the packet.
+    /// The agent at which the probe's TTL expires, or that delivers the probe.
     pub agent: AgentId,
     /// The address that answers. `None`: a silent hop (`*`).
     pub address: Option<IpAddr>,

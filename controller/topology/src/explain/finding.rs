@@ -1,5 +1,5 @@
-//! Findings: the cause of a stop and its remedy, derived from the topology where one agent's configuration does not
-//! show them.
+//! Findings: the cause of a stop and its remedy. They are derived from the topology if the configuration of the agent
+//! that drops the packet does not show them.
 
 use super::names::agent_of;
 use crate::learned_routes::LearnedReports;
@@ -9,7 +9,7 @@ use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// The input of an explanation.
+/// The facts from which a stop is explained.
 #[derive(Clone, Copy)]
 pub(super) struct Facts<'t> {
     pub(super) topology: &'t Topology,
@@ -22,13 +22,19 @@ pub(super) struct Facts<'t> {
 /// A finding: the rule, the cause, the remedy, and the resource to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
+    /// The resource to change. `None`: no single resource is the remedy.
     pub(super) resource: Option<ResourceId>,
+    /// The tag of the rule or decision in docs/rules.
     pub(super) rule: &'static str,
+    /// The state that stops the packet.
     pub(super) cause: String,
+    /// The change that would let the packet pass.
     pub(super) remedy: String,
 }
 
 impl Finding {
+    /// A finding without a resource to change. `rule`: the tag of the rule or decision. The texts are parts of a
+    /// sentence: they begin in lower case and have no full stop.
     pub(super) fn new(rule: &'static str, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             resource: None,
@@ -38,7 +44,7 @@ impl Finding {
         }
     }
 
-    /// Sets the resource to change.
+    /// The same finding with `resource` as the resource that needs a change.
     pub(super) fn at(self, resource: &ResourceId) -> Self {
         Self {
             resource: Some(resource.clone()),
@@ -47,13 +53,14 @@ impl Finding {
     }
 }
 
-/// The VNets with which a VNet has a `Connected` peering.
+/// The VNets towards which a VNet has a `Connected` half, in order of creation.
 pub(super) fn connected(vnet: &VirtualNetwork) -> Vec<ResourceId> {
     let halves = vnet.peerings.iter().filter(|p| p.state == PeeringState::Connected);
     halves.map(|p| p.remote_vnet.clone()).collect()
 }
 
-/// Explains why no agent owns an address of a VNet: it has no NIC, the NIC has no agent, or the agent is revoked.
+/// Explains why no agent owns an address of a VNet: the VNet does not exist, no NIC has the address, the NIC has no
+/// agent, its agent is revoked, the address is not synced yet, or it is that of a gateway.
 pub(super) fn no_owner(topology: &Topology, vnet: &ResourceId, address: IpAddr) -> Finding {
     let name = vnet.name();
     let Some(resource) = topology.vnets.get(vnet) else {
@@ -121,7 +128,8 @@ pub(super) fn no_owner(topology: &Topology, vnet: &ResourceId, address: IpAddr) 
     .at(vnet)
 }
 
-/// Explains why no instance of a gateway can forward a packet. `None`: at least one has an agent that is not revoked.
+/// Explains why no instance of a gateway can forward a packet. `None`: at least one instance has an agent that is not
+/// revoked, whether or not the agent runs.
 pub(super) fn gateway_agents(topology: &Topology, gateway: &VirtualNetworkGateway) -> Option<Finding> {
     let id = &gateway.envelope.id;
     let stands_for = |binding: &Binding| matches!(binding, Binding::Gateway { gateway, .. } if gateway == id);

@@ -1,4 +1,4 @@
-//! Explains why no gateway connects two VNets: the missing object, flag or BGP setting.
+//! Explains why no gateway connects two VNets, by naming the missing object, flag or BGP setting.
 
 use super::finding::{Facts, Finding, connected, gateway_agents};
 use crate::lookup::{gateways_of, half_towards};
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The gateway of a type in a VNet (X7: at most one of each).
+/// The gateway of the type `kind` in a VNet (X7: there is at most one of each type). `None`: the VNet has none.
 pub(super) fn in_vnet<'t>(
     topology: &'t Topology,
     vnet: &'t ResourceId,
@@ -18,7 +18,8 @@ pub(super) fn in_vnet<'t>(
     all.next().map(|gateway| &**gateway)
 }
 
-/// The gateway of a type that a VNet uses, with the gateway's VNet: the VNet itself, or a peer (P19, P20, P23).
+/// The gateway of the type `kind` that a VNet uses, after the VNet that it is in: the VNet itself, or a peer (P19, P20,
+/// P23). A VNet with a gateway of either type uses no gateway of a peer. `None`: it uses no gateway of this type.
 pub(super) fn used<'t>(
     topology: &'t Topology,
     vnet: &'t VirtualNetwork,
@@ -35,14 +36,16 @@ pub(super) fn used<'t>(
     Some((&hub.envelope.id, in_vnet(topology, &hub.envelope.id, kind)?))
 }
 
-/// Explains why gateways do not connect two VNets without a peering. `None`: no gateway of either VNet leads towards
-/// the other one.
+/// Explains why gateways do not connect two VNets that are not peered. `None`: no gateway of either VNet leads towards
+/// the other VNet.
 pub(super) fn between(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
     by_vpn(facts, own, target).or_else(|| by_circuit(facts.topology, own, target))
 }
 
-/// A VPN that would reach the target after one more flag, object or BGP setting.
+/// Explains which flag, connection object or BGP setting is missing for a VPN from one VNet to the other. `None`: none
+/// of these would be enough.
 fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
+    /// The type of all gateways that this function looks for.
     const VPN: GatewayKind = GatewayKind::Vpn;
     let topology = facts.topology;
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
@@ -50,7 +53,8 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         let (a, b) = (&a.envelope.id, &b.envelope.id);
         connection(topology, a, b).is_some() && connection(topology, b, a).is_some()
     };
-    // On the target's side: the gateway that it uses, otherwise one that it could use.
+    // The target's side is examined first. If the target uses no gateway, one of its peers may have a gateway that it
+    // could use.
     let Some((_, far)) = used(topology, target, VPN) else {
         let (_, near) = used(topology, own, VPN)?;
         let theirs = connected(target);
@@ -58,7 +62,8 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         return missing_flags(topology, target, theirs.iter().find(leads)?, here);
     };
     let Some((hub, near)) = used(topology, own, VPN) else {
-        // A peer has a gateway that reaches the target, but flags are missing.
+        // The target uses a gateway, but the packet's VNet does not. One of its peers may have a gateway that reaches
+        // the target, and only flags are missing.
         let ours = connected(own);
         let leads = |hub: &&ResourceId| in_vnet(topology, hub, VPN).is_some_and(|near| joined(near, far));
         return missing_flags(topology, own, ours.iter().find(leads)?, there);
@@ -73,12 +78,13 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         (Some(out), Some(back)) => {
             Some(equal_asns(topology, (out, back)).unwrap_or_else(|| not_in_force(facts, hub, there)))
         }
-        // Over other gateways, along connections that exchange routes (G19).
+        // The two gateways may be joined over other gateways, along connections that exchange routes (G19).
         (None, None) => without_bgp(topology, &chain(topology, near, far)?, &there),
     }
 }
 
-/// Explains why a gateway of `hub`, which the VNet uses, leads to `there` but no route of the packet's subnet does.
+/// Explains why a gateway of `hub`, which the packet's VNet uses, leads to `there` although no route of the packet's
+/// subnet does: the subnet does not accept gateway routes, or the reason is not known.
 pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::fmt::Display) -> Finding {
     let hub = hub.name();
     let table = facts.subnet.and_then(|id| {
@@ -118,15 +124,15 @@ fn without_counterpart(one: &Connection, from: &ResourceId, to: &ResourceId) -> 
 /// The two connection objects between two gateways (G10).
 type Pair<'t> = (&'t Connection, &'t Connection);
 
-/// The connection object from one gateway to another.
+/// The `Vnet2Vnet` connection object from one gateway to another. `None`: there is none in this direction.
 pub(super) fn connection<'t>(topology: &'t Topology, from: &ResourceId, to: &ResourceId) -> Option<&'t Connection> {
     let mut all = topology.connections.values();
     all.find(|c| c.connection_type == ConnectionType::Vnet2Vnet && c.gateway1 == *from && c.gateway2 == *to)
         .map(|c| &**c)
 }
 
-/// The shortest chain of connections, each existing on both sides, from one VPN gateway to another (breadth-first).
-/// `None`: no chain exists.
+/// The shortest chain of connections between VPN gateways from `from` to `to` (breadth-first). Each exists on both
+/// sides. Empty if both are the same gateway. `None`: no chain exists.
 pub(super) fn chain<'t>(topology: &'t Topology, from: &'t ResourceId, to: &ResourceId) -> Option<Vec<Pair<'t>>> {
     let mut chains: BTreeMap<&ResourceId, Vec<Pair<'t>>> = BTreeMap::from([(from, Vec::new())]);
     let mut open = VecDeque::from([from]);
@@ -152,7 +158,8 @@ pub(super) fn chain<'t>(topology: &'t Topology, from: &'t ResourceId, to: &Resou
     None
 }
 
-/// The finding that both ends of a connection with BGP have the same ASN (G4).
+/// The finding that both ends of a connection with BGP have the same ASN (G4). `None`: BGP is off on one object, or the
+/// ASNs differ.
 fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Finding> {
     let asn = |id: &ResourceId| topology.gateways.get(id).map(|g| g.asn);
     let asn = asn(&out.gateway1).filter(|own| out.enable_bgp && back.enable_bgp && asn(&out.gateway2) == Some(*own))?;
@@ -169,7 +176,8 @@ fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Finding> {
     )
 }
 
-/// Explains why no routes are exchanged along a chain of gateways to `there` (G19). `None`: they are exchanged.
+/// Explains why no routes are exchanged along a chain of gateways to `there`: equal ASNs (G4), or a connection object
+/// without BGP (G19). `None`: they are exchanged.
 pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std::fmt::Display) -> Option<Finding> {
     if let Some(finding) = way.iter().find_map(|pair| equal_asns(topology, *pair)) {
         return Some(finding);
@@ -185,8 +193,10 @@ pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std
     Some(Finding::new("G19", cause, remedy).at(&first.envelope.id))
 }
 
-/// Circuits that would reach the target after one change (E3, E6, E8).
+/// Explains why circuits do not connect two VNets: the circuit that both are linked to does not join VNets (E3, E6), or
+/// one VNet is joined by VPN and the other by circuit (E8). `None`: no circuit is on the way.
 fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
+    /// The type of the gateways that lead to circuits.
     const CIRCUIT: GatewayKind = GatewayKind::ExpressRoute;
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     let near = used(topology, own, CIRCUIT).map(|(_, gateway)| gateway);
@@ -215,8 +225,8 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
         };
         return Some(finding.at(shared));
     }
-    // One VNet is connected to a circuit, the other one is joined by VPN with a VNet that is connected to the same
-    // circuit.
+    // Neither case above: one VNet is linked to a circuit, and the other one is joined by VPN with a VNet that is
+    // linked to the same circuit.
     let (circuit_side, vpn_side) = match (near, far) {
         (Some(near), None) => (near, target),
         (None, Some(far)) => (far, own),
@@ -246,7 +256,7 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
     ))
 }
 
-/// The circuits that an ExpressRoute gateway is connected to.
+/// The ids of the circuits that an ExpressRoute gateway is connected to, ordered by connection.
 pub(super) fn circuits<'t>(topology: &'t Topology, gateway: &VirtualNetworkGateway) -> Vec<&'t ResourceId> {
     let links = topology
         .connections
@@ -256,8 +266,8 @@ pub(super) fn circuits<'t>(topology: &'t Topology, gateway: &VirtualNetworkGatew
     links.map(|c| &c.gateway2).collect()
 }
 
-/// The finding that flags are missing for a VNet to use the gateways of a peer, which lead to `there` (P19, P20).
-/// `None`: no flag is missing, or the two are not peered.
+/// The finding that flags of the peering are missing, without which the VNet `spoke` does not use the gateways of
+/// `hub`, which lead to `there` (P19, P20). `None`: no flag is missing, or the two are not peered.
 pub(super) fn missing_flags(
     topology: &Topology,
     spoke: &VirtualNetwork,
@@ -285,7 +295,8 @@ pub(super) fn missing_flags(
     })
 }
 
-/// Explains why the far end of a connection cannot accept a packet.
+/// Explains why no far end of the connection `id` can accept a packet: the connection or a key is missing, the far
+/// gateway has no agent, or the far end does not answer.
 pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
     let name = id.name();
     let Some(connection) = topology.connections.get(id) else {
@@ -328,7 +339,8 @@ pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
         })
 }
 
-/// Whether all agents of a gateway report that `other` does not answer. False for a gateway without agents.
+/// Whether all agents of a gateway that are not revoked report that `other` does not answer. False for a gateway
+/// without agents.
 pub(super) fn reported_down(facts: Facts<'_>, gateway: &ResourceId, other: &AgentId) -> bool {
     let stands_for = |b: &crate::resource::Binding| matches!(b, crate::resource::Binding::Gateway { gateway: g, .. } if g == gateway);
     let agents = facts

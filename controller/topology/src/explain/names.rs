@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// One end of a walk.
+/// One end of a walk: the agent at which it starts, or the address at which it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
-    /// The agent, revoked or not. `None`: no agent has joined for it, or it is only an address.
+    /// The agent, revoked or not. `None`: no agent has joined for the NIC, or the end is only an address.
     pub(super) agent: Option<AgentId>,
     /// The addresses, the primary one first.
     pub(super) addresses: Vec<IpAddr>,
@@ -18,7 +18,10 @@ pub(super) struct Endpoint {
     pub(super) label: String,
 }
 
-/// The source of a walk, which must have an agent.
+/// The source of a walk: an address of a NIC, or a name.
+///
+/// # Errors
+/// The name or address is unknown or ambiguous, or no agent has joined for it. The text begins with `from:`.
 pub(super) fn source(topology: &Topology, name: &str) -> Result<Endpoint, String> {
     let end = match name.parse::<IpAddr>() {
         Ok(address) => one_of("from", name, with_address(topology, address))?,
@@ -33,7 +36,10 @@ pub(super) fn source(topology: &Topology, name: &str) -> Result<Endpoint, String
     }
 }
 
-/// The destination of a walk: any address, or a name.
+/// The destination of a walk: any IP address, which nobody needs to have, or a name.
+///
+/// # Errors
+/// The name is unknown or ambiguous. The text begins with `to:`.
 pub(super) fn destination(topology: &Topology, name: &str) -> Result<Endpoint, String> {
     match name.parse::<IpAddr>() {
         Ok(address) => Ok(Endpoint {
@@ -45,7 +51,11 @@ pub(super) fn destination(topology: &Topology, name: &str) -> Result<Endpoint, S
     }
 }
 
-/// The first pair of addresses of the two ends in a common address family.
+/// The addresses of the packet: the first address of `from` for which `to` has one of the same family, and the first
+/// such address of `to`.
+///
+/// # Errors
+/// The two ends have no address family in common.
 pub(super) fn pair(from: &Endpoint, to: &Endpoint) -> Result<(IpAddr, IpAddr), String> {
     let fits = |source: &IpAddr| to.addresses.iter().find(|a| a.is_ipv4() == source.is_ipv4());
     from.addresses
@@ -75,7 +85,8 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
     }
 }
 
-/// The candidates with a name: agents, VMs and network interfaces.
+/// The candidates with a name: agents by name, VMs and network interfaces by name or id. A revoked agent whose binding
+/// another agent has by now is left out, unless all found agents are such.
 fn named(topology: &Topology, name: &str) -> Found {
     let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
     let hit = |agent: &&Arc<Agent>| {
@@ -99,7 +110,7 @@ fn named(topology: &Topology, name: &str) -> Found {
     found
 }
 
-/// The candidates with an address.
+/// The network interfaces with an address. Several VNets can have the same address.
 fn with_address(topology: &Topology, address: IpAddr) -> Found {
     let mut found = Found::new();
     for nic in topology.nics.values() {
@@ -115,6 +126,7 @@ fn with_address(topology: &Topology, address: IpAddr) -> Found {
     found
 }
 
+/// A network interface as an end of a walk.
 fn of_nic(nic: &NetworkInterface, agent: Option<&Agent>) -> Endpoint {
     let id = &nic.envelope.id;
     Endpoint {
@@ -127,6 +139,7 @@ fn of_nic(nic: &NetworkInterface, agent: Option<&Agent>) -> Endpoint {
     }
 }
 
+/// An agent as an end of a walk. An edge has no addresses of its own.
 fn of_agent(topology: &Topology, agent: &Agent) -> Endpoint {
     let (addresses, what) = match &agent.binding {
         Binding::Vm { vm, nics, .. } => {
@@ -152,7 +165,7 @@ fn of_agent(topology: &Topology, agent: &Agent) -> Endpoint {
     }
 }
 
-/// Whether another agent has the binding of a revoked one. Names then refer to the new agent only.
+/// Whether `agent` is revoked and another agent has its binding by now. Names then refer to the new agent only.
 fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
     let place = |a: &Agent| match &a.binding {
         Binding::Vm { vm, .. } => vm.key(),
@@ -166,7 +179,7 @@ fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
     agent.revoked && trusted.any(|a| place(a) == place(agent))
 }
 
-/// The agent of the VM that has a NIC; a revoked one only if no other has it.
+/// The agent of the VM that has a NIC. A revoked agent is returned only if no other one has the NIC.
 pub(super) fn agent_of<'t>(topology: &'t Topology, nic: &ResourceId) -> Option<&'t Agent> {
     let has = |agent: &&Arc<Agent>| matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(nic));
     let agents = topology.agents.values().filter(has);

@@ -1,5 +1,5 @@
-//! Explains why no route of a VNet leads to an address: the state of its peerings, otherwise gateways, a common peer or
-//! sites.
+//! Explains why no route of a VNet leads to an address. The cause is the state of a peering with the address's VNet;
+//! without such a peering it is in gateways, a common peer or sites.
 
 use super::finding::{Facts, Finding, connected};
 use super::{gateways, sites};
@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// Explains why the only route from a VNet to an address is the system route to `Internet` or `None`.
+/// Explains why the only route from the VNet `vnet` to the address `to` is the system route to `Internet` or `None`.
+/// The first cause that applies is returned.
 pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let Some(own) = topology.vnets.get(vnet) else {
@@ -75,7 +76,8 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Findi
     }
 }
 
-/// Explains the missing route between two VNets without a peering: a gateway or a common peer may connect them.
+/// Explains the missing route between two VNets without a peering. A gateway or a common peer may connect them after a
+/// change.
 fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Finding {
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     if let Some(finding) = gateways::between(facts, own, target) {
@@ -100,6 +102,7 @@ fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwo
     )
 }
 
+/// Whether one of the prefixes contains an address.
 fn contains(prefixes: &[IpNet], address: IpAddr) -> bool {
     prefixes.iter().any(|p| p.contains(&address))
 }

@@ -10,8 +10,9 @@ use tombolo_proto::config::{AgentConfig, Link, Role};
 use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::AgentId;
 
-/// An agent that decides on packets.
+/// An agent of a walk, which decides on packets by its configuration.
 pub(super) struct Node {
+    /// The configuration with which the agent decides.
     pub(super) config: AgentConfig,
     /// The engine's tables, including learned routes. An error is the one with which the agent would reject the
     /// configuration.
@@ -20,7 +21,9 @@ pub(super) struct Node {
 
 /// An agent's decision, and the route and subnet that led to it.
 pub(super) struct Decision {
+    /// What the agent does with the packet.
     pub(super) step: Step,
+    /// The subnet, route, VNet and connection that led to the step.
     pub(super) trace: Trace,
 }
 
@@ -28,7 +31,7 @@ pub(super) struct Decision {
 pub(super) enum Step {
     /// The agent delivers the packet to its host.
     Deliver,
-    /// The agent sends the packet to another one, with the TTL decremented if this hop does so.
+    /// The agent sends the packet over a link to this agent or device. Its TTL is decremented if this hop does so.
     Forward(AgentId),
     /// The TTL expired. The address sends an ICMP error; `None`: no answer.
     Expired(Option<IpAddr>),
@@ -37,15 +40,15 @@ pub(super) enum Step {
 }
 
 impl Node {
+    /// Builds the engine's tables from a configuration and the agent's learned routes. If they cannot be built, each
+    /// decision of the node fails with the reason.
     pub(super) fn new(config: AgentConfig, dynamic: &RoutingState) -> Self {
         let tables = Tables::build(&config, dynamic).map_err(|e| e.to_string());
         Self { config, tables }
     }
 
-    /// Decides on a packet that arrives over the link with `from`; `None`: from the host itself.
-    ///
-    /// # Errors
-    /// The configuration is unusable, the agent has no link with `from`, or the packet is malformed.
+    /// Decides on a packet that arrives over the link with `from`; `None`: from the agent's own host. Decrements the
+    /// packet's TTL where the agent would.
     pub(super) fn decide(&self, from: Option<&AgentId>, packet: &mut Packet) -> Result<Decision, String> {
         let tables = self.tables.as_ref().map_err(Clone::clone)?;
         let ingress = match from {
@@ -73,12 +76,13 @@ impl Node {
         Ok(Decision { step, trace })
     }
 
-    /// The link with another agent.
+    /// The link with another agent or device. `None`: the configuration has none.
     pub(super) fn link(&self, peer: &AgentId) -> Option<&Link> {
         self.config.links.iter().find(|link| link.peer == *peer)
     }
 
-    /// Whether an address is the destination's own: it belongs to this host, or to a machine behind it.
+    /// Whether a packet to `address` has reached its destination at this agent: the address belongs to this host, or to
+    /// a subnet that the host serves.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         match &self.config.role {
             Role::Vm { nics, served, .. } => {
@@ -92,7 +96,7 @@ impl Node {
         }
     }
 
-    /// At an edge, whether its kernel sends packets for an address down the line to the customer.
+    /// Whether the agent is an edge whose kernel sends packets for `address` down the line to the customer.
     pub(super) fn sends_to_customer(&self, address: IpAddr) -> bool {
         self.tables.as_ref().is_ok_and(|t| t.is_customers(address))
     }
@@ -102,7 +106,8 @@ impl Node {
         matches!(self.config.role, Role::CircuitEdge { .. })
     }
 
-    /// The source address of the host kernel's ICMP errors: the first one of the family of `like`.
+    /// The source address of the host kernel's ICMP errors to `like`: the first own one of the same address family.
+    /// `None`: the host has none of this family.
     pub(super) fn kernel_address(&self, like: IpAddr) -> Option<IpAddr> {
         let same = |a: &IpAddr| a.is_ipv4() == like.is_ipv4();
         match &self.config.role {
@@ -122,7 +127,7 @@ impl Node {
     }
 }
 
-/// A packet of a walk.
+/// A packet of a walk, as bytes that the engine can parse.
 #[derive(Debug, Clone)]
 pub(super) struct Packet {
     pub(super) source: IpAddr,
@@ -131,10 +136,7 @@ pub(super) struct Packet {
 }
 
 impl Packet {
-    /// An echo request, a SYN or a datagram.
-    ///
-    /// # Errors
-    /// The two addresses are of different families.
+    /// Builds an echo request, a TCP SYN or an empty UDP datagram. `port`: the destination port, ignored for ICMP.
     pub(super) fn new(
         source: IpAddr,
         destination: IpAddr,
@@ -149,6 +151,7 @@ impl Packet {
             (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), ttl),
             _ => return Err(format!("{source} and {destination} are of different families")),
         };
+        // The largest packet has 60 bytes: the headers of IPv6 and TCP.
         let mut bytes = Vec::with_capacity(64);
         let port = port.unwrap_or(CLIENT_PORT);
         match protocol {
@@ -165,12 +168,12 @@ impl Packet {
         })
     }
 
-    /// The present TTL of the packet.
+    /// The present TTL of the packet; 0 if it is malformed.
     pub(super) fn ttl(&self) -> u8 {
         packet::parse(&self.bytes).map_or(0, |info| info.ttl)
     }
 
-    /// Decrements the TTL, as a forwarding kernel does.
+    /// Decrements the TTL by one and corrects the checksum, as a forwarding kernel does.
     pub(super) fn decrement_ttl(&mut self) {
         packet::decrement_ttl(&mut self.bytes);
     }

@@ -1,5 +1,5 @@
-//! Explains why no route leads to an address outside of all VNets, which may be in a site behind a connection or a
-//! circuit.
+//! Explains why no route leads to an address outside of all VNets. The address may be in a site that a connection or a
+//! circuit leads to.
 
 use super::finding::{Facts, Finding, connected, gateway_agents};
 use super::gateways::{self, chain, circuits, missing_flags, not_in_force, reported_down, used, without_bgp};
@@ -10,9 +10,9 @@ use tombolo_proto::id::{AgentId, ResourceId};
 
 /// The known location of an address outside of the VNets.
 enum Location<'t> {
-    /// In a site, by its configuration or by the announcements of its device.
+    /// In a site, by its local network gateway or by the announcements of its device.
     Site(&'t LocalNetworkGateway),
-    /// Behind a circuit, by the announcements of its customer.
+    /// On the customer's side of a circuit, by the announcements of the customer.
     Circuit(&'t ExpressRouteCircuit),
 }
 
@@ -83,7 +83,7 @@ fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, t
     if let Some(connection) = connections().find(|c| c.gateway1 == *near) {
         return at_connection(facts, (hub, near), connection, site);
     }
-    // Over other gateways, along connections that exchange routes (G18, G19).
+    // The site may be reached over other gateways, along connections that exchange routes (G18, G19).
     let chains =
         connections().filter_map(|connection| Some((connection, chain(topology, near, &connection.gateway1)?)));
     match chains.min_by_key(|(_, way)| way.len()) {
@@ -142,12 +142,12 @@ fn at_connection(
     not_in_force(facts, hub, there)
 }
 
-/// Whether the device at the far end of a connection does not answer.
+/// Whether all agents of the gateway report that the device at the far end of a connection does not answer.
 fn device_is_silent(facts: Facts<'_>, connection: &Connection) -> bool {
     reported_down(facts, &connection.gateway1, &AgentId::of_site(&connection.envelope.id))
 }
 
-/// Explains why a VNet does not reach an address behind a circuit.
+/// Explains why a VNet does not reach an address of a circuit's customer.
 fn to_circuit(facts: Facts<'_>, own: &VirtualNetwork, circuit: &ExpressRouteCircuit, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let (here, id) = (own.envelope.id.name(), &circuit.envelope.id);
@@ -214,8 +214,8 @@ fn no_gateway(here: &str, to: IpAddr, there: &str, kind: &str, leads: &ResourceI
     .at(at)
 }
 
-/// Explains why no one announces an address. It lists the VNet's own sites with their state, because a site that is
-/// down announces nothing (R6).
+/// Explains an address that no network is known to have. The text lists the sites and circuits that the VNet's gateways
+/// are connected to, with their state: a site that is down announces nothing, so the address may be there (R6).
 fn unknown(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let here = own.envelope.id.name();

@@ -1,4 +1,4 @@
-//! The stop of a walk: the agent's drop reason, its cause and the remedy.
+//! Describes the stop of a walk: the agent's drop reason, the cause and the remedy.
 
 use super::answer::Stop;
 use super::finding::{self, Facts, Finding};
@@ -13,6 +13,7 @@ use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Relation, 
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{NextHop, RouteSource};
 
+/// The stop at `agent` with a finding. `reason`: the name of the drop reason.
 fn stop(agent: &AgentId, reason: impl Into<String>, finding: Finding) -> Stop {
     Stop {
         agent: agent.clone(),
@@ -25,7 +26,7 @@ fn stop(agent: &AgentId, reason: impl Into<String>, finding: Finding) -> Stop {
     }
 }
 
-/// The stop at an agent without a configuration.
+/// The stop at an agent without a configuration: it is revoked, unknown, or bound to a deleted resource.
 pub(super) fn no_configuration(topology: &Topology, agent: &AgentId) -> Stop {
     let (cause, remedy) = match topology.agents.get(agent) {
         Some(known) if known.revoked => (format!("the agent {agent} is revoked"), "delete it and join again"),
@@ -41,7 +42,8 @@ pub(super) fn no_configuration(topology: &Topology, agent: &AgentId) -> Stop {
     stop(agent, "no_configuration", Finding::new("D7", cause, remedy))
 }
 
-/// The stop at an agent whose configuration is unusable.
+/// The stop at an agent that cannot decide: it would reject its configuration, or has no link with the previous agent.
+/// `what`: the reason.
 pub(super) fn unusable(agent: &AgentId, what: &str) -> Stop {
     let cause = format!("the configuration of {agent} cannot be used: {what}");
     let finding = Finding::new(
@@ -52,7 +54,7 @@ pub(super) fn unusable(agent: &AgentId, what: &str) -> Stop {
     stop(agent, "unusable_configuration", finding)
 }
 
-/// The stop at an agent that forwards to one without a link back.
+/// The stop at an agent that forwards to `far`, which has no link back and would drop the packet.
 pub(super) fn one_sided(node: &Node, far: &AgentId) -> Stop {
     let agent = &node.config.agent;
     let finding = match node.link(far).map(|link| &link.relation) {
@@ -93,7 +95,7 @@ pub(super) fn routing_loop(node: &Node, packet: &Packet) -> Stop {
     stop(&node.config.agent, "loop", finding)
 }
 
-/// The stop of a packet whose TTL expired.
+/// The stop of a packet whose TTL expires at the agent of `node`.
 pub(super) fn expired(node: &Node, packet: &Packet) -> Stop {
     let finding = Finding::new(
         "T1",
@@ -106,7 +108,8 @@ pub(super) fn expired(node: &Node, packet: &Packet) -> Stop {
     stop(&node.config.agent, DropReason::TtlExceeded.name(), finding)
 }
 
-/// The stop at an agent that drops the packet.
+/// The stop at the agent of `node`, which drops the packet for `reason`. `from`: the peer over whose link the packet
+/// came; `None`: from the host. `trace`: the subnet, route and VNet on which the agent's decision rests.
 pub(super) fn dropped(
     facts: Facts<'_>,
     node: &Node,
@@ -245,7 +248,7 @@ fn no_usable_route(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destin
     no_route::no_route(facts, &config.vnet, destination)
 }
 
-/// Explains a route to a gateway without a reachable instance.
+/// Explains a route to a gateway without an instance that can be reached, or without a gateway.
 fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Finding {
     if let Some(connection) = &trace.connection {
         return gateways::far_end(topology, connection);
@@ -295,7 +298,8 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
                 allow_access: false,
                 ..
             } => {
-                // After a gateway or an appliance, only the addresses show which VNets the packet belongs to.
+                // A packet that came through a gateway or an appliance did not come over a link of the peering. Only
+                // its addresses show which VNets it belongs to.
                 let covers = |a: IpAddr| space.prefixes.iter().any(|p| p.contains(&a));
                 let crossed = Some(&space.vnet) == trace.vnet.as_ref();
                 (crossed || covers(packet.source) || covers(packet.destination)).then_some(peering)
@@ -317,7 +321,7 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
     }
 }
 
-/// Explains a packet whose source the host or the link must not use.
+/// Explains a packet with a source from which the host, or the peer `from`, must not send.
 fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, source: IpAddr) -> Finding {
     let config = &node.config;
     let name = config.agent.as_str();
@@ -383,13 +387,14 @@ fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, sour
     }
 }
 
-/// Whether an agent is an appliance, by the owners in a configuration.
+/// Whether an agent is an appliance: the configuration lists an address of it with IP forwarding.
 fn forwards(config: &AgentConfig, agent: &AgentId) -> bool {
     let owners = config.spaces.iter().flat_map(|space| &space.owners);
     owners.filter(|o| o.agent == *agent).any(|o| o.ip_forwarding)
 }
 
-/// At a gateway, the half towards the client VNet that an agent is in.
+/// The half of a gateway's VNet towards the VNet that uses the gateway and that `agent` is in. `None`: the agent is in
+/// no such VNet.
 fn client_half(topology: &Topology, config: &AgentConfig, agent: &AgentId) -> Option<ResourceId> {
     let of_agent = |space: &&Space| space.owners.iter().any(|o| o.agent == *agent);
     let client = config.spaces.iter().find(of_agent)?;

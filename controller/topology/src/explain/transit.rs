@@ -9,7 +9,8 @@ use tombolo_engine::decide::Trace;
 use tombolo_proto::config::{GatewayConnection, Relation, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// Explains a packet that needs transit which is not allowed.
+/// Explains a packet that the gateway or edge of `node` would have to forward although transit is not allowed. `from`:
+/// the peer over whose link the packet came.
 pub(super) fn refused(
     facts: Facts<'_>,
     node: &Node,
@@ -56,8 +57,8 @@ pub(super) fn refused(
 /// Explains a packet from one connection of a VPN gateway to another (G18, G19).
 fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: &GatewayConnection) -> Finding {
     let silent: Vec<&GatewayConnection> = [inward, onward].into_iter().filter(|c| !c.exchange).collect();
-    // A site without BGP is allowed together with a connection with BGP, so the other connection is the one that lacks
-    // it.
+    // If one of the two connections leads to a site without BGP, forwarding is still allowed when the other connection
+    // uses BGP. So if both lack BGP, the remedy is at the one that does not lead to a site.
     let lacking = silent.iter().find(|c| !c.site).or(silent.first());
     let Some(lacking) = lacking else {
         return Finding::new(
@@ -79,7 +80,8 @@ fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: 
     .at(&lacking.connection)
 }
 
-/// The missing setting for route exchange over a connection (G4).
+/// The setting that is missing for route exchange over a connection, as a remedy (G4): BGP on a connection object,
+/// `bgpSettings` of the site, or a different ASN.
 fn remedy(topology: &Topology, lacking: &GatewayConnection) -> String {
     let id = &lacking.connection;
     let Some(own) = topology.connections.get(id) else {
@@ -110,7 +112,7 @@ fn remedy(topology: &Topology, lacking: &GatewayConnection) -> String {
     }
 }
 
-/// Explains a packet to a VNet that does not use the gateway (D9).
+/// Explains a packet to `destination`, whose VNet does not use the gateway (D9).
 fn no_client(facts: Facts<'_>, node: &Node, destination: IpAddr) -> Finding {
     let (name, hub) = (node.config.agent.as_str(), &node.config.vnet);
     let mut vnets = facts.topology.vnets.values();
@@ -150,7 +152,8 @@ mod tests {
         format!("{GROUP}/providers/Microsoft.Network/{tail}")
     }
 
-    /// Two connected gateways, and two sites: one without BGP, one with its gateway's ASN.
+    /// Two gateways that are connected to each other, and two sites of the first one: one without BGP, and one with the
+    /// same ASN as the gateway.
     fn topology() -> Topology {
         let mut topology = Topology::default();
         let mut guids = 0;

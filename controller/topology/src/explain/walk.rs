@@ -14,7 +14,7 @@ use tombolo_proto::config::Relation;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::route::EffectiveRoute;
 
-/// The agents that packets have reached so far, each compiled once.
+/// The agents that packets have reached so far. Each is compiled once, at its first use.
 pub(super) struct Fabric<'t> {
     facts: Facts<'t>,
     compiler: Compiler<'t>,
@@ -26,7 +26,7 @@ pub(super) struct Fabric<'t> {
 pub(super) enum End {
     /// The packet reached the agent that has the destination.
     Delivered(AgentId),
-    /// The TTL expired at this agent, which may answer.
+    /// The TTL expired at this agent, which answers with this ICMP error; `None`: it does not answer.
     Expired(AgentId, Option<Answer>),
     /// The packet left the fabric into a site: over the link with its device, or down the line of an edge.
     LeftFabric {
@@ -41,7 +41,7 @@ pub(super) enum End {
 
 /// Where a packet goes after a hop.
 enum Next {
-    /// To this agent, over the link with another one; `None`: out of its own TUN device.
+    /// To this agent, over its link with the other one. `None`: from its own host.
     Agent(AgentId, Option<AgentId>),
     /// The walk ends, with a stop if the packet does not arrive.
     End(Option<Box<Stop>>, End),
@@ -51,12 +51,14 @@ enum Next {
 pub(super) struct Answer {
     /// The source address of the error.
     pub(super) address: IpAddr,
-    /// The agent that decides on the error first, and the link over which the error arrives there. The TUN device of
-    /// the agent delivers a kernel's error; an engine's error returns over the link of the packet.
+    /// The agent that decides on the error first, and the peer over whose link the error arrives there. An error of the
+    /// engine goes back over the link of the packet. An error of the host's kernel enters the agent's own TUN device,
+    /// so it has no link.
     pub(super) start: (AgentId, Option<AgentId>),
 }
 
 impl<'t> Fabric<'t> {
+    /// Computes the learned routes of all gateways and edges. Nothing else is compiled yet.
     pub(super) fn new(topology: &'t Topology, reports: &'t LearnedReports) -> Self {
         let compiler = Compiler::new(topology);
         let learned = LearnedRoutes::new(topology, &compiler, reports.clone());
@@ -72,7 +74,7 @@ impl<'t> Fabric<'t> {
         }
     }
 
-    /// An agent, compiled at first use. `None`: it is revoked, unknown, or bound to a deleted resource.
+    /// An agent of the walk, compiled at its first use. `None`: it is revoked, unknown, or bound to a deleted resource.
     pub(super) fn node(&mut self, agent: &AgentId) -> Option<&Node> {
         let (compiler, learned) = (&self.compiler, &self.learned);
         let make = || {
@@ -84,13 +86,14 @@ impl<'t> Fabric<'t> {
     }
 
     /// Walks a packet from the agent `start`, where it arrives over the link with `from`; `None`: from the host itself.
+    /// Changes the packet's TTL. Ends after a finite number of hops, because a repeated hop is a routing loop.
     pub(super) fn walk(&mut self, start: &AgentId, from: Option<&AgentId>, packet: &mut Packet) -> (Walk, End) {
         let mut hops = Vec::new();
         let mut seen = BTreeSet::new();
         let (mut at, mut from) = (start.clone(), from.cloned());
         let (stop, end) = loop {
-            // The decision depends on agent and link only, so the same pair again means a routing loop, which the TTL
-            // ends.
+            // The decision depends only on the agent and on the link. The same pair again therefore means a routing
+            // loop, which in the network the TTL ends.
             let repeated = !seen.insert((at.clone(), from.clone()));
             match self.visit(&at, from.as_ref(), packet, repeated, &mut hops) {
                 Next::Agent(next, link) => (at, from) = (next, link),
@@ -184,16 +187,18 @@ impl<'t> Fabric<'t> {
 }
 
 impl Next {
-    /// The packet leaves the fabric, to a site or a customer edge.
+    /// The walk ends because the packet leaves the fabric, to a site's device or down the line of an edge.
     fn left_fabric(agent: &AgentId, device: Option<AgentId>) -> Self {
         let agent = agent.clone();
         Self::End(None, End::LeftFabric { agent, device })
     }
 }
 
-/// The host of an appliance or an edge forwards a packet that its agent delivered to it.
+/// The kernel of an appliance's or an edge's host forwards a packet that the agent delivered to it. Decrements the TTL,
+/// and adds the verdict to `hop`.
 fn forward_by_kernel(node: &Node, packet: &mut Packet, hop: &mut Hop) -> Next {
     let at = &node.config.agent;
+    // A router drops a packet whose TTL would become 0 (RFC 1812, section 5.3.1).
     if hop.ttl <= 1 {
         hop.verdict = "its kernel does not forward it: the TTL expires".into();
         let answer = node.kernel_address(packet.source).map(|address| Answer {

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use tombolo_proto::fabric::Binding;
 use tombolo_proto::id::{AgentId, PublicKey};
 
-/// An agent: a host that joined, bound to one thing (D7).
+/// An agent: a host that has joined. It is bound to one VM, gateway instance or circuit link (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
-    /// The agent's name.
+    /// The agent's name, unique among all agents including revoked ones.
     pub id: AgentId,
     /// The machine, gateway instance or circuit link that the agent is bound to.
     pub binding: Binding,
@@ -20,8 +20,8 @@ pub struct Agent {
     /// The endpoints of the agent's links.
     #[serde(flatten)]
     pub reach: Reach,
-    /// Whether the agent is revoked. A revoked agent gets no configuration and no links; its record stays so that
-    /// operators see it.
+    /// Whether the agent is revoked. A revoked agent gets no configuration and no links, and cannot connect. Its record
+    /// stays so that operators see it, and so that its name and keys stay in use until it is deleted.
     pub revoked: bool,
 }
 
@@ -29,9 +29,10 @@ pub struct Agent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reach {
-    /// Underlay addresses of lane 0, the best one first.
+    /// The underlay addresses and UDP ports of lane 0, the best one first. Peers get the first one only. Empty:
+    /// unknown.
     pub endpoints: Vec<SocketAddr>,
-    /// The address that also accepts QUIC. `None`: QUIC is off (D6).
+    /// The address and UDP port at which the agent accepts QUIC. `None`: QUIC is off (D6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_endpoint: Option<SocketAddr>,
     /// The number of lanes, 1 to [`MAX_LANES`](tombolo_proto::config::MAX_LANES) (D15).
@@ -39,12 +40,13 @@ pub struct Reach {
     pub lanes: u16,
 }
 
+/// The number of lanes of agents that report none: versions before lanes had one thread.
 const fn one_lane() -> u16 {
     1
 }
 
 impl Reach {
-    /// One lane, these endpoints, and no QUIC.
+    /// The reach of a host with these endpoints, the best one first, with one lane and without QUIC.
     #[must_use]
     pub const fn at(endpoints: Vec<SocketAddr>) -> Self {
         Self {
@@ -55,11 +57,11 @@ impl Reach {
     }
 }
 
-/// A join token, which one agent can use once.
+/// A join token: the permission for one agent to join once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinToken {
-    /// The public part of the token. The secret part is stored as `hash` only.
+    /// The public part of the token, by which it is found. Of the secret part, only `hash` is stored.
     pub id: String,
     /// BLAKE3 hash of the secret, in hex.
     pub hash: String,
@@ -67,6 +69,7 @@ pub struct JoinToken {
     pub agent: AgentId,
     /// The binding of the agent that joins.
     pub binding: Binding,
-    /// Unix time in seconds after which the token is invalid.
+    /// The Unix time, in seconds, from which on the token is invalid. This crate has no clock: the controller checks it
+    /// when an agent joins.
     pub expires: u64,
 }

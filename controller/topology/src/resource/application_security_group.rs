@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 
-/// An application security group: only region and tags.
+/// An application security group. It has no properties of its own besides region and tags.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApplicationSecurityGroup {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
 }
@@ -28,7 +28,7 @@ impl Resource for ApplicationSecurityGroup {
         })
     }
 
-    /// Nothing: neither a network interface nor a security rule can refer to a group.
+    /// Checks nothing, because neither a network interface nor a security rule can refer to a group.
     fn check_unused(_draft: &mut Draft<'_>, _id: &ResourceId, _old: &Self) {}
 
     fn properties(&self, _views: &Views<'_>) -> Value {

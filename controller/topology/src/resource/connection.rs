@@ -1,4 +1,4 @@
-//! Connections: reading, views, and the rules of all types (G9, G11, X8).
+//! Connections of gateways: how they are read and shown, and the rules of all types (G9, G11, X8).
 
 mod ends;
 mod tunnels;
@@ -22,27 +22,27 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `connectionType`. Immutable.
+    /// `connectionType`. It cannot change after the creation (G9).
     #[serde(default)]
     pub connection_type: ConnectionType,
-    /// The gateway on this side.
+    /// The gateway on this side. Immutable.
     pub gateway1: ResourceId,
     /// The far end: a gateway, a local network gateway or a circuit, depending on `connection_type`. Immutable.
     pub gateway2: ResourceId,
-    /// `ExpressRoute` only: the addresses of the tunnels to the primary and the secondary edge, in the gateway's
-    /// `GatewaySubnet`. Allocated at creation unless given.
+    /// The addresses of the tunnels to the primary and the secondary edge, in the gateway's `GatewaySubnet`. Allocated
+    /// at creation unless the body has them. Empty for the other types of connections.
     #[serde(default)]
     pub tunnel_addresses: Vec<IpAddr>,
-    /// The shared key. `None`: not set, so the tunnel cannot come up (G11).
+    /// The shared key. `None`: not set, so the tunnel cannot come up (G11). Always `None` for `ExpressRoute`.
     #[serde(default)]
     pub shared_key: Option<String>,
-    /// `routingWeight`, 0 to 32,000: among the routes of several connections for one prefix, the higher weight wins
-    /// (E12).
+    /// `routingWeight`, 0 to 32,000: if several connections have a route for one prefix, the route of the connection
+    /// with the higher weight wins (E12).
     pub routing_weight: u32,
-    /// `enableBgp`: this side exchanges routes over the connection (G4).
+    /// `enableBgp`: whether this side exchanges routes over the connection. The far end must do so too (G4).
     pub enable_bgp: bool,
     /// `dpdTimeoutSeconds`: the dead-peer-detection timeout of a site's device in seconds, 9 to 3600. `None`: the
     /// default.
@@ -50,18 +50,19 @@ pub struct Connection {
     pub dpd_timeout: Option<u16>,
 }
 
-/// `connectionType` (G9).
+/// The kinds of far ends of a connection, `connectionType` (G9).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ConnectionType {
-    /// Gateway to gateway. It needs a second object for the way back (G10).
+    /// Between two VPN gateways. It needs a second object for the way back (G10).
     #[default]
     Vnet2Vnet,
-    /// VPN gateway to the device of a site.
+    /// Between a VPN gateway and the device of a site.
     IPsec,
-    /// ExpressRoute gateway to circuit.
+    /// Between an ExpressRoute gateway and a circuit.
     ExpressRoute,
 }
 
+/// The properties that are kept and shown without any effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("connectionProtocol", Shape::Text),
@@ -106,7 +107,8 @@ impl Resource for Connection {
         if !draft.problems.is_empty() {
             return None;
         }
-        // GET never shows the key, so a body that was read and edited lacks it. The stored key then stays.
+        // GET never shows the key. A client that reads a body, edits it and writes it back thus sends none, and the
+        // stored key stays.
         let kept_key = put.old().and_then(|c| c.shared_key.clone());
         let key = key.map(str::to_owned).or(kept_key);
         Some(Self {
@@ -133,7 +135,7 @@ impl Resource for Connection {
         }
     }
 
-    /// Nothing: no other resource can refer to a connection.
+    /// Checks nothing, because no other resource can refer to a connection.
     fn check_unused(_draft: &mut Draft<'_>, _id: &ResourceId, _old: &Self) {}
 
     fn properties(&self, views: &Views<'_>) -> Value {
@@ -204,7 +206,7 @@ impl Draft<'_> {
         Some(kind)
     }
 
-    /// Resolves a required reference to a gateway.
+    /// Resolves the required reference `name` to a gateway. `None`: a problem gives the reason.
     fn connection_gateway(
         &mut self,
         id: &ResourceId,
@@ -217,7 +219,8 @@ impl Draft<'_> {
         self.resolve(properties, name, id, |t, gateway| t.gateways.get(gateway).cloned())
     }
 
-    /// Reads `dpdTimeoutSeconds`: 9 to 3600, or 0 for the default, as Azure does.
+    /// Reads `dpdTimeoutSeconds`, in seconds: 9 to 3600, or 0 for the default, as Azure does. `None`: missing, 0, or
+    /// not a number in the range 0 to 3600, which is a problem. 1 to 8 are a problem too.
     fn dpd_timeout(&mut self, properties: &Object<'_>) -> Option<u16> {
         let seconds = properties.integer("dpdTimeoutSeconds", 0..=3600, &mut self.problems)?;
         if (1..9).contains(&seconds) {
@@ -228,7 +231,8 @@ impl Draft<'_> {
         u16::try_from(seconds).ok().filter(|s| *s > 0)
     }
 
-    /// Checks the format of a shared key (G11).
+    /// Checks the format of a shared key: 1 to 128 printable ASCII characters without space, `-` and `~` (G11). `at`:
+    /// the field that the problem names.
     fn check_shared_key(&mut self, key: &str, at: &str) {
         let good = |c: char| c.is_ascii_graphic() && c != '-' && c != '~';
         if key.is_empty() || key.len() > 128 || !key.chars().all(good) {
@@ -241,7 +245,8 @@ impl Draft<'_> {
         }
     }
 
-    /// PUT of `…/sharedkey`. Always false: nothing is created.
+    /// Sets the shared key of a connection, and adds a problem if the connection does not exist or is of type
+    /// `ExpressRoute`. Always false, because nothing is created.
     pub(crate) fn set_shared_key(&mut self, connection: &ResourceId, value: &str, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.connections.get(connection).cloned() else {
             match ArmPath::parse(connection.as_str()) {

@@ -1,4 +1,4 @@
-//! Conversion between a resource, agent or token and its JSON document in the store.
+//! Converts resources, agents and tokens to their JSON documents in the store and back.
 
 use crate::topology::DocumentChange;
 use serde::Serialize;
@@ -10,12 +10,12 @@ use tombolo_proto::id::ResourceId;
 /// The prefix of the keys of ARM resources; the lower-case id follows.
 pub(crate) const ARM: &str = "arm";
 
-/// The store's key of an ARM resource.
+/// The store's key of an ARM resource or a resource group: `arm` and the lower-case id.
 pub(crate) fn arm_key(id: &ResourceId) -> String {
     format!("{ARM}{}", id.key())
 }
 
-/// A value as JSON text.
+/// A value as JSON text without spaces.
 pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     #[expect(
         clippy::unwrap_used,
@@ -24,15 +24,16 @@ pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap()
 }
 
-/// Parses the document `key`. The error names the document.
+/// Parses the document `key`. The error names the document, and the position and reason at which its JSON does not fit.
 pub(crate) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, String> {
     serde_json::from_slice(value)
         .map(Arc::new)
         .map_err(|e| format!("document '{key}': {e}"))
 }
 
-/// Appends the changes that turn the documents of `before` into those of `after`. Values that share an `Arc` are not
-/// compared.
+/// Appends the changes that turn the documents of `before` into those of `after`: first the deletions, then the new and
+/// changed documents. `key` gives a document's key. Values that share an `Arc` are equal without a comparison, so the
+/// cost depends on the number of documents and not on their size.
 pub(crate) fn differences<K: Ord, V: Serialize + PartialEq>(
     before: &BTreeMap<K, Arc<V>>,
     after: &BTreeMap<K, Arc<V>>,

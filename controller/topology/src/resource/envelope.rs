@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// The properties that every top-level ARM resource has.
+/// The properties that every top-level ARM resource has, besides those of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
@@ -16,21 +16,21 @@ pub struct Envelope {
     /// Tags by name.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// A GUID that is new after each change of the resource or of one of its children.
+    /// A GUID that is new after each change of the resource or of one of its children. Requests name it in `If-Match`.
     pub etag: Uuid,
     /// A GUID that stays the same for the life of the resource.
     pub resource_guid: Uuid,
     /// Properties that are kept and shown without any effect (`dhcpOptions`, `sku`, …), in ARM's form: an object with
-    /// `properties` and top-level members.
+    /// top-level members, and with `properties`. Members that equal Azure's default are not stored.
     #[serde(default)]
     pub echoed: serde_json::Map<String, serde_json::Value>,
 }
 
-/// A resource group.
+/// A resource group: a region, tags, and all resources whose ids begin with its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceGroup {
-    /// `/subscriptions/{sub}/resourceGroups/{rg}`.
+    /// The id of the group: `/subscriptions/{sub}/resourceGroups/{rg}`.
     pub id: ResourceId,
     /// The region, lower case without spaces.
     pub location: String,

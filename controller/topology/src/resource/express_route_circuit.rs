@@ -16,21 +16,24 @@ use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// An ExpressRoute circuit (E1).
+/// An ExpressRoute circuit: two lines to a customer, and the VNets that are linked to it by connections (E1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExpressRouteCircuit {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// The peering `AzurePrivatePeering`. `None`: nothing can be connected to the circuit yet.
+    /// The peering `AzurePrivatePeering`. `None`: no gateway can be connected to the circuit yet.
     #[serde(default)]
     pub private_peering: Option<PrivatePeering>,
 }
 
-/// The maximum length of a body's list of peerings: ARM has three types, and a circuit has one peering of each.
+/// The maximum length of a body's list of peerings. ARM has three types of peerings, and a circuit has at most one
+/// peering of each.
 const MAX_PEERINGS: usize = 3;
 
+/// The properties that are kept and shown only, with Azure's defaults. Some of them decide limits: see [`max_links`]
+/// and [`location_of`].
 const ECHOED: Echoed = Echoed {
     top: &[("sku", Shape::Object)],
     top_defaults: || json!({"sku": {"name": "Standard_MeteredData", "tier": "Standard", "family": "MeteredData"}}),
@@ -107,7 +110,8 @@ impl Resource for ExpressRouteCircuit {
     }
 }
 
-/// Always an empty list: all gateways belong to the operator, so a connection needs no authorization.
+/// The collection of authorizations, which is always empty: all gateways belong to one operator, so a connection to a
+/// circuit needs no authorization.
 const AUTHORIZATIONS: Child = Child {
     name: "authorizations",
     kind: Some(Kind::CircuitAuthorization),
@@ -117,8 +121,8 @@ const AUTHORIZATIONS: Child = Child {
 };
 
 impl Draft<'_> {
-    /// Checks that a circuit still satisfies its connections: it keeps its peering (E1), and its SKU allows their
-    /// number (X13).
+    /// Checks that a changed circuit still satisfies its connections: it keeps its peering (E1), and its SKU allows as
+    /// many connections as it has (X13).
     fn check_circuit_in_use(&mut self, old: Option<&ExpressRouteCircuit>, new: &ExpressRouteCircuit) {
         let id = &new.envelope.id;
         let users: Vec<_> = self.links_of(id).cloned().collect();
@@ -155,7 +159,7 @@ impl Draft<'_> {
     }
 }
 
-/// The peering location of a circuit, or its region if none is given (X12).
+/// The peering location of a circuit, in the casing of its body; its region if the body had no location (X12).
 pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     let properties = circuit.envelope.echoed.get("properties");
     let location = properties.and_then(|p| p.pointer("/serviceProviderProperties/peeringLocation"));
@@ -163,8 +167,8 @@ pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     location.unwrap_or(&circuit.envelope.location).to_owned()
 }
 
-/// The maximum number of VNets that can be linked to a circuit: 10, and with the premium tier more, depending on the
-/// bandwidth (X13).
+/// The maximum number of VNets that can be linked to a circuit (X13). It is 10; with the premium tier it is 20 to 100,
+/// depending on the bandwidth. A premium circuit without a bandwidth has 20. The numbers are Azure's.
 pub(crate) fn max_links(circuit: &ExpressRouteCircuit) -> usize {
     let echoed = &circuit.envelope.echoed;
     let tier = echoed.get("sku").and_then(|s| s.get("tier")).and_then(Value::as_str);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// Tags: values by name.
+/// The tags of a resource: values by name.
 pub(crate) type Tags = BTreeMap<String, String>;
 
 /// Whether a scope, such as a resource group, contains an item.
@@ -36,24 +36,27 @@ pub(crate) trait Resource: Stored {
     /// The collections below an item of this kind.
     const CHILDREN: &'static [Child] = &[];
 
-    /// Parses a body and adds every problem of the body and of the resource as a whole. `None`: the draft stays as it
-    /// is, and a problem gives the reason.
+    /// Parses the body of a PUT, and adds every problem of the body and of the resource as a whole. Returns the new
+    /// resource, which the caller commits. It may be returned although there are problems. `None`: the resource is not
+    /// written, and a problem gives the reason.
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self>;
 
-    /// Runs checks and changes that need the new resource in the draft, after each [`Self::read`] that returned a
-    /// resource.
+    /// Runs checks and changes that need the new resource in the draft. Called after the commit of each resource that
+    /// [`Self::read`] returned.
     fn after_put(_draft: &mut Draft<'_>, _put: &Put<'_, Self>) {}
 
-    /// Sets new etags on the children that differ from those of `old`.
+    /// Sets new etags on the children that differ from those of `old`, the resource before the change.
     fn renew_children(&mut self, _old: Option<&Self>, _new_guid: &mut dyn FnMut() -> Uuid) {}
 
-    /// Runs checks after each change of a resource, whether by a PUT of it or by another operation.
+    /// Runs checks after each change of the resource `id`, whether by its own PUT, by a PUT or DELETE of a child, or by
+    /// a change of another resource.
     fn after_change(_draft: &mut Draft<'_>, _id: &ResourceId) {}
 
-    /// Adds a problem if another resource or an agent uses this one. `id` has the casing of the request.
+    /// Adds a problem if another resource or an agent uses this one, so that it cannot be deleted. `id` has the casing
+    /// of the request.
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self);
 
-    /// Removes the resource, and adds a problem if it is in use.
+    /// Removes the resource from the draft, and adds a problem if it is in use.
     fn delete(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
         Self::check_unused(draft, id, old);
         Self::map_mut(&mut draft.topology).remove(id);
@@ -84,7 +87,7 @@ impl Echoed {
         defaults: || json!({}),
     };
 
-    /// Removes members that equal their default, so that writing back a body that was read changes nothing.
+    /// Removes members that equal their default, so that a client that writes back a body it has read changes nothing.
     pub(crate) fn without_defaults(&self, mut kept: JsonMap<String, Value>) -> JsonMap<String, Value> {
         without_default_properties(&mut kept, &(self.defaults)());
         without_defaults(&mut kept, &(self.top_defaults)());
@@ -94,9 +97,13 @@ impl Echoed {
 
 /// A PUT of a top-level resource or of a child.
 pub(crate) struct Request<'r> {
+    /// The resource group of the path, which exists.
     pub(crate) group: &'r ResourceGroup,
+    /// The path of the item, in the casing of the request.
     pub(crate) path: &'r ArmPath,
+    /// The body as parsed JSON, of any type.
     pub(crate) body: &'r Value,
+    /// The header `If-Match`.
     pub(crate) if_match: Option<&'r str>,
     /// The query parameter `syncRemoteAddressSpace`, for peerings only.
     pub(crate) sync_remote_address_space: bool,
@@ -104,11 +111,14 @@ pub(crate) struct Request<'r> {
 
 /// A PUT of a top-level resource with its parsed body.
 pub(crate) struct Put<'p, R> {
+    /// The path in the casing of the request.
     pub(crate) path: &'p ArmPath,
     /// The id in the casing of its creation.
     pub(crate) id: ResourceId,
     old: Option<Arc<R>>,
+    /// The whole body.
     pub(crate) root: Object<'p>,
+    /// The member `properties` of the body; empty if it is missing.
     pub(crate) properties: Object<'p>,
 }
 
@@ -128,7 +138,7 @@ impl<R: Resource> Put<'_, R> {
         R::ECHOED.without_defaults(self.echoed_with_defaults(problems))
     }
 
-    /// The new envelope. [`Draft::commit`] sets its etag.
+    /// The new envelope, with `kept` as its echoed members. [`Draft::commit`] sets its etag.
     pub(crate) fn envelope(&self, draft: &mut Draft<'_>, kept: JsonMap<String, Value>) -> Envelope {
         draft.envelope(&self.root, self.id.clone(), self.old().map(R::envelope), kept)
     }
@@ -143,6 +153,7 @@ pub(crate) struct Entry {
     pub(crate) item: fn(&Views<'_>, &ResourceId) -> Option<Value>,
     /// The bodies of all items in a scope, ordered by id.
     pub(crate) list: fn(&Views<'_>, Holds<'_>) -> Vec<Value>,
+    /// The collections below an item of this kind.
     pub(crate) children: &'static [Child],
 }
 
@@ -185,7 +196,7 @@ pub(crate) struct ChildWrites {
 }
 
 impl Entry {
-    /// The entry of the kind `R`.
+    /// The registry entry of the kind `R`, with the operations of this module for that kind.
     pub(crate) const fn of<R: Resource>() -> Self {
         Self {
             kind: R::KIND,
@@ -209,6 +220,7 @@ impl Entry {
     }
 }
 
+/// PUT of a resource of the kind `R`. True: it is new.
 fn put<R: Resource>(draft: &mut Draft<'_>, request: &Request<'_>) -> bool {
     let old = R::map(&draft.topology).get(&request.path.id()).cloned();
     let id = old.as_deref().map_or_else(
@@ -232,6 +244,7 @@ fn put<R: Resource>(draft: &mut Draft<'_>, request: &Request<'_>) -> bool {
     put.old.is_none()
 }
 
+/// PATCH of the tags of a resource of the kind `R`. `None`: the tags stay as they are.
 fn patch_tags<R: Resource>(draft: &mut Draft<'_>, path: &ArmPath, tags: Option<Tags>, if_match: Option<&str>) {
     let id = path.id();
     let Some(old) = R::map(&draft.topology).get(&id).cloned() else {
@@ -245,6 +258,7 @@ fn patch_tags<R: Resource>(draft: &mut Draft<'_>, path: &ArmPath, tags: Option<T
     draft.commit(new);
 }
 
+/// DELETE of a resource of the kind `R`. True: it existed. A missing one is no problem.
 fn delete<R: Resource>(draft: &mut Draft<'_>, id: &ResourceId, if_match: Option<&str>) -> bool {
     let Some(old) = R::map(&draft.topology).get(id).cloned() else {
         return false;
@@ -254,13 +268,15 @@ fn delete<R: Resource>(draft: &mut Draft<'_>, id: &ResourceId, if_match: Option<
     true
 }
 
+/// Adds the resource of the stored document `key` to the topology.
 fn load<R: Resource>(topology: &mut Topology, key: &str, value: &[u8]) -> Result<(), String> {
     let resource: Arc<R> = document::read(key, value)?;
     R::map_mut(topology).insert(resource.envelope().id.clone(), resource);
     Ok(())
 }
 
-/// The ARM body of a resource. The kind's own members override echoed ones, which override the defaults.
+/// The ARM body of a resource. In `properties`, the members that the kind defines override echoed ones, which override
+/// the defaults.
 pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
     let envelope = resource.envelope();
     let mut properties = (R::ECHOED.defaults)();
@@ -282,7 +298,8 @@ pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
 }
 
 impl Draft<'_> {
-    /// Writes a resource into the draft. It gets a new etag if it differs from the old one, and so do its children.
+    /// Writes a resource into the draft, new or changed. If it differs from the present one, it gets a new etag, each
+    /// changed child gets one too, and [`Resource::after_change`] runs. Otherwise nothing happens.
     pub(crate) fn commit<R: Resource>(&mut self, mut new: R) {
         let old = R::map(&self.topology).get(&new.envelope().id).cloned();
         new.renew_children(old.as_deref(), self.new_guid);

@@ -20,10 +20,11 @@ use tombolo_proto::id::{PublicKey, ResourceId};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalNetworkGateway {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `gatewayIpAddress`: the underlay address of the device. `None`: unknown, so the device starts the handshake.
+    /// `gatewayIpAddress`: the underlay address of the site's device. `None`: unknown, so the device has to start the
+    /// handshake.
     #[serde(default)]
     pub address: Option<IpAddr>,
     /// `wireGuardPort`: the UDP port of the device's WireGuard interface.
@@ -31,8 +32,8 @@ pub struct LocalNetworkGateway {
     /// `wireGuardPublicKey`: the device's public key. `None`: not set, so the tunnel cannot come up.
     #[serde(default)]
     pub public_key: Option<PublicKey>,
-    /// `localNetworkAddressSpace`: the site's prefixes, disjoint from the VNet, its peers, and the other sites of the
-    /// same gateway.
+    /// `localNetworkAddressSpace`: the site's prefixes. They are disjoint from the gateway's VNet, from all networks
+    /// joined with it by VPN or peering, and from other sites of these networks. Can be empty.
     pub address_space: Vec<IpNet>,
     /// `bgpSettings`. `None`: the site does not use BGP.
     #[serde(default)]
@@ -49,7 +50,7 @@ pub struct SiteBgp {
     pub address: IpAddr,
 }
 
-/// The default `ListenPort` of WireGuard.
+/// The port of the examples in WireGuard's documentation. WireGuard itself has no default.
 const DEFAULT_PORT: u16 = 51820;
 
 impl Resource for LocalNetworkGateway {
@@ -106,7 +107,8 @@ impl Resource for LocalNetworkGateway {
 }
 
 impl Draft<'_> {
-    /// Reads `gatewayIpAddress`. `None`: missing or empty, so the device starts the handshake.
+    /// Reads `gatewayIpAddress`. `None`: it is missing or empty, so the device has to start the handshake, or it is not
+    /// an address, which is a problem.
     fn site_address(&mut self, properties: &Object<'_>) -> Option<IpAddr> {
         let fqdn = properties.text("fqdn", &mut self.problems);
         if fqdn.is_some_and(|f| !f.is_empty()) {
@@ -123,7 +125,8 @@ impl Draft<'_> {
         Some(address)
     }
 
-    /// Reads `wireGuardPublicKey`, which no agent may have (D16).
+    /// Reads `wireGuardPublicKey`, which must not be the key of an agent (D16). `None`: it is missing or empty, or not
+    /// a key, which is a problem.
     fn site_key(&mut self, properties: &Object<'_>) -> Option<PublicKey> {
         let at = properties.at("wireGuardPublicKey");
         let text = properties
@@ -171,7 +174,8 @@ impl Draft<'_> {
         nets
     }
 
-    /// Reads `bgpSettings` (G4). `None`: missing, or without ASN and address, so the site does not use BGP.
+    /// Reads `bgpSettings` (G4). `None`: they are missing or have neither ASN nor address, so the site does not use
+    /// BGP; or one of the two is missing or wrong, which is a problem.
     fn site_bgp(&mut self, properties: &Object<'_>) -> Option<SiteBgp> {
         let bgp = properties.object("bgpSettings", &mut self.problems)?;
         let before = self.problems.len();

@@ -17,16 +17,16 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkInterface {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// The ip configurations, at least one, the primary one first. All are in one subnet, as in Azure.
     pub ip_configurations: Vec<NicIpConfiguration>,
-    /// `enableIPForwarding`: the machine may forward packets of others (R12).
+    /// `enableIPForwarding`: whether the machine may forward packets of others, that is, is an appliance (R12).
     pub enable_ip_forwarding: bool,
 }
 
-/// An address of a network interface.
+/// An ip configuration: one address of a network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NicIpConfiguration {
@@ -43,9 +43,10 @@ pub struct NicIpConfiguration {
     pub public_ip_address: Option<ResourceId>,
 }
 
-/// Azure's limit of private IP addresses of a network interface.
+/// Azure's maximum number of private IP addresses of a network interface.
 const MAX_IP_CONFIGURATIONS: usize = 256;
 
+/// The properties that are kept and shown without any effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("enableAcceleratedNetworking", Shape::Bool),
@@ -150,6 +151,7 @@ impl Resource for NetworkInterface {
     }
 }
 
+/// The ip configurations of a NIC as read-only child items.
 const IP_CONFIGURATIONS: Child = Child {
     name: "ipConfigurations",
     kind: Some(Kind::NicIpConfiguration),
@@ -164,6 +166,7 @@ const IP_CONFIGURATIONS: Child = Child {
 };
 
 impl NetworkInterface {
+    /// The ARM bodies of the NIC's ip configurations, the primary one first.
     fn ip_configuration_views(&self) -> Vec<Value> {
         let configs = self.ip_configurations.iter().enumerate();
         configs.map(|(i, c)| c.view(self, i == 0)).collect()
@@ -171,6 +174,7 @@ impl NetworkInterface {
 }
 
 impl NicIpConfiguration {
+    /// The ARM body of the ip configuration, which belongs to `nic`.
     fn view(&self, nic: &NetworkInterface, primary: bool) -> Value {
         let mut properties = json!({
             "privateIPAddress": self.address,
@@ -188,7 +192,8 @@ impl NicIpConfiguration {
 }
 
 impl Draft<'_> {
-    /// Checks the subnets of a NIC: one subnet for all addresses, no `GatewaySubnet` (G1), and no move to another VNet.
+    /// Checks the subnets of a NIC: all addresses are in one subnet, it is no `GatewaySubnet` (G1), and the NIC stays
+    /// in its VNet.
     fn check_nic_subnets(&mut self, id: &ResourceId, requested: &[AddressRequest], old: Option<&NetworkInterface>) {
         let Some(first) = requested.first() else { return };
         if let Some(gateway) = requested.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {

@@ -15,7 +15,7 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublicIpAddress {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// `ipAddress`, if the operator set one.
@@ -23,6 +23,7 @@ pub struct PublicIpAddress {
     pub ip_address: Option<IpAddr>,
 }
 
+/// The properties that are kept and shown only, with Azure's defaults.
 const ECHOED: Echoed = Echoed {
     top: &[
         ("sku", Shape::Object),
@@ -58,7 +59,7 @@ impl Resource for PublicIpAddress {
             ("publicIPAllocationMethod", ["Dynamic", "Static"]),
             ("publicIPAddressVersion", ["IPv4", "IPv6"]),
         ] {
-            // GET shows the canonical casing.
+            // GET shows these values in the canonical casing, in whatever casing the body had them.
             let value = put.properties.choice(name, &values, &mut draft.problems);
             if let (Some(value), Some(Value::Object(inner))) = (value, kept.get_mut("properties")) {
                 inner.insert(name.to_owned(), Value::from(value));
@@ -93,7 +94,7 @@ impl Resource for PublicIpAddress {
 }
 
 impl Draft<'_> {
-    /// The id of the ip configuration that uses a public address.
+    /// The id of the ip configuration, of a NIC or a gateway, that uses the public address `id`. `None`: none uses it.
     pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<String> {
         let nics = self.topology.nics.values().flat_map(|n| {
             let owner = &n.envelope.id;
@@ -112,7 +113,8 @@ impl Draft<'_> {
             .map(|(owner, name, _)| format!("{owner}/ipConfigurations/{name}"))
     }
 
-    /// Resolves the reference of an ip configuration to a public address. Each public address can have one user.
+    /// Resolves `publicIPAddress` of the ip configuration `config` of `owner`. `None`: the reference is missing, or it
+    /// cannot be resolved, which is a problem. An address that another resource uses is a problem too.
     pub(crate) fn resolve_public_ip(
         &mut self,
         properties: &Object<'_>,
@@ -136,8 +138,8 @@ impl Draft<'_> {
     }
 }
 
-/// Whether `config` is an ip configuration of `owner`. The old ip configurations of a resource do not block its own
-/// PUT.
+/// Whether `config` is the id of an ip configuration of `owner`. The present ip configurations of a resource do not
+/// block its own PUT, which may exchange their public addresses.
 fn belongs_to(config: &str, owner: &ResourceId) -> bool {
     let owner = owner.as_str();
     config.len() > owner.len()

@@ -1,4 +1,4 @@
-//! Every kind of top-level resource, for code that treats all kinds alike.
+//! The registry of all kinds of top-level resources, for code that treats all kinds alike.
 
 use super::each_kind;
 use super::frame::{Child, Entry};
@@ -14,12 +14,12 @@ macro_rules! define_entries {
 }
 each_kind!(define_entries);
 
-/// The registry entry of a kind. `None`: a child, or a resource group.
+/// The registry entry of a kind of top-level resource. `None`: the kind is one of children, or the resource group.
 pub(crate) fn entry(kind: Kind) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.kind == kind)
 }
 
-/// The registry entry of a kind of children. `None`: a top-level kind, or a resource group.
+/// The registry entry of a kind of children. `None`: the kind is top-level, or the resource group.
 pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
     ENTRIES
         .iter()

@@ -15,14 +15,14 @@ use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A route table (R17).
+/// A route table: user-defined routes for all subnets that refer to it (R17).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteTable {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `disableBgpRoutePropagation`: the subnets of this table get no gateway routes (R15).
+    /// `disableBgpRoutePropagation`: whether the subnets of this table get no gateway routes (R15).
     pub disable_bgp_route_propagation: bool,
     /// The routes, in order of creation.
     pub routes: Vec<Route>,
@@ -55,15 +55,15 @@ pub enum UserNextHop {
     VirtualNetworkGateway,
     /// Delivery inside the VNet.
     VnetLocal,
-    /// The Internet: the overlay does not carry the packet.
+    /// The Internet. The overlay does not carry the packet: the agent drops it.
     Internet,
     /// The packet is dropped.
     None,
 }
 
-/// Azure's limit of routes in a route table (X6).
+/// Azure's maximum number of routes in a route table (X6).
 const MAX_ROUTES: usize = 400;
-/// Azure's limit of route tables in a subscription (X6).
+/// Azure's maximum number of route tables in a subscription (X6).
 const MAX_TABLES: usize = 200;
 
 impl Resource for RouteTable {
@@ -114,6 +114,7 @@ impl Resource for RouteTable {
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
         let users = draft.subnets_with_table(id);
         if !users.is_empty() {
+            // Thousands of subnets can use a table. Ten names are enough to find them.
             let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
             draft.problems.add(
                 "InUseRouteTableCannotBeDeleted",
@@ -145,6 +146,7 @@ impl Resource for RouteTable {
     }
 }
 
+/// The routes of a route table as child items.
 const ROUTES: Child = Child {
     name: "routes",
     kind: Some(Kind::Route),
@@ -163,6 +165,7 @@ const ROUTES: Child = Child {
 };
 
 impl Route {
+    /// The ARM body of the route.
     fn view(&self) -> Value {
         let (hop, address) = match &self.next_hop {
             UserNextHop::VirtualAppliance { address } => ("VirtualAppliance", Some(*address)),
@@ -184,7 +187,7 @@ impl Route {
 }
 
 impl Draft<'_> {
-    /// Refuses a route table beyond the limit of its subscription (X6).
+    /// Refuses a new route table if its subscription has [`MAX_TABLES`] already (X6).
     fn check_table_count(&mut self, path: &ArmPath, id: &ResourceId) {
         let mine = |t: &ResourceId| {
             ArmPath::parse(t.as_str()).is_ok_and(|p| p.subscription.eq_ignore_ascii_case(&path.subscription))
@@ -201,6 +204,7 @@ impl Draft<'_> {
         }
     }
 
+    /// PUT of a route. True: the route is new.
     fn put_route(&mut self, request: &Request<'_>) -> bool {
         let (path, body) = (request.path, request.body);
         let Some(table) = path
@@ -240,7 +244,8 @@ impl Draft<'_> {
         old.is_none()
     }
 
-    /// Reads the properties of a route. `None`: the prefix or the next hop cannot be read.
+    /// Reads the properties of the route `name` of `table`. `None`: the prefix or the next hop is missing or cannot be
+    /// read, which is a problem.
     fn read_route(
         &mut self,
         table: &ResourceId,
@@ -278,7 +283,8 @@ impl Draft<'_> {
         })
     }
 
-    /// Reads `nextHopType` and `nextHopIpAddress` (R10).
+    /// Reads `nextHopType` and `nextHopIpAddress` (R10). `None`: the type is missing or unknown, or the address of an
+    /// appliance is missing or wrong; each is a problem.
     fn read_next_hop(&mut self, properties: &Object<'_>) -> Option<UserNextHop> {
         let at = properties.at("nextHopType");
         let text = properties.text("nextHopType", &mut self.problems);
@@ -331,7 +337,8 @@ impl Draft<'_> {
         Some(hop)
     }
 
-    /// Checks a route table: one route for each prefix, and the rules of each `GatewaySubnet` that uses it (R15, R16).
+    /// Checks a route table: no two routes have the same prefix, and it satisfies the rules of each `GatewaySubnet`
+    /// that uses it (R15, R16).
     fn check_table(&mut self, new: &RouteTable) {
         let mut seen = BTreeMap::new();
         for route in &new.routes {
@@ -356,7 +363,7 @@ impl Draft<'_> {
         }
     }
 
-    /// The subnets that use a route table (R17).
+    /// The ids of the subnets that use a route table (R17).
     fn subnets_with_table(&self, table: &ResourceId) -> Vec<ResourceId> {
         let subnets = self.topology.vnets.values().flat_map(|v| &v.subnets);
         subnets
@@ -365,6 +372,7 @@ impl Draft<'_> {
             .collect()
     }
 
+    /// DELETE of a route. True: the route existed.
     fn delete_route(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(table) = self.topology.route_tables.get(&parent_id(id)).cloned() else {
             return false;
@@ -380,6 +388,7 @@ impl Draft<'_> {
     }
 }
 
+/// The route with a name, ignoring case.
 fn find<'t>(table: &'t RouteTable, name: &str) -> Option<&'t Route> {
     table.routes.iter().find(|r| r.id.name().eq_ignore_ascii_case(name))
 }

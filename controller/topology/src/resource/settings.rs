@@ -9,19 +9,19 @@ use tombolo_proto::config::{DEFAULT_MTU, Probes, SiteTtl};
 pub struct Settings {
     /// The era, which defines the default of every other setting.
     pub era: Era,
-    /// Whether an address space can change while peered: `sync` (P27) or `strict` (P26).
+    /// Whether a VNet's address space can change while the VNet has peerings: `sync` (P27) or `strict` (P26).
     pub address_space_change: AddressSpaceChange,
-    /// Whether gateway transit works over global peerings (P30).
+    /// Whether peerings between regions may have `allowGatewayTransit` and `useRemoteGateways` (P30).
     pub global_gateway_transit: bool,
-    /// The maximum number of peerings of a VNet (X1).
+    /// The maximum number of peerings of a VNet, 1 to 1,000 (X1).
     pub peerings_per_vnet: u32,
-    /// The maximum number of tunnels of a VPN gateway (X8).
+    /// The maximum number of tunnels of a VPN gateway, 1 to 1,000 (X8).
     pub tunnels_per_gateway: u32,
-    /// The MTU inside links, in bytes (D20). Equal in every era.
+    /// The MTU of packets inside links, 1280 to 9000 bytes (D20). Equal in every era.
     pub mtu: u16,
     /// Whether VNets that are linked to one circuit reach each other through it (E6).
     pub circuit_vnet_to_vnet: bool,
-    /// The treatment by VPN gateways of the TTL of packets from a site (T6).
+    /// How VPN gateways treat the TTL of packets from a site (T6).
     pub vpn_ttl_for_site_traffic: SiteTtl,
     /// The hold time of BGP sessions with sites and customer edges, in seconds, 3 to 65,535 (RFC 4271). Equal in every
     /// era.
@@ -36,7 +36,7 @@ pub struct Settings {
     pub probe_hold: u32,
 }
 
-/// The hold time of Azure's gateways, in seconds.
+/// The hold time of Azure's gateways, in seconds (E4).
 const BGP_HOLD_TIME: u16 = 180;
 
 /// The time whose rules apply where Azure's rules have changed.
@@ -57,12 +57,12 @@ pub enum Era {
 pub enum AddressSpaceChange {
     /// The change is refused (P26).
     Strict,
-    /// The change is allowed; peers sync it later (P27).
+    /// The change is allowed. The halves of peers have the old prefixes until they are synced (P27).
     Sync,
 }
 
 impl Settings {
-    /// The settings by which agents detect peers that do not answer.
+    /// The settings by which agents detect peers that do not answer. The units are those of [`Probes`].
     #[must_use]
     pub const fn probes(&self) -> Probes {
         Probes {
@@ -73,7 +73,7 @@ impl Settings {
         }
     }
 
-    /// The default settings of an era ("Eras" in docs/rules.md).
+    /// The default settings of an era ("Eras" in docs/rules.md). Nothing is read or stored.
     #[must_use]
     pub const fn of(era: Era) -> Self {
         match era {

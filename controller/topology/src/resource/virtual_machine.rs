@@ -1,4 +1,4 @@
-//! Virtual machines: read-only views of the agents that are bound to them (D7).
+//! Virtual machines. They are read-only views of the agents that are bound to them (D7).
 
 use crate::arm::view::Views;
 use crate::path::Kind;
@@ -27,7 +27,8 @@ const EXTENSIONS: Child = Child {
     list: |views, parent| views.vms().contains_key(parent).then(Vec::new),
 };
 
-/// The ARM body of the VM that an agent is bound to, in the region of its primary NIC.
+/// The ARM body of the VM that an agent is bound to, in the region of its primary NIC. Null for the agent of a gateway
+/// or an edge.
 fn view(agent: &Agent, views: &Views<'_>) -> Value {
     let Binding::Vm { vm, nics, .. } = &agent.binding else {
         return Value::Null;

@@ -1,4 +1,4 @@
-//! Virtual networks: address space, subnets, inline peerings, deletion (P1 to P4, P26, P27).
+//! Virtual networks: their address space, their lists of subnets and peerings, and their deletion (P1 to P4, P26, P27).
 
 mod peering;
 mod subnet;
@@ -24,14 +24,14 @@ use subnet::{MAX_SUBNETS, find};
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A virtual network (P1 to P4).
+/// A virtual network with its subnets and its halves of peerings (P1 to P4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNetwork {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// The address ranges: disjoint (P4), without host bits.
+    /// The address ranges, at least one. They are disjoint (P4) and have no host bits.
     pub address_space: Vec<IpNet>,
     /// In order of creation.
     pub subnets: Vec<Subnet>,
@@ -39,6 +39,7 @@ pub struct VirtualNetwork {
     pub peerings: Vec<Peering>,
 }
 
+/// The properties that are kept and shown without any effect, with Azure's defaults.
 const ECHOED: Echoed = Echoed {
     top: &[("extendedLocation", Shape::Object)],
     properties: &[
@@ -146,7 +147,8 @@ impl Resource for VirtualNetwork {
         for peering in &old.peerings {
             draft.remove_half(id, peering.id.name());
         }
-        // Halves of other VNets lose their remote VNet. A new VNet with the same name does not reconnect them (P13).
+        // The halves of other VNets lose their remote VNet and stay `Disconnected`: a new VNet with the same name does
+        // not reconnect them (P13).
         for (owner, half) in draft.halves_towards(id) {
             if half.state == PeeringState::Connected {
                 draft.edit_half(&owner, half.id.name(), |h| h.state = PeeringState::Disconnected);
@@ -167,8 +169,9 @@ impl Resource for VirtualNetwork {
 }
 
 impl Draft<'_> {
-    /// Reads `addressSpace.addressPrefixes`. `None`: the list is unreadable, so checks against it would report
-    /// follow-up problems.
+    /// Reads `addressSpace.addressPrefixes`, and checks each prefix and that they are disjoint. `None`: the list is
+    /// missing or no list, which is a problem. The caller then makes no checks against the address space, which would
+    /// only report consequences of that problem.
     fn address_space(&mut self, properties: &Object<'_>) -> Option<Vec<IpNet>> {
         let before = self.problems.len();
         let space = properties.object_or_empty("addressSpace", &mut self.problems);
@@ -209,7 +212,9 @@ impl Draft<'_> {
         Some(nets)
     }
 
-    /// Checks a VNet as a whole, compared with its old state. `space_is_known`: the address space could be read.
+    /// Checks a new or changed VNet as a whole: its address space against its peers and the networks that VPN joins
+    /// with it, and its subnets. `old`: the VNet before the change. `space_is_known`: whether the body's address space
+    /// could be read; without it, the checks that need it are left out.
     pub(crate) fn check_vnet(&mut self, old: Option<&VirtualNetwork>, new: &VirtualNetwork, space_is_known: bool) {
         if let Some(old) = old
             && space_is_known
@@ -225,8 +230,8 @@ impl Draft<'_> {
         self.check_subnets(old, new, space_is_known, &usage);
     }
 
-    /// Checks a changed address space: `strict` forbids it while peered (P26), peers must not overlap it (P27), nor
-    /// networks that VPN joins (G16).
+    /// Checks a changed address space. The setting `strict` forbids the change while the VNet has peerings (P26).
+    /// Otherwise the new space must overlap neither peers (P27) nor networks that VPN joins with the VNet (G16).
     fn check_space_change(&mut self, old: &VirtualNetwork, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         if self.topology.settings.address_space_change == AddressSpaceChange::Strict && !old.peerings.is_empty() {
@@ -248,7 +253,8 @@ impl Draft<'_> {
         self.check_vpn_after_space_change(new);
     }
 
-    /// The users of each subnet of a VNet, with their addresses: ip configurations, and agents that serve the subnet.
+    /// The users of each subnet of a VNet: the ip configurations, gateways and connections with an address in it, each
+    /// with that address; and the agents that serve the subnet, without an address. Subnets without users are left out.
     pub(crate) fn subnet_usage(&self, vnet: &ResourceId) -> BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> {
         let mut usage: BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> = BTreeMap::new();
         let inside = |subnet: &ResourceId| is_child_of(subnet, vnet);
@@ -295,8 +301,9 @@ impl Draft<'_> {
     }
 }
 
-/// The member for which `is` holds. It is usually at the same index, or one further after a removal, so these two are
-/// tried before a search.
+/// The first member for which `is` holds, `None` if there is none. It is usually at the index `near`, or one further
+/// after a removal, so these two are tried before a search: comparing all subnets of a large VNet would else take
+/// quadratic time.
 fn same_id<T>(members: &[T], near: usize, is: impl Fn(&T) -> bool) -> Option<&T> {
     let close = members.get(near..).unwrap_or_default().iter().take(2).find(|m| is(m));
     close.or_else(|| members.iter().find(|m| is(m)))

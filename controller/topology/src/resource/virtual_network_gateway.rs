@@ -1,4 +1,4 @@
-//! Virtual network gateways: reading, addresses, views, deletion (G1, G4, G6).
+//! Virtual network gateways: how they are read and shown, their addresses, and their deletion (G1, G4, G6).
 
 mod check;
 
@@ -18,24 +18,24 @@ use std::net::{IpAddr, Ipv4Addr};
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
 
-/// A virtual network gateway.
+/// A virtual network gateway, of type `Vpn` or `ExpressRoute`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNetworkGateway {
-    /// Id, region, tags, etag.
+    /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// The instances: two, or one in active-standby mode without a second instance. All are in the same `GatewaySubnet`
-    /// (G1).
+    /// The instances, one or two; two if the gateway is active-active. All are in the same `GatewaySubnet` (G1). In
+    /// active-standby mode the first one is preferred.
     pub ip_configurations: Vec<GatewayIpConfiguration>,
-    /// `gatewayType`. Immutable.
+    /// `gatewayType`. It cannot change after the creation (G2).
     #[serde(default)]
     pub gateway_type: GatewayKind,
     /// `vpnType`: `RouteBased` or `PolicyBased` (G3).
     pub vpn_type: String,
-    /// `activeActive`: both instances carry traffic (G6).
+    /// `activeActive`: whether both instances carry traffic (G6). If not, the second one is a standby.
     pub active_active: bool,
-    /// `enableBgp`: kept and shown; a session depends on `enableBgp` of the connection.
+    /// `enableBgp`: kept and shown only. Whether a BGP session exists depends on `enableBgp` of each connection.
     pub enable_bgp: bool,
     /// The ASN, by default 65515 (G4).
     pub asn: u32,
@@ -47,8 +47,9 @@ pub struct VirtualNetworkGateway {
 }
 
 impl VirtualNetworkGateway {
-    /// The BGP address of an instance: the gateway's BGP address for the first one (number 0), its own address for
-    /// another one.
+    /// The BGP address of the instance `number`, counted from 0 in order of `ip_configurations`: for the first one the
+    /// gateway's BGP address, for the second one its own address. For a number without an instance, the gateway's BGP
+    /// address.
     #[must_use]
     pub fn peering_address(&self, number: usize) -> IpAddr {
         let other = self.ip_configurations.get(number).filter(|_| number > 0);
@@ -64,7 +65,8 @@ pub struct GatewayIpConfiguration {
     pub name: String,
     /// The id of the subnet, `…/subnets/GatewaySubnet`.
     pub subnet: ResourceId,
-    /// The instance's address in that subnet, which traceroute shows. Allocated at creation unless given.
+    /// The instance's address in that subnet, which answers a traceroute. It is allocated at creation unless the body
+    /// has one.
     pub address: IpAddr,
     /// Whether the allocation method is `Static`.
     pub is_static: bool,
@@ -73,6 +75,7 @@ pub struct GatewayIpConfiguration {
     pub public_ip_address: Option<ResourceId>,
 }
 
+/// The properties that are kept and shown without any effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("vpnGatewayGeneration", Shape::Text),
@@ -108,7 +111,8 @@ impl Resource for VirtualNetworkGateway {
         }
         draft.check_gateway_place(id, kind, vpn_type, &requested, put.old());
         let subnet = requested.first().map(|w| w.subnet.clone());
-        // The BGP address, given or kept, must not be allocated to an instance (G4).
+        // No instance may get the BGP address, whether the body has it or it is kept (G4). `bgp_settings` reads it
+        // again below and reports its problems.
         let given = properties.object("bgpSettings", &mut Problems::default());
         let given = given.and_then(|bgp| bgp.address("bgpPeeringAddress", &mut Problems::default()));
         let bgp_address = given.or_else(|| put.old().map(|o| o.bgp_peering_address));
@@ -176,6 +180,7 @@ impl Resource for VirtualNetworkGateway {
     }
 }
 
+/// The instances of a gateway as read-only child items.
 const IP_CONFIGURATIONS: Child = Child {
     name: "ipConfigurations",
     kind: Some(Kind::GatewayIpConfiguration),
@@ -189,7 +194,7 @@ const IP_CONFIGURATIONS: Child = Child {
     list: |views, parent| Some(views.topology.gateways.get(parent)?.ip_configuration_views()),
 };
 
-/// The connections that have the gateway at either end.
+/// The connections that have the gateway at either end, as bodies of top-level items.
 const CONNECTIONS: Child = Child {
     name: "connections",
     kind: None,
@@ -211,6 +216,7 @@ impl VirtualNetworkGateway {
 }
 
 impl GatewayIpConfiguration {
+    /// The ARM body of the instance, which belongs to `gateway`.
     fn view(&self, gateway: &VirtualNetworkGateway) -> Value {
         let mut properties = json!({
             "privateIPAddress": self.address,
@@ -226,7 +232,9 @@ impl GatewayIpConfiguration {
 }
 
 impl Draft<'_> {
-    /// The addresses of the requested ip configurations: given, kept or newly allocated.
+    /// The ip configurations with their addresses: the address of the body, else the present one of the configuration
+    /// with this name, else a free one. A configuration without a free address is left out, and a problem gives the
+    /// reason. `bgp_address`: the gateway's BGP address, which no instance newly gets.
     fn gateway_addresses(
         &mut self,
         id: &ResourceId,
@@ -285,7 +293,8 @@ impl Draft<'_> {
         }
     }
 
-    /// The agent of a gateway, or of its ip configuration `config`. `None`: no agent that is not revoked.
+    /// The name of the agent that is bound to a gateway, or to its ip configuration `config`. `None`: there is none, or
+    /// only a revoked one.
     fn gateway_agent(&self, id: &ResourceId, config: Option<&str>) -> Option<String> {
         let serves = |binding: &Binding| match binding {
             Binding::Gateway {

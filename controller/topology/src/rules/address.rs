@@ -1,4 +1,4 @@
-//! Allocation of addresses in subnets (P2): for NICs, gateways, and tunnels to circuits.
+//! Allocates addresses in subnets (P2): for NICs, for gateways, and for tunnels to circuits.
 
 use crate::arm::body::{Object, missing};
 use crate::draft::Draft;
@@ -12,21 +12,29 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// A requested ip configuration.
+/// An ip configuration as a body requests it.
 pub(crate) struct AddressRequest {
+    /// The name of the ip configuration; empty if the body has no usable one, which is a problem.
     pub(crate) name: String,
+    /// The subnet to which the body refers.
     pub(crate) subnet: Subnet,
+    /// `privateIPAddress`. `None`: the body has none.
     pub(crate) address: Option<IpAddr>,
+    /// Whether the allocation method is `Static`; without a method, whether the body has an address.
     pub(crate) is_static: bool,
     /// Whether `privateIPAddressVersion` is IPv6. `None`: the body has no version.
     pub(crate) ipv6: Option<bool>,
+    /// The field `privateIPAddress`, for messages.
     pub(crate) at: String,
+    /// `primary`, false by default.
     pub(crate) primary: bool,
+    /// The stored id of the public address to which the body refers.
     pub(crate) public_ip_address: Option<ResourceId>,
 }
 
 impl Draft<'_> {
-    /// Reads `ipConfigurations` of a NIC or a gateway, at most `max`.
+    /// Reads `ipConfigurations` of the NIC or gateway `owner`, in the order of the body: at least one and at most
+    /// `max`. Those that cannot be read are problems and are left out. No address is allocated yet.
     pub(crate) fn read_ip_configurations(
         &mut self,
         owner: &ResourceId,
@@ -66,7 +74,7 @@ impl Draft<'_> {
         requested
     }
 
-    /// Reads one ip configuration. `None`: its subnet does not exist, which is a problem.
+    /// Reads one ip configuration. `None`: its subnet is missing or does not exist, which is a problem.
     fn read_ip_configuration(
         &mut self,
         owner: &ResourceId,
@@ -121,9 +129,12 @@ impl Draft<'_> {
         })
     }
 
-    /// The address of each requested ip configuration. Static ones come first, so that no dynamic one takes their
-    /// address. `current`: the addresses that dynamic ones keep. `avoid`: another address of the owner, which no
-    /// dynamic one newly gets. `None`: a problem gives the reason.
+    /// Chooses the address of each requested ip configuration, in their order. Static addresses are checked first, so
+    /// that no dynamic configuration gets one of them; then dynamic configurations keep their present addresses; then
+    /// the others get the lowest free one. Nothing is written.
+    ///
+    /// `current`: the present address of each configuration, for dynamic ones. `avoid`: another address of the owner,
+    /// which no dynamic configuration newly gets. A `None` in the result: a problem gives the reason.
     pub(crate) fn allocate(
         &mut self,
         owner: &ResourceId,
@@ -144,7 +155,7 @@ impl Draft<'_> {
                 *slot = Some(address);
             }
         }
-        // Kept addresses come before new ones.
+        // Present addresses are kept before new ones are chosen, so that no new configuration takes one of them.
         let fits = |w: &AddressRequest, address: IpAddr| {
             let family = w.ipv6.is_none_or(|v6| v6 == address.is_ipv6());
             family && w.subnet.prefixes.iter().any(|p| p.contains(&address))
@@ -180,6 +191,7 @@ impl Draft<'_> {
         result
     }
 
+    /// Checks the address of a static ip configuration; see [`Self::check_given`].
     fn check_static(
         &mut self,
         owner: &ResourceId,
@@ -191,7 +203,9 @@ impl Draft<'_> {
         self.check_given(owner, &asker, &w.at, &w.subnet, address, used)
     }
 
-    /// Checks a given address: it is in the subnet, not reserved (P2), and not in use by another resource.
+    /// Checks an address that a body requests: it is in the subnet, not reserved (P2), and not in `used`. False: it is
+    /// not usable, which is a problem. `asker` begins the message's sentence about who wants the address; `at` is the
+    /// field.
     pub(crate) fn check_given(
         &mut self,
         owner: &ResourceId,
@@ -233,7 +247,7 @@ impl Draft<'_> {
         false
     }
 
-    /// Adds the problem that a subnet has no free address.
+    /// Adds the problem that a subnet has no free address of a family.
     pub(crate) fn subnet_is_full(&mut self, owner: &ResourceId, subnet: &Subnet, ipv6: bool) {
         self.problems.add(
             "SubnetIsFull",
@@ -248,13 +262,13 @@ impl Draft<'_> {
     }
 }
 
-/// The subnet with an id.
+/// A copy of the subnet with an id. `None`: the subnet or its VNet does not exist.
 pub(crate) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet> {
     let vnet = topology.vnets.get(&parent_id(id))?;
     vnet.subnets.iter().find(|s| s.id == *id).cloned()
 }
 
-/// The addresses in a VNet that other resources than `owner` use, with the users: NICs, gateways with their BGP
+/// The addresses in a VNet that other resources than `owner` use, each with its user: NICs, gateways with their BGP
 /// addresses (G4), and connections with their tunnel addresses (T4).
 fn taken<'t>(
     topology: &'t Topology,
@@ -284,12 +298,13 @@ fn taken<'t>(
     nics.chain(gateways).chain(tunnels)
 }
 
-/// The addresses in a VNet that other resources than `owner` use.
+/// The addresses in a VNet that NICs, gateways and connections other than `owner` use. Reserved addresses are not among
+/// them.
 pub(crate) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
     taken(topology, vnet, owner).map(|(address, _)| address).collect()
 }
 
-/// The resource other than `owner` that uses an address in a VNet.
+/// The id of the resource other than `owner` that uses an address in a VNet. `None`: no resource does.
 fn address_user(topology: &Topology, vnet: &ResourceId, address: IpAddr, owner: &ResourceId) -> Option<String> {
     let mut all = taken(topology, vnet, owner);
     all.find(|(a, _)| *a == address).map(|(_, id)| id.to_string())

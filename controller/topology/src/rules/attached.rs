@@ -1,7 +1,8 @@
-//! The external networks of gateways. The prefixes of sites overlap no joined network (G7, G16), the devices of sites
-//! are distinguishable (G13), and the lines of circuits overlap no linked VNet (E1).
+//! The external networks of gateways: sites and the lines of circuits. The prefixes of sites overlap no joined network
+//! (G7, G16), the devices of sites are distinguishable (G13), and the lines of circuits overlap no linked VNet (E1).
 //!
-//! The checks run on the draft after the change. The invariant held before, so any violation comes from this change.
+//! The checks run on the draft after the change. The draft before the change satisfied these rules, so any violation
+//! comes from this change.
 
 use crate::draft::Draft;
 use crate::lookup::occupied_prefixes;
@@ -21,8 +22,8 @@ type Networks = BTreeMap<ResourceId, Vec<IpNet>>;
 type Violation = (&'static str, String);
 
 impl Draft<'_> {
-    /// Checks that a gateway can distinguish its sites: by key, endpoint and BGP address (G13, D16). `joining`: a site
-    /// that a new connection adds.
+    /// Checks that a gateway can distinguish the devices of its sites: by key, endpoint and BGP address (G13, D16).
+    /// `joining`: a site that a new connection adds. `target`: the resource that a problem names.
     pub(crate) fn check_sites_distinct(
         &mut self,
         target: &ResourceId,
@@ -55,7 +56,7 @@ impl Draft<'_> {
         }
     }
 
-    /// The sites that a gateway is connected to.
+    /// The sites that a gateway is connected to, ordered by connection.
     fn sites_of(&self, gateway: &ResourceId) -> Vec<Arc<LocalNetworkGateway>> {
         let own = self
             .connections_of(gateway)
@@ -64,14 +65,15 @@ impl Draft<'_> {
             .collect()
     }
 
-    /// [`Self::check_attached`] for the VNet of a gateway.
+    /// Runs [`Self::check_attached`] for the VNet of a gateway.
     pub(crate) fn check_attached_to(&mut self, target: &ResourceId, subject: &str, gateway: &VirtualNetworkGateway) {
         if let Some(vnet) = vnet_of(gateway) {
             self.check_attached(target, subject, &[vnet]);
         }
     }
 
-    /// [`Self::check_attached`] for a VNet with a new address space, and for all VNets that are peered with it.
+    /// Runs [`Self::check_attached`] for a VNet with a new address space, and for all VNets that have a half of a
+    /// peering with it.
     pub(crate) fn check_attached_after_space_change(&mut self, vnet: &ResourceId) {
         let own = self.topology.vnets.get(vnet).into_iter().flat_map(|v| &v.peerings);
         let mut around: Vec<ResourceId> = own.map(|p| p.remote_vnet.clone()).collect();
@@ -81,8 +83,9 @@ impl Draft<'_> {
         self.check_attached(vnet, &subject, &around);
     }
 
-    /// Checks that the external networks of gateways overlap nothing. It covers the gateways of the VNets `starts`, and
-    /// of all VNets that VPN joins with them.
+    /// Checks that the external networks of gateways do not overlap: sites with each other and with joined VNets, lines
+    /// with linked VNets. It covers the gateways of the VNets `starts`, and of all VNets that VPN joins with them.
+    /// `subject` begins the messages. Each violation is reported once.
     pub(crate) fn check_attached(&mut self, target: &ResourceId, subject: &str, starts: &[ResourceId]) {
         let mut all = self.topology.connections.values();
         if !all.any(|c| c.connection_type != ConnectionType::Vnet2Vnet) {
@@ -106,7 +109,8 @@ impl Draft<'_> {
         }
     }
 
-    /// The violations at one gateway: its sites that overlap VNets, and lines of its circuits.
+    /// The violations at one gateway of `vnet`: its sites that overlap VNets, and lines of its circuits that overlap
+    /// VNets.
     fn overlaps_at(
         &self,
         gateway: &ResourceId,
@@ -137,7 +141,7 @@ impl Draft<'_> {
     }
 
     /// The networks that a gateway's sites must not overlap: all VNets that VPN joins, and the peers of the gateway's
-    /// VNet (G7).
+    /// VNet (G7). Peers count with their synced and their present prefixes.
     fn networks_beside_sites(&self, vnet: &ResourceId, joined: &BTreeSet<ResourceId>) -> Networks {
         let vnets = joined.iter().filter_map(|id| self.topology.vnets.get(id));
         let mut networks: Networks = vnets
@@ -151,7 +155,7 @@ impl Draft<'_> {
         networks
     }
 
-    /// The lines of a circuit that overlap the linked VNet, or a VNet that uses its gateways.
+    /// The violations of a circuit whose lines overlap the linked VNet, or a VNet that uses the linked VNet's gateways.
     fn line_overlaps(&self, circuit: &ExpressRouteCircuit, vnet: &ResourceId) -> Vec<Violation> {
         let Some(peering) = &circuit.private_peering else {
             return Vec::new();
@@ -179,8 +183,8 @@ impl Draft<'_> {
     }
 }
 
-/// Sites of joined networks that overlap each other, behind one gateway or several. A site that several gateways serve
-/// counts once (G16).
+/// The violations of sites that overlap each other although VPN joins them, at one gateway or at several. A site that
+/// several gateways are connected to counts once (G16).
 fn overlapping_sites(sites: &BTreeMap<ResourceId, Arc<LocalNetworkGateway>>) -> Vec<Violation> {
     let with_owner = |(id, site): (&'_ ResourceId, &Arc<LocalNetworkGateway>)| -> Vec<(IpNet, ResourceId)> {
         site_prefixes(site).into_iter().map(|net| (net, id.clone())).collect()
@@ -216,8 +220,9 @@ fn site_overlap(
     (!overlaps.is_empty()).then(|| ("XLocalNetworkOverlap", message()))
 }
 
-/// The prefixes of a site, and the address of its BGP peer if none of them contains it. A link-local BGP address
-/// (APIPA) is left out: it is used inside the tunnel only.
+/// The prefixes of a site, and the address of its BGP peer if none of the prefixes contains it. A link-local BGP
+/// address (APIPA) is left out: it is used only inside the tunnel, so the sites of different gateways may have the same
+/// one.
 fn site_prefixes(site: &LocalNetworkGateway) -> Vec<IpNet> {
     let mut prefixes = site.address_space.clone();
     let peer = site.bgp.map(|bgp| bgp.address).filter(|a| !is_apipa(*a));

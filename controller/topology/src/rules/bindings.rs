@@ -1,4 +1,4 @@
-//! The rules of bindings, which tie an agent or a join token to one thing (D7, D8).
+//! The rules of bindings, which tie an agent or a join token to one VM, gateway instance or circuit link (D7, D8).
 
 use super::address::find_subnet;
 use crate::draft::Draft;
@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The maximum number of NICs of a VM. It bounds the size of a binding.
+/// The maximum number of NICs of a VM. It bounds the size of a binding; Azure's largest machines have fewer.
 const MAX_NICS: usize = 64;
 /// The maximum number of subnets that one host serves. It bounds the size of a binding and of the host's configuration.
 const MAX_SERVED: usize = 256;
 
 impl Draft<'_> {
-    /// Checks that everything bound exists, fits together, and is not bound to another agent (D7, D8). Returns the
-    /// binding with ids in the stored casing.
+    /// Checks that all resources of a binding exist and fit together, and that no agent that is not revoked has one of
+    /// them (D7, D8). Returns the binding with ids in the stored casing; after a problem it may lack some.
     pub(super) fn check_binding(&mut self, binding: &Binding) -> Binding {
         match binding {
             Binding::Vm { vm, nics, served } => self.check_vm(vm, nics, served),
@@ -28,7 +28,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks a VM's binding: its id, its NICs and served subnets, all of one VNet.
+    /// Checks a VM's binding: the VM's id, and that its NICs and served subnets exist and are in one VNet.
     fn check_vm(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) -> Binding {
         let id = self.check_vm_id(vm);
         if nics.is_empty() || nics.len() > MAX_NICS || served.len() > MAX_SERVED {
@@ -69,7 +69,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the id of a VM. Returns it with its group in the stored casing.
+    /// Checks that an id is that of a VM in an existing group. Returns it with the group in the stored casing. The VM
+    /// itself need not exist: its agent is what makes it visible.
     fn check_vm_id(&mut self, vm: &ResourceId) -> ResourceId {
         match ArmPath::parse(vm.as_str()) {
             Ok(path) if path.kind() == Some(Kind::VirtualMachine) => {
@@ -92,7 +93,8 @@ impl Draft<'_> {
         vm.clone()
     }
 
-    /// Checks that NICs exist and none is listed twice. Returns the stored ids, and adds their VNets to `vnets`.
+    /// Checks that all NICs exist and that none is listed twice. Returns the stored ids, and adds the NICs' VNets to
+    /// `vnets`.
     fn check_nics(&mut self, nics: &[ResourceId], vnets: &mut BTreeSet<ResourceId>) -> Vec<ResourceId> {
         let mut found = Vec::new();
         for (i, id) in nics.iter().enumerate() {
@@ -109,8 +111,8 @@ impl Draft<'_> {
         found
     }
 
-    /// Checks that served subnets exist, are no `GatewaySubnet`, and none is listed twice. Returns the stored ids, and
-    /// adds their VNets to `vnets`.
+    /// Checks that all served subnets exist, that none is a `GatewaySubnet`, and that none is listed twice. Returns the
+    /// stored ids, and adds the subnets' VNets to `vnets`.
     fn check_served(&mut self, served: &[ResourceId], vnets: &mut BTreeSet<ResourceId>) -> Vec<ResourceId> {
         let mut found = Vec::new();
         for (i, id) in served.iter().enumerate() {
@@ -138,7 +140,7 @@ impl Draft<'_> {
         self.problems.add("InvalidRequestFormat", at, message);
     }
 
-    /// Checks that no other agent has the VM, one of the NICs or one of the served subnets.
+    /// Checks that no agent that is not revoked has the VM, one of the NICs or one of the served subnets.
     fn check_vm_is_free(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) {
         let taken: Vec<(AgentId, String)> = self
             .topology
@@ -170,7 +172,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the binding of a gateway's instance.
+    /// Checks the binding of a gateway's instance: the ip configuration exists, and no agent that is not revoked has
+    /// it.
     fn check_instance(&mut self, gateway: &ResourceId, ip_configuration: &str) -> Binding {
         let found = self.topology.gateways.get(gateway).cloned();
         let config = found.as_deref().and_then(|g| {
@@ -220,7 +223,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the binding of a circuit's edge.
+    /// Checks the binding of a circuit's edge: the circuit exists, and no agent that is not revoked has its link. The
+    /// circuit needs no peering yet.
     fn check_edge(&mut self, circuit: &ResourceId, link: CircuitLink) -> Binding {
         let found = self.topology.circuits.get(circuit).map(|c| c.envelope.id.clone());
         if found.is_none() {
@@ -238,7 +242,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds the problem that another agent has the binding.
+    /// Adds the problem, with status 409, that the resource `what` is bound to another agent.
     fn bound_elsewhere(&mut self, what: &str, agent: &AgentId) {
         self.problems.add_status(
             409,

@@ -1,4 +1,4 @@
-//! Resource groups: creation, tags, and deletion with all resources.
+//! The rules of resource groups: their creation, tags, and deletion with all resources inside.
 
 use crate::arm::body::Object;
 use crate::draft::Draft;
@@ -11,7 +11,7 @@ use tombolo_proto::arm::check_group_name;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// PUT of a resource group. True: the group is new.
+    /// PUT of a resource group. The subscription need not exist: any GUID is one. True: the group is new.
     pub(crate) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
         let id = path.id();
         let old = self.topology.resource_groups.get(&id).cloned();
@@ -32,7 +32,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
-    /// PATCH of a group's tags. `None`: the tags stay as they are.
+    /// PATCH of a group's tags. `None`: the tags stay as they are. A missing group is a problem.
     pub(crate) fn patch_group(&mut self, path: &ArmPath, tags: Option<BTreeMap<String, String>>) {
         let Some(old) = self.topology.resource_groups.get(&path.id()).cloned() else {
             return self.group_not_found(path);
@@ -44,6 +44,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks that the id of a subscription is a GUID.
     fn check_subscription(&mut self, subscription: &str) {
         if subscription.parse::<uuid::Uuid>().is_err() {
             self.problems.add(
@@ -57,6 +58,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks the name of a new group by ARM's rule.
     fn check_group_name(&mut self, name: &str) {
         if check_group_name(name).is_err() {
             self.problems.add(
@@ -108,8 +110,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Refuses the deletion of a group with a VM. A VM belongs to its agent and has no stored document, so the loop
-    /// over stored kinds does not find it (D7).
+    /// Adds a problem for each VM in a group that an agent is bound to. A VM has no stored document, so the loop over
+    /// stored kinds does not find it (D7).
     fn check_no_agent_inside(&mut self, group: &ResourceGroup) {
         let inside = |vm: &ResourceId| ArmPath::parse(vm.as_str()).is_ok_and(|p| p.group_id() == group.id);
         let agents = self.topology.agents.values().filter(|a| !a.revoked);

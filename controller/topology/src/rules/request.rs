@@ -1,4 +1,5 @@
-//! Parts of all requests: preconditions, names, envelopes, references, lists of prefixes.
+//! Checks and readers that the requests of all kinds share: preconditions, names, envelopes, references, lists of
+//! prefixes.
 
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
 use crate::draft::Draft;
@@ -14,7 +15,9 @@ use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
 impl Draft<'_> {
-    /// Checks `If-Match`: one of its tags must be the current etag; `*` matches any existing resource.
+    /// Checks the header `If-Match`: one of its tags must be the etag `current` of the resource `id`, weak or strong;
+    /// `*` matches any existing resource. Without the header there is nothing to check. `current`: `None` for a
+    /// resource that does not exist.
     pub(crate) fn check_if_match(&mut self, if_match: Option<&str>, current: Option<Uuid>, id: &ResourceId) {
         let Some(wanted) = if_match else { return };
         let holds = current.is_some_and(|etag| {
@@ -38,15 +41,16 @@ impl Draft<'_> {
         }
     }
 
-    /// The id of a new top-level resource: the group part in the group's casing, the rest as in the request.
+    /// The id of a new top-level resource at `path`: the part that names the group in the group's casing, the rest as
+    /// in the request.
     pub(crate) fn new_id(group: &ResourceGroup, path: &ArmPath) -> ResourceId {
         let own = path.id();
         let tail = own.as_str().get(group.id.as_str().len()..).unwrap_or_default();
         ResourceId::new(format!("{}{tail}", group.id))
     }
 
-    /// Checks a name by ARM's common rule, which for peerings is P6. A name has 1 to 80 characters, starts with a
-    /// letter or digit, ends with one or `_`, and may have `.` and `-` between.
+    /// Checks a new name by ARM's common rule, which for peerings is P6. A name has 1 to 80 characters, starts with a
+    /// letter or digit, ends with a letter, a digit or `_`, and may have `.`, `-` and `_` between.
     pub(crate) fn check_name(&mut self, name: &str, target: impl IntoTarget) {
         if check_name(name).is_err() {
             self.problems.add(
@@ -62,7 +66,9 @@ impl Draft<'_> {
         }
     }
 
-    /// The envelope of a PUT. `id`: the stored id of an existing resource, or a new one.
+    /// Reads the envelope of a PUT, with `echoed` as its echoed members. `id`: the stored id of an existing resource,
+    /// or a new id. The envelope of an existing resource keeps its etag and GUID; that of a new one has a nil etag and
+    /// a new GUID.
     pub(crate) fn envelope(
         &mut self,
         root: &Object<'_>,
@@ -93,7 +99,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Reads `location`, which is immutable, and normalizes it as Azure does: lower case without spaces.
+    /// Reads `location`, which is immutable and required for a new resource. Returns it in Azure's normal form: lower
+    /// case without spaces. After a problem the result may be empty or wrong.
     pub(crate) fn location(&mut self, root: &Object<'_>, old: Option<&str>, id: &ResourceId) -> String {
         let given = root.text("location", &mut self.problems);
         let location: String = given
@@ -137,7 +144,8 @@ impl Draft<'_> {
         location
     }
 
-    /// Adds the problem that the target of a reference does not exist (P9).
+    /// Adds the problem that the target `to` of the reference at the field `at` of the resource `from` does not exist
+    /// (P9).
     pub(crate) fn dangling(&mut self, from: &ResourceId, to: &ArmPath, at: &str) {
         let same = ArmPath::parse(from.as_str()).is_ok_and(|f| f.subscription.eq_ignore_ascii_case(&to.subscription));
         let code = if same {
@@ -156,7 +164,8 @@ impl Draft<'_> {
         );
     }
 
-    /// Resolves a reference with `find`. `None`: absent, malformed, or without a target; the last two are problems.
+    /// Reads the reference `name` of `object`, a part of the resource `from`, and returns what `find` returns for its
+    /// id. `None`: the reference is absent, malformed, or without a target; the last two are problems.
     pub(crate) fn resolve<T>(
         &mut self,
         object: &Object<'_>,
@@ -172,8 +181,8 @@ impl Draft<'_> {
         found
     }
 
-    /// Parses a list of prefixes, each with its field. Wrong ones are problems and are left out. `None`: the list is
-    /// absent or malformed.
+    /// Parses the list of prefixes `name`, in its order, each with its field for messages. Wrong ones are problems and
+    /// are left out. `None`: the list is absent, or it is no list or too long, which is a problem.
     pub(crate) fn prefixes(&mut self, object: &Object<'_>, name: &str) -> Option<Vec<(IpNet, String)>> {
         let items = object.list(name, MAX_ITEMS, &mut self.problems)?;
         let mut result = Vec::new();
@@ -186,7 +195,8 @@ impl Draft<'_> {
         Some(result)
     }
 
-    /// The name of an inline child: its `name`, otherwise the last segment of its `id`.
+    /// Reads and checks the name of a child inside its parent's body: the child's `name`, otherwise the last segment of
+    /// its `id`. `None`: it has neither, which is a problem.
     pub(crate) fn child_name(&mut self, object: &Object<'_>) -> Option<String> {
         let name = object.text("name", &mut self.problems);
         if let Some(name) = name {
@@ -206,7 +216,8 @@ impl Draft<'_> {
         from_id
     }
 
-    /// Adds a problem for each name that occurs more than once in a list.
+    /// Adds a problem for each name that occurs more than once in a list, ignoring case. `what`: the kind of the
+    /// children, for the message.
     pub(crate) fn check_unique_names<'n>(
         &mut self,
         parent: &ResourceId,
@@ -228,7 +239,8 @@ impl Draft<'_> {
     }
 }
 
-/// Collects the echoed members of a body in the form of [`Envelope::echoed`].
+/// Collects the echoed members of a body in the form of [`Envelope::echoed`]. A member of a wrong type is a problem and
+/// is left out.
 pub(crate) fn echoed(
     root: &Object<'_>,
     top: &[(&str, Shape)],
@@ -245,12 +257,13 @@ pub(crate) fn echoed(
     kept
 }
 
-/// Removes members that equal their default, so that writing back a body that was read changes nothing.
+/// Removes members that equal their default, so that a client that writes back a body it has read changes nothing.
 pub(crate) fn without_defaults(kept: &mut Map<String, Value>, defaults: &Value) {
     kept.retain(|name, value| defaults.get(name) != Some(value));
 }
 
-/// [`without_defaults`] for the `properties` of [`echoed`].
+/// Does the same as [`without_defaults`] in the `properties` of the result of [`echoed`], and removes `properties` if
+/// it is empty then.
 pub(crate) fn without_default_properties(kept: &mut Map<String, Value>, defaults: &Value) {
     if let Some(Value::Object(inner)) = kept.get_mut("properties") {
         without_defaults(inner, defaults);

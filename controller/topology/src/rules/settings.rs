@@ -1,4 +1,4 @@
-//! The operator's settings: their ranges, and the rules that forbid a change (D4, P30).
+//! The rules of the operator's settings: their ranges, and the topologies that forbid a change (D4, P30).
 
 use crate::draft::Draft;
 use crate::resource::Settings;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Replaces the settings. Always false: nothing is created.
+    /// Checks and replaces the settings. A limit can be set below the present number of peerings or tunnels: it applies
+    /// to new ones. Always false, because nothing is created.
     pub(crate) fn set_settings(&mut self, settings: &Settings) -> bool {
         // 1280 is the minimum MTU of IPv6 (RFC 8200, section 5), 9000 the usual size of jumbo frames.
         if !(1280..=9000).contains(&settings.mtu) {
@@ -16,7 +17,8 @@ impl Draft<'_> {
                 format!("mtu: {} is not within 1280 to 9000 (D20)", settings.mtu),
             );
         }
-        // Each bounds the size of configurations, at twice Azure's present limit of peerings or more (X1, X8).
+        // Each limit bounds the size of configurations. 1,000 is at least twice Azure's present limits of 500 peerings
+        // and 30 tunnels (X1, X8), so any limit of Azure can be set.
         for (name, value, most) in [
             ("peeringsPerVnet", settings.peerings_per_vnet, 1_000),
             ("tunnelsPerGateway", settings.tunnels_per_gateway, 1_000),
@@ -53,7 +55,8 @@ impl Draft<'_> {
         false
     }
 
-    /// Refuses to switch global gateway transit off while a peering uses it across regions (P30).
+    /// Adds a problem for each peering between regions that has a gateway flag, because `globalGatewayTransit` cannot
+    /// be switched off while it has (P30).
     fn check_no_global_transit(&mut self) {
         let topology = &self.topology;
         let crosses = |here: &str, to: &ResourceId| topology.vnets.get(to).is_some_and(|r| r.envelope.location != here);

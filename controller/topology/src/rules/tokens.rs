@@ -1,4 +1,4 @@
-//! Join tokens (D7).
+//! The rules of join tokens (D7).
 
 use crate::draft::Draft;
 use crate::path::shown;
@@ -6,7 +6,8 @@ use crate::resource::JoinToken;
 use std::sync::Arc;
 
 impl Draft<'_> {
-    /// Adds a join token. True: a token is always new.
+    /// Adds a join token, after the checks that its agent's name is unused and its binding is possible and free. A
+    /// token with the same id is a problem. Always true, because a token is always new.
     pub(crate) fn put_token(&mut self, token: &JoinToken) -> bool {
         if token.id.is_empty() || self.topology.tokens.contains_key(&token.id) {
             self.problems.add_status(

@@ -1,8 +1,8 @@
-//! Azure's properties that would change packets and are not implemented here. Each is refused by its name unless its
-//! value has no effect. A property that only describes is kept and shown instead.
+//! Azure's properties that would change the treatment of packets and are not implemented here. Each is refused by its
+//! name unless its value has no effect. A property that only describes something is kept and shown instead.
 //!
-//! Stock clients write back what they read, and fill bodies with empty values. Null, `false`, 0, an empty string, and
-//! lists and objects of only these are therefore accepted everywhere.
+//! Stock clients write back what they have read, and fill bodies with empty values. Null, `false`, 0, an empty string,
+//! and lists and objects of only these are therefore accepted everywhere.
 
 use crate::arm::body::Object;
 use crate::draft::Draft;
@@ -10,7 +10,7 @@ use crate::path::shown;
 use crate::resource::Settings;
 use serde_json::Value;
 
-/// An unsupported property.
+/// A property of Azure that this product does not have, with the text of its refusal.
 pub(crate) struct Unsupported {
     /// The path from the checked object, joined by dots; `[]` after a list means each of its items.
     path: &'static str,
@@ -24,7 +24,7 @@ pub(crate) struct Unsupported {
     instead: &'static str,
     /// Strings without effect in addition to the empty one, ignoring case.
     harmless: &'static [&'static str],
-    /// Members of the object without effect of their own.
+    /// Names of members of the object that do not count: the value has no effect if all its other members have none.
     ignored: &'static [&'static str],
     /// Whether the value is a secret, which the message must not show.
     secret: bool,
@@ -48,23 +48,27 @@ const fn refuse(path: &'static str, rule: &'static str, effect: &'static str, in
 }
 
 impl Unsupported {
+    /// Sets the strings that are accepted because they have no effect.
     const fn harmless(self, harmless: &'static [&'static str]) -> Self {
         Self { harmless, ..self }
     }
 
+    /// Sets the members that do not make an object effective.
     const fn ignored(self, ignored: &'static [&'static str]) -> Self {
         Self { ignored, ..self }
     }
 
+    /// Keeps the value out of messages.
     const fn secret(self) -> Self {
         Self { secret: true, ..self }
     }
 
+    /// Sets the condition on the settings under which the property is accepted.
     const fn held_by(self, held_by: fn(&Settings) -> bool) -> Self {
         Self { held_by, ..self }
     }
 
-    /// Whether a value has no effect.
+    /// Whether a value of this property has no effect, so that it is accepted.
     fn has_no_effect(&self, value: &Value) -> bool {
         match value {
             Value::Null => true,
@@ -79,7 +83,7 @@ impl Unsupported {
     }
 }
 
-/// `properties` of a virtual network.
+/// Unsupported members of the `properties` of a virtual network.
 pub(crate) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
     "bgpCommunities.virtualNetworkCommunity",
     "E6",
@@ -87,7 +91,7 @@ pub(crate) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
     "leave it out, and match the network's prefixes in the customer edge's filters",
 )];
 
-/// `properties` of an ip configuration of a network interface or a gateway.
+/// Unsupported members of the `properties` of an ip configuration, of a network interface or a gateway.
 pub(crate) const IP_CONFIGURATION: &[Unsupported] = &[
     refuse(
         "gatewayLoadBalancer",
@@ -115,7 +119,7 @@ pub(crate) const IP_CONFIGURATION: &[Unsupported] = &[
     ),
 ];
 
-/// `properties` of a virtual network gateway.
+/// Unsupported members of the `properties` of a virtual network gateway.
 pub(crate) const GATEWAY: &[Unsupported] = &[
     refuse(
         "vpnClientConfiguration",
@@ -174,24 +178,28 @@ pub(crate) const GATEWAY: &[Unsupported] = &[
     .held_by(|settings| settings.circuit_vnet_to_vnet),
 ];
 
+/// Address translation by a gateway, as `properties.natRules` of the gateway.
 const NAT_RULES_OF_GATEWAY: Unsupported = refuse(
     "natRules",
     "G16",
     "addresses would be translated between the virtual network and its connections",
     "leave it out, and join networks whose addresses do not overlap",
 );
+/// Further BGP addresses of a gateway or a site.
 const CUSTOM_BGP_ADDRESSES: Unsupported = refuse(
     "bgpSettings.bgpPeeringAddresses[].customBgpIpAddresses",
     "G4",
     "the gateway would speak BGP from these addresses too",
     "leave it out, and set bgpSettings.bgpPeeringAddress, which may be in 169.254.21.0 to 169.254.22.255",
 );
+/// `peerWeight`, in gateways and sites.
 const PEER_WEIGHT: Unsupported = refuse(
     "bgpSettings.peerWeight",
     "R7",
     "routes of this speaker would have that weight",
     "leave it 0, and set routingWeight of the connection",
 );
+/// Groups of the clients that dial in by point-to-site VPN.
 const POLICY_GROUPS: Unsupported = refuse(
     "virtualNetworkGatewayPolicyGroups",
     "G9",
@@ -199,10 +207,10 @@ const POLICY_GROUPS: Unsupported = refuse(
     "leave it out: there is no point-to-site here",
 );
 
-/// `properties` of a local network gateway.
+/// Unsupported members of the `properties` of a local network gateway.
 pub(crate) const LOCAL_GATEWAY: &[Unsupported] = &[CUSTOM_BGP_ADDRESSES, PEER_WEIGHT];
 
-/// `properties` of a connection.
+/// Unsupported members of the `properties` of a connection.
 pub(crate) const CONNECTION: &[Unsupported] = &[
     refuse(
         "usePolicyBasedTrafficSelectors",
@@ -293,7 +301,7 @@ pub(crate) const CONNECTION: &[Unsupported] = &[
     ),
 ];
 
-/// `properties` of a connection to a circuit, in addition to [`CONNECTION`].
+/// Unsupported members of the `properties` of a connection to a circuit, in addition to [`CONNECTION`].
 pub(crate) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
     code: "XSharedKeyNotUsed",
     ..refuse(
@@ -305,7 +313,7 @@ pub(crate) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
     .secret()
 }];
 
-/// `properties` of a circuit.
+/// Unsupported members of the `properties` of a circuit.
 pub(crate) const CIRCUIT: &[Unsupported] = &[refuse(
     "enableDirectPortRateLimit",
     "X9",
@@ -313,7 +321,7 @@ pub(crate) const CIRCUIT: &[Unsupported] = &[refuse(
     "leave it false, and limit the rate on the edge's customer interface",
 )];
 
-/// `properties` of the private peering of a circuit.
+/// Unsupported members of the `properties` of a circuit's private peering.
 pub(crate) const CIRCUIT_PEERING: &[Unsupported] = &[
     refuse(
         "microsoftPeeringConfig",
@@ -343,7 +351,8 @@ pub(crate) const CIRCUIT_PEERING: &[Unsupported] = &[
 ];
 
 impl Draft<'_> {
-    /// Refuses the members of `object` that `table` lists, unless their values have no effect.
+    /// Adds a problem for each member of `object` that `table` lists, unless its value has no effect or the settings
+    /// have the member's effect already.
     pub(crate) fn check_supported(&mut self, object: &Object<'_>, table: &[Unsupported]) {
         for entry in table.iter().filter(|entry| !(entry.held_by)(&self.topology.settings)) {
             let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Networks that VPN joins are pairwise disjoint (G16): VNets whose gateways are connected, and VNets that use such a
-//! gateway, which advertises their addresses as its own (P21b).
+//! The rule that networks which VPN joins are pairwise disjoint (G16). VPN joins VNets whose gateways are connected,
+//! and VNets that use such a gateway, because it advertises their addresses as its own (P21b).
 
 use crate::draft::Draft;
 use crate::lookup::vnet_of;
@@ -12,7 +12,8 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Checks a new connection between two gateways: it joins all networks of both sides.
+    /// Checks that the networks which a new connection between two gateways would join are disjoint: all networks of
+    /// both sides. `id`: the connection, which the problems name.
     pub(crate) fn check_vpn_before_joining(
         &mut self,
         id: &ResourceId,
@@ -24,8 +25,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks a half with `useRemoteGateways`: it joins its VNet with all networks that the remote gateway is joined
-    /// with.
+    /// Checks the half `id` with `useRemoteGateways`. It joins its VNet `vnet` with all networks that the gateways of
+    /// `remote` are joined with, so all these must be disjoint.
     pub(crate) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
         let subject = format!("Peering {id} cannot have UseRemoteGateways flag set to true.");
         self.check_union(id, &subject, vnet, remote);
@@ -42,7 +43,7 @@ impl Draft<'_> {
         self.check_joined(target, subject, vnets.iter().map(|v| &**v));
     }
 
-    /// Checks a VNet with a new address space against all networks that it is joined with.
+    /// Checks that a VNet with a new address space is disjoint from all networks that VPN joins with it.
     pub(crate) fn check_vpn_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let joined = self.joined_with(id);
@@ -58,7 +59,7 @@ impl Draft<'_> {
         self.check_joined(id, &subject, others.iter().map(|v| &**v).chain([new]));
     }
 
-    /// Adds a problem for each pair of VNets that overlap.
+    /// Adds a problem for each pair of overlapping VNets among `vnets`. `subject` begins the messages.
     fn check_joined<'v>(
         &mut self,
         target: &ResourceId,
@@ -89,8 +90,8 @@ impl Draft<'_> {
         }
     }
 
-    /// All VNets that connections and remote gateways join with `start`, over any number of steps, including `start`. A
-    /// half that is not `Connected` yet counts: no check runs again when it connects.
+    /// The ids of all VNets that connections and remote gateways join with `start`, over any number of steps, including
+    /// `start`. A half that is not `Connected` yet counts, because no check runs again when it connects.
     pub(crate) fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
         let mut edges: BTreeMap<ResourceId, Vec<ResourceId>> = BTreeMap::new();
         for vnet in self.topology.vnets.values() {

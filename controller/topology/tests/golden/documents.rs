@@ -1,4 +1,4 @@
-//! A whole store: the keys of its documents, and the body that the REST API shows for each resource.
+//! A recorded store: the keys of its documents, and the body that the REST API shows for each resource.
 
 use super::{GROUP, etag, fabric, hybrid, id, ip, net, network};
 use serde_json::{Map, Value, json};
@@ -8,7 +8,7 @@ use tombolo_proto::config::GatewayKind;
 use tombolo_topology::path::ArmPath;
 use tombolo_topology::topology::{AgentStatuses, Topology};
 
-/// One resource of every kind.
+/// A topology with at least one resource of every kind.
 pub(super) fn topology() -> Topology {
     let group = network::group();
     let (vnet, nic) = (network::vnet(), network::nic());
@@ -50,7 +50,7 @@ fn keys_of_the_store() {
     assert_eq!(topology.documents_since(&read), []);
 }
 
-/// The body that GET returns.
+/// The body that GET returns for each kind of item.
 #[test]
 fn views_of_every_resource() {
     let topology = topology();
@@ -89,7 +89,7 @@ fn views_of_every_resource() {
     golden!().written("views", &paths.iter().map(view).collect::<Vec<(&str, Value)>>());
 }
 
-/// Documents of versions without some of the fields: each field with a default can be missing.
+/// Documents of earlier versions lack fields that were added later. Each field with a default may be missing.
 #[test]
 fn documents_with_no_field_that_has_a_default() {
     let envelope = json!({"location": "region1", "etag": etag(), "resourceGuid": etag()});

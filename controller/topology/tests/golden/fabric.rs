@@ -1,4 +1,4 @@
-//! Documents of agents, join tokens and settings.
+//! Recorded documents of agents, join tokens and settings.
 
 use super::{GROUP, id};
 use tombolo_golden::{all_of, every_variant, golden};

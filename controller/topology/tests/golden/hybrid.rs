@@ -1,4 +1,4 @@
-//! Documents of gateways, connections, sites and circuits.
+//! Recorded documents of gateways, connections, sites and circuits.
 
 use super::{bare, envelope, etag, id, ip, net};
 use tombolo_golden::{all_of, golden};

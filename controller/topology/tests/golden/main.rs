@@ -1,4 +1,5 @@
-//! The stored documents and the answers of the controller, as recorded files.
+//! The stored documents and the answers of the controller, compared with recorded files: a later version must read what
+//! an earlier one has written.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -50,6 +51,7 @@ fn envelope(path: &str) -> Envelope {
     }
 }
 
+/// An envelope without optional members.
 fn bare(path: &str) -> Envelope {
     Envelope {
         id: id(path),

@@ -1,4 +1,4 @@
-//! Documents of networks: groups, VNets, interfaces, public addresses, route tables.
+//! Recorded documents of groups, VNets, interfaces, public addresses and route tables.
 
 use super::{GROUP, bare, echoed, envelope, etag, id, ip, net};
 use serde_json::{Map, json};

@@ -1,6 +1,7 @@
-//! The published interoperability lab, run through compiled configurations, the agents' route exchange and their packet
-//! decisions. It covers the part between VNets and the borders of sites: E1 to E9, E11, E12, E15, E16, G18 to G22, R5,
-//! R7, T2 to T6. The lab itself tests sites and live packets.
+//! The published interoperability lab: a hub VNet with a VPN gateway and an ExpressRoute gateway, a spoke, a branch
+//! that is joined by VPN, a remote VNet, two circuits and a site. The tests compile its configurations and run the
+//! agents' route exchange and packet decisions. They cover the part between VNets and the borders of sites: E1 to E9,
+//! E11, E12, E15, E16, G18 to G22, R5, R7, T2 to T6. `deploy/lab` tests sites and live packets.
 
 use crate::world::{World, agent, id, ip, nets, subnet_id};
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ use tombolo_topology::resource::{
 };
 use uuid::Uuid;
 
+/// Adds a gateway with one instance at `address`, and an agent for it. Both have the name `name`. `bgp`: the gateway's
+/// BGP address.
 pub(crate) fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
     let gateway = id("virtualNetworkGateways", name);
     let resource = VirtualNetworkGateway {
@@ -50,6 +53,8 @@ pub(crate) fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, 
     w.bind(name, binding);
 }
 
+/// Adds a connection object with a shared key and BGP. `tunnels`: the tunnel addresses of a connection to a circuit,
+/// separated by spaces.
 pub(crate) fn connection(w: &mut World, name: &str, kind: ConnectionType, from: &str, to: ResourceId, tunnels: &str) {
     let resource = Connection {
         envelope: World::envelope(id("connections", name), "region1"),
@@ -67,10 +72,13 @@ pub(crate) fn connection(w: &mut World, name: &str, kind: ConnectionType, from: 
         .insert(resource.envelope.id.clone(), Arc::new(resource));
 }
 
+/// The connection object `name`, to change it.
 pub(crate) fn connection_mut<'w>(w: &'w mut World, name: &str) -> &'w mut Connection {
     Arc::make_mut(w.topology.connections.get_mut(&id("connections", name)).unwrap())
 }
 
+/// Adds a circuit with a private peering, and an agent for each edge: `{name}-1` and `{name}-2`. `asn`: the customer's
+/// ASN; the other arguments are the prefixes of the lines.
 fn circuit(w: &mut World, name: &str, asn: u32, primary: &str, secondary: &str) {
     let circuit = id("expressRouteCircuits", name);
     let resource = ExpressRouteCircuit {
@@ -92,6 +100,8 @@ fn circuit(w: &mut World, name: &str, asn: u32, primary: &str, secondary: &str) 
     }
 }
 
+/// The topology of the published lab. Circuit er1 leads to location 1 (10.2.30.0/25), which also has the VPN device
+/// loc1; circuit er2 leads to location 2 (10.1.31.0/25).
 pub(crate) fn lab() -> World {
     let mut w = World::default();
     w.vnet(
@@ -197,7 +207,8 @@ pub(crate) fn lab() -> World {
     w
 }
 
-/// The announcements of the customers. `cut`: location 1 has lost its circuit.
+/// The announcements of the customers and of the device of location 1, as the agents report them. `cut`: location 1 has
+/// lost its circuit, so only its VPN device announces it.
 pub(crate) fn reports(cut: bool) -> LearnedReports {
     let route = |prefix: &str, asn| Route {
         prefix: prefix.parse().unwrap(),
@@ -217,7 +228,7 @@ pub(crate) fn reports(cut: bool) -> LearnedReports {
     let er = |n: &str| id("expressRouteCircuits", n);
     let loc1 = || vec![route("10.2.30.0/25", 65_021)];
     let loc2 = || vec![route("10.1.31.0/25", 65_020)];
-    // The customer's end of circuit 1's secondary line is shut down.
+    // In the published lab, the customer's end of circuit 1's secondary line is shut down, so er1-2 learns nothing.
     learned("er1-1", er("er1"), if cut { Vec::new() } else { loc1() });
     learned("er2-1", er("er2"), loc2());
     learned("er2-2", er("er2"), loc2());
@@ -225,7 +236,7 @@ pub(crate) fn reports(cut: bool) -> LearnedReports {
     reports
 }
 
-/// The gateway routes of a VM's subnet; `!` marks standby routes.
+/// The gateway routes of a VM's subnet as lines `prefix nexthop…`. `!` marks standby routes.
 fn gateway_routes(w: &World, reports: &LearnedReports, vm: &str) -> Vec<String> {
     let compiler = Compiler::new(&w.topology);
     let learned = LearnedRoutes::new(&w.topology, &compiler, reports.clone());
@@ -243,7 +254,8 @@ fn gateway_routes(w: &World, reports: &LearnedReports, vm: &str) -> Vec<String> 
     shown.collect()
 }
 
-/// Section 5 of the published lab: every learned route, active and standby, and no other (E16).
+/// Section 5 of the published lab lists the learned routes of each VNet. The VMs have exactly these, active and standby
+/// (E16).
 #[test]
 fn every_vnet_knows_exactly_what_the_published_lab_says() {
     let w = lab();
@@ -256,9 +268,10 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
     ];
     let reports = reports(false);
     assert_eq!(gateway_routes(&w, &reports, "hub-vm"), hub);
-    // R5, P21: the spoke has all of these routes, with the same next hops.
+    // R5, P21: the spoke has the same routes as the hub, with the same next hops.
     assert_eq!(gateway_routes(&w, &reports, "spoke-vm"), hub);
-    // G19: location 1, although the hub prefers the circuit for it. G20, E8: nothing from circuits.
+    // G19: the branch learns location 1 (10.2.30.0/25) by VPN, although the hub itself reaches it by circuit. G20, E8:
+    // it learns nothing that came by circuits.
     assert_eq!(
         gateway_routes(&w, &reports, "branch-vm"),
         [
@@ -267,7 +280,8 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
             "10.11.30.0/26 10.11.30.100"
         ]
     );
-    // E6, E7: circuit 1 and the networks connected to it; neither the branch nor location 2.
+    // E6, E7: the remote VNet learns location 1 by circuit 1, and the hub and spoke, which are linked to circuit 1 too.
+    // It learns neither the branch nor location 2.
     assert_eq!(
         gateway_routes(&w, &reports, "remote-vm"),
         [
@@ -278,7 +292,8 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
     );
 }
 
-/// E11: the standby route takes over, and routes that only the circuit had are gone.
+/// E11: location 1 loses its circuit. In the hub the standby route by VPN takes over. The remote VNet knew location 1
+/// only by the circuit, so it has no route any more.
 #[test]
 fn e11_the_vpn_takes_over_what_it_knows() {
     let (w, reports) = (lab(), reports(true));
@@ -301,8 +316,9 @@ fn e11_the_vpn_takes_over_what_it_knows() {
     );
 }
 
-/// D10: packets from a site that only a VPN gateway advertises may come from the ExpressRoute gateway too. After a site
-/// returns to its circuit, its packets arrive there first. No other source may.
+/// D10: only the VPN gateway advertises location 1 now. VMs accept packets from location 1 by the ExpressRoute gateway
+/// too, because after the site returns to its circuit its packets arrive there before the routes do. They accept no
+/// other source from either gateway.
 #[test]
 fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
     let (w, reports) = (lab(), reports(true));
@@ -325,11 +341,11 @@ fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
             );
         }
     }
-    // The remote VNet's gateway does not advertise location 1 now.
+    // The remote VNet's gateway does not advertise location 1 now, so nothing from there is accepted.
     assert!(!may("remote-vm", "remote-er", "10.2.30.10"));
 }
 
-/// E5, E6, E7, G18, G20: the announcements to each site.
+/// E5, E6, E7, G18, G20: each customer and each site's device is sent exactly the routes that it may have.
 #[test]
 fn sites_hear_exactly_what_they_may() {
     let (w, reports) = (lab(), reports(false));
@@ -364,7 +380,7 @@ fn sites_hear_exactly_what_they_may() {
     );
 }
 
-/// T2, T4, T5: the hops of the published rows, up to the border of a site.
+/// T2, T4, T5: traceroutes from VMs show the hops that the lab's tables publish, up to the border of a site.
 #[test]
 fn traces_from_vnets_are_the_published_ones() {
     let (w, up, cut) = (lab(), reports(false), reports(true));
@@ -417,8 +433,9 @@ fn traces_from_vnets_are_the_published_ones() {
     assert!(!trace(&cut, "remote-vm", "10.2.30.10").0);
 }
 
-/// An agent's decision on a packet: `deliver`, `agent` or `agent -1` (the TTL is decremented), `answers`, or the drop
-/// reason.
+/// The decision of the agent `at` on a packet that it gets over the link with `from` (`None`: from its host):
+/// `deliver`, the name of the next agent, that name and ` -1` if the TTL is decremented, `answers` for an ICMP error,
+/// or the name of the drop reason.
 pub(super) fn fate(
     w: &World,
     reports: &LearnedReports,
@@ -452,8 +469,9 @@ pub(super) fn fate(
     }
 }
 
-/// T6 and its setting: VPN gateways, the first or a further one, do not decrement the TTL of packets from a site, but
-/// they do for packets from a VNet.
+/// T6: VPN gateways do not decrement the TTL of packets from a site, whether the packets come from the site's device or
+/// through another gateway. They do decrement it for packets from a VNet, and with the other setting for packets from a
+/// site too.
 #[test]
 fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -471,7 +489,7 @@ fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
         );
         assert_eq!(ask(&w, "hub-vpn", &site, "10.2.30.10", "10.10.30.4", ttl), "hub-vm");
     }
-    // T5
+    // T5: for a packet that comes over a tunnel, a gateway is a hop that sends no ICMP error.
     assert_eq!(
         ask(&w, "hub-vpn", &branch, "10.11.30.68", "10.2.30.10", 1),
         "ttl_exceeded_silent"
@@ -495,8 +513,8 @@ fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     );
 }
 
-/// G21: a packet from a tunnel uses VPN routes only, even while the VNet prefers a circuit. G19: it passes only between
-/// connections that exchange routes. D10: a site may send from the prefixes that it announced.
+/// G21: a packet from a tunnel uses only VPN routes, even where the VNet itself prefers a circuit. G19: it passes only
+/// between connections that exchange routes. D10: a site may send only from the prefixes that it has announced.
 #[test]
 fn g21_tunnels_go_on_by_vpn_routes_alone() {
     let (mut w, reports) = (lab(), reports(false));
@@ -508,10 +526,11 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.1.31.10"), "route_none");
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.17.30.4"), "route_none");
     assert_eq!(ask(&w, &site, "10.2.30.10", "10.17.30.4"), "route_none");
-    // T7: the transfer networks of a site's routers were not announced.
+    // T7: the site has not announced the transfer networks of its routers, so the gateway accepts nothing from them,
+    // except from the BGP address.
     assert_eq!(ask(&w, &site, "192.168.30.1", "10.11.30.68"), "spoofed_source");
     assert_eq!(ask(&w, &site, "10.2.30.125", "10.11.30.68"), "branch-vpn");
-    // The gateway's own host reaches the device (D16).
+    // The gateway's own host reaches the device, and the device reaches it (D16): BGP runs between them.
     let own = fate(&w, &reports, "hub-vpn", None, "10.10.30.254", "10.2.30.125", 64);
     assert_eq!(own, site.to_string());
     assert_eq!(ask(&w, &site, "10.2.30.125", "10.10.30.254"), "deliver");
@@ -521,7 +540,8 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.2.30.10"), "transit_not_allowed");
 }
 
-/// T3, T4, E6, E7: at an edge and at an ExpressRoute gateway.
+/// T3, T4, E6, E7: an edge sends packets of the customer to the gateways, and VMs send packets for the customer to the
+/// edge directly.
 #[test]
 fn t4_circuits_bring_packets_in_through_the_gateway() {
     let (mut w, reports) = (lab(), reports(false));
@@ -530,8 +550,8 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     assert_eq!(edge(&w, "10.2.30.10", "10.10.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.11.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.17.30.4"), "remote-er");
-    // Between VNets the engine is the router. Packets from the edge's kernel come from the line, so their source must
-    // be the customer's.
+    // Between VNets the engine forwards and decrements the TTL. Packets from the edge's kernel come from the line, so
+    // their source must be the customer's.
     let between = |to, ttl| fate(&w, &reports, "er1-1", Some(&agent("hub-vm")), "10.10.30.4", to, ttl);
     assert_eq!(
         (between("10.17.30.4", 64), between("10.17.30.4", 2)),
@@ -548,7 +568,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     assert_eq!(edge(&w, "10.10.30.132", "10.10.30.4"), "hub-er", "its own answers");
     // T3: the transfer networks of the customer's routers were not announced, so packets from them are dropped.
     assert_eq!(edge(&w, "192.168.30.17", "10.10.30.4"), "spoofed_source");
-    // E7, E8
+    // E7: an edge has no route to another circuit's customer. E8: nor to a VNet that is joined by VPN.
     assert_eq!(edge(&w, "10.2.30.10", "10.1.31.10"), "no_route");
     assert_eq!(edge(&w, "10.2.30.10", "10.11.30.68"), "no_route");
     let vm = agent("hub-vm");
@@ -561,7 +581,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
         "spoofed_source"
     );
 
-    // T4: one silent hop.
+    // T4: the ExpressRoute gateway is one hop, which sends no ICMP error.
     let er1 = agent("er1-1");
     let er = |source, to, ttl| fate(&w, &reports, "hub-er", Some(&er1), source, to, ttl);
     assert_eq!(er("10.2.30.10", "10.10.30.4", 2), "hub-vm -1");
@@ -580,7 +600,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     let out = fate(&w, &reports, "hub-er", Some(&vm), "10.10.30.4", "10.2.30.10", 64);
     assert_eq!(out, "transit_not_allowed");
 
-    // N8: a VM accepts packets from learned prefixes, and the answers of edges.
+    // N8: a VM accepts packets from learned prefixes and from the tunnel addresses of edges, through the gateway.
     let gateway = agent("hub-er");
     let at_vm = |source| fate(&w, &reports, "hub-vm", Some(&gateway), source, "10.10.30.4", 60);
     assert_eq!(
@@ -597,7 +617,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     assert_eq!(edge(&w, "10.10.30.4", "10.17.30.4"), "transit_not_allowed");
 }
 
-/// E6: by default VNets on one circuit do not reach each other.
+/// E6: by default, VNets that are linked to one circuit do not reach each other through it.
 #[test]
 fn e6_vnet_to_vnet_is_a_switch() {
     let mut w = lab();
@@ -608,7 +628,8 @@ fn e6_vnet_to_vnet_is_a_switch() {
     );
 }
 
-/// E4: two edges share the flows between two addresses. A flow keeps its edge, and so do its fragments (D13).
+/// E4: flows between the same two addresses are spread over both edges. All packets and fragments of a flow use the
+/// same edge (D13).
 #[test]
 fn e4_flows_share_both_edges() {
     let (w, reports) = (lab(), reports(false));
@@ -636,7 +657,8 @@ fn e4_flows_share_both_edges() {
     assert!((0..9).all(|_| edge(0) == edge(0) && edge(7 << 16 | 80) == edge(7 << 16 | 80)));
 }
 
-/// E4: an edge that does not answer is skipped; D19: its VNet detects that by itself.
+/// E4: an edge that does not answer is no next hop any more. D19: the VM and the gateway of the VNet report it as down
+/// themselves.
 #[test]
 fn e4_one_edge_down_leaves_the_other() {
     let (w, mut reports) = (lab(), reports(false));
@@ -647,8 +669,8 @@ fn e4_one_edge_down_leaves_the_other() {
     assert!(routes.contains(&"10.1.31.0/25 10.10.30.135".to_owned()), "{routes:?}");
 }
 
-/// E12, R7 step 4: among routes of two circuits for one prefix the higher weight wins, then the shorter AS path. Equal
-/// routes share the flows.
+/// E12, R7 step 4: of two circuits' routes for one prefix, the route with the higher weight wins, then the route with
+/// the shorter AS path. If both are equal, the two circuits share the flows.
 #[test]
 fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
     let mut w = lab();
@@ -688,7 +710,7 @@ fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
     }
 }
 
-/// G4: with equal ASNs at both ends there is no session, and no route is learned.
+/// G4: if both ends of a connection have the same ASN, no BGP session comes up, and the branch learns no route.
 #[test]
 fn g4_equal_asns_exchange_nothing() {
     let mut w = lab();
@@ -701,8 +723,8 @@ fn g4_equal_asns_exchange_nothing() {
     assert!(gateway_routes(&w, &reports(false), "branch-vm").is_empty());
 }
 
-/// G22: a route with the own ASN in its path is rejected, and so is a VNet's range or a part of it. A larger prefix is
-/// accepted.
+/// G22: a gateway rejects a site's route that has the gateway's ASN in its path, and a route for a VNet's range or a
+/// part of it. It accepts a larger prefix.
 #[test]
 fn g22_what_a_site_may_not_announce_is_not_taken() {
     let (w, mut reports) = (lab(), reports(false));
@@ -722,13 +744,13 @@ fn g22_what_a_site_may_not_announce_is_not_taken() {
     ];
     learned.insert(id("connections", "hub-loc1"), Arc::new(announced));
     let hub = gateway_routes(&w, &reports, "hub-vm");
-    // G24: a default route is accepted,
+    // G24: the hub accepts a default route,
     assert!(hub.contains(&"0.0.0.0/0 10.10.30.142".to_owned()) && hub.contains(&"10.0.0.0/9 10.10.30.142".to_owned()));
     assert!(
         !hub.iter()
             .any(|r| r.starts_with("10.5.") || r.starts_with("10.10.") || r.starts_with("10.11.30.0/27"))
     );
-    // but not advertised further, nor is a route that overlaps the own side (G20).
+    // but does not advertise it to the branch, nor a route that overlaps the hub's own networks (G20).
     let branch = gateway_routes(&w, &reports, "branch-vm");
     assert!(
         !branch.iter().any(|r| r.starts_with("0.") || r.starts_with("10.0.")),
@@ -736,7 +758,8 @@ fn g22_what_a_site_may_not_announce_is_not_taken() {
     );
 }
 
-/// D16: a site's device has a link of its own kind; without a key there is no link.
+/// D16: the link with a site's device is marked as third-party and has a preshared key. Without a shared key there is
+/// no link, but BGP stays configured.
 #[test]
 fn d16_a_site_without_keys_has_no_link() {
     let mut w = lab();
@@ -753,9 +776,10 @@ fn d16_a_site_without_keys_has_no_link() {
     assert_eq!(bgp.unwrap().neighbours[0].address, ip("10.2.30.125"));
 }
 
-/// Any mesh of VPN gateways, each VNet with a site. Networks that a chain of connections with route exchange joins
-/// reach each other in both directions, and no others do (G18, G19, G22). No packet loops. `plain`: the sites without
-/// BGP, whose prefixes are configured (G18).
+/// Checks a mesh of `count` VNets, each with a VPN gateway and a site. Networks that a chain of connections with route
+/// exchange joins reach each other in both directions, and no others do (G18, G19, G22). No packet loops. `joined`: the
+/// connections between two gateways by number, each with or without BGP. `plain`: whether each site is without BGP, so
+/// that its prefix is configured (G18).
 fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
     let mut w = World::default();
     let mut reports = LearnedReports::default();
@@ -853,6 +877,7 @@ fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
     }
 }
 
+/// G19: gateways in a chain or a ring pass on routes and packets, up to a connection without BGP.
 #[test]
 fn g19_chains_and_rings_of_gateways_reach_all_they_join() {
     mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4, &[]);
@@ -860,7 +885,7 @@ fn g19_chains_and_rings_of_gateways_reach_all_they_join() {
     mesh(&[(0, 1, true), (1, 2, false)], 3, &[]);
 }
 
-/// G18: the prefixes of a site without BGP are advertised as far as routes are exchanged, and no further.
+/// G18: gateways advertise the prefix of a site without BGP as far as they exchange routes, and no further.
 #[test]
 fn g18_sites_without_bgp_are_reached_from_further_gateways() {
     mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4, &[true]);
@@ -868,8 +893,9 @@ fn g18_sites_without_bgp_are_reached_from_further_gateways() {
     mesh(&[(0, 1, true), (1, 2, false)], 3, &[false, true, false]);
 }
 
-/// G18, G19: a hub with a site without BGP, one with BGP, a branch with BGP and one without. Networks that exchange
-/// routes with the hub learn the first site's prefix and reach it. Two ends without BGP do not reach each other.
+/// G18, G19: the hub has a site with BGP (loc1), a site without BGP (loc3, 10.3.30.0/24), and a branch. Networks that
+/// exchange routes with the hub learn the prefix of loc3 and reach it. Without BGP on the branch's connection, the
+/// branch and loc3 do not reach each other.
 #[test]
 fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
     let (mut w, reports) = (lab(), reports(false));
@@ -892,7 +918,7 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
         let routes = routes_for_neighbour(&config, &learned.routing_state(&config), &id("connections", to));
         routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
     };
-    // The gateway originates the route, as it does for its own VNet's prefixes.
+    // The gateway originates the route, as it does for the prefixes of its own VNet, so the AS path is empty.
     let to_loc1 = told(&w, &reports, "hub-loc1");
     assert_eq!(to_loc1.get("10.3.30.0/24"), Some(&Vec::new()), "{to_loc1:?}");
     let branch = gateway_routes(&w, &reports, "branch-vm");
@@ -918,7 +944,7 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
         64,
     );
     assert_eq!(at_branch, "branch-vm");
-    // E8: a circuit's sites neither learn the prefix nor reach it.
+    // E8: loc3 does not reach the customers of circuits.
     assert_eq!(at_hub(&w, &loc3, "10.3.30.10", "10.1.31.10"), "route_none");
 
     // The prefixes of a device that does not answer are not advertised.
@@ -926,7 +952,8 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
     silent.down.entry(agent("hub-vpn")).or_default().insert(loc3.clone());
     assert!(!told(&w, &silent, "hub-loc1").contains_key("10.3.30.0/24"));
 
-    // G19: with BGP off towards the branch, there are two ends without BGP.
+    // G19: with BGP off towards the branch, both the branch and loc3 are without BGP, so the hub forwards nothing
+    // between them.
     for c in ["hub-branch", "branch-hub"] {
         connection_mut(&mut w, c).enable_bgp = false;
     }

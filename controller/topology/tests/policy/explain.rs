@@ -1,11 +1,12 @@
-//! Packets through compiled configurations with the engine's own decisions: P17, P18, P21, P24, P25, R9 to R15, R19,
-//! D9, T2, T5, and the texts with the remedy.
+//! Walks packets through compiled configurations with the engine's own decisions, and checks paths, traces and the
+//! texts with the remedy: P17, P18, P21, P24, P25, R9 to R15, R19, D9, T2, T5.
 
 use crate::world::{World, agent, hub_and_spokes, ip, peering_id};
 use tombolo_proto::fabric::{ExplainRequest, Protocol};
 use tombolo_topology::explain::{Explanation, explain};
 use tombolo_topology::resource::PeeringState;
 
+/// The answer to an ICMP question without reports. Asserts that it survives JSON.
 fn ask(w: &World, from: &str, to: &str) -> Explanation {
     let question: ExplainRequest = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
     let answer = explain(&w.topology, &Default::default(), &question).unwrap();
@@ -18,21 +19,21 @@ fn ask(w: &World, from: &str, to: &str) -> Explanation {
     answer
 }
 
-/// The agents of the request's walk, without repetitions.
+/// The agents of the request's walk, in order. An agent with two hops is named once.
 fn way(answer: &Explanation) -> Vec<&str> {
     let mut agents: Vec<&str> = answer.request.hops.iter().map(|hop| hop.agent.as_str()).collect();
     agents.dedup();
     agents
 }
 
-/// The output of traceroute: addresses, `*` for silent hops.
+/// The output of traceroute: the address of each hop, `*` for silent hops.
 fn trace(answer: &Explanation) -> Vec<String> {
     let line = |hop: &tombolo_topology::explain::TraceHop| hop.address.map_or("*".into(), |a| a.to_string());
     answer.trace.iter().map(line).collect()
 }
 
-/// Asserts that the destination is unreachable: with this agent, drop reason and rule, and a text that contains all
-/// words and has a remedy.
+/// Asserts that the destination is unreachable because the packet or its reply stops at the agent `at`, with this drop
+/// reason and rule. Asserts that the text contains all `words` and has a remedy.
 #[track_caller]
 pub(crate) fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, words: &[&str]) {
     assert!(!answer.reachable, "{answer:#?}");
@@ -56,7 +57,7 @@ pub(crate) fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, 
     assert!(answer.summary.contains(&stop.text));
 }
 
-/// T2: delivery inside a VNet and across a peering is hop-free, both ways, every protocol.
+/// T2: inside a VNet and across a peering there is no hop between two VMs, in either direction and with every protocol.
 #[test]
 fn t2_peering_is_one_hop() {
     let w = hub_and_spokes();
@@ -90,7 +91,8 @@ fn t2_peering_is_one_hop() {
     }
 }
 
-/// P24: A–hub–B does not connect A and B, and the text names the change that would.
+/// P24: two spokes that are peered with one hub do not reach each other, and the text names the change that would
+/// connect them.
 #[test]
 fn p24_spokes_do_not_reach_each_other() {
     let answer = ask(&hub_and_spokes(), "a-vm", "b-vm");
@@ -104,8 +106,8 @@ fn p24_spokes_do_not_reach_each_other() {
     assert_eq!(answer.trace, []);
 }
 
-/// R19, P18, T1: spoke to spoke through an appliance needs a forwarding NIC, a route on both sides, and
-/// allowForwardedTraffic on the receiver. The appliance is a hop and answers.
+/// R19, P18, T1: a spoke reaches the other spoke through an appliance in the hub. This needs a forwarding NIC, a route
+/// on both sides, and allowForwardedTraffic on the receiver's half. The appliance is a hop and answers.
 #[test]
 fn r19_service_chaining() {
     let mut w = hub_and_spokes();
@@ -144,7 +146,7 @@ fn r19_service_chaining() {
     assert_eq!(way(&answer), ["a-vm", "hub-nva", "b-vm"]);
     assert_eq!(trace(&answer), ["10.1.0.5", "10.3.0.4"]);
 
-    // R12: the NIC without enableIPForwarding.
+    // R12: the appliance's NIC loses enableIPForwarding.
     w.appliance("hub-nva", "hub/workload=10.1.0.5")
         .nic("hub-nva-nic", "hub/workload=10.1.0.5", false);
     stopped(
@@ -156,7 +158,7 @@ fn r19_service_chaining() {
     );
 }
 
-/// R11: an appliance two peerings away is a black hole; one in the own VNet or in a peer is not.
+/// R11: an appliance that is two peerings away is a black hole. One in the sender's VNet or in a peer is not.
 #[test]
 fn r11_appliances_are_one_peering_away_at_most() {
     let mut w = hub_and_spokes();
@@ -171,7 +173,7 @@ fn r11_appliances_are_one_peering_away_at_most() {
         "R11",
         &["black hole", "'r0'", "10.3.0.0/16"],
     );
-    // An address without an owner.
+    // D8: the next hop is an address that no agent owns.
     w.routes("spoke-a/workload", "10.3.0.0/16>10.1.0.99");
     stopped(
         &ask(&w, "a-vm", "b-vm"),
@@ -182,8 +184,8 @@ fn r11_appliances_are_one_peering_away_at_most() {
     );
 }
 
-/// P21a, c, T5: a spoke reaches the branch through the hub's gateway directly. The first gateway answers, the second
-/// one is silent, and the way back is the same.
+/// P21a, c, T5: a spoke reaches the branch through the hub's gateway directly. In a traceroute the first gateway
+/// answers and the second one is silent. The reply passes the same gateways in the opposite order.
 #[test]
 fn p21_t5_spoke_to_branch() {
     let w = hub_and_spokes();
@@ -212,7 +214,7 @@ fn p21_t5_spoke_to_branch() {
     assert_eq!(trace(&ask(&w, "hub-vm", "branch-vm")), ["10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P21: without either flag the routes are withdrawn, and the text names the flag.
+/// P21: if one of the two flags is off, the routes are withdrawn, and the text names the flag.
 #[test]
 fn p20_the_missing_flag_is_named() {
     let mut w = hub_and_spokes();
@@ -235,7 +237,7 @@ fn p20_the_missing_flag_is_named() {
     );
 }
 
-/// P21d: a spoke's user-defined route to the hub's VPN gateway reaches a sibling; the gateway is a hop.
+/// P21d: user-defined routes to the hub's VPN gateway connect two spokes. The gateway is a hop.
 #[test]
 fn p21d_spoke_to_spoke_by_the_vpn_gateway() {
     let mut w = hub_and_spokes();
@@ -251,8 +253,8 @@ fn p21d_spoke_to_spoke_by_the_vpn_gateway() {
     assert_eq!(trace(&answer), ["10.1.255.4", "10.3.0.4"]);
 }
 
-/// P25, D9: hub and branch are also peered. They use the peering, and a spoke of the hub stays on the VPN. Without one
-/// half of the peering they use the VPN again.
+/// P25, D9: hub and branch are joined by VPN and peered. They use the peering, and a spoke of the hub stays on the VPN.
+/// When one half of the peering is gone, hub and branch use the VPN again.
 #[test]
 fn p25_d9_peering_beats_the_vpn_for_its_own_vnets_only() {
     let mut w = hub_and_spokes();
@@ -274,7 +276,8 @@ fn p25_d9_peering_beats_the_vpn_for_its_own_vnets_only() {
     assert_eq!(way(&answer), ["hub-vm", "hub-gw", "branch-gw", "branch-vm"]);
 }
 
-/// D9: the branch cannot reach a plain peer of the hub, in either direction, whatever the branch's routes are.
+/// D9: the branch cannot reach a VNet that is only peered with the hub, nor can that VNet reach the branch, whatever
+/// routes the branch has.
 #[test]
 fn d9_a_plain_peer_is_not_relayed_to() {
     let mut w = hub_and_spokes();
@@ -282,7 +285,7 @@ fn d9_a_plain_peer_is_not_relayed_to() {
         .vm("plain-vm", "plain/s=10.5.0.4");
     w.peer("hub", "at", "plain", "a");
     w.routes("branch/workload", "10.5.0.0/16>gateway");
-    // The branch's gateway has no connection that leads there.
+    // The branch's gateway has no connection that leads to 10.5.0.0/16.
     stopped(
         &ask(&w, "branch-vm", "plain-vm"),
         "branch-gw",
@@ -299,8 +302,9 @@ fn d9_a_plain_peer_is_not_relayed_to() {
     );
 }
 
-/// R16, R20: routes on GatewaySubnet send packets from the tunnel through an appliance. With a mirror route in the
-/// spoke, it inspects both directions. The gateway's answer returns through the appliance and is accepted.
+/// R16, R20: routes of GatewaySubnet send packets from the tunnel to the spoke through an appliance. With a matching
+/// route in the spoke, the appliance gets both directions. An ICMP error of the gateway returns through the appliance
+/// and is accepted.
 #[test]
 fn r16_inspection_between_gateway_and_spoke() {
     let mut w = hub_and_spokes();
@@ -315,8 +319,8 @@ fn r16_inspection_between_gateway_and_spoke() {
     assert_eq!(trace(&answer), ["10.1.0.5", "10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P18 at a gateway: a client's appliance needs the flag on the hub's half. D9: even then the far gateway accepts only
-/// sources that the hub's gateway may relay.
+/// P18: a spoke's appliance may send foreign sources to the hub's gateway only if the hub's half has
+/// allowForwardedTraffic. D9: even then the far gateway accepts only sources that the hub's gateway may relay.
 #[test]
 fn p18_d9_foreign_sources_at_gateways() {
     let mut w = hub_and_spokes();
@@ -346,7 +350,7 @@ fn p18_d9_foreign_sources_at_gateways() {
     );
 }
 
-/// P17: without the flag on either half nothing crosses, and the text names the half.
+/// P17: if one half has no allowVirtualNetworkAccess, no packet crosses the peering, and the text names that half.
 #[test]
 fn p17_access_off_on_either_half() {
     for (vnet, remote, at) in [("hub", "spoke-a", "hub-vm"), ("spoke-a", "hub", "a-vm")] {
@@ -366,7 +370,7 @@ fn p17_access_off_on_either_half() {
     }
 }
 
-/// P13, P14: the text names the state of the halves and the remedy.
+/// P13, P14: the text names the state of a half and the remedy for that state.
 #[test]
 fn p13_p14_states_of_a_peering() {
     let mut w = World::default();
@@ -399,7 +403,7 @@ fn p13_p14_states_of_a_peering() {
     w.vnet_mut("x").peerings.clear();
     w.peer("x", "a", "y", "a");
     assert!(ask(&w, "x-vm", "y-vm").reachable);
-    // P27: a range that is not synced yet.
+    // P27: y gets a new range, which x has not synced yet.
     w.vnet_mut("y").address_space.push("10.9.0.0/16".parse().unwrap());
     stopped(
         &ask(&w, "x-vm", "10.9.0.4"),
@@ -410,7 +414,7 @@ fn p13_p14_states_of_a_peering() {
     );
 }
 
-/// R9, R10, R13: the text names the user-defined route.
+/// R9, R10, R13: the text names the user-defined route that stops the packet.
 #[test]
 fn r13_user_routes_are_named() {
     let mut w = hub_and_spokes();
@@ -439,7 +443,7 @@ fn r13_user_routes_are_named() {
     );
 }
 
-/// R15: a subnet without gateway routes, and the text says so.
+/// R15: the subnet does not accept gateway routes, and the text says so.
 #[test]
 fn r15_propagation_off_is_named() {
     let mut w = hub_and_spokes();
@@ -454,8 +458,8 @@ fn r15_propagation_off_is_named() {
     );
 }
 
-/// Routing loops end: an appliance whose own subnet sends the packet back to it (the warning of R12), and two
-/// appliances in a ring.
+/// A walk in a routing loop ends. Two loops are tested: an appliance whose own subnet sends the packet back to it (the
+/// warning of R12), and two appliances that send the packet to each other.
 #[test]
 fn loops_are_found() {
     let mut w = hub_and_spokes();
@@ -478,7 +482,7 @@ fn loops_are_found() {
     stopped(&ask(&w, "a-vm", "b-vm"), "hub-nva", "hairpin", "R12", &["comes from"]);
 }
 
-/// The requested TTL expires at the expected hop.
+/// A packet with a requested TTL expires at the expected hop. A TTL of 0 is an error.
 #[test]
 fn ttl_is_honoured() {
     let w = hub_and_spokes();
@@ -504,7 +508,7 @@ fn ttl_is_honoured() {
     );
 }
 
-/// The text names missing agents, revoked agents, and addresses without an owner.
+/// The text names a NIC without an agent, a revoked agent, or an address without an owner.
 #[test]
 fn whoever_is_missing_is_named() {
     let mut w = hub_and_spokes();
@@ -563,7 +567,8 @@ fn whoever_is_missing_is_named() {
     );
 }
 
-/// After another agent took the place of a revoked one, the name refers to the new one.
+/// After another agent has got the binding of a revoked one, the names of the machine refer to the new agent. If that
+/// is revoked too, the name is ambiguous.
 #[test]
 fn a_successor_is_meant_by_the_names_of_its_machine() {
     let mut w = hub_and_spokes();
@@ -584,7 +589,7 @@ fn a_successor_is_meant_by_the_names_of_its_machine() {
     assert!(two.contains("ambiguous"), "{two}");
 }
 
-/// G10, G11: a connection with one object, or without a key.
+/// G10, G11: a connection has only one of its two objects, or one object has no shared key.
 #[test]
 fn g10_g11_half_a_connection() {
     let mut w = hub_and_spokes();
@@ -615,7 +620,7 @@ fn g10_g11_half_a_connection() {
     );
 }
 
-/// D8: a machine behind a host is reached through it, and both families work alike.
+/// D8: a machine without an agent is reached through the host that serves its subnet, by IPv4 and by IPv6.
 #[test]
 fn d8_served_machines_and_both_families() {
     let mut w = World::default();
@@ -637,7 +642,8 @@ fn d8_served_machines_and_both_families() {
     assert_eq!(ask(&w, "y-vm", "fd00:1::4").source, ip("fd00:2::4"));
 }
 
-/// Names: a VM or NIC by name or id, agents, addresses. Ambiguous names list the candidates; unknown ones are an error.
+/// Ends of a walk can be given as a VM or NIC by name or id, as an agent, or as an address. An ambiguous name lists the
+/// candidates; an unknown one is an error.
 #[test]
 fn names() {
     let mut w = hub_and_spokes();

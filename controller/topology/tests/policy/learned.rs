@@ -1,5 +1,6 @@
-//! A site's announcements do not permit it to send from other networks' addresses (D10, G22, G24). This holds wherever
-//! its routes are learned: at the gateway, at VMs of the hub and its spokes, behind another gateway.
+//! A site's announcements do not permit the site to send from other networks' addresses (D10, G22, G24), not even if
+//! they cover these networks. This holds at every agent that learns the routes: the gateway, VMs of the hub and of its
+//! spokes, and another VNet's VMs.
 
 use crate::circuits::{fate, lab, reports};
 use crate::world::{agent, id, nets};
@@ -8,7 +9,8 @@ use tombolo_proto::id::AgentId;
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_topology::learned_routes::LearnedReports;
 
-/// Location 1 and the customer of circuit 1 announce these prefixes too.
+/// The reports of a lab in which location 1's device and the customer of circuit 1 announce `prefixes` in addition to
+/// their own.
 fn announcing(prefixes: &str) -> LearnedReports {
     let mut reports = reports(false);
     let doors = [
@@ -28,7 +30,8 @@ fn announcing(prefixes: &str) -> LearnedReports {
     reports
 }
 
-/// The spoofed sources: of the receiver's own VNet, of a peered one, and behind another connection.
+/// The spoofed sources are addresses of the receiver's own VNet, of a VNet that is peered with it, and of the branch,
+/// which another connection leads to.
 #[test]
 fn super_prefixes_of_a_site_speak_for_nobody_else() {
     let w = lab();
@@ -49,7 +52,7 @@ fn super_prefixes_of_a_site_speak_for_nobody_else() {
             ("hub-er", &edge, "10.11.30.5", "10.11.30.4"),
             ("hub-vm", &er, "10.10.30.5", "10.10.30.4"),
             ("hub-vm", &vpn, "10.10.30.5", "10.10.30.4"),
-            // The spoke is peered; the branch is behind the VPN gateway.
+            // 10.11.30.4 is in the peered spoke, 10.11.30.68 in the branch, to which the VPN gateway leads.
             ("hub-vm", &er, "10.11.30.4", "10.10.30.4"),
             ("hub-vm", &er, "10.11.30.68", "10.10.30.4"),
             ("spoke-vm", &er, "10.11.30.5", "10.11.30.4"),
@@ -62,7 +65,8 @@ fn super_prefixes_of_a_site_speak_for_nobody_else() {
             let fate = fate(&w, &reports, at, Some(from), source, to, 60);
             assert_eq!(fate, "spoofed_source", "{prefixes}: {source} by {from} at {at}");
         }
-        // Sources of no other network are accepted (G24) from either gateway, and so are configured ones.
+        // Sources in no known network are accepted from either gateway (G24), and so are sources in configured networks
+        // from their own gateway.
         for (at, from, source, to, expected) in [
             ("hub-vpn", &site, "10.9.0.1", "10.10.30.4", "hub-vm"),
             ("hub-er", &edge, "10.9.0.1", "10.10.30.4", "hub-vm -1"),

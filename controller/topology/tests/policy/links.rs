@@ -1,20 +1,23 @@
-//! Spaces, owners and links: P18, P21, P27, D8, D9, D10, D14, G9, G10, G11, R12.
+//! The spaces, owners and links of configurations: P18, P21, P27, D8, D9, D10, D14, G9, G10, G11, R12.
 
 use crate::world::{World, agent, hub_and_spokes, id, ip, nets, peering_id, subnet_id, vnet_id};
 use ipnet::IpNet;
 use tombolo_proto::config::{AgentConfig, ForeignSources, Relation, Role, Space, SpaceKind, Transport};
 use tombolo_topology::compile::compile;
 
+/// The space of a VNet in a configuration.
 fn space<'c>(config: &'c AgentConfig, vnet: &str) -> Option<&'c Space> {
     config.spaces.iter().find(|s| s.vnet == vnet_id(vnet))
 }
 
+/// The owners of a VNet's addresses in a configuration, as lines `prefix agent`.
 fn owners(config: &AgentConfig, vnet: &str) -> Vec<String> {
     let space = space(config, vnet).unwrap();
     let line = |o: &tombolo_proto::config::Owner| format!("{} {}", o.prefix, o.agent);
     space.owners.iter().map(line).collect()
 }
 
+/// The agents with which a configuration has links.
 fn peers(config: &AgentConfig) -> Vec<&str> {
     config.links.iter().map(|l| l.peer.as_str()).collect()
 }
@@ -61,8 +64,8 @@ fn a_vm_knows_its_vnet_its_peers_and_its_gateway() {
     assert!(space(&spoke, "spoke-b").is_none(), "P24");
 }
 
-/// D6: the half with an explicit transport decides for both ends, on links to machines and to the gateway in use alike.
-/// Links that must use WireGuard, among them those of VPN connections, have no key for QUIC.
+/// D6: a half with an explicit transport decides for both ends, on links to machines and on links to the gateway in
+/// use. Links that must use WireGuard have no key for QUIC; the links of VPN connections are such links.
 #[test]
 fn d6_transport_of_links() {
     let mut w = hub_and_spokes();
@@ -88,7 +91,7 @@ fn d6_transport_of_links() {
     assert_eq!(link(&w, "hub-gw", "branch-gw"), Some((Transport::WireGuard, false)));
 }
 
-/// D6, D15: peers of an agent get its QUIC endpoint and its number of lanes; the endpoint only where QUIC is allowed.
+/// D6, D15: the peers of an agent get its number of lanes and, where QUIC is allowed, its QUIC endpoint.
 #[test]
 fn d6_d15_second_ports_and_lanes_of_links() {
     let mut w = hub_and_spokes();
@@ -107,7 +110,8 @@ fn d6_d15_second_ports_and_lanes_of_links() {
     assert_eq!(link(&w, "a-vm", "hub-vm"), Some((None, 4)));
 }
 
-/// D8: a NIC's /32 and a served subnet exist side by side, and the configuration has the served subnet's routes (R20).
+/// D8: the address of a NIC and the served subnet that contains it are two entries with different owners. The host's
+/// configuration has the served subnet's routes (R20).
 #[test]
 fn d8_served_subnets() {
     let mut w = World::default();
@@ -126,7 +130,8 @@ fn d8_served_subnets() {
             "10.1.1.9/32 in-between"
         ]
     );
-    // D10: a machine with an agent of its own is not behind the host, so the host may not send from its address.
+    // D10: a machine with an agent of its own does not send through the host, so the host may not send from its
+    // address.
     assert_eq!(
         w.link("one", "host").unwrap().sources,
         nets(
@@ -140,8 +145,8 @@ fn d8_served_subnets() {
     assert!(matches!(&host.role, Role::Vm { served, .. } if *served == nets("10.1.1.0/24")));
 }
 
-/// D10, P18: an appliance may forward foreign sources: any source in its own VNet, and to a peer only where the
-/// receiver's half has allowForwardedTraffic.
+/// D10, P18: an appliance may forward from any source inside its own VNet. To a peer it may forward foreign sources
+/// only if the receiver's half has allowForwardedTraffic.
 #[test]
 fn p18_d10_foreign_sources() {
     let mut w = hub_and_spokes();
@@ -149,7 +154,7 @@ fn p18_d10_foreign_sources() {
     assert_eq!(w.link("hub-gw", "hub-nva").unwrap().foreign, ForeignSources::Any);
     assert_eq!(w.link("hub-nva", "hub-vm").unwrap().foreign, ForeignSources::None);
     assert_eq!(w.link("a-vm", "hub-nva").unwrap().foreign, ForeignSources::None);
-    // The sender's half does not matter.
+    // The half of the sender's VNet does not matter.
     w.half_mut("hub", "spoke-a").allow_forwarded_traffic = true;
     assert_eq!(w.link("a-vm", "hub-nva").unwrap().foreign, ForeignSources::None);
     w.half_mut("spoke-a", "hub").allow_forwarded_traffic = true;
@@ -169,7 +174,8 @@ fn p18_d10_foreign_sources() {
     );
 }
 
-/// P18 concerns sources outside of the peer's space: an appliance may forward for its own VNet without the flag.
+/// P18: an appliance needs no flag to forward for machines of its own VNet. The rule concerns only sources outside of
+/// that VNet.
 #[test]
 fn p18_an_appliance_may_forward_for_its_own_vnet() {
     let w = hub_and_spokes();
@@ -182,14 +188,16 @@ fn p18_an_appliance_may_forward_for_its_own_vnet() {
     );
 }
 
-/// P21c: the spoke's machines have links with the hub's gateway itself; P21a: it may relay the branch to them.
+/// P21c: the spoke's machines have links with the hub's gateway itself. P21a: over them the gateway may relay packets
+/// from the branch.
 #[test]
 fn p21_gateway_links() {
     let w = hub_and_spokes();
     let down = w.link("a-vm", "hub-gw").unwrap();
     assert_eq!(down.relation, Relation::Gateway {});
     assert_eq!(down.foreign, ForeignSources::None);
-    // The branch, the hub and the sibling (P21d: a user route to the gateway), the gateway's own address.
+    // The gateway may relay from the branch, from the hub, from the sibling spoke (P21d: a user-defined route to the
+    // gateway), and send from its own address.
     for relayed in ["10.4.0.4", "10.1.0.4", "10.3.0.4", "10.1.255.4"] {
         assert!(covers(&down.sources, relayed), "{relayed}");
     }
@@ -224,8 +232,8 @@ fn p21_gateway_links() {
     assert_eq!(peers(&config), ["a-vm", "b-vm", "branch-gw", "hub-nva", "hub-vm"]);
 }
 
-/// D9: a peer that does not use the gateway gets no space and no link there. A spoke's traffic to a branch that the hub
-/// is also peered with may still come through the gateway.
+/// D9: the gateway has no space and no link for a peer that does not use it. The hub is also peered with the branch; a
+/// spoke's packets to the branch may still go through the gateway.
 #[test]
 fn d9_no_relay_between_gateway_and_plain_peerings() {
     let mut w = hub_and_spokes();
@@ -241,7 +249,8 @@ fn d9_no_relay_between_gateway_and_plain_peerings() {
     assert!(!covers(&w.link("branch-gw", "hub-gw").unwrap().sources, "10.5.0.4"));
 }
 
-/// G9: the sources of a tunnel are the far VNet and its clients, without the own side.
+/// G9: the permitted sources of a tunnel are the far VNet and the spokes that use its gateway, without the receiver's
+/// own networks.
 #[test]
 fn g9_sources_of_a_connection() {
     let mut w = hub_and_spokes();
@@ -255,13 +264,13 @@ fn g9_sources_of_a_connection() {
     );
     assert!(link.always_on && link.initiator, "'branch-gw' comes before 'hub-gw'");
     assert!(!w.link("hub-gw", "branch-gw").unwrap().initiator);
-    // A far range that contains a client's: only the rest may come from there.
+    // A range of the far VNet that contains a spoke of the hub: only the rest of the range may come over the tunnel.
     w.vnet_mut("branch").address_space = nets("10.2.0.0/15 10.4.0.0/16");
     let sources = w.link("hub-gw", "branch-gw").unwrap().sources;
     assert!(!covers(&sources, "10.2.0.4") && !covers(&sources, "10.3.0.4") && covers(&sources, "10.4.0.4"));
 }
 
-/// G10: no tunnel before both objects exist. G11: none without a shared key either.
+/// G10: a tunnel needs both connection objects. G11: an end without a shared key has no link.
 #[test]
 fn g10_g11_what_a_tunnel_needs() {
     let mut w = hub_and_spokes();
@@ -277,8 +286,8 @@ fn g10_g11_what_a_tunnel_needs() {
     );
 }
 
-/// D14: both ends derive the same preshared key from equal shared keys, and different ones from different keys. The key
-/// is bound to the pair of gateways and never equals the shared key. Only this link has one.
+/// D14: both ends derive the same preshared key from equal shared keys, and different ones from different shared keys.
+/// The preshared key depends on the pair of gateways and never equals the shared key. Links of other kinds have none.
 #[test]
 fn d14_preshared_keys() {
     let mut w = hub_and_spokes();
@@ -310,7 +319,8 @@ fn d14_preshared_keys() {
     assert!(!text.contains("\"abc\""));
 }
 
-/// G6: two instances on each side form four tunnels; routes and transit have both as next hops, the first one first.
+/// G6: two instances on each side form four tunnels. Routes and transit have both instances as next hops, the first
+/// instance first.
 #[test]
 fn g6_active_active() {
     let mut w = World::default();
@@ -340,7 +350,7 @@ fn g6_active_active() {
     assert_eq!(transit[0].via, [agent("b-gw-2")]);
 }
 
-/// P27: addresses of a peer that were not synced do not exist here: no owner, no source, no link.
+/// P27: addresses of a peer that are not synced have no owner, no permitted source and no link here.
 #[test]
 fn p27_unsynced_addresses_have_no_owner() {
     let mut w = hub_and_spokes();
@@ -358,7 +368,7 @@ fn p27_unsynced_addresses_have_no_owner() {
     assert_eq!(w.link("hub-vm", "new-vm").unwrap().sources, nets("10.9.0.4/32"));
 }
 
-/// A revoked agent has no configuration, and no other agent has a link, an owner or a route to it.
+/// A revoked agent has no configuration, and the configurations of other agents do not mention it.
 #[test]
 fn revoked_agents_are_nowhere() {
     let mut w = hub_and_spokes();
@@ -373,7 +383,7 @@ fn revoked_agents_are_nowhere() {
     assert!(compile(&w.topology, &agent("nobody")).is_none());
 }
 
-/// Dual stack: owners, sources and the gateway's side have both address families.
+/// In a dual-stack VNet, owners, permitted sources and NICs have the addresses of both families.
 #[test]
 fn both_families() {
     let mut w = World::default();

@@ -2,7 +2,7 @@
 
 use crate::world::{World, hub_and_spokes, nets};
 
-/// The hub and its spokes, and three VNets without any relation to them except peerings.
+/// The hub with its spokes and branch, and three VNets without any relation to these. y and z are peered.
 fn world() -> World {
     let mut w = hub_and_spokes();
     w.vnet("x", "10.11.0.0/16", "s=10.11.0.0/24")
@@ -94,7 +94,7 @@ fn a_new_spoke_of_the_gateway_concerns_the_hub_the_spokes_and_the_branch() {
     );
 }
 
-/// The bytes depend on the state, not on the order of the changes that led to it.
+/// The bytes of a configuration depend on the state, not on the order of the changes that led to it.
 #[test]
 fn order_of_creation_does_not_show() {
     let build = |order: [usize; 3]| {

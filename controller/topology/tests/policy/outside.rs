@@ -1,4 +1,5 @@
-//! The texts of `explain` where a gateway, site or circuit is missing: which one, by which rule, and the remedy.
+//! The texts of `explain` if a gateway, site or circuit is missing on the path: they name the missing object, the rule
+//! and the remedy.
 
 use crate::circuits::{connection_mut, gateway, lab, reports};
 use crate::explain::stopped;
@@ -16,7 +17,8 @@ fn ask(w: &World, reports: &LearnedReports, from: &str, to: &str) -> Explanation
     explain(&w.topology, reports, &question).unwrap()
 }
 
-/// Adds a site without BGP behind a gateway: its local network gateway `name`, and the connection `to-{name}`.
+/// Adds a site without BGP that is connected to a gateway: its local network gateway `name`, and the connection
+/// `to-{name}`.
 fn plain_site(w: &mut World, name: &str, gateway: &str, prefix: &str) {
     let local = id("localNetworkGateways", name);
     let site = LocalNetworkGateway {
@@ -33,7 +35,8 @@ fn plain_site(w: &mut World, name: &str, gateway: &str, prefix: &str) {
     connection_mut(w, &connection).enable_bgp = false;
 }
 
-/// G10 in a hub with both types of gateways: the finding concerns the VPN gateway and names the deleted object.
+/// G10: the hub has gateways of both types, and one of the two connection objects with the branch is deleted. The
+/// finding concerns the VPN gateway and names the object that is left.
 #[test]
 fn g10_in_a_hub_with_both_kinds_of_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -50,14 +53,15 @@ fn g10_in_a_hub_with_both_kinds_of_gateways() {
         ];
         stopped(&ask(&w, &reports, from, to), from, "route_none", "G10", &words);
     }
-    // The gateway without an agent is the VPN gateway too, whatever the other one is called.
+    // D7: the finding about a gateway without a valid agent concerns the VPN gateway, not the ExpressRoute gateway.
     let mut w = lab();
     w.agent_mut("hub-vpn").revoked = true;
     let answer = ask(&w, &reports, "spoke-vm", "branch-vm");
     stopped(&answer, "spoke-vm", "no_gateway", "D7", &["hub-vpn", "revoked"]);
 }
 
-/// R14, E2: no user-defined route leads to an ExpressRoute gateway.
+/// R14, E2: a user-defined route to the gateway needs a VPN gateway: an ExpressRoute gateway does not count, and the
+/// remedy differs if the VNet has no gateway at all.
 #[test]
 fn r14_a_user_route_needs_a_vpn_gateway() {
     let mut w = lab();
@@ -78,7 +82,8 @@ fn r14_a_user_route_needs_a_vpn_gateway() {
     );
 }
 
-/// R6: a site's routes are withdrawn with its sessions, and the text names the sites that the address could be in.
+/// R6: the site's routes are withdrawn because its sessions are down. The text names the sites in which the address
+/// could be.
 #[test]
 fn r6_a_site_whose_circuit_and_tunnel_are_down() {
     let (w, mut reports) = (lab(), reports(true));
@@ -102,7 +107,7 @@ fn r6_a_site_whose_circuit_and_tunnel_are_down() {
         stopped(&answer, from, "route_none", "R6", &words);
         assert!(!answer.summary.contains("Tombolo"), "{}", answer.summary);
     }
-    // Without any connection there is no site to name.
+    // If no gateway is connected to a site, the text names none.
     let answer = ask(&hub_and_spokes(), &LearnedReports::default(), "a-vm", "192.168.9.9");
     let words = [
         "no virtual network and no site has 192.168.9.9",
@@ -111,7 +116,7 @@ fn r6_a_site_whose_circuit_and_tunnel_are_down() {
     stopped(&answer, "a-vm", "route_none", "R1", &words);
 }
 
-/// E7, E8: the text names the circuit that leads to the site, and the change that would connect this VNet.
+/// E7, E8: the text names the circuit that leads to the address, and the change that would connect this VNet to it.
 #[test]
 fn e7_e8_sites_behind_other_circuits() {
     let (mut w, reports) = (lab(), reports(false));
@@ -156,7 +161,7 @@ fn e7_e8_sites_behind_other_circuits() {
         "E6",
         &e6,
     );
-    // P20: the spoke's flag is missing.
+    // P20: the spoke's flag useRemoteGateways is missing.
     w.half_mut("spoke", "hub").use_remote_gateways = false;
     let answer = ask(&w, &reports, "spoke-vm", "10.1.31.10");
     stopped(
@@ -168,7 +173,8 @@ fn e7_e8_sites_behind_other_circuits() {
     );
 }
 
-/// G19: a chain of gateways leads to the target, a VNet or a site, and the text names the objects without BGP.
+/// G19: a chain of gateways leads to the target, which is a VNet or a site. The text names the connection objects
+/// without BGP.
 #[test]
 fn g19_the_connections_without_bgp_are_named() {
     let (mut w, reports) = (lab(), reports(false));
@@ -217,7 +223,7 @@ fn g19_the_connections_without_bgp_are_named() {
             &[site, "set enableBgp on hub-branch"],
         );
     }
-    // G4: equal ASNs.
+    // G4: the gateways at both ends have the same ASN.
     connection_mut(&mut w, "hub-branch").enable_bgp = true;
     let branch = w.topology.gateways.get_mut(&gw("branch-vpn")).unwrap();
     Arc::make_mut(branch).asn = 65_515;
@@ -233,8 +239,8 @@ fn g19_the_connections_without_bgp_are_named() {
     }
 }
 
-/// G9, R3, G11, D16: a site that is described but not connected, not connected to this VNet, or not connected
-/// completely.
+/// G9, R3, G11, D16: the address is in a site that has no connection, or no connection to a gateway of this VNet, or a
+/// connection without one of its keys.
 #[test]
 fn g9_sites_that_are_not_joined() {
     let (mut w, reports) = (lab(), reports(false));
@@ -279,7 +285,7 @@ fn g9_sites_that_are_not_joined() {
         "G9",
         &["loc3", "no connection joins", "of type IPsec"],
     );
-    // R15: the route exists, but the subnet does not accept it.
+    // R15: the gateway has the route, but the subnet does not accept gateway routes.
     w.routes("hub/workload", "10.77.0.0/16>none");
     w.table_mut("hub/workload").disable_bgp_route_propagation = true;
     let answer = ask(&w, &reports, "hub-vm", "10.2.30.10");
@@ -292,7 +298,8 @@ fn g9_sites_that_are_not_joined() {
     );
 }
 
-/// D9: a packet to a plain peer through the gateway; the text names the flags that would make the peer a client.
+/// D9: a spoke sends to a VNet that is only peered with the hub, through the hub's gateway. The text names the flags
+/// with which that VNet would use the gateway.
 #[test]
 fn d9_the_flags_that_a_gateways_relay_needs_are_named() {
     let mut w = hub_and_spokes();

@@ -1,4 +1,4 @@
-//! Effective routes: rules R1 to R9, R14, R15, R22, P21, P24, P25, P27.
+//! The effective routes of subnets: rules R1 to R9, R14, R15, R22, P21, P24, P25, P27.
 
 use crate::world::{World, hub_and_spokes};
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use tombolo_proto::route::RouteState;
 use tombolo_topology::compile::effective_routes;
 use tombolo_topology::resource::PeeringState;
 
+/// The lines of the private blocks that are dropped by default (R1).
 const NONE_BLOCKS: [&str; 4] = [
     "Default 10.0.0.0/8 None",
     "Default 100.64.0.0/10 None",
@@ -14,11 +15,13 @@ const NONE_BLOCKS: [&str; 4] = [
     "Default 192.168.0.0/16 None",
 ];
 
+/// The lines `first`, and those of the private blocks after them.
 fn with_none_blocks(first: &[&str]) -> Vec<String> {
     first.iter().chain(&NONE_BLOCKS).map(|s| (*s).to_owned()).collect()
 }
 
-/// R1: one route for each range and none for subnets, the default route, and the four private blocks.
+/// R1: every subnet has one route for each address range of its VNet, the default route, and the four private blocks.
+/// Subnets have no routes of their own.
 #[test]
 fn r1_default_routes_of_every_subnet() {
     let mut w = World::default();
@@ -33,7 +36,8 @@ fn r1_default_routes_of_every_subnet() {
     assert!(effective_routes(&w.topology, &ResourceId::new("/nowhere")).is_none());
 }
 
-/// R1 for both families of a dual-stack VNet: ::/0 beside 0.0.0.0/0, None blocks for IPv4 only.
+/// R1: a dual-stack VNet has ::/0 beside 0.0.0.0/0, and private blocks for IPv4 only. A VNet without IPv4 has no
+/// 0.0.0.0/0 and no private blocks.
 #[test]
 fn r1_both_families() {
     let mut w = World::default();
@@ -59,7 +63,8 @@ fn r1_both_families() {
     );
 }
 
-/// R2: a range that equals a block turns it into VnetLocal; a range inside the block leaves it as it is.
+/// R2: an address range that equals a private block makes the block's route VnetLocal. A range inside a block leaves
+/// the block's route as it is.
 #[test]
 fn r2_reserved_blocks() {
     let mut w = World::default();
@@ -77,7 +82,8 @@ fn r2_reserved_blocks() {
     );
 }
 
-/// R4: peering routes exist only while both halves are Connected, in every subnet, one for each remote prefix.
+/// R4: peering routes exist only while both halves are Connected. Every subnet has one for each prefix of the remote
+/// VNet.
 #[test]
 fn r4_peering_routes_follow_state() {
     let mut w = World::default();
@@ -98,7 +104,8 @@ fn r4_peering_routes_follow_state() {
     assert_eq!((has(&w, "a/one"), has(&w, "b/s")), (0, 0), "Disconnected");
 }
 
-/// P27: until the sync a VNet routes only the prefixes that its half has synced.
+/// P27: a remote VNet gets a new prefix. Until the half is synced, it routes only the prefixes that it has synced
+/// before.
 #[test]
 fn p27_old_prefixes_until_sync() {
     let mut w = World::default();
@@ -115,7 +122,8 @@ fn p27_old_prefixes_until_sync() {
     assert!(w.shown("b/s").contains(&"Default 10.9.0.0/16 VNetPeering".to_owned()));
 }
 
-/// P30: another region, another next hop type; region names compare as ARM compares them.
+/// P30: a peering between regions has a next-hop type of its own. Names of regions are compared without regard to case
+/// and spaces, as ARM does.
 #[test]
 fn p30_global_peering_has_its_own_next_hop_type() {
     let mut w = World::default();
@@ -134,7 +142,7 @@ fn p30_global_peering_has_its_own_next_hop_type() {
     );
 }
 
-/// P24: A–B and B–C give A no route to C.
+/// P24: a is peered with b, and b with c. a has no route to c, nor c to a.
 #[test]
 fn p24_not_transitive() {
     let mut w = World::default();
@@ -147,7 +155,8 @@ fn p24_not_transitive() {
 }
 
 /// R5, P21: (a) the spoke gets the routes of the hub's gateway, with that gateway as next hop. (b) The branch gets the
-/// spokes as part of the hub. (d) Spokes do not learn each other. Without either flag, (a) and (b) are withdrawn.
+/// spokes' prefixes as part of the hub. (d) Spokes do not learn each other's prefixes. Without one of the two flags,
+/// the routes of (a) and (b) are withdrawn.
 #[test]
 fn p21_gateway_transit() {
     let w = hub_and_spokes();
@@ -185,7 +194,8 @@ fn p21_gateway_transit() {
     }
 }
 
-/// R5: a gateway does not advertise peering routes; D9: nor routes that it learned from another connection.
+/// R5: a gateway does not advertise the prefixes of plain peers. D9: nor those that it has learned over another
+/// connection.
 #[test]
 fn d9_a_gateway_contributes_only_the_far_vnet_and_its_clients() {
     let mut w = hub_and_spokes();
@@ -201,7 +211,7 @@ fn d9_a_gateway_contributes_only_the_far_vnet_and_its_clients() {
     );
 }
 
-/// G10: routes and tunnel need both connection objects.
+/// G10: with only one of the two connection objects there are no gateway routes on either side.
 #[test]
 fn g10_one_connection_object_gives_no_routes() {
     let mut w = hub_and_spokes();
@@ -211,7 +221,8 @@ fn g10_one_connection_object_gives_no_routes() {
     }
 }
 
-/// P25, R7 step 1: a peering removes the gateway's routes for its space, also longer ones, and only there.
+/// P25, R7 step 1: hub and branch are joined by VPN and peered. In both VNets the peering invalidates the gateway
+/// routes for the peer's space, and only these.
 #[test]
 fn p25_peering_beats_tunnels() {
     let mut w = hub_and_spokes();
@@ -234,8 +245,8 @@ fn p25_peering_beats_tunnels() {
     );
 }
 
-/// R7 step 1: a longer gateway prefix inside a peer's range is discarded, a longer user route is not, even though it
-/// overrides nothing of the same length.
+/// R7 step 1: a gateway route inside a peer's range is invalid even though its prefix is longer. A user-defined route
+/// with a longer prefix stays active.
 #[test]
 fn r7_a_covered_gateway_prefix_is_discarded_however_long() {
     let mut w = World::default();
@@ -256,7 +267,8 @@ fn r7_a_covered_gateway_prefix_is_discarded_however_long() {
     has("!Default 10.4.0.0/14 VNetPeering");
 }
 
-/// R7 step 3: for one prefix User beats gateway beats system; among active routes a prefix occurs once.
+/// R7 step 3: of several routes for one prefix, the user-defined one is active, else the gateway's, else the system's.
+/// No prefix has two active routes.
 #[test]
 fn r7_equal_prefixes() {
     let mut w = World::default();
@@ -294,7 +306,8 @@ fn r7_equal_prefixes() {
     }
 }
 
-/// R9: a user's 0.0.0.0/0 replaces the Internet route and removes the None blocks, in that subnet only.
+/// R9: a user-defined 0.0.0.0/0 replaces the Internet route and removes the routes of the private blocks, in the
+/// table's subnet only.
 #[test]
 fn r9_user_default_removes_the_none_blocks() {
     let mut w = World::default();
@@ -313,7 +326,8 @@ fn r9_user_default_removes_the_none_blocks() {
     assert_eq!(w.shown("v/t").iter().filter(|l| l.ends_with(" None")).count(), 4);
 }
 
-/// R14: the user's VirtualNetworkGateway is the own VPN gateway, or the hub's; without one the route has no next hop.
+/// R14: a user-defined route to VirtualNetworkGateway leads to the VPN gateway of the VNet or of its hub. In a VNet
+/// without a gateway the route has no next hop.
 #[test]
 fn r14_user_route_to_the_gateway() {
     let mut w = hub_and_spokes();
@@ -332,8 +346,8 @@ fn r14_user_route_to_the_gateway() {
     }
 }
 
-/// R15: on a spoke that uses a remote gateway, disabled propagation removes all gateway routes of that subnet, and only
-/// these.
+/// R15: disabled propagation removes all gateway routes of the spoke's subnet, but neither its user-defined routes nor
+/// the gateway routes of other spokes.
 #[test]
 fn r15_propagation_off() {
     let mut w = hub_and_spokes();
@@ -345,7 +359,7 @@ fn r15_propagation_off() {
     assert!(w.shown("spoke-b/workload").iter().any(|l| l.contains("10.4.0.0/16")));
 }
 
-/// R22, literally.
+/// R22: the worked example of Azure's documentation, with its names and prefixes.
 #[test]
 fn r22_worked_example() {
     let mut w = World::default();
@@ -397,7 +411,7 @@ fn r22_worked_example() {
     );
 }
 
-/// A gateway whose agents are gone or revoked still contributes its routes, without next hops (R6).
+/// R6: a gateway whose only agent is revoked keeps its routes, without next hops. They go when the gateway is deleted.
 #[test]
 fn a_gateway_without_agents_serves_nothing() {
     let mut w = hub_and_spokes();

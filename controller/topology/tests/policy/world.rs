@@ -1,4 +1,4 @@
-//! Short builders of topologies from the typed resources.
+//! Builders that put typed resources into a topology without requests, so that the rules for requests are not checked.
 
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
 
+/// The id of a resource of the group `lab`. `kind`: its type, e.g. `virtualNetworks`.
 pub(crate) fn id(kind: &str, name: &str) -> ResourceId {
     ResourceId::new(format!("{GROUP}/providers/Microsoft.Network/{kind}/{name}"))
 }
@@ -25,12 +26,13 @@ pub(crate) fn vnet_id(name: &str) -> ResourceId {
     id("virtualNetworks", name)
 }
 
-/// `vnet/subnet` → id.
+/// The id of the subnet `vnet/subnet`.
 pub(crate) fn subnet_id(path: &str) -> ResourceId {
     let (vnet, subnet) = path.split_once('/').unwrap();
     ResourceId::new(format!("{}/subnets/{subnet}", vnet_id(vnet)))
 }
 
+/// The id of the half `to-{remote}` of a VNet.
 pub(crate) fn peering_id(vnet: &str, remote: &str) -> ResourceId {
     ResourceId::new(format!("{}/virtualNetworkPeerings/to-{remote}", vnet_id(vnet)))
 }
@@ -39,6 +41,7 @@ pub(crate) fn agent(name: &str) -> AgentId {
     AgentId::new(name).unwrap()
 }
 
+/// Prefixes that are separated by spaces.
 pub(crate) fn nets(text: &str) -> Vec<IpNet> {
     text.split_whitespace().map(|n| n.parse().unwrap()).collect()
 }
@@ -47,10 +50,11 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Flags of a peering half, by the letters that are on: `a`ccess, `f`orwarded traffic, gateway `t`ransit, use
-/// `r`emote gateways.
+/// The flags of a peering half that are on, by letter: `a`ccess, `f`orwarded traffic, gateway `t`ransit, use `r`emote
+/// gateways.
 pub(crate) type Flags<'f> = &'f str;
 
+/// A topology under construction. Each agent gets an endpoint and keys of its own.
 #[derive(Clone, Default)]
 pub(crate) struct World {
     pub(crate) topology: Topology,
@@ -58,6 +62,7 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// An envelope without tags, and with nil GUIDs.
     pub(crate) fn envelope(id: ResourceId, location: &str) -> Envelope {
         Envelope {
             id,
@@ -69,11 +74,12 @@ impl World {
         }
     }
 
-    /// A VNet with ranges and subnets (`name=prefix,prefix …`).
+    /// Adds a VNet in `region1`. `ranges`: its prefixes; `subnets`: `name=prefix,prefix …`.
     pub(crate) fn vnet(&mut self, name: &str, ranges: &str, subnets: &str) -> &mut Self {
         self.vnet_in(name, "region1", ranges, subnets)
     }
 
+    /// Adds a VNet in a region.
     pub(crate) fn vnet_in(&mut self, name: &str, region: &str, ranges: &str, subnets: &str) -> &mut Self {
         let subnets = subnets.split_whitespace().map(|s| {
             let (subnet, prefixes) = s.split_once('=').unwrap();
@@ -125,19 +131,20 @@ impl World {
         });
     }
 
-    /// A peering with both halves `Connected`.
+    /// Adds a peering with both halves `Connected`, each with its flags.
     pub(crate) fn peer(&mut self, a: &str, flags_a: Flags<'_>, b: &str, flags_b: Flags<'_>) -> &mut Self {
         self.half(a, b, flags_a, PeeringState::Connected);
         self.half(b, a, flags_b, PeeringState::Connected);
         self
     }
 
+    /// Adds only the half of `a` towards `b`, in the state `Initiated`.
     pub(crate) fn initiated(&mut self, a: &str, b: &str) -> &mut Self {
         self.half(a, b, "a", PeeringState::Initiated);
         self
     }
 
-    /// A NIC with addresses (`vnet/subnet=address …`).
+    /// Adds a NIC with addresses (`vnet/subnet=address …`). `forwarding`: `enableIPForwarding`.
     pub(crate) fn nic(&mut self, name: &str, addresses: &str, forwarding: bool) -> &mut Self {
         let configurations = addresses.split_whitespace().enumerate().map(|(n, text)| {
             let (subnet, address) = text.split_once('=').unwrap();
@@ -158,6 +165,7 @@ impl World {
         self
     }
 
+    /// Adds the agent `name` with a binding.
     pub(crate) fn bind(&mut self, name: &str, binding: Binding) -> &mut Self {
         self.endpoints += 1;
         let mut key = [0; 32];
@@ -178,12 +186,12 @@ impl World {
         Arc::make_mut(self.topology.agents.get_mut(&agent(name)).unwrap())
     }
 
-    /// A VM of one NIC `{name}-nic`, and its agent.
+    /// Adds a VM with one NIC, `{name}-nic`, and its agent.
     pub(crate) fn vm(&mut self, name: &str, addresses: &str) -> &mut Self {
         self.machine(name, addresses, false)
     }
 
-    /// A VM whose NIC has `enableIPForwarding`.
+    /// Adds a VM whose NIC has `enableIPForwarding`, and its agent.
     pub(crate) fn appliance(&mut self, name: &str, addresses: &str) -> &mut Self {
         self.machine(name, addresses, true)
     }
@@ -195,6 +203,7 @@ impl World {
         self.bind(name, binding)
     }
 
+    /// The binding of a VM with NICs and served subnets, by name.
     pub(crate) fn vm_binding(name: &str, nics: &[&str], served: &[&str]) -> Binding {
         Binding::Vm {
             vm: ResourceId::new(format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/{name}")),
@@ -203,7 +212,8 @@ impl World {
         }
     }
 
-    /// A gateway `{vnet}-gw` with one instance for each address, each with an agent: `{vnet}-gw`, `{vnet}-gw-2`.
+    /// Adds a VPN gateway, `{vnet}-gw`, with one instance for each address. Each has an agent: `{vnet}-gw`,
+    /// `{vnet}-gw-2`.
     pub(crate) fn gateway(&mut self, vnet: &str, addresses: &str) -> &mut Self {
         let name = format!("{vnet}-gw");
         let gateway_id = id("virtualNetworkGateways", &name);
@@ -240,7 +250,7 @@ impl World {
         self
     }
 
-    /// The connection object `{a}-to-{b}` of one side.
+    /// Adds the connection object `{a}-to-{b}` of one side, without BGP.
     pub(crate) fn connection(&mut self, a: &str, b: &str, key: Option<&str>) -> &mut Self {
         let connection = Connection {
             envelope: Self::envelope(id("connections", &format!("{a}-to-{b}")), "region1"),
@@ -258,11 +268,13 @@ impl World {
         self
     }
 
+    /// Adds both connection objects between two gateways, with equal shared keys.
     pub(crate) fn connect(&mut self, a: &str, b: &str) -> &mut Self {
         self.connection(a, b, Some("abc")).connection(b, a, Some("abc"))
     }
 
-    /// A route table (`prefix>hop …`; hop: an address, `gateway`, `local`, `internet` or `none`) on a subnet.
+    /// Gives a subnet a route table (`prefix>hop …`; hop: an address, `gateway`, `local`, `internet` or `none`), in
+    /// place of the present one.
     pub(crate) fn routes(&mut self, subnet: &str, routes: &str) -> &mut Self {
         let table = id("routeTables", &format!("rt-{}", subnet.replace('/', "-")));
         let routes = routes.split_whitespace().enumerate().map(|(n, text)| {
@@ -298,7 +310,7 @@ impl World {
         Arc::make_mut(self.topology.route_tables.get_mut(&table).unwrap())
     }
 
-    /// The configuration of an agent. Asserts that it is valid, and that a second compilation has the same bytes.
+    /// The configuration of an agent. Asserts that it is valid, and that it can be read back from its bytes.
     pub(crate) fn config(&self, name: &str) -> AgentConfig {
         let config = Compiler::new(&self.topology).compile(&agent(name)).unwrap();
         config.check().unwrap();
@@ -310,17 +322,20 @@ impl World {
         config
     }
 
+    /// The link of the agent `of` with the agent `to`.
     pub(crate) fn link(&self, of: &str, to: &str) -> Option<Link> {
         self.config(of).links.into_iter().find(|l| l.peer == agent(to))
     }
 
+    /// The effective routes of a subnet.
     pub(crate) fn effective(&self, subnet: &str) -> Vec<EffectiveRoute> {
         Compiler::new(&self.topology)
             .effective_routes(&subnet_id(subnet))
             .unwrap()
     }
 
-    /// Effective routes as lines: `source prefix nextHopType [addresses]`, `!` in front of invalid ones.
+    /// The effective routes of a subnet as lines `source prefix nextHopType [addresses]`, with `!` in front of invalid
+    /// ones.
     pub(crate) fn shown(&self, subnet: &str) -> Vec<String> {
         let line = |r: &EffectiveRoute| {
             let invalid = if r.state == RouteState::Invalid { "!" } else { "" };
@@ -333,7 +348,7 @@ impl World {
         self.effective(subnet).iter().map(line).collect()
     }
 
-    /// Digests of all agents' configurations.
+    /// The digests of all agents' configurations, by agent.
     pub(crate) fn digests(&self) -> BTreeMap<String, String> {
         let compiler = Compiler::new(&self.topology);
         let all = self.topology.agents.keys();
@@ -341,7 +356,7 @@ impl World {
             .collect()
     }
 
-    /// The names of the agents whose configurations differ.
+    /// The names of the agents whose configurations differ between the two worlds, ordered.
     pub(crate) fn changed_since(&self, before: &Self) -> Vec<String> {
         let (old, new) = (before.digests(), self.digests());
         let mut names: Vec<String> = old.keys().chain(new.keys()).cloned().collect();
@@ -352,8 +367,8 @@ impl World {
     }
 }
 
-/// The topology of the demo: a hub with a VM, an appliance and a VPN gateway; two spokes that use it; a branch joined
-/// by VPN.
+/// The topology of the demo: a hub with a VM, an appliance and a VPN gateway; two spokes that use the gateway; and a
+/// branch whose gateway is connected to the hub's.
 pub(crate) fn hub_and_spokes() -> World {
     let mut w = World::default();
     w.vnet("hub", "10.1.0.0/16", "workload=10.1.0.0/24 GatewaySubnet=10.1.255.0/27")

@@ -1,4 +1,4 @@
-//! The route tables of circuits, as their edges report them.
+//! The route tables and neighbours of circuits, from the desired state and the reports of the circuits' edges.
 
 use super::instances::{edge, instances};
 use super::time::duration;
@@ -13,8 +13,9 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
 
-/// `routeTables` of a circuit's peering at one of its links: the prefixes of linked VNets with their gateways' ASNs,
-/// and the routes of the customer (E1). `None`: the circuit or its peering does not exist.
+/// `routeTables` of a circuit's peering at one of its links: the prefixes of linked VNets, once for each instance of
+/// their gateways and with the gateway's ASN, and the routes of the customer (E1). `None`: the circuit or its peering
+/// does not exist.
 pub(crate) fn circuit_routes(
     topology: &Topology,
     statuses: &AgentStatuses,
@@ -43,8 +44,9 @@ pub(crate) fn circuit_routes(
     Some(all)
 }
 
-/// `routeTablesSummary` of a circuit's peering at one of its links: its BGP neighbours (M7). `None`: the circuit or its
-/// peering does not exist.
+/// `routeTablesSummary` of a circuit's peering at one of its links: the customer and the instances of all connected
+/// gateways, with the state of the session and the number of routes (M7). `None`: the circuit or its peering does not
+/// exist.
 pub(crate) fn circuit_summary(
     topology: &Topology,
     statuses: &AgentStatuses,
@@ -58,6 +60,7 @@ pub(crate) fn circuit_summary(
     let down = || "down".to_owned();
     let line = |neighbour: IpAddr, asn: u32, up: Option<String>, received: usize| {
         json!({
+            // `v` is the version of BGP, which is always 4.
             "neighbor": neighbour, "v": 4, "as": asn,
             "upDown": up.unwrap_or_else(down),
             "statePfxRcd": received.to_string(),
@@ -88,6 +91,7 @@ pub(crate) fn circuit_summary(
     Some(all)
 }
 
+/// The connections to a circuit, ordered by id.
 fn links_of<'t>(topology: &'t Topology, circuit: &'t ExpressRouteCircuit) -> impl Iterator<Item = &'t Connection> {
     let all = topology.connections.values().map(|c| &**c);
     all.filter(|c| c.gateway2 == circuit.envelope.id)
@@ -103,7 +107,7 @@ fn status<'l>(
     statuses.agents.get(&edge(topology, &circuit.envelope.id, link)?)
 }
 
-/// The routes that an edge learned from the customer.
+/// The routes that the edge with this status has learned from the customer.
 fn customer_routes<'l>(
     status: Option<&'l AgentStatus>,
     circuit: &'l ExpressRouteCircuit,
@@ -113,7 +117,7 @@ fn customer_routes<'l>(
     own.flat_map(|l| &l.routes)
 }
 
-/// The customer's address on a line: the first host address (E1).
+/// The customer's address on the line of a link: the first host address (E1).
 fn customer(peering: &PrivatePeering, link: CircuitLink) -> IpAddr {
     let line = match link {
         CircuitLink::Primary => peering.primary,

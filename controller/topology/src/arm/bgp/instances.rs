@@ -1,4 +1,4 @@
-//! The agents of gateways and circuits, and whether two gateways exchange routes.
+//! Finds the agents of gateways and circuits and their learned routes, and whether two gateways exchange routes.
 
 use crate::compile::Compiler;
 use crate::learned_routes::{LearnedReports, LearnedRoutes};
@@ -8,12 +8,14 @@ use std::sync::Arc;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The routes that all agents have learned, by their last statuses.
+/// The routes that all gateways and edges have learned, by the last statuses of the agents. Each call compiles the
+/// configurations of all gateways and edges.
 pub(super) fn learned_routes(topology: &Topology, statuses: &AgentStatuses) -> LearnedRoutes {
     LearnedRoutes::new(topology, &Compiler::new(topology), LearnedReports::of(statuses))
 }
 
-/// Whether two gateways exchange routes over a connection: both objects have BGP enabled, and the ASNs differ (G4).
+/// Whether the two gateways of a `Vnet2Vnet` connection exchange routes over it: both connection objects have BGP
+/// enabled, and the ASNs differ (G4). False for an unknown connection.
 pub(super) fn exchanges(topology: &Topology, connection: &ResourceId) -> bool {
     let Some(own) = topology.connections.get(connection) else {
         return false;
@@ -24,7 +26,7 @@ pub(super) fn exchanges(topology: &Topology, connection: &ResourceId) -> bool {
     own.enable_bgp && back.is_some_and(|b| b.enable_bgp) && asn(&own.gateway1) != asn(&own.gateway2)
 }
 
-/// The instances of a gateway that have an agent, each with its number.
+/// The instances of a gateway that have an agent, each with its number, counted from 0 in order of `ipConfigurations`.
 pub(super) fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<(usize, AgentId)> {
     let configurations = gateway.ip_configurations.iter().enumerate();
     let agent = |name: &str| {
@@ -40,7 +42,7 @@ pub(super) fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) ->
         .collect()
 }
 
-/// The agent of a circuit's edge. `None`: no agent that is not revoked.
+/// The agent of the edge of a circuit's link. `None`: there is none, or only a revoked one.
 pub(super) fn edge(topology: &Topology, circuit: &ResourceId, link: CircuitLink) -> Option<AgentId> {
     let serves =
         |binding: &Binding| matches!(binding, Binding::Edge { circuit: c, link: l } if c == circuit && *l == link);

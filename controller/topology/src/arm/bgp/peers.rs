@@ -1,5 +1,5 @@
-//! The BGP sessions of a gateway: with sites by BGP itself, with other gateways and edges by the route exchange inside
-//! links.
+//! The BGP sessions of a gateway. With sites they are real BGP sessions; with other gateways and with edges, ARM shows
+//! the route exchange inside links as sessions.
 
 use super::instances::{edge, exchanges, instances, learned_routes};
 use super::time::duration;
@@ -12,23 +12,25 @@ use tombolo_proto::config::{CircuitLink, EDGE_ASN};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
 
-/// A configured session.
+/// A configured session of a gateway.
 struct Session {
+    /// The neighbour's address.
     address: IpAddr,
+    /// The neighbour's ASN.
     asn: u32,
     kind: SessionKind,
 }
 
-/// The protocol of a session.
+/// The protocol of a session, which decides where its state is found.
 enum SessionKind {
-    /// BGP. Agents report the session under this id.
+    /// BGP. Agents report the session under this id, the connection's.
     Bgp(ResourceId),
-    /// Route exchange inside the link with this agent. `None`: the far end has no agent.
+    /// Route exchange inside the link with this agent. `None`: the far end has no agent yet.
     Link(Option<AgentId>),
 }
 
-/// `getBgpPeerStatus`: one entry for each pair of an instance and a configured session. `None`: the gateway does not
-/// exist.
+/// `getBgpPeerStatus`: one entry for each pair of an instance and a configured session, the first instance's entries
+/// first. `None`: the gateway does not exist.
 pub(crate) fn bgp_peers(topology: &Topology, statuses: &AgentStatuses, gateway: &ResourceId) -> Option<Vec<Value>> {
     let gateway = topology.gateways.get(gateway)?;
     let connections = topology
@@ -41,7 +43,7 @@ pub(crate) fn bgp_peers(topology: &Topology, statuses: &AgentStatuses, gateway: 
     let mut all = Vec::new();
     for number in 0..gateway.ip_configurations.len() {
         let agent = agents.iter().find(|(n, _)| *n == number).map(|(_, agent)| agent);
-        // A session's state is known only while its agent is connected.
+        // The last status of an agent says nothing about its sessions once the agent's control stream has ended.
         let agent = agent.filter(|agent| statuses.connected.contains(*agent));
         let status = agent.and_then(|agent| statuses.agents.get(agent));
         let dynamic = agent
@@ -56,7 +58,7 @@ pub(crate) fn bgp_peers(topology: &Topology, statuses: &AgentStatuses, gateway: 
     Some(all)
 }
 
-/// The configured sessions of a connection.
+/// The configured sessions of a connection. Empty if no routes are exchanged over it.
 fn sessions(topology: &Topology, connection: &Connection) -> Vec<Session> {
     let far = &connection.gateway2;
     match connection.connection_type {
@@ -101,11 +103,12 @@ fn sessions(topology: &Topology, connection: &Connection) -> Vec<Session> {
     }
 }
 
-/// The state, the seconds since its last change (if the agent counts them), and the number of received routes.
+/// The state of a session, the seconds since its last change (`None`: the agent does not count them), and the number of
+/// received routes.
 type Observed = (BgpPeerState, Option<f64>, u64);
 
 impl Session {
-    /// The session as one instance reports it. `None`: the instance has not reported it.
+    /// The state of the session as one instance reports it. `None`: the instance has not reported the session.
     fn observed_by(&self, status: &AgentStatus, dynamic: &RoutingState) -> Option<Observed> {
         match &self.kind {
             SessionKind::Bgp(id) => {
@@ -129,6 +132,7 @@ impl Session {
         }
     }
 
+    /// The ARM body of the session at instance `number`. `observed`: `None` shows the state `Unknown`.
     fn view(&self, gateway: &VirtualNetworkGateway, number: usize, observed: Option<Observed>) -> Value {
         let (state, since, received) = observed.unwrap_or_default();
         json!({

@@ -20,8 +20,8 @@ const fn weight(kind: GatewayKind) -> u32 {
     }
 }
 
-/// `getLearnedRoutes`: the prefixes of the gateway's VNet and clients, and the routes that its instances have accepted.
-/// `None`: the gateway does not exist.
+/// `getLearnedRoutes`: the prefixes of the gateway's VNet and of the spokes that use it, and the routes that each
+/// instance has accepted and that are up. `None`: the gateway does not exist.
 pub(crate) fn learned(topology: &Topology, statuses: &AgentStatuses, gateway: &ResourceId) -> Option<Vec<Value>> {
     let gateway = topology.gateways.get(gateway)?;
     let local = gateway.peering_address(0).to_string();
@@ -56,7 +56,8 @@ pub(crate) fn learned(topology: &Topology, statuses: &AgentStatuses, gateway: &R
     Some(all)
 }
 
-/// `getAdvertisedRoutes` to the peer with the address `peer`. `None`: the gateway does not exist.
+/// `getAdvertisedRoutes`: the routes that each instance advertises to the peer with the address `peer`. Empty if no
+/// peer has the address. `None`: the gateway does not exist.
 pub(crate) fn advertised(
     topology: &Topology,
     statuses: &AgentStatuses,
@@ -104,7 +105,7 @@ pub(crate) fn advertised(
     Some(all)
 }
 
-/// The prefixes of the gateway's VNet and clients, with the AS path that a peer sees.
+/// The prefixes of the gateway's VNet and of the spokes that use it, each with the AS path that a peer sees.
 fn local_prefixes(topology: &Topology, gateway: &VirtualNetworkGateway) -> impl Iterator<Item = (IpNet, Vec<u32>)> {
     let asn = gateway.asn;
     advertised_prefixes(topology, gateway)
@@ -126,7 +127,8 @@ fn route(local: &str, network: IpNet, hops: [&str; 2], origin: &str, path: &[u32
     })
 }
 
-/// The address that ARM shows for a neighbour of a gateway; the neighbour's name if it has no address.
+/// The address that ARM shows for a neighbour of a gateway: the BGP address of a gateway's instance, the tunnel address
+/// of an edge, or the BGP or underlay address of a site's device. The neighbour's name if it has none of these.
 fn address_of(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &AgentId) -> String {
     let found = match topology.agents.get(neighbour).map(|a| &a.binding) {
         Some(Binding::Gateway {

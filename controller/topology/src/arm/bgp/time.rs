@@ -1,6 +1,7 @@
 //! Time spans in ARM's format.
 
-/// A time span in ARM's format, `1.02:03:04`, cut to whole seconds. A negative one is shown as zero.
+/// A time span in ARM's format, `1.02:03:04` (one day and two hours, three minutes and four seconds), cut to whole
+/// seconds. Less than a day has no part for days. A negative one is shown as zero.
 pub(super) fn duration(seconds: f64) -> String {
     #[expect(
         clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! The joins of VNets and gateways: peerings, tunnels, sites, circuits.
+//! Finds what joins VNets and gateways: peerings, tunnels, sites and circuits.
 
 use super::super::prefix;
 use super::{Circuit, CircuitConnection, Client, Index, Peer, Place, Site, Tunnel, region};
@@ -9,8 +9,8 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::net::overlap;
 
 impl<'t> Index<'t> {
-    /// Finds the pairs of halves that are both `Connected` (P13), and from them the gateway that each VNet uses (P19,
-    /// P20, P23).
+    /// Finds the pairs of halves that are both `Connected` (P13), and from them the gateway that each VNet uses: its
+    /// own, or that of a peer (P19, P20, P23).
     pub(super) fn join_peers(&mut self, positions: &BTreeMap<&'t ResourceId, usize>) {
         for position in 0..self.vnets.len() {
             let vnet = self.vnets[position].resource;
@@ -54,7 +54,8 @@ impl<'t> Index<'t> {
         }
     }
 
-    /// Finds the pairs of `Vnet2Vnet` connections that exist on both sides (G10).
+    /// Finds the pairs of `Vnet2Vnet` connections that exist on both sides (G10), and the prefixes that are reachable
+    /// through each. A connection without a counterpart has no tunnel.
     pub(super) fn join_tunnels(&mut self) {
         let of_gateway: BTreeMap<&ResourceId, usize> = self
             .vnets
@@ -107,7 +108,7 @@ impl<'t> Index<'t> {
         }
     }
 
-    /// Finds the sites of each VPN gateway.
+    /// Finds the sites that each VPN gateway is connected to, ordered by the connection's id.
     pub(super) fn join_sites(&mut self) {
         for vnet in &mut self.vnets {
             let Some(gateway) = vnet.gateway else { continue };

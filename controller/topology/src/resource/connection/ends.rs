@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
 
-/// The maximum number of circuits of one peering location, and of all circuits, that a gateway can be connected to
-/// (X12).
+/// The maximum numbers of circuits that a gateway can be connected to, in one peering location and in all (X12). They
+/// are Azure's.
 const CIRCUITS_PER_GATEWAY: (usize, usize) = (4, 16);
 
 /// The far end of a connection.
@@ -24,6 +24,7 @@ pub(super) enum End {
 }
 
 impl End {
+    /// The id of the resource at the far end.
     pub(super) fn id(&self) -> &ResourceId {
         match self {
             Self::Gateway(gateway) => &gateway.envelope.id,
@@ -34,7 +35,8 @@ impl End {
 }
 
 impl Draft<'_> {
-    /// Resolves `virtualNetworkGateway2`, `localNetworkGateway2` or `peer`, depending on the type (G9).
+    /// Resolves the required reference to the far end: `virtualNetworkGateway2`, `localNetworkGateway2` or `peer`,
+    /// depending on the type (G9). `None`: a problem gives the reason.
     pub(super) fn far_end(&mut self, id: &ResourceId, kind: ConnectionType, properties: &Object<'_>) -> Option<End> {
         let name = match kind {
             ConnectionType::Vnet2Vnet => "virtualNetworkGateway2",
@@ -51,7 +53,8 @@ impl Draft<'_> {
         })
     }
 
-    /// Checks the two ends of a new or changed connection. The ends of an existing one are immutable.
+    /// Checks the two ends of a new or changed connection. The ends of an existing connection are immutable. The
+    /// limits, the second connection between the same ends, and overlaps are checked at creation only.
     pub(super) fn check_ends(
         &mut self,
         id: &ResourceId,
@@ -79,6 +82,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks a connection between two gateways: two different ones, both of type VPN and RouteBased (G3).
     fn check_gateways(
         &mut self,
         id: &ResourceId,
@@ -115,6 +119,8 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks a connection to a site: the gateway is of type VPN, the site has `bgpSettings` if the connection uses BGP
+    /// (G4), and a PolicyBased gateway has only one connection, without BGP (G3).
     fn check_site(
         &mut self,
         id: &ResourceId,
@@ -154,6 +160,8 @@ impl Draft<'_> {
         }
     }
 
+    /// Checks a new connection to a circuit: the gateway is of type ExpressRoute (E2), the circuit has a private
+    /// peering and is not connected to the gateway already, and both have room for one more connection (X12, X13).
     fn check_circuit(
         &mut self,
         id: &ResourceId,
@@ -200,8 +208,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the gateway type: VPN connections need VPN gateways, connections to circuits need ExpressRoute gateways
-    /// (G9). False: a gateway has another type.
+    /// Checks that all `gateways` are of type `kind`: connections to gateways and sites need VPN gateways, connections
+    /// to circuits need ExpressRoute gateways (G9). False: a gateway has another type, which is a problem.
     fn check_kinds<const N: usize>(
         &mut self,
         id: &ResourceId,
@@ -235,7 +243,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Refuses a tunnel beyond the limit of the gateway (X8).
+    /// Refuses one more tunnel if the gateway has as many as the settings allow (X8).
     fn check_tunnel_limit(&mut self, id: &ResourceId, gateway: &ResourceId) {
         let limit = self.topology.settings.tunnels_per_gateway as usize;
         if self.connections_of(gateway).count() >= limit {
@@ -247,13 +255,13 @@ impl Draft<'_> {
         }
     }
 
-    /// The connections whose own side is `gateway`.
+    /// The connection objects whose own side (`virtualNetworkGateway1`) is `gateway`, ordered by id.
     pub(crate) fn connections_of(&self, gateway: &ResourceId) -> impl Iterator<Item = &Connection> {
         let all = self.topology.connections.values().map(|c| &**c);
         all.filter(move |c| c.gateway1 == *gateway)
     }
 
-    /// The connections whose far end is `far`: a circuit, a site or a gateway.
+    /// The connection objects whose far end is `far`, a circuit, a site or a gateway; ordered by id.
     pub(crate) fn links_of(&self, far: &ResourceId) -> impl Iterator<Item = &Connection> {
         let all = self.topology.connections.values().map(|c| &**c);
         all.filter(move |c| c.gateway2 == *far)

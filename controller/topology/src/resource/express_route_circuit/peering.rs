@@ -27,11 +27,12 @@ pub struct PrivatePeering {
     /// `primaryPeerAddressPrefix`: a /30, or an IPv6 /126. The first address is the customer's, the second one is the
     /// edge's (E1).
     pub primary: IpNet,
-    /// `secondaryPeerAddressPrefix`: the same for the secondary line.
+    /// `secondaryPeerAddressPrefix`: the prefix of the secondary line, of the same form and address family as `primary`
+    /// and disjoint from it.
     pub secondary: IpNet,
     /// `vlanId`, 0 to 4094. It is kept and shown only: the operator creates the interface.
     pub vlan_id: u16,
-    /// `sharedKey`: the TCP MD5 key of the BGP sessions (RFC 2385).
+    /// `sharedKey`: the TCP MD5 key of the BGP sessions on both lines (RFC 2385). `None`: the sessions have no key.
     #[serde(default)]
     pub shared_key: Option<String>,
 }
@@ -39,6 +40,7 @@ pub struct PrivatePeering {
 /// The only supported type. A peering's name equals its type.
 const PRIVATE: &str = "AzurePrivatePeering";
 
+/// The peerings of a circuit as child items: at most the private one.
 pub(super) const PEERINGS: Child = Child {
     name: "peerings",
     kind: Some(Kind::CircuitPeering),
@@ -58,6 +60,7 @@ pub(super) const PEERINGS: Child = Child {
 };
 
 impl PrivatePeering {
+    /// The ARM body of the peering, without its secret key.
     pub(super) fn view(&self) -> Value {
         let properties = json!({
             "peeringType": "AzurePrivatePeering",
@@ -75,6 +78,7 @@ impl PrivatePeering {
 }
 
 impl Draft<'_> {
+    /// PUT of a peering. True: the peering is new.
     fn put_circuit_peering(&mut self, request: &Request<'_>) -> bool {
         let (path, body) = (request.path, request.body);
         let Some(circuit) = path.parent().and_then(|p| self.topology.circuits.get(&p.id()).cloned()) else {
@@ -98,6 +102,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
+    /// DELETE of a peering. True: the peering existed. It is a problem while connections use the circuit.
     fn delete_circuit_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(circuit) = self.topology.circuits.get(&parent_id(id)).cloned() else {
             return false;
@@ -113,7 +118,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Reads the `peerings` of a circuit's body, which lists all of them.
+    /// Reads the `peerings` of a circuit's body, which lists all of them. `None`: the list has no private peering, so
+    /// an existing one is removed. An existing one that cannot be read stays.
     pub(super) fn read_peerings(
         &mut self,
         circuit: &ResourceId,
@@ -139,7 +145,8 @@ impl Draft<'_> {
         found
     }
 
-    /// Refuses other peerings than the private one. False: the type or name is wrong.
+    /// Checks that a peering is the private one, by `peeringType` and by its name. False: it is not, which is a
+    /// problem.
     fn check_peering_type(&mut self, name: &str, at: &str, properties: &Object<'_>) -> bool {
         let types = [PRIVATE, "AzurePublicPeering", "MicrosoftPeering"];
         let before = self.problems.len();
@@ -208,14 +215,15 @@ impl Draft<'_> {
             primary: primary?,
             secondary: secondary?,
             vlan_id: u16::try_from(vlan_id?).ok()?,
-            // GET never shows the key, so a body that was read and edited lacks it. The stored key then stays.
+            // GET never shows the key. A client that reads a body, edits it and writes it back thus sends none, and the
+            // stored key stays.
             shared_key: key
                 .map(str::to_owned)
                 .or_else(|| old.and_then(|p| p.shared_key.clone())),
         })
     }
 
-    /// Reads a required integer.
+    /// Reads the required integer `name`. `None`: it is missing, not an integer or out of `range`, which is a problem.
     fn required(&mut self, properties: &Object<'_>, name: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
         if properties.get(name).is_none() {
             missing(&mut self.problems, &properties.at(name));
@@ -223,7 +231,8 @@ impl Draft<'_> {
         properties.integer(name, range, &mut self.problems)
     }
 
-    /// Reads the prefix of a line: a /30, or an IPv6 /126 (E1).
+    /// Reads the prefix of a line: a /30, or an IPv6 /126 (E1). `None`: it is missing or not a prefix. A prefix of
+    /// another length or in a special-use block is returned, and is a problem.
     fn line(&mut self, properties: &Object<'_>, name: &str) -> Option<IpNet> {
         let at = properties.at(name);
         if properties.get(name).is_none() {

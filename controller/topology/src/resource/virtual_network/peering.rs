@@ -1,4 +1,4 @@
-//! Peerings: reading a half, and the state machine of both halves (P5 to P9, P13, P14, P17, P18, P27).
+//! Peerings: how a half is read and shown, and the state machine of both halves (P5 to P9, P13, P14, P17, P18, P27).
 
 mod check;
 
@@ -18,7 +18,7 @@ use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// One half of a peering (P5).
+/// One half of a peering (P5): the object of one VNet that points to the other VNet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Peering {
@@ -30,17 +30,19 @@ pub struct Peering {
     pub resource_guid: Uuid,
     /// The remote VNet. Immutable (P8).
     pub remote_vnet: ResourceId,
-    /// `allowVirtualNetworkAccess`: the two VNets reach each other (P17).
+    /// `allowVirtualNetworkAccess`: whether the two VNets may reach each other. Both halves must allow it (P17).
     pub allow_virtual_network_access: bool,
-    /// `allowForwardedTraffic`: appliances of the remote VNet may forward foreign sources to this one (P18).
+    /// `allowForwardedTraffic`: whether appliances of the remote VNet may send packets with foreign sources to this
+    /// VNet (P18).
     pub allow_forwarded_traffic: bool,
-    /// `allowGatewayTransit`: the remote VNet may use this VNet's gateways (P19).
+    /// `allowGatewayTransit`: whether the remote VNet may use this VNet's gateways (P19).
     pub allow_gateway_transit: bool,
-    /// `useRemoteGateways`: this VNet uses the remote VNet's gateways (P20).
+    /// `useRemoteGateways`: whether this VNet uses the remote VNet's gateways (P20).
     pub use_remote_gateways: bool,
-    /// `doNotVerifyRemoteGateways`: kept and shown (P22).
+    /// `doNotVerifyRemoteGateways`: kept and shown only (P22).
     pub do_not_verify_remote_gateways: bool,
-    /// The transport of links between the two VNets that this half requests (D6).
+    /// The transport that this half requests for links between the two VNets (D6). If one half requests `Automatic`,
+    /// the other half decides.
     #[serde(default)]
     pub transport: Transport,
     /// The state of the half (P13).
@@ -56,7 +58,7 @@ pub struct Peering {
 pub enum PeeringState {
     /// The remote VNet has no half that points to this VNet.
     Initiated,
-    /// Both VNets have a half that points to the other: traffic flows.
+    /// Both VNets have a half that points to the other one, so traffic flows.
     Connected,
     /// The other half or the remote VNet was deleted.
     Disconnected,
@@ -75,7 +77,7 @@ struct PeeringSpec {
 }
 
 impl PeeringSpec {
-    /// Sets the requested properties of a half.
+    /// Sets the requested properties of `half`. Its state and address spaces stay as they are.
     fn apply(&self, half: &mut Peering) {
         half.allow_virtual_network_access = self.allow_virtual_network_access;
         half.allow_forwarded_traffic = self.allow_forwarded_traffic;
@@ -86,7 +88,8 @@ impl PeeringSpec {
     }
 }
 
-/// Reads `transport`, a property of this product that Azure does not have (D6).
+/// Reads `transport`, a property of this product that Azure does not have (D6). `None`: it is missing, or not one of
+/// the known transports, which is a problem.
 fn transport(properties: &Object<'_>, problems: &mut Problems) -> Option<Transport> {
     let text = properties.text("transport", problems)?;
     let known = [Transport::Automatic, Transport::WireGuard, Transport::Quic];
@@ -99,6 +102,7 @@ fn transport(properties: &Object<'_>, problems: &mut Problems) -> Option<Transpo
     found
 }
 
+/// The peerings of a VNet as child items.
 pub(super) const PEERINGS: Child = Child {
     name: "virtualNetworkPeerings",
     kind: Some(Kind::Peering),
@@ -119,6 +123,7 @@ pub(super) const PEERINGS: Child = Child {
 };
 
 impl Peering {
+    /// The ARM body of the half, which belongs to `vnet`.
     pub(super) fn view(&self, views: &Views<'_>, vnet: &VirtualNetwork) -> Value {
         let remote = views.topology.vnets.get(&self.remote_vnet);
         let remote_now = remote.map_or(self.remote_address_space.as_slice(), |r| &r.address_space);
@@ -152,6 +157,7 @@ impl Peering {
 }
 
 impl Draft<'_> {
+    /// PUT of a half. True: the half is new.
     fn put_peering(&mut self, request: &Request<'_>) -> bool {
         let (path, body) = (request.path, request.body);
         let Some(vnet) = path.parent().and_then(|p| self.topology.vnets.get(&p.id()).cloned()) else {
@@ -172,6 +178,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
+    /// DELETE of a half. True: the half existed.
     fn delete_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let owner = parent_id(id);
         let Some(vnet) = self.topology.vnets.get(&owner).cloned() else {
@@ -185,8 +192,9 @@ impl Draft<'_> {
         true
     }
 
-    /// Replaces the peerings by the `virtualNetworkPeerings` of a VNet's body, which lists all of them. Unchanged
-    /// halves stay untouched: an edit of another property of the VNet is not an update of them (P13).
+    /// Replaces the peerings of a VNet by the `virtualNetworkPeerings` of its body, which lists all of them: a half
+    /// that is not in the list is removed. Halves whose requested properties equal the present ones stay untouched,
+    /// because an edit of another property of the VNet is not an update of its halves (P13).
     pub(crate) fn replace_peerings(&mut self, vnet_id: &ResourceId, items: &[Item<'_>]) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).cloned() else {
             return;
@@ -223,7 +231,8 @@ impl Draft<'_> {
 
     /// Whether a body requests exactly the present properties of a half.
     fn same_half(&mut self, old: &Peering, properties: &Object<'_>) -> bool {
-        // The reading that follows reports the problems.
+        // If the properties differ or cannot be read, the caller reads them again with `read_half`, which reports the
+        // problems.
         let mut unused = Problems::default();
         let remote = properties.reference("remoteVirtualNetwork", &mut unused);
         let flag = |name, default, unused: &mut Problems| properties.boolean(name, unused).unwrap_or(default);
@@ -239,7 +248,8 @@ impl Draft<'_> {
             && unused.is_empty()
     }
 
-    /// Reads the properties of a half. `None`: the remote VNet or a flag cannot be read.
+    /// Reads the properties of the half `id`. `None`: the remote VNet, a flag or the transport cannot be read, which is
+    /// a problem. Properties of subnet peering (P29) are problems, but do not lead to `None`.
     fn read_half(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<PeeringSpec> {
         let before = self.problems.len();
         let remote = self.read_remote(id, properties);
@@ -253,7 +263,8 @@ impl Draft<'_> {
             do_not_verify_remote_gateways: flag("doNotVerifyRemoteGateways", false),
             transport: transport(properties, &mut self.problems),
         };
-        // The properties above define the half, so it is known even if a later one is wrong.
+        // The properties above define the half. If they could be read, the half's rules are checked even if a property
+        // below is wrong, so that one answer has all problems.
         let known = remote.is_some() && self.problems.len() == before;
         let mut flag = |name: &str, default: bool| properties.boolean(name, &mut self.problems).unwrap_or(default);
         let complete = flag("peerCompleteVnets", true);
@@ -287,8 +298,8 @@ impl Draft<'_> {
         known.then_some(spec)
     }
 
-    /// Reads `remoteVirtualNetwork.id` (P9). The change of an existing remote is refused first, whether or not the new
-    /// one exists (P8).
+    /// Reads `remoteVirtualNetwork.id`, and returns the stored id of that VNet (P9). A change of the remote VNet of an
+    /// existing half is refused, whether or not the new one exists (P8). `None`: a problem gives the reason.
     fn read_remote(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<ResourceId> {
         if properties.get("remoteVirtualNetwork").is_none() {
             missing(&mut self.problems, &properties.at("remoteVirtualNetwork"));
@@ -323,7 +334,8 @@ impl Draft<'_> {
         found
     }
 
-    /// Creates or updates a half, and updates the state of the other half.
+    /// Creates or updates a half, and updates the state and address spaces of the other half. `sync`: this half takes
+    /// over the present address space of the remote VNet (P27). Nothing changes if a check finds a problem.
     fn put_half(&mut self, vnet_id: &ResourceId, name: &str, spec: &PeeringSpec, sync: bool) {
         let (Some(vnet), Some(remote)) = (
             self.topology.vnets.get(vnet_id).cloned(),
@@ -392,7 +404,7 @@ impl Draft<'_> {
         self.check_attached(&id, &format!("Cannot create or update peering {id}."), &both);
     }
 
-    /// Removes a half. The other half, if `Connected`, becomes `Disconnected` (P13).
+    /// Removes a half, if it exists. If the other half is `Connected`, it becomes `Disconnected` (P13).
     pub(crate) fn remove_half(&mut self, vnet_id: &ResourceId, name: &str) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).cloned() else {
             return;
@@ -418,7 +430,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Changes one half of a VNet, if it exists.
+    /// Changes the half of a VNet with a name, ignoring case. Nothing happens if the VNet or the half does not exist.
     pub(crate) fn edit_half(&mut self, vnet_id: &ResourceId, name: &str, edit: impl FnOnce(&mut Peering)) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).map(Arc::clone) else {
             return;
@@ -430,7 +442,8 @@ impl Draft<'_> {
         self.commit(new);
     }
 
-    /// The halves of other VNets whose remote VNet is `vnet`, with the VNets that own them.
+    /// The halves of other VNets whose remote VNet is `vnet`, in any state, each with the VNet that owns it; ordered by
+    /// that VNet.
     pub(crate) fn halves_towards(&self, vnet: &ResourceId) -> Vec<(ResourceId, Peering)> {
         let halves = self.topology.vnets.values().flat_map(|owner| {
             let own = owner.peerings.iter().filter(|p| p.remote_vnet == *vnet);
@@ -445,7 +458,7 @@ fn half_by_name<'v>(vnet: &'v VirtualNetwork, name: &str) -> Option<&'v Peering>
     vnet.peerings.iter().find(|p| p.id.name().eq_ignore_ascii_case(name))
 }
 
-/// The id of a half: in the casing of its creation if it exists.
+/// The id of the half with a name: the stored one if the half exists, otherwise a new one in the casing of `name`.
 fn half_id(vnet: &VirtualNetwork, name: &str) -> ResourceId {
     half_by_name(vnet, name).map_or_else(
         || child_id(&vnet.envelope.id, "virtualNetworkPeerings", name),

@@ -1,4 +1,4 @@
-//! Subnets: reading, views and their rules (P2, P3, G1, R16, R17).
+//! Subnets: how they are read and shown, and their rules (P2, P3, G1, R16, R17).
 
 use crate::arm::body::{Object, Shape, missing, prefix};
 use crate::arm::view::{Views, child, reference};
@@ -25,9 +25,10 @@ pub struct Subnet {
     pub id: ResourceId,
     /// A GUID that is new after each change of the subnet.
     pub etag: Uuid,
-    /// The prefixes, at least one. Each is inside one address range of the VNet and disjoint from other subnets (P2).
+    /// The prefixes, at least one. Each is inside one address range of the VNet and disjoint from the prefixes of other
+    /// subnets (P2).
     pub prefixes: Vec<IpNet>,
-    /// The route table of the subnet (R17).
+    /// The route table of the subnet (R17). `None`: the subnet has system and gateway routes only.
     #[serde(default)]
     pub route_table: Option<ResourceId>,
     /// Properties that are kept and shown without any effect.
@@ -35,6 +36,7 @@ pub struct Subnet {
     pub echoed: serde_json::Map<String, Value>,
 }
 
+/// The properties that are echoed, with their JSON types.
 const PROPERTIES: [(&str, Shape); 6] = [
     ("delegations", Shape::Objects),
     ("serviceEndpoints", Shape::Objects),
@@ -44,13 +46,13 @@ const PROPERTIES: [(&str, Shape); 6] = [
     ("sharingScope", Shape::Text),
 ];
 
-/// Azure's limit of subnets in a VNet (X3).
+/// Azure's maximum number of subnets in a VNet (X3).
 pub(crate) const MAX_SUBNETS: usize = 3_000;
 
 /// The users of each subnet with their addresses; see [`Draft::subnet_usage`].
 pub(crate) type Usage = BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>>;
 
-/// The values that Azure shows for properties that a subnet's body left out.
+/// The values that Azure shows for properties that a subnet's body leaves out.
 fn defaults() -> Value {
     json!({
         "delegations": [],
@@ -59,6 +61,7 @@ fn defaults() -> Value {
     })
 }
 
+/// The subnets of a VNet as child items.
 pub(super) const SUBNETS: Child = Child {
     name: "subnets",
     kind: Some(Kind::Subnet),
@@ -78,6 +81,7 @@ pub(super) const SUBNETS: Child = Child {
 };
 
 impl Subnet {
+    /// The ARM body of the subnet, with the ip configurations that are in it.
     pub(super) fn view(&self, views: &Views<'_>) -> Value {
         let mut properties = defaults();
         if let Value::Object(slot) = &mut properties {
@@ -98,6 +102,7 @@ impl Subnet {
 }
 
 impl Draft<'_> {
+    /// PUT of a subnet. True: the subnet is new.
     fn put_subnet(&mut self, request: &Request<'_>) -> bool {
         let (path, body) = (request.path, request.body);
         let Some(vnet) = path.parent().and_then(|p| self.topology.vnets.get(&p.id()).cloned()) else {
@@ -125,6 +130,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
+    /// DELETE of a subnet. True: the subnet existed. A subnet in use is a problem.
     fn delete_subnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let vnet_id = parent_id(id);
         let Some(vnet) = self.topology.vnets.get(&vnet_id).cloned() else {
@@ -142,7 +148,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Reads the properties of a subnet. `None`: its prefixes cannot be read.
+    /// Reads the properties of the subnet `name` of `vnet`. `addressPrefixes` takes precedence over `addressPrefix`.
+    /// `None`: no prefix can be read, which is a problem. `old`: the subnet before the change.
     pub(crate) fn read_subnet(
         &mut self,
         vnet: &ResourceId,
@@ -188,7 +195,8 @@ impl Draft<'_> {
         })
     }
 
-    /// Refuses a reference to a resource type that does not exist in this product.
+    /// Adds the problem that the property `name` refers to a type of resource that this product does not have. `from`:
+    /// the resource that refers.
     pub(crate) fn unsupported_reference(&mut self, properties: &Object<'_>, name: &str, from: &ResourceId) {
         let at = properties.at(name);
         match properties.get(name) {
@@ -203,7 +211,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the subnets of a VNet, compared with its old state.
+    /// Checks the subnets of a VNet, compared with its old state: their number (X3), prefixes (P2, P3) and route tables
+    /// (R15, R16), and that no removed subnet or prefix is in use. `space_is_known`: without it, prefixes are not
+    /// compared with the address space, which could not be read. `usage`: the users of the old subnets.
     pub(crate) fn check_subnets(
         &mut self,
         old: Option<&VirtualNetwork>,
@@ -263,7 +273,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks that the prefixes of all subnets, each with its subnet, are disjoint (P2).
+    /// Checks that the prefixes of all subnets are disjoint (P2). `all`: each prefix with its subnet.
     fn check_subnets_disjoint(&mut self, all: &[(IpNet, &ResourceId)]) {
         let nets: Vec<IpNet> = all.iter().map(|(net, _)| *net).collect();
         for (a, b) in overlaps_within(&nets) {
@@ -281,8 +291,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds the problem of a prefix outside of the address space: an existing prefix whose range is removed (P3), or a
-    /// new one (P2).
+    /// Reports that `net`, a prefix of the subnet, is outside of the VNet's address space: by P3 if the subnet had it
+    /// already and the VNet gives up the range, by P2 if the prefix is new.
     fn subnet_outside(&mut self, subnet: &Subnet, before: Option<&Subnet>, net: &IpNet, vnet: &VirtualNetwork) {
         if before.is_some_and(|b| b.prefixes.contains(net)) {
             self.problems.add(
@@ -311,7 +321,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Refuses the removal of a prefix with allocated addresses (P3).
+    /// Adds a problem for each removed prefix of a subnet from which an address is in use (P3).
     fn check_prefixes_unused(&mut self, before: &Subnet, after: &Subnet, usage: &Usage) {
         let users = usage.get(&before.id).map_or(&[][..], Vec::as_slice);
         for gone in before.prefixes.iter().filter(|p| !after.prefixes.contains(p)) {
@@ -331,11 +341,12 @@ impl Draft<'_> {
         }
     }
 
-    /// Refuses the deletion of a subnet that is in use.
+    /// Adds a problem if the subnet has users. The message names the first ten.
     pub(crate) fn check_subnet_unused(&mut self, id: &ResourceId, usage: &Usage) {
         let Some(users) = usage.get(id).filter(|u| !u.is_empty()) else {
             return;
         };
+        // A subnet can have thousands of users. Ten names are enough to see what has to be deleted.
         let names: Vec<&str> = users.iter().take(10).map(|(user, _)| user.as_str()).collect();
         self.problems.add(
             "InUseSubnetCannotBeDeleted",
@@ -364,7 +375,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Refuses a route table for a `GatewaySubnet` if it disables BGP propagation (R15) or has a default route (R16).
+    /// Adds a problem if a route table of the `GatewaySubnet` `subnet` disables BGP propagation (R15) or has a default
+    /// route (R16).
     pub(crate) fn check_table_for_gateway(&mut self, table: &RouteTable, subnet: &ResourceId) {
         if table.disable_bgp_route_propagation {
             self.problems.add(
@@ -392,7 +404,7 @@ impl Draft<'_> {
     }
 }
 
-/// The subnet with a name, ignoring case.
+/// The subnet with a name, ignoring case. `None`: no subnet in the list has it.
 pub(super) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
     subnets.iter().find(|s| s.id.name().eq_ignore_ascii_case(name))
 }

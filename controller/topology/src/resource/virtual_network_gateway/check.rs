@@ -1,5 +1,5 @@
-//! The rules of a gateway's type, place and BGP settings: G1 to G4, one gateway of each type (G2, X7), no gateway
-//! beside useRemoteGateways (P20), R16.
+//! The rules of a gateway's type, place and BGP settings (G1 to G4). Among them: one gateway of each type in a VNet
+//! (G2, X7), no gateway in a VNet with useRemoteGateways (P20), and the route table of `GatewaySubnet` (R16).
 
 use crate::arm::body::Object;
 use crate::draft::Draft;
@@ -13,7 +13,8 @@ use tombolo_proto::config::{DEFAULT_ASN, GatewayKind};
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Reads `gatewayType`, which is immutable.
+    /// Reads `gatewayType`, which is immutable. A missing one is the present type, or `Vpn` for a new gateway. A wrong
+    /// one, or another one than the present type, is a problem.
     pub(super) fn gateway_kind(&mut self, properties: &Object<'_>, old: Option<&VirtualNetworkGateway>) -> GatewayKind {
         let kinds = ["Vpn", "ExpressRoute", "LocalGateway"];
         let at = properties.at("gatewayType");
@@ -34,7 +35,7 @@ impl Draft<'_> {
         kind
     }
 
-    /// Reads `vpnType` (G3).
+    /// Reads `vpnType` (G3), `RouteBased` if it is missing. The type of an existing gateway cannot change.
     pub(super) fn vpn_type(
         &mut self,
         properties: &Object<'_>,
@@ -56,7 +57,8 @@ impl Draft<'_> {
         vpn_type
     }
 
-    /// Reads the name of the SKU, which is kept and shown only.
+    /// Reads the name of the SKU, which is kept and shown only. A missing name is the present one, or for a new gateway
+    /// `VpnGw1` (VPN) or `Standard` (ExpressRoute).
     pub(super) fn gateway_sku(
         &mut self,
         properties: &Object<'_>,
@@ -79,8 +81,9 @@ impl Draft<'_> {
         name.map_or_else(before, str::to_owned)
     }
 
-    /// Checks the place of a gateway: one `GatewaySubnet` (G1), one gateway of each type (G2), no peering with
-    /// useRemoteGateways (P20), and a route table that allows it (R16).
+    /// Checks the place of a gateway: it is in one `GatewaySubnet` (G1) and stays there, its VNet has one gateway of
+    /// each type (G2), no peering of the VNet has useRemoteGateways (P20), and the route table of the subnet is allowed
+    /// (R16). The last two are checked for a new gateway only.
     pub(super) fn check_gateway_place(
         &mut self,
         id: &ResourceId,
@@ -146,8 +149,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks a gateway against the VNet's other gateways: one of each type (G2, X7), enough addresses (G1), and no
-    /// PolicyBased one (G3).
+    /// Checks a gateway against the VNet's other gateways: there is at most one of each type (G2, X7). Beside a gateway
+    /// of the other type, the subnet must have enough addresses (G1), and the VPN gateway must be RouteBased (G3).
     fn check_beside_others(&mut self, id: &ResourceId, kind: GatewayKind, vpn_type: &str, subnet: &Subnet) {
         let vnet = parent_id(&subnet.id);
         let others = gateways_of(&self.topology, &vnet).filter(|g| g.envelope.id != *id);
@@ -172,7 +175,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks that a `GatewaySubnet` with a VPN and an ExpressRoute gateway is a /27 or larger (G1).
+    /// Checks that one prefix of a `GatewaySubnet` with a VPN and an ExpressRoute gateway is a /27 or larger (G1).
+    /// `target`: the resource that the problem names.
     pub(crate) fn check_room_for_two_kinds(&mut self, target: &ResourceId, subnet: &Subnet) {
         if !subnet.prefixes.iter().any(holds_32) {
             let message = format!(
@@ -185,7 +189,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Reads `bgpSettings`: the ASN and the BGP address (G4). `own`: the addresses of the instances.
+    /// Reads `bgpSettings`: the ASN and the BGP address (G4). `own`: the addresses of the instances, the first one
+    /// first. A missing ASN is the present one, or 65515. A missing BGP address is the present one while it fits, else
+    /// the last free address of the subnet. `None`: the subnet is unknown or full, which is a problem.
     pub(super) fn bgp_settings(
         &mut self,
         id: &ResourceId,

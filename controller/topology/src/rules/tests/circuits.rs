@@ -1,4 +1,4 @@
-//! Circuits and their private peering (E1, E3, G4, X13).
+//! The rules of circuits and of their private peering (E1, E3, G4, X13).
 
 use super::{World, codes, net, peering_properties, with};
 use crate::change::Change;
@@ -16,7 +16,7 @@ fn peering(name: &str) -> String {
     format!("{}/peerings/AzurePrivatePeering", circuit(name))
 }
 
-/// A circuit's body; its peering's properties are those of `peering_properties` with `more`.
+/// The body of a circuit with a private peering. `more` overrides properties of the peering.
 fn body(more: Value) -> Value {
     let peering = json!({"name": "AzurePrivatePeering", "properties": with(peering_properties(30), more)});
     json!({"location": "region1", "properties": {"peerings": [peering]}})
@@ -142,7 +142,7 @@ fn e1_g4_what_a_peering_may_be() {
         ),
         (json!({"sharedKey": "a b"}), "XInvalidSharedKey"),
         (json!({"sharedKey": "k".repeat(81)}), "XInvalidSharedKey"),
-        // BIRD's configuration cannot express such a key.
+        // A string in BIRD's configuration cannot contain a quotation mark.
         (json!({"sharedKey": "a\"b"}), "XInvalidSharedKey"),
         (
             json!({"ipv6PeeringConfig": {"primaryPeerAddressPrefix": "fd00::/126"}}),

@@ -27,7 +27,8 @@ fn route(prefix: &str, path: &[u32]) -> Route {
     }
 }
 
-/// The hub of the interoperability articles: both gateways, a spoke, a branch, a site, a circuit.
+/// The hub of the interoperability articles: a VNet with gateways of both types, a spoke, a branch, a site and a
+/// circuit.
 fn world() -> World {
     let mut w = World::new();
     for (name, prefix) in [
@@ -77,7 +78,7 @@ fn world() -> World {
     w
 }
 
-/// An established session, and one route from it.
+/// The status of an agent with an established session that began `since` seconds ago, and one route from the neighbour.
 fn session(neighbour: &str, address: &str, since: f64) -> AgentStatus {
     let neighbour = ResourceId::new(net(neighbour));
     AgentStatus {
@@ -148,8 +149,8 @@ fn m7_e9_learned_routes_of_a_gateway() {
         (&by_vpn["nextHop"], &by_vpn["asPath"]),
         (&json!("10.2.30.125"), &json!("65021"))
     );
-    // The other gateway advertises the circuit's routes: they are shown with the edge as next hop, and not advertised
-    // further (G20).
+    // The ExpressRoute gateway advertises the circuit's routes to the VPN gateway: they are shown with the edge as next
+    // hop, and not advertised further (G20).
     let by_circuit = line(&all, "10.2.30.0/25", "10.10.30.133");
     assert_eq!(
         (&by_circuit["origin"], &by_circuit["weight"]),
@@ -248,7 +249,7 @@ fn m7_sessions_of_a_gateway() {
     );
 }
 
-/// G4: without BGP, or with equal ASNs, there is no session.
+/// G4: a connection without BGP, or with equal ASNs at both ends, has no session.
 #[test]
 fn g4_sessions_that_there_are_not() {
     let mut w = world();
@@ -265,7 +266,7 @@ fn e1_the_route_table_of_a_circuit() {
     let of = |link| w.now.circuit_routes(&circuit, link, &statuses).unwrap();
     let primary = of(CircuitLink::Primary);
     let line = |network: &str| primary.iter().find(|r| r["network"] == network).cloned().unwrap();
-    // The sessions inside links are not shown: VNets have the gateway's ASN.
+    // The table shows VNets as Azure does, with the ASN of their gateway alone.
     for vnet in ["10.10.30.0/24", "10.11.30.0/26"] {
         assert_eq!(
             (&line(vnet)["path"], &line(vnet)["nextHop"]),

@@ -1,4 +1,4 @@
-//! ExpressRoute gateways and their connections (G1 to G4, G9, G12, P20, T4, E1 to E3, X7, X12, X13).
+//! The rules of ExpressRoute gateways and their connections (G1 to G4, G9, G12, P20, T4, E1 to E3, X7, X12, X13).
 
 use super::{World, codes, gateway_body, half, net, peering_properties};
 use crate::change::Change;
@@ -42,7 +42,7 @@ fn g4_an_express_route_gateway_has_an_asn_and_no_bgp_address() {
         body,
         "writing back changes nothing"
     );
-    // Further properties of a stock client are ignored (D3) and use no address.
+    // The BGP address that a stock client sends for an ExpressRoute gateway is ignored (D3), so it stays free.
     let more =
         json!({"gatewayType": "ExpressRoute", "bgpSettings": {"asn": 65515, "bgpPeeringAddress": "10.10.30.254"}});
     w.put(&gw("hub-er"), gateway_body("hub", more)).unwrap();
@@ -106,8 +106,7 @@ fn g1_two_types_need_a_27() {
     w.delete(&gw("hub-gw")).unwrap();
     w.gateway("hub", "10.10.30.128/27").unwrap();
     w.express_gateway("hub", "10.10.30.128/27").unwrap();
-    // A later PUT cannot do so either: a second prefix that contains all addresses does not make the first one
-    // removable.
+    // A later PUT cannot make the subnet too small either: two prefixes of a /28 do not make one /27.
     let id = net("virtualNetworks/hub/subnets/GatewaySubnet");
     let smaller = json!({"properties": {"addressPrefixes": ["10.10.30.128/28", "10.10.30.144/28"]}});
     let refused = codes(w.put(&id, smaller));
@@ -148,7 +147,8 @@ fn p20_an_express_route_gateway_is_a_gateway() {
     w.peer("spoke", "hub", using.clone()).unwrap();
     let remote = &w.get(&half("spoke", "hub"))["properties"]["remoteGateways"];
     assert_eq!(*remote, json!([{"id": gw("hub-er")}, {"id": gw("hub-gw")}]));
-    // The opposite order: a VNet that uses a remote gateway cannot get its own, and the other way round.
+    // In the opposite order: a VNet that uses a remote gateway cannot get a gateway of its own, and a VNet with a
+    // gateway cannot use a remote one.
     assert_eq!(
         codes(w.express_gateway("spoke", "10.11.30.32/27")),
         ["XVnetUsesRemoteGateways"]
@@ -242,7 +242,7 @@ fn t4_tunnels_have_two_addresses_of_the_gateway_subnet() {
     let given = json!({"tunnelAddresses": ["10.10.30.137", "10.10.30.136"]});
     let body = w.link("c2", "hub", "er2", given.clone()).unwrap();
     assert_eq!(body["properties"]["tunnelAddresses"], given["tunnelAddresses"]);
-    // The addresses stay unless a body has others.
+    // The addresses stay unless the body has other ones.
     let body = w.link("c2", "hub", "er2", json!({"tunnelAddresses": []})).unwrap();
     assert_eq!(body["properties"]["tunnelAddresses"], given["tunnelAddresses"]);
     // No other resource gets these addresses.
@@ -392,7 +392,7 @@ fn g12_status_of_a_connection_to_a_circuit() {
     assert_eq!(seen(&w, &statuses).0, "NotConnected");
 }
 
-/// All of this survives writing to the store and reading back.
+/// Gateways, connections, sites and circuits are the same after they are written to the store and read back.
 #[test]
 fn documents_are_read_back() {
     let mut w = world();
@@ -425,7 +425,7 @@ fn documents_are_read_back() {
         ),
         (2, 1, 2)
     );
-    // A gateway and a connection as versions without types stored them.
+    // Versions before ExpressRoute stored gateways and connections without a type.
     let old: Vec<_> = documents
         .into_iter()
         .filter(|d| !d.key.ends_with("/c"))

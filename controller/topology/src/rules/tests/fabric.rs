@@ -1,4 +1,4 @@
-//! Agents, tokens, settings (D7, D8).
+//! The rules of agents, tokens and settings (D7, D8).
 
 use super::{SUBSCRIPTION, World, agent_of, codes, net, token, vm_id};
 use crate::change::Change;

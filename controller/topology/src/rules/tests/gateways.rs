@@ -1,4 +1,4 @@
-//! Gateways and connections: G1 to G4, G6, G9 to G13, G16, X7, X8, R16.
+//! The rules of gateways and connections: G1 to G4, G6, G9 to G13, G16, X7, X8, R16.
 
 use super::{World, codes, connection_body, gateway_body, net};
 use crate::change::Change;
@@ -78,7 +78,8 @@ fn g4_reserved_asns_and_peering_addresses() {
     );
 }
 
-/// G4: a gateway speaks BGP from its first instance's address or from a free one; the second instance has its own.
+/// G4: the BGP address of a gateway is its first instance's address or a free one. The second instance uses its own
+/// address.
 #[test]
 fn g4_the_bgp_address_is_no_other_instances() {
     let mut w = world();
@@ -114,8 +115,8 @@ fn g4_the_bgp_address_is_no_other_instances() {
     let one = [Some("10.1.255.5")];
     assert!(w.put(&gw("hub"), with(&one, bgp("10.1.255.5"))).is_ok());
     w.delete(&gw("hub")).unwrap();
-    // An instance without a requested address does not get this one either: at creation or later, with a given or a
-    // default BGP address.
+    // An instance without a requested address does not get the BGP address either. This holds at creation and later,
+    // with a given and with a default BGP address.
     let body = w.put(&gw("hub"), with(&[None], bgp("10.1.255.5"))).unwrap();
     let address =
         |body: &Value, n: usize| body["properties"]["ipConfigurations"][n]["properties"]["privateIPAddress"].clone();
@@ -126,8 +127,8 @@ fn g4_the_bgp_address_is_no_other_instances() {
         (json!("10.1.255.4"), json!("10.1.255.6"))
     );
     assert_eq!(body["properties"]["bgpSettings"]["bgpPeeringAddress"], "10.1.255.5");
-    // An instance that requests the address is refused while the body also requests it for BGP; otherwise the BGP
-    // address changes.
+    // An instance cannot request the address while the body requests it for BGP too. If the body does not, the instance
+    // gets the address and the BGP address changes.
     let onto = [Some("10.1.255.4"), Some("10.1.255.5")];
     assert_eq!(
         codes(w.put(&gw("hub"), with(&onto, bgp("10.1.255.5")))),
@@ -242,7 +243,8 @@ fn g9_connection_types_and_references() {
     );
 }
 
-/// Azure accepts the settings and the session never comes up; here the status names the reason.
+/// G4: equal ASNs at both ends are accepted, as in Azure, where the session then never comes up. Here the status names
+/// the reason.
 #[test]
 fn g4_equal_asns_are_taken_and_do_not_connect() {
     let mut w = joined();
@@ -344,7 +346,7 @@ fn g16_networks_joined_by_vpn_are_disjoint_over_any_number_of_steps() {
     assert_eq!(codes(w.connect("c", "hub", "twin")), ["XVpnNetworksOverlap"]);
     w.connect("hub-branch", "hub", "branch").unwrap();
     assert_eq!(codes(w.connect("c", "branch", "twin")), ["XVpnNetworksOverlap"]);
-    // The same after a change of an address space.
+    // A change of an address space must not make joined networks overlap either.
     w.vnet("far", &["10.3.0.0/16"]).unwrap();
     w.gateway("far", "10.3.255.0/27").unwrap();
     w.connect("branch-far", "branch", "far").unwrap();
@@ -355,7 +357,8 @@ fn g16_networks_joined_by_vpn_are_disjoint_over_any_number_of_steps() {
     w.vnet("far", &["10.3.0.0/16", "10.4.0.0/24"]).unwrap();
 }
 
-/// P21b: the gateway advertises a VNet that uses it as its own.
+/// G16, P21b: a gateway advertises the VNets that use it as its own, so these are joined by VPN too and must not
+/// overlap.
 #[test]
 fn g16_counts_the_vnets_that_use_a_gateway() {
     let mut w = joined();
@@ -370,11 +373,11 @@ fn g16_counts_the_vnets_that_use_a_gateway() {
     assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
     w.peer("twin", "branch", json!({})).unwrap();
     assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
-    // The same in another order: first the peering's flag, then the connection.
+    // If the peering's flag comes first, the connection that would join the overlapping VNets is refused.
     w.delete(&net("connections/there")).unwrap();
     w.peer("twin", "branch", user.clone()).unwrap();
     assert_eq!(codes(w.connect("there", "hub", "branch")), ["XVpnNetworksOverlap"]);
-    // The same after a change of an address space.
+    // Nor can a change of an address space make them overlap.
     w.vnet("twin", &["10.9.0.0/16"]).unwrap();
     w.connect("there", "hub", "branch").unwrap();
     assert_eq!(codes(w.vnet("twin", &["10.8.7.0/24"])), ["XVpnNetworksOverlap"]);

@@ -1,4 +1,4 @@
-//! Peerings: P5 to P30.
+//! The rules of peerings: P5 to P30.
 
 use super::{World, codes, half, net, path};
 use crate::change::Change;
@@ -65,7 +65,7 @@ fn d6_the_transport_is_kept_and_the_halves_agree() {
     w.peer("a", "b", json!({})).unwrap();
     assert_eq!(shown(&w, "a", "b"), "Automatic");
     w.peer("a", "b", json!({"transport": "quic"})).unwrap();
-    // The update of a stock client lacks the property.
+    // The update of a stock client lacks the property, so the transport stays.
     w.peer("a", "b", json!({"allowForwardedTraffic": true})).unwrap();
     assert_eq!(shown(&w, "a", "b"), "Quic");
     let refused = codes(w.peer("b", "a", json!({"transport": "WireGuard"})));
@@ -156,7 +156,7 @@ fn p11_overlap_with_the_remotes_other_peers_and_the_own_ones() {
     let mut w = world();
     w.vnet("a2", &["10.1.0.0/24"]).unwrap();
     w.peer("b", "a", json!({})).unwrap();
-    // The remote VNet's other peer counts, although only its half exists.
+    // An overlap with another peer of the remote VNet is found, although only one half of that peering exists.
     let refused = w.peer("a2", "b", json!({})).unwrap_err();
     assert_eq!(
         refused.problems[0].code,
@@ -166,7 +166,7 @@ fn p11_overlap_with_the_remotes_other_peers_and_the_own_ones() {
         refused.problems[0].message.contains(&net("virtualNetworks/a")),
         "{refused}"
     );
-    // The VNet's own other peer counts.
+    // An overlap with another peer of the VNet itself is found too.
     assert_eq!(
         codes(w.peer("b", "a2", json!({}))),
         ["VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"]
@@ -252,7 +252,7 @@ fn p13_an_initiated_half_waits_for_a_vnet_that_is_made_again() {
     w.delete(&net("virtualNetworks/b")).unwrap();
     assert_eq!(w.state("a", "b").0, "Initiated");
     assert_eq!(codes(w.peer("a", "b", json!({}))), ["InvalidResourceReference"]);
-    // With an overlapping address space, the half stays Initiated.
+    // While the address spaces overlap, the half cannot be updated and stays Initiated.
     w.vnet("b", &["10.1.7.0/24"]).unwrap();
     assert_eq!(codes(w.peer("b", "a", json!({}))), ["VnetAddressSpacesOverlap"]);
     w.vnet("b", &["10.77.0.0/16"]).unwrap();
@@ -294,7 +294,7 @@ fn p20_each_row() {
     let unverified = json!({"useRemoteGateways": true, "doNotVerifyRemoteGateways": true});
     assert_eq!(codes(w.peer("a", "b", unverified)), ["RemoteVnetHasNoGateways"]);
     w.gateway("b", "10.2.255.0/27").unwrap();
-    // The remote half exists, without transit.
+    // The remote half exists, but without allowGatewayTransit.
     w.peer("b", "a", json!({})).unwrap();
     assert_eq!(codes(w.peer("a", "b", using())), ["XRemotePeeringTransitNotAllowed"]);
     w.peer("b", "a", json!({"allowGatewayTransit": true})).unwrap();
@@ -303,10 +303,10 @@ fn p20_each_row() {
         body["properties"]["remoteGateways"],
         json!([{"id": net("virtualNetworkGateways/b-gw")}])
     );
-    // A second peering with useRemoteGateways.
+    // A VNet cannot have a second peering with useRemoteGateways.
     w.gateway("c", "10.3.255.0/27").unwrap();
     assert_eq!(codes(w.peer("a", "c", using())), ["XAnotherPeeringUsesRemoteGateways"]);
-    // The opposite order: a VNet that uses a remote gateway cannot get a gateway of its own.
+    // In the opposite order: a VNet that uses a remote gateway cannot get a gateway of its own.
     assert_eq!(codes(w.gateway("a", "10.1.255.0/27")), ["XVnetUsesRemoteGateways"]);
     // A VNet with a gateway cannot use a remote one.
     assert_eq!(codes(w.peer("c", "b", using())), ["XVnetHasOwnGateway"]);
@@ -433,14 +433,14 @@ fn p27_checks_p10_and_p11_against_all_peers() {
     );
     let refused = codes(resize(&mut w, "a", &["10.1.0.0/16", "10.3.1.0/24"]));
     assert_eq!(refused, ["VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"]);
-    // The same where only the other VNet has a half.
+    // The same check runs if only the other VNet has a half.
     w.vnet("d", &["10.4.0.0/16"]).unwrap();
     w.peer("d", "a", json!({})).unwrap();
     assert_eq!(
         codes(resize(&mut w, "a", &["10.1.0.0/16", "10.4.0.0/24"])),
         ["VnetAddressSpacesOverlap"]
     );
-    // Prefixes that a peer still routes before its sync count.
+    // Prefixes that a peer still routes because it has not synced yet count as occupied.
     resize(&mut w, "c", &["10.33.0.0/16"]).unwrap();
     assert_eq!(
         codes(resize(&mut w, "a", &["10.1.0.0/16", "10.3.1.0/24"])),
@@ -530,7 +530,7 @@ fn inline_peerings_of_a_vnet_body() {
     let mut w = world();
     w.peer_both("a", "b");
     w.peer("a", "c", json!({})).unwrap();
-    // Read, edit, write back: nothing changes, not even an etag.
+    // A client reads a body and writes it back: nothing changes, not even an etag.
     let body = w.get(&net("virtualNetworks/a"));
     assert_eq!(w.put(&net("virtualNetworks/a"), body.clone()).unwrap(), body);
     // A list that the body leaves out is kept.

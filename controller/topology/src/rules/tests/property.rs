@@ -1,5 +1,5 @@
-//! Random sequences of operations: after each accepted one the topology satisfies its invariants, and a refused one
-//! changes nothing.
+//! Random sequences of operations. After each accepted operation the topology satisfies its invariants, and a refused
+//! one changes nothing.
 
 use super::{World, connection_body, gateway_body, half, net, path, vm_id};
 use crate::change::{Change, Rejection};
@@ -249,6 +249,7 @@ fn store(documents: &mut BTreeMap<String, Vec<u8>>, before: &Topology, after: &T
     Topology::from_documents(documents.iter().map(|(k, v)| (k.as_str(), v.as_slice()))).unwrap()
 }
 
+/// The ARM bodies of all items of a topology.
 fn bodies(t: &Topology) -> Vec<serde_json::Value> {
     let kinds = [
         "virtualNetworks",
@@ -286,7 +287,7 @@ proptest! {
             check(&w.now);
             stored = store(&mut documents, &before, &w.now);
         }
-        // In both directions, nothing differs from the stored state.
+        // Nothing differs between the topology and the one that is read from the store, in either direction.
         prop_assert!(w.now.documents_since(&stored).is_empty());
         prop_assert!(stored.documents_since(&w.now).is_empty());
         prop_assert_eq!(bodies(&stored), bodies(&w.now));

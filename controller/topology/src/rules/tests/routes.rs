@@ -1,4 +1,4 @@
-//! Route tables and routes: R10, R15 to R17, X6.
+//! The rules of route tables and routes: R10, R15 to R17, X6.
 
 use super::{World, codes, net};
 use serde_json::{Value, json};
@@ -130,7 +130,7 @@ fn r15_r16_what_the_gateway_subnet_allows() {
         )),
         ["XGatewaySubnetRestriction"]
     );
-    // Other prefixes are allowed (R16).
+    // Routes for other prefixes than the default route are allowed on GatewaySubnet (R16).
     let spoke =
         json!({"addressPrefix": "10.2.0.0/16", "nextHopType": "VirtualAppliance", "nextHopIpAddress": "10.0.0.5"});
     route(&mut w, "spoke", spoke).unwrap();
@@ -156,7 +156,7 @@ fn routes_are_children_with_etags() {
     .unwrap();
     assert_eq!(w.get(&format!("{}/routes/A", table())), a);
     assert_ne!(w.get(&table())["etag"], before);
-    // Writing back a body that was read changes nothing; a body with fewer routes removes the others.
+    // A client that writes back a body it has read changes nothing. A PUT removes the routes that its body lacks.
     let mut body = w.get(&table());
     assert_eq!(w.put(&table(), body.clone()).unwrap(), body);
     body["properties"]["routes"].as_array_mut().unwrap().remove(0);

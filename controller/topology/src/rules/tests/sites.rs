@@ -1,4 +1,5 @@
-//! Sites: local network gateways and IPsec connections (G3, G4, G7, G9, G11 to G13, G16, X8, D16).
+//! The rules of sites, that is, of local network gateways and IPsec connections (G3, G4, G7, G9, G11 to G13, G16, X8,
+//! D16).
 
 use super::{World, codes, connection_body, gateway_body, net};
 use crate::change::Change;
@@ -21,7 +22,7 @@ fn bgp(asn: u32, address: &str) -> Value {
     json!({"bgpSettings": {"asn": asn, "bgpPeeringAddress": address}})
 }
 
-/// A hub with a VPN gateway, peered with a spoke, joined to a branch.
+/// A hub with a VPN gateway. It is peered with a spoke, and its gateway is connected to that of a branch.
 fn world() -> World {
     let mut w = World::new();
     for (name, prefix) in [
@@ -214,7 +215,7 @@ fn g4_bgp_needs_the_sites_settings_as_long_as_it_is_used() {
 fn g7_g16_a_sites_prefixes_overlap_nothing() {
     let mut w = world();
     let overlap = ["XLocalNetworkOverlap"];
-    // The VNet, a peer of it, a VNet joined by VPN.
+    // The site's prefix must overlap neither the gateway's VNet, nor a peer of that, nor a VNet that is joined by VPN.
     for prefix in ["10.1.7.0/24", "10.2.7.0/24", "10.3.7.0/24", "10.0.0.0/14"] {
         w.site("bad", &[prefix], json!({})).unwrap();
         let refused = w.connect_site("bad", "hub", "bad", json!({})).unwrap_err();
@@ -225,19 +226,20 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
             refused.problems[0].message
         );
     }
-    // The address of the BGP peer counts too.
+    // The address of the site's BGP peer must overlap none of them either.
     w.site("bad", &[], bgp(65021, "10.1.0.9")).unwrap();
     assert_eq!(codes(w.connect_site("bad", "hub", "bad", json!({}))), overlap);
-    // Another site of the same gateway, and one of a gateway that is joined with it (G16).
+    // The prefix must not overlap another site of the same gateway, nor a site of a gateway that is joined with it
+    // (G16).
     w.site("loc", &["10.7.0.0/16"], json!({})).unwrap();
     w.connect_site("loc", "hub", "loc", json!({})).unwrap();
     w.site("twin", &["10.7.9.0/24"], json!({})).unwrap();
     assert_eq!(codes(w.connect_site("twin", "hub", "twin", json!({}))), overlap);
     assert_eq!(codes(w.connect_site("twin", "branch", "twin", json!({}))), overlap);
-    // The same after a change of the prefixes.
+    // The same check runs after a change of the site's prefixes.
     assert_eq!(codes(w.site("loc", &["10.3.0.0/16"], json!({}))), overlap);
     w.site("loc", &["10.9.0.0/16"], json!({})).unwrap();
-    // The same after a change of a VNet: the gateway's own, a peer, or one joined by VPN.
+    // The same check runs after a change of a VNet: the gateway's own, a peer, or one that is joined by VPN.
     for (vnet, own) in [
         ("hub", "10.1.0.0/16"),
         ("spoke", "10.2.0.0/16"),
@@ -249,7 +251,8 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
     }
 }
 
-/// G16: sites behind different gateways of joined networks are disjoint, in whatever order the networks were joined.
+/// G16: the sites of different gateways whose networks are joined are disjoint, in whatever order the networks were
+/// joined.
 #[test]
 fn g16_sites_of_joined_gateways_are_disjoint() {
     let mut w = world();
@@ -269,15 +272,15 @@ fn g16_sites_of_joined_gateways_are_disjoint() {
     ] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    // A gateway that is not joined with the hub can have the site; then nothing can join the two, over any number of
-    // steps.
+    // A gateway that is not joined with the hub can have an overlapping site. Then no connection can join the two
+    // gateways, not even over a third one.
     w.connect_site("twin", "far", "twin", json!({})).unwrap();
     assert_eq!(codes(w.connect("far-branch", "far", "branch")), overlap);
     w.site("twin", &["10.8.0.0/16"], json!({})).unwrap();
     w.connect("far-branch", "far", "branch").unwrap();
     assert_eq!(codes(w.site("twin", &["10.7.9.0/24"], json!({}))), overlap);
     assert_eq!(codes(w.site("twin", &["10.8.0.0/16"], bgp(65021, "10.7.9.1"))), overlap);
-    // One site behind two gateways is one network, not two.
+    // A site that is connected to two gateways is one network, which does not overlap itself.
     w.connect_site("loc-branch", "branch", "loc", json!({})).unwrap();
 }
 
@@ -330,7 +333,7 @@ fn g13_sites_of_one_gateway_are_told_apart() {
     w.site("b", &[], full(2, "192.0.2.2", "10.7.0.2")).unwrap();
     w.connect_site("b", "hub", "b", json!({})).unwrap();
     assert_eq!(codes(w.site("b", &[], full(1, "192.0.2.2", "10.7.0.2"))), ["XKeyInUse"]);
-    // Another gateway can serve the same site.
+    // The same site can be connected to another gateway too.
     w.connect_site("a-branch", "branch", "a", json!({})).unwrap();
 }
 
@@ -418,7 +421,7 @@ fn g11_g12_m8_status_of_a_site() {
         let expected = (status.to_owned(), reason.to_owned(), "hub-agent-loc".to_owned());
         assert_eq!(seen(&w, &statuses), expected, "{state:?}");
     }
-    // Two ends with the same ASN.
+    // Both ends of the connection have the same ASN.
     let equal = gateway_body("hub", json!({"bgpSettings": {"asn": 65021}}));
     w.put(&net("virtualNetworkGateways/hub-gw"), equal).unwrap();
     let more = json!({"wireGuardPublicKey": key(7), "bgpSettings": {"asn": 65021, "bgpPeeringAddress": "10.7.0.1"}});

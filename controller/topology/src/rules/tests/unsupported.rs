@@ -1,12 +1,12 @@
-//! Properties that would change packets and are not implemented: each is refused by name (D3), and its default is
-//! accepted.
+//! Properties that would change the treatment of packets and are not implemented. Each is refused by name (D3), and its
+//! default is accepted.
 
 use super::{World, connection_body, gateway_body, net, peering_properties, with};
 use crate::change::Change;
 use crate::resource::Settings;
 use serde_json::{Value, json};
 
-/// A hub and a branch with VPN gateways, an ExpressRoute gateway beside the hub's, a site and two circuits.
+/// A hub and a branch with VPN gateways, an ExpressRoute gateway in the hub too, a circuit and a site.
 fn world() -> World {
     let mut w = World::new();
     w.vnet("hub", &["10.1.0.0/16"]).unwrap();
@@ -20,7 +20,7 @@ fn world() -> World {
     w
 }
 
-/// PUT with `properties` that override valid ones.
+/// Sends a PUT of an item of a kind. `more` overrides properties of a valid body.
 fn put(w: &mut World, kind: &str, more: Value) -> Result<Value, crate::change::Rejection> {
     let located = |properties: Value| json!({"location": "region1", "properties": properties});
     let id = |tail: &str| json!({"id": net(tail)});
@@ -54,7 +54,7 @@ fn put(w: &mut World, kind: &str, more: Value) -> Result<Value, crate::change::R
     }
 }
 
-/// The refused properties: the kind, the path below `properties`, and a body that sets it.
+/// The refused properties: the kind of the item, the path below `properties`, and a body that sets the property.
 fn refused() -> Vec<(&'static str, &'static str, Value)> {
     let reference = || json!({"id": net("localNetworkGateways/loc")});
     let pool =
@@ -271,7 +271,8 @@ fn what_would_change_packets_is_refused_by_name() {
     }
 }
 
-/// Stock clients write back what they read, with empty values for properties that they do not use.
+/// Empty values of unsupported properties are accepted, because stock clients write back what they have read, with
+/// empty values for properties that they do not use.
 #[test]
 fn defaults_of_unsupported_properties_are_taken() {
     fn empty(value: &Value) -> Value {
@@ -336,7 +337,7 @@ fn defaults_of_unsupported_properties_are_taken() {
     }
 }
 
-/// A property whose effect a setting has is accepted while the setting is on (E6).
+/// E6: a property that asks for what a setting permits is accepted while the setting is on.
 #[test]
 fn e6_traffic_of_other_vnets_is_taken_where_a_setting_allows_it() {
     let mut w = world();

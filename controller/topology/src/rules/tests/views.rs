@@ -1,4 +1,4 @@
-//! Collections, and the JSON types that strict clients require.
+//! Lists of collections, and the JSON types that strict clients require in bodies.
 
 use super::{SUBSCRIPTION, World, net, vm_id};
 use crate::change::Rejection;
@@ -152,7 +152,8 @@ fn collections_that_do_not_exist() {
     }
 }
 
-/// Every body has the JSON types of ARM's schema, checked by name at every occurrence.
+/// Asserts that the members of a body have the JSON types of ARM's schema. A member is checked by its name, wherever it
+/// occurs.
 fn check_types(value: &Value, at: &str) {
     match value {
         Value::Array(items) => items

@@ -1,4 +1,5 @@
-//! Virtual networks, subnets, resource groups, and the parts of every request: P1 to P4, G1, R17.
+//! The rules of virtual networks, subnets and resource groups, and of the parts that all requests share: P1 to P4, G1,
+//! R17.
 
 use super::{SUBSCRIPTION, World, codes, net, path};
 use crate::change::Change;
@@ -111,19 +112,19 @@ fn p3_ranges_prefixes_and_subnets_in_use_stay() {
     w.subnet("hub", "s", "10.0.0.0/24").unwrap();
     w.subnet("hub", "t", "10.0.1.0/24").unwrap();
     w.nic("n", "hub/subnets/s", None).unwrap();
-    // A range with a subnet in it.
+    // A range cannot be removed while a subnet is in it.
     assert_eq!(
         codes(w.vnet("hub", &["10.1.0.0/16"])),
         ["InUsePrefixCannotBeDeleted", "InUsePrefixCannotBeDeleted"]
     );
     w.vnet("hub", &["10.0.0.0/17"]).unwrap();
-    // A prefix with an allocation in it.
+    // A prefix cannot be removed while an address of it is in use.
     assert_eq!(
         codes(w.subnet("hub", "s", "10.0.2.0/24")),
         ["InUsePrefixCannotBeDeleted"]
     );
     w.subnet("hub", "t", "10.0.2.0/24").unwrap();
-    // A subnet with a NIC, by each operation that would remove it.
+    // A subnet with a NIC cannot be removed by any operation that would remove it.
     let refused = w.delete(&net("virtualNetworks/hub/subnets/s")).unwrap_err();
     assert_eq!(refused.problems[0].code, "InUseSubnetCannotBeDeleted");
     assert!(
@@ -361,7 +362,7 @@ fn what_cannot_be_read_is_not_taken_for_deleted() {
         let found = codes(w.put(&hub(), body));
         assert!(!found.contains(&"InUseSubnetCannotBeDeleted"), "{found:?}");
     }
-    // P6: a name from an id follows the rule of names.
+    // P6: a name that is taken from an id must follow the rule of names too.
     let named = json!({"id": format!("{}/subnets/-bad-", hub()), "properties": {"addressPrefix": "10.1.1.0/24"}});
     let body = vnet_body(&["10.1.0.0/16"], json!({"subnets": [named]}));
     assert!(codes(w.put(&hub(), body)).contains(&"InvalidResourceName"));
@@ -393,7 +394,7 @@ fn if_match_and_tags() {
     let tags = json!({"tags": {"team": "net"}, "properties": {"ignored": 1}});
     assert_eq!(w.apply(&patch(tags.clone(), Some(&etag))).unwrap_err().status, 412);
     w.apply(&patch(tags, Some("*"))).unwrap();
-    // Without tags nothing changes.
+    // A PATCH without tags changes nothing.
     w.apply(&patch(json!({}), None)).unwrap();
     w.apply(&patch(json!({"tags": null}), None)).unwrap();
     let body = w.get(&hub());
@@ -499,7 +500,8 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     w.put(&net("routeTables/t"), json!({"location": "region1"})).unwrap();
     w.put(&net("publicIPAddresses/p"), json!({"location": "region1"}))
         .unwrap();
-    // From another group: a NIC in the VNet, and a peering that would lose its other half.
+    // Two things block the deletion from another group: a NIC in the VNet, and a peering that would lose its other
+    // half.
     let nic = json!({"location": "region1", "properties": {"ipConfigurations": [
         {"name": "c", "properties": {"subnet": {"id": net("virtualNetworks/hub/subnets/s")}}}]}});
     let outside = net("networkInterfaces/outside").replace("/lab/", "/other/");
@@ -520,7 +522,7 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     );
     assert!(w.now.documents_since(&before).is_empty());
     w.delete(&outside).unwrap();
-    // A VM of the group whose NIC is in another group.
+    // A VM of the group blocks the deletion too, although its NIC is in another group.
     w.put(
         &format!("{vnet}/subnets/s"),
         json!({"properties": {"addressPrefix": "10.3.0.0/24"}}),

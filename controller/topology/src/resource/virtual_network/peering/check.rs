@@ -1,4 +1,5 @@
-//! The rules of a half: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
+//! The rules of a half for overlaps, gateway transit and limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16,
+//! X1).
 
 use super::PeeringSpec;
 use crate::draft::Draft;
@@ -11,7 +12,8 @@ use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Checks a new or changed half. `other` is the half of the remote VNet, if it exists.
+    /// Checks a new or changed half of `vnet` against all rules, before it is written. `old`: this half before the
+    /// change. `other`: the half of the remote VNet that points to `vnet`.
     pub(super) fn check_half(
         &mut self,
         id: &ResourceId,
@@ -85,8 +87,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the two VNets against each other and each against the other's peers (P10, P11, P12). True: the two are
-    /// disjoint.
+    /// Checks that the two VNets do not overlap (P10), and that neither overlaps a peer of the other one (P11, P12).
+    /// Returns whether the two themselves are disjoint.
     fn check_overlap(&mut self, id: &ResourceId, vnet: &VirtualNetwork, remote: &VirtualNetwork) -> bool {
         let (own, far) = (
             DisjointSet::new(&vnet.address_space),
@@ -111,7 +113,8 @@ impl Draft<'_> {
         common.is_empty()
     }
 
-    /// Checks that `candidate`, a new peer of `middle`, does not overlap another peer of `middle` (P11).
+    /// Checks that `candidate`, a new peer of `middle`, does not overlap `third`, an existing peering of `middle`
+    /// (P11). `space`: the address space of `candidate`.
     fn check_third(
         &mut self,
         subject: &str,
@@ -138,7 +141,7 @@ impl Draft<'_> {
     }
 
     /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). They cover all VNets that it is
-    /// peered with, and those that have a half towards it.
+    /// peered with, and those that have a half towards it, because their halves will sync the new space.
     pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let space = DisjointSet::new(&new.address_space);
@@ -174,7 +177,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the gateway flags of a half (P19, P20, P22, P23, P30).
+    /// Checks the gateway flags of a half (P19, P20, P22, P23, P30). A half with useRemoteGateways needs a gateway in
+    /// the remote VNet, allowGatewayTransit of the other half if that exists, no gateway in its own VNet, and no second
+    /// half of its VNet with the flag.
     fn check_transit(
         &mut self,
         id: &ResourceId,
@@ -185,7 +190,8 @@ impl Draft<'_> {
         other: Option<&Peering>,
     ) {
         self.check_global_transit(id, vnet, remote, spec);
-        // The other half was created first, with useRemoteGateways. Its transit check runs when this half appears.
+        // If the other half was created first, its useRemoteGateways could not be checked against this half's
+        // allowGatewayTransit. The check is made up for here.
         if old.is_none()
             && !spec.allow_gateway_transit
             && let Some(other) = other.filter(|o| o.use_remote_gateways)
