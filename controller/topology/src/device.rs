@@ -10,6 +10,9 @@ use tombolo_proto::id::ResourceId;
 
 /// The configuration of the device at the far end of an IPsec connection, computed from the desired state. It contains
 /// the connection's preshared key, but not the private key of the device, which the controller does not have.
+///
+/// # Errors
+/// Status 404: the connection does not exist. Status 400: its far end is not a device, or it has no shared key yet.
 pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConfig, Rejection> {
     let Some(found) = topology.connections.get(connection) else {
         let unnamed = |_| refused(404, "ResourceNotFound", format!("{connection} is not a connection."));
