@@ -12,7 +12,7 @@ impl Topology {
         self.check_learned("learned", &self.learned, problems);
         for (name, event) in self.events.iter() {
             let at = format!("events.{name}");
-            // `tombolo lab event restore` undoes all events.
+            // `tombolo lab event restore` undoes all events, so no event can have this name.
             if !is_valid_name(name, 32) || name == "restore" {
                 problems.push(format!(
                     "{at}: an event's name is 1 to 32 of a-z, 0-9 and '-', and not 'restore'"
@@ -84,7 +84,7 @@ impl Topology {
         }
     }
 
-    /// Whether a host has an overlay address, so that it can be the source or destination of a row.
+    /// Whether a host has an overlay address, so that it may be the source or destination of a row.
     fn has_address(&self, host: &str) -> bool {
         self.hosts.get(host).is_some_and(|h| h.vm.is_some())
             || self.machines().any(|m| m.host == host && m.address().is_some())
