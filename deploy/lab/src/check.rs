@@ -225,7 +225,7 @@ mod golden {
     use std::collections::BTreeMap;
     use tombolo_golden::golden;
 
-    /// The controller's tests record this file.
+    /// The lab reads an explanation that the controller's tests have recorded.
     #[test]
     fn explanations_of_the_controller() {
         let read: BTreeMap<String, Explanation> =

@@ -343,7 +343,7 @@ mod tests {
         config(topology, &machine, &remotes).unwrap().unwrap_or_default()
     }
 
-    /// The lines of one protocol.
+    /// Returns the lines of the protocol that begins with `head`, without their indentation.
     fn protocol<'a>(config: &'a str, head: &str) -> Vec<&'a str> {
         let lines = config.lines().skip_while(|l| !l.starts_with(head));
         lines.take_while(|l| *l != "}").map(str::trim).collect()
@@ -374,7 +374,7 @@ mod tests {
         assert!(ce1.contains("route 10.10.30.254/32 via \"wg0\";"), "{ce1}");
         assert!(ce1.contains("route 10.2.30.0/25 via 192.168.30.1;"), "{ce1}");
         assert!(!ce1.contains("password"), "{ce1}");
-        // It has no link to the LAN, so it advertises nothing and has no OSPF neighbour.
+        // This edge has no link to the LAN, so it advertises nothing and has no OSPF neighbour.
         let ce2 = config_of(&topology, "loc1-ce2");
         assert!(ce2.contains("protocol bgp line0") && !ce2.contains("ospf v2"), "{ce2}");
     }
