@@ -39,7 +39,7 @@ pub struct Agreement {
 /// One direction between two virtual machines, in one address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// Source host.
+    /// Name of the source host.
     pub from: String,
     /// Destination host with its family, as [`Lab::address`] accepts it.
     pub to: String,

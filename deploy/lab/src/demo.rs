@@ -17,10 +17,10 @@ use stage::Stage;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The options of the demo.
+/// The options of a run of the demo.
 #[derive(Debug, Clone, Default)]
 pub struct Demo {
-    /// Output of progress messages.
+    /// Output of progress messages and of the report.
     pub progress: Progress,
     /// Whether the lab stays up at the end. The demo then prints how to use it.
     pub keep: bool,

@@ -46,7 +46,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(40);
 /// The resource group of a topology that names none.
 const DEFAULT_GROUP: &str = "lab";
 
-/// The options of a bring-up.
+/// The options of a bring-up, see [`Lab::up`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Folder of the lab's state. None is `/run/tombolo-lab/<name>`.
@@ -270,7 +270,7 @@ impl Lab {
             if known.and_then(|h| h.vm.as_ref()).is_some_and(|vm| vm.kernel_forwarding) {
                 network::enable_forwarding(&*self.hosts, host)?;
             } else if known.is_some_and(|h| h.edge.is_some()) {
-                // The agent itself enables forwarding (D23).
+                // The edge's agent enables forwarding itself (D23). The kernel must still answer every expired packet.
                 network::disable_icmp_rate_limits(&*self.hosts, host)?;
             }
             tokio::task::yield_now().await;

@@ -41,10 +41,9 @@ impl NamespacePair {
         struct Return<'a>(&'a File);
         impl Drop for Return<'_> {
             fn drop(&mut self) {
-                // The program must end here: the thread would otherwise do its caller's further work in the
-                // controller's network.
                 if let Err(e) = setns(self.0, CloneFlags::CLONE_NEWNET) {
-                    // Otherwise the thread would do the caller's further work in the controller's network.
+                    // The program must end here. Otherwise the thread would do its caller's further work in the
+                    // controller's network.
                     tracing::error!(error = %e, "cannot return to the own network namespace");
                     std::process::abort();
                 }

@@ -15,7 +15,7 @@ const BUSY_MARGIN: Duration = Duration::from_secs(10);
 /// The parameters of a ping that ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ping {
-    /// Number of echo requests.
+    /// Number of echo requests to send.
     pub count: u32,
     /// Time between two echo requests.
     pub interval: Duration,
@@ -78,7 +78,7 @@ pub fn endless_ping_argv(source: IpAddr, destination: IpAddr, interval: Duration
         .to_vec()
 }
 
-/// The result of a ping.
+/// What a ping has found: which echo requests were answered, and when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PingResult {
     /// Number of echo requests that count.
@@ -244,7 +244,7 @@ impl Drop for BackgroundPing {
     }
 }
 
-/// The result of a traceroute.
+/// What a traceroute has found: the hops of the path that answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceResult {
     /// Address of the first answer at each TTL from 1; none for a silent hop. Silent hops at the end are left out.

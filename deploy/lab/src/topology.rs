@@ -43,11 +43,11 @@ pub struct Topology {
     /// defaults.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, serde_json::Value>,
-    /// The network between the hosts.
+    /// Network between the hosts, with its addresses and delays.
     pub underlay: Underlay,
     /// Machines with a link to the underlay, by name.
     pub hosts: BTreeMap<String, Host>,
-    /// On-premises networks, by name.
+    /// On-premises networks by name, each with its routers and test hosts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sites: BTreeMap<String, Site>,
     /// Manifest that is applied before the agents join, as `tombolo apply -f` accepts it.
@@ -161,7 +161,7 @@ pub struct Vm {
 pub struct Edge {
     /// Name of the circuit in `resources`.
     pub circuit: String,
-    /// Primary or secondary link.
+    /// Link of the circuit, primary or secondary. Each has an edge of its own.
     pub link: CircuitLink,
 }
 

@@ -72,7 +72,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/icmp_ratelimit", "0"),
-            // The source of a packet that returns from a delay line is routed to another device than the line's.
+            // A packet that returns from a delay line has a source that is routed to another device. Reverse-path
+            // filtering would drop it.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ],
@@ -161,8 +162,8 @@ pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, addres
     }
     let first = first_address(prefix).context("a segment without addresses")?;
     let first = first.to_string();
-    // A permanent neighbour entry. Otherwise, three seconds after a cut, the host's own kernel would report the router
-    // as unreachable, while a host on the internet sees only silence.
+    // The neighbour entry must be permanent. Otherwise, three seconds after a cut, the host's own kernel would report
+    // the router as unreachable, while a host on the internet sees only silence.
     hosts.run(
         host,
         &[

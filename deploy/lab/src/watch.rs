@@ -79,7 +79,7 @@ pub async fn watch(dir: &Path, id: &str) -> Result<()> {
     let dir = StateDir::open_within(dir, LOCK_TIMEOUT).await?;
     tokio::time::sleep(HELPER_GRACE).await;
     let Some(state) = dir.load()? else {
-        // The program died before it made anything.
+        // The program died before it made anything, so only the folder exists.
         return dir.remove();
     };
     if state.id != id {

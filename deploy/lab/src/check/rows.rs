@@ -23,9 +23,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// A row of the topology, and what live packets showed for it.
 #[derive(Debug, Clone)]
 pub struct RowResult {
-    /// Expectation that was tried.
+    /// Row of the topology that was tried.
     pub row: Row,
-    /// Result of the pings.
+    /// Result of the row's pings.
     pub pinged: PingResult,
     /// Result of the trace; none if the row expects no answer and no ping was answered.
     pub traced: Option<TraceResult>,
@@ -82,7 +82,7 @@ impl RowResult {
 /// The prefixes that a customer edge must learn from a neighbour, and those that it has learned.
 #[derive(Debug, Clone)]
 pub struct LearnedResult {
-    /// Expectation that was checked.
+    /// Neighbour of the customer edge, and the prefixes that it is expected to advertise.
     pub expectation: Learned,
     /// Prefixes that BIRD of the customer edge has learned from the neighbour.
     pub prefixes: BTreeSet<Ipv4Net>,

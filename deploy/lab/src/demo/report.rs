@@ -43,18 +43,22 @@ impl Report {
         }
     }
 
+    /// Returns the output of the report, for progress messages.
     pub(super) fn progress(&self) -> &Progress {
         &self.progress
     }
 
+    /// Prints a text and a newline to standard output, without the spinner in its way.
     pub(super) fn line(&self, text: &str) {
         self.progress.print(text);
     }
 
+    /// Prints a text in bold.
     pub(super) fn title(&self, text: &str) {
         self.line(&self.paint(text, Style::new().bold()));
     }
 
+    /// Prints a text in a dim colour.
     pub(super) fn dim(&self, text: &str) {
         self.line(&self.paint(text, Style::new().dimmed()));
     }

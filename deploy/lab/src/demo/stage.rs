@@ -41,6 +41,7 @@ fn half(remote: &str) -> String {
 }
 
 impl<'a> Stage<'a> {
+    /// Returns a stage on which steps change `lab` and report to `report`.
     pub(super) fn new(lab: &'a mut Lab, report: &'a mut Report) -> Self {
         Self { lab, report }
     }

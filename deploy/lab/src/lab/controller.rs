@@ -19,10 +19,13 @@ const HEALTH_POLL_INTERVAL: Duration = Duration::from_millis(30);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 impl Lab {
+    /// Returns a new client of the controller, which need not run. Fails if the controller has not written its token
+    /// yet.
     pub(super) fn make_client(&self) -> Result<Client> {
         client_of(&self.topology, self.path()?)
     }
 
+    /// Starts the controller without waiting for an answer. `tied`: whether it ends with this program.
     pub(super) fn launch_controller(&self, tied: bool) -> Result<()> {
         let at = &self.topology.underlay.controller;
         let argv = vec![
@@ -35,6 +38,8 @@ impl Lab {
         self.launch(CONTROLLER, CONTROLLER, &argv, tied).map(drop)
     }
 
+    /// Waits until the controller answers, and keeps a client of it. Fails if its process ends or after
+    /// [`CONTROLLER_START_TIMEOUT`], with the last lines of its log.
     pub(super) async fn wait_for_controller(&mut self) -> Result<()> {
         let process = self.process(CONTROLLER)?;
         let deadline = Instant::now() + CONTROLLER_START_TIMEOUT;

@@ -58,6 +58,7 @@ impl Lab {
         self.exec_owned(host, &argv, limit).await
     }
 
+    /// As [`Self::exec`], with owned arguments.
     pub(super) async fn exec_owned(&self, host: &str, argv: &[String], limit: Duration) -> Result<CommandOutput> {
         self.require_host(host)?;
         let wrapped = self.wrap(host, argv)?;

@@ -49,7 +49,7 @@ pub(crate) fn in_own_run(topology: &Topology, folder: &Path, host: &str, argv: &
 /// A session of a site's router that should be up and is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenSession {
-    /// Host of the router.
+    /// Name of the router's host in the lab.
     pub host: String,
     /// Session and its state, as the routing daemon reports them.
     pub protocol: Protocol,

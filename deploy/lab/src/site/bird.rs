@@ -22,7 +22,7 @@ pub const CONFIG: &str = "bird/bird.conf";
 /// The BGP speaker of a VPN gateway, as a customer edge sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gateway {
-    /// ASN of the gateway.
+    /// ASN of the gateway's BGP speaker.
     pub asn: u32,
     /// Address of the speaker in `GatewaySubnet`.
     pub address: Ipv4Addr,
@@ -304,7 +304,7 @@ impl Protocol {
 pub fn protocols(text: &str) -> Vec<Protocol> {
     let mut all = Vec::new();
     for line in text.lines() {
-        // Name, Proto, Table, State, Since, Info.
+        // The columns are Name, Proto, Table, State, Since and Info.
         let words: Vec<_> = line.split_whitespace().collect();
         if let [name, kind @ ("BGP" | "OSPF"), _, _, _, ref info @ ..] = words[..] {
             all.push(Protocol {

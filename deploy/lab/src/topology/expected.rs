@@ -136,7 +136,7 @@ pub struct Action {
 pub enum Verb {
     /// Sets the interface down. The other end of a line loses its carrier, that of a tunnel does not.
     Down,
-    /// Sets the interface up.
+    /// Sets the interface up again, or for the first time.
     Up,
     /// Disconnects the host from the underlay, in both directions and without ICMP errors.
     Cut,

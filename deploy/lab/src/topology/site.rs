@@ -16,7 +16,7 @@ pub const LAN_ROUTER: &str = "router";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Site {
-    /// ASN of the customer edges.
+    /// ASN of the customer edges, which the circuits' peerings and local network gateways must name too.
     pub asn: u32,
     /// Prefixes that the site advertises, at least one. Those of lines and of links to the LAN router are not among
     /// them.
@@ -86,7 +86,7 @@ pub struct CustomerEdge {
 pub struct Line {
     /// Name of the circuit in `resources`.
     pub circuit: String,
-    /// Primary or secondary link.
+    /// Link of the circuit, primary or secondary, to whose edge the line leads.
     pub link: CircuitLink,
     /// Whether the customer edge's interface is up. If false, it is down until an event sets it up.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
@@ -113,7 +113,7 @@ pub struct Tunnel {
 pub struct BgpPolicy {
     /// Policy for provider edges of circuits.
     pub circuit: NeighbourPolicy,
-    /// Policy for VPN gateways.
+    /// Policy for the VPN gateways of the tunnels.
     pub vpn: NeighbourPolicy,
     /// Whether a customer edge spreads flows over equal BGP routes.
     pub ecmp: bool,
@@ -168,9 +168,9 @@ fn wireguard_port() -> u16 {
 /// One link of a circuit, written as `er1 primary`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkName {
-    /// Name of the circuit.
+    /// Name of the circuit, as in `resources`.
     pub circuit: String,
-    /// Primary or secondary link.
+    /// Link of the circuit, primary or secondary.
     pub link: CircuitLink,
 }
 
@@ -251,7 +251,7 @@ impl Site {
     }
 }
 
-/// What a site's machine does.
+/// What a machine of a site is there for.
 #[derive(Debug, Clone, Copy)]
 pub enum MachineRole<'a> {
     /// Routes between the LAN and the customer edges.
@@ -273,7 +273,7 @@ pub struct Machine<'a> {
     pub site_name: &'a str,
     /// Site that the machine belongs to.
     pub site: &'a Site,
-    /// What the machine does.
+    /// What the machine is there for.
     pub role: MachineRole<'a>,
 }
 

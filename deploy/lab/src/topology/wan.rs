@@ -14,7 +14,7 @@ use tombolo_proto::id::PublicKey;
 /// The private peering of a circuit, as the resources define it.
 #[derive(Debug, Clone)]
 pub(super) struct Circuit {
-    /// ASN of the customer.
+    /// ASN of the customer's routers.
     pub(super) peer_asn: u32,
     primary: Ipv4Net,
     secondary: Ipv4Net,
@@ -30,6 +30,7 @@ pub struct LineAddresses {
 }
 
 impl Circuit {
+    /// Returns the prefix from which the two addresses of a link's line come.
     pub(super) fn prefix(&self, link: CircuitLink) -> Ipv4Net {
         match link {
             CircuitLink::Primary => self.primary,

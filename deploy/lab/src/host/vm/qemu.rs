@@ -12,11 +12,12 @@ use std::time::Duration;
 /// Environment variable that says how guests' instructions are executed: `kvm` or `tcg`. With any other value KVM is
 /// tried.
 const ACCELERATOR: &str = "TOMBOLO_VM_ACCELERATOR";
+/// Name of the emulator's program.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
 /// Longest time that KVM may take for a kernel that finds no disk. A KVM that hangs costs this time once for each
 /// command.
 const KVM_PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Memory of a machine, MiB.
+/// Memory of each machine, MiB. It has to hold the kernel, SSH, an agent and BIRD.
 const MEMORY: &str = "320";
 
 /// Address of this machine on the link to the guest. Each machine has its own namespace, so all can use the same

@@ -7,6 +7,7 @@ use crate::underlay;
 use std::collections::BTreeSet;
 
 impl Topology {
+    /// Adds the problems of the topology's expectations and events to `problems`.
     pub(super) fn check_expected(&self, problems: &mut Vec<String>) {
         self.check_rows("expected", &self.expected, problems);
         self.check_learned("learned", &self.learned, problems);
@@ -39,6 +40,7 @@ impl Topology {
         }
     }
 
+    /// Adds the problems of expectations of learned prefixes, which are at `at` in the file.
     fn check_learned(&self, at: &str, all: &[Learned], problems: &mut Vec<String>) {
         for (number, one) in all.iter().enumerate() {
             let at = format!("{at}[{number}]");
@@ -53,6 +55,7 @@ impl Topology {
         }
     }
 
+    /// Adds the problems of rows, which are at `at` in the file.
     fn check_rows(&self, at: &str, rows: &[Row], problems: &mut Vec<String>) {
         let mut seen = BTreeSet::new();
         for (number, row) in rows.iter().enumerate() {
@@ -90,6 +93,7 @@ impl Topology {
             || self.machines().any(|m| m.host == host && m.address().is_some())
     }
 
+    /// Checks that the target of an action exists. Returns the problem otherwise.
     fn check_action(&self, action: &Action) -> Result<(), String> {
         match action.target()? {
             Target::Host(host) => {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tombolo_proto::net::overlap;
 
 impl Topology {
+    /// Adds the problems of all sites to `problems`. `bindings` receives the lines and tunnels.
     pub(super) fn check_sites(&self, bindings: &mut Bindings, problems: &mut Vec<String>) {
         let mut hosts = BTreeSet::new();
         for machine in self.machines() {
