@@ -154,13 +154,13 @@ enum LabCommand {
     },
 }
 
-/// Runs a command of `tombolo lab`, and blocks until the command has ended. With `json`, `status` prints JSON. Returns
-/// the exit code: that of the program for `exec`, failure if a check found a difference, 128 + the signal's number if a
-/// signal interrupted `up` or `demo`, otherwise success.
+/// Runs a command of `tombolo lab` to its end. With `json`, `status` prints JSON. Returns the exit code: that of the
+/// program for `exec`, failure if a check found a difference, 128 + the signal's number if a signal interrupted `up` or
+/// `demo`, otherwise success.
 ///
 /// # Errors
 /// The command fails, `json` is set and the command has no JSON output, or this program does not run as root and the
-/// command needs that. Nothing was printed about the error yet.
+/// command needs that. The caller has to print the error.
 pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
     let dir = args.lab_dir.as_deref();
     if json && !matches!(args.command, LabCommand::Status { .. }) {

@@ -479,8 +479,9 @@ impl Lab {
             .with_context(|| format!("there is no host '{host}' in lab {}", self.topology.name))
     }
 
-    /// Takes the lab down: ends its processes, removes its hosts, and deletes its state folder. Blocks until then,
-    /// several seconds if processes ignore SIGTERM. A failure does not prevent the removal of the other parts.
+    /// Takes the lab down: ends its processes, removes its hosts, and deletes its state folder. Blocks until all of
+    /// this is done, which takes several seconds if processes ignore SIGTERM. A failure does not prevent the removal of
+    /// the other parts.
     ///
     /// # Errors
     /// A part could not be removed; the message lists all such parts. The state folder then stays, so that

@@ -39,9 +39,9 @@ fn children() -> &'static Mutex<HashMap<i32, Child>> {
     CHILDREN.get_or_init(Mutex::default)
 }
 
-/// Starts a program in the background and returns at once. Its output is appended to the file `log`, which is created
-/// if it is missing; its standard input is empty. `environment` is added to this program's own. If `tied`, the kernel
-/// kills the program when this program ends in any way.
+/// Starts a program in the background and returns as soon as it runs. Its output is appended to the file `log`, which
+/// is created if it is missing; its standard input is empty. `environment` is added to this program's own. If `tied`,
+/// the kernel kills the program when this program ends in any way.
 ///
 /// # Errors
 /// `argv` is empty, the log cannot be written, or the program cannot be started or ends at once.

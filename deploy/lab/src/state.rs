@@ -1,5 +1,6 @@
-//! The record of what a lab has made. It is written to disk before each change of the machine, so that `down` can
-//! remove everything after a crash.
+//! The record of what a lab has made, by which `down` can remove everything after a crash. A host is recorded on disk
+//! before it is created, and a process once it has started. Processes that a crash leaves without a record are found by
+//! their host.
 
 use crate::host::Runtime;
 use crate::process::Process;

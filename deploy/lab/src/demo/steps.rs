@@ -36,7 +36,7 @@ const FORWARDED: Flags = Flags {
 };
 const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
 
-/// Time between two echo requests of the background pings, and so the shortest interruption that these show.
+/// Time between two echo requests of the background pings. An interruption that is shorter need not show.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Time that the background pings run before the controller is killed. Losses from this time have another cause.

@@ -104,7 +104,8 @@ impl Lab {
         self.launch(name, name, &argv, tied).map(drop)
     }
 
-    /// Returns the binding of a host's agent (D7).
+    /// Returns what the agent of a host is bound to: a VM, an instance of a gateway, or the edge of a circuit's link
+    /// (D7). Fails for a host without an agent, and for one that does not say which of several instances it is.
     fn binding(&self, name: &str, host: &Host) -> Result<Binding> {
         let group = &self.group;
         if let Some(vm) = &host.vm {

@@ -243,8 +243,8 @@ impl Lab {
         Ok(bird::protocols(&done.stdout))
     }
 
-    /// Returns the IPv4 prefixes that a customer edge has at present from a neighbour. [`Learned::prefixes`] of `from`
-    /// is not used.
+    /// Returns the IPv4 prefixes that a customer edge has learned by BGP from a neighbour and that are not withdrawn.
+    /// `from` names the neighbour; its `prefixes` are not used.
     ///
     /// # Errors
     /// The neighbour does not exist, or the routing daemon does not answer.

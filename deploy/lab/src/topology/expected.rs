@@ -64,8 +64,8 @@ impl Row {
     }
 }
 
-/// The prefixes that a customer edge must learn by BGP from one neighbour; further prefixes are an error (E16). This
-/// detects routes that no ping uses.
+/// The prefixes that a customer edge must learn by BGP from one neighbour; if it learns others, the check fails (E16).
+/// This detects routes that no ping uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Learned {
