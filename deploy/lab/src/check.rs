@@ -85,7 +85,7 @@ struct TraceHop {
     address: Option<IpAddr>,
 }
 
-/// Compares the tables of agents and the effective routes with the controller's, as [`tables`], and then `explain` with
+/// Compares the tables of agents and the effective routes with the controller's, as [`tables()`], and then `explain` with
 /// live packets for every ordered pair of virtual machines, in each address family that both have. A disagreement is no
 /// error.
 ///

@@ -5,7 +5,7 @@ use crate::lab::Lab;
 use crate::progress::Progress;
 use anyhow::Result;
 
-/// Runs the checks of [`super::phases`], if the topology has expectations, and of [`super::all`], and prints their
+/// Runs the checks of [`super::phases()`], if the topology has expectations, and of [`super::all`], and prints their
 /// results. `events`: whether the phases include the events. Returns whether everything was as expected.
 ///
 /// # Errors
