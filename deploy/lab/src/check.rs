@@ -85,9 +85,9 @@ struct TraceHop {
     address: Option<IpAddr>,
 }
 
-/// Compares the tables of agents and the effective routes with the controller's, as [`tables()`], and then `explain` with
-/// live packets for every ordered pair of virtual machines, in each address family that both have. A disagreement is no
-/// error.
+/// Compares the tables of agents and the effective routes with the controller's, as [`tables()`] does. Then compares
+/// `explain` with live packets for every ordered pair of virtual machines, in each address family that both have. A
+/// disagreement is no error.
 ///
 /// # Errors
 /// The controller or a running agent does not answer, or `ping`, `traceroute` or `ip` cannot run.
