@@ -1,10 +1,11 @@
 #!/bin/sh
-# Makes the networks, and leaves a join token in a file for each agent that has not joined yet. Repeating it changes nothing.
+# Creates the networks, and writes a join token to a file for each agent that has not joined yet. A second run changes no network
+# and no agent that has joined. For the other agents it writes new tokens.
 set -eu
 umask 027
 tombolo apply --yes -f /etc/tombolo/network.yaml
 
-# token AGENT OPTION…: as `tombolo token create` takes them.
+# token AGENT OPTION…: writes a token for AGENT. The options are those of `tombolo token create`.
 token() {
     agent=$1
     shift
@@ -16,7 +17,7 @@ token() {
     answer=$(tombolo token create --output json --agent "$agent" "$@")
     printf '%s\n' "$answer" | sed -n 's/^ *"token": *"\(.*\)",*$/\1/p' >"$file.new"
     [ -s "$file.new" ] || { echo "no token in the answer to 'tombolo token create --agent $agent'" >&2; exit 1; }
-    # Agents look for the file all the time: it appears whole.
+    # An agent that waits may read the file at any time, so the complete file is moved into place.
     mv "$file.new" "$file"
     echo "$agent has a token"
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Builds the container image of deploy/docker/Dockerfile and writes it as an archive.
 
-The archive is an OCI layout with the manifest.json of `docker save` beside it: docker load, podman load and ctr import read it.
-If a docker engine runs, it builds the image from the base image that the Dockerfile names. A missing base is made from Debian's
-packages. Without an engine, this program makes the layers from the same packages and the same Dockerfile.
+The archive is an OCI layout that also has the manifest.json of `docker save`, so docker load, podman load and ctr import can read it.
+If a docker engine runs, it builds the image from the base image that the Dockerfile names. If the engine lacks this base, the base is
+made from Debian's packages. Without an engine, this program makes the layers from the same packages and the same Dockerfile.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def run(*command, **options):
 
 
 def instructions(text):
-    """Yields the instructions of a Dockerfile as name and argument, with continued lines joined."""
+    """Yields each instruction of a Dockerfile as its name in capitals and its argument, with continued lines joined."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", "")
     for line in joined.splitlines():
@@ -69,7 +69,7 @@ def command(text):
 
 
 class Dockerfile:
-    """The part of the Dockerfile language that our Dockerfile uses. All other instructions are refused."""
+    """A parsed Dockerfile. Only the instructions that our Dockerfile uses are known; all others are refused."""
 
     def __init__(self, text, base=None):
         self.arguments, self.steps, self.copies = {}, [], []
@@ -122,7 +122,7 @@ class Dockerfile:
 
 
 def mirrors(codename):
-    """Returns the host's package mirrors of its release, as lines for sources.list."""
+    """Returns the package mirrors of the release that this host uses, as lines for sources.list."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"],
         check=True, capture_output=True, text=True).stdout
@@ -137,7 +137,7 @@ def mirrors(codename):
 
 
 def apt_options():
-    """Returns apt's options for the access to the host's mirrors."""
+    """Returns this host's options of apt for its mirrors, such as proxies, as lines for apt.conf."""
     dump = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True).stdout
     wanted = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries")
     return "".join(f"{line}\n" for line in dump.splitlines() if line.startswith(wanted))
@@ -151,7 +151,7 @@ def release():
 
 
 def make_base(dockerfile, work, epoch):
-    """Makes a tar file of a root tree with all packages, after the Dockerfile's RUN instructions."""
+    """Makes a tar file of a root tree with the Dockerfile's packages, in which its RUN instructions were run. Returns its path."""
     if not shutil.which("mmdebstrap"):
         raise Failure("mmdebstrap is missing (package mmdebstrap): install it, or name a base image that the engine has: BASE=NAME")
     distribution, codename = release()
@@ -183,7 +183,7 @@ def make_base(dockerfile, work, epoch):
 
 
 def programs_layer(dockerfile, context, epoch):
-    """Returns a tar file of the files that COPY adds. The same programs give the same bytes."""
+    """Returns the bytes of a tar file with the files that COPY adds. They depend only on the programs and `epoch`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for sources, target in dockerfile.copies:
@@ -314,12 +314,12 @@ def main():
     given.work.mkdir(parents=True, exist_ok=True)
     work = given.work.resolve()
     out = (given.out or work / "tombolo.tar").resolve()
-    # The time of the last commit, so that the same tree gives the same image.
+    # The image has the time of the last commit, so that two builds of one commit are equal.
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or subprocess.run(
         ["git", "-c", f"safe.directory={HERE.parents[1]}", "-C", HERE, "log", "-1", "--format=%ct"],
         check=True, capture_output=True, text=True).stdout)
     dockerfile = Dockerfile((HERE / "Dockerfile").read_text(), given.base)
-    # The context contains the three programs only.
+    # The build context contains only the three programs, so that the engine reads nothing else.
     context = work / "context"
     shutil.rmtree(context, ignore_errors=True)
     context.mkdir()

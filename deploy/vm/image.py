@@ -3,9 +3,9 @@
 
     image.py --programs DIR --work DIR [--out DIR]
 
-The system is this host's release of Debian, from this host's package mirrors, with Debian's kernel for clouds. Nothing is installed
-on the host, because the kernel is unpacked from its package inside the root. The root is kept in the work directory for the next run.
-tests/vm/run uses the same functions.
+The machines have the same release of Debian as this host, from this host's package mirrors, with Debian's kernel for clouds. The
+kernel is unpacked inside the root, so nothing is installed on the host. The root stays in the work directory for the next run.
+tests/vm/run uses the functions of this file too.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KERNEL = "linux-image-cloud-amd64"
-# Packages of every machine, for its boot, its network, and diagnosis.
+# Packages that each machine needs to boot and for its network, and programs for diagnosis.
 BASE = [
     KERNEL,
     "bird2",
@@ -54,7 +54,7 @@ def codename():
 
 
 def sources(release):
-    """Returns the host's mirrors of its release, as lines for sources.list."""
+    """Returns the package mirrors of the release that this host uses, as lines for sources.list."""
     lines = output("apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages")
     found = []
     for line in lines.splitlines():
@@ -67,13 +67,13 @@ def sources(release):
 
 
 def apt_options():
-    """Returns apt's options for the access to the host's mirrors."""
+    """Returns this host's options of apt for its mirrors, such as proxies, as lines for apt.conf."""
     wanted = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries")
     return "".join(f"{line}\n" for line in output("apt-config", "dump").splitlines() if line.startswith(wanted))
 
 
 def make_root(work, packages, options=()):
-    """Makes a Debian root in the work directory, unless the last run made it of the same packages. Returns its path."""
+    """Makes a Debian root in the work directory, unless an earlier run made one with the same packages. Returns its path."""
     release, root, stamp = codename(), work / "root", work / "root.stamp"
     key = hashlib.sha256(" ".join([release, *packages, *options]).encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == key:
@@ -99,7 +99,7 @@ def newest(root, pattern):
 
 
 def make_image(root, image, spare=384):
-    """Makes a disk image with the root's files and `spare` free mebibytes."""
+    """Makes a disk image with the root's files and about `spare` mebibytes of free space. Replaces an earlier one."""
     used = sum(f.lstat().st_blocks * 512 for f in root.rglob("*"))
     megabytes = used // (1 << 20) + spare
     image.unlink(missing_ok=True)

@@ -1,15 +1,16 @@
-//! Finds the product's programs: in `TOMBOLO_BIN_DIR`, or beside the running program.
+//! Finds the product's programs: in the folder that `TOMBOLO_BIN_DIR` names, or near the running program.
 
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
-/// The variable that names the folder of the programs.
+/// Environment variable that names the folder of the programs. If it is set, no other folder is searched.
 pub const FOLDER: &str = "TOMBOLO_BIN_DIR";
 
-/// Returns the path of a program.
+/// Returns the path of one of the product's programs: in the folder of [`FOLDER`], otherwise in the folder of the
+/// running program, otherwise one folder above. Whether the file is executable is not checked.
 ///
 /// # Errors
-/// The program does not exist; the message lists the folders that were searched.
+/// No searched folder has a file of this name; the message lists the folders.
 pub fn find(name: &str) -> Result<PathBuf> {
     let mut tried = Vec::new();
     for folder in folders() {
@@ -25,11 +26,12 @@ pub fn find(name: &str) -> Result<PathBuf> {
     )
 }
 
+/// Returns the folders to search, in order.
 fn folders() -> Vec<PathBuf> {
     if let Some(folder) = std::env::var_os(FOLDER) {
         return vec![folder.into()];
     }
     let own = std::env::current_exe().unwrap_or_default();
-    // Cargo puts test programs into `deps`, one folder below the others.
+    // Cargo puts test programs into `target/debug/deps`, one folder below the product's programs.
     own.ancestors().skip(1).take(2).map(Path::to_owned).collect()
 }

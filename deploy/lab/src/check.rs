@@ -1,5 +1,5 @@
-//! Compares the controller's routes with the tables of agents, and `explain` and the topology's expectations with real
-//! pings and traceroutes.
+//! Compares the controller's routes with the tables of agents. Compares `explain` and the topology's expectations with
+//! real pings and traceroutes.
 
 mod phases;
 pub(crate) mod report;
@@ -20,37 +20,38 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_client::fabric::{ExplainRequest, Protocol};
 
-/// Most pairs that are tried at the same time.
+/// Largest number of pairs that are tried at the same time. More would make replies late on a small machine.
 const MAX_CONCURRENT: usize = 16;
 
-/// The result of a comparison.
+/// The result of comparing the controller's answers with agents and live packets.
 #[derive(Debug, Clone, Default)]
 pub struct Agreement {
     /// Number of agents whose tables were compared.
     pub agents: usize,
-    /// Number of network interfaces whose effective routes were compared.
+    /// Number of network interfaces whose effective routes were compared with the tables of their agent.
     pub interfaces: usize,
-    /// Pairs of hosts that were explained and tried.
+    /// Pairs of hosts for which `explain` was compared with live packets.
     pub pairs: Vec<Pair>,
-    /// All disagreements.
+    /// Disagreements, each as one line for people; empty if there are none.
     pub problems: Vec<String>,
 }
 
-/// One direction between two virtual machines, in one family.
+/// One direction between two virtual machines, in one address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// Source host.
+    /// Name of the source host.
     pub from: String,
-    /// Destination host, as [`Lab::address`] accepts it.
+    /// Destination host with its family, as [`Lab::address`] accepts it.
     pub to: String,
-    /// Whether pings were answered.
+    /// Whether any ping was answered.
     pub reachable: bool,
-    /// Addresses that traceroute showed.
+    /// Addresses that traceroute showed, none for a silent hop. Empty if nothing answered, or if the pair was not
+    /// traced.
     pub hops: Vec<Option<IpAddr>>,
 }
 
 impl Agreement {
-    /// Returns the number of pairs whose pings were answered.
+    /// Returns the number of pairs for which a ping was answered.
     #[must_use]
     pub fn reachable(&self) -> usize {
         self.pairs.iter().filter(|p| p.reachable).count()
@@ -70,7 +71,7 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// The part of an explanation that pings and traces can verify.
+/// The part of an answer of `explain` that pings and traces can verify.
 #[derive(Debug, Deserialize)]
 struct Explanation {
     reachable: bool,
@@ -78,15 +79,18 @@ struct Explanation {
     trace: Vec<TraceHop>,
 }
 
+/// A hop that `explain` expects a trace to show; without an address it is silent.
 #[derive(Debug, Deserialize)]
 struct TraceHop {
     address: Option<IpAddr>,
 }
 
-/// Compares installed tables, effective routes, and every pair of virtual machines in both address families.
+/// Compares the tables of agents and the effective routes with the controller's, as [`tables()`] does. Then compares
+/// `explain` with live packets for every ordered pair of virtual machines, in each address family that both have. A
+/// disagreement is no error.
 ///
 /// # Errors
-/// The controller or an agent does not answer, or a program cannot run. A disagreement is no error.
+/// The controller or a running agent does not answer, or `ping`, `traceroute` or `ip` cannot run.
 pub async fn all(lab: &Lab) -> Result<Agreement> {
     let mut found = tables(lab).await?;
     let names = pairs(lab);
@@ -103,7 +107,8 @@ pub async fn all(lab: &Lab) -> Result<Agreement> {
     Ok(found)
 }
 
-/// Returns every ordered pair of virtual machines, in each address family that both have.
+/// Returns every ordered pair of virtual machines, in each address family that both have: the source host, and the
+/// destination host with the family.
 fn pairs(lab: &Lab) -> Vec<(String, String)> {
     let vms: Vec<_> = lab
         .topology()
@@ -125,7 +130,7 @@ fn pairs(lab: &Lab) -> Vec<(String, String)> {
     pairs
 }
 
-/// Explains a pair and tries it. Returns the pair, and the disagreement if there is one.
+/// Compares `explain` with live packets for one pair. Returns the pair, and the disagreement if there is one.
 async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option<String>)> {
     let destination = lab.address(&to)?;
     let request = ExplainRequest {
@@ -159,11 +164,12 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     };
     let trace = said.reachable || !expected.is_empty();
     let (mut pinged, mut traced) = ping_and_trace(lab, (&from, &to), how, 1, trace).await?;
-    // The first packet waits for the handshake of a link, which takes seconds on an emulated machine.
+    // The first packet waits for the handshake of a link. This takes seconds on an emulated machine, longer than one
+    // ping does.
     if said.reachable && pinged.none() {
         (pinged, traced) = ping_and_trace(lab, (&from, &to), Ping::REACHABLE, 1, trace).await?;
     }
-    // There is one probe per hop. A busy machine may answer it too late, which is no disagreement.
+    // There is one probe for each hop. A busy machine may answer it too late, which is no disagreement.
     if traced.as_ref().is_some_and(|t| t.hops != expected) {
         traced = Some(lab.traceroute(&from, &to).await?);
     }
@@ -195,7 +201,8 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     ))
 }
 
-/// Pings a pair, and traces it if `trace` is set or a ping was answered. A path that ends at the source shows no hops.
+/// Pings a pair, and traces it if `trace` is set or a ping was answered. If the source itself drops the packets, a
+/// trace would only wait for its timeouts and show no hops.
 async fn ping_and_trace(
     lab: &Lab,
     (from, to): (&str, &str),
@@ -218,7 +225,7 @@ mod golden {
     use std::collections::BTreeMap;
     use tombolo_golden::golden;
 
-    /// The controller's tests record this file.
+    /// The lab reads an explanation that the controller's tests have recorded.
     #[test]
     fn explanations_of_the_controller() {
         let read: BTreeMap<String, Explanation> =

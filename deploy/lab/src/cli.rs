@@ -154,10 +154,13 @@ enum LabCommand {
     },
 }
 
-/// Runs a command of `tombolo lab`, with JSON output if `json`. Returns the exit code.
+/// Runs a command of `tombolo lab` to its end. With `json`, `status` prints JSON. Returns the exit code: that of the
+/// program for `exec`, failure if a check found a difference, 128 + the signal's number if a signal interrupted `up` or
+/// `demo`, otherwise success.
 ///
 /// # Errors
-/// The command fails, or has no JSON output.
+/// The command fails, `json` is set and the command has no JSON output, or this program does not run as root and the
+/// command needs that. The caller has to print the error.
 pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
     let dir = args.lab_dir.as_deref();
     if json && !matches!(args.command, LabCommand::Status { .. }) {
@@ -222,7 +225,7 @@ pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
     }
 }
 
-/// Runs a command for a lab that is up.
+/// Runs a command that concerns labs that are up.
 async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Result<ExitCode> {
     match command {
         LabCommand::Status { lab } => status::status(dir, lab.as_deref(), json).await,
@@ -262,11 +265,11 @@ async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Res
     }
 }
 
-/// Longest time between a failure and the arrival of the signal that caused it.
+/// Longest time between the failure of a helper and the arrival of the signal that caused the failure.
 const SIGNAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Runs `work` until it ends or a signal arrives. On a signal `work` is dropped, which takes its lab down and reports
-/// failures through `progress`.
+/// Runs `work` until it ends or SIGINT, SIGTERM or SIGHUP arrives. On a signal `work` is dropped, which takes its lab
+/// down, and failures of that are reported through `progress`.
 async fn unless_interrupted(
     work: impl Future<Output = Result<ExitCode>>,
     progress: &Progress,
@@ -308,6 +311,7 @@ async fn unless_interrupted(
     Ok(ExitCode::from(128 + number))
 }
 
+/// Brings a detached lab up and prints how to use it.
 async fn up(topology: &Topology, options: Options) -> Result<ExitCode> {
     let start = Instant::now();
     let command = invocation::command(options.state_dir.as_deref());
@@ -330,6 +334,7 @@ async fn up(topology: &Topology, options: Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs a program on a host with this program's terminal. Returns the program's exit code, or 1 if a signal ended it.
 fn exec(dir: Option<&Path>, lab: Option<&str>, host: &str, command: &[String]) -> Result<ExitCode> {
     let (folder, state) = find_lab(dir, lab)?;
     if !state.hosts.iter().any(|h| h == host) {
@@ -344,6 +349,7 @@ fn exec(dir: Option<&Path>, lab: Option<&str>, host: &str, command: &[String]) -
     ))
 }
 
+/// Takes down one lab or all labs, and continues after a failure.
 fn down(dir: Option<&Path>, lab: Option<&str>, all: bool) -> Result<ExitCode> {
     let mut failed = Vec::new();
     let doomed = if all {

@@ -1,4 +1,4 @@
-//! Runs helper programs (`ip`, `nft`, …) with a timeout, and reports their output on failure.
+//! Runs helper programs (`ip`, `nft`, …) with a time limit. The error of a failed helper contains its output.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -8,25 +8,26 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Longest that a helper may run, with room for a busy machine.
+/// Longest time that a helper may run. Helpers take milliseconds; the rest is for a busy machine.
 pub const HELPER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The result of a program that has ended.
+/// Exit status and output of a program that has ended.
 #[must_use = "the program may have failed"]
 #[derive(Debug, Clone)]
 pub struct CommandOutput {
-    /// Exit status; 128 + signal number if the program was killed.
+    /// Exit status; 128 + the signal's number if a signal ended the program.
     pub code: i32,
-    /// Standard output.
+    /// Standard output. Bytes that are no UTF-8 are replaced.
     pub stdout: String,
-    /// Standard error.
+    /// Standard error. Bytes that are no UTF-8 are replaced.
     pub stderr: String,
 }
 
-/// Runs a program to its end. A non-zero exit status is no error.
+/// Runs a program with empty standard input, and blocks until it has ended. A non-zero exit status is no error.
 ///
 /// # Errors
-/// The program cannot be started, or runs longer than `limit`; then it is killed.
+/// `argv` is empty, the program cannot be started, or it still runs after `limit`. It is then killed, but its own
+/// children are not.
 pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let child = Command::new(program)
@@ -47,7 +48,8 @@ pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     match receiver.recv_timeout(limit) {
         Ok(output) => Ok(finished(&output.with_context(|| format!("waiting for '{program}'"))?)),
         Err(_) => {
-            // Without a result the thread has not reaped the child, so the pid cannot belong to another process.
+            // The thread has sent no result, so it has not reaped the child, and no other process can have the child's
+            // id.
             let _ = kill(pid, Signal::SIGKILL);
             bail!("'{}' did not end within {} s", argv.join(" "), limit.as_secs_f64())
         }
@@ -66,7 +68,8 @@ fn finished(output: &Output) -> CommandOutput {
     }
 }
 
-/// Runs a helper that must succeed, for at most [`HELPER_TIMEOUT`]. Returns its standard output.
+/// Runs a helper that must succeed, for at most [`HELPER_TIMEOUT`], and blocks until it has ended. Returns its standard
+/// output.
 ///
 /// # Errors
 /// As [`finish`], or a non-zero exit status; the message contains the helper's output.

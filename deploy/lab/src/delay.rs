@@ -1,5 +1,5 @@
-//! Lines with a constant delay in user space, for kernels without netem. A packet that the kernel sends to a TUN device
-//! returns from the same device after the delay, in order.
+//! Lines with a constant delay in user space, for kernels without netem. A packet that the kernel sends to a line's TUN
+//! device returns from the same device after the delay. Packets stay in order.
 
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -12,19 +12,20 @@ use tokio_tun::Tun;
 /// The hidden command: `tombolo lab delay-line LINE…`, each as `device:milliseconds:loss`.
 pub const COMMAND: &str = "delay-line";
 
-/// Most packets in flight on one line; further ones are dropped. 20,000 packets are 50 ms of about 5 Gbit/s.
+/// Largest number of packets in flight on one line; further packets are dropped. 20,000 packets of 1500 bytes are 50 ms
+/// of about 5 Gbit/s.
 const MAX_QUEUED: usize = 20_000;
-/// Largest packet of a TUN device, bytes.
+/// Size of the largest packet that a TUN device may deliver, bytes.
 const MAX_PACKET: usize = 65_536;
 
-/// A line with its delay and loss.
+/// A delay line: its device, its delay and its loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    /// Name of the TUN device, which must exist.
+    /// Name of an existing TUN device. If it does not exist, the kernel creates it, without routes to it.
     pub device: String,
     /// Delay of each packet, the same in both directions.
     pub one_way: Duration,
-    /// Fraction of packets that are lost, 0 to 1.
+    /// Fraction of the packets that are lost, 0 to 1, in each direction.
     pub loss: f64,
 }
 
@@ -48,7 +49,7 @@ impl FromStr for Line {
     }
 }
 
-/// Carries packets over these lines until one of them fails.
+/// Carries packets over these lines. Returns only when one of them fails, or at once if there are none.
 ///
 /// # Errors
 /// A device cannot be opened, or was removed.
@@ -58,7 +59,7 @@ pub async fn run(lines: Vec<Line>) -> Result<()> {
         .map(drop)
 }
 
-/// Carries packets over one line. Both directions share a queue, because they have the same delay.
+/// Carries packets over one line. Packets of both directions share a queue, because they have the same delay.
 async fn carry(line: Line) -> Result<()> {
     let device = || format!("device {}", line.device);
     let tuns = Tun::builder().name(&line.device).build().with_context(device)?;
@@ -69,7 +70,7 @@ async fn carry(line: Line) -> Result<()> {
         .map(drop)
 }
 
-/// A packet and its time of arrival.
+/// A packet, and the time at which it is to leave the line.
 type Queued = (Instant, Vec<u8>);
 
 async fn read(tun: &Tun, line: &Line, queue: mpsc::Sender<Queued>) -> Result<()> {
@@ -88,7 +89,8 @@ async fn read(tun: &Tun, line: &Line, queue: mpsc::Sender<Queued>) -> Result<()>
 async fn write(tun: &Tun, mut queue: mpsc::Receiver<Queued>) -> Result<()> {
     while let Some((due, packet)) = queue.recv().await {
         sleep_until(due).await;
-        // The kernel refuses packets that are not IP, and all packets while the device is down. They are lost.
+        // The kernel refuses packets that are not IP, and all packets while the device is down. These are lost, as on a
+        // real line.
         let _ = tun.send(&packet).await;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! The demo: changes hub and spokes step by step, and checks each step with real packets. A topology with expectations
-//! is checked against these instead.
+//! The demo: changes the peerings, routes and keys of a hub with spokes step by step, and checks each step with real
+//! packets. A topology that does not have the demo's hosts, but has expectations, is checked against these instead.
 
 mod report;
 mod stage;
@@ -17,24 +17,26 @@ use stage::Stage;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The options of the demo.
+/// The options of a run of the demo.
 #[derive(Debug, Clone, Default)]
 pub struct Demo {
-    /// Output of progress messages.
+    /// Output of progress messages and of the report.
     pub progress: Progress,
-    /// Keep the lab up at the end, and print how to use it.
+    /// Whether the lab stays up at the end. The demo then prints how to use it.
     pub keep: bool,
-    /// Kind of the hosts.
+    /// Whether hosts are namespaces, containers or virtual machines.
     pub runtime: Runtime,
-    /// Folder of the lab's state.
+    /// Folder of the lab's state. None is `/run/tombolo-lab/<name>`.
     pub state_dir: Option<PathBuf>,
 }
 
-/// Brings the lab up, runs the demo, and takes the lab down. Returns whether all checks succeeded. Dropping the future
-/// (Ctrl-C) takes the lab down as well.
+/// Brings the lab up, after an earlier one with the same state folder was taken down, runs the demo, and takes the lab
+/// down. Returns whether all checks succeeded; if not, the last lines of the logs were printed. Dropping the future, as
+/// Ctrl-C does, takes the lab down too, even with `keep`.
 ///
 /// # Errors
-/// The lab could not be brought up or taken down, or the topology suits no demo.
+/// The lab could not be brought up or taken down, or the topology has neither the demo's hosts and resources nor
+/// expectations. A step that cannot be carried out is a failed check.
 pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let progress = demo.progress;
     let missing = steps::missing(topology);
@@ -62,7 +64,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
         progress: progress.clone(),
     };
     let lab = Lab::up(topology, options).await?;
-    // Until its end, every exit from this function takes the lab down, even with `keep`.
+    // Until the demo has ended, every exit from this function must take the lab down, even with `keep`.
     let mut lab = LabGuard(Some(lab), progress.clone());
     report.act("the lab is up, every agent runs its policy", &seconds(start.elapsed()));
 
@@ -105,7 +107,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     Ok(good)
 }
 
-/// Describes the processes of the lab.
+/// Describes the processes of the lab in one sentence.
 fn description(runtime: Runtime, agents: usize) -> String {
     match runtime {
         Runtime::Netns => {
@@ -124,7 +126,7 @@ fn description(runtime: Runtime, agents: usize) -> String {
     }
 }
 
-/// Describes what was removed with the lab.
+/// Describes what was removed with the lab in one sentence.
 const fn removal(runtime: Runtime) -> &'static str {
     match runtime {
         Runtime::Netns => "The lab is gone: no namespace, process or file is left.",
@@ -133,7 +135,7 @@ const fn removal(runtime: Runtime) -> &'static str {
     }
 }
 
-/// A lab that is taken down with this value, also a detached one.
+/// A lab that is taken down when this value is dropped, even if the lab is detached.
 struct LabGuard(Option<Lab>, Progress);
 
 impl LabGuard {
@@ -152,7 +154,7 @@ impl Drop for LabGuard {
     }
 }
 
-/// Returns the last lines of all logs, which are removed with the lab.
+/// Returns the last lines of the controller's and the agents' logs, which are removed with the lab: more if `many`.
 fn logs(lab: &Lab, many: bool) -> String {
     let lines = if many { 12 } else { 4 };
     let mut text = String::from("\nThe last lines of the logs:");
@@ -165,7 +167,7 @@ fn logs(lab: &Lab, many: bool) -> String {
     text
 }
 
-/// Prints how to use a lab that was kept.
+/// Prints the commands for a lab that stays up.
 fn how_to_use(lab: &Lab, dir: Option<&Path>, report: &Report) {
     let name = &lab.topology().name;
     let host = lab.topology().agents().next().map_or(CONTROLLER, |(host, _)| host);
@@ -188,7 +190,7 @@ fn how_to_use(lab: &Lab, dir: Option<&Path>, report: &Report) {
         data.join("admin.token").display()
     ));
     report.line(&format!("    export TOMBOLO_RESOURCE_GROUP={group}"));
-    // The shell of the line above is root's, so sudo is not needed.
+    // The shell that the lines above open is root's, so sudo is not needed there.
     report.line(&format!("    {} status", program.trim_start_matches("sudo ")));
     report.line(&format!("  take it down             {command} down {name}"));
 }

@@ -1,4 +1,5 @@
-//! Hosts: a network namespace each, in which programs run. This module does not know which programs.
+//! Hosts: machines of a lab, each with a network namespace of its own in which programs run. Which programs these are
+//! is not this module's concern.
 
 mod docker;
 mod namespaces;
@@ -35,10 +36,11 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// Checks that all programs and images that it needs are installed.
+    /// Checks that the programs and images that hosts of this kind need are installed. Those of the sites are not
+    /// checked.
     ///
     /// # Errors
-    /// One is missing; the message says how to install it.
+    /// A program or image is missing, or the Docker engine does not answer; the message says how to install it.
     pub fn check(self) -> Result<()> {
         match self {
             Self::Netns => {
@@ -55,7 +57,7 @@ impl Runtime {
         }
     }
 
-    /// Returns the hosts of a lab whose state is in `dir`.
+    /// Returns the interface to the hosts of a lab with this topology, whose state is in `dir`. Creates nothing.
     #[must_use]
     pub fn hosts(self, topology: &Topology, dir: &Path) -> Box<dyn Hosts> {
         match self {
@@ -66,100 +68,111 @@ impl Runtime {
     }
 }
 
-/// Makes and removes hosts, and runs programs on them.
+/// Makes and removes hosts, and runs programs on them. A `host` is a name in the lab, without the lab's prefix. The
+/// methods block their thread while their commands run.
 pub trait Hosts: Send + Sync {
-    /// Creates a host with only a loopback device. A virtual machine is off until [`Self::power_on`].
+    /// Creates a host whose only usable device is the loopback device, which is up. A virtual machine is off until
+    /// [`Self::power_on`]; its namespace has the devices of its two network cards too.
     ///
     /// # Errors
-    /// The host exists already, or a command fails.
+    /// The host exists already, or a command fails. [`Self::remove`] removes what was made until then.
     fn create(&self, host: &str) -> Result<()>;
 
-    /// Starts a virtual machine, whose underlay device must exist. Does not wait until it has booted. Other hosts
-    /// ignore it.
+    /// Starts a virtual machine, whose underlay device must exist. Does not wait until the machine has booted. For
+    /// other kinds of hosts this does nothing.
     ///
     /// # Errors
-    /// A command fails.
+    /// A command fails, or QEMU does not start.
     fn power_on(&self, _host: &str) -> Result<()> {
         Ok(())
     }
 
-    /// Whether the host can run commands. Does not wait for it.
+    /// Whether the host can run commands; always true for hosts that are no virtual machines. Does not wait until it
+    /// can.
     ///
     /// # Errors
-    /// The virtual machine is not running.
+    /// The virtual machine was not powered on by this value, or QEMU has ended.
     fn is_booted(&self, _host: &str) -> Result<bool> {
         Ok(true)
     }
 
-    /// Returns the last lines of a virtual machine's logs; empty for other hosts.
+    /// Returns the last lines of a virtual machine's logs: QEMU's, the console's and the SSH client's. Empty for other
+    /// hosts.
     fn boot_log(&self, _host: &str) -> String {
         String::new()
     }
 
-    /// Removes a host. It is no error that the host does not exist.
+    /// Removes a host. A host that does not exist is no error. Processes in a namespace keep it alive, so they must
+    /// have ended.
     ///
     /// # Errors
     /// A command fails.
     fn remove(&self, host: &str) -> Result<()>;
 
-    /// Whether the host exists.
+    /// Whether the host's network namespace exists. A virtual machine need not have booted.
     fn exists(&self, host: &str) -> bool;
 
-    /// Returns the file of its network namespace on this machine, to which its devices belong.
+    /// Returns the file of the host's network namespace on this machine. Its devices on the underlay belong to this
+    /// namespace.
     fn netns(&self, host: &str) -> PathBuf;
 
-    /// Returns the command line that runs `argv` on the host, and ends when `argv` ends.
+    /// Returns the command line on this machine that runs `argv` on the host, and ends with the exit status of `argv`
+    /// when that ends. Signals to this command line need not reach the program, see [`Self::wrap_with_signals`].
     fn wrap(&self, host: &str, argv: &[String]) -> Vec<String>;
 
-    /// As [`Self::wrap`], but signals to the process reach the program. The program may be one of this machine that
-    /// runs in the host's network namespace.
+    /// As [`Self::wrap`], but signals to the process reach the program. For a container, the program is one of this
+    /// machine that runs in the container's network namespace.
     fn wrap_with_signals(&self, host: &str, argv: &[String]) -> Vec<String>;
 
-    /// Runs a helper on the host that must succeed. Returns its standard output.
+    /// Runs a helper that must succeed on the host, or in its network namespace, for at most
+    /// [`HELPER_TIMEOUT`](crate::command::HELPER_TIMEOUT). Returns its standard output.
     ///
     /// # Errors
-    /// The helper fails; the message contains its output.
+    /// The host does not exist, or the helper is missing, fails or takes too long; the message contains its output.
     fn run(&self, host: &str, argv: &[&str]) -> Result<String> {
         inside(&self.netns(host), || command::run(argv))?
     }
 
-    /// Writes sysctls below `/proc/sys/net` of the host: `("ipv4/ip_forward", "1")`.
+    /// Writes sysctls of the host in order. A name is the path below `/proc/sys/net`: `("ipv4/ip_forward", "1")`.
     ///
     /// # Errors
-    /// The host's kernel does not have a sysctl.
+    /// The host does not exist, or its kernel lacks a sysctl or refuses its value. Those before it stay set.
     fn set_sysctls(&self, host: &str, switches: &[(&str, &str)]) -> Result<()> {
         sysctl(&self.netns(host), switches)
     }
 
-    /// Copies a file of this machine to the host, at the same path and readable by root only.
+    /// Copies a file of this machine to a virtual machine, at the same path and readable by root only. Other kinds of
+    /// hosts share the file with this machine, so this does nothing for them.
     ///
     /// # Errors
-    /// The file cannot be read or written.
+    /// The file cannot be read or written, or the virtual machine does not answer.
     fn copy_file(&self, _host: &str, _file: &Path) -> Result<()> {
         Ok(())
     }
 
-    /// Returns the path on this machine of a Unix socket of the host.
+    /// Returns the path on this machine at which a Unix socket of the host can be reached. A socket of a virtual
+    /// machine is forwarded by SSH from the first call on.
     ///
     /// # Errors
-    /// The host cannot be reached.
+    /// The virtual machine does not answer.
     fn socket(&self, _host: &str, path: &Path) -> Result<PathBuf> {
         Ok(path.to_owned())
     }
 
-    /// Returns the command that starts a program of the product on the host.
+    /// Returns the name or path with which the host starts a program of the product, such as `tombolo-agent`.
     ///
     /// # Errors
-    /// The program is not installed.
+    /// The program is not installed on this machine. Programs in an image are not checked.
     fn program(&self, _host: &str, name: &str) -> Result<String> {
         Ok(binary::find(name)?.display().to_string())
     }
 
-    /// Starts a program on the host in the background, and appends its output to `log`. A `tied` program ends with the
-    /// calling program, in whichever way that ends.
+    /// Starts a program on the host in the background with additional `environment` variables, and appends its output
+    /// to `log` on this machine. Returns when the process exists. A `tied` program ends with the calling program, in
+    /// whichever way that ends.
     ///
     /// # Errors
-    /// The program does not start.
+    /// The log cannot be written, or the program does not start or ends at once.
     fn start(
         &self,
         host: &str,
@@ -171,24 +184,27 @@ pub trait Hosts: Send + Sync {
         process::start(&self.wrap(host, argv), log, environment, tied)
     }
 
-    /// Returns the number of programs that may run on all hosts at once without timeouts of their answers.
+    /// Returns the largest number of programs that may run on all hosts together without answering too late for their
+    /// timeouts. It is limited only for emulated virtual machines.
     fn max_concurrent(&self) -> usize {
         usize::MAX
     }
 
-    /// Returns the pids on this machine of the host's processes.
+    /// Returns the process ids on this machine of all processes in the host's namespace; empty if they cannot be
+    /// listed. Those inside a virtual machine are not included, those of its QEMU and SSH clients are.
     fn processes(&self, host: &str) -> Vec<i32>;
 
-    /// Returns the command with which a person starts a shell on the host.
+    /// Returns the command line with which a person, as root, starts a shell on the host.
     fn shell_command(&self, host: &str) -> String {
         self.wrap(host, &["bash".to_owned()]).join(" ")
     }
 }
 
-/// Runs `action` on a new thread in a network namespace. The namespace of the caller's thread does not change.
+/// Runs `action` in the network namespace whose file is `netns`, as `/run/netns/NAME`, and blocks until it has ended.
+/// It runs on a new thread, so the namespace of the caller's thread does not change.
 ///
 /// # Errors
-/// The namespace cannot be entered.
+/// The namespace does not exist or cannot be entered, for which root is needed. `action` has then not run.
 ///
 /// # Panics
 /// If `action` panics.
@@ -203,10 +219,12 @@ pub fn inside<T: Send>(netns: &Path, action: impl FnOnce() -> T + Send) -> Resul
     })
 }
 
-/// Writes sysctls below `/proc/sys/net` of a network namespace: `("ipv4/ip_forward", "1")`.
+/// Writes sysctls in order in the network namespace whose file is `netns`, as `/run/netns/NAME`. A name is the path
+/// below `/proc/sys/net`: `("ipv4/ip_forward", "1")`.
 ///
 /// # Errors
-/// This kernel does not have a sysctl.
+/// The namespace cannot be entered (root is needed), or the kernel lacks a sysctl or refuses its value. Those before it
+/// stay set.
 pub fn sysctl(netns: &Path, switches: &[(&str, &str)]) -> Result<()> {
     inside(netns, || {
         for (name, value) in switches {

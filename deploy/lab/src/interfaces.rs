@@ -1,16 +1,17 @@
-//! Network interfaces of hosts: veth pairs and addresses.
+//! Network interfaces of hosts: creates veth pairs and adds addresses.
 
 use crate::command::run;
 use crate::host::{Hosts, inside};
 use anyhow::{Context, Result};
 
-/// One end of a veth pair: a host, and the name of the device on it.
+/// One end of a veth pair: the name of a host, and the name of the device there.
 pub type VethEnd<'a> = (&'a str, &'a str);
 
-/// Connects two hosts with a veth pair. Both devices are down. A device loses its carrier when its peer goes down.
+/// Connects two hosts, which may be the same one, with a veth pair. Both devices have this `mtu`, bytes, and are down.
+/// A device loses its carrier when the other one goes down.
 ///
 /// # Errors
-/// The command fails, for example because a device of this name exists.
+/// A host does not exist, or the command fails, for example because a device of this name exists.
 pub fn create_veth_pair(hosts: &dyn Hosts, (a, device): VethEnd<'_>, (b, other): VethEnd<'_>, mtu: u16) -> Result<()> {
     let (mtu, netns) = (mtu.to_string(), hosts.netns(b));
     let netns = netns.to_str().context("a path that is not text")?;
@@ -23,8 +24,8 @@ pub fn create_veth_pair(hosts: &dyn Hosts, (a, device): VethEnd<'_>, (b, other):
     Ok(())
 }
 
-/// Returns the command that adds an address (`ADDRESS/LENGTH`) to a device. IPv6 addresses skip duplicate address
-/// detection, so that they are usable at once; the topology's check has found all duplicates.
+/// Returns the command that adds an address (`ADDRESS/LENGTH`) to a device; runs nothing. IPv6 addresses skip duplicate
+/// address detection, so that they are usable at once. The topology's check has refused duplicates.
 #[must_use]
 pub fn add_address_argv<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
     let mut argv = vec!["ip", "address", "add", address, "dev", device];
@@ -34,10 +35,11 @@ pub fn add_address_argv<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
     argv
 }
 
-/// Adds an address to a device in the network namespace of the calling thread, as [`add_address_argv`] does.
+/// Adds an address (`ADDRESS/LENGTH`) to a device in the network namespace of the calling thread, with the command of
+/// [`add_address_argv`].
 ///
 /// # Errors
-/// The command fails.
+/// The command fails, for example because the device does not exist or has the address already.
 pub fn add_address(address: &str, device: &str) -> Result<()> {
     run(&add_address_argv(address, device)).map(drop)
 }

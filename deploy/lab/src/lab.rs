@@ -1,4 +1,5 @@
-//! A lab: brought up from a topology, changed, and taken down completely.
+//! A lab: the hosts, programs and files that a topology describes, on this machine. A lab is brought up, changed while
+//! it runs, and removed completely.
 
 mod agents;
 mod controller;
@@ -31,55 +32,67 @@ use tombolo_client::Client;
 use tombolo_client::manifest::{Manifest, Plan};
 use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
 
-/// Longest that the watcher of an earlier program may take to remove its lab, as in [`crate::watch`].
+/// Longest time that a bring-up with `replace` waits for the lock of an earlier lab's state folder. The watcher of a
+/// killed program holds the lock while it removes that lab; it waits for the lock as long itself (`LOCK_TIMEOUT` of
+/// [`crate::watch`]).
 const PREVIOUS_LAB_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest that a virtual machine may take to boot. Seven emulated ones on two busy cores took about a minute.
+/// Longest time that a bring-up waits for one virtual machine to boot. Seven emulated machines on two busy cores took
+/// about a minute together.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
-/// Time between two checks of a booting machine; each one runs an SSH client.
+/// Time between two checks whether a machine has booted. It is not shorter, because each check runs an SSH client.
 const BOOT_POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Longest that all agents may take to be connected and up to date after a bring-up.
+/// Longest time from the start of the last agent until every agent must be connected and up to date.
 const READY_TIMEOUT: Duration = Duration::from_secs(40);
-/// The resource group if the topology names none.
+/// The resource group of a topology that names none.
 const DEFAULT_GROUP: &str = "lab";
 
-/// The options of a bring-up.
+/// The options of a bring-up, see [`Lab::up`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Folder of the lab's state; default `/run/tombolo-lab/<name>`.
+    /// Folder of the lab's state. None is `/run/tombolo-lab/<name>`.
     pub state_dir: Option<PathBuf>,
-    /// The lab stays up when this program ends. Otherwise it is removed with the program, in whichever way that ends.
+    /// Whether the lab stays up when this program ends. Otherwise the lab is removed when its [`Lab`] is dropped, and
+    /// also if this program is killed.
     pub detached: bool,
-    /// Remove an earlier lab of the same name first. Otherwise an earlier lab is an error.
+    /// Whether an earlier lab in the same state folder is taken down first. Otherwise [`Lab::up`] fails if there is
+    /// one.
     pub replace: bool,
-    /// Kind of the hosts.
+    /// Whether hosts are namespaces, containers or virtual machines.
     pub runtime: Runtime,
-    /// Output of progress messages.
+    /// Output of progress messages, and of errors while the lab is dropped.
     pub progress: Progress,
 }
 
-/// A lab. Dropping it takes it down, unless it is detached.
+/// A lab that exists on this machine. Its state folder is locked until the value is dropped.
+///
+/// Dropping the value takes the lab down as [`Lab::down`] does, and blocks meanwhile, unless the lab is detached. An
+/// error is then printed by [`Progress::warn`].
 pub struct Lab {
     hosts: Box<dyn Hosts>,
     topology: Topology,
-    /// None after the lab was taken down.
+    /// The locked state folder; none after the lab was taken down.
     dir: Option<StateDir>,
     state: Mutex<State>,
     client: Option<Client>,
     group: Group,
     detached: bool,
-    /// Whether the lab's processes are killed with this program.
+    /// Whether the kernel kills the lab's processes when this program ends.
     tied: bool,
     progress: Progress,
-    /// Takes the lab down if this program is killed.
+    /// Process that takes the lab down if this program is killed. None for an attached lab, and if there is no program
+    /// `tombolo`.
     watcher: Option<Watcher>,
 }
 
 impl Lab {
-    /// Brings a lab up: hosts, underlay, controller, resources, agents, sites. Returns when every agent has its
-    /// configuration in force and every site's session is up. A failure takes everything down again.
+    /// Brings a lab up: hosts, underlay, controller, resources, agents, and the routers and VPN devices of sites.
+    /// Returns when every agent has its configuration in force and every session of the sites is up. An error, or
+    /// dropping the future, takes down all that was made, also if the lab is to be detached.
     ///
     /// # Errors
-    /// A step fails; the message contains the last lines of the log that explains it.
+    /// The topology fails [`Topology::check`]; this program does not run as root; a program or image is missing;
+    /// another program holds the lock of the state folder; a lab is up there and `replace` is not set; or a step fails
+    /// or exceeds its time limit. For a step that waits for a program, the message contains the last lines of its log.
     pub async fn up(topology: &Topology, options: Options) -> Result<Self> {
         topology.check()?;
         if !nix::unistd::geteuid().is_root() {
@@ -88,7 +101,7 @@ impl Lab {
         options.runtime.check()?;
         site::find_programs(topology)?;
         let mut lab = Self::prepare(topology, options).await?;
-        // Until the bring-up has succeeded, dropping the lab takes it down, also a detached one.
+        // Until the bring-up has succeeded, dropping the lab must take it down, also a detached one.
         let detached = std::mem::replace(&mut lab.detached, false);
         lab.bring_up(detached)
             .await
@@ -98,10 +111,13 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Brings up only hosts, underlay and the links of sites, for tests of the network itself.
+    /// Creates only the hosts, the underlay and the links of sites, for tests of the network itself. Starts no
+    /// controller, agent or routing daemon. Needs root, and a topology that has passed [`Topology::check`]; neither is
+    /// checked.
     ///
     /// # Errors
-    /// A step fails.
+    /// The state folder cannot be used, as for [`Self::up`], or a command fails. The parts that were made have then
+    /// been removed, unless `detached` is set: those of a detached lab stay until [`Self::attach`] and [`Self::down`].
     pub async fn underlay_only(topology: &Topology, options: Options) -> Result<Self> {
         let lab = Self::prepare(topology, options).await?;
         lab.build_network().await?;
@@ -157,10 +173,12 @@ impl Lab {
         })
     }
 
-    /// Returns a lab that is up already. It is detached: dropping it does not take it down.
+    /// Returns the lab that is up with its state in the folder `path`. It is detached, so dropping the value does not
+    /// take the lab down. Does not wait for the folder's lock, and reads the record only: whether the hosts and
+    /// processes still exist is not checked.
     ///
     /// # Errors
-    /// No lab has its state in this folder, or another program has locked it.
+    /// No lab has its state in this folder, the state cannot be read, or another program holds the lock.
     pub fn attach(path: &Path) -> Result<Self> {
         if state::read(path)?.is_none() {
             bail!("no lab is up in {}", path.display());
@@ -181,7 +199,7 @@ impl Lab {
             progress: Progress::silent(),
             watcher: None,
         };
-        // A lab whose bring-up failed before the controller's start has no client, but can be taken down.
+        // A lab whose bring-up failed before the controller's start has no client. It must be possible to take it down.
         lab.client = lab.make_client().ok();
         Ok(lab)
     }
@@ -208,7 +226,7 @@ impl Lab {
         self.change(|s| s.complete = true)
     }
 
-    /// Sets the controller's settings that the topology names. All others keep their defaults.
+    /// Sets those settings of the controller that the topology names. All others keep their present values.
     async fn apply_settings(&self) -> Result<()> {
         if self.topology.settings.is_empty() {
             return Ok(());
@@ -227,8 +245,8 @@ impl Lab {
 
     /// Creates the hosts, the underlay, and the links of sites.
     ///
-    /// Each step records its host before it blocks. It yields only between steps, so a lab that is dropped meanwhile
-    /// removes all.
+    /// Each step records its host before it creates it. The future yields only between two steps, so that a lab that is
+    /// dropped meanwhile knows, and removes, all that it has made.
     async fn build_network(&self) -> Result<()> {
         self.make_host(INTERNET)?;
         let netem = underlay::build(&*self.hosts, &self.topology)?;
@@ -252,7 +270,7 @@ impl Lab {
             if known.and_then(|h| h.vm.as_ref()).is_some_and(|vm| vm.kernel_forwarding) {
                 network::enable_forwarding(&*self.hosts, host)?;
             } else if known.is_some_and(|h| h.edge.is_some()) {
-                // The agent itself enables forwarding (D23).
+                // The edge's agent enables forwarding itself (D23). The kernel must still answer every expired packet.
                 network::disable_icmp_rate_limits(&*self.hosts, host)?;
             }
             tokio::task::yield_now().await;
@@ -277,7 +295,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts the program that delays packets between segments, unless the kernel has netem.
+    /// Starts the program that delays packets between segments. Does nothing if the topology has no delays, or if
+    /// `netem` says that the kernel carries them.
     fn launch_delay_lines(&self, netem: bool) -> Result<()> {
         let lines = underlay::delay_lines(&self.topology, netem);
         if lines.is_empty() {
@@ -290,7 +309,7 @@ impl Lab {
     }
 
     fn make_host(&self, host: &str) -> Result<()> {
-        // Checked before the host is recorded, because all recorded hosts are removed at the end.
+        // The host must not be recorded before this check: all recorded hosts are removed when the lab is taken down.
         if self.hosts.exists(host) {
             bail!(
                 "{} exists already, and this lab did not make it: if it is not needed, remove it with 'ip netns del'",
@@ -301,25 +320,25 @@ impl Lab {
         self.hosts.create(host).with_context(|| format!("host {host}"))
     }
 
-    /// Returns the topology of the lab.
+    /// Returns the topology that the lab was brought up with.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
 
-    /// Returns the hosts of the lab.
+    /// Returns the interface to the lab's hosts, of the kind that [`Options::runtime`] chose.
     #[must_use]
     pub fn hosts(&self) -> &dyn Hosts {
         &*self.hosts
     }
 
-    /// Returns the resource group of the topology's resources.
+    /// Returns the resource group of the topology's resources, in the default subscription.
     #[must_use]
     pub fn group(&self) -> &Group {
         &self.group
     }
 
-    /// Returns the folder of the lab's state and logs.
+    /// Returns the folder of the lab's state, keys and logs.
     ///
     /// # Errors
     /// The lab was taken down.
@@ -327,21 +346,22 @@ impl Lab {
         Ok(self.dir.as_ref().context("the lab was taken down")?.path())
     }
 
-    /// Returns the operator's client of the controller.
+    /// Returns the operator's client of the controller. It does not say whether the controller runs at present.
     ///
     /// # Errors
-    /// The controller was never started.
+    /// There is no client: the controller was never started, or has not come up.
     pub fn client(&self) -> Result<&Client> {
         self.client.as_ref().context("the lab's controller was not started")
     }
 
-    /// Returns the controller's URL, which the hosts can reach.
+    /// Returns the controller's URL, `https://ADDRESS:PORT`, with its underlay address.
     #[must_use]
     pub fn url(&self) -> String {
         controller::url(&self.topology)
     }
 
-    /// Returns the controller's data folder, with `ca.pem` and `admin.token`.
+    /// Returns the controller's data folder on this machine. After the controller's first start it contains `ca.pem`
+    /// and `admin.token`.
     ///
     /// # Errors
     /// The lab was taken down.
@@ -349,7 +369,8 @@ impl Lab {
         Ok(self.path()?.join(CONTROLLER))
     }
 
-    /// Returns the state folder of a host's agent.
+    /// Returns the state folder of the agent of `host`, on the host. For namespaces and containers it has the same path
+    /// on this machine. Whether the host exists is not checked.
     ///
     /// # Errors
     /// The lab was taken down.
@@ -357,7 +378,9 @@ impl Lab {
         Ok(self.path()?.join("agents").join(host))
     }
 
-    /// Returns the log file of a host's agent, of the `controller`, or of another program by the name of its process.
+    /// Returns the path of a process's log on this machine. `name` is that of the process in [`State::processes`]: the
+    /// host for its agent or routing daemon, `controller`, or `HOST.wgN` for a `wireguard-go`. Whether the file exists
+    /// is not checked.
     ///
     /// # Errors
     /// The lab was taken down.
@@ -369,33 +392,35 @@ impl Lab {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a copy of the lab's state.
+    /// Returns a copy of the lab's record as it is now; later changes do not appear in the copy.
     #[must_use]
     pub fn snapshot(&self) -> State {
         self.state().clone()
     }
 
-    /// Changes the state and writes it to disk.
+    /// Changes the record and writes it to disk. After an error the changed record is in memory only.
     fn change(&self, change: impl FnOnce(&mut State)) -> Result<()> {
         let mut state = self.state();
         change(&mut state);
         self.dir.as_ref().context("the lab was taken down")?.save(&state)
     }
 
-    /// Returns the command line that runs `argv` on a host.
+    /// Returns the command line on this machine that runs `argv` on `host`, with the host's own `/run` if the host has
+    /// one.
     fn wrap(&self, host: &str, argv: &[String]) -> Result<Vec<String>> {
         let argv = in_own_run(&self.topology, self.path()?, host, argv);
         Ok(self.hosts.wrap(host, &argv))
     }
 
-    /// Starts a program on a host and records it as `name`, which is the name of its log too.
+    /// Starts a program on `host` and records it as `name`, under which [`Self::log`] finds its log.
     fn launch(&self, name: &str, host: &str, argv: &[String], tied: bool) -> Result<Process> {
         let log = self.log(name)?;
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)?;
         }
         let argv = in_own_run(&self.topology, self.path()?, host, argv);
-        // People read the logs, and their last lines are part of error messages.
+        // Logs of the lab are for people, and error messages quote their last lines; the programs' default into a file
+        // is JSON.
         let environment = [("TOMBOLO_LOG_FORMAT".to_owned(), "text".to_owned())];
         let started = self.hosts.start(host, &argv, &environment, &log, tied);
         let process = started.with_context(|| format!("{name} on {host}"))?;
@@ -411,11 +436,13 @@ impl Lab {
         found.with_context(|| format!("nothing named '{name}' runs in lab {}", self.topology.name))
     }
 
-    /// Returns an overlay address of a host. `host` is its primary address, `host/4` its first IPv4 address, `host/6`
-    /// its first IPv6 address. A text that is an address is returned as such.
+    /// Returns an overlay address by a name: `host` is the host's primary address, `host/4` its first IPv4 address,
+    /// `host/6` its first IPv6 address. A text that is an address is returned unchanged, without any check. Machines of
+    /// sites have their LAN address, or the address inside their tunnel. The addresses are those that the controller
+    /// had allocated at the bring-up.
     ///
     /// # Errors
-    /// The host does not exist, or has no such address.
+    /// The host does not exist, has no overlay address, or has none of this family.
     pub fn address(&self, name: &str) -> Result<IpAddr> {
         if let Ok(address) = name.parse() {
             return Ok(address);
@@ -436,7 +463,8 @@ impl Lab {
             .with_context(|| format!("host '{host}' has no such address: {name}"))
     }
 
-    /// Returns the present underlay address of a host.
+    /// Returns the present underlay address of a host: the one of the last [`Self::readdress`], otherwise the
+    /// topology's.
     ///
     /// # Errors
     /// The host does not exist, or has no link to the underlay.
@@ -451,10 +479,13 @@ impl Lab {
             .with_context(|| format!("there is no host '{host}' in lab {}", self.topology.name))
     }
 
-    /// Takes the lab down. A failure does not prevent the removal of the other parts.
+    /// Takes the lab down: ends its processes, removes its hosts, and deletes its state folder. Blocks until all of
+    /// this is done, which takes several seconds if processes ignore SIGTERM. A failure does not prevent the removal of
+    /// the other parts.
     ///
     /// # Errors
-    /// A part could not be removed; the message lists all of them.
+    /// A part could not be removed; the message lists all such parts. The state folder then stays, so that
+    /// [`Self::attach`] and `down` can be tried again.
     pub fn down(mut self) -> Result<()> {
         self.take_down()
     }
@@ -482,7 +513,7 @@ impl Drop for Lab {
     }
 }
 
-/// Returns an id that no other bring-up on this machine has.
+/// Returns an id that no other bring-up on this machine has: the process id and the time in nanoseconds.
 fn identity() -> String {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     format!("{}-{}", std::process::id(), now.as_nanos())

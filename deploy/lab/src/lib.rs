@@ -1,20 +1,23 @@
-//! Runs a topology file on one machine: network namespaces with an underlay, sites, a controller and agents.
+//! Builds the network that a topology file describes on one machine: network namespaces with an underlay, sites, a
+//! controller and agents.
 //!
-//! * [`topology`]: the topology file. All addresses of a lab are in it.
+//! * [`topology`]: the topology file, its check, and its renaming.
 //! * [`host`]: hosts as namespaces, containers or virtual machines.
-//! * [`underlay`]: the network between the hosts, whose links can be cut. [`delay`]: delays between its segments.
+//! * [`underlay`]: the network between the hosts, whose links can be cut. [`delay`]: a program that delays packets
+//!   between its segments, for kernels without netem.
 //! * [`interfaces`]: veth pairs and addresses.
 //! * [`site`]: on-premises networks of stock routers and VPN devices.
 //! * [`lab`]: [`Lab`], which brings a topology up, changes it, and takes it down.
-//! * [`process`], [`command`]: long-running and short-running programs.
-//! * [`state`]: the record of what a lab has made, from which it is removed.
+//! * [`process`]: long-running programs. [`command`]: helper programs that end by themselves.
+//! * [`state`]: the record of what a lab has made, by which it can be removed.
 //! * [`private`]: files with secrets.
 //! * [`probe`]: the real `ping` and `traceroute`.
 //! * [`check`]: compares the controller's answers and the topology's expectations with live packets.
-//! * [`cli`], [`demo`]: the command `tombolo lab`.
+//! * [`cli`]: the command `tombolo lab`. [`demo`]: its step-by-step demo.
 //! * [`operator`]: the client of the controller's REST interface.
 //! * [`progress`]: progress messages.
 //! * [`watch`]: takes a lab down after the program that made it was killed.
+//! * [`binary`]: finds the product's programs.
 
 pub mod binary;
 pub mod check;

@@ -1,4 +1,5 @@
-//! The operator's client of a lab's controller. It opens its connections in the controller's network namespace.
+//! The operator's client of a lab's controller. Its connections are made in the controller's network namespace, because
+//! the underlay cannot be reached from the machine's own.
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
@@ -11,10 +12,11 @@ use std::task::{Context, Poll};
 use tombolo_client::Client;
 use tower::{Layer, Service};
 
-/// Returns a client that opens its connections in the network namespace `netns`.
+/// Returns a client whose connections are made in the network namespace with the file `netns`. Opens no connection yet.
+/// The caller's thread must be in the program's own namespace: every thread that connects returns to that one.
 ///
 /// # Errors
-/// The namespace does not exist, or the URL or CA is not valid.
+/// The namespace does not exist, or the URL or the CA certificate is not valid. The token is not checked.
 pub fn client(netns: &Path, url: &str, token: &str, ca_pem: &str) -> Result<Client> {
     let there = File::open(netns).with_context(|| format!("network namespace {}", netns.display()))?;
     let here = File::open("/proc/thread-self/ns/net").context("the own network namespace")?;
@@ -24,7 +26,7 @@ pub fn client(netns: &Path, url: &str, token: &str, ca_pem: &str) -> Result<Clie
     })?)
 }
 
-/// The namespace of the connections, and the program's own.
+/// The namespace of the connections (`there`), and the program's own (`here`).
 #[derive(Debug)]
 struct NamespacePair {
     there: File,
@@ -32,14 +34,16 @@ struct NamespacePair {
 }
 
 impl NamespacePair {
-    /// Runs `action` with this thread in the other namespace. A socket belongs to the namespace that it was created in.
+    /// Runs `action` with this thread in the namespace of the connections. A socket belongs to the namespace in which
+    /// it was created, whatever its thread does later.
     fn run<T>(&self, action: impl FnOnce() -> T) -> Result<T, nix::Error> {
         /// Returns the thread to its namespace when it is dropped, also after a panic.
         struct Return<'a>(&'a File);
         impl Drop for Return<'_> {
             fn drop(&mut self) {
                 if let Err(e) = setns(self.0, CloneFlags::CLONE_NEWNET) {
-                    // Otherwise the thread would do the caller's further work in the controller's network.
+                    // The program must end here. Otherwise the thread would do its caller's further work in the
+                    // controller's network.
                     tracing::error!(error = %e, "cannot return to the own network namespace");
                     std::process::abort();
                 }
@@ -51,7 +55,7 @@ impl NamespacePair {
     }
 }
 
-/// The layer that opens connections in a namespace.
+/// The layer of the HTTP client that makes connections in a namespace.
 #[derive(Debug, Clone)]
 struct InNamespace(Arc<NamespacePair>);
 
@@ -88,7 +92,7 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         let mut connecting = Box::pin(self.inner.call(request));
         let namespaces = self.namespaces.clone();
-        // Each poll may run on another thread, and one of them creates the socket.
+        // Each poll may run on another thread, and any of them may create the socket.
         Box::pin(std::future::poll_fn(move |cx| {
             match namespaces.run(|| connecting.as_mut().poll(cx)) {
                 Ok(poll) => poll,

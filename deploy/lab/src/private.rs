@@ -1,4 +1,4 @@
-//! Files with secrets, which only their owner may access.
+//! Writes files with secrets, which only their owner may read.
 
 use anyhow::{Context, Result};
 use std::fs::OpenOptions;
@@ -6,10 +6,11 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Writes a file. A new file has mode 0600; an existing file keeps its mode.
+/// Writes `text` to a file and replaces its content. A new file has mode 0600; an existing file keeps its mode and
+/// owner. The write is not atomic.
 ///
 /// # Errors
-/// The file cannot be created or written.
+/// The file cannot be created or written. Its old content may be lost then.
 pub fn write_private(path: &Path, text: &str) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);

@@ -1,4 +1,4 @@
-//! The real `ping` and `traceroute`: their command lines, and parsers for their output.
+//! The command lines of the real `ping` and `traceroute`, and parsers for the output of both.
 
 use crate::command::CommandOutput;
 use crate::process::Process;
@@ -9,31 +9,32 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Time beyond the expected duration that a ping may take on a busy machine.
+/// Time beyond the expected duration that a ping may take because the machine is busy.
 const BUSY_MARGIN: Duration = Duration::from_secs(10);
 
-/// The parameters of a ping.
+/// The parameters of a ping that ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ping {
-    /// Number of echo requests.
+    /// Number of echo requests to send.
     pub count: u32,
     /// Time between two echo requests.
     pub interval: Duration,
-    /// Longest wait for a reply.
+    /// Longest wait for a reply after the last echo request.
     pub timeout: Duration,
-    /// Size of the data in each echo request, bytes.
+    /// Size of the data in each echo request, bytes, without the ICMP and IP headers.
     pub size: u16,
 }
 
 impl Ping {
-    /// For a pair that should be reachable.
+    /// The parameters for a pair that should be reachable.
     pub const REACHABLE: Self = Self {
         count: 3,
         interval: Duration::from_millis(100),
         timeout: Duration::from_secs(2),
         size: 56,
     };
-    /// For a pair that should be unreachable. The timeout is shorter, because every such ping waits for all of it.
+    /// The parameters for a pair that should be unreachable. The timeout is shorter than for a reachable pair, because
+    /// every such ping waits for all of it.
     pub const UNREACHABLE: Self = Self {
         count: 3,
         interval: Duration::from_millis(100),
@@ -41,7 +42,8 @@ impl Ping {
         size: 56,
     };
 
-    /// Returns the command line.
+    /// Returns the command line. `source` must be an address of the host on which the command runs, in the family of
+    /// `destination`.
     #[must_use]
     pub fn argv(&self, source: IpAddr, destination: IpAddr) -> Vec<String> {
         let mut argv = endless_ping_argv(source, destination, self.interval, self.size);
@@ -57,14 +59,16 @@ impl Ping {
         argv
     }
 
-    /// Returns the longest time that the command can take, with room for a busy machine.
+    /// Returns the longest time that the command can take: all intervals, the timeout, and ten seconds for a busy
+    /// machine.
     #[must_use]
     pub fn limit(&self) -> Duration {
         self.interval * self.count + self.timeout + BUSY_MARGIN
     }
 }
 
-/// Returns the command line of a ping that runs until it is interrupted.
+/// Returns the command line of a ping that runs until SIGINT, with an echo request of `size` data bytes every
+/// `interval`.
 #[must_use]
 pub fn endless_ping_argv(source: IpAddr, destination: IpAddr, interval: Duration, size: u16) -> Vec<String> {
     let (interval, size) = (interval.as_secs_f64().to_string(), size.to_string());
@@ -74,26 +78,26 @@ pub fn endless_ping_argv(source: IpAddr, destination: IpAddr, interval: Duration
         .to_vec()
 }
 
-/// The result of a ping.
+/// What a ping has found: which echo requests were answered, and when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PingResult {
-    /// Number of echo requests.
+    /// Number of echo requests that count.
     pub sent: u32,
-    /// Number of echo requests with a reply; duplicates count once.
+    /// Number of these echo requests that were answered; duplicates count once.
     pub received: u32,
-    /// Sequence numbers, from 1, of the echo requests without a reply.
+    /// Sequence numbers, from 1 and ascending, of the echo requests without a reply.
     pub missing: Vec<u32>,
-    /// Number of ICMP errors that arrived.
+    /// Number of ICMP errors that arrived for the echo requests.
     pub refusals: u32,
-    /// Round-trip times of the replies, milliseconds.
+    /// Round-trip times of the replies in the order of their arrival, milliseconds.
     pub rtts_ms: Vec<f64>,
 }
 
 impl PingResult {
-    /// Parses the output of `ping`.
+    /// Parses the whole output of `ping`. Lost packets are no error.
     ///
     /// # Errors
-    /// The output has no summary, for example because ping could not be started.
+    /// The output has no summary, for example because ping could not be started or was killed.
     pub fn read(text: &str) -> Result<Self> {
         let mut answered = BTreeSet::new();
         let mut rtts_ms = Vec::new();
@@ -121,19 +125,19 @@ impl PingResult {
         })
     }
 
-    /// Whether every echo request has a reply, and there was at least one.
+    /// Whether every echo request was answered, and at least one was sent.
     #[must_use]
     pub fn all(&self) -> bool {
         self.sent > 0 && self.missing.is_empty()
     }
 
-    /// Whether no echo request has a reply, and there was at least one.
+    /// Whether no echo request was answered, and at least one was sent.
     #[must_use]
     pub fn none(&self) -> bool {
         self.sent > 0 && self.received == 0
     }
 
-    /// Returns the length of the longest run of echo requests without a reply.
+    /// Returns the number of echo requests in the longest run without a reply; 0 if all were answered.
     #[must_use]
     pub fn longest_gap(&self) -> u32 {
         let (mut longest, mut run, mut last) = (0, 0, 0);
@@ -145,7 +149,7 @@ impl PingResult {
         longest
     }
 
-    /// Removes the last echo requests from the result.
+    /// Removes the last `count` echo requests from the result. Their round-trip times stay.
     fn without_last(&mut self, count: u32) {
         self.sent = self.sent.saturating_sub(count);
         self.missing.retain(|n| *n <= self.sent);
@@ -153,7 +157,8 @@ impl PingResult {
         self.received = self.sent.saturating_sub(missing);
     }
 
-    /// Returns the median round-trip time, milliseconds; none without replies.
+    /// Returns the median round-trip time, milliseconds; none without replies. Of an even number, it is the larger
+    /// middle value.
     #[must_use]
     pub fn median_ms(&self) -> Option<f64> {
         let mut all = self.rtts_ms.clone();
@@ -175,47 +180,48 @@ impl fmt::Display for PingResult {
     }
 }
 
-/// Returns the word that follows `key`.
+/// Returns the text after `key` up to the next space; none if the line has no `key`.
 fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(key)?;
     rest.split(' ').next()
 }
 
-/// A ping that runs in the background.
+/// A ping that runs in the background. Dropping it kills the ping without a result.
 #[derive(Debug)]
 pub struct BackgroundPing {
     pub(crate) process: Process,
-    /// Name of the ping in reports.
+    /// Name of the ping in reports, `FROM → TO`.
     pub name: String,
     /// Time between two echo requests.
     pub interval: Duration,
 }
 
-/// Longest that a reply may take on a busy machine. A background ping continues for this time after its stop, so that
-/// no echo request that counts is in flight at its end.
+/// Longest time that a reply may take on a busy machine. A ping is stopped this long after the call, and the echo
+/// requests of this time are not counted. So none that counts is still in flight when the ping ends.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 
-/// Longest that an interrupted ping may take to end.
+/// Longest time that an interrupted ping may take to end.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl BackgroundPing {
-    /// Stops the ping. Echo requests from now on do not count.
+    /// Stops the ping and returns its result. Echo requests that are sent after this call do not count. Blocks for
+    /// [`IN_FLIGHT_TIME`] and until the ping has ended.
     ///
     /// # Errors
-    /// The ping has ended before, or does not end.
+    /// The ping has ended by itself before, does not end within five seconds, or its output has no summary.
     pub fn stop(self) -> Result<PingResult> {
         std::thread::sleep(IN_FLIGHT_TIME);
         self.end()
     }
 
-    /// Stops several pings at the same time, as [`Self::stop`].
+    /// Stops several pings at the same time, as [`Self::stop`]. Returns their results in the order of `all`.
     #[must_use]
     pub fn stop_all(all: Vec<Self>) -> Vec<Result<PingResult>> {
         std::thread::sleep(IN_FLIGHT_TIME);
         all.into_iter().map(Self::end).collect()
     }
 
-    /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from its result.
+    /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from its result, at least one.
     fn end(self) -> Result<PingResult> {
         // A ping that has ended early did not cover the whole time, so its result would hide losses.
         if !self.process.alive() {
@@ -233,26 +239,27 @@ impl BackgroundPing {
 
 impl Drop for BackgroundPing {
     fn drop(&mut self) {
-        // A stopped ping has ended already. A ping that cannot be killed is reported when the lab is taken down.
+        // A stopped ping has ended already. One that cannot be killed is reported when the lab is taken down.
         let _ = self.process.signal(Signal::SIGKILL);
     }
 }
 
-/// The result of a traceroute.
+/// What a traceroute has found: the hops of the path that answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceResult {
-    /// The address of the first answer at each TTL from 1; none for a silent hop. Silent hops at the end are left out.
+    /// Address of the first answer at each TTL from 1; none for a silent hop. Silent hops at the end are left out.
     pub hops: Vec<Option<IpAddr>>,
-    /// Other addresses that answered at the same TTL, with the index in `hops`.
+    /// Other addresses that answered at the TTL of a hop, each with the index of the hop in `hops`.
     pub others: Vec<(usize, IpAddr)>,
-    /// Whether the destination answered.
+    /// Whether the last answer came from the destination.
     pub reached: bool,
 }
 
 /// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops.
 const MAX_HOPS: u8 = 8;
 
-/// Returns the command line of a traceroute with ICMP echo requests, `probes` per TTL.
+/// Returns the command line of a traceroute with ICMP echo requests, `probes` for each TTL up to [`MAX_HOPS`]. `source`
+/// must be an address of the host on which the command runs, in the family of `destination`.
 #[must_use]
 pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String> {
     let (hops, probes) = (MAX_HOPS.to_string(), probes.to_string());
@@ -263,6 +270,8 @@ pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String
         "-I",
         "-q",
         &probes,
+        // Waits a full second for each answer: the two zeros turn off shorter waits that follow from answers of other
+        // hops.
         "-w",
         "1,0,0",
         "-m",
@@ -276,19 +285,22 @@ pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String
 }
 
 impl TraceResult {
-    /// Whether `traceroute` may have missed answers: a hop answered, but the destination did not.
+    /// Whether `traceroute` may have missed answers, because a hop answered but the destination did not. This is also
+    /// true for a path that really ends at a hop.
     ///
-    /// Version 2.1.2 did so although the device had delivered all answers. The likely reason: it reads only the error
-    /// queue while the socket has an error, and the kernel may set an error after another processor has read the queue.
+    /// Version 2.1.2 missed answers although the device had delivered all of them. The likely reason: it reads only the
+    /// error queue while the socket has an error, and the kernel may set an error after another processor has read the
+    /// queue.
     #[must_use]
     pub fn may_have_missed(&self) -> bool {
         !self.reached && self.hops.iter().any(Option::is_some)
     }
 
-    /// Parses the output of `traceroute`.
+    /// Parses the output of `traceroute` to `destination`. Missing answers are no error.
     ///
     /// # Errors
-    /// The output has no hops, or a hop is missing.
+    /// The output has no hops, for example because traceroute could not be started, or a TTL is missing between two
+    /// others.
     pub fn read(done: &CommandOutput, destination: IpAddr) -> Result<Self> {
         let (mut hops, mut others) = (Vec::new(), Vec::new());
         for line in done.stdout.lines() {
@@ -329,7 +341,7 @@ impl fmt::Display for TraceResult {
     }
 }
 
-/// Formats hops as one line, with `*` for silent ones.
+/// Formats hops as one line with arrows between them, and with `*` for each silent hop.
 #[must_use]
 pub fn path(hops: &[Option<IpAddr>]) -> String {
     let each = hops.iter().map(|h| h.map_or("*".to_owned(), |a| a.to_string()));

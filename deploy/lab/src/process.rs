@@ -1,6 +1,6 @@
 //! Long-running processes of a lab, with their output in log files.
 //!
-//! A process is identified by pid and start time, so that a process that reuses the pid is never signalled.
+//! A process is identified by process id and start time, so that another process that reuses the id is never signalled.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -15,33 +15,36 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time between two checks whether a process has ended.
+/// Time between two checks whether a process has ended. Only a parent is notified, and this program may not be the
+/// parent.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Longest that a killed process may take to end: the kernel may first have to finish its system call.
+/// Longest time that a process may take to end after SIGKILL. The kernel may first have to finish a system call of it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A process that was started.
+/// A process of this machine that was started, by this program or another one. It may have ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Process {
-    /// Process id.
+    /// Process id on this machine.
     pub pid: i32,
-    /// Start time, clock ticks since boot. A process that reuses the pid has another one.
+    /// Start time, clock ticks since boot. A later process with the same id has another start time.
     pub started: u64,
-    /// Log file of its output.
+    /// File to which the process's output is appended.
     pub log: PathBuf,
 }
 
-/// Returns this program's children, which are kept until they are reaped.
+/// Returns this program's children by process id. A child stays here until it has ended and was reaped.
 fn children() -> &'static Mutex<HashMap<i32, Child>> {
     static CHILDREN: OnceLock<Mutex<HashMap<i32, Child>>> = OnceLock::new();
     CHILDREN.get_or_init(Mutex::default)
 }
 
-/// Starts a program and appends its output to `log`. The kernel kills a `tied` program when this one ends in any way.
+/// Starts a program in the background and returns as soon as it runs. Its output is appended to the file `log`, which
+/// is created if it is missing; its standard input is empty. `environment` is added to this program's own. If `tied`,
+/// the kernel kills the program when this program ends in any way.
 ///
 /// # Errors
-/// The log cannot be written, or the program cannot be started or ends at once.
+/// `argv` is empty, the log cannot be written, or the program cannot be started or ends at once.
 pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied: bool) -> Result<Process> {
     let file = OpenOptions::new()
         .create(true)
@@ -60,7 +63,8 @@ pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
-        // Ctrl-C signals the foreground process group. The lab itself then ends its processes in order.
+        // Ctrl-C signals the foreground process group. Outside of it, the lab's processes end only when the lab ends
+        // them.
         .process_group(0);
     let child = on_spawner_thread(move || command.spawn())?.with_context(|| format!("starting '{program}'"))?;
     let pid = child.id().cast_signed();
@@ -74,12 +78,12 @@ pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied
 }
 
 fn lock() -> std::sync::MutexGuard<'static, HashMap<i32, Child>> {
-    // A panic elsewhere leaves the map as valid as before.
+    // A panic of another thread leaves the map as valid as before.
     children().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `job` on the one thread that starts all processes and never ends. The kernel sends the parent-death signal when
-/// the thread that started the child ends, not the program.
+/// the thread ends that started the child, not when the program ends.
 fn on_spawner_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     type Job = Box<dyn FnOnce() + Send>;
     static STARTER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
@@ -103,7 +107,8 @@ fn on_spawner_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static
 }
 
 impl Process {
-    /// Returns a process that another program has started; none if it has ended.
+    /// Returns the process that has the id `pid` at present; none if there is none. `log` is the file to which its
+    /// starter writes its output.
     #[must_use]
     pub fn from_pid(pid: i32, log: &Path) -> Option<Self> {
         Some(Self {
@@ -113,7 +118,8 @@ impl Process {
         })
     }
 
-    /// Whether the process still runs.
+    /// Whether the process still runs. A zombie has ended, unless it has other threads. Reaps the process if it is this
+    /// program's child.
     #[must_use]
     pub fn alive(&self) -> bool {
         self.reap();
@@ -130,10 +136,10 @@ impl Process {
         }
     }
 
-    /// Sends a signal, unless the process has ended.
+    /// Sends a signal, unless the process has ended. Does not wait for an effect.
     ///
     /// # Errors
-    /// The kernel refuses the signal.
+    /// The kernel refuses the signal, for example because this program does not run as root.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         if self.alive() {
             kill(Pid::from_raw(self.pid), signal).with_context(|| format!("signalling {}", self.pid))?;
@@ -141,7 +147,7 @@ impl Process {
         Ok(())
     }
 
-    /// Blocks until the process has ended.
+    /// Blocks until the process has ended; returns at once if it has ended before.
     ///
     /// # Errors
     /// The process still runs after `limit`.
@@ -156,19 +162,20 @@ impl Process {
         Ok(())
     }
 
-    /// Kills the process with SIGKILL and waits for its end.
+    /// Kills the process with SIGKILL, and blocks until it has ended. A process that has ended before is no error.
     ///
     /// # Errors
-    /// The process still runs after [`KILL_TIMEOUT`].
+    /// The kernel refuses the signal, or the process still runs after [`KILL_TIMEOUT`].
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
         self.wait(KILL_TIMEOUT)
     }
 
-    /// Sends SIGTERM, and kills the process if it still runs after `grace`. Returns whether it ended by itself.
+    /// Sends SIGTERM, and SIGKILL if the process still runs after `grace`. Blocks until it has ended. Returns whether
+    /// it ended without SIGKILL, which is true also if it had ended before.
     ///
     /// # Errors
-    /// The process does not end.
+    /// The kernel refuses a signal, or the process still runs [`KILL_TIMEOUT`] after SIGKILL.
     pub fn stop(&self, grace: Duration) -> Result<bool> {
         self.signal(Signal::SIGTERM)?;
         if self.wait(grace).is_ok() {
@@ -178,14 +185,15 @@ impl Process {
         Ok(false)
     }
 
-    /// Returns the last lines of its log.
+    /// Returns the last `lines` lines of the process's log, as [`tail`].
     #[must_use]
     pub fn tail(&self, lines: usize) -> String {
         tail(&self.log, lines)
     }
 }
 
-/// Returns the last lines of a file; empty if it cannot be read.
+/// Returns the last `lines` lines of a file, joined by newlines and without one at the end. Empty if the file cannot be
+/// read. Reads the whole file; bytes that are no UTF-8 are replaced.
 #[must_use]
 pub fn tail(file: &Path, lines: usize) -> String {
     let text = std::fs::read(file).unwrap_or_default();
@@ -194,7 +202,7 @@ pub fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Returns the start time of a process, clock ticks since boot; none if it has ended.
+/// Returns the start time of the process with this id, clock ticks since boot; none if it has ended.
 ///
 /// A zombie counts as running while it has other threads, because these still hold its files and locks.
 fn start_time(pid: i32) -> Option<u64> {

@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time before an activity appears as a plain line, so that logs contain only the slow ones.
+/// Time after which an activity appears as a plain line, so that logs contain only slow activities.
 const REMINDER_DELAY: Duration = Duration::from_secs(1);
 
-/// Time between two frames of the spinner, and between two checks for a slow activity.
+/// Time between two frames of the spinner. Without a spinner, time between two checks for a slow activity.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The output of progress messages. Clones share it.
+/// The output of progress messages. Clones share the spinner, the present activity and the record of warnings.
 #[derive(Clone, Default)]
 pub struct Progress {
     sink: Option<Arc<Sink>>,
 }
 
 struct Sink {
-    /// The spinner; none if standard error is no terminal.
+    /// Spinner on standard error; none if standard error is no terminal.
     bar: Option<ProgressBar>,
     warned: AtomicBool,
-    /// Without a spinner: the present activity, its start, and whether it was printed.
+    /// Present activity, its start, and whether it was printed. Used only without a spinner.
     current: Mutex<Option<(String, Instant, bool)>>,
 }
 
@@ -33,13 +33,14 @@ impl std::fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// Returns an output without progress messages.
+    /// Returns an output that discards progress messages. [`Self::print`] and [`Self::warn`] still print.
     #[must_use]
     pub fn silent() -> Self {
         Self::default()
     }
 
-    /// Returns an output to standard error.
+    /// Returns an output to standard error: a spinner if that is a terminal, otherwise plain lines, which a thread
+    /// prints until the last clone is dropped.
     #[must_use]
     pub fn stderr() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -68,7 +69,8 @@ impl Progress {
         Self { sink: Some(sink) }
     }
 
-    /// Sets the present activity. A terminal shows it at once; elsewhere it appears if it takes longer than one second.
+    /// Sets the present activity. A terminal shows it at once; elsewhere a line is printed once the activity has taken
+    /// longer than one second.
     pub fn set_activity(&self, what: impl Into<String>) {
         let Some(sink) = &self.sink else { return };
         let what = what.into();
@@ -81,7 +83,7 @@ impl Progress {
         }
     }
 
-    /// Ends the present activity.
+    /// Ends the present activity. The spinner stays.
     pub fn idle(&self) {
         let Some(sink) = &self.sink else { return };
         match &sink.bar {
@@ -90,7 +92,8 @@ impl Progress {
         }
     }
 
-    /// Prints a line to standard output, without interference with the spinner.
+    /// Prints a line to standard output at once, with the spinner out of the way, even if progress is silent. A closed
+    /// standard output is no error.
     pub fn print(&self, line: &str) {
         let print = || {
             let mut out = std::io::stdout().lock();
@@ -103,7 +106,7 @@ impl Progress {
         }
     }
 
-    /// Prints an error about something that could not be removed to standard error, even if progress is silent.
+    /// Prints an error about a part of the lab that could not be removed to standard error, even if progress is silent.
     pub fn warn(&self, text: &str) {
         let print = || {
             // There is no other place to report that standard error is closed.
@@ -117,13 +120,13 @@ impl Progress {
         }
     }
 
-    /// Whether [`Self::warn`] was called. False for a silent output.
+    /// Whether [`Self::warn`] was called for this output or a clone of it. False for a silent output.
     #[must_use]
     pub fn warned(&self) -> bool {
         self.sink.as_ref().is_some_and(|s| s.warned.load(Ordering::Relaxed))
     }
 
-    /// Removes the spinner.
+    /// Ends the present activity and removes the spinner. The output can still print and warn.
     pub fn finish(&self) {
         self.idle();
         if let Some(bar) = self.sink.as_ref().and_then(|s| s.bar.as_ref()) {
@@ -137,7 +140,7 @@ impl Sink {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prints the present activity, once, if it has taken longer than [`REMINDER_DELAY`].
+    /// Prints the present activity, only once, if it has taken longer than [`REMINDER_DELAY`].
     fn remind(&self) {
         if let Some((activity, since, printed)) = self.current().as_mut()
             && !*printed

@@ -1,4 +1,5 @@
-//! The machines of sites and their links: plain Linux routers and hosts with stock programs ([`bird`], [`device`]).
+//! Makes the machines of sites and their links. The machines are plain Linux routers and hosts with stock programs
+//! ([`bird`], [`device`]).
 //!
 //! ```text
 //!  host ── lan0 ┐                    ┌ ce0 ── lan0 customer edge line0 ── line0 edge
@@ -22,39 +23,40 @@ use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-/// Device of a host or customer edge to the LAN router, and of the LAN router to its LAN.
+/// Name of two kinds of device: of a host or customer edge to the LAN router, and of the LAN router to its LAN.
 pub const LAN: &str = "lan0";
-/// Device of a provider edge's host to the customer edge.
+/// Name of the device of a provider edge's host to the customer edge.
 pub const EDGE_LINE: &str = "line0";
-/// MTU of LANs and lines, bytes: that of Ethernet.
+/// MTU of LANs and lines, bytes, as on Ethernet.
 const MTU: u16 = 1500;
-/// Firewall mark of a tunnel's encrypted packets, the only ones with a route into the underlay.
+/// Firewall mark of the encrypted packets of tunnels. Only packets with this mark have a route into the underlay.
 pub const TUNNEL_MARK: &str = "0x7763";
-/// Metric of a router's blackhole default route, larger than those of all routes that a routing daemon installs.
+/// Metric of a router's blackhole default route. It is larger than the metrics of all routes that BIRD installs, so
+/// these win.
 const BLACKHOLE_METRIC: &str = "65535";
 
-/// Returns the name of a customer edge's device for a line, by the line's position in the file.
+/// Returns the name of a customer edge's device for its line `number`, counted from 0 in the order of the file.
 #[must_use]
 pub fn line_device(number: usize) -> String {
     format!("line{number}")
 }
 
-/// Returns the name of a customer edge's device for a tunnel, by the tunnel's position in the file.
+/// Returns the name of a customer edge's device for its tunnel `number`, counted from 0 in the order of the file.
 #[must_use]
 pub fn tunnel_device(number: usize) -> String {
     format!("wg{number}")
 }
 
-/// Returns the name of the LAN router's device for a customer edge, by the edge's position in the file.
+/// Returns the name of the LAN router's device for customer edge `number`, counted from 0 in the order of the file.
 #[must_use]
 pub fn edge_device(number: usize) -> String {
     format!("ce{number}")
 }
 
-/// Checks that the stock programs of a topology's sites are installed.
+/// Checks that the stock programs of a topology's sites are installed. A topology without sites needs none.
 ///
 /// # Errors
-/// A program is missing; the message names its package.
+/// A program is missing (the message names its package), or it cannot be tested whether the kernel has WireGuard.
 pub fn find_programs(topology: &Topology) -> Result<()> {
     let mut needed = Vec::new();
     if !topology.sites.is_empty() {
@@ -75,10 +77,11 @@ pub fn find_programs(topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// Configures the machines of all sites and connects them. They and the hosts of provider edges must exist.
+/// Configures the machines of all sites and connects them to each other and to the provider edges. All these hosts must
+/// exist, and those of tunnels must have their link to the underlay. Starts no program.
 ///
 /// # Errors
-/// A command fails.
+/// A host does not exist, or a command fails.
 pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
     for machine in topology.machines() {
         let built = match machine.role {
@@ -90,32 +93,32 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
     }
     for (host, edge) in topology.hosts.iter().filter_map(|(n, h)| Some((n, h.edge.as_ref()?))) {
         if !topology.has_line(&edge.circuit, edge.link) {
-            // The agent of an edge needs its line's device, also if no customer edge is connected.
+            // The agent of an edge needs the device of its line, even if no customer edge is connected.
             create_veth_pair(hosts, (host, EDGE_LINE), (host, "nowhere0"), MTU)?;
         }
     }
     Ok(())
 }
 
-/// Configures a plain router. It forwards, and answers every expired packet (D24) from the device that received it
-/// (T3). It drops packets without a route silently (T8).
+/// Configures a plain router. It forwards, and answers every expired packet (D24) with the address of the device that
+/// received the packet (T3). It drops packets without a route silently (T8).
 fn configure_router(netns: &Path) -> Result<()> {
     sysctl(
         netns,
         &[
             ("ipv4/ip_forward", "1"),
             ("ipv4/icmp_ratelimit", "0"),
-            // The global limit has no off switch, but does not apply to types outside of the mask.
+            // The kernel's global limit cannot be switched off. It does not apply to ICMP types outside of this mask.
             ("ipv4/icmp_ratemask", "0"),
             ("ipv4/icmp_errors_use_inbound_ifaddr", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
-            // Replies may return over another device.
+            // A flow's replies may arrive on another device than the one that its packets leave by.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
-            // Hashes ports too, so that flows between the same two addresses are spread.
+            // The hash includes ports, so that flows between the same two addresses take different paths.
             ("ipv4/fib_multipath_hash_policy", "1"),
-            // Routes over a line without carrier are not used.
+            // Routes over a line without carrier must not be used while BIRD has not removed them.
             ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
             ("ipv4/conf/default/ignore_routes_with_linkdown", "1"),
         ],
@@ -126,6 +129,7 @@ fn configure_router(netns: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes the LAN router's bridge, to which the test hosts are attached.
 fn lan_router(hosts: &dyn Hosts, machine: &Machine<'_>) -> Result<()> {
     let netns = hosts.netns(&machine.host);
     configure_router(&netns)?;
@@ -136,6 +140,7 @@ fn lan_router(hosts: &dyn Hosts, machine: &Machine<'_>) -> Result<()> {
     })?
 }
 
+/// Configures a customer edge, and connects it to the LAN router and to the provider edges of its lines.
 fn customer_edge(hosts: &dyn Hosts, topology: &Topology, machine: &Machine<'_>, edge: &CustomerEdge) -> Result<()> {
     let netns = hosts.netns(&machine.host);
     configure_router(&netns)?;
@@ -164,19 +169,21 @@ fn customer_edge(hosts: &dyn Hosts, topology: &Topology, machine: &Machine<'_>, 
     Ok(())
 }
 
+/// Returns the host of the provider edge that a line leads to.
 fn edge_host<'a>(topology: &'a Topology, line: &Line) -> Result<&'a str> {
     let found = topology.edge_host(&line.circuit, line.link);
     found.with_context(|| format!("no host is the edge of {} {}", line.circuit, link_word(line.link)))
 }
 
-/// Returns the position of a customer edge in its site's list.
+/// Returns the position, from 0, of a customer edge in its site.
 fn number_of(machine: &Machine<'_>) -> Result<usize> {
     let mut edges = machine.site.customer_edges.iter();
     let found = edges.position(|(name, _)| name == machine.name);
     found.with_context(|| format!("{} is no customer edge", machine.name))
 }
 
-/// Routes only encrypted packets of tunnels into the underlay, and forwards no packets from there.
+/// Makes a rule by which only the encrypted packets of tunnels are routed into the underlay. Packets from the underlay
+/// are not forwarded.
 fn route_tunnel_packets(netns: &Path, edge: &CustomerEdge) -> Result<()> {
     let family = if edge.address.is_some_and(|a| a.is_ipv6()) {
         "-6"
@@ -199,6 +206,7 @@ fn route_tunnel_packets(netns: &Path, edge: &CustomerEdge) -> Result<()> {
     sysctl(netns, &[(&device, "0")])
 }
 
+/// Connects a test host to the LAN router's bridge. The router is its default gateway.
 fn test_host(hosts: &dyn Hosts, machine: &Machine<'_>, address: Ipv4Addr) -> Result<()> {
     let lan = machine.site.lan.router;
     let number = machine.site.lan.hosts.iter().position(|(name, _)| name == machine.name);
@@ -215,22 +223,24 @@ fn test_host(hosts: &dyn Hosts, machine: &Machine<'_>, address: Ipv4Addr) -> Res
     Ok(())
 }
 
+/// Adds an address to a device and sets the device up.
 fn set_up(netns: &Path, device: &str, address: Ipv4Net) -> Result<()> {
     inside(netns, || add_address(&address.to_string(), device))??;
     set_link_state(netns, device, true)
 }
 
-/// Sets a device up or down.
+/// Sets a device of the namespace `netns` up or down.
 fn set_link_state(netns: &Path, device: &str, up: bool) -> Result<()> {
     let state = if up { "up" } else { "down" };
     inside(netns, || run(&["ip", "link", "set", device, state]))??;
     Ok(())
 }
 
-/// Sets a customer edge's line up or down.
+/// Sets a customer edge's device for a line up or down. When it is down, the provider edge's device has no carrier.
+/// `at`: the names of the site and the customer edge. A line that has this state already stays as it is.
 ///
 /// # Errors
-/// The line does not exist, or a command fails.
+/// The customer edge or the line does not exist, or a command fails.
 pub fn set_line_state(
     hosts: &dyn Hosts,
     topology: &Topology,
@@ -244,10 +254,11 @@ pub fn set_line_state(
     set_link_state(&hosts.netns(&host_name(at.0, at.1)), &line_device(number), up)
 }
 
-/// Sets a customer edge's tunnel up or down.
+/// Sets a customer edge's WireGuard device of a connection up or down. The VPN gateway sees only that packets stop.
+/// `at`: the names of the site and the customer edge. A device that has this state already stays as it is.
 ///
 /// # Errors
-/// The tunnel does not exist, or a command fails.
+/// The customer edge or the tunnel does not exist, its device has not been started, or a command fails.
 pub fn set_tunnel_state(
     hosts: &dyn Hosts,
     topology: &Topology,
@@ -262,10 +273,11 @@ pub fn set_tunnel_state(
     set_link_state(&hosts.netns(&host_name(at.0, at.1)), &tunnel_device(number), up)
 }
 
-/// Returns the command line that runs a program of a site's machine with the folder `run` as `/run`.
+/// Returns the command line that runs `argv` with the folder `run` of this machine as `/run`. It must be run through
+/// `ip netns exec`, which gives it a mount namespace of its own; elsewhere it would replace `/run` of this machine.
 ///
-/// Stock programs create sockets with fixed names there. With a `/run` of its own, each machine has its own BIRD and
-/// WireGuard, and `birdc` and `wg` find them.
+/// Stock programs create sockets with fixed names in `/run`. With a `/run` of its own, each machine has its own BIRD
+/// and WireGuard, and `birdc` and `wg` find them.
 #[must_use]
 pub fn with_own_run(run: &Path, argv: &[String]) -> Vec<String> {
     let mut all = ["sh", "-c", r#"mount --bind "$0" /run && exec "$@""#]

@@ -1,5 +1,6 @@
-//! The record of what a lab has made. It is written to disk before each change, so that `down` removes everything after
-//! a crash.
+//! The record of what a lab has made, by which `down` can remove everything after a crash. A host is recorded on disk
+//! before it is created, and a process once it has started. Processes that a crash leaves without a record are found by
+//! their host.
 
 use crate::host::Runtime;
 use crate::process::Process;
@@ -15,34 +16,36 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The default folder of all labs' state. A reboot empties it, and removes the namespaces too.
+/// Folder that contains the state folders of all labs by default. A reboot empties it, and removes the namespaces too.
 pub const DEFAULT_ROOT: &str = "/run/tombolo-lab";
 
-/// The record of what a lab has made.
+/// The record of what a lab has made, as it is stored in `lab.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct State {
-    /// Identifies this bring-up; a later one in the same folder has another id.
+    /// Identifies this bring-up. A later bring-up in the same folder has another id.
     #[serde(default)]
     pub id: String,
-    /// Topology of the lab.
+    /// Topology that the lab was brought up with.
     pub topology: Topology,
-    /// Kind of its hosts.
+    /// Whether the hosts are namespaces, containers or virtual machines.
     #[serde(default)]
     pub runtime: Runtime,
-    /// Hosts that exist or are being created.
+    /// Hosts that exist or are being created, in the order of their creation.
     pub hosts: Vec<String>,
-    /// Processes that were started, by name: `controller`, the host of an agent, or the name of another program.
+    /// Processes that were started, by name: `controller`, the host of an agent or routing daemon, or the name of
+    /// another program. A process that has ended stays recorded.
     pub processes: BTreeMap<String, Process>,
-    /// Underlay addresses of hosts that were moved to another one than the topology's.
+    /// Underlay addresses of those hosts that have another one than the topology's, by host.
     pub moved: BTreeMap<String, IpAddr>,
-    /// Overlay addresses of the agents' hosts, the primary one first.
+    /// Overlay addresses by host, the primary one first: those of agents, and those of the sites' machines.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
-    /// Whether the bring-up has finished.
+    /// Whether the bring-up has succeeded.
     pub complete: bool,
 }
 
-/// The state folder of one lab, locked against other programs that change the same lab.
+/// The state folder of one lab. While this value exists, it locks the folder against other programs that change the
+/// lab.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -54,7 +57,7 @@ const NEW_STATE: &str = "lab.json.new";
 const LOCK: &str = "lock";
 /// Time between two attempts to lock the folder.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// All entries that a lab makes in its folder.
+/// Names of all entries that a lab makes in its folder. A folder with other entries is refused.
 const OWN_ENTRIES: &[&str] = &[
     STATE,
     NEW_STATE,
@@ -66,17 +69,19 @@ const OWN_ENTRIES: &[&str] = &[
     "logs",
 ];
 
-/// Returns the state folder of a lab: `root/name`.
+/// Returns the path of a lab's state folder: `root/name`, where `root` is [`DEFAULT_ROOT`] if none. Creates and checks
+/// nothing.
 #[must_use]
 pub fn dir_of(root: Option<&Path>, name: &str) -> PathBuf {
     root.unwrap_or(Path::new(DEFAULT_ROOT)).join(name)
 }
 
 impl StateDir {
-    /// Creates the folder if it is missing, with mode 0700 because it contains keys and tokens, and locks it.
+    /// Opens a lab's state folder, and locks it until the value is dropped. Does not wait for the lock. Creates the
+    /// folder if it is missing. Its mode becomes 0700, because it contains keys and tokens.
     ///
     /// # Errors
-    /// The folder cannot be created or contains other files, or another program has locked it.
+    /// The folder cannot be created or opened, has entries that no lab makes, or is locked by another program.
     pub fn open(path: &Path) -> Result<Self> {
         let Some(dir) = Self::try_open(path)? else {
             bail!("another program works on the lab in {} now", path.display());
@@ -84,11 +89,11 @@ impl StateDir {
         Ok(dir)
     }
 
-    /// As [`Self::open`], but waits up to `limit` for the lock. The watcher of a killed program holds it while it takes
-    /// that program's lab down.
+    /// As [`Self::open`], but waits up to `limit` for the lock. The watcher of a killed program holds the lock while it
+    /// takes that program's lab down.
     ///
     /// # Errors
-    /// As [`Self::open`], after `limit`.
+    /// As [`Self::open`]. That another program holds the lock is an error only after `limit`.
     pub async fn open_within(path: &Path, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         loop {
@@ -102,7 +107,7 @@ impl StateDir {
         }
     }
 
-    /// As [`Self::open`]; none if another program has the lock.
+    /// As [`Self::open`]; none if another program has the lock, or has removed the folder during the call.
     fn try_open(path: &Path) -> Result<Option<Self>> {
         refuse_foreign_files(path)?;
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
@@ -112,7 +117,8 @@ impl StateDir {
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             return Ok(None);
         };
-        // The previous owner of the lock may have removed folder and file between the opening and the locking.
+        // The previous owner of the lock may have removed folder and file between the opening and the locking. Such a
+        // lock would exclude nobody.
         let same = fs::metadata(&name).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino()));
         Ok(same.then(|| Self {
             path: path.to_owned(),
@@ -120,13 +126,14 @@ impl StateDir {
         }))
     }
 
-    /// Removes everything in the folder except the lock: keys, tokens and logs of an earlier lab.
+    /// Removes everything in the folder except the lock: the record, keys, tokens and logs of an earlier lab.
     ///
     /// # Errors
-    /// An entry cannot be removed.
+    /// An entry cannot be removed; those that are left may be removed by a second call.
     pub fn clear(&self) -> Result<()> {
         let mut names = names(&self.path)?;
-        // The state is removed last: a folder without it is no lab's, and an interrupted removal could not be repeated.
+        // The record is removed last. Without it the folder would not count as a lab's, so an interrupted removal could
+        // not be repeated.
         names.sort_by_key(|name| name == STATE);
         for path in names.iter().filter(|n| *n != LOCK).map(|n| self.path.join(n)) {
             let removed = if path.is_dir() {
@@ -139,24 +146,25 @@ impl StateDir {
         Ok(())
     }
 
-    /// Returns the path of the folder.
+    /// Returns the path of the folder, as it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns the lab's state; none if the folder has none.
+    /// Returns the lab's record; none if the folder has none.
     ///
     /// # Errors
-    /// The file cannot be read or is not a state.
+    /// The file cannot be read, or is not a record of this version.
     pub fn load(&self) -> Result<Option<State>> {
         read(&self.path)
     }
 
-    /// Replaces the state atomically.
+    /// Replaces the lab's record. A reader sees the old or the new record, never a part: the file is written beside it
+    /// and renamed.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written or renamed; the old record then stays.
     pub fn save(&self, state: &State) -> Result<()> {
         let new = self.path.join(NEW_STATE);
         fs::write(&new, serde_json::to_vec_pretty(state)?).with_context(|| format!("writing {}", new.display()))?;
@@ -164,17 +172,17 @@ impl StateDir {
         Ok(())
     }
 
-    /// Removes the folder with all files of the lab.
+    /// Removes the folder with all files of the lab, and releases the lock.
     ///
     /// # Errors
-    /// A file cannot be removed.
+    /// A file cannot be removed. The record is removed last, so a second attempt is possible.
     pub fn remove(self) -> Result<()> {
         self.clear()?;
         fs::remove_dir_all(&self.path).with_context(|| format!("removing {}", self.path.display()))
     }
 }
 
-/// Returns the entries of a folder; empty if the folder does not exist.
+/// Returns the names of a folder's entries in no order; empty if the folder does not exist.
 fn names(path: &Path) -> Result<Vec<OsString>> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -187,7 +195,8 @@ fn names(path: &Path) -> Result<Vec<OsString>> {
         .with_context(|| path.display().to_string())
 }
 
-/// Refuses a folder with entries that no lab makes, because a lab removes its folder at the end.
+/// Refuses a folder with entries that no lab makes, because [`StateDir::remove`] would delete them. A folder with a
+/// record is a lab's, whatever else it contains.
 fn refuse_foreign_files(path: &Path) -> Result<()> {
     let names = names(path)?;
     if names.iter().any(|n| n == STATE) {
@@ -202,10 +211,11 @@ fn refuse_foreign_files(path: &Path) -> Result<()> {
     }
 }
 
-/// Returns the state of the lab in `path` without a lock; none if there is none.
+/// Returns the record of the lab in `path` without a lock, also while another program changes the lab; none if there is
+/// no record.
 ///
 /// # Errors
-/// The file cannot be read or is not a state.
+/// The file cannot be read, or is not a record of this version.
 pub fn read(path: &Path) -> Result<Option<State>> {
     let file = path.join(STATE);
     match fs::read(&file) {
@@ -217,7 +227,8 @@ pub fn read(path: &Path) -> Result<Option<State>> {
     }
 }
 
-/// Returns the folders below a root that contain a lab's state, sorted.
+/// Returns the folders directly below `root` ([`DEFAULT_ROOT`] if none) that contain a lab's record, sorted by path.
+/// Empty if `root` does not exist or this user may not read it.
 #[must_use]
 pub fn all(root: Option<&Path>) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.unwrap_or(Path::new(DEFAULT_ROOT)));

@@ -1,5 +1,5 @@
-//! The topology file: resources, hosts, sites, the underlay between them, and expectations. It contains all addresses
-//! of a lab.
+//! The topology file: resources, hosts, sites, the underlay between the hosts, and expectations. It contains all
+//! addresses of a lab, except those that the controller allocates.
 
 mod check;
 pub mod expected;
@@ -19,12 +19,12 @@ use std::path::Path;
 use tombolo_client::manifest::{Document, GATEWAY_IP_CONFIGURATION, Named};
 use tombolo_proto::config::CircuitLink;
 
-/// Name of the underlay's router. The lab creates this host itself.
+/// Name of the host that is the underlay's router. The lab creates this host itself.
 pub const INTERNET: &str = "internet";
-/// Name of the controller's host, from which the operator works. The lab creates this host itself.
+/// Name of the controller's host, on which the operator's commands run. The lab creates this host itself.
 pub const CONTROLLER: &str = "controller";
 
-/// The built-in topologies, by name.
+/// Names and texts of the built-in topologies.
 const BUILT_IN: &[(&str, &str)] = &[
     ("hub-spoke", include_str!("../topologies/hub-spoke.yaml")),
     ("interop", include_str!("../topologies/interop.yaml")),
@@ -32,28 +32,30 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("failover", include_str!("../topologies/failover.yaml")),
 ];
 
-/// A topology file.
+/// The content of a topology file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Topology {
-    /// Name of the lab, and part of the names of its namespaces: 1 to 24 of `a-z`, `0-9`, `-`.
+    /// Name of the lab, which is part of the names of its namespaces: 1 to 24 of `a-z`, `0-9` and `-`, with no `-` at
+    /// either end.
     pub name: String,
-    /// Settings of the controller that differ from their defaults, as `tombolo settings set` accepts them.
+    /// Settings of the controller by name, with values as `tombolo settings set` accepts them. All others keep their
+    /// defaults.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, serde_json::Value>,
-    /// The network between the hosts.
+    /// Network between the hosts, with its addresses and delays.
     pub underlay: Underlay,
-    /// Machines with a link to the underlay.
+    /// Machines with a link to the underlay, by name.
     pub hosts: BTreeMap<String, Host>,
-    /// On-premises networks.
+    /// On-premises networks by name, each with its routers and test hosts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sites: BTreeMap<String, Site>,
     /// Manifest that is applied before the agents join, as `tombolo apply -f` accepts it.
     pub resources: Document,
-    /// Expected reachability in the steady state.
+    /// Expected reachability and paths in the steady state, before any event.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expected: Vec<Row>,
-    /// Expected routes of customer edges in the steady state.
+    /// Prefixes that customer edges are expected to learn by BGP in the steady state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<Learned>,
     /// Events by name, in the order in which `tombolo lab check` triggers them.
@@ -61,36 +63,36 @@ pub struct Topology {
     pub events: Named<Event>,
 }
 
-/// The network between the hosts, which represents the internet.
+/// The network between the hosts. It represents the internet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Underlay {
     /// MTU of every link, bytes, 1280 to 9000.
     #[serde(default = "ethernet")]
     pub mtu: u16,
-    /// Segments, at least one. The underlay routes between them.
+    /// Segments by name, at least one. The underlay routes between them.
     pub segments: BTreeMap<String, Segment>,
-    /// Listening address of the controller.
+    /// Address and port at which the controller listens.
     pub controller: Controller,
-    /// Delays between segments. All other pairs of segments have none.
+    /// Delays between segments. Pairs of segments that are not listed have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub delays: Vec<Delay>,
 }
 
-/// Delay and loss between two segments.
+/// Delay and loss of packets between two segments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Delay {
-    /// The two segments.
+    /// Names of two different segments. A pair may be listed only once.
     pub between: [String; 2],
-    /// Delay of a packet in either direction, milliseconds, at most 1000.
+    /// Delay of a packet in either direction, milliseconds, 0 to 1000.
     pub one_way_ms: f64,
-    /// Fraction of packets that are lost, 0 to 1.
+    /// Fraction of the packets that are lost, 0 to 1, in either direction.
     #[serde(default)]
     pub loss: f64,
 }
 
-// Equality is reflexive, because the check refuses NaN for both numbers.
+// Equality is reflexive: the check refuses NaN for both numbers.
 impl Eq for Delay {}
 
 fn ethernet() -> u16 {
@@ -101,81 +103,86 @@ fn ethernet() -> u16 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Segment {
-    /// Prefix of the segment. Its first address is the underlay's router, the hosts' default gateway.
+    /// Prefix of the segment, without host bits. Its first address is the underlay's router, which is the hosts'
+    /// default gateway.
     pub prefix: IpNet,
 }
 
-/// Listening address of the controller.
+/// Address and port at which the controller listens on the underlay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Controller {
-    /// Address in one of the segments.
+    /// Underlay address of the controller's host, in one of the segments.
     pub address: IpAddr,
-    /// TCP port.
+    /// TCP port, 1 to 65535.
     pub port: u16,
 }
 
-/// A machine. Without `vm`, `gateway` and `edge` it is a plain host of the underlay, without an agent.
+/// A machine with a link to the underlay. Without `vm`, `gateway` and `edge` it is a plain host without an agent; at
+/// most one of the three may be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Host {
     /// Underlay address, in one of the segments.
     pub address: IpAddr,
-    /// UDP port of the agent; the agent's default if absent.
+    /// UDP port on which the agent listens. If absent, the agent chooses its default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_port: Option<u16>,
-    /// Set for a virtual machine of a VNet.
+    /// Set if the host is a virtual machine of a VNet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
-    /// Set for an instance of a VPN or ExpressRoute gateway.
+    /// Set if the host is an instance of a VPN or ExpressRoute gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
-    /// Set for the provider edge of one link of a circuit. Its line leads to a customer edge of a site.
+    /// Set if the host is the provider edge of one link of a circuit. The edge has one line, to a customer edge of a
+    /// site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<Edge>,
 }
 
-/// A virtual machine (D7).
+/// The part of a host that is a virtual machine (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Vm {
-    /// Names of its network interfaces in `resources`, the primary one first.
+    /// Names of the machine's network interfaces in `resources`, the primary one first; at least one.
     pub nics: Vec<String>,
     /// Subnets (`vnet/subnet`) whose other machines are reached through this host (D8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serves: Vec<String>,
-    /// Enables forwarding in the host's kernel, which an appliance needs in addition to `enableIPForwarding` (R12).
+    /// Whether the lab enables forwarding in the host's kernel. An appliance needs it in addition to
+    /// `enableIPForwarding` (R12).
     #[serde(default)]
     pub kernel_forwarding: bool,
 }
 
-/// One link of a circuit (D7).
+/// The part of a host that is the provider edge of one link of a circuit (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Edge {
     /// Name of the circuit in `resources`.
     pub circuit: String,
-    /// Primary or secondary link.
+    /// Link of the circuit, primary or secondary. Each has an edge of its own.
     pub link: CircuitLink,
 }
 
-/// One instance of a gateway (D7).
+/// The part of a host that is one instance of a gateway (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gateway {
     /// Name of the gateway in `resources`.
     pub name: String,
-    /// Name of the instance's `ipConfiguration`; the only one if absent.
+    /// Name of the instance's `ipConfiguration`. It may be absent if the gateway has only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_configuration: Option<String>,
 }
 
 impl Topology {
-    /// Reads a topology: a file if the text contains `/` or `.`, otherwise a built-in one.
+    /// Reads and checks a topology: a file if the text contains `/` or `.`, otherwise the built-in topology of this
+    /// name.
     ///
     /// # Errors
-    /// The topology does not exist, has an unknown field or wrong value (with line and column), or fails
-    /// [`Self::check`].
+    /// The file cannot be read, or no built-in topology has this name; the topology has an unknown field or a wrong
+    /// value (the message has line and column), or fails [`Self::check`].
     pub fn load(name_or_path: &str) -> Result<Self> {
         if !name_or_path.contains(['/', '.']) {
             let found = BUILT_IN.iter().find(|(name, _)| *name == name_or_path);
@@ -195,14 +202,16 @@ impl Topology {
     /// Parses and checks the text of a topology file.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// The text is no YAML, has an unknown field or a wrong value (the message has line and column), or fails
+    /// [`Self::check`].
     pub fn parse(text: &str) -> Result<Self> {
         let topology: Self = serde_norway::from_str(text)?;
         topology.check()?;
         Ok(topology)
     }
 
-    /// Returns the topology as the text of a file.
+    /// Returns the topology as the text of a file, which [`Self::parse`] accepts if this topology passes
+    /// [`Self::check`].
     ///
     /// # Errors
     /// A value cannot be written as YAML, which none of the types can cause.
@@ -210,7 +219,7 @@ impl Topology {
         Ok(serde_norway::to_string(self)?)
     }
 
-    /// Returns name and prefix of the segment that contains an underlay address.
+    /// Returns the name and prefix of the segment that contains an underlay address; none if no segment contains it.
     #[must_use]
     pub fn segment_of(&self, address: IpAddr) -> Option<(&str, IpNet)> {
         let mut segments = self.underlay.segments.iter();
@@ -218,8 +227,9 @@ impl Topology {
         found.map(|(name, s)| (name.as_str(), s.prefix))
     }
 
-    /// Returns the name of the `ipConfiguration` of a gateway's host; none if the host names none and the gateway has
-    /// several.
+    /// Returns the name of the `ipConfiguration` that a host of a gateway is bound to: the one that the host names,
+    /// otherwise the gateway's only one, or the manifest's default name if the gateway lists none. None if the host
+    /// names none and the gateway has several. A name that the host gives is not checked.
     #[must_use]
     pub fn instance_of(&self, gateway: &Gateway) -> Option<String> {
         let known = self.resources.virtual_network_gateways.find(&gateway.name);
@@ -232,7 +242,7 @@ impl Topology {
         }
     }
 
-    /// Returns the hosts that run an agent, sorted by name.
+    /// Returns the hosts that run an agent, sorted by name: those with `vm`, `gateway` or `edge`.
     pub fn agents(&self) -> impl Iterator<Item = (&str, &Host)> {
         let runs_one = |h: &Host| h.vm.is_some() || h.gateway.is_some() || h.edge.is_some();
         let agents = self.hosts.iter().filter(move |(_, h)| runs_one(h));
@@ -240,12 +250,13 @@ impl Topology {
     }
 }
 
-/// Returns the first usable address of a prefix.
+/// Returns the first usable address of a prefix; none if the prefix has no usable address. For IPv6 it is the one after
+/// the network's address.
 #[must_use]
 pub fn first_address(prefix: IpNet) -> Option<IpAddr> {
     match prefix {
         IpNet::V4(_) => prefix.hosts().next(),
-        // ::0 is the subnet-router anycast address.
+        // The network's address itself is the subnet-router anycast address.
         IpNet::V6(_) => prefix.hosts().nth(1),
     }
 }

@@ -1,5 +1,5 @@
-//! The underlay: a namespace that represents the internet, with a bridge for each segment and a veth pair to each host.
-//! It routes between the segments. Its links can be cut without ICMP errors, as real networks lose packets.
+//! The underlay: a network namespace that represents the internet, with a bridge for each segment and a veth pair to
+//! each host. It routes between the segments. Its links can be cut without ICMP errors, as real networks lose packets.
 
 mod delay;
 
@@ -14,19 +14,20 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// States of a bridge port (`BR_STATE_*` of linux/if_bridge.h).
+/// State of a bridge port that forwards nothing (`BR_STATE_DISABLED` of linux/if_bridge.h).
 const PORT_DISABLED: &str = "0";
+/// State of a bridge port that forwards (`BR_STATE_FORWARDING`).
 const PORT_FORWARDING: &str = "3";
 
-/// Name of the hosts' device on the underlay.
+/// Name that each host's device on the underlay has.
 pub const DEVICE: &str = "underlay0";
 
-/// Routing table of customer edges with the routes into the underlay. A rule selects it for encrypted packets of
-/// tunnels only.
+/// Routing table of customer edges that contains their routes into the underlay. A rule selects it only for the
+/// encrypted packets of tunnels.
 pub const TUNNEL_TABLE: &str = "100";
 
-/// Returns every host with a link to the underlay, and its address there: the controller, the topology's hosts, and the
-/// customer edges with an address.
+/// Returns every host with a link to the underlay, and its address there by the topology. First comes the controller,
+/// then the topology's hosts by name, then the customer edges with an address.
 #[must_use]
 pub fn addresses(topology: &Topology) -> Vec<(String, IpAddr)> {
     let mut all = vec![(CONTROLLER.to_owned(), topology.underlay.controller.address)];
@@ -38,8 +39,8 @@ pub fn addresses(topology: &Topology) -> Vec<(String, IpAddr)> {
     all
 }
 
-/// Returns the routing table of a host's routes into the underlay. Customer edges have a table of its own for tunnels,
-/// so that a site's traffic never leaves into the underlay unencrypted.
+/// Returns the routing table of a host's routes into the underlay. Customer edges have another table than `main`, so
+/// that a site's traffic never leaves into the underlay unencrypted.
 fn table(topology: &Topology, host: &str) -> &'static str {
     if topology.machines().any(|m| m.host == host) {
         TUNNEL_TABLE
@@ -48,8 +49,8 @@ fn table(topology: &Topology, host: &str) -> &'static str {
     }
 }
 
-/// Returns the name of a host's bridge port. It has a number, because host names may exceed the 15 bytes of device
-/// names.
+/// Returns the name of a host's bridge port. It contains a number instead of the host's name, because device names have
+/// at most 15 bytes.
 fn port(topology: &Topology, host: &str) -> Result<String> {
     let all = addresses(topology);
     let index = all.iter().position(|(name, _)| name == host);
@@ -57,11 +58,12 @@ fn port(topology: &Topology, host: &str) -> Result<String> {
     Ok(format!("port{index}"))
 }
 
-/// Creates the bridges of all segments and the delays between them, in the existing namespace of the internet. Returns
-/// whether the kernel has netem and needs no program for the delays.
+/// Creates the bridges of all segments and the delays between them, in the existing namespace of the host `internet`.
+/// Hosts are connected later. Returns false if a program must carry [`delay_lines`], true if the kernel has netem or
+/// there are no delays.
 ///
 /// # Errors
-/// A command fails.
+/// The namespace does not exist, or a command fails.
 pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     let netns = hosts.netns(INTERNET);
     sysctl(
@@ -70,7 +72,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/icmp_ratelimit", "0"),
-            // Packets that return from a delay line have a source behind another device.
+            // A packet that returns from a delay line has a source that is routed to another device. Reverse-path
+            // filtering would drop it.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ],
@@ -98,8 +101,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             add_address(&address, name)?;
             run(&["ip", "link", "set", name, "up"])?;
         }
-        // Packets to other destinations are dropped without ICMP errors, as the internet does with private addresses
-        // (T8).
+        // Packets to other destinations are dropped without ICMP errors, as the internet drops packets to private
+        // addresses (T8).
         for family in ["-4", "-6"] {
             run(&["ip", family, "route", "add", "blackhole", "default"])?;
         }
@@ -108,18 +111,19 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     delay::build(hosts, topology)
 }
 
-/// Returns the MAC address of a segment's router. Without an own one, a bridge has the lowest address of its ports. It
-/// would change when a port moves to another bridge, and hosts would send to the old address.
+/// Returns the MAC address of the router in a segment. A bridge without an address of its own has the lowest address of
+/// its ports. That would change when a port moves to another bridge, and hosts would go on sending to the old address.
 fn bridge_address(topology: &Topology, segment: &str) -> String {
     let mut names = topology.underlay.segments.keys();
     let number = names.position(|name| name == segment).unwrap_or_default();
     format!("02:74:6d:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff)
 }
 
-/// Connects an existing host to the bridge of its segment.
+/// Connects an existing host to the bridge of the segment that contains `address`. The host's address and routes are
+/// not set.
 ///
 /// # Errors
-/// A command fails.
+/// The address is in no segment, the host is not in the topology or is connected already, or a command fails.
 pub fn connect_host(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, _) = segment_of(topology, address)?;
     let port = port(topology, host)?;
@@ -136,10 +140,10 @@ fn segment_of(topology: &Topology, address: IpAddr) -> Result<(&str, IpNet)> {
     found.with_context(|| format!("{address} is in no segment of the underlay"))
 }
 
-/// Configures a connected host's underlay address and its routes into the underlay.
+/// Sets the underlay address of a connected host, and its routes into the underlay.
 ///
 /// # Errors
-/// A command fails.
+/// The address is in no segment, or a command on the host fails.
 pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, prefix) = segment_of(topology, address)?;
     let (router, table) = (bridge_address(topology, segment), table(topology, host));
@@ -158,8 +162,8 @@ pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, addres
     }
     let first = first_address(prefix).context("a segment without addresses")?;
     let first = first.to_string();
-    // A permanent neighbour entry. Otherwise, three seconds after a cut, the host's own kernel would report the router
-    // as unreachable, while a host on the internet sees only silence.
+    // The neighbour entry must be permanent. Otherwise, three seconds after a cut, the host's own kernel would report
+    // the router as unreachable, while a host on the internet sees only silence.
     hosts.run(
         host,
         &[
@@ -181,10 +185,11 @@ pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, addres
     hosts.run(host, &default).map(drop)
 }
 
-/// Replaces a host's underlay address by one of the same family in any segment. The old one is removed at once.
+/// Replaces a host's underlay address by one of the same family, in any segment. The old address is removed at once.
+/// Does not change the lab's record.
 ///
 /// # Errors
-/// The address is in no segment, or a command fails.
+/// The address is in no segment, the host is not in the topology, or a command fails.
 pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, _) = segment_of(topology, address)?;
     let port = port(topology, host)?;
@@ -195,19 +200,20 @@ pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: Ip
     configure_host(hosts, topology, host, address)
 }
 
-/// Blocks all packets between a host and the underlay, in both directions and without ICMP errors.
+/// Blocks all packets between a host and the underlay, in both directions and without ICMP errors. A second call has no
+/// effect.
 ///
 /// # Errors
-/// The host does not exist.
+/// The host has no link to the underlay, or the command fails.
 pub fn cut(hosts: &dyn Hosts, topology: &Topology, host: &str) -> Result<()> {
     // A disabled bridge port keeps its carrier, so the host cannot detect the cut, as on the internet.
     port_state(hosts, topology, host, PORT_DISABLED)
 }
 
-/// Undoes [`cut`].
+/// Undoes [`cut`]. Has no effect on a host that is not cut, and does not undo [`cut_pair`].
 ///
 /// # Errors
-/// The host does not exist.
+/// The host has no link to the underlay, or the command fails.
 pub fn restore(hosts: &dyn Hosts, topology: &Topology, host: &str) -> Result<()> {
     port_state(hosts, topology, host, PORT_FORWARDING)
 }
@@ -220,21 +226,23 @@ fn port_state(hosts: &dyn Hosts, topology: &Topology, host: &str, state: &str) -
     Ok(())
 }
 
-/// Blocks all packets between two hosts, in both directions and without ICMP errors. Both still reach all other hosts.
+/// Blocks all packets between two hosts, in both directions and without ICMP errors. Each host is a name with its
+/// underlay address, by which nftables on the other host drops its packets. Both still reach all other hosts.
 ///
 /// # Errors
-/// A command fails.
+/// A host does not exist, or a command fails. One direction may then be cut.
 pub fn cut_pair(hosts: &dyn Hosts, a: (&str, IpAddr), b: (&str, IpAddr)) -> Result<()> {
     drop_from(hosts, a.0, b)?;
     drop_from(hosts, b.0, a)
 }
 
-/// Returns the name of the nftables table on a host that blocks packets from `other`. Each cut has its own table, so
-/// that it can be undone alone, also after the other host's address has changed.
+/// Returns the name of the nftables table on a host that blocks packets from `other`. Each cut has a table of its own,
+/// so that it can be undone alone, also after the address of `other` has changed.
 fn cut_table(other: &str) -> String {
     format!("tombolo_lab_cut_{other}")
 }
 
+/// Drops the packets of `other`, a host's name and underlay address, that arrive at `host`.
 fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()> {
     let (table, source) = (cut_table(other.0), other.1.to_string());
     let family = if other.1.is_ipv4() { "ip" } else { "ip6" };
@@ -247,10 +255,10 @@ fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()>
     hosts.run(host, &rule).map(drop)
 }
 
-/// Undoes [`cut_pair`] of these two hosts, and no other cut. It is no error that there is none.
+/// Undoes [`cut_pair`] of these two hosts, in any order, and no other cut. It is no error that there is no such cut.
 ///
 /// # Errors
-/// A command fails.
+/// A host does not exist, or a command fails.
 pub fn restore_pair(hosts: &dyn Hosts, a: &str, b: &str) -> Result<()> {
     for (host, other) in [(a, b), (b, a)] {
         let table = cut_table(other);

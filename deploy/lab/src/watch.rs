@@ -1,7 +1,7 @@
 //! A watcher process that takes a lab down if the program that made it was killed, crashed, or ran out of memory.
 //!
-//! The watcher reads from a pipe. The program writes one byte when it has taken its lab down, or leaves it up on
-//! purpose. If the pipe is closed without this byte, the program has died.
+//! The watcher reads from a pipe. The program writes one byte to the pipe when it has taken its lab down, or leaves it
+//! up on purpose. If the pipe is closed without this byte, the program has died.
 
 use crate::binary;
 use crate::lab::teardown;
@@ -18,18 +18,19 @@ use tokio::signal::unix::{SignalKind, signal};
 pub const COMMAND: &str = "watch";
 /// The byte that dismisses the watcher.
 const DONE: &[u8] = b"d";
-/// Longest wait for another program that has locked the lab. A program that holds the lock longer has brought up a
-/// later lab, which has a watcher of its own.
+/// Longest wait for the lock of the lab's state folder. A program that holds the lock longer has brought up a later
+/// lab, which has a watcher of its own.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for helpers of the dead program to end, which may still create a namespace or device.
+/// Time for helpers of the dead program to end. Until then they may still create a namespace or device.
 const HELPER_GRACE: Duration = Duration::from_millis(300);
 
-/// The watcher process of one lab, as its program sees it.
+/// The watcher process of one lab. Dropping this value without [`Self::dismiss`] makes the watcher take the lab down.
 #[derive(Debug)]
 pub struct Watcher(Child);
 
 impl Watcher {
-    /// Starts a watcher. Returns none if the program `tombolo` does not exist: the lab's own tests run without it.
+    /// Starts a watcher of the lab whose state is in `dir` and has this `id`. Returns none if the program `tombolo`
+    /// does not exist, because the lab's own tests run without it.
     ///
     /// # Errors
     /// The process cannot be started.
@@ -50,23 +51,26 @@ impl Watcher {
         Ok(Some(Self(child)))
     }
 
-    /// Ends the watcher, because the lab has been removed or stays up on purpose.
+    /// Ends the watcher without taking the lab down, because the lab has been removed or stays up on purpose. Blocks
+    /// until its process has ended.
     pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.0.stdin.take() {
-            // This fails only if the watcher has ended, which is the goal.
+            // Writing fails only if the watcher has ended, which is the goal.
             let _ = pipe.write_all(DONE);
         }
-        // Reaps the child. Its exit status is of no use.
+        // Reaps the child. Its exit status says nothing that matters here.
         let _ = self.0.wait();
     }
 }
 
-/// Runs the watcher: waits for the pipe to end, and takes down the lab in `dir` if its id is still `id`.
+/// Runs the watcher. Waits for the end of standard input, and then takes down the lab in `dir` if its id is still `id`.
+/// A byte on standard input ends the watcher without an action. The wait blocks the thread.
 ///
 /// # Errors
-/// A part of the lab could not be removed.
+/// Another program holds the lock of the lab for longer than ten seconds, the record cannot be read, or a part of the
+/// lab could not be removed.
 pub async fn watch(dir: &Path, id: &str) -> Result<()> {
-    // The handlers only prevent that these signals end the watcher.
+    // A signal with a handler does not end the process. The handlers do nothing else.
     let _ignored = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
     let mut byte = [0];
     if std::io::stdin().read(&mut byte).is_ok_and(|n| n > 0) || !dir.exists() {
@@ -75,7 +79,7 @@ pub async fn watch(dir: &Path, id: &str) -> Result<()> {
     let dir = StateDir::open_within(dir, LOCK_TIMEOUT).await?;
     tokio::time::sleep(HELPER_GRACE).await;
     let Some(state) = dir.load()? else {
-        // The program died before it made anything.
+        // The program died before it made anything, so only the folder exists.
         return dir.remove();
     };
     if state.id != id {

@@ -1,6 +1,5 @@
 //! Delays between segments, in real namespaces. Needs root, and the program `tombolo` beside the tests (`cargo build
-//! --workspace
-//! --bins`).
+//! --workspace --bins`).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::time::Duration;
@@ -50,7 +49,7 @@ async fn segments_have_the_configured_delay_and_loss() {
     let lab = Lab::underlay_only(&Topology::parse(TOPOLOGY).unwrap(), options)
         .await
         .unwrap();
-    // Lines lose all packets until their program has started.
+    // Without netem the lines lose all packets until the program that carries them has started.
     let start = std::time::Instant::now();
     while ping(&lab, "e", "2001:db8:1::11", "1").await.none() {
         assert!(
@@ -62,7 +61,7 @@ async fn segments_have_the_configured_delay_and_loss() {
     let same = ping(&lab, "a", "198.51.100.12", "10").await;
     assert!(same.all() && same.median_ms().unwrap() < 20.0, "{same}");
     let far = ping(&lab, "a", "198.51.100.71", "20").await;
-    // 40 ms in each direction, and the delay of a busy machine.
+    // 40 ms in each direction, and up to 40 ms more on a busy machine.
     assert!(far.all() && (80.0..120.0).contains(&far.median_ms().unwrap()), "{far}");
     let back = ping(&lab, "c", "198.51.100.11", "20").await;
     assert!(
@@ -71,7 +70,8 @@ async fn segments_have_the_configured_delay_and_loss() {
     );
     let six = ping(&lab, "e", "2001:db8:1::11", "20").await;
     assert!(six.all() && (40.0..80.0).contains(&six.median_ms().unwrap()), "{six}");
-    // With a loss of one half in each direction, a quarter of the replies arrives.
+    // Half of the packets are lost in each direction, so a quarter of the replies arrives: about 25, within wide
+    // bounds.
     let lossy = ping(&lab, "a", "198.51.100.131", "100").await;
     assert!((5..60).contains(&lossy.received), "{lossy}");
     let unrelated = ping(&lab, "c", "198.51.100.131", "10").await;

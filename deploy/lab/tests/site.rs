@@ -1,5 +1,5 @@
-//! A site alone, in real namespaces: its stock routing daemons and VPN device, with stock programs in place of the
-//! providers. Needs root, BIRD 2, wireguard-go and wg.
+//! A site without a controller and agents, in real namespaces: the site's stock routing daemons and VPN device connect
+//! to stock programs that replace the providers. Needs root, BIRD 2, wireguard-go and wg.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::collections::BTreeMap;
@@ -13,10 +13,11 @@ use tombolo_lab::site::with_own_run;
 use tombolo_lab::{Lab, Options, Topology};
 
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest that routes may take to converge.
+/// Longest time that routes may take to converge. The hold time of BGP here is 3 s; the rest is for a busy machine.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Two customer edges with a line each. The first one has a tunnel too.
+/// Returns a topology with one site that has two customer edges with one line each. The first edge has a tunnel too.
+/// `lan`: the properties `routes` and `ecmp` of the site's LAN.
 fn topology(name: &str, lan: &str) -> Topology {
     let text = "
 name: NAME
@@ -56,7 +57,7 @@ events:
     Topology::parse(&text.replace("NAME", name).replace("LAN", lan)).unwrap()
 }
 
-/// A lab, and the programs in place of the providers.
+/// A lab, and the programs that replace the providers.
 struct Bench {
     lab: Lab,
     folder: tempfile::TempDir,
@@ -84,13 +85,14 @@ impl Bench {
         bench
     }
 
+    /// Returns the folder that a provider's host has as its `/run`, and creates it.
     fn run_of(&self, host: &str) -> PathBuf {
         let run = self.folder.path().join(host);
         std::fs::create_dir_all(run.join("bird")).unwrap();
         run
     }
 
-    /// Runs a program on a provider's host to its end.
+    /// Runs a command, whose words are separated by spaces, on a provider's host to its end. Returns its output.
     async fn on(&self, host: &str, command: &str) -> String {
         let argv: Vec<String> = command.split(' ').map(str::to_owned).collect();
         let argv = with_own_run(&self.run_of(host), &argv);
@@ -100,7 +102,7 @@ impl Bench {
         done.stdout
     }
 
-    /// Starts a program on a provider's host.
+    /// Starts a command, whose words are separated by spaces, on a provider's host in the background.
     fn start(&mut self, host: &str, command: &str) {
         let argv: Vec<String> = command.split(' ').map(str::to_owned).collect();
         let argv = self.lab.hosts().wrap(host, &with_own_run(&self.run_of(host), &argv));
@@ -108,8 +110,8 @@ impl Bench {
         self.stand_ins.push(process::start(&argv, &log, &[], true).unwrap());
     }
 
-    /// Starts a BGP speaker that advertises 10.10.30.0/24, in which its host has the address .4. `more` are additional
-    /// routes.
+    /// Starts BIRD on a provider's host. It advertises 10.10.30.0/24 to the site; the host has the address 10.10.30.4.
+    /// `how`: options of the BGP session; `more`: additional static routes.
     fn speaker(&mut self, host: &str, (own, other): (&str, &str), asn: u32, how: &str, more: &str) {
         let config = format!(
             "log stderr all; router id {own};
@@ -127,13 +129,14 @@ protocol bgp site {{
         self.start(host, "bird -f -c /run/bird/bird.conf -s /run/bird/bird.ctl");
     }
 
+    /// Starts a provider edge of the circuit.
     async fn edge(&mut self, host: &str, own: &str, other: &str) {
         self.on(host, &format!("ip address add {own}/30 dev line0")).await;
         self.on(host, "ip address add 10.10.30.4/32 dev lo").await;
         self.speaker(host, (own, other), 12076, "check link; password \"signed\";", "");
     }
 
-    /// Starts the remote end of the tunnel. Returns the settings for the site's device.
+    /// Starts the remote end of the tunnel, a VPN gateway with BGP. Returns the settings for the site's device.
     async fn gateway(&mut self, device_key: &str) -> DeviceSettings {
         let key = self.run_of("gw").join("key");
         let public = device::make_key(&key).unwrap();
@@ -162,7 +165,7 @@ protocol bgp site {{
         DeviceSettings::read(&text).unwrap()
     }
 
-    /// Waits until the output of a command on a host satisfies `good`.
+    /// Waits until the output of a command on a host satisfies `good`. `what` names the state in messages.
     async fn until(&self, host: &str, command: &str, what: &str, good: impl Fn(&str) -> bool) {
         let argv: Vec<&str> = command.split(' ').collect();
         let start = Instant::now();
@@ -182,6 +185,7 @@ protocol bgp site {{
         }
     }
 
+    /// Traces from the address `source` of the host `from`. Returns the hops as one line.
     async fn hops(&self, from: &str, source: &str, to: &str) -> String {
         let argv = ["traceroute", "-n", "-I", "-q", "3", "-m", "6", "-s", source, to];
         let start = Instant::now();
@@ -196,6 +200,7 @@ protocol bgp site {{
         }
     }
 
+    /// Ends all programs, takes the lab down, and checks that nothing is left on this machine.
     fn down(mut self, name: &str) {
         for process in self.stand_ins.drain(..) {
             process.kill().unwrap();
@@ -250,7 +255,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
         "{routes}"
     );
 
-    // Only the site's prefix is advertised: no links, no default route, and no routes of other neighbours.
+    // The site advertises only its prefix: no prefixes of links, no default route, and no routes of other neighbours.
     for host in ["e1", "gw"] {
         let learned = bench.on(host, "birdc show route protocol site").await;
         let prefixes: Vec<_> = learned.lines().filter(|l| l.contains("/")).collect();
@@ -261,7 +266,8 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
         assert!(prefixes[0].contains("AS65021i"), "{learned}");
     }
 
-    // Routers answer from the device that received the probe (T3), and the VPN device from its own address (T7).
+    // Routers answer with the address of the device that received the probe (T3). The VPN device answers with its own
+    // (T7).
     let out = bench.lab.trace("a-vm", "10.10.30.4", 3).await.unwrap();
     assert_eq!(out.to_string(), "10.2.30.3 → 192.168.30.0 → 10.10.30.4");
     assert_eq!(
@@ -279,7 +285,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
         "replies to all others use the circuit"
     );
 
-    // Packets without a route are dropped silently (T8). The underlay is no route for a site's packets either.
+    // Routers drop packets without a route silently (T8). A site's packets must have no route into the underlay either.
     for nowhere in ["172.31.0.1", "203.0.113.41"] {
         let pinged = bench.lab.ping("a-vm", nowhere, Ping::UNREACHABLE).await.unwrap();
         assert!(pinged.none() && pinged.refusals == 0, "{nowhere}: {pinged}");
@@ -313,7 +319,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
 #[tokio::test]
 async fn a_lan_spreads_over_its_edges_and_avoids_one_without_a_route() {
     let mut bench = Bench::up("tls2", "routes: learned, ecmp: true").await;
-    // The tunnel has no remote end here.
+    // This test has no gateway, so the tunnel has no remote end.
     let remotes = BTreeMap::from([("to-site".to_owned(), RemoteEnd::default())]);
     bench.lab.start_routers(&remotes).unwrap();
     let way = "ip route show 10.10.30.0/24";
@@ -328,7 +334,7 @@ async fn a_lan_spreads_over_its_edges_and_avoids_one_without_a_route() {
             .all()
     );
 
-    // The second edge's neighbour is killed, without a BGP notification.
+    // BIRD of the second provider edge is killed, so it sends no BGP notification.
     bench.stand_ins[1].kill().unwrap();
     bench
         .until("a-router", way, "the other has all of it", |t| {
@@ -346,7 +352,7 @@ async fn a_lan_spreads_over_its_edges_and_avoids_one_without_a_route() {
     bench.edge_again("e2").await;
     bench.until("a-router", way, "both share it again", both).await;
 
-    // The link of a whole customer edge goes down.
+    // The second customer edge loses its link to the LAN router.
     let down = bench
         .lab
         .exec("a-ce2", &["ip", "link", "set", "lan0", "down"], PROGRAM_TIMEOUT);
@@ -361,6 +367,7 @@ async fn a_lan_spreads_over_its_edges_and_avoids_one_without_a_route() {
 }
 
 impl Bench {
+    /// Starts BIRD of a provider edge again, with its earlier configuration.
     async fn edge_again(&mut self, host: &str) {
         self.start(host, "bird -f -c /run/bird/bird.conf -s /run/bird/bird.ctl");
     }

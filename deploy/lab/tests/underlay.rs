@@ -1,4 +1,4 @@
-//! The underlay alone, in real namespaces: plain hosts that ping each other. Needs root.
+//! The underlay without a controller and agents, in real namespaces: plain hosts ping each other. Needs root.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::path::Path;
@@ -67,8 +67,8 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
     lab.cut("b").unwrap();
     assert!(!answers(&lab, "a", "198.51.100.12").await, "b is cut off");
     assert!(answers(&lab, "a", "198.51.100.139").await, "nobody else is");
-    // T8: a disconnected host receives no ICMP errors, not even from its own kernel after the neighbour entry has
-    // expired.
+    // T8: a disconnected host receives no ICMP errors. Its own kernel would send some after three seconds if the
+    // router's neighbour entry could expire, so this ping lasts four.
     let far = ["ping", "-n", "-c", "40", "-i", "0.1", "-W", "1", "203.0.113.9"];
     let far = lab.exec("b", &far, Duration::from_secs(20)).await.unwrap();
     let pinged = PingResult::read(&far.stdout).unwrap();
@@ -111,7 +111,8 @@ async fn the_remains_of_a_crash_are_found_and_removed() {
         ..replacing()
     };
     let lab = Lab::underlay_only(&topology("tlu2"), detached.clone()).await.unwrap();
-    // A detached lab remains as after a killed program: namespaces, a process in one of them, and files.
+    // The detached lab is left as a killed program would leave it: with namespaces, a process in one of them, and
+    // files.
     let mut orphan = std::process::Command::new("ip")
         .args(["netns", "exec", "tb-tlu2-a", "sleep", "600"])
         .spawn()
@@ -146,7 +147,7 @@ async fn a_namespace_that_the_lab_did_not_make_is_kept() {
         let argv = ["netns", verb, "tb-tlu3-b"];
         std::process::Command::new("ip").args(argv).status().unwrap().success()
     };
-    // An earlier run of this test may have been killed.
+    // An earlier run of this test may have been killed before it removed the namespace.
     if left("tb-tlu3-").contains(&"tb-tlu3-b".to_owned()) {
         assert!(ip("del"));
     }
@@ -163,7 +164,7 @@ async fn a_namespace_that_the_lab_did_not_make_is_kept() {
     assert!(ip("del"));
 }
 
-/// Options with the default state folder, so that the remains of an aborted run are found and removed.
+/// Options with the default state folder, so that the test takes down what an aborted run of it has left.
 fn replacing() -> Options {
     Options {
         replace: true,
@@ -171,7 +172,7 @@ fn replacing() -> Options {
     }
 }
 
-/// Returns the number of cuts from other hosts on a host.
+/// Returns the number of other hosts from which a host is cut off by [`Lab::cut_pair`].
 async fn cuts(lab: &Lab, host: &str) -> usize {
     let done = lab.exec(host, &["nft", "list", "tables"], Duration::from_secs(5)).await;
     let done = done.unwrap();
@@ -179,6 +180,7 @@ async fn cuts(lab: &Lab, host: &str) -> usize {
     done.stdout.lines().count()
 }
 
+/// Returns the names of the network namespaces that begin with `prefix`.
 fn left(prefix: &str) -> Vec<String> {
     let entries = std::fs::read_dir(Path::new("/run/netns")).unwrap();
     let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());

@@ -1,4 +1,5 @@
-//! A topology's expectations, phase by phase: the steady state, each event, and the steady state again.
+//! Checks a topology's expectations phase by phase: in the steady state, after each event, and in the steady state
+//! again.
 
 use super::rows::{self, Outcome};
 use crate::lab::Lab;
@@ -6,26 +7,26 @@ use crate::topology::{Learned, Row};
 use anyhow::Result;
 use std::time::Duration;
 
-/// Longest that routes may take to converge: a few seconds, and room for a busy machine.
+/// Longest time that routes may take to converge in a phase. They take a few seconds; the rest is for a busy machine.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One phase and its result.
+/// A phase in which expectations were checked, and its result.
 #[derive(Debug, Clone)]
 pub struct Phase {
-    /// Title for people.
+    /// Title for people: `steady state`, `after 'EVENT'` or `restored after 'EVENT'`.
     pub title: String,
-    /// Result of the phase.
+    /// Results of the phase's rows and of the learned prefixes.
     pub outcome: Outcome,
 }
 
-/// Checks all phases of a lab: the steady state, and with `events` each event and its restoration. Returns whether all
-/// rows were as expected.
+/// Checks the steady state of a lab, and with `events` each event in the file's order and the steady state after it.
+/// Returns whether all results of all phases were as expected. A phase ends when they are, or after a minute.
 ///
-/// Calls `report` before a phase with its title, and after it with its result. All events are undone at the end, also
-/// after an error.
+/// Calls `report` before a phase with its title and none, and after it with its title and result. All events are undone
+/// at the start and at the end, also after an error, but not if the future is dropped.
 ///
 /// # Errors
-/// A program cannot run, or an event cannot be triggered.
+/// A ping, traceroute or routing daemon cannot run, or an event cannot be triggered or undone.
 pub async fn phases(lab: &Lab, events: bool, mut report: impl FnMut(&str, Option<&Phase>)) -> Result<bool> {
     let good = walk(lab, events, &mut report).await;
     lab.undo_events()?;

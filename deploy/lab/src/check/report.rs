@@ -5,8 +5,11 @@ use crate::lab::Lab;
 use crate::progress::Progress;
 use anyhow::Result;
 
-/// Runs all checks and prints their results. Returns whether everything was as expected. `events`: check the events
-/// too.
+/// Runs the checks of [`super::phases()`], if the topology has expectations, and of [`super::all`], and prints their
+/// results. `events`: whether the phases include the events. Returns whether everything was as expected.
+///
+/// # Errors
+/// As the two checks. Results until then have been printed.
 pub(crate) async fn check_all(lab: &Lab, events: bool, progress: &Progress) -> Result<bool> {
     let mut good = true;
     let mut counts = (0, 0);
@@ -38,7 +41,7 @@ pub(crate) async fn check_all(lab: &Lab, events: bool, progress: &Progress) -> R
     Ok(good)
 }
 
-/// Formats a phase as a table of expectations and results.
+/// Formats a phase as a table of expectations and results, with a title line.
 fn table(phase: &Phase) -> String {
     let learned = phase.outcome.learned.iter().map(learned_cells);
     let rows: Vec<[String; 4]> = phase.outcome.rows.iter().map(row_cells).chain(learned).collect();
@@ -72,10 +75,12 @@ fn table(phase: &Phase) -> String {
     text
 }
 
+/// Returns the mark of a result: `✓` if it is as expected.
 const fn mark(good: bool) -> &'static str {
     if good { "✓" } else { "✗" }
 }
 
+/// Returns the cells of the line for learned prefixes: mark, router and neighbour, expectation, result.
 fn learned_cells(learned: &LearnedResult) -> [String; 4] {
     [
         mark(learned.good()).to_owned(),
@@ -85,6 +90,7 @@ fn learned_cells(learned: &LearnedResult) -> [String; 4] {
     ]
 }
 
+/// Returns the cells of the line for a row: mark, pair, expectation, result.
 fn row_cells(tried: &RowResult) -> [String; 4] {
     [
         mark(tried.good()).to_owned(),

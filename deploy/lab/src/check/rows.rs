@@ -1,4 +1,4 @@
-//! Compares the rows of a topology with real pings and traces, until all are as expected or a timeout has passed.
+//! Compares the rows of a topology with real pings and traces, until all are as expected or a time limit has passed.
 
 use crate::lab::Lab;
 use crate::probe::{Ping, PingResult, TraceResult};
@@ -10,29 +10,30 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Most rows that are tried at the same time. A small machine keeps up with three probes per TTL of so many traces
-/// (D24).
+/// Largest number of rows that are tried at the same time. A small machine answers the three probes for each TTL of so
+/// many traces in time (D24).
 const MAX_CONCURRENT: usize = 10;
-/// Probes per TTL. A silent hop answers none of them.
+/// Probes for each TTL. A hop counts as silent only if it answers none of them.
 const PROBES_PER_TTL: u8 = 3;
-/// Echo requests per row.
+/// Echo requests for each row. All must be answered, or none.
 const PINGS_PER_ROW: u32 = 4;
-/// Pause between two attempts, while routes converge.
+/// Pause between two attempts while routes converge.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A row and its result.
+/// A row of the topology, and what live packets showed for it.
 #[derive(Debug, Clone)]
 pub struct RowResult {
-    /// The expectation.
+    /// Row of the topology that was tried.
     pub row: Row,
-    /// Result of the pings.
+    /// Result of the row's pings.
     pub pinged: PingResult,
-    /// Result of the trace; none if the row is unreachable as expected.
+    /// Result of the trace; none if the row expects no answer and no ping was answered.
     pub traced: Option<TraceResult>,
 }
 
 impl RowResult {
-    /// Whether the result is as expected.
+    /// Whether the result is as expected: all pings answered and a permitted list of hops, or no answer and no ICMP
+    /// error.
     #[must_use]
     pub fn good(&self) -> bool {
         match (&self.traced, self.row.reachable) {
@@ -42,13 +43,15 @@ impl RowResult {
         }
     }
 
-    /// Returns the expected list of hops that equals the trace.
+    /// Returns the permitted list of hops that equals the trace; none if there is none, or if several addresses
+    /// answered at one TTL.
     fn matching(&self, traced: &TraceResult) -> Option<&Vec<Hop>> {
         let same = |hops: &&Vec<Hop>| hops.iter().map(|h| h.0).eq(traced.hops.iter().copied());
         self.row.lists().find(same).filter(|_| traced.others.is_empty())
     }
 
-    /// Formats the expectation like [`Self::seen`]. Of several lists of hops, returns the one that equals the trace.
+    /// Formats the expectation in the form of [`Self::seen`]. Of several permitted lists of hops, only the one that
+    /// equals the trace is shown, or all if none does.
     #[must_use]
     pub fn expected(&self) -> String {
         if !self.row.reachable {
@@ -64,7 +67,7 @@ impl RowResult {
         }
     }
 
-    /// Formats the result.
+    /// Formats the result: the hops of the trace, with the pings if not all were answered, or `no answer`.
     #[must_use]
     pub fn seen(&self) -> String {
         match &self.traced {
@@ -76,12 +79,12 @@ impl RowResult {
     }
 }
 
-/// The prefixes that a customer edge should have learned from a neighbour, and those that it has learned.
+/// The prefixes that a customer edge must learn from a neighbour, and those that it has learned.
 #[derive(Debug, Clone)]
 pub struct LearnedResult {
-    /// The expectation.
+    /// Neighbour of the customer edge, and the prefixes that it is expected to advertise.
     pub expectation: Learned,
-    /// Prefixes that its routing daemon has learned.
+    /// Prefixes that BIRD of the customer edge has learned from the neighbour.
     pub prefixes: BTreeSet<Ipv4Net>,
 }
 
@@ -92,7 +95,7 @@ impl LearnedResult {
         self.expectation.prefixes.iter().copied().collect::<BTreeSet<_>>() == self.prefixes
     }
 
-    /// Formats the router and its neighbour.
+    /// Formats the customer edge and its neighbour: `SITE ROUTER ← CIRCUIT primary`, or the connection of a tunnel.
     #[must_use]
     pub fn neighbour(&self) -> String {
         let Learned {
@@ -106,13 +109,13 @@ impl LearnedResult {
         format!("{site} {router} ← {}", line.or(tunnel.clone()).unwrap_or_default())
     }
 
-    /// Formats the expected prefixes.
+    /// Formats the expected prefixes as one sorted line; `nothing` if there are none.
     #[must_use]
     pub fn expected(&self) -> String {
         prefix_list(&self.expectation.prefixes.iter().copied().collect())
     }
 
-    /// Formats the learned prefixes.
+    /// Formats the learned prefixes as one sorted line; `nothing` if there are none.
     #[must_use]
     pub fn seen(&self) -> String {
         prefix_list(&self.prefixes)
@@ -128,19 +131,19 @@ fn prefix_list(prefixes: &BTreeSet<Ipv4Net>) -> String {
     }
 }
 
-/// The results of a set of rows.
+/// The results of a phase: one for each row and for each expectation of learned prefixes.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The last result of every row, in the order of the rows.
+    /// Last result of every row, in the order of the rows.
     pub rows: Vec<RowResult>,
-    /// The last results for prefixes that customer edges learn.
+    /// Last result of every expectation of learned prefixes, in their order.
     pub learned: Vec<LearnedResult>,
-    /// Time until all results were as expected; none if they were not.
+    /// Time from the start until all rows were as expected. None if not all results are as expected at the end.
     pub after: Option<Duration>,
 }
 
 impl Outcome {
-    /// Whether all results are as expected.
+    /// Whether the results of all rows and of all learned prefixes are as expected.
     #[must_use]
     pub fn good(&self) -> bool {
         self.rows.iter().all(RowResult::good) && self.learned.iter().all(LearnedResult::good)
@@ -158,10 +161,12 @@ impl Outcome {
     }
 }
 
-/// Tries rows until all are as expected at the same time, or `limit` has passed.
+/// Tries all rows until the results are as expected, or `limit` has passed. At first waits until `expected`, the
+/// prefixes that customer edges learn, are as expected. A row that is as expected is tried again only together with all
+/// others, so that the results of all rows hold at the same time. A round that has begun is finished after `limit`.
 ///
 /// # Errors
-/// A program cannot run.
+/// A ping or traceroute cannot run, or a routing daemon does not answer.
 pub async fn rows(lab: &Lab, rows: &[Row], expected: &[Learned], limit: Duration) -> Result<Outcome> {
     let start = Instant::now();
     while !read_learned(lab, expected).await?.iter().all(LearnedResult::good) && start.elapsed() < limit {
@@ -188,7 +193,7 @@ pub async fn rows(lab: &Lab, rows: &[Row], expected: &[Learned], limit: Duration
             whole = false;
         }
     }
-    // The learned prefixes may have changed since the first check.
+    // The learned prefixes may have changed since the first check, so they are read again at the end.
     let mut outcome = Outcome {
         rows: tried,
         learned: read_learned(lab, expected).await?,

@@ -1,4 +1,5 @@
-//! Compares the controller's tables with those in the engine of each agent and in the kernel of its host.
+//! Compares the controller's tables with those in the engine of each agent, and the agent's record with its host's
+//! kernel.
 
 use super::Agreement;
 use crate::command::{self, HELPER_TIMEOUT};
@@ -15,16 +16,19 @@ use tombolo_proto::config::Role;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::installed::{InstalledHop, InstalledKernel, InstalledLink, InstalledTables, KernelRoute};
 
-/// Compares the controller's tables with those that the agents have installed. Sends no packets, and skips agents that
-/// do not run.
+/// Compares, for each agent that runs, the tables that the controller computes with those that the agent has installed,
+/// the routes that the agent has recorded with those of its host's kernel, and the effective routes of its network
+/// interfaces with its tables. Sends no packets between hosts. A disagreement is no error: it is in
+/// [`Agreement::problems`].
 ///
 /// # Errors
-/// The controller or an agent does not answer.
+/// The controller or a running agent does not answer, or an agent has no tables yet.
 pub async fn tables(lab: &Lab) -> Result<Agreement> {
     let mut found = Agreement::default();
     let client = lab.client()?;
     for (name, _) in lab.topology().agents().filter(|(name, _)| lab.agent_runs(name)) {
-        // The controller computes these with the agents' own functions, from the routes that agents report as learned.
+        // The controller computes these tables with the agents' own code, from the routes that agents report as
+        // learned. So any difference is a difference of state.
         let desired = client
             .agent_tables(name)
             .await
@@ -77,7 +81,7 @@ pub async fn tables(lab: &Lab) -> Result<Agreement> {
     Ok(found)
 }
 
-/// Formats the difference between the controller's set and the installed one; none if they are equal.
+/// Formats the elements that only one of the two sets has; none if the sets are equal.
 fn difference<T: Ord + Debug>(desired: &BTreeSet<T>, installed: &BTreeSet<T>) -> Option<String> {
     let only =
         |a: &BTreeSet<T>, b: &BTreeSet<T>| a.difference(b).map(|x| format!("{x:?}")).collect::<Vec<_>>().join("; ");
@@ -90,7 +94,7 @@ fn difference<T: Ord + Debug>(desired: &BTreeSet<T>, installed: &BTreeSet<T>) ->
     })
 }
 
-/// Formats the next hop of an engine's route, as far as the REST interface shows it too (R21).
+/// Formats the next hop of an engine's route, with only those properties that the REST interface shows too (R21).
 fn hop_text(hop: &InstalledHop) -> String {
     match hop {
         InstalledHop::Local {} => "VnetLocal".into(),
@@ -103,7 +107,7 @@ fn hop_text(hop: &InstalledHop) -> String {
     }
 }
 
-/// Formats an active route of the REST interface like [`hop_text`].
+/// Formats an active route of the REST interface: its prefix, and its next hop in the form of [`hop_text`].
 fn arm_route_text(route: &Value) -> String {
     let list = |v: &Value| {
         let all = v.as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -119,6 +123,7 @@ fn arm_route_text(route: &Value) -> String {
     format!("{} {hop}", list(&route["addressPrefix"]))
 }
 
+/// Returns the routes of all subnets, each as one text with subnet, prefix and next hop.
 fn engine_routes(tables: &InstalledTables) -> BTreeSet<String> {
     let mut routes = BTreeSet::new();
     for subnet in &tables.subnets {
@@ -136,7 +141,8 @@ fn engine_routes(tables: &InstalledTables) -> BTreeSet<String> {
     routes
 }
 
-/// A link: the peer, its permitted sources, the exceptions from these, and the permitted foreign sources.
+/// What is compared of a link: the peer, its permitted sources, the exceptions from these, and the permitted foreign
+/// sources.
 type LinkLine = (AgentId, BTreeSet<IpNet>, BTreeSet<IpNet>, String);
 
 fn link_line(link: &InstalledLink) -> LinkLine {
@@ -150,14 +156,16 @@ fn engine_links(tables: &InstalledTables) -> BTreeSet<LinkLine> {
     links.map(link_line).collect()
 }
 
+/// Returns the prefixes that a gateway forwards into its connections, each with the name of the connection.
 fn engine_transit(tables: &InstalledTables) -> BTreeSet<(IpNet, String)> {
     let transit = tables.transit.iter();
     transit.map(|t| (t.prefix, t.connection.name().to_owned())).collect()
 }
 
+/// A route of the kernel: its prefix, and its device or type with its table.
 type KernelLine = (IpNet, String);
 
-/// Returns the routes that the agent has recorded as set in the kernel.
+/// Returns the routes that the agent has recorded as set in the kernel, in the form of [`kernel_routes`].
 fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
     let line = |(prefix, route): (&IpNet, &KernelRoute)| {
         let table = if prefix.prefix_len() == 0 {
@@ -173,14 +181,15 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
         (*prefix, format!("{what} in {table}"))
     };
     let mut lines: BTreeSet<_> = kernel.routes.iter().map(line).collect();
-    // Every route into the device has an unreachable route behind it, for the time without the device (D22).
+    // Besides every route into the device the agent sets an unreachable route, which the kernel uses while there is no
+    // device (D22). The record does not list these routes.
     let devices = kernel.routes.iter().filter(|(_, r)| **r == KernelRoute::Device);
     let fallbacks = devices.filter(|(p, _)| p.prefix_len() > 0);
     lines.extend(fallbacks.map(|(p, _)| (*p, format!("unreachable in {}", kernel.table))));
     lines
 }
 
-/// Returns the routes in the agent's two tables of the host's kernel.
+/// Reads the routes in the agent's two tables of the host's kernel.
 fn kernel_routes(lab: &Lab, host: &str, kernel: &InstalledKernel) -> Result<BTreeSet<KernelLine>> {
     let mut routes = BTreeSet::new();
     for family in ["-4", "-6"] {
@@ -192,6 +201,7 @@ fn kernel_routes(lab: &Lab, host: &str, kernel: &InstalledKernel) -> Result<BTre
     Ok(routes)
 }
 
+/// A route in the output of `ip -j route`.
 #[derive(Deserialize)]
 struct Shown {
     #[serde(rename = "type")]
@@ -200,7 +210,7 @@ struct Shown {
     dev: Option<String>,
 }
 
-/// Parses the output of `ip -j route show table all`. Returns the routes of `tables`.
+/// Parses the output of `ip -j route show table all` for one address family. Returns the routes of `tables`.
 fn parse_kernel_routes(text: &str, v6: bool, tables: [u32; 2]) -> Result<Vec<KernelLine>> {
     let routes: Vec<Value> = serde_json::from_str(text)?;
     let names: BTreeMap<String, u32> = tables.map(|t| (t.to_string(), t)).into();

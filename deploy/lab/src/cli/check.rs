@@ -9,10 +9,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The name that undoes all events; no event of a topology may have it.
+/// Name under which `tombolo lab event` undoes all events. No event of a topology may have this name.
 const RESTORE: &str = "restore";
 
-/// Checks the topology's expectations in every phase, and the controller's answers. A signal undoes all events.
+/// Checks the topology's expectations in every phase (only in the steady state unless `events`), and the controller's
+/// answers. A signal ends the check and undoes all events. Returns failure if anything was not as expected.
 pub(super) async fn check(dir: Option<&Path>, lab: Option<&str>, events: bool) -> Result<ExitCode> {
     let lab = Lab::attach(&find_lab(dir, lab)?.0)?;
     let progress = Progress::stderr();
@@ -27,7 +28,7 @@ pub(super) async fn check(dir: Option<&Path>, lab: Option<&str>, events: bool) -
     Ok(if good? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Undoes all events, because the lab stays up. Returns the error to report.
+/// Undoes all events, because the lab stays up after the check. Returns the error to report.
 fn interrupted(lab: &Lab) -> anyhow::Error {
     match lab.undo_events() {
         Ok(()) => anyhow::anyhow!("interrupted; every event was undone"),
@@ -35,7 +36,8 @@ fn interrupted(lab: &Lab) -> anyhow::Error {
     }
 }
 
-/// Triggers an event of the topology, or undoes all events.
+/// Triggers an event of the topology by its name, or undoes all events if the name is `restore`. Does not wait until
+/// routes have converged.
 pub(super) fn event(dir: Option<&Path>, lab: Option<&str>, name: &str) -> Result<ExitCode> {
     let lab = Lab::attach(&find_lab(dir, lab)?.0)?;
     if name == RESTORE {

@@ -1,4 +1,4 @@
-//! Finds the lab that a command refers to.
+//! Finds the lab that a command refers to, by its name, its topology file or its state folder.
 
 use crate::invocation;
 use crate::state::{self, State};
@@ -8,13 +8,13 @@ use anyhow::{Context, Result, bail};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// The labs that are up, and the states that cannot be read.
+/// The labs that are up with their folders and records, and the errors of those records that cannot be read.
 pub(super) struct Candidates {
     pub(super) labs: Vec<(PathBuf, State)>,
     pub(super) unreadable: Vec<anyhow::Error>,
 }
 
-/// Returns the lab in `dir`, or all labs below the default folder.
+/// Returns the lab in `dir`, or without it all labs below the default folder. A folder without a record is no error.
 pub(super) fn candidates(dir: Option<&Path>) -> Candidates {
     let folders = match dir {
         Some(dir) => vec![dir.to_owned()],
@@ -35,7 +35,7 @@ pub(super) fn candidates(dir: Option<&Path>) -> Candidates {
 }
 
 impl Candidates {
-    /// Warns of states that cannot be read. They must not prevent the use of the other labs.
+    /// Prints a warning for each record that cannot be read. Such a record must not prevent the use of other labs.
     pub(super) fn report_unreadable(&self) {
         for error in &self.unreadable {
             eprintln!("warning: {error:#}");
@@ -43,10 +43,12 @@ impl Candidates {
     }
 }
 
-/// Returns a lab by its name or topology file, or the only one.
+/// Returns the folder and record of a lab. `lab` is its name or topology file; without it the only lab is returned.
+/// `dir` is its state folder; without it the default folder is searched. Prints warnings about records that cannot be
+/// read.
 ///
 /// # Errors
-/// The lab is not up, or several are up and none is named.
+/// The lab is not up, its topology file cannot be read, or several labs are up and `lab` is none.
 pub(super) fn find_lab(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf, State)> {
     let candidates = candidates(dir);
     candidates.report_unreadable();
@@ -77,7 +79,7 @@ pub(super) fn find_lab(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf
     }
 }
 
-/// Returns the present underlay address of a host.
+/// Returns the present underlay address of a host by the lab's record. Fails if the host has no link to the underlay.
 pub(super) fn underlay_address(state: &State, host: &str) -> Result<IpAddr> {
     if let Some(moved) = state.moved.get(host) {
         return Ok(*moved);

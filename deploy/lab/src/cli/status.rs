@@ -1,4 +1,4 @@
-//! `tombolo lab status`: the hosts of labs and their state.
+//! `tombolo lab status`: shows the hosts of labs and the state of their programs.
 
 use super::find::{candidates, find_lab, underlay_address};
 use crate::process::Process;
@@ -13,10 +13,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tombolo_client::fabric::AgentRevision;
 
-/// Longest wait for the controller. The status of a lab without a controller must not take longer.
+/// Longest wait for the controller's answer, so that the status of a lab without a controller does not take longer.
 const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// One lab.
+/// The status of one lab, as it is printed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Status {
@@ -26,7 +26,7 @@ struct Status {
     hosts: Vec<Row>,
 }
 
-/// One host.
+/// The status of one host, as it is printed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
@@ -36,6 +36,7 @@ struct Row {
     state: String,
 }
 
+/// Prints the status of one lab, or without `lab` of all labs, as a table or as JSON.
 pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) -> Result<ExitCode> {
     let labs = match lab {
         Some(_) => vec![find_lab(dir, lab)?],
@@ -81,6 +82,7 @@ pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) ->
     Ok(ExitCode::SUCCESS)
 }
 
+/// Returns the status of the lab with this record. The controller is asked; agents are not.
 async fn read(folder: PathBuf, state: &State) -> Status {
     let agents = agents(&folder, state).await;
     let site_hosts: Vec<_> = state.topology.machines().map(|m| m.host).collect();
@@ -112,7 +114,7 @@ async fn read(folder: PathBuf, state: &State) -> Status {
     }
 }
 
-/// Returns the state of each agent, as the controller reports it; empty if the controller does not answer.
+/// Returns the state of each agent by the controller's report. Empty if the controller does not answer in time.
 async fn agents(folder: &Path, state: &State) -> BTreeMap<String, String> {
     let Ok(client) = crate::lab::client_of(&state.topology, folder) else {
         return BTreeMap::new();

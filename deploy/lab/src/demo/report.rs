@@ -1,11 +1,11 @@
-//! The demo's report: steps, actions and checks with their durations.
+//! The demo's report: prints steps, actions and checks with their durations.
 
 use crate::progress::Progress;
 use owo_colors::{OwoColorize, Style};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// Prints actions and checks, and collects the failed checks.
+/// Prints the demo's steps, actions and checks, and collects the failed checks.
 pub(super) struct Report {
     progress: Progress,
     colour: bool,
@@ -17,6 +17,8 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// Returns a report that prints through `progress`. Colours follow the terminal, `NO_COLOR`, `CLICOLOR_FORCE` and
+    /// `FORCE_COLOR`.
     pub(super) fn new(progress: Progress) -> Self {
         let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
         let forced = set("CLICOLOR_FORCE") || set("FORCE_COLOR");
@@ -41,23 +43,27 @@ impl Report {
         }
     }
 
+    /// Returns the output of the report, for progress messages.
     pub(super) fn progress(&self) -> &Progress {
         &self.progress
     }
 
+    /// Prints a text and a newline to standard output, without the spinner in its way.
     pub(super) fn line(&self, text: &str) {
         self.progress.print(text);
     }
 
+    /// Prints a text in bold.
     pub(super) fn title(&self, text: &str) {
         self.line(&self.paint(text, Style::new().bold()));
     }
 
+    /// Prints a text in a dim colour.
     pub(super) fn dim(&self, text: &str) {
         self.line(&self.paint(text, Style::new().dimmed()));
     }
 
-    /// Starts a step.
+    /// Ends the present step, and starts the next one with its number and title.
     pub(super) fn step(&mut self, title: &str) {
         self.close_step();
         self.step += 1;
@@ -67,7 +73,7 @@ impl Report {
         self.line(&format!("{number}  {}", self.paint(title, Style::new().bold())));
     }
 
-    /// Ends the present step and prints its duration.
+    /// Prints the duration of the present step, if there is one.
     pub(super) fn close_step(&mut self) {
         if self.step > 0 {
             let took = seconds(self.step_started.elapsed());
@@ -75,7 +81,7 @@ impl Report {
         }
     }
 
-    /// Prints an action with its duration.
+    /// Prints an action, and `took`, its durations in words.
     pub(super) fn act(&self, what: &str, took: &str) {
         let arrow = self.paint("▸", Style::new().cyan());
         self.line(&format!(
@@ -85,7 +91,7 @@ impl Report {
         ));
     }
 
-    /// Prints a check: the expectation, whether it is met, and the result.
+    /// Prints a check: the expectation `what`, whether it is met, and the result `seen`. Remembers a failed check.
     pub(super) fn check(&mut self, what: &str, good: bool, seen: &str) {
         self.progress.idle();
         self.checks += 1;
@@ -112,7 +118,7 @@ impl Report {
         self.failed.is_empty()
     }
 
-    /// Prints the summary. Returns whether all checks have succeeded.
+    /// Ends the present step and prints the summary with all failed checks. Returns whether all checks have succeeded.
     pub(super) fn finish(&mut self) -> bool {
         self.close_step();
         let took = seconds(self.started.elapsed());
@@ -141,12 +147,13 @@ impl Report {
     }
 }
 
+/// Fills a text with spaces up to `width` characters, and adds at least two.
 fn pad(text: &str, width: usize) -> String {
     let length = text.chars().count();
     format!("{text}{}", " ".repeat(width.saturating_sub(length).max(2)))
 }
 
-/// Formats a duration for people.
+/// Formats a duration for people, in milliseconds below one second and in seconds above.
 pub(super) fn seconds(d: Duration) -> String {
     if d < Duration::from_secs(1) {
         format!("{:.1} ms", d.as_secs_f64() * 1e3)

@@ -1,4 +1,6 @@
-//! The actions and checks of the steps: changes through the REST interface, pings, traces, states.
+//! The actions and checks of which the demo's steps consist: changes through the REST interface, pings, traces and
+//! states. A failed check is recorded in the report and is no error; an error means that an action or check could not
+//! be carried out.
 
 use super::report::{Report, seconds};
 use crate::check;
@@ -10,22 +12,22 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Longest that a tunnel may take to come up, or to be reported as down: two handshake attempts and the reports about
-/// them.
+/// Longest time that a tunnel may take to come up or to be reported as down: two handshake attempts, and the reports
+/// about them.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest that a restarted agent may take until it forwards again.
+/// Longest time from the restart of an agent until it must forward packets again.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Time between two reads of a connection's status.
+/// Time between two requests for a connection's status.
 const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The lab and the report.
+/// The lab that the steps change, and the report of what they do.
 pub(super) struct Stage<'a> {
     pub(super) lab: &'a mut Lab,
     pub(super) report: &'a mut Report,
 }
 
-/// The flags of a peering half; `allowVirtualNetworkAccess` is always on here.
+/// The flags of a peering half that the demo changes. `allowVirtualNetworkAccess` is always set.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Flags {
     pub(super) forwarded: bool,
@@ -33,23 +35,24 @@ pub(super) struct Flags {
     pub(super) remote_gateways: bool,
 }
 
-/// Returns the name of a peering half to the VNet `remote`.
+/// Returns the name of the peering half that leads to the VNet `remote`.
 fn half(remote: &str) -> String {
     format!("to-{remote}")
 }
 
 impl<'a> Stage<'a> {
+    /// Returns a stage on which steps change `lab` and report to `report`.
     pub(super) fn new(lab: &'a mut Lab, report: &'a mut Report) -> Self {
         Self { lab, report }
     }
 
-    /// Returns the path of a peering half.
+    /// Returns the ARM path of the peering half of `vnet` that leads to the VNet `remote`.
     fn peering(&self, vnet: &str, remote: &str) -> String {
         let vnet = self.lab.group().item("virtualNetworks", vnet);
         format!("{vnet}/virtualNetworkPeerings/{}", half(remote))
     }
 
-    /// Creates or changes a peering half, and waits until it is in force.
+    /// Creates or changes the peering half of `vnet` to `remote`, and waits until the change is in force.
     pub(super) async fn peer(&mut self, vnet: &str, remote: &str, flags: Flags) -> Result<()> {
         let body = json!({"properties": {
             "remoteVirtualNetwork": {"id": self.lab.group().item("virtualNetworks", remote)},
@@ -71,7 +74,7 @@ impl<'a> Stage<'a> {
         self.put(&what, &self.peering(vnet, remote), &body).await
     }
 
-    /// Deletes a peering half, and waits until that is in force.
+    /// Deletes the peering half of `vnet` to `remote`, and waits until the deletion is in force.
     pub(super) async fn unpeer(&mut self, vnet: &str, remote: &str) -> Result<()> {
         let what = format!("DELETE {vnet}/{}", half(remote));
         self.report.progress().set_activity(&what);
@@ -81,7 +84,8 @@ impl<'a> Stage<'a> {
         self.wait(&what, start).await
     }
 
-    /// Adds a route to a VNet through an appliance to a route table.
+    /// Adds routes to the table `table`, for each prefix of the VNet `to` in the family of the appliance's address,
+    /// with the host `appliance` as next hop. Waits until they are in force.
     pub(super) async fn route(&mut self, table: &str, to: &str, appliance: &str) -> Result<()> {
         let next = self.lab.address(appliance)?;
         for prefix in self.prefixes(to)? {
@@ -98,7 +102,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Sets a connection's shared key.
+    /// Sets a connection's shared key, and waits until the change is in force.
     pub(super) async fn shared_key(&mut self, connection: &str, key: &str) -> Result<()> {
         let path = self.lab.group().item("connections", connection);
         let what = format!("PUT {connection}/sharedkey \"{key}\"");
@@ -106,19 +110,21 @@ impl<'a> Stage<'a> {
             .await
     }
 
-    /// Returns the shared key of a connection in the topology.
+    /// Returns the shared key that the topology gives a connection. Fails if it gives none.
     pub(super) fn key_of(&self, connection: &str) -> Result<String> {
         let found = self.lab.topology().resources.connections.find(connection);
         let key = found.and_then(|c| c.shared_key.clone());
         key.with_context(|| format!("the topology gives connection '{connection}' no shared key"))
     }
 
+    /// Returns the address space that the topology gives a VNet.
     fn prefixes(&self, vnet: &str) -> Result<Vec<IpNet>> {
         let found = self.lab.topology().resources.virtual_networks.find(vnet);
         let found = found.with_context(|| format!("the topology has no VNet '{vnet}'"))?;
         Ok(found.address_space.iter().map(|p| p.0).collect())
     }
 
+    /// Puts a resource, and waits until the change is in force. `what` describes the change in the report.
     async fn put(&mut self, what: &str, path: &str, body: &Value) -> Result<()> {
         self.report.progress().set_activity(what);
         let start = Instant::now();
@@ -130,6 +136,7 @@ impl<'a> Stage<'a> {
         self.wait(what, start).await
     }
 
+    /// Waits until the last change is in force, and reports its durations. `start`: when its request was sent.
     async fn wait(&mut self, what: &str, start: Instant) -> Result<()> {
         let answered = start.elapsed();
         self.lab.in_force().await?;
@@ -140,7 +147,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Checks the state of a peering half.
+    /// Checks the `peeringState` of the peering half of `vnet` to `remote`. Does not wait for it.
     pub(super) async fn state_is(&mut self, vnet: &str, remote: &str, state: &str) -> Result<()> {
         let now = self.lab.client()?.arm_get(&self.peering(vnet, remote)).await?;
         let seen = now
@@ -153,7 +160,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Checks that every ping is answered.
+    /// Checks that `to` answers every ping of the host `from`.
     pub(super) async fn reaches(&mut self, from: &str, to: &str) -> Result<()> {
         let what = format!("{from} → {to} answers");
         self.report.progress().set_activity(&what);
@@ -162,7 +169,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Checks that pings are answered again within [`RESTART_TIMEOUT`] of a restart at `since`.
+    /// Checks that `to` answers pings of the host `from` again within [`RESTART_TIMEOUT`] of `since`, when an agent was
+    /// restarted.
     pub(super) async fn reaches_again(&mut self, from: &str, to: &str, since: Instant) -> Result<()> {
         let what = format!("{from} → {to} answers again");
         self.report.progress().set_activity(&what);
@@ -172,7 +180,8 @@ impl<'a> Stage<'a> {
             ..Ping::UNREACHABLE
         };
         loop {
-            // Ping fails while the agent has not created its device, because the source address does not exist.
+            // The source address does not exist until the agent has created its device. Ping then fails, which is no
+            // answer.
             let good = self.lab.ping(from, to, once).await.is_ok_and(|p| p.all());
             if good || since.elapsed() > RESTART_TIMEOUT {
                 let seen = format!("{} after the start", seconds(since.elapsed()));
@@ -182,13 +191,13 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Checks that pings are answered in both directions.
+    /// Checks that pings are answered in both directions between two hosts.
     pub(super) async fn both_reach(&mut self, a: &str, b: &str) -> Result<()> {
         self.reaches(a, b).await?;
         self.reaches(b, a).await
     }
 
-    /// Checks that no ping is answered.
+    /// Checks that `to` answers no ping of the host `from`.
     pub(super) async fn silent(&mut self, from: &str, to: &str) -> Result<()> {
         let what = format!("{from} → {to} does not answer");
         self.report.progress().set_activity(&what);
@@ -197,7 +206,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Checks that traceroute shows exactly the hops `via` and the destination; `*` is a silent hop.
+    /// Checks that traceroute shows exactly the hosts `via` and then the destination as hops. `*` in `via` is a silent
+    /// hop.
     pub(super) async fn path_is(&mut self, from: &str, to: &str, via: &[&str]) -> Result<()> {
         self.report.progress().set_activity(format!("traceroute {from} {to}"));
         let mut expected = Vec::new();
@@ -223,7 +233,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Checks that `explain` names the rule that drops a packet.
+    /// Checks that `explain` names the rule `rule` as the one that drops the packet from `from` to `to`, or the reply.
     pub(super) async fn stopped_by(&mut self, from: &str, to: &str, rule: &str) -> Result<()> {
         let request = tombolo_client::fabric::ExplainRequest {
             from: from.to_owned(),
@@ -255,7 +265,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Waits until a connection has a status, with a reason that contains `reason`.
+    /// Checks that a connection gets the status `status`, with a reason that contains `reason`, within
+    /// [`TUNNEL_TIMEOUT`].
     pub(super) async fn connection_is(&mut self, connection: &str, status: &str, reason: &str) -> Result<()> {
         let path = self.lab.group().item("connections", connection);
         let what = format!(
@@ -286,7 +297,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Checks that the controller's routes and `explain` agree with the agents' tables and with live packets.
+    /// Checks that the controller's routes and `explain` agree with the agents' tables and with live packets, as
+    /// [`check::all`].
     pub(super) async fn agrees(&mut self) -> Result<()> {
         self.report
             .progress()
@@ -310,7 +322,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Returns the overlay address of a host.
+    /// Returns the primary overlay address of a host. Fails if the host has none.
     pub(super) fn address(&self, host: &str) -> Result<IpAddr> {
         self.lab.address(host)
     }

@@ -1,4 +1,4 @@
-//! The steps of the demo, in order. Hosts and VNets are those of the built-in hub-and-spoke topology.
+//! The steps of the demo, in order. Their hosts and VNets are those of the built-in topology `hub-spoke`.
 
 use super::report::seconds;
 use super::stage::{Flags, Stage};
@@ -36,15 +36,16 @@ const FORWARDED: Flags = Flags {
 };
 const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
 
-/// Time between two echo requests of the background pings.
+/// Time between two echo requests of the background pings. An interruption that is shorter need not show.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Time that the background pings run before the controller is killed.
+/// Time that the background pings run before the controller is killed. Losses from this time have another cause.
 const UNDISTURBED: Duration = Duration::from_millis(500);
-/// Longest that agents may take to reconnect to a restarted controller.
+/// Longest time that agents may take to reconnect to a restarted controller.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Returns the hosts and resources that the steps need and the topology does not have.
+/// Returns the hosts and resources that the steps need and the topology does not have, as texts for an error. Empty if
+/// the steps can be carried out.
 pub(super) fn missing(topology: &Topology) -> Vec<String> {
     let (hosts, all) = (&topology.hosts, &topology.resources);
     let mut missing = Vec::new();
@@ -76,9 +77,9 @@ pub(super) fn missing(topology: &Topology) -> Vec<String> {
     missing
 }
 
-/// Runs all steps. Stops at the first step with a failed check, because later steps depend on it.
+/// Runs all steps. Stops after the first step with a failed check, because later steps depend on it.
 pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
-    // P16: no change may disturb unrelated traffic, which this ping measures.
+    // P16: a change must not disturb traffic that it does not concern. This ping measures it during all steps.
     let inside = s.lab.start_ping(HUB_VM, HUB_FW, PING_INTERVAL)?;
     macro_rules! step {
         ($step:expr) => {
@@ -228,8 +229,8 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     s.silent(A_VM, B_VM).await?;
     let start = Instant::now();
     s.lab.start_agent(B_VM)?;
-    // Other agents still encrypt for the sessions of the killed agent, until they have received a packet of the new
-    // one.
+    // Other agents go on encrypting for the sessions of the killed agent, until they have received a packet of a new
+    // session.
     s.reaches_again(B_VM, HUB_VM, start).await?;
     s.reaches_again(A_VM, B_VM, start).await?;
     s.both_reach(A_VM, B_VM).await?;
@@ -271,7 +272,7 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     no_losses(s, pings)
 }
 
-/// Checks that background pings have lost nothing.
+/// Stops background pings, and checks that each of them has lost nothing.
 fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
     let names: Vec<_> = pings.iter().map(|p| p.name.clone()).collect();
     for (name, pinged) in names.into_iter().zip(BackgroundPing::stop_all(pings)) {
@@ -292,7 +293,7 @@ fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
 
 const REVISION: &str = "revision";
 
-/// Returns the whole desired state: every resource with its etag, the agents, and the revision.
+/// Returns the whole desired state of the controller: every resource with its etag by id, the agents, and the revision.
 async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     let client = s.lab.client()?;
     let mut all = BTreeMap::new();
@@ -329,6 +330,7 @@ async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     Ok(all)
 }
 
+/// Formats the differences between two desired states, one on each line.
 fn changes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> String {
     let names = before.keys().chain(after.keys().filter(|k| !before.contains_key(*k)));
     let changed = names.filter(|k| before.get(*k) != after.get(*k));

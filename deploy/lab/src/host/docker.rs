@@ -19,19 +19,20 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The variable that names another image.
+/// Environment variable with the name of another image than [`DEFAULT_IMAGE`].
 const IMAGE: &str = "TOMBOLO_IMAGE";
 
-/// The image that `make image` makes.
+/// Name that `make image` gives to its image.
 const DEFAULT_IMAGE: &str = "tombolo:latest";
 
-/// Longest that a container may take to start or to be removed, with room for a busy machine.
+/// Longest time that a container may take to start or to be removed. It allows for a busy machine.
 const CONTAINER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Time between two checks of a starting container.
+/// Time between two checks whether a container's process exists.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Capabilities of an agent: for the TUN device, raw sockets for probes, BGP's port, and BIRD's change of user.
+/// Capabilities of an agent: `NET_ADMIN` for the TUN device, `NET_RAW` for probes, and those that BIRD needs to listen
+/// on port 179 and to change its user.
 const AGENT_CAPABILITIES: [&str; 8] = [
     "NET_ADMIN",
     "NET_RAW",
@@ -43,24 +44,24 @@ const AGENT_CAPABILITIES: [&str; 8] = [
     "KILL",
 ];
 
-/// The group of BIRD's user in the image, which owns the control socket that the agent uses.
+/// Group of BIRD's user in the image. It owns BIRD's control socket, which the agent uses.
 const BIRD_GROUP: &str = "bird";
 
-/// Capabilities of commands on a host, such as `ip`, `nft` and `ping`.
+/// Capabilities of commands that people and the lab run on a host, such as `ip`, `nft` and `ping`.
 const HOST_CAPABILITIES: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
 
-/// Hosts that are containers of one lab.
+/// The hosts of one lab, of which the controller and the agents are containers.
 #[derive(Debug, Clone)]
 pub struct Docker {
     namespaces: Namespaces,
     dir: PathBuf,
     image: String,
-    /// The hosts that are containers; all others are namespaces.
+    /// Hosts that are containers; all others are namespaces.
     own: BTreeSet<String>,
 }
 
 impl Docker {
-    /// Returns the hosts of a lab whose state is in `dir`.
+    /// Returns the interface to the hosts of a lab with this topology, whose state is in `dir`. Creates nothing.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let agents = topology.agents().map(|(name, _)| name.to_owned());
@@ -72,10 +73,11 @@ impl Docker {
         }
     }
 
-    /// Checks that the Docker engine runs and has the image.
+    /// Checks that the Docker engine runs and has the image. Blocks for at most
+    /// [`HELPER_TIMEOUT`](command::HELPER_TIMEOUT) for each of the two.
     ///
     /// # Errors
-    /// One is missing; the message says how to get it.
+    /// The engine or the image is missing; the message says how to get it.
     pub(super) fn check() -> Result<()> {
         let server = ["docker", "version", "--format", "{{.Server.Version}}"];
         run(&server).context("--runtime docker needs a running Docker engine: install one and start it")?;
@@ -97,7 +99,8 @@ impl Docker {
         format!("{}.program", self.machine(host))
     }
 
-    /// Returns the options of both containers of a host. They see its state folder and nothing else of this machine.
+    /// Returns the options that both containers of a host have, and creates the host's state folder. It is the only
+    /// folder of this machine that the containers see.
     fn common(&self, host: &str, capabilities: &[&str]) -> Result<Vec<String>> {
         let state = match host {
             CONTROLLER => self.dir.join(CONTROLLER),
@@ -125,7 +128,7 @@ impl Docker {
     fn remove_container(&self, name: &str) -> Result<()> {
         let argv = ["docker", "rm", "--force", "--volumes", name].map(str::to_owned);
         let done = command::finish(&argv, CONTAINER_TIMEOUT)?;
-        // Another removal may be under way, and a container that does not exist is no error.
+        // A container that does not exist, or that Docker is removing already, is no error.
         let is_gone = done.stderr.contains("No such container") || done.stderr.contains("is already in progress");
         if done.code != 0 && !is_gone {
             bail!("removing container {name}: {}", done.stderr.trim());
@@ -133,7 +136,8 @@ impl Docker {
         Ok(())
     }
 
-    /// Returns the pid on this machine of a container's first process; none if the container does not run.
+    /// Returns the process id on this machine of a container's first process; none if the container does not exist or
+    /// run.
     fn pid(&self, name: &str) -> Option<i32> {
         let found = run(&[
             "docker",
@@ -180,7 +184,8 @@ impl Hosts for Docker {
         run(&["ip", "netns", "attach", &name, &pid.to_string()])?;
         let netns = self.netns(host);
         inside(&netns, || run(&["ip", "link", "set", "lo", "up"]))??;
-        // A container cannot write sysctls. The agent's TUN device inherits these values.
+        // `/proc/sys` is read-only in a container, so the lab sets from outside what the agent would set. The agent's
+        // TUN device inherits the values of `default`.
         sysctl(
             &netns,
             &[
@@ -190,7 +195,7 @@ impl Hosts for Docker {
                 ("ipv4/conf/default/send_redirects", "0"),
                 ("ipv6/conf/default/accept_ra", "0"),
                 ("ipv6/conf/default/addr_gen_mode", "1"),
-                // Docker disables IPv6 in containers without an IPv6 network of Docker.
+                // Docker disables IPv6 in containers that are in no IPv6 network of Docker.
                 ("ipv6/conf/all/disable_ipv6", "0"),
                 ("ipv6/conf/default/disable_ipv6", "0"),
             ],
@@ -246,7 +251,8 @@ impl Hosts for Docker {
             return self.namespaces.start(host, argv, environment, log, tied);
         }
         let name = self.program_container(host);
-        // Docker may still be removing the container of a program that was killed.
+        // Docker removes the container of a killed program (`--rm`) some time after the program's end. The name is free
+        // only then.
         self.remove_container(&name)?;
         let mut run = vec!["docker".to_owned(), "run".to_owned(), "--rm".to_owned()];
         run.extend([
@@ -263,7 +269,7 @@ impl Hosts for Docker {
         run.extend(environment.iter().map(|(name, value)| format!("--env={name}={value}")));
         run.extend([format!("--entrypoint={program}"), self.image.clone()]);
         run.extend_from_slice(arguments);
-        // The Docker client keeps running, because it writes the program's output to the log.
+        // The Docker client is not recorded, but keeps running: it writes the program's output to the log.
         let client = process::start(&run, log, &[], tied)?;
         let deadline = Instant::now() + CONTAINER_TIMEOUT;
         loop {

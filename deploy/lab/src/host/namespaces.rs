@@ -12,20 +12,20 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Returns the hosts of one lab.
+    /// Returns the interface to the hosts of the lab with this name. Creates nothing.
     #[must_use]
     pub fn new(lab: &str) -> Self {
         Self { lab: lab.to_owned() }
     }
 
-    /// Returns the name of a host's namespace.
+    /// Returns the name of a host's namespace for iproute2, `tb-<lab>-<host>`.
     #[must_use]
     pub fn name(&self, host: &str) -> String {
         format!("tb-{}-{host}", self.lab)
     }
 }
 
-/// The folder of iproute2's named namespaces.
+/// Folder in which iproute2 keeps the files of named namespaces.
 const NETNS_DIR: &str = "/run/netns";
 
 impl Hosts for Namespaces {

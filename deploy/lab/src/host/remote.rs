@@ -1,8 +1,8 @@
-//! A local process that stands for a program on a virtual machine.
+//! A local process that represents a program on a virtual machine.
 //!
-//! The process runs a command line that starts the program over SSH. Signals to the process are passed on as names on
-//! the command's standard input, one a line. The end of standard input kills the program, so that SIGKILL has its
-//! effect too.
+//! The process runs a command line that starts the program over SSH. A signal to the process is written as a name and a
+//! newline to the command's standard input, and `run` in the guest sends it to the program. At the end of standard
+//! input `run` kills the program, so that a SIGKILL of the local process ends the program too.
 
 use anyhow::{Context, Result};
 use std::process::{ExitCode, Stdio};
@@ -13,10 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 /// The hidden command: `tombolo lab remote COMMAND…`.
 pub(crate) const COMMAND: &str = "remote";
 
-/// Runs the command line until it ends, and passes signals on to it. Returns its exit code.
+/// Runs the command line `argv` until it ends, and passes SIGINT, SIGTERM and SIGHUP on to it. Returns its exit code,
+/// or 1 if a signal ended it.
 ///
 /// # Errors
-/// The command cannot be started.
+/// `argv` is empty, or the command cannot be started.
 pub(crate) async fn run(argv: &[String]) -> Result<ExitCode> {
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -25,7 +26,8 @@ pub(crate) async fn run(argv: &[String]) -> Result<ExitCode> {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
-        // Signals of the terminal must reach the command once, as passed on here, and not directly as well.
+        // The terminal signals the whole foreground process group. The command must receive each signal only once,
+        // through its standard input.
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting '{program}'"))?;

@@ -3,11 +3,11 @@
 //! ```text
 //! network namespace tb-LAB-HOST: the machine's surroundings
 //!   underlay0 ── bridge ── port ──┐            the link to the underlay, as every host has one
-//!                       manage ───┤            how this machine reaches the guest: SSH, on a link that leads nowhere else
+//!                       manage ───┤            the link for SSH from this machine to the guest, and for nothing else
 //!   qemu-system-x86_64 ───────────┘
 //! ```
-//! All machines start from one disk image, which `make vm-image` makes. Writes go to temporary copies that QEMU
-//! discards. The controller, the underlay and sites are plain namespaces.
+//! All machines start from one disk image, which `make vm-image` makes. QEMU writes changes of a machine's disk to a
+//! temporary file, which it discards. The controller, the underlay and sites are plain namespaces.
 
 mod image;
 mod qemu;
@@ -28,36 +28,36 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The program in the image that starts another one and passes signals on to it, see [`remote`].
+/// Path in the image of the program that starts another program and passes signals on to it, see [`remote`].
 const SIGNALLED: &str = "/usr/lib/tombolo-lab/run";
 
-/// Most programs at once on emulated machines, whose answers otherwise arrive after the timeouts.
+/// Largest number of programs that run at once on emulated machines. With more, answers arrive after their timeouts.
 const MAX_CONCURRENT_EMULATED: usize = 3;
 
-/// Hosts that are virtual machines of one lab.
+/// The hosts of one lab, of which the agents' hosts are virtual machines.
 #[derive(Debug)]
 pub struct VirtualMachines {
     namespaces: Namespaces,
-    /// Sockets and logs.
+    /// Folder of the sockets and logs of the machines.
     dir: PathBuf,
     ssh: Ssh,
     qemu: Qemu,
-    /// The hosts that are machines; all others are namespaces.
+    /// Hosts that are virtual machines; all others are namespaces.
     own: BTreeSet<String>,
-    /// The machines that this program has powered on.
+    /// Machines that were powered on through this value. An attached lab has none here.
     running: Mutex<BTreeMap<String, Machine>>,
 }
 
-/// A machine that was powered on.
+/// The processes of a machine that was powered on.
 #[derive(Debug)]
 struct Machine {
     qemu: Process,
-    /// The SSH master connection that all calls share; none until the guest has booted.
+    /// SSH client whose connection all later SSH commands for the host share; none until the first attempt to connect.
     connection: Option<Process>,
 }
 
 impl VirtualMachines {
-    /// The hosts of a lab whose state is in `dir`.
+    /// Returns the interface to the hosts of a lab with this topology, whose state is in `dir`. Starts nothing.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let dir = dir.join("machines");
@@ -71,10 +71,10 @@ impl VirtualMachines {
         }
     }
 
-    /// Checks that the emulator, an SSH client and the image are installed.
+    /// Checks that QEMU, an SSH client and the image of the machines are installed. Whether KVM works is not checked.
     ///
     /// # Errors
-    /// One is missing; the message says how to install it.
+    /// A program or a file of the image is missing; the message says how to get it.
     pub(super) fn check() -> Result<()> {
         run(&[QEMU, "--version"]).context("--runtime vm needs QEMU: 'apt-get install qemu-system-x86' brings it")?;
         run(&["ssh", "-V"]).context("--runtime vm needs an SSH client: 'apt-get install openssh-client' brings it")?;
@@ -82,7 +82,7 @@ impl VirtualMachines {
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Machine>> {
-        // A panic elsewhere leaves the map as valid as before.
+        // A panic of another thread leaves the map as valid as before.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,7 +103,7 @@ impl Hosts for VirtualMachines {
         }
         fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
         let netns = self.netns(host);
-        // The namespace itself must not send router solicitations or use addresses on the underlay; only the guest may.
+        // Only the guest may send router solicitations or use addresses on the underlay, not the namespace around it.
         sysctl(
             &netns,
             &[
@@ -162,7 +162,8 @@ impl Hosts for VirtualMachines {
     }
 
     fn remove(&self, host: &str) -> Result<()> {
-        // QEMU and SSH run in the host's namespace, so the lab has ended them already with the namespace's processes.
+        // QEMU and SSH run in the host's namespace, so the lab has ended them before, with all processes of the
+        // namespace.
         self.namespaces.remove(host)
     }
 

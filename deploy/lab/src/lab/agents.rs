@@ -1,4 +1,4 @@
-//! The agents of a lab: join, start, stop, and state.
+//! The agents of a lab: how they join, start and stop, and what they report.
 
 use crate::command;
 use crate::lab::Lab;
@@ -19,28 +19,29 @@ use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::installed::{Installed, InstalledTables};
 use tombolo_proto::status::AgentStatus;
 
-/// Longest that `tombolo-agent join` may take, on an emulated machine.
+/// Longest time that `tombolo-agent join` may take. It allows for an emulated machine.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time between two requests for the agents' revisions. It bounds the resolution of [`Ready::took`].
+/// Time between two requests for the agents' revisions. [`Ready::took`] is exact to this time.
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Time that an agent has to end after SIGTERM.
+/// Time that an agent has to end after SIGTERM, before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Longest that a change may take to be in force at all agents.
+/// Longest time until a change must be in force at all agents.
 const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest that an agent may take to answer on its local socket.
+/// Longest time that an agent may take to answer on its local socket.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The state in which every agent has a revision in force.
+/// The revision that all agents have in force, and how long that took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
-    /// Revision that is in force.
+    /// Revision of the controller's state that is in force.
     pub revision: Revision,
-    /// Time of the wait for it.
+    /// Time from the call to the moment when the revision was found to be in force.
     pub took: Duration,
 }
 
 impl Lab {
-    /// Joins every agent with a token of its own, and starts all agents.
+    /// Joins every agent with a join token of its own, several at a time, and then starts all agents. Returns when they
+    /// have been started, before they have a configuration in force.
     pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
         let agents: Vec<_> = self.topology.agents().collect();
         self.progress
@@ -62,7 +63,7 @@ impl Lab {
         let token = self.client()?.create_token(&id, &binding, None).await;
         let token = token.with_context(|| format!("a token for {name}"))?.token;
         let mut argv = self.agent_argv("join", name)?;
-        // A container sees only this folder of this machine.
+        // Of this machine's files a container sees only this folder, so the token is written there.
         let folder = self.agent_dir(name)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let token_file = folder.join("token");
@@ -103,7 +104,8 @@ impl Lab {
         self.launch(name, name, &argv, tied).map(drop)
     }
 
-    /// Returns the binding of a host's agent (D7).
+    /// Returns what the agent of a host is bound to: a VM, an instance of a gateway, or the edge of a circuit's link
+    /// (D7). Fails for a host without an agent, and for one that does not say which of several instances it is.
     fn binding(&self, name: &str, host: &Host) -> Result<Binding> {
         let group = &self.group;
         if let Some(vm) = &host.vm {
@@ -135,7 +137,8 @@ impl Lab {
         })
     }
 
-    /// Reads the agents' overlay addresses from the controller, which allocates those that the topology does not name.
+    /// Records the agents' overlay addresses. The controller allocates those that the topology does not name, so they
+    /// are read from the controller.
     pub(super) async fn read_addresses(&self) -> Result<()> {
         for (name, host) in self.topology.agents() {
             let mut all = Vec::new();
@@ -166,10 +169,12 @@ impl Lab {
         Ok(())
     }
 
-    /// Waits until every running agent is connected and has its desired configuration in force.
+    /// Waits until every agent whose process runs at the call is connected, and has its desired configuration in force.
+    /// Returns the controller's desired revision at that time.
     ///
     /// # Errors
-    /// An agent is not ready after `limit`; the message contains the last lines of its log.
+    /// The controller does not answer, or an agent is not ready after `limit`. The message then contains the reason if
+    /// the agent rejected its configuration, and the last lines of the agent's log.
     pub async fn wait_until_ready(&self, limit: Duration) -> Result<Ready> {
         let start = Instant::now();
         let expected: Vec<String> = self.topology.agents().map(|(name, _)| name.to_owned()).collect();
@@ -206,10 +211,12 @@ impl Lab {
         }
     }
 
-    /// Waits until the last change through [`Lab::client`] is in force at every connected agent (D2).
+    /// Waits until the last change that was made through [`Lab::client`] is in force at every connected agent (D2).
+    /// Other clients' changes are not waited for.
     ///
     /// # Errors
-    /// The change is not in force after ten seconds; the message names the agents.
+    /// The controller does not answer, or the change is not in force after ten seconds. The message then names the
+    /// agents.
     pub async fn in_force(&self) -> Result<Ready> {
         let (start, client) = (Instant::now(), self.client()?);
         let revision = client.last_revision();
@@ -224,32 +231,35 @@ impl Lab {
         bail!("revision {revision} is not in force after 10 s at {}", names.join(", "))
     }
 
-    /// Whether a host's agent runs.
+    /// Whether the agent's process runs; false also if it was never started. Does not ask the agent.
     #[must_use]
     pub fn agent_runs(&self, host: &str) -> bool {
         self.process(host).is_ok_and(|p| p.alive())
     }
 
-    /// Kills a host's agent with SIGKILL.
+    /// Kills a host's agent with SIGKILL, and blocks until the process has ended. An agent that has ended before is no
+    /// error.
     ///
     /// # Errors
-    /// The agent was never started, or does not end.
+    /// The agent was never started, or still runs five seconds after the signal.
     pub fn kill_agent(&self, host: &str) -> Result<()> {
         self.process(host)?.kill()
     }
 
-    /// Stops a host's agent with SIGTERM. Returns whether it ended without SIGKILL.
+    /// Sends SIGTERM to a host's agent, and SIGKILL if it still runs after ten seconds. Blocks until the process has
+    /// ended. Returns whether it ended without SIGKILL, which is true also if it had ended before.
     ///
     /// # Errors
-    /// The agent was never started, or does not end.
+    /// The agent was never started, or still runs five seconds after SIGKILL.
     pub fn stop_agent(&self, host: &str) -> Result<bool> {
         self.process(host)?.stop(STOP_GRACE)
     }
 
-    /// Starts a host's agent again. Does not wait until the agent has its configuration in force.
+    /// Starts a host's agent again, with the identity and configuration in its state folder. Does not wait until the
+    /// agent has its configuration in force.
     ///
     /// # Errors
-    /// The agent runs already.
+    /// The agent runs already, or its program is missing or does not start.
     pub fn start_agent(&self, host: &str) -> Result<()> {
         if self.agent_runs(host) {
             bail!("the agent of {host} runs already");
@@ -260,25 +270,26 @@ impl Lab {
     /// Returns the status of a host's agent, read from its local socket.
     ///
     /// # Errors
-    /// The agent does not answer.
+    /// The agent does not answer within five seconds, or its answer has another format.
     pub async fn agent_status(&self, host: &str) -> Result<AgentStatus> {
         let mut view: Value = serde_json::from_slice(&self.ask_agent(host, "/status").await?)?;
         serde_json::from_value(view["status"].take()).with_context(|| format!("status of {host}"))
     }
 
-    /// Returns the complete answer of a host's agent on its local socket, which `tombolo-agent status --json` prints.
+    /// Returns the complete answer to `/status` of a host's agent, which `tombolo-agent status --json` prints.
     ///
     /// # Errors
-    /// The agent does not answer.
+    /// The agent does not answer within five seconds, or its answer is no JSON.
     pub async fn agent_view(&self, host: &str) -> Result<Value> {
         let view = self.ask_agent(host, "/status").await?;
         serde_json::from_slice(&view).with_context(|| format!("status of {host}"))
     }
 
-    /// Returns the number of configurations that a host's agent has received since its start.
+    /// Returns the number of configurations that a host's agent has received from the controller since the agent's
+    /// start.
     ///
     /// # Errors
-    /// The agent does not answer.
+    /// The agent does not answer within five seconds, or its answer has no such number.
     pub async fn configurations_received(&self, host: &str) -> Result<u64> {
         let view: Value = serde_json::from_slice(&self.ask_agent(host, "/status").await?)?;
         view["configurationsReceived"]
@@ -286,23 +297,28 @@ impl Lab {
             .with_context(|| format!("status of {host}"))
     }
 
-    /// Returns what a host's agent has installed in its engine and in the kernel, read from its local socket.
+    /// Returns what a host's agent has installed in its engine and, by its own record, in the kernel. It is read from
+    /// the agent's local socket.
     ///
     /// # Errors
-    /// The agent does not answer.
+    /// The agent does not answer within five seconds, or its answer has another format.
     pub async fn agent_installed(&self, host: &str) -> Result<Installed> {
         serde_json::from_slice(&self.ask_agent(host, "/tables").await?).with_context(|| format!("tables of {host}"))
     }
 
-    /// Returns the tables of the engine of a host's agent.
+    /// Returns the tables of the engine of a host's agent: the part `tables` of [`Self::agent_installed`].
     ///
     /// # Errors
-    /// The agent does not answer, or has no tables yet.
+    /// As [`Self::agent_installed`], or the agent has no configuration in force yet.
     pub async fn agent_tables(&self, host: &str) -> Result<InstalledTables> {
         let installed = self.agent_installed(host).await?;
         installed.tables.with_context(|| format!("{host} has no tables"))
     }
 
+    /// Sends a GET request to a host's agent on its local socket. Returns the body of the answer, without its headers.
+    ///
+    /// # Errors
+    /// The agent does not answer within [`ADMIN_TIMEOUT`], or with another status than 200.
     async fn ask_agent(&self, host: &str, path: &str) -> Result<Vec<u8>> {
         let socket = self.hosts.socket(host, &self.agent_dir(host)?.join("admin.sock"))?;
         let ask = async {
@@ -330,7 +346,8 @@ impl Lab {
     }
 }
 
-/// Returns the private addresses of all `ipConfigurations`, or of the one with the name `only`.
+/// Returns the private addresses of a resource's `ipConfigurations` in their order. With `only`, returns the address of
+/// the configuration with this name, in any case of letters.
 fn private_addresses(resource: &Value, only: Option<&str>) -> Vec<IpAddr> {
     let configurations = resource
         .pointer("/properties/ipConfigurations")

@@ -10,18 +10,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tombolo_client::Client;
 
-/// Longest that the controller may take to answer after its start: it creates keys and its store, on a busy machine.
+/// Longest time from the controller's start to its first answer. At its first start it creates keys and its store,
+/// which takes seconds on a busy machine.
 const CONTROLLER_START_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time between two health checks of a starting controller.
+/// Time between two health requests to a starting controller.
 const HEALTH_POLL_INTERVAL: Duration = Duration::from_millis(30);
-/// Time that the controller has to end after SIGTERM.
+/// Time that the controller has to end after SIGTERM, before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 impl Lab {
+    /// Returns a new client of the controller, which need not run. Fails if the controller has not written its token
+    /// yet.
     pub(super) fn make_client(&self) -> Result<Client> {
         client_of(&self.topology, self.path()?)
     }
 
+    /// Starts the controller without waiting for an answer. `tied`: whether it ends with this program.
     pub(super) fn launch_controller(&self, tied: bool) -> Result<()> {
         let at = &self.topology.underlay.controller;
         let argv = vec![
@@ -34,11 +38,14 @@ impl Lab {
         self.launch(CONTROLLER, CONTROLLER, &argv, tied).map(drop)
     }
 
+    /// Waits until the controller answers, and keeps a client of it. Fails if its process ends or after
+    /// [`CONTROLLER_START_TIMEOUT`], with the last lines of its log.
     pub(super) async fn wait_for_controller(&mut self) -> Result<()> {
         let process = self.process(CONTROLLER)?;
         let deadline = Instant::now() + CONTROLLER_START_TIMEOUT;
         loop {
-            // The controller writes its certificate and token at its first start, so the client cannot be made before.
+            // The client needs the certificate and the token, which the controller writes at its first start. So a
+            // client is made for each attempt.
             let client = self.make_client();
             let health = match &client {
                 Ok(client) => client.health().await.map(drop).map_err(Into::into),
@@ -57,26 +64,29 @@ impl Lab {
         }
     }
 
-    /// Kills the controller with SIGKILL.
+    /// Kills the controller with SIGKILL, and blocks until its process has ended. A controller that has ended before is
+    /// no error.
     ///
     /// # Errors
-    /// It was never started, or does not end.
+    /// The controller was never started, or still runs five seconds after the signal.
     pub fn kill_controller(&self) -> Result<()> {
         self.process(CONTROLLER)?.kill()
     }
 
-    /// Stops the controller with SIGTERM. Returns whether it ended without SIGKILL.
+    /// Sends SIGTERM to the controller, and SIGKILL if it still runs after ten seconds. Blocks until its process has
+    /// ended. Returns whether it ended without SIGKILL, which is true also if it had ended before.
     ///
     /// # Errors
-    /// It was never started, or does not end.
+    /// The controller was never started, or still runs five seconds after SIGKILL.
     pub fn stop_controller(&self) -> Result<bool> {
         self.process(CONTROLLER)?.stop(STOP_GRACE)
     }
 
-    /// Starts the controller again and waits until it answers.
+    /// Starts the controller again with its store, and waits until it answers. Does not wait for the agents.
     ///
     /// # Errors
-    /// It runs already, or does not answer within the timeout.
+    /// The controller runs already or was never started, its program is missing, or it does not answer within 20
+    /// seconds.
     pub async fn start_controller(&mut self) -> Result<()> {
         if self.process(CONTROLLER)?.alive() {
             bail!("the controller runs already");
@@ -86,16 +96,18 @@ impl Lab {
     }
 }
 
-/// Returns the URL of a lab's controller.
+/// Returns the URL of the controller of a lab with this topology.
 pub(super) fn url(topology: &Topology) -> String {
     let at = &topology.underlay.controller;
     format!("https://{}", SocketAddr::new(at.address, at.port))
 }
 
-/// Returns the operator's client of the lab whose state is in `folder`.
+/// Returns an operator's client of the controller of the lab whose state is in `folder`. Opens no connection yet, and
+/// needs no lock.
 ///
 /// # Errors
-/// The controller has not written its certificate and token yet.
+/// The controller has not written its certificate and token yet, their files cannot be read, or the controller's host
+/// does not exist.
 pub fn client_of(topology: &Topology, folder: &Path) -> Result<Client> {
     let read = |name: &str| {
         let file = folder.join(CONTROLLER).join(name);

@@ -1,4 +1,4 @@
-//! Pings, traces, and changes of a running lab's network.
+//! Pings and traces between the hosts of a running lab, and changes of the lab's underlay.
 
 use crate::command::{self, CommandOutput};
 use crate::host::Hosts;
@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Enables forwarding in an appliance's kernel, which `enableIPForwarding` (R12) does not. The kernel answers every
-/// expired packet and sends no redirects (D23).
+/// Enables forwarding in the kernel of an appliance's host; `enableIPForwarding` of its NIC (R12) does not change the
+/// kernel. The kernel then answers every expired packet and sends no redirects (D23).
 pub(super) fn enable_forwarding(hosts: &dyn Hosts, host: &str) -> Result<()> {
     disable_icmp_rate_limits(hosts, host)?;
     hosts.set_sysctls(
@@ -25,43 +25,45 @@ pub(super) fn enable_forwarding(hosts: &dyn Hosts, host: &str) -> Result<()> {
     )
 }
 
-/// Removes the kernel's rate limits for ICMP errors, so that it answers every expired packet (D24).
+/// Removes the rate limits of a host's kernel for ICMP errors, so that the kernel answers every expired packet (D24).
 pub(super) fn disable_icmp_rate_limits(hosts: &dyn Hosts, host: &str) -> Result<()> {
     hosts.set_sysctls(
         host,
         &[
             ("ipv4/icmp_ratelimit", "0"),
-            // The global limit has no off switch, but does not apply to types outside of the mask.
+            // The kernel's global limit cannot be switched off. It does not apply to ICMP types outside of this mask.
             ("ipv4/icmp_ratemask", "0"),
             ("ipv6/icmp/ratelimit", "0"),
         ],
     )
 }
 
-/// Longest that a traceroute may take: 8 TTLs with a timeout of one second each, and room for a busy machine.
+/// Longest time that one traceroute may take: one second for each of the 8 TTLs, and the rest for a busy machine.
 const TRACE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most runs of `traceroute` for one trace, see [`TraceResult::may_have_missed`].
+/// Largest number of runs of `traceroute` for one trace, see [`TraceResult::may_have_missed`].
 const MAX_TRACES: u8 = 4;
 
-/// Most runs of `ping` for one result, if some but not all echo requests are answered.
+/// Largest number of runs of `ping` for one result, while some but not all echo requests are answered.
 const MAX_PINGS: u32 = 3;
 
 impl Lab {
-    /// Runs a program on a host to its end. A non-zero exit status is no error.
+    /// Runs a program on a host to its end, and returns its exit status and output. A non-zero exit status is no error,
+    /// except 127, which stands for a missing program.
     ///
     /// # Errors
-    /// The host or the program does not exist, or the program does not end within `limit`.
+    /// The host or the program does not exist, or the program still runs after `limit`; then it is killed.
     pub async fn exec(&self, host: &str, argv: &[&str], limit: Duration) -> Result<CommandOutput> {
         let argv: Vec<String> = argv.iter().map(|a| (*a).to_owned()).collect();
         self.exec_owned(host, &argv, limit).await
     }
 
+    /// As [`Self::exec`], with owned arguments.
     pub(super) async fn exec_owned(&self, host: &str, argv: &[String], limit: Duration) -> Result<CommandOutput> {
         self.require_host(host)?;
         let wrapped = self.wrap(host, argv)?;
         let done = tokio::task::spawn_blocking(move || command::finish(&wrapped, limit)).await??;
-        // A missing program shows as exit status 127 of a shell, or as a message of `ip netns exec`.
+        // A shell or SSH reports a missing program with exit status 127, `ip netns exec` with a message.
         if done.code == 127 || done.stderr.contains("exec of \"") {
             anyhow::bail!(
                 "cannot run '{}' on {host}: is it installed? {}",
@@ -84,10 +86,12 @@ impl Lab {
         )
     }
 
-    /// Pings from a host's overlay address to a host or an address, as [`Lab::address`] accepts it.
+    /// Pings from an overlay address of the host `from` to `to`, a host or an address as [`Lab::address`] accepts it.
+    /// The source is the first address of `from` in the family of the destination. Runs `ping` up to three times, until
+    /// all or none of the echo requests are answered, and returns the last result. Lost packets are no error.
     ///
     /// # Errors
-    /// The host does not exist, or ping cannot run. Lost packets are no error.
+    /// A host does not exist or has no address of this family, or `ping` cannot run or takes too long.
     pub async fn ping(&self, from: &str, to: &str, how: Ping) -> Result<PingResult> {
         let (source, destination) = self.endpoints(from, to)?;
         let argv = how.argv(source, destination);
@@ -106,16 +110,18 @@ impl Lab {
         }
     }
 
-    /// Starts a ping in the background, which runs until it is stopped.
+    /// Starts a ping in the background and returns at once. The ping sends an echo request of 56 data bytes every
+    /// `interval`, until the result is stopped or dropped, or this program ends. Addresses are chosen as by
+    /// [`Self::ping`].
     ///
     /// # Errors
-    /// The host does not exist, or ping cannot run.
+    /// A host does not exist or has no address of this family, or `ping` cannot be started.
     pub fn start_ping(&self, from: &str, to: &str, interval: Duration) -> Result<BackgroundPing> {
         let (source, destination) = self.endpoints(from, to)?;
         let name = format!("{from} → {to}");
         let log = self.log(&format!("ping-{from}-{destination}-{:x}", log_suffix()))?;
         let argv = probe::endless_ping_argv(source, destination, interval, 56);
-        // `BackgroundPing::stop` sends SIGINT, which must reach ping itself.
+        // `BackgroundPing::stop` sends SIGINT, which must reach ping itself: ping prints its summary only then.
         let argv = self.hosts.wrap_with_signals(from, &argv);
         let process = process::start(&argv, &log, &[], true).with_context(|| format!("ping {name}"))?;
         Ok(BackgroundPing {
@@ -125,16 +131,19 @@ impl Lab {
         })
     }
 
-    /// Traces the path from a host's overlay address to a host or an address, with one probe per TTL.
+    /// Traces the path from an overlay address of the host `from` with ICMP echo requests, one for each TTL up to 8.
+    /// `to` is a host or an address, as [`Lab::address`] accepts it; the source has the family of the destination. Runs
+    /// `traceroute` again, up to four times in all, if it [may have missed answers](TraceResult::may_have_missed), and
+    /// returns the last result. Missing answers are no error.
     ///
     /// # Errors
-    /// The host does not exist, or traceroute cannot run. Missing answers are no error.
+    /// A host does not exist or has no address of this family, or `traceroute` is missing, prints something unexpected,
+    /// or takes more than 30 seconds.
     pub async fn traceroute(&self, from: &str, to: &str) -> Result<TraceResult> {
         self.trace(from, to, 1).await
     }
 
-    /// As [`Self::traceroute`], with several probes per TTL. Repeats a trace in which `traceroute` itself [may have
-    /// missed answers](TraceResult::may_have_missed).
+    /// As [`Self::traceroute`], with `probes` echo requests for each TTL.
     ///
     /// # Errors
     /// As [`Self::traceroute`].
@@ -152,50 +161,56 @@ impl Lab {
         }
     }
 
-    /// Returns source and destination addresses of the same family.
+    /// Returns the source and destination addresses for packets from the host `from` to `to`; both are of the same
+    /// family.
     fn endpoints(&self, from: &str, to: &str) -> Result<(IpAddr, IpAddr)> {
         let destination = self.address(to)?;
         let family = if destination.is_ipv4() { 4 } else { 6 };
         Ok((self.address(&format!("{from}/{family}"))?, destination))
     }
 
-    /// Disconnects a host from the underlay, in both directions and without ICMP errors.
+    /// Disconnects a host from the underlay, in both directions and without ICMP errors. The host's device keeps its
+    /// carrier. A second call has no effect.
     ///
     /// # Errors
-    /// The host does not exist.
+    /// The host does not exist or has no link to the underlay, or a command fails.
     pub fn cut(&self, host: &str) -> Result<()> {
         underlay::cut(&*self.hosts, &self.topology, host)
     }
 
-    /// Undoes [`Self::cut`].
+    /// Undoes [`Self::cut`] of a host. Without a cut it has no effect, and a [`Self::cut_pair`] stays.
     ///
     /// # Errors
-    /// The host does not exist.
+    /// The host does not exist or has no link to the underlay, or a command fails.
     pub fn restore(&self, host: &str) -> Result<()> {
         underlay::restore(&*self.hosts, &self.topology, host)
     }
 
-    /// Cuts the path between two hosts, in both directions and without ICMP errors. Both still reach all other hosts.
+    /// Cuts the underlay's path between two hosts, in both directions and without ICMP errors. Both hosts still reach
+    /// all other hosts. The cut applies to the present addresses of the two hosts, not to those of a later
+    /// [`Self::readdress`].
     ///
     /// # Errors
-    /// A host does not exist.
+    /// A host does not exist or has no link to the underlay, or a command fails.
     pub fn cut_pair(&self, a: &str, b: &str) -> Result<()> {
         let (first, second) = (self.underlay_address(a)?, self.underlay_address(b)?);
         underlay::cut_pair(&*self.hosts, (a, first), (b, second))
     }
 
-    /// Undoes [`Self::cut_pair`] of these two hosts, and no other cut.
+    /// Undoes [`Self::cut_pair`] of these two hosts, and no other cut. Without such a cut it has no effect.
     ///
     /// # Errors
-    /// A host does not exist.
+    /// A host does not exist, or a command fails.
     pub fn restore_pair(&self, a: &str, b: &str) -> Result<()> {
         underlay::restore_pair(&*self.hosts, a, b)
     }
 
-    /// Replaces a host's underlay address. The old one is removed at once.
+    /// Replaces a host's underlay address by another of the same family, in any segment, and records it. The old
+    /// address is removed at once; the host's agent is not told.
     ///
     /// # Errors
-    /// The host does not exist, or the address is in no segment.
+    /// The host does not exist, the address is in no segment, or a command fails. The new address is then recorded
+    /// nevertheless.
     pub fn readdress(&self, host: &str, address: IpAddr) -> Result<()> {
         self.underlay_address(host)?;
         self.change(|s| {

@@ -1,4 +1,4 @@
-//! The sites of a lab: starts their stock programs, reads their state, and carries out events.
+//! The sites of a lab: starts their stock programs, reads the state of their routers, and carries out events.
 
 use crate::host::inside;
 use crate::lab::Lab;
@@ -17,27 +17,28 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tombolo_proto::id::PublicKey;
 
-/// Longest that a stock program may run, or a device may take to appear, with room for a busy machine.
+/// Longest time that a stock program may run, or a device may take to appear. It allows for a busy machine.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest that sessions of a site's routers may take to come up. OSPF and BGP retry every few seconds.
+/// Longest time until all sessions of the sites' routers must be up. OSPF and BGP retry every few seconds.
 pub(super) const SESSIONS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time between two checks for a device of `wireguard-go`.
+/// Time between two checks whether `wireguard-go` has made its device.
 const DEVICE_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Time between two checks of all sessions; each one runs `birdc` on every router.
+/// Time between two checks of all sessions. It is not shorter, because each check runs `birdc` on every router.
 const SESSIONS_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The folder with the files of the sites' machines, in the lab's folder.
+/// Folder in the lab's state folder that contains the files of the sites' machines.
 pub(crate) const SITES_FOLDER: &str = "sites";
 
-/// Returns the folder that a site's machine has as `/run`; none for other hosts.
+/// Returns the folder of this machine that a site's machine has as its `/run`; none for other hosts. `folder` is the
+/// lab's state folder.
 fn run_of(topology: &Topology, folder: &Path, host: &str) -> Option<PathBuf> {
     let known = topology.machines().any(|m| m.host == host);
     known.then(|| folder.join(SITES_FOLDER).join(host).join("run"))
 }
 
-/// Returns the command line that runs `argv` with the `/run` of its host, if that is a site's machine. `folder` is the
-/// lab's.
+/// Returns the command line that runs `argv` with the `/run` of `host` if the host is a site's machine, otherwise
+/// `argv` unchanged. `folder` is the lab's state folder.
 pub(crate) fn in_own_run(topology: &Topology, folder: &Path, host: &str, argv: &[String]) -> Vec<String> {
     match run_of(topology, folder, host) {
         Some(run) => site::with_own_run(&run, argv),
@@ -45,21 +46,22 @@ pub(crate) fn in_own_run(topology: &Topology, folder: &Path, host: &str, argv: &
     }
 }
 
-/// A session of a site's router that is not up.
+/// A session of a site's router that should be up and is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenSession {
-    /// Host of the router.
+    /// Name of the router's host in the lab.
     pub host: String,
-    /// The session, as the routing daemon reports it.
+    /// Session and its state, as the routing daemon reports them.
     pub protocol: Protocol,
 }
 
 impl Lab {
-    /// Creates the machines of all sites with their folders and links.
+    /// Creates the machines of all sites, with their folders and links. The underlay and the provider edges' hosts must
+    /// exist.
     pub(super) fn build_sites(&self) -> Result<()> {
         for machine in self.topology.machines() {
             self.progress.set_activity(format!("making host {}", machine.host));
-            // Machines with a link to the underlay exist already.
+            // Customer edges with a link to the underlay were created with it.
             if !self.state().hosts.contains(&machine.host) {
                 self.make_host(&machine.host)?;
             }
@@ -74,8 +76,9 @@ impl Lab {
         site::build(&*self.hosts, &self.topology)
     }
 
-    /// Starts the VPN devices and routing daemons of all sites, and waits until all sessions are up. The devices have
-    /// the configuration that the product prints for their operators.
+    /// Starts the VPN devices and routing daemons of all sites, and waits until all sessions are up. The devices get
+    /// the configuration that `tombolo connection device-config` prints for an operator, so that the lab tests this
+    /// output too.
     pub(super) async fn start_sites(&self) -> Result<()> {
         let mut remotes = BTreeMap::new();
         for (host, number, tunnel) in self.topology.tunnels() {
@@ -91,7 +94,7 @@ impl Lab {
         self.wait_for_sessions(SESSIONS_TIMEOUT).await
     }
 
-    /// Runs `tombolo connection device-config` and parses its output.
+    /// Returns the settings that `tombolo connection device-config` prints at present for a connection.
     async fn device_config(&self, connection: &str) -> Result<DeviceSettings> {
         let (data, program) = (self.controller_dir()?, self.hosts.program(CONTROLLER, "tombolo")?);
         let argv = [
@@ -112,20 +115,22 @@ impl Lab {
         DeviceSettings::read(&done.stdout)
     }
 
+    /// Returns the folder of this machine that a site's machine has as its `/run`. Fails for other hosts.
     fn run(&self, host: &str) -> Result<PathBuf> {
         let run = run_of(&self.topology, self.path()?, host);
         run.with_context(|| format!("{host} is no machine of a site"))
     }
 
-    /// Returns the file of a tunnel device's private key.
+    /// Returns the path, on this machine, of the private key of tunnel device `number` of the customer edge `host`.
     fn key_file(&self, host: &str, number: usize) -> Result<PathBuf> {
         Ok(self.run(host)?.join(format!("{}.key", tunnel_device(number))))
     }
 
-    /// Generates a key for the device of every tunnel. Returns the public keys by connection.
+    /// Generates a private key for the device of every tunnel, in a file of mode 0600 that replaces an earlier one.
+    /// Returns the public keys by connection. Neither the controller nor a running device gets them here.
     ///
     /// # Errors
-    /// A key cannot be generated.
+    /// A folder of a site's machine is missing, or `wg` is missing or fails.
     pub fn make_device_keys(&self) -> Result<BTreeMap<String, PublicKey>> {
         let mut keys = BTreeMap::new();
         for (host, number, tunnel) in self.topology.tunnels() {
@@ -136,10 +141,14 @@ impl Lab {
         Ok(keys)
     }
 
-    /// Creates and configures the device of a tunnel.
+    /// Creates the WireGuard device of tunnel `number`, counted from 0, of the customer edge `host`, and sets it up
+    /// with `parsed` and the key of [`Self::make_device_keys`]. The device `wgN` is the kernel's, or that of
+    /// `wireguard-go` if the kernel has no WireGuard. Waits until the device is up, not for a handshake. BGP is not
+    /// started.
     ///
     /// # Errors
-    /// The tunnel or its key does not exist, or a stock program fails.
+    /// `host` is no machine of a site; the tunnel has no key file; the kernel has a device of this name; or a program
+    /// is missing, fails, or takes more than ten seconds.
     pub async fn start_device(&self, host: &str, number: usize, parsed: &DeviceSettings) -> Result<()> {
         let (name, netns) = (tunnel_device(number), self.hosts.netns(host));
         if !inside(&netns, || device::make_in_kernel(&name))?? {
@@ -163,21 +172,23 @@ impl Lab {
         Ok(())
     }
 
-    /// Removes a tunnel's device without a shutdown, and starts it again with the present configuration. With `rekey`
-    /// it has a new key, whose public key is returned.
+    /// Removes a tunnel's device without a notice to its peer, and starts it again with the connection's present
+    /// configuration. With `rekey` the device has a new key. Its public key is returned, and the caller must write it
+    /// into the local network gateway: until then the peer refuses the device.
     ///
     /// # Errors
-    /// The tunnel does not exist, or as for [`Self::start_device`].
+    /// The tunnel does not exist, the device's process cannot be killed, the controller does not answer, or as for
+    /// [`Self::start_device`].
     pub async fn restart_device(&self, host: &str, number: usize, rekey: bool) -> Result<Option<PublicKey>> {
         let tunnels = self.topology.tunnels();
         let found = tunnels.into_iter().find(|(h, n, _)| h == host && *n == number);
         let (_, _, tunnel) = found.with_context(|| format!("{host} has no tunnel {number}"))?;
         let name = tunnel_device(number);
-        // A device of the kernel has no process.
+        // Only a device of `wireguard-go` has a process.
         if let Ok(process) = self.process(&format!("{host}.{name}")) {
             process.kill()?;
         }
-        // This fails if the device was removed with its process.
+        // The command's exit status is ignored: a device of `wireguard-go` was removed with its process.
         let _ = self.exec(host, &["ip", "link", "del", &name], PROGRAM_TIMEOUT).await?;
         let key = match rekey {
             true => Some(device::make_key(&self.key_file(host, number)?)?.parse()?),
@@ -188,10 +199,11 @@ impl Lab {
         Ok(key)
     }
 
-    /// Starts the routing daemons of all sites, with the remote ends of the tunnels by connection.
+    /// Writes the configuration of BIRD for every router of the sites and starts the daemons. Does not wait for their
+    /// sessions. `remotes` are the remote ends of the tunnels by connection; every tunnel needs one.
     ///
     /// # Errors
-    /// A daemon does not start.
+    /// A tunnel has no remote end, a circuit has no private peering, or a daemon is missing or does not start.
     pub fn start_routers(&self, remotes: &BTreeMap<String, RemoteEnd>) -> Result<()> {
         for machine in self.topology.machines() {
             let Some(config) = bird::config(&self.topology, &machine, remotes)? else {
@@ -213,10 +225,10 @@ impl Lab {
         Ok(())
     }
 
-    /// Returns the sessions of a site's router, as its routing daemon reports them.
+    /// Returns the BGP and OSPF sessions of a site's router, in the order in which its routing daemon reports them.
     ///
     /// # Errors
-    /// The routing daemon does not answer.
+    /// The host does not exist, or its routing daemon does not answer.
     pub async fn sessions(&self, host: &str) -> Result<Vec<Protocol>> {
         let done = self
             .exec(
@@ -231,7 +243,8 @@ impl Lab {
         Ok(bird::protocols(&done.stdout))
     }
 
-    /// Returns the prefixes that a customer edge has learned from a neighbour.
+    /// Returns the IPv4 prefixes that a customer edge has learned by BGP from a neighbour and that are not withdrawn.
+    /// `from` names the neighbour; its `prefixes` are not used.
     ///
     /// # Errors
     /// The neighbour does not exist, or the routing daemon does not answer.
@@ -245,7 +258,9 @@ impl Lab {
         Ok(bird::prefixes(&done.stdout))
     }
 
-    /// Returns the sessions of all sites that should be up and are not. Sessions over disabled lines are left out.
+    /// Returns the sessions of all sites that should be up and are not, in the order of the machines. Sessions over
+    /// lines that the topology disables are left out; those over lines that an event has set down are not. A routing
+    /// daemon that does not answer counts as one session with the name `bird`.
     ///
     /// # Errors
     /// A routing daemon has ended.
@@ -263,7 +278,7 @@ impl Lab {
                 );
             }
             let shut = shut_lines(&machine);
-            // A daemon that has just started does not answer yet, which counts as one session that is down.
+            // A daemon that has just started does not answer yet. That must delay the caller, not fail.
             let all = self.sessions(&machine.host).await.unwrap_or_else(|e| {
                 let (name, kind, state) = ("bird".to_owned(), String::new(), format!("{e:#}"));
                 vec![Protocol { name, kind, state }]
@@ -278,10 +293,10 @@ impl Lab {
         Ok(broken)
     }
 
-    /// Waits until every session of the sites that should be up is up.
+    /// Waits until every session of the sites that should be up is up, as [`Self::broken_sessions`] defines it.
     ///
     /// # Errors
-    /// A session is not up after `limit`; the message lists those that are not.
+    /// A routing daemon has ended, or a session is not up after `limit`; the message lists the sessions that are not.
     pub async fn wait_for_sessions(&self, limit: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -306,10 +321,11 @@ impl Lab {
         }
     }
 
-    /// Carries out the actions of an event.
+    /// Carries out the actions of an event in their order. Does not wait until routes have converged. The lab does not
+    /// record the event; [`Self::undo_events`] undoes all.
     ///
     /// # Errors
-    /// The target of an action does not exist, or a command fails.
+    /// The target of an action does not exist, or a command fails. The actions before it stay in effect.
     pub fn trigger(&self, event: &Event) -> Result<()> {
         event.actions.iter().try_for_each(|action| self.carry_out(action))
     }
@@ -328,10 +344,11 @@ impl Lab {
         }
     }
 
-    /// Undoes all events: returns the targets of all actions to the state that the topology describes.
+    /// Undoes all events: returns the targets of all actions in the topology to the state that the topology describes.
+    /// Targets that no event has changed are set too, without an effect.
     ///
     /// # Errors
-    /// A command fails.
+    /// A command fails. The remaining targets are then unchanged.
     pub fn undo_events(&self) -> Result<()> {
         let (hosts, topology) = (&*self.hosts, &self.topology);
         for action in topology.events.iter().flat_map(|(_, e)| &e.actions) {
@@ -353,10 +370,11 @@ impl Lab {
     }
 }
 
-/// The control socket of a routing daemon, at the default path of `birdc`.
+/// Control socket of a routing daemon, in the machine's own `/run`. It is where `birdc` expects it, for people who call
+/// `birdc` without `-s`.
 const CONTROL_SOCKET: &str = "/run/bird/bird.ctl";
 
-/// Returns the names of the sessions over disabled lines, which cannot be up.
+/// Returns the names of a machine's sessions over lines that the topology disables; these cannot be up.
 fn shut_lines(machine: &Machine<'_>) -> Vec<String> {
     let MachineRole::CustomerEdge(edge) = machine.role else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Removes everything that a lab has made. The recorded state suffices, so this works after a crash too.
+//! Removes everything that a lab has made. It needs only the record of [`State`], so it works after a crash too.
 
 use crate::host::Hosts;
 use crate::state::State;
@@ -7,16 +7,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
-/// Time that processes have to end after SIGTERM.
+/// Time that all processes together have to end after SIGTERM, and each host's remaining processes after SIGKILL.
 const TERMINATE_GRACE: Duration = Duration::from_secs(3);
 
-/// Time between two rounds of kills on a host.
+/// Time between two rounds of kills on a host. A round may miss a process that is being forked.
 const KILL_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Ends every process and removes every host. Continues after a failure.
+/// Ends every process and removes every host that `state` records. Blocks meanwhile. Continues after a failure. The
+/// state folder stays.
 ///
 /// # Errors
-/// Something could not be removed; the message lists all of it.
+/// A process or host could not be removed; the message lists all of them.
 pub(crate) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
     let mut failed = Vec::new();
     for process in state.processes.values() {
@@ -44,7 +45,7 @@ pub(crate) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
     bail!("not everything could be removed: {}", failed.join("; "))
 }
 
-/// Kills all other processes of a host: shells, pings, and processes that were started but not recorded before a crash.
+/// Kills all other processes of a host: shells, pings, and processes that a crash has left without a record.
 fn kill_remaining(hosts: &dyn Hosts, host: &str) {
     let deadline = Instant::now() + TERMINATE_GRACE;
     while hosts.exists(host) && Instant::now() < deadline {
@@ -53,7 +54,8 @@ fn kill_remaining(hosts: &dyn Hosts, host: &str) {
             return;
         }
         for pid in left {
-            // The host belongs to the lab, and so do its processes. One that has ended meanwhile is no error.
+            // Every process in the host's namespace belongs to the lab, so it may be killed without a check. A process
+            // that has ended meanwhile is no error.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         std::thread::sleep(KILL_POLL_INTERVAL);

@@ -1,4 +1,4 @@
-//! The configuration of BIRD 2 on a site's routers, and parsers for the output of `birdc`.
+//! Writes the configuration of BIRD 2 for a site's routers, and parses the output of `birdc`.
 
 use super::{LAN, edge_device, line_device, tunnel_device};
 use crate::topology::Topology;
@@ -11,36 +11,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-/// ASN of all provider edges, Azure's (E1).
+/// ASN of all provider edges; Azure's edges have the same (E1).
 const EDGE_ASN: u32 = 12076;
-/// Prefix of the names of the static protocols with routes into tunnels.
+/// First part of the names of those static protocols whose routes lead into tunnels. The filter of OSPF's exports
+/// selects by it.
 const TUNNEL_ROUTES: &str = "through_";
-/// Path of BIRD's configuration in a router's own `/run`.
+/// Path of BIRD's configuration below a router's own `/run`.
 pub const CONFIG: &str = "bird/bird.conf";
 
-/// The BGP speaker of a VPN gateway.
+/// The BGP speaker of a VPN gateway, as a customer edge sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gateway {
-    /// ASN of the gateway.
+    /// ASN of the gateway's BGP speaker.
     pub asn: u32,
-    /// BGP peering address in `GatewaySubnet`.
+    /// Address of the speaker in `GatewaySubnet`.
     pub address: Ipv4Addr,
 }
 
-/// The remote end of a tunnel.
+/// The remote end of a tunnel: what a customer edge must know of the VPN gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteEnd {
-    /// Static routes into the tunnel: all remote prefixes, or with BGP the speaker alone.
+    /// Destinations of static routes into the tunnel: all remote prefixes, or only the BGP speaker if the connection
+    /// uses BGP.
     pub routes: Vec<Ipv4Net>,
-    /// The BGP speaker; none if the connection does not use BGP.
+    /// BGP speaker of the gateway; none if the connection does not use BGP.
     pub gateway: Option<Gateway>,
 }
 
-/// Returns the configuration of a machine's BIRD, with the remote ends of tunnels by connection. Returns none for test
-/// hosts and for customer edges without any link.
+/// Returns the text of BIRD's configuration for a site's machine. `remotes` are the remote ends of tunnels by
+/// connection. Returns none for machines without BIRD: test hosts, and customer edges without any link.
 ///
 /// # Errors
-/// A tunnel has no remote end, or a circuit no private peering.
+/// A tunnel of the machine has no remote end in `remotes`, the circuit of a line has no private peering, or an address
+/// on a link to the LAN router is no host address of a /30 or /31.
 pub fn config(
     topology: &Topology,
     machine: &Machine<'_>,
@@ -62,6 +65,7 @@ pub fn config(
     }
 }
 
+/// Returns the router id of a customer edge, one of its addresses; none for an edge without links.
 fn router_id(topology: &Topology, edge: &CustomerEdge) -> Option<Ipv4Addr> {
     let line = || {
         let line = edge.lines.first()?;
@@ -71,6 +75,8 @@ fn router_id(topology: &Topology, edge: &CustomerEdge) -> Option<Ipv4Addr> {
     edge.lan.map(|lan| lan.addr()).or_else(line).or_else(tunnel)
 }
 
+/// Returns the part of the configuration that all routers have. `ecmp`: whether equal BGP or OSPF routes become one
+/// route of the kernel with several next hops.
 fn common_config(router_id: Ipv4Addr, ecmp: bool) -> String {
     let merge = if ecmp { "on" } else { "off" };
     format!(
@@ -86,8 +92,8 @@ protocol kernel {{
     )
 }
 
-/// Returns the configuration of a LAN router. It advertises nothing: customer edges have static routes to the LAN. With
-/// ECMP, OSPF merges the external routes of several customer edges into one with several next hops.
+/// Returns the configuration of a LAN router. It advertises nothing, because the customer edges have static routes to
+/// the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route with several next hops.
 fn lan_router(site: &Site) -> String {
     let ecmp = if site.lan.ecmp { "yes" } else { "no" };
     let mut links = String::new();
@@ -109,19 +115,20 @@ fn lan_router(site: &Site) -> String {
         )
 }
 
-/// Returns an OSPF interface with one hello per second. A neighbour is dead after four missing hellos.
+/// Returns an OSPF interface with one hello per second. A neighbour counts as dead after four missing hellos.
 fn ospf_link(device: &str) -> String {
     format!("    interface \"{device}\" {{ type ptp; hello 1; dead count 4; check link; }};\n")
 }
 
 /// Returns a customer edge's protocols for the LAN: static routes to the site's prefixes, and OSPF to the LAN router.
+/// Without ECMP, the metric grows with the edge's position, so that the LAN router prefers the first edge.
 fn lan_protocols(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
     let Some(own) = edge.lan else { return Ok(String::new()) };
     let router = other_end(own).with_context(|| format!("{own} is no link"))?;
     let site = machine.site;
     let mut text = String::from("protocol static announced {\n  check link;\n  ipv4;\n");
     for prefix in &site.prefixes {
-        // Writing to a String cannot fail, here and below.
+        // Writing to a String cannot fail; the same holds for all further writes of this file.
         let _ = writeln!(text, "  route {prefix} via {router};");
     }
     text += "}\n";
@@ -151,7 +158,7 @@ fn lan_protocols(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
     Ok(text)
 }
 
-/// Returns one BGP session per line, with the addresses of the circuit's private peering.
+/// Returns one BGP session for each line, with the addresses of the circuit's private peering.
 fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String> {
     let mut text = String::new();
     if !edge.lines.is_empty() {
@@ -178,7 +185,8 @@ fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String
     Ok(text)
 }
 
-/// Returns static routes and one multihop BGP session per tunnel. Without a route, the speaker would be unreachable.
+/// Returns the static routes of each tunnel, and its multihop BGP session if the connection uses BGP. The session needs
+/// the route to the gateway's speaker.
 fn tunnels(site: &Site, edge: &CustomerEdge, remotes: &BTreeMap<String, RemoteEnd>) -> Result<String> {
     let mut text = String::new();
     for (number, tunnel) in edge.tunnels.iter().enumerate() {
@@ -209,23 +217,23 @@ fn tunnels(site: &Site, edge: &CustomerEdge, remotes: &BTreeMap<String, RemoteEn
     Ok(text)
 }
 
-/// The parameters of a BGP session.
+/// The parameters of a BGP session in BIRD's configuration.
 struct Session<'a> {
-    /// Name of the protocol: that of the session's device.
+    /// Name of the protocol, which is the name of the session's device.
     name: String,
     description: String,
     own: Ipv4Addr,
     other: Ipv4Addr,
     asn: u32,
-    /// Options for a direct or a multihop neighbour.
+    /// Options of the protocol that differ between a direct and a multihop neighbour.
     reach: &'a str,
-    /// Key that signs the session's segments (RFC 2385).
+    /// Key that signs the session's TCP segments (RFC 2385); none for an unsigned session.
     key: Option<&'a str>,
     policy: &'a NeighbourPolicy,
 }
 
-/// Returns the protocol of a BGP session. Its retry times are short, so that sessions return soon after an event is
-/// undone.
+/// Returns the protocol of a BGP session. Its retry times are shorter than BIRD's defaults, so that sessions return
+/// within seconds after an event is undone.
 fn session(site: &Site, s: &Session<'_>) -> String {
     let Session {
         name,
@@ -261,7 +269,8 @@ fn session(site: &Site, s: &Session<'_>) -> String {
     )
 }
 
-/// Returns the export filter: the site's own prefixes, without learned routes and links.
+/// Returns the filter that exports those of the site's own prefixes that are in `prefixes`. It never exports learned
+/// routes or the prefixes of links.
 fn export_filter(prefixes: &[Ipv4Net]) -> String {
     if prefixes.is_empty() {
         return "none".into();
@@ -270,31 +279,32 @@ fn export_filter(prefixes: &[Ipv4Net]) -> String {
     format!("where proto = \"announced\" && net ~ [ {} ]", all.join(", "))
 }
 
-/// A protocol of BIRD with neighbours, and its state.
+/// A protocol of BIRD that has neighbours, and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protocol {
     /// Name of the protocol; for a BGP session the name of its device.
     pub name: String,
-    /// `BGP` or `OSPF`.
+    /// Type of the protocol, `BGP` or `OSPF`.
     pub kind: String,
-    /// `Established`, `Running`, or another state with its reason.
+    /// Text that BIRD shows as the state: `Established`, `Running`, or another state with its reason.
     pub state: String,
 }
 
 impl Protocol {
-    /// Whether the session is up.
+    /// Whether a BGP session is established, or OSPF has a full neighbour.
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self.state.as_str(), "Established" | "Running")
     }
 }
 
-/// Parses the output of `birdc show protocols`. Returns the protocols with neighbours.
+/// Parses the output of `birdc show protocols`. Returns the protocols of the types BGP and OSPF in their order; lines
+/// of another format are skipped.
 #[must_use]
 pub fn protocols(text: &str) -> Vec<Protocol> {
     let mut all = Vec::new();
     for line in text.lines() {
-        // Name, Proto, Table, State, Since, Info.
+        // The columns are Name, Proto, Table, State, Since and Info.
         let words: Vec<_> = line.split_whitespace().collect();
         if let [name, kind @ ("BGP" | "OSPF"), _, _, _, ref info @ ..] = words[..] {
             all.push(Protocol {
@@ -307,8 +317,8 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
     all
 }
 
-/// Parses the output of `birdc show route`. A line with a prefix starts with it; lines with further routes to it do
-/// not.
+/// Parses the output of `birdc show route`. Returns each prefix once, whichever of its routes is used. Only the first
+/// line of several routes to a prefix has the prefix.
 #[must_use]
 pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
     let first = |line: &str| line.split_whitespace().next()?.parse().ok();
@@ -333,7 +343,7 @@ mod tests {
         config(topology, &machine, &remotes).unwrap().unwrap_or_default()
     }
 
-    /// The lines of one protocol.
+    /// Returns the lines of the protocol that begins with `head`, without their indentation.
     fn protocol<'a>(config: &'a str, head: &str) -> Vec<&'a str> {
         let lines = config.lines().skip_while(|l| !l.starts_with(head));
         lines.take_while(|l| *l != "}").map(str::trim).collect()
@@ -364,7 +374,7 @@ mod tests {
         assert!(ce1.contains("route 10.10.30.254/32 via \"wg0\";"), "{ce1}");
         assert!(ce1.contains("route 10.2.30.0/25 via 192.168.30.1;"), "{ce1}");
         assert!(!ce1.contains("password"), "{ce1}");
-        // It has no link to the LAN, so it advertises nothing and has no OSPF neighbour.
+        // This edge has no link to the LAN, so it advertises nothing and has no OSPF neighbour.
         let ce2 = config_of(&topology, "loc1-ce2");
         assert!(ce2.contains("protocol bgp line0") && !ce2.contains("ospf v2"), "{ce2}");
     }

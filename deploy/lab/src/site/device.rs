@@ -1,5 +1,5 @@
 //! A site's VPN device: one stock WireGuard interface with one peer (D16). Its configuration is the output of `tombolo
-//! connection device-config`. It uses the kernel's WireGuard, or `wireguard-go` on kernels without it.
+//! connection device-config`. The interface is the kernel's, or that of `wireguard-go` on kernels without WireGuard.
 
 use crate::command::{self, HELPER_TIMEOUT, run};
 use crate::private::write_private;
@@ -11,30 +11,32 @@ use nix::sched::{CloneFlags, unshare};
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Inner MTU if the output has none, bytes (D20).
+/// MTU inside the tunnel if the output has none, bytes (D20).
 const MTU: u16 = 1420;
 
-/// The parsed output of `tombolo connection device-config`: a file for wg-quick per gateway instance, and a BGP
-/// session. Only the first file is used, because a device of the lab has one tunnel.
+/// The settings of one device, parsed from the output of `tombolo connection device-config`. The output has a file for
+/// wg-quick for each instance of the gateway, and the neighbours of a BGP session. Only the first file is used, because
+/// a device of the lab has one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSettings {
-    /// Addresses inside the tunnel.
+    /// Addresses of the device inside the tunnel, in the order of the file.
     pub addresses: Vec<IpNet>,
-    /// Inner MTU, bytes.
+    /// MTU inside the tunnel, bytes.
     pub mtu: u16,
-    /// UDP port to listen on; a random one if none.
+    /// UDP port on which the device listens; a random port if none.
     pub listen_port: Option<u16>,
-    /// Remote end of the tunnel.
+    /// Static routes into the tunnel, and the gateway's BGP speaker.
     pub remote: RemoteEnd,
-    /// Lines of the only `[Peer]`, unchanged.
+    /// Lines of the section `[Peer]`, unchanged.
     peer: Vec<String>,
 }
 
 impl DeviceSettings {
-    /// Parses the output of `tombolo connection device-config`.
+    /// Parses the output of `tombolo connection device-config`. IPv6 routes are left out, because sites have only IPv4.
     ///
     /// # Errors
-    /// The text has another format, a file does not have exactly one peer, or `Table` is not `off`.
+    /// The text has another format, a file does not have exactly one peer, `Table` is not `off`, or a value is not
+    /// valid.
     pub fn read(text: &str) -> Result<Self> {
         let mut parsed = Self {
             addresses: Vec::new(),
@@ -62,6 +64,7 @@ impl DeviceSettings {
         Ok(parsed)
     }
 
+    /// Reads one line of a file for wg-quick.
     fn setting(&mut self, section: &str, line: &str) -> Result<()> {
         let parts = line.split_once('=');
         let (key, value) = parts.with_context(|| format!("'{line}' is no line of a WireGuard configuration"))?;
@@ -81,19 +84,20 @@ impl DeviceSettings {
                 let ["ip", "route", "add", net, "dev", "%i", ..] = words[..] else {
                     bail!("'{line}' is no route into the tunnel");
                 };
-                // Sites have IPv4 only, so the IPv6 prefixes of a dual-stack gateway need no route.
+                // Sites have only IPv4, so the IPv6 prefixes of a dual-stack gateway need no route.
                 if let IpNet::V4(net) = net.parse().with_context(|| line.to_owned())? {
                     self.remote.routes.push(net);
                 }
             }
-            // The lab has generated the private key. All other properties concern wg-quick only.
+            // The lab has generated the private key itself. All other properties concern only wg-quick, which the lab
+            // does not use.
             ("[interface]", _) => {}
             _ => bail!("'{line}' is in no section"),
         }
         Ok(())
     }
 
-    /// Returns the file for `wg setconf`.
+    /// Returns the text of the file for `wg setconf`.
     fn wg_conf(&self, private_key: &str) -> String {
         let mut text = format!("[Interface]\nPrivateKey = {private_key}\nFwMark = {TUNNEL_MARK}\n");
         if let Some(port) = self.listen_port {
@@ -106,7 +110,7 @@ impl DeviceSettings {
     }
 }
 
-/// Parses the neighbour of BIRD's session; none if the line is another one.
+/// Returns the BGP speaker if the line names the neighbour of BIRD's session, none for other lines.
 fn gateway(line: &str) -> Result<Option<Gateway>> {
     let words: Vec<_> = line.trim_end_matches(';').split_whitespace().collect();
     let ["neighbor", address, "as", asn] = words[..] else {
@@ -119,7 +123,7 @@ fn gateway(line: &str) -> Result<Option<Gateway>> {
     }))
 }
 
-/// Parses an address with or without a prefix length.
+/// Parses an address with or without a prefix length. Without one, it is the prefix of this address alone.
 fn prefix(text: &str) -> Result<IpNet> {
     let alone = text.parse::<std::net::IpAddr>().map(IpNet::from);
     alone
@@ -127,21 +131,23 @@ fn prefix(text: &str) -> Result<IpNet> {
         .with_context(|| format!("Address: '{text}'"))
 }
 
-/// Generates a device's private key in a file of mode 0600. Returns the public key.
+/// Generates a private key in a file, which replaces an earlier one; a new file has mode 0600. The file's folder must
+/// exist. Returns the public key in base64.
 ///
 /// # Errors
-/// The file cannot be written, or `wg` is not installed.
+/// The path is no UTF-8, the file cannot be written, or `wg` is missing or fails.
 pub fn make_key(file: &Path) -> Result<String> {
     let file = file.to_str().context("a path that is not text")?;
     let script = r#"umask 077; wg genkey > "$0" && wg pubkey < "$0""#;
     Ok(run(&["sh", "-c", script, file])?.trim().to_owned())
 }
 
-/// Creates the device with the kernel's WireGuard, in the namespace of the calling thread. Returns false if the kernel
-/// has none.
+/// Creates a WireGuard device of the kernel, in the network namespace of the calling thread. The device is down and has
+/// no configuration. Returns false, and creates nothing, if the kernel has no WireGuard.
 ///
 /// # Errors
-/// The kernel has WireGuard, and the command fails.
+/// The kernel has WireGuard and the command fails, for example because a device of this name exists or this program
+/// does not run as root.
 pub fn make_in_kernel(device: &str) -> Result<bool> {
     let argv = ["ip", "link", "add", device, "type", "wireguard"].map(str::to_owned);
     let done = command::finish(&argv, HELPER_TIMEOUT)?;
@@ -153,10 +159,11 @@ pub fn make_in_kernel(device: &str) -> Result<bool> {
     }
 }
 
-/// Whether the kernel has WireGuard. Tests it in a network namespace that ends with its thread.
+/// Whether the kernel has WireGuard. Tests it by a device in a network namespace that ends with its thread, so nothing
+/// remains.
 ///
 /// # Errors
-/// A network namespace cannot be created.
+/// A network namespace cannot be created, or as [`make_in_kernel`].
 pub fn is_in_kernel() -> Result<bool> {
     let tried = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace (root is needed)")?;
@@ -165,14 +172,15 @@ pub fn is_in_kernel() -> Result<bool> {
     tried.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Returns the command line of the user-space device. The program ends when the device is deleted.
+/// Returns the command line of `wireguard-go` for a device. The program stays in the foreground, and ends when the
+/// device is deleted.
 #[must_use]
 pub fn program(device: &str) -> Vec<String> {
     ["wireguard-go", "-f", device].map(str::to_owned).to_vec()
 }
 
-/// Returns the command lines that configure a device. `settings` is the path of [`write_settings`]' file on the
-/// machine.
+/// Returns the command lines that configure an existing device and set it up, in their order. `settings` is the path,
+/// on the machine of the device, of the file that [`write_settings`] has written.
 #[must_use]
 pub fn set_up(device: &str, parsed: &DeviceSettings, settings: &str) -> Vec<Vec<String>> {
     let own = |argv: &[&str]| argv.iter().map(|a| (*a).to_owned()).collect();
@@ -185,7 +193,8 @@ pub fn set_up(device: &str, parsed: &DeviceSettings, settings: &str) -> Vec<Vec<
     all
 }
 
-/// Writes the file for `wg setconf`, with the private key from the file `key`.
+/// Writes the file for `wg setconf`, with the private key from the file `key`. Both are paths on this machine. A new
+/// file has mode 0600.
 ///
 /// # Errors
 /// The key cannot be read, or the file cannot be written.

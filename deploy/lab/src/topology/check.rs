@@ -1,4 +1,4 @@
-//! Checks a topology beyond its types, before anything is created.
+//! Checks a topology beyond its types, before the lab creates anything.
 
 mod expected;
 mod site;
@@ -11,14 +11,16 @@ use std::fmt::Write as _;
 use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
 use tombolo_proto::net::overlap;
 
-/// Things that only one host may represent: kind, name, and part of the name.
+/// Things that only one host or line may represent, seen so far: kind, name, and a second part of the name or an empty
+/// text.
 type Bindings = BTreeSet<(&'static str, String, String)>;
 
 impl Topology {
-    /// Checks the topology beyond its types.
+    /// Checks what the types of the topology do not ensure: ranges, names, references between its parts, and overlaps.
+    /// Checks the resources only as far as the lab uses them; the controller checks the rest. Reads nothing else.
     ///
     /// # Errors
-    /// The topology has problems; the message lists all of them, one per line.
+    /// The topology has problems; the message lists all of them, one on each line.
     pub fn check(&self) -> Result<()> {
         let mut problems = Vec::new();
         if !is_valid_name(&self.name, 24) {
@@ -59,8 +61,8 @@ impl Topology {
                     "underlay.segments.{name}: the name must be 1 to 15 of a-z, 0-9 and '-'"
                 ));
             }
-            // The segment's bridge has its name. The same namespace has the loopback device, the hosts' ports and the
-            // delay lines.
+            // The segment's bridge has the segment's name. The same namespace has the loopback device, the hosts' ports
+            // and the delay lines.
             let port = name.strip_prefix("port").is_some_and(|n| n.parse::<u32>().is_ok());
             let delay = name.starts_with("delay");
             if *name == "lo" || port || delay {
@@ -80,7 +82,7 @@ impl Topology {
                 }
             }
         }
-        // A destination in both could be reached by the TUN device's routes and by the underlay.
+        // The TUN device's routes and the underlay would both lead to an address that is in a VNet and in a segment.
         for (vnet, network) in self.resources.virtual_networks.iter() {
             for (name, segment) in &self.underlay.segments {
                 if network.address_space.iter().any(|p| overlap(&p.0, &segment.prefix)) {
@@ -179,7 +181,7 @@ impl Topology {
                 problems.push(format!("{at}.nics: '{nic}' belongs to another host already"));
             }
         }
-        // A full id may refer to another resource group, which the file does not contain.
+        // A full id may refer to a resource group that the file does not contain.
         for subnet in vm.serves.iter().filter(|s| !s.starts_with('/')) {
             let known = subnet.split_once('/').is_some_and(|(vnet, subnet)| {
                 let vnet = self.resources.virtual_networks.find(vnet);
@@ -223,6 +225,7 @@ impl Topology {
     }
 }
 
+/// Whether a name has 1 to `longest` characters of `a-z`, `0-9` and `-`, and no `-` at either end.
 fn is_valid_name(name: &str, longest: usize) -> bool {
     let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=longest).contains(&name.len()) && name.chars().all(inside) && !name.starts_with('-') && !name.ends_with('-')

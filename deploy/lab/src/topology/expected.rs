@@ -1,12 +1,12 @@
-//! The expectations of a topology file: which hosts reach each other, over which hops, which routes are learned, and
-//! what changes after an event.
+//! The expectations of a topology file: which hosts reach each other, over which hops, which prefixes customer edges
+//! learn, and what changes after an event.
 
 use super::site::LinkName;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::net::IpAddr;
 
-/// A hop of a trace: the address that answers, or none for a silent hop (`*`).
+/// A hop of a trace: the address that answers, or none for a silent hop, which is written as `*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop(pub Option<IpAddr>);
 
@@ -30,29 +30,29 @@ impl<'de> Deserialize<'de> for Hop {
     }
 }
 
-/// The expected reachability of one host from another.
+/// The expectation for packets from one host to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Row {
-    /// Source host.
+    /// Name of the source host.
     pub from: String,
-    /// Destination host.
+    /// Name of the destination host.
     pub to: String,
-    /// Whether pings are answered. Otherwise all are lost without ICMP errors (T8).
+    /// Whether all pings are answered. If false, all pings are lost without ICMP errors (T8).
     pub reachable: bool,
-    /// Hops of a trace, the destination last; only for a reachable pair.
+    /// Hops of a trace, the destination last. Empty for an unreachable pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hops: Vec<Hop>,
-    /// Other permitted lists of hops, because flows are spread over equal paths (T9).
+    /// Further permitted lists of hops, for flows that are spread over equal paths (T9).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Vec<Hop>>,
-    /// The reason, for people.
+    /// Reason of the expectation, for people who read the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 impl Row {
-    /// Returns every permitted list of hops.
+    /// Returns every permitted list of hops: [`Self::hops`], then the alternatives.
     pub fn lists(&self) -> impl Iterator<Item = &Vec<Hop>> {
         std::iter::once(&self.hops).chain(&self.alternatives)
     }
@@ -64,8 +64,8 @@ impl Row {
     }
 }
 
-/// The prefixes that a customer edge learns by BGP from one neighbour, and no others (E16). This detects routes that no
-/// ping uses.
+/// The prefixes that a customer edge must learn by BGP from one neighbour; if it learns others, the check fails (E16).
+/// This detects routes that no ping uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Learned {
@@ -73,18 +73,18 @@ pub struct Learned {
     pub site: String,
     /// Name of the customer edge.
     pub router: String,
-    /// Line to the neighbour, as `er1 primary`, if that is a provider edge.
+    /// Line to the neighbour, as `er1 primary`, if the neighbour is a provider edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<LinkName>,
-    /// Connection of the tunnel to the neighbour, if that is a VPN gateway.
+    /// Connection of the tunnel to the neighbour, if the neighbour is a VPN gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
-    /// All prefixes that are learned.
+    /// All prefixes that the customer edge learns from the neighbour, in any order.
     pub prefixes: Vec<Ipv4Net>,
 }
 
 impl Learned {
-    /// Whether both are about the same neighbour of the same customer edge.
+    /// Whether both expectations are about the same neighbour of the same customer edge. Names are compared exactly.
     #[must_use]
     pub fn same_neighbour(&self, other: &Self) -> bool {
         let key = |l: &Self| (l.site.clone(), l.router.clone(), l.line.clone(), l.tunnel.clone());
@@ -92,21 +92,22 @@ impl Learned {
     }
 }
 
-/// Actions on the lab, and the expectations that they change.
+/// Actions on the lab, and the expectations that differ after them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Event {
-    /// Actions, in the order in which they are carried out.
+    /// Actions in the order in which they are carried out, at least one.
     pub actions: Vec<Action>,
-    /// Rows that differ from the steady state.
+    /// Rows that replace the steady state's rows for the same pairs, and rows for further pairs.
     #[serde(default)]
     pub expected: Vec<Row>,
-    /// Neighbours from which other prefixes are learned than in the steady state.
+    /// Expectations that replace the steady state's for the same neighbours. Other neighbours are an error of the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<Learned>,
 }
 
-/// An action on one target: an interface of a customer edge (`site`, `router`, and `line` or `tunnel`), or a `host`.
+/// An action on one target, which is an interface of a customer edge (`site`, `router`, and `line` or `tunnel`), or a
+/// `host`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Action {
@@ -122,40 +123,40 @@ pub struct Action {
     /// Connection of a tunnel of the customer edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
-    /// Host with an address on the underlay.
+    /// Name of a host with an address on the underlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// The verb.
+    /// What is done to the target: `down` or `up` for an interface, `cut` for a host.
     pub action: Verb,
 }
 
-/// The verb of an action.
+/// What an action does to its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
-    /// Sets the interface down; the other end of a line loses its carrier.
+    /// Sets the interface down. The other end of a line loses its carrier, that of a tunnel does not.
     Down,
-    /// Sets the interface up.
+    /// Sets the interface up again, or for the first time.
     Up,
-    /// Disconnects the host from the underlay, without ICMP errors.
+    /// Disconnects the host from the underlay, in both directions and without ICMP errors.
     Cut,
 }
 
-/// The target of an action, with all properties that it needs.
+/// The target of an action with the properties that it needs, all of which are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// A line of a customer edge.
+    /// A line of a customer edge, whose interface is set up or down.
     Line {
         /// Name of the site.
         site: &'a str,
         /// Name of the customer edge.
         router: &'a str,
-        /// The line.
+        /// Link of the circuit that the line belongs to.
         line: &'a LinkName,
-        /// Whether it is set up instead of down.
+        /// Whether the interface is set up; false: it is set down.
         up: bool,
     },
-    /// A tunnel of a customer edge.
+    /// A tunnel of a customer edge, whose interface is set up or down.
     Tunnel {
         /// Name of the site.
         site: &'a str,
@@ -163,18 +164,19 @@ pub enum Target<'a> {
         router: &'a str,
         /// Name of the connection.
         connection: &'a str,
-        /// Whether it is set up instead of down.
+        /// Whether the interface is set up; false: it is set down.
         up: bool,
     },
-    /// A host on the underlay.
+    /// A host on the underlay, which is disconnected.
     Host(&'a str),
 }
 
 impl Action {
-    /// Returns the target.
+    /// Returns the target of the action. Whether it exists in a topology is not checked.
     ///
     /// # Errors
-    /// A property is missing, or does not belong to the verb or to another property.
+    /// A property is missing, or does not belong to the verb or to another property. The text says which properties to
+    /// set.
     pub fn target(&self) -> Result<Target<'_>, String> {
         let up = self.action == Verb::Up;
         match self {
@@ -215,8 +217,8 @@ impl Action {
 }
 
 impl super::Topology {
-    /// Returns the rows after an event: the steady state's rows in their order, each replaced by the event's row for
-    /// the same pair, and then the event's other rows.
+    /// Returns the rows that are expected after an event. First come the steady state's rows in their order, each
+    /// replaced by the event's row for the same pair if there is one; then the event's rows for other pairs.
     #[must_use]
     pub fn rows_after(&self, event: &Event) -> Vec<Row> {
         let own = |row: &Row| event.expected.iter().find(|own| own.same_pair(row));
@@ -231,8 +233,8 @@ impl super::Topology {
         rows
     }
 
-    /// Returns the expected routes after an event: the steady state's, each replaced by the event's for the same
-    /// neighbour.
+    /// Returns the prefixes that customer edges are expected to learn after an event: the steady state's expectations
+    /// in their order, each replaced by the event's for the same neighbour if there is one.
     #[must_use]
     pub fn learned_after(&self, event: &Event) -> Vec<Learned> {
         let own = |steady: &Learned| event.learned.iter().find(|own| own.same_neighbour(steady));

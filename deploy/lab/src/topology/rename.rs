@@ -1,9 +1,9 @@
-//! Renames a topology: replaces names, addresses and ASNs. Tests on renamed topologies show that nothing depends on the
-//! values.
+//! Renames a topology: replaces names, addresses and ASNs. Tests on renamed topologies show that nothing in the product
+//! or the lab depends on these values.
 //!
-//! A network moves as a whole, so that an address keeps its position in its network. Equal values remain equal, and
-//! different ones different. Values with a meaning for Azure or the lab (`GatewaySubnet`, reserved ASNs, the default
-//! route) are kept.
+//! A network gets a new prefix as a whole, so that each address keeps its position in its network. Equal values stay
+//! equal, and different values stay different. Values with a meaning for Azure or the lab (`GatewaySubnet`, reserved
+//! ASNs, the default route) stay as they are.
 
 mod addresses;
 
@@ -14,9 +14,9 @@ use anyhow::{Context, Result};
 use serde_norway::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names with a meaning, which are kept.
+/// Names that have a meaning for Azure or the lab, and are therefore kept.
 const RESERVED_NAMES: &[&str] = &["GatewaySubnet", LAN_ROUTER];
-/// Keys whose values are enumerations or free text, which are kept.
+/// Keys whose values are enumerations or free text, and are therefore kept.
 const OPAQUE_KEYS: &[&str] = &[
     "link",
     "action",
@@ -32,7 +32,7 @@ const OPAQUE_KEYS: &[&str] = &[
     "settings",
     "tags",
 ];
-/// Keys whose values are maps from names.
+/// Keys whose values are maps with names as their keys.
 const NAME_MAPS: &[&str] = &[
     "hosts",
     "sites",
@@ -44,21 +44,21 @@ const NAME_MAPS: &[&str] = &[
     "routes",
     "ipConfigurations",
 ];
-/// The first and last ASN for private use that a site may have (G4).
+/// ASNs for private use that a site may have: below those that Azure reserves (G4).
 const ASNS: std::ops::Range<u32> = 64_512..65_515;
 
-/// Returns a topology with other names and addresses for all networks, hosts, sites and resources, and other ASNs for
-/// sites. The result is the same for the same seed.
+/// Returns a copy with other names and addresses for all networks, hosts, sites and resources, and with other ASNs for
+/// the sites. The same topology and `seed` have the same result on every platform. The lab's own name changes too.
 ///
 /// # Errors
-/// The renamed topology fails its check, for example because a name became too long.
+/// The renamed topology fails its check, for example because the name of a host became too long.
 pub fn rename(topology: &Topology, seed: u64) -> Result<Topology> {
     let renamed: Topology = serde_norway::from_value(tree(topology, seed)?)?;
     renamed.check().context("the renamed topology")?;
     Ok(renamed)
 }
 
-/// Returns the renamed topology as a tree, in the order of the original.
+/// Returns the renamed topology as a YAML tree. Maps and lists keep the order of the original.
 fn tree(topology: &Topology, seed: u64) -> Result<Value> {
     let mut tree = serde_norway::to_value(topology)?;
     let mut random = Random(seed);
@@ -77,6 +77,7 @@ fn tree(topology: &Topology, seed: u64) -> Result<Value> {
 struct Random(u64);
 
 impl Random {
+    /// Returns the next number, of 64 random bits.
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -85,7 +86,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Returns one of the items; none if there are none.
+    /// Returns a random item; none if there are no items.
     fn choose<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         let count = u64::try_from(from.len()).ok().filter(|c| *c > 0)?;
         from.get(usize::try_from(self.next() % count).ok()?)
@@ -102,16 +103,17 @@ impl Random {
     }
 }
 
-/// The values of a file that may be renamed.
+/// The values of a topology that may be replaced.
 #[derive(Default)]
 struct Contents {
     names: BTreeSet<String>,
-    /// All other texts, which include the addresses.
+    /// All texts that are no definitions of names, among them the addresses.
     texts: Vec<String>,
     asns: BTreeSet<u32>,
 }
 
 impl Contents {
+    /// Collects the values of the tree `value`, which is at `path`.
     fn collect_from(&mut self, value: &Value, path: &mut Vec<String>) {
         if path.last().is_some_and(|key| is_opaque(key, path.len(), value)) {
             return;
@@ -131,7 +133,8 @@ impl Contents {
             Value::Sequence(all) => all.iter().for_each(|value| self.collect_from(value, path)),
             Value::String(text) => {
                 let key = path.last().map(String::as_str);
-                // Regions and resource groups have no definition of their own: their names are only used.
+                // Regions and resource groups are not defined in a file, so their names are found where they are used.
+                // The lab's name is not the key of a map either.
                 if matches!(key, Some("location" | "resourceGroup")) || path.len() == 1 && key == Some("name") {
                     self.names.insert(text.clone());
                 } else {
@@ -146,12 +149,12 @@ impl Contents {
     }
 }
 
-/// Whether the value of this key is kept. `routes` is a map from names in a route table, and an enumeration in a LAN.
+/// Whether the value of this key is kept. `routes` is a map with names in a route table, and an enumeration in a LAN.
 fn is_opaque(key: &str, depth: usize, value: &Value) -> bool {
     OPAQUE_KEYS.contains(&key) && !(key == "routes" && value.is_mapping()) || depth == 1 && key == "settings"
 }
 
-/// Whether the keys of the map at this path are names.
+/// Whether the keys of the map at this path are names of hosts, sites or resources.
 fn is_named(path: &[String]) -> bool {
     match path {
         [resources, _kind] if resources == "resources" => true,
@@ -160,10 +163,12 @@ fn is_named(path: &[String]) -> bool {
     }
 }
 
+/// Whether the number at this path is an ASN.
 fn is_asn(path: &[String]) -> bool {
     path.last().is_some_and(|key| key.to_ascii_lowercase().ends_with("asn"))
 }
 
+/// Returns a new name for every old one, and for the host of every site's machine.
 fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -> BTreeMap<String, String> {
     let mut used = BTreeSet::new();
     let mut names = BTreeMap::new();
@@ -174,7 +179,8 @@ fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -
         }
         names.insert(name.clone(), new);
     }
-    // The host of a site's machine is named after both, so its new name must be too. Resources may have the same name.
+    // The host of a site's machine has a name of site and machine, so its new name must follow from both new names.
+    // This replaces the new name of a resource that is called like the host.
     let own = |name: &str| names.get(name).cloned().unwrap_or_else(|| name.to_owned());
     let machines = topology.machines();
     let machines: Vec<_> = machines
@@ -184,7 +190,7 @@ fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -
     names
 }
 
-/// Returns new ASNs for the sites. Those of gateways are kept, because they are reserved by Azure (G4).
+/// Returns new ASNs for the sites. Those of gateways are kept, because Azure reserves them (G4).
 fn new_asns(topology: &Topology, known: &BTreeSet<u32>, random: &mut Random) -> BTreeMap<u32, u32> {
     let mut free: Vec<u32> = ASNS.filter(|asn| !known.contains(asn)).collect();
     let sites: BTreeSet<u32> = topology.sites.values().map(|s| s.asn).collect();
@@ -198,7 +204,7 @@ fn new_asns(topology: &Topology, known: &BTreeSet<u32>, random: &mut Random) -> 
     asns
 }
 
-/// The new values by the old ones.
+/// The new names, ASNs and addresses by the old ones.
 struct Renaming {
     names: BTreeMap<String, String>,
     asns: BTreeMap<u32, u32>,
@@ -206,6 +212,7 @@ struct Renaming {
 }
 
 impl Renaming {
+    /// Replaces the values of the tree `value`, which is at `path`.
     fn apply(&self, value: &mut Value, path: &mut Vec<String>) {
         if path.last().is_some_and(|key| is_opaque(key, path.len(), value)) {
             return;
@@ -237,11 +244,13 @@ impl Renaming {
         }
     }
 
+    /// Returns the new name; `old` itself if it is no name of the topology.
     fn name(&self, old: &str) -> String {
         self.names.get(old).cloned().unwrap_or_else(|| old.to_owned())
     }
 
-    /// Renames a text: an address, a name, names joined by `/` (a subnet, an id), or a name before a word (a line).
+    /// Returns the new text for an address, a name, names joined by `/` (a subnet, an id), or a name before a word (a
+    /// line). Other texts are returned unchanged.
     fn text(&self, old: &str) -> String {
         if let Some(address) = self.addresses.map(old) {
             return address;

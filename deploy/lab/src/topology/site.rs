@@ -1,5 +1,5 @@
-//! The on-premises part of a topology file: sites with customer edges, a LAN router and test hosts. All are plain Linux
-//! machines with stock programs and without agents. Sites have IPv4 only.
+//! The on-premises part of a topology file: sites with customer edges, a LAN router and test hosts. All of these are
+//! plain Linux machines with stock programs and without agents. Sites have only IPv4.
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -9,39 +9,42 @@ use std::str::FromStr;
 use tombolo_client::manifest::Named;
 use tombolo_proto::config::CircuitLink;
 
-/// The name of every site's LAN router. No customer edge and no test host may have it.
+/// Name of every site's LAN router. No customer edge and no test host may have this name.
 pub const LAN_ROUTER: &str = "router";
 
-/// A site: a LAN, and the customer edges between the LAN and the providers.
+/// An on-premises site: a LAN, and the customer edges between the LAN and the providers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Site {
-    /// ASN of the customer edges.
+    /// ASN of the customer edges, which the circuits' peerings and local network gateways must name too.
     pub asn: u32,
-    /// Prefixes that the site advertises, without those of lines and of links to the LAN router.
+    /// Prefixes that the site advertises, at least one. Those of lines and of links to the LAN router are not among
+    /// them.
     pub prefixes: Vec<Ipv4Net>,
-    /// The LAN.
+    /// LAN with its router and test hosts.
     pub lan: Lan,
-    /// Customer edges. Without `lan.ecmp`, the first one that works carries all of the LAN's traffic.
+    /// Customer edges by name, in the order of preference. Without `lan.ecmp`, the first one that works carries all of
+    /// the LAN's traffic.
     pub customer_edges: Named<CustomerEdge>,
-    /// BGP policy of the customer edges.
+    /// BGP policy of all customer edges.
     #[serde(default)]
     pub bgp: BgpPolicy,
 }
 
-/// A LAN with one router.
+/// The LAN of a site, with one router.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Lan {
     /// Address of the router on the LAN, with the LAN's prefix length.
     pub router: Ipv4Net,
-    /// Test hosts with their addresses.
+    /// Test hosts by name, with their addresses on the LAN.
     #[serde(default)]
     pub hosts: Named<Ipv4Addr>,
-    /// Routes that the router receives from the customer edges.
+    /// Routes that the customer edges advertise to the router.
     #[serde(default)]
     pub routes: LanRoutes,
-    /// Whether the router spreads flows over all customer edges with equal routes.
+    /// Whether the router spreads flows over all customer edges that advertise a route. If false, it uses only the
+    /// first of them.
     #[serde(default)]
     pub ecmp: bool,
 }
@@ -50,41 +53,42 @@ pub struct Lan {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LanRoutes {
-    /// A permanent default route. A customer edge drops packets for which it has no route.
+    /// A default route, at all times. A customer edge drops packets for which it has no route.
     #[default]
     Default,
-    /// Their learned routes, so that another customer edge takes over if a line fails.
+    /// The routes that the customer edge has learned, so that another customer edge takes over if a line fails.
     Learned,
 }
 
-/// A router between the LAN and the providers. Without `address` it has no link to the underlay.
+/// A router between the LAN and the providers. It has a link to the underlay only with `address`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CustomerEdge {
-    /// Address on the link to the LAN router, a /30 or /31. The router has the other address.
+    /// Address on the link to the LAN router with the link's length, a /30 or /31. The LAN router has the other
+    /// address. Without it the edge has no link to the LAN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lan: Option<Ipv4Net>,
-    /// Underlay address, the endpoint of the tunnels.
+    /// Underlay address, which is the endpoint of the tunnels. Edges with tunnels need it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// Lines to provider edges, at most one to each.
+    /// Lines to provider edges. No other customer edge may have a line to the same provider edge.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<Line>,
-    /// Tunnels to VPN gateways.
+    /// Tunnels to VPN gateways, at most one for each connection.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tunnels: Vec<Tunnel>,
 }
 
-/// A line to the provider edge of one link of a circuit. The circuit's private peering defines its addresses: the first
-/// one of the link's prefix is the customer edge's, the second one the provider edge's (E1).
+/// A line to the provider edge of one link of a circuit. The circuit's private peering defines the line's addresses: of
+/// the link's prefix, the customer edge has the first host address and the provider edge the second (E1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Line {
     /// Name of the circuit in `resources`.
     pub circuit: String,
-    /// Primary or secondary link.
+    /// Link of the circuit, primary or secondary, to whose edge the line leads.
     pub link: CircuitLink,
-    /// Whether the customer edge's interface is up; false: it is down until an event sets it up.
+    /// Whether the customer edge's interface is up. If false, it is down until an event sets it up.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub enabled: bool,
 }
@@ -93,12 +97,12 @@ pub struct Line {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tunnel {
-    /// Name of the connection in `resources`. Its local network gateway describes this device, without the key, which
-    /// the lab generates and adds.
+    /// Name of the connection in `resources`. The connection's local network gateway describes this device, without the
+    /// key: the lab generates the key and adds it.
     pub connection: String,
-    /// Address inside the tunnel, the source of BGP and of ICMP errors.
+    /// Address of the device inside the tunnel. It is the source of the device's BGP session and ICMP errors.
     pub address: Ipv4Addr,
-    /// UDP port.
+    /// UDP port on which the device listens.
     #[serde(default = "wireguard_port")]
     pub listen_port: u16,
 }
@@ -107,13 +111,13 @@ pub struct Tunnel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BgpPolicy {
-    /// BgpPolicy for provider edges of circuits.
+    /// Policy for provider edges of circuits.
     pub circuit: NeighbourPolicy,
-    /// BgpPolicy for VPN gateways.
+    /// Policy for the VPN gateways of the tunnels.
     pub vpn: NeighbourPolicy,
-    /// Whether a customer edge spreads flows over equal routes.
+    /// Whether a customer edge spreads flows over equal BGP routes.
     pub ecmp: bool,
-    /// Hold time to propose, seconds, 3 to 65535.
+    /// BGP hold time that the customer edges propose, seconds, 3 to 65535.
     pub hold_time: u16,
 }
 
@@ -129,13 +133,13 @@ impl Default for BgpPolicy {
     }
 }
 
-/// The policy for one kind of neighbour.
+/// The BGP policy for one kind of neighbour: provider edges or VPN gateways.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NeighbourPolicy {
-    /// Local preference of the routes that they advertise; the largest wins (E10).
+    /// Local preference of the routes that a customer edge learns from these neighbours; the largest wins (E10).
     pub local_preference: u32,
-    /// Prefixes that are advertised to them; all of the site's prefixes if absent.
+    /// Those of the site's prefixes that are advertised to these neighbours; all of them if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export: Option<Vec<Ipv4Net>>,
 }
@@ -164,9 +168,9 @@ fn wireguard_port() -> u16 {
 /// One link of a circuit, written as `er1 primary`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkName {
-    /// Name of the circuit.
+    /// Name of the circuit, as in `resources`.
     pub circuit: String,
-    /// Primary or secondary link.
+    /// Link of the circuit, primary or secondary.
     pub link: CircuitLink,
 }
 
@@ -176,7 +180,7 @@ impl fmt::Display for LinkName {
     }
 }
 
-/// Returns `primary` or `secondary`.
+/// Returns the word for a link in files and messages: `primary` or `secondary`.
 #[must_use]
 pub fn link_word(link: CircuitLink) -> &'static str {
     match link {
@@ -214,7 +218,8 @@ impl<'de> Deserialize<'de> for LinkName {
     }
 }
 
-/// Returns the other host address of a /30 or /31; none if `own` has another length or is no host address.
+/// Returns the other host address of a /30 or /31. None if `own` has another length, or is the network's or broadcast
+/// address of a /30.
 #[must_use]
 pub fn other_end(own: Ipv4Net) -> Option<Ipv4Addr> {
     if !matches!(own.prefix_len(), 30 | 31) {
@@ -230,7 +235,7 @@ pub fn other_end(own: Ipv4Net) -> Option<Ipv4Addr> {
 }
 
 impl Line {
-    /// Whether the line belongs to this link.
+    /// Whether the line belongs to this link. Names of circuits are compared without regard to case, as Azure does.
     #[must_use]
     pub fn is(&self, name: &LinkName) -> bool {
         self.circuit.eq_ignore_ascii_case(&name.circuit) && self.link == name.link
@@ -238,48 +243,49 @@ impl Line {
 }
 
 impl Site {
-    /// Returns the prefixes that are advertised to neighbours with this policy.
+    /// Returns the prefixes that the site advertises to neighbours with this policy: its `export`, otherwise all
+    /// prefixes.
     #[must_use]
     pub fn export<'a>(&'a self, neighbours: &'a NeighbourPolicy) -> &'a [Ipv4Net] {
         neighbours.export.as_deref().unwrap_or(&self.prefixes)
     }
 }
 
-/// The role of a site's machine.
+/// What a machine of a site is there for.
 #[derive(Debug, Clone, Copy)]
 pub enum MachineRole<'a> {
-    /// Router between the LAN and the customer edges.
+    /// Routes between the LAN and the customer edges.
     LanRouter,
-    /// Router between the LAN router and the providers.
+    /// Routes between the LAN router and the providers.
     CustomerEdge(&'a CustomerEdge),
-    /// Test host with its address.
+    /// Is a test host with this address on the LAN.
     Host(Ipv4Addr),
 }
 
-/// A machine of a site, which is a host of the lab with the name `SITE-NAME`.
+/// A machine of a site. In the lab it is the host `SITE-NAME`.
 #[derive(Debug, Clone)]
 pub struct Machine<'a> {
-    /// Name of the host.
+    /// Name of the machine's host in the lab.
     pub host: String,
-    /// Name of the machine in its site.
+    /// Name of the machine in its site; [`LAN_ROUTER`] for the LAN router.
     pub name: &'a str,
-    /// Name of the site.
+    /// Name of the machine's site.
     pub site_name: &'a str,
-    /// The site.
+    /// Site that the machine belongs to.
     pub site: &'a Site,
-    /// Role of the machine.
+    /// What the machine is there for.
     pub role: MachineRole<'a>,
 }
 
-/// Returns the name of the host of a site's machine.
+/// Returns the name in the lab of the host of a site's machine: `SITE-NAME`.
 #[must_use]
 pub fn host_name(site: &str, name: &str) -> String {
     format!("{site}-{name}")
 }
 
 impl super::Topology {
-    /// Returns the machines of all sites: for each site the LAN router, and then the customer edges and hosts in the
-    /// file's order.
+    /// Returns the machines of all sites, sorted by the site's name. Of each site, the LAN router comes first, then the
+    /// customer edges and then the test hosts, both in the file's order.
     pub fn machines(&self) -> impl Iterator<Item = Machine<'_>> {
         self.sites.iter().flat_map(|(site_name, site)| {
             let machine = move |name, role| Machine {
@@ -298,7 +304,7 @@ impl super::Topology {
         })
     }
 
-    /// Returns the name of the host of a circuit's provider edge.
+    /// Returns the name of the host that is the provider edge of this link of a circuit; none if no host is.
     #[must_use]
     pub fn edge_host(&self, circuit: &str, link: CircuitLink) -> Option<&str> {
         let mut hosts = self.hosts.iter();
@@ -309,7 +315,8 @@ impl super::Topology {
         found.map(|(name, _)| name.as_str())
     }
 
-    /// Returns the tunnels of all customer edges, each with its host and its position there.
+    /// Returns the tunnels of all customer edges in the order of [`Self::machines`]. Each has the name of its host, and
+    /// its position among the tunnels there, from 0.
     pub fn tunnels(&self) -> impl Iterator<Item = (String, usize, &Tunnel)> {
         self.machines().flat_map(|machine| {
             let tunnels = match machine.role {
@@ -321,13 +328,13 @@ impl super::Topology {
         })
     }
 
-    /// Returns a customer edge of a site.
+    /// Returns the customer edge `router` of a site; none if it does not exist.
     #[must_use]
     pub fn customer_edge(&self, site: &str, router: &str) -> Option<&CustomerEdge> {
         self.sites.get(site)?.customer_edges.find(router)
     }
 
-    /// Whether a customer edge's interface to a line is up in the steady state.
+    /// Whether a customer edge's interface for a line is up in the steady state. False if the line does not exist.
     #[must_use]
     pub fn line_enabled(&self, site: &str, router: &str, line: &LinkName) -> bool {
         let edge = self.customer_edge(site, router);
@@ -335,7 +342,7 @@ impl super::Topology {
         lines.any(|l| l.is(line) && l.enabled)
     }
 
-    /// Whether a customer edge has a line to this provider edge.
+    /// Whether any customer edge has a line to the provider edge of this link of a circuit.
     #[must_use]
     pub fn has_line(&self, circuit: &str, link: CircuitLink) -> bool {
         let edges = self.sites.values().flat_map(|s| s.customer_edges.iter());

@@ -1,4 +1,4 @@
-//! The properties of circuits and local network gateways in the resources that the machines of sites must agree with.
+//! The properties of circuits and local network gateways in the resources with which the machines of sites must agree.
 
 use super::Topology;
 use super::expected::Learned;
@@ -11,16 +11,16 @@ use tombolo_client::manifest::Document;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::PublicKey;
 
-/// A circuit's private peering.
+/// The private peering of a circuit, as the resources define it.
 #[derive(Debug, Clone)]
 pub(super) struct Circuit {
-    /// ASN of the customer.
+    /// ASN of the customer's routers.
     pub(super) peer_asn: u32,
     primary: Ipv4Net,
     secondary: Ipv4Net,
 }
 
-/// The addresses of a line, with the prefix length (E1).
+/// The addresses of a line, each with the length of the line's prefix (E1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineAddresses {
     /// Address of the customer edge.
@@ -30,6 +30,7 @@ pub struct LineAddresses {
 }
 
 impl Circuit {
+    /// Returns the prefix from which the two addresses of a link's line come.
     pub(super) fn prefix(&self, link: CircuitLink) -> Ipv4Net {
         match link {
             CircuitLink::Primary => self.primary,
@@ -38,7 +39,7 @@ impl Circuit {
     }
 }
 
-/// A local network gateway with the connection that leads to it.
+/// The properties of a local network gateway to which a connection leads. They describe a site's VPN device.
 #[derive(Debug, Clone)]
 pub(super) struct Device {
     /// Name of the local network gateway in the resources.
@@ -50,7 +51,7 @@ pub(super) struct Device {
     pub(super) bgp_address: Option<IpAddr>,
 }
 
-/// Returns an IPv4 prefix; none for IPv6, which sites do not have.
+/// Returns the prefix if it is an IPv4 prefix; none for IPv6, which sites do not have.
 fn v4(prefix: IpNet) -> Option<Ipv4Net> {
     match prefix {
         IpNet::V4(prefix) => Some(prefix),
@@ -58,14 +59,15 @@ fn v4(prefix: IpNet) -> Option<Ipv4Net> {
     }
 }
 
-/// Returns the first and the second host address of a /30 or /31, with the prefix length.
+/// Returns the first and the second host address of a prefix, with its length; none if it has fewer than two.
 fn ends(prefix: Ipv4Net) -> Option<(Ipv4Net, Ipv4Net)> {
     let mut hosts = prefix.hosts().map(|a| Ipv4Net::new(a, prefix.prefix_len()).ok());
     Some((hosts.next()??, hosts.next()??))
 }
 
 impl Topology {
-    /// Returns a circuit; none if it does not exist or has no private peering.
+    /// Returns the private peering of a circuit, whose name is found in any case of letters. None if the circuit does
+    /// not exist, or has no private peering with IPv4 prefixes.
     pub(super) fn circuit(&self, name: &str) -> Option<Circuit> {
         let circuit = self.resources.express_route_circuits.find(name)?;
         let peering = circuit.private_peering.as_ref()?;
@@ -76,7 +78,7 @@ impl Topology {
         })
     }
 
-    /// Returns the local network gateway of a connection of type `IPsec`.
+    /// Returns the local network gateway that a connection leads to; none if the connection leads to none.
     pub(super) fn device(&self, connection: &str) -> Option<Device> {
         let connection = self.resources.connections.find(connection)?;
         let name = connection.local_network_gateway2.as_deref()?;
@@ -91,14 +93,15 @@ impl Topology {
         })
     }
 
-    /// Returns the key that signs the BGP sessions of a circuit.
+    /// Returns the key that signs the BGP sessions of a circuit; none if the circuit does not exist or has no key.
     #[must_use]
     pub fn circuit_key(&self, name: &str) -> Option<&str> {
         let circuit = self.resources.express_route_circuits.find(name)?;
         circuit.private_peering.as_ref()?.shared_key.as_deref()
     }
 
-    /// Returns the resources with the public keys of the sites' devices. `keys` are by connection.
+    /// Returns a copy of the resources in which the local network gateways have the public keys of the sites' devices.
+    /// `keys` are by connection; those of connections that do not exist are ignored.
     #[must_use]
     pub fn resources_with_keys(&self, keys: &BTreeMap<String, PublicKey>) -> Document {
         let mut resources = self.resources.clone();
@@ -117,8 +120,9 @@ impl Topology {
         resources
     }
 
-    /// Returns the host of a customer edge, and the name of its session with a neighbour; none if the neighbour does
-    /// not exist.
+    /// Returns the host of a customer edge, and the name of BIRD's protocol for its session with a neighbour. None if
+    /// the customer edge, the line or the tunnel does not exist, or `from` does not have exactly one of `line` and
+    /// `tunnel`.
     #[must_use]
     pub fn session_of(&self, from: &Learned) -> Option<(String, String)> {
         let edge = self.customer_edge(&from.site, &from.router)?;
@@ -133,22 +137,24 @@ impl Topology {
         Some((host_name(&from.site, &from.router), session))
     }
 
-    /// Returns the addresses of the line to one link of a circuit; none if the circuit has no private peering.
+    /// Returns the addresses of the line to one link of a circuit. None if the circuit does not exist, has no private
+    /// peering with IPv4, or its prefix has fewer than two host addresses.
     #[must_use]
     pub fn line_addresses(&self, circuit: &str, link: CircuitLink) -> Option<LineAddresses> {
         let (customer, edge) = ends(self.circuit(circuit)?.prefix(link))?;
         Some(LineAddresses { customer, edge })
     }
 
-    /// Returns the static address of a NIC's first configuration.
+    /// Returns the address that the file gives the first configuration of a network interface; none if it gives none.
     fn vm_address(&self, nic: &str) -> Option<IpAddr> {
         let nic = self.resources.network_interfaces.find(nic)?;
         let first = nic.ip_configurations.iter().next();
         first.map_or(nic.private_ip_address, |(_, c)| c.private_ip_address)
     }
 
-    /// Returns the overlay address of a VM or a site's machine, as the file defines it; none if the controller
-    /// allocates it.
+    /// Returns the overlay address that the file gives a host: of a VM its primary address, of a site's machine that of
+    /// [`Machine::address`](super::site::Machine::address). None if the controller allocates it, and for all other
+    /// hosts.
     #[must_use]
     pub fn given_address(&self, host: &str) -> Option<IpAddr> {
         if let Some(vm) = self.hosts.get(host).and_then(|h| h.vm.as_ref()) {
@@ -160,7 +166,8 @@ impl Topology {
 }
 
 impl super::site::Machine<'_> {
-    /// Returns its address inside the site; none for a customer edge without a tunnel or a link to the LAN.
+    /// Returns the machine's address in the site: of a customer edge, the address inside its first tunnel, otherwise
+    /// the one on its link to the LAN router. None for a customer edge with neither.
     #[must_use]
     pub fn address(&self) -> Option<Ipv4Addr> {
         match self.role {

@@ -10,17 +10,18 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use std::time::Duration;
 
-/// Routing table of the first line; each further line has the next table.
+/// Routing table of the first line; each further line has the next table. Any number would do, because the namespace of
+/// the underlay's router has no other tables.
 const FIRST_TABLE: usize = 1000;
-/// Most packets in flight on one line with netem, as many as in [`crate::delay`].
+/// Largest number of packets in flight on one line with netem, as many as in [`crate::delay`].
 const NETEM_LIMIT: &str = "20000";
 
-/// Returns the device of a line.
+/// Returns the name of the device through which the router sends packets of line `number`.
 fn device(number: usize) -> String {
     format!("delay{number}")
 }
 
-/// Returns the second device of a line with netem.
+/// Returns the name of the second device of line `number` with netem.
 fn other_device(number: usize) -> String {
     format!("delay{number}b")
 }
@@ -29,7 +30,8 @@ fn one_way(delay: &Delay) -> Duration {
     Duration::from_secs_f64(delay.one_way_ms / 1e3)
 }
 
-/// Returns the lines that a program has to carry; none if the kernel has netem.
+/// Returns the lines that a program has to carry, in the order of the topology's delays. Empty if `netem`, because the
+/// kernel carries them then.
 #[must_use]
 pub fn lines(topology: &Topology, netem: bool) -> Vec<Line> {
     let all = topology.underlay.delays.iter().enumerate();
@@ -41,11 +43,11 @@ pub fn lines(topology: &Topology, netem: bool) -> Vec<Line> {
     if netem { Vec::new() } else { lines.collect() }
 }
 
-/// Creates the lines between segments, whose bridges must exist. Returns whether the kernel has netem and carries them
-/// by itself.
+/// Creates the lines between segments, whose bridges must exist. Returns true if the kernel carries them with netem, or
+/// if there are none; otherwise they lose all packets until a program carries [`lines`].
 ///
 /// # Errors
-/// A command fails.
+/// The namespace of the host `internet` does not exist, or a command fails.
 pub(super) fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     let delays = &topology.underlay.delays;
     if delays.is_empty() {
@@ -69,7 +71,8 @@ pub(super) fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     })?
 }
 
-/// Routes packets from one segment to another through `device`.
+/// Routes packets that arrive from the segment `from` for the segment `to` through `device`. Packets that return from
+/// the device arrive from neither segment, so the main table routes them.
 fn route_through(topology: &Topology, (from, to): (&str, &str), device: &str, table: &str) -> Result<()> {
     let segment = topology.underlay.segments.get(to);
     let prefix: IpNet = segment.with_context(|| format!("there is no segment '{to}'"))?.prefix;
@@ -79,19 +82,20 @@ fn route_through(topology: &Topology, (from, to): (&str, &str), device: &str, ta
     run(&["ip", family, "rule", "add", "iif", from, "to", &prefix, "lookup", table]).map(drop)
 }
 
-/// Creates a TUN device. Packets are lost until a program reads it.
+/// Creates a TUN device, and returns its name. Packets are lost until a program reads the device.
 fn make_tun(number: usize, mtu: &str) -> Result<String> {
     let name = device(number);
     run(&["ip", "tuntap", "add", "dev", &name, "mode", "tun"])?;
-    // A TUN device queues 500 packets by default, fewer than a line may have in flight.
+    // By default a TUN device queues only 500 packets, and drops further ones until the program's thread has run.
     run(&["ip", "link", "set", &name, "mtu", mtu, "txqueuelen", "5000", "up"])?;
     Ok(name)
 }
 
-/// Creates a veth pair with netem on both devices.
+/// Creates a veth pair with netem on both devices, and returns the name of the second one.
 fn make_pair(number: usize, delay: &Delay, mtu: &str) -> Result<String> {
     let (name, other) = (device(number), other_device(number));
-    // Without ARP both devices need the same MAC address, so that each accepts the frames that the other sends.
+    // The devices have no ARP. A frame has the sender's own MAC address as its destination, which must be the
+    // receiver's too.
     let address = format!("02:74:6d:01:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
     run(&[
         "ip", "link", "add", &name, "address", &address, "mtu", mtu, "type", "veth", "peer", "name", &other, "address",
@@ -120,7 +124,7 @@ fn make_pair(number: usize, delay: &Delay, mtu: &str) -> Result<String> {
     Ok(other)
 }
 
-/// Whether this kernel has netem.
+/// Whether this kernel has netem. Tests it on the loopback device of the calling thread's namespace.
 fn has_netem() -> bool {
     let netem = |verb: &str| run(&["tc", "qdisc", verb, "dev", "lo", "root", "netem", "delay", "1ms"]);
     let has = netem("add").is_ok();

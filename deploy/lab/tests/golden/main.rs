@@ -1,4 +1,5 @@
-//! Golden files of topologies, which people write, and of a lab's state, which a later version must be able to take down.
+//! Golden files: topologies that people have written must stay valid, and a later version must be able to take down a
+//! lab from its recorded state.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 

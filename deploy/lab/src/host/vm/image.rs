@@ -3,26 +3,27 @@
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
-/// The variable that names the folder of another image.
+/// Environment variable with the folder of another image.
 const IMAGE: &str = "TOMBOLO_VM_IMAGE";
-/// The folder that `make vm-image` fills, beside the folder of the programs.
+/// Name of the folder that `make vm-image` fills. It is in the folder that contains the folder of the programs.
 const DEFAULT_IMAGE: &str = "lab-vm";
-/// The image's files: the kernel, its initial file system, the disk, the operator's private key and the guest's host
-/// key.
+/// Files of an image: the kernel, its initial file system, the disk, the operator's private SSH key, and the guest's
+/// public host key.
 const FILES: [&str; 5] = ["kernel", "initrd", "root.img", "key", "known_hosts"];
 
-/// Returns the folder of the image, which need not exist.
+/// Returns the folder of the image, which need not exist: [`IMAGE`]'s value, otherwise [`DEFAULT_IMAGE`] in the folder
+/// above that of the running program.
 pub(super) fn folder() -> PathBuf {
     if let Some(named) = std::env::var_os(IMAGE) {
         return named.into();
     }
-    // target/debug/tombolo → target/lab-vm.
+    // The program target/debug/tombolo uses target/lab-vm.
     let own = std::env::current_exe().unwrap_or_default();
     let target = own.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     target.join(DEFAULT_IMAGE)
 }
 
-/// Checks that the image is complete.
+/// Checks that the folder of the image has all files. Their contents are not checked.
 ///
 /// # Errors
 /// A file is missing; the message says how to make the image.

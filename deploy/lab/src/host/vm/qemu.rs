@@ -9,23 +9,29 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The variable that says how guests' instructions are executed: `kvm` or `tcg`. Without it KVM is tried.
+/// Environment variable that says how guests' instructions are executed: `kvm` or `tcg`. With any other value KVM is
+/// tried.
 const ACCELERATOR: &str = "TOMBOLO_VM_ACCELERATOR";
+/// Name of the emulator's program.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
-/// Longest that KVM may take for a kernel that finds no disk. A KVM that hangs would cost this once per command.
+/// Longest time that KVM may take for a kernel that finds no disk. A KVM that hangs costs this time once for each
+/// command.
 const KVM_PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Memory of a machine, MiB.
+/// Memory of each machine, MiB. It has to hold the kernel, SSH, an agent and BIRD.
 const MEMORY: &str = "320";
 
-/// This machine's end of the link to the guest. Each machine has its own namespace, so all use the same address.
+/// Address of this machine on the link to the guest. Each machine has its own namespace, so all can use the same
+/// address.
 const HERE: &str = "169.254.77.1/30";
-/// The prefixes of the guest's MAC addresses, by which the image tells its network cards apart (deploy/vm/guest/init).
+/// First four bytes of the MAC address of a guest's network card for the underlay. By these bytes the image tells the
+/// two cards apart (deploy/vm/guest/init).
 const UNDERLAY_MAC: &str = "02:74:6d:01";
+/// First four bytes of the MAC address of a guest's network card for SSH.
 const MANAGE_MAC: &str = "02:74:6d:02";
-/// The guest's first process, in the image.
+/// Path in the image of the guest's first process.
 const INIT: &str = "/usr/lib/tombolo-lab/init";
 
-/// The emulator of a lab's machines.
+/// The command lines of QEMU for a lab's machines.
 #[derive(Debug)]
 pub(super) struct Qemu {
     image: PathBuf,
@@ -34,7 +40,8 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
-    /// An emulator of machines whose network cards have the underlay's `mtu`, bytes.
+    /// Returns the command lines for machines whose network cards on the underlay have this `mtu`, bytes. Starts
+    /// nothing.
     pub(super) fn new(mtu: u16) -> Self {
         Self {
             image: image::folder(),
@@ -43,7 +50,8 @@ impl Qemu {
         }
     }
 
-    /// Returns `kvm` where it works and `tcg` elsewhere, unless the environment chooses.
+    /// Returns `kvm` or `tcg`: the environment's choice, otherwise `kvm` if a trial of it succeeds. The first call may
+    /// block for [`KVM_PROBE_TIMEOUT`]; later calls return its result.
     pub(super) fn accelerator(&self) -> &'static str {
         self.accelerator
             .get_or_init(|| match std::env::var(ACCELERATOR).as_deref() {
@@ -54,14 +62,17 @@ impl Qemu {
             })
     }
 
-    /// Returns the command line of a machine. Its MAC addresses follow from the place of `host` among `hosts`; the
-    /// guest's console is written to `console`.
+    /// Returns the command line that starts the machine of `host`. The guest's console is written to the file
+    /// `console`. MAC addresses follow from the position of `host` in `hosts`, so that they differ within a lab.
     pub(super) fn argv(&self, host: &str, hosts: &BTreeSet<String>, console: &Path) -> Vec<String> {
         let file = |name: &str| self.image.join(name).display().to_string();
+        // By default the emulator's cache of translated code may grow to 1 GiB, several times the memory of a machine.
         let accelerator = match self.accelerator() {
             "kvm" => "kvm".to_owned(),
             other => format!("{other},tb-size=128"),
         };
+        // `panic=-1` restarts at once after a panic, and `-no-reboot` turns the restart into QEMU's end, which the lab
+        // detects. An emulated timer may be too late for the kernel's check of it (`no_timer_check`).
         let command_line = format!(
             "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check loglevel=6 net.ifnames=0 init={INIT} hostname={host}"
         );
@@ -95,7 +106,8 @@ impl Qemu {
         argv
     }
 
-    /// Makes the devices that the guest's two network cards are attached to, in the namespace of the calling thread.
+    /// Makes the devices that the guest's two network cards are attached to, in the network namespace of the calling
+    /// thread.
     pub(super) fn make_devices(&self) -> Result<()> {
         for argv in [
             &[
@@ -123,8 +135,8 @@ impl Qemu {
     }
 }
 
-/// Whether KVM executes the image's kernel up to the point where it finds no disk, panics and ends. On some machines
-/// that are virtual themselves KVM exists and hangs; the emulator replaces it there.
+/// Whether KVM executes the image's kernel up to the point where the kernel finds no disk, panics and ends. On some
+/// machines that are virtual themselves, KVM exists and hangs; there the emulator is used.
 fn kvm_works(image: &Path) -> bool {
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return false;

@@ -1,23 +1,25 @@
-//! SSH from this machine into the guests.
+//! Command lines of the SSH client, from this machine into the guests.
 
 use super::image;
 use crate::host::{Hosts as _, Namespaces};
 use std::path::{Path, PathBuf};
 
-/// The account and address of every guest: its link leads nowhere else, so all guests have the same address.
+/// Account and address of every guest. A guest's link for SSH is in its own namespace, so all guests have the same
+/// address.
 const GUEST: &str = "root@169.254.77.2";
 
-/// The SSH client for the guests of a lab.
+/// The command lines of the SSH client for the guests of a lab.
 #[derive(Debug)]
 pub(super) struct Ssh {
     namespaces: Namespaces,
-    /// The folder of the control sockets.
+    /// Folder of the control sockets, by which SSH clients share a connection.
     dir: PathBuf,
     image: PathBuf,
 }
 
 impl Ssh {
-    /// A client that keeps its control sockets in `dir`.
+    /// Returns the command lines for the guests of the lab with this name. Control sockets are in `dir`. Starts
+    /// nothing.
     pub(super) fn new(lab: &str, dir: &Path) -> Self {
         Self {
             namespaces: Namespaces::new(lab),
@@ -26,8 +28,8 @@ impl Ssh {
         }
     }
 
-    /// Returns the command line of the SSH client, up to the name of the guest. All calls for a host share one
-    /// connection.
+    /// Returns the command line of the SSH client with additional `options`, up to the name of the guest; a command may
+    /// follow. All clients for a host share one connection.
     pub(super) fn argv(&self, host: &str, options: &[&str]) -> Vec<String> {
         let control = format!("ControlPath={}", self.dir.join(format!("{host}.ssh")).display());
         let known = format!("UserKnownHostsFile={}", self.image.join("known_hosts").display());
@@ -58,7 +60,7 @@ impl Ssh {
         self.namespaces.wrap(host, &argv)
     }
 
-    /// Returns the command line that runs `argv` in the guest, on a terminal if standard input is one.
+    /// Returns the command line that runs `argv` in the guest. The program has a terminal if standard input is one.
     pub(super) fn run_argv(&self, host: &str, argv: &[String]) -> Vec<String> {
         let mut all = self.argv(host, &["-t"]);
         all.push("--".to_owned());
@@ -67,7 +69,7 @@ impl Ssh {
     }
 }
 
-/// Quotes `argv` as one line for the guest's shell.
+/// Quotes `argv` as one line for the guest's shell, which passes every word on unchanged.
 pub(super) fn quoted(argv: &[String]) -> String {
     let each = argv.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''")));
     each.collect::<Vec<_>>().join(" ")

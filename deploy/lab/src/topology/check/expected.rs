@@ -7,12 +7,13 @@ use crate::underlay;
 use std::collections::BTreeSet;
 
 impl Topology {
+    /// Adds the problems of the topology's expectations and events to `problems`.
     pub(super) fn check_expected(&self, problems: &mut Vec<String>) {
         self.check_rows("expected", &self.expected, problems);
         self.check_learned("learned", &self.learned, problems);
         for (name, event) in self.events.iter() {
             let at = format!("events.{name}");
-            // `tombolo lab event restore` undoes all events.
+            // `tombolo lab event restore` undoes all events, so no event can have this name.
             if !is_valid_name(name, 32) || name == "restore" {
                 problems.push(format!(
                     "{at}: an event's name is 1 to 32 of a-z, 0-9 and '-', and not 'restore'"
@@ -39,6 +40,7 @@ impl Topology {
         }
     }
 
+    /// Adds the problems of expectations of learned prefixes, which are at `at` in the file.
     fn check_learned(&self, at: &str, all: &[Learned], problems: &mut Vec<String>) {
         for (number, one) in all.iter().enumerate() {
             let at = format!("{at}[{number}]");
@@ -53,6 +55,7 @@ impl Topology {
         }
     }
 
+    /// Adds the problems of rows, which are at `at` in the file.
     fn check_rows(&self, at: &str, rows: &[Row], problems: &mut Vec<String>) {
         let mut seen = BTreeSet::new();
         for (number, row) in rows.iter().enumerate() {
@@ -84,12 +87,13 @@ impl Topology {
         }
     }
 
-    /// Whether a host has an overlay address, so that it can be the source or destination of a row.
+    /// Whether a host has an overlay address, so that it may be the source or destination of a row.
     fn has_address(&self, host: &str) -> bool {
         self.hosts.get(host).is_some_and(|h| h.vm.is_some())
             || self.machines().any(|m| m.host == host && m.address().is_some())
     }
 
+    /// Checks that the target of an action exists. Returns the problem otherwise.
     fn check_action(&self, action: &Action) -> Result<(), String> {
         match action.target()? {
             Target::Host(host) => {

@@ -1,4 +1,4 @@
-//! Checks the sites of a topology.
+//! Checks the sites of a topology, and what they have in common with its resources and hosts.
 
 use super::{Bindings, is_valid_name};
 use crate::topology::site::{CustomerEdge, LAN_ROUTER, Line, LinkName, Site, Tunnel, other_end};
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tombolo_proto::net::overlap;
 
 impl Topology {
+    /// Adds the problems of all sites to `problems`. `bindings` receives the lines and tunnels.
     pub(super) fn check_sites(&self, bindings: &mut Bindings, problems: &mut Vec<String>) {
         let mut hosts = BTreeSet::new();
         for machine in self.machines() {
@@ -40,7 +41,7 @@ impl Topology {
         self.check_disjoint(problems);
     }
 
-    /// Checks that a provider edge's circuit exists, and that no other host is the same edge.
+    /// Checks that a provider edge's circuit exists, and that no other host is the edge of the same link.
     pub(super) fn check_edge(&self, at: &str, edge: &Edge, bindings: &mut Bindings, problems: &mut Vec<String>) {
         let name = LinkName {
             circuit: edge.circuit.clone(),
@@ -140,7 +141,8 @@ impl Topology {
         }
     }
 
-    /// Checks that sites overlap neither each other nor VNets and segments (G16).
+    /// Checks that the networks of a site overlap neither each other, nor those of other sites, nor VNets or segments
+    /// (G16).
     fn check_disjoint(&self, problems: &mut Vec<String>) {
         let mut networks: BTreeMap<String, Vec<IpNet>> = BTreeMap::new();
         for (name, vnet) in self.resources.virtual_networks.iter() {
@@ -172,7 +174,8 @@ impl Topology {
             .flat_map(|(whose, prefixes)| prefixes.iter().map(move |p| (whose, *p)))
             .collect();
         for (i, (whose, prefix)) in all.iter().enumerate() {
-            // VNets that are not connected may overlap. Other checks cover overlaps of VNets and segments.
+            // VNets that are not connected may overlap each other. `check_segments` refuses overlaps of VNets and
+            // segments.
             let site = whose.starts_with("sites.");
             for (other, second) in &all[..i] {
                 if (site || other.starts_with("sites.")) && overlap(prefix, second) {
@@ -198,7 +201,8 @@ fn check_lan(at: &str, site: &Site, problems: &mut Vec<String>) {
     }
     for (what, neighbours) in [("circuit", &site.bgp.circuit), ("vpn", &site.bgp.vpn)] {
         for prefix in site.export(neighbours) {
-            // A customer edge has static routes to the site's prefixes only, so no other prefix would be reachable.
+            // A customer edge has static routes only to the site's prefixes, so hosts in another prefix would not be
+            // reachable.
             if !site.prefixes.contains(prefix) {
                 problems.push(format!(
                     "{at}.bgp.{what}.export: {prefix} is not one of the site's prefixes"

@@ -1,11 +1,12 @@
-//! Assigns new prefixes to networks, without overlaps. Each network moves as a whole.
+//! Assigns new prefixes to networks, without overlaps. Networks inside another network move with it.
 
 use super::Random;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Kinds of networks, each with the pool of its new prefixes. A network of no kind keeps its prefix.
+/// Kinds of networks by their prefixes, and for each kind the prefix in which the new prefixes are chosen. A network
+/// that is inside of none of the kinds keeps its prefix.
 const POOLS: &[(&[&str], &str)] = &[
     (&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"], "10.0.0.0/8"),
     (
@@ -16,27 +17,29 @@ const POOLS: &[(&[&str], &str)] = &[
     (&["fc00::/7"], "fd00::/8"),
     (&["2001:db8::/32"], "2001:db8::/32"),
 ];
-/// Most random attempts to find a free prefix. A network for which all fail keeps its prefix.
+/// Largest number of random attempts to find a free prefix. If all fail, the network keeps its prefix.
 const MAX_ATTEMPTS: usize = 10_000;
 
-/// Disjoint old networks with their new prefixes.
+/// Disjoint old networks, each with its new prefix of the same length.
 pub(super) struct Addresses(Vec<(IpNet, IpNet)>);
 
 impl Addresses {
-    /// Assigns a new prefix to every network among these texts.
+    /// Chooses a new prefix for every network among these texts that has a kind. Texts that are no address or prefix
+    /// are ignored.
     pub(super) fn new(texts: &[String], random: &mut Random) -> Self {
         let mut networks: Vec<IpNet> = texts.iter().filter_map(|t| network(t)).collect();
         networks.sort_by_key(|n| (n.prefix_len(), *n));
         networks.dedup();
         let known: BTreeSet<IpNet> = networks.iter().copied().collect();
-        // A network that keeps its prefix affects the networks inside it. If it has a kind, they move within it. If it
-        // has none, they keep their prefixes too.
+        // A network that keeps its prefix still contains other networks. Those that have a kind get a new prefix inside
+        // of it if it has a kind itself, otherwise inside of their kind's pool.
         let (mut moved, mut held): (Vec<(IpNet, IpNet)>, Vec<IpNet>) = (Vec::new(), Vec::new());
         for network in networks {
             if moved.iter().any(|(old, _)| old.contains(&network)) {
                 continue;
             }
-            // The smallest kept network that contains this one, or the pool of its kind.
+            // Networks were added from the largest to the smallest, so this is the smallest kept network that contains
+            // this one.
             let holder = held.iter().rev().find(|h| h.contains(&network)).copied();
             let place = holder.filter(|h| pool(*h).is_some()).or_else(|| pool(network));
             let taken: Vec<IpNet> = moved.iter().map(|(_, new)| *new).collect();
@@ -56,7 +59,7 @@ impl Addresses {
         }
         let net: IpNet = text.parse().ok()?;
         let moved = IpNet::new(self.address(net.addr()), net.prefix_len());
-        // A kept network may contain moved ones. Its own text must not be translated with one of those.
+        // A kept network may contain networks with a new prefix. Its own text must not be translated by one of theirs.
         if net.prefix_len() < net.max_prefix_len() && !self.0.iter().any(|(old, _)| old.contains(&net)) {
             return Some(text.to_owned());
         }
@@ -69,20 +72,21 @@ impl Addresses {
     }
 }
 
-/// Parses a network. An address is a network of one address.
+/// Parses an address or a prefix as a network, without host bits. An address is a network of this one address.
 fn network(text: &str) -> Option<IpNet> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     address.or_else(|_| text.parse()).ok().map(|net: IpNet| net.trunc())
 }
 
-/// Returns the pool for networks of the same kind; none for a network of no kind.
+/// Returns the prefix in which networks of this kind get new prefixes; none for a network of no kind.
 fn pool(network: IpNet) -> Option<IpNet> {
     let inside = |kind: &&str| kind.parse().is_ok_and(|k: IpNet| k.contains(&network));
     let found = POOLS.iter().find(|(kinds, _)| kinds.iter().any(&inside));
     found?.1.parse().ok()
 }
 
-/// Returns a random prefix in `pool` that overlaps no new and no old network.
+/// Returns a random prefix in `pool`, as long as that of `network`, that overlaps neither the prefixes in `taken` nor
+/// an old network. None if `pool` is not larger than `network`, or if no attempt succeeds.
 fn find(pool: IpNet, network: IpNet, taken: &[IpNet], known: &BTreeSet<IpNet>, random: &mut Random) -> Option<IpNet> {
     if network.prefix_len() <= pool.prefix_len() {
         return None;
@@ -91,14 +95,15 @@ fn find(pool: IpNet, network: IpNet, taken: &[IpNet], known: &BTreeSet<IpNet>, r
     (0..MAX_ATTEMPTS).find_map(|_| {
         let bits = u128::from(random.next()) << 64 | u128::from(random.next());
         let place = inside(pool, network.prefix_len(), bits)?;
-        // Old networks that contain the pool or the network itself contain the new prefix too.
+        // An old network that contains the pool or the network itself contains every candidate. It would exclude them
+        // all.
         let old = known.iter().filter(|k| !k.contains(&pool) && !k.contains(&network));
         let free = taken.iter().chain(old).all(|t| apart(t, &place));
         free.then_some(place)
     })
 }
 
-/// Returns the prefix of this length in `pool` that the bits select.
+/// Returns the prefix of this length in `pool` that the bits select; none if there is no such length.
 fn inside(pool: IpNet, length: u8, bits: u128) -> Option<IpNet> {
     match pool {
         IpNet::V4(pool) => {
@@ -115,7 +120,7 @@ fn inside(pool: IpNet, length: u8, bits: u128) -> Option<IpNet> {
     }
 }
 
-/// Returns the address at the same position in another network of the same length.
+/// Returns the address that has the same position in `to` as `old` has in `from`. Both networks have the same length.
 fn translate(old: IpAddr, from: IpNet, to: IpNet) -> IpAddr {
     match (old, from, to) {
         (IpAddr::V4(old), IpNet::V4(from), IpNet::V4(to)) => {

@@ -2,7 +2,7 @@ use super::*;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Collects every text of a tree in order, including keys that are names.
+/// Collects every text of a tree in order, including those keys that are names.
 fn texts(value: &Value, path: &mut Vec<String>, all: &mut Vec<String>) {
     match value {
         Value::Mapping(map) => {
@@ -28,7 +28,7 @@ fn net(text: &str) -> Option<IpNet> {
     alone.or_else(|_| text.parse()).ok()
 }
 
-/// Returns the old and the new text at every place of the topology.
+/// Returns the old and the new text at every place of the topology, in the order of the file.
 fn both(topology: &Topology, seed: u64) -> Vec<(String, String)> {
     let (mut old, mut new) = (Vec::new(), Vec::new());
     texts(&serde_norway::to_value(topology).unwrap(), &mut Vec::new(), &mut old);
@@ -82,7 +82,7 @@ fn networks_keep_their_nesting_and_addresses_their_position() {
                         new.contains(other_new),
                         "{old} {other_old}, {new} {other_new}"
                     );
-                    // The distance from the start of the outer network is the same.
+                    // The inner network must have kept its distance from the start of the outer one.
                     if let (IpNet::V4(a), IpNet::V4(b), IpNet::V4(c), IpNet::V4(d)) = (old, other_old, new, other_new)
                         && a.contains(b)
                     {
@@ -142,11 +142,11 @@ fn a_network_that_cannot_move_keeps_its_own() {
     assert_ne!(moved, "10.1.2.0/24".parse().unwrap());
     assert_eq!(map("10.1.2.4"), moved.hosts().nth(3).unwrap().to_string());
     assert_ne!(map("192.168.7.8"), "192.168.7.8");
-    // A network of no kind is kept, with all networks inside it.
+    // A network of no kind keeps its prefix, and so do all networks inside of it.
     for text in ["9.9.0.0/16", "9.9.3.0/24", "9.9.3.7/24"] {
         assert_eq!(map(text), text);
     }
-    // Shared address space (RFC 6598) is a kind of its own.
+    // Addresses of carrier-grade NAT (RFC 6598) are a kind of their own, so they stay in 100.64.0.0/10.
     let block: IpNet = "100.64.0.0/10".parse().unwrap();
     let moved: IpNet = map("100.70.1.0/24").parse().unwrap();
     assert!(block.contains(&moved) && moved != "100.70.1.0/24".parse().unwrap());

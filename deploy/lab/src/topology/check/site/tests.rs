@@ -1,8 +1,8 @@
 use crate::topology::Topology;
 use serde_norway::Value;
 
-/// Changes to the built-in topology `interop`: the property, its new value in YAML (empty: the property is removed), and all
-/// problems that the check reports.
+/// Changes to the built-in topology `interop`: the property, its new value in YAML (empty: the property is removed),
+/// and all problems that the check must report then.
 const CHANGES: &[(&str, &str, &[&str])] = &[
     (
         "sites.loc1.asn",
@@ -212,7 +212,7 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
-/// Returns the text of `interop` with one property changed or removed.
+/// Returns the text of `interop` with one property changed, or removed if `value` is empty.
 fn changed(property: &str, value: &str) -> String {
     let text = Topology::load("interop").unwrap().to_text().unwrap();
     let mut tree: Value = serde_norway::from_str(&text).unwrap();
