@@ -32,9 +32,8 @@ use tombolo_proto::exposition;
 /// Largest request head in bytes, the limit that HTTP servers usually have. Requests for the four fixed paths are far
 /// shorter.
 const MAX_REQUEST: usize = 8192;
-/// Timeout of each read of a request. For a scraper it also limits the whole exchange, because a scraper occupies one
-/// of [`MAX_SCRAPERS`] places until its exchange ends. A request fits into one packet, so two seconds leave time for
-/// retransmissions.
+/// Timeout of each read of a request, which fits into one packet. For a scraper it also limits the whole exchange,
+/// because a scraper occupies one of [`MAX_SCRAPERS`] places until its exchange ends.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pause after a failed `accept`. The usual cause is that file descriptors ran out, which a retry without a pause would
@@ -42,7 +41,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 const ACCEPT_BACKOFF: Duration = REQUEST_TIMEOUT;
 
 /// Timeout of each read of an answer. It is longer than [`REQUEST_TIMEOUT`], because the agent answers `/tables` only
-/// when it is not applying a configuration, and applying one may take seconds.
+/// while no configuration is being applied.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Largest number of scrapers at a time. It bounds the memory and the file descriptors that anyone who reaches the port

@@ -59,7 +59,7 @@ pub struct Agent {
     rejected: Mutex<Option<String>>,
     connected: AtomicBool,
     status: watch::Sender<AgentStatus>,
-    /// Wakes [`run_reporter`](Self::run_reporter).
+    /// Wakes [`run_reporter`](Self::run_reporter), which then publishes the status.
     status_changed: Arc<Notify>,
     last_good: LastGoodStore,
     /// BGP with the devices of sites and with customer edges.
@@ -136,8 +136,9 @@ impl Agent {
     }
 
     /// Applies a configuration in the format of `AgentConfig::to_bytes`. Returns when every lane has switched and the
-    /// kernel's routes are set (D2); other calls wait meanwhile. If `digest` is that of the configuration in force,
-    /// `bytes` is not read, and only the recorded revision may rise. The digest itself is not checked against `bytes`.
+    /// kernel's routes are set (D2). A second call waits until the first has returned. If `digest` is that of the
+    /// configuration in force, `bytes` is not read, and only the recorded revision may rise. Whether `digest` is the
+    /// digest of `bytes` is not checked.
     ///
     /// The configuration becomes the last good one, which a task writes to disk later. BIRD gets its new settings, but
     /// this function does not wait for BIRD.
@@ -178,8 +179,8 @@ impl Agent {
         filtered.configured.check_overlap(&surroundings.connected)?;
         let plan = &filtered.plan;
         let prepared = self.lanes.prepare(config.clone()).await?;
-        // A failure refuses nothing here: the step of the plan that needs redirects off fails later, and names the
-        // switch.
+        // A failure is not an error yet: the step of the plan that needs redirects off fails later, and its error names
+        // the switch.
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {

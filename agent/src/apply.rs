@@ -1,4 +1,5 @@
-//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. A failed addition rolls back.
+//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. If an addition fails, the additions before
+//! it are rolled back.
 
 pub mod learned;
 pub mod plan;

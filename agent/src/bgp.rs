@@ -148,7 +148,7 @@ impl Bgp {
         self.learned.clone()
     }
 
-    /// The sessions in the order of the configuration, with refused neighbours. Normally the states are at most one
+    /// The sessions in the order of the configuration, refused neighbours included. Normally the states are at most one
     /// second old; they are older while BIRD does not answer. Empty without neighbours and after [`stop`](Self::stop).
     #[must_use]
     pub fn status(&self) -> Vec<BgpPeerStatus> {

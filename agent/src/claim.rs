@@ -25,7 +25,7 @@ pub struct Claim {
 
 impl Claim {
     /// Claims the device name and all four tables of `numbers`, in the network namespace of the calling thread. Does
-    /// not wait. The name is only checked: the claim holds it when the agent has created the device.
+    /// not wait. The device name is only checked: another program can take it until this agent has created the device.
     ///
     /// # Errors
     /// A device with this name exists, another agent has claimed one of the tables, or a socket cannot be bound.

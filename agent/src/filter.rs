@@ -63,8 +63,8 @@ pub fn table_name(routing_table: u32) -> String {
 
 impl Filter {
     /// The `nft` script that replaces the contents of `table` by this filter, in one transaction. `customer_interface`
-    /// is the interface to the customer edge; without it a circuit edge lets no packets out there. Interfaces whose
-    /// names `nft` could interpret are left out, so packets to these are dropped. Pure: it runs nothing.
+    /// is the interface to the customer edge; without it a circuit edge has no exception for that interface. An
+    /// interface whose name `nft` could interpret gets no exception either. The function runs nothing.
     #[must_use]
     pub fn script(&self, table: &str, customer_interface: Option<&str>) -> String {
         let mut rules = vec![

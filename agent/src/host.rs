@@ -80,8 +80,8 @@ impl Redirects {
         }
         fs::create_dir_all(&self.notes).with_context(|| self.notes.display().to_string())?;
         let _lock = self.lock()?;
-        // The switch is off, and no other agent needs that. So the operator turned it off, and no note may lead to
-        // turning it on.
+        // The switch is off, and no other agent needs that, so the operator turned it off. Without a note of this agent
+        // it stays off.
         if self.value()? != "1" && self.others(interface, &alive)? == 0 {
             return Ok(());
         }

@@ -27,7 +27,7 @@ use worker::Worker;
 pub struct LaneReport {
     /// Links that were used or are always kept up, ordered by peer.
     pub links: Vec<LinkStatus>,
-    /// The endpoint of each peer from which the last authenticated packet came.
+    /// For each peer, the endpoint from which its last authenticated packet came.
     pub endpoints: BTreeMap<AgentId, SocketAddr>,
     /// Dropped packets, by the name of the drop reason.
     pub drops: BTreeMap<String, u64>,
@@ -91,7 +91,7 @@ pub struct Lane {
 pub struct LaneSetup {
     /// Number of the lane, from 0. Its UDP port is `listen_port` plus this number.
     pub number: u16,
-    /// The agent's settings.
+    /// The agent's local settings, of which the lane uses ports, buffers and the mark.
     pub config: Config,
     /// The keys of the agent's links.
     pub keys: Arc<LinkKeys>,

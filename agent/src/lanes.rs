@@ -27,7 +27,7 @@ use tombolo_proto::status::{LinkStatus, Totals};
 /// and not throughput. Packets that do not fit are dropped.
 const REDIRECT_QUEUE: usize = 512;
 
-/// Handle of all lanes of the agent. Dropping the handle does not remove the device: see [`stop`](Self::stop).
+/// Handle of all lanes of the agent. Dropping the handle ends the lanes, as [`stop`](Self::stop) does.
 pub struct Lanes {
     /// Never empty; the index is the lane's number.
     lanes: Vec<Lane>,

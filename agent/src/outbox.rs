@@ -29,8 +29,8 @@ struct Batch {
     /// Length of every datagram except the last, in bytes.
     segment: usize,
     count: usize,
-    /// Whether the batch is complete: its last datagram is shorter than the others, or a longer one has to follow. GSO
-    /// permits neither another datagram after the first case nor the longer one.
+    /// Whether no further datagram may join. Either the last one is shorter than the others, which GSO permits only at
+    /// the end, or the next one would be longer, which GSO does not permit at all.
     closed: bool,
 }
 

@@ -23,7 +23,7 @@ pub struct LastGood {
     pub revision: Revision,
     /// Digest of the configuration, as the controller announced it.
     pub digest: String,
-    /// The configuration.
+    /// The configuration of that revision.
     pub config: AgentConfig,
 }
 
@@ -99,6 +99,8 @@ pub(crate) struct EndpointStore {
 }
 
 impl EndpointStore {
+    /// A store for the directory `state`, which knows no endpoint yet. An existing file is not read, and the first
+    /// write replaces it.
     pub(crate) fn new(state: StateDir) -> Self {
         Self {
             state,

@@ -20,8 +20,8 @@ const TRACE_SPACING: Duration = Duration::from_millis(5);
 const TRACE_WINDOW: u8 = 4;
 
 /// Runs a probe through `device`; a probe of the source's own address needs no device. Waits until all echo requests
-/// are answered or have timed out. The report has all results; if the probe cannot be run, it has only an `error` that
-/// names the field and its range, or the missing CAP_NET_RAW.
+/// are answered or have timed out. The report has all results. If the probe cannot be run, the report has only an
+/// `error`, which names the field and its range, or says what failed.
 pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
     let outcome = match check(request) {
         Ok(()) => match request.kind {

@@ -73,8 +73,8 @@ impl LaneSockets {
         self.all().try_for_each(|id| self.at(id).set_receive_buffer(bytes))
     }
 
-    /// All sockets: that of the lane's port, that of the QUIC port if there is one, then the connected sockets. Valid
-    /// until the next call of [`maintain`](Self::maintain).
+    /// All sockets: that of the lane's port, that of the QUIC port if there is one, then the connected sockets. The
+    /// indexes are valid until the next call of [`maintain`](Self::maintain).
     pub fn all(&self) -> impl Iterator<Item = SocketId> + use<> {
         let quic = self.quic.as_ref().map(|_| SocketId::Shared(Port::Quic));
         std::iter::once(SocketId::Shared(Port::Lane))
@@ -122,9 +122,9 @@ impl LaneSockets {
             .await
     }
 
-    /// Sends a batch through the connected socket of its path, or through the shared socket of its port if there is no
-    /// connected one or it refuses the batch. A path without a connected socket is counted, so that
-    /// [`maintain`](Self::maintain) can open one for it. Does not wait. The result says which datagrams the kernel
+    /// Sends a batch through the connected socket of its path. If there is no connected socket or it refuses the batch,
+    /// sends through the shared socket of the path's port. A path without a connected socket is counted, so that
+    /// [`maintain`](Self::maintain) can open one for it. Does not wait. The result says how many datagrams the kernel
     /// refused; these are lost.
     ///
     /// # Errors

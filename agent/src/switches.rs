@@ -86,10 +86,11 @@ impl Switches {
         }
     }
 
-    /// Ends the collection.
+    /// Ends the collection. Succeeds if all switches that were set or checked have the right values.
     ///
     /// # Errors
-    /// At least one switch that was set or checked has a wrong value. Other switches were set nevertheless.
+    /// At least one switch that was set or checked has a wrong value. The error names all of these; the other switches
+    /// were set nevertheless.
     pub(crate) fn finish(self) -> Result<(), WrongSwitches> {
         if self.wrong.is_empty() {
             Ok(())
@@ -102,9 +103,8 @@ impl Switches {
     /// reaction to router advertisements.
     pub(crate) fn prepare(&mut self, device: &str) {
         self.loose_source_check(device);
-        // A failure is tolerated here. The kernel sends redirects only for packets that it forwards, and where the
-        // agent forwards, `forward` requires this value. Elsewhere the host may forward packets that it translates, and
-        // redirects for these do little harm.
+        // The kernel sends redirects only for packets that it forwards. Where the agent forwards, `forward` requires
+        // this value. Elsewhere the host may still forward packets that it translates, so a failure is tolerated.
         let _ = self.set(&path("ipv4", device, "send_redirects"), "0");
         if self.has_ipv6(device) {
             // The value 1 (none) keeps the kernel from generating a link-local address. With such an address it would
@@ -115,8 +115,8 @@ impl Switches {
         }
     }
 
-    /// Lets the kernel forward IPv4 packets that arrive from the device, and IPv6 packets too if `v6` is set. ICMP
-    /// redirects must be off for that (D23).
+    /// Lets the kernel forward IPv4 packets that arrive from the device, and IPv6 packets too if `v6` is set. Also
+    /// turns ICMP redirects off for the device.
     pub(crate) fn forward(&mut self, device: &str, v6: bool) {
         let is_on = |_: &Self, value: &str| value == "1";
         self.need("ipv4", device, "forwarding", "1", "net.ipv4.ip_forward=1", is_on);

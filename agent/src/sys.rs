@@ -168,7 +168,7 @@ const MD5_KEY: usize = 80;
 /// `struct tcp_md5sig` of `linux/tcp.h`.
 #[repr(C)]
 struct TcpMd5Sig {
-    /// Begin of a `sockaddr_storage` for IPv4: family, port and address. `rest` has its zeros.
+    /// The beginning of a `sockaddr_storage` for IPv4: family, port and address. `rest` has its zeros.
     family: libc::sa_family_t,
     port: u16,
     address: [u8; 4],

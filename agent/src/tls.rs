@@ -25,8 +25,8 @@ pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
 }
 
 /// A client configuration for gRPC that trusts only the certificate's authority, and presents the agent's certificate.
-/// The server is checked as by [`anonymous`]. Whether the authority issued the agent's certificate, and whether that is
-/// still valid, is not checked: the controller decides it.
+/// The server is checked as by [`anonymous`]. Whether the authority issued the agent's certificate, and whether that
+/// certificate is still valid, is not checked here: the controller does that.
 ///
 /// # Errors
 /// A certificate or the key is malformed, or the key does not fit the certificate.

@@ -25,13 +25,13 @@ pub struct Host {
 /// Why a host must reach an address by its own routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// It is the controller's address.
+    /// The address is the controller's.
     Controller,
-    /// It is a name server in `/etc/resolv.conf`.
+    /// The address is that of a name server in `/etc/resolv.conf`.
     NameServer,
-    /// It is the endpoint of another agent.
+    /// The address is the endpoint of another agent.
     Endpoint,
-    /// It is listed in `protected_networks` of `agent.toml`.
+    /// The network is listed in `protected_networks` of `agent.toml`.
     Protected,
 }
 

@@ -52,9 +52,9 @@ impl KernelIds {
     const BAND_WIDTH: u32 = 500;
 
     /// Derives the IDs from the name of the device. `table` replaces the derived table number, and with it the numbers
-    /// of the other tables. Two devices get the same derived table with a probability of 1 in 65,536, so an operator
-    /// may have to set it. An upgrade must not change the derivation, because the new version removes the rules of the
-    /// old one.
+    /// of the other tables. Two devices get the same derived table with a probability of 1 in 65,536; an operator must
+    /// then set `table` for one of them. An upgrade must not change the derivation, because the new version removes the
+    /// rules of the old one.
     #[must_use]
     pub fn of(interface: &str, table: Option<u32>, fwmark: u32) -> Self {
         let hash = blake3::hash(interface.as_bytes());
@@ -114,15 +114,15 @@ pub enum Lookup {
 /// The device on which a packet arrived (`iif`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ingress {
-    /// The TUN device.
+    /// The packet arrived from the TUN device.
     Tun,
-    /// The line to the customer edge.
+    /// The packet arrived by the line to the customer edge.
     Line,
-    /// The packet is of the host itself. The kernel routes such packets with the loopback device as `iif`.
+    /// The host itself sent the packet. The kernel routes such packets with the loopback device as `iif`.
     Local,
 }
 
-/// A policy rule. With neither `source` nor `ingress` the rule matches all packets without the agent's firewall mark.
+/// A policy rule. With neither `source` nor `ingress` the rule matches all packets that lack the agent's firewall mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Rules with lower numbers are tried first.
@@ -195,7 +195,7 @@ pub struct KernelPlan {
 pub struct Connected {
     /// The name of the interface.
     pub interface: String,
-    /// The network of one of its addresses.
+    /// The network of one of the interface's addresses.
     pub network: IpNet,
 }
 
@@ -207,7 +207,7 @@ pub struct Overlap {
     pub prefix: IpNet,
     /// The network of the host.
     pub network: IpNet,
-    /// The interface that is connected to it.
+    /// The interface by which the host is connected to that network.
     pub interface: String,
 }
 

@@ -4,13 +4,14 @@
 //!
 //! * an eBGP session, which imports the neighbour's routes into the tables;
 //! * a static protocol for each family, with the routes to announce to the neighbour;
-//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. It uses ADD-PATH (RFC 7911): the best
-//!   path of a prefix may be the one that the agent announces, and plain BGP would hide the neighbour's path then.
+//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. It uses ADD-PATH (RFC 7911),
+//!   because the best path of a prefix may be the one that the agent announces. Plain BGP would then hide the
+//!   neighbour's path.
 //!
 //! BIRD resolves no next hops, and there is no protocol `kernel`, because the agent routes packets itself.
 //!
-//! No input can inject configuration. Protocol names are hashes, numbers are formatted integers, and passwords with quotes or
-//! control characters are refused.
+//! No input can inject configuration: protocol names are hashes, numbers are formatted integers, and passwords with
+//! quotes or control characters are refused.
 
 use super::{BgpSpec, GRACE};
 use std::collections::{BTreeMap, BTreeSet};

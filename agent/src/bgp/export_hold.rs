@@ -2,7 +2,8 @@
 //! soon as it has routes. Receivers check the sources of these packets against the neighbour's own routes, which must
 //! first spread from agent to agent. Packets that arrive before that are dropped as spoofed.
 //!
-//! A neighbour that restarts gracefully (RFC 4724) is not held back, because it kept the routes that were announced to it.
+//! A neighbour that restarts gracefully (RFC 4724) is not held back, because it kept the routes that were announced to
+//! it.
 
 use super::bird_socket::Session;
 use std::collections::BTreeMap;

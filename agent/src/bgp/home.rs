@@ -1,4 +1,5 @@
-//! BIRD's files: a configuration directory that the agent writes and BIRD's group may read, and BIRD's own run directory.
+//! BIRD's files: a configuration directory, which the agent writes and BIRD's group may read, and BIRD's own run
+//! directory.
 //!
 //! BIRD parses the messages of untrusted neighbours. A compromised BIRD could place symbolic links where the agent
 //! writes, and so redirect these writes. Therefore the agent writes only into a directory whose entries BIRD cannot
@@ -31,7 +32,7 @@ const MAX_SOCKET_PATH: usize = 107;
 pub(super) struct Home {
     config_dir: PathBuf,
     run_dir: PathBuf,
-    /// None: BIRD runs as the agent's own user.
+    /// The user that BIRD runs as. None: the agent's own user.
     user: Option<User>,
 }
 
@@ -81,18 +82,22 @@ impl Home {
         Ok(home)
     }
 
+    /// The absolute path of the directory into which the agent writes BIRD's configuration.
     pub(super) fn config_dir(&self) -> &Path {
         &self.config_dir
     }
 
+    /// The path of BIRD's control socket, in the run directory.
     pub(super) fn control_socket(&self) -> PathBuf {
         self.run_dir.join(CONTROL_SOCKET)
     }
 
+    /// The path of the socket to which a starting BIRD connects, in the configuration directory.
     pub(super) fn start_socket(&self) -> PathBuf {
         self.config_dir.join(START_SOCKET)
     }
 
+    /// The user that BIRD runs as. None: the agent's own user.
     pub(super) const fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }

@@ -29,7 +29,7 @@ impl Log {
         let text = if neighbour.is_some() { message } else { text };
         let is_change = neighbour.is_some() && message.starts_with("State changed");
         if matches!(level, "TRACE" | "DBG" | "INFO" | "FATAL") {
-            // BIRD logs each orderly shutdown as FATAL.
+            // BIRD logs each orderly shutdown as FATAL, so this level is no reason for a warning.
             tracing::debug!(neighbour = neighbour.map(tracing::field::display), "bird: {text}");
             return is_change;
         }

@@ -52,7 +52,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both families.
+    /// Both families, IPv4 first.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// AFI (2 octets) and SAFI (1 octet) as encoded in messages.
@@ -68,7 +68,7 @@ impl Family {
     }
 }
 
-/// A BGP message.
+/// A BGP message, decoded as far as the agent needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// The session parameters, which each side sends as its first message.
@@ -100,14 +100,15 @@ pub type Path = (IpNet, u32);
 /// The decoded part of an UPDATE. Paths are in the order of the message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Withdrawn paths.
+    /// The paths that the sender withdraws.
     pub withdrawn: Vec<Path>,
     /// Announced paths, which all have `as_path`. Each replaces the path with the same prefix and identifier.
     pub reached: Vec<Path>,
     /// The AS path of all announced paths, nearest AS first. Members of an AS_SET are listed in the order of the
     /// message.
     pub as_path: Vec<u32>,
-    /// Whether the message is the End-of-RIB (RFC 4724) of this family: the sender has sent its initial table.
+    /// The family whose initial table is complete, if the message is an End-of-RIB (RFC 4724). None: it is another
+    /// UPDATE.
     pub end_of_rib: Option<Family>,
 }
 
@@ -173,13 +174,13 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// A field with a 2-octet length before it.
+    /// Reads a field that follows its length in 2 octets.
     fn field_u16(&mut self) -> Option<Self> {
         let count = self.u16()?;
         self.bytes(count.into()).map(Self)
     }
 
-    /// A field with a 1-octet length before it.
+    /// Reads a field that follows its length in 1 octet.
     fn field_u8(&mut self) -> Option<Self> {
         let count = self.u8()?;
         self.bytes(count.into()).map(Self)
@@ -322,10 +323,11 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Encodes the agent's OPEN. It offers both families and 4-octet ASNs, and receives path identifiers but sends none.
-/// The hold time is 0, so there are no keepalives: an end of a loopback connection that dies always closes it. The
-/// graceful restart capability has restart time 0 and no families, so the agent only helps BIRD to restart (RFC 4724).
-/// A restarted BIRD therefore first receives its neighbours' tables, and then sends all routes to the agent at once.
+/// Encodes the agent's OPEN, with the BGP identifier `identifier`. It offers both families and 4-octet ASNs, and
+/// receives path identifiers but sends none. The hold time is 0, so there are no keepalives: an end of a loopback
+/// connection that dies always closes it. The graceful restart capability has restart time 0 and no families, so the
+/// agent only helps BIRD to restart (RFC 4724). A restarted BIRD therefore first receives its neighbours' tables, and
+/// then sends all routes to the agent at once.
 #[must_use]
 pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     let mut capabilities = Vec::new();
@@ -352,7 +354,7 @@ pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     message(OPEN, &body)
 }
 
-/// Encodes a KEEPALIVE.
+/// Encodes a KEEPALIVE, which is a header without a body.
 #[must_use]
 pub fn keepalive() -> Vec<u8> {
     message(KEEPALIVE, &[])

@@ -30,6 +30,8 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// The handle of a BIRD that has started. `events` has its log lines and its end; `pid` is the process ID of a
+    /// child.
     pub(super) const fn new(events: mpsc::Receiver<Event>, pid: Option<SharedPid>) -> Self {
         Self { events, pid }
     }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Over this connection the agent learns of each start, log line and end of BIRD, and says whether BIRD restarts
-//! gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root, and this design has
-//! it open no file that the agent or BIRD could replace by a link.
+//! gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root, and in this design
+//! it opens no file that the agent or BIRD could replace by a link.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, START_SOCKET};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, printable};

@@ -42,7 +42,7 @@ pub struct BuildRequest {
 pub struct Built {
     /// Number of the configuration, from the [`BuildRequest`].
     pub generation: u64,
-    /// The lookup tables.
+    /// The lookup tables, for all lanes.
     pub tables: Arc<Tables>,
     /// The encoded routes to advertise on each link, by the link's index.
     pub advertisements: Vec<(LinkIndex, Arc<[u8]>)>,
@@ -96,15 +96,15 @@ pub fn queue<R>() -> (BuildQueue<R>, BuildReceiver<R>) {
 }
 
 impl<R> BuildQueue<R> {
-    /// Requests a build. The request is sent at once if the builder is idle, otherwise by
-    /// [`builder_ready`](Self::builder_ready). `request` makes the request, and is called only if it is sent now. If it
-    /// returns none, there is no configuration to build from, and nothing is sent.
+    /// Requests a build. The input is sent at once if the builder is idle, otherwise by
+    /// [`builder_ready`](Self::builder_ready). `request` makes the input, and is called only if the input is sent now.
+    /// If it returns none, there is no configuration to build from, and nothing is sent.
     pub fn request(&mut self, request: impl FnOnce() -> Option<R>) {
         self.pending = true;
         self.send(request);
     }
 
-    /// Records that the builder is idle. Sends a request if one was made since the last; `request` makes it.
+    /// Records that the builder is idle. If a build was requested meanwhile, sends its input, which `request` makes.
     pub fn builder_ready(&mut self, request: impl FnOnce() -> Option<R>) {
         self.ready = true;
         self.send(request);

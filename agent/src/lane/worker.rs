@@ -33,10 +33,10 @@ use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::AgentId;
 
 /// Longest time between two calls that advance the links' timers. boringtun has no clock of its own: its timers run
-/// only in `update_timers`, which its documentation demands to be called periodically.
+/// only in `update_timers`, for which it recommends an interval of 100 ms.
 const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Longest time that a loaded lane moves packets without a look at timers and events. It is half of [`TIMER_INTERVAL`],
+/// Longest time that a loaded lane moves packets before it handles timers and events. It is half of [`TIMER_INTERVAL`],
 /// so that load delays a timer by at most half an interval.
 const MAX_BUSY: Duration = Duration::from_millis(50);
 
@@ -49,6 +49,7 @@ const MAX_DATAGRAMS: usize = 144;
 const MAX_SUPER_READS: usize = 4;
 const MAX_PLAIN_READS: usize = 64;
 
+/// The state of a lane's thread, which [`run`](Self::run) drives.
 pub(super) struct Worker {
     pub(super) tun: TunQueue,
     udp: LaneSockets,
@@ -82,6 +83,8 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// Binds the lane's UDP ports, and adds the lane's queue to the TUN device. Must run inside the lane's tokio
+    /// runtime.
     pub(super) fn new(setup: LaneSetup, commands: mpsc::UnboundedReceiver<Command>) -> Result<Self> {
         let LaneSetup {
             number,

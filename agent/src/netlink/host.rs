@@ -51,8 +51,8 @@ impl Netlink {
             if message.header.scope == AddressScope::Link {
                 continue;
             }
-            // On a point-to-point device IFA_ADDRESS is the peer's address, which determines the network. Otherwise it equals
-            // IFA_LOCAL (`linux/if_addr.h`).
+            // On a point-to-point device IFA_ADDRESS is the peer's address, which determines the network. Otherwise
+            // IFA_ADDRESS equals IFA_LOCAL (`linux/if_addr.h`).
             let address = message.attributes.iter().find_map(|a| match a {
                 AddressAttribute::Address(a) => Some(*a),
                 _ => None,

@@ -20,6 +20,7 @@ impl Netlink {
         self.handle.route().add(route).replace().execute().await
     }
 
+    /// Deletes a route. A route that does not exist is no error.
     pub(super) async fn delete_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
         tolerate_absent(self.handle.route().del(route).execute().await)
     }

@@ -60,6 +60,7 @@ pub(super) enum Outcome {
 }
 
 impl ConnectedSockets {
+    /// Starts without connected sockets. `fwmark` and `receive_buffer` (bytes) are for sockets that are opened later.
     pub(super) fn new(fwmark: u32, receive_buffer: usize) -> Self {
         Self {
             sockets: Vec::with_capacity(MAX_CONNECTED),
@@ -76,10 +77,12 @@ impl ConnectedSockets {
         self.sockets.len()
     }
 
+    /// The socket with this index. None: there is no such socket.
     pub(super) fn get(&self, number: usize) -> Option<&Udp> {
         self.sockets.get(number).map(|connected| &connected.udp)
     }
 
+    /// The socket with this index. None: there is no such socket.
     pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Udp> {
         self.sockets.get_mut(number).map(|connected| &mut connected.udp)
     }

@@ -99,7 +99,7 @@ pub(crate) fn is_gone(pid: Pid) -> bool {
 pub(crate) struct Near {
     pub bgp: Bgp,
     spec: Mutex<BgpSpec>,
-    /// BIRD's configuration directory.
+    /// The directory of BIRD's configuration, which `Bgp` writes.
     dir: PathBuf,
     _temporary: Option<tempfile::TempDir>,
 }

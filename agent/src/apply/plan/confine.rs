@@ -51,9 +51,9 @@ pub enum Table {
 /// The key of a confining route: the kernel keeps one route of a type for each key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
-    /// The table.
+    /// The routing table that the route is in.
     pub table: Table,
-    /// The destination.
+    /// The destination of the route.
     pub prefix: IpNet,
     /// Whether the route is a fallback, with [`FALLBACK_METRIC`]. Otherwise it has the kernel's default metric.
     pub fallback: bool,

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 impl KernelPlan {
-    /// How the kernel must treat packets that arrive from the device and are not for this host. IPv6 counts if the plan
-    /// has an IPv6 address or a served IPv6 subnet.
+    /// How the kernel must treat packets that arrive from the device and are not for this host. IPv6 must be forwarded
+    /// too if the plan has an IPv6 address or a served IPv6 subnet.
     fn forwarding(&self) -> Forwarding {
         let served = self.served.iter().map(IpNet::addr);
         let v6 = self.addresses.iter().copied().chain(served).any(|a| a.is_ipv6());
@@ -72,7 +72,7 @@ impl KernelPlan {
         (additions, removals)
     }
 
-    /// Changes this plan as if `step`, which the kernel has carried out, had been part of it.
+    /// Enters a step that the kernel has carried out, so that this plan describes the kernel's state again.
     pub fn record(&mut self, step: &Step) {
         match step {
             Step::Mtu(m) => self.mtu = *m,
@@ -116,9 +116,10 @@ pub enum Step {
     AddAddress(IpAddr),
     /// Removes an address from the device.
     DeleteAddress(IpAddr),
-    /// Adds a route, or replaces one of the same type, in the agent's own table; a default route in the default table.
+    /// Adds a route to the agent's own table, or replaces one of the same type. A default route goes into the default
+    /// table.
     SetRoute(IpNet, Route),
-    /// Removes a route from the agent's own table; a default route from the default table.
+    /// Removes a route from the agent's own table. A default route is removed from the default table.
     DeleteRoute(IpNet, Route),
     /// Adds a route that confines packets, or replaces one of the same type.
     SetConfining(RouteKey, Route),
