@@ -148,16 +148,17 @@ impl Bgp {
         self.learned.clone()
     }
 
-    /// The sessions in the order of the configuration, refused neighbours included. Normally the states are at most one
-    /// second old; they are older while BIRD does not answer. Empty without neighbours and after [`stop`](Self::stop).
+    /// The sessions in the order of the configuration, refused neighbours included. The states are about one second
+    /// old. If BIRD does not answer within 5 s, the states become unknown until it does. Empty without neighbours and
+    /// after [`stop`](Self::stop).
     #[must_use]
     pub fn status(&self) -> Vec<BgpPeerStatus> {
         self.status.borrow().clone()
     }
 
-    /// Closes all sessions, and waits until BIRD has ended. Gives up after BIRD's shutdown timeouts, which take 5 s for
-    /// a child and 8 s for a service. Later calls of [`configure`](Self::configure) have no effect; a second call
-    /// returns at once.
+    /// Closes all sessions, and waits until BIRD has ended. Gives up when BIRD's shutdown timeouts have passed, after
+    /// about 5 s for a child and 8 s for a service. Later calls of [`configure`](Self::configure) have no effect; a
+    /// second call returns at once.
     pub async fn stop(&self) {
         self.spec.send_replace(None);
         let mut learned = self.learned.clone();

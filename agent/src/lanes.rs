@@ -109,7 +109,7 @@ impl Lanes {
     /// meanwhile. Each call takes the next configuration number, also if it fails.
     ///
     /// # Errors
-    /// The configuration is invalid, or lane 0 has ended.
+    /// The configuration is invalid.
     pub async fn prepare(&self, config: Arc<AgentConfig>) -> Result<Prepared> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         self.lane0().prepare(config, generation).await

@@ -33,7 +33,7 @@ pub struct Permit {
 
 impl LogLimiter {
     /// Returns a permit if a line of `kind` about an agent may be written at `now`: at most five in ten seconds.
-    /// Otherwise counts the line as suppressed, and returns none. `now` must not go backwards between calls.
+    /// Otherwise counts the line as suppressed, and returns none.
     pub fn permit(&mut self, about: &AgentId, kind: &'static str, now: Instant) -> Option<Permit> {
         let lines = self.lines.entry((about.clone(), kind)).or_insert(Lines {
             since: now,

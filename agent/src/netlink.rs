@@ -47,8 +47,8 @@ impl Drop for Netlink {
 }
 
 impl Netlink {
-    /// Opens the connection in the network namespace of the calling thread, and spawns a task for it. `line`: the
-    /// interface to the customer edge, for a circuit edge only.
+    /// Opens the connection in the network namespace of the calling thread. Must run inside a Tokio runtime, because it
+    /// spawns a task. `line`: the interface to the customer edge, for a circuit edge only.
     ///
     /// # Errors
     /// The socket cannot be opened.

@@ -44,6 +44,7 @@ fn check(r: &ProbeRequest) -> Result<()> {
             r.source
         );
     }
+    // These limits bound how long one request keeps the agent busy, and how many packets it sends.
     let max_count = match r.kind {
         ProbeKind::Ping => 100,
         ProbeKind::Trace => 10,
@@ -81,6 +82,7 @@ async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
         sent: r.count,
         ..ProbeReport::default()
     };
+    // ICMP errors of routers are no replies of the destination, and a reply after the timeout counts as lost.
     for answer in echoes
         .answers
         .values()
@@ -107,6 +109,7 @@ async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
             }
         }
         echoes.collect_until(Instant::now() + timeout, true).await?;
+        // The hops of this window are reported now, so an answer that comes later must not count.
         echoes.waiting.clear();
         for t in window.clone() {
             let answers = sent

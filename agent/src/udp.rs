@@ -115,8 +115,8 @@ pub fn is_usable(source: SocketAddr) -> bool {
 impl Udp {
     /// Binds `port` on all addresses of both families, or only of IPv4 if the host has no IPv6. Port 0 lets the kernel
     /// choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and `receive_buffer` is
-    /// in bytes. No other process can bind the port, but [`connect`](Self::connect) can. Must run inside a tokio
-    /// runtime.
+    /// in bytes. Another agent cannot bind the port, while sockets of [`connect`](Self::connect) share it. Must run
+    /// inside a tokio runtime.
     ///
     /// # Errors
     /// The port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the

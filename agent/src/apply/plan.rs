@@ -83,7 +83,8 @@ impl KernelIds {
         self.table ^ 0x0300_0000
     }
 
-    /// The numbers of all routing tables of the agent.
+    /// The numbers of all routing tables of the agent. They differ from each other for any `table`, because each is
+    /// `table` with other bits inverted.
     #[must_use]
     pub const fn tables(&self) -> [u32; 4] {
         [self.table, self.default_table, self.source_table(), self.exit_table()]

@@ -228,6 +228,8 @@ fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8
     if let Some(password) = &loopback.password {
         writeln!(out, "password \"{password}\";")?;
     }
+    // BIRD cannot announce a route without a next hop. The agent ignores it, because it knows the neighbour by the
+    // session.
     for (family, next_hop) in [(4, "127.0.0.1"), (6, "::1")] {
         writeln!(
             out,

@@ -107,8 +107,8 @@ impl Home {
         self.user.as_ref().map_or(geteuid(), |user| user.uid).as_raw()
     }
 
-    /// Replaces the configuration file atomically; BIRD does not read it until it starts or is told to. The text
-    /// contains passwords, so only the agent and BIRD's group may read the file.
+    /// Replaces the configuration file atomically. BIRD reads the file only at its start and at the command
+    /// `configure`. The text contains passwords, so only the agent and BIRD's group may read the file.
     ///
     /// # Errors
     /// The file cannot be written. The old configuration stays.

@@ -555,6 +555,7 @@ async fn abort(task: JoinHandle<()>) {
 /// unchecked.
 fn draw_loopback() -> Loopback {
     const MAX_DRAWS: usize = 16;
+    // The network 127.0.0.0/16 is avoided, because it contains the usual address of localhost.
     let draw = || Ipv4Addr::new(127, rand::random_range(1..255), rand::random(), 1);
     let taken = |a: &Ipv4Addr| TcpListener::bind((*a, 179)).is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse);
     let bird = std::iter::repeat_with(draw)
