@@ -212,7 +212,7 @@ impl Lane {
         answer.await.context("the lane ended")
     }
 
-    /// The lane's tables and routing state. Waits for the lane's answer. Empty if the lane has ended.
+    /// The lane's tables and routing state. Waits for the lane's answer. The result is empty if the lane has ended.
     pub async fn inspect(&self) -> Inspection {
         let (sender, answer) = oneshot::channel();
         if self.send_command(Command::Inspect(sender)).is_err() {
@@ -252,7 +252,7 @@ impl Lane {
         self.send_command(Command::SetBgpRoutes(routes))
     }
 
-    /// Status and counters of the lane. Waits for the lane's answer. Empty if the lane has ended.
+    /// Status and counters of the lane. Waits for the lane's answer. The report is empty if the lane has ended.
     pub async fn report(&self) -> LaneReport {
         let (sender, answer) = oneshot::channel();
         if self.send_command(Command::Report(sender)).is_err() {

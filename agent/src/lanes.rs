@@ -126,8 +126,8 @@ impl Lanes {
         Ok(())
     }
 
-    /// The tables and the routing state of lane 0. Waits for the lane; without tables if the lane has ended or has no
-    /// configuration.
+    /// The tables and the routing state of lane 0. Waits for the lane's answer. The result has no tables if the lane
+    /// has ended or has no configuration.
     pub async fn inspect(&self) -> Inspection {
         self.lane0().inspect().await
     }
