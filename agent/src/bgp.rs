@@ -70,7 +70,8 @@ pub struct BgpSpec {
     pub speaker: Option<Speaker>,
     /// The routes to announce to each neighbour. BIRD prepends the local ASN to a route's path and sets the local
     /// address as next hop. The fields `via`, `weight` and `origin` are ignored. If several routes have the same
-    /// prefix, the first one is announced. A route whose path has more than 255 ASNs or contains ASN 0 is not announced.
+    /// prefix, only the first one is announced. A route whose path has more than 255 ASNs, or contains ASN 0, is not
+    /// announced.
     pub announce: BTreeMap<ResourceId, Vec<Route>>,
     /// Local next hops, at most one of each family. A session over IPv4 takes the next hop of IPv6 routes from here,
     /// and a session over IPv6 that of IPv4 routes. If no address of the family is here, BIRD takes one of the
@@ -148,8 +149,8 @@ impl Bgp {
     }
 
     /// The sessions in the order of the configuration, refused neighbours included. The states are about one second
-    /// old. If BIRD does not answer within 5 s, the states become unknown until it does. Empty without neighbours and
-    /// after [`stop`](Self::stop).
+    /// old. If BIRD does not answer within 5 s, the states become unknown until it does. The list is empty without
+    /// neighbours and after [`stop`](Self::stop).
     #[must_use]
     pub fn status(&self) -> Vec<BgpPeerStatus> {
         self.status.borrow().clone()
